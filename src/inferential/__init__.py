@@ -1,0 +1,1 @@
+"""Inferential: shared policies served to fleets of robots, in time and fresh."""

@@ -1,0 +1,219 @@
+"""What can be configured, with its default, unit and meaning.
+
+Nothing here reads a file or the environment: that is `config.loading`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """One table of the configuration: unknown keys are errors, assignments are checked."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, use_attribute_docstrings=True)
+
+
+class TransportConfig(Section):
+    """The ZeroMQ socket that robots connect to."""
+
+    type: Literal["zmq"] = "zmq"
+    """The only transport there is."""
+    bind: str = "tcp://*:5555"
+    """Address to listen on: tcp://HOST:PORT (* for every interface, port 0 for a free one) or ipc://PATH."""
+    recv_hwm: Count = 1000
+    """Observations that may wait in the socket for one client before the client is slowed down."""
+    send_hwm: Count = 1000
+    """Responses that may wait in the socket for one client that does not read; more are counted as send_errors."""
+
+
+class DeadlineAwareConfig(Section):
+    """Weights of the score that `deadline_aware` and `model_deadline` order by."""
+
+    cadence_weight: float = Field(45.0, ge=0)
+    """For each 0.1 s that the client is overdue by its learned cadence."""
+    urgency_weight: float = Field(25.0, ge=0)
+    """Times the urgency that the client told (0 to 1)."""
+    steps_weight: float = Field(15.0, ge=0)
+    """Times 1, 0.7 or 0.4 with 0, at most 2 or at most 4 steps remaining."""
+    priority_weight: float = Field(10.0, ge=0)
+    """Times (10 - min(priority, 10)) / 10."""
+    age_weight: float = Field(15.0, ge=0)
+    """Times the request's age over its latency budget, at most 1."""
+
+
+class BatchConfig(Section):
+    """When `batch_optimized` releases a batch."""
+
+    max_batch_size: Count = 8
+    """Requests of one model that make a full batch."""
+    max_wait_ms: Positive = 10.0
+    """Longest wait of the first request of a batch for company."""
+
+
+class TieredConfig(Section):
+    """Tiers of `priority_tiered`."""
+
+    num_tiers: Count = 3
+    """Priorities at and above num_tiers - 1 share the last tier."""
+
+
+class SchedulingConfig(Section):
+    """Which request runs next, and which may wait at all."""
+
+    strategy: str = "deadline_aware"
+    """Name of a registered scheduler: `inferential schedulers` lists them."""
+    max_queue_size: Count = 1000
+    """Requests that may wait, over all models."""
+    request_ttl_ms: Positive = 5000.0
+    """Longest wait of a request in the queue; then it ends as expired."""
+    overflow_policy: Literal["drop_oldest", "reject_newest"] = "drop_oldest"
+    """Who goes when the queue is full: the oldest request of the client that has most waiting, or the newcomer."""
+    supersede: Literal["aware", "all", "off"] = "aware"
+    """Whose waiting request gives way to a newer one of the same client and model: that of clients that asked
+    for the latest only (aware), of every client (all), of none (off)."""
+    max_retries: int = Field(0, ge=0)
+    """How often a request whose model failed is tried again."""
+    deadline_aware: DeadlineAwareConfig = Field(default_factory=DeadlineAwareConfig)
+    """Weights of the strategy of that name."""
+    model_deadline: DeadlineAwareConfig = Field(default_factory=DeadlineAwareConfig)
+    """Weights of the strategy of that name."""
+    batch_optimized: BatchConfig = Field(default_factory=BatchConfig)
+    """Options of the strategy of that name."""
+    priority_tiered: TieredConfig = Field(default_factory=TieredConfig)
+    """Options of the strategy of that name."""
+
+
+class ModelConfig(Section):
+    """What is known of one model."""
+
+    target: str | None = None
+    """Where `inferential serve` finds it: module:object, the object a model or a class to build one from."""
+    max_inflight: Count | None = None
+    """Calls of the model that may run at once; models.default_max_inflight where it is not told."""
+    max_batch_size: Count | None = None
+    """Rows in one call of infer_batch; the model's own max_batch_size, else 8, where it is not told."""
+
+
+class ModelsConfig(Section):
+    """The models and how much each takes at once."""
+
+    known: dict[str, ModelConfig] = Field(default_factory=dict)
+    """Settings by model id."""
+    default_max_inflight: Count = 1
+    """Calls of one model that may run at once."""
+
+
+class ClientDefaults(Section):
+    """What holds for a client that tells nothing."""
+
+    latency_budget_ms: Positive = 50.0
+    """How old an action may be when it arrives."""
+    priority: int = Field(1, ge=0)
+    """0 is the highest."""
+
+
+class ClientEntry(Section):
+    """One known client; what stands here outranks what the client itself tells."""
+
+    id: str = Field(min_length=1)
+    """The client's id."""
+    model: str
+    """The model that the entry is about."""
+    latency_budget_ms: Positive | None = None
+    """How old an action may be when it arrives."""
+    priority: int | None = Field(None, ge=0)
+    """0 is the highest."""
+
+
+class ClientsConfig(Section):
+    """Who may speak, and with which rights."""
+
+    defaults: ClientDefaults = Field(default_factory=ClientDefaults)
+    """For clients that tell nothing."""
+    known: list[ClientEntry] = Field(default_factory=list)
+    """The fleet, as far as it is known beforehand."""
+    accept_unknown: bool = True
+    """Whether a client that is not in `known` is served."""
+
+
+class ResponseTrackingConfig(Section):
+    """How a client's rhythm is learned and its silence judged."""
+
+    overdue_multiplier: float = Field(1.5, gt=1.0)
+    """A client is overdue after this many of its learned periods without an observation."""
+    disconnect_timeout_s: Positive = 10.0
+    """After this long a silence a client counts as gone, and its waiting requests with it."""
+    cadence_alpha: float = Field(0.3, gt=0, le=1.0)
+    """Weight of the newest interval in the learned cadence."""
+
+
+class ObservationConfig(Section):
+    """What an observation must be to be believed."""
+
+    max_staleness_ms: Positive = 1000.0
+    """By the sender's clock, how old an observation may be before it is logged as stale."""
+    temporal_alignment_threshold_ms: Positive = 20.0
+    """How far the timestamps of one observation's tensors may lie apart before it is logged."""
+    max_future_ms: Positive = 60_000.0
+    """How far in the future, by the server's clock, an observation's timestamp may lie."""
+    max_id_bytes: Count = 255
+    """Longest client, type or model id (a ZeroMQ identity holds 255 bytes)."""
+    max_tensors: Count = 64
+    """Tensors in one observation."""
+    max_dims: Count = 16
+    """Dimensions of one tensor."""
+    max_payload_bytes: Count = 256 * 1024 * 1024
+    """All tensors of one observation, as sent."""
+    max_decoded_bytes: Count = 256 * 1024 * 1024
+    """One JPEG or PNG tensor, decoded."""
+    max_metadata_entries: Count = 64
+    """Strings in one observation."""
+    max_metadata_bytes: Count = 64 * 1024
+    """All keys and strings of one observation."""
+
+
+class MetricsConfig(Section):
+    """What is kept of what happened."""
+
+    ring_buffer_size: int = Field(10000, ge=100)
+    """Newest points kept of each metric."""
+    max_label_sets: int = Field(4096, ge=16)
+    """Label combinations kept apart in each metric; the least recently used goes."""
+    enabled: bool = True
+    """Off: nothing is kept and no callback is called."""
+
+
+class ServerConfig(Section):
+    """The life of the server itself."""
+
+    drain_timeout_s: float = Field(5.0, ge=0)
+    """On shutdown, how long requests that the server already has may still be served."""
+
+
+class InferentialConfig(Section):
+    """Everything; each field is a table of a configuration file."""
+
+    server: ServerConfig = Field(default_factory=ServerConfig)
+    """The life of the server itself."""
+    transport: TransportConfig = Field(default_factory=TransportConfig)
+    """The socket that robots connect to."""
+    scheduling: SchedulingConfig = Field(default_factory=SchedulingConfig)
+    """Which request runs next."""
+    models: ModelsConfig = Field(default_factory=ModelsConfig)
+    """The models."""
+    clients: ClientsConfig = Field(default_factory=ClientsConfig)
+    """The clients."""
+    response_tracking: ResponseTrackingConfig = Field(default_factory=ResponseTrackingConfig)
+    """Rhythm and silence of clients."""
+    observations: ObservationConfig = Field(default_factory=ObservationConfig)
+    """Limits on what comes in."""
+    metrics: MetricsConfig = Field(default_factory=MetricsConfig)
+    """What is kept of what happened."""
+    ray: dict[str, Any] = Field(default_factory=dict)
+    """Passed to the Ray backend."""

@@ -1,0 +1,53 @@
+"""The errors that a client of an Inferential server can see.
+
+They carry what a program needs to react: which request, of which model, and why.
+"""
+
+from __future__ import annotations
+
+
+class InferenceError(Exception):
+    """A request ended without a result.
+
+    Attributes:
+        request_id: what `observe` returned for the request; 0 where it is not known.
+        model_id: the model that was asked.
+        reason: the server's words.
+    """
+
+    def __init__(self, reason: str, *, request_id: int = 0, model_id: str = "") -> None:
+        self.request_id = request_id
+        self.model_id = model_id
+        self.reason = reason
+        super().__init__(f"{model_id or 'request'}: {reason}" + (f" (request {request_id})" if request_id else ""))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.reason, self.request_id, self.model_id))
+
+
+class RequestRejected(InferenceError):
+    """The server did not take the request: its queue is full, the client is not accepted, or it is draining."""
+
+
+class RequestExpired(InferenceError):
+    """The request waited longer than its time to live, or its deadline could not be met."""
+
+
+class RequestSuperseded(InferenceError):
+    """A newer observation of the same client and model took the request's place."""
+
+
+class UnknownModel(InferenceError):
+    """The server has no model of that id."""
+
+
+class InvalidObservation(InferenceError):
+    """The observation broke a rule of the wire or a limit of the server."""
+
+
+class ModelFailed(InferenceError):
+    """The model raised; `reason` carries its message."""
+
+
+def _rebuild(kind: type[InferenceError], reason: str, request_id: int, model_id: str) -> InferenceError:
+    return kind(reason, request_id=request_id, model_id=model_id)

@@ -1,0 +1,155 @@
+"""One request on its way through the server, and the states it may be in.
+
+It decides nothing: admission and strategies do, and every change of state passes `move`.
+
+The life of a request, the whole of it:
+
+    NEW -> QUEUED -> DISPATCHED -> ANSWERED
+     |       |  ^        |  |
+     |       |  +--------+  |      (a retry goes back into the queue)
+     +-------+--------------+----> REFUSED
+
+ANSWERED and REFUSED are ends, and a request reaches exactly one of them exactly once. REFUSED comes with a
+`Refusal`: what the client is told, or, where it cannot be told, what is counted in its stead.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Buffer = bytes | bytearray | memoryview
+
+_arrivals = itertools.count()
+
+
+class RequestState(enum.Enum):
+    """Where a request stands."""
+
+    NEW = "new"
+    QUEUED = "queued"
+    DISPATCHED = "dispatched"
+    ANSWERED = "answered"
+    REFUSED = "refused"
+
+
+class RefusalKind(enum.Enum):
+    """Why a request ended without a result; one kind for each error type of the client."""
+
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+    SUPERSEDED = "superseded"
+    UNKNOWN_MODEL = "unknown_model"
+    INVALID_OBSERVATION = "invalid_observation"
+    MODEL_FAILED = "model_failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The end of a request that got no result, in words for a person."""
+
+    kind: RefusalKind
+    reason: str
+
+
+_NEXT: dict[RequestState, frozenset[RequestState]] = {
+    RequestState.NEW: frozenset({RequestState.QUEUED, RequestState.REFUSED}),
+    RequestState.QUEUED: frozenset({RequestState.DISPATCHED, RequestState.REFUSED}),
+    RequestState.DISPATCHED: frozenset({RequestState.QUEUED, RequestState.ANSWERED, RequestState.REFUSED}),
+    RequestState.ANSWERED: frozenset(),
+    RequestState.REFUSED: frozenset(),
+}
+
+
+class IllegalTransition(Exception):
+    """A request was moved to a state that its present one does not lead to: a bug of the server."""
+
+
+@dataclass(slots=True, eq=False)
+class InferenceRequest:
+    """One observation that asks one model for an answer.
+
+    Times are seconds of `time.monotonic()`. Two requests are equal only if they are the same object.
+
+    Attributes:
+        client_id: who asks.
+        model_id: which model.
+        identity: the ZeroMQ routing id that the answer goes to.
+        envelope: the serialized `Observation`.
+        payload: the bytes of its tensors.
+        received_at: when it came in.
+        urgency: 0 to 1, as told by the client.
+        steps_remaining: actions that the client still has, None where it did not tell.
+        time_until_next: seconds from `received_at` until the client's cadence makes its next observation due;
+            negative: it was overdue by that much.
+        latency_budget_ms: how old the action may be when it arrives.
+        priority: 0 is the highest.
+        score: the last score a strategy gave it.
+        retry_count: how often it was tried again.
+        request_id: the client's own number for it, 0 from a client of the 1.x line.
+        response_id: the server's name for its answer.
+        protocol_version: 0 from a client of the 0.1 and 1.x lines, which can be told of no refusal.
+        takes_latest: a newer request of the same client and model takes its place while it waits.
+        slots: the tensors' places in the payload, where they were read already.
+        metadata: the strings of the observation, where they were read already.
+        waiting_since: since when it waits in its own right; later than `received_at` where an older
+            request of the same client and model stood before it.
+        dispatched_at: when it was last handed to its model.
+        arrival: a number that grows with every request made; ties are broken by it.
+        state: where it stands.
+        refusal: why it was refused.
+    """
+
+    client_id: str
+    model_id: str
+    identity: bytes
+    envelope: Buffer
+    payload: Buffer
+    received_at: float
+    urgency: float
+    steps_remaining: int | None
+    time_until_next: float
+    latency_budget_ms: float
+    priority: int
+    score: float = 0.0
+    retry_count: int = 0
+    request_id: int = 0
+    response_id: str = ""
+    protocol_version: int = 0
+    takes_latest: bool = False
+    slots: Sequence[Any] | None = None
+    metadata: dict[str, str] | None = None
+    waiting_since: float = field(default=float("nan"), repr=False)
+    dispatched_at: float = field(default=0.0, repr=False)
+    arrival: int = field(default_factory=_arrivals.__next__, repr=False)
+    state: RequestState = RequestState.NEW
+    refusal: Refusal | None = None
+
+    def __post_init__(self) -> None:
+        if self.waiting_since != self.waiting_since:  # NaN: not told
+            self.waiting_since = self.received_at
+
+    def __lt__(self, other: InferenceRequest) -> bool:
+        """Order of a heap that serves the highest score first, then the first to arrive."""
+        if self.score != other.score:
+            return self.score > other.score
+        return self.arrival < other.arrival
+
+    def move(self, state: RequestState) -> None:
+        """Enters `state`, or raises IllegalTransition."""
+        if state not in _NEXT[self.state]:
+            raise IllegalTransition(f"request {self.request_id} of client {self.client_id!r}: {self.state} -> {state}")
+        self.state = state
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Ends without a result."""
+        self.move(RequestState.REFUSED)
+        self.refusal = refusal
+
+    @property
+    def over(self) -> bool:
+        """Whether it reached one of its two ends."""
+        return self.state is RequestState.ANSWERED or self.state is RequestState.REFUSED
