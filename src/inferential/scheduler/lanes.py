@@ -1,0 +1,129 @@
+"""A lane: the requests that wait for one model, in the order a strategy wants. Here are the two plain orders.
+
+Orders that change with time are in `kinetic`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable
+
+from inferential.scheduler.heap import LazyHeap
+from inferential.scheduler.request import InferenceRequest
+
+
+class Lane(ABC):
+    """The requests that wait for one model, each once. Only `take` may cost more than amortised O(log n)."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many wait."""
+
+    @abstractmethod
+    def push(self, request: InferenceRequest, now: float) -> None:
+        """Takes a request in."""
+
+    @abstractmethod
+    def discard(self, request: InferenceRequest) -> None:
+        """Forgets a request that waits in it."""
+
+    @abstractmethod
+    def take(self, limit: int, now: float) -> list[InferenceRequest]:
+        """Gives up to `limit` requests, first to be served first."""
+
+    def ready_at(self, now: float) -> float:
+        """From which instant on `take` gives something, of a lane that is not empty; -inf: at once."""
+        return -math.inf
+
+
+class OrderedLane(Lane):
+    """Smallest key first; the key of a request is read when it comes in."""
+
+    __slots__ = ("_heap", "_key")
+
+    def __init__(self, key: Callable[[InferenceRequest], tuple[float, ...]]) -> None:
+        self._key = key
+        self._heap: LazyHeap[InferenceRequest] = LazyHeap()
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def push(self, request: InferenceRequest, now: float) -> None:
+        self._heap.push(request, *self._key(request))
+
+    def discard(self, request: InferenceRequest) -> None:
+        self._heap.discard(request)
+
+    def first(self) -> InferenceRequest:
+        """The next to be served, which stays. IndexError if the lane is empty."""
+        return self._heap.top()[1]
+
+    def take(self, limit: int, now: float) -> list[InferenceRequest]:
+        return [self._heap.pop() for _ in range(min(limit, len(self._heap)))]
+
+
+# Empty places that a ring may always hold, so that small rings are not rebuilt at every other removal.
+_SLACK = 32
+
+
+class RotationLane(Lane):
+    """One from each client in turn, each client's own in the order they came in.
+
+    A client enters the ring at its end, is served when it comes to the front, and goes to the end again or, with
+    nothing left, out. If its requests go without being served (a newer observation takes an older one's place), its
+    place stays, empty, until it comes to the front or until most of the ring is empty places. So a client that asks
+    again and again can neither jump the line nor lose its turn by it, and the ring does not grow with clients that
+    came and went. Every operation is amortised O(1).
+    """
+
+    __slots__ = ("_empty", "_ring", "_size")
+
+    def __init__(self) -> None:
+        self._ring: OrderedDict[str, OrderedDict[InferenceRequest, None]] = OrderedDict()
+        self._empty = 0
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def push(self, request: InferenceRequest, now: float) -> None:
+        line = self._ring.get(request.client_id)
+        if line is None:
+            line = self._ring[request.client_id] = OrderedDict()
+        elif not line:
+            self._empty -= 1
+        line[request] = None
+        self._size += 1
+
+    def discard(self, request: InferenceRequest) -> None:
+        line = self._ring[request.client_id]
+        del line[request]
+        self._size -= 1
+        if line:
+            return
+        self._empty += 1
+        if 2 * self._empty > len(self._ring) + _SLACK:
+            self._ring = OrderedDict((client_id, line) for client_id, line in self._ring.items() if line)
+            self._empty = 0
+
+    def take(self, limit: int, now: float) -> list[InferenceRequest]:
+        return [self._next() for _ in range(min(limit, self._size))]
+
+    def places(self) -> int:
+        """Size in memory: clients in the ring, empty places included."""
+        return len(self._ring)
+
+    def _next(self) -> InferenceRequest:
+        client_id, line = self._ring.popitem(last=False)
+        while not line:
+            self._empty -= 1
+            client_id, line = self._ring.popitem(last=False)
+        request, _ = line.popitem(last=False)
+        self._size -= 1
+        if line:
+            self._ring[client_id] = line
+        return request

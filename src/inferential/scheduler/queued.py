@@ -1,0 +1,176 @@
+"""What the built-in strategies share: size limit, time to live, departures and the count of who waits.
+
+It knows no order: a strategy gives it a lane for each model, and the lane decides who is next in it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from inferential.scheduler.base import ModelAwareScheduler, QueueFullError
+from inferential.scheduler.heap import LazyHeap
+from inferential.scheduler.lanes import Lane
+from inferential.scheduler.request import InferenceRequest
+
+if TYPE_CHECKING:
+    from inferential.config.schema import SchedulingConfig
+
+log = logging.getLogger("inferential.scheduler")
+
+
+LaneT = TypeVar("LaneT", bound=Lane)
+
+
+class QueueScheduler(ModelAwareScheduler, Generic[LaneT]):
+    """A strategy that keeps one lane for each model.
+
+    A strategy states its name, makes lanes, and chooses among them in `next_batch`. The limits are those of the
+    config, for use without a server; a server's admission keeps them itself, and never lets it come to that here.
+
+    Attributes:
+        strategy: the name it is registered by.
+        unit: how many requests of one model it serves at once if it is not told.
+    """
+
+    strategy: ClassVar[str]
+    window = 1
+    unit = 1
+
+    def __init__(self, config: SchedulingConfig) -> None:
+        self._max_queue_size = config.max_queue_size
+        self._ttl_s = config.request_ttl_ms / 1000
+        self._drops_oldest = config.overflow_policy == "drop_oldest"
+        self._lanes: dict[str, LaneT] = {}
+        self._clients: dict[str, set[InferenceRequest]] = {}
+        self._ages: LazyHeap[InferenceRequest] = LazyHeap()
+        # Without ranks the first to expire is the first to be evicted, and one heap tells both.
+        ranked = type(self).eviction_rank is not ModelAwareScheduler.eviction_rank
+        self._victims: LazyHeap[InferenceRequest] = LazyHeap() if ranked else self._ages
+
+    @abstractmethod
+    def _new_lane(self) -> LaneT:
+        """An empty lane."""
+
+    # Coming
+
+    def submit(self, request: InferenceRequest) -> None:
+        """Takes a request; where the queue is full, the oldest goes or QueueFullError is raised, as configured.
+
+        Raises:
+            QueueFullError: the queue is full, and the newcomer has to go.
+            ValueError: the request waits here already.
+        """
+        if len(self._ages) >= self._max_queue_size:
+            self._make_room(request)
+        self._add(request)
+
+    def resubmit(self, request: InferenceRequest) -> None:
+        """Takes a request again that is to be retried, whatever the size limit says."""
+        self._add(request)
+
+    def _make_room(self, newcomer: InferenceRequest) -> None:
+        if not self._drops_oldest:
+            raise QueueFullError(newcomer.client_id)
+        _, victim = self._victims.top()
+        if self.eviction_rank(newcomer) > self.eviction_rank(victim):
+            raise QueueFullError(newcomer.client_id)
+        self.remove(victim)
+        log.debug("queue is full: evicted the oldest request, of client %s", victim.client_id)
+
+    def _add(self, request: InferenceRequest) -> None:
+        self._ages.push(request, request.received_at, request.arrival)
+        if self._victims is not self._ages:
+            rank = self.eviction_rank(request)
+            self._victims.push(request, -rank, request.received_at, request.arrival)
+        self._clients.setdefault(request.client_id, set()).add(request)
+        lane = self._lanes.get(request.model_id)
+        if lane is None:
+            lane = self._lanes[request.model_id] = self._new_lane()
+        lane.push(request, time.monotonic())
+
+    # Going
+
+    def next_batch_for_model(self, model_id: str, limit: int | None = None) -> list[InferenceRequest]:
+        """Gives up to `limit` requests of that model, first to be served first; [] if none is due."""
+        lane = self._lanes.get(model_id)
+        if lane is None:
+            return []
+        taken = lane.take(self.unit if limit is None else limit, time.monotonic())
+        if not lane:
+            del self._lanes[model_id]
+        for request in taken:
+            self._forget(request)
+        return taken
+
+    def remove(self, request: InferenceRequest) -> bool:
+        """Forgets one waiting request; False if it does not wait here."""
+        if request not in self._ages:
+            return False
+        self._leave_lane(request)
+        self._forget(request)
+        return True
+
+    def tick(self) -> int:
+        """Forgets the requests that were received longer ago than the time to live; returns their number."""
+        expired = 0
+        now = time.monotonic()
+        while self._ages:
+            received_at, request = self._ages.top()
+            if now - received_at <= self._ttl_s:
+                break
+            self.remove(request)
+            expired += 1
+        return expired
+
+    def on_client_disconnected(self, client_id: str) -> None:
+        """Forgets the client's waiting requests."""
+        for request in list(self._clients.get(client_id, ())):
+            self.remove(request)
+
+    def _leave_lane(self, request: InferenceRequest) -> None:
+        lane = self._lanes[request.model_id]
+        lane.discard(request)
+        if not lane:
+            del self._lanes[request.model_id]
+
+    def _forget(self, request: InferenceRequest) -> None:
+        """Everything that is kept of a request, but for its place in its lane."""
+        self._ages.discard(request)
+        if self._victims is not self._ages:
+            self._victims.discard(request)
+        others = self._clients[request.client_id]
+        others.discard(request)
+        if not others:
+            del self._clients[request.client_id]
+
+    # Telling
+
+    def models(self) -> list[str]:
+        """The models that something waits for."""
+        return list(self._lanes)
+
+    def queue_len(self) -> int:
+        """How many requests wait."""
+        return len(self._ages)
+
+    def queue_len_for_model(self, model_id: str) -> int:
+        """How many requests wait for that model."""
+        lane = self._lanes.get(model_id)
+        return 0 if lane is None else len(lane)
+
+    def ready_at(self, model_id: str) -> float | None:
+        """The instant from which `next_batch_for_model` gives something; None: nothing waits for that model."""
+        lane = self._lanes.get(model_id)
+        return None if lane is None else lane.ready_at(time.monotonic())
+
+    def status(self) -> dict[str, Any]:
+        """Strategy, requests that wait and may wait, and how many wait for each model."""
+        return {
+            "strategy": self.strategy,
+            "queue_size": len(self._ages),
+            "max_queue_size": self._max_queue_size,
+            "models": {model_id: len(lane) for model_id, lane in self._lanes.items()},
+        }
