@@ -1,0 +1,35 @@
+"""`deadline_aware`: whoever needs an answer most, over all models.
+
+The score is in `score`; for one model after the other see `model_deadline`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from inferential.scheduler.base import register_scheduler
+from inferential.scheduler.request import InferenceRequest
+from inferential.scheduler.scored import ScoredScheduler
+
+if TYPE_CHECKING:
+    from inferential.config.schema import SchedulingConfig
+
+
+@register_scheduler("deadline_aware")
+class DeadlineAwareScheduler(ScoredScheduler):
+    """Highest score first, one at a time; ties in order of arrival."""
+
+    strategy = "deadline_aware"
+
+    def __init__(self, config: SchedulingConfig) -> None:
+        super().__init__(config, config.deadline_aware)
+
+    def next_batch(self) -> list[InferenceRequest]:
+        """The request with the highest score of all models, alone."""
+        if not self._lanes:
+            return []
+        now = time.monotonic()
+        best = min(lane.best(now) for lane in self._lanes.values())
+        self.remove(best)
+        return [best]

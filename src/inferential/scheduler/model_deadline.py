@@ -1,0 +1,33 @@
+"""`model_deadline`: models in turn, and in each whoever needs an answer most.
+
+The score is in `score`; for the highest score over all models see `deadline_aware`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from inferential.scheduler.base import register_scheduler
+from inferential.scheduler.request import InferenceRequest
+from inferential.scheduler.scored import ScoredScheduler
+
+if TYPE_CHECKING:
+    from inferential.config.schema import SchedulingConfig
+
+
+@register_scheduler("model_deadline")
+class ModelDeadlineScheduler(ScoredScheduler):
+    """A queue for each model, highest score first."""
+
+    strategy = "model_deadline"
+
+    def __init__(self, config: SchedulingConfig) -> None:
+        super().__init__(config, config.model_deadline)
+
+    def next_batch(self) -> list[InferenceRequest]:
+        """The request with the highest score of the model whose turn it is, alone."""
+        if not self._lanes:
+            return []
+        model_id = next(iter(self._lanes))
+        self._lanes[model_id] = self._lanes.pop(model_id)  # to the end of the line of models
+        return self.next_batch_for_model(model_id)

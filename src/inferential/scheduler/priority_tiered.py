@@ -1,0 +1,51 @@
+"""`priority_tiered`: the most important first, whatever that costs the others.
+
+Within a tier it is first come, first served; nothing is done against starvation of the lower tiers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from inferential.scheduler.base import register_scheduler
+from inferential.scheduler.lanes import OrderedLane
+from inferential.scheduler.queued import QueueScheduler
+from inferential.scheduler.request import InferenceRequest
+
+if TYPE_CHECKING:
+    from inferential.config.schema import SchedulingConfig
+
+
+@register_scheduler("priority_tiered")
+class PriorityTieredScheduler(QueueScheduler[OrderedLane]):
+    """Lowest tier number first, first come, first served inside; overflow evicts from the last tier."""
+
+    strategy = "priority_tiered"
+
+    def __init__(self, config: SchedulingConfig) -> None:
+        super().__init__(config)
+        self._last_tier = config.priority_tiered.num_tiers - 1
+
+    def eviction_rank(self, request: InferenceRequest) -> int:
+        """The request's tier."""
+        return min(max(request.priority, 0), self._last_tier)
+
+    def _order(self, request: InferenceRequest) -> tuple[float, ...]:
+        return self.eviction_rank(request), request.waiting_since, request.arrival
+
+    def _new_lane(self) -> OrderedLane:
+        return OrderedLane(self._order)
+
+    def next_batch(self) -> list[InferenceRequest]:
+        """The first request of the lowest tier over all models, alone."""
+        if not self._lanes:
+            return []
+        first = min((lane.first() for lane in self._lanes.values()), key=self._order)
+        self.remove(first)
+        return [first]
+
+    def status(self) -> dict[str, Any]:
+        """As of every strategy, and how many requests wait in each tier."""
+        waiting = Counter(self.eviction_rank(request) for request in self._ages)
+        return super().status() | {"tiers": [waiting[tier] for tier in range(self._last_tier + 1)]}
