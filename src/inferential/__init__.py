@@ -1,1 +1,80 @@
-"""Inferential: shared policies served to fleets of robots, in time and fresh."""
+"""Inferential: shared policies served to fleets of robots, with actions that arrive in time and are fresh.
+
+The client SDK is imported at once; what belongs to a server is imported when it is first asked for, so that a robot
+needs none of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from inferential.client import AsyncConnection, AsyncModel, Connection, Jpeg, Model, Png, Result
+from inferential.errors import (
+    InferenceError,
+    InvalidObservation,
+    ModelFailed,
+    RequestExpired,
+    RequestRejected,
+    RequestSuperseded,
+    UnknownModel,
+)
+
+if TYPE_CHECKING:
+    from inferential.dispatch.local import LocalDispatcher
+    from inferential.scheduler.base import register_policy
+    from inferential.scheduler.request import InferenceRequest
+    from inferential.server import Server
+
+    __version__: str
+
+__all__ = [
+    "AsyncConnection",
+    "AsyncModel",
+    "Connection",
+    "InferenceError",
+    "InferenceRequest",
+    "InvalidObservation",
+    "Jpeg",
+    "LocalDispatcher",
+    "Model",
+    "ModelFailed",
+    "Png",
+    "RequestExpired",
+    "RequestRejected",
+    "RequestSuperseded",
+    "Result",
+    "Server",
+    "UnknownModel",
+    "__version__",
+    "register_policy",
+]
+
+_SERVER_SIDE = {
+    "InferenceRequest": "inferential.scheduler.request",
+    "LocalDispatcher": "inferential.dispatch.local",
+    "Server": "inferential.server",
+    "register_policy": "inferential.scheduler.base",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("inferential")
+    if name not in _SERVER_SIDE:
+        raise AttributeError(f"module 'inferential' has no attribute {name!r}")
+    try:
+        return getattr(importlib.import_module(_SERVER_SIDE[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "inferential":
+            raise
+        raise ImportError(
+            f"inferential.{name} needs {error.name}, which is not installed: pip install 'inferential[edge]' for a "
+            "server with in-process models, 'inferential[server]' for one on Ray Serve"
+        ) from error
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

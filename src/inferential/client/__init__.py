@@ -1,0 +1,13 @@
+"""The robot SDK: connections, model handles and what they return.
+
+It needs pyzmq, protobuf and numpy, and imports nothing of the server.
+"""
+
+from __future__ import annotations
+
+from inferential.client.aio import AsyncConnection, AsyncModel
+from inferential.client.encoding import Jpeg, Png
+from inferential.client.result import ClientStats, Result
+from inferential.client.sync import Connection, Model
+
+__all__ = ["AsyncConnection", "AsyncModel", "ClientStats", "Connection", "Jpeg", "Model", "Png", "Result"]

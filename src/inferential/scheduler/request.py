@@ -49,10 +49,17 @@ class RefusalKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The end of a request that got no result, in words for a person."""
+    """The end of a request that got no result.
+
+    Attributes:
+        kind: what the client's error type will be.
+        reason: in words, for a person.
+        cause: in one word, for metrics: few distinct ones, whatever clients send.
+    """
 
     kind: RefusalKind
     reason: str
+    cause: str
 
 
 _NEXT: dict[RequestState, frozenset[RequestState]] = {

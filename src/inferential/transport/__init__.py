@@ -1,0 +1,6 @@
+"""The socket that robots connect to."""
+
+from inferential.transport.messages import IncomingObservation, OutgoingResponse
+from inferential.transport.zmq_transport import MalformedMessage, ZmqTransport
+
+__all__ = ["IncomingObservation", "MalformedMessage", "OutgoingResponse", "ZmqTransport"]

@@ -1,0 +1,305 @@
+"""The mind of a connection: which response belongs to which observation, and what waits to be sent.
+
+It has no socket, no lock and no thread: `client.sync` and `client.aio` give it frames and time and do what it says.
+
+A request id is 64 bits: 31 random ones drawn once per connection, then a counter. So ids grow within a connection,
+and an answer to a former life of the same client id matches nothing.
+
+Responses of a server of the 1.x line carry no request id. They are matched to the oldest open request of their
+model, which is right as long as that server answers in order and drops nothing; it is the best that line allows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import secrets
+from collections import OrderedDict, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from inferential.client.encoding import EncodingRules
+from inferential.client.result import ClientStats, Result
+from inferential.errors import (
+    InferenceError,
+    InvalidObservation,
+    ModelFailed,
+    RequestExpired,
+    RequestRejected,
+    RequestSuperseded,
+    UnknownModel,
+)
+from inferential.proto import (
+    PROTOCOL_VERSION,
+    QUEUE_ALL,
+    QUEUE_LATEST,
+    Client,
+    Observation,
+    Status,
+)
+from inferential.proto.messages import read_response, split_values
+from inferential.proto.tensors import Buffer, pack
+
+QueueChoice = Literal["latest", "all"]
+Outcome = Result | InferenceError
+Frames = tuple[bytes, bytes, Buffer]
+
+MAX_OPEN = 1024
+"""Open requests that one handle keeps in mind; older ones are forgotten, and their answers count as unmatched."""
+MAX_UNSENT = 256
+"""Observations of queue="all" that wait for a server that cannot be reached."""
+MAX_UNREAD = 1024
+"""Outcomes that wait in one handle for `get_result`; the oldest go first."""
+
+_ERRORS: dict[int, type[InferenceError]] = {
+    Status.REJECTED: RequestRejected,
+    Status.EXPIRED: RequestExpired,
+    Status.SUPERSEDED: RequestSuperseded,
+    Status.UNKNOWN_MODEL: UnknownModel,
+    Status.INVALID_OBSERVATION: InvalidObservation,
+    Status.MODEL_FAILED: ModelFailed,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """What the user said of one model handle."""
+
+    model_id: str
+    latency_budget_ms: float
+    priority: int
+    queue: QueueChoice
+    rules: EncodingRules
+
+    def __post_init__(self) -> None:
+        if not self.model_id:
+            raise ValueError("model_id: expected the id of a model, got an empty string")
+        if not (self.latency_budget_ms > 0 and math.isfinite(self.latency_budget_ms)):
+            raise ValueError(f"latency_budget_ms: expected a finite number above 0, got {self.latency_budget_ms!r}")
+        if self.priority < 0:
+            raise ValueError(f"priority: expected 0 (the highest) or more, got {self.priority!r}")
+        if self.queue not in ("latest", "all"):
+            raise ValueError(f"queue: expected 'latest' or 'all', got {self.queue!r}")
+
+
+class Mailbox:
+    """The open requests and unread outcomes of one model handle."""
+
+    def __init__(self, handle: Handle, stats: ClientStats) -> None:
+        self.handle = handle
+        self.open: OrderedDict[int, float] = OrderedDict()
+        self._stats = stats
+        self._unread: deque[tuple[int, Outcome]] = deque()
+        self._kept: dict[int, Outcome | None] = {}
+        self._newest_result = 0
+
+    def opened(self, request_id: int, at: float, *, keep: bool) -> list[int]:
+        """Notes a request; with `keep` its outcome waits for `take_kept` alone. Gives ids that are forgotten for it."""
+        self.open[request_id] = at
+        if keep:
+            self._kept[request_id] = None
+        forgotten = []
+        while len(self.open) > MAX_OPEN:
+            forgotten.append(self.open.popitem(last=False)[0])
+        return forgotten
+
+    def deliver(self, request_id: int, outcome: Outcome) -> None:
+        """Puts an outcome where `take` or `take_kept` finds it."""
+        self.open.pop(request_id, None)
+        if isinstance(outcome, RequestSuperseded):
+            self._stats.superseded += 1
+        elif isinstance(outcome, InferenceError):
+            self._stats.refused += 1
+        else:
+            self._stats.results += 1
+        if request_id in self._kept:
+            self._kept[request_id] = outcome
+            return
+        if isinstance(outcome, RequestSuperseded):
+            return
+        if self.handle.queue == "latest" and isinstance(outcome, Result):
+            if request_id and request_id < self._newest_result:
+                self._stats.outdated += 1
+                return
+            self._newest_result = request_id
+            self._stats.outdated += sum(isinstance(unread, Result) for _, unread in self._unread)
+            self._unread.clear()
+        self._unread.append((request_id, outcome))
+        if len(self._unread) > MAX_UNREAD:
+            self._unread.popleft()
+            self._stats.outdated += 1
+
+    def take(self) -> Outcome | None:
+        """The next unread outcome."""
+        return self._unread.popleft()[1] if self._unread else None
+
+    def take_kept(self, request_id: int) -> Outcome | None:
+        """The outcome of one request that was opened with `keep`."""
+        if self._kept.get(request_id) is None:
+            return None
+        return self._kept.pop(request_id)
+
+    def abandon(self, request_id: int) -> None:
+        """Nobody waits for this request any more; its outcome will count as unmatched."""
+        self._kept.pop(request_id, None)
+        self.open.pop(request_id, None)
+
+
+class Session:
+    """All handles of one connection, what they wait for, and what could not be sent yet."""
+
+    def __init__(self, client_id: str | int, client_type: str) -> None:
+        # 48 random bits: a fleet of a million unnamed robots meets a collision once in centuries.
+        self.client_id = str(client_id) or f"client-{secrets.token_hex(6)}"
+        if len(self.client_id.encode()) > 255 or not self.client_id.isprintable():
+            raise ValueError(f"client_id: expected at most 255 bytes of printable text, got {self.client_id!r}")
+        self.client_type = client_type
+        self.stats = ClientStats()
+        self._ids = itertools.count((secrets.randbits(31) | 1) << 32)
+        self._owners: dict[int, Mailbox] = {}
+        self._mailboxes: dict[str, list[Mailbox]] = {}
+        self._unsent: OrderedDict[object, tuple[Mailbox, int, Frames]] = OrderedDict()
+        self._unsent_all = 0
+
+    def mailbox(self, handle: Handle) -> Mailbox:
+        """A mailbox for a new handle."""
+        mailbox = Mailbox(handle, self.stats)
+        self._mailboxes.setdefault(handle.model_id, []).append(mailbox)
+        return mailbox
+
+    def observe(
+        self,
+        mailbox: Mailbox,
+        values: Mapping[str, Any],
+        *,
+        urgency: float,
+        steps_remaining: int | None,
+        priority: int | None,
+        now: float,
+        timestamp_ns: int,
+        keep: bool = False,
+    ) -> tuple[int, Frames]:
+        """Builds an observation and opens its request: (request id, frames to send).
+
+        Raises:
+            TypeError: naming the key of a value that is neither array nor string.
+            ValueError: for a dtype that the wire does not have, or a number out of range.
+        """
+        handle = mailbox.handle
+        tensors, metadata = split_values(handle.rules.apply(values))
+        request_id = next(self._ids)
+        try:
+            message = Observation(
+                client=Client(id=self.client_id, type=self.client_type),
+                timestamp_ns=timestamp_ns,
+                urgency=urgency,
+                model_id=handle.model_id,
+                steps_remaining=steps_remaining,
+                priority=handle.priority if priority is None else priority,
+                request_id=request_id,
+                latency_budget_ms=handle.latency_budget_ms,
+                protocol_version=PROTOCOL_VERSION,
+                queue=QUEUE_LATEST if handle.queue == "latest" else QUEUE_ALL,
+            )
+        except (TypeError, ValueError) as error:
+            raise type(error)(
+                f"expected urgency a float, steps_remaining and priority whole numbers from 0 to 2**32 - 1; got "
+                f"urgency={urgency!r}, steps_remaining={steps_remaining!r}, priority={priority!r}"
+            ) from error
+        payload = pack(message.tensors, tensors, timestamp_ns)
+        if metadata:
+            message.metadata.update(metadata)
+        envelope = message.SerializeToString()
+        self._owners[request_id] = mailbox
+        for forgotten in mailbox.opened(request_id, now, keep=keep):
+            self._owners.pop(forgotten, None)
+        self.stats.observed += 1
+        return request_id, (b"", envelope, payload)
+
+    def receive(self, envelope: Buffer, payload: Buffer, now: float) -> None:
+        """Takes one response to the mailbox that it belongs to."""
+        try:
+            response = read_response(envelope, payload)
+        except ValueError:
+            self.stats.unmatched += 1
+            return
+        request_id = response.request_id
+        mailbox = self._owners.pop(request_id, None) if request_id else self._oldest(response.model_id)
+        if mailbox is None:
+            self.stats.unmatched += 1
+            return
+        if not request_id and mailbox.open:
+            request_id = next(iter(mailbox.open))
+            self._owners.pop(request_id, None)
+        if response.status != Status.OK:
+            kind = _ERRORS.get(response.status, InferenceError)
+            mailbox.deliver(request_id, kind(response.reason, request_id=request_id, model_id=response.model_id))
+            return
+        observed_at = mailbox.open.get(request_id)
+        values = response.values
+        values["response_id"] = response.response_id
+        values["model_id"] = response.model_id
+        values["inference_latency_ms"] = response.inference_latency_ms
+        result = Result(
+            values,
+            request_id=request_id,
+            age_ms=math.nan if observed_at is None else (now - observed_at) * 1e3,
+            timing=response.timing,
+        )
+        mailbox.deliver(request_id, result)
+
+    def _oldest(self, model_id: str) -> Mailbox | None:
+        mailboxes: Sequence[Mailbox] = self._mailboxes.get(model_id, ())
+        waiting = [mailbox for mailbox in mailboxes if mailbox.open]
+        if not waiting:
+            return mailboxes[-1] if mailboxes else None
+        return min(waiting, key=lambda mailbox: next(iter(mailbox.open)))
+
+    def abandon(self, mailbox: Mailbox, request_id: int) -> None:
+        """Nobody waits for this request any more."""
+        self._owners.pop(request_id, None)
+        mailbox.abandon(request_id)
+
+    # What waits while the server cannot be reached: of a "latest" handle the newest observation, of an "all"
+    # handle up to MAX_UNSENT in order.
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether an observation waits to be sent."""
+        return bool(self._unsent)
+
+    def hold(self, mailbox: Mailbox, request_id: int, frames: Frames) -> None:
+        """Keeps an observation that could not be sent."""
+        if mailbox.handle.queue == "latest":
+            replaced = self._unsent.pop(mailbox, None)
+            if replaced is not None:
+                self.stats.replaced_unsent += 1
+                self._end(mailbox, replaced[1], RequestSuperseded("a newer observation came before it could be sent"))
+            self._unsent[mailbox] = (mailbox, request_id, frames)
+            return
+        if self._unsent_all >= MAX_UNSENT:
+            key = next(key for key in self._unsent if isinstance(key, int))
+            owner, dropped, _ = self._unsent.pop(key)
+            self._unsent_all -= 1
+            self.stats.dropped_unsent += 1
+            self._end(owner, dropped, RequestRejected(f"the server cannot be reached and {MAX_UNSENT} newer ones wait"))
+        self._unsent[request_id] = (mailbox, request_id, frames)
+        self._unsent_all += 1
+
+    def next_unsent(self) -> Frames | None:
+        """The observation to send next; `sent` says that it is gone."""
+        for _, _, frames in self._unsent.values():
+            return frames
+        return None
+
+    def sent(self) -> None:
+        """What `next_unsent` gave was sent."""
+        key, _ = self._unsent.popitem(last=False)
+        if isinstance(key, int):
+            self._unsent_all -= 1
+
+    def _end(self, mailbox: Mailbox, request_id: int, error: InferenceError) -> None:
+        error.request_id, error.model_id = request_id, mailbox.handle.model_id
+        self._owners.pop(request_id, None)
+        mailbox.deliver(request_id, error)

@@ -1,0 +1,267 @@
+"""`Connection` and `Model`: the robot SDK for plain threads.
+
+Threads may share a connection and its handles. The socket is used under one lock; of the threads that wait for
+responses one at a time, the leader, sleeps on the socket's descriptor with the lock released, and hands out to the
+others what comes. There is no thread of our own: a robot with one control loop pays for none.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import zmq
+
+from inferential.client import wire
+from inferential.client.encoding import EncodingRules
+from inferential.client.result import ClientStats, Result
+from inferential.client.session import Handle, Mailbox, Outcome, QueueChoice, Session
+from inferential.errors import InferenceError
+
+FIRST_CONNECT_MS = 50
+"""Longest that the first `observe` of a connection waits for the connection to be made; later ones never wait."""
+
+
+class Connection:
+    """A connection to an Inferential server; any number of model handles share it.
+
+    It is made in the background and made again whenever it is lost. While the server cannot be reached `observe`
+    does not block: of a "latest" handle the newest observation is kept and sent on return, of an "all" handle the
+    newest 256.
+
+    Args:
+        server: HOST:PORT, tcp://HOST:PORT or ipc://PATH.
+        client_id: the robot's name, at most 255 bytes; a unique one is made up where it is empty.
+        client_type: what kind of robot it is, for people to read.
+        reconnect_ivl_ms: wait before the first attempt to connect again.
+        reconnect_max_ms: longest wait between attempts.
+
+    Raises:
+        ValueError: for an address or a client id that cannot be used.
+    """
+
+    def __init__(
+        self,
+        server: str = "localhost:5555",
+        client_id: str | int = "",
+        client_type: str = "",
+        reconnect_ivl_ms: int = 100,
+        reconnect_max_ms: int = 5000,
+    ) -> None:
+        self._session = Session(client_id, client_type)
+        self._socket = wire.open_socket(server, self._session.client_id, reconnect_ivl_ms, reconnect_max_ms)
+        self._lock = threading.Lock()
+        self._arrived = threading.Condition(self._lock)
+        self._leading = False
+        self._closed = False
+        self._reached = False
+        self._woken = False
+        self._wake_read, self._wake_write = os.pipe()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(int(self._socket.getsockopt(zmq.FD)), selectors.EVENT_READ)
+        self._selector.register(self._wake_read, selectors.EVENT_READ)
+
+    @property
+    def client_id(self) -> str:
+        """The id that the server knows this connection by."""
+        return self._session.client_id
+
+    @property
+    def stats(self) -> ClientStats:
+        """What became of the observations so far; live, not a copy."""
+        return self._session.stats
+
+    def model(
+        self,
+        model_id: str,
+        latency_budget_ms: float = 50.0,
+        priority: int = 1,
+        *,
+        queue: QueueChoice = "latest",
+        encode: Mapping[str, str] | None = None,
+    ) -> Model:
+        """A handle to one model of the server.
+
+        Args:
+            model_id: the model's id.
+            latency_budget_ms: how old an action may be when it arrives.
+            priority: 0 is the highest.
+            queue: "latest": a newer observation takes the place of one that still waits, and `get_result` gives
+                the newest result; "all": every observation is answered, in the order of the answers' arrival.
+            encode: images to compress, by patterns on their keys: {"camera/*": "jpeg", "wrist": "jpeg:70",
+                "depth": "png"}; the first that matches holds.
+        """
+        handle = Handle(model_id, latency_budget_ms, priority, queue, EncodingRules(encode))
+        with self._lock:
+            self._check_open()
+            return Model(self, self._session.mailbox(handle))
+
+    def close(self) -> None:
+        """Closes the connection; threads that wait in it get a ConnectionError. Closing twice is fine."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            while self._leading:
+                self._wake()
+                self._arrived.wait(0.1)
+            self._selector.close()
+            self._socket.close(linger=0)
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+            self._arrived.notify_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _observe(self, mailbox: Mailbox, values: Mapping[str, Any], keep: bool, **told: Any) -> int:
+        timestamp_ns = time.time_ns()
+        with self._lock:
+            self._check_open()
+            request_id, frames = self._session.observe(
+                mailbox, values, now=time.monotonic(), timestamp_ns=timestamp_ns, keep=keep, **told
+            )
+            if not self._reached:
+                self._reached = True
+                self._socket.poll(FIRST_CONNECT_MS, zmq.POLLOUT)
+            wire.send(self._socket, self._session, mailbox, request_id, frames)
+            # Sending may take the very wake-up that the leader sleeps for: look in its stead.
+            if (self._leading or self._session.has_unsent) and wire.pump(self._socket, self._session):
+                self._hand_out()
+            return request_id
+
+    def _wait(self, take: Callable[[], Outcome | None], timeout_ms: float) -> Result | None:
+        deadline = time.monotonic() + timeout_ms / 1e3
+        with self._lock:
+            while True:
+                self._check_open()
+                if wire.pump(self._socket, self._session):
+                    self._hand_out()
+                outcome = take()
+                if isinstance(outcome, InferenceError):
+                    raise outcome
+                if outcome is not None:
+                    return outcome
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    return None
+                if self._leading:
+                    self._arrived.wait(remaining)
+                else:
+                    self._lead(remaining)
+
+    def _lead(self, timeout_s: float) -> None:
+        """Sleeps, the lock released, until the socket or another thread wakes us."""
+        self._leading = True
+        self._lock.release()
+        try:
+            self._selector.select(timeout_s)
+        finally:
+            self._lock.acquire()
+            self._leading = False
+            if self._woken:
+                os.read(self._wake_read, 1)
+                self._woken = False
+            # Another waiting thread must lead if we leave with what we came for.
+            self._arrived.notify_all()
+
+    def _hand_out(self) -> None:
+        self._arrived.notify_all()
+        if self._leading:
+            self._wake()
+
+    def _wake(self) -> None:
+        if not self._woken:
+            self._woken = True
+            os.write(self._wake_write, b"\0")
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConnectionError(f"the connection of client {self.client_id!r} is closed")
+
+
+class Model:
+    """A handle to one model; made by `Connection.model`."""
+
+    def __init__(self, connection: Connection, mailbox: Mailbox) -> None:
+        self._connection = connection
+        self._mailbox = mailbox
+        self._model_id = mailbox.handle.model_id
+
+    @property
+    def model_id(self) -> str:
+        """The model's id."""
+        return self._model_id
+
+    def observe(
+        self,
+        urgency: float = 0.0,
+        steps_remaining: int | None = None,
+        priority: int | None = None,
+        **values: Any,
+    ) -> int:
+        """Sends an observation; does not wait for the answer.
+
+        It returns at once, also while the server is away; only the first of a connection may wait, for at most
+        50 ms, until the connection is made. Arrays may be reused as soon as it returns, except those that are
+        not writable, whose memory is sent as it is.
+
+        Args:
+            urgency: 0 to 1.
+            steps_remaining: actions that the robot still has.
+            priority: that of the handle where it is not told; 0 is the highest.
+            values: np.ndarray of any shape and memory order (a tensor), `Jpeg(...)` or `Png(...)` of one, or str
+                (metadata).
+
+        Returns:
+            The request id, which the result and any error carry.
+
+        Raises:
+            TypeError: naming the key of a value that is neither.
+            ValueError: for a dtype that the wire does not have, or an image that the encoding cannot hold.
+            ConnectionError: after `close`.
+        """
+        return self._connection._observe(
+            self._mailbox, values, False, urgency=urgency, steps_remaining=steps_remaining, priority=priority
+        )
+
+    def get_result(self, timeout_ms: float = 100) -> Result | None:
+        """The next result of this handle ("latest": the newest), or None after `timeout_ms`.
+
+        Raises:
+            InferenceError: a request ended without a result; superseded requests are skipped.
+            ConnectionError: after `close`.
+        """
+        return self._connection._wait(self._mailbox.take, timeout_ms)
+
+    def infer(
+        self,
+        timeout_ms: float = 100,
+        urgency: float = 0.0,
+        steps_remaining: int | None = None,
+        priority: int | None = None,
+        **values: Any,
+    ) -> Result | None:
+        """Sends an observation and waits for the answer to this very one; None after `timeout_ms`.
+
+        Raises:
+            InferenceError: the request ended without a result, RequestSuperseded included.
+            TypeError, ValueError, ConnectionError: as `observe`.
+        """
+        request_id = self._connection._observe(
+            self._mailbox, values, True, urgency=urgency, steps_remaining=steps_remaining, priority=priority
+        )
+        try:
+            return self._connection._wait(lambda: self._mailbox.take_kept(request_id), timeout_ms)
+        finally:
+            self._connection._session.abandon(self._mailbox, request_id)

@@ -1,0 +1,84 @@
+"""The DEALER socket of a robot: how it is set up, and how one message enters and leaves it.
+
+It waits for nothing: `client.sync` and `client.aio` each wait in their own way.
+"""
+
+from __future__ import annotations
+
+import time
+
+import zmq
+
+from inferential.client.session import Frames, Mailbox, Session
+
+# Of one connection, this many observations may wait in the socket. Few, because what waits there grows stale and
+# cannot be taken back; what does not fit waits in the session, where a newer observation takes its place.
+SEND_HWM = 2
+RECV_HWM = 1000
+# A robot that drove out of reach notices within seconds, not when TCP gives up after minutes.
+HEARTBEAT_IVL_MS = 1000
+HEARTBEAT_TIMEOUT_MS = 5000
+COPY_LIMIT_BYTES = 64 * 1024  # below it a copy is cheaper than keeping the sender's memory alive
+
+
+def normalize_address(server: str) -> str:
+    """`server` with tcp:// put before it where no transport is named."""
+    return server if "://" in server else f"tcp://{server}"
+
+
+def open_socket(server: str, client_id: str, reconnect_ivl_ms: int, reconnect_max_ms: int) -> zmq.Socket[bytes]:
+    """A connecting DEALER socket; the connection itself is made by ZeroMQ's own thread.
+
+    Raises:
+        ValueError: for an address that ZeroMQ does not understand.
+    """
+    address = normalize_address(server)
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+    socket.setsockopt(zmq.IDENTITY, client_id.encode())
+    socket.setsockopt(zmq.RECONNECT_IVL, reconnect_ivl_ms)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, reconnect_max_ms)
+    socket.setsockopt(zmq.SNDHWM, SEND_HWM)
+    socket.setsockopt(zmq.RCVHWM, RECV_HWM)
+    socket.setsockopt(zmq.LINGER, 0)
+    # Nothing is queued for a server that is away: what was observed then is stale when it comes back.
+    socket.setsockopt(zmq.IMMEDIATE, 1)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_IVL_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+    try:
+        socket.connect(address)
+    except zmq.ZMQError as error:
+        socket.close()
+        raise ValueError(
+            f"server: expected HOST:PORT, tcp://HOST:PORT or ipc://PATH, got {server!r} ({error})"
+        ) from error
+    return socket
+
+
+def send(socket: zmq.Socket[bytes], session: Session, mailbox: Mailbox, request_id: int, frames: Frames) -> None:
+    """Sends an observation, or leaves it with the session where the server cannot be reached."""
+    if session.has_unsent or not try_send(socket, frames):
+        session.hold(mailbox, request_id, frames)
+
+
+def try_send(socket: zmq.Socket[bytes], frames: Frames) -> bool:
+    """Whether the socket took the message."""
+    try:
+        socket.send_multipart(frames, zmq.NOBLOCK, copy=len(frames[2]) < COPY_LIMIT_BYTES)
+    except zmq.Again:
+        return False
+    return True
+
+
+def pump(socket: zmq.Socket[bytes], session: Session) -> int:
+    """Sends what waits and reads all that came; gives the number of messages read."""
+    while (frames := session.next_unsent()) is not None and try_send(socket, frames):
+        session.sent()
+    read = 0
+    while int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        received: list[zmq.Frame] = socket.recv_multipart(zmq.NOBLOCK, copy=False)
+        read += 1
+        if len(received) == 3:
+            session.receive(received[1].bytes, received[2].buffer, time.monotonic())
+        else:
+            session.stats.unmatched += 1
+    return read

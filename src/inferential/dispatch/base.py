@@ -1,0 +1,265 @@
+"""The backend interface, and what every backend does the same way: read, run, answer.
+
+A backend itself only runs a model on a batch of observations; when and with whom is not its decision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from inferential.dispatch.health import EndpointHealth
+from inferential.observation.assembler import is_encoded, read_slots, to_values
+from inferential.observation.slots import ObservationError
+from inferential.proto.messages import ResponseTiming, write_response
+from inferential.proto.tensors import Buffer
+from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
+
+logger = logging.getLogger("inferential.dispatch")
+
+Observation = dict[str, Any]
+"""What a model sees: np.ndarray by key (tensors) and str by key (metadata)."""
+
+
+class UnknownModelError(LookupError):
+    """The backend has no model of that id."""
+
+
+@dataclass(slots=True)
+class DispatchResult:
+    """What became of one request in the backend: frames of a response, or a refusal.
+
+    Attributes:
+        request: whose result it is.
+        latency_ms: how long the model's call took.
+        response_id: the name of the response.
+        envelope, payload: its frames, empty where there is no result.
+        values: the result itself, arrays and strings by key; None where there is none.
+        refusal: why there is none.
+    """
+
+    request: InferenceRequest
+    latency_ms: float
+    response_id: str = ""
+    envelope: bytes = b""
+    payload: Buffer = b""
+    values: Mapping[str, Any] | None = None
+    refusal: Refusal | None = None
+    client_id: str = field(init=False)
+    identity: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.client_id = self.request.client_id
+        self.identity = self.request.identity
+
+    @property
+    def success(self) -> bool:
+        """Whether there is a result."""
+        return self.refusal is None
+
+    @property
+    def error(self) -> str | None:
+        """Why there is none."""
+        return None if self.refusal is None else self.refusal.reason
+
+
+class Dispatcher(ABC):
+    """Runs models. A backend implements `infer`; the rest has defaults."""
+
+    def __init__(self) -> None:
+        self._health: dict[str, EndpointHealth] = {}
+        self._image_pool: Executor | None = None
+
+    @abstractmethod
+    async def infer(self, model_id: str, observations: Sequence[Observation]) -> Sequence[Any]:
+        """Runs the model once on a batch.
+
+        Args:
+            model_id: which model.
+            observations: as many as `max_batch_size(model_id)` at most.
+
+        Returns:
+            One result for each observation, in order: an array, or a dict of arrays, numbers, lists and strings;
+            or an exception for one that failed alone.
+
+        Raises:
+            UnknownModelError: there is no such model.
+            Exception: whatever the model raised, for the batch as a whole.
+        """
+
+    async def start(self) -> None:  # noqa: B027 (most backends have nothing to do)
+        """Called once before the first request."""
+
+    async def close(self) -> None:
+        """Called once after the last request."""
+        if self._image_pool is not None:
+            self._image_pool.shutdown(wait=False, cancel_futures=True)
+
+    def model_ids(self) -> list[str] | None:
+        """The models there are; None where any id may turn out to be one."""
+        return None
+
+    def max_batch_size(self, model_id: str) -> int:
+        """How many observations one call of the model takes."""
+        return 1
+
+    def endpoint_health(self, model_id: str) -> EndpointHealth | None:
+        """How the model has been doing, None before its first call."""
+        return self._health.get(model_id)
+
+    async def dispatch(self, requests: Sequence[InferenceRequest]) -> list[DispatchResult]:
+        """Runs requests, one call for each model among them, and gives their results in the same order."""
+        if len({request.model_id for request in requests}) <= 1:
+            return await self._dispatch_batch(requests)
+        by_model: dict[str, list[InferenceRequest]] = {}
+        for request in requests:
+            by_model.setdefault(request.model_id, []).append(request)
+        batches = await asyncio.gather(*map(self._dispatch_batch, by_model.values()))
+        results = {id(result.request): result for batch in batches for result in batch}
+        return [results[id(request)] for request in requests]
+
+    async def _dispatch_batch(self, requests: Sequence[InferenceRequest]) -> list[DispatchResult]:
+        if not requests:
+            return []
+        started = time.monotonic()
+        for request in requests:
+            request.dispatched_at = started
+        observations = await self._read(requests)
+        sound = [
+            (request, observation)
+            for request, observation in zip(requests, observations, strict=True)
+            if not isinstance(observation, ObservationError)
+        ]
+        outcomes = await self._run(requests[0].model_id, [observation for _, observation in sound])
+        by_request = dict(zip((id(request) for request, _ in sound), outcomes, strict=True))
+        finished = time.monotonic()
+        latency_ms = (finished - started) * 1e3
+        return [
+            self._result(request, by_request.get(id(request), observation), latency_ms, len(sound))
+            for request, observation in zip(requests, observations, strict=True)
+        ]
+
+    async def _read(self, requests: Sequence[InferenceRequest]) -> list[Observation | ObservationError]:
+        """The observations; images are decoded side by side in threads, the rest is read in place."""
+        loop = asyncio.get_running_loop()
+        jobs: list[Any] = []
+        for request in requests:
+            if is_encoded(request.slots):
+                if self._image_pool is None:
+                    self._image_pool = _new_image_pool()
+                jobs.append(loop.run_in_executor(self._image_pool, _read_one, request))
+            else:
+                jobs.append(_read_one(request))
+        return [await job if isinstance(job, asyncio.Future) else job for job in jobs]
+
+    async def _run(self, model_id: str, observations: Sequence[Observation]) -> Sequence[Any]:
+        """Results and exceptions, one for each observation, whatever the model does."""
+        if not observations:
+            return []
+        try:
+            results = await self.infer(model_id, observations)
+            if len(results) != len(observations):
+                raise ValueError(f"the model gave {len(results)} results for {len(observations)} observations")
+        except UnknownModelError as error:
+            return [error] * len(observations)
+        except Exception as error:
+            if len(observations) == 1:
+                return [error]
+            # One client's observation may have spoilt the call for all: alone, only it fails.
+            logger.info("model %s failed on %d observations, trying each alone: %s", model_id, len(observations), error)
+            return [(await self._run(model_id, [observation]))[0] for observation in observations]
+        return results
+
+    def _result(self, request: InferenceRequest, outcome: Any, latency_ms: float, batch_size: int) -> DispatchResult:
+        if not isinstance(outcome, Exception):
+            try:
+                return self._answer(request, outcome, latency_ms, batch_size)
+            except (TypeError, ValueError) as error:
+                outcome = error
+        refusal = _refusal(request.model_id, outcome)
+        if refusal.kind is RefusalKind.MODEL_FAILED:
+            self._note(request.model_id, latency_ms, refusal.reason)
+            logger.error("model %s failed for client %s: %s", request.model_id, request.client_id, refusal.reason)
+        return DispatchResult(request, latency_ms, refusal=refusal)
+
+    def _answer(self, request: InferenceRequest, outcome: Any, latency_ms: float, batch_size: int) -> DispatchResult:
+        values = as_values(outcome)
+        response_id = request.response_id or uuid.uuid4().hex
+        now = time.monotonic()
+        envelope, payload = write_response(
+            client_id=request.client_id,
+            model_id=request.model_id,
+            response_id=response_id,
+            timestamp_ns=time.time_ns(),
+            request_id=request.request_id,
+            values=values,
+            timing=ResponseTiming(
+                queue_ms=max(request.dispatched_at - request.received_at, 0.0) * 1e3,
+                inference_ms=latency_ms,
+                server_ms=max(now - request.received_at, 0.0) * 1e3,
+                batch_size=batch_size,
+            ),
+        )
+        self._note(request.model_id, latency_ms, None)
+        return DispatchResult(request, latency_ms, response_id, envelope, payload, values)
+
+    def _note(self, model_id: str, latency_ms: float, error: str | None) -> None:
+        health = self._health.get(model_id)
+        if health is None:
+            health = self._health[model_id] = EndpointHealth(model_id)
+        health.update(latency_ms, error is None, error)
+
+
+def as_values(result: Any) -> dict[str, Any]:
+    """A model's result as arrays and strings by key; anything but a dict becomes `actions`.
+
+    Raises:
+        TypeError: naming the key of a value that is neither string nor array nor can become one.
+    """
+    if not isinstance(result, Mapping):
+        return {"actions": _as_array("actions", result)}
+    return {str(key): value if isinstance(value, str) else _as_array(str(key), value) for key, value in result.items()}
+
+
+def _as_array(key: str, value: Any) -> np.ndarray[Any, Any]:
+    try:
+        array = np.asarray(value)
+    except Exception as error:
+        raise TypeError(f"result {key!r}: {type(value).__name__} is no array: {error}") from error
+    if array.dtype.hasobject or (array.dtype.kind in "USV" and array.dtype.name != "bfloat16"):
+        raise TypeError(f"result {key!r}: expected numbers or a string, got {type(value).__name__}")
+    return array
+
+
+def _read_one(request: InferenceRequest) -> Observation | ObservationError:
+    try:
+        slots, metadata = request.slots, request.metadata
+        if slots is None or metadata is None:
+            slots, metadata = read_slots(request.envelope, len(request.payload))
+        return to_values(slots, metadata, request.payload)
+    except ObservationError as error:
+        return error
+
+
+def _refusal(model_id: str, error: Exception) -> Refusal:
+    if isinstance(error, UnknownModelError):
+        return Refusal(RefusalKind.UNKNOWN_MODEL, str(error) or f"no model {model_id!r}", "unknown_model")
+    if isinstance(error, ObservationError):
+        return Refusal(RefusalKind.INVALID_OBSERVATION, error.reason, "image")
+    return Refusal(RefusalKind.MODEL_FAILED, f"{type(error).__name__}: {error}", type(error).__name__)
+
+
+def _new_image_pool() -> Executor:
+    import os
+    from concurrent.futures import ThreadPoolExecutor
+
+    return ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="inferential-images")

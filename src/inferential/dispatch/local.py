@@ -1,0 +1,121 @@
+"""Models that live in the server's own process.
+
+It neither queues nor limits: how much of a model runs at once is decided before a request comes here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+from inferential.dispatch.base import Dispatcher, Observation, UnknownModelError
+
+DEFAULT_MAX_BATCH_SIZE = 8
+"""Of a model that has `infer_batch` and does not say how much it takes."""
+_MAX_THREADS = 64  # of one model; as many are started as calls run at once
+
+
+class LocalDispatcher(Dispatcher):
+    """Runs in-process models.
+
+    A model is a callable of one observation (a dict of arrays and strings) that gives a result, or an object with
+    `infer(observation)` and, if it can batch, `infer_batch(observations) -> results` and `max_batch_size`; each sync
+    or async. A sync model runs in a thread of its own and never blocks the server; an async one runs on the server's
+    event loop and must not block it.
+
+    Args:
+        models: by model id.
+
+    Raises:
+        TypeError: naming a model that has none of these.
+    """
+
+    def __init__(self, models: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._models: dict[str, _Model] = {}
+        for model_id, model in models.items():
+            self.register_model(model_id, model)
+
+    def register_model(self, model_id: str, model: Any) -> None:
+        """Adds a model, or puts another in the place of one; calls that run keep the one they began with."""
+        replaced = self._models.get(model_id)
+        self._models[model_id] = _Model(model_id, model)
+        if replaced is not None:
+            replaced.close()
+
+    def model_ids(self) -> list[str]:
+        """The models there are."""
+        return list(self._models)
+
+    def max_batch_size(self, model_id: str) -> int:
+        """The model's own `max_batch_size`; 8 if it has `infer_batch` and does not say; else 1."""
+        model = self._models.get(model_id)
+        return 1 if model is None else model.max_batch_size
+
+    async def infer(self, model_id: str, observations: Sequence[Observation]) -> Sequence[Any]:
+        """Runs the model: `infer_batch` where it has it, else once for each observation.
+
+        Raises:
+            UnknownModelError: "No model registered ...".
+        """
+        model = self._models.get(model_id)
+        if model is None:
+            known = ", ".join(self._models) or "none"
+            raise UnknownModelError(f"No model registered for {model_id!r}; there is: {known}")
+        return await model.run(observations)
+
+    async def close(self) -> None:
+        """Lets the threads end when their calls do."""
+        await super().close()
+        for model in self._models.values():
+            model.close()
+
+
+class _Model:
+    """One model, whatever form it has."""
+
+    def __init__(self, model_id: str, model: Any) -> None:
+        self._batch: Callable[[list[Observation]], Any] | None = getattr(model, "infer_batch", None)
+        single = getattr(model, "infer", None) or (model if callable(model) else None)
+        if single is None and self._batch is None:
+            raise TypeError(
+                f"model {model_id!r}: expected a callable, or an object with infer(observation) or "
+                f"infer_batch(observations), got {type(model).__name__}"
+            )
+        self._single: Callable[[Observation], Any] | None = single
+        told = getattr(model, "max_batch_size", None)
+        self.max_batch_size = int(told or DEFAULT_MAX_BATCH_SIZE) if self._batch is not None else 1
+        self._threads = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix=f"inferential-{model_id}")
+
+    async def run(self, observations: Sequence[Observation]) -> Sequence[Any]:
+        if self._batch is not None and (len(observations) > 1 or self._single is None):
+            results = await self._call(self._batch, list(observations))
+            return results if isinstance(results, Sequence) else list(results)
+        assert self._single is not None
+        results = []
+        for observation in observations:
+            try:
+                results.append(await self._call(self._single, observation))
+            except Exception as error:
+                results.append(error)
+        return results
+
+    async def _call(self, function: Callable[[Any], Any], argument: Any) -> Any:
+        if _is_async(function):
+            return await function(argument)
+        result = await asyncio.get_running_loop().run_in_executor(self._threads, partial(function, argument))
+        # A plain function may still give an awaitable, as a lambda or a partial around a coroutine function does.
+        return await result if inspect.isawaitable(result) else result
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _is_async(function: Any) -> bool:
+    if inspect.iscoroutinefunction(function):
+        return True
+    return inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004 (its kind, not its presence)

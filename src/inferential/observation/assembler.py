@@ -1,0 +1,308 @@
+"""From the frames of a message to an observation that can be believed.
+
+Nothing is copied and no image is decoded here: an observation may yet be superseded, and the work with it. Every
+limit is looked at before anything grows with what it limits, so that a bad message costs microseconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import DecodeError
+
+from inferential.observation.slots import ObservationError, SlotInfo, validate_slots
+from inferential.proto import (
+    ENCODING_UNSPECIFIED,
+    Observation,
+    Tensor,
+    dtype_to_numpy,
+    encoding_from_string,
+    encoding_to_string,
+)
+from inferential.proto.images import ImageError, decode
+from inferential.proto.tensors import Buffer, view
+
+if TYPE_CHECKING:
+    from inferential.config.schema import ObservationConfig
+
+logger = logging.getLogger("inferential.observation")
+
+_ENVELOPE_BASE_BYTES = 4096  # the fields that are neither tensors nor metadata
+_ENVELOPE_PER_TENSOR_BYTES = 512  # a key of 255 bytes, 16 dimensions of 10, offsets and tags
+_REMEMBERED_WARNINGS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedObservation:
+    """An observation whose every field was checked.
+
+    Attributes:
+        client_id, client_type, model_id: who asks which model.
+        timestamp_ns: when it was made, by the client's clock; 0 where it did not tell.
+        urgency: 0 to 1.
+        priority: 0 is the highest.
+        steps_remaining: actions that the client still has; None where it did not tell.
+        slots: the tensors' places in the payload.
+        metadata: its strings.
+        envelope, payload: the frames.
+        received_at: seconds of `time.monotonic()`.
+        staleness_ms: its age on arrival by the client's clock, 0 where that cannot be told.
+        request_id: the client's number for it, 0 from the 1.x line.
+        latency_budget_ms: as told by the client, None where it did not.
+        protocol_version: 0 from the 0.1 and 1.x lines.
+        queue: a `QueueMode` of the wire.
+    """
+
+    client_id: str
+    client_type: str
+    model_id: str
+    timestamp_ns: int
+    urgency: float
+    priority: int
+    steps_remaining: int | None
+    slots: list[SlotInfo]
+    metadata: dict[str, str]
+    envelope: Buffer
+    payload: Buffer
+    received_at: float
+    staleness_ms: float
+    request_id: int
+    latency_budget_ms: float | None
+    protocol_version: int
+    queue: int
+
+
+class ObservationAssembler:
+    """Decodes and checks observations against the limits of a configuration."""
+
+    def __init__(self, config: ObservationConfig) -> None:
+        self._config = config
+        self._max_envelope_bytes = (
+            _ENVELOPE_BASE_BYTES
+            + config.max_metadata_bytes
+            + 32 * config.max_metadata_entries
+            + _ENVELOPE_PER_TENSOR_BYTES * config.max_tensors
+        )
+        self._warned: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    def decode(self, envelope: Buffer, payload: Buffer, received_at: float) -> DecodedObservation:
+        """Reads one observation.
+
+        Args:
+            envelope: the serialized `Observation`.
+            payload: the bytes of its tensors.
+            received_at: seconds of `time.monotonic()`.
+
+        Raises:
+            ObservationError: it breaks a rule of the wire or a limit.
+        """
+        if len(envelope) > self._max_envelope_bytes:
+            raise ObservationError(
+                f"Failed to decode the envelope: {len(envelope)} bytes, the limits allow {self._max_envelope_bytes}"
+            )
+        message = Observation()
+        try:
+            message.ParseFromString(bytes(envelope))
+        except DecodeError as error:
+            raise ObservationError(f"Failed to decode the envelope: {error}") from error
+        try:
+            return self._check(message, envelope, payload, received_at)
+        except ObservationError as error:
+            raise ObservationError(
+                error.reason,
+                client_id=message.client.id,
+                model_id=message.model_id,
+                request_id=message.request_id,
+                protocol_version=message.protocol_version,
+            ) from error
+
+    def _check(self, message: Observation, envelope: Buffer, payload: Buffer, received_at: float) -> DecodedObservation:
+        config = self._config
+        client_id = message.client.id
+        if not client_id:
+            raise ObservationError("Missing client id in the observation")
+        if not message.model_id:
+            raise ObservationError("Missing model_id in the observation")
+        self._check_name("client.id", client_id)
+        self._check_name("client.type", message.client.type)
+        self._check_name("model_id", message.model_id)
+        if not math.isfinite(message.urgency):
+            raise ObservationError(f"urgency: expected a number from 0 to 1, got {message.urgency}")
+        budget: float = message.latency_budget_ms
+        if not math.isfinite(budget) or budget < 0:
+            raise ObservationError(f"latency_budget_ms: expected a number above 0, got {budget}")
+        if len(payload) > config.max_payload_bytes:
+            raise ObservationError(
+                f"payload: {len(payload)} bytes, observations.max_payload_bytes is {config.max_payload_bytes}"
+            )
+        now_ns = time.time_ns()
+        self._check_timestamp("timestamp_ns", message.timestamp_ns, now_ns)
+        slots = self._slots(message, now_ns)
+        validate_slots(slots, len(payload))
+        metadata = self._metadata(message.metadata)
+        staleness_ms = max(now_ns - message.timestamp_ns, 0) / 1e6 if message.timestamp_ns else 0.0
+        if staleness_ms > config.max_staleness_ms:
+            self._warn_once(client_id, "stale", "observations arrive %.0f ms old by its own clock", staleness_ms)
+        self._check_alignment(client_id, slots)
+        return DecodedObservation(
+            client_id=client_id,
+            client_type=message.client.type,
+            model_id=message.model_id,
+            timestamp_ns=message.timestamp_ns,
+            # 1.x clients may tell more than 1; nobody gets ahead of the others by that.
+            urgency=min(max(message.urgency, 0.0), 1.0),
+            priority=message.priority,
+            steps_remaining=message.steps_remaining if message.HasField("steps_remaining") else None,
+            slots=slots,
+            metadata=metadata,
+            envelope=envelope,
+            payload=payload,
+            received_at=received_at,
+            staleness_ms=staleness_ms,
+            request_id=message.request_id,
+            latency_budget_ms=budget or None,
+            protocol_version=message.protocol_version,
+            queue=message.queue,
+        )
+
+    def _check_name(self, field: str, text: str) -> None:
+        if len(text) > self._config.max_id_bytes or len(text.encode()) > self._config.max_id_bytes:
+            raise ObservationError(
+                f"{field}: {len(text.encode())} bytes, observations.max_id_bytes is {self._config.max_id_bytes}"
+            )
+        if not text.isprintable():
+            raise ObservationError(f"{field}: expected printable text, got {text!r}")
+
+    def _check_timestamp(self, field: str, timestamp_ns: int, now_ns: int) -> None:
+        if timestamp_ns - now_ns > self._config.max_future_ms * 1e6:
+            raise ObservationError(
+                f"{field}: {(timestamp_ns - now_ns) / 1e6:.0f} ms in the future by the server's clock, "
+                f"observations.max_future_ms is {self._config.max_future_ms:.0f}"
+            )
+
+    def _slots(self, message: Observation, now_ns: int) -> list[SlotInfo]:
+        config = self._config
+        if len(message.tensors) > config.max_tensors:
+            raise ObservationError(
+                f"tensors: {len(message.tensors)} of them, observations.max_tensors is {config.max_tensors}"
+            )
+        slots: list[SlotInfo] = []
+        keys: set[str] = set()
+        for tensor in message.tensors:
+            key = tensor.key
+            self._check_name("tensor key", key)
+            if key in keys:
+                raise ObservationError(f"tensor {key!r}: there are two of that key")
+            keys.add(key)
+            if len(tensor.shape) > config.max_dims:
+                raise ObservationError(
+                    f"tensor {key!r}: {len(tensor.shape)} dimensions, observations.max_dims is {config.max_dims}"
+                )
+            self._check_timestamp(f"tensor {key!r}: timestamp_ns", tensor.timestamp_ns, now_ns)
+            slot = _slot(tensor)
+            if slot.encoding != "raw":
+                decoded_bytes = slot.element_count * slot.numpy_dtype.itemsize
+                if decoded_bytes > config.max_decoded_bytes:
+                    raise ObservationError(
+                        f"tensor {key!r}: shape {slot.shape} decodes to {decoded_bytes} bytes, "
+                        f"observations.max_decoded_bytes is {config.max_decoded_bytes}"
+                    )
+            slots.append(slot)
+        return slots
+
+    def _metadata(self, metadata: Mapping[str, str]) -> dict[str, str]:
+        if not metadata:
+            return {}
+        if len(metadata) > self._config.max_metadata_entries:
+            raise ObservationError(
+                f"metadata: {len(metadata)} entries, observations.max_metadata_entries is "
+                f"{self._config.max_metadata_entries}"
+            )
+        size = sum(len(key.encode()) + len(value.encode()) for key, value in metadata.items())
+        if size > self._config.max_metadata_bytes:
+            raise ObservationError(
+                f"metadata: {size} bytes, observations.max_metadata_bytes is {self._config.max_metadata_bytes}"
+            )
+        return dict(metadata)
+
+    def _check_alignment(self, client_id: str, slots: list[SlotInfo]) -> None:
+        times = [slot.timestamp_ns for slot in slots if slot.timestamp_ns]
+        if len(times) > 1:
+            spread_ms = (max(times) - min(times)) / 1e6
+            if spread_ms > self._config.temporal_alignment_threshold_ms:
+                self._warn_once(client_id, "alignment", "tensors of one observation lie %.0f ms apart", spread_ms)
+
+    def _warn_once(self, client_id: str, kind: str, text: str, value: float) -> None:
+        if (client_id, kind) in self._warned:
+            return
+        self._warned[client_id, kind] = None
+        if len(self._warned) > _REMEMBERED_WARNINGS:
+            self._warned.popitem(last=False)
+        logger.warning("client %s: " + text + " (said once)", client_id, value)
+
+
+def _slot(tensor: Tensor) -> SlotInfo:
+    try:
+        dtype = dtype_to_numpy(tensor.dtype)
+        encoding = encoding_to_string(tensor.encoding) if tensor.encoding != ENCODING_UNSPECIFIED else "raw"
+    except ValueError as error:
+        raise ObservationError(f"tensor {tensor.key!r}: {error}") from error
+    return SlotInfo(
+        key=tensor.key,
+        dtype=dtype.name,
+        shape=tuple(tensor.shape),
+        byte_offset=tensor.byte_offset,
+        byte_length=tensor.byte_length,
+        timestamp_ns=tensor.timestamp_ns,
+        encoding=encoding,
+    )
+
+
+def is_encoded(slots: Sequence[SlotInfo] | None) -> bool:
+    """Whether a tensor must be decoded before a model can see it, which takes milliseconds."""
+    return slots is not None and any(slot.encoding != "raw" for slot in slots)
+
+
+def to_values(slots: Sequence[SlotInfo], metadata: Mapping[str, str], payload: Buffer) -> dict[str, Any]:
+    """What a model sees: arrays by key and strings by key.
+
+    Raw tensors are views on the payload, writable where the payload is; images are decoded.
+
+    Raises:
+        ObservationError: a broken image, or one that is not what its tensor says.
+    """
+    values: dict[str, Any] = {}
+    for slot in slots:
+        dtype = slot.numpy_dtype
+        if slot.encoding == "raw":
+            values[slot.key] = view(payload, dtype, slot.shape, slot.byte_offset, slot.byte_length)
+            continue
+        data = memoryview(payload)[slot.byte_offset : slot.byte_offset + slot.byte_length]
+        try:
+            values[slot.key] = decode(data, encoding_from_string(slot.encoding), dtype, slot.shape)
+        except ImageError as error:
+            raise ObservationError(f"tensor {slot.key!r}: {error}") from error
+    values.update(metadata)
+    return values
+
+
+def read_slots(envelope: Buffer, payload_size: int) -> tuple[list[SlotInfo], dict[str, str]]:
+    """Slots and metadata of an envelope that comes from this process and not through a server.
+
+    Raises:
+        ObservationError: as `ObservationAssembler.decode`, the limits of a configuration apart.
+    """
+    message = Observation()
+    try:
+        message.ParseFromString(bytes(envelope))
+    except DecodeError as error:
+        raise ObservationError(f"Failed to decode the envelope: {error}") from error
+    slots = [_slot(tensor) for tensor in message.tensors]
+    validate_slots(slots, payload_size)
+    return slots, dict(message.metadata)

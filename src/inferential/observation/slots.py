@@ -1,0 +1,120 @@
+"""One tensor's place in a payload, and whether it can be there.
+
+It looks at the description only; the bytes of an image are judged when they are decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from inferential.proto import dtype_from_numpy, dtype_to_numpy, encoding_from_string
+from inferential.proto.images import ImageError, check_shape
+
+
+class ObservationError(Exception):
+    """An observation that cannot be believed; the text names the field, the value and the rule.
+
+    Attributes:
+        client_id, model_id, request_id, protocol_version: of the observation, as far as they could be read; they
+            decide whether and how the sender is told.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        client_id: str = "",
+        model_id: str = "",
+        request_id: int = 0,
+        protocol_version: int = 0,
+    ) -> None:
+        self.reason = reason
+        self.client_id = client_id
+        self.model_id = model_id
+        self.request_id = request_id
+        self.protocol_version = protocol_version
+        super().__init__(reason)
+
+
+@dataclass(frozen=True, slots=True)
+class SlotInfo:
+    """Where one tensor lies in the payload.
+
+    Attributes:
+        key: its name.
+        dtype: numpy's name of its dtype, "bfloat16" included.
+        shape: of the decoded array.
+        byte_offset, byte_length: its bytes in the payload, as sent.
+        timestamp_ns: when it was measured, by the client's clock; 0 where it did not tell.
+        encoding: "raw", "jpeg" or "png".
+    """
+
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+    byte_offset: int
+    byte_length: int
+    timestamp_ns: int
+    encoding: str
+
+    @property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        """The dtype itself; ValueError for a name that is none."""
+        return _dtype_by_name(self.dtype)
+
+    @property
+    def element_count(self) -> int:
+        """Product of the shape, exact however large."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+
+@cache
+def _dtype_by_name(name: str) -> np.dtype[Any]:
+    if name == "bfloat16":
+        from inferential.proto import BFLOAT16
+
+        return dtype_to_numpy(BFLOAT16)
+    try:
+        return dtype_to_numpy(dtype_from_numpy(np.dtype(name)))
+    except TypeError as error:
+        raise ValueError(f"No DType mapping for {name!r}") from error
+
+
+def validate_slots(slots: Iterable[SlotInfo], payload_size: int) -> None:
+    """Checks every slot against the payload and against itself.
+
+    Raises:
+        ObservationError: naming the slot and what is wrong with it.
+    """
+    for slot in slots:
+        end = slot.byte_offset + slot.byte_length
+        if slot.byte_offset < 0 or slot.byte_length < 0 or end > payload_size:
+            raise ObservationError(
+                f"tensor {slot.key!r}: bytes {slot.byte_offset} to {end} exceeds payload size {payload_size}"
+            )
+        if any(size < 0 for size in slot.shape):
+            raise ObservationError(f"tensor {slot.key!r}: negative size in shape {slot.shape}")
+        count = slot.element_count
+        if slot.byte_length == 0 and count > 0:
+            raise ObservationError(f"tensor {slot.key!r}: zero byte_length for shape {slot.shape}")
+        try:
+            dtype = slot.numpy_dtype
+            if slot.encoding == "raw":
+                expected = count * dtype.itemsize
+                if expected != slot.byte_length:
+                    raise ObservationError(
+                        f"tensor {slot.key!r}: byte_length {slot.byte_length} does not fit {slot.dtype} of shape "
+                        f"{slot.shape}, which takes {expected}"
+                    )
+            else:
+                check_shape(encoding_from_string(slot.encoding), dtype, slot.shape)
+        except (ImageError, ValueError) as error:
+            raise ObservationError(f"tensor {slot.key!r}: {error}") from error

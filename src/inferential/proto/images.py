@@ -1,0 +1,114 @@
+"""JPEG and PNG tensors: compressed on the robot, arrays again before the model sees them.
+
+The work is Pillow's, which lets go of the interpreter lock while it decodes. Nothing here trusts what a file says
+of itself: the header is read first, and what does not match the tensor's shape and dtype is never decoded.
+"""
+
+from __future__ import annotations
+
+import io
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from inferential.proto import inferential_pb2 as pb
+from inferential.proto.tensors import Array, Buffer, EncodedImage
+
+DEFAULT_JPEG_QUALITY = 90
+_FORMATS = {int(pb.JPEG): "JPEG", int(pb.PNG): "PNG"}
+# What a tensor of (channels, dtype) is in Pillow's words; 1 stands for a plain H x W array too.
+_MODES: dict[tuple[int, str], str] = {
+    (1, "uint8"): "L",
+    (2, "uint8"): "LA",
+    (3, "uint8"): "RGB",
+    (4, "uint8"): "RGBA",
+    (1, "uint16"): "I;16",
+}
+_JPEG_CHANNELS = (1, 3)
+
+
+class ImageError(ValueError):
+    """An image cannot be encoded, or is not what its tensor says."""
+
+
+@cache
+def _pillow() -> ModuleType:
+    try:
+        import PIL.Image
+    except ImportError:
+        raise ImportError(
+            "JPEG and PNG tensors need Pillow, which is not installed: pip install 'inferential[images]'"
+        ) from None
+    return PIL.Image
+
+
+def check_shape(encoding: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    """ImageError unless an image of that encoding can hold an array of that dtype and shape.
+
+    JPEG holds uint8 of (H, W), (H, W, 1) or (H, W, 3); PNG also (H, W, 2), (H, W, 4), and uint16 of (H, W).
+    """
+    name = _FORMATS[encoding]
+    channels = shape[2] if len(shape) == 3 else 1
+    known = len(shape) in (2, 3) and (channels, dtype.name) in _MODES and min(shape) > 0
+    if encoding == pb.JPEG:
+        known = known and dtype == np.uint8 and channels in _JPEG_CHANNELS
+    elif dtype == np.uint16:
+        known = known and len(shape) == 2
+    if not known:
+        raise ImageError(
+            f"{name} cannot hold {dtype.name} of shape {shape}: it takes uint8 of (H, W) or (H, W, 3)"
+            + ("" if encoding == pb.JPEG else ", (H, W, 2), (H, W, 4), or uint16 of (H, W)")
+        )
+
+
+def encode(array: Array, encoding: pb.Encoding, quality: int = DEFAULT_JPEG_QUALITY) -> EncodedImage:
+    """Compresses an image array.
+
+    Args:
+        array: shape (H, W) or (H, W, C), rows from the top, channels in RGB order.
+        encoding: JPEG or PNG.
+        quality: 1 to 100, for JPEG.
+
+    Raises:
+        ImageError: for an array that the format cannot hold.
+        ImportError: without Pillow.
+    """
+    check_shape(encoding, array.dtype, array.shape)
+    pixels = array.reshape(array.shape[:2]) if array.ndim == 3 and array.shape[2] == 1 else array
+    if pixels.dtype == np.uint16:
+        pixels = pixels.astype("<u2", copy=False)
+    image = _pillow().fromarray(np.ascontiguousarray(pixels))
+    out = io.BytesIO()
+    if encoding == pb.JPEG:
+        image.save(out, "JPEG", quality=quality)
+    else:
+        image.save(out, "PNG", compress_level=1)  # a robot has more bandwidth than time
+    return EncodedImage(out.getvalue(), array.dtype, array.shape, encoding)
+
+
+def decode(data: Buffer, encoding: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """The array of an image file that must be of that dtype and shape.
+
+    Raises:
+        ImageError: where the bytes are no such image, or an image of another size or mode.
+    """
+    pillow = _pillow()
+    name = _FORMATS[encoding]
+    channels = shape[2] if len(shape) == 3 else 1
+    mode = _MODES[channels, dtype.name]
+    try:
+        with pillow.open(io.BytesIO(data), formats=[name]) as image:
+            if (image.height, image.width) != shape[:2]:
+                raise ImageError(f"the {name} is {image.height} x {image.width}, its tensor says {shape[:2]}")
+            if image.mode != mode:
+                raise ImageError(f"the {name} has mode {image.mode}, its tensor of shape {shape} needs {mode}")
+            image.load()
+            decoded = np.array(image, dtype=dtype)
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow's decoders raise a dozen types on broken files
+        raise ImageError(f"broken {name}: {error}") from error
+    return decoded.reshape(shape)

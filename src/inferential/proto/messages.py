@@ -1,0 +1,151 @@
+"""Observations and responses, from values to frames and back.
+
+It neither sends nor checks: what comes from outside is checked by `inferential.observation` on the server, and
+read with `read_response` on a robot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from inferential.proto import inferential_pb2 as pb
+from inferential.proto.dtypes import dtype_to_numpy
+from inferential.proto.images import decode
+from inferential.proto.tensors import Array, Buffer, EncodedImage, pack, view
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseTiming:
+    """Where the time of one request went on the server, in milliseconds."""
+
+    queue_ms: float
+    """From arrival to dispatch."""
+    inference_ms: float
+    """From dispatch to the model's answer."""
+    server_ms: float
+    """From arrival to the answer's departure."""
+    batch_size: int
+    """Rows that ran with this one, itself included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A response as a robot reads it: a result where status is OK, else a reason."""
+
+    request_id: int
+    response_id: str
+    model_id: str
+    status: int
+    reason: str
+    inference_latency_ms: float
+    timing: ResponseTiming | None
+    values: dict[str, Any]
+
+
+def split_values(values: Mapping[str, Any]) -> tuple[list[tuple[str, Array | EncodedImage]], dict[str, str]]:
+    """Arrays and compressed images apart from strings.
+
+    Raises:
+        TypeError: naming the key of a value that is neither.
+    """
+    tensors: list[tuple[str, Array | EncodedImage]] = []
+    metadata: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, np.ndarray | EncodedImage):
+            tensors.append((key, value))
+        elif isinstance(value, str):
+            metadata[key] = value
+        else:
+            raise TypeError(
+                f"{key}: expected np.ndarray (a tensor) or str (metadata), got {type(value).__name__}"
+                + ("; np.asarray(...) makes it one" if isinstance(value, int | float | list | tuple) else "")
+            )
+    return tensors, metadata
+
+
+def write_response(
+    *,
+    client_id: str,
+    model_id: str,
+    response_id: str,
+    timestamp_ns: int,
+    request_id: int,
+    values: Mapping[str, Any],
+    timing: ResponseTiming,
+) -> tuple[bytes, Buffer]:
+    """Envelope and payload of a result.
+
+    Raises:
+        TypeError, ValueError: for a value that the wire cannot carry, naming its key.
+    """
+    message = pb.ModelResponse(
+        client=pb.Client(id=client_id),
+        response_id=response_id,
+        timestamp_ns=timestamp_ns,
+        inference_latency_ms=timing.inference_ms,
+        model_id=model_id,
+        request_id=request_id,
+        timing=pb.Timing(
+            queue_ms=timing.queue_ms,
+            inference_ms=timing.inference_ms,
+            server_ms=timing.server_ms,
+            batch_size=timing.batch_size,
+        ),
+        protocol_version=2,
+    )
+    tensors, metadata = split_values(values)
+    payload = pack(message.tensors, tensors)
+    if metadata:
+        message.metadata.update(metadata)
+    return message.SerializeToString(), payload
+
+
+def write_refusal(*, client_id: str, model_id: str, request_id: int, status: pb.Status, reason: str) -> bytes:
+    """Envelope of a response that brings no result; its payload is empty."""
+    return pb.ModelResponse(
+        client=pb.Client(id=client_id),
+        model_id=model_id,
+        request_id=request_id,
+        status=status,
+        reason=reason,
+        protocol_version=2,
+    ).SerializeToString()
+
+
+def read_response(envelope: Buffer, payload: Buffer) -> Response:
+    """What a server sent.
+
+    Raises:
+        ValueError: where it is no response (google.protobuf's DecodeError is one too), or a tensor lies outside
+            the payload.
+    """
+    message = pb.ModelResponse()
+    message.ParseFromString(bytes(envelope))
+    values: dict[str, Any] = {}
+    for tensor in message.tensors:
+        dtype = dtype_to_numpy(tensor.dtype)
+        shape = tuple(tensor.shape)
+        if tensor.encoding in (pb.JPEG, pb.PNG):
+            data = memoryview(payload)[tensor.byte_offset : tensor.byte_offset + tensor.byte_length]
+            values[tensor.key] = decode(data, tensor.encoding, dtype, shape)
+        else:
+            values[tensor.key] = view(payload, dtype, shape, tensor.byte_offset, tensor.byte_length)
+    values.update(message.metadata)
+    timing = None
+    if message.HasField("timing"):
+        told = message.timing
+        timing = ResponseTiming(told.queue_ms, told.inference_ms, told.server_ms, told.batch_size)
+    return Response(
+        request_id=message.request_id,
+        response_id=message.response_id,
+        model_id=message.model_id,
+        status=message.status,
+        reason=message.reason,
+        inference_latency_ms=message.inference_latency_ms,
+        timing=timing,
+        values=values,
+    )

@@ -1,0 +1,145 @@
+"""Numpy arrays into one payload and out of it again, with no copy that is not needed.
+
+It knows nothing of messages beyond the `Tensor` descriptor, and checks nothing that comes from outside:
+`inferential.observation` does.
+
+Out: the payload is the arrays end to end, each at a multiple of 8 bytes. A writable array is copied once, so
+that its owner may reuse it at once (a camera driver's buffer does not wait for a network); an array that nobody
+can write (`array.setflags(write=False)`) and travels alone is sent from its own memory.
+
+In: an array is a view on the received frame, writable where the frame is, and is copied only where its place in
+the frame does not suit its dtype's alignment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from inferential.proto import inferential_pb2 as pb
+from inferential.proto.dtypes import dtype_from_numpy
+
+Array = npt.NDArray[Any]
+Buffer = bytes | bytearray | memoryview
+
+_ALIGN = 8
+_JOIN_LIMIT_BYTES = 16 * 1024  # below it, joining byte strings is faster than filling an array
+_NATIVE_ORDER = ("=", "|", "<")  # the wire is little-endian, and so is every platform of the wheels we build on
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedImage:
+    """A compressed image: what its array was, and the bytes of the file."""
+
+    data: bytes
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    encoding: pb.Encoding
+
+
+class TensorSink(Protocol):
+    """The repeated field that descriptors are added to."""
+
+    def add(self, **fields: Any) -> Any: ...
+
+
+def pack(sink: TensorSink, values: Sequence[tuple[str, Array | EncodedImage]], timestamp_ns: int = 0) -> Buffer:
+    """Describes `values` in `sink` and gives the payload that holds them.
+
+    Raises:
+        ValueError: naming the key of an array whose dtype the wire does not have.
+    """
+    places: list[tuple[int, int]] = []
+    total = 0
+    for key, value in values:
+        if isinstance(value, EncodedImage):
+            encoding, size = value.encoding, len(value.data)
+        else:
+            encoding, size = pb.RAW, value.nbytes
+        try:
+            dtype = dtype_from_numpy(value.dtype)
+        except ValueError as error:
+            raise ValueError(f"{key}: {error}") from error
+        sink.add(
+            key=key,
+            dtype=dtype,
+            shape=value.shape,
+            byte_offset=total,
+            byte_length=size,
+            timestamp_ns=timestamp_ns,
+            encoding=encoding,
+        )
+        places.append((total, size))
+        total += -(-size // _ALIGN) * _ALIGN
+    if not values:
+        return b""
+    if len(values) == 1:
+        return _bytes_of(values[0][1])
+    end = places[-1][0] + places[-1][1]
+    if end <= _JOIN_LIMIT_BYTES:
+        return _joined(values, places)
+    return _gathered(values, places, end)
+
+
+def _bytes_of(value: Array | EncodedImage) -> Buffer:
+    if isinstance(value, EncodedImage):
+        return value.data
+    if value.dtype.byteorder not in _NATIVE_ORDER:
+        value = value.astype(value.dtype.newbyteorder("<"))
+    if value.ndim and value.size and value.flags.c_contiguous and not _writable_by_anyone(value):
+        return value.reshape(-1).view(np.uint8).data
+    return value.tobytes()
+
+
+def _writable_by_anyone(array: Array) -> bool:
+    """Whether the array or one that it is a view of can be written; foreign memory counts as writable."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        if base.flags.writeable:
+            return True
+        base = base.base
+    return base is not None and not isinstance(base, bytes)
+
+
+def _joined(values: Sequence[tuple[str, Array | EncodedImage]], places: Sequence[tuple[int, int]]) -> bytes:
+    chunks: list[Buffer] = []
+    at = 0
+    for (_, value), (offset, size) in zip(values, places, strict=True):
+        if offset > at:
+            chunks.append(bytes(offset - at))
+        chunks.append(_bytes_of(value))
+        at = offset + size
+    return b"".join(chunks)
+
+
+def _gathered(
+    values: Sequence[tuple[str, Array | EncodedImage]], places: Sequence[tuple[int, int]], end: int
+) -> Buffer:
+    payload = np.empty(end, dtype=np.uint8)
+    for (_, value), (offset, size) in zip(values, places, strict=True):
+        target = payload[offset : offset + size]
+        if isinstance(value, EncodedImage):
+            target[:] = np.frombuffer(value.data, dtype=np.uint8)
+        elif size:
+            little = value.dtype.newbyteorder("<") if value.dtype.byteorder == ">" else value.dtype
+            # A copy into the frame, whatever the strides and byte order of the source.
+            target.view(little).reshape(value.shape)[...] = value
+        payload[offset + size : offset + size + -size % _ALIGN] = 0  # never send what was in memory before
+    return payload.data
+
+
+def view(payload: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...], byte_offset: int, byte_length: int) -> Array:
+    """The array that lies at `byte_offset` of `payload`.
+
+    Raises:
+        ValueError: where `byte_length` is not that of the shape and dtype.
+    """
+    flat = np.frombuffer(payload, dtype=np.uint8, count=byte_length, offset=byte_offset)
+    array = flat.view(dtype).reshape(shape)
+    if not array.flags.aligned:
+        return array.copy()
+    return array

@@ -1,0 +1,249 @@
+"""Who may wait, for how long, and whose turn it is within a client's own line.
+
+It orders nothing across clients: that is the strategy's part, which it feeds.
+
+Every client has one line per model, first come, first served. The strategy is shown only the head of each line (as
+many requests as its `window` says), and the next moves up when the head is taken. A request that moves up waits, for
+the strategy, since that moment and not since it was received: a client waits behind itself on its own time. So a
+client that sends a thousand requests a second stands in the strategy's queue once, like everybody else, and whatever
+the order is, it costs another client no more than one place.
+
+A newer observation takes the place of an older one that still waits (superseding), and its standing: the robot has
+been waiting all that time. Were it sent to the end instead, a robot faster than the queue's cycle would never be
+served.
+
+Requests that end here are given by `ended` as refused; whoever runs this tells their clients.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from inferential.scheduler.backlog import Backlog
+from inferential.scheduler.base import ModelAwareScheduler, QueueFullError, Scheduler
+from inferential.scheduler.foreign import ForeignScheduler
+from inferential.scheduler.heap import LazyHeap
+from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, RequestState
+
+if TYPE_CHECKING:
+    from inferential.config.schema import SchedulingConfig
+
+QUEUE_FULL = "queue_full"
+"""Cause of a refusal for want of room."""
+
+
+@dataclass(slots=True)
+class Line:
+    """One client's waiting requests for one model."""
+
+    shown: dict[InferenceRequest, None] = field(default_factory=dict)
+    """Those that the strategy has."""
+    behind: OrderedDict[InferenceRequest, None] = field(default_factory=OrderedDict)
+    """Those that wait behind them."""
+    latest: InferenceRequest | None = None
+    """The one that the next newer observation supersedes."""
+
+
+class Admission:
+    """All waiting requests, and the strategy that orders their lines' heads."""
+
+    def __init__(self, config: SchedulingConfig, scheduler: Scheduler) -> None:
+        self._lines: dict[tuple[str, str], Line] = {}
+        self._waiting: dict[str, int] = {}
+        self._ages: LazyHeap[InferenceRequest] = LazyHeap()
+        self._backlogs: dict[int, Backlog] = {}
+        self._ranks: dict[InferenceRequest, int] = {}
+        self._ended: list[InferenceRequest] = []
+        self._configure(config, scheduler)
+
+    def _configure(self, config: SchedulingConfig, scheduler: Scheduler) -> None:
+        self._max_queue_size = config.max_queue_size
+        self._ttl_s = config.request_ttl_ms / 1e3
+        self._drops_oldest = config.overflow_policy == "drop_oldest"
+        self.scheduler = scheduler
+        self._order: ModelAwareScheduler = (
+            scheduler if isinstance(scheduler, ModelAwareScheduler) else ForeignScheduler(scheduler)
+        )
+
+    def __len__(self) -> int:
+        return len(self._ages)
+
+    def waiting(self, model_id: str) -> int:
+        """How many requests wait for a model."""
+        return self._waiting.get(model_id, 0)
+
+    def models(self) -> list[str]:
+        """The models that something waits for."""
+        return list(self._waiting)
+
+    def ended(self) -> list[InferenceRequest]:
+        """The requests that were refused since it was last asked."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    # Coming
+
+    def offer(self, request: InferenceRequest, now: float) -> None:
+        """Takes a new request in, or refuses it; others may end by it."""
+        line = self._lines.get((request.client_id, request.model_id))
+        if line is not None and line.latest is not None:
+            request.waiting_since = line.latest.waiting_since
+            self._end(line.latest, RefusalKind.SUPERSEDED, "a newer observation took its place", "newer", now)
+        rank = self._order.eviction_rank(request)
+        if len(self._ages) >= self._max_queue_size and not self._make_room(rank, now):
+            self._refuse(request, RefusalKind.REJECTED, self._full(), QUEUE_FULL)
+            return
+        request.move(RequestState.QUEUED)
+        self._enter(request, rank, now)
+
+    def retry(self, request: InferenceRequest, now: float) -> None:
+        """Takes a dispatched request in again, past the size limit and before its client's others."""
+        line = self._lines.get((request.client_id, request.model_id))
+        if request.takes_latest and line is not None and line.latest is not None:
+            self._refuse(request, RefusalKind.SUPERSEDED, "a newer one came while it ran and failed", "newer")
+            return
+        request.move(RequestState.QUEUED)
+        self._enter(request, self._order.eviction_rank(request), now, retried=True)
+
+    def _make_room(self, rank: int, now: float) -> bool:
+        """Evicts one request of the highest rank; False where it is the newcomer that has to go."""
+        highest = max(self._backlogs)
+        if not self._drops_oldest or rank > highest:
+            return False
+        self._end(self._backlogs[highest].victim(), RefusalKind.REJECTED, self._full(), QUEUE_FULL, now)
+        return True
+
+    def _full(self) -> str:
+        return f"the queue is full ({self._max_queue_size} requests wait)"
+
+    def _enter(self, request: InferenceRequest, rank: int, now: float, *, retried: bool = False) -> None:
+        line = self._lines.setdefault((request.client_id, request.model_id), Line())
+        self._ages.push(request, request.received_at, request.arrival)
+        self._ranks[request] = rank
+        self._backlogs.setdefault(rank, Backlog()).add(request)
+        self._waiting[request.model_id] = self._waiting.get(request.model_id, 0) + 1
+        if request.takes_latest:
+            line.latest = request
+        if retried:
+            self._show(request, line, self._order.resubmit, now)
+        elif not line.behind and self._has_room(line):
+            self._show(request, line, self._order.submit, now)
+        else:
+            line.behind[request] = None
+
+    def _has_room(self, line: Line) -> bool:
+        window = self._order.window
+        return window is None or len(line.shown) < window
+
+    def _show(
+        self, request: InferenceRequest, line: Line, submit: Callable[[InferenceRequest], None], now: float
+    ) -> None:
+        try:
+            submit(request)
+        except QueueFullError:
+            line.behind[request] = None
+            self._end(request, RefusalKind.REJECTED, "the scheduler takes no more requests", QUEUE_FULL, now)
+        else:
+            line.shown[request] = None
+
+    # Going
+
+    def take(self, model_id: str, limit: int, now: float) -> list[InferenceRequest]:
+        """Gives up to `limit` requests of a model, in the strategy's order, now dispatched."""
+        taken: list[InferenceRequest] = []
+        while len(taken) < limit:
+            batch = self._order.next_batch_for_model(model_id, limit - len(taken))
+            if not batch:
+                break
+            for request in batch:
+                request.move(RequestState.DISPATCHED)
+                self._leave(request, now)
+            taken.extend(batch)
+        return taken
+
+    def expire(self, now: float) -> None:
+        """Ends what has waited longer than its time to live."""
+        while self._ages:
+            received_at, request = self._ages.top()
+            if now - received_at < self._ttl_s:
+                break
+            reason = f"it waited {self._ttl_s * 1e3:g} ms in the queue"
+            self._end(request, RefusalKind.EXPIRED, reason, "ttl", now)
+        self._order.tick()
+
+    def expires_at(self) -> float | None:
+        """When `expire` next has something to do."""
+        return self._ages.top()[0] + self._ttl_s if self._ages else None
+
+    def ready_at(self, model_id: str) -> float | None:
+        """From when on `take` gives something; None: nothing waits for the model."""
+        return self._order.ready_at(model_id) if model_id in self._waiting else None
+
+    def forget(self, client_id: str, now: float) -> None:
+        """Ends all that a client which is gone has waiting."""
+        for backlog in list(self._backlogs.values()):
+            for request in backlog.of(client_id):
+                self._end(request, RefusalKind.REJECTED, "the client is gone", "client_gone", now)
+        self._order.on_client_disconnected(client_id)
+
+    def clear(self, reason: str, cause: str, now: float) -> None:
+        """Ends all that waits."""
+        for request in list(self._ages):
+            self._end(request, RefusalKind.REJECTED, reason, cause, now)
+
+    def swap(self, config: SchedulingConfig, scheduler: Scheduler, now: float) -> None:
+        """Puts another strategy in charge of all that waits."""
+        requests = sorted(self._ages, key=lambda request: request.arrival)
+        for request in requests:
+            self._order.remove(request)
+        for table in (self._lines, self._waiting, self._backlogs, self._ranks):
+            table.clear()
+        self._ages = LazyHeap()
+        self._configure(config, scheduler)
+        for request in requests:
+            self._enter(request, self._order.eviction_rank(request), now)
+
+    def client_connected(self, client_id: str) -> None:
+        """Tells the strategy of a client's first sign of life."""
+        self._order.on_client_connected(client_id)
+
+    def _end(self, request: InferenceRequest, kind: RefusalKind, reason: str, cause: str, now: float) -> None:
+        if request in self._lines[request.client_id, request.model_id].shown:
+            self._order.remove(request)
+        self._leave(request, now)
+        self._refuse(request, kind, reason, cause)
+
+    def _refuse(self, request: InferenceRequest, kind: RefusalKind, reason: str, cause: str) -> None:
+        request.refuse(Refusal(kind, reason, cause))
+        self._ended.append(request)
+
+    def _leave(self, request: InferenceRequest, now: float) -> None:
+        """Takes a request out of every table; the next of its line moves up."""
+        self._ages.discard(request)
+        rank = self._ranks.pop(request)
+        backlog = self._backlogs[rank]
+        backlog.discard(request)
+        if not backlog:
+            del self._backlogs[rank]
+        count = self._waiting[request.model_id] - 1
+        if count:
+            self._waiting[request.model_id] = count
+        else:
+            del self._waiting[request.model_id]
+        key = (request.client_id, request.model_id)
+        line = self._lines[key]
+        if line.latest is request:
+            line.latest = None
+        if request in line.behind:
+            del line.behind[request]
+        else:
+            del line.shown[request]
+        while line.behind and self._has_room(line):
+            following, _ = line.behind.popitem(last=False)
+            following.waiting_since = max(following.waiting_since, now)
+            self._show(following, line, self._order.submit, now)
+        if not line.shown and not line.behind:
+            self._lines.pop(key, None)

@@ -1,0 +1,94 @@
+"""A user's scheduler that knows only submit, next_batch, tick, status and queue_len, made fit for the server.
+
+It adds nothing to the user's order: requests are taken in the order that `next_batch` gives them. What it gives for
+a model that is busy is kept aside, in that order, until the model is free.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from typing import Any
+
+from inferential.scheduler.base import ModelAwareScheduler, Scheduler
+from inferential.scheduler.request import InferenceRequest, RequestState
+
+TICK_S = 0.01
+"""While requests wait that the user's scheduler does not give yet, it is asked again this often."""
+
+
+class ForeignScheduler(ModelAwareScheduler):
+    """Wraps a plain `Scheduler`, or an object that only looks like one."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self.window = getattr(scheduler, "window", None)
+        self._aside: dict[str, deque[InferenceRequest]] = {}
+        self._asked_in_vain_at = -math.inf
+
+    def submit(self, request: InferenceRequest) -> None:
+        self._asked_in_vain_at = -math.inf
+        self._scheduler.submit(request)
+
+    def resubmit(self, request: InferenceRequest) -> None:
+        self._asked_in_vain_at = -math.inf
+        getattr(self._scheduler, "resubmit", self._scheduler.submit)(request)
+
+    def next_batch_for_model(self, model_id: str, limit: int | None = None) -> list[InferenceRequest]:
+        """What the user's scheduler gives for this model; the rest is kept aside for the others."""
+        lane = self._aside.get(model_id)
+        while not lane:
+            batch = self._scheduler.next_batch()
+            if not batch:
+                self._asked_in_vain_at = time.monotonic()
+                return []
+            for request in batch:
+                # What ended meanwhile was not taken out of the user's scheduler, which knows no way to.
+                if request.state is RequestState.QUEUED:
+                    self._aside.setdefault(request.model_id, deque()).append(request)
+            lane = self._aside.get(model_id)
+        count = len(lane) if limit is None else min(limit, len(lane))
+        taken = [lane.popleft() for _ in range(count)]
+        if not lane:
+            del self._aside[model_id]
+        return taken
+
+    def ready_at(self, model_id: str) -> float | None:
+        """At once, or a tick after it was last asked in vain."""
+        if model_id in self._aside:
+            return -math.inf
+        return self._asked_in_vain_at + TICK_S if self._scheduler.queue_len() else None
+
+    def remove(self, request: InferenceRequest) -> bool:
+        """Forgets it where it was kept aside. The user's scheduler may keep it, but by then it is over."""
+        lane = self._aside.get(request.model_id)
+        if lane is None or request not in lane:
+            return False
+        lane.remove(request)
+        if not lane:
+            del self._aside[request.model_id]
+        return True
+
+    def tick(self) -> int | None:
+        return self._scheduler.tick()
+
+    def models(self) -> list[str]:
+        return list(self._aside)
+
+    def queue_len_for_model(self, model_id: str) -> int:
+        return len(self._aside.get(model_id, ()))
+
+    def on_client_connected(self, client_id: str) -> None:
+        if hasattr(self._scheduler, "on_client_connected"):
+            self._scheduler.on_client_connected(client_id)
+
+    def on_client_disconnected(self, client_id: str) -> None:
+        if hasattr(self._scheduler, "on_client_disconnected"):
+            self._scheduler.on_client_disconnected(client_id)
+
+    def status(self) -> dict[str, Any]:
+        return self._scheduler.status()
+
+    def queue_len(self) -> int:
+        return self._scheduler.queue_len() + sum(map(len, self._aside.values()))
