@@ -1,6 +1,6 @@
 """Scheduling: requests, the strategies that order them, and the registry that they are found in.
 
-Importing it registers the built-in strategies and costs neither pydantic nor numpy.
+Importing it registers the built-in strategies and needs no pydantic.
 """
 
 from inferential.scheduler.base import (

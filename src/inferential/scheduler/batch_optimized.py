@@ -30,7 +30,7 @@ class BatchOptimizedScheduler(QueueScheduler["BatchLane"]):
         self._max_wait_s = config.batch_optimized.max_wait_ms / 1000
         self.unit = self.window = config.batch_optimized.max_batch_size
 
-    def _new_lane(self) -> BatchLane:
+    def new_lane(self) -> BatchLane:
         return BatchLane(self.unit, self._max_wait_s)
 
     def next_batch(self) -> list[InferenceRequest]:

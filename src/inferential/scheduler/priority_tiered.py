@@ -34,7 +34,7 @@ class PriorityTieredScheduler(QueueScheduler[OrderedLane]):
     def _order(self, request: InferenceRequest) -> tuple[float, ...]:
         return self.eviction_rank(request), request.waiting_since, request.arrival
 
-    def _new_lane(self) -> OrderedLane:
+    def new_lane(self) -> OrderedLane:
         return OrderedLane(self._order)
 
     def next_batch(self) -> list[InferenceRequest]:

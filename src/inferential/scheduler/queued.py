@@ -51,7 +51,7 @@ class QueueScheduler(ModelAwareScheduler, Generic[LaneT]):
         self._victims: LazyHeap[InferenceRequest] = LazyHeap() if ranked else self._ages
 
     @abstractmethod
-    def _new_lane(self) -> LaneT:
+    def new_lane(self) -> LaneT:
         """An empty lane."""
 
     # Coming
@@ -88,7 +88,7 @@ class QueueScheduler(ModelAwareScheduler, Generic[LaneT]):
         self._clients.setdefault(request.client_id, set()).add(request)
         lane = self._lanes.get(request.model_id)
         if lane is None:
-            lane = self._lanes[request.model_id] = self._new_lane()
+            lane = self._lanes[request.model_id] = self.new_lane()
         lane.push(request, time.monotonic())
 
     # Going

@@ -26,7 +26,7 @@ class RoundRobinScheduler(QueueScheduler[RotationLane]):
         super().__init__(config)
         self._all = RotationLane()
 
-    def _new_lane(self) -> RotationLane:
+    def new_lane(self) -> RotationLane:
         return RotationLane()
 
     def _add(self, request: InferenceRequest) -> None:

@@ -36,11 +36,11 @@ class ScoredScheduler(QueueScheduler[ScoredLane]):
             raise ValueError(f"Unknown policy '{name}'. Known: {', '.join(policy_names()) or 'none'}")
         self._policy = GuardedPolicy(name, policy, self._weights)
         now = time.monotonic()
-        self._lanes = {model_id: self._new_lane() for model_id in self._lanes}
+        self._lanes = {model_id: self.new_lane() for model_id in self._lanes}
         for request in self._ages:
             self._lanes[request.model_id].push(request, now)
 
-    def _new_lane(self) -> ScoredLane:
+    def new_lane(self) -> ScoredLane:
         return KineticLane(self._weights) if self._policy is None else PolicyLane(self._policy)
 
     def status(self) -> dict[str, Any]:
