@@ -35,15 +35,15 @@ class TransportConfig(Section):
 class DeadlineAwareConfig(Section):
     """Weights of the score that `deadline_aware` and `model_deadline` order by."""
 
-    cadence_weight: float = Field(45.0, ge=0)
+    cadence_weight: float = Field(default=45.0, ge=0)
     """For each 0.1 s that the client is overdue by its learned cadence."""
-    urgency_weight: float = Field(25.0, ge=0)
+    urgency_weight: float = Field(default=25.0, ge=0)
     """Times the urgency that the client told (0 to 1)."""
-    steps_weight: float = Field(15.0, ge=0)
+    steps_weight: float = Field(default=15.0, ge=0)
     """Times 1, 0.7 or 0.4 with 0, at most 2 or at most 4 steps remaining."""
-    priority_weight: float = Field(10.0, ge=0)
+    priority_weight: float = Field(default=10.0, ge=0)
     """Times (10 - min(priority, 10)) / 10."""
-    age_weight: float = Field(15.0, ge=0)
+    age_weight: float = Field(default=15.0, ge=0)
     """Times the request's age over its latency budget, at most 1."""
 
 
@@ -77,7 +77,7 @@ class SchedulingConfig(Section):
     supersede: Literal["aware", "all", "off"] = "aware"
     """Whose waiting request gives way to a newer one of the same client and model: that of clients that asked
     for the latest only (aware), of every client (all), of none (off)."""
-    max_retries: int = Field(0, ge=0)
+    max_retries: int = Field(default=0, ge=0)
     """How often a request whose model failed is tried again."""
     deadline_aware: DeadlineAwareConfig = Field(default_factory=DeadlineAwareConfig)
     """Weights of the strategy of that name."""
@@ -114,7 +114,7 @@ class ClientDefaults(Section):
 
     latency_budget_ms: Positive = 50.0
     """How old an action may be when it arrives."""
-    priority: int = Field(1, ge=0)
+    priority: int = Field(default=1, ge=0)
     """0 is the highest."""
 
 
@@ -127,7 +127,7 @@ class ClientEntry(Section):
     """The model that the entry is about."""
     latency_budget_ms: Positive | None = None
     """How old an action may be when it arrives."""
-    priority: int | None = Field(None, ge=0)
+    priority: int | None = Field(default=None, ge=0)
     """0 is the highest."""
 
 
@@ -145,11 +145,11 @@ class ClientsConfig(Section):
 class ResponseTrackingConfig(Section):
     """How a client's rhythm is learned and its silence judged."""
 
-    overdue_multiplier: float = Field(1.5, gt=1.0)
+    overdue_multiplier: float = Field(default=1.5, gt=1.0)
     """A client is overdue after this many of its learned periods without an observation."""
     disconnect_timeout_s: Positive = 10.0
     """After this long a silence a client counts as gone, and its waiting requests with it."""
-    cadence_alpha: float = Field(0.3, gt=0, le=1.0)
+    cadence_alpha: float = Field(default=0.3, gt=0, le=1.0)
     """Weight of the newest interval in the learned cadence."""
 
 
@@ -181,9 +181,9 @@ class ObservationConfig(Section):
 class MetricsConfig(Section):
     """What is kept of what happened."""
 
-    ring_buffer_size: int = Field(10000, ge=100)
+    ring_buffer_size: int = Field(default=10000, ge=100)
     """Newest points kept of each metric."""
-    max_label_sets: int = Field(4096, ge=16)
+    max_label_sets: int = Field(default=4096, ge=16)
     """Label combinations kept apart in each metric; the least recently used goes."""
     enabled: bool = True
     """Off: nothing is kept and no callback is called."""
@@ -192,7 +192,7 @@ class MetricsConfig(Section):
 class ServerConfig(Section):
     """The life of the server itself."""
 
-    drain_timeout_s: float = Field(5.0, ge=0)
+    drain_timeout_s: float = Field(default=5.0, ge=0)
     """On shutdown, how long requests that the server already has may still be served."""
 
 

@@ -18,7 +18,6 @@ Requests that end here are given by `ended` as refused; whoever runs this tells 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -90,8 +89,9 @@ class Admission:
         """Takes a new request in, or refuses it; others may end by it."""
         line = self._lines.get((request.client_id, request.model_id))
         if line is not None and line.latest is not None:
-            request.waiting_since = line.latest.waiting_since
-            self._end(line.latest, RefusalKind.SUPERSEDED, "a newer observation took its place", "newer", now)
+            older = line.latest
+            request.waiting_since, request.arrival = older.waiting_since, older.arrival
+            self._end(older, RefusalKind.SUPERSEDED, "a newer observation took its place", "newer", now)
         rank = self._order.eviction_rank(request)
         if len(self._ages) >= self._max_queue_size and not self._make_room(rank, now):
             self._refuse(request, RefusalKind.REJECTED, self._full(), QUEUE_FULL)
@@ -127,10 +127,8 @@ class Admission:
         self._waiting[request.model_id] = self._waiting.get(request.model_id, 0) + 1
         if request.takes_latest:
             line.latest = request
-        if retried:
-            self._show(request, line, self._order.resubmit, now)
-        elif not line.behind and self._has_room(line):
-            self._show(request, line, self._order.submit, now)
+        if retried or (not line.behind and self._has_room(line)):
+            self._show(request, line, now, retried=retried)
         else:
             line.behind[request] = None
 
@@ -138,11 +136,15 @@ class Admission:
         window = self._order.window
         return window is None or len(line.shown) < window
 
-    def _show(
-        self, request: InferenceRequest, line: Line, submit: Callable[[InferenceRequest], None], now: float
-    ) -> None:
+    def _show(self, request: InferenceRequest, line: Line, now: float, *, retried: bool = False) -> None:
+        # The limits are kept here. A user's own scheduler may have limits beyond them; the others' would only
+        # evict, unseen, what passed ours.
+        limited = isinstance(self._order, ForeignScheduler) and not retried
         try:
-            submit(request)
+            if limited:
+                self._order.submit(request)
+            else:
+                self._order.resubmit(request)
         except QueueFullError:
             line.behind[request] = None
             self._end(request, RefusalKind.REJECTED, "the scheduler takes no more requests", QUEUE_FULL, now)
@@ -168,7 +170,7 @@ class Admission:
         """Ends what has waited longer than its time to live."""
         while self._ages:
             received_at, request = self._ages.top()
-            if now - received_at < self._ttl_s:
+            if now < received_at + self._ttl_s:
                 break
             reason = f"it waited {self._ttl_s * 1e3:g} ms in the queue"
             self._end(request, RefusalKind.EXPIRED, reason, "ttl", now)
@@ -244,6 +246,6 @@ class Admission:
         while line.behind and self._has_room(line):
             following, _ = line.behind.popitem(last=False)
             following.waiting_since = max(following.waiting_since, now)
-            self._show(following, line, self._order.submit, now)
+            self._show(following, line, now)
         if not line.shown and not line.behind:
             self._lines.pop(key, None)

@@ -105,7 +105,8 @@ class InferenceRequest:
         waiting_since: since when it waits in its own right; later than `received_at` where an older
             request of the same client and model stood before it.
         dispatched_at: when it was last handed to its model.
-        arrival: a number that grows with every request made; ties are broken by it.
+        arrival: a number that grows with every request made; ties are broken by it. A request that supersedes
+            another takes over its number and its `waiting_since`.
         state: where it stands.
         refusal: why it was refused.
     """

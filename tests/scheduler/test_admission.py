@@ -1,0 +1,335 @@
+"""Admission: one line for each client and model, and what ends in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from inferential.config.schema import SchedulingConfig
+from inferential.scheduler import InferenceRequest, ModelAwareScheduler, create_scheduler
+from inferential.scheduler.admission import Admission
+from inferential.scheduler.base import QueueFullError, Scheduler
+from inferential.scheduler.request import RefusalKind, RequestState
+
+STRATEGIES = ["batch_optimized", "deadline_aware", "model_deadline", "priority_tiered", "round_robin"]
+MakeRequest = Callable[..., InferenceRequest]
+
+
+@pytest.fixture
+def make_admission() -> Callable[..., Admission]:
+    def make(strategy: str = "deadline_aware", **options: Any) -> Admission:
+        config = SchedulingConfig(strategy=strategy, **options)
+        config.batch_optimized.max_batch_size = 1
+        return Admission(config, create_scheduler(config))
+
+    return make
+
+
+def kinds(requests: list[InferenceRequest]) -> list[RefusalKind]:
+    return [request.refusal.kind for request in requests if request.refusal is not None]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_newer_observation_takes_the_place_and_the_standing_of_one_that_waits(
+    strategy: str, clock: Any, make_admission: Callable[..., Admission], make_request: MakeRequest
+) -> None:
+    admission = make_admission(strategy)
+    old = make_request("a", takes_latest=True)
+    admission.offer(old, clock.now)
+    clock.now += 0.5
+    other = make_request("b", takes_latest=True)
+    admission.offer(other, clock.now)
+    clock.now += 0.5
+    new = make_request("a", takes_latest=True)
+    admission.offer(new, clock.now)
+
+    assert kinds(admission.ended()) == [RefusalKind.SUPERSEDED]
+    assert old.state is RequestState.REFUSED
+    assert new.waiting_since == old.received_at
+    assert admission.take("m", 1, clock.now) == [new]
+    assert admission.take("m", 1, clock.now) == [other]
+
+
+def test_requests_that_want_every_answer_are_not_superseded(
+    clock: Any, make_admission: Callable[..., Admission], make_request: MakeRequest
+) -> None:
+    admission = make_admission()
+    requests = [make_request("a") for _ in range(3)]
+    for request in requests:
+        admission.offer(request, clock.now)
+    assert admission.ended() == []
+    assert [admission.take("m", 1, clock.now)[0] for _ in range(3)] == requests
+
+
+def test_a_newer_observation_for_one_model_leaves_those_for_others_alone(
+    clock: Any, make_admission: Callable[..., Admission], make_request: MakeRequest
+) -> None:
+    admission = make_admission()
+    for model in ("m", "n"):
+        admission.offer(make_request("a", model, takes_latest=True), clock.now)
+    assert admission.ended() == []
+    assert len(admission) == 2
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_client_that_floods_costs_another_one_place_at_most(
+    strategy: str, clock: Any, make_admission: Callable[..., Admission], make_request: MakeRequest
+) -> None:
+    admission = make_admission(strategy)
+    for _ in range(500):
+        admission.offer(make_request("flood", urgency=0.0), clock.now)
+        clock.now += 0.001
+    served = []
+    for _ in range(20):
+        good = make_request("good", urgency=0.0, time_until_next=0.02)
+        admission.offer(good, clock.now)
+        for _ in range(2):
+            clock.now += 0.01
+            served += admission.take("m", 1, clock.now)
+            admission.offer(make_request("flood", urgency=0.0), clock.now)
+        assert good in served
+
+
+def test_the_second_of_a_line_waits_for_the_strategy_since_the_first_was_taken(
+    clock: Any, make_admission: Callable[..., Admission], make_request: MakeRequest
+) -> None:
+    admission = make_admission()
+    first, second = make_request("a"), make_request("a")
+    admission.offer(first, clock.now)
+    admission.offer(second, clock.now)
+    clock.now += 3
+    admission.take("m", 1, clock.now)
+    assert second.waiting_since == clock.now
+    assert second.received_at == clock.now - 3
+
+
+def test_one_client_alone_can_fill_a_batch(
+    clock: Any, make_admission: Callable[..., Admission], make_request: MakeRequest
+) -> None:
+    admission = make_admission()
+    requests = [make_request("a") for _ in range(5)]
+    for request in requests:
+        admission.offer(request, clock.now)
+    assert admission.take("m", 4, clock.now) == requests[:4]
+
+
+def test_a_full_queue_drops_the_oldest_of_the_client_that_has_most_waiting(
+    clock: Any, make_admission: Callable[..., Admission], make_request: MakeRequest
+) -> None:
+    admission = make_admission(max_queue_size=4)
+    modest = make_request("modest")
+    admission.offer(modest, clock.now)
+    greedy = [make_request("greedy") for _ in range(3)]
+    for request in greedy:
+        clock.now += 0.1
+        admission.offer(request, clock.now)
+    newcomer = make_request("newcomer")
+    admission.offer(newcomer, clock.now)
+    assert admission.ended() == [greedy[0]]
+    assert greedy[0].refusal is not None
+    assert "queue is full" in greedy[0].refusal.reason
+    assert modest.state is RequestState.QUEUED
+    assert newcomer.state is RequestState.QUEUED
+
+
+def test_a_full_queue_that_rejects_the_newest_keeps_those_that_wait(
+    clock: Any, make_admission: Callable[..., Admission], make_request: MakeRequest
+) -> None:
+    admission = make_admission(max_queue_size=1, overflow_policy="reject_newest")
+    first, second = make_request("a"), make_request("b")
+    admission.offer(first, clock.now)
+    admission.offer(second, clock.now)
+    assert admission.ended() == [second]
+    assert kinds([second]) == [RefusalKind.REJECTED]
+
+
+def test_a_full_queue_has_room_for_an_observation_that_supersedes(
+    clock: Any, make_admission: Callable[..., Admission], make_request: MakeRequest
+) -> None:
+    admission = make_admission(max_queue_size=1, overflow_policy="reject_newest")
+    admission.offer(make_request("a", takes_latest=True), clock.now)
+    new = make_request("a", takes_latest=True)
+    admission.offer(new, clock.now)
+    assert kinds(admission.ended()) == [RefusalKind.SUPERSEDED]
+    assert new.state is RequestState.QUEUED
+
+
+def test_overflow_evicts_from_the_lowest_tier_and_turns_away_who_is_lower_still(
+    clock: Any, make_admission: Callable[..., Admission], make_request: MakeRequest
+) -> None:
+    admission = make_admission("priority_tiered", max_queue_size=2)
+    high, low = make_request("a", priority=0), make_request("b", priority=2)
+    for request in (high, low):
+        admission.offer(request, clock.now)
+    newcomer = make_request("c", priority=1)
+    admission.offer(newcomer, clock.now)
+    assert admission.ended() == [low]
+    last = make_request("d", priority=2)
+    admission.offer(last, clock.now)
+    assert admission.ended() == [last]
+
+
+def test_requests_expire_by_the_time_they_were_received(
+    clock: Any, make_admission: Callable[..., Admission], make_request: MakeRequest
+) -> None:
+    admission = make_admission(request_ttl_ms=100)
+    requests = [make_request("a"), make_request("a")]
+    for request in requests:
+        admission.offer(request, clock.now)
+    expiry = admission.expires_at()
+    assert expiry == pytest.approx(clock.now + 0.1)
+    admission.expire(clock.now + 0.09)
+    assert admission.ended() == []
+    admission.expire(expiry)
+    assert kinds(admission.ended()) == [RefusalKind.EXPIRED] * 2
+    assert admission.expires_at() is None
+
+
+def test_a_retry_passes_the_size_limit_and_goes_before_its_clients_other_requests(
+    clock: Any, make_admission: Callable[..., Admission], make_request: MakeRequest
+) -> None:
+    admission = make_admission("round_robin", max_queue_size=2, overflow_policy="reject_newest")
+    first, second, third = (make_request("a") for _ in range(3))
+    admission.offer(first, clock.now)
+    admission.offer(second, clock.now)
+    assert admission.take("m", 1, clock.now) == [first]
+    admission.offer(third, clock.now)
+    admission.retry(first, clock.now)
+    assert admission.ended() == []
+    assert len(admission) == 3
+
+
+def test_after_a_retry_past_the_limit_the_strategy_still_has_all_that_waits(
+    clock: Any, make_admission: Callable[..., Admission], make_request: MakeRequest
+) -> None:
+    admission = make_admission(max_queue_size=1)
+    first, second, third = (make_request(client) for client in "abc")
+    admission.offer(first, clock.now)
+    admission.take("m", 1, clock.now)
+    admission.offer(second, clock.now)
+    admission.retry(first, clock.now)
+    admission.offer(third, clock.now)
+    assert len(admission) == admission.scheduler.queue_len() == 2
+    assert len(admission.take("m", 9, clock.now)) == 2
+
+
+def test_a_retry_gives_way_to_a_newer_observation_that_waits(
+    clock: Any, make_admission: Callable[..., Admission], make_request: MakeRequest
+) -> None:
+    admission = make_admission()
+    old, new = make_request("a", takes_latest=True), make_request("a", takes_latest=True)
+    admission.offer(old, clock.now)
+    admission.take("m", 1, clock.now)
+    admission.offer(new, clock.now)
+    admission.retry(old, clock.now)
+    assert kinds(admission.ended()) == [RefusalKind.SUPERSEDED]
+    assert admission.take("m", 2, clock.now) == [new]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_another_strategy_takes_over_all_that_waits(
+    strategy: str, clock: Any, make_admission: Callable[..., Admission], make_request: MakeRequest
+) -> None:
+    admission = make_admission("round_robin")
+    requests = [make_request(client) for client in "aabbb" for _ in range(2)]
+    for request in requests:
+        admission.offer(request, clock.now)
+    config = SchedulingConfig(strategy=strategy)
+    config.batch_optimized.max_batch_size = 1
+    admission.swap(config, create_scheduler(config), clock.now)
+    taken = [request for _ in requests for request in admission.take("m", 1, clock.now)]
+    assert sorted(taken, key=id) == sorted(requests, key=id)
+    assert admission.ended() == []
+
+
+def test_a_client_that_is_gone_leaves_nothing_behind(
+    clock: Any, make_admission: Callable[..., Admission], make_request: MakeRequest
+) -> None:
+    admission = make_admission()
+    for model in ("m", "n"):
+        for _ in range(3):
+            admission.offer(make_request("gone", model), clock.now)
+    stays = make_request("stays")
+    admission.offer(stays, clock.now)
+    admission.forget("gone", clock.now)
+    assert len(admission.ended()) == 6
+    assert admission.models() == ["m"]
+    assert admission.take("m", 9, clock.now) == [stays]
+    assert len(admission) == 0
+    assert not any((admission._lines, admission._waiting, admission._backlogs, admission._ranks))
+
+
+class Stack:
+    """A user's scheduler that only knows the five methods, newest first, two at most."""
+
+    def __init__(self, config: SchedulingConfig) -> None:
+        self._requests: list[InferenceRequest] = []
+
+    def submit(self, request: InferenceRequest) -> None:
+        if len(self._requests) == 2:
+            raise QueueFullError(request.client_id)
+        self._requests.append(request)
+
+    def next_batch(self) -> list[InferenceRequest]:
+        return [self._requests.pop()] if self._requests else []
+
+    def tick(self) -> int | None:
+        return None
+
+    def status(self) -> dict[str, Any]:
+        return {}
+
+    def queue_len(self) -> int:
+        return len(self._requests)
+
+
+@pytest.fixture
+def stack() -> Admission:
+    config = SchedulingConfig()
+    scheduler = Stack(config)
+    assert not isinstance(scheduler, Scheduler | ModelAwareScheduler)
+    return Admission(config, scheduler)  # type: ignore[arg-type]
+
+
+def test_a_users_scheduler_decides_the_order_of_all_requests(
+    stack: Admission, clock: Any, make_request: MakeRequest
+) -> None:
+    first, second = make_request("a"), make_request("a")
+    stack.offer(first, clock.now)
+    stack.offer(second, clock.now)
+    assert stack.take("m", 1, clock.now) == [second]
+    assert stack.take("m", 1, clock.now) == [first]
+
+
+def test_what_a_users_scheduler_does_not_take_is_refused(
+    stack: Admission, clock: Any, make_request: MakeRequest
+) -> None:
+    requests = [make_request(client) for client in "abc"]
+    for request in requests:
+        stack.offer(request, clock.now)
+    assert stack.ended() == [requests[2]]
+    assert kinds([requests[2]]) == [RefusalKind.REJECTED]
+
+
+def test_a_users_scheduler_never_runs_what_was_superseded_or_expired(
+    stack: Admission, clock: Any, make_request: MakeRequest
+) -> None:
+    old, new = make_request("a", takes_latest=True), make_request("a", takes_latest=True)
+    stack.offer(old, clock.now)
+    stack.offer(new, clock.now)
+    assert kinds(stack.ended()) == [RefusalKind.SUPERSEDED]
+    stack.expire(clock.now + 6)
+    assert kinds(stack.ended()) == [RefusalKind.EXPIRED]
+    assert stack.take("m", 9, clock.now) == []
+
+
+def test_what_a_users_scheduler_gives_for_a_busy_model_waits_aside_in_its_order(
+    stack: Admission, clock: Any, make_request: MakeRequest
+) -> None:
+    for_n, for_m = make_request("a", "n"), make_request("b", "m")
+    stack.offer(for_n, clock.now)
+    stack.offer(for_m, clock.now)
+    assert stack.take("n", 1, clock.now) == [for_n]
+    assert stack.take("m", 1, clock.now) == [for_m]

@@ -1,0 +1,227 @@
+"""The engine under any sequence of events: slots are kept, and every request ends once."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from inferential.config.schema import SchedulingConfig
+from inferential.scheduler import InferenceRequest, create_scheduler
+from inferential.scheduler.engine import Batch, Capacity, Engine
+from inferential.scheduler.request import IllegalTransition, RequestState
+
+STRATEGIES = ["batch_optimized", "deadline_aware", "model_deadline", "priority_tiered", "round_robin"]
+MakeRequest = Callable[..., InferenceRequest]
+
+
+def make_engine(max_inflight: int = 1, max_batch_size: int = 1, **options: Any) -> Engine:
+    config = SchedulingConfig(**options)
+    return Engine(config, create_scheduler(config), lambda model_id: Capacity(max_inflight, max_batch_size))
+
+
+def test_a_busy_model_holds_up_no_other(clock: Any, make_request: MakeRequest) -> None:
+    engine = make_engine()
+    for model in ("busy", "busy", "idle"):
+        engine.offer(make_request("a", model), clock.now)
+    assert sorted(batch.model_id for batch in engine.work(clock.now)) == ["busy", "idle"]
+    assert engine.work(clock.now) == []
+    assert engine.waiting("busy") == 1
+
+
+def test_a_freed_slot_takes_the_next(clock: Any, make_request: MakeRequest) -> None:
+    engine = make_engine()
+    first, second = make_request("a"), make_request("b")
+    engine.offer(first, clock.now)
+    engine.offer(second, clock.now)
+    (batch,) = engine.work(clock.now)
+    engine.finished(batch)
+    assert [batch.requests for batch in engine.work(clock.now)] == [[second]]
+
+
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "batch_optimized"])
+def test_an_idle_model_runs_what_waits_at_once_as_one_batch(
+    strategy: str, clock: Any, make_request: MakeRequest
+) -> None:
+    engine = make_engine(max_batch_size=8, strategy=strategy)
+    for client in "abc":
+        engine.offer(make_request(client), clock.now)
+    (batch,) = engine.work(clock.now)
+    assert sorted(request.client_id for request in batch.requests) == ["a", "b", "c"]
+
+
+def test_batch_optimized_asks_to_be_woken_when_its_batch_is_due(clock: Any, make_request: MakeRequest) -> None:
+    engine = make_engine(max_batch_size=8, strategy="batch_optimized")
+    engine.offer(make_request("a"), clock.now)
+    assert engine.work(clock.now) == []
+    at = engine.wake_at()
+    assert at == pytest.approx(clock.now + 0.01)
+    clock.now = at
+    assert len(engine.work(clock.now)) == 1
+
+
+def test_a_busy_model_asks_for_no_timer_but_its_requests_expiry(clock: Any, make_request: MakeRequest) -> None:
+    engine = make_engine()
+    assert engine.wake_at() is None
+    engine.offer(make_request("a"), clock.now)
+    engine.work(clock.now)
+    assert engine.wake_at() is None
+    engine.offer(make_request("b"), clock.now)
+    assert engine.wake_at() == pytest.approx(clock.now + 5)
+
+
+def test_a_retry_is_the_same_request(clock: Any, make_request: MakeRequest) -> None:
+    engine = make_engine()
+    request = make_request("a", request_id=7)
+    engine.offer(request, clock.now)
+    (batch,) = engine.work(clock.now)
+    engine.finished(batch)
+    engine.retry(request, clock.now)
+    (again,) = engine.work(clock.now)
+    assert again.requests == [request]
+    assert request.retry_count == 1
+
+
+def test_a_request_cannot_be_answered_twice(make_request: MakeRequest) -> None:
+    request = make_request("a")
+    for state in (RequestState.QUEUED, RequestState.DISPATCHED, RequestState.ANSWERED):
+        request.move(state)
+    with pytest.raises(IllegalTransition, match="ANSWERED"):
+        request.move(RequestState.ANSWERED)
+
+
+class EngineMachine(RuleBasedStateMachine):
+    """Random events; at the end everything that was offered has ended exactly once."""
+
+    @initialize(
+        strategy=st.sampled_from(STRATEGIES),
+        overflow=st.sampled_from(["drop_oldest", "reject_newest"]),
+        size=st.integers(1, 12),
+        inflight=st.integers(1, 3),
+        rows=st.integers(1, 4),
+    )
+    def begin(self, strategy: str, overflow: str, size: int, inflight: int, rows: int) -> None:
+        self.now = 1000.0
+        self._clock = patch.object(time, "monotonic", side_effect=lambda: self.now)
+        self._clock.start()
+        self.size, self.inflight, self.rows = size, inflight, rows
+        self.options: dict[str, Any] = {"max_queue_size": size, "overflow_policy": overflow, "request_ttl_ms": 500}
+        self.engine = make_engine(inflight, rows, strategy=strategy, **self.options)
+        self.offered: list[InferenceRequest] = []
+        self.running: list[Batch] = []
+        self.ends: Counter[int] = Counter()
+        self.retried = 0
+
+    def teardown(self) -> None:
+        if not hasattr(self, "engine"):
+            return
+        self.engine.clear("the end", "end", self.now)
+        self._collect()
+        while self.running:
+            self._finish(self.running.pop(), fails=False)
+        self._clock.stop()
+        assert all(request.over for request in self.offered)
+        assert all(self.ends[id(request)] == 1 for request in self.offered)
+        assert self.engine.waiting() == 0
+        assert self.engine.wake_at() is None
+        assert self.engine.running() == []
+
+    def _collect(self) -> None:
+        for request in self.engine.ended():
+            assert request.state is RequestState.REFUSED
+            assert request.refusal is not None
+            self.ends[id(request)] += 1
+
+    def _finish(self, batch: Batch, fails: bool) -> None:
+        self.engine.finished(batch)
+        for request in batch.requests:
+            if fails and request.retry_count < 2:
+                self.engine.retry(request, self.now)
+                self.retried += 1
+                self._collect()
+            else:
+                request.move(RequestState.ANSWERED)
+                self.ends[id(request)] += 1
+
+    @rule(
+        client=st.sampled_from("abcd"),
+        model=st.sampled_from("mn"),
+        latest=st.booleans(),
+        priority=st.integers(0, 4),
+        urgency=st.floats(0, 1),
+        due=st.floats(-0.1, 0.1),
+    )
+    def offer(self, client: str, model: str, latest: bool, priority: int, urgency: float, due: float) -> None:
+        request = InferenceRequest(
+            client, model, client.encode(), b"", b"", self.now, urgency, None, due, 50.0, priority, takes_latest=latest
+        )
+        self.offered.append(request)
+        self.engine.offer(request, self.now)
+        self._collect()
+
+    @rule()
+    def work(self) -> None:
+        for batch in self.engine.work(self.now):
+            assert 1 <= len(batch.requests) <= self.rows
+            assert all(request.state is RequestState.DISPATCHED for request in batch.requests)
+            assert {request.model_id for request in batch.requests} == {batch.model_id}
+            self.running.append(batch)
+        self._collect()
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), fails=st.booleans())
+    def finish(self, data: Any, fails: bool) -> None:
+        self._finish(self.running.pop(data.draw(st.integers(0, len(self.running) - 1))), fails)
+
+    @rule(seconds=st.floats(0, 0.4))
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        self.engine.expire(self.now)
+        self._collect()
+
+    @rule(client=st.sampled_from("abcd"))
+    def lose_client(self, client: str) -> None:
+        self.engine.client_gone(client, self.now)
+        self._collect()
+
+    @rule(strategy=st.sampled_from(STRATEGIES))
+    def swap(self, strategy: str) -> None:
+        config = SchedulingConfig(strategy=strategy, **self.options)
+        self.engine.swap(config, create_scheduler(config), self.now)
+        self._collect()
+
+    @invariant()
+    def limits_hold(self) -> None:
+        if not hasattr(self, "engine"):
+            return
+        assert self.engine.waiting() <= self.size + self.retried
+        for model in "mn":
+            assert self.engine.inflight(model) <= self.inflight
+        waiting = Counter(
+            (request.client_id, request.model_id)
+            for request in self.offered
+            if request.state is RequestState.QUEUED and request.takes_latest
+        )
+        assert all(count == 1 for count in waiting.values())
+        assert sum(request.state is RequestState.QUEUED for request in self.offered) == self.engine.waiting()
+
+    @invariant()
+    def after_work_no_wake_up_is_overdue(self) -> None:
+        if not hasattr(self, "engine"):
+            return
+        self.work()
+        self.engine.expire(self.now)
+        self._collect()
+        at = self.engine.wake_at()
+        assert at is None or at > self.now
+
+
+TestEngineMachine = EngineMachine.TestCase
+TestEngineMachine.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)

@@ -1,0 +1,207 @@
+"""Start, stop, drain, signals, reconfiguration."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inferential import AsyncConnection, Connection, LocalDispatcher, RequestRejected, Server
+from inferential.config import InferentialConfig
+
+WAIT_MS = 10_000
+STATE = np.arange(7, dtype=np.float32)
+Connect = Callable[..., AsyncConnection]
+
+
+def config(**sections: Any) -> InferentialConfig:
+    return InferentialConfig(transport={"bind": "tcp://127.0.0.1:0"}, **sections)
+
+
+async def test_run_returns_after_stop_and_the_port_is_free_again() -> None:
+    for _ in range(2):
+        server = Server(config=config(), dispatcher=LocalDispatcher({"m": lambda obs: obs}))
+        running = asyncio.create_task(server.run())
+        await asyncio.sleep(0)
+        address = server.address
+        server.stop()
+        await running
+        again = Server(address, dispatcher=LocalDispatcher({"m": lambda obs: obs}))
+        async with again:
+            assert again.address == address
+
+
+async def test_stop_may_be_called_from_another_thread() -> None:
+    server = Server(config=config(), dispatcher=LocalDispatcher({"m": lambda obs: obs}))
+    running = asyncio.create_task(server.run())
+    await asyncio.sleep(0)
+    threading.Thread(target=server.stop).start()
+    await running
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_the_server_cleanly(number: signal.Signals) -> None:
+    script = """
+import asyncio
+from inferential import LocalDispatcher, Server
+server = Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"m": lambda obs: obs}))
+@server.on_metric
+def note(name, value, labels): pass
+async def main():
+    running = asyncio.create_task(server.run())
+    await asyncio.sleep(0)
+    print(server.address, flush=True)
+    await running
+    print("ended", flush=True)
+asyncio.run(main())
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("tcp://127.0.0.1:")
+        os.kill(process.pid, number)
+        rest, _ = process.communicate(timeout=20)
+        assert rest == "ended\n"
+        assert process.returncode == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def test_what_the_server_has_is_served_while_it_drains_and_newcomers_are_told(
+    connect: Connect, gate: Any
+) -> None:
+    server = Server(config=config(server={"drain_timeout_s": 20.0}), dispatcher=LocalDispatcher({"m": gate}))
+    await server.start()
+    model = connect(server).model("m", queue="all")
+    await model.observe(state=STATE)
+    await model.observe(state=STATE + 1)
+    await gate.wait_entered()
+    closing = asyncio.create_task(server.shutdown())
+    await asyncio.sleep(0)
+    with pytest.raises(RequestRejected, match="draining"):
+        await connect(server).model("m").infer(WAIT_MS, state=STATE)
+    gate.let(2)
+    for n in range(2):
+        result = await model.get_result(WAIT_MS)
+        assert result is not None
+        assert result["state"][0] == n
+    await closing
+
+
+async def test_what_is_not_served_in_time_is_told_so(connect: Connect, gate: Any) -> None:
+    server = Server(config=config(server={"drain_timeout_s": 0.0}), dispatcher=LocalDispatcher({"m": gate}))
+    await server.start()
+    model = connect(server).model("m", queue="all")
+    for _ in range(3):
+        await model.observe(state=STATE)
+    await gate.wait_entered()
+    while server._engine.waiting() < 2:  # noqa: ASYNC110 (nothing tells of it)
+        await asyncio.sleep(0.001)
+    await server.shutdown()
+    for _ in range(3):
+        with pytest.raises(RequestRejected, match="draining"):
+            await model.get_result(WAIT_MS)
+    gate.let(3)
+
+
+async def test_a_server_cannot_be_started_twice_but_again_after_its_end() -> None:
+    server = Server(config=config(), dispatcher=LocalDispatcher({"m": lambda obs: obs}))
+    await server.start()
+    with pytest.raises(RuntimeError, match="runs already"):
+        await server.start()
+    await server.shutdown()
+    await server.shutdown()
+    with pytest.raises(RuntimeError, match="does not run"):
+        _ = server.address
+
+
+async def test_an_address_in_use_is_an_error_that_names_it(serve: Any) -> None:
+    async with serve({"m": lambda obs: obs}) as server:
+        other = Server(server.address, dispatcher=LocalDispatcher({}))
+        with pytest.raises(OSError, match=r"transport\.bind: cannot listen on 'tcp://127"):
+            await other.start()
+
+
+def test_a_server_without_a_backend_says_what_to_give_it() -> None:
+    with pytest.raises(ValueError, match="LocalDispatcher"):
+        Server()
+
+
+async def test_a_robot_survives_a_restart_of_its_server() -> None:
+    first = Server(config=config(), dispatcher=LocalDispatcher({"m": lambda obs: obs}))
+    await first.start()
+    address = first.address
+    connection = await asyncio.to_thread(Connection, address, "robot", "", 10, 50)
+    try:
+        model = connection.model("m")
+        assert await asyncio.to_thread(model.infer, WAIT_MS, state=STATE) is not None
+        await first.shutdown()
+        await asyncio.to_thread(model.observe, state=STATE + 1)
+        assert await asyncio.to_thread(model.get_result, 50) is None
+        async with Server(address, dispatcher=LocalDispatcher({"m": lambda obs: obs})):
+            await asyncio.to_thread(model.observe, state=STATE + 2)
+            result = await asyncio.to_thread(model.get_result, WAIT_MS)
+            assert result is not None
+            np.testing.assert_array_equal(result["state"], STATE + 2)
+    finally:
+        connection.close()
+
+
+async def test_a_changed_configuration_holds_at_once_and_keeps_what_waits(
+    serve: Any, connect: Connect, gate: Any
+) -> None:
+    async with serve({"m": gate}) as server:
+        model = connect(server, "robot").model("m", queue="all")
+        for _ in range(4):
+            await model.observe(state=STATE)
+        await gate.wait_entered()
+        while server._engine.waiting() < 3:  # noqa: ASYNC110 (nothing tells of it)
+            await asyncio.sleep(0.001)
+        changed = config(
+            scheduling={"strategy": "round_robin"},
+            clients={"accept_unknown": False},
+            models={"default_max_inflight": 4},
+        )
+        server.reconfigure(changed)
+        assert server.scheduler.status()["strategy"] == "round_robin"
+        assert server.config.transport.bind != changed.transport.bind or server.address
+        for _ in range(3):
+            await gate.wait_entered()
+        with pytest.raises(RequestRejected, match="not accepted"):
+            await connect(server, "new").model("m").infer(WAIT_MS, state=STATE)
+        gate.let(4)
+        for _ in range(4):
+            assert await model.get_result(WAIT_MS) is not None
+
+
+async def test_a_configuration_with_an_unknown_strategy_changes_nothing(serve: Any) -> None:
+    async with serve({"m": lambda obs: obs}) as server:
+        before = server.config
+        with pytest.raises(ValueError, match="Unknown scheduler strategy 'best'"):
+            server.reconfigure(config(scheduling={"strategy": "best"}, metrics={"enabled": False}))
+        assert server.config == before
+
+
+def test_options_of_a_strategy_are_checked_and_take_effect() -> None:
+    server = Server(config=config(), dispatcher=LocalDispatcher({}))
+    server.use_scheduler("batch_optimized", max_batch_size=3, request_ttl_ms=100.0)
+    assert server.config.scheduling.batch_optimized.max_batch_size == 3
+    assert server.config.scheduling.request_ttl_ms == 100.0
+    with pytest.raises(ValueError, match="unknown option 'max_bach_size'"):
+        server.use_scheduler("batch_optimized", max_bach_size=3)
+    with pytest.raises(ValueError, match="max_batch_size"):
+        server.use_scheduler("batch_optimized", max_batch_size=0)
+    with pytest.raises(ValueError, match="does not order by a score"):
+        server.use_scheduler("round_robin", policy="anything")
+    with pytest.raises(ValueError, match="Unknown policy"):
+        server.use_scheduler("deadline_aware", policy="no such policy")
+    assert server.config.scheduling.strategy == "batch_optimized"
