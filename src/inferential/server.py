@@ -40,6 +40,8 @@ logger = logging.getLogger("inferential")
 
 DEFAULT_BIND = "tcp://*:5555"
 _RECEIVE_AT_ONCE = 128  # messages read in one go; then answers get their turn
+# A client drops what it has not read when its connection ends; this is a control period or two to read it in.
+_READ_GRACE_S = 0.1
 _DRAINING = Refusal(RefusalKind.REJECTED, "the server is draining", "draining")
 
 
@@ -222,6 +224,8 @@ class Server:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._fleet.active_count:
+            await asyncio.sleep(_READ_GRACE_S)
         transport, self._transport = self._transport, None
         await self._dispatcher.close()
         await transport.close()
@@ -264,7 +268,7 @@ class Server:
     def _receive(self, incoming: IncomingObservation) -> None:
         try:
             observation = self._assembler.decode(incoming.envelope, incoming.payload, incoming.received_at)
-            self._check_sender(observation.client_id, incoming.identity)
+            self._check_sender(observation, incoming.identity)
         except ObservationError as error:
             self._refuse_invalid(incoming.identity, error)
             return
@@ -289,18 +293,27 @@ class Server:
         self._engine.offer(request, now)
         self._tell_ended()
 
-    def _check_sender(self, client_id: str, identity: bytes) -> None:
+    def _check_sender(self, observation: DecodedObservation, identity: bytes) -> None:
         """Nobody speaks for another: the connection's identity is the client's id.
 
         Identities that ZeroMQ made up begin with a zero byte; such a connection may use any id that is not in use.
         """
+        client_id = observation.client_id
         if identity == client_id.encode():
             return
         if not identity.startswith(b"\0"):
-            raise ObservationError(f"client.id: {client_id!r} is not the identity of the connection it came by")
-        owner = self._fleet.owner(client_id)
-        if owner is not None and owner != identity:
-            raise ObservationError(f"client.id: {client_id!r} is in use by another connection")
+            reason = f"client.id: {client_id!r} is not the identity of the connection it came by"
+        elif self._fleet.owner(client_id) not in (None, identity):
+            reason = f"client.id: {client_id!r} is in use by another connection"
+        else:
+            return
+        raise ObservationError(
+            reason,
+            client_id=client_id,
+            model_id=observation.model_id,
+            request_id=observation.request_id,
+            protocol_version=observation.protocol_version,
+        )
 
     def _request(self, observation: DecodedObservation, identity: bytes) -> InferenceRequest:
         client_id, model_id = observation.client_id, observation.model_id

@@ -70,15 +70,30 @@ def try_send(socket: zmq.Socket[bytes], frames: Frames) -> bool:
 
 
 def pump(socket: zmq.Socket[bytes], session: Session) -> int:
-    """Sends what waits and reads all that came; gives the number of messages read."""
+    """Sends what waits and reads all that came; gives the number of messages read.
+
+    Asking for the events comes first: it is what makes ZeroMQ look at its mailbox (a send may skip that, and fail on
+    a connection that has just been made), and it consumes the signal of the descriptor.
+    """
+    read = 0
+    while True:
+        events = int(socket.getsockopt(zmq.EVENTS))
+        sent = bool(events & zmq.POLLOUT) and _send_unsent(socket, session)
+        if events & zmq.POLLIN:
+            received: list[zmq.Frame] = socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            read += 1
+            if len(received) == 3:
+                session.receive(received[1].bytes, received[2].buffer, time.monotonic())
+            else:
+                session.stats.unmatched += 1
+        elif not sent:
+            return read
+
+
+def _send_unsent(socket: zmq.Socket[bytes], session: Session) -> bool:
+    """Whether anything that waited was sent."""
+    sent = False
     while (frames := session.next_unsent()) is not None and try_send(socket, frames):
         session.sent()
-    read = 0
-    while int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-        received: list[zmq.Frame] = socket.recv_multipart(zmq.NOBLOCK, copy=False)
-        read += 1
-        if len(received) == 3:
-            session.receive(received[1].bytes, received[2].buffer, time.monotonic())
-        else:
-            session.stats.unmatched += 1
-    return read
+        sent = True
+    return sent
