@@ -25,7 +25,7 @@ from inferential.metrics.collector import MetricsCollector
 from inferential.metrics.recorder import Recorder
 from inferential.observation.assembler import DecodedObservation, ObservationAssembler
 from inferential.observation.slots import ObservationError
-from inferential.proto import PROTOCOL_VERSION, QUEUE_LATEST, Status
+from inferential.proto import PROTOCOL_VERSION, QUEUE_LATEST
 from inferential.proto.messages import write_refusal
 from inferential.scheduler import create_scheduler
 from inferential.scheduler.base import Scheduler
@@ -464,7 +464,7 @@ class Server:
                 client_id=request.client_id,
                 model_id=request.model_id,
                 request_id=request.request_id,
-                status=Status.Value(request.refusal.kind.name),
+                status=request.refusal.kind.name,
                 reason=request.refusal.reason,
             )
             self._post(request.identity, request.client_id, envelope, b"")
@@ -484,7 +484,7 @@ class Server:
                 client_id=error.client_id,
                 model_id=error.model_id,
                 request_id=error.request_id,
-                status=Status.INVALID_OBSERVATION,
+                status=RefusalKind.INVALID_OBSERVATION.name,
                 reason=error.reason,
             )
             self._post(identity, _name_of(identity), envelope, b"")

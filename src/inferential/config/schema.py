@@ -5,12 +5,31 @@ Nothing here reads a file or the environment: that is `config.loading`.
 
 from __future__ import annotations
 
+import enum
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+
+class Effect(enum.Enum):
+    """Marks a field, and all that is inside it, that cannot change while a server runs; every other field can."""
+
+    ON_RESTART = "restart"
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """Says in words what a value must be, where its type does not say enough."""
+
+    text: str
+
+
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+SocketCount = Annotated[int, Field(ge=1, le=2**31 - 1)]  # ZeroMQ keeps it in a C int
+Target = Annotated[str, Field(pattern=r"^\w+(\.\w+)*:\w+(\.\w+)*$"), Expected("module:object")]
 
 
 class Section(BaseModel):
@@ -24,26 +43,28 @@ class TransportConfig(Section):
 
     type: Literal["zmq"] = "zmq"
     """The only transport there is."""
-    bind: str = "tcp://*:5555"
+    bind: Annotated[
+        str, Field(pattern=r"^(tcp|ipc)://."), Expected("an address like tcp://*:5555 or ipc:///run/robots.sock")
+    ] = "tcp://*:5555"
     """Address to listen on: tcp://HOST:PORT (* for every interface, port 0 for a free one) or ipc://PATH."""
-    recv_hwm: Count = 1000
+    recv_hwm: SocketCount = 1000
     """Observations that may wait in the socket for one client before the client is slowed down."""
-    send_hwm: Count = 1000
+    send_hwm: SocketCount = 1000
     """Responses that may wait in the socket for one client that does not read; more are counted as send_errors."""
 
 
 class DeadlineAwareConfig(Section):
     """Weights of the score that `deadline_aware` and `model_deadline` order by."""
 
-    cadence_weight: float = Field(default=45.0, ge=0)
+    cadence_weight: NotNegative = 45.0
     """For each 0.1 s that the client is overdue by its learned cadence."""
-    urgency_weight: float = Field(default=25.0, ge=0)
+    urgency_weight: NotNegative = 25.0
     """Times the urgency that the client told (0 to 1)."""
-    steps_weight: float = Field(default=15.0, ge=0)
+    steps_weight: NotNegative = 15.0
     """Times 1, 0.7 or 0.4 with 0, at most 2 or at most 4 steps remaining."""
-    priority_weight: float = Field(default=10.0, ge=0)
+    priority_weight: NotNegative = 10.0
     """Times (10 - min(priority, 10)) / 10."""
-    age_weight: float = Field(default=15.0, ge=0)
+    age_weight: NotNegative = 15.0
     """Times the request's age over its latency budget, at most 1."""
 
 
@@ -92,8 +113,9 @@ class SchedulingConfig(Section):
 class ModelConfig(Section):
     """What is known of one model."""
 
-    target: str | None = None
-    """Where `inferential serve` finds it: module:object, the object a model or a class to build one from."""
+    target: Annotated[Target | None, Effect.ON_RESTART] = None
+    """Where `inferential serve` finds it, as module:object: a model, or a class or a function without parameters that
+    makes one."""
     max_inflight: Count | None = None
     """Calls of the model that may run at once; models.default_max_inflight where it is not told."""
     max_batch_size: Count | None = None
@@ -141,11 +163,23 @@ class ClientsConfig(Section):
     accept_unknown: bool = True
     """Whether a client that is not in `known` is served."""
 
+    @field_validator("known")
+    @classmethod
+    def _no_entry_twice(cls, known: list[ClientEntry]) -> list[ClientEntry]:
+        seen: dict[tuple[str, str], int] = {}
+        for index, entry in enumerate(known):
+            first = seen.setdefault((entry.id, entry.model), index)
+            if first != index:
+                raise ValueError(
+                    f"entries [{first}] and [{index}] are both for client {entry.id!r} and model {entry.model!r}"
+                )
+        return known
+
 
 class ResponseTrackingConfig(Section):
     """How a client's rhythm is learned and its silence judged."""
 
-    overdue_multiplier: float = Field(default=1.5, gt=1.0)
+    overdue_multiplier: float = Field(default=1.5, gt=1.0, allow_inf_nan=False)
     """A client is overdue after this many of its learned periods without an observation."""
     disconnect_timeout_s: Positive = 10.0
     """After this long a silence a client counts as gone, and its waiting requests with it."""
@@ -192,7 +226,7 @@ class MetricsConfig(Section):
 class ServerConfig(Section):
     """The life of the server itself."""
 
-    drain_timeout_s: float = Field(default=5.0, ge=0)
+    drain_timeout_s: NotNegative = 5.0
     """On shutdown, how long requests that the server already has may still be served."""
 
 
@@ -201,7 +235,7 @@ class InferentialConfig(Section):
 
     server: ServerConfig = Field(default_factory=ServerConfig)
     """The life of the server itself."""
-    transport: TransportConfig = Field(default_factory=TransportConfig)
+    transport: Annotated[TransportConfig, Effect.ON_RESTART] = Field(default_factory=TransportConfig)
     """The socket that robots connect to."""
     scheduling: SchedulingConfig = Field(default_factory=SchedulingConfig)
     """Which request runs next."""
@@ -215,5 +249,5 @@ class InferentialConfig(Section):
     """Limits on what comes in."""
     metrics: MetricsConfig = Field(default_factory=MetricsConfig)
     """What is kept of what happened."""
-    ray: dict[str, Any] = Field(default_factory=dict)
+    ray: Annotated[dict[str, Any], Effect.ON_RESTART] = Field(default_factory=dict)
     """Passed to the Ray backend."""

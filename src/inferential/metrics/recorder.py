@@ -108,8 +108,10 @@ class Recorder:
         """A client is late by its own rhythm."""
         self._record("client_overdue", 1.0, {"client": client_id, "model": model_id})
 
-    def gone(self, client_id: str) -> None:
-        """A client is gone; what was kept of it goes too."""
-        self._labels.pop(client_id, None)
-        self._metrics.forget({"client": client_id})
-        self._record("client_disconnected", 1.0, {"client": client_id})
+    def gone(self, client_ids: list[str]) -> None:
+        """Clients are gone; what was kept of them goes too, but for that they went."""
+        for client_id in client_ids:
+            self._labels.pop(client_id, None)
+        self._metrics.forget("client", client_ids)
+        for client_id in client_ids:
+            self._record("client_disconnected", 1.0, {"client": client_id})

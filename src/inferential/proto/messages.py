@@ -104,8 +104,8 @@ def write_response(
     return message.SerializeToString(), payload
 
 
-def write_refusal(*, client_id: str, model_id: str, request_id: int, status: pb.Status, reason: str) -> bytes:
-    """Envelope of a response that brings no result; its payload is empty."""
+def write_refusal(*, client_id: str, model_id: str, request_id: int, status: str, reason: str) -> bytes:
+    """Envelope of a response that brings no result; its payload is empty. `status` is the name of a Status."""
     return pb.ModelResponse(
         client=pb.Client(id=client_id),
         model_id=model_id,

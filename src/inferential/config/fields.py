@@ -1,0 +1,252 @@
+"""What the schema says of each place in a configuration: its path, what it expects, its default, unit and meaning.
+
+It knows the schema, no file and no values but those it is handed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, MinLen
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from inferential.config.schema import Effect, Expected, InferentialConfig, Section
+
+Key = tuple[str | int, ...]
+"""A place in a configuration: names of fields, model ids, positions in lists."""
+
+_UNITS = {"ms": "ms", "s": "s", "bytes": "bytes"}
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One place in the schema.
+
+    Attributes:
+        key: its place; `<id>` stands for a name that users choose, `0` for a position in a list.
+        annotation: its type.
+        metadata: what its type is annotated with.
+        default: its default; PydanticUndefined where there is none.
+        description: what it means, one line.
+        live: whether a running server takes on a change of it.
+    """
+
+    key: Key
+    annotation: Any
+    metadata: tuple[Any, ...] = ()
+    default: Any = PydanticUndefined
+    description: str = ""
+    live: bool = True
+
+    @property
+    def path(self) -> str:
+        """Its place as people write it: `clients.known[0].id`."""
+        return format_path(self.key)
+
+    @property
+    def type(self) -> Any:
+        """Its type without annotations and `| None`."""
+        return _bare(self.annotation)[0]
+
+    @property
+    def nullable(self) -> bool:
+        """Whether it may be null."""
+        return _bare(self.annotation)[2]
+
+    @property
+    def section(self) -> type[Section] | None:
+        """The table that it is, None if it is something else."""
+        bare = self.type
+        return bare if isinstance(bare, type) and issubclass(bare, Section) else None
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it is a table, of fixed or of free names."""
+        return self.section is not None or get_origin(self.type) is dict
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it is a list."""
+        return get_origin(self.type) is list
+
+    @property
+    def expected(self) -> str:
+        """What a value must be, in words."""
+        return _expected(self.annotation, self.metadata)
+
+    @property
+    def unit(self) -> str:
+        """The unit that its name tells, '' if none."""
+        name = self.key[-1] if self.key else ""
+        return _UNITS.get(str(name).rpartition("_")[2], "") if "_" in str(name) else ""
+
+    def children(self) -> Iterator[Node]:
+        """The fields of a section, in the order of the schema."""
+        if self.section is not None:
+            for name, info in self.section.model_fields.items():
+                yield self._field(name, info)
+
+    def child(self, name: str | int) -> Node | None:
+        """What is at `name` inside; None where nothing can be."""
+        if self.section is not None:
+            info = self.section.model_fields.get(str(name))
+            return None if info is None else self._field(str(name), info)
+        if get_origin(self.type) in (dict, list):
+            return Node((*self.key, name), get_args(self.type)[-1], live=self.live)
+        return None
+
+    def _field(self, name: str, info: FieldInfo) -> Node:
+        return Node(
+            key=(*self.key, name),
+            annotation=info.annotation,
+            metadata=tuple(info.metadata),
+            default=info.get_default(call_default_factory=True) if not info.is_required() else PydanticUndefined,
+            description=" ".join((info.description or "").split()),
+            live=self.live and Effect.ON_RESTART not in info.metadata,
+        )
+
+
+ROOT = Node((), InferentialConfig)
+
+
+def find(key: Key) -> Node | None:
+    """The schema's node at a place of a configuration, None where the schema has none."""
+    node: Node | None = ROOT
+    for name in key:
+        if node is None:
+            return None
+        node = node.child(name)
+    return node
+
+
+def leaves(node: Node = ROOT) -> Iterator[Node]:
+    """Every field that is no table of fixed names, those of list items and named entries included."""
+    if node.section is not None:
+        for child in node.children():
+            yield from leaves(child)
+        return
+    inside = node.child("<id>" if not node.is_list else 0)
+    if inside is not None and inside.section is not None:
+        yield from leaves(inside)
+    else:
+        yield node
+
+
+def values(section: Section, node: Node = ROOT) -> Iterator[tuple[Node, Any]]:
+    """The values of a configuration, a list as one value, the entries of a table of free names one by one."""
+    for child in node.children():
+        value = getattr(section, str(child.key[-1]))
+        yield from _values_of(child, value)
+
+
+def items(node: Node, value: Any) -> Iterator[tuple[Node, Any]]:
+    """The values of the sections in a list; the value itself where it is no list of sections."""
+    inside = node.child(0) if node.is_list else None
+    if inside is None or inside.section is None:
+        yield node, value
+        return
+    for index, entry in enumerate(value):
+        item = node.child(index)
+        assert item is not None
+        yield from values(entry, item)
+
+
+def format_path(key: Sequence[str | int]) -> str:
+    """A place as people write it: `models.known."pi0.5".target`, `clients.known[3].id`."""
+    text = ""
+    for part in key:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            text += ("." if text else "") + (part if re.fullmatch(r"[\w/<>-]+", part) else f'"{part}"')
+    return text
+
+
+def format_value(value: Any) -> str:
+    """A value on one line, as YAML and JSON spell it, cut where it is long."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return f"{value:.1f}"
+    if isinstance(value, Section):
+        value = value.model_dump(exclude_unset=True)
+    text = json.dumps(value, default=str) if isinstance(value, dict | list) else str(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _values_of(node: Node, value: Any) -> Iterator[tuple[Node, Any]]:
+    if node.section is not None:
+        yield from values(value, node)
+        return
+    inside = node.child("<id>") if node.is_table else None
+    if inside is None or inside.section is None:
+        yield node, value
+        return
+    for name, entry in value.items():
+        item = node.child(name)
+        assert item is not None
+        yield from values(entry, item)
+
+
+def _bare(annotation: Any) -> tuple[Any, tuple[Any, ...], bool]:
+    """A type without its annotations and `| None`, the annotations, and whether there was a `| None`."""
+    metadata: tuple[Any, ...] = ()
+    nullable = False
+    while True:
+        if get_origin(annotation) is Annotated:
+            annotation, *told = get_args(annotation)
+            for one in told:
+                metadata += tuple(one.metadata) if isinstance(one, FieldInfo) else (one,)
+        elif get_origin(annotation) in (Union, UnionType):
+            rest = [one for one in get_args(annotation) if one is not type(None)]
+            if len(rest) != 1:
+                return annotation, metadata, nullable
+            annotation, nullable = rest[0], True
+        else:
+            return annotation, metadata, nullable
+
+
+def _expected(annotation: Any, metadata: tuple[Any, ...]) -> str:
+    bare, inner, nullable = _bare(annotation)
+    told = (*metadata, *inner)
+    return (_in_words(told) or _type_in_words(bare, told)) + (" or null" if nullable else "")
+
+
+def _in_words(metadata: tuple[Any, ...]) -> str:
+    return next((one.text for one in metadata if isinstance(one, Expected)), "")
+
+
+def _type_in_words(bare: Any, metadata: tuple[Any, ...]) -> str:
+    origin, arguments = get_origin(bare), get_args(bare)
+    if origin is Literal:
+        return " or ".join(str(one) for one in arguments)
+    if origin is list:
+        return "a list of tables"
+    if bare is str:
+        return "a string that is not empty" if any(isinstance(one, MinLen) for one in metadata) else "a string"
+    if bare is bool:
+        return "true or false"
+    if bare in (int, float):
+        return ("a whole number" if bare is int else "a number") + _limits(metadata)
+    return "a table"
+
+
+def _limits(metadata: tuple[Any, ...]) -> str:
+    lower, upper = "", ""
+    for one in metadata:
+        match one:
+            case Ge(ge=bound):
+                lower = f" of at least {bound:,}"
+            case Gt(gt=bound):
+                lower = f" above {bound:,g}"
+            case Le(le=bound):
+                upper = f" at most {bound:,g}" if isinstance(bound, float) else f" at most {bound:,}"
+    return lower + (" and" if lower and upper else "") + upper

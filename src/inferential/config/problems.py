@@ -1,0 +1,130 @@
+"""What is wrong with a configuration, in words for the person who wrote it.
+
+It finds nothing wrong itself: files, the environment and the schema do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import PydanticUndefined
+
+from inferential.config.fields import ROOT, Key, Node, find, format_path, format_value, leaves
+
+_GONE = {
+    "scheduling.max_concurrent_dispatch": "gone: each model has a limit of its own, models.default_max_inflight",
+    "scheduling.pipeline_dispatch": "gone: a free slot of a model is filled at once, always",
+    "scheduling.predictive_pre_dispatch": "gone: nothing is dispatched on a guess",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong.
+
+    Attributes:
+        path: the place in the configuration, '' where it is about a whole file.
+        message: what is wrong there, and what was expected.
+        source: the file, the environment variable or the argument that it came from.
+    """
+
+    path: str
+    message: str
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message} ({self.source})" if self.path else f"{self.source}: {self.message}"
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; its text has one line for each problem.
+
+    Attributes:
+        problems: what is wrong with it, at least one.
+    """
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.problems,))
+
+
+def from_validation(error: ValidationError, source_of: Callable[[Key], str]) -> list[Problem]:
+    """What pydantic found, one problem for each place.
+
+    Args:
+        error: raised by a strict validation of an `InferentialConfig`.
+        source_of: tells where the value at a place came from.
+    """
+    problems: dict[str, Problem] = {}
+    for found in error.errors(include_url=False):
+        key = found["loc"]
+        path = format_path(key)
+        if path not in problems:
+            problems[path] = Problem(path, _message(key, found["type"], found), source_of(key))
+    return list(problems.values())
+
+
+def _message(key: Key, kind: str, found: Any) -> str:
+    if kind == "extra_forbidden":
+        return unknown_key(key)
+    if kind == "value_error":
+        return str(found["ctx"]["error"])
+    node = find(key)
+    expected = found["msg"] if node is None else node.expected
+    return f"expected {expected}, got {'nothing' if kind == 'missing' else _got(found['input'], node)}"
+
+
+def unknown_key(key: Key) -> str:
+    """That there is no such key, and which one may be meant."""
+    if gone := _GONE.get(format_path(key)):
+        return gone
+    meant = _meant(key)
+    if meant is not None:
+        return f"unknown key; did you mean {meant}?"
+    parent = find(key[:-1]) or ROOT
+    return f"unknown key; there is: {', '.join(str(child.key[-1]) for child in parent.children())}"
+
+
+def closest(name: str, known: Sequence[str]) -> str:
+    """`; did you mean ...?` where a known name is close, else ''."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _meant(key: Key) -> str | None:
+    name = _plain(str(key[-1]))
+    parent = find(key[:-1]) or ROOT
+    siblings = {str(child.key[-1]): child.path for child in parent.children()}
+    if close := difflib.get_close_matches(name, siblings, n=1):
+        return siblings[close[0]]
+    # Right name, wrong table: as `strategy` at the top, or SCHEDULING_STRATEGY with one underscore too few.
+    everywhere = [node.path for node in (*ROOT.children(), *leaves())]
+    for path in everywhere:
+        if name in (path.rpartition(".")[2], _plain(path)):
+            return path
+    close = difflib.get_close_matches(_plain(format_path(key)), list(map(_plain, everywhere)), n=1, cutoff=0.85)
+    return next((path for path in everywhere if close and _plain(path) == close[0]), None)
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "_").replace(".", "_")
+
+
+def _got(value: Any, node: Node | None) -> str:
+    if isinstance(value, dict | list):
+        return "a table" if isinstance(value, dict) else "a list"
+    if value is PydanticUndefined:
+        return "nothing"
+    if isinstance(value, str):
+        wants_text = node is not None and (node.type is str or "Literal" in str(node.type))
+        return f"'{format_value(value)}'" if wants_text else f"the string '{format_value(value)}'"
+    if node is not None and node.type is str and value is not None:
+        return f"{format_value(value)} (a string is written in quotes)"
+    return format_value(value)
