@@ -149,7 +149,7 @@ class Fleet:
         lates = [
             self._late_from(client_id, model_id) for model_id in self.cadence.models(client_id) if model_id not in told
         ]
-        return min(last_seen + self._timeout_s, *lates)
+        return min([last_seen + self._timeout_s, *lates])
 
     def _sweep_s(self) -> float:
         return min(SWEEP_S, self._timeout_s / 4)
