@@ -50,7 +50,7 @@ class Node:
         return format_path(self.key)
 
     @property
-    def type(self) -> Any:
+    def kind(self) -> Any:
         """Its type without annotations and `| None`."""
         return _bare(self.annotation)[0]
 
@@ -62,18 +62,18 @@ class Node:
     @property
     def section(self) -> type[Section] | None:
         """The table that it is, None if it is something else."""
-        bare = self.type
+        bare = self.kind
         return bare if isinstance(bare, type) and issubclass(bare, Section) else None
 
     @property
     def is_table(self) -> bool:
         """Whether it is a table, of fixed or of free names."""
-        return self.section is not None or get_origin(self.type) is dict
+        return self.section is not None or get_origin(self.kind) is dict
 
     @property
     def is_list(self) -> bool:
         """Whether it is a list."""
-        return get_origin(self.type) is list
+        return get_origin(self.kind) is list
 
     @property
     def expected(self) -> str:
@@ -97,8 +97,8 @@ class Node:
         if self.section is not None:
             info = self.section.model_fields.get(str(name))
             return None if info is None else self._field(str(name), info)
-        if get_origin(self.type) in (dict, list):
-            return Node((*self.key, name), get_args(self.type)[-1], live=self.live)
+        if get_origin(self.kind) in (dict, list):
+            return Node((*self.key, name), get_args(self.kind)[-1], live=self.live)
         return None
 
     def _field(self, name: str, info: FieldInfo) -> Node:
@@ -244,9 +244,9 @@ def _limits(metadata: tuple[Any, ...]) -> str:
     for one in metadata:
         match one:
             case Ge(ge=bound):
-                lower = f" of at least {bound:,}"
+                lower = f" of at least {bound}"
             case Gt(gt=bound):
-                lower = f" above {bound:,g}"
+                lower = f" above {bound:g}"
             case Le(le=bound):
-                upper = f" at most {bound:,g}" if isinstance(bound, float) else f" at most {bound:,}"
+                upper = f" at most {bound:g}" if isinstance(bound, float) else f" at most {bound}"
     return lower + (" and" if lower and upper else "") + upper

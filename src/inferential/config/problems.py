@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import PydanticUndefined
+from pydantic_core import ErrorDetails
 
 from inferential.config.fields import ROOT, Key, Node, find, format_path, format_value, leaves
+from inferential.config.text import Layer
 
 _GONE = {
     "scheduling.max_concurrent_dispatch": "gone: each model has a limit of its own, models.default_max_inflight",
@@ -55,39 +56,38 @@ class ConfigError(ValueError):
         return (type(self), (self.problems,))
 
 
-def from_validation(error: ValidationError, source_of: Callable[[Key], str]) -> list[Problem]:
+def from_validation(error: ValidationError, origin: Callable[[Key], Layer | None]) -> list[Problem]:
     """What pydantic found, one problem for each place.
 
     Args:
         error: raised by a strict validation of an `InferentialConfig`.
-        source_of: tells where the value at a place came from.
+        origin: tells where the value at a place came from.
     """
     problems: dict[str, Problem] = {}
     for found in error.errors(include_url=False):
         key = found["loc"]
         path = format_path(key)
         if path not in problems:
-            problems[path] = Problem(path, _message(key, found["type"], found), source_of(key))
+            layer = origin(key) or Layer("defaults", {})
+            message = _unknown_key(key, layer) if found["type"] == "extra_forbidden" else _bad_value(key, found)
+            problems[path] = Problem(path, message, layer.source(key))
     return list(problems.values())
 
 
-def _message(key: Key, kind: str, found: Any) -> str:
-    if kind == "extra_forbidden":
-        return unknown_key(key)
-    if kind == "value_error":
+def _bad_value(key: Key, found: ErrorDetails) -> str:
+    if found["type"] == "value_error":
         return str(found["ctx"]["error"])
     node = find(key)
     expected = found["msg"] if node is None else node.expected
-    return f"expected {expected}, got {'nothing' if kind == 'missing' else _got(found['input'], node)}"
+    return f"expected {expected}, got {'nothing' if found['type'] == 'missing' else _got(found['input'], node)}"
 
 
-def unknown_key(key: Key) -> str:
-    """That there is no such key, and which one may be meant."""
+def _unknown_key(key: Key, layer: Layer) -> str:
     if gone := _GONE.get(format_path(key)):
         return gone
     meant = _meant(key)
     if meant is not None:
-        return f"unknown key; did you mean {meant}?"
+        return f"unknown key; did you mean {layer.spell(meant)}?"
     parent = find(key[:-1]) or ROOT
     return f"unknown key; there is: {', '.join(str(child.key[-1]) for child in parent.children())}"
 
@@ -99,18 +99,20 @@ def closest(name: str, known: Sequence[str]) -> str:
 
 
 def _meant(key: Key) -> str | None:
+    """The path that may be meant: the right name in the wrong table, a name nearly right, or dots written else."""
     name = _plain(str(key[-1]))
+    everywhere = [node.path for node in (*ROOT.children(), *leaves())]
+    flat = {_plain(path): path for path in everywhere}
+    if (whole := _plain(format_path(key))) in flat:
+        return flat[whole]
     parent = find(key[:-1]) or ROOT
     siblings = {str(child.key[-1]): child.path for child in parent.children()}
     if close := difflib.get_close_matches(name, siblings, n=1):
         return siblings[close[0]]
-    # Right name, wrong table: as `strategy` at the top, or SCHEDULING_STRATEGY with one underscore too few.
-    everywhere = [node.path for node in (*ROOT.children(), *leaves())]
-    for path in everywhere:
-        if name in (path.rpartition(".")[2], _plain(path)):
-            return path
-    close = difflib.get_close_matches(_plain(format_path(key)), list(map(_plain, everywhere)), n=1, cutoff=0.85)
-    return next((path for path in everywhere if close and _plain(path) == close[0]), None)
+    if same := [path for path in everywhere if path.rpartition(".")[2] == name]:
+        return same[0]
+    close = difflib.get_close_matches(whole, flat, n=1, cutoff=0.85)
+    return flat[close[0]] if close else None
 
 
 def _plain(name: str) -> str:
@@ -120,11 +122,9 @@ def _plain(name: str) -> str:
 def _got(value: Any, node: Node | None) -> str:
     if isinstance(value, dict | list):
         return "a table" if isinstance(value, dict) else "a list"
-    if value is PydanticUndefined:
-        return "nothing"
     if isinstance(value, str):
-        wants_text = node is not None and (node.type is str or "Literal" in str(node.type))
+        wants_text = node is not None and (node.kind is str or "Literal" in str(node.kind))
         return f"'{format_value(value)}'" if wants_text else f"the string '{format_value(value)}'"
-    if node is not None and node.type is str and value is not None:
+    if node is not None and node.kind is str and value is not None:
         return f"{format_value(value)} (a string is written in quotes)"
     return format_value(value)

@@ -1,0 +1,85 @@
+"""`INFERENTIAL_SECTION__FIELD=value`: what the environment says of the configuration.
+
+It takes every name that begins with the prefix for a setting; whether there is such a key, validation finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_origin
+
+from inferential.config.fields import Key, Node, find
+from inferential.config.problems import ConfigError, Problem
+from inferential.config.text import Layer, SyntaxProblem
+from inferential.config.text_yaml import parse_yaml
+
+PREFIX = "INFERENTIAL_"
+SEPARATOR = "__"
+_BOOLEANS = {
+    **dict.fromkeys(("true", "yes", "on", "1"), True),
+    **dict.fromkeys(("false", "no", "off", "0"), False),
+}
+
+
+def read_environment(env: Mapping[str, str], below: Mapping[str, Any]) -> list[Layer]:
+    """One layer for each variable, those of whole tables before those of single fields.
+
+    Args:
+        env: names and values.
+        below: what the file says; a model id in a name means the file's model of that id, whatever its case, and
+            is taken in lower case where the file has none.
+
+    Raises:
+        ConfigError: a value cannot be read, or two names mean the same place.
+    """
+    layers: dict[Key, Layer] = {}
+    problems: list[Problem] = []
+    for name in sorted(env):
+        if not name.upper().startswith(PREFIX):
+            continue
+        key = _key(name[len(PREFIX) :].split(SEPARATOR), below)
+        node = find(key)
+        path = node.path if node else ".".join(map(str, key))
+        if key in layers:
+            problems.append(Problem(path, f"told twice, by {layers[key].name} too", name))
+            continue
+        try:
+            value = _value(env[name], node)
+        except SyntaxProblem as error:
+            problems.append(Problem(path, f"{error.message}, got '{env[name]}'", name))
+            continue
+        for part in reversed(key):
+            value = {part: value}
+        layers[key] = Layer(name, value, spell=variable)
+    if problems:
+        raise ConfigError(problems)
+    return [layers[key] for key in sorted(layers, key=len)]
+
+
+def variable(path: str) -> str:
+    """The variable that sets the field at a path."""
+    return PREFIX + path.replace(".", SEPARATOR).upper()
+
+
+def _key(parts: list[str], below: Any) -> Key:
+    key: list[str] = []
+    for part in parts:
+        lower = part.lower()
+        names = below if isinstance(below, Mapping) else {}
+        key.append(next((name for name in names if isinstance(name, str) and name.lower() == lower), lower))
+        below = names.get(key[-1])
+    return tuple(key)
+
+
+def _value(text: str, node: Node | None) -> Any:
+    """A value, read as what its field is: strings and booleans are written freely, all else is YAML."""
+    if node is not None and (node.kind is str or get_origin(node.kind) is Literal):
+        if node.nullable and text.lower() in ("", "~", "null"):
+            return None
+        return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+    if node is not None and node.kind is bool:
+        return _BOOLEANS.get(text.lower(), text)
+    try:
+        return parse_yaml(text)[0]
+    except RecursionError:
+        raise SyntaxProblem("nested too deeply") from None

@@ -1,0 +1,133 @@
+"""From file, environment and arguments to one checked configuration.
+
+Later ones outrank earlier ones: defaults, file, environment, overrides. Tables are merged, lists are replaced.
+It does not watch: that is `config.watcher`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from inferential.config.environment import read_environment
+from inferential.config.fields import ROOT, Key, Node
+from inferential.config.files import read_file
+from inferential.config.problems import ConfigError, from_validation
+from inferential.config.schema import InferentialConfig, Section
+from inferential.config.text import Layer
+
+OVERRIDES = "overrides"
+"""How values given as arguments are called where no better name is told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration that remembers where its values came from."""
+
+    config: InferentialConfig
+    origins: Mapping[Key, Layer]
+
+    def source_of(self, key: Key) -> str:
+        """The source of the value at a place: `fleet.yaml:7`, `INFERENTIAL_...`; 'default' where none told it."""
+        layer = _origin(self.origins, key)
+        return "default" if layer is None else layer.source(key)
+
+
+def load_config(
+    path: str | Path | None = None,
+    *,
+    env: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> InferentialConfig:
+    """Reads the configuration.
+
+    Args:
+        path: a YAML, TOML or JSON file, by its extension; None: no file.
+        env: the environment, `os.environ` where it is not given; `INFERENTIAL_SCHEDULING__STRATEGY=round_robin`
+            sets `scheduling.strategy`.
+        overrides: nested like a file; outranks both.
+
+    Raises:
+        ConfigError: (a ValueError) with one line for each problem: its path, what was expected, what came, from where.
+    """
+    return load(path, env=env, overrides=overrides).config
+
+
+def load(
+    path: str | Path | None = None,
+    *,
+    env: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    overrides_name: str = OVERRIDES,
+) -> Loaded:
+    """Like `load_config`, and tells the source of each value.
+
+    Args:
+        path: as for `load_config`, and `env` and `overrides` too.
+        overrides_name: what the source of `overrides` is called.
+
+    Raises:
+        ConfigError: as from `load_config`.
+    """
+    merged: dict[str, Any] = {}
+    origins: dict[Key, Layer] = {}
+    if path is not None:
+        _merge(merged, read_file(path), origins)
+    for layer in read_environment(os.environ if env is None else env, merged):
+        _merge(merged, layer, origins)
+    if overrides is not None:
+        _merge(merged, Layer(overrides_name, overrides), origins)
+    try:
+        # Strict: where a number is expected, true and "5" are mistakes, not numbers.
+        config = InferentialConfig.model_validate(merged, strict=True)
+    except ValidationError as error:
+        raise ConfigError(from_validation(error, lambda key: _origin(origins, key))) from None
+    return Loaded(config, origins)
+
+
+def _merge(merged: dict[str, Any], layer: Layer, origins: dict[Key, Layer]) -> None:
+    _merge_table(merged, layer.values, (), ROOT, layer, origins)
+
+
+def _merge_table(
+    into: dict[str, Any],
+    values: Mapping[str, Any],
+    at: Key,
+    node: Node | None,
+    layer: Layer,
+    origins: dict[Key, Layer],
+) -> None:
+    for name, value in values.items():
+        key = (*at, name)
+        child = None if node is None else node.child(name)
+        value = _plain(value, child)
+        if isinstance(value, Mapping):
+            if not isinstance(into.get(name), dict):
+                into[name] = {}
+                origins[key] = layer
+            _merge_table(into[name], value, key, child, layer, origins)
+        else:
+            into[name] = value
+            origins[key] = layer
+
+
+def _plain(value: Any, node: Node | None) -> Any:
+    """A heading with nothing under it, null to YAML, is an empty table or list."""
+    if isinstance(value, Section):
+        return value.model_dump(exclude_unset=True)
+    if value is None and node is not None:
+        return {} if node.is_table else [] if node.is_list else None
+    return value
+
+
+def _origin(origins: Mapping[Key, Layer], key: Key) -> Layer | None:
+    """The layer that told the value at a place, or the innermost of the tables it is in."""
+    for length in range(len(key), 0, -1):
+        if layer := origins.get(key[:length]):
+            return layer
+    return None

@@ -1,0 +1,175 @@
+"""Reloading the configuration while a server runs: when its file changes, and on SIGHUP.
+
+It applies nothing: callbacks do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from watchfiles import awatch
+
+from inferential.config.loading import OVERRIDES, load
+from inferential.config.problems import ConfigError
+from inferential.config.schema import InferentialConfig
+
+logger = logging.getLogger("inferential.config")
+
+ReloadCallback = Callable[[InferentialConfig], object]
+Directories = dict[Path, tuple[int, int] | None]
+_Callback = TypeVar("_Callback", bound=ReloadCallback)
+
+
+class ConfigWatcher:
+    """Calls back with each new configuration.
+
+    A configuration that cannot be used is logged, with the reasons, and nothing is called: the old one stays. Neither
+    is it for a file that is empty or gone, which is what a file looks like that is just being written. Replace a file
+    in one go (write another, then rename it), so that no half of it is ever read.
+
+    Args:
+        config_path: the file; None: only SIGHUP reloads, from `env` and `overrides`.
+        env: as for `load_config`; the environment as it is now where it is not given.
+        overrides: as for `load_config`.
+        overrides_name: what messages call the source of `overrides`.
+    """
+
+    def __init__(
+        self,
+        config_path: str | Path | None = None,
+        *,
+        env: Mapping[str, str] | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        overrides_name: str = OVERRIDES,
+    ) -> None:
+        self._path = None if config_path is None else Path(config_path)
+        self._env = dict(os.environ if env is None else env)
+        self._overrides = overrides
+        self._overrides_name = overrides_name
+        self._callbacks: list[ReloadCallback] = []
+        self._seen = self._fingerprint()  # now: a change between the caller's own reading and watch() is not lost
+        self._lock = asyncio.Lock()
+
+    def on_reload(self, callback: _Callback) -> _Callback:
+        """Has `callback(config)` called with every new configuration, on the event loop; a decorator.
+
+        One that raises is logged, and the others are called all the same.
+        """
+        self._callbacks.append(callback)
+        return callback
+
+    async def watch(self) -> None:
+        """Watches until it is cancelled.
+
+        SIGHUP is handled meanwhile where this is the main thread and the platform has it; the handler that was there
+        before is put back.
+        """
+        hangup = asyncio.Event()
+        with _on_hangup(hangup.set):
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._reload_on(hangup))
+                if self._path is not None:
+                    tasks.create_task(self._watch_file(self._path))
+
+    async def _reload_on(self, hangup: asyncio.Event) -> None:
+        while await hangup.wait():
+            hangup.clear()
+            await self._reload("SIGHUP")
+
+    async def _watch_file(self, path: Path) -> None:
+        try:
+            while True:
+                await self._watch_directories(path, _directories(path))
+        except (OSError, RuntimeError) as error:  # no such directory, or the system's limits on watches
+            logger.error("cannot watch %s, only SIGHUP reloads it: %s", path, error)
+
+    async def _watch_directories(self, path: Path, directories: Directories) -> None:
+        """Returns when the file is to be looked for elsewhere."""
+        async with contextlib.aclosing(awatch(*directories, watch_filter=None, recursive=False)) as changes:
+            upcoming = asyncio.ensure_future(anext(changes))
+            try:
+                await asyncio.sleep(0)  # the watch is set up before the generator first waits
+                await self._reload_if_changed(path)
+                while directories == _directories(path):
+                    await upcoming
+                    upcoming = asyncio.ensure_future(anext(changes))
+                    await self._reload_if_changed(path)
+            finally:
+                upcoming.cancel()
+                await asyncio.gather(upcoming, return_exceptions=True)
+
+    async def _reload_if_changed(self, path: Path) -> None:
+        if self._fingerprint() != self._seen:
+            await self._reload(f"{path} changed")
+
+    async def _reload(self, why: str) -> None:
+        async with self._lock:
+            self._seen = self._fingerprint()
+            if self._path is not None and self._seen is None:
+                logger.warning("%s: it is empty or gone, the old configuration stays", why)
+                return
+            try:
+                # In a thread: a fleet of thousands of known clients takes a second to read and check.
+                loaded = await asyncio.to_thread(
+                    load, self._path, env=self._env, overrides=self._overrides, overrides_name=self._overrides_name
+                )
+            except ConfigError as error:
+                logger.error("%s: the configuration cannot be used, the old one stays:\n%s", why, error)
+                return
+            logger.info("%s: configuration reloaded", why)
+            for callback in self._callbacks:
+                try:
+                    callback(loaded.config)
+                except Exception:
+                    logger.exception("%r failed on the new configuration", callback)
+
+    def _fingerprint(self) -> bytes | None:
+        """Of the file's content; None where there is none."""
+        try:
+            content = b"" if self._path is None else self._path.read_bytes()
+        except OSError:
+            return None
+        return hashlib.sha256(content).digest() if content.strip() else None
+
+
+def _directories(path: Path) -> Directories:
+    """The directories to watch, with what tells whether one was replaced by another of its name.
+
+    Directories, because a watch on a file ends when the file is replaced, as editors do; and also that of the file
+    which a symbolic link leads to. Kubernetes swaps a link beside the file, which is a change in its directory.
+    """
+    found: Directories = {}
+    for directory in (path.absolute().parent, path.resolve().parent):
+        try:
+            status = directory.stat()
+            found[directory] = (status.st_dev, status.st_ino)
+        except OSError:
+            found[directory] = None
+    return found
+
+
+@contextlib.contextmanager
+def _on_hangup(callback: Callable[[], None]) -> Iterator[None]:
+    number = getattr(signal, "SIGHUP", None)
+    loop = asyncio.get_running_loop()
+    try:
+        if number is None:
+            raise NotImplementedError
+        before = signal.getsignal(number)
+        loop.add_signal_handler(number, callback)
+    except (NotImplementedError, RuntimeError, ValueError):  # Windows, or not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(number)
+        signal.signal(number, before)
