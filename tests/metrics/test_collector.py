@@ -1,0 +1,97 @@
+"""The collector: metrics by name, callbacks that cannot break it, bounds that change while it runs."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from inferential.config import MetricsConfig
+from inferential.metrics import CallbackRegistry, MetricsCollector
+
+
+def test_what_is_recorded_can_be_asked_for() -> None:
+    collector = MetricsCollector(MetricsConfig())
+    collector.record("latency", 10.0, {"client": "a"})
+    collector.record("latency", 30.0, {"client": "b"})
+    assert collector.get_latest("latency") == 30.0
+    assert collector.get_latest("latency", {"client": "a"}) == 10.0
+    stats = collector.get_stats("latency")
+    assert stats is not None
+    assert stats.avg == 20.0
+    assert collector.get_latest("nothing") is None
+    assert collector.get_stats("nothing") is None
+
+
+def test_a_snapshot_has_every_point_of_every_metric() -> None:
+    collector = MetricsCollector()
+    collector.record("a", 1.0, {"client": "x"})
+    collector.record("b", 2.0)
+    metrics = collector.snapshot().metrics
+    assert metrics["a"][0]["value"] == 1.0
+    assert metrics["a"][0]["labels"] == {"client": "x"}
+    assert metrics["a"][0]["timestamp"] > 0
+    assert [point["value"] for point in metrics["b"]] == [2.0]
+
+
+def test_callbacks_are_told_of_every_point() -> None:
+    collector = MetricsCollector()
+    told: list[tuple[str, float, dict[str, str]]] = []
+
+    @collector.on_metric
+    def note(name: str, value: float, labels: dict[str, str]) -> None:
+        told.append((name, value, labels))
+        labels["client"] = "changed by the callback"
+
+    collector.record("latency", 1.0, {"client": "a"})
+    collector.record("latency", 2.0)
+    assert [(name, value) for name, value, _ in told] == [("latency", 1.0), ("latency", 2.0)]
+    assert collector.get_latest("latency", {"client": "a"}) == 1.0
+
+
+def test_a_callback_that_raises_is_logged_once_and_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    registry = CallbackRegistry()
+    told: list[float] = []
+
+    def broken(name: str, value: float, labels: dict[str, str]) -> None:
+        raise RuntimeError("no disk")
+
+    registry.register(broken)
+    registry.register(lambda name, value, labels: told.append(value))
+    with caplog.at_level(logging.ERROR):
+        for value in (1.0, 2.0, 3.0):
+            registry.fire("latency", value, {})
+    assert told == [1.0, 2.0, 3.0]
+    assert len(caplog.records) == 1
+    assert "broken" in caplog.records[0].message
+
+
+def test_disabled_it_keeps_and_calls_nothing() -> None:
+    collector = MetricsCollector(MetricsConfig(enabled=False))
+    collector.on_metric(lambda name, value, labels: pytest.fail("it was called"))
+    collector.record("latency", 1.0)
+    assert collector.get_latest("latency") is None
+    assert collector.snapshot().metrics == {}
+
+
+def test_bounds_and_the_switch_change_while_it_runs() -> None:
+    collector = MetricsCollector(MetricsConfig(ring_buffer_size=1000))
+    for value in range(300):
+        collector.record("latency", float(value))
+    collector.configure(MetricsConfig(ring_buffer_size=100))
+    stats = collector.get_stats("latency")
+    assert stats is not None
+    assert (stats.count, stats.min) == (100, 200.0)
+    collector.configure(MetricsConfig(ring_buffer_size=100, enabled=False))
+    collector.record("latency", 1e6)
+    assert collector.get_latest("latency") == 299.0
+
+
+def test_a_client_that_is_forgotten_leaves_no_points() -> None:
+    collector = MetricsCollector()
+    for client in "abc":
+        collector.record("latency", 1.0, {"client": client})
+        collector.record("size", 1.0, {"client": client})
+    collector.forget("client", ["a", "c"])
+    for points in collector.snapshot().metrics.values():
+        assert [point["labels"]["client"] for point in points] == ["b"]
