@@ -28,6 +28,7 @@ from inferential.observation.slots import ObservationError
 from inferential.proto import PROTOCOL_VERSION, QUEUE_LATEST
 from inferential.proto.messages import write_refusal
 from inferential.scheduler import create_scheduler
+from inferential.scheduler.admission import CLIENT_GONE
 from inferential.scheduler.base import Scheduler
 from inferential.scheduler.engine import Batch, Capacity, Engine
 from inferential.scheduler.options import with_options
@@ -443,7 +444,7 @@ class Server:
             )
             self._recorder.answered(request, result.latency_ms, time.monotonic())
         else:
-            request.refuse(Refusal(RefusalKind.REJECTED, "the client cannot be reached", "client_gone"))
+            request.refuse(Refusal(RefusalKind.REJECTED, "the client cannot be reached", CLIENT_GONE))
             self._invalidate(request)
 
     def _tell_ended(self) -> None:
@@ -459,7 +460,7 @@ class Server:
         assert request.refusal is not None
         self._recorder.refused(request)
         self._invalidate(request)
-        if request.protocol_version >= PROTOCOL_VERSION and request.refusal.cause != "client_gone":
+        if request.protocol_version >= PROTOCOL_VERSION and request.refusal.cause != CLIENT_GONE:
             envelope = write_refusal(
                 client_id=request.client_id,
                 model_id=request.model_id,

@@ -6,7 +6,7 @@ It knows the names and labels of the contract; what happened is told to it.
 from __future__ import annotations
 
 from inferential.metrics.collector import MetricsCollector
-from inferential.scheduler.admission import QUEUE_FULL
+from inferential.scheduler.admission import CLIENT_GONE, QUEUE_FULL
 from inferential.scheduler.request import InferenceRequest, RefusalKind
 
 _REFUSED = {
@@ -76,12 +76,15 @@ class Recorder:
     def refused(self, request: InferenceRequest) -> None:
         """A request ended without a result."""
         assert request.refusal is not None
+        kind, cause = request.refusal.kind, request.refusal.cause
         labels = self._of(request)
-        name = _REFUSED[request.refusal.kind]
-        if request.refusal.cause == QUEUE_FULL:
-            name = "queue_full_drops"
-        self._record(name, 1.0, labels if request.refusal.kind in _PLAIN else labels | {"error": request.refusal.cause})
-        if request.refusal.kind is RefusalKind.EXPIRED:
+        if cause == CLIENT_GONE:
+            # Not under the client's name: what stands there goes with the client.
+            labels = {"model": request.model_id, "error": cause}
+        elif kind not in _PLAIN:
+            labels = labels | {"error": cause}
+        self._record("queue_full_drops" if cause == QUEUE_FULL else _REFUSED[kind], 1.0, labels)
+        if kind is RefusalKind.EXPIRED:
             self._record("deadline_misses", 1.0, labels)
 
     def retried(self, request: InferenceRequest) -> None:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 QUEUE_FULL = "queue_full"
 """Cause of a refusal for want of room."""
+CLIENT_GONE = "client_gone"
+"""Cause of a refusal that nobody is there to read."""
 
 
 @dataclass(slots=True)
@@ -188,7 +190,7 @@ class Admission:
         """Ends all that a client which is gone has waiting."""
         for backlog in list(self._backlogs.values()):
             for request in backlog.of(client_id):
-                self._end(request, RefusalKind.REJECTED, "the client is gone", "client_gone", now)
+                self._end(request, RefusalKind.REJECTED, "the client is gone", CLIENT_GONE, now)
         self._order.on_client_disconnected(client_id)
 
     def clear(self, reason: str, cause: str, now: float) -> None:

@@ -1,0 +1,140 @@
+"""Clients over real sockets: floods, silence, and what is left when they are gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import zmq
+
+from inferential import AsyncConnection, Server
+from inferential.proto import QUEUE_ALL, Client, Observation
+
+WAIT_MS = 10_000
+STATE = np.arange(7, dtype=np.float32)
+Connect = Callable[..., AsyncConnection]
+STRATEGIES = ["batch_optimized", "deadline_aware", "model_deadline", "priority_tiered", "round_robin"]
+
+
+def emptied(server: Server) -> asyncio.Event:
+    """Set while the server counts no client."""
+    event = asyncio.Event()
+
+    @server.on_metric
+    def note(name: str, value: float, labels: dict[str, str]) -> None:
+        if name == "active_clients":
+            (event.clear if value else event.set)()
+
+    return event
+
+
+@pytest.mark.parametrize("queue", ["all", "latest"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+async def test_a_client_that_floods_does_not_lower_anothers_service(
+    strategy: str, queue: Any, serve: Any, connect: Connect
+) -> None:
+    served: list[str] = []
+
+    def model(observation: dict[str, Any]) -> Any:
+        served.append(observation["who"])
+        return observation["state"]
+
+    config = {"scheduling": {"strategy": strategy, "batch_optimized": {"max_batch_size": 1}}}
+    async with serve({"m": model}, config) as server:
+        flood, good = connect(server, "flood").model("m", queue=queue), connect(server, "good").model("m")
+        assert await good.infer(WAIT_MS, who="good", state=STATE) is not None
+        for _ in range(400):
+            await flood.observe(who="flood", state=STATE)
+        for _ in range(30):
+            for _ in range(10):
+                await flood.observe(who="flood", state=STATE)
+            before = len(served)
+            assert await good.infer(WAIT_MS, who="good", state=STATE) is not None
+            # One call may be running and one of the flood may stand before it, whatever the flood has waiting.
+            assert served[before:].index("good") <= 12 if queue == "latest" else 4
+
+
+async def test_a_silent_client_is_overdue_then_disconnected_once_and_counted_out(serve: Any, connect: Connect) -> None:
+    told: list[tuple[str, str]] = []
+    config = {"response_tracking": {"disconnect_timeout_s": 0.5}}
+    async with serve({"m": lambda obs: obs}, config) as server:
+        gone = emptied(server)
+        server.on_metric(lambda name, value, labels: told.append((name, labels.get("client", ""))))
+        model = connect(server, "robot").model("m")
+        for _ in range(12):
+            assert await model.infer(WAIT_MS, state=STATE) is not None
+        assert server.metrics.get_latest("active_clients") == 1
+        await asyncio.wait_for(gone.wait(), 20)
+        await asyncio.sleep(0.3)
+        events = [name for name, client in told if client == "robot" and name.startswith("client_")]
+        assert events == ["client_overdue", "client_disconnected"]
+        assert server.metrics.get_latest("active_clients") == 0
+        assert await model.infer(WAIT_MS, state=STATE) is not None
+        assert server.metrics.get_latest("active_clients") == 1
+
+
+async def test_the_waiting_requests_of_a_client_that_is_gone_go_with_it(
+    serve: Any, connect: Connect, gate: Any
+) -> None:
+    config = {"response_tracking": {"disconnect_timeout_s": 0.3}}
+    async with serve({"m": gate}, config) as server:
+        gone = emptied(server)
+        connection = connect(server, "robot")
+        model = connection.model("m", queue="all")
+        for _ in range(4):
+            await model.observe(state=STATE)
+        await gate.wait_entered()
+        while server._engine.waiting() < 3:  # noqa: ASYNC110 (nothing tells of it)
+            await asyncio.sleep(0.001)
+        connection.close()
+        await asyncio.wait_for(gone.wait(), 20)
+        assert server._engine.waiting() == 0
+        gate.let(1)
+        stats = server.metrics.get_stats("requests_rejected", {"error": "client_gone"})
+        assert stats is not None
+        assert stats.count == 3
+
+
+async def test_clients_that_came_and_went_leave_nothing_behind(serve: Any, connect: Connect) -> None:
+    config = {"response_tracking": {"disconnect_timeout_s": 0.5}}
+    async with serve({"m": lambda obs: obs}, config) as server:
+        gone = emptied(server)
+        for n in range(150):
+            async with AsyncConnection(server.address, f"robot-{n}") as connection:
+                for _ in range(3):
+                    assert await connection.model("m").infer(WAIT_MS, state=STATE) is not None
+        await asyncio.wait_for(gone.wait(), 20)
+        fleet, admission = server._fleet, server._engine._admission
+        assert fleet.active_count == 0
+        assert not any((fleet.cadence._clients, fleet.responses._open, fleet._quiet_until, fleet._late))
+        assert not any((admission._lines, admission._waiting, admission._ranks, admission._backlogs))
+        assert server._recorder._labels == {}
+        labels = {name: series for name, series in server.metrics.snapshot().metrics.items() if series}
+        assert set(labels) <= {"active_clients", "client_disconnected", "queue_depth", "batch_size"}
+
+
+async def test_a_client_that_does_not_read_is_counted_and_holds_nobody_up(serve: Any, connect: Connect) -> None:
+    big = np.zeros(4_000_000, dtype=np.uint8)
+    message = Observation(client=Client(id="deaf"), model_id="m", request_id=1, protocol_version=2, queue=QUEUE_ALL)
+    failed = asyncio.Event()
+    async with serve({"m": lambda obs: big}, {"transport": {"send_hwm": 1}}) as server:
+        server.on_metric(lambda name, value, labels: failed.set() if name == "send_errors" else None)
+        good = connect(server, "good").model("m")
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        deaf = context.socket(zmq.DEALER)
+        deaf.setsockopt(zmq.IDENTITY, b"deaf")
+        deaf.setsockopt(zmq.RCVHWM, 1)
+        deaf.setsockopt(zmq.LINGER, 0)
+        deaf.connect(server.address)
+        try:
+            for _ in range(40):
+                deaf.send_multipart([b"", message.SerializeToString(), b""])
+            await asyncio.wait_for(failed.wait(), 20)
+            for _ in range(5):
+                assert await good.infer(WAIT_MS, state=STATE) is not None
+        finally:
+            deaf.close()
+            context.term()
