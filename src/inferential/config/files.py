@@ -27,20 +27,27 @@ def read_file(path: str | Path) -> Layer:
     Raises:
         ConfigError: it cannot be read, or is not what its extension says.
     """
-    name = str(path)
-    parse = _PARSERS.get(Path(path).suffix.lower())
-    if parse is None:
-        told = Path(path).suffix
-        what = f"unknown format {told!r}" if told else "no extension"
-        raise ConfigError([Problem("", f"{what}; expected .yaml, .yml, .toml or .json", name)])
+    _parser(path)
     try:
-        values, lines = parse(Path(path).read_bytes().decode("utf-8-sig"))
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError([Problem("", f"cannot be read: {error.strerror}", str(path))]) from None
+    return parse_content(path, content)
+
+
+def parse_content(path: str | Path, content: bytes) -> Layer:
+    """What a file says whose content is read already.
+
+    Raises:
+        ConfigError: it is not what the path's extension says.
+    """
+    name = str(path)
+    try:
+        values, lines = _parser(path)(content.decode("utf-8-sig"))
         if values is None:
             values = {}
         if not isinstance(values, dict):
             raise SyntaxProblem(f"expected a table at the top, got {type(values).__name__}", 1)
-    except OSError as error:
-        raise ConfigError([Problem("", f"cannot be read: {error.strerror}", name)]) from None
     except UnicodeDecodeError as error:
         raise ConfigError([Problem("", f"not UTF-8 text: {error.reason} at byte {error.start}", name)]) from None
     except SyntaxProblem as error:
@@ -49,3 +56,11 @@ def read_file(path: str | Path) -> Layer:
     except RecursionError:
         raise ConfigError([Problem("", "nested too deeply", name)]) from None
     return Layer(name, values, lines)
+
+
+def _parser(path: str | Path) -> Callable[[str], Parsed]:
+    told = Path(path).suffix
+    if told.lower() not in _PARSERS:
+        what = f"unknown format {told!r}" if told else "no extension"
+        raise ConfigError([Problem("", f"{what}; expected .yaml, .yml, .toml or .json", str(path))])
+    return _PARSERS[told.lower()]

@@ -74,10 +74,26 @@ def load(
     Raises:
         ConfigError: as from `load_config`.
     """
+    file = None if path is None else read_file(path)
+    return combine(file, env=env, overrides=overrides, overrides_name=overrides_name)
+
+
+def combine(
+    file: Layer | None,
+    *,
+    env: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    overrides_name: str = OVERRIDES,
+) -> Loaded:
+    """Like `load`, with a file that is read already.
+
+    Raises:
+        ConfigError: as from `load_config`.
+    """
     merged: dict[str, Any] = {}
     origins: dict[Key, Layer] = {}
-    if path is not None:
-        _merge(merged, read_file(path), origins)
+    if file is not None:
+        _merge(merged, file, origins)
     for layer in read_environment(os.environ if env is None else env, merged):
         _merge(merged, layer, origins)
     if overrides is not None:

@@ -103,7 +103,7 @@ def _meant(key: Key) -> str | None:
     name = _plain(str(key[-1]))
     everywhere = [node.path for node in (*ROOT.children(), *leaves())]
     flat = {_plain(path): path for path in everywhere}
-    if (whole := _plain(format_path(key))) in flat:
+    if (whole := _plain("_".join(map(str, key)))) in flat:
         return flat[whole]
     parent = find(key[:-1]) or ROOT
     siblings = {str(child.key[-1]): child.path for child in parent.children()}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import os
 import signal
@@ -17,7 +16,8 @@ from typing import Any, TypeVar
 
 from watchfiles import awatch
 
-from inferential.config.loading import OVERRIDES, load
+from inferential.config.files import parse_content
+from inferential.config.loading import OVERRIDES, combine
 from inferential.config.problems import ConfigError
 from inferential.config.schema import InferentialConfig
 
@@ -55,7 +55,7 @@ class ConfigWatcher:
         self._overrides = overrides
         self._overrides_name = overrides_name
         self._callbacks: list[ReloadCallback] = []
-        self._seen = self._fingerprint()  # now: a change between the caller's own reading and watch() is not lost
+        self._seen = self._content()  # now: a change between the caller's own reading and watch() is not lost
         self._lock = asyncio.Lock()
 
     def on_reload(self, callback: _Callback) -> _Callback:
@@ -107,37 +107,41 @@ class ConfigWatcher:
                 await asyncio.gather(upcoming, return_exceptions=True)
 
     async def _reload_if_changed(self, path: Path) -> None:
-        if self._fingerprint() != self._seen:
+        if self._content() != self._seen:
             await self._reload(f"{path} changed")
 
     async def _reload(self, why: str) -> None:
         async with self._lock:
-            self._seen = self._fingerprint()
-            if self._path is not None and self._seen is None:
+            content = self._seen = self._content()
+            if self._path is not None and content is None:
                 logger.warning("%s: it is empty or gone, the old configuration stays", why)
                 return
             try:
                 # In a thread: a fleet of thousands of known clients takes a second to read and check.
-                loaded = await asyncio.to_thread(
-                    load, self._path, env=self._env, overrides=self._overrides, overrides_name=self._overrides_name
-                )
+                config = await asyncio.to_thread(self._load, content)
             except ConfigError as error:
                 logger.error("%s: the configuration cannot be used, the old one stays:\n%s", why, error)
                 return
             logger.info("%s: configuration reloaded", why)
             for callback in self._callbacks:
                 try:
-                    callback(loaded.config)
+                    callback(config)
                 except Exception:
                     logger.exception("%r failed on the new configuration", callback)
 
-    def _fingerprint(self) -> bytes | None:
-        """Of the file's content; None where there is none."""
+    def _load(self, content: bytes | None) -> InferentialConfig:
+        file = None if self._path is None or content is None else parse_content(self._path, content)
+        return combine(file, env=self._env, overrides=self._overrides, overrides_name=self._overrides_name).config
+
+    def _content(self) -> bytes | None:
+        """The file's; None where there is none or next to none."""
+        if self._path is None:
+            return None
         try:
-            content = b"" if self._path is None else self._path.read_bytes()
+            content = self._path.read_bytes()
         except OSError:
             return None
-        return hashlib.sha256(content).digest() if content.strip() else None
+        return content if content.strip() else None
 
 
 def _directories(path: Path) -> Directories:
