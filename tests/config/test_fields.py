@@ -30,6 +30,8 @@ def test_every_duration_and_size_has_its_unit_in_its_name() -> None:
         (("response_tracking", "cadence_alpha"), "a number above 0 and at most 1"),
         (("transport", "recv_hwm"), "a whole number of at least 1 and at most 2147483647"),
         (("scheduling", "overflow_policy"), "drop_oldest or reject_newest"),
+        (("scheduling", "supersede"), "aware, all or off"),
+        (("transport", "type"), "zmq"),
         (("transport", "bind"), "an address like tcp://*:5555 or ipc:///run/robots.sock"),
         (("models", "known", "arm", "target"), "module:object or null"),
         (("models", "known", "arm", "max_inflight"), "a whole number of at least 1 or null"),

@@ -227,7 +227,8 @@ def _in_words(metadata: tuple[Any, ...]) -> str:
 def _type_in_words(bare: Any, metadata: tuple[Any, ...]) -> str:
     origin, arguments = get_origin(bare), get_args(bare)
     if origin is Literal:
-        return " or ".join(str(one) for one in arguments)
+        *others, last = map(str, arguments)
+        return f"{', '.join(others)} or {last}" if others else last
     if origin is list:
         return "a list of tables"
     if bare is str:

@@ -137,7 +137,7 @@ class ClientDefaults(Section):
     latency_budget_ms: Positive = 50.0
     """How old an action may be when it arrives."""
     priority: int = Field(default=1, ge=0)
-    """0 is the highest."""
+    """Priority of its requests; 0 is the highest."""
 
 
 class ClientEntry(Section):
@@ -150,7 +150,7 @@ class ClientEntry(Section):
     latency_budget_ms: Positive | None = None
     """How old an action may be when it arrives."""
     priority: int | None = Field(default=None, ge=0)
-    """0 is the highest."""
+    """Priority of its requests; 0 is the highest."""
 
 
 class ClientsConfig(Section):
@@ -203,7 +203,7 @@ class ObservationConfig(Section):
     max_dims: Count = 16
     """Dimensions of one tensor."""
     max_payload_bytes: Count = 256 * 1024 * 1024
-    """All tensors of one observation, as sent."""
+    """All tensors of one observation, as sent; the socket itself cuts at twice what this was at the start."""
     max_decoded_bytes: Count = 256 * 1024 * 1024
     """One JPEG or PNG tensor, decoded."""
     max_metadata_entries: Count = 64

@@ -1,0 +1,106 @@
+"""`inferential check`.
+
+It starts nothing; whether an address is free, only `serve` finds out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic_core import PydanticUndefined
+
+from inferential.cli.errors import CliError
+from inferential.cli.output import print_json, print_line, print_rows
+from inferential.cli.settings import strategy_problem, targets
+from inferential.cli.targets import load_model
+from inferential.config.fields import format_value, items, values
+from inferential.config.loading import Loaded, load
+from inferential.config.problems import ConfigError, Problem
+
+EXAMPLES = (
+    "inferential check fleet.yaml",
+    "inferential check --import fleet.toml",
+    "inferential check --json fleet.json",
+    "INFERENTIAL_SCHEDULING__STRATEGY=round_robin inferential check",
+)
+
+
+def check(
+    config: Annotated[
+        Path | None, typer.Argument(help="YAML, TOML or JSON file; without one, the environment alone.")
+    ] = None,
+    import_models: Annotated[
+        bool, typer.Option("--import", help="Import the models too, as serve would, and make them.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Validate a configuration and explain it.
+
+    Shows each value that differs from its default, where it comes from (file and line, or environment variable) and
+    what it means; or else every problem. Exit code 1: there are problems.
+    """
+    subject = str(config) if config is not None else "environment"
+    explained: list[dict[str, Any]] = []
+    try:
+        loaded = load(config)
+    except ConfigError as error:
+        problems = list(error.problems)
+    else:
+        problems = _import(loaded) if import_models else []
+        problems += [problem] if (problem := strategy_problem(loaded)) else []
+        explained = _explained(loaded)
+    if as_json:
+        listed = [{"path": one.path, "message": one.message, "source": one.source} for one in problems]
+        print_json({"subject": subject, "valid": not problems, "problems": listed, "values": explained})
+    else:
+        _print(subject, problems, explained)
+    if problems:
+        raise typer.Exit(1)
+
+
+def _import(loaded: Loaded) -> list[Problem]:
+    problems = []
+    for model_id, target in targets(loaded.config).items():
+        try:
+            load_model(model_id, target)
+        except CliError as error:
+            source = loaded.source_of(("models", "known", model_id, "target"))
+            problems.append(Problem(f"models.known.{model_id}.target", str(error), source))
+    return problems
+
+
+def _explained(loaded: Loaded) -> list[dict[str, Any]]:
+    explained = []
+    for field, whole in values(loaded.config):
+        for node, value in items(field, whole):
+            if value != node.default:
+                default = None if node.default is PydanticUndefined else node.default
+                explained.append(
+                    {
+                        "path": node.path,
+                        "value": value,
+                        "source": loaded.source_of(node.key),
+                        "description": node.description,
+                        "unit": node.unit,
+                        "default": default,
+                        "live": node.live,
+                    }
+                )
+    return explained
+
+
+def _print(subject: str, problems: list[Problem], explained: list[dict[str, Any]]) -> None:
+    for problem in problems:
+        print_line(str(problem), "red")
+    if problems:
+        return
+    count = f"{len(explained)} value{'' if len(explained) == 1 else 's'}"
+    print_line(f"{subject}: valid, {count} other than the defaults", "green")
+    if explained:
+        rows = [
+            (one["path"], f"{format_value(one['value'])} {one['unit']}".rstrip(), one["source"], one["description"])
+            for one in explained
+        ]
+        print_rows(("field", "value", "from", "meaning"), rows)

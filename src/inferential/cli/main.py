@@ -1,0 +1,60 @@
+"""Where `inferential` starts: runs a command, and turns what goes wrong into one line and an exit code.
+
+Commands and their options are in `cli.app` and a module each.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+from inferential.cli.errors import CliError
+
+DEBUG = "--debug"
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs a command and exits: 0 well, 1 `check` found problems, 2 an error, 130 interrupted."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = DEBUG in args
+    if debug:  # wherever it stands
+        args = [DEBUG, *(arg for arg in args if arg != DEBUG)]
+    try:
+        code = _run(args)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        # As `inferential schedulers | head -1`: nobody reads any more, and the interpreter must not flush either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    except Exception as error:
+        if debug:
+            traceback.print_exception(error)
+        for line in _in_words(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        code = 2
+    sys.exit(code)
+
+
+def _run(args: list[str]) -> int:
+    try:
+        from inferential.cli.app import run
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "inferential":
+            raise
+        raise CliError(f"the command line needs {error.name}: pip install 'inferential[edge]'") from error
+    return run(args)
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, CliError):
+        return str(error)
+    return f"unexpected {type(error).__name__}: {error} ({DEBUG} shows where)".replace("\n", " ")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""What commands print: rich on a terminal, plain lines elsewhere, JSON where it is asked for.
+
+Errors are not printed here but raised, as CliError.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+def wants_rich() -> bool:
+    """Whether standard output is a terminal that a person looks at, colours and all."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def print_json(value: Any) -> None:
+    """Prints a value for another program to read."""
+    print(json.dumps(value, indent=2, default=str))
+
+
+def print_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints a table; elsewhere than on a terminal one line a row, its columns aligned and without a heading."""
+    if wants_rich():
+        _print_table(columns, rows)
+        return
+    widths = [max((len(row[at]) for row in rows), default=0) for at in range(len(columns))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def print_line(text: str, style: str = "") -> None:
+    """Prints a line, in a rich style where that can be seen."""
+    if style and wants_rich():
+        from rich.console import Console
+        from rich.text import Text
+
+        Console().print(Text(text, style), soft_wrap=True)
+    else:
+        print(text)
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for at, column in enumerate(columns):
+        table.add_column(column, style="bold" if at == 0 else "", no_wrap=at == 0)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)

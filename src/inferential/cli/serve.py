@@ -1,0 +1,163 @@
+"""`inferential serve`.
+
+It only puts together what the package has: configuration, models, server and watcher.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from inferential.cli.errors import CliError
+from inferential.cli.settings import COMMAND_LINE, strategy_problem, targets
+from inferential.cli.targets import load_models
+from inferential.config.changes import diff
+from inferential.config.loading import Loaded, load
+from inferential.config.problems import ConfigError
+from inferential.config.schema import InferentialConfig
+from inferential.config.watcher import ConfigWatcher
+from inferential.dispatch.local import LocalDispatcher
+from inferential.server import Server
+
+logger = logging.getLogger("inferential.serve")
+
+EXAMPLES = (
+    "inferential serve fleet.yaml",
+    "inferential serve --model arm=policies:ArmPolicy",
+    "inferential serve fleet.toml --bind tcp://127.0.0.1:6000",
+    "inferential serve fleet.yaml --strategy round_robin --log-level debug",
+)
+
+
+class LogLevel(enum.StrEnum):
+    """What is logged, to standard error: this and worse."""
+
+    debug = "debug"
+    info = "info"
+    warning = "warning"
+    error = "error"
+
+
+def serve(
+    config: Annotated[
+        Path | None, typer.Argument(help="YAML, TOML or JSON file, reloaded when it changes and on SIGHUP.")
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", metavar="ID=MODULE:OBJECT", help="A model to serve; may be given several times."),
+    ] = None,
+    bind: Annotated[
+        str | None, typer.Option(help="Address to listen on, as tcp://*:5555; outranks transport.bind.")
+    ] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="Scheduling strategy, see `inferential schedulers`; outranks the file.")
+    ] = None,
+    log_level: Annotated[LogLevel, typer.Option(help="What is logged, to standard error.")] = LogLevel.info,
+) -> None:
+    """Serve models to robots.
+
+    MODULE:OBJECT is a model (a function of an observation, or an object with infer or infer_batch), or a class or a
+    function without parameters that makes one. Modules are also found in the current directory. Models can stand in
+    the file too, as models.known.ID.target.
+
+    Prints one line when it listens. SIGINT and SIGTERM end it, after it has served what it has.
+    """
+    _log(log_level)
+    overrides = _overrides(model or [], bind, strategy)
+    try:
+        loaded = load(config, overrides=overrides, overrides_name=COMMAND_LINE)
+    except ConfigError as error:
+        raise CliError(str(error)) from error
+    server = _build(loaded, config)
+    watcher = None
+    if config is not None:
+        watcher = ConfigWatcher(config, overrides=overrides, overrides_name=COMMAND_LINE)
+        watcher.on_reload(lambda new: _take_on(server, new))
+    asyncio.run(_run(server, watcher))
+
+
+class _AnnouncedServer(Server):
+    """A server that prints a line when it listens."""
+
+    async def start(self) -> None:
+        try:
+            await super().start()
+        except OSError as error:
+            raise CliError(error.strerror or str(error)) from error
+        models = ", ".join(sorted(targets(self.config)))
+        print(f"listening on {self.address}, strategy {self.config.scheduling.strategy}, models: {models}", flush=True)
+
+
+def _build(loaded: Loaded, path: Path | None) -> Server:
+    wanted = targets(loaded.config)
+    if not wanted:
+        place = f" in {path}" if path is not None else " in a configuration file"
+        raise CliError(
+            f"no models to serve: give one with --model ID=module:object, or as models.known.ID.target{place}"
+        )
+    for model_id in sorted(loaded.config.models.known.keys() - wanted):
+        logger.warning("models.known.%s has settings but no target: it is not served", model_id)
+    models = load_models(wanted)
+    if (problem := strategy_problem(loaded)) is not None:
+        raise CliError(str(problem))
+    try:
+        return _AnnouncedServer(config=loaded.config, dispatcher=LocalDispatcher(models))
+    except (TypeError, ValueError) as error:
+        raise CliError(str(error)) from error
+
+
+async def _run(server: Server, watcher: ConfigWatcher | None) -> None:
+    watching = None if watcher is None else asyncio.create_task(_watch(watcher))
+    try:
+        await server.run()
+    finally:
+        if watching is not None:
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
+
+
+async def _watch(watcher: ConfigWatcher) -> None:
+    try:
+        await watcher.watch()
+    except Exception:
+        logger.exception("the configuration is no longer watched")
+
+
+def _take_on(server: Server, new: InferentialConfig) -> None:
+    changes = diff(server.config, new)
+    try:
+        server.reconfigure(new)
+    except ValueError as error:
+        logger.error("the new configuration is not taken on: %s", error)
+        return
+    for change in changes:
+        logger.info("%s", change)
+
+
+def _overrides(models: list[str], bind: str | None, strategy: str | None) -> dict[str, Any]:
+    known: dict[str, dict[str, str]] = {}
+    for told in models:
+        model_id, equals, target = told.partition("=")
+        if not (equals and model_id and target):
+            raise CliError(f"--model: expected ID=module:object, got {told!r}")
+        if model_id in known:
+            raise CliError(f"--model: {model_id!r} is given twice")
+        known[model_id] = {"target": target}
+    overrides: dict[str, Any] = {"models": {"known": known}}
+    if bind is not None:
+        overrides["transport"] = {"bind": bind}
+    if strategy is not None:
+        overrides["scheduling"] = {"strategy": strategy}
+    return overrides
+
+
+def _log(level: LogLevel) -> None:
+    logging.basicConfig(level=level.value.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("watchfiles").setLevel(max(logging.WARNING, logging.root.level))

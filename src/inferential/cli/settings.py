@@ -1,0 +1,28 @@
+"""What `serve` and `check` have in common: the configuration of a command, and what the schema cannot know of it.
+
+It imports no model.
+"""
+
+from __future__ import annotations
+
+from inferential.config.loading import Loaded
+from inferential.config.problems import Problem, closest
+from inferential.config.schema import InferentialConfig
+
+COMMAND_LINE = "command line"
+
+
+def targets(config: InferentialConfig) -> dict[str, str]:
+    """Where the models are to be had, by model id; without those that only have settings."""
+    return {model_id: known.target for model_id, known in config.models.known.items() if known.target is not None}
+
+
+def strategy_problem(loaded: Loaded) -> Problem | None:
+    """What is wrong with the strategy's name; asked after models were imported, for they may register strategies."""
+    from inferential.scheduler import scheduler_names
+
+    name, known = loaded.config.scheduling.strategy, scheduler_names()
+    if name in known:
+        return None
+    expected = f"expected one of {', '.join(known)}, got '{name}'"
+    return Problem("scheduling.strategy", expected + closest(name, known), loaded.source_of(("scheduling", "strategy")))

@@ -1,0 +1,116 @@
+"""From `module:object` in a configuration or on the command line to a model.
+
+The rule, for what `object` is:
+
+- a class: it is called without arguments, and its instance is the model;
+- something with `infer` or `infer_batch`: it is the model;
+- something that can be called with one argument, the observation: it is the model;
+- any other function: it is called without arguments, and what it gives is the model.
+
+It runs no model. Modules are found among what is installed and in the current directory.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from inferential.cli.errors import CliError
+
+
+def load_models(targets: Mapping[str, str]) -> dict[str, Any]:
+    """The models, by id.
+
+    Args:
+        targets: `module:object` by model id.
+
+    Raises:
+        CliError: one cannot be had; the text names its id and target, and where in its module it failed.
+    """
+    return {model_id: load_model(model_id, target) for model_id, target in targets.items()}
+
+
+def load_model(model_id: str, target: str) -> Any:
+    """The model that a target leads to.
+
+    Raises:
+        CliError: there is none.
+    """
+    try:
+        return _model(_find(target), target)
+    except CliError as error:
+        raise CliError(f"model {model_id!r}, target {target!r}: {error}") from error.__cause__
+
+
+def _find(target: str) -> Any:
+    module_name, _, names = target.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
+            raise CliError(f"no module {error.name!r}, neither installed nor in {os.getcwd()}") from error
+        raise CliError(f"importing it failed: {_in_words(error)}") from error
+    except Exception as error:
+        raise CliError(f"importing it failed: {_in_words(error)}") from error
+    path = module_name
+    for name in names.split("."):
+        try:
+            found = getattr(found, name)
+        except AttributeError as error:
+            close = difflib.get_close_matches(name, dir(found), n=1)
+            raise CliError(f"{path} has no {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")) from error
+        path = f"{path}.{name}"
+    return found
+
+
+def _model(found: Any, target: str) -> Any:
+    if isinstance(found, type) or not (_is_model(found) or not callable(found)):
+        found = _built(found, target)
+    if not _is_model(found):
+        raise CliError(
+            f"expected a model (an object with infer(observation) or infer_batch(observations), or a function of an "
+            f"observation), or a class or a function without parameters that makes one, got {type(found).__name__}"
+        )
+    return found
+
+
+def _is_model(found: Any) -> bool:
+    return hasattr(found, "infer") or hasattr(found, "infer_batch") or (callable(found) and _takes_one(found))
+
+
+def _takes_one(function: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # some built-in functions have none
+        return True
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return any(one.kind in (*positional, inspect.Parameter.VAR_POSITIONAL) for one in parameters)
+
+
+def _built(make: Callable[[], Any], target: str) -> Any:
+    try:
+        model = make()
+    except Exception as error:
+        raise CliError(f"calling it to make the model failed: {_in_words(error)}") from error
+    if inspect.iscoroutine(model):
+        model.close()
+        raise CliError("it is an async function without parameters; what makes a model must not be async")
+    return model
+
+
+def _in_words(error: Exception) -> str:
+    """Type, message and place, on one line."""
+    if isinstance(error, SyntaxError):
+        return f"SyntaxError: {error.msg} ({error.filename}:{error.lineno})"
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
+    last = frames[-1]
+    return text if last.filename == __file__ else f"{text} ({last.filename}:{last.lineno})"

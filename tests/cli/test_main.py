@@ -1,0 +1,190 @@
+"""What all commands share: help, errors, exit codes, plain and rich output."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from inferential.cli import app as app_module
+from inferential.cli import output
+from inferential.cli.app import COMMANDS, build
+
+OWN = ("serve", "check", "schedulers", "version")
+
+
+@pytest.mark.parametrize("args", [(), ("--help",), ("-h",), ("--debug",)])
+def test_without_a_command_the_help_lists_them_all(run: Any, args: tuple[str, ...]) -> None:
+    ran = run(*args)
+    assert ran.code == 0
+    assert all(name in ran.out and summary in ran.out for name, summary in COMMANDS.items())
+    assert "inferential serve fleet.yaml" in ran.out
+    assert ran.err == ""
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_each_command_has_help_with_examples_and_its_summary_first(run: Any, name: str) -> None:
+    ran = run(name, "--help")
+    assert ran.code == 0
+    assert "Examples:" in ran.out
+    module = importlib.import_module(f"inferential.cli.{name}")
+    assert all(example in ran.out for example in module.EXAMPLES)
+    assert getattr(module, name).__doc__.splitlines()[0] == COMMANDS[name]
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_commands_work_in_typers_own_runner(name: str) -> None:
+    ran = CliRunner().invoke(build(name), [name, "--help"])
+    assert ran.exit_code == 0
+    assert COMMANDS[name] in ran.output
+
+
+@pytest.mark.parametrize(
+    ("args", "error"),
+    [
+        (("serv",), "error: No such command 'serv'. Did you mean 'serve'? (try: inferential --help)\n"),
+        (("version", "--jsn"), "--jsn"),
+        (("version", "x"), "unexpected extra argument"),
+        (("--no-such-option",), "error: No such option: --no-such-option"),
+        (("serve", "--log-level", "loud"), "'loud' is not one of"),
+        (("serve", "--bind"), "--bind"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_on_standard_error(run: Any, args: tuple[str, ...], error: str) -> None:
+    ran = run(*args)
+    assert ran.code == 2
+    assert ran.out == ""
+    assert error in ran.err
+    assert ran.err.startswith("error: ")
+    assert ran.err.count("\n") == 1
+    assert "--help)" in ran.err
+
+
+@pytest.mark.parametrize("args", [("--debug", "serve"), ("serve", "--debug")])
+def test_debug_adds_the_traceback_wherever_it_stands(run: Any, args: tuple[str, ...]) -> None:
+    ran = run(*args)
+    assert ran.code == 2
+    assert ran.err.startswith("Traceback")
+    assert ran.err.splitlines()[-1].startswith("error: no models to serve")
+
+
+def test_what_nobody_expected_is_one_line_too(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inferential.cli.schedulers._names", lambda: {}["x\ny"])
+    ran = run("schedulers")
+    assert ran.code == 2
+    assert ran.err == "error: unexpected KeyError: 'x\\ny' (--debug shows where)\n"
+
+
+def test_an_interrupt_ends_with_its_own_code(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> list[str]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("inferential.cli.schedulers._names", interrupted)
+    assert run("schedulers").code == 130
+
+
+def test_a_reader_that_leaves_is_no_error(place: Path) -> None:
+    script = f"{sys.executable} -m inferential.cli.main schedulers --json | true"
+    ran = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stderr == ""
+
+
+def test_without_the_extra_the_error_names_it(run_apart: Any, place: Path) -> None:
+    (place / "typer.py").write_text("raise ModuleNotFoundError('No module named typer', name='typer')")
+    ran = run_apart("version")
+    assert ran.code == 2
+    assert ran.err == "error: the command line needs typer: pip install 'inferential[edge]'\n"
+
+
+def test_only_the_command_that_runs_is_imported(place: Path) -> None:
+    script = """
+import sys
+from inferential.cli.main import main
+try:
+    main(sys.argv[1:])
+except SystemExit as ended:
+    assert not ended.code
+print([name for name in sys.modules if name in sys.argv[1:] or name.startswith("inferential.")], file=sys.stderr)
+print([name for name in ("yaml", "watchfiles", "mujoco", "rich.table") if name in sys.modules], file=sys.stderr)
+"""
+    for args in (["version"], ["--help"]):
+        ran = subprocess.run(
+            [sys.executable, "-c", script, *args], capture_output=True, text=True, timeout=60, check=True
+        )
+        ours, theirs = ran.stderr.splitlines()[-2:]
+        assert "inferential.cli.app" in ours
+        assert "inferential.server" not in ours
+        assert "inferential.cli.demo" not in ours
+        assert "inferential.cli.serve" not in ours
+        assert theirs == "[]"
+
+
+@pytest.mark.parametrize("env", [{"COMP_WORDS": "inferential serve --lo", "COMP_CWORD": "2"}])
+def test_a_shell_can_complete_options_of_commands(run_apart: Any, env: dict[str, str]) -> None:
+    ran = run_apart(_INFERENTIAL_COMPLETE="complete_bash", **env)
+    assert ran.out.split() == ["--log-level"]
+
+
+def test_a_shell_can_complete_commands(run_apart: Any) -> None:
+    ran = run_apart(_INFERENTIAL_COMPLETE="complete_bash", COMP_WORDS="inferential s", COMP_CWORD="1")
+    assert ran.out.split() == ["serve", "schedulers"]
+
+
+def _on_a_terminal(args: list[str], **env: str) -> str:
+    """What a command writes to a terminal."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "inferential.cli.main", *args],
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", **env},
+    )
+    os.close(theirs)
+    written = b""
+    while True:
+        try:
+            piece = os.read(ours, 65536)
+        except OSError:  # Linux: the other end is closed
+            break
+        if not piece:
+            break
+        written += piece
+    os.close(ours)
+    process.wait(timeout=60)
+    return written.decode()
+
+
+def test_a_terminal_gets_colour_and_headings(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    written = _on_a_terminal(["schedulers"])
+    assert "\x1b[" in written
+    assert "strategy" in written
+    assert "\x1b[" in _on_a_terminal(["--help"])
+
+
+@pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_a_terminal_that_wants_none_gets_plain_lines(place: Path, run: Any, env: dict[str, str]) -> None:
+    assert _on_a_terminal(["schedulers"], **env).replace("\r\n", "\n") == run("schedulers").out
+
+
+def test_rich_output_shows_texts_as_they_are(run: Any, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "f.yaml").write_text("models: {known: {'[red]arm': {max_inflight: 2}}}")
+    monkeypatch.setattr(output, "wants_rich", lambda: True)
+    monkeypatch.setenv("COLUMNS", "200")
+    ran = run("check", "f.yaml")
+    assert 'models.known."[red]arm".max_inflight' in ran.out
+    assert "meaning" in ran.out
+
+
+def test_every_command_in_the_table_is_a_function_of_its_module() -> None:
+    assert [
+        name for name in OWN if not callable(getattr(importlib.import_module(f"inferential.cli.{name}"), name))
+    ] == []
+    assert set(OWN) | {"demo"} == set(app_module.COMMANDS)

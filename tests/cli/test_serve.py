@@ -1,0 +1,198 @@
+"""`inferential serve`: real processes, sockets, files and signals."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pytest
+
+from inferential import Connection
+
+WAIT_MS = 20_000
+STATE = np.arange(4, dtype=np.float32)
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+def line_with(text: str, stream: IO[str] | None) -> str:
+    """Reads until a line has the text; the test's time limit is the only one."""
+    assert stream is not None
+    seen = []
+    for line in stream:
+        if text in line:
+            return line
+        seen.append(line)
+    raise AssertionError(f"{text!r} never came: {seen}")
+
+
+def address(process: subprocess.Popen[str]) -> str:
+    """Where a server listens, as its line tells."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    found = re.match(r"listening on (tcp://127\.0\.0\.1:[1-9]\d+|ipc://\S+), strategy \w+, models: ", line)
+    assert found, (line, process.stderr and not line and process.stderr.read())
+    return found[1]
+
+
+def replace(path: Path, text: str) -> None:
+    """Writes a file in one go, so that nobody reads half of it."""
+    other = path.with_name("other")
+    other.write_text(text)
+    other.replace(path)
+
+
+def infer(where: str, model: str) -> Any:
+    with Connection(where, "robot") as connection:
+        return connection.model(model).infer(WAIT_MS, state=STATE)
+
+
+def test_models_of_a_file_and_of_the_command_line_are_served(start: Start, place: Path) -> None:
+    (place / "fleet.yaml").write_text(
+        "transport: {bind: 'tcp://127.0.0.1:0'}\n"
+        "scheduling: {strategy: round_robin}\n"
+        "models: {known: {arm: {target: 'policies:Doubler'}, hand: {target: 'policies:echo'}}}\n"
+    )
+    process = start("serve", "fleet.yaml", "-m", "leg=policies:Batcher", "--model", "hand=policies:make")
+    where = address(process)
+    np.testing.assert_array_equal(infer(where, "arm")["actions"], STATE * 2)
+    np.testing.assert_array_equal(infer(where, "hand")["actions"], STATE * 2)
+    np.testing.assert_array_equal(infer(where, "leg")["actions"], STATE + 1)
+
+
+def test_the_line_tells_address_strategy_and_models(start: Start, place: Path) -> None:
+    options = ["--bind", "ipc://robots.sock", "--strategy", "priority_tiered", "-m", "b=policies:echo"]
+    process = start("serve", *options, "-m", "a=policies:echo")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "listening on ipc://robots.sock, strategy priority_tiered, models: a, b\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_it_well(start: Start, number: signal.Signals) -> None:
+    process = start("serve", "-m", "arm=policies:echo", "--bind", "tcp://127.0.0.1:0")
+    address(process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert out == ""
+    assert "Traceback" not in err
+
+
+def test_the_environment_counts_and_is_outranked_by_options(start: Start, place: Path) -> None:
+    process = start(
+        "serve",
+        "--strategy",
+        "round_robin",
+        INFERENTIAL_SCHEDULING__STRATEGY="priority_tiered",
+        INFERENTIAL_TRANSPORT__BIND="tcp://127.0.0.1:0",
+        INFERENTIAL_MODELS__KNOWN="{arm: {target: 'policies:Doubler'}}",
+    )
+    assert process.stdout is not None
+    assert "strategy round_robin, models: arm" in process.stdout.readline()
+
+
+def test_a_changed_file_is_taken_on_while_it_serves(start: Start, place: Path) -> None:
+    fleet = place / "fleet.toml"
+    text = '[transport]\nbind = "tcp://127.0.0.1:0"\n[models.known.arm]\ntarget = "policies:Doubler"\n'
+    replace(fleet, text)
+    process = start("serve", "fleet.toml", "--strategy", "round_robin")
+    where = address(process)
+    assert infer(where, "arm") is not None
+
+    replace(fleet, text + "[clients]\naccept_unkown = false\n")
+    assert "the old one stays" in line_with("fleet.toml changed", process.stderr)
+    assert "did you mean clients.accept_unknown? (fleet.toml)" in line_with("accept_unkown", process.stderr)
+    assert infer(where, "arm") is not None
+
+    replace(fleet, text.replace(":0", ":1") + '[scheduling]\nstrategy = "x"\n[clients]\naccept_unknown = false\n')
+    line_with("transport.bind: tcp://127.0.0.1:0 -> tcp://127.0.0.1:1 (takes effect at the next start)", process.stderr)
+    line_with("clients.accept_unknown: true -> false", process.stderr)
+    with pytest.raises(Exception, match="not accepted"):
+        infer(where, "arm")
+
+    replace(fleet, text)
+    line_with("clients.accept_unknown: false -> true", process.stderr)
+    process.send_signal(signal.SIGHUP)
+    line_with("SIGHUP: configuration reloaded", process.stderr)
+    assert infer(where, "arm") is not None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 0
+
+
+def test_a_strategy_that_does_not_exist_is_not_taken_on(start: Start, place: Path) -> None:
+    fleet = place / "fleet.yaml"
+    text = "transport: {bind: 'tcp://127.0.0.1:0'}\nmodels: {known: {arm: {target: 'policies:Doubler'}}}\n"
+    replace(fleet, text)
+    process = start("serve", "fleet.yaml")
+    where = address(process)
+    replace(fleet, text + "scheduling: {strategy: fastest}\n")
+    line = line_with("is not taken on", process.stderr)
+    assert "Unknown scheduler strategy 'fastest'" in line
+    assert infer(where, "arm") is not None
+
+
+def test_the_log_goes_to_standard_error_from_its_level_on(start: Start) -> None:
+    process = start("serve", "-m", "arm=policies:echo", "--bind", "tcp://127.0.0.1:0", "--log-level", "warning")
+    where = address(process)
+    assert infer(where, "arm") is not None
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert (out, err) == ("", "")
+
+
+def test_settings_without_a_target_are_told(start: Start, place: Path) -> None:
+    (place / "f.yaml").write_text("models: {known: {amr: {max_inflight: 2}}}")
+    process = start("serve", "f.yaml", "-m", "arm=policies:echo", "--bind", "tcp://127.0.0.1:0")
+    line_with("models.known.amr has settings but no target: it is not served", process.stderr)
+    address(process)
+
+
+@pytest.mark.parametrize(
+    ("args", "error"),
+    [
+        ((), "no models to serve: give one with --model ID=module:object, or as models.known.ID.target in a "),
+        (("f.yaml",), "or as models.known.ID.target in f.yaml"),
+        (("none.yaml",), "none.yaml: cannot be read: No such file or directory"),
+        (("-m", "arm"), "--model: expected ID=module:object, got 'arm'"),
+        (("-m", "=policies:echo"), "--model: expected ID=module:object, got '=policies:echo'"),
+        (("-m", "a=policies:echo", "-m", "a=policies:make"), "--model: 'a' is given twice"),
+        (
+            ("-m", "arm=policies"),
+            "models.known.arm.target: expected module:object or null, got 'policies' (command line)",
+        ),
+        (("-m", "arm=policies:Dubler"), "policies has no 'Dubler'; did you mean 'Doubler'?"),
+        (("-m", "arm=policies:echo", "--strategy", "x"), "scheduling.strategy: expected one of batch_optimized, "),
+        (("-m", "arm=policies:echo", "--bind", "robots"), "transport.bind: expected an address like tcp://*:5555 or "),
+    ],
+)
+def test_what_cannot_be_served_is_one_line_and_exit_code_2(
+    run: Any, place: Path, args: tuple[str, ...], error: str
+) -> None:
+    (place / "f.yaml").write_text("metrics: {enabled: true}")
+    ran = run("serve", *args)
+    assert ran.code == 2
+    assert ran.err.startswith("error: ")
+    assert error in ran.err
+    assert ran.err.count("\n") == 1
+    assert ran.out == ""
+
+
+def test_each_problem_of_a_file_is_a_line(run: Any, place: Path) -> None:
+    (place / "f.yaml").write_text("metrics: {enabled: 1}\nx: 1\n")
+    lines = run("serve", "f.yaml").err.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("error: ") for line in lines)
+
+
+def test_an_address_in_use_is_one_line_and_exit_code_2(run_apart: Any, place: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        bind = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        ran = run_apart("serve", "-m", "arm=policies:echo", "--bind", bind)
+    assert ran.code == 2
+    assert ran.err.startswith(f"error: transport.bind: cannot listen on '{bind}': Address already in use")
+    assert ran.err.count("\n") == 1

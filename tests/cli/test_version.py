@@ -1,0 +1,35 @@
+"""`inferential version`."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+def test_it_tells_the_versions_of_what_is_installed(run: Any) -> None:
+    ran = run("version")
+    assert ran.code == 0
+    told = dict(line.split(maxsplit=1) for line in ran.out.splitlines())
+    assert told["inferential"] == version("inferential")
+    assert told["python"] == platform.python_version()
+    assert {"pyzmq", "protobuf", "numpy"} <= set(told)
+
+
+def test_json_has_null_for_what_is_not_installed(run: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("inferential.cli.version._PACKAGES", ("numpy", "no-such-package"))
+    assert run("version", "--json").json == {
+        "numpy": version("numpy"),
+        "no-such-package": None,
+        "python": platform.python_version(),
+    }
+    assert "no-such-package  not installed" in run("version").out
+
+
+def test_the_installed_script_is_the_same(place: Path) -> None:
+    script = Path(sys.executable).with_name("inferential")
+    ran = subprocess.run([script, "version"], capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stdout.startswith("inferential")
