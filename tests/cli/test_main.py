@@ -49,7 +49,7 @@ def test_commands_work_in_typers_own_runner(name: str) -> None:
 @pytest.mark.parametrize(
     ("args", "error"),
     [
-        (("serv",), "error: No such command 'serv'. Did you mean 'serve'? (try: inferential --help)\n"),
+        (("serv",), "error: No such command 'serv'."),
         (("version", "--jsn"), "--jsn"),
         (("version", "x"), "unexpected extra argument"),
         (("--no-such-option",), "error: No such option: --no-such-option"),
@@ -112,7 +112,7 @@ try:
 except SystemExit as ended:
     assert not ended.code
 print([name for name in sys.modules if name in sys.argv[1:] or name.startswith("inferential.")], file=sys.stderr)
-print([name for name in ("yaml", "watchfiles", "mujoco", "rich.table") if name in sys.modules], file=sys.stderr)
+print([name for name in ("yaml", "watchfiles", "mujoco") if name in sys.modules], file=sys.stderr)
 """
     for args in (["version"], ["--help"]):
         ran = subprocess.run(

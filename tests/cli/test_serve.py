@@ -124,6 +124,15 @@ def test_a_changed_file_is_taken_on_while_it_serves(start: Start, place: Path) -
     assert process.wait(timeout=60) == 0
 
 
+def test_a_hangup_is_handled_as_soon_as_it_listens(start: Start, place: Path) -> None:
+    (place / "f.json").write_text('{"transport": {"bind": "tcp://127.0.0.1:0"}}')
+    process = start("serve", "f.json", "-m", "arm=policies:echo")
+    where = address(process)
+    process.send_signal(signal.SIGHUP)
+    line_with("SIGHUP: configuration reloaded", process.stderr)
+    assert infer(where, "arm") is not None
+
+
 def test_a_strategy_that_does_not_exist_is_not_taken_on(start: Start, place: Path) -> None:
     fleet = place / "fleet.yaml"
     text = "transport: {bind: 'tcp://127.0.0.1:0'}\nmodels: {known: {arm: {target: 'policies:Doubler'}}}\n"

@@ -114,6 +114,7 @@ def _build(loaded: Loaded, path: Path | None) -> Server:
 
 async def _run(server: Server, watcher: ConfigWatcher | None) -> None:
     watching = None if watcher is None else asyncio.create_task(_watch(watcher))
+    await asyncio.sleep(0)  # SIGHUP is handled from here on, before anyone is told that the server listens
     try:
         await server.run()
     finally:

@@ -35,7 +35,12 @@ Target = Annotated[str, Field(pattern=r"^\w+(\.\w+)*:\w+(\.\w+)*$"), Expected("m
 class Section(BaseModel):
     """One table of the configuration: unknown keys are errors, assignments are checked."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        validate_assignment=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),  # pydantic before 2.10 warns of `model_deadline`
+    )
 
 
 class TransportConfig(Section):
