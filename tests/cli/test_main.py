@@ -96,11 +96,20 @@ def test_a_reader_that_leaves_is_no_error(place: Path) -> None:
     assert ran.stderr == ""
 
 
-def test_without_the_extra_the_error_names_it(run_apart: Any, place: Path) -> None:
-    (place / "typer.py").write_text("raise ModuleNotFoundError('No module named typer', name='typer')")
-    ran = run_apart("version")
+@pytest.mark.parametrize(
+    ("package", "command", "error"),
+    [
+        ("typer", "version", "the command line needs typer: pip install 'inferential[edge]'"),
+        ("watchfiles", "serve", "inferential serve needs watchfiles: pip install 'inferential[edge]'"),
+    ],
+)
+def test_where_a_package_lacks_the_error_names_it_and_the_extra(
+    run_apart: Any, place: Path, package: str, command: str, error: str
+) -> None:
+    (place / f"{package}.py").write_text(f"raise ModuleNotFoundError('No module named {package}', name='{package}')")
+    ran = run_apart(command)
     assert ran.code == 2
-    assert ran.err == "error: the command line needs typer: pip install 'inferential[edge]'\n"
+    assert ran.err == f"error: {error}\n"
 
 
 def test_only_the_command_that_runs_is_imported(place: Path) -> None:

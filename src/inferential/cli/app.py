@@ -9,11 +9,12 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Annotated, Any
 
 import typer
 
-from inferential.cli.errors import CliError
+from inferential.cli.errors import CliError, missing
 from inferential.cli.output import wants_rich
 
 COMMANDS = {
@@ -43,7 +44,7 @@ def run(args: Sequence[str]) -> int:
     """Runs the command that the arguments name; returns the exit code.
 
     Raises:
-        CliError: the command failed, or there is no such command or option.
+        CliError: the command failed, lacks a package, or there is no such command or option.
     """
     wanted = _wanted(args)
     if wanted is None:
@@ -71,12 +72,19 @@ def build(wanted: str | None) -> typer.Typer:
     app.callback()(_global_options)
     for name, summary in COMMANDS.items():
         if name == wanted:
-            module = importlib.import_module(f"inferential.cli.{name}")
+            module = _imported(name)
             examples = getattr(module, "EXAMPLES", ())
             app.command(name, epilog=_epilog(examples), context_settings=_SETTINGS)(getattr(module, name))
         else:
             app.command(name, help=summary)(_never_run)
     return app
+
+
+def _imported(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(f"inferential.cli.{name}")
+    except ModuleNotFoundError as error:
+        raise missing(f"inferential {name}", error, "demo" if name == "demo" else "edge") from error
 
 
 def _global_options(

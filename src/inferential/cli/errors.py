@@ -8,3 +8,14 @@ from __future__ import annotations
 
 class CliError(Exception):
     """What the user reads; several lines are several errors."""
+
+
+def missing(what: str, error: ModuleNotFoundError, extra: str) -> CliError:
+    """The error for a package that is not installed.
+
+    Raises:
+        ModuleNotFoundError: the one given, where it is a module of this package: a bug, not an installation.
+    """
+    if error.name is None or error.name.partition(".")[0] == "inferential":
+        raise error
+    return CliError(f"{what} needs {error.name}: pip install 'inferential[{extra}]'")

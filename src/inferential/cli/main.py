@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from inferential.cli.errors import CliError
+from inferential.cli.errors import CliError, missing
 
 DEBUG = "--debug"
 
@@ -44,9 +44,7 @@ def _run(args: list[str]) -> int:
     try:
         from inferential.cli.app import run
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] == "inferential":
-            raise
-        raise CliError(f"the command line needs {error.name}: pip install 'inferential[edge]'") from error
+        raise missing("the command line", error, "edge") from error
     return run(args)
 
 
