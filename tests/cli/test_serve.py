@@ -133,6 +133,19 @@ def test_a_hangup_is_handled_as_soon_as_it_listens(start: Start, place: Path) ->
     assert infer(where, "arm") is not None
 
 
+def test_a_change_while_models_are_imported_is_not_lost(start: Start, place: Path) -> None:
+    text = "transport: {bind: 'tcp://127.0.0.1:0'}\nmodels: {known: {m: {target: 'slow:echo'}}}\n"
+    (place / "f.yaml").write_text(text)
+    (place / "slow.py").write_text(
+        "from pathlib import Path\nfrom policies import echo\n"
+        "Path('new').write_text(Path('f.yaml').read_text() + 'scheduling: {max_retries: 3}')\n"
+        "Path('new').replace('f.yaml')\n"
+    )
+    process = start("serve", "f.yaml")
+    line_with("scheduling.max_retries: 0 -> 3", process.stderr)
+    assert infer(address(process), "m") is not None
+
+
 def test_a_strategy_that_does_not_exist_is_not_taken_on(start: Start, place: Path) -> None:
     fleet = place / "fleet.yaml"
     text = "transport: {bind: 'tcp://127.0.0.1:0'}\nmodels: {known: {arm: {target: 'policies:Doubler'}}}\n"

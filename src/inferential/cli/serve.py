@@ -70,14 +70,14 @@ def serve(
     """
     _log(log_level)
     overrides = _overrides(model or [], bind, strategy)
+    # Before the file is read: models may take long to import, and it may change meanwhile.
+    watcher = None if config is None else ConfigWatcher(config, overrides=overrides, overrides_name=COMMAND_LINE)
     try:
         loaded = load(config, overrides=overrides, overrides_name=COMMAND_LINE)
     except ConfigError as error:
         raise CliError(str(error)) from error
     server = _build(loaded, config)
-    watcher = None
-    if config is not None:
-        watcher = ConfigWatcher(config, overrides=overrides, overrides_name=COMMAND_LINE)
+    if watcher is not None:
         watcher.on_reload(lambda new: _take_on(server, new))
     asyncio.run(_run(server, watcher))
 

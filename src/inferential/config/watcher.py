@@ -35,6 +35,8 @@ class ConfigWatcher:
     is it for a file that is empty or gone, which is what a file looks like that is just being written. Replace a file
     in one go (write another, then rename it), so that no half of it is ever read.
 
+    Make it before you load the file yourself: what changes after this is called back, however late `watch` begins.
+
     Args:
         config_path: the file; None: only SIGHUP reloads, from `env` and `overrides`.
         env: as for `load_config`; the environment as it is now where it is not given.
@@ -55,7 +57,7 @@ class ConfigWatcher:
         self._overrides = overrides
         self._overrides_name = overrides_name
         self._callbacks: list[ReloadCallback] = []
-        self._seen = self._content()  # now: a change between the caller's own reading and watch() is not lost
+        self._seen = self._content()
         self._lock = asyncio.Lock()
 
     def on_reload(self, callback: _Callback) -> _Callback:
