@@ -1,0 +1,136 @@
+"""`inferential demo`.
+
+The robots and their server are in `inferential.sim`; here they are run, shown and summed up.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from inferential.cli.errors import CliError, missing
+from inferential.cli.output import print_json, wants_rich
+from inferential.scheduler import get_scheduler, scheduler_names
+from inferential.sim import table
+from inferential.sim.fleet import Plan, run
+from inferential.sim.watch import Watch
+
+EXAMPLES = (
+    "inferential demo",
+    "inferential demo --strategy round_robin --robots 40 --load 3",
+    "inferential demo --compare all --load 2 --seconds 10",
+)
+_PLAIN_LINE_S = 1.0
+
+
+def demo(
+    robots: Annotated[int, typer.Option(min=1, max=200, help="How many robots; the kinds take turns.")] = 12,
+    seconds: Annotated[float, typer.Option(min=1, max=3600, help="How long they are driven.")] = 20.0,
+    load: Annotated[
+        float,
+        typer.Option(min=0.05, max=20, help="Observations offered, as a multiple of what full batches get through."),
+    ] = 0.7,
+    strategy: Annotated[str, typer.Option(help="Scheduling strategy; `inferential schedulers` lists them.")] = (
+        "deadline_aware"
+    ),
+    compare: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Run several strategies one after another; `all` for all.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the pushes that the robots get.")] = 0,
+    out: Annotated[Path, typer.Option(file_okay=False, help="Where the plot, table and summary are saved.")] = Path(
+        "demo-out"
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON and nothing else.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Print lines instead of a live table.")] = False,
+) -> None:
+    """Drive a fleet of simulated robots in real time.
+
+    Inverted pendulums (50 Hz) and balls on tilting plates (30 Hz, with camera images) are stepped by the MuJoCo physics
+    engine. Each is a client of its own on a real socket; one accelerator, which takes one call at a time, is shared by
+    the two policies that drive them. A robot whose actions come too late falls.
+    """
+    strategies = _strategies(strategy, compare)
+    _check_packages()
+    watches = []
+    for name in strategies:
+        plan = Plan(robots=robots, seconds=seconds, load=load, strategy=name, seed=seed)
+        try:
+            watches.append(_watched(plan, quiet=as_json, live=wants_rich() and not plain))
+        except RuntimeError as error:
+            raise CliError(str(error)) from error
+    saved = _save(watches, out)
+    if as_json:
+        runs = [watch.summary() for watch in watches]
+        print_json(runs if compare else runs[0])
+        return
+    console = Console(width=None if wants_rich() else 110, highlight=False)
+    console.print()
+    console.print(table.summary(watches))
+    for path in saved:
+        console.print(f"saved {path}")
+
+
+def _strategies(strategy: str, compare: str | None) -> list[str]:
+    if compare is None:
+        names = [strategy]
+    elif compare == "all":
+        names = scheduler_names()
+    else:
+        names = [name.strip() for name in compare.split(",") if name.strip()]
+    for name in names:
+        try:
+            get_scheduler(name)
+        except ValueError as error:
+            raise CliError(str(error)) from error
+    return names
+
+
+def _check_packages() -> None:
+    try:
+        import matplotlib  # noqa: F401
+        import mujoco  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise missing("the demo", error, "demo") from error
+
+
+def _watched(plan: Plan, *, quiet: bool, live: bool) -> Watch:
+    watch = Watch(plan)
+    if live:
+        console = Console()
+        with Live(console=console, auto_refresh=False, transient=True) as shown:
+            for told in run(plan):
+                watch.take(told)
+                shown.update(table.live(watch), refresh=True)
+        console.print(table.live(watch))
+        return watch
+    next_line = time.monotonic() + _PLAIN_LINE_S
+    for told in run(plan):
+        watch.take(told)
+        if not quiet and watch.seconds and time.monotonic() >= next_line:
+            next_line = time.monotonic() + _PLAIN_LINE_S
+            print(table.line(watch), flush=True)
+    return watch
+
+
+def _save(watches: Sequence[Watch], out: Path) -> list[Path]:
+    from inferential.sim import plot
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        picture, screen, summary = out / "demo.png", out / "demo.svg", out / "summary.json"
+        plot.save(watches, picture)
+        recorder = Console(record=True, width=96, file=io.StringIO(), force_terminal=True)
+        recorder.print(table.live(watches[-1]))
+        recorder.save_svg(str(screen), title="inferential demo")
+        summary.write_text(json.dumps([watch.summary() for watch in watches], indent=2) + "\n")
+    except OSError as error:
+        raise CliError(f"--out: cannot write to {out}: {error.strerror or error}") from error
+    return [picture, screen, summary]

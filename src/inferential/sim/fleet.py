@@ -1,0 +1,216 @@
+"""A fleet and its server, each in processes of their own, in real time; what they tell comes by pipes.
+
+Nothing is drawn or decided here: `sim.demo` watches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection as Pipe
+from multiprocessing.connection import wait
+
+from inferential.sim.driver import RobotReport
+from inferential.sim.robots import KINDS, Robot
+
+REPORT_S = 0.25
+ROBOTS_PER_PROCESS = 12
+_START_S = 1.5  # from the order to drive until the first observation: time to start processes and make connections
+_spawn = multiprocessing.get_context("spawn")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is run: how many robots, against which strategy, under which load, for how long."""
+
+    robots: int = 12
+    seconds: float = 20.0
+    load: float = 0.7
+    strategy: str = "deadline_aware"
+    seed: int = 0
+
+
+@dataclass(slots=True)
+class ServerReport:
+    """What the server did since it began.
+
+    Attributes:
+        queue_depth: requests that wait now.
+        batches: batch sizes since the last report.
+        counts: by metric name (responses_served, requests_superseded, ...), how many.
+    """
+
+    queue_depth: int = 0
+    batches: list[int] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+Report = list[RobotReport] | ServerReport
+
+
+def run(plan: Plan) -> Iterator[list[Report]]:
+    """Runs a plan; gives what is told as it comes, until the robots' time is over.
+
+    Raises:
+        RuntimeError: a process died.
+    """
+    with ExitStack() as processes:
+        server = processes.enter_context(_process(_serve, plan))
+        address = _first(server)
+        assert isinstance(address, str)
+        start = time.monotonic() + _START_S
+        workers = [
+            processes.enter_context(
+                _process(_drive, plan, list(range(first, plan.robots, _workers(plan))), address, start)
+            )
+            for first in range(_workers(plan))
+        ]
+        running = set(workers)
+        while running:
+            told: list[Report] = []
+            for pipe in wait([server, *running]):
+                assert isinstance(pipe, Pipe)
+                message = _receive(pipe)
+                if message is None:
+                    running.discard(pipe)
+                else:
+                    told.append(message)
+            yield told
+
+
+def _workers(plan: Plan) -> int:
+    return -(-plan.robots // ROBOTS_PER_PROCESS)
+
+
+def _first(pipe: Pipe) -> object:
+    if not pipe.poll(60):
+        raise RuntimeError("the server of the demo did not start within 60 s")
+    try:
+        return pipe.recv()
+    except EOFError:
+        raise RuntimeError("the server of the demo ended before it began; its error is above") from None
+
+
+def _receive(pipe: Pipe) -> Report | None:
+    try:
+        message: Report | None = pipe.recv()
+    except EOFError:
+        raise RuntimeError("a process of the demo died; its error is above") from None
+    return message
+
+
+@contextmanager
+def _process(target: object, *args: object) -> Iterator[Pipe]:
+    """A process and our end of its pipe; it ends when that end is closed."""
+    ours, theirs = _spawn.Pipe()
+    process = _spawn.Process(target=target, args=(*args, theirs), daemon=True)  # type: ignore[arg-type]
+    process.start()
+    theirs.close()
+    try:
+        yield ours
+    finally:
+        ours.close()
+        process.join(5)
+        if process.is_alive():
+            process.kill()
+            process.join()
+
+
+def _ignore_interrupts() -> None:
+    """Ctrl-C reaches every process of the terminal; only the parent acts on it, and closes the pipes."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _serve(plan: Plan, pipe: Pipe) -> None:
+    from inferential import LocalDispatcher, Server
+    from inferential.config import InferentialConfig
+    from inferential.sim.accelerator import AcceleratedModel, Accelerator, cost_for_load
+    from inferential.sim.policies import BalancePolicy, BallPolicy
+
+    _ignore_interrupts()
+    accelerator = Accelerator(cost_for_load(plan.load, (kind_of(n).control_rate_hz for n in range(plan.robots))))
+    models = {
+        "balance": AcceleratedModel(BalancePolicy(), accelerator),
+        "ball": AcceleratedModel(BallPolicy(), accelerator),
+    }
+    config = InferentialConfig.model_validate(
+        {"scheduling": {"strategy": plan.strategy}, "server": {"drain_timeout_s": 0.5}}
+    )
+
+    async def main() -> None:
+        server = Server("tcp://127.0.0.1:0", config=config, dispatcher=LocalDispatcher(models))
+        counts: Counter[str] = Counter()
+        batches: list[int] = []
+
+        @server.on_metric
+        def count(name: str, value: float, labels: dict[str, str]) -> None:
+            counts[name] += 1
+            if name == "batch_size":
+                batches.append(int(value))
+
+        async with server:
+            pipe.send(server.address)
+            closed = asyncio.Event()
+            asyncio.get_running_loop().add_reader(pipe.fileno(), closed.set)
+            while not closed.is_set():
+                await _sleep_or(closed, REPORT_S)
+                depth = server.scheduler.queue_len()
+                _tell(pipe, ServerReport(depth, list(batches), dict(counts)))
+                batches.clear()
+
+    asyncio.run(main())
+
+
+def _drive(plan: Plan, numbers: list[int], address: str, start: float, pipe: Pipe) -> None:
+    from inferential.sim.driver import Driver
+
+    _ignore_interrupts()
+
+    async def main() -> None:
+        drivers = []
+        for number in numbers:
+            robot = kind_of(number)(seed=plan.seed * 1000 + number)
+            drivers.append(Driver(robot, f"{robot.kind}-{number:02d}", address))
+        closed = asyncio.Event()
+        asyncio.get_running_loop().add_reader(pipe.fileno(), closed.set)
+        driving = asyncio.gather(*(driver.run(start, plan.seconds) for driver in drivers))
+        try:
+            while not driving.done() and not closed.is_set():
+                await _sleep_or(closed, REPORT_S)
+                _tell(pipe, [driver.report() for driver in drivers])
+            if driving.done():
+                await driving
+                _tell(pipe, [driver.report() for driver in drivers])
+                _tell(pipe, None)
+                await closed.wait()
+        finally:
+            driving.cancel()
+
+    asyncio.run(main())
+
+
+def kind_of(number: int) -> type[Robot]:
+    """The kind of the robot of that number: the kinds take turns."""
+    return KINDS[number % len(KINDS)]
+
+
+async def _sleep_or(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return
+
+
+def _tell(pipe: Pipe, message: Report | None) -> None:
+    try:
+        pipe.send(message)
+    except (BrokenPipeError, ConnectionResetError):
+        return  # the parent is gone; the closed pipe ends the loop

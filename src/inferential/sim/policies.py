@@ -1,0 +1,120 @@
+"""The policies that drive the simulated robots, batched.
+
+They hold no state of any robot: all that they need comes with the observation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from inferential.sim import camera
+from inferential.sim.robots import BallPlate, CartPole, Observation
+
+Array = npt.NDArray[np.float32]
+FILTER = 5
+"""Width of the camera policy's filter, in pixels."""
+
+
+class BalancePolicy:
+    """State feedback for `CartPole`: the linear-quadratic regulator of its physics, linearised where it stands.
+
+    Gains are computed once, by iterating the discrete Riccati equation (Anderson and Moore, Optimal Control, 1990).
+    """
+
+    max_batch_size = 8
+
+    def __init__(self) -> None:
+        self._gain = _lqr_gain()
+
+    def infer_batch(self, observations: Sequence[Observation]) -> list[dict[str, Array]]:
+        """Observations with `state` (4,) -> `actions` (1,), a force in N."""
+        states = np.stack([observation["state"] for observation in observations])
+        return [{"actions": action} for action in (-states @ self._gain.T).astype(np.float32)]
+
+    def infer(self, observation: Observation) -> dict[str, Array]:
+        """As `infer_batch`, of one."""
+        return self.infer_batch([observation])[0]
+
+
+@cache
+def _lqr_gain() -> npt.NDArray[np.float64]:
+    import mujoco
+
+    robot = CartPole(seed=0)
+    mujoco.mj_resetData(robot.physics, robot.data)
+    steps = 4  # physics steps in a control period
+    a, b = np.zeros((4, 4)), np.zeros((4, 1))
+    mujoco.mjd_transitionFD(robot.physics, robot.data, 1e-6, True, a, b, None, None)
+    held = sum((np.linalg.matrix_power(a, n) @ b for n in range(steps)), np.zeros((4, 1)))
+    a = np.linalg.matrix_power(a, steps)
+    cost_state, cost_action = np.diag([1.0, 10.0, 0.5, 1.0]), np.array([[0.3]])
+    value = cost_state
+    for _ in range(2000):
+        gain = np.linalg.solve(cost_action + held.T @ value @ held, held.T @ value @ a)
+        value = cost_state + a.T @ value @ (a - held @ gain)
+    return np.asarray(gain, dtype=np.float64)
+
+
+class BallPolicy:
+    """A small neural network finds the ball in the camera images; a linear law on where and how fast tilts the plate.
+
+    The weights are made by scripts/train_ball_policy.py.
+    """
+
+    max_batch_size = 8
+
+    def __init__(self) -> None:
+        with np.load(str(files("inferential.sim").joinpath("ball_policy.npz"))) as weights:
+            self._weights = {name: weights[name] for name in weights.files}
+
+    def infer_batch(self, observations: Sequence[Observation]) -> list[dict[str, Array]]:
+        """Observations with `camera` (2, 48, 48) and `tilt` (2,) -> `actions` (2,), tilts in rad."""
+        images = np.stack([observation["camera"] for observation in observations])
+        positions = locate(images.reshape(-1, camera.PIXELS, camera.PIXELS), self._weights).reshape(-1, 2, 2)
+        now = positions[:, 1]
+        velocity = (now - positions[:, 0]) * BallPlate.control_rate_hz
+        wanted = -(1.3 * now + 0.75 * velocity)  # acceleration over 5/7 g: about 3 rad/s, well damped
+        # Tilting about y by +a rolls the ball to +x, about x by +a to -y.
+        tilts = np.stack([wanted[:, 0], -wanted[:, 1]], axis=1)
+        return [{"actions": action} for action in tilts.astype(np.float32)]
+
+    def infer(self, observation: Observation) -> dict[str, Array]:
+        """As `infer_batch`, of one."""
+        return self.infer_batch([observation])[0]
+
+
+def locate(images: npt.NDArray[Any], weights: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
+    """Ball positions (n, 2) in metres from images (n, 48, 48) uint8.
+
+    One convolution, a softmax over all places, and the place to expect: the spatial softmax of Levine, Finn, Darrell
+    and Abbeel, "End-to-end training of deep visuomotor policies" (2016).
+    """
+    chances, places = attention(patches(images), weights)
+    found: npt.NDArray[np.float32] = (chances @ places) * weights["scale"] + weights["offset"]
+    return found
+
+
+def patches(images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """All 5 x 5 patches (n, 44 * 44, 25) of images (n, 48, 48), scaled to about one."""
+    pixels = images.astype(np.float32) / np.float32(128) - np.float32(0.5)
+    windows = np.lib.stride_tricks.sliding_window_view(pixels, (FILTER, FILTER), axis=(1, 2))
+    flat: npt.NDArray[np.float32] = windows.reshape(len(images), -1, FILTER * FILTER)
+    return flat
+
+
+def attention(
+    windows: npt.NDArray[np.float32], weights: dict[str, npt.NDArray[Any]]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """How likely (n, places) the ball is at each of `places` (places, 2), which go from -1 to 1."""
+    scores = windows @ weights["filter"]
+    scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+    side = np.linspace(-1, 1, camera.PIXELS - FILTER + 1, dtype=np.float32)
+    places = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
+    chances: npt.NDArray[np.float32] = scores / scores.sum(axis=1, keepdims=True)
+    return chances, places

@@ -1,0 +1,97 @@
+"""A run as a table: live, and its summary.
+
+It measures nothing; all figures come from `sim.watch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from inferential.sim.driver import RobotReport
+from inferential.sim.watch import KindSummary, Watch
+
+
+def live(watch: Watch) -> RenderableType:
+    """The fleet now: a line about the server, then a row for each robot."""
+    plan = watch.plan
+    batches = watch.server.batches
+    head = Text.assemble(
+        ("Inferential ", "bold"),
+        f"{plan.robots} robots, strategy ",
+        (plan.strategy, "bold"),
+        f", load {plan.load:g}x   {watch.seconds:4.1f} / {plan.seconds:g} s\n",
+        f"queue {watch.server.queue_depth}   batch {np.mean(batches) if batches else 0:.1f}   "
+        f"served {watch.count('responses_served')}   superseded {watch.count('requests_superseded')}   "
+        f"refused {watch.refused()}",
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("robot", "state"):
+        table.add_column(title)
+    for title in ("rate / asked Hz", "action age ms (p50, p95)", "deadline hits", "up", "falls"):
+        table.add_column(title, justify="right")
+    for robot in watch.robots.values():
+        table.add_row(*_row(robot, watch.recent_ages_ms.get(robot.name, [])))
+    return Group(head, table)
+
+
+def _row(robot: RobotReport, ages_ms: Sequence[float]) -> list[RenderableType]:
+    state = Text("up", "green") if robot.up else Text("fallen", "bold red")
+    rate = robot.fresh / robot.periods * robot.control_rate_hz if robot.periods else 0.0
+    hits = robot.on_time / robot.periods if robot.periods else 1.0
+    p50, p95 = np.percentile(ages_ms, [50, 95]) if ages_ms else (float("nan"), float("nan"))
+    late = "red" if p95 > robot.deadline_ms else ""
+    return [
+        robot.name,
+        state,
+        f"{rate:.0f} / {robot.control_rate_hz:.0f}",
+        Text(f"{p50:.0f}, {p95:.0f}", late),
+        Text(f"{hits:.1%}", "" if hits > 0.95 else "yellow"),
+        f"{robot.up_share:.0%}",
+        str(robot.falls),
+    ]
+
+
+def line(watch: Watch) -> str:
+    """The fleet now in one plain line, for logs."""
+    up = sum(robot.up for robot in watch.robots.values())
+    falls = sum(robot.falls for robot in watch.robots.values())
+    return (
+        f"{watch.seconds:5.1f} s  {watch.plan.strategy}  up {up}/{watch.plan.robots}  falls {falls}  "
+        f"queue {watch.server.queue_depth}  served {watch.count('responses_served')}  "
+        f"superseded {watch.count('requests_superseded')}"
+    )
+
+
+def summary(watches: Sequence[Watch]) -> RenderableType:
+    """Runs side by side, a row for each kind of robot in each."""
+    table = Table(title=f"{watches[0].plan.robots} robots, load {watches[0].plan.load:g}x", title_justify="left")
+    for title in ("strategy", "robots"):
+        table.add_column(title)
+    for title in ("up at end", "up", "falls", "rate / asked Hz", "age p50 ms", "age p95 ms", "deadline hits", "batch"):
+        table.add_column(title, justify="right")
+    for watch in watches:
+        for number, kind in enumerate(watch.kinds()):
+            batch = f"{np.mean(watch.batch_sizes):.1f}" if watch.batch_sizes else "-"
+            table.add_row(*_summary_row(watch.plan.strategy if number == 0 else "", kind, batch if number == 0 else ""))
+        table.add_section()
+    return table
+
+
+def _summary_row(strategy: str, kind: KindSummary, batch: str) -> list[str]:
+    return [
+        strategy,
+        f"{kind.robots} {kind.kind}",
+        f"{kind.up_at_end}/{kind.robots}",
+        f"{kind.up_share:.1%}",
+        str(kind.falls),
+        f"{kind.rate_hz:.1f} / {kind.asked_hz:.0f}",
+        f"{kind.age_p50_ms:.0f}",
+        f"{kind.age_p95_ms:.0f}",
+        f"{kind.deadline_hits:.1%}",
+        batch,
+    ]
