@@ -36,7 +36,9 @@ def demo(
     seconds: Annotated[float, typer.Option(min=1, max=3600, help="How long they are driven.")] = 20.0,
     load: Annotated[
         float,
-        typer.Option(min=0.05, max=20, help="Observations offered, as a multiple of what full batches get through."),
+        typer.Option(
+            min=0.05, max=20, help="How busy answering every observation would keep the accelerator; above 1 it cannot."
+        ),
     ] = 0.7,
     strategy: Annotated[str, typer.Option(help="Scheduling strategy; `inferential schedulers` lists them.")] = (
         "deadline_aware"

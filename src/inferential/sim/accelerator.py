@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 FULL_BATCH = 8
-_FIXED_MS, _PER_ROW_MS = 10.0, 1.0  # 18 ms for 8 rows, before `load` scales them
+_FIXED_MS, _PER_ROW_MS = 10.0, 1.0  # before `load` scales them; only their ratio stays
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +26,20 @@ class Cost:
         """Milliseconds of a call with so many rows."""
         return self.fixed_ms + rows * self.per_row_ms
 
-    @property
-    def rows_per_s(self) -> float:
-        """What full batches of 8, one after another, get through."""
-        return FULL_BATCH / self.of(FULL_BATCH) * 1e3
 
+def cost_for_load(load: float, robots_by_rate_hz: Mapping[float, int]) -> Cost:
+    """The cost at which a fleet keeps the accelerator busy for `load` seconds in a second.
 
-def cost_for_load(load: float, control_rates_hz: Iterable[float]) -> Cost:
-    """The cost at which a fleet offers `load` times what full batches of 8 get through.
-
-    At load 1 the accelerator keeps up only if every batch is full; at 2 every other observation at best is answered.
+    That is with every observation answered, in batches as full as the fleet allows: robots of one control rate
+    share a model and a batch of up to 8. At load 1 there is just enough time; at 2, every other observation at
+    best is answered.
     """
     base = Cost(_FIXED_MS, _PER_ROW_MS)
-    scale = load * base.rows_per_s / sum(control_rates_hz)
+    busy_ms = sum(
+        rate_hz * (-(-robots // FULL_BATCH) * base.fixed_ms + robots * base.per_row_ms)
+        for rate_hz, robots in robots_by_rate_hz.items()
+    )
+    scale = load * 1e3 / busy_ms
     return Cost(_FIXED_MS * scale, _PER_ROW_MS * scale)
 
 

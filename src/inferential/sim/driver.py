@@ -30,7 +30,7 @@ class RobotReport:
         up_share: share of the time that it was up, 0 to 1.
         periods: control periods so far.
         fresh: new actions that arrived in them.
-        on_time: of the periods, those at whose end the action in force came from an observation no older than the deadline.
+        on_time: of the periods, those at whose end the observation behind the action in force was within the deadline.
         ages_ms: age of the observation behind the action in force, at the end of each period since the last report.
         refused: errors by type.
     """

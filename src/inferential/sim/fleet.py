@@ -135,7 +135,8 @@ def _serve(plan: Plan, pipe: Pipe) -> None:
     from inferential.sim.policies import BalancePolicy, BallPolicy
 
     _ignore_interrupts()
-    accelerator = Accelerator(cost_for_load(plan.load, (kind_of(n).control_rate_hz for n in range(plan.robots))))
+    robots_by_rate_hz = Counter(kind_of(number).control_rate_hz for number in range(plan.robots))
+    accelerator = Accelerator(cost_for_load(plan.load, robots_by_rate_hz))
     models = {
         "balance": AcceleratedModel(BalancePolicy(), accelerator),
         "ball": AcceleratedModel(BallPolicy(), accelerator),

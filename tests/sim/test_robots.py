@@ -1,0 +1,100 @@
+"""Robots and policies in virtual time: fresh actions keep a robot up, old ones and none do not."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inferential.sim import camera
+from inferential.sim.policies import BalancePolicy, BallPolicy, locate
+from inferential.sim.robots import DOWN_S, KINDS, PHYSICS_STEP_S, BallPlate, CartPole, Robot
+
+POLICIES: dict[type[Robot], Any] = {CartPole: BalancePolicy, BallPlate: BallPolicy}
+
+
+def drive(robot: Robot, policy: Any, delay_s: float, seconds: float) -> None:
+    """Runs a robot whose actions come into force `delay_s` after the observation that they are made from."""
+    coming: deque[tuple[float, Any]] = deque()
+    next_observation = 0.0
+    for step in range(int(seconds / PHYSICS_STEP_S)):
+        now = step * PHYSICS_STEP_S
+        if now >= next_observation - 1e-9:
+            next_observation += 1 / robot.control_rate_hz
+            coming.append((now + delay_s, policy.infer(robot.observe())["actions"]))
+        while coming and coming[0][0] <= now + 1e-9:
+            robot.act(coming.popleft()[1])
+        robot.step()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("delay_s", [0.0, 0.05])
+def test_a_robot_with_fresh_actions_stays_up_for_half_a_minute(kind: type[Robot], delay_s: float) -> None:
+    robot = kind(seed=1)
+    drive(robot, POLICIES[kind](), delay_s, 30.0)
+    assert robot.falls == 0
+    assert robot.up_s == pytest.approx(30.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_robot_with_old_actions_falls_again_and_again(kind: type[Robot]) -> None:
+    robot = kind(seed=1)
+    drive(robot, POLICIES[kind](), 0.4, 15.0)
+    assert robot.falls >= 3
+    assert robot.up_s < 13.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_robot_that_is_starved_falls_within_seconds(kind: type[Robot], seed: int) -> None:
+    robot = kind(seed)
+    for _ in range(int(8 / PHYSICS_STEP_S)):
+        robot.step()
+    assert robot.falls >= 1
+
+
+def test_a_robot_that_fell_lies_there_and_is_set_up_again() -> None:
+    robot = CartPole(seed=0)
+    while robot.up:
+        robot.step()
+    fell_at = robot.time_s
+    while not robot.up:
+        robot.step()
+    assert robot.time_s - fell_at == pytest.approx(DOWN_S, abs=2 * PHYSICS_STEP_S)
+    assert abs(robot.data.qpos[1]) < 0.3
+    assert robot.falls == 1
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    runs = []
+    for _ in range(2):
+        robot = BallPlate(seed=7)
+        drive(robot, BallPolicy(), 0.03, 3.0)
+        runs.append(robot.ball_position())
+    np.testing.assert_array_equal(*runs)
+
+
+def test_actions_beyond_the_actuators_range_are_clipped() -> None:
+    robot = CartPole(seed=0)
+    robot.act(np.array([1e6]))
+    assert robot.data.ctrl[0] == 25.0
+
+
+def test_the_shipped_network_finds_the_ball_to_a_few_millimetres() -> None:
+    chance = np.random.default_rng(123)
+    positions = chance.uniform(-0.2, 0.2, (300, 2))
+    images = np.stack([camera.draw(position, chance) for position in positions])
+    errors_m = np.linalg.norm(locate(images, BallPolicy()._weights) - positions, axis=1)
+    assert errors_m.mean() < 0.004
+    assert np.percentile(errors_m, 99) < 0.015
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_gives_what_its_rows_give_alone(kind: type[Robot]) -> None:
+    policy = POLICIES[kind]()
+    observations = [kind(seed).observe() for seed in range(5)]
+    batch = policy.infer_batch(observations)
+    for observation, row in zip(observations, batch, strict=True):
+        np.testing.assert_allclose(row["actions"], policy.infer(observation)["actions"], rtol=1e-4, atol=1e-6)
