@@ -38,7 +38,7 @@ from inferential.proto import (
     Observation,
     Status,
 )
-from inferential.proto.messages import read_response, split_values
+from inferential.proto.messages import put_metadata, read_response, split_values
 from inferential.proto.tensors import Buffer, pack
 
 QueueChoice = Literal["latest", "all"]
@@ -208,8 +208,7 @@ class Session:
                 f"urgency={urgency!r}, steps_remaining={steps_remaining!r}, priority={priority!r}"
             ) from error
         payload = pack(message.tensors, tensors, timestamp_ns)
-        if metadata:
-            message.metadata.update(metadata)
+        put_metadata(message.metadata, metadata)
         envelope = message.SerializeToString()
         self._owners[request_id] = mailbox
         for forgotten in mailbox.opened(request_id, now, keep=keep):

@@ -28,6 +28,7 @@ _MODES: dict[tuple[int, str], str] = {
     (1, "uint16"): "I;16",
 }
 _JPEG_CHANNELS = (1, 3)
+_JPEG_MAX_SIDE = 65_500  # JPEG_MAX_DIMENSION of libjpeg
 
 
 class ImageError(ValueError):
@@ -48,20 +49,22 @@ def _pillow() -> ModuleType:
 def check_shape(encoding: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
     """ImageError unless an image of that encoding can hold an array of that dtype and shape.
 
-    JPEG holds uint8 of (H, W), (H, W, 1) or (H, W, 3); PNG also (H, W, 2), (H, W, 4), and uint16 of (H, W).
+    JPEG holds uint8 of (H, W), (H, W, 1) or (H, W, 3), sides up to 65,500; PNG also (H, W, 2), (H, W, 4), and uint16
+    of (H, W).
     """
     name = _FORMATS[encoding]
     channels = shape[2] if len(shape) == 3 else 1
     known = len(shape) in (2, 3) and (channels, dtype.name) in _MODES and min(shape) > 0
     if encoding == pb.JPEG:
-        known = known and dtype == np.uint8 and channels in _JPEG_CHANNELS
-    elif dtype == np.uint16:
+        known = known and dtype == np.uint8 and channels in _JPEG_CHANNELS and max(shape) <= _JPEG_MAX_SIDE
+    elif dtype.name == "uint16":
         known = known and len(shape) == 2
     if not known:
-        raise ImageError(
-            f"{name} cannot hold {dtype.name} of shape {shape}: it takes uint8 of (H, W) or (H, W, 3)"
-            + ("" if encoding == pb.JPEG else ", (H, W, 2), (H, W, 4), or uint16 of (H, W)")
+        held = "uint8 of (H, W) or (H, W, 3)"
+        held += (
+            f", sides up to {_JPEG_MAX_SIDE}" if encoding == pb.JPEG else ", (H, W, 2), (H, W, 4), or uint16 of (H, W)"
         )
+        raise ImageError(f"{name} cannot hold {dtype.name} of shape {shape}: {held}")
 
 
 def encode(array: Array, encoding: pb.Encoding, quality: int = DEFAULT_JPEG_QUALITY) -> EncodedImage:
@@ -78,7 +81,7 @@ def encode(array: Array, encoding: pb.Encoding, quality: int = DEFAULT_JPEG_QUAL
     """
     check_shape(encoding, array.dtype, array.shape)
     pixels = array.reshape(array.shape[:2]) if array.ndim == 3 and array.shape[2] == 1 else array
-    if pixels.dtype == np.uint16:
+    if pixels.dtype.name == "uint16":
         pixels = pixels.astype("<u2", copy=False)
     image = _pillow().fromarray(np.ascontiguousarray(pixels))
     out = io.BytesIO()
@@ -95,6 +98,7 @@ def decode(data: Buffer, encoding: int, dtype: np.dtype[Any], shape: tuple[int, 
     Raises:
         ImageError: where the bytes are no such image, or an image of another size or mode.
     """
+    check_shape(encoding, dtype, shape)
     pillow = _pillow()
     name = _FORMATS[encoding]
     channels = shape[2] if len(shape) == 3 else 1

@@ -6,11 +6,12 @@ read with `read_response` on a robot.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.dtypes import dtype_to_numpy
@@ -67,6 +68,19 @@ def split_values(values: Mapping[str, Any]) -> tuple[list[tuple[str, Array | Enc
     return tensors, metadata
 
 
+def put_metadata(target: MutableMapping[str, str], metadata: Mapping[str, str]) -> None:
+    """Copies strings into a message.
+
+    Raises:
+        ValueError: naming the key of a string that is no valid Unicode.
+    """
+    for key, value in metadata.items():
+        try:
+            target[key] = value
+        except ValueError as error:
+            raise ValueError(f"{key}: {error}") from error
+
+
 def write_response(
     *,
     client_id: str,
@@ -99,8 +113,7 @@ def write_response(
     )
     tensors, metadata = split_values(values)
     payload = pack(message.tensors, tensors)
-    if metadata:
-        message.metadata.update(metadata)
+    put_metadata(message.metadata, metadata)
     return message.SerializeToString(), payload
 
 
@@ -111,7 +124,8 @@ def write_refusal(*, client_id: str, model_id: str, request_id: int, status: str
         model_id=model_id,
         request_id=request_id,
         status=status,
-        reason=reason,
+        # A model's message may hold what is no valid Unicode: the name of a file, as Python hands it on.
+        reason=reason.encode(errors="replace").decode(),
         protocol_version=2,
     ).SerializeToString()
 
@@ -120,11 +134,13 @@ def read_response(envelope: Buffer, payload: Buffer) -> Response:
     """What a server sent.
 
     Raises:
-        ValueError: where it is no response (google.protobuf's DecodeError is one too), or a tensor lies outside
-            the payload.
+        ValueError: where it is no response, or a tensor is not what it says or lies outside the payload.
     """
     message = pb.ModelResponse()
-    message.ParseFromString(bytes(envelope))
+    try:
+        message.ParseFromString(bytes(envelope))
+    except DecodeError as error:
+        raise ValueError(f"no response: {error}") from error
     values: dict[str, Any] = {}
     for tensor in message.tensors:
         dtype = dtype_to_numpy(tensor.dtype)

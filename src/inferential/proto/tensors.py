@@ -51,7 +51,7 @@ def pack(sink: TensorSink, values: Sequence[tuple[str, Array | EncodedImage]], t
     """Describes `values` in `sink` and gives the payload that holds them.
 
     Raises:
-        ValueError: naming the key of an array whose dtype the wire does not have.
+        ValueError: naming the key of an array whose dtype the wire does not have, or the key itself.
     """
     places: list[tuple[int, int]] = []
     total = 0
@@ -61,18 +61,17 @@ def pack(sink: TensorSink, values: Sequence[tuple[str, Array | EncodedImage]], t
         else:
             encoding, size = pb.RAW, value.nbytes
         try:
-            dtype = dtype_from_numpy(value.dtype)
-        except ValueError as error:
+            sink.add(
+                key=key,
+                dtype=dtype_from_numpy(value.dtype),
+                shape=value.shape,
+                byte_offset=total,
+                byte_length=size,
+                timestamp_ns=timestamp_ns,
+                encoding=encoding,
+            )
+        except ValueError as error:  # a dtype that the wire does not have, or a key that is no valid Unicode
             raise ValueError(f"{key}: {error}") from error
-        sink.add(
-            key=key,
-            dtype=dtype,
-            shape=value.shape,
-            byte_offset=total,
-            byte_length=size,
-            timestamp_ns=timestamp_ns,
-            encoding=encoding,
-        )
         places.append((total, size))
         total += -(-size // _ALIGN) * _ALIGN
     if not values:
@@ -88,6 +87,7 @@ def pack(sink: TensorSink, values: Sequence[tuple[str, Array | EncodedImage]], t
 def _bytes_of(value: Array | EncodedImage) -> Buffer:
     if isinstance(value, EncodedImage):
         return value.data
+    value = np.asarray(value)  # a masked array's own tobytes would put fill values where it is masked
     if value.dtype.byteorder not in _NATIVE_ORDER:
         value = value.astype(value.dtype.newbyteorder("<"))
     if value.ndim and value.size and value.flags.c_contiguous and not _writable_by_anyone(value):
@@ -136,8 +136,12 @@ def view(payload: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...], byte_off
     """The array that lies at `byte_offset` of `payload`.
 
     Raises:
-        ValueError: where `byte_length` is not that of the shape and dtype.
+        ValueError: where `byte_length` is not that of the shape and dtype, or the bytes lie outside the payload.
     """
+    if byte_offset + byte_length > len(payload):  # before numpy, which takes no number from 2**63 up
+        raise ValueError(f"bytes {byte_offset} to {byte_offset + byte_length} of a buffer of {len(payload)}")
+    if min(shape, default=0) < 0:  # to numpy, -1 means "whatever fits"
+        raise ValueError(f"negative size in shape {shape}")
     flat = np.frombuffer(payload, dtype=np.uint8, count=byte_length, offset=byte_offset)
     array = flat.view(dtype).reshape(shape)
     if not array.flags.aligned:
