@@ -1,6 +1,6 @@
 """The server: an observation's way from the socket to its model and the answer's way back.
 
-It decides nothing itself. Bytes are judged in `observation`, clients in `tracking`, order in `scheduler`; models run
+It decides nothing itself. Messages are judged in `reception`, clients in `tracking`, order in `scheduler`; models run
 in `dispatch`. Here they are joined, on one event loop that three things wake: a message came in, a model's call
 ended, or the time came that the engine or the fleet asked to be woken at.
 """
@@ -12,29 +12,26 @@ import contextlib
 import logging
 import signal
 import time
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from inferential.config.rights import ClientBook
 from inferential.config.schema import InferentialConfig, SchedulingConfig
+from inferential.delivery import Delivery
 from inferential.dispatch.base import Dispatcher, DispatchResult
 from inferential.metrics.callbacks import MetricCallback
 from inferential.metrics.collector import MetricsCollector
 from inferential.metrics.recorder import Recorder
-from inferential.observation.assembler import DecodedObservation, ObservationAssembler
 from inferential.observation.slots import ObservationError
-from inferential.proto import PROTOCOL_VERSION, QUEUE_LATEST
-from inferential.proto.messages import write_refusal
+from inferential.reception import Reception
 from inferential.scheduler import create_scheduler
-from inferential.scheduler.admission import CLIENT_GONE
 from inferential.scheduler.base import Scheduler
 from inferential.scheduler.engine import Batch, Capacity, Engine
 from inferential.scheduler.options import with_options
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, RequestState
 from inferential.tracking.fleet import Fleet
-from inferential.transport.messages import IncomingObservation, OutgoingResponse
+from inferential.transport.messages import IncomingObservation
 from inferential.transport.zmq_transport import MalformedMessage, ZmqTransport
 
 logger = logging.getLogger("inferential")
@@ -44,6 +41,15 @@ _RECEIVE_AT_ONCE = 128  # messages read in one go; then answers get their turn
 # A client drops what it has not read when its connection ends; this is a control period or two to read it in.
 _READ_GRACE_S = 0.1
 _DRAINING = Refusal(RefusalKind.REJECTED, "the server is draining", "draining")
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """What there is while the server listens."""
+
+    loop: asyncio.AbstractEventLoop
+    transport: ZmqTransport
+    delivery: Delivery
 
 
 class Server:
@@ -79,11 +85,9 @@ class Server:
         self._metrics = MetricsCollector(self._config.metrics)
         self._recorder = Recorder(self._metrics)
         self._fleet = Fleet(self._config.response_tracking)
-        self._assembler = ObservationAssembler(self._config.observations)
-        self._clients = ClientBook(self._config.clients)
+        self._reception = Reception(self._config, self._fleet.owner, self._model_ids)
         self._engine = Engine(self._config.scheduling, create_scheduler(self._config.scheduling), self._capacity)
-        self._transport: ZmqTransport | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._open: _Open | None = None
         self._stop = asyncio.Event()
         self._idle = asyncio.Event()
         self._draining = False
@@ -110,9 +114,9 @@ class Server:
     @property
     def address(self) -> str:
         """Where the server listens, with the real port; RuntimeError while it does not."""
-        if self._transport is None:
+        if self._open is None:
             raise RuntimeError("the server does not run: its address is known from start() to stop()")
-        return self._transport.address
+        return self._open.transport.address
 
     def on_metric(self, callback: MetricCallback) -> MetricCallback:
         """Has `callback(name, value, labels)` called for every metric that is recorded; a decorator."""
@@ -146,8 +150,7 @@ class Server:
             raise
         self._config.transport = old.transport
         self._config.ray = old.ray
-        self._clients = ClientBook(self._config.clients)
-        self._assembler = ObservationAssembler(self._config.observations)
+        self._reception = Reception(self._config, self._fleet.owner, self._model_ids)
         self._fleet.configure(self._config.response_tracking)
         self._metrics.configure(self._config.metrics)
         self._work()
@@ -167,10 +170,10 @@ class Server:
 
     def stop(self) -> None:
         """Has `run` end; may be called from any thread and from signal handlers."""
-        if self._loop is None:
+        if self._open is None:
             self._stop.set()
         else:
-            self._loop.call_soon_threadsafe(self._stop.set)
+            self._open.loop.call_soon_threadsafe(self._stop.set)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -190,9 +193,8 @@ class Server:
             OSError: the address cannot be bound.
             RuntimeError: it listens already.
         """
-        if self._transport is not None:
+        if self._open is not None:
             raise RuntimeError("the server runs already")
-        self._loop = asyncio.get_running_loop()
         # Of twice the size a client is told what is wrong with it; beyond that its connection ends.
         transport = ZmqTransport(self._config.transport, 2 * self._config.observations.max_payload_bytes)
         try:
@@ -200,14 +202,15 @@ class Server:
         except BaseException:
             await transport.close()
             raise
-        self._transport = transport
+        delivery = Delivery(transport, self._recorder, self._fleet.responses)
+        self._open = _Open(asyncio.get_running_loop(), transport, delivery)
         self._draining = False
         transport.watch(self._on_readable)
         logger.info("listening on %s, strategy %s", transport.address, self._config.scheduling.strategy)
 
     async def shutdown(self) -> None:
         """Takes no more requests, serves those it has for `drain_timeout_s`, refuses the rest, and closes."""
-        if self._transport is None:
+        if self._open is None:
             return
         self._draining = True
         if self._engine.waiting() or self._calls:
@@ -218,7 +221,7 @@ class Server:
         self._engine.clear(_DRAINING.reason, _DRAINING.cause, time.monotonic())
         self._tell_ended()
         for request in self._engine.running():
-            self._refuse(request, _DRAINING)
+            self._open.delivery.refuse(request, _DRAINING)
         for call in self._calls:
             call.cancel()
         await asyncio.gather(*self._calls, return_exceptions=True)
@@ -227,11 +230,10 @@ class Server:
             self._timer = None
         if self._fleet.active_count:
             await asyncio.sleep(_READ_GRACE_S)
-        transport, self._transport = self._transport, None
+        transport, self._open = self._open.transport, None
         await self._dispatcher.close()
         await transport.close()
         self._stop.clear()
-        self._loop = None
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -251,123 +253,68 @@ class Server:
     # A message came in
 
     def _on_readable(self) -> None:
-        assert self._transport is not None
-        assert self._loop is not None
+        on = self._open
+        assert on is not None
         for _ in range(_RECEIVE_AT_ONCE):
             try:
-                incoming = self._transport.receive()
+                incoming = on.transport.receive()
             except MalformedMessage as error:
-                self._recorder.observation_error(_name_of(error.identity), "frames")
+                on.delivery.malformed(error.identity)
                 continue
             if incoming is None:
                 break
-            self._receive(incoming)
+            self._receive(incoming, on.delivery)
         else:
-            self._loop.call_soon(self._on_readable)
+            on.loop.call_soon(self._on_readable)
         self._work()
 
-    def _receive(self, incoming: IncomingObservation) -> None:
+    def _receive(self, incoming: IncomingObservation, delivery: Delivery) -> None:
         try:
-            observation = self._assembler.decode(incoming.envelope, incoming.payload, incoming.received_at)
-            self._check_sender(observation, incoming.identity)
+            arrival = self._reception.receive(incoming)
         except ObservationError as error:
-            self._refuse_invalid(incoming.identity, error)
+            delivery.not_believed(incoming.identity, error)
             return
-        request = self._request(observation, incoming.identity)
-        refusal = self._refusal_at_the_door(request)
+        request, now = arrival.request, incoming.received_at
+        refusal = _DRAINING if self._draining else arrival.refusal
         if refusal is not None:
-            self._refuse(request, refusal)
+            delivery.refuse(request, refusal)
             return
-        now = incoming.received_at
-        sighting = self._fleet.seen(
-            request.client_id, request.model_id, observation.client_type, incoming.identity, now
-        )
+        client_type = arrival.observation.client_type
+        sighting = self._fleet.seen(request.client_id, request.model_id, client_type, request.identity, now)
         if sighting.is_new:
             logger.info("client %s connected", request.client_id)
             self._engine.client_connected(request.client_id)
             self._recorder.active_clients(self._fleet.active_count)
         request.time_until_next = sighting.time_until_next_s
-        self._fleet.responses.on_request(request.client_id, request.response_id, request.model_id)
+        self._fleet.responses.on_request(request.client_id, request.response_id, request.model_id, now)
         self._recorder.observed(
-            request, observation.staleness_ms, sighting.learned_cadence_s, sighting.cadence_deviation_s
+            request, arrival.observation.staleness_ms, sighting.learned_cadence_s, sighting.cadence_deviation_s
         )
         self._engine.offer(request, now)
         self._tell_ended()
 
-    def _check_sender(self, observation: DecodedObservation, identity: bytes) -> None:
-        """Nobody speaks for another: the connection's identity is the client's id.
-
-        Identities that ZeroMQ made up begin with a zero byte; such a connection may use any id that is not in use.
-        """
-        client_id = observation.client_id
-        if identity == client_id.encode():
-            return
-        if not identity.startswith(b"\0"):
-            reason = f"client.id: {client_id!r} is not the identity of the connection it came by"
-        elif self._fleet.owner(client_id) not in (None, identity):
-            reason = f"client.id: {client_id!r} is in use by another connection"
-        else:
-            return
-        raise ObservationError(
-            reason,
-            client_id=client_id,
-            model_id=observation.model_id,
-            request_id=observation.request_id,
-            protocol_version=observation.protocol_version,
-        )
-
-    def _request(self, observation: DecodedObservation, identity: bytes) -> InferenceRequest:
-        client_id, model_id = observation.client_id, observation.model_id
-        supersede = self._config.scheduling.supersede
-        return InferenceRequest(
-            client_id=client_id,
-            model_id=model_id,
-            identity=identity,
-            envelope=observation.envelope,
-            payload=observation.payload,
-            received_at=observation.received_at,
-            urgency=observation.urgency,
-            steps_remaining=observation.steps_remaining,
-            time_until_next=0.0,
-            latency_budget_ms=self._clients.latency_budget_ms(client_id, model_id, observation.latency_budget_ms),
-            priority=self._clients.priority(client_id, model_id, observation.priority),
-            request_id=observation.request_id,
-            response_id=uuid.uuid4().hex,
-            protocol_version=observation.protocol_version,
-            takes_latest=supersede == "all" or (supersede == "aware" and observation.queue == QUEUE_LATEST),
-            slots=observation.slots,
-            metadata=observation.metadata,
-        )
-
-    def _refusal_at_the_door(self, request: InferenceRequest) -> Refusal | None:
-        if self._draining:
-            return _DRAINING
-        if not self._clients.accepts(request.client_id):
-            return Refusal(RefusalKind.REJECTED, f"client {request.client_id!r} is not accepted", "not_accepted")
-        known = self._models if self._models is not None else self._dispatcher.model_ids()
-        if known is not None and request.model_id not in known:
-            reason = f"no model {request.model_id!r}; there is: {', '.join(sorted(known)) or 'none'}"
-            return Refusal(RefusalKind.UNKNOWN_MODEL, reason, "unknown_model")
-        return None
+    def _model_ids(self) -> Collection[str] | None:
+        return self._dispatcher.model_ids() if self._models is None else self._models
 
     # Work was found
 
     def _work(self) -> None:
         """Dispatches what the engine gives, and sees to it that it is asked again in time."""
-        if self._loop is None or self._transport is None:
+        on = self._open
+        if on is None:
             return
         now = time.monotonic()
         for batch in self._engine.work(now):
             self._recorder.dispatched(batch.model_id, batch.requests, self._engine.waiting(batch.model_id), now)
-            call = self._loop.create_task(self._run(batch))
+            call = on.loop.create_task(self._run(batch, on.delivery))
             self._calls.add(call)
             call.add_done_callback(self._calls.discard)
         self._tell_ended()
         if self._draining and not self._engine.waiting() and not self._engine.running():
             self._idle.set()
-        self._set_timer(now)
+        self._set_timer(on.loop, now)
 
-    async def _run(self, batch: Batch) -> None:
+    async def _run(self, batch: Batch, delivery: Delivery) -> None:
         """One call of a model, from its requests to their answers."""
         try:
             results = await self._dispatcher.dispatch(batch.requests)
@@ -378,38 +325,44 @@ class Server:
         finally:
             self._engine.finished(batch)
         for result in results:
-            self._settle(result)
+            self._settle(result, delivery)
         for request in batch.requests:
             if request.state is RequestState.DISPATCHED:
-                self._refuse(request, Refusal(RefusalKind.MODEL_FAILED, "the backend gave no result", "no_result"))
+                delivery.refuse(request, Refusal(RefusalKind.MODEL_FAILED, "the backend gave no result", "no_result"))
         self._work()
 
-    def _settle(self, result: DispatchResult) -> None:
+    def _settle(self, result: DispatchResult, delivery: Delivery) -> None:
         request = result.request
         if request.state is not RequestState.DISPATCHED:
             return  # refused meanwhile, by shutdown
         if result.refusal is None:
-            self._answer(result)
+            delivery.answer(result)
         elif result.refusal.kind is RefusalKind.MODEL_FAILED and self._may_retry(request):
             self._recorder.retried(request)
             self._engine.retry(request, time.monotonic())
             self._tell_ended()
         else:
-            self._refuse(request, result.refusal)
+            delivery.refuse(request, result.refusal)
 
     def _may_retry(self, request: InferenceRequest) -> bool:
         return request.retry_count < self._config.scheduling.max_retries and not self._draining
 
-    def _set_timer(self, now: float) -> None:
+    def _tell_ended(self) -> None:
+        ended = self._engine.ended()
+        if self._open is not None:
+            for request in ended:
+                self._open.delivery.refused(request)
+
+    def _set_timer(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
         times = [at for at in (self._engine.wake_at(), self._fleet.next_sweep_at()) if at is not None]
-        if not times or self._loop is None:
+        if not times:
             return
-        at = max(min(times) - now, 0.0) + self._loop.time()
+        at = max(min(times) - now, 0.0) + loop.time()
         if self._timer is not None:
             if self._timer.when() <= at:
                 return  # it rings first, finds nothing, and is set anew
             self._timer.cancel()
-        self._timer = self._loop.call_at(at, self._on_timer)
+        self._timer = loop.call_at(at, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
@@ -433,72 +386,6 @@ class Server:
             self._recorder.gone(changes.gone)
             self._recorder.active_clients(self._fleet.active_count)
 
-    # An end was reached
-
-    def _answer(self, result: DispatchResult) -> None:
-        request = result.request
-        if self._post(request.identity, request.client_id, result.envelope, result.payload):
-            request.move(RequestState.ANSWERED)
-            self._fleet.responses.on_response_sent(
-                request.client_id, result.response_id, result.latency_ms, request.model_id
-            )
-            self._recorder.answered(request, result.latency_ms, time.monotonic())
-        else:
-            request.refuse(Refusal(RefusalKind.REJECTED, "the client cannot be reached", CLIENT_GONE))
-            self._invalidate(request)
-
-    def _tell_ended(self) -> None:
-        for request in self._engine.ended():
-            self._tell(request)
-
-    def _refuse(self, request: InferenceRequest, refusal: Refusal) -> None:
-        request.refuse(refusal)
-        self._tell(request)
-
-    def _tell(self, request: InferenceRequest) -> None:
-        """Counts a refused request, and tells its client where that one can be told."""
-        assert request.refusal is not None
-        self._recorder.refused(request)
-        self._invalidate(request)
-        if request.protocol_version >= PROTOCOL_VERSION and request.refusal.cause != CLIENT_GONE:
-            envelope = write_refusal(
-                client_id=request.client_id,
-                model_id=request.model_id,
-                request_id=request.request_id,
-                status=request.refusal.kind.name,
-                reason=request.refusal.reason,
-            )
-            self._post(request.identity, request.client_id, envelope, b"")
-
-    def _invalidate(self, request: InferenceRequest) -> None:
-        assert request.refusal is not None
-        self._fleet.responses.on_invalidated(
-            request.client_id, request.refusal.cause, request.response_id, request.model_id
-        )
-        self._recorder.invalidated(request.client_id)
-
-    def _refuse_invalid(self, identity: bytes, error: ObservationError) -> None:
-        self._recorder.observation_error(_name_of(identity), "invalid")
-        logger.debug("invalid observation from %r: %s", identity, error.reason)
-        if error.protocol_version >= PROTOCOL_VERSION and error.request_id:
-            envelope = write_refusal(
-                client_id=error.client_id,
-                model_id=error.model_id,
-                request_id=error.request_id,
-                status=RefusalKind.INVALID_OBSERVATION.name,
-                reason=error.reason,
-            )
-            self._post(identity, _name_of(identity), envelope, b"")
-
-    def _post(self, identity: bytes, client_id: str, envelope: bytes, payload: Any) -> bool:
-        assert self._transport is not None
-        try:
-            self._transport.post(OutgoingResponse(identity, envelope, payload))
-        except OSError as error:
-            self._recorder.send_error(client_id, error.strerror or "unknown")
-            return False
-        return True
-
     # Settings
 
     def _schedule(self, config: SchedulingConfig, policy: str | None) -> None:
@@ -508,6 +395,7 @@ class Server:
                 raise ValueError(f"policy: strategy {config.strategy!r} does not order by a score")
             scheduler.use_policy(policy)
         self._config.scheduling = config
+        self._reception = Reception(self._config, self._fleet.owner, self._model_ids)
         self._engine.swap(config, scheduler, time.monotonic())
         self._tell_ended()
         self._work()
@@ -523,12 +411,3 @@ class Server:
             if known.max_inflight is not None:
                 max_inflight = known.max_inflight
         return Capacity(max_inflight, max_batch_size)
-
-
-def _name_of(identity: bytes) -> str:
-    """An identity as a metric label; all nameless and strange ones share one, so that they cannot fill the store."""
-    try:
-        name = identity.decode()
-    except UnicodeDecodeError:
-        return "?"
-    return name if name.isprintable() and name else "?"

@@ -1,0 +1,112 @@
+"""The other door of the server: how every request ends, told to its client or counted in its stead.
+
+It decides no end: results and refusals come from elsewhere.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from inferential.dispatch.base import DispatchResult
+from inferential.metrics.recorder import Recorder
+from inferential.observation.slots import ObservationError
+from inferential.proto import PROTOCOL_VERSION
+from inferential.proto.messages import write_refusal
+from inferential.proto.tensors import Buffer
+from inferential.scheduler.admission import CLIENT_GONE
+from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, RequestState
+from inferential.tracking.response import ResponseTracker
+from inferential.transport.messages import OutgoingResponse
+from inferential.transport.zmq_transport import ZmqTransport
+
+logger = logging.getLogger("inferential")
+
+
+class Delivery:
+    """Sends what requests end in.
+
+    A client of the 1.x line is sent results alone: it would take anything else for one. What cannot be told is
+    counted.
+    """
+
+    def __init__(self, transport: ZmqTransport, recorder: Recorder, responses: ResponseTracker) -> None:
+        self._transport = transport
+        self._recorder = recorder
+        self._responses = responses
+
+    def answer(self, result: DispatchResult) -> None:
+        """A model gave a result: it goes to the client that asked."""
+        request = result.request
+        if self._post(request.identity, request.client_id, result.envelope, result.payload):
+            request.move(RequestState.ANSWERED)
+            now = time.monotonic()
+            self._responses.on_response_sent(
+                request.client_id, result.response_id, result.latency_ms, request.model_id, now
+            )
+            self._recorder.answered(request, result.latency_ms, now)
+        else:
+            request.refuse(Refusal(RefusalKind.REJECTED, "the client cannot be reached", CLIENT_GONE))
+            self._invalidate(request)
+
+    def refuse(self, request: InferenceRequest, refusal: Refusal) -> None:
+        """A request ends without a result."""
+        request.refuse(refusal)
+        self.refused(request)
+
+    def refused(self, request: InferenceRequest) -> None:
+        """A request has ended without a result."""
+        assert request.refusal is not None
+        self._recorder.refused(request)
+        self._invalidate(request)
+        if request.protocol_version >= PROTOCOL_VERSION and request.refusal.cause != CLIENT_GONE:
+            envelope = write_refusal(
+                client_id=request.client_id,
+                model_id=request.model_id,
+                request_id=request.request_id,
+                status=request.refusal.kind.name,
+                reason=request.refusal.reason,
+            )
+            self._post(request.identity, request.client_id, envelope, b"")
+
+    def not_believed(self, identity: bytes, error: ObservationError) -> None:
+        """A message became no request."""
+        name = name_of(identity)
+        self._recorder.observation_error(name, "invalid")
+        logger.debug("invalid observation from %r: %s", name, error.reason)
+        if error.protocol_version >= PROTOCOL_VERSION and error.request_id:
+            envelope = write_refusal(
+                client_id=error.client_id,
+                model_id=error.model_id,
+                request_id=error.request_id,
+                status=RefusalKind.INVALID_OBSERVATION.name,
+                reason=error.reason,
+            )
+            self._post(identity, name, envelope, b"")
+
+    def malformed(self, identity: bytes) -> None:
+        """A message did not even have the frames of one."""
+        self._recorder.observation_error(name_of(identity), "frames")
+
+    def _invalidate(self, request: InferenceRequest) -> None:
+        assert request.refusal is not None
+        cause = request.refusal.cause
+        if self._responses.on_invalidated(request.client_id, cause, request.response_id, request.model_id):
+            self._recorder.invalidated(request.client_id)
+
+    def _post(self, identity: bytes, client_id: str, envelope: bytes, payload: Buffer) -> bool:
+        try:
+            self._transport.post(OutgoingResponse(identity, envelope, payload))
+        except OSError as error:
+            self._recorder.send_error(client_id, error.strerror or "unknown")
+            return False
+        return True
+
+
+def name_of(identity: bytes) -> str:
+    """An identity as a metric label; all nameless and strange ones share one, so that they cannot fill the store."""
+    try:
+        name = identity.decode()
+    except UnicodeDecodeError:
+        return "?"
+    return name if name and name.isprintable() else "?"

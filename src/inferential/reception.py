@@ -1,0 +1,123 @@
+"""The door of the server: from a message to a request, or to the reason why it is none.
+
+It judges who speaks and what for; when a request runs, and what is sent back, is not its business.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from inferential.config.rights import ClientBook
+from inferential.observation.assembler import DecodedObservation, ObservationAssembler
+from inferential.observation.slots import ObservationError
+from inferential.proto import QUEUE_LATEST
+from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
+from inferential.transport.messages import IncomingObservation
+
+if TYPE_CHECKING:
+    from inferential.config.schema import InferentialConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A believable observation, as a request.
+
+    Attributes:
+        request: what goes on.
+        observation: what it was made from.
+        refusal: why it goes no further; None where it does.
+    """
+
+    request: InferenceRequest
+    observation: DecodedObservation
+    refusal: Refusal | None
+
+
+class Reception:
+    """Reads messages by the rules of one configuration; another configuration makes a new one.
+
+    Args:
+        config: limits, clients and their rights.
+        owner: the identity that a client which is there speaks from, None for one that is not there.
+        model_ids: the models that are served; None where any id may be one.
+    """
+
+    def __init__(
+        self,
+        config: InferentialConfig,
+        owner: Callable[[str], bytes | None],
+        model_ids: Callable[[], Collection[str] | None],
+    ) -> None:
+        self._assembler = ObservationAssembler(config.observations)
+        self._clients = ClientBook(config.clients)
+        self._supersede = config.scheduling.supersede
+        self._owner = owner
+        self._model_ids = model_ids
+
+    def receive(self, incoming: IncomingObservation) -> Arrival:
+        """Judges one message.
+
+        Raises:
+            ObservationError: it breaks a rule of the wire or a limit, or speaks for somebody else.
+        """
+        observation = self._assembler.decode(incoming.envelope, incoming.payload, incoming.received_at)
+        self._check_sender(observation, incoming.identity)
+        request = self._request(observation, incoming.identity)
+        return Arrival(request, observation, self._refusal(request))
+
+    def _check_sender(self, observation: DecodedObservation, identity: bytes) -> None:
+        """Nobody speaks for another: the connection's identity is the client's id.
+
+        Identities that ZeroMQ made up begin with a zero byte; such a connection may use any id that is not in use.
+        """
+        client_id = observation.client_id
+        if identity == client_id.encode():
+            return
+        if not identity.startswith(b"\0"):
+            reason = f"client.id: {client_id!r} is not the identity of the connection it came by"
+        elif self._owner(client_id) not in (None, identity):
+            reason = f"client.id: {client_id!r} is in use by another connection"
+        else:
+            return
+        raise ObservationError(
+            reason,
+            client_id=client_id,
+            model_id=observation.model_id,
+            request_id=observation.request_id,
+            protocol_version=observation.protocol_version,
+        )
+
+    def _request(self, observation: DecodedObservation, identity: bytes) -> InferenceRequest:
+        client_id, model_id = observation.client_id, observation.model_id
+        asked_for_latest = observation.queue == QUEUE_LATEST
+        return InferenceRequest(
+            client_id=client_id,
+            model_id=model_id,
+            identity=identity,
+            envelope=observation.envelope,
+            payload=observation.payload,
+            received_at=observation.received_at,
+            urgency=observation.urgency,
+            steps_remaining=observation.steps_remaining,
+            time_until_next=0.0,  # the fleet knows, once it has seen the request
+            latency_budget_ms=self._clients.latency_budget_ms(client_id, model_id, observation.latency_budget_ms),
+            priority=self._clients.priority(client_id, model_id, observation.priority),
+            request_id=observation.request_id,
+            response_id=uuid.uuid4().hex,
+            protocol_version=observation.protocol_version,
+            takes_latest=self._supersede == "all" or (self._supersede == "aware" and asked_for_latest),
+            slots=observation.slots,
+            metadata=observation.metadata,
+        )
+
+    def _refusal(self, request: InferenceRequest) -> Refusal | None:
+        if not self._clients.accepts(request.client_id):
+            return Refusal(RefusalKind.REJECTED, f"client {request.client_id!r} is not accepted", "not_accepted")
+        known = self._model_ids()
+        if known is not None and request.model_id not in known:
+            reason = f"no model {request.model_id!r}; there is: {', '.join(sorted(known)) or 'none'}"
+            return Refusal(RefusalKind.UNKNOWN_MODEL, reason, "unknown_model")
+        return None
