@@ -73,7 +73,7 @@ def demo(
         runs = [watch.summary() for watch in watches]
         print_json(runs if compare else runs[0])
         return
-    console = Console(width=None if wants_rich() else 110, highlight=False)
+    console = Console(width=None if wants_rich() else 120, highlight=False)
     console.print()
     console.print(table.summary(watches))
     for path in saved:

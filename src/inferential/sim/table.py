@@ -72,8 +72,8 @@ def summary(watches: Sequence[Watch]) -> RenderableType:
     table = Table(title=f"{watches[0].plan.robots} robots, load {watches[0].plan.load:g}x", title_justify="left")
     for title in ("strategy", "robots"):
         table.add_column(title, no_wrap=True)
-    for title in ("up at end", "up", "falls", "rate / asked", "age p50, p95", "deadline hits", "batch"):
-        table.add_column(title, justify="right")
+    for title in ("up at end", "up", "falls", "rate / asked Hz", "age p50, p95 ms", "deadline hits", "batch"):
+        table.add_column(title, justify="right", no_wrap=True)
     for watch in watches:
         for number, kind in enumerate(watch.kinds()):
             batch = f"{np.mean(watch.batch_sizes):.1f}" if watch.batch_sizes else "-"
@@ -89,8 +89,8 @@ def _summary_row(strategy: str, kind: KindSummary, batch: str) -> list[str]:
         f"{kind.up_at_end}/{kind.robots}",
         f"{kind.up_share:.1%}",
         str(kind.falls),
-        f"{kind.rate_hz:.1f} / {kind.asked_hz:.0f} Hz",
-        f"{kind.age_p50_ms:.0f}, {kind.age_p95_ms:.0f} ms",
+        f"{kind.rate_hz:.1f} / {kind.asked_hz:.0f}",
+        f"{kind.age_p50_ms:.0f}, {kind.age_p95_ms:.0f}",
         f"{kind.deadline_hits:.1%}",
         batch,
     ]
