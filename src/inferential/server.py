@@ -254,7 +254,8 @@ class Server:
 
     def _on_readable(self) -> None:
         on = self._open
-        assert on is not None
+        if on is None:
+            return  # it was asked for just before the end
         for _ in range(_RECEIVE_AT_ONCE):
             try:
                 incoming = on.transport.receive()

@@ -85,8 +85,10 @@ class AsyncConnection:
 
     def _observe(self, mailbox: Mailbox, values: Mapping[str, Any], keep: bool, **told: Any) -> int:
         self._start()
+        now, timestamp_ns = time.monotonic(), time.time_ns()
+        values = mailbox.handle.rules.apply(values)
         request_id, frames = self._session.observe(
-            mailbox, values, now=time.monotonic(), timestamp_ns=time.time_ns(), keep=keep, **told
+            mailbox, values, now=now, timestamp_ns=timestamp_ns, keep=keep, **told
         )
         wire.send(self._socket, self._session, mailbox, request_id, frames)
         # The descriptor signals edges, and sending may have consumed one.

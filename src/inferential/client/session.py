@@ -182,12 +182,14 @@ class Session:
     ) -> tuple[int, Frames]:
         """Builds an observation and opens its request: (request id, frames to send).
 
+        `values` are as `handle.rules.apply` gives them: compressing takes milliseconds, and needs no session.
+
         Raises:
             TypeError: naming the key of a value that is neither array nor string.
             ValueError: for a dtype that the wire does not have, or a number out of range.
         """
         handle = mailbox.handle
-        tensors, metadata = split_values(handle.rules.apply(values))
+        tensors, metadata = split_values(values)
         request_id = next(self._ids)
         try:
             message = Observation(

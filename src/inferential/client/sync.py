@@ -125,11 +125,12 @@ class Connection:
         self.close()
 
     def _observe(self, mailbox: Mailbox, values: Mapping[str, Any], keep: bool, **told: Any) -> int:
-        timestamp_ns = time.time_ns()
+        now, timestamp_ns = time.monotonic(), time.time_ns()
+        values = mailbox.handle.rules.apply(values)
         with self._lock:
             self._check_open()
             request_id, frames = self._session.observe(
-                mailbox, values, now=time.monotonic(), timestamp_ns=timestamp_ns, keep=keep, **told
+                mailbox, values, now=now, timestamp_ns=timestamp_ns, keep=keep, **told
             )
             if not self._reached:
                 self._reached = True
@@ -159,6 +160,10 @@ class Connection:
                     self._arrived.wait(remaining)
                 else:
                     self._lead(remaining)
+
+    def _abandon(self, mailbox: Mailbox, request_id: int) -> None:
+        with self._lock:
+            self._session.abandon(mailbox, request_id)
 
     def _lead(self, timeout_s: float) -> None:
         """Sleeps, the lock released, until the socket or another thread wakes us."""
@@ -264,4 +269,4 @@ class Model:
         try:
             return self._connection._wait(lambda: self._mailbox.take_kept(request_id), timeout_ms)
         finally:
-            self._connection._session.abandon(self._mailbox, request_id)
+            self._connection._abandon(self._mailbox, request_id)
