@@ -33,8 +33,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("inferential.observation")
 
-_ENVELOPE_BASE_BYTES = 4096  # the fields that are neither tensors nor metadata
-_ENVELOPE_PER_TENSOR_BYTES = 512  # a key of 255 bytes, 16 dimensions of 10, offsets and tags
+# What an envelope may take beside its texts: the numbers, tags and lengths of the fields, with room for fields to come.
+_ENVELOPE_BASE_BYTES = 4096
+_ENVELOPE_PER_TENSOR_BYTES = 96
+_ENVELOPE_PER_DIM_BYTES = 10  # the longest varint
+_ENVELOPE_PER_ENTRY_BYTES = 32
 _REMEMBERED_WARNINGS = 1024
 
 
@@ -85,9 +88,11 @@ class ObservationAssembler:
         self._config = config
         self._max_envelope_bytes = (
             _ENVELOPE_BASE_BYTES
+            + 3 * config.max_id_bytes  # client id, client type, model id
             + config.max_metadata_bytes
-            + 32 * config.max_metadata_entries
-            + _ENVELOPE_PER_TENSOR_BYTES * config.max_tensors
+            + config.max_metadata_entries * _ENVELOPE_PER_ENTRY_BYTES
+            + config.max_tensors
+            * (config.max_id_bytes + config.max_dims * _ENVELOPE_PER_DIM_BYTES + _ENVELOPE_PER_TENSOR_BYTES)
         )
         self._warned: OrderedDict[tuple[str, str], None] = OrderedDict()
 
@@ -146,6 +151,9 @@ class ObservationAssembler:
         slots = self._slots(message, now_ns)
         validate_slots(slots, len(payload))
         metadata = self._metadata(message.metadata)
+        for slot in slots:
+            if slot.key in metadata:  # a model sees both in one dict
+                raise ObservationError(f"tensor {slot.key!r}: there is a string of that key too")
         staleness_ms = max(now_ns - message.timestamp_ns, 0) / 1e6 if message.timestamp_ns else 0.0
         if staleness_ms > config.max_staleness_ms:
             self._warn_once(client_id, "stale", "observations arrive %.0f ms old by its own clock", staleness_ms)

@@ -5,6 +5,8 @@ It looks at the description only; the bytes of an image are judged when they are
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +16,8 @@ import numpy as np
 
 from inferential.proto import dtype_from_numpy, dtype_to_numpy, encoding_from_string
 from inferential.proto.images import ImageError, check_shape
+
+_MAX_DIMS = 32  # of numpy 1.26; later ones hold 64
 
 
 class ObservationError(Exception):
@@ -70,10 +74,7 @@ class SlotInfo:
     @property
     def element_count(self) -> int:
         """Product of the shape, exact however large."""
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
+        return math.prod(self.shape)
 
 
 @cache
@@ -114,7 +115,14 @@ def validate_slots(slots: Iterable[SlotInfo], payload_size: int) -> None:
                         f"tensor {slot.key!r}: byte_length {slot.byte_length} does not fit {slot.dtype} of shape "
                         f"{slot.shape}, which takes {expected}"
                     )
+                if not _numpy_holds(slot.shape, dtype):
+                    raise ObservationError(f"tensor {slot.key!r}: no array has the shape {slot.shape}")
             else:
                 check_shape(encoding_from_string(slot.encoding), dtype, slot.shape)
         except (ImageError, ValueError) as error:
             raise ObservationError(f"tensor {slot.key!r}: {error}") from error
+
+
+def _numpy_holds(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+    """Whether an array can have the shape, which the number of its bytes alone does not say where a size is 0."""
+    return len(shape) <= _MAX_DIMS and math.prod(filter(None, shape)) * dtype.itemsize <= sys.maxsize
