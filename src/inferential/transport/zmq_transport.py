@@ -10,6 +10,7 @@ consume the signal. So whoever was told that the socket is readable reads until 
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -56,6 +57,9 @@ class ZmqTransport:
             # A frame above it ends the sender's connection before memory is spent on it.
             self._socket.setsockopt(zmq.MAXMSGSIZE, max_message_bytes)
         try:
+            port = config.bind.rpartition(":")[2]
+            if config.bind.startswith("tcp:") and port.isdecimal() and int(port) > 65_535:
+                raise zmq.ZMQError(errno.EINVAL, "no such port")  # ZeroMQ would take it modulo 65536
             self._socket.bind(config.bind)
         except zmq.ZMQError as error:
             self._socket.close(linger=0)
@@ -66,7 +70,7 @@ class ZmqTransport:
         self._on_readable: Callable[[], None] | None = None
         self._arrived: asyncio.Event | None = None
         self._look_again = False
-        self._discarding = False
+        self._discarding: bytes | None = None  # whose message is being thrown away
 
     @property
     def address(self) -> str:
@@ -87,8 +91,8 @@ class ZmqTransport:
         Raises:
             MalformedMessage: the next message has the wrong frames; it is gone, go on with the next.
         """
-        if self._discarding:
-            self._discard(b"")
+        if self._discarding is not None:
+            self._discard(self._discarding)
         try:
             identity = self._socket.recv(zmq.NOBLOCK)
         except zmq.Again:
@@ -100,18 +104,18 @@ class ZmqTransport:
             frames.append(frame)
             more = frame.more
         if more:
-            self._discarding = True
             self._discard(identity)
         if len(frames) != _FRAMES - 1 or len(frames[0]):
             raise MalformedMessage(identity, f"expected frames [empty, envelope, payload], got {len(frames)} of them")
         return IncomingObservation(identity, frames[1].buffer, frames[2].buffer, time.monotonic())
 
     def _discard(self, identity: bytes) -> None:
+        self._discarding = identity
         for _ in range(_DISCARD_AT_ONCE):
             if not self._socket.recv(zmq.NOBLOCK, copy=False).more:
-                self._discarding = False
+                self._discarding = None
                 break
-        raise MalformedMessage(identity, "expected the frames [empty, envelope, payload], got more")
+        raise MalformedMessage(identity, "expected frames [empty, envelope, payload], got more")
 
     def post(self, response: OutgoingResponse) -> None:
         """Hands a message to ZeroMQ; it does not wait.
@@ -132,7 +136,9 @@ class ZmqTransport:
 
     def _check_edge(self) -> None:
         """Calls `on_readable` soon if sending consumed the signal that something came."""
-        if self._loop is None or self._look_again or not int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        if self._loop is None or self._look_again or self._socket.closed:
+            return
+        if not int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             return
         self._look_again = True
         self._loop.call_soon(self._readable_after_all)
@@ -143,15 +149,22 @@ class ZmqTransport:
             self._on_readable()
 
     async def recv(self) -> IncomingObservation:
-        """The next well-formed message, for whoever uses the transport without a server."""
+        """The next well-formed message, for whoever uses the transport without a server.
+
+        Raises:
+            OSError: the transport is closed, or closes meanwhile.
+        """
         if self._arrived is None:
             self._arrived = asyncio.Event()
             self.watch(self._arrived.set)
         while True:
+            if self._socket.closed:
+                raise OSError(errno.ENOTSOCK, "the transport is closed")
             self._arrived.clear()
             try:
                 received = self.receive()
             except MalformedMessage:
+                await asyncio.sleep(0)  # others get their turn, however many of these come
                 continue
             if received is not None:
                 return received
@@ -168,5 +181,7 @@ class ZmqTransport:
         if self._loop is not None:
             self._loop.remove_reader(self._fd)
         self._socket.close()
+        if self._arrived is not None:
+            self._arrived.set()
         # term() waits for the linger time at most, and must not hold up the event loop meanwhile.
         await asyncio.get_running_loop().run_in_executor(None, self._context.term)
