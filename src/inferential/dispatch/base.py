@@ -97,12 +97,13 @@ class Dispatcher(ABC):
         """
 
     async def start(self) -> None:  # noqa: B027 (most backends have nothing to do)
-        """Called once before the first request."""
+        """Called before the first request, each time the server starts."""
 
     async def close(self) -> None:
-        """Called once after the last request."""
+        """Called after the last request; `start` may follow."""
         if self._image_pool is not None:
             self._image_pool.shutdown(wait=False, cancel_futures=True)
+            self._image_pool = None
 
     def model_ids(self) -> list[str] | None:
         """The models there are; None where any id may turn out to be one."""
@@ -137,7 +138,7 @@ class Dispatcher(ABC):
         sound = [
             (request, observation)
             for request, observation in zip(requests, observations, strict=True)
-            if not isinstance(observation, ObservationError)
+            if not isinstance(observation, Exception)
         ]
         outcomes = await self._run(requests[0].model_id, [observation for _, observation in sound])
         by_request = dict(zip((id(request) for request, _ in sound), outcomes, strict=True))
@@ -148,7 +149,7 @@ class Dispatcher(ABC):
             for request, observation in zip(requests, observations, strict=True)
         ]
 
-    async def _read(self, requests: Sequence[InferenceRequest]) -> list[Observation | ObservationError]:
+    async def _read(self, requests: Sequence[InferenceRequest]) -> list[Observation | Exception]:
         """The observations; images are decoded side by side in threads, the rest is read in place."""
         loop = asyncio.get_running_loop()
         jobs: list[Any] = []
@@ -240,13 +241,13 @@ def _as_array(key: str, value: Any) -> np.ndarray[Any, Any]:
     return array
 
 
-def _read_one(request: InferenceRequest) -> Observation | ObservationError:
+def _read_one(request: InferenceRequest) -> Observation | Exception:
     try:
         slots, metadata = request.slots, request.metadata
         if slots is None or metadata is None:
             slots, metadata = read_slots(request.envelope, len(request.payload))
         return to_values(slots, metadata, request.payload)
-    except ObservationError as error:
+    except Exception as error:  # Pillow may be missing; that is no reason for the others of the batch to fail
         return error
 
 

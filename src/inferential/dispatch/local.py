@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import operator
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 from inferential.dispatch.base import Dispatcher, Observation, UnknownModelError
@@ -32,6 +32,7 @@ class LocalDispatcher(Dispatcher):
 
     Raises:
         TypeError: naming a model that has none of these.
+        ValueError: naming a model whose `max_batch_size` is none.
     """
 
     def __init__(self, models: Mapping[str, Any]) -> None:
@@ -42,10 +43,8 @@ class LocalDispatcher(Dispatcher):
 
     def register_model(self, model_id: str, model: Any) -> None:
         """Adds a model, or puts another in the place of one; calls that run keep the one they began with."""
-        replaced = self._models.get(model_id)
+        # The threads of the one that is replaced end when its last call does: nobody holds its executor then.
         self._models[model_id] = _Model(model_id, model)
-        if replaced is not None:
-            replaced.close()
 
     def model_ids(self) -> list[str]:
         """The models there are."""
@@ -87,9 +86,9 @@ class _Model:
                 f"infer_batch(observations), got {type(model).__name__}"
             )
         self._single: Callable[[Observation], Any] | None = single
-        told = getattr(model, "max_batch_size", None)
-        self.max_batch_size = int(told or DEFAULT_MAX_BATCH_SIZE) if self._batch is not None else 1
-        self._threads = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix=f"inferential-{model_id}")
+        self.max_batch_size = 1 if self._batch is None else _max_batch_size(model_id, model)
+        self._name = f"inferential-{model_id}"
+        self._threads = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix=self._name)
 
     async def run(self, observations: Sequence[Observation]) -> Sequence[Any]:
         if self._batch is not None and (len(observations) > 1 or self._single is None):
@@ -106,13 +105,54 @@ class _Model:
 
     async def _call(self, function: Callable[[Any], Any], argument: Any) -> Any:
         if _is_async(function):
-            return await function(argument)
-        result = await asyncio.get_running_loop().run_in_executor(self._threads, partial(function, argument))
+            return await _settled(function(argument))
+        loop = asyncio.get_running_loop()
+        result = await _settled(loop.run_in_executor(self._threads, _called, function, argument))
         # A plain function may still give an awaitable, as a lambda or a partial around a coroutine function does.
-        return await result if inspect.isawaitable(result) else result
+        return await _settled(result) if inspect.isawaitable(result) else result
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
+        # No thread starts before the next call, and there is one only if the server is started again.
+        self._threads = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix=self._name)
+
+
+def _called(function: Callable[[Any], Any], argument: Any) -> Any:
+    """Calls a sync model in its thread.
+
+    No future carries a StopIteration (its waiter would wait for ever), and SystemExit and its like would end the
+    event loop, though it was only a model that meant to end itself.
+    """
+    try:
+        return function(argument)
+    except BaseException as error:
+        if isinstance(error, Exception) and not isinstance(error, StopIteration):
+            raise
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
+
+
+async def _settled(awaitable: Awaitable[Any]) -> Any:
+    """Awaits a model's result; only whoever cancels the call itself cancels it, not a model that cancels its own."""
+    try:
+        return await awaitable
+    except (asyncio.CancelledError, SystemExit) as error:
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            raise
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
+
+
+def _max_batch_size(model_id: str, model: Any) -> int:
+    told = getattr(model, "max_batch_size", None)
+    if told is None:
+        return DEFAULT_MAX_BATCH_SIZE
+    try:
+        size = operator.index(told)
+    except TypeError:
+        size = 0
+    if size < 1:
+        raise ValueError(f"model {model_id!r}: max_batch_size: expected a whole number above 0, got {told!r}")
+    return size
 
 
 def _is_async(function: Any) -> bool:

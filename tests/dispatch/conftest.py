@@ -1,0 +1,119 @@
+"""Requests made by hand, with real frames, and what comes back of them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inferential.dispatch import DispatchResult, LocalDispatcher
+from inferential.observation.assembler import read_slots
+from inferential.proto import Client, Observation
+from inferential.proto.messages import Response, put_metadata, read_response, split_values
+from inferential.proto.tensors import pack
+from inferential.scheduler.request import InferenceRequest
+
+MakeRequest = Callable[..., InferenceRequest]
+Serve = Callable[..., LocalDispatcher]
+
+
+def make_request(
+    model_id: str = "m",
+    values: Mapping[str, Any] | None = None,
+    *,
+    client_id: str = "robot",
+    request_id: int = 7,
+    slots_known: bool = False,
+    harm: Callable[[bytearray], None] | None = None,
+) -> InferenceRequest:
+    """A request as one makes it by hand; with `slots_known`, as the server makes it. `harm` spoils its payload."""
+    tensors, metadata = split_values({"state": np.arange(3.0)} if values is None else values)
+    message = Observation(client=Client(id=client_id), model_id=model_id, request_id=request_id)
+    payload = bytearray(pack(message.tensors, tensors))
+    put_metadata(message.metadata, metadata)
+    envelope = message.SerializeToString()
+    slots, strings = read_slots(envelope, len(payload)) if slots_known else (None, None)
+    if harm is not None:
+        harm(payload)
+    return InferenceRequest(
+        client_id=client_id,
+        model_id=model_id,
+        identity=client_id.encode(),
+        envelope=envelope,
+        payload=payload,
+        received_at=time.monotonic(),
+        urgency=0.0,
+        steps_remaining=None,
+        time_until_next=0.0,
+        latency_budget_ms=50.0,
+        priority=1,
+        request_id=request_id,
+        slots=slots,
+        metadata=strings,
+    )
+
+
+def read(result: DispatchResult) -> Response:
+    """The response as a robot reads it."""
+    assert result.success, result.error
+    return read_response(result.envelope, result.payload)
+
+
+async def in_time(awaitable: Any) -> Any:
+    """What hangs fails."""
+    async with asyncio.timeout(10):
+        return await awaitable
+
+
+@pytest.fixture
+def request_of() -> MakeRequest:
+    return make_request
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    """`serve(m=model)`: a dispatcher; closed after the test."""
+    opened: list[LocalDispatcher] = []
+
+    def served(**models: Any) -> LocalDispatcher:
+        opened.append(LocalDispatcher(models))
+        return opened[-1]
+
+    yield served
+    for dispatcher in opened:
+        await dispatcher.close()
+
+
+@pytest.fixture
+def ask(serve: Serve) -> Callable[..., Any]:
+    """`await ask(model, values)`: the result of one request to one model."""
+
+    async def asked(model: Any, values: Mapping[str, Any] | None = None, **told: Any) -> DispatchResult:
+        (result,) = await in_time(serve(m=model).dispatch([make_request("m", values, **told)]))
+        return result
+
+    return asked
+
+
+@pytest.fixture
+def answer(ask: Callable[..., Any]) -> Callable[..., Any]:
+    """`await answer(model, values)`: the same, which must have succeeded, as a robot reads it."""
+
+    async def answered(model: Any, values: Mapping[str, Any] | None = None, **told: Any) -> Response:
+        return read(await ask(model, values, **told))
+
+    return answered
+
+
+@pytest.fixture
+def read_result() -> Callable[[DispatchResult], Response]:
+    return read
+
+
+@pytest.fixture
+def finish() -> Callable[[Any], Any]:
+    return in_time
