@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inferential.proto import JPEG, PNG, RAW, Encoding, encoding_from_string
-from inferential.proto.images import DEFAULT_JPEG_QUALITY, encode
+from inferential.proto import JPEG, PNG, RAW, Encoding
+from inferential.proto.images import DEFAULT_JPEG_QUALITY, ImageError, encode
+from inferential.proto.tensors import EncodedImage
+
+_NAMES = {"raw": RAW, "jpeg": JPEG, "png": PNG}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,10 @@ class Jpeg:
 
     array: npt.NDArray[Any]
     quality: int = DEFAULT_JPEG_QUALITY
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.quality, int) or not 1 <= self.quality <= 100:
+            raise ValueError(f"quality: expected a whole number from 1 to 100, got {self.quality!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +66,19 @@ class EncodingRules:
         """The values as they are sent: images compressed where a rule or a wrapper says so.
 
         Raises:
-            inferential.proto.images.ImageError: where the array is no image of that format.
+            TypeError: naming the key of a wrapper around what is no array.
+            ImageError: (a ValueError) naming the key of an array that is no image of that format.
         """
         changed: dict[str, Any] = {}
         for key, value in values.items():
             if isinstance(value, Jpeg):
-                changed[key] = encode(value.array, JPEG, value.quality)
+                changed[key] = _encoded(key, value.array, JPEG, value.quality)
             elif isinstance(value, Png):
-                changed[key] = encode(value.array, PNG)
+                changed[key] = _encoded(key, value.array, PNG, DEFAULT_JPEG_QUALITY)
             elif self._rules and isinstance(value, np.ndarray):
                 rule = self._rule(key)
                 if rule is not None and rule.encoding != RAW:
-                    changed[key] = encode(value, rule.encoding, rule.quality)
+                    changed[key] = _encoded(key, value, rule.encoding, rule.quality)
         return {**values, **changed} if changed else values
 
     def _rule(self, key: str) -> _Rule | None:
@@ -81,10 +89,20 @@ class EncodingRules:
             return self._by_key.setdefault(key, found)
 
 
+def _encoded(key: str, array: Any, encoding: Encoding, quality: int) -> EncodedImage:
+    if not isinstance(array, np.ndarray):
+        wrapper = "Jpeg" if encoding == JPEG else "Png"
+        raise TypeError(f"{key}: expected {wrapper} of an np.ndarray, got {type(array).__name__}")
+    try:
+        return encode(array, encoding, quality)
+    except ImageError as error:
+        raise ImageError(f"{key}: {error}") from error
+
+
 def _parse(pattern: str, how: str) -> _Rule:
-    name, _, quality = how.partition(":")
-    encoding = encoding_from_string(name)
-    if not quality:
+    name, colon, quality = how.partition(":")
+    encoding = _NAMES.get(name.lower())
+    if encoding is not None and not colon:
         return _Rule(pattern, encoding, DEFAULT_JPEG_QUALITY)
     if encoding != JPEG or not quality.isdecimal() or not 1 <= int(quality) <= 100:
         raise ValueError(

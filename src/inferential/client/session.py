@@ -15,9 +15,10 @@ import itertools
 import math
 import secrets
 from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 
 from inferential.client.encoding import EncodingRules
 from inferential.client.result import ClientStats, Result
@@ -52,6 +53,9 @@ MAX_UNSENT = 256
 MAX_UNREAD = 1024
 """Outcomes that wait in one handle for `get_result`; the oldest go first."""
 
+MAX_NAME_BYTES = 255
+"""Of a client's id and type: what a ZeroMQ identity holds."""
+
 _ERRORS: dict[int, type[InferenceError]] = {
     Status.REJECTED: RequestRejected,
     Status.EXPIRED: RequestExpired,
@@ -73,12 +77,12 @@ class Handle:
     rules: EncodingRules
 
     def __post_init__(self) -> None:
-        if not self.model_id:
-            raise ValueError("model_id: expected the id of a model, got an empty string")
+        if not isinstance(self.model_id, str) or not self.model_id or not self.model_id.isprintable():
+            raise ValueError(f"model_id: expected the id of a model, got {self.model_id!r}")
         if not (self.latency_budget_ms > 0 and math.isfinite(self.latency_budget_ms)):
             raise ValueError(f"latency_budget_ms: expected a finite number above 0, got {self.latency_budget_ms!r}")
-        if self.priority < 0:
-            raise ValueError(f"priority: expected 0 (the highest) or more, got {self.priority!r}")
+        if not 0 <= self.priority < 2**32:
+            raise ValueError(f"priority: expected 0 (the highest) to 2**32 - 1, got {self.priority!r}")
         if self.queue not in ("latest", "all"):
             raise ValueError(f"queue: expected 'latest' or 'all', got {self.queue!r}")
 
@@ -89,6 +93,7 @@ class Mailbox:
     def __init__(self, handle: Handle, stats: ClientStats) -> None:
         self.handle = handle
         self.open: OrderedDict[int, float] = OrderedDict()
+        self.unsent_id = 0
         self._stats = stats
         self._unread: deque[tuple[int, Outcome]] = deque()
         self._kept: dict[int, Outcome | None] = {}
@@ -122,7 +127,7 @@ class Mailbox:
             if request_id and request_id < self._newest_result:
                 self._stats.outdated += 1
                 return
-            self._newest_result = request_id
+            self._newest_result = max(self._newest_result, request_id)
             self._stats.outdated += sum(isinstance(unread, Result) for _, unread in self._unread)
             self._unread.clear()
         self._unread.append((request_id, outcome))
@@ -151,21 +156,21 @@ class Session:
 
     def __init__(self, client_id: str | int, client_type: str) -> None:
         # 48 random bits: a fleet of a million unnamed robots meets a collision once in centuries.
-        self.client_id = str(client_id) or f"client-{secrets.token_hex(6)}"
-        if len(self.client_id.encode()) > 255 or not self.client_id.isprintable():
-            raise ValueError(f"client_id: expected at most 255 bytes of printable text, got {self.client_id!r}")
-        self.client_type = client_type
+        self.client_id = _name("client_id", str(client_id)) or f"client-{secrets.token_hex(6)}"
+        self.client_type = _name("client_type", client_type)
         self.stats = ClientStats()
         self._ids = itertools.count((secrets.randbits(31) | 1) << 32)
-        self._owners: dict[int, Mailbox] = {}
-        self._mailboxes: dict[str, list[Mailbox]] = {}
-        self._unsent: OrderedDict[object, tuple[Mailbox, int, Frames]] = OrderedDict()
-        self._unsent_all = 0
+        # A mailbox lives as long as its handle (or an observation that is yet to be sent): nobody else can read it.
+        self._owners: WeakValueDictionary[int, Mailbox] = WeakValueDictionary()
+        self._mailboxes: dict[str, WeakValueDictionary[int, Mailbox]] = {}
+        self._serials = itertools.count()
+        self._unsent: OrderedDict[int, tuple[Mailbox, Frames]] = OrderedDict()
+        self._unsent_count: dict[QueueChoice, int] = {"latest": 0, "all": 0}
 
     def mailbox(self, handle: Handle) -> Mailbox:
         """A mailbox for a new handle."""
         mailbox = Mailbox(handle, self.stats)
-        self._mailboxes.setdefault(handle.model_id, []).append(mailbox)
+        self._mailboxes.setdefault(handle.model_id, WeakValueDictionary())[next(self._serials)] = mailbox
         return mailbox
 
     def observe(
@@ -204,8 +209,9 @@ class Session:
                 protocol_version=PROTOCOL_VERSION,
                 queue=QUEUE_LATEST if handle.queue == "latest" else QUEUE_ALL,
             )
-        except (TypeError, ValueError) as error:
-            raise type(error)(
+        except (TypeError, ValueError, OverflowError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(
                 f"expected urgency a float, steps_remaining and priority whole numbers from 0 to 2**32 - 1; got "
                 f"urgency={urgency!r}, steps_remaining={steps_remaining!r}, priority={priority!r}"
             ) from error
@@ -225,14 +231,11 @@ class Session:
         except ValueError:
             self.stats.unmatched += 1
             return
-        request_id = response.request_id
-        mailbox = self._owners.pop(request_id, None) if request_id else self._oldest(response.model_id)
+        request_id = response.request_id or self._oldest(response.model_id)
+        mailbox = self._owners.pop(request_id, None) if request_id else self._newest_handle(response.model_id)
         if mailbox is None:
             self.stats.unmatched += 1
             return
-        if not request_id and mailbox.open:
-            request_id = next(iter(mailbox.open))
-            self._owners.pop(request_id, None)
         if response.status != Status.OK:
             kind = _ERRORS.get(response.status, InferenceError)
             mailbox.deliver(request_id, kind(response.reason, request_id=request_id, model_id=response.model_id))
@@ -250,20 +253,27 @@ class Session:
         )
         mailbox.deliver(request_id, result)
 
-    def _oldest(self, model_id: str) -> Mailbox | None:
-        mailboxes: Sequence[Mailbox] = self._mailboxes.get(model_id, ())
-        waiting = [mailbox for mailbox in mailboxes if mailbox.open]
-        if not waiting:
-            return mailboxes[-1] if mailboxes else None
-        return min(waiting, key=lambda mailbox: next(iter(mailbox.open)))
+    def _oldest(self, model_id: str) -> int:
+        """Of the open requests of a model that were sent, the oldest; 0 where there is none."""
+        firsts = [next(iter(mailbox.open)) for mailbox in self._of_model(model_id) if mailbox.open]
+        return min((first for first in firsts if first not in self._unsent), default=0)
+
+    def _newest_handle(self, model_id: str) -> Mailbox | None:
+        mailboxes = self._of_model(model_id)
+        return mailboxes[-1] if mailboxes else None
+
+    def _of_model(self, model_id: str) -> list[Mailbox]:
+        known = self._mailboxes.get(model_id)
+        return [] if known is None else list(known.values())
 
     def abandon(self, mailbox: Mailbox, request_id: int) -> None:
-        """Nobody waits for this request any more."""
+        """Nobody waits for this request any more; if it is not sent yet, it never will be."""
         self._owners.pop(request_id, None)
+        self._release(request_id)
         mailbox.abandon(request_id)
 
-    # What waits while the server cannot be reached: of a "latest" handle the newest observation, of an "all"
-    # handle up to MAX_UNSENT in order.
+    # What waits while the server cannot be reached: of a "latest" handle the newest observation, of all "all"
+    # handles together up to MAX_UNSENT in order.
 
     @property
     def has_unsent(self) -> bool:
@@ -272,35 +282,50 @@ class Session:
 
     def hold(self, mailbox: Mailbox, request_id: int, frames: Frames) -> None:
         """Keeps an observation that could not be sent."""
-        if mailbox.handle.queue == "latest":
-            replaced = self._unsent.pop(mailbox, None)
-            if replaced is not None:
-                self.stats.replaced_unsent += 1
-                self._end(mailbox, replaced[1], RequestSuperseded("a newer observation came before it could be sent"))
-            self._unsent[mailbox] = (mailbox, request_id, frames)
-            return
-        if self._unsent_all >= MAX_UNSENT:
-            key = next(key for key in self._unsent if isinstance(key, int))
-            owner, dropped, _ = self._unsent.pop(key)
-            self._unsent_all -= 1
+        queue = mailbox.handle.queue
+        if queue == "latest" and mailbox.unsent_id:
+            replaced = mailbox.unsent_id
+            self._release(replaced)
+            self.stats.replaced_unsent += 1
+            self._end(mailbox, replaced, RequestSuperseded("a newer observation came before it could be sent"))
+        elif self._unsent_count[queue] >= MAX_UNSENT:
+            # Of "latest" handles there are so many only where each observation gets a handle of its own.
+            dropped = next(key for key, (owner, _) in self._unsent.items() if owner.handle.queue == queue)
+            owner = self._unsent[dropped][0]
+            self._release(dropped)
             self.stats.dropped_unsent += 1
             self._end(owner, dropped, RequestRejected(f"the server cannot be reached and {MAX_UNSENT} newer ones wait"))
-        self._unsent[request_id] = (mailbox, request_id, frames)
-        self._unsent_all += 1
+        self._unsent[request_id] = (mailbox, frames)
+        self._unsent_count[queue] += 1
+        if queue == "latest":
+            mailbox.unsent_id = request_id
 
     def next_unsent(self) -> Frames | None:
         """The observation to send next; `sent` says that it is gone."""
-        for _, _, frames in self._unsent.values():
+        for _, frames in self._unsent.values():
             return frames
         return None
 
     def sent(self) -> None:
         """What `next_unsent` gave was sent."""
-        key, _ = self._unsent.popitem(last=False)
-        if isinstance(key, int):
-            self._unsent_all -= 1
+        self._release(next(iter(self._unsent)))
+
+    def _release(self, request_id: int) -> None:
+        held = self._unsent.pop(request_id, None)
+        if held is None:
+            return
+        mailbox = held[0]
+        self._unsent_count[mailbox.handle.queue] -= 1
+        mailbox.unsent_id = 0
 
     def _end(self, mailbox: Mailbox, request_id: int, error: InferenceError) -> None:
         error.request_id, error.model_id = request_id, mailbox.handle.model_id
         self._owners.pop(request_id, None)
         mailbox.deliver(request_id, error)
+
+
+def _name(field: str, text: str) -> str:
+    # Printable first: what is no valid Unicode is not printable, and has no bytes.
+    if not text.isprintable() or len(text.encode()) > MAX_NAME_BYTES:
+        raise ValueError(f"{field}: expected at most {MAX_NAME_BYTES} bytes of printable text, got {text!r}")
+    return text

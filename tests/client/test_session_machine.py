@@ -1,0 +1,190 @@
+"""A session driven at random: every request ends at most once, nobody gets another's answer, and nothing grows."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest.mock import patch
+
+import hypothesis.strategies as st
+import numpy as np
+from hypothesis import settings
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+
+from inferential import InferenceError, RequestSuperseded, Result
+from inferential.client import session as session_module
+from inferential.client.encoding import EncodingRules
+from inferential.client.session import Handle, Mailbox, Session
+from inferential.proto import ModelResponse, Observation
+from inferential.proto.messages import ResponseTiming, write_refusal, write_response
+
+LIMIT = 4
+TIMING = ResponseTiming(1.0, 2.0, 3.0, 1)
+STATUSES = ["REJECTED", "EXPIRED", "SUPERSEDED", "UNKNOWN_MODEL", "INVALID_OBSERVATION", "MODEL_FAILED"]
+
+
+class SessionMachine(RuleBasedStateMachine):
+    """The server is a set of ids that it has seen; it answers any of them, at any time, as often as it likes."""
+
+    mailboxes = Bundle("mailboxes")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.limits = patch.multiple(session_module, MAX_OPEN=LIMIT, MAX_UNSENT=LIMIT, MAX_UNREAD=LIMIT)
+        self.limits.start()
+        self.session = Session("robot", "arm")
+        self.handles: list[Mailbox] = []
+        self.owner: dict[int, Mailbox] = {}
+        self.kept: set[int] = set()
+        self.abandoned: set[int] = set()
+        self.seen: list[int] = []
+        self.ended: list[int] = []
+
+    def teardown(self) -> None:
+        self.limits.stop()
+
+    @initialize(target=mailboxes)
+    def first(self) -> Mailbox:
+        return self.another("m", "latest")
+
+    @rule(target=mailboxes, model_id=st.sampled_from("mn"), queue=st.sampled_from(["latest", "all"]))
+    def another(self, model_id: str, queue: Any) -> Mailbox:
+        mailbox = self.session.mailbox(Handle(model_id, 50.0, 1, queue, EncodingRules(None)))
+        self.handles.append(mailbox)
+        return mailbox
+
+    @rule(mailbox=mailboxes, keep=st.booleans(), reachable=st.booleans())
+    def observe(self, mailbox: Mailbox, keep: bool, reachable: bool) -> None:
+        request_id, frames = self.session.observe(
+            mailbox,
+            {"n": np.zeros(1)},
+            urgency=0.0,
+            steps_remaining=None,
+            priority=None,
+            now=0.0,
+            timestamp_ns=1,
+            keep=keep,
+        )
+        assert request_id not in self.owner
+        self.owner[request_id] = mailbox
+        if keep:
+            self.kept.add(request_id)
+        if reachable and not self.session.has_unsent:
+            self.seen.append(request_id)
+        else:
+            self.session.hold(mailbox, request_id, frames)
+
+    @rule()
+    def reach_the_server(self) -> None:
+        while (frames := self.session.next_unsent()) is not None:
+            request_id = Observation.FromString(frames[1]).request_id
+            assert request_id not in self.seen, "sent twice"
+            assert request_id not in self.abandoned, "sent though nobody waits"
+            self.seen.append(request_id)
+            self.session.sent()
+        assert not self.session.has_unsent
+
+    @rule(data=st.data(), status=st.sampled_from(["OK", "OK", "OK", *STATUSES]), told=st.booleans())
+    def answer(self, data: Any, status: str, told: bool) -> None:
+        """Of a server of this line (`told`), or of the 1.x line, which tells no id and no error."""
+        if not self.seen:
+            return
+        request_id = data.draw(st.sampled_from(self.seen))
+        model_id = self.owner[request_id].handle.model_id
+        if status == "OK" or not told:
+            envelope, payload = write_response(
+                client_id="robot",
+                model_id=model_id,
+                response_id=str(request_id),
+                timestamp_ns=1,
+                request_id=request_id if told else 0,
+                values={"actions": np.zeros(1)},
+                timing=TIMING,
+            )
+        else:
+            payload = b""
+            envelope = write_refusal(
+                client_id="robot", model_id=model_id, request_id=request_id, status=status, reason="because"
+            )
+        self.session.receive(envelope, payload, 0.0)
+
+    @rule(
+        request_id=st.one_of(st.integers(0, 2**64 - 1), st.just(0)), model_id=st.sampled_from(["m", "n", "other", ""])
+    )
+    def stray(self, request_id: int, model_id: str) -> None:
+        self.session.receive(ModelResponse(request_id=request_id, model_id=model_id).SerializeToString(), b"", 0.0)
+
+    @rule(data=st.data())
+    def abandon(self, data: Any) -> None:
+        if not self.kept:
+            return
+        request_id = data.draw(st.sampled_from(sorted(self.kept)))
+        self.kept.discard(request_id)
+        self.abandoned.add(request_id)
+        self.session.abandon(self.owner[request_id], request_id)
+
+    @rule(mailbox=mailboxes)
+    def take(self, mailbox: Mailbox) -> None:
+        outcome = mailbox.take()
+        if outcome is None:
+            return
+        assert not isinstance(outcome, RequestSuperseded)
+        assert outcome.request_id not in self.kept | self.abandoned, "that is infer's"
+        self.end(mailbox, outcome)
+
+    @rule(data=st.data())
+    def take_kept(self, data: Any) -> None:
+        if not self.kept:
+            return
+        request_id = data.draw(st.sampled_from(sorted(self.kept)))
+        mailbox = self.owner[request_id]
+        outcome = mailbox.take_kept(request_id)
+        if outcome is not None:
+            assert outcome.request_id == request_id
+            self.end(mailbox, outcome)
+            assert mailbox.take_kept(request_id) is None
+
+    def end(self, mailbox: Mailbox, outcome: Any) -> None:
+        assert isinstance(outcome, Result | InferenceError)
+        if outcome.request_id == 0:  # a stray answer of the 1.x line
+            return
+        assert self.owner[outcome.request_id] is mailbox, "another's answer"
+        assert outcome.request_id not in self.ended, "ended twice"
+        self.ended.append(outcome.request_id)
+
+    @invariant()
+    def open_requests_have_their_owner_and_nothing_else_has(self) -> None:
+        owners = dict(self.session._owners.items())
+        opened = {request_id: mailbox for mailbox in self.handles for request_id in mailbox.open}
+        assert owners == opened
+        assert not set(opened) & set(self.ended)
+        assert not set(opened) & self.abandoned
+
+    @invariant()
+    def nothing_grows(self) -> None:
+        unsent = [mailbox.handle.queue for mailbox, _ in self.session._unsent.values()]
+        assert {queue: unsent.count(queue) for queue in ("latest", "all")} == self.session._unsent_count
+        assert max(self.session._unsent_count.values()) <= LIMIT
+        for mailbox in self.handles:
+            assert len(mailbox.open) <= LIMIT
+            assert len(mailbox._unread) <= LIMIT
+            held = [key for key, (owner, _) in self.session._unsent.items() if owner is mailbox]
+            if mailbox.handle.queue == "latest":
+                assert held == ([mailbox.unsent_id] if mailbox.unsent_id else [])
+
+    @invariant()
+    def what_waits_to_be_sent_is_open_or_forgotten(self) -> None:
+        for request_id, (mailbox, _) in self.session._unsent.items():
+            assert request_id not in self.ended
+            assert request_id not in self.abandoned
+            assert self.owner[request_id] is mailbox
+
+    @invariant()
+    def every_observation_and_every_answer_is_counted_once(self) -> None:
+        stats = self.session.stats
+        assert stats.observed == len(self.owner)
+        assert stats.replaced_unsent <= stats.superseded
+        assert stats.dropped_unsent <= stats.refused
+
+
+TestSession = SessionMachine.TestCase
+TestSession.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
