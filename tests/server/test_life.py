@@ -76,6 +76,33 @@ asyncio.run(main())
         process.wait()
 
 
+def test_a_model_that_never_returns_does_not_keep_the_process_alive() -> None:
+    script = """
+import asyncio, threading
+from inferential import AsyncConnection, LocalDispatcher, Server
+from inferential.config import InferentialConfig
+
+def stuck(observation):
+    entered.set()
+    threading.Event().wait()
+
+async def main():
+    global entered
+    entered = threading.Event()
+    config = InferentialConfig(server={"drain_timeout_s": 0.1})
+    async with Server("tcp://127.0.0.1:0", config=config, dispatcher=LocalDispatcher({"m": stuck})) as server:
+        async with AsyncConnection(server.address) as connection:
+            await connection.model("m").observe(go="on")
+            await asyncio.to_thread(entered.wait)
+
+asyncio.run(main())
+print("ended")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=False)
+    assert done.stdout == "ended\n", done.stderr
+    assert done.returncode == 0
+
+
 async def test_what_the_server_has_is_served_while_it_drains_and_newcomers_are_told(
     connect: Connect, gate: Any
 ) -> None:

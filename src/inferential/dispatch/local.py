@@ -9,14 +9,13 @@ import asyncio
 import inspect
 import operator
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from inferential.dispatch.base import Dispatcher, Observation, UnknownModelError
+from inferential.dispatch.threads import CallThreads
 
 DEFAULT_MAX_BATCH_SIZE = 8
 """Of a model that has `infer_batch` and does not say how much it takes."""
-_MAX_THREADS = 64  # of one model; as many are started as calls run at once
 
 
 class LocalDispatcher(Dispatcher):
@@ -43,8 +42,10 @@ class LocalDispatcher(Dispatcher):
 
     def register_model(self, model_id: str, model: Any) -> None:
         """Adds a model, or puts another in the place of one; calls that run keep the one they began with."""
-        # The threads of the one that is replaced end when its last call does: nobody holds its executor then.
+        replaced = self._models.get(model_id)
         self._models[model_id] = _Model(model_id, model)
+        if replaced is not None:
+            replaced.close()
 
     def model_ids(self) -> list[str]:
         """The models there are."""
@@ -87,8 +88,7 @@ class _Model:
             )
         self._single: Callable[[Observation], Any] | None = single
         self.max_batch_size = 1 if self._batch is None else _max_batch_size(model_id, model)
-        self._name = f"inferential-{model_id}"
-        self._threads = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix=self._name)
+        self._threads = CallThreads(f"inferential-{model_id}")
 
     async def run(self, observations: Sequence[Observation]) -> Sequence[Any]:
         if self._batch is not None and (len(observations) > 1 or self._single is None):
@@ -106,29 +106,12 @@ class _Model:
     async def _call(self, function: Callable[[Any], Any], argument: Any) -> Any:
         if _is_async(function):
             return await _settled(function(argument))
-        loop = asyncio.get_running_loop()
-        result = await _settled(loop.run_in_executor(self._threads, _called, function, argument))
+        result = await _settled(self._threads.call(function, argument))
         # A plain function may still give an awaitable, as a lambda or a partial around a coroutine function does.
         return await _settled(result) if inspect.isawaitable(result) else result
 
     def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        # No thread starts before the next call, and there is one only if the server is started again.
-        self._threads = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix=self._name)
-
-
-def _called(function: Callable[[Any], Any], argument: Any) -> Any:
-    """Calls a sync model in its thread.
-
-    No future carries a StopIteration (its waiter would wait for ever), and SystemExit and its like would end the
-    event loop, though it was only a model that meant to end itself.
-    """
-    try:
-        return function(argument)
-    except BaseException as error:
-        if isinstance(error, Exception) and not isinstance(error, StopIteration):
-            raise
-        raise RuntimeError(f"{type(error).__name__}: {error}") from error
+        self._threads.close()
 
 
 async def _settled(awaitable: Awaitable[Any]) -> Any:
