@@ -31,6 +31,7 @@ class RobotReport:
         periods: control periods so far.
         fresh: new actions that arrived in them.
         on_time: of the periods, those at whose end the observation behind the action in force was within the deadline.
+        behind: of the periods, those that began more than half a period late: this machine, not the server, was slow.
         ages_ms: age of the observation behind the action in force, at the end of each period since the last report.
         refused: errors by type.
     """
@@ -45,6 +46,7 @@ class RobotReport:
     periods: int = 0
     fresh: int = 0
     on_time: int = 0
+    behind: int = 0
     ages_ms: list[float] = field(default_factory=list)
     refused: dict[str, int] = field(default_factory=dict)
 
@@ -65,12 +67,17 @@ class Driver:
     async def run(self, start: float, seconds: float) -> None:
         """Drives the robot from `start` (seconds of `time.monotonic()`) for so long."""
         async with self._connection:
+            control = asyncio.create_task(self._control(start, round(seconds * self._robot.control_rate_hz)))
             receiving = asyncio.create_task(self._receive())
             try:
-                await self._control(start, round(seconds * self._robot.control_rate_hz))
+                await asyncio.wait((control, receiving), return_when=asyncio.FIRST_COMPLETED)
+                if receiving.done():
+                    receiving.result()  # it ends by an error only
+                control.result()
             finally:
+                control.cancel()
                 receiving.cancel()
-                await asyncio.gather(receiving, return_exceptions=True)
+                await asyncio.gather(control, receiving, return_exceptions=True)
 
     def report(self) -> RobotReport:
         """How it is doing; the ages are those since the last report."""
@@ -88,6 +95,7 @@ class Driver:
         for number in range(periods):
             due = start + number * period_s
             await asyncio.sleep(max(due - time.monotonic(), 0.0))
+            self._report.behind += time.monotonic() - due > period_s / 2
             fresh = 0
             while physics_at < due:
                 fresh += self._apply(physics_at)

@@ -1,12 +1,13 @@
 """A fleet and its server, each in processes of their own, in real time; what they tell comes by pipes.
 
-Nothing is drawn or decided here: `sim.demo` watches.
+Nothing is drawn or decided here: `cli.demo` watches.
 """
 
 from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -14,13 +15,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
+from multiprocessing.resource_tracker import ensure_running
+from typing import Any
 
 from inferential.sim.driver import RobotReport
 from inferential.sim.robots import KINDS, Robot
 
 REPORT_S = 0.25
 ROBOTS_PER_PROCESS = 12
-_START_S = 1.5  # from the order to drive until the first observation: time to start processes and make connections
+_READY_S = 60.0  # for a process to start and import
+_CONNECT_S = 0.3  # from the order to drive until the first observation: time to make connections
 _spawn = multiprocessing.get_context("spawn")
 
 
@@ -61,15 +65,16 @@ def run(plan: Plan) -> Iterator[list[Report]]:
     """
     with ExitStack() as processes:
         server = processes.enter_context(_process(_serve, plan))
-        address = _first(server)
-        assert isinstance(address, str)
-        start = time.monotonic() + _START_S
         workers = [
-            processes.enter_context(
-                _process(_drive, plan, list(range(first, plan.robots, _workers(plan))), address, start)
-            )
+            processes.enter_context(_process(_drive, plan, list(range(first, plan.robots, _workers(plan)))))
             for first in range(_workers(plan))
         ]
+        address = _first(server)
+        for worker in workers:
+            _first(worker)
+        start = time.monotonic() + _CONNECT_S  # one clock for all processes of a machine
+        for worker in workers:
+            worker.send((address, start))
         running = set(workers)
         while running:
             told: list[Report] = []
@@ -87,21 +92,18 @@ def _workers(plan: Plan) -> int:
     return -(-plan.robots // ROBOTS_PER_PROCESS)
 
 
-def _first(pipe: Pipe) -> object:
-    if not pipe.poll(60):
-        raise RuntimeError("the server of the demo did not start within 60 s")
+def _first(pipe: Pipe) -> Any:
+    """What a process tells when it is ready."""
+    if not pipe.poll(_READY_S):
+        raise RuntimeError(f"a process of the demo was not ready within {_READY_S:g} s")
+    return _receive(pipe)
+
+
+def _receive(pipe: Pipe) -> Any:
     try:
         return pipe.recv()
-    except EOFError:
-        raise RuntimeError("the server of the demo ended before it began; its error is above") from None
-
-
-def _receive(pipe: Pipe) -> Report | None:
-    try:
-        message: Report | None = pipe.recv()
-    except EOFError:
+    except (EOFError, ConnectionResetError):
         raise RuntimeError("a process of the demo died; its error is above") from None
-    return message
 
 
 @contextmanager
@@ -109,7 +111,15 @@ def _process(target: object, *args: object) -> Iterator[Pipe]:
     """A process and our end of its pipe; it ends when that end is closed."""
     ours, theirs = _spawn.Pipe()
     process = _spawn.Process(target=target, args=(*args, theirs), daemon=True)  # type: ignore[arg-type]
-    process.start()
+    # Ctrl-C reaches every process of the terminal; only this one acts on it, and closes the pipes. Processes begin
+    # with the signals blocked that are blocked where they are started; the first start would start the resource
+    # tracker as well, which unblocks them.
+    ensure_running()
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     theirs.close()
     try:
         yield ours
@@ -121,20 +131,12 @@ def _process(target: object, *args: object) -> Iterator[Pipe]:
             process.join()
 
 
-def _ignore_interrupts() -> None:
-    """Ctrl-C reaches every process of the terminal; only the parent acts on it, and closes the pipes."""
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def _serve(plan: Plan, pipe: Pipe) -> None:
     from inferential import LocalDispatcher, Server
     from inferential.config import InferentialConfig
     from inferential.sim.accelerator import AcceleratedModel, Accelerator, cost_for_load
     from inferential.sim.policies import BalancePolicy, BallPolicy
 
-    _ignore_interrupts()
     robots_by_rate_hz = Counter(kind_of(number).control_rate_hz for number in range(plan.robots))
     accelerator = Accelerator(cost_for_load(plan.load, robots_by_rate_hz))
     models = {
@@ -157,7 +159,7 @@ def _serve(plan: Plan, pipe: Pipe) -> None:
                 batches.append(int(value))
 
         async with server:
-            pipe.send(server.address)
+            _tell(pipe, server.address)
             closed = asyncio.Event()
             asyncio.get_running_loop().add_reader(pipe.fileno(), closed.set)
             while not closed.is_set():
@@ -169,16 +171,18 @@ def _serve(plan: Plan, pipe: Pipe) -> None:
     asyncio.run(main())
 
 
-def _drive(plan: Plan, numbers: list[int], address: str, start: float, pipe: Pipe) -> None:
+def _drive(plan: Plan, numbers: list[int], pipe: Pipe) -> None:
     from inferential.sim.driver import Driver
 
-    _ignore_interrupts()
+    robots = {number: kind_of(number)(seed=plan.seed * 1000 + number) for number in numbers}
+    _tell(pipe, "ready")
+    try:
+        address, start = pipe.recv()
+    except (EOFError, ConnectionResetError):
+        return  # given up before it began
 
     async def main() -> None:
-        drivers = []
-        for number in numbers:
-            robot = kind_of(number)(seed=plan.seed * 1000 + number)
-            drivers.append(Driver(robot, f"{robot.kind}-{number:02d}", address))
+        drivers = [Driver(robot, f"{robot.kind}-{number:02d}", address) for number, robot in robots.items()]
         closed = asyncio.Event()
         asyncio.get_running_loop().add_reader(pipe.fileno(), closed.set)
         driving = asyncio.gather(*(driver.run(start, plan.seconds) for driver in drivers))
@@ -193,6 +197,7 @@ def _drive(plan: Plan, numbers: list[int], address: str, start: float, pipe: Pip
                 await closed.wait()
         finally:
             driving.cancel()
+            await asyncio.gather(driving, return_exceptions=True)
 
     asyncio.run(main())
 
@@ -210,7 +215,7 @@ async def _sleep_or(event: asyncio.Event, seconds: float) -> None:
         return
 
 
-def _tell(pipe: Pipe, message: Report | None) -> None:
+def _tell(pipe: Pipe, message: Report | str | None) -> None:
     try:
         pipe.send(message)
     except (BrokenPipeError, ConnectionResetError):
