@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +19,22 @@ from inferential.sim.watch import Watch
 CLI = [sys.executable, "-m", "inferential.cli.main"]
 
 
+def children(pid: int | None = None) -> list[psutil.Process]:
+    """The server and the robots of a run, without the resource tracker of Python."""
+    found = []
+    for child in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended just now
+            if "spawn_main" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
+def wait_for_children(parent: subprocess.Popen[str]) -> list[psutil.Process]:
+    while not (found := children(parent.pid)):
+        assert parent.poll() is None
+    return found
+
+
 def demo(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*CLI, "demo", *args], capture_output=True, text=True, timeout=90, check=False)
 
@@ -24,22 +43,57 @@ def test_a_fleet_is_kept_up_over_real_sockets_and_leaves_no_process_behind() -> 
     watch = Watch(Plan(robots=4, seconds=3.0, load=0.5))
     for told in run(watch.plan):
         watch.take(told)
+    assert children() == []
     assert len(watch.robots) == 4
     assert all(robot.up and robot.falls == 0 for robot in watch.robots.values())
     assert all(robot.periods == 3 * robot.control_rate_hz - 1 for robot in watch.robots.values())
     assert all(robot.fresh > robot.periods / 2 for robot in watch.robots.values())
     assert watch.count("responses_served") > 300
     assert watch.refused() == 0
-    names = [child.cmdline() for child in psutil.Process().children(recursive=True)]
-    assert not [name for name in names if "spawn_main" in " ".join(name)]
 
 
 def test_a_run_that_is_given_up_leaves_no_process_behind() -> None:
     running = run(Plan(robots=2, seconds=60.0))
     next(running)
     running.close()  # type: ignore[attr-defined]
-    names = [child.cmdline() for child in psutil.Process().children(recursive=True)]
-    assert not [name for name in names if "spawn_main" in " ".join(name)]
+    assert children() == []
+
+
+def test_a_process_that_dies_ends_the_run_and_the_other_processes() -> None:
+    running = run(Plan(robots=2, seconds=60.0))
+    next(running)
+    children()[-1].kill()
+    with pytest.raises(RuntimeError, match="died"):
+        for _ in running:
+            pass
+    assert children() == []
+
+
+@pytest.mark.parametrize("when", ["at the start", "while it runs"])
+def test_ctrl_c_ends_all_processes(when: str, tmp_path: Path) -> None:
+    command = [*CLI, "demo", "--robots", "2", "--seconds", "60", "--out", str(tmp_path), "--plain"]
+    parent = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    started = wait_for_children(parent)
+    if when == "while it runs":
+        assert parent.stdout is not None
+        parent.stdout.readline()
+    os.killpg(parent.pid, signal.SIGINT)  # as a terminal does: to every process of the group
+    _, errors = parent.communicate(timeout=30)
+    assert parent.returncode == 130
+    assert errors == "" or when == "at the start"
+    assert not psutil.wait_procs(started, timeout=30)[1]
+
+
+def test_no_process_outlives_a_parent_that_was_killed(tmp_path: Path) -> None:
+    command = [*CLI, "demo", "--robots", "2", "--seconds", "60", "--out", str(tmp_path), "--plain"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        started = wait_for_children(parent)
+        parent.kill()
+    assert not psutil.wait_procs(started, timeout=30)[1]
 
 
 def test_the_command_saves_a_plot_a_screen_and_a_summary(tmp_path: Path) -> None:
@@ -68,6 +122,9 @@ def test_strategies_are_compared_side_by_side_and_told_as_json(tmp_path: Path) -
         (["--strategy", "best"], "Unknown scheduler strategy 'best'"),
         (["--robots", "0"], "robots"),
         (["--load", "-1"], "load"),
+        (["--seed", "-1"], "seed"),
+        (["--compare", ","], "--compare: expected strategies"),
+        (["--out", f"{__file__}/out"], "--out: cannot write"),
     ],
 )
 def test_a_wrong_option_is_one_clear_line(args: list[str], message: str) -> None:

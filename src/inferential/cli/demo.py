@@ -47,7 +47,7 @@ def demo(
     compare: Annotated[
         str | None, typer.Option(metavar="A,B,...", help="Run several strategies one after another; `all` for all.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the pushes that the robots get.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the pushes that the robots get.")] = 0,
     out: Annotated[Path, typer.Option(file_okay=False, help="Where the plot, table and summary are saved.")] = Path(
         "demo-out"
     ),
@@ -62,6 +62,7 @@ def demo(
     """
     strategies = _strategies(strategy, compare)
     _check_packages()
+    _make(out)
     watches = []
     for name in strategies:
         plan = Plan(robots=robots, seconds=seconds, load=load, strategy=name, seed=seed)
@@ -77,6 +78,8 @@ def demo(
     console = Console(width=None if wants_rich() else 120, highlight=False)
     console.print()
     console.print(table.summary(watches))
+    for warning in table.warnings(watches):
+        console.print(f"warning: {warning}", soft_wrap=True)
     for path in saved:
         console.print(f"saved {path}")
 
@@ -88,6 +91,8 @@ def _strategies(strategy: str, compare: str | None) -> list[str]:
         names = scheduler_names()
     else:
         names = [name.strip() for name in compare.split(",") if name.strip()]
+        if not names:
+            raise CliError(f"--compare: expected strategies separated by commas, or `all`, got {compare!r}")
     for name in names:
         try:
             get_scheduler(name)
@@ -123,11 +128,18 @@ def _watched(plan: Plan, *, quiet: bool, live: bool) -> Watch:
     return watch
 
 
+def _make(out: Path) -> None:
+    """Before anything runs: an order to save nowhere is told at once."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CliError(f"--out: cannot write to {out}: {error.strerror or error}") from error
+
+
 def _save(watches: Sequence[Watch], out: Path) -> list[Path]:
     from inferential.sim import plot
 
     try:
-        out.mkdir(parents=True, exist_ok=True)
         picture, screen, summary = out / "demo.png", out / "demo.svg", out / "summary.json"
         plot.save(watches, picture)
         recorder = Console(record=True, width=96, file=io.StringIO(), force_terminal=True)

@@ -39,7 +39,8 @@ def _ages(watch: Watch, axes: Any) -> None:
             axes.hist(np.clip(ages, 0, most), bins=60, alpha=0.6, color=f"C{number}", label=kind)
         axes.axvline(deadline_ms, color=f"C{number}", linestyle="--", linewidth=1)
     _label(axes, f"{watch.plan.strategy}: age of the action in force", "ms (dashed: deadline)", "control periods")
-    axes.legend()
+    if any(watch.ages_ms.values()):
+        axes.legend()
 
 
 def _up(watch: Watch, axes: Any) -> None:

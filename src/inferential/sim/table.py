@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from inferential.sim.driver import RobotReport
 from inferential.sim.watch import KindSummary, Watch
+
+_BEHIND_WORTH_TELLING = 0.01
 
 
 def live(watch: Watch) -> RenderableType:
@@ -49,7 +52,7 @@ def _row(robot: RobotReport, ages_ms: Sequence[float]) -> list[RenderableType]:
         robot.name,
         state,
         f"{rate:.0f} / {robot.control_rate_hz:.0f}",
-        Text(f"{p50:.0f}, {p95:.0f}", late),
+        Text(f"{p50:.0f}, {p95:.0f}" if ages_ms else "-", late),
         Text(f"{hits:.1%}", "" if hits > 0.95 else "yellow"),
         f"{robot.up_share:.0%}",
         str(robot.falls),
@@ -69,7 +72,8 @@ def line(watch: Watch) -> str:
 
 def summary(watches: Sequence[Watch]) -> RenderableType:
     """Runs side by side, a row for each kind of robot in each."""
-    table = Table(title=f"{watches[0].plan.robots} robots, load {watches[0].plan.load:g}x", title_justify="left")
+    title = f"{watches[0].plan.robots} robots, load {watches[0].plan.load:g}x"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for title in ("strategy", "robots"):
         table.add_column(title, no_wrap=True)
     for title in ("up at end", "up", "falls", "rate / asked Hz", "age p50, p95 ms", "deadline hits", "batch"):
@@ -82,6 +86,16 @@ def summary(watches: Sequence[Watch]) -> RenderableType:
     return table
 
 
+def warnings(watches: Sequence[Watch]) -> list[str]:
+    """What keeps the figures from being the server's own."""
+    return [
+        f"{watch.plan.strategy}: {watch.behind():.0%} of all control periods began late: this machine is too busy for "
+        f"{watch.plan.robots} robots, and the figures tell of that too"
+        for watch in watches
+        if watch.behind() > _BEHIND_WORTH_TELLING
+    ]
+
+
 def _summary_row(strategy: str, kind: KindSummary, batch: str) -> list[str]:
     return [
         strategy,
@@ -90,7 +104,7 @@ def _summary_row(strategy: str, kind: KindSummary, batch: str) -> list[str]:
         f"{kind.up_share:.1%}",
         str(kind.falls),
         f"{kind.rate_hz:.1f} / {kind.asked_hz:.0f}",
-        f"{kind.age_p50_ms:.0f}, {kind.age_p95_ms:.0f}",
+        "-" if kind.age_p50_ms is None else f"{kind.age_p50_ms:.0f}, {kind.age_p95_ms:.0f}",
         f"{kind.deadline_hits:.1%}",
         batch,
     ]

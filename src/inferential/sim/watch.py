@@ -25,7 +25,7 @@ class KindSummary:
         up_share: share of all robots' time that they were up.
         falls: how often one failed.
         asked_hz, rate_hz: control rate, and fresh actions a second and robot.
-        age_p50_ms, age_p95_ms: age of the observation behind the action in force.
+        age_p50_ms, age_p95_ms: age of the observation behind the action in force; None where no action came.
         deadline_hits: share of control periods whose action came from an observation within the deadline.
     """
 
@@ -36,8 +36,8 @@ class KindSummary:
     falls: int
     asked_hz: float
     rate_hz: float
-    age_p50_ms: float
-    age_p95_ms: float
+    age_p50_ms: float | None
+    age_p95_ms: float | None
     deadline_hits: float
 
 
@@ -77,6 +77,11 @@ class Watch:
         """Requests that were answered with an error, superseded ones not counted."""
         return sum(sum(robot.refused.values()) for robot in self.robots.values())
 
+    def behind(self) -> float:
+        """Share of control periods that began late because this machine was too busy."""
+        periods = sum(robot.periods for robot in self.robots.values())
+        return sum(robot.behind for robot in self.robots.values()) / periods if periods else 0.0
+
     def kinds(self) -> list[KindSummary]:
         """The summary, kind by kind."""
         by_kind: dict[str, list[RobotReport]] = defaultdict(list)
@@ -85,8 +90,8 @@ class Watch:
         return [self._summary(kind, robots) for kind, robots in sorted(by_kind.items())]
 
     def _summary(self, kind: str, robots: list[RobotReport]) -> KindSummary:
-        ages = [age for robot in robots for age in self.ages_ms[robot.name]] or [float("nan")]
-        p50, p95 = np.percentile(ages, [50, 95])
+        ages = [age for robot in robots for age in self.ages_ms[robot.name]]
+        p50, p95 = (round(float(age), 1) for age in np.percentile(ages, [50, 95])) if ages else (None, None)
         periods = sum(robot.periods for robot in robots) or 1
         return KindSummary(
             kind=kind,
@@ -96,8 +101,8 @@ class Watch:
             falls=sum(robot.falls for robot in robots),
             asked_hz=robots[0].control_rate_hz,
             rate_hz=round(sum(robot.fresh for robot in robots) / periods * robots[0].control_rate_hz, 2),
-            age_p50_ms=round(float(p50), 1),
-            age_p95_ms=round(float(p95), 1),
+            age_p50_ms=p50,
+            age_p95_ms=p95,
             deadline_hits=round(sum(robot.on_time for robot in robots) / periods, 4),
         )
 
@@ -111,6 +116,7 @@ class Watch:
             "served": self.count("responses_served"),
             "superseded": self.count("requests_superseded"),
             "refused": self.refused(),
+            "behind": round(self.behind(), 4),
             "robots": [
                 {name: value for name, value in asdict(robot).items() if name != "ages_ms"}
                 for robot in self.robots.values()
