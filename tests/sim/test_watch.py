@@ -16,7 +16,7 @@ from inferential.sim.watch import Watch
 
 
 def text(shown: RenderableType) -> str:
-    console = Console(width=120, file=io.StringIO(), record=True)
+    console = Console(width=100, file=io.StringIO(), record=True)
     console.print(shown)
     return console.export_text()
 
@@ -35,7 +35,7 @@ def starved() -> Watch:
 @pytest.fixture
 def served() -> Watch:
     """Of one robot of which two reports came."""
-    watch = Watch(Plan(robots=1, seconds=2.0))
+    watch = Watch(Plan(robots=1, seconds=2.0, strategy="batch_optimized"))
     first = RobotReport("cartpole-00", "cartpole", 50.0, 100.0, periods=50, fresh=40, on_time=50, ages_ms=[20.0] * 50)
     second = RobotReport("cartpole-00", "cartpole", 50.0, 100.0, periods=100, fresh=80, on_time=75, ages_ms=[60.0] * 50)
     watch.take([[first], ServerReport(1, [1, 1], {"responses_served": 40})])

@@ -73,10 +73,10 @@ def line(watch: Watch) -> str:
 def summary(watches: Sequence[Watch]) -> RenderableType:
     """Runs side by side, a row for each kind of robot in each."""
     title = f"{watches[0].plan.robots} robots, load {watches[0].plan.load:g}x"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for title in ("strategy", "robots"):
         table.add_column(title, no_wrap=True)
-    for title in ("up at end", "up", "falls", "rate / asked Hz", "age p50, p95 ms", "deadline hits", "batch"):
+    for title in ("up\nat end", "up", "falls", "rate\n/ asked Hz", "age ms\np50, p95", "deadline\nhits", "batch"):
         table.add_column(title, justify="right", no_wrap=True)
     for watch in watches:
         for number, kind in enumerate(watch.kinds()):
