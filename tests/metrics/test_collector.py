@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sys
+import threading
 
 import pytest
 
@@ -66,6 +68,69 @@ def test_a_callback_that_raises_is_logged_once_and_stops_nobody(caplog: pytest.L
     assert "broken" in caplog.records[0].message
 
 
+def test_a_callback_of_any_kind_may_raise(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(list[int]):  # cannot be hashed
+        def __call__(self, name: str, value: float, labels: dict[str, str]) -> None:
+            raise RuntimeError("no disk")
+
+    registry = CallbackRegistry()
+    registry.register(Broken())
+    registry.register(Broken())
+    for value in (1.0, 2.0):
+        registry.fire("latency", value, {})
+    assert len(caplog.records) == 2
+
+
+def test_what_a_callback_records_is_told_to_the_others_only() -> None:
+    collector = MetricsCollector()
+    told: list[str] = []
+
+    @collector.on_metric
+    def derive(name: str, value: float, labels: dict[str, str]) -> None:
+        collector.record(f"{name}_s", value / 1e3)
+
+    collector.on_metric(lambda name, value, labels: told.append(name))
+    for _ in range(2):
+        collector.record("latency_ms", 20.0)
+    assert told == ["latency_ms_s", "latency_ms"] * 2
+    assert collector.get_latest("latency_ms_s") == 0.02
+
+
+def test_a_coroutine_function_is_no_callback() -> None:
+    async def note(name: str, value: float, labels: dict[str, str]) -> None: ...
+
+    with pytest.raises(TypeError, match=r"note.*called, not awaited"):
+        MetricsCollector().on_metric(note)  # type: ignore[arg-type]
+
+
+def test_another_thread_may_ask_while_metrics_are_recorded() -> None:
+    collector = MetricsCollector(MetricsConfig(ring_buffer_size=100, max_label_sets=16))
+    switch_s = sys.getswitchinterval()
+    recorded = threading.Event()
+    errors: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            while not recorded.is_set():
+                collector.get_stats("latency", {"client": "1"})
+                collector.get_latest("latency", {"model": "m"})
+                collector.snapshot()
+        except Exception as error:
+            errors.append(error)
+
+    asking = threading.Thread(target=ask)
+    sys.setswitchinterval(1e-6)
+    try:
+        asking.start()
+        for n in range(5000):
+            collector.record("latency", 1.0, {"client": str(n % 50), "model": "m"})
+    finally:
+        recorded.set()
+        asking.join()
+        sys.setswitchinterval(switch_s)
+    assert errors == []
+
+
 def test_disabled_it_keeps_and_calls_nothing() -> None:
     collector = MetricsCollector(MetricsConfig(enabled=False))
     collector.on_metric(lambda name, value, labels: pytest.fail("it was called"))
@@ -92,6 +157,6 @@ def test_a_client_that_is_forgotten_leaves_no_points() -> None:
     for client in "abc":
         collector.record("latency", 1.0, {"client": client})
         collector.record("size", 1.0, {"client": client})
-    collector.forget("client", ["a", "c"])
+    collector.forget({"client": "a"}, {"client": "c"})
     for points in collector.snapshot().metrics.values():
         assert [point["labels"]["client"] for point in points] == ["b"]

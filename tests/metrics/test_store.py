@@ -22,7 +22,7 @@ def at(now: float) -> Any:
 
 
 @given(values=st.lists(VALUES, min_size=1, max_size=200))
-def test_percentiles_are_those_of_numpy(values: list[float]) -> None:
+def test_statistics_are_those_of_numpy(values: list[float]) -> None:
     series = MetricSeries()
     for value in values:
         series.record(value)
@@ -33,6 +33,41 @@ def test_percentiles_are_those_of_numpy(values: list[float]) -> None:
     assert stats.max == max(values)
     assert stats.avg == pytest.approx(np.mean(values), abs=1e-6)
     assert (stats.p50, stats.p95, stats.p99) == tuple(np.percentile(values, [50, 95, 99]))
+
+
+LABELS = st.dictionaries(st.sampled_from(["client", "model"]), st.sampled_from("abc"))
+
+
+@given(
+    points=st.lists(st.tuples(st.floats(0.0, 10.0), VALUES, LABELS), max_size=60),
+    asked=LABELS,
+    window_s=st.floats(0.0, 200.0),
+    ring=st.integers(1, 40),
+)
+def test_any_window_of_any_labels_has_the_statistics_of_those_points(
+    points: list[tuple[float, float, dict[str, str]]], asked: dict[str, str], window_s: float, ring: int
+) -> None:
+    series = MetricSeries(max_size=ring)
+    now, kept = 0.0, []
+    for interval, value, labels in points:
+        now += interval
+        kept.append((now, value, labels))
+        with at(now):
+            series.record(value, labels)
+    matching = [point for point in kept if asked.items() <= point[2].items()]
+    chosen = [
+        value for when, value, labels in kept[-ring:] if when >= now - window_s and asked.items() <= labels.items()
+    ]
+    with at(now):
+        stats = series.get_stats(asked, window_s)
+        assert series.get_latest(asked) == (matching[-1][1] if matching else None)
+    if not chosen:
+        assert stats is None
+        return
+    assert stats is not None
+    assert (stats.count, stats.min, stats.max) == (len(chosen), min(chosen), max(chosen))
+    assert stats.avg == pytest.approx(np.mean(chosen), abs=1e-6)
+    assert (stats.p50, stats.p95, stats.p99) == pytest.approx(tuple(np.percentile(chosen, [50, 95, 99])))
 
 
 def test_only_points_of_the_window_count() -> None:
@@ -85,68 +120,153 @@ def test_the_oldest_points_go_first() -> None:
     assert [point.value for point in series] == [7.0, 8.0, 9.0, 10.0, 11.0]
 
 
+def test_what_is_no_number_is_refused_and_changes_nothing() -> None:
+    series = MetricSeries(max_size=2)
+    for value in (1.0, 2.0, 3.0):
+        series.record(value)
+        with pytest.raises(TypeError):
+            series.record(None)  # type: ignore[arg-type]
+    assert [point.value for point in series] == [2.0, 3.0]
+    assert series.get_latest() == 3.0
+
+
+def test_the_latest_value_of_a_label_set_outlives_its_points() -> None:
+    series = MetricSeries(max_size=2)
+    series.record(1.0, {"client": "slow"})
+    for value in (2.0, 3.0):
+        series.record(value, {"client": "fast"})
+    assert series.get_latest({"client": "slow"}) == 1.0
+    assert series.get_stats({"client": "slow"}) is None
+
+
+def test_a_list_of_points_is_that_of_the_moment_it_was_asked_for() -> None:
+    series = MetricSeries(max_size=3)
+    for client in "abc":
+        series.record(1.0, {"client": client})
+    points = iter(series)
+    series.forget({"client": "a"})
+    series.record(1.0, {"client": "d"})
+    assert [point.labels["client"] for point in points] == ["a", "b", "c"]
+    assert [point.labels["client"] for point in series] == ["b", "c", "d"]
+
+
 def test_a_new_label_set_never_inherits_the_points_of_one_that_was_dropped() -> None:
     series = MetricSeries(max_size=1000, max_label_sets=4)
     for client in range(50):
         series.record(float(client), {"client": str(client)})
         for known in range(client + 1):
             stats = series.get_stats({"client": str(known)})
+            assert (stats is not None) == (known > client - 4)
             assert stats is None or (stats.count, stats.avg) == (1, float(known))
-    assert len(series._indexes) <= 4
+    assert len(series._label_sets) == 4
+
+
+def test_the_label_set_that_goes_is_the_one_recorded_longest_ago() -> None:
+    series = MetricSeries(max_label_sets=3)
+    for client in ("a", "b", "c", "a", "d"):
+        series.record(1.0, {"client": client})
+    assert [point.labels["client"] for point in series] == ["a", "c", "a", "d"]
+
+
+def test_of_many_label_sets_an_eighth_goes_at_once() -> None:
+    series = MetricSeries(max_label_sets=16)
+    for client in range(17):
+        series.record(1.0, {"client": str(client), "model": "m"})
+    assert len(series) == 15
+    assert series.get_latest({"client": "1"}) is None
+    assert series.get_latest({"client": "2"}) == 1.0
 
 
 def test_what_is_forgotten_is_gone_and_the_rest_stays() -> None:
     series = MetricSeries(max_size=10)
     for n in range(8):
-        series.record(float(n), {"client": str(n % 2)})
-    series.forget("client", {"1"})
+        series.record(float(n), {"client": str(n % 2), "model": "m"})
+    series.forget({"client": "1"})
     assert [point.value for point in series] == [0.0, 2.0, 4.0, 6.0]
     assert series.get_latest() == 6.0
     for n in range(20):
         series.record(float(n), {"client": "2"})
-    assert len(series) == 10
-    series.forget("client", {"0", "2"})
+    assert [point.value for point in series] == [float(n) for n in range(10, 20)]
+    series.forget({"client": "0"}, {"client": "2"})
     assert len(series) == 0
     assert series.get_stats() is None
-    assert not series._times
+    assert series.get_latest() is None
+    assert not any((series._times, series._values, series._sets, series._indexes, series._label_sets, series._having))
 
 
-def test_smaller_bounds_keep_the_newest() -> None:
+def test_only_what_has_all_the_labels_is_forgotten() -> None:
+    series = MetricSeries()
+    for client, model in (("a", "m"), ("a", "n"), ("b", "m")):
+        series.record(1.0, {"client": client, "model": model})
+    series.forget({"client": "a", "model": "m"}, {"client": "nobody"})
+    series.forget()
+    assert [tuple(point.labels.values()) for point in series] == [("a", "n"), ("b", "m")]
+
+
+def test_other_bounds_keep_the_newest() -> None:
     series = MetricSeries(max_size=10)
     for n in range(25):
         series.record(float(n), {"client": str(n)})
     series.resize(4, 3)
     assert [point.value for point in series] == [22.0, 23.0, 24.0]
     series.record(99.0, {"client": "24"})
-    assert [point.value for point in series][-1] == 99.0
+    assert [point.value for point in series] == [22.0, 23.0, 24.0, 99.0]
+    series.record(100.0, {"client": "24"})
+    assert [point.value for point in series] == [23.0, 24.0, 99.0, 100.0]
+    series.resize(6, 3)
+    series.record(101.0, {"client": "24"})
+    assert [point.value for point in series] == [23.0, 24.0, 99.0, 100.0, 101.0]
+
+
+Point = tuple[float, tuple[str, str]]
 
 
 class SeriesMachine(RuleBasedStateMachine):
     """A series beside a plain list of what it should hold."""
 
+    SIZE, LABEL_SETS = 7, 4  # an eighth of four label sets is one: the bound is exact
+
     def __init__(self) -> None:
         super().__init__()
-        self.series = MetricSeries(max_size=7, max_label_sets=100)
-        self.points: list[tuple[float, str]] = []
+        self.series = MetricSeries(self.SIZE, self.LABEL_SETS)
+        self.points: list[Point] = []
+        self.recency: list[tuple[str, str]] = []  # label sets, longest unused first
 
-    @rule(value=VALUES, client=st.sampled_from("abc"))
-    def record(self, value: float, client: str) -> None:
-        self.series.record(value, {"client": client})
-        self.points = [*self.points, (value, client)]
+    def drop(self, gone: set[tuple[str, str]]) -> None:
+        self.recency = [own for own in self.recency if own not in gone]
+        self.points = [(value, own) for value, own in self.points if own not in gone]
 
-    @rule(client=st.sampled_from("abc"))
-    def forget(self, client: str) -> None:
-        # Forgotten points leave holes in the ring, which later points push out.
-        self.points = [(value, "-" if own == client else own) for value, own in self.points]
-        self.series.forget("client", {client})
-        if not len(self.series):
-            self.points = []
+    @rule(value=VALUES, client=st.sampled_from("abc"), model=st.sampled_from("mn"))
+    def record(self, value: float, client: str, model: str) -> None:
+        own = (client, model)
+        self.series.record(value, {"client": client, "model": model})
+        if own in self.recency:
+            self.recency.remove(own)
+        elif len(self.recency) == self.LABEL_SETS:
+            self.drop({self.recency[0]})
+        self.recency.append(own)
+        self.points = [*self.points, (value, own)][-self.SIZE :]
+
+    @rule(clients=st.sets(st.sampled_from("abc")))
+    def forget(self, clients: set[str]) -> None:
+        self.series.forget(*({"client": client} for client in clients))
+        self.drop({own for own in self.recency if own[0] in clients})
 
     @invariant()
     def holds_the_newest(self) -> None:
-        expected = [(value, client) for value, client in self.points[-7:] if client != "-"]
-        assert [(point.value, point.labels["client"]) for point in self.series] == expected
-        assert len(self.series) == len(expected)
+        assert [(point.value, (point.labels["client"], point.labels["model"])) for point in self.series] == self.points
+        assert len(self.series) == len(self.points)
+
+    @invariant()
+    def counts_each_label_set_by_itself(self) -> None:
+        for client in "abc":
+            stats = self.series.get_stats({"client": client})
+            assert (0 if stats is None else stats.count) == sum(own[0] == client for _, own in self.points)
+
+    @invariant()
+    def is_bounded(self) -> None:
+        assert len(self.series._indexes) == len(self.recency)
+        assert len(self.series._label_sets) <= self.LABEL_SETS
 
 
 TestSeriesMachine = SeriesMachine.TestCase

@@ -5,8 +5,11 @@ Nothing they do can break the server.
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import get_ident
 
 logger = logging.getLogger("inferential.metrics")
 
@@ -14,26 +17,49 @@ MetricCallback = Callable[[str, float, dict[str, str]], None]
 """Called with name, value and labels (its own copy)."""
 
 
+@dataclass(slots=True, eq=False)
+class _Registered:
+    call: MetricCallback
+    failed: bool = False
+    running_in: set[int] = field(default_factory=set)  # threads
+
+
 class CallbackRegistry:
     """Callbacks, in the order they were registered."""
 
     def __init__(self) -> None:
-        self._callbacks: list[MetricCallback] = []
-        self._failed: set[MetricCallback] = set()
+        self._callbacks: list[_Registered] = []
 
     def __bool__(self) -> bool:
         return bool(self._callbacks)
 
     def register(self, callback: MetricCallback) -> None:
-        """Adds a callback."""
-        self._callbacks.append(callback)
+        """Adds a callback.
+
+        Raises:
+            TypeError: it is a coroutine function, whose coroutines nobody would await.
+        """
+        if inspect.iscoroutinefunction(callback):
+            raise TypeError(f"metric callback {callback!r}: it is called, not awaited; give a plain function")
+        self._callbacks.append(_Registered(callback))
 
     def fire(self, name: str, value: float, labels: dict[str, str]) -> None:
-        """Calls them all. One that raises is logged the first time, and called on."""
-        for callback in self._callbacks:
+        """Calls them all. One that raises is logged the first time, and called on.
+
+        A callback is not called for what is recorded while it runs: one that records would never end.
+        """
+        thread = get_ident()
+        for registered in self._callbacks:
+            if thread in registered.running_in:
+                continue
+            registered.running_in.add(thread)
             try:
-                callback(name, value, dict(labels))
+                registered.call(name, value, dict(labels))
             except Exception:
-                if callback not in self._failed:
-                    self._failed.add(callback)
-                    logger.exception("metric callback %r failed on %s; further failures are not logged", callback, name)
+                if not registered.failed:
+                    registered.failed = True
+                    logger.exception(
+                        "metric callback %r failed on %s; further failures are not logged", registered.call, name
+                    )
+            finally:
+                registered.running_in.discard(thread)

@@ -1,22 +1,25 @@
 """The newest points of one metric, and statistics over them.
 
 It knows no names and calls nobody. Points live in three flat arrays that form a ring (time, value, label set), which
-takes 20 bytes a point and makes statistics numpy's work.
+takes 20 bytes a point and makes statistics numpy's work. It may not be used from two threads at once; the collector
+sees to that.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 Labels = Mapping[str, str]
-_FORGOTTEN = -1
+_LabelSet = tuple[tuple[str, str], ...]
+_NONE: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +47,20 @@ class MetricStats:
 class MetricSeries:
     """The newest `max_size` points of a metric, of at most `max_label_sets` combinations of labels.
 
-    A label set beyond that takes the place of the one that was recorded longest ago, whose points go with it.
+    One combination too many takes the place of the eighth of them that were recorded longest ago, and their points
+    go with them.
     """
 
     __slots__ = (
         "_at",
         "_free",
+        "_having",
         "_indexes",
-        "_labels",
+        "_label_sets",
         "_latest",
         "_max_label_sets",
         "_max_size",
-        "_set",
-        "_size",
+        "_sets",
         "_times",
         "_values",
     )
@@ -66,129 +70,169 @@ class MetricSeries:
         self._max_label_sets = max_label_sets
         self._times = array("d")
         self._values = array("d")
-        self._set = array("i")
-        self._at = 0  # where the next point goes, once the ring is full
-        self._size = 0  # points that were not forgotten
-        self._indexes: OrderedDict[tuple[tuple[str, str], ...], int] = OrderedDict()  # longest unused first
-        self._labels: dict[int, dict[str, str]] = {}
-        self._latest: dict[int, float] = {}
-        self._free = 0
+        self._sets = array("i")
+        self._at = 0  # the oldest point, once the ring is full
+        self._clear_label_sets()
+
+    def _clear_label_sets(self) -> None:
+        self._indexes: OrderedDict[_LabelSet, int] = OrderedDict()  # longest unused first
+        # By index. An index is free for another label set as soon as no point has it any more, which is when `_drop`
+        # has dropped its points: so none ever shows under labels that are not its own.
+        self._label_sets: list[_LabelSet] = []
+        self._latest: list[float] = []
+        self._free: list[int] = []
+        self._having: dict[tuple[str, str], set[int]] = {}  # who has this label
 
     def __len__(self) -> int:
-        return self._size
+        return len(self._times)
 
     def __iter__(self) -> Iterator[MetricPoint]:
-        """The points, oldest first."""
-        for position in self._order():
-            index = self._set[position]
-            if index != _FORGOTTEN:
-                yield MetricPoint(self._times[position], self._values[position], dict(self._labels[index]))
+        """The points there are now, oldest first."""
+        times, values, sets = (part.tolist() for part in self._oldest_first())
+        label_sets = list(self._label_sets)
+        return (
+            MetricPoint(timestamp, value, dict(label_sets[index]))
+            for timestamp, value, index in zip(times, values, sets, strict=True)
+        )
 
     def record(self, value: float, labels: Labels | None = None) -> None:
-        """Adds a point, at this instant. About a microsecond; `labels` may be changed afterwards."""
+        """Adds a point, at this instant. About a microsecond; `labels` may be changed afterwards.
+
+        Raises:
+            TypeError, ValueError: `value` is no number; nothing is recorded then.
+        """
+        value = float(value)
         key = tuple(labels.items()) if labels else ()
         index = self._indexes.get(key)
         if index is None:
-            index = self._new_index(key)
+            index = self._index_of(key)
         else:
             self._indexes.move_to_end(key)
         self._latest[index] = value
         if len(self._times) < self._max_size:
             self._times.append(time.monotonic())
             self._values.append(value)
-            self._set.append(index)
-            self._size += 1
+            self._sets.append(index)
             return
         at = self._at
-        if self._set[at] == _FORGOTTEN:
-            self._size += 1
         self._times[at] = time.monotonic()
         self._values[at] = value
-        self._set[at] = index
+        self._sets[at] = index
         self._at = at + 1 if at + 1 < self._max_size else 0
 
     def get_latest(self, labels: Labels | None = None) -> float | None:
-        """The newest value whose labels include these."""
-        for key in reversed(self._indexes):
-            index = self._indexes[key]
-            if _includes(self._labels[index], labels):
-                return self._latest[index]
-        return None
+        """The newest value whose labels include these, also where newer points of others have pushed it out."""
+        if not labels:
+            return self._latest[next(reversed(self._indexes.values()))] if self._indexes else None
+        matching = self._matching(labels)
+        if len(matching) == 1:
+            return self._latest[next(iter(matching))]
+        if not matching:
+            return None
+        return next(self._latest[index] for index in reversed(self._indexes.values()) if index in matching)
 
     def get_stats(self, labels: Labels | None = None, window_seconds: float = 300) -> MetricStats | None:
         """Statistics of the points of the last `window_seconds` whose labels include these; None if there are none."""
-        # Copies: an array that numpy looks into could not grow.
-        times, values, sets = (np.array(part) for part in (self._times, self._values, self._set))
-        chosen = (times >= time.monotonic() - window_seconds) & (sets != _FORGOTTEN)
-        if labels:
-            chosen &= np.isin(sets, self._matching(labels))
-        found: npt.NDArray[np.float64] = values[chosen]
-        if not found.size:
-            return None
-        p50, p95, p99 = np.percentile(found, (50, 95, 99))
-        return MetricStats(
-            avg=float(found.mean()),
-            p50=float(p50),
-            p95=float(p95),
-            p99=float(p99),
-            count=int(found.size),
-            min=float(found.min()),
-            max=float(found.max()),
-        )
+        return stats_of(self.window(labels, window_seconds))
 
-    def forget(self, label: str, values: set[str]) -> None:
-        """Drops all points whose `label` is one of `values`, and their label sets."""
-        gone = [key for key, index in self._indexes.items() if self._labels[index].get(label) in values]
-        if gone:
-            self._drop(gone)
+    def window(self, labels: Labels | None, window_seconds: float) -> npt.NDArray[np.float64]:
+        """The values of the last `window_seconds` whose labels include these, in no order; a copy."""
+        # Copies: an array that numpy looks into could not grow.
+        times, values, sets = np.array(self._times), np.array(self._values), np.array(self._sets)
+        chosen = times >= time.monotonic() - window_seconds
+        if labels:
+            chosen &= self._mask(self._matching(labels))[sets]
+        return values[chosen]
+
+    def forget(self, *labels: Labels) -> None:
+        """Drops all points, and label sets, whose labels include any of these."""
+        gone: set[int] = set()
+        for each in labels:
+            gone |= self._matching(each)
+        self._drop(gone)
 
     def resize(self, max_size: int, max_label_sets: int) -> None:
         """Other bounds; the newest points stay."""
-        order = self._order()[-max_size:]
-        self._times = array("d", [self._times[position] for position in order])
-        self._values = array("d", [self._values[position] for position in order])
-        self._set = array("i", [self._set[position] for position in order])
-        self._size = sum(index != _FORGOTTEN for index in self._set)
-        self._at = 0
         self._max_size, self._max_label_sets = max_size, max_label_sets
-        self._drop(list(self._indexes)[: max(len(self._indexes) - max_label_sets, 0)])
+        self._fill(*(part[-max_size:] for part in self._oldest_first()))
+        self._drop(list(self._indexes.values())[: max(len(self._indexes) - max_label_sets, 0)])
 
-    def _new_index(self, key: tuple[tuple[str, str], ...]) -> int:
+    def _index_of(self, key: _LabelSet) -> int:
         # The same labels in another order are the same label set.
         known = tuple(sorted(key))
-        if known != key and known in self._indexes:
+        index = self._indexes.get(known)
+        if index is not None:
             self._indexes.move_to_end(known)
-            return self._indexes[known]
+            return index
         if len(self._indexes) >= self._max_label_sets:
             # A good part at once: dropping looks at every point.
-            self._drop(list(self._indexes)[: max(self._max_label_sets // 8, 1)])
-        index = self._free
-        self._free += 1
+            self._drop(list(self._indexes.values())[: max(self._max_label_sets // 8, 1)])
+        if self._free:
+            index = self._free.pop()
+            self._label_sets[index] = known
+        else:
+            index = len(self._label_sets)
+            self._label_sets.append(known)
+            self._latest.append(math.nan)
         self._indexes[known] = index
-        self._labels[index] = dict(key)
+        for label in known:
+            self._having.setdefault(label, set()).add(index)
         return index
 
-    def _drop(self, keys: list[tuple[tuple[str, str], ...]]) -> None:
-        if not keys:
+    def _matching(self, labels: Labels) -> set[int] | frozenset[int]:
+        if not labels:
+            return set(self._indexes.values())
+        having = [self._having.get(label, _NONE) for label in labels.items()]
+        return having[0] if len(having) == 1 else having[0].intersection(*having[1:])
+
+    def _drop(self, gone: Iterable[int]) -> None:
+        gone = list(gone)
+        if not gone:
             return
-        indexes = [self._indexes.pop(key) for key in keys]
-        for index in indexes:
-            del self._labels[index]
-            self._latest.pop(index, None)
-        sets = np.array(self._set)
-        sets[np.isin(sets, indexes)] = _FORGOTTEN
-        self._set = array("i", sets.tobytes())
-        self._size = int(np.count_nonzero(sets != _FORGOTTEN))
-        if not self._size:
-            self._times, self._values, self._set, self._at = array("d"), array("d"), array("i"), 0
+        if len(gone) == len(self._indexes):
+            self._fill()
+            self._clear_label_sets()
+            return
+        for index in gone:
+            known = self._label_sets[index]
+            del self._indexes[known]
+            for label in known:
+                having = self._having[label]
+                having.discard(index)
+                if not having:
+                    del self._having[label]
+            self._label_sets[index] = ()
+        times, values, sets = self._oldest_first()
+        kept = ~self._mask(gone)[sets]
+        self._fill(times[kept], values[kept], sets[kept])
+        self._free += gone
 
-    def _matching(self, labels: Labels) -> list[int]:
-        return [index for index, own in self._labels.items() if _includes(own, labels)]
+    def _mask(self, indexes: Iterable[int]) -> npt.NDArray[np.bool_]:
+        mask = np.zeros(len(self._label_sets), dtype=np.bool_)
+        mask[np.fromiter(indexes, dtype=np.intp)] = True
+        return mask
 
-    def _order(self) -> list[int]:
-        size = len(self._times)
-        return [*range(self._at, size), *range(self._at)]
+    def _oldest_first(self) -> list[npt.NDArray[np.generic]]:
+        return [np.roll(np.array(part), -self._at) for part in (self._times, self._values, self._sets)]
+
+    def _fill(self, *parts: npt.NDArray[np.generic]) -> None:
+        """Starts the ring anew with these times, values and label sets; empty where none are given."""
+        times, values, sets = (part.tobytes() for part in parts) if parts else (b"", b"", b"")
+        self._times, self._values, self._sets = array("d", times), array("d", values), array("i", sets)
+        self._at = 0
 
 
-def _includes(own: dict[str, str], asked: Labels | None) -> bool:
-    return not asked or all(own.get(name) == value for name, value in asked.items())
+def stats_of(values: npt.NDArray[np.float64]) -> MetricStats | None:
+    """Statistics of values; None if there are none."""
+    if not values.size:
+        return None
+    p50, p95, p99 = np.percentile(values, (50, 95, 99))
+    return MetricStats(
+        avg=float(values.mean()),
+        p50=float(p50),
+        p95=float(p95),
+        p99=float(p99),
+        count=int(values.size),
+        min=float(values.min()),
+        max=float(values.max()),
+    )
