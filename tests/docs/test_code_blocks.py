@@ -1,13 +1,24 @@
 """Every code block of the README and of docs/: it runs, or is what it says it is.
 
-Python blocks run in a process of their own, against a real server; `<!-- continues -->` before a block joins it to the
-one before. A block that runs a server for good is that server. docs/configuration.md has a test of its own
-(tests/config/test_page.py).
+A block's language says what is done with it:
+
+- python: it runs in a process of its own, in a directory with the page's files, against a server where it needs one:
+  the page's own (a block that runs a server for good, or `inferential serve`), else one with the models `policy` and
+  `vlm`. Servers are ended by SIGINT, as a person would, and must end well.
+- console: `make` names a target that there is, `pip install` extras that there are; other commands run.
+- yaml, toml, json: a configuration, or entry points of a package.
+- proto: a part of the schema.
+- text: a drawing. No other language is let through untested.
+
+A comment before a block tells what cannot be seen: `<!-- continues -->` joins it to the python block before it,
+`<!-- file: NAME -->` makes it a file. docs/configuration.md has a test of its own (tests/config/test_page.py).
 """
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -15,22 +26,23 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from inferential import Connection, UnknownModel
 from inferential.config import load_config
-from inferential.metrics import recorder
+from inferential.scheduler.base import ENTRY_POINTS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").glob("*.md") if path.name != "configuration.md")]
-DRAWINGS = {"text"}
-SERVES = "server.run())"
+DRAWING = "text"
+TESTED = {"python", "console", "yaml", "toml", "json", "proto"}
+PORT = ":5555"
+"""What the pages call the server's port; a free one takes its place."""
 
-# What the client pages talk to; the README brings a server of its own.
-FIXTURE_SERVER = """
+SERVER_OF_THE_TESTS = """
 import asyncio
 import numpy as np
 from inferential import LocalDispatcher, Server
@@ -49,62 +61,68 @@ class Block:
     line: int
     language: str
     text: str
-    continues: bool
+    mark: str = ""
 
     def __str__(self) -> str:
         return f"{self.page.name}:{self.line}"
 
+    @property
+    def file(self) -> str | None:
+        """The name of the file that it is."""
+        return self.mark.removeprefix("file: ") if self.mark.startswith("file: ") else None
 
-def blocks() -> list[Block]:
-    found = []
-    for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        for match in re.finditer(r"^```(\S*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-            before = text[: match.start()].rstrip()
-            line = text[: match.start()].count("\n") + 1
-            continues = before.endswith("<!-- continues -->")
-            found.append(Block(page, line, match[1], match[2], continues))
-    return found
+    @property
+    def serves(self) -> bool:
+        """Whether it is a server that runs until it is stopped."""
+        return "server.run())" in self.text or self.text.startswith("inferential serve ")
 
 
-def programs() -> list[Block]:
-    """Python blocks, those that continue joined to what they continue."""
-    joined: list[Block] = []
-    for block in blocks():
-        if block.language != "python":
-            continue
-        if block.continues:
-            first = joined.pop()
-            assert first.page == block.page
-            block = Block(first.page, first.line, "python", first.text + "\n" + block.text, False)
-        joined.append(block)
-    return joined
+def _blocks(page: Path) -> Iterator[Block]:
+    text = page.read_text(encoding="utf-8")
+    for match in re.finditer(r"(?:^<!-- ([^\n]*) -->\n)?^```(\S*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        line = text.count("\n", 0, match.start(2)) + 1
+        yield Block(page, line, match[2], match[3], match[1] or "")
+
+
+BLOCKS = [block for page in PAGES for block in _blocks(page)]
 
 
 def of_language(*languages: str) -> list[Block]:
-    return [block for block in blocks() if block.language in languages]
+    return [block for block in BLOCKS if block.language in languages]
 
 
-@contextmanager
-def running(program: str, port: int) -> Iterator[None]:
-    """A server in a process of its own, ended as a person would end it."""
-    process = subprocess.Popen([sys.executable, "-c", program.replace(":5555", f":{port}")])
-    try:
-        with Connection(f"127.0.0.1:{port}", reconnect_ivl_ms=20) as connection:
-            probe = connection.model("is it there?")
-            for _ in range(100):
-                try:
-                    assert probe.infer(timeout_ms=200) is None
-                except UnknownModel:
-                    break
-            else:
-                pytest.fail("the server did not answer within 20 s")
-        yield
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
-    finally:
-        process.kill()
-        process.wait()
+def programs() -> list[Block]:
+    """Python blocks that are no files, those that continue joined to what they continue."""
+    joined: list[Block] = []
+    for block in of_language("python"):
+        if block.mark == "continues":
+            first = joined.pop()
+            assert first.page == block.page
+            joined.append(replace(first, text=f"{first.text}\n{block.text}"))
+        elif block.file is None:
+            joined.append(block)
+    return joined
+
+
+def commands() -> list[Block]:
+    """The lines of console blocks, each as a block."""
+    return [
+        replace(block, line=block.line + number, text=command.strip())
+        for block in of_language("console")
+        for number, line in enumerate(block.text.splitlines(), 1)
+        if (command := line.partition("#")[0])
+    ]
+
+
+def servers(page: Path) -> list[Block]:
+    """The page's own servers; that of the tests where it has none."""
+    own = [block for block in (*programs(), *commands()) if block.page == page and block.serves]
+    return own or [Block(page, 0, "python", SERVER_OF_THE_TESTS)]
+
+
+CLIENTS = [block for block in programs() if PORT in block.text and not block.serves]
+ALONE = [block for block in programs() if PORT not in block.text]
+RUN = [block for block in commands() if not block.text.startswith(("make", "pip")) and not block.serves]
 
 
 @pytest.fixture
@@ -115,44 +133,115 @@ def port() -> int:
         return number
 
 
+def write_files(page: Path, directory: Path, port: int) -> None:
+    for block in BLOCKS:
+        if block.page == page and block.file is not None:
+            (directory / block.file).write_text(block.text.replace(PORT, f":{port}"))
+
+
+def command_of(block: Block, port: int) -> list[str]:
+    text = block.text.replace(PORT, f":{port}")
+    if block.language == "python":
+        return [sys.executable, "-W", "error", "-c", text]
+    name, *arguments = shlex.split(text)
+    assert name in ("inferential", "python"), f"{block}: say how to test {text!r}"
+    return [str(Path(sys.executable).with_name(name)), *arguments]
+
+
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("INFERENTIAL_")}
+
+
+def run(block: Block, directory: Path, port: int) -> None:
+    done = subprocess.run(
+        command_of(block, port),
+        cwd=directory,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, f"{block}\n{done.stdout}{done.stderr}"
+
+
+@contextmanager
+def running(server: Block, directory: Path, port: int) -> Iterator[None]:
+    process = subprocess.Popen(command_of(server, port), cwd=directory, env=environment(), stdout=subprocess.DEVNULL)
+    try:
+        with Connection(f"127.0.0.1:{port}", reconnect_ivl_ms=20) as connection:
+            probe = connection.model("is it there?")
+            for _ in range(100):
+                assert process.poll() is None, f"{server} ended"
+                try:
+                    assert probe.infer(timeout_ms=200) is None
+                except UnknownModel:
+                    break
+            else:
+                pytest.fail(f"{server} did not answer within 20 s")
+        yield
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_every_block_is_of_a_kind_that_is_tested() -> None:
-    known = {"python", "console", "toml", "yaml", "json", "proto"} | DRAWINGS
-    assert [str(block) for block in blocks() if block.language not in known] == []
-    assert len(blocks()) > 20
+    assert [str(block) for block in BLOCKS if block.language not in TESTED | {DRAWING}] == []
+    assert len(CLIENTS) >= 5
+    assert len(ALONE) >= 6
 
 
-@pytest.mark.parametrize("program", [one for one in programs() if SERVES not in one.text], ids=str)
-def test_python_runs(program: Block, port: int, tmp_path: Path) -> None:
-    own = [one.text for one in programs() if one.page == program.page and SERVES in one.text]
-    with running(own[0] if own else FIXTURE_SERVER, port):
-        done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", program.text.replace(":5555", f":{port}")],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    assert done.returncode == 0, done.stderr
+def test_every_mark_before_a_block_is_understood() -> None:
+    assert {block.mark for block in BLOCKS if block.file is None} <= {"", "continues"}
+    assert {block.language for block in BLOCKS if block.mark == "continues"} == {"python"}
+    for page in PAGES:
+        fences = re.findall(r"^```", page.read_text(encoding="utf-8"), re.MULTILINE)
+        assert len(fences) == 2 * sum(block.page == page for block in BLOCKS), page.name
 
 
-@pytest.mark.parametrize("block", of_language("console"), ids=str)
-def test_commands_name_what_there_is(block: Block) -> None:
+@pytest.mark.parametrize(
+    ("server", "client"), [(server, client) for client in CLIENTS for server in servers(client.page)], ids=str
+)
+def test_a_client_runs_against_a_server(server: Block, client: Block, port: int, tmp_path: Path) -> None:
+    write_files(client.page, tmp_path, port)
+    with running(server, tmp_path, port):
+        run(client, tmp_path, port)
+
+
+@pytest.mark.parametrize("program", ALONE, ids=str)
+def test_a_program_runs(program: Block, port: int, tmp_path: Path) -> None:
+    write_files(program.page, tmp_path, port)
+    run(program, tmp_path, port)
+
+
+@pytest.mark.parametrize("command", RUN, ids=str)
+def test_a_command_runs(command: Block, port: int, tmp_path: Path) -> None:
+    write_files(command.page, tmp_path, port)
+    run(command, tmp_path, port)
+
+
+@pytest.mark.parametrize("command", [block for block in commands() if block not in RUN and not block.serves], ids=str)
+def test_a_command_of_make_or_pip_names_what_there_is(command: Block) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for line in block.text.splitlines():
-        command, *arguments = line.partition("#")[0].split()
-        if command == "make":
-            assert arguments[0] in targets
-        else:
-            assert (command, arguments[0]) == ("pip", "install"), f"say how to test: {line}"
-            assert all(name in extras for name in re.findall(r"\[(\w+)\]", line))
+    name, *arguments = shlex.split(command.text)
+    if name == "make":
+        assert arguments[0] in targets
+    else:
+        assert (name, arguments[0]) == ("pip", "install")
+        found = re.fullmatch(r"inferential(?:\[(\w+)\])?", arguments[1])
+        assert found is not None
+        assert found[1] is None or found[1] in extras
 
 
 @pytest.mark.parametrize("block", of_language("toml", "yaml", "json"), ids=str)
-def test_configuration_is_valid(block: Block, tmp_path: Path) -> None:
+def test_a_configuration_is_valid(block: Block, tmp_path: Path) -> None:
     if "entry-points" in block.text:
-        assert tomllib.loads(block.text)["project"]["entry-points"]
+        groups = tomllib.loads(block.text)["project"]["entry-points"]
+        assert list(groups) == [ENTRY_POINTS]
+        assert all(re.fullmatch(r"[\w.]+:\w+", target) for target in groups[ENTRY_POINTS].values())
         return
     path = tmp_path / f"fleet.{block.language}"
     path.write_text(block.text)
@@ -160,21 +249,7 @@ def test_configuration_is_valid(block: Block, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("block", of_language("proto"), ids=str)
-def test_the_schema_on_the_page_is_the_schema(block: Block) -> None:
+def test_a_part_of_the_schema_is_in_the_schema(block: Block) -> None:
     schema = (ROOT / "src/inferential/proto/inferential.proto").read_text()
-    for message in block.text.strip().split("\n\n"):
-        assert message in schema
-
-
-def test_the_table_of_metrics_has_every_metric_that_is_recorded() -> None:
-    page = (ROOT / "docs" / "serving.md").read_text()
-    told = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
-    source = Path(recorder.__file__).read_text()
-    recorded = set(re.findall(r'_record\(\s*"(\w+)"', source)) | set(recorder._REFUSED.values()) | {"queue_full_drops"}
-    assert told == recorded
-
-
-def test_links_between_pages_lead_somewhere() -> None:
-    for page in [*PAGES, ROOT / "docs" / "configuration.md"]:
-        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+    for part in block.text.strip().split("\n\n"):
+        assert part in schema

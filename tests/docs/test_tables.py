@@ -1,0 +1,130 @@
+"""What the pages list is what there is: metrics, fields of the wire, settings, counters, links."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+import inferential
+from inferential import InferenceRequest
+from inferential.client import ClientStats
+from inferential.config.fields import leaves
+from inferential.metrics import MetricsCollector
+from inferential.metrics.recorder import Recorder
+from inferential.proto import inferential_pb2 as pb
+from inferential.scheduler.admission import CLIENT_GONE, QUEUE_FULL
+from inferential.scheduler.request import Refusal, RefusalKind
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+# What users of earlier versions rely on; names may be added, none may go.
+PROMISED_METRICS = {
+    *("inference_latency_ms", "scheduling_wait_ms", "e2e_latency_ms", "observation_staleness_ms", "payload_size_bytes"),
+    *("queue_depth", "queue_full_drops", "batch_size", "dispatch_errors", "dispatch_retries", "requests_expired"),
+    *("requests_superseded", "active_clients", "client_disconnected", "client_overdue", "observation_errors"),
+    *("send_errors", "learned_cadence_ms", "cadence_deviation", "time_until_next_ms", "responses_served"),
+    *("invalidation_count", "deadline_misses"),
+}
+ADDED_METRICS = {"requests_rejected"}
+# Settings that docs/migration.md says are gone.
+GONE = {"scheduling.pipeline_dispatch", "scheduling.predictive_pre_dispatch", "scheduling.max_concurrent_dispatch"}
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of all rows of tables."""
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+
+
+def section(page: str, heading: str) -> str:
+    """What stands under a heading, up to the next of any rank."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    found = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found is not None, f"{page} has no section {heading!r}"
+    return found[1]
+
+
+def recorded() -> dict[str, set[str]]:
+    """All metrics that the server can record, with the names of their labels."""
+    labels: dict[str, set[str]] = {}
+    metrics = MetricsCollector()
+    metrics.on_metric(lambda name, _, told: labels.setdefault(name, set()).update(told))
+    recorder = Recorder(metrics)
+
+    def request() -> InferenceRequest:
+        return InferenceRequest("arm-01", "policy", b"arm-01", b"", b"", 0.0, 0.0, None, 0.0, 50.0, 1)
+
+    recorder.observed(request(), 0.0, 0.1, 0.0)
+    recorder.dispatched("policy", [request()], 0, 1.0)
+    recorder.answered(request(), 1.0, 1.0)  # later than its budget
+    for kind in RefusalKind:
+        for cause in ("some", QUEUE_FULL, CLIENT_GONE) if kind is RefusalKind.REJECTED else ("some",):
+            refused = request()
+            refused.refuse(Refusal(kind, "in words", cause))
+            recorder.refused(refused)
+    recorder.retried(request())
+    recorder.observation_error("arm-01", "frames")
+    recorder.send_error("arm-01", "unreachable")
+    recorder.invalidated("arm-01")
+    recorder.active_clients(1)
+    recorder.overdue("arm-01", "policy")
+    recorder.gone(["arm-01"])
+    return labels
+
+
+def test_the_table_of_metrics_lists_what_is_recorded_and_its_labels() -> None:
+    told = {
+        row[0].strip("`"): set(row[2].split(", ")) - {""}
+        for row in rows(section("serving.md", "Metrics"))
+        if row[0].startswith("`")
+    }
+    assert told == recorded()
+
+
+def test_every_metric_that_was_promised_is_recorded() -> None:
+    assert set(recorded()) == PROMISED_METRICS | ADDED_METRICS
+
+
+@pytest.mark.parametrize("message", [pb.Client, pb.Tensor, pb.Observation, pb.ModelResponse, pb.Timing])
+def test_the_table_of_a_message_has_its_fields_and_their_numbers(message: type) -> None:
+    descriptor = message.DESCRIPTOR  # type: ignore[attr-defined]
+    told = {row[0].strip("`"): row[1] for row in rows(section("protocol.md", descriptor.name)) if "`" in row[0]}
+    assert told == {field.name: str(field.number) for field in descriptor.fields}
+
+
+def test_every_status_of_the_wire_is_explained() -> None:
+    told = {row[0] for row in rows(section("protocol.md", "Enums"))}
+    assert set(pb.Status.keys()) - {"OK"} <= told
+
+
+def test_the_table_of_errors_lists_those_that_a_client_sees() -> None:
+    told = {row[0].strip("`") for row in rows(section("client.md", "Errors")) if "`" in row[0]}
+    there_are = {kind.__name__ for kind in inferential.InferenceError.__subclasses__()}
+    assert told == there_are
+
+
+def test_the_table_of_counters_lists_those_of_a_connection() -> None:
+    told = {row[0].strip("`") for row in rows(section("client.md", "What became of it")) if "`" in row[0]}
+    assert told == {field.name for field in dataclasses.fields(ClientStats)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_setting_that_a_page_names_exists(page: Path) -> None:
+    known = {leaf.path.replace("[0]", "") for leaf in leaves()}
+    tables = "|".join({path.partition(".")[0] for path in known})
+    named = re.findall(rf"`((?:{tables})\.(?!py`)[a-z_.<>]*[a-z>])`", page.read_text(encoding="utf-8"))
+    unknown = {name for name in named if not any(f"{path}.".startswith(f"{name}.") for path in known)}
+    assert unknown <= (GONE if page.name in ("migration.md", "CHANGELOG.md") else set())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]+))?\)", page.read_text(encoding="utf-8")):
+        path = page.parent / target if target else page
+        assert path.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
