@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import zmq
 
 from inferential import AsyncConnection, Connection
+from inferential.client import sync
 from inferential.client.encoding import EncodingRules
 from inferential.client.session import Handle, Mailbox, Session
 from inferential.observation.assembler import read_slots, to_values
@@ -188,6 +190,13 @@ def peer() -> Iterator[Peer]:
 
 
 @pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`observe` of a sync connection waits as long as it takes: how busy the machine is decides no test."""
+    monkeypatch.setattr(sync, "FIRST_CONNECT_MS", WAIT_MS)
+    monkeypatch.setattr(sync, "FULL_SOCKET_MS", WAIT_MS)
+
+
+@pytest.fixture
 def result_for() -> Callable[..., Frames]:
     return result_of
 
@@ -220,6 +229,7 @@ def open_connection(peer: Peer) -> Iterator[Callable[..., Connection]]:
 async def connect(request: pytest.FixtureRequest, peer: Peer) -> AsyncIterator[Callable[..., Any]]:
     """`connect("robot")`: a connection of either kind to the peer, its handles to await; closed after the test."""
     opened: list[Any] = []
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(32))  # for as many calls that wait at once
 
     def connected(client_id: str | int = "robot", **options: Any) -> Any:
         told = (options.pop("server", peer.address), client_id)

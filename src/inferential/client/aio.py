@@ -90,7 +90,8 @@ class AsyncConnection:
         request_id, frames = self._session.observe(
             mailbox, values, now=now, timestamp_ns=timestamp_ns, keep=keep, **told
         )
-        wire.send(self._socket, self._session, mailbox, request_id, frames)
+        if wire.send(self._socket, self._session, mailbox, request_id, frames):
+            self._wake_waiters()
         # The descriptor signals edges, and sending may have consumed one.
         self._pump()
         return request_id

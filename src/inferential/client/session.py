@@ -280,9 +280,10 @@ class Session:
         """Whether an observation waits to be sent."""
         return bool(self._unsent)
 
-    def hold(self, mailbox: Mailbox, request_id: int, frames: Frames) -> None:
-        """Keeps an observation that could not be sent."""
+    def hold(self, mailbox: Mailbox, request_id: int, frames: Frames) -> bool:
+        """Keeps an observation that could not be sent; whether another ended for it, which somebody may wait for."""
         queue = mailbox.handle.queue
+        ended = True
         if queue == "latest" and mailbox.unsent_id:
             replaced = mailbox.unsent_id
             self._release(replaced)
@@ -294,11 +295,15 @@ class Session:
             owner = self._unsent[dropped][0]
             self._release(dropped)
             self.stats.dropped_unsent += 1
-            self._end(owner, dropped, RequestRejected(f"the server cannot be reached and {MAX_UNSENT} newer ones wait"))
+            reason = f"{MAX_UNSENT} newer ones wait for a server that cannot be reached or does not keep up"
+            self._end(owner, dropped, RequestRejected(reason))
+        else:
+            ended = False
         self._unsent[request_id] = (mailbox, frames)
         self._unsent_count[queue] += 1
         if queue == "latest":
             mailbox.unsent_id = request_id
+        return ended
 
     def next_unsent(self) -> Frames | None:
         """The observation to send next; `sent` says that it is gone."""

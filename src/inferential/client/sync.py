@@ -24,7 +24,11 @@ from inferential.client.session import Handle, Mailbox, Outcome, QueueChoice, Se
 from inferential.errors import InferenceError
 
 FIRST_CONNECT_MS = 50
-"""Longest that the first `observe` of a connection waits for the connection to be made; later ones never wait."""
+"""Longest that the first `observe` of a connection waits for the connection to be made."""
+FULL_SOCKET_MS = 5
+"""Longest that an `observe` waits for room in the socket; after that none waits until the socket has room again."""
+LONGEST_SLEEP_S = 3600.0
+"""What one sleep takes at most: the system's own calls know neither infinity nor very long times."""
 
 
 class Connection:
@@ -60,6 +64,7 @@ class Connection:
         self._leading = False
         self._closed = False
         self._reached = False
+        self._flowing = True
         self._woken = False
         self._wake_read, self._wake_write = os.pipe()
         self._selector = selectors.DefaultSelector()
@@ -134,10 +139,17 @@ class Connection:
             )
             if not self._reached:
                 self._reached = True
-                self._socket.poll(FIRST_CONNECT_MS, zmq.POLLOUT)
-            wire.send(self._socket, self._session, mailbox, request_id, frames)
+                self._flowing = bool(self._socket.poll(FIRST_CONNECT_MS, zmq.POLLOUT))
+            news = wire.send(self._socket, self._session, mailbox, request_id, frames)
+            if self._session.has_unsent and self._flowing:
+                # ZeroMQ's thread empties the socket in a fraction of a millisecond, and nobody may call us before the
+                # next control period: the last of a few observations in a row would wait as long.
+                self._flowing = bool(self._socket.poll(FULL_SOCKET_MS, zmq.POLLOUT))
             # Sending may take the very wake-up that the leader sleeps for: look in its stead.
-            if (self._leading or self._session.has_unsent) and wire.pump(self._socket, self._session):
+            if self._leading or self._session.has_unsent:
+                news = wire.pump(self._socket, self._session) > 0 or news
+            self._flowing = self._flowing or not self._session.has_unsent
+            if news:
                 self._hand_out()
             return request_id
 
@@ -153,7 +165,7 @@ class Connection:
                     raise outcome
                 if outcome is not None:
                     return outcome
-                remaining = deadline - time.monotonic()
+                remaining = min(deadline - time.monotonic(), LONGEST_SLEEP_S)
                 if remaining <= 0:
                     return None
                 if self._leading:
@@ -217,9 +229,9 @@ class Model:
     ) -> int:
         """Sends an observation; does not wait for the answer.
 
-        It returns at once, also while the server is away; only the first of a connection may wait, for at most
-        50 ms, until the connection is made. Arrays may be reused as soon as it returns, except those that are
-        not writable, whose memory is sent as it is.
+        It returns at once, also while the server is away. Only the first of a connection may wait, for at most 50 ms,
+        until the connection is made, and one that finds no room in the socket, for at most 5 ms. Arrays may be reused
+        as soon as it returns, except those that are not writable, whose memory is sent as it is.
 
         Args:
             urgency: 0 to 1.

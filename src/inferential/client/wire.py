@@ -22,17 +22,30 @@ COPY_LIMIT_BYTES = 64 * 1024  # below it a copy is cheaper than keeping the send
 
 
 def normalize_address(server: str) -> str:
-    """`server` with tcp:// put before it where no transport is named."""
-    return server if "://" in server else f"tcp://{server}"
+    """`server` with tcp:// put before it where no transport is named.
+
+    Raises:
+        ValueError: for an address that no server can have.
+    """
+    address = server if "://" in server else f"tcp://{server}"
+    transport, _, place = address.partition("://")
+    port = place.rpartition(":")[2]
+    # ZeroMQ takes a port modulo 65536, and lets inproc addresses pass that nobody listens on.
+    if transport not in ("tcp", "ipc") or (transport == "tcp" and not (port.isdecimal() and 0 < int(port) < 65_536)):
+        raise ValueError(_bad_address(server))
+    return address
 
 
 def open_socket(server: str, client_id: str, reconnect_ivl_ms: int, reconnect_max_ms: int) -> zmq.Socket[bytes]:
     """A connecting DEALER socket; the connection itself is made by ZeroMQ's own thread.
 
     Raises:
-        ValueError: for an address that ZeroMQ does not understand.
+        ValueError: for an address that ZeroMQ does not understand, or a time that is none.
     """
     address = normalize_address(server)
+    for name, value in (("reconnect_ivl_ms", reconnect_ivl_ms), ("reconnect_max_ms", reconnect_max_ms)):
+        if not isinstance(value, int) or not 0 <= value < 2**31:
+            raise ValueError(f"{name}: expected whole milliseconds of 0 or more, got {value!r}")
     socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
     socket.setsockopt(zmq.IDENTITY, client_id.encode())
     socket.setsockopt(zmq.RECONNECT_IVL, reconnect_ivl_ms)
@@ -48,16 +61,22 @@ def open_socket(server: str, client_id: str, reconnect_ivl_ms: int, reconnect_ma
         socket.connect(address)
     except zmq.ZMQError as error:
         socket.close()
-        raise ValueError(
-            f"server: expected HOST:PORT, tcp://HOST:PORT or ipc://PATH, got {server!r} ({error})"
-        ) from error
+        raise ValueError(f"{_bad_address(server)} ({error})") from error
     return socket
 
 
-def send(socket: zmq.Socket[bytes], session: Session, mailbox: Mailbox, request_id: int, frames: Frames) -> None:
-    """Sends an observation, or leaves it with the session where the server cannot be reached."""
+def _bad_address(server: str) -> str:
+    return f"server: expected HOST:PORT, tcp://HOST:PORT or ipc://PATH, got {server!r}"
+
+
+def send(socket: zmq.Socket[bytes], session: Session, mailbox: Mailbox, request_id: int, frames: Frames) -> bool:
+    """Sends an observation, or leaves it with the session where the server cannot be reached.
+
+    Returns whether an older one ended for it, which somebody may wait for.
+    """
     if session.has_unsent or not try_send(socket, frames):
-        session.hold(mailbox, request_id, frames)
+        return session.hold(mailbox, request_id, frames)
+    return False
 
 
 def try_send(socket: zmq.Socket[bytes], frames: Frames) -> bool:
