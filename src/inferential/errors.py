@@ -19,7 +19,11 @@ class InferenceError(Exception):
         self.request_id = request_id
         self.model_id = model_id
         self.reason = reason
-        super().__init__(f"{model_id or 'request'}: {reason}" + (f" (request {request_id})" if request_id else ""))
+        super().__init__(reason)
+
+    def __str__(self) -> str:
+        request = f" (request {self.request_id})" if self.request_id else ""
+        return f"{self.model_id or 'request'}: {self.reason}{request}"
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.reason, self.request_id, self.model_id))

@@ -23,17 +23,15 @@ def with_options(config: SchedulingConfig, strategy: str, options: Mapping[str, 
     Raises:
         ValueError: naming an unknown option and those there are, or a bad value (pydantic's ValidationError).
     """
-    fields = type(config).model_fields
-    own = getattr(type(getattr(config, strategy, None)), "model_fields", {})
+    fields = type(config).model_fields.keys() - {"strategy"}
+    own = getattr(type(getattr(config, strategy, None)), "model_fields", {}).keys()
     unknown = [name for name in options if name not in fields and name not in own]
     if unknown:
-        known = ", ".join(sorted((fields.keys() - {"strategy"}) | own.keys()))
+        known = ", ".join(sorted(fields | own))
         raise ValueError(f"unknown option {unknown[0]!r} of strategy {strategy!r}; known: {known}")
-    changed = config.model_dump()
-    changed["strategy"] = strategy
-    for name, value in options.items():
-        if name in own:
-            changed[strategy][name] = value
-        else:
-            changed[name] = value
+    shared = {name: value for name, value in options.items() if name not in own}
+    changed = type(config).model_validate({**config.model_dump(), **shared, "strategy": strategy}).model_dump()
+    # After the shared ones, among which the whole section may be.
+    if own:
+        changed[strategy].update({name: value for name, value in options.items() if name in own})
     return type(config).model_validate(changed)

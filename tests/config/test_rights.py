@@ -1,0 +1,68 @@
+"""What a client may do and expect: the operator's word outranks the client's, and that the defaults."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from inferential.config import ClientsConfig
+from inferential.config.rights import ClientBook
+
+KNOWN = [
+    {"id": "arm", "model": "policy", "latency_budget_ms": 20.0, "priority": 0},
+    {"id": "arm", "model": "other", "priority": 4},
+    {"id": "leg", "model": "policy", "latency_budget_ms": 30.0},
+]
+
+
+def book(**fields: Any) -> ClientBook:
+    return ClientBook(ClientsConfig(**{"known": KNOWN, **fields}))
+
+
+@pytest.mark.parametrize(
+    ("client", "model", "told", "budget"),
+    [
+        ("arm", "policy", 99.0, 20.0),
+        ("arm", "policy", None, 20.0),
+        ("arm", "other", 99.0, 99.0),
+        ("arm", "other", None, 50.0),
+        ("arm", "third", None, 50.0),
+        ("nobody", "policy", 99.0, 99.0),
+        ("nobody", "policy", None, 50.0),
+    ],
+)
+def test_whose_latency_budget_holds(client: str, model: str, told: float | None, budget: float) -> None:
+    assert book().latency_budget_ms(client, model, told) == budget
+
+
+@pytest.mark.parametrize(
+    ("client", "model", "told", "priority"),
+    [
+        ("arm", "policy", 3, 0),
+        ("arm", "other", 1, 4),
+        ("leg", "policy", 3, 3),
+        ("nobody", "policy", 2, 2),
+        ("nobody", "policy", 0, 0),
+    ],
+)
+def test_whose_priority_holds(client: str, model: str, told: int, priority: int) -> None:
+    assert book().priority(client, model, told) == priority
+
+
+def test_the_default_budget_is_that_of_the_configuration() -> None:
+    assert book(defaults={"latency_budget_ms": 12.0}).latency_budget_ms("nobody", "policy", None) == 12.0
+
+
+def test_unknown_clients_are_accepted_unless_the_operator_says_otherwise() -> None:
+    assert book().accepts("nobody")
+    closed = book(accept_unknown=False)
+    assert not closed.accepts("nobody")
+    assert closed.accepts("arm")
+    assert not ClientBook(ClientsConfig(accept_unknown=False)).accepts("")
+
+
+def test_a_known_client_is_accepted_for_models_that_it_is_not_known_for() -> None:
+    closed = book(accept_unknown=False)
+    assert closed.accepts("leg")
+    assert closed.priority("leg", "other", 5) == 5

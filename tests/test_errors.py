@@ -1,0 +1,53 @@
+"""The errors that a client can see."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+
+from inferential import errors
+from inferential.errors import InferenceError
+
+KINDS = [
+    errors.RequestRejected,
+    errors.RequestExpired,
+    errors.RequestSuperseded,
+    errors.UnknownModel,
+    errors.InvalidObservation,
+    errors.ModelFailed,
+]
+
+
+@pytest.mark.parametrize("kind", [InferenceError, *KINDS])
+def test_an_error_carries_and_tells_the_request_the_model_and_the_reason(kind: type[InferenceError]) -> None:
+    error = kind("queue full", request_id=7, model_id="policy")
+    assert isinstance(error, InferenceError)
+    assert (error.request_id, error.model_id, error.reason) == (7, "policy", "queue full")
+    assert str(error) == "policy: queue full (request 7)"
+
+
+def test_what_is_not_known_is_left_out_of_the_text() -> None:
+    error = InferenceError("lost")
+    assert (error.request_id, error.model_id) == (0, "")
+    assert str(error) == "request: lost"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_survives_a_copy_and_a_trip_between_processes(kind: type[InferenceError]) -> None:
+    error = kind("why", request_id=7, model_id="policy")
+    for other in (copy.copy(error), pickle.loads(pickle.dumps(error))):
+        assert type(other) is kind
+        assert (other.request_id, other.model_id, other.reason, str(other)) == (7, "policy", "why", str(error))
+
+
+def test_a_text_of_an_error_that_was_completed_later_is_complete() -> None:
+    error = errors.RequestRejected("away")
+    error.request_id, error.model_id = 7, "policy"
+    assert str(error) == "policy: away (request 7)"
+
+
+def test_no_error_is_another_kinds() -> None:
+    for kind in KINDS:
+        assert [other for other in KINDS if issubclass(kind, other)] == [kind]
