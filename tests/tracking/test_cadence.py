@@ -83,6 +83,51 @@ def test_a_client_that_slows_down_is_followed_at_its_second_slow_interval() -> N
     assert tracker.learned_cadence("robot") == pytest.approx(1.0)
 
 
+def test_a_client_that_speeds_up_is_followed_at_its_third_fast_interval() -> None:
+    tracker = CadenceTracker()
+    ask(tracker, 0.0, 60.0, 60.02, 60.04, 60.06)
+    assert tracker.learned_cadence("robot") == pytest.approx(0.02)
+
+
+def test_two_requests_that_bunched_up_set_no_new_rhythm() -> None:
+    tracker = CadenceTracker()
+    ask(tracker, *(n * 0.02 for n in range(20)), 0.4, 0.4001, 0.4002)
+    learned = tracker.learned_cadence("robot")
+    assert learned is not None
+    assert learned > 0.02 / 5
+
+
+def test_two_pauses_with_a_request_between_them_are_a_rhythm_until_the_old_one_is_back() -> None:
+    tracker = CadenceTracker()
+    ask(tracker, *(n * 0.02 for n in range(20)), 60.0, 120.0)
+    assert tracker.learned_cadence("robot") == pytest.approx(60.0)
+    ask(tracker, 120.02, 120.04, 120.06)
+    assert tracker.learned_cadence("robot") == pytest.approx(0.02)
+
+
+def test_of_a_client_that_asks_in_pairs_the_mean_is_learned() -> None:
+    tracker = CadenceTracker()
+    ask(tracker, *(time_s for n in range(50) for time_s in (n * 0.1, n * 0.1 + 0.001)))
+    learned = tracker.learned_cadence("robot")
+    assert learned is not None
+    assert 0.02 < learned < 0.08
+
+
+@pytest.mark.parametrize("factor", [1 / 3, 1 / 2, 2, 3])
+def test_with_a_weight_of_one_the_cadence_is_the_last_interval(factor: float) -> None:
+    tracker = CadenceTracker(alpha=1.0)
+    last = 9 * 0.05
+    ask(tracker, *(n * 0.05 for n in range(10)), last + 0.05 * factor)
+    assert tracker.learned_cadence("robot") == pytest.approx(0.05 * factor)
+
+
+def test_what_is_kept_of_a_client_that_asks_ever_other_models_is_bounded() -> None:
+    tracker = CadenceTracker()
+    for n in range(1000):
+        tracker.on_request("robot", f"m{n}", now=0.0)
+    assert tracker.models("robot") == [f"m{n}" for n in range(1000 - 64, 1000)]
+
+
 def test_a_forgotten_client_is_unknown() -> None:
     tracker = CadenceTracker()
     ask(tracker, 0.0, 0.1)
@@ -103,3 +148,37 @@ def test_the_cadence_lies_between_the_shortest_and_the_longest_interval(interval
     learned = tracker.learned_cadence("robot")
     assert learned is not None
     assert min(intervals) * 0.999 <= learned <= max(intervals) * 1.001
+
+
+PERIODS = st.floats(0.001, 100.0)
+
+
+@given(old=PERIODS, new=PERIODS, count=st.integers(2, 40), alpha=st.floats(0.3, 1.0))
+def test_whatever_the_rate_was_a_new_one_is_learned(old: float, new: float, count: int, alpha: float) -> None:
+    tracker = CadenceTracker(alpha)
+    now = 0.0
+    for interval in [old] * count + [new] * 20:
+        tracker.on_request("robot", now=now)
+        now += interval
+    tracker.on_request("robot", now=now)
+    assert tracker.learned_cadence("robot") == pytest.approx(new, rel=0.02)
+
+
+@given(
+    period=st.floats(0.005, 1.0),
+    jitter=st.lists(st.floats(0.7, 1.3), min_size=12, max_size=40),
+    pause_periods=st.floats(10.0, 1e5),
+)
+def test_one_pause_does_not_touch_a_rhythm_that_is_known(
+    period: float, jitter: list[float], pause_periods: float
+) -> None:
+    tracker = CadenceTracker()
+    now = 0.0
+    for factor in jitter:
+        tracker.on_request("robot", now=now)
+        now += period * factor
+    tracker.on_request("robot", now=now)
+    before = tracker.learned_cadence("robot")
+    tracker.on_request("robot", now=now + period * pause_periods)
+    assert tracker.learned_cadence("robot") == before
+    assert tracker.confidence("robot") == 1.0

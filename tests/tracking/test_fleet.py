@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -14,7 +12,7 @@ from inferential.tracking import ClientRegistry, Fleet
 
 
 def fleet(**options: float) -> Fleet:
-    return Fleet(ResponseTrackingConfig(**options))  # type: ignore[arg-type]
+    return Fleet(ResponseTrackingConfig(**options))
 
 
 def rhythmic(subject: Fleet, client: str = "robot", count: int = 12, period: float = 0.02) -> float:
@@ -67,6 +65,45 @@ def test_a_client_that_comes_back_can_be_late_again() -> None:
     assert subject.sweep(last + 2.0).overdue == [("robot", "m")]
 
 
+def test_a_sighting_tells_the_interval_and_the_end_of_a_silence() -> None:
+    subject = fleet()
+    first = subject.seen("robot", "m", "arm", b"robot", 0.0)
+    assert (first.interval_s, first.returned) == (None, False)
+    last = rhythmic(subject, "arm")
+    subject.seen("arm", "other", "arm", b"arm", last)
+    subject.sweep(last + 1.0)
+    assert not subject.seen("arm", "other", "arm", b"arm", last + 1.0).returned
+    back = subject.seen("arm", "m", "arm", b"arm", last + 1.5)
+    assert (back.is_new, back.returned) == (False, True)
+    assert back.interval_s == pytest.approx(1.5)
+    assert back.learned_cadence_s == pytest.approx(0.02)  # a pause is no rhythm
+    assert not subject.seen("arm", "m", "arm", b"arm", last + 1.52).returned
+
+
+def test_an_answer_that_came_after_its_client_was_gone_is_forgotten_too() -> None:
+    subject = fleet(disconnect_timeout_s=1.0)
+    subject.seen("robot", "m", "", b"robot", 0.0)
+    assert subject.sweep(1.0).gone == ["robot"]
+    subject.responses.on_response_sent("robot", "r1", 8.0, "m", now=1.5)
+    assert subject.next_sweep_at() == 2.5
+    subject.sweep(2.5)
+    assert subject.next_sweep_at() is None
+    assert not any((subject.responses._active, subject.responses._open, subject.responses.connected_clients))
+
+
+def test_what_is_kept_of_a_client_that_asks_ever_other_models_is_bounded() -> None:
+    subject = fleet()
+    now = 0.0
+    for n in range(300):
+        for _ in range(5):  # often enough to be late for it afterwards
+            now += 0.001
+            subject.seen("robot", f"m{n}", "", b"robot", now)
+        subject.sweep(now + 0.01)
+    state = subject.client("robot")
+    assert state is not None
+    assert max(len(state.model_ids), len(subject.cadence.models("robot")), len(subject._late["robot"])) <= 64
+
+
 def test_a_client_without_a_rhythm_is_late_when_it_is_gone() -> None:
     subject = fleet()
     subject.seen("robot", "m", "", b"robot", 0.0)
@@ -91,7 +128,8 @@ def test_a_fleet_that_came_and_went_leaves_nothing() -> None:
         subject.responses.on_request(f"robot-{n}", f"r{n}", "m", now=0.0)
     subject.sweep(100.0)
     assert subject.registry.all_clients == {}
-    tables = (subject.cadence._clients, subject.responses._active, subject.responses._pending, subject.responses._open)
+    responses = subject.responses
+    tables = (subject.cadence._clients, responses._active, responses._pending, responses._open, responses._connected)
     assert not any((*tables, subject._late, subject._quiet_until))
 
 
@@ -111,34 +149,70 @@ def test_the_registry_counts_and_copies() -> None:
 class FleetMachine(RuleBasedStateMachine):
     """Any sightings and sweeps: each life of a client is new once, late before gone, and gone at most once."""
 
+    TIMEOUT_S = 1.0
+
     def __init__(self) -> None:
         super().__init__()
-        self.fleet = fleet(disconnect_timeout_s=1.0)
+        self.fleet = fleet(disconnect_timeout_s=self.TIMEOUT_S)
         self.now = 0.0
         self.alive: dict[str, float] = {}
-        self.told_late: Counter[str] = Counter()
+        self.asked: dict[str, set[str]] = {}
+        self.late: set[tuple[str, str]] = set()
+        self.began, self.ended = 0, 0
 
     @rule(client=st.sampled_from("abc"), model=st.sampled_from("mn"))
     def see(self, client: str, model: str) -> None:
         sighting = self.fleet.seen(client, model, "", client.encode(), self.now)
         assert sighting.is_new == (client not in self.alive)
+        assert sighting.returned == ((client, model) in self.late)
+        assert (sighting.interval_s is None) == (model not in self.asked.get(client, ()))
+        self.late.discard((client, model))
         self.alive[client] = self.now
+        self.asked.setdefault(client, set()).add(model)
+        self.began += sighting.is_new
+
+    @rule(client=st.sampled_from("abc"), period=st.floats(0.001, 0.1), count=st.integers(5, 12))
+    def see_in_rhythm(self, client: str, period: float, count: int) -> None:
+        for _ in range(count):
+            self.see(client, "m")
+            self.now += period
 
     @rule(seconds=st.floats(0.0, 0.4))
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
+        self.sweep()
+
+    @rule()
+    def wait_for_the_timer(self) -> None:
+        at = self.fleet.next_sweep_at()
+        if at is not None:
+            self.now = max(self.now, at)
+            self.sweep()
+
+    def sweep(self) -> None:
         changes = self.fleet.sweep(self.now)
-        for client, _ in changes.overdue:
-            self.told_late[client] += 1
+        assert not self.late.intersection(changes.overdue)  # once for each silence
+        assert len(set(changes.overdue)) == len(changes.overdue)
+        self.late.update(changes.overdue)
         for client in changes.gone:
-            assert self.now - self.alive.pop(client) >= 1.0
-            assert self.told_late.pop(client, 0) > 0
-        assert all(self.now - seen < 1.0 for seen in self.alive.values())
+            assert self.now - self.alive.pop(client) >= self.TIMEOUT_S
+            models = {(client, model) for model in self.asked.pop(client)}
+            assert models <= self.late
+            self.late -= models
+        self.ended += len(changes.gone)
+        assert all(self.now - seen < self.TIMEOUT_S for seen in self.alive.values())
 
     @invariant()
     def knows_who_is_there(self) -> None:
         assert set(self.fleet.registry.all_clients) == set(self.alive)
-        assert (self.fleet.next_sweep_at() is None) == (not self.alive)
+        assert self.fleet.active_count == self.began - self.ended
+        assert all(self.fleet.owner(client) == (client.encode() if client in self.alive else None) for client in "abc")
+        assert set(self.fleet.cadence._clients) == set(self.fleet._quiet_until) == set(self.alive)
+
+    @invariant()
+    def looks_again_soon_while_anybody_is_there(self) -> None:
+        at = self.fleet.next_sweep_at()
+        assert (at is None) == (not self.alive)
 
 
 TestFleetMachine = FleetMachine.TestCase

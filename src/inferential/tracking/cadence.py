@@ -1,6 +1,20 @@
 """The rhythm of clients: how often each asks each model, learned from when it did.
 
 It judges nobody: who is overdue or gone is `tracking.fleet`'s to say.
+
+The learned period is an exponentially weighted moving average of the intervals between requests. A robot's intervals
+have two kinds of outliers, and one rule for each, so that neither spoils what was learned nor a new rhythm takes long:
+
+    interval            what it is taken for                        what becomes of the period
+    1/5 to 5 periods    the rhythm                                  moves by alpha
+    > 5 periods         a pause, after 5 intervals of the rhythm    stays
+                        too little known to tell a pause            moves by alpha, as by 5 periods
+      a second in a row a slower rhythm                             is this interval
+    < 1/5 of a period   requests that bunched up on their way       moves by alpha
+      a third in a row  a faster rhythm                             is this interval
+
+So after a pause the rhythm is known at once, a client that changes its rate for good is followed within three
+requests, and one that asks in pairs (1 ms, 99 ms, 1 ms, ...) is learned as what it is on average, not as all pauses.
 """
 
 from __future__ import annotations
@@ -9,8 +23,13 @@ import math
 import time
 from dataclasses import dataclass
 
+from inferential.tracking.limits import MAX_MODELS
+
 PAUSE = 5.0
-"""An interval of more than this many learned periods is a pause and teaches nothing, unless it comes again."""
+"""How many times longer, or shorter, than the period an interval is that may not be of the rhythm."""
+_SETTLED = 5  # intervals of the rhythm in a row after which a long one is a pause
+_SLOWER = 2  # long ones in a row that are a new rhythm
+_FASTER = 3  # short ones: two and more arrive together where a network stalls
 _CONFIDENT_AFTER = 10
 
 
@@ -19,15 +38,37 @@ class _Rhythm:
     last: float
     period: float = math.nan
     intervals: int = 0
-    paused: bool = False
+    regular: int = 0  # in a row; the count of outliers in a row is in the next two
+    long: int = 0
+    short: int = 0
+
+    def learn(self, interval: float, alpha: float) -> None:
+        """Takes an interval in, by the table above."""
+        if self.intervals == 0:
+            self.period = interval
+        elif interval > PAUSE * self.period:
+            paused = self.regular >= _SETTLED
+            self.long, self.short, self.regular = self.long + 1, 0, 0
+            if self.long >= _SLOWER:
+                self.period, self.long = interval, 0
+            elif paused:
+                return
+            else:
+                self.period += alpha * (PAUSE - 1) * self.period
+        elif interval * PAUSE < self.period:
+            self.short, self.long, self.regular = self.short + 1, 0, 0
+            if self.short >= _FASTER:
+                self.period, self.short = interval, 0
+            else:
+                self.period += alpha * (interval - self.period)
+        else:
+            self.regular, self.long, self.short = self.regular + 1, 0, 0
+            self.period += alpha * (interval - self.period)
+        self.intervals += 1
 
 
 class CadenceTracker:
-    """An exponentially weighted moving average of the intervals between a client's requests of one model.
-
-    The first interval sets it. An interval of more than five periods is taken for a pause (a robot that was
-    switched off and on again) and left out; a second one in a row is taken for a new rhythm and sets the average
-    anew.
+    """Learns the period of each client and model, and tells when the next request is due.
 
     Args:
         alpha: weight of the newest interval, 0 to 1.
@@ -42,24 +83,18 @@ class CadenceTracker:
     def on_request(self, client_id: str, model_id: str = "", now: float | None = None) -> float | None:
         """Notes a request; gives the seconds since the one before, None for the first."""
         now = time.monotonic() if now is None else now
-        models = self._clients.setdefault(client_id, {})
+        models = self._clients.get(client_id)
+        if models is None:
+            models = self._clients[client_id] = {}
         rhythm = models.get(model_id)
         if rhythm is None:
+            if len(models) >= MAX_MODELS:
+                del models[next(iter(models))]
             models[model_id] = _Rhythm(now)
             return None
         interval = now - rhythm.last
         rhythm.last = now
-        if rhythm.intervals == 0:
-            rhythm.period = interval
-        elif interval <= PAUSE * rhythm.period:
-            rhythm.period += self.alpha * (interval - rhythm.period)
-            rhythm.paused = False
-        elif rhythm.paused:
-            rhythm.period, rhythm.paused = interval, False
-        else:
-            rhythm.paused = True
-            return interval
-        rhythm.intervals += 1
+        rhythm.learn(interval, self.alpha)
         return interval
 
     def time_until_next(self, client_id: str, model_id: str = "", now: float | None = None) -> float:

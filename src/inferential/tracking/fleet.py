@@ -27,6 +27,8 @@ class Sighting:
 
     Attributes:
         is_new: it was not known, or had been gone.
+        returned: it had been late for this model, as `FleetChanges.overdue` told, and is no more.
+        interval_s: seconds since its last observation for this model; None for the first.
         time_until_next_s: seconds until its next observation is due; 0 while its rhythm is unknown.
         learned_cadence_s: its learned period; None while it is unknown.
         cadence_deviation_s: how much longer (positive) or shorter this interval was than the period learned
@@ -34,6 +36,8 @@ class Sighting:
     """
 
     is_new: bool
+    returned: bool
+    interval_s: float | None
     time_until_next_s: float
     learned_cadence_s: float | None
     cadence_deviation_s: float | None
@@ -90,6 +94,7 @@ class Fleet:
         is_new = self.registry.on_observation(client_id, model_id, client_type, identity, now)
         interval = self.cadence.on_request(client_id, model_id, now)
         late = self._late.get(client_id)
+        returned = late is not None and model_id in late
         if late is not None:
             late.discard(model_id)
         if self._next_sweep_at is None:
@@ -98,14 +103,16 @@ class Fleet:
         learned = self.cadence.learned_cadence(client_id, model_id)
         return Sighting(
             is_new=is_new,
+            returned=returned,
+            interval_s=interval,
             time_until_next_s=0.0 if learned is None else learned,
             learned_cadence_s=learned,
             cadence_deviation_s=None if before is None or interval is None else interval - before,
         )
 
     def next_sweep_at(self) -> float | None:
-        """When to call `sweep` next; None while there is nobody."""
-        return self._next_sweep_at
+        """When to call `sweep` next; None while there is nobody, and no answer that came after its client was gone."""
+        return self.responses.expires_at() if self._next_sweep_at is None else self._next_sweep_at
 
     def sweep(self, now: float) -> FleetChanges:
         """Finds who fell silent: the late first, and of those who are gone that they were late before."""
@@ -131,8 +138,10 @@ class Fleet:
         return changes
 
     def _note_late(self, client_id: str, now: float, changes: FleetChanges, *, certain: bool) -> None:
+        models = self.cadence.models(client_id)
         told = self._late.setdefault(client_id, set())
-        for model_id in self.cadence.models(client_id):
+        told.intersection_update(models)  # no more than is known of the client
+        for model_id in models:
             if model_id not in told and (certain or self._late_from(client_id, model_id) <= now):
                 told.add(model_id)
                 changes.overdue.append((client_id, model_id))

@@ -3,9 +3,9 @@
 It sends nothing and times nothing by itself. The whole life of a response:
 
     PENDING -> ISSUED -> CONSUMED       the robot's next observation came: it has used this one
-       |         |--> INVALIDATED       it could not be delivered, or a newer one was issued before it was used
+       |         |--> INVALIDATED       it could not be delivered or is void, or a newer one came before it was used
        |         +--> EXPIRED           the robot was silent for too long after it
-       |--> INVALIDATED                 its request was refused or superseded
+       |--> INVALIDATED                 its request was refused or superseded, or too many are pending
        +--> EXPIRED                     nothing was heard of it for too long
 
 CONSUMED, INVALIDATED and EXPIRED are ends.
@@ -17,6 +17,8 @@ import enum
 import time
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
+
+from inferential.tracking.limits import MAX_PENDING
 
 
 class ResponseState(enum.Enum):
@@ -55,8 +57,8 @@ class ResponseRecord:
 class ResponseTracker:
     """The responses of all clients that are on their way or in use.
 
-    Of each client and model it keeps the active response (the last that was issued) and the pending ones; what has
-    ended is counted and, but for the active one, forgotten.
+    Of each client and model it keeps the active response (the last that was issued, until it expires) and the pending
+    ones; what has ended is counted and, but for the active one, forgotten.
 
     Args:
         disconnect_timeout_s: how long a response may stay pending or issued before it expires.
@@ -64,6 +66,7 @@ class ResponseTracker:
 
     def __init__(self, disconnect_timeout_s: float = 10.0) -> None:
         self.disconnect_timeout_s = disconnect_timeout_s
+        self._connected: set[str] = set()
         self._active: dict[str, dict[str, ResponseRecord]] = {}
         self._pending: dict[str, dict[str, ResponseRecord]] = {}
         # Oldest first: a record goes to the end when it is issued, and its time begins anew.
@@ -71,22 +74,32 @@ class ResponseTracker:
         self._counts: Counter[ResponseState] = Counter()
 
     def on_request(self, client_id: str, response_id: str = "", model_id: str = "", now: float | None = None) -> None:
-        """A client observed: it has used the response that it had, and asks for that of `response_id`."""
+        """A client observed: it has used the response that it had, and asks for that of `response_id`.
+
+        An id that is pending already stays what it is. Of one client at most 256 are pending; with one more the oldest
+        is invalidated.
+        """
         now = time.monotonic() if now is None else now
-        active = self._active.setdefault(client_id, {}).get(model_id)
+        self._connected.add(client_id)
+        active = self.get_active(client_id, model_id)
         if active is not None and active.state is ResponseState.ISSUED:
             self._move(active, ResponseState.CONSUMED)
-        if response_id:
-            record = ResponseRecord(client_id, response_id, created_at=now, model_id=model_id)
-            self._pending.setdefault(client_id, {})[response_id] = record
-            self._open[record] = now
+        if not response_id:
+            return
+        pending = self._pending.setdefault(client_id, {})
+        if response_id in pending:
+            return
+        if len(pending) >= MAX_PENDING:
+            self._end_pending(next(iter(pending.values())), ResponseState.INVALIDATED, "too many are pending")
+        pending[response_id] = record = ResponseRecord(client_id, response_id, created_at=now, model_id=model_id)
+        self._open[record] = now
 
     def on_response_sent(
         self, client_id: str, response_id: str, latency_ms: float, model_id: str = "", now: float | None = None
     ) -> None:
         """A response was sent: it is the active one of its client and model from now on."""
         now = time.monotonic() if now is None else now
-        record = self._pending.get(client_id, {}).pop(response_id, None)
+        record = self._take_pending(client_id, response_id)
         if record is None:
             record = ResponseRecord(client_id, response_id, created_at=now, model_id=model_id)
         models = self._active.setdefault(client_id, {})
@@ -95,41 +108,59 @@ class ResponseTracker:
             before.reason = "a newer response was issued"
             self._move(before, ResponseState.INVALIDATED)
         self._move(record, ResponseState.ISSUED)
-        record.issued_at, record.latency_ms = now, latency_ms
+        record.model_id, record.issued_at, record.latency_ms = model_id, now, latency_ms
         models[model_id] = record
         self._open[record] = now
         self._open.move_to_end(record)
 
     def on_invalidated(self, client_id: str, reason: str, response_id: str | None = None, model_id: str = "") -> bool:
-        """A response is void: the pending one of `response_id`, or else the active one. False if there is none."""
+        """A response is void: the pending or active one of `response_id`; the active one where none is named.
+
+        False if there is none, or if it has ended already.
+        """
         if response_id is not None:
-            record = self._pending.get(client_id, {}).pop(response_id, None)
-        else:
-            record = self._active.get(client_id, {}).get(model_id)
-        if record is None or ResponseState.INVALIDATED not in _NEXT[record.state]:
+            pending = self._pending.get(client_id, {}).get(response_id)
+            if pending is not None:
+                self._end_pending(pending, ResponseState.INVALIDATED, reason)
+                return True
+        active = self.get_active(client_id, model_id)
+        if active is None or active.state is not ResponseState.ISSUED:
             return False
-        record.reason = reason
-        self._move(record, ResponseState.INVALIDATED)
+        if response_id is not None and response_id != active.response_id:
+            return False
+        active.reason = reason
+        self._move(active, ResponseState.INVALIDATED)
         return True
 
     def expire(self, now: float) -> list[ResponseRecord]:
-        """Ends what has been pending or issued for too long; gives what it ended."""
+        """Ends, and forgets, what has been pending or issued for too long; gives what it ended."""
         expired: list[ResponseRecord] = []
-        while self._open:
-            record, since = next(iter(self._open.items()))
-            if now - since < self.disconnect_timeout_s:
-                break
-            self._pending.get(record.client_id, {}).pop(record.response_id, None)
-            self._move(record, ResponseState.EXPIRED)
+        while (at := self.expires_at()) is not None and at <= now:
+            record = next(iter(self._open))
+            if record.state is ResponseState.PENDING:
+                self._end_pending(record, ResponseState.EXPIRED, None)
+            else:
+                self._move(record, ResponseState.EXPIRED)
+                models = self._active[record.client_id]
+                del models[record.model_id]
+                if not models:
+                    del self._active[record.client_id]
             expired.append(record)
         return expired
 
+    def expires_at(self) -> float | None:
+        """When `expire` will find something, as things stand; None while nothing is open."""
+        since = next(iter(self._open.values()), None)
+        return None if since is None else since + self.disconnect_timeout_s
+
     def get_active(self, client_id: str, model_id: str = "") -> ResponseRecord | None:
-        """The last response that was sent to a client for a model."""
-        return self._active.get(client_id, {}).get(model_id)
+        """The last response that was sent to a client for a model, until it expires."""
+        models = self._active.get(client_id)
+        return None if models is None else models.get(model_id)
 
     def forget(self, client_id: str) -> None:
         """Drops a client; what it had open counts as expired."""
+        self._connected.discard(client_id)
         records = [*self._pending.pop(client_id, {}).values(), *self._active.pop(client_id, {}).values()]
         for record in records:
             if record in self._open:
@@ -137,12 +168,24 @@ class ResponseTracker:
 
     @property
     def connected_clients(self) -> set[str]:
-        """The clients that have observed and were not forgotten."""
-        return set(self._active)
+        """The clients that have observed and were not forgotten, a copy."""
+        return self._connected.copy()
 
     def counts(self) -> dict[ResponseState, int]:
         """How many responses have ended how."""
         return dict(self._counts)
+
+    def _take_pending(self, client_id: str, response_id: str) -> ResponseRecord | None:
+        pending = self._pending.get(client_id)
+        record = None if pending is None else pending.pop(response_id, None)
+        if not pending:
+            self._pending.pop(client_id, None)
+        return record
+
+    def _end_pending(self, record: ResponseRecord, state: ResponseState, reason: str | None) -> None:
+        self._take_pending(record.client_id, record.response_id)
+        record.reason = reason
+        self._move(record, state)
 
     def _move(self, record: ResponseRecord, state: ResponseState) -> None:
         if state not in _NEXT[record.state]:

@@ -8,10 +8,22 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+from inferential.tracking.limits import MAX_MODELS
+
 
 @dataclass(slots=True)
 class ClientState:
-    """One client. Times are seconds of `time.monotonic()`."""
+    """One client. Times are seconds of `time.monotonic()`.
+
+    Attributes:
+        client_id: its id.
+        client_type: what it last said it is.
+        identity: the ZeroMQ routing id that it last spoke from.
+        first_seen: when its first observation came.
+        last_seen: when its last observation came.
+        total_requests: its observations, the first included.
+        model_ids: the models that it asked, 64 at most.
+    """
 
     client_id: str
     client_type: str = ""
@@ -46,7 +58,8 @@ class ClientRegistry:
         state.total_requests += 1
         state.client_type = client_type or state.client_type
         state.identity = identity or state.identity
-        state.model_ids.add(model_id)
+        if len(state.model_ids) < MAX_MODELS:
+            state.model_ids.add(model_id)
         return is_new
 
     def get(self, client_id: str) -> ClientState | None:
