@@ -104,7 +104,7 @@ def test_a_coroutine_function_is_no_callback() -> None:
 
 
 def test_another_thread_may_ask_while_metrics_are_recorded() -> None:
-    collector = MetricsCollector(MetricsConfig(ring_buffer_size=100, max_label_sets=16))
+    collector = MetricsCollector(MetricsConfig(max_label_sets=1000))
     switch_s = sys.getswitchinterval()
     recorded = threading.Event()
     errors: list[Exception] = []
@@ -122,8 +122,8 @@ def test_another_thread_may_ask_while_metrics_are_recorded() -> None:
     sys.setswitchinterval(1e-6)
     try:
         asking.start()
-        for n in range(5000):
-            collector.record("latency", 1.0, {"client": str(n % 50), "model": "m"})
+        for n in range(30_000):
+            collector.record("latency", 1.0, {"client": str(n), "model": "m"})
     finally:
         recorded.set()
         asking.join()

@@ -1,0 +1,96 @@
+"""What the server records has the names and labels of the table, and goes with its client."""
+
+from __future__ import annotations
+
+import pytest
+
+from inferential.metrics import MetricsCollector, names
+from inferential.metrics.recorder import Recorder
+from inferential.scheduler.admission import CLIENT_GONE, QUEUE_FULL
+from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
+
+
+@pytest.fixture
+def collector() -> MetricsCollector:
+    return MetricsCollector()
+
+
+@pytest.fixture
+def recorder(collector: MetricsCollector) -> Recorder:
+    return Recorder(collector)
+
+
+def request(client_id: str = "robot") -> InferenceRequest:
+    return InferenceRequest(client_id, "m", b"", b"", b"12345", 1.0, 0.0, None, 0.02, 50.0, 1)
+
+
+def refused(kind: RefusalKind, cause: str, client_id: str = "robot") -> InferenceRequest:
+    subject = request(client_id)
+    subject.refuse(Refusal(kind, "because", cause))
+    return subject
+
+
+def everything_happens(recorder: Recorder) -> None:
+    recorder.observed(request(), 1.0, 0.02, 0.001)
+    recorder.dispatched("m", [request()], 3, 1.01)
+    recorder.answered(request(), 8.0, 1.02)
+    recorder.answered(request(), 8.0, 1.2)
+    for kind in RefusalKind:
+        recorder.refused(refused(kind, "cause"))
+    recorder.refused(refused(RefusalKind.REJECTED, QUEUE_FULL))
+    recorder.refused(refused(RefusalKind.REJECTED, CLIENT_GONE))
+    recorder.retried(request())
+    recorder.observation_error("robot", "invalid")
+    recorder.send_error("robot", "no route")
+    recorder.invalidated("robot")
+    recorder.active_clients(1)
+    recorder.overdue("robot", "m")
+
+
+def test_every_metric_of_the_table_is_recorded_with_its_labels(recorder: Recorder, collector: MetricsCollector) -> None:
+    everything_happens(recorder)
+    found = {
+        name: {label for point in points for label in point["labels"]}
+        for name, points in collector.snapshot().metrics.items()
+    }
+    recorder.gone(["robot"])
+    found |= {
+        name: {label for point in points for label in point["labels"]}
+        for name, points in collector.snapshot().metrics.items()
+        if name == names.CLIENT_DISCONNECTED
+    }
+    assert found == {metric.name: set(metric.labels) for metric in names.METRICS.values()}
+
+
+def test_a_late_result_and_an_expired_request_miss_their_deadline(
+    recorder: Recorder, collector: MetricsCollector
+) -> None:
+    recorder.answered(request(), 8.0, 1.04)
+    assert collector.get_latest(names.DEADLINE_MISSES) is None
+    recorder.answered(request(), 8.0, 1.06)
+    recorder.refused(refused(RefusalKind.EXPIRED, "ttl"))
+    stats = collector.get_stats(names.DEADLINE_MISSES)
+    assert stats is not None
+    assert stats.count == 2
+
+
+def test_of_clients_that_are_gone_nothing_stays_but_that_they_went(
+    recorder: Recorder, collector: MetricsCollector
+) -> None:
+    everything_happens(recorder)
+    recorder.gone(["robot"])
+    left = {
+        name
+        for name, points in collector.snapshot().metrics.items()
+        if any(names.CLIENT in point["labels"] for point in points)
+    }
+    assert left == {names.CLIENT_DISCONNECTED}
+
+
+def test_a_request_that_ends_after_its_client_is_counted_under_its_model(
+    recorder: Recorder, collector: MetricsCollector
+) -> None:
+    recorder.gone(["robot"])
+    recorder.refused(refused(RefusalKind.REJECTED, CLIENT_GONE))
+    (point,) = collector.snapshot().metrics[names.REQUESTS_REJECTED]
+    assert point["labels"] == {"model": "m", "error": CLIENT_GONE}
