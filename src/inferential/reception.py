@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from inferential.config.rights import ClientBook
 from inferential.observation.assembler import DecodedObservation, ObservationAssembler
 from inferential.observation.slots import ObservationError
-from inferential.proto import QUEUE_LATEST
+from inferential.proto import PROTOCOL_VERSION, QUEUE_LATEST
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
 from inferential.transport.messages import IncomingObservation
 
@@ -104,7 +104,7 @@ class Reception:
             steps_remaining=observation.steps_remaining,
             time_until_next=0.0,  # the fleet knows, once it has seen the request
             latency_budget_ms=self._clients.latency_budget_ms(client_id, model_id, observation.latency_budget_ms),
-            priority=self._clients.priority(client_id, model_id, observation.priority),
+            priority=self._clients.priority(client_id, model_id, _priority_told(observation)),
             request_id=observation.request_id,
             response_id=uuid.uuid4().hex,
             protocol_version=observation.protocol_version,
@@ -121,3 +121,10 @@ class Reception:
             reason = f"no model {request.model_id!r}; there is: {', '.join(sorted(known)) or 'none'}"
             return Refusal(RefusalKind.UNKNOWN_MODEL, reason, "unknown_model")
         return None
+
+
+def _priority_told(observation: DecodedObservation) -> int | None:
+    """What the client said; of the 1.x line, 0 on the wire is also what a client sends that says nothing."""
+    if observation.priority == 0 and observation.protocol_version < PROTOCOL_VERSION:
+        return None
+    return observation.priority

@@ -80,6 +80,7 @@ class Server:
         self._config = InferentialConfig() if config is None else config.model_copy(deep=True)
         if bind != DEFAULT_BIND:
             self._config.transport.bind = bind
+        self._configured_scheduling = self._config.scheduling.model_copy(deep=True)
         self._models = None if models is None else frozenset(models)
         self._dispatcher = dispatcher
         self._metrics = MetricsCollector(self._config.metrics)
@@ -138,16 +139,21 @@ class Server:
     def reconfigure(self, config: InferentialConfig) -> None:
         """Takes on a changed configuration while running; what cannot change then is left as it is.
 
+        What `use_scheduler` has changed stays, unless the scheduling of the configuration itself has changed.
+
         Raises:
             ValueError: an unknown strategy; nothing is changed then.
         """
         old, self._config = self._config, config.model_copy(deep=True)
         try:
-            if config.scheduling != old.scheduling:
+            if config.scheduling == self._configured_scheduling:
+                self._config.scheduling = old.scheduling  # and with it what `use_scheduler` has changed since
+            else:
                 self._schedule(self._config.scheduling, None)
         except ValueError:
             self._config = old
             raise
+        self._configured_scheduling = config.scheduling.model_copy(deep=True)
         self._config.transport = old.transport
         self._config.ray = old.ray
         self._reception = Reception(self._config, self._fleet.owner, self._model_ids)

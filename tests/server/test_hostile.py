@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import zmq
 
-from inferential import AsyncConnection, InvalidObservation
+from inferential import AsyncConnection, InvalidObservation, register_policy
 from inferential.proto import (
     FLOAT32,
+    INT32,
     JPEG,
     QUEUE_ALL,
     RAW,
@@ -167,6 +168,35 @@ async def test_a_client_of_the_1_x_line_is_never_sent_an_error(serve: Any) -> No
                 socket.recv_multipart()
         assert server.metrics.get_stats("observation_errors").count == 1
         assert server.metrics.get_stats("dispatch_errors").count == 1
+
+
+async def test_a_client_of_the_1_x_line_gets_results_in_dtypes_that_it_knows(serve: Any) -> None:
+    async with serve({"m": lambda obs: {"depth": np.array([1, 60_000], dtype=np.uint16)}}) as server:
+        with dealer(server.address, b"old") as socket:
+            socket.send_multipart([b"", observation("old", version=0, request_id=0).SerializeToString(), b""])
+            _, envelope, payload = await asyncio.to_thread(socket.recv_multipart)
+        (sent,) = ModelResponse.FromString(envelope).tensors
+        assert sent.dtype == INT32
+        np.testing.assert_array_equal(np.frombuffer(payload, dtype=np.int32), [1, 60_000])
+
+
+async def test_a_client_that_says_nothing_has_the_default_priority(serve: Any) -> None:
+    seen: list[int] = []
+
+    @register_policy("note-priority")
+    def note(request: Any) -> float:
+        seen.append(request.priority)
+        return 0.0
+
+    async with serve({"m": lambda obs: obs}, {"clients": {"defaults": {"priority": 5}}}) as server:
+        server.use_scheduler("deadline_aware", policy="note-priority")
+        with dealer(server.address, b"old") as socket:
+            for version in (0, 2):
+                message = observation("old", version=version)
+                message.metadata["prompt"] = "go"
+                socket.send_multipart([b"", message.SerializeToString(), b""])
+                await asyncio.to_thread(socket.recv_multipart)
+    assert sorted(set(seen)) == [0, 5]
 
 
 @pytest.mark.parametrize("identity", [b"thief", None])

@@ -210,6 +210,16 @@ async def test_a_changed_configuration_holds_at_once_and_keeps_what_waits(
             assert await model.get_result(WAIT_MS) is not None
 
 
+async def test_a_change_elsewhere_leaves_what_use_scheduler_has_changed(serve: Any) -> None:
+    async with serve({"m": lambda obs: obs}) as server:
+        server.use_scheduler("batch_optimized", max_batch_size=3)
+        server.reconfigure(config(models={"default_max_inflight": 4}))
+        assert server.config.scheduling.batch_optimized.max_batch_size == 3
+        assert server.scheduler.status()["strategy"] == "batch_optimized"
+        server.reconfigure(config(scheduling={"strategy": "round_robin"}))
+        assert server.scheduler.status()["strategy"] == "round_robin"
+
+
 async def test_a_configuration_with_an_unknown_strategy_changes_nothing(serve: Any) -> None:
     async with serve({"m": lambda obs: obs}) as server:
         before = server.config

@@ -35,7 +35,9 @@ class ClientBook:
             return entry.latency_budget_ms
         return self._defaults.latency_budget_ms if told is None else told
 
-    def priority(self, client_id: str, model_id: str, told: int) -> int:
+    def priority(self, client_id: str, model_id: str, told: int | None) -> int:
         """The client's priority for this model, 0 the highest."""
         entry = self._entries.get((client_id, model_id))
-        return told if entry is None or entry.priority is None else entry.priority
+        if entry is not None and entry.priority is not None:
+            return entry.priority
+        return self._defaults.priority if told is None else told

@@ -20,6 +20,7 @@ import numpy as np
 from inferential.dispatch.health import EndpointHealth
 from inferential.observation.assembler import is_encoded, read_slots, to_values
 from inferential.observation.slots import ObservationError
+from inferential.proto import PROTOCOL_VERSION
 from inferential.proto.messages import ResponseTiming, write_response
 from inferential.proto.tensors import Buffer
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
@@ -194,6 +195,8 @@ class Dispatcher(ABC):
 
     def _answer(self, request: InferenceRequest, outcome: Any, latency_ms: float, batch_size: int) -> DispatchResult:
         values = as_values(outcome)
+        if request.protocol_version < PROTOCOL_VERSION:
+            values = widened(values)
         response_id = request.response_id or uuid.uuid4().hex
         now = time.monotonic()
         envelope, payload = write_response(
@@ -229,6 +232,27 @@ def as_values(result: Any) -> dict[str, Any]:
     if not isinstance(result, Mapping):
         return {"actions": _as_array("actions", result)}
     return {str(key): value if isinstance(value, str) else _as_array(str(key), value) for key, value in result.items()}
+
+
+# The dtypes that this line added, and what of the 1.x line's holds their values.
+_WIDER = {"int8": "int32", "int16": "int32", "uint16": "int32", "uint32": "int64", "uint64": "int64"}
+
+
+def widened(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values in dtypes that a client of the 1.x line knows.
+
+    Raises:
+        ValueError: naming the key of a uint64 array with a value that int64 does not hold.
+    """
+    known = dict(values)
+    for key, value in values.items():
+        wider = None if isinstance(value, str) else _WIDER.get(value.dtype.name)
+        if wider is None:
+            continue
+        if value.dtype == np.uint64 and value.size and value.max() > np.iinfo(np.int64).max:
+            raise ValueError(f"result {key!r}: {value.max()} does not fit int64, the widest that a 1.x client reads")
+        known[key] = value.astype(wider)
+    return known
 
 
 def _as_array(key: str, value: Any) -> np.ndarray[Any, Any]:
