@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import math
 import re
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from inferential import (
+    Connection,
     InferenceError,
     InvalidObservation,
     ModelFailed,
@@ -22,8 +24,8 @@ from inferential import (
     UnknownModel,
 )
 from inferential.client.encoding import EncodingRules
-from inferential.client.session import MAX_OPEN, MAX_UNREAD, MAX_UNSENT, Handle, Mailbox, Session
-from inferential.proto import QUEUE_ALL, QUEUE_LATEST, ModelResponse, Observation
+from inferential.client.session import MAX_OPEN, MAX_UNREAD, MAX_UNSENT, UNTOLD_BUDGET_MS, Handle, Mailbox, Session
+from inferential.proto import LATE_REFUSE, QUEUE_ALL, QUEUE_LATEST, ModelResponse, Observation
 
 NewTalk = Callable[[], Any]
 
@@ -511,3 +513,30 @@ def test_infer_that_gave_up_leaves_nothing_behind(talk: Any) -> None:
     assert sizes(talk.session) == {"_owners": 0, "_mailboxes": 1, "_unsent": 0}
     assert not mailbox.open
     assert not mailbox._kept
+
+
+def test_a_latency_budget_that_nobody_chose_is_not_sent() -> None:
+    session = Session("robot", "")
+    for budget_ms, on_the_wire in ((UNTOLD_BUDGET_MS, 0.0), (50.0, 50.0)):
+        mailbox = session.mailbox(Handle("m", budget_ms, 1, "latest", EncodingRules(None)))
+        assert observed(session, mailbox).latency_budget_ms == on_the_wire
+    assert inspect.signature(Connection.model).parameters["latency_budget_ms"].default == 50.0
+
+
+def test_control_rate_and_what_to_do_when_late_go_with_every_observation() -> None:
+    session = Session("robot", "")
+    mailbox = session.mailbox(Handle("m", 50.0, 1, "latest", EncodingRules(None), control_rate_hz=50.0, late="refuse"))
+    message = observed(session, mailbox)
+    assert (message.control_period_ms, message.late) == (20.0, LATE_REFUSE)
+
+
+@pytest.mark.parametrize(
+    ("told", "problem"),
+    [
+        ({"control_rate_hz": 0.0}, "control_rate_hz: expected a finite number above 0, got 0.0"),
+        ({"late": "never"}, "late: expected 'serve', 'refuse' or None, got 'never'"),
+    ],
+)
+def test_a_bad_rate_or_choice_is_named(told: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        Handle("m", 50.0, 1, "latest", EncodingRules(None), **told)

@@ -17,7 +17,7 @@ import zmq
 from inferential.client import wire
 from inferential.client.encoding import EncodingRules
 from inferential.client.result import ClientStats, Result
-from inferential.client.session import Handle, Mailbox, Outcome, QueueChoice, Session
+from inferential.client.session import UNTOLD_BUDGET_MS, Handle, LateChoice, Mailbox, Outcome, QueueChoice, Session
 from inferential.errors import InferenceError
 
 
@@ -55,15 +55,17 @@ class AsyncConnection:
     def model(
         self,
         model_id: str,
-        latency_budget_ms: float = 50.0,
+        latency_budget_ms: float = UNTOLD_BUDGET_MS,
         priority: int = 1,
         *,
         queue: QueueChoice = "latest",
         encode: Mapping[str, str] | None = None,
+        control_rate_hz: float | None = None,
+        late: LateChoice | None = None,
     ) -> AsyncModel:
         """A handle to one model of the server; the arguments are those of `Connection.model`."""
         self._check_open()
-        handle = Handle(model_id, latency_budget_ms, priority, queue, EncodingRules(encode))
+        handle = Handle(model_id, latency_budget_ms, priority, queue, EncodingRules(encode), control_rate_hz, late)
         return AsyncModel(self, self._session.mailbox(handle))
 
     def close(self) -> None:
@@ -160,6 +162,11 @@ class AsyncModel:
     def model_id(self) -> str:
         """The model's id."""
         return self._model_id
+
+    @property
+    def serve_interval_ms(self) -> float:
+        """The shortest interval at which the server can serve this robot, by its newest response; 0: no limit."""
+        return self._mailbox.serve_interval_ms
 
     async def observe(
         self,

@@ -21,17 +21,26 @@ class Result(dict[str, Any]):
             server of the 1.x line).
         age_ms: how long before its arrival the observation was made; nan where it is not known.
         timing: where the time went on the server; None from a server of the 1.x line.
+        serve_interval_ms: the shortest interval at which the server can serve this client just now; 0 where it knows
+            no limit. Observing more often than that only has observations superseded.
     """
 
-    __slots__ = ("age_ms", "request_id", "timing")
+    __slots__ = ("age_ms", "request_id", "serve_interval_ms", "timing")
 
     def __init__(
-        self, values: dict[str, Any], *, request_id: int, age_ms: float, timing: ResponseTiming | None
+        self,
+        values: dict[str, Any],
+        *,
+        request_id: int,
+        age_ms: float,
+        timing: ResponseTiming | None,
+        serve_interval_ms: float = 0.0,
     ) -> None:
         super().__init__(values)
         self.request_id = request_id
         self.age_ms = age_ms
         self.timing = timing
+        self.serve_interval_ms = serve_interval_ms
 
 
 @dataclass(slots=True)

@@ -32,6 +32,9 @@ from inferential.errors import (
     UnknownModel,
 )
 from inferential.proto import (
+    LATE_REFUSE,
+    LATE_SERVE,
+    LATE_UNSPECIFIED,
     PROTOCOL_VERSION,
     QUEUE_ALL,
     QUEUE_LATEST,
@@ -43,6 +46,7 @@ from inferential.proto.messages import put_metadata, read_response, split_values
 from inferential.proto.tensors import Buffer, pack
 
 QueueChoice = Literal["latest", "all"]
+LateChoice = Literal["serve", "refuse"]
 Outcome = Result | InferenceError
 Frames = tuple[bytes, bytes, Buffer]
 
@@ -56,6 +60,8 @@ MAX_UNREAD = 1024
 MAX_NAME_BYTES = 255
 """Of a client's id and type: what a ZeroMQ identity holds."""
 
+_LATE = {None: LATE_UNSPECIFIED, "serve": LATE_SERVE, "refuse": LATE_REFUSE}
+
 _ERRORS: dict[int, type[InferenceError]] = {
     Status.REJECTED: RequestRejected,
     Status.EXPIRED: RequestExpired,
@@ -64,6 +70,14 @@ _ERRORS: dict[int, type[InferenceError]] = {
     Status.INVALID_OBSERVATION: InvalidObservation,
     Status.MODEL_FAILED: ModelFailed,
 }
+
+
+class _Untold(float):
+    """A default that nobody chose: it is not sent, so that the server can go by what it knows of the robot."""
+
+
+UNTOLD_BUDGET_MS = _Untold(50.0)
+"""The latency budget of a handle that was given none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +89,8 @@ class Handle:
     priority: int
     queue: QueueChoice
     rules: EncodingRules
+    control_rate_hz: float | None = None
+    late: LateChoice | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.model_id, str) or not self.model_id or not self.model_id.isprintable():
@@ -85,6 +101,21 @@ class Handle:
             raise ValueError(f"priority: expected 0 (the highest) to 2**32 - 1, got {self.priority!r}")
         if self.queue not in ("latest", "all"):
             raise ValueError(f"queue: expected 'latest' or 'all', got {self.queue!r}")
+        rate = self.control_rate_hz
+        if rate is not None and not (rate > 0 and math.isfinite(rate)):
+            raise ValueError(f"control_rate_hz: expected a finite number above 0, got {rate!r}")
+        if self.late not in (None, "serve", "refuse"):
+            raise ValueError(f"late: expected 'serve', 'refuse' or None, got {self.late!r}")
+
+    @property
+    def told_budget_ms(self) -> float:
+        """As it stands on the wire: 0 where it was not told."""
+        return 0.0 if isinstance(self.latency_budget_ms, _Untold) else self.latency_budget_ms
+
+    @property
+    def control_period_ms(self) -> float:
+        """As it stands on the wire: 0 where it was not told."""
+        return 0.0 if self.control_rate_hz is None else 1e3 / self.control_rate_hz
 
 
 class Mailbox:
@@ -94,6 +125,7 @@ class Mailbox:
         self.handle = handle
         self.open: OrderedDict[int, float] = OrderedDict()
         self.unsent_id = 0
+        self.serve_interval_ms = 0.0
         self._stats = stats
         self._unread: deque[tuple[int, Outcome]] = deque()
         self._kept: dict[int, Outcome | None] = {}
@@ -205,9 +237,11 @@ class Session:
                 steps_remaining=steps_remaining,
                 priority=handle.priority if priority is None else priority,
                 request_id=request_id,
-                latency_budget_ms=handle.latency_budget_ms,
+                latency_budget_ms=handle.told_budget_ms,
                 protocol_version=PROTOCOL_VERSION,
                 queue=QUEUE_LATEST if handle.queue == "latest" else QUEUE_ALL,
+                control_period_ms=handle.control_period_ms,
+                late=_LATE[handle.late],
             )
         except (TypeError, ValueError, OverflowError) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
@@ -236,6 +270,7 @@ class Session:
         if mailbox is None:
             self.stats.unmatched += 1
             return
+        mailbox.serve_interval_ms = response.serve_interval_ms
         if response.status != Status.OK:
             kind = _ERRORS.get(response.status, InferenceError)
             mailbox.deliver(request_id, kind(response.reason, request_id=request_id, model_id=response.model_id))
@@ -250,6 +285,7 @@ class Session:
             request_id=request_id,
             age_ms=math.nan if observed_at is None else (now - observed_at) * 1e3,
             timing=response.timing,
+            serve_interval_ms=response.serve_interval_ms,
         )
         mailbox.deliver(request_id, result)
 

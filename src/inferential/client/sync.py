@@ -20,7 +20,7 @@ import zmq
 from inferential.client import wire
 from inferential.client.encoding import EncodingRules
 from inferential.client.result import ClientStats, Result
-from inferential.client.session import Handle, Mailbox, Outcome, QueueChoice, Session
+from inferential.client.session import UNTOLD_BUDGET_MS, Handle, LateChoice, Mailbox, Outcome, QueueChoice, Session
 from inferential.errors import InferenceError
 
 FIRST_CONNECT_MS = 50
@@ -84,24 +84,31 @@ class Connection:
     def model(
         self,
         model_id: str,
-        latency_budget_ms: float = 50.0,
+        latency_budget_ms: float = UNTOLD_BUDGET_MS,
         priority: int = 1,
         *,
         queue: QueueChoice = "latest",
         encode: Mapping[str, str] | None = None,
+        control_rate_hz: float | None = None,
+        late: LateChoice | None = None,
     ) -> Model:
         """A handle to one model of the server.
 
         Args:
             model_id: the model's id.
-            latency_budget_ms: how old an action may be when it arrives.
+            latency_budget_ms: how old an action may be when it arrives. Where it is not told, the server goes by the
+                moment at which the robot's actions run out, or by its cadence.
             priority: 0 is the highest.
             queue: "latest": a newer observation takes the place of one that still waits, and `get_result` gives
                 the newest result; "all": every observation is answered, in the order of the answers' arrival.
             encode: images to compress, by patterns on their keys: {"camera/*": "jpeg", "wrist": "jpeg:70",
                 "depth": "png"}; the first that matches holds.
+            control_rate_hz: actions that the robot plays in a second; with `steps_remaining` it tells the server when
+                they run out.
+            late: what becomes of a request that cannot be answered in time: "serve": it is answered all the same,
+                after those that can; "refuse": RequestExpired as soon as that is known. None: as the model is set.
         """
-        handle = Handle(model_id, latency_budget_ms, priority, queue, EncodingRules(encode))
+        handle = Handle(model_id, latency_budget_ms, priority, queue, EncodingRules(encode), control_rate_hz, late)
         with self._lock:
             self._check_open()
             return Model(self, self._session.mailbox(handle))
@@ -219,6 +226,11 @@ class Model:
     def model_id(self) -> str:
         """The model's id."""
         return self._model_id
+
+    @property
+    def serve_interval_ms(self) -> float:
+        """The shortest interval at which the server can serve this robot, by its newest response; 0: no limit."""
+        return self._mailbox.serve_interval_ms
 
     def observe(
         self,

@@ -60,6 +60,8 @@ class DecodedObservation:
         latency_budget_ms: as told by the client, None where it did not.
         protocol_version: 0 from the 0.1 and 1.x lines.
         queue: a `QueueMode` of the wire.
+        control_period_ms: how long one action of a chunk holds; None where the client did not tell.
+        late: a `LateMode` of the wire.
     """
 
     client_id: str
@@ -79,6 +81,8 @@ class DecodedObservation:
     latency_budget_ms: float | None
     protocol_version: int
     queue: int
+    control_period_ms: float | None
+    late: int
 
 
 class ObservationAssembler:
@@ -142,6 +146,9 @@ class ObservationAssembler:
         budget: float = message.latency_budget_ms
         if not math.isfinite(budget) or budget < 0:
             raise ObservationError(f"latency_budget_ms: expected a number above 0, got {budget}")
+        period: float = message.control_period_ms
+        if not math.isfinite(period) or period < 0:
+            raise ObservationError(f"control_period_ms: expected a number above 0, got {period}")
         if len(payload) > config.max_payload_bytes:
             raise ObservationError(
                 f"payload: {len(payload)} bytes, observations.max_payload_bytes is {config.max_payload_bytes}"
@@ -177,6 +184,8 @@ class ObservationAssembler:
             latency_budget_ms=budget or None,
             protocol_version=message.protocol_version,
             queue=message.queue,
+            control_period_ms=message.control_period_ms or None,
+            late=message.late,
         )
 
     def _check_name(self, field: str, text: str) -> None:

@@ -44,6 +44,7 @@ class Response:
     reason: str
     inference_latency_ms: float
     timing: ResponseTiming | None
+    serve_interval_ms: float
     values: dict[str, Any]
 
 
@@ -90,6 +91,7 @@ def write_response(
     request_id: int,
     values: Mapping[str, Any],
     timing: ResponseTiming,
+    serve_interval_ms: float = 0.0,
 ) -> tuple[bytes, Buffer]:
     """Envelope and payload of a result.
 
@@ -110,6 +112,7 @@ def write_response(
             batch_size=timing.batch_size,
         ),
         protocol_version=2,
+        serve_interval_ms=serve_interval_ms,
     )
     tensors, metadata = split_values(values)
     payload = pack(message.tensors, tensors)
@@ -117,7 +120,9 @@ def write_response(
     return message.SerializeToString(), payload
 
 
-def write_refusal(*, client_id: str, model_id: str, request_id: int, status: str, reason: str) -> bytes:
+def write_refusal(
+    *, client_id: str, model_id: str, request_id: int, status: str, reason: str, serve_interval_ms: float = 0.0
+) -> bytes:
     """Envelope of a response that brings no result; its payload is empty. `status` is the name of a Status."""
     return pb.ModelResponse(
         client=pb.Client(id=client_id),
@@ -127,6 +132,7 @@ def write_refusal(*, client_id: str, model_id: str, request_id: int, status: str
         # A model's message may hold what is no valid Unicode: the name of a file, as Python hands it on.
         reason=reason.encode(errors="replace").decode(),
         protocol_version=2,
+        serve_interval_ms=serve_interval_ms,
     ).SerializeToString()
 
 
@@ -163,5 +169,6 @@ def read_response(envelope: Buffer, payload: Buffer) -> Response:
         reason=message.reason,
         inference_latency_ms=message.inference_latency_ms,
         timing=timing,
+        serve_interval_ms=message.serve_interval_ms,
         values=values,
     )
