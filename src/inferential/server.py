@@ -323,6 +323,7 @@ class Server:
 
     async def _run(self, batch: Batch, delivery: Delivery) -> None:
         """One call of a model, from its requests to their answers."""
+        results: list[DispatchResult] = []
         try:
             results = await self._dispatcher.dispatch(batch.requests)
         except Exception as error:
@@ -330,7 +331,7 @@ class Server:
             refusal = Refusal(RefusalKind.MODEL_FAILED, f"the backend failed: {error}", type(error).__name__)
             results = [DispatchResult(request, 0.0, refusal=refusal) for request in batch.requests]
         finally:
-            self._engine.finished(batch)
+            self._engine.finished(batch, time.monotonic(), measured=any(result.success for result in results))
         for result in results:
             self._settle(result, delivery)
         for request in batch.requests:

@@ -11,6 +11,8 @@ from inferential.config.schema import SchedulingConfig
 from inferential.scheduler import InferenceRequest, ModelAwareScheduler, create_scheduler
 from inferential.scheduler.admission import Admission
 from inferential.scheduler.base import QueueFullError, Scheduler
+from inferential.scheduler.outlook import Slot
+from inferential.scheduler.profile import LatencyProfile
 from inferential.scheduler.request import RefusalKind, RequestState
 
 STRATEGIES = ["batch_optimized", "deadline_aware", "model_deadline", "priority_tiered", "round_robin"]
@@ -18,6 +20,10 @@ MakeRequest = Callable[..., InferenceRequest]
 
 
 @pytest.fixture
+def take(admission: Admission, model_id: str, limit: int, now: float) -> list[InferenceRequest]:
+    return admission.take(Slot(model_id, "", limit, LatencyProfile()), now)
+
+
 def make_admission() -> Callable[..., Admission]:
     def make(strategy: str = "deadline_aware", **options: Any) -> Admission:
         config = SchedulingConfig(strategy=strategy, **options)
@@ -48,8 +54,8 @@ def test_a_newer_observation_takes_the_place_and_the_standing_of_one_that_waits(
     assert kinds(admission.ended()) == [RefusalKind.SUPERSEDED]
     assert old.state is RequestState.REFUSED
     assert new.waiting_since == old.received_at
-    assert admission.take("m", 1, clock.now) == [new]
-    assert admission.take("m", 1, clock.now) == [other]
+    assert take(admission, "m", 1, clock.now) == [new]
+    assert take(admission, "m", 1, clock.now) == [other]
 
 
 def test_requests_that_want_every_answer_are_not_superseded(
@@ -60,7 +66,7 @@ def test_requests_that_want_every_answer_are_not_superseded(
     for request in requests:
         admission.offer(request, clock.now)
     assert admission.ended() == []
-    assert [admission.take("m", 1, clock.now)[0] for _ in range(3)] == requests
+    assert [take(admission, "m", 1, clock.now)[0] for _ in range(3)] == requests
 
 
 def test_a_newer_observation_for_one_model_leaves_those_for_others_alone(
@@ -87,7 +93,7 @@ def test_a_client_that_floods_costs_another_one_place_at_most(
         admission.offer(good, clock.now)
         for _ in range(2):
             clock.now += 0.01
-            served += admission.take("m", 1, clock.now)
+            served += take(admission, "m", 1, clock.now)
             admission.offer(make_request("flood", urgency=0.0), clock.now)
         assert good in served
 
@@ -100,7 +106,7 @@ def test_the_second_of_a_line_waits_for_the_strategy_since_the_first_was_taken(
     admission.offer(first, clock.now)
     admission.offer(second, clock.now)
     clock.now += 3
-    admission.take("m", 1, clock.now)
+    take(admission, "m", 1, clock.now)
     assert second.waiting_since == clock.now
     assert second.received_at == clock.now - 3
 
@@ -112,7 +118,7 @@ def test_one_client_alone_can_fill_a_batch(
     requests = [make_request("a") for _ in range(5)]
     for request in requests:
         admission.offer(request, clock.now)
-    assert admission.take("m", 4, clock.now) == requests[:4]
+    assert take(admission, "m", 4, clock.now) == requests[:4]
 
 
 def test_a_full_queue_drops_the_oldest_of_the_client_that_has_most_waiting(
@@ -194,7 +200,7 @@ def test_a_retry_passes_the_size_limit_and_goes_before_its_clients_other_request
     first, second, third = (make_request("a") for _ in range(3))
     admission.offer(first, clock.now)
     admission.offer(second, clock.now)
-    assert admission.take("m", 1, clock.now) == [first]
+    assert take(admission, "m", 1, clock.now) == [first]
     admission.offer(third, clock.now)
     admission.retry(first, clock.now)
     assert admission.ended() == []
@@ -207,12 +213,12 @@ def test_after_a_retry_past_the_limit_the_strategy_still_has_all_that_waits(
     admission = make_admission(max_queue_size=1)
     first, second, third = (make_request(client) for client in "abc")
     admission.offer(first, clock.now)
-    admission.take("m", 1, clock.now)
+    take(admission, "m", 1, clock.now)
     admission.offer(second, clock.now)
     admission.retry(first, clock.now)
     admission.offer(third, clock.now)
     assert len(admission) == admission.scheduler.queue_len() == 2
-    assert len(admission.take("m", 9, clock.now)) == 2
+    assert len(take(admission, "m", 9, clock.now)) == 2
 
 
 def test_a_retry_gives_way_to_a_newer_observation_that_waits(
@@ -221,11 +227,11 @@ def test_a_retry_gives_way_to_a_newer_observation_that_waits(
     admission = make_admission()
     old, new = make_request("a", takes_latest=True), make_request("a", takes_latest=True)
     admission.offer(old, clock.now)
-    admission.take("m", 1, clock.now)
+    take(admission, "m", 1, clock.now)
     admission.offer(new, clock.now)
     admission.retry(old, clock.now)
     assert kinds(admission.ended()) == [RefusalKind.SUPERSEDED]
-    assert admission.take("m", 2, clock.now) == [new]
+    assert take(admission, "m", 2, clock.now) == [new]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -239,7 +245,7 @@ def test_another_strategy_takes_over_all_that_waits(
     config = SchedulingConfig(strategy=strategy)
     config.batch_optimized.max_batch_size = 1
     admission.swap(config, create_scheduler(config), clock.now)
-    taken = [request for _ in requests for request in admission.take("m", 1, clock.now)]
+    taken = [request for _ in requests for request in take(admission, "m", 1, clock.now)]
     assert sorted(taken, key=id) == sorted(requests, key=id)
     assert admission.ended() == []
 
@@ -256,7 +262,7 @@ def test_a_client_that_is_gone_leaves_nothing_behind(
     admission.forget("gone", clock.now)
     assert len(admission.ended()) == 6
     assert admission.models() == ["m"]
-    assert admission.take("m", 9, clock.now) == [stays]
+    assert take(admission, "m", 9, clock.now) == [stays]
     assert len(admission) == 0
     assert not any((admission._lines, admission._waiting, admission._backlogs, admission._ranks))
 
@@ -299,8 +305,8 @@ def test_a_users_scheduler_decides_the_order_of_all_requests(
     first, second = make_request("a"), make_request("a")
     stack.offer(first, clock.now)
     stack.offer(second, clock.now)
-    assert stack.take("m", 1, clock.now) == [second]
-    assert stack.take("m", 1, clock.now) == [first]
+    assert take(stack, "m", 1, clock.now) == [second]
+    assert take(stack, "m", 1, clock.now) == [first]
 
 
 def test_what_a_users_scheduler_does_not_take_is_refused(
@@ -322,7 +328,7 @@ def test_a_users_scheduler_never_runs_what_was_superseded_or_expired(
     assert kinds(stack.ended()) == [RefusalKind.SUPERSEDED]
     stack.expire(clock.now + 6)
     assert kinds(stack.ended()) == [RefusalKind.EXPIRED]
-    assert stack.take("m", 9, clock.now) == []
+    assert take(stack, "m", 9, clock.now) == []
 
 
 def test_what_a_users_scheduler_gives_for_a_busy_model_waits_aside_in_its_order(
@@ -331,5 +337,5 @@ def test_what_a_users_scheduler_gives_for_a_busy_model_waits_aside_in_its_order(
     for_n, for_m = make_request("a", "n"), make_request("b", "m")
     stack.offer(for_n, clock.now)
     stack.offer(for_m, clock.now)
-    assert stack.take("n", 1, clock.now) == [for_n]
-    assert stack.take("m", 1, clock.now) == [for_m]
+    assert take(stack, "n", 1, clock.now) == [for_n]
+    assert take(stack, "m", 1, clock.now) == [for_m]

@@ -42,7 +42,7 @@ def test_a_freed_slot_takes_the_next(clock: Any, make_request: MakeRequest) -> N
     engine.offer(first, clock.now)
     engine.offer(second, clock.now)
     (batch,) = engine.work(clock.now)
-    engine.finished(batch)
+    engine.finished(batch, clock.now)
     assert [batch.requests for batch in engine.work(clock.now)] == [[second]]
 
 
@@ -82,7 +82,7 @@ def test_a_retry_is_the_same_request(clock: Any, make_request: MakeRequest) -> N
     request = make_request("a", request_id=7)
     engine.offer(request, clock.now)
     (batch,) = engine.work(clock.now)
-    engine.finished(batch)
+    engine.finished(batch, clock.now)
     engine.retry(request, clock.now)
     (again,) = engine.work(clock.now)
     assert again.requests == [request]
@@ -140,7 +140,7 @@ class EngineMachine(RuleBasedStateMachine):
             self.ends[id(request)] += 1
 
     def _finish(self, batch: Batch, fails: bool) -> None:
-        self.engine.finished(batch)
+        self.engine.finished(batch, time.monotonic())
         for request in batch.requests:
             if fails and request.retry_count < 2:
                 self.engine.retry(request, self.now)

@@ -18,6 +18,7 @@ Requests that end here are given by `ended` as refused; whoever runs this tells 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from inferential.scheduler.backlog import Backlog
 from inferential.scheduler.base import ModelAwareScheduler, QueueFullError, Scheduler
 from inferential.scheduler.foreign import ForeignScheduler
 from inferential.scheduler.heap import LazyHeap
+from inferential.scheduler.outlook import ALONE, Outlook, Slot
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, RequestState
 
 if TYPE_CHECKING:
@@ -51,7 +53,8 @@ class Line:
 class Admission:
     """All waiting requests, and the strategy that orders their lines' heads."""
 
-    def __init__(self, config: SchedulingConfig, scheduler: Scheduler) -> None:
+    def __init__(self, config: SchedulingConfig, scheduler: Scheduler, outlook: Outlook = ALONE) -> None:
+        self._outlook = outlook
         self._lines: dict[tuple[str, str], Line] = {}
         self._waiting: dict[str, int] = {}
         self._ages: LazyHeap[InferenceRequest] = LazyHeap()
@@ -68,6 +71,7 @@ class Admission:
         self._order: ModelAwareScheduler = (
             scheduler if isinstance(scheduler, ModelAwareScheduler) else ForeignScheduler(scheduler)
         )
+        self._order.look_at(self._outlook)
 
     def __len__(self) -> int:
         return len(self._ages)
@@ -155,11 +159,11 @@ class Admission:
 
     # Going
 
-    def take(self, model_id: str, limit: int, now: float) -> list[InferenceRequest]:
-        """Gives up to `limit` requests of a model, in the strategy's order, now dispatched."""
+    def take(self, slot: Slot, now: float) -> list[InferenceRequest]:
+        """Gives the requests that a free replica runs in one call, in the strategy's order, now dispatched."""
         taken: list[InferenceRequest] = []
-        while len(taken) < limit:
-            batch = self._order.next_batch_for_model(model_id, limit - len(taken))
+        while len(taken) < slot.max_batch_size:
+            batch = self._order.next_batch_on(slot, len(taken))
             if not batch:
                 break
             for request in batch:
@@ -167,6 +171,20 @@ class Admission:
                 self._leave(request, now)
             taken.extend(batch)
         return taken
+
+    def in_turn(self, model_ids: Sequence[str]) -> Sequence[str]:
+        """Models that share a device, in the order in which they may have it next."""
+        return self._order.in_turn(model_ids)
+
+    def give_up(self, now: float) -> None:
+        """Ends what the strategy knows cannot be in time and must not be served late."""
+        for request, reason in self._order.given_up():
+            self._leave(request, now)
+            self._refuse(request, RefusalKind.EXPIRED, reason, "deadline")
+
+    def gives_up_at(self) -> float | None:
+        """When `give_up` next has something to do."""
+        return self._order.gives_up_at()
 
     def expire(self, now: float) -> None:
         """Ends what has waited longer than its time to live."""

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoints
 
     from inferential.config.schema import SchedulingConfig
+    from inferential.scheduler.outlook import Outlook, Slot
     from inferential.scheduler.request import InferenceRequest
 
 ENTRY_POINTS = "inferential.schedulers"
@@ -110,6 +111,36 @@ class ModelAwareScheduler(Scheduler):
     def eviction_rank(self, request: InferenceRequest) -> int:
         """Where the queue is full, requests of the highest rank are evicted first."""
         return 0
+
+    # What only a strategy needs that goes by the models' time; the others leave it as it is.
+
+    def look_at(self, outlook: Outlook) -> None:
+        """Told once, before the first request: where replicas, latencies and free slots can be looked up."""
+
+    def next_batch_on(self, slot: Slot, filled: int = 0) -> list[InferenceRequest]:
+        """Gives the requests of the call that a free replica runs next; asked again until it gives none or it is full.
+
+        Args:
+            slot: the replica.
+            filled: how many rows of the same call were given before.
+        """
+        return self.next_batch_for_model(slot.model_id, slot.max_batch_size - filled)
+
+    def in_turn(self, model_ids: Sequence[str]) -> Sequence[str]:
+        """The order in which models that share one device, which is free, may have it.
+
+        Args:
+            model_ids: models that something waits for, in turn: the one that had it last is the last.
+        """
+        return model_ids
+
+    def given_up(self) -> list[tuple[InferenceRequest, str]]:
+        """Requests that cannot be in time and want to be refused then, and why; they wait here no more."""
+        return []
+
+    def gives_up_at(self) -> float | None:
+        """From when on `given_up` gives something, if nothing else happens; None: it will not."""
+        return None
 
     def next_batch(self) -> list[InferenceRequest]:
         """The batch of the first model that has one due."""

@@ -1,42 +1,25 @@
 """What runs now: waiting requests met with the free slots of their models.
 
 No I/O, no thread, no event loop and no clock: events and the time go in, batches and the time of the next look come
-out. The server drives it, and so can a simulator.
+out. The server drives it, and so does the simulator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from inferential.scheduler.admission import Admission
 from inferential.scheduler.base import Scheduler
+from inferential.scheduler.outlook import Outlook
+from inferential.scheduler.profile import Profiles
 from inferential.scheduler.request import InferenceRequest
+from inferential.scheduler.running import Batch, Capacity, Running
 
 if TYPE_CHECKING:
     from inferential.config.schema import SchedulingConfig
 
-
-@dataclass(frozen=True, slots=True)
-class Capacity:
-    """What one model takes.
-
-    Attributes:
-        max_inflight: calls that may run at once.
-        max_batch_size: requests in one call.
-    """
-
-    max_inflight: int
-    max_batch_size: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Batch:
-    """Requests of one model that run in one call."""
-
-    model_id: str
-    requests: list[InferenceRequest]
+__all__ = ["Batch", "Capacity", "Engine"]
 
 
 class Engine:
@@ -46,17 +29,31 @@ class Engine:
         config: limits of the queue.
         scheduler: the order.
         capacity: what a model takes, asked anew at every decision.
+        profiles: what is known of the models' latencies; it is added to by every call.
     """
 
-    def __init__(self, config: SchedulingConfig, scheduler: Scheduler, capacity: Callable[[str], Capacity]) -> None:
-        self._admission = Admission(config, scheduler)
+    def __init__(
+        self,
+        config: SchedulingConfig,
+        scheduler: Scheduler,
+        capacity: Callable[[str], Capacity],
+        profiles: Profiles | None = None,
+    ) -> None:
+        self.profiles = Profiles() if profiles is None else profiles
         self._capacity = capacity
-        self._running: dict[str, set[Batch]] = {}
+        self._running = Running(capacity, self.profiles)
+        self._admission = Admission(config, scheduler, self._running)
+        self._last: dict[str, str] = {}  # by device, the model that had it last
 
     @property
     def scheduler(self) -> Scheduler:
         """The strategy in charge."""
         return self._admission.scheduler
+
+    @property
+    def outlook(self) -> Outlook:
+        """When there will be room for more."""
+        return self._running
 
     def waiting(self, model_id: str | None = None) -> int:
         """How many requests wait, for one model or for all."""
@@ -64,11 +61,11 @@ class Engine:
 
     def running(self) -> list[InferenceRequest]:
         """The requests that are dispatched."""
-        return [request for batches in self._running.values() for batch in batches for request in batch.requests]
+        return self._running.requests()
 
     def inflight(self, model_id: str) -> int:
         """How many calls of a model run."""
-        return len(self._running.get(model_id, ()))
+        return self._running.count(model_id)
 
     def ended(self) -> list[InferenceRequest]:
         """The requests that were refused since it was last asked."""
@@ -80,27 +77,52 @@ class Engine:
 
     def work(self, now: float) -> list[Batch]:
         """What is to be dispatched now."""
+        self._admission.give_up(now)
         batches: list[Batch] = []
+        shared: dict[str, list[str]] = {}
         for model_id in self._admission.models():
-            capacity = self._capacity(model_id)
-            running = self._running.setdefault(model_id, set())
-            while len(running) < capacity.max_inflight:
-                requests = self._admission.take(model_id, capacity.max_batch_size, now)
-                if not requests:
-                    break
-                batch = Batch(model_id, requests)
-                running.add(batch)
+            device = self._capacity(model_id).device
+            if device is None:
+                while (batch := self._dispatch(model_id, None, now)) is not None:
+                    batches.append(batch)
+            else:
+                shared.setdefault(device, []).append(model_id)
+        for device, model_ids in shared.items():
+            batch = self._dispatch_one_of(model_ids, device, now)
+            if batch is not None:
                 batches.append(batch)
-            if not running:
-                del self._running[model_id]
         return batches
 
-    def finished(self, batch: Batch) -> None:
-        """A call of a model ended, one way or another; its slot is free."""
-        running = self._running[batch.model_id]
-        running.discard(batch)
-        if not running:
-            del self._running[batch.model_id]
+    def _dispatch_one_of(self, model_ids: Sequence[str], device: str, now: float) -> Batch | None:
+        """A call of one of the models that share a device, which takes one at a time."""
+        after = model_ids.index(self._last[device]) + 1 if self._last.get(device) in model_ids else 0
+        for model_id in self._admission.in_turn([*model_ids[after:], *model_ids[:after]]):
+            batch = self._dispatch(model_id, device, now)
+            if batch is not None:
+                self._last[device] = model_id
+                return batch
+        return None
+
+    def _dispatch(self, model_id: str, device: str | None, now: float) -> Batch | None:
+        slot = self._running.free(model_id)
+        if slot is None:
+            return None
+        requests = self._admission.take(slot, now)
+        if not requests:
+            return None
+        batch = Batch(model_id, requests, slot.replica, now)
+        self._running.begin(batch, device)
+        return batch
+
+    def finished(self, batch: Batch, now: float, *, measured: bool = True) -> None:
+        """A call of a model ended, one way or another; its slot is free.
+
+        Args:
+            batch: the call.
+            now: seconds of `time.monotonic()`.
+            measured: False where its duration tells nothing, as when it failed.
+        """
+        self._running.end(batch, now, measured=measured)
 
     def retry(self, request: InferenceRequest, now: float) -> None:
         """A dispatched request is to be tried again."""
@@ -114,16 +136,12 @@ class Engine:
     def wake_at(self) -> float | None:
         """When to call `expire` and `work` next if nothing else happens; None: no need."""
         times = [at for model_id in self._admission.models() if (at := self._ready_at(model_id)) is not None]
-        expiry = self._admission.expires_at()
-        if expiry is not None:
-            times.append(expiry)
+        times.extend(at for at in (self._admission.expires_at(), self._admission.gives_up_at()) if at is not None)
         return min(times, default=None)
 
     def _ready_at(self, model_id: str) -> float | None:
         """When a model that has a free slot has something to do with it; a busy one waits for `finished`."""
-        if self.inflight(model_id) >= self._capacity(model_id).max_inflight:
-            return None
-        return self._admission.ready_at(model_id)
+        return None if self._running.free(model_id) is None else self._admission.ready_at(model_id)
 
     def client_connected(self, client_id: str) -> None:
         """A client was seen for the first time."""

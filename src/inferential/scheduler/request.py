@@ -19,7 +19,7 @@ import enum
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 Buffer = bytes | bytearray | memoryview
 
@@ -102,6 +102,9 @@ class InferenceRequest:
         takes_latest: a newer request of the same client and model takes its place while it waits.
         slots: the tensors' places in the payload, where they were read already.
         metadata: the strings of the observation, where they were read already.
+        deadline: when its answer is needed, as `scheduler.deadline` finds it; where it is not told, `received_at` and
+            the latency budget.
+        late: whether it is still served where it cannot be in time, after all that can, or refused at once.
         waiting_since: since when it waits in its own right; later than `received_at` where an older
             request of the same client and model stood before it.
         dispatched_at: when it was last handed to its model.
@@ -130,6 +133,8 @@ class InferenceRequest:
     takes_latest: bool = False
     slots: Sequence[Any] | None = None
     metadata: dict[str, str] | None = None
+    deadline: float = float("nan")
+    late: Literal["serve", "refuse"] = "serve"
     waiting_since: float = field(default=float("nan"), repr=False)
     dispatched_at: float = field(default=0.0, repr=False)
     arrival: int = field(default_factory=_arrivals.__next__, repr=False)
@@ -139,6 +144,8 @@ class InferenceRequest:
     def __post_init__(self) -> None:
         if self.waiting_since != self.waiting_since:  # NaN: not told
             self.waiting_since = self.received_at
+        if self.deadline != self.deadline:
+            self.deadline = self.received_at + self.latency_budget_ms / 1e3
 
     def __lt__(self, other: InferenceRequest) -> bool:
         """Order of a heap that serves the highest score first, then the first to arrive."""

@@ -1,0 +1,306 @@
+"""How long a model's call takes, by batch size: learned from every call, or loaded.
+
+It measures nothing itself: calls and their durations are told to it. Latencies are seconds; files have milliseconds.
+
+A latency is described by its median and a high quantile, as execution times of one model on one device vary little
+and the little counts (Clockwork, Gujarati et al., OSDI 2020; distributions rather than means: ORLOJ, Yu et al., 2022).
+For each batch size the newest WINDOW calls are kept. Four rules keep what does not belong out of them:
+
+    the first call of a size, 3 times longer      compiling, allocating: dropped when the second comes
+    than the second
+    a call beyond 3 times the high quantile, or   an outlier: kept aside
+    below a third of the median
+      the third such call in a row, same side     load or hardware has changed: the three are what is known now,
+                                                  and other sizes, measured before the change, are forgotten
+    a size not called during FORGET_AFTER calls   forgotten, as its figures may be of another time
+
+What is not known is estimated: between two known sizes along a line, below the smallest as the smallest, and above the
+largest, up to twice its size, as the largest (Nexus, Shen et al., SOSP 2019, profiles all sizes beforehand; here an
+optimistic guess has each size tried once, and one call corrects it).
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right, insort
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+WINDOW = 64
+FORGET_AFTER = 256
+WARM_AFTER = 3
+"""Calls after which a profile is believed enough to refuse by it."""
+DEFAULT_QUANTILE = 0.95
+_ODD = 3.0
+_ODD_IN_A_ROW = 3
+_LOADED_CALLS = 20  # what a loaded figure weighs
+
+
+@dataclass(frozen=True, slots=True)
+class SizeProfile:
+    """One batch size.
+
+    Attributes:
+        batch_size: rows in a call.
+        calls: how many calls the figures are from.
+        median_ms, high_ms: of their latency; `high_ms` is the high quantile.
+    """
+
+    batch_size: int
+    calls: int
+    median_ms: float
+    high_ms: float
+
+
+class LatencyProfile:
+    """One model on one replica.
+
+    Args:
+        quantile: which one the high one is, 0.5 to 1.
+    """
+
+    def __init__(self, quantile: float = DEFAULT_QUANTILE) -> None:
+        self.quantile = quantile
+        self.calls = 0
+        self._windows: dict[int, _Window] = {}
+        self._typical: list[float] = []  # by batch size - 1, computed when asked for
+        self._high: list[float] = []
+
+    @property
+    def known(self) -> bool:
+        """Whether any call was measured."""
+        return bool(self._windows)
+
+    @property
+    def warm(self) -> bool:
+        """Whether enough calls were measured to turn a request away by them."""
+        return self.calls >= WARM_AFTER
+
+    def note(self, batch_size: int, latency_s: float) -> None:
+        """A call of so many rows took so long."""
+        self.calls += 1
+        window = self._windows.get(batch_size)
+        if window is None:
+            window = self._windows[batch_size] = _Window()
+        if window.add(latency_s, self.quantile):
+            self._windows = {batch_size: window}
+        window.last_call = self.calls
+        if self.calls % WINDOW == 0:
+            self._forget()
+        self._typical, self._high = [], []
+
+    def typical(self, batch_size: int) -> float:
+        """Median latency in seconds; 0 while nothing is known."""
+        if batch_size > len(self._typical):
+            self._draw(batch_size)
+        return self._typical[batch_size - 1]
+
+    def high(self, batch_size: int) -> float:
+        """The high quantile in seconds; 0 while nothing is known."""
+        if batch_size > len(self._high):
+            self._draw(batch_size)
+        return self._high[batch_size - 1]
+
+    def largest_within(self, seconds: float, limit: int) -> int:
+        """Rows, `limit` at most, that one call answers within so many seconds by the high quantile; 0: not one."""
+        limit = min(limit, self.explored())
+        if limit > len(self._high):
+            self._draw(limit)
+        return bisect_right(self._high, seconds, 0, limit)
+
+    def explored(self) -> int:
+        """The largest batch worth trying: twice the largest known one; 1 while nothing is known."""
+        return 2 * max(self._windows) if self._windows else 1
+
+    def rate(self, batch_size: int) -> float:
+        """Rows per second in calls of that size one after another; infinite while nothing is known."""
+        latency_s = self.typical(batch_size)
+        return batch_size / latency_s if latency_s > 0 else math.inf
+
+    def sizes(self) -> list[SizeProfile]:
+        """What was measured or loaded, by batch size."""
+        return [
+            SizeProfile(size, window.calls, window.median() * 1e3, window.high(self.quantile) * 1e3)
+            for size, window in sorted(self._windows.items())
+        ]
+
+    def load(self, batch_size: int, median_s: float, high_s: float) -> None:
+        """Takes a figure from elsewhere as if it had been measured in some calls."""
+        window = self._windows[batch_size] = _Window()
+        rare = max(1, round((1 - self.quantile) * _LOADED_CALLS))
+        for latency_s in [median_s] * (_LOADED_CALLS - rare) + [high_s] * rare:
+            window.keep(latency_s)
+        self.calls += _LOADED_CALLS
+        window.last_call = self.calls
+        self._typical, self._high = [], []
+
+    def _forget(self) -> None:
+        oldest = self.calls - FORGET_AFTER
+        self._windows = {size: window for size, window in self._windows.items() if window.last_call > oldest}
+
+    def _draw(self, up_to: int) -> None:
+        """The two curves over batch sizes from 1; they never fall, as more rows do not take less time."""
+        known = sorted(self._windows)
+        medians = [self._windows[size].median() for size in known]
+        highs = [self._windows[size].high(self.quantile) for size in known]
+        sizes = range(1, max(up_to, 8) + 1)
+        self._typical = list(_rising(_between(size, known, medians) for size in sizes))
+        self._high = list(_rising(_between(size, known, highs) for size in sizes))
+
+
+class _Window:
+    """The newest calls of one batch size."""
+
+    __slots__ = ("_newest", "_odd", "_sorted", "calls", "last_call")
+
+    def __init__(self) -> None:
+        self._newest: deque[float] = deque()
+        self._sorted: list[float] = []
+        self._odd: list[float] = []
+        self.calls = 0
+        self.last_call = 0
+
+    def add(self, latency_s: float, quantile: float) -> bool:
+        """Takes a call in by the table above; whether load or hardware turned out to have changed."""
+        if len(self._newest) == 1 and latency_s * _ODD < self._newest[0]:
+            self._clear()
+        elif self._newest:
+            slow = latency_s > _ODD * self.high(quantile)
+            fast = latency_s * _ODD < self.median()
+            if slow or fast:
+                return self._set_aside(latency_s, slow)
+        self._odd.clear()
+        self.keep(latency_s)
+        return False
+
+    def _set_aside(self, latency_s: float, slow: bool) -> bool:
+        if self._odd and (self._odd[-1] > self.median()) != slow:
+            self._odd.clear()
+        self._odd.append(latency_s)
+        if len(self._odd) < _ODD_IN_A_ROW:
+            return False
+        odd, self._odd = self._odd, []
+        self._clear()
+        for latency_s in odd:
+            self.keep(latency_s)
+        return True
+
+    def keep(self, latency_s: float) -> None:
+        self._newest.append(latency_s)
+        insort(self._sorted, latency_s)
+        self.calls += 1
+        if len(self._newest) > WINDOW:
+            oldest = self._newest.popleft()
+            del self._sorted[bisect_left(self._sorted, oldest)]
+
+    def median(self) -> float:
+        return self._sorted[(len(self._sorted) - 1) // 2]
+
+    def high(self, quantile: float) -> float:
+        return self._sorted[min(int(quantile * len(self._sorted)), len(self._sorted) - 1)]
+
+    def _clear(self) -> None:
+        self._newest.clear()
+        self._sorted.clear()
+
+
+class Profiles:
+    """The profiles of all models and their replicas.
+
+    Args:
+        quantile: of every profile's high latency.
+    """
+
+    def __init__(self, quantile: float = DEFAULT_QUANTILE) -> None:
+        self._quantile = quantile
+        self._profiles: dict[tuple[str, str], LatencyProfile] = {}
+        self._loaded: dict[str, list[SizeProfile]] = {}
+
+    def of(self, model_id: str, replica: str = "") -> LatencyProfile:
+        """The profile of one replica; a new one begins with what was loaded for its model."""
+        profile = self._profiles.get((model_id, replica))
+        if profile is None:
+            profile = self._profiles[model_id, replica] = LatencyProfile(self._quantile)
+            for size in self._loaded.get(model_id, ()):
+                profile.load(size.batch_size, size.median_ms / 1e3, size.high_ms / 1e3)
+        return profile
+
+    def models(self) -> list[str]:
+        """The models that something is known of."""
+        return sorted({model_id for model_id, _ in self._profiles} | self._loaded.keys())
+
+    def replicas(self, model_id: str) -> list[str]:
+        """The replicas of a model that were asked for."""
+        return sorted(replica for known, replica in self._profiles if known == model_id)
+
+    def forget(self, model_id: str, replica: str) -> None:
+        """A replica is gone."""
+        self._profiles.pop((model_id, replica), None)
+
+    def load(self, told: Mapping[str, Any]) -> None:
+        """Takes what `as_dict` gave, of this run or of another.
+
+        Raises:
+            ValueError: naming the entry that is wrong.
+        """
+        for model_id, sizes in told.items():
+            if not isinstance(sizes, list) or not sizes:
+                raise ValueError(f"{model_id}: expected a list of batch sizes, got {sizes!r}")
+            self._loaded[model_id] = [_size(f"{model_id}[{at}]", size) for at, size in enumerate(sizes)]
+        for model_id, replica in [key for key in self._profiles if key[0] in told]:
+            del self._profiles[model_id, replica]
+
+    def as_dict(self) -> dict[str, list[dict[str, float]]]:
+        """By model id, a list of {batch_size, median_ms, high_ms}: of its replicas, the one most called."""
+        found = {}
+        for model_id in self.models():
+            replicas = [self.of(model_id, replica) for replica in self.replicas(model_id)] or [self.of(model_id)]
+            sizes = max(replicas, key=lambda profile: profile.calls).sizes()
+            if sizes:
+                found[model_id] = [
+                    {"batch_size": size.batch_size, "median_ms": size.median_ms, "high_ms": size.high_ms}
+                    for size in sizes
+                ]
+        return found
+
+
+def _size(where: str, told: Any) -> SizeProfile:
+    if not isinstance(told, Mapping):
+        raise ValueError(f"{where}: expected batch_size, median_ms and high_ms, got {told!r}")
+    unknown = told.keys() - {"batch_size", "median_ms", "high_ms"}
+    if unknown:
+        raise ValueError(f"{where}: unknown key {min(unknown)!r}; known: batch_size, median_ms, high_ms")
+    batch_size, median_ms = told.get("batch_size"), told.get("median_ms")
+    high_ms = told.get("high_ms", median_ms)
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise ValueError(f"{where}: batch_size: expected a whole number above 0, got {batch_size!r}")
+    for name, value in (("median_ms", median_ms), ("high_ms", high_ms)):
+        if not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise ValueError(f"{where}: {name}: expected milliseconds above 0, got {value!r}")
+    assert median_ms is not None
+    assert high_ms is not None
+    if high_ms < median_ms:
+        raise ValueError(f"{where}: high_ms: expected at least median_ms ({median_ms}), got {high_ms}")
+    return SizeProfile(batch_size, 0, float(median_ms), float(high_ms))
+
+
+def _between(size: int, known: list[int], values: list[float]) -> float:
+    """The value at a size, along the line between its neighbours; level beyond the outermost."""
+    if not known:
+        return 0.0
+    at = bisect_left(known, size)
+    if at == len(known):
+        return values[-1]
+    if known[at] == size or at == 0:
+        return values[at]
+    share = (size - known[at - 1]) / (known[at] - known[at - 1])
+    return values[at - 1] + share * (values[at] - values[at - 1])
+
+
+def _rising(values: Iterator[float]) -> Iterator[float]:
+    highest = 0.0
+    for value in values:
+        highest = max(highest, value)
+        yield highest

@@ -1,0 +1,153 @@
+"""The calls that run: on which replica and device, since when and for how long still.
+
+It decides nothing: the engine asks it where there is room.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from inferential.scheduler.outlook import Slot
+from inferential.scheduler.profile import LatencyProfile, Profiles
+from inferential.scheduler.request import InferenceRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What one model takes.
+
+    Attributes:
+        max_inflight: calls that may run at once on each replica.
+        max_batch_size: requests in one call.
+        replicas: their names; they need not be alike, and the latency of each is learned.
+        device: what the model runs on; models with the same device run one call at a time among them. None: it
+            shares with nobody.
+    """
+
+    max_inflight: int
+    max_batch_size: int
+    replicas: tuple[str, ...] = ("",)
+    device: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Requests of one model that run in one call.
+
+    Attributes:
+        model_id: whose.
+        requests: the rows.
+        replica: which replica runs it.
+        started_at: seconds of `time.monotonic()` at which it was dispatched.
+    """
+
+    model_id: str
+    requests: list[InferenceRequest]
+    replica: str = ""
+    started_at: float = 0.0
+
+
+@dataclass(slots=True)
+class _Calls:
+    """The calls of one model, by replica."""
+
+    by_replica: dict[str, dict[Batch, float]] = field(default_factory=dict)
+    """Of each call when it is expected to end."""
+
+    def __len__(self) -> int:
+        return sum(map(len, self.by_replica.values()))
+
+
+class Running:
+    """All calls that run, and an `Outlook` on when there will be room."""
+
+    def __init__(self, capacity: Callable[[str], Capacity], profiles: Profiles) -> None:
+        self.profiles = profiles
+        self.capacity = capacity
+        self._models: dict[str, _Calls] = {}
+        self._devices: dict[str, Batch] = {}
+        self._members: dict[str, dict[str, None]] = {}
+
+    def requests(self) -> list[InferenceRequest]:
+        """The requests in all calls."""
+        return [
+            request
+            for calls in self._models.values()
+            for batches in calls.by_replica.values()
+            for batch in batches
+            for request in batch.requests
+        ]
+
+    def count(self, model_id: str) -> int:
+        """How many calls of a model run."""
+        calls = self._models.get(model_id)
+        return 0 if calls is None else len(calls)
+
+    def begin(self, batch: Batch, device: str | None) -> None:
+        """A call was dispatched."""
+        calls = self._models.setdefault(batch.model_id, _Calls())
+        latency_s = self._profile(batch).typical(len(batch.requests))
+        calls.by_replica.setdefault(batch.replica, {})[batch] = batch.started_at + latency_s
+        if device is not None:
+            self._devices[device] = batch
+
+    def end(self, batch: Batch, now: float, *, measured: bool) -> None:
+        """A call ended; with `measured` its duration is one to learn from."""
+        calls = self._models[batch.model_id]
+        batches = calls.by_replica[batch.replica]
+        del batches[batch]
+        if not batches:
+            del calls.by_replica[batch.replica]
+        if not calls.by_replica:
+            del self._models[batch.model_id]
+        for device, running in self._devices.items():
+            if running is batch:
+                del self._devices[device]
+                break
+        if measured:
+            self._profile(batch).note(len(batch.requests), now - batch.started_at)
+
+    def free(self, model_id: str) -> Slot | None:
+        """The replica that the next call goes to, the fastest of those with room; None: none has room now."""
+        slots = [slot for slot in self.slots(model_id) if slot.free_at == -math.inf]
+        return min(slots, key=lambda slot: slot.profile.typical(1), default=None) if len(slots) != 1 else slots[0]
+
+    # Outlook
+
+    def slots(self, model_id: str) -> Sequence[Slot]:
+        """The replicas of a model, each with when it is expected to have room."""
+        capacity = self.capacity(model_id)
+        device_free_at = self._device_free_at(model_id, capacity.device)
+        calls = self._models.get(model_id)
+        found = []
+        for replica in capacity.replicas:
+            free_at = device_free_at
+            ends = None if calls is None else calls.by_replica.get(replica)
+            if ends is not None and len(ends) >= capacity.max_inflight:
+                # Of more calls than it may run (there were more replicas or slots before) enough must end.
+                free_at = max(free_at, sorted(ends.values())[len(ends) - capacity.max_inflight])
+            found.append(Slot(model_id, replica, capacity.max_batch_size, self.profiles.of(model_id, replica), free_at))
+        return found
+
+    def rivals(self, model_id: str) -> Sequence[str]:
+        """The models seen so far that share the model's device."""
+        device = self.capacity(model_id).device
+        if device is None:
+            return (model_id,)
+        members = self._members.setdefault(device, {})
+        members[model_id] = None
+        return tuple(members)
+
+    def _device_free_at(self, model_id: str, device: str | None) -> float:
+        if device is None:
+            return -math.inf
+        self._members.setdefault(device, {})[model_id] = None
+        batch = self._devices.get(device)
+        if batch is None:
+            return -math.inf
+        return self._models[batch.model_id].by_replica[batch.replica][batch]
+
+    def _profile(self, batch: Batch) -> LatencyProfile:
+        return self.profiles.of(batch.model_id, batch.replica)
