@@ -19,11 +19,11 @@ STRATEGIES = ["batch_optimized", "deadline_aware", "model_deadline", "priority_t
 MakeRequest = Callable[..., InferenceRequest]
 
 
-@pytest.fixture
 def take(admission: Admission, model_id: str, limit: int, now: float) -> list[InferenceRequest]:
     return admission.take(Slot(model_id, "", limit, LatencyProfile()), now)
 
 
+@pytest.fixture
 def make_admission() -> Callable[..., Admission]:
     def make(strategy: str = "deadline_aware", **options: Any) -> Admission:
         config = SchedulingConfig(strategy=strategy, **options)
