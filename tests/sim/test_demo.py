@@ -13,7 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from inferential.cli.demo import TaskName
 from inferential.sim.fleet import Plan, run
+from inferential.sim.tasks import TASKS
 from inferential.sim.watch import Watch
 
 CLI = [sys.executable, "-m", "inferential.cli.main"]
@@ -50,6 +52,21 @@ def test_a_fleet_is_kept_up_over_real_sockets_and_leaves_no_process_behind() -> 
     assert all(robot.fresh > robot.periods / 2 for robot in watch.robots.values())
     assert watch.count("responses_served") > 300
     assert watch.refused() == 0
+
+
+def test_the_command_knows_every_task() -> None:
+    assert [name.value for name in TaskName] == list(TASKS)
+
+
+def test_hoppers_are_kept_up_over_real_sockets() -> None:
+    watch = Watch(Plan(task="hopper", robots=3, seconds=3.0, load=0.5))
+    for told in run(watch.plan):
+        watch.take(told)
+    assert {robot.kind for robot in watch.robots.values()} == {"hopper"}
+    assert all(robot.up and robot.falls == 0 for robot in watch.robots.values())
+    summary = watch.summary()
+    assert summary["plan"]["task"] == "hopper"
+    assert 0 < summary["age_p50_ms"] <= summary["age_p95_ms"]
 
 
 def test_a_run_that_is_given_up_leaves_no_process_behind() -> None:

@@ -10,13 +10,15 @@ import pytest
 
 from inferential import LocalDispatcher, Server
 from inferential.sim.driver import Driver
+from inferential.sim.link import InferentialLink
 from inferential.sim.policies import BalancePolicy
 from inferential.sim.robots import CartPole
 
 
 async def driven(model: Any, seconds: float) -> Driver:
     async with Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"balance": model})) as server:
-        driver = Driver(CartPole(seed=0), "cartpole-00", server.address)
+        robot = CartPole(seed=0)
+        driver = Driver(robot, "cartpole-00", InferentialLink(robot, "cartpole-00", server.address))
         await driver.run(time.monotonic(), seconds)
         return driver
 

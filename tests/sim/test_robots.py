@@ -9,18 +9,20 @@ import numpy as np
 import pytest
 
 from inferential.sim import camera
-from inferential.sim.policies import BalancePolicy, BallPolicy, locate
-from inferential.sim.robots import DOWN_S, KINDS, PHYSICS_STEP_S, BallPlate, CartPole, Robot
+from inferential.sim.hopper import Hopper
+from inferential.sim.policies import BalancePolicy, BallPolicy, HopperPolicy, locate
+from inferential.sim.robots import DOWN_S, BallPlate, CartPole, Robot
 
-POLICIES: dict[type[Robot], Any] = {CartPole: BalancePolicy, BallPlate: BallPolicy}
+POLICIES: dict[type[Robot], Any] = {CartPole: BalancePolicy, BallPlate: BallPolicy, Hopper: HopperPolicy}
+KINDS = tuple(POLICIES)
 
 
 def drive(robot: Robot, policy: Any, delay_s: float, seconds: float) -> None:
     """Runs a robot whose actions come into force `delay_s` after the observation that they are made from."""
     coming: deque[tuple[float, Any]] = deque()
     next_observation = 0.0
-    for step in range(int(seconds / PHYSICS_STEP_S)):
-        now = step * PHYSICS_STEP_S
+    for step in range(int(seconds / robot.physics_step_s)):
+        now = step * robot.physics_step_s
         if now >= next_observation - 1e-9:
             next_observation += 1 / robot.control_rate_hz
             coming.append((now + delay_s, policy.infer(robot.observe())["actions"]))
@@ -50,9 +52,39 @@ def test_a_robot_with_old_actions_falls_again_and_again(kind: type[Robot]) -> No
 @pytest.mark.parametrize("seed", range(3))
 def test_a_robot_that_is_starved_falls_within_seconds(kind: type[Robot], seed: int) -> None:
     robot = kind(seed)
-    for _ in range(int(8 / PHYSICS_STEP_S)):
+    for _ in range(int(8 / robot.physics_step_s)):
         robot.step()
     assert robot.falls >= 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_hopper_is_kept_up_by_actions_of_its_deadline_and_not_by_those_of_twice_that(seed: int) -> None:
+    robots = [Hopper(seed), Hopper(seed)]
+    for robot, delay_s in zip(robots, (Hopper.deadline_ms / 1e3, 2 * Hopper.deadline_ms / 1e3), strict=True):
+        drive(robot, HopperPolicy(), delay_s, 10.0)
+    assert robots[0].falls == 0
+    assert robots[1].falls >= 2
+
+
+def test_the_hopper_fails_where_gymnasium_calls_it_unhealthy() -> None:
+    # healthy_z_range, healthy_angle_range and healthy_state_range of Hopper-v5.
+    for place, value in ((1, 0.69), (2, 0.21), (2, -0.21), (4, 101.0)):
+        robot = Hopper(seed=0)
+        assert not robot._has_failed()
+        robot.data.qpos[place] = value
+        assert robot._has_failed()
+    robot.reset()
+    robot.data.qvel[3] = -101
+    assert robot._has_failed()
+
+
+def test_the_hopper_observes_what_gymnasium_does() -> None:
+    robot = Hopper(seed=0)
+    robot.data.qvel[:] = [12, -12, 0.5, 1, 2, 3]
+    robot.act(np.array([0.5, -3.0, 0.0]))
+    seen = robot.observe()
+    np.testing.assert_allclose(seen["state"], [*robot.data.qpos[1:], 10, -10, 0.5, 1, 2, 3], rtol=1e-6)
+    np.testing.assert_array_equal(seen["torque"], np.float32([0.5, -1.0, 0.0]))
 
 
 def test_a_robot_that_fell_lies_there_and_is_set_up_again() -> None:
@@ -62,7 +94,7 @@ def test_a_robot_that_fell_lies_there_and_is_set_up_again() -> None:
     fell_at = robot.time_s
     while not robot.up:
         robot.step()
-    assert robot.time_s - fell_at == pytest.approx(DOWN_S, abs=2 * PHYSICS_STEP_S)
+    assert robot.time_s - fell_at == pytest.approx(DOWN_S, abs=2 * robot.physics_step_s)
     assert abs(robot.data.qpos[1]) < 0.3
     assert robot.falls == 1
 

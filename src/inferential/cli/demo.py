@@ -10,6 +10,7 @@ import json
 import re
 import time
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -28,11 +29,20 @@ EXAMPLES = (
     "inferential demo",
     "inferential demo --strategy round_robin --robots 40 --load 3",
     "inferential demo --compare all --load 2 --seconds 10",
+    "inferential demo --task hopper --load 4",
 )
 _PLAIN_LINE_S = 1.0
 
 
+class TaskName(StrEnum):
+    """The tasks of `sim.tasks`, as a command line takes them."""
+
+    BALANCE = "balance"
+    HOPPER = "hopper"
+
+
 def demo(
+    task: Annotated[TaskName, typer.Option(help="Which robots.")] = TaskName.BALANCE,
     robots: Annotated[int, typer.Option(min=1, max=200, help="How many robots; the kinds take turns.")] = 12,
     seconds: Annotated[float, typer.Option(min=1, max=3600, help="How long they are driven.")] = 20.0,
     load: Annotated[
@@ -56,16 +66,16 @@ def demo(
 ) -> None:
     """Drive a fleet of simulated robots in real time.
 
-    Inverted pendulums (50 Hz) and balls on tilting plates (30 Hz, with camera images) are stepped by the MuJoCo physics
-    engine. Each is a client of its own on a real socket; one accelerator, which takes one call at a time, is shared by
-    the two policies that drive them. A robot whose actions come too late falls.
+    Inverted pendulums (50 Hz) and balls on tilting plates (30 Hz, with camera images), or gymnasium's hoppers (50 Hz),
+    are stepped by the MuJoCo physics engine. Each is a client of its own on a real socket; one accelerator, which takes
+    one call at a time, is shared by the policies that drive them. A robot whose actions come too late falls.
     """
     strategies = _strategies(strategy, compare)
     _check_packages()
     _make(out)
     watches = []
     for name in strategies:
-        plan = Plan(robots=robots, seconds=seconds, load=load, strategy=name, seed=seed)
+        plan = Plan(task=task.value, robots=robots, seconds=seconds, load=load, strategy=name, seed=seed)
         try:
             watches.append(_watched(plan, quiet=as_json, live=wants_rich() and not plain))
         except RuntimeError as error:
@@ -103,6 +113,7 @@ def _strategies(strategy: str, compare: str | None) -> list[str]:
 
 def _check_packages() -> None:
     try:
+        import gymnasium  # noqa: F401
         import matplotlib  # noqa: F401
         import mujoco  # noqa: F401
     except ModuleNotFoundError as error:

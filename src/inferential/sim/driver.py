@@ -13,10 +13,8 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from inferential import AsyncConnection, InferenceError
-from inferential.sim.robots import PHYSICS_STEP_S, Robot
+from inferential.sim.link import Link, Refused
+from inferential.sim.robots import Robot
 
 
 @dataclass(slots=True)
@@ -52,13 +50,12 @@ class RobotReport:
 
 
 class Driver:
-    """Runs a robot against a server."""
+    """Runs a robot against the server that `link` connects it to."""
 
-    def __init__(self, robot: Robot, name: str, server: str) -> None:
+    def __init__(self, robot: Robot, name: str, link: Link) -> None:
         self.name = name
         self._robot = robot
-        self._connection = AsyncConnection(server, name, robot.kind, reconnect_ivl_ms=20)
-        self._model = self._connection.model(robot.model_id, latency_budget_ms=robot.deadline_ms)
+        self._link = link
         self._arrived: deque[tuple[float, float, Any]] = deque()  # when, of which observation's time, the action
         self._observed_at = -math.inf  # of the observation behind the action in force
         self._report = RobotReport(name, robot.kind, robot.control_rate_hz, robot.deadline_ms)
@@ -66,7 +63,7 @@ class Driver:
 
     async def run(self, start: float, seconds: float) -> None:
         """Drives the robot from `start` (seconds of `time.monotonic()`) for so long."""
-        async with self._connection:
+        async with self._link:
             control = asyncio.create_task(self._control(start, round(seconds * self._robot.control_rate_hz)))
             receiving = asyncio.create_task(self._receive())
             try:
@@ -100,11 +97,10 @@ class Driver:
             while physics_at < due:
                 fresh += self._apply(physics_at)
                 self._robot.step()
-                physics_at += PHYSICS_STEP_S
+                physics_at += self._robot.physics_step_s
             if number:
                 self._note(due, fresh)
-            observation: dict[str, Any] = self._robot.observe()
-            await self._model.observe(**observation)
+            await self._link.observe(self._robot.observe())
 
     def _apply(self, now: float) -> int:
         """Puts the newest action that had arrived by `now` in force; gives how many had."""
@@ -126,10 +122,9 @@ class Driver:
     async def _receive(self) -> None:
         while True:
             try:
-                result = await self._model.get_result(timeout_ms=1000)
-            except InferenceError as error:
-                self._refused[type(error).__name__] += 1
+                told = await self._link.receive()
+            except Refused as error:
+                self._refused[str(error)] += 1
                 continue
-            if result is not None:
-                now = time.monotonic()
-                self._arrived.append((now, now - result.age_ms / 1e3, np.asarray(result["actions"])))
+            if told is not None:
+                self._arrived.append((time.monotonic(), *told))

@@ -19,7 +19,8 @@ from multiprocessing.resource_tracker import ensure_running
 from typing import Any
 
 from inferential.sim.driver import RobotReport
-from inferential.sim.robots import KINDS, Robot
+from inferential.sim.link import INFERENTIAL, Software
+from inferential.sim.tasks import TASKS
 
 REPORT_S = 0.25
 ROBOTS_PER_PROCESS = 12
@@ -30,8 +31,9 @@ _spawn = multiprocessing.get_context("spawn")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is run: how many robots, against which strategy, under which load, for how long."""
+    """What is run: how many robots of which task, against which strategy, under which load, for how long."""
 
+    task: str = "balance"
     robots: int = 12
     seconds: float = 20.0
     load: float = 0.7
@@ -57,18 +59,19 @@ class ServerReport:
 Report = list[RobotReport] | ServerReport
 
 
-def run(plan: Plan) -> Iterator[list[Report]]:
+def run(plan: Plan, software: Software = INFERENTIAL) -> Iterator[list[Report]]:
     """Runs a plan; gives what is told as it comes, until the robots' time is over.
+
+    Args:
+        plan: what is run.
+        software: what serves, and what connects the robots to it.
 
     Raises:
         RuntimeError: a process died.
     """
     with ExitStack() as processes:
-        server = processes.enter_context(_process(_serve, plan))
-        workers = [
-            processes.enter_context(_process(_drive, plan, list(range(first, plan.robots, _workers(plan)))))
-            for first in range(_workers(plan))
-        ]
+        server = processes.enter_context(_process(_serve, plan, software))
+        workers = [processes.enter_context(_process(_drive, plan, software, numbers)) for numbers in _shares(plan)]
         address = _first(server)
         for worker in workers:
             _first(worker)
@@ -88,8 +91,10 @@ def run(plan: Plan) -> Iterator[list[Report]]:
             yield told
 
 
-def _workers(plan: Plan) -> int:
-    return -(-plan.robots // ROBOTS_PER_PROCESS)
+def _shares(plan: Plan) -> list[list[int]]:
+    """The numbers of the robots that each process drives."""
+    workers = -(-plan.robots // ROBOTS_PER_PROCESS)
+    return [list(range(first, plan.robots, workers)) for first in range(workers)]
 
 
 def _first(pipe: Pipe) -> Any:
@@ -131,50 +136,32 @@ def _process(target: object, *args: object) -> Iterator[Pipe]:
             process.join()
 
 
-def _serve(plan: Plan, pipe: Pipe) -> None:
-    from inferential import LocalDispatcher, Server
-    from inferential.config import InferentialConfig
+def _serve(plan: Plan, software: Software, pipe: Pipe) -> None:
     from inferential.sim.accelerator import AcceleratedModel, Accelerator, cost_for_load
-    from inferential.sim.policies import BalancePolicy, BallPolicy
 
-    robots_by_rate_hz = Counter(kind_of(number).control_rate_hz for number in range(plan.robots))
+    task = TASKS[plan.task]
+    robots_by_rate_hz = Counter(task.kind_of(number).control_rate_hz for number in range(plan.robots))
     accelerator = Accelerator(cost_for_load(plan.load, robots_by_rate_hz))
-    models = {
-        "balance": AcceleratedModel(BalancePolicy(), accelerator),
-        "ball": AcceleratedModel(BallPolicy(), accelerator),
-    }
-    config = InferentialConfig.model_validate(
-        {"scheduling": {"strategy": plan.strategy}, "server": {"drain_timeout_s": 0.5}}
-    )
+    models = {model_id: AcceleratedModel(policy(), accelerator) for model_id, policy in task.policies.items()}
 
     async def main() -> None:
-        server = Server("tcp://127.0.0.1:0", config=config, dispatcher=LocalDispatcher(models))
-        counts: Counter[str] = Counter()
-        batches: list[int] = []
-
-        @server.on_metric
-        def count(name: str, value: float, labels: dict[str, str]) -> None:
-            counts[name] += 1
-            if name == "batch_size":
-                batches.append(int(value))
-
-        async with server:
-            _tell(pipe, server.address)
+        async with software.serve(plan.strategy, models) as (address, served):
+            _tell(pipe, address)
             closed = asyncio.Event()
             asyncio.get_running_loop().add_reader(pipe.fileno(), closed.set)
             while not closed.is_set():
                 await _sleep_or(closed, REPORT_S)
-                depth = server.scheduler.queue_len()
-                _tell(pipe, ServerReport(depth, list(batches), dict(counts)))
-                batches.clear()
+                _tell(pipe, ServerReport(served.waiting(), list(served.batches), dict(served.counts)))
+                served.batches.clear()
 
     asyncio.run(main())
 
 
-def _drive(plan: Plan, numbers: list[int], pipe: Pipe) -> None:
+def _drive(plan: Plan, software: Software, numbers: list[int], pipe: Pipe) -> None:
     from inferential.sim.driver import Driver
 
-    robots = {number: kind_of(number)(seed=plan.seed * 1000 + number) for number in numbers}
+    task = TASKS[plan.task]
+    robots = {number: task.kind_of(number)(seed=plan.seed * 1000 + number) for number in numbers}
     _tell(pipe, "ready")
     try:
         address, start = pipe.recv()
@@ -182,7 +169,11 @@ def _drive(plan: Plan, numbers: list[int], pipe: Pipe) -> None:
         return  # given up before it began
 
     async def main() -> None:
-        drivers = [Driver(robot, f"{robot.kind}-{number:02d}", address) for number, robot in robots.items()]
+        names = {number: f"{robot.kind}-{number:02d}" for number, robot in robots.items()}
+        drivers = [
+            Driver(robot, names[number], software.link(robot, names[number], address))
+            for number, robot in robots.items()
+        ]
         closed = asyncio.Event()
         asyncio.get_running_loop().add_reader(pipe.fileno(), closed.set)
         driving = asyncio.gather(*(driver.run(start, plan.seconds) for driver in drivers))
@@ -200,11 +191,6 @@ def _drive(plan: Plan, numbers: list[int], pipe: Pipe) -> None:
             await asyncio.gather(driving, return_exceptions=True)
 
     asyncio.run(main())
-
-
-def kind_of(number: int) -> type[Robot]:
-    """The kind of the robot of that number: the kinds take turns."""
-    return KINDS[number % len(KINDS)]
 
 
 async def _sleep_or(event: asyncio.Event, seconds: float) -> None:

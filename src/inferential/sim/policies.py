@@ -89,6 +89,29 @@ class BallPolicy:
         return self.infer_batch([observation])[0]
 
 
+class HopperPolicy:
+    """A linear law for `Hopper`, on the observation brought to about zero mean and unit scale.
+
+    The weights are made by scripts/train_hopper_policy.py.
+    """
+
+    max_batch_size = 8
+
+    def __init__(self) -> None:
+        with np.load(str(files("inferential.sim").joinpath("hopper_policy.npz"))) as weights:
+            self._gain, self._mean, self._scale = weights["gain"], weights["mean"], weights["scale"]
+
+    def infer_batch(self, observations: Sequence[Observation]) -> list[dict[str, Array]]:
+        """Observations with `state` (11,) and `torque` (3,) -> `actions` (3,), torques in [-1, 1]."""
+        states = np.stack([np.concatenate([seen["state"], seen["torque"]]) for seen in observations])
+        actions = np.clip((states - self._mean) / self._scale @ self._gain.T, -1, 1)
+        return [{"actions": action} for action in actions.astype(np.float32)]
+
+    def infer(self, observation: Observation) -> dict[str, Array]:
+        """As `infer_batch`, of one."""
+        return self.infer_batch([observation])[0]
+
+
 def locate(images: npt.NDArray[Any], weights: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
     """Ball positions (n, 2) in metres from images (n, 48, 48) uint8.
 

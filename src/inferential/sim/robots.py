@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import Any, ClassVar
 
 import mujoco
@@ -15,7 +16,6 @@ import numpy.typing as npt
 
 from inferential.sim import camera
 
-PHYSICS_STEP_S = 0.005
 DOWN_S = 1.0
 """How long a robot that has failed lies there before it is set up again."""
 
@@ -30,23 +30,30 @@ class Robot(ABC):
         model_id: the policy that drives it.
         control_rate_hz: how often it observes.
         deadline_ms: how old the observation behind its action may be; the latency budget that it tells.
+        physics_step_s: the time that `step` goes on.
     """
 
     kind: ClassVar[str]
     model_id: ClassVar[str]
     control_rate_hz: ClassVar[float]
     deadline_ms: ClassVar[float]
+    physics_step_s: ClassVar[float] = 0.005
     xml: ClassVar[str]
 
     def __init__(self, seed: int) -> None:
         self.chance = np.random.default_rng(seed)
-        self.physics = mujoco.MjModel.from_xml_string(files("inferential.sim").joinpath(self.xml).read_text())
+        self.physics = mujoco.MjModel.from_xml_string(self.xml_file().read_text())
         self.data = mujoco.MjData(self.physics)
         self.falls = 0
         self.time_s = 0.0
         self.up_s = 0.0
         self._down_until_s = -1.0
         self.reset()
+
+    @classmethod
+    def xml_file(cls) -> Traversable:
+        """Where its physics are described, in MuJoCo's MJCF."""
+        return files("inferential.sim").joinpath(cls.xml)
 
     @property
     def up(self) -> bool:
@@ -66,16 +73,16 @@ class Robot(ABC):
         )
 
     def step(self) -> None:
-        """One physics step of 5 ms."""
+        """One physics step, of `physics_step_s`."""
         was_up = self.up
-        self.time_s += PHYSICS_STEP_S
+        self.time_s += self.physics_step_s
         if not was_up:
             if self.up:
                 self.reset()
             return
         self._disturb()
         mujoco.mj_step(self.physics, self.data)
-        self.up_s += PHYSICS_STEP_S
+        self.up_s += self.physics_step_s
         if self._has_failed():
             self.falls += 1
             self._down_until_s = self.time_s + DOWN_S
@@ -111,7 +118,7 @@ class CartPole(Robot):
 
     def _disturb(self) -> None:
         # A push of the pole about once a second.
-        if self.chance.random() < PHYSICS_STEP_S:
+        if self.chance.random() < self.physics_step_s:
             self.data.qvel[1] += self.chance.normal(0, 0.25)
 
     def _has_failed(self) -> bool:
@@ -148,11 +155,8 @@ class BallPlate(Robot):
 
     def _disturb(self) -> None:
         # A flick of the ball about every second.
-        if self.chance.random() < PHYSICS_STEP_S:
+        if self.chance.random() < self.physics_step_s:
             self.data.qvel[2:4] += self.chance.normal(0, 0.12, 2)
 
     def _has_failed(self) -> bool:
         return bool(np.abs(self.ball_position()).max() > 0.25 or self.data.body("ball").xpos[2] < 0.4)
-
-
-KINDS: tuple[type[Robot], ...] = (CartPole, BallPlate)

@@ -91,7 +91,7 @@ class Watch:
 
     def _summary(self, kind: str, robots: list[RobotReport]) -> KindSummary:
         ages = [age for robot in robots for age in self.ages_ms[robot.name]]
-        p50, p95 = (round(float(age), 1) for age in np.percentile(ages, [50, 95])) if ages else (None, None)
+        p50, p95 = _p50_p95(ages)
         periods = sum(robot.periods for robot in robots) or 1
         return KindSummary(
             kind=kind,
@@ -108,9 +108,12 @@ class Watch:
 
     def summary(self) -> dict[str, Any]:
         """The whole run, as JSON takes it."""
+        p50, p95 = _p50_p95([age for ages in self.ages_ms.values() for age in ages])
         return {
             "plan": asdict(self.plan),
             "kinds": [asdict(kind) for kind in self.kinds()],
+            "age_p50_ms": p50,
+            "age_p95_ms": p95,
             "mean_batch_size": round(float(np.mean(self.batch_sizes)), 2) if self.batch_sizes else 0.0,
             "mean_queue_depth": round(float(np.mean(self.queue_depths)), 2) if self.queue_depths else 0.0,
             "served": self.count("responses_served"),
@@ -122,3 +125,10 @@ class Watch:
                 for robot in self.robots.values()
             ],
         }
+
+
+def _p50_p95(ages_ms: list[float]) -> tuple[float | None, float | None]:
+    if not ages_ms:
+        return None, None
+    p50, p95 = np.percentile(ages_ms, [50, 95])
+    return round(float(p50), 1), round(float(p95), 1)

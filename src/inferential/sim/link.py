@@ -1,0 +1,134 @@
+"""What lies between a robot's control loop and a server, and what serves at the other end.
+
+Robots, physics and accounting know neither: the same fleet can be driven over other software.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from inferential.sim.accelerator import AcceleratedModel
+from inferential.sim.robots import Observation, Robot
+
+if TYPE_CHECKING:
+    from inferential import AsyncConnection, AsyncModel
+
+Array = npt.NDArray[Any]
+
+
+class Refused(Exception):
+    """The server answered with an error; the text is its type."""
+
+
+class Link(Protocol):
+    """A robot's connection to a server."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *error: object) -> None: ...
+
+    async def observe(self, observation: Observation) -> None:
+        """Sends an observation."""
+
+    async def receive(self) -> tuple[float, Array] | None:
+        """The next action, and when its observation was made (`time.monotonic()`); None: none came for a while.
+
+        Raises:
+            Refused: an error came instead.
+        """
+
+
+@dataclass(slots=True)
+class Served:
+    """What a server did so far: metrics by name, batch sizes, and how many requests wait."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    batches: list[int] = field(default_factory=list)
+    waiting: Callable[[], int] = lambda: 0
+
+
+Serve = Callable[[str, dict[str, AcceleratedModel]], AbstractAsyncContextManager[tuple[str, Served]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Software:
+    """What a fleet is driven over. Both are functions of a module, by which other processes find them.
+
+    Attributes:
+        serve: from a strategy and the models, a running server: its address and what it did.
+        link: from a robot, its name and an address, a connection.
+    """
+
+    serve: Serve
+    link: Callable[[Robot, str, str], Link]
+
+
+class InferentialLink:
+    """The asyncio client of this package."""
+
+    def __init__(self, robot: Robot, name: str, server: str) -> None:
+        from inferential import AsyncConnection
+
+        self._connection: AsyncConnection = AsyncConnection(server, name, robot.kind, reconnect_ivl_ms=20)
+        self._model: AsyncModel = self._connection.model(
+            robot.model_id, latency_budget_ms=robot.deadline_ms, control_rate_hz=robot.control_rate_hz
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._connection.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._connection.close()
+
+    async def observe(self, observation: Observation) -> None:
+        told: dict[str, Any] = observation
+        await self._model.observe(**told)
+
+    async def receive(self) -> tuple[float, Array] | None:
+        from inferential import InferenceError
+
+        try:
+            result = await self._model.get_result(timeout_ms=1000)
+        except InferenceError as error:
+            raise Refused(type(error).__name__) from error
+        if result is None:
+            return None
+        return time.monotonic() - result.age_ms / 1e3, np.asarray(result["actions"])
+
+
+@asynccontextmanager
+async def serve(strategy: str, models: dict[str, AcceleratedModel]) -> AsyncIterator[tuple[str, Served]]:
+    """The server of this package, which knows that the models share the accelerator."""
+    from inferential import LocalDispatcher, Server
+    from inferential.config import InferentialConfig
+
+    config = InferentialConfig.model_validate(
+        {
+            "scheduling": {"strategy": strategy},
+            "server": {"drain_timeout_s": 0.5},
+            "models": {"known": {model_id: {"device": "accelerator"} for model_id in models}},
+        }
+    )
+    server = Server("tcp://127.0.0.1:0", config=config, dispatcher=LocalDispatcher(models))
+    served = Served(waiting=lambda: server.scheduler.queue_len())
+
+    @server.on_metric
+    def count(name: str, value: float, labels: dict[str, str]) -> None:
+        served.counts[name] += 1
+        if name == "batch_size":
+            served.batches.append(int(value))
+
+    async with server:
+        yield server.address, served
+
+
+INFERENTIAL = Software(serve, InferentialLink)
