@@ -1,0 +1,66 @@
+"""`python -m bench.closed_loop`: the closed loop with options.
+
+It writes bench/results/closed_loop.json and docs/images/closed-loop.png and .svg; with --quick, nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from bench.closed_loop import PEER, QUICK_LOADS, Options, measure, picture
+from bench.harness import save
+from inferential.scheduler import scheduler_names
+from inferential.sim.tasks import TASKS
+
+
+def main() -> None:
+    """Command line."""
+    standard = Options()
+    parser = argparse.ArgumentParser(prog="python -m bench.closed_loop", description=__doc__)
+    parser.add_argument(
+        "--seconds", type=float, default=standard.seconds, help="length of a cell (default %(default)s)"
+    )
+    parser.add_argument("--loads", default=",".join(f"{load:g}" for load in standard.loads), help="default %(default)s")
+    parser.add_argument("--tasks", default=",".join(standard.tasks), help="default %(default)s")
+    parser.add_argument("--strategies", default=",".join(standard.strategies), help="default %(default)s")
+    parser.add_argument("--rounds", type=int, default=standard.rounds, help="with a seed each (default %(default)s)")
+    parser.add_argument("--robots", type=int, default=standard.robots, help="in a cell (default %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="two loads, 3 s a cell, nothing saved")
+    args = parser.parse_args()
+    try:
+        options = Options(
+            seconds=3.0 if args.quick else args.seconds,
+            loads=QUICK_LOADS if args.quick else tuple(float(load) for load in args.loads.split(",")),
+            tasks=names(args.tasks, tuple(TASKS), "task"),
+            strategies=names(args.strategies, (*scheduler_names(), PEER), "strategy"),
+            rounds=args.rounds,
+            robots=args.robots,
+        )
+    except ValueError as error:
+        parser.error(str(error))
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    result = measure(options, console)
+    if not args.quick:
+        for path in (save("closed_loop", result), *picture.save(result["cells"])):
+            console.print(f"saved {path}")
+
+
+def names(text: str, known: Sequence[str], what: str) -> tuple[str, ...]:
+    """Names separated by commas.
+
+    Raises:
+        ValueError: one is not known.
+    """
+    told = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in told:
+        if name not in known:
+            raise ValueError(f"no {what} {name!r}; there are: {', '.join(known)}")
+    return told
+
+
+if __name__ == "__main__":
+    main()
