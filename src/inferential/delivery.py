@@ -66,6 +66,7 @@ class Delivery:
                 request_id=request.request_id,
                 status=request.refusal.kind.name,
                 reason=request.refusal.reason,
+                serve_interval_ms=request.serve_interval_ms,
             )
             self._post(request.identity, request.client_id, envelope, b"")
 

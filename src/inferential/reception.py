@@ -8,17 +8,19 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from inferential.config.rights import ClientBook
 from inferential.observation.assembler import DecodedObservation, ObservationAssembler
 from inferential.observation.slots import ObservationError
-from inferential.proto import PROTOCOL_VERSION, QUEUE_LATEST
+from inferential.proto import LATE_REFUSE, LATE_SERVE, PROTOCOL_VERSION, QUEUE_LATEST
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
 from inferential.transport.messages import IncomingObservation
 
 if TYPE_CHECKING:
     from inferential.config.schema import InferentialConfig
+
+_LATE: dict[int, Literal["serve", "refuse"]] = {LATE_SERVE: "serve", LATE_REFUSE: "refuse"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +30,13 @@ class Arrival:
     Attributes:
         request: what goes on.
         observation: what it was made from.
+        told_budget_ms: how old an action may be when it arrives, where client or configuration said; else None.
         refusal: why it goes no further; None where it does.
     """
 
     request: InferenceRequest
     observation: DecodedObservation
+    told_budget_ms: float | None
     refusal: Refusal | None
 
 
@@ -54,6 +58,7 @@ class Reception:
         self._assembler = ObservationAssembler(config.observations)
         self._clients = ClientBook(config.clients)
         self._supersede = config.scheduling.supersede
+        self._models = config.models.known
         self._owner = owner
         self._model_ids = model_ids
 
@@ -66,7 +71,10 @@ class Reception:
         observation = self._assembler.decode(incoming.envelope, incoming.payload, incoming.received_at)
         self._check_sender(observation, incoming.identity)
         request = self._request(observation, incoming.identity)
-        return Arrival(request, observation, self._refusal(request))
+        told_budget_ms = self._clients.told_budget_ms(
+            observation.client_id, observation.model_id, observation.latency_budget_ms
+        )
+        return Arrival(request, observation, told_budget_ms, self._refusal(request))
 
     def _check_sender(self, observation: DecodedObservation, identity: bytes) -> None:
         """Nobody speaks for another: the connection's identity is the client's id.
@@ -111,7 +119,15 @@ class Reception:
             takes_latest=self._supersede == "all" or (self._supersede == "aware" and asked_for_latest),
             slots=observation.slots,
             metadata=observation.metadata,
+            late=self._late(observation),
         )
+
+    def _late(self, observation: DecodedObservation) -> Literal["serve", "refuse"]:
+        """The client's own choice, or that of the model."""
+        if observation.late in _LATE:
+            return _LATE[observation.late]
+        model = self._models.get(observation.model_id)
+        return "serve" if model is None else model.late
 
     def _refusal(self, request: InferenceRequest) -> Refusal | None:
         if not self._clients.accepts(request.client_id):

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from inferential.config.profiles import load_profiles
 from inferential.config.schema import InferentialConfig, SchedulingConfig
 from inferential.delivery import Delivery
 from inferential.dispatch.base import Dispatcher, DispatchResult
@@ -27,10 +28,15 @@ from inferential.observation.slots import ObservationError
 from inferential.reception import Reception
 from inferential.scheduler import create_scheduler
 from inferential.scheduler.base import Scheduler
+from inferential.scheduler.deadline import deadline_of
 from inferential.scheduler.engine import Batch, Capacity, Engine
 from inferential.scheduler.options import with_options
+from inferential.scheduler.profile import Profiles
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, RequestState
+from inferential.scheduler.shares import FairShares
+from inferential.scheduler.slo_lane import weight_of
 from inferential.tracking.fleet import Fleet
+from inferential.tracking.runway import horizon_of
 from inferential.transport.messages import IncomingObservation
 from inferential.transport.zmq_transport import MalformedMessage, ZmqTransport
 
@@ -62,7 +68,7 @@ class Server:
         dispatcher: where the models run.
 
     Raises:
-        ValueError: an unknown strategy, or no dispatcher.
+        ValueError: an unknown strategy, no dispatcher, or a file of profiles that cannot be read (ConfigError).
     """
 
     def __init__(
@@ -87,7 +93,10 @@ class Server:
         self._recorder = Recorder(self._metrics)
         self._fleet = Fleet(self._config.response_tracking)
         self._reception = Reception(self._config, self._fleet.owner, self._model_ids)
-        self._engine = Engine(self._config.scheduling, create_scheduler(self._config.scheduling), self._capacity)
+        self._engine = Engine(
+            self._config.scheduling, create_scheduler(self._config.scheduling), self._capacity, self._new_profiles()
+        )
+        self._shares = FairShares(self._engine.outlook)
         self._open: _Open | None = None
         self._stop = asyncio.Event()
         self._idle = asyncio.Event()
@@ -118,6 +127,11 @@ class Server:
         if self._open is None:
             raise RuntimeError("the server does not run: its address is known from start() to stop()")
         return self._open.transport.address
+
+    @property
+    def profiles(self) -> Profiles:
+        """The models' latencies by batch size, as learned so far."""
+        return self._engine.profiles
 
     def on_metric(self, callback: MetricCallback) -> MetricCallback:
         """Has `callback(name, value, labels)` called for every metric that is recorded; a decorator."""
@@ -286,16 +300,36 @@ class Server:
         if refusal is not None:
             delivery.refuse(request, refusal)
             return
-        client_type = arrival.observation.client_type
-        sighting = self._fleet.seen(request.client_id, request.model_id, client_type, request.identity, now)
+        observation = arrival.observation
+        sighting = self._fleet.seen(
+            request.client_id,
+            request.model_id,
+            observation.client_type,
+            request.identity,
+            now,
+            observation.steps_remaining,
+            None if observation.control_period_ms is None else observation.control_period_ms / 1e3,
+        )
         if sighting.is_new:
             logger.info("client %s connected", request.client_id)
             self._engine.client_connected(request.client_id)
             self._recorder.active_clients(self._fleet.active_count)
         request.time_until_next = sighting.time_until_next_s
+        request.deadline = deadline_of(
+            now,
+            told_budget_ms=arrival.told_budget_ms,
+            runs_out_at=sighting.runs_out_at,
+            cadence_s=sighting.steady_cadence_s,
+            default_budget_ms=request.latency_budget_ms,
+        )
+        slo_aware = self._config.scheduling.slo_aware
+        self._shares.note(
+            request.client_id, request.model_id, weight_of(request) if slo_aware.overload == "priority" else 1.0
+        )
+        request.serve_interval_ms = self._shares.interval_ms(request.client_id, request.model_id)
         self._fleet.responses.on_request(request.client_id, request.response_id, request.model_id, now)
         self._recorder.observed(
-            request, arrival.observation.staleness_ms, sighting.learned_cadence_s, sighting.cadence_deviation_s
+            request, observation.staleness_ms, sighting.learned_cadence_s, sighting.cadence_deviation_s
         )
         self._engine.offer(request, now)
         self._tell_ended()
@@ -325,7 +359,7 @@ class Server:
         """One call of a model, from its requests to their answers."""
         results: list[DispatchResult] = []
         try:
-            results = await self._dispatcher.dispatch(batch.requests)
+            results = await self._dispatcher.dispatch(batch.requests, batch.replica)
         except Exception as error:
             logger.exception("backend failed on model %s", batch.model_id)
             refusal = Refusal(RefusalKind.MODEL_FAILED, f"the backend failed: {error}", type(error).__name__)
@@ -345,6 +379,9 @@ class Server:
             return  # refused meanwhile, by shutdown
         if result.refusal is None:
             delivery.answer(result)
+            horizon = horizon_of(result.values)
+            if horizon is not None:
+                self._fleet.runway.on_answer(request.client_id, request.model_id, horizon, request.received_at)
         elif result.refusal.kind is RefusalKind.MODEL_FAILED and self._may_retry(request):
             self._recorder.retried(request)
             self._engine.retry(request, time.monotonic())
@@ -384,6 +421,7 @@ class Server:
         if at is None or at > now:
             return
         changes = self._fleet.sweep(now)
+        self._shares.update(self._fleet.periods())
         for client_id, model_id in changes.overdue:
             self._recorder.overdue(client_id, model_id)
         for client_id in changes.gone:
@@ -396,6 +434,12 @@ class Server:
 
     # Settings
 
+    def _new_profiles(self) -> Profiles:
+        profiles = Profiles(self._config.scheduling.slo_aware.latency_quantile)
+        if self._config.models.profiles is not None:
+            load_profiles(profiles, self._config.models.profiles)
+        return profiles
+
     def _schedule(self, config: SchedulingConfig, policy: str | None) -> None:
         scheduler = create_scheduler(config)
         if policy is not None:
@@ -403,6 +447,7 @@ class Server:
                 raise ValueError(f"policy: strategy {config.strategy!r} does not order by a score")
             scheduler.use_policy(policy)
         self._config.scheduling = config
+        self.profiles.set_quantile(config.slo_aware.latency_quantile)
         self._reception = Reception(self._config, self._fleet.owner, self._model_ids)
         self._engine.swap(config, scheduler, time.monotonic())
         self._tell_ended()
@@ -418,4 +463,9 @@ class Server:
                 max_batch_size = known.max_batch_size
             if known.max_inflight is not None:
                 max_inflight = known.max_inflight
-        return Capacity(max_inflight, max_batch_size)
+        return Capacity(
+            max_inflight,
+            max_batch_size,
+            tuple(self._dispatcher.replicas(model_id)),
+            None if known is None else known.device,
+        )

@@ -100,7 +100,7 @@ def test_an_unknown_strategy_is_a_problem(run: Any, place: Path) -> None:
     assert ran.code == 1
     assert ran.out == (
         "scheduling.strategy: expected one of batch_optimized, deadline_aware, model_deadline, priority_tiered, "
-        "round_robin, got 'round_robbin'; did you mean round_robin? (f.yaml:1)\n"
+        "round_robin, slo_aware, got 'round_robbin'; did you mean round_robin? (f.yaml:1)\n"
     )
 
 

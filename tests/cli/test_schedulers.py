@@ -8,7 +8,7 @@ import pytest
 
 from inferential.scheduler import base, register_scheduler
 
-BUILT_IN = {"batch_optimized", "deadline_aware", "model_deadline", "priority_tiered", "round_robin"}
+BUILT_IN = {"batch_optimized", "deadline_aware", "model_deadline", "priority_tiered", "round_robin", "slo_aware"}
 
 
 @pytest.fixture(autouse=True)

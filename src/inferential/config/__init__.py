@@ -22,6 +22,7 @@ from inferential.config.schema import (
     ResponseTrackingConfig,
     SchedulingConfig,
     ServerConfig,
+    SloAwareConfig,
     TieredConfig,
     TransportConfig,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "ResponseTrackingConfig",
     "SchedulingConfig",
     "ServerConfig",
+    "SloAwareConfig",
     "TieredConfig",
     "TransportConfig",
     "load_config",

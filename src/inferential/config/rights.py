@@ -28,12 +28,17 @@ class ClientBook:
         """Whether the client is served at all."""
         return self._accept_unknown or client_id in self._ids
 
-    def latency_budget_ms(self, client_id: str, model_id: str, told: float | None) -> float:
-        """How old an action for this client may be when it arrives."""
+    def told_budget_ms(self, client_id: str, model_id: str, told: float | None) -> float | None:
+        """How old an action for this client may be when it arrives; None where nobody said."""
         entry = self._entries.get((client_id, model_id))
         if entry is not None and entry.latency_budget_ms is not None:
             return entry.latency_budget_ms
-        return self._defaults.latency_budget_ms if told is None else told
+        return told
+
+    def latency_budget_ms(self, client_id: str, model_id: str, told: float | None) -> float:
+        """The same, with the default where nobody said."""
+        budget_ms = self.told_budget_ms(client_id, model_id, told)
+        return self._defaults.latency_budget_ms if budget_ms is None else budget_ms
 
     def priority(self, client_id: str, model_id: str, told: int | None) -> int:
         """The client's priority for this model, 0 the highest."""

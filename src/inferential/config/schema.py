@@ -89,6 +89,17 @@ class TieredConfig(Section):
     """Priorities at and above num_tiers - 1 share the last tier."""
 
 
+class SloAwareConfig(Section):
+    """Options of `slo_aware`."""
+
+    latency_quantile: float = Field(default=0.95, ge=0.5, le=1.0)
+    """By which quantile of a model's latency a deadline counts as met."""
+    overload: Literal["priority", "even"] = "priority"
+    """Whom overload costs most: those of low priority and urgency, or all the same."""
+    starvation_ms: Positive = 1000.0
+    """How long under overload a client may wait for those with more weight, beyond half of its own time."""
+
+
 class SchedulingConfig(Section):
     """Which request runs next, and which may wait at all."""
 
@@ -113,6 +124,8 @@ class SchedulingConfig(Section):
     """Options of the strategy of that name."""
     priority_tiered: TieredConfig = Field(default_factory=TieredConfig)
     """Options of the strategy of that name."""
+    slo_aware: SloAwareConfig = Field(default_factory=SloAwareConfig)
+    """Options of the strategy of that name."""
 
 
 class ModelConfig(Section):
@@ -125,6 +138,11 @@ class ModelConfig(Section):
     """Calls of the model that may run at once; models.default_max_inflight where it is not told."""
     max_batch_size: Count | None = None
     """Rows in one call of infer_batch; the model's own max_batch_size, else 8, where it is not told."""
+    device: Annotated[str, Field(min_length=1)] | None = None
+    """What it runs on, by any name: models of one device run one call at a time among them."""
+    late: Literal["serve", "refuse"] = "serve"
+    """What becomes of a request that slo_aware cannot answer in time, where the client does not say: it is answered
+    after those that can be, or refused as soon as that is known."""
 
 
 class ModelsConfig(Section):
@@ -134,6 +152,8 @@ class ModelsConfig(Section):
     """Settings by model id."""
     default_max_inflight: Count = 1
     """Calls of one model that may run at once."""
+    profiles: Annotated[str | None, Effect.ON_RESTART] = None
+    """File of latencies by model and batch size, as `inferential profile` writes it: what slo_aware begins with."""
 
 
 class ClientDefaults(Section):

@@ -97,6 +97,14 @@ class Dispatcher(ABC):
             Exception: whatever the model raised, for the batch as a whole.
         """
 
+    async def infer_on(self, replica: str, model_id: str, observations: Sequence[Observation]) -> Sequence[Any]:
+        """`infer` on one of the replicas that `replicas` names; for a backend that has more than one of a model."""
+        return await self.infer(model_id, observations)
+
+    def replicas(self, model_id: str) -> Sequence[str]:
+        """The names of a model's replicas, at least one. They need not be alike: the latency of each is learned."""
+        return ("",)
+
     async def start(self) -> None:  # noqa: B027 (most backends have nothing to do)
         """Called before the first request, each time the server starts."""
 
@@ -118,10 +126,15 @@ class Dispatcher(ABC):
         """How the model has been doing, None before its first call."""
         return self._health.get(model_id)
 
-    async def dispatch(self, requests: Sequence[InferenceRequest]) -> list[DispatchResult]:
-        """Runs requests, one call for each model among them, and gives their results in the same order."""
+    async def dispatch(self, requests: Sequence[InferenceRequest], replica: str = "") -> list[DispatchResult]:
+        """Runs requests, one call for each model among them, and gives their results in the same order.
+
+        Args:
+            requests: what to run.
+            replica: where, for requests of one model.
+        """
         if len({request.model_id for request in requests}) <= 1:
-            return await self._dispatch_batch(requests)
+            return await self._dispatch_batch(requests, replica)
         by_model: dict[str, list[InferenceRequest]] = {}
         for request in requests:
             by_model.setdefault(request.model_id, []).append(request)
@@ -129,7 +142,7 @@ class Dispatcher(ABC):
         results = {id(result.request): result for batch in batches for result in batch}
         return [results[id(request)] for request in requests]
 
-    async def _dispatch_batch(self, requests: Sequence[InferenceRequest]) -> list[DispatchResult]:
+    async def _dispatch_batch(self, requests: Sequence[InferenceRequest], replica: str = "") -> list[DispatchResult]:
         if not requests:
             return []
         started = time.monotonic()
@@ -141,7 +154,7 @@ class Dispatcher(ABC):
             for request, observation in zip(requests, observations, strict=True)
             if not isinstance(observation, Exception)
         ]
-        outcomes = await self._run(requests[0].model_id, [observation for _, observation in sound])
+        outcomes = await self._run(requests[0].model_id, [observation for _, observation in sound], replica)
         by_request = dict(zip((id(request) for request, _ in sound), outcomes, strict=True))
         finished = time.monotonic()
         latency_ms = (finished - started) * 1e3
@@ -163,12 +176,12 @@ class Dispatcher(ABC):
                 jobs.append(_read_one(request))
         return [await job if isinstance(job, asyncio.Future) else job for job in jobs]
 
-    async def _run(self, model_id: str, observations: Sequence[Observation]) -> Sequence[Any]:
+    async def _run(self, model_id: str, observations: Sequence[Observation], replica: str) -> Sequence[Any]:
         """Results and exceptions, one for each observation, whatever the model does."""
         if not observations:
             return []
         try:
-            results = await self.infer(model_id, observations)
+            results = await self.infer_on(replica, model_id, observations)
             if len(results) != len(observations):
                 raise ValueError(f"the model gave {len(results)} results for {len(observations)} observations")
         except UnknownModelError as error:
@@ -178,7 +191,7 @@ class Dispatcher(ABC):
                 return [error]
             # One client's observation may have spoilt the call for all: alone, only it fails.
             logger.info("model %s failed on %d observations, trying each alone: %s", model_id, len(observations), error)
-            return [(await self._run(model_id, [observation]))[0] for observation in observations]
+            return [(await self._run(model_id, [observation], replica))[0] for observation in observations]
         return results
 
     def _result(self, request: InferenceRequest, outcome: Any, latency_ms: float, batch_size: int) -> DispatchResult:
@@ -212,6 +225,7 @@ class Dispatcher(ABC):
                 server_ms=max(now - request.received_at, 0.0) * 1e3,
                 batch_size=batch_size,
             ),
+            serve_interval_ms=request.serve_interval_ms,
         )
         self._note(request.model_id, latency_ms, None)
         return DispatchResult(request, latency_ms, response_id, envelope, payload, values)

@@ -27,7 +27,7 @@ class LocalDispatcher(Dispatcher):
     event loop and must not block it.
 
     Args:
-        models: by model id.
+        models: by model id; a list of models is one model in several replicas, for example one on each GPU.
 
     Raises:
         TypeError: naming a model that has none of these.
@@ -36,43 +36,56 @@ class LocalDispatcher(Dispatcher):
 
     def __init__(self, models: Mapping[str, Any]) -> None:
         super().__init__()
-        self._models: dict[str, _Model] = {}
+        self._models: dict[str, list[_Model]] = {}
         for model_id, model in models.items():
             self.register_model(model_id, model)
 
     def register_model(self, model_id: str, model: Any) -> None:
         """Adds a model, or puts another in the place of one; calls that run keep the one they began with."""
-        replaced = self._models.get(model_id)
-        self._models[model_id] = _Model(model_id, model)
-        if replaced is not None:
-            replaced.close()
+        replicas = model if isinstance(model, list) else [model]
+        if not replicas:
+            raise TypeError(f"model {model_id!r}: expected at least one replica, got an empty list")
+        replaced = self._models.get(model_id, [])
+        self._models[model_id] = [_Model(model_id, replica) for replica in replicas]
+        for former in replaced:
+            former.close()
 
     def model_ids(self) -> list[str]:
         """The models there are."""
         return list(self._models)
 
     def max_batch_size(self, model_id: str) -> int:
-        """The model's own `max_batch_size`; 8 if it has `infer_batch` and does not say; else 1."""
-        model = self._models.get(model_id)
-        return 1 if model is None else model.max_batch_size
+        """The model's own `max_batch_size`; 8 if it has `infer_batch` and does not say; else 1. Replicas: the least."""
+        return min((model.max_batch_size for model in self._models.get(model_id, ())), default=1)
+
+    def replicas(self, model_id: str) -> Sequence[str]:
+        """ "" for a model alone; "0", "1", ... for a list of them."""
+        models = self._models.get(model_id, ())
+        return [str(number) for number in range(len(models))] if len(models) > 1 else ("",)
 
     async def infer(self, model_id: str, observations: Sequence[Observation]) -> Sequence[Any]:
-        """Runs the model: `infer_batch` where it has it, else once for each observation.
+        """`infer_on` the first replica."""
+        return await self.infer_on("", model_id, observations)
+
+    async def infer_on(self, replica: str, model_id: str, observations: Sequence[Observation]) -> Sequence[Any]:
+        """Runs a replica of the model: `infer_batch` where it has it, else once for each observation.
 
         Raises:
             UnknownModelError: "No model registered ...".
         """
-        model = self._models.get(model_id)
-        if model is None:
+        models = self._models.get(model_id)
+        if models is None:
             known = ", ".join(self._models) or "none"
             raise UnknownModelError(f"No model registered for {model_id!r}; there is: {known}")
-        return await model.run(observations)
+        # Fewer replicas may have been registered since the call was decided.
+        return await models[int(replica or 0) % len(models)].run(observations)
 
     async def close(self) -> None:
         """Lets the threads end when their calls do."""
         await super().close()
-        for model in self._models.values():
-            model.close()
+        for models in self._models.values():
+            for model in models:
+                model.close()
 
 
 class _Model:

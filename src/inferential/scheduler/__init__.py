@@ -23,6 +23,7 @@ from inferential.scheduler.priority_tiered import PriorityTieredScheduler
 from inferential.scheduler.queued import QueueScheduler
 from inferential.scheduler.request import InferenceRequest
 from inferential.scheduler.round_robin import RoundRobinScheduler
+from inferential.scheduler.slo_aware import SloAwareScheduler
 
 __all__ = [
     "BatchOptimizedScheduler",
@@ -36,6 +37,7 @@ __all__ = [
     "QueueScheduler",
     "RoundRobinScheduler",
     "Scheduler",
+    "SloAwareScheduler",
     "create_scheduler",
     "get_policy",
     "get_scheduler",

@@ -78,6 +78,11 @@ class LatencyProfile:
         """Whether enough calls were measured to turn a request away by them."""
         return self.calls >= WARM_AFTER
 
+    def set_quantile(self, quantile: float) -> None:
+        """Another quantile is the high one from now on."""
+        self.quantile = quantile
+        self._typical, self._high = [], []
+
     def note(self, batch_size: int, latency_s: float) -> None:
         """A call of so many rows took so long."""
         self.calls += 1
@@ -226,6 +231,12 @@ class Profiles:
             for size in self._loaded.get(model_id, ()):
                 profile.load(size.batch_size, size.median_ms / 1e3, size.high_ms / 1e3)
         return profile
+
+    def set_quantile(self, quantile: float) -> None:
+        """Another quantile is the high one from now on; what was learned stays."""
+        self._quantile = quantile
+        for profile in self._profiles.values():
+            profile.set_quantile(quantile)
 
     def models(self) -> list[str]:
         """The models that something is known of."""

@@ -36,7 +36,7 @@ class QueueScheduler(ModelAwareScheduler, Generic[LaneT]):
     """
 
     strategy: ClassVar[str]
-    window = 1
+    window: int | None = 1
     unit = 1
 
     def __init__(self, config: SchedulingConfig) -> None:
@@ -89,6 +89,9 @@ class QueueScheduler(ModelAwareScheduler, Generic[LaneT]):
         lane = self._lanes.get(request.model_id)
         if lane is None:
             lane = self._lanes[request.model_id] = self.new_lane()
+        self._push(lane, request)
+
+    def _push(self, lane: LaneT, request: InferenceRequest) -> None:
         lane.push(request, time.monotonic())
 
     # Going

@@ -104,6 +104,7 @@ class InferenceRequest:
         metadata: the strings of the observation, where they were read already.
         deadline: when its answer is needed, as `scheduler.deadline` finds it; where it is not told, `received_at` and
             the latency budget.
+        serve_interval_ms: the shortest interval at which its client can be served, told with the answer; 0: no limit.
         late: whether it is still served where it cannot be in time, after all that can, or refused at once.
         waiting_since: since when it waits in its own right; later than `received_at` where an older
             request of the same client and model stood before it.
@@ -135,6 +136,7 @@ class InferenceRequest:
     metadata: dict[str, str] | None = None
     deadline: float = float("nan")
     late: Literal["serve", "refuse"] = "serve"
+    serve_interval_ms: float = 0.0
     waiting_since: float = field(default=float("nan"), repr=False)
     dispatched_at: float = field(default=0.0, repr=False)
     arrival: int = field(default_factory=_arrivals.__next__, repr=False)

@@ -6,12 +6,14 @@ No clock and no timer: `now` comes in, and when to look next goes out. It answer
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from inferential.tracking.cadence import CadenceTracker
 from inferential.tracking.response import ResponseTracker
 from inferential.tracking.robots import ClientRegistry, ClientState
+from inferential.tracking.runway import RunwayTracker
 
 if TYPE_CHECKING:
     from inferential.config.schema import ResponseTrackingConfig
@@ -33,6 +35,8 @@ class Sighting:
         learned_cadence_s: its learned period; None while it is unknown.
         cadence_deviation_s: how much longer (positive) or shorter this interval was than the period learned
             before it; None while that was unknown.
+        steady_cadence_s: its learned period, where it was seen often enough to go by it; else None.
+        runs_out_at: when the actions that it has run out, in seconds of `time.monotonic()`; None: not known.
     """
 
     is_new: bool
@@ -41,6 +45,8 @@ class Sighting:
     time_until_next_s: float
     learned_cadence_s: float | None
     cadence_deviation_s: float | None
+    steady_cadence_s: float | None = None
+    runs_out_at: float | None = None
 
 
 @dataclass(slots=True)
@@ -60,6 +66,7 @@ class Fleet:
         self.registry = ClientRegistry()
         self.cadence = CadenceTracker(config.cadence_alpha, config.overdue_multiplier)
         self.responses = ResponseTracker(config.disconnect_timeout_s)
+        self.runway = RunwayTracker()
         self._timeout_s = config.disconnect_timeout_s
         self._late: dict[str, set[str]] = {}
         # Until when a client may be silent without being late for anything: most of a sweep is one comparison.
@@ -88,7 +95,16 @@ class Fleet:
         state = self.registry.get(client_id)
         return None if state is None else state.identity
 
-    def seen(self, client_id: str, model_id: str, client_type: str, identity: bytes, now: float) -> Sighting:
+    def seen(
+        self,
+        client_id: str,
+        model_id: str,
+        client_type: str,
+        identity: bytes,
+        now: float,
+        steps_remaining: int | None = None,
+        control_period_s: float | None = None,
+    ) -> Sighting:
         """Notes an observation."""
         before = self.cadence.learned_cadence(client_id, model_id)
         is_new = self.registry.on_observation(client_id, model_id, client_type, identity, now)
@@ -108,7 +124,20 @@ class Fleet:
             time_until_next_s=0.0 if learned is None else learned,
             learned_cadence_s=learned,
             cadence_deviation_s=None if before is None or interval is None else interval - before,
+            steady_cadence_s=learned if self._is_steady(client_id, model_id) else None,
+            runs_out_at=self.runway.on_request(client_id, model_id, steps_remaining, control_period_s, now),
         )
+
+    def periods(self) -> Iterator[tuple[str, str, float]]:
+        """Clients, models and the learned periods in seconds, of those that are known well enough to go by."""
+        for client_id in self.registry.all_clients:
+            for model_id in self.cadence.models(client_id):
+                period = self.cadence.learned_cadence(client_id, model_id)
+                if period is not None and self._is_steady(client_id, model_id):
+                    yield client_id, model_id, period
+
+    def _is_steady(self, client_id: str, model_id: str) -> bool:
+        return self.cadence.confidence(client_id, model_id) >= _MIN_CONFIDENCE
 
     def next_sweep_at(self) -> float | None:
         """When to call `sweep` next; None while there is nobody, and no answer that came after its client was gone."""
@@ -130,6 +159,7 @@ class Fleet:
         for client_id in changes.gone:
             self.registry.forget(client_id)
             self.cadence.forget(client_id)
+            self.runway.forget(client_id)
             self.responses.forget(client_id)
             self._late.pop(client_id, None)
             del self._quiet_until[client_id]
@@ -148,7 +178,7 @@ class Fleet:
 
     def _late_from(self, client_id: str, model_id: str) -> float:
         """From when on a client is late for a model, if its rhythm is known well enough to say so."""
-        if self.cadence.confidence(client_id, model_id) < _MIN_CONFIDENCE:
+        if not self._is_steady(client_id, model_id):
             return math.inf
         return self.cadence.overdue_from(client_id, model_id)
 

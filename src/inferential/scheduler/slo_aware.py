@@ -1,0 +1,333 @@
+"""`slo_aware`: deadlines that are met, by what calls of the models are known to take.
+
+The orders within one model are in `slo_lane`, latencies in `profile`; what is in a call, and when, is decided here.
+
+While every deadline can be met, requests go by the earliest deadline, which meets them all if any order does. A request
+is late from the moment on at which a call of the size that the model needs (see below) would, by the high quantile of
+its latency, end after its deadline, the soonest slot that is expected to be free considered; late ones no longer
+delay the others (early drop: Clockwork, Nexus), and are served after them or refused, as they wish.
+
+    needed size    the smallest batch whose rate carries what is asked of the model and of those that share its device,
+                   at UTILISATION of the time; but no larger than the half of a request's time allows
+    batch          in order, each request that the batch so far still leaves in time, until the tightest member would
+                   miss by one row more
+    waiting        if fewer wait than the needed size, and more clients are there to ask, until the latest start of
+                   the tightest (deferred batching: Symphony); at low load the needed size is 1, and nobody waits
+
+Under overload (a request that could have been in time became late, or was superseded before its turn, in the last
+CALM_S) there is no order that meets all deadlines, and the earliest deadline is a poor choice of whom to fail. Then
+clients take turns, weighted, as `slo_lane` says.
+
+Sources: Clockwork (Gujarati et al., OSDI 2020), Nexus (Shen et al., SOSP 2019), Symphony (Chen et al., 2023),
+Shepherd (Zhang et al., NSDI 2023).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from inferential.scheduler.base import register_scheduler
+from inferential.scheduler.demand import Demand
+from inferential.scheduler.outlook import ALONE, Outlook, Slot
+from inferential.scheduler.queued import QueueScheduler
+from inferential.scheduler.request import InferenceRequest
+from inferential.scheduler.slo_lane import SloLane
+
+if TYPE_CHECKING:
+    from inferential.config.schema import SchedulingConfig
+
+UTILISATION = 0.9
+"""The share of its time that a replica is planned to be busy."""
+CALM_S = 1.0
+"""How long after its last sign overload is over."""
+WAKE_S = 0.002
+"""How much before its latest start a deferred batch begins: what waking up may take."""
+PROBE_S = 1.0
+"""A model that was not called for so long is tried with a request that seems hopeless: its speed may have changed."""
+_NEED_HOLDS_S = 0.01  # demand changes slowly; it is not worked out at every decision
+_MAX_MODELS = 1024  # beyond it, those that nothing waits for are forgotten
+
+
+@register_scheduler("slo_aware")
+class SloAwareScheduler(QueueScheduler[SloLane]):
+    """Earliest deadline first among requests that can still make it, in batches that let them."""
+
+    strategy = "slo_aware"
+    window = None
+
+    def __init__(self, config: SchedulingConfig) -> None:
+        super().__init__(config)
+        options = config.slo_aware
+        self._starvation_s = options.starvation_ms / 1e3
+        self._weighted = options.overload == "priority"
+        self._outlook: Outlook = ALONE
+        self._models: dict[str, _Model] = {}
+
+    def new_lane(self) -> SloLane:
+        return SloLane(self._starvation_s, weighted=self._weighted)
+
+    def look_at(self, outlook: Outlook) -> None:
+        self._outlook = outlook
+
+    # Coming
+
+    def _push(self, lane: SloLane, request: InferenceRequest) -> None:
+        now = time.monotonic()
+        model = self._model(request.model_id)
+        model.demand.note(request.client_id, now)
+        model.in_vain_until = -math.inf
+        if request.waiting_since < request.received_at:
+            model.overloaded_at = now  # the one that it superseded had waited in vain
+        lane.enter(request, request.deadline - self._needed_s(request))
+        if self._misses(request, now):
+            self._is_late(lane, request, now)
+        elif request.late == "refuse" and self._is_crowded_out(lane, request, now):
+            lane.is_late(request, -math.inf)
+
+    def _misses(self, request: InferenceRequest, now: float) -> bool:
+        """Whether no replica can answer it in time, be it begun as soon as one is free."""
+        return all(
+            slot.finish(now, self._wanted(request, slot)) > request.deadline
+            for slot in self._outlook.slots(request.model_id)
+        )
+
+    def _is_crowded_out(self, lane: SloLane, request: InferenceRequest, now: float) -> bool:
+        """Whether those that go before it leave it no time, by what calls take at the needed size."""
+        slots = self._outlook.slots(request.model_id)
+        needed = self._need(request.model_id, now)
+        per_second = sum(slot.profile.rate(min(needed, slot.max_batch_size)) for slot in slots)
+        start = min(max(now, slot.free_at) for slot in slots)
+        last = min(slot.profile.typical(1) for slot in slots)
+        room = (request.deadline - last - start) * per_second
+        if lane.live_count - 1 <= room or not all(slot.profile.warm for slot in slots):
+            return False
+        before = sum(other.deadline < request.deadline and other.priority <= request.priority for other in lane.live())
+        return before > room
+
+    # Going
+
+    def next_batch_for_model(self, model_id: str, limit: int | None = None) -> list[InferenceRequest]:
+        """Gives what the model's soonest replica would run next, up to `limit` (1 where it is not told)."""
+        slot = min(self._outlook.slots(model_id), key=lambda slot: slot.free_at)
+        rows = self.unit if limit is None else limit
+        return self.next_batch_on(Slot(model_id, slot.replica, min(rows, slot.max_batch_size), slot.profile))
+
+    def next_batch_on(self, slot: Slot, filled: int = 0) -> list[InferenceRequest]:
+        """Gives a whole call at once, so nothing where a part of it was given already; [] also to wait for more."""
+        lane = self._lanes.get(slot.model_id)
+        if lane is None or filled:
+            return []
+        now = time.monotonic()
+        model = self._model(slot.model_id)
+        self._note_late(lane, now)
+        if self._waits_until(lane, slot, now) > now:
+            return []
+        batch = self._choose(lane, slot, now)
+        if batch:
+            model.called_at = now
+        else:
+            model.in_vain_until = lane.overdue_at()
+        if not lane:
+            del self._lanes[slot.model_id]
+        for request in batch:
+            self._forget(request)
+        return batch
+
+    def _choose(self, lane: SloLane, slot: Slot, now: float) -> list[InferenceRequest]:
+        """The requests of one call, begun now."""
+        overloaded = self._is_overloaded(slot.model_id, now)
+        limit = min(slot.max_batch_size, slot.profile.explored())
+        batch: list[InferenceRequest] = []
+        while len(batch) < limit:
+            request = lane.starving(now) or (lane.next_in_turn() if overloaded else lane.earliest())
+            if request is None:
+                break
+            if lane.can_be_in_time(request):
+                rows = slot.profile.largest_within(request.deadline - now, limit)
+                if rows < self._wanted(request, slot):
+                    if self._misses(request, now):
+                        self._is_late(lane, request, now)
+                        self._model(slot.model_id).overloaded_at = now
+                    else:
+                        lane.pass_over(request)  # a faster replica will still make it
+                    continue
+                if rows <= len(batch):
+                    break  # one row more, and it would be late; it is the first of the next call
+                limit = min(limit, rows)
+            lane.served(request, now)
+            batch.append(request)
+        while len(batch) < limit and (request := lane.oldest_late()) is not None:
+            lane.served(request, now)
+            batch.append(request)
+        lane.end_of_choice()
+        return batch
+
+    def ready_at(self, model_id: str) -> float | None:
+        """When its next call is to begin."""
+        lane = self._lanes.get(model_id)
+        if lane is None:
+            return None
+        now = time.monotonic()
+        slot = min(self._outlook.slots(model_id), key=lambda slot: slot.free_at)
+        return max(self._waits_until(lane, slot, now), self._model(model_id).in_vain_until)
+
+    def _waits_until(self, lane: SloLane, slot: Slot, now: float) -> float:
+        """Until when a call waits for more rows; -inf: it does not."""
+        first, live = lane.earliest(), lane.live_count
+        if first is None:
+            return -math.inf
+        needed = min(self._need(slot.model_id, now), slot.max_batch_size)
+        model = self._model(slot.model_id)
+        if live >= needed or live >= model.demand.clients(now):
+            return -math.inf
+        latest_start = first.deadline - slot.profile.high(live + 1) - WAKE_S
+        return min(latest_start, first.waiting_since + 2 * needed / max(model.demand.per_second(now), 1e-9))
+
+    def in_turn(self, model_ids: Sequence[str]) -> Sequence[str]:
+        """The model whose first request must begin soonest; under overload, whose turn comes first."""
+        now = time.monotonic()
+        return sorted(model_ids, key=lambda model_id: self._begins(model_id, now))
+
+    def _begins(self, model_id: str, now: float) -> float:
+        lane = self._lanes.get(model_id)
+        if lane is None:
+            return math.inf
+        if lane.starving(now) is not None:
+            return -math.inf
+        first = lane.earliest()
+        if self._is_overloaded(model_id, now) or first is None:
+            turn = lane.first_turn()
+            return math.inf if turn is None else turn
+        slot = min(self._outlook.slots(model_id), key=lambda slot: slot.free_at)
+        return first.deadline - slot.profile.high(min(lane.live_count, slot.max_batch_size))
+
+    # Becoming late
+
+    def given_up(self) -> list[tuple[InferenceRequest, str]]:
+        """Requests that want to be refused rather than be late, and cannot be in time."""
+        now = time.monotonic()
+        given_up = []
+        for model_id, lane in list(self._lanes.items()):
+            self._note_late(lane, now)
+            while (request := lane.hopeless(now)) is not None:
+                model = self._model(model_id)
+                if not lane.live_count and now - model.called_at > PROBE_S:
+                    model.called_at = now
+                    lane.serve_late(request)
+                    continue
+                self.remove(request)
+                given_up.append((request, self._why(request, now)))
+        return given_up
+
+    def gives_up_at(self) -> float | None:
+        """When the next late request that wants to be refused turns hopeless, or a live one of those late."""
+        times = [at for lane in self._lanes.values() if (at := lane.hopeless_at()) is not None]
+        return min(times, default=None)
+
+    def _why(self, request: InferenceRequest, now: float) -> str:
+        finish = min(slot.expected_finish(now, 1) for slot in self._outlook.slots(request.model_id))
+        left_ms, needs_ms = (request.deadline - now) * 1e3, (finish - now) * 1e3
+        return (
+            f"it cannot be in time: {left_ms:.0f} ms were left of {(request.deadline - request.received_at) * 1e3:.0f}"
+            f" ms, and an answer takes {needs_ms:.0f} ms, those that go first not counted"
+        )
+
+    def _note_late(self, lane: SloLane, now: float) -> None:
+        """Live requests whose time is up become late."""
+        while (request := lane.overdue(now)) is not None:
+            latest_start = request.deadline - self._needed_s(request)
+            if latest_start >= now:
+                lane.starts_again(request, latest_start)
+            else:
+                self._is_late(lane, request, now)
+                self._model(request.model_id).overloaded_at = now
+
+    def _is_late(self, lane: SloLane, request: InferenceRequest, now: float) -> None:
+        slots = self._outlook.slots(request.model_id)
+        if not all(slot.profile.warm for slot in slots):
+            lane.is_late(request, request.deadline)  # too little is known to refuse it before
+        elif min(slot.expected_finish(now, 1) for slot in slots) > request.deadline:
+            lane.is_late(request, -math.inf)
+        else:
+            lane.is_late(request, request.deadline - min(slot.profile.typical(1) for slot in slots))
+
+    # What calls take
+
+    def _needed_s(self, request: InferenceRequest) -> float:
+        """How much before its deadline a request must begin on an idle replica."""
+        return min(slot.profile.high(self._wanted(request, slot)) for slot in self._outlook.slots(request.model_id))
+
+    def _wanted(self, request: InferenceRequest, slot: Slot) -> int:
+        """The batch that it must leave possible: the needed size, or what half of its time is enough for."""
+        needed = min(self._model(request.model_id).needed, slot.max_batch_size)
+        if needed == 1:
+            return 1
+        return max(1, slot.profile.largest_within((request.deadline - request.received_at) / 2, needed))
+
+    def _need(self, model_id: str, now: float) -> int:
+        """The smallest batch size at which the model, and those it shares its device with, carry what is asked."""
+        model = self._model(model_id)
+        if now - model.needed_since >= _NEED_HOLDS_S:
+            model.needed_since = now
+            model.needed = self._smallest_sufficient(model_id, now)
+        return model.needed
+
+    def _smallest_sufficient(self, model_id: str, now: float) -> int:
+        rivals = [
+            (self._model(rival).demand.per_second(now), self._outlook.slots(rival))
+            for rival in self._outlook.rivals(model_id)
+        ]
+        largest = max(min(slot.max_batch_size, slot.profile.explored()) for slot in self._outlook.slots(model_id))
+
+        def load(size: int) -> float:
+            return sum(
+                per_second / sum(slot.profile.rate(min(size, slot.max_batch_size)) for slot in slots)
+                for per_second, slots in rivals
+            )
+
+        # Larger batches carry more, so that the sizes which do not suffice come first.
+        sizes = range(1, largest + 1)
+        return min(bisect_left(sizes, True, key=lambda size: load(size) <= UTILISATION) + 1, largest)
+
+    def _is_overloaded(self, model_id: str, now: float) -> bool:
+        return any(now - self._model(rival).overloaded_at < CALM_S for rival in self._outlook.rivals(model_id))
+
+    def _model(self, model_id: str) -> _Model:
+        model = self._models.get(model_id)
+        if model is None:
+            if len(self._models) >= _MAX_MODELS:
+                self._models = {known: model for known, model in self._models.items() if known in self._lanes}
+            model = self._models[model_id] = _Model()
+        return model
+
+    def status(self) -> dict[str, Any]:
+        """As of every strategy, and of each model how many can still be in time and which batch size it needs."""
+        now = time.monotonic()
+        lanes = {
+            model_id: {
+                "live": lane.live_count,
+                "late": len(lane) - lane.live_count,
+                "needed_batch_size": self._need(model_id, now),
+                "overloaded": self._is_overloaded(model_id, now),
+            }
+            for model_id, lane in self._lanes.items()
+        }
+        return super().status() | {"lanes": lanes}
+
+
+class _Model:
+    """What is remembered of a model, whether anything waits for it or not."""
+
+    __slots__ = ("called_at", "demand", "in_vain_until", "needed", "needed_since", "overloaded_at")
+
+    def __init__(self) -> None:
+        self.demand = Demand()
+        self.overloaded_at = -math.inf
+        self.called_at = -math.inf
+        self.needed = 1
+        self.needed_since = -math.inf
+        self.in_vain_until = -math.inf

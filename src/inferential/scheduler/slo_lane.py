@@ -1,0 +1,249 @@
+"""The requests that wait for one model under `slo_aware`: who can still be in time, and whose turn it is.
+
+It chooses no batch size and knows no latency: `slo_aware` tells it the time that a request needs.
+
+Each request that waits is in one of two states:
+
+    live    it can still be in time
+    late    it cannot; it is served after all that can, or given up where it wants that
+
+and each client has one line, which stands for its earliest live request or, where it has none, its oldest late one.
+There are two orders. By deadline: live requests, the earliest deadline first. By turn: lines, the smallest turn first,
+
+    turn = since + (deadline - received_at) / 2 + starvation * (1 - weight / 2)  [ + starvation, where all are late ]
+    weight = (1 + urgency) / 2 ** priority, 0 to 2
+
+where `since` is when the client began to wait: it stays while observations are superseded or become late, and begins
+anew when one is served. So turns are the same for clients that are alike, a client with more weight goes before one
+with less that began to wait up to `starvation` earlier, and no client waits behind others for ever: one that began to
+wait `2 * starvation` and half its deadline ago has a smaller turn than all that began to wait just now.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from inferential.scheduler.heap import LazyHeap
+from inferential.scheduler.lanes import Lane
+from inferential.scheduler.request import InferenceRequest
+
+_LEAST_PRIORITY = 30  # from here on the weight is as good as none
+
+
+class Line:
+    """The waiting requests of one client.
+
+    Attributes:
+        since: when the client began to wait.
+    """
+
+    __slots__ = ("late", "live", "since")
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.live: LazyHeap[InferenceRequest] = LazyHeap()
+        self.late: OrderedDict[InferenceRequest, None] = OrderedDict()
+
+    def first(self) -> InferenceRequest:
+        """The request that the line stands for."""
+        return self.live.top()[1] if self.live else next(iter(self.late))
+
+
+def weight_of(request: InferenceRequest) -> float:
+    """What a miss of this request costs: 1 at priority 0, halved by each level, up to doubled by urgency."""
+    urgency = request.urgency if 0.0 <= request.urgency <= 1.0 else float(request.urgency > 1.0)
+    return float((1.0 + urgency) * 2.0 ** -min(max(request.priority, 0), _LEAST_PRIORITY))
+
+
+class SloLane(Lane):
+    """One model's requests.
+
+    Args:
+        starvation_s: as in the formula above.
+        weighted: False: every weight is 1.
+    """
+
+    def __init__(self, starvation_s: float, *, weighted: bool) -> None:
+        self._starvation_s = starvation_s
+        self._weighted = weighted
+        self._lines: dict[str, Line] = {}
+        self._live: LazyHeap[InferenceRequest] = LazyHeap()  # by deadline
+        self._latest_starts: LazyHeap[InferenceRequest] = LazyHeap()
+        self._late: LazyHeap[InferenceRequest] = LazyHeap()  # by arrival
+        self._hopeless_from: LazyHeap[InferenceRequest] = LazyHeap()  # of those that want to be refused
+        self._turns: LazyHeap[Line] = LazyHeap()
+        self._all_late: LazyHeap[Line] = LazyHeap()  # by turn, of clients that have only late requests
+        self._passed_over: list[InferenceRequest] = []
+
+    def __len__(self) -> int:
+        return len(self._live) + len(self._late)
+
+    @property
+    def live_count(self) -> int:
+        """How many can still be in time."""
+        return len(self._live)
+
+    def live(self) -> Iterator[InferenceRequest]:
+        """Those that can still be in time, in no order."""
+        return iter(self._live)
+
+    # Coming and going
+
+    def push(self, request: InferenceRequest, now: float) -> None:
+        self.enter(request, request.deadline)
+
+    def enter(self, request: InferenceRequest, latest_start: float) -> None:
+        """Takes a live request in; `latest_start` is when it becomes late."""
+        line = self._lines.get(request.client_id)
+        if line is None:
+            line = self._lines[request.client_id] = Line(request.waiting_since)
+        self._live.push(request, request.deadline, request.arrival)
+        self._latest_starts.push(request, latest_start)
+        line.live.push(request, request.deadline, request.arrival)
+        if line.first() is request:
+            self._set_turn(line)
+
+    def discard(self, request: InferenceRequest) -> None:
+        self._remove(request)
+        line = self._lines[request.client_id]
+        if not line.live and not line.late:
+            self._drop(request.client_id, line)
+        else:
+            self._set_turn(line)
+
+    def served(self, request: InferenceRequest, now: float) -> None:
+        """A request goes to its model; what its client has left waits in its own right from now on."""
+        self._remove(request)
+        line = self._lines[request.client_id]
+        if not line.live and not line.late:
+            self._drop(request.client_id, line)
+        else:
+            line.since = now
+            self._set_turn(line)
+
+    def take(self, limit: int, now: float) -> list[InferenceRequest]:
+        taken: list[InferenceRequest] = []
+        while len(taken) < limit and (request := self.earliest() or self.oldest_late()) is not None:
+            self.served(request, now)
+            taken.append(request)
+        return taken
+
+    # Becoming late
+
+    def overdue(self, now: float) -> InferenceRequest | None:
+        """A live request whose latest start, as it was told, has passed."""
+        if not self._latest_starts:
+            return None
+        latest_start, request = self._latest_starts.top()
+        return request if latest_start < now else None
+
+    def starts_again(self, request: InferenceRequest, latest_start: float) -> None:
+        """Its latest start is another one than was told: calls take less time now."""
+        self._latest_starts.discard(request)
+        self._latest_starts.push(request, latest_start)
+
+    def is_late(self, request: InferenceRequest, hopeless_from: float) -> None:
+        """A live request becomes a late one, for good."""
+        self._live.discard(request)
+        self._latest_starts.discard(request)
+        line = self._lines[request.client_id]
+        line.live.discard(request)
+        line.late[request] = None
+        self._late.push(request, request.waiting_since, request.arrival)
+        if request.late == "refuse":
+            self._hopeless_from.push(request, hopeless_from)
+        self._set_turn(line)
+
+    def hopeless(self, now: float) -> InferenceRequest | None:
+        """A late request that wants to be refused, where the time for that has come."""
+        if not self._hopeless_from:
+            return None
+        since, request = self._hopeless_from.top()
+        return request if since < now else None
+
+    def hopeless_at(self) -> float | None:
+        """When `hopeless` gives something next; None: none that is late wants to be refused."""
+        return _just_after(self._hopeless_from.top()[0]) if self._hopeless_from else None
+
+    def serve_late(self, request: InferenceRequest) -> None:
+        """It is tried all the same, though it wanted to be refused."""
+        self._hopeless_from.discard(request)
+
+    def overdue_at(self) -> float:
+        """When `overdue` gives something next; infinite where nothing is live."""
+        return _just_after(self._latest_starts.top()[0]) if self._latest_starts else math.inf
+
+    # Orders
+
+    def can_be_in_time(self, request: InferenceRequest) -> bool:
+        """Whether a request that waits here is live."""
+        return request in self._live
+
+    def earliest(self) -> InferenceRequest | None:
+        """The live request with the earliest deadline."""
+        return self._live.top()[1] if self._live else None
+
+    def next_in_turn(self) -> InferenceRequest | None:
+        """The request of the client whose turn it is."""
+        return self._turns.top()[1].first() if self._turns else None
+
+    def first_turn(self) -> float | None:
+        """The smallest turn."""
+        return self._turns.top()[0] if self._turns else None
+
+    def starving(self, now: float) -> InferenceRequest | None:
+        """A late request of a client that has only such, and whose turn is past."""
+        if not self._all_late:
+            return None
+        turn, line = self._all_late.top()
+        return line.first() if turn <= now else None
+
+    def oldest_late(self) -> InferenceRequest | None:
+        """The late request that has waited longest."""
+        return self._late.top()[1] if self._late else None
+
+    def pass_over(self, request: InferenceRequest) -> None:
+        """Leaves a live request, and its client's turn, out of the orders until `end_of_choice`."""
+        self._live.discard(request)
+        self._turns.discard(self._lines[request.client_id])
+        self._passed_over.append(request)
+
+    def end_of_choice(self) -> None:
+        """Those that were passed over stand where they stood."""
+        for request in self._passed_over:
+            self._live.push(request, request.deadline, request.arrival)
+            self._set_turn(self._lines[request.client_id])
+        self._passed_over.clear()
+
+    def _set_turn(self, line: Line) -> None:
+        request = line.first()
+        weight = weight_of(request) if self._weighted else 1.0
+        turn = line.since + (request.deadline - request.received_at) / 2 + self._starvation_s * (1 - weight / 2)
+        self._turns.discard(line)
+        self._all_late.discard(line)
+        if not line.live:
+            turn += self._starvation_s
+            self._all_late.push(line, turn, request.arrival)
+        self._turns.push(line, turn, request.arrival)
+
+    def _remove(self, request: InferenceRequest) -> None:
+        line = self._lines[request.client_id]
+        if line.live.discard(request):
+            self._live.discard(request)
+            self._latest_starts.discard(request)
+        else:
+            del line.late[request]
+            self._late.discard(request)
+            self._hopeless_from.discard(request)
+
+    def _drop(self, client_id: str, line: Line) -> None:
+        del self._lines[client_id]
+        self._turns.discard(line)
+        self._all_late.discard(line)
+
+
+def _just_after(instant: float) -> float:
+    """The first moment at which an instant has passed."""
+    return math.nextafter(instant, math.inf)
