@@ -28,7 +28,7 @@ from typing import Any
 from inferential.config.schema import SchedulingConfig
 from inferential.scheduler import InferenceRequest, ModelAwareScheduler, create_scheduler, register_policy
 
-STRATEGIES = ("batch_optimized", "deadline_aware", "model_deadline", "priority_tiered", "round_robin")
+STRATEGIES = ("batch_optimized", "deadline_aware", "model_deadline", "priority_tiered", "round_robin", "slo_aware")
 COLUMNS = ("submit+take", "submit", "remove", "evict", "expire")
 
 

@@ -1,0 +1,172 @@
+"""Deadlines end to end: found, met, refused in time, and the rate that a robot can have."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inferential import AsyncConnection, LocalDispatcher, RequestExpired, Server, register_policy
+from inferential.config import ConfigError, InferentialConfig
+from inferential.scheduler import InferenceRequest
+
+Connect = Callable[..., AsyncConnection]
+STATE = np.arange(4.0)
+WAIT_MS = 10_000
+SLO_AWARE = {"scheduling": {"strategy": "slo_aware"}}
+
+
+class Takes:
+    """A model that takes its time; notes how many of its kind run at once."""
+
+    running = 0
+    most = 0
+    lock = threading.Lock()
+
+    def __init__(self, seconds: float, result: Any = None) -> None:
+        self.seconds = seconds
+        self.result = result
+        self.calls = 0
+
+    def infer(self, observation: dict[str, Any]) -> Any:
+        with Takes.lock:
+            self.calls += 1
+            Takes.running += 1
+            Takes.most = max(Takes.most, Takes.running)
+        time.sleep(self.seconds)
+        with Takes.lock:
+            Takes.running -= 1
+        return observation if self.result is None else self.result
+
+
+@pytest.fixture(autouse=True)
+def _nothing_runs() -> None:
+    Takes.running = Takes.most = 0
+
+
+@pytest.fixture
+def seen() -> list[InferenceRequest]:
+    """The requests that the policy `note-deadlines` was asked about."""
+    requests: list[InferenceRequest] = []
+
+    @register_policy("note-deadlines")
+    def note(request: InferenceRequest) -> float:
+        if request not in requests:
+            requests.append(request)
+        return 0.0
+
+    return requests
+
+
+def time_ms(request: InferenceRequest) -> float:
+    return (request.deadline - request.received_at) * 1e3
+
+
+async def test_a_deadline_is_what_the_client_tells(serve: Any, connect: Connect, seen: list[InferenceRequest]) -> None:
+    async with serve({"m": lambda obs: obs}, {"clients": {"defaults": {"latency_budget_ms": 80.0}}}) as server:
+        server.use_scheduler("deadline_aware", policy="note-deadlines")
+        connection = connect(server)
+        await connection.model("m", latency_budget_ms=30.0).infer(WAIT_MS, steps_remaining=9, state=STATE)
+        await connection.model("m", control_rate_hz=50).infer(WAIT_MS, steps_remaining=9, state=STATE)
+        await connect(server).model("m").infer(WAIT_MS, state=STATE)
+        assert [time_ms(request) for request in seen] == pytest.approx([30.0, 180.0, 80.0])
+
+
+async def test_a_robot_that_tells_no_steps_is_known_to_run_out_by_its_last_chunk(
+    serve: Any, connect: Connect, seen: list[InferenceRequest]
+) -> None:
+    async with serve({"m": Takes(0.0, {"actions": np.zeros((50, 7))})}) as server:
+        server.use_scheduler("deadline_aware", policy="note-deadlines")
+        model = connect(server).model("m", control_rate_hz=100)
+        for _ in range(2):
+            await model.infer(WAIT_MS, state=STATE)
+        first, second = seen
+        assert time_ms(first) == pytest.approx(50.0)  # nothing is known but the default
+        assert second.deadline == pytest.approx(first.received_at + 0.5)
+
+
+async def test_a_request_that_cannot_be_in_time_is_refused_before_its_deadline_if_it_wants_that(
+    serve: Any, connect: Connect, gate: Any
+) -> None:
+    async with serve({"m": gate}, SLO_AWARE) as server:
+        profile = server.profiles.of("m")
+        profile.load(1, 1.0, 1.0)
+        running = connect(server).model("m", latency_budget_ms=5000.0)
+        await running.observe(state=STATE)
+        await gate.wait_entered()
+        started = time.monotonic()
+        with pytest.raises(RequestExpired, match="it cannot be in time: .* ms were left of 1500 ms"):
+            await connect(server).model("m", latency_budget_ms=1500.0, late="refuse").infer(WAIT_MS, state=STATE)
+        assert time.monotonic() - started < 1.5
+        gate.let()
+
+
+async def test_who_says_nothing_is_answered_however_late(serve: Any, connect: Connect) -> None:
+    async with serve({"m": Takes(0.03)}, SLO_AWARE) as server:
+        model = connect(server).model("m", latency_budget_ms=1.0)
+        for _ in range(5):
+            assert await model.infer(WAIT_MS, state=STATE) is not None
+
+
+async def test_a_model_may_be_set_to_refuse_and_a_client_may_say_otherwise(serve: Any, connect: Connect) -> None:
+    config = {**SLO_AWARE, "models": {"known": {"m": {"late": "refuse"}}}}
+    async with serve({"m": Takes(0.001)}, config) as server:
+        server.profiles.of("m").load(1, 1.0, 1.0)
+        patient, strict = connect(server), connect(server)
+        assert await patient.model("m", 5.0, late="serve").infer(WAIT_MS, state=STATE) is not None
+        server.profiles.of("m").load(1, 1.0, 1.0)
+        with pytest.raises(RequestExpired):
+            await strict.model("m", 5.0).infer(WAIT_MS, state=STATE)
+
+
+async def test_models_of_one_device_never_run_at_once(serve: Any, connect: Connect) -> None:
+    known = {"a": {"device": "gpu0"}, "b": {"device": "gpu0"}}
+    for strategy in ("slo_aware", "deadline_aware"):
+        config = {"scheduling": {"strategy": strategy}, "models": {"known": known}}
+        async with serve({"a": Takes(0.01), "b": Takes(0.01)}, config) as server:
+            handles = [connect(server).model(name, queue="all") for name in ("a", "b") for _ in range(3)]
+            await asyncio.gather(*(model.infer(WAIT_MS, state=STATE) for model in handles for _ in range(2)))
+        assert Takes.most == 1
+
+
+async def test_a_list_of_models_is_one_model_in_several_replicas(serve: Any, connect: Connect) -> None:
+    replicas = [Takes(0.05), Takes(0.05)]
+    async with serve({"m": replicas}, SLO_AWARE) as server:
+        results = await asyncio.gather(*(connect(server).model("m").infer(WAIT_MS, state=STATE) for _ in range(6)))
+        assert all(result is not None for result in results)
+        assert server.profiles.replicas("m") == ["0", "1"]
+    assert [replica.calls for replica in replicas] == [3, 3]
+    assert Takes.most == 2
+
+
+async def test_a_robot_is_told_the_rate_that_it_can_have(serve: Any, connect: Connect) -> None:
+    async with serve({"m": Takes(0.02)}, SLO_AWARE) as server:
+        models = [connect(server).model("m") for _ in range(4)]  # 4 x 100 Hz of a model that does 50
+
+        async def drive(model: Any) -> None:
+            until = time.monotonic() + 1.5
+            while time.monotonic() < until:
+                await model.observe(state=STATE)
+                await model.get_result(timeout_ms=10)
+
+        await asyncio.gather(*map(drive, models))
+        # A quarter of 90% of what calls of 20 ms and more carry.
+        assert all(70 < model.serve_interval_ms < 250 for model in models)
+
+
+async def test_a_server_begins_with_the_profiles_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "profiles.json"
+    path.write_text(json.dumps({"m": [{"batch_size": 1, "median_ms": 12.0, "high_ms": 15.0}]}))
+    config = InferentialConfig.model_validate({"models": {"profiles": str(path)}})
+    server = Server(config=config, dispatcher=LocalDispatcher({"m": lambda obs: obs}))
+    assert server.profiles.of("m").typical(1) == pytest.approx(0.012)
+    path.write_text(json.dumps({"m": [{"batch_size": 0, "median_ms": 12.0}]}))
+    with pytest.raises(ConfigError, match=r"m\[0\]: batch_size: expected a whole number above 0, got 0"):
+        Server(config=config, dispatcher=LocalDispatcher({"m": lambda obs: obs}))
