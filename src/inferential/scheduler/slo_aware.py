@@ -16,7 +16,8 @@ delay the others (early drop: Clockwork, Nexus), and are served after them or re
 
 Under overload (a request that could have been in time became late, or was superseded before its turn, in the last
 CALM_S) there is no order that meets all deadlines, and the earliest deadline is a poor choice of whom to fail. Then
-clients take turns, weighted, as `slo_lane` says.
+clients take turns, weighted, as `slo_lane` says. One call in LATE_SHARE begins with a client whose requests are all
+late and whose turn has come, so that one that can never be in time does not starve where others always can.
 
 Sources: Clockwork (Gujarati et al., OSDI 2020), Nexus (Shen et al., SOSP 2019), Symphony (Chen et al., 2023),
 Shepherd (Zhang et al., NSDI 2023).
@@ -27,6 +28,7 @@ from __future__ import annotations
 import math
 import time
 from bisect import bisect_left
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -44,11 +46,14 @@ UTILISATION = 0.9
 """The share of its time that a replica is planned to be busy."""
 CALM_S = 1.0
 """How long after its last sign overload is over."""
+LATE_SHARE = 16
+"""Of so many calls of a model, one may be begun for a client that cannot be in time though others can."""
 WAKE_S = 0.002
 """How much before its latest start a deferred batch begins: what waking up may take."""
 PROBE_S = 1.0
 """A model that was not called for so long is tried with a request that seems hopeless: its speed may have changed."""
 _NEED_HOLDS_S = 0.01  # demand changes slowly; it is not worked out at every decision
+_MAX_UNSERVED = 4096  # clients of a model; beyond it, those remembered longest are forgotten
 _MAX_MODELS = 1024  # beyond it, those that nothing waits for are forgotten
 
 
@@ -82,7 +87,8 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         model.in_vain_until = -math.inf
         if request.waiting_since < request.received_at:
             model.overloaded_at = now  # the one that it superseded had waited in vain
-        lane.enter(request, request.deadline - self._needed_s(request))
+        since = min(model.unserved.pop(request.client_id, math.inf), request.waiting_since)
+        lane.enter(request, request.deadline - self._needed_s(request), since)
         if self._misses(request, now):
             self._is_late(lane, request, now)
         elif request.late == "refuse" and self._is_crowded_out(lane, request, now):
@@ -129,6 +135,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         batch = self._choose(lane, slot, now)
         if batch:
             model.called_at = now
+            model.calls_since_late += 1
         else:
             model.in_vain_until = lane.overdue_at()
         if not lane:
@@ -141,23 +148,27 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         """The requests of one call, begun now."""
         overloaded = self._is_overloaded(slot.model_id, now)
         limit = min(slot.max_batch_size, slot.profile.explored())
+        model = self._model(slot.model_id)
         batch: list[InferenceRequest] = []
+        if model.calls_since_late >= LATE_SHARE and (starving := lane.starving(now)) is not None:
+            model.calls_since_late = 0
+            lane.served(starving, now)
+            batch.append(starving)
         while len(batch) < limit:
-            request = lane.starving(now) or (lane.next_in_turn() if overloaded else lane.earliest())
+            request = lane.next_in_turn() if overloaded else lane.earliest()
             if request is None:
                 break
-            if lane.can_be_in_time(request):
-                rows = slot.profile.largest_within(request.deadline - now, limit)
-                if rows < self._wanted(request, slot):
-                    if self._misses(request, now):
-                        self._is_late(lane, request, now)
-                        self._model(slot.model_id).overloaded_at = now
-                    else:
-                        lane.pass_over(request)  # a faster replica will still make it
-                    continue
-                if rows <= len(batch):
-                    break  # one row more, and it would be late; it is the first of the next call
-                limit = min(limit, rows)
+            rows = slot.profile.largest_within(request.deadline - now, limit)
+            if rows < self._wanted(request, slot):
+                if self._misses(request, now):
+                    self._is_late(lane, request, now)
+                    model.overloaded_at = now
+                else:
+                    lane.pass_over(request)  # a faster replica will still make it
+                continue
+            if rows <= len(batch):
+                break  # one row more, and it would be late; it is the first of the next call
+            limit = min(limit, rows)
             lane.served(request, now)
             batch.append(request)
         while len(batch) < limit and (request := lane.oldest_late()) is not None:
@@ -196,14 +207,28 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         lane = self._lanes.get(model_id)
         if lane is None:
             return math.inf
-        if lane.starving(now) is not None:
+        if lane.starving(now) is not None and self._model(model_id).calls_since_late >= LATE_SHARE:
             return -math.inf
         first = lane.earliest()
-        if self._is_overloaded(model_id, now) or first is None:
-            turn = lane.first_turn()
-            return math.inf if turn is None else turn
+        if first is None:
+            return math.inf
+        if self._is_overloaded(model_id, now):
+            return lane.first_turn()
         slot = min(self._outlook.slots(model_id), key=lambda slot: slot.free_at)
         return first.deadline - slot.profile.high(min(lane.live_count, slot.max_batch_size))
+
+    def on_client_disconnected(self, client_id: str) -> None:
+        """Forgets the client's waiting requests, and that it waited."""
+        super().on_client_disconnected(client_id)
+        for model in self._models.values():
+            model.unserved.pop(client_id, None)
+
+    def _leave_lane(self, request: InferenceRequest) -> None:
+        since = self._lanes[request.model_id].waits_since(request.client_id)
+        super()._leave_lane(request)
+        lane = self._lanes.get(request.model_id)
+        if since is not None and (lane is None or lane.waits_since(request.client_id) is None):
+            self._model(request.model_id).note_unserved(request.client_id, since)
 
     # Becoming late
 
@@ -322,12 +347,30 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
 class _Model:
     """What is remembered of a model, whether anything waits for it or not."""
 
-    __slots__ = ("called_at", "demand", "in_vain_until", "needed", "needed_since", "overloaded_at")
+    __slots__ = (
+        "called_at",
+        "calls_since_late",
+        "demand",
+        "in_vain_until",
+        "needed",
+        "needed_since",
+        "overloaded_at",
+        "unserved",
+    )
 
     def __init__(self) -> None:
         self.demand = Demand()
         self.overloaded_at = -math.inf
         self.called_at = -math.inf
+        self.calls_since_late = LATE_SHARE
         self.needed = 1
         self.needed_since = -math.inf
         self.in_vain_until = -math.inf
+        self.unserved: OrderedDict[str, float] = OrderedDict()
+        """Clients whose last request ended unserved, and since when they wait for an answer."""
+
+    def note_unserved(self, client_id: str, since: float) -> None:
+        """A client has nothing waiting any more, and got no answer."""
+        self.unserved[client_id] = since
+        if len(self.unserved) > _MAX_UNSERVED:
+            self.unserved.popitem(last=False)

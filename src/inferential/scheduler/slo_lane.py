@@ -10,13 +10,15 @@ Each request that waits is in one of two states:
 and each client has one line, which stands for its earliest live request or, where it has none, its oldest late one.
 There are two orders. By deadline: live requests, the earliest deadline first. By turn: lines, the smallest turn first,
 
-    turn = since + (deadline - received_at) / 2 + starvation * (1 - weight / 2)  [ + starvation, where all are late ]
+    turn = since + (deadline - received_at) / 2 + starvation * (1 - weight / 2)
     weight = (1 + urgency) / 2 ** priority, 0 to 2
 
-where `since` is when the client began to wait: it stays while observations are superseded or become late, and begins
-anew when one is served. So turns are the same for clients that are alike, a client with more weight goes before one
-with less that began to wait up to `starvation` earlier, and no client waits behind others for ever: one that began to
-wait `2 * starvation` and half its deadline ago has a smaller turn than all that began to wait just now.
+where `since` is when the client began to wait: it stays while its observations are superseded, become late or end
+unserved, and begins anew when one is served. So turns are the same for clients that are alike, a client with more
+weight goes before one with less that began to wait up to `starvation` earlier, and no client waits behind others for
+ever: one that began to wait `starvation` and half its time ago has a smaller turn than all that begin to wait now.
+
+Lines that have only late requests have turns of their own, for such a client must not starve either.
 """
 
 from __future__ import annotations
@@ -92,13 +94,19 @@ class SloLane(Lane):
     # Coming and going
 
     def push(self, request: InferenceRequest, now: float) -> None:
-        self.enter(request, request.deadline)
+        self.enter(request, request.deadline, request.waiting_since)
 
-    def enter(self, request: InferenceRequest, latest_start: float) -> None:
-        """Takes a live request in; `latest_start` is when it becomes late."""
+    def enter(self, request: InferenceRequest, latest_start: float, since: float) -> None:
+        """Takes a live request in.
+
+        Args:
+            request: which.
+            latest_start: when it becomes late.
+            since: since when its client waits, if it has nothing else here.
+        """
         line = self._lines.get(request.client_id)
         if line is None:
-            line = self._lines[request.client_id] = Line(request.waiting_since)
+            line = self._lines[request.client_id] = Line(since)
         self._live.push(request, request.deadline, request.arrival)
         self._latest_starts.push(request, latest_start)
         line.live.push(request, request.deadline, request.arrival)
@@ -112,6 +120,11 @@ class SloLane(Lane):
             self._drop(request.client_id, line)
         else:
             self._set_turn(line)
+
+    def waits_since(self, client_id: str) -> float | None:
+        """Since when a client waits; None where it has nothing here."""
+        line = self._lines.get(client_id)
+        return None if line is None else line.since
 
     def served(self, request: InferenceRequest, now: float) -> None:
         """A request goes to its model; what its client has left waits in its own right from now on."""
@@ -177,21 +190,17 @@ class SloLane(Lane):
 
     # Orders
 
-    def can_be_in_time(self, request: InferenceRequest) -> bool:
-        """Whether a request that waits here is live."""
-        return request in self._live
-
     def earliest(self) -> InferenceRequest | None:
         """The live request with the earliest deadline."""
         return self._live.top()[1] if self._live else None
 
     def next_in_turn(self) -> InferenceRequest | None:
-        """The request of the client whose turn it is."""
+        """The live request of the client whose turn it is."""
         return self._turns.top()[1].first() if self._turns else None
 
-    def first_turn(self) -> float | None:
-        """The smallest turn."""
-        return self._turns.top()[0] if self._turns else None
+    def first_turn(self) -> float:
+        """The smallest turn of those that can be in time; IndexError where none can."""
+        return self._turns.top()[0]
 
     def starving(self, now: float) -> InferenceRequest | None:
         """A late request of a client that has only such, and whose turn is past."""
@@ -223,10 +232,7 @@ class SloLane(Lane):
         turn = line.since + (request.deadline - request.received_at) / 2 + self._starvation_s * (1 - weight / 2)
         self._turns.discard(line)
         self._all_late.discard(line)
-        if not line.live:
-            turn += self._starvation_s
-            self._all_late.push(line, turn, request.arrival)
-        self._turns.push(line, turn, request.arrival)
+        (self._turns if line.live else self._all_late).push(line, turn, request.arrival)
 
     def _remove(self, request: InferenceRequest) -> None:
         line = self._lines[request.client_id]
