@@ -1,0 +1,100 @@
+"""The rate that each client can have: shares that fill the capacity, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inferential.scheduler.outlook import Slot
+from inferential.scheduler.profile import LatencyProfile
+from inferential.scheduler.shares import RISE, UTILISATION, FairShares
+
+
+class Models:
+    """An outlook: seconds of a call by model, and which of them share a device."""
+
+    def __init__(self, latency_s: dict[str, float], shared: Sequence[str] = ()) -> None:
+        self._shared = shared
+        self._slots = {}
+        for model_id, seconds in latency_s.items():
+            profile = LatencyProfile()
+            profile.load(1, seconds, seconds)
+            self._slots[model_id] = [Slot(model_id, "", 1, profile)]
+
+    def slots(self, model_id: str) -> Sequence[Slot]:
+        return self._slots[model_id]
+
+    def rivals(self, model_id: str) -> Sequence[str]:
+        return self._shared if model_id in self._shared else (model_id,)
+
+
+def test_whoever_asks_less_than_the_model_carries_is_told_no_limit() -> None:
+    shares = FairShares(Models({"m": 0.01}))
+    shares.update([("a", "m", 0.1), ("b", "m", 0.1)])
+    assert shares.interval_ms("a", "m") == 0.0
+    assert shares.interval_ms("nobody", "m") == 0.0
+
+
+def test_under_overload_all_get_the_same_but_who_asks_less() -> None:
+    shares = FairShares(Models({"m": 0.01}))
+    shares.update([("fast", "m", 0.01), ("faster", "m", 0.005), ("slow", "m", 0.1)])
+    # 90 a second: 10 for the slow one, 40 for each of the others
+    assert shares.interval_ms("fast", "m") == pytest.approx(25.0)
+    assert shares.interval_ms("faster", "m") == pytest.approx(25.0)
+
+
+def test_a_share_is_weighted() -> None:
+    shares = FairShares(Models({"m": 0.01}))
+    shares.note("important", "m", 2.0)
+    shares.update([("important", "m", 0.005), ("other", "m", 0.005)])
+    assert shares.interval_ms("important", "m") == pytest.approx(1e3 / 60)
+    assert shares.interval_ms("other", "m") == pytest.approx(1e3 / 30)
+
+
+def test_models_of_one_device_share_its_time() -> None:
+    shares = FairShares(Models({"cheap": 0.01, "dear": 0.09}, shared=("cheap", "dear")))
+    shares.update([("a", "cheap", 0.001), ("b", "dear", 0.001)])
+    # w * 0.01 + w * 0.09 = 0.9
+    assert shares.interval_ms("a", "cheap") == pytest.approx(1e3 / 9)
+    assert shares.interval_ms("b", "dear") == pytest.approx(1e3 / 9)
+
+
+def test_clients_that_follow_are_let_rise_until_nothing_binds_them() -> None:
+    shares = FairShares(Models({"m": 0.01}))
+    shares.update([("a", "m", 0.005)])
+    told = shares.interval_ms("a", "m")
+    assert told == pytest.approx(1e3 / 90)
+    shares.update([("a", "m", 0.02)])  # it asks less now
+    assert shares.interval_ms("a", "m") == pytest.approx(told / RISE)
+    for _ in range(20):
+        shares.update([("a", "m", 0.1)])
+    assert shares.interval_ms("a", "m") == 0.0
+
+
+def test_a_following_fleet_stays_at_what_the_model_carries() -> None:
+    shares = FairShares(Models({"m": 0.01}))
+    wanted_s, asked_s = 0.005, 0.005
+    for _ in range(50):
+        shares.update([("a", "m", asked_s), ("b", "m", asked_s)])
+        asked_s = max(wanted_s, shares.interval_ms("a", "m") / 1e3)
+    assert 2 / asked_s * 0.01 == pytest.approx(UTILISATION, rel=0.02)
+
+
+@given(
+    st.lists(st.tuples(st.floats(1e-3, 10.0), st.sampled_from([0.25, 0.5, 1.0, 2.0])), min_size=1, max_size=30),
+    st.floats(1e-3, 0.5),
+)
+def test_what_is_told_fills_the_capacity_and_no_more(clients: list[tuple[float, float]], seconds: float) -> None:
+    shares = FairShares(Models({"m": seconds}))
+    for number, (_, weight) in enumerate(clients):
+        shares.note(str(number), "m", weight)
+    shares.update((str(number), "m", period_s) for number, (period_s, _) in enumerate(clients))
+    served = 0.0
+    for number, (period_s, _) in enumerate(clients):
+        interval_ms = shares.interval_ms(str(number), "m")
+        served += min(1 / period_s, 1e3 / interval_ms if interval_ms else 1e9)
+    asked = sum(1 / period_s for period_s, _ in clients)
+    assert served == pytest.approx(min(asked, UTILISATION / seconds))
