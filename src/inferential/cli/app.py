@@ -21,6 +21,7 @@ COMMANDS = {
     "serve": "Serve models to robots.",
     "demo": "Drive a fleet of simulated robots in real time.",
     "check": "Validate a configuration and explain it.",
+    "profile": "Measure how long a model's calls take.",
     "schedulers": "List the scheduling strategies there are.",
     "version": "Tell the versions of what is installed.",
 }

@@ -78,7 +78,7 @@ METRICS: dict[str, Metric] = {
         Metric(REQUESTS_SUPERSEDED, "1", _BOTH, "gave way to a newer observation"),
         Metric(DISPATCH_ERRORS, "1", _ALL, "the model failed or is unknown"),
         Metric(DISPATCH_RETRIES, "1", _BOTH, "a failed request was tried again"),
-        Metric(DEADLINE_MISSES, "1", _BOTH, "a result later than its latency budget, or expired"),
+        Metric(DEADLINE_MISSES, "1", _BOTH, "a result later than its deadline, or expired"),
         Metric(RESPONSES_SERVED, "1", _BOTH, "a result was sent"),
         Metric(
             INVALIDATION_COUNT,

@@ -64,7 +64,7 @@ class Recorder:
         self._record(names.INFERENCE_LATENCY_MS, inference_ms, labels)
         self._record(names.E2E_LATENCY_MS, e2e_ms, labels)
         self._record(names.RESPONSES_SERVED, 1.0, labels)
-        if e2e_ms > request.latency_budget_ms:
+        if now > request.deadline:
             self._record(names.DEADLINE_MISSES, 1.0, labels)
 
     def refused(self, request: InferenceRequest) -> None:

@@ -1,0 +1,58 @@
+"""`inferential profile`: figures that a server can begin with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inferential.config.profiles import load_profiles
+from inferential.scheduler.profile import Profiles
+
+
+def test_a_models_latency_is_told_by_batch_size(run: Any) -> None:
+    ran = run("profile", "policies:Batcher", "--input", "state=float32:7", "--calls", "5", "--json")
+    assert ran.code == 0, ran.err
+    (sizes,) = ran.json.values()
+    assert [size["batch_size"] for size in sizes] == [1, 2, 4]
+    assert all(0 < size["median_ms"] <= size["high_ms"] for size in sizes)
+
+
+def test_a_model_of_the_configuration_is_saved_under_its_id_for_a_server(run: Any, place: Path) -> None:
+    (place / "f.yaml").write_text("models: {known: {arm: {target: 'policies:Batcher'}}}\n")
+    ran = run(
+        *("profile", "arm", "--config", "f.yaml", "-i", "state=float32:7", "--batch-sizes", "1,3"),
+        *("--calls", "4", "--out", "profiles.json"),
+    )
+    assert (ran.code, ran.out.splitlines()[-1]) == (0, "saved profiles.json")
+    profiles = Profiles()
+    load_profiles(profiles, "profiles.json")
+    assert [size.batch_size for size in profiles.of("arm").sizes()] == [1, 3]
+    assert json.loads((place / "profiles.json").read_text()).keys() == {"arm"}
+
+
+def test_strings_and_scalars_are_part_of_an_observation(run: Any) -> None:
+    told = ("-i", "state=int64", "--text", "prompt=pick up", "--calls", "4")
+    assert run("profile", "policies:echo", *told).code == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "problem"),
+    [
+        (["arm"], "MODEL: no models.known.arm.target in the configuration, and no module:object"),
+        (["policies:echo", "-i", "state"], "--input: expected KEY=DTYPE:SHAPE"),
+        (["policies:echo", "-i", "state=complex64:3"], "'complex64' is no dtype of the wire"),
+        (["policies:echo", "--text", "prompt"], "--text: expected KEY=STRING, got 'prompt'"),
+        (["policies:Batcher", "--batch-sizes", "9"], "--batch-sizes: expected whole numbers from 1 to 4"),
+        (["policies:Doubler"], "model 'policies:Doubler' failed: KeyError: 'state'"),
+        (["policies:Batcher", "--out", "no/such/place.json", "-i", "state=float32:7"], "--out: cannot write to"),
+        (["policies:nothing"], "policies has no 'nothing'"),
+    ],
+)
+def test_a_mistake_is_told_in_a_line(run: Any, args: list[str], problem: str) -> None:
+    ran = run("profile", *args, "--calls", "4")
+    assert ran.code == 2
+    assert problem in ran.err
+    assert len(ran.err.strip().splitlines()) == 1
