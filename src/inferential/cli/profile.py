@@ -29,7 +29,7 @@ from inferential.scheduler.profile import Profiles
 EXAMPLES = (
     "inferential profile policies:ArmPolicy --input state=float32:7",
     "inferential profile arm --config fleet.yaml -i camera=uint8:224x224x3",
-    "inferential profile arm --config fleet.yaml --text prompt=pick --out arm.json",
+    "inferential profile arm --config fleet.yaml --out profiles.json",
 )
 
 
