@@ -7,7 +7,7 @@ Each request that waits is in one of two states:
     live    it can still be in time
     late    it cannot; it is served after all that can, or given up where it wants that
 
-and each client has one line, which stands for its earliest live request or, where it has none, its oldest late one.
+and each client has one line, which stands for its oldest live request or, where it has none, its oldest late one.
 There are two orders. By deadline: live requests, the earliest deadline first. By turn: lines, the smallest turn first,
 
     turn = since + (deadline - received_at) / 2 + starvation * (1 - weight / 2)
@@ -45,12 +45,12 @@ class Line:
 
     def __init__(self, since: float) -> None:
         self.since = since
-        self.live: LazyHeap[InferenceRequest] = LazyHeap()
+        self.live: OrderedDict[InferenceRequest, None] = OrderedDict()
         self.late: OrderedDict[InferenceRequest, None] = OrderedDict()
 
     def first(self) -> InferenceRequest:
         """The request that the line stands for."""
-        return self.live.top()[1] if self.live else next(iter(self.late))
+        return next(iter(self.live or self.late))
 
 
 def weight_of(request: InferenceRequest) -> float:
@@ -109,7 +109,7 @@ class SloLane(Lane):
             line = self._lines[request.client_id] = Line(since)
         self._live.push(request, request.deadline, request.arrival)
         self._latest_starts.push(request, latest_start)
-        line.live.push(request, request.deadline, request.arrival)
+        line.live[request] = None
         if line.first() is request:
             self._set_turn(line)
 
@@ -162,7 +162,7 @@ class SloLane(Lane):
         self._live.discard(request)
         self._latest_starts.discard(request)
         line = self._lines[request.client_id]
-        line.live.discard(request)
+        del line.live[request]
         line.late[request] = None
         self._late.push(request, request.waiting_since, request.arrival)
         if request.late == "refuse":
@@ -236,7 +236,8 @@ class SloLane(Lane):
 
     def _remove(self, request: InferenceRequest) -> None:
         line = self._lines[request.client_id]
-        if line.live.discard(request):
+        if request in line.live:
+            del line.live[request]
             self._live.discard(request)
             self._latest_starts.discard(request)
         else:
