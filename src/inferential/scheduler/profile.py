@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,7 @@ class LatencyProfile:
         self.quantile = quantile
         self.calls = 0
         self._windows: dict[int, _Window] = {}
+        self._explored = 1
         self._typical: list[float] = []  # by batch size - 1, computed when asked for
         self._high: list[float] = []
 
@@ -94,7 +95,7 @@ class LatencyProfile:
         window.last_call = self.calls
         if self.calls % WINDOW == 0:
             self._forget()
-        self._typical, self._high = [], []
+        self._changed()
 
     def typical(self, batch_size: int) -> float:
         """Median latency in seconds; 0 while nothing is known."""
@@ -110,14 +111,14 @@ class LatencyProfile:
 
     def largest_within(self, seconds: float, limit: int) -> int:
         """Rows, `limit` at most, that one call answers within so many seconds by the high quantile; 0: not one."""
-        limit = min(limit, self.explored())
+        limit = min(limit, self._explored)
         if limit > len(self._high):
             self._draw(limit)
         return bisect_right(self._high, seconds, 0, limit)
 
     def explored(self) -> int:
         """The largest batch worth trying: twice the largest known one; 1 while nothing is known."""
-        return 2 * max(self._windows) if self._windows else 1
+        return self._explored
 
     def rate(self, batch_size: int) -> float:
         """Rows per second in calls of that size one after another; infinite while nothing is known."""
@@ -139,6 +140,11 @@ class LatencyProfile:
             window.keep(latency_s)
         self.calls += _LOADED_CALLS
         window.last_call = self.calls
+        self._changed()
+
+    def _changed(self) -> None:
+        """The curves are drawn anew when they are asked for."""
+        self._explored = 2 * max(self._windows)
         self._typical, self._high = [], []
 
     def _forget(self) -> None:
@@ -150,9 +156,9 @@ class LatencyProfile:
         known = sorted(self._windows)
         medians = [self._windows[size].median() for size in known]
         highs = [self._windows[size].high(self.quantile) for size in known]
-        sizes = range(1, max(up_to, 8) + 1)
-        self._typical = list(_rising(_between(size, known, medians) for size in sizes))
-        self._high = list(_rising(_between(size, known, highs) for size in sizes))
+        up_to = max(up_to, 8)
+        self._typical = _curve(up_to, known, medians)
+        self._high = _curve(up_to, known, highs)
 
 
 class _Window:
@@ -297,21 +303,15 @@ def _size(where: str, told: Any) -> SizeProfile:
     return SizeProfile(batch_size, 0, float(median_ms), float(high_ms))
 
 
-def _between(size: int, known: list[int], values: list[float]) -> float:
-    """The value at a size, along the line between its neighbours; level beyond the outermost."""
-    if not known:
-        return 0.0
-    at = bisect_left(known, size)
-    if at == len(known):
-        return values[-1]
-    if known[at] == size or at == 0:
-        return values[at]
-    share = (size - known[at - 1]) / (known[at] - known[at - 1])
-    return values[at - 1] + share * (values[at] - values[at - 1])
-
-
-def _rising(values: Iterator[float]) -> Iterator[float]:
-    highest = 0.0
-    for value in values:
-        highest = max(highest, value)
-        yield highest
+def _curve(up_to: int, known: list[int], values: list[float]) -> list[float]:
+    """Values at 1 to `up_to`: on lines between those that are known, level beyond the outermost, never falling."""
+    curve: list[float] = []
+    size, value = 0, values[0] if values else 0.0
+    for following, target in zip(known, values, strict=True):
+        target = max(target, value)
+        slope = (target - value) / (following - size)
+        curve.extend([value + slope * step for step in range(1, following - size)])
+        curve.append(target)
+        size, value = following, target
+    curve.extend([value] * (up_to - size))
+    return curve

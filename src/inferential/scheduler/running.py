@@ -69,6 +69,7 @@ class Running:
         self._models: dict[str, _Calls] = {}
         self._devices: dict[str, Batch] = {}
         self._members: dict[str, dict[str, None]] = {}
+        self._slots: dict[str, tuple[Capacity, Sequence[Slot]]] = {}  # until a call begins or ends
 
     def requests(self) -> list[InferenceRequest]:
         """The requests in all calls."""
@@ -87,6 +88,7 @@ class Running:
 
     def begin(self, batch: Batch, device: str | None) -> None:
         """A call was dispatched."""
+        self._slots.clear()
         calls = self._models.setdefault(batch.model_id, _Calls())
         latency_s = self._profile(batch).typical(len(batch.requests))
         calls.by_replica.setdefault(batch.replica, {})[batch] = batch.started_at + latency_s
@@ -95,6 +97,7 @@ class Running:
 
     def end(self, batch: Batch, now: float, *, measured: bool) -> None:
         """A call ended; with `measured` its duration is one to learn from."""
+        self._slots.clear()
         calls = self._models[batch.model_id]
         batches = calls.by_replica[batch.replica]
         del batches[batch]
@@ -119,6 +122,14 @@ class Running:
     def slots(self, model_id: str) -> Sequence[Slot]:
         """The replicas of a model, each with when it is expected to have room."""
         capacity = self.capacity(model_id)
+        known = self._slots.get(model_id)
+        if known is not None and known[0] == capacity:
+            return known[1]
+        slots = self._found(model_id, capacity)
+        self._slots[model_id] = capacity, slots
+        return slots
+
+    def _found(self, model_id: str, capacity: Capacity) -> Sequence[Slot]:
         device_free_at = self._device_free_at(model_id, capacity.device)
         calls = self._models.get(model_id)
         found = []

@@ -149,6 +149,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         overloaded = self._is_overloaded(slot.model_id, now)
         limit = min(slot.max_batch_size, slot.profile.explored())
         model = self._model(slot.model_id)
+        largest_within = slot.profile.largest_within
         batch: list[InferenceRequest] = []
         if model.calls_since_late >= LATE_SHARE and (starving := lane.starving(now)) is not None:
             model.calls_since_late = 0
@@ -158,8 +159,8 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
             request = lane.next_in_turn() if overloaded else lane.earliest()
             if request is None:
                 break
-            rows = slot.profile.largest_within(request.deadline - now, limit)
-            if rows < self._wanted(request, slot):
+            rows = largest_within(request.deadline - now, limit)
+            if rows < limit and rows < self._wanted(request, slot):
                 if self._misses(request, now):
                     self._is_late(lane, request, now)
                     model.overloaded_at = now
@@ -314,9 +315,12 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
                 for per_second, slots in rivals
             )
 
+        if load(1) <= UTILISATION:
+            return 1
+        if load(largest) > UTILISATION:
+            return largest
         # Larger batches carry more, so that the sizes which do not suffice come first.
-        sizes = range(1, largest + 1)
-        return min(bisect_left(sizes, True, key=lambda size: load(size) <= UTILISATION) + 1, largest)
+        return bisect_left(range(1, largest), True, key=lambda size: load(size) <= UTILISATION) + 1
 
     def _is_overloaded(self, model_id: str, now: float) -> bool:
         return any(now - self._model(rival).overloaded_at < CALM_S for rival in self._outlook.rivals(model_id))
