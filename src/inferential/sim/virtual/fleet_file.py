@@ -1,0 +1,187 @@
+"""A fleet in a file: models, and classes of robots that ask them.
+
+It makes no arrivals: `virtual.generate` does.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from inferential.config.files import parse_content, read_file
+from inferential.config.problems import ConfigError, Problem
+from inferential.config.schema import Count, NotNegative, Positive, Section
+from inferential.config.text import Layer
+
+Speed = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class SizeFigures(Section):
+    """How long calls of one batch size take, as in a file of profiles."""
+
+    batch_size: Count
+    """Rows in a call."""
+    median_ms: Positive
+    """Of the latency."""
+    high_ms: Positive | None = None
+    """Its high quantile; not simulated, `spread` is."""
+
+
+class FleetModel(Section):
+    """One model's time."""
+
+    fixed_ms: NotNegative | None = None
+    """What a call takes beside its rows."""
+    per_row_ms: NotNegative | None = None
+    """What each row of a call takes."""
+    max_batch_size: Count = 1
+    """Rows in a call, where it is told by fixed_ms and per_row_ms."""
+    profile: list[SizeFigures] | None = None
+    """In place of these three, latencies by batch size, as `inferential profile` measures them."""
+    spread: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Sigma of the lognormal factor by which the latency of calls varies."""
+    replicas: Count | Annotated[list[Speed], Field(min_length=1)] = 1
+    """How many, or the speed of each: one of speed 2 takes half the time."""
+    max_inflight: Count = 1
+    """Calls at once on each replica."""
+    device: str | None = None
+    """Models with the same device run one call at a time among them."""
+
+    @model_validator(mode="after")
+    def _has_one_kind_of_time(self) -> FleetModel:
+        told = self.fixed_ms is not None or self.per_row_ms is not None
+        if told == (self.profile is not None):
+            raise ValueError("expected either fixed_ms and per_row_ms, or a profile")
+        if told and (self.fixed_ms or 0) + (self.per_row_ms or 0) <= 0:
+            raise ValueError("expected a call that takes time: fixed_ms or per_row_ms above 0")
+        return self
+
+
+class RobotClass(Section):
+    """Robots that are alike."""
+
+    model: str
+    """Which model they ask."""
+    count: Count = 1
+    """How many at load 1."""
+    kind: Literal["periodic", "irregular", "chunked"] = "periodic"
+    """periodic: every period, out of step with each other; irregular: gaps are exponential; chunked: each time that
+    ask_at_steps are left of a chunk of horizon_steps."""
+    rate_hz: Positive | None = None
+    """How often each asks; of chunked robots, their control rate."""
+    every_s: Positive | None = None
+    """The same, as a period."""
+    jitter_ms: NotNegative = 0.0
+    """Standard deviation of each arrival around its time."""
+    horizon_steps: Count | None = None
+    """Actions in a chunk, of chunked robots."""
+    ask_at_steps: Annotated[int, Field(ge=0)] = 0
+    """Actions left when a chunked robot asks for more; what they last is its deadline."""
+    budget_ms: Positive | None = None
+    """Time from an observation to its deadline; of chunked robots, until their actions run out."""
+    priority: Annotated[int, Field(ge=0)] = 1
+    """0 is the highest."""
+    urgency: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """0 to 1."""
+    queue: Literal["latest", "all"] = "latest"
+    """Whether a newer observation takes the place of one that waits."""
+    late: Literal["serve", "refuse"] = "serve"
+    """What becomes of an observation that cannot be answered in time."""
+    start_s: NotNegative = 0.0
+    """When they join."""
+    stop_s: Positive | None = None
+    """When they leave."""
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> RobotClass:
+        if (self.rate_hz is None) == (self.every_s is None):
+            raise ValueError("expected either rate_hz or every_s")
+        if self.kind == "chunked":
+            if self.horizon_steps is None or self.ask_at_steps >= self.horizon_steps:
+                raise ValueError("horizon_steps: a chunked robot needs more of them than ask_at_steps")
+            if self.budget_ms is None and not self.ask_at_steps:
+                raise ValueError("budget_ms: expected it, or ask_at_steps above 0")
+        elif self.budget_ms is None:
+            raise ValueError("budget_ms: expected the time that an answer has")
+        return self
+
+    @property
+    def period_s(self) -> float:
+        """Seconds between two observations of a robot; of an irregular one, on average."""
+        step_s = self.every_s if self.every_s is not None else 1 / (self.rate_hz or 1.0)
+        return step_s if self.horizon_steps is None else step_s * (self.horizon_steps - self.ask_at_steps)
+
+    @property
+    def time_s(self) -> float:
+        """Seconds from an observation to its deadline."""
+        if self.budget_ms is not None:
+            return self.budget_ms / 1e3
+        return self.ask_at_steps * (self.every_s if self.every_s is not None else 1 / (self.rate_hz or 1.0))
+
+
+class Fleet(Section):
+    """Models and robots."""
+
+    models: Annotated[dict[str, FleetModel], Field(min_length=1)]
+    """By model id."""
+    robots: Annotated[dict[str, RobotClass], Field(min_length=1)]
+    """By the name of the class."""
+
+    @model_validator(mode="after")
+    def _models_are_there(self) -> Fleet:
+        for name, robots in self.robots.items():
+            if robots.model not in self.models:
+                raise ValueError(f"robots.{name}.model: {robots.model!r} is not among models: {', '.join(self.models)}")
+        return self
+
+
+def load_fleet(path: str | Path) -> Fleet:
+    """Reads a fleet from YAML, TOML or JSON.
+
+    Raises:
+        ConfigError: it cannot be read, or a field is wrong; each is named with its place.
+    """
+    return _fleet(read_file(path))
+
+
+def example(name: str) -> Fleet:
+    """One of the fleets that are shipped; `example_names` lists them.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in example_names():
+        raise ConfigError([Problem("--example", f"expected one of {', '.join(example_names())}, got {name!r}", "")])
+    shipped = files(__package__).joinpath("examples", f"{name}.yaml")
+    return _fleet(parse_content(f"{name}.yaml", shipped.read_bytes()))
+
+
+def example_names() -> list[str]:
+    """The fleets that are shipped, sorted."""
+    shipped = files(__package__).joinpath("examples").iterdir()
+    return sorted(path.name.removesuffix(".yaml") for path in shipped if path.name.endswith(".yaml"))
+
+
+def _fleet(layer: Layer) -> Fleet:
+    try:
+        return Fleet.model_validate(layer.values)
+    except ValidationError as error:
+        problems = [
+            Problem(
+                ".".join(map(str, one["loc"])),
+                one["msg"].removeprefix("Value error, "),
+                _place(layer, one["loc"]),
+            )
+            for one in error.errors(include_url=False)
+        ]
+        raise ConfigError(problems) from None
+
+
+def _place(layer: Layer, key: tuple[int | str, ...]) -> str:
+    """The file, and the line as far as it is known."""
+    while key and key not in layer.lines:
+        key = key[:-1]
+    return f"{layer.name}:{layer.lines[key]}" if key else layer.name

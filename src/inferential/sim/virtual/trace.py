@@ -1,0 +1,106 @@
+"""Observations in a file, one JSON object a line: recorded ones to simulate, simulated ones to keep.
+
+The fields are those of `Arrival`; `at` and `deadline_ms` (from the observation on), `client`, `model` must be there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from inferential.config.problems import ConfigError, Problem
+from inferential.sim.virtual.world import Arrival
+
+_Kinds = dict[str, type | tuple[type, ...]]
+_NEEDED: _Kinds = {"at": (int, float), "client": str, "model": str, "deadline_ms": (int, float)}
+_OPTIONAL: _Kinds = {
+    "class": str,
+    "priority": int,
+    "urgency": (int, float),
+    "queue": str,
+    "late": str,
+    "steps_remaining": int,
+}
+
+
+def save_trace(arrivals: Iterable[Arrival], path: str | Path) -> None:
+    """Writes arrivals.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with open(path, "w", encoding="utf-8") as file:
+        for arrival in arrivals:
+            told: dict[str, Any] = {
+                "at": round(arrival.at, 6),
+                "client": arrival.client_id,
+                "model": arrival.model_id,
+                "deadline_ms": round((arrival.deadline - arrival.at) * 1e3, 3),
+                "class": arrival.robot_class,
+                "priority": arrival.priority,
+                "urgency": arrival.urgency,
+                "queue": "latest" if arrival.latest else "all",
+                "late": arrival.late,
+            }
+            if arrival.steps_remaining is not None:
+                told["steps_remaining"] = arrival.steps_remaining
+            file.write(json.dumps(told) + "\n")
+
+
+def load_trace(path: str | Path) -> list[Arrival]:
+    """Reads arrivals, in order of time.
+
+    Raises:
+        ConfigError: the file cannot be read, or a line is none; each is named.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([Problem("", f"cannot be read: {error}", str(path))]) from None
+    arrivals, problems = [], []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            arrivals.append(_arrival(json.loads(line)))
+        except ValueError as error:
+            problems.append(Problem("", str(error), f"{path}:{number}"))
+    if problems:
+        raise ConfigError(problems[:10])
+    return sorted(arrivals, key=lambda arrival: arrival.at)
+
+
+def _arrival(line: Any) -> Arrival:
+    if not isinstance(line, dict):
+        raise ValueError(f"expected an object, got {line!r}")
+    told: dict[str, Any] = line
+    for key, kind in (_NEEDED | _OPTIONAL).items():
+        if key not in told and key in _NEEDED:
+            raise ValueError(f"{key}: missing; needed are {', '.join(_NEEDED)}")
+        if key in told and (not isinstance(told[key], kind) or isinstance(told[key], bool)):
+            raise ValueError(f"{key}: got {told[key]!r}")
+    unknown = told.keys() - _NEEDED.keys() - _OPTIONAL.keys()
+    if unknown:
+        raise ValueError(f"unknown key {min(unknown)!r}; known: {', '.join((*_NEEDED, *_OPTIONAL))}")
+    if told["at"] < 0 or told["deadline_ms"] <= 0:
+        raise ValueError("at: expected at least 0, and deadline_ms above 0")
+    queue, late = told.get("queue", "latest"), told.get("late", "serve")
+    if queue not in ("latest", "all"):
+        raise ValueError(f"queue: expected latest or all, got {queue!r}")
+    choice: Literal["serve", "refuse"] = "refuse" if late == "refuse" else "serve"
+    if late != choice:
+        raise ValueError(f"late: expected serve or refuse, got {late!r}")
+    return Arrival(
+        at=float(told["at"]),
+        client_id=told["client"],
+        model_id=told["model"],
+        robot_class=told.get("class", told["model"]),
+        deadline=told["at"] + told["deadline_ms"] / 1e3,
+        priority=told.get("priority", 1),
+        urgency=told.get("urgency", 0.0),
+        latest=queue == "latest",
+        late=choice,
+        steps_remaining=told.get("steps_remaining"),
+    )
