@@ -20,6 +20,7 @@ from inferential.cli.output import wants_rich
 COMMANDS = {
     "serve": "Serve models to robots.",
     "demo": "Drive a fleet of simulated robots in real time.",
+    "simulate": "Simulate a fleet and its server in virtual time.",
     "check": "Validate a configuration and explain it.",
     "profile": "Measure how long a model's calls take.",
     "schedulers": "List the scheduling strategies there are.",

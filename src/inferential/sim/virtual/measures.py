@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -32,8 +31,9 @@ class Group:
         answers_per_s_per_robot: answers in time, of a robot on average.
         fairness: Jain's index of the robots' shares of their own observations answered in time; 1 where all
             have the same share (Jain, Chiu, Hawe, DEC-TR-301, 1984).
-        longest_gap_s: of any robot, the longest time without an answer in time, while it asked.
-        gap_p95_s: the 95th percentile of the robots' longest ones.
+        longest_wait_s: of any robot, the longest time from an observation to the first answer in time to it or to a
+            later one: how long it starved.
+        wait_p95_s: the 95th percentile of the robots' longest ones.
         robots_without: robots that got no answer in time at all.
     """
 
@@ -46,8 +46,8 @@ class Group:
     age_ms: tuple[float, float, float]
     answers_per_s_per_robot: float
     fairness: float
-    longest_gap_s: float
-    gap_p95_s: float
+    longest_wait_s: float
+    wait_p95_s: float
     robots_without: int
 
 
@@ -111,7 +111,7 @@ def _group(outcomes: Sequence[Outcome], seconds: float) -> Group:
     ages = [(one.ended_at - one.arrival.at) * 1e3 for one in outcomes if one.end == "answered"]
     percentiles = np.percentile(ages, (50, 95, 99)) if ages else (0.0, 0.0, 0.0)
     shares = np.array([sum(one.in_time for one in own) / len(own) for own in robots.values()])
-    gaps = [_longest_gap_s(own) for own in robots.values()]
+    waits = [_longest_wait_s(own, seconds) for own in robots.values()]
     return Group(
         robots=len(robots),
         offered=len(outcomes),
@@ -122,8 +122,8 @@ def _group(outcomes: Sequence[Outcome], seconds: float) -> Group:
         age_ms=(float(percentiles[0]), float(percentiles[1]), float(percentiles[2])),
         answers_per_s_per_robot=in_time / seconds / len(robots) if robots else 0.0,
         fairness=jain(shares),
-        longest_gap_s=max(gaps, default=0.0),
-        gap_p95_s=float(np.percentile(gaps, 95)) if gaps else 0.0,
+        longest_wait_s=max(waits, default=0.0),
+        wait_p95_s=float(np.percentile(waits, 95)) if waits else 0.0,
         robots_without=int((shares == 0).sum()),
     )
 
@@ -135,11 +135,14 @@ def jain(shares: Any) -> float:
     return float(values.sum()) ** 2 / squares if squares > 0 else 1.0
 
 
-def _longest_gap_s(own: Sequence[Outcome]) -> float:
-    """From a robot's first observation to its last, the longest time without an answer in time.
-
-    The last observation counts up to its deadline: until then it might still have been answered.
-    """
-    last = own[-1].arrival.deadline if own[-1].end != "open" else own[-1].arrival.at
-    times = [own[0].arrival.at, *sorted(one.ended_at for one in own if one.in_time), last]
-    return max((after - before for before, after in pairwise(times)), default=0.0)
+def _longest_wait_s(own: Sequence[Outcome], seconds: float) -> float:
+    """Of one robot, the longest time from an observation to the first answer in time to it or to a later one."""
+    numbers = {id(one): number for number, one in enumerate(own)}
+    waits, first = [], 0
+    for one in sorted((one for one in own if one.in_time), key=lambda one: one.ended_at):
+        if numbers[id(one)] >= first:
+            waits.append(one.ended_at - own[first].arrival.at)
+            first = numbers[id(one)] + 1
+    if first < len(own) and own[first].arrival.deadline <= seconds:
+        waits.append(min(seconds, own[-1].arrival.deadline) - own[first].arrival.at)
+    return max(waits, default=0.0)

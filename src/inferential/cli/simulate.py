@@ -1,0 +1,204 @@
+"""`inferential simulate`.
+
+The simulation is in `inferential.sim.virtual`; here it is run, shown and kept.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from inferential.cli.errors import CliError, missing
+from inferential.cli.output import print_json, wants_rich
+from inferential.config.problems import ConfigError
+from inferential.scheduler import get_scheduler, scheduler_names
+from inferential.sim.virtual import generate
+from inferential.sim.virtual.bound import upper_bound
+from inferential.sim.virtual.fleet_file import Fleet, example, example_names, load_fleet
+from inferential.sim.virtual.measures import Group, Measures, measure
+from inferential.sim.virtual.simulation import simulate as run_strategy
+from inferential.sim.virtual.trace import load_trace, save_trace
+from inferential.sim.virtual.world import Arrival, Run
+
+EXAMPLES = (
+    "inferential simulate fleet.yaml",
+    "inferential simulate --example mixed --compare all --load 2",
+    "inferential simulate fleet.yaml --trace-in recorded.jsonl --json",
+)
+_EXAMPLE = "mixed"
+
+
+def simulate(
+    fleet: Annotated[Path | None, typer.Argument(help="YAML, TOML or JSON file: models and classes of robots.")] = None,
+    shipped: Annotated[
+        str | None,
+        typer.Option("--example", metavar="NAME", help=f"A fleet that is shipped: {', '.join(example_names())}."),
+    ] = None,
+    strategy: Annotated[str, typer.Option(help="Scheduling strategy; `inferential schedulers` lists them.")] = (
+        "slo_aware"
+    ),
+    compare: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Several strategies on the same arrivals; `all` for all.")
+    ] = None,
+    load: Annotated[
+        float, typer.Option(min=0.01, max=100, help="How many times as many robots of each class as the file says.")
+    ] = 1.0,
+    seconds: Annotated[float, typer.Option(min=0.1, max=86400, help="Virtual time.")] = 60.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of phases, gaps and latencies.")] = 0,
+    trace_in: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Recorded arrivals in place of the file's robots.")
+    ] = None,
+    trace_out: Annotated[Path | None, typer.Option(dir_okay=False, help="Where the arrivals are kept.")] = None,
+    out: Annotated[Path | None, typer.Option(file_okay=False, help="Where summary and pictures are saved.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON and nothing else.")] = False,
+) -> None:
+    """Simulate a fleet and its server in virtual time.
+
+    The server's own scheduling decides, without sockets and without waiting: 1,000 robots for a minute take seconds.
+    Results are told as shares of a bound that no schedule can exceed, even one that knows the future.
+    """
+    described = _fleet(fleet, shipped)
+    names = _strategies(strategy, compare)
+    arrivals = _arrivals(described, trace_in, seconds, seed, load)
+    if trace_out is not None:
+        try:
+            save_trace(arrivals, trace_out)
+        except OSError as error:
+            raise CliError(f"--trace-out: cannot write to {trace_out}: {error.strerror or error}") from error
+    if out is not None:
+        _make(out)
+    models = generate.models(described)
+    bound = upper_bound(models, [arrival for arrival in arrivals if arrival.at < seconds], seconds)
+    runs = _run(described, arrivals, names, seconds, seed)
+    replicas = {model.model_id: len(model.speeds) for model in models}
+    measured = [measure(run, replicas) for run in runs]
+    summary = [{"bound": bound, "load": load, "seed": seed, **one.as_dict()} for one in measured]
+    saved = [] if out is None else _save(summary, runs, out)
+    if as_json:
+        print_json(summary if compare else summary[0])
+        return
+    console = Console(width=None if wants_rich() else 140, highlight=False)
+    console.print(_table(measured, bound))
+    console.print(f"bound: {bound} of {measured[0].overall.offered} can be answered in time at best")
+    for path in saved:
+        console.print(f"saved {path}", soft_wrap=True)
+
+
+def _fleet(path: Path | None, shipped: str | None) -> Fleet:
+    if path is not None and shipped is not None:
+        raise CliError("FLEET: a file and --example were given; expected one of them")
+    try:
+        return load_fleet(path) if path is not None else example(shipped or _EXAMPLE)
+    except ConfigError as error:
+        raise CliError(str(error)) from error
+
+
+def _strategies(strategy: str, compare: str | None) -> list[str]:
+    if compare is None:
+        names = [strategy]
+    elif compare == "all":
+        names = scheduler_names()
+    else:
+        names = [name.strip() for name in compare.split(",") if name.strip()]
+    for name in names:
+        try:
+            get_scheduler(name)
+        except ValueError as error:
+            raise CliError(str(error)) from error
+    if not names:
+        raise CliError(f"--compare: expected strategies separated by commas, or `all`, got {compare!r}")
+    return names
+
+
+def _arrivals(fleet: Fleet, trace: Path | None, seconds: float, seed: int, load: float) -> list[Arrival]:
+    if trace is None:
+        return generate.arrivals(fleet, seconds=seconds, seed=seed, load=load)
+    try:
+        arrivals = load_trace(trace)
+    except ConfigError as error:
+        raise CliError(str(error)) from error
+    unknown = sorted({arrival.model_id for arrival in arrivals} - fleet.models.keys())
+    if unknown:
+        raise CliError(f"--trace-in: model {unknown[0]!r} is not among the fleet's: {', '.join(fleet.models)}")
+    return arrivals
+
+
+def _run(fleet: Fleet, arrivals: Sequence[Arrival], names: Sequence[str], seconds: float, seed: int) -> list[Run]:
+    models = generate.models(fleet)
+    console = Console(stderr=True)
+    runs = []
+    with Progress(console=console, transient=True) if console.is_terminal else nullcontext() as progress:
+        for name in names:
+            told = None
+            if progress is not None:
+                task = progress.add_task(name, total=seconds)
+                told = lambda at, task=task: progress.update(task, completed=at)  # noqa: E731
+            runs.append(run_strategy(models, arrivals, name, seconds=seconds, seed=seed, progress=told))
+    return runs
+
+
+def _table(measured: Sequence[Measures], bound: int) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for title in ("strategy", "robots"):
+        table.add_column(title)
+    for title in (
+        *("offered", "in time", "of bound", "missed", "age ms (p50, p95, p99)", "fair", "wait s (p95, worst)"),
+        *("batch", "decision us"),
+    ):
+        table.add_column(title, justify="right")
+    for one in measured:
+        share = f"{one.overall.in_time / bound:.1%}" if bound else "-"
+        batches = " ".join(f"{size:.1f}" for size in one.batch_size.values())
+        table.add_row(one.strategy, "all", *_cells(one.overall, share), batches, f"{one.decision_us[0]:.0f}")
+        for name, group in one.classes.items():
+            table.add_row("", f"{group.robots} {name}", *_cells(group, ""), "", "")
+    return table
+
+
+def _cells(group: Group, share: str) -> Sequence[str]:
+    return (
+        str(group.offered),
+        str(group.in_time),
+        share,
+        f"{group.miss_rate:.1%}",
+        " ".join(f"{age:.0f}" for age in group.age_ms),
+        f"{group.fairness:.3f}",
+        f"{group.wait_p95_s:.2f} {group.longest_wait_s:.2f}",
+    )
+
+
+def _make(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CliError(f"--out: cannot write to {out}: {error.strerror or error}") from error
+
+
+def _save(summary: list[dict[str, Any]], runs: Sequence[Run], out: Path) -> list[Path]:
+    try:
+        from inferential.sim.virtual import pictures
+    except ModuleNotFoundError as error:
+        raise missing("--out", error, "demo") from error
+    try:
+        path = out / "summary.json"
+        path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        saved = [path, out / "ages.png", out / "ages.svg"]
+        pictures.save_ages(runs, saved[1:])
+        begin_s = max(0.0, runs[0].seconds / 2 - 0.5)
+        for run in runs:
+            drawn = [out / f"timeline-{run.strategy}.{kind}" for kind in ("png", "svg")]
+            models = sorted({call.model_id for call in run.calls})
+            pictures.save_timeline(run, drawn, begin_s=begin_s, models=models)
+            saved += drawn
+    except OSError as error:
+        raise CliError(f"--out: cannot write to {out}: {error.strerror or error}") from error
+    return saved

@@ -1,0 +1,139 @@
+"""Runs as pictures: goodput against load, ages of answers, and who ran when.
+
+It needs matplotlib and no display.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from inferential.sim.virtual.world import Run
+
+# Okabe and Ito's colours, which can be told apart by everybody; slo_aware has the first.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+_MARKS = "osD^vP*X"
+_TIMELINE_S = 1.0
+
+
+def save_goodput(curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], paths: Sequence[Path]) -> None:
+    """Draws goodput against load.
+
+    Args:
+        curves: by fleet, by strategy (or "bound"), pairs of load and answers in time per second.
+        paths: where to; the format is told by the extension.
+    """
+    figure = _figure(5.2 * len(curves), 4.2)
+    for number, (fleet, strategies) in enumerate(curves.items()):
+        axes = figure.add_subplot(1, len(curves), number + 1)
+        for strategy, points in strategies.items():
+            loads, goodputs = zip(*sorted(points), strict=True)
+            if strategy == "bound":
+                axes.plot(
+                    loads, goodputs, color="#444444", linestyle="--", linewidth=1.5, label="bound: the best possible"
+                )
+            else:
+                axes.plot(loads, goodputs, **_style(strategy, list(strategies)), label=strategy)
+        axes.set(title=fleet, xlabel="offered load (1: what the models carry)", ylim=(0, None))
+        axes.set_ylabel("answers in time per second" if number == 0 else "")
+        axes.grid(alpha=0.25)
+    figure.axes[-1].legend(fontsize=8, loc="best")
+    _save(figure, paths)
+
+
+def save_ages(runs: Sequence[Run], paths: Sequence[Path]) -> None:
+    """Draws how old answers were, a panel for each class of robots, a line for each run."""
+    classes = sorted({outcome.arrival.robot_class for run in runs for outcome in run.outcomes})
+    figure = _figure(4.4 * len(classes), 3.8)
+    for number, name in enumerate(classes):
+        axes = figure.add_subplot(1, len(classes), number + 1)
+        times_ms = [
+            (one.arrival.deadline - one.arrival.at) * 1e3 for one in runs[0].outcomes if one.arrival.robot_class == name
+        ]
+        budget_ms = float(np.median(times_ms)) if times_ms else 1.0
+        for run in runs:
+            own = [one for one in run.outcomes if one.arrival.robot_class == name and one.end != "superseded"]
+            ages_ms = np.sort([(one.ended_at - one.arrival.at) * 1e3 for one in own if one.end == "answered"])
+            shares = np.arange(1, len(ages_ms) + 1) / max(len(own), 1)
+            style = _style(run.strategy, [run.strategy for run in runs])
+            axes.plot(ages_ms, shares, color=style["color"], linewidth=style["linewidth"], label=run.strategy)
+        axes.axvline(budget_ms, color="#444444", linestyle="--", linewidth=1)
+        axes.set(
+            title=name,
+            xlabel="age of the answer in ms (dashed: its deadline)",
+            xlim=(0, 2.5 * budget_ms),
+            ylim=(0, 1.02),
+        )
+        axes.set_ylabel("share of what was not superseded" if number == 0 else "")
+        axes.grid(alpha=0.25)
+    figure.axes[0].legend(fontsize=8, loc="lower right")
+    _save(figure, paths)
+
+
+def save_timeline(run: Run, paths: Sequence[Path], *, begin_s: float, models: Sequence[str]) -> None:
+    """Draws a second of calls: a row for each replica, the darker the more rows, red where an answer came too late."""
+    calls = [call for call in run.calls if call.model_id in models and call.ended_at > begin_s]
+    calls = [call for call in calls if call.started_at < begin_s + _TIMELINE_S]
+    places = sorted({(call.model_id, call.replica) for call in calls}, reverse=True)
+    most = max((call.rows for call in calls), default=1)
+    figure = _figure(11.0, 0.9 + 0.55 * max(len(places), 1))
+    axes = figure.add_subplot()
+    for call in calls:
+        row = places.index((call.model_id, call.replica))
+        missed = call.in_time < call.rows
+        width = call.ended_at - call.started_at
+        axes.barh(
+            row,
+            width,
+            left=call.started_at - begin_s,
+            height=0.7,
+            color="#D55E00" if missed else "#0072B2",
+            alpha=0.25 + 0.75 * call.rows / most,
+            edgecolor="white",
+        )
+        if width > 0.012:
+            axes.text(
+                call.started_at - begin_s + width / 2,
+                row,
+                str(call.rows),
+                ha="center",
+                va="center",
+                fontsize=7,
+                clip_on=True,
+            )
+    axes.set(
+        xlim=(0, _TIMELINE_S),
+        xlabel=f"seconds, from {begin_s:g} s on",
+        title=f"calls of {run.strategy}, with their rows",
+    )
+    axes.set_yticks(range(len(places)), [f"{model_id} {replica}" for model_id, replica in places])
+    _save(figure, paths)
+
+
+def _style(strategy: str, strategies: Sequence[str]) -> dict[str, Any]:
+    others = [name for name in strategies if name not in ("slo_aware", "bound")]
+    number = 0 if strategy == "slo_aware" else 1 + others.index(strategy) % (len(_COLOURS) - 1)
+    return {
+        "color": _COLOURS[number],
+        "marker": _MARKS[number],
+        "markersize": 5,
+        "linewidth": 2.4 if number == 0 else 1.3,
+        "zorder": 3 if number == 0 else 2,
+    }
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, paths: Sequence[Path]) -> None:
+    for path in paths:
+        # Without the date, so that the same runs give the same file.
+        figure.savefig(path, dpi=110, metadata={"Date": None} if path.suffix == ".svg" else None)
