@@ -24,7 +24,7 @@ import heapq
 import math
 from collections.abc import Iterable, Sequence
 
-from inferential.sim.virtual.world import Arrival, ModelSpec
+from inferential.sim.virtual.world import Arrival, ModelSpec, Run
 
 _Job = tuple[float, float, float]
 """Arrival, deadline, work in seconds at speed 1."""
@@ -38,14 +38,7 @@ def upper_bound(models: Sequence[ModelSpec], arrivals: Iterable[Arrival], second
         arrivals: what is asked.
         seconds: when it ends.
     """
-    jobs: dict[str, list[_Job]] = {model.model_id: [] for model in models}
-    alone_s = {model.model_id: model.latency_s[0] / max(model.speeds) for model in models}
-    work_s = {model.model_id: model.least_row_s for model in models}
-    for arrival in arrivals:
-        until = min(arrival.deadline, seconds)
-        # Half a nanosecond: a call that ends at the deadline, rounded up, is in time.
-        if arrival.at + alone_s[arrival.model_id] <= until + 5e-10:
-            jobs[arrival.model_id].append((arrival.at, until + 1e-9, work_s[arrival.model_id]))
+    jobs = _jobs(models, arrivals, seconds)
     total = 0.0
     for group in _groups(models):
         done_before, together = 0.0, []
@@ -55,6 +48,38 @@ def upper_bound(models: Sequence[ModelSpec], arrivals: Iterable[Arrival], second
             total += (done - done_before) / model.least_row_s
             done_before = done
     return math.floor(total + 1e-6)
+
+
+def work_bound(models: Sequence[ModelSpec], arrivals: Iterable[Arrival], seconds: float) -> float:
+    """The most that answers in time can be worth, each its `least_row_s`, in seconds.
+
+    Of models that share a device, the most answers are those of the cheap rows alone; counted by their work, an answer
+    of the dear model is worth as much more as it takes, and a schedule need not starve it to do well.
+    """
+    jobs = _jobs(models, arrivals, seconds)
+    return sum(
+        _most_work(sorted(job for model in group for job in jobs[model.model_id]), _capacity(group))
+        for group in _groups(models)
+    )
+
+
+def work_in_time(models: Sequence[ModelSpec], run: Run) -> float:
+    """What the answers in time of a run were worth, each its `least_row_s`, in seconds."""
+    worth_s = {model.model_id: model.least_row_s for model in models}
+    return sum(worth_s[outcome.arrival.model_id] for outcome in run.outcomes if outcome.in_time)
+
+
+def _jobs(models: Sequence[ModelSpec], arrivals: Iterable[Arrival], seconds: float) -> dict[str, list[_Job]]:
+    """The arrivals that can be answered in time by a call of their own, by model."""
+    jobs: dict[str, list[_Job]] = {model.model_id: [] for model in models}
+    alone_s = {model.model_id: model.latency_s[0] / max(model.speeds) for model in models}
+    work_s = {model.model_id: model.least_row_s for model in models}
+    for arrival in arrivals:
+        until = min(arrival.deadline, seconds)
+        # Half a nanosecond: a call that ends at the deadline, rounded up, is in time.
+        if arrival.at + alone_s[arrival.model_id] <= until + 5e-10:
+            jobs[arrival.model_id].append((arrival.at, until + 1e-9, work_s[arrival.model_id]))
+    return jobs
 
 
 def _groups(models: Sequence[ModelSpec]) -> list[list[ModelSpec]]:
