@@ -6,8 +6,22 @@ It needs pyzmq, protobuf and numpy, and imports nothing of the server.
 from __future__ import annotations
 
 from inferential.client.aio import AsyncConnection, AsyncModel
+from inferential.client.chunks import AsyncChunkRuntime, ChunkRuntime, ChunkStats, average
 from inferential.client.encoding import Jpeg, Png
 from inferential.client.result import ClientStats, Result
 from inferential.client.sync import Connection, Model
 
-__all__ = ["AsyncConnection", "AsyncModel", "ClientStats", "Connection", "Jpeg", "Model", "Png", "Result"]
+__all__ = [
+    "AsyncChunkRuntime",
+    "AsyncConnection",
+    "AsyncModel",
+    "ChunkRuntime",
+    "ChunkStats",
+    "ClientStats",
+    "Connection",
+    "Jpeg",
+    "Model",
+    "Png",
+    "Result",
+    "average",
+]

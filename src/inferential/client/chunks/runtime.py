@@ -1,0 +1,207 @@
+"""`ChunkRuntime` and `AsyncChunkRuntime`: a model handle that plays action chunks.
+
+What to ask and to play is decided in `player`; here it is joined with a connection and a clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from inferential.client.aio import AsyncModel
+from inferential.client.chunks.plan import Array, Merge
+from inferential.client.chunks.player import ChunkStats, Player, Starved
+from inferential.client.result import Result
+from inferential.client.sync import Model
+from inferential.errors import InferenceError
+
+Observe = Callable[[], Mapping[str, Any]]
+"""Gives an observation: arrays and strings by key."""
+Act = Callable[[Array | None], object]
+"""Takes an action [action_dim], None before the first chunk."""
+
+_CHUNK_KEYS = ("actions", "action")
+
+
+ModelT = TypeVar("ModelT", Model, AsyncModel)
+
+
+class _Runtime(Generic[ModelT]):
+    """Plays action chunks of a model; `step` is called once a control period and never waits for the network.
+
+    Args:
+        model: a handle made with `queue="latest"`, the default: of two chunks that wait the newer is the one to play.
+            With merge="ensemble", which wants them all, make it with `queue="all"`.
+        control_rate_hz: actions played in a second.
+        merge: what holds where a chunk overlaps the one before it: "replace" (the new one), "average" (0.3 old and 0.7
+            new, see `average`), "ensemble" (all chunks, as in ACT), or a function of the old and the new actions,
+            each [K, action_dim], that gives as many.
+        starved: what is played where no action is left: "hold" (the last one), "stop" (`stop_action`), or a function
+            of the last action and the number of steps starved.
+        stop_action: [action_dim]; zeros where it is not told. Told, it is also played before the first chunk.
+        rtc: real-time chunking: tell the policy what will have been executed (see `player`).
+        execution_horizon: ask for a chunk after so many steps of the one before, even if more are left; where it is
+            not told, only as few steps before the end as a round trip may take.
+        quantile: of the round trips that the next chunk is asked for early enough by.
+        follow_rate: ask no more often than the server says it can serve this robot, unless that would starve it.
+        key: where the chunk is in a result; "actions" or "action", or its only array, where it is not told.
+        on_starved: called with the number of steps starved, at each of them.
+        on_error: called with each request's error; the next observation is sent as if it had been answered.
+
+    Raises:
+        ValueError: naming the argument that is wrong.
+    """
+
+    def __init__(
+        self,
+        model: ModelT,
+        control_rate_hz: float,
+        merge: str | Merge = "replace",
+        starved: Starved = "hold",
+        *,
+        stop_action: Array | None = None,
+        rtc: bool = False,
+        execution_horizon: int | None = None,
+        quantile: float = 0.95,
+        follow_rate: bool = True,
+        key: str | None = None,
+        on_starved: Callable[[int], None] | None = None,
+        on_error: Callable[[InferenceError], None] | None = None,
+    ) -> None:
+        self._player = Player(
+            control_rate_hz, merge, starved, stop_action, rtc, execution_horizon, quantile, follow_rate, on_starved
+        )
+        self._model: ModelT = model
+        self._key = key
+        self._on_error = on_error
+
+    @property
+    def stats(self) -> ChunkStats:
+        """What was played so far; live, not a copy."""
+        return self._player.stats
+
+    def _take(self, result: Result, now: float) -> None:
+        self._player.answered(result.request_id, chunk_of(result, self._key), now)
+
+    def _note_error(self, error: InferenceError) -> None:
+        self._player.failed(error.request_id, type(error).__name__)
+        if self._on_error is not None:
+            self._on_error(error)
+
+    def _missed(self, due: float) -> int:
+        """Skips the steps whose whole period has passed since the next one was due."""
+        missed = max(int((time.monotonic() - due) / self._player.period_s), 0)
+        self._player.skip(missed)
+        return missed
+
+    def _observation(self, observe: Observe | Mapping[str, Any]) -> dict[str, Any]:
+        told = observe() if callable(observe) else observe
+        return {**told, **self._player.told(), "steps_remaining": self._player.steps_remaining()}
+
+
+class ChunkRuntime(_Runtime[Model]):
+    __doc__ = _Runtime.__doc__
+
+    def step(self, observe: Observe | Mapping[str, Any]) -> Array | None:
+        """One control step: takes what came, asks for a chunk if it is time to, and gives the action to play.
+
+        Args:
+            observe: gives the observation; called only where a chunk is asked for. Or the observation itself.
+
+        Returns:
+            [action_dim]; None before the first chunk (see `stop_action`).
+
+        Raises:
+            TypeError: a result holds no chunk, or the observation no arrays and strings.
+            ConnectionError: the connection was closed.
+        """
+        now = time.monotonic()
+        while True:
+            try:
+                result = self._model.get_result(timeout_ms=0)
+            except InferenceError as error:
+                self._note_error(error)
+                continue
+            if result is None:
+                break
+            self._take(result, now)
+        if self._player.wants_chunk(now, self._model.serve_interval_ms / 1e3):
+            self._player.asked(self._model.observe(**self._observation(observe)), now)
+        return self._player.play()
+
+    def run(self, observe: Observe, act: Act, *, seconds: float = math.inf) -> None:
+        """Keeps the control rate itself: `act` is called with each step's action, on a schedule that does not drift.
+
+        Steps whose whole period passed because `observe` or `act` took too long are skipped, and counted.
+
+        Args:
+            observe: as for `step`.
+            act: takes the action.
+            seconds: for how long.
+        """
+        period_s, start, number = self._player.period_s, time.monotonic(), 0
+        while number * period_s < seconds:
+            time.sleep(max(start + number * period_s - time.monotonic(), 0.0))
+            act(self.step(observe))
+            number += 1 + self._missed(start + (number + 1) * period_s)
+
+
+class AsyncChunkRuntime(_Runtime[AsyncModel]):
+    """`ChunkRuntime` for asyncio, around an `AsyncModel`: the same arguments, and methods to await."""
+
+    async def step(self, observe: Observe | Mapping[str, Any]) -> Array | None:
+        """One control step, as `ChunkRuntime.step`."""
+        now = time.monotonic()
+        while True:
+            try:
+                result = await self._model.get_result(timeout_ms=0)
+            except InferenceError as error:
+                self._note_error(error)
+                continue
+            if result is None:
+                break
+            self._take(result, now)
+        if self._player.wants_chunk(now, self._model.serve_interval_ms / 1e3):
+            self._player.asked(await self._model.observe(**self._observation(observe)), now)
+        return self._player.play()
+
+    async def run(
+        self, observe: Observe, act: Callable[[Array | None], Awaitable[object] | object], *, seconds: float = math.inf
+    ) -> None:
+        """Keeps the control rate itself, as `ChunkRuntime.run`; `act` may be a coroutine function."""
+        period_s, start, number = self._player.period_s, time.monotonic(), 0
+        while number * period_s < seconds:
+            await asyncio.sleep(max(start + number * period_s - time.monotonic(), 0.0))
+            done = act(await self.step(observe))
+            if isinstance(done, Awaitable):
+                await done
+            number += 1 + self._missed(start + (number + 1) * period_s)
+
+
+def chunk_of(result: Mapping[str, Any], key: str | None = None) -> Array:
+    """The action chunk of a result, [T, action_dim]; an action alone, [action_dim], is a chunk of one.
+
+    Args:
+        result: arrays and strings by key, as openpi ("actions") and LeRobot ("action") policies give them.
+        key: where it is; where it is not told, at "actions" or "action", or the only array.
+
+    Raises:
+        TypeError: there is none, naming what there is.
+    """
+    arrays = {name: value for name, value in result.items() if isinstance(value, np.ndarray)}
+    if key is None:
+        key = next((name for name in _CHUNK_KEYS if name in arrays), None)
+        if key is None and len(arrays) == 1:
+            key = next(iter(arrays))
+    if key not in arrays:
+        wanted = "'actions' or 'action'" if key is None else repr(key)
+        raise TypeError(f"result: expected an action chunk at {wanted}, got arrays at: {', '.join(arrays) or 'none'}")
+    chunk = arrays[key]
+    if chunk.ndim == 0 or not chunk.size:
+        raise TypeError(f"result {key!r}: expected a chunk [T, action_dim], got shape {chunk.shape}")
+    return chunk[np.newaxis] if chunk.ndim == 1 else chunk

@@ -1,0 +1,223 @@
+"""The player on a made-up clock: asked in time, played in order, starved by the book."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inferential.client.chunks.player import Player
+
+RATE_HZ = 50.0
+
+
+class Drive:
+    """A player, and a server that answers each observation after so many steps with `horizon` actions.
+
+    The action for a step is that step's number, so that it can be told whether the right one is played.
+    """
+
+    def __init__(self, horizon: int, latency: Callable[[int], int | None], **options: Any) -> None:
+        self.player = Player(RATE_HZ, **options)
+        self.horizon = horizon
+        self.latency = latency
+        self.now = 100.0
+        self.step = 0
+        self.interval_s = 0.0
+        self.asked: list[int] = []
+        self.told: list[dict[str, Any]] = []
+        self.remaining: list[int] = []
+        self.coming: list[tuple[int, int, int]] = []  # at which step, request id, of which step
+
+    def one(self) -> np.ndarray | None:
+        for arrival in [one for one in self.coming if one[0] <= self.step]:
+            self.coming.remove(arrival)
+            _, request_id, begin = arrival
+            actions = np.arange(begin, begin + self.horizon, dtype=np.float32)[:, np.newaxis]
+            self.player.answered(request_id, actions, self.now)
+        if self.player.wants_chunk(self.now, self.interval_s):
+            self.told.append(self.player.told())
+            self.remaining.append(self.player.steps_remaining())
+            request_id = 1000 + len(self.asked)
+            self.asked.append(self.step)
+            self.player.asked(request_id, self.now)
+            delay = self.latency(len(self.asked) - 1)
+            if delay is not None:
+                self.coming.append((self.step + delay, request_id, self.step))
+        action = self.player.play()
+        self.step += 1
+        self.now += 1 / RATE_HZ
+        return action
+
+    def run(self, steps: int) -> list[float | None]:
+        actions = [self.one() for _ in range(steps)]
+        return [None if action is None else float(action[0]) for action in actions]
+
+
+def test_before_the_first_chunk_there_is_no_action_and_then_that_of_the_step() -> None:
+    drive = Drive(horizon=20, latency=lambda number: 3)
+    assert drive.run(8) == [None, None, None, 3, 4, 5, 6, 7]
+    assert drive.asked == [0]
+    assert drive.player.stats.delay_steps == 3
+
+
+def test_the_next_chunk_is_asked_for_so_that_it_is_there_before_the_end() -> None:
+    drive = Drive(horizon=20, latency=lambda number: 3)
+    drive.run(20)
+    # 20 steps end after step 19; a round trip takes 3, and one is kept in hand
+    assert drive.asked == [0, 16]
+    assert drive.remaining[1] == 3
+
+
+@given(latency=st.integers(0, 10), spare=st.integers(3, 20), jitter=st.lists(st.integers(0, 2), max_size=30))
+def test_a_steady_server_starves_nobody_and_every_step_has_its_own_action(
+    latency: int, spare: int, jitter: list[int]
+) -> None:
+    # The longest round trip is seen first, so that it is among those that count. With one request under way at a time
+    # a chunk must last two of them: one until it is there, and one until the next is.
+    delays = [latency + 2, *[latency + one for one in jitter]]
+    drive = Drive(horizon=2 * (latency + 2) + spare, latency=lambda number: delays[number % len(delays)], quantile=1.0)
+    actions = drive.run(200)
+    assert actions == [None] * (latency + 2) + list(range(latency + 2, 200))
+    assert drive.player.stats.starved_steps == 0
+
+
+@given(
+    st.lists(st.one_of(st.none(), st.integers(0, 15)), min_size=1, max_size=20),
+    st.integers(1, 12),
+    st.sampled_from(["replace", "average", "ensemble"]),
+)
+def test_every_step_has_one_action_or_is_starved(delays: list[int | None], horizon: int, merge: str) -> None:
+    drive = Drive(horizon, lambda number: delays[number % len(delays)], merge=merge)
+    actions = drive.run(150)
+    stats = drive.player.stats
+    before = next((number for number, action in enumerate(actions) if action is not None), 150)
+    right = sum(action == pytest.approx(step) for step, action in enumerate(actions) if action is not None)
+    assert stats.steps == 150
+    assert before + right + stats.starved_steps >= 150  # a held action may happen to be right
+    assert stats.chunks + stats.outdated + stats.lost <= stats.asked
+    assert stats.longest_starved_steps <= stats.starved_steps
+
+
+def test_starved_it_holds_and_counts_and_tells() -> None:
+    told: list[int] = []
+    drive = Drive(horizon=4, latency=lambda number: 6 if number else 0, on_starved=told.append)
+    actions = drive.run(11)
+    assert actions[:4] == [None, 1, 2, 3]
+    stats = drive.player.stats
+    assert (stats.starved_episodes, stats.longest_starved_steps, told) == (1, 7, list(range(1, 8)))
+    assert actions[4:7] == [3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "played"),
+    [
+        ({"starved": "stop"}, 0.0),
+        ({"starved": "stop", "stop_action": np.array([7.0])}, 7.0),
+        ({"starved": lambda last, steps: last / (1 + steps)}, 1.5),
+    ],
+)
+def test_starved_it_does_what_the_user_chose(options: dict[str, Any], played: float) -> None:
+    drive = Drive(horizon=4, latency=lambda number: 50 if number else 0, **options)
+    assert drive.run(5)[-1] == played
+
+
+def test_a_stop_action_is_played_before_the_first_chunk_too() -> None:
+    drive = Drive(horizon=4, latency=lambda number: 2, stop_action=np.array([7.0]))
+    assert drive.run(3) == [7.0, 7.0, 2.0]
+
+
+def test_an_execution_horizon_has_chunks_asked_for_before_they_are_needed() -> None:
+    drive = Drive(horizon=50, latency=lambda number: 2, execution_horizon=10)
+    drive.run(60)
+    gaps = np.diff(drive.asked)
+    assert set(gaps[1:]) == {8}  # after 10 steps of a chunk the next one is there
+
+
+def test_the_servers_rate_is_kept_unless_that_would_starve() -> None:
+    drive = Drive(horizon=50, latency=lambda number: 2, execution_horizon=10)
+    drive.interval_s = 0.5
+    drive.run(120)
+    assert min(np.diff(drive.asked)) in (25, 26)
+    drive = Drive(horizon=10, latency=lambda number: 2)
+    drive.interval_s = 5.0
+    drive.run(60)
+    assert drive.player.stats.starved_steps == 0
+
+
+def test_an_ensemble_asks_at_every_step() -> None:
+    drive = Drive(horizon=20, latency=lambda number: 3, merge="ensemble")
+    actions = drive.run(30)
+    assert drive.asked == list(range(30))
+    assert actions[3:] == list(range(3, 30))
+
+
+def test_a_policy_that_knows_rtc_is_told_what_will_have_been_executed() -> None:
+    drive = Drive(horizon=20, latency=lambda number: 4, rtc=True)
+    drive.run(40)
+    first, second = drive.told[:2]
+    assert first == {}
+    assert drive.asked[1] == 15
+    assert second["prev_chunk_left_over"][:, 0].tolist() == [15, 16, 17, 18, 19]
+    assert (second["inference_delay"], second["execution_horizon"]) == (4, 15)
+    assert second["inference_delay"].dtype == np.int32
+
+
+def test_errors_are_counted_and_the_next_step_asks_again() -> None:
+    player = Player(RATE_HZ)
+    for number in range(3):
+        now = 100.0 + number / RATE_HZ
+        assert player.wants_chunk(now)
+        player.asked(number, now)
+        assert not player.wants_chunk(now)  # once a step
+        player.failed(number, "RequestExpired")
+        player.play()
+    assert player.stats.refused == {"RequestExpired": 3}
+
+
+def test_a_request_without_an_answer_is_given_up_after_a_second() -> None:
+    drive = Drive(horizon=20, latency=lambda number: 1 if number else None)
+    drive.run(60)
+    assert drive.asked[:2] == [0, 51]
+    assert drive.player.stats.lost == 1
+
+
+def test_an_answer_that_was_given_up_is_outdated() -> None:
+    drive = Drive(horizon=200, latency=lambda number: 1 if number else 70)
+    drive.run(80)
+    assert drive.player.stats.lost == 1
+    assert drive.player.stats.outdated == 1
+
+
+def test_a_policy_of_single_actions_is_held_to_its_newest() -> None:
+    drive = Drive(horizon=1, latency=lambda number: 1)
+    actions = drive.run(10)
+    assert actions[2:] == list(range(1, 9))
+    assert drive.player.stats.outdated == 9
+
+
+def test_steps_that_the_loop_missed_are_skipped() -> None:
+    drive = Drive(horizon=20, latency=lambda number: 0)
+    drive.run(3)
+    drive.player.skip(4)
+    assert drive.player.play()[0] == 7
+    assert drive.player.stats.skipped_steps == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"control_rate_hz": 0}, "control_rate_hz: expected a finite number above 0, got 0"),
+        ({"starved": "freeze"}, "starved: expected 'hold', 'stop' or a function, got 'freeze'"),
+        ({"execution_horizon": 0}, "execution_horizon: expected at least 1, got 0"),
+        ({"quantile": 0}, "quantile: expected a number above 0 and at most 1, got 0"),
+        ({"merge": "average", "rtc": True}, "merge: with rtc the policy itself makes chunks agree"),
+    ],
+)
+def test_a_bad_argument_is_named(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        Player(**{"control_rate_hz": RATE_HZ, **options})

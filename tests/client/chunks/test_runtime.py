@@ -1,0 +1,205 @@
+"""The chunk runtimes against a real server: policies as openpi and LeRobot have them, slow ones, failing ones."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inferential import AsyncConnection, Connection, LocalDispatcher, RequestExpired, Server
+from inferential.client.chunks import AsyncChunkRuntime, ChunkRuntime
+from inferential.client.chunks.runtime import chunk_of
+from inferential.config import InferentialConfig
+
+RATE_HZ = 50.0
+HORIZON = 25
+
+
+class Ramp:
+    """A policy whose action for a control step is the step's number; it takes its time."""
+
+    def __init__(self, seconds: float = 0.0, key: str = "actions") -> None:
+        self.seconds = seconds
+        self.key = key
+        self.remaining: list[int] = []
+
+    def infer(self, observation: dict[str, Any]) -> dict[str, Any]:
+        time.sleep(self.seconds)
+        step = float(observation["step"])
+        steps = np.arange(step, step + HORIZON, dtype=np.float32)
+        return {self.key: np.stack([steps, -steps], axis=1), "state": observation["step"]}
+
+
+class Inpainter:
+    """A policy that freezes what will have been executed, and goes on from there without a jump (RTC)."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[int, int, int]] = []
+        self.chance = np.random.default_rng(0)
+
+    def infer(self, observation: dict[str, Any]) -> dict[str, Any]:
+        time.sleep(0.05)
+        own = self.chance.uniform(-1, 1) + np.linspace(0, 0.5, HORIZON)
+        left = observation.get("prev_chunk_left_over")
+        if left is not None:
+            delay = int(observation["inference_delay"])
+            self.told.append((len(left), delay, int(observation["execution_horizon"])))
+            blend = np.clip((np.arange(HORIZON) - delay) / 10, 0, 1)
+            before = np.concatenate([left[:, 0], np.full(max(HORIZON - len(left), 0), left[-1, 0])])[:HORIZON]
+            own = (1 - blend) * before + blend * own
+        return {"actions": own[:, np.newaxis].astype(np.float32)}
+
+
+@asynccontextmanager
+async def serving(model: Any, bind: str = "tcp://127.0.0.1:0", **config: Any) -> AsyncIterator[Server]:
+    told = InferentialConfig.model_validate({"server": {"drain_timeout_s": 0.0}, **config})
+    async with Server(bind, config=told, dispatcher=LocalDispatcher({"policy": model})) as server:
+        yield server
+
+
+class Loop:
+    """A control loop's own count of steps: what it observes, and what it played."""
+
+    def __init__(self) -> None:
+        self.played: list[np.ndarray | None] = []
+
+    def observe(self) -> dict[str, Any]:
+        return {"step": np.asarray(float(len(self.played)))}
+
+    def act(self, action: np.ndarray | None) -> None:
+        self.played.append(action)
+
+    def wrong(self) -> list[int]:
+        """The steps at which an action was played that was not theirs."""
+        return [at for at, one in enumerate(self.played) if one is not None and float(one[0]) != at]
+
+
+@pytest.mark.parametrize("key", ["actions", "action"])
+async def test_a_robot_plays_the_action_of_each_step_while_the_policy_takes_its_time(key: str) -> None:
+    async with serving(Ramp(0.06, key)) as server, AsyncConnection(server.address) as connection:
+        loop = Loop()
+        runtime = AsyncChunkRuntime(connection.model("policy", control_rate_hz=RATE_HZ), RATE_HZ)
+        await runtime.run(loop.observe, loop.act, seconds=1.5)
+        stats = runtime.stats
+        assert stats.steps == 75
+        assert stats.chunks >= 2
+        # A step of a starved robot holds the one before; a machine that is busy elsewhere may cause one.
+        assert len(loop.wrong()) <= stats.starved_steps + stats.skipped_steps
+        assert stats.delay_steps >= 3
+
+
+async def test_the_sync_runtime_does_the_same() -> None:
+    async with serving(Ramp(0.06)) as server:
+
+        def drive() -> tuple[Loop, ChunkRuntime]:
+            with Connection(server.address) as connection:
+                loop = Loop()
+                runtime = ChunkRuntime(connection.model("policy"), RATE_HZ, starved="stop")
+                runtime.run(loop.observe, loop.act, seconds=1.0)
+                return loop, runtime
+
+        loop, runtime = await asyncio.to_thread(drive)
+        assert runtime.stats.chunks >= 1
+        assert len(loop.wrong()) <= runtime.stats.starved_steps + runtime.stats.skipped_steps
+
+
+async def test_steps_remaining_and_control_rate_reach_the_server() -> None:
+    async with serving(Ramp(0.02), scheduling={"strategy": "slo_aware"}) as server:
+        seen = []
+        offer = server._engine.offer
+        server._engine.offer = lambda request, now: (seen.append(request), offer(request, now))  # type: ignore[assignment, func-returns-value, return-value]
+        async with AsyncConnection(server.address) as connection:
+            loop = Loop()
+            runtime = AsyncChunkRuntime(connection.model("policy", control_rate_hz=RATE_HZ), RATE_HZ)
+            await runtime.run(loop.observe, loop.act, seconds=1.0)
+        later = [request for request in seen if request.steps_remaining]
+        assert later
+        for request in later:
+            due_s = request.deadline - request.received_at
+            assert due_s == pytest.approx(request.steps_remaining / RATE_HZ)
+
+
+async def test_a_policy_that_inpaints_makes_chunks_agree() -> None:
+    def jumps(played: list[np.ndarray | None]) -> float:
+        values = np.array([float(one[0]) for one in played if one is not None])
+        return float(np.abs(np.diff(values)).max())
+
+    largest = {}
+    for rtc in (False, True):
+        policy = Inpainter()
+        async with serving(policy) as server, AsyncConnection(server.address) as connection:
+            loop = Loop()
+            runtime = AsyncChunkRuntime(connection.model("policy"), RATE_HZ, rtc=rtc, execution_horizon=12)
+            await runtime.run(loop.observe, loop.act, seconds=2.0)
+        largest[rtc] = jumps(loop.played)
+        assert bool(policy.told) is rtc
+    assert all(left > 0 and 0 < delay <= left and executed > 0 for left, delay, executed in policy.told)
+    assert largest[True] < largest[False]
+
+
+async def test_refusals_are_counted_and_do_not_end_the_loop() -> None:
+    class Fails:
+        calls = 0
+
+        def infer(self, observation: dict[str, Any]) -> dict[str, Any]:
+            self.calls += 1
+            if self.calls % 2:
+                raise RuntimeError("a loose cable")
+            return Ramp().infer(observation)
+
+    async with serving(Fails()) as server, AsyncConnection(server.address) as connection:
+        loop, errors = Loop(), []
+        runtime = AsyncChunkRuntime(connection.model("policy"), RATE_HZ, on_error=errors.append)
+        await runtime.run(loop.observe, loop.act, seconds=1.0)
+        assert runtime.stats.refused["ModelFailed"] == len(errors) >= 1
+        assert runtime.stats.chunks >= 1
+        assert not isinstance(errors[0], RequestExpired)
+
+
+async def test_a_server_that_comes_back_is_asked_again() -> None:
+    async with serving(Ramp(0.01)) as server:
+        address = server.address
+        connection = AsyncConnection(address, reconnect_ivl_ms=10, reconnect_max_ms=50)
+        loop = Loop()
+        runtime = AsyncChunkRuntime(connection.model("policy"), RATE_HZ)
+        await runtime.run(loop.observe, loop.act, seconds=0.4)
+    before = runtime.stats.chunks
+    await runtime.run(loop.observe, loop.act, seconds=0.6)
+    assert runtime.stats.starved_steps > 0
+    async with serving(Ramp(0.01), address):
+        await runtime.run(loop.observe, loop.act, seconds=2.0)
+        assert runtime.stats.chunks > before
+        assert float(loop.played[-1][0]) == len(loop.played) - 1  # type: ignore[index]
+    connection.close()
+
+
+def test_a_chunk_is_found_in_what_policies_give() -> None:
+    chunk = np.zeros((5, 2))
+    assert chunk_of({"actions": chunk, "state": np.zeros(3), "note": "x"}) is chunk
+    assert chunk_of({"action": chunk, "state": np.zeros(3)}) is chunk
+    assert chunk_of({"trajectory": chunk}) is chunk
+    assert chunk_of({"a": chunk, "b": np.zeros(1)}, "a") is chunk
+    assert chunk_of({"actions": np.zeros(7)}).shape == (1, 7)
+
+
+@pytest.mark.parametrize(
+    ("result", "key", "problem"),
+    [
+        (
+            {"a": np.zeros(3), "b": np.zeros(3)},
+            None,
+            "expected an action chunk at 'actions' or 'action', got arrays at: a",
+        ),
+        ({"actions": np.zeros(3)}, "plan", "expected an action chunk at 'plan', got arrays at: actions"),
+        ({"note": "x"}, None, "got arrays at: none"),
+        ({"actions": np.zeros(())}, None, r"result 'actions': expected a chunk \[T, action_dim\], got shape \(\)"),
+    ],
+)
+def test_a_result_without_a_chunk_is_told(result: dict[str, Any], key: str | None, problem: str) -> None:
+    with pytest.raises(TypeError, match=problem):
+        chunk_of(result, key)
