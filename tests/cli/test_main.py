@@ -143,7 +143,7 @@ def test_a_shell_can_complete_options_of_commands(run_apart: Any, env: dict[str,
 
 def test_a_shell_can_complete_commands(run_apart: Any) -> None:
     ran = run_apart(_INFERENTIAL_COMPLETE="complete_bash", COMP_WORDS="inferential s", COMP_CWORD="1")
-    assert ran.out.split() == ["serve", "schedulers"]
+    assert ran.out.split() == ["serve", "simulate", "schedulers"]
 
 
 def _on_a_terminal(args: list[str], **env: str) -> str:

@@ -1,0 +1,73 @@
+"""`inferential simulate`: a fleet in virtual time, for people and for scripts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def test_strategies_are_told_as_shares_of_what_is_possible(run: Any) -> None:
+    ran = run(
+        "simulate", "--example", "shared", "--seconds", "3", "--compare", "slo_aware,round_robin", "--load", "1.5"
+    )
+    assert ran.code == 0, ran.err
+    assert "slo_aware" in ran.out
+    assert "round_robin" in ran.out
+    assert "can be answered in time at best" in ran.out
+
+
+def test_json_is_the_whole_summary_and_the_same_each_time(run: Any) -> None:
+    first, second = (run("simulate", "--example", "mixed", "--seconds", "2", "--json").json for _ in range(2))
+    for told in (first, second):
+        del told["decision_us"]
+    assert first == second
+    assert 0 < first["overall"]["in_time"] <= first["bound"]
+    assert first["classes"].keys() == {"arm", "humanoid", "planner"}
+
+
+def test_a_fleet_of_ones_own_and_its_trace(run: Any, place: Path) -> None:
+    (place / "fleet.yaml").write_text(
+        "models: {m: {fixed_ms: 5}}\nrobots: {arm: {model: m, count: 3, rate_hz: 20, budget_ms: 40}}\n"
+    )
+    written = run("simulate", "fleet.yaml", "--seconds", "2", "--trace-out", "trace.jsonl", "--json").json
+    again = run("simulate", "fleet.yaml", "--seconds", "2", "--trace-in", "trace.jsonl", "--json").json
+    assert again["overall"]["in_time"] == written["overall"]["in_time"] > 100
+
+
+def test_pictures_and_summary_are_saved(run: Any, place: Path) -> None:
+    ran = run("simulate", "--seconds", "2", "--out", "out")
+    assert ran.code == 0, ran.err
+    assert sorted(path.name for path in (place / "out").iterdir()) == [
+        "ages.png",
+        "ages.svg",
+        "summary.json",
+        "timeline-slo_aware.png",
+        "timeline-slo_aware.svg",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("args", "problem"),
+    [
+        (["none.yaml"], "none.yaml: cannot be read"),
+        (["--example", "none"], "--example: expected one of cluster, mixed"),
+        (["fleet.yaml", "--example", "mixed"], "FLEET: a file and --example were given"),
+        (["--strategy", "none"], "Unknown scheduler strategy 'none'"),
+        (["--compare", ","], "--compare: expected strategies separated by commas"),
+        (["--trace-in", "none.jsonl"], "none.jsonl: cannot be read"),
+        (["--trace-out", "no/such/place.jsonl"], "--trace-out: cannot write to"),
+    ],
+)
+def test_a_mistake_is_told_in_a_line(run: Any, args: list[str], problem: str) -> None:
+    ran = run("simulate", *args, "--seconds", "1")
+    assert ran.code == 2
+    assert problem in ran.err
+    assert len(ran.err.strip().splitlines()) == 1
+
+
+def test_a_trace_of_other_models_is_told(run: Any, place: Path) -> None:
+    (place / "trace.jsonl").write_text('{"at": 0, "client": "a", "model": "m", "deadline_ms": 5}\n')
+    ran = run("simulate", "--trace-in", "trace.jsonl")
+    assert "--trace-in: model 'm' is not among the fleet's: control, chunks, vlm" in ran.err

@@ -1,0 +1,26 @@
+"""Small worlds to simulate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from inferential.sim.virtual.fleet_file import Fleet
+
+
+@pytest.fixture(scope="session")
+def make_fleet() -> Callable[..., Fleet]:
+    """`make_fleet({"m": {...}}, arm={...})`: one model of 10 ms and two robots at 20 Hz where nothing else is told."""
+
+    def make(models: dict[str, Any] | None = None, **robots: dict[str, Any]) -> Fleet:
+        told = {"model": "m", "count": 2, "rate_hz": 20, "budget_ms": 100}
+        return Fleet.model_validate(
+            {
+                "models": models or {"m": {"fixed_ms": 9, "per_row_ms": 1, "max_batch_size": 2, "spread": 0}},
+                "robots": {name: {**told, **own} for name, own in (robots or {"arm": {}}).items()},
+            }
+        )
+
+    return make

@@ -1,0 +1,75 @@
+"""Fleets in files: the shipped ones, and mistakes that are told with their place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inferential.config.problems import ConfigError
+from inferential.sim.virtual import generate
+from inferential.sim.virtual.fleet_file import Fleet, example, example_names, load_fleet
+
+
+@pytest.mark.parametrize("name", example_names())
+def test_every_shipped_fleet_can_be_simulated(name: str) -> None:
+    fleet = example(name)
+    assert {arrival.model_id for arrival in generate.arrivals(fleet, seconds=20, seed=0)} == fleet.models.keys()
+
+
+@pytest.mark.parametrize("name", ["mixed", "mixed-all", "shared"])
+def test_the_shipped_fleets_ask_at_load_1_what_the_models_carry(name: str) -> None:
+    fleet = example(name)
+    row_s = {model.model_id: model.least_row_s for model in generate.models(fleet)}
+    places: dict[str, float] = {}
+    for robots in fleet.robots.values():
+        place = fleet.models[robots.model].device or robots.model
+        places[place] = places.get(place, 0.0) + robots.count / robots.period_s * row_s[robots.model]
+    assert all(busy == pytest.approx(1.0, abs=0.05) for busy in places.values()), places
+
+
+def test_a_fleet_is_read_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.toml"
+    path.write_text('[models.m]\nfixed_ms = 5\n[robots.arm]\nmodel = "m"\nrate_hz = 10\nbudget_ms = 50\n')
+    assert load_fleet(path).robots["arm"].period_s == 0.1
+
+
+@pytest.mark.parametrize(
+    ("models", "robots", "problem"),
+    [
+        ({}, {"rate_hz": 10, "budget": 5}, "robots.arm.budget: Extra inputs are not permitted"),
+        ({}, {"budget_ms": 5}, "robots.arm: expected either rate_hz or every_s"),
+        ({}, {"rate_hz": 10}, "robots.arm: budget_ms: expected the time that an answer has"),
+        ({}, {"rate_hz": 10, "budget_ms": 5, "model": "n"}, "robots.arm.model: 'n' is not among models: m"),
+        ({}, {"rate_hz": 50, "kind": "chunked"}, "horizon_steps: a chunked robot needs more of them"),
+        ({}, {"rate_hz": 50, "kind": "chunked", "horizon_steps": 9}, "budget_ms: expected it, or ask_at_steps above 0"),
+        ({"profile": [{"batch_size": 1, "median_ms": 5}]}, {"rate_hz": 1, "budget_ms": 5}, "expected either fixed_ms"),
+        ({"fixed_ms": 0}, {"rate_hz": 10, "budget_ms": 5}, "expected a call that takes time"),
+    ],
+)
+def test_a_mistake_is_told_with_its_place(
+    tmp_path: Path, models: dict[str, Any], robots: dict[str, Any], problem: str
+) -> None:
+    import json
+
+    path = tmp_path / "fleet.json"
+    told = {"models": {"m": {"fixed_ms": 5, **models}}, "robots": {"arm": {"model": "m", **robots}}}
+    path.write_text(json.dumps(told))
+    with pytest.raises(ConfigError) as error:
+        load_fleet(path)
+    assert problem in str(error.value)
+    assert "fleet.json" in str(error.value)
+
+
+def test_an_unknown_example_names_those_there_are() -> None:
+    with pytest.raises(ConfigError, match="--example: expected one of cluster, mixed, mixed-all, shared, got 'fleet'"):
+        example("fleet")
+
+
+def test_a_measured_profile_is_a_models_time() -> None:
+    sizes = [{"batch_size": 1, "median_ms": 10}, {"batch_size": 4, "median_ms": 16}]
+    fleet = Fleet.model_validate(
+        {"models": {"m": {"profile": sizes}}, "robots": {"arm": {"model": "m", "every_s": 1, "budget_ms": 50}}}
+    )
+    assert generate.models(fleet)[0].latency_s == pytest.approx((0.010, 0.012, 0.014, 0.016))
