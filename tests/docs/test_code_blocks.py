@@ -6,7 +6,7 @@ A block's language says what is done with it:
   the page's own (a block that runs a server for good, or `inferential serve`), else one with the models `policy` and
   `vlm`. Servers are ended by SIGINT, as a person would, and must end well.
 - console: `make` names a target that there is, `pip install` extras that there are; other commands run.
-- yaml, toml, json: a configuration, or entry points of a package.
+- yaml, toml, json: a configuration, entry points of a package, or a fleet ("robots") or trace ("deadline_ms") to simulate.
 - proto: a part of the schema.
 - text: a drawing. No other language is let through untested.
 
@@ -34,6 +34,8 @@ import pytest
 from inferential import Connection, UnknownModel
 from inferential.config import load_config
 from inferential.scheduler.base import ENTRY_POINTS
+from inferential.sim.virtual.fleet_file import load_fleet
+from inferential.sim.virtual.trace import load_trace
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").glob("*.md") if path.name != "configuration.md")]
@@ -238,7 +240,7 @@ def test_a_command_of_make_or_pip_names_what_there_is(command: Block) -> None:
 
 
 @pytest.mark.parametrize("block", of_language("toml", "yaml", "json"), ids=str)
-def test_a_configuration_is_valid(block: Block, tmp_path: Path) -> None:
+def test_a_file_is_valid(block: Block, tmp_path: Path) -> None:
     if "entry-points" in block.text:
         groups = tomllib.loads(block.text)["project"]["entry-points"]
         assert list(groups) == [ENTRY_POINTS]
@@ -246,7 +248,12 @@ def test_a_configuration_is_valid(block: Block, tmp_path: Path) -> None:
         return
     path = tmp_path / f"fleet.{block.language}"
     path.write_text(block.text)
-    load_config(path, env={})
+    if "robots:" in block.text:
+        assert load_fleet(path).robots
+    elif '"deadline_ms"' in block.text:
+        assert load_trace(path)
+    else:
+        load_config(path, env={})
 
 
 @pytest.mark.parametrize("block", of_language("proto"), ids=str)

@@ -73,10 +73,12 @@ class Engine:
 
     def offer(self, request: InferenceRequest, now: float) -> None:
         """A request came in."""
+        self._running.look_anew()
         self._admission.offer(request, now)
 
     def work(self, now: float) -> list[Batch]:
         """What is to be dispatched now."""
+        self._running.look_anew()
         self._admission.give_up(now)
         batches: list[Batch] = []
         shared: dict[str, list[str]] = {}
@@ -135,6 +137,7 @@ class Engine:
 
     def wake_at(self) -> float | None:
         """When to call `expire` and `work` next if nothing else happens; None: no need."""
+        self._running.look_anew()
         times = [at for model_id in self._admission.models() if (at := self._ready_at(model_id)) is not None]
         times.extend(at for at in (self._admission.expires_at(), self._admission.gives_up_at()) if at is not None)
         return min(times, default=None)

@@ -228,6 +228,8 @@ class Profiles:
         self._quantile = quantile
         self._profiles: dict[tuple[str, str], LatencyProfile] = {}
         self._loaded: dict[str, list[SizeProfile]] = {}
+        self.version = 0
+        """Goes up whenever profiles that were given by `of` are no longer the ones that count."""
 
     def of(self, model_id: str, replica: str = "") -> LatencyProfile:
         """The profile of one replica; a new one begins with what was loaded for its model."""
@@ -254,6 +256,7 @@ class Profiles:
 
     def forget(self, model_id: str, replica: str) -> None:
         """A replica is gone."""
+        self.version += 1
         self._profiles.pop((model_id, replica), None)
 
     def load(self, told: Mapping[str, Any]) -> None:
@@ -268,6 +271,7 @@ class Profiles:
             self._loaded[model_id] = [_size(f"{model_id}[{at}]", size) for at, size in enumerate(sizes)]
         for model_id, replica in [key for key in self._profiles if key[0] in told]:
             del self._profiles[model_id, replica]
+        self.version += 1
 
     def as_dict(self) -> dict[str, list[dict[str, float]]]:
         """By model id, a list of {batch_size, median_ms, high_ms}: of its replicas, the one most called."""

@@ -70,6 +70,15 @@ class Running:
         self._devices: dict[str, Batch] = {}
         self._members: dict[str, dict[str, None]] = {}
         self._slots: dict[str, tuple[Capacity, Sequence[Slot]]] = {}  # until a call begins or ends
+        self._asked: dict[str, Sequence[Slot]] = {}  # those of them whose capacity was asked at this decision
+        self._known_version = profiles.version
+
+    def look_anew(self) -> None:
+        """Another decision begins: capacities are asked again."""
+        self._asked.clear()
+        if self.profiles.version != self._known_version:
+            self._known_version = self.profiles.version
+            self._slots.clear()
 
     def requests(self) -> list[InferenceRequest]:
         """The requests in all calls."""
@@ -88,7 +97,7 @@ class Running:
 
     def begin(self, batch: Batch, device: str | None) -> None:
         """A call was dispatched."""
-        self._slots.clear()
+        self._room_changed()
         calls = self._models.setdefault(batch.model_id, _Calls())
         latency_s = self._profile(batch).typical(len(batch.requests))
         calls.by_replica.setdefault(batch.replica, {})[batch] = batch.started_at + latency_s
@@ -97,7 +106,7 @@ class Running:
 
     def end(self, batch: Batch, now: float, *, measured: bool) -> None:
         """A call ended; with `measured` its duration is one to learn from."""
-        self._slots.clear()
+        self._room_changed()
         calls = self._models[batch.model_id]
         batches = calls.by_replica[batch.replica]
         del batches[batch]
@@ -121,13 +130,19 @@ class Running:
 
     def slots(self, model_id: str) -> Sequence[Slot]:
         """The replicas of a model, each with when it is expected to have room."""
+        asked = self._asked.get(model_id)
+        if asked is not None:
+            return asked
         capacity = self.capacity(model_id)
         known = self._slots.get(model_id)
-        if known is not None and known[0] == capacity:
-            return known[1]
-        slots = self._found(model_id, capacity)
+        slots = self._found(model_id, capacity) if known is None or known[0] != capacity else known[1]
         self._slots[model_id] = capacity, slots
+        self._asked[model_id] = slots
         return slots
+
+    def _room_changed(self) -> None:
+        self._slots.clear()
+        self._asked.clear()
 
     def _found(self, model_id: str, capacity: Capacity) -> Sequence[Slot]:
         device_free_at = self._device_free_at(model_id, capacity.device)

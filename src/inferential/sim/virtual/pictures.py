@@ -28,7 +28,7 @@ def save_goodput(curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]
         curves: by fleet, by strategy (or "bound"), pairs of load and answers in time per second.
         paths: where to; the format is told by the extension.
     """
-    figure = _figure(5.2 * len(curves), 4.2)
+    figure = _figure(5.2 * len(curves), 4.8)
     for number, (fleet, strategies) in enumerate(curves.items()):
         axes = figure.add_subplot(1, len(curves), number + 1)
         for strategy, points in strategies.items():
@@ -42,7 +42,9 @@ def save_goodput(curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]
         axes.set(title=fleet, xlabel="offered load (1: what the models carry)", ylim=(0, None))
         axes.set_ylabel("answers in time per second" if number == 0 else "")
         axes.grid(alpha=0.25)
-    figure.axes[-1].legend(fontsize=8, loc="best")
+    # In one row below: strategies that do equally well hide behind each other, wherever a legend inside would be.
+    lines, names = figure.axes[-1].get_legend_handles_labels()
+    figure.legend(lines, names, fontsize=8, loc="outside lower center", ncols=len(names))
     _save(figure, paths)
 
 
