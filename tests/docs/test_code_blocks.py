@@ -6,7 +6,7 @@ A block's language says what is done with it:
   the page's own (a block that runs a server for good, or `inferential serve`), else one with the models `policy` and
   `vlm`. Servers are ended by SIGINT, as a person would, and must end well.
 - console: `make` names a target that there is, `pip install` extras that there are; other commands run.
-- yaml, toml, json: a configuration, entry points of a package, or a fleet ("robots") or trace ("deadline_ms") to simulate.
+- yaml, toml, json: a configuration, entry points, or a fleet ("robots") or trace ("deadline_ms") to simulate.
 - proto: a part of the schema.
 - text: a drawing. No other language is let through untested.
 
