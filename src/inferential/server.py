@@ -12,7 +12,7 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -20,7 +20,7 @@ from typing import Any, Self
 from inferential.config.profiles import load_profiles
 from inferential.config.schema import InferentialConfig, SchedulingConfig
 from inferential.delivery import Delivery
-from inferential.dispatch.base import Dispatcher, DispatchResult
+from inferential.dispatch.base import REPLICA_LOST, Dispatcher, DispatchResult
 from inferential.metrics.callbacks import MetricCallback
 from inferential.metrics.collector import MetricsCollector
 from inferential.metrics.recorder import Recorder
@@ -46,6 +46,7 @@ DEFAULT_BIND = "tcp://*:5555"
 _RECEIVE_AT_ONCE = 128  # messages read in one go; then answers get their turn
 # A client drops what it has not read when its connection ends; this is a control period or two to read it in.
 _READ_GRACE_S = 0.1
+_LOST_REPLICAS = 3  # so many replicas may die under one request before its client is told
 _DRAINING = Refusal(RefusalKind.REJECTED, "the server is draining", "draining")
 
 
@@ -68,7 +69,8 @@ class Server:
         dispatcher: where the models run.
 
     Raises:
-        ValueError: an unknown strategy, no dispatcher, or a file of profiles that cannot be read (ConfigError).
+        ValueError: an unknown strategy, or a file of profiles that cannot be read (ConfigError).
+        ImportError: no dispatcher is given, and Ray is not installed.
     """
 
     def __init__(
@@ -78,16 +80,13 @@ class Server:
         config: InferentialConfig | None = None,
         dispatcher: Dispatcher | None = None,
     ) -> None:
-        if dispatcher is None:
-            raise ValueError(
-                "dispatcher: none given; this version serves in-process models: "
-                "Server(dispatcher=LocalDispatcher({'my-model': my_model}))"
-            )
         self._config = InferentialConfig() if config is None else config.model_copy(deep=True)
         if bind != DEFAULT_BIND:
             self._config.transport.bind = bind
         self._configured_scheduling = self._config.scheduling.model_copy(deep=True)
         self._models = None if models is None else frozenset(models)
+        if dispatcher is None:
+            dispatcher = _ray_dispatcher(self._config.ray, models)
         self._dispatcher = dispatcher
         self._metrics = MetricsCollector(self._config.metrics)
         self._recorder = Recorder(self._metrics)
@@ -217,6 +216,7 @@ class Server:
             raise RuntimeError("the server runs already")
         # Of twice the size a client is told what is wrong with it; beyond that its connection ends.
         transport = ZmqTransport(self._config.transport, 2 * self._config.observations.max_payload_bytes)
+        self._dispatcher.watch(self._on_replicas, self._engine.waiting)
         try:
             await self._dispatcher.start()
         except BaseException:
@@ -382,15 +382,29 @@ class Server:
             horizon = horizon_of(result.values)
             if horizon is not None:
                 self._fleet.runway.on_answer(request.client_id, request.model_id, horizon, request.received_at)
-        elif result.refusal.kind is RefusalKind.MODEL_FAILED and self._may_retry(request):
+        elif result.refusal.kind is RefusalKind.MODEL_FAILED and self._may_retry(request, result.refusal):
             self._recorder.retried(request)
             self._engine.retry(request, time.monotonic())
             self._tell_ended()
         else:
             delivery.refuse(request, result.refusal)
 
-    def _may_retry(self, request: InferenceRequest) -> bool:
-        return request.retry_count < self._config.scheduling.max_retries and not self._draining
+    def _may_retry(self, request: InferenceRequest, refusal: Refusal) -> bool:
+        if self._draining:
+            return False
+        if refusal.cause == REPLICA_LOST:  # which is neither the model's fault nor the observation's
+            in_time = request.late != "refuse" or time.monotonic() < request.deadline
+            return in_time and request.retry_count < self._config.scheduling.max_retries + _LOST_REPLICAS
+        return request.retry_count < self._config.scheduling.max_retries
+
+    def _on_replicas(self) -> None:
+        """Replicas came or went: those that are gone are forgotten, and there may be room for what waits."""
+        for model_id in self.profiles.models():
+            known = set(self._dispatcher.replicas(model_id))
+            for replica in self.profiles.replicas(model_id):
+                if replica not in known:
+                    self.profiles.forget(model_id, replica)
+        self._work()
 
     def _tell_ended(self) -> None:
         ended = self._engine.ended()
@@ -458,10 +472,13 @@ class Server:
         known = models.known.get(model_id)
         max_batch_size = self._dispatcher.max_batch_size(model_id)
         max_inflight = models.default_max_inflight
+        takes = self._dispatcher.max_inflight(model_id)
+        if takes is not None:
+            max_inflight = takes
         if known is not None:
             if known.max_batch_size is not None and max_batch_size > 1:
                 max_batch_size = known.max_batch_size
-            if known.max_inflight is not None:
+            if known.max_inflight is not None and takes != 0:
                 max_inflight = known.max_inflight
         return Capacity(
             max_inflight,
@@ -469,3 +486,14 @@ class Server:
             tuple(self._dispatcher.replicas(model_id)),
             None if known is None else known.device,
         )
+
+
+def _ray_dispatcher(ray_config: Mapping[str, Any], models: Sequence[str] | None) -> Dispatcher:
+    try:
+        from inferential.dispatch.dispatcher import RayDispatcher
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"dispatcher: none given, and {error.name} is not installed, which serving from Ray needs: "
+            "pip install 'inferential[server]', or Server(dispatcher=LocalDispatcher({'my-model': my_model}))"
+        ) from error
+    return RayDispatcher(dict(ray_config), models)

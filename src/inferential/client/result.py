@@ -23,9 +23,10 @@ class Result(dict[str, Any]):
         timing: where the time went on the server; None from a server of the 1.x line.
         serve_interval_ms: the shortest interval at which the server can serve this client just now; 0 where it knows
             no limit. Observing more often than that only has observations superseded.
+        model_version: of the model that made it; empty where the server does not know.
     """
 
-    __slots__ = ("age_ms", "request_id", "serve_interval_ms", "timing")
+    __slots__ = ("age_ms", "model_version", "request_id", "serve_interval_ms", "timing")
 
     def __init__(
         self,
@@ -35,12 +36,14 @@ class Result(dict[str, Any]):
         age_ms: float,
         timing: ResponseTiming | None,
         serve_interval_ms: float = 0.0,
+        model_version: str = "",
     ) -> None:
         super().__init__(values)
         self.request_id = request_id
         self.age_ms = age_ms
         self.timing = timing
         self.serve_interval_ms = serve_interval_ms
+        self.model_version = model_version
 
 
 @dataclass(slots=True)

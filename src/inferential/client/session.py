@@ -286,6 +286,7 @@ class Session:
             age_ms=math.nan if observed_at is None else (now - observed_at) * 1e3,
             timing=response.timing,
             serve_interval_ms=response.serve_interval_ms,
+            model_version=response.model_version,
         )
         mailbox.deliver(request_id, result)
 

@@ -10,7 +10,7 @@ import logging
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +33,40 @@ Observation = dict[str, Any]
 
 class UnknownModelError(LookupError):
     """The backend has no model of that id."""
+
+
+class ReplicaLost(Exception):
+    """The replica that a call ran on is gone, or does not answer; another one may take the call."""
+
+
+REPLICA_LOST = ReplicaLost.__name__
+"""Cause of a refusal that is none of the model's doing."""
+
+
+class RemoteModelError(Exception):
+    """A model in another process failed.
+
+    Args:
+        text: what it raised, its type in front.
+    """
+
+    @property
+    def cause(self) -> str:
+        """The type of what it raised."""
+        return str(self).partition(":")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A result whose origin is known.
+
+    Attributes:
+        values: arrays and strings by key.
+        model_version: of the model that made it.
+    """
+
+    values: Mapping[str, Any]
+    model_version: str
 
 
 @dataclass(slots=True)
@@ -102,8 +136,25 @@ class Dispatcher(ABC):
         return await self.infer(model_id, observations)
 
     def replicas(self, model_id: str) -> Sequence[str]:
-        """The names of a model's replicas, at least one. They need not be alike: the latency of each is learned."""
+        """The names of a model's replicas, at least one, be there `max_inflight` 0.
+
+        They need not be alike: the latency of each is learned.
+        """
         return ("",)
+
+    def max_inflight(self, model_id: str) -> int | None:
+        """How many calls each replica takes at once; None: that is for the configuration to say, 0: none just now."""
+        return None
+
+    def watch(  # noqa: B027 (most backends never change)
+        self, on_change: Callable[[], None], waiting: Callable[[str], int]
+    ) -> None:
+        """Is told whom to tell of changes, before `start`.
+
+        Args:
+            on_change: to be called on the event loop when replicas, or what they take, have changed.
+            waiting: how many requests wait for a model.
+        """
 
     async def start(self) -> None:  # noqa: B027 (most backends have nothing to do)
         """Called before the first request, each time the server starts."""
@@ -148,6 +199,19 @@ class Dispatcher(ABC):
         started = time.monotonic()
         for request in requests:
             request.dispatched_at = started
+        outcomes = await self.outcomes(requests, replica)
+        latency_ms = (time.monotonic() - started) * 1e3
+        rows = sum(not isinstance(outcome, ObservationError) for outcome in outcomes)
+        return [
+            self._result(request, outcome, latency_ms, rows)
+            for request, outcome in zip(requests, outcomes, strict=True)
+        ]
+
+    async def outcomes(self, requests: Sequence[InferenceRequest], replica: str) -> Sequence[Any]:
+        """Results and exceptions of one call, one for each request; it raises nothing.
+
+        A backend that has observations read elsewhere overrides it.
+        """
         observations = await self._read(requests)
         sound = [
             (request, observation)
@@ -156,10 +220,8 @@ class Dispatcher(ABC):
         ]
         outcomes = await self._run(requests[0].model_id, [observation for _, observation in sound], replica)
         by_request = dict(zip((id(request) for request, _ in sound), outcomes, strict=True))
-        finished = time.monotonic()
-        latency_ms = (finished - started) * 1e3
         return [
-            self._result(request, by_request.get(id(request), observation), latency_ms, len(sound))
+            by_request.get(id(request), observation)
             for request, observation in zip(requests, observations, strict=True)
         ]
 
@@ -184,7 +246,7 @@ class Dispatcher(ABC):
             results = await self.infer_on(replica, model_id, observations)
             if len(results) != len(observations):
                 raise ValueError(f"the model gave {len(results)} results for {len(observations)} observations")
-        except UnknownModelError as error:
+        except (UnknownModelError, ReplicaLost) as error:
             return [error] * len(observations)
         except Exception as error:
             if len(observations) == 1:
@@ -207,7 +269,8 @@ class Dispatcher(ABC):
         return DispatchResult(request, latency_ms, refusal=refusal)
 
     def _answer(self, request: InferenceRequest, outcome: Any, latency_ms: float, batch_size: int) -> DispatchResult:
-        values = as_values(outcome)
+        answer = outcome if isinstance(outcome, Answer) else Answer(as_values(outcome), "")
+        values = answer.values
         if request.protocol_version < PROTOCOL_VERSION:
             values = widened(values)
         response_id = request.response_id or uuid.uuid4().hex
@@ -226,6 +289,7 @@ class Dispatcher(ABC):
                 batch_size=batch_size,
             ),
             serve_interval_ms=request.serve_interval_ms,
+            model_version=answer.model_version,
         )
         self._note(request.model_id, latency_ms, None)
         return DispatchResult(request, latency_ms, response_id, envelope, payload, values)
@@ -294,6 +358,8 @@ def _refusal(model_id: str, error: Exception) -> Refusal:
         return Refusal(RefusalKind.UNKNOWN_MODEL, str(error) or f"no model {model_id!r}", "unknown_model")
     if isinstance(error, ObservationError):
         return Refusal(RefusalKind.INVALID_OBSERVATION, error.reason, "image")
+    if isinstance(error, RemoteModelError):
+        return Refusal(RefusalKind.MODEL_FAILED, str(error), error.cause)
     return Refusal(RefusalKind.MODEL_FAILED, f"{type(error).__name__}: {error}", type(error).__name__)
 
 

@@ -45,6 +45,7 @@ class Response:
     inference_latency_ms: float
     timing: ResponseTiming | None
     serve_interval_ms: float
+    model_version: str
     values: dict[str, Any]
 
 
@@ -92,6 +93,7 @@ def write_response(
     values: Mapping[str, Any],
     timing: ResponseTiming,
     serve_interval_ms: float = 0.0,
+    model_version: str = "",
 ) -> tuple[bytes, Buffer]:
     """Envelope and payload of a result.
 
@@ -113,6 +115,7 @@ def write_response(
         ),
         protocol_version=2,
         serve_interval_ms=serve_interval_ms,
+        model_version=model_version,
     )
     tensors, metadata = split_values(values)
     payload = pack(message.tensors, tensors)
@@ -170,5 +173,6 @@ def read_response(envelope: Buffer, payload: Buffer) -> Response:
         inference_latency_ms=message.inference_latency_ms,
         timing=timing,
         serve_interval_ms=message.serve_interval_ms,
+        model_version=message.model_version,
         values=values,
     )

@@ -19,7 +19,7 @@ class Capacity:
     """What one model takes.
 
     Attributes:
-        max_inflight: calls that may run at once on each replica.
+        max_inflight: calls that may run at once on each replica; 0: none can run just now.
         max_batch_size: requests in one call.
         replicas: their names; they need not be alike, and the latency of each is learned.
         device: what the model runs on; models with the same device run one call at a time among them. None: it
@@ -151,7 +151,9 @@ class Running:
         for replica in capacity.replicas:
             free_at = device_free_at
             ends = None if calls is None else calls.by_replica.get(replica)
-            if ends is not None and len(ends) >= capacity.max_inflight:
+            if capacity.max_inflight == 0:
+                free_at = math.inf
+            elif ends is not None and len(ends) >= capacity.max_inflight:
                 # Of more calls than it may run (there were more replicas or slots before) enough must end.
                 free_at = max(free_at, sorted(ends.values())[len(ends) - capacity.max_inflight])
             found.append(Slot(model_id, replica, capacity.max_batch_size, self.profiles.of(model_id, replica), free_at))

@@ -256,6 +256,8 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
 
     def _why(self, request: InferenceRequest, now: float) -> str:
         finish = min(slot.expected_finish(now, 1) for slot in self._outlook.slots(request.model_id))
+        if finish == math.inf:
+            return "it cannot be in time: no replica of its model is there"
         left_ms, needs_ms = (request.deadline - now) * 1e3, (finish - now) * 1e3
         return (
             f"it cannot be in time: {left_ms:.0f} ms were left of {(request.deadline - request.received_at) * 1e3:.0f}"

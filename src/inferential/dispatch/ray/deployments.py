@@ -1,0 +1,91 @@
+"""What Ray Serve runs, and which deployment a model id means.
+
+It only reads. `details` asks Serve's controller and blocks; the rest are functions of what it gave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+
+class AmbiguousModel(LookupError):
+    """A deployment's name that more than one application has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One deployment, as Serve has it now.
+
+    Attributes:
+        app, name: its names.
+        is_ingress: whether it is its application's.
+        replicas: names of the running ones.
+        max_ongoing_requests: what Serve lets a replica have at once.
+    """
+
+    app: str
+    name: str
+    is_ingress: bool
+    replicas: tuple[str, ...]
+    max_ongoing_requests: int
+
+    @property
+    def path(self) -> str:
+        """`app/deployment`."""
+        return f"{self.app}/{self.name}"
+
+
+def details() -> list[Deployment]:
+    """All deployments; none where Serve does not run. Blocks for some milliseconds; Ray must be connected."""
+    from ray import serve
+    from ray.serve.context import _get_global_client
+
+    client: Any = _get_global_client(raise_if_no_controller_running=False)
+    if client is None:
+        return []
+    told: dict[str, Any] = client.get_serve_details()
+    found = []
+    for app, about in told.get("applications", {}).items():
+        ingress = None
+        if about.get("deployments"):
+            ingress = serve.get_app_handle(app).deployment_name if about.get("status") != "DELETING" else None
+        for name, deployment in about.get("deployments", {}).items():
+            running = tuple(
+                sorted(str(one["replica_id"]) for one in deployment.get("replicas", ()) if one["state"] == "RUNNING")
+            )
+            config = deployment.get("deployment_config", {})
+            found.append(Deployment(app, name, name == ingress, running, int(config.get("max_ongoing_requests") or 1)))
+    return found
+
+
+def resolve(model_id: str, deployments: Iterable[Deployment]) -> Deployment | None:
+    """The deployment that a model id means: an application's ingress, `app/deployment`, or a name that only one has.
+
+    Returns:
+        None where there is none yet.
+
+    Raises:
+        AmbiguousModel: naming the candidates.
+    """
+    deployments = list(deployments)
+    for found in (
+        [one for one in deployments if one.app == model_id and one.is_ingress],
+        [one for one in deployments if one.path == model_id],
+        [one for one in deployments if one.name == model_id],
+    ):
+        if len(found) > 1:
+            paths = ", ".join(sorted(one.path for one in found))
+            raise AmbiguousModel(f"{model_id!r} is a deployment of several applications: name one of {paths}")
+        if found:
+            return found[0]
+    return None
+
+
+def model_ids(deployments: Iterable[Deployment]) -> list[str]:
+    """Everything that `resolve` finds."""
+    deployments = list(deployments)
+    names = [one.name for one in deployments]
+    ids = {one.app for one in deployments if one.is_ingress} | {one.path for one in deployments}
+    return sorted(ids | {name for name in names if names.count(name) == 1})

@@ -1,0 +1,76 @@
+"""Deployments without an endpoint, called through Serve's handles.
+
+Serve chooses the replica; that it has no more at once than its replicas take is the caller's part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ray import serve
+
+from inferential.dispatch.base import Observation
+from inferential.dispatch.ray.deployments import Deployment
+
+_METHODS = ("infer_batch", "infer", "__call__")
+
+
+class Handle:
+    """One deployment.
+
+    Args:
+        deployment: which.
+    """
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._handle: Any = serve.get_deployment_handle(deployment.name, app_name=deployment.app)
+        self._path = deployment.path
+        self._method: str | None = None
+        """Which of the methods it has; None until one was called."""
+
+    @property
+    def batches(self) -> bool | None:
+        """Whether it has `infer_batch`; None: not known yet."""
+        return None if self._method is None else self._method == "infer_batch"
+
+    async def run(self, observations: Sequence[Observation]) -> Sequence[Any]:
+        """Results, or an exception where a row failed alone.
+
+        Raises:
+            AttributeError: it has none of the methods.
+            Exception: what the model raised, for all rows.
+        """
+        if self._method is not None:
+            return await self._call(self._method, observations)
+        for method in _METHODS:
+            try:
+                results = await self._call(method, observations)
+            except Exception as error:
+                if not _is_missing(error, method):
+                    self._method = method
+                    raise
+            else:
+                self._method = method
+                return results
+        raise AttributeError(f"{self._path} has none of {', '.join(_METHODS)}")
+
+    async def _call(self, method: str, observations: Sequence[Observation]) -> Sequence[Any]:
+        function = getattr(self._handle, method) if method != "__call__" else self._handle
+        if method == "infer_batch":
+            results: Sequence[Any] = await function.remote(list(observations))
+            return results
+        found: list[Any] = []
+        for observation in observations:
+            try:
+                found.append(await function.remote(observation))
+            except Exception as error:
+                if _is_missing(error, method):
+                    raise
+                found.append(error)
+        return found
+
+
+def _is_missing(error: Exception, method: str) -> bool:
+    """Whether Serve says that the deployment has no such method."""
+    return f"'{method}'" in str(error) and "does not exist" in str(error)

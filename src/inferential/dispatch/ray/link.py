@@ -1,0 +1,185 @@
+"""A server's connection to the endpoint of one replica.
+
+It chooses no replica and retries nothing: a call that cannot be answered any more raises ReplicaLost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from inferential.dispatch.base import Answer, RemoteModelError, ReplicaLost
+from inferential.dispatch.ray.endpoint import HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS
+from inferential.dispatch.ray.wire import CALL, GOODBYE, HELLO, NO_CALL, RESULT, Greeting, WatchedSocket, read_row
+from inferential.observation.slots import ObservationError
+from inferential.proto.tensors import Buffer
+from inferential.scheduler.request import InferenceRequest
+
+logger = logging.getLogger("inferential.ray")
+
+_RECONNECT_MS = 100
+
+
+class Link:
+    """One replica, as its server sees it.
+
+    Args:
+        context: of the socket.
+        name: of the replica, for messages.
+        address: where its endpoint listens.
+        server_key: the endpoint's public key (z85) where the address is tcp; "": a socket of this host.
+        keys: our own public and secret key, z85.
+        on_change: called when it comes up, goes down or says goodbye.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        name: str,
+        address: str,
+        server_key: str,
+        keys: tuple[str, str],
+        on_change: Callable[[Link], None],
+    ) -> None:
+        self.name = name
+        self.greeting: Greeting | None = None
+        """What it said of itself; None while it is not up."""
+        self._on_change = on_change
+        self._calls: dict[bytes, asyncio.Future[list[Any]]] = {}
+        self._numbers = 0
+        self._retired = False
+        socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+        socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
+        socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing is kept for a connection that is not there
+        if server_key:
+            socket.setsockopt(zmq.CURVE_SERVERKEY, server_key.encode())
+            socket.setsockopt(zmq.CURVE_PUBLICKEY, keys[0].encode())
+            socket.setsockopt(zmq.CURVE_SECRETKEY, keys[1].encode())
+        events = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+        self._monitor = WatchedSocket(socket.get_monitor_socket(events), self._on_event)
+        self._zmq_socket = socket
+        self._socket = WatchedSocket(socket, self._on_message)
+        socket.connect(address)
+
+    @property
+    def up(self) -> bool:
+        """Whether it takes calls."""
+        return self.greeting is not None
+
+    @property
+    def closed(self) -> bool:
+        """Whether its connection has ended for good."""
+        return self._zmq_socket.closed
+
+    async def call(self, requests: Sequence[InferenceRequest], waiting: int) -> list[Any]:
+        """Runs a batch; answers and exceptions, one for each request.
+
+        Args:
+            requests: the rows.
+            waiting: how many more wait for the replica, which its autoscaler is told.
+
+        Raises:
+            ReplicaLost: it is gone, or went while the call ran.
+        """
+        if not self.up:
+            raise ReplicaLost(f"replica {self.name} is gone")
+        self._numbers += 1
+        number = self._numbers.to_bytes(8, "little")
+        frames: list[Buffer] = [number, CALL, min(waiting, 2**32 - 1).to_bytes(4, "little")]
+        for request in requests:
+            frames.extend((request.envelope, request.payload))
+        future = self._calls[number] = asyncio.get_running_loop().create_future()
+        try:
+            self._socket.send(frames)
+            rows: list[Any] = await future
+        except OSError as error:
+            raise ReplicaLost(f"replica {self.name} cannot be reached: {error.strerror}") from error
+        finally:
+            self._calls.pop(number, None)
+            if self._retired and not self._calls:
+                self.close()
+        if len(rows) != len(requests):
+            raise ReplicaLost(f"replica {self.name} gave {len(rows)} results for {len(requests)} observations")
+        return rows
+
+    def give_up(self, why: str) -> None:
+        """It takes no more calls, and those that run are lost."""
+        was_up, self.greeting = self.up, None
+        calls, self._calls = self._calls, {}
+        for future in calls.values():
+            if not future.done():
+                future.set_exception(ReplicaLost(f"replica {self.name} {why}"))
+        if was_up:
+            logger.warning("replica %s %s; %d calls were lost", self.name, why, len(calls))
+            self._on_change(self)
+
+    def retire(self) -> None:
+        """Takes no more calls, and closes when those that run have ended."""
+        self.greeting = None
+        self._retired = True
+        if not self._calls:
+            self.close()
+
+    def close(self) -> None:
+        """Ends the connection; what runs is lost. Twice is fine."""
+        if self._zmq_socket.closed:
+            return
+        self._zmq_socket.disable_monitor()
+        self._monitor.close()
+        self._socket.close()
+        self.give_up("was removed")
+
+    # What comes
+
+    def _on_event(self, frames: list[zmq.Frame]) -> None:
+        event = parse_monitor_message([frame.bytes for frame in frames])["event"]
+        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            try:
+                self._socket.send([NO_CALL, HELLO, b""])
+            except OSError as error:
+                logger.warning("replica %s cannot be greeted: %s", self.name, error)
+        elif event == zmq.EVENT_DISCONNECTED:
+            self.give_up("ended its connection")
+        else:
+            logger.error("replica %s refuses our key", self.name)
+
+    def _on_message(self, frames: list[zmq.Frame]) -> None:
+        number, kind = frames[0].bytes, frames[1].bytes
+        if kind == RESULT:
+            future = self._calls.get(number)
+            if future is None or future.done():
+                return  # it was given up
+            version = frames[2].bytes.decode()
+            try:
+                rows = [_row(frames[at].buffer, frames[at + 1].buffer, version) for at in range(3, len(frames) - 1, 2)]
+            except ValueError as error:
+                future.set_exception(ReplicaLost(f"replica {self.name} speaks another protocol: {error}"))
+                return
+            future.set_result(rows)
+        elif kind == HELLO and not self._retired:
+            try:
+                self.greeting = Greeting.from_bytes(frames[2].buffer)
+            except ValueError as error:
+                logger.error("replica %s speaks another protocol: %s", self.name, error)
+                return
+            logger.info("replica %s is up, version %r", self.name, self.greeting.model_version)
+            self._on_change(self)
+        elif kind == GOODBYE:
+            self.greeting = None  # the calls that run end well
+            logger.info("replica %s says goodbye", self.name)
+            self._on_change(self)
+
+
+def _row(envelope: Buffer, payload: Buffer, version: str) -> Any:
+    row = read_row(envelope, payload)
+    if isinstance(row, dict):
+        return Answer(row, version)
+    status, reason = row
+    return ObservationError(reason) if status == "INVALID_OBSERVATION" else RemoteModelError(reason)

@@ -1,0 +1,180 @@
+"""For deployments of Ray Serve: a socket of their own, over which observations come without a detour.
+
+    from ray import serve
+    from inferential.serve import direct
+
+    @serve.deployment(num_replicas=2, ray_actor_options={"num_gpus": 0.5})
+    @direct
+    class Policy:
+        max_batch_size = 8
+
+        def infer_batch(self, observations): ...
+
+Ray Serve goes on placing, scaling, checking and replacing the replicas. Models in the server's own process need none
+of this.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import math
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import ray
+from ray import serve
+
+from inferential.dispatch.ray.endpoint import Endpoint
+from inferential.dispatch.ray.registry import REGISTER_EVERY_S, Listed, registry
+
+__all__ = ["ONGOING", "autoscaling_policy", "direct"]
+
+logger = logging.getLogger("inferential.ray")
+
+ONGOING = "inferential_ongoing"
+"""The metric that a replica tells Serve's autoscaler: rows that run or wait for it, on servers too."""
+_DRAIN_S = 10.0
+_KEY_WITHIN_S = 30.0
+_ENDPOINT = "_inferential_endpoint"
+C = TypeVar("C", bound=type)
+
+
+@overload
+def direct(cls: C) -> C: ...
+@overload
+def direct(*, max_inflight: int = 1, hangs_after_s: float = 60.0) -> Callable[[C], C]: ...
+def direct(cls: Any = None, *, max_inflight: int = 1, hangs_after_s: float = 60.0) -> Any:
+    """Gives each replica of a deployment an endpoint of its own; put it below `@serve.deployment`.
+
+    The class is a model as in `LocalDispatcher`: `infer(observation)`, or `infer_batch(observations)` with
+    `max_batch_size`, or `__call__`. Sync methods run in a thread, async ones on the endpoint's event loop. Its
+    attribute `model_version`, where it has one, is told with every answer; else it is Serve's version of the code.
+
+    Args:
+        max_inflight: calls that a replica runs at once.
+        hangs_after_s: a replica whose call runs for longer is unhealthy, and replaced by Serve.
+
+    Raises:
+        TypeError: `cls` is no class.
+    """
+    if cls is None:
+        return functools.partial(direct, max_inflight=max_inflight, hangs_after_s=hangs_after_s)
+    if not inspect.isclass(cls):
+        raise TypeError(f"direct: expected a class, below @serve.deployment, got {cls!r}")
+    return _with_endpoint(cls, max_inflight, hangs_after_s)
+
+
+def _with_endpoint(cls: type, max_inflight: int, hangs_after_s: float) -> type:
+    construct: Any = cls.__init__  # type: ignore[misc]
+    members: dict[str, Any] = {"__doc__": cls.__doc__, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
+
+    def begin(self: Any) -> None:
+        setattr(self, _ENDPOINT, _Attached(self, max_inflight))
+
+    if inspect.iscoroutinefunction(construct):
+
+        async def async_init(self: Any, *args: Any, **kwargs: Any) -> None:
+            await construct(self, *args, **kwargs)
+            begin(self)
+
+        members["__init__"] = async_init
+    else:
+
+        @functools.wraps(construct)
+        def init(self: Any, *args: Any, **kwargs: Any) -> None:
+            construct(self, *args, **kwargs)
+            begin(self)
+
+        members["__init__"] = init
+
+    async def check_health(self: Any) -> None:
+        own = getattr(cls, "check_health", None)
+        if own is not None:
+            result = own(self)
+            if inspect.isawaitable(result):
+                await result
+        attached = self.__dict__.get(_ENDPOINT)
+        busy_s = 0.0 if attached is None else attached.endpoint.busy_s()
+        if busy_s > hangs_after_s:
+            raise RuntimeError(f"a call has run for {busy_s:.0f} s, more than hangs_after_s ({hangs_after_s:g})")
+
+    def record_autoscaling_stats(self: Any) -> dict[str, float]:
+        own = getattr(cls, "record_autoscaling_stats", None)
+        attached = self.__dict__.get(_ENDPOINT)
+        ongoing = 0.0 if attached is None else attached.endpoint.load
+        return {**(own(self) if own is not None else {}), ONGOING: ongoing}
+
+    def destroy(self: Any) -> None:
+        # Serve calls it once its own calls have ended, and Python when the object goes: the second finds nothing.
+        attached = self.__dict__.pop(_ENDPOINT, None)
+        if attached is not None:
+            attached.close()
+            own = getattr(cls, "__del__", None)
+            if own is not None:
+                own(self)
+
+    members |= {"check_health": check_health, "record_autoscaling_stats": record_autoscaling_stats, "__del__": destroy}
+    return type(cls.__name__, (cls,), members)
+
+
+def autoscaling_policy(ctx: Any) -> tuple[int, dict[str, Any]]:
+    """A policy for Serve's autoscaler: as many replicas as bring the rows for each to `target_ongoing_requests`.
+
+    Serve itself sees nothing of what comes by the endpoints, so that its own policy would never scale up. Use:
+    `autoscaling_config={"policy": {"policy_function": "inferential.serve:autoscaling_policy"}, ...}`.
+    """
+    told = (ctx.aggregated_metrics or {}).get(ONGOING, {})
+    target = getattr(ctx.config, "target_ongoing_requests", None) or 1.0
+    wanted = math.ceil(sum(told.values()) / target)
+    lowest, highest = ctx.capacity_adjusted_min_replicas, ctx.capacity_adjusted_max_replicas
+    return max(lowest, min(highest, wanted)), dict(ctx.policy_state or {})
+
+
+class _Attached:
+    """The endpoint of this replica, registered for as long as it lives."""
+
+    def __init__(self, model: Any, max_inflight: int) -> None:
+        context = serve.get_replica_context()
+        node = ray.get_runtime_context().get_node_id()
+        version = str(getattr(model, "model_version", "") or getattr(context, "code_version", "") or "")
+        self.endpoint = Endpoint(
+            model,
+            max_inflight=max_inflight,
+            model_version=version,
+            directory=Path(tempfile.gettempdir()) / f"inferential-{_user()}",
+            host=str(ray.util.get_node_ip_address()),  # type: ignore[no-untyped-call]
+        )
+        addresses = self.endpoint.start()
+        self._listed = Listed(context.app_name, context.deployment, context.replica_tag, node, addresses)
+        self._registry = registry()
+        # Nobody is let in before the key is known, so the replica is not ready before that either.
+        self.endpoint.allow(ray.get(self._registry.register.remote(self._listed), timeout=_KEY_WITHIN_S))
+        self._closed = threading.Event()
+        threading.Thread(target=self._stay_listed, name="inferential-registration", daemon=True).start()
+
+    def _stay_listed(self) -> None:
+        while not self._closed.wait(REGISTER_EVERY_S):
+            try:
+                key = ray.get(self._registry.register.remote(self._listed), timeout=_KEY_WITHIN_S)
+            except Exception as error:  # the registry is being restarted, or this replica's Ray ends
+                logger.warning("the registry does not answer: %s", error)
+                self._registry = registry() if ray.is_initialized() else self._registry
+            else:
+                self.endpoint.allow(key)
+
+    def close(self) -> None:
+        """Serve ends this replica: no more calls, those that run end well."""
+        self._closed.set()
+        self._registry.remove.remote(self._listed.replica)
+        self.endpoint.close(_DRAIN_S)
+
+
+def _user() -> str:
+    import getpass
+
+    return getpass.getuser()

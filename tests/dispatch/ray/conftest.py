@@ -1,0 +1,45 @@
+"""A real Ray with Serve, one for all tests of this folder; it is always shut down."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of a change to come
+
+ray = pytest.importorskip("ray")
+CPUS = 2
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """Ray and Serve on 2 CPUs, with neither dashboard nor HTTP proxy."""
+    from ray import serve
+
+    ray.init(num_cpus=CPUS, include_dashboard=False, log_to_driver=False, namespace="tests")
+    try:
+        serve.start(proxy_location="Disabled")
+        yield
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+@pytest.fixture
+def run(cluster: None) -> Iterator[Any]:
+    """Deploys an application and waits until it is up; it is deleted after the test."""
+    from ray import serve
+
+    names: list[str] = []
+
+    def _run(deployment: Any, name: str) -> Any:
+        if name not in names:
+            names.append(name)
+        return serve.run(deployment, name=name, route_prefix=None)
+
+    yield _run
+    for name in names:
+        serve.delete(name)
