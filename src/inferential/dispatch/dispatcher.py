@@ -86,6 +86,13 @@ class RayDispatcher(Dispatcher):
             ConnectionError: the cluster cannot be reached.
             ValueError: a model's name means deployments of several applications.
         """
+        try:
+            await self._begin()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _begin(self) -> None:
         loop = asyncio.get_running_loop()
         handle, self._keys, self._node = await loop.run_in_executor(None, self._connect)
         self._context = zmq.Context()

@@ -17,7 +17,7 @@ from inferential.dispatch.ray.endpoint import Addresses, Endpoint
 from inferential.dispatch.ray.link import Link
 from inferential.observation.slots import ObservationError
 from inferential.proto import inferential_pb2 as pb
-from inferential.proto.images import Png
+from inferential.proto.images import encode
 from inferential.proto.tensors import pack
 from inferential.scheduler.request import InferenceRequest
 
@@ -118,9 +118,9 @@ async def test_images_are_decoded_in_the_replica_and_a_broken_one_fails_alone(st
     _, addresses = start(lambda observation: observation["camera"])
     link = await connect(addresses.ipc)
     image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
-    broken = row(camera=Png(image))
+    broken = row(camera=encode(image, pb.PNG))
     broken.payload = b"x" * len(broken.payload)
-    (right,) = await link.call([row(camera=Png(image))], 0)
+    (right,) = await link.call([row(camera=encode(image, pb.PNG))], 0)
     (wrong,) = await link.call([broken], 0)
     np.testing.assert_array_equal(right.values["actions"], image)
     assert isinstance(wrong, ObservationError)

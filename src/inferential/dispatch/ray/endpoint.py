@@ -91,6 +91,7 @@ class Endpoint:
         self._waiting: OrderedDict[bytes, deque[_Call]] = OrderedDict()
         self._told_waiting: dict[bytes, int] = {}
         self._running = 0
+        self._drain_s = 0.0
         self._servers: dict[bytes, WatchedSocket] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._addresses: Addresses | None = None
@@ -132,9 +133,9 @@ class Endpoint:
         loop, stop = self._loop, self._stop
         if loop is None or stop is None or not self._thread.is_alive():
             return
+        self._drain_s = drain_s
         with contextlib.suppress(RuntimeError):  # it ended by itself meanwhile
             loop.call_soon_threadsafe(stop.set)
-        self._drain_s = drain_s
         self._thread.join(drain_s + 1.0)
 
     # The endpoint's own thread
@@ -149,7 +150,7 @@ class Endpoint:
             self._ready.set()
 
     async def _serve(self) -> None:
-        self._loop, self._stop, self._drain_s = asyncio.get_running_loop(), asyncio.Event(), 0.0
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         authenticator = ThreadAuthenticator(context)
         authenticator.start()

@@ -1,0 +1,225 @@
+"""A server in front of a real Ray Serve: resolution, both planes, redeploys, and faults with load running."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inferential import AsyncConnection, InferenceError, ModelFailed, Server, UnknownModel
+from inferential.config import InferentialConfig
+from inferential.dispatch.dispatcher import RayDispatcher
+from inferential.serve import ONGOING, autoscaling_policy, direct
+
+serve = pytest.importorskip("ray.serve")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+Serving = Callable[..., Any]
+
+
+def deployment(cls: type, replicas: int = 1) -> Any:
+    return serve.deployment(num_replicas=replicas, ray_actor_options={"num_cpus": 0.05}, health_check_period_s=1)(cls)
+
+
+@direct
+class Doubles:
+    """Twice the state, and who it was."""
+
+    max_batch_size = 8
+
+    def __init__(self, version: str = "v1") -> None:
+        self.model_version = version
+
+    def infer_batch(self, observations: list[dict[str, Any]]) -> list[Any]:
+        time.sleep(max(float(one.get("seconds", 0.0)) for one in observations))
+        version = "".join(self.model_version)
+        return [{"actions": one["state"] * 2, "pid": np.array(os.getpid()), "by": version} for one in observations]
+
+
+class Plain:
+    """Has no endpoint."""
+
+    def __call__(self, observation: dict[str, Any]) -> Any:
+        if "fail" in observation:
+            raise ValueError("no such arm")
+        return observation["state"] * 3
+
+
+class PlainBatches:
+    """Has no endpoint, and can batch."""
+
+    def infer_batch(self, observations: list[dict[str, Any]]) -> list[Any]:
+        return [{"actions": one["state"] * 3, "rows": np.array(len(observations))} for one in observations]
+
+
+@pytest.fixture
+async def serving(cluster: None) -> AsyncIterator[Serving]:
+    """Servers of models of Ray Serve, and a connection to each."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def _serving(*models: str, **options: Any) -> tuple[Server, AsyncConnection]:
+            config = InferentialConfig.model_validate(options)
+            server = await stack.enter_async_context(
+                Server("tcp://127.0.0.1:*", config=config, dispatcher=RayDispatcher(models=models or None))
+            )
+            return server, await stack.enter_async_context(AsyncConnection(server.address, client_id="robot"))
+
+        yield _serving
+
+
+async def replicas(server: Server, model_id: str, count: int) -> None:
+    """Waits until so many replicas take calls."""
+    dispatcher = server._dispatcher
+    async with asyncio.timeout(30):
+        while len(dispatcher.replicas(model_id)) != count or dispatcher.max_inflight(model_id) == 0:
+            await asyncio.sleep(0.02)
+
+
+async def load(connection: AsyncConnection, model_id: str, stop: asyncio.Event, **values: Any) -> Counter[str]:
+    """Closed-loop requests until told to stop; how they ended."""
+    model = connection.model(model_id, latency_budget_ms=5000.0, queue="all")
+    ends: Counter[str] = Counter()
+    while not stop.is_set():
+        try:
+            result = await model.infer(timeout_ms=20_000, state=np.ones(4, np.float32), **values)
+        except InferenceError as error:
+            ends[type(error).__name__] += 1
+        else:
+            ends["none" if result is None else str(result["by"])] += 1
+    return ends
+
+
+async def test_an_application_a_path_and_a_name_reach_the_same_deployment(run: Any, serving: Serving) -> None:
+    run(deployment(Doubles).options(name="TheDoubles").bind(), "app")
+    server, connection = await serving("app", "app/TheDoubles", "TheDoubles")
+    await replicas(server, "app", 1)
+    for model_id in ("app", "app/TheDoubles", "TheDoubles"):
+        result = await connection.model(model_id).infer(timeout_ms=5000, state=np.ones(3))
+        np.testing.assert_array_equal(result["actions"], [2.0, 2.0, 2.0])
+        assert result.model_version == "v1"
+
+
+async def test_a_deployment_without_an_endpoint_is_served_by_its_handle(run: Any, serving: Serving) -> None:
+    run(deployment(Plain).bind(), "plain")
+    server, connection = await serving("plain")
+    await replicas(server, "plain", 1)
+    model = connection.model("plain")
+    result = await model.infer(timeout_ms=5000, state=np.ones(3))
+    np.testing.assert_array_equal(result["actions"], [3.0, 3.0, 3.0])
+    with pytest.raises(ModelFailed, match="no such arm"):
+        await model.infer(timeout_ms=5000, state=np.ones(3), fail="yes")
+
+
+async def test_batches_go_by_handle_too_once_it_is_known_that_they_can(run: Any, serving: Serving) -> None:
+    run(deployment(PlainBatches).bind(), "batches")
+    server, connection = await serving("batches")
+    await replicas(server, "batches", 1)
+    model = connection.model("batches", queue="all", latency_budget_ms=5000.0)
+    await model.infer(timeout_ms=5000, state=np.ones(3))
+    assert server._dispatcher.max_batch_size("batches") == 8
+    results = await asyncio.gather(*(model.infer(timeout_ms=5000, state=np.ones(3)) for _ in range(6)))
+    assert max(int(result["rows"]) for result in results) > 1
+
+
+async def test_requests_wait_for_a_model_that_is_not_up_yet(run: Any, serving: Serving, caplog: Any) -> None:
+    _, connection = await serving("later")
+    assert "model later is not up yet" in caplog.text
+    waiting = asyncio.create_task(connection.model("later").infer(timeout_ms=30_000, state=np.ones(2)))
+    with pytest.raises(UnknownModel):
+        await connection.model("never").infer(timeout_ms=5000, state=np.ones(2))
+    await asyncio.get_running_loop().run_in_executor(None, run, deployment(Doubles).bind(), "later")
+    np.testing.assert_array_equal((await waiting)["actions"], [2.0, 2.0])
+
+
+async def test_a_name_of_two_applications_is_refused_at_the_start(run: Any, serving: Serving) -> None:
+    run(deployment(Plain).bind(), "one")
+    run(deployment(Plain).bind(), "two")
+    with pytest.raises(ValueError, match=r"one/Plain, two/Plain"):
+        await serving("Plain")
+
+
+async def test_what_runs_goes_to_all_replicas_and_no_more_than_they_take(run: Any, serving: Serving) -> None:
+    run(deployment(Doubles, 2).bind(), "pair")
+    server, connection = await serving("pair", models={"known": {"pair": {"max_batch_size": 2}}})
+    await replicas(server, "pair", 2)
+    model = connection.model("pair", queue="all", latency_budget_ms=10_000.0)
+    calls = [model.infer(timeout_ms=20_000, state=np.ones(2), seconds=np.array(0.05)) for _ in range(16)]
+    results = await asyncio.gather(*calls)
+    assert len({int(result["pid"]) for result in results}) == 2
+    assert all(result.timing.batch_size <= 2 for result in results)
+
+
+async def test_a_replica_that_is_killed_costs_no_request(run: Any, serving: Serving) -> None:
+    run(deployment(Doubles, 2).bind(), "killed")
+    server, connection = await serving("killed")
+    await replicas(server, "killed", 2)
+    stop = asyncio.Event()
+    loads = [asyncio.create_task(load(connection, "killed", stop, seconds=np.array(0.02))) for _ in range(4)]
+    victim = await connection.model("killed", queue="all").infer(timeout_ms=5000, state=np.ones(2))
+    os.kill(int(victim["pid"]), signal.SIGKILL)
+    await replicas(server, "killed", 1)
+    await replicas(server, "killed", 2)
+    stop.set()
+    ends = sum(await asyncio.gather(*loads), Counter())
+    assert set(ends) == {"v1"}
+
+
+async def test_a_replica_that_is_stopped_costs_no_request(run: Any, serving: Serving) -> None:
+    run(deployment(Doubles, 2).bind(), "hung")
+    server, connection = await serving("hung")
+    await replicas(server, "hung", 2)
+    victim = await connection.model("hung").infer(timeout_ms=5000, state=np.ones(2))
+    stop = asyncio.Event()
+    loads = [asyncio.create_task(load(connection, "hung", stop, seconds=np.array(0.02))) for _ in range(4)]
+    os.kill(int(victim["pid"]), signal.SIGSTOP)
+    try:
+        await replicas(server, "hung", 1)
+        result = await connection.model("hung", queue="all").infer(timeout_ms=5000, state=np.ones(2))
+        assert int(result["pid"]) != int(victim["pid"])
+        stop.set()
+        ends = sum(await asyncio.gather(*loads), Counter())
+    finally:
+        os.kill(int(victim["pid"]), signal.SIGKILL)
+    assert set(ends) == {"v1"}
+
+
+async def test_a_redeploy_under_load_loses_no_request(run: Any, serving: Serving) -> None:
+    run(deployment(Doubles, 2).bind("v1"), "swapped")
+    server, connection = await serving("swapped")
+    await replicas(server, "swapped", 2)
+    stop = asyncio.Event()
+    loads = [asyncio.create_task(load(connection, "swapped", stop, seconds=np.array(0.01))) for _ in range(4)]
+    loop = asyncio.get_running_loop()
+    await loop.run_in_executor(None, run, deployment(Doubles, 2).bind("v2"), "swapped")
+    model = connection.model("swapped", queue="all", latency_budget_ms=5000.0)
+    async with asyncio.timeout(30):
+        while (await model.infer(timeout_ms=20_000, state=np.ones(4))).model_version != "v2":
+            await asyncio.sleep(0.05)
+    stop.set()
+    ends = sum(await asyncio.gather(*loads), Counter())
+    assert set(ends) == {"v1", "v2"}
+
+
+def test_the_autoscaler_counts_rows_that_wait_anywhere() -> None:
+    class Context:
+        def __init__(self, *rows: float) -> None:
+            self.aggregated_metrics = {ONGOING: dict(enumerate(rows))}
+            self.capacity_adjusted_min_replicas, self.capacity_adjusted_max_replicas = 1, 4
+            self.policy_state: dict[str, Any] = {}
+            self.config = type("Config", (), {"target_ongoing_requests": 2.0})
+
+    assert autoscaling_policy(Context())[0] == 1
+    assert autoscaling_policy(Context(2.0, 3.0))[0] == 3
+    assert autoscaling_policy(Context(20.0, 3.0))[0] == 4
+
+
+def test_what_is_no_class_cannot_have_an_endpoint() -> None:
+    with pytest.raises(TypeError, match=r"expected a class"):
+        direct(lambda observation: observation)
