@@ -15,21 +15,24 @@ CPUS = 2
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[None]:
-    """Ray and Serve on 2 CPUs, with neither dashboard nor HTTP proxy."""
+def cluster() -> Iterator[Any]:
+    """Ray and Serve on 2 CPUs, with neither dashboard nor HTTP proxy; nodes can be added to it."""
     from ray import serve
+    from ray.cluster_utils import Cluster
 
-    ray.init(num_cpus=CPUS, include_dashboard=False, log_to_driver=False, namespace="tests")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": CPUS, "include_dashboard": False})
     try:
+        ray.init(address=cluster.address, log_to_driver=False, namespace="tests")
         serve.start(proxy_location="Disabled")
-        yield
-    finally:
+        yield cluster
         serve.shutdown()
+    finally:
         ray.shutdown()
+        cluster.shutdown()
 
 
 @pytest.fixture
-def run(cluster: None) -> Iterator[Any]:
+def run(cluster: Any) -> Iterator[Any]:
     """Deploys an application and waits until it is up; it is deleted after the test."""
     from ray import serve
 

@@ -24,8 +24,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationW
 Serving = Callable[..., Any]
 
 
-def deployment(cls: type, replicas: int = 1) -> Any:
-    return serve.deployment(num_replicas=replicas, ray_actor_options={"num_cpus": 0.05}, health_check_period_s=1)(cls)
+def deployment(cls: type, replicas: int = 1, **resources: float) -> Any:
+    return serve.deployment(
+        num_replicas=replicas,
+        ray_actor_options={"num_cpus": 0.05, "resources": resources},
+        health_check_period_s=1,
+        graceful_shutdown_wait_loop_s=0.1,
+    )(cls)
 
 
 @direct
@@ -60,7 +65,7 @@ class PlainBatches:
 
 
 @pytest.fixture
-async def serving(cluster: None) -> AsyncIterator[Serving]:
+async def serving(cluster: Any) -> AsyncIterator[Serving]:
     """Servers of models of Ray Serve, and a connection to each."""
     async with contextlib.AsyncExitStack() as stack:
 
@@ -188,6 +193,27 @@ async def test_a_replica_that_is_stopped_costs_no_request(run: Any, serving: Ser
     finally:
         os.kill(int(victim["pid"]), signal.SIGKILL)
     assert set(ends) == {"v1"}
+
+
+async def test_a_node_that_goes_costs_no_request(cluster: Any, run: Any, serving: Serving) -> None:
+    nodes = [cluster.add_node(num_cpus=1, resources={"far": 1}) for _ in range(2)]
+    try:
+        run(deployment(Doubles, 2, far=0.6).bind(), "nodes")  # one on each: none of them is the server's own
+        server, connection = await serving("nodes")
+        await replicas(server, "nodes", 2)
+        stop = asyncio.Event()
+        loads = [asyncio.create_task(load(connection, "nodes", stop, seconds=np.array(0.02))) for _ in range(4)]
+        await connection.model("nodes", queue="all").infer(timeout_ms=5000, state=np.ones(2))
+        node = nodes.pop()
+        await asyncio.get_running_loop().run_in_executor(None, lambda: cluster.remove_node(node, allow_graceful=False))
+        await replicas(server, "nodes", 1)
+        await connection.model("nodes", queue="all").infer(timeout_ms=5000, state=np.ones(2))
+        stop.set()
+        ends = sum(await asyncio.gather(*loads), Counter())
+        assert set(ends) == {"v1"}
+    finally:
+        for node in nodes:
+            cluster.remove_node(node)
 
 
 async def test_a_redeploy_under_load_loses_no_request(run: Any, serving: Serving) -> None:

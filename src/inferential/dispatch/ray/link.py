@@ -57,7 +57,6 @@ class Link:
         socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
         socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
-        socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing is kept for a connection that is not there
         if server_key:
             socket.setsockopt(zmq.CURVE_SERVERKEY, server_key.encode())
             socket.setsockopt(zmq.CURVE_PUBLICKEY, keys[0].encode())
@@ -146,6 +145,7 @@ class Link:
             except OSError as error:
                 logger.warning("replica %s cannot be greeted: %s", self.name, error)
         elif event == zmq.EVENT_DISCONNECTED:
+            self._socket.drain()  # what it answered before it went is not lost
             self.give_up("ended its connection")
         else:
             logger.error("replica %s refuses our key", self.name)

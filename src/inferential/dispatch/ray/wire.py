@@ -100,17 +100,27 @@ class WatchedSocket:
         self._looks_again = True
         self._loop.call_soon(self._on_readable)
 
+    def drain(self) -> None:
+        """Hands over all that has come."""
+        while self._hand_over():
+            pass
+
     def _on_readable(self) -> None:
         self._looks_again = False
         for _ in range(_RECEIVE_AT_ONCE):
-            if self._socket.closed:
+            if not self._hand_over():
                 return
-            try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                return
-            self._on_message(frames)
         self._loop.call_soon(self._on_readable)
+
+    def _hand_over(self) -> bool:
+        if self._socket.closed:
+            return False
+        try:
+            frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return False
+        self._on_message(frames)
+        return True
 
     def close(self, linger_ms: int = 0) -> None:
         """Closes the socket; twice is fine."""

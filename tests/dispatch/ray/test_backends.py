@@ -1,0 +1,93 @@
+"""What every backend does alike: one suite against models in the process, by handle, and straight into replicas."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inferential import AsyncConnection, LocalDispatcher, ModelFailed, Server, UnknownModel
+from inferential.dispatch.base import Dispatcher
+from inferential.dispatch.dispatcher import RayDispatcher
+from inferential.serve import direct
+
+serve = pytest.importorskip("ray.serve")
+pytestmark = [pytest.mark.slow]
+OPTIONS = {"ray_actor_options": {"num_cpus": 0.05}, "graceful_shutdown_wait_loop_s": 0.1}
+
+
+class Policy:
+    """Everything that a model may be asked here."""
+
+    max_batch_size = 8
+
+    def infer_batch(self, observations: list[dict[str, Any]]) -> list[Any]:
+        return [self._one(observation, len(observations)) for observation in observations]
+
+    def _one(self, observation: dict[str, Any], rows: int) -> Any:
+        if observation.get("do") == "raise":
+            raise ValueError("no such arm")
+        if observation.get("do") == "fail alone":
+            return ValueError("only mine")
+        return {"actions": observation["state"] * 2, "rows": np.array(rows), "said": observation.get("do", "")}
+
+
+@pytest.fixture(params=["local", "handle", "direct"])
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
+    dispatcher: Dispatcher
+    if request.param == "local":
+        dispatcher = LocalDispatcher({"policy": Policy()})
+    else:
+        run = request.getfixturevalue("run")
+        cls = direct(Policy) if request.param == "direct" else Policy
+        run(serve.deployment(**OPTIONS)(cls).bind(), "policy")
+        dispatcher = RayDispatcher(models=["policy"], direct=request.param == "direct")
+    async with Server("tcp://127.0.0.1:*", dispatcher=dispatcher) as server:
+        async with asyncio.timeout(20):
+            while dispatcher.max_inflight("policy") == 0:
+                await asyncio.sleep(0.02)
+        yield server
+
+
+@pytest.fixture
+async def model(server: Server) -> AsyncIterator[Any]:
+    async with AsyncConnection(server.address, client_id="robot") as connection:
+        model = connection.model("policy", queue="all", latency_budget_ms=10_000.0)
+        await model.infer(timeout_ms=10_000, state=np.ones(1))  # by now it is known that it batches
+        yield model
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint8", "int64", "float16"])
+@pytest.mark.parametrize("shape", [(), (0,), (7,), (2, 3, 4), (300, 300)])
+async def test_arrays_and_strings_come_back(model: Any, dtype: str, shape: tuple[int, ...]) -> None:
+    state = np.ones(shape, dtype)
+    result = await model.infer(timeout_ms=10_000, state=state, do="nothing")
+    assert result["actions"].dtype == (state * 2).dtype
+    np.testing.assert_array_equal(result["actions"], state * 2)
+    assert result["said"] == "nothing"
+
+
+async def test_what_waits_runs_in_batches(model: Any) -> None:
+    results = await asyncio.gather(*(model.infer(timeout_ms=10_000, state=np.ones(4)) for _ in range(12)))
+    assert max(int(result["rows"]) for result in results) > 1
+    assert all(int(result["rows"]) <= 8 for result in results)
+    assert {result.timing.batch_size for result in results} == {int(result["rows"]) for result in results}
+
+
+async def test_one_that_fails_fails_alone(model: Any) -> None:
+    for deed, said in (("raise", "no such arm"), ("fail alone", "only mine")):
+        doings = ["", deed, "", ""]
+        calls = [model.infer(timeout_ms=10_000, state=np.ones(4), do=doing) for doing in doings]
+        ends = await asyncio.gather(*calls, return_exceptions=True)
+        assert isinstance(ends[1], ModelFailed)
+        assert said in str(ends[1])
+        assert [dict(end)["said"] for end in (ends[0], *ends[2:])] == ["", "", ""]
+
+
+async def test_a_model_that_there_is_not_is_unknown(server: Server) -> None:
+    async with AsyncConnection(server.address, client_id="robot") as connection:
+        with pytest.raises(UnknownModel):
+            await connection.model("other").infer(timeout_ms=10_000, state=np.ones(1))
