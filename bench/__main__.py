@@ -11,8 +11,8 @@ from rich.console import Console
 
 from bench.harness import save
 
-NAMES = ("isolation", "churn", "schedulers", "closed_loop")
-SHOW_THEMSELVES = ("schedulers", "closed_loop")  # with a progress bar and a table of their own
+NAMES = ("isolation", "churn", "schedulers", "closed_loop", "ray")
+SHOW_THEMSELVES = ("schedulers", "closed_loop", "ray")  # with a progress bar and a table of their own
 
 
 def main() -> None:

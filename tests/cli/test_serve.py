@@ -185,7 +185,12 @@ def test_settings_without_a_target_are_told(start: Start, place: Path) -> None:
         (("-m", "a=policies:echo", "-m", "a=policies:make"), "--model: 'a' is given twice"),
         (
             ("-m", "arm=policies"),
-            "models.known.arm.target: expected module:object or null, got 'policies' (command line)",
+            "models.known.arm.target: expected module:object, or ray:application or null, got 'policies' "
+            "(command line)",
+        ),
+        (
+            ("-m", "arm=policies:Doubler", "-m", "leg=ray:leg"),
+            "models.known.arm.target: a server has its models either on Ray Serve or in its own process",
         ),
         (("-m", "arm=policies:Dubler"), "policies has no 'Dubler'; did you mean 'Doubler'?"),
         (("-m", "arm=policies:echo", "--strategy", "x"), "scheduling.strategy: expected one of batch_optimized, "),

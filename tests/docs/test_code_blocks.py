@@ -6,7 +6,8 @@ A block's language says what is done with it:
   the page's own (a block that runs a server for good, or `inferential serve`), else one with the models `policy` and
   `vlm`. Servers are ended by SIGINT, as a person would, and must end well.
 - console: `make` names a target that there is, `pip install` extras that there are; other commands run.
-- yaml, toml, json: a configuration, entry points, or a fleet ("robots") or trace ("deadline_ms") to simulate.
+- yaml, toml, json: a configuration, entry points, a fleet ("robots") or trace ("deadline_ms") to simulate, or
+  applications of Ray Serve ("import_path").
 - proto: a part of the schema.
 - text: a drawing. No other language is let through untested.
 
@@ -30,6 +31,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from inferential import Connection, UnknownModel
 from inferential.config import load_config
@@ -144,7 +146,8 @@ def write_files(page: Path, directory: Path, port: int) -> None:
 def command_of(block: Block, port: int) -> list[str]:
     text = block.text.replace(PORT, f":{port}")
     if block.language == "python":
-        return [sys.executable, "-W", "error", "-c", text]
+        strict = [] if "import ray" in text else ["-W", "error"]  # Ray's own modules warn
+        return [sys.executable, *strict, "-c", text]
     name, *arguments = shlex.split(text)
     assert name in ("inferential", "python"), f"{block}: say how to test {text!r}"
     return [str(Path(sys.executable).with_name(name)), *arguments]
@@ -248,7 +251,11 @@ def test_a_file_is_valid(block: Block, tmp_path: Path) -> None:
         return
     path = tmp_path / f"fleet.{block.language}"
     path.write_text(block.text)
-    if "robots:" in block.text:
+    if "import_path:" in block.text:
+        from ray.serve.schema import ServeDeploySchema
+
+        assert ServeDeploySchema.model_validate(yaml.safe_load(block.text)).applications
+    elif "robots:" in block.text:
         assert load_fleet(path).robots
     elif '"deadline_ms"' in block.text:
         assert load_trace(path)

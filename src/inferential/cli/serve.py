@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import enum
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ from inferential.config.loading import Loaded, load
 from inferential.config.problems import ConfigError
 from inferential.config.schema import InferentialConfig
 from inferential.config.watcher import ConfigWatcher
+from inferential.dispatch.base import Dispatcher
 from inferential.dispatch.local import LocalDispatcher
 from inferential.server import Server
 
@@ -32,7 +34,12 @@ EXAMPLES = (
     "inferential serve --model arm=policies:ArmPolicy",
     "inferential serve fleet.toml --bind tcp://127.0.0.1:6000",
     "inferential serve fleet.yaml --strategy round_robin --log-level debug",
+    "inferential serve --model arm=ray:policy-v2",
 )
+
+
+RAY = "ray:"
+"""Begins the target of a model on Ray Serve."""
 
 
 class LogLevel(enum.StrEnum):
@@ -66,6 +73,9 @@ def serve(
     function without parameters that makes one. Modules are also found in the current directory. Models can stand in
     the file too, as models.known.ID.target.
 
+    ray:APPLICATION, ray:APPLICATION/DEPLOYMENT or ray:DEPLOYMENT is a model on
+    Ray Serve, which need not be up yet.
+
     Prints one line when it listens. SIGINT and SIGTERM end it, after it has served what it has.
     """
     _log(log_level)
@@ -90,6 +100,8 @@ class _AnnouncedServer(Server):
             await super().start()
         except OSError as error:
             raise CliError(error.strerror or str(error)) from error
+        except ValueError as error:
+            raise CliError(str(error)) from error
         models = ", ".join(sorted(targets(self.config)))
         print(f"listening on {self.address}, strategy {self.config.scheduling.strategy}, models: {models}", flush=True)
 
@@ -103,13 +115,33 @@ def _build(loaded: Loaded, path: Path | None) -> Server:
         )
     for model_id in sorted(loaded.config.models.known.keys() - wanted):
         logger.warning("models.known.%s has settings but no target: it is not served", model_id)
-    models = load_models(wanted)
+    dispatcher = _dispatcher(wanted, loaded.config)
     if (problem := strategy_problem(loaded)) is not None:
         raise CliError(str(problem))
     try:
-        return _AnnouncedServer(config=loaded.config, dispatcher=LocalDispatcher(models))
+        return _AnnouncedServer(config=loaded.config, dispatcher=dispatcher)
     except (TypeError, ValueError) as error:
         raise CliError(str(error)) from error
+
+
+def _dispatcher(wanted: Mapping[str, str], config: InferentialConfig) -> Dispatcher:
+    on_ray = {model_id: target.removeprefix(RAY) for model_id, target in wanted.items() if target.startswith(RAY)}
+    if not on_ray:
+        try:
+            return LocalDispatcher(load_models(wanted))
+        except (TypeError, ValueError) as error:
+            raise CliError(str(error)) from error
+    here = sorted(wanted.keys() - on_ray)
+    if here:
+        raise CliError(
+            f"models.known.{here[0]}.target: a server has its models either on Ray Serve or in its own process, and "
+            f"{', '.join(sorted(on_ray))} are on Ray Serve: start another server for {', '.join(here)}"
+        )
+    try:
+        from inferential.dispatch.dispatcher import RayDispatcher
+    except ModuleNotFoundError as error:
+        raise CliError(f"{error.name} is not installed: pip install 'inferential[server]'") from error
+    return RayDispatcher(config.ray, on_ray)
 
 
 async def _run(server: Server, watcher: ConfigWatcher | None) -> None:

@@ -29,7 +29,11 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 SocketCount = Annotated[int, Field(ge=1, le=2**31 - 1)]  # ZeroMQ keeps it in a C int
-Target = Annotated[str, Field(pattern=r"^\w+(\.\w+)*:\w+(\.\w+)*$"), Expected("module:object")]
+Target = Annotated[
+    str,
+    Field(pattern=r"^(ray:[^\s/]+(/[^\s/]+)?|\w+(\.\w+)*:\w+(\.\w+)*)$"),
+    Expected("module:object, or ray:application"),
+]
 
 
 class Section(BaseModel):
@@ -275,4 +279,4 @@ class InferentialConfig(Section):
     metrics: MetricsConfig = Field(default_factory=MetricsConfig)
     """What is kept of what happened."""
     ray: Annotated[dict[str, Any], Effect.ON_RESTART] = Field(default_factory=dict)
-    """Passed to the Ray backend."""
+    """Arguments with which Ray is joined or started (those of its `init`), as `address`."""

@@ -152,7 +152,7 @@ async def test_a_call_that_runs_when_the_replica_says_goodbye_ends_well(start: S
     loop = asyncio.get_running_loop()
     assert await loop.run_in_executor(None, model.entered.wait, 5)
     closing = loop.run_in_executor(None, endpoint.close, 5.0)
-    while link.up:
+    while link.up:  # noqa: ASYNC110 (nothing tells of it)
         await asyncio.sleep(0)
     with pytest.raises(ReplicaLost):
         await link.call([row(state=np.ones(2))], 0)
@@ -201,7 +201,7 @@ async def test_servers_take_turns_at_a_replica_that_is_busy(start: Start, connec
     assert await asyncio.get_running_loop().run_in_executor(None, model.entered.wait, 5)
     calls += [asyncio.create_task(crowd.call([row("crowd", state=np.ones(2))], 6)) for _ in range(3)]
     calls.append(asyncio.create_task(single.call([row("single", state=np.ones(2))], 0)))
-    while endpoint.load < 1 + 4 + 6:  # one runs, four wait here and six on a server
+    while endpoint.load < 1 + 4 + 6:  # noqa: ASYNC110 (nothing tells of it)
         await asyncio.sleep(0)
     model.may_go_on.set()
     await asyncio.gather(*calls)

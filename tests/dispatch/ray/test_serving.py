@@ -20,7 +20,7 @@ from inferential.dispatch.dispatcher import RayDispatcher
 from inferential.serve import ONGOING, autoscaling_policy, direct
 
 serve = pytest.importorskip("ray.serve")
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+pytestmark = [pytest.mark.slow]
 Serving = Callable[..., Any]
 
 
@@ -83,7 +83,7 @@ async def replicas(server: Server, model_id: str, count: int) -> None:
     """Waits until so many replicas take calls."""
     dispatcher = server._dispatcher
     async with asyncio.timeout(30):
-        while len(dispatcher.replicas(model_id)) != count or dispatcher.max_inflight(model_id) == 0:
+        while len(dispatcher.replicas(model_id)) != count or dispatcher.max_inflight(model_id) == 0:  # noqa: ASYNC110 (nothing tells of it)
             await asyncio.sleep(0.02)
 
 
@@ -226,7 +226,7 @@ async def test_a_redeploy_under_load_loses_no_request(run: Any, serving: Serving
     await loop.run_in_executor(None, run, deployment(Doubles, 2).bind("v2"), "swapped")
     model = connection.model("swapped", queue="all", latency_budget_ms=5000.0)
     async with asyncio.timeout(30):
-        while (await model.infer(timeout_ms=20_000, state=np.ones(4))).model_version != "v2":
+        while (await model.infer(timeout_ms=20_000, state=np.ones(4))).model_version != "v2":  # noqa: ASYNC110 (nothing tells of it)
             await asyncio.sleep(0.05)
     stop.set()
     ends = sum(await asyncio.gather(*loads), Counter())

@@ -115,7 +115,7 @@ class Link:
         for future in calls.values():
             if not future.done():
                 future.set_exception(ReplicaLost(f"replica {self.name} {why}"))
-        if was_up:
+        if was_up or calls:
             logger.warning("replica %s %s; %d calls were lost", self.name, why, len(calls))
             self._on_change(self)
 
@@ -133,7 +133,9 @@ class Link:
         self._zmq_socket.disable_monitor()
         self._monitor.close()
         self._socket.close()
-        self.give_up("was removed")
+        if self._calls:
+            self.give_up("was removed")
+        self.greeting = None
 
     # What comes
 
