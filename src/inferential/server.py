@@ -490,7 +490,7 @@ class Server:
 
 def _ray_dispatcher(ray_config: Mapping[str, Any], models: Sequence[str] | None) -> Dispatcher:
     try:
-        from inferential.dispatch.dispatcher import RayDispatcher
+        from inferential.dispatch.ray.dispatcher import RayDispatcher
     except ModuleNotFoundError as error:
         raise ImportError(
             f"dispatcher: none given, and {error.name} is not installed, which serving from Ray needs: "

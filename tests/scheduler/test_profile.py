@@ -145,3 +145,18 @@ def test_what_a_replica_was_goes_with_it() -> None:
 def test_a_bad_entry_is_named(told: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         Profiles().load(told)
+
+
+def test_a_new_replica_begins_as_its_siblings_are_and_then_learns() -> None:
+    profiles = Profiles()
+    for _ in range(5):
+        profiles.of("m", "first").note(4, 0.02)
+    profiles.of("m", "idle")
+    new = profiles.of("m", "new")
+    assert new.typical(4) == pytest.approx(0.02)
+    assert new.explored() == 8
+    for _ in range(3):
+        new.note(4, 0.1)  # a slower machine
+    assert new.typical(4) == pytest.approx(0.1)
+    assert profiles.of("m", "first").typical(4) == pytest.approx(0.02)
+    assert profiles.of("other", "new").typical(4) == 0.0

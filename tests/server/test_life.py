@@ -160,7 +160,7 @@ async def test_an_address_in_use_is_an_error_that_names_it(serve: Any) -> None:
 
 def test_a_server_without_a_backend_says_what_to_give_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    for name in [name for name in sys.modules if name.startswith("inferential.dispatch.dispatcher")]:
+    for name in [name for name in sys.modules if name.startswith("inferential.dispatch.ray")]:
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(ImportError, match=r"inferential\[server\].*LocalDispatcher"):
         Server()

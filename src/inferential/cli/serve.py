@@ -138,7 +138,7 @@ def _dispatcher(wanted: Mapping[str, str], config: InferentialConfig) -> Dispatc
             f"{', '.join(sorted(on_ray))} are on Ray Serve: start another server for {', '.join(here)}"
         )
     try:
-        from inferential.dispatch.dispatcher import RayDispatcher
+        from inferential.dispatch.ray.dispatcher import RayDispatcher
     except ModuleNotFoundError as error:
         raise CliError(f"{error.name} is not installed: pip install 'inferential[server]'") from error
     return RayDispatcher(config.ray, on_ray)

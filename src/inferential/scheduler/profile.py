@@ -232,13 +232,19 @@ class Profiles:
         """Goes up whenever profiles that were given by `of` are no longer the ones that count."""
 
     def of(self, model_id: str, replica: str = "") -> LatencyProfile:
-        """The profile of one replica; a new one begins with what was loaded for its model."""
+        """The profile of one replica; a new one begins with what was loaded for its model, or as its sibling is."""
         profile = self._profiles.get((model_id, replica))
         if profile is None:
+            begin = self._loaded.get(model_id) or self._sizes_of(model_id)
             profile = self._profiles[model_id, replica] = LatencyProfile(self._quantile)
-            for size in self._loaded.get(model_id, ()):
+            for size in begin:
                 profile.load(size.batch_size, size.median_ms / 1e3, size.high_ms / 1e3)
         return profile
+
+    def _sizes_of(self, model_id: str) -> list[SizeProfile]:
+        """Of the model's replicas, what is known of the one most called."""
+        siblings = [self._profiles[model_id, replica] for replica in self.replicas(model_id)]
+        return max(siblings, key=lambda profile: profile.calls).sizes() if siblings else []
 
     def set_quantile(self, quantile: float) -> None:
         """Another quantile is the high one from now on; what was learned stays."""
@@ -277,8 +283,7 @@ class Profiles:
         """By model id, a list of {batch_size, median_ms, high_ms}: of its replicas, the one most called."""
         found = {}
         for model_id in self.models():
-            replicas = [self.of(model_id, replica) for replica in self.replicas(model_id)] or [self.of(model_id)]
-            sizes = max(replicas, key=lambda profile: profile.calls).sizes()
+            sizes = self._sizes_of(model_id) or self._loaded.get(model_id)
             if sizes:
                 found[model_id] = [
                     {"batch_size": size.batch_size, "median_ms": size.median_ms, "high_ms": size.high_ms}

@@ -233,6 +233,29 @@ async def test_a_redeploy_under_load_loses_no_request(run: Any, serving: Serving
     assert set(ends) == {"v1", "v2"}
 
 
+async def test_load_on_the_endpoints_brings_replicas_and_their_end_takes_them(run: Any, serving: Serving) -> None:
+    scaling = {
+        "min_replicas": 1,
+        "max_replicas": 2,
+        "target_ongoing_requests": 2,
+        "metrics_interval_s": 0.2,
+        "look_back_period_s": 0.5,
+        "upscale_delay_s": 0.2,
+        "downscale_delay_s": 0.5,
+        "policy": {"policy_function": "inferential.serve:autoscaling_policy"},
+    }
+    scaled = deployment(Doubles).options(num_replicas=None, autoscaling_config=scaling)
+    run(scaled.bind(), "scaled")
+    server, connection = await serving("scaled", models={"known": {"scaled": {"max_batch_size": 2}}})
+    await replicas(server, "scaled", 1)
+    stop = asyncio.Event()
+    loads = [asyncio.create_task(load(connection, "scaled", stop, seconds=np.array(0.05))) for _ in range(8)]
+    await replicas(server, "scaled", 2)
+    stop.set()
+    assert set(sum(await asyncio.gather(*loads), Counter())) == {"v1"}
+    await replicas(server, "scaled", 1)
+
+
 def test_the_autoscaler_counts_rows_that_wait_anywhere() -> None:
     class Context:
         def __init__(self, *rows: float) -> None:

@@ -31,6 +31,7 @@ logger = logging.getLogger("inferential.ray")
 MODEL = "model"  # a replica has one
 _LINGER_MS = 500
 _STARTS_WITHIN_S = 30.0
+_TOLD_HOLDS_S = 1.0  # a server with requests that wait calls again within that, or they wait no more
 # A peer that says nothing for so long is dead or stopped; it is noticed well within a second.
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 150, 450
 
@@ -89,7 +90,7 @@ class Endpoint:
         self._host = host
         self._allowed = AllowedKeys()
         self._waiting: OrderedDict[bytes, deque[_Call]] = OrderedDict()
-        self._told_waiting: dict[bytes, int] = {}
+        self._told_waiting: dict[bytes, tuple[float, int]] = {}  # when, and how many
         self._running = 0
         self._drain_s = 0.0
         self._servers: dict[bytes, WatchedSocket] = {}
@@ -122,7 +123,8 @@ class Endpoint:
     def load(self) -> float:
         """Rows that run or wait here, and those that wait for this replica on the servers."""
         here = sum(len(call.rows) for calls in list(self._waiting.values()) for call in list(calls))
-        return here + self._running + sum(list(self._told_waiting.values()))
+        lately = time.monotonic() - _TOLD_HOLDS_S
+        return here + self._running + sum(rows for at, rows in list(self._told_waiting.values()) if at > lately)
 
     def busy_s(self) -> float:
         """For how long the oldest call has run."""
@@ -209,7 +211,7 @@ class Endpoint:
             self._servers[identity] = socket
             self._send(socket, [identity, NO_CALL, HELLO, self._greeting.to_bytes()])
         elif kind == CALL:
-            self._told_waiting[identity] = int.from_bytes(frames[3].bytes, "little")
+            self._told_waiting[identity] = time.monotonic(), int.from_bytes(frames[3].bytes, "little")
             rows = [_as_request(frames[at].buffer, frames[at + 1].buffer) for at in range(4, len(frames) - 1, 2)]
             call = _Call(socket, identity, call_number, rows)
             self._waiting.setdefault(identity, deque()).append(call)
