@@ -124,13 +124,6 @@ def test_loaded_figures_have_their_high_quantile() -> None:
     assert (profiles.of("m").typical(1), profiles.of("m").high(1)) == (0.01, 0.014)
 
 
-def test_what_a_replica_was_goes_with_it() -> None:
-    profiles = Profiles()
-    profiles.of("m", "0").note(1, 0.01)
-    profiles.forget("m", "0")
-    assert not profiles.of("m", "0").known
-
-
 @pytest.mark.parametrize(
     ("told", "problem"),
     [
@@ -160,3 +153,12 @@ def test_a_new_replica_begins_as_its_siblings_are_and_then_learns() -> None:
     assert new.typical(4) == pytest.approx(0.1)
     assert profiles.of("m", "first").typical(4) == pytest.approx(0.02)
     assert profiles.of("other", "new").typical(4) == 0.0
+
+
+def test_the_successor_of_a_models_last_replica_begins_as_that_was() -> None:
+    profiles = Profiles()
+    for _ in range(5):
+        profiles.of("m", "first").note(4, 0.02)
+    profiles.forget("m", "first")
+    assert profiles.replicas("m") == []
+    assert profiles.of("m", "second").typical(4) == pytest.approx(0.02)

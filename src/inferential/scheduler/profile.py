@@ -228,14 +228,15 @@ class Profiles:
         self._quantile = quantile
         self._profiles: dict[tuple[str, str], LatencyProfile] = {}
         self._loaded: dict[str, list[SizeProfile]] = {}
+        self._last: dict[str, list[SizeProfile]] = {}
         self.version = 0
         """Goes up whenever profiles that were given by `of` are no longer the ones that count."""
 
     def of(self, model_id: str, replica: str = "") -> LatencyProfile:
-        """The profile of one replica; a new one begins with what was loaded for its model, or as its sibling is."""
+        """The profile of one replica; a new one begins with what was loaded for its model, or as its siblings are."""
         profile = self._profiles.get((model_id, replica))
         if profile is None:
-            begin = self._loaded.get(model_id) or self._sizes_of(model_id)
+            begin = self._loaded.get(model_id) or self._sizes_of(model_id) or self._last.get(model_id, [])
             profile = self._profiles[model_id, replica] = LatencyProfile(self._quantile)
             for size in begin:
                 profile.load(size.batch_size, size.median_ms / 1e3, size.high_ms / 1e3)
@@ -261,8 +262,9 @@ class Profiles:
         return sorted(replica for known, replica in self._profiles if known == model_id)
 
     def forget(self, model_id: str, replica: str) -> None:
-        """A replica is gone."""
+        """A replica is gone; of a model's last one, the figures are what its successor begins with."""
         self.version += 1
+        self._last[model_id] = self._sizes_of(model_id) or self._last.get(model_id, [])
         self._profiles.pop((model_id, replica), None)
 
     def load(self, told: Mapping[str, Any]) -> None:

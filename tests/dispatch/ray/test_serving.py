@@ -17,6 +17,7 @@ import pytest
 from inferential import AsyncConnection, InferenceError, ModelFailed, Server, UnknownModel
 from inferential.config import InferentialConfig
 from inferential.dispatch.dispatcher import RayDispatcher
+from inferential.dispatch.ray.registry import registry
 from inferential.serve import ONGOING, autoscaling_policy, direct
 
 serve = pytest.importorskip("ray.serve")
@@ -214,6 +215,29 @@ async def test_a_node_that_goes_costs_no_request(cluster: Any, run: Any, serving
     finally:
         for node in nodes:
             cluster.remove_node(node)
+
+
+async def test_a_registry_that_is_restarted_costs_neither_requests_nor_replicas(run: Any, serving: Serving) -> None:
+    import ray
+
+    run(deployment(Doubles).bind(), "listed")
+    server, connection = await serving("listed")
+    await replicas(server, "listed", 1)
+    dispatcher = server._dispatcher
+    stop = asyncio.Event()
+    loads = [asyncio.create_task(load(connection, "listed", stop)) for _ in range(2)]
+    before, keys = dispatcher.replicas("listed"), dispatcher._keys
+    ray.kill(registry(), no_restart=False)
+    async with asyncio.timeout(30):
+        while dispatcher._keys == keys:  # noqa: ASYNC110 (nothing tells of it)
+            await asyncio.sleep(0.02)
+    assert dispatcher.replicas("listed") == before
+    await asyncio.get_running_loop().run_in_executor(
+        None, run, deployment(Doubles, 2).options(name="Doubles").bind(), "listed"
+    )
+    await replicas(server, "listed", 2)  # new ones are let in by the new key
+    stop.set()
+    assert set(sum(await asyncio.gather(*loads), Counter())) == {"v1"}
 
 
 async def test_a_redeploy_under_load_loses_no_request(run: Any, serving: Serving) -> None:

@@ -19,7 +19,7 @@ from inferential.dispatch.local import DEFAULT_MAX_BATCH_SIZE
 from inferential.dispatch.ray.deployments import AmbiguousModel, Deployment, details, model_ids, resolve
 from inferential.dispatch.ray.handles import Handle
 from inferential.dispatch.ray.link import Link
-from inferential.dispatch.ray.registry import Listed, registry
+from inferential.dispatch.ray.registry import REGISTER_EVERY_S, Listed, registry
 from inferential.scheduler.request import InferenceRequest
 
 logger = logging.getLogger("inferential.ray")
@@ -99,7 +99,7 @@ class RayDispatcher(Dispatcher):
             why = self._resolved.get(model_id)
             if isinstance(why, str):
                 raise ValueError(f"models: {why}")
-        version, listed = await handle.watch.remote(-1)
+        _, version, listed = await handle.watch.remote(-1)
         self._take_listed(listed)
         self._tasks = [loop.create_task(self._watch_registry(handle, version)), loop.create_task(self._watch_serve())]
 
@@ -230,7 +230,13 @@ class RayDispatcher(Dispatcher):
     async def _watch_registry(self, handle: Any, version: int) -> None:
         while True:
             try:
-                version, listed = await handle.watch.remote(version)
+                key, version, listed = await handle.watch.remote(version)
+                if key != self._keys[0]:
+                    logger.warning("the registry of endpoints was restarted")
+                    self._keys = await handle.keys.remote()
+                    version = -1
+                    await asyncio.sleep(2 * REGISTER_EVERY_S)  # until the replicas have registered again
+                    continue
             except ray.exceptions.RayError as error:
                 logger.warning("the registry of endpoints does not answer: %s", error)
                 version = -1

@@ -47,7 +47,7 @@ class Registry:
         self._keys = public.decode(), secret.decode()
         self._listed: dict[str, Listed] = {}
         self._seen: dict[str, float] = {}
-        self._version = 0
+        self._version = time.time_ns()  # none that another registry, which Ray restarted, has had
         self._changed = asyncio.Event()
 
     async def register(self, listed: Listed) -> str:
@@ -60,6 +60,7 @@ class Registry:
 
     async def remove(self, replica: str) -> None:
         """A replica is gone, as it says itself."""
+        self._seen.pop(replica, None)
         if self._listed.pop(replica, None) is not None:
             self._note_change()
 
@@ -67,8 +68,12 @@ class Registry:
         """The public and secret key that open the endpoints."""
         return self._keys
 
-    async def watch(self, known: int) -> tuple[int, list[Listed]]:
-        """The endpoints, as soon as they are others than those of version `known`; -1 to have them at once."""
+    async def watch(self, known: int) -> tuple[str, int, list[Listed]]:
+        """The endpoints, as soon as they are others than those of version `known`; -1 to have them at once.
+
+        Returns:
+            The public key, which is another one after a restart; the version; the endpoints.
+        """
         deadline = time.monotonic() + _WATCH_S
         self._forget()
         while self._version == known and (left := deadline - time.monotonic()) > 0:
@@ -77,7 +82,7 @@ class Registry:
                 await asyncio.wait_for(changed.wait(), min(left, REGISTER_EVERY_S))
             except TimeoutError:
                 self._forget()
-        return self._version, list(self._listed.values())
+        return self._keys[0], self._version, list(self._listed.values())
 
     def _forget(self) -> None:
         """Those that were killed do not say so."""
