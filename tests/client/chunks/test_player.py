@@ -221,3 +221,22 @@ def test_steps_that_the_loop_missed_are_skipped() -> None:
 def test_a_bad_argument_is_named(options: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         Player(**{"control_rate_hz": RATE_HZ, **options})
+
+
+@pytest.mark.parametrize("merge", ["average", "ensemble", "replace"])
+def test_chunks_of_two_versions_of_a_model_are_not_merged(merge: str) -> None:
+    player = Player(RATE_HZ, merge=merge)
+    ones = np.ones((10, 1), np.float32)
+    for number, (value, version) in enumerate([(1.0, "v1"), (5.0, "v2"), (9.0, "v1")]):
+        player.asked(number, 100.0)
+        player.answered(number, value * ones, 100.0, version)
+        action = player.play()
+        assert action is not None
+        assert action[0] == value
+    player.asked(3, 100.0)
+    player.play()
+    player.asked(4, 100.0)
+    player.answered(4, 2 * ones, 100.0, "v2")
+    player.answered(3, 3 * ones, 100.0, "v1")  # of before the change
+    assert player.stats.outdated == 1
+    assert player.play() == 2.0

@@ -105,7 +105,9 @@ class Player:
             raise ValueError(f"merge: with rtc the policy itself makes chunks agree; expected 'replace', got {merge!r}")
         self.period_s = 1 / control_rate_hz
         self.stats = ChunkStats()
+        self._merge = merge
         self._plan = new_plan(merge)
+        self._version = ""
         self._many = isinstance(self._plan, EnsemblePlan)
         self._starved = starved
         self._stop_action = stop_action
@@ -125,8 +127,8 @@ class Player:
 
     # Answers
 
-    def answered(self, request_id: int, actions: Array, now: float) -> None:
-        """A chunk came, [T, action_dim]."""
+    def answered(self, request_id: int, actions: Array, now: float, model_version: str = "") -> None:
+        """A chunk came, [T, action_dim]; it is not merged with those of another version of the model."""
         asked = self._under_way.pop(request_id, None)
         if asked is None:
             self.stats.outdated += 1  # it was given up before
@@ -140,7 +142,9 @@ class Player:
             if step > self._chunk_step:  # all its steps have passed, but nothing newer is known to hold
                 self._chunk_step, self._last_action = step, actions[-1]
             return
-        if not self._plan.add(step, actions):
+        if model_version != self._version and (step > self._chunk_step or not self.stats.chunks):
+            self._plan, self._version = new_plan(self._merge), model_version
+        if model_version != self._version or not self._plan.add(step, actions):
             self.stats.outdated += 1
             return
         self._chunk_step = max(self._chunk_step, step)

@@ -86,7 +86,7 @@ class _Runtime(Generic[ModelT]):
         return self._player.stats
 
     def _take(self, result: Result, now: float) -> None:
-        self._player.answered(result.request_id, chunk_of(result, self._key), now)
+        self._player.answered(result.request_id, chunk_of(result, self._key), now, result.model_version)
 
     def _note_error(self, error: InferenceError) -> None:
         self._player.failed(error.request_id, type(error).__name__)
