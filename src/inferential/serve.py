@@ -40,6 +40,7 @@ ONGOING = "inferential_ongoing"
 """The metric that a replica tells Serve's autoscaler: rows that run or wait for it, on servers too."""
 _DRAIN_S = 10.0
 _KEY_WITHIN_S = 30.0
+_VERSION_CHARS = 12  # of Serve's, a hash
 _ENDPOINT = "_inferential_endpoint"
 C = TypeVar("C", bound=type)
 
@@ -141,7 +142,9 @@ class _Attached:
     def __init__(self, model: Any, max_inflight: int) -> None:
         context = serve.get_replica_context()
         node = ray.get_runtime_context().get_node_id()
-        version = str(getattr(model, "model_version", "") or getattr(context, "code_version", "") or "")
+        version = str(
+            getattr(model, "model_version", "") or (getattr(context, "code_version", "") or "")[:_VERSION_CHARS]
+        )
         self.endpoint = Endpoint(
             model,
             max_inflight=max_inflight,

@@ -271,7 +271,7 @@ class RayDispatcher(Dispatcher):
                     self._resolved[model_id] = str(error)
                     logger.error("model %s: %s", model_id, error)
             if self._looks % _REPORT_EVERY == 0 and self._is_awaited(model_id):
-                logger.warning("model %s is not up yet on Ray Serve; its requests wait", model_id)
+                logger.warning("model %s is not up yet on Ray Serve; its requests wait", _named(model_id, name))
         self._looks += 1
         if changed:
             self._on_change()
@@ -308,3 +308,7 @@ class RayDispatcher(Dispatcher):
             self._keys,
             lambda link: self._on_change(),
         )
+
+
+def _named(model_id: str, name: str) -> str:
+    return model_id if model_id == name else f"{model_id} ({name})"
