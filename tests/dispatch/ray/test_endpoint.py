@@ -207,3 +207,9 @@ async def test_servers_take_turns_at_a_replica_that_is_busy(start: Start, connec
     await asyncio.gather(*calls)
     assert order.index("single") <= 2
     assert len(order) == 5
+
+
+def test_a_directory_that_others_can_enter_is_not_used(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir(mode=0o755)
+    with pytest.raises(OSError, match="only this user can enter"):
+        start(Doubles())

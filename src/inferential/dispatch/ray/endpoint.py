@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections import OrderedDict, deque
@@ -91,7 +92,7 @@ class Endpoint:
         self._allowed = AllowedKeys()
         self._waiting: OrderedDict[bytes, deque[_Call]] = OrderedDict()
         self._told_waiting: dict[bytes, tuple[float, int]] = {}  # when, and how many
-        self._running = 0
+        self._running: dict[bytes, tuple[float, int]] = {}  # by call: since when, and rows
         self._drain_s = 0.0
         self._servers: dict[bytes, WatchedSocket] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -100,7 +101,6 @@ class Endpoint:
         self._failure: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
-        self._busy_since: dict[bytes, float] = {}
         self._thread = threading.Thread(target=self._main, name="inferential-endpoint", daemon=True)
 
     def start(self) -> Addresses:
@@ -123,12 +123,14 @@ class Endpoint:
     def load(self) -> float:
         """Rows that run or wait here, and those that wait for this replica on the servers."""
         here = sum(len(call.rows) for calls in list(self._waiting.values()) for call in list(calls))
+        running = sum(rows for _, rows in list(self._running.values()))
         lately = time.monotonic() - _TOLD_HOLDS_S
-        return here + self._running + sum(rows for at, rows in list(self._told_waiting.values()) if at > lately)
+        return here + running + sum(rows for at, rows in list(self._told_waiting.values()) if at > lately)
 
     def busy_s(self) -> float:
         """For how long the oldest call has run."""
-        return time.monotonic() - min(self._busy_since.values(), default=time.monotonic())
+        now = time.monotonic()
+        return now - min((since for since, _ in list(self._running.values())), default=now)
 
     def close(self, drain_s: float) -> None:
         """Says goodbye, ends what it has, for `drain_s` at most, and closes; from any thread."""
@@ -174,6 +176,9 @@ class Endpoint:
 
     def _listen(self, context: zmq.Context[zmq.Socket[bytes]]) -> tuple[list[WatchedSocket], Addresses]:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = self._directory.stat()
+        if found.st_uid != os.getuid() or found.st_mode & 0o077:
+            raise PermissionError(f"{self._directory}: expected a directory that only this user can enter (mode 700)")
         ipc = f"ipc://{self._directory}/{threading.get_native_id()}-{time.monotonic_ns():x}"
         public, secret = zmq.curve_keypair()
         local = self._router(context)
@@ -220,13 +225,12 @@ class Endpoint:
     def _begin(self) -> None:
         """Begins what may run: the oldest call of the server whose turn it is."""
         assert self._loop is not None
-        while self._waiting and self._running < self._greeting.max_inflight:
+        while self._waiting and len(self._running) < self._greeting.max_inflight:
             identity, calls = self._waiting.popitem(last=False)
             call = calls.popleft()
             if calls:
                 self._waiting[identity] = calls  # at the end: the others' turn comes first
-            self._running += 1
-            self._busy_since[identity + call.number] = time.monotonic()
+            self._running[identity + call.number] = time.monotonic(), len(call.rows)
             task = self._loop.create_task(self._run(call))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -239,8 +243,7 @@ class Endpoint:
                 frames.extend(_written(outcome))
             self._send(call.socket, frames)
         finally:
-            self._running -= 1
-            del self._busy_since[call.identity + call.number]
+            del self._running[call.identity + call.number]
             self._begin()
 
     def _say_goodbye(self) -> None:
