@@ -27,17 +27,15 @@ from __future__ import annotations
 
 import math
 import time
-from bisect import bisect_left
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from inferential.scheduler.base import register_scheduler
-from inferential.scheduler.demand import Demand
 from inferential.scheduler.outlook import ALONE, Outlook, Slot
 from inferential.scheduler.queued import QueueScheduler
 from inferential.scheduler.request import InferenceRequest
 from inferential.scheduler.slo_lane import SloLane
+from inferential.scheduler.slo_model import ModelState, smallest_sufficient
 
 if TYPE_CHECKING:
     from inferential.config.schema import SchedulingConfig
@@ -53,7 +51,6 @@ WAKE_S = 0.002
 PROBE_S = 1.0
 """A model that was not called for so long is tried with a request that seems hopeless: its speed may have changed."""
 _NEED_HOLDS_S = 0.01  # demand changes slowly; it is not worked out at every decision
-_MAX_UNSERVED = 4096  # clients of a model; beyond it, those remembered longest are forgotten
 _MAX_MODELS = 1024  # beyond it, those that nothing waits for are forgotten
 
 
@@ -70,7 +67,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         self._starvation_s = options.starvation_ms / 1e3
         self._weighted = options.overload == "priority"
         self._outlook: Outlook = ALONE
-        self._models: dict[str, _Model] = {}
+        self._models: dict[str, ModelState] = {}
 
     def new_lane(self) -> SloLane:
         return SloLane(self._starvation_s, weighted=self._weighted)
@@ -309,30 +306,17 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
             (self._model(rival).demand.per_second(now), self._outlook.slots(rival))
             for rival in self._outlook.rivals(model_id)
         ]
-        largest = max(min(slot.max_batch_size, slot.profile.explored()) for slot in self._outlook.slots(model_id))
-
-        def load(size: int) -> float:
-            return sum(
-                per_second / sum(slot.profile.rate(min(size, slot.max_batch_size)) for slot in slots)
-                for per_second, slots in rivals
-            )
-
-        if load(1) <= UTILISATION:
-            return 1
-        if load(largest) > UTILISATION:
-            return largest
-        # Larger batches carry more, so that the sizes which do not suffice come first.
-        return bisect_left(range(1, largest), True, key=lambda size: load(size) <= UTILISATION) + 1
+        return smallest_sufficient(self._outlook.slots(model_id), rivals, UTILISATION)
 
     def _is_overloaded(self, model_id: str, now: float) -> bool:
         return any(now - self._model(rival).overloaded_at < CALM_S for rival in self._outlook.rivals(model_id))
 
-    def _model(self, model_id: str) -> _Model:
+    def _model(self, model_id: str) -> ModelState:
         model = self._models.get(model_id)
         if model is None:
             if len(self._models) >= _MAX_MODELS:
                 self._models = {known: model for known, model in self._models.items() if known in self._lanes}
-            model = self._models[model_id] = _Model()
+            model = self._models[model_id] = ModelState(LATE_SHARE)
         return model
 
     def status(self) -> dict[str, Any]:
@@ -348,35 +332,3 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
             for model_id, lane in self._lanes.items()
         }
         return super().status() | {"lanes": lanes}
-
-
-class _Model:
-    """What is remembered of a model, whether anything waits for it or not."""
-
-    __slots__ = (
-        "called_at",
-        "calls_since_late",
-        "demand",
-        "in_vain_until",
-        "needed",
-        "needed_since",
-        "overloaded_at",
-        "unserved",
-    )
-
-    def __init__(self) -> None:
-        self.demand = Demand()
-        self.overloaded_at = -math.inf
-        self.called_at = -math.inf
-        self.calls_since_late = LATE_SHARE
-        self.needed = 1
-        self.needed_since = -math.inf
-        self.in_vain_until = -math.inf
-        self.unserved: OrderedDict[str, float] = OrderedDict()
-        """Clients whose last request ended unserved, and since when they wait for an answer."""
-
-    def note_unserved(self, client_id: str, since: float) -> None:
-        """A client has nothing waiting any more, and got no answer."""
-        self.unserved[client_id] = since
-        if len(self.unserved) > _MAX_UNSERVED:
-            self.unserved.popitem(last=False)
