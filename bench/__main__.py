@@ -11,7 +11,7 @@ from rich.console import Console
 
 from bench.harness import save
 
-NAMES = ("isolation", "churn", "schedulers", "closed_loop", "ray")
+NAMES = ("isolation", "churn", "decisions", "schedulers", "closed_loop", "ray")
 SHOW_THEMSELVES = ("schedulers", "closed_loop", "ray")  # with a progress bar and a table of their own
 
 
