@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 from inferential.dispatch.base import DispatchResult
 from inferential.metrics.recorder import Recorder
@@ -16,11 +17,40 @@ from inferential.proto.messages import write_refusal
 from inferential.proto.tensors import Buffer
 from inferential.scheduler.admission import CLIENT_GONE
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, RequestState
-from inferential.tracking.response import ResponseTracker
+from inferential.tracking.fleet import Fleet
 from inferential.transport.messages import OutgoingResponse
 from inferential.transport.zmq_transport import ZmqTransport
+from inferential.visits import Visits
 
 logger = logging.getLogger("inferential")
+
+RequestCallback = Callable[[InferenceRequest], None]
+"""Called with a request that has just ended: `state`, `refusal`, `received_at` and `dispatched_at` tell how."""
+
+
+class RequestCallbacks:
+    """Users' functions that are told of every request's end. Nothing they do can break the server."""
+
+    def __init__(self) -> None:
+        self._callbacks: list[RequestCallback] = []
+        self._failed: set[RequestCallback] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._callbacks)
+
+    def register(self, callback: RequestCallback) -> None:
+        """Adds a callback."""
+        self._callbacks.append(callback)
+
+    def fire(self, request: InferenceRequest) -> None:
+        """Calls them all. One that raises is logged the first time, and called on."""
+        for callback in self._callbacks:
+            try:
+                callback(request)
+            except Exception:
+                if callback not in self._failed:
+                    self._failed.add(callback)
+                    logger.exception("request callback %r failed; further failures are not logged", callback)
 
 
 class Delivery:
@@ -30,10 +60,15 @@ class Delivery:
     counted.
     """
 
-    def __init__(self, transport: ZmqTransport, recorder: Recorder, responses: ResponseTracker) -> None:
+    def __init__(
+        self, transport: ZmqTransport, visits: Visits, recorder: Recorder, fleet: Fleet, callbacks: RequestCallbacks
+    ) -> None:
         self._transport = transport
+        self._visits = visits
         self._recorder = recorder
-        self._responses = responses
+        self._fleet = fleet
+        self._responses = fleet.responses
+        self._callbacks = callbacks
 
     def answer(self, result: DispatchResult) -> None:
         """A model gave a result: it goes to the client that asked."""
@@ -45,9 +80,15 @@ class Delivery:
                 request.client_id, result.response_id, result.latency_ms, request.model_id, now
             )
             self._recorder.answered(request, result.latency_ms, now)
+            if self._fleet.client(request.client_id) is not None:  # it may have gone meanwhile
+                tally = self._fleet.tallies.of(request.client_id, request.model_id)
+                tally.answered += 1
+                tally.in_time += now <= request.deadline
+                tally.age_ms = (now - request.received_at) * 1e3
         else:
             request.refuse(Refusal(RefusalKind.REJECTED, "the client cannot be reached", CLIENT_GONE))
             self._invalidate(request)
+        self._tell(request)
 
     def refuse(self, request: InferenceRequest, refusal: Refusal) -> None:
         """A request ends without a result."""
@@ -58,6 +99,7 @@ class Delivery:
         """A request has ended without a result."""
         assert request.refusal is not None
         self._recorder.refused(request)
+        self._count(request, request.refusal)
         self._invalidate(request)
         if request.protocol_version >= PROTOCOL_VERSION and request.refusal.cause != CLIENT_GONE:
             envelope = write_refusal(
@@ -69,6 +111,7 @@ class Delivery:
                 serve_interval_ms=request.serve_interval_ms,
             )
             self._post(request.identity, request.client_id, envelope, b"")
+        self._tell(request)
 
     def not_believed(self, identity: bytes, error: ObservationError) -> None:
         """A message became no request."""
@@ -95,7 +138,26 @@ class Delivery:
         if self._responses.on_invalidated(request.client_id, cause, request.response_id, request.model_id):
             self._recorder.invalidated(request.client_id)
 
+    def _count(self, request: InferenceRequest, refusal: Refusal) -> None:
+        if self._fleet.client(request.client_id) is None:
+            return  # nothing is kept of who is not there
+        tally = self._fleet.tallies.of(request.client_id, request.model_id)
+        if refusal.kind is RefusalKind.SUPERSEDED:
+            tally.superseded += 1
+        else:
+            tally.refused += 1
+
+    def _tell(self, request: InferenceRequest) -> None:
+        if self._callbacks:
+            self._callbacks.fire(request)
+
     def _post(self, identity: bytes, client_id: str, envelope: bytes, payload: Buffer) -> bool:
+        visitor = self._visits.receiver(identity)
+        if visitor is not None:
+            visitor(envelope, payload)
+            return True
+        if self._visits.is_visitor(identity):
+            return False  # it has left
         try:
             self._transport.post(OutgoingResponse(identity, envelope, payload))
         except OSError as error:

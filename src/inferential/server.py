@@ -14,12 +14,13 @@ import signal
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Self
 
 from inferential.config.profiles import load_profiles
 from inferential.config.schema import InferentialConfig, SchedulingConfig
-from inferential.delivery import Delivery
+from inferential.delivery import Delivery, RequestCallback, RequestCallbacks
 from inferential.dispatch.base import REPLICA_LOST, Dispatcher, DispatchResult
 from inferential.metrics.callbacks import MetricCallback
 from inferential.metrics.collector import MetricsCollector
@@ -35,10 +36,12 @@ from inferential.scheduler.profile import Profiles
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, RequestState
 from inferential.scheduler.shares import FairShares
 from inferential.scheduler.slo_lane import weight_of
+from inferential.status import History, ServerStatus, clients_of, model_of
 from inferential.tracking.fleet import Fleet
 from inferential.tracking.runway import horizon_of
 from inferential.transport.messages import IncomingObservation
 from inferential.transport.zmq_transport import MalformedMessage, ZmqTransport
+from inferential.visits import InProcessConnection, Visits
 
 logger = logging.getLogger("inferential")
 
@@ -96,6 +99,9 @@ class Server:
             self._config.scheduling, create_scheduler(self._config.scheduling), self._capacity, self._new_profiles()
         )
         self._shares = FairShares(self._engine.outlook)
+        self._visits = Visits()
+        self._callbacks = RequestCallbacks()
+        self._history = History(time.monotonic())
         self._open: _Open | None = None
         self._stop = asyncio.Event()
         self._idle = asyncio.Event()
@@ -135,6 +141,46 @@ class Server:
     def on_metric(self, callback: MetricCallback) -> MetricCallback:
         """Has `callback(name, value, labels)` called for every metric that is recorded; a decorator."""
         return self._metrics.on_metric(callback)
+
+    def on_request(self, callback: RequestCallback) -> RequestCallback:
+        """Has `callback(request)` called for every request that ends, one way or another; a decorator."""
+        self._callbacks.register(callback)
+        return callback
+
+    def connect(self, client_id: str | int = "", client_type: str = "") -> InProcessConnection:
+        """A client within this process, for gateways and tools: the handles of `AsyncConnection`, without a socket.
+
+        To be used on the event loop that the server runs on.
+
+        Raises:
+            ValueError: for a client id that cannot be used.
+        """
+        return InProcessConnection(client_id, client_type, self._visits, self._on_visit)
+
+    def status(self) -> ServerStatus:
+        """The fleet, the models and the newest batches.
+
+        Raises:
+            RuntimeError: it does not run.
+        """
+        now, address = time.monotonic(), self.address
+        known = self._model_ids()
+        model_ids = self.profiles.models() if known is None else known
+        return ServerStatus(
+            version=version("inferential"),
+            address=address,
+            strategy=self._config.scheduling.strategy,
+            uptime_s=now - self._history.started_at,
+            draining=self._draining,
+            waiting=self._engine.waiting(),
+            in_flight=len(self._engine.running()),
+            clients=clients_of(self._fleet, self._shares, now),
+            models=[
+                model_of(model_id, self._capacity(model_id), self._engine, self._dispatcher.endpoint_health(model_id))
+                for model_id in sorted(model_ids)
+            ],
+            batches=self._history.batches(),
+        )
 
     def use_scheduler(self, strategy: str, policy: str | None = None, **options: Any) -> None:
         """Puts a strategy in charge, of the requests that wait too; before or while the server runs.
@@ -222,7 +268,8 @@ class Server:
         except BaseException:
             await transport.close()
             raise
-        delivery = Delivery(transport, self._recorder, self._fleet.responses)
+        delivery = Delivery(transport, self._visits, self._recorder, self._fleet, self._callbacks)
+        self._history = History(time.monotonic())
         self._open = _Open(asyncio.get_running_loop(), transport, delivery)
         self._draining = False
         transport.watch(self._on_readable)
@@ -271,6 +318,12 @@ class Server:
                 loop.remove_signal_handler(number)
 
     # A message came in
+
+    def _on_visit(self, incoming: IncomingObservation) -> None:
+        if self._open is None:
+            raise ConnectionError("the server does not run")
+        self._receive(incoming, self._open.delivery)
+        self._work()
 
     def _on_readable(self) -> None:
         on = self._open
@@ -347,6 +400,7 @@ class Server:
         now = time.monotonic()
         for batch in self._engine.work(now):
             self._recorder.dispatched(batch.model_id, batch.requests, self._engine.waiting(batch.model_id), now)
+            self._history.began(batch)
             call = on.loop.create_task(self._run(batch, on.delivery))
             self._calls.add(call)
             call.add_done_callback(self._calls.discard)
@@ -365,7 +419,9 @@ class Server:
             refusal = Refusal(RefusalKind.MODEL_FAILED, f"the backend failed: {error}", type(error).__name__)
             results = [DispatchResult(request, 0.0, refusal=refusal) for request in batch.requests]
         finally:
-            self._engine.finished(batch, time.monotonic(), measured=any(result.success for result in results))
+            now, succeeded = time.monotonic(), any(result.success for result in results)
+            self._engine.finished(batch, now, measured=succeeded)
+            self._history.ended(batch, now, ok=succeeded)
         for result in results:
             self._settle(result, delivery)
         for request in batch.requests:

@@ -67,6 +67,10 @@ class Engine:
         """How many calls of a model run."""
         return self._running.count(model_id)
 
+    def inflight_by_replica(self, model_id: str) -> dict[str, int]:
+        """How many calls of a model run on each replica that runs any."""
+        return self._running.by_replica(model_id)
+
     def ended(self) -> list[InferenceRequest]:
         """The requests that were refused since it was last asked."""
         return self._admission.ended()

@@ -95,6 +95,11 @@ class Running:
         calls = self._models.get(model_id)
         return 0 if calls is None else len(calls)
 
+    def by_replica(self, model_id: str) -> dict[str, int]:
+        """How many calls of a model run on each replica that runs any."""
+        calls = self._models.get(model_id)
+        return {} if calls is None else {replica: len(ends) for replica, ends in calls.by_replica.items()}
+
     def begin(self, batch: Batch, device: str | None) -> None:
         """A call was dispatched."""
         self._room_changed()

@@ -6,6 +6,7 @@ No clock and no timer: `now` comes in, and when to look next goes out. It answer
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -14,12 +15,14 @@ from inferential.tracking.cadence import CadenceTracker
 from inferential.tracking.response import ResponseTracker
 from inferential.tracking.robots import ClientRegistry, ClientState
 from inferential.tracking.runway import RunwayTracker
+from inferential.tracking.tally import Tallies
 
 if TYPE_CHECKING:
     from inferential.config.schema import ResponseTrackingConfig
 
 SWEEP_S = 0.25
 """How often silence is looked for while there are clients; a disconnect time-out shortens it."""
+REMEMBERED_DEPARTED = 64
 _MIN_CONFIDENCE = 0.3  # below it a rhythm is not known well enough to call anybody late
 
 
@@ -67,6 +70,9 @@ class Fleet:
         self.cadence = CadenceTracker(config.cadence_alpha, config.overdue_multiplier)
         self.responses = ResponseTracker(config.disconnect_timeout_s)
         self.runway = RunwayTracker()
+        self.tallies = Tallies()
+        self.departed: OrderedDict[str, ClientState] = OrderedDict()
+        """Those who went lately and have not come back, longest gone first."""
         self._timeout_s = config.disconnect_timeout_s
         self._late: dict[str, set[str]] = {}
         # Until when a client may be silent without being late for anything: most of a sweep is one comparison.
@@ -108,6 +114,8 @@ class Fleet:
         """Notes an observation."""
         before = self.cadence.learned_cadence(client_id, model_id)
         is_new = self.registry.on_observation(client_id, model_id, client_type, identity, now)
+        if is_new:
+            self.departed.pop(client_id, None)
         interval = self.cadence.on_request(client_id, model_id, now)
         late = self._late.get(client_id)
         returned = late is not None and model_id in late
@@ -157,15 +165,28 @@ class Fleet:
             else:
                 self._quiet_until[client_id] = self._next_look(client_id, state.last_seen)
         for client_id in changes.gone:
+            self._depart(client_id)
             self.registry.forget(client_id)
             self.cadence.forget(client_id)
             self.runway.forget(client_id)
+            self.tallies.forget(client_id)
             self.responses.forget(client_id)
             self._late.pop(client_id, None)
             del self._quiet_until[client_id]
         self.responses.expire(now)
         self._next_sweep_at = now + self._sweep_s() if self.active_count else None
         return changes
+
+    def _depart(self, client_id: str) -> None:
+        state = self.registry.get(client_id)
+        assert state is not None
+        self.departed[client_id] = state
+        if len(self.departed) > REMEMBERED_DEPARTED:
+            self.departed.popitem(last=False)
+
+    def is_late(self, client_id: str) -> bool:
+        """Whether a client is late for any model, as was told."""
+        return bool(self._late.get(client_id))
 
     def _note_late(self, client_id: str, now: float, changes: FleetChanges, *, certain: bool) -> None:
         models = self.cadence.models(client_id)

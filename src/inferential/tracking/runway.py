@@ -96,6 +96,11 @@ class RunwayTracker:
             runway.answered = True
             runway.chunk_ends = (observed_at, horizon)
 
+    def period_s(self, client_id: str, model_id: str) -> float | None:
+        """How long one action of a client holds, told or learned; None while unknown."""
+        runway = self._clients.get(client_id, {}).get(model_id)
+        return None if runway is None else runway.period_s()
+
     def forget(self, client_id: str) -> None:
         """Drops all that is known of a client."""
         self._clients.pop(client_id, None)

@@ -1,0 +1,191 @@
+"""What every connection of asyncio shares: handles, and waiting for outcomes without polling.
+
+How an observation leaves and how its answer comes is the connection's own: `client.aio` has a socket, a server has
+connections within its process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from inferential.client.encoding import EncodingRules
+from inferential.client.result import ClientStats, Result
+from inferential.client.session import (
+    UNTOLD_BUDGET_MS,
+    Frames,
+    Handle,
+    LateChoice,
+    Mailbox,
+    Outcome,
+    QueueChoice,
+    Session,
+)
+from inferential.errors import InferenceError
+
+
+class AsyncHandles(ABC):
+    """A connection whose handles are awaited; all use of it belongs to one event loop."""
+
+    def __init__(self, client_id: str | int, client_type: str) -> None:
+        self._session = Session(client_id, client_type)
+        self._waiters: set[asyncio.Future[None]] = set()
+
+    @abstractmethod
+    def _post(self, mailbox: Mailbox, request_id: int, frames: Frames) -> None:
+        """Sends an observation, or has the session hold it."""
+
+    @abstractmethod
+    def _start(self) -> None:
+        """Called on the event loop before each use.
+
+        Raises:
+            ConnectionError: it is closed.
+        """
+
+    def _pump(self) -> None:  # noqa: B027 (answers may come by themselves)
+        """Takes in what came."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Closes the connection; whoever waits in it gets a ConnectionError. Closing twice is fine."""
+
+    @property
+    def client_id(self) -> str:
+        """The id that the server knows this connection by."""
+        return self._session.client_id
+
+    @property
+    def stats(self) -> ClientStats:
+        """What became of the observations so far; live, not a copy."""
+        return self._session.stats
+
+    def model(
+        self,
+        model_id: str,
+        latency_budget_ms: float = UNTOLD_BUDGET_MS,
+        priority: int = 1,
+        *,
+        queue: QueueChoice = "latest",
+        encode: Mapping[str, str] | None = None,
+        control_rate_hz: float | None = None,
+        late: LateChoice | None = None,
+    ) -> AsyncModel:
+        """A handle to one model of the server; the arguments are those of `Connection.model`."""
+        self._check_open()
+        handle = Handle(model_id, latency_budget_ms, priority, queue, EncodingRules(encode), control_rate_hz, late)
+        return AsyncModel(self, self._session.mailbox(handle))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _observe(self, mailbox: Mailbox, values: Mapping[str, Any], keep: bool, **told: Any) -> int:
+        self._start()
+        now, timestamp_ns = time.monotonic(), time.time_ns()
+        values = mailbox.handle.rules.apply(values)
+        request_id, frames = self._session.observe(
+            mailbox, values, now=now, timestamp_ns=timestamp_ns, keep=keep, **told
+        )
+        self._post(mailbox, request_id, frames)
+        return request_id
+
+    async def _wait(self, take: Callable[[], Outcome | None], timeout_ms: float) -> Result | None:
+        self._start()
+        self._pump()
+        outcome = take()
+        if outcome is None and timeout_ms > 0:
+            outcome = await self._sleep_until(take, timeout_ms)
+        if isinstance(outcome, InferenceError):
+            raise outcome
+        return outcome
+
+    async def _sleep_until(self, take: Callable[[], Outcome | None], timeout_ms: float) -> Outcome | None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_ms / 1e3
+        while True:
+            waiter: asyncio.Future[None] = loop.create_future()
+            self._waiters.add(waiter)
+            timer = loop.call_at(deadline, _finish, waiter)
+            try:
+                await waiter
+            finally:
+                timer.cancel()
+                self._waiters.discard(waiter)
+            self._check_open()
+            outcome = take()
+            if outcome is not None or loop.time() >= deadline:
+                return outcome
+
+    def _wake_waiters(self) -> None:
+        for waiter in self._waiters:
+            _finish(waiter)
+
+    @abstractmethod
+    def _check_open(self) -> None:
+        """Raises ConnectionError if it is closed."""
+
+
+class AsyncModel:
+    """A handle to one model; made by `model` of a connection."""
+
+    def __init__(self, connection: AsyncHandles, mailbox: Mailbox) -> None:
+        self._connection = connection
+        self._mailbox = mailbox
+        self._model_id = mailbox.handle.model_id
+
+    @property
+    def model_id(self) -> str:
+        """The model's id."""
+        return self._model_id
+
+    @property
+    def serve_interval_ms(self) -> float:
+        """The shortest interval at which the server can serve this robot, by its newest response; 0: no limit."""
+        return self._mailbox.serve_interval_ms
+
+    async def observe(
+        self,
+        urgency: float = 0.0,
+        steps_remaining: int | None = None,
+        priority: int | None = None,
+        **values: Any,
+    ) -> int:
+        """Sends an observation; as `Model.observe`, and it never waits."""
+        return self._connection._observe(
+            self._mailbox, values, False, urgency=urgency, steps_remaining=steps_remaining, priority=priority
+        )
+
+    async def get_result(self, timeout_ms: float = 100) -> Result | None:
+        """The next result of this handle; as `Model.get_result`."""
+        return await self._connection._wait(self._mailbox.take, timeout_ms)
+
+    async def infer(
+        self,
+        timeout_ms: float = 100,
+        urgency: float = 0.0,
+        steps_remaining: int | None = None,
+        priority: int | None = None,
+        **values: Any,
+    ) -> Result | None:
+        """Sends an observation and waits for the answer to this very one; as `Model.infer`."""
+        request_id = self._connection._observe(
+            self._mailbox, values, True, urgency=urgency, steps_remaining=steps_remaining, priority=priority
+        )
+        try:
+            return await self._connection._wait(lambda: self._mailbox.take_kept(request_id), timeout_ms)
+        finally:
+            self._connection._session.abandon(self._mailbox, request_id)
+
+
+def _finish(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -1,0 +1,87 @@
+"""Clients within the server's own process: gateways and tools, on the same path as everyone but the socket.
+
+They are clients like any other to tracking, scheduling and rights; only their frames are handed over instead of sent.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+
+from inferential.client.handles import AsyncHandles
+from inferential.client.session import Frames, Mailbox
+from inferential.proto.tensors import Buffer
+from inferential.transport.messages import IncomingObservation
+
+Receive = Callable[[Buffer, Buffer], None]
+"""Takes envelope and payload of a response."""
+
+# Longer than the five bytes of an identity that ZeroMQ makes up; one that a client chose never begins with a zero.
+_IDENTITY = b"\0visitor "
+
+
+class Visits:
+    """Who of the server's clients is in its process, by identity."""
+
+    def __init__(self) -> None:
+        self._receivers: dict[bytes, Receive] = {}
+        self._numbers = itertools.count()
+
+    def receiver(self, identity: bytes) -> Receive | None:
+        """Who takes the responses to that identity; None: they go to the socket."""
+        return self._receivers.get(identity)
+
+    def enter(self, receive: Receive) -> bytes:
+        """Notes a client; gives its identity."""
+        identity = _IDENTITY + str(next(self._numbers)).encode()
+        self._receivers[identity] = receive
+        return identity
+
+    def leave(self, identity: bytes) -> None:
+        """Forgets a client; what still comes for it cannot be delivered."""
+        self._receivers.pop(identity, None)
+
+    @staticmethod
+    def is_visitor(identity: bytes) -> bool:
+        """Whether an identity is one that `enter` gave."""
+        return identity.startswith(_IDENTITY)
+
+
+class InProcessConnection(AsyncHandles):
+    """A client in the server's process; made by `Server.connect`, with the handles of `AsyncConnection`.
+
+    Arrays of its results are views on what the model gave, and may not be writable.
+    """
+
+    def __init__(
+        self, client_id: str | int, client_type: str, visits: Visits, take: Callable[[IncomingObservation], None]
+    ) -> None:
+        super().__init__(client_id, client_type)
+        self._take = take
+        self._visits = visits
+        self._identity: bytes | None = visits.enter(self._receive)
+
+    def close(self) -> None:
+        """Leaves the server; whoever waits in it gets a ConnectionError. Closing twice is fine."""
+        if self._identity is None:
+            return
+        self._visits.leave(self._identity)
+        self._identity = None
+        self._wake_waiters()
+
+    def _post(self, mailbox: Mailbox, request_id: int, frames: Frames) -> None:
+        assert self._identity is not None
+        _, envelope, payload = frames
+        self._take(IncomingObservation(self._identity, envelope, payload, time.monotonic()))
+
+    def _receive(self, envelope: Buffer, payload: Buffer) -> None:
+        self._session.receive(envelope, payload, time.monotonic())
+        self._wake_waiters()
+
+    def _start(self) -> None:
+        self._check_open()
+
+    def _check_open(self) -> None:
+        if self._identity is None:
+            raise ConnectionError(f"the connection of client {self.client_id!r} is closed")
