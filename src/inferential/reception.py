@@ -5,7 +5,8 @@ It judges who speaks and what for; when a request runs, and what is sent back, i
 
 from __future__ import annotations
 
-import uuid
+import itertools
+import secrets
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -61,6 +62,8 @@ class Reception:
         self._models = config.models.known
         self._owner = owner
         self._model_ids = model_ids
+        # A random name and a count: as unique as a UUID, at a tenth of its price.
+        self._response_ids = map(f"{secrets.token_hex(8)}-%x".__mod__, itertools.count(1))
 
     def receive(self, incoming: IncomingObservation) -> Arrival:
         """Judges one message.
@@ -114,7 +117,7 @@ class Reception:
             latency_budget_ms=self._clients.latency_budget_ms(client_id, model_id, observation.latency_budget_ms),
             priority=self._clients.priority(client_id, model_id, _priority_told(observation)),
             request_id=observation.request_id,
-            response_id=uuid.uuid4().hex,
+            response_id=next(self._response_ids),
             protocol_version=observation.protocol_version,
             takes_latest=self._supersede == "all" or (self._supersede == "aware" and asked_for_latest),
             slots=observation.slots,

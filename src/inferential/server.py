@@ -49,6 +49,7 @@ DEFAULT_BIND = "tcp://*:5555"
 _RECEIVE_AT_ONCE = 128  # messages read in one go; then answers get their turn
 # A client drops what it has not read when its connection ends; this is a control period or two to read it in.
 _READ_GRACE_S = 0.1
+_REMEMBERED_CAPACITIES = 1024  # any id may be that of a model, where the backend does not know its models
 _LOST_REPLICAS = 3  # so many replicas may die under one request before its client is told
 _DRAINING = Refusal(RefusalKind.REJECTED, "the server is draining", "draining")
 
@@ -98,6 +99,7 @@ class Server:
         self._engine = Engine(
             self._config.scheduling, create_scheduler(self._config.scheduling), self._capacity, self._new_profiles()
         )
+        self._capacities: dict[str, Capacity] = {}  # until the dispatcher or the configuration changes
         self._shares = FairShares(self._engine.outlook)
         self._visits = Visits()
         self._callbacks = RequestCallbacks()
@@ -215,6 +217,7 @@ class Server:
         self._configured_scheduling = config.scheduling.model_copy(deep=True)
         self._config.transport = old.transport
         self._config.ray = old.ray
+        self._capacities.clear()
         self._reception = Reception(self._config, self._fleet.owner, self._model_ids)
         self._fleet.configure(self._config.response_tracking)
         self._metrics.configure(self._config.metrics)
@@ -419,7 +422,7 @@ class Server:
             refusal = Refusal(RefusalKind.MODEL_FAILED, f"the backend failed: {error}", type(error).__name__)
             results = [DispatchResult(request, 0.0, refusal=refusal) for request in batch.requests]
         finally:
-            now, succeeded = time.monotonic(), any(result.success for result in results)
+            now, succeeded = time.monotonic(), any(result.refusal is None for result in results)
             self._engine.finished(batch, now, measured=succeeded)
             self._history.ended(batch, now, ok=succeeded)
         for result in results:
@@ -427,7 +430,8 @@ class Server:
         for request in batch.requests:
             if request.state is RequestState.DISPATCHED:
                 delivery.refuse(request, Refusal(RefusalKind.MODEL_FAILED, "the backend gave no result", "no_result"))
-        self._work()
+        if self._draining or self._engine.waiting():
+            self._work()
 
     def _settle(self, result: DispatchResult, delivery: Delivery) -> None:
         request = result.request
@@ -455,6 +459,7 @@ class Server:
 
     def _on_replicas(self) -> None:
         """Replicas came or went: those that are gone are forgotten, and there may be room for what waits."""
+        self._capacities.clear()
         for model_id in self.profiles.models():
             known = set(self._dispatcher.replicas(model_id))
             for replica in self.profiles.replicas(model_id):
@@ -524,6 +529,14 @@ class Server:
         self._work()
 
     def _capacity(self, model_id: str) -> Capacity:
+        capacity = self._capacities.get(model_id)
+        if capacity is None:
+            if len(self._capacities) >= _REMEMBERED_CAPACITIES:
+                self._capacities.clear()
+            capacity = self._capacities[model_id] = self._capacity_now(model_id)
+        return capacity
+
+    def _capacity_now(self, model_id: str) -> Capacity:
         models = self._config.models
         known = models.known.get(model_id)
         max_batch_size = self._dispatcher.max_batch_size(model_id)

@@ -38,12 +38,12 @@ from inferential.proto import (
     PROTOCOL_VERSION,
     QUEUE_ALL,
     QUEUE_LATEST,
-    Client,
     Observation,
     Status,
 )
 from inferential.proto.messages import put_metadata, read_response, split_values
-from inferential.proto.tensors import Buffer, pack
+from inferential.proto.templates import ObservationTemplate, Signature, signature_of
+from inferential.proto.tensors import Array, Buffer, EncodedImage, describe, gather, pack
 
 QueueChoice = Literal["latest", "all"]
 LateChoice = Literal["serve", "refuse"]
@@ -56,6 +56,8 @@ MAX_UNSENT = 256
 """Observations of queue="all" that wait for a server that cannot be reached."""
 MAX_UNREAD = 1024
 """Outcomes that wait in one handle for `get_result`; the oldest go first."""
+
+_TEMPLATES = 16  # of one handle: a robot's observations have one shape, or a few
 
 MAX_NAME_BYTES = 255
 """Of a client's id and type: what a ZeroMQ identity holds."""
@@ -123,6 +125,7 @@ class Mailbox:
 
     def __init__(self, handle: Handle, stats: ClientStats) -> None:
         self.handle = handle
+        self.templates: dict[Signature, ObservationTemplate] = {}
         self.open: OrderedDict[int, float] = OrderedDict()
         self.unsent_id = 0
         self.serve_interval_ms = 0.0
@@ -228,35 +231,65 @@ class Session:
         handle = mailbox.handle
         tensors, metadata = split_values(values)
         request_id = next(self._ids)
+        message = Observation()
         try:
-            message = Observation(
-                client=Client(id=self.client_id, type=self.client_type),
-                timestamp_ns=timestamp_ns,
-                urgency=urgency,
-                model_id=handle.model_id,
-                steps_remaining=steps_remaining,
-                priority=handle.priority if priority is None else priority,
-                request_id=request_id,
-                latency_budget_ms=handle.told_budget_ms,
-                protocol_version=PROTOCOL_VERSION,
-                queue=QUEUE_LATEST if handle.queue == "latest" else QUEUE_ALL,
-                control_period_ms=handle.control_period_ms,
-                late=_LATE[handle.late],
-            )
+            message.timestamp_ns = timestamp_ns
+            message.request_id = request_id
+            message.urgency = urgency
+            message.priority = handle.priority if priority is None else priority
+            if steps_remaining is not None:
+                message.steps_remaining = steps_remaining
         except (TypeError, ValueError, OverflowError) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(
                 f"expected urgency a float, steps_remaining and priority whole numbers from 0 to 2**32 - 1; got "
                 f"urgency={urgency!r}, steps_remaining={steps_remaining!r}, priority={priority!r}"
             ) from error
-        payload = pack(message.tensors, tensors, timestamp_ns)
-        put_metadata(message.metadata, metadata)
-        envelope = message.SerializeToString()
+        if metadata:
+            put_metadata(message.metadata, metadata)
+        envelope, payload = self._written(mailbox, message, tensors)
         self._owners[request_id] = mailbox
         for forgotten in mailbox.opened(request_id, now, keep=keep):
             self._owners.pop(forgotten, None)
         self.stats.observed += 1
         return request_id, (b"", envelope, payload)
+
+    def _written(
+        self, mailbox: Mailbox, message: Observation, tensors: list[tuple[str, Array | EncodedImage]]
+    ) -> tuple[bytes, Buffer]:
+        """Envelope and payload of an observation of which so far `message` holds what is new."""
+        timestamp_ns = message.timestamp_ns
+        signature = signature_of(tensors)
+        if signature is None:
+            self._fill(message, mailbox.handle)
+            payload = pack(message.tensors, tensors, timestamp_ns)
+            return message.SerializeToString(), payload
+        new = message.SerializeToString()
+        template = mailbox.templates.get(signature)
+        if template is None:
+            constant = Observation()
+            self._fill(constant, mailbox.handle)
+            describe(constant.tensors, signature, timestamp_ns)
+            if len(mailbox.templates) >= _TEMPLATES:
+                mailbox.templates.clear()
+            template = mailbox.templates[signature] = ObservationTemplate(constant, timestamp_ns)
+        envelope = template.envelope(timestamp_ns, new)
+        if envelope is None:
+            self._fill(message, mailbox.handle)
+            describe(message.tensors, signature, timestamp_ns)
+            envelope = message.SerializeToString()
+        return envelope, gather(tensors)
+
+    def _fill(self, message: Observation, handle: Handle) -> None:
+        """What all observations of a handle have in common."""
+        message.client.id = self.client_id
+        message.client.type = self.client_type
+        message.model_id = handle.model_id
+        message.latency_budget_ms = handle.told_budget_ms
+        message.protocol_version = PROTOCOL_VERSION
+        message.queue = QUEUE_LATEST if handle.queue == "latest" else QUEUE_ALL
+        message.control_period_ms = handle.control_period_ms
+        message.late = _LATE[handle.late]
 
     def receive(self, envelope: Buffer, payload: Buffer, now: float) -> None:
         """Takes one response to the mailbox that it belongs to."""

@@ -152,7 +152,8 @@ class Dispatcher(ABC):
         """Is told whom to tell of changes, before `start`.
 
         Args:
-            on_change: to be called on the event loop when replicas, or what they take, have changed.
+            on_change: to be called on the event loop when replicas, or what a call or a replica takes, have changed;
+                what they were is remembered until then.
             waiting: how many requests wait for a model.
         """
 
@@ -184,7 +185,7 @@ class Dispatcher(ABC):
             requests: what to run.
             replica: where, for requests of one model.
         """
-        if len({request.model_id for request in requests}) <= 1:
+        if len(requests) == 1 or len({request.model_id for request in requests}) <= 1:
             return await self._dispatch_batch(requests, replica)
         by_model: dict[str, list[InferenceRequest]] = {}
         for request in requests:
@@ -212,6 +213,11 @@ class Dispatcher(ABC):
 
         A backend that has observations read elsewhere overrides it.
         """
+        if len(requests) == 1 and not is_encoded(requests[0].slots):
+            observation = _read_one(requests[0])
+            if isinstance(observation, Exception):
+                return [observation]
+            return await self._run(requests[0].model_id, [observation], replica)
         observations = await self._read(requests)
         sound = [
             (request, observation)

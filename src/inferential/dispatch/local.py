@@ -37,6 +37,7 @@ class LocalDispatcher(Dispatcher):
     def __init__(self, models: Mapping[str, Any]) -> None:
         super().__init__()
         self._models: dict[str, list[_Model]] = {}
+        self._on_change: Callable[[], None] | None = None
         for model_id, model in models.items():
             self.register_model(model_id, model)
 
@@ -49,6 +50,12 @@ class LocalDispatcher(Dispatcher):
         self._models[model_id] = [_Model(model_id, replica) for replica in replicas]
         for former in replaced:
             former.close()
+        if self._on_change is not None:
+            self._on_change()
+
+    def watch(self, on_change: Callable[[], None], waiting: Callable[[str], int]) -> None:
+        """As the interface says."""
+        self._on_change = on_change
 
     def model_ids(self) -> list[str]:
         """The models there are."""
@@ -93,6 +100,7 @@ class _Model:
 
     def __init__(self, model_id: str, model: Any) -> None:
         self._batch: Callable[[list[Observation]], Any] | None = getattr(model, "infer_batch", None)
+        self._batches_async = self._batch is not None and _is_async(self._batch)
         single = getattr(model, "infer", None) or (model if callable(model) else None)
         if single is None and self._batch is None:
             raise TypeError(
@@ -100,24 +108,25 @@ class _Model:
                 f"infer_batch(observations), got {type(model).__name__}"
             )
         self._single: Callable[[Observation], Any] | None = single
+        self._is_async = single is not None and _is_async(single)
         self.max_batch_size = 1 if self._batch is None else _max_batch_size(model_id, model)
         self._threads = CallThreads(f"inferential-{model_id}")
 
     async def run(self, observations: Sequence[Observation]) -> Sequence[Any]:
         if self._batch is not None and (len(observations) > 1 or self._single is None):
-            results = await self._call(self._batch, list(observations))
+            results = await self._call(self._batch, list(observations), self._batches_async)
             return results if isinstance(results, Sequence) else list(results)
         assert self._single is not None
         results = []
         for observation in observations:
             try:
-                results.append(await self._call(self._single, observation))
+                results.append(await self._call(self._single, observation, self._is_async))
             except Exception as error:
                 results.append(error)
         return results
 
-    async def _call(self, function: Callable[[Any], Any], argument: Any) -> Any:
-        if _is_async(function):
+    async def _call(self, function: Callable[[Any], Any], argument: Any, is_async: bool) -> Any:
+        if is_async:
             return await _settled(function(argument))
         result = await _settled(self._threads.call(function, argument))
         # A plain function may still give an awaitable, as a lambda or a partial around a coroutine function does.

@@ -6,17 +6,19 @@ What is recorded when is the server's business (`metrics.recorder`).
 from __future__ import annotations
 
 import threading
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from inferential.metrics.callbacks import CallbackRegistry, MetricCallback
-from inferential.metrics.store import Labels, MetricSeries, MetricStats, stats_of
+from inferential.metrics.store import Labels, LabelSet, MetricSeries, MetricStats, stats_of
 
 if TYPE_CHECKING:
     from inferential.config.schema import MetricsConfig
 
 _RING_BUFFER_SIZE = 10000
 _MAX_LABEL_SETS = 4096
+_ROWS_AT_ONCE = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +28,34 @@ class MetricSnapshot:
     metrics: dict[str, list[dict[str, Any]]]
 
 
+Row = tuple[float, LabelSet, tuple[float, ...]]
+"""Seconds of `time.monotonic()`, labels, and a value for each of a form's metrics."""
+
+
+class Form:
+    """Metrics that are recorded together: of one event, with one set of labels. Made by `MetricsCollector.form`."""
+
+    __slots__ = ("names", "rows")
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
+        self.rows: deque[Row] = deque()  # whose append and popleft need no lock
+
+
 class MetricsCollector:
     """Records metrics and answers questions about them.
 
     Timestamps are seconds of `time.monotonic()`. Every method may be called from any thread; callbacks run in the
     thread that records.
+
+    What the server records of every request goes through forms: rows wait, unsorted, until there are some hundred of
+    them or somebody asks, which makes a row of five metrics cost what one `record` does. Where callbacks are
+    registered, rows do not wait.
     """
 
     def __init__(self, config: MetricsConfig | None = None) -> None:
+        self._forms: list[Form] = []
+        self._formed: frozenset[str] = frozenset()
         self._series: dict[str, MetricSeries] = {}
         self._lock = threading.Lock()  # held for what is short: points are copied under it and worked on outside
         self._callbacks = CallbackRegistry()
@@ -48,6 +70,7 @@ class MetricsCollector:
         self._enabled = config.enabled
         bounds = (config.ring_buffer_size, config.max_label_sets)
         with self._lock:
+            self._file()
             if bounds != (self._ring_buffer_size, self._max_label_sets):
                 self._ring_buffer_size, self._max_label_sets = bounds
                 for series in self._series.values():
@@ -62,16 +85,60 @@ class MetricsCollector:
         if not self._enabled:
             return
         with self._lock:
-            series = self._series.get(name)
-            if series is None:
-                series = self._series[name] = MetricSeries(self._ring_buffer_size, self._max_label_sets)
-            series.record(value, labels)
+            if name in self._formed:
+                self._file()  # points stand in the order of their times
+            self._series_of(name).record(value, labels)
         if self._callbacks:
             self._callbacks.fire(name, value, labels or {})
+
+    def form(self, *names: str) -> Form:
+        """Metrics that `add` records together."""
+        form = Form(names)
+        self._forms.append(form)
+        self._formed |= set(names)
+        return form
+
+    def add(self, form: Form, at: float, labels: LabelSet, values: tuple[float, ...]) -> None:
+        """Records one event.
+
+        Args:
+            form: its metrics.
+            at: when it was, in seconds of `time.monotonic()`.
+            labels: pairs of name and value.
+            values: one float for each metric of the form.
+        """
+        if not self._enabled:
+            return
+        form.rows.append((at, labels, values))
+        if self._callbacks:
+            with self._lock:
+                self._file()
+            for name, value in zip(form.names, values, strict=True):
+                self._callbacks.fire(name, value, dict(labels))
+        elif len(form.rows) >= _ROWS_AT_ONCE:
+            with self._lock:
+                self._file()
+
+    def _file(self) -> None:
+        """Puts all rows that wait where they are found; the lock is held."""
+        for form in self._forms:
+            waiting = form.rows
+            if not waiting:
+                continue
+            times, keys, rows = zip(*[waiting.popleft() for _ in range(len(waiting))], strict=True)
+            for name, column in zip(form.names, zip(*rows, strict=True), strict=True):
+                self._series_of(name).extend(times, column, keys)
+
+    def _series_of(self, name: str) -> MetricSeries:
+        series = self._series.get(name)
+        if series is None:
+            series = self._series[name] = MetricSeries(self._ring_buffer_size, self._max_label_sets)
+        return series
 
     def get_latest(self, name: str, labels: dict[str, str] | None = None) -> float | None:
         """The newest value of a metric whose labels include these; None if there is none."""
         with self._lock:
+            self._file()
             series = self._series.get(name)
             return None if series is None else series.get_latest(labels)
 
@@ -80,6 +147,7 @@ class MetricsCollector:
     ) -> MetricStats | None:
         """Statistics of a metric's points of the last `window_seconds` whose labels include these; None if none."""
         with self._lock:
+            self._file()
             series = self._series.get(name)
             if series is None:
                 return None
@@ -89,6 +157,7 @@ class MetricsCollector:
     def snapshot(self) -> MetricSnapshot:
         """All points there are."""
         with self._lock:
+            self._file()
             copies = {name: iter(series) for name, series in self._series.items()}
         return MetricSnapshot(
             {
@@ -111,5 +180,6 @@ class MetricsCollector:
     def forget(self, *labels: Labels) -> None:
         """Drops all points, of every metric, whose labels include any of these."""
         with self._lock:
+            self._file()
             for series in self._series.values():
                 series.forget(*labels)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from inferential.metrics import names
 from inferential.metrics.collector import MetricsCollector
+from inferential.metrics.store import LabelSet
 from inferential.scheduler.admission import CLIENT_GONE, QUEUE_FULL
 from inferential.scheduler.request import InferenceRequest, RefusalKind
 
@@ -25,12 +26,29 @@ def _of(request: InferenceRequest) -> dict[str, str]:
     return {names.CLIENT: request.client_id, names.MODEL: request.model_id}
 
 
+def _key(request: InferenceRequest) -> LabelSet:
+    return (names.CLIENT, request.client_id), (names.MODEL, request.model_id)
+
+
 class Recorder:
     """Turns events of the server into metrics."""
 
     def __init__(self, metrics: MetricsCollector) -> None:
         self._record = metrics.record
+        self._add = metrics.add
         self._metrics = metrics
+        self._arrival = metrics.form(names.OBSERVATION_STALENESS_MS, names.PAYLOAD_SIZE_BYTES)
+        self._arrival_in_rhythm = metrics.form(
+            names.OBSERVATION_STALENESS_MS,
+            names.PAYLOAD_SIZE_BYTES,
+            names.LEARNED_CADENCE_MS,
+            names.TIME_UNTIL_NEXT_MS,
+            names.CADENCE_DEVIATION,
+        )
+        self._batch = metrics.form(names.QUEUE_DEPTH, names.BATCH_SIZE)
+        self._departure = metrics.form(names.SCHEDULING_WAIT_MS)
+        self._answer = metrics.form(names.INFERENCE_LATENCY_MS, names.E2E_LATENCY_MS, names.RESPONSES_SERVED)
+        self._miss = metrics.form(names.DEADLINE_MISSES)
 
     def observed(
         self,
@@ -40,32 +58,30 @@ class Recorder:
         cadence_deviation_s: float | None,
     ) -> None:
         """An observation came in and was believed."""
-        labels = _of(request)
-        self._record(names.OBSERVATION_STALENESS_MS, staleness_ms, labels)
-        self._record(names.PAYLOAD_SIZE_BYTES, float(len(request.payload)), labels)
+        at, key, size = request.received_at, _key(request), float(len(request.payload))
+        if learned_cadence_s is not None and cadence_deviation_s is not None:
+            cadence_ms, deviation_ms = learned_cadence_s * 1e3, cadence_deviation_s * 1e3
+            values = (staleness_ms, size, cadence_ms, request.time_until_next * 1e3, deviation_ms)
+            self._add(self._arrival_in_rhythm, at, key, values)
+            return
+        self._add(self._arrival, at, key, (staleness_ms, size))
         if learned_cadence_s is not None:
+            labels = _of(request)
             self._record(names.LEARNED_CADENCE_MS, learned_cadence_s * 1e3, labels)
             self._record(names.TIME_UNTIL_NEXT_MS, request.time_until_next * 1e3, labels)
-        if cadence_deviation_s is not None:
-            self._record(names.CADENCE_DEVIATION, cadence_deviation_s * 1e3, labels)
 
     def dispatched(self, model_id: str, requests: list[InferenceRequest], queue_depth: int, now: float) -> None:
         """A batch was handed to its model."""
-        model = {names.MODEL: model_id}
-        self._record(names.QUEUE_DEPTH, float(queue_depth), model)
-        self._record(names.BATCH_SIZE, float(len(requests)), model)
+        self._add(self._batch, now, ((names.MODEL, model_id),), (float(queue_depth), float(len(requests))))
         for request in requests:
-            self._record(names.SCHEDULING_WAIT_MS, (now - request.received_at) * 1e3, _of(request))
+            self._add(self._departure, now, _key(request), ((now - request.received_at) * 1e3,))
 
     def answered(self, request: InferenceRequest, inference_ms: float, now: float) -> None:
         """A result was sent."""
-        labels = _of(request)
-        e2e_ms = (now - request.received_at) * 1e3
-        self._record(names.INFERENCE_LATENCY_MS, inference_ms, labels)
-        self._record(names.E2E_LATENCY_MS, e2e_ms, labels)
-        self._record(names.RESPONSES_SERVED, 1.0, labels)
+        key = _key(request)
+        self._add(self._answer, now, key, (inference_ms, (now - request.received_at) * 1e3, 1.0))
         if now > request.deadline:
-            self._record(names.DEADLINE_MISSES, 1.0, labels)
+            self._add(self._miss, now, key, (1.0,))
 
     def refused(self, request: InferenceRequest) -> None:
         """A request ended without a result."""

@@ -11,14 +11,14 @@ import math
 import time
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 Labels = Mapping[str, str]
-_LabelSet = tuple[tuple[str, str], ...]
+LabelSet = tuple[tuple[str, str], ...]
 _NONE: frozenset[int] = frozenset()
 
 
@@ -75,10 +75,10 @@ class MetricSeries:
         self._clear_label_sets()
 
     def _clear_label_sets(self) -> None:
-        self._indexes: OrderedDict[_LabelSet, int] = OrderedDict()  # longest unused first
+        self._indexes: OrderedDict[LabelSet, int] = OrderedDict()  # longest unused first
         # By index. An index is free for another label set as soon as no point has it any more, which is when `_drop`
         # has dropped its points: so none ever shows under labels that are not its own.
-        self._label_sets: list[_LabelSet] = []
+        self._label_sets: list[LabelSet] = []
         self._latest: list[float] = []
         self._free: list[int] = []
         self._having: dict[tuple[str, str], set[int]] = {}  # who has this label
@@ -120,6 +120,51 @@ class MetricSeries:
         self._sets[at] = index
         self._at = at + 1 if at + 1 < self._max_size else 0
 
+    def extend(self, times: Sequence[float], values: Sequence[float], keys: Sequence[LabelSet]) -> None:
+        """Adds points in order, each with its own time and labels; a fraction of what `record` costs for each.
+
+        Raises:
+            TypeError: a value is no number; which points were added is not defined then.
+        """
+        distinct = dict.fromkeys(keys, 0)
+        if len(distinct) > self._max_label_sets // 2:
+            # So many new label sets that one of them could push out another: one half at a time.
+            half = len(keys) // 2
+            if half:
+                self.extend(times[:half], values[:half], keys[:half])
+                self.extend(times[half:], values[half:], keys[half:])
+                return
+        known = self._indexes
+        for key in distinct:
+            index = known.get(key)
+            if index is None:
+                index = self._index_of(key)
+            else:
+                known.move_to_end(key)
+            distinct[key] = index
+        indexes = [distinct[key] for key in keys]
+        latest = self._latest
+        for index, value in zip(indexes, values, strict=True):
+            latest[index] = value
+        self._append(array("d", times), array("d", values), array("i", indexes))
+
+    def _append(self, times: array[float], values: array[float], sets: array[int]) -> None:
+        done, count = 0, len(times)
+        while done < count:
+            room = self._max_size - len(self._times)
+            if room > 0:
+                part = slice(done, done + room)
+                self._times += times[part]
+                self._values += values[part]
+                self._sets += sets[part]
+                done += room
+                continue
+            step = min(count - done, self._max_size - self._at)
+            part, place = slice(done, done + step), slice(self._at, self._at + step)
+            self._times[place], self._values[place], self._sets[place] = times[part], values[part], sets[part]
+            self._at = (self._at + step) % self._max_size
+            done += step
+
     def get_latest(self, labels: Labels | None = None) -> float | None:
         """The newest value whose labels include these, also where newer points of others have pushed it out."""
         if not labels:
@@ -157,7 +202,7 @@ class MetricSeries:
         self._fill(*(part[-max_size:] for part in self._oldest_first()))
         self._drop(list(self._indexes.values())[: max(len(self._indexes) - max_label_sets, 0)])
 
-    def _index_of(self, key: _LabelSet) -> int:
+    def _index_of(self, key: LabelSet) -> int:
         # The same labels in another order are the same label set.
         known = tuple(sorted(key))
         index = self._indexes.get(known)

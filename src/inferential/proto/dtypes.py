@@ -28,6 +28,7 @@ _PAIRS: tuple[tuple[pb.DType, np.dtype[Any]], ...] = (
 )
 _NUMPY_BY_DTYPE: dict[int, np.dtype[Any]] = dict(_PAIRS)
 _DTYPE_BY_NAME: dict[str, pb.DType] = {dtype.name: number for number, dtype in _PAIRS}
+_DTYPE_BY_NUMPY: dict[np.dtype[Any], pb.DType] = {dtype: number for number, dtype in _PAIRS}  # names are slow
 _ENCODINGS: dict[str, pb.Encoding] = {"raw": pb.RAW, "jpeg": pb.JPEG, "png": pb.PNG}
 _ENCODING_NAMES: dict[int, str] = {number: name for name, number in _ENCODINGS.items()}
 
@@ -64,7 +65,9 @@ def dtype_from_numpy(dtype: np.dtype[Any]) -> pb.DType:
     Raises:
         ValueError: "No DType mapping ..." where the wire has none (complex, object, strings, structs).
     """
-    found = _DTYPE_BY_NAME.get(dtype.name)
+    found = _DTYPE_BY_NUMPY.get(dtype)
+    if found is None:
+        found = _DTYPE_BY_NAME.get(dtype.name)
     if found is not None:
         return found
     if dtype.name == "bfloat16":

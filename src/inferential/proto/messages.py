@@ -16,7 +16,8 @@ from google.protobuf.message import DecodeError
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.dtypes import dtype_to_numpy
 from inferential.proto.images import decode
-from inferential.proto.tensors import Array, Buffer, EncodedImage, pack, view
+from inferential.proto.templates import response_part, signature_of
+from inferential.proto.tensors import Array, Buffer, EncodedImage, gather, pack, view
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,26 +101,30 @@ def write_response(
     Raises:
         TypeError, ValueError: for a value that the wire cannot carry, naming its key.
     """
-    message = pb.ModelResponse(
-        client=pb.Client(id=client_id),
-        response_id=response_id,
-        timestamp_ns=timestamp_ns,
-        inference_latency_ms=timing.inference_ms,
-        model_id=model_id,
-        request_id=request_id,
-        timing=pb.Timing(
-            queue_ms=timing.queue_ms,
-            inference_ms=timing.inference_ms,
-            server_ms=timing.server_ms,
-            batch_size=timing.batch_size,
-        ),
-        protocol_version=2,
-        serve_interval_ms=serve_interval_ms,
-        model_version=model_version,
-    )
     tensors, metadata = split_values(values)
+    signature = signature_of(tensors)
+    message = pb.ModelResponse()
+    message.response_id = response_id
+    message.timestamp_ns = timestamp_ns
+    message.inference_latency_ms = timing.inference_ms
+    message.request_id = request_id
+    if serve_interval_ms:
+        message.serve_interval_ms = serve_interval_ms
+    told = message.timing
+    told.queue_ms = timing.queue_ms
+    told.inference_ms = timing.inference_ms
+    told.server_ms = timing.server_ms
+    told.batch_size = timing.batch_size
+    if metadata:
+        put_metadata(message.metadata, metadata)
+    if signature is not None:
+        part = response_part(client_id, model_id, model_version, signature)
+        return part + message.SerializeToString(), gather(tensors)
+    message.client.id = client_id
+    message.model_id = model_id
+    message.protocol_version = 2
+    message.model_version = model_version
     payload = pack(message.tensors, tensors)
-    put_metadata(message.metadata, metadata)
     return message.SerializeToString(), payload
 
 
@@ -147,7 +152,7 @@ def read_response(envelope: Buffer, payload: Buffer) -> Response:
     """
     message = pb.ModelResponse()
     try:
-        message.ParseFromString(bytes(envelope))
+        message.ParseFromString(envelope if isinstance(envelope, bytes) else bytes(envelope))
     except DecodeError as error:
         raise ValueError(f"no response: {error}") from error
     values: dict[str, Any] = {}

@@ -13,6 +13,7 @@ the frame does not suit its dtype's alignment.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -47,41 +48,79 @@ class TensorSink(Protocol):
     def add(self, **fields: Any) -> Any: ...
 
 
+def describe(
+    sink: TensorSink, tensors: Sequence[tuple[str, np.dtype[Any], tuple[int, ...]]], timestamp_ns: int = 0
+) -> None:
+    """Describes raw tensors, given by key, dtype and shape, as `gather` lays them out.
+
+    Raises:
+        ValueError: naming the key of a dtype that the wire does not have, or the key itself.
+    """
+    total = 0
+    for key, dtype, shape in tensors:
+        size = math.prod(shape) * dtype.itemsize
+        _add(sink, key, dtype, shape, total, size, timestamp_ns, pb.RAW)
+        total += -(-size // _ALIGN) * _ALIGN
+
+
 def pack(sink: TensorSink, values: Sequence[tuple[str, Array | EncodedImage]], timestamp_ns: int = 0) -> Buffer:
     """Describes `values` in `sink` and gives the payload that holds them.
 
     Raises:
         ValueError: naming the key of an array whose dtype the wire does not have, or the key itself.
     """
-    places: list[tuple[int, int]] = []
-    total = 0
-    for key, value in values:
-        if isinstance(value, EncodedImage):
-            encoding, size = value.encoding, len(value.data)
-        else:
-            encoding, size = pb.RAW, value.nbytes
-        try:
-            sink.add(
-                key=key,
-                dtype=dtype_from_numpy(value.dtype),
-                shape=value.shape,
-                byte_offset=total,
-                byte_length=size,
-                timestamp_ns=timestamp_ns,
-                encoding=encoding,
-            )
-        except ValueError as error:  # a dtype that the wire does not have, or a key that is no valid Unicode
-            raise ValueError(f"{key}: {error}") from error
-        places.append((total, size))
-        total += -(-size // _ALIGN) * _ALIGN
+    for (key, value), (offset, size) in zip(values, _places(values), strict=True):
+        encoding = value.encoding if isinstance(value, EncodedImage) else pb.RAW
+        _add(sink, key, value.dtype, value.shape, offset, size, timestamp_ns, encoding)
+    return gather(values)
+
+
+def _add(
+    sink: TensorSink,
+    key: str,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    offset: int,
+    size: int,
+    timestamp_ns: int,
+    encoding: pb.Encoding,
+) -> None:
+    try:
+        sink.add(
+            key=key,
+            dtype=dtype_from_numpy(dtype),
+            shape=shape,
+            byte_offset=offset,
+            byte_length=size,
+            timestamp_ns=timestamp_ns,
+            encoding=encoding,
+        )
+    except ValueError as error:  # a dtype that the wire does not have, or a key that is no valid Unicode
+        raise ValueError(f"{key}: {error}") from error
+
+
+def gather(values: Sequence[tuple[str, Array | EncodedImage]]) -> Buffer:
+    """The payload that holds `values`."""
     if not values:
         return b""
     if len(values) == 1:
         return _bytes_of(values[0][1])
+    places = _places(values)
     end = places[-1][0] + places[-1][1]
     if end <= _JOIN_LIMIT_BYTES:
         return _joined(values, places)
     return _gathered(values, places, end)
+
+
+def _places(values: Sequence[tuple[str, Array | EncodedImage]]) -> list[tuple[int, int]]:
+    """Offset and size of each."""
+    places = []
+    total = 0
+    for _, value in values:
+        size = len(value.data) if isinstance(value, EncodedImage) else value.nbytes
+        places.append((total, size))
+        total += -(-size // _ALIGN) * _ALIGN
+    return places
 
 
 def _bytes_of(value: Array | EncodedImage) -> Buffer:

@@ -71,6 +71,8 @@ class Admission:
         self._order: ModelAwareScheduler = (
             scheduler if isinstance(scheduler, ModelAwareScheduler) else ForeignScheduler(scheduler)
         )
+        # Its own word, not one inherited: who derives a strategy wants to see the requests.
+        self._straight_on = "holds_back" in vars(type(self._order))
         self._order.look_at(self._outlook)
 
     def __len__(self) -> int:
@@ -90,6 +92,10 @@ class Admission:
         return ended
 
     # Coming
+
+    def stands_alone(self, request: InferenceRequest) -> bool:
+        """Whether nothing that waits could go before a new request, and no strategy would keep it waiting."""
+        return self._straight_on and not self._order.holds_back and request.model_id not in self._waiting
 
     def offer(self, request: InferenceRequest, now: float) -> None:
         """Takes a new request in, or refuses it; others may end by it."""

@@ -80,6 +80,10 @@ class Scheduler(ABC):
 class ModelAwareScheduler(Scheduler):
     """A scheduler that can be asked for one model's requests, so that a busy model holds up no other."""
 
+    holds_back = True
+    """Whether a request may have to wait though its model is free and nobody else asks for it, as for a batch to fill.
+    Where it is False, such a request goes straight to its model, and the strategy never sees it."""
+
     @abstractmethod
     def next_batch_for_model(self, model_id: str, limit: int | None = None) -> list[InferenceRequest]:
         """Gives up to `limit` requests of that model, first to be served first; [] if none is due.

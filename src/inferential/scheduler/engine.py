@@ -13,7 +13,7 @@ from inferential.scheduler.admission import Admission
 from inferential.scheduler.base import Scheduler
 from inferential.scheduler.outlook import Outlook
 from inferential.scheduler.profile import Profiles
-from inferential.scheduler.request import InferenceRequest
+from inferential.scheduler.request import InferenceRequest, RequestState
 from inferential.scheduler.running import Batch, Capacity, Running
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Engine:
         self._capacity = capacity
         self._running = Running(capacity, self.profiles)
         self._admission = Admission(config, scheduler, self._running)
+        self._newcomer: InferenceRequest | None = None  # offered, and seen by nobody yet
         self._last: dict[str, str] = {}  # by device, the model that had it last
 
     @property
@@ -57,7 +58,10 @@ class Engine:
 
     def waiting(self, model_id: str | None = None) -> int:
         """How many requests wait, for one model or for all."""
-        return len(self._admission) if model_id is None else self._admission.waiting(model_id)
+        newcomer = self._newcomer
+        if model_id is None:
+            return len(self._admission) + (newcomer is not None)
+        return self._admission.waiting(model_id) + (newcomer is not None and newcomer.model_id == model_id)
 
     def running(self) -> list[InferenceRequest]:
         """The requests that are dispatched."""
@@ -77,14 +81,46 @@ class Engine:
 
     def offer(self, request: InferenceRequest, now: float) -> None:
         """A request came in."""
+        if self._newcomer is None and self._admission.stands_alone(request):
+            self._newcomer = request  # until `work`: others may come with it, and share its batch
+            return
         self._running.look_anew()
+        self._enter_newcomer(now)
         self._admission.offer(request, now)
+
+    def _enter_newcomer(self, now: float) -> None:
+        if self._newcomer is not None:
+            newcomer, self._newcomer = self._newcomer, None
+            self._admission.offer(newcomer, now)
+
+    def _straight(self, now: float) -> Batch | None:
+        """The call of a newcomer that came alone, to a model that is free and that nobody waits for.
+
+        It is what the queue would give, without the way through its tables, which takes longer than all the rest of a
+        small request.
+        """
+        request = self._newcomer
+        if request is None or self._capacity(request.model_id).device is not None:
+            return None
+        slot = self._running.free(request.model_id)
+        if slot is None:
+            return None
+        self._newcomer = None
+        request.move(RequestState.QUEUED)
+        request.move(RequestState.DISPATCHED)
+        batch = Batch(request.model_id, [request], slot.replica, now)
+        self._running.begin(batch, None)
+        return batch
 
     def work(self, now: float) -> list[Batch]:
         """What is to be dispatched now."""
         self._running.look_anew()
+        straight = self._straight(now)
+        batches: list[Batch] = [] if straight is None else [straight]
+        self._enter_newcomer(now)
+        if not len(self._admission):
+            return batches
         self._admission.give_up(now)
-        batches: list[Batch] = []
         shared: dict[str, list[str]] = {}
         for model_id in self._admission.models():
             device = self._capacity(model_id).device
@@ -132,15 +168,21 @@ class Engine:
 
     def retry(self, request: InferenceRequest, now: float) -> None:
         """A dispatched request is to be tried again."""
+        self._enter_newcomer(now)
         request.retry_count += 1
         self._admission.retry(request, now)
 
     def expire(self, now: float) -> None:
         """Time went by."""
+        self._enter_newcomer(now)
         self._admission.expire(now)
 
     def wake_at(self) -> float | None:
         """When to call `expire` and `work` next if nothing else happens; None: no need."""
+        if self._newcomer is not None:  # nobody called `work` since
+            self._enter_newcomer(self._newcomer.received_at)
+        if not len(self._admission):
+            return None
         self._running.look_anew()
         times = [at for model_id in self._admission.models() if (at := self._ready_at(model_id)) is not None]
         times.extend(at for at in (self._admission.expires_at(), self._admission.gives_up_at()) if at is not None)
@@ -156,12 +198,15 @@ class Engine:
 
     def client_gone(self, client_id: str, now: float) -> None:
         """A client will read no more answers: what it has waiting goes."""
+        self._enter_newcomer(now)
         self._admission.forget(client_id, now)
 
     def swap(self, config: SchedulingConfig, scheduler: Scheduler, now: float) -> None:
         """Another strategy takes over, with all that waits."""
+        self._enter_newcomer(now)
         self._admission.swap(config, scheduler, now)
 
     def clear(self, reason: str, cause: str, now: float) -> None:
         """Refuses all that waits."""
+        self._enter_newcomer(now)
         self._admission.clear(reason, cause, now)

@@ -34,6 +34,7 @@ class ScoredScheduler(QueueScheduler[ScoredLane]):
         policy = get_policy(name)
         if policy is None:
             raise ValueError(f"Unknown policy '{name}'. Known: {', '.join(policy_names()) or 'none'}")
+        self.holds_back = True  # a policy is to see every request
         self._policy = GuardedPolicy(name, policy, self._weights)
         now = time.monotonic()
         self._lanes = {model_id: self.new_lane() for model_id in self._lanes}

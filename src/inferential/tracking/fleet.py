@@ -26,7 +26,7 @@ REMEMBERED_DEPARTED = 64
 _MIN_CONFIDENCE = 0.3  # below it a rhythm is not known well enough to call anybody late
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Sighting:
     """What an observation told of its client.
 

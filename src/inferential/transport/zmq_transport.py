@@ -107,7 +107,7 @@ class ZmqTransport:
             self._discard(identity)
         if len(frames) != _FRAMES - 1 or len(frames[0]):
             raise MalformedMessage(identity, f"expected frames [empty, envelope, payload], got {len(frames)} of them")
-        return IncomingObservation(identity, frames[1].buffer, frames[2].buffer, time.monotonic())
+        return IncomingObservation(identity, frames[1].bytes, frames[2].buffer, time.monotonic())
 
     def _discard(self, identity: bytes) -> None:
         self._discarding = identity
