@@ -108,8 +108,9 @@ class Server:
         self._stop = asyncio.Event()
         self._idle = asyncio.Event()
         self._draining = False
-        self._calls: set[asyncio.Task[None]] = set()
+        self._calls: dict[Batch, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0  # in the loop's time
 
     # What users see
 
@@ -292,9 +293,10 @@ class Server:
         self._tell_ended()
         for request in self._engine.running():
             self._open.delivery.refuse(request, _DRAINING)
-        for call in self._calls:
+        calls = list(self._calls.values())
+        for call in calls:
             call.cancel()
-        await asyncio.gather(*self._calls, return_exceptions=True)
+        await asyncio.gather(*calls, return_exceptions=True)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -404,9 +406,7 @@ class Server:
         for batch in self._engine.work(now):
             self._recorder.dispatched(batch.model_id, batch.requests, self._engine.waiting(batch.model_id), now)
             self._history.began(batch)
-            call = on.loop.create_task(self._run(batch, on.delivery))
-            self._calls.add(call)
-            call.add_done_callback(self._calls.discard)
+            self._calls[batch] = on.loop.create_task(self._run(batch, on.delivery))
         self._tell_ended()
         if self._draining and not self._engine.waiting() and not self._engine.running():
             self._idle.set()
@@ -422,16 +422,23 @@ class Server:
             refusal = Refusal(RefusalKind.MODEL_FAILED, f"the backend failed: {error}", type(error).__name__)
             results = [DispatchResult(request, 0.0, refusal=refusal) for request in batch.requests]
         finally:
-            now, succeeded = time.monotonic(), any(result.refusal is None for result in results)
-            self._engine.finished(batch, now, measured=succeeded)
-            self._history.ended(batch, now, ok=succeeded)
+            now = time.monotonic()
+            try:
+                self._settle_all(batch, results, delivery)  # first of all: robots wait for it
+            finally:
+                succeeded = any(result.refusal is None for result in results)
+                del self._calls[batch]
+                self._engine.finished(batch, now, measured=succeeded)
+                self._history.ended(batch, now, ok=succeeded)
+        if self._draining or self._engine.waiting():
+            self._work()
+
+    def _settle_all(self, batch: Batch, results: list[DispatchResult], delivery: Delivery) -> None:
         for result in results:
             self._settle(result, delivery)
         for request in batch.requests:
             if request.state is RequestState.DISPATCHED:
                 delivery.refuse(request, Refusal(RefusalKind.MODEL_FAILED, "the backend gave no result", "no_result"))
-        if self._draining or self._engine.waiting():
-            self._work()
 
     def _settle(self, result: DispatchResult, delivery: Delivery) -> None:
         request = result.request
@@ -479,10 +486,10 @@ class Server:
             return
         at = max(min(times) - now, 0.0) + loop.time()
         if self._timer is not None:
-            if self._timer.when() <= at:
+            if self._timer_at <= at:
                 return  # it rings first, finds nothing, and is set anew
             self._timer.cancel()
-        self._timer = loop.call_at(at, self._on_timer)
+        self._timer, self._timer_at = loop.call_at(at, self._on_timer), at
 
     def _on_timer(self) -> None:
         self._timer = None

@@ -7,8 +7,9 @@ others what comes. There is no thread of our own: a robot with one control loop 
 
 from __future__ import annotations
 
+import math
 import os
-import selectors
+import select
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -67,9 +68,9 @@ class Connection:
         self._flowing = True
         self._woken = False
         self._wake_read, self._wake_write = os.pipe()
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(int(self._socket.getsockopt(zmq.FD)), selectors.EVENT_READ)
-        self._selector.register(self._wake_read, selectors.EVENT_READ)
+        self._poll = select.poll()
+        self._poll.register(int(self._socket.getsockopt(zmq.FD)), select.POLLIN)
+        self._poll.register(self._wake_read, select.POLLIN)
 
     @property
     def client_id(self) -> str:
@@ -122,7 +123,6 @@ class Connection:
             while self._leading:
                 self._wake()
                 self._arrived.wait(0.1)
-            self._selector.close()
             self._socket.close(linger=0)
             os.close(self._wake_read)
             os.close(self._wake_write)
@@ -189,7 +189,7 @@ class Connection:
         self._leading = True
         self._lock.release()
         try:
-            self._selector.select(timeout_s)
+            self._poll.poll(math.ceil(timeout_s * 1e3))
         finally:
             self._lock.acquire()
             self._leading = False

@@ -6,6 +6,8 @@ It waits for nothing: `client.sync` and `client.aio` each wait in their own way.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 import zmq
 
@@ -18,6 +20,13 @@ RECV_HWM = 1000
 # A robot that drove out of reach notices within seconds, not when TCP gives up after minutes.
 HEARTBEAT_IVL_MS = 1000
 HEARTBEAT_TIMEOUT_MS = 5000
+# What zmq.Socket adds around these (options as enums, trackers) costs more than the calls themselves.
+_send: Callable[..., Any] = zmq.backend.Socket.send
+_recv: Callable[..., Any] = zmq.backend.Socket.recv
+_get: Callable[..., Any] = zmq.backend.Socket.get
+_EVENTS, _POLLIN, _POLLOUT = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.POLLOUT)
+_NOBLOCK, _NOBLOCK_MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
+
 COPY_LIMIT_BYTES = 64 * 1024  # below it a copy is cheaper than keeping the sender's memory alive
 
 
@@ -82,7 +91,9 @@ def send(socket: zmq.Socket[bytes], session: Session, mailbox: Mailbox, request_
 def try_send(socket: zmq.Socket[bytes], frames: Frames) -> bool:
     """Whether the socket took the message."""
     try:
-        socket.send_multipart(frames, zmq.NOBLOCK, copy=len(frames[2]) < COPY_LIMIT_BYTES)
+        _send(socket, b"", _NOBLOCK_MORE)
+        _send(socket, frames[1], _NOBLOCK_MORE)
+        _send(socket, frames[2], _NOBLOCK, len(frames[2]) < COPY_LIMIT_BYTES)
     except zmq.Again:
         return False
     return True
@@ -96,10 +107,12 @@ def pump(socket: zmq.Socket[bytes], session: Session) -> int:
     """
     read = 0
     while True:
-        events = int(socket.getsockopt(zmq.EVENTS))
-        sent = bool(events & zmq.POLLOUT) and _send_unsent(socket, session)
-        if events & zmq.POLLIN:
-            received: list[zmq.Frame] = socket.recv_multipart(zmq.NOBLOCK, copy=False)
+        events = _get(socket, _EVENTS)
+        sent = session.has_unsent and bool(events & _POLLOUT) and _send_unsent(socket, session)
+        if events & _POLLIN:
+            received = [_recv(socket, _NOBLOCK, False)]
+            while received[-1].more:
+                received.append(_recv(socket, _NOBLOCK, False))
             read += 1
             if len(received) == 3:
                 session.receive(received[1].bytes, received[2].buffer, time.monotonic())

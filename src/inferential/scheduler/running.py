@@ -53,8 +53,7 @@ class Batch:
 class _Calls:
     """The calls of one model, by replica."""
 
-    by_replica: dict[str, dict[Batch, float]] = field(default_factory=dict)
-    """Of each call when it is expected to end."""
+    by_replica: dict[str, dict[Batch, None]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return sum(map(len, self.by_replica.values()))
@@ -104,8 +103,7 @@ class Running:
         """A call was dispatched."""
         self._room_changed()
         calls = self._models.setdefault(batch.model_id, _Calls())
-        latency_s = self._profile(batch).typical(len(batch.requests))
-        calls.by_replica.setdefault(batch.replica, {})[batch] = batch.started_at + latency_s
+        calls.by_replica.setdefault(batch.replica, {})[batch] = None
         if device is not None:
             self._devices[device] = batch
 
@@ -160,7 +158,7 @@ class Running:
                 free_at = math.inf
             elif ends is not None and len(ends) >= capacity.max_inflight:
                 # Of more calls than it may run (there were more replicas or slots before) enough must end.
-                free_at = max(free_at, sorted(ends.values())[len(ends) - capacity.max_inflight])
+                free_at = max(free_at, sorted(map(self._ends_at, ends))[len(ends) - capacity.max_inflight])
             found.append(Slot(model_id, replica, capacity.max_batch_size, self.profiles.of(model_id, replica), free_at))
         return found
 
@@ -180,7 +178,11 @@ class Running:
         batch = self._devices.get(device)
         if batch is None:
             return -math.inf
-        return self._models[batch.model_id].by_replica[batch.replica][batch]
+        return self._ends_at(batch)
+
+    def _ends_at(self, batch: Batch) -> float:
+        """When a call is expected to end."""
+        return batch.started_at + self._profile(batch).typical(len(batch.requests))
 
     def _profile(self, batch: Batch) -> LatencyProfile:
         return self.profiles.of(batch.model_id, batch.replica)

@@ -13,7 +13,8 @@ import asyncio
 import errno
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import zmq
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 COPY_LIMIT_BYTES = 64 * 1024  # below it a copy is cheaper than keeping the sender's memory alive
 LINGER_MS = 500
 """On close, how long answers that are on their way may still take."""
+_POLLIN, _NOBLOCK, _NOBLOCK_MORE = int(zmq.POLLIN), int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 _FRAMES = 4  # identity, empty, envelope, payload
 _DISCARD_AT_ONCE = 64  # frames of an endless message that are thrown away in one go, others' messages between
 
@@ -66,6 +68,10 @@ class ZmqTransport:
             self._context.term()
             raise OSError(error.errno, f"transport.bind: cannot listen on {config.bind!r}: {error.strerror}") from error
         self._fd = int(self._socket.getsockopt(zmq.FD))
+        # What zmq.Socket adds around these (options as enums, trackers, groups) costs more than the calls themselves.
+        self._recv: Callable[..., Any] = partial(zmq.backend.Socket.recv, self._socket)
+        self._send = partial(zmq.backend.Socket.send, self._socket)
+        self._events: Callable[[], Any] = partial(zmq.backend.Socket.get, self._socket, int(zmq.EVENTS))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_readable: Callable[[], None] | None = None
         self._arrived: asyncio.Event | None = None
@@ -93,14 +99,13 @@ class ZmqTransport:
         """
         if self._discarding is not None:
             self._discard(self._discarding)
-        try:
-            identity = self._socket.recv(zmq.NOBLOCK)
-        except zmq.Again:
+        if not self._events() & _POLLIN:  # asking is cheaper than an exception
             return None
+        identity = self._recv(_NOBLOCK)
         frames: list[zmq.Frame] = []
         more = True
         while more and len(frames) < _FRAMES:
-            frame = self._socket.recv(zmq.NOBLOCK, copy=False)
+            frame = self._recv(_NOBLOCK, False)
             frames.append(frame)
             more = frame.more
         if more:
@@ -124,11 +129,11 @@ class ZmqTransport:
             OSError: (zmq.ZMQError) the client is gone, or does not read and `send_hwm` messages wait for it.
         """
         try:
-            self._socket.send_multipart(
-                (response.identity, b"", response.envelope, response.payload),
-                zmq.NOBLOCK,
-                copy=len(response.payload) < COPY_LIMIT_BYTES,
-            )
+            send = self._send
+            send(response.identity, _NOBLOCK_MORE)
+            send(b"", _NOBLOCK_MORE)
+            send(response.envelope, _NOBLOCK_MORE)
+            send(response.payload, _NOBLOCK, len(response.payload) < COPY_LIMIT_BYTES)
         except zmq.ZMQError as error:
             raise OSError(error.errno, error.strerror) from error
         finally:
@@ -138,7 +143,7 @@ class ZmqTransport:
         """Calls `on_readable` soon if sending consumed the signal that something came."""
         if self._loop is None or self._look_again or self._socket.closed:
             return
-        if not int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        if not self._events() & _POLLIN:
             return
         self._look_again = True
         self._loop.call_soon(self._readable_after_all)
