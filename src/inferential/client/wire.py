@@ -27,7 +27,7 @@ _get: Callable[..., Any] = zmq.backend.Socket.get
 _EVENTS, _POLLIN, _POLLOUT = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.POLLOUT)
 _NOBLOCK, _NOBLOCK_MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 
-COPY_LIMIT_BYTES = 64 * 1024  # below it a copy is cheaper than keeping the sender's memory alive
+COPY_LIMIT_BYTES = 256 * 1024  # below it a copy is cheaper than keeping the sender's memory alive
 
 
 def normalize_address(server: str) -> str:

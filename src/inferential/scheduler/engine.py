@@ -43,7 +43,9 @@ class Engine:
         self._capacity = capacity
         self._running = Running(capacity, self.profiles)
         self._admission = Admission(config, scheduler, self._running)
-        self._newcomer: InferenceRequest | None = None  # offered, and seen by nobody yet
+        # Offered, of models that nobody waited for, and seen by nobody yet; by model and client.
+        self._newcomers: dict[str, dict[str, InferenceRequest]] = {}
+        self._newcomer_count = 0
         self._last: dict[str, str] = {}  # by device, the model that had it last
 
     @property
@@ -58,10 +60,9 @@ class Engine:
 
     def waiting(self, model_id: str | None = None) -> int:
         """How many requests wait, for one model or for all."""
-        newcomer = self._newcomer
         if model_id is None:
-            return len(self._admission) + (newcomer is not None)
-        return self._admission.waiting(model_id) + (newcomer is not None and newcomer.model_id == model_id)
+            return len(self._admission) + self._newcomer_count
+        return self._admission.waiting(model_id) + len(self._newcomers.get(model_id, ()))
 
     def running(self) -> list[InferenceRequest]:
         """The requests that are dispatched."""
@@ -81,43 +82,57 @@ class Engine:
 
     def offer(self, request: InferenceRequest, now: float) -> None:
         """A request came in."""
-        if self._newcomer is None and self._admission.stands_alone(request):
-            self._newcomer = request  # until `work`: others may come with it, and share its batch
+        group = self._newcomers.get(request.model_id)
+        if group is None:
+            if self._admission.stands_alone(request):
+                self._newcomers[request.model_id] = {request.client_id: request}  # until `work`: others may follow
+                self._newcomer_count += 1
+                return
+        elif request.client_id not in group:
+            group[request.client_id] = request
+            self._newcomer_count += 1
             return
         self._running.look_anew()
-        self._enter_newcomer(now)
+        self._enter_newcomers(now)
         self._admission.offer(request, now)
 
-    def _enter_newcomer(self, now: float) -> None:
-        if self._newcomer is not None:
-            newcomer, self._newcomer = self._newcomer, None
-            self._admission.offer(newcomer, now)
+    def _enter_newcomers(self, now: float) -> None:
+        if not self._newcomers:
+            return
+        groups, self._newcomers, self._newcomer_count = self._newcomers, {}, 0
+        for group in groups.values():
+            for request in group.values():
+                self._admission.offer(request, now)
 
-    def _straight(self, now: float) -> Batch | None:
-        """The call of a newcomer that came alone, to a model that is free and that nobody waits for.
+    def _straight(self, now: float) -> list[Batch]:
+        """Calls of newcomers that one free replica takes all at once, of models that nobody waits for.
 
-        It is what the queue would give, without the way through its tables, which takes longer than all the rest of a
-        small request.
+        They are what the queue would give, without the way through its tables, which takes longer than all the rest of
+        a small request.
         """
-        request = self._newcomer
-        if request is None or self._capacity(request.model_id).device is not None:
-            return None
-        slot = self._running.free(request.model_id)
-        if slot is None:
-            return None
-        self._newcomer = None
-        request.move(RequestState.QUEUED)
-        request.move(RequestState.DISPATCHED)
-        batch = Batch(request.model_id, [request], slot.replica, now)
-        self._running.begin(batch, None)
-        return batch
+        batches = []
+        for model_id, group in list(self._newcomers.items()):
+            if self._capacity(model_id).device is not None:
+                continue
+            slot = self._running.free(model_id)
+            if slot is None or len(group) > slot.max_batch_size:
+                continue
+            del self._newcomers[model_id]
+            self._newcomer_count -= len(group)
+            requests = list(group.values())
+            for request in requests:
+                request.move(RequestState.QUEUED)
+                request.move(RequestState.DISPATCHED)
+            batch = Batch(model_id, requests, slot.replica, now)
+            self._running.begin(batch, None)
+            batches.append(batch)
+        return batches
 
     def work(self, now: float) -> list[Batch]:
         """What is to be dispatched now."""
         self._running.look_anew()
-        straight = self._straight(now)
-        batches: list[Batch] = [] if straight is None else [straight]
-        self._enter_newcomer(now)
+        batches = self._straight(now) if self._newcomers else []
+        self._enter_newcomers(now)
         if not len(self._admission):
             return batches
         self._admission.give_up(now)
@@ -168,19 +183,19 @@ class Engine:
 
     def retry(self, request: InferenceRequest, now: float) -> None:
         """A dispatched request is to be tried again."""
-        self._enter_newcomer(now)
+        self._enter_newcomers(now)
         request.retry_count += 1
         self._admission.retry(request, now)
 
     def expire(self, now: float) -> None:
         """Time went by."""
-        self._enter_newcomer(now)
+        self._enter_newcomers(now)
         self._admission.expire(now)
 
     def wake_at(self) -> float | None:
         """When to call `expire` and `work` next if nothing else happens; None: no need."""
-        if self._newcomer is not None:  # nobody called `work` since
-            self._enter_newcomer(self._newcomer.received_at)
+        if self._newcomers:  # nobody called `work` since
+            self._enter_newcomers(next(iter(next(iter(self._newcomers.values())).values())).received_at)
         if not len(self._admission):
             return None
         self._running.look_anew()
@@ -198,15 +213,15 @@ class Engine:
 
     def client_gone(self, client_id: str, now: float) -> None:
         """A client will read no more answers: what it has waiting goes."""
-        self._enter_newcomer(now)
+        self._enter_newcomers(now)
         self._admission.forget(client_id, now)
 
     def swap(self, config: SchedulingConfig, scheduler: Scheduler, now: float) -> None:
         """Another strategy takes over, with all that waits."""
-        self._enter_newcomer(now)
+        self._enter_newcomers(now)
         self._admission.swap(config, scheduler, now)
 
     def clear(self, reason: str, cause: str, now: float) -> None:
         """Refuses all that waits."""
-        self._enter_newcomer(now)
+        self._enter_newcomers(now)
         self._admission.clear(reason, cause, now)

@@ -34,13 +34,23 @@ _CONFIDENT_AFTER = 10
 
 
 @dataclass(slots=True)
-class _Rhythm:
+class Rhythm:
+    """Of one client and model: when it last asked, its learned period, and from how many intervals that is.
+
+    Times in seconds.
+    """
+
     last: float
     period: float = math.nan
     intervals: int = 0
     regular: int = 0  # in a row; the count of outliers in a row is in the next two
     long: int = 0
     short: int = 0
+
+    @property
+    def confidence(self) -> float:
+        """0 to 1, which it is after ten intervals."""
+        return min(self.intervals / _CONFIDENT_AFTER, 1.0)
 
     def learn(self, interval: float, alpha: float) -> None:
         """Takes an interval in, by the table above."""
@@ -78,7 +88,7 @@ class CadenceTracker:
     def __init__(self, alpha: float = 0.3, overdue_multiplier: float = 1.5) -> None:
         self.alpha = alpha
         self.overdue_multiplier = overdue_multiplier
-        self._clients: dict[str, dict[str, _Rhythm]] = {}
+        self._clients: dict[str, dict[str, Rhythm]] = {}
 
     def on_request(self, client_id: str, model_id: str = "", now: float | None = None) -> float | None:
         """Notes a request; gives the seconds since the one before, None for the first."""
@@ -90,7 +100,7 @@ class CadenceTracker:
         if rhythm is None:
             if len(models) >= MAX_MODELS:
                 del models[next(iter(models))]
-            models[model_id] = _Rhythm(now)
+            models[model_id] = Rhythm(now)
             return None
         interval = now - rhythm.last
         rhythm.last = now
@@ -99,7 +109,7 @@ class CadenceTracker:
 
     def time_until_next(self, client_id: str, model_id: str = "", now: float | None = None) -> float:
         """Seconds until the next request is due, negative when it is overdue; 0 while the rhythm is unknown."""
-        rhythm = self._known(client_id, model_id)
+        rhythm = self.rhythm(client_id, model_id)
         if rhythm is None:
             return 0.0
         return rhythm.period - ((time.monotonic() if now is None else now) - rhythm.last)
@@ -115,13 +125,13 @@ class CadenceTracker:
 
     def learned_cadence(self, client_id: str, model_id: str = "") -> float | None:
         """The learned period in seconds; None before the second request."""
-        rhythm = self._known(client_id, model_id)
+        rhythm = self.rhythm(client_id, model_id)
         return None if rhythm is None else rhythm.period
 
     def confidence(self, client_id: str, model_id: str = "") -> float:
         """0 before the second request, rising to 1 after ten intervals."""
-        rhythm = self._known(client_id, model_id)
-        return 0.0 if rhythm is None else min(rhythm.intervals / _CONFIDENT_AFTER, 1.0)
+        rhythm = self.rhythm(client_id, model_id)
+        return 0.0 if rhythm is None else rhythm.confidence
 
     def models(self, client_id: str) -> list[str]:
         """The models that a client has asked."""
@@ -129,13 +139,14 @@ class CadenceTracker:
 
     def overdue_from(self, client_id: str, model_id: str = "") -> float:
         """The instant of `time.monotonic()` from which `is_overdue`; infinite while the rhythm is unknown."""
-        rhythm = self._known(client_id, model_id)
+        rhythm = self.rhythm(client_id, model_id)
         return math.inf if rhythm is None else rhythm.last + rhythm.period * self.overdue_multiplier
 
     def forget(self, client_id: str) -> None:
         """Drops all that is known of a client."""
         self._clients.pop(client_id, None)
 
-    def _known(self, client_id: str, model_id: str) -> _Rhythm | None:
+    def rhythm(self, client_id: str, model_id: str) -> Rhythm | None:
+        """What is known of a client's rhythm; None before its second request."""
         rhythm = self._clients.get(client_id, {}).get(model_id)
         return rhythm if rhythm is not None and rhythm.intervals else None

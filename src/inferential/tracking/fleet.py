@@ -112,7 +112,8 @@ class Fleet:
         control_period_s: float | None = None,
     ) -> Sighting:
         """Notes an observation."""
-        before = self.cadence.learned_cadence(client_id, model_id)
+        rhythm = self.cadence.rhythm(client_id, model_id)
+        before = None if rhythm is None else rhythm.period
         is_new = self.registry.on_observation(client_id, model_id, client_type, identity, now)
         if is_new:
             self.departed.pop(client_id, None)
@@ -124,7 +125,9 @@ class Fleet:
         if self._next_sweep_at is None:
             self._next_sweep_at = now + self._sweep_s()
         self._quiet_until[client_id] = self._next_look(client_id, now)
-        learned = self.cadence.learned_cadence(client_id, model_id)
+        rhythm = rhythm or self.cadence.rhythm(client_id, model_id)
+        learned = None if rhythm is None else rhythm.period
+        steady = rhythm is not None and rhythm.confidence >= _MIN_CONFIDENCE
         return Sighting(
             is_new=is_new,
             returned=returned,
@@ -132,7 +135,7 @@ class Fleet:
             time_until_next_s=0.0 if learned is None else learned,
             learned_cadence_s=learned,
             cadence_deviation_s=None if before is None or interval is None else interval - before,
-            steady_cadence_s=learned if self._is_steady(client_id, model_id) else None,
+            steady_cadence_s=learned if steady else None,
             runs_out_at=self.runway.on_request(client_id, model_id, steps_remaining, control_period_s, now),
         )
 
@@ -199,17 +202,19 @@ class Fleet:
 
     def _late_from(self, client_id: str, model_id: str) -> float:
         """From when on a client is late for a model, if its rhythm is known well enough to say so."""
-        if not self._is_steady(client_id, model_id):
+        rhythm = self.cadence.rhythm(client_id, model_id)
+        if rhythm is None or rhythm.confidence < _MIN_CONFIDENCE:
             return math.inf
-        return self.cadence.overdue_from(client_id, model_id)
+        return rhythm.last + rhythm.period * self.cadence.overdue_multiplier
 
     def _next_look(self, client_id: str, last_seen: float) -> float:
         """The first instant at which a silent client is late for something it was not late for yet, or gone."""
         told = self._late.get(client_id, ())
-        lates = [
-            self._late_from(client_id, model_id) for model_id in self.cadence.models(client_id) if model_id not in told
-        ]
-        return min([last_seen + self._timeout_s, *lates])
+        until = last_seen + self._timeout_s
+        for model_id in self.cadence.models(client_id):
+            if model_id not in told:
+                until = min(until, self._late_from(client_id, model_id))
+        return until
 
     def _sweep_s(self) -> float:
         return min(SWEEP_S, self._timeout_s / 4)

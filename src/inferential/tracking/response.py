@@ -30,6 +30,8 @@ class ResponseState(enum.Enum):
     INVALIDATED = "invalidated"
     EXPIRED = "expired"
 
+    __hash__ = object.__hash__  # that of Enum is Python, and takes as long as all else that is done with a state
+
 
 _NEXT: dict[ResponseState, frozenset[ResponseState]] = {
     ResponseState.PENDING: frozenset({ResponseState.ISSUED, ResponseState.INVALIDATED, ResponseState.EXPIRED}),

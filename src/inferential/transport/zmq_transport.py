@@ -23,7 +23,7 @@ from inferential.transport.messages import IncomingObservation, OutgoingResponse
 if TYPE_CHECKING:
     from inferential.config.schema import TransportConfig
 
-COPY_LIMIT_BYTES = 64 * 1024  # below it a copy is cheaper than keeping the sender's memory alive
+COPY_LIMIT_BYTES = 256 * 1024  # below it a copy is cheaper than keeping the sender's memory alive
 LINGER_MS = 500
 """On close, how long answers that are on their way may still take."""
 _POLLIN, _NOBLOCK, _NOBLOCK_MORE = int(zmq.POLLIN), int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
