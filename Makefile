@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench bench-schedulers proto clean setup
+.PHONY: demo test lint bench bench-check bench-schedulers proto clean setup
 
 demo: $(READY)  ## a fleet of simulated robots, driven in real time
 	$(BIN)/inferential demo $(ARGS)
@@ -20,6 +20,9 @@ lint: $(READY)  ## style, types and the import table
 
 bench: $(READY)  ## figures of this machine, written to bench/results
 	$(BIN)/python -m bench $(ARGS)
+
+bench-check: $(READY)  ## fails where this tree is slower than the committed figures by more than noise
+	$(BIN)/python -m bench.check
 
 bench-schedulers: $(READY)  ## every strategy in virtual time, against what is possible; draws docs/images/sim-*
 	$(BIN)/python -m bench.schedulers --check $(ARGS)

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from bench.harness import save
 
-NAMES = ("isolation", "churn", "decisions", "schedulers", "closed_loop", "ray")
-SHOW_THEMSELVES = ("schedulers", "closed_loop", "ray")  # with a progress bar and a table of their own
+NAMES = ("overhead", "isolation", "churn", "growth", "opcodes", "decisions", "schedulers", "closed_loop", "ray")
+SHOW_THEMSELVES = ("overhead", "schedulers", "closed_loop", "ray")  # with a progress bar and a table of their own
 
 
 def main() -> None:

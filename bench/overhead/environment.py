@@ -1,0 +1,58 @@
+"""The peers, and the environments they need under .venv/peers, each made once."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+HOME = Path(__file__).parents[2] / ".venv" / "peers"
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One peer.
+
+    Attributes:
+        title: as it is shown.
+        requirements: of an environment of its own; none: it runs in ours.
+        needs: a package that ours must have.
+    """
+
+    title: str
+    requirements: tuple[str, ...] = ()
+    needs: str | None = None
+    environment: str = ""
+
+    def python(self) -> Path:
+        """The interpreter that runs it.
+
+        Raises:
+            RuntimeError: what it needs is not there and cannot be installed.
+        """
+        if self.needs is not None and importlib.util.find_spec(self.needs) is None:
+            raise RuntimeError(f"{self.needs} is not installed")
+        if not self.requirements:
+            return Path(sys.executable)
+        home = HOME / self.environment
+        python, ready = home / "bin" / "python", home / ".ready"
+        if not ready.exists():
+            subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
+            pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *self.requirements]
+            done = subprocess.run(pip, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise RuntimeError(f"cannot install {' '.join(self.requirements)}: {done.stderr[-500:]}")
+            ready.touch()
+        return python
+
+
+PEERS = {
+    "raw": Peer("raw ZeroMQ"),
+    "ours": Peer("Inferential"),
+    "inferential_1_4": Peer("Inferential 1.4.0", ("inferential==1.4.0",), environment="inferential-1.4.0"),
+    "openpi": Peer("openpi websocket", ("openpi-client==0.1.2", "typing_extensions"), environment="openpi-client"),
+    "grpc_echo": Peer("gRPC unary", needs="grpc"),
+    "ray_http": Peer("Ray Serve HTTP", needs="ray"),
+}
