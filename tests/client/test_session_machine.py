@@ -75,8 +75,9 @@ class SessionMachine(RuleBasedStateMachine):
 
     @rule()
     def reach_the_server(self) -> None:
-        while (frames := self.session.next_unsent()) is not None:
-            request_id = Observation.FromString(frames[1]).request_id
+        while (unsent := self.session.next_unsent()) is not None:
+            request_id = Observation.FromString(unsent[1][1]).request_id
+            assert request_id == unsent[0]
             assert request_id not in self.seen, "sent twice"
             assert request_id not in self.abandoned, "sent though nobody waits"
             self.seen.append(request_id)

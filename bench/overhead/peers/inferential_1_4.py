@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+import uuid
 from collections.abc import Callable
 from importlib import metadata
 from typing import Any
@@ -46,7 +47,7 @@ def client(address: str, observation: dict[str, Any]) -> Callable[[], Any]:
     """One connection."""
     from inferential import Connection
 
-    model = Connection(address).model("policy")
+    model = Connection(address, client_id=uuid.uuid4().hex).model("policy")  # it makes up none
 
     def ask() -> Any:
         model.observe(**observation)

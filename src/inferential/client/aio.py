@@ -7,11 +7,10 @@ belongs to one event loop.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
-import zmq
-
-from inferential.client import wire
 from inferential.client.handles import AsyncHandles, AsyncModel
+from inferential.client.servers import open_wire
 from inferential.client.session import Frames, Mailbox
 
 __all__ = ["AsyncConnection", "AsyncModel"]
@@ -26,28 +25,28 @@ class AsyncConnection(AsyncHandles):
 
     def __init__(
         self,
-        server: str = "localhost:5555",
+        server: str | Sequence[str] = "localhost:5555",
         client_id: str | int = "",
         client_type: str = "",
         reconnect_ivl_ms: int = 100,
         reconnect_max_ms: int = 5000,
     ) -> None:
         super().__init__(client_id, client_type)
-        self._socket = wire.open_socket(server, self._session.client_id, reconnect_ivl_ms, reconnect_max_ms)
-        self._fd = int(self._socket.getsockopt(zmq.FD))
+        self._wire = open_wire(server, self._session.client_id, reconnect_ivl_ms, reconnect_max_ms)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def close(self) -> None:
         """Closes the connection; whoever waits in it gets a ConnectionError. Closing twice is fine."""
-        if self._socket.closed:
+        if self._wire.closed:
             return
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.remove_reader(self._fd)
-        self._socket.close(linger=0)
+            for fd in self._wire.fds:
+                self._loop.remove_reader(fd)
+        self._wire.close()
         self._wake_waiters()
 
     def _post(self, mailbox: Mailbox, request_id: int, frames: Frames) -> None:
-        if wire.send(self._socket, self._session, mailbox, request_id, frames):
+        if self._wire.send(self._session, mailbox, request_id, frames):
             self._wake_waiters()
         # The descriptor signals edges, and sending may have consumed one.
         self._pump()
@@ -62,12 +61,13 @@ class AsyncConnection(AsyncHandles):
                 f"the connection of client {self.client_id!r} belongs to another event loop; open one in each"
             )
         self._loop = loop
-        loop.add_reader(self._fd, self._pump)
+        for fd in self._wire.fds:
+            loop.add_reader(fd, self._pump)
 
     def _pump(self) -> None:
-        if wire.pump(self._socket, self._session):
+        if self._wire.pump(self._session):
             self._wake_waiters()
 
     def _check_open(self) -> None:
-        if self._socket.closed:
+        if self._wire.closed:
             raise ConnectionError(f"the connection of client {self.client_id!r} is closed")

@@ -15,7 +15,7 @@ import itertools
 import math
 import secrets
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 from weakref import WeakValueDictionary
@@ -375,15 +375,25 @@ class Session:
             mailbox.unsent_id = request_id
         return ended
 
-    def next_unsent(self) -> Frames | None:
-        """The observation to send next; `sent` says that it is gone."""
-        for _, frames in self._unsent.values():
-            return frames
+    def next_unsent(self) -> tuple[int, Frames] | None:
+        """The observation to send next, with its id; `sent` says that it is gone."""
+        for request_id, (_, frames) in self._unsent.items():
+            return request_id, frames
         return None
 
     def sent(self) -> None:
         """What `next_unsent` gave was sent."""
         self._release(next(iter(self._unsent)))
+
+    def lost(self, request_ids: Iterable[int], reason: str) -> int:
+        """Ends those of the requests that are still open; gives their number."""
+        count = 0
+        for request_id in request_ids:
+            mailbox = self._owners.get(request_id)
+            if mailbox is not None and request_id in mailbox.open:
+                self._end(mailbox, request_id, RequestRejected(reason))
+                count += 1
+        return count
 
     def _release(self, request_id: int) -> None:
         held = self._unsent.pop(request_id, None)

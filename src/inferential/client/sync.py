@@ -12,15 +12,13 @@ import os
 import select
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-import zmq
-
-from inferential.client import wire
 from inferential.client.encoding import EncodingRules
 from inferential.client.result import ClientStats, Result
+from inferential.client.servers import open_wire
 from inferential.client.session import UNTOLD_BUDGET_MS, Handle, LateChoice, Mailbox, Outcome, QueueChoice, Session
 from inferential.errors import InferenceError
 
@@ -40,7 +38,8 @@ class Connection:
     newest 256.
 
     Args:
-        server: HOST:PORT, tcp://HOST:PORT or ipc://PATH.
+        server: HOST:PORT, tcp://HOST:PORT or ipc://PATH; several of them, as a sequence or with commas between, are
+            servers of the same models, of which each robot has its own and goes to another when that one is gone.
         client_id: the robot's name, at most 255 bytes; a unique one is made up where it is empty.
         client_type: what kind of robot it is, for people to read.
         reconnect_ivl_ms: wait before the first attempt to connect again.
@@ -52,14 +51,14 @@ class Connection:
 
     def __init__(
         self,
-        server: str = "localhost:5555",
+        server: str | Sequence[str] = "localhost:5555",
         client_id: str | int = "",
         client_type: str = "",
         reconnect_ivl_ms: int = 100,
         reconnect_max_ms: int = 5000,
     ) -> None:
         self._session = Session(client_id, client_type)
-        self._socket = wire.open_socket(server, self._session.client_id, reconnect_ivl_ms, reconnect_max_ms)
+        self._wire = open_wire(server, self._session.client_id, reconnect_ivl_ms, reconnect_max_ms)
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
         self._leading = False
@@ -69,8 +68,8 @@ class Connection:
         self._woken = False
         self._wake_read, self._wake_write = os.pipe()
         self._poll = select.poll()
-        self._poll.register(int(self._socket.getsockopt(zmq.FD)), select.POLLIN)
-        self._poll.register(self._wake_read, select.POLLIN)
+        for fd in (*self._wire.fds, self._wake_read):
+            self._poll.register(fd, select.POLLIN)
 
     @property
     def client_id(self) -> str:
@@ -123,7 +122,7 @@ class Connection:
             while self._leading:
                 self._wake()
                 self._arrived.wait(0.1)
-            self._socket.close(linger=0)
+            self._wire.close()
             os.close(self._wake_read)
             os.close(self._wake_write)
             self._arrived.notify_all()
@@ -146,15 +145,15 @@ class Connection:
             )
             if not self._reached:
                 self._reached = True
-                self._flowing = bool(self._socket.poll(FIRST_CONNECT_MS, zmq.POLLOUT))
-            news = wire.send(self._socket, self._session, mailbox, request_id, frames)
+                self._flowing = self._wire.wait_writable(FIRST_CONNECT_MS)
+            news = self._wire.send(self._session, mailbox, request_id, frames)
             if self._session.has_unsent and self._flowing:
                 # ZeroMQ's thread empties the socket in a fraction of a millisecond, and nobody may call us before the
                 # next control period: the last of a few observations in a row would wait as long.
-                self._flowing = bool(self._socket.poll(FULL_SOCKET_MS, zmq.POLLOUT))
+                self._flowing = self._wire.wait_writable(FULL_SOCKET_MS)
             # Sending may take the very wake-up that the leader sleeps for: look in its stead.
             if self._leading or self._session.has_unsent:
-                news = wire.pump(self._socket, self._session) > 0 or news
+                news = self._wire.pump(self._session) > 0 or news
             self._flowing = self._flowing or not self._session.has_unsent
             if news:
                 self._hand_out()
@@ -165,7 +164,7 @@ class Connection:
         with self._lock:
             while True:
                 self._check_open()
-                if wire.pump(self._socket, self._session):
+                if self._wire.pump(self._session):
                     self._hand_out()
                 outcome = take()
                 if isinstance(outcome, InferenceError):

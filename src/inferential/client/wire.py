@@ -1,13 +1,13 @@
-"""The DEALER socket of a robot: how it is set up, and how one message enters and leaves it.
+"""The DEALER socket of a robot: how it is set up, and how messages enter and leave it.
 
-It waits for nothing: `client.sync` and `client.aio` each wait in their own way.
+It waits for nothing but the making of a connection: `client.sync` and `client.aio` each wait in their own way.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import zmq
 
@@ -45,8 +45,21 @@ def normalize_address(server: str) -> str:
     return address
 
 
-def open_socket(server: str, client_id: str, reconnect_ivl_ms: int, reconnect_max_ms: int) -> zmq.Socket[bytes]:
+def open_socket(
+    server: str,
+    client_id: str,
+    reconnect_ivl_ms: int,
+    reconnect_max_ms: int,
+    *,
+    heartbeats: tuple[int, int] = (HEARTBEAT_IVL_MS, HEARTBEAT_TIMEOUT_MS),
+    before: Callable[[zmq.Socket[bytes]], None] | None = None,
+) -> zmq.Socket[bytes]:
     """A connecting DEALER socket; the connection itself is made by ZeroMQ's own thread.
+
+    Args:
+        server, client_id, reconnect_ivl_ms, reconnect_max_ms: as of `Connection`.
+        heartbeats: interval and time-out in milliseconds.
+        before: called with the socket before it connects.
 
     Raises:
         ValueError: for an address that ZeroMQ does not understand, or a time that is none.
@@ -64,8 +77,10 @@ def open_socket(server: str, client_id: str, reconnect_ivl_ms: int, reconnect_ma
     socket.setsockopt(zmq.LINGER, 0)
     # Nothing is queued for a server that is away: what was observed then is stale when it comes back.
     socket.setsockopt(zmq.IMMEDIATE, 1)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_IVL_MS)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, heartbeats[0])
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, heartbeats[1])
+    if before is not None:
+        before(socket)
     try:
         socket.connect(address)
     except zmq.ZMQError as error:
@@ -78,14 +93,85 @@ def _bad_address(server: str) -> str:
     return f"server: expected HOST:PORT, tcp://HOST:PORT or ipc://PATH, got {server!r}"
 
 
-def send(socket: zmq.Socket[bytes], session: Session, mailbox: Mailbox, request_id: int, frames: Frames) -> bool:
-    """Sends an observation, or leaves it with the session where the server cannot be reached.
+class Wire(Protocol):
+    """The way to the server, or to one of several."""
 
-    Returns whether an older one ended for it, which somebody may wait for.
+    @property
+    def fds(self) -> list[int]:
+        """Descriptors that become readable when `pump` has something to do; edges, not levels."""
+        ...
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        ...
+
+    def send(self, session: Session, mailbox: Mailbox, request_id: int, frames: Frames) -> bool:
+        """Sends an observation, or leaves it with the session where no server can be reached.
+
+        Returns whether another request ended by it, which somebody may wait for.
+        """
+        ...
+
+    def pump(self, session: Session) -> int:
+        """Sends what waits and reads all that came; gives the number of requests that it ended."""
+        ...
+
+    def wait_writable(self, timeout_ms: int) -> bool:
+        """Waits until a message can be sent; False if that takes longer."""
+        ...
+
+    def close(self) -> None:
+        """Ends the connection."""
+        ...
+
+
+class OneServer:
+    """A socket and its one server.
+
+    Raises:
+        ValueError: as `open_socket`.
     """
-    if session.has_unsent or not try_send(socket, frames):
-        return session.hold(mailbox, request_id, frames)
-    return False
+
+    def __init__(self, server: str, client_id: str, reconnect_ivl_ms: int, reconnect_max_ms: int) -> None:
+        self._socket = open_socket(server, client_id, reconnect_ivl_ms, reconnect_max_ms)
+        self.fds = [int(self._socket.getsockopt(zmq.FD))]
+
+    @property
+    def closed(self) -> bool:
+        return self._socket.closed
+
+    def send(self, session: Session, mailbox: Mailbox, request_id: int, frames: Frames) -> bool:
+        if session.has_unsent or not try_send(self._socket, frames):
+            return session.hold(mailbox, request_id, frames)
+        return False
+
+    def pump(self, session: Session) -> int:
+        read = 0
+        while True:
+            # Asking for the events comes first: it is what makes ZeroMQ look at its mailbox (a send may skip that, and
+            # fail on a connection that has just been made), and it consumes the signal of the descriptor.
+            events = _get(self._socket, _EVENTS)
+            sent = session.has_unsent and bool(events & _POLLOUT) and self._send_unsent(session)
+            if events & _POLLIN:
+                receive(self._socket, session)
+                read += 1
+            elif not sent:
+                return read
+
+    def _send_unsent(self, session: Session) -> bool:
+        """Whether anything that waited was sent."""
+        sent = False
+        while (unsent := session.next_unsent()) is not None and try_send(self._socket, unsent[1]):
+            session.sent()
+            sent = True
+        return sent
+
+    def wait_writable(self, timeout_ms: int) -> bool:
+        return bool(self._socket.poll(timeout_ms, zmq.POLLOUT))
+
+    def close(self) -> None:
+        self._socket.close(linger=0)
 
 
 def try_send(socket: zmq.Socket[bytes], frames: Frames) -> bool:
@@ -99,33 +185,17 @@ def try_send(socket: zmq.Socket[bytes], frames: Frames) -> bool:
     return True
 
 
-def pump(socket: zmq.Socket[bytes], session: Session) -> int:
-    """Sends what waits and reads all that came; gives the number of messages read.
-
-    Asking for the events comes first: it is what makes ZeroMQ look at its mailbox (a send may skip that, and fail on
-    a connection that has just been made), and it consumes the signal of the descriptor.
-    """
-    read = 0
-    while True:
-        events = _get(socket, _EVENTS)
-        sent = session.has_unsent and bool(events & _POLLOUT) and _send_unsent(socket, session)
-        if events & _POLLIN:
-            received = [_recv(socket, _NOBLOCK, False)]
-            while received[-1].more:
-                received.append(_recv(socket, _NOBLOCK, False))
-            read += 1
-            if len(received) == 3:
-                session.receive(received[1].bytes, received[2].buffer, time.monotonic())
-            else:
-                session.stats.unmatched += 1
-        elif not sent:
-            return read
+def receive(socket: zmq.Socket[bytes], session: Session) -> None:
+    """Reads one message that is there."""
+    received = [_recv(socket, _NOBLOCK, False)]
+    while received[-1].more:
+        received.append(_recv(socket, _NOBLOCK, False))
+    if len(received) == 3:
+        session.receive(received[1].bytes, received[2].buffer, time.monotonic())
+    else:
+        session.stats.unmatched += 1
 
 
-def _send_unsent(socket: zmq.Socket[bytes], session: Session) -> bool:
-    """Whether anything that waited was sent."""
-    sent = False
-    while (frames := session.next_unsent()) is not None and try_send(socket, frames):
-        session.sent()
-        sent = True
-    return sent
+def readable(socket: zmq.Socket[bytes]) -> bool:
+    """Whether a message is there."""
+    return bool(_get(socket, _EVENTS) & _POLLIN)
