@@ -183,6 +183,7 @@ class Server:
                 for model_id in sorted(model_ids)
             ],
             batches=self._history.batches(),
+            nodes=list(self._dispatcher.nodes()),
         )
 
     def use_scheduler(self, strategy: str, policy: str | None = None, **options: Any) -> None:

@@ -9,6 +9,7 @@ from collections import deque
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from inferential.dispatch.base import NodeUse
 from inferential.dispatch.health import EndpointHealth
 from inferential.scheduler.engine import Batch, Capacity, Engine
 from inferential.scheduler.profile import Profiles
@@ -147,7 +148,7 @@ class ServerStatus:
         uptime_s: seconds since it started.
         draining: it takes no more requests.
         waiting, in_flight: requests in the queue, requests that run.
-        clients, models, batches: as their types say; batches oldest first.
+        clients, models, batches, nodes: as their types say; batches oldest first, nodes where the backend knows them.
     """
 
     version: str
@@ -160,6 +161,7 @@ class ServerStatus:
     clients: list[ClientStatus]
     models: list[ModelStatus]
     batches: list[BatchStatus]
+    nodes: list[NodeUse]
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON takes it."""

@@ -72,6 +72,14 @@ def test_the_line_tells_address_strategy_and_models(start: Start, place: Path) -
     assert process.stdout.readline() == "listening on ipc://robots.sock, strategy priority_tiered, models: a, b\n"
 
 
+def test_several_servers_need_models_on_ray(start: Start) -> None:
+    process = start("serve", "-m", "arm=policies:echo", "--servers", "2")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert not out
+    assert "--servers: servers share models on Ray Serve, and arm is in the server's own process" in err
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_end_it_well(start: Start, number: signal.Signals) -> None:
     process = start("serve", "-m", "arm=policies:echo", "--bind", "tcp://127.0.0.1:0")

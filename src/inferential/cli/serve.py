@@ -9,9 +9,10 @@ import asyncio
 import contextlib
 import enum
 import logging
-from collections.abc import Mapping
+import signal
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,6 +28,9 @@ from inferential.dispatch.base import Dispatcher
 from inferential.dispatch.local import LocalDispatcher
 from inferential.server import Server
 
+if TYPE_CHECKING:
+    from inferential.cluster import Servers
+
 logger = logging.getLogger("inferential.serve")
 
 EXAMPLES = (
@@ -35,6 +39,7 @@ EXAMPLES = (
     "inferential serve fleet.toml --bind tcp://127.0.0.1:6000",
     "inferential serve fleet.yaml --strategy round_robin --log-level debug",
     "inferential serve --model arm=ray:policy-v2",
+    "inferential serve --model arm=ray:policy-v2 --servers 4",
 )
 
 
@@ -65,6 +70,9 @@ def serve(
     strategy: Annotated[
         str | None, typer.Option(help="Scheduling strategy, see `inferential schedulers`; outranks the file.")
     ] = None,
+    servers: Annotated[
+        int, typer.Option(min=1, help="Servers, each a Ray actor, on ports from that of --bind on; models on Ray only.")
+    ] = 1,
     log_level: Annotated[LogLevel, typer.Option(help="What is logged, to standard error.")] = LogLevel.info,
 ) -> None:
     """Serve models to robots.
@@ -74,7 +82,8 @@ def serve(
     the file too, as models.known.ID.target.
 
     ray:APPLICATION, ray:APPLICATION/DEPLOYMENT or ray:DEPLOYMENT is a model on
-    Ray Serve, which need not be up yet.
+    Ray Serve, which need not be up yet. Robots of several servers are given the
+    printed list of addresses, and spread over them by themselves.
 
     Prints one line when it listens. SIGINT and SIGTERM end it, after it has served what it has.
     """
@@ -86,6 +95,9 @@ def serve(
         loaded = load(config, overrides=overrides, overrides_name=COMMAND_LINE)
     except ConfigError as error:
         raise CliError(str(error)) from error
+    if servers > 1:
+        asyncio.run(_run_servers(_several(loaded, config, servers), watcher))
+        return
     server = _build(loaded, config)
     if watcher is not None:
         watcher.on_reload(lambda new: _take_on(server, new))
@@ -106,7 +118,56 @@ class _AnnouncedServer(Server):
         print(f"listening on {self.address}, strategy {self.config.scheduling.strategy}, models: {models}", flush=True)
 
 
-def _build(loaded: Loaded, path: Path | None) -> Server:
+def _several(loaded: Loaded, path: Path | None, count: int) -> Servers:
+    wanted = _wanted(loaded, path)
+    here = sorted(model_id for model_id, target in wanted.items() if not target.startswith(RAY))
+    if here:
+        raise CliError(
+            f"--servers: servers share models on Ray Serve, and {here[0]} is in the server's own process "
+            f"({wanted[here[0]]}): make it ray:APPLICATION, or start one server"
+        )
+    try:
+        from inferential.cluster import Servers
+    except ModuleNotFoundError as error:
+        raise CliError(f"{error.name} is not installed: pip install 'inferential[server]'") from error
+    try:
+        return Servers(
+            loaded.config, {model_id: target.removeprefix(RAY) for model_id, target in wanted.items()}, count
+        )
+    except ValueError as error:
+        raise CliError(str(error)) from error
+
+
+async def _run_servers(servers: Servers, watcher: ConfigWatcher | None) -> None:
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with _told(servers) as addresses:
+        print(f"{len(addresses)} servers listening on {','.join(addresses)}", flush=True)
+        changes: set[asyncio.Task[None]] = set()
+        if watcher is not None:
+            watcher.on_reload(lambda new: changes.add(loop.create_task(servers.reconfigure(new))))
+        async with _watched(watcher):
+            await stop.wait()
+
+
+@contextlib.asynccontextmanager
+async def _told(servers: Servers) -> AsyncIterator[list[str]]:
+    """The servers, what keeps them from beginning as an error of the command."""
+    try:
+        addresses = await servers.__aenter__()
+    except (OSError, ValueError) as error:
+        raise CliError(str(error)) from error
+    except Exception as error:  # of an actor: Ray puts its traceback around it
+        cause = getattr(error, "cause", None)
+        raise CliError(str(error if cause is None else cause)) from error
+    try:
+        yield addresses
+    finally:
+        await servers.__aexit__()
+
+
+def _wanted(loaded: Loaded, path: Path | None) -> dict[str, str]:
     wanted = targets(loaded.config)
     if not wanted:
         place = f" in {path}" if path is not None else " in a configuration file"
@@ -115,6 +176,11 @@ def _build(loaded: Loaded, path: Path | None) -> Server:
         )
     for model_id in sorted(loaded.config.models.known.keys() - wanted):
         logger.warning("models.known.%s has settings but no target: it is not served", model_id)
+    return wanted
+
+
+def _build(loaded: Loaded, path: Path | None) -> Server:
+    wanted = _wanted(loaded, path)
     dispatcher = _dispatcher(wanted, loaded.config)
     if (problem := strategy_problem(loaded)) is not None:
         raise CliError(str(problem))
@@ -145,10 +211,16 @@ def _dispatcher(wanted: Mapping[str, str], config: InferentialConfig) -> Dispatc
 
 
 async def _run(server: Server, watcher: ConfigWatcher | None) -> None:
+    async with _watched(watcher):
+        await server.run()
+
+
+@contextlib.asynccontextmanager
+async def _watched(watcher: ConfigWatcher | None) -> AsyncIterator[None]:
     watching = None if watcher is None else asyncio.create_task(_watch(watcher))
     await asyncio.sleep(0)  # SIGHUP is handled from here on, before anyone is told that the server listens
     try:
-        await server.run()
+        yield
     finally:
         if watching is not None:
             watching.cancel()

@@ -69,6 +69,27 @@ class Answer:
     model_version: str
 
 
+@dataclass(frozen=True, slots=True)
+class GpuUse:
+    """How busy a GPU is; None where that is not known."""
+
+    index: int
+    name: str
+    utilisation_percent: float | None
+    memory_used_mb: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeUse:
+    """How busy a machine is that replicas run on; None where that is not known."""
+
+    node_id: str
+    address: str
+    cpu_percent: float | None
+    memory_used_mb: float | None
+    gpus: tuple[GpuUse, ...] = ()
+
+
 @dataclass(slots=True)
 class DispatchResult:
     """What became of one request in the backend: frames of a response, or a refusal.
@@ -173,6 +194,10 @@ class Dispatcher(ABC):
     def max_batch_size(self, model_id: str) -> int:
         """How many observations one call of the model takes."""
         return 1
+
+    def nodes(self) -> Sequence[NodeUse]:
+        """How busy the machines are that replicas run on, where the backend knows."""
+        return ()
 
     def endpoint_health(self, model_id: str) -> EndpointHealth | None:
         """How the model has been doing, None before its first call."""

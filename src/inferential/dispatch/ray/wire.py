@@ -29,7 +29,7 @@ from inferential.proto.tensors import Buffer, pack
 
 HELLO, CALL, RESULT, GOODBYE = b"H", b"C", b"R", b"G"
 NO_CALL = bytes(8)
-COPY_LIMIT_BYTES = 64 * 1024  # below it a copy is cheaper than keeping the memory alive until it is sent
+COPY_LIMIT_BYTES = 256 * 1024  # below it a copy is cheaper than keeping the memory alive until it is sent
 _RECEIVE_AT_ONCE = 64
 
 

@@ -1,0 +1,88 @@
+"""Several servers in front of one model, real robots between them, and one of them killed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.dispatch.ray.test_serving import Doubles, deployment
+
+from inferential import AsyncConnection, InferenceError
+from inferential.cluster import Servers
+from inferential.config import InferentialConfig
+
+ray = pytest.importorskip("ray")
+pytestmark = [pytest.mark.slow]
+ROBOTS = 12
+
+
+def config() -> InferentialConfig:
+    return InferentialConfig.model_validate({"transport": {"bind": "tcp://127.0.0.1:0"}, "ray": {"address": "auto"}})
+
+
+async def served(addresses: list[str], clients: int) -> None:
+    """Waits until the model answers through every server."""
+    for address in addresses:
+        async with AsyncConnection(address) as connection, asyncio.timeout(60):
+            while await connection.model("doubles").infer(timeout_ms=2000, state=np.ones(2)) is None:
+                pass
+
+
+async def robot(addresses: list[str], number: int, stop: asyncio.Event) -> Counter[str]:
+    """Closed-loop requests until told to stop; how they ended."""
+    ends: Counter[str] = Counter()
+    async with AsyncConnection(addresses, f"robot-{number}", reconnect_ivl_ms=50) as connection:
+        model = connection.model("doubles", latency_budget_ms=5000.0, queue="all")
+        while not stop.is_set():
+            try:
+                result = await model.infer(timeout_ms=20_000, state=np.full(2, float(number)))
+            except InferenceError as error:
+                ends[type(error).__name__] += 1
+            else:
+                assert result is not None, "a request ended in nothing"
+                assert result["actions"].tolist() == [2.0 * number] * 2
+                ends["result"] += 1
+            await asyncio.sleep(0.005)
+    return ends
+
+
+async def clients_of(actor: Any) -> set[str]:
+    """The robots that a server has."""
+    told = await actor.status.remote()
+    return set() if told is None else {client["client_id"] for client in told["clients"]}
+
+
+async def test_robots_are_spread_over_servers_and_a_killed_one_hands_them_over(cluster: Any, run: Any) -> None:
+    run(deployment(Doubles, replicas=2).bind(), "doubles")
+    servers = Servers(config(), {"doubles": "doubles"}, 2)
+    async with servers as addresses:
+        assert len(set(addresses)) == 2
+        await served(addresses, ROBOTS)
+        stop = asyncio.Event()
+        robots = [asyncio.create_task(robot(addresses, number, stop)) for number in range(ROBOTS)]
+        names = {f"robot-{number}" for number in range(ROBOTS)}
+        async with asyncio.timeout(30):
+            while True:
+                spread = [names & await clients_of(actor) for actor in servers.actors]
+                if set.union(*spread) == names and all(len(some) >= 2 for some in spread):
+                    break
+                await asyncio.sleep(0.05)
+
+        pid = await servers.actors[0].__ray_call__.remote(lambda actor: os.getpid())
+        os.kill(pid, signal.SIGKILL)
+        async with asyncio.timeout(30):
+            while not names <= (await clients_of(servers.actors[1])):  # noqa: ASYNC110 (nothing tells of it)
+                await asyncio.sleep(0.02)
+        async with asyncio.timeout(60):  # Ray begins it again, and its robots come back
+            while len(names & await clients_of(servers.actors[0])) < 2:  # noqa: ASYNC110 (nothing tells of it)
+                await asyncio.sleep(0.1)
+        stop.set()
+        ends = sum(await asyncio.gather(*robots), Counter())
+    assert ends["result"] > 100
+    assert set(ends) <= {"result", "RequestRejected"}
+    assert ends["RequestRejected"] <= 2 * ROBOTS  # what was in flight, and at most once more
