@@ -141,7 +141,7 @@ class Servers:
 
     async def reconfigure(self, config: InferentialConfig) -> None:
         """Has each take on another configuration; what cannot change while it runs is left as it is."""
-        told = config.model_dump(mode="json")
+        told = config.model_dump(mode="json", exclude={"gateways", "http"})
         await asyncio.gather(*(actor.reconfigure.remote(told) for actor in self._actors))
 
     async def status(self) -> list[dict[str, Any] | None]:
@@ -149,7 +149,7 @@ class Servers:
         return list(await asyncio.gather(*(actor.status.remote() for actor in self._actors)))
 
     def _told(self, bind: str) -> dict[str, Any]:
-        told: dict[str, Any] = self._config.model_dump(mode="json")
+        told: dict[str, Any] = self._config.model_dump(mode="json", exclude={"gateways", "http"})
         told["transport"]["bind"] = bind
         return told
 

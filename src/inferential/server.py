@@ -219,6 +219,7 @@ class Server:
         self._configured_scheduling = config.scheduling.model_copy(deep=True)
         self._config.transport = old.transport
         self._config.ray = old.ray
+        self._config.gateways, self._config.http = old.gateways, old.http
         self._capacities.clear()
         self._reception = Reception(self._config, self._fleet.owner, self._model_ids)
         self._fleet.configure(self._config.response_tracking)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from inferential.client.handles import AsyncHandles
+from inferential.client.handles import AsyncHandles, AsyncModel
+from inferential.client.result import Result
 from inferential.client.session import Frames, Mailbox
 from inferential.proto.tensors import Buffer
 from inferential.transport.messages import IncomingObservation
@@ -69,6 +71,14 @@ class InProcessConnection(AsyncHandles):
         self._visits.leave(self._identity)
         self._identity = None
         self._wake_waiters()
+
+    async def infer(self, model: AsyncModel, values: Mapping[str, Any], timeout_ms: float) -> Result | None:
+        """As `AsyncModel.infer`, for values whose keys are not ours to choose."""
+        request_id = self._observe(model._mailbox, values, True, urgency=0.0, steps_remaining=None, priority=None)
+        try:
+            return await self._wait(lambda: model._mailbox.take_kept(request_id), timeout_ms)
+        finally:
+            self._session.abandon(model._mailbox, request_id)
 
     def _post(self, mailbox: Mailbox, request_id: int, frames: Frames) -> None:
         assert self._identity is not None

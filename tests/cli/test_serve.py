@@ -193,8 +193,8 @@ def test_settings_without_a_target_are_told(start: Start, place: Path) -> None:
         (("-m", "a=policies:echo", "-m", "a=policies:make"), "--model: 'a' is given twice"),
         (
             ("-m", "arm=policies"),
-            "models.known.arm.target: expected module:object, or ray:application or null, got 'policies' "
-            "(command line)",
+            "models.known.arm.target: expected module:object, ray:application, or openpi://HOST:PORT or null, "
+            "got 'policies' (command line)",
         ),
         (
             ("-m", "arm=policies:Doubler", "-m", "leg=ray:leg"),

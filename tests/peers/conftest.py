@@ -11,7 +11,7 @@ import pytest
 PEERS = Path(__file__).parents[2] / ".venv" / "peers"
 
 
-def _python_of(name: str, *requirements: str) -> Path:
+def python_of(name: str, *requirements: str) -> Path:
     home = PEERS / name
     python = home / "bin" / "python"
     ready = home / ".ready"
@@ -28,4 +28,4 @@ def _python_of(name: str, *requirements: str) -> Path:
 @pytest.fixture(scope="session")
 def inferential_1_4() -> Path:
     """The Python interpreter of an environment with inferential 1.4.0 from PyPI."""
-    return _python_of("inferential-1.4.0", "inferential==1.4.0")
+    return python_of("inferential-1.4.0", "inferential==1.4.0")

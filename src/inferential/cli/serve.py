@@ -105,7 +105,11 @@ def serve(
 
 
 class _AnnouncedServer(Server):
-    """A server that prints a line when it listens."""
+    """A server that prints a line when it listens, and one for each gateway that listens with it."""
+
+    def __init__(self, config: InferentialConfig, dispatcher: Dispatcher) -> None:
+        super().__init__(config=config, dispatcher=dispatcher)
+        self._beside = contextlib.AsyncExitStack()
 
     async def start(self) -> None:
         try:
@@ -114,6 +118,31 @@ class _AnnouncedServer(Server):
             raise CliError(error.strerror or str(error)) from error
         except ValueError as error:
             raise CliError(str(error)) from error
+        self._announce()
+        try:
+            await self._start_beside()
+        except OSError as error:
+            await self.shutdown()
+            raise CliError(error.strerror or str(error)) from error
+
+    async def shutdown(self) -> None:
+        await self._beside.aclose()
+        await super().shutdown()
+
+    async def _start_beside(self) -> None:
+        gateways = self.config.gateways
+        if gateways.openpi is not None:
+            from inferential.gateway.openpi import OpenPiGateway
+
+            openpi = await self._beside.enter_async_context(OpenPiGateway(self, gateways.openpi))
+            print(f"openpi gateway on {openpi.address}, model {gateways.openpi.model}", flush=True)
+        if gateways.gr00t is not None:
+            from inferential.gateway.gr00t import Gr00tGateway
+
+            gr00t = await self._beside.enter_async_context(Gr00tGateway(self, gateways.gr00t))
+            print(f"GR00T gateway on {gr00t.address}, model {gateways.gr00t.model}", flush=True)
+
+    def _announce(self) -> None:
         models = ", ".join(sorted(targets(self.config)))
         print(f"listening on {self.address}, strategy {self.config.scheduling.strategy}, models: {models}", flush=True)
 
@@ -126,6 +155,8 @@ def _several(loaded: Loaded, path: Path | None, count: int) -> Servers:
             f"--servers: servers share models on Ray Serve, and {here[0]} is in the server's own process "
             f"({wanted[here[0]]}): make it ray:APPLICATION, or start one server"
         )
+    if loaded.config.http is not None or loaded.config.gateways.model_fields_set:
+        raise CliError("--servers: gateways and http belong to one server; start it beside these")
     try:
         from inferential.cluster import Servers
     except ModuleNotFoundError as error:
@@ -179,7 +210,7 @@ def _wanted(loaded: Loaded, path: Path | None) -> dict[str, str]:
     return wanted
 
 
-def _build(loaded: Loaded, path: Path | None) -> Server:
+def _build(loaded: Loaded, path: Path | None) -> _AnnouncedServer:
     wanted = _wanted(loaded, path)
     dispatcher = _dispatcher(wanted, loaded.config)
     if (problem := strategy_problem(loaded)) is not None:
@@ -210,7 +241,7 @@ def _dispatcher(wanted: Mapping[str, str], config: InferentialConfig) -> Dispatc
     return RayDispatcher(config.ray, on_ray)
 
 
-async def _run(server: Server, watcher: ConfigWatcher | None) -> None:
+async def _run(server: _AnnouncedServer, watcher: ConfigWatcher | None) -> None:
     async with _watched(watcher):
         await server.run()
 

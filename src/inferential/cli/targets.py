@@ -5,7 +5,9 @@ The rule, for what `object` is:
 - a class: it is called without arguments, and its instance is the model;
 - something with `infer` or `infer_batch`: it is the model;
 - something that can be called with one argument, the observation: it is the model;
-- any other function: it is called without arguments, and what it gives is the model.
+- any other function: it is called without arguments, and what it gives is the model;
+
+and `openpi://host:port` leads to a policy server of openpi.
 
 It runs no model. Modules are found among what is installed and in the current directory.
 """
@@ -43,8 +45,12 @@ def load_model(model_id: str, target: str) -> Any:
         CliError: there is none.
     """
     try:
+        if target.startswith("openpi://"):
+            from inferential.dispatch.openpi import OpenPiModel
+
+            return OpenPiModel(target)
         return _model(_find(target), target)
-    except CliError as error:
+    except (CliError, ValueError) as error:
         raise CliError(f"model {model_id!r}, target {target!r}: {error}") from error.__cause__
 
 

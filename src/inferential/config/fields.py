@@ -13,6 +13,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, MinLen
+from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -170,7 +171,7 @@ def format_path(key: Sequence[str | int]) -> str:
 
 def format_value(value: Any) -> str:
     """A value on one line, as YAML and JSON spell it, cut where it is long."""
-    if value is None:
+    if value is None or value is PydanticUndefined:
         return "null"
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -183,7 +184,7 @@ def format_value(value: Any) -> str:
 
 
 def _values_of(node: Node, value: Any) -> Iterator[tuple[Node, Any]]:
-    if node.section is not None:
+    if node.section is not None and value is not None:
         yield from values(value, node)
         return
     inside = node.child("<id>") if node.is_table else None
@@ -230,8 +231,8 @@ def _type_in_words(bare: Any, metadata: tuple[Any, ...]) -> str:
         *others, last = map(str, arguments)
         return f"{', '.join(others)} or {last}" if others else last
     if origin is list:
-        return "a list of tables"
-    if bare is str:
+        return "a list of tables" if isinstance(arguments[0], type) and issubclass(arguments[0], Section) else "a list"
+    if bare in (str, SecretStr):
         return "a string that is not empty" if any(isinstance(one, MinLen) for one in metadata) else "a string"
     if bare is bool:
         return "true or false"

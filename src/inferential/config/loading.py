@@ -136,7 +136,7 @@ def _plain(value: Any, node: Node | None) -> Any:
     """A heading with nothing under it, null to YAML, is an empty table or list."""
     if isinstance(value, Section):
         return value.model_dump(exclude_unset=True)
-    if value is None and node is not None:
+    if value is None and node is not None and not node.nullable:
         return {} if node.is_table else [] if node.is_list else None
     return value
 

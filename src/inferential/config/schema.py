@@ -9,7 +9,7 @@ import enum
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 
 class Effect(enum.Enum):
@@ -29,10 +29,11 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 SocketCount = Annotated[int, Field(ge=1, le=2**31 - 1)]  # ZeroMQ keeps it in a C int
+Port = Annotated[int, Field(ge=0, le=65_535)]
 Target = Annotated[
     str,
-    Field(pattern=r"^(ray:[^\s/]+(/[^\s/]+)?|\w+(\.\w+)*:\w+(\.\w+)*)$"),
-    Expected("module:object, or ray:application"),
+    Field(pattern=r"^(ray:[^\s/]+(/[^\s/]+)?|openpi://[^\s/]+|\w+(\.\w+)*:\w+(\.\w+)*)$"),
+    Expected("module:object, ray:application, or openpi://HOST:PORT"),
 ]
 
 
@@ -259,6 +260,56 @@ class ServerConfig(Section):
     """On shutdown, how long requests that the server already has may still be served."""
 
 
+class OpenPiConfig(Section):
+    """Robots that speak openpi's websocket policy protocol."""
+
+    model: str = Field(min_length=1)
+    """The model that they ask."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for every interface."""
+    port: Port = 8000
+    """Port to listen on; 0 for a free one."""
+    api_keys: list[SecretStr] = Field(default_factory=list)
+    """Who may enter, by the header Authorization: Api-Key KEY; none: everybody."""
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    """What each robot is told when it connects."""
+
+
+class Gr00tConfig(Section):
+    """Robots that speak GR00T's ZeroMQ policy protocol."""
+
+    model: str = Field(min_length=1)
+    """The model that they ask."""
+    host: str = "127.0.0.1"
+    """Address to listen on; * for every interface."""
+    port: Port = 5556
+    """Port to listen on; 0 for a free one."""
+    api_token: SecretStr | None = None
+    """What each request must carry as api_token; none: everybody is served."""
+    modality_config: dict[str, Any] = Field(default_factory=dict)
+    """What the endpoint get_modality_config answers."""
+
+
+class GatewaysConfig(Section):
+    """Other clients' protocols; each is off where it is not told."""
+
+    openpi: OpenPiConfig | None = None
+    """Robots that speak openpi's websocket policy protocol."""
+    gr00t: Gr00tConfig | None = None
+    """Robots that speak GR00T's ZeroMQ policy protocol."""
+
+
+class HttpConfig(Section):
+    """The live page, metrics and health over HTTP."""
+
+    port: Port = 8080
+    """Port to listen on; 0 for a free one."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for every interface, which wants a token."""
+    token: SecretStr | None = None
+    """What whoever reads must show, as Authorization: Bearer TOKEN or once as ?token=TOKEN; none: nothing."""
+
+
 class InferentialConfig(Section):
     """Everything; each field is a table of a configuration file."""
 
@@ -278,5 +329,9 @@ class InferentialConfig(Section):
     """Limits on what comes in."""
     metrics: MetricsConfig = Field(default_factory=MetricsConfig)
     """What is kept of what happened."""
+    gateways: Annotated[GatewaysConfig, Effect.ON_RESTART] = Field(default_factory=GatewaysConfig)
+    """Other clients' protocols."""
+    http: Annotated[HttpConfig | None, Effect.ON_RESTART] = None
+    """The live page, metrics and health over HTTP; off where it is not told."""
     ray: Annotated[dict[str, Any], Effect.ON_RESTART] = Field(default_factory=dict)
     """Arguments with which Ray is joined or started (those of its `init`), as `address`."""

@@ -24,7 +24,7 @@ class LocalDispatcher(Dispatcher):
     A model is a callable of one observation (a dict of arrays and strings) that gives a result, or an object with
     `infer(observation)` and, if it can batch, `infer_batch(observations) -> results` and `max_batch_size`; each sync
     or async. A sync model runs in a thread of its own and never blocks the server; an async one runs on the server's
-    event loop and must not block it.
+    event loop and must not block it. A coroutine function `aclose` is called when the server ends.
 
     Args:
         models: by model id; a list of models is one model in several replicas, for example one on each GPU.
@@ -93,6 +93,7 @@ class LocalDispatcher(Dispatcher):
         for models in self._models.values():
             for model in models:
                 model.close()
+                await model.aclose()
 
 
 class _Model:
@@ -110,6 +111,7 @@ class _Model:
         self._single: Callable[[Observation], Any] | None = single
         self._is_async = single is not None and _is_async(single)
         self.max_batch_size = 1 if self._batch is None else _max_batch_size(model_id, model)
+        self._end: Callable[[], Awaitable[None]] | None = getattr(model, "aclose", None)
         self._threads = CallThreads(f"inferential-{model_id}")
 
     async def run(self, observations: Sequence[Observation]) -> Sequence[Any]:
@@ -134,6 +136,10 @@ class _Model:
 
     def close(self) -> None:
         self._threads.close()
+
+    async def aclose(self) -> None:
+        if self._end is not None:
+            await self._end()
 
 
 async def _settled(awaitable: Awaitable[Any]) -> Any:
