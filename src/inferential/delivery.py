@@ -156,8 +156,8 @@ class Delivery:
         if visitor is not None:
             visitor(envelope, payload)
             return True
-        if self._visits.is_visitor(identity):
-            return False  # it has left
+        if self._visits.has_left(identity):
+            return False
         try:
             self._transport.post(OutgoingResponse(identity, envelope, payload))
         except OSError as error:

@@ -95,13 +95,13 @@ class Server:
         self._metrics = MetricsCollector(self._config.metrics)
         self._recorder = Recorder(self._metrics)
         self._fleet = Fleet(self._config.response_tracking)
-        self._reception = Reception(self._config, self._fleet.owner, self._model_ids)
+        self._visits = Visits()
+        self._reception = Reception(self._config, self._owner, self._model_ids)
         self._engine = Engine(
             self._config.scheduling, create_scheduler(self._config.scheduling), self._capacity, self._new_profiles()
         )
         self._capacities: dict[str, Capacity] = {}  # until the dispatcher or the configuration changes
         self._shares = FairShares(self._engine.outlook)
-        self._visits = Visits()
         self._callbacks = RequestCallbacks()
         self._history = History(time.monotonic())
         self._open: _Open | None = None
@@ -221,7 +221,7 @@ class Server:
         self._config.ray = old.ray
         self._config.gateways, self._config.http = old.gateways, old.http
         self._capacities.clear()
-        self._reception = Reception(self._config, self._fleet.owner, self._model_ids)
+        self._reception = Reception(self._config, self._owner, self._model_ids)
         self._fleet.configure(self._config.response_tracking)
         self._metrics.configure(self._config.metrics)
         self._work()
@@ -394,6 +394,11 @@ class Server:
         self._engine.offer(request, now)
         self._tell_ended()
 
+    def _owner(self, client_id: str) -> bytes | None:
+        """Who speaks for a client; None where nobody does any more."""
+        identity = self._fleet.owner(client_id)
+        return None if identity is not None and self._visits.has_left(identity) else identity
+
     def _model_ids(self) -> Collection[str] | None:
         return self._dispatcher.model_ids() if self._models is None else self._models
 
@@ -532,7 +537,7 @@ class Server:
             scheduler.use_policy(policy)
         self._config.scheduling = config
         self.profiles.set_quantile(config.slo_aware.latency_quantile)
-        self._reception = Reception(self._config, self._fleet.owner, self._model_ids)
+        self._reception = Reception(self._config, self._owner, self._model_ids)
         self._engine.swap(config, scheduler, time.monotonic())
         self._tell_ended()
         self._work()

@@ -44,10 +44,9 @@ class Visits:
         """Forgets a client; what still comes for it cannot be delivered."""
         self._receivers.pop(identity, None)
 
-    @staticmethod
-    def is_visitor(identity: bytes) -> bool:
-        """Whether an identity is one that `enter` gave."""
-        return identity.startswith(_IDENTITY)
+    def has_left(self, identity: bytes) -> bool:
+        """Whether an identity is one that `enter` gave, and whose client is there no more."""
+        return identity.startswith(_IDENTITY) and identity not in self._receivers
 
 
 class InProcessConnection(AsyncHandles):

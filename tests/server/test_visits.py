@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tests.server.conftest import Gate, Serve, Stacker, echo
 
-from inferential import RequestRejected, UnknownModel
+from inferential import InvalidObservation, RequestRejected, UnknownModel
 from inferential.scheduler.request import InferenceRequest, RequestState
 
 
@@ -69,6 +69,17 @@ async def test_closing_ends_its_waiting(serve: Serve) -> None:
         gate.let()
         await asyncio.wait_for(over.wait(), 10)
     assert [request.state for request in ended] == [RequestState.REFUSED]
+
+
+async def test_who_has_left_may_come_again_under_its_name_at_once(serve: Serve) -> None:
+    async with serve({"m": echo}) as server:
+        for _ in range(3):
+            async with server.connect("robot-1") as connection:
+                assert await connection.model("m").infer(2000, state=np.zeros(1)) is not None
+        async with server.connect("robot-1") as first, server.connect("robot-1") as second:
+            assert await first.model("m").infer(2000, state=np.zeros(1)) is not None
+            with pytest.raises(InvalidObservation, match="in use by another connection"):
+                await second.model("m").infer(2000, state=np.zeros(1))
 
 
 async def test_it_needs_a_server_that_runs(serve: Serve) -> None:

@@ -37,6 +37,7 @@ EXAMPLES = (
     "inferential serve fleet.yaml",
     "inferential serve --model arm=policies:ArmPolicy",
     "inferential serve fleet.toml --bind tcp://127.0.0.1:6000",
+    "inferential serve fleet.yaml --http 8080",
     "inferential serve fleet.yaml --strategy round_robin --log-level debug",
     "inferential serve --model arm=ray:policy-v2",
     "inferential serve --model arm=ray:policy-v2 --servers 4",
@@ -70,6 +71,10 @@ def serve(
     strategy: Annotated[
         str | None, typer.Option(help="Scheduling strategy, see `inferential schedulers`; outranks the file.")
     ] = None,
+    http: Annotated[
+        str | None,
+        typer.Option(metavar="[HOST:]PORT", help="Serve the live page, /metrics and health there; see docs/page.md."),
+    ] = None,
     servers: Annotated[
         int, typer.Option(min=1, help="Servers, each a Ray actor, on ports from that of --bind on; models on Ray only.")
     ] = 1,
@@ -88,7 +93,7 @@ def serve(
     Prints one line when it listens. SIGINT and SIGTERM end it, after it has served what it has.
     """
     _log(log_level)
-    overrides = _overrides(model or [], bind, strategy)
+    overrides = _overrides(model or [], bind, strategy, http)
     # Before the file is read: models may take long to import, and it may change meanwhile.
     watcher = None if config is None else ConfigWatcher(config, overrides=overrides, overrides_name=COMMAND_LINE)
     try:
@@ -141,6 +146,12 @@ class _AnnouncedServer(Server):
 
             gr00t = await self._beside.enter_async_context(Gr00tGateway(self, gateways.gr00t))
             print(f"GR00T gateway on {gr00t.address}, model {gateways.gr00t.model}", flush=True)
+
+        if self.config.http is not None:
+            from inferential.web import HttpServer
+
+            page = await self._beside.enter_async_context(HttpServer(self, self.config.http))
+            print(f"page on {page.address}", flush=True)
 
     def _announce(self) -> None:
         models = ", ".join(sorted(targets(self.config)))
@@ -277,7 +288,7 @@ def _take_on(server: Server, new: InferentialConfig) -> None:
         logger.info("%s", change)
 
 
-def _overrides(models: list[str], bind: str | None, strategy: str | None) -> dict[str, Any]:
+def _overrides(models: list[str], bind: str | None, strategy: str | None, http: str | None) -> dict[str, Any]:
     known: dict[str, dict[str, str]] = {}
     for told in models:
         model_id, equals, target = told.partition("=")
@@ -291,6 +302,11 @@ def _overrides(models: list[str], bind: str | None, strategy: str | None) -> dic
         overrides["transport"] = {"bind": bind}
     if strategy is not None:
         overrides["scheduling"] = {"strategy": strategy}
+    if http is not None:
+        host, _, port = http.rpartition(":")
+        if not port.isdecimal():
+            raise CliError(f"--http: expected PORT or HOST:PORT, got {http!r}")
+        overrides["http"] = {"port": int(port), **({"host": host.strip("[]")} if host else {})}
     return overrides
 
 

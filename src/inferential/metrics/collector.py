@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,10 @@ class MetricSnapshot:
 
 Row = tuple[float, LabelSet, tuple[float, ...]]
 """Seconds of `time.monotonic()`, labels, and a value for each of a form's metrics."""
+
+
+Sink = Callable[[str, Sequence[float], Sequence[LabelSet]], None]
+"""Called with a metric's name, values, and the labels of each."""
 
 
 class Form:
@@ -59,6 +64,7 @@ class MetricsCollector:
         self._series: dict[str, MetricSeries] = {}
         self._lock = threading.Lock()  # held for what is short: points are copied under it and worked on outside
         self._callbacks = CallbackRegistry()
+        self._sinks: list[Sink] = []
         self._enabled = True
         self._ring_buffer_size = _RING_BUFFER_SIZE
         self._max_label_sets = _MAX_LABEL_SETS
@@ -88,6 +94,8 @@ class MetricsCollector:
             if name in self._formed:
                 self._file()  # points stand in the order of their times
             self._series_of(name).record(value, labels)
+            for sink in self._sinks:
+                sink(name, (value,), (tuple(labels.items()) if labels else (),))
         if self._callbacks:
             self._callbacks.fire(name, value, labels or {})
 
@@ -128,6 +136,8 @@ class MetricsCollector:
             times, keys, rows = zip(*[waiting.popleft() for _ in range(len(waiting))], strict=True)
             for name, column in zip(form.names, zip(*rows, strict=True), strict=True):
                 self._series_of(name).extend(times, column, keys)
+                for sink in self._sinks:
+                    sink(name, column, keys)
 
     def _series_of(self, name: str) -> MetricSeries:
         series = self._series.get(name)
@@ -176,6 +186,21 @@ class MetricsCollector:
         """
         self._callbacks.register(callback)
         return callback
+
+    def pour_into(self, sink: Sink) -> None:
+        """Has `sink` called with all points that are recorded from now on, some hundred at a time.
+
+        That costs a request next to nothing, unlike a callback; `settle` brings it up to date. It must not raise, nor
+        record.
+        """
+        with self._lock:
+            self._file()
+            self._sinks.append(sink)
+
+    def settle(self) -> None:
+        """Hands on, and puts in their places, what was recorded so far."""
+        with self._lock:
+            self._file()
 
     def forget(self, *labels: Labels) -> None:
         """Drops all points, of every metric, whose labels include any of these."""

@@ -1,0 +1,70 @@
+"""What all viewers see, made once for all of them, a few times a second and only while somebody looks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+from inferential.server import Server
+
+INTERVAL_S = 0.25
+
+
+class Feed:
+    """The server's status as events, each with the batches that are new since the one before.
+
+    Args:
+        server: that runs.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._task: asyncio.Task[None] | None = None
+        self._viewers: set[asyncio.Queue[str]] = set()
+        self._last_batch = 0
+
+    def now(self) -> str:
+        """All there is, as JSON."""
+        return _json(self._server.status().as_dict())
+
+    async def events(self) -> AsyncIterator[str]:
+        """The status now, then every change of it; a viewer that does not keep up misses some."""
+        queue: asyncio.Queue[str] = asyncio.Queue(maxsize=2)
+        self._viewers.add(queue)
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+        try:
+            yield self.now()
+            while True:
+                yield await queue.get()
+        finally:
+            self._viewers.discard(queue)
+
+    def close(self) -> None:
+        """No more events."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    async def _run(self) -> None:
+        while self._viewers:
+            await asyncio.sleep(INTERVAL_S)
+            event = self._next()
+            for queue in self._viewers:
+                if queue.full():
+                    queue.get_nowait()
+                queue.put_nowait(event)
+        self._task = None
+
+    def _next(self) -> str:
+        status = self._server.status()
+        batches = [batch for batch in status.batches if batch.ended_s is None or batch.number > self._last_batch]
+        ended = [batch.number for batch in status.batches if batch.ended_s is not None]
+        self._last_batch = max(ended, default=0)
+        status.batches[:] = batches
+        return _json(status.as_dict())
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)

@@ -1,0 +1,232 @@
+"""The HTTP server: paths, who may read, and its life beside the server whose state it shows.
+
+What is shown is made in `feed` and `prometheus`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import ipaddress
+import logging
+import socket
+from collections.abc import AsyncIterator, Iterator
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import parse_qs
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from inferential.server import Server
+from inferential.web.feed import Feed
+from inferential.web.prometheus import CONTENT_TYPE, Exporter
+
+if TYPE_CHECKING:
+    from inferential.config.schema import HttpConfig
+
+logger = logging.getLogger("inferential.web")
+
+_STATIC = {"/": "index.html", "/app.js": "app.js", "/style.css": "style.css"}
+_TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
+_COOKIE = "inferential_token"
+_HEADERS = {
+    # Nothing from elsewhere is loaded, framed or sent to.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+class HttpServer:
+    """Serves the page, `/api/status`, `/api/stream`, `/metrics`, `/healthz` and `/readyz`; a context manager.
+
+    It runs on the event loop of the server that it shows.
+
+    Args:
+        server: that runs.
+        config: address and token.
+    """
+
+    def __init__(self, server: Server, config: HttpConfig) -> None:
+        self._server = server
+        self._config = config
+        self._feed = Feed(server)
+        self._exporter = Exporter(server)
+        self._socket: socket.socket | None = None
+        self._uvicorn: _Uvicorn | None = None
+        self._serving: asyncio.Task[None] | None = None
+
+    @property
+    def address(self) -> str:
+        """As http://HOST:PORT; RuntimeError while it does not listen."""
+        if self._socket is None:
+            raise RuntimeError("the page is not served: its address is known from start() to stop()")
+        host, port = self._socket.getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    async def start(self) -> None:
+        """Begins to listen.
+
+        Raises:
+            OSError: the address cannot be bound.
+        """
+        config = self._config
+        family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((config.host, config.port))
+            listening.listen(128)  # from here on nobody is turned away
+        except OSError as error:
+            listening.close()
+            where = f"{config.host}:{config.port}"
+            raise OSError(error.errno, f"http: cannot listen on {where}: {error.strerror}") from error
+        if config.token is None and not _is_loopback(config.host):
+            logger.warning(
+                "http.host: everybody who reaches %s can read the page; http.token asks for one", config.host
+            )
+        self._socket = listening
+        self._uvicorn = _Uvicorn(
+            uvicorn.Config(
+                self._app(), lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1, ws="none"
+            )
+        )
+        self._serving = asyncio.get_running_loop().create_task(self._uvicorn.serve([listening]))
+
+    async def stop(self) -> None:
+        """Ends all connections. Twice is fine."""
+        if self._socket is None or self._uvicorn is None or self._serving is None:
+            return
+        self._feed.close()
+        self._uvicorn.should_exit = True
+        self._uvicorn.force_exit = True  # streams never end by themselves
+        await self._serving
+        self._socket.close()
+        self._socket = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.stop()
+
+    def _app(self) -> ASGIApp:
+        routes = [
+            *(Route(path, _file(name)) for path, name in _STATIC.items()),
+            Route("/api/status", self._status),
+            Route("/api/stream", self._stream),
+            Route("/metrics", self._metrics),
+            Route("/healthz", self._healthz),
+            Route("/readyz", self._readyz),
+        ]
+        token = None if self._config.token is None else self._config.token.get_secret_value()
+        return _Guarded(Starlette(routes=routes), token, only_local=_is_loopback(self._config.host))
+
+    async def _status(self, request: Request) -> Response:
+        return Response(self._feed.now(), media_type="application/json")
+
+    async def _stream(self, request: Request) -> Response:
+        async def events() -> AsyncIterator[str]:
+            async for event in self._feed.events():
+                yield f"data: {event}\n\n"
+
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+    async def _metrics(self, request: Request) -> Response:
+        return Response(self._exporter.text(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def _healthz(self, request: Request) -> Response:
+        return PlainTextResponse("OK\n")  # the event loop answers, which is what robots need of it
+
+    async def _readyz(self, request: Request) -> Response:
+        problems = readiness(self._server)
+        return JSONResponse({"ready": not problems, "problems": problems}, status_code=503 if problems else 200)
+
+
+def readiness(server: Server) -> list[str]:
+    """Why robots should not be sent here; empty where they may."""
+    status = server.status()
+    problems = ["the server is draining"] if status.draining else []
+    problems += [f"model {model.model_id!r} has no replica" for model in status.models if model.max_inflight == 0]
+    return problems
+
+
+def _file(name: str) -> Any:
+    content = (resources.files("inferential.web") / "static" / name).read_bytes()
+
+    async def get(request: Request) -> Response:
+        return Response(content, headers={"Content-Type": _TYPES[name.rpartition(".")[2]]})
+
+    return get
+
+
+class _Guarded:
+    """Lets nobody read who may not, and puts headers on all that goes out.
+
+    A page that listens on this machine alone answers to its own names only: another site's name that leads here (DNS
+    rebinding) would let that site's scripts read it.
+    """
+
+    def __init__(self, app: ASGIApp, token: str | None, *, only_local: bool) -> None:
+        self._app = app
+        self._token = None if token is None else token.encode()
+        self._only_local = only_local
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def sending(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                told = {name.lower() for name, _ in message["headers"]}
+                extra = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
+                message["headers"] = [*message["headers"], *(one for one in extra if one[0] not in told)]
+            await send(message)
+
+        refusal = self._refusal(Request(scope))
+        await (self._app if refusal is None else refusal)(scope, receive, sending)
+
+    def _refusal(self, request: Request) -> Response | None:
+        if self._only_local and not _is_loopback((request.url.hostname or "").strip("[]")):
+            return PlainTextResponse("this page listens on localhost alone, and answers to no other name\n", 403)
+        if self._token is None or request.url.path == "/healthz" or self._may(_bearer(request)):
+            return None
+        if self._may(request.cookies.get(_COOKIE, "")):
+            return None
+        asked = parse_qs(request.url.query).get("token", [""])[0]
+        if self._may(asked):
+            response = RedirectResponse(request.url.path)  # the token does not stay in the address line
+            response.set_cookie(_COOKIE, asked, httponly=True, samesite="strict")
+            return response
+        return PlainTextResponse("expected Authorization: Bearer TOKEN, or ?token=TOKEN once\n", 401)
+
+    def _may(self, told: str) -> bool:
+        return self._token is not None and hmac.compare_digest(told.encode(), self._token)
+
+
+def _bearer(request: Request) -> str:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class _Uvicorn(uvicorn.Server):
+    """Signals are our server's to take."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield

@@ -1,0 +1,160 @@
+"""The server's metrics as Prometheus scrapes them (text format 0.0.4).
+
+Nothing is counted here that `metrics.names` does not have. Labels are models and causes, never clients: a fleet's names
+would make as many time series. (Prometheus, "Metric and label naming".)
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from inferential.metrics import names
+from inferential.metrics.store import LabelSet
+from inferential.server import Server
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+OTHER = "other"
+"""Label of all models, or causes, beyond the first MAX_VALUES."""
+MAX_VALUES = 64
+_PREFIX = "inferential_"
+# From a control period's fraction to seconds: VLAs at 20 to 100 ms, and what goes wrong above.
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
+_BYTES = (1e3, 1e4, 1e5, 2.5e5, 5e5, 1e6, 2.5e6, 5e6, 1e7, 2.5e7)
+_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
+_SKIPPED = {names.ACTIVE_CLIENTS, names.QUEUE_DEPTH, names.TIME_UNTIL_NEXT_MS, names.CADENCE_DEVIATION}
+"""What gauges of the moment tell better, or what can be negative, which no histogram of durations is."""
+
+
+class _Histogram:
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+
+class Exporter(Collector):
+    """Collects from a server, from now on.
+
+    Args:
+        server: whose metrics.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._known: dict[str, set[str]] = {names.MODEL: set(), names.ERROR: set()}
+        self._histograms: dict[str, dict[tuple[str, ...], _Histogram]] = {}
+        self._counters: dict[str, dict[tuple[str, ...], float]] = {}
+        self._bounds: dict[str, tuple[float, Sequence[float]]] = {}
+        for metric in names.METRICS.values():
+            if metric.name in _SKIPPED:
+                continue
+            if metric.unit == "1":
+                self._counters[metric.name] = {}
+            else:
+                self._histograms[metric.name] = {}
+                self._bounds[metric.name] = _scale_and_bounds(metric.unit)
+        self._labels = {
+            metric.name: tuple(label for label in metric.labels if label != names.CLIENT)
+            for metric in names.METRICS.values()
+        }
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        server.metrics.pour_into(self._take)
+
+    def text(self) -> bytes:
+        """The page that is scraped."""
+        self._server.metrics.settle()
+        return generate_latest(self._registry)
+
+    def describe(self) -> list[Metric]:
+        """Nothing, so that registering collects nothing."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """All families, as they stand."""
+        for name, counts in self._counters.items():
+            metric = names.METRICS[name]
+            counter = CounterMetricFamily(_PREFIX + name, metric.description, labels=self._labels[name])
+            for key, value in list(counts.items()):
+                counter.add_metric(key, value)
+            yield counter
+        for name, by_key in self._histograms.items():
+            metric = names.METRICS[name]
+            _, bounds = self._bounds[name]
+            histogram = HistogramMetricFamily(_PREFIX + _named(name), metric.description, labels=self._labels[name])
+            for key, one in list(by_key.items()):
+                histogram.add_metric(key, _cumulative(bounds, one.counts), one.total)
+            yield histogram
+        yield from self._gauges()
+
+    def _gauges(self) -> Iterator[Metric]:
+        status = self._server.status()
+        clients = GaugeMetricFamily(f"{_PREFIX}clients", "clients by state", labels=["state"])
+        for state in ("active", "overdue"):
+            clients.add_metric([state], sum(client.state == state for client in status.clients))
+        yield clients
+        yield GaugeMetricFamily(f"{_PREFIX}uptime_seconds", "since the server started", value=status.uptime_s)
+        yield GaugeMetricFamily(f"{_PREFIX}draining", "1 while no more requests are taken", value=status.draining)
+        waiting = GaugeMetricFamily(f"{_PREFIX}queue_requests", "requests that wait", labels=["model"])
+        running = GaugeMetricFamily(f"{_PREFIX}in_flight_calls", "calls that run", labels=["model"])
+        replicas = GaugeMetricFamily(f"{_PREFIX}replicas", "replicas that take calls", labels=["model"])
+        for model in status.models[:MAX_VALUES]:
+            waiting.add_metric([model.model_id], model.waiting)
+            running.add_metric([model.model_id], model.in_flight)
+            replicas.add_metric([model.model_id], len(model.replicas) if model.max_inflight else 0)
+        yield from (waiting, running, replicas)
+
+    def _take(self, name: str, values: Sequence[float], keys: Sequence[LabelSet]) -> None:
+        counts = self._counters.get(name)
+        if counts is not None:
+            for value, labels in zip(values, keys, strict=True):
+                key = self._key(name, labels)
+                counts[key] = counts.get(key, 0.0) + value
+            return
+        by_key = self._histograms.get(name)
+        if by_key is None:
+            return
+        scale, bounds = self._bounds[name]
+        for value, labels in zip(values, keys, strict=True):
+            key = self._key(name, labels)
+            one = by_key.get(key)
+            if one is None:
+                one = by_key[key] = _Histogram(bounds)
+            scaled = value * scale
+            one.counts[bisect_left(bounds, scaled)] += 1
+            one.total += scaled
+
+    def _key(self, name: str, labels: LabelSet) -> tuple[str, ...]:
+        told = dict(labels)
+        return tuple([self._bounded(label, told.get(label, "")) for label in self._labels.get(name, ())])
+
+    def _bounded(self, label: str, value: str) -> str:
+        known = self._known[label]
+        if value in known:
+            return value
+        if len(known) >= MAX_VALUES:
+            return OTHER
+        known.add(value)
+        return value
+
+
+def _named(name: str) -> str:
+    return f"{name.removesuffix('_ms')}_seconds" if name.endswith("_ms") else name
+
+
+def _scale_and_bounds(unit: str) -> tuple[float, Sequence[float]]:
+    if unit == "ms":
+        return 1e-3, _SECONDS
+    return 1.0, _BYTES if unit == "bytes" else _ROWS
+
+
+def _cumulative(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:
+    buckets, total = [], 0
+    for bound, count in zip([*map(str, bounds), "+Inf"], counts, strict=True):
+        total += count
+        buckets.append((bound, float(total)))
+    return buckets

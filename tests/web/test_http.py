@@ -1,0 +1,229 @@
+"""The HTTP side of a running server: what it tells, and to whom."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from inferential import LocalDispatcher, ModelFailed, Server
+from inferential.config import InferentialConfig
+from inferential.config.schema import HttpConfig
+from inferential.web import HttpServer
+from inferential.web.http import readiness
+from inferential.web.prometheus import MAX_VALUES, OTHER
+
+Open = Callable[..., AbstractAsyncContextManager[tuple[Server, HttpServer]]]
+
+
+def echo(observation: dict[str, Any]) -> Any:
+    if "fail" in observation:
+        raise ValueError("no cup")
+    return observation
+
+
+@pytest.fixture
+def opened() -> Open:
+    """`async with opened(token=...) as (server, http):`"""
+
+    @asynccontextmanager
+    async def start(**told: Any) -> AsyncIterator[tuple[Server, HttpServer]]:
+        config = InferentialConfig(server={"drain_timeout_s": 0.0})
+        models = {"arm": echo, "leg": echo}
+        async with (
+            Server("tcp://127.0.0.1:0", config=config, dispatcher=LocalDispatcher(models)) as server,
+            HttpServer(server, HttpConfig(**{"port": 0, **told})) as page,
+        ):
+            yield server, page
+
+    return start
+
+
+async def get(page: HttpServer, path: str, **headers: str) -> tuple[int, dict[str, str], str]:
+    """Status, headers and body."""
+
+    def ask() -> tuple[int, dict[str, str], str]:
+        connection = http.client.HTTPConnection(page.address.removeprefix("http://"), timeout=10)
+        connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        response = connection.getresponse()
+        told = {name.lower(): value for name, value in response.getheaders()}
+        found = response.status, told, response.read().decode()
+        connection.close()
+        return found
+
+    return await asyncio.to_thread(ask)
+
+
+async def drive(server: Server, *clients: str, model: str = "arm") -> None:
+    for client in clients:
+        async with server.connect(client) as connection:
+            await connection.model(model).infer(5000, state=np.zeros(3, np.float32))
+
+
+async def test_status_is_that_of_the_server(opened: Open) -> None:
+    async with opened() as (server, page):
+        await drive(server, "robot-1")
+        code, _, body = await get(page, "/api/status")
+        told = json.loads(body)
+    assert code == 200
+    assert [client["client_id"] for client in told["clients"]] == ["robot-1"]
+    assert [model["model_id"] for model in told["models"]] == ["arm", "leg"]
+    assert told["batches"][0]["rows"] == 1
+
+
+async def test_the_stream_tells_the_status_and_then_what_is_new(opened: Open) -> None:
+    async with opened() as (server, page):
+        await drive(server, "robot-1")
+        events = page._feed.events()
+        first = json.loads(await anext(events))
+        await drive(server, "robot-2")
+        second = json.loads(await anext(events))
+        while len(second["clients"]) < 2:
+            second = json.loads(await anext(events))
+        third = json.loads(await anext(events))
+        await events.aclose()
+    assert len(first["batches"]) == 1
+    assert third["batches"] == []
+
+
+async def test_over_http_the_stream_is_server_sent_events(opened: Open) -> None:
+    async with opened() as (_, page):
+        reader, writer = await asyncio.open_connection(*page.address.removeprefix("http://").split(":"))
+        writer.write(b"GET /api/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        events = [await reader.readuntil(b"\n\n") for _ in range(3)]
+        writer.close()
+    assert b"text/event-stream" in head
+    assert all(b"data: {" in event for event in events)
+
+
+async def test_metrics_are_what_a_prometheus_parser_reads(opened: Open) -> None:
+    async with opened() as (server, page):
+        await drive(server, "robot-1", "robot-2")
+        await drive(server, "robot-1", model="leg")
+        with pytest.raises(ModelFailed):
+            async with server.connect("robot-3") as connection:
+                await connection.model("arm").infer(5000, fail="please", state=np.zeros(1))
+        code, headers, body = await get(page, "/metrics")
+    assert code == 200
+    assert headers["content-type"].startswith("text/plain; version=0.0.4")
+    families = {family.name: family for family in text_string_to_metric_families(body)}
+    assert all(name.startswith("inferential_") for name in families)
+
+    def value(name: str, **labels: str) -> float:
+        found = [
+            sample.value
+            for family in families.values()
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        ]
+        assert len(found) == 1, (name, labels, found)
+        return found[0]
+
+    assert value("inferential_responses_served_total", model="arm") == 2
+    assert value("inferential_responses_served_total", model="leg") == 1
+    assert value("inferential_dispatch_errors_total", model="arm", error="ValueError") == 1
+    assert value("inferential_e2e_latency_seconds_count", model="arm") == 2
+    assert value("inferential_e2e_latency_seconds_bucket", model="arm", le="+Inf") == 2
+    assert 0 < value("inferential_e2e_latency_seconds_sum", model="arm") < 2
+    assert value("inferential_payload_size_bytes_sum", model="leg") == 12
+    assert value("inferential_clients", state="active") == 3
+    assert value("inferential_replicas", model="leg") == 1
+    assert not any("client" in sample.labels for family in families.values() for sample in family.samples)
+
+
+async def test_counts_go_on_from_scrape_to_scrape(opened: Open) -> None:
+    async with opened() as (server, page):
+        counts = []
+        for _ in range(3):
+            await drive(server, "robot-1")
+            _, _, body = await get(page, "/metrics")
+            families = {family.name: family for family in text_string_to_metric_families(body)}
+            counts.append(families["inferential_responses_served"].samples[0].value)
+    assert counts == [1, 2, 3]
+
+
+async def test_labels_are_bounded(opened: Open) -> None:
+    async with opened() as (server, page):
+        for number in range(MAX_VALUES + 50):
+            server.metrics.record("dispatch_errors", 1.0, {"model": f"m{number}", "error": "unknown_model"})
+        _, _, body = await get(page, "/metrics")
+    (family,) = (f for f in text_string_to_metric_families(body) if f.name == "inferential_dispatch_errors")
+    assert len(family.samples) == MAX_VALUES + 1
+    assert next(sample.value for sample in family.samples if sample.labels["model"] == OTHER) == 50
+
+
+async def test_health_and_readiness(opened: Open) -> None:
+    async with opened() as (server, page):
+        assert (await get(page, "/healthz"))[0] == 200
+        code, _, body = await get(page, "/readyz")
+        assert (code, json.loads(body)) == (200, {"ready": True, "problems": []})
+        server._draining = True
+        code, _, body = await get(page, "/readyz")
+        assert (code, json.loads(body)["problems"]) == (503, ["the server is draining"])
+
+
+async def test_a_model_without_replicas_is_not_ready() -> None:
+    class Absent(LocalDispatcher):
+        def max_inflight(self, model_id: str) -> int | None:
+            return 0
+
+    async with Server("tcp://127.0.0.1:0", dispatcher=Absent({"arm": echo})) as server:
+        assert readiness(server) == ["model 'arm' has no replica"]
+
+
+async def test_the_page_loads_nothing_from_elsewhere(opened: Open) -> None:
+    async with opened() as (_, page):
+        for path in ("/", "/app.js", "/style.css"):
+            code, headers, body = await get(page, path)
+            assert code == 200
+            assert "https://" not in body
+            assert "http://" not in body
+            assert headers["content-security-policy"].startswith("default-src 'none'")
+        assert (await get(page, "/other"))[0] == 404
+
+
+async def test_a_token_is_asked_for(opened: Open) -> None:
+    async with opened(token="s3cret") as (_, page):
+        assert (await get(page, "/api/status"))[0] == 401
+        assert (await get(page, "/metrics", Authorization="Bearer other"))[0] == 401
+        assert (await get(page, "/metrics", Authorization="Bearer s3cret"))[0] == 200
+        assert (await get(page, "/healthz"))[0] == 200
+        code, headers, _ = await get(page, "/?token=s3cret")
+        assert (code, headers["location"]) == (307, "/")
+        assert "HttpOnly" in headers["set-cookie"]
+        assert (await get(page, "/", Cookie=headers["set-cookie"].partition(";")[0]))[0] == 200
+        assert (await get(page, "/?token=other"))[0] == 401
+
+
+async def test_another_sites_name_for_this_machine_gets_nothing(opened: Open) -> None:
+    async with opened() as (_, page):
+        port = page.address.rpartition(":")[2]
+        assert (await get(page, "/api/status", Host=f"evil.example:{port}"))[0] == 403
+        for host in ("localhost", "127.0.0.1", "[::1]"):
+            assert (await get(page, "/healthz", Host=f"{host}:{port}"))[0] == 200
+
+
+async def test_only_reading_is_possible(opened: Open) -> None:
+    async with opened() as (_, page):
+
+        def post() -> int:
+            connection = http.client.HTTPConnection(page.address.removeprefix("http://"), timeout=10)
+            connection.request("POST", "/api/status", body="{}")
+            return connection.getresponse().status
+
+        assert await asyncio.to_thread(post) == 405
+
+
+async def test_a_port_that_is_taken_is_told(opened: Open) -> None:
+    async with opened() as (server, page):
+        port = int(page.address.rpartition(":")[2])
+        with pytest.raises(OSError, match="http: cannot listen on"):
+            await HttpServer(server, HttpConfig(port=port)).start()
