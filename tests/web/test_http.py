@@ -217,7 +217,9 @@ async def test_only_reading_is_possible(opened: Open) -> None:
         def post() -> int:
             connection = http.client.HTTPConnection(page.address.removeprefix("http://"), timeout=10)
             connection.request("POST", "/api/status", body="{}")
-            return connection.getresponse().status
+            status = connection.getresponse().status
+            connection.close()
+            return status
 
         assert await asyncio.to_thread(post) == 405
 

@@ -21,7 +21,7 @@ class Feed:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._task: asyncio.Task[None] | None = None
-        self._viewers: set[asyncio.Queue[str]] = set()
+        self._viewers: set[asyncio.Queue[str | None]] = set()
         self._last_batch = 0
 
     def now(self) -> str:
@@ -30,31 +30,31 @@ class Feed:
 
     async def events(self) -> AsyncIterator[str]:
         """The status now, then every change of it; a viewer that does not keep up misses some."""
-        queue: asyncio.Queue[str] = asyncio.Queue(maxsize=2)
+        queue: asyncio.Queue[str | None] = asyncio.Queue(maxsize=2)
         self._viewers.add(queue)
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
         try:
             yield self.now()
-            while True:
-                yield await queue.get()
+            while (event := await queue.get()) is not None:
+                yield event
         finally:
             self._viewers.discard(queue)
 
     def close(self) -> None:
-        """No more events."""
+        """No more events: streams end."""
         if self._task is not None:
             self._task.cancel()
             self._task = None
+        for queue in self._viewers:
+            _put(queue, None)
 
     async def _run(self) -> None:
         while self._viewers:
             await asyncio.sleep(INTERVAL_S)
             event = self._next()
             for queue in self._viewers:
-                if queue.full():
-                    queue.get_nowait()
-                queue.put_nowait(event)
+                _put(queue, event)
         self._task = None
 
     def _next(self) -> str:
@@ -64,6 +64,12 @@ class Feed:
         self._last_batch = max(ended, default=0)
         status.batches[:] = batches
         return _json(status.as_dict())
+
+
+def _put(queue: asyncio.Queue[str | None], event: str | None) -> None:
+    if queue.full():
+        queue.get_nowait()
+    queue.put_nowait(event)
 
 
 def _json(value: object) -> str:

@@ -107,7 +107,6 @@ class HttpServer:
             return
         self._feed.close()
         self._uvicorn.should_exit = True
-        self._uvicorn.force_exit = True  # streams never end by themselves
         await self._serving
         self._socket.close()
         self._socket = None

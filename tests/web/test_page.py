@@ -1,0 +1,220 @@
+"""The live page in a real browser, before a real server with real clients."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.web.browser import Browser, NoBrowser
+
+from inferential import Connection, LocalDispatcher, Server
+from inferential.config import InferentialConfig
+from inferential.config.schema import HttpConfig
+from inferential.web import HttpServer
+
+pytestmark = [pytest.mark.slow]
+TIMEOUT_S = 1.5
+
+
+class Policy:
+    max_batch_size = 8
+
+    def infer_batch(self, observations: list[dict[str, Any]]) -> list[Any]:
+        return [{"actions": np.zeros((10, 7), np.float32)} for _ in observations]
+
+
+class Site:
+    """A server with a page, in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))
+        self._thread.start()
+        assert self._ready.wait(30)
+
+    async def _main(self) -> None:
+        config = InferentialConfig(
+            server={"drain_timeout_s": 0.0}, response_tracking={"disconnect_timeout_s": TIMEOUT_S}
+        )
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        async with (
+            Server("tcp://127.0.0.1:0", config=config, dispatcher=LocalDispatcher({"arm": Policy()})) as server,
+            HttpServer(server, HttpConfig(port=0)) as page,
+        ):
+            self.address, self.url = server.address, page.address
+            self._ready.set()
+            await self._stop.wait()
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(20)
+
+
+class Robots:
+    """Some robots at 20 Hz in one thread, until they are stopped."""
+
+    def __init__(self, address: str, count: int, rate_hz: float = 20.0) -> None:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._drive, args=(address, count, 1 / rate_hz))
+        self._thread.start()
+
+    def _drive(self, address: str, count: int, period_s: float) -> None:
+        connections = [Connection(address, f"robot-{number}", "arm") for number in range(count)]
+        models = [connection.model("arm", control_rate_hz=50) for connection in connections]
+        while not self._stop.wait(period_s):
+            for model in models:
+                model.observe(steps_remaining=5, state=np.zeros(7, np.float32))
+                model.get_result(0)
+        for connection in connections:
+            connection.close()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(20)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    try:
+        browser = Browser()
+    except NoBrowser as error:
+        pytest.skip(str(error))
+    with browser:
+        yield browser
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    site = Site()
+    yield site
+    site.close()
+
+
+@pytest.fixture
+def robots(site: Site) -> Iterator[Robots]:
+    robots = Robots(site.address, 3)
+    yield robots
+    robots.stop()
+
+
+STATE_OF_0 = "[...document.querySelectorAll('#robots tr')].find((row) => row.cells[0].textContent === 'robot-0')"
+
+
+def test_it_shows_the_fleet_live_and_a_robot_that_stops_as_overdue_and_then_gone(
+    browser: Browser, site: Site, robots: Robots
+) -> None:
+    browser.open(site.url)
+    browser.wait("document.querySelectorAll('#robots tr[data-state=active]').length === 3")
+    browser.wait(f"Number({STATE_OF_0}.cells[7].textContent) > 5")
+    before = browser.evaluate(f"Number({STATE_OF_0}.cells[7].textContent)")
+    browser.wait(f"Number({STATE_OF_0}.cells[7].textContent) > {before}")
+    assert browser.evaluate(f"{STATE_OF_0}.cells[2].textContent") == "arm"
+    assert browser.evaluate(f"{STATE_OF_0}.cells[3].textContent") == "50"
+    assert browser.evaluate("document.querySelector('#models h3').textContent") == "arm"
+    browser.wait("document.querySelectorAll('.sizes tbody tr').length > 0")
+    robots.stop()
+    browser.wait(f"{STATE_OF_0}.dataset.state === 'overdue'")
+    browser.wait(f"{STATE_OF_0}.dataset.state === 'gone'")
+    browser.wait("document.getElementById('announcer').textContent.includes('robot')")
+    assert browser.problems() == []
+
+
+def test_batches_are_drawn_on_the_timeline(browser: Browser, site: Site, robots: Robots) -> None:
+    browser.open(site.url)
+    browser.wait("batches.size > 3")
+    painted = """(() => {
+      const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+      const wanted = getComputedStyle(document.documentElement).getPropertyValue('--bar').trim();
+      const [r, g, b] = [1, 3, 5].map((at) => parseInt(wanted.slice(at, at + 2), 16));
+      for (let at = 0; at < data.length; at += 4)
+        if (Math.abs(data[at] - r) + Math.abs(data[at + 1] - g) + Math.abs(data[at + 2] - b) < 12) return true;
+      return false;
+    })()"""
+    browser.wait(painted)
+
+
+CONTRAST = """(() => {
+  const channel = (value) => value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+  const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
+  const luminance = ([r, g, b]) => 0.2126 * channel(r / 255) + 0.7152 * channel(g / 255) + 0.0722 * channel(b / 255);
+  const ground = (element) => {
+    for (let at = element; at; at = at.parentElement) {
+      const colour = rgb(getComputedStyle(at).backgroundColor);
+      if (colour.length === 3 || colour[3] > 0) return colour;
+    }
+    return [255, 255, 255];
+  };
+  const poor = [];
+  for (const element of document.querySelectorAll('body *')) {
+    const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+    if (!own || !element.getClientRects().length || element.closest('.visually-hidden, .skip')) continue;
+    const [a, b] = [luminance(rgb(getComputedStyle(element).color)), luminance(ground(element))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) poor.push(`${element.tagName} ${element.textContent.trim().slice(0, 20)}: ${ratio.toFixed(2)}`);
+  }
+  return poor;
+})()"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_text_can_be_read_in_both_schemes(browser: Browser, site: Site, robots: Robots, scheme: str) -> None:
+    browser.open(site.url, scheme=scheme)
+    browser.wait("document.querySelectorAll('.sizes tbody tr').length > 0")
+    assert browser.evaluate(CONTRAST) == []
+    robots.stop()
+    browser.wait(f"{STATE_OF_0}.dataset.state === 'overdue'")
+    assert browser.evaluate(CONTRAST) == []
+    browser.wait(f"{STATE_OF_0}.dataset.state === 'gone'")
+    assert browser.evaluate(CONTRAST) == []
+
+
+def test_it_is_usable_with_the_keyboard_alone(browser: Browser, site: Site, robots: Robots) -> None:
+    browser.open(site.url)
+    browser.wait("document.querySelectorAll('#robots tr').length === 3")
+    browser.do("press", key="Tab")
+    assert browser.evaluate("document.activeElement.className") == "skip"
+    browser.do("press", key="Tab")
+    browser.do("press", key="Enter")
+    assert browser.evaluate("document.documentElement.dataset.theme") == "dark"
+    browser.do("press", key="Tab")
+    browser.do("type", text="robot-1")
+    browser.wait("document.querySelectorAll('#robots tr:not([hidden])').length === 1")
+    browser.do("press", key="Tab")  # out of the field, into the table that scrolls, to its first heading
+    browser.do("press", key="Tab")
+    assert browser.evaluate("document.activeElement.textContent") == "Robot"
+    browser.do("press", key="Space")
+    assert browser.evaluate("document.activeElement.parentElement.getAttribute('aria-sort')") == "descending"
+    outline = "getComputedStyle(document.activeElement).outlineStyle"
+    assert browser.evaluate(outline) == "solid"
+
+
+def test_on_a_phone_only_the_table_scrolls_sideways(browser: Browser, site: Site, robots: Robots) -> None:
+    browser.open(site.url, width=375, height=700)
+    browser.wait("document.querySelectorAll('#robots tr').length === 3")
+    assert browser.evaluate("document.documentElement.scrollWidth") <= 375
+
+
+def test_200_robots_are_updated_in_place(browser: Browser, site: Site) -> None:
+    robots = Robots(site.address, 200, rate_hz=2.0)
+    try:
+        browser.open(site.url)
+        browser.wait("document.querySelectorAll('#robots tr').length === 200")
+        browser.evaluate("window.kept = [...document.querySelectorAll('#robots tr')]; true")
+        before = browser.evaluate("kept.reduce((sum, row) => sum + Number(row.cells[7].textContent), 0)")
+        browser.wait(f"kept.reduce((sum, row) => sum + Number(row.cells[7].textContent), 0) > {before} + 100")
+        assert browser.evaluate("kept.every((row) => row.isConnected)")
+        assert browser.problems() == []
+    finally:
+        robots.stop()
+
+
+def test_it_says_so_when_the_server_is_gone(browser: Browser) -> None:
+    site = Site()
+    browser.open(site.url)
+    browser.wait("document.getElementById('connection').dataset.state === 'live'")
+    site.close()
+    browser.wait("document.getElementById('connection').dataset.state === 'lost'")
