@@ -20,12 +20,19 @@ from bench.overhead.report import draw, show
 from bench.overhead.runner import Running
 
 ROUNDS = 3
+HEAVY = ("ray_http",)
 
 
 def run(seconds: float) -> dict[str, Any]:
-    """All peers and cases; `seconds` is the time for one case, over all its rounds."""
-    result = measure(list(PEERS), JOBS, ROUNDS, seconds / 5)
+    """All peers and cases; `seconds` is five times that of one case in one round.
+
+    Ray comes after the others, in rounds of its own with the raw echo beside it: its processes are busy also while
+    nobody asks them.
+    """
+    light = [name for name in PEERS if name not in HEAVY]
+    result = measure(light, JOBS, ROUNDS, seconds / 5)
     draw(result)
+    result["with_ray"] = measure(["raw", *HEAVY], tuple(job for job in JOBS if job.rate_hz is None), 1, seconds / 5)
     return result
 
 

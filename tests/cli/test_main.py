@@ -17,7 +17,7 @@ from inferential.cli import app as app_module
 from inferential.cli import output
 from inferential.cli.app import COMMANDS, build
 
-OWN = ("serve", "simulate", "check", "profile", "schedulers", "version")
+OWN = ("serve", "simulate", "call", "top", "check", "profile", "schedulers", "version")
 
 
 @pytest.mark.parametrize("args", [(), ("--help",), ("-h",), ("--debug",)])
@@ -138,7 +138,7 @@ print([name for name in ("yaml", "watchfiles", "mujoco") if name in sys.modules]
 @pytest.mark.parametrize("env", [{"COMP_WORDS": "inferential serve --lo", "COMP_CWORD": "2"}])
 def test_a_shell_can_complete_options_of_commands(run_apart: Any, env: dict[str, str]) -> None:
     ran = run_apart(_INFERENTIAL_COMPLETE="complete_bash", **env)
-    assert ran.out.split() == ["--log-level"]
+    assert ran.out.split() == ["--log-level", "--log-format"]
 
 
 def test_a_shell_can_complete_commands(run_apart: Any) -> None:

@@ -21,6 +21,8 @@ COMMANDS = {
     "serve": "Serve models to robots.",
     "demo": "Drive a fleet of simulated robots in real time.",
     "simulate": "Simulate a fleet and its server in virtual time.",
+    "call": "Send one observation to a model and show the answer.",
+    "top": "Show the fleet, the models and what waits, live.",
     "check": "Validate a configuration and explain it.",
     "profile": "Measure how long a model's calls take.",
     "schedulers": "List the scheduling strategies there are.",

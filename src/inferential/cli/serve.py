@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
 import logging
 import signal
 from collections.abc import AsyncIterator, Mapping
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inferential.cli.errors import CliError
+from inferential.cli.logs import LogFormat, LogLevel, set_up_logging
 from inferential.cli.settings import COMMAND_LINE, strategy_problem, targets
 from inferential.cli.targets import load_models
 from inferential.config.changes import diff
@@ -48,15 +48,6 @@ RAY = "ray:"
 """Begins the target of a model on Ray Serve."""
 
 
-class LogLevel(enum.StrEnum):
-    """What is logged, to standard error: this and worse."""
-
-    debug = "debug"
-    info = "info"
-    warning = "warning"
-    error = "error"
-
-
 def serve(
     config: Annotated[
         Path | None, typer.Argument(help="YAML, TOML or JSON file, reloaded when it changes and on SIGHUP.")
@@ -79,6 +70,7 @@ def serve(
         int, typer.Option(min=1, help="Servers, each a Ray actor, on ports from that of --bind on; models on Ray only.")
     ] = 1,
     log_level: Annotated[LogLevel, typer.Option(help="What is logged, to standard error.")] = LogLevel.info,
+    log_format: Annotated[LogFormat, typer.Option(help="json: one object a line.")] = LogFormat.text,
 ) -> None:
     """Serve models to robots.
 
@@ -92,7 +84,7 @@ def serve(
 
     Prints one line when it listens. SIGINT and SIGTERM end it, after it has served what it has.
     """
-    _log(log_level)
+    set_up_logging(log_level, log_format)
     overrides = _overrides(model or [], bind, strategy, http)
     # Before the file is read: models may take long to import, and it may change meanwhile.
     watcher = None if config is None else ConfigWatcher(config, overrides=overrides, overrides_name=COMMAND_LINE)
@@ -308,8 +300,3 @@ def _overrides(models: list[str], bind: str | None, strategy: str | None, http: 
             raise CliError(f"--http: expected PORT or HOST:PORT, got {http!r}")
         overrides["http"] = {"port": int(port), **({"host": host.strip("[]")} if host else {})}
     return overrides
-
-
-def _log(level: LogLevel) -> None:
-    logging.basicConfig(level=level.value.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("watchfiles").setLevel(max(logging.WARNING, logging.root.level))

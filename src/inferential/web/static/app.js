@@ -198,7 +198,7 @@ function showSizes(table, latency) {
   while (body.rows.length < latency.length) {
     const row = body.insertRow();
     for (let index = 0; index < 4; index += 1) row.insertCell();
-    row.cells[3].className = "bar";
+    row.cells[3].className = "meter";
     row.cells[3].append(make("i"));
   }
   while (body.rows.length > latency.length) body.deleteRow(-1);
@@ -240,7 +240,7 @@ function draw() {
   const colour = (name) => style.getPropertyValue(name);
   const scale = devicePixelRatio || 1;
   const width = canvas.clientWidth;
-  const lane = 22;
+  const lane = 28;
   const height = Math.max(lanes.size, 1) * lane + 22;
   if (canvas.width !== Math.round(width * scale) || canvas.height !== Math.round(height * scale)) {
     canvas.width = Math.round(width * scale);
@@ -272,7 +272,7 @@ function draw() {
     const right = Math.min(place(batch.ended_s ?? now), width);
     if (right < 0 || left > width) continue;
     pen.fillStyle = colour(batch.ok ? "--bar" : "--bar-failed");
-    const tall = Math.min(4 + batch.rows * 1.7, lane - 4);
+    const tall = Math.min(4 + batch.rows * 1.2, 14);
     pen.fillRect(left, row * lane + lane - tall, Math.max(right - left - 0.5, 1), tall);
   }
   pen.fillStyle = colour("--ink");

@@ -1,0 +1,95 @@
+"""Draws docs/images/page-*.png: the live page before a fleet of robots with three models, in a real browser.
+
+.venv/bin/python scripts/screenshots.py
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tests.web.browser import Browser  # noqa: E402
+
+from inferential import AsyncConnection, InferenceError, LocalDispatcher, Server  # noqa: E402
+from inferential.config.schema import HttpConfig  # noqa: E402
+from inferential.web import HttpServer  # noqa: E402
+
+SHOTS = (
+    ("light", {"scheme": "light", "width": 1280, "height": 860}),
+    ("dark", {"scheme": "dark", "width": 1280, "height": 860}),
+    ("phone", {"scheme": "light", "width": 375, "height": 760}),
+)
+FLEET = (("humanoid", "pi0", 8, 50.0, 12), ("arm", "act", 10, 30.0, 6), ("rover", "vlm", 4, 4.0, 1))
+"""Kind, model, robots, control rate in Hz, and control periods between observations."""
+
+
+class Policy:
+    """Takes a while, and a little longer for more rows."""
+
+    def __init__(self, rows: int, base_ms: float, row_ms: float) -> None:
+        self.max_batch_size = rows
+        self._base_ms, self._row_ms = base_ms, row_ms
+
+    def infer_batch(self, observations: list[dict[str, Any]]) -> list[Any]:
+        """A chunk for each."""
+        time.sleep((self._base_ms + self._row_ms * len(observations)) / 1e3)
+        return [{"actions": np.zeros((20, 7), np.float32)} for _ in observations]
+
+
+async def robot(address: str, name: str, kind: str, model_id: str, rate_hz: float, every: int, stop: float) -> None:
+    """Observes every so many control periods, until it stops."""
+    async with AsyncConnection(address, name, kind) as connection:
+        model = connection.model(model_id, control_rate_hz=rate_hz)
+        await asyncio.sleep(np.random.default_rng(hash(name) % 1000).uniform(0, every / rate_hz))
+        while time.monotonic() < stop:
+            began = time.monotonic()
+            try:
+                await model.infer(1000, steps_remaining=every, state=np.zeros(7, np.float32))
+            except InferenceError as error:
+                print(error)
+            await asyncio.sleep(max(every / rate_hz - (time.monotonic() - began), 0))
+
+
+async def main() -> None:
+    """Serves, drives and photographs."""
+    models = {"pi0": [Policy(8, 40, 4), Policy(8, 46, 4)], "act": Policy(8, 9, 1.5), "vlm": Policy(1, 120, 0)}
+    async with (
+        Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher(models)) as server,
+        HttpServer(server, HttpConfig(port=0)) as page,
+    ):
+        now = time.monotonic()
+        drivers = [
+            asyncio.create_task(
+                robot(server.address, f"{kind}-{number:02}", kind, model_id, rate, every, now + (14 if number else 9))
+            )
+            for kind, model_id, count, rate, every in FLEET
+            for number in range(count)
+        ]
+        done = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def photograph() -> None:
+            with Browser() as browser:
+                time.sleep(10)  # until the first of each kind is overdue
+                for name, told in SHOTS:
+                    browser.open(page.address, **told)
+                    browser.wait("batches.size > 20")
+                    time.sleep(0.8)
+                    browser.do("screenshot", path=str(ROOT / "docs" / "images" / f"page-{name}.png"))
+            loop.call_soon_threadsafe(done.set)
+
+        threading.Thread(target=photograph).start()
+        await done.wait()
+        await asyncio.gather(*drivers)
+
+
+asyncio.run(main())

@@ -1,0 +1,184 @@
+"""`inferential call`: one request by hand.
+
+It is a robot like any other: the client SDK, and nothing of a server.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from inferential import Connection, InferenceError
+from inferential.cli.errors import CliError
+
+EXAMPLES = (
+    "inferential call localhost:5555 arm state=[0,0.5,1]",
+    'inferential call localhost:5555 vla image=@cup.png prompt="pick it up"',
+    "inferential call localhost:5555 arm state:float64=@state.npy --json",
+)
+_SHOWN = 6  # values of an array
+
+
+def call(
+    server: Annotated[str, typer.Argument(help="Where the server listens, as localhost:5555.")],
+    model: Annotated[str, typer.Argument(help="The model's id.")],
+    values: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Numbers or lists in JSON, text, or @FILE: an image or .npy."),
+    ] = None,
+    timeout_ms: Annotated[float, typer.Option(min=1, help="How long to wait for each answer.")] = 5000,
+    budget_ms: Annotated[float | None, typer.Option(min=0.001, help="Latency budget that the server is told.")] = None,
+    repeat: Annotated[int, typer.Option(min=1, help="Requests, one after another.")] = 1,
+    client_id: Annotated[str, typer.Option(help="Name to call by; one is made up.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the last answer, with all values, as JSON.")] = False,
+) -> int:
+    """Send one observation to a model and show the answer.
+
+    KEY=VALUE: JSON numbers and lists become float32 arrays (KEY:DTYPE=VALUE for
+    another dtype), @FILE.npy an array as it is, @FILE.png or .jpg an image of
+    uint8, and all else is text.
+
+    Exit code 1: the server refused it, or gave no answer in time.
+    """
+    observation = dict(parse(told) for told in values or [])
+    told_budget: dict[str, Any] = {} if budget_ms is None else {"latency_budget_ms": budget_ms}
+    console = Console()
+    try:
+        connection = Connection(server, client_id, "inferential call")
+    except ValueError as error:
+        raise CliError(str(error)) from error
+    result: Any = None
+    with connection:
+        handle = connection.model(model, queue="all", **told_budget)
+        taken: list[float] = []
+        for _ in range(repeat):
+            began = time.perf_counter()
+            try:
+                result = handle.infer(timeout_ms, **observation)
+            except InferenceError as error:
+                _fail(as_json, type(error).__name__, error.reason)
+                return 1
+            except (TypeError, ValueError) as error:
+                raise CliError(str(error)) from error
+            if result is None:
+                _fail(as_json, "Timeout", f"no answer from {server} within {timeout_ms:g} ms: is a server there?")
+                return 1
+            taken.append((time.perf_counter() - began) * 1e3)
+    timing = result.timing
+    told = {
+        "model_id": model,
+        "model_version": result.model_version,
+        "round_trip_ms": taken[-1],
+        "queue_ms": None if timing is None else timing.queue_ms,
+        "inference_ms": None if timing is None else timing.inference_ms,
+        "server_ms": None if timing is None else timing.server_ms,
+        "batch_size": None if timing is None else timing.batch_size,
+    }
+    answer = {key: value for key, value in result.items() if key not in ("response_id", "model_id")}
+    answer.pop("inference_latency_ms", None)
+    if as_json:
+        print(json.dumps({**told, "values": {key: _plain(value) for key, value in answer.items()}}))
+        return 0
+    console.print(_table(answer))
+    console.print(_summary(told, taken), highlight=False, soft_wrap=True)
+    return 0
+
+
+def parse(told: str) -> tuple[str, Any]:
+    """Key and value of one argument.
+
+    Raises:
+        CliError: it is none, naming the key.
+    """
+    name, equals, text = told.partition("=")
+    key, _, dtype_name = name.partition(":")
+    if not equals or not key:
+        raise CliError(f"expected KEY=VALUE, got {told!r}")
+    try:
+        dtype = np.dtype(dtype_name or "float32")
+    except TypeError as error:
+        raise CliError(f"{key}: no dtype {dtype_name!r}; for example float64, int32, uint8") from error
+    if text.startswith("@"):
+        array = _read(key, Path(text[1:]))
+        return key, array.astype(dtype) if dtype_name else array
+    try:
+        value = json.loads(text)
+    except ValueError:
+        if dtype_name:
+            raise CliError(f"{key}: expected JSON numbers for {dtype_name}, got {text!r}") from None
+        return key, text
+    if isinstance(value, str | dict) or value is None:
+        return key, value if isinstance(value, str) else text
+    try:
+        return key, np.asarray(value, dtype)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise CliError(f"{key}: {error}") from error
+
+
+def _read(key: str, path: Path) -> Any:
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, allow_pickle=False)
+        from PIL import Image
+
+        with Image.open(path) as image:
+            return np.asarray(image if image.mode in ("L", "RGB", "RGBA") else image.convert("RGB"))
+    except (OSError, ValueError) as error:
+        raise CliError(f"{key}: cannot read {path}: {error}") from error
+
+
+def _fail(as_json: bool, kind: str, reason: str) -> None:
+    if as_json:
+        print(json.dumps({"error": kind, "reason": reason}))
+    else:
+        Console(stderr=True).print(f"{kind}: {reason}", style="red", highlight=False)
+
+
+def _table(answer: dict[str, Any]) -> Table:
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for heading in ("key", "dtype", "shape", "values"):
+        table.add_column(heading)
+    for key, value in answer.items():
+        if isinstance(value, str):
+            table.add_row(key, "text", "", value)
+        else:
+            first = " ".join(f"{one:.4g}" if value.dtype.kind == "f" else str(one) for one in value.flat[:_SHOWN])
+            more = " ..." if value.size > _SHOWN else ""
+            table.add_row(key, value.dtype.name, str(value.shape), first + more)
+    return table
+
+
+def _summary(told: dict[str, Any], taken: list[float]) -> str:
+    parts = [f"round trip {taken[-1]:.2f} ms"]
+    if told["server_ms"] is not None:
+        parts.append(
+            f"server {told['server_ms']:.2f} (queue {told['queue_ms']:.2f}, model {told['inference_ms']:.2f}), "
+            f"batch of {told['batch_size']}"
+        )
+    if told["model_version"]:
+        parts.append(f"version {told['model_version']}")
+    if len(taken) > 1:
+        p50, p99 = np.percentile(taken, [50, 99])
+        parts.append(f"{len(taken)} requests: p50 {p50:.2f}, p99 {p99:.2f} ms")
+    return ", ".join(parts)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return value
+    listed = value.astype(np.float64).tolist() if value.dtype.kind not in "biuf" else value.tolist()
+    return _finite(listed)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return value if not isinstance(value, float) or math.isfinite(value) else str(value)

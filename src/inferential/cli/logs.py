@@ -1,0 +1,54 @@
+"""What a command logs, to standard error: as text for people, or as JSON for collectors of logs.
+
+What is logged is each module's own business.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import logging
+from datetime import UTC, datetime
+
+
+class LogLevel(enum.StrEnum):
+    """What is logged: this and worse."""
+
+    debug = "debug"
+    info = "info"
+    warning = "warning"
+    error = "error"
+
+
+class LogFormat(enum.StrEnum):
+    """How it is written."""
+
+    text = "text"
+    json = "json"
+
+
+class JsonFormatter(logging.Formatter):
+    """One object a line: time (ISO 8601, UTC), level, logger, message, and exception where there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        told = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            told["exception"] = self.formatException(record.exc_info)
+        return json.dumps(told, ensure_ascii=False)
+
+
+def set_up_logging(level: LogLevel, form: LogFormat) -> None:
+    """Has all that is logged written to standard error."""
+    handler = logging.StreamHandler()
+    if form is LogFormat.json:
+        handler.setFormatter(JsonFormatter())
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level.value.upper(), handlers=[handler])
+    logging.getLogger("watchfiles").setLevel(max(logging.WARNING, logging.root.level))

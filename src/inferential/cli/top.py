@@ -1,0 +1,154 @@
+"""`inferential top`: the fleet in the terminal, over the same HTTP as the page.
+
+It only shows what the server tells.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from inferential.cli.errors import CliError
+
+EXAMPLES = (
+    "inferential top",
+    "inferential top http://10.0.0.5:8080 --token TOKEN",
+    "inferential top --once --json",
+)
+_TIMEOUT_S = 10.0
+_STYLES = {"active": "green", "overdue": "yellow", "gone": "dim"}
+
+
+def top(
+    url: Annotated[str, typer.Argument(help="Where the server's page is (inferential serve --http).")] = (
+        "http://127.0.0.1:8080"
+    ),
+    once: Annotated[bool, typer.Option("--once", help="Show it once; so it does without a terminal.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the status as JSON, once.")] = False,
+    token: Annotated[
+        str | None, typer.Option(envvar="INFERENTIAL_TOKEN", help="The page's token, where it asks for one.")
+    ] = None,
+) -> None:
+    """Show the fleet, the models and what waits, live.
+
+    Ends with Ctrl-C.
+    """
+    if as_json:
+        print(json.dumps(_status(url, token)))
+        return
+    console = Console()
+    if once or not console.is_terminal:
+        console.print(view(_status(url, token), console.height * 10))
+        return
+    with Live(console=console, screen=True, auto_refresh=False) as live:
+        for status in _stream(url, token):
+            live.update(view(status, console.height), refresh=True)
+    raise CliError(f"{url} ended the connection: the server has stopped")
+
+
+def view(status: dict[str, Any], height: int) -> Group:
+    """The tables; as many robots as fit so many lines, those first that need a look."""
+    head = Text.assemble(
+        ("Inferential ", "bold"),
+        f"{status['version']}  {status['address']}  {status['strategy']}  ",
+        f"waiting {status['waiting']}  in flight {status['in_flight']}",
+        ("  draining", "yellow") if status["draining"] else "",
+    )
+    models = Table(box=None, header_style="dim", pad_edge=False)
+    for heading in ("model", "waiting", "in flight", "replicas", "answers", "median ms by rows"):
+        models.add_column(heading, justify="left" if heading in ("model", "median ms by rows") else "right")
+    for model in status["models"]:
+        sizes = "  ".join(f"{size['batch_size']}: {size['median_ms']:.1f}" for size in model["latency"])
+        replicas = str(len(model["replicas"])) if model["max_inflight"] else "none up"
+        counts = (model["waiting"], model["in_flight"], replicas, model["calls"])
+        models.add_row(model["model_id"], *map(str, counts), sizes)
+    robots = Table(box=None, header_style="dim", pad_edge=False)
+    for heading in ("robot", "state", "model", "cadence ms", "age ms", "met %", "answers", "superseded", "refused"):
+        robots.add_column(heading, justify="left" if heading in ("robot", "state", "model") else "right")
+    rows = _rows(status)
+    fit = max(height - len(status["models"]) - 6, 3)
+    for state, cells in rows[:fit]:
+        robots.add_row(cells[0], Text(state, _STYLES[state]), *cells[1:])
+    left = Text(f"and {len(rows) - fit} more", "dim") if len(rows) > fit else Text("")
+    return Group(head, Text(""), models, Text(""), robots, left)
+
+
+def _rows(status: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    order = {"overdue": 0, "active": 1, "gone": 2}
+    clients = sorted(status["clients"], key=lambda client: (order[client["state"]], client["client_id"]))
+    return [
+        (client["state"], [client["client_id"], *_cells(use)])
+        for client in clients
+        for use in client["models"] or [None]
+    ]
+
+
+def _cells(use: dict[str, Any] | None) -> list[str]:
+    if use is None:
+        return ["-"] * 7
+    met = f"{100 * use['in_time'] / use['answered']:.1f}" if use["answered"] else "-"
+    return [
+        use["model_id"],
+        _number(use["cadence_ms"]),
+        _number(use["age_ms"]),
+        met,
+        str(use["answered"]),
+        str(use["superseded"]),
+        str(use["refused"]),
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _status(url: str, token: str | None) -> dict[str, Any]:
+    connection, response = _get(url, "/api/status", token)
+    with closing(connection):
+        status: dict[str, Any] = json.loads(response.read())
+    return status
+
+
+def _stream(url: str, token: str | None) -> Iterator[dict[str, Any]]:
+    connection, response = _get(url, "/api/stream", token)
+    with closing(connection):
+        try:
+            for line in response:
+                if line.startswith(b"data: "):
+                    yield json.loads(line[len(b"data: ") :])
+        except (OSError, http.client.HTTPException):
+            return
+
+
+def _get(url: str, path: str, token: str | None) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
+    if parts.scheme not in kinds or not parts.netloc:
+        raise CliError(f"URL: expected http://HOST:PORT, got {url!r}")
+    connection = kinds[parts.scheme](parts.netloc, timeout=_TIMEOUT_S)
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    try:
+        connection.request("GET", parts.path.rstrip("/") + path, headers=headers)
+        response = connection.getresponse()
+    except (OSError, http.client.HTTPException) as error:
+        connection.close()
+        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        raise CliError(f"nothing answers at {url}: {why} (a server shows its page with --http PORT)") from error
+    if response.status == 200:
+        return connection, response
+    body = response.read(200).decode(errors="replace").strip()
+    connection.close()
+    if response.status == 401:
+        raise CliError(f"{url} asks for a token: --token TOKEN, or INFERENTIAL_TOKEN")
+    raise CliError(f"{url}: HTTP {response.status} {body}")

@@ -1,0 +1,186 @@
+"""`inferential top`, `inferential call` and what goes with them, against a real `inferential serve`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from inferential.cli.call import parse
+from inferential.cli.errors import CliError
+from inferential.cli.logs import JsonFormatter
+from inferential.cli.top import view
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def served(start: Start) -> tuple[str, str]:
+    """Address and page of a server with the models arm (twice the state) and echo."""
+    models = ("-m", "arm=policies:Doubler", "-m", "echo=policies:echo")
+    process = start("serve", *models, "--bind", "tcp://127.0.0.1:0", "--http", "0")
+    assert process.stdout is not None
+    address = process.stdout.readline().split()[2].rstrip(",")
+    page = process.stdout.readline().split()[-1]
+    return address, page
+
+
+def test_a_call_shows_the_answer_and_where_its_time_went(run: Any, served: tuple[str, str]) -> None:
+    ran = run("call", served[0], "arm", "state=[1, 2.5, 3]")
+    assert ran.code == 0
+    assert "actions" in ran.out
+    assert "float32" in ran.out
+    assert "2 5 6" in ran.out
+    assert "round trip" in ran.out
+    assert "batch of 1" in ran.out
+
+
+def test_json_has_all_values(run: Any, served: tuple[str, str], place: Path) -> None:
+    np.save(place / "state.npy", np.arange(3))
+    told = run("call", served[0], "echo", "a:int64=@state.npy", "text=pick it up", "n=0.5", "--json").json
+    assert told["values"] == {"a": [0, 1, 2], "text": "pick it up", "n": 0.5}
+    assert told["server_ms"] >= told["inference_ms"] > 0
+
+
+def test_an_image_of_a_file_is_sent_as_it_is(run: Any, served: tuple[str, str], place: Path) -> None:
+    Image.fromarray(np.full((2, 3, 3), 7, np.uint8)).save(place / "cup.png")
+    told = run("call", served[0], "echo", "image=@cup.png", "--json").json
+    assert np.shape(told["values"]["image"]) == (2, 3, 3)
+
+
+def test_several_requests_are_summed_up(run: Any, served: tuple[str, str]) -> None:
+    assert "20 requests: p50" in run("call", served[0], "arm", "state=1", "--repeat", "20").out
+
+
+def test_what_the_server_refuses_is_exit_code_1(run: Any, served: tuple[str, str]) -> None:
+    ran = run("call", served[0], "leg", "state=1")
+    assert (ran.code, ran.out) == (1, "")
+    assert "UnknownModel: no model 'leg'; there is: arm, echo" in ran.err
+    assert run("call", served[0], "arm", "--json").json["error"] == "ModelFailed"
+
+
+def test_where_no_server_is_that_is_said(run: Any) -> None:
+    ran = run("call", "127.0.0.1:1", "arm", "state=1", "--timeout-ms", "50")
+    assert ran.code == 1
+    assert "no answer from 127.0.0.1:1 within 50 ms: is a server there?" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("told", "text"),
+    [
+        ("state", "expected KEY=VALUE"),
+        ("=1", "expected KEY=VALUE"),
+        ("a:floaty=1", "a: no dtype 'floaty'"),
+        ("a=[1,[2]]", "a: "),
+        ("a:int8=hello", "a: expected JSON numbers for int8, got 'hello'"),
+        ("a=@nothing.png", "a: cannot read nothing.png"),
+    ],
+)
+def test_values_that_are_none_are_told_by_key(told: str, text: str) -> None:
+    with pytest.raises(CliError, match=text.replace("[", r"\[")):
+        parse(told)
+
+
+def test_top_shows_robots_and_models_once(run: Any, served: tuple[str, str]) -> None:
+    for _ in range(3):
+        run("call", served[0], "arm", "state=1", "--client-id", "robot-7")
+    ran = run("top", served[1], "--once")
+    assert ran.code == 0
+    assert "robot-7" in ran.out
+    assert "active" in ran.out
+    assert "arm" in ran.out
+    told = run("top", served[1], "--json").json
+    assert told["clients"][0]["client_id"] == "robot-7"
+
+
+def test_top_is_live_until_interrupted(served: tuple[str, str]) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "inferential.cli.main", "top", served[1]]
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm"})
+    os.close(theirs)
+    try:
+        seen = b""
+        while seen.count(b"Inferential") < 3:  # drawn again and again
+            seen += os.read(ours, 65536)
+        process.send_signal(signal.SIGINT)
+        while True:
+            try:
+                os.read(ours, 65536)
+            except OSError:  # the other end is closed
+                break
+        assert process.wait(30) == 130
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "127.0.0.1:1"])
+def test_top_says_where_nothing_answers(run: Any, url: str) -> None:
+    ran = run("top", url, "--once")
+    assert ran.code == 2
+    assert f"nothing answers at {url}" in ran.err
+
+
+def test_top_needs_the_token_where_there_is_one(run: Any, start: Start, place: Path) -> None:
+    (place / "fleet.yaml").write_text(
+        "transport: {bind: 'tcp://127.0.0.1:0'}\n"
+        "models: {known: {arm: {target: 'policies:echo'}}}\n"
+        "http: {port: 0, token: s3cret}\n"
+        "gateways: {openpi: {port: 0, model: arm}, gr00t: {port: 0, model: arm}}\n"
+    )
+    process = start("serve", "fleet.yaml")
+    assert process.stdout is not None
+    lines = [process.stdout.readline() for _ in range(4)]
+    assert lines[1].startswith("openpi gateway on ws://127.0.0.1:")
+    assert lines[2].startswith("GR00T gateway on tcp://127.0.0.1:")
+    page = lines[3].split()[-1]
+    assert "asks for a token" in run("top", page, "--once").err
+    assert run("top", page, "--once", "--token", "s3cret").code == 0
+
+
+def test_of_many_robots_those_that_need_a_look_come_first() -> None:
+    clients = [{"client_id": f"robot-{n}", "state": "overdue" if n == 9 else "active", "models": []} for n in range(10)]
+    status = {
+        **dict.fromkeys(("version", "address", "strategy"), ""),
+        "waiting": 0,
+        "in_flight": 0,
+        "draining": False,
+        "models": [],
+        "clients": clients,
+    }
+    table, left = view(status, 10).renderables[-2:]
+    assert next(iter(table.columns[0].cells)) == "robot-9"
+    assert str(left) == "and 6 more"
+
+
+def test_logs_can_be_json(start: Start) -> None:
+    process = start("serve", "-m", "arm=policies:echo", "--bind", "tcp://127.0.0.1:0", "--log-format", "json")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    (told,) = (json.loads(line) for line in err.splitlines() if "listening" in line)
+    assert (told["level"], told["logger"]) == ("info", "inferential")
+
+
+def test_a_logged_exception_is_part_of_its_object() -> None:
+    try:
+        raise ValueError("no cup")
+    except ValueError:
+        record = logging.LogRecord("a", logging.ERROR, "f.py", 1, "failed: %s", ("x",), sys.exc_info())
+    told = json.loads(JsonFormatter().format(record))
+    assert told["message"] == "failed: x"
+    assert "ValueError: no cup" in told["exception"]
+    assert told["time"].endswith("+00:00")
