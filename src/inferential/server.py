@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import time
@@ -232,7 +233,7 @@ class Server:
         Raises:
             OSError: the address cannot be bound.
         """
-        with self._signals():
+        with self._signals(), _few_collections():
             await self.start()
             try:
                 await self._stop.wait()
@@ -569,6 +570,18 @@ class Server:
             tuple(self._dispatcher.replicas(model_id)),
             None if known is None else known.device,
         )
+
+
+@contextlib.contextmanager
+def _few_collections() -> Iterator[None]:
+    """Python's collector looks no more at what is there already, modules and models: that takes it tens of
+    milliseconds now and then, and robots wait meanwhile."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _ray_dispatcher(ray_config: Mapping[str, Any], models: Sequence[str] | None) -> Dispatcher:
