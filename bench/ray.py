@@ -97,7 +97,7 @@ async def _with_replicas(serve: Any, count: int, rounds: int, seconds: float) ->
     loop = asyncio.get_running_loop()
 
     def deploy() -> Any:
-        serve.run(serve.deployment(**options)(direct(Echo)).bind(), name="direct", route_prefix=None)
+        serve.run(serve.deployment(**options)(direct(max_inflight=2)(Echo)).bind(), name="direct", route_prefix=None)
         return serve.run(serve.deployment(**options)(Echo).bind(), name="handle", route_prefix=None)
 
     handle = await loop.run_in_executor(None, deploy)
