@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import Any
 from unittest.mock import patch
@@ -273,3 +274,30 @@ class SeriesMachine(RuleBasedStateMachine):
 
 TestSeriesMachine = SeriesMachine.TestCase
 TestSeriesMachine.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+
+
+@given(
+    points=st.lists(st.tuples(st.floats(-1e6, 1e6), st.sampled_from("abcdef")), max_size=60),
+    cuts=st.lists(st.integers(0, 60), max_size=5),
+    size=st.integers(1, 20),
+    label_sets=st.integers(2, 8),
+)
+def test_points_added_together_are_found_as_if_added_one_by_one(
+    points: list[tuple[float, str]], cuts: list[int], size: int, label_sets: int
+) -> None:
+    together, alone = MetricSeries(size, label_sets), MetricSeries(size, label_sets)
+    edges = [0, *sorted(cut for cut in cuts if cut <= len(points)), len(points)]
+    for begin, end in itertools.pairwise(edges):
+        part = points[begin:end]
+        keys = [(("client", name),) for _, name in part]
+        together.extend([float(begin + n) for n in range(len(part))], [value for value, _ in part], keys)
+    for value, name in points:
+        alone.record(value, {"client": name})
+    if len({name for _, name in points}) <= label_sets:  # no label set is dropped: then the order is all there is
+        found = [(point.value, point.labels) for point in together]
+        assert found == [(point.value, point.labels) for point in alone]
+    assert len(together) <= size
+    for point in together:
+        assert (point.value, point.labels["client"]) in points
+    if points:
+        assert together.get_latest({"client": points[-1][1]}) == points[-1][0]

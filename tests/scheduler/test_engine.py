@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from inferential.config.schema import SchedulingConfig
 from inferential.scheduler import InferenceRequest, create_scheduler
+from inferential.scheduler.deadline_aware import DeadlineAwareScheduler
 from inferential.scheduler.engine import Batch, Capacity, Engine
 from inferential.scheduler.request import IllegalTransition, RequestState
 
@@ -44,6 +45,65 @@ def test_a_freed_slot_takes_the_next(clock: Any, make_request: MakeRequest) -> N
     (batch,) = engine.work(clock.now)
     engine.finished(batch, clock.now)
     assert [batch.requests for batch in engine.work(clock.now)] == [[second]]
+
+
+STRAIGHT = ["deadline_aware", "model_deadline", "priority_tiered", "round_robin"]
+
+
+@pytest.mark.parametrize("strategy", STRAIGHT)
+def test_a_request_that_nobody_waits_before_never_meets_the_strategy(
+    strategy: str, clock: Any, make_request: MakeRequest
+) -> None:
+    engine = make_engine(strategy=strategy)
+    with patch.object(engine.scheduler, "resubmit", side_effect=AssertionError("it was queued")):
+        request = make_request("a")
+        engine.offer(request, clock.now)
+        assert engine.waiting() == engine.waiting(request.model_id) == 1
+        (batch,) = engine.work(clock.now)
+    assert batch.requests[0].state is RequestState.DISPATCHED
+    assert engine.waiting() == 0
+
+
+@pytest.mark.parametrize("strategy", ["batch_optimized", "slo_aware"])
+def test_a_strategy_that_holds_back_meets_every_request(strategy: str, clock: Any, make_request: MakeRequest) -> None:
+    engine = make_engine(strategy=strategy)
+    with patch.object(engine.scheduler, "resubmit", wraps=engine.scheduler.resubmit) as queued:
+        engine.offer(make_request("a"), clock.now)
+        engine.work(clock.now)
+    assert queued.call_count == 1
+
+
+def test_a_strategy_that_somebody_derived_meets_every_request(clock: Any, make_request: MakeRequest) -> None:
+    class Mine(DeadlineAwareScheduler):
+        pass
+
+    config = SchedulingConfig()
+    engine = Engine(config, Mine(config), lambda model_id: Capacity(1, 1))
+    with patch.object(engine.scheduler, "resubmit", wraps=engine.scheduler.resubmit) as queued:
+        engine.offer(make_request("a"), clock.now)
+        engine.work(clock.now)
+    assert queued.call_count == 1
+
+
+def test_of_one_client_the_newer_takes_the_older_ones_place_also_when_both_are_new(
+    clock: Any, make_request: MakeRequest
+) -> None:
+    engine = make_engine()
+    older, newer = make_request("a", takes_latest=True), make_request("a", takes_latest=True)
+    engine.offer(older, clock.now)
+    engine.offer(newer, clock.now)
+    assert engine.ended() == [older]
+    (batch,) = engine.work(clock.now)
+    assert batch.requests == [newer]
+
+
+def test_more_newcomers_than_a_call_takes_go_in_the_strategys_order(clock: Any, make_request: MakeRequest) -> None:
+    engine = make_engine(max_batch_size=2)
+    requests = [make_request(client, urgency=urgency) for client, urgency in (("a", 0.0), ("b", 0.5), ("c", 1.0))]
+    for request in requests:
+        engine.offer(request, clock.now)
+    (batch,) = engine.work(clock.now)
+    assert batch.requests == [requests[2], requests[1]]
 
 
 @pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name not in ("batch_optimized", "slo_aware")])

@@ -57,9 +57,11 @@ class ObservationTemplate:
     __slots__ = ("_parts",)
 
     def __init__(self, message: pb.Observation, timestamp_ns: int) -> None:
-        parts = message.SerializeToString().split(_varint(timestamp_ns))
-        # One more than there are tensors, unless a text happens to hold the same nine bytes.
-        self._parts = parts if timestamp_ns in _NINE_BYTES and len(parts) == len(message.tensors) + 1 else None
+        self._parts: list[bytes] | None = None
+        if timestamp_ns in _NINE_BYTES:
+            parts = message.SerializeToString().split(_varint(timestamp_ns))
+            # One more than there are tensors, unless a text happens to hold the same nine bytes.
+            self._parts = parts if len(parts) == len(message.tensors) + 1 else None
 
     def envelope(self, timestamp_ns: int, new: bytes) -> bytes | None:
         """The envelope at that time, with what is new; None where it has to be made the long way."""
