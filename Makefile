@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench bench-check bench-schedulers proto clean setup
+.PHONY: demo test lint bench bench-check bench-schedulers docs proto clean setup
 
 demo: $(READY)  ## a fleet of simulated robots, driven in real time
 	$(BIN)/inferential demo $(ARGS)
@@ -27,6 +27,9 @@ bench-check: $(READY)  ## fails where this tree is slower than the committed fig
 bench-schedulers: $(READY)  ## every strategy in virtual time, against what is possible; draws docs/images/sim-*
 	$(BIN)/python -m bench.schedulers --check $(ARGS)
 
+docs: $(READY)  ## the docs site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 proto: $(READY)  ## compile the protobuf schema again
 	$(BIN)/python hatch_build.py
 
@@ -39,6 +42,6 @@ $(READY): pyproject.toml hatch_build.py src/inferential/proto/inferential.proto
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache demo-out
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache demo-out site
 	rm -f src/inferential/proto/inferential_pb2.py src/inferential/proto/inferential_pb2.pyi
 	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
