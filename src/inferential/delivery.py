@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from typing import Generic, TypeVarTuple, Unpack
 
 from inferential.dispatch.base import DispatchResult
 from inferential.metrics.recorder import Recorder
@@ -16,6 +17,7 @@ from inferential.proto import PROTOCOL_VERSION
 from inferential.proto.messages import write_refusal
 from inferential.proto.tensors import Buffer
 from inferential.scheduler.admission import CLIENT_GONE
+from inferential.scheduler.engine import Batch
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, RequestState
 from inferential.tracking.fleet import Fleet
 from inferential.transport.messages import OutgoingResponse
@@ -27,30 +29,41 @@ logger = logging.getLogger("inferential")
 RequestCallback = Callable[[InferenceRequest], None]
 """Called with a request that has just ended: `state`, `refusal`, `received_at` and `dispatched_at` tell how."""
 
+BatchCallback = Callable[[Batch, float], None]
+"""Called with a call that has ended and when, in seconds of `time.monotonic()`: its requests are answered by then,
+refused, or to be tried again."""
 
-class RequestCallbacks:
-    """Users' functions that are told of every request's end. Nothing they do can break the server."""
+Told = TypeVarTuple("Told")
 
-    def __init__(self) -> None:
-        self._callbacks: list[RequestCallback] = []
-        self._failed: set[RequestCallback] = set()
+
+class Callbacks(Generic[*Told]):
+    """Users' functions that are told of something. Nothing they do can break the server.
+
+    Args:
+        what: they are told of, for the log.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._callbacks: list[Callable[[Unpack[Told]], None]] = []
+        self._failed: set[Callable[[Unpack[Told]], None]] = set()
 
     def __bool__(self) -> bool:
         return bool(self._callbacks)
 
-    def register(self, callback: RequestCallback) -> None:
+    def register(self, callback: Callable[[Unpack[Told]], None]) -> None:
         """Adds a callback."""
         self._callbacks.append(callback)
 
-    def fire(self, request: InferenceRequest) -> None:
+    def fire(self, *told: *Told) -> None:
         """Calls them all. One that raises is logged the first time, and called on."""
         for callback in self._callbacks:
             try:
-                callback(request)
+                callback(*told)
             except Exception:
                 if callback not in self._failed:
                     self._failed.add(callback)
-                    logger.exception("request callback %r failed; further failures are not logged", callback)
+                    logger.exception("%s callback %r failed; further failures are not logged", self._what, callback)
 
 
 class Delivery:
@@ -61,7 +74,12 @@ class Delivery:
     """
 
     def __init__(
-        self, transport: ZmqTransport, visits: Visits, recorder: Recorder, fleet: Fleet, callbacks: RequestCallbacks
+        self,
+        transport: ZmqTransport,
+        visits: Visits,
+        recorder: Recorder,
+        fleet: Fleet,
+        callbacks: Callbacks[InferenceRequest],
     ) -> None:
         self._transport = transport
         self._visits = visits
@@ -75,6 +93,7 @@ class Delivery:
         request = result.request
         if self._post(request.identity, request.client_id, result.envelope, result.payload):
             request.move(RequestState.ANSWERED)
+            request.inference_ms = result.latency_ms
             now = time.monotonic()
             self._responses.on_response_sent(
                 request.client_id, result.response_id, result.latency_ms, request.model_id, now

@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from inferential.config.profiles import load_profiles
 from inferential.config.schema import InferentialConfig, SchedulingConfig
-from inferential.delivery import Delivery, RequestCallback, RequestCallbacks
+from inferential.delivery import BatchCallback, Callbacks, Delivery, RequestCallback
 from inferential.dispatch.base import REPLICA_LOST, Dispatcher, DispatchResult
 from inferential.metrics.callbacks import MetricCallback
 from inferential.metrics.collector import MetricsCollector
@@ -103,7 +103,8 @@ class Server:
         )
         self._capacities: dict[str, Capacity] = {}  # until the dispatcher or the configuration changes
         self._shares = FairShares(self._engine.outlook)
-        self._callbacks = RequestCallbacks()
+        self._request_callbacks: Callbacks[InferenceRequest] = Callbacks("request")
+        self._batch_callbacks: Callbacks[Batch, float] = Callbacks("batch")
         self._history = History(time.monotonic())
         self._open: _Open | None = None
         self._stop = asyncio.Event()
@@ -138,6 +139,11 @@ class Server:
         return self._open.transport.address
 
     @property
+    def running(self) -> bool:
+        """Whether it listens."""
+        return self._open is not None
+
+    @property
     def profiles(self) -> Profiles:
         """The models' latencies by batch size, as learned so far."""
         return self._engine.profiles
@@ -148,7 +154,12 @@ class Server:
 
     def on_request(self, callback: RequestCallback) -> RequestCallback:
         """Has `callback(request)` called for every request that ends, one way or another; a decorator."""
-        self._callbacks.register(callback)
+        self._request_callbacks.register(callback)
+        return callback
+
+    def on_batch(self, callback: BatchCallback) -> BatchCallback:
+        """Has `callback(batch, ended_at)` called for every call of a model, once it is over; a decorator."""
+        self._batch_callbacks.register(callback)
         return callback
 
     def connect(self, client_id: str | int = "", client_type: str = "") -> InProcessConnection:
@@ -220,7 +231,7 @@ class Server:
         self._configured_scheduling = config.scheduling.model_copy(deep=True)
         self._config.transport = old.transport
         self._config.ray = old.ray
-        self._config.gateways, self._config.http = old.gateways, old.http
+        self._config.gateways, self._config.http, self._config.otlp = old.gateways, old.http, old.otlp
         self._capacities.clear()
         self._reception = Reception(self._config, self._owner, self._model_ids)
         self._fleet.configure(self._config.response_tracking)
@@ -275,7 +286,7 @@ class Server:
         except BaseException:
             await transport.close()
             raise
-        delivery = Delivery(transport, self._visits, self._recorder, self._fleet, self._callbacks)
+        delivery = Delivery(transport, self._visits, self._recorder, self._fleet, self._request_callbacks)
         self._history = History(time.monotonic())
         self._open = _Open(asyncio.get_running_loop(), transport, delivery)
         self._draining = False
@@ -438,6 +449,8 @@ class Server:
                 del self._calls[batch]
                 self._engine.finished(batch, now, measured=succeeded)
                 self._history.ended(batch, now, ok=succeeded)
+                if self._batch_callbacks:
+                    self._batch_callbacks.fire(batch, now)
         if self._draining or self._engine.waiting():
             self._work()
 

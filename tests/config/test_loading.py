@@ -207,7 +207,7 @@ def test_all_problems_are_told_each_on_its_line_with_its_source(write: Write) ->
         "transport.bind: expected an address like tcp://*:5555 or ipc:///run/robots.sock, got a table "
         "(INFERENTIAL_TRANSPORT__BIND__PORT)",
         "x: unknown key; there is: server, transport, scheduling, models, clients, response_tracking, observations, "
-        f"metrics, gateways, http, ray ({path})",
+        f"metrics, gateways, http, otlp, ray ({path})",
     ]
 
 
@@ -251,7 +251,11 @@ def _values(node: Node) -> st.SearchStrategy[Any]:
 
 
 _text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-_SPECIAL = {"bind": ["tcp://*:5555", "ipc:///tmp/x y.sock"], "target": ["a:b", "päckage.module_1:Outer.make"]}
+_SPECIAL = {
+    "endpoint": ["http://localhost:4318", "https://otel.lab:443/in"],
+    "bind": ["tcp://*:5555", "ipc:///tmp/x y.sock"],
+    "target": ["a:b", "päckage.module_1:Outer.make"],
+}
 
 
 def _leaf(node: Node) -> st.SearchStrategy[Any]:

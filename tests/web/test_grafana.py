@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from inferential import LocalDispatcher, Server
 from inferential.metrics import names
-from inferential.web.prometheus import Exporter
+from inferential.telemetry.prometheus import Exporter
 
 DASHBOARD = Path(__file__).parents[2] / "docs" / "grafana" / "inferential.json"
 

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inferential.cli.errors import CliError
+from inferential.cli.errors import CliError, missing
 from inferential.cli.logs import LogFormat, LogLevel, set_up_logging
 from inferential.cli.settings import COMMAND_LINE, strategy_problem, targets
 from inferential.cli.targets import load_models
 from inferential.config.changes import diff
 from inferential.config.loading import Loaded, load
 from inferential.config.problems import ConfigError
-from inferential.config.schema import InferentialConfig
+from inferential.config.schema import InferentialConfig, OtlpConfig
 from inferential.config.watcher import ConfigWatcher
 from inferential.dispatch.base import Dispatcher
 from inferential.dispatch.local import LocalDispatcher
@@ -30,6 +30,7 @@ from inferential.server import Server
 
 if TYPE_CHECKING:
     from inferential.cluster import Servers
+    from inferential.telemetry.otlp import Telemetry
 
 logger = logging.getLogger("inferential.serve")
 
@@ -38,6 +39,7 @@ EXAMPLES = (
     "inferential serve --model arm=policies:ArmPolicy",
     "inferential serve fleet.toml --bind tcp://127.0.0.1:6000",
     "inferential serve fleet.yaml --http 8080",
+    "inferential serve fleet.yaml --otlp http://localhost:4318",
     "inferential serve fleet.yaml --strategy round_robin --log-level debug",
     "inferential serve --model arm=ray:policy-v2",
     "inferential serve --model arm=ray:policy-v2 --servers 4",
@@ -66,6 +68,9 @@ def serve(
         str | None,
         typer.Option(metavar="[HOST:]PORT", help="Serve the live page, /metrics and health there; see docs/page.md."),
     ] = None,
+    otlp: Annotated[
+        str | None, typer.Option(metavar="URL", help="Export traces and metrics there (OpenTelemetry, OTLP over HTTP).")
+    ] = None,
     servers: Annotated[
         int, typer.Option(min=1, help="Servers, each a Ray actor, on ports from that of --bind on; models on Ray only.")
     ] = 1,
@@ -85,7 +90,7 @@ def serve(
     Prints one line when it listens. SIGINT and SIGTERM end it, after it has served what it has.
     """
     set_up_logging(log_level, log_format)
-    overrides = _overrides(model or [], bind, strategy, http)
+    overrides = _overrides(model or [], bind, strategy, http, otlp)
     # Before the file is read: models may take long to import, and it may change meanwhile.
     watcher = None if config is None else ConfigWatcher(config, overrides=overrides, overrides_name=COMMAND_LINE)
     try:
@@ -107,6 +112,7 @@ class _AnnouncedServer(Server):
     def __init__(self, config: InferentialConfig, dispatcher: Dispatcher) -> None:
         super().__init__(config=config, dispatcher=dispatcher)
         self._beside = contextlib.AsyncExitStack()
+        self._after = contextlib.AsyncExitStack()  # ends when the last request has
 
     async def start(self) -> None:
         try:
@@ -125,6 +131,7 @@ class _AnnouncedServer(Server):
     async def shutdown(self) -> None:
         await self._beside.aclose()
         await super().shutdown()
+        await self._after.aclose()
 
     async def _start_beside(self) -> None:
         gateways = self.config.gateways
@@ -139,6 +146,9 @@ class _AnnouncedServer(Server):
             gr00t = await self._beside.enter_async_context(Gr00tGateway(self, gateways.gr00t))
             print(f"GR00T gateway on {gr00t.address}, model {gateways.gr00t.model}", flush=True)
 
+        if self.config.otlp is not None:
+            await self._after.enter_async_context(_telemetry(self, self.config.otlp))
+            print(f"traces and metrics to {self.config.otlp.endpoint}", flush=True)
         if self.config.http is not None:
             from inferential.web import HttpServer
 
@@ -150,6 +160,14 @@ class _AnnouncedServer(Server):
         print(f"listening on {self.address}, strategy {self.config.scheduling.strategy}, models: {models}", flush=True)
 
 
+def _telemetry(server: Server, config: OtlpConfig) -> Telemetry:
+    try:
+        from inferential.telemetry.otlp import Telemetry
+    except ModuleNotFoundError as error:
+        raise missing("otlp", error, "otel") from error
+    return Telemetry(server, config)
+
+
 def _several(loaded: Loaded, path: Path | None, count: int) -> Servers:
     wanted = _wanted(loaded, path)
     here = sorted(model_id for model_id, target in wanted.items() if not target.startswith(RAY))
@@ -158,8 +176,9 @@ def _several(loaded: Loaded, path: Path | None, count: int) -> Servers:
             f"--servers: servers share models on Ray Serve, and {here[0]} is in the server's own process "
             f"({wanted[here[0]]}): make it ray:APPLICATION, or start one server"
         )
-    if loaded.config.http is not None or loaded.config.gateways.model_fields_set:
-        raise CliError("--servers: gateways and http belong to one server; start it beside these")
+    config = loaded.config
+    if config.http is not None or config.otlp is not None or config.gateways.model_fields_set:
+        raise CliError("--servers: gateways, http and otlp belong to one server; start it beside these")
     try:
         from inferential.cluster import Servers
     except ModuleNotFoundError as error:
@@ -280,7 +299,9 @@ def _take_on(server: Server, new: InferentialConfig) -> None:
         logger.info("%s", change)
 
 
-def _overrides(models: list[str], bind: str | None, strategy: str | None, http: str | None) -> dict[str, Any]:
+def _overrides(
+    models: list[str], bind: str | None, strategy: str | None, http: str | None, otlp: str | None
+) -> dict[str, Any]:
     known: dict[str, dict[str, str]] = {}
     for told in models:
         model_id, equals, target = told.partition("=")
@@ -299,4 +320,6 @@ def _overrides(models: list[str], bind: str | None, strategy: str | None, http: 
         if not port.isdecimal():
             raise CliError(f"--http: expected PORT or HOST:PORT, got {http!r}")
         overrides["http"] = {"port": int(port), **({"host": host.strip("[]")} if host else {})}
+    if otlp is not None:
+        overrides["otlp"] = {"endpoint": otlp}
     return overrides

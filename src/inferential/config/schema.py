@@ -30,6 +30,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 SocketCount = Annotated[int, Field(ge=1, le=2**31 - 1)]  # ZeroMQ keeps it in a C int
 Port = Annotated[int, Field(ge=0, le=65_535)]
+HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$"), Expected("a URL as http://HOST:PORT")]
 Target = Annotated[
     str,
     Field(pattern=r"^(ray:[^\s/]+(/[^\s/]+)?|openpi://[^\s/]+|\w+(\.\w+)*:\w+(\.\w+)*)$"),
@@ -310,6 +311,25 @@ class HttpConfig(Section):
     """What whoever reads must show, as Authorization: Bearer TOKEN or once as ?token=TOKEN; none: nothing."""
 
 
+class OtlpConfig(Section):
+    """Traces and metrics to an OpenTelemetry collector."""
+
+    endpoint: HttpUrl = "http://localhost:4318"
+    """Where it takes OTLP over HTTP; /v1/traces and /v1/metrics are added."""
+    headers: dict[str, SecretStr] = Field(default_factory=dict)
+    """Sent with every export, as a key that the collector asks for."""
+    service_name: str = Field(default="inferential", min_length=1)
+    """The name of this server in traces."""
+    traces: bool = True
+    """Whether traces are exported."""
+    metrics: bool = True
+    """Whether metrics are exported."""
+    sample_ratio: float = Field(default=1.0, ge=0, le=1)
+    """Share of requests that are traced, of robots that do not trace themselves."""
+    metrics_interval_s: Positive = 10.0
+    """Seconds between exports of metrics."""
+
+
 class InferentialConfig(Section):
     """Everything; each field is a table of a configuration file."""
 
@@ -333,5 +353,7 @@ class InferentialConfig(Section):
     """Other clients' protocols."""
     http: Annotated[HttpConfig | None, Effect.ON_RESTART] = None
     """The live page, metrics and health over HTTP; off where it is not told."""
+    otlp: Annotated[OtlpConfig | None, Effect.ON_RESTART] = None
+    """Traces and metrics to an OpenTelemetry collector; off where it is not told."""
     ray: Annotated[dict[str, Any], Effect.ON_RESTART] = Field(default_factory=dict)
     """Arguments with which Ray is joined or started (those of its `init`), as `address`."""

@@ -24,8 +24,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from inferential.server import Server
+from inferential.telemetry.prometheus import CONTENT_TYPE, Exporter
 from inferential.web.feed import Feed
-from inferential.web.prometheus import CONTENT_TYPE, Exporter
 
 if TYPE_CHECKING:
     from inferential.config.schema import HttpConfig

@@ -70,6 +70,11 @@ class Exporter(Collector):
         self._server.metrics.settle()
         return generate_latest(self._registry)
 
+    def families(self) -> list[Metric]:
+        """The same, as families."""
+        self._server.metrics.settle()
+        return list(self.collect())
+
     def describe(self) -> list[Metric]:
         """Nothing, so that registering collects nothing."""
         return []
@@ -89,7 +94,8 @@ class Exporter(Collector):
             for key, one in list(by_key.items()):
                 histogram.add_metric(key, _cumulative(bounds, one.counts), one.total)
             yield histogram
-        yield from self._gauges()
+        if self._server.running:
+            yield from self._gauges()
 
     def _gauges(self) -> Iterator[Metric]:
         status = self._server.status()

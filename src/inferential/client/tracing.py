@@ -1,0 +1,219 @@
+"""Handles that trace (OpenTelemetry): a span from an observation to its answer, which the server's spans join.
+
+The trace's context goes along as W3C Trace Context, in the metadata `traceparent` and `tracestate`; so it can also be
+told by clients of other languages, and models find it in their observations. Needs `opentelemetry-api`, and for spans
+to go anywhere an SDK: both are in the extra `otel`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import Any
+
+from opentelemetry.trace import (
+    Span,
+    SpanKind,
+    StatusCode,
+    TracerProvider,
+    get_tracer,
+    set_span_in_context,
+    use_span,
+)
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from inferential.client.handles import AsyncModel
+from inferential.client.result import Result
+from inferential.client.session import MAX_OPEN
+from inferential.client.sync import Model
+from inferential.errors import InferenceError
+
+_PROPAGATOR = TraceContextTextMapPropagator()
+
+
+class _Spans:
+    """The open spans of one handle, by request id."""
+
+    def __init__(self, model_id: str, provider: TracerProvider | None) -> None:
+        self._model_id = model_id
+        self._tracer = get_tracer("inferential.client", version("inferential"), provider)
+        self._open: OrderedDict[int, Span] = OrderedDict()
+
+    def begin(self, values: dict[str, Any]) -> Span:
+        """A span within the current one, whose context is added to the values."""
+        span = self._tracer.start_span(
+            f"observe {self._model_id}", kind=SpanKind.CLIENT, attributes={"inferential.model.id": self._model_id}
+        )
+        _PROPAGATOR.inject(values, set_span_in_context(span))
+        return span
+
+    def sent(self, request_id: int, span: Span) -> int:
+        """The observation that it is about has its id."""
+        span.set_attribute("inferential.request.id", str(request_id))
+        self._open[request_id] = span
+        if len(self._open) > MAX_OPEN:  # the connection has forgotten the oldest by now as well
+            _end_without_answer(self._open.popitem(last=False)[1])
+        return request_id
+
+    def taken(self, result: Result | None) -> Result | None:
+        """What was taken; older observations than that one were superseded, or their answers were outdated."""
+        if result is None:
+            return None
+        span = self._open.pop(result.request_id, None)
+        if span is not None:
+            _answered(span, result)
+            span.end()
+        while self._open and next(iter(self._open)) < result.request_id:
+            _end_without_answer(self._open.popitem(last=False)[1])
+        return result
+
+    @contextmanager
+    def refusals(self) -> Iterator[None]:
+        """Within it, an error ends the span of the request that it is about."""
+        try:
+            yield
+        except InferenceError as error:
+            span = self._open.pop(error.request_id, None)
+            if span is not None:
+                span.set_status(StatusCode.ERROR, f"{type(error).__name__}: {error.reason}")
+                span.end()
+            raise
+
+    def close(self) -> None:
+        """Ends what is open."""
+        while self._open:
+            _end_without_answer(self._open.popitem(last=False)[1])
+
+
+def _answered(span: Span, result: Result | None) -> Result | None:
+    """Notes a result, or that there was none in time."""
+    if result is None:
+        span.set_attribute("inferential.outcome", "no answer in time")
+    else:
+        span.set_attribute("inferential.outcome", "answered")
+        span.set_attribute("inferential.age_ms", result.age_ms)
+    return result
+
+
+def _end_without_answer(span: Span) -> None:
+    span.set_attribute("inferential.outcome", "no answer taken")
+    span.end()
+
+
+@contextmanager
+def _unsent(span: Span) -> Iterator[None]:
+    """Within it, whatever is raised ends the span: there is no request."""
+    try:
+        yield
+    except BaseException as error:
+        span.set_status(StatusCode.ERROR, f"{type(error).__name__}: {error}")
+        span.end()
+        raise
+
+
+class TracedModel:
+    """A handle of a `Connection` that traces; used as the handle itself, by one thread at a time.
+
+    Args:
+        model: the handle.
+        provider: where spans go; OpenTelemetry's global one where it is not told.
+    """
+
+    def __init__(self, model: Model, provider: TracerProvider | None = None) -> None:
+        self._model = model
+        self._spans = _Spans(model.model_id, provider)
+
+    @property
+    def model_id(self) -> str:
+        """The model's id."""
+        return self._model.model_id
+
+    @property
+    def serve_interval_ms(self) -> float:
+        """As `Model.serve_interval_ms`."""
+        return self._model.serve_interval_ms
+
+    def observe(
+        self, urgency: float = 0.0, steps_remaining: int | None = None, priority: int | None = None, **values: Any
+    ) -> int:
+        """As `Model.observe`; begins a span."""
+        span = self._spans.begin(values)
+        with _unsent(span):
+            request_id = self._model.observe(urgency, steps_remaining, priority, **values)
+        return self._spans.sent(request_id, span)
+
+    def get_result(self, timeout_ms: float = 100) -> Result | None:
+        """As `Model.get_result`; ends the span of what it returns or raises."""
+        with self._spans.refusals():
+            return self._spans.taken(self._model.get_result(timeout_ms))
+
+    def infer(
+        self,
+        timeout_ms: float = 100,
+        urgency: float = 0.0,
+        steps_remaining: int | None = None,
+        priority: int | None = None,
+        **values: Any,
+    ) -> Result | None:
+        """As `Model.infer`, in a span."""
+        with use_span(self._spans.begin(values), end_on_exit=True) as span:
+            return _answered(span, self._model.infer(timeout_ms, urgency, steps_remaining, priority, **values))
+
+    def close(self) -> None:
+        """Ends the spans that are still open; the handle itself stays as it is."""
+        self._spans.close()
+
+
+class TracedAsyncModel:
+    """A handle of an `AsyncConnection` that traces; used as the handle itself.
+
+    Args:
+        model: the handle.
+        provider: where spans go; OpenTelemetry's global one where it is not told.
+    """
+
+    def __init__(self, model: AsyncModel, provider: TracerProvider | None = None) -> None:
+        self._model = model
+        self._spans = _Spans(model.model_id, provider)
+
+    @property
+    def model_id(self) -> str:
+        """The model's id."""
+        return self._model.model_id
+
+    @property
+    def serve_interval_ms(self) -> float:
+        """As `AsyncModel.serve_interval_ms`."""
+        return self._model.serve_interval_ms
+
+    async def observe(
+        self, urgency: float = 0.0, steps_remaining: int | None = None, priority: int | None = None, **values: Any
+    ) -> int:
+        """As `AsyncModel.observe`; begins a span."""
+        span = self._spans.begin(values)
+        with _unsent(span):
+            request_id = await self._model.observe(urgency, steps_remaining, priority, **values)
+        return self._spans.sent(request_id, span)
+
+    async def get_result(self, timeout_ms: float = 100) -> Result | None:
+        """As `AsyncModel.get_result`; ends the span of what it returns or raises."""
+        with self._spans.refusals():
+            return self._spans.taken(await self._model.get_result(timeout_ms))
+
+    async def infer(
+        self,
+        timeout_ms: float = 100,
+        urgency: float = 0.0,
+        steps_remaining: int | None = None,
+        priority: int | None = None,
+        **values: Any,
+    ) -> Result | None:
+        """As `AsyncModel.infer`, in a span."""
+        with use_span(self._spans.begin(values), end_on_exit=True) as span:
+            return _answered(span, await self._model.infer(timeout_ms, urgency, steps_remaining, priority, **values))
+
+    def close(self) -> None:
+        """Ends the spans that are still open; the handle itself stays as it is."""
+        self._spans.close()

@@ -1,0 +1,169 @@
+"""OpenTelemetry out of a running server: traces and metrics, by OTLP over HTTP.
+
+What a span is made of is `traces`' business, what is counted `prometheus`'. Whatever the SDK reads from the
+environment (OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER, OTEL_BSP_*, certificates) holds here too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Iterable, Iterator
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Self
+
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.metrics import export as otel
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from prometheus_client import Metric
+
+from inferential.server import Server
+from inferential.telemetry.prometheus import Exporter
+from inferential.telemetry.traces import RequestTracer
+
+if TYPE_CHECKING:
+    from inferential.config.schema import OtlpConfig
+
+_TIMEOUT_S = 3.0  # of one export; what a collector that is away may hold up the end of the server
+_UNITS = {"_seconds": "s", "_bytes": "By"}
+
+
+class Telemetry:
+    """Exports a server's traces and metrics while it is entered; a context manager.
+
+    Args:
+        server: that runs, on the event loop that enters.
+        config: where to, and what.
+        spans, metrics: take what is exported in place of the exporters that `config` asks for.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        config: OtlpConfig,
+        spans: SpanExporter | None = None,
+        metrics: otel.MetricExporter | None = None,
+    ) -> None:
+        self._config = config
+        resource = Resource.create(
+            {
+                "service.name": config.service_name,
+                "service.version": version("inferential"),
+                "service.instance.id": f"{os.uname().nodename}:{os.getpid()}",
+            }
+        )
+        headers = {name: value.get_secret_value() for name, value in config.headers.items()}
+        base = config.endpoint.rstrip("/")
+        if spans is None and config.traces:
+            spans = OTLPSpanExporter(f"{base}/v1/traces", headers=headers, timeout=_TIMEOUT_S)
+        if metrics is None and config.metrics:
+            metrics = OTLPMetricExporter(f"{base}/v1/metrics", headers=headers, timeout=_TIMEOUT_S)
+        self._provider: TracerProvider | None = None
+        if spans is not None:
+            # OTEL_TRACES_SAMPLER outranks the ratio: the SDK reads it where it is given no sampler.
+            told = "OTEL_TRACES_SAMPLER" in os.environ
+            sampler = None if told else ParentBased(TraceIdRatioBased(config.sample_ratio))
+            self._provider = TracerProvider(sampler, resource, shutdown_on_exit=False)
+            self._provider.add_span_processor(BatchSpanProcessor(spans))
+            RequestTracer(server, self._provider)
+        self._metrics = None if metrics is None else _MetricsExport(server, resource, metrics)
+        self._exporting: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._metrics is not None:
+            self._exporting = asyncio.create_task(self._metrics.run(self._config.metrics_interval_s))
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """Exports what is left; takes some seconds where the collector is away."""
+        if self._exporting is not None:
+            self._exporting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._exporting
+        ends = [] if self._metrics is None else [self._metrics.close()]
+        if self._provider is not None:
+            ends.append(asyncio.to_thread(self._provider.shutdown))
+        await asyncio.gather(*ends)
+
+
+class _MetricsExport:
+    """The families that Prometheus would scrape, handed to an exporter of the SDK every some seconds.
+
+    The SDK's own instruments would cost each request tens of microseconds; these are counted already.
+    """
+
+    def __init__(self, server: Server, resource: Resource, exporter: otel.MetricExporter) -> None:
+        self._families = Exporter(server)
+        self._resource = resource
+        self._exporter = exporter
+        self._started_ns = time.time_ns()
+
+    async def run(self, interval_s: float) -> None:
+        """Exports until it is cancelled. The exporter logs its failures, and what it missed is in the next: sums are
+        cumulative."""
+        while True:
+            await asyncio.sleep(interval_s)
+            await self._export()
+
+    async def close(self) -> None:
+        """Exports once more, and no more."""
+        await self._export()
+        await asyncio.to_thread(self._exporter.shutdown)
+
+    async def _export(self) -> None:
+        metrics = list(converted(self._families.families(), self._started_ns, time.time_ns()))
+        scope = otel.ScopeMetrics(InstrumentationScope("inferential", version("inferential")), metrics, "")
+        data = otel.MetricsData([otel.ResourceMetrics(self._resource, [scope], "")])
+        await asyncio.to_thread(self._exporter.export, data)
+
+
+def converted(families: Iterable[Metric], started_ns: int, now_ns: int) -> Iterator[otel.Metric]:
+    """Families of Prometheus as metrics of OpenTelemetry, by the same names (OpenTelemetry specification, "Prometheus
+    and OpenMetrics Compatibility")."""
+    for family in families:
+        unit = next((unit for suffix, unit in _UNITS.items() if family.name.endswith(suffix)), "1")
+        points: otel.Sum | otel.Gauge | otel.Histogram
+        if family.type == "histogram":
+            points = otel.Histogram(list(_histograms(family, started_ns, now_ns)), _CUMULATIVE)
+        else:
+            numbers = [
+                otel.NumberDataPoint(sample.labels, started_ns, now_ns, float(sample.value))
+                for sample in family.samples
+            ]
+            points = otel.Sum(numbers, _CUMULATIVE, True) if family.type == "counter" else otel.Gauge(numbers)
+        if points.data_points:
+            yield otel.Metric(family.name, family.documentation, unit, points)
+
+
+_CUMULATIVE = otel.AggregationTemporality.CUMULATIVE
+
+
+def _histograms(family: Metric, started_ns: int, now_ns: int) -> Iterator[otel.HistogramDataPoint]:
+    """A family's samples come histogram by histogram: its buckets in order, then count and sum."""
+    bounds: list[float] = []
+    counts: list[int] = []
+    for sample in family.samples:
+        if sample.name.endswith("_bucket"):
+            bounds.append(float(sample.labels["le"]))
+            counts.append(int(sample.value))
+        elif sample.name.endswith("_sum"):
+            each = [count - before for before, count in zip([0, *counts], counts, strict=False)]
+            yield otel.HistogramDataPoint(
+                attributes=sample.labels,
+                start_time_unix_nano=started_ns,
+                time_unix_nano=now_ns,
+                count=counts[-1],
+                sum=sample.value,
+                bucket_counts=each,
+                explicit_bounds=bounds[:-1],
+                min=float("nan"),
+                max=float("nan"),
+            )
+            bounds, counts = [], []
