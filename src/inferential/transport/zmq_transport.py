@@ -105,7 +105,7 @@ class ZmqTransport:
         self._loop.call_soon(on_readable)
 
     def _selector_fd(self) -> int:
-        return self._selector.fileno()  # type: ignore[attr-defined,no-any-return]  # all but select's have one
+        return self._selector.fileno()
 
     # What comes in
 
@@ -115,6 +115,9 @@ class ZmqTransport:
         Raises:
             MalformedMessage: the next message has the wrong frames; it is gone, go on with the next.
         """
+        if not self._talkers and self._given:
+            self._given = 0
+            return None  # whoever else has something by now wakes us again
         if not self._talkers or self._given >= _LOOK_AFTER:
             self._look()
         while self._talkers:
@@ -231,19 +234,19 @@ class ZmqTransport:
 
     # What goes out
 
-    def post(self, response: OutgoingResponse) -> None:
+    def post(self, identity: bytes, envelope: Buffer, payload: Buffer) -> None:
         """Hands a message to the system, or keeps what it does not take at once; it does not wait.
 
         Raises:
             OSError: the client is gone (EHOSTUNREACH), or does not read, and `send_hwm` messages wait for it (EAGAIN).
         """
-        client = self._clients.get(response.identity)
+        client = self._clients.get(identity)
         if client is None:
             raise OSError(errno.EHOSTUNREACH, "the client is not there")
         if client.stream.unsent >= self._send_hwm:
             raise OSError(errno.EAGAIN, f"the client does not read, and {self._send_hwm} messages wait for it")
         try:
-            client.stream.send((b"", response.envelope, response.payload))
+            client.stream.send((b"", envelope, payload))
         except ConnectionEnded as error:
             self._drop(client, str(error))
             raise OSError(errno.EHOSTUNREACH, f"the client is gone: {error}") from error
@@ -283,8 +286,8 @@ class ZmqTransport:
             await self._arrived.wait()
 
     async def send(self, response: OutgoingResponse) -> None:
-        """`post`, awaitable."""
-        self.post(response)
+        """`post`, awaitable, of a message in one piece."""
+        self.post(response.identity, response.envelope, response.payload)
 
     async def close(self) -> None:
         """Stops listening; gives answers on their way a moment to leave. Closing twice is fine."""

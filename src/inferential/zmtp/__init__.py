@@ -1,4 +1,4 @@
-"""ZMTP 3.1, ZeroMQ's protocol (rfc.zeromq.org/spec/37), over plain sockets of ours: `protocol` is its mind, `stream` a socket.
+"""ZMTP 3.1, ZeroMQ's protocol, over plain sockets of ours: `protocol` is its mind, `stream` a socket that speaks it.
 
 Peers are anybody's: libzmq in Python, C++ or Rust on one end or the other does not see a difference. What is spoken
 here is what robots and servers need of it: DEALER to ROUTER, the NULL mechanism, heartbeats answered.

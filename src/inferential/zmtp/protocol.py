@@ -253,7 +253,7 @@ class Reader:
     def _begin(self, flags: int, size: int, there: bytes) -> None:
         try:
             # Memory that nobody clears: it is filled before anybody sees it.
-            self._body, self._body_flags = memoryview(np.empty(size, np.uint8)), flags
+            self._body, self._body_flags = np.empty(size, np.uint8).data, flags
         except (MemoryError, ValueError) as error:
             raise ProtocolError(f"a frame of {size} bytes, for which there is no memory") from error
         self._body[: len(there)] = there
