@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from inferential.config.rights import ClientBook
-from inferential.observation.assembler import DecodedObservation, ObservationAssembler
+from inferential.observation.assembler import ObservationAssembler
+from inferential.observation.decoded import DecodedObservation
 from inferential.observation.slots import ObservationError
 from inferential.proto import LATE_REFUSE, LATE_SERVE, PROTOCOL_VERSION, QUEUE_LATEST
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind

@@ -405,15 +405,17 @@ class Server:
             return
         now = time.monotonic()
         self._dispatch(self._engine.straight(now), on)
-        if self._engine.newcomers:
+        waiting = self._engine.waiting()
+        if waiting:
             self._books.keep()  # who has to wait needs a deadline
-        self._dispatch(self._engine.work(now), on)
+            self._dispatch(self._engine.work(now), on)
         if self._books.behind:
             on.loop.call_soon(self._books.keep)  # after the calls that have just been made
         self._tell_ended()
         if self._draining and not self._engine.waiting() and not self._engine.running():
             self._idle.set()
-        self._set_timer(on.loop, now)
+        if waiting or self._timer is None:  # else it rings for the fleet's sake, in time
+            self._set_timer(on.loop, now)
 
     def _dispatch(self, batches: list[Batch], on: _Open) -> None:
         for batch in batches:

@@ -29,6 +29,7 @@ _GREETING = b"\xff" + b"\0" * 8 + b"\x7f" + b"\3\1" + _NULL + b"\0" * 32
 _IN_PLACE_BYTES = 8 * 1024
 """From here on a frame that has not come whole gets memory of its own, which the rest is read into."""
 _MAX_COMMAND_BYTES = 1024
+_USUAL = bytes((_MORE, 0, _MORE))  # an empty frame, and a short one after it
 _DISCARD_AT_ONCE = 64
 """Frames of an endless message that are thrown away in one go, others' messages between."""
 
@@ -133,21 +134,30 @@ def _head(flags: int, size: int) -> bytes:
     return bytes((flags | _LONG,)) + size.to_bytes(8)
 
 
+_LAST_HEADS = [_head(0, size) for size in range(_SHORT_BYTES + 1)]
+_MORE_HEADS = [_head(_MORE, size) for size in range(_SHORT_BYTES + 1)]
+
+
 def message(frames: Sequence[Buffer], join_below: int) -> list[Buffer]:
     """A message as buffers to be sent one after another; frames below `join_below` bytes are copied into one."""
-    last = len(frames) - 1
-    parts: list[Buffer] = []
+    *others, last = frames
     small: list[Buffer] = []
-    for number, frame in enumerate(frames):
+    parts: list[Buffer] = []
+    for frame in others:
         size = len(frame)
-        small.append(_head(_MORE if number < last else 0, size))
+        small.append(_MORE_HEADS[size] if size <= _SHORT_BYTES else _head(_MORE, size))
         if size < join_below:
             small.append(frame)
-            continue
-        parts += (b"".join(small), frame)
-        small.clear()
-    if small:
+        else:
+            parts += (b"".join(small), frame)
+            small.clear()
+    size = len(last)
+    small.append(_LAST_HEADS[size] if size <= _SHORT_BYTES else _head(0, size))
+    if size < join_below:
+        small.append(last)
         parts.append(b"".join(small))
+    else:
+        parts += (b"".join(small), last)
     return parts
 
 
@@ -197,6 +207,10 @@ class Reader:
         if self.space is not None:
             return None
         data, at, end = self._data, self._at, len(self._data)
+        if data[at : at + 3] == _USUAL and not self._frames and self._body is None:
+            usual = self._usual(data, at, end)
+            if usual is not None:
+                return usual
         dropped = 0
         frame: Buffer
         while True:
@@ -243,6 +257,24 @@ class Reader:
                 return Discarded.PART
         self._at = at
         return None
+
+    def _usual(self, data: bytes, at: int, end: int) -> list[Buffer] | None:
+        """The message that almost all are, [empty, short envelope, short payload]; None where it is not, or not whole.
+
+        It is what the long way would give, at a third of its price.
+        """
+        if at + 4 > end:
+            return None
+        envelope_at = at + 4
+        flags_at = envelope_at + data[at + 3]
+        payload_at = flags_at + 2
+        if payload_at > end or data[flags_at] != 0:
+            return None
+        stop = payload_at + data[flags_at + 1]
+        if stop > end or self._max_frames < 3 or (self._max_frame_bytes or _SHORT_BYTES) < _SHORT_BYTES:
+            return None
+        self._at = stop
+        return [b"", data[envelope_at:flags_at], memoryview(bytearray(data[payload_at:stop]))]
 
     def _check(self, flags: int, size: int) -> None:
         if flags > _MORE | _LONG and (flags & ~_LONG != _COMMAND or size > _MAX_COMMAND_BYTES):
