@@ -17,23 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inferential.cli.call import parse
-from inferential.cli.errors import CliError
 from inferential.cli.logs import JsonFormatter
 from inferential.cli.top import view
 
 Start = Callable[..., "subprocess.Popen[str]"]
-
-
-@pytest.fixture
-def served(start: Start) -> tuple[str, str]:
-    """Address and page of a server with the models arm (twice the state) and echo."""
-    models = ("-m", "arm=policies:Doubler", "-m", "echo=policies:echo")
-    process = start("serve", *models, "--bind", "tcp://127.0.0.1:0", "--http", "0")
-    assert process.stdout is not None
-    address = process.stdout.readline().split()[2].rstrip(",")
-    page = process.stdout.readline().split()[-1]
-    return address, page
 
 
 def test_a_call_shows_the_answer_and_where_its_time_went(run: Any, served: tuple[str, str]) -> None:
@@ -66,7 +53,7 @@ def test_several_requests_are_summed_up(run: Any, served: tuple[str, str]) -> No
 def test_what_the_server_refuses_is_exit_code_1(run: Any, served: tuple[str, str]) -> None:
     ran = run("call", served[0], "leg", "state=1")
     assert (ran.code, ran.out) == (1, "")
-    assert "UnknownModel: no model 'leg'; there is: arm, echo" in ran.err
+    assert "UnknownModel: no model 'leg'; there is: arm, echo, once" in ran.err
     assert run("call", served[0], "arm", "--json").json["error"] == "ModelFailed"
 
 
@@ -74,22 +61,6 @@ def test_where_no_server_is_that_is_said(run: Any) -> None:
     ran = run("call", "127.0.0.1:1", "arm", "state=1", "--timeout-ms", "50")
     assert ran.code == 1
     assert "no answer from 127.0.0.1:1 within 50 ms: is a server there?" in ran.err
-
-
-@pytest.mark.parametrize(
-    ("told", "text"),
-    [
-        ("state", "expected KEY=VALUE"),
-        ("=1", "expected KEY=VALUE"),
-        ("a:floaty=1", "a: no dtype 'floaty'"),
-        ("a=[1,[2]]", "a: "),
-        ("a:int8=hello", "a: expected JSON numbers for int8, got 'hello'"),
-        ("a=@nothing.png", "a: cannot read nothing.png"),
-    ],
-)
-def test_values_that_are_none_are_told_by_key(told: str, text: str) -> None:
-    with pytest.raises(CliError, match=text.replace("[", r"\[")):
-        parse(told)
 
 
 def test_top_shows_robots_and_models_once(run: Any, served: tuple[str, str]) -> None:

@@ -1,11 +1,13 @@
 """Load on a server that runs: robots that are nothing but their observations, on real sockets.
 
-What they are answered does not matter to them, only when; shown it is by `cli.bench`. It needs no extra.
+What they are answered does not matter to them, only when; `cli.bench` shows it. It needs no extra.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import time
 from array import array
 from collections import Counter
@@ -13,13 +15,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from inferential.client import AsyncConnection, Result
+from inferential.client import AsyncConnection, AsyncModel, Result
 from inferential.client.session import QueueChoice
-from inferential.errors import InferenceError
+from inferential.errors import InferenceError, RequestSuperseded
 
+CLIENT_TYPE = "inferential bench"
+CONNECT_S = 5.0
+"""For every robot's first answer, at most: connections are made before time counts."""
+_CONNECT_AT_ONCE = 32
 WARM_UP_S = 0.5
-"""Before anything is counted: connections are made, and the server learns the robots' cadence."""
-_GRACE_S = 2.0  # for the last answers
+"""Then, before anything is counted: the server learns the robots' cadence."""
+GRACE_S = 2.0
+"""For the last answers, once the time is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,39 +37,43 @@ class Load:
         server: its address, as `Connection` takes it.
         model_id: which model.
         observation: arrays and strings by key; the same for all.
-        robots: how many.
+        robots: how many, each with a connection of its own.
         rate_hz: observations a second of each, whether or not it was answered (open loop); None: each sends its next as
-            soon as it is answered (closed loop).
-        seconds: how long, after WARM_UP_S.
+            soon as the one before has ended (closed loop).
+        seconds: how long, once every robot is connected and WARM_UP_S have gone.
         budget_ms: latency budget, which the server is told, and by which answers are judged.
-        queue: as of `Connection.model`, in open loop.
+        queue: as of `Connection.model`.
     """
 
     server: str
     model_id: str
     observation: Mapping[str, Any]
-    robots: int = 10
-    rate_hz: float | None = 10.0
-    seconds: float = 10.0
-    budget_ms: float = 50.0
+    robots: int
+    rate_hz: float | None
+    seconds: float
+    budget_ms: float
     queue: QueueChoice = "latest"
 
 
 @dataclass(slots=True)
 class Tally:
-    """What became of the observations. Every one that was sent is counted once among the other counts.
+    """What became of the observations.
+
+    Once the load is over, each that was sent is in exactly one of answered, superseded, refused and unanswered.
 
     Attributes:
         sent: observations.
         answered: with a result.
         in_time: those of them within the budget.
-        superseded: gave way to a newer observation, or their answer came after a newer one's.
+        superseded: gave way to a newer observation.
         refused: ended with another error, by its type.
-        unanswered: nothing came, until the end or for two seconds after it.
+        unanswered: nothing came until the end, or for GRACE_S after it.
+        arrived, arrived_in_time: answers that came while time was counted, to observations of the warm-up too, and
+            those of them within the budget: what the server gave in that time.
         round_trip_ms: from observation to answer, one for each answered.
         queue_ms, inference_ms: the server's part of it, as it told.
         batch_sizes: rows that ran together, one for each answered.
-        slip_ms: how much later than it should an observation was sent: the load itself, not the server, was late.
+        slip_ms: how much later than it should an observation was sent: the load itself was late, not the server.
     """
 
     sent: int = 0
@@ -71,6 +82,8 @@ class Tally:
     superseded: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     unanswered: int = 0
+    arrived: int = 0
+    arrived_in_time: int = 0
     round_trip_ms: array[float] = field(default_factory=lambda: array("d"))
     queue_ms: array[float] = field(default_factory=lambda: array("d"))
     inference_ms: array[float] = field(default_factory=lambda: array("d"))
@@ -79,7 +92,7 @@ class Tally:
 
 
 class Driver:
-    """Puts the load on; `run` once, look at `tally` and `began_at` whenever.
+    """Puts the load on: `run` once, look at `tally` whenever.
 
     Args:
         load: what is asked.
@@ -88,88 +101,88 @@ class Driver:
     def __init__(self, load: Load) -> None:
         self.load = load
         self.tally = Tally()
-        self.began_at = 0.0  # counting, in seconds of `time.monotonic()`
-        self._until = 0.0
+        self._warm_up = Tally()  # nobody looks at it
+        self._began_at = float("inf")
+        self._until = float("inf")
+
+    @property
+    def counted_s(self) -> float:
+        """Seconds that are counted so far; 0 until the warm-up is over."""
+        return min(max(time.monotonic() - self._began_at, 0.0), self.load.seconds)
 
     async def run(self) -> None:
-        """Until the time is over, or it is cancelled: then what is counted holds all the same."""
-        self.began_at = time.monotonic() + WARM_UP_S
-        self._until = self.began_at + self.load.seconds
-        robot = self._closed_loop if self.load.rate_hz is None else self._open_loop
-        async with asyncio.TaskGroup() as robots:
-            for number in range(self.load.robots):
-                robots.create_task(robot(number))
+        """Until the time is over and the last answers are there, or it is cancelled: what waits then is unanswered."""
+        load = self.load
+        async with contextlib.AsyncExitStack() as connections:
+            models = []
+            for _ in range(load.robots):
+                connection = AsyncConnection(load.server, client_type=CLIENT_TYPE)
+                await connections.enter_async_context(connection)
+                models.append(connection.model(load.model_id, load.budget_ms, queue=load.queue))
+            await self._connect(models)
+            self._began_at = time.monotonic() + WARM_UP_S
+            self._until = self._began_at + load.seconds
+            async with asyncio.TaskGroup() as asking:
+                for number, model in enumerate(models):
+                    asking.create_task(self._robot(number, model, asking))
+            await asyncio.sleep(self._until - time.monotonic())  # the last answer may come before the time is over
 
-    async def _closed_loop(self, number: int) -> None:
-        load, tally = self.load, self.tally
-        async with AsyncConnection(load.server, client_type="inferential bench") as connection:
-            handle = connection.model(load.model_id, load.budget_ms, queue="all")
-            while (sent_at := time.monotonic()) < self._until:
-                counts = sent_at >= self.began_at
-                tally.sent += counts
-                try:
-                    result = await handle.infer(self._left_ms(), **load.observation)
-                except InferenceError as error:
-                    tally.refused[type(error).__name__] += counts
-                    continue
-                if result is not None and counts:
-                    self._answered(result, sent_at)
-                elif counts:
-                    tally.unanswered += 1
+    async def _connect(self, models: list[AsyncModel]) -> None:
+        """Has each robot answered once, a few at a time: a thousand at once would wait for each other."""
+        until, turn = time.monotonic() + CONNECT_S, asyncio.Semaphore(_CONNECT_AT_ONCE)
 
-    async def _open_loop(self, number: int) -> None:
-        assert self.load.rate_hz is not None
-        load, period_s = self.load, 1 / self.load.rate_hz
-        sent: dict[int, float] = {}
-        async with AsyncConnection(load.server, client_type="inferential bench") as connection:
-            handle = connection.model(load.model_id, load.budget_ms, queue=load.queue, control_rate_hz=load.rate_hz)
-            stats = connection.stats
+        async def ask(model: AsyncModel) -> None:
+            async with turn:
+                await self._ask(model, time.monotonic(), until)
 
-            async def read() -> None:
-                while (
-                    time.monotonic() < self._until or stats.observed > stats.results + stats.refused + stats.superseded
-                ):
-                    try:
-                        result = await handle.get_result(self._left_ms())
-                    except InferenceError as error:
-                        if sent.pop(error.request_id, None) is not None:
-                            self.tally.refused[type(error).__name__] += 1
-                        continue
-                    if result is None:
-                        return
-                    sent_at = sent.pop(result.request_id, None)
-                    if sent_at is not None:
-                        self._answered(result, sent_at)
+        async with asyncio.TaskGroup() as asking:
+            for model in models:
+                asking.create_task(ask(model))
 
-            reading = asyncio.create_task(read())
-            try:
-                due = self.began_at - WARM_UP_S + period_s * number / load.robots
-                while due < self._until:
-                    await asyncio.sleep(due - time.monotonic())
-                    sent_at = time.monotonic()
-                    request_id = await handle.observe(**load.observation)
-                    if due >= self.began_at:
-                        sent[request_id] = sent_at
-                        self.tally.sent += 1
-                        self.tally.slip_ms.append((sent_at - due) * 1e3)
-                    due += period_s
-                await reading
-            finally:
-                reading.cancel()
-                # What neither came nor was refused gave way to something newer, but for what the server still has.
-                open_now = stats.observed - stats.results - stats.refused - stats.superseded
-                self.tally.unanswered += min(open_now, len(sent))
-                self.tally.superseded += len(sent) - min(open_now, len(sent))
+    async def _robot(self, number: int, model: AsyncModel, asking: asyncio.TaskGroup) -> None:
+        load, until = self.load, self._until + GRACE_S
+        if load.rate_hz is None:
+            while (now := time.monotonic()) < self._until:
+                await self._ask(model, now, until)
+            return
+        # All robots at once would measure the jam that they are; the period is shared out among them.
+        first = self._began_at - WARM_UP_S + number / load.robots / load.rate_hz
+        for step in itertools.count():
+            if (due := first + step / load.rate_hz) >= self._until:
+                return
+            await asyncio.sleep(due - time.monotonic())
+            asking.create_task(self._ask(model, due, until))
 
-    def _left_ms(self) -> float:
-        return max(self._until + _GRACE_S - time.monotonic(), 0.0) * 1e3
+    async def _ask(self, model: AsyncModel, due: float, until: float) -> None:
+        now = time.monotonic()
+        tally = self.tally if due >= self._began_at else self._warm_up
+        tally.sent += 1
+        tally.slip_ms.append((now - due) * 1e3)
+        timeout_ms = max(until - now, 0.0) * 1e3
+        try:
+            result = await model.infer(timeout_ms, **self.load.observation)
+        except RequestSuperseded:
+            tally.superseded += 1
+        except InferenceError as error:
+            tally.refused[type(error).__name__] += 1
+        except asyncio.CancelledError:
+            tally.unanswered += 1
+            raise
+        else:
+            self._ended(tally, result)
 
-    def _answered(self, result: Result, sent_at: float) -> None:
-        tally, took_ms = self.tally, (time.monotonic() - sent_at) * 1e3
+    def _ended(self, tally: Tally, result: Result | None) -> None:
+        if result is None:
+            tally.unanswered += 1
+            return
+        in_time = result.age_ms <= self.load.budget_ms
         tally.answered += 1
-        tally.in_time += took_ms <= self.load.budget_ms
-        tally.round_trip_ms.append(took_ms)
-        if result.timing is not None:
+        tally.in_time += in_time
+        tally.round_trip_ms.append(result.age_ms)
+        if result.timing is not None:  # servers of the 1.x line do not tell
             tally.queue_ms.append(result.timing.queue_ms)
             tally.inference_ms.append(result.timing.inference_ms)
             tally.batch_sizes[result.timing.batch_size] += 1
+        if self._began_at <= time.monotonic() < self._until:
+            self.tally.arrived += 1
+            self.tally.arrived_in_time += in_time
