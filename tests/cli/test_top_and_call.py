@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -9,13 +10,14 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from inferential.cli.logs import JsonFormatter
 from inferential.cli.top import view
@@ -121,19 +123,36 @@ def test_top_needs_the_token_where_there_is_one(run: Any, start: Start, place: P
     assert run("top", page, "--once", "--token", "s3cret").code == 0
 
 
-def test_of_many_robots_those_that_need_a_look_come_first() -> None:
-    clients = [{"client_id": f"robot-{n}", "state": "overdue" if n == 9 else "active", "models": []} for n in range(10)]
-    status = {
+def status_of(*clients: dict[str, Any], models: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """As `/api/status` tells it, of nothing else."""
+    return {
         **dict.fromkeys(("version", "address", "strategy"), ""),
         "waiting": 0,
         "in_flight": 0,
         "draining": False,
-        "models": [],
+        "models": models,
         "clients": clients,
     }
-    table, left = view(status, 10).renderables[-2:]
+
+
+def test_of_many_robots_those_that_need_a_look_come_first() -> None:
+    clients = [{"client_id": f"robot-{n}", "state": "overdue" if n == 9 else "active", "models": []} for n in range(10)]
+    table, left = view(status_of(*clients), 11).renderables[-2:]
     assert next(iter(table.columns[0].cells)) == "robot-9"
     assert str(left) == "and 6 more"
+
+
+def test_on_a_narrow_terminal_robots_keep_their_names_and_a_model_its_line() -> None:
+    use = {"model_id": "balance", "cadence_ms": 19.4, "age_ms": 113.0, "answered": 12345, "in_time": 12345}
+    client = {"client_id": "ballplate-01", "state": "overdue", "models": [{**use, "superseded": 99999, "refused": 0}]}
+    latency = [{"batch_size": size, "median_ms": 100.0} for size in range(1, 20)]
+    model = {"model_id": "balance", "waiting": 0, "in_flight": 0, "replicas": ["a"], "max_inflight": 1, "calls": 9}
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(view(status_of(client, models=[{**model, "latency": latency}]), 24))
+    lines = console.export_text().splitlines()
+    assert any(line.startswith("ballplate-01  overdue") and "12345" in line for line in lines)
+    assert sum("1: 100.0" in line for line in lines) == 1
+    assert not any(line.strip().startswith("19: ") for line in lines)
 
 
 def test_logs_can_be_json(start: Start) -> None:

@@ -17,7 +17,7 @@ import typer
 
 from inferential.cli.errors import CliError, missing
 from inferential.cli.logs import LogFormat, LogLevel, set_up_logging
-from inferential.cli.settings import COMMAND_LINE, strategy_problem, targets
+from inferential.cli.settings import COMMAND_LINE, http_section, strategy_problem, targets
 from inferential.cli.targets import load_models
 from inferential.config.changes import diff
 from inferential.config.loading import Loaded, load
@@ -316,10 +316,7 @@ def _overrides(
     if strategy is not None:
         overrides["scheduling"] = {"strategy": strategy}
     if http is not None:
-        host, _, port = http.rpartition(":")
-        if not port.isdecimal():
-            raise CliError(f"--http: expected PORT or HOST:PORT, got {http!r}")
-        overrides["http"] = {"port": int(port), **({"host": host.strip("[]")} if host else {})}
+        overrides["http"] = http_section(http)
     if otlp is not None:
         overrides["otlp"] = {"endpoint": otlp}
     return overrides
