@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.peers.conftest import python_of
+from tests.peers.conftest import with_openpi_client
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
@@ -66,8 +66,7 @@ def opened() -> Open:
 
 @pytest.fixture(scope="session")
 def openpi_client() -> Path:
-    """The interpreter of an environment with openpi's client; it needs an older numpy than we have."""
-    return python_of("openpi-client", "openpi-client==0.1.2", "typing_extensions", "numpy<2")
+    return with_openpi_client()
 
 
 def observation(**values: Any) -> dict[str, Any]:
