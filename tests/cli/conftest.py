@@ -19,6 +19,9 @@ from inferential.cli.main import main
 POLICIES = '''
 """Models of every form that can be served, and things that are none."""
 
+import os
+import time
+
 import numpy as np
 
 def echo(observation):
@@ -65,6 +68,12 @@ async def act(observation):
 
 def takes_any(*observations):
     return observations[0]
+
+class WaitsForFile:
+    def infer(self, observation):
+        while not os.path.exists("go"):
+            time.sleep(0.01)
+        return observation["state"]
 
 class AnswersOnce:
     asked = 0

@@ -129,6 +129,7 @@ class _AnnouncedServer(Server):
             raise CliError(error.strerror or str(error)) from error
 
     async def shutdown(self) -> None:
+        await self.drain()  # gateways' robots get what they wait for, and /readyz tells that no more should come
         await self._beside.aclose()
         await super().shutdown()
         await self._after.aclose()
