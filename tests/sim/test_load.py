@@ -20,10 +20,14 @@ ROBOTS, RATE_HZ, SECONDS = 4, 25.0, 0.5
 
 
 @pytest.fixture(autouse=True)
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load_module, "CONNECT_S", 0.2)
+def short_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load_module, "WARM_UP_S", 0.2)
-    monkeypatch.setattr(load_module, "GRACE_S", 0.2)
+
+
+@pytest.fixture
+def short_connect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For models that answer nobody before time counts."""
+    monkeypatch.setattr(load_module, "CONNECT_S", 0.1)
 
 
 @pytest.fixture
@@ -126,7 +130,12 @@ async def test_what_a_full_queue_refuses_is_counted(serving: Serving) -> None:
     assert tally.sent == ends(tally)
 
 
-async def test_what_is_never_answered_is_counted_when_the_time_is_over(serving: Serving) -> None:
+@pytest.mark.usefixtures("short_connect")
+async def test_what_is_never_answered_is_counted_when_the_time_is_over(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load_module, "GRACE_S", 0.1)
+
     async def silent(observation: dict[str, Any]) -> Any:
         await asyncio.Event().wait()
 
@@ -137,6 +146,7 @@ async def test_what_is_never_answered_is_counted_when_the_time_is_over(serving: 
     assert tally.sent == ends(tally)
 
 
+@pytest.mark.usefixtures("short_connect")
 async def test_what_waits_when_it_is_cancelled_is_unanswered(serving: Serving) -> None:
     async def silent(observation: dict[str, Any]) -> Any:
         await asyncio.Event().wait()
@@ -160,6 +170,7 @@ async def test_answers_are_late_by_the_budget(serving: Serving) -> None:
         assert (await driven(server, budget_ms=1e-3)).in_time == 0
 
 
+@pytest.mark.usefixtures("short_connect")
 async def test_only_what_came_while_time_was_counted_makes_the_rate(serving: Serving) -> None:
     gate = asyncio.Event()
 
