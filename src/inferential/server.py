@@ -293,8 +293,8 @@ class Server:
         transport.watch(self._on_readable)
         logger.info("listening on %s, strategy %s", transport.address, self._config.scheduling.strategy)
 
-    async def shutdown(self) -> None:
-        """Takes no more requests, serves those it has for `drain_timeout_s`, refuses the rest, and closes."""
+    async def drain(self) -> None:
+        """Takes no more requests, serves those it has for `drain_timeout_s`, and refuses the rest. Twice is fine."""
         if self._open is None:
             return
         self._draining = True
@@ -312,6 +312,12 @@ class Server:
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
+
+    async def shutdown(self) -> None:
+        """Drains, and closes."""
+        if self._open is None:
+            return
+        await self.drain()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
