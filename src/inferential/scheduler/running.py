@@ -13,7 +13,6 @@ from inferential.scheduler.outlook import Slot
 from inferential.scheduler.profile import LatencyProfile, Profiles
 from inferential.scheduler.request import InferenceRequest
 
-
 _REMEMBERED_MODELS = 1024
 
 
