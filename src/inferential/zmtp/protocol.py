@@ -26,7 +26,7 @@ _MORE, _LONG, _COMMAND = 1, 2, 4
 _SHORT_BYTES = 255
 _NULL = b"NULL".ljust(20, b"\0")
 _GREETING = b"\xff" + b"\0" * 8 + b"\x7f" + b"\3\1" + _NULL + b"\0" * 32
-_IN_PLACE_BYTES = 8 * 1024
+_IN_PLACE_BYTES = 2 * 1024
 """From here on a frame that has not come whole gets memory of its own, which the rest is read into."""
 _MAX_COMMAND_BYTES = 1024
 _USUAL = bytes((_MORE, 0, _MORE))  # an empty frame, and a short one after it
@@ -228,7 +228,7 @@ class Reader:
                 stop = start + size
                 if stop > end:
                     if size >= _IN_PLACE_BYTES:
-                        self._begin(flags, size, data[start:])
+                        self._begin(flags, size, memoryview(data)[start:])
                         at = end
                     break
                 at = stop
@@ -282,7 +282,7 @@ class Reader:
         if self._max_frame_bytes is not None and size > self._max_frame_bytes:
             raise ProtocolError(f"a frame of {size} bytes; {self._max_frame_bytes} are the most")
 
-    def _begin(self, flags: int, size: int, there: bytes) -> None:
+    def _begin(self, flags: int, size: int, there: memoryview) -> None:
         try:
             # Memory that nobody clears: it is filled before anybody sees it.
             self._body, self._body_flags = np.empty(size, np.uint8).data, flags

@@ -32,7 +32,7 @@ from inferential.zmtp.protocol import (
 
 JOIN_BELOW_BYTES = 32 * 1024
 """Frames below it are copied into one buffer with their heads, which is faster than telling the system of each."""
-_READ_BYTES = 64 * 1024
+_READ_BYTES = 4 * 1024  # small messages come whole, some dozens at once; of a large one, little is copied twice
 _MOST_BUFFERS = 64  # of one call, far below what any system takes
 _LAST_READS = 64  # on closing, of what nobody will look at
 
