@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from inferential.proto import JPEG, Observation, Tensor, dtype_to_numpy
-from inferential.proto.tensors import EncodedImage, pack, view
+from inferential.proto.tensors import EncodedImage, gather, pack, pieces, view, whole
 
 Array = np.ndarray[Any, Any]
 NUMBERS = (*range(1, 9), *range(16, 21))
@@ -163,6 +163,22 @@ def test_so_is_a_view_of_one_and_one_on_immutable_bytes() -> None:
     for array in (whole[100:200], np.frombuffer(bytes(800), np.float64)):
         _, payload = packed(x=array)
         assert np.shares_memory(np.frombuffer(payload, np.uint8), array)
+
+
+@given(values=st.dictionaries(st.sampled_from("abcdef"), arrays(), max_size=5), size=st.sampled_from([1, 20_000]))
+def test_in_pieces_they_are_the_bytes_that_they_are_in_one(values: dict[str, Array], size: int) -> None:
+    tensors = [*values.items(), ("large", np.arange(size, dtype=np.uint8))]
+    assert bytes(whole(pieces(tensors))) == bytes(gather(tensors))
+
+
+def test_several_large_arrays_that_nobody_can_write_are_sent_from_their_own_memory() -> None:
+    left, right = np.zeros(100_000, np.uint8), np.ones((3, 50_000), np.float32)
+    for array in (left, right):
+        array.setflags(write=False)
+    got = pieces([("left", left), ("right", right)])
+    assert isinstance(got, list)
+    for piece, array in zip(got, (left, right), strict=True):
+        assert np.shares_memory(np.frombuffer(piece, np.uint8), array)
 
 
 def test_a_writable_array_is_copied_at_once() -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inferential.zmtp import ConnectionEnded, Stream
-from inferential.zmtp.protocol import Buffer, Discarded
+from inferential.zmtp.protocol import Buffer, Discarded, Frame
 
 CONNECT_S = 10.0
 """Longest that connecting and shaking hands may take before it is tried anew."""
@@ -96,7 +96,7 @@ class Link:
             self._failed(now)
         return stood and not self.connected
 
-    def try_send(self, frames: Sequence[Buffer]) -> bool:
+    def try_send(self, frames: Sequence[Frame]) -> bool:
         """Whether the message is on its way: not while the server is away, nor before the last one has left."""
         if self._stream is None or not self.connected or self._writing:
             return False

@@ -171,12 +171,14 @@ class Connection:
         now = time.monotonic()
         deadline = now + timeout_ms / 1e3
         ended = 0
+        poll = select.poll()  # one of its own: another thread may sleep on the other
+        poll.register(self._wire.fd, select.POLLIN)
         while True:
             ended += self._wire.pump(self._session)
             self._flowing = self._wire.flows
             if self._flowing or now >= deadline:
                 return ended > 0
-            self._sleep(min(deadline, self._wire.look_at) - now)
+            poll.poll(_whole_ms(min(deadline, self._wire.look_at) - now))
             now = time.monotonic()
 
     def _tend(self) -> bool:
@@ -223,7 +225,7 @@ class Connection:
         self._leading = True
         self._lock.release()
         try:
-            self._sleep(timeout_s)
+            self._poll.poll(_whole_ms(timeout_s))
         finally:
             self._lock.acquire()
             self._leading = False
@@ -232,10 +234,6 @@ class Connection:
                 self._woken = False
             # Another waiting thread must lead if we leave with what we came for.
             self._arrived.notify_all()
-
-    def _sleep(self, timeout_s: float) -> None:
-        """Until the wire or another thread has something."""
-        self._poll.poll(math.ceil(max(timeout_s, 0.0) * 1e3))
 
     def _hand_out(self) -> None:
         self._arrived.notify_all()
@@ -250,6 +248,10 @@ class Connection:
     def _check_open(self) -> None:
         if self._closed:
             raise ConnectionError(f"the connection of client {self.client_id!r} is closed")
+
+
+def _whole_ms(seconds: float) -> int:
+    return math.ceil(max(seconds, 0.0) * 1e3)
 
 
 def _tend(connection: ref[Connection]) -> None:

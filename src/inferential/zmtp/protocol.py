@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 Buffer = bytes | bytearray | memoryview
+Frame = Buffer | list[Buffer]
+"""What a frame is made of: one buffer, or several that are sent one after another from where they are."""
 
 GREETING_BYTES = 64
 HEAD_FRAMES = 2
@@ -138,27 +140,34 @@ _LAST_HEADS = [_head(0, size) for size in range(_SHORT_BYTES + 1)]
 _MORE_HEADS = [_head(_MORE, size) for size in range(_SHORT_BYTES + 1)]
 
 
-def message(frames: Sequence[Buffer], join_below: int) -> list[Buffer]:
-    """A message as buffers to be sent one after another; frames below `join_below` bytes are copied into one."""
+def message(frames: Sequence[Frame], join_below: int) -> list[Buffer]:
+    """A message as buffers to be sent one after another; those below `join_below` bytes are copied into one."""
     *others, last = frames
-    small: list[Buffer] = []
     parts: list[Buffer] = []
+    small: list[Buffer] = []
     for frame in others:
-        size = len(frame)
+        size = _size(frame)
         small.append(_MORE_HEADS[size] if size <= _SHORT_BYTES else _head(_MORE, size))
-        if size < join_below:
-            small.append(frame)
-        else:
-            parts += (b"".join(small), frame)
-            small.clear()
-    size = len(last)
+        _add(frame, parts, small, join_below)
+    size = _size(last)
     small.append(_LAST_HEADS[size] if size <= _SHORT_BYTES else _head(0, size))
-    if size < join_below:
-        small.append(last)
+    _add(last, parts, small, join_below)
+    if small:
         parts.append(b"".join(small))
-    else:
-        parts += (b"".join(small), last)
     return parts
+
+
+def _size(frame: Frame) -> int:
+    return sum(map(len, frame)) if isinstance(frame, list) else len(frame)
+
+
+def _add(frame: Frame, parts: list[Buffer], small: list[Buffer], join_below: int) -> None:
+    for piece in frame if isinstance(frame, list) else (frame,):
+        if len(piece) < join_below:
+            small.append(piece)
+        else:
+            parts += (b"".join(small), piece)
+            small.clear()
 
 
 class Reader:

@@ -18,6 +18,7 @@ from inferential.zmtp.protocol import (
     Buffer,
     ConnectionEnded,
     Discarded,
+    Frame,
     ProtocolError,
     Reader,
     Ready,
@@ -159,7 +160,7 @@ class Stream:
                 self._send([pong(found)])
         return None
 
-    def send(self, frames: Sequence[Buffer]) -> None:
+    def send(self, frames: Sequence[Frame]) -> None:
         """Sends a message; what the system does not take at once is kept, and is for `flush` to send.
 
         Raises:
