@@ -198,10 +198,7 @@ def view(payload: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...], byte_off
     """
     if byte_offset + byte_length > len(payload):  # before numpy, which takes no number from 2**63 up
         raise ValueError(f"bytes {byte_offset} to {byte_offset + byte_length} of a buffer of {len(payload)}")
-    if min(shape, default=0) < 0:  # to numpy, -1 means "whatever fits"
-        raise ValueError(f"negative size in shape {shape}")
-    flat = np.frombuffer(payload, dtype=np.uint8, count=byte_length, offset=byte_offset)
-    array = flat.view(dtype).reshape(shape)
-    if not array.flags.aligned:
-        return array.copy()
-    return array
+    if math.prod(shape) * dtype.itemsize != byte_length or min(shape, default=0) < 0:
+        raise ValueError(f"{byte_length} bytes hold no {dtype.name} of shape {shape}")
+    array: Array = np.ndarray(shape, dtype, payload, byte_offset)
+    return array if array.flags.aligned else array.copy()
