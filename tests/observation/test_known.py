@@ -50,7 +50,7 @@ class Robot:
             self._mailbox,
             values,
             now=0.0,
-            timestamp_ns=time.time_ns() if timestamp_ns is None else timestamp_ns,
+            timestamp_ns=time.time_ns(),
             **told,
         )
         return envelope, bytes(whole(payload))
@@ -137,8 +137,8 @@ def test_news_that_break_a_rule_are_refused_as_ever(other: dict[str, Any], limit
     stamp = Observation(timestamp_ns=message.timestamp_ns).SerializeToString()[1:]
     new_stamp = Observation(timestamp_ns=news.timestamp_ns).SerializeToString()[1:]
     broken = envelope[:known_size].replace(stamp, new_stamp) + news.SerializeToString()
+    assert used.recall(broken, bytes(payload_bytes)) is None
     with pytest.raises(ObservationError) as told:
-        used.recall(broken, bytes(payload_bytes))
         used.decode(broken, bytes(payload_bytes), 1.0)
     assert (told.value.client_id, told.value.request_id) == ("arm", message.request_id)
 
