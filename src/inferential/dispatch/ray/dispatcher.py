@@ -21,6 +21,7 @@ from inferential.dispatch.ray.handles import Handle
 from inferential.dispatch.ray.link import Link
 from inferential.dispatch.ray.nodes import Nodes
 from inferential.dispatch.ray.registry import REGISTER_EVERY_S, Listed, registry
+from inferential.memory import keep_what_is_freed
 from inferential.scheduler.request import InferenceRequest
 
 logger = logging.getLogger("inferential.ray")
@@ -95,6 +96,7 @@ class RayDispatcher(Dispatcher):
 
     async def _begin(self) -> None:
         loop = asyncio.get_running_loop()
+        keep_what_is_freed()
         handle, self._keys, self._node = await loop.run_in_executor(None, self._connect)
         self._context = zmq.Context()
         self._take_deployments(await loop.run_in_executor(None, details))
