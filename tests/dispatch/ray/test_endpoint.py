@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -382,3 +384,23 @@ async def test_what_a_replica_should_not_send_ends_the_call(
     finally:
         replica.close()
         context.term()
+
+
+def test_sockets_of_replicas_that_were_killed_are_removed(start: Start, tmp_path: Path) -> None:
+    _, alive = start(Doubles())
+    old, new = tmp_path / "s" / "killed", tmp_path / "s" / "about-to-listen"
+    for path in (old, new):
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(str(path))
+    for path in (old, Path(alive.ipc.removeprefix("ipc://"))):
+        os.utime(path, (0, 0))
+    _, other = start(Doubles())
+    left_over = {f"ipc://{path}" for path in (tmp_path / "s").iterdir()}
+    assert left_over == {alive.ipc, other.ipc, f"ipc://{new}"}
+
+
+def test_a_link_to_a_directory_is_not_followed(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    (tmp_path / "s").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="only this user can enter"):
+        start(Doubles())

@@ -10,6 +10,8 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket as socketlib
+import stat
 import threading
 import time
 from collections import deque
@@ -161,6 +163,11 @@ class Endpoint:
         lately = time.monotonic() - _TOLD_HOLDS_S
         return here + running + sum(server.waiting for server in servers if server.told_at > lately)
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it listens."""
+        return self._thread.is_alive()
+
     def busy_s(self) -> float:
         """For how long the oldest call has run."""
         now = time.monotonic()
@@ -211,9 +218,10 @@ class Endpoint:
 
     def _listen(self, context: zmq.Context[zmq.Socket[bytes]]) -> tuple[list[WatchedSocket], Addresses]:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = self._directory.stat()
-        if found.st_uid != os.getuid() or found.st_mode & 0o077:
+        found = self._directory.lstat()  # another user may have put a link there
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
             raise PermissionError(f"{self._directory}: expected a directory that only this user can enter (mode 700)")
+        _tidy(self._directory)
         ipc = f"ipc://{self._directory}/{threading.get_native_id()}-{time.monotonic_ns():x}"
         public, secret = zmq.curve_keypair()
         local = self._router(context)
@@ -338,6 +346,19 @@ class Endpoint:
             if server.calls:
                 server.calls.clear()
                 self._turns.remove(server)
+
+
+def _tidy(directory: Path) -> None:
+    """Removes the sockets of replicas that were killed."""
+    for path in directory.iterdir():
+        with contextlib.suppress(OSError), socketlib.socket(socketlib.AF_UNIX) as probe:
+            if path.lstat().st_mtime > time.time() - _STARTS_WITHIN_S:
+                continue  # it may not listen yet
+            probe.setblocking(False)
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink()
 
 
 def _opened(frame: Buffer) -> ReplicasMemory | None:
