@@ -577,6 +577,9 @@ class Server:
                 max_batch_size = known.max_batch_size
             if known.max_inflight is not None and takes != 0:
                 max_inflight = known.max_inflight
+        most = self._dispatcher.most_inflight(model_id)
+        if most is not None:
+            max_inflight = min(max_inflight, most)  # what is above would wait there, and not here
         return Capacity(
             max_inflight,
             max_batch_size,

@@ -30,6 +30,12 @@ _LOOK_EVERY_S = 0.5  # at what Serve runs; endpoints tell of themselves at once
 _AGAIN_S = 1.0
 _REPORT_EVERY = 20  # looks, of a model that is not up
 _ABSENT = ("",)
+_LOST = (
+    ray.exceptions.RayActorError,
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.ObjectLostError,  # the observation or the result, with the node that it was on
+)
 _Path = tuple[str, str]
 
 
@@ -164,6 +170,13 @@ class RayDispatcher(Dispatcher):
             return min((self._greeting(name).max_inflight for name in self._up(found)), default=0)
         return None if found.replicas else 0
 
+    def most_inflight(self, model_id: str) -> int | None:
+        """What the replicas say, or, of those without an endpoint, the deployment's `max_ongoing_requests`."""
+        found = self._target(model_id)
+        if found is None or self._is_direct(found):
+            return self.max_inflight(model_id)
+        return found.max_ongoing_requests
+
     def max_batch_size(self, model_id: str) -> int:
         """What the replicas say; by handle 8 where there is `infer_batch`, and 1 until that is known."""
         found = self._target(model_id)
@@ -239,7 +252,7 @@ class RayDispatcher(Dispatcher):
         knew = handle.batches
         try:
             return await handle.run(observations)
-        except ray.exceptions.RayActorError as error:
+        except _LOST as error:
             raise ReplicaLost(f"a replica of {found.path} died: {type(error).__name__}") from error
         finally:
             if handle.batches != knew:
@@ -248,6 +261,7 @@ class RayDispatcher(Dispatcher):
     # What changes
 
     async def _watch_registry(self, handle: Any, version: int) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             try:
                 key, version, listed = await handle.watch.remote(version)
@@ -257,24 +271,24 @@ class RayDispatcher(Dispatcher):
                     version = -1
                     await asyncio.sleep(2 * REGISTER_EVERY_S)  # until the replicas have registered again
                     continue
-            except ray.exceptions.RayError as error:
+                self._take_listed(listed)
+            except Exception as error:  # it is being restarted, or Ray's head is: what is known goes on
                 logger.warning("the registry of endpoints does not answer: %s", error)
                 version = -1
                 await asyncio.sleep(_AGAIN_S)
-            else:
-                self._take_listed(listed)
+                with contextlib.suppress(Exception):  # told of with the next try
+                    handle = await loop.run_in_executor(None, registry)  # it may be another one by now
 
     async def _watch_serve(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
             try:
-                deployments = await loop.run_in_executor(None, details)
+                self._take_deployments(await loop.run_in_executor(None, details))
             except Exception as error:  # Serve's controller is being restarted, or an application just went
                 logger.warning("Serve's controller does not answer: %s", error)
+                self._handles.clear()  # they have the address of that controller
                 await asyncio.sleep(_AGAIN_S)
-            else:
-                self._take_deployments(deployments)
 
     def _take_deployments(self, deployments: list[Deployment]) -> None:
         changed = deployments != self._deployments
@@ -302,10 +316,11 @@ class RayDispatcher(Dispatcher):
 
     def _take_listed(self, listed: Sequence[Listed]) -> None:
         now = {one.replica: one for one in listed}
-        for name in [name for name, one in self._listed.items() if now.get(name) != one]:
-            link = self._links.pop(name)
-            self._retired.add(link)
-            link.retire()
+        for name, link in list(self._links.items()):
+            if now.get(name) != self._listed[name] or not link.fits(self._keys):
+                del self._links[name]
+                self._retired.add(link)
+                link.retire()
         self._retired = {link for link in self._retired if not link.closed}
         for name, one in now.items():
             if name not in self._links:

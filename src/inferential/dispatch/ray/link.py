@@ -67,6 +67,7 @@ class Link:
         self._numbers = 0
         self._retired = False
         self._is_near = not server_key
+        self._keys = keys
         self._memory: ServersMemory | None = None
         self._shares = False  # whether the replica has opened it
         socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
@@ -92,6 +93,10 @@ class Link:
     def closed(self) -> bool:
         """Whether its connection has ended for good."""
         return self._zmq_socket.closed
+
+    def fits(self, keys: tuple[str, str]) -> bool:
+        """Whether it could connect anew where endpoints let in these keys: those of a connection cannot be changed."""
+        return self._is_near or self._keys == keys
 
     async def call(self, requests: Sequence[InferenceRequest], waiting: int) -> list[Any]:
         """Runs a batch; answers and exceptions, one for each request.
