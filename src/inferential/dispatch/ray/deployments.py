@@ -53,7 +53,8 @@ def details() -> list[Deployment]:
     try:
         told: dict[str, Any] = client.get_serve_details()
     except ray.exceptions.RayActorError:
-        _set_global_client(None)  # type: ignore[no-untyped-call]  # Ray keeps it for good, and a Serve that is begun again elsewhere has another one
+        # Ray keeps it for good, and a Serve that is begun again elsewhere has another one.
+        _set_global_client(None)  # type: ignore[no-untyped-call]
         raise
     found = []
     for app, about in told.get("applications", {}).items():
