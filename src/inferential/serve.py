@@ -55,7 +55,8 @@ def direct(cls: Any = None, *, max_inflight: int = 1, hangs_after_s: float = 60.
 
     The class is a model as in `LocalDispatcher`: `infer(observation)`, or `infer_batch(observations)` with
     `max_batch_size`, or `__call__`. Sync methods run in a thread, async ones on the endpoint's event loop. Its
-    attribute `model_version`, where it has one, is told with every answer; else it is Serve's version of the code.
+    attribute `model_version`, where it has one, is told with every answer, as it was when the call began; else it is
+    Serve's version of the code.
 
     Args:
         max_inflight: calls that a replica runs at once.
@@ -145,13 +146,11 @@ class _Attached:
     def __init__(self, model: Any, max_inflight: int) -> None:
         context = serve.get_replica_context()
         node = ray.get_runtime_context().get_node_id()
-        version = str(
-            getattr(model, "model_version", "") or (getattr(context, "code_version", "") or "")[:_VERSION_CHARS]
-        )
+        code_version = (getattr(context, "code_version", "") or "")[:_VERSION_CHARS]
         self.endpoint = Endpoint(
             model,
             max_inflight=max_inflight,
-            model_version=version,
+            model_version=lambda: str(getattr(model, "model_version", "") or code_version),
             # By number: in a container, a user may have no name.
             directory=Path(tempfile.gettempdir()) / f"inferential-{os.getuid()}",
             host=str(ray.util.get_node_ip_address()),  # type: ignore[no-untyped-call]

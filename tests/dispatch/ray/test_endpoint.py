@@ -76,9 +76,11 @@ def start(tmp_path: Path) -> Any:
     """Starts endpoints, and closes them."""
     started: list[Endpoint] = []
 
-    def _start(model: Any, max_inflight: int = 1) -> tuple[Endpoint, Addresses]:
+    def _start(
+        model: Any, max_inflight: int = 1, versions: Callable[[], str] = lambda: "v7"
+    ) -> tuple[Endpoint, Addresses]:
         endpoint = Endpoint(
-            model, max_inflight=max_inflight, model_version="v7", directory=tmp_path / "s", host="127.0.0.1"
+            model, max_inflight=max_inflight, model_version=versions, directory=tmp_path / "s", host="127.0.0.1"
         )
         started.append(endpoint)
         addresses = endpoint.start()
@@ -125,6 +127,20 @@ async def test_a_batch_goes_over_and_comes_back_row_by_row(start: Start, connect
     assert (str(bad), bad.cause) == ("ValueError: no such arm", "ValueError")
     assert isinstance(odd, RemoteModelError)
     np.testing.assert_array_equal(best.values["actions"], [0.0, 2.0])
+
+
+async def test_answers_tell_the_version_that_the_model_had_when_their_call_began(
+    start: Start, connect: Connect
+) -> None:
+    model, version = Doubles(), ["v1"]
+    _, addresses = start(model, versions=lambda: version[0])
+    link = await connect(addresses.ipc)
+    call = asyncio.create_task(link.call([row("wait", state=np.ones(2))], 0))
+    assert await asyncio.get_running_loop().run_in_executor(None, model.entered.wait, 5)
+    version[0] = "v2"
+    model.may_go_on.set()
+    assert (await call)[0].model_version == "v1"
+    assert (await link.call([row(state=np.ones(2))], 0))[0].model_version == "v2"
 
 
 async def test_images_are_decoded_in_the_replica_and_a_broken_one_fails_alone(start: Start, connect: Connect) -> None:
@@ -351,10 +367,10 @@ async def test_a_connection_that_comes_back_is_offered_other_memory(tmp_path: Pa
         identity, *_, frame = await replica.receive()
         second = Offer.from_bytes(frame)
         assert second.token != first.token
-        replica.send(identity, NO_CALL, HELLO, Greeting(1, 1, "v", first.token).to_bytes())  # of the first connection
+        replica.send(identity, NO_CALL, HELLO, Greeting(1, 1, first.token).to_bytes())  # of the first connection
         await until(lambda: link.up)
         assert not link._shares
-        replica.send(identity, NO_CALL, HELLO, Greeting(1, 1, "v", second.token).to_bytes())
+        replica.send(identity, NO_CALL, HELLO, Greeting(1, 1, second.token).to_bytes())
         await until(lambda: link._shares)
     finally:
         replica.close()
@@ -374,7 +390,7 @@ async def test_what_a_replica_should_not_send_ends_the_call(
         link = await connect(address, wait=False)
         identity = (await replica.receive())[0]
         replica.send(identity, NO_CALL, HELLO, b"no greeting")
-        replica.send(identity, NO_CALL, HELLO, Greeting(1, 1, "v").to_bytes())
+        replica.send(identity, NO_CALL, HELLO, Greeting(1, 1).to_bytes())
         await until(lambda: link.up)
         call = asyncio.create_task(link.call([row(state=np.ones(2))], 0))
         number = (await replica.receive())[1]

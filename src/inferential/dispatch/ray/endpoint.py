@@ -115,14 +115,18 @@ class Endpoint:
     Args:
         model: as of `LocalDispatcher`; async methods run on the endpoint's own event loop.
         max_inflight: calls at once.
-        model_version: told with every result.
+        model_version: gives the model's version as it is now; told with every result. A model may be swapped within its
+            replica, as by Serve's `user_config`.
         directory: of the ipc socket; nobody else may read it.
         host: where the tcp socket listens, or "" for none.
     """
 
-    def __init__(self, model: Any, *, max_inflight: int, model_version: str, directory: Path, host: str) -> None:
+    def __init__(
+        self, model: Any, *, max_inflight: int, model_version: Callable[[], str], directory: Path, host: str
+    ) -> None:
         self._local = LocalDispatcher({MODEL: model})
-        self._greeting = Greeting(self._local.max_batch_size(MODEL), max_inflight, model_version)
+        self._model_version = model_version
+        self._greeting = Greeting(self._local.max_batch_size(MODEL), max_inflight)
         self._directory = directory
         self._host = host
         self._allowed = AllowedKeys()
@@ -278,7 +282,7 @@ class Endpoint:
             ]
         except ValueError as error:
             logger.error("a call of a server cannot be read: %s", error)
-            self._answer(server, number, [error] * len(envelopes))
+            self._answer(server, number, "", [error] * len(envelopes))
             return
         server.told_at = time.monotonic()
         if not server.calls:
@@ -301,8 +305,9 @@ class Endpoint:
 
     async def _run(self, call: _Call) -> None:
         outcomes: Sequence[Any]
-        count = len(call.rows)
+        count, version = len(call.rows), ""
         try:
+            version = self._model_version()
             outcomes = await self._local.outcomes(call.rows, "")
         except Exception as error:
             logger.exception("a call failed")
@@ -311,10 +316,10 @@ class Endpoint:
             del self._running[id(call)]
             self._begin()
         call.rows.clear()  # and with them the views on shared memory
-        self._answer(call.server, call.number, outcomes)
+        self._answer(call.server, call.number, version, outcomes)
 
-    def _answer(self, server: _Server, number: bytes, outcomes: Sequence[Any]) -> None:
-        frames: list[Buffer] = [number, RESULT, self._greeting.model_version.encode()]
+    def _answer(self, server: _Server, number: bytes, version: str, outcomes: Sequence[Any]) -> None:
+        frames: list[Buffer] = [number, RESULT, version.encode(errors="replace")]
         for outcome in outcomes:
             frames.extend(_written(outcome))
         if server.memory is not None and (freed := server.memory.freed()):

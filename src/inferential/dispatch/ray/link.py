@@ -227,7 +227,7 @@ class Link:
         if self._memory is not None and greeting.memory == self._memory.offer.token:
             self._memory.close()
             self._shares = True
-        logger.info("replica %s is up, version %r", self.name, greeting.model_version)
+        logger.info("replica %s is up", self.name)
         self._on_change(self)
 
     def _on_result(self, number: bytes, frames: list[zmq.Frame]) -> None:

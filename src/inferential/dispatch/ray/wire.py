@@ -48,13 +48,11 @@ class Greeting:
     Attributes:
         max_batch_size: rows that a call takes.
         max_inflight: calls that it runs at once.
-        model_version: of its model.
         memory: token of the memory that it shares with the server; "": of none.
     """
 
     max_batch_size: int
     max_inflight: int
-    model_version: str
     memory: str = ""
 
     def to_bytes(self) -> bytes:
