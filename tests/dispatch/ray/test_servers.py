@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
+import sys
 import urllib.error
 import urllib.request
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -142,3 +145,38 @@ async def test_a_server_whose_node_goes_leaves_its_robots_to_the_others(
         assert [one is None for one in await servers.status()] == [False, True]
     assert set(ends) <= {"result", "RequestRejected"}
     assert ends["RequestRejected"] <= 2 * ROBOTS
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_the_command_serves_models_of_a_running_cluster(
+    cluster: Any, run: Any, tmp_path: Path, count: int
+) -> None:
+    run(deployment(Doubles).bind(), "doubles")
+    told = ["--model", "arm=ray:doubles", "--servers", str(count), "--http", "0", "--bind", "tcp://127.0.0.1:0"]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "inferential.cli.main", "serve", *told),
+        cwd=tmp_path,
+        env={**os.environ, "RAY_ADDRESS": cluster.address},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(60):
+            line, pages = [(await process.stdout.readline()).decode() for _ in range(2)]
+            assert line.startswith("listening on" if count == 1 else "2 servers listening on"), line
+            assert len(re.findall(r"http://127\.0\.0\.1:\d+", pages)) == count
+            addresses = re.findall(r"tcp://127\.0\.0\.1:\d+", line)
+            assert len(addresses) == count
+            async with AsyncConnection(addresses) as connection:
+                result = await connection.model("arm").infer(timeout_ms=20_000, state=np.ones(2))
+                assert result is not None
+                assert result["actions"].tolist() == [2.0, 2.0]
+            process.send_signal(signal.SIGTERM)
+            _, err = await process.communicate()
+        assert process.returncode == 0
+        assert "Traceback" not in err.decode()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
