@@ -5,6 +5,7 @@ registry.py      an actor that knows the replicas' endpoints, and hands out keys
 endpoint.py      the socket in a replica
 link.py          a server's connection to one of them
 wire.py          what goes over it
+shared.py        memory that both ends have, for large payloads on one host
 dispatcher.py    the backend of the server
 handles.py       the same for deployments without an endpoint, through Serve's own handles
 """
