@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 .PHONY: demo test lint bench bench-check bench-schedulers docs proto clean setup
 
-demo: $(READY)  ## a fleet of simulated robots, driven in real time
+demo: $(READY)  ## a fleet of simulated robots, driven in real time; with ARGS='--http 8080' on the live page too
 	$(BIN)/inferential demo $(ARGS)
 
 test: lint  ## lint, types, import rules, then every test

@@ -6,10 +6,10 @@ It decides no end: results and refusals come from elsewhere.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from typing import Generic, TypeVarTuple, Unpack
 
+from inferential.books import Books
 from inferential.dispatch.base import DispatchResult
 from inferential.metrics.recorder import Recorder
 from inferential.observation.slots import ObservationError
@@ -19,8 +19,6 @@ from inferential.proto.tensors import Buffer
 from inferential.scheduler.admission import CLIENT_GONE
 from inferential.scheduler.engine import Batch
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, RequestState
-from inferential.tracking.fleet import Fleet
-from inferential.transport.messages import OutgoingResponse
 from inferential.transport.zmq_transport import ZmqTransport
 from inferential.visits import Visits
 
@@ -78,14 +76,13 @@ class Delivery:
         transport: ZmqTransport,
         visits: Visits,
         recorder: Recorder,
-        fleet: Fleet,
+        books: Books,
         callbacks: Callbacks[InferenceRequest],
     ) -> None:
         self._transport = transport
         self._visits = visits
         self._recorder = recorder
-        self._fleet = fleet
-        self._responses = fleet.responses
+        self._books = books
         self._callbacks = callbacks
 
     def answer(self, result: DispatchResult) -> None:
@@ -94,19 +91,11 @@ class Delivery:
         if self._post(request.identity, request.client_id, result.envelope, result.payload):
             request.move(RequestState.ANSWERED)
             request.inference_ms = result.latency_ms
-            now = time.monotonic()
-            self._responses.on_response_sent(
-                request.client_id, result.response_id, result.latency_ms, request.model_id, now
-            )
-            self._recorder.answered(request, result.latency_ms, now)
-            if self._fleet.client(request.client_id) is not None:  # it may have gone meanwhile
-                tally = self._fleet.tallies.of(request.client_id, request.model_id)
-                tally.answered += 1
-                tally.in_time += now <= request.deadline
-                tally.age_ms = (now - request.received_at) * 1e3
+            self._books.answered(result)
         else:
-            request.refuse(Refusal(RefusalKind.REJECTED, "the client cannot be reached", CLIENT_GONE))
-            self._invalidate(request)
+            refusal = Refusal(RefusalKind.REJECTED, "the client cannot be reached", CLIENT_GONE)
+            request.refuse(refusal)
+            self._books.void(request, refusal)
         self._tell(request)
 
     def refuse(self, request: InferenceRequest, refusal: Refusal) -> None:
@@ -116,17 +105,16 @@ class Delivery:
 
     def refused(self, request: InferenceRequest) -> None:
         """A request has ended without a result."""
-        assert request.refusal is not None
-        self._recorder.refused(request)
-        self._count(request, request.refusal)
-        self._invalidate(request)
-        if request.protocol_version >= PROTOCOL_VERSION and request.refusal.cause != CLIENT_GONE:
+        refusal = request.refusal
+        assert refusal is not None
+        self._books.refused(request, refusal)
+        if request.protocol_version >= PROTOCOL_VERSION and refusal.cause != CLIENT_GONE:
             envelope = write_refusal(
                 client_id=request.client_id,
                 model_id=request.model_id,
                 request_id=request.request_id,
-                status=request.refusal.kind.name,
-                reason=request.refusal.reason,
+                status=refusal.kind.name,
+                reason=refusal.reason,
                 serve_interval_ms=request.serve_interval_ms,
             )
             self._post(request.identity, request.client_id, envelope, b"")
@@ -151,21 +139,6 @@ class Delivery:
         """A message did not even have the frames of one."""
         self._recorder.observation_error(name_of(identity), "frames")
 
-    def _invalidate(self, request: InferenceRequest) -> None:
-        assert request.refusal is not None
-        cause = request.refusal.cause
-        if self._responses.on_invalidated(request.client_id, cause, request.response_id, request.model_id):
-            self._recorder.invalidated(request.client_id)
-
-    def _count(self, request: InferenceRequest, refusal: Refusal) -> None:
-        if self._fleet.client(request.client_id) is None:
-            return  # nothing is kept of who is not there
-        tally = self._fleet.tallies.of(request.client_id, request.model_id)
-        if refusal.kind is RefusalKind.SUPERSEDED:
-            tally.superseded += 1
-        else:
-            tally.refused += 1
-
     def _tell(self, request: InferenceRequest) -> None:
         if self._callbacks:
             self._callbacks.fire(request)
@@ -178,7 +151,7 @@ class Delivery:
         if self._visits.has_left(identity):
             return False
         try:
-            self._transport.post(OutgoingResponse(identity, envelope, payload))
+            self._transport.post(identity, envelope, payload)
         except OSError as error:
             self._recorder.send_error(client_id, error.strerror or "unknown")
             return False

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from inferential.config.rights import ClientBook
-from inferential.observation.assembler import DecodedObservation, ObservationAssembler
+from inferential.observation.assembler import ObservationAssembler
+from inferential.observation.decoded import DecodedObservation
 from inferential.observation.slots import ObservationError
 from inferential.proto import LATE_REFUSE, LATE_SERVE, PROTOCOL_VERSION, QUEUE_LATEST
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
@@ -24,19 +25,23 @@ if TYPE_CHECKING:
 _LATE: dict[int, Literal["serve", "refuse"]] = {LATE_SERVE: "serve", LATE_REFUSE: "refuse"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Arrival:
     """A believable observation, as a request.
 
     Attributes:
         request: what goes on.
-        observation: what it was made from.
+        client_type: what the client says it is.
+        control_period_s: how long one action of a chunk holds; None where the client did not tell.
+        staleness_ms: how old the observation was on arrival by the client's clock.
         told_budget_ms: how old an action may be when it arrives, where client or configuration said; else None.
         refusal: why it goes no further; None where it does.
     """
 
     request: InferenceRequest
-    observation: DecodedObservation
+    client_type: str
+    control_period_s: float | None
+    staleness_ms: float
     told_budget_ms: float | None
     refusal: Refusal | None
 
@@ -58,6 +63,7 @@ class Reception:
     ) -> None:
         self._assembler = ObservationAssembler(config.observations)
         self._clients = ClientBook(config.clients)
+        self._default_budget_ms = self._clients.default_budget_ms
         self._supersede = config.scheduling.supersede
         self._models = config.models.known
         self._owner = owner
@@ -73,11 +79,19 @@ class Reception:
         """
         observation = self._assembler.decode(incoming.envelope, incoming.payload, incoming.received_at)
         self._check_sender(observation, incoming.identity)
-        request = self._request(observation, incoming.identity)
         told_budget_ms = self._clients.told_budget_ms(
             observation.client_id, observation.model_id, observation.latency_budget_ms
         )
-        return Arrival(request, observation, told_budget_ms, self._refusal(request))
+        request = self._request(observation, incoming.identity, told_budget_ms)
+        period_ms = observation.control_period_ms
+        return Arrival(
+            request,
+            observation.client_type,
+            None if period_ms is None else period_ms / 1e3,
+            observation.staleness_ms,
+            told_budget_ms,
+            self._refusal(request),
+        )
 
     def _check_sender(self, observation: DecodedObservation, identity: bytes) -> None:
         """Nobody speaks for another: the connection's identity is the client's id.
@@ -101,7 +115,9 @@ class Reception:
             protocol_version=observation.protocol_version,
         )
 
-    def _request(self, observation: DecodedObservation, identity: bytes) -> InferenceRequest:
+    def _request(
+        self, observation: DecodedObservation, identity: bytes, told_budget_ms: float | None
+    ) -> InferenceRequest:
         client_id, model_id = observation.client_id, observation.model_id
         asked_for_latest = observation.queue == QUEUE_LATEST
         return InferenceRequest(
@@ -113,8 +129,8 @@ class Reception:
             received_at=observation.received_at,
             urgency=observation.urgency,
             steps_remaining=observation.steps_remaining,
-            time_until_next=0.0,  # the fleet knows, once it has seen the request
-            latency_budget_ms=self._clients.latency_budget_ms(client_id, model_id, observation.latency_budget_ms),
+            time_until_next=0.0,  # the fleet knows, once this is in the books
+            latency_budget_ms=self._default_budget_ms if told_budget_ms is None else told_budget_ms,
             priority=self._clients.priority(client_id, model_id, _priority_told(observation)),
             request_id=observation.request_id,
             response_id=next(self._response_ids),

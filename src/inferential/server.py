@@ -19,6 +19,7 @@ from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Self
 
+from inferential.books import Books
 from inferential.config.profiles import load_profiles
 from inferential.config.schema import InferentialConfig, SchedulingConfig
 from inferential.delivery import BatchCallback, Callbacks, Delivery, RequestCallback
@@ -30,7 +31,6 @@ from inferential.observation.slots import ObservationError
 from inferential.reception import Reception
 from inferential.scheduler import create_scheduler
 from inferential.scheduler.base import Scheduler
-from inferential.scheduler.deadline import deadline_of
 from inferential.scheduler.engine import Batch, Capacity, Engine
 from inferential.scheduler.options import with_options
 from inferential.scheduler.profile import Profiles
@@ -39,7 +39,6 @@ from inferential.scheduler.shares import FairShares
 from inferential.scheduler.slo_lane import weight_of
 from inferential.status import History, ServerStatus, clients_of, model_of
 from inferential.tracking.fleet import Fleet
-from inferential.tracking.runway import horizon_of
 from inferential.transport.messages import IncomingObservation
 from inferential.transport.zmq_transport import MalformedMessage, ZmqTransport
 from inferential.visits import InProcessConnection, Visits
@@ -103,6 +102,7 @@ class Server:
         )
         self._capacities: dict[str, Capacity] = {}  # until the dispatcher or the configuration changes
         self._shares = FairShares(self._engine.outlook)
+        self._books = Books(self._fleet, self._recorder, self._shares, self._weigh, self._greet)
         self._request_callbacks: Callbacks[InferenceRequest] = Callbacks("request")
         self._batch_callbacks: Callbacks[Batch, float] = Callbacks("batch")
         self._history = History(time.monotonic())
@@ -286,18 +286,19 @@ class Server:
         except BaseException:
             await transport.close()
             raise
-        delivery = Delivery(transport, self._visits, self._recorder, self._fleet, self._request_callbacks)
+        delivery = Delivery(transport, self._visits, self._recorder, self._books, self._request_callbacks)
         self._history = History(time.monotonic())
         self._open = _Open(asyncio.get_running_loop(), transport, delivery)
         self._draining = False
         transport.watch(self._on_readable)
         logger.info("listening on %s, strategy %s", transport.address, self._config.scheduling.strategy)
 
-    async def shutdown(self) -> None:
-        """Takes no more requests, serves those it has for `drain_timeout_s`, refuses the rest, and closes."""
+    async def drain(self) -> None:
+        """Takes no more requests, serves those it has for `drain_timeout_s`, and refuses the rest. Twice is fine."""
         if self._open is None:
             return
         self._draining = True
+        self._books.keep()
         if self._engine.waiting() or self._calls:
             self._idle.clear()
             with contextlib.suppress(TimeoutError):
@@ -311,6 +312,12 @@ class Server:
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
+
+    async def shutdown(self) -> None:
+        """Drains, and closes."""
+        if self._open is None:
+            return
+        await self.drain()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -367,44 +374,25 @@ class Server:
         except ObservationError as error:
             delivery.not_believed(incoming.identity, error)
             return
-        request, now = arrival.request, incoming.received_at
+        request = arrival.request
         refusal = _DRAINING if self._draining else arrival.refusal
         if refusal is not None:
             delivery.refuse(request, refusal)
             return
-        observation = arrival.observation
-        sighting = self._fleet.seen(
-            request.client_id,
-            request.model_id,
-            observation.client_type,
-            request.identity,
-            now,
-            observation.steps_remaining,
-            None if observation.control_period_ms is None else observation.control_period_ms / 1e3,
-        )
-        if sighting.is_new:
-            logger.info("client %s connected", request.client_id)
-            self._engine.client_connected(request.client_id)
-            self._recorder.active_clients(self._fleet.active_count)
-        request.time_until_next = sighting.time_until_next_s
-        request.deadline = deadline_of(
-            now,
-            told_budget_ms=arrival.told_budget_ms,
-            runs_out_at=sighting.runs_out_at,
-            cadence_s=sighting.steady_cadence_s,
-            default_budget_ms=request.latency_budget_ms,
-        )
-        slo_aware = self._config.scheduling.slo_aware
-        self._shares.note(
-            request.client_id, request.model_id, weight_of(request) if slo_aware.overload == "priority" else 1.0
-        )
-        request.serve_interval_ms = self._shares.interval_ms(request.client_id, request.model_id)
-        self._fleet.responses.on_request(request.client_id, request.response_id, request.model_id, now)
-        self._recorder.observed(
-            request, observation.staleness_ms, sighting.learned_cadence_s, sighting.cadence_deviation_s
-        )
-        self._engine.offer(request, now)
+        if not (self._engine.goes_straight(request) and self._books.later(arrival)):
+            self._books.keep()
+            self._books.arrived(arrival)
+        self._engine.offer(request, request.received_at)
         self._tell_ended()
+
+    def _greet(self, client_id: str) -> None:
+        """A client is there that was not."""
+        logger.info("client %s connected", client_id)
+        self._engine.client_connected(client_id)
+        self._recorder.active_clients(self._fleet.active_count)
+
+    def _weigh(self, request: InferenceRequest) -> float:
+        return weight_of(request) if self._config.scheduling.slo_aware.overload == "priority" else 1.0
 
     def _owner(self, client_id: str) -> bytes | None:
         """Who speaks for a client; None where nobody does any more."""
@@ -422,14 +410,24 @@ class Server:
         if on is None:
             return
         now = time.monotonic()
-        for batch in self._engine.work(now):
-            self._recorder.dispatched(batch.model_id, batch.requests, self._engine.waiting(batch.model_id), now)
-            self._history.began(batch)
-            self._calls[batch] = on.loop.create_task(self._run(batch, on.delivery))
+        self._dispatch(self._engine.straight(now), on)
+        waiting = self._engine.waiting()
+        if waiting:
+            self._books.keep()  # who has to wait needs a deadline
+            self._dispatch(self._engine.work(now), on)
+        if self._books.behind:
+            on.loop.call_soon(self._books.keep)  # after the calls that have just been made
         self._tell_ended()
         if self._draining and not self._engine.waiting() and not self._engine.running():
             self._idle.set()
-        self._set_timer(on.loop, now)
+        if waiting or self._timer is None:  # else it rings for the fleet's sake, in time
+            self._set_timer(on.loop, now)
+
+    def _dispatch(self, batches: list[Batch], on: _Open) -> None:
+        for batch in batches:
+            self._calls[batch] = on.loop.create_task(self._run(batch, on.delivery))
+            self._books.dispatched(batch, self._engine.waiting(batch.model_id))
+            self._history.began(batch)
 
     async def _run(self, batch: Batch, delivery: Delivery) -> None:
         """One call of a model, from its requests to their answers."""
@@ -467,9 +465,6 @@ class Server:
             return  # refused meanwhile, by shutdown
         if result.refusal is None:
             delivery.answer(result)
-            horizon = horizon_of(result.values)
-            if horizon is not None:
-                self._fleet.runway.on_answer(request.client_id, request.model_id, horizon, request.received_at)
         elif result.refusal.kind is RefusalKind.MODEL_FAILED and self._may_retry(request, result.refusal):
             self._recorder.retried(request)
             self._engine.retry(request, time.monotonic())
@@ -515,6 +510,7 @@ class Server:
     def _on_timer(self) -> None:
         self._timer = None
         now = time.monotonic()
+        self._books.keep()
         self._engine.expire(now)
         self._sweep(now)
         self._work()

@@ -19,6 +19,9 @@ from inferential.cli.main import main
 POLICIES = '''
 """Models of every form that can be served, and things that are none."""
 
+import os
+import time
+
 import numpy as np
 
 def echo(observation):
@@ -65,6 +68,20 @@ async def act(observation):
 
 def takes_any(*observations):
     return observations[0]
+
+class WaitsForFile:
+    def infer(self, observation):
+        while not os.path.exists("go"):
+            time.sleep(0.01)
+        return observation["state"]
+
+class AnswersOnce:
+    asked = 0
+    def infer(self, observation):
+        AnswersOnce.asked += 1
+        if AnswersOnce.asked > 1:
+            raise RuntimeError("no more")
+        return observation
 
 doubler = Doubler()
 number = 5
@@ -136,6 +153,17 @@ def start(place: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
         process.communicate()
+
+
+@pytest.fixture
+def served(start: Callable[..., subprocess.Popen[str]]) -> tuple[str, str]:
+    """Address and page of a server with the models arm (twice the state), echo and once (then it fails)."""
+    models = ("-m", "arm=policies:Doubler", "-m", "echo=policies:echo", "-m", "once=policies:AnswersOnce")
+    process = start("serve", *models, "--bind", "tcp://127.0.0.1:0", "--http", "0")
+    assert process.stdout is not None
+    address = process.stdout.readline().split()[2].rstrip(",")
+    page = process.stdout.readline().split()[-1]
+    return address, page
 
 
 @pytest.fixture

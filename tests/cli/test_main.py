@@ -17,7 +17,7 @@ from inferential.cli import app as app_module
 from inferential.cli import output
 from inferential.cli.app import COMMANDS, build
 
-OWN = ("serve", "simulate", "call", "top", "check", "profile", "schedulers", "version")
+OWN = ("serve", "simulate", "call", "bench", "top", "check", "profile", "schedulers", "version")
 
 
 @pytest.mark.parametrize("args", [(), ("--help",), ("-h",), ("--debug",)])

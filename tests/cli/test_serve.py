@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import socket
 import subprocess
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import pytest
+from websockets.sync.client import connect
 
 from inferential import Connection
+from inferential.proto.msgpack_numpy import pack, unpack
 
 WAIT_MS = 20_000
 STATE = np.arange(4, dtype=np.float32)
@@ -89,6 +94,57 @@ def test_signals_end_it_well(start: Start, number: signal.Signals) -> None:
     assert process.returncode == 0
     assert out == ""
     assert "Traceback" not in err
+
+
+def fetched(url: str) -> tuple[int, Any]:
+    """Status and JSON of a page."""
+    try:
+        with urllib.request.urlopen(url) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_while_it_drains_robots_of_gateways_are_answered_and_readiness_says_so(start: Start, place: Path) -> None:
+    (place / "fleet.yaml").write_text(
+        "transport: {bind: 'tcp://127.0.0.1:0'}\n"
+        "server: {drain_timeout_s: 60}\n"
+        "models: {known: {arm: {target: 'policies:WaitsForFile'}}}\n"
+        "gateways: {openpi: {port: 0, model: arm}}\n"
+        "http: {port: 0}\n"
+    )
+    process = start("serve", "fleet.yaml")
+    address(process)
+    assert process.stdout is not None
+    gateway = process.stdout.readline().split()[3].rstrip(",")
+    page = process.stdout.readline().split()[-1]
+    assert fetched(f"{page}/readyz") == (200, {"ready": True, "problems": []})
+    with connect(gateway) as robot:
+        robot.recv()
+        robot.send(pack({"state": STATE}))
+        while fetched(f"{page}/api/status")[1]["in_flight"] == 0:
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        while (told := fetched(f"{page}/readyz"))[0] == 200:
+            assert process.poll() is None
+        assert told == (503, {"ready": False, "problems": ["the server is draining"]})
+        (place / "go").touch()
+        np.testing.assert_array_equal(unpack(robot.recv())["actions"], STATE)
+    assert process.wait(timeout=60) == 0
+
+
+def test_a_policy_server_of_openpi_is_a_target(start: Start, place: Path) -> None:
+    (place / "fleet.yaml").write_text(
+        "transport: {bind: 'tcp://127.0.0.1:0'}\n"
+        "models: {known: {arm: {target: 'policies:Doubler'}}}\n"
+        "gateways: {openpi: {port: 0, model: arm}}\n"
+    )
+    there = start("serve", "fleet.yaml")
+    address(there)
+    assert there.stdout is not None
+    target = there.stdout.readline().split()[3].rstrip(",").replace("ws://", "openpi://")
+    here = start("serve", "-m", f"pi0={target}", "--bind", "tcp://127.0.0.1:0")
+    np.testing.assert_array_equal(infer(address(here), "pi0")["actions"], STATE * 2)
 
 
 def test_the_environment_counts_and_is_outranked_by_options(start: Start, place: Path) -> None:

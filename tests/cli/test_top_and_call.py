@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -9,31 +10,19 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
-from inferential.cli.call import parse
-from inferential.cli.errors import CliError
 from inferential.cli.logs import JsonFormatter
 from inferential.cli.top import view
 
 Start = Callable[..., "subprocess.Popen[str]"]
-
-
-@pytest.fixture
-def served(start: Start) -> tuple[str, str]:
-    """Address and page of a server with the models arm (twice the state) and echo."""
-    models = ("-m", "arm=policies:Doubler", "-m", "echo=policies:echo")
-    process = start("serve", *models, "--bind", "tcp://127.0.0.1:0", "--http", "0")
-    assert process.stdout is not None
-    address = process.stdout.readline().split()[2].rstrip(",")
-    page = process.stdout.readline().split()[-1]
-    return address, page
 
 
 def test_a_call_shows_the_answer_and_where_its_time_went(run: Any, served: tuple[str, str]) -> None:
@@ -66,7 +55,7 @@ def test_several_requests_are_summed_up(run: Any, served: tuple[str, str]) -> No
 def test_what_the_server_refuses_is_exit_code_1(run: Any, served: tuple[str, str]) -> None:
     ran = run("call", served[0], "leg", "state=1")
     assert (ran.code, ran.out) == (1, "")
-    assert "UnknownModel: no model 'leg'; there is: arm, echo" in ran.err
+    assert "UnknownModel: no model 'leg'; there is: arm, echo, once" in ran.err
     assert run("call", served[0], "arm", "--json").json["error"] == "ModelFailed"
 
 
@@ -74,22 +63,6 @@ def test_where_no_server_is_that_is_said(run: Any) -> None:
     ran = run("call", "127.0.0.1:1", "arm", "state=1", "--timeout-ms", "50")
     assert ran.code == 1
     assert "no answer from 127.0.0.1:1 within 50 ms: is a server there?" in ran.err
-
-
-@pytest.mark.parametrize(
-    ("told", "text"),
-    [
-        ("state", "expected KEY=VALUE"),
-        ("=1", "expected KEY=VALUE"),
-        ("a:floaty=1", "a: no dtype 'floaty'"),
-        ("a=[1,[2]]", "a: "),
-        ("a:int8=hello", "a: expected JSON numbers for int8, got 'hello'"),
-        ("a=@nothing.png", "a: cannot read nothing.png"),
-    ],
-)
-def test_values_that_are_none_are_told_by_key(told: str, text: str) -> None:
-    with pytest.raises(CliError, match=text.replace("[", r"\[")):
-        parse(told)
 
 
 def test_top_shows_robots_and_models_once(run: Any, served: tuple[str, str]) -> None:
@@ -150,19 +123,36 @@ def test_top_needs_the_token_where_there_is_one(run: Any, start: Start, place: P
     assert run("top", page, "--once", "--token", "s3cret").code == 0
 
 
-def test_of_many_robots_those_that_need_a_look_come_first() -> None:
-    clients = [{"client_id": f"robot-{n}", "state": "overdue" if n == 9 else "active", "models": []} for n in range(10)]
-    status = {
+def status_of(*clients: dict[str, Any], models: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """As `/api/status` tells it, of nothing else."""
+    return {
         **dict.fromkeys(("version", "address", "strategy"), ""),
         "waiting": 0,
         "in_flight": 0,
         "draining": False,
-        "models": [],
+        "models": models,
         "clients": clients,
     }
-    table, left = view(status, 10).renderables[-2:]
+
+
+def test_of_many_robots_those_that_need_a_look_come_first() -> None:
+    clients = [{"client_id": f"robot-{n}", "state": "overdue" if n == 9 else "active", "models": []} for n in range(10)]
+    table, left = view(status_of(*clients), 11).renderables[-2:]
     assert next(iter(table.columns[0].cells)) == "robot-9"
     assert str(left) == "and 6 more"
+
+
+def test_on_a_narrow_terminal_robots_keep_their_names_and_a_model_its_line() -> None:
+    use = {"model_id": "balance", "cadence_ms": 19.4, "age_ms": 113.0, "answered": 12345, "in_time": 12345}
+    client = {"client_id": "ballplate-01", "state": "overdue", "models": [{**use, "superseded": 99999, "refused": 0}]}
+    latency = [{"batch_size": size, "median_ms": 100.0} for size in range(1, 20)]
+    model = {"model_id": "balance", "waiting": 0, "in_flight": 0, "replicas": ["a"], "max_inflight": 1, "calls": 9}
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(view(status_of(client, models=[{**model, "latency": latency}]), 24))
+    lines = console.export_text().splitlines()
+    assert any(line.startswith("ballplate-01  overdue") and "12345" in line for line in lines)
+    assert sum("1: 100.0" in line for line in lines) == 1
+    assert not any(line.strip().startswith("19: ") for line in lines)
 
 
 def test_logs_can_be_json(start: Start) -> None:

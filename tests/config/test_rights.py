@@ -26,14 +26,14 @@ def book(**fields: Any) -> ClientBook:
         ("arm", "policy", 99.0, 20.0),
         ("arm", "policy", None, 20.0),
         ("arm", "other", 99.0, 99.0),
-        ("arm", "other", None, 50.0),
-        ("arm", "third", None, 50.0),
+        ("arm", "other", None, None),
+        ("arm", "third", None, None),
         ("nobody", "policy", 99.0, 99.0),
-        ("nobody", "policy", None, 50.0),
+        ("nobody", "policy", None, None),
     ],
 )
-def test_whose_latency_budget_holds(client: str, model: str, told: float | None, budget: float) -> None:
-    assert book().latency_budget_ms(client, model, told) == budget
+def test_whose_latency_budget_holds(client: str, model: str, told: float | None, budget: float | None) -> None:
+    assert book().told_budget_ms(client, model, told) == budget
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_whose_priority_holds(client: str, model: str, told: int, priority: int)
 
 
 def test_the_default_budget_is_that_of_the_configuration() -> None:
-    assert book(defaults={"latency_budget_ms": 12.0}).latency_budget_ms("nobody", "policy", None) == 12.0
+    assert book(defaults={"latency_budget_ms": 12.0}).default_budget_ms == 12.0
 
 
 def test_unknown_clients_are_accepted_unless_the_operator_says_otherwise() -> None:

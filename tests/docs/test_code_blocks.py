@@ -4,8 +4,10 @@ A block's language says what is done with it:
 
 - python: it runs in a process of its own, in a directory with the page's files, against a server where it needs one:
   the page's own (a block that runs a server for good, or `inferential serve`), else one with the models `policy` and
-  `vlm`. Servers are ended by SIGINT, as a person would, and must end well.
-- console: `make` names a target that there is, `pip install` extras that there are; other commands run.
+  `vlm`. Servers are ended by SIGINT, as a person would, and must end well. What imports openpi's client runs in an
+  environment that has it.
+- console: `make` names a target that there is, `pip install` extras that there are; other commands run, against a
+  server where they name its port.
 - yaml, toml, json: a configuration, entry points, a fleet ("robots") or trace ("deadline_ms") to simulate, or
   applications of Ray Serve ("import_path").
 - proto: a part of the schema.
@@ -32,6 +34,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.peers.conftest import with_openpi_client
 
 from inferential import Connection, UnknownModel
 from inferential.config import load_config
@@ -40,11 +43,13 @@ from inferential.sim.virtual.fleet_file import load_fleet
 from inferential.sim.virtual.trace import load_trace
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").glob("*.md") if path.name != "configuration.md")]
+PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.name != "configuration.md")]
 DRAWING = "text"
 TESTED = {"python", "console", "yaml", "toml", "json", "proto"}
 PORT = ":5555"
-"""What the pages call the server's port; a free one takes its place."""
+"""What the pages call the server's port; a free one takes its place, as of openpi's."""
+OPENPI_PORT = re.compile(r"\b8000\b")
+OPENPI_CLIENT = "openpi_client"
 
 SERVER_OF_THE_TESTS = """
 import asyncio
@@ -124,28 +129,46 @@ def servers(page: Path) -> list[Block]:
     return own or [Block(page, 0, "python", SERVER_OF_THE_TESTS)]
 
 
-CLIENTS = [block for block in programs() if PORT in block.text and not block.serves]
-ALONE = [block for block in programs() if PORT not in block.text]
-RUN = [block for block in commands() if not block.text.startswith(("make", "pip")) and not block.serves]
+def asks(block: Block) -> bool:
+    """Whether it needs a server."""
+    return (PORT in block.text or OPENPI_CLIENT in block.text) and not block.serves
+
+
+CLIENTS = [block for block in (*programs(), *commands()) if asks(block)]
+ALONE = [block for block in programs() if PORT not in block.text and not asks(block)]
+RUN = [
+    block for block in commands() if not block.text.startswith(("make", "pip")) and not block.serves and not asks(block)
+]
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Free ones, in place of those that the pages name."""
+
+    server: int
+    openpi: int
+
+    def put_into(self, text: str) -> str:
+        return OPENPI_PORT.sub(str(self.openpi), text.replace(PORT, f":{self.server}"))
 
 
 @pytest.fixture
-def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        number: int = probe.getsockname()[1]
-        return number
+def ports() -> Ports:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        return Ports(one.getsockname()[1], other.getsockname()[1])
 
 
-def write_files(page: Path, directory: Path, port: int) -> None:
+def write_files(page: Path, directory: Path, ports: Ports) -> None:
     for block in BLOCKS:
         if block.page == page and block.file is not None:
-            (directory / block.file).write_text(block.text.replace(PORT, f":{port}"))
+            (directory / block.file).write_text(ports.put_into(block.text))
 
 
-def command_of(block: Block, port: int) -> list[str]:
-    text = block.text.replace(PORT, f":{port}")
+def command_of(block: Block, ports: Ports) -> list[str]:
+    text = ports.put_into(block.text)
     if block.language == "python":
+        if OPENPI_CLIENT in text:
+            return [str(with_openpi_client()), "-c", text]
         strict = [] if "import ray" in text else ["-W", "error"]  # Ray's own modules warn
         return [sys.executable, *strict, "-c", text]
     name, *arguments = shlex.split(text)
@@ -157,9 +180,9 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("INFERENTIAL_")}
 
 
-def run(block: Block, directory: Path, port: int) -> None:
+def run(block: Block, directory: Path, ports: Ports) -> None:
     done = subprocess.run(
-        command_of(block, port),
+        command_of(block, ports),
         cwd=directory,
         env=environment(),
         capture_output=True,
@@ -171,22 +194,22 @@ def run(block: Block, directory: Path, port: int) -> None:
 
 
 @contextmanager
-def running(server: Block, directory: Path, port: int) -> Iterator[None]:
-    process = subprocess.Popen(command_of(server, port), cwd=directory, env=environment(), stdout=subprocess.DEVNULL)
+def running(server: Block, directory: Path, ports: Ports) -> Iterator[None]:
+    process = subprocess.Popen(command_of(server, ports), cwd=directory, env=environment(), stdout=subprocess.DEVNULL)
     try:
-        with Connection(f"127.0.0.1:{port}", reconnect_ivl_ms=20) as connection:
+        with Connection(f"127.0.0.1:{ports.server}", reconnect_ivl_ms=20) as connection:
             probe = connection.model("is it there?")
-            for _ in range(100):
+            for _ in range(300):  # Ray takes its time
                 assert process.poll() is None, f"{server} ended"
                 try:
                     assert probe.infer(timeout_ms=200) is None
                 except UnknownModel:
                     break
             else:
-                pytest.fail(f"{server} did not answer within 20 s")
+                pytest.fail(f"{server} did not answer within 60 s")
         yield
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
         process.wait()
@@ -210,25 +233,25 @@ def test_every_mark_before_a_block_is_understood() -> None:
 @pytest.mark.parametrize(
     ("server", "client"), [(server, client) for client in CLIENTS for server in servers(client.page)], ids=str
 )
-def test_a_client_runs_against_a_server(server: Block, client: Block, port: int, tmp_path: Path) -> None:
-    write_files(client.page, tmp_path, port)
-    with running(server, tmp_path, port):
-        run(client, tmp_path, port)
+def test_a_client_runs_against_a_server(server: Block, client: Block, ports: Ports, tmp_path: Path) -> None:
+    write_files(client.page, tmp_path, ports)
+    with running(server, tmp_path, ports):
+        run(client, tmp_path, ports)
 
 
 @pytest.mark.parametrize("program", ALONE, ids=str)
-def test_a_program_runs(program: Block, port: int, tmp_path: Path) -> None:
-    write_files(program.page, tmp_path, port)
-    run(program, tmp_path, port)
+def test_a_program_runs(program: Block, ports: Ports, tmp_path: Path) -> None:
+    write_files(program.page, tmp_path, ports)
+    run(program, tmp_path, ports)
 
 
 @pytest.mark.parametrize("command", RUN, ids=str)
-def test_a_command_runs(command: Block, port: int, tmp_path: Path) -> None:
-    write_files(command.page, tmp_path, port)
-    run(command, tmp_path, port)
+def test_a_command_runs(command: Block, ports: Ports, tmp_path: Path) -> None:
+    write_files(command.page, tmp_path, ports)
+    run(command, tmp_path, ports)
 
 
-@pytest.mark.parametrize("command", [block for block in commands() if block not in RUN and not block.serves], ids=str)
+@pytest.mark.parametrize("command", [block for block in commands() if block.text.startswith(("make", "pip"))], ids=str)
 def test_a_command_of_make_or_pip_names_what_there_is(command: Block) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]

@@ -15,7 +15,7 @@ from inferential.metrics.names import METRICS
 from inferential.proto import inferential_pb2 as pb
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 # What users of earlier versions rely on; names may be added, none may go.
 PROMISED_METRICS = {

@@ -6,18 +6,19 @@ import asyncio
 import json
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pytest
-from tests.peers.conftest import python_of
+from tests.peers.conftest import with_openpi_client
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
-from inferential import LocalDispatcher, Server
+from inferential import InferenceRequest, LocalDispatcher, Server
 from inferential.config import InferentialConfig
 from inferential.config.schema import OpenPiConfig
 from inferential.dispatch.base import RemoteModelError
@@ -53,8 +54,10 @@ def opened() -> Open:
     """`async with opened(model=..., api_keys=[...]) as (server, gateway):`"""
 
     @asynccontextmanager
-    async def start(policy: Any = None, **told: Any) -> AsyncIterator[tuple[Server, OpenPiGateway]]:
-        config = InferentialConfig(server={"drain_timeout_s": 0.0})
+    async def start(
+        policy: Any = None, scheduling: Mapping[str, Any] = MappingProxyType({}), **told: Any
+    ) -> AsyncIterator[tuple[Server, OpenPiGateway]]:
+        config = InferentialConfig(server={"drain_timeout_s": 0.0}, scheduling=scheduling)
         dispatcher = LocalDispatcher({"pi0": policy or Policy()})
         async with Server("tcp://127.0.0.1:0", config=config, dispatcher=dispatcher) as server:
             gateway = OpenPiGateway(server, OpenPiConfig(**{"model": "pi0", "port": 0, **told}))
@@ -66,8 +69,7 @@ def opened() -> Open:
 
 @pytest.fixture(scope="session")
 def openpi_client() -> Path:
-    """The interpreter of an environment with openpi's client; it needs an older numpy than we have."""
-    return python_of("openpi-client", "openpi-client==0.1.2", "typing_extensions", "numpy<2")
+    return with_openpi_client()
 
 
 def observation(**values: Any) -> dict[str, Any]:
@@ -250,6 +252,45 @@ async def test_a_failure_is_told_as_text_and_ends_the_connection(
             await websocket.recv()
         assert caught.value.rcvd is not None
         assert caught.value.rcvd.code == 1011
+
+
+FULL = {"max_queue_size": 1, "overflow_policy": "reject_newest"}
+
+
+async def test_a_robot_that_finds_no_room_is_answered_once_there_is(opened: Open) -> None:
+    refused, leave = asyncio.Event(), asyncio.Event()
+
+    async def slow(one: dict[str, Any]) -> Any:
+        await leave.wait()
+        return one["observation/state"]
+
+    async with opened(slow, FULL) as (server, gateway):
+
+        @server.on_request
+        def note(request: InferenceRequest) -> None:
+            if request.refusal is not None:
+                refused.set()
+
+        answers = [asyncio.create_task(asked(gateway.address)) for _ in range(3)]  # at the model, waiting, one too many
+        await refused.wait()
+        leave.set()
+        assert [answer["actions"].tolist() for answer in await asyncio.gather(*answers)] == [[0, 1, 2]] * 3
+
+
+async def test_a_robot_that_never_finds_room_is_told(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inferential.gateway.base._PAUSES_S", (0.0, 0.0))
+    leave = asyncio.Event()
+
+    async def slow(one: dict[str, Any]) -> Any:
+        await leave.wait()
+        return one["observation/state"]
+
+    async with opened(slow, FULL) as (_, gateway):
+        answers = [asyncio.create_task(asked(gateway.address)) for _ in range(3)]
+        (first,), others = await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
+        assert first.result().startswith("RequestRejected: ")
+        leave.set()
+        assert [answer["actions"].tolist() for answer in await asyncio.gather(*others)] == [[0, 1, 2]] * 2
 
 
 @pytest.mark.parametrize("message", [b"\xc1", b"", b"\x93\x01\x02\x03", "text", pack({b"__ndarray__": True})])

@@ -25,6 +25,11 @@ def python_of(name: str, *requirements: str) -> Path:
     return python
 
 
+def with_openpi_client() -> Path:
+    """The interpreter of an environment with openpi's client; it needs an older numpy than we have."""
+    return python_of("openpi-client", "openpi-client==0.1.2", "typing_extensions", "numpy<2")
+
+
 @pytest.fixture(scope="session")
 def inferential_1_4() -> Path:
     """The Python interpreter of an environment with inferential 1.4.0 from PyPI."""

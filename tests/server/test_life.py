@@ -124,6 +124,19 @@ async def test_what_the_server_has_is_served_while_it_drains_and_newcomers_are_t
     await closing
 
 
+async def test_a_server_that_has_drained_still_tells_newcomers_so(connect: Connect) -> None:
+    server = Server(config=config(), dispatcher=LocalDispatcher({"m": lambda obs: obs}))
+    await server.start()
+    for _ in range(2):
+        await server.drain()
+        assert server.status().draining
+        with pytest.raises(RequestRejected, match="draining"):
+            await connect(server).model("m").infer(WAIT_MS, state=STATE)
+    await server.shutdown()
+    await server.drain()  # of a server that has ended there is nothing to drain
+    assert not server.running
+
+
 async def test_what_is_not_served_in_time_is_told_so(connect: Connect, gate: Any) -> None:
     server = Server(config=config(server={"drain_timeout_s": 0.0}), dispatcher=LocalDispatcher({"m": gate}))
     await server.start()

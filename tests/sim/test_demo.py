@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import psutil
@@ -125,7 +128,8 @@ def test_the_command_saves_a_plot_a_screen_and_a_summary(tmp_path: Path) -> None
 
 def test_strategies_are_compared_side_by_side_and_told_as_json(tmp_path: Path) -> None:
     done = demo(
-        "--robots", "2", "--seconds", "1", "--compare", "round_robin,priority_tiered", "--json", "--out", str(tmp_path)
+        *("--robots", "2", "--seconds", "1", "--compare", "round_robin,priority_tiered"),
+        *("--http", "0", "--json", "--out", str(tmp_path)),
     )
     assert done.returncode == 0, done.stderr
     runs = json.loads(done.stdout)
@@ -133,9 +137,41 @@ def test_strategies_are_compared_side_by_side_and_told_as_json(tmp_path: Path) -
     assert all(kind["up_at_end"] == kind["robots"] for told in runs for kind in told["kinds"])
 
 
+def test_the_live_page_shows_the_fleet_meanwhile(tmp_path: Path) -> None:
+    command = [*CLI, "demo", "--robots", "2", "--seconds", "600", "--http", "0", "--out", str(tmp_path), "--plain"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            told = re.fullmatch(r"page on (http://127\.0\.0\.1:\d+)\n", process.stdout.readline())
+            assert told is not None
+            with urllib.request.urlopen(told[1]) as page:
+                assert b"<title>Inferential" in page.read()
+            robots: dict[str, int] = {}
+            while len(robots) < 2 or min(robots.values()) < 5:
+                with urllib.request.urlopen(f"{told[1]}/api/status") as response:
+                    clients = json.load(response)["clients"]
+                robots = {one["client_id"]: sum(use["answered"] for use in one["models"]) for one in clients}
+            assert set(robots) == {"cartpole-00", "ballplate-01"}
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=30)
+            assert (process.returncode, errors) == (130, "")
+        finally:
+            process.kill()
+
+
+def test_a_port_of_the_page_that_is_taken_is_one_clear_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = demo("--robots", "1", "--http", str(port), "--out", str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr == f"error: http: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
+        (["--http", "here"], "--http: expected PORT or HOST:PORT, got 'here'"),
+        (["--http", "70000"], "http.port"),
         (["--strategy", "best"], "Unknown scheduler strategy 'best'"),
         (["--robots", "0"], "robots"),
         (["--load", "-1"], "load"),

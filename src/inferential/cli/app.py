@@ -22,6 +22,7 @@ COMMANDS = {
     "demo": "Drive a fleet of simulated robots in real time.",
     "simulate": "Simulate a fleet and its server in virtual time.",
     "call": "Send one observation to a model and show the answer.",
+    "bench": "Put load on a server, and tell how it does.",
     "top": "Show the fleet, the models and what waits, live.",
     "check": "Validate a configuration and explain it.",
     "profile": "Measure how long a model's calls take.",

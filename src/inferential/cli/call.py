@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from rich.table import Table
 
 from inferential import Connection, InferenceError
 from inferential.cli.errors import CliError
+from inferential.cli.values import observation
 
 EXAMPLES = (
     "inferential call localhost:5555 arm state=[0,0.5,1]",
@@ -48,30 +48,25 @@ def call(
 
     Exit code 1: the server refused it, or gave no answer in time.
     """
-    observation = dict(parse(told) for told in values or [])
     told_budget: dict[str, Any] = {} if budget_ms is None else {"latency_budget_ms": budget_ms}
-    console = Console()
-    try:
-        connection = Connection(server, client_id, "inferential call")
-    except ValueError as error:
-        raise CliError(str(error)) from error
+    told_values = observation(values)
     result: Any = None
-    with connection:
-        handle = connection.model(model, queue="all", **told_budget)
-        taken: list[float] = []
-        for _ in range(repeat):
-            began = time.perf_counter()
-            try:
-                result = handle.infer(timeout_ms, **observation)
-            except InferenceError as error:
-                _fail(as_json, type(error).__name__, error.reason)
-                return 1
-            except (TypeError, ValueError) as error:
-                raise CliError(str(error)) from error
-            if result is None:
-                _fail(as_json, "Timeout", f"no answer from {server} within {timeout_ms:g} ms: is a server there?")
-                return 1
-            taken.append((time.perf_counter() - began) * 1e3)
+    taken: list[float] = []
+    try:
+        with Connection(server, client_id, "inferential call") as connection:
+            handle = connection.model(model, queue="all", **told_budget)
+            for _ in range(repeat):
+                began = time.perf_counter()
+                result = handle.infer(timeout_ms, **told_values)
+                if result is None:
+                    _fail(as_json, "Timeout", f"no answer from {server} within {timeout_ms:g} ms: is a server there?")
+                    return 1
+                taken.append((time.perf_counter() - began) * 1e3)
+    except InferenceError as error:
+        _fail(as_json, type(error).__name__, error.reason)
+        return 1
+    except (TypeError, ValueError) as error:
+        raise CliError(str(error)) from error
     timing = result.timing
     told = {
         "model_id": model,
@@ -87,52 +82,10 @@ def call(
     if as_json:
         print(json.dumps({**told, "values": {key: _plain(value) for key, value in answer.items()}}))
         return 0
+    console = Console()
     console.print(_table(answer))
     console.print(_summary(told, taken), highlight=False, soft_wrap=True)
     return 0
-
-
-def parse(told: str) -> tuple[str, Any]:
-    """Key and value of one argument.
-
-    Raises:
-        CliError: it is none, naming the key.
-    """
-    name, equals, text = told.partition("=")
-    key, _, dtype_name = name.partition(":")
-    if not equals or not key:
-        raise CliError(f"expected KEY=VALUE, got {told!r}")
-    try:
-        dtype = np.dtype(dtype_name or "float32")
-    except TypeError as error:
-        raise CliError(f"{key}: no dtype {dtype_name!r}; for example float64, int32, uint8") from error
-    if text.startswith("@"):
-        array = _read(key, Path(text[1:]))
-        return key, array.astype(dtype) if dtype_name else array
-    try:
-        value = json.loads(text)
-    except ValueError:
-        if dtype_name:
-            raise CliError(f"{key}: expected JSON numbers for {dtype_name}, got {text!r}") from None
-        return key, text
-    if isinstance(value, str | dict) or value is None:
-        return key, value if isinstance(value, str) else text
-    try:
-        return key, np.asarray(value, dtype)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise CliError(f"{key}: {error}") from error
-
-
-def _read(key: str, path: Path) -> Any:
-    try:
-        if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False)
-        from PIL import Image
-
-        with Image.open(path) as image:
-            return np.asarray(image if image.mode in ("L", "RGB", "RGBA") else image.convert("RGB"))
-    except (OSError, ValueError) as error:
-        raise CliError(f"{key}: cannot read {path}: {error}") from error
 
 
 def _fail(as_json: bool, kind: str, reason: str) -> None:

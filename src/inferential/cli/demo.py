@@ -10,7 +10,9 @@ import json
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -20,16 +22,22 @@ from rich.live import Live
 
 from inferential.cli.errors import CliError, missing
 from inferential.cli.output import print_json, wants_rich
+from inferential.cli.settings import COMMAND_LINE, http_section
+from inferential.config.loading import load
+from inferential.config.problems import ConfigError
 from inferential.scheduler import get_scheduler, scheduler_names
 from inferential.sim import table
 from inferential.sim.fleet import Plan, run
+from inferential.sim.link import INFERENTIAL, Software, serve
 from inferential.sim.watch import Watch
+from inferential.web import HttpServer
 
 EXAMPLES = (
     "inferential demo",
     "inferential demo --strategy round_robin --robots 40 --load 3",
     "inferential demo --compare all --load 2 --seconds 10",
     "inferential demo --task hopper --load 4",
+    "inferential demo --http 8080 --seconds 600",
 )
 _PLAIN_LINE_S = 1.0
 
@@ -61,6 +69,12 @@ def demo(
     out: Annotated[Path, typer.Option(file_okay=False, help="Where the plot, table and summary are saved.")] = Path(
         "demo-out"
     ),
+    http: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[HOST:]PORT", help="Serve the live page there meanwhile; on loopback unless told otherwise."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON and nothing else.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Print lines instead of a live table.")] = False,
 ) -> None:
@@ -71,13 +85,14 @@ def demo(
     one call at a time, is shared by the policies that drive them. A robot whose actions come too late falls.
     """
     strategies = _strategies(strategy, compare)
+    software = INFERENTIAL if http is None else _with_page(http)
     _check_packages()
     _make(out)
     watches = []
     for name in strategies:
         plan = Plan(task=task.value, robots=robots, seconds=seconds, load=load, strategy=name, seed=seed)
         try:
-            watches.append(_watched(plan, quiet=as_json, live=wants_rich() and not plain))
+            watches.append(_watched(plan, software, quiet=as_json, live=wants_rich() and not plain))
         except RuntimeError as error:
             raise CliError(str(error)) from error
     saved = _save(watches, out)
@@ -111,6 +126,17 @@ def _strategies(strategy: str, compare: str | None) -> list[str]:
     return names
 
 
+def _with_page(http: str) -> Software:
+    """Our own server, and its live page beside it."""
+
+    try:
+        config = load(overrides={"http": http_section(http)}, overrides_name=COMMAND_LINE).config.http
+    except ConfigError as error:
+        raise CliError(str(error)) from error
+    assert config is not None
+    return replace(INFERENTIAL, serve=partial(serve, page=partial(HttpServer, config=config)))
+
+
 def _check_packages() -> None:
     try:
         import gymnasium  # noqa: F401
@@ -120,19 +146,23 @@ def _check_packages() -> None:
         raise missing("the demo", error, "demo") from error
 
 
-def _watched(plan: Plan, *, quiet: bool, live: bool) -> Watch:
+def _watched(plan: Plan, software: Software, *, quiet: bool, live: bool) -> Watch:
     watch = Watch(plan)
     if live:
         console = Console()
         with Live(console=console, auto_refresh=False, transient=True) as shown:
-            for told in run(plan):
+            for told in run(plan, software):
                 watch.take(told)
                 shown.update(table.live(watch), refresh=True)
         console.print(table.live(watch))
         return watch
     next_line = time.monotonic() + _PLAIN_LINE_S
-    for told in run(plan):
+    told_page = quiet
+    for told in run(plan, software):
         watch.take(told)
+        if watch.server.page is not None and not told_page:
+            told_page = True
+            print(f"page on {watch.server.page}", flush=True)
         if not quiet and watch.seconds and time.monotonic() >= next_line:
             next_line = time.monotonic() + _PLAIN_LINE_S
             print(table.line(watch), flush=True)

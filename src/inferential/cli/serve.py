@@ -17,7 +17,7 @@ import typer
 
 from inferential.cli.errors import CliError, missing
 from inferential.cli.logs import LogFormat, LogLevel, set_up_logging
-from inferential.cli.settings import COMMAND_LINE, strategy_problem, targets
+from inferential.cli.settings import COMMAND_LINE, http_section, strategy_problem, targets
 from inferential.cli.targets import load_models
 from inferential.config.changes import diff
 from inferential.config.loading import Loaded, load
@@ -129,6 +129,7 @@ class _AnnouncedServer(Server):
             raise CliError(error.strerror or str(error)) from error
 
     async def shutdown(self) -> None:
+        await self.drain()  # gateways' robots get what they wait for, and /readyz tells that no more should come
         await self._beside.aclose()
         await super().shutdown()
         await self._after.aclose()
@@ -317,10 +318,7 @@ def _overrides(
     if strategy is not None:
         overrides["scheduling"] = {"strategy": strategy}
     if http is not None:
-        host, _, port = http.rpartition(":")
-        if not port.isdecimal():
-            raise CliError(f"--http: expected PORT or HOST:PORT, got {http!r}")
-        overrides["http"] = {"port": int(port), **({"host": host.strip("[]")} if host else {})}
+        overrides["http"] = http_section(http)
     if otlp is not None:
         overrides["otlp"] = {"endpoint": otlp}
     return overrides

@@ -1,10 +1,13 @@
-"""What `serve` and `check` have in common: the configuration of a command, and what the schema cannot know of it.
+"""What commands have in common: the configuration of a command, and what the schema cannot know of it.
 
 It imports no model.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+from inferential.cli.errors import CliError
 from inferential.config.loading import Loaded
 from inferential.config.problems import Problem, closest
 from inferential.config.schema import InferentialConfig
@@ -15,6 +18,18 @@ COMMAND_LINE = "command line"
 def targets(config: InferentialConfig) -> dict[str, str]:
     """Where the models are to be had, by model id; without those that only have settings."""
     return {model_id: known.target for model_id, known in config.models.known.items() if known.target is not None}
+
+
+def http_section(told: str) -> dict[str, Any]:
+    """What `--http [HOST:]PORT` sets of the section http.
+
+    Raises:
+        CliError: it has no port.
+    """
+    host, _, port = told.rpartition(":")
+    if not port.isdecimal():
+        raise CliError(f"--http: expected PORT or HOST:PORT, got {told!r}")
+    return {"port": int(port), **({"host": host.strip("[]")} if host else {})}
 
 
 def strategy_problem(loaded: Loaded) -> Problem | None:

@@ -67,17 +67,20 @@ def view(status: dict[str, Any], height: int) -> Group:
     )
     models = Table(box=None, header_style="dim", pad_edge=False)
     for heading in ("model", "waiting", "in flight", "replicas", "answers", "median ms by rows"):
-        models.add_column(heading, justify="left" if heading in ("model", "median ms by rows") else "right")
+        models.add_column(
+            heading, justify="left" if heading in ("model", "median ms by rows") else "right", no_wrap=True
+        )
     for model in status["models"]:
         sizes = "  ".join(f"{size['batch_size']}: {size['median_ms']:.1f}" for size in model["latency"])
         replicas = str(len(model["replicas"])) if model["max_inflight"] else "none up"
         counts = (model["waiting"], model["in_flight"], replicas, model["calls"])
         models.add_row(model["model_id"], *map(str, counts), sizes)
     robots = Table(box=None, header_style="dim", pad_edge=False)
-    for heading in ("robot", "state", "model", "cadence ms", "age ms", "met %", "answers", "superseded", "refused"):
-        robots.add_column(heading, justify="left" if heading in ("robot", "state", "model") else "right")
+    robots.add_column("robot", no_wrap=True)  # where the terminal is narrow, other columns give way
+    for heading in ("state", "model", "cadence\nms", "age\nms", "met\n%", "answers", "super-\nseded", "refused"):
+        robots.add_column(heading, justify="left" if heading in ("state", "model") else "right")
     rows = _rows(status)
-    fit = max(height - len(status["models"]) - 6, 3)
+    fit = max(height - len(status["models"]) - 7, 3)
     for state, cells in rows[:fit]:
         robots.add_row(cells[0], Text(state, _STYLES[state]), *cells[1:])
     left = Text(f"and {len(rows) - fit} more", "dim") if len(rows) > fit else Text("")

@@ -7,6 +7,8 @@ belongs to one event loop.
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Sequence
 
 from inferential.client.handles import AsyncHandles, AsyncModel
@@ -34,22 +36,24 @@ class AsyncConnection(AsyncHandles):
         super().__init__(client_id, client_type)
         self._wire = open_wire(server, self._session.client_id, reconnect_ivl_ms, reconnect_max_ms)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None  # for what there is to do though nothing comes
+        self._timer_at = math.inf
 
     def close(self) -> None:
         """Closes the connection; whoever waits in it gets a ConnectionError. Closing twice is fine."""
         if self._wire.closed:
             return
+        if self._timer is not None:
+            self._timer.cancel()
         if self._loop is not None and not self._loop.is_closed():
-            for fd in self._wire.fds:
-                self._loop.remove_reader(fd)
+            self._loop.remove_reader(self._wire.fd)
         self._wire.close()
         self._wake_waiters()
 
     def _post(self, mailbox: Mailbox, request_id: int, frames: Frames) -> None:
         if self._wire.send(self._session, mailbox, request_id, frames):
             self._wake_waiters()
-        # The descriptor signals edges, and sending may have consumed one.
-        self._pump()
+        self._set_timer()
 
     def _start(self) -> None:
         self._check_open()
@@ -61,12 +65,26 @@ class AsyncConnection(AsyncHandles):
                 f"the connection of client {self.client_id!r} belongs to another event loop; open one in each"
             )
         self._loop = loop
-        for fd in self._wire.fds:
-            loop.add_reader(fd, self._pump)
+        loop.add_reader(self._wire.fd, self._pump)
+        self._pump()
 
     def _pump(self) -> None:
         if self._wire.pump(self._session):
             self._wake_waiters()
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        look_at = self._wire.look_at
+        if self._timer_at <= look_at or self._loop is None:
+            return  # it rings first, finds nothing, and is set anew
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = look_at
+        self._timer = self._loop.call_later(max(look_at - time.monotonic(), 0.0), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer, self._timer_at = None, math.inf
+        self._pump()
 
     def _check_open(self) -> None:
         if self._wire.closed:

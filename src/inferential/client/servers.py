@@ -13,19 +13,17 @@ connection ends, the requests that were sent by it end too; when it is made agai
 from __future__ import annotations
 
 import hashlib
-import select
+import selectors
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
-import zmq
-from zmq.utils.monitor import parse_monitor_message
-
+from inferential.client.link import Link, Patience
 from inferential.client.session import MAX_OPEN, Frames, Mailbox, Session
-from inferential.client.wire import OneServer, Wire, normalize_address, open_socket, readable, receive, try_send
+from inferential.client.wire import OneServer, Wire, fd_of, normalize_address, patience_of, receive
 
 # A server that stopped without ending its connections is missed after a second, and the next one takes over.
-_HEARTBEAT_IVL_MS, _HEARTBEAT_TIMEOUT_MS = 250, 1000
-_EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+_HEARTBEAT_S, _SILENCE_S = 0.25, 1.0
 
 
 def open_wire(server: str | Sequence[str], client_id: str, reconnect_ivl_ms: int, reconnect_max_ms: int) -> Wire:
@@ -51,63 +49,27 @@ def in_order(addresses: Sequence[str], client_id: str) -> list[str]:
 class _Server:
     """One of several."""
 
-    def __init__(self, address: str, client_id: str, reconnect_ivl_ms: int, reconnect_max_ms: int) -> None:
-        heartbeats = (_HEARTBEAT_IVL_MS, _HEARTBEAT_TIMEOUT_MS)
-        self.address = address
-        self.monitor: zmq.Socket[bytes] | None = None
-        self.socket = open_socket(
-            address, client_id, reconnect_ivl_ms, reconnect_max_ms, heartbeats=heartbeats, before=self._watch
-        )
-        assert self.monitor is not None
-        self.fds: list[int] = [int(socket.getsockopt(zmq.FD)) for socket in (self.socket, self.monitor)]
-        self.connected: bool = False
+    def __init__(self, address: str, identity: bytes, patience: Patience, selector: selectors.BaseSelector) -> None:
+        self.link = Link(address, identity, patience, selector)
         self.sent: dict[int, None] = {}
         """Requests that it was sent; of those that were answered the newest stay for a while."""
 
-    def _watch(self, socket: zmq.Socket[bytes]) -> None:
-        self.monitor = socket.get_monitor_socket(_EVENTS)
-
     def try_send(self, request_id: int, frames: Frames) -> bool:
         """Whether the message is on its way."""
-        if not try_send(self.socket, frames):
+        if not self.link.try_send(frames):
             return False
         self.sent[request_id] = None
         if len(self.sent) > MAX_OPEN:
             del self.sent[next(iter(self.sent))]
         return True
 
-    def read(self, session: Session) -> int:
-        """Reads all that came; gives the number of messages."""
-        count = 0
-        while readable(self.socket):
-            receive(self.socket, session)
-            count += 1
-        return count
-
-    def look(self, session: Session) -> int:
-        """Reads all that came, and what became of the connection; gives the number of requests that ended."""
-        ended = self.read(session)
-        if self.note_connection():
-            ended += self.read(session)  # what it answered before it went
-            ended += session.lost(self.sent, f"the connection to {self.address} ended before the answer came")
+    def look(self, session: Session, now: float) -> int:
+        """Reads all that came, and sees to the connection; gives the number of requests that ended."""
+        ended = receive(self.link, session)
+        if self.link.look(now):
+            ended += session.lost(self.sent, f"the connection to {self.link.address} ended before the answer came")
             self.sent.clear()
         return ended
-
-    def note_connection(self) -> bool:
-        """Reads what became of the connection; whether one ended."""
-        assert self.monitor is not None
-        one_ended = False
-        while readable(self.monitor):
-            event = parse_monitor_message(self.monitor.recv_multipart())["event"]
-            self.connected = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
-            one_ended = one_ended or not self.connected
-        return one_ended
-
-    def close(self) -> None:
-        assert self.monitor is not None
-        self.socket.disable_monitor()
-        self.monitor.close(linger=0)
-        self.socket.close(linger=0)
 
 
 class ManyServers:
@@ -120,18 +82,28 @@ class ManyServers:
     """
 
     def __init__(self, addresses: Sequence[str], client_id: str, reconnect_ivl_ms: int, reconnect_max_ms: int) -> None:
-        self._servers: list[_Server] = []
+        patience = replace(
+            patience_of(reconnect_ivl_ms, reconnect_max_ms), heartbeat_s=_HEARTBEAT_S, silence_s=_SILENCE_S
+        )
+        self._selector = selectors.DefaultSelector()
+        self._servers = [_Server(address, client_id.encode(), patience, self._selector) for address in addresses]
+        self.fd = fd_of(self._selector)
         self.closed = False
-        try:
-            for address in addresses:
-                self._servers.append(_Server(address, client_id, reconnect_ivl_ms, reconnect_max_ms))
-        except BaseException:
-            self.close()
-            raise
+        now = time.monotonic()
+        for server in self._servers:
+            server.link.look(now)
 
     @property
-    def fds(self) -> list[int]:
-        return [fd for server in self._servers for fd in server.fds]
+    def look_at(self) -> float:
+        return min(server.link.look_at for server in self._servers)
+
+    @property
+    def flows(self) -> bool:
+        return self._servers[0].link.flows
+
+    @property
+    def settled(self) -> bool:
+        return all(server.link.flows for server in self._servers)
 
     def send(self, session: Session, mailbox: Mailbox, request_id: int, frames: Frames) -> bool:
         server = self._first()
@@ -140,33 +112,20 @@ class ManyServers:
         return False
 
     def pump(self, session: Session) -> int:
-        ended = sum(server.look(session) for server in self._servers)
+        now = time.monotonic()
+        ended = sum(server.look(session, now) for server in self._servers)
         while session.has_unsent and (server := self._first()) is not None:
             unsent = session.next_unsent()
             if unsent is None or not server.try_send(*unsent):
                 break
             session.sent()
-        # Sending may have consumed the signal that something came.
-        return ended + sum(server.read(session) for server in self._servers)
-
-    def wait_writable(self, timeout_ms: int) -> bool:
-        first = self._first()
-        if first is not None and first is self._servers[0]:
-            return bool(first.socket.poll(timeout_ms, zmq.POLLOUT))
-        # The robot's own server is waited for; in the end another one is good enough.
-        poller, deadline = select.poll(), time.monotonic() + timeout_ms / 1e3
-        for fd in self.fds:
-            poller.register(fd, select.POLLIN)
-        while not self._servers[0].connected and (left_s := deadline - time.monotonic()) > 0:
-            poller.poll(left_s * 1e3)
-            for server in self._servers:
-                server.note_connection()
-        return self._first() is not None
+        return ended
 
     def close(self) -> None:
         self.closed = True
         for server in self._servers:
-            server.close()
+            server.link.close()
+        self._selector.close()
 
     def _first(self) -> _Server | None:
-        return next((server for server in self._servers if server.connected), None)
+        return next((server for server in self._servers if server.link.connected), None)

@@ -2,7 +2,9 @@
 
 Threads may share a connection and its handles. The socket is used under one lock; of the threads that wait for
 responses one at a time, the leader, sleeps on the socket's descriptor with the lock released, and hands out to the
-others what comes. There is no thread of our own: a robot with one control loop pays for none.
+others what comes. There is no thread of our own while a connection stands: a robot with one control loop pays for
+none. While one is to be made, or the system does not take all of a message at once, a thread sees to it, as nobody may
+call us before the next control period.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
+from weakref import ref
 
 from inferential.client.encoding import EncodingRules
 from inferential.client.result import ClientStats, Result
@@ -27,6 +30,7 @@ FIRST_CONNECT_MS = 50
 FULL_SOCKET_MS = 5
 """Longest that an `observe` waits for room in the socket; after that none waits until the socket has room again."""
 LONGEST_SLEEP_S = 3600.0
+_TEND_S = 0.5  # after which a connection that nobody has any more can go
 """What one sleep takes at most: the system's own calls know neither infinity nor very long times."""
 
 
@@ -68,8 +72,9 @@ class Connection:
         self._woken = False
         self._wake_read, self._wake_write = os.pipe()
         self._poll = select.poll()
-        for fd in (*self._wire.fds, self._wake_read):
+        for fd in (self._wire.fd, self._wake_read):
             self._poll.register(fd, select.POLLIN)
+        self._tender: threading.Thread | None = None
 
     @property
     def client_id(self) -> str:
@@ -143,21 +148,51 @@ class Connection:
             request_id, frames = self._session.observe(
                 mailbox, values, now=now, timestamp_ns=timestamp_ns, keep=keep, **told
             )
+            news = False
             if not self._reached:
                 self._reached = True
-                self._flowing = self._wire.wait_writable(FIRST_CONNECT_MS)
-            news = self._wire.send(self._session, mailbox, request_id, frames)
-            if self._session.has_unsent and self._flowing:
-                # ZeroMQ's thread empties the socket in a fraction of a millisecond, and nobody may call us before the
-                # next control period: the last of a few observations in a row would wait as long.
-                self._flowing = self._wire.wait_writable(FULL_SOCKET_MS)
-            # Sending may take the very wake-up that the leader sleeps for: look in its stead.
-            if self._leading or self._session.has_unsent:
+                news = self._wait_for_flow(FIRST_CONNECT_MS)
+            news = self._wire.send(self._session, mailbox, request_id, frames) or news
+            if self._flowing and not self._wire.flows:
+                # The system takes a large message in a fraction of a millisecond.
+                news = self._wait_for_flow(FULL_SOCKET_MS) or news
+            if self._leading or time.monotonic() >= self._wire.look_at:
                 news = self._wire.pump(self._session) > 0 or news
-            self._flowing = self._flowing or not self._session.has_unsent
+            self._flowing = self._flowing or self._wire.flows
             if news:
                 self._hand_out()
+            if self._tender is None and not self._wire.settled:
+                self._tender = threading.Thread(target=_tend, args=(ref(self),), name="inferential-tend", daemon=True)
+                self._tender.start()
             return request_id
+
+    def _wait_for_flow(self, timeout_ms: float) -> bool:
+        """Waits until the server is connected and was sent all that it is to be sent; whether requests ended by it."""
+        now = time.monotonic()
+        deadline = now + timeout_ms / 1e3
+        ended = 0
+        while True:
+            ended += self._wire.pump(self._session)
+            self._flowing = self._wire.flows
+            if self._flowing or now >= deadline:
+                return ended > 0
+            self._sleep(min(deadline, self._wire.look_at) - now)
+            now = time.monotonic()
+
+    def _tend(self) -> bool:
+        """For a while, what nobody may call us for: connecting, sending the rest. False once there is none of it."""
+        with self._lock:
+            if self._closed or self._wire.settled:
+                self._tender = None
+                return False
+            now = time.monotonic()
+            if self._leading:
+                self._arrived.wait(_TEND_S)
+            else:
+                self._lead(min(_TEND_S, self._wire.look_at - now))
+            if not self._closed and self._wire.pump(self._session):
+                self._hand_out()
+            return True
 
     def _wait(self, take: Callable[[], Outcome | None], timeout_ms: float) -> Result | None:
         deadline = time.monotonic() + timeout_ms / 1e3
@@ -177,7 +212,7 @@ class Connection:
                 if self._leading:
                     self._arrived.wait(remaining)
                 else:
-                    self._lead(remaining)
+                    self._lead(min(remaining, self._wire.look_at - time.monotonic()))
 
     def _abandon(self, mailbox: Mailbox, request_id: int) -> None:
         with self._lock:
@@ -188,7 +223,7 @@ class Connection:
         self._leading = True
         self._lock.release()
         try:
-            self._poll.poll(math.ceil(timeout_s * 1e3))
+            self._sleep(timeout_s)
         finally:
             self._lock.acquire()
             self._leading = False
@@ -197,6 +232,10 @@ class Connection:
                 self._woken = False
             # Another waiting thread must lead if we leave with what we came for.
             self._arrived.notify_all()
+
+    def _sleep(self, timeout_s: float) -> None:
+        """Until the wire or another thread has something."""
+        self._poll.poll(math.ceil(max(timeout_s, 0.0) * 1e3))
 
     def _hand_out(self) -> None:
         self._arrived.notify_all()
@@ -211,6 +250,11 @@ class Connection:
     def _check_open(self) -> None:
         if self._closed:
             raise ConnectionError(f"the connection of client {self.client_id!r} is closed")
+
+
+def _tend(connection: ref[Connection]) -> None:
+    while (tended := connection()) is not None and tended._tend():
+        del tended
 
 
 class Model:

@@ -35,10 +35,10 @@ class ClientBook:
             return entry.latency_budget_ms
         return told
 
-    def latency_budget_ms(self, client_id: str, model_id: str, told: float | None) -> float:
-        """The same, with the default where nobody said."""
-        budget_ms = self.told_budget_ms(client_id, model_id, told)
-        return self._defaults.latency_budget_ms if budget_ms is None else budget_ms
+    @property
+    def default_budget_ms(self) -> float:
+        """The same, of those of whom nobody said."""
+        return self._defaults.latency_budget_ms
 
     def priority(self, client_id: str, model_id: str, told: int | None) -> int:
         """The client's priority for this model, 0 the highest."""

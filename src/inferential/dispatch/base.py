@@ -10,7 +10,7 @@ import logging
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
@@ -152,9 +152,11 @@ class Dispatcher(ABC):
             Exception: whatever the model raised, for the batch as a whole.
         """
 
-    async def infer_on(self, replica: str, model_id: str, observations: Sequence[Observation]) -> Sequence[Any]:
+    def infer_on(
+        self, replica: str, model_id: str, observations: Sequence[Observation]
+    ) -> Coroutine[Any, Any, Sequence[Any]]:
         """`infer` on one of the replicas that `replicas` names; for a backend that has more than one of a model."""
-        return await self.infer(model_id, observations)
+        return self.infer(model_id, observations)
 
     def replicas(self, model_id: str) -> Sequence[str]:
         """The names of a model's replicas, at least one, be there `max_inflight` 0.
@@ -207,7 +209,9 @@ class Dispatcher(ABC):
         """How the model has been doing, None before its first call."""
         return self._health.get(model_id)
 
-    async def dispatch(self, requests: Sequence[InferenceRequest], replica: str = "") -> list[DispatchResult]:
+    def dispatch(
+        self, requests: Sequence[InferenceRequest], replica: str = ""
+    ) -> Coroutine[Any, Any, list[DispatchResult]]:
         """Runs requests, one call for each model among them, and gives their results in the same order.
 
         Args:
@@ -215,7 +219,10 @@ class Dispatcher(ABC):
             replica: where, for requests of one model.
         """
         if len(requests) == 1 or len({request.model_id for request in requests}) <= 1:
-            return await self._dispatch_batch(requests, replica)
+            return self._dispatch_batch(requests, replica)
+        return self._dispatch_each(requests)
+
+    async def _dispatch_each(self, requests: Sequence[InferenceRequest]) -> list[DispatchResult]:
         by_model: dict[str, list[InferenceRequest]] = {}
         for request in requests:
             by_model.setdefault(request.model_id, []).append(request)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import operator
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from inferential.dispatch.base import Dispatcher, Observation, UnknownModelError
@@ -74,18 +74,20 @@ class LocalDispatcher(Dispatcher):
         """`infer_on` the first replica."""
         return await self.infer_on("", model_id, observations)
 
-    async def infer_on(self, replica: str, model_id: str, observations: Sequence[Observation]) -> Sequence[Any]:
+    def infer_on(
+        self, replica: str, model_id: str, observations: Sequence[Observation]
+    ) -> Coroutine[Any, Any, Sequence[Any]]:
         """Runs a replica of the model: `infer_batch` where it has it, else once for each observation.
 
         Raises:
-            UnknownModelError: "No model registered ...".
+            UnknownModelError: "No model registered ..."; at once, not when it is awaited.
         """
         models = self._models.get(model_id)
         if models is None:
             known = ", ".join(self._models) or "none"
             raise UnknownModelError(f"No model registered for {model_id!r}; there is: {known}")
         # Fewer replicas may have been registered since the call was decided.
-        return await models[int(replica or 0) % len(models)].run(observations)
+        return models[int(replica or 0) % len(models)].run(observations)
 
     async def close(self) -> None:
         """Lets the threads end when their calls do."""
@@ -114,25 +116,40 @@ class _Model:
         self._end: Callable[[], Awaitable[None]] | None = getattr(model, "aclose", None)
         self._threads = CallThreads(f"inferential-{model_id}")
 
-    async def run(self, observations: Sequence[Observation]) -> Sequence[Any]:
+    def run(self, observations: Sequence[Observation]) -> Coroutine[Any, Any, Sequence[Any]]:
         if self._batch is not None and (len(observations) > 1 or self._single is None):
-            results = await self._call(self._batch, list(observations), self._batches_async)
-            return results if isinstance(results, Sequence) else list(results)
+            return self._run_batch(self._batch, list(observations))
         assert self._single is not None
+        return self._run_each(self._single, observations)
+
+    async def _run_batch(self, function: Callable[[list[Observation]], Any], rows: list[Observation]) -> Sequence[Any]:
+        results = await self._call(function, rows, self._batches_async)
+        return results if isinstance(results, Sequence) else list(results)
+
+    async def _run_each(
+        self, function: Callable[[Observation], Any], observations: Sequence[Observation]
+    ) -> Sequence[Any]:
         results = []
         for observation in observations:
             try:
-                results.append(await self._call(self._single, observation, self._is_async))
+                results.append(await self._call(function, observation, self._is_async))
             except Exception as error:
                 results.append(error)
         return results
 
     async def _call(self, function: Callable[[Any], Any], argument: Any, is_async: bool) -> Any:
-        if is_async:
-            return await _settled(function(argument))
-        result = await _settled(self._threads.call(function, argument))
-        # A plain function may still give an awaitable, as a lambda or a partial around a coroutine function does.
-        return await _settled(result) if inspect.isawaitable(result) else result
+        """A model's result; only whoever cancels the call itself cancels it, not a model that cancels its own."""
+        try:
+            if is_async:
+                return await function(argument)
+            result = await self._threads.call(function, argument)
+            # A plain function may still give an awaitable, as a lambda or a partial around a coroutine function does.
+            return await result if inspect.isawaitable(result) else result
+        except (asyncio.CancelledError, SystemExit) as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
     def close(self) -> None:
         self._threads.close()
@@ -140,17 +157,6 @@ class _Model:
     async def aclose(self) -> None:
         if self._end is not None:
             await self._end()
-
-
-async def _settled(awaitable: Awaitable[Any]) -> Any:
-    """Awaits a model's result; only whoever cancels the call itself cancels it, not a model that cancels its own."""
-    try:
-        return await awaitable
-    except (asyncio.CancelledError, SystemExit) as error:
-        task = asyncio.current_task()
-        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-            raise
-        raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
 def _max_batch_size(model_id: str, model: Any) -> int:

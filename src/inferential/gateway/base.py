@@ -5,6 +5,7 @@ What an observation looks like on the wire is each gateway's own.
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import TracebackType
@@ -20,6 +21,7 @@ from inferential.visits import InProcessConnection
 
 TIMEOUT_MS = 30_000.0
 """How long an answer may take: protocols in lockstep have no way to say that there will be none."""
+_PAUSES_S = (0.05, 0.2, 1.0)
 
 
 class Gateway(ABC):
@@ -63,7 +65,7 @@ class Guest:
     """One robot of another protocol, as a client of the server.
 
     It waits in lockstep, and would take a refusal for the end of its session: so its observations are served late
-    rather than refused, and one that was refused for want of room or time is tried once more.
+    rather than refused, and one that was refused for want of room or time is tried again, after a pause each time.
 
     Args:
         connection: its own.
@@ -78,15 +80,20 @@ class Guest:
         """The answer to one observation.
 
         Raises:
-            InferenceError: it ended without a result, twice where that was for want of room or time.
+            InferenceError: it ended without a result, four times where that was for want of room or time.
             TimeoutError: it did not end in TIMEOUT_MS.
             TypeError, ValueError: naming a value that the wire cannot carry.
             ConnectionError: the connection was closed meanwhile.
         """
-        try:
-            result = await self._connection.infer(self._model, values, TIMEOUT_MS)
-        except (RequestExpired, RequestSuperseded, RequestRejected):
-            result = await self._connection.infer(self._model, values, TIMEOUT_MS)
+        for pause_s in _PAUSES_S:
+            try:
+                return await self._ask(values)
+            except (RequestExpired, RequestSuperseded, RequestRejected):
+                await asyncio.sleep(pause_s)
+        return await self._ask(values)
+
+    async def _ask(self, values: Mapping[str, Any]) -> Result:
+        result = await self._connection.infer(self._model, values, TIMEOUT_MS)
         if result is None:
             raise TimeoutError(f"model {self._model.model_id!r} gave no answer within {TIMEOUT_MS / 1e3:g} s")
         return result

@@ -9,17 +9,19 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
 
+from inferential.observation.decoded import DecodedObservation
+from inferential.observation.known import KnownEnvelope, name_of_sender
 from inferential.observation.slots import ObservationError, SlotInfo, validate_slots
 from inferential.proto import (
     ENCODING_UNSPECIFIED,
     Observation,
+    ObservationNews,
     Tensor,
     dtype_to_numpy,
     encoding_from_string,
@@ -41,50 +43,8 @@ _ENVELOPE_PER_ENTRY_BYTES = 32
 _REMEMBERED_WARNINGS = 1024
 _REMEMBERED_NAMES = 4096
 _REMEMBERED_PLACES = 4096
-
-
-@dataclass(slots=True)  # not frozen, which would double the time that it takes to make one
-class DecodedObservation:
-    """An observation whose every field was checked.
-
-    Attributes:
-        client_id, client_type, model_id: who asks which model.
-        timestamp_ns: when it was made, by the client's clock; 0 where it did not tell.
-        urgency: 0 to 1.
-        priority: 0 is the highest.
-        steps_remaining: actions that the client still has; None where it did not tell.
-        slots: the tensors' places in the payload.
-        metadata: its strings.
-        envelope, payload: the frames.
-        received_at: seconds of `time.monotonic()`.
-        staleness_ms: its age on arrival by the client's clock, 0 where that cannot be told.
-        request_id: the client's number for it, 0 from the 1.x line.
-        latency_budget_ms: as told by the client, None where it did not.
-        protocol_version: 0 from the 0.1 and 1.x lines.
-        queue: a `QueueMode` of the wire.
-        control_period_ms: how long one action of a chunk holds; None where the client did not tell.
-        late: a `LateMode` of the wire.
-    """
-
-    client_id: str
-    client_type: str
-    model_id: str
-    timestamp_ns: int
-    urgency: float
-    priority: int
-    steps_remaining: int | None
-    slots: list[SlotInfo]
-    metadata: dict[str, str]
-    envelope: Buffer
-    payload: Buffer
-    received_at: float
-    staleness_ms: float
-    request_id: int
-    latency_budget_ms: float | None
-    protocol_version: int
-    queue: int
-    control_period_ms: float | None
-    late: int
+_REMEMBERED_SENDERS = 4096
+_REMEMBERED_ENVELOPES = 4  # of one sender: for each model and form of its observations
 
 
 class ObservationAssembler:
@@ -100,6 +60,7 @@ class ObservationAssembler:
             + config.max_tensors
             * (config.max_id_bytes + config.max_dims * _ENVELOPE_PER_DIM_BYTES + _ENVELOPE_PER_TENSOR_BYTES)
         )
+        self._seen: dict[bytes, deque[KnownEnvelope]] = {}  # by sender
         self._good_names: set[str] = set()
         self._good_places: dict[tuple[Any, ...], tuple[str, tuple[int, ...], str, int]] = {}
         self._warned: OrderedDict[tuple[str, str], None] = OrderedDict()
@@ -115,6 +76,15 @@ class ObservationAssembler:
         Raises:
             ObservationError: it breaks a rule of the wire or a limit.
         """
+        if isinstance(envelope, bytes):
+            seen = self._seen.get(name_of_sender(envelope), ())
+            for known in seen:
+                news = known.news(envelope)
+                if news is not None:
+                    decoded = self._renewed(known, news, envelope, payload, received_at)
+                    if decoded is not None:
+                        return decoded
+                    break
         if len(envelope) > self._max_envelope_bytes:
             raise ObservationError(
                 f"Failed to decode the envelope: {len(envelope)} bytes, the limits allow {self._max_envelope_bytes}"
@@ -125,7 +95,7 @@ class ObservationAssembler:
         except DecodeError as error:
             raise ObservationError(f"Failed to decode the envelope: {error}") from error
         try:
-            return self._check(message, envelope, payload, received_at)
+            decoded = self._check(message, envelope, payload, received_at)
         except ObservationError as error:
             raise ObservationError(
                 error.reason,
@@ -134,6 +104,61 @@ class ObservationAssembler:
                 request_id=message.request_id,
                 protocol_version=message.protocol_version,
             ) from error
+        if isinstance(envelope, bytes):
+            self._remember(decoded, envelope)
+        return decoded
+
+    def _remember(self, decoded: DecodedObservation, envelope: bytes) -> None:
+        known = KnownEnvelope.of(decoded, envelope)
+        if known is None:
+            return
+        if len(self._seen) >= _REMEMBERED_SENDERS:
+            self._seen.clear()
+        seen = self._seen.setdefault(name_of_sender(envelope), deque(maxlen=_REMEMBERED_ENVELOPES))
+        seen.appendleft(known)
+
+    def _renewed(
+        self, known: KnownEnvelope, news: ObservationNews, envelope: bytes, payload: Buffer, received_at: float
+    ) -> DecodedObservation | None:
+        """An observation of which all but the news was checked before; None where it has to be looked at whole."""
+        size, timestamp_ns, urgency = len(payload), news.timestamp_ns, news.urgency
+        now_ns = time.time_ns()
+        if size < known.payload_end or size > self._config.max_payload_bytes or timestamp_ns > now_ns:
+            return None
+        if not 0.0 <= urgency <= 1.0:
+            return None
+        metadata: dict[str, str] = {}
+        if news.metadata:
+            metadata = self._metadata(news.metadata)
+            if any(slot.key in metadata for slot in known.slots):
+                return None
+        return DecodedObservation(
+            known.client_id,
+            known.client_type,
+            known.model_id,
+            timestamp_ns,
+            urgency,
+            news.priority,
+            news.steps_remaining if news.HasField("steps_remaining") else None,
+            known.slots_at(timestamp_ns),
+            metadata,
+            envelope,
+            payload,
+            received_at,
+            self._staleness_ms(known.client_id, timestamp_ns, now_ns),
+            news.request_id,
+            known.latency_budget_ms,
+            known.protocol_version,
+            known.queue,
+            known.control_period_ms,
+            known.late,
+        )
+
+    def _staleness_ms(self, client_id: str, timestamp_ns: int, now_ns: int) -> float:
+        staleness_ms = max(now_ns - timestamp_ns, 0) / 1e6 if timestamp_ns else 0.0
+        if staleness_ms > self._config.max_staleness_ms:
+            self._warn_once(client_id, "stale", "observations arrive %.0f ms old by its own clock", staleness_ms)
+        return staleness_ms
 
     def _check(self, message: Observation, envelope: Buffer, payload: Buffer, received_at: float) -> DecodedObservation:
         config = self._config
@@ -168,9 +193,7 @@ class ObservationAssembler:
             for slot in slots:
                 if slot.key in metadata:  # a model sees both in one dict
                     raise ObservationError(f"tensor {slot.key!r}: there is a string of that key too")
-        staleness_ms = max(now_ns - timestamp_ns, 0) / 1e6 if timestamp_ns else 0.0
-        if staleness_ms > config.max_staleness_ms:
-            self._warn_once(client_id, "stale", "observations arrive %.0f ms old by its own clock", staleness_ms)
+        staleness_ms = self._staleness_ms(client_id, timestamp_ns, now_ns)
         if len(slots) > 1:
             self._check_alignment(client_id, slots)
         return DecodedObservation(

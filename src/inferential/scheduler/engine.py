@@ -80,16 +80,20 @@ class Engine:
         """The requests that were refused since it was last asked."""
         return self._admission.ended()
 
+    @property
+    def newcomers(self) -> int:
+        """How many requests were offered that have not been looked at yet."""
+        return self._newcomer_count
+
+    def goes_straight(self, request: InferenceRequest) -> bool:
+        """Whether nothing that waits could go before a request that is about to be offered: `straight` may give it."""
+        group = self._newcomers.get(request.model_id)
+        return self._admission.stands_alone(request) if group is None else request.client_id not in group
+
     def offer(self, request: InferenceRequest, now: float) -> None:
         """A request came in."""
-        group = self._newcomers.get(request.model_id)
-        if group is None:
-            if self._admission.stands_alone(request):
-                self._newcomers[request.model_id] = {request.client_id: request}  # until `work`: others may follow
-                self._newcomer_count += 1
-                return
-        elif request.client_id not in group:
-            group[request.client_id] = request
+        if self.goes_straight(request):  # until `work`: others may follow
+            self._newcomers.setdefault(request.model_id, {})[request.client_id] = request
             self._newcomer_count += 1
             return
         self._running.look_anew()
@@ -104,13 +108,16 @@ class Engine:
             for request in group.values():
                 self._admission.offer(request, now)
 
-    def _straight(self, now: float) -> list[Batch]:
+    def straight(self, now: float) -> list[Batch]:
         """Calls of newcomers that one free replica takes all at once, of models that nobody waits for.
 
         They are what the queue would give, without the way through its tables, which takes longer than all the rest of
         a small request.
         """
-        batches = []
+        batches: list[Batch] = []
+        if not self._newcomers:
+            return batches
+        self._running.look_anew()
         for model_id, group in list(self._newcomers.items()):
             if self._capacity(model_id).device is not None:
                 continue
@@ -130,11 +137,11 @@ class Engine:
 
     def work(self, now: float) -> list[Batch]:
         """What is to be dispatched now."""
-        self._running.look_anew()
-        batches = self._straight(now) if self._newcomers else []
+        batches = self.straight(now)
         self._enter_newcomers(now)
         if not len(self._admission):
             return batches
+        self._running.look_anew()
         self._admission.give_up(now)
         shared: dict[str, list[str]] = {}
         for model_id in self._admission.models():

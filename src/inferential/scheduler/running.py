@@ -13,6 +13,8 @@ from inferential.scheduler.outlook import Slot
 from inferential.scheduler.profile import LatencyProfile, Profiles
 from inferential.scheduler.request import InferenceRequest
 
+_REMEMBERED_MODELS = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
@@ -32,7 +34,7 @@ class Capacity:
     device: str | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # not frozen, which would double the time that it takes to make one
 class Batch:
     """Requests of one model that run in one call.
 
@@ -70,6 +72,7 @@ class Running:
         self._members: dict[str, dict[str, None]] = {}
         self._slots: dict[str, tuple[Capacity, Sequence[Slot]]] = {}  # until a call begins or ends
         self._asked: dict[str, Sequence[Slot]] = {}  # those of them whose capacity was asked at this decision
+        self._idle: dict[str, tuple[Capacity, Sequence[Slot]]] = {}  # of models that share nothing, while none runs
         self._known_version = profiles.version
 
     def look_anew(self) -> None:
@@ -78,6 +81,7 @@ class Running:
         if self.profiles.version != self._known_version:
             self._known_version = self.profiles.version
             self._slots.clear()
+            self._idle.clear()
 
     def requests(self) -> list[InferenceRequest]:
         """The requests in all calls."""
@@ -148,6 +152,16 @@ class Running:
         self._asked.clear()
 
     def _found(self, model_id: str, capacity: Capacity) -> Sequence[Slot]:
+        if capacity.device is not None or model_id in self._models:
+            return self._worked_out(model_id, capacity)
+        idle = self._idle.get(model_id)
+        if idle is None or idle[0] != capacity:
+            if len(self._idle) >= _REMEMBERED_MODELS:  # where any id may be that of a model
+                self._idle.clear()
+            idle = self._idle[model_id] = capacity, self._worked_out(model_id, capacity)
+        return idle[1]
+
+    def _worked_out(self, model_id: str, capacity: Capacity) -> Sequence[Slot]:
         device_free_at = self._device_free_at(model_id, capacity.device)
         calls = self._models.get(model_id)
         found = []

@@ -1,4 +1,4 @@
 """Simulated robots in a real physics engine, driven over real sockets: the demo and what it is made of.
 
-It needs the `demo` extra (mujoco, matplotlib); importing the package itself needs nothing.
+The demo needs the `demo` extra (mujoco, matplotlib); load on a server and fleets in virtual time do not.
 """

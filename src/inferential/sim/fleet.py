@@ -49,11 +49,13 @@ class ServerReport:
         queue_depth: requests that wait now.
         batches: batch sizes since the last report.
         counts: by metric name (responses_served, requests_superseded, ...), how many.
+        page: address of its live page, where it has one.
     """
 
     queue_depth: int = 0
     batches: list[int] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
+    page: str | None = None
 
 
 Report = list[RobotReport] | ServerReport
@@ -67,7 +69,7 @@ def run(plan: Plan, software: Software = INFERENTIAL) -> Iterator[list[Report]]:
         software: what serves, and what connects the robots to it.
 
     Raises:
-        RuntimeError: a process died.
+        RuntimeError: a process died, or an address cannot be listened on.
     """
     with ExitStack() as processes:
         server = processes.enter_context(_process(_serve, plan, software))
@@ -106,9 +108,12 @@ def _first(pipe: Pipe) -> Any:
 
 def _receive(pipe: Pipe) -> Any:
     try:
-        return pipe.recv()
+        message = pipe.recv()
     except (EOFError, ConnectionResetError):
         raise RuntimeError("a process of the demo died; its error is above") from None
+    if isinstance(message, OSError):
+        raise RuntimeError(message.strerror or str(message))
+    return message
 
 
 @contextmanager
@@ -151,10 +156,13 @@ def _serve(plan: Plan, software: Software, pipe: Pipe) -> None:
             asyncio.get_running_loop().add_reader(pipe.fileno(), closed.set)
             while not closed.is_set():
                 await _sleep_or(closed, REPORT_S)
-                _tell(pipe, ServerReport(served.waiting(), list(served.batches), dict(served.counts)))
+                _tell(pipe, ServerReport(served.waiting(), list(served.batches), dict(served.counts), served.page))
                 served.batches.clear()
 
-    asyncio.run(main())
+    try:
+        asyncio.run(main())
+    except OSError as error:  # as an address that is taken: what the user can mend
+        _tell(pipe, error)
 
 
 def _drive(plan: Plan, software: Software, numbers: list[int], pipe: Pipe) -> None:
@@ -201,7 +209,7 @@ async def _sleep_or(event: asyncio.Event, seconds: float) -> None:
         return
 
 
-def _tell(pipe: Pipe, message: Report | str | None) -> None:
+def _tell(pipe: Pipe, message: Report | str | OSError | None) -> None:
     try:
         pipe.send(message)
     except (BrokenPipeError, ConnectionResetError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -19,7 +19,7 @@ from inferential.sim.accelerator import AcceleratedModel
 from inferential.sim.robots import Observation, Robot
 
 if TYPE_CHECKING:
-    from inferential import AsyncConnection, AsyncModel
+    from inferential import AsyncConnection, AsyncModel, Server
 
 Array = npt.NDArray[Any]
 
@@ -48,11 +48,12 @@ class Link(Protocol):
 
 @dataclass(slots=True)
 class Served:
-    """What a server did so far: metrics by name, batch sizes, and how many requests wait."""
+    """What a server did so far: metrics by name, batch sizes, and how many requests wait; and where its page is."""
 
     counts: Counter[str] = field(default_factory=Counter)
     batches: list[int] = field(default_factory=list)
     waiting: Callable[[], int] = lambda: 0
+    page: str | None = None
 
 
 Serve = Callable[[str, dict[str, AcceleratedModel]], AbstractAsyncContextManager[tuple[str, Served]]]
@@ -60,7 +61,7 @@ Serve = Callable[[str, dict[str, AcceleratedModel]], AbstractAsyncContextManager
 
 @dataclass(frozen=True, slots=True)
 class Software:
-    """What a fleet is driven over. Both are functions of a module, by which other processes find them.
+    """What a fleet is driven over. Both can be pickled, as functions of a module: other processes get them.
 
     Attributes:
         serve: from a strategy and the models, a running server: its address and what it did.
@@ -105,9 +106,32 @@ class InferentialLink:
         return time.monotonic() - result.age_ms / 1e3, np.asarray(result["actions"])
 
 
+class Page(Protocol):
+    """Shows a server while it is entered."""
+
+    @property
+    def address(self) -> str:
+        """Where."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *error: object) -> None: ...
+
+
 @asynccontextmanager
-async def serve(strategy: str, models: dict[str, AcceleratedModel]) -> AsyncIterator[tuple[str, Served]]:
-    """The server of this package, which knows that the models share the accelerator."""
+async def serve(
+    strategy: str, models: dict[str, AcceleratedModel], page: Callable[[Server], Page] | None = None
+) -> AsyncIterator[tuple[str, Served]]:
+    """The server of this package, which knows that the models share the accelerator.
+
+    Args:
+        strategy: by which it schedules.
+        models: by id.
+        page: makes what shows the server meanwhile.
+
+    Raises:
+        OSError: the page's address cannot be bound.
+    """
     from inferential import LocalDispatcher, Server
     from inferential.config import InferentialConfig
 
@@ -127,7 +151,9 @@ async def serve(strategy: str, models: dict[str, AcceleratedModel]) -> AsyncIter
         if name == "batch_size":
             served.batches.append(int(value))
 
-    async with server:
+    async with server, AsyncExitStack() as beside:
+        if page is not None:
+            served.page = (await beside.enter_async_context(page(server))).address
         yield server.address, served
 
 

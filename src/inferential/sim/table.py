@@ -31,6 +31,7 @@ def live(watch: Watch) -> RenderableType:
         f"queue {watch.server.queue_depth}   batch {np.mean(batches) if batches else 0:.1f}   "
         f"served {watch.count('responses_served')}   superseded {watch.count('requests_superseded')}   "
         f"refused {watch.refused()}",
+        "" if watch.server.page is None else f"\npage on {watch.server.page}",
     )
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("robot", "state"):

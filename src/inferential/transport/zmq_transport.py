@@ -1,34 +1,45 @@
-"""The ROUTER socket of the server, watched by the event loop itself.
+"""The address that robots connect to, as a ZeroMQ ROUTER does it, watched by the event loop itself.
 
 It decides nothing: what a message means and who gets which answer is the server's business.
 
-ZeroMQ's descriptor signals edges: it becomes readable once when something changed, and any use of the socket may
-consume the signal. So whoever was told that the socket is readable reads until `receive` gives None, and every
-`post` looks whether something came meanwhile.
+A client is known by the identity that it told on connecting; one that told none gets one that begins with a zero byte.
+A client that connects anew under its identity takes over from its former connection (ZMQ_ROUTER_HANDOVER), and what is
+sent to a client that is not there is an error (ZMQ_ROUTER_MANDATORY).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import itertools
+import logging
+import selectors
 import time
+from collections import deque
 from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import zmq
-
+from inferential.transport.listening import forget, listen
 from inferential.transport.messages import IncomingObservation, OutgoingResponse
+from inferential.zmtp import ConnectionEnded, ProtocolError, Stream
+from inferential.zmtp.protocol import Buffer, Discarded
 
 if TYPE_CHECKING:
     from inferential.config.schema import TransportConfig
 
-COPY_LIMIT_BYTES = 256 * 1024  # below it a copy is cheaper than keeping the sender's memory alive
+logger = logging.getLogger("inferential.transport")
+
 LINGER_MS = 500
 """On close, how long answers that are on their way may still take."""
-_POLLIN, _NOBLOCK, _NOBLOCK_MORE = int(zmq.POLLIN), int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
-_FRAMES = 4  # identity, empty, envelope, payload
-_DISCARD_AT_ONCE = 64  # frames of an endless message that are thrown away in one go, others' messages between
+HANDSHAKE_S = 10.0
+"""Who has not said by then who it is, is nobody."""
+_FRAMES = 3  # empty, envelope, payload
+_ACCEPT_AT_ONCE = 64
+_LOOK_AFTER = 16  # messages, after which whoever else has something is looked for
+_NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_ACCEPT_AGAIN_S = 1.0
+_PEERS = frozenset({b"DEALER", b"REQ", b"ROUTER"})
 
 
 class MalformedMessage(Exception):
@@ -40,130 +51,229 @@ class MalformedMessage(Exception):
         super().__init__(reason)
 
 
+class _Client:
+    """One connection."""
+
+    __slots__ = ("events", "identity", "queued", "stream", "until")
+
+    def __init__(self, stream: Stream, until: float) -> None:
+        self.stream = stream
+        self.until = until  # when the handshake must be over
+        self.identity = b""  # until it is
+        self.events = selectors.EVENT_READ
+        self.queued = False  # among those that have something to say
+
+
 class ZmqTransport:
-    """A bound ROUTER socket.
+    """A bound ROUTER.
+
+    Args:
+        config: where to listen, and what may wait for a client.
+        max_message_bytes: a frame above it ends its sender's connection before memory is spent on it.
 
     Raises:
         OSError: where the address cannot be bound.
     """
 
     def __init__(self, config: TransportConfig, max_message_bytes: int | None = None) -> None:
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
-        self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
-        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._socket.setsockopt(zmq.RCVHWM, config.recv_hwm)
-        self._socket.setsockopt(zmq.SNDHWM, config.send_hwm)
-        self._socket.setsockopt(zmq.LINGER, LINGER_MS)
-        if max_message_bytes is not None:
-            # A frame above it ends the sender's connection before memory is spent on it.
-            self._socket.setsockopt(zmq.MAXMSGSIZE, max_message_bytes)
         try:
-            port = config.bind.rpartition(":")[2]
-            if config.bind.startswith("tcp:") and port.isdecimal() and int(port) > 65_535:
-                raise zmq.ZMQError(errno.EINVAL, "no such port")  # ZeroMQ would take it modulo 65536
-            self._socket.bind(config.bind)
-        except zmq.ZMQError as error:
-            self._socket.close(linger=0)
-            self._context.term()
-            raise OSError(error.errno, f"transport.bind: cannot listen on {config.bind!r}: {error.strerror}") from error
-        self._fd = int(self._socket.getsockopt(zmq.FD))
-        # What zmq.Socket adds around these (options as enums, trackers, groups) costs more than the calls themselves.
-        self._recv: Callable[..., Any] = partial(zmq.backend.Socket.recv, self._socket)
-        self._send = partial(zmq.backend.Socket.send, self._socket)
-        self._events: Callable[[], Any] = partial(zmq.backend.Socket.get, self._socket, int(zmq.EVENTS))
+            self._listener, self.address = listen(config.bind)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise OSError(error.errno, f"transport.bind: cannot listen on {config.bind!r}: {reason}") from error
+        self._send_hwm = config.send_hwm
+        self._max_frame_bytes = max_message_bytes
+        # One descriptor for the event loop, however many clients there are: all that came is read in one turn, and
+        # goes into one batch.
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._clients: dict[bytes, _Client] = {}
+        self._strangers: dict[_Client, None] = {}  # connections whose handshake is not over, oldest first
+        self._talkers: deque[_Client] = deque()  # those that may have a message, in turn
+        self._given = 0  # messages, since it was last looked who has any
+        self._names = itertools.count(1)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_readable: Callable[[], None] | None = None
         self._arrived: asyncio.Event | None = None
-        self._look_again = False
-        self._discarding: bytes | None = None  # whose message is being thrown away
-
-    @property
-    def address(self) -> str:
-        """Where the socket listens, the real port in place of port 0."""
-        endpoint = self._socket.getsockopt(zmq.LAST_ENDPOINT)
-        return endpoint.rstrip(b"\0").decode() if isinstance(endpoint, bytes) else str(endpoint)
+        self._closed = False
 
     def watch(self, on_readable: Callable[[], None]) -> None:
         """Has the running event loop call `on_readable` whenever there may be something to receive."""
         self._loop = asyncio.get_running_loop()
         self._on_readable = on_readable
-        self._loop.add_reader(self._fd, on_readable)
+        self._loop.add_reader(self._selector_fd(), on_readable)
         self._loop.call_soon(on_readable)
 
+    def _selector_fd(self) -> int:
+        return self._selector.fileno()
+
+    # What comes in
+
     def receive(self) -> IncomingObservation | None:
-        """The next message, None where there is none.
+        """The next message, None where there is none; clients take turns.
 
         Raises:
             MalformedMessage: the next message has the wrong frames; it is gone, go on with the next.
         """
-        if self._discarding is not None:
-            self._discard(self._discarding)
-        if not self._events() & _POLLIN:  # asking is cheaper than an exception
-            return None
-        identity = self._recv(_NOBLOCK)
-        frames: list[zmq.Frame] = []
-        more = True
-        while more and len(frames) < _FRAMES:
-            frame = self._recv(_NOBLOCK, False)
-            frames.append(frame)
-            more = frame.more
-        if more:
-            self._discard(identity)
-        if len(frames) != _FRAMES - 1 or len(frames[0]):
-            raise MalformedMessage(identity, f"expected frames [empty, envelope, payload], got {len(frames)} of them")
-        return IncomingObservation(identity, frames[1].bytes, frames[2].buffer, time.monotonic())
+        if not self._talkers and self._given:
+            self._given = 0
+            return None  # whoever else has something by now wakes us again
+        if not self._talkers or self._given >= _LOOK_AFTER:
+            self._look()
+        while self._talkers:
+            client = self._talkers.popleft()
+            try:
+                frames = client.stream.next()
+            except ConnectionEnded as error:
+                self._drop(client, str(error))
+                continue
+            if frames is None:
+                client.queued = False
+                continue
+            if client.stream.buffered:
+                self._talkers.append(client)
+            else:
+                client.queued = False
+            self._given += 1
+            return _observation(client.identity, frames)
+        return None
 
-    def _discard(self, identity: bytes) -> None:
-        self._discarding = identity
-        for _ in range(_DISCARD_AT_ONCE):
-            if not self._socket.recv(zmq.NOBLOCK, copy=False).more:
-                self._discarding = None
-                break
-        raise MalformedMessage(identity, "expected frames [empty, envelope, payload], got more")
+    def _look(self) -> None:
+        """Reads from every client that has something and whose last words were heard; accepts who is new."""
+        self._given = 0
+        if self._closed:
+            return
+        for key, events in self._selector.select(0):
+            client: _Client | None = key.data
+            if client is None:
+                self._accept()
+                continue
+            try:
+                if events & selectors.EVENT_WRITE:
+                    client.stream.flush()
+                    self._mind(client)
+                if events & selectors.EVENT_READ:
+                    self._read(client)
+            except ConnectionEnded as error:
+                self._drop(client, str(error))
+        now = time.monotonic()
+        while self._strangers and (oldest := next(iter(self._strangers))).until <= now:
+            self._drop(oldest, f"it did not say within {HANDSHAKE_S:g} s who it is")
 
-    def post(self, response: OutgoingResponse) -> None:
-        """Hands a message to ZeroMQ; it does not wait.
+    def _read(self, client: _Client) -> None:
+        if client.queued:
+            return  # first what it said before is heard: ever more of it would be kept otherwise
+        if client.identity:
+            heard = client.stream.read()
+        elif client.stream.shake_hands():
+            self._welcome(client)
+            heard = True
+        else:
+            return
+        if heard:
+            client.queued = True
+            self._talkers.append(client)
+
+    def _accept(self) -> None:
+        until = time.monotonic() + HANDSHAKE_S
+        for _ in range(_ACCEPT_AT_ONCE):
+            try:
+                accepted, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _NO_DESCRIPTORS:
+                    self._accept_later(error)
+                    return
+                continue  # that one is gone already
+            try:
+                client = _Client(Stream(accepted, b"ROUTER", b"", self._max_frame_bytes, _FRAMES), until)
+            except (OSError, ConnectionEnded):
+                accepted.close()
+                continue
+            self._strangers[client] = None
+            self._selector.register(client.stream, client.events, client)
+
+    def _accept_later(self, error: OSError) -> None:
+        """There is no descriptor to be had: the listener would be ready again and again."""
+        logger.error("no connection can be accepted for %g s: %s", _ACCEPT_AGAIN_S, error.strerror)
+        self._selector.unregister(self._listener)
+        if self._loop is not None:
+            self._loop.call_later(_ACCEPT_AGAIN_S, self._accept_again)
+
+    def _accept_again(self) -> None:
+        if not self._closed:
+            self._selector.register(self._listener, selectors.EVENT_READ)
+
+    def _welcome(self, client: _Client) -> None:
+        """A client has said who it is."""
+        other = client.stream.other
+        assert other is not None
+        if other.socket_type not in _PEERS:
+            raise ProtocolError(f"a {other.socket_type.decode('ascii', 'replace')} socket does not speak to a ROUTER")
+        if other.identity.startswith(b"\0"):
+            raise ProtocolError("identities that begin with a zero byte are for those that tell none")
+        identity = other.identity or b"\0" + next(self._names).to_bytes(4)
+        former = self._clients.get(identity)
+        if former is not None:
+            self._drop(former, "it connected anew")
+        del self._strangers[client]
+        client.identity = identity
+        self._clients[identity] = client
+
+    def _drop(self, client: _Client, reason: str) -> None:
+        """A connection ends, or has ended."""
+        if client.stream.fileno() < 0:
+            return
+        logger.debug("connection of %r ended: %s", client.identity, reason)
+        self._strangers.pop(client, None)
+        if self._clients.get(client.identity) is client:
+            del self._clients[client.identity]
+        self._selector.unregister(client.stream)
+        client.stream.close()
+
+    # What goes out
+
+    def post(self, identity: bytes, envelope: Buffer, payload: Buffer) -> None:
+        """Hands a message to the system, or keeps what it does not take at once; it does not wait.
 
         Raises:
-            OSError: (zmq.ZMQError) the client is gone, or does not read and `send_hwm` messages wait for it.
+            OSError: the client is gone (EHOSTUNREACH), or does not read, and `send_hwm` messages wait for it (EAGAIN).
         """
+        client = self._clients.get(identity)
+        if client is None:
+            raise OSError(errno.EHOSTUNREACH, "the client is not there")
+        if client.stream.unsent >= self._send_hwm:
+            raise OSError(errno.EAGAIN, f"the client does not read, and {self._send_hwm} messages wait for it")
         try:
-            send = self._send
-            send(response.identity, _NOBLOCK_MORE)
-            send(b"", _NOBLOCK_MORE)
-            send(response.envelope, _NOBLOCK_MORE)
-            send(response.payload, _NOBLOCK, len(response.payload) < COPY_LIMIT_BYTES)
-        except zmq.ZMQError as error:
-            raise OSError(error.errno, error.strerror) from error
-        finally:
-            self._check_edge()
+            client.stream.send((b"", envelope, payload))
+        except ConnectionEnded as error:
+            self._drop(client, str(error))
+            raise OSError(errno.EHOSTUNREACH, f"the client is gone: {error}") from error
+        if client.stream.unsent:
+            self._mind(client)
 
-    def _check_edge(self) -> None:
-        """Calls `on_readable` soon if sending consumed the signal that something came."""
-        if self._loop is None or self._look_again or self._socket.closed:
-            return
-        if not self._events() & _POLLIN:
-            return
-        self._look_again = True
-        self._loop.call_soon(self._readable_after_all)
+    def _mind(self, client: _Client) -> None:
+        """Has the selector tell when a client can be sent the rest, as long as there is a rest."""
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.stream.unsent else 0)
+        if events != client.events:
+            client.events = events
+            self._selector.modify(client.stream, events, client)
 
-    def _readable_after_all(self) -> None:
-        self._look_again = False
-        if self._on_readable is not None and not self._socket.closed:
-            self._on_readable()
+    # For whoever uses it without a server
 
     async def recv(self) -> IncomingObservation:
-        """The next well-formed message, for whoever uses the transport without a server.
+        """The next well-formed message.
 
         Raises:
             OSError: the transport is closed, or closes meanwhile.
         """
         if self._arrived is None:
             self._arrived = asyncio.Event()
-            self.watch(self._arrived.set)
+            if not self._closed:
+                self.watch(self._arrived.set)
         while True:
-            if self._socket.closed:
+            if self._closed:
                 raise OSError(errno.ENOTSOCK, "the transport is closed")
             self._arrived.clear()
             try:
@@ -176,17 +286,54 @@ class ZmqTransport:
             await self._arrived.wait()
 
     async def send(self, response: OutgoingResponse) -> None:
-        """`post`, awaitable."""
-        self.post(response)
+        """`post`, awaitable, of a message in one piece."""
+        self.post(response.identity, response.envelope, response.payload)
 
     async def close(self) -> None:
         """Stops listening; gives answers on their way a moment to leave. Closing twice is fine."""
-        if self._socket.closed:
+        if self._closed:
             return
+        self._closed = True
         if self._loop is not None:
-            self._loop.remove_reader(self._fd)
-        self._socket.close()
+            self._loop.remove_reader(self._selector_fd())
+        self._listener.close()
+        if self.address.startswith("ipc://"):
+            forget(self.address.removeprefix("ipc://"))
+        unsent = [client for client in self._clients.values() if client.stream.unsent]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_MS / 1e3):
+                await asyncio.gather(*map(_empty, unsent))
+        for client in [*self._clients.values(), *self._strangers]:
+            self._drop(client, "the server ends")
+        self._talkers.clear()
+        self._selector.close()
         if self._arrived is not None:
             self._arrived.set()
-        # term() waits for the linger time at most, and must not hold up the event loop meanwhile.
-        await asyncio.get_running_loop().run_in_executor(None, self._context.term)
+
+
+def _observation(identity: bytes, frames: list[Buffer] | Discarded) -> IncomingObservation:
+    if isinstance(frames, Discarded):
+        raise MalformedMessage(identity, "expected frames [empty, envelope, payload], got more")
+    if len(frames) != _FRAMES or len(frames[0]):
+        raise MalformedMessage(identity, f"expected frames [empty, envelope, payload], got {len(frames)} of them")
+    return IncomingObservation(identity, frames[1], frames[2], time.monotonic())
+
+
+async def _empty(client: _Client) -> None:
+    """Until a client was sent all that it is owed, or is gone."""
+    loop = asyncio.get_running_loop()
+    done = loop.create_future()
+
+    def write() -> None:
+        try:
+            client.stream.flush()
+        except ConnectionEnded:
+            client.stream.unsent = 0
+        if not client.stream.unsent and not done.done():
+            done.set_result(None)
+
+    loop.add_writer(client.stream.fileno(), write)
+    try:
+        await done
+    finally:
+        loop.remove_writer(client.stream.fileno())

@@ -1,0 +1,282 @@
+"""`inferential bench`: load on a server that runs, and how it does.
+
+The robots are in `sim.load`; here they are ordered, watched and told of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import signal
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from inferential import Connection, InferenceError
+from inferential.cli.errors import CliError
+from inferential.cli.output import print_json
+from inferential.cli.values import observation
+from inferential.sim.load import CLIENT_TYPE, Driver, Load, Tally
+
+EXAMPLES = (
+    "inferential bench localhost:5555 arm state=[0,0.5,1]",
+    "inferential bench localhost:5555 vla --payload 150kB --robots 50 --rate 10",
+    "inferential bench localhost:5555 vla image=@cup.png --closed --json",
+)
+_PAYLOAD = "payload"
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(b|kb|mb|kib|mib)?", re.IGNORECASE)
+_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "kib": 2**10, "mib": 2**20}
+_MAX_BYTES = 2**28
+_RATE_HZ = 10.0
+_REFRESH_S = 0.25
+_FIRST_ANSWER_MS = 5000.0
+_STEPS = 3  # of the histogram, to a doubling
+_BAR = 40  # characters
+_LATE_SHARE = 0.2  # of a period: observations that leave later than that are no open loop any more
+
+
+class Queue(StrEnum):
+    """What becomes of an observation that waits when a newer one comes."""
+
+    LATEST = "latest"
+    ALL = "all"
+
+
+def bench(
+    server: Annotated[str, typer.Argument(help="Where the server listens, as localhost:5555.")],
+    model: Annotated[str, typer.Argument(help="The model's id.")],
+    values: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="The observation, as of `inferential call`."),
+    ] = None,
+    robots: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 10,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.01, max=10_000, help=f"Observations a second of each robot; {_RATE_HZ:g} if not given."),
+    ] = None,
+    closed: Annotated[
+        bool, typer.Option("--closed", help="No rate: each robot sends its next as soon as it is answered.")
+    ] = False,
+    seconds: Annotated[float, typer.Option(min=0.5, max=86_400, help="How long.")] = 10.0,
+    payload: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Adds so many random bytes as the key payload, as 150kB or 1MB.")
+    ] = None,
+    budget_ms: Annotated[float, typer.Option(min=0.001, help="Latency budget: answers older than that are late.")] = 50,
+    queue: Annotated[
+        Queue, typer.Option(help="latest: a newer observation takes the place of one that waits.")
+    ] = Queue.LATEST,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON and nothing else.")] = False,
+) -> int:
+    """Put load on a server, and tell how it does.
+
+    Robots observe at their rate, answered or not, so that a server that cannot
+    keep up shows it (open loop); their observations are spread over the period.
+    Each robot is answered once, and half a second goes, before anything is
+    counted. Ctrl-C ends it early, with the figures so far.
+
+    Exit code 1: not one observation was answered.
+    """
+    if closed and rate is not None:
+        raise CliError("--closed has no rate: leave out --rate, or --closed")
+    told = observation(values)
+    if payload is not None:
+        if _PAYLOAD in told:
+            raise CliError(f"--payload is the key {_PAYLOAD}, which is given: leave out one of them")
+        told[_PAYLOAD] = np.random.default_rng(0).integers(0, 256, _bytes(payload), np.uint8)
+    if not told:
+        raise CliError("nothing to send: give what the model reads as KEY=VALUE, or --payload SIZE")
+    rate_hz = None if closed else _RATE_HZ if rate is None else rate
+    load = Load(server, model, told, robots, rate_hz, seconds, budget_ms, queue.value)
+    _first(load)
+    driver = Driver(load)
+    console = Console(stderr=True)
+    took_s = asyncio.run(_driven(driver, None if as_json or not console.is_interactive else console))
+    found = figures(load, driver.tally, took_s)
+    if as_json:
+        print_json(found)
+    else:
+        _show(load, found)
+    return 0 if driver.tally.answered else 1
+
+
+def figures(load: Load, tally: Tally, took_s: float) -> dict[str, Any]:
+    """All that is told, as plain values.
+
+    Args:
+        load: what was asked.
+        tally: what became of it.
+        took_s: seconds that were counted.
+
+    Returns:
+        Counts, rates and times in milliseconds; None for times where nothing was answered.
+    """
+    calls = sum(count / size for size, count in tally.batch_sizes.items())
+    return {
+        "server": load.server,
+        "model_id": load.model_id,
+        "robots": load.robots,
+        "rate_hz": load.rate_hz,
+        "queue": load.queue,
+        "budget_ms": load.budget_ms,
+        "payload_bytes": sum(value.nbytes for value in load.observation.values() if isinstance(value, np.ndarray)),
+        "seconds": round(took_s, 3),
+        "sent": tally.sent,
+        "answered": tally.answered,
+        "in_time": tally.in_time,
+        "superseded": tally.superseded,
+        "refused": dict(tally.refused),
+        "unanswered": tally.unanswered,
+        "answers_per_s": tally.arrived / took_s if took_s else 0.0,
+        "in_time_per_s": tally.arrived_in_time / took_s if took_s else 0.0,
+        "round_trip_ms": _quantiles(tally.round_trip_ms),
+        "queue_ms": _quantiles(tally.queue_ms),
+        "inference_ms": _quantiles(tally.inference_ms),
+        "slip_ms": _quantiles(tally.slip_ms),
+        "mean_batch_size": tally.batch_sizes.total() / calls if calls else None,
+        "histogram": _histogram(tally.round_trip_ms),
+    }
+
+
+def _bytes(told: str) -> int:
+    found = _SIZE.fullmatch(told.strip())
+    size = 0 if found is None else int(float(found[1]) * _UNITS[(found[2] or "b").lower()])
+    if not 0 < size <= _MAX_BYTES:
+        raise CliError(f"--payload: expected a size of 1 B to 256 MiB, as 64, 150kB or 1MB, got {told!r}")
+    return size
+
+
+def _first(load: Load) -> None:
+    """One request before the load, so that what is wrong is told once and not a thousand times.
+
+    Raises:
+        CliError: it was not answered.
+    """
+    try:
+        with Connection(load.server, client_type=CLIENT_TYPE) as connection:
+            result = connection.model(load.model_id, queue="all").infer(_FIRST_ANSWER_MS, **load.observation)
+    except InferenceError as error:
+        kind = type(error).__name__
+        raise CliError(f"the first observation got no answer: {kind}: {error.reason}") from error
+    except (TypeError, ValueError) as error:
+        raise CliError(str(error)) from error
+    if result is None:
+        raise CliError(f"no answer from {load.server} within {_FIRST_ANSWER_MS / 1e3:g} s: is a server there?")
+
+
+async def _driven(driver: Driver, console: Console | None) -> float:
+    """Drives until the end or Ctrl-C, with a bar on the console; gives the seconds that were counted."""
+    running = asyncio.create_task(driver.run())
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, running.cancel)
+    showing = None if console is None else asyncio.create_task(_progress(driver, console))
+    try:
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+        return driver.counted_s
+    finally:
+        if showing is not None:
+            showing.cancel()
+            await asyncio.gather(showing, return_exceptions=True)
+
+
+async def _progress(driver: Driver, console: Console) -> None:
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    # Without its own thread, which would take the load's time.
+    with Progress(*columns, console=console, transient=True, auto_refresh=False) as progress:
+        task = progress.add_task("warming up", total=driver.load.seconds)
+        while True:
+            counted_s = driver.counted_s
+            if counted_s:
+                rate = driver.tally.arrived / counted_s
+                progress.update(task, completed=counted_s, description=f"{rate:,.0f} answers/s")
+            progress.refresh()
+            await asyncio.sleep(_REFRESH_S)
+
+
+def _quantiles(values: Sequence[float]) -> dict[str, float] | None:
+    if not values:
+        return None
+    found = np.percentile(values, [50, 90, 99, 99.9, 100])
+    names = ("p50", "p90", "p99", "p99_9", "max")
+    return {"mean": float(np.mean(values)), **dict(zip(names, map(float, found), strict=True))}
+
+
+def _histogram(values: Sequence[float]) -> list[dict[str, float]]:
+    """How many round trips took at most so many milliseconds, and more than those before; from the first that has any
+    to the last."""
+    if not values:
+        return []
+    steps = np.ceil(_STEPS * np.log2(np.maximum(values, 1e-3))).astype(int)
+    first = int(steps.min())
+    counts = np.bincount(steps - first)
+    return [{"up_to_ms": 2 ** ((first + at) / _STEPS), "count": int(count)} for at, count in enumerate(counts)]
+
+
+def _show(load: Load, found: dict[str, Any]) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    each = "in closed loop" if load.rate_hz is None else f"at {load.rate_hz:g} Hz"
+    console.print(
+        f"{load.robots} robots {each} for {found['seconds']:g} s, {load.model_id} at {load.server}, "
+        f"{found['payload_bytes']:,} bytes an observation\n"
+    )
+    console.print(_ends(load, found))
+    if found["answered"]:
+        console.print()
+        console.print(_times(found))
+        console.print()
+        console.print("\n".join(_bars(found["histogram"])))
+    if found["mean_batch_size"]:
+        console.print(f"\nrows in a batch: {found['mean_batch_size']:.1f}")
+    slip = found["slip_ms"]
+    if load.rate_hz is not None and slip is not None and slip["p99"] > _LATE_SHARE * 1e3 / load.rate_hz:
+        console.print(
+            f"\nwarning: this machine was late itself: one observation in a hundred left {slip['p99']:.1f} ms or more "
+            "after its time. Fewer robots, or this command on several machines, tell more of the server.",
+            style="yellow",
+        )
+
+
+def _ends(load: Load, found: dict[str, Any]) -> Table:
+    """What became of the observations, with their share of all."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for justify in ("left", "right", "right", "left"):
+        table.add_column(justify=justify)
+    notes = {
+        "answered": f"{found['answers_per_s']:,.1f}/s",
+        "in_time": f"{found['in_time_per_s']:,.1f}/s within {load.budget_ms:g} ms",
+    }
+    counts = {name: found[name] for name in ("sent", "answered", "in_time", "superseded", "unanswered")}
+    for name, count in {**counts, **found["refused"]}.items():
+        share = f"{100 * count / found['sent']:.2f} %" if found["sent"] else "-"
+        table.add_row(name.replace("_", " "), f"{count:,}", share, notes.get(name, ""))
+    return table
+
+
+def _times(found: dict[str, Any]) -> Table:
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    table.add_column("ms")
+    for heading in ("mean", "p50", "p90", "p99", "p99.9", "max"):
+        table.add_column(heading, justify="right")
+    for heading, name in {
+        "round trip": "round_trip_ms",
+        "in the queue": "queue_ms",
+        "in the model": "inference_ms",
+    }.items():
+        if found[name] is not None:
+            table.add_row(heading, *(f"{value:.2f}" for value in found[name].values()))
+    return table
+
+
+def _bars(histogram: list[dict[str, float]]) -> list[str]:
+    most = max(one["count"] for one in histogram)
+    lines = []
+    for one in histogram:
+        bar = "█" * round(_BAR * one["count"] / most) or ("▏" if one["count"] else "")
+        lines.append(f"{one['up_to_ms']:>9.2f} ms {bar:<{_BAR}} {int(one['count']):,}")
+    return lines

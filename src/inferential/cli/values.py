@@ -1,0 +1,72 @@
+"""From KEY=VALUE on a command line to an observation: numbers, text, and files of images and arrays.
+
+It sends nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inferential.cli.errors import CliError
+
+
+def observation(told: Sequence[str] | None) -> dict[str, Any]:
+    """Arrays and strings by key.
+
+    Raises:
+        CliError: an argument is no KEY=VALUE, or its key was there before; the text names it.
+    """
+    values: dict[str, Any] = {}
+    for key, value in map(parse, told or ()):
+        if key in values:
+            raise CliError(f"{key}: given twice")
+        values[key] = value
+    return values
+
+
+def parse(told: str) -> tuple[str, Any]:
+    """Key and value of one argument.
+
+    Raises:
+        CliError: it is none, naming the key.
+    """
+    name, equals, text = told.partition("=")
+    key, _, dtype_name = name.partition(":")
+    if not equals or not key:
+        raise CliError(f"expected KEY=VALUE, got {told!r}")
+    try:
+        dtype = np.dtype(dtype_name or "float32")
+    except TypeError as error:
+        raise CliError(f"{key}: no dtype {dtype_name!r}; for example float64, int32, uint8") from error
+    if text.startswith("@"):
+        array = _read(key, Path(text[1:]))
+        return key, array.astype(dtype) if dtype_name else array
+    try:
+        value = json.loads(text)
+    except ValueError:
+        if dtype_name:
+            raise CliError(f"{key}: expected JSON numbers for {dtype_name}, got {text!r}") from None
+        return key, text
+    if isinstance(value, str | dict) or value is None:
+        return key, value if isinstance(value, str) else text
+    try:
+        return key, np.asarray(value, dtype)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise CliError(f"{key}: {error}") from error
+
+
+def _read(key: str, path: Path) -> Any:
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, allow_pickle=False)
+        from PIL import Image
+
+        with Image.open(path) as image:
+            return np.asarray(image if image.mode in ("L", "RGB", "RGBA") else image.convert("RGB"))
+    except (OSError, ValueError) as error:
+        raise CliError(f"{key}: cannot read {path}: {error}") from error

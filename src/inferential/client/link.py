@@ -1,0 +1,273 @@
+"""A robot's connection to one server: made without waiting, kept, and made again whenever it is lost.
+
+It has no clock and sleeps for nothing: its owner calls `look` with the time, whenever the selector that it registers
+with has something and when `look_at` has come. What is said over the connection is not its business.
+
+    away, until `look_at`  ->  connecting  ->  shaking hands  ->  connected
+          ^                        |                |                 |
+          +------------------------+----------------+-----------------+   the wait doubles, until it was connected
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import selectors
+import socket
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from inferential.zmtp import ConnectionEnded, Stream
+from inferential.zmtp.protocol import Buffer, Discarded
+
+CONNECT_S = 10.0
+"""Longest that connecting and shaking hands may take before it is tried anew."""
+_SHORTEST_WAIT_S = 1e-3
+_FRAMES = 3  # empty, envelope, payload
+
+_Place = tuple[int, Any]  # of the system's own address family, the address itself
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long is waited for what, in seconds."""
+
+    reconnect_s: float
+    """Before the first attempt to connect again."""
+    reconnect_max_s: float
+    """Between attempts, at most."""
+    heartbeat_s: float = 1.0
+    """Between heartbeats: a robot that drove out of reach notices within seconds, not when TCP gives up."""
+    silence_s: float = 5.0
+    """After a heartbeat with no sign of life the connection counts as lost."""
+
+
+class Link:
+    """A connection to a server, be it there or not.
+
+    Args:
+        address: tcp://HOST:PORT or ipc://PATH.
+        identity: what the server knows the client by.
+        patience: how long is waited for what.
+        selector: is told of the socket, so that it wakes whoever waits with it.
+    """
+
+    def __init__(self, address: str, identity: bytes, patience: Patience, selector: selectors.BaseSelector) -> None:
+        self.address = address
+        self.connected = False
+        """Whether messages can be sent."""
+        self.look_at = 0.0
+        """When to call `look` though nothing has come, in seconds of `time.monotonic()`."""
+        self._identity = identity
+        self._patience = patience
+        self._selector = selector
+        self._places: list[_Place] = []  # those of the server that were not tried yet
+        self._finder: _Finder | None = None
+        self._connecting: socket.socket | None = None
+        self._stream: Stream | None = None
+        self._writing = False
+        self._dry = False  # all that had come was read
+        self.ended = False
+        """The connection stood, and was found to have ended; for `look` to see to."""
+        self._give_up_at = 0.0
+        self._wait_s = patience.reconnect_s
+
+    @property
+    def flows(self) -> bool:
+        """Whether it is connected, and all that was to be sent has left."""
+        return self.connected and not self._writing
+
+    def look(self, now: float) -> bool:
+        """Goes on with whatever can go on; True where a connection that stood has ended.
+
+        What was received before it ended is for `next` to give first: read until that gives None, then look.
+        """
+        stood = self.connected
+        try:
+            if self._stream is not None:
+                self._tend(self._stream, now)
+            elif self._connecting is not None:
+                self._finish_connecting(self._connecting, now)
+            elif now >= self.look_at or self._finder is not None:
+                self._begin(now)
+        except (ConnectionEnded, OSError):
+            self._failed(now)
+        return stood and not self.connected
+
+    def try_send(self, frames: Sequence[Buffer]) -> bool:
+        """Whether the message is on its way: not while the server is away, nor before the last one has left."""
+        if self._stream is None or not self.connected or self._writing:
+            return False
+        try:
+            self._stream.send(frames)
+        except ConnectionEnded:
+            self.ended = True
+            return False
+        if self._stream.unsent:
+            self._mind_writing(self._stream)
+        return True
+
+    def next(self) -> list[Buffer] | Discarded | None:
+        """The next message that came, None where none has come whole."""
+        stream = self._stream
+        if stream is None or not self.connected:
+            return None
+        try:
+            while (found := stream.next()) is None:
+                if self._dry or not stream.read():
+                    self._dry = False
+                    return None
+                self._dry = stream.drained
+        except ConnectionEnded:
+            self.ended = True
+            return None
+        return found
+
+    def close(self) -> None:
+        """Ends the connection. Closing twice is fine."""
+        self.connected = self._writing = self._dry = self.ended = False
+        if self._finder is not None:
+            self._selector.unregister(self._finder.done)
+            self._finder.close()
+            self._finder = None
+        for opened in (self._stream, self._connecting):
+            if opened is not None:
+                self._selector.unregister(opened)
+                opened.close()
+        self._stream = self._connecting = None
+
+    # Away
+
+    def _begin(self, now: float) -> None:
+        """Connects to the server's next address; finds out what they are first."""
+        if not self._places:
+            self._places = self._found()
+            if not self._places:
+                self.look_at = now + CONNECT_S
+                return  # the finder wakes us
+        family, place = self._places.pop(0)
+        self._connecting = socket.socket(family, socket.SOCK_STREAM)
+        self._connecting.setblocking(False)
+        self._selector.register(self._connecting, selectors.EVENT_WRITE)
+        code = self._connecting.connect_ex(place)
+        if code not in (0, errno.EINPROGRESS):
+            raise OSError(code, os.strerror(code))
+        self.look_at = self._give_up_at = now + CONNECT_S
+        if code == 0:
+            self._finish_connecting(self._connecting, now)
+
+    def _found(self) -> list[_Place]:
+        """The server's addresses; none as long as they are looked for, which may take seconds."""
+        kind, _, name = self.address.partition("://")
+        if kind == "ipc":
+            return [(socket.AF_UNIX, name)]
+        if self._finder is not None:
+            found, finder = self._finder.places, self._finder
+            if found is None:
+                return []
+            self._selector.unregister(finder.done)
+            finder.close()
+            self._finder = None
+            if not found:
+                raise OSError(errno.EHOSTUNREACH, f"nothing is known of {name}")
+            return found
+        host, _, port = name.rpartition(":")
+        host = host.strip("[]")
+        try:
+            return _places(host, port, 0 if host == "localhost" else socket.AI_NUMERICHOST)
+        except socket.gaierror:
+            self._finder = _Finder(host, port)
+            self._selector.register(self._finder.done, selectors.EVENT_READ)
+            return []
+
+    def _failed(self, now: float) -> None:
+        """It is away: to be tried again, after a while."""
+        stood = self.connected
+        self.close()
+        if stood:
+            self._wait_s = self._patience.reconnect_s
+            self._places.clear()  # it may be elsewhere by now
+        if self._places:
+            self.look_at = now
+            return
+        self.look_at = now + max(self._wait_s, _SHORTEST_WAIT_S)
+        self._wait_s = max(min(2 * self._wait_s, self._patience.reconnect_max_s), self._wait_s)
+
+    # Connecting and shaking hands
+
+    def _finish_connecting(self, connecting: socket.socket, now: float) -> None:
+        code = connecting.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code or now >= self._give_up_at:
+            raise OSError(code or errno.ETIMEDOUT, "it cannot be reached")
+        try:
+            connecting.getpeername()
+        except OSError:
+            return  # not yet
+        self._selector.unregister(connecting)
+        self._connecting = None
+        self._stream = Stream(connecting, b"DEALER", self._identity, max_frames=_FRAMES)
+        self._selector.register(self._stream, selectors.EVENT_READ)
+        self._tend(self._stream, now)
+
+    # Connected
+
+    def _tend(self, stream: Stream, now: float) -> None:
+        if not self.connected:
+            if not stream.shake_hands():
+                if now >= self._give_up_at:
+                    raise ConnectionEnded("it does not answer")
+                return
+            self.connected = True
+            self._wait_s = self._patience.reconnect_s
+            self.look_at = now + self._patience.heartbeat_s
+            return
+        if self.ended:
+            raise ConnectionEnded("it ended")
+        if self._writing:
+            stream.flush()
+            self._mind_writing(stream)
+        if now < self.look_at:
+            return
+        if not stream.alive and not stream.read():
+            if now >= self._give_up_at:
+                raise ConnectionEnded("it gives no sign of life")
+            self.look_at = self._give_up_at
+        else:
+            stream.ping()
+            self._give_up_at = now + self._patience.silence_s
+            self.look_at = now + self._patience.heartbeat_s
+
+    def _mind_writing(self, stream: Stream) -> None:
+        if self._writing != bool(stream.unsent):
+            self._writing = bool(stream.unsent)
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._writing else 0)
+            self._selector.modify(stream, events)
+
+
+class _Finder:
+    """Looks for a host's addresses in a thread, since the system's own call for it may take seconds."""
+
+    def __init__(self, host: str, port: str) -> None:
+        self.places: list[_Place] | None = None
+        """What was found, nothing where there is none; None as long as it is looked for."""
+        self.done, self._tell = socket.socketpair()  # readable once it is
+        threading.Thread(target=self._find, args=(host, port), name="inferential-find-host", daemon=True).start()
+
+    def _find(self, host: str, port: str) -> None:
+        try:
+            self.places = _places(host, port, 0)
+        except OSError:
+            self.places = []
+        self._tell.close()
+
+    def close(self) -> None:
+        """Forgets about it."""
+        self.done.close()
+
+
+def _places(host: str, port: str, flags: int) -> list[_Place]:
+    found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM, flags=flags)
+    # Of a name with both, servers that listen on every interface have the older kind.
+    return sorted(((int(family), place) for family, _, _, _, place in found), key=lambda one: one[0] != socket.AF_INET)

@@ -1,0 +1,108 @@
+"""Envelopes that were believed before: most of what a robot says, it says in every observation.
+
+It checks nothing: what it holds was checked when it came first, and what is new is for the assembler to check.
+
+An envelope of this line is a constant part, with the observation's timestamp in each tensor, and then what is new,
+beginning with that timestamp (`proto.templates` writes it so). Whoever sends another order of fields is read the long
+way each time.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+from google.protobuf.message import DecodeError
+
+from inferential.observation.decoded import DecodedObservation
+from inferential.observation.slots import SlotInfo
+from inferential.proto import ObservationNews
+
+_STAMP_BYTES = 9  # of a timestamp as a varint, from 1972 to 2262
+_LONGEST_BYTES = 2048  # of what is remembered
+_STAMP_TAG = 0x10  # field 2, a varint
+
+
+def name_of_sender(envelope: bytes) -> bytes:
+    """The bytes that say whose an envelope is: its first field, which is the client where it has one."""
+    return envelope[: 2 + envelope[1]] if len(envelope) > 1 else b""
+
+
+class KnownEnvelope:
+    """What stays of a robot's envelopes, and what it says."""
+
+    __slots__ = (
+        "_parts",
+        "_size",
+        "client_id",
+        "client_type",
+        "control_period_ms",
+        "late",
+        "latency_budget_ms",
+        "model_id",
+        "payload_end",
+        "protocol_version",
+        "queue",
+        "slots",
+    )
+
+    def __init__(self, parts: list[bytes], size: int, decoded: DecodedObservation) -> None:
+        self._parts = parts
+        self._size = size
+        self.client_id = decoded.client_id
+        self.client_type = decoded.client_type
+        self.model_id = decoded.model_id
+        self.latency_budget_ms = decoded.latency_budget_ms
+        self.protocol_version = decoded.protocol_version
+        self.queue = decoded.queue
+        self.control_period_ms = decoded.control_period_ms
+        self.late = decoded.late
+        self.slots = decoded.slots
+        self.payload_end = max((slot.byte_offset + slot.byte_length for slot in decoded.slots), default=0)
+
+    @classmethod
+    def of(cls, decoded: DecodedObservation, envelope: bytes) -> Self | None:
+        """What stays of an envelope; None where it is not made as those of this line are."""
+        timestamp_ns = decoded.timestamp_ns
+        stamp = _varint(timestamp_ns)
+        if len(stamp) != _STAMP_BYTES or len(envelope) > _LONGEST_BYTES:
+            return None
+        if any(slot.timestamp_ns != timestamp_ns for slot in decoded.slots):
+            return None
+        *parts, rest = envelope.split(stamp)
+        if len(parts) != len(decoded.slots) + 1 or parts[-1][-1:] != bytes((_STAMP_TAG,)):
+            return None
+        parts[-1] = parts[-1][:-1]
+        size = len(envelope) - len(rest) - _STAMP_BYTES - 1
+        known = cls(parts, size, decoded)
+        # No news may stand among what stays, nor anything else among the news.
+        return known if not _news_of(envelope[:size]).ByteSize() and known.news(envelope) is not None else None
+
+    def news(self, envelope: bytes) -> ObservationNews | None:
+        """What is new in an envelope; None where it is not one of these."""
+        size = self._size
+        stamp = envelope[size + 1 : size + 1 + _STAMP_BYTES]
+        if stamp.join(self._parts) != envelope[:size]:
+            return None
+        new = envelope[size:]
+        try:
+            news = _news_of(new)
+        except DecodeError:
+            return None
+        return news if new[0] == _STAMP_TAG and news.ByteSize() == len(new) else None
+
+    def slots_at(self, timestamp_ns: int) -> list[SlotInfo]:
+        """The tensors, of an observation that was made then."""
+        return [
+            SlotInfo(slot.key, slot.dtype, slot.shape, slot.byte_offset, slot.byte_length, timestamp_ns, slot.encoding)
+            for slot in self.slots
+        ]
+
+
+def _news_of(part: bytes) -> ObservationNews:
+    news = ObservationNews.FromString(part)
+    news.DiscardUnknownFields()  # so that its size tells whether there were any
+    return news
+
+
+def _varint(timestamp_ns: int) -> bytes:
+    return ObservationNews(timestamp_ns=timestamp_ns).SerializeToString()[1:]

@@ -1,0 +1,225 @@
+"""A connected socket that speaks ZMTP, and never waits.
+
+It decides nothing: who connects to whom, and what becomes of a connection that ends, is its owner's business. Whoever
+is told that the socket is readable calls `shake_hands` until that is true, and from then on `read` and then `next`
+until that gives None; while `unsent` is not 0, `flush` is to be called when the socket can be written to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections import deque
+from collections.abc import Sequence
+
+from inferential.zmtp.protocol import (
+    GREETING_BYTES,
+    PING,
+    Buffer,
+    ConnectionEnded,
+    Discarded,
+    ProtocolError,
+    Reader,
+    Ready,
+    check_greeting,
+    greeting,
+    message,
+    ping,
+    pong,
+    read_ready,
+    ready,
+)
+
+JOIN_BELOW_BYTES = 32 * 1024
+"""Frames below it are copied into one buffer with their heads, which is faster than telling the system of each."""
+_READ_BYTES = 4 * 1024  # small messages come whole, some dozens at once; of a large one, little is copied twice
+_MOST_BUFFERS = 64  # of one call, far below what any system takes
+_LAST_READS = 64  # on closing, of what nobody will look at
+
+
+class Stream:
+    """A connection, from its greeting on.
+
+    Args:
+        connected: the socket; the stream owns it from now on.
+        socket_type, identity: what the other end is told.
+        max_frame_bytes, max_frames: limits, as of `protocol.Reader`.
+    """
+
+    def __init__(
+        self,
+        connected: socket.socket,
+        socket_type: bytes,
+        identity: bytes = b"",
+        max_frame_bytes: int | None = None,
+        max_frames: int = 3,
+    ) -> None:
+        self._socket = connected
+        connected.setblocking(False)
+        if connected.family != socket.AF_UNIX:
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._ready = ready(socket_type, identity)
+        self._greeting: bytearray | None = bytearray()  # None: it was whole
+        self._reader = Reader(max_frame_bytes, max_frames)
+        self._unsent: deque[tuple[memoryview, bool]] = deque()  # a buffer, and whether a message ends with it
+        self.unsent = 0
+        """Messages that the system has not taken whole yet."""
+        self.other: Ready | None = None
+        """What the other end is, once the handshake is over."""
+        self.alive = True
+        """Something came since the last `ping`."""
+        self.drained = False
+        self._send([greeting()])
+
+    def fileno(self) -> int:
+        """The descriptor, for a selector."""
+        return self._socket.fileno()
+
+    @property
+    def buffered(self) -> bool:
+        """Whether `next` may give something without another `read`."""
+        return self._reader.buffered
+
+    def shake_hands(self) -> bool:
+        """Goes on with the handshake, as far as the other end has; True once it is over.
+
+        Raises:
+            ConnectionEnded: the connection is over, or the other end does not speak ZMTP as it should.
+        """
+        while self.other is None:
+            found = self._reader.next()
+            if isinstance(found, bytes):
+                self.other = read_ready(found)
+            elif found is not None:
+                raise ProtocolError("a message came before READY")
+            elif not self.read():
+                return False
+        return True
+
+    def read(self) -> bool:
+        """Takes in what came, one gulp of it; False where nothing did. `drained` tells whether it was all.
+
+        Raises:
+            ConnectionEnded: the connection is over.
+        """
+        try:
+            if self._reader.space is not None:
+                return self._read_body()
+            data = self._socket.recv(_READ_BYTES)
+        except BlockingIOError:
+            self.drained = True
+            return False
+        except OSError as error:
+            raise ConnectionEnded(error.strerror) from error
+        if not data:
+            raise ConnectionEnded("the other end closed the connection")
+        self.alive = True
+        self.drained = len(data) < _READ_BYTES
+        self._reader.feed(data if self._greeting is None else self._greeted(data))
+        return True
+
+    def _read_body(self) -> bool:
+        """Reads as much of a large frame as there is."""
+        found = self.drained = False
+        while self._reader.space is not None:
+            try:
+                size = self._socket.recv_into(self._reader.space)
+            except BlockingIOError:
+                self.drained = True
+                break
+            if not size:
+                raise ConnectionEnded("the other end closed the connection")
+            self._reader.filled(size)
+            self.alive = found = True
+        return found
+
+    def _greeted(self, data: bytes) -> bytes:
+        """Takes the greeting off the front of what came; ProtocolError where it is none."""
+        assert self._greeting is not None
+        self._greeting += data
+        check_greeting(bytes(self._greeting))
+        if len(self._greeting) < GREETING_BYTES:
+            return b""
+        rest = bytes(self._greeting[GREETING_BYTES:])
+        self._greeting = None
+        self._send([self._ready])
+        return rest
+
+    def next(self) -> list[Buffer] | Discarded | None:
+        """The next message, None where none has come whole. Commands are seen to.
+
+        Raises:
+            ConnectionEnded: the connection is over, or the other end does not speak ZMTP as it should.
+        """
+        while (found := self._reader.next()) is not None:
+            if not isinstance(found, bytes):
+                return found
+            if found.startswith(PING) and not self._unsent:  # who does not read needs no answer
+                self._send([pong(found)])
+        return None
+
+    def send(self, frames: Sequence[Buffer]) -> None:
+        """Sends a message; what the system does not take at once is kept, and is for `flush` to send.
+
+        Raises:
+            ConnectionEnded: the connection is over.
+        """
+        self._send(message(frames, JOIN_BELOW_BYTES))
+
+    def ping(self) -> None:
+        """Asks for a sign of life; `alive` tells whether one came.
+
+        Raises:
+            ConnectionEnded: the connection is over.
+        """
+        self.alive = False
+        if not self._unsent:
+            self._send([ping()])
+
+    def _send(self, parts: list[Buffer]) -> None:
+        sent = 0
+        if not self._unsent:
+            try:
+                sent = self._socket.send(parts[0]) if len(parts) == 1 else self._socket.sendmsg(parts[:_MOST_BUFFERS])
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                raise ConnectionEnded(error.strerror) from error
+            if sent == sum(map(len, parts)):
+                return
+        self.unsent += 1
+        last = len(parts) - 1
+        for number, part in enumerate(parts):
+            if sent < len(part):
+                self._unsent.append((memoryview(part)[sent:], number == last))
+            sent = max(sent - len(part), 0)
+
+    def flush(self) -> None:
+        """Sends what the system takes of what is unsent.
+
+        Raises:
+            ConnectionEnded: the connection is over.
+        """
+        while self._unsent:
+            part, ends = self._unsent[0]
+            try:
+                sent = self._socket.send(part)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                raise ConnectionEnded(error.strerror) from error
+            if sent < len(part):
+                self._unsent[0] = part[sent:], ends
+            else:
+                self._unsent.popleft()
+                self.unsent -= ends
+
+    def close(self) -> None:
+        """Ends the connection. What the system has taken still arrives. Closing twice is fine."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+            for _ in range(_LAST_READS):  # closing on what was not read would void what is on its way
+                if not self._socket.recv(_READ_BYTES):
+                    break
+        self._socket.close()

@@ -1,0 +1,50 @@
+"""Observations as command lines tell them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from inferential.cli.errors import CliError
+from inferential.cli.values import observation, parse
+
+
+def test_numbers_text_and_files_are_told_apart(place: Path) -> None:
+    np.save(place / "state.npy", np.arange(3))
+    Image.fromarray(np.full((2, 3, 3), 7, np.uint8)).save(place / "cup.png")
+    told = observation(["state=[1, 2]", "n:int32=5", "a=@state.npy", "image=@cup.png", "prompt=pick it up"])
+    assert told.pop("prompt") == "pick it up"
+    assert {key: (value.dtype.name, value.shape) for key, value in told.items()} == {
+        "state": ("float32", (2,)),
+        "n": ("int32", ()),
+        "a": ("int64", (3,)),
+        "image": ("uint8", (2, 3, 3)),
+    }
+
+
+def test_a_key_that_is_given_twice_is_told() -> None:
+    with pytest.raises(CliError, match="state: given twice"):
+        observation(["state=1", "state:int32=2"])
+
+
+def test_nothing_told_is_nothing() -> None:
+    assert observation(None) == {}
+
+
+@pytest.mark.parametrize(
+    ("told", "text"),
+    [
+        ("state", "expected KEY=VALUE"),
+        ("=1", "expected KEY=VALUE"),
+        ("a:floaty=1", "a: no dtype 'floaty'"),
+        ("a=[1,[2]]", "a: "),
+        ("a:int8=hello", "a: expected JSON numbers for int8, got 'hello'"),
+        ("a=@nothing.png", "a: cannot read nothing.png"),
+    ],
+)
+def test_values_that_are_none_are_told_by_key(told: str, text: str) -> None:
+    with pytest.raises(CliError, match=text.replace("[", r"\[")):
+        parse(told)
