@@ -62,6 +62,19 @@ class Doubles:
         return [self.infer(observation) for observation in observations]
 
 
+class OneByOne:
+    """As `Doubles`, without batches; notes the order."""
+
+    def __init__(self) -> None:
+        self._doubles = Doubles()
+        self.entered, self.may_go_on = self._doubles.entered, self._doubles.may_go_on
+        self.order: list[str] = []
+
+    def infer(self, observation: dict[str, Any]) -> Any:
+        self.order.append(next(key for key in observation if key != "state"))
+        return self._doubles.infer(observation)
+
+
 def row(*strings: str, **values: Any) -> InferenceRequest:
     """A request as it comes from a robot."""
     message = pb.Observation(client=pb.Client(id="c"), model_id="m")
@@ -217,14 +230,8 @@ async def test_a_call_is_lost_with_its_connection(start: Start, connect: Connect
 
 
 async def test_servers_take_turns_at_a_replica_that_is_busy(start: Start, connect: Connect) -> None:
-    order: list[str] = []
-    model = Doubles()
-
-    def infer(observation: dict[str, Any]) -> Any:
-        order.append(next(key for key in observation if key != "state"))
-        return model.infer(observation)
-
-    endpoint, addresses = start(infer)
+    model = OneByOne()
+    endpoint, addresses = start(model)
     crowd, single = await connect(addresses.ipc), await connect(addresses.ipc)
     calls = [asyncio.create_task(crowd.call([row("wait", state=np.ones(2))], 0))]
     assert await asyncio.get_running_loop().run_in_executor(None, model.entered.wait, 5)
@@ -234,8 +241,8 @@ async def test_servers_take_turns_at_a_replica_that_is_busy(start: Start, connec
         await asyncio.sleep(0)
     model.may_go_on.set()
     await asyncio.gather(*calls)
-    assert order.index("single") <= 2
-    assert len(order) == 5
+    assert model.order.index("single") <= 2
+    assert len(model.order) == 5
 
 
 def test_a_directory_that_others_can_enter_is_not_used(start: Start, tmp_path: Path) -> None:
@@ -313,14 +320,8 @@ async def test_a_replica_that_cannot_open_the_memory_is_sent_everything(
 async def test_a_server_that_goes_is_forgotten_and_its_calls_that_wait_do_not_run(
     start: Start, connect: Connect
 ) -> None:
-    order: list[str] = []
-    model = Doubles()
-
-    def infer(observation: dict[str, Any]) -> Any:
-        order.append(next(key for key in observation if key != "state"))
-        return model.infer(observation)
-
-    endpoint, addresses = start(infer)
+    model = OneByOne()
+    endpoint, addresses = start(model)
     going, staying = await connect(addresses.ipc), await connect(addresses.ipc)
     calls = [asyncio.create_task(staying.call([row("wait", state=np.ones(2))], 0))]
     assert await asyncio.get_running_loop().run_in_executor(None, model.entered.wait, 5)
@@ -333,7 +334,7 @@ async def test_a_server_that_goes_is_forgotten_and_its_calls_that_wait_do_not_ru
     model.may_go_on.set()
     ends = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(end) for end in ends] == [list, ReplicaLost, ReplicaLost, ReplicaLost, list]
-    assert order == ["wait", "staying"]
+    assert model.order == ["wait", "staying"]
 
 
 class Replica:
