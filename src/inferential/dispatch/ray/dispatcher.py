@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 import zmq
@@ -37,6 +37,7 @@ _LOST = (
     ray.exceptions.ObjectLostError,  # the observation or the result, with the node that it was on
 )
 _Path = tuple[str, str]
+_News = TypeVar("_News")
 
 
 class RayDispatcher(Dispatcher):
@@ -271,24 +272,27 @@ class RayDispatcher(Dispatcher):
                     version = -1
                     await asyncio.sleep(2 * REGISTER_EVERY_S)  # until the replicas have registered again
                     continue
-                self._take_listed(listed)
             except Exception as error:  # it is being restarted, or Ray's head is: what is known goes on
                 logger.warning("the registry of endpoints does not answer: %s", error)
                 version = -1
                 await asyncio.sleep(_AGAIN_S)
                 with contextlib.suppress(Exception):  # told of with the next try
                     handle = await loop.run_in_executor(None, registry)  # it may be another one by now
+            else:
+                _guarded(self._take_listed, listed)
 
     async def _watch_serve(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
             try:
-                self._take_deployments(await loop.run_in_executor(None, details))
+                deployments = await loop.run_in_executor(None, details)
             except Exception as error:  # Serve's controller is being restarted, or an application just went
                 logger.warning("Serve's controller does not answer: %s", error)
                 self._handles.clear()  # they have the address of that controller
                 await asyncio.sleep(_AGAIN_S)
+            else:
+                _guarded(self._take_deployments, deployments)
 
     def _take_deployments(self, deployments: list[Deployment]) -> None:
         changed = deployments != self._deployments
@@ -343,6 +347,14 @@ class RayDispatcher(Dispatcher):
             self._keys,
             lambda link: self._on_change(),
         )
+
+
+def _guarded(take: Callable[[_News], None], news: _News) -> None:
+    """Has news taken in; what goes wrong there, as in a user's strategy, must not end the watch for more."""
+    try:
+        take(news)
+    except Exception:
+        logger.exception("what has changed on Ray Serve made an error")
 
 
 def _named(model_id: str, name: str) -> str:
