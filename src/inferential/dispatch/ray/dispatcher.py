@@ -30,12 +30,6 @@ _LOOK_EVERY_S = 0.5  # at what Serve runs; endpoints tell of themselves at once
 _AGAIN_S = 1.0
 _REPORT_EVERY = 20  # looks, of a model that is not up
 _ABSENT = ("",)
-_LOST = (
-    ray.exceptions.RayActorError,
-    ray.exceptions.WorkerCrashedError,
-    ray.exceptions.NodeDiedError,
-    ray.exceptions.ObjectLostError,  # the observation or the result, with the node that it was on
-)
 _Path = tuple[str, str]
 _News = TypeVar("_News")
 
@@ -238,7 +232,7 @@ class RayDispatcher(Dispatcher):
 
         Raises:
             UnknownModelError: Serve has none of that name, or several.
-            ReplicaLost: none of its replicas takes calls.
+            ReplicaLost: none of its replicas takes calls, or the one that had the call died.
         """
         why = self._resolved.get(model_id)
         found = self._target(model_id)
@@ -253,8 +247,6 @@ class RayDispatcher(Dispatcher):
         knew = handle.batches
         try:
             return await handle.run(observations)
-        except _LOST as error:
-            raise ReplicaLost(f"a replica of {found.path} died: {type(error).__name__}") from error
         finally:
             if handle.batches != knew:
                 self._on_change()
