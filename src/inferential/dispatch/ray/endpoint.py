@@ -9,9 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import socket as socketlib
-import stat
 import threading
 import time
 from collections import deque
@@ -25,6 +22,7 @@ from zmq.auth.thread import ThreadAuthenticator
 
 from inferential.dispatch.base import as_values
 from inferential.dispatch.local import LocalDispatcher
+from inferential.dispatch.ray.directory import prepare
 from inferential.dispatch.ray.shared import Offer, Place, ReplicasMemory
 from inferential.dispatch.ray.wire import (
     CALL,
@@ -221,11 +219,7 @@ class Endpoint:
             context.term()
 
     def _listen(self, context: zmq.Context[zmq.Socket[bytes]]) -> tuple[list[WatchedSocket], Addresses]:
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = self._directory.lstat()  # another user may have put a link there
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-            raise PermissionError(f"{self._directory}: expected a directory that only this user can enter (mode 700)")
-        _tidy(self._directory)
+        prepare(self._directory)
         ipc = f"ipc://{self._directory}/{threading.get_native_id()}-{time.monotonic_ns():x}"
         public, secret = zmq.curve_keypair()
         local = self._router(context)
@@ -351,19 +345,6 @@ class Endpoint:
             if server.calls:
                 server.calls.clear()
                 self._turns.remove(server)
-
-
-def _tidy(directory: Path) -> None:
-    """Removes the sockets of replicas that were killed."""
-    for path in directory.iterdir():
-        with contextlib.suppress(OSError), socketlib.socket(socketlib.AF_UNIX) as probe:
-            if path.lstat().st_mtime > time.time() - _STARTS_WITHIN_S:
-                continue  # it may not listen yet
-            probe.setblocking(False)
-            try:
-                probe.connect(str(path))
-            except ConnectionRefusedError:
-                path.unlink()
 
 
 def _opened(frame: Buffer) -> ReplicasMemory | None:
