@@ -20,8 +20,9 @@ from rich.progress import track
 from rich.table import Table
 
 from bench.harness import save
-from inferential import AsyncConnection, Server
-from inferential.dispatch.dispatcher import RayDispatcher
+from inferential import AsyncConnection
+from inferential.cluster import Servers
+from inferential.config import InferentialConfig
 from inferential.serve import direct
 
 SIZES = {"64 B": 64, "150 kB": 150_528, "1 MB": 1_000_000}
@@ -140,18 +141,26 @@ def _bare(handle: Any) -> Call:
 
 @contextlib.asynccontextmanager
 async def _clients(model_id: str, count: int) -> AsyncIterator[list[Call]]:
-    """Clients of a server that has nothing but this model; the server shares the clients' process and event loop."""
-    dispatcher = RayDispatcher(models=[model_id])
+    """Clients of a server that has nothing but this model, in a process of its own as `inferential serve --servers`."""
+    told = {"transport": {"bind": "tcp://127.0.0.1:0"}, "ray": {"address": "auto"}}
+    servers = Servers(InferentialConfig.model_validate(told), {model_id: model_id}, 1)
     async with contextlib.AsyncExitStack() as stack:
-        server = await stack.enter_async_context(Server("tcp://127.0.0.1:*", dispatcher=dispatcher))
-        while len(dispatcher.replicas(model_id)) < count or dispatcher.max_inflight(model_id) == 0:  # noqa: ASYNC110 (nothing tells of it)
+        (address,) = await stack.enter_async_context(servers)
+        while not await _is_up(servers, count):  # noqa: ASYNC110 (nothing tells of it)
             await asyncio.sleep(0.05)
         calls: list[Call] = []
         for number in range(CLIENTS):
-            connection = await stack.enter_async_context(AsyncConnection(server.address, client_id=f"c{number}"))
+            connection = await stack.enter_async_context(AsyncConnection(address, client_id=f"c{number}"))
             model = connection.model(model_id, latency_budget_ms=1000.0)
             calls.append(lambda image, model=model: model.infer(timeout_ms=10_000, image=image))
         yield calls
+
+
+async def _is_up(servers: Servers, count: int) -> bool:
+    (status,) = await servers.status()
+    assert status is not None
+    (model,) = status["models"]
+    return len(model["replicas"]) == count and bool(model["max_inflight"])
 
 
 async def _measure(calls: list[Call], image: np.ndarray[Any, Any], seconds: float) -> tuple[float, float, float]:

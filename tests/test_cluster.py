@@ -6,12 +6,35 @@ import pytest
 
 pytest.importorskip("ray")
 
-from inferential.cluster import Servers
+from inferential.cluster import Servers, _of_one, _reachable
 from inferential.config import InferentialConfig
 
 
 def servers(bind: str, count: int) -> Servers:
     return Servers(InferentialConfig(transport={"bind": bind}), {"m": "m"}, count)
+
+
+@pytest.mark.parametrize(("http", "ports"), [(8080, [8080, 8081, 8082]), (0, [0, 0, 0])])
+def test_each_has_a_page_of_its_own_and_no_gateway(http: int, ports: list[int]) -> None:
+    told = {"http": {"port": http, "token": "secret"}, "gateways": {"openpi": {"model": "m"}}}
+    config = InferentialConfig.model_validate(told)
+    each = [_of_one(config, f"tcp://*:{number}", number) for number in range(3)]
+    assert [one.http.port for one in each if one.http is not None] == ports
+    assert [one.transport.bind for one in each] == ["tcp://*:0", "tcp://*:1", "tcp://*:2"]
+    assert {one.http.token.get_secret_value() for one in each if one.http and one.http.token} == {"secret"}
+    assert all(one.gateways.openpi is None for one in each)
+    assert config.gateways.openpi is not None
+
+
+def test_robots_are_told_the_host_of_a_server_that_listens_on_every_interface() -> None:
+    assert _reachable("tcp://0.0.0.0:5555", "10.0.0.7") == "tcp://10.0.0.7:5555"
+    assert _reachable("tcp://127.0.0.1:5555", "10.0.0.7") == "tcp://127.0.0.1:5555"
+
+
+def test_pages_need_ports_too() -> None:
+    config = InferentialConfig.model_validate({"http": {"port": 65535}})
+    with pytest.raises(ValueError, match=r"http\.port: 2 servers need 2 ports"):
+        Servers(config, {"m": "m"}, 2)
 
 
 def test_ports_follow_each_other() -> None:

@@ -4,53 +4,68 @@ They share nothing but the replicas, whose endpoints take one call of each serve
 server is the robots' own arithmetic (`client.servers`).
 
 A server that dies is begun again by Ray, with its address, and its robots come back to it; meanwhile they speak to the
-others.
+others. It has that address on its own node alone, so it is never moved: with its node it goes for good.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
+import itertools
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from inferential.config.schema import InferentialConfig
+from inferential.config.schema import GatewaysConfig, InferentialConfig
 from inferential.dispatch.ray.dispatcher import RayDispatcher
 from inferential.server import Server
 
 logger = logging.getLogger("inferential.cluster")
 
+_LAST_PORT = 65_535
 _STOP_S = 5.0  # beyond the time that a server may drain
 
 
 class _Actor:
     """One server; its methods run on the actor's event loop, `serve` for as long as it lives."""
 
-    def __init__(self, number: int) -> None:
-        self._number = number
+    def __init__(self) -> None:
         self._server: Server | None = None
+        self._page: str | None = None
         self._stop = asyncio.Event()
 
-    async def serve(self, config: dict[str, Any], models: Mapping[str, str]) -> None:
+    async def serve(self, config: InferentialConfig, models: Mapping[str, str]) -> None:
         """Serves until `stop`; Ray calls it again where the actor's process died."""
-        told = InferentialConfig.model_validate(config)
-        server = Server(config=told, dispatcher=RayDispatcher({"address": "auto"}, models))
-        async with server:
+        server = Server(config=config, dispatcher=RayDispatcher({"address": "auto"}, models))
+        async with contextlib.AsyncExitStack() as after, server, contextlib.AsyncExitStack() as beside:
+            if config.otlp is not None:
+                from inferential.telemetry.otlp import Telemetry
+
+                await after.enter_async_context(Telemetry(server, config.otlp))  # exports the last requests too
+            if config.http is not None:
+                from inferential.web import HttpServer
+
+                page = await beside.enter_async_context(HttpServer(server, config.http))
+                self._page = page.address
             self._server = server
             await self._stop.wait()
-        self._server = None
+            self._server = None
 
-    async def address(self) -> str | None:
-        """Where it listens; None while it does not."""
-        return None if self._server is None else self._server.address
+    async def addresses(self) -> tuple[str, str | None] | None:
+        """Where robots find it, and its page where it has one; None while it does not listen."""
+        if self._server is None:
+            return None
+        return _reachable(self._server.address, str(ray.util.get_node_ip_address())), self._page  # type: ignore[no-untyped-call]
 
-    async def reconfigure(self, config: dict[str, Any]) -> None:
+    async def reconfigure(self, config: InferentialConfig) -> None:
         """Takes on another configuration, its own address apart."""
         if self._server is not None:
-            self._server.reconfigure(InferentialConfig.model_validate(config))
+            self._server.reconfigure(config)
 
     async def status(self) -> dict[str, Any] | None:
         """What a person sees of it; None while it does not run."""
@@ -65,13 +80,15 @@ class Servers:
     """A number of servers; `async with` begins and ends them.
 
     Args:
-        config: of each. The port of `transport.bind` is the first one's, the others have those that follow; port 0
-            gives each a free one.
+        config: of each, gateways apart. The ports of `transport.bind` and of `http` are the first one's, the others
+            have those that follow; port 0 gives each a free one. They are spread over the cluster's nodes where
+            `transport.bind` is every interface (`*`), else all are on this one.
         models: names on Ray Serve by the ids that robots use.
         count: how many.
 
     Raises:
-        ValueError: fewer than one, or `transport.bind` is no tcp address, or has too few ports above it.
+        ValueError: fewer than one, or `transport.bind` is no tcp address, or there are too few ports above its or that
+            of `http`.
     """
 
     def __init__(self, config: InferentialConfig, models: Mapping[str, str], count: int) -> None:
@@ -80,9 +97,13 @@ class Servers:
         self._config = config.model_copy(deep=True)
         self._models = dict(models)
         self._binds = _binds(config.transport.bind, count)
+        if config.http is not None and config.http.port + count - 1 > _LAST_PORT:
+            raise ValueError(f"http.port: {count} servers need {count} ports from {config.http.port} on, up to 65535")
         self._actors: list[Any] = []
-        self._calls: list[asyncio.Future[Any]] = []
+        self._calls: list[asyncio.Task[None]] = []
+        self._pages: list[str] = []
         self._started_ray = False
+        self._ending = False
 
     async def __aenter__(self) -> list[str]:
         """Begins them; gives their addresses, as robots are told them."""
@@ -94,13 +115,15 @@ class Servers:
 
     async def __aexit__(self, *error: object) -> None:
         """Has them drain and end, and Ray too where this has begun it."""
+        self._ending = True
         stops = [actor.stop.remote() for actor in self._actors]
         await asyncio.gather(*stops, return_exceptions=True)
         if self._calls:
             await asyncio.wait(self._calls, timeout=self._config.server.drain_timeout_s + _STOP_S)
         for actor in self._actors:
             ray.kill(actor)
-        self._actors, self._calls = [], []
+        await asyncio.gather(*self._calls, return_exceptions=True)
+        self._actors, self._calls, self._pages = [], [], []
         if self._started_ray:
             self._started_ray = False
             await asyncio.get_running_loop().run_in_executor(None, ray.shutdown)
@@ -120,42 +143,97 @@ class Servers:
                     f"ray: cannot connect with {self._config.ray or 'no address'}: {error}"
                 ) from error
             self._started_ray = True
-        kind = ray.remote(_Actor).options(
-            num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=100, scheduling_strategy="SPREAD"
-        )
-        self._actors = [kind.remote(number) for number in range(len(self._binds))]
+        self._ending = False
+        kind: Any = ray.remote(_Actor)
+        binds = zip(self._binds, self._nodes(), strict=False)
+        self._actors, configs = [], []
+        for number, (bind, node) in enumerate(binds):
+            options = kind.options(
+                num_cpus=0,
+                max_restarts=-1,
+                max_task_retries=-1,
+                max_concurrency=100,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+            )
+            self._actors.append(options.remote())
+            configs.append(_of_one(self._config, bind, number))
         self._calls = [
-            asyncio.ensure_future(_ended(actor.serve.remote(self._told(bind), self._models)))
-            for actor, bind in zip(self._actors, self._binds, strict=True)
+            asyncio.create_task(_ended(actor.serve.remote(config, self._models)))
+            for actor, config in zip(self._actors, configs, strict=True)
         ]
-        return [await self._address(number) for number in range(len(self._actors))]
+        found = [await self._addresses(number) for number in range(len(self._actors))]
+        self._pages = [page for _, page in found if page is not None]
+        addresses = [address for address, _ in found]
+        for call, address in zip(self._calls, addresses, strict=True):
+            call.add_done_callback(functools.partial(self._on_end, address))
+        return addresses
 
-    async def _address(self, number: int) -> str:
+    def _nodes(self) -> Iterator[str]:
+        """A node for each server, this one first, again and again."""
+        own = ray.get_runtime_context().get_node_id()
+        if _is_every_interface(self._binds[0]):
+            nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+            others = sorted(node["NodeID"] for node in nodes if node.get("Alive") and node["NodeID"] != own)
+            return itertools.cycle([own, *others])
+        return itertools.repeat(own)
+
+    async def _addresses(self, number: int) -> tuple[str, str | None]:
         while True:
             if self._calls[number].done():
                 await self._calls[number]  # raises why it could not serve
-            address: str | None = await self._actors[number].address.remote()
-            if address is not None:
-                return address
+            addresses: tuple[str, str | None] | None = await self._actors[number].addresses.remote()
+            if addresses is not None:
+                return addresses
             await asyncio.sleep(0.05)
+
+    def _on_end(self, address: str, call: asyncio.Task[None]) -> None:
+        if not self._ending and not call.cancelled():
+            logger.error("server %s has ended, and is not begun again: %s", address, call.exception())
+
+    @property
+    def pages(self) -> list[str]:
+        """Addresses of the live pages, where `http` is configured."""
+        return list(self._pages)
 
     async def reconfigure(self, config: InferentialConfig) -> None:
         """Has each take on another configuration; what cannot change while it runs is left as it is."""
-        told = config.model_dump(mode="json", exclude={"gateways", "http"})
-        await asyncio.gather(*(actor.reconfigure.remote(told) for actor in self._actors))
+        calls = [actor.reconfigure.remote(_without_gateways(config)) for actor in self._actors]
+        for error in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(error, BaseException):
+                logger.error("the new configuration is not taken on: %s", getattr(error, "cause", None) or error)
 
     async def status(self) -> list[dict[str, Any] | None]:
-        """`ServerStatus` of each, as plain values; None for one that is being begun again."""
-        return list(await asyncio.gather(*(actor.status.remote() for actor in self._actors)))
+        """`ServerStatus` of each, as plain values; None for one that is being begun again, or has gone for good."""
+        found = await asyncio.gather(*(actor.status.remote() for actor in self._actors), return_exceptions=True)
+        return [None if isinstance(one, BaseException) else one for one in found]
 
-    def _told(self, bind: str) -> dict[str, Any]:
-        told: dict[str, Any] = self._config.model_dump(mode="json", exclude={"gateways", "http"})
-        told["transport"]["bind"] = bind
-        return told
+
+def _of_one(config: InferentialConfig, bind: str, number: int) -> InferentialConfig:
+    """The configuration of one of several servers."""
+    own = _without_gateways(config)
+    own.transport.bind = bind
+    if own.http is not None and own.http.port:
+        own.http.port += number
+    return own
+
+
+def _without_gateways(config: InferentialConfig) -> InferentialConfig:
+    own = config.model_copy(deep=True)
+    own.gateways = GatewaysConfig()
+    return own
 
 
 async def _ended(call: Any) -> None:
     await call
+
+
+def _is_every_interface(bind: str) -> bool:
+    return bind.removeprefix("tcp://").rpartition(":")[0] in ("*", "0.0.0.0", "[::]")
+
+
+def _reachable(address: str, host: str) -> str:
+    """An address that robots can use, where the server listens on every interface of a host."""
+    return f"tcp://{host}:{address.rpartition(':')[2]}" if _is_every_interface(address) else address
 
 
 def _binds(bind: str, count: int) -> list[str]:
@@ -165,7 +243,7 @@ def _binds(bind: str, count: int) -> list[str]:
         raise ValueError(f"transport.bind: several servers need tcp://HOST:PORT, got {bind!r}")
     if int(port) == 0:
         return [f"{host}:{free}" for free in _free_ports(count)]
-    if int(port) + count - 1 > 65_535:
+    if int(port) + count - 1 > _LAST_PORT:
         raise ValueError(f"transport.bind: {count} servers need {count} ports from {port} on, up to 65535")
     return [f"{host}:{int(port) + number}" for number in range(count)]
 

@@ -20,6 +20,7 @@ import functools
 import inspect
 import logging
 import math
+import os
 import tempfile
 import threading
 from collections.abc import Callable
@@ -54,11 +55,13 @@ def direct(cls: Any = None, *, max_inflight: int = 1, hangs_after_s: float = 60.
 
     The class is a model as in `LocalDispatcher`: `infer(observation)`, or `infer_batch(observations)` with
     `max_batch_size`, or `__call__`. Sync methods run in a thread, async ones on the endpoint's event loop. Its
-    attribute `model_version`, where it has one, is told with every answer; else it is Serve's version of the code.
+    attribute `model_version`, where it has one, is told with every answer, as it was when the call began; else it is
+    Serve's version of the code.
 
     Args:
         max_inflight: calls that a replica runs at once.
-        hangs_after_s: a replica whose call runs for longer is unhealthy, and replaced by Serve.
+        hangs_after_s: a replica whose call runs for longer takes no more calls, those that it has go elsewhere, and
+            Serve replaces it.
 
     Raises:
         TypeError: `cls` is no class.
@@ -94,33 +97,34 @@ def _with_endpoint(cls: type, max_inflight: int, hangs_after_s: float) -> type:
         members["__init__"] = init
 
     async def check_health(self: Any) -> None:
-        own = getattr(cls, "check_health", None)
-        if own is not None:
-            result = own(self)
-            if inspect.isawaitable(result):
-                await result
+        await _own(cls, "check_health", self)
         attached = self.__dict__.get(_ENDPOINT)
-        busy_s = 0.0 if attached is None else attached.endpoint.busy_s()
-        if busy_s > hangs_after_s:
-            raise RuntimeError(f"a call has run for {busy_s:.0f} s, more than hangs_after_s ({hangs_after_s:g})")
+        if attached is not None:
+            attached.check(hangs_after_s)
 
-    def record_autoscaling_stats(self: Any) -> dict[str, float]:
-        own = getattr(cls, "record_autoscaling_stats", None)
+    async def record_autoscaling_stats(self: Any) -> dict[str, float]:
+        stats = await _own(cls, "record_autoscaling_stats", self)
         attached = self.__dict__.get(_ENDPOINT)
-        ongoing = 0.0 if attached is None else attached.endpoint.load
-        return {**(own(self) if own is not None else {}), ONGOING: ongoing}
+        return {**(stats or {}), ONGOING: 0.0 if attached is None else attached.endpoint.load}
 
-    def destroy(self: Any) -> None:
+    def destroy(self: Any) -> Any:
         # Serve calls it once its own calls have ended, and Python when the object goes: the second finds nothing.
         attached = self.__dict__.pop(_ENDPOINT, None)
-        if attached is not None:
-            attached.close()
-            own = getattr(cls, "__del__", None)
-            if own is not None:
-                own(self)
+        if attached is None:
+            return None
+        attached.close(_DRAIN_S)
+        own = getattr(cls, "__del__", None)
+        return None if own is None else own(self)  # Serve awaits what an async one gives
 
     members |= {"check_health": check_health, "record_autoscaling_stats": record_autoscaling_stats, "__del__": destroy}
     return type(cls.__name__, (cls,), members)
+
+
+async def _own(cls: type, name: str, model: Any) -> Any:
+    """What the class's own method of that name gives, where it has one; Serve takes sync and async ones."""
+    own = getattr(cls, name, None)
+    result = None if own is None else own(model)
+    return await result if inspect.isawaitable(result) else result
 
 
 def autoscaling_policy(ctx: Any) -> tuple[int, dict[str, Any]]:
@@ -142,42 +146,55 @@ class _Attached:
     def __init__(self, model: Any, max_inflight: int) -> None:
         context = serve.get_replica_context()
         node = ray.get_runtime_context().get_node_id()
-        version = str(
-            getattr(model, "model_version", "") or (getattr(context, "code_version", "") or "")[:_VERSION_CHARS]
-        )
+        code_version = (getattr(context, "code_version", "") or "")[:_VERSION_CHARS]
         self.endpoint = Endpoint(
             model,
             max_inflight=max_inflight,
-            model_version=version,
-            directory=Path(tempfile.gettempdir()) / f"inferential-{_user()}",
+            model_version=lambda: str(getattr(model, "model_version", "") or code_version),
+            # By number: in a container, a user may have no name.
+            directory=Path(tempfile.gettempdir()) / f"inferential-{os.getuid()}",
             host=str(ray.util.get_node_ip_address()),  # type: ignore[no-untyped-call]
         )
         addresses = self.endpoint.start()
         self._listed = Listed(context.app_name, context.deployment, context.replica_tag, node, addresses)
-        self._registry = registry()
         # Nobody is let in before the key is known, so the replica is not ready before that either.
-        self.endpoint.allow(ray.get(self._registry.register.remote(self._listed), timeout=_KEY_WITHIN_S))
+        self._registry: Any = registry()
+        self._register()
         self._closed = threading.Event()
         threading.Thread(target=self._stay_listed, name="inferential-registration", daemon=True).start()
+
+    def _register(self) -> None:
+        self.endpoint.allow(ray.get(self._registry.register.remote(self._listed), timeout=_KEY_WITHIN_S))
 
     def _stay_listed(self) -> None:
         while not self._closed.wait(REGISTER_EVERY_S):
             try:
-                key = ray.get(self._registry.register.remote(self._listed), timeout=_KEY_WITHIN_S)
-            except Exception as error:  # the registry is being restarted, or this replica's Ray ends
+                if not ray.is_initialized():
+                    raise ConnectionError("this replica's Ray has ended")
+                self._registry = self._registry or registry()
+                self._register()
+            except Exception as error:  # whatever it is, for example Ray's head that is being restarted, it may pass
                 logger.warning("the registry does not answer: %s", error)
-                self._registry = registry() if ray.is_initialized() else self._registry
-            else:
-                self.endpoint.allow(key)
+                self._registry = None
 
-    def close(self) -> None:
-        """Serve ends this replica: no more calls, those that run end well."""
+    def check(self, hangs_after_s: float) -> None:
+        """Raises RuntimeError where Serve had better replace this replica.
+
+        Of one that hangs, servers are told at once by the end of its connections: Serve itself waits for several failed
+        checks.
+        """
+        if not self.endpoint.is_alive:
+            raise RuntimeError("the replica's endpoint has ended")
+        busy_s = self.endpoint.busy_s()
+        if busy_s > hangs_after_s:
+            self.close(0.0)
+            raise RuntimeError(f"a call has run for {busy_s:.0f} s, more than hangs_after_s ({hangs_after_s:g})")
+
+    def close(self, drain_s: float) -> None:
+        """No more calls; those that run end well, for `drain_s` at most."""
         self._closed.set()
-        self._registry.remove.remote(self._listed.replica)
-        self.endpoint.close(_DRAIN_S)
-
-
-def _user() -> str:
-    import getpass
-
-    return getpass.getuser()
+        try:
+            if self._registry is not None:
+                self._registry.remove.remote(self._listed.replica)
+        finally:
+            self.endpoint.close(drain_s)

@@ -24,6 +24,7 @@ from inferential.config.profiles import load_profiles
 from inferential.config.schema import InferentialConfig, SchedulingConfig
 from inferential.delivery import BatchCallback, Callbacks, Delivery, RequestCallback
 from inferential.dispatch.base import REPLICA_LOST, Dispatcher, DispatchResult
+from inferential.memory import keep_what_is_freed
 from inferential.metrics.callbacks import MetricCallback
 from inferential.metrics.collector import MetricsCollector
 from inferential.metrics.recorder import Recorder
@@ -278,6 +279,7 @@ class Server:
         """
         if self._open is not None:
             raise RuntimeError("the server runs already")
+        keep_what_is_freed()
         # Of twice the size a client is told what is wrong with it; beyond that its connection ends.
         transport = ZmqTransport(self._config.transport, 2 * self._config.observations.max_payload_bytes)
         self._dispatcher.watch(self._on_replicas, self._engine.waiting)
@@ -573,6 +575,9 @@ class Server:
                 max_batch_size = known.max_batch_size
             if known.max_inflight is not None and takes != 0:
                 max_inflight = known.max_inflight
+        most = self._dispatcher.most_inflight(model_id)
+        if most is not None:
+            max_inflight = min(max_inflight, most)  # what is above would wait there, and not here
         return Capacity(
             max_inflight,
             max_batch_size,

@@ -177,9 +177,8 @@ def _several(loaded: Loaded, path: Path | None, count: int) -> Servers:
             f"--servers: servers share models on Ray Serve, and {here[0]} is in the server's own process "
             f"({wanted[here[0]]}): make it ray:APPLICATION, or start one server"
         )
-    config = loaded.config
-    if config.http is not None or config.otlp is not None or config.gateways.model_fields_set:
-        raise CliError("--servers: gateways, http and otlp belong to one server; start it beside these")
+    if loaded.config.gateways.model_fields_set:
+        raise CliError("--servers: a gateway's clients know one server; start one with the gateways beside these")
     try:
         from inferential.cluster import Servers
     except ModuleNotFoundError as error:
@@ -198,6 +197,8 @@ async def _run_servers(servers: Servers, watcher: ConfigWatcher | None) -> None:
         loop.add_signal_handler(number, stop.set)
     async with _told(servers) as addresses:
         print(f"{len(addresses)} servers listening on {','.join(addresses)}", flush=True)
+        if servers.pages:
+            print(f"pages on {', '.join(servers.pages)}", flush=True)
         changes: set[asyncio.Task[None]] = set()
         if watcher is not None:
             watcher.on_reload(lambda new: changes.add(loop.create_task(servers.reconfigure(new))))

@@ -169,6 +169,10 @@ class Dispatcher(ABC):
         """How many calls each replica takes at once; None: that is for the configuration to say, 0: none just now."""
         return None
 
+    def most_inflight(self, model_id: str) -> int | None:
+        """How many calls a replica can take at once, whatever a configuration wishes; None: that is not known."""
+        return None
+
     def watch(  # noqa: B027 (most backends never change)
         self, on_change: Callable[[], None], waiting: Callable[[str], int]
     ) -> None:

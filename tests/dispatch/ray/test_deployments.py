@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from inferential.dispatch.ray.deployments import AmbiguousModel, Deployment, model_ids, resolve
+from inferential.dispatch.ray.deployments import AmbiguousModel, Deployment, details, model_ids, resolve
 
 POLICY = Deployment("arm", "Policy", True, ("a1",), 5)
 CAMERA = Deployment("arm", "Camera", False, ("b1",), 5)
@@ -33,3 +33,18 @@ def test_an_application_comes_before_a_deployment_of_its_name() -> None:
 def test_all_that_can_be_asked_for_is_listed() -> None:
     assert model_ids(ALL) == ["Camera", "arm", "arm/Camera", "arm/Policy", "leg", "leg/Policy"]
     assert all(resolve(model_id, ALL) is not None for model_id in model_ids(ALL))
+
+
+def test_a_serve_that_was_shut_down_is_forgotten_so_that_the_next_one_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+
+    class Client:
+        def get_serve_details(self) -> None:
+            raise ray.exceptions.RayActorError
+
+    known: list[object] = [Client()]
+    monkeypatch.setattr("ray.serve.context._get_global_client", lambda **options: known[-1])
+    monkeypatch.setattr("ray.serve.context._set_global_client", known.append)
+    with pytest.raises(ray.exceptions.RayActorError):
+        details()
+    assert details() == []

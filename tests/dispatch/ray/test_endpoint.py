@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -15,6 +17,8 @@ import zmq
 from inferential.dispatch.base import Answer, RemoteModelError, ReplicaLost
 from inferential.dispatch.ray.endpoint import Addresses, Endpoint
 from inferential.dispatch.ray.link import Link
+from inferential.dispatch.ray.shared import Offer
+from inferential.dispatch.ray.wire import HELLO, NO_CALL, RESULT, Greeting
 from inferential.observation.slots import ObservationError
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.images import encode
@@ -24,6 +28,13 @@ from inferential.scheduler.request import InferenceRequest
 KEYS = tuple(key.decode() for key in zmq.curve_keypair())
 Start = Callable[..., tuple[Endpoint, Addresses]]
 Connect = Callable[..., Any]
+
+
+class Broken(dict[str, Any]):
+    """A result that cannot be read."""
+
+    def items(self) -> Any:
+        raise RuntimeError("torn")
 
 
 class Doubles:
@@ -43,10 +54,25 @@ class Doubles:
             raise ValueError("no such arm")
         if "odd" in observation:
             return {"actions": object()}
+        if "broken" in observation:
+            return Broken()
         return {"actions": observation["state"] * 2, "said": "yes"}
 
     def infer_batch(self, observations: list[dict[str, Any]]) -> list[Any]:
         return [self.infer(observation) for observation in observations]
+
+
+class OneByOne:
+    """As `Doubles`, without batches; notes the order."""
+
+    def __init__(self) -> None:
+        self._doubles = Doubles()
+        self.entered, self.may_go_on = self._doubles.entered, self._doubles.may_go_on
+        self.order: list[str] = []
+
+    def infer(self, observation: dict[str, Any]) -> Any:
+        self.order.append(next(key for key in observation if key != "state"))
+        return self._doubles.infer(observation)
 
 
 def row(*strings: str, **values: Any) -> InferenceRequest:
@@ -63,9 +89,11 @@ def start(tmp_path: Path) -> Any:
     """Starts endpoints, and closes them."""
     started: list[Endpoint] = []
 
-    def _start(model: Any, max_inflight: int = 1) -> tuple[Endpoint, Addresses]:
+    def _start(
+        model: Any, max_inflight: int = 1, versions: Callable[[], str] = lambda: "v7"
+    ) -> tuple[Endpoint, Addresses]:
         endpoint = Endpoint(
-            model, max_inflight=max_inflight, model_version="v7", directory=tmp_path / "s", host="127.0.0.1"
+            model, max_inflight=max_inflight, model_version=versions, directory=tmp_path / "s", host="127.0.0.1"
         )
         started.append(endpoint)
         addresses = endpoint.start()
@@ -112,6 +140,20 @@ async def test_a_batch_goes_over_and_comes_back_row_by_row(start: Start, connect
     assert (str(bad), bad.cause) == ("ValueError: no such arm", "ValueError")
     assert isinstance(odd, RemoteModelError)
     np.testing.assert_array_equal(best.values["actions"], [0.0, 2.0])
+
+
+async def test_answers_tell_the_version_that_the_model_had_when_their_call_began(
+    start: Start, connect: Connect
+) -> None:
+    model, version = Doubles(), ["v1"]
+    _, addresses = start(model, versions=lambda: version[0])
+    link = await connect(addresses.ipc)
+    call = asyncio.create_task(link.call([row("wait", state=np.ones(2))], 0))
+    assert await asyncio.get_running_loop().run_in_executor(None, model.entered.wait, 5)
+    version[0] = "v2"
+    model.may_go_on.set()
+    assert (await call)[0].model_version == "v1"
+    assert (await link.call([row(state=np.ones(2))], 0))[0].model_version == "v2"
 
 
 async def test_images_are_decoded_in_the_replica_and_a_broken_one_fails_alone(start: Start, connect: Connect) -> None:
@@ -188,14 +230,8 @@ async def test_a_call_is_lost_with_its_connection(start: Start, connect: Connect
 
 
 async def test_servers_take_turns_at_a_replica_that_is_busy(start: Start, connect: Connect) -> None:
-    order: list[str] = []
-    model = Doubles()
-
-    def infer(observation: dict[str, Any]) -> Any:
-        order.append(next(key for key in observation if key != "state"))
-        return model.infer(observation)
-
-    endpoint, addresses = start(infer)
+    model = OneByOne()
+    endpoint, addresses = start(model)
     crowd, single = await connect(addresses.ipc), await connect(addresses.ipc)
     calls = [asyncio.create_task(crowd.call([row("wait", state=np.ones(2))], 0))]
     assert await asyncio.get_running_loop().run_in_executor(None, model.entered.wait, 5)
@@ -205,11 +241,183 @@ async def test_servers_take_turns_at_a_replica_that_is_busy(start: Start, connec
         await asyncio.sleep(0)
     model.may_go_on.set()
     await asyncio.gather(*calls)
-    assert order.index("single") <= 2
-    assert len(order) == 5
+    assert model.order.index("single") <= 2
+    assert len(model.order) == 5
 
 
 def test_a_directory_that_others_can_enter_is_not_used(start: Start, tmp_path: Path) -> None:
     (tmp_path / "s").mkdir(mode=0o755)
+    with pytest.raises(OSError, match="only this user can enter"):
+        start(Doubles())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 (nothing tells of it)
+            await asyncio.sleep(0.01)
+
+
+async def test_a_result_that_cannot_be_read_fails_alone(start: Start, connect: Connect) -> None:
+    _, addresses = start(Doubles())
+    link = await connect(addresses.ipc)
+    good, broken = await link.call([row(state=np.ones(2)), row("broken")], 0)
+    assert isinstance(good, Answer)
+    assert str(broken) == "RuntimeError: torn"
+
+
+async def test_large_payloads_go_by_shared_memory_and_leave_it_as_free_as_it_was(
+    start: Start, connect: Connect
+) -> None:
+    _, addresses = start(Doubles())
+    link = await connect(addresses.ipc)
+    for number in range(100):  # more than there is room for at once
+        state = np.full(250_000, number, np.float32)
+        large, small = await link.call([row(state=state), row(state=state[:9])], 0)
+        np.testing.assert_array_equal(large.values["actions"], state * 2)
+        np.testing.assert_array_equal(small.values["actions"], state[:9] * 2)
+    assert link._memory is not None
+    assert len(link._memory._places._taken) <= 2
+
+
+async def test_a_model_may_keep_what_it_was_given(start: Start, connect: Connect) -> None:
+    kept: list[Any] = []
+
+    def infer(observation: dict[str, Any]) -> Any:
+        kept.append(observation["state"])
+        return observation["state"][:1]
+
+    _, addresses = start(infer)
+    link = await connect(addresses.ipc)
+    for number in range(80):  # more than there is room for: the last ones are sent
+        await link.call([row(state=np.full(250_000, number, np.float32))], 0)
+    assert [float(state.min()) for state in kept] == [float(state.max()) for state in kept] == list(range(80))
+
+
+async def test_a_result_may_be_what_the_model_was_given(start: Start, connect: Connect) -> None:
+    _, addresses = start(lambda observation: observation["state"])
+    link = await connect(addresses.ipc)
+    states = [np.full(250_000, number, np.float32) for number in range(20)]
+    answers = [(await link.call([row(state=state)], 0))[0] for state in states]
+    for answer, state in zip(answers, states, strict=True):
+        np.testing.assert_array_equal(answer.values["actions"], state)
+
+
+async def test_a_replica_that_cannot_open_the_memory_is_sent_everything(
+    start: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(offer: Offer) -> Any:
+        raise OSError("it is another process's")
+
+    monkeypatch.setattr("inferential.dispatch.ray.endpoint.ReplicasMemory", refuse)
+    _, addresses = start(Doubles())
+    link = await connect(addresses.ipc)
+    state = np.ones(250_000, np.float32)
+    (answer,) = await link.call([row(state=state)], 0)
+    np.testing.assert_array_equal(answer.values["actions"], state * 2)
+    assert not link._shares
+
+
+async def test_a_server_that_goes_is_forgotten_and_its_calls_that_wait_do_not_run(
+    start: Start, connect: Connect
+) -> None:
+    model = OneByOne()
+    endpoint, addresses = start(model)
+    going, staying = await connect(addresses.ipc), await connect(addresses.ipc)
+    calls = [asyncio.create_task(staying.call([row("wait", state=np.ones(2))], 0))]
+    assert await asyncio.get_running_loop().run_in_executor(None, model.entered.wait, 5)
+    calls += [asyncio.create_task(going.call([row("going", state=np.ones(2))], 0)) for _ in range(3)]
+    calls.append(asyncio.create_task(staying.call([row("staying", state=np.ones(2))], 0)))
+    await until(lambda: endpoint.load == 5)
+    going.close()
+    await until(lambda: endpoint.load == 2)
+    assert len(endpoint._servers) == 1
+    model.may_go_on.set()
+    ends = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(end) for end in ends] == [list, ReplicaLost, ReplicaLost, ReplicaLost, list]
+    assert model.order == ["wait", "staying"]
+
+
+class Replica:
+    """The other end of a link, frame by frame."""
+
+    def __init__(self, context: zmq.Context[Any], address: str) -> None:
+        self._socket = context.socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.bind(address)
+
+    async def receive(self) -> list[bytes]:
+        """The next message, the identity in front."""
+        return await asyncio.get_running_loop().run_in_executor(None, self._socket.recv_multipart)
+
+    def send(self, *frames: bytes) -> None:
+        self._socket.send_multipart(frames)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+async def test_a_connection_that_comes_back_is_offered_other_memory(tmp_path: Path, connect: Connect) -> None:
+    context: zmq.Context[Any] = zmq.Context()
+    address = f"ipc://{tmp_path}/replica"
+    replica = Replica(context, address)
+    try:
+        link = await connect(address, wait=False)
+        first = Offer.from_bytes((await replica.receive())[3])
+        replica.close()
+        replica = Replica(context, address)
+        identity, *_, frame = await replica.receive()
+        second = Offer.from_bytes(frame)
+        assert second.token != first.token
+        replica.send(identity, NO_CALL, HELLO, Greeting(1, 1, first.token).to_bytes())  # of the first connection
+        await until(lambda: link.up)
+        assert not link._shares
+        replica.send(identity, NO_CALL, HELLO, Greeting(1, 1, second.token).to_bytes())
+        await until(lambda: link._shares)
+    finally:
+        replica.close()
+        context.term()
+
+
+@pytest.mark.parametrize(
+    "frames", [(b"{}",), (b"v1", b"no message", b""), (b"v1", b"", b"", b"odd")], ids=["version", "row", "places"]
+)
+async def test_what_a_replica_should_not_send_ends_the_call(
+    tmp_path: Path, connect: Connect, frames: tuple[bytes, ...]
+) -> None:
+    context: zmq.Context[Any] = zmq.Context()
+    address = f"ipc://{tmp_path}/replica"
+    replica = Replica(context, address)
+    try:
+        link = await connect(address, wait=False)
+        identity = (await replica.receive())[0]
+        replica.send(identity, NO_CALL, HELLO, b"no greeting")
+        replica.send(identity, NO_CALL, HELLO, Greeting(1, 1).to_bytes())
+        await until(lambda: link.up)
+        call = asyncio.create_task(link.call([row(state=np.ones(2))], 0))
+        number = (await replica.receive())[1]
+        replica.send(identity, number, RESULT, *frames)
+        with pytest.raises(ReplicaLost):
+            await call
+    finally:
+        replica.close()
+        context.term()
+
+
+def test_sockets_of_replicas_that_were_killed_are_removed(start: Start, tmp_path: Path) -> None:
+    _, alive = start(Doubles())
+    old, new = tmp_path / "s" / "killed", tmp_path / "s" / "about-to-listen"
+    for path in (old, new):
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(str(path))
+    for path in (old, Path(alive.ipc.removeprefix("ipc://"))):
+        os.utime(path, (0, 0))
+    _, other = start(Doubles())
+    left_over = {f"ipc://{path}" for path in (tmp_path / "s").iterdir()}
+    assert left_over == {alive.ipc, other.ipc, f"ipc://{new}"}
+
+
+def test_a_link_to_a_directory_is_not_followed(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    (tmp_path / "s").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="only this user can enter"):
         start(Doubles())

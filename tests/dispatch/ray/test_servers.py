@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
+import sys
+import urllib.error
+import urllib.request
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +26,9 @@ pytestmark = [pytest.mark.slow]
 ROBOTS = 12
 
 
-def config() -> InferentialConfig:
-    return InferentialConfig.model_validate({"transport": {"bind": "tcp://127.0.0.1:0"}, "ray": {"address": "auto"}})
+def config(**options: Any) -> InferentialConfig:
+    told = {"transport": {"bind": "tcp://127.0.0.1:0"}, "ray": {"address": "auto"}, **options}
+    return InferentialConfig.model_validate(told)
 
 
 async def served(addresses: list[str], clients: int) -> None:
@@ -86,3 +92,91 @@ async def test_robots_are_spread_over_servers_and_a_killed_one_hands_them_over(c
     assert ends["result"] > 100
     assert set(ends) <= {"result", "RequestRejected"}
     assert ends["RequestRejected"] <= 2 * ROBOTS  # what was in flight, and at most once more
+
+
+async def test_each_server_tells_its_own_metrics_to_who_has_the_token(cluster: Any, run: Any) -> None:
+    run(deployment(Doubles).bind(), "doubles")
+    servers = Servers(config(http={"port": 0, "token": "secret"}), {"doubles": "doubles"}, 2)
+    async with servers as addresses:
+        await served(addresses, 1)
+        assert len(set(servers.pages)) == 2
+        for page in servers.pages:
+            assert 'inferential_replicas{model="doubles"' in await read(f"{page}/metrics", "secret")
+            with pytest.raises(urllib.error.HTTPError):
+                await read(f"{page}/metrics", "guess")
+
+
+async def read(url: str, token: str) -> str:
+    """A page's text."""
+
+    def _read() -> str:
+        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
+        with urllib.request.urlopen(request, timeout=10) as page:
+            return str(page.read().decode())
+
+    return await asyncio.get_running_loop().run_in_executor(None, _read)
+
+
+async def test_a_server_whose_node_goes_leaves_its_robots_to_the_others(
+    cluster: Any, run: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(deployment(Doubles).bind(), "doubles")
+    node = cluster.add_node(num_cpus=1)
+    loop = asyncio.get_running_loop()
+    servers = Servers(config(transport={"bind": "tcp://*:0"}), {"doubles": "doubles"}, 2)
+    async with servers as addresses:
+        assert not any("0.0.0.0" in address for address in addresses)
+        await served(addresses, 1)
+        stop = asyncio.Event()
+        robots = [asyncio.create_task(robot(addresses, number, stop)) for number in range(ROBOTS)]
+        names = {f"robot-{number}" for number in range(ROBOTS)}
+        async with asyncio.timeout(30):
+            while len(names & await clients_of(servers.actors[1])) < 2:  # noqa: ASYNC110 (nothing tells of it)
+                await asyncio.sleep(0.05)
+        await loop.run_in_executor(None, lambda: cluster.remove_node(node, allow_graceful=False))
+        async with asyncio.timeout(60):
+            while not names <= (await clients_of(servers.actors[0])):  # noqa: ASYNC110 (nothing tells of it)
+                await asyncio.sleep(0.02)
+            while "is not begun again" not in caplog.text:  # noqa: ASYNC110 (nothing tells of it)
+                await asyncio.sleep(0.02)
+        stop.set()
+        ends = sum(await asyncio.gather(*robots), Counter())
+        await servers.reconfigure(config())
+        assert [one is None for one in await servers.status()] == [False, True]
+    assert set(ends) <= {"result", "RequestRejected"}
+    assert ends["RequestRejected"] <= 2 * ROBOTS
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_the_command_serves_models_of_a_running_cluster(
+    cluster: Any, run: Any, tmp_path: Path, count: int
+) -> None:
+    run(deployment(Doubles).bind(), "doubles")
+    told = ["--model", "arm=ray:doubles", "--servers", str(count), "--http", "0", "--bind", "tcp://127.0.0.1:0"]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "inferential.cli.main", "serve", *told),
+        cwd=tmp_path,
+        env={**os.environ, "RAY_ADDRESS": cluster.address},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(60):
+            line, pages = [(await process.stdout.readline()).decode() for _ in range(2)]
+            assert line.startswith("listening on" if count == 1 else "2 servers listening on"), line
+            assert len(re.findall(r"http://127\.0\.0\.1:\d+", pages)) == count
+            addresses = re.findall(r"tcp://127\.0\.0\.1:\d+", line)
+            assert len(addresses) == count
+            async with AsyncConnection(addresses) as connection:
+                result = await connection.model("arm").infer(timeout_ms=20_000, state=np.ones(2))
+                assert result is not None
+                assert result["actions"].tolist() == [2.0, 2.0]
+            process.send_signal(signal.SIGTERM)
+            _, err = await process.communicate()
+        assert process.returncode == 0
+        assert "Traceback" not in err.decode()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

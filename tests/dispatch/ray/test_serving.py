@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,6 +51,22 @@ class Doubles:
         return [{"actions": one["state"] * 2, "pid": np.array(os.getpid()), "by": version} for one in observations]
 
 
+@direct(hangs_after_s=0.3)
+class HangsOnce:
+    """The first call of all replicas together never ends."""
+
+    model_version = "v1"
+
+    def __init__(self, marker: str) -> None:
+        self._marker = marker
+
+    def infer(self, observation: dict[str, Any]) -> Any:
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(self._marker, os.O_CREAT | os.O_EXCL))
+            threading.Event().wait()
+        return {"actions": observation["state"] * 2, "by": "".join(self.model_version)}
+
+
 class Plain:
     """Has no endpoint."""
 
@@ -56,6 +74,19 @@ class Plain:
         if "fail" in observation:
             raise ValueError("no such arm")
         return observation["state"] * 3
+
+
+class PlainSlow:
+    """Has no endpoint, and takes its time; how many calls ran at once."""
+
+    def __init__(self) -> None:
+        self._running = 0
+
+    async def __call__(self, observation: dict[str, Any]) -> Any:
+        self._running += 1
+        await asyncio.sleep(0.02)
+        running, self._running = self._running, self._running - 1
+        return {"by": "v1", "pid": np.array(os.getpid()), "running": np.array(running)}
 
 
 class PlainBatches:
@@ -175,6 +206,77 @@ async def test_a_replica_that_is_killed_costs_no_request(run: Any, serving: Serv
     stop.set()
     ends = sum(await asyncio.gather(*loads), Counter())
     assert set(ends) == {"v1"}
+
+
+async def test_a_replica_without_an_endpoint_that_is_killed_costs_no_request(run: Any, serving: Serving) -> None:
+    run(deployment(PlainSlow, 2).bind(), "plain-killed")
+    server, connection = await serving("plain-killed")
+    await replicas(server, "plain-killed", 2)
+    stop = asyncio.Event()
+    loads = [asyncio.create_task(load(connection, "plain-killed", stop)) for _ in range(4)]
+    model = connection.model("plain-killed", queue="all", latency_budget_ms=5000.0)
+    victim = int((await model.infer(timeout_ms=5000, state=np.ones(2)))["pid"])
+    os.kill(victim, signal.SIGKILL)
+    pids: set[int] = set()
+    async with asyncio.timeout(30):
+        while len(pids) < 2:
+            pids |= {int((await model.infer(timeout_ms=5000, state=np.ones(2)))["pid"])} - {victim}
+    stop.set()
+    assert set(sum(await asyncio.gather(*loads), Counter())) == {"v1"}
+
+
+async def test_no_more_is_in_flight_by_handle_than_serve_lets_a_replica_have(run: Any, serving: Serving) -> None:
+    run(deployment(PlainSlow).options(max_ongoing_requests=2).bind(), "few")
+    server, connection = await serving("few", models={"known": {"few": {"max_inflight": 10}}})
+    await replicas(server, "few", 1)
+    model = connection.model("few", queue="all", latency_budget_ms=5000.0)
+    calls = [asyncio.create_task(model.infer(timeout_ms=20_000, state=np.ones(2))) for _ in range(12)]
+    in_flight = 0
+    while not all(call.done() for call in calls):
+        in_flight = max(in_flight, server.status().in_flight)
+        await asyncio.sleep(0.001)
+    assert in_flight == 2
+    assert max(int(call.result()["running"]) for call in calls) == 2
+
+
+async def test_a_call_that_never_ends_goes_to_another_replica(run: Any, serving: Serving, tmp_path: Path) -> None:
+    run(deployment(HangsOnce, 2).bind(str(tmp_path / "hung")), "endless")
+    server, connection = await serving("endless")
+    await replicas(server, "endless", 2)
+    stop = asyncio.Event()
+    loads = [asyncio.create_task(load(connection, "endless", stop)) for _ in range(4)]
+    await replicas(server, "endless", 1)
+    await replicas(server, "endless", 2)
+    stop.set()
+    assert set(sum(await asyncio.gather(*loads), Counter())) == {"v1"}
+
+
+async def test_a_broken_connection_to_another_node_is_made_again_even_with_another_key(
+    run: Any, serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    connect = RayDispatcher._connect
+    monkeypatch.setattr(RayDispatcher, "_connect", lambda self: (*connect(self)[:2], "another node"))
+    run(deployment(Doubles).bind(), "far")
+    server, connection = await serving("far")
+    await replicas(server, "far", 1)
+    dispatcher = server._dispatcher
+    model = connection.model("far", queue="all", latency_budget_ms=5000.0)
+    pid = int((await model.infer(timeout_ms=5000, state=np.ones(2)))["pid"])
+    ray.kill(registry(), no_restart=False)
+    async with asyncio.timeout(30):
+        while not (await registry().watch.remote(-1))[2]:  # noqa: ASYNC110 (nothing tells of it)
+            await asyncio.sleep(0.02)  # the replica has not yet been told the new key
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(30):
+            while dispatcher.max_inflight("far"):  # noqa: ASYNC110 (nothing tells of it)
+                await asyncio.sleep(0.02)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    await replicas(server, "far", 1)
+    assert int((await model.infer(timeout_ms=5000, state=np.ones(2)))["pid"]) == pid
 
 
 async def test_a_replica_that_is_stopped_costs_no_request(run: Any, serving: Serving) -> None:

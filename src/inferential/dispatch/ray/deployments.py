@@ -38,19 +38,29 @@ class Deployment:
 
 
 def details() -> list[Deployment]:
-    """All deployments; none where Serve does not run. Blocks for some milliseconds; Ray must be connected."""
+    """All deployments; none where Serve does not run. Blocks for some milliseconds; Ray must be connected.
+
+    Raises:
+        RayActorError: Serve was shut down, or its controller is being restarted; ask again.
+    """
+    import ray
     from ray import serve
-    from ray.serve.context import _get_global_client
+    from ray.serve.context import _get_global_client, _set_global_client
 
     client: Any = _get_global_client(raise_if_no_controller_running=False)
     if client is None:
         return []
-    told: dict[str, Any] = client.get_serve_details()
+    try:
+        told: dict[str, Any] = client.get_serve_details()
+    except ray.exceptions.RayActorError:
+        # Ray keeps it for good, and a Serve that is begun again elsewhere has another one.
+        _set_global_client(None)  # type: ignore[no-untyped-call]
+        raise
     found = []
     for app, about in told.get("applications", {}).items():
-        ingress = None
-        if about.get("deployments"):
-            ingress = serve.get_app_handle(app).deployment_name if about.get("status") != "DELETING" else None
+        ingress = (about.get("deployment_topology") or {}).get("ingress_deployment")
+        if ingress is None and about.get("deployments") and about.get("status") != "DELETING":
+            ingress = serve.get_app_handle(app).deployment_name  # an older Ray: a question more for each
         for name, deployment in about.get("deployments", {}).items():
             running = tuple(
                 sorted(str(one["replica_id"]) for one in deployment.get("replicas", ()) if one["state"] == "RUNNING")

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 import zmq
@@ -21,6 +21,7 @@ from inferential.dispatch.ray.handles import Handle
 from inferential.dispatch.ray.link import Link
 from inferential.dispatch.ray.nodes import Nodes
 from inferential.dispatch.ray.registry import REGISTER_EVERY_S, Listed, registry
+from inferential.memory import keep_what_is_freed
 from inferential.scheduler.request import InferenceRequest
 
 logger = logging.getLogger("inferential.ray")
@@ -30,6 +31,7 @@ _AGAIN_S = 1.0
 _REPORT_EVERY = 20  # looks, of a model that is not up
 _ABSENT = ("",)
 _Path = tuple[str, str]
+_News = TypeVar("_News")
 
 
 class RayDispatcher(Dispatcher):
@@ -95,6 +97,7 @@ class RayDispatcher(Dispatcher):
 
     async def _begin(self) -> None:
         loop = asyncio.get_running_loop()
+        keep_what_is_freed()
         handle, self._keys, self._node = await loop.run_in_executor(None, self._connect)
         self._context = zmq.Context()
         self._take_deployments(await loop.run_in_executor(None, details))
@@ -162,6 +165,13 @@ class RayDispatcher(Dispatcher):
             return min((self._greeting(name).max_inflight for name in self._up(found)), default=0)
         return None if found.replicas else 0
 
+    def most_inflight(self, model_id: str) -> int | None:
+        """What the replicas say, or, of those without an endpoint, the deployment's `max_ongoing_requests`."""
+        found = self._target(model_id)
+        if found is None or self._is_direct(found):
+            return self.max_inflight(model_id)
+        return found.max_ongoing_requests
+
     def max_batch_size(self, model_id: str) -> int:
         """What the replicas say; by handle 8 where there is `infer_batch`, and 1 until that is known."""
         found = self._target(model_id)
@@ -222,7 +232,7 @@ class RayDispatcher(Dispatcher):
 
         Raises:
             UnknownModelError: Serve has none of that name, or several.
-            ReplicaLost: none of its replicas takes calls.
+            ReplicaLost: none of its replicas takes calls, or the one that had the call died.
         """
         why = self._resolved.get(model_id)
         found = self._target(model_id)
@@ -237,8 +247,6 @@ class RayDispatcher(Dispatcher):
         knew = handle.batches
         try:
             return await handle.run(observations)
-        except ray.exceptions.RayActorError as error:
-            raise ReplicaLost(f"a replica of {found.path} died: {type(error).__name__}") from error
         finally:
             if handle.batches != knew:
                 self._on_change()
@@ -246,6 +254,7 @@ class RayDispatcher(Dispatcher):
     # What changes
 
     async def _watch_registry(self, handle: Any, version: int) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             try:
                 key, version, listed = await handle.watch.remote(version)
@@ -255,12 +264,14 @@ class RayDispatcher(Dispatcher):
                     version = -1
                     await asyncio.sleep(2 * REGISTER_EVERY_S)  # until the replicas have registered again
                     continue
-            except ray.exceptions.RayError as error:
+            except Exception as error:  # it is being restarted, or Ray's head is: what is known goes on
                 logger.warning("the registry of endpoints does not answer: %s", error)
                 version = -1
                 await asyncio.sleep(_AGAIN_S)
+                with contextlib.suppress(Exception):  # told of with the next try
+                    handle = await loop.run_in_executor(None, registry)  # it may be another one by now
             else:
-                self._take_listed(listed)
+                _guarded(self._take_listed, listed)
 
     async def _watch_serve(self) -> None:
         loop = asyncio.get_running_loop()
@@ -270,9 +281,10 @@ class RayDispatcher(Dispatcher):
                 deployments = await loop.run_in_executor(None, details)
             except Exception as error:  # Serve's controller is being restarted, or an application just went
                 logger.warning("Serve's controller does not answer: %s", error)
+                self._handles.clear()  # they have the address of that controller
                 await asyncio.sleep(_AGAIN_S)
             else:
-                self._take_deployments(deployments)
+                _guarded(self._take_deployments, deployments)
 
     def _take_deployments(self, deployments: list[Deployment]) -> None:
         changed = deployments != self._deployments
@@ -300,10 +312,11 @@ class RayDispatcher(Dispatcher):
 
     def _take_listed(self, listed: Sequence[Listed]) -> None:
         now = {one.replica: one for one in listed}
-        for name in [name for name, one in self._listed.items() if now.get(name) != one]:
-            link = self._links.pop(name)
-            self._retired.add(link)
-            link.retire()
+        for name, link in list(self._links.items()):
+            if now.get(name) != self._listed[name] or not link.fits(self._keys):
+                del self._links[name]
+                self._retired.add(link)
+                link.retire()
         self._retired = {link for link in self._retired if not link.closed}
         for name, one in now.items():
             if name not in self._links:
@@ -326,6 +339,14 @@ class RayDispatcher(Dispatcher):
             self._keys,
             lambda link: self._on_change(),
         )
+
+
+def _guarded(take: Callable[[_News], None], news: _News) -> None:
+    """Has news taken in; what goes wrong there, as in a user's strategy, must not end the watch for more."""
+    try:
+        take(news)
+    except Exception:
+        logger.exception("what has changed on Ray Serve made an error")
 
 
 def _named(model_id: str, name: str) -> str:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,22 @@ from zmq.auth.thread import ThreadAuthenticator
 
 from inferential.dispatch.base import as_values
 from inferential.dispatch.local import LocalDispatcher
-from inferential.dispatch.ray.wire import CALL, GOODBYE, HELLO, NO_CALL, RESULT, Greeting, WatchedSocket, write_row
+from inferential.dispatch.ray.directory import prepare
+from inferential.dispatch.ray.shared import Offer, Place, ReplicasMemory
+from inferential.dispatch.ray.wire import (
+    CALL,
+    FREE,
+    GOODBYE,
+    HELLO,
+    NO_CALL,
+    RESULT,
+    Greeting,
+    WatchedSocket,
+    read_head,
+    write_offsets,
+    write_row,
+)
+from inferential.memory import keep_what_is_freed
 from inferential.proto.tensors import Buffer
 from inferential.scheduler.request import InferenceRequest
 
@@ -32,6 +46,8 @@ logger = logging.getLogger("inferential.ray")
 MODEL = "model"  # a replica has one
 _LINGER_MS = 500
 _STARTS_WITHIN_S = 30.0
+_NEAR = 0  # the number of the socket that only this user's processes reach
+_GONE_WITHIN_S = 0.1  # ZeroMQ tells of a connection's end before it has forgotten it
 _TOLD_HOLDS_S = 1.0  # a server with requests that wait calls again within that, or they wait no more
 # A peer that says nothing for so long is dead or stopped; it is noticed well within a second.
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 150, 450
@@ -64,11 +80,29 @@ class Addresses:
 
 
 @dataclass(slots=True)
-class _Call:
-    """One call that came in."""
+class _Server:
+    """A server that has said hello.
+
+    Attributes:
+        socket, identity: the way to it.
+        memory: what it shares with this replica.
+        waiting: how many requests wait there for this replica, as it said at `told_at`.
+        calls: what it wants to have run, in order.
+    """
 
     socket: WatchedSocket
     identity: bytes
+    memory: ReplicasMemory | None
+    told_at: float = 0.0
+    waiting: int = 0
+    calls: deque[_Call] = field(default_factory=deque)
+
+
+@dataclass(slots=True)
+class _Call:
+    """One call that came in."""
+
+    server: _Server
     number: bytes
     rows: list[InferenceRequest]
 
@@ -79,22 +113,25 @@ class Endpoint:
     Args:
         model: as of `LocalDispatcher`; async methods run on the endpoint's own event loop.
         max_inflight: calls at once.
-        model_version: told with every result.
+        model_version: gives the model's version as it is now; told with every result. A model may be swapped within its
+            replica, as by Serve's `user_config`.
         directory: of the ipc socket; nobody else may read it.
         host: where the tcp socket listens, or "" for none.
     """
 
-    def __init__(self, model: Any, *, max_inflight: int, model_version: str, directory: Path, host: str) -> None:
+    def __init__(
+        self, model: Any, *, max_inflight: int, model_version: Callable[[], str], directory: Path, host: str
+    ) -> None:
         self._local = LocalDispatcher({MODEL: model})
-        self._greeting = Greeting(self._local.max_batch_size(MODEL), max_inflight, model_version)
+        self._model_version = model_version
+        self._greeting = Greeting(self._local.max_batch_size(MODEL), max_inflight)
         self._directory = directory
         self._host = host
         self._allowed = AllowedKeys()
-        self._waiting: OrderedDict[bytes, deque[_Call]] = OrderedDict()
-        self._told_waiting: dict[bytes, tuple[float, int]] = {}  # when, and how many
-        self._running: dict[bytes, tuple[float, int]] = {}  # by call: since when, and rows
+        self._servers: dict[bytes, _Server] = {}
+        self._turns: deque[_Server] = deque()  # those with calls that wait, each once
+        self._running: dict[int, tuple[float, int]] = {}  # by call: since when, and rows
         self._drain_s = 0.0
-        self._servers: dict[bytes, WatchedSocket] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._addresses: Addresses | None = None
         self._ready = threading.Event()
@@ -122,10 +159,16 @@ class Endpoint:
     @property
     def load(self) -> float:
         """Rows that run or wait here, and those that wait for this replica on the servers."""
-        here = sum(len(call.rows) for calls in list(self._waiting.values()) for call in list(calls))
+        servers = list(self._servers.values())
+        here = sum(len(call.rows) for server in servers for call in list(server.calls))
         running = sum(rows for _, rows in list(self._running.values()))
         lately = time.monotonic() - _TOLD_HOLDS_S
-        return here + running + sum(rows for at, rows in list(self._told_waiting.values()) if at > lately)
+        return here + running + sum(server.waiting for server in servers if server.told_at > lately)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it listens."""
+        return self._thread.is_alive()
 
     def busy_s(self) -> float:
         """For how long the oldest call has run."""
@@ -155,6 +198,7 @@ class Endpoint:
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        keep_what_is_freed()
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         authenticator = ThreadAuthenticator(context)
         authenticator.start()
@@ -175,10 +219,7 @@ class Endpoint:
             context.term()
 
     def _listen(self, context: zmq.Context[zmq.Socket[bytes]]) -> tuple[list[WatchedSocket], Addresses]:
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = self._directory.stat()
-        if found.st_uid != os.getuid() or found.st_mode & 0o077:
-            raise PermissionError(f"{self._directory}: expected a directory that only this user can enter (mode 700)")
+        prepare(self._directory)
         ipc = f"ipc://{self._directory}/{threading.get_native_id()}-{time.monotonic_ns():x}"
         public, secret = zmq.curve_keypair()
         local = self._router(context)
@@ -195,70 +236,131 @@ class Endpoint:
         watched: list[WatchedSocket] = []
         for number, socket in enumerate(sockets):
             watched.append(WatchedSocket(socket, self._taking(watched, number)))
+        monitors = [socket.get_monitor_socket(zmq.EVENT_DISCONNECTED) for socket in sockets]
+        watched.extend(WatchedSocket(monitor, self._on_disconnected) for monitor in monitors)
         return watched, Addresses(ipc, tcp, public.decode())
 
     def _router(self, context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
         socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        socket.setsockopt(zmq.SNDHWM, 0)  # no more waits than servers have calls here
         socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
         return socket
 
     def _taking(self, sockets: list[WatchedSocket], number: int) -> Callable[[list[zmq.Frame]], None]:
-        return lambda frames: self._take(sockets[number], frames)
+        return lambda frames: self._take(sockets[number], number == _NEAR, frames)
 
-    def _take(self, socket: WatchedSocket, frames: Sequence[zmq.Frame]) -> None:
+    def _take(self, socket: WatchedSocket, is_near: bool, frames: Sequence[zmq.Frame]) -> None:
         if len(frames) < 4:
             logger.warning("a message of %d frames from a server: dropped", len(frames))
             return
         identity, call_number, kind = (frame.bytes for frame in frames[:3])
         if kind == HELLO:
-            self._servers[identity] = socket
-            self._send(socket, [identity, NO_CALL, HELLO, self._greeting.to_bytes()])
-        elif kind == CALL:
-            self._told_waiting[identity] = time.monotonic(), int.from_bytes(frames[3].bytes, "little")
-            rows = [_as_request(frames[at].buffer, frames[at + 1].buffer) for at in range(4, len(frames) - 1, 2)]
-            call = _Call(socket, identity, call_number, rows)
-            self._waiting.setdefault(identity, deque()).append(call)
-            self._begin()
+            # Another end of a file is opened for nobody but this user's processes.
+            memory = _opened(frames[3].buffer) if is_near else None
+            greeting = replace(self._greeting, memory="" if memory is None else memory.token)
+            self._servers[identity] = _Server(socket, identity, memory)
+            self._send(self._servers[identity], [NO_CALL, HELLO, greeting.to_bytes()])
+        elif kind == CALL and identity in self._servers:
+            self._take_call(self._servers[identity], call_number, frames[3:])
+        # Else it is a call that waited in a connection which broke: the server has given it up.
+
+    def _take_call(self, server: _Server, number: bytes, frames: Sequence[zmq.Frame]) -> None:
+        envelopes, payloads = frames[1::2], frames[2::2]
+        try:
+            server.waiting, places = read_head(frames[0].buffer, len(envelopes))
+            rows = [
+                _as_request(envelope.buffer, payload.buffer if place is None else _seen(server.memory, place))
+                for envelope, payload, place in zip(envelopes, payloads, places, strict=True)
+            ]
+        except ValueError as error:
+            logger.error("a call of a server cannot be read: %s", error)
+            self._answer(server, number, "", [error] * len(envelopes))
+            return
+        server.told_at = time.monotonic()
+        if not server.calls:
+            self._turns.append(server)
+        server.calls.append(_Call(server, number, rows))
+        self._begin()
 
     def _begin(self) -> None:
         """Begins what may run: the oldest call of the server whose turn it is."""
         assert self._loop is not None
-        while self._waiting and len(self._running) < self._greeting.max_inflight:
-            identity, calls = self._waiting.popitem(last=False)
-            call = calls.popleft()
-            if calls:
-                self._waiting[identity] = calls  # at the end: the others' turn comes first
-            self._running[identity + call.number] = time.monotonic(), len(call.rows)
+        while self._turns and len(self._running) < self._greeting.max_inflight:
+            server = self._turns.popleft()
+            call = server.calls.popleft()
+            if server.calls:
+                self._turns.append(server)  # at the end: the others' turn comes first
+            self._running[id(call)] = time.monotonic(), len(call.rows)
             task = self._loop.create_task(self._run(call))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     async def _run(self, call: _Call) -> None:
+        outcomes: Sequence[Any]
+        count, version = len(call.rows), ""
         try:
+            version = self._model_version()
             outcomes = await self._local.outcomes(call.rows, "")
-            frames: list[Buffer] = [call.identity, call.number, RESULT, self._greeting.model_version.encode()]
-            for outcome in outcomes:
-                frames.extend(_written(outcome))
-            self._send(call.socket, frames)
+        except Exception as error:
+            logger.exception("a call failed")
+            outcomes = [error] * count
         finally:
-            del self._running[call.identity + call.number]
+            del self._running[id(call)]
             self._begin()
+        call.rows.clear()  # and with them the views on shared memory
+        self._answer(call.server, call.number, version, outcomes)
+
+    def _answer(self, server: _Server, number: bytes, version: str, outcomes: Sequence[Any]) -> None:
+        frames: list[Buffer] = [number, RESULT, version.encode(errors="replace")]
+        for outcome in outcomes:
+            frames.extend(_written(outcome))
+        if server.memory is not None and (freed := server.memory.freed()):
+            frames.append(write_offsets(freed))
+        self._send(server, frames)
 
     def _say_goodbye(self) -> None:
-        for identity, socket in list(self._servers.items()):
-            self._send(socket, [identity, NO_CALL, GOODBYE, b""])
+        for server in list(self._servers.values()):
+            self._send(server, [NO_CALL, GOODBYE, b""])
 
-    def _send(self, socket: WatchedSocket, frames: Sequence[Buffer]) -> None:
+    def _on_disconnected(self, frames: Sequence[zmq.Frame]) -> None:
+        """A server went, or its connection broke; ZeroMQ does not say which one's."""
+        assert self._loop is not None
+        self._loop.call_later(_GONE_WITHIN_S, self._look_who_is_there)
+
+    def _look_who_is_there(self) -> None:
+        for server in list(self._servers.values()):
+            freed = [] if server.memory is None else server.memory.freed()
+            self._send(server, [NO_CALL, FREE, write_offsets(freed)])
+
+    def _send(self, server: _Server, frames: Sequence[Buffer]) -> None:
         try:
-            socket.send(frames)
+            server.socket.send([server.identity, *frames])
         except OSError as error:
-            identity = bytes(frames[0])
-            # Its server is gone, and with it whoever waited for this; its calls that wait need not run.
+            # It is gone, and with it whoever waited for this; its calls that wait need not run.
             logger.info("a server is gone: %s", error)
-            for table in (self._servers, self._told_waiting, self._waiting):
-                table.pop(identity, None)
+            if self._servers.get(server.identity) is server:
+                del self._servers[server.identity]
+            if server.calls:
+                server.calls.clear()
+                self._turns.remove(server)
+
+
+def _opened(frame: Buffer) -> ReplicasMemory | None:
+    if not len(frame):
+        return None
+    try:
+        return ReplicasMemory(Offer.from_bytes(frame))
+    except (OSError, ValueError) as error:  # in another container, for example: payloads are sent then
+        logger.info("a server's memory cannot be shared: %s", error)
+        return None
+
+
+def _seen(memory: ReplicasMemory | None, place: Place) -> Buffer:
+    if memory is None:
+        raise ValueError("it is in memory that this replica does not share")
+    return memory.view(place)
 
 
 def _as_request(envelope: Buffer, payload: Buffer) -> InferenceRequest:
@@ -281,5 +383,5 @@ def _as_request(envelope: Buffer, payload: Buffer) -> InferenceRequest:
 def _written(outcome: Any) -> tuple[bytes, Buffer]:
     try:
         return write_row(outcome if isinstance(outcome, Exception) else as_values(outcome))
-    except (TypeError, ValueError) as error:  # a result that the wire cannot carry fails alone
+    except Exception as error:  # a result that the wire cannot carry, or that is not what it seems, fails alone
         return write_row(error)

@@ -8,12 +8,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import ray
 from ray import serve
 
-from inferential.dispatch.base import Observation
+from inferential.dispatch.base import Observation, ReplicaLost
 from inferential.dispatch.ray.deployments import Deployment
 
 _METHODS = ("infer_batch", "infer", "__call__")
+_LOST = (
+    ray.exceptions.RayActorError,
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.ObjectLostError,  # the observation or the result, with the node that it was on
+)
 
 
 class Handle:
@@ -39,6 +46,7 @@ class Handle:
 
         Raises:
             AttributeError: it has none of the methods.
+            ReplicaLost: the replica died meanwhile.
             Exception: what the model raised, for all rows.
         """
         if self._method is not None:
@@ -46,6 +54,8 @@ class Handle:
         for method in _METHODS:
             try:
                 results = await self._call(method, observations)
+            except ReplicaLost:
+                raise  # which tells nothing of what the deployment has
             except Exception as error:
                 if not _is_missing(error, method):
                     self._method = method
@@ -58,17 +68,25 @@ class Handle:
     async def _call(self, method: str, observations: Sequence[Observation]) -> Sequence[Any]:
         function = getattr(self._handle, method) if method != "__call__" else self._handle
         if method == "infer_batch":
-            results: Sequence[Any] = await function.remote(list(observations))
+            results: Sequence[Any] = await self._answer(function.remote(list(observations)))
             return results
         found: list[Any] = []
         for observation in observations:
             try:
-                found.append(await function.remote(observation))
+                found.append(await self._answer(function.remote(observation)))
+            except ReplicaLost:
+                raise
             except Exception as error:
                 if _is_missing(error, method):
                     raise
                 found.append(error)
         return found
+
+    async def _answer(self, response: Any) -> Any:
+        try:
+            return await response
+        except _LOST as error:
+            raise ReplicaLost(f"a replica of {self._path} died: {type(error).__name__}") from error
 
 
 def _is_missing(error: Exception, method: str) -> bool:

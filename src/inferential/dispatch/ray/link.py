@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import zmq
@@ -15,7 +15,20 @@ from zmq.utils.monitor import parse_monitor_message
 
 from inferential.dispatch.base import Answer, RemoteModelError, ReplicaLost
 from inferential.dispatch.ray.endpoint import HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS
-from inferential.dispatch.ray.wire import CALL, GOODBYE, HELLO, NO_CALL, RESULT, Greeting, WatchedSocket, read_row
+from inferential.dispatch.ray.shared import Place, ServersMemory
+from inferential.dispatch.ray.wire import (
+    CALL,
+    FREE,
+    GOODBYE,
+    HELLO,
+    NO_CALL,
+    RESULT,
+    Greeting,
+    WatchedSocket,
+    read_offsets,
+    read_row,
+    write_head,
+)
 from inferential.observation.slots import ObservationError
 from inferential.proto.tensors import Buffer
 from inferential.scheduler.request import InferenceRequest
@@ -53,6 +66,10 @@ class Link:
         self._calls: dict[bytes, asyncio.Future[list[Any]]] = {}
         self._numbers = 0
         self._retired = False
+        self._is_near = not server_key
+        self._keys = keys
+        self._memory: ServersMemory | None = None
+        self._shares = False  # whether the replica has opened it
         socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
         socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
@@ -77,6 +94,10 @@ class Link:
         """Whether its connection has ended for good."""
         return self._zmq_socket.closed
 
+    def fits(self, keys: tuple[str, str]) -> bool:
+        """Whether it could connect anew where endpoints let in these keys: those of a connection cannot be changed."""
+        return self._is_near or self._keys == keys
+
     async def call(self, requests: Sequence[InferenceRequest], waiting: int) -> list[Any]:
         """Runs a batch; answers and exceptions, one for each request.
 
@@ -91,14 +112,16 @@ class Link:
             raise ReplicaLost(f"replica {self.name} is gone")
         self._numbers += 1
         number = self._numbers.to_bytes(8, "little")
-        frames: list[Buffer] = [number, CALL, min(waiting, 2**32 - 1).to_bytes(4, "little")]
-        for request in requests:
-            frames.extend((request.envelope, request.payload))
+        places = [self._place(request.payload) for request in requests]
+        frames: list[Buffer] = [number, CALL, write_head(waiting, places)]
+        for request, place in zip(requests, places, strict=True):
+            frames.extend((request.envelope, request.payload if place is None else b""))
         future = self._calls[number] = asyncio.get_running_loop().create_future()
         try:
             self._socket.send(frames)
             rows: list[Any] = await future
         except OSError as error:
+            self._free(place.offset for place in places if place is not None)
             raise ReplicaLost(f"replica {self.name} cannot be reached: {error.strerror}") from error
         finally:
             self._calls.pop(number, None)
@@ -107,6 +130,32 @@ class Link:
         if len(rows) != len(requests):
             raise ReplicaLost(f"replica {self.name} gave {len(rows)} results for {len(requests)} observations")
         return rows
+
+    def _place(self, payload: Buffer) -> Place | None:
+        return self._memory.put(payload) if self._memory is not None and self._shares else None
+
+    def _free(self, offsets: Iterable[int]) -> None:
+        if self._memory is not None:
+            for offset in offsets:
+                self._memory.give(offset)
+
+    def _offer(self) -> bytes:
+        """New memory for a new connection: of the old one nobody can tell what the replica still looks at."""
+        self._take_back()
+        if not self._is_near:
+            return b""
+        try:
+            self._memory = ServersMemory()
+        except OSError as error:
+            logger.info("no memory is shared with replica %s: %s", self.name, error)
+            return b""
+        return self._memory.offer.to_bytes()
+
+    def _take_back(self) -> None:
+        self._shares = False
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
 
     def give_up(self, why: str) -> None:
         """It takes no more calls, and those that run are lost."""
@@ -133,6 +182,7 @@ class Link:
         self._zmq_socket.disable_monitor()
         self._monitor.close()
         self._socket.close()
+        self._take_back()
         if self._calls:
             self.give_up("was removed")
         self.greeting = None
@@ -143,7 +193,7 @@ class Link:
         event = parse_monitor_message([frame.bytes for frame in frames])["event"]
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             try:
-                self._socket.send([NO_CALL, HELLO, b""])
+                self._socket.send([NO_CALL, HELLO, self._offer()])
             except OSError as error:
                 logger.warning("replica %s cannot be greeted: %s", self.name, error)
         elif event == zmq.EVENT_DISCONNECTED:
@@ -154,29 +204,42 @@ class Link:
 
     def _on_message(self, frames: list[zmq.Frame]) -> None:
         number, kind = frames[0].bytes, frames[1].bytes
-        if kind == RESULT:
+        try:
+            if kind == RESULT:
+                self._on_result(number, frames)
+            elif kind == HELLO and not self._retired:
+                self._on_greeting(Greeting.from_bytes(frames[2].buffer))
+            elif kind == FREE:
+                self._free(read_offsets(frames[2].buffer))
+            elif kind == GOODBYE:
+                self.greeting = None  # the calls that run end well
+                logger.info("replica %s says goodbye", self.name)
+                self._on_change(self)
+        except ValueError as error:
+            logger.error("replica %s speaks another protocol: %s", self.name, error)
             future = self._calls.get(number)
-            if future is None or future.done():
-                return  # it was given up
-            version = frames[2].bytes.decode()
-            try:
-                rows = [_row(frames[at].buffer, frames[at + 1].buffer, version) for at in range(3, len(frames) - 1, 2)]
-            except ValueError as error:
+            if future is not None and not future.done():
                 future.set_exception(ReplicaLost(f"replica {self.name} speaks another protocol: {error}"))
-                return
-            future.set_result(rows)
-        elif kind == HELLO and not self._retired:
-            try:
-                self.greeting = Greeting.from_bytes(frames[2].buffer)
-            except ValueError as error:
-                logger.error("replica %s speaks another protocol: %s", self.name, error)
-                return
-            logger.info("replica %s is up, version %r", self.name, self.greeting.model_version)
-            self._on_change(self)
-        elif kind == GOODBYE:
-            self.greeting = None  # the calls that run end well
-            logger.info("replica %s says goodbye", self.name)
-            self._on_change(self)
+
+    def _on_greeting(self, greeting: Greeting) -> None:
+        self.greeting = greeting
+        # It may be the answer to a greeting of a connection before this one, which offered other memory.
+        if self._memory is not None and greeting.memory == self._memory.offer.token:
+            self._memory.close()
+            self._shares = True
+        logger.info("replica %s is up", self.name)
+        self._on_change(self)
+
+    def _on_result(self, number: bytes, frames: list[zmq.Frame]) -> None:
+        if len(frames) % 2 == 0:
+            self._free(read_offsets(frames[-1].buffer))
+        future = self._calls.get(number)
+        if future is None or future.done():
+            return  # it was given up
+        version = frames[2].bytes.decode()
+        future.set_result(
+            [_row(frames[at].buffer, frames[at + 1].buffer, version) for at in range(3, len(frames) - 1, 2)]
+        )
 
 
 def _row(envelope: Buffer, payload: Buffer, version: str) -> Any:

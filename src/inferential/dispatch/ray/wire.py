@@ -2,12 +2,18 @@
 
 Frames, beside the identity that ROUTER puts in front; a call number is 8 bytes, 0 where it is about no call:
 
-    to the replica    number, HELLO, b""
-                      number, CALL, requests that wait on the server (4 bytes), then for each row:
-                      the observation's envelope and payload, as the robot sent them
+    to the replica    0, HELLO, JSON of an `Offer` of shared memory or nothing
+                      number, CALL, a head, then for each row: the observation's envelope and payload, as the robot
+                      sent them; nothing where the head tells the payload's place in shared memory
     to the server     0, HELLO, JSON of a `Greeting`
-                      number, RESULT, model version, then for each row: a `ModelResponse` and its payload
+                      number, RESULT, model version, then for each row: a `ModelResponse` and its payload; last,
+                      where there are any, the places in shared memory that are free again
+                      0, FREE, such places, or none: it wants to know whether the server is there
                       0, GOODBYE: it takes no more calls, and ends those that it has
+
+A call's head is the number of requests that wait on the server (4 bytes), and where shared memory is used, for each
+row an offset and a length (8 bytes each), a length of 0 where the payload is a frame. Places are offsets of 8 bytes.
+All numbers are little-endian.
 
 So a tensor passes the server without being looked at, and images are decoded where they are needed.
 """
@@ -16,18 +22,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import zmq
 
+from inferential.dispatch.ray.shared import Place
 from inferential.observation.slots import ObservationError
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.messages import put_metadata, read_response, split_values
 from inferential.proto.tensors import Buffer, pack
 
-HELLO, CALL, RESULT, GOODBYE = b"H", b"C", b"R", b"G"
+HELLO, CALL, RESULT, FREE, GOODBYE = b"H", b"C", b"R", b"F", b"G"
 NO_CALL = bytes(8)
 COPY_LIMIT_BYTES = 256 * 1024  # below it a copy is cheaper than keeping the memory alive until it is sent
 _RECEIVE_AT_ONCE = 64
@@ -40,12 +48,12 @@ class Greeting:
     Attributes:
         max_batch_size: rows that a call takes.
         max_inflight: calls that it runs at once.
-        model_version: of its model.
+        memory: token of the memory that it shares with the server; "": of none.
     """
 
     max_batch_size: int
     max_inflight: int
-    model_version: str
+    memory: str = ""
 
     def to_bytes(self) -> bytes:
         """As a frame."""
@@ -127,6 +135,35 @@ class WatchedSocket:
         if not self._socket.closed:
             self._loop.remove_reader(self._fd)
             self._socket.close(linger=linger_ms)
+
+
+def write_head(waiting: int, places: Sequence[Place | None]) -> bytes:
+    """The head of a call; `places` of its rows' payloads, None where it is a frame."""
+    head = struct.pack("<I", min(waiting, 2**32 - 1))
+    if not any(places):
+        return head
+    return head + b"".join(struct.pack("<qq", place.offset, place.length) if place else bytes(16) for place in places)
+
+
+def read_head(head: Buffer, rows: int) -> tuple[int, list[Place | None]]:
+    """What `write_head` was given; ValueError where it is no head of so many rows."""
+    if len(head) not in (4, 4 + 16 * rows):
+        raise ValueError(f"a head of {len(head)} bytes for {rows} rows")
+    places = [Place(*numbers) if numbers[1] else None for numbers in struct.iter_unpack("<qq", head[4:])]
+    return struct.unpack_from("<I", head)[0], places or [None] * rows
+
+
+def write_offsets(offsets: Sequence[int]) -> bytes:
+    """Places that are free again, as a frame."""
+    return struct.pack(f"<{len(offsets)}q", *offsets)
+
+
+def read_offsets(frame: Buffer) -> list[int]:
+    """What `write_offsets` was given; ValueError where it is no such frame."""
+    try:
+        return [offset for (offset,) in struct.iter_unpack("<q", frame)]
+    except struct.error as error:
+        raise ValueError(f"no offsets: {error}") from error
 
 
 def write_row(outcome: Any) -> tuple[bytes, Buffer]:

@@ -1,0 +1,200 @@
+"""Memory that a server shares with a replica of its own host: a large payload is copied there once, and is not sent.
+
+It sends nothing and waits for nothing; what is told of it goes with the messages of `wire.py`.
+
+The memory is a file without a name (memfd_create(2)): nobody can open it but this user's processes, by /proc, and it
+is gone with the last process that has it, however that one ends. A file in /dev/shm would be neither, and containers
+have 64 MB of that. Its size is sealed, so that no end can take away what the other one looks at.
+
+The server puts a payload in a place that is free. The replica's model gets a view of it, and the place is free again
+when nothing in the replica looks at it any more: a model may keep an observation for as long as it likes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import mmap
+import os
+import secrets
+import weakref
+from collections import deque
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from inferential.proto.tensors import Buffer
+
+SIZE_BYTES = 64 * 1024 * 1024  # what is never used costs nothing
+SHARED_FROM_BYTES = 64 * 1024  # below it, finding a place takes longer than it saves
+SHARED_UP_TO_BYTES = 16 * 1024 * 1024  # above it the copy, which the event loop makes, would hold up others
+_PAGE = 4096
+_TOKEN_BYTES = 32
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW if hasattr(fcntl, "F_SEAL_SHRINK") else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a payload lies."""
+
+    offset: int
+    length: int
+
+
+class Places:
+    """Which parts of the memory are free; the lowest that fits is taken, since it is the likeliest to be in a cache.
+
+    Args:
+        begin, end: of what there is to give, at whole pages.
+    """
+
+    def __init__(self, begin: int, end: int) -> None:
+        self._free: list[tuple[int, int]] = [(begin, end)]  # in order, none beside another
+        self._taken: dict[int, int] = {}
+
+    def take(self, length: int) -> int | None:
+        """The offset of so many bytes; None where there is no room for them."""
+        size = -(-length // _PAGE) * _PAGE
+        for number, (begin, end) in enumerate(self._free):
+            if end - begin >= size:
+                self._free[number : number + 1] = [(begin + size, end)] if end - begin > size else []
+                self._taken[begin] = begin + size
+                return begin
+        return None
+
+    def give(self, offset: int) -> None:
+        """A part is free again; an offset that was not taken is none of ours, and ignored."""
+        end = self._taken.pop(offset, None)
+        if end is None:
+            return
+        free = [*self._free, (offset, end)]
+        free.sort()
+        self._free = free[:1]
+        for begin, end in free[1:]:
+            if self._free[-1][1] == begin:
+                self._free[-1] = self._free[-1][0], end
+            else:
+                self._free.append((begin, end))
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a replica must know to look into a server's memory.
+
+    Attributes:
+        pid, fd: the server's process and its descriptor, as /proc names them.
+        token: stands at the memory's beginning: a process of that number in another container has another one.
+    """
+
+    pid: int
+    fd: int
+    token: str
+
+    def to_bytes(self) -> bytes:
+        """As a frame."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def from_bytes(cls, frame: Buffer) -> Offer:
+        """Reads a frame; ValueError where it is none."""
+        try:
+            offer = cls(**json.loads(bytes(frame)))
+        except TypeError as error:
+            raise ValueError(f"no offer of shared memory: {error}") from error
+        if not (isinstance(offer.pid, int) and isinstance(offer.fd, int) and isinstance(offer.token, str)):
+            raise ValueError(f"no offer of shared memory: {offer}")
+        return offer
+
+
+class ServersMemory:
+    """The memory, as the server has it.
+
+    Raises:
+        OSError: there can be none.
+    """
+
+    def __init__(self) -> None:
+        if not _SEALS:
+            raise OSError("this platform has no memory that can be shared so")
+        self._fd = os.memfd_create("inferential", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(self._fd, SIZE_BYTES)
+            fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, _SEALS)
+            mapped = mmap.mmap(self._fd, SIZE_BYTES)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        token = secrets.token_hex(_TOKEN_BYTES // 2)
+        mapped[:_TOKEN_BYTES] = token.encode()
+        self.offer = Offer(os.getpid(), self._fd, token)
+        self._bytes = np.frombuffer(mapped, np.uint8)
+        self._places = Places(_PAGE, SIZE_BYTES)
+
+    def put(self, payload: Buffer) -> Place | None:
+        """Copies a payload there; None where it had better be sent: it is too small, too large, or there is no room."""
+        length = len(payload)
+        if not SHARED_FROM_BYTES <= length <= SHARED_UP_TO_BYTES:
+            return None
+        offset = self._places.take(length)
+        if offset is None:
+            return None
+        self._bytes[offset : offset + length] = np.frombuffer(payload, np.uint8)
+        return Place(offset, length)
+
+    def give(self, offset: int) -> None:
+        """Nobody looks at that place any more."""
+        self._places.give(offset)
+
+    def close(self) -> None:
+        """Takes the offer back, as when it was taken: nobody can open the memory any more, and it goes with whoever
+        has it. Twice is fine."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class ReplicasMemory:
+    """A server's memory, as a replica has it.
+
+    Args:
+        offer: the server's.
+
+    Raises:
+        OSError: it cannot be opened from here, or is not what it should be.
+    """
+
+    def __init__(self, offer: Offer) -> None:
+        fd = os.open(f"/proc/{offer.pid}/fd/{offer.fd}", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
+                raise OSError("its size is not sealed")
+            self._map = mmap.mmap(fd, SIZE_BYTES)
+        except ValueError as error:
+            raise OSError(str(error)) from error
+        finally:
+            os.close(fd)
+        if not secrets.compare_digest(self._map[:_TOKEN_BYTES], offer.token.encode()):
+            raise OSError("it is another process's")
+        self.token = offer.token
+        self._freed: deque[int] = deque()  # filled by whatever thread lets go last
+
+    def view(self, place: Place) -> memoryview:
+        """What lies there; the place is free again when the view, and all that was made of it, is gone.
+
+        Raises:
+            ValueError: there is no such place.
+        """
+        if place.length <= 0 or place.offset < _PAGE:
+            raise ValueError(f"no payload can lie at {place}")
+        array = np.frombuffer(self._map, np.uint8, place.length, place.offset)
+        weakref.finalize(array, self._freed.append, place.offset).atexit = False
+        return memoryview(array)  # type: ignore[arg-type]
+
+    def freed(self) -> list[int]:
+        """The offsets that are free again since it was last asked."""
+        offsets = []
+        with contextlib.suppress(IndexError):
+            while True:
+                offsets.append(self._freed.popleft())
+        return offsets

@@ -1,0 +1,90 @@
+"""What the dispatcher makes of what it is told, without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ray")
+
+from inferential.dispatch.ray import dispatcher as module
+from inferential.dispatch.ray.deployments import Deployment
+from inferential.dispatch.ray.dispatcher import RayDispatcher
+from inferential.dispatch.ray.endpoint import Addresses
+from inferential.dispatch.ray.registry import Listed
+
+POLICY = Deployment("policy", "Policy", True, ("r1",), 3)
+LISTED = Listed("policy", "Policy", "r1", "node", Addresses("ipc:///nowhere", "", ""))
+
+
+@pytest.fixture
+async def dispatcher(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RayDispatcher]:
+    monkeypatch.setattr(module, "_AGAIN_S", 0.0)
+    monkeypatch.setattr(module, "_LOOK_EVERY_S", 0.0)
+    dispatcher = RayDispatcher(models=["policy"])
+    dispatcher._context = module.zmq.Context()
+    dispatcher._node = "node"
+    yield dispatcher
+    await dispatcher.close()
+
+
+def registry_that(*tells: Any) -> Any:
+    """A registry that tells these in turn, and then nothing more."""
+    left = list(tells)
+
+    async def watch(known: int) -> Any:
+        if not left:
+            await asyncio.Event().wait()
+        told = left.pop(0)
+        if isinstance(told, Exception):
+            raise told
+        return told
+
+    return SimpleNamespace(watch=SimpleNamespace(remote=watch))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 (nothing tells of it)
+            await asyncio.sleep(0)
+
+
+async def test_whatever_keeps_the_registry_from_answering_it_is_asked_again(
+    dispatcher: RayDispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    another = registry_that(("", 7, [LISTED]))
+    monkeypatch.setattr(module, "registry", lambda: another)
+    handle = registry_that(ConnectionError("no head"))
+    dispatcher._tasks = [asyncio.create_task(dispatcher._watch_registry(handle, -1))]
+    await until(lambda: bool(dispatcher._links))
+
+
+async def test_what_goes_wrong_elsewhere_when_replicas_change_does_not_end_the_watch(
+    dispatcher: RayDispatcher, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    changes: list[int] = []
+
+    def on_change() -> None:
+        changes.append(1)
+        if len(changes) == 1:
+            raise RuntimeError("a strategy of a user")
+
+    dispatcher.watch(on_change, lambda model_id: 0)
+    found = iter([[POLICY], [], [POLICY]])
+    monkeypatch.setattr(module, "details", lambda: next(found, [POLICY]))
+    dispatcher._tasks = [asyncio.create_task(dispatcher._watch_serve())]
+    await until(lambda: len(changes) == 3)
+    assert "a strategy of a user" in caplog.text
+    assert dispatcher.replicas("policy") == ("r1",)
+
+
+async def test_a_replica_takes_no_more_than_serve_lets_it_have(dispatcher: RayDispatcher) -> None:
+    assert dispatcher.most_inflight("policy") == 0  # it is not up
+    dispatcher._take_deployments([POLICY])
+    assert dispatcher.most_inflight("policy") == 3
+    dispatcher._take_listed([LISTED])
+    assert dispatcher.most_inflight("policy") == 0  # its endpoint is not connected yet
