@@ -59,8 +59,8 @@ class TransportConfig(Section):
     ] = "tcp://*:5555"
     """Address to listen on: tcp://HOST:PORT (* for every interface, port 0 for a free one) or ipc://PATH."""
     recv_hwm: SocketCount = 1000
-    """As configurations of the 1.x line have it. Of one client never more waits here than the system's own buffers hold:
-    it is read again only once what it said before was heard."""
+    """Taken for the sake of 1.x configurations: of one client no more waits than the system's buffers hold, since it is
+    read again only once what it said before was heard."""
     send_hwm: SocketCount = 1000
     """Responses that may wait for one client that does not read; more are counted as send_errors."""
 
