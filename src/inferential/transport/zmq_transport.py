@@ -39,7 +39,6 @@ _ACCEPT_AT_ONCE = 64
 _LOOK_AFTER = 16  # messages, after which whoever else has something is looked for
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _ACCEPT_AGAIN_S = 1.0
-_PEERS = frozenset({b"DEALER", b"REQ", b"ROUTER"})
 
 
 class MalformedMessage(Exception):
@@ -209,11 +208,9 @@ class ZmqTransport:
         """A client has said who it is."""
         other = client.stream.other
         assert other is not None
-        if other.socket_type not in _PEERS:
-            raise ProtocolError(f"a {other.socket_type.decode('ascii', 'replace')} socket does not speak to a ROUTER")
         if other.identity.startswith(b"\0"):
             raise ProtocolError("identities that begin with a zero byte are for those that tell none")
-        identity = other.identity or b"\0" + next(self._names).to_bytes(4)
+        identity = other.identity or b"\0" + next(self._names).to_bytes(8)
         former = self._clients.get(identity)
         if former is not None:
             self._drop(former, "it connected anew")
