@@ -2,7 +2,8 @@
 
 It decides nothing: who connects to whom, and what becomes of a connection that ends, is its owner's business. Whoever
 is told that the socket is readable calls `shake_hands` until that is true, and from then on `read` and then `next`
-until that gives None; while `unsent` is not 0, `flush` is to be called when the socket can be written to.
+until that gives None; while `unsent` is not 0, `flush` is to be called when the socket can be written to. Any of these
+may leave something unsent, also `next` and `ping`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,13 @@ JOIN_BELOW_BYTES = 32 * 1024
 _READ_BYTES = 64 * 1024
 _MOST_BUFFERS = 64  # of one call, far below what any system takes
 _LAST_READS = 64  # on closing, of what nobody will look at
+_MOST_OF_A_BODY = 1024 * 1024
+"""Of a large frame, so much is read in one go: others are to be heard too while somebody sends a very large one."""
+_MOST_COMMANDS = 1000
+"""In a row, with no message between them; heartbeats of ten minutes are fewer, and answering a flood takes time."""
+_PATIENCE = {"TCP_KEEPIDLE": 30, "TCP_KEEPALIVE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
+"""A machine that is gone is missed by the system in a minute, not in two hours: nobody sends robots heartbeats, and
+each that drove out of reach would cost a descriptor. TCP_KEEPALIVE is macOS's name for TCP_KEEPIDLE."""
 
 
 class Stream:
@@ -59,6 +67,10 @@ class Stream:
         if connected.family != socket.AF_UNIX:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in _PATIENCE.items():
+                if hasattr(socket, name):
+                    connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        self._socket_type = socket_type
         self._ready = ready(socket_type, identity)
         self._greeting: bytearray | None = bytearray()  # None: it was whole
         self._reader = Reader(max_frame_bytes, max_frames)
@@ -68,7 +80,7 @@ class Stream:
         self.other: Ready | None = None
         """What the other end is, once the handshake is over."""
         self.alive = True
-        """Something came since the last `ping`."""
+        """Since the last `ping` something came, or the other end took something of what was unsent."""
         self.drained = False
         self._send([greeting()])
 
@@ -90,7 +102,7 @@ class Stream:
         while self.other is None:
             found = self._reader.next()
             if isinstance(found, bytes):
-                self.other = read_ready(found)
+                self.other = read_ready(found, self._socket_type)
             elif found is not None:
                 raise ProtocolError("a message came before READY")
             elif not self.read():
@@ -120,9 +132,10 @@ class Stream:
         return True
 
     def _read_body(self) -> bool:
-        """Reads as much of a large frame as there is."""
-        found = self.drained = False
-        while self._reader.space is not None:
+        """Reads what there is of a large frame, up to a limit."""
+        found = 0
+        self.drained = False
+        while self._reader.space is not None and found < _MOST_OF_A_BODY:
             try:
                 size = self._socket.recv_into(self._reader.space)
             except BlockingIOError:
@@ -131,8 +144,9 @@ class Stream:
             if not size:
                 raise ConnectionEnded("the other end closed the connection")
             self._reader.filled(size)
-            self.alive = found = True
-        return found
+            self.alive = True
+            found += size
+        return found > 0
 
     def _greeted(self, data: bytes) -> bytes:
         """Takes the greeting off the front of what came; ProtocolError where it is none."""
@@ -147,17 +161,30 @@ class Stream:
         return rest
 
     def next(self) -> list[Buffer] | Discarded | None:
-        """The next message, None where none has come whole. Commands are seen to.
+        """The next message, None where none has come whole. Commands are seen to; look at `unsent` after it.
 
         Raises:
-            ConnectionEnded: the connection is over, or the other end does not speak ZMTP as it should.
+            ConnectionEnded: the other end does not speak ZMTP as it should.
         """
-        while (found := self._reader.next()) is not None:
-            if not isinstance(found, bytes):
-                return found
-            if found.startswith(PING) and not self._unsent:  # who does not read needs no answer
-                self._send([pong(found)])
-        return None
+        found = self._reader.next()
+        return self._obey(found) if isinstance(found, bytes) else found
+
+    def _obey(self, found: bytes) -> list[Buffer] | Discarded | None:
+        """Sees to commands, up to the next message."""
+        pongs = []
+        following: list[Buffer] | bytes | Discarded | None = found
+        for _ in range(_MOST_COMMANDS):
+            if not isinstance(following, bytes):
+                break
+            if following.startswith(PING):
+                pongs.append(pong(following))
+            following = self._reader.next()
+        else:
+            raise ProtocolError(f"{_MOST_COMMANDS} commands with no message between them")
+        if pongs and not self._unsent:  # who does not read needs no answer
+            with contextlib.suppress(ConnectionEnded):  # which reading finds too, after what came before the end
+                self._send([b"".join(pongs)])
+        return following
 
     def send(self, frames: Sequence[Buffer]) -> None:
         """Sends a message; what the system does not take at once is kept, and is for `flush` to send.
@@ -168,7 +195,7 @@ class Stream:
         self._send(message(frames, JOIN_BELOW_BYTES))
 
     def ping(self) -> None:
-        """Asks for a sign of life; `alive` tells whether one came.
+        """Asks for a sign of life; `alive` tells whether one came. While something is unsent, taking that is one.
 
         Raises:
             ConnectionEnded: the connection is over.
@@ -209,6 +236,7 @@ class Stream:
                 return
             except OSError as error:
                 raise ConnectionEnded(error.strerror) from error
+            self.alive = True  # a message may take longer than a heartbeat, on a slow way
             if sent < len(part):
                 self._unsent[0] = part[sent:], ends
             else:
