@@ -1,4 +1,4 @@
-"""ZMTP's mind: bytes in, messages and commands out, however they are cut, and nothing but ProtocolError for nonsense."""
+"""ZMTP's mind: bytes in, messages and commands out, however they are cut; for nonsense ProtocolError, nothing else."""
 
 from __future__ import annotations
 

@@ -118,8 +118,7 @@ def test_whoever_does_not_shake_hands_as_he_should_is_an_error(said: bytes, pair
     pair[1].sendall(said)
     readable(stream)
     with pytest.raises(ProtocolError):
-        while not stream.shake_hands():
-            readable(stream)
+        shaken(stream)
 
 
 def test_an_end_that_leaves_in_the_midst_of_it_is_told(pair: Pair, make_stream: Make) -> None:
@@ -128,8 +127,7 @@ def test_an_end_that_leaves_in_the_midst_of_it_is_told(pair: Pair, make_stream: 
     pair[1].close()
     readable(stream)
     with pytest.raises(ConnectionEnded):
-        while not stream.shake_hands():
-            readable(stream)
+        shaken(stream)
 
 
 # Messages
@@ -186,9 +184,7 @@ def test_the_end_of_the_other_is_told_after_what_it_said(played: tuple[Stream, s
     assert stream.read()
     assert plain(stream.next()) == [b"", b"e", b"p"]
     with pytest.raises(ConnectionEnded):
-        while stream.next() is None:
-            if not stream.read():
-                readable(stream)
+        received(stream)
 
 
 def test_a_reset_is_told_as_an_end(played: tuple[Stream, socket.socket]) -> None:
@@ -265,10 +261,7 @@ def test_nothing_but_commands_is_an_error(played: tuple[Stream, socket.socket]) 
     stream, end = played
     end.sendall(p.ping() * 2000)
     with pytest.raises(ProtocolError, match="commands with no message between them"):
-        while True:
-            readable(stream)
-            stream.read()
-            stream.next()
+        received(stream)
 
 
 # libzmq on the other end

@@ -21,6 +21,7 @@ from typing import Any
 
 from inferential.zmtp import ConnectionEnded, Stream
 from inferential.zmtp.protocol import Buffer, Discarded
+from inferential.zmtp.stream import place_of
 
 CONNECT_S = 10.0
 """Longest that connecting and shaking hands may take before it is tried anew."""
@@ -162,7 +163,7 @@ class Link:
         """The server's addresses; none as long as they are looked for, which may take seconds."""
         kind, _, name = self.address.partition("://")
         if kind == "ipc":
-            return [(socket.AF_UNIX, name)]
+            return [(socket.AF_UNIX, place_of(name))]
         if self._finder is not None:
             found, finder = self._finder.places, self._finder
             if found is None:

@@ -45,6 +45,11 @@ _PATIENCE = {"TCP_KEEPIDLE": 30, "TCP_KEEPALIVE": 30, "TCP_KEEPINTVL": 10, "TCP_
 each that drove out of reach would cost a descriptor. TCP_KEEPALIVE is macOS's name for TCP_KEEPIDLE."""
 
 
+def place_of(path: str) -> str:
+    """Of ipc://PATH, what the system calls it: @ begins a name that is in no file system, as in libzmq."""
+    return "\0" + path[1:] if path.startswith("@") else path
+
+
 class Stream:
     """A connection, from its greeting on.
 
@@ -250,4 +255,6 @@ class Stream:
             for _ in range(_LAST_READS):  # closing on what was not read would void what is on its way
                 if not self._socket.recv(_READ_BYTES):
                     break
+        self._unsent.clear()
+        self.unsent = 0
         self._socket.close()
