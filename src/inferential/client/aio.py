@@ -21,8 +21,7 @@ __all__ = ["AsyncConnection", "AsyncModel"]
 class AsyncConnection(AsyncHandles):
     """`Connection` for asyncio: same arguments, same meaning, `async with`, and handles to await.
 
-    It needs an event loop that can watch descriptors (asyncio's default on Linux and macOS, uvloop; on Windows the
-    selector loop).
+    It needs an event loop that can watch descriptors (asyncio's default on Linux and macOS, uvloop).
     """
 
     def __init__(
