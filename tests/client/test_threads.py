@@ -277,3 +277,25 @@ def test_closing_while_the_server_is_away_ends_the_thread_that_looks_for_it(
     assert threading.active_count() == threads + 1
     connection.close()
     until(lambda: threading.active_count() == threads)
+
+
+def test_a_thread_that_waits_connects_anew_though_the_one_that_leads_sleeps_on(
+    peer: Any, open_connection: Open
+) -> None:
+    connection = open_connection()
+    model = connection.model("m", queue="all")
+    link: Any = connection._wire._link  # type: ignore[attr-defined]
+    model.observe()
+    peer.receive()
+    link.look_at += 3600.0
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(model.get_result, WAIT_MS)]
+        until(lambda: connection._leading)
+        with connection._lock:
+            link._failed(time.monotonic())  # as another thread found; the leader knows nothing of it
+        waiting.append(pool.submit(model.get_result, WAIT_MS))
+        until(lambda: link.connected)
+        connection.close()
+        for one in waiting:
+            with pytest.raises(ConnectionError):
+                one.result(10)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import random
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -169,6 +170,20 @@ async def test_who_does_not_say_in_time_who_it_is_is_let_go_though_nobody_else_c
     assert await call(said).is_let_go()
     good.say(message(b"after"))  # the handshake's time is over for it too
     assert await next_of(heard) == (b"good", b"after")
+
+
+async def test_random_bytes_disturb_nobody(transport: ZmqTransport, heard: Heard, call: Call) -> None:
+    chance = random.Random(0)
+    good = call(hello(b"good"))
+    for number in range(100):
+        noise = chance.randbytes(chance.randint(1, 300))
+        if number % 2:
+            noise = bytes(byte & 0b111 for byte in noise)  # more of it are frames
+        with call([b"", GREETING, hello(), hello() + message()][number % 4] + noise).socket:
+            good.say(message(b"%d" % number))
+            while (said := await next_of(heard)) != (b"good", b"%d" % number):
+                assert said[0] != b"good"
+    await until(lambda: list(transport._clients) == [b"good"])
 
 
 # Descriptors

@@ -179,7 +179,7 @@ class Connection:
             self._flowing = self._wire.flows
             if self._flowing or now >= deadline:
                 return ended > 0
-            _sleep(self._flow, min(deadline, self._wire.look_at) - now)
+            _sleep(self._flow, max(min(deadline, self._wire.look_at) - now, 0.0))
             now = time.monotonic()
 
     def _tend(self) -> bool:
@@ -188,11 +188,11 @@ class Connection:
             if self._closed or self._wire.settled:
                 self._tender = None
                 return False
-            now = time.monotonic()
+            pause = max(min(_TEND_S, self._wire.look_at - time.monotonic()), 0.0)
             if self._leading:
-                self._arrived.wait(_TEND_S)
+                self._arrived.wait(pause)
             else:
-                self._lead(min(_TEND_S, self._wire.look_at - now))
+                self._lead(pause)
             if not self._closed and self._wire.pump(self._session):
                 self._hand_out()
             return True
@@ -212,10 +212,11 @@ class Connection:
                 remaining = min(deadline - time.monotonic(), LONGEST_SLEEP_S)
                 if remaining <= 0:
                     return None
+                pause = max(min(remaining, self._wire.look_at - time.monotonic()), 0.0)
                 if self._leading:
-                    self._arrived.wait(remaining)
+                    self._arrived.wait(pause)  # the leader may sleep for longer: `look_at` has changed since
                 else:
-                    self._lead(min(remaining, self._wire.look_at - time.monotonic()))
+                    self._lead(pause)
 
     def _abandon(self, mailbox: Mailbox, request_id: int) -> None:
         with self._lock:
@@ -253,7 +254,7 @@ class Connection:
 
 def _sleep(poll: select.poll, timeout_s: float) -> None:
     """Until one of its descriptors has something."""
-    poll.poll(math.ceil(max(timeout_s, 0.0) * 1e3))
+    poll.poll(math.ceil(timeout_s * 1e3))
 
 
 def _tend(connection: ref[Connection]) -> None:
