@@ -59,7 +59,7 @@ class TransportConfig(Section):
     ] = "tcp://*:5555"
     """Address to listen on: tcp://HOST:PORT (* for every interface, port 0 for a free one) or ipc://PATH."""
     recv_hwm: SocketCount = 1000
-    """Observations that may wait in the socket for one client before the client is slowed down."""
+    """Without effect, for configurations of the 1.x line: a client that is not heard is slowed down by TCP."""
     send_hwm: SocketCount = 1000
     """Responses that may wait in the socket for one client that does not read; more are counted as send_errors."""
 
