@@ -50,6 +50,8 @@ class AsyncConnection(AsyncHandles):
         self._wake_waiters()
 
     def _post(self, mailbox: Mailbox, request_id: int, frames: Frames) -> None:
+        if time.monotonic() >= self._wire.look_at:
+            self._pump()  # the event loop was kept from it, and the server may be gone meanwhile
         if self._wire.send(self._session, mailbox, request_id, frames):
             self._wake_waiters()
         self._set_timer()

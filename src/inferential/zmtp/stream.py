@@ -42,7 +42,8 @@ _MOST_COMMANDS = 1000
 """In a row, with no message between them; heartbeats of ten minutes are fewer, and answering a flood takes time."""
 _PATIENCE = {"TCP_KEEPIDLE": 30, "TCP_KEEPALIVE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
 """A machine that is gone is missed by the system in a minute, not in two hours: nobody sends robots heartbeats, and
-each that drove out of reach would cost a descriptor. TCP_KEEPALIVE is macOS's name for TCP_KEEPIDLE."""
+each that drove out of reach would cost a descriptor. Linux ends by TCP_USER_TIMEOUT also who is there and has taken
+nothing of what is on its way for that long. TCP_KEEPALIVE is macOS's name for TCP_KEEPIDLE."""
 
 
 def place_of(path: str) -> str:
