@@ -159,8 +159,6 @@ class Connection:
             if self._flowing and not self._wire.flows:
                 # The system takes a large message in a fraction of a millisecond.
                 news = self._wait_for_flow(FULL_SOCKET_MS) or news
-            if self._leading:
-                news = self._wire.pump(self._session) > 0 or news
             self._flowing = self._flowing or self._wire.flows
             if news:
                 self._hand_out()
