@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from inferential.config.rights import ClientBook
 from inferential.observation.assembler import ObservationAssembler
 from inferential.observation.decoded import DecodedObservation
-from inferential.observation.slots import ObservationError
+from inferential.observation.known import KnownEnvelope, News
+from inferential.observation.slots import ObservationError, SlotInfo
 from inferential.proto import LATE_REFUSE, LATE_SERVE, PROTOCOL_VERSION, QUEUE_LATEST
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
 from inferential.transport.messages import IncomingObservation
@@ -44,6 +45,18 @@ class Arrival:
     staleness_ms: float
     told_budget_ms: float | None
     refusal: Refusal | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """What follows from who asks for what, whatever the observation is."""
+
+    identity: bytes
+    told_budget_ms: float | None
+    latency_budget_ms: float
+    takes_latest: bool
+    late: Literal["serve", "refuse"]
+    control_period_s: float | None
 
 
 class Reception:
@@ -77,21 +90,17 @@ class Reception:
         Raises:
             ObservationError: it breaks a rule of the wire or a limit, or speaks for somebody else.
         """
+        recalled = self._assembler.recall(incoming.envelope, incoming.payload)
+        if recalled is not None:
+            known, news = recalled
+            standing: _Standing = known.standing
+            if standing is None:
+                standing = known.standing = self._standing(known)
+            if incoming.identity == standing.identity:
+                return self._arrival(known, news, known.slots, standing, incoming)
         observation = self._assembler.decode(incoming.envelope, incoming.payload, incoming.received_at)
         self._check_sender(observation, incoming.identity)
-        told_budget_ms = self._clients.told_budget_ms(
-            observation.client_id, observation.model_id, observation.latency_budget_ms
-        )
-        request = self._request(observation, incoming.identity, told_budget_ms)
-        period_ms = observation.control_period_ms
-        return Arrival(
-            request,
-            observation.client_type,
-            None if period_ms is None else period_ms / 1e3,
-            observation.staleness_ms,
-            told_budget_ms,
-            self._refusal(request),
-        )
+        return self._arrival(observation, observation, observation.slots, self._standing(observation), incoming)
 
     def _check_sender(self, observation: DecodedObservation, identity: bytes) -> None:
         """Nobody speaks for another: the connection's identity is the client's id.
@@ -115,37 +124,61 @@ class Reception:
             protocol_version=observation.protocol_version,
         )
 
-    def _request(
-        self, observation: DecodedObservation, identity: bytes, told_budget_ms: float | None
-    ) -> InferenceRequest:
-        client_id, model_id = observation.client_id, observation.model_id
-        asked_for_latest = observation.queue == QUEUE_LATEST
-        return InferenceRequest(
-            client_id=client_id,
-            model_id=model_id,
-            identity=identity,
-            envelope=observation.envelope,
-            payload=observation.payload,
-            received_at=observation.received_at,
-            urgency=observation.urgency,
-            steps_remaining=observation.steps_remaining,
-            time_until_next=0.0,  # the fleet knows, once this is in the books
-            latency_budget_ms=self._default_budget_ms if told_budget_ms is None else told_budget_ms,
-            priority=self._clients.priority(client_id, model_id, _priority_told(observation)),
-            request_id=observation.request_id,
-            response_id=next(self._response_ids),
-            protocol_version=observation.protocol_version,
-            takes_latest=self._supersede == "all" or (self._supersede == "aware" and asked_for_latest),
-            slots=observation.slots,
-            metadata=observation.metadata,
-            late=self._late(observation),
+    def _standing(self, who: DecodedObservation | KnownEnvelope) -> _Standing:
+        client_id, model_id = who.client_id, who.model_id
+        told_budget_ms = self._clients.told_budget_ms(client_id, model_id, who.latency_budget_ms)
+        return _Standing(
+            client_id.encode(),
+            told_budget_ms,
+            self._default_budget_ms if told_budget_ms is None else told_budget_ms,
+            self._supersede == "all" or (self._supersede == "aware" and who.queue == QUEUE_LATEST),
+            self._late(who),
+            None if who.control_period_ms is None else who.control_period_ms / 1e3,
         )
 
-    def _late(self, observation: DecodedObservation) -> Literal["serve", "refuse"]:
+    def _arrival(
+        self,
+        who: DecodedObservation | KnownEnvelope,
+        news: DecodedObservation | News,
+        slots: Sequence[SlotInfo],
+        standing: _Standing,
+        incoming: IncomingObservation,
+    ) -> Arrival:
+        client_id, model_id = who.client_id, who.model_id
+        request = InferenceRequest(
+            client_id,
+            model_id,
+            incoming.identity,
+            incoming.envelope,
+            incoming.payload,
+            incoming.received_at,
+            news.urgency,
+            news.steps_remaining,
+            0.0,  # time_until_next: the fleet knows, once this is in the books
+            standing.latency_budget_ms,
+            self._clients.priority(client_id, model_id, _priority_told(news.priority, who.protocol_version)),
+            request_id=news.request_id,
+            response_id=next(self._response_ids),
+            protocol_version=who.protocol_version,
+            takes_latest=standing.takes_latest,
+            slots=slots,
+            metadata=news.metadata,
+            late=standing.late,
+        )
+        return Arrival(
+            request,
+            who.client_type,
+            standing.control_period_s,
+            news.staleness_ms,
+            standing.told_budget_ms,
+            self._refusal(request),
+        )
+
+    def _late(self, who: DecodedObservation | KnownEnvelope) -> Literal["serve", "refuse"]:
         """The client's own choice, or that of the model."""
-        if observation.late in _LATE:
-            return _LATE[observation.late]
-        model = self._models.get(observation.model_id)
+        if who.late in _LATE:
+            return _LATE[who.late]
+        model = self._models.get(who.model_id)
         return "serve" if model is None else model.late
 
     def _refusal(self, request: InferenceRequest) -> Refusal | None:
@@ -158,8 +191,6 @@ class Reception:
         return None
 
 
-def _priority_told(observation: DecodedObservation) -> int | None:
+def _priority_told(priority: int, protocol_version: int) -> int | None:
     """What the client said; of the 1.x line, 0 on the wire is also what a client sends that says nothing."""
-    if observation.priority == 0 and observation.protocol_version < PROTOCOL_VERSION:
-        return None
-    return observation.priority
+    return None if priority == 0 and protocol_version < PROTOCOL_VERSION else priority

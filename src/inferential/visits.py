@@ -13,7 +13,7 @@ from typing import Any
 from inferential.client.handles import AsyncHandles, AsyncModel
 from inferential.client.result import Result
 from inferential.client.session import Frames, Mailbox
-from inferential.proto.tensors import Buffer
+from inferential.proto.tensors import Buffer, whole
 from inferential.transport.messages import IncomingObservation
 
 Receive = Callable[[Buffer, Buffer], None]
@@ -82,7 +82,7 @@ class InProcessConnection(AsyncHandles):
     def _post(self, mailbox: Mailbox, request_id: int, frames: Frames) -> None:
         assert self._identity is not None
         _, envelope, payload = frames
-        self._take(IncomingObservation(self._identity, envelope, payload, time.monotonic()))
+        self._take(IncomingObservation(self._identity, envelope, whole(payload), time.monotonic()))
 
     def _receive(self, envelope: Buffer, payload: Buffer) -> None:
         self._session.receive(envelope, payload, time.monotonic())

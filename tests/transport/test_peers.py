@@ -136,7 +136,6 @@ async def until(condition: Callable[[], Any]) -> None:
         hello() + b"\xff" * 9,
         hello() + p.command(bytes(2000)),
         hello() + b"\2" + bytes([255] * 8),
-        hello() + p.ping() * 5000,
     ],
 )
 async def test_who_does_not_speak_as_it_should_is_let_go_and_nobody_else_notices(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from inferential.zmtp import ProtocolError
 from inferential.zmtp import protocol as p
 
-SIZES = [0, 1, 2, 254, 255, 256, 257, 8190, 8191, 8192, 8193, 20_000]
+SIZES = [0, 1, 2, 254, 255, 256, 257, 2046, 2047, 2048, 2049, 8192, 20_000]
 sizes = st.sampled_from(SIZES)
 
 
@@ -152,6 +152,14 @@ def test_a_message_of_too_many_frames_is_thrown_away_and_the_next_one_is_whole(c
     assert plain(found)[-1] == [b"", b"e", b"p"]
     assert found[-2] is p.Discarded.MESSAGE
     assert set(found[:-2]) <= {p.Discarded.PART}
+
+
+@given(pieces=st.lists(sizes, max_size=5), join_below=st.sampled_from([1, 256, 9000, 100_000]))
+def test_a_frame_of_several_pieces_is_written_as_one_and_no_part_is_empty(pieces: list[int], join_below: int) -> None:
+    payload: list[p.Buffer] = [body_of(size, number) for number, size in enumerate(pieces)]
+    parts = p.message([b"", b"e", payload], join_below)
+    assert b"".join(parts) == wire(b"", b"e", b"".join(payload))
+    assert all(parts)
 
 
 # What is no ZMTP

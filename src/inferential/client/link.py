@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inferential.zmtp import ConnectionEnded, Stream
-from inferential.zmtp.protocol import Buffer, Discarded
+from inferential.zmtp.protocol import Buffer, Discarded, Frame
 from inferential.zmtp.stream import place_of
 
 CONNECT_S = 10.0
@@ -108,7 +108,7 @@ class Link:
             self._failed(now)
         return stood and not self.connected
 
-    def try_send(self, frames: Sequence[Buffer]) -> bool:
+    def try_send(self, frames: Sequence[Frame]) -> bool:
         """Whether the message is on its way: not while the server is away, nor before the last one has left."""
         if self._stream is None or not self.flows:
             return False

@@ -43,12 +43,12 @@ from inferential.proto import (
 )
 from inferential.proto.messages import put_metadata, read_response, split_values
 from inferential.proto.templates import ObservationTemplate, Signature, signature_of
-from inferential.proto.tensors import Array, Buffer, EncodedImage, describe, gather, pack
+from inferential.proto.tensors import Array, Buffer, EncodedImage, Payload, describe, pack, pieces
 
 QueueChoice = Literal["latest", "all"]
 LateChoice = Literal["serve", "refuse"]
 Outcome = Result | InferenceError
-Frames = tuple[bytes, bytes, Buffer]
+Frames = tuple[bytes, bytes, Payload]
 
 MAX_OPEN = 1024
 """Open requests that one handle keeps in mind; older ones are forgotten, and their answers count as unmatched."""
@@ -256,7 +256,7 @@ class Session:
 
     def _written(
         self, mailbox: Mailbox, message: Observation, tensors: list[tuple[str, Array | EncodedImage]]
-    ) -> tuple[bytes, Buffer]:
+    ) -> tuple[bytes, Payload]:
         """Envelope and payload of an observation of which so far `message` holds what is new."""
         timestamp_ns = message.timestamp_ns
         signature = signature_of(tensors)
@@ -278,7 +278,7 @@ class Session:
             self._fill(message, mailbox.handle)
             describe(message.tensors, signature, timestamp_ns)
             envelope = message.SerializeToString()
-        return envelope, gather(tensors)
+        return envelope, pieces(tensors)
 
     def _fill(self, message: Observation, handle: Handle) -> None:
         """What all observations of a handle have in common."""

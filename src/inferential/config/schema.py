@@ -50,7 +50,7 @@ class Section(BaseModel):
 
 
 class TransportConfig(Section):
-    """The ZeroMQ socket that robots connect to."""
+    """The address that robots connect to, by ZeroMQ's protocol."""
 
     type: Literal["zmq"] = "zmq"
     """The only transport there is."""
@@ -59,9 +59,10 @@ class TransportConfig(Section):
     ] = "tcp://*:5555"
     """Address to listen on: tcp://HOST:PORT (* for every interface, port 0 for a free one) or ipc://PATH."""
     recv_hwm: SocketCount = 1000
-    """Without effect, for configurations of the 1.x line: a client that is not heard is slowed down by TCP."""
+    """As configurations of the 1.x line have it. Of one client never more waits here than the system's own buffers
+    hold: it is read again only once what it said before was heard."""
     send_hwm: SocketCount = 1000
-    """Responses that may wait in the socket for one client that does not read; more are counted as send_errors."""
+    """Responses that may wait for one client that does not read; more are counted as send_errors."""
 
 
 class DeadlineAwareConfig(Section):

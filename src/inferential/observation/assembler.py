@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.message import DecodeError
 
 from inferential.observation.decoded import DecodedObservation
-from inferential.observation.known import KnownEnvelope, name_of_sender
+from inferential.observation.known import KnownEnvelope, News, name_of_sender
 from inferential.observation.slots import ObservationError, SlotInfo, validate_slots
 from inferential.proto import (
     ENCODING_UNSPECIFIED,
@@ -76,15 +76,30 @@ class ObservationAssembler:
         Raises:
             ObservationError: it breaks a rule of the wire or a limit.
         """
-        if isinstance(envelope, bytes):
-            seen = self._seen.get(name_of_sender(envelope), ())
-            for known in seen:
-                news = known.news(envelope)
-                if news is not None:
-                    decoded = self._renewed(known, news, envelope, payload, received_at)
-                    if decoded is not None:
-                        return decoded
-                    break
+        recalled = self.recall(envelope, payload)
+        if recalled is not None:
+            known, news = recalled
+            return DecodedObservation(
+                known.client_id,
+                known.client_type,
+                known.model_id,
+                news.timestamp_ns,
+                news.urgency,
+                news.priority,
+                news.steps_remaining,
+                known.slots_at(news.timestamp_ns),
+                news.metadata,
+                envelope,
+                payload,
+                received_at,
+                news.staleness_ms,
+                news.request_id,
+                known.latency_budget_ms,
+                known.protocol_version,
+                known.queue,
+                known.control_period_ms,
+                known.late,
+            )
         if len(envelope) > self._max_envelope_bytes:
             raise ObservationError(
                 f"Failed to decode the envelope: {len(envelope)} bytes, the limits allow {self._max_envelope_bytes}"
@@ -117,41 +132,42 @@ class ObservationAssembler:
         seen = self._seen.setdefault(name_of_sender(envelope), deque(maxlen=_REMEMBERED_ENVELOPES))
         seen.appendleft(known)
 
-    def _renewed(
-        self, known: KnownEnvelope, news: ObservationNews, envelope: bytes, payload: Buffer, received_at: float
-    ) -> DecodedObservation | None:
-        """An observation of which all but the news was checked before; None where it has to be looked at whole."""
-        size, timestamp_ns, urgency = len(payload), news.timestamp_ns, news.urgency
-        now_ns = time.time_ns()
-        if size < known.payload_end or size > self._config.max_payload_bytes or timestamp_ns > now_ns:
+    def recall(self, envelope: Buffer, payload: Buffer) -> tuple[KnownEnvelope, News] | None:
+        """An observation of which all but the news was checked before; None where it has to be looked at whole.
+
+        The news is checked, whatever `decode` would say against it has None.
+        """
+        if not isinstance(envelope, bytes):
             return None
-        if not 0.0 <= urgency <= 1.0:
+        for known in self._seen.get(name_of_sender(envelope), ()):
+            message = known.news(envelope)
+            if message is not None:
+                news = self._news(known, message, len(payload))
+                return None if news is None else (known, news)
+        return None
+
+    def _news(self, known: KnownEnvelope, message: ObservationNews, payload_size: int) -> News | None:
+        timestamp_ns, urgency, now_ns = message.timestamp_ns, message.urgency, time.time_ns()
+        if payload_size < known.payload_end or payload_size > self._config.max_payload_bytes:
+            return None
+        if timestamp_ns > now_ns or not 0.0 <= urgency <= 1.0:
             return None
         metadata: dict[str, str] = {}
-        if news.metadata:
-            metadata = self._metadata(news.metadata)
+        if message.metadata:
+            try:
+                metadata = self._metadata(message.metadata)
+            except ObservationError:
+                return None  # whoever reads it whole tells whose it is
             if any(slot.key in metadata for slot in known.slots):
                 return None
-        return DecodedObservation(
-            known.client_id,
-            known.client_type,
-            known.model_id,
+        return News(
             timestamp_ns,
-            urgency,
-            news.priority,
-            news.steps_remaining if news.HasField("steps_remaining") else None,
-            known.slots_at(timestamp_ns),
-            metadata,
-            envelope,
-            payload,
-            received_at,
             self._staleness_ms(known.client_id, timestamp_ns, now_ns),
-            news.request_id,
-            known.latency_budget_ms,
-            known.protocol_version,
-            known.queue,
-            known.control_period_ms,
-            known.late,
+            urgency,
+            message.priority,
+            message.steps_remaining if message.HasField("steps_remaining") else None,
+            metadata,
+            message.request_id,
         )
 
     def _staleness_ms(self, client_id: str, timestamp_ns: int, now_ns: int) -> float:

@@ -9,7 +9,8 @@ way each time.
 
 from __future__ import annotations
 
-from typing import Self
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from google.protobuf.message import DecodeError
 
@@ -20,6 +21,19 @@ from inferential.proto import ObservationNews
 _STAMP_BYTES = 9  # of a timestamp as a varint, from 1972 to 2262
 _LONGEST_BYTES = 2048  # of what is remembered
 _STAMP_TAG = 0x10  # field 2, a varint
+
+
+@dataclass(slots=True)
+class News:
+    """What is new in an observation, as of `DecodedObservation`."""
+
+    timestamp_ns: int
+    staleness_ms: float
+    urgency: float
+    priority: int
+    steps_remaining: int | None
+    metadata: dict[str, str]
+    request_id: int
 
 
 def name_of_sender(envelope: bytes) -> bytes:
@@ -43,6 +57,7 @@ class KnownEnvelope:
         "protocol_version",
         "queue",
         "slots",
+        "standing",
     )
 
     def __init__(self, parts: list[bytes], size: int, decoded: DecodedObservation) -> None:
@@ -56,7 +71,10 @@ class KnownEnvelope:
         self.queue = decoded.queue
         self.control_period_ms = decoded.control_period_ms
         self.late = decoded.late
-        self.slots = decoded.slots
+        self.slots = [replace(slot, timestamp_ns=0) for slot in decoded.slots]
+        """The tensors, whenever they were measured."""
+        self.standing: Any = None
+        """For whoever reads these observations to keep what follows from what is known."""
         self.payload_end = max((slot.byte_offset + slot.byte_length for slot in decoded.slots), default=0)
 
     @classmethod

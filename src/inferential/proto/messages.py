@@ -59,7 +59,7 @@ def split_values(values: Mapping[str, Any]) -> tuple[list[tuple[str, Array | Enc
     tensors: list[tuple[str, Array | EncodedImage]] = []
     metadata: dict[str, str] = {}
     for key, value in values.items():
-        if isinstance(value, np.ndarray | EncodedImage):
+        if isinstance(value, (np.ndarray, EncodedImage)):  # a union of types takes three times as long
             tensors.append((key, value))
         elif isinstance(value, str):
             metadata[key] = value

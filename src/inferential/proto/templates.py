@@ -27,9 +27,12 @@ _NINE_BYTES = range(2**56, 2**63)
 
 def signature_of(tensors: Sequence[tuple[str, Array | EncodedImage]]) -> Signature | None:
     """The signature; None where an image is compressed, whose size is new each time."""
-    if any(isinstance(value, EncodedImage) for _, value in tensors):
-        return None
-    return tuple([(key, value.dtype, value.shape) for key, value in tensors])
+    signature = []
+    for key, value in tensors:
+        if isinstance(value, EncodedImage):
+            return None
+        signature.append((key, value.dtype, value.shape))
+    return tuple(signature)
 
 
 @lru_cache(maxsize=4096)

@@ -4,8 +4,8 @@ It knows nothing of messages beyond the `Tensor` descriptor, and checks nothing 
 `inferential.observation` does.
 
 Out: the payload is the arrays end to end, each at a multiple of 8 bytes. A writable array is copied once, so
-that its owner may reuse it at once (a camera driver's buffer does not wait for a network); an array that nobody
-can write (`array.setflags(write=False)`) and travels alone is sent from its own memory.
+that its owner may reuse it at once (a camera driver's buffer does not wait for a network); an array that nobody can
+write (`array.setflags(write=False)`) is sent from its own memory, alone or with others.
 
 In: an array is a view on the received frame, writable where the frame is, and is copied only where its place in
 the frame does not suit its dtype's alignment.
@@ -26,6 +26,8 @@ from inferential.proto.dtypes import dtype_from_numpy
 
 Array = npt.NDArray[Any]
 Buffer = bytes | bytearray | memoryview
+Payload = Buffer | list[Buffer]
+"""The bytes of tensors, in one buffer or in several that follow one another."""
 
 _ALIGN = 8
 _JOIN_LIMIT_BYTES = 16 * 1024  # below it, joining byte strings is faster than filling an array
@@ -112,6 +114,18 @@ def gather(values: Sequence[tuple[str, Array | EncodedImage]]) -> Buffer:
     return _gathered(values, places, end)
 
 
+def pieces(values: Sequence[tuple[str, Array | EncodedImage]]) -> Payload:
+    """The same, in several buffers where there are several large arrays, which saves making one of them."""
+    if len(values) < 2 or sum(size for _, size in _places(values)) <= _JOIN_LIMIT_BYTES:
+        return gather(values)
+    return _chunks(values, _places(values))
+
+
+def whole(payload: Payload) -> Buffer:
+    """A payload as one buffer."""
+    return b"".join(payload) if isinstance(payload, list) else payload
+
+
 def _places(values: Sequence[tuple[str, Array | EncodedImage]]) -> list[tuple[int, int]]:
     """Offset and size of each."""
     places = []
@@ -145,6 +159,11 @@ def _writable_by_anyone(array: Array) -> bool:
 
 
 def _joined(values: Sequence[tuple[str, Array | EncodedImage]], places: Sequence[tuple[int, int]]) -> bytes:
+    return b"".join(_chunks(values, places))
+
+
+def _chunks(values: Sequence[tuple[str, Array | EncodedImage]], places: Sequence[tuple[int, int]]) -> list[Buffer]:
+    """The arrays' bytes, and between them those that are not used."""
     chunks: list[Buffer] = []
     at = 0
     for (_, value), (offset, size) in zip(values, places, strict=True):
@@ -152,7 +171,7 @@ def _joined(values: Sequence[tuple[str, Array | EncodedImage]], places: Sequence
             chunks.append(bytes(offset - at))
         chunks.append(_bytes_of(value))
         at = offset + size
-    return b"".join(chunks)
+    return chunks
 
 
 def _gathered(
@@ -179,10 +198,7 @@ def view(payload: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...], byte_off
     """
     if byte_offset + byte_length > len(payload):  # before numpy, which takes no number from 2**63 up
         raise ValueError(f"bytes {byte_offset} to {byte_offset + byte_length} of a buffer of {len(payload)}")
-    if min(shape, default=0) < 0:  # to numpy, -1 means "whatever fits"
-        raise ValueError(f"negative size in shape {shape}")
-    flat = np.frombuffer(payload, dtype=np.uint8, count=byte_length, offset=byte_offset)
-    array = flat.view(dtype).reshape(shape)
-    if not array.flags.aligned:
-        return array.copy()
-    return array
+    if math.prod(shape) * dtype.itemsize != byte_length or min(shape, default=0) < 0:
+        raise ValueError(f"{byte_length} bytes hold no {dtype.name} of shape {shape}")
+    array: Array = np.ndarray(shape, dtype, payload, byte_offset)
+    return array if array.flags.aligned else array.copy()

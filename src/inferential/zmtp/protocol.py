@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 Buffer = bytes | bytearray | memoryview
+Frame = Buffer | list[Buffer]
+"""What a frame is made of: one buffer, or several that are sent one after another from where they are."""
 
 GREETING_BYTES = 64
 HEAD_FRAMES = 2
@@ -26,7 +28,7 @@ _MORE, _LONG, _COMMAND = 1, 2, 4
 _SHORT_BYTES = 255
 _NULL = b"NULL".ljust(20, b"\0")
 _GREETING = b"\xff" + b"\0" * 8 + b"\x7f" + b"\3\1" + _NULL + b"\0" * 32
-_IN_PLACE_BYTES = 8 * 1024
+_IN_PLACE_BYTES = 2 * 1024
 """From here on a frame that has not come whole gets memory of its own, which the rest is read into."""
 _MAX_COMMAND_BYTES = 1024
 _MAX_IDENTITY_BYTES = 255
@@ -153,27 +155,40 @@ _LAST_HEADS = [_head(0, size) for size in range(_SHORT_BYTES + 1)]
 _MORE_HEADS = [_head(_MORE, size) for size in range(_SHORT_BYTES + 1)]
 
 
-def message(frames: Sequence[Buffer], join_below: int) -> list[Buffer]:
-    """A message as buffers to be sent one after another; frames below `join_below` bytes are copied into one."""
+def message(frames: Sequence[Frame], join_below: int) -> list[Buffer]:
+    """A message as buffers to be sent one after another; those below `join_below` bytes are copied into one."""
     *others, last = frames
-    small: list[Buffer] = []
     parts: list[Buffer] = []
+    small: list[Buffer] = []
     for frame in others:
-        size = len(frame)
+        size = _size(frame)
         small.append(_MORE_HEADS[size] if size <= _SHORT_BYTES else _head(_MORE, size))
-        if size < join_below:
-            small.append(frame)
-        else:
-            parts += (b"".join(small), frame)
-            small.clear()
-    size = len(last)
+        _add(frame, parts, small, join_below)
+    size = _size(last)
     small.append(_LAST_HEADS[size] if size <= _SHORT_BYTES else _head(0, size))
-    if size < join_below:
-        small.append(last)
-        parts.append(b"".join(small))
-    else:
-        parts += (b"".join(small), last)
+    _add(last, parts, small, join_below)
+    _join(small, parts)
     return parts
+
+
+def _size(frame: Frame) -> int:
+    return sum(map(len, frame)) if isinstance(frame, list) else len(frame)
+
+
+def _add(frame: Frame, parts: list[Buffer], small: list[Buffer], join_below: int) -> None:
+    for piece in frame if isinstance(frame, list) else (frame,):
+        if len(piece) < join_below:
+            small.append(piece)
+        else:
+            _join(small, parts)
+            parts.append(piece)
+
+
+def _join(small: list[Buffer], parts: list[Buffer]) -> None:
+    joined = b"".join(small)
+    if joined:  # none of the parts is empty: the last one tells that the message has left
+        parts.append(joined)
+    small.clear()
 
 
 class Reader:
@@ -244,7 +259,7 @@ class Reader:
                 stop = start + size
                 if stop > end:
                     if size >= _IN_PLACE_BYTES:
-                        self._begin(flags, size, data[start:])
+                        self._begin(flags, size, memoryview(data)[start:])
                         at = end
                     break
                 at = stop
@@ -299,7 +314,7 @@ class Reader:
         elif self._max_frame_bytes is not None and size > self._max_frame_bytes:
             raise ProtocolError(f"a frame of {size} bytes; {self._max_frame_bytes} are the most")
 
-    def _begin(self, flags: int, size: int, there: bytes) -> None:
+    def _begin(self, flags: int, size: int, there: memoryview) -> None:
         try:
             # Memory that nobody clears: it is filled before anybody sees it.
             self._body, self._body_flags = np.empty(size, np.uint8).data, flags

@@ -19,6 +19,7 @@ from inferential.zmtp.protocol import (
     Buffer,
     ConnectionEnded,
     Discarded,
+    Frame,
     ProtocolError,
     Reader,
     Ready,
@@ -33,13 +34,13 @@ from inferential.zmtp.protocol import (
 
 JOIN_BELOW_BYTES = 32 * 1024
 """Frames below it are copied into one buffer with their heads, which is faster than telling the system of each."""
-_READ_BYTES = 64 * 1024
+_READ_BYTES = 4 * 1024
+"""Small messages come whole, some dozens at once; of a large one, little is copied twice; and a flood of heartbeats,
+seen to in one go, is a few hundred."""
 _MOST_BUFFERS = 64  # of one call, far below what any system takes
-_LAST_READS = 64  # on closing, of what nobody will look at
+_LAST_READS, _LAST_READ_BYTES = 64, 64 * 1024  # on closing, of what nobody will look at
 _MOST_OF_A_BODY = 1024 * 1024
 """Of a large frame, so much is read in one go: others are to be heard too while somebody sends a very large one."""
-_MOST_COMMANDS = 1000
-"""In a row, with no message between them; heartbeats of ten minutes are fewer, and answering a flood takes time."""
 _PATIENCE = {"TCP_KEEPIDLE": 30, "TCP_KEEPALIVE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
 """A machine that is gone is missed by the system in a minute, not in two hours: nobody sends robots heartbeats, and
 each that drove out of reach would cost a descriptor. Linux ends by TCP_USER_TIMEOUT also who is there and has taken
@@ -176,23 +177,19 @@ class Stream:
         return self._obey(found) if isinstance(found, bytes) else found
 
     def _obey(self, found: bytes) -> list[Buffer] | Discarded | None:
-        """Sees to commands, up to the next message."""
+        """Sees to commands, up to the next message; answers those of one gulp at once."""
         pongs = []
         following: list[Buffer] | bytes | Discarded | None = found
-        for _ in range(_MOST_COMMANDS):
-            if not isinstance(following, bytes):
-                break
+        while isinstance(following, bytes):
             if following.startswith(PING):
                 pongs.append(pong(following))
             following = self._reader.next()
-        else:
-            raise ProtocolError(f"{_MOST_COMMANDS} commands with no message between them")
         if pongs and not self._unsent:  # who does not read needs no answer
             with contextlib.suppress(ConnectionEnded):  # which reading finds too, after what came before the end
                 self._send([b"".join(pongs)])
         return following
 
-    def send(self, frames: Sequence[Buffer]) -> None:
+    def send(self, frames: Sequence[Frame]) -> None:
         """Sends a message; what the system does not take at once is kept, and is for `flush` to send.
 
         Raises:
@@ -254,7 +251,7 @@ class Stream:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
             for _ in range(_LAST_READS):  # closing on what was not read would void what is on its way
-                if not self._socket.recv(_READ_BYTES):
+                if not self._socket.recv(_LAST_READ_BYTES):
                     break
         self._unsent.clear()
         self.unsent = 0

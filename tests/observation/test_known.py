@@ -1,0 +1,159 @@
+"""Envelopes that were believed before: what comes of them is what would come of reading them whole."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inferential.client.encoding import EncodingRules
+from inferential.client.session import Handle, Session
+from inferential.config import ObservationConfig
+from inferential.observation import DecodedObservation, ObservationAssembler, ObservationError
+from inferential.observation.known import KnownEnvelope
+from inferential.proto import Client, Observation
+from inferential.proto.tensors import whole
+
+ARRAYS = {
+    "one": {"state": np.zeros(7, np.float32)},
+    "none": {},
+    "several": {
+        "left": np.zeros((4, 5, 3), np.uint8),
+        "state": np.zeros((), np.float64),
+        "right": np.ones(3, np.int16),
+    },
+}
+NEWS = st.fixed_dictionaries(
+    {
+        "urgency": st.floats(0, 1, width=32),
+        "steps_remaining": st.none() | st.integers(0, 2**32 - 1),
+        "priority": st.none() | st.integers(0, 2**32 - 1),
+    }
+)
+TEXTS = st.dictionaries(st.sampled_from(["task", "note"]), st.text(max_size=20), max_size=2)
+
+
+class Robot:
+    """What a robot sends, as frames."""
+
+    def __init__(self, client_id: str = "arm", model_id: str = "policy", queue: Any = "latest") -> None:
+        self._session = Session(client_id, "franka")
+        self._mailbox = self._session.mailbox(Handle(model_id, 50.0, 3, queue, EncodingRules(None)))
+
+    def frames(self, values: dict[str, Any], **news: Any) -> tuple[bytes, bytes]:
+        told = {"urgency": 0.0, "steps_remaining": None, "priority": None, **news}
+        _, (_, envelope, payload) = self._session.observe(
+            self._mailbox,
+            values,
+            now=0.0,
+            timestamp_ns=time.time_ns(),
+            **told,
+        )
+        return envelope, bytes(whole(payload))
+
+
+def assembler(**limits: Any) -> ObservationAssembler:
+    return ObservationAssembler(ObservationConfig(**limits))
+
+
+def alike(first: DecodedObservation, second: DecodedObservation) -> bool:
+    first.staleness_ms = second.staleness_ms = 0.0  # by the clock at reading
+    return first == second
+
+
+@given(form=st.sampled_from(sorted(ARRAYS)), talk=st.lists(st.tuples(NEWS, TEXTS), min_size=2, max_size=6))
+def test_every_observation_is_read_as_if_it_were_the_first(form: str, talk: list[tuple[Any, Any]]) -> None:
+    robot, used = Robot(), assembler()
+    for news, texts in talk:
+        envelope, payload = robot.frames({**ARRAYS[form], **texts}, **news)
+        fresh = assembler().decode(envelope, payload, 1.0)
+        assert alike(used.decode(envelope, payload, 1.0), fresh)
+
+
+def test_the_second_observation_of_a_robot_is_recalled_whatever_others_say_meanwhile() -> None:
+    used = assembler()
+    robots = [Robot(), Robot("leg"), Robot(model_id="other"), Robot(queue="all")]
+    for robot in robots:
+        used.decode(*robot.frames(ARRAYS["several"]), 1.0)
+    for robot in robots:
+        assert used.recall(*robot.frames(ARRAYS["several"], urgency=0.5)) is not None
+    assert used.recall(*Robot("stranger").frames(ARRAYS["several"])) is None
+
+
+def test_images_that_are_compressed_are_read_whole_each_time() -> None:
+    used = assembler()
+    message = Observation(client=Client(id="arm"), model_id="policy", timestamp_ns=time.time_ns(), protocol_version=2)
+    message.tensors.add(key="image", dtype=5, shape=[1, 1, 3], byte_length=3, encoding=1, timestamp_ns=7)
+    envelope = message.SerializeToString()
+    used.decode(envelope, bytes(3), 1.0)
+    assert used.recall(envelope, bytes(3)) is None
+
+
+@given(cut=st.integers(0, 400), junk=st.binary(max_size=12))
+def test_a_known_envelope_that_was_tampered_with_is_read_as_by_who_never_saw_it(cut: int, junk: bytes) -> None:
+    robot, used = Robot(), assembler()
+    used.decode(*robot.frames(ARRAYS["one"]), 1.0)
+    envelope, payload = robot.frames(ARRAYS["one"], steps_remaining=3)
+    for tampered in (envelope[:cut] + junk + envelope[cut:], envelope[:cut], envelope + junk, envelope[:cut] + junk):
+        assert outcome(used, tampered, payload) == outcome(assembler(), tampered, payload)
+
+
+def outcome(reader: ObservationAssembler, envelope: bytes, payload: bytes) -> Any:
+    try:
+        decoded = reader.decode(envelope, payload, 1.0)
+    except ObservationError as error:
+        return error.reason, error.client_id, error.model_id, error.request_id
+    decoded.staleness_ms = 0.0
+    return decoded
+
+
+@pytest.mark.parametrize(
+    ("other", "limits", "payload_bytes"),
+    [
+        ({}, {}, 4),  # a payload that is too short
+        ({}, {"max_payload_bytes": 30}, 60),
+        ({"timestamp_ns": time.time_ns() + 10**13}, {}, 28),  # in the future
+        ({"urgency": float("inf")}, {}, 28),
+        ({"state": "a string of the tensor's key"}, {}, 28),
+        ({"note": "x" * 100}, {"max_metadata_bytes": 50}, 28),
+    ],
+)
+def test_news_that_break_a_rule_are_refused_as_ever(other: dict[str, Any], limits: Any, payload_bytes: int) -> None:
+    robot, used = Robot(), assembler(**limits)
+    used.decode(*robot.frames(ARRAYS["one"]), 1.0)
+    envelope, _ = robot.frames(ARRAYS["one"])
+    message = Observation.FromString(envelope)
+    known_size = len(envelope) - len(news_of(envelope))
+    news = Observation(request_id=message.request_id, timestamp_ns=message.timestamp_ns, priority=3)
+    for key, value in other.items():
+        if isinstance(value, str):
+            news.metadata[key] = value
+        else:
+            setattr(news, key, value)
+    stamp = Observation(timestamp_ns=message.timestamp_ns).SerializeToString()[1:]
+    new_stamp = Observation(timestamp_ns=news.timestamp_ns).SerializeToString()[1:]
+    broken = envelope[:known_size].replace(stamp, new_stamp) + news.SerializeToString()
+    assert used.recall(broken, bytes(payload_bytes)) is None
+    with pytest.raises(ObservationError) as told:
+        used.decode(broken, bytes(payload_bytes), 1.0)
+    assert (told.value.client_id, told.value.request_id) == ("arm", message.request_id)
+
+
+def news_of(envelope: bytes) -> bytes:
+    """Its end, from the last timestamp on."""
+    stamp = Observation(timestamp_ns=Observation.FromString(envelope).timestamp_ns).SerializeToString()
+    return envelope[envelope.rindex(stamp) :]
+
+
+def test_what_is_remembered_of_a_robot_does_not_keep_its_images_in_memory() -> None:
+    robot, reader = Robot(), assembler()
+    envelope, payload = robot.frames(ARRAYS["several"])
+    decoded = reader.decode(envelope, payload, 1.0)
+    known = KnownEnvelope.of(decoded, envelope)
+    assert known is not None
+    held = [getattr(known, name) for name in KnownEnvelope.__slots__]
+    assert not any(part is payload or part is envelope for part in held)
