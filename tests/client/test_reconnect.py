@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inferential import RequestRejected, RequestSuperseded
+from inferential import AsyncConnection, RequestRejected, RequestSuperseded
 from inferential.client.session import MAX_OPEN, MAX_UNSENT
 
 WAIT_MS = 20_000
@@ -174,3 +174,18 @@ async def test_a_server_that_does_not_read_never_blocks_observe(connect: Connect
         numbers.append(int((await peer.next()).values["n"][0]))
     assert numbers == sorted(numbers)
     waiting.cancel()
+
+
+async def test_an_observation_after_the_event_loop_stood_still_is_not_lost_to_a_server_that_restarted(
+    peer: Any,
+) -> None:
+    async with AsyncConnection(peer.address, "robot", reconnect_ivl_ms=5) as connection:
+        model = connection.model("m", queue="all")
+        await model.observe(n=n(1))
+        await peer.next()
+        peer.stop()
+        peer.start()  # all that while the event loop has not run
+        wire: Any = connection._wire
+        wire._link.look_at = 0.0
+        await model.observe(n=n(2))
+        assert (await peer.next()).values["n"] == 2

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 from tests.client.conftest import WAIT_MS, Peer, Seen, result_of
 
 from inferential import AsyncConnection, Connection, RequestRejected
+from inferential.client import servers
 from inferential.client.servers import in_order
+from inferential.zmtp import protocol
 
 ADDRESSES = [f"tcp://10.0.0.{number}:5555" for number in range(1, 6)]
 
@@ -104,6 +108,34 @@ async def test_when_it_goes_the_other_takes_over_and_what_it_had_ends(peers: lis
         seen = await other.next()
         await answer(other, seen)
         assert await again is not None
+
+
+async def test_a_server_that_falls_silent_without_ending_its_connections_is_left_too(
+    peers: list[Peer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "_HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(servers, "_SILENCE_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        addresses = [peers[0].address, f"tcp://127.0.0.1:{silent.getsockname()[1]}"]
+        robot = next(name for name in map(str, range(99)) if in_order(addresses, name)[0] == addresses[1])
+        async with AsyncConnection(addresses, robot) as connection:
+            model = connection.model("m", queue="all")
+            asking = asyncio.create_task(model.infer(WAIT_MS, n=np.zeros(1)))
+            end, _ = await asyncio.to_thread(silent.accept)
+            with end:
+                end.sendall(protocol.greeting() + protocol.ready(b"ROUTER", b""))
+                await until_answered(asking, peers[0])  # or lost, if it was sent to the silent one
+                asking = asyncio.create_task(model.infer(WAIT_MS, n=np.zeros(1)))
+                await until_answered(asking, peers[0])
+
+
+async def until_answered(asking: asyncio.Task[Any], peer: Peer) -> None:
+    while not asking.done():
+        if not peer.is_quiet():
+            await answer(peer, await peer.next())
+        await asyncio.sleep(0.005)
+    with contextlib.suppress(RequestRejected):
+        await asking
 
 
 async def test_when_it_is_back_it_is_the_robots_own_again(peers: list[Peer]) -> None:

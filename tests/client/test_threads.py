@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +15,7 @@ import numpy as np
 import pytest
 
 from inferential import Connection, RequestSuperseded
+from inferential.client import sync
 
 pytestmark = pytest.mark.usefixtures("patient")
 WAIT_MS = 20_000
@@ -159,3 +163,139 @@ def test_threads_that_close_at_once_all_return(open_connection: Open) -> None:
             jobs.append(pool.submit(wait))
             for job in jobs:
                 job.result(10)
+
+
+def until(condition: Callable[[], Any]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        threading.Event().wait(0.001)
+
+
+def test_the_first_observation_may_come_while_another_thread_waits_already(
+    peer: Any, open_connection: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sync, "FIRST_CONNECT_MS", 50)
+    peer.stop()
+    connection = open_connection()
+    model = connection.model("m", queue="all")
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(model.get_result, WAIT_MS)
+        until(lambda: connection._leading)
+        model.observe(n=np.array(1))  # waits for the connection, on the same descriptor
+        peer.start()
+        with peer.serving():
+            result = waiting.result(10)
+        assert result is not None
+        assert result["actions"] == 1
+
+
+def test_a_large_observation_may_wait_for_room_while_another_thread_waits_for_results(
+    peer: Any, open_connection: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sync, "FULL_SOCKET_MS", 50)
+    connection = open_connection()
+    model = connection.model("m", queue="all")
+    image = np.zeros(20_000_000, np.uint8)
+    with ThreadPoolExecutor(1) as pool:
+        model.observe(n=np.array(1))
+        waiting = pool.submit(model.get_result, WAIT_MS)
+        until(lambda: connection._leading)
+        model.observe(n=np.array(2), image=image)
+        with peer.serving():
+            assert waiting.result(10)["actions"] == 1
+
+
+def test_a_lost_server_is_found_again_though_nobody_waits(
+    peer: Any, open_connection: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sync, "FULL_SOCKET_MS", 5)
+    connection = open_connection()
+    model = connection.model("m")
+    model.observe(n=np.array(1))
+    peer.receive()
+    peer.stop()
+
+    def held() -> bool:
+        model.observe(n=np.array(2))
+        return connection._session.has_unsent
+
+    until(held)
+    peer.start()
+    assert peer.receive().values["n"] == 2
+
+
+def test_a_robot_that_slept_while_its_server_restarted_loses_no_observation(
+    peer: Any, open_connection: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sync, "FULL_SOCKET_MS", 5)
+    connection = open_connection()
+    model = connection.model("m", queue="all")
+    model.observe(n=np.array(1))
+    peer.receive()
+    peer.stop()
+    peer.start()
+    wire: Any = connection._wire
+    wire._link.look_at = 0.0  # much later
+    model.observe(n=np.array(2))
+    assert peer.receive().values["n"] == 2
+
+
+def descriptors_and_threads() -> tuple[int, int]:
+    gc.collect()
+    return len(os.listdir("/proc/self/fd")), threading.active_count()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # that it was not closed is told, but costs nothing
+@pytest.mark.parametrize("server", ["there", "away"])
+def test_a_connection_that_nobody_closed_leaves_no_descriptor_and_no_thread(
+    server: str, peer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sync, "_TEND_S", 0.01)
+    monkeypatch.setattr(sync, "FIRST_CONNECT_MS", 5)
+    if server == "away":
+        peer.stop()
+    before = descriptors_and_threads()
+    connection = Connection(peer.address, "robot")
+    model = connection.model("m")
+    model.observe()
+    model.get_result(1)
+    del connection, model
+    if server == "there":
+        peer.receive()
+    until(lambda: descriptors_and_threads() <= before)
+
+
+def test_closing_while_the_server_is_away_ends_the_thread_that_looks_for_it(
+    peer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sync, "FIRST_CONNECT_MS", 5)
+    peer.stop()
+    threads = threading.active_count()
+    connection = Connection(peer.address, "robot", reconnect_ivl_ms=10_000)
+    connection.model("m").observe()
+    assert threading.active_count() == threads + 1
+    connection.close()
+    until(lambda: threading.active_count() == threads)
+
+
+def test_a_thread_that_waits_connects_anew_though_the_one_that_leads_sleeps_on(
+    peer: Any, open_connection: Open
+) -> None:
+    connection = open_connection()
+    model = connection.model("m", queue="all")
+    link: Any = connection._wire._link  # type: ignore[attr-defined]
+    model.observe()
+    peer.receive()
+    link.look_at += 3600.0
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(model.get_result, WAIT_MS)]
+        until(lambda: connection._leading)
+        with connection._lock:
+            link._failed(time.monotonic())  # as another thread found; the leader knows nothing of it
+        waiting.append(pool.submit(model.get_result, WAIT_MS))
+        until(lambda: link.connected)
+        connection.close()
+        for one in waiting:
+            with pytest.raises(ConnectionError):
+                one.result(10)

@@ -53,6 +53,10 @@ def test_an_address_may_be_a_path(tmp_path: Path, open_connection: Callable[...,
         "http://localhost:5555",
         "udp://localhost:5555",
         "tcp://*:5555",
+        "a..b:5555",
+        "tcp://" + "x" * 64 + ".lan:5555",
+        "tcp://a\0b:5555",
+        "ipc:///" + "x" * 107,
     ],
 )
 def test_an_address_that_is_none_is_refused_by_name(kind: Any, address: str) -> None:

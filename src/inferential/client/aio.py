@@ -21,8 +21,7 @@ __all__ = ["AsyncConnection", "AsyncModel"]
 class AsyncConnection(AsyncHandles):
     """`Connection` for asyncio: same arguments, same meaning, `async with`, and handles to await.
 
-    It needs an event loop that can watch descriptors (asyncio's default on Linux and macOS, uvloop; on Windows the
-    selector loop).
+    It needs an event loop that can watch descriptors (asyncio's default on Linux and macOS, uvloop).
     """
 
     def __init__(
@@ -51,6 +50,8 @@ class AsyncConnection(AsyncHandles):
         self._wake_waiters()
 
     def _post(self, mailbox: Mailbox, request_id: int, frames: Frames) -> None:
+        if time.monotonic() >= self._wire.look_at:
+            self._pump()  # the event loop was kept from it, and the server may be gone meanwhile
         if self._wire.send(self._session, mailbox, request_id, frames):
             self._wake_waiters()
         self._set_timer()

@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import selectors
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from inferential.zmtp import ConnectionEnded, Stream
 from inferential.zmtp.protocol import Buffer, Discarded, Frame
+from inferential.zmtp.stream import place_of
 
 CONNECT_S = 10.0
 """Longest that connecting and shaking hands may take before it is tried anew."""
@@ -41,7 +43,8 @@ class Patience:
     heartbeat_s: float = 1.0
     """Between heartbeats: a robot that drove out of reach notices within seconds, not when TCP gives up."""
     silence_s: float = 5.0
-    """After a heartbeat with no sign of life the connection counts as lost."""
+    """After a heartbeat with no sign of life the connection counts as lost; while a large message leaves, its leaving
+    is one."""
 
 
 class Link:
@@ -52,9 +55,17 @@ class Link:
         identity: what the server knows the client by.
         patience: how long is waited for what.
         selector: is told of the socket, so that it wakes whoever waits with it.
+        chance: gives numbers from 0 to 1, by which robots that lost their server at once come back one by one.
     """
 
-    def __init__(self, address: str, identity: bytes, patience: Patience, selector: selectors.BaseSelector) -> None:
+    def __init__(
+        self,
+        address: str,
+        identity: bytes,
+        patience: Patience,
+        selector: selectors.BaseSelector,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
         self.address = address
         self.connected = False
         """Whether messages can be sent."""
@@ -63,6 +74,7 @@ class Link:
         self._identity = identity
         self._patience = patience
         self._selector = selector
+        self._chance = chance
         self._places: list[_Place] = []  # those of the server that were not tried yet
         self._finder: _Finder | None = None
         self._connecting: socket.socket | None = None
@@ -77,7 +89,7 @@ class Link:
     @property
     def flows(self) -> bool:
         """Whether it is connected, and all that was to be sent has left."""
-        return self.connected and not self._writing
+        return self.connected and not self._writing and not self.ended
 
     def look(self, now: float) -> bool:
         """Goes on with whatever can go on; True where a connection that stood has ended.
@@ -98,7 +110,7 @@ class Link:
 
     def try_send(self, frames: Sequence[Frame]) -> bool:
         """Whether the message is on its way: not while the server is away, nor before the last one has left."""
-        if self._stream is None or not self.connected or self._writing:
+        if self._stream is None or not self.flows:
             return False
         try:
             self._stream.send(frames)
@@ -123,6 +135,9 @@ class Link:
         except ConnectionEnded:
             self.ended = True
             return None
+        finally:
+            if stream.unsent:
+                self._mind_writing(stream)  # an answer to a heartbeat
         return found
 
     def close(self) -> None:
@@ -162,7 +177,7 @@ class Link:
         """The server's addresses; none as long as they are looked for, which may take seconds."""
         kind, _, name = self.address.partition("://")
         if kind == "ipc":
-            return [(socket.AF_UNIX, name)]
+            return [(socket.AF_UNIX, place_of(name))]
         if self._finder is not None:
             found, finder = self._finder.places, self._finder
             if found is None:
@@ -192,7 +207,7 @@ class Link:
         if self._places:
             self.look_at = now
             return
-        self.look_at = now + max(self._wait_s, _SHORTEST_WAIT_S)
+        self.look_at = now + max(self._wait_s + self._chance() * self._patience.reconnect_s, _SHORTEST_WAIT_S)
         self._wait_s = max(min(2 * self._wait_s, self._patience.reconnect_max_s), self._wait_s)
 
     # Connecting and shaking hands
@@ -205,10 +220,9 @@ class Link:
             connecting.getpeername()
         except OSError:
             return  # not yet
-        self._selector.unregister(connecting)
-        self._connecting = None
-        self._stream = Stream(connecting, b"DEALER", self._identity, max_frames=_FRAMES)
-        self._selector.register(self._stream, selectors.EVENT_READ)
+        stream = Stream(connecting, b"DEALER", self._identity, max_frames=_FRAMES)
+        self._selector.modify(connecting, selectors.EVENT_READ)
+        self._connecting, self._stream = None, stream
         self._tend(self._stream, now)
 
     # Connected
@@ -230,12 +244,13 @@ class Link:
             self._mind_writing(stream)
         if now < self.look_at:
             return
-        if not stream.alive and not stream.read():
+        if not stream.alive:
             if now >= self._give_up_at:
                 raise ConnectionEnded("it gives no sign of life")
             self.look_at = self._give_up_at
         else:
             stream.ping()
+            self._mind_writing(stream)
             self._give_up_at = now + self._patience.silence_s
             self.look_at = now + self._patience.heartbeat_s
 

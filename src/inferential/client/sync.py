@@ -10,8 +10,8 @@ call us before the next control period.
 from __future__ import annotations
 
 import math
-import os
 import select
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,8 +30,8 @@ FIRST_CONNECT_MS = 50
 FULL_SOCKET_MS = 5
 """Longest that an `observe` waits for room in the socket; after that none waits until the socket has room again."""
 LONGEST_SLEEP_S = 3600.0
-_TEND_S = 0.5  # after which a connection that nobody has any more can go
 """What one sleep takes at most: the system's own calls know neither infinity nor very long times."""
+_TEND_S = 0.5  # after which a connection that nobody has any more can go
 
 
 class Connection:
@@ -70,10 +70,12 @@ class Connection:
         self._reached = False
         self._flowing = True
         self._woken = False
-        self._wake_read, self._wake_write = os.pipe()
-        self._poll = select.poll()
-        for fd in (self._wire.fd, self._wake_read):
-            self._poll.register(fd, select.POLLIN)
+        self._woken_by, self._wakes = socket.socketpair()
+        self._leaders = select.poll()  # used by one thread at a time, without the lock
+        self._leaders.register(self._wire.fd, select.POLLIN)
+        self._leaders.register(self._woken_by, select.POLLIN)
+        self._flow = select.poll()  # used under the lock
+        self._flow.register(self._wire.fd, select.POLLIN)
         self._tender: threading.Thread | None = None
 
     @property
@@ -128,8 +130,8 @@ class Connection:
                 self._wake()
                 self._arrived.wait(0.1)
             self._wire.close()
-            os.close(self._wake_read)
-            os.close(self._wake_write)
+            self._woken_by.close()
+            self._wakes.close()
             self._arrived.notify_all()
 
     def __enter__(self) -> Self:
@@ -148,16 +150,15 @@ class Connection:
             request_id, frames = self._session.observe(
                 mailbox, values, now=now, timestamp_ns=timestamp_ns, keep=keep, **told
             )
-            news = False
+            # A robot that was silent for a while may have lost its server meanwhile.
+            news = now >= self._wire.look_at and self._wire.pump(self._session) > 0
             if not self._reached:
                 self._reached = True
-                news = self._wait_for_flow(FIRST_CONNECT_MS)
+                news = self._wait_for_flow(FIRST_CONNECT_MS) or news
             news = self._wire.send(self._session, mailbox, request_id, frames) or news
             if self._flowing and not self._wire.flows:
                 # The system takes a large message in a fraction of a millisecond.
                 news = self._wait_for_flow(FULL_SOCKET_MS) or news
-            if self._leading or time.monotonic() >= self._wire.look_at:
-                news = self._wire.pump(self._session) > 0 or news
             self._flowing = self._flowing or self._wire.flows
             if news:
                 self._hand_out()
@@ -171,14 +172,12 @@ class Connection:
         now = time.monotonic()
         deadline = now + timeout_ms / 1e3
         ended = 0
-        poll = select.poll()  # one of its own: another thread may sleep on the other
-        poll.register(self._wire.fd, select.POLLIN)
         while True:
             ended += self._wire.pump(self._session)
             self._flowing = self._wire.flows
             if self._flowing or now >= deadline:
                 return ended > 0
-            poll.poll(_whole_ms(min(deadline, self._wire.look_at) - now))
+            _sleep(self._flow, max(min(deadline, self._wire.look_at) - now, 0.0))
             now = time.monotonic()
 
     def _tend(self) -> bool:
@@ -187,11 +186,11 @@ class Connection:
             if self._closed or self._wire.settled:
                 self._tender = None
                 return False
-            now = time.monotonic()
+            pause = max(min(_TEND_S, self._wire.look_at - time.monotonic()), 0.0)
             if self._leading:
-                self._arrived.wait(_TEND_S)
+                self._arrived.wait(pause)
             else:
-                self._lead(min(_TEND_S, self._wire.look_at - now))
+                self._lead(pause)
             if not self._closed and self._wire.pump(self._session):
                 self._hand_out()
             return True
@@ -211,10 +210,11 @@ class Connection:
                 remaining = min(deadline - time.monotonic(), LONGEST_SLEEP_S)
                 if remaining <= 0:
                     return None
+                pause = max(min(remaining, self._wire.look_at - time.monotonic()), 0.0)
                 if self._leading:
-                    self._arrived.wait(remaining)
+                    self._arrived.wait(pause)  # the leader may sleep for longer: `look_at` has changed since
                 else:
-                    self._lead(min(remaining, self._wire.look_at - time.monotonic()))
+                    self._lead(pause)
 
     def _abandon(self, mailbox: Mailbox, request_id: int) -> None:
         with self._lock:
@@ -225,12 +225,12 @@ class Connection:
         self._leading = True
         self._lock.release()
         try:
-            self._poll.poll(_whole_ms(timeout_s))
+            _sleep(self._leaders, timeout_s)
         finally:
             self._lock.acquire()
             self._leading = False
             if self._woken:
-                os.read(self._wake_read, 1)
+                self._woken_by.recv(1)
                 self._woken = False
             # Another waiting thread must lead if we leave with what we came for.
             self._arrived.notify_all()
@@ -243,15 +243,16 @@ class Connection:
     def _wake(self) -> None:
         if not self._woken:
             self._woken = True
-            os.write(self._wake_write, b"\0")
+            self._wakes.send(b"\0")
 
     def _check_open(self) -> None:
         if self._closed:
             raise ConnectionError(f"the connection of client {self.client_id!r} is closed")
 
 
-def _whole_ms(seconds: float) -> int:
-    return math.ceil(max(seconds, 0.0) * 1e3)
+def _sleep(poll: select.poll, timeout_s: float) -> None:
+    """Until one of its descriptors has something."""
+    poll.poll(math.ceil(timeout_s * 1e3))
 
 
 def _tend(connection: ref[Connection]) -> None:

@@ -13,6 +13,8 @@ from inferential.client.link import Link, Patience
 from inferential.client.session import Frames, Mailbox, Session
 from inferential.zmtp.protocol import Discarded
 
+_LONGEST_PATH = 107  # that a socket can have
+
 
 def normalize_address(server: str) -> str:
     """`server` with tcp:// put before it where no transport is named.
@@ -23,10 +25,18 @@ def normalize_address(server: str) -> str:
     address = server if "://" in server else f"tcp://{server}"
     transport, _, place = address.partition("://")
     host, _, port = place.rpartition(":")
-    is_tcp = transport == "tcp" and host not in ("", "*") and port.isdecimal() and 0 < int(port) < 65_536
-    if not is_tcp and not (transport == "ipc" and place):
+    is_tcp = transport == "tcp" and host != "*" and _is_name(host) and port.isdecimal() and 0 < int(port) < 65_536
+    is_ipc = transport == "ipc" and 0 < len(place.encode(errors="surrogateescape")) <= _LONGEST_PATH
+    if not is_tcp and not is_ipc:
         raise ValueError(f"server: expected HOST:PORT, tcp://HOST:PORT or ipc://PATH, got {server!r}")
     return address
+
+
+def _is_name(host: str) -> bool:
+    try:
+        return bool(host.encode("idna")) and host.isprintable()
+    except UnicodeError:  # or the first who looks for it would be told so
+        return False
 
 
 def patience_of(reconnect_ivl_ms: int, reconnect_max_ms: int) -> Patience:

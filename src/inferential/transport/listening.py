@@ -9,16 +9,46 @@ import socket
 import stat
 import tempfile
 
+from inferential.zmtp.stream import place_of
+
 _BACKLOG = 512
 _LARGEST_PORT = 65_535
 
 
-def listen(bind: str) -> tuple[socket.socket, str]:
-    """Listens; gives the socket and its address, the real port in it.
+class Listener:
+    """A socket that listens.
+
+    Args:
+        listening: the socket.
+        address: what robots connect to.
+        path: the socket's name in the file system, where it has one.
+        folder: was made for it.
+    """
+
+    def __init__(self, listening: socket.socket, address: str, path: str = "", folder: str = "") -> None:
+        listening.setblocking(False)
+        self.socket = listening
+        self.address = address
+        self._path = path
+        self._folder = folder
+        self._inode = os.stat(path).st_ino if path else 0
+
+    def close(self) -> None:
+        """Stops listening; its name goes too, if no other server has taken it over."""
+        self.socket.close()
+        with contextlib.suppress(OSError):
+            if self._path and os.lstat(self._path).st_ino == self._inode:
+                os.unlink(self._path)
+            if self._folder:
+                os.rmdir(self._folder)
+
+
+def listen(bind: str) -> Listener:
+    """Listens.
 
     Args:
         bind: tcp://HOST:PORT, where HOST may be * for every interface and PORT 0 or * for a free one, or ipc://PATH,
-            where PATH may be * for a new one.
+            where PATH may be * for a new one, or begin with @ for one in no file system (Linux).
 
     Raises:
         OSError: it cannot be bound.
@@ -35,29 +65,37 @@ def listen(bind: str) -> tuple[socket.socket, str]:
     number = 0 if port == "*" else int(port)
     found = socket.getaddrinfo("0.0.0.0" if host == "*" else host, number, type=socket.SOCK_STREAM)
     family, _, _, _, address = found[0]
-    listener = socket.create_server((str(address[0]), number), family=family, backlog=_BACKLOG)
-    listener.setblocking(False)
-    name, real_port = listener.getsockname()[:2]
-    return listener, f"tcp://[{name}]:{real_port}" if family == socket.AF_INET6 else f"tcp://{name}:{real_port}"
+    listening = socket.create_server((str(address[0]), number), family=family, backlog=_BACKLOG)
+    name, real_port = listening.getsockname()[:2]
+    shown = f"[{name}]" if family == socket.AF_INET6 else name
+    return Listener(listening, f"tcp://{shown}:{real_port}")
 
 
-def _listen_at(path: str) -> tuple[socket.socket, str]:
+def _listen_at(path: str) -> Listener:
+    folder = ""
     if path == "*":
-        path = os.path.join(tempfile.mkdtemp(prefix="inferential-"), "socket")
-    forget(path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        folder = tempfile.mkdtemp(prefix="inferential-")
+        path = os.path.join(folder, "socket")
+    named = not path.startswith("@")
+    if named:
+        _make_room(path)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        listener.bind(path)
-        listener.listen(_BACKLOG)
+        listening.bind(place_of(path))
+        listening.listen(_BACKLOG)
+        return Listener(listening, f"ipc://{path}", path if named else "", folder)
     except BaseException:
-        listener.close()
+        listening.close()
         raise
-    listener.setblocking(False)
-    return listener, f"ipc://{path}"
 
 
-def forget(path: str) -> None:
-    """Takes a socket's name out of the file system, if one is there: its listener is gone, or another takes over."""
-    with contextlib.suppress(OSError):
-        if stat.S_ISSOCK(os.lstat(path).st_mode):
+def _make_room(path: str) -> None:
+    """Takes the name of a server that is gone out of the file system.
+
+    libzmq takes it from one that lives too, which then waits for robots that cannot find it; here binding fails, as it
+    does with a port.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller, contextlib.suppress(FileNotFoundError):
+        caller.setblocking(False)
+        if stat.S_ISSOCK(os.lstat(path).st_mode) and caller.connect_ex(path) == errno.ECONNREFUSED:
             os.unlink(path)

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from inferential.transport.listening import forget, listen
+from inferential.transport.listening import listen
 from inferential.transport.messages import IncomingObservation, OutgoingResponse
 from inferential.zmtp import ConnectionEnded, ProtocolError, Stream
 from inferential.zmtp.protocol import Buffer, Discarded
@@ -35,11 +35,10 @@ LINGER_MS = 500
 HANDSHAKE_S = 10.0
 """Who has not said by then who it is, is nobody."""
 _FRAMES = 3  # empty, envelope, payload
-_ACCEPT_AT_ONCE = 64
+_ACCEPT_AT_ONCE = 16
 _LOOK_AFTER = 16  # messages, after which whoever else has something is looked for
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _ACCEPT_AGAIN_S = 1.0
-_PEERS = frozenset({b"DEALER", b"REQ", b"ROUTER"})
 
 
 class MalformedMessage(Exception):
@@ -54,7 +53,7 @@ class MalformedMessage(Exception):
 class _Client:
     """One connection."""
 
-    __slots__ = ("events", "identity", "queued", "stream", "until")
+    __slots__ = ("events", "gone", "identity", "queued", "stream", "until")
 
     def __init__(self, stream: Stream, until: float) -> None:
         self.stream = stream
@@ -62,6 +61,7 @@ class _Client:
         self.identity = b""  # until it is
         self.events = selectors.EVENT_READ
         self.queued = False  # among those that have something to say
+        self.gone = False  # but its last words may not have been heard
 
 
 class ZmqTransport:
@@ -77,16 +77,17 @@ class ZmqTransport:
 
     def __init__(self, config: TransportConfig, max_message_bytes: int | None = None) -> None:
         try:
-            self._listener, self.address = listen(config.bind)
+            self._listener = listen(config.bind)
         except OSError as error:
             reason = error.strerror or str(error)
             raise OSError(error.errno, f"transport.bind: cannot listen on {config.bind!r}: {reason}") from error
+        self.address = self._listener.address
         self._send_hwm = config.send_hwm
         self._max_frame_bytes = max_message_bytes
         # One descriptor for the event loop, however many clients there are: all that came is read in one turn, and
         # goes into one batch.
         self._selector = selectors.DefaultSelector()
-        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._selector.register(self._listener.socket, selectors.EVENT_READ)
         self._clients: dict[bytes, _Client] = {}
         self._strangers: dict[_Client, None] = {}  # connections whose handshake is not over, oldest first
         self._talkers: deque[_Client] = deque()  # those that may have a message, in turn
@@ -95,6 +96,7 @@ class ZmqTransport:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_readable: Callable[[], None] | None = None
         self._arrived: asyncio.Event | None = None
+        self._dismissal: asyncio.TimerHandle | None = None
         self._closed = False
 
     def watch(self, on_readable: Callable[[], None]) -> None:
@@ -127,11 +129,16 @@ class ZmqTransport:
             except ConnectionEnded as error:
                 self._drop(client, str(error))
                 continue
+            if client.stream.unsent:
+                self._mind(client)  # an answer to its heartbeat
             if frames is None:
                 client.queued = False
                 continue
             if client.stream.buffered:
-                self._talkers.append(client)
+                if client.gone:
+                    self._talkers.appendleft(client)  # its last words are older than what its successor says
+                else:
+                    self._talkers.append(client)
             else:
                 client.queued = False
             self._given += 1
@@ -148,6 +155,8 @@ class ZmqTransport:
             if client is None:
                 self._accept()
                 continue
+            if client.gone:
+                continue  # another's event ended it, just now
             try:
                 if events & selectors.EVENT_WRITE:
                     client.stream.flush()
@@ -156,9 +165,6 @@ class ZmqTransport:
                     self._read(client)
             except ConnectionEnded as error:
                 self._drop(client, str(error))
-        now = time.monotonic()
-        while self._strangers and (oldest := next(iter(self._strangers))).until <= now:
-            self._drop(oldest, f"it did not say within {HANDSHAKE_S:g} s who it is")
 
     def _read(self, client: _Client) -> None:
         if client.queued:
@@ -178,42 +184,55 @@ class ZmqTransport:
         until = time.monotonic() + HANDSHAKE_S
         for _ in range(_ACCEPT_AT_ONCE):
             try:
-                accepted, _ = self._listener.accept()
+                accepted, _ = self._listener.socket.accept()
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in _NO_DESCRIPTORS:
+                if error.errno not in _NO_DESCRIPTORS:
+                    continue  # that one is gone already
+                if not self._strangers:
                     self._accept_later(error)
                     return
-                continue  # that one is gone already
+                # Robots shake hands within milliseconds; whoever opens connections and says nothing keeps none out.
+                self._drop(next(iter(self._strangers)), "somebody else needs its descriptor")
+                continue
             try:
                 client = _Client(Stream(accepted, b"ROUTER", b"", self._max_frame_bytes, _FRAMES), until)
+                self._selector.register(client.stream, client.events, client)
             except (OSError, ConnectionEnded):
                 accepted.close()
                 continue
             self._strangers[client] = None
-            self._selector.register(client.stream, client.events, client)
+            if self._dismissal is None:
+                self._dismiss()
+
+    def _dismiss(self) -> None:
+        """Ends connections whose time to say who they are is over; again when that of the next one is."""
+        now = time.monotonic()
+        while self._strangers and (oldest := next(iter(self._strangers))).until <= now:
+            self._drop(oldest, f"it did not say within {HANDSHAKE_S:g} s who it is")
+        self._dismissal = None
+        if self._strangers and self._loop is not None:
+            self._dismissal = self._loop.call_later(next(iter(self._strangers)).until - now, self._dismiss)
 
     def _accept_later(self, error: OSError) -> None:
         """There is no descriptor to be had: the listener would be ready again and again."""
         logger.error("no connection can be accepted for %g s: %s", _ACCEPT_AGAIN_S, error.strerror)
-        self._selector.unregister(self._listener)
+        self._selector.unregister(self._listener.socket)
         if self._loop is not None:
             self._loop.call_later(_ACCEPT_AGAIN_S, self._accept_again)
 
     def _accept_again(self) -> None:
         if not self._closed:
-            self._selector.register(self._listener, selectors.EVENT_READ)
+            self._selector.register(self._listener.socket, selectors.EVENT_READ)
 
     def _welcome(self, client: _Client) -> None:
         """A client has said who it is."""
         other = client.stream.other
         assert other is not None
-        if other.socket_type not in _PEERS:
-            raise ProtocolError(f"a {other.socket_type.decode('ascii', 'replace')} socket does not speak to a ROUTER")
         if other.identity.startswith(b"\0"):
             raise ProtocolError("identities that begin with a zero byte are for those that tell none")
-        identity = other.identity or b"\0" + next(self._names).to_bytes(4)
+        identity = other.identity or b"\0" + next(self._names).to_bytes(8)
         former = self._clients.get(identity)
         if former is not None:
             self._drop(former, "it connected anew")
@@ -223,8 +242,9 @@ class ZmqTransport:
 
     def _drop(self, client: _Client, reason: str) -> None:
         """A connection ends, or has ended."""
-        if client.stream.fileno() < 0:
+        if client.gone:
             return
+        client.gone = True
         logger.debug("connection of %r ended: %s", client.identity, reason)
         self._strangers.pop(client, None)
         if self._clients.get(client.identity) is client:
@@ -296,19 +316,21 @@ class ZmqTransport:
         self._closed = True
         if self._loop is not None:
             self._loop.remove_reader(self._selector_fd())
+        if self._dismissal is not None:
+            self._dismissal.cancel()
         self._listener.close()
-        if self.address.startswith("ipc://"):
-            forget(self.address.removeprefix("ipc://"))
         unsent = [client for client in self._clients.values() if client.stream.unsent]
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LINGER_MS / 1e3):
-                await asyncio.gather(*map(_empty, unsent))
-        for client in [*self._clients.values(), *self._strangers]:
-            self._drop(client, "the server ends")
-        self._talkers.clear()
-        self._selector.close()
-        if self._arrived is not None:
-            self._arrived.set()
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LINGER_MS / 1e3):
+                    await asyncio.gather(*map(_empty, unsent))
+        finally:  # also if nobody wants to wait for that
+            for client in [*self._clients.values(), *self._strangers]:
+                self._drop(client, "the server ends")
+            self._talkers.clear()
+            self._selector.close()
+            if self._arrived is not None:
+                self._arrived.set()
 
 
 def _observation(identity: bytes, frames: list[Buffer] | Discarded) -> IncomingObservation:
@@ -322,18 +344,14 @@ def _observation(identity: bytes, frames: list[Buffer] | Discarded) -> IncomingO
 async def _empty(client: _Client) -> None:
     """Until a client was sent all that it is owed, or is gone."""
     loop = asyncio.get_running_loop()
-    done = loop.create_future()
-
-    def write() -> None:
-        try:
-            client.stream.flush()
-        except ConnectionEnded:
-            client.stream.unsent = 0
-        if not client.stream.unsent and not done.done():
-            done.set_result(None)
-
-    loop.add_writer(client.stream.fileno(), write)
+    writable = asyncio.Event()
+    fd = client.stream.fileno()
+    loop.add_writer(fd, writable.set)
     try:
-        await done
+        with contextlib.suppress(ConnectionEnded):
+            while client.stream.unsent:
+                writable.clear()
+                await writable.wait()
+                client.stream.flush()
     finally:
-        loop.remove_writer(client.stream.fileno())
+        loop.remove_writer(fd)

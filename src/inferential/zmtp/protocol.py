@@ -31,11 +31,19 @@ _GREETING = b"\xff" + b"\0" * 8 + b"\x7f" + b"\3\1" + _NULL + b"\0" * 32
 _IN_PLACE_BYTES = 2 * 1024
 """From here on a frame that has not come whole gets memory of its own, which the rest is read into."""
 _MAX_COMMAND_BYTES = 1024
+_MAX_IDENTITY_BYTES = 255
+_MAX_CONTEXT_BYTES = 16  # of a heartbeat
 _USUAL = bytes((_MORE, 0, _MORE))  # an empty frame, and a short one after it
 _DISCARD_AT_ONCE = 64
 """Frames of an endless message that are thrown away in one go, others' messages between."""
 
 PING, PONG, READY, ERROR = b"\4PING", b"\4PONG", b"\5READY", b"\5ERROR"
+
+PARTNERS = {
+    b"ROUTER": frozenset({b"DEALER", b"REQ", b"ROUTER"}),
+    b"DEALER": frozenset({b"ROUTER", b"REP", b"DEALER"}),
+}
+"""Which sockets speak to which."""
 
 
 class ConnectionEnded(Exception):
@@ -88,11 +96,11 @@ def ready(socket_type: bytes, identity: bytes) -> bytes:
     return command(READY + _property(b"Socket-Type", socket_type) + _property(b"Identity", identity))
 
 
-def read_ready(body: bytes) -> Ready:
-    """What the other end's command says.
+def read_ready(body: bytes, own_type: bytes) -> Ready:
+    """What the other end's command says to a socket of `own_type`.
 
     Raises:
-        ProtocolError: it is another command, or broken.
+        ProtocolError: it is another command, or broken, or of a socket that has nothing to say to ours.
     """
     if body.startswith(ERROR):
         raise ProtocolError(f"the other end refused: {body[7:].decode('utf-8', 'replace')}")
@@ -108,7 +116,13 @@ def read_ready(body: bytes) -> Ready:
             raise ProtocolError("READY ends in the midst of a property")
         properties[body[at + 1 : name_end].lower()] = body[value_at:end]
         at = end
-    return Ready(properties.get(b"socket-type", b""), properties.get(b"identity", b""))
+    socket_type, identity = properties.get(b"socket-type", b""), properties.get(b"identity", b"")
+    if socket_type not in PARTNERS[own_type]:
+        shown = socket_type.decode("ascii", "replace")
+        raise ProtocolError(f"a {shown} socket does not speak to a {own_type.decode()}")
+    if len(identity) > _MAX_IDENTITY_BYTES:
+        raise ProtocolError(f"an identity of {len(identity)} bytes; {_MAX_IDENTITY_BYTES} are the most")
+    return Ready(socket_type, identity)
 
 
 def _property(name: bytes, value: bytes) -> bytes:
@@ -127,7 +141,8 @@ def ping() -> bytes:
 
 def pong(body: bytes) -> bytes:
     """The answer to a heartbeat, its context in it."""
-    return command(PONG + body[len(PING) + 2 :])
+    context_at = len(PING) + 2  # after the time to live
+    return command(PONG + body[context_at : context_at + _MAX_CONTEXT_BYTES])
 
 
 def _head(flags: int, size: int) -> bytes:
@@ -152,8 +167,7 @@ def message(frames: Sequence[Frame], join_below: int) -> list[Buffer]:
     size = _size(last)
     small.append(_LAST_HEADS[size] if size <= _SHORT_BYTES else _head(0, size))
     _add(last, parts, small, join_below)
-    if small:
-        parts.append(b"".join(small))
+    _join(small, parts)
     return parts
 
 
@@ -166,8 +180,15 @@ def _add(frame: Frame, parts: list[Buffer], small: list[Buffer], join_below: int
         if len(piece) < join_below:
             small.append(piece)
         else:
-            parts += (b"".join(small), piece)
-            small.clear()
+            _join(small, parts)
+            parts.append(piece)
+
+
+def _join(small: list[Buffer], parts: list[Buffer]) -> None:
+    joined = b"".join(small)
+    if joined:  # none of the parts is empty: the last one tells that the message has left
+        parts.append(joined)
+    small.clear()
 
 
 class Reader:
@@ -176,13 +197,14 @@ class Reader:
     What came goes in by `feed`, or, while `space` is not None, straight into that; `next` gives what is whole.
 
     Args:
-        max_frame_bytes: larger ones are an error; None: none is.
+        max_frame_bytes: larger ones of a message are an error; None: none is.
         max_frames: of a message; one of more is thrown away, and gives `Discarded`.
     """
 
     def __init__(self, max_frame_bytes: int | None, max_frames: int) -> None:
         self._max_frame_bytes = max_frame_bytes
         self._max_frames = max_frames
+        self._usual_fits = max_frames > HEAD_FRAMES and (max_frame_bytes is None or max_frame_bytes >= _SHORT_BYTES)
         self._data = b""
         self._at = 0
         self._frames: list[Buffer] = []
@@ -216,7 +238,7 @@ class Reader:
         if self.space is not None:
             return None
         data, at, end = self._data, self._at, len(self._data)
-        if data[at : at + 3] == _USUAL and not self._frames and self._body is None:
+        if data[at : at + 3] == _USUAL and self._usual_fits and not self._frames and self._body is None:
             usual = self._usual(data, at, end)
             if usual is not None:
                 return usual
@@ -280,15 +302,16 @@ class Reader:
         if payload_at > end or data[flags_at] != 0:
             return None
         stop = payload_at + data[flags_at + 1]
-        if stop > end or self._max_frames < 3 or (self._max_frame_bytes or _SHORT_BYTES) < _SHORT_BYTES:
+        if stop > end:
             return None
         self._at = stop
         return [b"", data[envelope_at:flags_at], memoryview(bytearray(data[payload_at:stop]))]
 
     def _check(self, flags: int, size: int) -> None:
-        if flags > _MORE | _LONG and (flags & ~_LONG != _COMMAND or size > _MAX_COMMAND_BYTES):
-            raise ProtocolError(f"a frame of {size} bytes has the flags {flags:#04x}")
-        if self._max_frame_bytes is not None and size > self._max_frame_bytes:
+        if flags > _MORE | _LONG:
+            if flags & ~_LONG != _COMMAND or size > _MAX_COMMAND_BYTES:
+                raise ProtocolError(f"a frame of {size} bytes has the flags {flags:#04x}")
+        elif self._max_frame_bytes is not None and size > self._max_frame_bytes:
             raise ProtocolError(f"a frame of {size} bytes; {self._max_frame_bytes} are the most")
 
     def _begin(self, flags: int, size: int, there: memoryview) -> None:

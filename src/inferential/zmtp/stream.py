@@ -2,7 +2,8 @@
 
 It decides nothing: who connects to whom, and what becomes of a connection that ends, is its owner's business. Whoever
 is told that the socket is readable calls `shake_hands` until that is true, and from then on `read` and then `next`
-until that gives None; while `unsent` is not 0, `flush` is to be called when the socket can be written to.
+until that gives None; while `unsent` is not 0, `flush` is to be called when the socket can be written to. Any of these
+may leave something unsent, also `next` and `ping`.
 """
 
 from __future__ import annotations
@@ -33,9 +34,22 @@ from inferential.zmtp.protocol import (
 
 JOIN_BELOW_BYTES = 32 * 1024
 """Frames below it are copied into one buffer with their heads, which is faster than telling the system of each."""
-_READ_BYTES = 4 * 1024  # small messages come whole, some dozens at once; of a large one, little is copied twice
+_READ_BYTES = 4 * 1024
+"""Small messages come whole, some dozens at once; of a large one, little is copied twice; and a flood of heartbeats,
+seen to in one go, is a few hundred."""
 _MOST_BUFFERS = 64  # of one call, far below what any system takes
-_LAST_READS = 64  # on closing, of what nobody will look at
+_LAST_READS, _LAST_READ_BYTES = 64, 64 * 1024  # on closing, of what nobody will look at
+_MOST_OF_A_BODY = 1024 * 1024
+"""Of a large frame, so much is read in one go: others are to be heard too while somebody sends a very large one."""
+_PATIENCE = {"TCP_KEEPIDLE": 30, "TCP_KEEPALIVE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
+"""A machine that is gone is missed by the system in a minute, not in two hours: nobody sends robots heartbeats, and
+each that drove out of reach would cost a descriptor. Linux ends by TCP_USER_TIMEOUT also who is there and has taken
+nothing of what is on its way for that long. TCP_KEEPALIVE is macOS's name for TCP_KEEPIDLE."""
+
+
+def place_of(path: str) -> str:
+    """Of ipc://PATH, what the system calls it: @ begins a name that is in no file system, as in libzmq."""
+    return "\0" + path[1:] if path.startswith("@") else path
 
 
 class Stream:
@@ -60,6 +74,10 @@ class Stream:
         if connected.family != socket.AF_UNIX:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in _PATIENCE.items():
+                if hasattr(socket, name):
+                    connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        self._socket_type = socket_type
         self._ready = ready(socket_type, identity)
         self._greeting: bytearray | None = bytearray()  # None: it was whole
         self._reader = Reader(max_frame_bytes, max_frames)
@@ -69,7 +87,7 @@ class Stream:
         self.other: Ready | None = None
         """What the other end is, once the handshake is over."""
         self.alive = True
-        """Something came since the last `ping`."""
+        """Since the last `ping` something came, or the other end took something of what was unsent."""
         self.drained = False
         self._send([greeting()])
 
@@ -91,7 +109,7 @@ class Stream:
         while self.other is None:
             found = self._reader.next()
             if isinstance(found, bytes):
-                self.other = read_ready(found)
+                self.other = read_ready(found, self._socket_type)
             elif found is not None:
                 raise ProtocolError("a message came before READY")
             elif not self.read():
@@ -121,9 +139,10 @@ class Stream:
         return True
 
     def _read_body(self) -> bool:
-        """Reads as much of a large frame as there is."""
-        found = self.drained = False
-        while self._reader.space is not None:
+        """Reads what there is of a large frame, up to a limit."""
+        found = 0
+        self.drained = False
+        while self._reader.space is not None and found < _MOST_OF_A_BODY:
             try:
                 size = self._socket.recv_into(self._reader.space)
             except BlockingIOError:
@@ -132,8 +151,9 @@ class Stream:
             if not size:
                 raise ConnectionEnded("the other end closed the connection")
             self._reader.filled(size)
-            self.alive = found = True
-        return found
+            self.alive = True
+            found += size
+        return found > 0
 
     def _greeted(self, data: bytes) -> bytes:
         """Takes the greeting off the front of what came; ProtocolError where it is none."""
@@ -148,17 +168,26 @@ class Stream:
         return rest
 
     def next(self) -> list[Buffer] | Discarded | None:
-        """The next message, None where none has come whole. Commands are seen to.
+        """The next message, None where none has come whole. Commands are seen to; look at `unsent` after it.
 
         Raises:
-            ConnectionEnded: the connection is over, or the other end does not speak ZMTP as it should.
+            ConnectionEnded: the other end does not speak ZMTP as it should.
         """
-        while (found := self._reader.next()) is not None:
-            if not isinstance(found, bytes):
-                return found
-            if found.startswith(PING) and not self._unsent:  # who does not read needs no answer
-                self._send([pong(found)])
-        return None
+        found = self._reader.next()
+        return self._obey(found) if isinstance(found, bytes) else found
+
+    def _obey(self, found: bytes) -> list[Buffer] | Discarded | None:
+        """Sees to commands, up to the next message; answers those of one gulp at once."""
+        pongs = []
+        following: list[Buffer] | bytes | Discarded | None = found
+        while isinstance(following, bytes):
+            if following.startswith(PING):
+                pongs.append(pong(following))
+            following = self._reader.next()
+        if pongs and not self._unsent:  # who does not read needs no answer
+            with contextlib.suppress(ConnectionEnded):  # which reading finds too, after what came before the end
+                self._send([b"".join(pongs)])
+        return following
 
     def send(self, frames: Sequence[Frame]) -> None:
         """Sends a message; what the system does not take at once is kept, and is for `flush` to send.
@@ -169,7 +198,7 @@ class Stream:
         self._send(message(frames, JOIN_BELOW_BYTES))
 
     def ping(self) -> None:
-        """Asks for a sign of life; `alive` tells whether one came.
+        """Asks for a sign of life; `alive` tells whether one came. While something is unsent, taking that is one.
 
         Raises:
             ConnectionEnded: the connection is over.
@@ -210,6 +239,7 @@ class Stream:
                 return
             except OSError as error:
                 raise ConnectionEnded(error.strerror) from error
+            self.alive = True  # a message may take longer than a heartbeat, on a slow way
             if sent < len(part):
                 self._unsent[0] = part[sent:], ends
             else:
@@ -221,6 +251,8 @@ class Stream:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
             for _ in range(_LAST_READS):  # closing on what was not read would void what is on its way
-                if not self._socket.recv(_READ_BYTES):
+                if not self._socket.recv(_LAST_READ_BYTES):
                     break
+        self._unsent.clear()
+        self.unsent = 0
         self._socket.close()

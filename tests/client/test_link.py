@@ -1,0 +1,483 @@
+"""A robot's connection with a clock in the test's hands: when it is tried, when given up, and what gets through."""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inferential.client import link as module
+from inferential.client.link import CONNECT_S, Link, Patience
+from inferential.zmtp import protocol as p
+
+PATIENCE = Patience(reconnect_s=0.1, reconnect_max_s=1.0, heartbeat_s=1.0, silence_s=5.0)
+HELLO = p.greeting() + p.ready(b"ROUTER", b"")
+LARGE = bytes(8_000_000)
+
+
+def message(payload: bytes) -> bytes:
+    return b"".join(bytes(part) for part in p.message([b"", b"e", payload], 1))
+
+
+class Server:
+    """A listening socket, and the connections that it has accepted."""
+
+    def __init__(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener.settimeout(10)
+        self.port = self.listener.getsockname()[1]
+        self.ends: list[socket.socket] = []
+
+    @property
+    def address(self) -> str:
+        return f"tcp://127.0.0.1:{self.port}"
+
+    def accept(self) -> socket.socket:
+        end, _ = self.listener.accept()
+        end.settimeout(10)
+        self.ends.append(end)
+        return end
+
+    def close(self) -> None:
+        for one in (self.listener, *self.ends):
+            one.close()
+
+
+def hear(end: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        piece = end.recv(size - len(data))
+        assert piece
+        data += piece
+    return data
+
+
+class Robot:
+    """A link, what wakes it, and the time."""
+
+    def __init__(self, address: str, patience: Patience = PATIENCE, chance: Callable[[], float] = lambda: 0.0) -> None:
+        self.selector = selectors.DefaultSelector()
+        self.link = Link(address, b"robot", patience, self.selector, chance)
+        self.now = 0.0
+
+    def look(self, now: float | None = None) -> bool:
+        self.now = self.now if now is None else now
+        return self.link.look(self.now)
+
+    def wake(self) -> None:
+        """Something must come; then looks, at the same time as before."""
+        assert self.selector.select(10)
+        self.look()
+
+    def until(self, condition: Callable[[], Any]) -> None:
+        while not condition():
+            self.wake()
+
+    def next(self) -> Any:
+        assert self.selector.select(10)
+        return self.link.next()
+
+    def connect(self, server: Server) -> socket.socket:
+        """Until it is connected; the server's end."""
+        if self.is_away:
+            self.look(max(self.now, self.link.look_at))
+        end = server.accept()
+        end.sendall(HELLO)
+        self.until(lambda: self.link.connected)
+        assert hear(end, 64) == p.greeting()
+        assert hear(end, len(p.ready(b"DEALER", b"robot"))) == p.ready(b"DEALER", b"robot")
+        return end
+
+    @property
+    def is_away(self) -> bool:
+        """Whether there is nothing to wait for but the time."""
+        return not self.link.connected and not self.selector.get_map()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    opened = Server()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def make_robot() -> Iterator[Callable[..., Robot]]:
+    made: list[Robot] = []
+
+    def make(*told: Any, **options: Any) -> Robot:
+        made.append(Robot(*told, **options))
+        return made[-1]
+
+    yield make
+    for robot in made:
+        robot.link.close()
+        robot.link.close()
+        assert not robot.selector.get_map()
+        robot.selector.close()
+
+
+@pytest.fixture
+def robot(server: Server, make_robot: Callable[..., Robot]) -> Robot:
+    return make_robot(server.address)
+
+
+Make = Callable[..., Robot]
+
+
+# Away
+
+
+def waits(robot: Robot, count: int) -> list[float]:
+    """How long it waits after each of so many attempts that fail."""
+    found = []
+    for _ in range(count):
+        robot.look(robot.link.look_at)
+        robot.until(lambda: robot.is_away)
+        found.append(round(robot.link.look_at - robot.now, 9))
+    return found
+
+
+def test_where_nobody_listens_the_wait_doubles_up_to_the_longest(server: Server, robot: Robot) -> None:
+    server.close()
+    assert waits(robot, 6) == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+
+
+def test_a_path_that_is_not_there_is_tried_again(tmp_path: Path, make_robot: Make) -> None:
+    assert waits(make_robot(f"ipc://{tmp_path}/nobody"), 2) == [0.1, 0.2]
+
+
+def test_a_longest_wait_below_the_first_changes_nothing(server: Server, make_robot: Make) -> None:
+    server.close()
+    assert waits(make_robot(server.address, Patience(0.1, 0.05)), 3) == [0.1, 0.1, 0.1]
+
+
+def test_a_wait_of_nothing_still_leaves_the_processor_to_others(server: Server, make_robot: Make) -> None:
+    server.close()
+    assert waits(make_robot(server.address, Patience(0.0, 0.0)), 2) == [0.001, 0.001]
+
+
+def test_robots_that_lost_their_server_at_once_do_not_come_back_at_once(server: Server, make_robot: Make) -> None:
+    server.close()
+    assert waits(make_robot(server.address, chance=lambda: 0.5), 3) == [0.15, 0.25, 0.45]
+
+
+def test_nothing_is_tried_before_the_time_has_come(server: Server, robot: Robot) -> None:
+    server.listener.close()
+    waits(robot, 1)
+    robot.look(robot.link.look_at - 0.01)
+    assert robot.is_away
+
+
+def test_once_it_was_connected_the_first_wait_is_the_shortest_again(server: Server, robot: Robot) -> None:
+    real, server.listener = server.listener, socket.socket()
+    real.close()
+    assert waits(robot, 3)[-1] == 0.4
+    server.listener.close()
+    server.listener = socket.create_server(("127.0.0.1", server.port))
+    server.listener.settimeout(10)
+    robot.connect(server).close()
+    assert robot.next() is None
+    assert robot.look()
+    assert round(robot.link.look_at - robot.now, 9) == 0.1
+
+
+def test_nothing_can_be_sent_while_it_is_away(server: Server, robot: Robot) -> None:
+    server.close()
+    assert not robot.link.try_send((b"", b"e", b"p"))
+    assert robot.link.next() is None
+    waits(robot, 1)
+    assert not robot.link.flows
+    assert not robot.link.try_send((b"", b"e", b"p"))
+
+
+# Names
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """What is found of a name, and `asked`, which lets it be found."""
+    known: dict[str, Any] = {"asked": threading.Event()}
+    real = socket.getaddrinfo
+
+    def find(host: str, port: int, flags: int = 0, **told: Any) -> Any:
+        if flags & socket.AI_NUMERICHOST or host not in known:
+            return real(host, port, flags=flags, **told)
+        known["asked"].wait(10)
+        if not known[host]:
+            raise socket.gaierror(socket.EAI_NONAME, "unknown")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in known[host]]
+
+    monkeypatch.setattr(module.socket, "getaddrinfo", find)
+    yield known
+    known["asked"].set()
+
+
+def test_a_name_is_looked_for_without_waiting(server: Server, make_robot: Make, names: dict[str, Any]) -> None:
+    names["server.lan"] = ["127.0.0.1"]
+    robot = make_robot(f"tcp://server.lan:{server.port}")
+    robot.look(0.0)
+    robot.look(5.0)
+    assert not robot.link.connected
+    names["asked"].set()
+    robot.wake()
+    server.accept().sendall(HELLO)
+    robot.until(lambda: robot.link.connected)
+
+
+def test_a_name_that_nobody_knows_is_looked_for_again(make_robot: Make, names: dict[str, Any]) -> None:
+    names["server.lan"] = []
+    names["asked"].set()
+    assert waits(make_robot("tcp://server.lan:5555"), 3) == [0.1, 0.2, 0.4]
+
+
+def test_it_can_be_closed_while_a_name_is_looked_for(make_robot: Make, names: dict[str, Any]) -> None:
+    names["server.lan"] = ["127.0.0.1"]
+    robot = make_robot("tcp://server.lan:5555")
+    robot.look(0.0)
+    robot.link.close()
+    assert robot.is_away
+
+
+def test_of_several_addresses_the_next_is_tried_at_once(
+    server: Server, make_robot: Make, names: dict[str, Any]
+) -> None:
+    names["server.lan"] = ["127.0.0.2", "127.0.0.1"]  # the server listens on the second only
+    names["asked"].set()
+    robot = make_robot(f"tcp://server.lan:{server.port}")
+    robot.look(0.0)
+    robot.until(lambda: robot.is_away and robot.link.look_at == 0.0)
+    robot.connect(server)
+    assert robot.now == 0.0
+
+
+def test_a_server_that_was_lost_may_be_found_elsewhere(server: Server, make_robot: Make, names: dict[str, Any]) -> None:
+    names["server.lan"] = ["127.0.0.1", "127.0.0.9"]
+    names["asked"].set()
+    robot = make_robot(f"tcp://server.lan:{server.port}")
+    robot.look(0.0)
+    robot.wake()
+    robot.connect(server).close()
+    names["server.lan"] = ["127.0.0.1"]
+    assert robot.next() is None
+    assert robot.look()
+    robot.look(robot.link.look_at)
+    robot.wake()
+    robot.connect(server)
+
+
+# Connecting and shaking hands
+
+
+def test_a_server_that_accepts_and_says_nothing_is_given_up(server: Server, robot: Robot) -> None:
+    robot.look(0.0)
+    end = server.accept()
+    end.sendall(HELLO[:70])
+    robot.wake()
+    assert robot.link.look_at == CONNECT_S
+    robot.look(CONNECT_S - 0.1)
+    assert not robot.is_away
+    assert not robot.look(CONNECT_S)  # it never stood
+    assert robot.is_away
+    assert round(robot.link.look_at - robot.now, 9) == 0.1
+
+
+def test_a_server_that_cannot_be_reached_is_given_up(make_robot: Make) -> None:
+    with socket.socket() as listener:  # which has no room: what comes is left without an answer
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        fillers = [socket.socket() for _ in range(4)]
+        for one in fillers:
+            one.setblocking(False)
+            one.connect_ex(listener.getsockname())
+        robot = make_robot(f"tcp://127.0.0.1:{listener.getsockname()[1]}")
+        robot.look(0.0)
+        assert robot.link.look_at == CONNECT_S
+        robot.look(CONNECT_S - 0.1)
+        assert not robot.is_away
+        robot.look(CONNECT_S)
+        assert robot.is_away
+        for one in fillers:
+            one.close()
+
+
+@pytest.mark.parametrize(
+    "said", [b"HTTP/1.1 400 Bad Request\r\n", p.greeting() + p.ready(b"PUB", b""), p.greeting() + p.command(p.ERROR)]
+)
+def test_what_is_no_server_of_ours_is_tried_again_later(said: bytes, server: Server, robot: Robot) -> None:
+    robot.look(0.0)
+    end = server.accept()
+    end.sendall(said)
+    robot.until(lambda: robot.is_away)
+    assert robot.link.look_at == 0.1
+    end.settimeout(10)
+    while end.recv(1000):  # it ends the connection
+        pass
+
+
+def test_a_connection_that_breaks_as_it_is_made_leaves_nothing(
+    server: Server, robot: Robot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise module.ConnectionEnded("just now")
+
+    monkeypatch.setattr(module, "Stream", broken)
+    robot.look(0.0)
+    end = server.accept()
+    robot.until(lambda: robot.is_away)
+    assert end.recv(1) == b""
+
+
+# Connected
+
+
+def test_messages_go_and_come(server: Server, robot: Robot) -> None:
+    end = robot.connect(server)
+    assert robot.link.flows
+    assert robot.link.try_send((b"", b"e", b"hello"))
+    assert hear(end, len(message(b"hello"))) == message(b"hello")
+    end.sendall(message(b"one") + message(b"two"))
+    assert [bytes(robot.next()[2]), bytes(robot.link.next()[2])] == [b"one", b"two"]  # type: ignore[index]
+    assert robot.link.next() is None
+
+
+def test_what_the_system_does_not_take_is_sent_when_it_does(server: Server, robot: Robot) -> None:
+    end = robot.connect(server)
+    assert robot.link.try_send((b"", b"e", LARGE))
+    assert robot.link.connected
+    assert not robot.link.flows
+    assert not robot.link.try_send((b"", b"e", b"later"))
+    data = b""
+    while not robot.link.flows:
+        data += end.recv(1_000_000)
+        robot.look()
+    assert robot.link.try_send((b"", b"e", b"later"))
+    whole = message(LARGE) + message(b"later")
+    assert (data + hear(end, len(whole) - len(data))) == whole
+
+
+def test_what_came_before_the_end_is_given_first(server: Server, robot: Robot) -> None:
+    end = robot.connect(server)
+    end.sendall(p.ping() + message(b"last words"))
+    end.close()
+    assert bytes(robot.next()[2]) == b"last words"
+    robot.until(lambda: robot.link.next() is None and robot.link.ended)
+    assert not robot.link.flows
+    assert robot.look()
+    assert robot.is_away
+
+
+def test_an_end_that_sending_finds_is_for_look_to_see_to(server: Server, robot: Robot) -> None:
+    end = robot.connect(server)
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    end.close()
+    assert robot.selector.select(10)
+    assert not robot.link.try_send((b"", b"e", b"p"))
+    assert not robot.link.flows  # or nobody would see to it
+    assert robot.look()
+    assert not robot.look()
+
+
+def test_an_answer_to_a_heartbeat_that_the_system_does_not_take_leaves_later(server: Server, robot: Robot) -> None:
+    end = robot.connect(server)
+    stream: Any = robot.link._stream
+    real = stream._socket
+
+    class Full:
+        """Takes nothing, once."""
+
+        def send(self, data: bytes) -> int:
+            stream._socket = real
+            raise BlockingIOError
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, name)
+
+    stream._socket = Full()
+    end.sendall(p.ping())
+    assert robot.next() is None
+    assert not robot.link.flows
+    robot.until(lambda: robot.link.flows)
+    assert hear(end, 7) == p.command(p.PONG)
+
+
+# Heartbeats
+
+
+def pinged(end: socket.socket) -> bool:
+    return hear(end, len(p.ping())) == p.ping()
+
+
+def test_a_server_that_gives_no_sign_of_life_after_a_heartbeat_is_lost(server: Server, robot: Robot) -> None:
+    end = robot.connect(server)
+    assert robot.link.look_at == 1.0
+    assert not robot.look(1.0)
+    assert pinged(end)
+    assert not robot.look(2.0)
+    assert robot.link.look_at == 6.0
+    assert not robot.look(5.9)
+    assert robot.look(6.0)
+    assert robot.is_away
+
+
+@pytest.mark.parametrize("sign", [p.command(p.PONG), message(b"an answer"), p.ping()])
+def test_any_sign_of_life_will_do(sign: bytes, server: Server, robot: Robot) -> None:
+    end = robot.connect(server)
+    for number in range(1, 20):
+        assert not robot.look(float(number))
+        assert pinged(end)
+        end.sendall(sign)
+        robot.next()
+        if sign == p.ping():
+            hear(end, len(p.command(p.PONG)))
+        while robot.link.next() is not None:
+            pass
+
+
+def test_a_robot_that_slept_and_was_answered_meanwhile_is_still_connected(server: Server, robot: Robot) -> None:
+    end = robot.connect(server)
+    robot.look(1.0)
+    assert pinged(end)
+    end.sendall(p.command(p.PONG))
+    assert robot.next() is None  # all that came is read, then comes the look
+    assert not robot.look(60.0)
+    assert pinged(end)
+    assert robot.link.look_at == 61.0
+
+
+def test_a_robot_that_slept_and_was_not_answered_connects_anew(server: Server, robot: Robot) -> None:
+    end = robot.connect(server)
+    robot.look(1.0)
+    assert pinged(end)
+    assert robot.look(60.0)
+    assert robot.link.look_at == 60.1
+
+
+def test_a_server_that_takes_a_large_message_slowly_is_not_lost(server: Server, robot: Robot) -> None:
+    end = robot.connect(server)
+    assert robot.link.try_send((b"", b"e", LARGE))
+    taken = 0
+    for second in range(1, 30):
+        stream: Any = robot.link._stream
+        if not stream.unsent:
+            break
+        left = sum(len(part) for part, _ in stream._unsent)
+        while sum(len(part) for part, _ in stream._unsent) == left:
+            taken += len(end.recv(100_000))
+            assert not robot.look()
+        assert not robot.look(10.0 * second)
+    assert robot.link.connected
+    assert taken > 0
+
+
+def test_a_server_that_takes_nothing_of_a_large_message_is_lost(server: Server, robot: Robot) -> None:
+    robot.connect(server)
+    assert robot.link.try_send((b"", b"e", LARGE))
+    robot.look(1.0)
+    robot.look(2.0)
+    assert robot.look(6.0)

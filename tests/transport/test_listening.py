@@ -1,0 +1,120 @@
+"""Addresses of ZeroMQ's: what is listened on, under which name, and who may have it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from inferential.transport.listening import Listener, listen
+from inferential.zmtp.stream import place_of
+
+
+def has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+def reached(listener: Listener) -> None:
+    kind, _, place = listener.address.partition("://")
+    if kind == "ipc":
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.connect(place_of(place))
+    else:
+        host, _, port = place.rpartition(":")
+        socket.create_connection((host.strip("[]").replace("0.0.0.0", "127.0.0.1"), int(port)), timeout=10).close()
+
+
+@pytest.mark.parametrize(
+    "bind", ["tcp://127.0.0.1:0", "tcp://127.0.0.1:*", "tcp://*:*", "tcp://*:0", "tcp://localhost:0"]
+)
+def test_the_address_has_the_real_port_and_can_be_reached(bind: str) -> None:
+    listener = listen(bind)
+    assert int(listener.address.rpartition(":")[2]) > 0
+    reached(listener)
+    listener.close()
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+@pytest.mark.parametrize("bind", ["tcp://[::1]:0", "tcp://::1:*"])
+def test_an_address_of_ipv6_has_brackets(bind: str) -> None:
+    listener = listen(bind)
+    assert listener.address.startswith("tcp://[::1]:")
+    reached(listener)
+    listener.close()
+
+
+@pytest.mark.parametrize(
+    "bind",
+    ["tcp://:5555", "tcp://127.0.0.1", "tcp://127.0.0.1:", "tcp://127.0.0.1:-1", "tcp://127.0.0.1:65536", "udp://*:5"],
+)
+def test_an_address_that_is_none_is_an_os_error(bind: str) -> None:
+    with pytest.raises(OSError) as told:
+        listen(bind)
+    assert told.value.errno == errno.EINVAL
+
+
+def test_a_path_may_be_left_to_the_system_and_leaves_nothing_behind() -> None:
+    listener = listen("ipc://*")
+    path = listener.address.removeprefix("ipc://")
+    assert stat.S_ISSOCK(os.stat(path).st_mode)
+    reached(listener)
+    listener.close()
+    assert not os.path.exists(os.path.dirname(path))
+
+
+def test_the_name_of_a_server_that_is_gone_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "robots.sock"
+    with socket.socket(socket.AF_UNIX) as crashed:
+        crashed.bind(str(path))
+    listener = listen(f"ipc://{path}")
+    reached(listener)
+    listener.close()
+    assert not path.exists()
+
+
+def test_the_name_of_a_server_that_lives_is_in_use(tmp_path: Path) -> None:
+    first = listen(f"ipc://{tmp_path}/robots.sock")
+    with pytest.raises(OSError) as told:
+        listen(f"ipc://{tmp_path}/robots.sock")
+    assert told.value.errno == errno.EADDRINUSE
+    reached(first)
+    first.close()
+
+
+def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "notes"
+    path.write_text("mine")
+    with pytest.raises(OSError):
+        listen(f"ipc://{path}")
+    assert path.read_text() == "mine"
+
+
+def test_closing_leaves_a_name_that_another_server_has_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "robots.sock"
+    first = listen(f"ipc://{path}")
+    path.rename(tmp_path / "old.sock")  # so that the inode is not used again
+    second = listen(f"ipc://{path}")
+    first.close()
+    reached(second)
+    second.close()
+
+
+def test_a_path_that_is_too_long_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="too long"):
+        listen(f"ipc://{tmp_path}/{'x' * 200}")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self"), reason="Linux alone has such names")
+def test_a_name_may_be_in_no_file_system() -> None:
+    listener = listen(f"ipc://@inferential-{os.getpid()}")
+    assert not os.path.exists(f"@inferential-{os.getpid()}")
+    reached(listener)
+    listener.close()

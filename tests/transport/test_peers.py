@@ -1,0 +1,467 @@
+"""The ROUTER and what may connect to it: who is nobody is let go, who leaves costs nothing, and nobody else notices."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import random
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import zmq
+
+from inferential import AsyncConnection
+from inferential.config import TransportConfig
+from inferential.transport import IncomingObservation, ZmqTransport, zmq_transport
+from inferential.zmtp import protocol as p
+
+GREETING = p.greeting()
+LARGE = np.zeros(8_000_000, np.uint8).data
+
+
+def hello(identity: bytes = b"robot", socket_type: bytes = b"DEALER") -> bytes:
+    return GREETING + p.ready(socket_type, identity)
+
+
+def message(envelope: bytes = b"e", payload: bytes = b"p") -> bytes:
+    return b"".join(bytes(part) for part in p.message([b"", envelope, payload], 1))
+
+
+class Raw:
+    """A plain socket to the transport, in the test's hands."""
+
+    def __init__(self, address: str) -> None:
+        host, _, port = address.removeprefix("tcp://").rpartition(":")
+        self.socket = socket.create_connection((host, int(port)), timeout=10)
+
+    def say(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    async def hear(self, size: int) -> bytes:
+        """So many bytes; fewer where the connection ends first."""
+
+        def read() -> bytes:
+            data = b""
+            while len(data) < size:
+                try:
+                    piece = self.socket.recv(size - len(data))
+                except ConnectionResetError:
+                    break
+                if not piece:
+                    break
+                data += piece
+            return data
+
+        return await asyncio.to_thread(read)
+
+    async def is_let_go(self) -> bool:
+        """Whether the connection ends, whatever is said before."""
+        return len(await self.hear(1_000_000)) < 1_000_000
+
+    def reset(self) -> None:
+        """Leaves as a machine does that crashed and came back."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        self.socket.close()
+
+
+Call = Callable[..., Raw]
+
+
+@pytest.fixture
+def call(transport: ZmqTransport) -> Iterator[Call]:
+    """`call(b"...")`: connects and says that."""
+    calls: list[Raw] = []
+
+    def called(said: bytes = b"", to: ZmqTransport = transport) -> Raw:
+        calls.append(Raw(to.address))
+        calls[-1].say(said)
+        return calls[-1]
+
+    yield called
+    for one in calls:
+        one.socket.close()
+
+
+@pytest.fixture
+async def heard(transport: ZmqTransport) -> AsyncIterator[asyncio.Queue[IncomingObservation]]:
+    """What the transport receives, for as long as the test runs."""
+    queue: asyncio.Queue[IncomingObservation] = asyncio.Queue()
+
+    async def hear() -> None:
+        while True:
+            queue.put_nowait(await transport.recv())
+
+    hearing = asyncio.create_task(hear())
+    await asyncio.sleep(0)
+    yield queue
+    assert not hearing.done(), hearing
+    hearing.cancel()
+
+
+Heard = asyncio.Queue[IncomingObservation]
+
+
+async def next_of(heard: Heard) -> tuple[bytes, bytes]:
+    async with asyncio.timeout(10):
+        incoming = await heard.get()
+    return incoming.identity, bytes(incoming.envelope)
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 (sockets of another thread)
+            await asyncio.sleep(0.001)
+
+
+# Who is nobody
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\x05\0robot",
+        GREETING[:10] + b"\1\0",
+        GREETING[:12] + b"PLAIN".ljust(52, b"\0"),
+        GREETING[:12] + b"CURVE".ljust(52, b"\0"),
+        GREETING + message(),
+        GREETING + p.ping(),
+        hello(socket_type=b"PUSH"),
+        hello(b"\0robot"),
+        hello(b"x" * 256),
+        hello() + b"\xff" * 9,
+        hello() + p.command(bytes(2000)),
+        hello() + b"\2" + bytes([255] * 8),
+    ],
+)
+async def test_who_does_not_speak_as_it_should_is_let_go_and_nobody_else_notices(
+    said: bytes, heard: Heard, call: Call
+) -> None:
+    good = call(hello(b"good") + message(b"before"))
+    assert await next_of(heard) == (b"good", b"before")
+    bad = call(said)
+    assert await bad.is_let_go()
+    good.say(message(b"after"))
+    assert await next_of(heard) == (b"good", b"after")
+
+
+async def test_a_robot_with_another_mechanism_gets_nowhere(transport: ZmqTransport, heard: Heard, dial: Any) -> None:
+    public, secret = zmq.curve_keypair()
+    dial(transport.address, b"plain", PLAIN_USERNAME=b"me", LINGER=0).send_multipart([b"", b"e", b"p"])
+    curve = {"CURVE_SERVERKEY": public, "CURVE_PUBLICKEY": public, "CURVE_SECRETKEY": secret}
+    dial(transport.address, b"curve", **curve, LINGER=0).send_multipart([b"", b"e", b"p"])
+    dial(transport.address, b"good").send_multipart([b"", b"e", b"p"])
+    assert await next_of(heard) == (b"good", b"e")
+    assert list(transport._clients) == [b"good"]
+
+
+@pytest.mark.parametrize("said", [b"", GREETING[:40], GREETING, GREETING + b"\4"])
+async def test_who_does_not_say_in_time_who_it_is_is_let_go_though_nobody_else_comes(
+    said: bytes, heard: Heard, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zmq_transport, "HANDSHAKE_S", 0.05)
+    good = call(hello(b"good") + message(b"before"))
+    await next_of(heard)
+    assert await call(said).is_let_go()
+    good.say(message(b"after"))  # the handshake's time is over for it too
+    assert await next_of(heard) == (b"good", b"after")
+
+
+async def test_random_bytes_disturb_nobody(transport: ZmqTransport, heard: Heard, call: Call) -> None:
+    chance = random.Random(0)
+    good = call(hello(b"good"))
+    for number in range(100):
+        noise = chance.randbytes(chance.randint(1, 300))
+        if number % 2:
+            noise = bytes(byte & 0b111 for byte in noise)  # more of it are frames
+        with call([b"", GREETING, hello(), hello() + message()][number % 4] + noise).socket:
+            good.say(message(b"%d" % number))
+            while (said := await next_of(heard)) != (b"good", b"%d" % number):
+                assert said[0] != b"good"
+    await until(lambda: list(transport._clients) == [b"good"])
+
+
+# Descriptors
+
+
+class NoDescriptors:
+    """A listening socket of a process that has no descriptor left, for so many calls."""
+
+    def __init__(self, real: socket.socket, times: int) -> None:
+        self._real, self.times = real, times
+
+    def accept(self) -> Any:
+        if self.times:
+            self.times -= 1
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return self._real.accept()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+async def test_without_descriptors_robots_that_are_there_are_served_and_others_accepted_later(
+    transport: ZmqTransport, heard: Heard, call: Call, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.setattr(zmq_transport, "_ACCEPT_AGAIN_S", 0.01)
+    there = call(hello(b"there") + message())
+    await next_of(heard)
+    real = transport._listener.socket
+    none = NoDescriptors(real, 3)
+    monkeypatch.setattr(transport._listener, "socket", none)
+    late = call(hello(b"late"))
+    there.say(message(b"still"))
+    assert await next_of(heard) == (b"there", b"still")
+    late.say(message(b"at last"))
+    assert await next_of(heard) == (b"late", b"at last")
+    assert none.times == 0
+    assert caplog.text.count("no connection can be accepted") == 3
+
+
+async def test_who_says_nothing_keeps_no_robot_out_where_descriptors_end(
+    transport: ZmqTransport, heard: Heard, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = [call(), call()]
+    await until(lambda: len(transport._strangers) == 2)
+    monkeypatch.setattr(transport._listener, "socket", NoDescriptors(transport._listener.socket, 1))
+    call(hello(b"good") + message())
+    assert await next_of(heard) == (b"good", b"e")
+    assert await silent[0].is_let_go()
+    assert len(transport._strangers) == 1
+
+
+async def test_connections_that_ended_leave_no_descriptor(transport: ZmqTransport, heard: Heard, call: Call) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(20):
+        robot = call(hello(b"%d" % number) + message())
+        await next_of(heard)
+        robot.reset() if number % 2 else robot.socket.close()
+    for said in (b"", GREETING, b"nonsense"):
+        call(said).socket.close()
+    await until(lambda: not transport._clients and not transport._strangers)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(transport._selector.get_map()) == 1
+
+
+# Robots that leave, come back or do not read
+
+
+async def test_a_robot_that_was_reset_is_not_there(transport: ZmqTransport, heard: Heard, call: Call) -> None:
+    robot = call(hello() + message())
+    await next_of(heard)
+    robot.reset()
+    await until(lambda: not transport._clients)
+    with pytest.raises(OSError) as told:
+        transport.post(b"robot", b"answer", b"")
+    assert told.value.errno == errno.EHOSTUNREACH
+
+
+async def test_posting_to_a_robot_that_has_just_been_reset_is_an_os_error(
+    transport: ZmqTransport, heard: Heard, call: Call
+) -> None:
+    robot = call(hello() + message())
+    await next_of(heard)
+    robot.reset()
+    with pytest.raises(OSError) as told:
+        transport.post(b"robot", b"answer", b"")  # before the event loop has had a look
+    assert told.value.errno == errno.EHOSTUNREACH
+    assert not transport._clients
+
+
+async def test_a_robot_takes_over_though_its_former_connection_has_not_been_sent_all(
+    transport: ZmqTransport, heard: Heard, call: Call
+) -> None:
+    first = call(hello() + message(b"first"))
+    await next_of(heard)
+    transport.post(b"robot", b"answer", LARGE)
+    assert transport._clients[b"robot"].stream.unsent
+    second = call(hello() + message(b"second"))
+    assert await next_of(heard) == (b"robot", b"second")
+    transport.post(b"robot", b"answer", b"small")
+    end = await second.hear(len(GREETING + p.ready(b"ROUTER", b"")) + len(message(b"answer", b"small")))
+    assert end.endswith(message(b"answer", b"small"))
+    assert len(await first.hear(10_000_000)) < len(LARGE)
+
+
+async def test_what_a_robot_said_before_it_came_back_is_heard_before_what_it_says_then(
+    transport: ZmqTransport, call: Call
+) -> None:
+    call(hello() + b"".join(message(b"%d" % number) for number in range(60)))
+    said: list[int] = []
+
+    def hear() -> None:
+        incoming = transport.receive()
+        if incoming is not None:
+            said.append(int(bytes(incoming.envelope)))
+
+    while not said:
+        hear()
+    call(hello() + b"".join(message(b"%d" % number) for number in range(60, 120)))
+    while len(said) < 120:
+        hear()
+    assert said == list(range(120))
+
+
+async def test_an_event_of_a_connection_that_another_event_has_just_ended_is_no_harm(
+    transport: ZmqTransport, call: Call
+) -> None:
+    def look(condition: Callable[[], Any]) -> None:
+        while not condition():
+            transport.receive()
+
+    former = call(hello())
+    look(lambda: transport._clients)
+    transport.post(b"robot", b"answer", LARGE)
+    newer = call(GREETING)
+    look(lambda: transport._strangers)
+    (stranger,) = transport._strangers
+    look(lambda: stranger.stream._greeting is None)
+    newer.say(p.ready(b"DEALER", b"robot"))  # one select tells of this,
+    former.socket.recv(4_000_000)  # and that the former can be written to,
+    former.say(message())  # and read from
+    look(lambda: transport._clients[b"robot"] is stranger)
+    transport.post(b"robot", b"answer", b"")
+
+
+async def test_an_answer_to_a_heartbeat_that_the_system_does_not_take_leaves_later(
+    transport: ZmqTransport, heard: Heard, call: Call
+) -> None:
+    robot = call(hello() + message())
+    await next_of(heard)
+    stream = transport._clients[b"robot"].stream
+    real: Any = stream._socket
+
+    class Full:
+        """Takes nothing, once."""
+
+        def send(self, data: bytes) -> int:
+            stream._socket = real
+            raise BlockingIOError
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, name)
+
+    stream._socket = Full()  # type: ignore[assignment]
+    robot.say(p.ping())
+    before = len(GREETING + p.ready(b"ROUTER", b""))
+    assert (await robot.hear(before + 7))[before:] == p.command(p.PONG)
+
+
+async def test_a_flood_of_one_robot_does_not_keep_another_waiting(transport: ZmqTransport, call: Call) -> None:
+    flood = call(hello(b"flood"))
+    flood.socket.setblocking(False)
+    good = call(hello(b"good"))
+    given: list[bytes] = []
+
+    def pour() -> None:
+        try:
+            while True:
+                flood.socket.send(message() * 1000)
+        except BlockingIOError:
+            pass
+
+    pour()
+    while len(given) < 500:
+        incoming = transport.receive()
+        if incoming is not None:
+            given.append(incoming.identity)
+    good.say(message())
+    at = len(given)
+    while b"good" not in given:
+        if (incoming := transport.receive()) is not None:
+            given.append(incoming.identity)
+    assert given.index(b"good") - at <= 2 * zmq_transport._LOOK_AFTER
+
+
+# Ends
+
+
+async def test_a_close_that_is_cancelled_ends_all_connections_all_the_same(call: Call) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    transport = ZmqTransport(TransportConfig(bind="tcp://127.0.0.1:0"))
+    robot = call(hello() + message(), to=transport)
+    await transport.recv()
+    transport.post(b"robot", b"answer", LARGE)
+    closing = asyncio.create_task(transport.close())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    robot.socket.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_an_answer_larger_than_the_systems_buffers_arrives_though_the_transport_closes(
+    heard: Heard, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zmq_transport, "LINGER_MS", 10_000)
+    transport = ZmqTransport(TransportConfig(bind="tcp://127.0.0.1:0"))
+    robot = call(hello() + message(), to=transport)
+    await transport.recv()
+    transport.post(b"robot", b"answer", LARGE)
+    assert transport._clients[b"robot"].stream.unsent
+    size = len(GREETING + p.ready(b"ROUTER", b"")) + len(message(b"answer", bytes(LARGE)))
+    hearing = asyncio.create_task(robot.hear(size + 1))
+    await transport.close()
+    assert len(await hearing) == size
+
+
+# Event loops and addresses
+
+
+def test_another_event_loop_than_asyncios_will_do() -> None:
+    uvloop = pytest.importorskip("uvloop")
+
+    async def serve() -> None:
+        transport = ZmqTransport(TransportConfig(bind="tcp://127.0.0.1:0"))
+        async with AsyncConnection(transport.address, "robot") as connection:
+            model = connection.model("m", queue="all")
+            for _ in range(3):
+                await model.observe(n=np.zeros(300_000))
+                async with asyncio.timeout(10):
+                    incoming = await transport.recv()
+                assert incoming.identity == b"robot"
+                assert len(incoming.payload) == 2_400_000
+                transport.post(b"robot", b"", b"")
+                async with asyncio.timeout(10):
+                    while connection.stats.unmatched == 0:
+                        await model.get_result(5)
+        await transport.close()
+
+    loop = uvloop.new_event_loop()
+    try:
+        loop.run_until_complete(serve())
+    finally:
+        loop.close()
+
+
+async def test_robots_may_come_by_ipv6(dial: Any) -> None:
+    try:
+        transport = ZmqTransport(TransportConfig(bind="tcp://[::1]:*"))
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    dial(transport.address, b"robot", IPV6=1).send_multipart([b"", b"e", b"p"])
+    async with asyncio.timeout(10):
+        assert (await transport.recv()).identity == b"robot"
+    async with AsyncConnection(transport.address, "own") as connection:
+        await connection.model("m").observe()
+        async with asyncio.timeout(10):
+            assert (await transport.recv()).identity == b"own"
+    await transport.close()
+
+
+async def test_robots_may_come_by_a_name_in_no_file_system(dial: Any) -> None:
+    transport = ZmqTransport(TransportConfig(bind=f"ipc://@inferential-{os.getpid()}"))
+    dial(transport.address, b"robot").send_multipart([b"", b"e", b"p"])
+    async with asyncio.timeout(10):
+        assert (await transport.recv()).identity == b"robot"
+    async with AsyncConnection(transport.address, "own") as connection:
+        await connection.model("m").observe()
+        async with asyncio.timeout(10):
+            assert (await transport.recv()).identity == b"own"
+    await transport.close()

@@ -1,0 +1,315 @@
+"""ZMTP's mind: bytes in, messages and commands out, however they are cut; for nonsense ProtocolError, nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inferential.zmtp import ProtocolError
+from inferential.zmtp import protocol as p
+
+SIZES = [0, 1, 2, 254, 255, 256, 257, 2046, 2047, 2048, 2049, 8192, 20_000]
+sizes = st.sampled_from(SIZES)
+
+
+def frame(body: bytes, *, more: bool = False, long: bool = False) -> bytes:
+    """As another implementation would write it."""
+    flags = more | (2 if long or len(body) > 255 else 0)
+    return bytes((flags,)) + (len(body).to_bytes(8) if flags & 2 else bytes((len(body),))) + body
+
+
+def wire(*frames: bytes, long: bool = False) -> bytes:
+    return b"".join(frame(body, more=n < len(frames) - 1, long=long) for n, body in enumerate(frames))
+
+
+def read_all(data: bytes, cuts: list[int], max_frame_bytes: int | None = None, max_frames: int = 3) -> list[Any]:
+    """What a reader gives of `data` that comes in pieces, as `Stream` would read it."""
+    reader = p.Reader(max_frame_bytes, max_frames)
+    found: list[Any] = []
+    at = 0
+    edges = sorted({min(cut, len(data)) for cut in cuts} | {len(data)})
+    for edge in edges:
+        piece = data[at:edge]
+        at = edge
+        while piece:
+            if reader.space is not None:
+                size = min(len(piece), len(reader.space))
+                reader.space[:size] = piece[:size]
+                reader.filled(size)
+            else:
+                size = len(piece)
+                reader.feed(piece)
+            piece = piece[size:]
+            while (one := reader.next()) is not None:
+                found.append(one)
+    return found
+
+
+def plain(found: list[Any]) -> list[Any]:
+    return [[bytes(one) for one in item] if isinstance(item, list) else item for item in found]
+
+
+def body_of(size: int, seed: int) -> bytes:
+    return bytes((seed + n * 7) % 256 for n in range(min(size, 512))).ljust(size, b"\xa5")
+
+
+messages = st.lists(sizes, min_size=1, max_size=3).flatmap(
+    lambda chosen: st.integers(0, 255).map(lambda seed: [body_of(size, seed + n) for n, size in enumerate(chosen)])
+)
+usual = st.tuples(st.sampled_from([1, 40, 254, 255]), st.sampled_from([0, 7, 255])).map(
+    lambda chosen: [b"", body_of(chosen[0], 1), body_of(chosen[1], 2)]
+)
+commands = st.sampled_from([p.PING + b"\0\0", p.PONG, p.PING + b"\0\1context", b"\6NOBODY" + bytes(900)])
+
+
+# Frames
+
+
+@given(
+    told=st.lists(st.one_of(usual, messages, commands), max_size=6), cuts=st.lists(st.integers(0, 70_000), max_size=12)
+)
+def test_messages_and_commands_come_out_whole_and_in_order_however_they_are_cut(
+    told: list[Any], cuts: list[int]
+) -> None:
+    data = b"".join(p.command(one) if isinstance(one, bytes) else wire(*one) for one in told)
+    assert plain(read_all(data, cuts)) == told
+
+
+@pytest.mark.parametrize(
+    "message", [[b"", b"e" * 40, b"p" * 9], [b"", b"e" * 300, b""], [b"x"], [b"", b"", b"p" * 300]]
+)
+def test_a_message_comes_out_whole_though_every_byte_comes_by_itself(message: list[bytes]) -> None:
+    data = wire(*message) + p.command(p.PONG) + wire(*message)
+    assert plain(read_all(data, list(range(len(data))))) == [message, p.PONG, message]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_message_may_be_cut_at_every_boundary_of_its_frames(size: int) -> None:
+    message = [b"", body_of(size, 1), body_of(size, 2)]
+    data = wire(*message)
+    for edge in {0, 1, 2, 3, 4, 11, 12, 13, len(data) - size, len(data) - 1, len(data) - size - 1}:
+        assert plain(read_all(data, [edge])) == [message]
+
+
+def test_commands_may_stand_between_the_frames_of_a_message() -> None:
+    data = frame(b"", more=True) + p.ping() + frame(b"e", more=True) + p.command(p.PONG) + frame(b"p")
+    assert plain(read_all(data, [])) == [p.PING + b"\0\0", p.PONG, [b"", b"e", b"p"]]
+
+
+def test_a_short_frame_may_tell_its_size_in_eight_bytes() -> None:
+    assert plain(read_all(wire(b"", b"e", b"p", long=True), [])) == [[b"", b"e", b"p"]]
+
+
+@given(
+    envelope=sizes,
+    payload=sizes,
+    keep=st.integers(0, 600),
+    limit=st.sampled_from([None, 0, 254, 255, 256]),
+    max_frames=st.integers(1, 4),
+)
+def test_the_fast_path_gives_what_the_long_way_gives(
+    envelope: int, payload: int, keep: int, limit: int | None, max_frames: int
+) -> None:
+    data = wire(b"", body_of(envelope, 3), body_of(payload, 4))
+    data = data[: len(data) - keep % (len(data) + 1)] if keep else data
+
+    def told(fast: bool) -> Any:
+        reader = p.Reader(limit, max_frames)
+        reader._usual_fits &= fast
+        reader.feed(data)
+        try:
+            found = reader.next()
+        except ProtocolError as error:
+            return str(error)
+        return found, [type(one) for one in found] if isinstance(found, list) else None, reader.buffered
+
+    assert told(True) == told(False)
+
+
+@pytest.mark.parametrize("size", [8, 255, 300, 9000])
+def test_payload_can_be_written_to_and_heads_are_bytes(size: int) -> None:
+    (found,) = read_all(wire(b"", bytes(size), bytes(size)), [20])
+    assert [type(one) for one in found] == [bytes, bytes, memoryview]
+    assert not found[2].readonly
+
+
+@given(message=messages, join_below=st.sampled_from([0, 1, 256, 9000, 100_000]))
+def test_what_is_written_is_what_another_implementation_would_write(message: list[bytes], join_below: int) -> None:
+    assert b"".join(p.message(message, join_below)) == wire(*message)
+
+
+def test_large_frames_are_written_from_their_own_memory() -> None:
+    payload = bytes(1000)
+    assert p.message([b"", b"e", payload], join_below=1000)[-1] is payload
+
+
+@given(count=st.integers(4, 300), cuts=st.lists(st.integers(0, 900), max_size=5))
+def test_a_message_of_too_many_frames_is_thrown_away_and_the_next_one_is_whole(count: int, cuts: list[int]) -> None:
+    found = read_all(wire(*[b"x"] * count) + wire(b"", b"e", b"p"), cuts)
+    assert plain(found)[-1] == [b"", b"e", b"p"]
+    assert found[-2] is p.Discarded.MESSAGE
+    assert set(found[:-2]) <= {p.Discarded.PART}
+
+
+@given(pieces=st.lists(sizes, max_size=5), join_below=st.sampled_from([1, 256, 9000, 100_000]))
+def test_a_frame_of_several_pieces_is_written_as_one_and_no_part_is_empty(pieces: list[int], join_below: int) -> None:
+    payload: list[p.Buffer] = [body_of(size, number) for number, size in enumerate(pieces)]
+    parts = p.message([b"", b"e", payload], join_below)
+    assert b"".join(parts) == wire(b"", b"e", b"".join(payload))
+    assert all(parts)
+
+
+# What is no ZMTP
+
+
+@pytest.mark.parametrize("flags", [5, 7, 8, 9, 12, 0x10, 0x80, 0xFF])
+def test_flags_that_are_reserved_are_an_error(flags: int) -> None:
+    with pytest.raises(ProtocolError, match=rf"the flags {flags:#04x}"):
+        read_all(bytes((flags,)) + bytes(8), [])
+
+
+@pytest.mark.parametrize("limit", [0, 100, 1000])
+def test_a_frame_above_the_limit_is_an_error_before_its_body_has_come(limit: int) -> None:
+    head = frame(bytes(limit + 1))[: 2 if limit < 255 else 9]
+    with pytest.raises(ProtocolError, match=f"a frame of {limit + 1} bytes; {limit} are the most"):
+        read_all(head, [], max_frame_bytes=limit)
+    assert plain(read_all(wire(bytes(limit)), [], max_frame_bytes=limit)) == [[bytes(limit)]]
+
+
+@pytest.mark.parametrize("size", [2**46, 2**62, 2**63, 2**64 - 1])
+def test_a_size_for_which_there_is_no_memory_is_an_error(size: int) -> None:
+    with pytest.raises(ProtocolError, match="no memory"):
+        read_all(b"\2" + size.to_bytes(8), [])
+
+
+def test_a_command_that_is_too_long_is_an_error_though_frames_may_be_longer() -> None:
+    with pytest.raises(ProtocolError):
+        read_all(p.command(bytes(1025)), [])
+
+
+def test_commands_may_be_longer_than_the_frames_of_messages() -> None:
+    assert read_all(p.command(p.READY + bytes(50)), [], max_frame_bytes=10) == [p.READY + bytes(50)]
+
+
+@given(data=st.binary(max_size=400), cuts=st.lists(st.integers(0, 400), max_size=6), limit=st.sampled_from([None, 300]))
+def test_random_bytes_are_messages_or_a_protocol_error_and_nothing_else(
+    data: bytes, cuts: list[int], limit: int | None
+) -> None:
+    try:
+        found = read_all(data, cuts, limit)
+    except ProtocolError:
+        return
+    assert all(isinstance(one, bytes | list | p.Discarded) for one in found)
+
+
+# Greeting and READY
+
+
+def greet(**change: Any) -> bytes:
+    data = bytearray(p.greeting())
+    for at, value in change.items():
+        data[int(at[1:])] = value
+    return bytes(data)
+
+
+def test_the_greeting_is_that_of_version_3_1_with_the_null_mechanism() -> None:
+    assert p.greeting() == b"\xff\0\0\0\0\0\0\0\0\x7f\x03\x01NULL" + bytes(48)
+
+
+@pytest.mark.parametrize("length", range(65))
+def test_a_greeting_may_come_in_pieces(length: int) -> None:
+    p.check_greeting(p.greeting()[:length])
+
+
+def test_a_minor_version_to_come_is_no_hindrance() -> None:
+    p.check_greeting(greet(b11=7, b10=4))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"GET / HTTP/1.1", "does not speak ZMTP"),
+        (b"\x05\0robot", "does not speak ZMTP"),  # ZMTP 1.0: an identity as a frame
+        (greet(b9=0)[:10], "does not speak ZMTP"),
+        (greet(b10=1)[:11], "ZMTP 1; 3 is spoken"),  # 2.0 calls itself so
+        (greet(b10=0)[:11], "ZMTP 0; 3 is spoken"),
+        (p.greeting()[:12] + b"PLAIN".ljust(52, b"\0"), "mechanism PLAIN"),
+        (p.greeting()[:12] + b"CURVE".ljust(52, b"\0"), "mechanism CURVE"),
+        (p.greeting()[:12] + b"\xff\xfe".ljust(52, b"\0"), "mechanism"),
+    ],
+)
+def test_a_greeting_of_something_else_is_an_error_that_tells_what(data: bytes, reason: str) -> None:
+    with pytest.raises(ProtocolError, match=reason):
+        p.check_greeting(data)
+
+
+def ready_body(socket_type: bytes = b"DEALER", identity: bytes = b"robot") -> bytes:
+    return p.ready(socket_type, identity)[2 if len(socket_type) + len(identity) < 200 else 9 :]
+
+
+def test_ready_tells_the_socket_and_its_identity() -> None:
+    assert p.read_ready(ready_body(), b"ROUTER") == p.Ready(b"DEALER", b"robot")
+
+
+def test_names_of_properties_may_be_written_in_any_case_and_others_are_skipped() -> None:
+    body = p.READY + b"\x0bsocket-TYPE\0\0\0\6DEALER" + b"\6X-Note\0\0\0\1n"
+    assert p.read_ready(body, b"ROUTER") == p.Ready(b"DEALER", b"")
+
+
+@pytest.mark.parametrize("cut", set(range(1, len(ready_body()))) - {18})  # 18: the whole second property
+def test_a_ready_that_is_cut_short_is_an_error(cut: int) -> None:
+    with pytest.raises(ProtocolError):
+        p.read_ready(ready_body()[:-cut], b"ROUTER")
+
+
+@given(data=st.one_of(st.binary(max_size=80), st.binary(max_size=80).map(lambda tail: p.READY + tail)))
+def test_random_properties_are_read_or_a_protocol_error(data: bytes) -> None:
+    with pytest.raises(ProtocolError):  # none tells a socket's type by chance
+        p.read_ready(data, b"ROUTER")
+
+
+def test_an_error_tells_why_the_other_end_refused() -> None:
+    with pytest.raises(ProtocolError, match="refused: not today"):
+        p.read_ready(p.ERROR + b"\x09not today", b"DEALER")
+
+
+@pytest.mark.parametrize("body", [b"", p.PING + b"\0\0", b"\5HELLO"])
+def test_another_command_than_ready_is_an_error(body: bytes) -> None:
+    with pytest.raises(ProtocolError, match="expected the command READY"):
+        p.read_ready(body, b"ROUTER")
+
+
+@pytest.mark.parametrize("other", [b"PUB", b"SUB", b"PULL", b"REP", b"", b"\xff"])
+def test_a_socket_that_has_nothing_to_say_to_ours_is_an_error(other: bytes) -> None:
+    with pytest.raises(ProtocolError, match="does not speak to a ROUTER"):
+        p.read_ready(ready_body(other), b"ROUTER")
+
+
+@pytest.mark.parametrize("other", [b"DEALER", b"REQ", b"ROUTER"])
+def test_a_router_speaks_to_those_that_the_rfc_names(other: bytes) -> None:
+    assert p.read_ready(ready_body(other), b"ROUTER").socket_type == other
+
+
+def test_a_robot_does_not_speak_to_a_publisher() -> None:
+    with pytest.raises(ProtocolError, match="a PUB socket does not speak to a DEALER"):
+        p.read_ready(ready_body(b"PUB"), b"DEALER")
+
+
+def test_an_identity_has_at_most_255_bytes() -> None:
+    assert p.read_ready(ready_body(identity=b"x" * 255), b"ROUTER").identity == b"x" * 255
+    with pytest.raises(ProtocolError, match="an identity of 256 bytes"):
+        p.read_ready(ready_body(identity=b"x" * 256), b"ROUTER")
+
+
+# Heartbeats
+
+
+@pytest.mark.parametrize(
+    ("ping", "context"),
+    [(b"\0\0", b""), (b"\0\1", b""), (b"\0\1abc", b"abc"), (b"", b""), (b"\0\0" + b"c" * 40, b"c" * 16)],
+)
+def test_a_heartbeat_is_answered_with_its_context(ping: bytes, context: bytes) -> None:
+    assert p.pong(p.PING + ping) == p.command(p.PONG + context)
