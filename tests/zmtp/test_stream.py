@@ -254,6 +254,17 @@ def test_a_heartbeat_is_asked_for_and_answered(both: tuple[Stream, Stream]) -> N
     assert robot.next() is None
 
 
+def test_an_other_end_of_zmtp_3_0_is_not_asked_for_a_heartbeat(pair: Pair, make_stream: Make) -> None:
+    stream, end = make_stream(pair[0]), pair[1]
+    end.sendall(GREETING[:11] + b"\0" + GREETING[12:] + p.ready(b"DEALER", b"robot"))
+    shaken(stream)
+    stream.ping()
+    assert stream.alive
+    stream.send([b"", b"envelope", b"payload"])
+    read_exactly(end, len(GREETING) + len(p.ready(b"ROUTER", b"")))
+    assert read_exactly(end, 4).startswith(b"\1\0\1")  # the message, with no command before it
+
+
 def test_an_other_end_that_takes_what_is_unsent_gives_a_sign_of_life(both: tuple[Stream, Stream]) -> None:
     sender, receiver = both
     while not sender.unsent:

@@ -91,6 +91,11 @@ def check_greeting(data: bytes) -> None:
         raise ProtocolError(f"the other end asks for the mechanism {mechanism}, which is not spoken here")
 
 
+def knows_heartbeats(data: bytes) -> bool:
+    """Whether the end that said this greeting knows PING and PONG, which came with ZMTP 3.1."""
+    return data[10:12] >= b"\3\1"
+
+
 def ready(socket_type: bytes, identity: bytes) -> bytes:
     """The command that ends the handshake."""
     return command(READY + _property(b"Socket-Type", socket_type) + _property(b"Identity", identity))

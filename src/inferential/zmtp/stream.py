@@ -25,6 +25,7 @@ from inferential.zmtp.protocol import (
     Ready,
     check_greeting,
     greeting,
+    knows_heartbeats,
     message,
     ping,
     pong,
@@ -80,6 +81,7 @@ class Stream:
         self._socket_type = socket_type
         self._ready = ready(socket_type, identity)
         self._greeting: bytearray | None = bytearray()  # None: it was whole
+        self._knows_heartbeats = False
         self._reader = Reader(max_frame_bytes, max_frames)
         self._unsent: deque[tuple[memoryview, bool]] = deque()  # a buffer, and whether a message ends with it
         self.unsent = 0
@@ -162,6 +164,7 @@ class Stream:
         check_greeting(bytes(self._greeting))
         if len(self._greeting) < GREETING_BYTES:
             return b""
+        self._knows_heartbeats = knows_heartbeats(bytes(self._greeting))
         rest = bytes(self._greeting[GREETING_BYTES:])
         self._greeting = None
         self._send([self._ready])
@@ -200,9 +203,13 @@ class Stream:
     def ping(self) -> None:
         """Asks for a sign of life; `alive` tells whether one came. While something is unsent, taking that is one.
 
+        An end that speaks ZMTP 3.0, as libzmq before 4.2, knows no heartbeats: it is not asked, and counts as alive.
+
         Raises:
             ConnectionEnded: the connection is over.
         """
+        if not self._knows_heartbeats:
+            return
         self.alive = False
         if not self._unsent:
             self._send([ping()])
