@@ -160,3 +160,22 @@ def test_a_client_that_is_forgotten_leaves_no_points() -> None:
     collector.forget({"client": "a"}, {"client": "c"})
     for points in collector.snapshot().metrics.values():
         assert [point["labels"]["client"] for point in points] == ["b"]
+
+
+def test_the_newest_point_of_a_metric_of_two_forms_is_the_newest_whichever_form_is_full() -> None:
+    collector = MetricsCollector()
+    first, second = collector.form("x"), collector.form("x", "y")
+    collector.add(first, 1.0, (), (1.0,))
+    for number in range(second.at_once):
+        collector.add(second, 2.0 + number, (), (2.0 + number, 0.0))
+    assert not first.rows
+    assert collector.get_latest("x") == 1.0 + second.at_once
+
+
+def test_a_full_form_leaves_those_alone_that_share_nothing_with_it() -> None:
+    collector = MetricsCollector()
+    full, other = collector.form("x"), collector.form("y")
+    collector.add(other, 1.0, (), (1.0,))
+    for number in range(full.at_once):
+        collector.add(full, float(number), (), (0.0,))
+    assert (len(full.rows), len(other.rows)) == (0, 1)

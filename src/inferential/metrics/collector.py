@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _RING_BUFFER_SIZE = 10000
 _MAX_LABEL_SETS = 4096
 _ROWS_AT_ONCE = 64  # more would cost each less, and hold up the one that comes meanwhile
+_ROWS_APART = 9  # by which forms differ, so that not all of them are filed in the midst of the same request
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +41,12 @@ Sink = Callable[[str, Sequence[float], Sequence[LabelSet]], None]
 class Form:
     """Metrics that are recorded together: of one event, with one set of labels. Made by `MetricsCollector.form`."""
 
-    __slots__ = ("names", "rows")
+    __slots__ = ("at_once", "kin", "names", "rows")
 
-    def __init__(self, names: tuple[str, ...]) -> None:
+    def __init__(self, names: tuple[str, ...], at_once: int) -> None:
         self.names = names
+        self.at_once = at_once
+        self.kin = [self]  # forms that share a metric with this one, oldest first: they are filed together
         self.rows: deque[Row] = deque()  # whose append and popleft need no lock
 
 
@@ -101,7 +104,11 @@ class MetricsCollector:
 
     def form(self, *names: str) -> Form:
         """Metrics that `add` records together."""
-        form = Form(names)
+        form = Form(names, _ROWS_AT_ONCE + _ROWS_APART * len(self._forms))
+        for other in self._forms:
+            if not set(names).isdisjoint(other.names):
+                other.kin.append(form)
+                form.kin.insert(-1, other)
         self._forms.append(form)
         self._formed |= set(names)
         return form
@@ -123,13 +130,13 @@ class MetricsCollector:
                 self._file()
             for name, value in zip(form.names, values, strict=True):
                 self._callbacks.fire(name, value, dict(labels))
-        elif len(form.rows) >= _ROWS_AT_ONCE:
+        elif len(form.rows) >= form.at_once:
             with self._lock:
-                self._file()
+                self._file(form.kin)
 
-    def _file(self) -> None:
-        """Puts all rows that wait where they are found; the lock is held."""
-        for form in self._forms:
+    def _file(self, forms: Sequence[Form] | None = None) -> None:
+        """Puts the rows that wait, of all forms or of these, where they are found; the lock is held."""
+        for form in self._forms if forms is None else forms:
             waiting = form.rows
             if not waiting:
                 continue
