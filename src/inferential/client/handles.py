@@ -180,10 +180,13 @@ class AsyncModel:
         request_id = self._connection._observe(
             self._mailbox, values, True, urgency=urgency, steps_remaining=steps_remaining, priority=priority
         )
+        result = None
         try:
-            return await self._connection._wait(lambda: self._mailbox.take_kept(request_id), timeout_ms)
+            result = await self._connection._wait(lambda: self._mailbox.take_kept(request_id), timeout_ms)
         finally:
-            self._connection._session.abandon(self._mailbox, request_id)
+            if result is None:
+                self._connection._session.abandon(self._mailbox, request_id)
+        return result
 
 
 def _finish(waiter: asyncio.Future[None]) -> None:

@@ -65,6 +65,7 @@ class Connection:
         self._wire = open_wire(server, self._session.client_id, reconnect_ivl_ms, reconnect_max_ms)
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
+        self._dozing = 0
         self._leading = False
         self._closed = False
         self._reached = False
@@ -128,7 +129,7 @@ class Connection:
             self._closed = True
             while self._leading:
                 self._wake()
-                self._arrived.wait(0.1)
+                self._doze(0.1)
             self._wire.close()
             self._woken_by.close()
             self._wakes.close()
@@ -188,7 +189,7 @@ class Connection:
                 return False
             pause = max(min(_TEND_S, self._wire.look_at - time.monotonic()), 0.0)
             if self._leading:
-                self._arrived.wait(pause)
+                self._doze(pause)
             else:
                 self._lead(pause)
             if not self._closed and self._wire.pump(self._session):
@@ -212,7 +213,7 @@ class Connection:
                     return None
                 pause = max(min(remaining, self._wire.look_at - time.monotonic()), 0.0)
                 if self._leading:
-                    self._arrived.wait(pause)  # the leader may sleep for longer: `look_at` has changed since
+                    self._doze(pause)  # the leader may sleep for longer: `look_at` has changed since
                 else:
                     self._lead(pause)
 
@@ -233,10 +234,22 @@ class Connection:
                 self._woken_by.recv(1)
                 self._woken = False
             # Another waiting thread must lead if we leave with what we came for.
+            self._rouse()
+
+    def _doze(self, timeout_s: float) -> None:
+        """Sleeps, the lock released, until another thread has something for us."""
+        self._dozing += 1
+        try:
+            self._arrived.wait(timeout_s)
+        finally:
+            self._dozing -= 1
+
+    def _rouse(self) -> None:
+        if self._dozing:
             self._arrived.notify_all()
 
     def _hand_out(self) -> None:
-        self._arrived.notify_all()
+        self._rouse()
         if self._leading:
             self._wake()
 
@@ -336,7 +349,10 @@ class Model:
         request_id = self._connection._observe(
             self._mailbox, values, True, urgency=urgency, steps_remaining=steps_remaining, priority=priority
         )
+        result = None
         try:
-            return self._connection._wait(lambda: self._mailbox.take_kept(request_id), timeout_ms)
+            result = self._connection._wait(lambda: self._mailbox.take_kept(request_id), timeout_ms)
         finally:
-            self._connection._abandon(self._mailbox, request_id)
+            if result is None:
+                self._connection._abandon(self._mailbox, request_id)
+        return result
