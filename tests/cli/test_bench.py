@@ -140,7 +140,7 @@ def test_where_no_server_is_that_is_said(run: Any, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(bench_module, "_FIRST_ANSWER_MS", 50.0)
     ran = run("bench", "127.0.0.1:1", "arm", "state=1")
     assert ran.code == 2
-    assert "no answer from 127.0.0.1:1 within 0.05 s: is a server there?" in ran.err
+    assert "no answer from 127.0.0.1:1 within 0.05 s: Connection refused" in ran.err
 
 
 def test_an_address_that_is_none_is_told(run: Any) -> None:

@@ -62,7 +62,7 @@ def test_what_the_server_refuses_is_exit_code_1(run: Any, served: tuple[str, str
 def test_where_no_server_is_that_is_said(run: Any) -> None:
     ran = run("call", "127.0.0.1:1", "arm", "state=1", "--timeout-ms", "50")
     assert ran.code == 1
-    assert "no answer from 127.0.0.1:1 within 50 ms: is a server there?" in ran.err
+    assert "no answer from 127.0.0.1:1 within 50 ms: Connection refused" in ran.err
 
 
 def test_top_shows_robots_and_models_once(run: Any, served: tuple[str, str]) -> None:

@@ -133,6 +133,23 @@ Make = Callable[..., Robot]
 # Away
 
 
+def test_why_there_is_no_connection_is_told_once_and_that_there_is_one_again(
+    robot: Robot, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.close()
+    waits(robot, 3)
+    assert robot.link.trouble == "Connection refused"
+    assert [record.message for record in caplog.records] == [
+        f"no connection to {server.address}: Connection refused; it is tried again and again"
+    ]
+    server.listener = socket.create_server(("127.0.0.1", server.port))
+    robot.look(robot.link.look_at)
+    robot.connect(server)
+    assert robot.link.trouble is None
+    assert caplog.records[-1].message == f"connected to {server.address}"
+    assert len(caplog.records) == 2
+
+
 def waits(robot: Robot, count: int) -> list[float]:
     """How long it waits after each of so many attempts that fail."""
     found = []

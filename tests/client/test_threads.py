@@ -292,7 +292,7 @@ def test_a_thread_that_waits_connects_anew_though_the_one_that_leads_sleeps_on(
         waiting = [pool.submit(model.get_result, WAIT_MS)]
         until(lambda: connection._leading)
         with connection._lock:
-            link._failed(time.monotonic())  # as another thread found; the leader knows nothing of it
+            link._failed(time.monotonic(), OSError("gone"))  # as another thread found; the leader knows nothing of it
         waiting.append(pool.submit(model.get_result, WAIT_MS))
         until(lambda: link.connected)
         connection.close()

@@ -63,7 +63,9 @@ def test_an_address_has_a_transport_that_robots_can_use(bind: str) -> None:
     assert TransportConfig(bind=bind).bind == bind
 
 
-@pytest.mark.parametrize("bind", ["localhost:5555", "udp://*:5555", "tcp://", ""])
+@pytest.mark.parametrize(
+    "bind", ["localhost:5555", "udp://*:5555", "tcp://", "tcp://nonsense", "tcp://127.0.0.1", "ipc://", ""]
+)
 def test_other_addresses_are_refused(bind: str) -> None:
     with pytest.raises(ValidationError):
         TransportConfig(bind=bind)

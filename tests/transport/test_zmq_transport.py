@@ -267,7 +267,7 @@ async def test_an_address_in_use_is_named(transport: ZmqTransport) -> None:
     assert told.value.errno == errno.EADDRINUSE
 
 
-@pytest.mark.parametrize("bind", ["tcp://nonsense", "tcp://127.0.0.1:99999", "ipc:///no/such/folder/robots.sock"])
+@pytest.mark.parametrize("bind", ["tcp://127.0.0.1:99999", "ipc:///no/such/folder/robots.sock"])
 def test_an_address_that_cannot_be_bound_is_named(bind: str) -> None:
     with pytest.raises(OSError, match=rf"transport\.bind: cannot listen on '{bind}': "):
         ZmqTransport(TransportConfig(bind=bind))

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from inferential import Connection, InferenceError
-from inferential.cli.errors import CliError
+from inferential.cli.errors import CliError, no_answer
 from inferential.cli.output import print_json
 from inferential.cli.values import observation
 from inferential.sim.load import CLIENT_TYPE, Driver, Load, Tally
@@ -161,13 +161,13 @@ def _first(load: Load) -> None:
     try:
         with Connection(load.server, client_type=CLIENT_TYPE) as connection:
             result = connection.model(load.model_id, queue="all").infer(_FIRST_ANSWER_MS, **load.observation)
+            if result is None:
+                raise CliError(no_answer(load.server, f"{_FIRST_ANSWER_MS / 1e3:g} s", connection))
     except InferenceError as error:
         kind = type(error).__name__
         raise CliError(f"the first observation got no answer: {kind}: {error.reason}") from error
     except (TypeError, ValueError) as error:
         raise CliError(str(error)) from error
-    if result is None:
-        raise CliError(f"no answer from {load.server} within {_FIRST_ANSWER_MS / 1e3:g} s: is a server there?")
 
 
 async def _driven(driver: Driver, console: Console | None) -> float:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from inferential import Connection, InferenceError
-from inferential.cli.errors import CliError
+from inferential.cli.errors import CliError, no_answer
 from inferential.cli.values import observation
 
 EXAMPLES = (
@@ -59,7 +59,7 @@ def call(
                 began = time.perf_counter()
                 result = handle.infer(timeout_ms, **told_values)
                 if result is None:
-                    _fail(as_json, "Timeout", f"no answer from {server} within {timeout_ms:g} ms: is a server there?")
+                    _fail(as_json, "Timeout", no_answer(server, f"{timeout_ms:g} ms", connection))
                     return 1
                 taken.append((time.perf_counter() - began) * 1e3)
     except InferenceError as error:
@@ -92,7 +92,7 @@ def _fail(as_json: bool, kind: str, reason: str) -> None:
     if as_json:
         print(json.dumps({"error": kind, "reason": reason}))
     else:
-        Console(stderr=True).print(f"{kind}: {reason}", style="red", highlight=False)
+        Console(stderr=True).print(f"{kind}: {reason}", style="red", highlight=False, markup=False, soft_wrap=True)
 
 
 def _table(answer: dict[str, Any]) -> Table:

@@ -5,9 +5,17 @@ A command raises it; `main` prints it.
 
 from __future__ import annotations
 
+from inferential import Connection
+
 
 class CliError(Exception):
     """What the user reads; several lines are several errors."""
+
+
+def no_answer(server: str, within: str, connection: Connection) -> str:
+    """What is told where an answer did not come in time."""
+    why = connection.trouble or "it is connected, so the model takes longer than that"
+    return f"no answer from {server} within {within}: {why}"
 
 
 def missing(what: str, error: ModuleNotFoundError, extra: str) -> CliError:

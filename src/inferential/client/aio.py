@@ -38,6 +38,11 @@ class AsyncConnection(AsyncHandles):
         self._timer: asyncio.TimerHandle | None = None  # for what there is to do though nothing comes
         self._timer_at = math.inf
 
+    @property
+    def trouble(self) -> str | None:
+        """Why the server cannot be reached, in words; None while the connection stands, as far as is known."""
+        return self._wire.trouble
+
     def close(self) -> None:
         """Closes the connection; whoever waits in it gets a ConnectionError. Closing twice is fine."""
         if self._wire.closed:

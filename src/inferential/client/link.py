@@ -11,6 +11,7 @@ with has something and when `look_at` has come. What is said over the connection
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import random
 import selectors
@@ -23,6 +24,8 @@ from typing import Any
 from inferential.zmtp import ConnectionEnded, Stream
 from inferential.zmtp.protocol import Buffer, Discarded, Frame
 from inferential.zmtp.stream import place_of
+
+logger = logging.getLogger("inferential.client")
 
 CONNECT_S = 10.0
 """Longest that connecting and shaking hands may take before it is tried anew."""
@@ -83,6 +86,9 @@ class Link:
         self._dry = False  # all that had come was read
         self.ended = False
         """The connection stood, and was found to have ended; for `look` to see to."""
+        self.trouble: str | None = "the connection is being made"
+        """Why there is no connection, in words; None while it stands."""
+        self._told = False
         self._give_up_at = 0.0
         self._wait_s = patience.reconnect_s
 
@@ -104,8 +110,8 @@ class Link:
                 self._finish_connecting(self._connecting, now)
             elif now >= self.look_at or self._finder is not None:
                 self._begin(now)
-        except (ConnectionEnded, OSError):
-            self._failed(now)
+        except (ConnectionEnded, OSError) as error:
+            self._failed(now, error)
         return stood and not self.connected
 
     def try_send(self, frames: Sequence[Frame]) -> bool:
@@ -197,10 +203,14 @@ class Link:
             self._selector.register(self._finder.done, selectors.EVENT_READ)
             return []
 
-    def _failed(self, now: float) -> None:
+    def _failed(self, now: float, error: Exception) -> None:
         """It is away: to be tried again, after a while."""
         stood = self.connected
         self.close()
+        self.trouble = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
+        if not self._told:
+            self._told = True
+            logger.warning("no connection to %s: %s; it is tried again and again", self.address, self.trouble)
         if stood:
             self._wait_s = self._patience.reconnect_s
             self._places.clear()  # it may be elsewhere by now
@@ -215,7 +225,8 @@ class Link:
     def _finish_connecting(self, connecting: socket.socket, now: float) -> None:
         code = connecting.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code or now >= self._give_up_at:
-            raise OSError(code or errno.ETIMEDOUT, "it cannot be reached")
+            code = code or errno.ETIMEDOUT
+            raise OSError(code, os.strerror(code))
         try:
             connecting.getpeername()
         except OSError:
@@ -234,6 +245,10 @@ class Link:
                     raise ConnectionEnded("it does not answer")
                 return
             self.connected = True
+            self.trouble = None
+            if self._told:
+                self._told = False
+                logger.warning("connected to %s", self.address)
             self._wait_s = self._patience.reconnect_s
             self.look_at = now + self._patience.heartbeat_s
             return

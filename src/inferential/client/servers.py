@@ -105,6 +105,12 @@ class ManyServers:
     def settled(self) -> bool:
         return all(server.link.flows for server in self._servers)
 
+    @property
+    def trouble(self) -> str | None:
+        if self._first() is not None:
+            return None
+        return "; ".join(f"{server.link.address}: {server.link.trouble}" for server in self._servers)
+
     def send(self, session: Session, mailbox: Mailbox, request_id: int, frames: Frames) -> bool:
         server = self._first()
         if session.has_unsent or server is None or not server.try_send(request_id, frames):

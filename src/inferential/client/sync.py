@@ -85,6 +85,12 @@ class Connection:
         return self._session.client_id
 
     @property
+    def trouble(self) -> str | None:
+        """Why the server cannot be reached, in words; None while the connection stands, as far as is known."""
+        with self._lock:
+            return self._wire.trouble
+
+    @property
     def stats(self) -> ClientStats:
         """What became of the observations so far; live, not a copy."""
         return self._session.stats

@@ -75,6 +75,11 @@ class Wire(Protocol):
         ...
 
     @property
+    def trouble(self) -> str | None:
+        """Why no server can be reached, in words; None while one can."""
+        ...
+
+    @property
     def closed(self) -> bool:
         """Whether `close` was called."""
         ...
@@ -121,6 +126,10 @@ class OneServer:
     @property
     def settled(self) -> bool:
         return self._link.flows
+
+    @property
+    def trouble(self) -> str | None:
+        return self._link.trouble
 
     def send(self, session: Session, mailbox: Mailbox, request_id: int, frames: Frames) -> bool:
         if session.has_unsent or not self._link.try_send(frames):

@@ -55,7 +55,9 @@ class TransportConfig(Section):
     type: Literal["zmq"] = "zmq"
     """The only transport there is."""
     bind: Annotated[
-        str, Field(pattern=r"^(tcp|ipc)://."), Expected("an address like tcp://*:5555 or ipc:///run/robots.sock")
+        str,
+        Field(pattern=r"^(tcp://.+:(\d+|\*)|ipc://.+)$"),
+        Expected("an address like tcp://*:5555 or ipc:///run/robots.sock"),
     ] = "tcp://*:5555"
     """Address to listen on: tcp://HOST:PORT (* for every interface, port 0 for a free one) or ipc://PATH."""
     recv_hwm: SocketCount = 1000

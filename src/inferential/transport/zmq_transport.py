@@ -39,6 +39,7 @@ _ACCEPT_AT_ONCE = 16
 _LOOK_AFTER = 16  # messages, after which whoever else has something is looked for
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _ACCEPT_AGAIN_S = 1.0
+_REMEMBERED_DOUBLES = 1024
 
 
 class MalformedMessage(Exception):
@@ -93,6 +94,7 @@ class ZmqTransport:
         self._talkers: deque[_Client] = deque()  # those that may have a message, in turn
         self._given = 0  # messages, since it was last looked who has any
         self._names = itertools.count(1)
+        self._doubles: set[bytes] = set()  # identities that came while they were there
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_readable: Callable[[], None] | None = None
         self._arrived: asyncio.Event | None = None
@@ -235,6 +237,14 @@ class ZmqTransport:
         identity = other.identity or b"\0" + next(self._names).to_bytes(8)
         former = self._clients.get(identity)
         if former is not None:
+            if identity not in self._doubles:
+                if len(self._doubles) < _REMEMBERED_DOUBLES:
+                    self._doubles.add(identity)
+                logger.warning(
+                    "client %r connected while its former connection stood, and takes its place: it came back, or two "
+                    "robots have one id (said once)",
+                    identity.decode("utf-8", "replace"),
+                )
             self._drop(former, "it connected anew")
         del self._strangers[client]
         client.identity = identity
