@@ -343,3 +343,12 @@ async def test_a_dispatcher_can_be_started_again_after_it_was_closed(
         (result,) = await finish(dispatcher.dispatch([request_of("m", {"camera": image}, slots_known=True)]))
         assert result.error is None
         await dispatcher.close()
+
+
+async def test_the_log_says_where_in_its_code_a_model_failed(ask: Ask, caplog: pytest.LogCaptureFixture) -> None:
+    def model(observation: dict[str, Any]) -> Any:
+        return observation["camera"]
+
+    result = await ask(model, {"state": np.zeros(1)})
+    assert result.error == "KeyError: 'camera'"
+    assert f"KeyError: 'camera' ({__file__}:{model.__code__.co_firstlineno + 1})" in caplog.text

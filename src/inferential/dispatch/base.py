@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import traceback
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -307,7 +308,11 @@ class Dispatcher(ABC):
         refusal = _refusal(request.model_id, outcome)
         if refusal.kind is RefusalKind.MODEL_FAILED:
             self._note(request.model_id, latency_ms, refusal.reason)
-            logger.error("model %s failed for client %s: %s", request.model_id, request.client_id, refusal.reason)
+            where = _where(outcome)
+            logger.error(
+                "model %s failed for client %s: %s%s", request.model_id, request.client_id, refusal.reason, where
+            )
+            logger.debug("where model %s failed", request.model_id, exc_info=outcome)
         return DispatchResult(request, latency_ms, refusal=refusal)
 
     def _answer(self, request: InferenceRequest, outcome: Any, latency_ms: float, batch_size: int) -> DispatchResult:
@@ -393,6 +398,12 @@ def _read_one(request: InferenceRequest) -> Observation | Exception:
         return to_values(slots, metadata, request.payload)
     except Exception as error:  # Pillow may be missing; that is no reason for the others of the batch to fail
         return error
+
+
+def _where(error: Exception) -> str:
+    """The place in the model's own code that raised, for whoever has to mend it; empty where it is not known."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
 
 
 def _refusal(model_id: str, error: Exception) -> Refusal:
