@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ from inferential.proto import PROTOCOL_VERSION
 from inferential.proto.messages import ResponseTiming, write_response
 from inferential.proto.tensors import Buffer
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
+
+_OURS = str(Path(__file__).parents[1])
 
 logger = logging.getLogger("inferential.dispatch")
 
@@ -401,8 +404,8 @@ def _read_one(request: InferenceRequest) -> Observation | Exception:
 
 
 def _where(error: Exception) -> str:
-    """The place in the model's own code that raised, for whoever has to mend it; empty where it is not known."""
-    frames = traceback.extract_tb(error.__traceback__)
+    """The place in the model's own code that raised, for whoever has to mend it; empty where we found the fault."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_OURS)]
     return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
 
 
