@@ -180,6 +180,7 @@ class Server:
             RuntimeError: it does not run.
         """
         now, address = time.monotonic(), self.address
+        self._books.keep()
         known = self._model_ids()
         model_ids = self.profiles.models() if known is None else known
         return ServerStatus(
@@ -382,7 +383,6 @@ class Server:
             delivery.refuse(request, refusal)
             return
         if not (self._engine.goes_straight(request) and self._books.later(arrival)):
-            self._books.keep()
             self._books.arrived(arrival)
         self._engine.offer(request, request.received_at)
         self._tell_ended()
@@ -451,7 +451,7 @@ class Server:
                 self._history.ended(batch, now, ok=succeeded)
                 if self._batch_callbacks:
                     self._batch_callbacks.fire(batch, now)
-        if self._draining or self._engine.waiting():
+        if self._draining or self._engine.waiting() or self._timer is None:  # its client may be gone, and the timer
             self._work()
 
     def _settle_all(self, batch: Batch, results: list[DispatchResult], delivery: Delivery) -> None:
@@ -468,7 +468,7 @@ class Server:
         if result.refusal is None:
             delivery.answer(result)
         elif result.refusal.kind is RefusalKind.MODEL_FAILED and self._may_retry(request, result.refusal):
-            self._recorder.retried(request)
+            self._books.retried(request)
             self._engine.retry(request, time.monotonic())
             self._tell_ended()
         else:
@@ -550,6 +550,7 @@ class Server:
         self._config.scheduling = config
         self.profiles.set_quantile(config.slo_aware.latency_quantile)
         self._reception = Reception(self._config, self._owner, self._model_ids)
+        self._books.keep()  # a new strategy orders by deadlines, too
         self._engine.swap(config, scheduler, time.monotonic())
         self._tell_ended()
         self._work()
