@@ -95,10 +95,12 @@ def test_a_client_that_was_not_there_is_greeted_once_and_at_once(office: Office)
 def test_what_is_left_for_later_is_written_when_it_is_kept_and_once(office: Office) -> None:
     office.known(times=1)
     assert office.books.later(office.arrival())
-    assert office.count(names.PAYLOAD_SIZE_BYTES) == 1 and office.books.behind
+    assert office.count(names.PAYLOAD_SIZE_BYTES) == 1
+    assert office.books.behind
     office.books.keep()
     office.books.keep()
-    assert office.count(names.PAYLOAD_SIZE_BYTES) == 2 and not office.books.behind
+    assert office.count(names.PAYLOAD_SIZE_BYTES) == 2
+    assert not office.books.behind
 
 
 @pytest.mark.parametrize("told_budget_ms", [None, 7.0])
@@ -129,7 +131,8 @@ def test_an_arrival_is_written_before_what_becomes_of_it(office: Office) -> None
     office.now += 0.03  # past its deadline, which is its cadence
     office.books.answered(result(first))
     active = office.fleet.responses.get_active("arm", "policy")
-    assert active is not None and active.response_id == first.request.response_id
+    assert active is not None
+    assert active.response_id == first.request.response_id
     assert active.state is ResponseState.ISSUED
     assert office.count(names.DEADLINE_MISSES) == 1
     assert office.count(names.BATCH_SIZE) == 1
@@ -147,7 +150,8 @@ def test_a_later_observation_that_is_not_written_yet_does_not_use_up_an_answer_t
     office.books.answered(result(first))
     office.books.keep()
     active = office.fleet.responses.get_active("arm", "policy")
-    assert active is not None and active.state is ResponseState.ISSUED
+    assert active is not None
+    assert active.state is ResponseState.ISSUED
 
 
 @pytest.mark.parametrize("end", [Books.refused, Books.void], ids=["refused", "void"])
@@ -187,7 +191,8 @@ def test_books_that_are_asked_for_while_they_are_written_are_written_to_the_end_
 
     office.metrics.on_metric(ask)
     office.books.keep()
-    assert found and all(found)
+    assert found
+    assert all(found)
     assert office.count(names.PAYLOAD_SIZE_BYTES) == 4
 
 
