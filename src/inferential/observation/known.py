@@ -103,8 +103,9 @@ class KnownEnvelope:
         """
         other_ns = timestamp_ns ^ 1
         expected = Observation.FromString(envelope)
-        for told in (expected, *expected.tensors):
-            told.timestamp_ns = other_ns
+        expected.timestamp_ns = other_ns
+        for tensor in expected.tensors:
+            tensor.timestamp_ns = other_ns
         other, news_from = _varint(other_ns), self._size + 1 + _STAMP_BYTES
         rewritten = other.join(self._parts) + bytes((_STAMP_TAG,)) + other + envelope[news_from:]
         try:
