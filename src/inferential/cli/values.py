@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from inferential.cli.errors import CliError
+from inferential.cli.errors import CliError, missing
 
 
 def observation(told: Sequence[str] | None) -> dict[str, Any]:
@@ -71,6 +71,6 @@ def _read(key: str, path: Path) -> Any:
         with Image.open(path) as image:
             return np.asarray(image if image.mode in ("L", "RGB", "RGBA") else image.convert("RGB"))
     except ModuleNotFoundError as error:
-        raise CliError(f"{key}: images need Pillow: pip install 'inferential[images]'") from error
+        raise missing(f"{key}: an image", error, "images") from error
     except (OSError, ValueError, EOFError) as error:
         raise CliError(f"{key}: cannot read {path}: {error}") from error
