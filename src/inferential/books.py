@@ -6,6 +6,7 @@ It decides nothing and sends nothing. Where nobody waits for what it finds, it w
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -45,11 +46,15 @@ class Books:
         self._shares = shares
         self._weigh = weigh
         self._greet = greet
-        self._arrivals: list[Arrival] = []
-        self._batches: list[tuple[Batch, int]] = []
+        self._arrivals: deque[Arrival] = deque()
+        self._batches: deque[tuple[Batch, int]] = deque()
 
     def arrived(self, arrival: Arrival) -> None:
         """A request came in; from here on it has its deadline."""
+        self.keep()
+        self._arrived(arrival)
+
+    def _arrived(self, arrival: Arrival) -> None:
         request = arrival.request
         client_id, model_id, now = request.client_id, request.model_id, request.received_at
         sighting = self._fleet.seen(
@@ -79,10 +84,10 @@ class Books:
     def later(self, arrival: Arrival) -> bool:
         """Whether a request's arrival may be written down when `keep` is called, after it went to its model.
 
-        A client that is not known yet must be greeted first.
+        A client that is not known yet must be greeted first, and who speaks for it is known at once.
         """
         request = arrival.request
-        if self._fleet.client(request.client_id) is None:
+        if self._fleet.owner(request.client_id) != request.identity:
             return False
         request.serve_interval_ms = self._shares.interval_ms(request.client_id, request.model_id)
         self._arrivals.append(arrival)
@@ -99,14 +104,11 @@ class Books:
 
     def keep(self) -> None:
         """Writes down what was left for later."""
-        if self._arrivals:
-            arrivals, self._arrivals = self._arrivals, []
-            for arrival in arrivals:
-                self.arrived(arrival)
-        if self._batches:
-            batches, self._batches = self._batches, []
-            for batch, queue_depth in batches:
-                self._recorder.dispatched(batch.model_id, batch.requests, queue_depth, batch.started_at)
+        while self._arrivals:  # one by one: a callback that is told of a metric may ask for the books itself
+            self._arrived(self._arrivals.popleft())
+        while self._batches:
+            batch, queue_depth = self._batches.popleft()
+            self._recorder.dispatched(batch.model_id, batch.requests, queue_depth, batch.started_at)
 
     def answered(self, result: DispatchResult) -> None:
         """A result was sent."""
@@ -136,8 +138,14 @@ class Books:
                 tally.refused += 1
         self.void(request, refusal)
 
+    def retried(self, request: InferenceRequest) -> None:
+        """A request that failed is to be tried again; it has its deadline, for who orders it."""
+        self.keep()
+        self._recorder.retried(request)
+
     def void(self, request: InferenceRequest, refusal: Refusal) -> None:
         """The response to a request will never be used."""
+        self.keep()
         if self._fleet.responses.on_invalidated(
             request.client_id, refusal.cause, request.response_id, request.model_id
         ):

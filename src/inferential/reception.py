@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _LATE: dict[int, Literal["serve", "refuse"]] = {LATE_SERVE: "serve", LATE_REFUSE: "refuse"}
 
 
-@dataclass(slots=True)
+@dataclass(slots=True)  # not frozen, which would double the time that it takes to make one
 class Arrival:
     """A believable observation, as a request.
 

@@ -20,10 +20,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from inferential.books import Books
+from inferential.calls import Calls
+from inferential.capacities import Capacities
 from inferential.config.profiles import load_profiles
 from inferential.config.schema import InferentialConfig, SchedulingConfig
 from inferential.delivery import BatchCallback, Callbacks, Delivery, RequestCallback
-from inferential.dispatch.base import REPLICA_LOST, Dispatcher, DispatchResult
+from inferential.dispatch.base import Dispatcher
 from inferential.memory import keep_what_is_freed
 from inferential.metrics.callbacks import MetricCallback
 from inferential.metrics.collector import MetricsCollector
@@ -32,10 +34,10 @@ from inferential.observation.slots import ObservationError
 from inferential.reception import Reception
 from inferential.scheduler import create_scheduler
 from inferential.scheduler.base import Scheduler
-from inferential.scheduler.engine import Batch, Capacity, Engine
+from inferential.scheduler.engine import Batch, Engine
 from inferential.scheduler.options import with_options
 from inferential.scheduler.profile import Profiles
-from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, RequestState
+from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
 from inferential.scheduler.shares import FairShares
 from inferential.scheduler.slo_lane import weight_of
 from inferential.status import History, ServerStatus, clients_of, model_of
@@ -50,8 +52,6 @@ DEFAULT_BIND = "tcp://*:5555"
 _RECEIVE_AT_ONCE = 128  # messages read in one go; then answers get their turn
 # A client drops what it has not read when its connection ends; this is a control period or two to read it in.
 _READ_GRACE_S = 0.1
-_REMEMBERED_CAPACITIES = 1024  # any id may be that of a model, where the backend does not know its models
-_LOST_REPLICAS = 3  # so many replicas may die under one request before its client is told
 _DRAINING = Refusal(RefusalKind.REJECTED, "the server is draining", "draining")
 
 
@@ -62,6 +62,8 @@ class _Open:
     loop: asyncio.AbstractEventLoop
     transport: ZmqTransport
     delivery: Delivery
+    calls: Calls
+    history: History
 
 
 class Server:
@@ -98,20 +100,17 @@ class Server:
         self._fleet = Fleet(self._config.response_tracking)
         self._visits = Visits()
         self._reception = Reception(self._config, self._owner, self._model_ids)
-        self._engine = Engine(
-            self._config.scheduling, create_scheduler(self._config.scheduling), self._capacity, self._new_profiles()
-        )
-        self._capacities: dict[str, Capacity] = {}  # until the dispatcher or the configuration changes
+        self._capacities = Capacities(self._dispatcher, self._config.models)
+        scheduling = self._config.scheduling
+        self._engine = Engine(scheduling, create_scheduler(scheduling), self._capacities.of, self._new_profiles())
         self._shares = FairShares(self._engine.outlook)
         self._books = Books(self._fleet, self._recorder, self._shares, self._weigh, self._greet)
         self._request_callbacks: Callbacks[InferenceRequest] = Callbacks("request")
         self._batch_callbacks: Callbacks[Batch, float] = Callbacks("batch")
-        self._history = History(time.monotonic())
         self._open: _Open | None = None
         self._stop = asyncio.Event()
         self._idle = asyncio.Event()
         self._draining = False
-        self._calls: dict[Batch, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0  # in the loop's time
 
@@ -135,9 +134,12 @@ class Server:
     @property
     def address(self) -> str:
         """Where the server listens, with the real port; RuntimeError while it does not."""
+        return self._on().transport.address
+
+    def _on(self) -> _Open:
         if self._open is None:
             raise RuntimeError("the server does not run: its address is known from start() to stop()")
-        return self._open.transport.address
+        return self._open
 
     @property
     def running(self) -> bool:
@@ -179,23 +181,27 @@ class Server:
         Raises:
             RuntimeError: it does not run.
         """
-        now, address = time.monotonic(), self.address
+        on = self._on()
+        now = time.monotonic()
+        self._books.keep()
         known = self._model_ids()
         model_ids = self.profiles.models() if known is None else known
         return ServerStatus(
             version=version("inferential"),
-            address=address,
+            address=on.transport.address,
             strategy=self._config.scheduling.strategy,
-            uptime_s=now - self._history.started_at,
+            uptime_s=now - on.history.started_at,
             draining=self._draining,
             waiting=self._engine.waiting(),
             in_flight=len(self._engine.running()),
             clients=clients_of(self._fleet, self._shares, now),
             models=[
-                model_of(model_id, self._capacity(model_id), self._engine, self._dispatcher.endpoint_health(model_id))
+                model_of(
+                    model_id, self._capacities.of(model_id), self._engine, self._dispatcher.endpoint_health(model_id)
+                )
                 for model_id in sorted(model_ids)
             ],
-            batches=self._history.batches(),
+            batches=on.history.batches(),
             nodes=list(self._dispatcher.nodes()),
         )
 
@@ -233,7 +239,7 @@ class Server:
         self._config.transport = old.transport
         self._config.ray = old.ray
         self._config.gateways, self._config.http, self._config.otlp = old.gateways, old.http, old.otlp
-        self._capacities.clear()
+        self._capacities.configure(self._config.models)
         self._reception = Reception(self._config, self._owner, self._model_ids)
         self._fleet.configure(self._config.response_tracking)
         self._metrics.configure(self._config.metrics)
@@ -289,19 +295,30 @@ class Server:
             await transport.close()
             raise
         delivery = Delivery(transport, self._visits, self._recorder, self._books, self._request_callbacks)
-        self._history = History(time.monotonic())
-        self._open = _Open(asyncio.get_running_loop(), transport, delivery)
+        history = History(time.monotonic())
+        calls = Calls(
+            self._dispatcher,
+            self._engine,
+            delivery,
+            self._books,
+            history,
+            self._batch_callbacks,
+            self._max_retries,
+            self._on_call_ended,
+        )
+        self._open = _Open(asyncio.get_running_loop(), transport, delivery, calls, history)
         self._draining = False
         transport.watch(self._on_readable)
         logger.info("listening on %s, strategy %s", transport.address, self._config.scheduling.strategy)
 
     async def drain(self) -> None:
         """Takes no more requests, serves those it has for `drain_timeout_s`, and refuses the rest. Twice is fine."""
-        if self._open is None:
+        on = self._open
+        if on is None:
             return
         self._draining = True
         self._books.keep()
-        if self._engine.waiting() or self._calls:
+        if self._engine.waiting() or on.calls:
             self._idle.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._config.server.drain_timeout_s):
@@ -309,11 +326,8 @@ class Server:
         self._engine.clear(_DRAINING.reason, _DRAINING.cause, time.monotonic())
         self._tell_ended()
         for request in self._engine.running():
-            self._open.delivery.refuse(request, _DRAINING)
-        calls = list(self._calls.values())
-        for call in calls:
-            call.cancel()
-        await asyncio.gather(*calls, return_exceptions=True)
+            on.delivery.refuse(request, _DRAINING)
+        await on.calls.cancel()
 
     async def shutdown(self) -> None:
         """Drains, and closes."""
@@ -382,7 +396,6 @@ class Server:
             delivery.refuse(request, refusal)
             return
         if not (self._engine.goes_straight(request) and self._books.later(arrival)):
-            self._books.keep()
             self._books.arrived(arrival)
         self._engine.offer(request, request.received_at)
         self._tell_ended()
@@ -412,11 +425,13 @@ class Server:
         if on is None:
             return
         now = time.monotonic()
-        self._dispatch(self._engine.straight(now), on)
+        for batch in self._engine.straight(now):
+            on.calls.begin(batch)
         waiting = self._engine.waiting()
         if waiting:
             self._books.keep()  # who has to wait needs a deadline
-            self._dispatch(self._engine.work(now), on)
+            for batch in self._engine.work(now):
+                on.calls.begin(batch)
         if self._books.behind:
             on.loop.call_soon(self._books.keep)  # after the calls that have just been made
         self._tell_ended()
@@ -425,66 +440,17 @@ class Server:
         if waiting or self._timer is None:  # else it rings for the fleet's sake, in time
             self._set_timer(on.loop, now)
 
-    def _dispatch(self, batches: list[Batch], on: _Open) -> None:
-        for batch in batches:
-            self._calls[batch] = on.loop.create_task(self._run(batch, on.delivery))
-            self._books.dispatched(batch, self._engine.waiting(batch.model_id))
-            self._history.began(batch)
-
-    async def _run(self, batch: Batch, delivery: Delivery) -> None:
-        """One call of a model, from its requests to their answers."""
-        results: list[DispatchResult] = []
-        try:
-            results = await self._dispatcher.dispatch(batch.requests, batch.replica)
-        except Exception as error:
-            logger.exception("backend failed on model %s", batch.model_id)
-            refusal = Refusal(RefusalKind.MODEL_FAILED, f"the backend failed: {error}", type(error).__name__)
-            results = [DispatchResult(request, 0.0, refusal=refusal) for request in batch.requests]
-        finally:
-            now = time.monotonic()
-            try:
-                self._settle_all(batch, results, delivery)  # first of all: robots wait for it
-            finally:
-                succeeded = any(result.refusal is None for result in results)
-                del self._calls[batch]
-                self._engine.finished(batch, now, measured=succeeded)
-                self._history.ended(batch, now, ok=succeeded)
-                if self._batch_callbacks:
-                    self._batch_callbacks.fire(batch, now)
-        if self._draining or self._engine.waiting():
+    def _on_call_ended(self) -> None:
+        self._tell_ended()
+        if self._draining or self._engine.waiting() or self._timer is None:  # its client may be gone, and the timer
             self._work()
 
-    def _settle_all(self, batch: Batch, results: list[DispatchResult], delivery: Delivery) -> None:
-        for result in results:
-            self._settle(result, delivery)
-        for request in batch.requests:
-            if request.state is RequestState.DISPATCHED:
-                delivery.refuse(request, Refusal(RefusalKind.MODEL_FAILED, "the backend gave no result", "no_result"))
-
-    def _settle(self, result: DispatchResult, delivery: Delivery) -> None:
-        request = result.request
-        if request.state is not RequestState.DISPATCHED:
-            return  # refused meanwhile, by shutdown
-        if result.refusal is None:
-            delivery.answer(result)
-        elif result.refusal.kind is RefusalKind.MODEL_FAILED and self._may_retry(request, result.refusal):
-            self._recorder.retried(request)
-            self._engine.retry(request, time.monotonic())
-            self._tell_ended()
-        else:
-            delivery.refuse(request, result.refusal)
-
-    def _may_retry(self, request: InferenceRequest, refusal: Refusal) -> bool:
-        if self._draining:
-            return False
-        if refusal.cause == REPLICA_LOST:  # which is neither the model's fault nor the observation's
-            in_time = request.late != "refuse" or time.monotonic() < request.deadline
-            return in_time and request.retry_count < self._config.scheduling.max_retries + _LOST_REPLICAS
-        return request.retry_count < self._config.scheduling.max_retries
+    def _max_retries(self) -> int | None:
+        return None if self._draining else self._config.scheduling.max_retries
 
     def _on_replicas(self) -> None:
         """Replicas came or went: those that are gone are forgotten, and there may be room for what waits."""
-        self._capacities.clear()
+        self._capacities.forget()
         for model_id in self.profiles.models():
             known = set(self._dispatcher.replicas(model_id))
             for replica in self.profiles.replicas(model_id):
@@ -550,40 +516,10 @@ class Server:
         self._config.scheduling = config
         self.profiles.set_quantile(config.slo_aware.latency_quantile)
         self._reception = Reception(self._config, self._owner, self._model_ids)
+        self._books.keep()  # a new strategy orders by deadlines, too
         self._engine.swap(config, scheduler, time.monotonic())
         self._tell_ended()
         self._work()
-
-    def _capacity(self, model_id: str) -> Capacity:
-        capacity = self._capacities.get(model_id)
-        if capacity is None:
-            if len(self._capacities) >= _REMEMBERED_CAPACITIES:
-                self._capacities.clear()
-            capacity = self._capacities[model_id] = self._capacity_now(model_id)
-        return capacity
-
-    def _capacity_now(self, model_id: str) -> Capacity:
-        models = self._config.models
-        known = models.known.get(model_id)
-        max_batch_size = self._dispatcher.max_batch_size(model_id)
-        max_inflight = models.default_max_inflight
-        takes = self._dispatcher.max_inflight(model_id)
-        if takes is not None:
-            max_inflight = takes
-        if known is not None:
-            if known.max_batch_size is not None and max_batch_size > 1:
-                max_batch_size = known.max_batch_size
-            if known.max_inflight is not None and takes != 0:
-                max_inflight = known.max_inflight
-        most = self._dispatcher.most_inflight(model_id)
-        if most is not None:
-            max_inflight = min(max_inflight, most)  # what is above would wait there, and not here
-        return Capacity(
-            max_inflight,
-            max_batch_size,
-            tuple(self._dispatcher.replicas(model_id)),
-            None if known is None else known.device,
-        )
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pty
@@ -174,3 +175,16 @@ def test_a_load_that_is_late_itself_is_warned_of(capsys: pytest.CaptureFixture[s
         tally = Tally(sent=1, unanswered=1, slip_ms=array("d", [late_ms]))
         bench_module._show(LOAD, figures(LOAD, tally, 2.0))
         assert ("warning: this machine was late itself" in capsys.readouterr().out) == (late_ms > 2)
+
+
+async def test_it_runs_where_the_event_loop_knows_no_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object) -> None:
+        raise NotImplementedError
+
+    class Done:
+        counted_s = 1.5
+
+        async def run(self) -> None: ...
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "add_signal_handler", unknown)
+    assert await bench_module._driven(Done(), None) == 1.5  # type: ignore[arg-type]

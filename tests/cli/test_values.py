@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -41,10 +42,20 @@ def test_nothing_told_is_nothing() -> None:
         ("=1", "expected KEY=VALUE"),
         ("a:floaty=1", "a: no dtype 'floaty'"),
         ("a=[1,[2]]", "a: "),
+        ("a:(2,3=1", "a: no dtype"),
+        ("a=@empty.npy", "a: cannot read empty.npy"),
+        ("a=" + "[" * 100_000, "a: nested too deeply"),
         ("a:int8=hello", "a: expected JSON numbers for int8, got 'hello'"),
         ("a=@nothing.png", "a: cannot read nothing.png"),
     ],
 )
-def test_values_that_are_none_are_told_by_key(told: str, text: str) -> None:
+def test_values_that_are_none_are_told_by_key(place: Path, told: str, text: str) -> None:
+    (place / "empty.npy").touch()
     with pytest.raises(CliError, match=text.replace("[", r"\[")):
         parse(told)
+
+
+def test_an_image_without_the_extra_that_reads_it_names_the_extra(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(CliError, match=r"inferential\[images\]"):
+        parse("a=@cup.png")

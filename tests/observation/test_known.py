@@ -15,7 +15,7 @@ from inferential.client.session import Handle, Session
 from inferential.config import ObservationConfig
 from inferential.observation import DecodedObservation, ObservationAssembler, ObservationError
 from inferential.observation.known import KnownEnvelope
-from inferential.proto import Client, Observation
+from inferential.proto import FLOAT32, RAW, Client, Observation, Tensor
 from inferential.proto.tensors import whole
 
 ARRAYS = {
@@ -157,3 +157,93 @@ def test_what_is_remembered_of_a_robot_does_not_keep_its_images_in_memory() -> N
     assert known is not None
     held = [getattr(known, name) for name in KnownEnvelope.__slots__]
     assert not any(part is payload or part is envelope for part in held)
+
+
+def varint(number: int) -> bytes:
+    return Observation(timestamp_ns=number).SerializeToString()[1:]
+
+
+LATE_REFUSE_FIELD = Observation(late=2).SerializeToString()
+ENTRY_WITHOUT_VALUE = b"\x3a\x03\x0a\x01"  # and its key, of one byte: its canonical form is two bytes longer
+
+
+@pytest.mark.parametrize(
+    "smuggled",
+    [
+        LATE_REFUSE_FIELD * 2 + b"".join(ENTRY_WITHOUT_VALUE + key for key in (b"a", b"b", b"c")),
+        b"\x2a\x06policz" + b"".join(ENTRY_WITHOUT_VALUE + key for key in (b"a", b"b", b"c", b"d")),
+        Observation(timestamp_ns=time.time_ns() - 10**9).SerializeToString()
+        + b"".join(ENTRY_WITHOUT_VALUE + key for key in (b"a", b"b", b"c", b"d", b"e")),
+    ],
+    ids=["late", "model", "timestamp"],
+)
+def test_what_is_no_news_is_not_overlooked_among_news_of_the_same_length(smuggled: bytes) -> None:
+    robot, used = Robot(), assembler()
+    used.decode(*robot.frames(ARRAYS["one"]), 1.0)
+    envelope, payload = robot.frames(ARRAYS["one"])
+    tampered = envelope + smuggled
+    assert outcome(used, tampered, payload) == outcome(assembler(), tampered, payload)
+
+
+def test_a_timestamp_of_another_length_is_not_one_that_is_known() -> None:
+    robot, used = Robot(), assembler()
+    used.decode(*robot.frames(ARRAYS["several"]), 1.0)
+    envelope, payload = robot.frames(ARRAYS["several"])
+    stamp = varint(Observation.FromString(envelope).timestamp_ns)
+    tampered = envelope.replace(stamp, varint(2**50)[:8] + b"\x1d")  # the tag of urgency, whose value follows
+    head, news = tampered[: -len(news_of(envelope))], news_of(envelope)
+    tampered = head + b"\x10" + varint(2**50) + b"\x1d\x00\x00\x80\x3e" + news[10:]
+    assert outcome(used, tampered, payload) == outcome(assembler(), tampered, payload)
+
+
+def long_varint(number: int) -> bytes:
+    """As no library writes it, with a byte too many."""
+    short = varint(number)
+    return short[:-1] + bytes((short[-1] | 0x80, 0))
+
+
+def test_a_stamp_within_a_field_that_nobody_knows_ends_no_envelope() -> None:
+    timestamp_ns = time.time_ns()
+    who = Observation(client=Client(id="arm"), model_id="policy", protocol_version=2).SerializeToString()
+    unknown = b"\xa2\x06\x0a\x10" + varint(timestamp_ns)
+    envelope = who + b"\x10" + long_varint(timestamp_ns) + unknown
+    assert assembler().decode(envelope, b"", 1.0).timestamp_ns == timestamp_ns
+
+
+def test_a_stamp_within_a_text_is_text() -> None:
+    payload, used = bytes(4), assembler()
+    first_ns, later_ns = spelt("éééé"), spelt("êééé")
+
+    def envelope(at: int) -> bytes:
+        """The key of its tensor ends with the bytes of its stamp, of which the last is the tag of the shape."""
+        key = b"\x0a\x08" + varint(at)[:-1]
+        rest = Tensor(dtype=FLOAT32, byte_length=4, encoding=RAW).SerializeToString()
+        body = key + b"\x18\x01" + rest + b"\x30" + long_varint(first_ns)
+        who = Observation(client=Client(id="arm"), model_id="policy", protocol_version=2).SerializeToString()
+        return who + b"\x22" + bytes((len(body),)) + body + Observation(timestamp_ns=at).SerializeToString()
+
+    assert [slot.key for slot in used.decode(envelope(first_ns), payload, 1.0).slots] == ["éééé"]
+    assert outcome(used, envelope(later_ns), payload) == outcome(assembler(), envelope(later_ns), payload)
+
+
+def spelt(text: str) -> int:
+    """A time in 2024 to 2027 whose varint begins with a text of eight bytes."""
+    return sum((byte & 0x7F) << 7 * at for at, byte in enumerate([*text.encode(), 24]))
+
+
+def test_news_are_not_read_of_an_envelope_that_is_larger_than_the_limits_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    robot, used = Robot(), assembler(max_metadata_bytes=100)
+    envelope, payload = robot.frames(ARRAYS["one"])
+    used.decode(envelope, payload, 1.0)
+    read: list[bytes] = []
+    monkeypatch.setattr(KnownEnvelope, "news", lambda _known, envelope: read.append(envelope))
+    assert used.recall(envelope + Observation(metadata={"note": "x" * 10**6}).SerializeToString(), payload) is None
+    assert not read
+
+
+def test_what_is_remembered_is_bounded_whoever_speaks() -> None:
+    reader = assembler()
+    arrays = {f"{number}": np.zeros(1, np.uint8) for number in range(40)}
+    for number in range(3000):
+        reader.decode(*Robot(f"robot-{number}").frames(arrays), 1.0)
+    assert sum(len(part) for seen in reader._seen.values() for known in seen for part in known._parts) < 4 * 2**20

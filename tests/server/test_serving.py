@@ -177,7 +177,7 @@ async def test_a_newer_observation_supersedes_one_that_waits(serve: Any, connect
             await waiting
         gate.let(2)
         await until(lambda: gate.calls == 2)
-        await until(lambda: not server._calls)
+        await until(lambda: not server._open.calls)
         result = await model.get_result(WAIT_MS)
         assert result is not None
         while (newer := await model.get_result(200)) is not None:
@@ -200,7 +200,7 @@ async def test_who_is_superseded_is_configured(
             await model.observe(state=STATE + n)
         await until(lambda: server._engine.waiting() == answers - 1)
         gate.let(4)
-        await until(lambda: gate.calls == answers and not server._calls and not server._engine.waiting())
+        await until(lambda: gate.calls == answers and not server._open.calls and not server._engine.waiting())
 
 
 async def test_a_slow_model_leaves_the_others_and_the_event_loop_alone(serve: Any, connect: Connect, gate: Any) -> None:

@@ -173,7 +173,8 @@ def _first(load: Load) -> None:
 async def _driven(driver: Driver, console: Console | None) -> float:
     """Drives until the end or Ctrl-C, with a bar on the console; gives the seconds that were counted."""
     running = asyncio.create_task(driver.run())
-    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, running.cancel)
+    with contextlib.suppress(NotImplementedError):  # on Windows, where Ctrl-C ends it without figures
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, running.cancel)
     showing = None if console is None else asyncio.create_task(_progress(driver, console))
     try:
         with contextlib.suppress(asyncio.CancelledError):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from inferential.cli.errors import CliError
+from inferential.cli.errors import CliError, missing
 
 
 def observation(told: Sequence[str] | None) -> dict[str, Any]:
@@ -41,13 +41,15 @@ def parse(told: str) -> tuple[str, Any]:
         raise CliError(f"expected KEY=VALUE, got {told!r}")
     try:
         dtype = np.dtype(dtype_name or "float32")
-    except TypeError as error:
+    except (TypeError, ValueError, SyntaxError) as error:  # numpy reads a parenthesis as Python
         raise CliError(f"{key}: no dtype {dtype_name!r}; for example float64, int32, uint8") from error
     if text.startswith("@"):
         array = _read(key, Path(text[1:]))
         return key, array.astype(dtype) if dtype_name else array
     try:
         value = json.loads(text)
+    except RecursionError:
+        raise CliError(f"{key}: nested too deeply") from None
     except ValueError:
         if dtype_name:
             raise CliError(f"{key}: expected JSON numbers for {dtype_name}, got {text!r}") from None
@@ -68,5 +70,7 @@ def _read(key: str, path: Path) -> Any:
 
         with Image.open(path) as image:
             return np.asarray(image if image.mode in ("L", "RGB", "RGBA") else image.convert("RGB"))
-    except (OSError, ValueError) as error:
+    except ModuleNotFoundError as error:
+        raise missing(f"{key}: an image", error, "images") from error
+    except (OSError, ValueError, EOFError) as error:
         raise CliError(f"{key}: cannot read {path}: {error}") from error

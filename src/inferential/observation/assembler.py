@@ -43,7 +43,7 @@ _ENVELOPE_PER_ENTRY_BYTES = 32
 _REMEMBERED_WARNINGS = 1024
 _REMEMBERED_NAMES = 4096
 _REMEMBERED_PLACES = 4096
-_REMEMBERED_SENDERS = 4096
+_REMEMBERED_BYTES = 4 * 1024 * 1024  # of envelopes; what they say takes at most some ten times as much
 _REMEMBERED_ENVELOPES = 4  # of one sender: for each model and form of its observations
 
 
@@ -61,6 +61,7 @@ class ObservationAssembler:
             * (config.max_id_bytes + config.max_dims * _ENVELOPE_PER_DIM_BYTES + _ENVELOPE_PER_TENSOR_BYTES)
         )
         self._seen: dict[bytes, deque[KnownEnvelope]] = {}  # by sender
+        self._seen_bytes = 0  # of the envelopes that went in, be they replaced since
         self._good_names: set[str] = set()
         self._good_places: dict[tuple[Any, ...], tuple[str, tuple[int, ...], str, int]] = {}
         self._warned: OrderedDict[tuple[str, str], None] = OrderedDict()
@@ -127,8 +128,10 @@ class ObservationAssembler:
         known = KnownEnvelope.of(decoded, envelope)
         if known is None:
             return
-        if len(self._seen) >= _REMEMBERED_SENDERS:
+        self._seen_bytes += len(envelope)
+        if self._seen_bytes > _REMEMBERED_BYTES:
             self._seen.clear()
+            self._seen_bytes = len(envelope)
         seen = self._seen.setdefault(name_of_sender(envelope), deque(maxlen=_REMEMBERED_ENVELOPES))
         seen.appendleft(known)
 
@@ -137,7 +140,7 @@ class ObservationAssembler:
 
         The news is checked, whatever `decode` would say against it has None.
         """
-        if not isinstance(envelope, bytes):
+        if not isinstance(envelope, bytes) or len(envelope) > self._max_envelope_bytes:
             return None
         for known in self._seen.get(name_of_sender(envelope), ()):
             message = known.news(envelope)

@@ -16,14 +16,15 @@ from google.protobuf.message import DecodeError
 
 from inferential.observation.decoded import DecodedObservation
 from inferential.observation.slots import SlotInfo
-from inferential.proto import ObservationNews
+from inferential.proto import Observation, ObservationNews
 
 _STAMP_BYTES = 9  # of a timestamp as a varint, from 1972 to 2262
+_STAMPED = range(2**56, 2**63)  # the timestamps of that length
 _LONGEST_BYTES = 2048  # of what is remembered
 _STAMP_TAG = 0x10  # field 2, a varint
 
 
-@dataclass(slots=True)
+@dataclass(slots=True)  # not frozen, which would double the time that it takes to make one
 class News:
     """What is new in an observation, as of `DecodedObservation`."""
 
@@ -81,9 +82,9 @@ class KnownEnvelope:
     def of(cls, decoded: DecodedObservation, envelope: bytes) -> Self | None:
         """What stays of an envelope; None where it is not made as those of this line are."""
         timestamp_ns = decoded.timestamp_ns
-        stamp = _varint(timestamp_ns)
-        if len(stamp) != _STAMP_BYTES or len(envelope) > _LONGEST_BYTES:
+        if timestamp_ns not in _STAMPED or len(envelope) > _LONGEST_BYTES:
             return None
+        stamp = _varint(timestamp_ns)
         if any(slot.timestamp_ns != timestamp_ns for slot in decoded.slots):
             return None
         *parts, rest = envelope.split(stamp)
@@ -92,8 +93,27 @@ class KnownEnvelope:
         parts[-1] = parts[-1][:-1]
         size = len(envelope) - len(rest) - _STAMP_BYTES - 1
         known = cls(parts, size, decoded)
-        # No news may stand among what stays, nor anything else among the news.
-        return known if not _news_of(envelope[:size]).ByteSize() and known.news(envelope) is not None else None
+        return known if known._stands_for(envelope, timestamp_ns) and known.news(envelope) is not None else None
+
+    def _stands_for(self, envelope: bytes, timestamp_ns: int) -> bool:
+        """Whether what changes with the timestamp are the timestamps and nothing else, such as a text of those bytes,
+        and no news stand among what stays.
+
+        Each tensor's timestamp changes, and there are as many stamps as tensors: none is left that is anything else.
+        """
+        other_ns = timestamp_ns ^ 1
+        expected = Observation.FromString(envelope)
+        expected.timestamp_ns = other_ns
+        for tensor in expected.tensors:
+            tensor.timestamp_ns = other_ns
+        other, news_from = _varint(other_ns), self._size + 1 + _STAMP_BYTES
+        rewritten = other.join(self._parts) + bytes((_STAMP_TAG,)) + other + envelope[news_from:]
+        try:
+            stays = ObservationNews.FromString(envelope[: self._size])  # which is no message where a field is cut
+            stays.DiscardUnknownFields()
+            return not stays.ByteSize() and Observation.FromString(rewritten) == expected
+        except DecodeError:
+            return False
 
     def news(self, envelope: bytes) -> ObservationNews | None:
         """What is new in an envelope; None where it is not one of these."""
@@ -101,12 +121,17 @@ class KnownEnvelope:
         stamp = envelope[size + 1 : size + 1 + _STAMP_BYTES]
         if stamp.join(self._parts) != envelope[:size]:
             return None
-        new = envelope[size:]
         try:
-            news = _news_of(new)
+            news = ObservationNews.FromString(envelope[size:])
         except DecodeError:
             return None
-        return news if new[0] == _STAMP_TAG and news.ByteSize() == len(new) else None
+        said = news.ByteSize()
+        news.DiscardUnknownFields()
+        # It begins with its timestamp, and that is the last one it tells; nothing in it was unknown, as what stays is.
+        written = news.SerializeToString()
+        if len(written) != said or written[: 1 + _STAMP_BYTES] != envelope[size : size + 1 + _STAMP_BYTES]:
+            return None
+        return news if news.timestamp_ns in _STAMPED else None
 
     def slots_at(self, timestamp_ns: int) -> list[SlotInfo]:
         """The tensors, of an observation that was made then."""
@@ -114,12 +139,6 @@ class KnownEnvelope:
             SlotInfo(slot.key, slot.dtype, slot.shape, slot.byte_offset, slot.byte_length, timestamp_ns, slot.encoding)
             for slot in self.slots
         ]
-
-
-def _news_of(part: bytes) -> ObservationNews:
-    news = ObservationNews.FromString(part)
-    news.DiscardUnknownFields()  # so that its size tells whether there were any
-    return news
 
 
 def _varint(timestamp_ns: int) -> bytes:

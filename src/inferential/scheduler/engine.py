@@ -80,11 +80,6 @@ class Engine:
         """The requests that were refused since it was last asked."""
         return self._admission.ended()
 
-    @property
-    def newcomers(self) -> int:
-        """How many requests were offered that have not been looked at yet."""
-        return self._newcomer_count
-
     def goes_straight(self, request: InferenceRequest) -> bool:
         """Whether nothing that waits could go before a request that is about to be offered: `straight` may give it."""
         group = self._newcomers.get(request.model_id)

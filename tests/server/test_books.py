@@ -1,0 +1,94 @@
+"""What is written down after a call was made is there for whoever needs it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.server.conftest import Gate, Serve
+
+from inferential.scheduler.request import InferenceRequest
+
+STATE = np.zeros(3, np.float32)
+
+
+async def at_once(observation: dict[str, Any]) -> dict[str, Any]:
+    """A model that never lets anybody else run."""
+    return observation
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(200):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not come")
+
+
+async def test_the_status_tells_of_a_request_that_has_just_come(serve: Serve) -> None:
+    async with serve({"m": at_once}) as server, server.connect("robot") as connection:
+        await connection.model("m").infer(2000, state=STATE)
+        await connection.model("m").observe(state=STATE)
+        (client,) = server.status().clients
+        assert client.requests == 2
+        assert server.metrics.get_stats("payload_size_bytes").count == 2  # type: ignore[union-attr]
+
+
+async def test_an_answer_at_once_to_who_has_left_is_void(serve: Serve) -> None:
+    async with serve({"m": at_once}) as server, server.connect("robot") as connection:
+        await connection.model("m").infer(2000, state=STATE)
+        await connection.model("m").observe(state=STATE)
+        connection.close()
+        await until(lambda: server.metrics.get_stats("invalidation_count") is not None)
+
+
+async def test_a_request_that_fails_at_once_is_in_the_books_when_it_is_ordered_again(serve: Serve) -> None:
+    calls = 0
+    due: list[float] = []
+
+    async def flaky(observation: dict[str, Any]) -> dict[str, Any]:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise RuntimeError("once")
+        return observation
+
+    config = {"scheduling": {"max_retries": 1}, "response_tracking": {"cadence_alpha": 1.0}}
+    async with serve({"m": flaky}, config) as server, server.connect("robot") as connection:
+        retry = server._engine.retry
+
+        def spy(request: InferenceRequest, now: float) -> None:
+            due.append(request.time_until_next)
+            retry(request, now)
+
+        server._engine.retry = spy  # type: ignore[method-assign]
+        for _ in range(4):
+            assert await connection.model("m").infer(2000, state=STATE) is not None
+            await asyncio.sleep(0.02)
+    assert len(due) == 1
+    assert due[0] > 0.0
+
+
+async def test_an_answer_that_outlives_its_client_is_forgotten_in_time(serve: Serve, gate: Gate) -> None:
+    tracking = {"response_tracking": {"disconnect_timeout_s": 0.2}}
+    async with serve({"m": gate}, tracking) as server, server.connect("robot") as connection:
+        await connection.model("m").observe(state=STATE)
+        await gate.wait_entered()
+        await until(lambda: not server._fleet.active_count and server._timer is None)
+        gate.let()
+        await until(lambda: server.status().in_flight == 0)
+        await until(lambda: server._fleet.responses.expires_at() is None)
+
+
+@pytest.mark.parametrize("strategy", ["deadline_aware", "round_robin"])
+async def test_nothing_is_left_to_write_when_the_server_has_drained(serve: Serve, strategy: str) -> None:
+    config = {"scheduling": {"strategy": strategy}}
+    async with serve({"m": at_once}, config) as server, server.connect("robot") as connection:
+        await connection.model("m").infer(2000, state=STATE)
+        await connection.model("m").observe(state=STATE)
+        await server.drain()
+        assert not server._books.behind
+        assert server.metrics.get_stats("responses_served").count == 2  # type: ignore[union-attr]

@@ -1,0 +1,153 @@
+"""How a call of a model ends, whatever its backend does."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from inferential.calls import Calls
+from inferential.delivery import Callbacks
+from inferential.dispatch.base import Dispatcher, DispatchResult, ReplicaLost
+from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, RequestState
+from inferential.scheduler.running import Batch
+
+LOST = Refusal(RefusalKind.MODEL_FAILED, "gone", ReplicaLost.__name__)
+FAILED = Refusal(RefusalKind.MODEL_FAILED, "no", "ValueError")
+
+
+class Around:
+    """All that calls talk to, as a list of what they said."""
+
+    def __init__(self) -> None:
+        self.said: list[Any] = []
+        self.deadline: float | None = None  # what the books find, once they are asked
+        self.request = InferenceRequest("arm", "m", b"arm", b"", b"", time.monotonic(), 0.0, None, 0.0, 50.0, 1)
+        self.request.move(RequestState.QUEUED)
+        self.request.move(RequestState.DISPATCHED)
+        self.batch = Batch("m", [self.request])
+
+    # Engine
+    def waiting(self, model_id: str) -> int:
+        return 0
+
+    def finished(self, batch: Batch, now: float, *, measured: bool) -> None:
+        self.said.append(("finished", measured))
+
+    def retry(self, request: InferenceRequest, now: float) -> None:
+        request.move(RequestState.QUEUED)
+        self.said.append("retry")
+
+    # Delivery
+    def answer(self, result: DispatchResult) -> None:
+        result.request.move(RequestState.ANSWERED)
+        self.said.append("answer")
+
+    def refuse(self, request: InferenceRequest, refusal: Refusal) -> None:
+        request.refuse(refusal)
+        self.said.append(refusal.reason)
+
+    # Books
+    def dispatched(self, batch: Batch, queue_depth: int) -> None:
+        self.said.append("dispatched")
+
+    def retried(self, request: InferenceRequest) -> None:
+        self.said.append("retried")
+
+    def keep(self) -> None:
+        if self.deadline is not None:
+            self.request.deadline = self.deadline
+
+    # History
+    def began(self, batch: Batch) -> None: ...
+
+    def ended(self, batch: Batch, now: float, *, ok: bool) -> None: ...
+
+
+class Backend(Dispatcher):
+    """Gives what it was told to give, or raises it: at once, and not when it is awaited."""
+
+    def __init__(self, gives: Any) -> None:
+        super().__init__()
+        self.gives = gives
+
+    async def infer(self, model_id: str, observations: Sequence[Any]) -> Sequence[Any]:
+        raise NotImplementedError
+
+    def dispatch(self, requests: Sequence[InferenceRequest], replica: str = "") -> Any:
+        if isinstance(self.gives, Exception):
+            raise self.gives
+        return self._give(requests)
+
+    async def _give(self, requests: Sequence[InferenceRequest]) -> list[DispatchResult]:
+        if self.gives == "nothing":
+            return []
+        if self.gives == "for ever":
+            await asyncio.Event().wait()
+        return [DispatchResult(request, 1.0, refusal=self.gives) for request in requests]
+
+
+@pytest.fixture
+def around() -> Around:
+    return Around()
+
+
+def made(around: Any, gives: Any, max_retries: Callable[[], int | None] = lambda: 0) -> Calls:
+    ended = Callbacks[Batch, float]("batch")
+    calls = Calls(
+        Backend(gives), around, around, around, around, ended, max_retries, lambda: around.said.append("over")
+    )
+    calls.begin(around.batch)
+    return calls
+
+
+async def over(calls: Calls) -> None:
+    async with asyncio.timeout(5):
+        while calls:  # noqa: ASYNC110 (nothing tells of it)
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("gives", "said", "measured"),
+    [
+        (None, "answer", True),
+        (FAILED, "no", False),
+        (RuntimeError("no room"), "the backend failed: no room", False),
+        ("nothing", "the backend gave no result", False),
+    ],
+)
+async def test_every_call_ends_and_every_request_of_it(around: Around, gives: Any, said: str, measured: bool) -> None:
+    await over(made(around, gives))
+    assert around.said == ["dispatched", said, ("finished", measured), "over"]
+    assert around.request.over
+
+
+async def test_a_failed_request_is_written_down_before_it_is_ordered_again(around: Around) -> None:
+    await over(made(around, FAILED, lambda: 1))
+    assert around.said[1:3] == ["retried", "retry"]
+
+
+async def test_nothing_is_tried_again_where_nothing_may_be_not_even_what_a_lost_replica_had(around: Around) -> None:
+    await over(made(around, LOST, lambda: None))
+    assert around.request.state is RequestState.REFUSED
+
+
+@pytest.mark.parametrize(("late", "state"), [("serve", RequestState.QUEUED), ("refuse", RequestState.REFUSED)])
+async def test_of_a_lost_replica_only_what_can_be_in_time_or_is_served_late_is_tried_again(
+    around: Around, late: Any, state: RequestState
+) -> None:
+    around.request.late = late
+    around.deadline = time.monotonic() - 1  # which the books find; until then it has the default, and time
+    await over(made(around, LOST))
+    assert around.request.state is state
+
+
+async def test_a_call_that_is_cancelled_refuses_what_it_had(around: Around) -> None:
+    calls = made(around, "for ever")
+    await asyncio.sleep(0)
+    await calls.cancel()
+    assert not calls
+    assert around.request.state is RequestState.REFUSED

@@ -1,0 +1,83 @@
+"""What a model takes, where backend and operator say different things of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from inferential.capacities import Capacities
+from inferential.config.schema import ModelsConfig
+from inferential.dispatch.base import Dispatcher
+from inferential.scheduler.running import Capacity
+
+
+class Backend(Dispatcher):
+    """Says of every model what it is told to say."""
+
+    def __init__(self, batch: int = 1, inflight: int | None = None, most: int | None = None) -> None:
+        super().__init__()
+        self.batch, self.inflight, self.most = batch, inflight, most
+        self.asked = 0
+
+    async def infer(self, model_id: str, observations: Sequence[Any]) -> Sequence[Any]:
+        raise NotImplementedError
+
+    def max_batch_size(self, model_id: str) -> int:
+        self.asked += 1
+        return self.batch
+
+    def max_inflight(self, model_id: str) -> int | None:
+        return self.inflight
+
+    def most_inflight(self, model_id: str) -> int | None:
+        return self.most
+
+    def replicas(self, model_id: str) -> Sequence[str]:
+        return ["a", "b"]
+
+
+def models(**known: Any) -> ModelsConfig:
+    return ModelsConfig.model_validate({"known": {"m": known}, "default_max_inflight": 3})
+
+
+@pytest.mark.parametrize(
+    ("backend", "known", "expected"),
+    [
+        (Backend(), {}, (3, 1)),  # the default of the configuration
+        (Backend(8, 2), {}, (2, 8)),  # the backend's word
+        (Backend(8, 2), {"max_batch_size": 4, "max_inflight": 5}, (5, 4)),  # the operator's
+        (Backend(1), {"max_batch_size": 4}, (3, 1)),  # who cannot batch is not made to
+        (Backend(8, 0), {"max_inflight": 5}, (0, 8)),  # none just now
+        (Backend(8, 2, 4), {"max_inflight": 5}, (4, 8)),  # no more than it can
+    ],
+)
+def test_the_operator_outranks_the_backend_but_not_what_it_cannot_do(
+    backend: Backend, known: dict[str, Any], expected: tuple[int, int]
+) -> None:
+    capacity = Capacities(backend, models(**known)).of("m")
+    assert (capacity.max_inflight, capacity.max_batch_size) == expected
+
+
+def test_replicas_and_device_are_told() -> None:
+    assert Capacities(Backend(), models(device="gpu0")).of("m") == Capacity(3, 1, ("a", "b"), "gpu0")
+
+
+def test_it_is_asked_again_when_the_backend_or_the_configuration_has_changed() -> None:
+    backend = Backend()
+    capacities = Capacities(backend, models())
+    capacities.of("m"), capacities.of("m")
+    assert backend.asked == 1
+    backend.batch = 2
+    capacities.forget()
+    assert capacities.of("m").max_batch_size == 2
+    capacities.configure(models(max_inflight=9))
+    assert capacities.of("m").max_inflight == 9
+
+
+def test_what_is_remembered_is_bounded_where_any_id_may_be_a_model() -> None:
+    capacities = Capacities(Backend(), models())
+    for number in range(5000):
+        capacities.of(str(number))
+    assert len(capacities._known) <= 1024
