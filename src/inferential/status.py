@@ -168,6 +168,10 @@ class ServerStatus:
         return asdict(self)
 
 
+_Ended = tuple[int, str, str, float, float, bool, list[str]]
+"""Of a call that ended, what `BatchStatus` is made of; few of them are ever looked at."""
+
+
 class History:
     """The newest calls, those that run included.
 
@@ -177,7 +181,7 @@ class History:
 
     def __init__(self, started_at: float) -> None:
         self.started_at = started_at
-        self._ended: deque[BatchStatus] = deque(maxlen=BATCHES)
+        self._ended: deque[_Ended] = deque(maxlen=BATCHES)
         self._running: dict[Batch, int] = {}
         self._count = 0
 
@@ -188,17 +192,30 @@ class History:
 
     def ended(self, batch: Batch, now: float, *, ok: bool) -> None:
         """A call ended."""
-        self._ended.append(self._status(batch, self._running.pop(batch), now - self.started_at, ok))
+        clients = [request.client_id for request in batch.requests]  # not the requests, which hold large payloads
+        self._ended.append((self._running.pop(batch), batch.model_id, batch.replica, batch.started_at, now, ok, clients))
 
     def batches(self) -> list[BatchStatus]:
         """Those that ended, then those that run."""
-        running = [self._status(batch, number, None, True) for batch, number in self._running.items()]
-        return [*self._ended, *running]
+        found = [self._status(*ended) for ended in self._ended]
+        for batch, number in self._running.items():
+            clients = [request.client_id for request in batch.requests]
+            found.append(self._status(number, batch.model_id, batch.replica, batch.started_at, None, True, clients))
+        return found
 
-    def _status(self, batch: Batch, number: int, ended_s: float | None, ok: bool) -> BatchStatus:
-        clients = tuple(request.client_id for request in batch.requests)
-        started_s = batch.started_at - self.started_at
-        return BatchStatus(number, batch.model_id, batch.replica, len(clients), started_s, ended_s, ok, clients)
+    def _status(
+        self,
+        number: int,
+        model_id: str,
+        replica: str,
+        started_at: float,
+        ended_at: float | None,
+        ok: bool,
+        clients: list[str],
+    ) -> BatchStatus:
+        started_s = started_at - self.started_at
+        ended_s = None if ended_at is None else ended_at - self.started_at
+        return BatchStatus(number, model_id, replica, len(clients), started_s, ended_s, ok, tuple(clients))
 
 
 def clients_of(fleet: Fleet, shares: FairShares, now: float) -> list[ClientStatus]:

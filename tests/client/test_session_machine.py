@@ -154,7 +154,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     @invariant()
     def open_requests_have_their_owner_and_nothing_else_has(self) -> None:
-        owners = dict(self.session._owners.items())
+        owners = {request_id: owner() for request_id, owner in self.session._owners.items()}
         opened = {request_id: mailbox for mailbox in self.handles for request_id in mailbox.open}
         assert owners == opened
         assert not set(opened) & set(self.ended)

@@ -133,11 +133,13 @@ class Link:
         if stream is None or not self.connected:
             return None
         try:
-            while (found := stream.next()) is None:
+            found = stream.next() if stream.buffered else None
+            while found is None:
                 if self._dry or not stream.read():
                     self._dry = False
                     return None
                 self._dry = stream.drained
+                found = stream.next()
         except ConnectionEnded:
             self.ended = True
             return None

@@ -18,7 +18,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, finalize, ref
 
 from inferential.client.encoding import EncodingRules
 from inferential.client.result import ClientStats, Result
@@ -64,6 +64,7 @@ MAX_NAME_BYTES = 255
 
 _LATE = {None: LATE_UNSPECIFIED, "serve": LATE_SERVE, "refuse": LATE_REFUSE}
 
+_OK = Status.OK  # a name of an enumeration is looked up by a function
 _ERRORS: dict[int, type[InferenceError]] = {
     Status.REJECTED: RequestRejected,
     Status.EXPIRED: RequestExpired,
@@ -127,6 +128,7 @@ class Mailbox:
         self.handle = handle
         self.templates: dict[Signature, ObservationTemplate] = {}
         self.open: OrderedDict[int, float] = OrderedDict()
+        self.reference = ref(self)  # one for all requests
         self.unsent_id = 0
         self.serve_interval_ms = 0.0
         self._stats = stats
@@ -196,7 +198,7 @@ class Session:
         self.stats = ClientStats()
         self._ids = itertools.count((secrets.randbits(31) | 1) << 32)
         # A mailbox lives as long as its handle (or an observation that is yet to be sent): nobody else can read it.
-        self._owners: WeakValueDictionary[int, Mailbox] = WeakValueDictionary()
+        self._owners: dict[int, ref[Mailbox]] = {}
         self._mailboxes: dict[str, WeakValueDictionary[int, Mailbox]] = {}
         self._serials = itertools.count()
         self._unsent: OrderedDict[int, tuple[Mailbox, Frames]] = OrderedDict()
@@ -205,6 +207,7 @@ class Session:
     def mailbox(self, handle: Handle) -> Mailbox:
         """A mailbox for a new handle."""
         mailbox = Mailbox(handle, self.stats)
+        finalize(mailbox, _forget, self._owners, mailbox.open).atexit = False
         self._mailboxes.setdefault(handle.model_id, WeakValueDictionary())[next(self._serials)] = mailbox
         return mailbox
 
@@ -248,7 +251,7 @@ class Session:
         if metadata:
             put_metadata(message.metadata, metadata)
         envelope, payload = self._written(mailbox, message, tensors)
-        self._owners[request_id] = mailbox
+        self._owners[request_id] = mailbox.reference
         for forgotten in mailbox.opened(request_id, now, keep=keep):
             self._owners.pop(forgotten, None)
         self.stats.observed += 1
@@ -299,12 +302,13 @@ class Session:
             self.stats.unmatched += 1
             return
         request_id = response.request_id or self._oldest(response.model_id)
-        mailbox = self._owners.pop(request_id, None) if request_id else self._newest_handle(response.model_id)
+        owner = self._owners.pop(request_id, None)
+        mailbox = owner() if owner is not None else None if request_id else self._newest_handle(response.model_id)
         if mailbox is None:
             self.stats.unmatched += 1
             return
         mailbox.serve_interval_ms = response.serve_interval_ms
-        if response.status != Status.OK:
+        if response.status != _OK:
             kind = _ERRORS.get(response.status, InferenceError)
             mailbox.deliver(request_id, kind(response.reason, request_id=request_id, model_id=response.model_id))
             return
@@ -389,7 +393,8 @@ class Session:
         """Ends those of the requests that are still open; gives their number."""
         count = 0
         for request_id in request_ids:
-            mailbox = self._owners.get(request_id)
+            owner = self._owners.get(request_id)
+            mailbox = None if owner is None else owner()
             if mailbox is not None and request_id in mailbox.open:
                 self._end(mailbox, request_id, RequestRejected(reason))
                 count += 1
@@ -407,6 +412,12 @@ class Session:
         error.request_id, error.model_id = request_id, mailbox.handle.model_id
         self._owners.pop(request_id, None)
         mailbox.deliver(request_id, error)
+
+
+def _forget(owners: dict[int, ref[Mailbox]], request_ids: Iterable[int]) -> None:
+    """Nobody has the handle of these requests any more."""
+    for request_id in request_ids:
+        owners.pop(request_id, None)
 
 
 def _name(field: str, text: str) -> str:

@@ -203,25 +203,27 @@ class Connection:
             return True
 
     def _wait(self, take: Callable[[], Outcome | None], timeout_ms: float) -> Result | None:
-        deadline = time.monotonic() + timeout_ms / 1e3
+        now = time.monotonic()
+        deadline = now + timeout_ms / 1e3
+        last = False
         with self._lock:
-            while True:
-                self._check_open()
+            self._check_open()
+            while (outcome := take()) is None and not last:
+                remaining = min(deadline - now, LONGEST_SLEEP_S)
+                last = remaining <= 0  # but what has come by now counts
+                if not last:
+                    pause = max(min(remaining, self._wire.look_at - now), 0.0)
+                    if self._leading:
+                        self._doze(pause)  # the leader may sleep for longer: `look_at` has changed since
+                    else:
+                        self._lead(pause)
+                    self._check_open()
                 if self._wire.pump(self._session):
                     self._hand_out()
-                outcome = take()
-                if isinstance(outcome, InferenceError):
-                    raise outcome
-                if outcome is not None:
-                    return outcome
-                remaining = min(deadline - time.monotonic(), LONGEST_SLEEP_S)
-                if remaining <= 0:
-                    return None
-                pause = max(min(remaining, self._wire.look_at - time.monotonic()), 0.0)
-                if self._leading:
-                    self._doze(pause)  # the leader may sleep for longer: `look_at` has changed since
-                else:
-                    self._lead(pause)
+                now = time.monotonic()
+        if isinstance(outcome, InferenceError):
+            raise outcome
+        return outcome
 
     def _abandon(self, mailbox: Mailbox, request_id: int) -> None:
         with self._lock:

@@ -114,12 +114,16 @@ class DispatchResult:
     payload: Buffer = b""
     values: Mapping[str, Any] | None = None
     refusal: Refusal | None = None
-    client_id: str = field(init=False)
-    identity: bytes = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.client_id = self.request.client_id
-        self.identity = self.request.identity
+    @property
+    def client_id(self) -> str:
+        """Who asked."""
+        return self.request.client_id
+
+    @property
+    def identity(self) -> bytes:
+        """The ZeroMQ routing id that the answer goes to."""
+        return self.request.identity
 
     @property
     def success(self) -> bool:
@@ -242,6 +246,8 @@ class Dispatcher(ABC):
             request.dispatched_at = started
         outcomes = await self.outcomes(requests, replica)
         latency_ms = (time.monotonic() - started) * 1e3
+        if len(requests) == 1:
+            return [self._result(requests[0], outcomes[0], latency_ms, 1)]
         rows = sum(not isinstance(outcome, ObservationError) for outcome in outcomes)
         return [
             self._result(request, outcome, latency_ms, rows)
@@ -319,8 +325,10 @@ class Dispatcher(ABC):
         return DispatchResult(request, latency_ms, refusal=refusal)
 
     def _answer(self, request: InferenceRequest, outcome: Any, latency_ms: float, batch_size: int) -> DispatchResult:
-        answer = outcome if isinstance(outcome, Answer) else Answer(as_values(outcome), "")
-        values = answer.values
+        if isinstance(outcome, Answer):
+            values, model_version = outcome.values, outcome.model_version
+        else:
+            values, model_version = as_values(outcome), ""
         if request.protocol_version < PROTOCOL_VERSION:
             values = widened(values)
         response_id = request.response_id or uuid.uuid4().hex
@@ -339,7 +347,7 @@ class Dispatcher(ABC):
                 batch_size=batch_size,
             ),
             serve_interval_ms=request.serve_interval_ms,
-            model_version=answer.model_version,
+            model_version=model_version,
         )
         self._note(request.model_id, latency_ms, None)
         return DispatchResult(request, latency_ms, response_id, envelope, payload, values)

@@ -348,7 +348,10 @@ def _slot(tensor: Tensor) -> SlotInfo:
 
 def is_encoded(slots: Sequence[SlotInfo] | None) -> bool:
     """Whether a tensor must be decoded before a model can see it, which takes milliseconds."""
-    return slots is not None and any(slot.encoding != "raw" for slot in slots)
+    for slot in slots or ():  # half the price of `any`, and every request is asked
+        if slot.encoding != "raw":
+            return True
+    return False
 
 
 def to_values(slots: Sequence[SlotInfo], metadata: Mapping[str, str], payload: Buffer) -> dict[str, Any]:

