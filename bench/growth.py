@@ -18,7 +18,7 @@ import numpy as np
 
 from inferential import LocalDispatcher, Server
 from inferential.client.encoding import EncodingRules
-from inferential.client.session import Handle, Session
+from inferential.client.session import NOTHING_TOLD, Handle, Session
 from inferential.config import InferentialConfig
 from inferential.transport.messages import IncomingObservation
 
@@ -59,9 +59,7 @@ class _Robot:
         _, (_, envelope, payload) = self._session.observe(
             self._mailbox,
             {"state": _ACTION},
-            urgency=0.0,
-            steps_remaining=None,
-            priority=None,
+            NOTHING_TOLD,
             now=now,
             timestamp_ns=now_ns,
         )

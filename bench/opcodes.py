@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from inferential.client.encoding import EncodingRules
-from inferential.client.session import Handle, Session
+from inferential.client.session import NOTHING_TOLD, Handle, Session
 from inferential.config import InferentialConfig
 from inferential.observation import ObservationAssembler
 from inferential.proto.messages import ResponseTiming, read_response, write_response
@@ -65,9 +65,7 @@ def _frames(session: Session, mailbox: Any) -> tuple[bytes, Any]:
     _, (_, envelope, payload) = session.observe(
         mailbox,
         {"state": _STATE},
-        urgency=0.0,
-        steps_remaining=None,
-        priority=None,
+        NOTHING_TOLD,
         now=time.monotonic(),
         timestamp_ns=time.time_ns(),
     )
@@ -110,7 +108,8 @@ def _schedule(strategy: str, waiting: int) -> int:
     """One request in and out again; those that wait are of a model that takes one call, and runs it."""
     config = InferentialConfig(scheduling={"strategy": strategy, "max_queue_size": 10_000}).scheduling
     config.batch_optimized.max_batch_size = 1
-    engine = Engine(config, create_scheduler(config), lambda model_id: Capacity(1, 1))
+    capacity = Capacity(1, 1)
+    engine = Engine(config, create_scheduler(config), lambda model_id: capacity)
 
     def offer(client_id: str, now: float) -> None:
         engine.offer(InferenceRequest(client_id, "policy", b"", b"", b"", now, 0.0, None, 0.0, 50.0, 1), now)

@@ -193,7 +193,9 @@ class History:
     def ended(self, batch: Batch, now: float, *, ok: bool) -> None:
         """A call ended."""
         clients = [request.client_id for request in batch.requests]  # not the requests, which hold large payloads
-        self._ended.append((self._running.pop(batch), batch.model_id, batch.replica, batch.started_at, now, ok, clients))
+        self._ended.append(
+            (self._running.pop(batch), batch.model_id, batch.replica, batch.started_at, now, ok, clients)
+        )
 
     def batches(self) -> list[BatchStatus]:
         """Those that ended, then those that run."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from inferential.client.handles import AsyncHandles, AsyncModel
 from inferential.client.result import Result
-from inferential.client.session import Frames, Mailbox
+from inferential.client.session import NOTHING_TOLD, Frames, Mailbox
 from inferential.proto.tensors import Buffer, whole
 from inferential.transport.messages import IncomingObservation
 
@@ -73,7 +73,7 @@ class InProcessConnection(AsyncHandles):
 
     async def infer(self, model: AsyncModel, values: Mapping[str, Any], timeout_ms: float) -> Result | None:
         """As `AsyncModel.infer`, for values whose keys are not ours to choose."""
-        request_id = self._observe(model._mailbox, values, True, urgency=0.0, steps_remaining=None, priority=None)
+        request_id = self._observe(model._mailbox, values, NOTHING_TOLD, True)
         try:
             return await self._wait(lambda: model._mailbox.take_kept(request_id), timeout_ms)
         finally:

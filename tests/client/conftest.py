@@ -16,7 +16,7 @@ import zmq
 from inferential import AsyncConnection, Connection
 from inferential.client import sync
 from inferential.client.encoding import EncodingRules
-from inferential.client.session import Handle, Mailbox, Session
+from inferential.client.session import NOTHING_TOLD, Handle, Mailbox, Session
 from inferential.observation.assembler import read_slots, to_values
 from inferential.proto import Client, ModelResponse, Observation
 from inferential.proto.messages import ResponseTiming, write_refusal, write_response
@@ -262,9 +262,7 @@ class Talk:
         request_id, frames = self.session.observe(
             mailbox,
             {"n": np.array(n)},
-            urgency=0.0,
-            steps_remaining=None,
-            priority=None,
+            NOTHING_TOLD,
             now=now,
             timestamp_ns=1,
             keep=keep,

@@ -24,7 +24,16 @@ from inferential import (
     UnknownModel,
 )
 from inferential.client.encoding import EncodingRules
-from inferential.client.session import MAX_OPEN, MAX_UNREAD, MAX_UNSENT, UNTOLD_BUDGET_MS, Handle, Mailbox, Session
+from inferential.client.session import (
+    MAX_OPEN,
+    MAX_UNREAD,
+    MAX_UNSENT,
+    NOTHING_TOLD,
+    UNTOLD_BUDGET_MS,
+    Handle,
+    Mailbox,
+    Session,
+)
 from inferential.proto import LATE_REFUSE, QUEUE_ALL, QUEUE_LATEST, ModelResponse, Observation
 
 NewTalk = Callable[[], Any]
@@ -43,8 +52,15 @@ def numbers(mailbox: Mailbox) -> list[int]:
 
 
 def observed(session: Session, mailbox: Mailbox, values: dict[str, Any] | None = None, **told: Any) -> Observation:
-    fields = {"urgency": 0.0, "steps_remaining": None, "priority": None, "now": 0.0, "timestamp_ns": 1, **told}
-    return Observation.FromString(session.observe(mailbox, values or {}, **fields)[1][1])
+    fields = {"urgency": 0.0, "steps_remaining": None, "priority": None, **told}
+    _, (_, envelope, _) = session.observe(
+        mailbox,
+        values or {},
+        (fields["urgency"], fields["steps_remaining"], fields["priority"]),
+        now=0.0,
+        timestamp_ns=fields.get("timestamp_ns", 1),
+    )
+    return Observation.FromString(envelope)
 
 
 # What is sent
@@ -457,9 +473,7 @@ def test_observations_that_nobody_answers_take_no_growing_memory(queue: Any, rea
     mailbox = talk.mailbox(queue=queue)
     session = talk.session
     for _ in range(20_000):
-        request_id, frames = session.observe(
-            mailbox, {}, urgency=0.0, steps_remaining=None, priority=None, now=0.0, timestamp_ns=1
-        )
+        request_id, frames = session.observe(mailbox, {}, NOTHING_TOLD, now=0.0, timestamp_ns=1)
         if not reachable:
             session.hold(mailbox, request_id, frames)
     assert len(mailbox.open) <= MAX_OPEN

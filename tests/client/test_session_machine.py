@@ -13,7 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from inferential import InferenceError, RequestSuperseded, Result
 from inferential.client import session as session_module
 from inferential.client.encoding import EncodingRules
-from inferential.client.session import Handle, Mailbox, Session
+from inferential.client.session import NOTHING_TOLD, Handle, Mailbox, Session
 from inferential.proto import ModelResponse, Observation
 from inferential.proto.messages import ResponseTiming, write_refusal, write_response
 
@@ -57,9 +57,7 @@ class SessionMachine(RuleBasedStateMachine):
         request_id, frames = self.session.observe(
             mailbox,
             {"n": np.zeros(1)},
-            urgency=0.0,
-            steps_remaining=None,
-            priority=None,
+            NOTHING_TOLD,
             now=0.0,
             timestamp_ns=1,
             keep=keep,

@@ -49,9 +49,9 @@ class Robot:
         _, (_, envelope, payload) = self._session.observe(
             self._mailbox,
             values,
+            (told["urgency"], told["steps_remaining"], told["priority"]),
             now=0.0,
             timestamp_ns=time.time_ns(),
-            **told,
         )
         return envelope, bytes(whole(payload))
 

@@ -24,6 +24,7 @@ from inferential.client.session import (
     Outcome,
     QueueChoice,
     Session,
+    Told,
 )
 from inferential.errors import InferenceError
 
@@ -88,13 +89,11 @@ class AsyncHandles(ABC):
     ) -> None:
         self.close()
 
-    def _observe(self, mailbox: Mailbox, values: Mapping[str, Any], keep: bool, **told: Any) -> int:
+    def _observe(self, mailbox: Mailbox, values: Mapping[str, Any], told: Told, keep: bool) -> int:
         self._start()
         now, timestamp_ns = time.monotonic(), time.time_ns()
         values = mailbox.handle.rules.apply(values)
-        request_id, frames = self._session.observe(
-            mailbox, values, now=now, timestamp_ns=timestamp_ns, keep=keep, **told
-        )
+        request_id, frames = self._session.observe(mailbox, values, told, now, timestamp_ns, keep)
         self._post(mailbox, request_id, frames)
         return request_id
 
@@ -160,9 +159,7 @@ class AsyncModel:
         **values: Any,
     ) -> int:
         """Sends an observation; as `Model.observe`, and it never waits."""
-        return self._connection._observe(
-            self._mailbox, values, False, urgency=urgency, steps_remaining=steps_remaining, priority=priority
-        )
+        return self._connection._observe(self._mailbox, values, (urgency, steps_remaining, priority), False)
 
     async def get_result(self, timeout_ms: float = 100) -> Result | None:
         """The next result of this handle; as `Model.get_result`."""
@@ -177,9 +174,7 @@ class AsyncModel:
         **values: Any,
     ) -> Result | None:
         """Sends an observation and waits for the answer to this very one; as `Model.infer`."""
-        request_id = self._connection._observe(
-            self._mailbox, values, True, urgency=urgency, steps_remaining=steps_remaining, priority=priority
-        )
+        request_id = self._connection._observe(self._mailbox, values, (urgency, steps_remaining, priority), True)
         result = None
         try:
             result = await self._connection._wait(lambda: self._mailbox.take_kept(request_id), timeout_ms)

@@ -72,6 +72,8 @@ class Link:
         self.address = address
         self.connected = False
         """Whether messages can be sent."""
+        self.flows = False
+        """Whether it is connected, and all that was to be sent has left."""
         self.look_at = 0.0
         """When to call `look` though nothing has come, in seconds of `time.monotonic()`."""
         self._identity = identity
@@ -91,11 +93,6 @@ class Link:
         self._told = False
         self._give_up_at = 0.0
         self._wait_s = patience.reconnect_s
-
-    @property
-    def flows(self) -> bool:
-        """Whether it is connected, and all that was to be sent has left."""
-        return self.connected and not self._writing and not self.ended
 
     def look(self, now: float) -> bool:
         """Goes on with whatever can go on; True where a connection that stood has ended.
@@ -121,7 +118,7 @@ class Link:
         try:
             self._stream.send(frames)
         except ConnectionEnded:
-            self.ended = True
+            self._found_ended()
             return False
         if self._stream.unsent:
             self._mind_writing(self._stream)
@@ -141,7 +138,7 @@ class Link:
                 self._dry = stream.drained
                 found = stream.next()
         except ConnectionEnded:
-            self.ended = True
+            self._found_ended()
             return None
         finally:
             if stream.unsent:
@@ -150,7 +147,7 @@ class Link:
 
     def close(self) -> None:
         """Ends the connection. Closing twice is fine."""
-        self.connected = self._writing = self._dry = self.ended = False
+        self.connected = self.flows = self._writing = self._dry = self.ended = False
         if self._finder is not None:
             self._selector.unregister(self._finder.done)
             self._finder.close()
@@ -247,6 +244,7 @@ class Link:
                     raise ConnectionEnded("it does not answer")
                 return
             self.connected = True
+            self.flows = not self._writing
             self.trouble = None
             if self._told:
                 self._told = False
@@ -271,9 +269,13 @@ class Link:
             self._give_up_at = now + self._patience.silence_s
             self.look_at = now + self._patience.heartbeat_s
 
+    def _found_ended(self) -> None:
+        self.ended, self.flows = True, False
+
     def _mind_writing(self, stream: Stream) -> None:
         if self._writing != bool(stream.unsent):
             self._writing = bool(stream.unsent)
+            self.flows = self.connected and not self._writing and not self.ended
             events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._writing else 0)
             self._selector.modify(stream, events)
 

@@ -41,7 +41,8 @@ from inferential.proto import (
     Observation,
     Status,
 )
-from inferential.proto.messages import put_metadata, read_response, split_values
+from inferential.proto.messages import put_metadata, split_values
+from inferential.proto.responses import ResponseReader
 from inferential.proto.templates import ObservationTemplate, Signature, signature_of
 from inferential.proto.tensors import Array, Buffer, EncodedImage, Payload, describe, pack, pieces
 
@@ -49,6 +50,9 @@ QueueChoice = Literal["latest", "all"]
 LateChoice = Literal["serve", "refuse"]
 Outcome = Result | InferenceError
 Frames = tuple[bytes, bytes, Payload]
+Told = tuple[float, int | None, int | None]
+"""What a robot says of one observation: urgency, steps_remaining, and a priority where it is not the handle's."""
+NOTHING_TOLD: Told = (0.0, None, None)
 
 MAX_OPEN = 1024
 """Open requests that one handle keeps in mind; older ones are forgotten, and their answers count as unmatched."""
@@ -196,6 +200,7 @@ class Session:
         self.client_id = _name("client_id", str(client_id)) or f"client-{secrets.token_hex(6)}"
         self.client_type = _name("client_type", client_type)
         self.stats = ClientStats()
+        self._responses = ResponseReader()
         self._ids = itertools.count((secrets.randbits(31) | 1) << 32)
         # A mailbox lives as long as its handle (or an observation that is yet to be sent): nobody else can read it.
         self._owners: dict[int, ref[Mailbox]] = {}
@@ -215,10 +220,7 @@ class Session:
         self,
         mailbox: Mailbox,
         values: Mapping[str, Any],
-        *,
-        urgency: float,
-        steps_remaining: int | None,
-        priority: int | None,
+        told: Told,
         now: float,
         timestamp_ns: int,
         keep: bool = False,
@@ -232,6 +234,7 @@ class Session:
             ValueError: for a dtype that the wire does not have, or a number out of range.
         """
         handle = mailbox.handle
+        urgency, steps_remaining, priority = told
         tensors, metadata = split_values(values)
         request_id = next(self._ids)
         message = Observation()
@@ -297,7 +300,7 @@ class Session:
     def receive(self, envelope: Buffer, payload: Buffer, now: float) -> None:
         """Takes one response to the mailbox that it belongs to."""
         try:
-            response = read_response(envelope, payload)
+            response = self._responses.read(envelope, payload)
         except ValueError:
             self.stats.unmatched += 1
             return

@@ -22,7 +22,16 @@ from weakref import ref
 from inferential.client.encoding import EncodingRules
 from inferential.client.result import ClientStats, Result
 from inferential.client.servers import open_wire
-from inferential.client.session import UNTOLD_BUDGET_MS, Handle, LateChoice, Mailbox, Outcome, QueueChoice, Session
+from inferential.client.session import (
+    UNTOLD_BUDGET_MS,
+    Handle,
+    LateChoice,
+    Mailbox,
+    Outcome,
+    QueueChoice,
+    Session,
+    Told,
+)
 from inferential.errors import InferenceError
 
 FIRST_CONNECT_MS = 50
@@ -149,14 +158,12 @@ class Connection:
     ) -> None:
         self.close()
 
-    def _observe(self, mailbox: Mailbox, values: Mapping[str, Any], keep: bool, **told: Any) -> int:
+    def _observe(self, mailbox: Mailbox, values: Mapping[str, Any], told: Told, keep: bool) -> int:
         now, timestamp_ns = time.monotonic(), time.time_ns()
         values = mailbox.handle.rules.apply(values)
         with self._lock:
             self._check_open()
-            request_id, frames = self._session.observe(
-                mailbox, values, now=now, timestamp_ns=timestamp_ns, keep=keep, **told
-            )
+            request_id, frames = self._session.observe(mailbox, values, told, now, timestamp_ns, keep)
             # A robot that was silent for a while may have lost its server meanwhile.
             news = now >= self._wire.look_at and self._wire.pump(self._session) > 0
             if not self._reached:
@@ -327,9 +334,7 @@ class Model:
             ValueError: for a dtype that the wire does not have, or an image that the encoding cannot hold.
             ConnectionError: after `close`.
         """
-        return self._connection._observe(
-            self._mailbox, values, False, urgency=urgency, steps_remaining=steps_remaining, priority=priority
-        )
+        return self._connection._observe(self._mailbox, values, (urgency, steps_remaining, priority), False)
 
     def get_result(self, timeout_ms: float = 100) -> Result | None:
         """The next result of this handle ("latest": the newest), or None after `timeout_ms`.
@@ -354,9 +359,7 @@ class Model:
             InferenceError: the request ended without a result, RequestSuperseded included.
             TypeError, ValueError, ConnectionError: as `observe`.
         """
-        request_id = self._connection._observe(
-            self._mailbox, values, True, urgency=urgency, steps_remaining=steps_remaining, priority=priority
-        )
+        request_id = self._connection._observe(self._mailbox, values, (urgency, steps_remaining, priority), True)
         result = None
         try:
             result = self._connection._wait(lambda: self._mailbox.take_kept(request_id), timeout_ms)

@@ -164,6 +164,11 @@ def read_response(envelope: Buffer, payload: Buffer) -> Response:
             values[tensor.key] = decode(data, tensor.encoding, dtype, shape)
         else:
             values[tensor.key] = view(payload, dtype, shape, tensor.byte_offset, tensor.byte_length)
+    return response_of(message, message.model_id, message.model_version, values)
+
+
+def response_of(message: pb.ModelResponse, model_id: str, model_version: str, values: dict[str, Any]) -> Response:
+    """A response of a message whose tensors were read into `values`, which its strings are added to."""
     if message.metadata:
         values.update(message.metadata)
     timing = None
@@ -171,14 +176,14 @@ def read_response(envelope: Buffer, payload: Buffer) -> Response:
         told = message.timing
         timing = ResponseTiming(told.queue_ms, told.inference_ms, told.server_ms, told.batch_size)
     return Response(
-        request_id=message.request_id,
-        response_id=message.response_id,
-        model_id=message.model_id,
-        status=message.status,
-        reason=message.reason,
-        inference_latency_ms=message.inference_latency_ms,
-        timing=timing,
-        serve_interval_ms=message.serve_interval_ms,
-        model_version=message.model_version,
-        values=values,
+        message.request_id,
+        message.response_id,
+        model_id,
+        message.status,
+        message.reason,
+        message.inference_latency_ms,
+        timing,
+        message.serve_interval_ms,
+        model_version,
+        values,
     )
