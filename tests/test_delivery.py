@@ -7,6 +7,7 @@ import itertools
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -278,10 +279,18 @@ class Failing:
         raise RuntimeError("no")
 
 
+@dataclass
+class FailingRecord(Failing):
+    """One that can be compared, and so not be hashed."""
+
+    calls: int = 0
+
+
+@pytest.mark.parametrize("make", [Failing, FailingRecord])
 def test_a_callback_that_fails_is_logged_once_and_called_on_and_others_are_too(
-    caplog: pytest.LogCaptureFixture,
+    make: type[Failing], caplog: pytest.LogCaptureFixture
 ) -> None:
-    callbacks, failing, heard = Callbacks[int]("batch"), Failing(), list[int]()
+    callbacks, failing, heard = Callbacks[int]("batch"), make(), list[int]()
     callbacks.register(failing)
     callbacks.register(heard.append)
     for told in range(3):
@@ -293,10 +302,11 @@ def test_a_callback_that_fails_is_logged_once_and_called_on_and_others_are_too(
     assert logged.exc_info is not None
 
 
-def test_of_two_callbacks_that_fail_each_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("make", [Failing, FailingRecord])
+def test_of_two_callbacks_that_fail_each_is_logged(make: type[Failing], caplog: pytest.LogCaptureFixture) -> None:
     callbacks = Callbacks[int]("request")
-    callbacks.register(Failing())
-    callbacks.register(Failing())
+    callbacks.register(make())
+    callbacks.register(make())
     for told in range(2):
         callbacks.fire(told)
     assert len(caplog.records) == 2
