@@ -141,7 +141,7 @@ async def test_a_request_ends_in_a_result_or_in_a_reason_or_in_a_count(
     if receiver == "visitor who left":
         hatch.visits.leave(identity)
     end(hatch, request, how)
-    counts = sum(len(hatch.points(name)) for name in (*FAILURES, names.INVALIDATION_COUNT))
+    counts = sum(len(hatch.points(name)) for name in FAILURES)
     if receiver == "visitor" and how == "answer":
         assert (request.state, [told.status for told in heard], counts) == (RequestState.ANSWERED, [Status.OK], 0)
         return
@@ -245,6 +245,18 @@ async def test_what_a_robot_does_not_read_is_counted_and_all_else_is_answered(ro
         assert labels == {"client": "arm", "error": "the client does not read, and 1 messages wait for it"}
     finally:
         await hatch.transport.close()
+
+
+async def test_an_answer_to_a_visitor_that_left_is_counted_also_when_nothing_is_known_of_it_any_more(
+    hatch: Hatch,
+) -> None:
+    identity, _ = hatch.enter()
+    request = hatch.running(identity)
+    hatch.visits.leave(identity)
+    assert hatch.fleet.sweep(time.monotonic() + 3600).gone == ["arm"]
+    hatch.delivery.answer(result(request))
+    assert request.state is RequestState.REFUSED
+    assert hatch.points(names.SEND_ERRORS) == [{"client": "arm", "error": "the client has left"}]
 
 
 async def test_a_visitor_that_left_gets_nothing_that_is_for_the_one_after_it(hatch: Hatch) -> None:

@@ -149,6 +149,7 @@ class Delivery:
             visitor(envelope, payload)
             return True
         if self._visits.has_left(identity):
+            self._recorder.send_error(client_id, "the client has left")
             return False
         try:
             self._transport.post(identity, envelope, payload)
