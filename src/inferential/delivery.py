@@ -44,7 +44,7 @@ class Callbacks(Generic[*Told]):
     def __init__(self, what: str) -> None:
         self._what = what
         self._callbacks: list[Callable[[Unpack[Told]], None]] = []
-        self._failed: set[Callable[[Unpack[Told]], None]] = set()
+        self._failed: set[int] = set()  # by id: not every callable can be hashed, and none goes before this does
 
     def __bool__(self) -> bool:
         return bool(self._callbacks)
@@ -59,8 +59,8 @@ class Callbacks(Generic[*Told]):
             try:
                 callback(*told)
             except Exception:
-                if callback not in self._failed:
-                    self._failed.add(callback)
+                if id(callback) not in self._failed:
+                    self._failed.add(id(callback))
                     logger.exception("%s callback %r failed; further failures are not logged", self._what, callback)
 
 
@@ -149,6 +149,7 @@ class Delivery:
             visitor(envelope, payload)
             return True
         if self._visits.has_left(identity):
+            self._recorder.send_error(client_id, "the client has left")
             return False
         try:
             self._transport.post(identity, envelope, payload)

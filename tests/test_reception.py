@@ -1,0 +1,378 @@
+"""Who is let in at the door, for what, and with which rights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inferential.config import InferentialConfig, ResponseTrackingConfig
+from inferential.observation import ObservationError
+from inferential.proto import (
+    LATE_REFUSE,
+    LATE_SERVE,
+    LATE_UNSPECIFIED,
+    PROTOCOL_VERSION,
+    QUEUE_ALL,
+    QUEUE_LATEST,
+    QUEUE_UNSPECIFIED,
+    Client,
+    Observation,
+)
+from inferential.proto.templates import ObservationTemplate
+from inferential.proto.tensors import describe
+from inferential.reception import Arrival, Reception
+from inferential.scheduler.request import RefusalKind, RequestState
+from inferential.tracking.fleet import Fleet
+from inferential.transport import IncomingObservation
+from inferential.visits import Visits
+
+NOW_NS = 1_700_000_000_000_000_000
+RECEIVED_AT = 100.0
+STATE = ("state", np.dtype(np.float32), (7,))
+PAYLOAD = bytes(28)
+NAMELESS, OTHER_NAMELESS = b"\0\0\0\0\1", b"\0\0\0\0\2"
+_NEWS = ("timestamp_ns", "urgency", "steps_remaining", "metadata", "priority", "request_id")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _clock() -> Iterator[None]:
+    """The wall clock stands still here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("time.time_ns", lambda: NOW_NS)
+        yield
+
+
+def envelope(client_id: str = "arm", **told: Any) -> bytes:
+    """An observation in the order of this line, which is known when it comes again; good but for what is told."""
+    fields = {
+        "model_id": "policy",
+        "protocol_version": PROTOCOL_VERSION,
+        "timestamp_ns": NOW_NS - 5_000_000,
+        "priority": 1,
+        "request_id": 7,
+        **told,
+    }
+    news = Observation(**{name: fields.pop(name) for name in _NEWS if name in fields})
+    constant = Observation(client=Client(id=client_id, type="franka"), **fields)
+    describe(constant.tensors, (STATE,), news.timestamp_ns)
+    whole = ObservationTemplate(constant, news.timestamp_ns).envelope(news.timestamp_ns, news.SerializeToString())
+    assert whole is not None
+    return whole
+
+
+class Door:
+    """A reception, with the fleet and the visitors that it asks who is there."""
+
+    def __init__(self, there_is: Collection[str] | None = None, **config: Any) -> None:
+        self.there_is = there_is
+        self.fleet = Fleet(ResponseTrackingConfig())
+        self.visits = Visits()
+        self.reception = Reception(InferentialConfig.model_validate(config), self.fleet.owner, lambda: self.there_is)
+
+    def receive(self, message: bytes | memoryview, identity: bytes = b"arm", payload: bytes = PAYLOAD) -> Arrival:
+        return self.reception.receive(IncomingObservation(identity, message, payload, RECEIVED_AT))
+
+    def owned(self, identity: bytes, client_id: str = "arm") -> None:
+        """Somebody speaks for a client."""
+        self.fleet.seen(client_id, "policy", "franka", identity, RECEIVED_AT)
+
+    def knows(self, message: bytes) -> bool:
+        """Whether a message will be read by its news alone."""
+        return self.reception._assembler.recall(message, PAYLOAD) is not None
+
+
+# Who may speak for whom
+
+
+@pytest.mark.parametrize("client_id", ["arm", "рука", "an arm", "a" * 255])
+def test_whoever_connected_under_an_id_speaks_for_it(client_id: str) -> None:
+    arrival = Door().receive(envelope(client_id), client_id.encode())
+    assert (arrival.request.client_id, arrival.request.identity) == (client_id, client_id.encode())
+    assert (arrival.refusal, arrival.request.state) == (None, RequestState.NEW)
+
+
+@pytest.mark.parametrize("identity", [b"leg", b"ARM", b"arm ", b"arm\0", b"", b"\xff"])
+def test_nobody_with_a_name_speaks_for_another(identity: bytes) -> None:
+    with pytest.raises(ObservationError, match="'arm' is not the identity of the connection"):
+        Door().receive(envelope(), identity)
+
+
+def test_who_has_no_name_may_use_an_id_that_nobody_uses() -> None:
+    door = Door()
+    door.owned(b"leg", "leg")
+    for identity in (NAMELESS, door.visits.enter(lambda envelope, payload: None)):
+        assert door.receive(envelope(), identity).request.identity == identity
+
+
+@pytest.mark.parametrize("owner", [b"arm", OTHER_NAMELESS])
+def test_who_has_no_name_may_not_use_an_id_that_another_uses(owner: bytes) -> None:
+    door = Door()
+    door.owned(owner)
+    with pytest.raises(ObservationError, match="'arm' is in use by another connection"):
+        door.receive(envelope(), NAMELESS)
+
+
+def test_who_has_no_name_goes_on_with_the_id_that_it_uses() -> None:
+    door = Door()
+    door.owned(NAMELESS)
+    assert door.receive(envelope(), NAMELESS).refusal is None
+
+
+def test_an_id_goes_back_to_whoever_connected_under_it() -> None:
+    door = Door()
+    door.owned(NAMELESS)
+    assert door.receive(envelope(), b"arm").request.identity == b"arm"
+
+
+def test_an_id_is_free_again_when_its_client_is_gone() -> None:
+    door = Door()
+    door.owned(b"arm")
+    assert door.fleet.sweep(RECEIVED_AT + 3600).gone == ["arm"]
+    assert door.receive(envelope(), NAMELESS).refusal is None
+
+
+@pytest.mark.parametrize(("identity", "why"), [(b"leg", "not the identity"), (NAMELESS, "in use by another")])
+@pytest.mark.parametrize("owner", [b"arm", OTHER_NAMELESS])
+def test_that_an_observation_is_known_does_not_let_another_say_it(owner: bytes, identity: bytes, why: str) -> None:
+    door = Door()
+    for _ in range(2):
+        door.receive(envelope(), owner)
+    door.owned(owner)
+    assert door.knows(envelope())
+    with pytest.raises(ObservationError, match=why):
+        door.receive(envelope(), identity)
+
+
+def test_an_observation_that_was_refused_to_one_is_not_refused_to_who_may_say_it() -> None:
+    door = Door()
+    with pytest.raises(ObservationError):
+        door.receive(envelope(), b"leg")
+    assert door.knows(envelope())
+    assert door.receive(envelope(), b"arm").refusal is None
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("version", [0, PROTOCOL_VERSION])
+@pytest.mark.parametrize(("identity", "payload"), [(b"leg", PAYLOAD), (b"arm", bytes(4))], ids=["sender", "payload"])
+def test_an_error_tells_whose_observation_it_was_as_its_sender_has_to_be_told(
+    identity: bytes, payload: bytes, version: int, known: bool
+) -> None:
+    door = Door()
+    if known:
+        door.receive(envelope(protocol_version=version))
+    with pytest.raises(ObservationError) as told:
+        door.receive(envelope(protocol_version=version, request_id=99), identity, payload)
+    error = told.value
+    assert (error.client_id, error.model_id, error.request_id, error.protocol_version) == ("arm", "policy", 99, version)
+
+
+def test_of_what_cannot_be_read_nobody_is_told() -> None:
+    with pytest.raises(ObservationError, match="Failed to decode") as told:
+        Door().receive(b"\xff\xff\xff")
+    assert (told.value.client_id, told.value.request_id, told.value.protocol_version) == ("", 0, 0)
+
+
+# What it is worth
+
+ENTRY = {"id": "arm", "model": "policy"}
+
+
+@pytest.mark.parametrize(
+    ("told", "clients", "said", "holds"),
+    [
+        (0.0, {}, None, 50.0),
+        (0.0, {"defaults": {"latency_budget_ms": 80.0}}, None, 80.0),
+        (20.0, {}, 20.0, 20.0),
+        (20.0, {"known": [{**ENTRY, "latency_budget_ms": 30.0}]}, 30.0, 30.0),
+        (0.0, {"known": [{**ENTRY, "latency_budget_ms": 30.0}]}, 30.0, 30.0),
+        (20.0, {"known": [{**ENTRY, "model": "other", "latency_budget_ms": 30.0}]}, 20.0, 20.0),
+    ],
+    ids=["nobody", "default", "client", "operator", "operator alone", "operator, of another model"],
+)
+def test_a_budget_is_the_operators_or_the_clients_or_the_default(
+    told: float, clients: dict[str, Any], said: float | None, holds: float
+) -> None:
+    arrival = Door(clients=clients).receive(envelope(latency_budget_ms=told))
+    assert (arrival.told_budget_ms, arrival.request.latency_budget_ms) == (said, holds)
+    assert arrival.request.deadline == pytest.approx(RECEIVED_AT + holds / 1e3)
+
+
+@pytest.mark.parametrize(
+    ("told", "version", "known", "priority"),
+    [
+        (3, PROTOCOL_VERSION, [], 3),
+        (0, PROTOCOL_VERSION, [], 0),
+        (3, 0, [], 3),
+        (0, 0, [], 5),  # which is also what a client of the 1.x line sends that says nothing
+        (0, PROTOCOL_VERSION, [{**ENTRY, "priority": 2}], 2),
+        (0, 0, [{**ENTRY, "priority": 2}], 2),
+        (3, PROTOCOL_VERSION, [ENTRY], 3),
+    ],
+)
+def test_a_priority_of_nought_is_the_highest_unless_a_client_of_the_old_line_may_not_have_said_it(
+    told: int, version: int, known: list[dict[str, Any]], priority: int
+) -> None:
+    door = Door(clients={"defaults": {"priority": 5}, "known": known})
+    for _ in range(2):  # read whole, and by its news
+        arrival = door.receive(envelope(priority=told, protocol_version=version))
+        assert arrival.request.priority == priority
+
+
+@pytest.mark.parametrize(
+    ("told", "of_model", "late"),
+    [
+        (LATE_UNSPECIFIED, None, "serve"),
+        (LATE_UNSPECIFIED, "refuse", "refuse"),
+        (LATE_UNSPECIFIED, "serve", "serve"),
+        (LATE_REFUSE, None, "refuse"),
+        (LATE_REFUSE, "serve", "refuse"),
+        (LATE_SERVE, "refuse", "serve"),
+        (9, "refuse", "refuse"),  # of a line to come
+    ],
+)
+def test_what_becomes_of_the_late_is_the_clients_choice_or_else_the_models(
+    told: Any, of_model: str | None, late: str
+) -> None:
+    door = Door(models={"known": {} if of_model is None else {"policy": {"late": of_model}}})
+    assert door.receive(envelope(late=told)).request.late == late
+
+
+@pytest.mark.parametrize(
+    ("supersede", "takes_latest"),
+    [("aware", [False, True, False]), ("all", [True, True, True]), ("off", [False, False, False])],
+)
+def test_who_gives_way_to_its_own_newer_observations(supersede: str, takes_latest: list[bool]) -> None:
+    door = Door(scheduling={"supersede": supersede})
+    queues = (QUEUE_UNSPECIFIED, QUEUE_LATEST, QUEUE_ALL)
+    assert [door.receive(envelope(queue=queue)).request.takes_latest for queue in queues] == takes_latest
+
+
+@pytest.mark.parametrize(("told_ms", "period_s"), [(0.0, None), (20.0, 0.02)])
+def test_how_long_an_action_holds_is_told_in_seconds_or_not_at_all(told_ms: float, period_s: float | None) -> None:
+    arrival = Door().receive(envelope(control_period_ms=told_ms))
+    assert arrival.control_period_s == (None if period_s is None else pytest.approx(period_s))
+
+
+def test_the_age_of_an_observation_is_told_by_its_clients_clock() -> None:
+    door = Door()
+    assert [door.receive(envelope()).staleness_ms for _ in range(2)] == [5.0, 5.0]
+
+
+def test_no_two_answers_have_one_name_not_even_under_another_configuration() -> None:
+    doors = Door(), Door()
+    names = [door.receive(envelope()).request.response_id for door in doors for _ in range(100)]
+    assert len(set(names)) == 200
+    assert all(names)
+
+
+# Who goes no further
+
+CLOSED = {"accept_unknown": False, "known": [{"id": "friend", "model": "other"}]}
+
+
+def test_who_is_not_accepted_is_told_so_before_what_there_is() -> None:
+    refusal = Door(["secret"], clients=CLOSED).receive(envelope()).refusal
+    assert refusal is not None
+    assert (refusal.kind, refusal.cause) == (RefusalKind.REJECTED, "not_accepted")
+    assert "'arm'" in refusal.reason
+    assert "secret" not in refusal.reason
+
+
+def test_who_is_accepted_is_so_for_every_model() -> None:
+    assert Door(clients=CLOSED).receive(envelope("friend"), b"friend").refusal is None
+
+
+@pytest.mark.parametrize(("models", "there_is"), [(["b", "a"], "a, b"), ([], "none")])
+def test_who_asks_for_a_model_that_is_not_there_is_told_which_are(models: list[str], there_is: str) -> None:
+    refusal = Door(models).receive(envelope()).refusal
+    assert refusal is not None
+    assert (refusal.kind, refusal.cause) == (RefusalKind.UNKNOWN_MODEL, "unknown_model")
+    assert refusal.reason == f"no model 'policy'; there is: {there_is}"
+
+
+def test_where_any_id_may_be_a_model_none_is_unknown() -> None:
+    assert Door(None).receive(envelope()).refusal is None
+
+
+def test_models_come_and_go_for_those_too_whose_observations_are_known() -> None:
+    door = Door([])
+    refused = []
+    for models in ([], ["policy"], ["other"]):
+        door.there_is = models
+        refused.append(door.receive(envelope()).refusal is not None)
+    assert refused == [True, False, True]
+
+
+# One message, read in either way
+
+CONSTANT = st.fixed_dictionaries(
+    {
+        "model_id": st.sampled_from(["policy", "other", "unknown"]),
+        "protocol_version": st.integers(0, 3),
+        "queue": st.sampled_from([QUEUE_UNSPECIFIED, QUEUE_LATEST, QUEUE_ALL, 9]),
+        "late": st.sampled_from([LATE_UNSPECIFIED, LATE_SERVE, LATE_REFUSE, 9]),
+        "latency_budget_ms": st.sampled_from([0.0, 20.0]),
+        "control_period_ms": st.sampled_from([0.0, 20.0]),
+    }
+)
+NEWS = st.fixed_dictionaries(
+    {
+        "timestamp_ns": st.integers(NOW_NS - 10**9, NOW_NS),
+        "urgency": st.floats(0, 1, width=32),
+        "priority": st.integers(0, 9) | st.integers(0, 2**32 - 1),
+        "request_id": st.integers(0, 2**64 - 1),
+        "metadata": st.dictionaries(st.text(max_size=4), st.text(max_size=20), max_size=2),
+    },
+    optional={"steps_remaining": st.integers(0, 2**32 - 1)},
+)
+SENDERS = st.sampled_from([b"arm", b"leg", NAMELESS, OTHER_NAMELESS])
+RULES: dict[str, Any] = {
+    "clients": {"known": [{"id": "arm", "model": "other", "latency_budget_ms": 30.0, "priority": 4}]},
+    "models": {"known": {"other": {"late": "refuse"}}},
+}
+
+
+def outcome(door: Door, message: bytes, sender: bytes) -> Any:
+    """All that came of a message, but for its own name and number, and when its tensors were measured, which nobody
+    asks for."""
+    try:
+        arrival = door.receive(message, sender)
+    except ObservationError as error:
+        return vars(error)
+    told = {field.name: getattr(arrival, field.name) for field in dataclasses.fields(arrival)}
+    request = told.pop("request")
+    told |= {field.name: getattr(request, field.name) for field in dataclasses.fields(request)}
+    told["slots"] = [dataclasses.replace(slot, timestamp_ns=0) for slot in request.slots]
+    del told["response_id"], told["arrival"]
+    return told
+
+
+@given(
+    constant=CONSTANT,
+    news=NEWS,
+    senders=st.tuples(SENDERS, SENDERS),
+    owner=st.none() | SENDERS,
+    supersede=st.sampled_from(["aware", "all", "off"]),
+)
+def test_what_comes_of_a_message_does_not_depend_on_whether_it_is_known(
+    constant: dict[str, Any],
+    news: dict[str, Any],
+    senders: tuple[bytes, bytes],
+    owner: bytes | None,
+    supersede: str,
+) -> None:
+    used, fresh = (Door(["policy", "other"], scheduling={"supersede": supersede}, **RULES) for _ in range(2))
+    for door in (used, fresh):
+        if owner is not None:
+            door.owned(owner)
+    outcome(used, envelope(**constant), senders[0])
+    message = envelope(**constant, **news)
+    assert used.knows(message)
+    assert not fresh.knows(message)
+    assert outcome(used, message, senders[1]) == outcome(fresh, message, senders[1])
