@@ -144,13 +144,13 @@ class Delivery:
             self._callbacks.fire(request)
 
     def _post(self, identity: bytes, client_id: str, envelope: bytes, payload: Buffer) -> bool:
-        visitor = self._visits.receiver(identity)
-        if visitor is not None:
+        if self._visits.is_visitor(identity):
+            visitor = self._visits.receiver(identity)
+            if visitor is None:
+                self._recorder.send_error(client_id, "the client has left")
+                return False
             visitor(envelope, payload)
             return True
-        if self._visits.has_left(identity):
-            self._recorder.send_error(client_id, "the client has left")
-            return False
         try:
             self._transport.post(identity, envelope, payload)
         except OSError as error:

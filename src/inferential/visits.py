@@ -30,8 +30,13 @@ class Visits:
         self._receivers: dict[bytes, Receive] = {}
         self._numbers = itertools.count()
 
+    @staticmethod
+    def is_visitor(identity: bytes) -> bool:
+        """Whether responses to that identity do not go to the socket."""
+        return identity.startswith(_IDENTITY)
+
     def receiver(self, identity: bytes) -> Receive | None:
-        """Who takes the responses to that identity; None: they go to the socket."""
+        """Who takes the responses to that identity; None where nobody does any more."""
         return self._receivers.get(identity)
 
     def enter(self, receive: Receive) -> bytes:

@@ -365,7 +365,7 @@ def as_values(result: Any) -> dict[str, Any]:
     Raises:
         TypeError: naming the key of a value that is neither string nor array nor can become one.
     """
-    if not isinstance(result, Mapping):
+    if type(result) is not dict and not isinstance(result, Mapping):
         return {"actions": _as_array("actions", result)}
     return {str(key): value if isinstance(value, str) else _as_array(str(key), value) for key, value in result.items()}
 

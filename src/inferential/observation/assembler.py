@@ -28,7 +28,7 @@ from inferential.proto import (
     encoding_to_string,
 )
 from inferential.proto.images import ImageError, decode
-from inferential.proto.tensors import Buffer, view
+from inferential.proto.tensors import Buffer, view_checked
 
 if TYPE_CHECKING:
     from inferential.config.schema import ObservationConfig
@@ -359,6 +359,11 @@ def to_values(slots: Sequence[SlotInfo], metadata: Mapping[str, str], payload: B
 
     Raw tensors are views on the payload, writable where the payload is; images are decoded.
 
+    Args:
+        slots: the tensors, which were checked against this payload (`validate_slots`).
+        metadata: the strings.
+        payload: the bytes.
+
     Raises:
         ObservationError: a broken image, or one that is not what its tensor says.
     """
@@ -366,14 +371,15 @@ def to_values(slots: Sequence[SlotInfo], metadata: Mapping[str, str], payload: B
     for slot in slots:
         dtype = slot.numpy_dtype
         if slot.encoding == "raw":
-            values[slot.key] = view(payload, dtype, slot.shape, slot.byte_offset, slot.byte_length)
+            values[slot.key] = view_checked(payload, dtype, slot.shape, slot.byte_offset)
             continue
         data = memoryview(payload)[slot.byte_offset : slot.byte_offset + slot.byte_length]
         try:
             values[slot.key] = decode(data, encoding_from_string(slot.encoding), dtype, slot.shape)
         except ImageError as error:
             raise ObservationError(f"tensor {slot.key!r}: {error}") from error
-    values.update(metadata)
+    if metadata:
+        values.update(metadata)
     return values
 
 

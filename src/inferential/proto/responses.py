@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-import numpy as np
 from google.protobuf.message import DecodeError
 
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.dtypes import dtype_to_numpy
 from inferential.proto.messages import Response, read_response, response_of
-from inferential.proto.tensors import Array, Buffer
+from inferential.proto.tensors import Buffer, view_checked
 
 _REMEMBERED = 4  # constant parts: one for each model and form of its results
 _LONGEST_BYTES = 2048  # of what is remembered
@@ -88,6 +87,5 @@ class _KnownPart:
             return None
         values: dict[str, Any] = {}
         for key, dtype, shape, offset in self._tensors:
-            array: Array = np.ndarray(shape, dtype, payload, offset)
-            values[key] = array if array.flags.aligned else array.copy()
+            values[key] = view_checked(payload, dtype, shape, offset)
         return response_of(news, self._model_id, self._model_version, values)

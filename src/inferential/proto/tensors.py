@@ -200,5 +200,10 @@ def view(payload: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...], byte_off
         raise ValueError(f"bytes {byte_offset} to {byte_offset + byte_length} of a buffer of {len(payload)}")
     if math.prod(shape) * dtype.itemsize != byte_length or min(shape, default=0) < 0:
         raise ValueError(f"{byte_length} bytes hold no {dtype.name} of shape {shape}")
+    return view_checked(payload, dtype, shape, byte_offset)
+
+
+def view_checked(payload: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...], byte_offset: int) -> Array:
+    """The same, of a place that is known to be sound."""
     array: Array = np.ndarray(shape, dtype, payload, byte_offset)
     return array if array.flags.aligned else array.copy()
