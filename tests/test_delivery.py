@@ -396,3 +396,13 @@ async def test_a_message_without_the_frames_of_one_is_counted_and_nobody_is_told
 )
 def test_nameless_and_strange_identities_share_one_label(identity: bytes, name: str) -> None:
     assert name_of(identity) == name
+
+
+def test_a_callback_that_would_have_to_be_awaited_is_refused() -> None:
+    callbacks: Callbacks[int] = Callbacks("request")
+
+    async def wait(told: int) -> None: ...
+
+    with pytest.raises(TypeError, match="request callback .*: it is called, not awaited"):
+        callbacks.register(wait)  # type: ignore[arg-type]
+    assert not callbacks

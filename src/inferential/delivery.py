@@ -5,6 +5,7 @@ It decides no end: results and refusals come from elsewhere.
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable
 from typing import Generic, TypeVarTuple, Unpack
@@ -50,7 +51,13 @@ class Callbacks(Generic[*Told]):
         return bool(self._callbacks)
 
     def register(self, callback: Callable[[Unpack[Told]], None]) -> None:
-        """Adds a callback."""
+        """Adds a callback.
+
+        Raises:
+            TypeError: it is a coroutine function, whose coroutines nobody would await.
+        """
+        if inspect.iscoroutinefunction(callback):
+            raise TypeError(f"{self._what} callback {callback!r}: it is called, not awaited; give a plain function")
         self._callbacks.append(callback)
 
     def fire(self, *told: *Told) -> None:

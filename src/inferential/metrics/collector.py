@@ -67,6 +67,7 @@ class MetricsCollector:
         self._series: dict[str, MetricSeries] = {}
         self._lock = threading.Lock()  # held for what is short: points are copied under it and worked on outside
         self._callbacks = CallbackRegistry()
+        self._called = False  # whether there are any, which `add` asks four times a request
         self._sinks: list[Sink] = []
         self._enabled = True
         self._ring_buffer_size = _RING_BUFFER_SIZE
@@ -124,13 +125,14 @@ class MetricsCollector:
         """
         if not self._enabled:
             return
-        form.rows.append((at, labels, values))
-        if self._callbacks:
+        rows = form.rows
+        rows.append((at, labels, values))
+        if self._called:
             with self._lock:
                 self._file()
             for name, value in zip(form.names, values, strict=True):
                 self._callbacks.fire(name, value, dict(labels))
-        elif len(form.rows) >= form.at_once:
+        elif len(rows) >= form.at_once:
             with self._lock:
                 self._file(form.kin)
 
@@ -192,6 +194,7 @@ class MetricsCollector:
             TypeError: it is a coroutine function.
         """
         self._callbacks.register(callback)
+        self._called = True
         return callback
 
     def pour_into(self, sink: Sink) -> None:

@@ -77,7 +77,8 @@ class Running:
 
     def look_anew(self) -> None:
         """Another decision begins: capacities are asked again."""
-        self._asked.clear()
+        if self._asked:
+            self._asked.clear()
         if self.profiles.version != self._known_version:
             self._known_version = self.profiles.version
             self._slots.clear()
@@ -151,12 +152,14 @@ class Running:
             if len(remembered) >= _REMEMBERED_MODELS:  # where any id may be that of a model
                 remembered.clear()
             known = remembered[model_id] = capacity, self._worked_out(model_id, capacity)
-        self._asked[model_id] = known[1]
+        if not idle:
+            self._asked[model_id] = known[1]
         return known[1]
 
     def _room_changed(self) -> None:
-        self._slots.clear()
-        self._asked.clear()
+        if self._slots:
+            self._slots.clear()
+            self._asked.clear()
 
     def _worked_out(self, model_id: str, capacity: Capacity) -> Sequence[Slot]:
         device_free_at = self._device_free_at(model_id, capacity.device)
