@@ -10,7 +10,7 @@ import multiprocessing
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection as Pipe
@@ -61,7 +61,7 @@ class ServerReport:
 Report = list[RobotReport] | ServerReport
 
 
-def run(plan: Plan, software: Software = INFERENTIAL) -> Iterator[list[Report]]:
+def run(plan: Plan, software: Software = INFERENTIAL) -> Generator[list[Report], None, None]:
     """Runs a plan; gives what is told as it comes, until the robots' time is over.
 
     Args:
