@@ -86,6 +86,8 @@ def demo(
     are stepped by the MuJoCo physics engine. Each is a client of its own on a real socket; one accelerator, which takes
     one call at a time, is shared by the policies that drive them. A robot whose actions come too late falls.
 
+    The physics engine and what draws the plot come with the package's extra named demo.
+
     Ctrl-C ends it early, with the summary of what ran so far, of which nothing is saved, and exit code 130.
     """
     strategies = _strategies(strategy, compare)

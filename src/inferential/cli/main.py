@@ -44,6 +44,8 @@ def _run(args: list[str]) -> int:
     try:
         from inferential.cli.app import run
     except ModuleNotFoundError as error:
+        if next((arg for arg in args if not arg.startswith("-")), None) == "demo":
+            raise missing("the demo", error, "demo") from error  # which brings the command line too
         raise missing("the command line", error, "edge") from error
     return run(args)
 
