@@ -104,6 +104,14 @@ def test_an_unknown_strategy_is_a_problem(run: Any, place: Path) -> None:
     )
 
 
+def test_a_fleet_to_simulate_is_told_to_be_one(run: Any, place: Path) -> None:
+    (place / "f.yaml").write_text("robots: {arm: {model: m, rate_hz: 5, budget_ms: 5}}\n")
+    assert run("check", "f.yaml").out == (
+        "robots: unknown key; a file with robots is a fleet for `inferential simulate`, no server's configuration "
+        "(f.yaml:1)\n"
+    )
+
+
 def test_import_finds_what_is_wrong_with_the_models(run: Any, place: Path) -> None:
     text = "models:\n  known:\n    arm: {target: 'policies:Doubler'}\n    hand:\n      target: policies:Dubler\n"
     (place / "f.yaml").write_text(text)

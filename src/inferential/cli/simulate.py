@@ -38,7 +38,12 @@ _EXAMPLE = "mixed"
 
 
 def simulate(
-    fleet: Annotated[Path | None, typer.Argument(help="YAML, TOML or JSON file: models and classes of robots.")] = None,
+    fleet: Annotated[
+        Path | None,
+        typer.Argument(
+            help="YAML, TOML or JSON file of models' times and classes of robots; no server's configuration."
+        ),
+    ] = None,
     shipped: Annotated[
         str | None,
         typer.Option("--example", metavar="NAME", help=f"A fleet that is shipped: {', '.join(example_names())}."),
