@@ -17,7 +17,8 @@ import typer
 
 from inferential.cli.errors import CliError, missing
 from inferential.cli.logs import LogFormat, LogLevel, set_up_logging
-from inferential.cli.settings import COMMAND_LINE, http_section, strategy_problem, targets
+from inferential.cli.obstacles import RAY, obstacles, strategy_problem
+from inferential.cli.settings import COMMAND_LINE, http_section, targets
 from inferential.cli.targets import load_models
 from inferential.config.changes import diff
 from inferential.config.loading import Loaded, load
@@ -44,10 +45,6 @@ EXAMPLES = (
     "inferential serve --model arm=ray:policy-v2",
     "inferential serve --model arm=ray:policy-v2 --servers 4",
 )
-
-
-RAY = "ray:"
-"""Begins the target of a model on Ray Serve."""
 
 
 def serve(
@@ -236,6 +233,8 @@ def _wanted(loaded: Loaded, path: Path | None) -> dict[str, str]:
 
 def _build(loaded: Loaded, path: Path | None) -> _AnnouncedServer:
     wanted = _wanted(loaded, path)
+    if found := obstacles(loaded):
+        raise CliError("\n".join(map(str, found)))
     dispatcher = _dispatcher(wanted, loaded.config)
     if (problem := strategy_problem(loaded)) is not None:
         raise CliError(str(problem))
@@ -252,12 +251,6 @@ def _dispatcher(wanted: Mapping[str, str], config: InferentialConfig) -> Dispatc
             return LocalDispatcher(load_models(wanted))
         except (TypeError, ValueError) as error:
             raise CliError(str(error)) from error
-    here = sorted(wanted.keys() - on_ray)
-    if here:
-        raise CliError(
-            f"models.known.{here[0]}.target: a server has its models either on Ray Serve or in its own process, and "
-            f"{', '.join(sorted(on_ray))} are on Ray Serve: start another server for {', '.join(here)}"
-        )
     try:
         from inferential.dispatch.ray.dispatcher import RayDispatcher
     except ModuleNotFoundError as error:
