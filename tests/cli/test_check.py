@@ -108,6 +108,15 @@ def test_an_unknown_strategy_is_a_problem(run: Any, place: Path) -> None:
     )
 
 
+def test_a_files_own_words_are_shown_without_what_a_terminal_acts_on(run: Any, place: Path) -> None:
+    (place / "f.yaml").write_text('models: {known: {"a\\e[2Jb": {device: "x\\x9by"}}}')
+    ran = run("check", "f.yaml")
+    assert r'models.known."a\x1b[2Jb".device  x\x9by' in ran.out
+    (place / "f.yaml").write_text('"a\\e[2Jb": 1')
+    assert run("check", "f.yaml").out.startswith(r'"a\x1b[2Jb": unknown key')
+    assert run("serve", "f.yaml").err.startswith(r'error: "a\x1b[2Jb": unknown key')
+
+
 def test_a_fleet_to_simulate_is_told_to_be_one(run: Any, place: Path) -> None:
     (place / "f.yaml").write_text("robots: {arm: {model: m, rate_hz: 5, budget_ms: 5}}\n")
     assert run("check", "f.yaml").out == (

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from inferential.cli.errors import CliError, missing
+from inferential.cli.output import printable
 
 DEBUG = "--debug"
 
@@ -34,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except Exception as error:
         if debug:
             traceback.print_exception(error)
-        for line in _in_words(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+        for line in _in_words(error).rstrip("\n").split("\n"):
+            print(f"error: {printable(line)}", file=sys.stderr)  # it may have words of another machine
         code = 2
     sys.exit(code)
 
