@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.live import Live
 
 from inferential.cli.errors import CliError, missing
+from inferential.cli.interrupts import INTERRUPTED
 from inferential.cli.output import print_json, wants_rich
 from inferential.cli.settings import COMMAND_LINE, http_section
 from inferential.config.loading import load
@@ -41,7 +42,6 @@ EXAMPLES = (
     "inferential demo --http 8080 --seconds 600",
 )
 _PLAIN_LINE_S = 1.0
-_INTERRUPTED = 130  # as of every command
 
 
 class TaskName(StrEnum):
@@ -111,7 +111,7 @@ def demo(
     interrupted = watches[-1].interrupted
     # What an earlier run has saved is not replaced by half a run.
     _show(watches, [] if interrupted else _save(watches, out), as_json=as_json, several=compare is not None)
-    return _INTERRUPTED if interrupted else 0
+    return INTERRUPTED if interrupted else 0
 
 
 def _show(watches: Sequence[Watch], saved: Sequence[Path], *, as_json: bool, several: bool) -> None:
