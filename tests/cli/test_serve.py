@@ -302,6 +302,8 @@ def test_settings_without_a_target_are_told(start: Start, place: Path) -> None:
             "models.known.arm.target: a server has its models either on Ray Serve or in its own process",
         ),
         (("-m", "arm=policies:Dubler"), "policies has no 'Dubler'; did you mean 'Doubler'?"),
+        (("-m", "arm=policies.py:echo"), "no module 'policies.py', neither installed nor in "),
+        (("-m", "arm=policies.py:echo"), "; of a file it is the name without .py: policies"),
         (("-m", "arm=policies:echo", "--strategy", "x"), "scheduling.strategy: expected one of batch_optimized, "),
         (("-m", "arm=policies:echo", "--bind", "robots"), "transport.bind: expected an address like tcp://*:5555 or "),
     ],

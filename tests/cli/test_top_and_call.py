@@ -195,6 +195,11 @@ def test_call_shows_an_answer_and_nothing_that_a_terminal_acts_on(run: Any, plac
     assert all(one.isprintable() or one == "\n" for one in told + refused + logged)
 
 
+@pytest.mark.parametrize("url", ["http://localhost:here", "http://[::1", "http://", "ftp://localhost", ""])
+def test_top_tells_what_is_no_url(run: Any, url: str) -> None:
+    assert run("top", url).err == f"error: URL: expected http://HOST:PORT, got {url!r}\n"
+
+
 @pytest.mark.parametrize("answer", [b"[]", b"<html>", b"{}", b"null"])
 def test_top_tells_what_is_no_page_of_ours(run: Any, answer: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:

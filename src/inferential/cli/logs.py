@@ -71,4 +71,5 @@ def set_up_logging(level: LogLevel, form: LogFormat) -> None:
     else:
         handler.setFormatter(TextFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level.value.upper(), handlers=[handler])
-    logging.getLogger("watchfiles").setLevel(max(logging.WARNING, logging.root.level))
+    for name in ("uvicorn", "watchfiles"):  # whose news are ours too, in other words
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.root.level))

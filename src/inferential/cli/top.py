@@ -155,11 +155,14 @@ def _read(url: str, told: bytes) -> dict[str, Any]:
 
 
 def _get(url: str, path: str, token: str | None) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-    parts = urlsplit(url if "://" in url else f"http://{url}")
     kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
-    if parts.scheme not in kinds or not parts.netloc:
-        raise CliError(f"URL: expected http://HOST:PORT, got {url!r}")
-    connection = kinds[parts.scheme](parts.netloc, timeout=_TIMEOUT_S)
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        if not parts.hostname:
+            raise ValueError("no host")
+        connection = kinds[parts.scheme](parts.netloc, timeout=_TIMEOUT_S)
+    except (KeyError, ValueError, http.client.InvalidURL) as error:
+        raise CliError(f"URL: expected http://HOST:PORT, got {url!r}") from error
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     try:
         connection.request("GET", parts.path.rstrip("/") + path, headers=headers)
