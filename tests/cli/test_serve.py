@@ -283,6 +283,13 @@ def test_settings_without_a_target_are_told(start: Start, place: Path) -> None:
     address(process)
 
 
+def test_a_gateway_to_a_model_that_is_not_served_is_told(start: Start, place: Path) -> None:
+    (place / "f.yaml").write_text("gateways: {openpi: {model: amr, port: 0}}")
+    process = start("serve", "f.yaml", "-m", "arm=policies:echo", "--bind", "tcp://127.0.0.1:0")
+    line_with("gateways.openpi.model: 'amr' is not served: its robots will be refused", process.stderr)
+    address(process)
+
+
 @pytest.mark.parametrize(
     ("args", "error"),
     [

@@ -119,7 +119,7 @@ def _show(watches: Sequence[Watch], saved: Sequence[Path], *, as_json: bool, sev
         runs = [watch.summary() for watch in watches]
         print_json(runs if several else runs[0])
         return
-    console = Console(width=None if wants_rich() else 120, highlight=False)
+    console = Console(width=None if wants_rich() else 120, highlight=False, markup=False)
     console.print()
     console.print(table.summary(watches))
     for warning in table.warnings(watches):

@@ -242,6 +242,9 @@ def _wanted(loaded: Loaded, path: Path | None) -> dict[str, str]:
         )
     for model_id in sorted(loaded.config.models.known.keys() - wanted):
         logger.warning("models.known.%s has settings but no target: it is not served", model_id)
+    for name, gateway in (("openpi", loaded.config.gateways.openpi), ("gr00t", loaded.config.gateways.gr00t)):
+        if gateway is not None and gateway.model not in wanted:
+            logger.warning("gateways.%s.model: %r is not served: its robots will be refused", name, gateway.model)
     return wanted
 
 
