@@ -76,7 +76,9 @@ class Server:
         dispatcher: where the models run.
 
     Raises:
-        ValueError: an unknown strategy, or a file of profiles that cannot be read (ConfigError).
+        TypeError: naming an argument that is of none of these types.
+        ValueError: an address that none can listen on, an unknown strategy, or a file of profiles that cannot be read
+            (ConfigError).
         ImportError: no dispatcher is given, and Ray is not installed.
     """
 
@@ -87,9 +89,14 @@ class Server:
         config: InferentialConfig | None = None,
         dispatcher: Dispatcher | None = None,
     ) -> None:
+        _check_types(models, config, dispatcher)
         self._config = InferentialConfig() if config is None else config.model_copy(deep=True)
         if bind != DEFAULT_BIND:
-            self._config.transport.bind = bind
+            try:
+                self._config.transport.bind = bind
+            except ValueError:  # whose words are pydantic's
+                expected = "tcp://HOST:PORT (tcp://*:5555: every interface) or ipc://PATH"
+                raise ValueError(f"bind: expected {expected}, got {bind!r}") from None
         self._configured_scheduling = self._config.scheduling.model_copy(deep=True)
         self._models = None if models is None else frozenset(models)
         if dispatcher is None:
@@ -534,6 +541,17 @@ def _few_collections() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
+
+
+def _check_types(models: object, config: object, dispatcher: object) -> None:
+    if isinstance(models, str):
+        raise TypeError(f"models: expected a sequence of ids, as [{models!r}], got {models!r}")
+    if config is not None and not isinstance(config, InferentialConfig):
+        made_by = "load_config(path) or InferentialConfig.model_validate(dict) makes one"
+        raise TypeError(f"config: expected an InferentialConfig, got {type(config).__name__}; {made_by}")
+    if dispatcher is not None and not isinstance(dispatcher, Dispatcher):
+        kind = type(dispatcher).__name__
+        raise TypeError(f"dispatcher: expected one, as LocalDispatcher({{'my-model': my_model}}), got {kind}")
 
 
 def _ray_dispatcher(ray_config: Mapping[str, Any], models: Sequence[str] | None) -> Dispatcher:

@@ -36,6 +36,11 @@ class Batcher:
     def infer_batch(self, observations):
         return [one["state"] + 1 for one in observations]
 
+class TakesNone:
+    max_batch_size = 0
+    def infer_batch(self, observations):
+        return []
+
 class NeedsPath:
     def __init__(self, path):
         self.path = path

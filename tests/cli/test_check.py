@@ -7,6 +7,10 @@ from typing import Any
 
 import pytest
 
+from inferential.cli import obstacles
+from inferential.config.schema import SchedulingConfig
+from inferential.scheduler.base import Scheduler, _schedulers
+
 FLEET = """\
 scheduling:
   strategy: round_robin
@@ -102,6 +106,119 @@ def test_an_unknown_strategy_is_a_problem(run: Any, place: Path) -> None:
         "scheduling.strategy: expected one of batch_optimized, deadline_aware, model_deadline, priority_tiered, "
         "round_robin, slo_aware, got 'round_robbin'; did you mean round_robin? (f.yaml:1)\n"
     )
+
+
+def test_a_files_own_words_are_shown_without_what_a_terminal_acts_on(run: Any, place: Path) -> None:
+    (place / "f.yaml").write_text('models: {known: {"a\\e[2Jb": {device: "x\\x9by"}}}')
+    ran = run("check", "f.yaml")
+    assert r'models.known."a\x1b[2Jb".device  x\x9by' in ran.out
+    (place / "f.yaml").write_text('"a\\e[2Jb": 1')
+    assert run("check", "f.yaml").out.startswith(r'"a\x1b[2Jb": unknown key')
+    assert run("serve", "f.yaml").err.startswith(r'error: "a\x1b[2Jb": unknown key')
+
+
+def test_a_fleet_to_simulate_is_told_to_be_one(run: Any, place: Path) -> None:
+    (place / "f.yaml").write_text("robots: {arm: {model: m, rate_hz: 5, budget_ms: 5}}\n")
+    assert run("check", "f.yaml").out == (
+        "robots: unknown key; a file with robots is a fleet for `inferential simulate`, no server's configuration "
+        "(f.yaml:1)\n"
+    )
+
+
+ARM = "models: {known: {arm: {target: 'policies:Doubler'}}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            "models: {known: {arm: {target: 'policies:echo'}, leg: {target: 'ray:leg'}}}",
+            "models.known.arm.target: a server has its models either on Ray Serve or in its own process, and leg are "
+            "on Ray Serve: start another server for arm (f.yaml:1)",
+        ),
+        (
+            "models: {profiles: none.json, known: {arm: {target: 'policies:echo'}}}",
+            "models.profiles: none.json: cannot be read: No such file or directory (f.yaml:1)",
+        ),
+        (
+            "models: {profiles: bad.json, known: {arm: {target: 'policies:echo'}}}",
+            "models.profiles: arm[0]: batch_size: expected a whole number above 0, got 0 (bad.json) (f.yaml:1)",
+        ),
+        (
+            ARM + "transport: {bind: 'tcp://*:99999'}",
+            "transport.bind: expected a port of at most 65535, got 99999 (f.yaml:2)",
+        ),
+        (
+            ARM + f"transport: {{bind: 'ipc://{'x' * 120}'}}",
+            "transport.bind: expected a path of at most 107 bytes, got 120 (f.yaml:2)",
+        ),
+        (ARM + "http: {host: '*'}", "http.host: expected 0.0.0.0 for every interface, got '*' (f.yaml:2)"),
+        (
+            ARM + "gateways: {openpi: {model: arm, host: '*'}}",
+            "gateways.openpi.host: expected 0.0.0.0 for every interface, got '*' (f.yaml:2)",
+        ),
+        (
+            ARM + "http: {port: 5555}",
+            "http.port: expected a port of its own, got 5555, that of transport.bind (f.yaml:2)",
+        ),
+        (
+            ARM + "http: {port: 8000}\ngateways: {openpi: {model: arm, host: localhost}}",
+            "http.port: expected a port of its own, got 8000, that of gateways.openpi.port (f.yaml:2)",
+        ),
+    ],
+)
+def test_what_serve_would_refuse_is_a_problem_of_check_too(run: Any, place: Path, text: str, problem: str) -> None:
+    (place / "f.yaml").write_text(text)
+    (place / "bad.json").write_text('{"arm": [{"batch_size": 0, "median_ms": 1}]}')
+    assert run("check", "f.yaml").out == f"{problem}\n"
+    ran = run("serve", "f.yaml")
+    assert (ran.code, ran.out, ran.err) == (2, "", f"error: {problem}\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "transport: {bind: 'tcp://*:0'}\nhttp: {port: 0}\ngateways: {openpi: {model: arm, port: 0}}",
+        "transport: {bind: 'tcp://10.0.0.1:8080'}\nhttp: {port: 8080}",
+        "transport: {bind: 'ipc:///tmp/8080'}\nhttp: {port: 8080}",
+    ],
+)
+def test_ports_that_do_not_meet_are_no_problem(run: Any, place: Path, text: str) -> None:
+    (place / "f.yaml").write_text(ARM + text)
+    assert run("check", "f.yaml").code == 0
+
+
+def test_a_strategy_that_cannot_be_made_is_a_problem(run: Any, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(config: SchedulingConfig) -> Scheduler:
+        raise OSError("no solver")
+
+    monkeypatch.setitem(_schedulers, "mine", broken)
+    (place / "f.yaml").write_text("scheduling: {strategy: mine}\n" + ARM)
+    problem = "scheduling.strategy: mine cannot be made: OSError: no solver (f.yaml:1)\n"
+    assert run("check", "f.yaml").out == problem
+    assert run("serve", "f.yaml").err == f"error: {problem}"
+
+
+def test_import_leaves_alone_what_is_on_ray_serve(run: Any, place: Path) -> None:
+    (place / "f.yaml").write_text("models: {known: {arm: {target: 'ray:arm-v2'}}}")
+    assert run("check", "--import", "f.yaml").code == 0
+
+
+def test_import_finds_models_that_the_server_would_not_take(run: Any, place: Path) -> None:
+    (place / "f.yaml").write_text("models: {known: {arm: {target: 'policies:TakesNone'}}}")
+    assert run("check", "--import", "f.yaml").out == (
+        "models.known.arm.target: model 'arm': max_batch_size: expected a whole number above 0, got 0 (f.yaml:1)\n"
+    )
+
+
+def test_import_tells_which_packages_lack(run: Any, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "f.yaml").write_text("models: {known: {arm: {target: 'ray:arm'}}}\notlp: {traces: false}\n")
+    monkeypatch.setattr(obstacles, "_is_installed", lambda package: False)
+    assert run("check", "--import", "f.yaml").out.splitlines() == [
+        "models.known.arm.target: needs ray: pip install 'inferential[server]' (f.yaml:1)",
+        "otlp: needs opentelemetry.sdk: pip install 'inferential[otel]' (f.yaml:2)",
+    ]
+    assert run("check", "f.yaml").code == 0
 
 
 def test_import_finds_what_is_wrong_with_the_models(run: Any, place: Path) -> None:

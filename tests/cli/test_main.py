@@ -17,7 +17,7 @@ from inferential.cli import app as app_module
 from inferential.cli import output
 from inferential.cli.app import COMMANDS, build
 
-OWN = ("serve", "simulate", "call", "bench", "top", "check", "profile", "schedulers", "version")
+OWN = ("serve", "demo", "simulate", "call", "bench", "top", "check", "profile", "schedulers", "version")
 
 
 @pytest.mark.parametrize("args", [(), ("--help",), ("-h",), ("--debug",)])
@@ -100,7 +100,10 @@ def test_a_reader_that_leaves_is_no_error(place: Path) -> None:
     ("package", "command", "error"),
     [
         ("typer", "version", "the command line needs typer: pip install 'inferential[edge]'"),
+        ("typer", "demo", "the demo needs typer: pip install 'inferential[demo]'"),
         ("watchfiles", "serve", "inferential serve needs watchfiles: pip install 'inferential[edge]'"),
+        ("mujoco", "demo", "the demo needs mujoco: pip install 'inferential[demo]'"),
+        ("matplotlib", "demo", "the demo needs matplotlib: pip install 'inferential[demo]'"),
     ],
 )
 def test_where_a_package_lacks_the_error_names_it_and_the_extra(
@@ -110,6 +113,13 @@ def test_where_a_package_lacks_the_error_names_it_and_the_extra(
     ran = run_apart(command)
     assert ran.code == 2
     assert ran.err == f"error: {error}\n"
+
+
+def test_the_demo_has_help_where_its_physics_engine_is_not_installed(run_apart: Any, place: Path) -> None:
+    (place / "mujoco.py").write_text("raise ModuleNotFoundError('No module named mujoco', name='mujoco')")
+    ran = run_apart("demo", "--help")
+    assert (ran.code, ran.err) == (0, "")
+    assert "come with the package's extra named demo" in " ".join(ran.out.split())
 
 
 def test_only_the_command_that_runs_is_imported(place: Path) -> None:
@@ -196,4 +206,4 @@ def test_every_command_in_the_table_is_a_function_of_its_module() -> None:
     assert [
         name for name in OWN if not callable(getattr(importlib.import_module(f"inferential.cli.{name}"), name))
     ] == []
-    assert set(OWN) | {"demo"} == set(app_module.COMMANDS)
+    assert set(OWN) == set(app_module.COMMANDS)

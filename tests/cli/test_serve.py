@@ -92,8 +92,53 @@ def test_signals_end_it_well(start: Start, number: signal.Signals) -> None:
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert out == ""
+    told = "draining, for 5 s at most; Ctrl-C again ends it at once\n"
+    assert out == (told if number == signal.SIGINT else "")
     assert "Traceback" not in err
+
+
+def test_a_second_interrupt_ends_it_at_once(start: Start, place: Path) -> None:
+    (place / "fleet.yaml").write_text(
+        "transport: {bind: 'tcp://127.0.0.1:0'}\n"
+        "server: {drain_timeout_s: 3600}\n"
+        "models: {known: {arm: {target: 'policies:WaitsForFile'}}}\n"
+        "http: {port: 0}\n"
+    )
+    process = start("serve", "fleet.yaml")
+    where = address(process)
+    assert process.stdout is not None
+    page = process.stdout.readline().split()[-1]
+    with Connection(where, "robot") as connection:
+        connection.model("arm").observe(state=STATE)
+        while fetched(f"{page}/api/status")[1]["in_flight"] == 0:
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "draining, for 3600 s at most; Ctrl-C again ends it at once\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 130
+    assert "Traceback" not in process.communicate()[1]
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        "http: {{port: {}}}",
+        "http: {{port: 0}}\ngateways: {{openpi: {{model: arm, port: {}}}}}",
+        "http: {{port: {}}}\ngateways: {{gr00t: {{model: arm, port: 0}}}}",
+    ],
+)
+def test_where_a_port_beside_it_is_taken_nothing_is_announced(run_apart: Any, place: Path, section: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        (place / "fleet.yaml").write_text(
+            "transport: {bind: 'ipc://robots.sock'}\n"
+            "models: {known: {arm: {target: 'policies:echo'}}}\n"
+            f"{section.format(port)}\n"
+        )
+        ran = run_apart("serve", "fleet.yaml", "--log-level", "warning")
+    assert (ran.code, ran.out) == (2, "")
+    assert re.fullmatch(rf"error: [a-z.]+: cannot listen on 127\.0\.0\.1:{port}: Address already in use\n", ran.err)
+    assert not (place / "robots.sock").exists()
 
 
 def fetched(url: str) -> tuple[int, Any]:
@@ -238,6 +283,13 @@ def test_settings_without_a_target_are_told(start: Start, place: Path) -> None:
     address(process)
 
 
+def test_a_gateway_to_a_model_that_is_not_served_is_told(start: Start, place: Path) -> None:
+    (place / "f.yaml").write_text("gateways: {openpi: {model: amr, port: 0}}")
+    process = start("serve", "f.yaml", "-m", "arm=policies:echo", "--bind", "tcp://127.0.0.1:0")
+    line_with("gateways.openpi.model: 'amr' is not served: its robots will be refused", process.stderr)
+    address(process)
+
+
 @pytest.mark.parametrize(
     ("args", "error"),
     [
@@ -257,6 +309,8 @@ def test_settings_without_a_target_are_told(start: Start, place: Path) -> None:
             "models.known.arm.target: a server has its models either on Ray Serve or in its own process",
         ),
         (("-m", "arm=policies:Dubler"), "policies has no 'Dubler'; did you mean 'Doubler'?"),
+        (("-m", "arm=policies.py:echo"), "no module 'policies.py', neither installed nor in "),
+        (("-m", "arm=policies.py:echo"), "; of a file it is the name without .py: policies"),
         (("-m", "arm=policies:echo", "--strategy", "x"), "scheduling.strategy: expected one of batch_optimized, "),
         (("-m", "arm=policies:echo", "--bind", "robots"), "transport.bind: expected an address like tcp://*:5555 or "),
     ],

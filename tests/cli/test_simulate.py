@@ -36,6 +36,13 @@ def test_a_fleet_of_ones_own_and_its_trace(run: Any, place: Path) -> None:
     assert again["overall"]["in_time"] == written["overall"]["in_time"] > 100
 
 
+def test_a_class_of_robots_may_have_any_name(run: Any, place: Path) -> None:
+    (place / "fleet.yaml").write_text(
+        'models: {m: {fixed_ms: 5}}\nrobots: {"[/x]\\e[2J": {model: m, rate_hz: 20, budget_ms: 40}}\n'
+    )
+    assert r"1 [/x]\x1b[2J" in run("simulate", "fleet.yaml", "--seconds", "1").out
+
+
 def test_pictures_and_summary_are_saved(run: Any, place: Path) -> None:
     ran = run("simulate", "--seconds", "2", "--out", "out")
     assert ran.code == 0, ran.err

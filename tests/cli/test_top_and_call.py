@@ -8,8 +8,10 @@ import logging
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from inferential.cli.logs import JsonFormatter
+from inferential.cli.logs import JsonFormatter, TextFormatter
 from inferential.cli.top import view
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -138,7 +140,7 @@ def status_of(*clients: dict[str, Any], models: Sequence[dict[str, Any]] = ()) -
 def test_of_many_robots_those_that_need_a_look_come_first() -> None:
     clients = [{"client_id": f"robot-{n}", "state": "overdue" if n == 9 else "active", "models": []} for n in range(10)]
     table, left = view(status_of(*clients), 11).renderables[-2:]
-    assert next(iter(table.columns[0].cells)) == "robot-9"
+    assert str(next(iter(table.columns[0].cells))) == "robot-9"
     assert str(left) == "and 6 more"
 
 
@@ -155,6 +157,68 @@ def test_on_a_narrow_terminal_robots_keep_their_names_and_a_model_its_line() -> 
     assert not any(line.strip().startswith("19: ") for line in lines)
 
 
+FOREIGN = "\x1b[2J\x9b31m\u202e[/b]"
+"""What a terminal would act on, and a tag that closes none."""
+SHOWN = "\\x1b[2J\\x9b31m\\u202e[/b]"
+
+
+def test_top_shows_what_robots_are_called_and_nothing_that_a_terminal_acts_on() -> None:
+    use = {"model_id": f"m{FOREIGN}", "cadence_ms": None, "age_ms": 1.0, "answered": 1, "in_time": 1}
+    client = {"client_id": f"r{FOREIGN}", "state": "active", "models": [{**use, "superseded": 0, "refused": 0}]}
+    model = {"model_id": f"n{FOREIGN}", "waiting": 0, "in_flight": 0, "replicas": [], "max_inflight": 1, "calls": 9}
+    status = status_of(client, models=[{**model, "latency": []}])
+    console = Console(width=300, file=io.StringIO())
+    console.print(view({**status, "strategy": FOREIGN}, 24))
+    written = console.file.getvalue()  # type: ignore[attr-defined]
+    assert [name for name in ("r", "m", "n") if f"{name}{SHOWN}" not in written] == [], written
+    assert all(one.isprintable() or one == "\n" for one in written)
+
+
+def test_call_shows_an_answer_and_nothing_that_a_terminal_acts_on(run: Any, place: Path, start: Start) -> None:
+    (place / "rude.py").write_text(
+        f"def answer(observation): return {{'k{FOREIGN}': 'v{FOREIGN}', 'lines': 'one\\ntwo'}}\n"
+        f"def refuse(observation): raise ValueError('w{FOREIGN}')\n"
+    )
+    process = start("serve", "-m", "a=rude:answer", "-m", "r=rude:refuse", "--bind", "tcp://127.0.0.1:0")
+    assert process.stdout is not None
+    where = process.stdout.readline().split()[2].rstrip(",")
+    told = run("call", where, "a", "state=1").out
+    assert f"k{SHOWN}" in told
+    assert f"v{SHOWN}" in told
+    assert "two" in told
+    refused = run("call", where, "r", "state=1").err
+    assert f"w{SHOWN}" in refused
+    assert f"w{SHOWN}" in run("bench", where, "r", "state=1").err
+    process.send_signal(signal.SIGTERM)
+    logged = process.communicate(timeout=60)[1]
+    assert f"w{SHOWN}" in logged
+    assert all(one.isprintable() or one == "\n" for one in told + refused + logged)
+
+
+@pytest.mark.parametrize("url", ["http://localhost:here", "http://[::1", "http://", "ftp://localhost", ""])
+def test_top_tells_what_is_no_url(run: Any, url: str) -> None:
+    assert run("top", url).err == f"error: URL: expected http://HOST:PORT, got {url!r}\n"
+
+
+@pytest.mark.parametrize("answer", [b"[]", b"<html>", b"{}", b"null"])
+def test_top_tells_what_is_no_page_of_ours(run: Any, answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def respond() -> None:
+            caller = other.accept()[0]
+            with caller:
+                caller.recv(65536)
+                caller.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(answer), answer))
+
+        thread = threading.Thread(target=respond)
+        thread.start()
+        url = f"http://127.0.0.1:{other.getsockname()[1]}"
+        ran = run("top", url, "--once")
+        thread.join()
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == f"error: what answers at {url} is no page of `inferential serve --http`\n"
+
+
 def test_logs_can_be_json(start: Start) -> None:
     process = start("serve", "-m", "arm=policies:echo", "--bind", "tcp://127.0.0.1:0", "--log-format", "json")
     assert process.stdout is not None
@@ -163,6 +227,18 @@ def test_logs_can_be_json(start: Start) -> None:
     _, err = process.communicate(timeout=60)
     (told,) = (json.loads(line) for line in err.splitlines() if "listening" in line)
     assert (told["level"], told["logger"]) == ("info", "inferential")
+
+
+@pytest.mark.parametrize("form", [JsonFormatter(), TextFormatter("%(message)s")])
+def test_a_log_has_nothing_that_a_terminal_acts_on(form: logging.Formatter) -> None:
+    record = logging.LogRecord("a", logging.ERROR, "f.py", 1, "client %s: é", (FOREIGN,), None)
+    line = form.format(record)
+    assert line.isprintable()
+    assert "é" in line
+    if isinstance(form, JsonFormatter):
+        assert json.loads(line)["message"] == f"client {FOREIGN}: é"
+    else:
+        assert line == f"client {SHOWN}: é"
 
 
 def test_a_logged_exception_is_part_of_its_object() -> None:

@@ -31,6 +31,12 @@ def test_a_key_that_is_given_twice_is_told() -> None:
         observation(["state=1", "state:int32=2"])
 
 
+@pytest.mark.parametrize("key", ["urgency", "priority", "steps_remaining", "timeout_ms", "self"])
+def test_a_key_that_the_sdk_cannot_send_is_told(key: str) -> None:
+    with pytest.raises(CliError, match=rf"^{key}: cannot be a key, it is an argument of the SDK's infer"):
+        observation([f"{key}=1"])
+
+
 def test_nothing_told_is_nothing() -> None:
     assert observation(None) == {}
 

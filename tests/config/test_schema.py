@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
@@ -79,3 +81,16 @@ def test_no_number_is_infinite_or_none(value: float) -> None:
         InferentialConfig.model_validate({"scheduling": {"deadline_aware": {"age_weight": value}}})
     with pytest.raises(ValidationError):
         InferentialConfig.model_validate({"response_tracking": {"overdue_multiplier": value}})
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"http": {"token": ""}},
+        {"gateways": {"openpi": {"model": "m", "api_keys": [""]}}},
+        {"gateways": {"gr00t": {"model": "m", "api_token": ""}}},
+    ],
+)
+def test_a_secret_that_whoever_shows_none_would_have_is_an_error(told: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="at least 1"):
+        InferentialConfig.model_validate(told)

@@ -154,6 +154,29 @@ def test_what_is_no_model_is_refused_by_name(model: Any) -> None:
         LocalDispatcher({"m": model})
 
 
+@pytest.mark.parametrize("kind", [Infers, InfersAsync, InfersBatches])
+def test_the_class_of_a_model_is_told_from_a_model(kind: type) -> None:
+    with pytest.raises(
+        TypeError, match=rf"^model 'm': expected a model, got the class {kind.__name__}; {kind.__name__}\("
+    ):
+        LocalDispatcher({"m": [kind]})
+
+
+def test_a_class_that_is_a_model_itself_is_one() -> None:
+    class Static:
+        @staticmethod
+        def infer(obs: dict[str, Any]) -> Any:
+            return obs["state"] * 2
+
+    assert LocalDispatcher({"m": Static, "n": dict}).model_ids() == ["m", "n"]
+
+
+@pytest.mark.parametrize("models", [Infers(), [Infers()], "m"])
+def test_models_without_ids_are_told(models: Any) -> None:
+    with pytest.raises(TypeError, match=r"^models: expected models by id, as \{'my-model': my_model\}, got "):
+        LocalDispatcher(models)
+
+
 async def test_an_unknown_model_is_told_with_those_there_are(serve: Serve, request_of: MakeRequest) -> None:
     (result,) = await serve(a=plain, b=plain).dispatch([request_of("c")])
     assert result.refusal is not None

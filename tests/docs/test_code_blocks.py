@@ -230,6 +230,13 @@ def test_every_mark_before_a_block_is_understood() -> None:
         assert len(fences) == 2 * sum(block.page == page for block in BLOCKS), page.name
 
 
+def test_every_program_that_serves_for_good_tells_where() -> None:
+    silent = [
+        block for block in programs() if block.serves and "logging.basicConfig(level=logging.INFO)" not in block.text
+    ]
+    assert [str(block) for block in silent] == []
+
+
 @pytest.mark.parametrize(
     ("server", "client"), [(server, client) for client in CLIENTS for server in servers(client.page)], ids=str
 )

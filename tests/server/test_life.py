@@ -171,6 +171,22 @@ async def test_an_address_in_use_is_an_error_that_names_it(serve: Any) -> None:
             await other.start()
 
 
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ({"bind": "localhost:5555"}, r"^bind: expected tcp://HOST:PORT .* got 'localhost:5555'$"),
+        ({"bind": 5555}, r"^bind: expected tcp://HOST:PORT .* got 5555$"),
+        ({"config": "fleet.yaml"}, r"^config: expected an InferentialConfig, got str; load_config\(path\) or "),
+        ({"config": {}}, r"^config: expected an InferentialConfig, got dict; "),
+        ({"dispatcher": {"m": print}}, r"^dispatcher: expected one, as LocalDispatcher\(.*\), got dict$"),
+        ({"models": "policy"}, r"^models: expected a sequence of ids, as \['policy'\], got 'policy'$"),
+    ],
+)
+def test_an_argument_that_is_none_is_told_by_name(argument: dict[str, Any], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        Server(**{"dispatcher": LocalDispatcher({}), **argument})
+
+
 def test_a_server_without_a_backend_says_what_to_give_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     for name in [name for name in sys.modules if name.startswith("inferential.dispatch.ray")]:

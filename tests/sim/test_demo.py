@@ -75,7 +75,7 @@ def test_hoppers_are_kept_up_over_real_sockets() -> None:
 def test_a_run_that_is_given_up_leaves_no_process_behind() -> None:
     running = run(Plan(robots=2, seconds=60.0))
     next(running)
-    running.close()  # type: ignore[attr-defined]
+    running.close()
     assert children() == []
 
 
@@ -100,9 +100,11 @@ def test_ctrl_c_ends_all_processes(when: str, tmp_path: Path) -> None:
         assert parent.stdout is not None
         parent.stdout.readline()
     os.killpg(parent.pid, signal.SIGINT)  # as a terminal does: to every process of the group
-    _, errors = parent.communicate(timeout=30)
+    told, errors = parent.communicate(timeout=30)
     assert parent.returncode == 130
     assert errors == "" or when == "at the start"
+    assert ("interrupted after" in told) == (when == "while it runs")
+    assert list(tmp_path.iterdir()) == []
     assert not psutil.wait_procs(started, timeout=30)[1]
 
 

@@ -220,7 +220,7 @@ def _histogram(values: Sequence[float]) -> list[dict[str, float]]:
 
 
 def _show(load: Load, found: dict[str, Any]) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     each = "in closed loop" if load.rate_hz is None else f"at {load.rate_hz:g} Hz"
     console.print(
         f"{load.robots} robots {each} for {found['seconds']:g} s, {load.model_id} at {load.server}, "

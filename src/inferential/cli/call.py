@@ -14,9 +14,11 @@ import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from inferential import Connection, InferenceError
 from inferential.cli.errors import CliError, no_answer
+from inferential.cli.output import printable, printable_lines
 from inferential.cli.values import observation
 
 EXAMPLES = (
@@ -84,7 +86,7 @@ def call(
         return 0
     console = Console()
     console.print(_table(answer))
-    console.print(_summary(told, taken), highlight=False, soft_wrap=True)
+    console.print(printable(_summary(told, taken)), highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
@@ -92,7 +94,9 @@ def _fail(as_json: bool, kind: str, reason: str) -> None:
     if as_json:
         print(json.dumps({"error": kind, "reason": reason}))
     else:
-        Console(stderr=True).print(f"{kind}: {reason}", style="red", highlight=False, markup=False, soft_wrap=True)
+        Console(stderr=True).print(
+            f"{kind}: {printable_lines(reason)}", style="red", highlight=False, markup=False, soft_wrap=True
+        )
 
 
 def _table(answer: dict[str, Any]) -> Table:
@@ -101,11 +105,11 @@ def _table(answer: dict[str, Any]) -> Table:
         table.add_column(heading)
     for key, value in answer.items():
         if isinstance(value, str):
-            table.add_row(key, "text", "", value)
+            table.add_row(Text(printable(key)), "text", "", Text(printable_lines(value)))
         else:
             first = " ".join(f"{one:.4g}" if value.dtype.kind == "f" else str(one) for one in value.flat[:_SHOWN])
             more = " ..." if value.size > _SHOWN else ""
-            table.add_row(key, value.dtype.name, str(value.shape), first + more)
+            table.add_row(Text(printable(key)), value.dtype.name, str(value.shape), Text(first + more))
     return table
 
 

@@ -12,12 +12,14 @@ import typer
 from pydantic_core import PydanticUndefined
 
 from inferential.cli.errors import CliError
+from inferential.cli.obstacles import RAY, lacking, obstacles, strategy_problem
 from inferential.cli.output import print_json, print_line, print_rows
-from inferential.cli.settings import strategy_problem, targets
+from inferential.cli.settings import targets
 from inferential.cli.targets import load_model
 from inferential.config.fields import format_value, items, values
 from inferential.config.loading import Loaded, load
 from inferential.config.problems import ConfigError, Problem
+from inferential.dispatch.local import LocalDispatcher
 
 EXAMPLES = (
     "inferential check fleet.yaml",
@@ -48,7 +50,8 @@ def check(
     except ConfigError as error:
         problems = list(error.problems)
     else:
-        problems = _import(loaded) if import_models else []
+        problems = obstacles(loaded)
+        problems += _import(loaded) if import_models else []
         problems += [problem] if (problem := strategy_problem(loaded)) else []
         explained = _explained(loaded)
     if as_json:
@@ -61,11 +64,13 @@ def check(
 
 
 def _import(loaded: Loaded) -> list[Problem]:
-    problems = []
+    problems = lacking(loaded)
     for model_id, target in targets(loaded.config).items():
+        if target.startswith(RAY):
+            continue  # it is on Ray Serve, and need not be up yet
         try:
-            load_model(model_id, target)
-        except CliError as error:
+            LocalDispatcher({model_id: load_model(model_id, target)})
+        except (CliError, TypeError, ValueError) as error:
             source = loaded.source_of(("models", "known", model_id, "target"))
             problems.append(Problem(f"models.known.{model_id}.target", str(error), source))
     return problems

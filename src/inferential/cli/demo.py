@@ -9,7 +9,8 @@ import io
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from enum import StrEnum
 from functools import partial
@@ -21,13 +22,14 @@ from rich.console import Console
 from rich.live import Live
 
 from inferential.cli.errors import CliError, missing
+from inferential.cli.interrupts import INTERRUPTED
 from inferential.cli.output import print_json, wants_rich
 from inferential.cli.settings import COMMAND_LINE, http_section
 from inferential.config.loading import load
 from inferential.config.problems import ConfigError
 from inferential.scheduler import get_scheduler, scheduler_names
 from inferential.sim import table
-from inferential.sim.fleet import Plan, run
+from inferential.sim.fleet import Plan, Report, run
 from inferential.sim.link import INFERENTIAL, Software, serve
 from inferential.sim.watch import Watch
 from inferential.web import HttpServer
@@ -77,30 +79,47 @@ def demo(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON and nothing else.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Print lines instead of a live table.")] = False,
-) -> None:
+) -> int:
     """Drive a fleet of simulated robots in real time.
 
     Inverted pendulums (50 Hz) and balls on tilting plates (30 Hz, with camera images), or gymnasium's hoppers (50 Hz),
     are stepped by the MuJoCo physics engine. Each is a client of its own on a real socket; one accelerator, which takes
     one call at a time, is shared by the policies that drive them. A robot whose actions come too late falls.
+
+    The physics engine and what draws the plot come with the package's extra named demo.
+
+    Ctrl-C ends it early, with the summary of what ran so far, of which nothing is saved, and exit code 130.
     """
     strategies = _strategies(strategy, compare)
     software = INFERENTIAL if http is None else _with_page(http)
     _check_packages()
     _make(out)
-    watches = []
+    watches: list[Watch] = []
     for name in strategies:
-        plan = Plan(task=task.value, robots=robots, seconds=seconds, load=load, strategy=name, seed=seed)
+        watch = Watch(Plan(task=task.value, robots=robots, seconds=seconds, load=load, strategy=name, seed=seed))
         try:
-            watches.append(_watched(plan, software, quiet=as_json, live=wants_rich() and not plain))
+            _run(watch, software, quiet=as_json, live=wants_rich() and not plain)
         except RuntimeError as error:
             raise CliError(str(error)) from error
-    saved = _save(watches, out)
+        except KeyboardInterrupt:
+            watch.interrupted = True
+            if not (watch.robots or watches):
+                raise  # no robot has moved yet
+        watches.append(watch)
+        if watch.interrupted:
+            break
+    interrupted = watches[-1].interrupted
+    # What an earlier run has saved is not replaced by half a run.
+    _show(watches, [] if interrupted else _save(watches, out), as_json=as_json, several=compare is not None)
+    return INTERRUPTED if interrupted else 0
+
+
+def _show(watches: Sequence[Watch], saved: Sequence[Path], *, as_json: bool, several: bool) -> None:
     if as_json:
         runs = [watch.summary() for watch in watches]
-        print_json(runs if compare else runs[0])
+        print_json(runs if several else runs[0])
         return
-    console = Console(width=None if wants_rich() else 120, highlight=False)
+    console = Console(width=None if wants_rich() else 120, highlight=False, markup=False)
     console.print()
     console.print(table.summary(watches))
     for warning in table.warnings(watches):
@@ -146,19 +165,31 @@ def _check_packages() -> None:
         raise missing("the demo", error, "demo") from error
 
 
-def _watched(plan: Plan, software: Software, *, quiet: bool, live: bool) -> Watch:
-    watch = Watch(plan)
-    if live:
-        console = Console()
+def _run(watch: Watch, software: Software, *, quiet: bool, live: bool) -> None:
+    """Runs the watch's plan, and shows it meanwhile; however it ends, no process of it is left."""
+    with closing(run(watch.plan, software)) as reports:
+        if live:
+            _run_live(watch, reports)
+        else:
+            _run_plain(watch, reports, quiet=quiet)
+
+
+def _run_live(watch: Watch, reports: Iterator[list[Report]]) -> None:
+    console = Console()
+    try:
         with Live(console=console, auto_refresh=False, transient=True) as shown:
-            for told in run(plan, software):
+            for told in reports:
                 watch.take(told)
                 shown.update(table.live(watch), refresh=True)
-        console.print(table.live(watch))
-        return watch
+    finally:
+        if watch.robots:
+            console.print(table.live(watch))
+
+
+def _run_plain(watch: Watch, reports: Iterator[list[Report]], *, quiet: bool) -> None:
     next_line = time.monotonic() + _PLAIN_LINE_S
     told_page = quiet
-    for told in run(plan, software):
+    for told in reports:
         watch.take(told)
         if watch.server.page is not None and not told_page:
             told_page = True
@@ -166,7 +197,6 @@ def _watched(plan: Plan, software: Software, *, quiet: bool, live: bool) -> Watc
         if not quiet and watch.seconds and time.monotonic() >= next_line:
             next_line = time.monotonic() + _PLAIN_LINE_S
             print(table.line(watch), flush=True)
-    return watch
 
 
 def _make(out: Path) -> None:

@@ -8,7 +8,10 @@ from __future__ import annotations
 import enum
 import json
 import logging
+import re
 from datetime import UTC, datetime
+
+from inferential.cli.output import printable_lines
 
 
 class LogLevel(enum.StrEnum):
@@ -27,6 +30,17 @@ class LogFormat(enum.StrEnum):
     json = "json"
 
 
+_NOT_ASCII = re.compile(r"[^\x20-\x7e]")
+
+
+class TextFormatter(logging.Formatter):
+    """For people: what a terminal would act on, in words of robots or models, is escaped; lines stay lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The text."""
+        return printable_lines(super().format(record))
+
+
 class JsonFormatter(logging.Formatter):
     """One object a line: time (ISO 8601, UTC), level, logger, message, and exception where there is one."""
 
@@ -40,7 +54,13 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             told["exception"] = self.formatException(record.exc_info)
-        return json.dumps(told, ensure_ascii=False)
+        text = json.dumps(told, ensure_ascii=False)
+        return _NOT_ASCII.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    """As JSON escapes it, where it cannot be seen."""
+    return found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1]
 
 
 def set_up_logging(level: LogLevel, form: LogFormat) -> None:
@@ -49,6 +69,7 @@ def set_up_logging(level: LogLevel, form: LogFormat) -> None:
     if form is LogFormat.json:
         handler.setFormatter(JsonFormatter())
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(TextFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level.value.upper(), handlers=[handler])
-    logging.getLogger("watchfiles").setLevel(max(logging.WARNING, logging.root.level))
+    for name in ("uvicorn", "watchfiles"):  # whose news are ours too, in other words
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.root.level))

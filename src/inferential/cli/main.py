@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from inferential.cli.errors import CliError, missing
+from inferential.cli.output import printable
 
 DEBUG = "--debug"
 
@@ -34,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except Exception as error:
         if debug:
             traceback.print_exception(error)
-        for line in _in_words(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+        for line in _in_words(error).rstrip("\n").split("\n"):
+            print(f"error: {printable(line)}", file=sys.stderr)  # it may have words of another machine
         code = 2
     sys.exit(code)
 
@@ -44,6 +45,8 @@ def _run(args: list[str]) -> int:
     try:
         from inferential.cli.app import run
     except ModuleNotFoundError as error:
+        if next((arg for arg in args if not arg.startswith("-")), None) == "demo":
+            raise missing("the demo", error, "demo") from error  # which brings the command line too
         raise missing("the command line", error, "edge") from error
     return run(args)
 

@@ -12,6 +12,19 @@ from collections.abc import Sequence
 from typing import Any
 
 
+def printable(text: str) -> str:
+    """The text with what a terminal would act on, or that nobody can see, as escapes: robots, servers and models send
+    what they like."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def printable_lines(text: str) -> str:
+    """The same for text that may have several lines, and tabs in them."""
+    return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
+
+
 def wants_rich() -> bool:
     """Whether standard output is a terminal that a person looks at, colours and all."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
@@ -24,6 +37,7 @@ def print_json(value: Any) -> None:
 
 def print_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Prints a table; elsewhere than on a terminal one line a row, its columns aligned and without a heading."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     if wants_rich():
         _print_table(columns, rows)
         return
@@ -34,6 +48,7 @@ def print_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def print_line(text: str, style: str = "") -> None:
     """Prints a line, in a rich style where that can be seen."""
+    text = printable(text)
     if style and wants_rich():
         from rich.console import Console
         from rich.text import Text

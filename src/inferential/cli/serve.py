@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inferential.cli.errors import CliError, missing
+from inferential.cli.interrupts import Interrupts, draining
 from inferential.cli.logs import LogFormat, LogLevel, set_up_logging
-from inferential.cli.settings import COMMAND_LINE, http_section, strategy_problem, targets
+from inferential.cli.obstacles import RAY, obstacles, strategy_problem
+from inferential.cli.settings import COMMAND_LINE, http_section, targets
 from inferential.cli.targets import load_models
 from inferential.config.changes import diff
 from inferential.config.loading import Loaded, load
@@ -44,10 +46,6 @@ EXAMPLES = (
     "inferential serve --model arm=ray:policy-v2",
     "inferential serve --model arm=ray:policy-v2 --servers 4",
 )
-
-
-RAY = "ray:"
-"""Begins the target of a model on Ray Serve."""
 
 
 def serve(
@@ -87,7 +85,8 @@ def serve(
     Ray Serve, which need not be up yet. Robots of several servers are given the
     printed list of addresses, and spread over them by themselves.
 
-    Prints one line when it listens. SIGINT and SIGTERM end it, after it has served what it has.
+    Prints one line when it listens. SIGINT and SIGTERM end it, after it has served what it has; a second Ctrl-C ends it
+    at once.
     """
     set_up_logging(log_level, log_format)
     overrides = _overrides(model or [], bind, strategy, http, otlp)
@@ -98,7 +97,8 @@ def serve(
     except ConfigError as error:
         raise CliError(str(error)) from error
     if servers > 1:
-        asyncio.run(_run_servers(_several(loaded, config, servers), watcher))
+        drain_timeout_s = loaded.config.server.drain_timeout_s
+        asyncio.run(_run_servers(_several(loaded, config, servers), watcher, drain_timeout_s))
         return
     server = _build(loaded, config)
     if watcher is not None:
@@ -107,7 +107,7 @@ def serve(
 
 
 class _AnnouncedServer(Server):
-    """A server that prints a line when it listens, and one for each gateway that listens with it."""
+    """A server that prints, once all listens, a line of itself and one for each gateway and page beside it."""
 
     def __init__(self, config: InferentialConfig, dispatcher: Dispatcher) -> None:
         super().__init__(config=config, dispatcher=dispatcher)
@@ -115,18 +115,22 @@ class _AnnouncedServer(Server):
         self._after = contextlib.AsyncExitStack()  # ends when the last request has
 
     async def start(self) -> None:
+        Interrupts(self.stop, self._ending).handle()
         try:
             await super().start()
         except OSError as error:
             raise CliError(error.strerror or str(error)) from error
         except ValueError as error:
             raise CliError(str(error)) from error
-        self._announce()
         try:
-            await self._start_beside()
-        except OSError as error:
+            beside = await self._start_beside()
+        except BaseException as error:
             await self.shutdown()
-            raise CliError(error.strerror or str(error)) from error
+            if isinstance(error, OSError):
+                raise CliError(error.strerror or str(error)) from error
+            raise
+        for line in (self._announcement(), *beside):
+            print(line, flush=True)
 
     async def shutdown(self) -> None:
         await self.drain()  # gateways' robots get what they wait for, and /readyz tells that no more should come
@@ -134,31 +138,38 @@ class _AnnouncedServer(Server):
         await super().shutdown()
         await self._after.aclose()
 
-    async def _start_beside(self) -> None:
+    async def _start_beside(self) -> list[str]:
+        """Starts what listens beside it; gives the lines that tell so."""
+        lines = []
         gateways = self.config.gateways
         if gateways.openpi is not None:
             from inferential.gateway.openpi import OpenPiGateway
 
             openpi = await self._beside.enter_async_context(OpenPiGateway(self, gateways.openpi))
-            print(f"openpi gateway on {openpi.address}, model {gateways.openpi.model}", flush=True)
+            lines.append(f"openpi gateway on {openpi.address}, model {gateways.openpi.model}")
         if gateways.gr00t is not None:
             from inferential.gateway.gr00t import Gr00tGateway
 
             gr00t = await self._beside.enter_async_context(Gr00tGateway(self, gateways.gr00t))
-            print(f"GR00T gateway on {gr00t.address}, model {gateways.gr00t.model}", flush=True)
-
+            lines.append(f"GR00T gateway on {gr00t.address}, model {gateways.gr00t.model}")
         if self.config.otlp is not None:
             await self._after.enter_async_context(_telemetry(self, self.config.otlp))
-            print(f"traces and metrics to {self.config.otlp.endpoint}", flush=True)
+            lines.append(f"traces and metrics to {self.config.otlp.endpoint}")
         if self.config.http is not None:
             from inferential.web import HttpServer
 
             page = await self._beside.enter_async_context(HttpServer(self, self.config.http))
-            print(f"page on {page.address}", flush=True)
+            lines.append(f"page on {page.address}")
+        return lines
 
-    def _announce(self) -> None:
+    def _ending(self) -> str:
+        if not self.running:
+            return "ending as soon as it has started"
+        return draining(self.config.server.drain_timeout_s)
+
+    def _announcement(self) -> str:
         models = ", ".join(sorted(targets(self.config)))
-        print(f"listening on {self.address}, strategy {self.config.scheduling.strategy}, models: {models}", flush=True)
+        return f"listening on {self.address}, strategy {self.config.scheduling.strategy}, models: {models}"
 
 
 def _telemetry(server: Server, config: OtlpConfig) -> Telemetry:
@@ -191,10 +202,10 @@ def _several(loaded: Loaded, path: Path | None, count: int) -> Servers:
         raise CliError(str(error)) from error
 
 
-async def _run_servers(servers: Servers, watcher: ConfigWatcher | None) -> None:
+async def _run_servers(servers: Servers, watcher: ConfigWatcher | None, drain_timeout_s: float) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    Interrupts(stop.set, lambda: draining(drain_timeout_s)).handle()
     async with _told(servers) as addresses:
         print(f"{len(addresses)} servers listening on {','.join(addresses)}", flush=True)
         if servers.pages:
@@ -231,11 +242,16 @@ def _wanted(loaded: Loaded, path: Path | None) -> dict[str, str]:
         )
     for model_id in sorted(loaded.config.models.known.keys() - wanted):
         logger.warning("models.known.%s has settings but no target: it is not served", model_id)
+    for name, gateway in (("openpi", loaded.config.gateways.openpi), ("gr00t", loaded.config.gateways.gr00t)):
+        if gateway is not None and gateway.model not in wanted:
+            logger.warning("gateways.%s.model: %r is not served: its robots will be refused", name, gateway.model)
     return wanted
 
 
 def _build(loaded: Loaded, path: Path | None) -> _AnnouncedServer:
     wanted = _wanted(loaded, path)
+    if found := obstacles(loaded):
+        raise CliError("\n".join(map(str, found)))
     dispatcher = _dispatcher(wanted, loaded.config)
     if (problem := strategy_problem(loaded)) is not None:
         raise CliError(str(problem))
@@ -252,12 +268,6 @@ def _dispatcher(wanted: Mapping[str, str], config: InferentialConfig) -> Dispatc
             return LocalDispatcher(load_models(wanted))
         except (TypeError, ValueError) as error:
             raise CliError(str(error)) from error
-    here = sorted(wanted.keys() - on_ray)
-    if here:
-        raise CliError(
-            f"models.known.{here[0]}.target: a server has its models either on Ray Serve or in its own process, and "
-            f"{', '.join(sorted(on_ray))} are on Ray Serve: start another server for {', '.join(here)}"
-        )
     try:
         from inferential.dispatch.ray.dispatcher import RayDispatcher
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""What commands have in common: the configuration of a command, and what the schema cannot know of it.
+"""What commands have in common of their configuration: options that set it, and the models in it.
 
 It imports no model.
 """
@@ -8,8 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 from inferential.cli.errors import CliError
-from inferential.config.loading import Loaded
-from inferential.config.problems import Problem, closest
 from inferential.config.schema import InferentialConfig
 
 COMMAND_LINE = "command line"
@@ -30,14 +28,3 @@ def http_section(told: str) -> dict[str, Any]:
     if not port.isdecimal():
         raise CliError(f"--http: expected PORT or HOST:PORT, got {told!r}")
     return {"port": int(port), **({"host": host.strip("[]")} if host else {})}
-
-
-def strategy_problem(loaded: Loaded) -> Problem | None:
-    """What is wrong with the strategy's name; asked after models were imported, for they may register strategies."""
-    from inferential.scheduler import scheduler_names
-
-    name, known = loaded.config.scheduling.strategy, scheduler_names()
-    if name in known:
-        return None
-    expected = f"expected one of {', '.join(known)}, got '{name}'"
-    return Problem("scheduling.strategy", expected + closest(name, known), loaded.source_of(("scheduling", "strategy")))

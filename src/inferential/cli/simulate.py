@@ -18,7 +18,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from inferential.cli.errors import CliError, missing
-from inferential.cli.output import print_json, wants_rich
+from inferential.cli.output import print_json, printable, wants_rich
 from inferential.config.problems import ConfigError
 from inferential.scheduler import get_scheduler, scheduler_names
 from inferential.sim.virtual import generate
@@ -38,7 +38,12 @@ _EXAMPLE = "mixed"
 
 
 def simulate(
-    fleet: Annotated[Path | None, typer.Argument(help="YAML, TOML or JSON file: models and classes of robots.")] = None,
+    fleet: Annotated[
+        Path | None,
+        typer.Argument(
+            help="YAML, TOML or JSON file of models' times and classes of robots; no server's configuration."
+        ),
+    ] = None,
     shipped: Annotated[
         str | None,
         typer.Option("--example", metavar="NAME", help=f"A fleet that is shipped: {', '.join(example_names())}."),
@@ -86,7 +91,7 @@ def simulate(
     if as_json:
         print_json(summary if compare else summary[0])
         return
-    console = Console(width=None if wants_rich() else 140, highlight=False)
+    console = Console(width=None if wants_rich() else 140, highlight=False, markup=False)
     console.print(_table(measured, bound))
     console.print(f"bound: {bound} of {measured[0].overall.offered} can be answered in time at best")
     for path in saved:
@@ -160,7 +165,7 @@ def _table(measured: Sequence[Measures], bound: int) -> Table:
         batches = " ".join(f"{size:.1f}" for size in one.batch_size.values())
         table.add_row(one.strategy, "all", *_cells(one.overall, share), batches, f"{one.decision_us[0]:.0f}")
         for name, group in one.classes.items():
-            table.add_row("", f"{group.robots} {name}", *_cells(group, ""), "", "")
+            table.add_row("", f"{group.robots} {printable(name)}", *_cells(group, ""), "", "")
     return table
 
 

@@ -62,7 +62,8 @@ def _find(target: str) -> Any:
         found = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
-            raise CliError(f"no module {error.name!r}, neither installed nor in {os.getcwd()}") from error
+            file = f"; of a file it is the name without .py: {module_name[:-3]}" if module_name.endswith(".py") else ""
+            raise CliError(f"no module {error.name!r}, neither installed nor in {os.getcwd()}{file}") from error
         raise CliError(f"importing it failed: {_in_words(error)}") from error
     except Exception as error:
         raise CliError(f"importing it failed: {_in_words(error)}") from error

@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from inferential.cli.errors import CliError
+from inferential.cli.output import printable
 
 EXAMPLES = (
     "inferential top",
@@ -59,6 +60,7 @@ def top(
 
 def view(status: dict[str, Any], height: int) -> Group:
     """The tables; as many robots as fit so many lines, those first that need a look."""
+    status = _printable(status)
     head = Text.assemble(
         ("Inferential ", "bold"),
         f"{status['version']}  {status['address']}  {status['strategy']}  ",
@@ -74,7 +76,7 @@ def view(status: dict[str, Any], height: int) -> Group:
         sizes = "  ".join(f"{size['batch_size']}: {size['median_ms']:.1f}" for size in model["latency"])
         replicas = str(len(model["replicas"])) if model["max_inflight"] else "none up"
         counts = (model["waiting"], model["in_flight"], replicas, model["calls"])
-        models.add_row(model["model_id"], *map(str, counts), sizes)
+        models.add_row(*map(Text, (model["model_id"], *map(str, counts), sizes)))
     robots = Table(box=None, header_style="dim", pad_edge=False)
     robots.add_column("robot", no_wrap=True)  # where the terminal is narrow, other columns give way
     for heading in ("state", "model", "cadence\nms", "age\nms", "met\n%", "answers", "super-\nseded", "refused"):
@@ -82,14 +84,23 @@ def view(status: dict[str, Any], height: int) -> Group:
     rows = _rows(status)
     fit = max(height - len(status["models"]) - 7, 3)
     for state, cells in rows[:fit]:
-        robots.add_row(cells[0], Text(state, _STYLES[state]), *cells[1:])
+        robots.add_row(Text(cells[0]), Text(state, _STYLES.get(state, "")), *map(Text, cells[1:]))
     left = Text(f"and {len(rows) - fit} more", "dim") if len(rows) > fit else Text("")
     return Group(head, Text(""), models, Text(""), robots, left)
 
 
+def _printable(told: Any) -> Any:
+    """The same with every string as a terminal can take it: names are the robots' own."""
+    if isinstance(told, dict):
+        return {key: _printable(value) for key, value in told.items()}
+    if isinstance(told, list | tuple):
+        return [_printable(one) for one in told]
+    return printable(told) if isinstance(told, str) else told
+
+
 def _rows(status: dict[str, Any]) -> list[tuple[str, list[str]]]:
     order = {"overdue": 0, "active": 1, "gone": 2}
-    clients = sorted(status["clients"], key=lambda client: (order[client["state"]], client["client_id"]))
+    clients = sorted(status["clients"], key=lambda client: (order.get(client["state"], -1), client["client_id"]))
     return [
         (client["state"], [client["client_id"], *_cells(use)])
         for client in clients
@@ -119,8 +130,7 @@ def _number(value: float | None) -> str:
 def _status(url: str, token: str | None) -> dict[str, Any]:
     connection, response = _get(url, "/api/status", token)
     with closing(connection):
-        status: dict[str, Any] = json.loads(response.read())
-    return status
+        return _read(url, response.read())
 
 
 def _stream(url: str, token: str | None) -> Iterator[dict[str, Any]]:
@@ -129,17 +139,30 @@ def _stream(url: str, token: str | None) -> Iterator[dict[str, Any]]:
         try:
             for line in response:
                 if line.startswith(b"data: "):
-                    yield json.loads(line[len(b"data: ") :])
+                    yield _read(url, line[len(b"data: ") :])
         except (OSError, http.client.HTTPException):
             return
 
 
+def _read(url: str, told: bytes) -> dict[str, Any]:
+    try:
+        status = json.loads(told)
+    except ValueError:
+        status = None
+    if not isinstance(status, dict) or "clients" not in status:
+        raise CliError(f"what answers at {url} is no page of `inferential serve --http`")
+    return status
+
+
 def _get(url: str, path: str, token: str | None) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-    parts = urlsplit(url if "://" in url else f"http://{url}")
     kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
-    if parts.scheme not in kinds or not parts.netloc:
-        raise CliError(f"URL: expected http://HOST:PORT, got {url!r}")
-    connection = kinds[parts.scheme](parts.netloc, timeout=_TIMEOUT_S)
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        if not parts.hostname:
+            raise ValueError("no host")
+        connection = kinds[parts.scheme](parts.netloc, timeout=_TIMEOUT_S)
+    except (KeyError, ValueError, http.client.InvalidURL) as error:
+        raise CliError(f"URL: expected http://HOST:PORT, got {url!r}") from error
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     try:
         connection.request("GET", parts.path.rstrip("/") + path, headers=headers)

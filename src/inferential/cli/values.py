@@ -5,6 +5,7 @@ It sends nothing.
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,17 +13,22 @@ from typing import Any
 
 import numpy as np
 
+from inferential import Model
 from inferential.cli.errors import CliError, missing
+
+_ARGUMENTS = inspect.signature(Model.infer).parameters.keys() - {"values"}
 
 
 def observation(told: Sequence[str] | None) -> dict[str, Any]:
     """Arrays and strings by key.
 
     Raises:
-        CliError: an argument is no KEY=VALUE, or its key was there before; the text names it.
+        CliError: an argument is no KEY=VALUE, or its key cannot be one, or was there before; the text names it.
     """
     values: dict[str, Any] = {}
     for key, value in map(parse, told or ()):
+        if key in _ARGUMENTS:
+            raise CliError(f"{key}: cannot be a key, it is an argument of the SDK's infer(...)")
         if key in values:
             raise CliError(f"{key}: given twice")
         values[key] = value

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from inferential.client.arguments import check_encode
 from inferential.proto import JPEG, PNG, RAW, Encoding
 from inferential.proto.images import DEFAULT_JPEG_QUALITY, ImageError, encode
 from inferential.proto.tensors import EncodedImage
@@ -59,6 +60,7 @@ class EncodingRules:
     """`encode={"camera/*": "jpeg", "depth": "png", "wrist": "jpeg:70"}` of a model handle; the first match holds."""
 
     def __init__(self, rules: Mapping[str, str] | None) -> None:
+        check_encode(rules)
         self._rules = [_parse(pattern, how) for pattern, how in (rules or {}).items()]
         self._by_key: dict[str, _Rule | None] = {}
 

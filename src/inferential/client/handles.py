@@ -7,12 +7,14 @@ connections within its process.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
+from inferential.client.arguments import check_handle, check_names, wrong_timeout
 from inferential.client.encoding import EncodingRules
 from inferential.client.result import ClientStats, Result
 from inferential.client.session import (
@@ -33,6 +35,7 @@ class AsyncHandles(ABC):
     """A connection whose handles are awaited; all use of it belongs to one event loop."""
 
     def __init__(self, client_id: str | int, client_type: str) -> None:
+        check_names(client_id, client_type)
         self._session = Session(client_id, client_type)
         self._waiters: set[asyncio.Future[None]] = set()
 
@@ -78,6 +81,7 @@ class AsyncHandles(ABC):
     ) -> AsyncModel:
         """A handle to one model of the server; the arguments are those of `Connection.model`."""
         self._check_open()
+        check_handle(latency_budget_ms, priority, control_rate_hz)
         handle = Handle(model_id, latency_budget_ms, priority, queue, EncodingRules(encode), control_rate_hz, late)
         return AsyncModel(self, self._session.mailbox(handle))
 
@@ -100,8 +104,12 @@ class AsyncHandles(ABC):
     async def _wait(self, take: Callable[[], Outcome | None], timeout_ms: float) -> Result | None:
         self._start()
         self._pump()
+        try:
+            waits = not timeout_ms <= 0
+        except TypeError:
+            raise wrong_timeout(timeout_ms) from None
         outcome = take()
-        if outcome is None and timeout_ms > 0:
+        if outcome is None and waits:
             outcome = await self._sleep_until(take, timeout_ms)
         if isinstance(outcome, InferenceError):
             raise outcome
@@ -110,6 +118,8 @@ class AsyncHandles(ABC):
     async def _sleep_until(self, take: Callable[[], Outcome | None], timeout_ms: float) -> Outcome | None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_ms / 1e3
+        if math.isnan(deadline):  # whose timer would ring at any time
+            raise wrong_timeout(timeout_ms)
         while True:
             waiter: asyncio.Future[None] = loop.create_future()
             self._waiters.add(waiter)

@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+from inferential.client.arguments import addresses_of
 from inferential.client.link import Link, Patience
 from inferential.client.session import MAX_OPEN, Frames, Mailbox, Session
 from inferential.client.wire import OneServer, Wire, fd_of, normalize_address, patience_of, receive
@@ -31,8 +32,9 @@ def open_wire(server: str | Sequence[str], client_id: str, reconnect_ivl_ms: int
 
     Raises:
         ValueError: for an address that cannot be used, or two that are the same.
+        TypeError: for what is no address at all.
     """
-    servers = [part.strip() for part in server.split(",")] if isinstance(server, str) else list(server)
+    servers = addresses_of(server)
     if len(servers) == 1:
         return OneServer(servers[0], client_id, reconnect_ivl_ms, reconnect_max_ms)
     addresses = [normalize_address(one) for one in servers]

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 from weakref import ref
 
+from inferential.client.arguments import check_handle, check_names, wrong_timeout
 from inferential.client.encoding import EncodingRules
 from inferential.client.result import ClientStats, Result
 from inferential.client.servers import open_wire
@@ -60,6 +61,7 @@ class Connection:
 
     Raises:
         ValueError: for an address or a client id that cannot be used.
+        TypeError: naming an argument that is of none of these types.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Connection:
         reconnect_ivl_ms: int = 100,
         reconnect_max_ms: int = 5000,
     ) -> None:
+        check_names(client_id, client_type)
         self._session = Session(client_id, client_type)
         self._wire = open_wire(server, self._session.client_id, reconnect_ivl_ms, reconnect_max_ms)
         self._lock = threading.Lock()
@@ -130,7 +133,12 @@ class Connection:
                 they run out.
             late: what becomes of a request that cannot be answered in time: "serve": it is answered all the same,
                 after those that can; "refuse": RequestExpired as soon as that is known. None: as the model is set.
+
+        Raises:
+            TypeError, ValueError: naming an argument that it cannot be.
+            ConnectionError: after `close`.
         """
+        check_handle(latency_budget_ms, priority, control_rate_hz)
         handle = Handle(model_id, latency_budget_ms, priority, queue, EncodingRules(encode), control_rate_hz, late)
         with self._lock:
             self._check_open()
@@ -211,13 +219,16 @@ class Connection:
 
     def _wait(self, take: Callable[[], Outcome | None], timeout_ms: float) -> Result | None:
         now = time.monotonic()
-        deadline = now + timeout_ms / 1e3
+        try:
+            deadline = now + timeout_ms / 1e3
+        except TypeError:
+            raise wrong_timeout(timeout_ms) from None
         last = False
         with self._lock:
             self._check_open()
             while (outcome := take()) is None and not last:
                 remaining = min(deadline - now, LONGEST_SLEEP_S)
-                last = remaining <= 0  # but what has come by now counts
+                last = not remaining > 0  # but what has come by now counts
                 if not last:
                     pause = max(min(remaining, self._wire.look_at - now), 0.0)
                     if self._leading:
@@ -225,6 +236,8 @@ class Connection:
                     else:
                         self._lead(pause)
                     self._check_open()
+                elif math.isnan(remaining):
+                    raise wrong_timeout(timeout_ms)
                 if self._wire.pump(self._session):
                     self._hand_out()
                 now = time.monotonic()
@@ -337,10 +350,11 @@ class Model:
         return self._connection._observe(self._mailbox, values, (urgency, steps_remaining, priority), False)
 
     def get_result(self, timeout_ms: float = 100) -> Result | None:
-        """The next result of this handle ("latest": the newest), or None after `timeout_ms`.
+        """The next result of this handle ("latest": the newest), or None after `timeout_ms`; at 0 or less at once.
 
         Raises:
             InferenceError: a request ended without a result; superseded requests are skipped.
+            TypeError, ValueError: for a `timeout_ms` that is no number.
             ConnectionError: after `close`.
         """
         return self._connection._wait(self._mailbox.take, timeout_ms)

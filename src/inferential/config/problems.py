@@ -21,6 +21,9 @@ _GONE = {
     "scheduling.pipeline_dispatch": "gone: a free slot of a model is filled at once, always",
     "scheduling.predictive_pre_dispatch": "gone: nothing is dispatched on a guess",
 }
+_ELSEWHERE = {
+    "robots": "unknown key; a file with robots is a fleet for `inferential simulate`, no server's configuration"
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +86,8 @@ def _bad_value(key: Key, found: ErrorDetails) -> str:
 
 
 def _unknown_key(key: Key, layer: Layer) -> str:
-    if gone := _GONE.get(format_path(key)):
-        return gone
+    if known := _GONE.get(format_path(key)) or _ELSEWHERE.get(format_path(key)):
+        return known
     meant = _meant(key)
     if meant is not None:
         return f"unknown key; did you mean {layer.spell(meant)}?"

@@ -30,6 +30,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 SocketCount = Annotated[int, Field(ge=1, le=2**31 - 1)]  # ZeroMQ keeps it in a C int
 Port = Annotated[int, Field(ge=0, le=65_535)]
+Secret = Annotated[SecretStr, Field(min_length=1)]  # whoever shows nothing would have an empty one
 HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$"), Expected("a URL as http://HOST:PORT")]
 Target = Annotated[
     str,
@@ -273,7 +274,7 @@ class OpenPiConfig(Section):
     """Address to listen on; 0.0.0.0 for every interface."""
     port: Port = 8000
     """Port to listen on; 0 for a free one."""
-    api_keys: list[SecretStr] = Field(default_factory=list)
+    api_keys: list[Secret] = Field(default_factory=list)
     """Who may enter, by the header Authorization: Api-Key KEY; none: everybody."""
     metadata: dict[str, Any] = Field(default_factory=dict)
     """What each robot is told when it connects."""
@@ -288,7 +289,7 @@ class Gr00tConfig(Section):
     """Address to listen on; * for every interface."""
     port: Port = 5556
     """Port to listen on; 0 for a free one."""
-    api_token: SecretStr | None = None
+    api_token: Secret | None = None
     """What each request must carry as api_token; none: everybody is served."""
     modality_config: dict[str, Any] = Field(default_factory=dict)
     """What the endpoint get_modality_config answers."""
@@ -310,7 +311,7 @@ class HttpConfig(Section):
     """Port to listen on; 0 for a free one."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for every interface, which wants a token."""
-    token: SecretStr | None = None
+    token: Secret | None = None
     """What whoever reads must show, as Authorization: Bearer TOKEN or once as ?token=TOKEN; none: nothing."""
 
 

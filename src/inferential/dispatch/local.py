@@ -30,12 +30,14 @@ class LocalDispatcher(Dispatcher):
         models: by model id; a list of models is one model in several replicas, for example one on each GPU.
 
     Raises:
-        TypeError: naming a model that has none of these.
+        TypeError: naming a model that has none of these, or is the class of one.
         ValueError: naming a model whose `max_batch_size` is none.
     """
 
     def __init__(self, models: Mapping[str, Any]) -> None:
         super().__init__()
+        if not isinstance(models, Mapping):
+            raise TypeError(f"models: expected models by id, as {{'my-model': my_model}}, got {type(models).__name__}")
         self._models: dict[str, list[_Model]] = {}
         self._on_change: Callable[[], None] | None = None
         for model_id, model in models.items():
@@ -102,6 +104,9 @@ class _Model:
     """One model, whatever form it has."""
 
     def __init__(self, model_id: str, model: Any) -> None:
+        if isinstance(model, type) and any(map(inspect.isfunction, _methods(model))):
+            name = model.__name__
+            raise TypeError(f"model {model_id!r}: expected a model, got the class {name}; {name}(...) makes one")
         self._batch: Callable[[list[Observation]], Any] | None = getattr(model, "infer_batch", None)
         self._batches_async = self._batch is not None and _is_async(self._batch)
         single = getattr(model, "infer", None) or (model if callable(model) else None)
@@ -157,6 +162,11 @@ class _Model:
     async def aclose(self) -> None:
         if self._end is not None:
             await self._end()
+
+
+def _methods(model: type) -> list[Any]:
+    """What a class has of a model's methods; of its own, which it can run itself, they are no functions."""
+    return [inspect.getattr_static(model, name, None) for name in ("infer", "infer_batch")]
 
 
 def _max_batch_size(model_id: str, model: Any) -> int:

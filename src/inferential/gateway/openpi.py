@@ -10,6 +10,7 @@ from __future__ import annotations
 import hmac
 import itertools
 import logging
+import os
 import secrets
 import time
 from http import HTTPStatus
@@ -74,7 +75,9 @@ class OpenPiGateway(Gateway):
             )
         except OSError as error:
             where = f"{config.host}:{config.port}"
-            raise OSError(error.errno, f"gateways.openpi: cannot listen on {where}: {error.strerror}") from error
+            # asyncio puts the address into the system's words once more.
+            why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+            raise OSError(error.errno, f"gateways.openpi: cannot listen on {where}: {why}") from error
 
     async def stop(self) -> None:
         """As of `Gateway`."""

@@ -64,9 +64,10 @@ def split_values(values: Mapping[str, Any]) -> tuple[list[tuple[str, Array | Enc
         elif isinstance(value, str):
             metadata[key] = value
         else:
+            is_near = isinstance(value, int | float | list | tuple | np.generic)
             raise TypeError(
                 f"{key}: expected np.ndarray (a tensor) or str (metadata), got {type(value).__name__}"
-                + ("; np.asarray(...) makes it one" if isinstance(value, int | float | list | tuple) else "")
+                + ("; np.asarray(...) makes it one" if is_near else "")
             )
     return tensors, metadata
 

@@ -11,10 +11,12 @@ import math
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inferential.sim.link import Link, Refused
-from inferential.sim.robots import Robot
+
+if TYPE_CHECKING:  # physics engine and all, which whoever only watches has no use for
+    from inferential.sim.robots import Robot
 
 
 @dataclass(slots=True)

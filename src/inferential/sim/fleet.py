@@ -10,7 +10,7 @@ import multiprocessing
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection as Pipe
@@ -20,7 +20,6 @@ from typing import Any
 
 from inferential.sim.driver import RobotReport
 from inferential.sim.link import INFERENTIAL, Software
-from inferential.sim.tasks import TASKS
 
 REPORT_S = 0.25
 ROBOTS_PER_PROCESS = 12
@@ -61,7 +60,7 @@ class ServerReport:
 Report = list[RobotReport] | ServerReport
 
 
-def run(plan: Plan, software: Software = INFERENTIAL) -> Iterator[list[Report]]:
+def run(plan: Plan, software: Software = INFERENTIAL) -> Generator[list[Report], None, None]:
     """Runs a plan; gives what is told as it comes, until the robots' time is over.
 
     Args:
@@ -143,6 +142,7 @@ def _process(target: object, *args: object) -> Iterator[Pipe]:
 
 def _serve(plan: Plan, software: Software, pipe: Pipe) -> None:
     from inferential.sim.accelerator import AcceleratedModel, Accelerator, cost_for_load
+    from inferential.sim.tasks import TASKS
 
     task = TASKS[plan.task]
     robots_by_rate_hz = Counter(task.kind_of(number).control_rate_hz for number in range(plan.robots))
@@ -167,6 +167,7 @@ def _serve(plan: Plan, software: Software, pipe: Pipe) -> None:
 
 def _drive(plan: Plan, software: Software, numbers: list[int], pipe: Pipe) -> None:
     from inferential.sim.driver import Driver
+    from inferential.sim.tasks import TASKS
 
     task = TASKS[plan.task]
     robots = {number: task.kind_of(number)(seed=plan.seed * 1000 + number) for number in numbers}

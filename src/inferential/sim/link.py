@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from inferential.sim.accelerator import AcceleratedModel
-from inferential.sim.robots import Observation, Robot
 
 if TYPE_CHECKING:
     from inferential import AsyncConnection, AsyncModel, Server
+    from inferential.sim.robots import Observation, Robot
 
 Array = npt.NDArray[Any]
 

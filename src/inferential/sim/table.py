@@ -73,7 +73,9 @@ def line(watch: Watch) -> str:
 
 def summary(watches: Sequence[Watch]) -> RenderableType:
     """Runs side by side, a row for each kind of robot in each."""
-    title = f"{watches[0].plan.robots} robots, load {watches[0].plan.load:g}x"
+    plan, last = watches[0].plan, watches[-1]
+    early = f", interrupted after {last.seconds:.1f} of {plan.seconds:g} s" if last.interrupted else ""
+    title = f"{plan.robots} robots, load {plan.load:g}x{early}"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for title in ("strategy", "robots"):
         table.add_column(title, no_wrap=True)

@@ -53,6 +53,8 @@ class Watch:
     batch_sizes: list[int] = field(default_factory=list)
     queue_depths: list[int] = field(default_factory=list)
     seconds: float = 0.0
+    interrupted: bool = False
+    """Whether it was ended early."""
 
     def take(self, told: list[Report]) -> None:
         """Takes in what was told."""
@@ -111,6 +113,8 @@ class Watch:
         p50, p95 = _p50_p95([age for ages in self.ages_ms.values() for age in ages])
         return {
             "plan": asdict(self.plan),
+            "seconds": round(self.seconds, 2),
+            "interrupted": self.interrupted,
             "kinds": [asdict(kind) for kind in self.kinds()],
             "age_p50_ms": p50,
             "age_p95_ms": p95,

@@ -62,6 +62,26 @@ def test_a_mistake_is_told_with_its_place(
     assert "fleet.json" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "text", ["models: {known: {arm: {target: 'a:b'}}}", "models: {}\ntransport: {bind: 'tcp://*:1'}", "scheduling: {}"]
+)
+def test_a_servers_configuration_is_told_to_be_one(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "fleet.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load_fleet(path)
+    (problem,) = error.value.problems
+    assert problem.source == str(path)
+    assert problem.message.startswith("it is a server's configuration, as of `inferential serve`; expected a fleet: ")
+
+
+def test_a_fleet_without_robots_is_told_to_lack_them(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.yaml"
+    path.write_text("models: {m: {fixed_ms: 5}}")
+    with pytest.raises(ConfigError, match=r"^robots: Field required"):
+        load_fleet(path)
+
+
 def test_an_unknown_example_names_those_there_are() -> None:
     with pytest.raises(ConfigError, match="--example: expected one of cluster, mixed, mixed-all, shared, got 'fleet'"):
         example("fleet")

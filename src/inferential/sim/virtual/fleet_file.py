@@ -5,6 +5,7 @@ It makes no arrivals: `virtual.generate` does.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,7 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from inferential.config.files import parse_content, read_file
 from inferential.config.problems import ConfigError, Problem
-from inferential.config.schema import Count, NotNegative, Positive, Section
+from inferential.config.schema import Count, InferentialConfig, ModelsConfig, NotNegative, Positive, Section
 from inferential.config.text import Layer
 
 Speed = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -166,6 +167,12 @@ def example_names() -> list[str]:
 
 
 def _fleet(layer: Layer) -> Fleet:
+    if _configures_a_server(layer):
+        what = (
+            "it is a server's configuration, as of `inferential serve`; expected a fleet: the tables models (how long "
+            "calls of each take) and robots (classes of them, and how often they ask), as in docs/simulator.md"
+        )
+        raise ConfigError([Problem("", what, layer.name)])
     try:
         return Fleet.model_validate(layer.values)
     except ValidationError as error:
@@ -178,6 +185,14 @@ def _fleet(layer: Layer) -> Fleet:
             for one in error.errors(include_url=False)
         ]
         raise ConfigError(problems) from None
+
+
+def _configures_a_server(layer: Layer) -> bool:
+    """Whether it is the other kind of file that there is; with robots it is a fleet, if perhaps a wrong one."""
+    models = layer.values.get("models")
+    of_models = models.keys() & ModelsConfig.model_fields.keys() if isinstance(models, Mapping) else ()
+    others = layer.values.keys() & (InferentialConfig.model_fields.keys() - Fleet.model_fields.keys())
+    return "robots" not in layer.values and bool(of_models or others)
 
 
 def _place(layer: Layer, key: tuple[int | str, ...]) -> str:

@@ -1,0 +1,54 @@
+"""What Ctrl-C does to a server: the first one has it end well, which is said, the second ends the process at once.
+
+How a server ends well is its own business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable
+
+INTERRUPTED = 130
+"""Exit code of whatever a person has interrupted."""
+
+
+class Interrupts:
+    """Counts the interrupts that come.
+
+    Args:
+        stop: has the server end well.
+        now: what it does for that, in words; asked after `stop`.
+        end: ends the process, with an exit code.
+    """
+
+    def __init__(
+        self, stop: Callable[[], None], now: Callable[[], str], end: Callable[[int], object] = os._exit
+    ) -> None:
+        self._stop = stop
+        self._now = now
+        self._end = end
+        self._came = False
+
+    def handle(self) -> None:
+        """Has them come here while the event loop runs, where this is the main thread and the platform can."""
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self)
+
+    def __call__(self) -> None:
+        """Another one came."""
+        if self._came:
+            # An orderly end would wait: for a model's call, a collector that is away, replicas.
+            self._end(INTERRUPTED)
+            return
+        self._came = True
+        self._stop()
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            print(f"{self._now()}; Ctrl-C again ends it at once", flush=True)
+
+
+def draining(timeout_s: float) -> str:
+    """What a server does that was told to stop."""
+    return f"draining, for {timeout_s:g} s at most"

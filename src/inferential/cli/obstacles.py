@@ -1,0 +1,136 @@
+"""What keeps a server from starting though the schema has nothing against its configuration.
+
+It starts nothing and imports no model: whether an address is free, only `serve` finds out.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+
+from inferential.cli.settings import targets
+from inferential.config.fields import Key, format_path
+from inferential.config.loading import Loaded
+from inferential.config.problems import ConfigError, Problem, closest
+from inferential.config.profiles import load_profiles
+from inferential.scheduler.profile import Profiles
+
+RAY = "ray:"
+"""Begins the target of a model on Ray Serve."""
+
+_LARGEST_PORT = 65_535
+_LONGEST_PATH = 107  # bytes that the system takes for the name of a socket
+_EVERYWHERE = ("*", "0.0.0.0", "::")
+_OPENPI: Key = ("gateways", "openpi", "host")
+
+
+def obstacles(loaded: Loaded) -> list[Problem]:
+    """All but a strategy that does not exist."""
+    return [*_mixed(loaded), *_unusable_addresses(loaded), *_shared_ports(loaded), *_bad_profiles(loaded)]
+
+
+def strategy_problem(loaded: Loaded) -> Problem | None:
+    """What is wrong with the strategy; asked after models were imported, for they may register strategies."""
+    from inferential.scheduler import create_scheduler, scheduler_names
+
+    name, known = loaded.config.scheduling.strategy, scheduler_names()
+    if name not in known:
+        expected = f"expected one of {', '.join(known)}, got '{name}'"
+        return _problem(loaded, ("scheduling", "strategy"), expected + closest(name, known))
+    try:
+        create_scheduler(loaded.config.scheduling)
+    except Exception as error:  # another package's code
+        return _problem(loaded, ("scheduling", "strategy"), f"{name} cannot be made: {type(error).__name__}: {error}")
+    return None
+
+
+def lacking(loaded: Loaded) -> list[Problem]:
+    """Packages that it needs and that are not installed here."""
+    found = []
+    for model_id, target in targets(loaded.config).items():
+        if target.startswith(RAY) and not _is_installed("ray"):
+            found.append(_problem(loaded, _target(model_id), "needs ray: pip install 'inferential[server]'"))
+    if loaded.config.otlp is not None and not _is_installed("opentelemetry.sdk"):
+        found.append(_problem(loaded, ("otlp",), "needs opentelemetry.sdk: pip install 'inferential[otel]'"))
+    return found
+
+
+def _mixed(loaded: Loaded) -> Iterator[Problem]:
+    wanted = targets(loaded.config)
+    here = sorted(model_id for model_id, target in wanted.items() if not target.startswith(RAY))
+    on_ray = sorted(wanted.keys() - set(here))
+    if here and on_ray:
+        yield _problem(
+            loaded,
+            _target(here[0]),
+            f"a server has its models either on Ray Serve or in its own process, and {', '.join(on_ray)} are on Ray "
+            f"Serve: start another server for {', '.join(here)}",
+        )
+
+
+def _unusable_addresses(loaded: Loaded) -> Iterator[Problem]:
+    kind, _, place = loaded.config.transport.bind.partition("://")
+    port = place.rpartition(":")[2]
+    if kind == "tcp" and port.isdecimal() and int(port) > _LARGEST_PORT:
+        yield _problem(loaded, ("transport", "bind"), f"expected a port of at most {_LARGEST_PORT}, got {port}")
+    if kind == "ipc" and len(os.fsencode(place)) > _LONGEST_PATH:
+        expected = f"expected a path of at most {_LONGEST_PATH} bytes, got {len(os.fsencode(place))}"
+        yield _problem(loaded, ("transport", "bind"), expected)
+    for section, key in ((loaded.config.http, ("http", "host")), (loaded.config.gateways.openpi, _OPENPI)):
+        if section is not None and section.host == "*":
+            yield _problem(loaded, key, "expected 0.0.0.0 for every interface, got '*'")
+
+
+def _shared_ports(loaded: Loaded) -> Iterator[Problem]:
+    taken: list[tuple[str, str, int]] = []
+    for key, host, port in _listening(loaded):
+        path, host = format_path(key), "127.0.0.1" if host == "localhost" else host.strip("[]")
+        for other, there, same in taken:
+            if port == same and (host == there or host in _EVERYWHERE or there in _EVERYWHERE):
+                yield _problem(loaded, key, f"expected a port of its own, got {port}, that of {other}")
+                break
+        taken.append((path, host, port))
+
+
+def _listening(loaded: Loaded) -> Iterator[tuple[Key, str, int]]:
+    """Where it will listen, as far as the ports are told."""
+    config = loaded.config
+    kind, _, place = config.transport.bind.partition("://")
+    host, _, port = place.rpartition(":")
+    if kind == "tcp" and port.isdecimal() and int(port):
+        yield ("transport", "bind"), host, int(port)
+    sections = {
+        ("gateways", "openpi"): config.gateways.openpi,
+        ("gateways", "gr00t"): config.gateways.gr00t,
+        ("http",): config.http,
+    }
+    for key, section in sections.items():
+        if section is not None and section.port:
+            yield (*key, "port"), section.host, section.port
+
+
+def _bad_profiles(loaded: Loaded) -> Iterator[Problem]:
+    path = loaded.config.models.profiles
+    if path is None:
+        return
+    try:
+        load_profiles(Profiles(loaded.config.scheduling.slo_aware.latency_quantile), path)
+    except ConfigError as error:
+        for problem in error.problems:
+            yield _problem(loaded, ("models", "profiles"), str(problem))
+
+
+def _target(model_id: str) -> Key:
+    return ("models", "known", model_id, "target")
+
+
+def _problem(loaded: Loaded, key: Key, message: str) -> Problem:
+    return Problem(format_path(key), message, loaded.source_of(key))
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # of the package that it is in
+        return False

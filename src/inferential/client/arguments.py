@@ -1,0 +1,82 @@
+"""Arguments of connections and their handles that are of a type which they cannot have.
+
+Checked where something is made, never where it is used: no observation pays for it. What values they may have is said
+where those are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+
+def check_names(client_id: str | int, client_type: str) -> None:
+    """Checks what a robot calls itself.
+
+    Raises:
+        TypeError: naming the argument that is neither text nor, of an id, a whole number.
+    """
+    if not isinstance(client_id, str) and not _is(client_id, Integral):
+        raise _wrong("client_id", "text or a whole number", client_id)
+    if not isinstance(client_type, str):
+        raise _wrong("client_type", "text", client_type)
+
+
+def addresses_of(server: str | Sequence[str]) -> list[str]:
+    """The addresses that are told, one by one.
+
+    Raises:
+        TypeError: for what is no text, and no sequence of texts.
+    """
+    if isinstance(server, str):
+        return [part.strip() for part in server.split(",")]
+    servers: list[Any] = [server] if isinstance(server, bytes) or not isinstance(server, Iterable) else list(server)
+    if not all(isinstance(one, str) for one in servers):
+        raise _wrong("server", "HOST:PORT, tcp://HOST:PORT or ipc://PATH, or a sequence of such texts", server)
+    return servers
+
+
+def check_handle(latency_budget_ms: float, priority: int, control_rate_hz: float | None) -> None:
+    """Checks the numbers of a handle.
+
+    Raises:
+        TypeError: naming the argument that is no such number.
+    """
+    if not _is(latency_budget_ms, Real):
+        raise _wrong("latency_budget_ms", "a finite number above 0", latency_budget_ms)
+    if not _is(priority, Integral):
+        raise _wrong("priority", "a whole number from 0 (the highest) to 2**32 - 1", priority)
+    if control_rate_hz is not None and not _is(control_rate_hz, Real):
+        raise _wrong("control_rate_hz", "a finite number above 0, or None", control_rate_hz)
+
+
+def check_encode(rules: Mapping[str, str] | None) -> None:
+    """Checks the form of `encode=`.
+
+    Raises:
+        TypeError: it is no mapping of texts to texts.
+    """
+    if rules is None:
+        return
+    if not isinstance(rules, Mapping):
+        raise _wrong("encode", "patterns on keys, and how their images are sent, as {'camera/*': 'jpeg'}", rules)
+    for pattern, how in rules.items():
+        if not isinstance(pattern, str):
+            raise _wrong("encode", "patterns on keys, as 'camera/*'", pattern)
+        if not isinstance(how, str):
+            raise _wrong(f"encode[{pattern!r}]", "'raw', 'png', 'jpeg' or 'jpeg:QUALITY' of 1 to 100", how)
+
+
+def wrong_timeout(timeout_ms: object) -> TypeError | ValueError:
+    """The error for a time to wait that is none."""
+    text = f"timeout_ms: expected a number of milliseconds (0: not to wait), got {timeout_ms!r}"
+    return ValueError(text) if isinstance(timeout_ms, Real) else TypeError(text)
+
+
+def _is(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _wrong(name: str, expected: str, value: object) -> TypeError:
+    return TypeError(f"{name}: expected {expected}, got {value!r}")
