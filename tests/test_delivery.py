@@ -403,6 +403,6 @@ def test_a_callback_that_would_have_to_be_awaited_is_refused() -> None:
 
     async def wait(told: int) -> None: ...
 
-    with pytest.raises(TypeError, match="request callback .*: it is called, not awaited"):
+    with pytest.raises(TypeError, match=r"request callback .*: it is called, not awaited"):
         callbacks.register(wait)  # type: ignore[arg-type]
     assert not callbacks
