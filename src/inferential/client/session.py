@@ -153,12 +153,12 @@ class Mailbox:
     def deliver(self, request_id: int, outcome: Outcome) -> None:
         """Puts an outcome where `take` or `take_kept` finds it."""
         self.open.pop(request_id, None)
-        if isinstance(outcome, RequestSuperseded):
-            self._stats.superseded += 1
-        elif isinstance(outcome, InferenceError):
-            self._stats.refused += 1
-        else:
+        if isinstance(outcome, Result):
             self._stats.results += 1
+        elif isinstance(outcome, RequestSuperseded):
+            self._stats.superseded += 1
+        else:
+            self._stats.refused += 1
         if request_id in self._kept:
             self._kept[request_id] = outcome
             return

@@ -121,15 +121,13 @@ class KnownEnvelope:
         stamp = envelope[size + 1 : size + 1 + _STAMP_BYTES]
         if stamp.join(self._parts) != envelope[:size]:
             return None
+        told = envelope[size:]
         try:
-            news = ObservationNews.FromString(envelope[size:])
+            news = ObservationNews.FromString(told)
         except DecodeError:
             return None
-        said = news.ByteSize()
         news.DiscardUnknownFields()
-        # It begins with its timestamp, and that is the last one it tells; nothing in it was unknown, as what stays is.
-        written = news.SerializeToString()
-        if len(written) != said or written[: 1 + _STAMP_BYTES] != envelope[size : size + 1 + _STAMP_BYTES]:
+        if not _is_all(news.SerializeToString(), told):
             return None
         return news if news.timestamp_ns in _STAMPED else None
 
@@ -139,6 +137,18 @@ class KnownEnvelope:
             SlotInfo(slot.key, slot.dtype, slot.shape, slot.byte_offset, slot.byte_length, timestamp_ns, slot.encoding)
             for slot in self.slots
         ]
+
+
+def _is_all(written: bytes, told: bytes) -> bool:
+    """Whether what was understood of the news, written again, is all that was told.
+
+    It begins with its timestamp, and that is the last one it tells; nothing in it is of the fields that stay.
+    """
+    if written == told:
+        return True
+    # Two strings of metadata may have changed places.
+    begins = written[: 1 + _STAMP_BYTES] == told[: 1 + _STAMP_BYTES]
+    return begins and len(written) == ObservationNews.FromString(told).ByteSize()
 
 
 def _varint(timestamp_ns: int) -> bytes:

@@ -116,7 +116,9 @@ def gather(values: Sequence[tuple[str, Array | EncodedImage]]) -> Buffer:
 
 def pieces(values: Sequence[tuple[str, Array | EncodedImage]]) -> Payload:
     """The same, in several buffers where there are several large arrays, which saves making one of them."""
-    if len(values) < 2 or sum(size for _, size in _places(values)) <= _JOIN_LIMIT_BYTES:
+    if len(values) == 1:
+        return _bytes_of(values[0][1])
+    if not values or sum(size for _, size in _places(values)) <= _JOIN_LIMIT_BYTES:
         return gather(values)
     return _chunks(values, _places(values))
 

@@ -164,10 +164,15 @@ _USUAL_HEADS = [_head(_MORE, 0) + head for head in _MORE_HEADS]  # an empty fram
 def message(frames: Sequence[Frame], join_below: int) -> list[Buffer]:
     """A message as buffers to be sent one after another; those below `join_below` bytes are copied into one."""
     if len(frames) == 3:
+        # The message that almost all are, [empty, short envelope, short payload], as the long way would give it, at a
+        # fifth of its price.
         first, envelope, payload = frames
-        usual = _usual_message(first, envelope, payload, join_below)
-        if usual is not None:
-            return [usual]
+        size = len(envelope)
+        if not first and size <= _SHORT_BYTES and not isinstance(envelope, list) and not isinstance(payload, list):
+            heads, size = _USUAL_HEADS[size], len(payload)
+            if size < join_below:
+                head = _LAST_HEADS[size] if size <= _SHORT_BYTES else _head(0, size)
+                return [b"".join((heads, envelope, head, payload))]
     *others, last = frames
     parts: list[Buffer] = []
     small: list[Buffer] = []
@@ -180,20 +185,6 @@ def message(frames: Sequence[Frame], join_below: int) -> list[Buffer]:
     _add(last, parts, small, join_below)
     _join(small, parts)
     return parts
-
-
-def _usual_message(first: Frame, envelope: Frame, payload: Frame, join_below: int) -> bytes | None:
-    """The message that almost all are, [empty, short envelope, short payload]; None where it is not.
-
-    It is what the long way would give, at a fifth of its price.
-    """
-    size = len(envelope)
-    if first or size > _SHORT_BYTES or isinstance(envelope, list) or isinstance(payload, list):
-        return None
-    heads, size = _USUAL_HEADS[size], len(payload)
-    if size >= join_below:
-        return None
-    return b"".join((heads, envelope, _LAST_HEADS[size] if size <= _SHORT_BYTES else _head(0, size), payload))
 
 
 def _size(frame: Frame) -> int:
@@ -238,16 +229,14 @@ class Reader:
         self._body_flags = 0
         self.space: memoryview | None = None
         """The rest of a large frame, to be read into; say `filled` then."""
-
-    @property
-    def buffered(self) -> bool:
+        self.buffered = False
         """Whether `next` has bytes to look at, or looked in vain at some that are not a whole frame."""
-        return self._at < len(self._data)
 
     def feed(self, data: bytes) -> None:
         """Takes in what came."""
-        self._data = data if self._at >= len(self._data) else self._data[self._at :] + data
+        self._data = self._data[self._at :] + data if self.buffered else data
         self._at = 0
+        self.buffered = bool(self._data)
 
     def filled(self, size: int) -> None:
         """So many bytes of `space` are there."""
@@ -263,10 +252,24 @@ class Reader:
         if self.space is not None:
             return None
         data, at, end = self._data, self._at, len(self._data)
+        # The message that almost all are, [empty, short envelope, short payload], as the long way would give it, at a
+        # third of its price.
         if data[at : at + 3] == _USUAL and self._usual_fits and not self._frames and self._body is None:
-            usual = self._usual(data, at, end)
-            if usual is not None:
-                return usual
+            envelope_at = at + 4
+            if envelope_at <= end:
+                flags_at = envelope_at + data[at + 3]
+                payload_at = flags_at + 2
+                if payload_at <= end and data[flags_at] == 0:
+                    stop = payload_at + data[flags_at + 1]
+                    if stop <= end:
+                        self._at, self.buffered = stop, stop < end
+                        return [b"", data[envelope_at:flags_at], memoryview(bytearray(data[payload_at:stop]))]
+        found = self._found(data, at, end)
+        self.buffered = self._at < end
+        return found
+
+    def _found(self, data: bytes, at: int, end: int) -> list[Buffer] | bytes | Discarded | None:
+        """The next message or command, whatever it is made of."""
         dropped = 0
         frame: Buffer
         while True:
@@ -313,24 +316,6 @@ class Reader:
                 return Discarded.PART
         self._at = at
         return None
-
-    def _usual(self, data: bytes, at: int, end: int) -> list[Buffer] | None:
-        """The message that almost all are, [empty, short envelope, short payload]; None where it is not, or not whole.
-
-        It is what the long way would give, at a third of its price.
-        """
-        if at + 4 > end:
-            return None
-        envelope_at = at + 4
-        flags_at = envelope_at + data[at + 3]
-        payload_at = flags_at + 2
-        if payload_at > end or data[flags_at] != 0:
-            return None
-        stop = payload_at + data[flags_at + 1]
-        if stop > end:
-            return None
-        self._at = stop
-        return [b"", data[envelope_at:flags_at], memoryview(bytearray(data[payload_at:stop]))]
 
     def _check(self, flags: int, size: int) -> None:
         if flags > _MORE | _LONG:
