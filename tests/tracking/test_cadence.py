@@ -68,7 +68,7 @@ def test_each_model_of_a_client_has_a_rhythm_of_its_own() -> None:
     ask(tracker, 0.0, 1.0, model="vlm")
     assert tracker.learned_cadence("robot", "policy") == pytest.approx(0.02)
     assert tracker.learned_cadence("robot", "vlm") == pytest.approx(1.0)
-    assert tracker.models("robot") == ["policy", "vlm"]
+    assert list(tracker.rhythms("robot")) == ["policy", "vlm"]
 
 
 def test_a_pause_is_no_rhythm() -> None:
@@ -125,7 +125,7 @@ def test_what_is_kept_of_a_client_that_asks_ever_other_models_is_bounded() -> No
     tracker = CadenceTracker()
     for n in range(1000):
         tracker.on_request("robot", f"m{n}", now=0.0)
-    assert tracker.models("robot") == [f"m{n}" for n in range(1000 - 64, 1000)]
+    assert list(tracker.rhythms("robot")) == [f"m{n}" for n in range(1000 - 64, 1000)]
 
 
 def test_a_forgotten_client_is_unknown() -> None:
@@ -134,7 +134,7 @@ def test_a_forgotten_client_is_unknown() -> None:
     tracker.forget("robot")
     tracker.forget("robot")
     assert tracker.learned_cadence("robot") is None
-    assert tracker.models("robot") == []
+    assert list(tracker.rhythms("robot")) == []
 
 
 @given(st.lists(st.floats(0.001, 100), min_size=1, max_size=50), st.floats(0.01, 1.0))

@@ -26,6 +26,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Iterator
+from functools import lru_cache
 
 from inferential.scheduler.heap import LazyHeap
 from inferential.scheduler.lanes import Lane
@@ -55,8 +56,13 @@ class Line:
 
 def weight_of(request: InferenceRequest) -> float:
     """What a miss of this request costs: 1 at priority 0, halved by each level, up to doubled by urgency."""
-    urgency = request.urgency if 0.0 <= request.urgency <= 1.0 else float(request.urgency > 1.0)
-    return float((1.0 + urgency) * 2.0 ** -min(max(request.priority, 0), _LEAST_PRIORITY))
+    return _weight(request.urgency, request.priority)
+
+
+@lru_cache(maxsize=4096)
+def _weight(urgency: float, priority: int) -> float:
+    urgency = urgency if 0.0 <= urgency <= 1.0 else float(urgency > 1.0)
+    return float((1.0 + urgency) * 2.0 ** -min(max(priority, 0), _LEAST_PRIORITY))
 
 
 class SloLane(Lane):

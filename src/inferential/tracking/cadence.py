@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from inferential.tracking.limits import MAX_MODELS
@@ -30,7 +31,8 @@ PAUSE = 5.0
 _SETTLED = 5  # intervals of the rhythm in a row after which a long one is a pause
 _SLOWER = 2  # long ones in a row that are a new rhythm
 _FASTER = 3  # short ones: two and more arrive together where a network stalls
-_CONFIDENT_AFTER = 10
+CONFIDENT_AFTER = 10
+"""Intervals after which a rhythm is known as well as it will be."""
 
 
 @dataclass(slots=True)
@@ -50,7 +52,7 @@ class Rhythm:
     @property
     def confidence(self) -> float:
         """0 to 1, which it is after ten intervals."""
-        return min(self.intervals / _CONFIDENT_AFTER, 1.0)
+        return min(self.intervals / CONFIDENT_AFTER, 1.0)
 
     def learn(self, interval: float, alpha: float) -> None:
         """Takes an interval in, by the table above."""
@@ -77,6 +79,9 @@ class Rhythm:
         self.intervals += 1
 
 
+_NO_RHYTHMS: Mapping[str, Rhythm] = {}
+
+
 class CadenceTracker:
     """Learns the period of each client and model, and tells when the next request is due.
 
@@ -92,7 +97,10 @@ class CadenceTracker:
 
     def on_request(self, client_id: str, model_id: str = "", now: float | None = None) -> float | None:
         """Notes a request; gives the seconds since the one before, None for the first."""
-        now = time.monotonic() if now is None else now
+        return self.note(client_id, model_id, time.monotonic() if now is None else now)[1]
+
+    def note(self, client_id: str, model_id: str, now: float) -> tuple[Rhythm, float | None, float | None]:
+        """Notes a request; gives its rhythm, the seconds since the one before, and the period learned before it."""
         models = self._clients.get(client_id)
         if models is None:
             models = self._clients[client_id] = {}
@@ -100,12 +108,13 @@ class CadenceTracker:
         if rhythm is None:
             if len(models) >= MAX_MODELS:
                 del models[next(iter(models))]
-            models[model_id] = Rhythm(now)
-            return None
+            rhythm = models[model_id] = Rhythm(now)
+            return rhythm, None, None
+        before = rhythm.period if rhythm.intervals else None
         interval = now - rhythm.last
         rhythm.last = now
         rhythm.learn(interval, self.alpha)
-        return interval
+        return rhythm, interval, before
 
     def time_until_next(self, client_id: str, model_id: str = "", now: float | None = None) -> float:
         """Seconds until the next request is due, negative when it is overdue; 0 while the rhythm is unknown."""
@@ -133,9 +142,9 @@ class CadenceTracker:
         rhythm = self.rhythm(client_id, model_id)
         return 0.0 if rhythm is None else rhythm.confidence
 
-    def models(self, client_id: str) -> list[str]:
-        """The models that a client has asked."""
-        return list(self._clients.get(client_id, ()))
+    def rhythms(self, client_id: str) -> Mapping[str, Rhythm]:
+        """The rhythms in which a client asks, by model; of a model that it asked once there is none to go by yet."""
+        return self._clients.get(client_id, _NO_RHYTHMS)
 
     def overdue_from(self, client_id: str, model_id: str = "") -> float:
         """The instant of `time.monotonic()` from which `is_overdue`; infinite while the rhythm is unknown."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from inferential.tracking.cadence import CadenceTracker
+from inferential.tracking.cadence import CadenceTracker, Rhythm
 from inferential.tracking.response import ResponseTracker
 from inferential.tracking.robots import ClientRegistry, ClientState
 from inferential.tracking.runway import RunwayTracker
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SWEEP_S = 0.25
 """How often silence is looked for while there are clients; a disconnect time-out shortens it."""
 REMEMBERED_DEPARTED = 64
-_MIN_CONFIDENCE = 0.3  # below it a rhythm is not known well enough to call anybody late
+_STEADY_AFTER = 3  # intervals: a confidence of 0.3, below which no rhythm is known well enough to call anybody late
 
 
 @dataclass(slots=True)
@@ -112,12 +112,10 @@ class Fleet:
         control_period_s: float | None = None,
     ) -> Sighting:
         """Notes an observation."""
-        rhythm = self.cadence.rhythm(client_id, model_id)
-        before = None if rhythm is None else rhythm.period
         is_new = self.registry.on_observation(client_id, model_id, client_type, identity, now)
         if is_new:
             self.departed.pop(client_id, None)
-        interval = self.cadence.on_request(client_id, model_id, now)
+        rhythm, interval, before = self.cadence.note(client_id, model_id, now)
         late = self._late.get(client_id)
         returned = late is not None and model_id in late
         if late is not None:
@@ -125,30 +123,24 @@ class Fleet:
         if self._next_sweep_at is None:
             self._next_sweep_at = now + self._sweep_s()
         self._quiet_until[client_id] = self._next_look(client_id, now)
-        rhythm = rhythm or self.cadence.rhythm(client_id, model_id)
-        learned = None if rhythm is None else rhythm.period
-        steady = rhythm is not None and rhythm.confidence >= _MIN_CONFIDENCE
+        learned = rhythm.period if rhythm.intervals else None
         return Sighting(
-            is_new=is_new,
-            returned=returned,
-            interval_s=interval,
-            time_until_next_s=0.0 if learned is None else learned,
-            learned_cadence_s=learned,
-            cadence_deviation_s=None if before is None or interval is None else interval - before,
-            steady_cadence_s=learned if steady else None,
-            runs_out_at=self.runway.on_request(client_id, model_id, steps_remaining, control_period_s, now),
+            is_new,
+            returned,
+            interval,
+            0.0 if learned is None else learned,
+            learned,
+            None if before is None or interval is None else interval - before,
+            learned if rhythm.intervals >= _STEADY_AFTER else None,
+            self.runway.on_request(client_id, model_id, steps_remaining, control_period_s, now),
         )
 
     def periods(self) -> Iterator[tuple[str, str, float]]:
         """Clients, models and the learned periods in seconds, of those that are known well enough to go by."""
         for client_id in self.registry.all_clients:
-            for model_id in self.cadence.models(client_id):
-                period = self.cadence.learned_cadence(client_id, model_id)
-                if period is not None and self._is_steady(client_id, model_id):
-                    yield client_id, model_id, period
-
-    def _is_steady(self, client_id: str, model_id: str) -> bool:
-        return self.cadence.confidence(client_id, model_id) >= _MIN_CONFIDENCE
+            for model_id, rhythm in self.cadence.rhythms(client_id).items():
+                if rhythm.intervals >= _STEADY_AFTER:
+                    yield client_id, model_id, rhythm.period
 
     def next_sweep_at(self) -> float | None:
         """When to call `sweep` next; None while there is nobody, and no answer that came after its client was gone."""
@@ -192,18 +184,17 @@ class Fleet:
         return bool(self._late.get(client_id))
 
     def _note_late(self, client_id: str, now: float, changes: FleetChanges, *, certain: bool) -> None:
-        models = self.cadence.models(client_id)
+        rhythms = self.cadence.rhythms(client_id)
         told = self._late.setdefault(client_id, set())
-        told.intersection_update(models)  # no more than is known of the client
-        for model_id in models:
-            if model_id not in told and (certain or self._late_from(client_id, model_id) <= now):
+        told.intersection_update(rhythms)  # no more than is known of the client
+        for model_id, rhythm in rhythms.items():
+            if model_id not in told and (certain or self._late_from(rhythm) <= now):
                 told.add(model_id)
                 changes.overdue.append((client_id, model_id))
 
-    def _late_from(self, client_id: str, model_id: str) -> float:
+    def _late_from(self, rhythm: Rhythm) -> float:
         """From when on a client is late for a model, if its rhythm is known well enough to say so."""
-        rhythm = self.cadence.rhythm(client_id, model_id)
-        if rhythm is None or rhythm.confidence < _MIN_CONFIDENCE:
+        if rhythm.intervals < _STEADY_AFTER:
             return math.inf
         return rhythm.last + rhythm.period * self.cadence.overdue_multiplier
 
@@ -211,9 +202,9 @@ class Fleet:
         """The first instant at which a silent client is late for something it was not late for yet, or gone."""
         told = self._late.get(client_id, ())
         until = last_seen + self._timeout_s
-        for model_id in self.cadence.models(client_id):
-            if model_id not in told:
-                until = min(until, self._late_from(client_id, model_id))
+        for model_id, rhythm in self.cadence.rhythms(client_id).items():
+            if model_id not in told and (late_from := self._late_from(rhythm)) < until:
+                until = late_from
         return until
 
     def _sweep_s(self) -> float:

@@ -147,6 +147,7 @@ class ResponseTracker:
                 del models[record.model_id]
                 if not models:
                     del self._active[record.client_id]
+                    self._forget_if_none_is_pending(record.client_id)
             expired.append(record)
         return expired
 
@@ -179,13 +180,15 @@ class ResponseTracker:
 
     def _take_pending(self, client_id: str, response_id: str) -> ResponseRecord | None:
         pending = self._pending.get(client_id)
-        record = None if pending is None else pending.pop(response_id, None)
-        if not pending:
+        return None if pending is None else pending.pop(response_id, None)
+
+    def _forget_if_none_is_pending(self, client_id: str) -> None:
+        if not self._pending.get(client_id):
             self._pending.pop(client_id, None)
-        return record
 
     def _end_pending(self, record: ResponseRecord, state: ResponseState, reason: str | None) -> None:
         self._take_pending(record.client_id, record.response_id)
+        self._forget_if_none_is_pending(record.client_id)
         record.reason = reason
         self._move(record, state)
 
