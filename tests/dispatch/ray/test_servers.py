@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import re
 import signal
@@ -18,6 +19,7 @@ import pytest
 from tests.dispatch.ray.test_serving import Doubles, deployment
 
 from inferential import AsyncConnection, InferenceError
+from inferential.client.servers import in_order
 from inferential.cluster import Servers
 from inferential.config import InferentialConfig
 
@@ -31,7 +33,7 @@ def config(**options: Any) -> InferentialConfig:
     return InferentialConfig.model_validate(told)
 
 
-async def served(addresses: list[str], clients: int) -> None:
+async def served(addresses: list[str]) -> None:
     """Waits until the model answers through every server."""
     for address in addresses:
         async with AsyncConnection(address) as connection, asyncio.timeout(60):
@@ -57,6 +59,19 @@ async def robot(addresses: list[str], number: int, stop: asyncio.Event) -> Count
     return ends
 
 
+def numbers_for(addresses: list[str]) -> list[int]:
+    """Robots of whom every server has its share: addresses are new in each run, and chance may give one of them none."""
+    share = ROBOTS // len(addresses)
+    numbers: dict[str, list[int]] = {address: [] for address in addresses}
+    for number in itertools.count():
+        own = numbers[in_order(addresses, f"robot-{number}")[0]]
+        if len(own) < share:
+            own.append(number)
+        if all(len(some) == share for some in numbers.values()):
+            return sorted(itertools.chain(*numbers.values()))
+    raise AssertionError
+
+
 async def clients_of(actor: Any) -> set[str]:
     """The robots that a server has."""
     told = await actor.status.remote()
@@ -68,10 +83,11 @@ async def test_robots_are_spread_over_servers_and_a_killed_one_hands_them_over(c
     servers = Servers(config(), {"doubles": "doubles"}, 2)
     async with servers as addresses:
         assert len(set(addresses)) == 2
-        await served(addresses, ROBOTS)
+        await served(addresses)
         stop = asyncio.Event()
-        robots = [asyncio.create_task(robot(addresses, number, stop)) for number in range(ROBOTS)]
-        names = {f"robot-{number}" for number in range(ROBOTS)}
+        numbers = numbers_for(addresses)
+        robots = [asyncio.create_task(robot(addresses, number, stop)) for number in numbers]
+        names = {f"robot-{number}" for number in numbers}
         async with asyncio.timeout(30):
             while True:
                 spread = [names & await clients_of(actor) for actor in servers.actors]
@@ -98,7 +114,7 @@ async def test_each_server_tells_its_own_metrics_to_who_has_the_token(cluster: A
     run(deployment(Doubles).bind(), "doubles")
     servers = Servers(config(http={"port": 0, "token": "secret"}), {"doubles": "doubles"}, 2)
     async with servers as addresses:
-        await served(addresses, 1)
+        await served(addresses)
         assert len(set(servers.pages)) == 2
         for page in servers.pages:
             assert 'inferential_replicas{model="doubles"' in await read(f"{page}/metrics", "secret")
@@ -126,10 +142,11 @@ async def test_a_server_whose_node_goes_leaves_its_robots_to_the_others(
     servers = Servers(config(transport={"bind": "tcp://*:0"}), {"doubles": "doubles"}, 2)
     async with servers as addresses:
         assert not any("0.0.0.0" in address for address in addresses)
-        await served(addresses, 1)
+        await served(addresses)
         stop = asyncio.Event()
-        robots = [asyncio.create_task(robot(addresses, number, stop)) for number in range(ROBOTS)]
-        names = {f"robot-{number}" for number in range(ROBOTS)}
+        numbers = numbers_for(addresses)
+        robots = [asyncio.create_task(robot(addresses, number, stop)) for number in numbers]
+        names = {f"robot-{number}" for number in numbers}
         async with asyncio.timeout(30):
             while len(names & await clients_of(servers.actors[1])) < 2:  # noqa: ASYNC110 (nothing tells of it)
                 await asyncio.sleep(0.05)
