@@ -60,7 +60,7 @@ async def robot(addresses: list[str], number: int, stop: asyncio.Event) -> Count
 
 
 def numbers_for(addresses: list[str]) -> list[int]:
-    """Robots of whom every server has its share: addresses are new in each run, and chance may give one of them none."""
+    """Robots of whom every server has its share: addresses are new in each run, and by chance one might get none."""
     share = ROBOTS // len(addresses)
     numbers: dict[str, list[int]] = {address: [] for address in addresses}
     for number in itertools.count():
