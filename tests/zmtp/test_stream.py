@@ -404,3 +404,20 @@ def test_the_system_misses_a_machine_that_is_gone_within_a_minute(make_stream: M
         interval = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL)
         idle = end.getsockopt(socket.IPPROTO_TCP, getattr(socket, "TCP_KEEPIDLE", None) or socket.TCP_KEEPALIVE)
         assert idle + probes * interval <= 60
+
+
+def test_a_large_frame_of_which_more_is_there_says_so(played: tuple[Stream, socket.socket]) -> None:
+    stream, end = played
+    whole = b"".join(p.message([b"", b"e", bytes(60_000)], 99))
+    end.sendall(whole[:50_000])
+    readable(stream)
+    assert not stream.midway
+    assert stream.read()
+    assert stream.next() is None
+    assert stream.midway  # as the first gulp was full
+    assert stream.read()
+    assert stream.next() is None
+    assert not stream.midway  # all that came was read
+    end.sendall(whole[50_000:])
+    assert plain(received(stream)) == [b"", b"e", bytes(60_000)]
+    assert not stream.midway

@@ -128,6 +128,8 @@ class ZmqTransport:
             client = self._talkers.popleft()
             try:
                 frames = client.stream.next()
+                if frames is None and client.stream.midway and client.stream.read():
+                    frames = client.stream.next()  # most large ones are there by now: no need to be woken again
             except ConnectionEnded as error:
                 self._drop(client, str(error))
                 continue

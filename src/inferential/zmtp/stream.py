@@ -102,6 +102,11 @@ class Stream:
         """Whether `next` may give something without another `read`."""
         return self._reader.buffered
 
+    @property
+    def midway(self) -> bool:
+        """Whether a large frame has begun of which more is there, as far as is known: it is worth another `read`."""
+        return self._reader.space is not None and not self.drained
+
     def shake_hands(self) -> bool:
         """Goes on with the handshake, as far as the other end has; True once it is over.
 
