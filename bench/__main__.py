@@ -11,7 +11,18 @@ from rich.console import Console
 
 from bench.harness import save
 
-NAMES = ("overhead", "isolation", "churn", "growth", "opcodes", "decisions", "schedulers", "closed_loop", "ray")
+NAMES = (
+    "overhead",
+    "stages",
+    "isolation",
+    "churn",
+    "growth",
+    "opcodes",
+    "decisions",
+    "schedulers",
+    "closed_loop",
+    "ray",
+)
 SHOW_THEMSELVES = ("overhead", "schedulers", "closed_loop", "ray")  # with a progress bar and a table of their own
 
 
