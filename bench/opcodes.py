@@ -18,7 +18,8 @@ from inferential.client.encoding import EncodingRules
 from inferential.client.session import NOTHING_TOLD, Handle, Session
 from inferential.config import InferentialConfig
 from inferential.observation import ObservationAssembler
-from inferential.proto.messages import ResponseTiming, read_response, write_response
+from inferential.proto.messages import ResponseTiming, write_response
+from inferential.proto.responses import ResponseReader
 from inferential.scheduler import create_scheduler
 from inferential.scheduler.engine import Capacity, Engine
 from inferential.scheduler.request import InferenceRequest
@@ -101,7 +102,8 @@ def _write() -> int:
 
 def _read() -> int:
     envelope, payload = _response()
-    return bytecodes(lambda: read_response(envelope, payload))
+    reader = ResponseReader()
+    return bytecodes(lambda: reader.read(envelope, payload))
 
 
 def _schedule(strategy: str, waiting: int) -> int:

@@ -52,6 +52,7 @@ class _Standing:
     """What follows from who asks for what, whatever the observation is."""
 
     identity: bytes
+    refusal: Refusal | None
     told_budget_ms: float | None
     latency_budget_ms: float
     takes_latest: bool
@@ -127,8 +128,12 @@ class Reception:
     def _standing(self, who: DecodedObservation | KnownEnvelope) -> _Standing:
         client_id, model_id = who.client_id, who.model_id
         told_budget_ms = self._clients.told_budget_ms(client_id, model_id, who.latency_budget_ms)
+        accepted = self._clients.accepts(client_id)
         return _Standing(
             client_id.encode(),
+            None
+            if accepted
+            else Refusal(RefusalKind.REJECTED, f"client {client_id!r} is not accepted", "not_accepted"),
             told_budget_ms,
             self._default_budget_ms if told_budget_ms is None else told_budget_ms,
             self._supersede == "all" or (self._supersede == "aware" and who.queue == QUEUE_LATEST),
@@ -171,7 +176,7 @@ class Reception:
             standing.control_period_s,
             news.staleness_ms,
             standing.told_budget_ms,
-            self._refusal(request),
+            standing.refusal or self._unknown_model(model_id),
         )
 
     def _late(self, who: DecodedObservation | KnownEnvelope) -> Literal["serve", "refuse"]:
@@ -181,14 +186,12 @@ class Reception:
         model = self._models.get(who.model_id)
         return "serve" if model is None else model.late
 
-    def _refusal(self, request: InferenceRequest) -> Refusal | None:
-        if not self._clients.accepts(request.client_id):
-            return Refusal(RefusalKind.REJECTED, f"client {request.client_id!r} is not accepted", "not_accepted")
+    def _unknown_model(self, model_id: str) -> Refusal | None:
         known = self._model_ids()
-        if known is not None and request.model_id not in known:
-            reason = f"no model {request.model_id!r}; there is: {', '.join(sorted(known)) or 'none'}"
-            return Refusal(RefusalKind.UNKNOWN_MODEL, reason, "unknown_model")
-        return None
+        if known is None or model_id in known:
+            return None
+        reason = f"no model {model_id!r}; there is: {', '.join(sorted(known)) or 'none'}"
+        return Refusal(RefusalKind.UNKNOWN_MODEL, reason, "unknown_model")
 
 
 def _priority_told(priority: int, protocol_version: int) -> int | None:

@@ -140,7 +140,7 @@ class OneServer:
         link = self._link
         ended = receive(link, session)
         now = time.monotonic()
-        if not link.flows or link.ended or now >= link.look_at:
+        if not link.flows or now >= link.look_at:
             link.look(now)
             while (unsent := session.next_unsent()) is not None and link.try_send(unsent[1]):
                 session.sent()

@@ -118,9 +118,7 @@ class Engine:
             return batches
         self._running.look_anew()
         for model_id, group in list(self._newcomers.items()):
-            if self._capacity(model_id).device is not None:
-                continue
-            slot = self._running.free(model_id)
+            slot = self._running.free_alone(model_id)
             if slot is None or len(group) > slot.max_batch_size:
                 continue
             del self._newcomers[model_id]

@@ -137,6 +137,17 @@ class Running:
         free = [slot for slot in slots if slot.free_at == -math.inf]
         return min(free, key=lambda slot: slot.profile.typical(1), default=None)
 
+    def free_alone(self, model_id: str) -> Slot | None:
+        """The same, of a model that shares its device with no other; None for one that does."""
+        capacity = self.capacity(model_id)
+        if capacity.device is not None:
+            return None
+        if model_id not in self._models:
+            idle = self._idle.get(model_id)
+            if idle is not None and idle[0] is capacity and len(idle[1]) == 1:
+                return idle[1][0] if capacity.max_inflight else None
+        return self.free(model_id)
+
     # Outlook
 
     def slots(self, model_id: str) -> Sequence[Slot]:
