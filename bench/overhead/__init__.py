@@ -2,7 +2,8 @@
 
 Every peer has a server in a process of its own and one process of clients, which speak with plain threads; see
 `bench.overhead.peers` for each. Per round every peer does every case for a while, one after another; figures are
-medians over the rounds, and ratios are to the raw ZeroMQ echo.
+medians over the rounds. Ratios are to the raw ZeroMQ echo of the same round, seconds before, since the speed of a
+virtual machine drifts within minutes; they too are medians over the rounds.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from bench.overhead.environment import PEERS, Peer
 from bench.overhead.report import draw, show
 from bench.overhead.runner import Running
 
-ROUNDS = 3
+ROUNDS = 5
 HEAVY = ("ray_http",)
+RATIOS = ("p50_us", "p99_us", "per_second", "server_cpu_us")
 
 
 def run(seconds: float) -> dict[str, Any]:
@@ -69,37 +71,27 @@ def measure(names: list[str], jobs: tuple[Job, ...], rounds: int, seconds: float
         memory = {name: running.peak_mb() for name, running in peers.items()}
     for name, reason in left_out.items():
         console.print(f"left out {name}: {reason}")
-    medians = {
-        job: {
-            name: {key: round(median(sample[key] for sample in samples), 1) for key in samples[0]}
-            for name, samples in by_name.items()
-        }
-        for job, by_name in figures.items()
-    }
     result = {
         "rounds": rounds,
         "seconds_a_round": seconds,
         "versions": versions,
         "left_out": left_out,
-        "jobs": {job: _with_ratios(by_name) for job, by_name in medians.items()},
+        "jobs": {job: _medians(by_name) for job, by_name in figures.items()},
         "server_peak_mb": memory,
     }
     show(result, console)
     return result
 
 
-def _with_ratios(by_name: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+def _medians(by_name: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """Of each peer's rounds: medians, and medians of the ratios to what the raw echo had in the same round."""
     raw = by_name.get("raw")
-    if raw is None:
-        return by_name
-    return {
-        name: {
-            **figures,
-            **{
-                f"{key}_ratio": round(figures[key] / raw[key], 2)
-                for key in ("p50_us", "p99_us", "per_second", "server_cpu_us")
-                if raw[key]
-            },
-        }
-        for name, figures in by_name.items()
-    }
+    found: dict[str, dict[str, float]] = {}
+    for name, rounds in by_name.items():
+        found[name] = {key: round(median(one[key] for one in rounds), 1) for key in rounds[0]}
+        for key in RATIOS if raw is not None else ():
+            pairs = zip(rounds, raw or (), strict=True)
+            ratios = [one[key] / beside[key] for one, beside in pairs if beside[key]]
+            if ratios:
+                found[name][f"{key}_ratio"] = round(median(ratios), 2)
+    return found
