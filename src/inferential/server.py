@@ -441,9 +441,9 @@ class Server:
             self._books.keep()  # who has to wait needs a deadline
             for batch in self._engine.work(now):
                 on.calls.begin(batch)
-            self._tell_ended()
         if self._books.behind:
             on.loop.call_soon(self._books.keep)  # after the calls that have just been made
+        self._tell_ended()
         if self._draining and not self._engine.waiting() and not self._engine.running():
             self._idle.set()
         if waiting or self._timer is None:  # else it rings for the fleet's sake, in time

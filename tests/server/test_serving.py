@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.server.conftest import Gate
 
 from inferential import (
     AsyncConnection,
     ModelFailed,
     Png,
+    RequestExpired,
     RequestRejected,
     RequestSuperseded,
     UnknownModel,
@@ -264,3 +266,19 @@ async def test_the_loop_is_quiet_while_nothing_happens(serve: Any, connect: Conn
         server._work = count
         await asyncio.sleep(1.0)
         assert woken <= 6  # the sweep over the clients, a few times a second, and nothing else
+
+
+async def test_a_request_that_expires_is_told_so_though_nothing_else_happens(
+    serve: Any, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inferential.tracking.fleet.SWEEP_S", 3600.0)
+    gate = Gate()
+    config = {"scheduling": {"request_ttl_ms": 50.0}, "response_tracking": {"disconnect_timeout_s": 36_000.0}}
+    async with serve({"m": gate}, config) as server:
+        first, second = connect(server, "first").model("m"), connect(server, "second").model("m")
+        await first.observe(state=STATE)
+        await gate.wait_entered()
+        with pytest.raises(RequestExpired):
+            await second.infer(WAIT_MS, state=STATE)  # the model is still busy
+        gate.let()
+        assert await first.get_result(WAIT_MS) is not None
