@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from inferential.proto import PNG, PROTOCOL_VERSION, ModelResponse, Status, Tensor
 from inferential.proto.images import encode
-from inferential.proto.messages import ResponseTiming, read_response, split_values, write_refusal, write_response
+from inferential.proto.messages import (
+    ResponseTiming,
+    read_response,
+    sort_values,
+    split_values,
+    write_refusal,
+    write_response,
+)
+from inferential.proto.templates import signature_of
 
 TIMING = ResponseTiming(queue_ms=1.0, inference_ms=2.0, server_ms=4.0, batch_size=3)
 
@@ -140,3 +148,15 @@ def test_random_bytes_are_a_response_or_a_value_error(noise: bytes, changes: lis
     for given_envelope in (noise, mutated):
         with contextlib.suppress(ValueError):
             read_response(given_envelope, payload)
+
+
+KINDS = {"array": np.zeros((2, 3)), "image": encode(np.zeros((2, 2), np.uint8), PNG), "text": "go"}
+
+
+@given(st.dictionaries(st.text(max_size=3), st.sampled_from(sorted(KINDS)).map(KINDS.__getitem__)))
+def test_values_are_sorted_as_they_are_split_and_signed(values: dict[str, Any]) -> None:
+    tensors, metadata, signature = sort_values(values)
+    assert [key for key, _ in tensors] == [key for key, value in values.items() if not isinstance(value, str)]
+    assert all(value is values[key] for key, value in tensors)
+    assert metadata == {key: value for key, value in values.items() if isinstance(value, str)}
+    assert signature == signature_of(tensors)

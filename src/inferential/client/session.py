@@ -41,9 +41,9 @@ from inferential.proto import (
     Observation,
     Status,
 )
-from inferential.proto.messages import put_metadata, split_values
+from inferential.proto.messages import put_metadata, sort_values
 from inferential.proto.responses import ResponseReader
-from inferential.proto.templates import ObservationTemplate, Signature, signature_of
+from inferential.proto.templates import ObservationTemplate, Signature
 from inferential.proto.tensors import Array, Buffer, EncodedImage, Payload, describe, pack, pieces
 
 QueueChoice = Literal["latest", "all"]
@@ -235,7 +235,7 @@ class Session:
         """
         handle = mailbox.handle
         urgency, steps_remaining, priority = told
-        tensors, metadata = split_values(values)
+        tensors, metadata, signature = sort_values(values)
         request_id = next(self._ids)
         message = Observation()
         try:
@@ -253,7 +253,7 @@ class Session:
             ) from error
         if metadata:
             put_metadata(message.metadata, metadata)
-        envelope, payload = self._written(mailbox, message, tensors)
+        envelope, payload = self._written(mailbox, message, tensors, signature)
         self._owners[request_id] = mailbox.reference
         for forgotten in mailbox.opened(request_id, now, keep=keep):
             self._owners.pop(forgotten, None)
@@ -261,11 +261,14 @@ class Session:
         return request_id, (b"", envelope, payload)
 
     def _written(
-        self, mailbox: Mailbox, message: Observation, tensors: list[tuple[str, Array | EncodedImage]]
+        self,
+        mailbox: Mailbox,
+        message: Observation,
+        tensors: list[tuple[str, Array | EncodedImage]],
+        signature: Signature | None,
     ) -> tuple[bytes, Payload]:
         """Envelope and payload of an observation of which so far `message` holds what is new."""
         timestamp_ns = message.timestamp_ns
-        signature = signature_of(tensors)
         if signature is None:
             self._fill(message, mailbox.handle)
             payload = pack(message.tensors, tensors, timestamp_ns)

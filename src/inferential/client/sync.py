@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 from weakref import ref
@@ -261,8 +262,8 @@ class Connection:
             if self._woken:
                 self._woken_by.recv(1)
                 self._woken = False
-            # Another waiting thread must lead if we leave with what we came for.
-            self._rouse()
+            if self._dozing:  # another must lead if we leave with what we came for
+                self._arrived.notify_all()
 
     def _doze(self, timeout_s: float) -> None:
         """Sleeps, the lock released, until another thread has something for us."""
@@ -272,12 +273,9 @@ class Connection:
         finally:
             self._dozing -= 1
 
-    def _rouse(self) -> None:
+    def _hand_out(self) -> None:
         if self._dozing:
             self._arrived.notify_all()
-
-    def _hand_out(self) -> None:
-        self._rouse()
         if self._leading:
             self._wake()
 
@@ -376,7 +374,7 @@ class Model:
         request_id = self._connection._observe(self._mailbox, values, (urgency, steps_remaining, priority), True)
         result = None
         try:
-            result = self._connection._wait(lambda: self._mailbox.take_kept(request_id), timeout_ms)
+            result = self._connection._wait(partial(self._mailbox.take_kept, request_id), timeout_ms)
         finally:
             if result is None:
                 self._connection._abandon(self._mailbox, request_id)

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.dtypes import dtype_to_numpy
 from inferential.proto.images import decode
-from inferential.proto.templates import response_part, signature_of
+from inferential.proto.templates import Signature, response_part, signature_of
 from inferential.proto.tensors import Array, Buffer, EncodedImage, gather, pack, view
 
 
@@ -72,6 +72,25 @@ def split_values(values: Mapping[str, Any]) -> tuple[list[tuple[str, Array | Enc
     return tensors, metadata
 
 
+def sort_values(
+    values: Mapping[str, Any],
+) -> tuple[list[tuple[str, Array | EncodedImage]], dict[str, str], Signature | None]:
+    """The same, with the signature of the tensors, which is None where an image is compressed.
+
+    Raises:
+        TypeError: as `split_values`.
+    """
+    tensors: list[tuple[str, Array | EncodedImage]] = []
+    signature = []
+    for key, value in values.items():
+        if not isinstance(value, np.ndarray):
+            tensors, metadata = split_values(values)
+            return tensors, metadata, signature_of(tensors)
+        tensors.append((key, value))
+        signature.append((key, value.dtype, value.shape))
+    return tensors, {}, tuple(signature)
+
+
 def put_metadata(target: MutableMapping[str, str], metadata: Mapping[str, str]) -> None:
     """Copies strings into a message.
 
@@ -102,8 +121,7 @@ def write_response(
     Raises:
         TypeError, ValueError: for a value that the wire cannot carry, naming its key.
     """
-    tensors, metadata = split_values(values)
-    signature = signature_of(tensors)
+    tensors, metadata, signature = sort_values(values)
     message = pb.ModelResponse()
     message.response_id = response_id
     message.timestamp_ns = timestamp_ns
