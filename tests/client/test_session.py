@@ -479,7 +479,7 @@ def test_observations_that_nobody_answers_take_no_growing_memory(queue: Any, rea
     assert len(mailbox.open) <= MAX_OPEN
     assert len(session._owners) <= MAX_OPEN
     assert len(session._unsent) <= MAX_UNSENT
-    assert len(mailbox._unread) <= MAX_UNREAD
+    assert len(mailbox.unread) <= MAX_UNREAD
     assert not mailbox._kept
     assert session.stats.observed == 20_000
 

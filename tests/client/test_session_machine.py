@@ -165,7 +165,7 @@ class SessionMachine(RuleBasedStateMachine):
         assert max(self.session._unsent_count.values()) <= LIMIT
         for mailbox in self.handles:
             assert len(mailbox.open) <= LIMIT
-            assert len(mailbox._unread) <= LIMIT
+            assert len(mailbox.unread) <= LIMIT
             held = [key for key, (owner, _) in self.session._unsent.items() if owner is mailbox]
             if mailbox.handle.queue == "latest":
                 assert held == ([mailbox.unsent_id] if mailbox.unsent_id else [])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -114,6 +116,59 @@ def test_a_waiter_whose_time_is_over_hands_the_socket_to_the_next(
         result = second.result(10)
         assert result is not None
         assert result["actions"] == 5
+
+
+def test_latest_gives_what_has_come_though_another_handle_read_an_older_result(
+    peer: Any, open_connection: Open, result_for: Any
+) -> None:
+    connection = open_connection()
+    model, other = connection.model("m"), connection.model("other")
+    for number in range(2):
+        model.observe(n=np.array(number))
+        seen = peer.receive()
+        peer.send(seen, result_for(seen))
+        if number == 0:
+            while not connection.stats.results:
+                other.get_result(1)
+    unread: Any = connection._wire._link._stream._socket  # type: ignore[attr-defined]
+    for _ in range(WAIT_MS):
+        with suppress(BlockingIOError):
+            if b"actions" in unread.recv(4096, socket.MSG_PEEK):
+                break
+        time.sleep(1e-3)
+    result = model.get_result(0)
+    assert result is not None
+    assert result["actions"] == 1
+
+
+def test_who_waits_for_another_thread_first_sleeps_no_longer_than_it_said(
+    peer: Any, open_connection: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = open_connection()
+    model = connection.model("m")
+    model.observe()
+    begun = threading.Event()
+    wakes_at: list[float] = []
+    lead = connection._lead
+
+    def noted(timeout_s: float) -> None:
+        wakes_at.append(time.monotonic() + timeout_s)
+        lead(timeout_s)
+
+    def wait() -> float:
+        begun.set()
+        until = time.monotonic() + 0.5
+        assert model.get_result(500) is None
+        return until
+
+    monkeypatch.setattr(connection, "_lead", noted)
+    with ThreadPoolExecutor(1) as pool:
+        with connection._lock:
+            waiting = pool.submit(wait)
+            begun.wait(10)
+            time.sleep(0.4)
+        until = waiting.result(10)
+    assert wakes_at[0] < until + 0.3
 
 
 def test_a_newer_observation_of_another_thread_is_told_to_the_one_that_infers(

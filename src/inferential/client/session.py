@@ -135,8 +135,9 @@ class Mailbox:
         self.reference = ref(self)  # one for all requests
         self.unsent_id = 0
         self.serve_interval_ms = 0.0
+        self.unread: deque[tuple[int, Outcome]] = deque()
+        """What `take` gives, the newest last."""
         self._stats = stats
-        self._unread: deque[tuple[int, Outcome]] = deque()
         self._kept: dict[int, Outcome | None] = {}
         self._newest_result = 0
 
@@ -169,16 +170,16 @@ class Mailbox:
                 self._stats.outdated += 1
                 return
             self._newest_result = max(self._newest_result, request_id)
-            self._stats.outdated += sum(isinstance(unread, Result) for _, unread in self._unread)
-            self._unread.clear()
-        self._unread.append((request_id, outcome))
-        if len(self._unread) > MAX_UNREAD:
-            self._unread.popleft()
+            self._stats.outdated += sum(isinstance(unread, Result) for _, unread in self.unread)
+            self.unread.clear()
+        self.unread.append((request_id, outcome))
+        if len(self.unread) > MAX_UNREAD:
+            self.unread.popleft()
             self._stats.outdated += 1
 
     def take(self) -> Outcome | None:
         """The next unread outcome."""
-        return self._unread.popleft()[1] if self._unread else None
+        return self.unread.popleft()[1] if self.unread else None
 
     def take_kept(self, request_id: int) -> Outcome | None:
         """The outcome of one request that was opened with `keep`."""

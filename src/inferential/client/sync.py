@@ -218,15 +218,17 @@ class Connection:
                 self._hand_out()
             return True
 
-    def _wait(self, take: Callable[[], Outcome | None], timeout_ms: float) -> Result | None:
-        now = time.monotonic()
+    def _wait(self, mailbox: Mailbox, take: Callable[[], Outcome | None], timeout_ms: float) -> Result | None:
         try:
-            deadline = now + timeout_ms / 1e3
+            deadline = time.monotonic() + timeout_ms / 1e3
         except TypeError:
             raise wrong_timeout(timeout_ms) from None
         last = False
         with self._lock:
+            now = time.monotonic()  # another thread may have had the lock for a while
             self._check_open()
+            if mailbox.unread and self._wire.pump(self._session):  # something newer than that may have come
+                self._hand_out()
             while (outcome := take()) is None and not last:
                 remaining = min(deadline - now, LONGEST_SLEEP_S)
                 last = not remaining > 0  # but what has come by now counts
@@ -355,7 +357,7 @@ class Model:
             TypeError, ValueError: for a `timeout_ms` that is no number.
             ConnectionError: after `close`.
         """
-        return self._connection._wait(self._mailbox.take, timeout_ms)
+        return self._connection._wait(self._mailbox, self._mailbox.take, timeout_ms)
 
     def infer(
         self,
@@ -374,7 +376,8 @@ class Model:
         request_id = self._connection._observe(self._mailbox, values, (urgency, steps_remaining, priority), True)
         result = None
         try:
-            result = self._connection._wait(partial(self._mailbox.take_kept, request_id), timeout_ms)
+            take = partial(self._mailbox.take_kept, request_id)
+            result = self._connection._wait(self._mailbox, take, timeout_ms)
         finally:
             if result is None:
                 self._connection._abandon(self._mailbox, request_id)
