@@ -19,7 +19,8 @@ from inferential.transport.messages import IncomingObservation
 Receive = Callable[[Buffer, Buffer], None]
 """Takes envelope and payload of a response."""
 
-# Longer than the five bytes of an identity that ZeroMQ makes up; one that a client chose never begins with a zero.
+# The transport's own begin with a zero byte too, but go on with a count, which never spells this; those that clients
+# choose never begin with one.
 _IDENTITY = b"\0visitor "
 
 

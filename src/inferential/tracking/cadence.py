@@ -31,8 +31,7 @@ PAUSE = 5.0
 _SETTLED = 5  # intervals of the rhythm in a row after which a long one is a pause
 _SLOWER = 2  # long ones in a row that are a new rhythm
 _FASTER = 3  # short ones: two and more arrive together where a network stalls
-CONFIDENT_AFTER = 10
-"""Intervals after which a rhythm is known as well as it will be."""
+_CONFIDENT_AFTER = 10  # intervals, after which a rhythm is known as well as it will be
 
 
 @dataclass(slots=True)
@@ -52,7 +51,7 @@ class Rhythm:
     @property
     def confidence(self) -> float:
         """0 to 1, which it is after ten intervals."""
-        return min(self.intervals / CONFIDENT_AFTER, 1.0)
+        return min(self.intervals / _CONFIDENT_AFTER, 1.0)
 
     def learn(self, interval: float, alpha: float) -> None:
         """Takes an interval in, by the table above."""
