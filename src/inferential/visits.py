@@ -79,11 +79,7 @@ class InProcessConnection(AsyncHandles):
 
     async def infer(self, model: AsyncModel, values: Mapping[str, Any], timeout_ms: float) -> Result | None:
         """As `AsyncModel.infer`, for values whose keys are not ours to choose."""
-        request_id = self._observe(model._mailbox, values, NOTHING_TOLD, True)
-        try:
-            return await self._wait(lambda: model._mailbox.take_kept(request_id), timeout_ms)
-        finally:
-            self._session.abandon(model._mailbox, request_id)
+        return await self._infer(model._mailbox, values, NOTHING_TOLD, timeout_ms)
 
     def _post(self, mailbox: Mailbox, request_id: int, frames: Frames) -> None:
         assert self._identity is not None

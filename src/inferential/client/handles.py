@@ -101,6 +101,16 @@ class AsyncHandles(ABC):
         self._post(mailbox, request_id, frames)
         return request_id
 
+    async def _infer(self, mailbox: Mailbox, values: Mapping[str, Any], told: Told, timeout_ms: float) -> Result | None:
+        request_id = self._observe(mailbox, values, told, True)
+        result = None
+        try:
+            result = await self._wait(lambda: mailbox.take_kept(request_id), timeout_ms)
+        finally:
+            if result is None:
+                self._session.abandon(mailbox, request_id)
+        return result
+
     async def _wait(self, take: Callable[[], Outcome | None], timeout_ms: float) -> Result | None:
         self._start()
         self._pump()
@@ -184,14 +194,8 @@ class AsyncModel:
         **values: Any,
     ) -> Result | None:
         """Sends an observation and waits for the answer to this very one; as `Model.infer`."""
-        request_id = self._connection._observe(self._mailbox, values, (urgency, steps_remaining, priority), True)
-        result = None
-        try:
-            result = await self._connection._wait(lambda: self._mailbox.take_kept(request_id), timeout_ms)
-        finally:
-            if result is None:
-                self._connection._session.abandon(self._mailbox, request_id)
-        return result
+        told = (urgency, steps_remaining, priority)
+        return await self._connection._infer(self._mailbox, values, told, timeout_ms)
 
 
 def _finish(waiter: asyncio.Future[None]) -> None:
