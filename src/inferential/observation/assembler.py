@@ -163,12 +163,9 @@ class ObservationAssembler:
                 return None  # whoever reads it whole tells whose it is
             if any(slot.key in metadata for slot in known.slots):
                 return None
-        staleness_ms = (now_ns - timestamp_ns) / 1e6
-        if staleness_ms > self._config.max_staleness_ms:
-            self._warn_stale(known.client_id, staleness_ms)
         return News(
             timestamp_ns,
-            staleness_ms,
+            self._staleness_ms(known.client_id, timestamp_ns, now_ns),
             urgency,
             message.priority,
             message.steps_remaining if message.HasField("steps_remaining") else None,
@@ -176,8 +173,11 @@ class ObservationAssembler:
             message.request_id,
         )
 
-    def _warn_stale(self, client_id: str, staleness_ms: float) -> None:
-        self._warn_once(client_id, "stale", "observations arrive %.0f ms old by its own clock", staleness_ms)
+    def _staleness_ms(self, client_id: str, timestamp_ns: int, now_ns: int) -> float:
+        staleness_ms = max(now_ns - timestamp_ns, 0) / 1e6 if timestamp_ns else 0.0
+        if staleness_ms > self._config.max_staleness_ms:
+            self._warn_once(client_id, "stale", "observations arrive %.0f ms old by its own clock", staleness_ms)
+        return staleness_ms
 
     def _check(self, message: Observation, envelope: Buffer, payload: Buffer, received_at: float) -> DecodedObservation:
         config = self._config
@@ -212,9 +212,7 @@ class ObservationAssembler:
             for slot in slots:
                 if slot.key in metadata:  # a model sees both in one dict
                     raise ObservationError(f"tensor {slot.key!r}: there is a string of that key too")
-        staleness_ms = max(now_ns - timestamp_ns, 0) / 1e6 if timestamp_ns else 0.0
-        if staleness_ms > config.max_staleness_ms:
-            self._warn_stale(client_id, staleness_ms)
+        staleness_ms = self._staleness_ms(client_id, timestamp_ns, now_ns)
         if len(slots) > 1:
             self._check_alignment(client_id, slots)
         return DecodedObservation(
