@@ -131,22 +131,12 @@ class Running:
 
     def free(self, model_id: str) -> Slot | None:
         """The replica that the next call goes to, the fastest of those with room; None: none has room now."""
-        slots = self.slots(model_id)
-        if len(slots) == 1:
-            return slots[0] if slots[0].free_at == -math.inf else None
-        free = [slot for slot in slots if slot.free_at == -math.inf]
-        return min(free, key=lambda slot: slot.profile.typical(1), default=None)
+        return _fastest(self.slots(model_id))
 
     def free_alone(self, model_id: str) -> Slot | None:
         """The same, of a model that shares its device with no other; None for one that does."""
         capacity = self.capacity(model_id)
-        if capacity.device is not None:
-            return None
-        if model_id not in self._models:
-            idle = self._idle.get(model_id)
-            if idle is not None and idle[0] is capacity and len(idle[1]) == 1:
-                return idle[1][0] if capacity.max_inflight else None
-        return self.free(model_id)
+        return _fastest(self._slots_of(model_id, capacity)) if capacity.device is None else None
 
     # Outlook
 
@@ -155,7 +145,9 @@ class Running:
         asked = self._asked.get(model_id)
         if asked is not None:
             return asked
-        capacity = self.capacity(model_id)
+        return self._slots_of(model_id, self.capacity(model_id))
+
+    def _slots_of(self, model_id: str, capacity: Capacity) -> Sequence[Slot]:
         idle = capacity.device is None and model_id not in self._models
         remembered = self._idle if idle else self._slots
         known = remembered.get(model_id)
@@ -211,3 +203,11 @@ class Running:
 
     def _profile(self, batch: Batch) -> LatencyProfile:
         return self.profiles.of(batch.model_id, batch.replica)
+
+
+def _fastest(slots: Sequence[Slot]) -> Slot | None:
+    """Of the replicas with room the fastest; None: none has room now."""
+    if len(slots) == 1:
+        return slots[0] if slots[0].free_at == -math.inf else None
+    free = [slot for slot in slots if slot.free_at == -math.inf]
+    return min(free, key=lambda slot: slot.profile.typical(1), default=None)
