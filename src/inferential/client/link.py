@@ -129,12 +129,8 @@ class Link:
         stream = self._stream
         if stream is None or not self.connected:
             return None
-        buffered = stream.buffered
-        if self._dry and not buffered:
-            self._dry = False
-            return None
         try:
-            found = stream.next() if buffered else None
+            found = stream.next() if stream.buffered else None
             while found is None:
                 if self._dry or not stream.read():
                     self._dry = False
