@@ -24,10 +24,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from inferential.config.schema import GatewaysConfig, InferentialConfig
 from inferential.dispatch.ray.dispatcher import RayDispatcher
 from inferential.server import Server
+from inferential.transport.listening import LARGEST_PORT
 
 logger = logging.getLogger("inferential.cluster")
 
-_LAST_PORT = 65_535
 _STOP_S = 5.0  # beyond the time that a server may drain
 
 
@@ -97,7 +97,7 @@ class Servers:
         self._config = config.model_copy(deep=True)
         self._models = dict(models)
         self._binds = _binds(config.transport.bind, count)
-        if config.http is not None and config.http.port + count - 1 > _LAST_PORT:
+        if config.http is not None and config.http.port + count - 1 > LARGEST_PORT:
             raise ValueError(f"http.port: {count} servers need {count} ports from {config.http.port} on, up to 65535")
         self._actors: list[Any] = []
         self._calls: list[asyncio.Task[None]] = []
@@ -243,7 +243,7 @@ def _binds(bind: str, count: int) -> list[str]:
         raise ValueError(f"transport.bind: several servers need tcp://HOST:PORT, got {bind!r}")
     if int(port) == 0:
         return [f"{host}:{free}" for free in _free_ports(count)]
-    if int(port) + count - 1 > _LAST_PORT:
+    if int(port) + count - 1 > LARGEST_PORT:
         raise ValueError(f"transport.bind: {count} servers need {count} ports from {port} on, up to 65535")
     return [f"{host}:{int(port) + number}" for number in range(count)]
 

@@ -15,12 +15,12 @@ from inferential.config.loading import Loaded
 from inferential.config.problems import ConfigError, Problem, closest
 from inferential.config.profiles import load_profiles
 from inferential.scheduler.profile import Profiles
+from inferential.transport.listening import LARGEST_PORT
+from inferential.zmtp.stream import LONGEST_PATH
 
 RAY = "ray:"
 """Begins the target of a model on Ray Serve."""
 
-_LARGEST_PORT = 65_535
-_LONGEST_PATH = 107  # bytes that the system takes for the name of a socket
 _EVERYWHERE = ("*", "0.0.0.0", "::")
 _OPENPI: Key = ("gateways", "openpi", "host")
 
@@ -72,10 +72,10 @@ def _mixed(loaded: Loaded) -> Iterator[Problem]:
 def _unusable_addresses(loaded: Loaded) -> Iterator[Problem]:
     kind, _, place = loaded.config.transport.bind.partition("://")
     port = place.rpartition(":")[2]
-    if kind == "tcp" and port.isdecimal() and int(port) > _LARGEST_PORT:
-        yield _problem(loaded, ("transport", "bind"), f"expected a port of at most {_LARGEST_PORT}, got {port}")
-    if kind == "ipc" and len(os.fsencode(place)) > _LONGEST_PATH:
-        expected = f"expected a path of at most {_LONGEST_PATH} bytes, got {len(os.fsencode(place))}"
+    if kind == "tcp" and port.isdecimal() and int(port) > LARGEST_PORT:
+        yield _problem(loaded, ("transport", "bind"), f"expected a port of at most {LARGEST_PORT}, got {port}")
+    if kind == "ipc" and len(os.fsencode(place)) > LONGEST_PATH:
+        expected = f"expected a path of at most {LONGEST_PATH} bytes, got {len(os.fsencode(place))}"
         yield _problem(loaded, ("transport", "bind"), expected)
     for section, key in ((loaded.config.http, ("http", "host")), (loaded.config.gateways.openpi, _OPENPI)):
         if section is not None and section.host == "*":

@@ -12,8 +12,7 @@ from typing import Protocol
 from inferential.client.link import Link, Patience
 from inferential.client.session import Frames, Mailbox, Session
 from inferential.zmtp.protocol import Discarded
-
-_LONGEST_PATH = 107  # that a socket can have
+from inferential.zmtp.stream import LONGEST_PATH
 
 
 def normalize_address(server: str) -> str:
@@ -26,7 +25,7 @@ def normalize_address(server: str) -> str:
     transport, _, place = address.partition("://")
     host, _, port = place.rpartition(":")
     is_tcp = transport == "tcp" and host != "*" and _is_name(host) and port.isdecimal() and 0 < int(port) < 65_536
-    is_ipc = transport == "ipc" and 0 < len(place.encode(errors="surrogateescape")) <= _LONGEST_PATH
+    is_ipc = transport == "ipc" and 0 < len(place.encode(errors="surrogateescape")) <= LONGEST_PATH
     if not is_tcp and not is_ipc:
         raise ValueError(f"server: expected HOST:PORT, tcp://HOST:PORT or ipc://PATH, got {server!r}")
     return address

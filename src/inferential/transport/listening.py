@@ -12,7 +12,7 @@ import tempfile
 from inferential.zmtp.stream import place_of
 
 _BACKLOG = 512
-_LARGEST_PORT = 65_535
+LARGEST_PORT = 65_535
 
 
 class Listener:
@@ -60,7 +60,7 @@ def listen(bind: str) -> Listener:
     host = host.strip("[]")
     if kind != "tcp" or not colon or not host or not (port == "*" or port.isdecimal()):
         raise OSError(errno.EINVAL, "Invalid argument")
-    if port != "*" and int(port) > _LARGEST_PORT:
+    if port != "*" and int(port) > LARGEST_PORT:
         raise OSError(errno.EINVAL, "no such port")
     number = 0 if port == "*" else int(port)
     found = socket.getaddrinfo("0.0.0.0" if host == "*" else host, number, type=socket.SOCK_STREAM)

@@ -48,6 +48,10 @@ each that drove out of reach would cost a descriptor. Linux ends by TCP_USER_TIM
 nothing of what is on its way for that long. TCP_KEEPALIVE is macOS's name for TCP_KEEPIDLE."""
 
 
+LONGEST_PATH = 107
+"""Bytes that the system takes for the name of a socket."""
+
+
 def place_of(path: str) -> str:
     """Of ipc://PATH, what the system calls it: @ begins a name that is in no file system, as in libzmq."""
     return "\0" + path[1:] if path.startswith("@") else path
