@@ -5,13 +5,13 @@ It decides no end: results and refusals come from elsewhere.
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable
 from typing import Generic, TypeVarTuple, Unpack
 
 from inferential.books import Books
 from inferential.dispatch.base import DispatchResult
+from inferential.metrics.callbacks import check_callback
 from inferential.metrics.recorder import Recorder
 from inferential.observation.slots import ObservationError
 from inferential.proto import PROTOCOL_VERSION
@@ -56,8 +56,7 @@ class Callbacks(Generic[*Told]):
         Raises:
             TypeError: it is a coroutine function, whose coroutines nobody would await.
         """
-        if inspect.iscoroutinefunction(callback):
-            raise TypeError(f"{self._what} callback {callback!r}: it is called, not awaited; give a plain function")
+        check_callback(self._what, callback)
         self._callbacks.append(callback)
 
     def fire(self, *told: *Told) -> None:

@@ -17,6 +17,16 @@ MetricCallback = Callable[[str, float, dict[str, str]], None]
 """Called with name, value and labels (its own copy)."""
 
 
+def check_callback(what: str, callback: Callable[..., object]) -> None:
+    """Checks that a callback can be called, of whatever it is told.
+
+    Raises:
+        TypeError: it is a coroutine function, whose coroutines nobody would await.
+    """
+    if inspect.iscoroutinefunction(callback):
+        raise TypeError(f"{what} callback {callback!r}: it is called, not awaited; give a plain function")
+
+
 @dataclass(slots=True, eq=False)
 class _Registered:
     call: MetricCallback
@@ -39,8 +49,7 @@ class CallbackRegistry:
         Raises:
             TypeError: it is a coroutine function, whose coroutines nobody would await.
         """
-        if inspect.iscoroutinefunction(callback):
-            raise TypeError(f"metric callback {callback!r}: it is called, not awaited; give a plain function")
+        check_callback("metric", callback)
         self._callbacks.append(_Registered(callback))
 
     def fire(self, name: str, value: float, labels: dict[str, str]) -> None:
