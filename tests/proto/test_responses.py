@@ -69,6 +69,7 @@ def test_the_second_response_of_a_form_is_read_the_short_way(monkeypatch: pytest
     for name in ("actions", "several"):
         reader.read(*written(name))
     monkeypatch.setattr("inferential.proto.responses.read_response", pytest.fail)
+    monkeypatch.setattr("inferential.proto.responses.read_parsed", pytest.fail)
     for name in ("actions", "several", "actions"):
         assert same(reader.read(*written(name, 2)), read_response(*written(name, 2)))
 

@@ -169,11 +169,29 @@ def read_response(envelope: Buffer, payload: Buffer) -> Response:
     Raises:
         ValueError: where it is no response, or a tensor is not what it says or lies outside the payload.
     """
+    return read_parsed(parse_response(envelope), payload)
+
+
+def parse_response(envelope: Buffer) -> pb.ModelResponse:
+    """The envelope of a response.
+
+    Raises:
+        ValueError: it is none.
+    """
     message = pb.ModelResponse()
     try:
         message.ParseFromString(envelope if isinstance(envelope, bytes) else bytes(envelope))
     except DecodeError as error:
         raise ValueError(f"no response: {error}") from error
+    return message
+
+
+def read_parsed(message: pb.ModelResponse, payload: Buffer) -> Response:
+    """What a server sent, of its envelope and the payload that came with it.
+
+    Raises:
+        ValueError: where a tensor is not what it says or lies outside the payload.
+    """
     values: dict[str, Any] = {}
     for tensor in message.tensors:
         dtype = dtype_to_numpy(tensor.dtype)

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.dtypes import dtype_to_numpy
-from inferential.proto.messages import Response, read_response, response_of
+from inferential.proto.messages import Response, parse_response, read_parsed, read_response, response_of
 from inferential.proto.tensors import Buffer, view_checked
 
 _REMEMBERED = 4  # constant parts: one for each model and form of its results
@@ -38,8 +38,9 @@ class ResponseReader:
                 response = known.read(envelope, payload)
                 if response is not None:
                     return response
-        response = read_response(envelope, payload)
-        part = _KnownPart.of(envelope)
+        message = parse_response(envelope)
+        response = read_parsed(message, payload)
+        part = _KnownPart.of(message, envelope)
         if part is not None:
             self._known = [part, *self._known[: _REMEMBERED - 1]]
         return response
@@ -61,9 +62,8 @@ class _KnownPart:
         self._end = max((tensor.byte_offset + tensor.byte_length for tensor in message.tensors), default=0)
 
     @classmethod
-    def of(cls, envelope: bytes) -> Self | None:
+    def of(cls, message: pb.ModelResponse, envelope: bytes) -> Self | None:
         """What stays of an envelope that could be read; None where it is not made as those of this line are."""
-        message = pb.ModelResponse.FromString(envelope)
         if any(tensor.encoding != pb.RAW for tensor in message.tensors):
             return None
         constant = pb.ModelResponse(
