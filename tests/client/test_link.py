@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.zmtp.conftest import fill_once, read_exactly
 
 from inferential.client import link as module
 from inferential.client.link import CONNECT_S, Link, Patience
@@ -48,15 +49,6 @@ class Server:
             one.close()
 
 
-def hear(end: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        piece = end.recv(size - len(data))
-        assert piece
-        data += piece
-    return data
-
-
 class Robot:
     """A link, what wakes it, and the time."""
 
@@ -89,8 +81,8 @@ class Robot:
         end = server.accept()
         end.sendall(HELLO)
         self.until(lambda: self.link.connected)
-        assert hear(end, 64) == p.greeting()
-        assert hear(end, len(p.ready(b"DEALER", b"robot"))) == p.ready(b"DEALER", b"robot")
+        assert read_exactly(end, 64) == p.greeting()
+        assert read_exactly(end, len(p.ready(b"DEALER", b"robot"))) == p.ready(b"DEALER", b"robot")
         return end
 
     @property
@@ -357,7 +349,7 @@ def test_messages_go_and_come(server: Server, robot: Robot) -> None:
     end = robot.connect(server)
     assert robot.link.flows
     assert robot.link.try_send((b"", b"e", b"hello"))
-    assert hear(end, len(message(b"hello"))) == message(b"hello")
+    assert read_exactly(end, len(message(b"hello"))) == message(b"hello")
     end.sendall(message(b"one") + message(b"two"))
     assert [bytes(robot.next()[2]), bytes(robot.link.next()[2])] == [b"one", b"two"]  # type: ignore[index]
     assert robot.link.next() is None
@@ -375,7 +367,7 @@ def test_what_the_system_does_not_take_is_sent_when_it_does(server: Server, robo
         robot.look()
     assert robot.link.try_send((b"", b"e", b"later"))
     whole = message(LARGE) + message(b"later")
-    assert (data + hear(end, len(whole) - len(data))) == whole
+    assert (data + read_exactly(end, len(whole) - len(data))) == whole
 
 
 def test_what_came_before_the_end_is_given_first(server: Server, robot: Robot) -> None:
@@ -402,32 +394,19 @@ def test_an_end_that_sending_finds_is_for_look_to_see_to(server: Server, robot: 
 
 def test_an_answer_to_a_heartbeat_that_the_system_does_not_take_leaves_later(server: Server, robot: Robot) -> None:
     end = robot.connect(server)
-    stream: Any = robot.link._stream
-    real = stream._socket
-
-    class Full:
-        """Takes nothing, once."""
-
-        def send(self, data: bytes) -> int:
-            stream._socket = real
-            raise BlockingIOError
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(real, name)
-
-    stream._socket = Full()
+    fill_once(robot.link._stream)
     end.sendall(p.ping())
     assert robot.next() is None
     assert not robot.link.flows
     robot.until(lambda: robot.link.flows)
-    assert hear(end, 7) == p.command(p.PONG)
+    assert read_exactly(end, 7) == p.command(p.PONG)
 
 
 # Heartbeats
 
 
 def pinged(end: socket.socket) -> bool:
-    return hear(end, len(p.ping())) == p.ping()
+    return read_exactly(end, len(p.ping())) == p.ping()
 
 
 def test_a_server_that_gives_no_sign_of_life_after_a_heartbeat_is_lost(server: Server, robot: Robot) -> None:
@@ -451,7 +430,7 @@ def test_any_sign_of_life_will_do(sign: bytes, server: Server, robot: Robot) -> 
         end.sendall(sign)
         robot.next()
         if sign == p.ping():
-            hear(end, len(p.command(p.PONG)))
+            read_exactly(end, len(p.command(p.PONG)))
         while robot.link.next() is not None:
             pass
 

@@ -4,10 +4,36 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from inferential.zmtp import Stream
+
+
+def read_exactly(end: socket.socket, size: int) -> bytes:
+    """So many bytes of a socket that blocks."""
+    data = b""
+    while len(data) < size:
+        piece = end.recv(size - len(data))
+        assert piece
+        data += piece
+    return data
+
+
+def fill_once(stream: Any) -> None:
+    """Has the system take nothing of what a stream sends next."""
+    real = stream._socket
+
+    class Full:
+        def send(self, data: bytes) -> int:
+            stream._socket = real
+            raise BlockingIOError
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, name)
+
+    stream._socket = Full()
 
 
 @pytest.fixture(params=["ipc", "tcp"])

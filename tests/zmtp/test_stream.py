@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zmq
+from tests.zmtp.conftest import read_exactly
 
 from inferential.zmtp import ConnectionEnded, ProtocolError, Stream
 from inferential.zmtp import protocol as p
@@ -44,15 +45,6 @@ def received(stream: Stream, sender: Stream | None = None) -> Any:
         if not stream.read():
             readable(stream)
     return found
-
-
-def read_exactly(end: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        piece = end.recv(size - len(data))
-        assert piece
-        data += piece
-    return data
 
 
 @pytest.fixture
