@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -70,9 +71,13 @@ class Around:
 class Backend(Dispatcher):
     """Gives what it was told to give, or raises it: at once, and not when it is awaited."""
 
-    def __init__(self, gives: Any) -> None:
+    def __init__(self, gives: Any, never_waits: bool) -> None:
         super().__init__()
         self.gives = gives
+        self._never_waits = never_waits
+
+    def never_waits(self, requests: Sequence[InferenceRequest], replica: str = "") -> bool:
+        return self._never_waits
 
     async def infer(self, model_id: str, observations: Sequence[Any]) -> Sequence[Any]:
         raise NotImplementedError
@@ -95,12 +100,19 @@ def around() -> Around:
     return Around()
 
 
-def made(around: Any, gives: Any, max_retries: Callable[[], int | None] = lambda: 0) -> Calls:
+def made(
+    around: Any,
+    gives: Any,
+    max_retries: Callable[[], int | None] = lambda: 0,
+    *,
+    never_waits: bool = False,
+    begin: bool = True,
+) -> Calls:
     ended = Callbacks[Batch, float]("batch")
-    calls = Calls(
-        Backend(gives), around, around, around, around, ended, max_retries, lambda: around.said.append("over")
-    )
-    calls.begin(around.batch)
+    backend = Backend(gives, never_waits)
+    calls = Calls(backend, around, around, around, around, ended, max_retries, lambda: around.said.append("over"))
+    if begin:
+        calls.make(around.batch)
     return calls
 
 
@@ -143,6 +155,50 @@ async def test_of_a_lost_replica_only_what_can_be_in_time_or_is_served_late_is_t
     around.deadline = time.monotonic() - 1  # which the books find; until then it has the default, and time
     await over(made(around, LOST))
     assert around.request.state is state
+
+
+async def test_a_call_that_never_waits_is_over_at_once(around: Around) -> None:
+    calls = made(around, None, never_waits=True)
+    assert around.said == ["dispatched", "answer", ("finished", True)]  # who makes it sees to what follows
+    assert not calls
+
+
+async def test_one_that_a_call_on_the_spot_brings_about_is_a_task(around: Around) -> None:
+    following = Around()
+
+    class Bringing(Around):
+        def answer(self, result: DispatchResult) -> None:
+            super().answer(result)
+            calls.make(following.batch)
+
+    bringing = Bringing()
+    calls = made(bringing, None, never_waits=True, begin=False)
+    calls.make(bringing.batch)
+    assert bringing.request.over
+    assert not following.request.over
+    await over(calls)
+    assert following.request.over
+
+
+async def test_one_that_waits_although_it_never_does_fails(around: Around) -> None:
+    calls = made(around, "for ever", never_waits=True)
+    assert around.request.state is RequestState.REFUSED
+    assert around.said[1] == "the backend failed: the model waits, though it has nothing to wait for"
+    assert not calls
+
+
+async def test_what_a_call_sets_of_context_variables_is_its_own(around: Around) -> None:
+    variable = ContextVar("variable", default="as it was")
+
+    class Setting(Around):
+        def answer(self, result: DispatchResult) -> None:
+            super().answer(result)
+            variable.set("as it is in the call")
+
+    setting = Setting()
+    made(setting, None, never_waits=True)
+    assert setting.request.over
+    assert variable.get() == "as it was"
 
 
 async def test_a_call_that_is_cancelled_refuses_what_it_had(around: Around) -> None:

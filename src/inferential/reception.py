@@ -58,6 +58,10 @@ class _Standing:
     takes_latest: bool
     late: Literal["serve", "refuse"]
     control_period_s: float | None
+    priority: int | None
+    """The operator's word, whatever the client says."""
+    untold_priority: int
+    """Of a client that says 0, which from the 1.x line may mean that it says nothing."""
 
 
 class Reception:
@@ -139,6 +143,8 @@ class Reception:
             self._supersede == "all" or (self._supersede == "aware" and who.queue == QUEUE_LATEST),
             self._late(who),
             None if who.control_period_ms is None else who.control_period_ms / 1e3,
+            self._clients.fixed_priority(client_id, model_id),
+            0 if who.protocol_version >= PROTOCOL_VERSION else self._clients.default_priority,
         )
 
     def _arrival(
@@ -149,9 +155,11 @@ class Reception:
         standing: _Standing,
         incoming: IncomingObservation,
     ) -> Arrival:
-        client_id, model_id = who.client_id, who.model_id
+        model_id, priority = who.model_id, standing.priority
+        if priority is None:
+            priority = news.priority or standing.untold_priority
         request = InferenceRequest(
-            client_id,
+            who.client_id,
             model_id,
             incoming.identity,
             incoming.envelope,
@@ -161,7 +169,7 @@ class Reception:
             news.steps_remaining,
             0.0,  # time_until_next: the fleet knows, once this is in the books
             standing.latency_budget_ms,
-            self._clients.priority(client_id, model_id, _priority_told(news.priority, who.protocol_version)),
+            priority,
             request_id=news.request_id,
             response_id=next(self._response_ids),
             protocol_version=who.protocol_version,
@@ -192,8 +200,3 @@ class Reception:
             return None
         reason = f"no model {model_id!r}; there is: {', '.join(sorted(known)) or 'none'}"
         return Refusal(RefusalKind.UNKNOWN_MODEL, reason, "unknown_model")
-
-
-def _priority_told(priority: int, protocol_version: int) -> int | None:
-    """What the client said; of the 1.x line, 0 on the wire is also what a client sends that says nothing."""
-    return None if priority == 0 and protocol_version < PROTOCOL_VERSION else priority

@@ -435,7 +435,7 @@ class Server:
             return
         now = time.monotonic()
         for batch in self._engine.straight(now):
-            on.calls.begin(batch)
+            on.calls.make(batch)
         waiting = self._engine.waiting()
         if waiting:
             self._books.keep()  # who has to wait needs a deadline

@@ -37,17 +37,17 @@ def test_whose_latency_budget_holds(client: str, model: str, told: float | None,
 
 
 @pytest.mark.parametrize(
-    ("client", "model", "told", "priority"),
-    [
-        ("arm", "policy", 3, 0),
-        ("arm", "other", 1, 4),
-        ("leg", "policy", 3, 3),
-        ("nobody", "policy", 2, 2),
-        ("nobody", "policy", 0, 0),
-    ],
+    ("client", "model", "priority"),
+    [("arm", "policy", 0), ("arm", "other", 4), ("leg", "policy", None), ("nobody", "policy", None)],
 )
-def test_whose_priority_holds(client: str, model: str, told: int, priority: int) -> None:
-    assert book().priority(client, model, told) == priority
+def test_the_operators_word_on_a_priority_holds_where_there_is_one(
+    client: str, model: str, priority: int | None
+) -> None:
+    assert book().fixed_priority(client, model) == priority
+
+
+def test_the_default_priority_is_that_of_the_configuration() -> None:
+    assert book(defaults={"priority": 3}).default_priority == 3
 
 
 def test_the_default_budget_is_that_of_the_configuration() -> None:
@@ -65,4 +65,4 @@ def test_unknown_clients_are_accepted_unless_the_operator_says_otherwise() -> No
 def test_a_known_client_is_accepted_for_models_that_it_is_not_known_for() -> None:
     closed = book(accept_unknown=False)
     assert closed.accepts("leg")
-    assert closed.priority("leg", "other", 5) == 5
+    assert closed.fixed_priority("leg", "other") is None

@@ -14,6 +14,8 @@ import pytest
 
 from inferential.dispatch import LocalDispatcher
 from inferential.dispatch.base import UnknownModelError
+from inferential.proto import PNG
+from inferential.proto.images import encode
 from inferential.scheduler.request import InferenceRequest, RefusalKind
 
 Ask = Callable[..., Any]
@@ -375,3 +377,24 @@ async def test_the_log_says_where_in_its_code_a_model_failed(ask: Ask, caplog: p
     result = await ask(model, {"state": np.zeros(1)})
     assert result.error == "KeyError: 'camera'"
     assert f"KeyError: 'camera' ({__file__}:{model.__code__.co_firstlineno + 1})" in caplog.text
+
+
+async def test_a_model_that_never_waits_is_said_so_but_not_where_images_are_decoded_first(
+    serve: Serve, request_of: MakeRequest
+) -> None:
+    class Both:
+        async def infer(self, observation: dict[str, Any]) -> Any:
+            return observation["state"]
+
+        async def infer_batch(self, observations: list[dict[str, Any]]) -> Any:
+            await asyncio.sleep(0)
+            return [observation["state"] for observation in observations]
+
+    dispatcher = serve(m=Both(), waits=coroutine, sync=plain)
+    one = request_of("m", slots_known=True)
+    assert dispatcher.never_waits([one])
+    assert not dispatcher.never_waits([one, one])  # those go to `infer_batch`
+    for model_id in ("waits", "sync", "unknown"):
+        assert not dispatcher.never_waits([request_of(model_id, slots_known=True)])
+    image = encode(np.zeros((8, 8, 3), np.uint8), PNG)
+    assert not dispatcher.never_waits([request_of("m", {"camera": image}, slots_known=True)])

@@ -89,7 +89,7 @@ def test_where_the_timestamp_cannot_be_told_from_other_bytes_there_is_no_templat
     assert ObservationTemplate(message, NOW_NS).envelope(NOW_NS + 1, b"") is None
 
 
-@pytest.mark.parametrize("size", [64, 1_000_000])
+@pytest.mark.parametrize("size", [2_000, 1_000_000])
 def test_an_array_that_nobody_writes_is_sent_from_its_own_memory(size: int) -> None:
     made, mailbox = session()
     array = np.zeros(size, np.uint8)

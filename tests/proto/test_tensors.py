@@ -160,7 +160,7 @@ def test_an_array_that_nobody_can_write_is_sent_from_its_own_memory() -> None:
 def test_so_is_a_view_of_one_and_one_on_immutable_bytes() -> None:
     whole = np.arange(1000.0)
     whole.setflags(write=False)
-    for array in (whole[100:200], np.frombuffer(bytes(800), np.float64)):
+    for array in (whole[100:300], np.frombuffer(bytes(1600), np.float64)):
         _, payload = packed(x=array)
         assert np.shares_memory(np.frombuffer(payload, np.uint8), array)
 

@@ -40,9 +40,12 @@ class ClientBook:
         """The same, of those of whom nobody said."""
         return self._defaults.latency_budget_ms
 
-    def priority(self, client_id: str, model_id: str, told: int | None) -> int:
-        """The client's priority for this model, 0 the highest."""
+    def fixed_priority(self, client_id: str, model_id: str) -> int | None:
+        """The client's priority for this model, whatever it tells, 0 the highest; None where that is its own choice."""
         entry = self._entries.get((client_id, model_id))
-        if entry is not None and entry.priority is not None:
-            return entry.priority
-        return self._defaults.priority if told is None else told
+        return None if entry is None else entry.priority
+
+    @property
+    def default_priority(self) -> int:
+        """That of a client of which nobody said."""
+        return self._defaults.priority

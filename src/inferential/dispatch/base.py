@@ -217,6 +217,10 @@ class Dispatcher(ABC):
         """How the model has been doing, None before its first call."""
         return self._health.get(model_id)
 
+    def never_waits(self, requests: Sequence[InferenceRequest], replica: str = "") -> bool:
+        """Whether `dispatch` of these is done by its first step, so that nothing is gained by making a task of it."""
+        return False
+
     def dispatch(
         self, requests: Sequence[InferenceRequest], replica: str = ""
     ) -> Coroutine[Any, Any, list[DispatchResult]]:
@@ -359,6 +363,9 @@ class Dispatcher(ABC):
         health.update(latency_ms, error is None, error)
 
 
+_NUMBERS = frozenset("biufc")  # kinds of dtypes, the plain ones
+
+
 def as_values(result: Any) -> dict[str, Any]:
     """A model's result as arrays and strings by key; anything but a dict becomes `actions`.
 
@@ -392,6 +399,8 @@ def widened(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_array(key: str, value: Any) -> np.ndarray[Any, Any]:
+    if type(value) is np.ndarray and value.dtype.kind in _NUMBERS:
+        return value
     try:
         array = np.asarray(value)
     except Exception as error:

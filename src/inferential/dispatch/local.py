@@ -13,6 +13,9 @@ from typing import Any
 
 from inferential.dispatch.base import Dispatcher, Observation, UnknownModelError
 from inferential.dispatch.threads import CallThreads
+from inferential.dispatch.waiting import never_waits
+from inferential.observation.assembler import is_encoded
+from inferential.scheduler.request import InferenceRequest
 
 DEFAULT_MAX_BATCH_SIZE = 8
 """Of a model that has `infer_batch` and does not say how much it takes."""
@@ -24,7 +27,8 @@ class LocalDispatcher(Dispatcher):
     A model is a callable of one observation (a dict of arrays and strings) that gives a result, or an object with
     `infer(observation)` and, if it can batch, `infer_batch(observations) -> results` and `max_batch_size`; each sync
     or async. A sync model runs in a thread of its own and never blocks the server; an async one runs on the server's
-    event loop and must not block it. A coroutine function `aclose` is called when the server ends.
+    event loop and must not block it: in a task, or, where there is no `await` in it, at once and in none. A coroutine
+    function `aclose` is called when the server ends.
 
     Args:
         models: by model id; a list of models is one model in several replicas, for example one on each GPU.
@@ -91,6 +95,13 @@ class LocalDispatcher(Dispatcher):
         # Fewer replicas may have been registered since the call was decided.
         return models[int(replica or 0) % len(models)].run(observations)
 
+    def never_waits(self, requests: Sequence[InferenceRequest], replica: str = "") -> bool:
+        """Of a coroutine function without an `await`, but where images are to be decoded first."""
+        models = self._models.get(requests[0].model_id)
+        if models is None or not models[int(replica or 0) % len(models)].never_waits(len(requests)):
+            return False
+        return not any(is_encoded(request.slots) for request in requests)
+
     async def close(self) -> None:
         """Lets the threads end when their calls do."""
         await super().close()
@@ -117,15 +128,22 @@ class _Model:
             )
         self._single: Callable[[Observation], Any] | None = single
         self._is_async = single is not None and _is_async(single)
+        self._single_never_waits, self._batch_never_waits = never_waits(single), never_waits(self._batch)
         self.max_batch_size = 1 if self._batch is None else _max_batch_size(model_id, model)
         self._end: Callable[[], Awaitable[None]] | None = getattr(model, "aclose", None)
         self._threads = CallThreads(f"inferential-{model_id}")
 
     def run(self, observations: Sequence[Observation]) -> Coroutine[Any, Any, Sequence[Any]]:
-        if self._batch is not None and (len(observations) > 1 or self._single is None):
+        if self._batch is not None and self._batches(len(observations)):
             return self._run_batch(self._batch, list(observations))
         assert self._single is not None
         return self._run_each(self._single, observations)
+
+    def never_waits(self, rows: int) -> bool:
+        return self._batch_never_waits if self._batches(rows) else self._single_never_waits
+
+    def _batches(self, rows: int) -> bool:
+        return self._batch is not None and (rows > 1 or self._single is None)
 
     async def _run_batch(self, function: Callable[[list[Observation]], Any], rows: list[Observation]) -> Sequence[Any]:
         results = await self._call(function, rows, self._batches_async)

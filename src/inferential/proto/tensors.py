@@ -4,8 +4,8 @@ It knows nothing of messages beyond the `Tensor` descriptor, and checks nothing 
 `inferential.observation` does.
 
 Out: the payload is the arrays end to end, each at a multiple of 8 bytes. A writable array is copied once, so
-that its owner may reuse it at once (a camera driver's buffer does not wait for a network); an array that nobody can
-write (`array.setflags(write=False)`) is sent from its own memory, alone or with others.
+that its owner may reuse it at once (a camera driver's buffer does not wait for a network); an array above a kilobyte
+that nobody can write (`array.setflags(write=False)`) is sent from its own memory, alone or with others.
 
 In: an array is a view on the received frame, writable where the frame is, and is copied only where its place in
 the frame does not suit its dtype's alignment.
@@ -30,6 +30,7 @@ Payload = Buffer | list[Buffer]
 """The bytes of tensors, in one buffer or in several that follow one another."""
 
 _ALIGN = 8
+_SMALL_BYTES = 1024  # up to here copying is faster than finding out whether it can be done without
 _JOIN_LIMIT_BYTES = 16 * 1024  # below it, joining byte strings is faster than filling an array
 _NATIVE_ORDER = ("=", "|", "<")  # the wire is little-endian, and so is every platform of the wheels we build on
 
@@ -140,12 +141,13 @@ def _places(values: Sequence[tuple[str, Array | EncodedImage]]) -> list[tuple[in
 
 
 def _bytes_of(value: Array | EncodedImage) -> Buffer:
-    if isinstance(value, EncodedImage):
-        return value.data
-    value = np.asarray(value)  # a masked array's own tobytes would put fill values where it is masked
+    if type(value) is not np.ndarray:
+        if isinstance(value, EncodedImage):
+            return value.data
+        value = np.asarray(value)  # a masked array's own tobytes would put fill values where it is masked
     if value.dtype.byteorder not in _NATIVE_ORDER:
         value = value.astype(value.dtype.newbyteorder("<"))
-    if value.ndim and value.size and value.flags.c_contiguous and not _writable_by_anyone(value):
+    if value.nbytes > _SMALL_BYTES and value.flags.c_contiguous and not _writable_by_anyone(value):
         return value.reshape(-1).view(np.uint8).data
     return value.tobytes()
 

@@ -88,8 +88,9 @@ async def test_a_robot_plays_the_action_of_each_step_while_the_policy_takes_its_
         stats = runtime.stats
         assert stats.steps == 75
         assert stats.chunks >= 2
-        # A step of a starved robot holds the one before; a machine that is busy elsewhere may cause one.
-        assert len(loop.wrong()) <= stats.starved_steps + stats.skipped_steps
+        # A machine that is busy elsewhere may cause either: a starved robot holds its last action, and one that skipped
+        # a step is ahead of the count kept here until its next chunk.
+        assert len(loop.wrong()) <= stats.starved_steps + HORIZON * stats.skipped_steps
         assert stats.delay_steps >= 3
 
 
