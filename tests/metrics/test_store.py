@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from inferential.metrics import MetricSeries
+from inferential.metrics.store import Rows
 
 VALUES = st.floats(-1e9, 1e9)
 
@@ -290,12 +291,14 @@ def test_points_added_together_are_found_as_if_added_one_by_one(
     for begin, end in itertools.pairwise(edges):
         part = points[begin:end]
         keys = [(("client", name),) for _, name in part]
-        together.extend([float(begin + n) for n in range(len(part))], [value for value, _ in part], keys)
+        rows = Rows.of([float(begin + n) for n in range(len(part))], keys)
+        together.extend(rows, [value for value, _ in part])
     for value, name in points:
         alone.record(value, {"client": name})
     if len({name for _, name in points}) <= label_sets:  # no label set is dropped: then the order is all there is
         found = [(point.value, point.labels) for point in together]
         assert found == [(point.value, point.labels) for point in alone]
+        assert together.get_latest() == alone.get_latest()
     assert len(together) <= size
     for point in together:
         assert (point.value, point.labels["client"]) in points

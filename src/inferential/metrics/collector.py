@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from inferential.metrics.callbacks import CallbackRegistry, MetricCallback
-from inferential.metrics.store import Labels, LabelSet, MetricSeries, MetricStats, stats_of
+from inferential.metrics.store import Labels, LabelSet, MetricSeries, MetricStats, Rows, stats_of
 
 if TYPE_CHECKING:
     from inferential.config.schema import MetricsConfig
@@ -142,9 +142,10 @@ class MetricsCollector:
             waiting = form.rows
             if not waiting:
                 continue
-            times, keys, rows = zip(*[waiting.popleft() for _ in range(len(waiting))], strict=True)
-            for name, column in zip(form.names, zip(*rows, strict=True), strict=True):
-                self._series_of(name).extend(times, column, keys)
+            times, keys, values = zip(*[waiting.popleft() for _ in range(len(waiting))], strict=True)
+            rows = Rows.of(times, keys)
+            for name, column in zip(form.names, zip(*values, strict=True), strict=True):
+                self._series_of(name).extend(rows, column)
                 for sink in self._sinks:
                     sink(name, column, keys)
 

@@ -7,12 +7,12 @@ sees to that.
 
 from __future__ import annotations
 
-import math
 import time
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,31 @@ class MetricStats:
     count: int
     min: float
     max: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """When points were recorded, and whose they are: the same for the series of all metrics of one kind of event."""
+
+    times: array[float]
+    label_sets: list[LabelSet]
+    """Each once, the one that was recorded last at the end."""
+    whose: list[int]
+    """The place in them of each point's."""
+
+    @classmethod
+    def of(cls, times: Sequence[float], keys: Sequence[LabelSet]) -> Self:
+        """Rows in the order of their times, with the labels of each."""
+        label_sets = list(dict.fromkeys(reversed(keys)))
+        label_sets.reverse()
+        places = {key: place for place, key in enumerate(label_sets)}
+        return cls(array("d", times), label_sets, list(map(places.__getitem__, keys)))
+
+    def halves(self) -> tuple[Self, Self]:
+        """The older and the newer ones."""
+        half = len(self.whose) // 2
+        keys = [self.label_sets[place] for place in self.whose]
+        return self.of(self.times[:half], keys[:half]), self.of(self.times[half:], keys[half:])
 
 
 class MetricSeries:
@@ -79,7 +104,7 @@ class MetricSeries:
         # By index. An index is free for another label set as soon as no point has it any more, which is when `_drop`
         # has dropped its points: so none ever shows under labels that are not its own.
         self._label_sets: list[LabelSet] = []
-        self._latest: list[float] = []
+        self._latest: dict[int, float] = {}
         self._free: list[int] = []
         self._having: dict[tuple[str, str], set[int]] = {}  # who has this label
 
@@ -120,33 +145,30 @@ class MetricSeries:
         self._sets[at] = index
         self._at = at + 1 if at + 1 < self._max_size else 0
 
-    def extend(self, times: Sequence[float], values: Sequence[float], keys: Sequence[LabelSet]) -> None:
-        """Adds points in order, each with its own time and labels; a fraction of what `record` costs for each.
+    def extend(self, rows: Rows, values: Sequence[float]) -> None:
+        """Adds points in order; a fraction of what `record` costs for each.
 
         Raises:
             TypeError: a value is no number; which points were added is not defined then.
         """
-        distinct = dict.fromkeys(keys, 0)
-        if len(distinct) > self._max_label_sets // 2:
+        if len(rows.label_sets) > max(self._max_label_sets // 2, 1):
             # So many new label sets that one of them could push out another: one half at a time.
-            half = len(keys) // 2
-            if half:
-                self.extend(times[:half], values[:half], keys[:half])
-                self.extend(times[half:], values[half:], keys[half:])
-                return
+            older, newer = rows.halves()
+            self.extend(older, values[: len(older.whose)])
+            self.extend(newer, values[len(older.whose) :])
+            return
         known = self._indexes
-        for key in distinct:
+        by_place = []
+        for key in rows.label_sets:
             index = known.get(key)
             if index is None:
                 index = self._index_of(key)
             else:
                 known.move_to_end(key)
-            distinct[key] = index
-        indexes = [distinct[key] for key in keys]
-        latest = self._latest
-        for index, value in zip(indexes, values, strict=True):
-            latest[index] = value
-        self._append(array("d", times), array("d", values), array("i", indexes))
+            by_place.append(index)
+        indexes, column = array("i", map(by_place.__getitem__, rows.whose)), array("d", values)
+        self._latest.update(zip(indexes, column, strict=True))
+        self._append(rows.times, column, indexes)
 
     def _append(self, times: array[float], values: array[float], sets: array[int]) -> None:
         done, count = 0, len(times)
@@ -218,7 +240,6 @@ class MetricSeries:
         else:
             index = len(self._label_sets)
             self._label_sets.append(known)
-            self._latest.append(math.nan)
         self._indexes[known] = index
         for label in known:
             self._having.setdefault(label, set()).add(index)
