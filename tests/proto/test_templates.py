@@ -84,9 +84,10 @@ def test_where_the_timestamp_cannot_be_told_from_other_bytes_there_is_no_templat
     signature = signature_of([("state", np.zeros(2))])
     assert signature is not None
     describe(message.tensors, signature, NOW_NS)
-    assert ObservationTemplate(message, NOW_NS).envelope(NOW_NS + 1, b"") is not None
+    new = Observation(timestamp_ns=NOW_NS + 1).SerializeToString()
+    assert ObservationTemplate(message, NOW_NS).envelope(NOW_NS + 1, new) is not None
     message.timestamp_ns = NOW_NS  # the same nine bytes once more than there are tensors
-    assert ObservationTemplate(message, NOW_NS).envelope(NOW_NS + 1, b"") is None
+    assert ObservationTemplate(message, NOW_NS).envelope(NOW_NS + 1, new) is None
 
 
 @pytest.mark.parametrize("size", [2_000, 1_000_000])

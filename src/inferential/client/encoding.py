@@ -73,14 +73,14 @@ class EncodingRules:
         """
         changed: dict[str, Any] = {}
         for key, value in values.items():
-            if isinstance(value, Jpeg):
+            if isinstance(value, np.ndarray):
+                rule = self._rule(key) if self._rules else None
+                if rule is not None and rule.encoding != RAW:
+                    changed[key] = _encoded(key, value, rule.encoding, rule.quality)
+            elif isinstance(value, Jpeg):
                 changed[key] = _encoded(key, value.array, JPEG, value.quality)
             elif isinstance(value, Png):
                 changed[key] = _encoded(key, value.array, PNG, DEFAULT_JPEG_QUALITY)
-            elif self._rules and isinstance(value, np.ndarray):
-                rule = self._rule(key)
-                if rule is not None and rule.encoding != RAW:
-                    changed[key] = _encoded(key, value, rule.encoding, rule.quality)
         return {**values, **changed} if changed else values
 
     def _rule(self, key: str) -> _Rule | None:

@@ -85,7 +85,8 @@ class Link:
         self._connecting: socket.socket | None = None
         self._stream: Stream | None = None
         self._writing = False
-        self._dry = False  # all that had come was read
+        self.more = False
+        """Whether there may be more than `next` gave last: if not, whoever asks wakes the system for nothing."""
         self.ended = False
         """The connection stood, and was found to have ended; for `look` to see to."""
         self.trouble: str | None = "the connection is being made"
@@ -132,11 +133,12 @@ class Link:
         try:
             found = stream.next() if stream.buffered else None
             while found is None:
-                if self._dry or not stream.read():
-                    self._dry = False
+                if not stream.read():
                     return None
-                self._dry = stream.drained
                 found = stream.next()
+                if found is None and stream.drained:
+                    return None
+            self.more = stream.buffered or not stream.drained
         except ConnectionEnded:
             self._found_ended()
             return None
@@ -147,7 +149,7 @@ class Link:
 
     def close(self) -> None:
         """Ends the connection. Closing twice is fine."""
-        self.connected = self.flows = self._writing = self._dry = self.ended = False
+        self.connected = self.flows = self._writing = self.ended = False
         if self._finder is not None:
             self._selector.unregister(self._finder.done)
             self._finder.close()

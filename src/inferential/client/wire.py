@@ -166,4 +166,6 @@ def receive(link: Link, session: Session) -> int:
             session.receive(frames[1], frames[2], time.monotonic())
         elif frames is not Discarded.PART:
             session.stats.unmatched += 1
+        if not link.more:
+            break
     return count

@@ -38,6 +38,8 @@ class EndpointHealth:
         weight = self._alpha if self.total_requests else 1.0
         self.total_requests += 1
         self.avg_latency_ms += weight * (latency_ms - self.avg_latency_ms)
-        self.error_rate += weight * ((0.0 if success else 1.0) - self.error_rate)
-        if not success:
+        if success:
+            self.error_rate -= weight * self.error_rate
+        else:
+            self.error_rate += weight * (1.0 - self.error_rate)
             self.last_error = error or f"call {self.total_requests} failed"

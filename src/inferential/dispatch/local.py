@@ -88,19 +88,28 @@ class LocalDispatcher(Dispatcher):
         Raises:
             UnknownModelError: "No model registered ..."; at once, not when it is awaited.
         """
-        models = self._models.get(model_id)
-        if models is None:
+        model = self._model(model_id, replica)
+        if model is None:
             known = ", ".join(self._models) or "none"
             raise UnknownModelError(f"No model registered for {model_id!r}; there is: {known}")
-        # Fewer replicas may have been registered since the call was decided.
-        return models[int(replica or 0) % len(models)].run(observations)
+        return model.run(observations)
 
     def never_waits(self, requests: Sequence[InferenceRequest], replica: str = "") -> bool:
         """Of a coroutine function without an `await`, but where images are to be decoded first."""
-        models = self._models.get(requests[0].model_id)
-        if models is None or not models[int(replica or 0) % len(models)].never_waits(len(requests)):
+        model = self._model(requests[0].model_id, replica)
+        if model is None or not model.never_waits(len(requests)):
             return False
-        return not any(is_encoded(request.slots) for request in requests)
+        for request in requests:  # noqa: SIM110 (half the price of `any`)
+            if is_encoded(request.slots):
+                return False
+        return True
+
+    def _model(self, model_id: str, replica: str) -> _Model | None:
+        models = self._models.get(model_id)
+        if models is None:
+            return None
+        # Fewer replicas may have been registered since the call was decided.
+        return models[int(replica) % len(models)] if replica else models[0]
 
     async def close(self) -> None:
         """Lets the threads end when their calls do."""

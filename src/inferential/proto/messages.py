@@ -80,15 +80,13 @@ def sort_values(
     Raises:
         TypeError: as `split_values`.
     """
-    tensors: list[tuple[str, Array | EncodedImage]] = []
     signature = []
     for key, value in values.items():
         if not isinstance(value, np.ndarray):
             tensors, metadata = split_values(values)
             return tensors, metadata, signature_of(tensors)
-        tensors.append((key, value))
         signature.append((key, value.dtype, value.shape))
-    return tensors, {}, tuple(signature)
+    return list(values.items()), {}, tuple(signature)
 
 
 def put_metadata(target: MutableMapping[str, str], metadata: Mapping[str, str]) -> None:

@@ -67,10 +67,15 @@ class ObservationTemplate:
             self._parts = parts if len(parts) == len(message.tensors) + 1 else None
 
     def envelope(self, timestamp_ns: int, new: bytes) -> bytes | None:
-        """The envelope at that time, with what is new; None where it has to be made the long way."""
+        """The envelope at that time, with what is new; None where it has to be made the long way.
+
+        Args:
+            timestamp_ns: of all that is in it.
+            new: a serialized observation without the fields of the constant part, so that its timestamp comes first.
+        """
         if self._parts is None or timestamp_ns not in _NINE_BYTES:
             return None
-        return _varint(timestamp_ns).join(self._parts) + new
+        return new[1:10].join(self._parts) + new
 
 
 def _varint(timestamp_ns: int) -> bytes:

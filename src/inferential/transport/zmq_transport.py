@@ -126,19 +126,20 @@ class ZmqTransport:
             self._look()
         while self._talkers:
             client = self._talkers.popleft()
+            stream = client.stream
             try:
-                frames = client.stream.next()
-                if frames is None and client.stream.midway and client.stream.read():
-                    frames = client.stream.next()  # most large ones are there by now: no need to be woken again
+                frames = stream.next()
+                if frames is None and stream.midway and stream.read():
+                    frames = stream.next()  # most large ones are there by now: no need to be woken again
             except ConnectionEnded as error:
                 self._drop(client, str(error))
                 continue
-            if client.stream.unsent:
+            if stream.unsent:
                 self._mind(client)  # an answer to its heartbeat
             if frames is None:
                 client.queued = False
                 continue
-            if client.stream.buffered:
+            if stream.buffered:
                 if client.gone:
                     self._talkers.appendleft(client)  # its last words are older than what its successor says
                 else:

@@ -254,16 +254,16 @@ class Reader:
         data, at, end = self._data, self._at, len(self._data)
         # The message that almost all are, [empty, short envelope, short payload], as the long way would give it, at a
         # third of its price.
-        if data[at : at + 3] == _USUAL and self._usual_fits and not self._frames and self._body is None:
+        usual = data.startswith(_USUAL, at) and at + 3 < end
+        if usual and self._usual_fits and not self._frames and self._body is None:
             envelope_at = at + 4
-            if envelope_at <= end:
-                flags_at = envelope_at + data[at + 3]
-                payload_at = flags_at + 2
-                if payload_at <= end and data[flags_at] == 0:
-                    stop = payload_at + data[flags_at + 1]
-                    if stop <= end:
-                        self._at, self.buffered = stop, stop < end
-                        return [b"", data[envelope_at:flags_at], memoryview(bytearray(data[payload_at:stop]))]
+            flags_at = envelope_at + data[at + 3]
+            payload_at = flags_at + 2
+            if payload_at <= end and not data[flags_at]:
+                stop = payload_at + data[flags_at + 1]
+                if stop <= end:
+                    self._at, self.buffered = stop, stop < end
+                    return [b"", data[envelope_at:flags_at], memoryview(bytearray(data[payload_at:stop]))]
         found = self._found(data, at, end)
         self.buffered = self._at < end
         return found
