@@ -21,7 +21,6 @@ from bench.harness import machine
 from inferential import Connection, LocalDispatcher, Server
 from inferential.calls import Calls
 from inferential.client import sync
-from inferential.transport.zmq_transport import ZmqTransport
 from inferential.zmtp import Stream
 
 _WARM_UP = 500
@@ -31,7 +30,7 @@ STAGES = (
     ("system: it is sent, and the server wakes", "observation written", "server woken"),
     ("server: the message is read", "server woken", "message read"),
     ("server: it is checked, and goes straight to its model", "message read", "call begun"),
-    ("server: a turn of the event loop; the model's tensors are read", "call begun", "model called"),
+    ("server: the model's tensors are read", "call begun", "model called"),
     ("server: the answer is written", "model called", "answer written"),
     ("system: it is sent, and the client wakes", "answer written", "client woken"),
     ("client: the answer is read", "client woken", "answered"),
@@ -71,7 +70,7 @@ def _ask(address: str, seconds: float) -> dict[str, np.ndarray[Any, Any]]:
         model = connection.model("policy", queue="all")
         for _ in range(_WARM_UP):
             model.infer(10_000, state=state)
-        _mark_before(Stream, "send", marks["observation written"])
+        _mark_before(Stream, "_send", marks["observation written"])
         _mark_after(sync, "_sleep", marks["client woken"])
         until = time.monotonic() + seconds
         while time.monotonic() < until:
@@ -79,6 +78,8 @@ def _ask(address: str, seconds: float) -> dict[str, np.ndarray[Any, Any]]:
             if model.infer(10_000, state=state) is None:
                 raise TimeoutError("no answer within 10 s")
             marks["answered"].append(time.perf_counter_ns())
+    # Not those of heartbeats.
+    marks["observation written"] = _first_after(marks["observation written"], marks["asked"]).tolist()
     marks["client woken"] = _last_before(marks["client woken"], marks["answered"]).tolist()
     return {name: np.array(times) for name, times in marks.items()}
 
@@ -110,9 +111,16 @@ def _last_before(marks: Any, times: Any) -> np.ndarray[Any, Any]:
     return marks[np.searchsorted(marks, times) - 1]
 
 
+def _first_after(marks: Any, times: Any) -> np.ndarray[Any, Any]:
+    """The same, the first one after it."""
+    marks = np.array(marks)
+    return marks[np.searchsorted(marks, times)]
+
+
 def _serve() -> None:
     """The server's process: tells its address, and, once its input ends, its marks."""
     marks: dict[str, list[int]] = {name: [] for name in _MARKS}
+    sent: list[int] = []
     action = np.zeros(16, dtype=np.float32)
 
     async def model(observation: dict[str, Any]) -> dict[str, Any]:
@@ -121,8 +129,8 @@ def _serve() -> None:
 
     _mark_before(Server, "_on_readable", marks["server woken"])
     _mark_before(Server, "_receive", marks["message read"])
-    _mark_before(Calls, "begin", marks["call begun"])
-    _mark_before(ZmqTransport, "post", marks["answer written"])
+    _mark_before(Calls, "make", marks["call begun"])
+    _mark_before(Stream, "_send", sent)
 
     async def main() -> None:
         async with Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"policy": model})) as server:
@@ -131,6 +139,7 @@ def _serve() -> None:
 
     asyncio.run(main())
     marks["server woken"] = _last_before(marks["server woken"], marks["message read"]).tolist()  # not for connections
+    marks["answer written"] = _first_after(sent, marks["model called"]).tolist()  # not of handshakes
     print(json.dumps(marks))
 
 

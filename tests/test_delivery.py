@@ -143,13 +143,17 @@ async def test_a_request_ends_in_a_result_or_in_a_reason_or_in_a_count(
     end(hatch, request, how)
     counts = sum(len(hatch.points(name)) for name in FAILURES)
     if receiver == "visitor" and how == "answer":
-        assert (request.state, [told.status for told in heard], counts) == (RequestState.ANSWERED, [Status.OK], 0)
+        assert (request.state, [told.message.status for told in heard], counts) == (
+            RequestState.ANSWERED,
+            [Status.OK],
+            0,
+        )
         return
     assert request.state is RequestState.REFUSED
     assert counts > 0
     is_told = isinstance(how, RefusalKind) and receiver == "visitor" and version
     expected = [Status.Value(how.name)] if is_told else []
-    assert [told.status for told in heard] == expected
+    assert [told.message.status for told in heard] == expected
 
 
 @pytest.mark.parametrize("how", ["answer", "gone", *RefusalKind])
@@ -172,7 +176,7 @@ async def test_an_answer_goes_to_the_robot_that_asked(hatch: Hatch, robot: zmq.S
     hatch.delivery.answer(result(request))
     _, envelope, payload = robot.recv_multipart()
     response = read_response(envelope, payload)
-    assert (response.request_id, response.response_id) == (request.request_id, request.response_id)
+    assert (response.message.request_id, response.message.response_id) == (request.request_id, request.response_id)
     assert response.values["actions"].tolist() == ACTIONS.tolist()
     assert request.inference_ms == 8.0
     assert hatch.points(names.RESPONSES_SERVED) == [{"client": "arm", "model": "policy"}]
@@ -185,7 +189,7 @@ async def test_a_robot_of_the_old_line_is_sent_results_alone(hatch: Hatch, robot
     hatch.delivery.not_believed(b"arm", disbelief(version=0))
     request = hatch.running(version=0)
     hatch.delivery.answer(result(request))
-    assert read_response(*robot.recv_multipart()[1:]).response_id == request.response_id
+    assert read_response(*robot.recv_multipart()[1:]).message.response_id == request.response_id
     assert sum(len(hatch.points(name)) for name in FAILURES) == len(RefusalKind) + 1
 
 
@@ -198,8 +202,12 @@ async def test_a_refusal_tells_the_robot_which_request_and_why_and_how_often_it_
     hatch.delivery.refuse(request, Refusal(RefusalKind.EXPIRED, "too late", "expired"))
     _, envelope, payload = robot.recv_multipart()
     told = read_response(envelope, payload)
-    assert (told.status, told.request_id, told.model_id) == (Status.EXPIRED, request.request_id, "policy")
-    assert (told.reason, told.serve_interval_ms, told.values) == ("too late", 40.0, {})
+    assert (told.message.status, told.message.request_id, told.model_id) == (
+        Status.EXPIRED,
+        request.request_id,
+        "policy",
+    )
+    assert (told.message.reason, told.message.serve_interval_ms, told.values) == ("too late", 40.0, {})
 
 
 async def test_an_answer_to_a_robot_that_is_not_there_is_void_and_counted(hatch: Hatch) -> None:
@@ -273,7 +281,7 @@ async def test_what_was_refused_elsewhere_is_told_and_not_refused_again(hatch: H
     request = hatch.running(identity)
     request.refuse(Refusal(RefusalKind.SUPERSEDED, "a newer one came", "superseded"))
     hatch.delivery.refused(request)
-    assert [told.status for told in heard] == [Status.SUPERSEDED]
+    assert [told.message.status for told in heard] == [Status.SUPERSEDED]
     assert hatch.ended == [request]
 
 
@@ -349,7 +357,7 @@ async def test_who_is_not_believed_is_told_where_it_can_tell_of_what_and_counted
 ) -> None:
     identity, heard = hatch.enter()
     hatch.delivery.not_believed(identity, disbelief(version, request_id))
-    told = [(told.status, told.request_id, told.model_id, told.reason) for told in heard]
+    told = [(told.message.status, told.message.request_id, told.model_id, told.message.reason) for told in heard]
     assert told == ([(Status.INVALID_OBSERVATION, 7, "policy", "urgency: no")] if is_told else [])
     assert hatch.points(names.OBSERVATION_ERRORS) == [{"client": "?", "error": "invalid"}]
     assert not hatch.ended  # it never was a request
@@ -363,7 +371,7 @@ async def test_who_speaks_for_another_is_told_so_and_the_other_hears_nothing(
     hatch.delivery.not_believed(impostor, disbelief())
     hatch.delivery.refuse(hatch.running(), Refusal(RefusalKind.EXPIRED, "the first that it hears", "expired"))
     assert len(heard) == 1
-    assert read_response(*robot.recv_multipart()[1:]).reason == "the first that it hears"
+    assert read_response(*robot.recv_multipart()[1:]).message.reason == "the first that it hears"
 
 
 async def test_who_is_not_believed_and_cannot_be_told_is_counted_under_its_own_name(hatch: Hatch) -> None:

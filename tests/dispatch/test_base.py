@@ -242,7 +242,7 @@ async def test_a_response_tells_whose_it_is_and_where_the_time_went(
     message = ModelResponse.FromString(result.envelope)
     assert (message.client.id, message.timestamp_ns > 0) == ("arm-3", True)
     response = read_result(result)
-    assert (response.request_id, response.response_id, response.model_id) == (99, "told-before", "m")
+    assert (response.message.request_id, response.message.response_id, response.model_id) == (99, "told-before", "m")
     timing = response.timing
     assert timing is not None
     assert timing.batch_size == 1

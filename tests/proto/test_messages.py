@@ -40,9 +40,9 @@ def written(**values: Any) -> tuple[bytes, Any]:
 def test_a_result_comes_out_as_it_went_in() -> None:
     image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     response = read_response(*written(actions=np.ones((2, 3), np.float32), note="go", camera=encode(image, PNG)))
-    assert (response.request_id, response.response_id, response.model_id) == (7, "r1", "policy")
-    assert (response.status, response.reason) == (Status.OK, "")
-    assert response.inference_latency_ms == 2.0
+    assert (response.message.request_id, response.message.response_id, response.model_id) == (7, "r1", "policy")
+    assert (response.message.status, response.message.reason) == (Status.OK, "")
+    assert response.message.inference_latency_ms == 2.0
     assert response.timing == TIMING
     np.testing.assert_array_equal(response.values["actions"], np.ones((2, 3)))
     np.testing.assert_array_equal(response.values["camera"], image)
@@ -69,7 +69,11 @@ def test_a_refusal_tells_status_reason_and_request() -> None:
     message = ModelResponse.FromString(envelope)
     assert message.protocol_version == PROTOCOL_VERSION
     response = read_response(envelope, b"")
-    assert (response.status, response.reason, response.request_id) == (Status.EXPIRED, "waited 5000 ms", 7)
+    assert (response.message.status, response.message.reason, response.message.request_id) == (
+        Status.EXPIRED,
+        "waited 5000 ms",
+        7,
+    )
     assert response.timing is None
     assert response.values == {}
 

@@ -37,9 +37,13 @@ def written(name: str = "actions", number: int = 1, model_id: str = "policy", ve
 
 
 def same(found: Response, expected: Response) -> bool:
-    for name in Response.__slots__:
-        if name != "values":
-            assert getattr(found, name) == getattr(expected, name), name
+    assert (found.model_id, found.model_version, found.timing) == (
+        expected.model_id,
+        expected.model_version,
+        expected.timing,
+    )
+    for name in ("request_id", "response_id", "status", "reason", "inference_latency_ms", "serve_interval_ms"):
+        assert getattr(found.message, name) == getattr(expected.message, name), name
     assert list(found.values) == list(expected.values)
     for key, value in expected.values.items():
         assert type(found.values[key]) is type(value)

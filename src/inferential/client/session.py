@@ -308,28 +308,29 @@ class Session:
         except ValueError:
             self.stats.unmatched += 1
             return
-        request_id = response.request_id or self._oldest(response.model_id)
+        told = response.message
+        request_id = told.request_id or self._oldest(response.model_id)
         owner = self._owners.pop(request_id, None)
         mailbox = owner() if owner is not None else None if request_id else self._newest_handle(response.model_id)
         if mailbox is None:
             self.stats.unmatched += 1
             return
-        mailbox.serve_interval_ms = response.serve_interval_ms
-        if response.status != _OK:
-            kind = _ERRORS.get(response.status, InferenceError)
-            mailbox.deliver(request_id, kind(response.reason, request_id=request_id, model_id=response.model_id))
+        mailbox.serve_interval_ms = serve_interval_ms = told.serve_interval_ms
+        if told.status != _OK:
+            kind = _ERRORS.get(told.status, InferenceError)
+            mailbox.deliver(request_id, kind(told.reason, request_id=request_id, model_id=response.model_id))
             return
         observed_at = mailbox.open.get(request_id)
         values = response.values
-        values["response_id"] = response.response_id
+        values["response_id"] = told.response_id
         values["model_id"] = response.model_id
-        values["inference_latency_ms"] = response.inference_latency_ms
+        values["inference_latency_ms"] = told.inference_latency_ms
         result = Result(
             values,
             request_id=request_id,
             age_ms=math.nan if observed_at is None else (now - observed_at) * 1e3,
             timing=response.timing,
-            serve_interval_ms=response.serve_interval_ms,
+            serve_interval_ms=serve_interval_ms,
             model_version=response.model_version,
         )
         mailbox.deliver(request_id, result)

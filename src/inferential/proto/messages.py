@@ -36,18 +36,26 @@ class ResponseTiming:
 
 @dataclass(slots=True)  # not frozen, which would double the time that it takes to make one
 class Response:
-    """A response as a robot reads it: a result where status is OK, else a reason."""
+    """A response as a robot reads it: a result where the message's status is OK, else its reason.
 
-    request_id: int
-    response_id: str
+    Attributes:
+        message: what it says, but for what a server says in every response, which may be missing in it.
+        model_id, model_version: of the model that was asked.
+        values: arrays and strings by key.
+    """
+
+    message: pb.ModelResponse
     model_id: str
-    status: int
-    reason: str
-    inference_latency_ms: float
-    timing: ResponseTiming | None
-    serve_interval_ms: float
     model_version: str
     values: dict[str, Any]
+
+    @property
+    def timing(self) -> ResponseTiming | None:
+        """Where the time went on the server; None from one of the 1.x line."""
+        if not self.message.HasField("timing"):
+            return None
+        told = self.message.timing
+        return ResponseTiming(told.queue_ms, told.inference_ms, told.server_ms, told.batch_size)
 
 
 def split_values(values: Mapping[str, Any]) -> tuple[list[tuple[str, Array | EncodedImage]], dict[str, str]]:
@@ -206,19 +214,4 @@ def response_of(message: pb.ModelResponse, model_id: str, model_version: str, va
     """A response of a message whose tensors were read into `values`, which its strings are added to."""
     if message.metadata:
         values.update(message.metadata)
-    timing = None
-    if message.HasField("timing"):
-        told = message.timing
-        timing = ResponseTiming(told.queue_ms, told.inference_ms, told.server_ms, told.batch_size)
-    return Response(
-        message.request_id,
-        message.response_id,
-        model_id,
-        message.status,
-        message.reason,
-        message.inference_latency_ms,
-        timing,
-        message.serve_interval_ms,
-        model_version,
-        values,
-    )
+    return Response(message, model_id, model_version, values)

@@ -184,6 +184,6 @@ def write_row(outcome: Any) -> tuple[bytes, Buffer]:
 def read_row(envelope: Buffer, payload: Buffer) -> dict[str, Any] | tuple[str, str]:
     """Values of a row, or the name of a status and a reason; ValueError where it is neither."""
     response = read_response(envelope, payload)
-    if response.status == pb.OK:
+    if response.message.status == pb.OK:
         return response.values
-    return pb.Status.Name(response.status), response.reason
+    return pb.Status.Name(response.message.status), response.message.reason
