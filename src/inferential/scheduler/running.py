@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from inferential.scheduler.outlook import Slot
 from inferential.scheduler.profile import LatencyProfile, Profiles
@@ -51,14 +51,8 @@ class Batch:
     started_at: float = 0.0
 
 
-@dataclass(slots=True)
-class _Calls:
-    """The calls of one model, by replica."""
-
-    by_replica: dict[str, dict[Batch, None]] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return sum(map(len, self.by_replica.values()))
+_Calls = dict[str, dict[Batch, None]]
+"""Those of one model, by replica."""
 
 
 class Running:
@@ -89,26 +83,23 @@ class Running:
         return [
             request
             for calls in self._models.values()
-            for batches in calls.by_replica.values()
+            for batches in calls.values()
             for batch in batches
             for request in batch.requests
         ]
 
     def count(self, model_id: str) -> int:
         """How many calls of a model run."""
-        calls = self._models.get(model_id)
-        return 0 if calls is None else len(calls)
+        return sum(map(len, self._models.get(model_id, {}).values()))
 
     def by_replica(self, model_id: str) -> dict[str, int]:
         """How many calls of a model run on each replica that runs any."""
-        calls = self._models.get(model_id)
-        return {} if calls is None else {replica: len(ends) for replica, ends in calls.by_replica.items()}
+        return {replica: len(batches) for replica, batches in self._models.get(model_id, {}).items()}
 
     def begin(self, batch: Batch, device: str | None) -> None:
         """A call was dispatched."""
         self._room_changed()
-        calls = self._models.setdefault(batch.model_id, _Calls())
-        calls.by_replica.setdefault(batch.replica, {})[batch] = None
+        self._models.setdefault(batch.model_id, {}).setdefault(batch.replica, {})[batch] = None
         if device is not None:
             self._devices[device] = batch
 
@@ -116,12 +107,12 @@ class Running:
         """A call ended; with `measured` its duration is one to learn from."""
         self._room_changed()
         calls = self._models[batch.model_id]
-        batches = calls.by_replica[batch.replica]
+        batches = calls[batch.replica]
         del batches[batch]
         if not batches:
-            del calls.by_replica[batch.replica]
-        if not calls.by_replica:
-            del self._models[batch.model_id]
+            del calls[batch.replica]
+            if not calls:
+                del self._models[batch.model_id]
         for device, running in self._devices.items():
             if running is batch:
                 del self._devices[device]
@@ -170,7 +161,7 @@ class Running:
         found = []
         for replica in capacity.replicas:
             free_at = device_free_at
-            ends = None if calls is None else calls.by_replica.get(replica)
+            ends = None if calls is None else calls.get(replica)
             if capacity.max_inflight == 0:
                 free_at = math.inf
             elif ends is not None and len(ends) >= capacity.max_inflight:
