@@ -76,7 +76,7 @@ class Backend(Dispatcher):
         self.gives = gives
         self._never_waits = never_waits
 
-    def never_waits(self, requests: Sequence[InferenceRequest], replica: str = "") -> bool:
+    def never_waits(self, requests: Sequence[InferenceRequest]) -> bool:
         return self._never_waits
 
     async def infer(self, model_id: str, observations: Sequence[Any]) -> Sequence[Any]:

@@ -76,7 +76,7 @@ class Calls:
         """The same, but on the spot where its model never waits: a task and a turn of the loop cost as much as all
         else that is done for a small request."""
         # A callback that is told of its end may have others begin, and those have theirs.
-        if self._on_the_spot or not self._dispatcher.never_waits(batch.requests, batch.replica):
+        if self._on_the_spot or not self._dispatcher.never_waits(batch.requests):
             self.begin(batch)
             return
         self._books.dispatched(batch, 0)

@@ -379,22 +379,43 @@ async def test_the_log_says_where_in_its_code_a_model_failed(ask: Ask, caplog: p
     assert f"KeyError: 'camera' ({__file__}:{model.__code__.co_firstlineno + 1})" in caplog.text
 
 
-async def test_a_model_that_never_waits_is_said_so_but_not_where_images_are_decoded_first(
-    serve: Serve, request_of: MakeRequest
+class NeverWaits:
+    async def infer(self, observation: dict[str, Any]) -> Any:
+        return observation["state"]
+
+    async def infer_batch(self, observations: list[dict[str, Any]]) -> Any:
+        return [observation["state"] for observation in observations]
+
+
+class WaitsInBatches(NeverWaits):
+    async def infer_batch(self, observations: list[dict[str, Any]]) -> Any:
+        await asyncio.sleep(0)
+        return await super().infer_batch(observations)
+
+
+@pytest.mark.parametrize(
+    ("model", "never_waits"),
+    [
+        (NeverWaits(), True),
+        ([NeverWaits(), NeverWaits().infer], True),
+        (WaitsInBatches(), False),
+        ([NeverWaits(), WaitsInBatches()], False),
+        (coroutine, False),
+        (plain, False),
+    ],
+)
+async def test_a_model_never_waits_where_none_of_its_forms_does(
+    model: Any, never_waits: bool, serve: Serve, request_of: MakeRequest
 ) -> None:
-    class Both:
-        async def infer(self, observation: dict[str, Any]) -> Any:
-            return observation["state"]
+    dispatcher = serve(m=model)
+    request = request_of("m", slots_known=True)
+    assert dispatcher.never_waits([request]) is never_waits
+    dispatcher.register_model("m", coroutine if never_waits else NeverWaits())
+    assert dispatcher.never_waits([request]) is not never_waits
 
-        async def infer_batch(self, observations: list[dict[str, Any]]) -> Any:
-            await asyncio.sleep(0)
-            return [observation["state"] for observation in observations]
 
-    dispatcher = serve(m=Both(), waits=coroutine, sync=plain)
-    one = request_of("m", slots_known=True)
-    assert dispatcher.never_waits([one])
-    assert not dispatcher.never_waits([one, one])  # those go to `infer_batch`
-    for model_id in ("waits", "sync", "unknown"):
-        assert not dispatcher.never_waits([request_of(model_id, slots_known=True)])
+async def test_images_are_waited_for_and_an_unknown_model_may_be(serve: Serve, request_of: MakeRequest) -> None:
+    dispatcher = serve(m=NeverWaits())
     image = encode(np.zeros((8, 8, 3), np.uint8), PNG)
     assert not dispatcher.never_waits([request_of("m", {"camera": image}, slots_known=True)])
+    assert not dispatcher.never_waits([request_of("unknown", slots_known=True)])

@@ -398,18 +398,21 @@ def test_the_system_misses_a_machine_that_is_gone_within_a_minute(make_stream: M
         assert idle + probes * interval <= 60
 
 
-def test_a_large_frame_of_which_more_is_there_says_so(played: tuple[Stream, socket.socket]) -> None:
+def test_what_is_there_of_a_large_frame_is_read_when_its_beginning_is_looked_at(
+    played: tuple[Stream, socket.socket],
+) -> None:
     stream, end = played
-    whole = b"".join(p.message([b"", b"e", bytes(60_000)], 99))
+    frames = [b"", b"e", bytes(60_000)]
+    whole = b"".join(p.message(frames, 99))
+    end.sendall(whole)
+    readable(stream)
+    assert stream.read()
+    assert not stream.drained  # the first gulp was full
+    assert plain(stream.next()) == frames
     end.sendall(whole[:50_000])
     readable(stream)
-    assert not stream.midway
     assert stream.read()
     assert stream.next() is None
-    assert stream.midway  # as the first gulp was full
-    assert stream.read()
-    assert stream.next() is None
-    assert not stream.midway  # all that came was read
+    assert stream.drained  # there is no more just now
     end.sendall(whole[50_000:])
-    assert plain(received(stream)) == [b"", b"e", bytes(60_000)]
-    assert not stream.midway
+    assert plain(received(stream)) == frames

@@ -217,7 +217,7 @@ class Dispatcher(ABC):
         """How the model has been doing, None before its first call."""
         return self._health.get(model_id)
 
-    def never_waits(self, requests: Sequence[InferenceRequest], replica: str = "") -> bool:
+    def never_waits(self, requests: Sequence[InferenceRequest]) -> bool:
         """Whether `dispatch` of these is done by its first step, so that nothing is gained by making a task of it."""
         return False
 

@@ -39,7 +39,8 @@ class EndpointHealth:
         self.total_requests += 1
         self.avg_latency_ms += weight * (latency_ms - self.avg_latency_ms)
         if success:
-            self.error_rate -= weight * self.error_rate
+            if self.error_rate:
+                self.error_rate -= weight * self.error_rate
         else:
             self.error_rate += weight * (1.0 - self.error_rate)
             self.last_error = error or f"call {self.total_requests} failed"

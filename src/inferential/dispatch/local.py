@@ -43,6 +43,7 @@ class LocalDispatcher(Dispatcher):
         if not isinstance(models, Mapping):
             raise TypeError(f"models: expected models by id, as {{'my-model': my_model}}, got {type(models).__name__}")
         self._models: dict[str, list[_Model]] = {}
+        self._never_waiting: set[str] = set()  # those of them that never do, in any of their forms
         self._on_change: Callable[[], None] | None = None
         for model_id, model in models.items():
             self.register_model(model_id, model)
@@ -53,7 +54,10 @@ class LocalDispatcher(Dispatcher):
         if not replicas:
             raise TypeError(f"model {model_id!r}: expected at least one replica, got an empty list")
         replaced = self._models.get(model_id, [])
-        self._models[model_id] = [_Model(model_id, replica) for replica in replicas]
+        self._models[model_id] = models = [_Model(model_id, replica) for replica in replicas]
+        self._never_waiting.discard(model_id)
+        if all(model.never_waits for model in models):
+            self._never_waiting.add(model_id)
         for former in replaced:
             former.close()
         if self._on_change is not None:
@@ -88,28 +92,21 @@ class LocalDispatcher(Dispatcher):
         Raises:
             UnknownModelError: "No model registered ..."; at once, not when it is awaited.
         """
-        model = self._model(model_id, replica)
-        if model is None:
+        models = self._models.get(model_id)
+        if models is None:
             known = ", ".join(self._models) or "none"
             raise UnknownModelError(f"No model registered for {model_id!r}; there is: {known}")
-        return model.run(observations)
+        # Fewer replicas may have been registered since the call was decided.
+        return models[int(replica or 0) % len(models)].run(observations)
 
-    def never_waits(self, requests: Sequence[InferenceRequest], replica: str = "") -> bool:
-        """Of a coroutine function without an `await`, but where images are to be decoded first."""
-        model = self._model(requests[0].model_id, replica)
-        if model is None or not model.never_waits(len(requests)):
+    def never_waits(self, requests: Sequence[InferenceRequest]) -> bool:
+        """Of coroutine functions without an `await`, but where images are to be decoded first."""
+        if requests[0].model_id not in self._never_waiting:
             return False
         for request in requests:  # noqa: SIM110 (half the price of `any`)
             if is_encoded(request.slots):
                 return False
         return True
-
-    def _model(self, model_id: str, replica: str) -> _Model | None:
-        models = self._models.get(model_id)
-        if models is None:
-            return None
-        # Fewer replicas may have been registered since the call was decided.
-        return models[int(replica) % len(models)] if replica else models[0]
 
     async def close(self) -> None:
         """Lets the threads end when their calls do."""
@@ -137,22 +134,16 @@ class _Model:
             )
         self._single: Callable[[Observation], Any] | None = single
         self._is_async = single is not None and _is_async(single)
-        self._single_never_waits, self._batch_never_waits = never_waits(single), never_waits(self._batch)
+        self.never_waits = all(never_waits(form) for form in (single, self._batch) if form is not None)
         self.max_batch_size = 1 if self._batch is None else _max_batch_size(model_id, model)
         self._end: Callable[[], Awaitable[None]] | None = getattr(model, "aclose", None)
         self._threads = CallThreads(f"inferential-{model_id}")
 
     def run(self, observations: Sequence[Observation]) -> Coroutine[Any, Any, Sequence[Any]]:
-        if self._batch is not None and self._batches(len(observations)):
+        if self._batch is not None and (len(observations) > 1 or self._single is None):
             return self._run_batch(self._batch, list(observations))
         assert self._single is not None
         return self._run_each(self._single, observations)
-
-    def never_waits(self, rows: int) -> bool:
-        return self._batch_never_waits if self._batches(rows) else self._single_never_waits
-
-    def _batches(self, rows: int) -> bool:
-        return self._batch is not None and (rows > 1 or self._single is None)
 
     async def _run_batch(self, function: Callable[[list[Observation]], Any], rows: list[Observation]) -> Sequence[Any]:
         results = await self._call(function, rows, self._batches_async)

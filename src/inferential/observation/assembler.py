@@ -151,7 +151,7 @@ class ObservationAssembler:
 
     def _news(self, known: KnownEnvelope, message: ObservationNews, payload_size: int) -> News | None:
         timestamp_ns, urgency, now_ns = message.timestamp_ns, message.urgency, time.time_ns()
-        if payload_size < known.payload_end or payload_size > self._config.max_payload_bytes:
+        if not known.payload_end <= payload_size <= self._config.max_payload_bytes:
             return None
         if timestamp_ns > now_ns or not 0.0 <= urgency <= 1.0:
             return None

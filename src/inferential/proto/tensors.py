@@ -148,7 +148,9 @@ def _bytes_of(value: Array | EncodedImage) -> Buffer:
     if value.dtype.byteorder not in _NATIVE_ORDER:
         value = value.astype(value.dtype.newbyteorder("<"))
     if value.nbytes > _SMALL_BYTES and value.flags.c_contiguous and not _writable_by_anyone(value):
-        return value.reshape(-1).view(np.uint8).data
+        if value.dtype.kind == "V":  # bfloat16, of which numpy gives no buffer
+            value = value.view(np.uint8)
+        return value.data.cast("B")
     return value.tobytes()
 
 

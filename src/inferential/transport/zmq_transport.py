@@ -129,8 +129,6 @@ class ZmqTransport:
             stream = client.stream
             try:
                 frames = stream.next()
-                if frames is None and stream.midway and stream.read():
-                    frames = stream.next()  # most large ones are there by now: no need to be woken again
             except ConnectionEnded as error:
                 self._drop(client, str(error))
                 continue

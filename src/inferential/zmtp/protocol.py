@@ -164,8 +164,8 @@ _USUAL_HEADS = [_head(_MORE, 0) + head for head in _MORE_HEADS]  # an empty fram
 def message(frames: Sequence[Frame], join_below: int) -> list[Buffer]:
     """A message as buffers to be sent one after another; those below `join_below` bytes are copied into one."""
     if len(frames) == 3:
-        # The message that almost all are, [empty, short envelope, short payload], as the long way would give it, at a
-        # fifth of its price.
+        # The message that almost all are, [empty, short envelope, payload], as the long way would give it, at a fifth of
+        # its price.
         first, envelope, payload = frames
         size = len(envelope)
         if not first and size <= _SHORT_BYTES and not isinstance(envelope, list) and not isinstance(payload, list):
@@ -173,6 +173,7 @@ def message(frames: Sequence[Frame], join_below: int) -> list[Buffer]:
             if size < join_below:
                 head = _LAST_HEADS[size] if size <= _SHORT_BYTES else _head(0, size)
                 return [b"".join((heads, envelope, head, payload))]
+            return [b"".join((heads, envelope, _head(0, size))), payload]
     *others, last = frames
     parts: list[Buffer] = []
     small: list[Buffer] = []
@@ -252,18 +253,29 @@ class Reader:
         if self.space is not None:
             return None
         data, at, end = self._data, self._at, len(self._data)
-        # The message that almost all are, [empty, short envelope, short payload], as the long way would give it, at a
-        # third of its price.
-        usual = data.startswith(_USUAL, at) and at + 3 < end
-        if usual and self._usual_fits and not self._frames and self._body is None:
+        # The message that almost all are, [empty, short envelope, payload], as the long way would give it, at a third of
+        # its price.
+        begins = self._body is None and not self._frames and self._usual_fits
+        if begins and data.startswith(_USUAL, at) and at + 3 < end:
             envelope_at = at + 4
             flags_at = envelope_at + data[at + 3]
             payload_at = flags_at + 2
-            if payload_at <= end and not data[flags_at]:
+            if payload_at > end:
+                pass
+            elif data[flags_at] == 0:
                 stop = payload_at + data[flags_at + 1]
                 if stop <= end:
                     self._at, self.buffered = stop, stop < end
                     return [b"", data[envelope_at:flags_at], memoryview(bytearray(data[payload_at:stop]))]
+            elif data[flags_at] == _LONG and payload_at + 7 <= end:
+                payload_at += 7
+                size = int.from_bytes(data[flags_at + 1 : payload_at])
+                if payload_at + size > end and size >= _IN_PLACE_BYTES:
+                    self._check(_LONG, size)
+                    self._begin(_LONG, size, memoryview(data)[payload_at:])
+                    self._frames = [b"", data[envelope_at:flags_at]]
+                    self._at, self.buffered = end, False
+                    return None
         found = self._found(data, at, end)
         self.buffered = self._at < end
         return found

@@ -106,11 +106,6 @@ class Stream:
         """Whether `next` may give something without another `read`."""
         return self._reader.buffered
 
-    @property
-    def midway(self) -> bool:
-        """Whether a large frame has begun of which more is there, as far as is known: it is worth another `read`."""
-        return self._reader.space is not None and not self.drained
-
     def shake_hands(self) -> bool:
         """Goes on with the handshake, as far as the other end has; True once it is over.
 
@@ -182,10 +177,16 @@ class Stream:
     def next(self) -> list[Buffer] | Discarded | None:
         """The next message, None where none has come whole. Commands are seen to; look at `unsent` after it.
 
+        Where a large frame has begun, what is there of the rest is read too: mostly all, and nobody needs to be woken
+        again for it.
+
         Raises:
-            ConnectionEnded: the other end does not speak ZMTP as it should.
+            ConnectionEnded: the connection is over, or the other end does not speak ZMTP as it should.
         """
-        found = self._reader.next()
+        reader = self._reader
+        found = reader.next()
+        if found is None and reader.space is not None and not self.drained and self.read():
+            found = reader.next()
         return self._obey(found) if isinstance(found, bytes) else found
 
     def _obey(self, found: bytes) -> list[Buffer] | Discarded | None:
@@ -232,7 +233,9 @@ class Stream:
                     if sent == len(parts[0]):
                         return
                 else:
-                    sent = self._socket.sendmsg(parts[:_MOST_BUFFERS])
+                    sent = self._socket.send(parts[0])
+                    if sent == len(parts[0]):
+                        sent += self._socket.sendmsg(parts[1:_MOST_BUFFERS])
             except BlockingIOError:
                 pass
             except OSError as error:
