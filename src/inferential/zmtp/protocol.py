@@ -164,8 +164,8 @@ _USUAL_HEADS = [_head(_MORE, 0) + head for head in _MORE_HEADS]  # an empty fram
 def message(frames: Sequence[Frame], join_below: int) -> list[Buffer]:
     """A message as buffers to be sent one after another; those below `join_below` bytes are copied into one."""
     if len(frames) == 3:
-        # The message that almost all are, [empty, short envelope, payload], as the long way would give it, at a fifth of
-        # its price.
+        # The message that almost all are, [empty, short envelope, payload], as the long way would give it, at a fifth
+        # of its price.
         first, envelope, payload = frames
         size = len(envelope)
         if not first and size <= _SHORT_BYTES and not isinstance(envelope, list) and not isinstance(payload, list):
@@ -253,8 +253,8 @@ class Reader:
         if self.space is not None:
             return None
         data, at, end = self._data, self._at, len(self._data)
-        # The message that almost all are, [empty, short envelope, payload], as the long way would give it, at a third of
-        # its price.
+        # The message that almost all are, [empty, short envelope, payload], as the long way would give it, at a third
+        # of its price.
         begins = self._body is None and not self._frames and self._usual_fits
         if begins and data.startswith(_USUAL, at) and at + 3 < end:
             envelope_at = at + 4

@@ -228,14 +228,12 @@ class Stream:
         sent = 0
         if not self._unsent:
             try:
-                if len(parts) == 1:
-                    sent = self._socket.send(parts[0])
-                    if sent == len(parts[0]):
+                sent = self._socket.send(parts[0])
+                if sent == len(parts[0]):
+                    if len(parts) == 1:
                         return
-                else:
-                    sent = self._socket.send(parts[0])
-                    if sent == len(parts[0]):
-                        sent += self._socket.sendmsg(parts[1:_MOST_BUFFERS])
+                    # The head has left alone: the other end wakes by it while the rest is copied.
+                    sent += self._socket.sendmsg(parts[1:_MOST_BUFFERS])
             except BlockingIOError:
                 pass
             except OSError as error:
