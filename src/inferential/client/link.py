@@ -131,20 +131,14 @@ class Link:
         if stream is None or not self.connected:
             return None
         try:
-            found = stream.next() if stream.buffered else None
-            while found is None:
-                if not stream.read():
-                    return None
-                found = stream.next()
-                if found is None and stream.drained:
-                    return None
-            self.more = stream.buffered or not stream.drained
+            found = stream.receive()
         except ConnectionEnded:
             self._found_ended()
             return None
         finally:
             if stream.unsent:
                 self._mind_writing(stream)  # an answer to a heartbeat
+        self.more = stream.buffered or not stream.drained
         return found
 
     def close(self) -> None:

@@ -181,16 +181,25 @@ class Connection:
                 self._reached = True
                 news = self._wait_for_flow(FIRST_CONNECT_MS) or news
             news = self._wire.send(self._session, mailbox, request_id, frames) or news
-            if self._flowing and not self._wire.flows:
-                # The system takes a large message in a fraction of a millisecond.
-                news = self._wait_for_flow(FULL_SOCKET_MS) or news
-            self._flowing = self._flowing or self._wire.flows
+            if self._wire.settled:
+                self._flowing = True
+            else:
+                news = self._unsettled() or news
             if news:
                 self._hand_out()
-            if self._tender is None and not self._wire.settled:
-                self._tender = threading.Thread(target=_tend, args=(ref(self),), name="inferential-tend", daemon=True)
-                self._tender.start()
             return request_id
+
+    def _unsettled(self) -> bool:
+        """Sees to what is not sent yet; whether requests ended by it."""
+        news = False
+        if self._flowing and not self._wire.flows:
+            # The system takes a large message in a fraction of a millisecond.
+            news = self._wait_for_flow(FULL_SOCKET_MS)
+        self._flowing = self._flowing or self._wire.flows
+        if self._tender is None and not self._wire.settled:
+            self._tender = threading.Thread(target=_tend, args=(ref(self),), name="inferential-tend", daemon=True)
+            self._tender.start()
+        return news
 
     def _wait_for_flow(self, timeout_ms: float) -> bool:
         """Waits until the server is connected and was sent all that it is to be sent; whether requests ended by it."""

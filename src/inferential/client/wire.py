@@ -70,7 +70,10 @@ class Wire(Protocol):
 
     @property
     def settled(self) -> bool:
-        """Whether there is nothing to do but to wait for answers: no connection to be made, no rest to be sent."""
+        """Whether there is nothing to do but to wait for answers: no connection to be made, no rest to be sent.
+
+        It `flows` then.
+        """
         ...
 
     @property
