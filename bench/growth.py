@@ -20,7 +20,7 @@ from inferential import LocalDispatcher, Server
 from inferential.client.encoding import EncodingRules
 from inferential.client.session import NOTHING_TOLD, Handle, Session
 from inferential.config import InferentialConfig
-from inferential.transport.messages import IncomingObservation
+from inferential.transport.messages import Received
 
 CLIENTS = (1, 10, 100, 500, 1000, 2000)
 WAITING = (0, 10, 100, 1000, 10_000)
@@ -54,7 +54,7 @@ class _Robot:
         self._session = Session(name, "bench")
         self._mailbox = self._session.mailbox(Handle(model_id, 1000.0, 1, "all", EncodingRules(None)))
 
-    def observation(self) -> IncomingObservation:
+    def observation(self) -> Received:
         now, now_ns = time.monotonic(), time.time_ns()
         _, (_, envelope, payload) = self._session.observe(
             self._mailbox,
@@ -63,7 +63,7 @@ class _Robot:
             now=now,
             timestamp_ns=now_ns,
         )
-        return IncomingObservation(self._identity, envelope, payload, now)
+        return self._identity, envelope, payload, now
 
 
 class _Bench:

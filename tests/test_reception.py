@@ -29,7 +29,6 @@ from inferential.proto.tensors import describe
 from inferential.reception import Arrival, Reception
 from inferential.scheduler.request import RefusalKind, RequestState
 from inferential.tracking.fleet import Fleet
-from inferential.transport import IncomingObservation
 from inferential.visits import Visits
 
 NOW_NS = 1_700_000_000_000_000_000
@@ -76,7 +75,7 @@ class Door:
         self.reception = Reception(InferentialConfig.model_validate(config), self.fleet.owner, lambda: self.there_is)
 
     def receive(self, message: bytes | memoryview, identity: bytes = b"arm", payload: bytes = PAYLOAD) -> Arrival:
-        return self.reception.receive(IncomingObservation(identity, message, payload, RECEIVED_AT))
+        return self.reception.receive(identity, message, payload, RECEIVED_AT)
 
     def owned(self, identity: bytes, client_id: str = "arm") -> None:
         """Somebody speaks for a client."""

@@ -17,8 +17,8 @@ from inferential.observation.decoded import DecodedObservation
 from inferential.observation.known import KnownEnvelope, News
 from inferential.observation.slots import ObservationError, SlotInfo
 from inferential.proto import LATE_REFUSE, LATE_SERVE, PROTOCOL_VERSION, QUEUE_LATEST
+from inferential.proto.tensors import Buffer
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
-from inferential.transport.messages import IncomingObservation
 
 if TYPE_CHECKING:
     from inferential.config.schema import InferentialConfig
@@ -89,23 +89,24 @@ class Reception:
         # A random name and a count: as unique as a UUID, at a tenth of its price.
         self._response_ids = map(f"{secrets.token_hex(8)}-%x".__mod__, itertools.count(1))
 
-    def receive(self, incoming: IncomingObservation) -> Arrival:
-        """Judges one message.
+    def receive(self, identity: bytes, envelope: Buffer, payload: Buffer, received_at: float) -> Arrival:
+        """Judges one message, of what an `IncomingObservation` is made of.
 
         Raises:
             ObservationError: it breaks a rule of the wire or a limit, or speaks for somebody else.
         """
-        recalled = self._assembler.recall(incoming.envelope, incoming.payload)
+        recalled = self._assembler.recall(envelope, payload)
         if recalled is not None:
             known, news = recalled
             standing: _Standing = known.standing
             if standing is None:
                 standing = known.standing = self._standing(known)
-            if incoming.identity == standing.identity:
-                return self._arrival(known, news, known.slots, standing, incoming)
-        observation = self._assembler.decode(incoming.envelope, incoming.payload, incoming.received_at)
-        self._check_sender(observation, incoming.identity)
-        return self._arrival(observation, observation, observation.slots, self._standing(observation), incoming)
+            if identity == standing.identity:
+                return self._arrival(known, news, known.slots, standing, identity, envelope, payload, received_at)
+        observation = self._assembler.decode(envelope, payload, received_at)
+        self._check_sender(observation, identity)
+        standing, slots = self._standing(observation), observation.slots
+        return self._arrival(observation, observation, slots, standing, identity, envelope, payload, received_at)
 
     def _check_sender(self, observation: DecodedObservation, identity: bytes) -> None:
         """Nobody speaks for another: the connection's identity is the client's id.
@@ -153,7 +154,10 @@ class Reception:
         news: DecodedObservation | News,
         slots: Sequence[SlotInfo],
         standing: _Standing,
-        incoming: IncomingObservation,
+        identity: bytes,
+        envelope: Buffer,
+        payload: Buffer,
+        received_at: float,
     ) -> Arrival:
         model_id, priority = who.model_id, standing.priority
         if priority is None:
@@ -161,10 +165,10 @@ class Reception:
         request = InferenceRequest(
             who.client_id,
             model_id,
-            incoming.identity,
-            incoming.envelope,
-            incoming.payload,
-            incoming.received_at,
+            identity,
+            envelope,
+            payload,
+            received_at,
             news.urgency,
             news.steps_remaining,
             0.0,  # time_until_next: the fleet knows, once this is in the books

@@ -42,7 +42,7 @@ from inferential.scheduler.shares import FairShares
 from inferential.scheduler.slo_lane import weight_of
 from inferential.status import History, ServerStatus, clients_of, model_of
 from inferential.tracking.fleet import Fleet
-from inferential.transport.messages import IncomingObservation
+from inferential.transport.messages import Received
 from inferential.transport.zmq_transport import MalformedMessage, ZmqTransport
 from inferential.visits import InProcessConnection, Visits
 
@@ -368,10 +368,10 @@ class Server:
 
     # A message came in
 
-    def _on_visit(self, incoming: IncomingObservation) -> None:
+    def _on_visit(self, received: Received) -> None:
         if self._open is None:
             raise ConnectionError("the server does not run")
-        self._receive(incoming, self._open.delivery)
+        self._receive(received, self._open.delivery)
         self._work()
 
     def _on_readable(self) -> None:
@@ -380,22 +380,22 @@ class Server:
             return  # it was asked for just before the end
         for _ in range(_RECEIVE_AT_ONCE):
             try:
-                incoming = on.transport.receive()
+                received = on.transport.receive()
             except MalformedMessage as error:
                 on.delivery.malformed(error.identity)
                 continue
-            if incoming is None:
+            if received is None:
                 break
-            self._receive(incoming, on.delivery)
+            self._receive(received, on.delivery)
         else:
             on.loop.call_soon(self._on_readable)
         self._work()
 
-    def _receive(self, incoming: IncomingObservation, delivery: Delivery) -> None:
+    def _receive(self, received: Received, delivery: Delivery) -> None:
         try:
-            arrival = self._reception.receive(incoming)
+            arrival = self._reception.receive(*received)
         except ObservationError as error:
-            delivery.not_believed(incoming.identity, error)
+            delivery.not_believed(received[0], error)
             return
         request = arrival.request
         refusal = _DRAINING if self._draining else arrival.refusal

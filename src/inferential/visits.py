@@ -14,7 +14,7 @@ from inferential.client.handles import AsyncHandles, AsyncModel
 from inferential.client.result import Result
 from inferential.client.session import NOTHING_TOLD, Frames, Mailbox
 from inferential.proto.tensors import Buffer, whole
-from inferential.transport.messages import IncomingObservation
+from inferential.transport.messages import Received
 
 Receive = Callable[[Buffer, Buffer], None]
 """Takes envelope and payload of a response."""
@@ -62,7 +62,7 @@ class InProcessConnection(AsyncHandles):
     """
 
     def __init__(
-        self, client_id: str | int, client_type: str, visits: Visits, take: Callable[[IncomingObservation], None]
+        self, client_id: str | int, client_type: str, visits: Visits, take: Callable[[Received], None]
     ) -> None:
         super().__init__(client_id, client_type)
         self._take = take
@@ -84,7 +84,7 @@ class InProcessConnection(AsyncHandles):
     def _post(self, mailbox: Mailbox, request_id: int, frames: Frames) -> None:
         assert self._identity is not None
         _, envelope, payload = frames
-        self._take(IncomingObservation(self._identity, envelope, whole(payload), time.monotonic()))
+        self._take((self._identity, envelope, whole(payload), time.monotonic()))
 
     def _receive(self, envelope: Buffer, payload: Buffer) -> None:
         self._session.receive(envelope, payload, time.monotonic())

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from inferential.proto.tensors import Buffer
 
+Received = tuple[bytes, Buffer, Buffer, float]
+"""What an `IncomingObservation` is made of, which on its way through the server is not made."""
+
 
 @dataclass(frozen=True, slots=True)
 class IncomingObservation:

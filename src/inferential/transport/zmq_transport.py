@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from inferential.transport.listening import listen
-from inferential.transport.messages import IncomingObservation, OutgoingResponse
+from inferential.transport.messages import IncomingObservation, OutgoingResponse, Received
 from inferential.zmtp import ConnectionEnded, ProtocolError, Stream
 from inferential.zmtp.protocol import Buffer, Discarded
 
@@ -113,7 +113,7 @@ class ZmqTransport:
 
     # What comes in
 
-    def receive(self) -> IncomingObservation | None:
+    def receive(self) -> Received | None:
         """The next message, None where there is none; clients take turns.
 
         Raises:
@@ -145,7 +145,10 @@ class ZmqTransport:
             else:
                 client.queued = False
             self._given += 1
-            return _observation(client.identity, frames)
+            if isinstance(frames, list) and len(frames) == _FRAMES and not len(frames[0]):
+                return client.identity, frames[1], frames[2], time.monotonic()
+            found = "more" if isinstance(frames, Discarded) else f"{len(frames)} of them"
+            raise MalformedMessage(client.identity, f"expected frames [empty, envelope, payload], got {found}")
         return None
 
     def _look(self) -> None:
@@ -313,7 +316,7 @@ class ZmqTransport:
                 await asyncio.sleep(0)  # others get their turn, however many of these come
                 continue
             if received is not None:
-                return received
+                return IncomingObservation(*received)
             await self._arrived.wait()
 
     async def send(self, response: OutgoingResponse) -> None:
@@ -342,14 +345,6 @@ class ZmqTransport:
             self._selector.close()
             if self._arrived is not None:
                 self._arrived.set()
-
-
-def _observation(identity: bytes, frames: list[Buffer] | Discarded) -> IncomingObservation:
-    if isinstance(frames, Discarded):
-        raise MalformedMessage(identity, "expected frames [empty, envelope, payload], got more")
-    if len(frames) != _FRAMES or len(frames[0]):
-        raise MalformedMessage(identity, f"expected frames [empty, envelope, payload], got {len(frames)} of them")
-    return IncomingObservation(identity, frames[1], frames[2], time.monotonic())
 
 
 async def _empty(client: _Client) -> None:
