@@ -180,6 +180,17 @@ async def test_one_that_a_call_on_the_spot_brings_about_is_a_task(around: Around
     assert following.request.over
 
 
+async def test_a_call_of_several_requests_is_a_task_whatever_its_model(around: Around) -> None:
+    other = InferenceRequest("leg", "m", b"leg", b"", b"", time.monotonic(), 0.0, None, 0.0, 50.0, 1)
+    other.move(RequestState.DISPATCHED)
+    around.batch.requests.append(other)
+    calls = made(around, None, never_waits=True)
+    assert around.said == ["dispatched"]
+    await over(calls)
+    assert around.request.over
+    assert other.over
+
+
 async def test_one_that_waits_although_it_never_does_fails(around: Around) -> None:
     calls = made(around, "for ever", never_waits=True)
     assert around.request.state is RequestState.REFUSED

@@ -73,10 +73,14 @@ class Calls:
         self._history.began(batch)
 
     def make(self, batch: Batch) -> None:
-        """The same, but on the spot where its model never waits: a task and a turn of the loop cost as much as all
-        else that is done for a small request."""
+        """The same, but on the spot for a request alone whose model never waits: for a small one, a task and a turn of
+        the loop cost as much as its checks do.
+
+        Several share that cost, and those that come in during the turn go together next.
+        """
         # A callback that is told of its end may have others begin, and those have theirs.
-        if self._on_the_spot or not self._dispatcher.never_waits(batch.requests):
+        alone = len(batch.requests) == 1 and not self._on_the_spot
+        if not alone or not self._dispatcher.never_waits(batch.requests):
             self.begin(batch)
             return
         self._books.dispatched(batch, 0)
