@@ -92,6 +92,10 @@ class Backend(Dispatcher):
             return []
         if self.gives == "for ever":
             await asyncio.Event().wait()
+        if self.gives == "for a while":
+            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
+            return [DispatchResult(request, 1.0) for request in requests]
         return [DispatchResult(request, 1.0, refusal=self.gives) for request in requests]
 
 
@@ -163,23 +167,6 @@ async def test_a_call_that_never_waits_is_over_at_once(around: Around) -> None:
     assert not calls
 
 
-async def test_one_that_a_call_on_the_spot_brings_about_is_a_task(around: Around) -> None:
-    following = Around()
-
-    class Bringing(Around):
-        def answer(self, result: DispatchResult) -> None:
-            super().answer(result)
-            calls.make(following.batch)
-
-    bringing = Bringing()
-    calls = made(bringing, None, never_waits=True, begin=False)
-    calls.make(bringing.batch)
-    assert bringing.request.over
-    assert not following.request.over
-    await over(calls)
-    assert following.request.over
-
-
 async def test_a_call_of_several_requests_is_a_task_whatever_its_model(around: Around) -> None:
     other = InferenceRequest("leg", "m", b"leg", b"", b"", time.monotonic(), 0.0, None, 0.0, 50.0, 1)
     other.move(RequestState.DISPATCHED)
@@ -191,11 +178,41 @@ async def test_a_call_of_several_requests_is_a_task_whatever_its_model(around: A
     assert other.over
 
 
-async def test_one_that_waits_although_it_never_does_fails(around: Around) -> None:
+async def test_one_that_waits_although_it_never_does_goes_on_as_a_task(around: Around) -> None:
+    calls = made(around, "for a while", never_waits=True)
+    assert around.said == ["dispatched"]
+    assert calls
+    await over(calls)
+    assert around.said == ["dispatched", "answer", ("finished", True), "over"]
+
+
+async def test_and_can_be_cancelled(around: Around) -> None:
     calls = made(around, "for ever", never_waits=True)
+    await asyncio.sleep(0)
+    await calls.cancel()
     assert around.request.state is RequestState.REFUSED
-    assert around.said[1] == "the backend failed: the model waits, though it has nothing to wait for"
-    assert not calls
+
+
+async def test_what_ends_a_call_on_the_spot_badly_is_told_to_the_loop_and_to_nobody_else(around: Around) -> None:
+    class Failing(Around):
+        def answer(self, result: DispatchResult) -> None:
+            super().answer(result)
+            raise asyncio.CancelledError("of a callback")
+
+    failing, told = Failing(), []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+    made(failing, None, never_waits=True)
+    assert failing.said[-1] == ("finished", True)
+    assert [str(error) for error in told] == ["of a callback"]
+
+
+async def test_an_interrupt_ends_more_than_a_call(around: Around) -> None:
+    class Interrupted(Around):
+        def answer(self, result: DispatchResult) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        made(Interrupted(), None, never_waits=True)
 
 
 async def test_what_a_call_sets_of_context_variables_is_its_own(around: Around) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from inferential.delivery import Callbacks, Delivery
 from inferential.dispatch.base import REPLICA_LOST, Dispatcher, DispatchResult
+from inferential.dispatch.waiting import first_step
 from inferential.scheduler.engine import Batch, Engine
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, RequestState
 
@@ -59,16 +60,15 @@ class Calls:
         self._callbacks = callbacks
         self._max_retries = max_retries
         self._on_end = on_end
-        self._create_task = asyncio.get_running_loop().create_task
+        self._loop = asyncio.get_running_loop()
         self._tasks: dict[Batch, asyncio.Task[None]] = {}
-        self._on_the_spot = False  # one runs here and now
 
     def __len__(self) -> int:
         return len(self._tasks)
 
     def begin(self, batch: Batch) -> None:
         """Makes a call, at the loop's next turn."""
-        self._tasks[batch] = self._create_task(self._run(batch))
+        self._tasks[batch] = self._loop.create_task(self._run(batch))
         self._books.dispatched(batch, self._engine.waiting(batch.model_id))
         self._history.began(batch)
 
@@ -76,20 +76,25 @@ class Calls:
         """The same, but on the spot for a request alone whose model never waits: for a small one, a task and a turn of
         the loop cost as much as its checks do.
 
-        Several share that cost, and those that come in during the turn go together next.
+        Several share that cost, and those that come in during the turn go together next. Whoever calls this must not
+        be somebody's task: one that asks again and again would let nobody else run.
         """
-        # A callback that is told of its end may have others begin, and those have theirs.
-        alone = len(batch.requests) == 1 and not self._on_the_spot
-        if not alone or not self._dispatcher.never_waits(batch.requests):
+        if len(batch.requests) > 1 or not self._dispatcher.never_waits(batch.requests):
             self.begin(batch)
             return
-        self._books.dispatched(batch, 0)
+        self._books.dispatched(batch, self._engine.waiting(batch.model_id))
         self._history.began(batch)
-        self._on_the_spot = True
+        context = copy_context()  # as a task has one of its own
         try:
-            _complete(self._run(batch))
-        finally:
-            self._on_the_spot = False
+            rest = context.run(first_step, self._run(batch))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # of a callback, say; calls that are made with this one have no part in it
+            told = {"message": f"a call of model {batch.model_id!r} ended badly", "exception": error}
+            self._loop.call_exception_handler(told)
+        else:
+            if rest is not None:
+                self._tasks[batch] = self._loop.create_task(rest, context=context)
 
     async def cancel(self) -> None:
         """Ends all that run, whatever they are at."""
@@ -149,12 +154,3 @@ class Calls:
             in_time = request.late != "refuse" or time.monotonic() < request.deadline
             return in_time and request.retry_count < max_retries + _LOST_REPLICAS
         return request.retry_count < max_retries
-
-
-def _complete(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Runs a coroutine that never waits; what it sets of context variables is seen by nobody else, as of a task."""
-    try:
-        copy_context().run(coroutine.send, None)
-        coroutine.throw(RuntimeError("the model waits, though it has nothing to wait for"))
-    except StopIteration:
-        pass

@@ -13,7 +13,7 @@ import gc
 import logging
 import signal
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from types import TracebackType
@@ -389,7 +389,7 @@ class Server:
             self._receive(received, on.delivery)
         else:
             on.loop.call_soon(self._on_readable)
-        self._work()
+        self._work(on.calls.make)
 
     def _receive(self, received: Received, delivery: Delivery) -> None:
         try:
@@ -428,14 +428,21 @@ class Server:
 
     # Work was found
 
-    def _work(self) -> None:
-        """Dispatches what the engine gives, and sees to it that it is asked again in time."""
+    def _work(self, make: Callable[[Batch], None] | None = None) -> None:
+        """Dispatches what the engine gives, and sees to it that it is asked again in time.
+
+        Args:
+            make: makes the calls that go straight; None: they have a task each.
+        """
         on = self._open
         if on is None:
             return
         now = time.monotonic()
-        for batch in self._engine.straight(now):
-            on.calls.make(batch)
+        straight = self._engine.straight(now)
+        for batch in straight:
+            (make or on.calls.begin)(batch)
+        if straight:
+            now = time.monotonic()  # models may have run meanwhile
         waiting = self._engine.waiting()
         if waiting:
             self._books.keep()  # who has to wait needs a deadline

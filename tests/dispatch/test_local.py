@@ -419,3 +419,12 @@ async def test_images_are_waited_for_and_an_unknown_model_may_be(serve: Serve, r
     image = encode(np.zeros((8, 8, 3), np.uint8), PNG)
     assert not dispatcher.never_waits([request_of("m", {"camera": image}, slots_known=True)])
     assert not dispatcher.never_waits([request_of("unknown", slots_known=True)])
+
+
+async def test_a_subclass_may_wait_on_the_way_to_a_model(request_of: MakeRequest) -> None:
+    class Limited(LocalDispatcher):
+        async def infer_on(self, replica: str, model_id: str, observations: Any) -> Any:
+            await asyncio.sleep(0)
+            return await super().infer_on(replica, model_id, observations)
+
+    assert not Limited({"m": NeverWaits()}).never_waits([request_of("m", slots_known=True)])

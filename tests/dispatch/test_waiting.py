@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import types
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from inferential.dispatch.waiting import never_waits
+from inferential.dispatch.waiting import first_step, never_waits
 
 
 async def plain(row: Any) -> Any:
@@ -138,3 +139,65 @@ def test_one_with_an_await_may_wait(function: Any) -> None:
 @pytest.mark.parametrize("function", [sync, generates, lambda row: plain(row), print, None, 3])
 def test_what_is_no_coroutine_function_is_not_for_us_to_judge(function: Any) -> None:
     assert not never_waits(function)
+
+
+def test_of_what_has_no_bytecode_nobody_can_tell() -> None:
+    assert not never_waits(types.FunctionType(plain.__code__.replace(co_code=b""), {}))
+
+
+def test_what_a_call_of_an_object_runs_is_its_types() -> None:
+    lying = Awaits()
+    lying.__call__ = plain  # type: ignore[method-assign]
+    assert not never_waits(lying)
+
+
+# The first step
+
+
+async def test_a_coroutine_that_never_waits_is_done_by_its_first_step() -> None:
+    assert first_step(plain(None)) is None
+
+
+async def test_of_one_that_waits_the_rest_is_given() -> None:
+    seen: list[Any] = []
+    slept = asyncio.Event()
+
+    async def waits() -> None:
+        seen.append("begun")
+        await asyncio.sleep(0)
+        seen.append(await asyncio.wait_for(asyncio.sleep(0.001, "slept"), 5))
+        slept.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            seen.append("cancelled")
+            await asyncio.sleep(0.001)
+            seen.append("ended")
+            raise
+
+    rest = first_step(waits())
+    assert rest is not None
+    assert seen == ["begun"]
+    task = asyncio.create_task(rest)
+    await slept.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert seen == ["begun", "slept", "cancelled", "ended"]
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_what_it_raises_is_raised(waits: bool) -> None:
+    async def fails() -> None:
+        if waits:
+            await asyncio.sleep(0)
+        raise ValueError("in the midst of it")
+
+    async def stepped() -> None:
+        rest = first_step(fails())
+        assert waits
+        assert rest is not None
+        await rest
+
+    with pytest.raises(ValueError, match="in the midst"):
+        await stepped()

@@ -304,3 +304,18 @@ def test_points_added_together_are_found_as_if_added_one_by_one(
         assert (point.value, point.labels["client"]) in points
     if points:
         assert together.get_latest({"client": points[-1][1]}) == points[-1][0]
+
+
+def test_a_label_set_does_not_give_way_to_a_new_one_of_its_own_rows() -> None:
+    series = MetricSeries(50, 4)
+    for value, name in enumerate("ABCD"):
+        series.record(float(value), {"client": name})
+    series.extend(Rows.of([1.0, 1.0, 1.0], [(("client", name),) for name in "AEA"]), [4.0, 5.0, 6.0])
+    assert [(point.value, point.labels["client"]) for point in series] == [
+        (0.0, "A"),
+        (2.0, "C"),
+        (3.0, "D"),
+        (4.0, "A"),
+        (5.0, "E"),
+        (6.0, "A"),
+    ]

@@ -20,13 +20,6 @@ async def at_once(observation: dict[str, Any]) -> dict[str, Any]:
     return observation
 
 
-async def soon(observation: dict[str, Any]) -> dict[str, Any]:
-    """One that has a task, which is done by its first step."""
-    if observation is None:  # never, which its bytecode does not show
-        await asyncio.sleep(0)
-    return observation
-
-
 async def until(condition: Callable[[], bool]) -> None:
     for _ in range(200):
         if condition():
@@ -44,8 +37,8 @@ async def test_the_status_tells_of_a_request_that_has_just_come(serve: Serve) ->
         assert server.metrics.get_stats("payload_size_bytes").count == 2  # type: ignore[union-attr]
 
 
-async def test_an_answer_to_who_has_just_left_is_void(serve: Serve) -> None:
-    async with serve({"m": soon}) as server, server.connect("robot") as connection:
+async def test_an_answer_at_once_to_who_has_left_is_void(serve: Serve) -> None:
+    async with serve({"m": at_once}) as server, server.connect("robot") as connection:
         await connection.model("m").infer(2000, state=STATE)
         await connection.model("m").observe(state=STATE)
         connection.close()

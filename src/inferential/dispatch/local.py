@@ -17,6 +17,7 @@ from inferential.dispatch.waiting import never_waits
 from inferential.observation.assembler import is_encoded
 from inferential.scheduler.request import InferenceRequest
 
+_ON_THE_WAY = ("dispatch", "outcomes", "infer_on")  # to a model
 DEFAULT_MAX_BATCH_SIZE = 8
 """Of a model that has `infer_batch` and does not say how much it takes."""
 
@@ -44,6 +45,8 @@ class LocalDispatcher(Dispatcher):
             raise TypeError(f"models: expected models by id, as {{'my-model': my_model}}, got {type(models).__name__}")
         self._models: dict[str, list[_Model]] = {}
         self._never_waiting: set[str] = set()  # those of them that never do, in any of their forms
+        # A subclass may wait before it calls the model.
+        self._ours = all(getattr(type(self), name) is getattr(LocalDispatcher, name) for name in _ON_THE_WAY)
         self._on_change: Callable[[], None] | None = None
         for model_id, model in models.items():
             self.register_model(model_id, model)
@@ -101,7 +104,7 @@ class LocalDispatcher(Dispatcher):
 
     def never_waits(self, requests: Sequence[InferenceRequest]) -> bool:
         """Of coroutine functions without an `await`, but where images are to be decoded first."""
-        if requests[0].model_id not in self._never_waiting:
+        if not self._ours or requests[0].model_id not in self._never_waiting:
             return False
         for request in requests:  # noqa: SIM110 (half the price of `any`)
             if is_encoded(request.slots):

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from inferential.proto.tensors import Buffer
 
 Received = tuple[bytes, Buffer, Buffer, float]
-"""What an `IncomingObservation` is made of, which on its way through the server is not made."""
+"""What an `IncomingObservation` is made of. On the way through the server none is made: that takes half a microsecond,
+as a frozen one's fields are set one by one, and its readers take names of their own."""
 
 
 @dataclass(frozen=True, slots=True)

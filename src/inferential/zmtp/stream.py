@@ -186,9 +186,10 @@ class Stream:
         found = reader.next()
         if found is None and reader.space is not None and not self.drained and self.read():
             found = reader.next()
-        message = self._obey(found) if isinstance(found, bytes) else found
+        if isinstance(found, bytes):
+            found = self._obey(found)
         self.buffered = reader.buffered
-        return message
+        return found
 
     def receive(self) -> list[Buffer] | Discarded | None:
         """The same, and reads on where none is here yet. `buffered` and `drained` tell whether there may be another.

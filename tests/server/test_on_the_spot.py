@@ -1,0 +1,123 @@
+"""Models that never wait are called within the turn that their request came in, and nobody else suffers for it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.server.conftest import Gate, Serve
+
+from inferential import AsyncConnection, Server
+from inferential.scheduler.engine import Batch
+
+Connect = Callable[..., AsyncConnection]
+STATE = np.zeros(3, np.float32)
+
+
+async def at_once(observation: dict[str, Any]) -> dict[str, Any]:
+    """A model that never waits."""
+    return observation
+
+
+def tasks_of(server: Server) -> list[Batch]:
+    """Has the calls that get a task written down."""
+    assert server._open is not None
+    calls, begun = server._open.calls, []
+    begin = calls.begin
+
+    def spy(batch: Batch) -> None:
+        begun.append(batch)
+        begin(batch)
+
+    calls.begin = spy  # type: ignore[method-assign]
+    return begun
+
+
+async def test_a_robots_request_needs_no_task(serve: Serve, connect: Connect) -> None:
+    async with serve({"m": at_once}) as server:
+        begun = tasks_of(server)
+        model = connect(server, "robot").model("m")
+        for number in range(3):
+            result = await model.infer(2000, state=np.full(3, number, np.float32))
+            assert result is not None
+            assert result["state"].tolist() == [number] * 3
+        assert len(begun) <= 1  # the first one of all is greeted, and goes through the queue
+
+
+async def test_a_client_within_the_process_that_asks_again_and_again_lets_others_run(serve: Serve) -> None:
+    async with serve({"m": at_once}) as server, server.connect("tool") as tool:
+        model, turns = tool.model("m"), 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(others())
+        for _ in range(50):
+            assert await model.infer(2000, state=STATE) is not None
+        task.cancel()
+        assert turns >= 50
+
+
+@pytest.mark.parametrize("event", ["on_request", "on_batch"])
+async def test_a_callback_that_is_cancelled_costs_no_other_request_of_the_turn(
+    event: str, serve: Serve, connect: Connect
+) -> None:
+    async with serve({"left": at_once, "right": at_once}) as server:
+        left, right = connect(server, "left").model("left"), connect(server, "right").model("right")
+
+        def both() -> Awaitable[list[Any]]:
+            return asyncio.gather(left.infer(2000, state=STATE), right.infer(2000, state=STATE))
+
+        await both()
+        told, failed = [], []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+
+        @getattr(server, event)
+        def cancelled(*_: Any) -> None:
+            if not failed:
+                failed.append(True)
+                raise asyncio.CancelledError("of a callback")
+
+        assert None not in await both()
+        assert None not in await both()
+        assert [str(error) for error in told] == ["of a callback"]
+        assert server.status().in_flight == 0
+
+
+async def test_who_waits_is_looked_at_with_the_time_after_the_model_has_run(
+    serve: Serve, connect: Connect, gate: Gate
+) -> None:
+    ended_at = 0.0
+
+    async def slow(observation: dict[str, Any]) -> dict[str, Any]:
+        nonlocal ended_at
+        time.sleep(0.02)  # noqa: ASYNC251 (it blocks the loop, as it may not)
+        ended_at = time.monotonic()
+        return observation
+
+    async with serve({"busy": gate, "slow": slow}) as server:
+        busy, model = connect(server, "one").model("busy", queue="all"), connect(server, "two").model("slow")
+        await model.infer(2000, state=STATE)
+        await busy.observe(state=STATE)
+        await gate.wait_entered()
+        await busy.observe(state=STATE)  # which waits
+        while not server.status().waiting:  # noqa: ASYNC110 (nothing tells of it)
+            await asyncio.sleep(0.001)
+        looked, work = [], server._engine.work
+
+        def spy(now: float) -> list[Batch]:
+            looked.append((now, ended_at))
+            return work(now)
+
+        server._engine.work = spy  # type: ignore[method-assign]
+        await model.infer(2000, state=STATE)
+        assert looked
+        assert all(now >= ended for now, ended in looked)
+        gate.let(2)
