@@ -20,7 +20,7 @@ from bench.overhead.environment import PEERS, Peer
 from bench.overhead.report import draw, show
 from bench.overhead.runner import Running
 
-ROUNDS = 5
+ROUNDS = 9
 HEAVY = ("ray_http",)
 RATIOS = ("p50_us", "p99_us", "per_second", "server_cpu_us")
 
