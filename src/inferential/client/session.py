@@ -209,8 +209,6 @@ class Session:
         self._serials = itertools.count()
         self._unsent: OrderedDict[int, tuple[Mailbox, Frames]] = OrderedDict()
         self._unsent_count: dict[QueueChoice, int] = {"latest": 0, "all": 0}
-        self.has_unsent = False
-        """Whether an observation waits to be sent."""
 
     def mailbox(self, handle: Handle) -> Mailbox:
         """A mailbox for a new handle."""
@@ -359,6 +357,11 @@ class Session:
     # What waits while the server cannot be reached: of a "latest" handle the newest observation, of all "all"
     # handles together up to MAX_UNSENT in order.
 
+    @property
+    def has_unsent(self) -> bool:
+        """Whether an observation waits to be sent."""
+        return bool(self._unsent)
+
     def hold(self, mailbox: Mailbox, request_id: int, frames: Frames) -> bool:
         """Keeps an observation that could not be sent; whether another ended for it, which somebody may wait for."""
         queue = mailbox.handle.queue
@@ -379,7 +382,6 @@ class Session:
         else:
             ended = False
         self._unsent[request_id] = (mailbox, frames)
-        self.has_unsent = True
         self._unsent_count[queue] += 1
         if queue == "latest":
             mailbox.unsent_id = request_id
@@ -410,7 +412,6 @@ class Session:
         held = self._unsent.pop(request_id, None)
         if held is None:
             return
-        self.has_unsent = bool(self._unsent)
         mailbox = held[0]
         self._unsent_count[mailbox.handle.queue] -= 1
         mailbox.unsent_id = 0

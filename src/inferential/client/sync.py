@@ -142,8 +142,7 @@ class Connection:
         check_handle(latency_budget_ms, priority, control_rate_hz)
         handle = Handle(model_id, latency_budget_ms, priority, queue, EncodingRules(encode), control_rate_hz, late)
         with self._lock:
-            if self._closed:
-                raise self._gone()
+            self._check_open()
             return Model(self, self._session.mailbox(handle))
 
     def close(self) -> None:
@@ -172,8 +171,7 @@ class Connection:
         now, timestamp_ns = time.monotonic(), time.time_ns()
         values = mailbox.handle.rules.apply(values)
         with self._lock:
-            if self._closed:
-                raise self._gone()
+            self._check_open()
             request_id, frames = self._session.observe(mailbox, values, told, now, timestamp_ns, keep)
             # A robot that was silent for a while may have lost its server meanwhile.
             news = now >= self._wire.look_at and self._wire.pump(self._session) > 0
@@ -237,8 +235,7 @@ class Connection:
         last = False
         with self._lock:
             now = time.monotonic()  # another thread may have had the lock for a while
-            if self._closed:
-                raise self._gone()
+            self._check_open()
             if mailbox.unread and self._wire.pump(self._session):  # something newer than that may have come
                 self._hand_out()
             while (outcome := take()) is None and not last:
@@ -250,8 +247,7 @@ class Connection:
                         self._doze(pause)  # the leader may sleep for longer: `look_at` has changed since
                     else:
                         self._lead(pause)
-                    if self._closed:
-                        raise self._gone()
+                    self._check_open()
                 elif math.isnan(remaining):
                     raise wrong_timeout(timeout_ms)
                 if self._wire.pump(self._session):
@@ -299,8 +295,9 @@ class Connection:
             self._woken = True
             self._wakes.send(b"\0")
 
-    def _gone(self) -> ConnectionError:
-        return ConnectionError(f"the connection of client {self.client_id!r} is closed")
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConnectionError(f"the connection of client {self.client_id!r} is closed")
 
 
 def _sleep(poll: select.poll, timeout_s: float) -> None:

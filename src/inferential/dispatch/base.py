@@ -230,17 +230,9 @@ class Dispatcher(ABC):
             requests: what to run.
             replica: where, for requests of one model.
         """
-        if len(requests) == 1:
-            return self._dispatch_one(requests, replica)
-        if len({request.model_id for request in requests}) <= 1:
+        if len(requests) == 1 or len({request.model_id for request in requests}) <= 1:
             return self._dispatch_batch(requests, replica)
         return self._dispatch_each(requests)
-
-    async def _dispatch_one(self, requests: Sequence[InferenceRequest], replica: str) -> list[DispatchResult]:
-        (request,) = requests
-        started = request.dispatched_at = time.monotonic()
-        (outcome,) = await self.outcomes(requests, replica)
-        return [self._result(request, outcome, (time.monotonic() - started) * 1e3, 1)]
 
     async def _dispatch_each(self, requests: Sequence[InferenceRequest]) -> list[DispatchResult]:
         by_model: dict[str, list[InferenceRequest]] = {}
@@ -258,6 +250,8 @@ class Dispatcher(ABC):
             request.dispatched_at = started
         outcomes = await self.outcomes(requests, replica)
         latency_ms = (time.monotonic() - started) * 1e3
+        if len(requests) == 1:
+            return [self._result(requests[0], outcomes[0], latency_ms, 1)]
         rows = sum(not isinstance(outcome, ObservationError) for outcome in outcomes)
         return [
             self._result(request, outcome, latency_ms, rows)

@@ -158,7 +158,7 @@ class MetricSeries:
             self.extend(newer, values[len(older.whose) :])
             return
         known = self._indexes
-        if not known.keys() >= set(rows.label_sets):
+        if not all(map(known.__contains__, rows.label_sets)):
             for key in rows.label_sets:
                 if key in known:
                     known.move_to_end(key)  # before it gives way to one of its own rows

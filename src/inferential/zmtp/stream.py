@@ -95,13 +95,16 @@ class Stream:
         self.alive = True
         """Since the last `ping` something came, or the other end took something of what was unsent."""
         self.drained = False
-        self.buffered = False
-        """Whether `next` may give something without another `read`."""
         self._send([greeting()])
 
     def fileno(self) -> int:
         """The descriptor, for a selector."""
         return self._socket.fileno()
+
+    @property
+    def buffered(self) -> bool:
+        """Whether `next` may give something without another `read`."""
+        return self._reader.buffered
 
     def shake_hands(self) -> bool:
         """Goes on with the handshake, as far as the other end has; True once it is over.
@@ -117,7 +120,6 @@ class Stream:
                 raise ProtocolError("a message came before READY")
             elif not self.read():
                 return False
-        self.buffered = self._reader.buffered
         return True
 
     def read(self) -> bool:
@@ -140,7 +142,6 @@ class Stream:
         self.alive = True
         self.drained = len(data) < _READ_BYTES
         self._reader.feed(data if self._greeting is None else self._greeted(data))
-        self.buffered = self._reader.buffered
         return True
 
     def _read_body(self) -> bool:
@@ -186,10 +187,7 @@ class Stream:
         found = reader.next()
         if found is None and reader.space is not None and not self.drained and self.read():
             found = reader.next()
-        if isinstance(found, bytes):
-            found = self._obey(found)
-        self.buffered = reader.buffered
-        return found
+        return self._obey(found) if isinstance(found, bytes) else found
 
     def receive(self) -> list[Buffer] | Discarded | None:
         """The same, and reads on where none is here yet. `buffered` and `drained` tell whether there may be another.
