@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.server.conftest import Gate, Serve
+from tests.turns import Turns
 
 from inferential import AsyncConnection, Server
 from inferential.scheduler.engine import Batch
@@ -50,19 +51,11 @@ async def test_a_robots_request_needs_no_task(serve: Serve, connect: Connect) ->
 
 async def test_a_client_within_the_process_that_asks_again_and_again_lets_others_run(serve: Serve) -> None:
     async with serve({"m": at_once}) as server, server.connect("tool") as tool:
-        model, turns = tool.model("m"), 0
-
-        async def others() -> None:
-            nonlocal turns
-            while True:
-                turns += 1
-                await asyncio.sleep(0)
-
-        task = asyncio.create_task(others())
-        for _ in range(50):
-            assert await model.infer(2000, state=STATE) is not None
-        task.cancel()
-        assert turns >= 50
+        model = tool.model("m")
+        async with Turns() as turns:
+            for _ in range(50):
+                assert await model.infer(2000, state=STATE) is not None
+        assert turns.count >= 50
 
 
 @pytest.mark.parametrize("event", ["on_request", "on_batch"])

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zmq
+from tests.turns import Turns
 
 from inferential.config import TransportConfig
 from inferential.transport import IncomingObservation, MalformedMessage, OutgoingResponse, ZmqTransport
@@ -181,18 +182,9 @@ async def test_waiting_for_a_message_leaves_the_event_loop_to_others_during_a_fl
     for _ in range(1000):
         bad.send_multipart([b"x"])
     bad.send_multipart([b"", b"good", b""])
-    turns = 0
-
-    async def others() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    working = asyncio.create_task(others())
-    assert bytes((await received(transport)).envelope) == b"good"
-    working.cancel()
-    assert turns >= 1000
+    async with Turns() as turns:
+        assert bytes((await received(transport)).envelope) == b"good"
+    assert turns.count >= 1000
 
 
 @pytest.mark.parametrize("identity", [b"nobody", b"", b"\0\0\0\0\7", b"x" * 256])
