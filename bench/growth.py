@@ -20,6 +20,7 @@ from inferential import LocalDispatcher, Server
 from inferential.client.encoding import EncodingRules
 from inferential.client.session import NOTHING_TOLD, Handle, Session
 from inferential.config import InferentialConfig
+from inferential.proto.messages import content_of
 from inferential.transport.messages import Received
 
 CLIENTS = (1, 10, 100, 500, 1000, 2000)
@@ -58,7 +59,7 @@ class _Robot:
         now, now_ns = time.monotonic(), time.time_ns()
         _, (_, envelope, payload) = self._session.observe(
             self._mailbox,
-            {"state": _ACTION},
+            content_of({"state": _ACTION}),
             NOTHING_TOLD,
             now=now,
             timestamp_ns=now_ns,

@@ -18,7 +18,7 @@ from inferential.client.encoding import EncodingRules
 from inferential.client.session import NOTHING_TOLD, Handle, Session
 from inferential.config import InferentialConfig
 from inferential.observation import ObservationAssembler
-from inferential.proto.messages import ResponseTiming, write_response
+from inferential.proto.messages import ResponseTiming, content_of, write_response
 from inferential.proto.responses import ResponseReader
 from inferential.scheduler import create_scheduler
 from inferential.scheduler.engine import Capacity, Engine
@@ -65,7 +65,7 @@ def _session() -> tuple[Session, Any]:
 def _frames(session: Session, mailbox: Any) -> tuple[bytes, Any]:
     _, (_, envelope, payload) = session.observe(
         mailbox,
-        {"state": _STATE},
+        content_of({"state": _STATE}),
         NOTHING_TOLD,
         now=time.monotonic(),
         timestamp_ns=time.time_ns(),

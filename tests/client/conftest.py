@@ -19,7 +19,7 @@ from inferential.client.encoding import EncodingRules
 from inferential.client.session import NOTHING_TOLD, Handle, Mailbox, Session
 from inferential.observation.assembler import read_slots, to_values
 from inferential.proto import Client, ModelResponse, Observation
-from inferential.proto.messages import ResponseTiming, write_refusal, write_response
+from inferential.proto.messages import ResponseTiming, content_of, write_refusal, write_response
 from inferential.proto.tensors import pack
 
 WAIT_MS = 10_000
@@ -261,7 +261,7 @@ class Talk:
         """What the server would see of it."""
         request_id, frames = self.session.observe(
             mailbox,
-            {"n": np.array(n)},
+            content_of({"n": np.array(n)}),
             NOTHING_TOLD,
             now=now,
             timestamp_ns=1,

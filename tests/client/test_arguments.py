@@ -122,7 +122,6 @@ async def test_a_time_to_wait_that_is_none_is_told_and_hurts_nothing(
     for call in (model.get_result, lambda told: model.infer(told, n=STATE)):
         with pytest.raises((TypeError, ValueError), match=rf"^timeout_ms: expected .* got {timeout_ms!r}$"):
             await call(timeout_ms)
-    await peer.next()  # of `infer`, whose answer nobody waits for
     await model.observe(n=STATE)
     seen = await peer.next()
     peer.send(seen, result_for(seen))

@@ -17,14 +17,24 @@ IMAGE = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
 
 
 def encodings(rules: dict[str, str] | None, values: dict[str, Any]) -> dict[str, int | None]:
-    applied = EncodingRules(rules).apply(values)
-    return {key: value.encoding if isinstance(value, EncodedImage) else None for key, value in applied.items()}
+    tensors, metadata, _ = EncodingRules(rules).apply(values)
+    found = {key: value.encoding if isinstance(value, EncodedImage) else None for key, value in tensors}
+    return {**found, **dict.fromkeys(metadata)}
+
+
+def size_of(how: str | None, value: Any) -> int:
+    """Of an image as it is sent."""
+    ((_, image),), _, _ = EncodingRules(None if how is None else {"a": how}).apply({"a": value})
+    assert isinstance(image, EncodedImage)
+    return len(image.data)
 
 
 def test_without_rules_and_wrappers_the_values_stay_what_they_are() -> None:
     values = {"image": IMAGE, "text": "go"}
-    assert EncodingRules(None).apply(values) is values
-    assert EncodingRules({"other": "jpeg"}).apply(values) is values
+    for rules in (None, {"other": "jpeg"}):
+        ((key, image),), metadata, signature = EncodingRules(rules).apply(values)
+        assert (key, metadata, signature) == ("image", {"text": "go"}, (("image", IMAGE.dtype, IMAGE.shape),))
+        assert image is IMAGE
 
 
 def test_a_rule_holds_for_the_keys_that_its_pattern_matches() -> None:
@@ -57,17 +67,13 @@ def test_a_wrapper_outranks_the_rules() -> None:
 
 
 def test_a_rule_may_tell_the_quality_of_a_jpeg() -> None:
-    sizes = [
-        len(EncodingRules({"a": how}).apply({"a": IMAGE})["a"].data)
-        for how in ("jpeg:10", "jpeg:60", "jpeg", "JPEG:100")
-    ]
+    sizes = [size_of(how, IMAGE) for how in ("jpeg:10", "jpeg:60", "jpeg", "JPEG:100")]
     assert sizes == sorted(sizes)
     assert len(set(sizes)) == 4
 
 
 def test_a_wrapper_may_tell_the_quality_of_a_jpeg() -> None:
-    low, high = (EncodingRules(None).apply({"a": Jpeg(IMAGE, quality)})["a"].data for quality in (10, 100))
-    assert len(low) < len(high)
+    assert size_of(None, Jpeg(IMAGE, 10)) < size_of(None, Jpeg(IMAGE, 100))
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from inferential.client.session import (
     Session,
 )
 from inferential.proto import LATE_REFUSE, QUEUE_ALL, QUEUE_LATEST, ModelResponse, Observation
+from inferential.proto.messages import content_of
 
 NewTalk = Callable[[], Any]
 
@@ -55,7 +56,7 @@ def observed(session: Session, mailbox: Mailbox, values: dict[str, Any] | None =
     fields = {"urgency": 0.0, "steps_remaining": None, "priority": None, **told}
     _, (_, envelope, _) = session.observe(
         mailbox,
-        values or {},
+        content_of(values or {}),
         (fields["urgency"], fields["steps_remaining"], fields["priority"]),
         now=0.0,
         timestamp_ns=fields.get("timestamp_ns", 1),
@@ -402,9 +403,9 @@ def test_of_a_latest_handle_the_newest_observation_waits(talk: Any) -> None:
     for n in range(5):
         talk.hold(mailbox, n)
     talk.hold(other, 9)
-    assert talk.session.has_unsent
+    assert talk.session.has_unsent()
     assert unsent(talk.session) == [4, 9]
-    assert not talk.session.has_unsent
+    assert not talk.session.has_unsent()
     assert talk.session.stats.replaced_unsent == talk.session.stats.superseded == 4
     assert mailbox.take() is None  # that they were superseded is no news to this handle
     assert len(mailbox.open) == 1
@@ -444,7 +445,7 @@ def test_what_nobody_waits_for_any_more_is_not_sent(talk: Any) -> None:
     latest, every = talk.mailbox(), talk.mailbox(queue="all")
     for mailbox in (latest, every):
         talk.session.abandon(mailbox, talk.hold(mailbox, keep=True).request_id)
-    assert not talk.session.has_unsent
+    assert not talk.session.has_unsent()
     talk.hold(latest, 1)
     for n in range(MAX_UNSENT):
         talk.hold(every, n)
@@ -473,7 +474,7 @@ def test_observations_that_nobody_answers_take_no_growing_memory(queue: Any, rea
     mailbox = talk.mailbox(queue=queue)
     session = talk.session
     for _ in range(20_000):
-        request_id, frames = session.observe(mailbox, {}, NOTHING_TOLD, now=0.0, timestamp_ns=1)
+        request_id, frames = session.observe(mailbox, content_of({}), NOTHING_TOLD, now=0.0, timestamp_ns=1)
         if not reachable:
             session.hold(mailbox, request_id, frames)
     assert len(mailbox.open) <= MAX_OPEN

@@ -15,7 +15,7 @@ from inferential.client import session as session_module
 from inferential.client.encoding import EncodingRules
 from inferential.client.session import NOTHING_TOLD, Handle, Mailbox, Session
 from inferential.proto import ModelResponse, Observation
-from inferential.proto.messages import ResponseTiming, write_refusal, write_response
+from inferential.proto.messages import ResponseTiming, content_of, write_refusal, write_response
 
 LIMIT = 4
 TIMING = ResponseTiming(1.0, 2.0, 3.0, 1)
@@ -56,7 +56,7 @@ class SessionMachine(RuleBasedStateMachine):
     def observe(self, mailbox: Mailbox, keep: bool, reachable: bool) -> None:
         request_id, frames = self.session.observe(
             mailbox,
-            {"n": np.zeros(1)},
+            content_of({"n": np.zeros(1)}),
             NOTHING_TOLD,
             now=0.0,
             timestamp_ns=1,
@@ -66,7 +66,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.owner[request_id] = mailbox
         if keep:
             self.kept.add(request_id)
-        if reachable and not self.session.has_unsent:
+        if reachable and not self.session.has_unsent():
             self.seen.append(request_id)
         else:
             self.session.hold(mailbox, request_id, frames)
@@ -80,7 +80,7 @@ class SessionMachine(RuleBasedStateMachine):
             assert request_id not in self.abandoned, "sent though nobody waits"
             self.seen.append(request_id)
             self.session.sent()
-        assert not self.session.has_unsent
+        assert not self.session.has_unsent()
 
     @rule(data=st.data(), status=st.sampled_from(["OK", "OK", "OK", *STATUSES]), told=st.booleans())
     def answer(self, data: Any, status: str, told: bool) -> None:

@@ -273,7 +273,7 @@ def test_a_lost_server_is_found_again_though_nobody_waits(
 
     def held() -> bool:
         model.observe(n=np.array(2))
-        return connection._session.has_unsent
+        return connection._session.has_unsent()
 
     until(held)
     peer.start()

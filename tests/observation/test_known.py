@@ -17,6 +17,7 @@ from inferential.config import ObservationConfig
 from inferential.observation import DecodedObservation, ObservationAssembler, ObservationError
 from inferential.observation.known import KnownEnvelope
 from inferential.proto import FLOAT32, RAW, Client, Observation, Tensor
+from inferential.proto.messages import content_of
 from inferential.proto.tensors import whole
 
 ARRAYS = {
@@ -49,7 +50,7 @@ class Robot:
         told = {"urgency": 0.0, "steps_remaining": None, "priority": None, **news}
         _, (_, envelope, payload) = self._session.observe(
             self._mailbox,
-            values,
+            content_of(values),
             (told["urgency"], told["steps_remaining"], told["priority"]),
             now=0.0,
             timestamp_ns=time.time_ns(),

@@ -14,8 +14,8 @@ from inferential.proto import PNG, PROTOCOL_VERSION, ModelResponse, Status, Tens
 from inferential.proto.images import encode
 from inferential.proto.messages import (
     ResponseTiming,
+    content_of,
     read_response,
-    sort_values,
     split_values,
     write_refusal,
     write_response,
@@ -159,7 +159,7 @@ KINDS = {"array": np.zeros((2, 3)), "image": encode(np.zeros((2, 2), np.uint8), 
 
 @given(st.dictionaries(st.text(max_size=3), st.sampled_from(sorted(KINDS)).map(KINDS.__getitem__)))
 def test_values_are_sorted_as_they_are_split_and_signed(values: dict[str, Any]) -> None:
-    tensors, metadata, signature = sort_values(values)
+    tensors, metadata, signature = content_of(values)
     assert [key for key, _ in tensors] == [key for key, value in values.items() if not isinstance(value, str)]
     assert all(value is values[key] for key, value in tensors)
     assert metadata == {key: value for key, value in values.items() if isinstance(value, str)}

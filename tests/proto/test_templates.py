@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from inferential.client.encoding import EncodingRules
 from inferential.client.session import NOTHING_TOLD, Handle, Session
 from inferential.proto import ModelResponse, Observation
-from inferential.proto.messages import ResponseTiming, write_response
+from inferential.proto.messages import ResponseTiming, content_of, write_response
 from inferential.proto.templates import ObservationTemplate, signature_of
 from inferential.proto.tensors import describe
 
@@ -38,7 +38,7 @@ def test_observations_say_the_same_each_time(told: dict[str, Any], times: list[i
     made, mailbox = session()
     for timestamp_ns in times:
         request_id, (_, envelope, payload) = made.observe(
-            mailbox, told, (0.5, steps, None), now=0.0, timestamp_ns=timestamp_ns
+            mailbox, content_of(told), (0.5, steps, None), now=0.0, timestamp_ns=timestamp_ns
         )
         message = Observation.FromString(envelope)
         assert (message.request_id, message.timestamp_ns) == (request_id, timestamp_ns)
@@ -95,5 +95,5 @@ def test_an_array_that_nobody_writes_is_sent_from_its_own_memory(size: int) -> N
     made, mailbox = session()
     array = np.zeros(size, np.uint8)
     array.setflags(write=False)
-    _, (_, _, payload) = made.observe(mailbox, {"image": array}, NOTHING_TOLD, now=0.0, timestamp_ns=NOW_NS)
+    _, (_, _, payload) = made.observe(mailbox, content_of({"image": array}), NOTHING_TOLD, now=0.0, timestamp_ns=NOW_NS)
     assert np.shares_memory(np.frombuffer(payload, np.uint8), array)

@@ -132,8 +132,8 @@ def test_the_fast_path_gives_what_the_long_way_gives(
 @pytest.mark.parametrize("size", [8, 255, 300, 9000])
 def test_payload_can_be_written_to_and_heads_are_bytes(size: int) -> None:
     (found,) = read_all(wire(b"", bytes(size), bytes(size)), [20])
-    assert [type(one) for one in found] == [bytes, bytes, memoryview]
-    assert not found[2].readonly
+    assert [type(one) for one in found[:2]] == [bytes, bytes]
+    assert not memoryview(found[2]).readonly
 
 
 @given(message=messages, join_below=st.sampled_from([0, 1, 256, 9000, 100_000]))

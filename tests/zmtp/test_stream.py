@@ -87,9 +87,9 @@ def test_a_message_that_came_with_the_handshake_is_given_after_it(pair: Pair, ma
     stream, end = make_stream(pair[0]), pair[1]
     end.sendall(GREETING + p.ready(b"DEALER", b"robot") + b"".join(p.message([b"", b"e", b"p"], 99)))  # type: ignore[arg-type]
     shaken(stream)
-    assert stream.buffered
+    assert stream.buffered()
     assert plain(stream.next()) == [b"", b"e", b"p"]
-    assert not stream.buffered
+    assert not stream.buffered()
 
 
 @pytest.mark.parametrize(

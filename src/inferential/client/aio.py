@@ -55,7 +55,7 @@ class AsyncConnection(AsyncHandles):
         self._wake_waiters()
 
     def _post(self, mailbox: Mailbox, request_id: int, frames: Frames) -> None:
-        if time.monotonic() >= self._wire.look_at:
+        if time.monotonic() >= self._wire.look_at():
             self._pump()  # the event loop was kept from it, and the server may be gone meanwhile
         if self._wire.send(self._session, mailbox, request_id, frames):
             self._wake_waiters()
@@ -80,7 +80,7 @@ class AsyncConnection(AsyncHandles):
         self._set_timer()
 
     def _set_timer(self) -> None:
-        look_at = self._wire.look_at
+        look_at = self._wire.look_at()
         if self._timer_at <= look_at or self._loop is None:
             return  # it rings first, finds nothing, and is set anew
         if self._timer is not None:

@@ -6,6 +6,7 @@ where those are used.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -68,10 +69,23 @@ def check_encode(rules: Mapping[str, str] | None) -> None:
             raise _wrong(f"encode[{pattern!r}]", "'raw', 'png', 'jpeg' or 'jpeg:QUALITY' of 1 to 100", how)
 
 
-def wrong_timeout(timeout_ms: object) -> TypeError | ValueError:
-    """The error for a time to wait that is none."""
-    text = f"timeout_ms: expected a number of milliseconds (0: not to wait), got {timeout_ms!r}"
-    return ValueError(text) if isinstance(timeout_ms, Real) else TypeError(text)
+def timeout_s_of(timeout_ms: float) -> float:
+    """A time to wait, in seconds.
+
+    Raises:
+        TypeError, ValueError: it is no number.
+    """
+    try:
+        timeout_s = timeout_ms / 1e3
+    except TypeError:
+        raise _wrong_timeout(TypeError, timeout_ms) from None
+    if math.isnan(timeout_s):
+        raise _wrong_timeout(ValueError, timeout_ms)
+    return timeout_s
+
+
+def _wrong_timeout(kind: type[TypeError | ValueError], timeout_ms: object) -> TypeError | ValueError:
+    return kind(f"timeout_ms: expected a number of milliseconds (0: not to wait), got {timeout_ms!r}")
 
 
 def _is(value: object, kind: type) -> bool:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from inferential.client.arguments import check_encode
 from inferential.proto import JPEG, PNG, RAW, Encoding
 from inferential.proto.images import DEFAULT_JPEG_QUALITY, ImageError, encode
+from inferential.proto.messages import Content, arrays_alone, content_of
 from inferential.proto.tensors import EncodedImage
 
 _NAMES = {"raw": RAW, "jpeg": JPEG, "png": PNG}
@@ -64,13 +65,18 @@ class EncodingRules:
         self._rules = [_parse(pattern, how) for pattern, how in (rules or {}).items()]
         self._by_key: dict[str, _Rule | None] = {}
 
-    def apply(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The values as they are sent: images compressed where a rule or a wrapper says so.
+    def apply(self, values: Mapping[str, Any]) -> Content:
+        """What is sent: images compressed where a rule or a wrapper says so.
 
         Raises:
-            TypeError: naming the key of a wrapper around what is no array.
+            TypeError: naming the key of a value that is neither array nor string, or of a wrapper around what is no
+                array.
             ImageError: (a ValueError) naming the key of an array that is no image of that format.
         """
+        content = None if self._rules else arrays_alone(values)
+        return content_of(self._compressed(values)) if content is None else content
+
+    def _compressed(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         changed: dict[str, Any] = {}
         for key, value in values.items():
             if isinstance(value, np.ndarray):

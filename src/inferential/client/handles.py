@@ -7,14 +7,13 @@ connections within its process.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from inferential.client.arguments import check_handle, check_names, wrong_timeout
+from inferential.client.arguments import check_handle, check_names, timeout_s_of
 from inferential.client.encoding import EncodingRules
 from inferential.client.result import ClientStats, Result
 from inferential.client.session import (
@@ -27,8 +26,8 @@ from inferential.client.session import (
     QueueChoice,
     Session,
     Told,
+    result_of,
 )
-from inferential.errors import InferenceError
 
 
 class AsyncHandles(ABC):
@@ -96,40 +95,33 @@ class AsyncHandles(ABC):
     def _observe(self, mailbox: Mailbox, values: Mapping[str, Any], told: Told, keep: bool) -> int:
         self._start()
         now, timestamp_ns = time.monotonic(), time.time_ns()
-        values = mailbox.handle.rules.apply(values)
-        request_id, frames = self._session.observe(mailbox, values, told, now, timestamp_ns, keep)
+        content = mailbox.handle.rules.apply(values)
+        request_id, frames = self._session.observe(mailbox, content, told, now, timestamp_ns, keep)
         self._post(mailbox, request_id, frames)
         return request_id
 
     async def _infer(self, mailbox: Mailbox, values: Mapping[str, Any], told: Told, timeout_ms: float) -> Result | None:
+        timeout_s = timeout_s_of(timeout_ms)
         request_id = self._observe(mailbox, values, told, True)
-        result = None
+        outcome = None
         try:
-            result = await self._wait(lambda: mailbox.take_kept(request_id), timeout_ms)
+            outcome = await self._wait(lambda: mailbox.take_kept(request_id), timeout_s)
         finally:
-            if result is None:
+            if outcome is None:
                 self._session.abandon(mailbox, request_id)
-        return result
+        return result_of(outcome)
 
-    async def _wait(self, take: Callable[[], Outcome | None], timeout_ms: float) -> Result | None:
+    async def _wait(self, take: Callable[[], Outcome | None], timeout_s: float) -> Outcome | None:
         self._start()
         self._pump()
-        try:
-            waits = not timeout_ms <= 0
-        except TypeError:
-            raise wrong_timeout(timeout_ms) from None
         outcome = take()
-        if outcome is None and waits:
-            outcome = await self._sleep_until(take, timeout_ms)
-        if isinstance(outcome, InferenceError):
-            raise outcome
+        if outcome is None and timeout_s > 0:
+            outcome = await self._sleep_until(take, timeout_s)
         return outcome
 
-    async def _sleep_until(self, take: Callable[[], Outcome | None], timeout_ms: float) -> Outcome | None:
+    async def _sleep_until(self, take: Callable[[], Outcome | None], timeout_s: float) -> Outcome | None:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_ms / 1e3
-        if math.isnan(deadline):  # whose timer would ring at any time
-            raise wrong_timeout(timeout_ms)
+        deadline = loop.time() + timeout_s
         while True:
             waiter: asyncio.Future[None] = loop.create_future()
             self._waiters.add(waiter)
@@ -183,7 +175,7 @@ class AsyncModel:
 
     async def get_result(self, timeout_ms: float = 100) -> Result | None:
         """The next result of this handle; as `Model.get_result`."""
-        return await self._connection._wait(self._mailbox.take, timeout_ms)
+        return result_of(await self._connection._wait(self._mailbox.take, timeout_s_of(timeout_ms)))
 
     async def infer(
         self,

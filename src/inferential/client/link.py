@@ -138,7 +138,7 @@ class Link:
         finally:
             if stream.unsent:
                 self._mind_writing(stream)  # an answer to a heartbeat
-        self.more = stream.buffered or not stream.drained
+        self.more = stream.buffered() or not stream.drained
         return found
 
     def close(self) -> None:

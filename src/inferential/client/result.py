@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from inferential.proto.messages import ResponseTiming
+from inferential.proto.messages import Response, ResponseTiming
 
 
 class Result(dict[str, Any]):
@@ -20,30 +20,37 @@ class Result(dict[str, Any]):
         request_id: what `observe` returned for the observation that this answers (0: an unknown one, from a
             server of the 1.x line).
         age_ms: how long before its arrival the observation was made; nan where it is not known.
-        timing: where the time went on the server; None from a server of the 1.x line.
-        serve_interval_ms: the shortest interval at which the server can serve this client just now; 0 where it knows
-            no limit. Observing more often than that only has observations superseded.
-        model_version: of the model that made it; empty where the server does not know.
     """
 
-    __slots__ = ("age_ms", "model_version", "request_id", "serve_interval_ms", "timing")
+    __slots__ = ("_response", "age_ms", "request_id")
 
-    def __init__(
-        self,
-        values: dict[str, Any],
-        *,
-        request_id: int,
-        age_ms: float,
-        timing: ResponseTiming | None,
-        serve_interval_ms: float = 0.0,
-        model_version: str = "",
-    ) -> None:
-        super().__init__(values)
+    def __init__(self, response: Response, request_id: int, age_ms: float) -> None:
+        super().__init__(response.values)
+        told = response.message
+        self["response_id"] = told.response_id
+        self["model_id"] = response.model_id
+        self["inference_latency_ms"] = told.inference_latency_ms
+        self._response = response
         self.request_id = request_id
         self.age_ms = age_ms
-        self.timing = timing
-        self.serve_interval_ms = serve_interval_ms
-        self.model_version = model_version
+
+    @property
+    def timing(self) -> ResponseTiming | None:
+        """Where the time went on the server; None from a server of the 1.x line."""
+        return self._response.timing
+
+    @property
+    def serve_interval_ms(self) -> float:
+        """The shortest interval at which the server can serve this client just now; 0 where it knows no limit.
+
+        Observing more often than that only has observations superseded.
+        """
+        return self._response.message.serve_interval_ms
+
+    @property
+    def model_version(self) -> str:
+        """Of the model that made it; empty where the server does not know."""
+        return self._response.model_version
 
 
 @dataclass(slots=True)

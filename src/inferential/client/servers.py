@@ -95,7 +95,6 @@ class ManyServers:
         for server in self._servers:
             server.link.look(now)
 
-    @property
     def look_at(self) -> float:
         return min(server.link.look_at for server in self._servers)
 
@@ -103,7 +102,6 @@ class ManyServers:
     def flows(self) -> bool:
         return self._servers[0].link.flows
 
-    @property
     def settled(self) -> bool:
         return all(server.link.flows for server in self._servers)
 
@@ -115,14 +113,14 @@ class ManyServers:
 
     def send(self, session: Session, mailbox: Mailbox, request_id: int, frames: Frames) -> bool:
         server = self._first()
-        if session.has_unsent or server is None or not server.try_send(request_id, frames):
+        if session.has_unsent() or server is None or not server.try_send(request_id, frames):
             return session.hold(mailbox, request_id, frames)
         return False
 
     def pump(self, session: Session) -> int:
         now = time.monotonic()
         ended = sum(server.look(session, now) for server in self._servers)
-        while session.has_unsent and (server := self._first()) is not None:
+        while session.has_unsent() and (server := self._first()) is not None:
             unsent = session.next_unsent()
             if unsent is None or not server.try_send(*unsent):
                 break

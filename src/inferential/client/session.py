@@ -15,9 +15,9 @@ import itertools
 import math
 import secrets
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 from weakref import WeakValueDictionary, finalize, ref
 
 from inferential.client.encoding import EncodingRules
@@ -41,7 +41,7 @@ from inferential.proto import (
     Observation,
     Status,
 )
-from inferential.proto.messages import put_metadata, sort_values
+from inferential.proto.messages import Content, put_metadata
 from inferential.proto.responses import ResponseReader
 from inferential.proto.templates import ObservationTemplate, Signature
 from inferential.proto.tensors import Array, Buffer, EncodedImage, Payload, describe, pack, pieces
@@ -141,15 +141,15 @@ class Mailbox:
         self._kept: dict[int, Outcome | None] = {}
         self._newest_result = 0
 
-    def opened(self, request_id: int, at: float, *, keep: bool) -> list[int]:
-        """Notes a request; with `keep` its outcome waits for `take_kept` alone. Gives ids that are forgotten for it."""
+    def opened(self, request_id: int, at: float, *, keep: bool) -> None:
+        """Notes a request; with `keep` its outcome waits for `take_kept` alone."""
         self.open[request_id] = at
         if keep:
             self._kept[request_id] = None
-        forgotten = []
-        while len(self.open) > MAX_OPEN:
-            forgotten.append(self.open.popitem(last=False)[0])
-        return forgotten
+
+    def forget_oldest(self) -> int:
+        """Closes the oldest request, and gives its id."""
+        return self.open.popitem(last=False)[0]
 
     def deliver(self, request_id: int, outcome: Outcome) -> None:
         """Puts an outcome where `take` or `take_kept` finds it."""
@@ -220,7 +220,7 @@ class Session:
     def observe(
         self,
         mailbox: Mailbox,
-        values: Mapping[str, Any],
+        content: Content,
         told: Told,
         now: float,
         timestamp_ns: int,
@@ -228,15 +228,14 @@ class Session:
     ) -> tuple[int, Frames]:
         """Builds an observation and opens its request: (request id, frames to send).
 
-        `values` are as `handle.rules.apply` gives them: compressing takes milliseconds, and needs no session.
+        `content` is what `handle.rules.apply` gives: compressing takes milliseconds, and needs no session.
 
         Raises:
-            TypeError: naming the key of a value that is neither array nor string.
-            ValueError: for a dtype that the wire does not have, or a number out of range.
+            TypeError, ValueError: for a dtype that the wire does not have, or a number that is none or out of range.
         """
         handle = mailbox.handle
         urgency, steps_remaining, priority = told
-        tensors, metadata, signature = sort_values(values)
+        tensors, metadata, signature = content
         request_id = next(self._ids)
         message = Observation()
         try:
@@ -254,10 +253,11 @@ class Session:
             ) from error
         if metadata:
             put_metadata(message.metadata, metadata)
-        envelope, payload = self._written(mailbox, message, tensors, signature)
+        envelope, payload = self._written(mailbox, message, timestamp_ns, tensors, signature)
         self._owners[request_id] = mailbox.reference
-        for forgotten in mailbox.opened(request_id, now, keep=keep):
-            self._owners.pop(forgotten, None)
+        mailbox.opened(request_id, now, keep=keep)
+        if len(mailbox.open) > MAX_OPEN:
+            self._owners.pop(mailbox.forget_oldest(), None)
         self.stats.observed += 1
         return request_id, (b"", envelope, payload)
 
@@ -265,11 +265,11 @@ class Session:
         self,
         mailbox: Mailbox,
         message: Observation,
+        timestamp_ns: int,
         tensors: list[tuple[str, Array | EncodedImage]],
         signature: Signature | None,
     ) -> tuple[bytes, Payload]:
         """Envelope and payload of an observation of which so far `message` holds what is new."""
-        timestamp_ns = message.timestamp_ns
         if signature is None:
             self._fill(message, mailbox.handle)
             payload = pack(message.tensors, tensors, timestamp_ns)
@@ -315,25 +315,14 @@ class Session:
         if mailbox is None:
             self.stats.unmatched += 1
             return
-        mailbox.serve_interval_ms = serve_interval_ms = told.serve_interval_ms
+        mailbox.serve_interval_ms = told.serve_interval_ms
         if told.status != _OK:
             kind = _ERRORS.get(told.status, InferenceError)
             mailbox.deliver(request_id, kind(told.reason, request_id=request_id, model_id=response.model_id))
             return
         observed_at = mailbox.open.get(request_id)
-        values = response.values
-        values["response_id"] = told.response_id
-        values["model_id"] = response.model_id
-        values["inference_latency_ms"] = told.inference_latency_ms
-        result = Result(
-            values,
-            request_id=request_id,
-            age_ms=math.nan if observed_at is None else (now - observed_at) * 1e3,
-            timing=response.timing,
-            serve_interval_ms=serve_interval_ms,
-            model_version=response.model_version,
-        )
-        mailbox.deliver(request_id, result)
+        age_ms = math.nan if observed_at is None else (now - observed_at) * 1e3
+        mailbox.deliver(request_id, Result(response, request_id, age_ms))
 
     def _oldest(self, model_id: str) -> int:
         """Of the open requests of a model that were sent, the oldest; 0 where there is none."""
@@ -357,7 +346,6 @@ class Session:
     # What waits while the server cannot be reached: of a "latest" handle the newest observation, of all "all"
     # handles together up to MAX_UNSENT in order.
 
-    @property
     def has_unsent(self) -> bool:
         """Whether an observation waits to be sent."""
         return bool(self._unsent)
@@ -420,6 +408,17 @@ class Session:
         error.request_id, error.model_id = request_id, mailbox.handle.model_id
         self._owners.pop(request_id, None)
         mailbox.deliver(request_id, error)
+
+
+def result_of(outcome: Outcome | None) -> Result | None:
+    """The result, where the request ended in one; None where it has not ended.
+
+    Raises:
+        InferenceError: it ended without a result.
+    """
+    if isinstance(outcome, InferenceError):
+        raise outcome
+    return outcome
 
 
 def _forget(owners: dict[int, ref[Mailbox]], request_ids: Iterable[int]) -> None:

@@ -9,18 +9,16 @@ call us before the next control period.
 
 from __future__ import annotations
 
-import math
 import select
 import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from types import TracebackType
 from typing import Any, Self
 from weakref import ref
 
-from inferential.client.arguments import check_handle, check_names, wrong_timeout
+from inferential.client.arguments import check_handle, check_names, timeout_s_of
 from inferential.client.encoding import EncodingRules
 from inferential.client.result import ClientStats, Result
 from inferential.client.servers import open_wire
@@ -33,8 +31,9 @@ from inferential.client.session import (
     QueueChoice,
     Session,
     Told,
+    result_of,
 )
-from inferential.errors import InferenceError
+from inferential.proto.messages import Content
 
 FIRST_CONNECT_MS = 50
 """Longest that the first `observe` of a connection waits for the connection to be made."""
@@ -167,25 +166,56 @@ class Connection:
     ) -> None:
         self.close()
 
-    def _observe(self, mailbox: Mailbox, values: Mapping[str, Any], told: Told, keep: bool) -> int:
+    def _observe(self, mailbox: Mailbox, values: Mapping[str, Any], told: Told) -> int:
         now, timestamp_ns = time.monotonic(), time.time_ns()
-        values = mailbox.handle.rules.apply(values)
+        content = mailbox.handle.rules.apply(values)
+        with self._lock:
+            return self._send(mailbox, content, told, now, timestamp_ns, False)
+
+    def _get_result(self, mailbox: Mailbox, timeout_ms: float) -> Result | None:
+        deadline = time.monotonic() + timeout_s_of(timeout_ms)
         with self._lock:
             self._check_open()
-            request_id, frames = self._session.observe(mailbox, values, told, now, timestamp_ns, keep)
-            # A robot that was silent for a while may have lost its server meanwhile.
-            news = now >= self._wire.look_at and self._wire.pump(self._session) > 0
-            if not self._reached:
-                self._reached = True
-                news = self._wait_for_flow(FIRST_CONNECT_MS) or news
-            news = self._wire.send(self._session, mailbox, request_id, frames) or news
-            if self._wire.settled:
-                self._flowing = True
-            else:
-                news = self._unsettled() or news
-            if news:
+            if mailbox.unread and self._wire.pump(self._session):  # something newer than that may have come
                 self._hand_out()
-            return request_id
+            outcome = mailbox.take()
+            if outcome is None:
+                outcome = self._wait(mailbox.take, deadline)
+        return result_of(outcome)
+
+    def _infer(self, mailbox: Mailbox, values: Mapping[str, Any], told: Told, timeout_ms: float) -> Result | None:
+        now, timestamp_ns = time.monotonic(), time.time_ns()
+        deadline = now + timeout_s_of(timeout_ms)
+        content = mailbox.handle.rules.apply(values)
+        outcome = None
+        with self._lock:
+            request_id = self._send(mailbox, content, told, now, timestamp_ns, True)
+            try:
+                outcome = self._wait(lambda: mailbox.take_kept(request_id), deadline)
+            finally:
+                if outcome is None:
+                    self._session.abandon(mailbox, request_id)
+        return result_of(outcome)
+
+    # Under the lock
+
+    def _send(self, mailbox: Mailbox, content: Content, told: Told, now: float, timestamp_ns: int, keep: bool) -> int:
+        self._check_open()
+        wire = self._wire
+        request_id, frames = self._session.observe(mailbox, content, told, now, timestamp_ns, keep)
+        # A robot that was silent for a while may have lost its server meanwhile.
+        news = now >= wire.look_at() and wire.pump(self._session) > 0
+        if not self._reached:
+            self._reached = True
+            news = self._wait_for_flow(FIRST_CONNECT_MS) or news
+        news = wire.send(self._session, mailbox, request_id, frames) or news
+        if wire.settled():
+            self._flowing = True
+        else:
+            news = self._unsettled() or news
+        if news:
+            self._hand_out()
+        return request_id
 
     def _unsettled(self) -> bool:
         """Sees to what is not sent yet; whether requests ended by it."""
@@ -194,7 +224,7 @@ class Connection:
             # The system takes a large message in a fraction of a millisecond.
             news = self._wait_for_flow(FULL_SOCKET_MS)
         self._flowing = self._flowing or self._wire.flows
-        if self._tender is None and not self._wire.settled:
+        if self._tender is None and not self._wire.settled():
             self._tender = threading.Thread(target=_tend, args=(ref(self),), name="inferential-tend", daemon=True)
             self._tender.start()
         return news
@@ -209,64 +239,48 @@ class Connection:
             self._flowing = self._wire.flows
             if self._flowing or now >= deadline:
                 return ended > 0
-            _sleep(self._flow, max(min(deadline, self._wire.look_at) - now, 0.0))
+            self._flow.poll(max(min(deadline, self._wire.look_at()) - now, 0.0) * 1e3)
             now = time.monotonic()
 
     def _tend(self) -> bool:
         """For a while, what nobody may call us for: connecting, sending the rest. False once there is none of it."""
         with self._lock:
-            if self._closed or self._wire.settled:
+            if self._closed or self._wire.settled():
                 self._tender = None
                 return False
-            pause = max(min(_TEND_S, self._wire.look_at - time.monotonic()), 0.0)
-            if self._leading:
-                self._doze(pause)
-            else:
-                self._lead(pause)
+            self._sleep(min(_TEND_S, self._wire.look_at() - time.monotonic()))
             if not self._closed and self._wire.pump(self._session):
                 self._hand_out()
             return True
 
-    def _wait(self, mailbox: Mailbox, take: Callable[[], Outcome | None], timeout_ms: float) -> Result | None:
-        try:
-            deadline = time.monotonic() + timeout_ms / 1e3
-        except TypeError:
-            raise wrong_timeout(timeout_ms) from None
-        last = False
-        with self._lock:
-            now = time.monotonic()  # another thread may have had the lock for a while
-            self._check_open()
-            if mailbox.unread and self._wire.pump(self._session):  # something newer than that may have come
+    def _wait(self, take: Callable[[], Outcome | None], deadline: float) -> Outcome | None:
+        """Sleeps until there is something to take, and takes it; what has come by the deadline counts."""
+        while True:
+            now = time.monotonic()
+            remaining = deadline - now
+            if remaining > 0:
+                # Of a leader that sleeps already, `look_at` may have changed since.
+                self._sleep(min(remaining, self._wire.look_at() - now, LONGEST_SLEEP_S))
+                self._check_open()
+            if self._wire.pump(self._session):
                 self._hand_out()
-            while (outcome := take()) is None and not last:
-                remaining = min(deadline - now, LONGEST_SLEEP_S)
-                last = not remaining > 0  # but what has come by now counts
-                if not last:
-                    pause = max(min(remaining, self._wire.look_at - now), 0.0)
-                    if self._leading:
-                        self._doze(pause)  # the leader may sleep for longer: `look_at` has changed since
-                    else:
-                        self._lead(pause)
-                    self._check_open()
-                elif math.isnan(remaining):
-                    raise wrong_timeout(timeout_ms)
-                if self._wire.pump(self._session):
-                    self._hand_out()
-                now = time.monotonic()
-        if isinstance(outcome, InferenceError):
-            raise outcome
-        return outcome
+            outcome = take()
+            if outcome is not None or remaining <= 0:
+                return outcome
 
-    def _abandon(self, mailbox: Mailbox, request_id: int) -> None:
-        with self._lock:
-            self._session.abandon(mailbox, request_id)
+    def _sleep(self, timeout_s: float) -> None:
+        """Sleeps, the lock released, until something came or another thread has something for us."""
+        if self._leading:
+            self._doze(timeout_s)
+        else:
+            self._lead(timeout_s)
 
     def _lead(self, timeout_s: float) -> None:
         """Sleeps, the lock released, until the socket or another thread wakes us."""
         self._leading = True
         self._lock.release()
         try:
-            _sleep(self._leaders, timeout_s)
+            self._leaders.poll(max(timeout_s, 0.0) * 1e3)
         finally:
             self._lock.acquire()
             self._leading = False
@@ -298,11 +312,6 @@ class Connection:
     def _check_open(self) -> None:
         if self._closed:
             raise ConnectionError(f"the connection of client {self.client_id!r} is closed")
-
-
-def _sleep(poll: select.poll, timeout_s: float) -> None:
-    """Until one of its descriptors has something."""
-    poll.poll(math.ceil(timeout_s * 1e3))
 
 
 def _tend(connection: ref[Connection]) -> None:
@@ -356,7 +365,7 @@ class Model:
             ValueError: for a dtype that the wire does not have, or an image that the encoding cannot hold.
             ConnectionError: after `close`.
         """
-        return self._connection._observe(self._mailbox, values, (urgency, steps_remaining, priority), False)
+        return self._connection._observe(self._mailbox, values, (urgency, steps_remaining, priority))
 
     def get_result(self, timeout_ms: float = 100) -> Result | None:
         """The next result of this handle ("latest": the newest), or None after `timeout_ms`; at 0 or less at once.
@@ -366,7 +375,7 @@ class Model:
             TypeError, ValueError: for a `timeout_ms` that is no number.
             ConnectionError: after `close`.
         """
-        return self._connection._wait(self._mailbox, self._mailbox.take, timeout_ms)
+        return self._connection._get_result(self._mailbox, timeout_ms)
 
     def infer(
         self,
@@ -382,12 +391,5 @@ class Model:
             InferenceError: the request ended without a result, RequestSuperseded included.
             TypeError, ValueError, ConnectionError: as `observe`.
         """
-        request_id = self._connection._observe(self._mailbox, values, (urgency, steps_remaining, priority), True)
-        result = None
-        try:
-            take = partial(self._mailbox.take_kept, request_id)
-            result = self._connection._wait(self._mailbox, take, timeout_ms)
-        finally:
-            if result is None:
-                self._connection._abandon(self._mailbox, request_id)
-        return result
+        told = (urgency, steps_remaining, priority)
+        return self._connection._infer(self._mailbox, values, told, timeout_ms)

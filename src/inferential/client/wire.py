@@ -51,14 +51,16 @@ def patience_of(reconnect_ivl_ms: int, reconnect_max_ms: int) -> Patience:
 
 
 class Wire(Protocol):
-    """The way to the server, or to one of several."""
+    """The way to the server, or to one of several.
+
+    What is asked with every observation is a method: a property takes Python three times as long.
+    """
 
     @property
     def fd(self) -> int:
         """A descriptor that is readable while `pump` has something to do."""
         ...
 
-    @property
     def look_at(self) -> float:
         """When to call `pump` though there is nothing to read, in seconds of `time.monotonic()`."""
         ...
@@ -68,7 +70,6 @@ class Wire(Protocol):
         """Whether the robot's own server is connected, and was sent all that was to be sent."""
         ...
 
-    @property
     def settled(self) -> bool:
         """Whether there is nothing to do but to wait for answers: no connection to be made, no rest to be sent.
 
@@ -117,7 +118,6 @@ class OneServer:
         self.closed = False
         self._link.look(time.monotonic())
 
-    @property
     def look_at(self) -> float:
         return self._link.look_at
 
@@ -125,7 +125,6 @@ class OneServer:
     def flows(self) -> bool:
         return self._link.flows
 
-    @property
     def settled(self) -> bool:
         return self._link.flows
 
@@ -134,7 +133,7 @@ class OneServer:
         return self._link.trouble
 
     def send(self, session: Session, mailbox: Mailbox, request_id: int, frames: Frames) -> bool:
-        if session.has_unsent or not self._link.try_send(frames):
+        if session.has_unsent() or not self._link.try_send(frames):
             return session.hold(mailbox, request_id, frames)
         return False
 
@@ -166,7 +165,8 @@ def receive(link: Link, session: Session) -> int:
     while (frames := link.next()) is not None:
         count += 1
         if isinstance(frames, list) and len(frames) == 3:
-            session.receive(frames[1], frames[2], time.monotonic())
+            _, envelope, payload = frames
+            session.receive(envelope, payload, time.monotonic())
         elif frames is not Discarded.PART:
             session.stats.unmatched += 1
         if not link.more:

@@ -6,7 +6,7 @@ read with `read_response` on a robot.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,9 @@ from inferential.proto.dtypes import dtype_to_numpy
 from inferential.proto.images import decode
 from inferential.proto.templates import Signature, response_part, signature_of
 from inferential.proto.tensors import Array, Buffer, EncodedImage, gather, pack, view
+
+Content = tuple[list[tuple[str, Array | EncodedImage]], dict[str, str], Signature | None]
+"""What a message holds for its reader: tensors, strings, and the tensors' signature where no image is compressed."""
 
 
 @dataclass(slots=True)  # not frozen, which would double the time that it takes to make one
@@ -57,6 +60,14 @@ class Response:
         told = self.message.timing
         return ResponseTiming(told.queue_ms, told.inference_ms, told.server_ms, told.batch_size)
 
+    def __reduce__(self) -> tuple[Callable[..., Response], tuple[Any, ...]]:
+        # A message cannot be pickled by itself: protobuf looks for its class in a module that is in no package.
+        return _response, (self.message.SerializeToString(), self.model_id, self.model_version, self.values)
+
+
+def _response(message: bytes, *others: Any) -> Response:
+    return Response(pb.ModelResponse.FromString(message), *others)
+
 
 def split_values(values: Mapping[str, Any]) -> tuple[list[tuple[str, Array | EncodedImage]], dict[str, str]]:
     """Arrays and compressed images apart from strings.
@@ -80,21 +91,27 @@ def split_values(values: Mapping[str, Any]) -> tuple[list[tuple[str, Array | Enc
     return tensors, metadata
 
 
-def sort_values(
-    values: Mapping[str, Any],
-) -> tuple[list[tuple[str, Array | EncodedImage]], dict[str, str], Signature | None]:
-    """The same, with the signature of the tensors, which is None where an image is compressed.
+def arrays_alone(values: Mapping[str, Any]) -> Content | None:
+    """The content that almost all messages have; None where there is anything but arrays."""
+    signature = []
+    for key, value in values.items():
+        if not isinstance(value, np.ndarray):
+            return None
+        signature.append((key, value.dtype, value.shape))
+    return list(values.items()), {}, tuple(signature)
+
+
+def content_of(values: Mapping[str, Any]) -> Content:
+    """What a message holds that carries these values.
 
     Raises:
         TypeError: as `split_values`.
     """
-    signature = []
-    for key, value in values.items():
-        if not isinstance(value, np.ndarray):
-            tensors, metadata = split_values(values)
-            return tensors, metadata, signature_of(tensors)
-        signature.append((key, value.dtype, value.shape))
-    return list(values.items()), {}, tuple(signature)
+    content = arrays_alone(values)
+    if content is not None:
+        return content
+    tensors, metadata = split_values(values)
+    return tensors, metadata, signature_of(tensors)
 
 
 def put_metadata(target: MutableMapping[str, str], metadata: Mapping[str, str]) -> None:
@@ -127,7 +144,7 @@ def write_response(
     Raises:
         TypeError, ValueError: for a value that the wire cannot carry, naming its key.
     """
-    tensors, metadata, signature = sort_values(values)
+    tensors, metadata, signature = content_of(values)
     message = pb.ModelResponse()
     message.response_id = response_id
     message.timestamp_ns = timestamp_ns

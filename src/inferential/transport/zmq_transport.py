@@ -137,7 +137,7 @@ class ZmqTransport:
             if frames is None:
                 client.queued = False
                 continue
-            if stream.buffered:
+            if stream.buffered():
                 if client.gone:
                     self._talkers.appendleft(client)  # its last words are older than what its successor says
                 else:

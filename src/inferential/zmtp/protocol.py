@@ -34,6 +34,7 @@ _MAX_COMMAND_BYTES = 1024
 _MAX_IDENTITY_BYTES = 255
 _MAX_CONTEXT_BYTES = 16  # of a heartbeat
 _USUAL = bytes((_MORE, 0, _MORE))  # an empty frame, and a short one after it
+_USUAL_BYTES = 6  # of three such heads
 _DISCARD_AT_ONCE = 64
 """Frames of an endless message that are thrown away in one go, others' messages between."""
 
@@ -256,24 +257,24 @@ class Reader:
         # The message that almost all are, [empty, short envelope, payload], as the long way would give it, at a third
         # of its price.
         begins = self._body is None and not self._frames and self._usual_fits
-        if begins and data.startswith(_USUAL, at) and at + 3 < end:
-            envelope_at = at + 4
-            flags_at = envelope_at + data[at + 3]
+        if begins and end - at >= _USUAL_BYTES and data.startswith(_USUAL, at):
+            flags_at = at + 4 + data[at + 3]
             payload_at = flags_at + 2
             if payload_at > end:
                 pass
             elif data[flags_at] == 0:
                 stop = payload_at + data[flags_at + 1]
                 if stop <= end:
-                    self._at, self.buffered = stop, stop < end
-                    return [b"", data[envelope_at:flags_at], memoryview(bytearray(data[payload_at:stop]))]
+                    self._at = stop
+                    self.buffered = stop < end
+                    return [b"", data[at + 4 : flags_at], bytearray(data[payload_at:stop])]
             elif data[flags_at] == _LONG and payload_at + 7 <= end:
                 payload_at += 7
                 size = int.from_bytes(data[flags_at + 1 : payload_at])
                 if payload_at + size > end and size >= _IN_PLACE_BYTES:
                     self._check(_LONG, size)
                     self._begin(_LONG, size, memoryview(data)[payload_at:])
-                    self._frames = [b"", data[envelope_at:flags_at]]
+                    self._frames = [b"", data[at + 4 : flags_at]]
                     self._at, self.buffered = end, False
                     return None
         found = self._found(data, at, end)
@@ -308,7 +309,7 @@ class Reader:
                     self._at = at
                     return frame
                 if len(self._frames) >= HEAD_FRAMES:
-                    frame = memoryview(bytearray(frame))
+                    frame = bytearray(frame)
             else:
                 flags, frame, self._body = self._body_flags, self._body, None
                 if len(self._frames) < HEAD_FRAMES:

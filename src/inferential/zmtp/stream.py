@@ -101,7 +101,6 @@ class Stream:
         """The descriptor, for a selector."""
         return self._socket.fileno()
 
-    @property
     def buffered(self) -> bool:
         """Whether `next` may give something without another `read`."""
         return self._reader.buffered
@@ -195,7 +194,7 @@ class Stream:
         Raises:
             ConnectionEnded: as `next`.
         """
-        found = self.next() if self.buffered else None
+        found = self.next() if self._reader.buffered else None
         while found is None:
             if not self.read():
                 return None
