@@ -258,16 +258,18 @@ class Dispatcher(ABC):
             for request, outcome in zip(requests, outcomes, strict=True)
         ]
 
-    async def outcomes(self, requests: Sequence[InferenceRequest], replica: str) -> Sequence[Any]:
+    def outcomes(self, requests: Sequence[InferenceRequest], replica: str) -> Coroutine[Any, Any, Sequence[Any]]:
         """Results and exceptions of one call, one for each request; it raises nothing.
 
         A backend that has observations read elsewhere overrides it.
         """
         if len(requests) == 1 and not is_encoded(requests[0].slots):
             observation = _read_one(requests[0])
-            if isinstance(observation, Exception):
-                return [observation]
-            return await self._run(requests[0].model_id, [observation], replica)
+            if not isinstance(observation, Exception):
+                return self._run(requests[0].model_id, [observation], replica)
+        return self._outcomes(requests, replica)
+
+    async def _outcomes(self, requests: Sequence[InferenceRequest], replica: str) -> Sequence[Any]:
         observations = await self._read(requests)
         sound = [
             (request, observation)
@@ -345,9 +347,9 @@ class Dispatcher(ABC):
             request_id=request.request_id,
             values=values,
             timing=ResponseTiming(
-                queue_ms=max(request.dispatched_at - request.received_at, 0.0) * 1e3,
+                queue_ms=(request.dispatched_at - request.received_at) * 1e3,
                 inference_ms=latency_ms,
-                server_ms=max(now - request.received_at, 0.0) * 1e3,
+                server_ms=(now - request.received_at) * 1e3,
                 batch_size=batch_size,
             ),
             serve_interval_ms=request.serve_interval_ms,

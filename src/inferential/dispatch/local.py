@@ -6,6 +6,7 @@ It neither queues nor limits: how much of a model runs at once is decided before
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import operator
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -17,6 +18,7 @@ from inferential.dispatch.waiting import never_waits
 from inferential.observation.assembler import is_encoded
 from inferential.scheduler.request import InferenceRequest
 
+_Call = Callable[[Any], Awaitable[Any]]
 _ON_THE_WAY = ("dispatch", "outcomes", "infer_on")  # to a model
 DEFAULT_MAX_BATCH_SIZE = 8
 """Of a model that has `infer_batch` and does not say how much it takes."""
@@ -127,55 +129,25 @@ class _Model:
         if isinstance(model, type) and any(map(inspect.isfunction, _methods(model))):
             name = model.__name__
             raise TypeError(f"model {model_id!r}: expected a model, got the class {name}; {name}(...) makes one")
-        self._batch: Callable[[list[Observation]], Any] | None = getattr(model, "infer_batch", None)
-        self._batches_async = self._batch is not None and _is_async(self._batch)
+        batch = getattr(model, "infer_batch", None)
         single = getattr(model, "infer", None) or (model if callable(model) else None)
-        if single is None and self._batch is None:
+        if single is None and batch is None:
             raise TypeError(
                 f"model {model_id!r}: expected a callable, or an object with infer(observation) or "
                 f"infer_batch(observations), got {type(model).__name__}"
             )
-        self._single: Callable[[Observation], Any] | None = single
-        self._is_async = single is not None and _is_async(single)
-        self.never_waits = all(never_waits(form) for form in (single, self._batch) if form is not None)
-        self.max_batch_size = 1 if self._batch is None else _max_batch_size(model_id, model)
+        self.never_waits = all(never_waits(form) for form in (single, batch) if form is not None)
+        self.max_batch_size = 1 if batch is None else _max_batch_size(model_id, model)
         self._end: Callable[[], Awaitable[None]] | None = getattr(model, "aclose", None)
         self._threads = CallThreads(f"inferential-{model_id}")
+        self._single = None if single is None else _awaitable(single, self._threads)
+        self._batch = None if batch is None else _awaitable(batch, self._threads)
 
     def run(self, observations: Sequence[Observation]) -> Coroutine[Any, Any, Sequence[Any]]:
         if self._batch is not None and (len(observations) > 1 or self._single is None):
-            return self._run_batch(self._batch, list(observations))
+            return _run_batch(self._batch, list(observations))
         assert self._single is not None
-        return self._run_each(self._single, observations)
-
-    async def _run_batch(self, function: Callable[[list[Observation]], Any], rows: list[Observation]) -> Sequence[Any]:
-        results = await self._call(function, rows, self._batches_async)
-        return results if isinstance(results, Sequence) else list(results)
-
-    async def _run_each(
-        self, function: Callable[[Observation], Any], observations: Sequence[Observation]
-    ) -> Sequence[Any]:
-        results = []
-        for observation in observations:
-            try:
-                results.append(await self._call(function, observation, self._is_async))
-            except Exception as error:
-                results.append(error)
-        return results
-
-    async def _call(self, function: Callable[[Any], Any], argument: Any, is_async: bool) -> Any:
-        """A model's result; only whoever cancels the call itself cancels it, not a model that cancels its own."""
-        try:
-            if is_async:
-                return await function(argument)
-            result = await self._threads.call(function, argument)
-            # A plain function may still give an awaitable, as a lambda or a partial around a coroutine function does.
-            return await result if inspect.isawaitable(result) else result
-        except (asyncio.CancelledError, SystemExit) as error:
-            task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-                raise
-            raise RuntimeError(f"{type(error).__name__}: {error}") from error
+        return _run_each(self._single, observations)
 
     def close(self) -> None:
         self._threads.close()
@@ -183,6 +155,50 @@ class _Model:
     async def aclose(self) -> None:
         if self._end is not None:
             await self._end()
+
+
+# Each layer of coroutines costs as much as reading a small observation does: there is one around the model's own.
+
+
+async def _run_batch(call: _Call, rows: list[Observation]) -> Sequence[Any]:
+    try:
+        results = await call(rows)
+    except (asyncio.CancelledError, SystemExit) as error:
+        raise _failure(error) from error
+    return results if isinstance(results, Sequence) else list(results)
+
+
+async def _run_each(call: _Call, observations: Sequence[Observation]) -> Sequence[Any]:
+    results = []
+    for observation in observations:
+        try:
+            results.append(await call(observation))
+        except (asyncio.CancelledError, SystemExit) as error:
+            results.append(_failure(error))
+        except Exception as error:
+            results.append(error)
+    return results
+
+
+def _failure(error: asyncio.CancelledError | SystemExit) -> RuntimeError:
+    """What a model meant for itself alone: only whoever cancels the call itself cancels it."""
+    task = asyncio.current_task()
+    if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+        raise error
+    failure = RuntimeError(f"{type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure
+
+
+def _awaitable(function: Callable[[Any], Any], threads: CallThreads) -> _Call:
+    """A model's function as one to be awaited, in a thread where it is none."""
+    return function if _is_async(function) else functools.partial(_in_thread, threads, function)
+
+
+async def _in_thread(threads: CallThreads, function: Callable[[Any], Any], argument: Any) -> Any:
+    result = await threads.call(function, argument)
+    # A plain function may still give an awaitable, as a lambda or a partial around a coroutine function does.
+    return await result if inspect.isawaitable(result) else result
 
 
 def _methods(model: type) -> list[Any]:
