@@ -16,7 +16,7 @@ from inferential.delivery import Callbacks, Delivery
 from inferential.dispatch.base import REPLICA_LOST, Dispatcher, DispatchResult
 from inferential.dispatch.waiting import first_step
 from inferential.scheduler.engine import Batch, Engine
-from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, RequestState
+from inferential.scheduler.request import DISPATCHED, InferenceRequest, Refusal, RefusalKind
 
 if TYPE_CHECKING:
     from inferential.books import Books
@@ -130,12 +130,12 @@ class Calls:
         for result in results:
             self._settle(result)
         for request in batch.requests:
-            if request.state is RequestState.DISPATCHED:
+            if request.state is DISPATCHED:
                 self._delivery.refuse(request, _NO_RESULT)
 
     def _settle(self, result: DispatchResult) -> None:
         request = result.request
-        if request.state is not RequestState.DISPATCHED:
+        if request.state is not DISPATCHED:
             return  # refused meanwhile, by shutdown
         if result.refusal is None:
             self._delivery.answer(result)

@@ -19,7 +19,7 @@ from inferential.proto.messages import write_refusal
 from inferential.proto.tensors import Buffer
 from inferential.scheduler.admission import CLIENT_GONE
 from inferential.scheduler.engine import Batch
-from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, RequestState
+from inferential.scheduler.request import ANSWERED, InferenceRequest, Refusal, RefusalKind
 from inferential.transport.zmq_transport import ZmqTransport
 from inferential.visits import Visits
 
@@ -95,7 +95,7 @@ class Delivery:
         """A model gave a result: it goes to the client that asked."""
         request = result.request
         if self._post(request.identity, request.client_id, result.envelope, result.payload):
-            request.move(RequestState.ANSWERED)
+            request.move(ANSWERED)
             request.inference_ms = result.latency_ms
             self._books.answered(result)
         else:

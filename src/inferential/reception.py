@@ -87,7 +87,7 @@ class Reception:
         self._owner = owner
         self._model_ids = model_ids
         # A random name and a count: as unique as a UUID, at a tenth of its price.
-        self._response_ids = map(f"{secrets.token_hex(8)}-%x".__mod__, itertools.count(1))
+        self._name, self._numbers = f"{secrets.token_hex(8)}-", itertools.count(1)
 
     def receive(self, identity: bytes, envelope: Buffer, payload: Buffer, received_at: float) -> Arrival:
         """Judges one message, of what an `IncomingObservation` is made of.
@@ -175,7 +175,7 @@ class Reception:
             standing.latency_budget_ms,
             priority,
             request_id=news.request_id,
-            response_id=next(self._response_ids),
+            response_id=self._name + str(next(self._numbers)),
             protocol_version=who.protocol_version,
             takes_latest=standing.takes_latest,
             slots=slots,

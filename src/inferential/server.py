@@ -111,6 +111,7 @@ class Server:
         scheduling = self._config.scheduling
         self._engine = Engine(scheduling, create_scheduler(scheduling), self._capacities.of, self._new_profiles())
         self._shares = FairShares(self._engine.outlook)
+        self._weighs_priority = scheduling.slo_aware.overload == "priority"
         self._books = Books(self._fleet, self._recorder, self._shares, self._weigh, self._greet)
         self._request_callbacks: Callbacks[InferenceRequest] = Callbacks("request")
         self._batch_callbacks: Callbacks[Batch, float] = Callbacks("batch")
@@ -416,7 +417,7 @@ class Server:
         self._recorder.active_clients(self._fleet.active_count)
 
     def _weigh(self, request: InferenceRequest) -> float:
-        return weight_of(request) if self._config.scheduling.slo_aware.overload == "priority" else 1.0
+        return weight_of(request) if self._weighs_priority else 1.0
 
     def _owner(self, client_id: str) -> bytes | None:
         """Who speaks for a client; None where nobody does any more."""
@@ -530,6 +531,7 @@ class Server:
                 raise ValueError(f"policy: strategy {config.strategy!r} does not order by a score")
             scheduler.use_policy(policy)
         self._config.scheduling = config
+        self._weighs_priority = config.slo_aware.overload == "priority"
         self.profiles.set_quantile(config.slo_aware.latency_quantile)
         self._reception = Reception(self._config, self._owner, self._model_ids)
         self._books.keep()  # a new strategy orders by deadlines, too

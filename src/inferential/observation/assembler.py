@@ -52,6 +52,8 @@ class ObservationAssembler:
 
     def __init__(self, config: ObservationConfig) -> None:
         self._config = config
+        self._max_payload_bytes = config.max_payload_bytes  # of these, a model of pydantic takes as long as a call
+        self._max_staleness_ms = config.max_staleness_ms
         self._max_envelope_bytes = (
             _ENVELOPE_BASE_BYTES
             + 3 * config.max_id_bytes  # client id, client type, model id
@@ -151,7 +153,7 @@ class ObservationAssembler:
 
     def _news(self, known: KnownEnvelope, message: ObservationNews, payload_size: int) -> News | None:
         timestamp_ns, urgency, now_ns = message.timestamp_ns, message.urgency, time.time_ns()
-        if not known.payload_end <= payload_size <= self._config.max_payload_bytes:
+        if not known.payload_end <= payload_size <= self._max_payload_bytes:
             return None
         if timestamp_ns > now_ns or not 0.0 <= urgency <= 1.0:
             return None
@@ -174,8 +176,8 @@ class ObservationAssembler:
         )
 
     def _staleness_ms(self, client_id: str, timestamp_ns: int, now_ns: int) -> float:
-        staleness_ms = max(now_ns - timestamp_ns, 0) / 1e6 if timestamp_ns else 0.0
-        if staleness_ms > self._config.max_staleness_ms:
+        staleness_ms = (now_ns - timestamp_ns) / 1e6 if 0 < timestamp_ns < now_ns else 0.0
+        if staleness_ms > self._max_staleness_ms:
             self._warn_once(client_id, "stale", "observations arrive %.0f ms old by its own clock", staleness_ms)
         return staleness_ms
 

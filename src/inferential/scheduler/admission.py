@@ -27,7 +27,7 @@ from inferential.scheduler.base import ModelAwareScheduler, QueueFullError, Sche
 from inferential.scheduler.foreign import ForeignScheduler
 from inferential.scheduler.heap import LazyHeap
 from inferential.scheduler.outlook import ALONE, Outlook, Slot
-from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, RequestState
+from inferential.scheduler.request import DISPATCHED, QUEUED, InferenceRequest, Refusal, RefusalKind
 
 if TYPE_CHECKING:
     from inferential.config.schema import SchedulingConfig
@@ -110,7 +110,7 @@ class Admission:
         if len(self._ages) >= self._max_queue_size and not self._make_room(rank, now):
             self._refuse(request, RefusalKind.REJECTED, self._full(), QUEUE_FULL)
             return
-        request.move(RequestState.QUEUED)
+        request.move(QUEUED)
         self._enter(request, rank, now)
 
     def retry(self, request: InferenceRequest, now: float) -> None:
@@ -119,7 +119,7 @@ class Admission:
         if request.takes_latest and line is not None and line.latest is not None:
             self._refuse(request, RefusalKind.SUPERSEDED, "a newer one came while it ran and failed", "newer")
             return
-        request.move(RequestState.QUEUED)
+        request.move(QUEUED)
         self._enter(request, self._order.eviction_rank(request), now, retried=True)
 
     def _make_room(self, rank: int, now: float) -> bool:
@@ -175,7 +175,7 @@ class Admission:
             if not batch:
                 break
             for request in batch:
-                request.move(RequestState.DISPATCHED)
+                request.move(DISPATCHED)
                 self._leave(request, now)
             taken.extend(batch)
         return taken

@@ -13,7 +13,7 @@ from inferential.scheduler.admission import Admission
 from inferential.scheduler.base import Scheduler
 from inferential.scheduler.outlook import Outlook
 from inferential.scheduler.profile import Profiles
-from inferential.scheduler.request import InferenceRequest, RequestState
+from inferential.scheduler.request import DISPATCHED, InferenceRequest
 from inferential.scheduler.running import Batch, Capacity, Running
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Engine:
             requests = list(group.values())
             self._newcomer_count -= len(requests)
             for request in requests:
-                request.move(RequestState.DISPATCHED)
+                request.move(DISPATCHED)
             batch = Batch(model_id, requests, slot.replica, now)
             self._running.begin(batch, None)
             batches.append(batch)
