@@ -129,7 +129,7 @@ def test_an_arrival_is_written_before_what_becomes_of_it(office: Office) -> None
     assert office.books.later(first)
     office.books.dispatched(office.run(first), 0)
     office.now += 0.03  # past its deadline, which is its cadence
-    office.books.answered(result(first))
+    office.books.answered(result(first), office.now)
     active = office.fleet.responses.get_active("arm", "policy")
     assert active is not None
     assert active.response_id == first.request.response_id
@@ -147,7 +147,7 @@ def test_a_later_observation_that_is_not_written_yet_does_not_use_up_an_answer_t
     office.books.arrived(first)
     office.run(first)
     assert office.books.later(second)
-    office.books.answered(result(first))
+    office.books.answered(result(first), office.now)
     office.books.keep()
     active = office.fleet.responses.get_active("arm", "policy")
     assert active is not None
@@ -213,7 +213,7 @@ def test_nothing_is_kept_of_a_client_that_has_gone_meanwhile(office: Office) -> 
     office.run(arrival)
     office.now += 3600
     assert office.fleet.sweep(office.now).gone == ["arm"]
-    office.books.answered(result(arrival))
+    office.books.answered(result(arrival), office.now)
     assert office.fleet.client("arm") is None
     office.known(times=1)
     assert office.fleet.tallies.of("arm", "policy").answered == 0
@@ -224,7 +224,7 @@ def test_a_chunk_of_actions_tells_when_its_robot_runs_out_of_them(office: Office
     office.fleet.runway.on_answer = lambda *told: heard.append(told)  # type: ignore[method-assign]
     arrival = office.arrival()
     office.books.arrived(arrival)
-    office.books.answered(result(arrival, {"actions": np.zeros((16, 7), np.float32)}))
+    office.books.answered(result(arrival, {"actions": np.zeros((16, 7), np.float32)}), office.now)
     assert heard == [("arm", "policy", 16, START)]
 
 

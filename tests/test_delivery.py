@@ -170,6 +170,23 @@ async def test_whoever_wants_to_know_is_told_of_an_end_once_and_after_it(
     assert request.over
 
 
+async def test_all_answers_of_a_call_have_left_before_any_is_written_down_or_told_of(hatch: Hatch) -> None:
+    visitors = [hatch.enter() for _ in range(3)]
+    requests = [hatch.running(identity) for identity, _ in visitors]
+    heard_by_then: list[int] = []
+    hatch.callbacks.register(lambda _request: heard_by_then.append(sum(len(heard) for _, heard in visitors)))
+    hatch.visits.leave(visitors[1][0])  # one who cannot be reached keeps nobody waiting
+    hatch.delivery.answer(*map(result, requests))
+    assert heard_by_then == [2, 2, 2]
+    assert hatch.ended == requests
+    assert [request.state for request in requests] == [
+        RequestState.ANSWERED,
+        RequestState.REFUSED,
+        RequestState.ANSWERED,
+    ]
+    assert len(hatch.points(names.RESPONSES_SERVED)) == 2
+
+
 async def test_an_answer_goes_to_the_robot_that_asked(hatch: Hatch, robot: zmq.Socket[bytes]) -> None:
     await hatch.meet(robot)
     request = hatch.running()

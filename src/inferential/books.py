@@ -5,7 +5,6 @@ It decides nothing and sends nothing. Where nobody waits for what it finds, it w
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -110,10 +109,10 @@ class Books:
             batch, queue_depth = self._batches.popleft()
             self._recorder.dispatched(batch.model_id, batch.requests, queue_depth, batch.started_at)
 
-    def answered(self, result: DispatchResult) -> None:
-        """A result was sent."""
+    def answered(self, result: DispatchResult, now: float) -> None:
+        """A result was sent just now."""
         self.keep()
-        request, latency_ms, now = result.request, result.latency_ms, time.monotonic()
+        request, latency_ms = result.request, result.latency_ms
         client_id, model_id = request.client_id, request.model_id
         self._fleet.responses.on_response_sent(client_id, result.response_id, latency_ms, model_id, now)
         self._recorder.answered(request, latency_ms, now)

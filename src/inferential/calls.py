@@ -127,23 +127,22 @@ class Calls:
             self._on_end()
 
     def _settle_all(self, batch: Batch, results: list[DispatchResult]) -> None:
+        # Of requests that were refused meanwhile, by shutdown, nothing is told any more.
+        answers = [result for result in results if result.refusal is None and result.request.state is DISPATCHED]
+        self._delivery.answer(*answers)
         for result in results:
-            self._settle(result)
+            if result.refusal is not None and result.request.state is DISPATCHED:
+                self._retry_or_refuse(result.request, result.refusal)
         for request in batch.requests:
             if request.state is DISPATCHED:
                 self._delivery.refuse(request, _NO_RESULT)
 
-    def _settle(self, result: DispatchResult) -> None:
-        request = result.request
-        if request.state is not DISPATCHED:
-            return  # refused meanwhile, by shutdown
-        if result.refusal is None:
-            self._delivery.answer(result)
-        elif result.refusal.kind is RefusalKind.MODEL_FAILED and self._may_retry(request, result.refusal):
+    def _retry_or_refuse(self, request: InferenceRequest, refusal: Refusal) -> None:
+        if refusal.kind is RefusalKind.MODEL_FAILED and self._may_retry(request, refusal):
             self._books.retried(request)
             self._engine.retry(request, time.monotonic())
         else:
-            self._delivery.refuse(request, result.refusal)
+            self._delivery.refuse(request, refusal)
 
     def _may_retry(self, request: InferenceRequest, refusal: Refusal) -> bool:
         max_retries = self._max_retries()

@@ -6,6 +6,7 @@ It decides no end: results and refusals come from elsewhere.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVarTuple, Unpack
 
@@ -91,18 +92,27 @@ class Delivery:
         self._books = books
         self._callbacks = callbacks
 
-    def answer(self, result: DispatchResult) -> None:
-        """A model gave a result: it goes to the client that asked."""
+    def answer(self, *results: DispatchResult) -> None:
+        """A model gave results: they go to the clients that asked, all of them before any is written down."""
+        sent_at = [self._send(result) for result in results]
+        for result, at in zip(results, sent_at, strict=True):
+            request = result.request
+            if at is not None:
+                self._books.answered(result, at)
+            else:
+                assert request.refusal is not None
+                self._books.void(request, request.refusal)
+            self._tell(request)
+
+    def _send(self, result: DispatchResult) -> float | None:
+        """Ends a request by its result; gives when that left, None where the client cannot be reached."""
         request = result.request
-        if self._post(request.identity, request.client_id, result.envelope, result.payload):
-            request.move(ANSWERED)
-            request.inference_ms = result.latency_ms
-            self._books.answered(result)
-        else:
-            refusal = Refusal(RefusalKind.REJECTED, "the client cannot be reached", CLIENT_GONE)
-            request.refuse(refusal)
-            self._books.void(request, refusal)
-        self._tell(request)
+        if not self._post(request.identity, request.client_id, result.envelope, result.payload):
+            request.refuse(Refusal(RefusalKind.REJECTED, "the client cannot be reached", CLIENT_GONE))
+            return None
+        request.move(ANSWERED)
+        request.inference_ms = result.latency_ms
+        return time.monotonic()
 
     def refuse(self, request: InferenceRequest, refusal: Refusal) -> None:
         """A request ends without a result."""
