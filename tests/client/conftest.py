@@ -64,7 +64,7 @@ def old_result_of(seen: Seen, **values: np.ndarray[Any, Any]) -> Frames:
     """A result as the 1.x line sends it: no request id, no timing, no version."""
     message = ModelResponse(client=Client(id=seen.message.client.id), response_id="old", model_id=seen.message.model_id)
     message.inference_latency_ms = 2.0
-    payload = pack(message.tensors, list((values or {"actions": seen.values["n"]}).items()))
+    payload = pack(message.tensors, values or {"actions": seen.values["n"]})
     return message.SerializeToString(), payload
 
 

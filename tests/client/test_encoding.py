@@ -18,13 +18,14 @@ IMAGE = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
 
 def encodings(rules: dict[str, str] | None, values: dict[str, Any]) -> dict[str, int | None]:
     tensors, metadata, _ = EncodingRules(rules).apply(values)
-    found = {key: value.encoding if isinstance(value, EncodedImage) else None for key, value in tensors}
+    found = {key: value.encoding if isinstance(value, EncodedImage) else None for key, value in tensors.items()}
     return {**found, **dict.fromkeys(metadata)}
 
 
 def size_of(how: str | None, value: Any) -> int:
     """Of an image as it is sent."""
-    ((_, image),), _, _ = EncodingRules(None if how is None else {"a": how}).apply({"a": value})
+    tensors, _, _ = EncodingRules(None if how is None else {"a": how}).apply({"a": value})
+    image = tensors["a"]
     assert isinstance(image, EncodedImage)
     return len(image.data)
 
@@ -32,9 +33,10 @@ def size_of(how: str | None, value: Any) -> int:
 def test_without_rules_and_wrappers_the_values_stay_what_they_are() -> None:
     values = {"image": IMAGE, "text": "go"}
     for rules in (None, {"other": "jpeg"}):
-        ((key, image),), metadata, signature = EncodingRules(rules).apply(values)
-        assert (key, metadata, signature) == ("image", {"text": "go"}, (("image", IMAGE.dtype, IMAGE.shape),))
-        assert image is IMAGE
+        tensors, metadata, signature = EncodingRules(rules).apply(values)
+        assert (list(tensors), metadata) == (["image"], {"text": "go"})
+        assert tensors["image"] is IMAGE
+        assert signature == (("image", IMAGE.dtype, IMAGE.shape),)
 
 
 def test_a_rule_holds_for_the_keys_that_its_pattern_matches() -> None:

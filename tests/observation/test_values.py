@@ -26,7 +26,7 @@ def test_a_model_sees_arrays_images_and_strings_by_key(observation: MakeObservat
     image = np.random.default_rng(0).integers(0, 255, (4, 6, 3), dtype=np.uint8)
     state = np.arange(7, dtype=np.float32)
     message = observation()
-    payload = pack(message.tensors, [("state", state), ("camera", encode(image, PNG))])
+    payload = pack(message.tensors, {"state": state, "camera": encode(image, PNG)})
     put_metadata(message.metadata, {"prompt": "pick"})
     values = read(bytes(payload), message)
     assert values.keys() == {"state", "camera", "prompt"}
@@ -38,7 +38,7 @@ def test_a_model_sees_arrays_images_and_strings_by_key(observation: MakeObservat
 @pytest.mark.parametrize("kind", [bytes, bytearray])
 def test_raw_tensors_are_views_writable_where_the_payload_is(kind: Any, observation: MakeObservation) -> None:
     message = observation()
-    payload = kind(pack(message.tensors, [("a", np.arange(4.0)), ("b", np.arange(3))]))
+    payload = kind(pack(message.tensors, {"a": np.arange(4.0), "b": np.arange(3)}))
     for array in read(payload, message).values():
         assert np.shares_memory(array, np.frombuffer(payload, np.uint8))
         assert array.flags.writeable == (kind is bytearray)
@@ -49,7 +49,7 @@ def test_raw_tensors_are_views_writable_where_the_payload_is(kind: Any, observat
 def test_a_broken_image_is_named_by_its_key(encoding: Any, harm: str, observation: MakeObservation) -> None:
     good = encode(np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8), encoding)
     message = observation()
-    payload = bytearray(pack(message.tensors, [("camera", good)]))
+    payload = bytearray(pack(message.tensors, {"camera": good}))
     if harm == "truncated":
         payload[len(payload) // 2 :] = bytes(len(payload) - len(payload) // 2)
         payload = payload[: len(payload) // 2]
@@ -64,12 +64,12 @@ def test_a_broken_image_is_named_by_its_key(encoding: Any, harm: str, observatio
 
 def test_only_images_have_to_be_decoded(observation: MakeObservation) -> None:
     message = observation()
-    payload = pack(message.tensors, [("state", np.zeros(2))])
+    payload = pack(message.tensors, {"state": np.zeros(2)})
     slots, _ = read_slots(message.SerializeToString(), len(payload))
     assert not is_encoded(slots)
     assert not is_encoded([])
     assert not is_encoded(None)
-    payload = pack(message.tensors, [("camera", encode(np.zeros((2, 2), np.uint8), PNG))])
+    payload = pack(message.tensors, {"camera": encode(np.zeros((2, 2), np.uint8), PNG)})
     slots, _ = read_slots(message.SerializeToString(), len(payload))
     assert is_encoded(slots)
 

@@ -97,7 +97,7 @@ def test_a_text_that_is_no_valid_unicode_is_named_by_its_key() -> None:
 
 def test_arrays_images_and_strings_are_told_apart() -> None:
     array, image = np.zeros(2), encode(np.zeros((2, 2), np.uint8), PNG)
-    assert split_values({"a": array, "b": "text", "c": image}) == ([("a", array), ("c", image)], {"b": "text"})
+    assert split_values({"a": array, "b": "text", "c": image}) == ({"a": array, "c": image}, {"b": "text"})
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ KINDS = {"array": np.zeros((2, 3)), "image": encode(np.zeros((2, 2), np.uint8), 
 @given(st.dictionaries(st.text(max_size=3), st.sampled_from(sorted(KINDS)).map(KINDS.__getitem__)))
 def test_values_are_sorted_as_they_are_split_and_signed(values: dict[str, Any]) -> None:
     tensors, metadata, signature = content_of(values)
-    assert [key for key, _ in tensors] == [key for key, value in values.items() if not isinstance(value, str)]
-    assert all(value is values[key] for key, value in tensors)
+    assert list(tensors) == [key for key, value in values.items() if not isinstance(value, str)]
+    assert all(value is values[key] for key, value in tensors.items())
     assert metadata == {key: value for key, value in values.items() if isinstance(value, str)}
     assert signature == signature_of(tensors)

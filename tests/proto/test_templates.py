@@ -81,7 +81,7 @@ def test_responses_say_the_same_each_time(told: dict[str, Any], version: str) ->
 
 def test_where_the_timestamp_cannot_be_told_from_other_bytes_there_is_no_template() -> None:
     message = Observation(model_id="m")
-    signature = signature_of([("state", np.zeros(2))])
+    signature = signature_of({"state": np.zeros(2)})
     assert signature is not None
     describe(message.tensors, signature, NOW_NS)
     new = Observation(timestamp_ns=NOW_NS + 1).SerializeToString()

@@ -23,7 +23,7 @@ NAMES = [dtype.name for dtype in DTYPES]
 
 def packed(**values: Any) -> tuple[list[Tensor], Any]:
     message = Observation()
-    payload = pack(message.tensors, list(values.items()))
+    payload = pack(message.tensors, values)
     return list(message.tensors), payload
 
 
@@ -123,7 +123,7 @@ def test_no_values_make_no_tensors_and_an_empty_payload() -> None:
 
 def test_a_descriptor_tells_key_dtype_shape_place_and_time() -> None:
     message = Observation()
-    pack(message.tensors, [("a", np.zeros((2, 3), np.float32)), ("b", np.uint8(7).reshape(()))], timestamp_ns=5)
+    pack(message.tensors, {"a": np.zeros((2, 3), np.float32), "b": np.uint8(7).reshape(())}, timestamp_ns=5)
     told = [
         (t.key, t.dtype, list(t.shape), t.byte_offset, t.byte_length, t.timestamp_ns, t.encoding)
         for t in message.tensors
@@ -167,7 +167,7 @@ def test_so_is_a_view_of_one_and_one_on_immutable_bytes() -> None:
 
 @given(values=st.dictionaries(st.sampled_from("abcdef"), arrays(), max_size=5), size=st.sampled_from([1, 20_000]))
 def test_in_pieces_they_are_the_bytes_that_they_are_in_one(values: dict[str, Array], size: int) -> None:
-    tensors = [*values.items(), ("large", np.arange(size, dtype=np.uint8))]
+    tensors = {**values, "large": np.arange(size, dtype=np.uint8)}
     assert bytes(whole(pieces(tensors))) == bytes(gather(tensors))
 
 
@@ -175,7 +175,7 @@ def test_several_large_arrays_that_nobody_can_write_are_sent_from_their_own_memo
     left, right = np.zeros(100_000, np.uint8), np.ones((3, 50_000), np.float32)
     for array in (left, right):
         array.setflags(write=False)
-    got = pieces([("left", left), ("right", right)])
+    got = pieces({"left": left, "right": right})
     assert isinstance(got, list)
     for piece, array in zip(got, (left, right), strict=True):
         assert np.shares_memory(np.frombuffer(piece, np.uint8), array)

@@ -25,7 +25,7 @@ class Result(dict[str, Any]):
     __slots__ = ("_response", "age_ms", "request_id")
 
     def __init__(self, response: Response, request_id: int, age_ms: float) -> None:
-        super().__init__(response.values)
+        self.update(response.values)
         told = response.message
         self["response_id"] = told.response_id
         self["model_id"] = response.model_id

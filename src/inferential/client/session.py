@@ -44,7 +44,7 @@ from inferential.proto import (
 from inferential.proto.messages import Content, put_metadata
 from inferential.proto.responses import ResponseReader
 from inferential.proto.templates import ObservationTemplate, Signature
-from inferential.proto.tensors import Array, Buffer, EncodedImage, Payload, describe, pack, pieces
+from inferential.proto.tensors import Buffer, Payload, Tensors, describe, pack, pieces
 
 QueueChoice = Literal["latest", "all"]
 LateChoice = Literal["serve", "refuse"]
@@ -266,7 +266,7 @@ class Session:
         mailbox: Mailbox,
         message: Observation,
         timestamp_ns: int,
-        tensors: list[tuple[str, Array | EncodedImage]],
+        tensors: Tensors,
         signature: Signature | None,
     ) -> tuple[bytes, Payload]:
         """Envelope and payload of an observation of which so far `message` holds what is new."""

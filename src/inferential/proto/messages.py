@@ -17,9 +17,9 @@ from inferential.proto import inferential_pb2 as pb
 from inferential.proto.dtypes import dtype_to_numpy
 from inferential.proto.images import decode
 from inferential.proto.templates import Signature, response_part, signature_of
-from inferential.proto.tensors import Array, Buffer, EncodedImage, gather, pack, view
+from inferential.proto.tensors import Array, Buffer, EncodedImage, Tensors, gather, pack, view
 
-Content = tuple[list[tuple[str, Array | EncodedImage]], dict[str, str], Signature | None]
+Content = tuple[Tensors, Mapping[str, str], Signature | None]
 """What a message holds for its reader: tensors, strings, and the tensors' signature where no image is compressed."""
 
 
@@ -69,17 +69,17 @@ def _response(message: bytes, *others: Any) -> Response:
     return Response(pb.ModelResponse.FromString(message), *others)
 
 
-def split_values(values: Mapping[str, Any]) -> tuple[list[tuple[str, Array | EncodedImage]], dict[str, str]]:
+def split_values(values: Mapping[str, Any]) -> tuple[Tensors, Mapping[str, str]]:
     """Arrays and compressed images apart from strings.
 
     Raises:
         TypeError: naming the key of a value that is neither.
     """
-    tensors: list[tuple[str, Array | EncodedImage]] = []
+    tensors: dict[str, Array | EncodedImage] = {}
     metadata: dict[str, str] = {}
     for key, value in values.items():
         if isinstance(value, (np.ndarray, EncodedImage)):  # a union of types takes three times as long
-            tensors.append((key, value))
+            tensors[key] = value
         elif isinstance(value, str):
             metadata[key] = value
         else:
@@ -98,7 +98,7 @@ def arrays_alone(values: Mapping[str, Any]) -> Content | None:
         if not isinstance(value, np.ndarray):
             return None
         signature.append((key, value.dtype, value.shape))
-    return list(values.items()), {}, tuple(signature)
+    return values, {}, tuple(signature)
 
 
 def content_of(values: Mapping[str, Any]) -> Content:

@@ -10,14 +10,13 @@ bytes from 1972 to 2262, so that the bytes around them stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from inferential.proto import inferential_pb2 as pb
-from inferential.proto.tensors import Array, EncodedImage, describe
+from inferential.proto.tensors import EncodedImage, Tensors, describe
 
 Signature = tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]
 """What of tensors an envelope tells: key, dtype and shape of each."""
@@ -25,10 +24,10 @@ Signature = tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]
 _NINE_BYTES = range(2**56, 2**63)
 
 
-def signature_of(tensors: Sequence[tuple[str, Array | EncodedImage]]) -> Signature | None:
+def signature_of(tensors: Tensors) -> Signature | None:
     """The signature; None where an image is compressed, whose size is new each time."""
     signature = []
-    for key, value in tensors:
+    for key, value in tensors.items():
         if isinstance(value, EncodedImage):
             return None
         signature.append((key, value.dtype, value.shape))

@@ -14,7 +14,7 @@ the frame does not suit its dtype's alignment.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -45,6 +45,10 @@ class EncodedImage:
     encoding: pb.Encoding
 
 
+Tensors = Mapping[str, Array | EncodedImage]
+"""By key, in the order in which they are laid out."""
+
+
 class TensorSink(Protocol):
     """The repeated field that descriptors are added to."""
 
@@ -66,13 +70,13 @@ def describe(
         total += -(-size // _ALIGN) * _ALIGN
 
 
-def pack(sink: TensorSink, values: Sequence[tuple[str, Array | EncodedImage]], timestamp_ns: int = 0) -> Buffer:
+def pack(sink: TensorSink, values: Tensors, timestamp_ns: int = 0) -> Buffer:
     """Describes `values` in `sink` and gives the payload that holds them.
 
     Raises:
         ValueError: naming the key of an array whose dtype the wire does not have, or the key itself.
     """
-    for (key, value), (offset, size) in zip(values, _places(values), strict=True):
+    for (key, value), (offset, size) in zip(values.items(), _places(values), strict=True):
         encoding = value.encoding if isinstance(value, EncodedImage) else pb.RAW
         _add(sink, key, value.dtype, value.shape, offset, size, timestamp_ns, encoding)
     return gather(values)
@@ -102,12 +106,13 @@ def _add(
         raise ValueError(f"{key}: {error}") from error
 
 
-def gather(values: Sequence[tuple[str, Array | EncodedImage]]) -> Buffer:
+def gather(values: Tensors) -> Buffer:
     """The payload that holds `values`."""
     if not values:
         return b""
     if len(values) == 1:
-        return _bytes_of(values[0][1])
+        (value,) = values.values()
+        return _bytes_of(value)
     places = _places(values)
     end = places[-1][0] + places[-1][1]
     if end <= _JOIN_LIMIT_BYTES:
@@ -115,10 +120,11 @@ def gather(values: Sequence[tuple[str, Array | EncodedImage]]) -> Buffer:
     return _gathered(values, places, end)
 
 
-def pieces(values: Sequence[tuple[str, Array | EncodedImage]]) -> Payload:
+def pieces(values: Tensors) -> Payload:
     """The same, in several buffers where there are several large arrays, which saves making one of them."""
     if len(values) == 1:
-        return _bytes_of(values[0][1])
+        (value,) = values.values()
+        return _bytes_of(value)
     if not values or sum(size for _, size in _places(values)) <= _JOIN_LIMIT_BYTES:
         return gather(values)
     return _chunks(values, _places(values))
@@ -129,11 +135,11 @@ def whole(payload: Payload) -> Buffer:
     return b"".join(payload) if isinstance(payload, list) else payload
 
 
-def _places(values: Sequence[tuple[str, Array | EncodedImage]]) -> list[tuple[int, int]]:
+def _places(values: Tensors) -> list[tuple[int, int]]:
     """Offset and size of each."""
     places = []
     total = 0
-    for _, value in values:
+    for value in values.values():
         size = len(value.data) if isinstance(value, EncodedImage) else value.nbytes
         places.append((total, size))
         total += -(-size // _ALIGN) * _ALIGN
@@ -164,15 +170,15 @@ def _writable_by_anyone(array: Array) -> bool:
     return base is not None and not isinstance(base, bytes)
 
 
-def _joined(values: Sequence[tuple[str, Array | EncodedImage]], places: Sequence[tuple[int, int]]) -> bytes:
+def _joined(values: Tensors, places: Sequence[tuple[int, int]]) -> bytes:
     return b"".join(_chunks(values, places))
 
 
-def _chunks(values: Sequence[tuple[str, Array | EncodedImage]], places: Sequence[tuple[int, int]]) -> list[Buffer]:
+def _chunks(values: Tensors, places: Sequence[tuple[int, int]]) -> list[Buffer]:
     """The arrays' bytes, and between them those that are not used."""
     chunks: list[Buffer] = []
     at = 0
-    for (_, value), (offset, size) in zip(values, places, strict=True):
+    for value, (offset, size) in zip(values.values(), places, strict=True):
         if offset > at:
             chunks.append(bytes(offset - at))
         chunks.append(_bytes_of(value))
@@ -180,11 +186,9 @@ def _chunks(values: Sequence[tuple[str, Array | EncodedImage]], places: Sequence
     return chunks
 
 
-def _gathered(
-    values: Sequence[tuple[str, Array | EncodedImage]], places: Sequence[tuple[int, int]], end: int
-) -> Buffer:
+def _gathered(values: Tensors, places: Sequence[tuple[int, int]], end: int) -> Buffer:
     payload = np.empty(end, dtype=np.uint8)
-    for (_, value), (offset, size) in zip(values, places, strict=True):
+    for value, (offset, size) in zip(values.values(), places, strict=True):
         target = payload[offset : offset + size]
         if isinstance(value, EncodedImage):
             target[:] = np.frombuffer(value.data, dtype=np.uint8)

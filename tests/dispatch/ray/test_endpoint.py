@@ -78,7 +78,7 @@ class OneByOne:
 def row(*strings: str, **values: Any) -> InferenceRequest:
     """A request as it comes from a robot."""
     message = pb.Observation(client=pb.Client(id="c"), model_id="m")
-    payload = pack(message.tensors, list(values.items()))
+    payload = pack(message.tensors, values)
     for key in strings:
         message.metadata[key] = "1"
     return InferenceRequest("c", "m", b"", message.SerializeToString(), payload, 0.0, 0.0, None, 0.1, 50.0, 1)
