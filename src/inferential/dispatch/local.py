@@ -167,7 +167,8 @@ async def _run_batch(call: _Call, rows: list[Observation]) -> Sequence[Any]:
         results = await call(rows)
     except (asyncio.CancelledError, SystemExit) as error:
         raise _failure(error) from error
-    return results if isinstance(results, Sequence) else list(results)
+    # The list first: of an abstract class Python asks a function of its own.
+    return results if isinstance(results, (list, Sequence)) else list(results)
 
 
 async def _run_each(call: _Call, observations: Sequence[Observation]) -> Sequence[Any]:
