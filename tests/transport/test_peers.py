@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import random
+import select
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -363,6 +365,52 @@ async def test_a_flood_of_one_robot_does_not_keep_another_waiting(transport: Zmq
         if (incoming := transport.receive()) is not None:
             given.append(incoming[0])
     assert given.index(b"good") - at <= 2 * zmq_transport._LOOK_AFTER
+
+
+async def test_a_flood_of_a_robot_that_is_alone_keeps_nobody_from_coming(transport: ZmqTransport, call: Call) -> None:
+    flood = call(hello(b"flood"))
+    flood.socket.setblocking(False)
+    given: list[bytes] = []
+    rest = b""
+
+    def give() -> None:
+        nonlocal rest
+        rest = rest or message() * 100
+        with contextlib.suppress(BlockingIOError):
+            rest = rest[flood.socket.send(rest) :]
+        if (incoming := transport.receive()) is not None:
+            given.append(incoming[0])
+
+    while len(given) < 500:
+        give()
+    call(hello(b"good") + message())
+    at = len(given)
+    for _ in range(8 * zmq_transport._LOOK_AFTER):
+        give()
+    assert b"good" in given[at:]
+
+
+async def test_what_waits_for_a_robot_that_is_alone_leaves_though_it_talks_on(
+    transport: ZmqTransport, call: Call
+) -> None:
+    robot = call(hello())
+    robot.socket.setblocking(False)
+    while not transport._clients:
+        transport.receive()
+    assert transport.receive() is None
+    transport.post(b"robot", b"answer", LARGE)
+    stream = transport._clients[b"robot"].stream
+    assert stream.unsent
+    for _ in range(10_000):
+        if not stream.unsent:
+            return
+        robot.socket.send(message())
+        with contextlib.suppress(BlockingIOError):
+            robot.socket.recv(1_000_000)
+        select.select([stream], [], [], 10)
+        assert transport.receive() is not None
+        assert transport.receive() is None  # so that each look finds something, and asks for no more
+    pytest.fail("nothing of it leaves any more")
 
 
 # Ends

@@ -93,6 +93,7 @@ class ZmqTransport:
         self._strangers: dict[_Client, None] = {}  # connections whose handshake is not over, oldest first
         self._talkers: deque[_Client] = deque()  # those that may have a message, in turn
         self._given = 0  # messages, since it was last looked who has any
+        self._unasked = 0  # looks, since the system was last asked
         self._names = itertools.count(1)
         self._doubles: set[bytes] = set()  # identities that came while they were there
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -154,7 +155,7 @@ class ZmqTransport:
     def _look(self) -> None:
         """Reads from every client that has something and whose last words were heard; accepts who is new."""
         self._given = 0
-        if self._closed:
+        if self._closed or self._heard_alone():
             return
         for key, events in self._selector.select(0):
             client: _Client | None = key.data
@@ -171,6 +172,24 @@ class ZmqTransport:
                     self._read(client)
             except ConnectionEnded as error:
                 self._drop(client, str(error))
+
+    def _heard_alone(self) -> bool:
+        """Whether a client that is the only one had something: then the system is not asked who has.
+
+        Others who come, and what is yet to be sent to it, wait for a few looks at most.
+        """
+        if len(self._clients) != 1 or self._unasked >= _LOOK_AFTER:
+            self._unasked = 0
+            return False
+        self._unasked += 1
+        (client,) = self._clients.values()
+        if client.queued:
+            return False
+        try:
+            self._read(client)
+        except ConnectionEnded as error:
+            self._drop(client, str(error))
+        return client.queued
 
     def _read(self, client: _Client) -> None:
         if client.queued:
