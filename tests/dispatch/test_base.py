@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import subprocess
 import sys
 import threading
@@ -303,6 +304,25 @@ async def test_of_a_batch_that_fails_as_a_whole_only_the_guilty_one_fails(
     assert model.calls == [3, 1, 1, 1]
     assert "model m failed on 3 observations, trying each alone: negative state" in caplog.text
     assert "model m failed for client c-2: ValueError: negative state" in caplog.text
+
+
+async def test_a_model_that_fails_each_time_is_logged_once_a_second(
+    serve: Serve, request_of: MakeRequest, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dispatcher = serve(m=Batching(), other=Batching())
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    for at, model_id in ((100.0, "m"), (100.5, "m"), (100.6, "other"), (100.9, "m"), (101.0, "m"), (102.5, "m")):
+        now = at
+        await dispatcher.dispatch(states(request_of, -1, model_id=model_id))
+    failed = "failed for client c-1: ValueError: negative state"
+    said = [re.sub(r" \(/.*?\)", "", message) for message in caplog.messages]  # without the place in the model
+    assert said == [
+        f"model m {failed}",
+        f"model other {failed}",
+        f"model m {failed} (and 2 times more since the last line)",
+        f"model m {failed}",
+    ]
 
 
 async def test_items_that_are_exceptions_fail_alone_without_a_second_call(

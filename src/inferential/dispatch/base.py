@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 import traceback
 import uuid
@@ -27,6 +28,7 @@ from inferential.proto.messages import ResponseTiming, write_response
 from inferential.proto.tensors import Buffer
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
 
+_SAY_AGAIN_S = 1.0
 _OURS = str(Path(__file__).parents[1])
 
 logger = logging.getLogger("inferential.dispatch")
@@ -142,6 +144,8 @@ class Dispatcher(ABC):
     def __init__(self) -> None:
         self._health: dict[str, EndpointHealth] = {}
         self._image_pool: Executor | None = None
+        # By model: when a failure was logged, and how many were not since.
+        self._said: dict[str, tuple[float, int]] = {}
 
     @abstractmethod
     async def infer(self, model_id: str, observations: Sequence[Observation]) -> Sequence[Any]:
@@ -323,12 +327,20 @@ class Dispatcher(ABC):
         refusal = _refusal(request.model_id, outcome)
         if refusal.kind is RefusalKind.MODEL_FAILED:
             self._note(request.model_id, latency_ms, refusal.reason)
-            where = _where(outcome)
-            logger.error(
-                "model %s failed for client %s: %s%s", request.model_id, request.client_id, refusal.reason, where
-            )
-            logger.debug("where model %s failed", request.model_id, exc_info=outcome)
+            self._log(request, refusal.reason, outcome)
         return DispatchResult(request, latency_ms, refusal=refusal)
+
+    def _log(self, request: InferenceRequest, reason: str, error: Exception) -> None:
+        """Says that a model failed: once a second, as one that fails may do so with every request."""
+        model_id, now = request.model_id, time.monotonic()
+        said_at, unsaid = self._said.get(model_id, (-math.inf, 0))
+        if now - said_at < _SAY_AGAIN_S:
+            self._said[model_id] = said_at, unsaid + 1
+            return
+        self._said[model_id] = now, 0
+        more = f" (and {unsaid} times more since the last line)" if unsaid else ""
+        logger.error("model %s failed for client %s: %s%s%s", model_id, request.client_id, reason, _where(error), more)
+        logger.debug("where model %s failed", model_id, exc_info=error)
 
     def _answer(self, request: InferenceRequest, outcome: Any, latency_ms: float, batch_size: int) -> DispatchResult:
         if isinstance(outcome, Answer):
