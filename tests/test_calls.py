@@ -43,7 +43,7 @@ class Around:
         self.said.append("retry")
 
     # Delivery
-    def answer(self, *results: DispatchResult) -> None:
+    def answer(self, results: list[DispatchResult]) -> None:
         for result in results:
             result.request.move(RequestState.ANSWERED)
             self.said.append("answer")
@@ -196,8 +196,8 @@ async def test_and_can_be_cancelled(around: Around) -> None:
 
 async def test_what_ends_a_call_on_the_spot_badly_is_told_to_the_loop_and_to_nobody_else(around: Around) -> None:
     class Failing(Around):
-        def answer(self, *results: DispatchResult) -> None:
-            super().answer(*results)
+        def answer(self, results: list[DispatchResult]) -> None:
+            super().answer(results)
             raise asyncio.CancelledError("of a callback")
 
     failing, told = Failing(), []
@@ -209,7 +209,7 @@ async def test_what_ends_a_call_on_the_spot_badly_is_told_to_the_loop_and_to_nob
 
 async def test_an_interrupt_ends_more_than_a_call(around: Around) -> None:
     class Interrupted(Around):
-        def answer(self, *results: DispatchResult) -> None:
+        def answer(self, results: list[DispatchResult]) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -220,8 +220,8 @@ async def test_what_a_call_sets_of_context_variables_is_its_own(around: Around) 
     variable = ContextVar("variable", default="as it was")
 
     class Setting(Around):
-        def answer(self, *results: DispatchResult) -> None:
-            super().answer(*results)
+        def answer(self, results: list[DispatchResult]) -> None:
+            super().answer(results)
             variable.set("as it is in the call")
 
     setting = Setting()

@@ -119,7 +119,7 @@ def result(request: InferenceRequest, actions: np.ndarray[Any, Any] = ACTIONS) -
 def end(hatch: Hatch, request: InferenceRequest, how: RefusalKind | str) -> None:
     """Ends a request: by an answer, by a refusal of a kind, or because its client was missed."""
     if how == "answer":
-        hatch.delivery.answer(result(request))
+        hatch.delivery.answer([result(request)])
     elif how == "gone":
         hatch.delivery.refuse(request, Refusal(RefusalKind.REJECTED, "the client is gone", CLIENT_GONE))
     else:
@@ -176,7 +176,7 @@ async def test_all_answers_of_a_call_have_left_before_any_is_written_down_or_tol
     heard_by_then: list[int] = []
     hatch.callbacks.register(lambda _request: heard_by_then.append(sum(len(heard) for _, heard in visitors)))
     hatch.visits.leave(visitors[1][0])  # one who cannot be reached keeps nobody waiting
-    hatch.delivery.answer(*map(result, requests))
+    hatch.delivery.answer(map(result, requests))
     assert heard_by_then == [2, 2, 2]
     assert hatch.ended == requests
     assert [request.state for request in requests] == [
@@ -187,10 +187,34 @@ async def test_all_answers_of_a_call_have_left_before_any_is_written_down_or_tol
     assert len(hatch.points(names.RESPONSES_SERVED)) == 2
 
 
+async def test_a_second_result_for_a_request_is_not_sent_and_hurts_no_other(hatch: Hatch) -> None:
+    (first, heard), (second, also_heard) = hatch.enter(), hatch.enter()
+    requests = [hatch.running(first), hatch.running(second)]
+    hatch.delivery.answer([result(requests[0]), result(requests[0]), result(requests[1])])
+    assert (len(heard), len(also_heard)) == (1, 1)
+    assert hatch.ended == requests
+    assert len(hatch.points(names.RESPONSES_SERVED)) == 2
+
+
+async def test_what_has_left_is_written_down_though_what_follows_breaks(
+    hatch: Hatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [hatch.running(hatch.enter()[0]) for _ in range(2)]
+
+    def results() -> Iterator[DispatchResult]:
+        yield result(requests[0])
+        raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        hatch.delivery.answer(results())
+    assert hatch.ended == requests[:1]
+    assert len(hatch.points(names.RESPONSES_SERVED)) == 1
+
+
 async def test_an_answer_goes_to_the_robot_that_asked(hatch: Hatch, robot: zmq.Socket[bytes]) -> None:
     await hatch.meet(robot)
     request = hatch.running()
-    hatch.delivery.answer(result(request))
+    hatch.delivery.answer([result(request)])
     _, envelope, payload = robot.recv_multipart()
     response = read_response(envelope, payload)
     assert (response.message.request_id, response.message.response_id) == (request.request_id, request.response_id)
@@ -205,7 +229,7 @@ async def test_a_robot_of_the_old_line_is_sent_results_alone(hatch: Hatch, robot
         hatch.delivery.refuse(hatch.running(version=0), Refusal(kind, "because", "cause"))
     hatch.delivery.not_believed(b"arm", disbelief(version=0))
     request = hatch.running(version=0)
-    hatch.delivery.answer(result(request))
+    hatch.delivery.answer([result(request)])
     assert read_response(*robot.recv_multipart()[1:]).message.response_id == request.response_id
     assert sum(len(hatch.points(name)) for name in FAILURES) == len(RefusalKind) + 1
 
@@ -229,7 +253,7 @@ async def test_a_refusal_tells_the_robot_which_request_and_why_and_how_often_it_
 
 async def test_an_answer_to_a_robot_that_is_not_there_is_void_and_counted(hatch: Hatch) -> None:
     request = hatch.running()
-    hatch.delivery.answer(result(request))
+    hatch.delivery.answer([result(request)])
     assert request.refusal is not None
     assert request.refusal.cause == CLIENT_GONE
     assert hatch.points(names.SEND_ERRORS) == [{"client": "arm", "error": "the client is not there"}]
@@ -248,7 +272,7 @@ async def test_an_answer_to_a_robot_that_has_hung_up_is_counted(hatch: Hatch, ro
             readable.clear()
             await readable.wait()
             hatch.transport.receive()
-    hatch.delivery.answer(result(request))
+    hatch.delivery.answer([result(request)])
     assert request.state is RequestState.REFUSED
     assert len(hatch.points(names.SEND_ERRORS)) == 1
 
@@ -261,7 +285,7 @@ async def test_what_a_robot_does_not_read_is_counted_and_all_else_is_answered(ro
         requests = []
         for _ in range(1000):  # what the system's own buffers take goes first
             requests.append(hatch.running())
-            hatch.delivery.answer(result(requests[-1], large))
+            hatch.delivery.answer([result(requests[-1], large)])
             if requests[-1].state is RequestState.REFUSED:
                 break
         assert {request.state for request in requests[:-1]} == {RequestState.ANSWERED}
@@ -279,7 +303,7 @@ async def test_an_answer_to_a_visitor_that_left_is_counted_also_when_nothing_is_
     request = hatch.running(identity)
     hatch.visits.leave(identity)
     assert hatch.fleet.sweep(time.monotonic() + 3600).gone == ["arm"]
-    hatch.delivery.answer(result(request))
+    hatch.delivery.answer([result(request)])
     assert request.state is RequestState.REFUSED
     assert hatch.points(names.SEND_ERRORS) == [{"client": "arm", "error": "the client has left"}]
 
@@ -289,7 +313,7 @@ async def test_a_visitor_that_left_gets_nothing_that_is_for_the_one_after_it(hat
     request = hatch.running(former)
     hatch.visits.leave(former)
     _, heard = hatch.enter()
-    hatch.delivery.answer(result(request))
+    hatch.delivery.answer([result(request)])
     assert (heard, request.state) == ([], RequestState.REFUSED)
 
 

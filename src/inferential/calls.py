@@ -127,9 +127,7 @@ class Calls:
             self._on_end()
 
     def _settle_all(self, batch: Batch, results: list[DispatchResult]) -> None:
-        # Of requests that were refused meanwhile, by shutdown, nothing is told any more.
-        answers = [result for result in results if result.refusal is None and result.request.state is DISPATCHED]
-        self._delivery.answer(*answers)
+        self._delivery.answer([result for result in results if result.refusal is None])
         for result in results:
             if result.refusal is not None and result.request.state is DISPATCHED:
                 self._retry_or_refuse(result.request, result.refusal)

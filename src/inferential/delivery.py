@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVarTuple, Unpack
 
 from inferential.books import Books
@@ -20,7 +20,7 @@ from inferential.proto.messages import write_refusal
 from inferential.proto.tensors import Buffer
 from inferential.scheduler.admission import CLIENT_GONE
 from inferential.scheduler.engine import Batch
-from inferential.scheduler.request import ANSWERED, InferenceRequest, Refusal, RefusalKind
+from inferential.scheduler.request import ANSWERED, DISPATCHED, InferenceRequest, Refusal, RefusalKind
 from inferential.transport.zmq_transport import ZmqTransport
 from inferential.visits import Visits
 
@@ -92,17 +92,26 @@ class Delivery:
         self._books = books
         self._callbacks = callbacks
 
-    def answer(self, *results: DispatchResult) -> None:
-        """A model gave results: they go to the clients that asked, all of them before any is written down."""
-        sent_at = [self._send(result) for result in results]
-        for result, at in zip(results, sent_at, strict=True):
-            request = result.request
-            if at is not None:
-                self._books.answered(result, at)
-            else:
-                assert request.refusal is not None
-                self._books.void(request, request.refusal)
-            self._tell(request)
+    def answer(self, results: Iterable[DispatchResult]) -> None:
+        """A model gave results: they go to the clients that asked, all of them before any is written down.
+
+        Of a request that has ended already, as shutdown ends some, nothing is told any more.
+        """
+        sent: list[tuple[DispatchResult, float | None]] = []
+        try:
+            for result in results:
+                if result.request.state is DISPATCHED:
+                    at = self._send(result)
+                    sent.append((result, at))
+        finally:
+            for result, at in sent:
+                request = result.request
+                if at is not None:
+                    self._books.answered(result, at)
+                else:
+                    assert request.refusal is not None
+                    self._books.void(request, request.refusal)
+                self._tell(request)
 
     def _send(self, result: DispatchResult) -> float | None:
         """Ends a request by its result; gives when that left, None where the client cannot be reached."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -35,6 +36,12 @@ def test_a_result_is_its_values_and_what_belongs_to_it(result: Result) -> None:
     assert result == {"note": "ok", "response_id": "r", "model_id": "m", "inference_latency_ms": 2.0}
     assert (result.request_id, result.age_ms, result.timing) == (7, 5.0, TIMING)
     assert (result.serve_interval_ms, result.model_version) == (20.0, "v2")
+
+
+def test_what_is_taken_out_of_a_result_is_let_go(result: Result) -> None:
+    array = ref(result.pop("actions"))
+    assert array() is None
+    assert (copy.deepcopy(result).timing, "actions" in pickle.loads(pickle.dumps(result))) == (TIMING, False)
 
 
 def test_a_result_can_be_copied_and_sent_to_another_process(result: Result) -> None:

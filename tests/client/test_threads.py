@@ -141,6 +141,26 @@ def test_latest_gives_what_has_come_though_another_handle_read_an_older_result(
     assert result["actions"] == 1
 
 
+def test_an_answer_that_comes_while_the_rest_is_sent_is_not_slept_on(
+    peer: Any, open_connection: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = open_connection()
+    model = connection.model("m", queue="all")
+    wire, session = connection._wire, connection._session
+    with peer.serving():
+        assert model.infer(WAIT_MS, n=np.zeros(1)) is not None
+        settled = iter((False,))
+        monkeypatch.setattr(wire, "settled", lambda: next(settled, True))
+
+        def until_it_came() -> bool:
+            until(lambda: wire.pump(session) > 0)
+            return True
+
+        monkeypatch.setattr(connection, "_unsettled", until_it_came)
+        monkeypatch.setattr(connection, "_sleep", lambda timeout_s: pytest.fail(f"it sleeps for {timeout_s} s"))
+        assert model.infer(WAIT_MS, n=np.zeros(1)) is not None
+
+
 def test_who_waits_for_another_thread_first_sleeps_no_longer_than_it_said(
     peer: Any, open_connection: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,9 +77,12 @@ def timeout_s_of(timeout_ms: float) -> float:
     """
     try:
         timeout_s = timeout_ms / 1e3
+        is_one = not math.isnan(timeout_s)
     except TypeError:
         raise _wrong_timeout(TypeError, timeout_ms) from None
-    if math.isnan(timeout_s):
+    except OverflowError:
+        is_one = False
+    if not is_one:
         raise _wrong_timeout(ValueError, timeout_ms)
     return timeout_s
 

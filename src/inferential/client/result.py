@@ -5,10 +5,11 @@ No I/O here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from inferential.proto.messages import Response, ResponseTiming
+from inferential.proto.messages import Response, ResponseTiming, parse_response, timing_of
 
 
 class Result(dict[str, Any]):
@@ -22,22 +23,22 @@ class Result(dict[str, Any]):
         age_ms: how long before its arrival the observation was made; nan where it is not known.
     """
 
-    __slots__ = ("_response", "age_ms", "request_id")
+    __slots__ = ("_message", "_model_version", "age_ms", "request_id")
 
     def __init__(self, response: Response, request_id: int, age_ms: float) -> None:
         self.update(response.values)
-        told = response.message
+        self._message = told = response.message
+        self._model_version = response.model_version
         self["response_id"] = told.response_id
         self["model_id"] = response.model_id
         self["inference_latency_ms"] = told.inference_latency_ms
-        self._response = response
         self.request_id = request_id
         self.age_ms = age_ms
 
     @property
     def timing(self) -> ResponseTiming | None:
         """Where the time went on the server; None from a server of the 1.x line."""
-        return self._response.timing
+        return timing_of(self._message)
 
     @property
     def serve_interval_ms(self) -> float:
@@ -45,12 +46,25 @@ class Result(dict[str, Any]):
 
         Observing more often than that only has observations superseded.
         """
-        return self._response.message.serve_interval_ms
+        return self._message.serve_interval_ms
 
     @property
     def model_version(self) -> str:
         """Of the model that made it; empty where the server does not know."""
-        return self._response.model_version
+        return self._model_version
+
+    def __reduce__(self) -> tuple[Callable[..., Result], tuple[Any, ...]]:
+        # A message cannot be pickled by itself: protobuf looks for its class in a module that is in no package.
+        message = self._message.SerializeToString()
+        return _restored, (dict(self), message, self._model_version, self.request_id, self.age_ms)
+
+
+def _restored(values: dict[str, Any], message: bytes, model_version: str, request_id: int, age_ms: float) -> Result:
+    response = Response(parse_response(message), "", model_version, {})
+    result = Result(response, request_id, age_ms)
+    result.clear()
+    result.update(values)
+    return result
 
 
 @dataclass(slots=True)

@@ -170,7 +170,7 @@ class Connection:
         now, timestamp_ns = time.monotonic(), time.time_ns()
         content = mailbox.handle.rules.apply(values)
         with self._lock:
-            return self._send(mailbox, content, told, now, timestamp_ns, False)
+            return self._send(mailbox, content, told, now, timestamp_ns, keep=False)
 
     def _get_result(self, mailbox: Mailbox, timeout_ms: float) -> Result | None:
         deadline = time.monotonic() + timeout_s_of(timeout_ms)
@@ -178,20 +178,18 @@ class Connection:
             self._check_open()
             if mailbox.unread and self._wire.pump(self._session):  # something newer than that may have come
                 self._hand_out()
-            outcome = mailbox.take()
-            if outcome is None:
-                outcome = self._wait(mailbox.take, deadline)
+            outcome = self._wait(mailbox.take, deadline)
         return result_of(outcome)
 
     def _infer(self, mailbox: Mailbox, values: Mapping[str, Any], told: Told, timeout_ms: float) -> Result | None:
+        timeout_s = timeout_s_of(timeout_ms)
         now, timestamp_ns = time.monotonic(), time.time_ns()
-        deadline = now + timeout_s_of(timeout_ms)
         content = mailbox.handle.rules.apply(values)
         outcome = None
         with self._lock:
-            request_id = self._send(mailbox, content, told, now, timestamp_ns, True)
+            request_id = self._send(mailbox, content, told, now, timestamp_ns, keep=True)
             try:
-                outcome = self._wait(lambda: mailbox.take_kept(request_id), deadline)
+                outcome = self._wait(lambda: mailbox.take_kept(request_id), time.monotonic() + timeout_s)
             finally:
                 if outcome is None:
                     self._session.abandon(mailbox, request_id)
@@ -199,7 +197,9 @@ class Connection:
 
     # Under the lock
 
-    def _send(self, mailbox: Mailbox, content: Content, told: Told, now: float, timestamp_ns: int, keep: bool) -> int:
+    def _send(
+        self, mailbox: Mailbox, content: Content, told: Told, now: float, timestamp_ns: int, *, keep: bool
+    ) -> int:
         self._check_open()
         wire = self._wire
         request_id, frames = self._session.observe(mailbox, content, told, now, timestamp_ns, keep)
@@ -255,7 +255,8 @@ class Connection:
 
     def _wait(self, take: Callable[[], Outcome | None], deadline: float) -> Outcome | None:
         """Sleeps until there is something to take, and takes it; what has come by the deadline counts."""
-        while True:
+        outcome = take()  # it may have come while the rest of its observation was sent
+        while outcome is None:
             now = time.monotonic()
             remaining = deadline - now
             if remaining > 0:
@@ -265,8 +266,9 @@ class Connection:
             if self._wire.pump(self._session):
                 self._hand_out()
             outcome = take()
-            if outcome is not None or remaining <= 0:
-                return outcome
+            if remaining <= 0:
+                break
+        return outcome
 
     def _sleep(self, timeout_s: float) -> None:
         """Sleeps, the lock released, until something came or another thread has something for us."""

@@ -359,9 +359,9 @@ class Dispatcher(ABC):
             request_id=request.request_id,
             values=values,
             timing=ResponseTiming(
-                queue_ms=(request.dispatched_at - request.received_at) * 1e3,
+                queue_ms=max(request.dispatched_at - request.received_at, 0.0) * 1e3,
                 inference_ms=latency_ms,
-                server_ms=(now - request.received_at) * 1e3,
+                server_ms=max(now - request.received_at, 0.0) * 1e3,
                 batch_size=batch_size,
             ),
             serve_interval_ms=request.serve_interval_ms,

@@ -166,6 +166,8 @@ async def _run_batch(call: _Call, rows: list[Observation]) -> Sequence[Any]:
     try:
         results = await call(rows)
     except (asyncio.CancelledError, SystemExit) as error:
+        if _cancels_the_call(error):
+            raise
         raise _failure(error) from error
     # The list first: of an abstract class Python asks a function of its own.
     return results if isinstance(results, (list, Sequence)) else list(results)
@@ -177,20 +179,23 @@ async def _run_each(call: _Call, observations: Sequence[Observation]) -> Sequenc
         try:
             results.append(await call(observation))
         except (asyncio.CancelledError, SystemExit) as error:
+            if _cancels_the_call(error):
+                raise
             results.append(_failure(error))
         except Exception as error:
             results.append(error)
     return results
 
 
-def _failure(error: asyncio.CancelledError | SystemExit) -> RuntimeError:
-    """What a model meant for itself alone: only whoever cancels the call itself cancels it."""
+def _cancels_the_call(error: BaseException) -> bool:
+    """Whether somebody cancels the call itself, and not a model one of its own."""
     task = asyncio.current_task()
-    if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-        raise error
-    failure = RuntimeError(f"{type(error).__name__}: {error}")
-    failure.__cause__ = error
-    return failure
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
+def _failure(error: BaseException) -> RuntimeError:
+    """What a model meant for itself alone, as a failure of its."""
+    return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def _awaitable(function: Callable[[Any], Any], threads: CallThreads) -> _Call:

@@ -182,7 +182,6 @@ class ObservationAssembler:
         return staleness_ms
 
     def _check(self, message: Observation, envelope: Buffer, payload: Buffer, received_at: float) -> DecodedObservation:
-        config = self._config
         client = message.client
         client_id, client_type, model_id = client.id, client.type, message.model_id
         if not client_id:
@@ -201,9 +200,9 @@ class ObservationAssembler:
         period: float = message.control_period_ms
         if not math.isfinite(period) or period < 0:
             raise ObservationError(f"control_period_ms: expected a number above 0, got {period}")
-        if len(payload) > config.max_payload_bytes:
+        if len(payload) > self._max_payload_bytes:
             raise ObservationError(
-                f"payload: {len(payload)} bytes, observations.max_payload_bytes is {config.max_payload_bytes}"
+                f"payload: {len(payload)} bytes, observations.max_payload_bytes is {self._max_payload_bytes}"
             )
         now_ns = time.time_ns()
         timestamp_ns: int = message.timestamp_ns

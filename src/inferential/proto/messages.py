@@ -6,7 +6,7 @@ read with `read_response` on a robot.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,18 +55,15 @@ class Response:
     @property
     def timing(self) -> ResponseTiming | None:
         """Where the time went on the server; None from one of the 1.x line."""
-        if not self.message.HasField("timing"):
-            return None
-        told = self.message.timing
-        return ResponseTiming(told.queue_ms, told.inference_ms, told.server_ms, told.batch_size)
-
-    def __reduce__(self) -> tuple[Callable[..., Response], tuple[Any, ...]]:
-        # A message cannot be pickled by itself: protobuf looks for its class in a module that is in no package.
-        return _response, (self.message.SerializeToString(), self.model_id, self.model_version, self.values)
+        return timing_of(self.message)
 
 
-def _response(message: bytes, *others: Any) -> Response:
-    return Response(pb.ModelResponse.FromString(message), *others)
+def timing_of(message: pb.ModelResponse) -> ResponseTiming | None:
+    """What a response says of where the time went on the server; None from one of the 1.x line."""
+    if not message.HasField("timing"):
+        return None
+    told = message.timing
+    return ResponseTiming(told.queue_ms, told.inference_ms, told.server_ms, told.batch_size)
 
 
 def split_values(values: Mapping[str, Any]) -> tuple[Tensors, Mapping[str, str]]:

@@ -37,6 +37,7 @@ HANDSHAKE_S = 10.0
 _FRAMES = 3  # empty, envelope, payload
 _ACCEPT_AT_ONCE = 16
 _LOOK_AFTER = 16  # messages, after which whoever else has something is looked for
+_UNASKED = 16  # looks at a client that is alone, after which the system is asked who else has something
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _ACCEPT_AGAIN_S = 1.0
 _REMEMBERED_DOUBLES = 1024
@@ -157,6 +158,7 @@ class ZmqTransport:
         self._given = 0
         if self._closed or self._heard_alone():
             return
+        self._unasked = 0
         for key, events in self._selector.select(0):
             client: _Client | None = key.data
             if client is None:
@@ -176,15 +178,14 @@ class ZmqTransport:
     def _heard_alone(self) -> bool:
         """Whether a client that is the only one had something: then the system is not asked who has.
 
-        Others who come, and what is yet to be sent to it, wait for a few looks at most.
+        Others who come wait for a few looks at most.
         """
-        if len(self._clients) != 1 or self._unasked >= _LOOK_AFTER:
-            self._unasked = 0
+        if len(self._clients) != 1 or self._strangers or self._unasked >= _UNASKED:
+            return False
+        (client,) = self._clients.values()
+        if client.queued or client.stream.unsent:
             return False
         self._unasked += 1
-        (client,) = self._clients.values()
-        if client.queued:
-            return False
         try:
             self._read(client)
         except ConnectionEnded as error:
