@@ -20,7 +20,6 @@ import numpy as np
 from bench.harness import machine
 from inferential import Connection, LocalDispatcher, Server
 from inferential.calls import Calls
-from inferential.client import sync
 from inferential.zmtp import Stream
 
 _WARM_UP = 500
@@ -71,7 +70,7 @@ def _ask(address: str, seconds: float) -> dict[str, np.ndarray[Any, Any]]:
         for _ in range(_WARM_UP):
             model.infer(10_000, state=state)
         _mark_before(Stream, "_send", marks["observation written"])
-        _mark_after(sync, "_sleep", marks["client woken"])
+        _mark_after(Connection, "_lead", marks["client woken"])
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             marks["asked"].append(time.perf_counter_ns())

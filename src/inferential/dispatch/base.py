@@ -386,7 +386,7 @@ def as_values(result: Any) -> dict[str, Any]:
     Raises:
         TypeError: naming the key of a value that is neither string nor array nor can become one.
     """
-    # What most give first: of an abstract class Python asks a function of its own.
+    # What most give first: an abstract class is asked by a function of its own.
     if isinstance(result, np.ndarray) or not isinstance(result, (dict, Mapping)):
         return {"actions": _as_array("actions", result)}
     return {str(key): value if isinstance(value, str) else _as_array(str(key), value) for key, value in result.items()}

@@ -169,7 +169,7 @@ async def _run_batch(call: _Call, rows: list[Observation]) -> Sequence[Any]:
         if _cancels_the_call(error):
             raise
         raise _failure(error) from error
-    # The list first: of an abstract class Python asks a function of its own.
+    # The list first: an abstract class is asked by a function of its own.
     return results if isinstance(results, (list, Sequence)) else list(results)
 
 
