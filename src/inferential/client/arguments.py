@@ -6,6 +6,7 @@ where those are used.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
@@ -75,20 +76,12 @@ def timeout_s_of(timeout_ms: float) -> float:
     Raises:
         TypeError, ValueError: it is no number.
     """
-    try:
+    with contextlib.suppress(TypeError, OverflowError):
         timeout_s = timeout_ms / 1e3
-        is_one = not math.isnan(timeout_s)
-    except TypeError:
-        raise _wrong_timeout(TypeError, timeout_ms) from None
-    except OverflowError:
-        is_one = False
-    if not is_one:
-        raise _wrong_timeout(ValueError, timeout_ms)
-    return timeout_s
-
-
-def _wrong_timeout(kind: type[TypeError | ValueError], timeout_ms: object) -> TypeError | ValueError:
-    return kind(f"timeout_ms: expected a number of milliseconds (0: not to wait), got {timeout_ms!r}")
+        if not math.isnan(timeout_s):
+            return timeout_s
+    text = f"timeout_ms: expected a number of milliseconds (0: not to wait), got {timeout_ms!r}"
+    raise ValueError(text) if isinstance(timeout_ms, Real) else TypeError(text)
 
 
 def _is(value: object, kind: type) -> bool:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from inferential.client.arguments import check_encode
 from inferential.proto import JPEG, PNG, RAW, Encoding
 from inferential.proto.images import DEFAULT_JPEG_QUALITY, ImageError, encode
-from inferential.proto.messages import Content, arrays_alone, content_of
+from inferential.proto.messages import Content, arrays_alone, mixed_content
 from inferential.proto.tensors import EncodedImage
 
 _NAMES = {"raw": RAW, "jpeg": JPEG, "png": PNG}
@@ -74,7 +74,7 @@ class EncodingRules:
             ImageError: (a ValueError) naming the key of an array that is no image of that format.
         """
         content = None if self._rules else arrays_alone(values)
-        return content_of(self._compressed(values)) if content is None else content
+        return content or mixed_content(self._compressed(values))
 
     def _compressed(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         changed: dict[str, Any] = {}

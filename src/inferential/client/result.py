@@ -5,7 +5,6 @@ No I/O here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,18 +52,14 @@ class Result(dict[str, Any]):
         """Of the model that made it; empty where the server does not know."""
         return self._model_version
 
-    def __reduce__(self) -> tuple[Callable[..., Result], tuple[Any, ...]]:
-        # A message cannot be pickled by itself: protobuf looks for its class in a module that is in no package.
-        message = self._message.SerializeToString()
-        return _restored, (dict(self), message, self._model_version, self.request_id, self.age_ms)
+    # A message cannot be pickled by itself: protobuf looks for its class in a module that is in no package.
 
+    def __getstate__(self) -> tuple[bytes, str, int, float]:
+        return self._message.SerializeToString(), self._model_version, self.request_id, self.age_ms
 
-def _restored(values: dict[str, Any], message: bytes, model_version: str, request_id: int, age_ms: float) -> Result:
-    response = Response(parse_response(message), "", model_version, {})
-    result = Result(response, request_id, age_ms)
-    result.clear()
-    result.update(values)
-    return result
+    def __setstate__(self, state: tuple[bytes, str, int, float]) -> None:
+        message, self._model_version, self.request_id, self.age_ms = state
+        self._message = parse_response(message)
 
 
 @dataclass(slots=True)

@@ -101,8 +101,6 @@ class LocalDispatcher(Dispatcher):
         if models is None:
             known = ", ".join(self._models) or "none"
             raise UnknownModelError(f"No model registered for {model_id!r}; there is: {known}")
-        if len(models) == 1:
-            return models[0].run(observations)
         # Fewer replicas may have been registered since the call was decided.
         return models[int(replica or 0) % len(models)].run(observations)
 

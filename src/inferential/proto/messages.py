@@ -104,9 +104,15 @@ def content_of(values: Mapping[str, Any]) -> Content:
     Raises:
         TypeError: as `split_values`.
     """
-    content = arrays_alone(values)
-    if content is not None:
-        return content
+    return arrays_alone(values) or mixed_content(values)
+
+
+def mixed_content(values: Mapping[str, Any]) -> Content:
+    """The same, of values that are not arrays alone.
+
+    Raises:
+        TypeError: as `split_values`.
+    """
     tensors, metadata = split_values(values)
     return tensors, metadata, signature_of(tensors)
 

@@ -90,14 +90,12 @@ class LatencyProfile:
         window = self._windows.get(batch_size)
         if window is None:
             window = self._windows[batch_size] = _Window()
-            self._explore()
         if window.add(latency_s, self.quantile):
             self._windows = {batch_size: window}
-            self._explore()
         window.last_call = self.calls
         if self.calls % WINDOW == 0:
             self._forget()
-        self._typical, self._high = [], []  # the curves are drawn anew when they are asked for
+        self._changed()
 
     def typical(self, batch_size: int) -> float:
         """Median latency in seconds; 0 while nothing is known."""
@@ -142,17 +140,16 @@ class LatencyProfile:
             window.keep(latency_s)
         self.calls += _LOADED_CALLS
         window.last_call = self.calls
-        self._explore()
-        self._typical, self._high = [], []
+        self._changed()
 
-    def _explore(self) -> None:
-        """Other sizes are known than before."""
+    def _changed(self) -> None:
+        """The curves are drawn anew when they are asked for."""
         self._explored = 2 * max(self._windows)
+        self._typical, self._high = [], []
 
     def _forget(self) -> None:
         oldest = self.calls - FORGET_AFTER
         self._windows = {size: window for size, window in self._windows.items() if window.last_call > oldest}
-        self._explore()
 
     def _draw(self, up_to: int) -> None:
         """The two curves over batch sizes from 1; they never fall, as more rows do not take less time."""
@@ -213,8 +210,7 @@ class _Window:
         return self._sorted[(len(self._sorted) - 1) // 2]
 
     def high(self, quantile: float) -> float:
-        at, calls = int(quantile * len(self._sorted)), len(self._sorted)
-        return self._sorted[at if at < calls else -1]
+        return self._sorted[min(int(quantile * len(self._sorted)), len(self._sorted) - 1)]
 
     def _clear(self) -> None:
         self._newest.clear()

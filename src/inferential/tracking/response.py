@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import enum
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 
 from inferential.tracking.limits import MAX_PENDING
@@ -44,7 +44,6 @@ _NEXT: dict[ResponseState, frozenset[ResponseState]] = {
     INVALIDATED: frozenset(),
     EXPIRED: frozenset(),
 }
-_ENDS = tuple(state for state, following in _NEXT.items() if not following)
 
 
 @dataclass(slots=True, eq=False)
@@ -78,7 +77,7 @@ class ResponseTracker:
         self._pending: dict[str, dict[str, ResponseRecord]] = {}
         # Oldest first: a record goes to the end when it is issued, and its time begins anew.
         self._open: OrderedDict[ResponseRecord, float] = OrderedDict()
-        self._counts = dict.fromkeys(_ENDS, 0)
+        self._counts: Counter[ResponseState] = Counter()
 
     def on_request(self, client_id: str, response_id: str = "", model_id: str = "", now: float | None = None) -> None:
         """A client observed: it has used the response that it had, and asks for that of `response_id`.
@@ -181,7 +180,7 @@ class ResponseTracker:
 
     def counts(self) -> dict[ResponseState, int]:
         """How many responses have ended how."""
-        return {state: count for state, count in self._counts.items() if count}
+        return dict(self._counts)
 
     def _take_pending(self, client_id: str, response_id: str) -> ResponseRecord | None:
         pending = self._pending.get(client_id)
@@ -201,6 +200,6 @@ class ResponseTracker:
         if state not in _NEXT[record.state]:
             raise ValueError(f"response {record.response_id!r}: {record.state} -> {state}")
         record.state = state
-        if state in _ENDS:
+        if not _NEXT[state]:
             self._open.pop(record, None)
             self._counts[state] += 1

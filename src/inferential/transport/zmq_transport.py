@@ -163,17 +163,19 @@ class ZmqTransport:
             client: _Client | None = key.data
             if client is None:
                 self._accept()
-                continue
-            if client.gone:
-                continue  # another's event ended it, just now
-            try:
-                if events & selectors.EVENT_WRITE:
-                    client.stream.flush()
-                    self._mind(client)
-                if events & selectors.EVENT_READ:
-                    self._read(client)
-            except ConnectionEnded as error:
-                self._drop(client, str(error))
+            elif not client.gone:  # else another's event ended it, just now
+                self._attend(client, events)
+
+    def _attend(self, client: _Client, events: int) -> None:
+        """Sees to what a client's connection is ready for."""
+        try:
+            if events & selectors.EVENT_WRITE:
+                client.stream.flush()
+                self._mind(client)
+            if events & selectors.EVENT_READ:
+                self._read(client)
+        except ConnectionEnded as error:
+            self._drop(client, str(error))
 
     def _heard_alone(self) -> bool:
         """Whether a client that is the only one had something: then the system is not asked who has.
@@ -186,10 +188,7 @@ class ZmqTransport:
         if client.queued or client.stream.unsent:
             return False
         self._unasked += 1
-        try:
-            self._read(client)
-        except ConnectionEnded as error:
-            self._drop(client, str(error))
+        self._attend(client, selectors.EVENT_READ)
         return client.queued
 
     def _read(self, client: _Client) -> None:

@@ -258,23 +258,23 @@ class Reader:
         # of its price.
         begins = self._body is None and not self._frames and self._usual_fits
         if begins and end - at >= _USUAL_BYTES and data.startswith(_USUAL, at):
-            flags_at = at + 4 + data[at + 3]
+            envelope_at = at + 4
+            flags_at = envelope_at + data[at + 3]
             payload_at = flags_at + 2
             if payload_at > end:
                 pass
             elif data[flags_at] == 0:
                 stop = payload_at + data[flags_at + 1]
                 if stop <= end:
-                    self._at = stop
-                    self.buffered = stop < end
-                    return [b"", data[at + 4 : flags_at], bytearray(data[payload_at:stop])]
+                    self._at, self.buffered = stop, stop < end
+                    return [b"", data[envelope_at:flags_at], bytearray(data[payload_at:stop])]
             elif data[flags_at] == _LONG and payload_at + 7 <= end:
                 payload_at += 7
                 size = int.from_bytes(data[flags_at + 1 : payload_at])
                 if payload_at + size > end and size >= _IN_PLACE_BYTES:
                     self._check(_LONG, size)
                     self._begin(_LONG, size, memoryview(data)[payload_at:])
-                    self._frames = [b"", data[at + 4 : flags_at]]
+                    self._frames = [b"", data[envelope_at:flags_at]]
                     self._at, self.buffered = end, False
                     return None
         found = self._found(data, at, end)
