@@ -13,7 +13,6 @@ venv/bin/python - <<'PYTHON'
 import os
 import sys
 
-
 import zmq
 
 path = os.path.abspath("socket")
