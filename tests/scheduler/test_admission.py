@@ -20,7 +20,8 @@ MakeRequest = Callable[..., InferenceRequest]
 
 
 def take(admission: Admission, model_id: str, limit: int, now: float) -> list[InferenceRequest]:
-    return admission.take(Slot(model_id, "", limit, LatencyProfile()), now)
+    taken = admission.take([Slot(model_id, "", limit, LatencyProfile())], now)
+    return [] if taken is None else taken[1]
 
 
 @pytest.fixture

@@ -130,6 +130,14 @@ class ModelAwareScheduler(Scheduler):
         """
         return self.next_batch_for_model(slot.model_id, slot.max_batch_size - filled)
 
+    def ready_on(self, slot: Slot) -> float | None:
+        """Returns from when on `next_batch_on` gives something for this replica; as `ready_at`, which it is by default.
+
+        A strategy whose `next_batch_on` depends on the replica overrides both, so that they agree. Where they do not
+        (it says "now" and then gives nothing), the engine asks again after `engine.RETRY_S`.
+        """
+        return self.ready_at(slot.model_id)
+
     def in_turn(self, model_ids: Sequence[str]) -> Sequence[str]:
         """The order in which models that share one device, which is free, may have it.
 

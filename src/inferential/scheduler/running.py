@@ -120,9 +120,12 @@ class Running:
         if measured:
             self._profile(batch).note(len(batch.requests), now - batch.started_at)
 
-    def free(self, model_id: str) -> Slot | None:
-        """The replica that the next call goes to, the fastest of those with room; None: none has room now."""
-        return _fastest(self.slots(model_id))
+    def free_slots(self, model_id: str) -> Sequence[Slot]:
+        """Returns the replicas that can begin a call now, the fastest first."""
+        slots = self.slots(model_id)
+        if len(slots) == 1:
+            return slots if slots[0].free_at == -math.inf else ()
+        return sorted((slot for slot in slots if slot.free_at == -math.inf), key=_typical)
 
     def free_alone(self, model_id: str) -> Slot | None:
         """The same, of a model that shares its device with no other; None for one that does."""
@@ -201,4 +204,8 @@ def _fastest(slots: Sequence[Slot]) -> Slot | None:
     if len(slots) == 1:
         return slots[0] if slots[0].free_at == -math.inf else None
     free = [slot for slot in slots if slot.free_at == -math.inf]
-    return min(free, key=lambda slot: slot.profile.typical(1), default=None)
+    return min(free, key=_typical, default=None)
+
+
+def _typical(slot: Slot) -> float:
+    return slot.profile.typical(1)

@@ -81,7 +81,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         now = time.monotonic()
         model = self._model(request.model_id)
         model.demand.note(request.client_id, now)
-        model.in_vain_until = -math.inf
+        model.in_vain_until.clear()
         if request.waiting_since < request.received_at:
             model.overloaded_at = now  # the one that it superseded had waited in vain
         since = min(model.unserved.pop(request.client_id, math.inf), request.waiting_since)
@@ -134,7 +134,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
             model.called_at = now
             model.calls_since_late += 1
         else:
-            model.in_vain_until = lane.overdue_at()
+            model.in_vain_until[slot.replica] = lane.overdue_at()
         if not lane:
             del self._lanes[slot.model_id]
         for request in batch:
@@ -177,15 +177,18 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
 
     def ready_at(self, model_id: str) -> float | None:
         """When its next call is to begin."""
-        lane = self._lanes.get(model_id)
+        return self.ready_on(min(self._outlook.slots(model_id), key=lambda slot: slot.free_at))
+
+    def ready_on(self, slot: Slot) -> float | None:
+        """Returns when the next call of this replica is to begin; None where nothing waits for its model."""
+        lane = self._lanes.get(slot.model_id)
         if lane is None:
             return None
-        now = time.monotonic()
-        slot = min(self._outlook.slots(model_id), key=lambda slot: slot.free_at)
-        return max(self._waits_until(lane, slot, now), self._model(model_id).in_vain_until)
+        in_vain_until = self._model(slot.model_id).in_vain_until.get(slot.replica, -math.inf)
+        return max(self._waits_until(lane, slot, time.monotonic()), in_vain_until)
 
     def _waits_until(self, lane: SloLane, slot: Slot, now: float) -> float:
-        """Until when a call waits for more rows; -inf: it does not."""
+        """Returns until when a call waits for more rows, the same for each free replica of a model; -inf: it does not."""
         first, live = lane.earliest(), lane.live_count
         if first is None:
             return -math.inf
@@ -193,7 +196,10 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         model = self._model(slot.model_id)
         if live >= needed or live >= model.demand.clients(now):
             return -math.inf
-        latest_start = first.deadline - slot.profile.high(live + 1) - WAKE_S
+        free = [
+            other.profile.high(live + 1) for other in self._outlook.slots(slot.model_id) if other.free_at == -math.inf
+        ]
+        latest_start = first.deadline - min(free, default=slot.profile.high(live + 1)) - WAKE_S
         return min(latest_start, first.waiting_since + 2 * needed / max(model.demand.per_second(now), 1e-9))
 
     def in_turn(self, model_ids: Sequence[str]) -> Sequence[str]:
@@ -248,8 +254,8 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
 
     def gives_up_at(self) -> float | None:
         """When the next late request that wants to be refused turns hopeless, or a live one of those late."""
-        times = [at for lane in self._lanes.values() if (at := lane.hopeless_at()) is not None]
-        return min(times, default=None)
+        at = min([lane.hopeless_at() for lane in self._lanes.values()], default=math.inf)
+        return at if at < math.inf else None
 
     def _why(self, request: InferenceRequest, now: float) -> str:
         finish = min(slot.expected_finish(now, 1) for slot in self._outlook.slots(request.model_id))
