@@ -1,4 +1,4 @@
-"""Progress: whatever the strategy and the replicas, work is either taken or woken for later, never for the same moment."""
+"""Progress: work is taken or woken for later, never for the same moment, whatever the strategy and the replicas."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import inferential.scheduler.engine
 from inferential.config.schema import SchedulingConfig
 from inferential.scheduler import InferenceRequest, ModelAwareScheduler, Scheduler, create_scheduler
 from inferential.scheduler.engine import Batch, Capacity, Engine
-from inferential.scheduler.profile import Profiles
 from inferential.scheduler.request import RequestState
 from inferential.scheduler.slo_aware import WAKE_S
+from inferential.scheduler.time.profile import Profiles
 
 MakeRequest = Callable[..., InferenceRequest]
 STRATEGIES = ["batch_optimized", "deadline_aware", "model_deadline", "priority_tiered", "round_robin", "slo_aware"]
@@ -151,7 +151,7 @@ def test_slo_aware_waits_for_the_latest_start_of_the_replica_that_is_offered_fir
 
 
 class ProgressMachine(RuleBasedStateMachine):
-    """Random fleets, replicas of any speed, deadlines of any kind; all that is due at a moment is done in one `work`."""
+    """Random fleets, replicas and deadlines; all that is due at a moment is done in one `work`."""
 
     @initialize(
         strategy=st.sampled_from([*STRATEGIES, *USERS, *["slo_aware"] * 6]),

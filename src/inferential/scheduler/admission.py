@@ -26,8 +26,8 @@ from inferential.scheduler.backlog import Backlog
 from inferential.scheduler.base import ModelAwareScheduler, QueueFullError, Scheduler
 from inferential.scheduler.foreign import ForeignScheduler
 from inferential.scheduler.heap import LazyHeap
-from inferential.scheduler.outlook import ALONE, Outlook, Slot
 from inferential.scheduler.request import DISPATCHED, QUEUED, InferenceRequest, Refusal, RefusalKind
+from inferential.scheduler.time.availability import ALWAYS_AVAILABLE, Availability, ReplicaSlot
 
 if TYPE_CHECKING:
     from inferential.config.schema import SchedulingConfig
@@ -53,8 +53,10 @@ class Line:
 class Admission:
     """All waiting requests, and the strategy that orders their lines' heads."""
 
-    def __init__(self, config: SchedulingConfig, scheduler: Scheduler, outlook: Outlook = ALONE) -> None:
-        self._outlook = outlook
+    def __init__(
+        self, config: SchedulingConfig, scheduler: Scheduler, availability: Availability = ALWAYS_AVAILABLE
+    ) -> None:
+        self._availability = availability
         self._lines: dict[tuple[str, str], Line] = {}
         self._waiting: dict[str, int] = {}
         self._ages: LazyHeap[InferenceRequest] = LazyHeap()
@@ -76,7 +78,7 @@ class Admission:
         # A strategy that ignores the replica answers alike for each free one, and is asked for the first alone.
         self._compares_replicas = type(self._order).next_batch_on is not ModelAwareScheduler.next_batch_on
         self._gives_up = type(self._order).given_up is not ModelAwareScheduler.given_up
-        self._order.look_at(self._outlook)
+        self._order.bind(self._availability)
 
     def __len__(self) -> int:
         return len(self._ages)
@@ -170,7 +172,7 @@ class Admission:
 
     # Going
 
-    def take(self, slots: Sequence[Slot], now: float) -> tuple[Slot, list[InferenceRequest]] | None:
+    def take(self, slots: Sequence[ReplicaSlot], now: float) -> tuple[ReplicaSlot, list[InferenceRequest]] | None:
         """Takes the requests of one call, in the strategy's order, and marks them as dispatched.
 
         Args:
@@ -188,7 +190,7 @@ class Admission:
                 break
         return None
 
-    def _take_on(self, slot: Slot, now: float) -> list[InferenceRequest]:
+    def _take_on(self, slot: ReplicaSlot, now: float) -> list[InferenceRequest]:
         taken: list[InferenceRequest] = []
         while len(taken) < slot.max_batch_size:
             batch = self._order.next_batch_on(slot, len(taken))
@@ -238,7 +240,7 @@ class Admission:
         """When `expire` next has something to do."""
         return self._ages.top()[0] + self._ttl_s if self._ages else None
 
-    def ready_at(self, slots: Sequence[Slot]) -> float | None:
+    def ready_at(self, slots: Sequence[ReplicaSlot]) -> float | None:
         """Returns from when on `take` gives something for these free replicas of a model; None: not by itself."""
         if not self._compares_replicas:
             return self._order.ready_on(slots[0]) if slots else None

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from inferential.scheduler.admission import Admission
 from inferential.scheduler.base import Scheduler
-from inferential.scheduler.outlook import Outlook
-from inferential.scheduler.profile import Profiles
 from inferential.scheduler.request import DISPATCHED, InferenceRequest
 from inferential.scheduler.running import Batch, Capacity, Running
+from inferential.scheduler.time.availability import Availability
+from inferential.scheduler.time.profile import Profiles
 
 if TYPE_CHECKING:
     from inferential.config.schema import SchedulingConfig
@@ -59,7 +59,7 @@ class Engine:
         return self._admission.scheduler
 
     @property
-    def outlook(self) -> Outlook:
+    def availability(self) -> Availability:
         """When there will be room for more."""
         return self._running
 
@@ -101,7 +101,7 @@ class Engine:
             self.hold(request)
             return
         self._decided_at = -math.inf
-        self._running.look_anew()
+        self._running.begin_decision()
         self._enter_newcomers(now)
         self._admission.offer(request, now)
 
@@ -122,7 +122,7 @@ class Engine:
         batches: list[Batch] = []
         if not self._newcomers:
             return batches
-        self._running.look_anew()
+        self._running.begin_decision()
         for model_id, group in list(self._newcomers.items()):
             slot = self._running.free_alone(model_id)
             if slot is None or len(group) > slot.max_batch_size:
@@ -148,7 +148,7 @@ class Engine:
         if not len(self._admission):
             return batches
         self._decided_at = now
-        self._running.look_anew()
+        self._running.begin_decision()
         self._admission.give_up(now)
         shared: dict[str, list[str]] = {}
         for model_id in self._admission.models():
@@ -220,7 +220,7 @@ class Engine:
             self._decided_at = -math.inf
         if not len(self._admission):
             return None
-        self._running.look_anew()
+        self._running.begin_decision()
         times = [at for model_id in self._admission.models() if (at := self._ready_at(model_id)) is not None]
         times.extend(at for at in (self._admission.expires_at(), self._admission.gives_up_at()) if at is not None)
         at = min(times, default=None)
