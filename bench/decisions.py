@@ -17,7 +17,7 @@ import numpy as np
 from inferential.config.schema import SchedulingConfig
 from inferential.scheduler import InferenceRequest, create_scheduler
 from inferential.scheduler.engine import Capacity, Engine
-from inferential.scheduler.outlook import Slot
+from inferential.scheduler.time.availability import ReplicaSlot
 
 WAITING = 1_000
 DECISIONS = 5_000
@@ -69,7 +69,7 @@ def _measure(strategy: str, batch_size: int) -> Row:
         taken_in: list[float] = []
         choose = scheduler.next_batch_on  # type: ignore[attr-defined]
 
-        def timed(slot: Slot, filled: int = 0) -> list[InferenceRequest]:
+        def timed(slot: ReplicaSlot, filled: int = 0) -> list[InferenceRequest]:
             began = time.perf_counter()
             batch: list[InferenceRequest] = choose(slot, filled)
             if batch:

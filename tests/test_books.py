@@ -15,10 +15,10 @@ from inferential.dispatch.base import DispatchResult
 from inferential.metrics import MetricsCollector, names
 from inferential.metrics.recorder import Recorder
 from inferential.reception import Arrival
-from inferential.scheduler.outlook import ALONE
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, RequestState
 from inferential.scheduler.running import Batch
-from inferential.scheduler.shares import FairShares
+from inferential.scheduler.time.availability import ALWAYS_AVAILABLE
+from inferential.scheduler.time.fair_share import FairShares
 from inferential.tracking.fleet import Fleet
 from inferential.tracking.response import ResponseState
 
@@ -34,7 +34,7 @@ class Office:
         monkeypatch.setattr("time.monotonic", lambda: self.now)
         self.fleet = Fleet(ResponseTrackingConfig())
         self.metrics = MetricsCollector()
-        self.shares = FairShares(ALONE)
+        self.shares = FairShares(ALWAYS_AVAILABLE)
         self.greeted: list[str] = []
         self.books = Books(self.fleet, Recorder(self.metrics), self.shares, lambda _request: 1.0, self.greeted.append)
         self._numbers = itertools.count()

@@ -25,9 +25,9 @@ from inferential.proto import PROTOCOL_VERSION, Status
 from inferential.proto.messages import Response, ResponseTiming, read_response, write_response
 from inferential.reception import Arrival
 from inferential.scheduler.admission import CLIENT_GONE
-from inferential.scheduler.outlook import ALONE
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, RequestState
-from inferential.scheduler.shares import FairShares
+from inferential.scheduler.time.availability import ALWAYS_AVAILABLE
+from inferential.scheduler.time.fair_share import FairShares
 from inferential.tracking.fleet import Fleet
 from inferential.transport import ZmqTransport
 from inferential.visits import Visits
@@ -49,7 +49,9 @@ class Hatch:
         self.fleet = Fleet(ResponseTrackingConfig())
         self.metrics = MetricsCollector()
         recorder = Recorder(self.metrics)
-        self.books = Books(self.fleet, recorder, FairShares(ALONE), lambda _request: 1.0, lambda _client: None)
+        self.books = Books(
+            self.fleet, recorder, FairShares(ALWAYS_AVAILABLE), lambda _request: 1.0, lambda _client: None
+        )
         self.callbacks = Callbacks[InferenceRequest]("request")
         self.ended: list[InferenceRequest] = []
         self.callbacks.register(self.ended.append)

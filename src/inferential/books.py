@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from inferential.dispatch.base import DispatchResult
 from inferential.metrics.recorder import Recorder
 from inferential.reception import Arrival
-from inferential.scheduler.deadline import deadline_of
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
 from inferential.scheduler.running import Batch
-from inferential.scheduler.shares import FairShares
+from inferential.scheduler.time.deadline import deadline_of
+from inferential.scheduler.time.fair_share import FairShares
 from inferential.tracking.fleet import Fleet
 from inferential.tracking.runway import horizon_of
 

@@ -36,10 +36,10 @@ from inferential.scheduler import create_scheduler
 from inferential.scheduler.base import Scheduler
 from inferential.scheduler.engine import Batch, Engine
 from inferential.scheduler.options import with_options
-from inferential.scheduler.profile import Profiles
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
-from inferential.scheduler.shares import FairShares
 from inferential.scheduler.slo_lane import weight_of
+from inferential.scheduler.time.fair_share import FairShares
+from inferential.scheduler.time.profile import Profiles
 from inferential.status import History, ServerStatus, clients_of, model_of
 from inferential.tracking.fleet import Fleet
 from inferential.transport.messages import Received
@@ -110,7 +110,7 @@ class Server:
         self._capacities = Capacities(self._dispatcher, self._config.models)
         scheduling = self._config.scheduling
         self._engine = Engine(scheduling, create_scheduler(scheduling), self._capacities.of, self._new_profiles())
-        self._shares = FairShares(self._engine.outlook)
+        self._shares = FairShares(self._engine.availability)
         self._weighs_priority = scheduling.slo_aware.overload == "priority"
         self._books = Books(self._fleet, self._recorder, self._shares, self._weigh, self._greet)
         self._request_callbacks: Callbacks[InferenceRequest] = Callbacks("request")

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from inferential.dispatch.base import NodeUse
 from inferential.dispatch.health import EndpointHealth
 from inferential.scheduler.engine import Batch, Capacity, Engine
-from inferential.scheduler.profile import Profiles
-from inferential.scheduler.shares import FairShares
+from inferential.scheduler.time.fair_share import FairShares
+from inferential.scheduler.time.profile import Profiles
 from inferential.tracking.fleet import Fleet
 from inferential.tracking.tally import Tally
 

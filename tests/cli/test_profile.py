@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from inferential.config.profiles import load_profiles
-from inferential.scheduler.profile import Profiles
+from inferential.scheduler.time.profile import Profiles
 
 
 def test_a_models_latency_is_told_by_batch_size(run: Any) -> None:

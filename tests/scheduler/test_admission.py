@@ -11,16 +11,17 @@ from inferential.config.schema import SchedulingConfig
 from inferential.scheduler import InferenceRequest, ModelAwareScheduler, create_scheduler
 from inferential.scheduler.admission import Admission
 from inferential.scheduler.base import QueueFullError, Scheduler
-from inferential.scheduler.outlook import Slot
-from inferential.scheduler.profile import LatencyProfile
 from inferential.scheduler.request import RefusalKind, RequestState
+from inferential.scheduler.time.availability import ReplicaSlot
+from inferential.scheduler.time.profile import LatencyProfile
 
 STRATEGIES = ["batch_optimized", "deadline_aware", "model_deadline", "priority_tiered", "round_robin"]
 MakeRequest = Callable[..., InferenceRequest]
 
 
 def take(admission: Admission, model_id: str, limit: int, now: float) -> list[InferenceRequest]:
-    return admission.take(Slot(model_id, "", limit, LatencyProfile()), now)
+    taken = admission.take([ReplicaSlot(model_id, "", limit, LatencyProfile())], now)
+    return [] if taken is None else taken[1]
 
 
 @pytest.fixture

@@ -130,11 +130,11 @@ def test_batch_optimized_asks_to_be_woken_when_its_batch_is_due(clock: Any, make
 def test_profiles_loaded_while_it_runs_count_at_the_next_decision(clock: Any, make_request: MakeRequest) -> None:
     engine = make_engine(strategy="slo_aware")
     engine.offer(make_request("a"), clock.now)
-    before = engine.outlook.slots("policy")[0].profile
+    before = engine.availability.slots("policy")[0].profile
     engine.profiles.load({"policy": [{"batch_size": 1, "median_ms": 20.0}]})
     engine.work(clock.now)
-    assert engine.outlook.slots("policy")[0].profile is not before
-    assert engine.outlook.slots("policy")[0].profile.typical(1) == pytest.approx(0.02)
+    assert engine.availability.slots("policy")[0].profile is not before
+    assert engine.availability.slots("policy")[0].profile.typical(1) == pytest.approx(0.02)
 
 
 def test_a_busy_model_asks_for_no_timer_but_its_requests_expiry(clock: Any, make_request: MakeRequest) -> None:

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from inferential.config.schema import SchedulingConfig
 from inferential.scheduler import InferenceRequest, create_scheduler
 from inferential.scheduler.engine import Batch, Capacity, Engine
-from inferential.scheduler.profile import Profiles
 from inferential.scheduler.request import RefusalKind, RequestState
 from inferential.scheduler.slo_aware import LATE_SHARE
+from inferential.scheduler.time.profile import Profiles
 
 MakeRequest = Callable[..., InferenceRequest]
 StoppedClock = Callable[..., AbstractContextManager[Any]]

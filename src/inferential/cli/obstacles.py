@@ -14,7 +14,7 @@ from inferential.config.fields import Key, format_path
 from inferential.config.loading import Loaded
 from inferential.config.problems import ConfigError, Problem, closest
 from inferential.config.profiles import load_profiles
-from inferential.scheduler.profile import Profiles
+from inferential.scheduler.time.profile import Profiles
 from inferential.transport.listening import LARGEST_PORT
 from inferential.zmtp.stream import LONGEST_PATH
 

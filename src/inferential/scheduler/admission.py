@@ -26,8 +26,8 @@ from inferential.scheduler.backlog import Backlog
 from inferential.scheduler.base import ModelAwareScheduler, QueueFullError, Scheduler
 from inferential.scheduler.foreign import ForeignScheduler
 from inferential.scheduler.heap import LazyHeap
-from inferential.scheduler.outlook import ALONE, Outlook, Slot
 from inferential.scheduler.request import DISPATCHED, QUEUED, InferenceRequest, Refusal, RefusalKind
+from inferential.scheduler.time.availability import ALWAYS_AVAILABLE, Availability, ReplicaSlot
 
 if TYPE_CHECKING:
     from inferential.config.schema import SchedulingConfig
@@ -53,8 +53,10 @@ class Line:
 class Admission:
     """All waiting requests, and the strategy that orders their lines' heads."""
 
-    def __init__(self, config: SchedulingConfig, scheduler: Scheduler, outlook: Outlook = ALONE) -> None:
-        self._outlook = outlook
+    def __init__(
+        self, config: SchedulingConfig, scheduler: Scheduler, availability: Availability = ALWAYS_AVAILABLE
+    ) -> None:
+        self._availability = availability
         self._lines: dict[tuple[str, str], Line] = {}
         self._waiting: dict[str, int] = {}
         self._ages: LazyHeap[InferenceRequest] = LazyHeap()
@@ -73,7 +75,10 @@ class Admission:
         )
         # Its own word, not one inherited: who derives a strategy wants to see the requests.
         self._straight_on = "holds_back" in vars(type(self._order))
-        self._order.look_at(self._outlook)
+        # A strategy that ignores the replica answers alike for each free one, and is asked for the first alone.
+        self._compares_replicas = type(self._order).next_batch_on is not ModelAwareScheduler.next_batch_on
+        self._gives_up = type(self._order).given_up is not ModelAwareScheduler.given_up
+        self._order.bind(self._availability)
 
     def __len__(self) -> int:
         return len(self._ages)
@@ -167,8 +172,25 @@ class Admission:
 
     # Going
 
-    def take(self, slot: Slot, now: float) -> list[InferenceRequest]:
-        """Gives the requests that a free replica runs in one call, in the strategy's order, now dispatched."""
+    def take(self, slots: Sequence[ReplicaSlot], now: float) -> tuple[ReplicaSlot, list[InferenceRequest]] | None:
+        """Takes the requests of one call, in the strategy's order, and marks them as dispatched.
+
+        Args:
+            slots: replicas of one model that can begin a call now, in the order in which to offer them.
+            now: seconds of `time.monotonic()`.
+
+        Returns:
+            The replica that runs the call, and its requests; None if the strategy gives nothing for any of them.
+        """
+        for slot in slots:
+            taken = self._take_on(slot, now)
+            if taken:
+                return slot, taken
+            if not self._compares_replicas:
+                break
+        return None
+
+    def _take_on(self, slot: ReplicaSlot, now: float) -> list[InferenceRequest]:
         taken: list[InferenceRequest] = []
         while len(taken) < slot.max_batch_size:
             batch = self._order.next_batch_on(slot, len(taken))
@@ -186,13 +208,24 @@ class Admission:
 
     def give_up(self, now: float) -> None:
         """Ends what the strategy knows cannot be in time and must not be served late."""
+        if not self._gives_up:
+            return
         for request, reason in self._order.given_up():
             self._leave(request, now)
             self._refuse(request, RefusalKind.EXPIRED, reason, "deadline")
 
+    def give_up_due(self, now: float) -> None:
+        """The same, if `gives_up_at` says that there is something."""
+        if self._gives_up and (at := self._order.gives_up_at()) is not None and at <= now:
+            self.give_up(now)
+
     def gives_up_at(self) -> float | None:
         """When `give_up` next has something to do."""
-        return self._order.gives_up_at()
+        return self._order.gives_up_at() if self._gives_up else None
+
+    def tick(self) -> None:
+        """Lets the strategy do what only time brings about."""
+        self._order.tick()
 
     def expire(self, now: float) -> None:
         """Ends what has waited longer than its time to live."""
@@ -202,15 +235,16 @@ class Admission:
                 break
             reason = f"it waited {self._ttl_s * 1e3:g} ms in the queue"
             self._end(request, RefusalKind.EXPIRED, reason, "ttl", now)
-        self._order.tick()
 
     def expires_at(self) -> float | None:
         """When `expire` next has something to do."""
         return self._ages.top()[0] + self._ttl_s if self._ages else None
 
-    def ready_at(self, model_id: str) -> float | None:
-        """From when on `take` gives something; None: nothing waits for the model."""
-        return self._order.ready_at(model_id) if model_id in self._waiting else None
+    def ready_at(self, slots: Sequence[ReplicaSlot]) -> float | None:
+        """Returns from when on `take` gives something for these free replicas of a model; None: not by itself."""
+        if not self._compares_replicas:
+            return self._order.ready_on(slots[0]) if slots else None
+        return min((at for slot in slots if (at := self._order.ready_on(slot)) is not None), default=None)
 
     def forget(self, client_id: str, now: float) -> None:
         """Ends all that a client which is gone has waiting."""

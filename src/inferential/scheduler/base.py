@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoints
 
     from inferential.config.schema import SchedulingConfig
-    from inferential.scheduler.outlook import Outlook, Slot
     from inferential.scheduler.request import InferenceRequest
+    from inferential.scheduler.time.availability import Availability, ReplicaSlot
 
 ENTRY_POINTS = "inferential.schedulers"
 """Group of the entry points under which other packages offer strategies."""
@@ -118,10 +118,10 @@ class ModelAwareScheduler(Scheduler):
 
     # What only a strategy needs that goes by the models' time; the others leave it as it is.
 
-    def look_at(self, outlook: Outlook) -> None:
+    def bind(self, availability: Availability) -> None:
         """Told once, before the first request: where replicas, latencies and free slots can be looked up."""
 
-    def next_batch_on(self, slot: Slot, filled: int = 0) -> list[InferenceRequest]:
+    def next_batch_on(self, slot: ReplicaSlot, filled: int = 0) -> list[InferenceRequest]:
         """Gives the requests of the call that a free replica runs next; asked again until it gives none or it is full.
 
         Args:
@@ -129,6 +129,14 @@ class ModelAwareScheduler(Scheduler):
             filled: how many rows of the same call were given before.
         """
         return self.next_batch_for_model(slot.model_id, slot.max_batch_size - filled)
+
+    def ready_on(self, slot: ReplicaSlot) -> float | None:
+        """Returns from when on `next_batch_on` gives something for this replica; as `ready_at`, which it is by default.
+
+        A strategy whose `next_batch_on` depends on the replica overrides both, so that they agree. Where they do not
+        (it says "now" and then gives nothing), the engine asks again after `engine.RETRY_S`.
+        """
+        return self.ready_at(slot.model_id)
 
     def in_turn(self, model_ids: Sequence[str]) -> Sequence[str]:
         """The order in which models that share one device, which is free, may have it.

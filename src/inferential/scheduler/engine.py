@@ -6,20 +6,24 @@ out. The server drives it, and so does the simulator.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from inferential.scheduler.admission import Admission
 from inferential.scheduler.base import Scheduler
-from inferential.scheduler.outlook import Outlook
-from inferential.scheduler.profile import Profiles
 from inferential.scheduler.request import DISPATCHED, InferenceRequest
 from inferential.scheduler.running import Batch, Capacity, Running
+from inferential.scheduler.time.availability import Availability
+from inferential.scheduler.time.profile import Profiles
 
 if TYPE_CHECKING:
     from inferential.config.schema import SchedulingConfig
 
 __all__ = ["Batch", "Capacity", "Engine"]
+
+RETRY_S = 0.01
+"""How long a strategy is left alone that claims to have something due and gives nothing."""
 
 
 class Engine:
@@ -47,6 +51,7 @@ class Engine:
         self._newcomers: dict[str, dict[str, InferenceRequest]] = {}
         self._newcomer_count = 0
         self._last: dict[str, str] = {}  # by device, the model that had it last
+        self._decided_at = -math.inf  # `work` ran for this moment, and nothing has happened since
 
     @property
     def scheduler(self) -> Scheduler:
@@ -54,7 +59,7 @@ class Engine:
         return self._admission.scheduler
 
     @property
-    def outlook(self) -> Outlook:
+    def availability(self) -> Availability:
         """When there will be room for more."""
         return self._running
 
@@ -95,7 +100,8 @@ class Engine:
         if self.goes_straight(request):
             self.hold(request)
             return
-        self._running.look_anew()
+        self._decided_at = -math.inf
+        self._running.begin_decision()
         self._enter_newcomers(now)
         self._admission.offer(request, now)
 
@@ -116,7 +122,7 @@ class Engine:
         batches: list[Batch] = []
         if not self._newcomers:
             return batches
-        self._running.look_anew()
+        self._running.begin_decision()
         for model_id, group in list(self._newcomers.items()):
             slot = self._running.free_alone(model_id)
             if slot is None or len(group) > slot.max_batch_size:
@@ -132,12 +138,17 @@ class Engine:
         return batches
 
     def work(self, now: float) -> list[Batch]:
-        """What is to be dispatched now."""
+        """Decides what is dispatched now, and ends what cannot wait any longer; call it after each event.
+
+        Whatever the strategy says, `wake_at` is later than `now` until the next event: what is due at `now` has had
+        its chance.
+        """
         batches = self.straight(now)
         self._enter_newcomers(now)
         if not len(self._admission):
             return batches
-        self._running.look_anew()
+        self._decided_at = now
+        self._running.begin_decision()
         self._admission.give_up(now)
         shared: dict[str, list[str]] = {}
         for model_id in self._admission.models():
@@ -151,6 +162,8 @@ class Engine:
             batch = self._dispatch_one_of(model_ids, device, now)
             if batch is not None:
                 batches.append(batch)
+        if batches:
+            self._admission.give_up_due(now)  # what turned out to be hopeless while calls were chosen
         return batches
 
     def _dispatch_one_of(self, model_ids: Sequence[str], device: str, now: float) -> Batch | None:
@@ -164,12 +177,11 @@ class Engine:
         return None
 
     def _dispatch(self, model_id: str, device: str | None, now: float) -> Batch | None:
-        slot = self._running.free(model_id)
-        if slot is None:
+        slots = self._running.free_slots(model_id)
+        taken = self._admission.take(slots, now) if slots else None
+        if taken is None:
             return None
-        requests = self._admission.take(slot, now)
-        if not requests:
-            return None
+        slot, requests = taken
         batch = Batch(model_id, requests, slot.replica, now)
         self._running.begin(batch, device)
         return batch
@@ -186,6 +198,7 @@ class Engine:
 
     def retry(self, request: InferenceRequest, now: float) -> None:
         """A dispatched request is to be tried again."""
+        self._decided_at = -math.inf
         self._enter_newcomers(now)
         request.retry_count += 1
         self._admission.retry(request, now)
@@ -194,21 +207,30 @@ class Engine:
         """Time went by."""
         self._enter_newcomers(now)
         self._admission.expire(now)
+        self._admission.tick()
 
     def wake_at(self) -> float | None:
-        """When to call `expire` and `work` next if nothing else happens; None: no need."""
+        """Returns when to call `expire` and `work` next if nothing else happens; None: no need.
+
+        After `work(now)` it is later than `now`. A strategy that says "now" and gave nothing is asked again after
+        RETRY_S, so that no mistake of a strategy, a user's own or ours, makes a server spin.
+        """
         if self._newcomers:  # nobody called `work` since
             self._enter_newcomers(next(iter(next(iter(self._newcomers.values())).values())).received_at)
+            self._decided_at = -math.inf
         if not len(self._admission):
             return None
-        self._running.look_anew()
+        self._running.begin_decision()
         times = [at for model_id in self._admission.models() if (at := self._ready_at(model_id)) is not None]
         times.extend(at for at in (self._admission.expires_at(), self._admission.gives_up_at()) if at is not None)
-        return min(times, default=None)
+        at = min(times, default=None)
+        if at is None or at > self._decided_at:
+            return at
+        return self._decided_at + RETRY_S
 
     def _ready_at(self, model_id: str) -> float | None:
         """When a model that has a free slot has something to do with it; a busy one waits for `finished`."""
-        return None if self._running.free(model_id) is None else self._admission.ready_at(model_id)
+        return self._admission.ready_at(self._running.free_slots(model_id))
 
     def client_connected(self, client_id: str) -> None:
         """A client was seen for the first time."""
@@ -221,6 +243,7 @@ class Engine:
 
     def swap(self, config: SchedulingConfig, scheduler: Scheduler, now: float) -> None:
         """Another strategy takes over, with all that waits."""
+        self._decided_at = -math.inf
         self._enter_newcomers(now)
         self._admission.swap(config, scheduler, now)
 

@@ -6,9 +6,9 @@ a model that is busy is kept aside, in that order, until the model is free.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections import deque
 from typing import Any
 
 from inferential.scheduler.base import ModelAwareScheduler, Scheduler
@@ -24,7 +24,7 @@ class ForeignScheduler(ModelAwareScheduler):
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self.window = getattr(scheduler, "window", None)
-        self._aside: dict[str, deque[InferenceRequest]] = {}
+        self._aside: dict[str, dict[InferenceRequest, None]] = {}
         self._asked_in_vain_at = -math.inf
 
     def submit(self, request: InferenceRequest) -> None:
@@ -38,21 +38,34 @@ class ForeignScheduler(ModelAwareScheduler):
     def next_batch_for_model(self, model_id: str, limit: int | None = None) -> list[InferenceRequest]:
         """What the user's scheduler gives for this model; the rest is kept aside for the others."""
         lane = self._aside.get(model_id)
-        while not lane:
-            batch = self._scheduler.next_batch()
-            if not batch:
+        if lane is None:
+            lane = self._ask(model_id)
+            if lane is None:
                 self._asked_in_vain_at = time.monotonic()
                 return []
-            for request in batch:
-                # What ended meanwhile was not taken out of the user's scheduler, which knows no way to.
-                if request.state is RequestState.QUEUED:
-                    self._aside.setdefault(request.model_id, deque()).append(request)
-            lane = self._aside.get(model_id)
-        count = len(lane) if limit is None else min(limit, len(lane))
-        taken = [lane.popleft() for _ in range(count)]
+        taken = list(itertools.islice(lane, limit))
+        for request in taken:
+            del lane[request]
         if not lane:
             del self._aside[model_id]
         return taken
+
+    def _ask(self, model_id: str) -> dict[InferenceRequest, None] | None:
+        """Takes requests from the user's scheduler until one is for this model.
+
+        It is asked at most as often as it says that requests wait, for it may give the same ones again and again.
+        """
+        for _ in range(max(self._scheduler.queue_len(), 0) + 1):
+            batch = self._scheduler.next_batch()
+            if not batch:
+                return None
+            for request in batch:
+                # A request that has ended meanwhile is still in the user's scheduler, which offers no removal.
+                if request.state is RequestState.QUEUED:
+                    self._aside.setdefault(request.model_id, {})[request] = None
+            if model_id in self._aside:
+                return self._aside[model_id]
+        return None
 
     def ready_at(self, model_id: str) -> float | None:
         """At once, or a tick after it was last asked in vain."""
@@ -65,7 +78,7 @@ class ForeignScheduler(ModelAwareScheduler):
         lane = self._aside.get(request.model_id)
         if lane is None or request not in lane:
             return False
-        lane.remove(request)
+        del lane[request]
         if not lane:
             del self._aside[request.model_id]
         return True

@@ -9,9 +9,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from inferential.scheduler.outlook import Slot
-from inferential.scheduler.profile import LatencyProfile, Profiles
 from inferential.scheduler.request import InferenceRequest
+from inferential.scheduler.time.availability import ReplicaSlot
+from inferential.scheduler.time.profile import LatencyProfile, Profiles
 
 _REMEMBERED_MODELS = 1024
 
@@ -56,7 +56,7 @@ _Calls = dict[str, dict[Batch, None]]
 
 
 class Running:
-    """All calls that run, and an `Outlook` on when there will be room."""
+    """All calls that run, and an `Availability` on when there will be room."""
 
     def __init__(self, capacity: Callable[[str], Capacity], profiles: Profiles) -> None:
         self.profiles = profiles
@@ -64,12 +64,14 @@ class Running:
         self._models: dict[str, _Calls] = {}
         self._devices: dict[str, Batch] = {}
         self._members: dict[str, dict[str, None]] = {}
-        self._slots: dict[str, tuple[Capacity, Sequence[Slot]]] = {}  # until a call begins or ends
-        self._asked: dict[str, Sequence[Slot]] = {}  # those of them whose capacity was asked at this decision
-        self._idle: dict[str, tuple[Capacity, Sequence[Slot]]] = {}  # of models that share nothing, while none runs
+        self._slots: dict[str, tuple[Capacity, Sequence[ReplicaSlot]]] = {}  # until a call begins or ends
+        self._asked: dict[str, Sequence[ReplicaSlot]] = {}  # those of them whose capacity was asked at this decision
+        self._idle: dict[
+            str, tuple[Capacity, Sequence[ReplicaSlot]]
+        ] = {}  # of models that share nothing, while none runs
         self._known_version = profiles.version
 
-    def look_anew(self) -> None:
+    def begin_decision(self) -> None:
         """Another decision begins: capacities are asked again."""
         if self._asked:
             self._asked.clear()
@@ -120,25 +122,28 @@ class Running:
         if measured:
             self._profile(batch).note(len(batch.requests), now - batch.started_at)
 
-    def free(self, model_id: str) -> Slot | None:
-        """The replica that the next call goes to, the fastest of those with room; None: none has room now."""
-        return _fastest(self.slots(model_id))
+    def free_slots(self, model_id: str) -> Sequence[ReplicaSlot]:
+        """Returns the replicas that can begin a call now, the fastest first."""
+        slots = self.slots(model_id)
+        if len(slots) == 1:
+            return slots if slots[0].free_at == -math.inf else ()
+        return sorted((slot for slot in slots if slot.free_at == -math.inf), key=_typical)
 
-    def free_alone(self, model_id: str) -> Slot | None:
+    def free_alone(self, model_id: str) -> ReplicaSlot | None:
         """The same, of a model that shares its device with no other; None for one that does."""
         capacity = self.capacity(model_id)
         return _fastest(self._slots_of(model_id, capacity)) if capacity.device is None else None
 
-    # Outlook
+    # Availability
 
-    def slots(self, model_id: str) -> Sequence[Slot]:
+    def slots(self, model_id: str) -> Sequence[ReplicaSlot]:
         """The replicas of a model, each with when it is expected to have room."""
         asked = self._asked.get(model_id)
         if asked is not None:
             return asked
         return self._slots_of(model_id, self.capacity(model_id))
 
-    def _slots_of(self, model_id: str, capacity: Capacity) -> Sequence[Slot]:
+    def _slots_of(self, model_id: str, capacity: Capacity) -> Sequence[ReplicaSlot]:
         idle = capacity.device is None and model_id not in self._models
         remembered = self._idle if idle else self._slots
         known = remembered.get(model_id)
@@ -155,7 +160,7 @@ class Running:
             self._slots.clear()
             self._asked.clear()
 
-    def _worked_out(self, model_id: str, capacity: Capacity) -> Sequence[Slot]:
+    def _worked_out(self, model_id: str, capacity: Capacity) -> Sequence[ReplicaSlot]:
         device_free_at = self._device_free_at(model_id, capacity.device)
         calls = self._models.get(model_id)
         found = []
@@ -167,10 +172,12 @@ class Running:
             elif ends is not None and len(ends) >= capacity.max_inflight:
                 # Of more calls than it may run (there were more replicas or slots before) enough must end.
                 free_at = max(free_at, sorted(map(self._ends_at, ends))[len(ends) - capacity.max_inflight])
-            found.append(Slot(model_id, replica, capacity.max_batch_size, self.profiles.of(model_id, replica), free_at))
+            found.append(
+                ReplicaSlot(model_id, replica, capacity.max_batch_size, self.profiles.of(model_id, replica), free_at)
+            )
         return found
 
-    def rivals(self, model_id: str) -> Sequence[str]:
+    def colocated_models(self, model_id: str) -> Sequence[str]:
         """The models seen so far that share the model's device."""
         device = self.capacity(model_id).device
         if device is None:
@@ -196,9 +203,13 @@ class Running:
         return self.profiles.of(batch.model_id, batch.replica)
 
 
-def _fastest(slots: Sequence[Slot]) -> Slot | None:
+def _fastest(slots: Sequence[ReplicaSlot]) -> ReplicaSlot | None:
     """Of the replicas with room the fastest; None: none has room now."""
     if len(slots) == 1:
         return slots[0] if slots[0].free_at == -math.inf else None
     free = [slot for slot in slots if slot.free_at == -math.inf]
-    return min(free, key=lambda slot: slot.profile.typical(1), default=None)
+    return min(free, key=_typical, default=None)
+
+
+def _typical(slot: ReplicaSlot) -> float:
+    return slot.profile.typical(1)

@@ -31,11 +31,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from inferential.scheduler.base import register_scheduler
-from inferential.scheduler.outlook import ALONE, Outlook, Slot
 from inferential.scheduler.queued import QueueScheduler
 from inferential.scheduler.request import InferenceRequest
 from inferential.scheduler.slo_lane import SloLane
 from inferential.scheduler.slo_model import ModelState, smallest_sufficient
+from inferential.scheduler.time.availability import ALWAYS_AVAILABLE, Availability, ReplicaSlot
 
 if TYPE_CHECKING:
     from inferential.config.schema import SchedulingConfig
@@ -66,14 +66,14 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         options = config.slo_aware
         self._starvation_s = options.starvation_ms / 1e3
         self._weighted = options.overload == "priority"
-        self._outlook: Outlook = ALONE
+        self._availability: Availability = ALWAYS_AVAILABLE
         self._models: dict[str, ModelState] = {}
 
     def new_lane(self) -> SloLane:
         return SloLane(self._starvation_s, weighted=self._weighted)
 
-    def look_at(self, outlook: Outlook) -> None:
-        self._outlook = outlook
+    def bind(self, availability: Availability) -> None:
+        self._availability = availability
 
     # Coming
 
@@ -81,7 +81,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         now = time.monotonic()
         model = self._model(request.model_id)
         model.demand.note(request.client_id, now)
-        model.in_vain_until = -math.inf
+        model.in_vain_until.clear()
         if request.waiting_since < request.received_at:
             model.overloaded_at = now  # the one that it superseded had waited in vain
         since = min(model.unserved.pop(request.client_id, math.inf), request.waiting_since)
@@ -95,12 +95,12 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         """Whether no replica can answer it in time, be it begun as soon as one is free."""
         return all(
             slot.finish(now, self._wanted(request, slot)) > request.deadline
-            for slot in self._outlook.slots(request.model_id)
+            for slot in self._availability.slots(request.model_id)
         )
 
     def _is_crowded_out(self, lane: SloLane, request: InferenceRequest, now: float) -> bool:
         """Whether those that go before it leave it no time, by what calls take at the needed size."""
-        slots = self._outlook.slots(request.model_id)
+        slots = self._availability.slots(request.model_id)
         needed = self._need(request.model_id, now)
         per_second = sum(slot.profile.rate(min(needed, slot.max_batch_size)) for slot in slots)
         start = min(max(now, slot.free_at) for slot in slots)
@@ -115,11 +115,11 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
 
     def next_batch_for_model(self, model_id: str, limit: int | None = None) -> list[InferenceRequest]:
         """Gives what the model's soonest replica would run next, up to `limit` (1 where it is not told)."""
-        slot = min(self._outlook.slots(model_id), key=lambda slot: slot.free_at)
+        slot = min(self._availability.slots(model_id), key=lambda slot: slot.free_at)
         rows = self.unit if limit is None else limit
-        return self.next_batch_on(Slot(model_id, slot.replica, min(rows, slot.max_batch_size), slot.profile))
+        return self.next_batch_on(ReplicaSlot(model_id, slot.replica, min(rows, slot.max_batch_size), slot.profile))
 
-    def next_batch_on(self, slot: Slot, filled: int = 0) -> list[InferenceRequest]:
+    def next_batch_on(self, slot: ReplicaSlot, filled: int = 0) -> list[InferenceRequest]:
         """Gives a whole call at once, so nothing where a part of it was given already; [] also to wait for more."""
         lane = self._lanes.get(slot.model_id)
         if lane is None or filled:
@@ -134,14 +134,14 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
             model.called_at = now
             model.calls_since_late += 1
         else:
-            model.in_vain_until = lane.overdue_at()
+            model.in_vain_until[slot.replica] = lane.overdue_at()
         if not lane:
             del self._lanes[slot.model_id]
         for request in batch:
             self._forget(request)
         return batch
 
-    def _choose(self, lane: SloLane, slot: Slot, now: float) -> list[InferenceRequest]:
+    def _choose(self, lane: SloLane, slot: ReplicaSlot, now: float) -> list[InferenceRequest]:
         """The requests of one call, begun now."""
         overloaded = self._is_overloaded(slot.model_id, now)
         limit = min(slot.max_batch_size, slot.profile.explored())
@@ -177,15 +177,18 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
 
     def ready_at(self, model_id: str) -> float | None:
         """When its next call is to begin."""
-        lane = self._lanes.get(model_id)
+        return self.ready_on(min(self._availability.slots(model_id), key=lambda slot: slot.free_at))
+
+    def ready_on(self, slot: ReplicaSlot) -> float | None:
+        """Returns when the next call of this replica is to begin; None where nothing waits for its model."""
+        lane = self._lanes.get(slot.model_id)
         if lane is None:
             return None
-        now = time.monotonic()
-        slot = min(self._outlook.slots(model_id), key=lambda slot: slot.free_at)
-        return max(self._waits_until(lane, slot, now), self._model(model_id).in_vain_until)
+        in_vain_until = self._model(slot.model_id).in_vain_until.get(slot.replica, -math.inf)
+        return max(self._waits_until(lane, slot, time.monotonic()), in_vain_until)
 
-    def _waits_until(self, lane: SloLane, slot: Slot, now: float) -> float:
-        """Until when a call waits for more rows; -inf: it does not."""
+    def _waits_until(self, lane: SloLane, slot: ReplicaSlot, now: float) -> float:
+        """Returns until when a call waits for more rows, alike for all free replicas; -inf: it does not wait."""
         first, live = lane.earliest(), lane.live_count
         if first is None:
             return -math.inf
@@ -193,7 +196,12 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         model = self._model(slot.model_id)
         if live >= needed or live >= model.demand.clients(now):
             return -math.inf
-        latest_start = first.deadline - slot.profile.high(live + 1) - WAKE_S
+        free = [
+            other.profile.high(live + 1)
+            for other in self._availability.slots(slot.model_id)
+            if other.free_at == -math.inf
+        ]
+        latest_start = first.deadline - min(free, default=slot.profile.high(live + 1)) - WAKE_S
         return min(latest_start, first.waiting_since + 2 * needed / max(model.demand.per_second(now), 1e-9))
 
     def in_turn(self, model_ids: Sequence[str]) -> Sequence[str]:
@@ -212,7 +220,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
             return math.inf
         if self._is_overloaded(model_id, now):
             return lane.first_turn()
-        slot = min(self._outlook.slots(model_id), key=lambda slot: slot.free_at)
+        slot = min(self._availability.slots(model_id), key=lambda slot: slot.free_at)
         return first.deadline - slot.profile.high(min(lane.live_count, slot.max_batch_size))
 
     def on_client_disconnected(self, client_id: str) -> None:
@@ -248,11 +256,11 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
 
     def gives_up_at(self) -> float | None:
         """When the next late request that wants to be refused turns hopeless, or a live one of those late."""
-        times = [at for lane in self._lanes.values() if (at := lane.hopeless_at()) is not None]
-        return min(times, default=None)
+        at = min([lane.hopeless_at() for lane in self._lanes.values()], default=math.inf)
+        return at if at < math.inf else None
 
     def _why(self, request: InferenceRequest, now: float) -> str:
-        finish = min(slot.expected_finish(now, 1) for slot in self._outlook.slots(request.model_id))
+        finish = min(slot.expected_finish(now, 1) for slot in self._availability.slots(request.model_id))
         if finish == math.inf:
             return "it cannot be in time: no replica of its model is there"
         left_ms, needs_ms = (request.deadline - now) * 1e3, (finish - now) * 1e3
@@ -272,7 +280,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
                 self._model(request.model_id).overloaded_at = now
 
     def _is_late(self, lane: SloLane, request: InferenceRequest, now: float) -> None:
-        slots = self._outlook.slots(request.model_id)
+        slots = self._availability.slots(request.model_id)
         if not all(slot.profile.warm for slot in slots):
             lane.is_late(request, request.deadline)  # too little is known to refuse it before
         elif min(slot.expected_finish(now, 1) for slot in slots) > request.deadline:
@@ -284,9 +292,11 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
 
     def _needed_s(self, request: InferenceRequest) -> float:
         """How much before its deadline a request must begin on an idle replica."""
-        return min(slot.profile.high(self._wanted(request, slot)) for slot in self._outlook.slots(request.model_id))
+        return min(
+            slot.profile.high(self._wanted(request, slot)) for slot in self._availability.slots(request.model_id)
+        )
 
-    def _wanted(self, request: InferenceRequest, slot: Slot) -> int:
+    def _wanted(self, request: InferenceRequest, slot: ReplicaSlot) -> int:
         """The batch that it must leave possible: the needed size, or what half of its time is enough for."""
         needed = min(self._model(request.model_id).needed, slot.max_batch_size)
         if needed == 1:
@@ -302,14 +312,16 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         return model.needed
 
     def _smallest_sufficient(self, model_id: str, now: float) -> int:
-        rivals = [
-            (self._model(rival).demand.per_second(now), self._outlook.slots(rival))
-            for rival in self._outlook.rivals(model_id)
+        colocated_models = [
+            (self._model(other).demand.per_second(now), self._availability.slots(other))
+            for other in self._availability.colocated_models(model_id)
         ]
-        return smallest_sufficient(self._outlook.slots(model_id), rivals, UTILISATION)
+        return smallest_sufficient(self._availability.slots(model_id), colocated_models, UTILISATION)
 
     def _is_overloaded(self, model_id: str, now: float) -> bool:
-        return any(now - self._model(rival).overloaded_at < CALM_S for rival in self._outlook.rivals(model_id))
+        return any(
+            now - self._model(other).overloaded_at < CALM_S for other in self._availability.colocated_models(model_id)
+        )
 
     def _model(self, model_id: str) -> ModelState:
         model = self._models.get(model_id)

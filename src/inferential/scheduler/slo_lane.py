@@ -182,9 +182,9 @@ class SloLane(Lane):
         since, request = self._hopeless_from.top()
         return request if since < now else None
 
-    def hopeless_at(self) -> float | None:
-        """When `hopeless` gives something next; None: none that is late wants to be refused."""
-        return _just_after(self._hopeless_from.top()[0]) if self._hopeless_from else None
+    def hopeless_at(self) -> float:
+        """Returns when `hopeless` gives something next; infinite where none that is late wants to be refused."""
+        return _just_after(self._hopeless_from.top()[0]) if self._hopeless_from else math.inf
 
     def serve_late(self, request: InferenceRequest) -> None:
         """It is tried all the same, though it wanted to be refused."""

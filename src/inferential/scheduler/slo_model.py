@@ -10,20 +10,20 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from inferential.scheduler.demand import Demand
-from inferential.scheduler.outlook import Slot
+from inferential.scheduler.time.availability import ReplicaSlot
+from inferential.scheduler.time.demand import Demand
 
 _MAX_UNSERVED = 4096  # clients of a model; beyond it, those remembered longest are forgotten
 
 
 def smallest_sufficient(
-    slots: Sequence[Slot], rivals: Sequence[tuple[float, Sequence[Slot]]], utilisation: float
+    slots: Sequence[ReplicaSlot], colocated_models: Sequence[tuple[float, Sequence[ReplicaSlot]]], utilisation: float
 ) -> int:
     """The smallest batch size at which all that is asked of a device is carried.
 
     Args:
         slots: of the model whose batch it is.
-        rivals: of each model on the device, this one included, what is asked per second and its slots.
+        colocated_models: of each model on the device, this one included, what is asked per second and its slots.
         utilisation: the share of the time that may be planned.
 
     Returns:
@@ -34,7 +34,7 @@ def smallest_sufficient(
     def load(size: int) -> float:
         return sum(
             per_second / sum(slot.profile.rate(min(size, slot.max_batch_size)) for slot in theirs)
-            for per_second, theirs in rivals
+            for per_second, theirs in colocated_models
         )
 
     if load(1) <= utilisation:
@@ -70,7 +70,8 @@ class ModelState:
         self.calls_since_late = calls_since_late
         self.needed = 1
         self.needed_since = -math.inf
-        self.in_vain_until = -math.inf
+        self.in_vain_until: dict[str, float] = {}
+        """By replica, until when its next call would stay empty: all that waits was left to other replicas."""
         self.unserved: OrderedDict[str, float] = OrderedDict()
         """Clients whose last request ended unserved, and since when they wait for an answer."""
 

@@ -88,6 +88,20 @@ def test_options_and_progress_are_the_callers() -> None:
         simulate([MODEL], arrivals, "slo_aware", seconds=4, seed=0, options={"patience": 1})
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("ask_at_steps", [5, 6, 7])
+def test_replicas_whose_latest_starts_differ_do_not_stop_the_clock(
+    ask_at_steps: int, make_fleet: Callable[..., Fleet]
+) -> None:
+    vla = {"fixed_ms": 65.4, "per_row_ms": 10.57, "max_batch_size": 8, "replicas": 4}
+    arm = {"kind": "chunked", "count": 64, "rate_hz": 50, "horizon_steps": 50, "jitter_ms": 5, "budget_ms": None}
+    fleet = make_fleet({"m": vla}, arm={**arm, "ask_at_steps": ask_at_steps})
+    for seed in range(3):
+        arrivals = generate.arrivals(fleet, seconds=6, seed=seed)
+        run = simulate(generate.models(fleet), arrivals, "slo_aware", seconds=6, seed=seed)
+        assert run.calls[-1].ended_at > 5.8
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     jobs=st.lists(

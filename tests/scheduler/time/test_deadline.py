@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from inferential.scheduler.deadline import deadline_of
+from inferential.scheduler.time.deadline import deadline_of
 
 
 @pytest.mark.parametrize(

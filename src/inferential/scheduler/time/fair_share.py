@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from inferential.scheduler.outlook import Outlook
+from inferential.scheduler.time.availability import Availability
 
 UTILISATION = 0.9
 RISE = 1.25
@@ -24,7 +24,7 @@ _FREE = 4.0  # a level this many times above what every client asks for is none
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
+class RateRequest:
     """What one client asks of one model, how often, and the weight of its share."""
 
     client_id: str
@@ -36,8 +36,8 @@ class _Wish:
 class FairShares:
     """The interval that each client can have, worked out anew now and then."""
 
-    def __init__(self, outlook: Outlook) -> None:
-        self._outlook = outlook
+    def __init__(self, availability: Availability) -> None:
+        self._availability = availability
         self._levels: dict[str, float] = {}  # by the first model of a device
         self._intervals_ms: dict[tuple[str, str], float] = {}
         self._weights: dict[tuple[str, str], float] = {}
@@ -56,12 +56,12 @@ class FairShares:
         Args:
             periods: clients, models and the seconds between their requests; of the others the weights are forgotten.
         """
-        groups: dict[str, list[_Wish]] = {}
+        groups: dict[str, list[RateRequest]] = {}
         weights = {}
         for client_id, model_id, period_s in periods:
             weight = weights[client_id, model_id] = self._weights.get((client_id, model_id), 1.0)
-            wish = _Wish(client_id, model_id, 1 / max(period_s, _SHORTEST_S), weight)
-            groups.setdefault(min(self._outlook.rivals(model_id)), []).append(wish)
+            wish = RateRequest(client_id, model_id, 1 / max(period_s, _SHORTEST_S), weight)
+            groups.setdefault(min(self._availability.colocated_models(model_id)), []).append(wish)
         self._weights = weights
         self._levels = {group: self._level(group, asked) for group, asked in groups.items()}
         self._intervals_ms = {
@@ -71,7 +71,7 @@ class FairShares:
             for wish in asked
         }
 
-    def _level(self, group: str, wishes: Sequence[_Wish]) -> float:
+    def _level(self, group: str, wishes: Sequence[RateRequest]) -> float:
         costs = {model_id: self._cost_s(model_id) for model_id in {wish.model_id for wish in wishes}}
         asked = sum(wish.per_second * costs[wish.model_id] for wish in wishes)
         if asked > UTILISATION:
@@ -83,12 +83,12 @@ class FairShares:
         """Seconds of all its replicas together that one answer takes, in the best batches that were seen."""
         per_second = sum(
             max(slot.profile.rate(size) for size in range(1, min(slot.max_batch_size, slot.profile.explored()) + 1))
-            for slot in self._outlook.slots(model_id)
+            for slot in self._availability.slots(model_id)
         )
         return 1.0 / per_second
 
 
-def _filled(wishes: Sequence[_Wish], costs: Mapping[str, float]) -> float:
+def _filled(wishes: Sequence[RateRequest], costs: Mapping[str, float]) -> float:
     """The level at which serving min(asked, weight * level) takes UTILISATION of the time."""
     by_need = sorted(wishes, key=lambda wish: wish.per_second / wish.weight)
     left = UTILISATION

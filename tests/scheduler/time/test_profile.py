@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferential.scheduler.profile import FORGET_AFTER, WINDOW, LatencyProfile, Profiles
+from inferential.scheduler.time.profile import FORGET_AFTER, WINDOW, LatencyProfile, Profiles
 
 
 def learned(*calls: tuple[int, float]) -> LatencyProfile:

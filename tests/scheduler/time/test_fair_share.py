@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferential.scheduler.outlook import Slot
-from inferential.scheduler.profile import LatencyProfile
-from inferential.scheduler.shares import RISE, UTILISATION, FairShares
+from inferential.scheduler.time.availability import ReplicaSlot
+from inferential.scheduler.time.fair_share import RISE, UTILISATION, FairShares
+from inferential.scheduler.time.profile import LatencyProfile
 
 
 class Models:
-    """An outlook: seconds of a call by model, and which of them share a device."""
+    """An availability: seconds of a call by model, and which of them share a device."""
 
     def __init__(self, latency_s: dict[str, float], shared: Sequence[str] = ()) -> None:
         self._shared = shared
@@ -22,12 +22,12 @@ class Models:
         for model_id, seconds in latency_s.items():
             profile = LatencyProfile()
             profile.load(1, seconds, seconds)
-            self._slots[model_id] = [Slot(model_id, "", 1, profile)]
+            self._slots[model_id] = [ReplicaSlot(model_id, "", 1, profile)]
 
-    def slots(self, model_id: str) -> Sequence[Slot]:
+    def slots(self, model_id: str) -> Sequence[ReplicaSlot]:
         return self._slots[model_id]
 
-    def rivals(self, model_id: str) -> Sequence[str]:
+    def colocated_models(self, model_id: str) -> Sequence[str]:
         return self._shared if model_id in self._shared else (model_id,)
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferential.scheduler.demand import Demand
+from inferential.scheduler.time.demand import Demand
 
 
 def test_nothing_is_asked_before_the_first_request() -> None:

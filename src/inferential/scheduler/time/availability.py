@@ -1,6 +1,6 @@
 """What a strategy may know of the models' time: their replicas, how long calls take, when the next one can begin.
 
-It is told by whoever runs the calls (the engine); a strategy that is used alone sees `ALONE`.
+It is told by whoever runs the calls (the engine); a strategy that is used alone sees `ALWAYS_AVAILABLE`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from inferential.scheduler.profile import LatencyProfile
+from inferential.scheduler.time.profile import LatencyProfile
 
 ANY_BATCH_SIZE = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
+class ReplicaSlot:
     """One replica of a model, as far as its next call is concerned.
 
     Attributes:
@@ -42,26 +42,26 @@ class Slot:
         return max(now, self.free_at) + self.profile.typical(rows)
 
 
-class Outlook(Protocol):
+class Availability(Protocol):
     """What is known of the time to come."""
 
-    def slots(self, model_id: str) -> Sequence[Slot]:
+    def slots(self, model_id: str) -> Sequence[ReplicaSlot]:
         """The replicas of a model; at least one."""
         ...
 
-    def rivals(self, model_id: str) -> Sequence[str]:
+    def colocated_models(self, model_id: str) -> Sequence[str]:
         """The models that run on the same device, of which it takes one call at a time; the model itself included."""
         ...
 
 
-class Alone:
+class AlwaysAvailable:
     """Nothing is known: every model has one replica that is free and of unknown speed."""
 
-    def slots(self, model_id: str) -> Sequence[Slot]:
-        return (Slot(model_id, "", ANY_BATCH_SIZE, LatencyProfile()),)
+    def slots(self, model_id: str) -> Sequence[ReplicaSlot]:
+        return (ReplicaSlot(model_id, "", ANY_BATCH_SIZE, LatencyProfile()),)
 
-    def rivals(self, model_id: str) -> Sequence[str]:
+    def colocated_models(self, model_id: str) -> Sequence[str]:
         return (model_id,)
 
 
-ALONE = Alone()
+ALWAYS_AVAILABLE = AlwaysAvailable()

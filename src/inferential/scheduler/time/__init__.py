@@ -1,0 +1,1 @@
+"""What scheduling knows of time: deadlines, latency profiles, free replicas, and how much is asked of a model."""
