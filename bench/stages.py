@@ -19,7 +19,7 @@ import numpy as np
 
 from bench.harness import machine
 from inferential import Connection, LocalDispatcher, Server
-from inferential.calls import Calls
+from inferential.server.executor import Calls
 from inferential.zmtp import Stream
 
 _WARM_UP = 500

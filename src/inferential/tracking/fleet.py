@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from inferential.tracking.action_horizon import RunwayTracker
 from inferential.tracking.cadence import CadenceTracker, Rhythm
+from inferential.tracking.outcome_counts import Tallies
 from inferential.tracking.response import ResponseTracker
 from inferential.tracking.robots import ClientRegistry, ClientState
-from inferential.tracking.runway import RunwayTracker
-from inferential.tracking.tally import Tallies
 
 if TYPE_CHECKING:
     from inferential.config.schema import ResponseTrackingConfig

@@ -21,8 +21,8 @@ from inferential.dispatch.ray.handles import Handle
 from inferential.dispatch.ray.link import Link
 from inferential.dispatch.ray.nodes import Nodes
 from inferential.dispatch.ray.registry import REGISTER_EVERY_S, Listed, registry
-from inferential.memory import keep_what_is_freed
 from inferential.scheduler.request import InferenceRequest
+from inferential.transport.memory import keep_what_is_freed
 
 logger = logging.getLogger("inferential.ray")
 

@@ -37,9 +37,9 @@ from inferential.dispatch.ray.wire import (
     write_offsets,
     write_row,
 )
-from inferential.memory import keep_what_is_freed
 from inferential.proto.tensors import Buffer
 from inferential.scheduler.request import InferenceRequest
+from inferential.transport.memory import keep_what_is_freed
 
 logger = logging.getLogger("inferential.ray")
 

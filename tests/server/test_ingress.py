@@ -26,10 +26,10 @@ from inferential.proto import (
 )
 from inferential.proto.templates import ObservationTemplate
 from inferential.proto.tensors import describe
-from inferential.reception import Arrival, Reception
 from inferential.scheduler.request import RefusalKind, RequestState
+from inferential.server.ingress import Arrival, Reception
+from inferential.server.inprocess import Visits
 from inferential.tracking.fleet import Fleet
-from inferential.visits import Visits
 
 NOW_NS = 1_700_000_000_000_000_000
 RECEIVED_AT = 100.0

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from inferential.tracking.action_horizon import RunwayTracker, horizon_of
 from inferential.tracking.limits import MAX_MODELS
-from inferential.tracking.runway import RunwayTracker, horizon_of
 
 
 def test_steps_and_period_that_are_told_tell_it() -> None:

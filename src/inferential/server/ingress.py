@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from inferential.config.rights import ClientBook
+from inferential.config.client_policy import ClientBook
 from inferential.observation.assembler import ObservationAssembler
 from inferential.observation.decoded import DecodedObservation
 from inferential.observation.known import KnownEnvelope, News

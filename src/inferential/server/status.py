@@ -15,7 +15,7 @@ from inferential.scheduler.engine import Batch, Capacity, Engine
 from inferential.scheduler.profile import Profiles
 from inferential.scheduler.shares import FairShares
 from inferential.tracking.fleet import Fleet
-from inferential.tracking.tally import Tally
+from inferential.tracking.outcome_counts import Tally
 
 ClientState = Literal["active", "overdue", "gone"]
 

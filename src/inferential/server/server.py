@@ -19,19 +19,13 @@ from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Self
 
-from inferential.books import Books
-from inferential.calls import Calls
-from inferential.capacities import Capacities
 from inferential.config.profiles import load_profiles
 from inferential.config.schema import InferentialConfig, SchedulingConfig
-from inferential.delivery import BatchCallback, Callbacks, Delivery, RequestCallback
 from inferential.dispatch.base import Dispatcher
-from inferential.memory import keep_what_is_freed
 from inferential.metrics.callbacks import MetricCallback
 from inferential.metrics.collector import MetricsCollector
 from inferential.metrics.recorder import Recorder
 from inferential.observation.slots import ObservationError
-from inferential.reception import Reception
 from inferential.scheduler import create_scheduler
 from inferential.scheduler.base import Scheduler
 from inferential.scheduler.engine import Batch, Engine
@@ -40,11 +34,17 @@ from inferential.scheduler.profile import Profiles
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
 from inferential.scheduler.shares import FairShares
 from inferential.scheduler.slo_lane import weight_of
-from inferential.status import History, ServerStatus, clients_of, model_of
+from inferential.server.accounting import Books
+from inferential.server.capacities import Capacities
+from inferential.server.egress import BatchCallback, Callbacks, Delivery, RequestCallback
+from inferential.server.executor import Calls
+from inferential.server.ingress import Reception
+from inferential.server.inprocess import InProcessConnection, Visits
+from inferential.server.status import History, ServerStatus, clients_of, model_of
 from inferential.tracking.fleet import Fleet
+from inferential.transport.memory import keep_what_is_freed
 from inferential.transport.messages import Received
 from inferential.transport.zmq_transport import MalformedMessage, ZmqTransport
-from inferential.visits import InProcessConnection, Visits
 
 logger = logging.getLogger("inferential")
 

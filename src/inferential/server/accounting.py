@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 from inferential.dispatch.base import DispatchResult
 from inferential.metrics.recorder import Recorder
-from inferential.reception import Arrival
 from inferential.scheduler.deadline import deadline_of
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
 from inferential.scheduler.running import Batch
 from inferential.scheduler.shares import FairShares
+from inferential.server.ingress import Arrival
+from inferential.tracking.action_horizon import horizon_of
 from inferential.tracking.fleet import Fleet
-from inferential.tracking.runway import horizon_of
 
 if TYPE_CHECKING:
-    from inferential.tracking.tally import Tally
+    from inferential.tracking.outcome_counts import Tally
 
 
 class Books:

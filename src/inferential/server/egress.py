@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVarTuple, Unpack
 
-from inferential.books import Books
 from inferential.dispatch.base import DispatchResult
 from inferential.metrics.callbacks import check_callback
 from inferential.metrics.recorder import Recorder
@@ -21,8 +20,9 @@ from inferential.proto.tensors import Buffer
 from inferential.scheduler.admission import CLIENT_GONE
 from inferential.scheduler.engine import Batch
 from inferential.scheduler.request import ANSWERED, DISPATCHED, InferenceRequest, Refusal, RefusalKind
+from inferential.server.accounting import Books
+from inferential.server.inprocess import Visits
 from inferential.transport.zmq_transport import ZmqTransport
-from inferential.visits import Visits
 
 logger = logging.getLogger("inferential")
 

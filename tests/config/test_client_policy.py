@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from inferential.config import ClientsConfig
-from inferential.config.rights import ClientBook
+from inferential.config.client_policy import ClientBook
 
 KNOWN = [
     {"id": "arm", "model": "policy", "latency_budget_ms": 20.0, "priority": 0},

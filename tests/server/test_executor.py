@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from inferential.calls import Calls
-from inferential.delivery import Callbacks
 from inferential.dispatch.base import Dispatcher, DispatchResult, ReplicaLost
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, RequestState
 from inferential.scheduler.running import Batch
+from inferential.server.egress import Callbacks
+from inferential.server.executor import Calls
 
 LOST = Refusal(RefusalKind.MODEL_FAILED, "gone", ReplicaLost.__name__)
 FAILED = Refusal(RefusalKind.MODEL_FAILED, "no", "ValueError")

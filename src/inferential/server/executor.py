@@ -12,15 +12,15 @@ from collections.abc import Callable
 from contextvars import copy_context
 from typing import TYPE_CHECKING
 
-from inferential.delivery import Callbacks, Delivery
 from inferential.dispatch.base import REPLICA_LOST, Dispatcher, DispatchResult
 from inferential.dispatch.waiting import first_step
 from inferential.scheduler.engine import Batch, Engine
 from inferential.scheduler.request import DISPATCHED, InferenceRequest, Refusal, RefusalKind
+from inferential.server.egress import Callbacks, Delivery
 
 if TYPE_CHECKING:
-    from inferential.books import Books
-    from inferential.status import History
+    from inferential.server.accounting import Books
+    from inferential.server.status import History
 
 logger = logging.getLogger("inferential")
 

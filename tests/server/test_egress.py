@@ -14,23 +14,23 @@ import numpy as np
 import pytest
 import zmq
 
-from inferential.books import Books
 from inferential.config import ResponseTrackingConfig, TransportConfig
-from inferential.delivery import Callbacks, Delivery, name_of
 from inferential.dispatch.base import DispatchResult
 from inferential.metrics import MetricsCollector, names
 from inferential.metrics.recorder import Recorder
 from inferential.observation import ObservationError
 from inferential.proto import PROTOCOL_VERSION, Status
 from inferential.proto.messages import Response, ResponseTiming, read_response, write_response
-from inferential.reception import Arrival
 from inferential.scheduler.admission import CLIENT_GONE
 from inferential.scheduler.outlook import ALONE
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, RequestState
 from inferential.scheduler.shares import FairShares
+from inferential.server.accounting import Books
+from inferential.server.egress import Callbacks, Delivery, name_of
+from inferential.server.ingress import Arrival
+from inferential.server.inprocess import Visits
 from inferential.tracking.fleet import Fleet
 from inferential.transport import ZmqTransport
-from inferential.visits import Visits
 
 ACTIONS = np.arange(3, dtype=np.float32)
 FAILURES = (

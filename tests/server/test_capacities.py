@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from inferential.capacities import Capacities
 from inferential.config.schema import ModelsConfig
 from inferential.dispatch.base import Dispatcher
 from inferential.scheduler.running import Capacity
+from inferential.server.capacities import Capacities
 
 
 class Backend(Dispatcher):

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inferential.books import Books
 from inferential.config import ResponseTrackingConfig
 from inferential.dispatch.base import DispatchResult
 from inferential.metrics import MetricsCollector, names
 from inferential.metrics.recorder import Recorder
-from inferential.reception import Arrival
 from inferential.scheduler.outlook import ALONE
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, RequestState
 from inferential.scheduler.running import Batch
 from inferential.scheduler.shares import FairShares
+from inferential.server.accounting import Books
+from inferential.server.ingress import Arrival
 from inferential.tracking.fleet import Fleet
 from inferential.tracking.response import ResponseState
 
