@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.server.fakes import make_accounting
 
 from inferential.config import ResponseTrackingConfig
 from inferential.dispatch.base import DispatchResult
@@ -17,8 +18,8 @@ from inferential.scheduler.outlook import ALONE
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, RequestState
 from inferential.scheduler.running import Batch
 from inferential.scheduler.shares import FairShares
-from inferential.server.accounting import Books
-from inferential.server.ingress import Arrival
+from inferential.server.accounting import Accounting
+from inferential.server.ingress import IncomingRequest
 from inferential.tracking.fleet import Fleet
 from inferential.tracking.response import ResponseState
 
@@ -26,8 +27,8 @@ GONE = Refusal(RefusalKind.REJECTED, "the client cannot be reached", "client_gon
 START = 100.0
 
 
-class Office:
-    """Books with what they are written in, and a clock that stands still until it is set."""
+class Ledger:
+    """Accounting with what they are written in, and a clock that stands still until it is set."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = START
@@ -35,13 +36,13 @@ class Office:
         self.fleet = Fleet(ResponseTrackingConfig())
         self.metrics = MetricsCollector()
         self.shares = FairShares(ALONE)
-        self.greeted: list[str] = []
-        self.books = Books(self.fleet, Recorder(self.metrics), self.shares, lambda _request: 1.0, self.greeted.append)
+        self.connected: list[str] = []
+        self.accounting = make_accounting(self.fleet, Recorder(self.metrics), self.shares, self.connected.append)
         self._numbers = itertools.count()
 
     def arrival(
-        self, client_id: str = "arm", *, told_budget_ms: float | None = None, identity: bytes | None = None
-    ) -> Arrival:
+        self, client_id: str = "arm", *, explicit_budget_ms: float | None = None, identity: bytes | None = None
+    ) -> IncomingRequest:
         request = InferenceRequest(
             client_id,
             "policy",
@@ -52,19 +53,19 @@ class Office:
             0.0,
             None,
             0.0,
-            50.0 if told_budget_ms is None else told_budget_ms,
+            50.0 if explicit_budget_ms is None else explicit_budget_ms,
             1,
             response_id=f"response-{next(self._numbers)}",
         )
-        return Arrival(request, "franka", None, 0.0, told_budget_ms, None)
+        return IncomingRequest(request, "franka", None, 0.0, explicit_budget_ms, None)
 
     def known(self, client_id: str = "arm", period_s: float = 0.02, times: int = 10) -> None:
         """A client that observes in a rhythm."""
         for _ in range(times):
-            self.books.arrived(self.arrival(client_id))
+            self.accounting.arrived(self.arrival(client_id))
             self.now += period_s
 
-    def run(self, arrival: Arrival) -> Batch:
+    def run(self, arrival: IncomingRequest) -> Batch:
         """The request goes to its model."""
         request = arrival.request
         request.move(RequestState.QUEUED)
@@ -76,170 +77,170 @@ class Office:
 
 
 @pytest.fixture
-def office(monkeypatch: pytest.MonkeyPatch) -> Office:
-    return Office(monkeypatch)
+def ledger(monkeypatch: pytest.MonkeyPatch) -> Ledger:
+    return Ledger(monkeypatch)
 
 
-def result(arrival: Arrival, values: dict[str, Any] | None = None) -> DispatchResult:
+def result(arrival: IncomingRequest, values: dict[str, Any] | None = None) -> DispatchResult:
     return DispatchResult(arrival.request, 8.0, arrival.request.response_id, b"", b"", values)
 
 
-def test_a_client_that_was_not_there_is_greeted_once_and_at_once(office: Office) -> None:
-    arrival = office.arrival()
-    assert not office.books.later(arrival)
-    office.books.arrived(arrival)
-    office.books.arrived(office.arrival())
-    assert office.greeted == ["arm"]
+def test_a_client_that_was_not_there_is_greeted_once_and_at_once(ledger: Ledger) -> None:
+    arrival = ledger.arrival()
+    assert not ledger.accounting.defer(arrival)
+    ledger.accounting.arrived(arrival)
+    ledger.accounting.arrived(ledger.arrival())
+    assert ledger.connected == ["arm"]
 
 
-def test_what_is_left_for_later_is_written_when_it_is_kept_and_once(office: Office) -> None:
-    office.known(times=1)
-    assert office.books.later(office.arrival())
-    assert office.count(names.PAYLOAD_SIZE_BYTES) == 1
-    assert office.books.behind
-    office.books.keep()
-    office.books.keep()
-    assert office.count(names.PAYLOAD_SIZE_BYTES) == 2
-    assert not office.books.behind
+def test_what_is_left_for_later_is_written_when_it_is_kept_and_once(ledger: Ledger) -> None:
+    ledger.known(times=1)
+    assert ledger.accounting.defer(ledger.arrival())
+    assert ledger.count(names.PAYLOAD_SIZE_BYTES) == 1
+    assert ledger.accounting.pending
+    ledger.accounting.flush()
+    ledger.accounting.flush()
+    assert ledger.count(names.PAYLOAD_SIZE_BYTES) == 2
+    assert not ledger.accounting.pending
 
 
-@pytest.mark.parametrize("told_budget_ms", [None, 7.0])
+@pytest.mark.parametrize("explicit_budget_ms", [None, 7.0])
 def test_a_request_has_the_same_deadline_whenever_it_is_written_down(
-    monkeypatch: pytest.MonkeyPatch, told_budget_ms: float | None
+    monkeypatch: pytest.MonkeyPatch, explicit_budget_ms: float | None
 ) -> None:
     deadlines = []
     for late in (False, True):
-        office = Office(monkeypatch)
-        office.known()
-        arrival = office.arrival(told_budget_ms=told_budget_ms)
+        ledger = Ledger(monkeypatch)
+        ledger.known()
+        arrival = ledger.arrival(explicit_budget_ms=explicit_budget_ms)
         if late:
-            assert office.books.later(arrival)
-            office.now += 0.005
-            office.books.keep()
+            assert ledger.accounting.defer(arrival)
+            ledger.now += 0.005
+            ledger.accounting.flush()
         else:
-            office.books.arrived(arrival)
+            ledger.accounting.arrived(arrival)
         deadlines.append((arrival.request.deadline, arrival.request.time_until_next))
     assert deadlines[0] == deadlines[1]
     assert deadlines[0][0] != pytest.approx(START + 10 * 0.02 + 0.05)  # which is what it has before
 
 
-def test_an_arrival_is_written_before_what_becomes_of_it(office: Office) -> None:
-    office.known()
-    first = office.arrival()
-    assert office.books.later(first)
-    office.books.dispatched(office.run(first), 0)
-    office.now += 0.03  # past its deadline, which is its cadence
-    office.books.answered(result(first), office.now)
-    active = office.fleet.responses.get_active("arm", "policy")
+def test_an_arrival_is_written_before_what_becomes_of_it(ledger: Ledger) -> None:
+    ledger.known()
+    first = ledger.arrival()
+    assert ledger.accounting.defer(first)
+    ledger.accounting.dispatched(ledger.run(first), 0)
+    ledger.now += 0.03  # past its deadline, which is its cadence
+    ledger.accounting.answered(result(first), ledger.now)
+    active = ledger.fleet.responses.get_active("arm", "policy")
     assert active is not None
     assert active.response_id == first.request.response_id
     assert active.state is ResponseState.ISSUED
-    assert office.count(names.DEADLINE_MISSES) == 1
-    assert office.count(names.BATCH_SIZE) == 1
-    assert office.fleet.tallies.of("arm", "policy").in_time == 0
+    assert ledger.count(names.DEADLINE_MISSES) == 1
+    assert ledger.count(names.BATCH_SIZE) == 1
+    assert ledger.fleet.outcomes.of("arm", "policy").in_time == 0
 
 
 def test_a_later_observation_that_is_not_written_yet_does_not_use_up_an_answer_that_comes_after_it(
-    office: Office,
+    ledger: Ledger,
 ) -> None:
-    office.known(times=1)
-    first, second = office.arrival(), office.arrival()
-    office.books.arrived(first)
-    office.run(first)
-    assert office.books.later(second)
-    office.books.answered(result(first), office.now)
-    office.books.keep()
-    active = office.fleet.responses.get_active("arm", "policy")
+    ledger.known(times=1)
+    first, second = ledger.arrival(), ledger.arrival()
+    ledger.accounting.arrived(first)
+    ledger.run(first)
+    assert ledger.accounting.defer(second)
+    ledger.accounting.answered(result(first), ledger.now)
+    ledger.accounting.flush()
+    active = ledger.fleet.responses.get_active("arm", "policy")
     assert active is not None
     assert active.state is ResponseState.ISSUED
 
 
-@pytest.mark.parametrize("end", [Books.refused, Books.void], ids=["refused", "void"])
+@pytest.mark.parametrize("end", [Accounting.refused, Accounting.invalidated], ids=["refused", "invalidated"])
 def test_an_end_that_comes_before_the_arrival_was_written_is_not_waited_for_again(
-    office: Office, end: Callable[[Books, InferenceRequest, Refusal], None]
+    ledger: Ledger, end: Callable[[Accounting, InferenceRequest, Refusal], None]
 ) -> None:
-    arrival = office.arrival()
-    office.books.arrived(office.arrival())
-    assert office.books.later(arrival)
-    office.run(arrival)
+    arrival = ledger.arrival()
+    ledger.accounting.arrived(ledger.arrival())
+    assert ledger.accounting.defer(arrival)
+    ledger.run(arrival)
     arrival.request.refuse(GONE)
-    end(office.books, arrival.request, GONE)
-    assert office.count(names.INVALIDATION_COUNT) == 1
-    office.books.keep()
-    assert not office.fleet.responses.on_invalidated("arm", "again", arrival.request.response_id, "policy")
+    end(ledger.accounting, arrival.request, GONE)
+    assert ledger.count(names.INVALIDATION_COUNT) == 1
+    ledger.accounting.flush()
+    assert not ledger.fleet.responses.on_invalidated("arm", "again", arrival.request.response_id, "policy")
 
 
-def test_whoever_speaks_for_a_client_from_another_connection_is_written_at_once(office: Office) -> None:
-    office.books.arrived(office.arrival(identity=b"\0nameless"))
-    arrival = office.arrival()
-    assert not office.books.later(arrival)
-    office.books.arrived(arrival)
-    assert office.fleet.owner("arm") == b"arm"
+def test_whoever_speaks_for_a_client_from_another_connection_is_written_at_once(ledger: Ledger) -> None:
+    ledger.accounting.arrived(ledger.arrival(identity=b"\0nameless"))
+    arrival = ledger.arrival()
+    assert not ledger.accounting.defer(arrival)
+    ledger.accounting.arrived(arrival)
+    assert ledger.fleet.owner("arm") == b"arm"
 
 
-def test_books_that_are_asked_for_while_they_are_written_are_written_to_the_end_first(office: Office) -> None:
-    office.known(times=1)
-    arrivals = [office.arrival() for _ in range(3)]
+def test_books_that_are_asked_for_while_they_are_written_are_written_to_the_end_first(ledger: Ledger) -> None:
+    ledger.known(times=1)
+    arrivals = [ledger.arrival() for _ in range(3)]
     for arrival in arrivals:
-        assert office.books.later(arrival)
+        assert ledger.accounting.defer(arrival)
         arrival.request.deadline = float("nan")
     found: list[bool] = []
 
     def ask(name: str, value: float, labels: dict[str, str]) -> None:
-        office.books.keep()
+        ledger.accounting.flush()
         found.append(all(arrival.request.deadline == arrival.request.deadline for arrival in arrivals))
 
-    office.metrics.on_metric(ask)
-    office.books.keep()
+    ledger.metrics.on_metric(ask)
+    ledger.accounting.flush()
     assert found
     assert all(found)
-    assert office.count(names.PAYLOAD_SIZE_BYTES) == 4
+    assert ledger.count(names.PAYLOAD_SIZE_BYTES) == 4
 
 
-def test_superseded_is_told_apart_from_refused(office: Office) -> None:
-    office.known(times=1)
+def test_superseded_is_told_apart_from_refused(ledger: Ledger) -> None:
+    ledger.known(times=1)
     for kind in (RefusalKind.SUPERSEDED, RefusalKind.EXPIRED, RefusalKind.REJECTED):
-        arrival, refusal = office.arrival(), Refusal(kind, "because", "cause")
-        office.books.arrived(arrival)
+        arrival, refusal = ledger.arrival(), Refusal(kind, "because", "cause")
+        ledger.accounting.arrived(arrival)
         arrival.request.refuse(refusal)
-        office.books.refused(arrival.request, refusal)
-    tally = office.fleet.tallies.of("arm", "policy")
-    assert (tally.superseded, tally.refused, tally.answered) == (1, 2, 0)
+        ledger.accounting.refused(arrival.request, refusal)
+    counts = ledger.fleet.outcomes.of("arm", "policy")
+    assert (counts.superseded, counts.refused, counts.answered) == (1, 2, 0)
 
 
-def test_nothing_is_kept_of_a_client_that_has_gone_meanwhile(office: Office) -> None:
-    arrival = office.arrival()
-    office.books.arrived(arrival)
-    office.run(arrival)
-    office.now += 3600
-    assert office.fleet.sweep(office.now).gone == ["arm"]
-    office.books.answered(result(arrival), office.now)
-    assert office.fleet.client("arm") is None
-    office.known(times=1)
-    assert office.fleet.tallies.of("arm", "policy").answered == 0
+def test_nothing_is_kept_of_a_client_that_has_gone_meanwhile(ledger: Ledger) -> None:
+    arrival = ledger.arrival()
+    ledger.accounting.arrived(arrival)
+    ledger.run(arrival)
+    ledger.now += 3600
+    assert ledger.fleet.sweep(ledger.now).gone == ["arm"]
+    ledger.accounting.answered(result(arrival), ledger.now)
+    assert ledger.fleet.client("arm") is None
+    ledger.known(times=1)
+    assert ledger.fleet.outcomes.of("arm", "policy").answered == 0
 
 
-def test_a_chunk_of_actions_tells_when_its_robot_runs_out_of_them(office: Office) -> None:
+def test_a_chunk_of_actions_tells_when_its_robot_runs_out_of_them(ledger: Ledger) -> None:
     heard: list[tuple[Any, ...]] = []
-    office.fleet.runway.on_answer = lambda *told: heard.append(told)  # type: ignore[method-assign]
-    arrival = office.arrival()
-    office.books.arrived(arrival)
-    office.books.answered(result(arrival, {"actions": np.zeros((16, 7), np.float32)}), office.now)
+    ledger.fleet.action_horizon.on_answer = lambda *told: heard.append(told)  # type: ignore[method-assign]
+    arrival = ledger.arrival()
+    ledger.accounting.arrived(arrival)
+    ledger.accounting.answered(result(arrival, {"actions": np.zeros((16, 7), np.float32)}), ledger.now)
     assert heard == [("arm", "policy", 16, START)]
 
 
-def test_what_a_client_is_told_of_its_share_is_known_before_its_arrival_is_written(office: Office) -> None:
-    office.known(times=1)
-    office.shares._intervals_ms["arm", "policy"] = 40.0
-    arrival = office.arrival()
-    assert office.books.later(arrival)
+def test_what_a_client_is_told_of_its_share_is_known_before_its_arrival_is_written(ledger: Ledger) -> None:
+    ledger.known(times=1)
+    ledger.shares._intervals_ms["arm", "policy"] = 40.0
+    arrival = ledger.arrival()
+    assert ledger.accounting.defer(arrival)
     assert arrival.request.serve_interval_ms == 40.0
 
 
-def test_a_request_that_is_tried_again_has_its_deadline(office: Office) -> None:
-    office.known()
-    arrival = office.arrival()
-    assert office.books.later(arrival)
-    office.books.retried(arrival.request)
-    assert arrival.request.deadline == pytest.approx(office.now + 0.02)
-    assert office.count(names.DISPATCH_RETRIES) == 1
+def test_a_request_that_is_tried_again_has_its_deadline(ledger: Ledger) -> None:
+    ledger.known()
+    arrival = ledger.arrival()
+    assert ledger.accounting.defer(arrival)
+    ledger.accounting.retried(arrival.request)
+    assert arrival.request.deadline == pytest.approx(ledger.now + 0.02)
+    assert ledger.count(names.DISPATCH_RETRIES) == 1

@@ -4,126 +4,62 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
 import pytest
+from tests.server.fakes import FakeAccounting, FakeBackend, FakeEgress, FakeEngine, FakeHistory
 
-from inferential.dispatch.base import Dispatcher, DispatchResult, ReplicaLost
+from inferential.dispatch.base import ReplicaLost
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, RequestState
 from inferential.scheduler.running import Batch
-from inferential.server.egress import Callbacks
-from inferential.server.executor import Calls
+from inferential.server.callbacks import Callbacks
+from inferential.server.executor import Executor
 
 LOST = Refusal(RefusalKind.MODEL_FAILED, "gone", ReplicaLost.__name__)
 FAILED = Refusal(RefusalKind.MODEL_FAILED, "no", "ValueError")
 
 
-class Around:
-    """All that calls talk to, as a list of what they said."""
+class Bench:
+    """An executor's collaborators, which share one log, and a call of one request."""
 
     def __init__(self) -> None:
-        self.said: list[Any] = []
-        self.deadline: float | None = None  # what the books find, once they are asked
+        self.log: list[Any] = []
+        self.engine = FakeEngine(self.log)
+        self.egress = FakeEgress(self.log)
+        self.accounting = FakeAccounting(self.log)
         self.request = InferenceRequest("arm", "m", b"arm", b"", b"", time.monotonic(), 0.0, None, 0.0, 50.0, 1)
         self.request.move(RequestState.QUEUED)
         self.request.move(RequestState.DISPATCHED)
         self.batch = Batch("m", [self.request])
 
-    # Engine
-    def waiting(self, model_id: str) -> int:
-        return 0
-
-    def finished(self, batch: Batch, now: float, *, measured: bool) -> None:
-        self.said.append(("finished", measured))
-
-    def retry(self, request: InferenceRequest, now: float) -> None:
-        request.move(RequestState.QUEUED)
-        self.said.append("retry")
-
-    # Delivery
-    def answer(self, results: list[DispatchResult]) -> None:
-        for result in results:
-            result.request.move(RequestState.ANSWERED)
-            self.said.append("answer")
-
-    def refuse(self, request: InferenceRequest, refusal: Refusal) -> None:
-        request.refuse(refusal)
-        self.said.append(refusal.reason)
-
-    # Books
-    def dispatched(self, batch: Batch, queue_depth: int) -> None:
-        self.said.append("dispatched")
-
-    def retried(self, request: InferenceRequest) -> None:
-        self.said.append("retried")
-
-    def keep(self) -> None:
-        if self.deadline is not None:
-            self.request.deadline = self.deadline
-
-    # History
-    def began(self, batch: Batch) -> None: ...
-
-    def ended(self, batch: Batch, now: float, *, ok: bool) -> None: ...
-
-
-class Backend(Dispatcher):
-    """Gives what it was told to give, or raises it: at once, and not when it is awaited."""
-
-    def __init__(self, gives: Any, never_waits: bool) -> None:
-        super().__init__()
-        self.gives = gives
-        self._never_waits = never_waits
-
-    def never_waits(self, requests: Sequence[InferenceRequest]) -> bool:
-        return self._never_waits
-
-    async def infer(self, model_id: str, observations: Sequence[Any]) -> Sequence[Any]:
-        raise NotImplementedError
-
-    def dispatch(self, requests: Sequence[InferenceRequest], replica: str = "") -> Any:
-        if isinstance(self.gives, Exception):
-            raise self.gives
-        return self._give(requests)
-
-    async def _give(self, requests: Sequence[InferenceRequest]) -> list[DispatchResult]:
-        if self.gives == "nothing":
-            return []
-        if self.gives == "for ever":
-            await asyncio.Event().wait()
-        if self.gives == "for a while":
-            await asyncio.sleep(0)
-            await asyncio.sleep(0.001)
-            return [DispatchResult(request, 1.0) for request in requests]
-        return [DispatchResult(request, 1.0, refusal=self.gives) for request in requests]
+    def run(
+        self, gives: Any, max_retries: Callable[[], int | None] = lambda: 0, *, never_waits: bool = False
+    ) -> Executor:
+        """Runs the call by a backend that gives this."""
+        executor = Executor(
+            FakeBackend(gives, never_waits=never_waits),
+            self.engine,
+            self.egress,
+            self.accounting,
+            FakeHistory(),
+            Callbacks[Batch, float]("batch"),
+            max_retries,
+            lambda: self.log.append("over"),
+        )
+        executor.run_inline(self.batch)
+        return executor
 
 
 @pytest.fixture
-def around() -> Around:
-    return Around()
+def bench() -> Bench:
+    return Bench()
 
 
-def made(
-    around: Any,
-    gives: Any,
-    max_retries: Callable[[], int | None] = lambda: 0,
-    *,
-    never_waits: bool = False,
-    begin: bool = True,
-) -> Calls:
-    ended = Callbacks[Batch, float]("batch")
-    backend = Backend(gives, never_waits)
-    calls = Calls(backend, around, around, around, around, ended, max_retries, lambda: around.said.append("over"))
-    if begin:
-        calls.make(around.batch)
-    return calls
-
-
-async def over(calls: Calls) -> None:
+async def over(executor: Executor) -> None:
     async with asyncio.timeout(5):
-        while calls:  # noqa: ASYNC110 (nothing tells of it)
+        while executor:  # noqa: ASYNC110 (no event is set at its end)
             await asyncio.sleep(0)
 
 
@@ -136,103 +72,97 @@ async def over(calls: Calls) -> None:
         ("nothing", "the backend gave no result", False),
     ],
 )
-async def test_every_call_ends_and_every_request_of_it(around: Around, gives: Any, said: str, measured: bool) -> None:
-    await over(made(around, gives))
-    assert around.said == ["dispatched", said, ("finished", measured), "over"]
-    assert around.request.over
+async def test_every_call_ends_and_every_request_of_it(bench: Bench, gives: Any, said: str, measured: bool) -> None:
+    await over(bench.run(gives))
+    assert bench.log == ["dispatched", said, ("finished", measured), "over"]
+    assert bench.request.over
 
 
-async def test_a_failed_request_is_written_down_before_it_is_ordered_again(around: Around) -> None:
-    await over(made(around, FAILED, lambda: 1))
-    assert around.said[1:3] == ["retried", "retry"]
+async def test_a_failed_request_is_recorded_before_it_is_queued_again(bench: Bench) -> None:
+    await over(bench.run(FAILED, lambda: 1))
+    assert bench.log[1:3] == ["retried", "retry"]
 
 
-async def test_nothing_is_tried_again_where_nothing_may_be_not_even_what_a_lost_replica_had(around: Around) -> None:
-    await over(made(around, LOST, lambda: None))
-    assert around.request.state is RequestState.REFUSED
+async def test_without_retries_not_even_the_request_of_a_lost_replica_is_retried(bench: Bench) -> None:
+    await over(bench.run(LOST, lambda: None))
+    assert bench.request.state is RequestState.REFUSED
 
 
 @pytest.mark.parametrize(("late", "state"), [("serve", RequestState.QUEUED), ("refuse", RequestState.REFUSED)])
-async def test_of_a_lost_replica_only_what_can_be_in_time_or_is_served_late_is_tried_again(
-    around: Around, late: Any, state: RequestState
+async def test_after_a_lost_replica_a_request_is_retried_if_it_is_in_time_or_served_late(
+    bench: Bench, late: Any, state: RequestState
 ) -> None:
-    around.request.late = late
-    around.deadline = time.monotonic() - 1  # which the books find; until then it has the default, and time
-    await over(made(around, LOST))
-    assert around.request.state is state
+    bench.request.late = late
+    bench.accounting.real_deadline = time.monotonic() - 1  # the request itself has the default deadline, and time left
+    await over(bench.run(LOST))
+    assert bench.request.state is state
 
 
-async def test_a_call_that_never_waits_is_over_at_once(around: Around) -> None:
-    calls = made(around, None, never_waits=True)
-    assert around.said == ["dispatched", "answer", ("finished", True)]  # who makes it sees to what follows
-    assert not calls
+async def test_a_call_that_never_waits_is_over_when_it_returns(bench: Bench) -> None:
+    executor = bench.run(None, never_waits=True)
+    assert bench.log == ["dispatched", "answer", ("finished", True)]  # without "over": its caller goes on
+    assert not executor
 
 
-async def test_a_call_of_several_requests_is_a_task_whatever_its_model(around: Around) -> None:
+async def test_a_call_of_several_requests_is_a_task_even_if_its_model_never_waits(bench: Bench) -> None:
     other = InferenceRequest("leg", "m", b"leg", b"", b"", time.monotonic(), 0.0, None, 0.0, 50.0, 1)
     other.move(RequestState.DISPATCHED)
-    around.batch.requests.append(other)
-    calls = made(around, None, never_waits=True)
-    assert around.said == ["dispatched"]
-    await over(calls)
-    assert around.request.over
+    bench.batch.requests.append(other)
+    executor = bench.run(None, never_waits=True)
+    assert bench.log == ["dispatched"]
+    await over(executor)
+    assert bench.request.over
     assert other.over
 
 
-async def test_one_that_waits_although_it_never_does_goes_on_as_a_task(around: Around) -> None:
-    calls = made(around, "for a while", never_waits=True)
-    assert around.said == ["dispatched"]
-    assert calls
-    await over(calls)
-    assert around.said == ["dispatched", "answer", ("finished", True), "over"]
+async def test_an_inline_call_that_waits_after_all_continues_as_a_task(bench: Bench) -> None:
+    executor = bench.run("for a while", never_waits=True)
+    assert bench.log == ["dispatched"]
+    assert executor
+    await over(executor)
+    assert bench.log == ["dispatched", "answer", ("finished", True), "over"]
 
 
-async def test_and_can_be_cancelled(around: Around) -> None:
-    calls = made(around, "for ever", never_waits=True)
+async def test_an_inline_call_that_waits_after_all_can_be_cancelled(bench: Bench) -> None:
+    executor = bench.run("for ever", never_waits=True)
     await asyncio.sleep(0)
-    await calls.cancel()
-    assert around.request.state is RequestState.REFUSED
+    await executor.cancel()
+    assert bench.request.state is RequestState.REFUSED
 
 
-async def test_what_ends_a_call_on_the_spot_badly_is_told_to_the_loop_and_to_nobody_else(around: Around) -> None:
-    class Failing(Around):
-        def answer(self, results: list[DispatchResult]) -> None:
-            super().answer(results)
-            raise asyncio.CancelledError("of a callback")
+def fail_with(error: BaseException) -> Callable[[], None]:
+    def fail() -> None:
+        raise error
 
-    failing, told = Failing(), []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
-    made(failing, None, never_waits=True)
-    assert failing.said[-1] == ("finished", True)
-    assert [str(error) for error in told] == ["of a callback"]
+    return fail
 
 
-async def test_an_interrupt_ends_more_than_a_call(around: Around) -> None:
-    class Interrupted(Around):
-        def answer(self, results: list[DispatchResult]) -> None:
-            raise KeyboardInterrupt
+async def test_an_error_in_an_inline_call_goes_to_the_loops_exception_handler(bench: Bench) -> None:
+    errors: list[Exception] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context["exception"]))
+    bench.egress.on_answer = fail_with(asyncio.CancelledError("of a callback"))
+    bench.run(None, never_waits=True)
+    assert bench.log[-1] == ("finished", True)
+    assert [str(error) for error in errors] == ["of a callback"]
 
+
+async def test_an_interrupt_in_an_inline_call_is_raised(bench: Bench) -> None:
+    bench.egress.on_answer = fail_with(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        made(Interrupted(), None, never_waits=True)
+        bench.run(None, never_waits=True)
 
 
-async def test_what_a_call_sets_of_context_variables_is_its_own(around: Around) -> None:
-    variable = ContextVar("variable", default="as it was")
-
-    class Setting(Around):
-        def answer(self, results: list[DispatchResult]) -> None:
-            super().answer(results)
-            variable.set("as it is in the call")
-
-    setting = Setting()
-    made(setting, None, never_waits=True)
-    assert setting.request.over
-    assert variable.get() == "as it was"
+async def test_an_inline_call_has_a_context_of_its_own(bench: Bench) -> None:
+    variable = ContextVar("variable", default="unchanged")
+    bench.egress.on_answer = lambda: variable.set("set in the call") and None
+    bench.run(None, never_waits=True)
+    assert bench.request.over
+    assert variable.get() == "unchanged"
 
 
-async def test_a_call_that_is_cancelled_refuses_what_it_had(around: Around) -> None:
-    calls = made(around, "for ever")
+async def test_a_cancelled_call_refuses_its_requests(bench: Bench) -> None:
+    executor = bench.run("for ever")
     await asyncio.sleep(0)
-    await calls.cancel()
-    assert not calls
-    assert around.request.state is RequestState.REFUSED
+    await executor.cancel()
+    assert not executor
+    assert bench.request.state is RequestState.REFUSED

@@ -1,120 +1,70 @@
-"""The other door of the server: how every request ends, told to its client or counted in its stead.
-
-It decides no end: results and refusals come from elsewhere.
-"""
+"""Ends requests: sends each result or refusal to its client, or counts it where it cannot be sent."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
-from typing import Generic, TypeVarTuple, Unpack
+from collections.abc import Iterable
 
 from inferential.dispatch.base import DispatchResult
-from inferential.metrics.callbacks import check_callback
 from inferential.metrics.recorder import Recorder
 from inferential.observation.slots import ObservationError
 from inferential.proto import PROTOCOL_VERSION
 from inferential.proto.messages import write_refusal
 from inferential.proto.tensors import Buffer
 from inferential.scheduler.admission import CLIENT_GONE
-from inferential.scheduler.engine import Batch
 from inferential.scheduler.request import ANSWERED, DISPATCHED, InferenceRequest, Refusal, RefusalKind
-from inferential.server.accounting import Books
-from inferential.server.inprocess import Visits
+from inferential.server.accounting import Accounting
+from inferential.server.callbacks import Callbacks
+from inferential.server.inprocess import InProcessClients
 from inferential.transport.zmq_transport import ZmqTransport
 
 logger = logging.getLogger("inferential")
 
-RequestCallback = Callable[[InferenceRequest], None]
-"""Called with a request that has just ended: `state`, `refusal`, `received_at` and `dispatched_at` tell how."""
 
-BatchCallback = Callable[[Batch, float], None]
-"""Called with a call that has ended and when, in seconds of `time.monotonic()`: its requests are answered by then,
-refused, or to be tried again."""
+class Egress:
+    """Sends what requests end in, and calls the request callbacks.
 
-Told = TypeVarTuple("Told")
-
-
-class Callbacks(Generic[*Told]):
-    """Users' functions that are told of something. Nothing they do can break the server.
-
-    Args:
-        what: they are told of, for the log.
-    """
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._callbacks: list[Callable[[Unpack[Told]], None]] = []
-        self._failed: set[int] = set()  # by id: not every callable can be hashed, and none goes before this does
-
-    def __bool__(self) -> bool:
-        return bool(self._callbacks)
-
-    def register(self, callback: Callable[[Unpack[Told]], None]) -> None:
-        """Adds a callback.
-
-        Raises:
-            TypeError: it is a coroutine function, whose coroutines nobody would await.
-        """
-        check_callback(self._what, callback)
-        self._callbacks.append(callback)
-
-    def fire(self, *told: *Told) -> None:
-        """Calls them all. One that raises is logged the first time, and called on."""
-        for callback in self._callbacks:
-            try:
-                callback(*told)
-            except Exception:
-                if id(callback) not in self._failed:
-                    self._failed.add(id(callback))
-                    logger.exception("%s callback %r failed; further failures are not logged", self._what, callback)
-
-
-class Delivery:
-    """Sends what requests end in.
-
-    A client of the 1.x line is sent results alone: it would take anything else for one. What cannot be told is
-    counted.
+    A client of the 1.x line is sent results only: it would take any other message for a result.
     """
 
     def __init__(
         self,
         transport: ZmqTransport,
-        visits: Visits,
+        inprocess: InProcessClients,
         recorder: Recorder,
-        books: Books,
+        accounting: Accounting,
         callbacks: Callbacks[InferenceRequest],
     ) -> None:
         self._transport = transport
-        self._visits = visits
+        self._inprocess = inprocess
         self._recorder = recorder
-        self._books = books
+        self._accounting = accounting
         self._callbacks = callbacks
 
     def answer(self, results: Iterable[DispatchResult]) -> None:
-        """A model gave results: they go to the clients that asked, all of them before any is written down.
+        """Sends a call's results, all of them before the first is accounted for.
 
-        Of a request that has ended already, as shutdown ends some, nothing is told any more.
+        A result whose request has ended already, as during shutdown, is dropped.
         """
         sent: list[tuple[DispatchResult, float | None]] = []
         try:
             for result in results:
                 if result.request.state is DISPATCHED:
-                    at = self._send(result)
+                    at = self._send_result(result)
                     sent.append((result, at))
         finally:
             for result, at in sent:
                 request = result.request
                 if at is not None:
-                    self._books.answered(result, at)
+                    self._accounting.answered(result, at)
                 else:
                     assert request.refusal is not None
-                    self._books.void(request, request.refusal)
-                self._tell(request)
+                    self._accounting.invalidated(request, request.refusal)
+                self._notify(request)
 
-    def _send(self, result: DispatchResult) -> float | None:
-        """Ends a request by its result; gives when that left, None where the client cannot be reached."""
+    def _send_result(self, result: DispatchResult) -> float | None:
+        """Sends a result and ends its request; returns when it was sent, None if the client is unreachable."""
         request = result.request
         if not self._post(request.identity, request.client_id, result.envelope, result.payload):
             request.refuse(Refusal(RefusalKind.REJECTED, "the client cannot be reached", CLIENT_GONE))
@@ -124,15 +74,15 @@ class Delivery:
         return time.monotonic()
 
     def refuse(self, request: InferenceRequest, refusal: Refusal) -> None:
-        """A request ends without a result."""
+        """Ends a request without a result, and sends the refusal."""
         request.refuse(refusal)
-        self.refused(request)
+        self.send_refusal(request)
 
-    def refused(self, request: InferenceRequest) -> None:
-        """A request has ended without a result."""
+    def send_refusal(self, request: InferenceRequest) -> None:
+        """Sends the refusal of a request that has been refused already, and accounts for it."""
         refusal = request.refusal
         assert refusal is not None
-        self._books.refused(request, refusal)
+        self._accounting.refused(request, refusal)
         if request.protocol_version >= PROTOCOL_VERSION and refusal.cause != CLIENT_GONE:
             envelope = write_refusal(
                 client_id=request.client_id,
@@ -143,11 +93,11 @@ class Delivery:
                 serve_interval_ms=request.serve_interval_ms,
             )
             self._post(request.identity, request.client_id, envelope, b"")
-        self._tell(request)
+        self._notify(request)
 
-    def not_believed(self, identity: bytes, error: ObservationError) -> None:
-        """A message became no request."""
-        name = name_of(identity)
+    def reject_malformed(self, identity: bytes, error: ObservationError) -> None:
+        """Counts a message that makes no valid request, and sends the error if its sender can read it."""
+        name = label_of(identity)
         self._recorder.observation_error(name, "invalid")
         logger.debug("invalid observation from %r: %s", name, error.reason)
         if error.protocol_version >= PROTOCOL_VERSION and error.request_id:
@@ -160,21 +110,22 @@ class Delivery:
             )
             self._post(identity, name, envelope, b"")
 
-    def malformed(self, identity: bytes) -> None:
-        """A message did not even have the frames of one."""
-        self._recorder.observation_error(name_of(identity), "frames")
+    def count_wrong_frames(self, identity: bytes) -> None:
+        """Counts a message that does not consist of the three frames of an observation."""
+        self._recorder.observation_error(label_of(identity), "frames")
 
-    def _tell(self, request: InferenceRequest) -> None:
+    def _notify(self, request: InferenceRequest) -> None:
         if self._callbacks:
             self._callbacks.fire(request)
 
     def _post(self, identity: bytes, client_id: str, envelope: bytes, payload: Buffer) -> bool:
-        if self._visits.is_visitor(identity):
-            visitor = self._visits.receiver(identity)
-            if visitor is None:
-                self._recorder.send_error(client_id, "the client has left")
+        """Sends frames without waiting; counts and returns False if that is not possible."""
+        if self._inprocess.owns(identity):
+            receive = self._inprocess.receiver(identity)
+            if receive is None:
+                self._recorder.send_error(client_id, "the client has disconnected")
                 return False
-            visitor(envelope, payload)
+            receive(envelope, payload)
             return True
         try:
             self._transport.post(identity, envelope, payload)
@@ -184,8 +135,11 @@ class Delivery:
         return True
 
 
-def name_of(identity: bytes) -> str:
-    """An identity as a metric label; all nameless and strange ones share one, so that they cannot fill the store."""
+def label_of(identity: bytes) -> str:
+    """Returns an identity as a metric label.
+
+    Generated and unprintable identities share the label "?", so that they cannot fill the metrics.
+    """
     try:
         name = identity.decode()
     except UnicodeDecodeError:

@@ -1,6 +1,6 @@
-"""The door of the server: from a message to a request, or to the reason why it is none.
+"""Turns a received message into a request, or raises why it cannot be one.
 
-It judges who speaks and what for; when a request runs, and what is sent back, is not its business.
+Checks the observation, who sent it, and what the configuration allows its client. It schedules and sends nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from inferential.config.client_policy import ClientBook
+from inferential.config.client_policy import ClientPolicies
 from inferential.observation.assembler import ObservationAssembler
 from inferential.observation.decoded import DecodedObservation
 from inferential.observation.known import KnownEnvelope, News
@@ -26,51 +26,61 @@ if TYPE_CHECKING:
 _LATE: dict[int, Literal["serve", "refuse"]] = {LATE_SERVE: "serve", LATE_REFUSE: "refuse"}
 
 
-@dataclass(slots=True)  # not frozen, which would double the time that it takes to make one
-class Arrival:
-    """A believable observation, as a request.
+@dataclass(slots=True)  # not frozen, which would double the time it takes to create one
+class IncomingRequest:
+    """A valid observation as a request, with what is needed to account for it.
 
     Attributes:
-        request: what goes on.
-        client_type: what the client says it is.
-        control_period_s: how long one action of a chunk holds; None where the client did not tell.
-        staleness_ms: how old the observation was on arrival by the client's clock.
-        told_budget_ms: how old an action may be when it arrives, where client or configuration said; else None.
-        refusal: why it goes no further; None where it does.
+        request: the request that is scheduled.
+        client_type: the kind of robot, as the client states it.
+        control_period_s: how long one action of a chunk is played, in seconds; None if the client did not state it.
+        staleness_ms: age of the observation at arrival, by the client's clock.
+        explicit_budget_ms: maximum age of an action at its arrival, as client or configuration state it; None if
+            neither does.
+        refusal: why it must not be scheduled; None if it may be.
     """
 
     request: InferenceRequest
     client_type: str
     control_period_s: float | None
     staleness_ms: float
-    told_budget_ms: float | None
+    explicit_budget_ms: float | None
     refusal: Refusal | None
 
 
 @dataclass(frozen=True, slots=True)
-class _Standing:
-    """What follows from who asks for what, whatever the observation is."""
+class ResolvedPolicy:
+    """What client, model and configuration decide together, the same for every observation with one envelope.
+
+    Attributes:
+        identity: the identity that the client's connection must have.
+        refusal: why the client is not served; None if it is.
+        explicit_budget_ms, latency_budget_ms: the stated budget or None; the same with the default filled in.
+        takes_latest: whether a newer observation supersedes an older one that waits.
+        late: whether a request past its deadline is served or refused.
+        control_period_s: how long one action of a chunk is played, in seconds; None if not stated.
+        fixed_priority: the priority that the configuration sets; None if the client chooses it.
+        default_priority: priority of an observation that carries 0, which from a 1.x client may mean "not set".
+    """
 
     identity: bytes
     refusal: Refusal | None
-    told_budget_ms: float | None
+    explicit_budget_ms: float | None
     latency_budget_ms: float
     takes_latest: bool
     late: Literal["serve", "refuse"]
     control_period_s: float | None
-    priority: int | None
-    """The operator's word, whatever the client says."""
-    untold_priority: int
-    """Of a client that says 0, which from the 1.x line may mean that it says nothing."""
+    fixed_priority: int | None
+    default_priority: int
 
 
-class Reception:
-    """Reads messages by the rules of one configuration; another configuration makes a new one.
+class Ingress:
+    """Reads messages by the rules of the configuration.
 
     Args:
-        config: limits, clients and their rights.
-        owner: the identity that a client which is there speaks from, None for one that is not there.
-        model_ids: the models that are served; None where any id may be one.
+        config: limits, clients and models.
+        owner: returns the identity that a connected client sends from; None for a client that is not connected.
+        model_ids: returns the models that are served; None if every id may be one.
     """
 
     def __init__(
@@ -79,39 +89,47 @@ class Reception:
         owner: Callable[[str], bytes | None],
         model_ids: Callable[[], Collection[str] | None],
     ) -> None:
+        self._owner = owner
+        self._model_ids = model_ids
+        # A random prefix and a counter: as unique as a UUID, at a tenth of its cost.
+        self._prefix, self._numbers = f"{secrets.token_hex(8)}-", itertools.count(1)
+        self.configure(config)
+
+    def configure(self, config: InferentialConfig) -> None:
+        """Applies a changed configuration to the messages that follow; cached envelopes are dropped."""
         self._assembler = ObservationAssembler(config.observations)
-        self._clients = ClientBook(config.clients)
+        self._clients = ClientPolicies(config.clients)
         self._default_budget_ms = self._clients.default_budget_ms
         self._supersede = config.scheduling.supersede
         self._models = config.models.known
-        self._owner = owner
-        self._model_ids = model_ids
-        # A random name and a count: as unique as a UUID, at a tenth of its price.
-        self._name, self._numbers = f"{secrets.token_hex(8)}-", itertools.count(1)
 
-    def receive(self, identity: bytes, envelope: Buffer, payload: Buffer, received_at: float) -> Arrival:
-        """Judges one message, of what an `IncomingObservation` is made of.
+    def receive(self, identity: bytes, envelope: Buffer, payload: Buffer, received_at: float) -> IncomingRequest:
+        """Returns the request that a message makes; the arguments are the fields of an `IncomingObservation`.
 
         Raises:
-            ObservationError: it breaks a rule of the wire or a limit, or speaks for somebody else.
+            ObservationError: it breaks a rule of the wire format or a limit, or its sender may not use its client id.
         """
         recalled = self._assembler.recall(envelope, payload)
         if recalled is not None:
             known, news = recalled
-            standing: _Standing = known.standing
-            if standing is None:
-                standing = known.standing = self._standing(known)
-            if identity == standing.identity:
-                return self._arrival(known, news, known.slots, standing, identity, envelope, payload, received_at)
+            policy: ResolvedPolicy = known.policy
+            if policy is None:
+                policy = known.policy = self._resolve(known)
+            if identity == policy.identity:
+                return self._incoming(known, news, known.slots, policy, identity, envelope, payload, received_at)
         observation = self._assembler.decode(envelope, payload, received_at)
         self._check_sender(observation, identity)
-        standing, slots = self._standing(observation), observation.slots
-        return self._arrival(observation, observation, slots, standing, identity, envelope, payload, received_at)
+        policy, slots = self._resolve(observation), observation.slots
+        return self._incoming(observation, observation, slots, policy, identity, envelope, payload, received_at)
+
+    def sizes(self) -> dict[str, int]:
+        """Returns the number of entries in the envelope cache."""
+        return {"envelopes_cached": self._assembler.envelopes_cached}
 
     def _check_sender(self, observation: DecodedObservation, identity: bytes) -> None:
-        """Nobody speaks for another: the connection's identity is the client's id.
+        """Requires that the connection's identity is the client id.
 
-        Identities that ZeroMQ made up begin with a zero byte; such a connection may use any id that is not in use.
+        Generated identities begin with a zero byte; such a connection may use any client id that is not in use.
         """
         client_id = observation.client_id
         if identity == client_id.encode():
@@ -130,72 +148,72 @@ class Reception:
             protocol_version=observation.protocol_version,
         )
 
-    def _standing(self, who: DecodedObservation | KnownEnvelope) -> _Standing:
-        client_id, model_id = who.client_id, who.model_id
-        told_budget_ms = self._clients.told_budget_ms(client_id, model_id, who.latency_budget_ms)
+    def _resolve(self, sender: DecodedObservation | KnownEnvelope) -> ResolvedPolicy:
+        client_id, model_id = sender.client_id, sender.model_id
+        explicit_budget_ms = self._clients.explicit_budget_ms(client_id, model_id, sender.latency_budget_ms)
         accepted = self._clients.accepts(client_id)
-        return _Standing(
+        return ResolvedPolicy(
             client_id.encode(),
             None
             if accepted
             else Refusal(RefusalKind.REJECTED, f"client {client_id!r} is not accepted", "not_accepted"),
-            told_budget_ms,
-            self._default_budget_ms if told_budget_ms is None else told_budget_ms,
-            self._supersede == "all" or (self._supersede == "aware" and who.queue == QUEUE_LATEST),
-            self._late(who),
-            None if who.control_period_ms is None else who.control_period_ms / 1e3,
+            explicit_budget_ms,
+            self._default_budget_ms if explicit_budget_ms is None else explicit_budget_ms,
+            self._supersede == "all" or (self._supersede == "aware" and sender.queue == QUEUE_LATEST),
+            self._late(sender),
+            None if sender.control_period_ms is None else sender.control_period_ms / 1e3,
             self._clients.fixed_priority(client_id, model_id),
-            0 if who.protocol_version >= PROTOCOL_VERSION else self._clients.default_priority,
+            0 if sender.protocol_version >= PROTOCOL_VERSION else self._clients.default_priority,
         )
 
-    def _arrival(
+    def _incoming(
         self,
-        who: DecodedObservation | KnownEnvelope,
-        news: DecodedObservation | News,
+        sender: DecodedObservation | KnownEnvelope,
+        varying: DecodedObservation | News,
         slots: Sequence[SlotInfo],
-        standing: _Standing,
+        policy: ResolvedPolicy,
         identity: bytes,
         envelope: Buffer,
         payload: Buffer,
         received_at: float,
-    ) -> Arrival:
-        model_id, priority = who.model_id, standing.priority
+    ) -> IncomingRequest:
+        model_id, priority = sender.model_id, policy.fixed_priority
         if priority is None:
-            priority = news.priority or standing.untold_priority
+            priority = varying.priority or policy.default_priority
         request = InferenceRequest(
-            who.client_id,
+            sender.client_id,
             model_id,
             identity,
             envelope,
             payload,
             received_at,
-            news.urgency,
-            news.steps_remaining,
-            0.0,  # time_until_next: the fleet knows, once this is in the books
-            standing.latency_budget_ms,
+            varying.urgency,
+            varying.steps_remaining,
+            0.0,  # time_until_next: set by accounting, which knows the client's cadence
+            policy.latency_budget_ms,
             priority,
-            request_id=news.request_id,
-            response_id=self._name + str(next(self._numbers)),
-            protocol_version=who.protocol_version,
-            takes_latest=standing.takes_latest,
+            request_id=varying.request_id,
+            response_id=self._prefix + str(next(self._numbers)),
+            protocol_version=sender.protocol_version,
+            takes_latest=policy.takes_latest,
             slots=slots,
-            metadata=news.metadata,
-            late=standing.late,
+            metadata=varying.metadata,
+            late=policy.late,
         )
-        return Arrival(
+        return IncomingRequest(
             request,
-            who.client_type,
-            standing.control_period_s,
-            news.staleness_ms,
-            standing.told_budget_ms,
-            standing.refusal or self._unknown_model(model_id),
+            sender.client_type,
+            policy.control_period_s,
+            varying.staleness_ms,
+            policy.explicit_budget_ms,
+            policy.refusal or self._unknown_model(model_id),
         )
 
-    def _late(self, who: DecodedObservation | KnownEnvelope) -> Literal["serve", "refuse"]:
-        """The client's own choice, or that of the model."""
-        if who.late in _LATE:
-            return _LATE[who.late]
-        model = self._models.get(who.model_id)
+    def _late(self, sender: DecodedObservation | KnownEnvelope) -> Literal["serve", "refuse"]:
+        """Returns what the client states, else what the configuration says of the model."""
+        if sender.late in _LATE:
+            return _LATE[sender.late]
+        model = self._models.get(sender.model_id)
         return "serve" if model is None else model.late
 
     def _unknown_model(self, model_id: str) -> Refusal | None:

@@ -1,6 +1,7 @@
-"""Clients within the server's own process: gateways and tools, on the same path as everyone but the socket.
+"""Clients in the server's own process: gateways and tools.
 
-They are clients like any other to tracking, scheduling and rights; only their frames are handed over instead of sent.
+They pass through tracking, scheduling and client policies like any other client; only their frames are handed over
+directly instead of through a socket.
 """
 
 from __future__ import annotations
@@ -19,72 +20,75 @@ from inferential.transport.messages import Received
 Receive = Callable[[Buffer, Buffer], None]
 """Takes envelope and payload of a response."""
 
-# The transport's own begin with a zero byte too, but go on with a count, which never spells this; those that clients
-# choose never begin with one.
-_IDENTITY = b"\0visitor "
+# The transport's generated identities also begin with a zero byte, but continue with an 8-byte count, which never
+# spells this prefix. Identities that clients choose never begin with a zero byte.
+_PREFIX = b"\0inprocess "
 
 
-class Visits:
-    """Who of the server's clients is in its process, by identity."""
+class InProcessClients:
+    """The receivers of the connected in-process clients, by identity."""
 
     def __init__(self) -> None:
         self._receivers: dict[bytes, Receive] = {}
         self._numbers = itertools.count()
 
+    def __len__(self) -> int:
+        return len(self._receivers)
+
     @staticmethod
-    def is_visitor(identity: bytes) -> bool:
-        """Whether responses to that identity do not go to the socket."""
-        return identity.startswith(_IDENTITY)
+    def owns(identity: bytes) -> bool:
+        """Returns whether an identity belongs to an in-process client, connected or not."""
+        return identity.startswith(_PREFIX)
 
     def receiver(self, identity: bytes) -> Receive | None:
-        """Who takes the responses to that identity; None where nobody does any more."""
+        """Returns what takes the responses to an identity; None if its client has disconnected."""
         return self._receivers.get(identity)
 
-    def enter(self, receive: Receive) -> bytes:
-        """Notes a client; gives its identity."""
-        identity = _IDENTITY + str(next(self._numbers)).encode()
+    def add(self, receive: Receive) -> bytes:
+        """Registers a client and returns its identity."""
+        identity = _PREFIX + str(next(self._numbers)).encode()
         self._receivers[identity] = receive
         return identity
 
-    def leave(self, identity: bytes) -> None:
-        """Forgets a client; what still comes for it cannot be delivered."""
+    def remove(self, identity: bytes) -> None:
+        """Removes a client; responses to it can no longer be delivered."""
         self._receivers.pop(identity, None)
 
-    def has_left(self, identity: bytes) -> bool:
-        """Whether an identity is one that `enter` gave, and whose client is there no more."""
-        return identity.startswith(_IDENTITY) and identity not in self._receivers
+    def has_disconnected(self, identity: bytes) -> bool:
+        """Returns whether an identity was given out by `add` and its client has disconnected since."""
+        return identity.startswith(_PREFIX) and identity not in self._receivers
 
 
 class InProcessConnection(AsyncHandles):
     """A client in the server's process; made by `Server.connect`, with the handles of `AsyncConnection`.
 
-    Arrays of its results are views on what the model gave, and may not be writable.
+    Arrays of its results are views on the arrays that the model returned, and may be read-only.
     """
 
     def __init__(
-        self, client_id: str | int, client_type: str, visits: Visits, take: Callable[[Received], None]
+        self, client_id: str | int, client_type: str, clients: InProcessClients, submit: Callable[[Received], None]
     ) -> None:
         super().__init__(client_id, client_type)
-        self._take = take
-        self._visits = visits
-        self._identity: bytes | None = visits.enter(self._receive)
+        self._submit = submit
+        self._clients = clients
+        self._identity: bytes | None = clients.add(self._receive)
 
     def close(self) -> None:
-        """Leaves the server; whoever waits in it gets a ConnectionError. Closing twice is fine."""
+        """Disconnects; pending `get_result` and `infer` calls raise ConnectionError. Closing twice is allowed."""
         if self._identity is None:
             return
-        self._visits.leave(self._identity)
+        self._clients.remove(self._identity)
         self._identity = None
         self._wake_waiters()
 
     async def infer(self, model: AsyncModel, values: Mapping[str, Any], timeout_ms: float) -> Result | None:
-        """As `AsyncModel.infer`, for values whose keys are not ours to choose."""
+        """Does what `AsyncModel.infer` does, for values whose keys may be the names of its own arguments."""
         return await self._infer(model._mailbox, values, NOTHING_TOLD, timeout_ms)
 
     def _post(self, mailbox: Mailbox, request_id: int, frames: Frames) -> None:
         assert self._identity is not None
         _, envelope, payload = frames
-        self._take((self._identity, envelope, whole(payload), time.monotonic()))
+        self._submit((self._identity, envelope, whole(payload), time.monotonic()))
 
     def _receive(self, envelope: Buffer, payload: Buffer) -> None:
         self._session.receive(envelope, payload, time.monotonic())

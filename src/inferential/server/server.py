@@ -1,68 +1,55 @@
-"""The server: an observation's way from the socket to its model and the answer's way back.
+"""The server's life cycle and public interface.
 
-It decides nothing itself. Messages are judged in `reception`, clients in `tracking`, order in `scheduler`; models run
-in `dispatch`. Here they are joined, on one event loop that three things wake: a message came in, a model's call
-ended, or the time came that the engine or the fleet asked to be woken at.
+An observation passes `ingress`, `accounting`, the scheduler's engine, the `executor` and `egress`, moved by the `pump`
+on one event loop. `Server` connects these parts; they decide.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
 import logging
-import signal
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Self
 
-from inferential.config.profiles import load_profiles
-from inferential.config.schema import InferentialConfig, SchedulingConfig
+from inferential.config.schema import InferentialConfig
 from inferential.dispatch.base import Dispatcher
 from inferential.metrics.callbacks import MetricCallback
 from inferential.metrics.collector import MetricsCollector
-from inferential.metrics.recorder import Recorder
-from inferential.observation.slots import ObservationError
-from inferential.scheduler import create_scheduler
 from inferential.scheduler.base import Scheduler
-from inferential.scheduler.engine import Batch, Engine
-from inferential.scheduler.options import with_options
 from inferential.scheduler.profile import Profiles
-from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
-from inferential.scheduler.shares import FairShares
-from inferential.scheduler.slo_lane import weight_of
-from inferential.server.accounting import Books
-from inferential.server.capacities import Capacities
-from inferential.server.egress import BatchCallback, Callbacks, Delivery, RequestCallback
-from inferential.server.executor import Calls
-from inferential.server.ingress import Reception
-from inferential.server.inprocess import InProcessConnection, Visits
-from inferential.server.status import History, ServerStatus, clients_of, model_of
-from inferential.tracking.fleet import Fleet
-from inferential.transport.memory import keep_what_is_freed
+from inferential.scheduler.request import InferenceRequest
+from inferential.scheduler.running import Batch
+from inferential.server.arguments import DEFAULT_BIND, check_arguments, configured, ray_dispatcher
+from inferential.server.callbacks import BatchCallback, Callbacks, RequestCallback
+from inferential.server.core import Core
+from inferential.server.egress import Egress
+from inferential.server.executor import Executor
+from inferential.server.history import History
+from inferential.server.inprocess import InProcessConnection
+from inferential.server.process import frozen_garbage, stop_on_signals
+from inferential.server.pump import EventPump
+from inferential.server.status import ServerStatus, status_of
+from inferential.transport.memory import raise_mmap_threshold
 from inferential.transport.messages import Received
-from inferential.transport.zmq_transport import MalformedMessage, ZmqTransport
+from inferential.transport.zmq_transport import ZmqTransport
 
 logger = logging.getLogger("inferential")
 
-DEFAULT_BIND = "tcp://*:5555"
-_RECEIVE_AT_ONCE = 128  # messages read in one go; then answers get their turn
 # A client drops what it has not read when its connection ends; this is a control period or two to read it in.
 _READ_GRACE_S = 0.1
-_DRAINING = Refusal(RefusalKind.REJECTED, "the server is draining", "draining")
 
 
 @dataclass(frozen=True, slots=True)
-class _Open:
-    """What there is while the server listens."""
+class _Run:
+    """What exists from `start` to `shutdown`."""
 
     loop: asyncio.AbstractEventLoop
     transport: ZmqTransport
-    delivery: Delivery
-    calls: Calls
+    pump: EventPump
+    executor: Executor
     history: History
 
 
@@ -70,16 +57,38 @@ class Server:
     """Serves models to robots.
 
     Args:
-        bind: where to listen; outranks `config.transport.bind` where it is not the default.
-        models: ids of Ray Serve applications or deployments, where no dispatcher is given.
-        config: everything else; the defaults where it is not given. It is copied.
-        dispatcher: where the models run.
+        bind: address to listen on, as tcp://HOST:PORT (port 0: a free one) or ipc://PATH; if it is not the default it
+            takes precedence over `config.transport.bind`.
+        models: ids of the Ray Serve applications or deployments to serve, if no dispatcher is given; None: all.
+        config: everything else; it is copied. None: the defaults.
+        dispatcher: the backend that runs the models; None: Ray Serve.
 
     Raises:
-        TypeError: naming an argument that is of none of these types.
-        ValueError: an address that none can listen on, an unknown strategy, or a file of profiles that cannot be read
-            (ConfigError).
+        TypeError: an argument has the wrong type.
+        ValueError: the address is invalid, `models` is empty, the strategy is unknown, or the file of latency profiles
+            cannot be read (`ConfigError`).
         ImportError: no dispatcher is given, and Ray is not installed.
+
+    Example:
+        A server with one model, and a client in the same program:
+
+        ```python
+        import asyncio
+        import numpy as np
+        from inferential import AsyncConnection, LocalDispatcher, Server
+
+        def policy(observation):
+            return {"actions": np.zeros((16, 7), np.float32)}
+
+        async def main():
+            dispatcher = LocalDispatcher({"policy": policy})
+            async with Server("tcp://127.0.0.1:0", dispatcher=dispatcher) as server:
+                async with AsyncConnection(server.address, "arm-01") as connection:
+                    result = await connection.model("policy").infer(1000, state=np.zeros(7, np.float32))
+                    print(result["actions"].shape, server.connected_robots)
+
+        asyncio.run(main())
+        ```
     """
 
     def __init__(
@@ -89,169 +98,17 @@ class Server:
         config: InferentialConfig | None = None,
         dispatcher: Dispatcher | None = None,
     ) -> None:
-        _check_types(models, config, dispatcher)
-        self._config = InferentialConfig() if config is None else config.model_copy(deep=True)
-        if bind != DEFAULT_BIND:
-            try:
-                self._config.transport.bind = bind
-            except ValueError:  # whose words are pydantic's
-                expected = "tcp://HOST:PORT (tcp://*:5555: every interface) or ipc://PATH"
-                raise ValueError(f"bind: expected {expected}, got {bind!r}") from None
-        self._configured_scheduling = self._config.scheduling.model_copy(deep=True)
-        self._models = None if models is None else frozenset(models)
+        check_arguments(models, config, dispatcher)
+        settings = configured(config, bind)
         if dispatcher is None:
-            dispatcher = _ray_dispatcher(self._config.ray, models)
-        self._dispatcher = dispatcher
-        self._metrics = MetricsCollector(self._config.metrics)
-        self._recorder = Recorder(self._metrics)
-        self._fleet = Fleet(self._config.response_tracking)
-        self._visits = Visits()
-        self._reception = Reception(self._config, self._owner, self._model_ids)
-        self._capacities = Capacities(self._dispatcher, self._config.models)
-        scheduling = self._config.scheduling
-        self._engine = Engine(scheduling, create_scheduler(scheduling), self._capacities.of, self._new_profiles())
-        self._shares = FairShares(self._engine.outlook)
-        self._weighs_priority = scheduling.slo_aware.overload == "priority"
-        self._books = Books(self._fleet, self._recorder, self._shares, self._weigh, self._greet)
+            dispatcher = ray_dispatcher(settings.ray, models)
+        self._core = Core(settings, dispatcher, None if models is None else frozenset(models))
         self._request_callbacks: Callbacks[InferenceRequest] = Callbacks("request")
         self._batch_callbacks: Callbacks[Batch, float] = Callbacks("batch")
-        self._open: _Open | None = None
+        self._run: _Run | None = None
         self._stop = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._draining = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0  # in the loop's time
 
-    # What users see
-
-    @property
-    def metrics(self) -> MetricsCollector:
-        """What happened so far."""
-        return self._metrics
-
-    @property
-    def config(self) -> InferentialConfig:
-        """The configuration in force; change it with `reconfigure`."""
-        return self._config
-
-    @property
-    def scheduler(self) -> Scheduler:
-        """The strategy in charge."""
-        return self._engine.scheduler
-
-    @property
-    def address(self) -> str:
-        """Where the server listens, with the real port; RuntimeError while it does not."""
-        return self._on().transport.address
-
-    def _on(self) -> _Open:
-        if self._open is None:
-            raise RuntimeError("the server does not run: its address is known from start() to stop()")
-        return self._open
-
-    @property
-    def running(self) -> bool:
-        """Whether it listens."""
-        return self._open is not None
-
-    @property
-    def profiles(self) -> Profiles:
-        """The models' latencies by batch size, as learned so far."""
-        return self._engine.profiles
-
-    def on_metric(self, callback: MetricCallback) -> MetricCallback:
-        """Has `callback(name, value, labels)` called for every metric that is recorded; a decorator."""
-        return self._metrics.on_metric(callback)
-
-    def on_request(self, callback: RequestCallback) -> RequestCallback:
-        """Has `callback(request)` called for every request that ends, one way or another; a decorator."""
-        self._request_callbacks.register(callback)
-        return callback
-
-    def on_batch(self, callback: BatchCallback) -> BatchCallback:
-        """Has `callback(batch, ended_at)` called for every call of a model, once it is over; a decorator."""
-        self._batch_callbacks.register(callback)
-        return callback
-
-    def connect(self, client_id: str | int = "", client_type: str = "") -> InProcessConnection:
-        """A client within this process, for gateways and tools: the handles of `AsyncConnection`, without a socket.
-
-        To be used on the event loop that the server runs on.
-
-        Raises:
-            ValueError: for a client id that cannot be used.
-        """
-        return InProcessConnection(client_id, client_type, self._visits, self._on_visit)
-
-    def status(self) -> ServerStatus:
-        """The fleet, the models and the newest batches.
-
-        Raises:
-            RuntimeError: it does not run.
-        """
-        on = self._on()
-        now = time.monotonic()
-        self._books.keep()
-        known = self._model_ids()
-        model_ids = self.profiles.models() if known is None else known
-        return ServerStatus(
-            version=version("inferential"),
-            address=on.transport.address,
-            strategy=self._config.scheduling.strategy,
-            uptime_s=now - on.history.started_at,
-            draining=self._draining,
-            waiting=self._engine.waiting(),
-            in_flight=len(self._engine.running()),
-            clients=clients_of(self._fleet, self._shares, now),
-            models=[
-                model_of(
-                    model_id, self._capacities.of(model_id), self._engine, self._dispatcher.endpoint_health(model_id)
-                )
-                for model_id in sorted(model_ids)
-            ],
-            batches=on.history.batches(),
-            nodes=list(self._dispatcher.nodes()),
-        )
-
-    def use_scheduler(self, strategy: str, policy: str | None = None, **options: Any) -> None:
-        """Puts a strategy in charge, of the requests that wait too; before or while the server runs.
-
-        Args:
-            strategy: a registered strategy.
-            policy: a registered policy that takes the place of the strategy's score.
-            options: fields of the scheduling configuration or of the strategy's own section of it.
-
-        Raises:
-            ValueError: an unknown strategy, policy or option, a bad value, or a strategy that knows no policies.
-        """
-        self._schedule(with_options(self._config.scheduling, strategy, options), policy)
-
-    def reconfigure(self, config: InferentialConfig) -> None:
-        """Takes on a changed configuration while running; what cannot change then is left as it is.
-
-        What `use_scheduler` has changed stays, unless the scheduling of the configuration itself has changed.
-
-        Raises:
-            ValueError: an unknown strategy; nothing is changed then.
-        """
-        old, self._config = self._config, config.model_copy(deep=True)
-        try:
-            if config.scheduling == self._configured_scheduling:
-                self._config.scheduling = old.scheduling  # and with it what `use_scheduler` has changed since
-            else:
-                self._schedule(self._config.scheduling, None)
-        except ValueError:
-            self._config = old
-            raise
-        self._configured_scheduling = config.scheduling.model_copy(deep=True)
-        self._config.transport = old.transport
-        self._config.ray = old.ray
-        self._config.gateways, self._config.http, self._config.otlp = old.gateways, old.http, old.otlp
-        self._capacities.configure(self._config.models)
-        self._reception = Reception(self._config, self._owner, self._model_ids)
-        self._fleet.configure(self._config.response_tracking)
-        self._metrics.configure(self._config.metrics)
-        self._work()
+    # Life cycle
 
     async def run(self) -> None:
         """Serves until `stop()`, SIGINT or SIGTERM, then drains and closes.
@@ -259,19 +116,85 @@ class Server:
         Raises:
             OSError: the address cannot be bound.
         """
-        with self._signals(), _few_collections():
+        with stop_on_signals(self.stop), frozen_garbage():
             await self.start()
             try:
-                await self._stop.wait()
+                await self._main_loop()
             finally:
                 await self.shutdown()
 
+    async def start(self) -> None:
+        """Starts the backend and listens.
+
+        Raises:
+            OSError: the address cannot be bound.
+            RuntimeError: the server runs already.
+        """
+        if self._run is not None:
+            raise RuntimeError("the server runs already")
+        raise_mmap_threshold()
+        core, config = self._core, self._core.config
+        # A client whose message is up to twice too large is sent an error; beyond that its connection is closed.
+        transport = ZmqTransport(config.transport, 2 * config.observations.max_payload_bytes)
+        egress = Egress(transport, core.inprocess, core.recorder, core.accounting, self._request_callbacks)
+        pump = EventPump(transport, core.ingress, core.accounting, core.engine, egress)
+
+        def on_replicas_changed() -> None:
+            core.on_replicas_changed()
+            pump.work()
+
+        core.dispatcher.watch(on_replicas_changed, core.engine.waiting)
+        try:
+            await core.dispatcher.start()
+        except BaseException:
+            await transport.close()
+            raise
+        history = History(time.monotonic())
+        executor = Executor(
+            core.dispatcher,
+            core.engine,
+            egress,
+            core.accounting,
+            history,
+            self._batch_callbacks,
+            lambda: None if pump.draining else core.config.scheduling.max_retries,
+            pump.on_call_ended,
+        )
+        self._run = _Run(asyncio.get_running_loop(), transport, pump, executor, history)
+        pump.start(executor)
+        logger.info("listening on %s, strategy %s", transport.address, config.scheduling.strategy)
+
+    async def _main_loop(self) -> None:
+        """Waits for `stop`; the pump is driven by events."""
+        await self._stop.wait()
+
     def stop(self) -> None:
-        """Has `run` end; may be called from any thread and from signal handlers."""
-        if self._open is None:
+        """Ends `run`. May be called from any thread and from signal handlers."""
+        if self._run is None:
             self._stop.set()
         else:
-            self._open.loop.call_soon_threadsafe(self._stop.set)
+            self._run.loop.call_soon_threadsafe(self._stop.set)
+
+    async def drain(self) -> None:
+        """Refuses new requests, serves the others for `server.drain_timeout_s`, and refuses the rest.
+
+        Calling it twice, or on a server that does not run, is allowed.
+        """
+        if self._run is not None:
+            await self._run.pump.drain(self._core.config.server.drain_timeout_s)
+
+    async def shutdown(self) -> None:
+        """Drains and closes. Calling it twice is allowed."""
+        if self._run is None:
+            return
+        await self.drain()
+        if self._core.accounting.fleet.active_count:
+            await asyncio.sleep(_READ_GRACE_S)
+        run, self._run = self._run, None
+        run.pump.close()
+        await self._core.dispatcher.close()
+        await run.transport.close()
+        self._stop.clear()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -282,293 +205,167 @@ class Server:
     ) -> None:
         await self.shutdown()
 
-    # Life
+    # Looking at it
 
-    async def start(self) -> None:
-        """Begins to listen.
+    @property
+    def running(self) -> bool:
+        """Whether it listens."""
+        return self._run is not None
+
+    @property
+    def address(self) -> str:
+        """The address it listens on, with the real port.
 
         Raises:
-            OSError: the address cannot be bound.
-            RuntimeError: it listens already.
+            RuntimeError: it does not run.
         """
-        if self._open is not None:
-            raise RuntimeError("the server runs already")
-        keep_what_is_freed()
-        # Of twice the size a client is told what is wrong with it; beyond that its connection ends.
-        transport = ZmqTransport(self._config.transport, 2 * self._config.observations.max_payload_bytes)
-        self._dispatcher.watch(self._on_replicas, self._engine.waiting)
-        try:
-            await self._dispatcher.start()
-        except BaseException:
-            await transport.close()
-            raise
-        delivery = Delivery(transport, self._visits, self._recorder, self._books, self._request_callbacks)
-        history = History(time.monotonic())
-        calls = Calls(
-            self._dispatcher,
-            self._engine,
-            delivery,
-            self._books,
-            history,
-            self._batch_callbacks,
-            self._max_retries,
-            self._on_call_ended,
+        return self._require_run().transport.address
+
+    @property
+    def config(self) -> InferentialConfig:
+        """The configuration in force; change it with `reconfigure`."""
+        return self._core.config
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        """The backend that runs the models."""
+        return self._core.dispatcher
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """The scheduler in use."""
+        return self._core.engine.scheduler
+
+    @property
+    def profiles(self) -> Profiles:
+        """The models' latencies by batch size, as learned so far."""
+        return self._core.engine.profiles
+
+    @property
+    def metrics(self) -> MetricsCollector:
+        """The metrics: record your own, read all, and add callbacks."""
+        return self._core.metrics
+
+    @property
+    def connected_robots(self) -> list[str]:
+        """The ids of the connected clients, longest connected first.
+
+        A client is connected from its first observation until it has been silent for
+        `response_tracking.disconnect_timeout_s`.
+        """
+        return list(self._core.accounting.fleet.registry.all_clients)
+
+    def status(self) -> ServerStatus:
+        """Returns the state of the fleet, the models and the newest batches.
+
+        Raises:
+            RuntimeError: it does not run.
+        """
+        run, core = self._require_run(), self._core
+        return status_of(
+            address=run.transport.address,
+            strategy=core.config.scheduling.strategy,
+            draining=run.pump.draining,
+            fleet=core.accounting.fleet,
+            shares=core.shares,
+            engine=core.engine,
+            model_ids=core.model_ids(),
+            capacities=core.capacities,
+            dispatcher=core.dispatcher,
+            history=run.history,
+            counters={
+                "pump_runs": run.pump.runs,
+                "calls_inline": run.executor.inline_calls,
+                "calls_as_tasks": run.executor.task_calls,
+            },
+            sizes={
+                "timers": int(run.pump.timer_set),
+                "call_tasks": len(run.executor),
+                "calls_remembered": len(run.history),
+                **run.transport.sizes(),
+                **core.sizes(),
+            },
         )
-        self._open = _Open(asyncio.get_running_loop(), transport, delivery, calls, history)
-        self._draining = False
-        transport.watch(self._on_readable)
-        logger.info("listening on %s, strategy %s", transport.address, self._config.scheduling.strategy)
 
-    async def drain(self) -> None:
-        """Takes no more requests, serves those it has for `drain_timeout_s`, and refuses the rest. Twice is fine."""
-        on = self._open
-        if on is None:
-            return
-        self._draining = True
-        self._books.keep()
-        if self._engine.waiting() or on.calls:
-            self._idle.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._config.server.drain_timeout_s):
-                    await self._idle.wait()
-        self._engine.clear(_DRAINING.reason, _DRAINING.cause, time.monotonic())
-        self._tell_ended()
-        for request in self._engine.running():
-            on.delivery.refuse(request, _DRAINING)
-        await on.calls.cancel()
+    def _require_run(self) -> _Run:
+        if self._run is None:
+            raise RuntimeError("the server does not run: this is known from start() to shutdown()")
+        return self._run
 
-    async def shutdown(self) -> None:
-        """Drains, and closes."""
-        if self._open is None:
-            return
-        await self.drain()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._fleet.active_count:
-            await asyncio.sleep(_READ_GRACE_S)
-        transport, self._open = self._open.transport, None
-        await self._dispatcher.close()
-        await transport.close()
-        self._stop.clear()
+    # Callbacks and clients in this process
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM call `stop`, where this is the main thread and the platform can."""
-        loop = asyncio.get_running_loop()
-        installed = []
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-                loop.add_signal_handler(number, self.stop)
-                installed.append(number)
-        try:
-            yield
-        finally:
-            for number in installed:
-                loop.remove_signal_handler(number)
+    def on_metric(self, callback: MetricCallback) -> MetricCallback:
+        """Registers `callback(name, value, labels)`, called for every recorded metric; a decorator.
 
-    # A message came in
+        Raises:
+            TypeError: it is a coroutine function.
+        """
+        return self._core.metrics.on_metric(callback)
 
-    def _on_visit(self, received: Received) -> None:
-        if self._open is None:
-            raise ConnectionError("the server does not run")
-        self._receive(received, self._open.delivery)
-        self._work()
+    def on_request(self, callback: RequestCallback) -> RequestCallback:
+        """Registers `callback(request)`, called for every request that has ended; a decorator.
 
-    def _on_readable(self) -> None:
-        on = self._open
-        if on is None:
-            return  # it was asked for just before the end
-        for _ in range(_RECEIVE_AT_ONCE):
-            try:
-                received = on.transport.receive()
-            except MalformedMessage as error:
-                on.delivery.malformed(error.identity)
-                continue
-            if received is None:
-                break
-            self._receive(received, on.delivery)
-        else:
-            on.loop.call_soon(self._on_readable)
-        self._work(on.calls.make)
+        Raises:
+            TypeError: it is a coroutine function.
+        """
+        self._request_callbacks.register(callback)
+        return callback
 
-    def _receive(self, received: Received, delivery: Delivery) -> None:
-        try:
-            arrival = self._reception.receive(*received)
-        except ObservationError as error:
-            delivery.not_believed(received[0], error)
-            return
-        request = arrival.request
-        refusal = _DRAINING if self._draining else arrival.refusal
-        if refusal is not None:
-            delivery.refuse(request, refusal)
-            return
-        if self._engine.goes_straight(request) and self._books.later(arrival):
-            self._engine.hold(request)
-            return
-        self._books.arrived(arrival)
-        self._engine.offer(request, request.received_at)
-        self._tell_ended()
+    def on_batch(self, callback: BatchCallback) -> BatchCallback:
+        """Registers `callback(batch, ended_at)`, called for every model call that has ended; a decorator.
 
-    def _greet(self, client_id: str) -> None:
-        """A client is there that was not."""
-        logger.info("client %s connected", client_id)
-        self._engine.client_connected(client_id)
-        self._recorder.active_clients(self._fleet.active_count)
+        Raises:
+            TypeError: it is a coroutine function.
+        """
+        self._batch_callbacks.register(callback)
+        return callback
 
-    def _weigh(self, request: InferenceRequest) -> float:
-        return weight_of(request) if self._weighs_priority else 1.0
+    def connect(self, client_id: str | int = "", client_type: str = "") -> InProcessConnection:
+        """Returns a client within this process, for gateways and tools: `AsyncConnection` without a socket.
 
-    def _owner(self, client_id: str) -> bytes | None:
-        """Who speaks for a client; None where nobody does any more."""
-        identity = self._fleet.owner(client_id)
-        return None if identity is not None and self._visits.has_left(identity) else identity
-
-    def _model_ids(self) -> Collection[str] | None:
-        return self._dispatcher.model_ids() if self._models is None else self._models
-
-    # Work was found
-
-    def _work(self, make: Callable[[Batch], None] | None = None) -> None:
-        """Dispatches what the engine gives, and sees to it that it is asked again in time.
+        It must be used on the event loop that the server runs on.
 
         Args:
-            make: makes the calls that go straight; None: they have a task each.
+            client_id: its id; a unique one by default.
+            client_type: what it is, for people.
+
+        Raises:
+            ValueError: the client id is invalid.
         """
-        on = self._open
-        if on is None:
-            return
-        now = time.monotonic()
-        straight = self._engine.straight(now)
-        for batch in straight:
-            (make or on.calls.begin)(batch)
-        if straight:
-            now = time.monotonic()  # models may have run meanwhile
-        waiting = self._engine.waiting()
-        if waiting:
-            self._books.keep()  # who has to wait needs a deadline
-            for batch in self._engine.work(now):
-                on.calls.begin(batch)
-        if self._books.behind:
-            on.loop.call_soon(self._books.keep)  # after the calls that have just been made
-        self._tell_ended()
-        if self._draining and not self._engine.waiting() and not self._engine.running():
-            self._idle.set()
-        if waiting or self._timer is None:  # else it rings for the fleet's sake, in time
-            self._set_timer(on.loop, now)
+        return InProcessConnection(client_id, client_type, self._core.inprocess, self._submit_inprocess)
 
-    def _on_call_ended(self) -> None:
-        self._tell_ended()
-        if self._draining or self._engine.waiting() or self._timer is None:  # its client may be gone, and the timer
-            self._work()
-
-    def _max_retries(self) -> int | None:
-        return None if self._draining else self._config.scheduling.max_retries
-
-    def _on_replicas(self) -> None:
-        """Replicas came or went: those that are gone are forgotten, and there may be room for what waits."""
-        self._capacities.forget()
-        for model_id in self.profiles.models():
-            known = set(self._dispatcher.replicas(model_id))
-            for replica in self.profiles.replicas(model_id):
-                if replica not in known:
-                    self.profiles.forget(model_id, replica)
-        self._work()
-
-    def _tell_ended(self) -> None:
-        ended = self._engine.ended()
-        if self._open is not None:
-            for request in ended:
-                self._open.delivery.refused(request)
-
-    def _set_timer(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
-        times = [at for at in (self._engine.wake_at(), self._fleet.next_sweep_at()) if at is not None]
-        if not times:
-            return
-        at = max(min(times) - now, 0.0) + loop.time()
-        if self._timer is not None:
-            if self._timer_at <= at:
-                return  # it rings first, finds nothing, and is set anew
-            self._timer.cancel()
-        self._timer, self._timer_at = loop.call_at(at, self._on_timer), at
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        now = time.monotonic()
-        self._books.keep()
-        self._engine.expire(now)
-        self._sweep(now)
-        self._work()
-
-    def _sweep(self, now: float) -> None:
-        at = self._fleet.next_sweep_at()
-        if at is None or at > now:
-            return
-        changes = self._fleet.sweep(now)
-        self._shares.update(self._fleet.periods())
-        for client_id, model_id in changes.overdue:
-            self._recorder.overdue(client_id, model_id)
-        for client_id in changes.gone:
-            logger.info("client %s is gone", client_id)
-            self._engine.client_gone(client_id, now)
-        self._tell_ended()
-        if changes.gone:
-            self._recorder.gone(changes.gone)
-            self._recorder.active_clients(self._fleet.active_count)
+    def _submit_inprocess(self, received: Received) -> None:
+        if self._run is None:
+            raise ConnectionError("the server does not run")
+        self._run.pump.receive_inprocess(received)
 
     # Settings
 
-    def _new_profiles(self) -> Profiles:
-        profiles = Profiles(self._config.scheduling.slo_aware.latency_quantile)
-        if self._config.models.profiles is not None:
-            load_profiles(profiles, self._config.models.profiles)
-        return profiles
+    def use_scheduler(self, strategy: str, policy: str | None = None, **options: Any) -> None:
+        """Changes the scheduler, before or while the server runs; waiting requests move to the new one.
 
-    def _schedule(self, config: SchedulingConfig, policy: str | None) -> None:
-        scheduler = create_scheduler(config)
-        if policy is not None:
-            if not hasattr(scheduler, "use_policy"):
-                raise ValueError(f"policy: strategy {config.strategy!r} does not order by a score")
-            scheduler.use_policy(policy)
-        self._config.scheduling = config
-        self._weighs_priority = config.slo_aware.overload == "priority"
-        self.profiles.set_quantile(config.slo_aware.latency_quantile)
-        self._reception = Reception(self._config, self._owner, self._model_ids)
-        self._books.keep()  # a new strategy orders by deadlines, too
-        self._engine.swap(config, scheduler, time.monotonic())
-        self._tell_ended()
+        Args:
+            strategy: a registered strategy.
+            policy: a registered policy, which replaces the strategy's own score.
+            options: fields of the scheduling configuration or of the strategy's own section of it.
+
+        Raises:
+            ValueError: an unknown strategy, policy or option, an invalid value, or a strategy without a score.
+        """
+        self._core.use_scheduler(strategy, policy, options)
         self._work()
 
+    def reconfigure(self, config: InferentialConfig) -> None:
+        """Applies a changed configuration; fields that take a restart keep their values.
 
-@contextlib.contextmanager
-def _few_collections() -> Iterator[None]:
-    """Python's collector looks no more at what is there already, modules and models: that takes it tens of
-    milliseconds now and then, and robots wait meanwhile."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
+        Changes made by `use_scheduler` stay, unless `config.scheduling` differs from the last configuration's.
 
+        Raises:
+            ValueError: the strategy is unknown; nothing is changed then.
+        """
+        self._core.reconfigure(config)
+        self._work()
 
-def _check_types(models: object, config: object, dispatcher: object) -> None:
-    if isinstance(models, str):
-        raise TypeError(f"models: expected a sequence of ids, as [{models!r}], got {models!r}")
-    if config is not None and not isinstance(config, InferentialConfig):
-        made_by = "load_config(path) or InferentialConfig.model_validate(dict) makes one"
-        raise TypeError(f"config: expected an InferentialConfig, got {type(config).__name__}; {made_by}")
-    if dispatcher is not None and not isinstance(dispatcher, Dispatcher):
-        kind = type(dispatcher).__name__
-        raise TypeError(f"dispatcher: expected one, as LocalDispatcher({{'my-model': my_model}}), got {kind}")
-
-
-def _ray_dispatcher(ray_config: Mapping[str, Any], models: Sequence[str] | None) -> Dispatcher:
-    try:
-        from inferential.dispatch.ray.dispatcher import RayDispatcher
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"dispatcher: none given, and {error.name} is not installed, which serving from Ray needs: "
-            "pip install 'inferential[server]', or Server(dispatcher=LocalDispatcher({'my-model': my_model}))"
-        ) from error
-    return RayDispatcher(dict(ray_config), models)
+    def _work(self) -> None:
+        if self._run is not None:
+            self._run.pump.work()

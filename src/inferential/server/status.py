@@ -1,39 +1,37 @@
-"""What a person sees of a running server: the fleet, the models and the newest batches, as plain values.
-
-It only reads; who shows it, and how, is the business of `web` and `cli`.
-"""
+"""The state of a running server as plain values, for the web page, the CLI and programs."""
 
 from __future__ import annotations
 
-from collections import deque
+import time
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from typing import Any, Literal
 
-from inferential.dispatch.base import NodeUse
+from inferential.dispatch.base import Dispatcher, NodeUse
 from inferential.dispatch.health import EndpointHealth
-from inferential.scheduler.engine import Batch, Capacity, Engine
+from inferential.scheduler.engine import Capacity, Engine
 from inferential.scheduler.profile import Profiles
 from inferential.scheduler.shares import FairShares
+from inferential.server.capacities import Capacities
+from inferential.server.history import BatchStatus, History
 from inferential.tracking.fleet import Fleet
-from inferential.tracking.outcome_counts import Tally
+from inferential.tracking.outcome_counts import OutcomeCounts
 
 ClientState = Literal["active", "overdue", "gone"]
-
-BATCHES = 1024
-"""Calls that are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelUse:
-    """What a client has of one model.
+    """A client's use of one model.
 
     Attributes:
-        model_id: which.
-        control_rate_hz: actions it plays in a second, told or learned; None while unknown.
+        model_id: the model.
+        control_rate_hz: actions that it plays per second, stated or learned; None while unknown.
         cadence_ms: learned period of its observations; None while unknown.
-        answered, in_time, superseded, refused: how its requests ended; `in_time` are those of `answered` that were
-            sent before their deadline.
-        age_ms: how old the observation behind the last action was when it was sent.
+        answered, in_time, superseded, refused: how many of its requests ended how; `in_time` counts those of
+            `answered` that were sent before their deadline.
+        age_ms: age of the observation behind the last result when it was sent; None before the first.
         serve_interval_ms: the shortest interval at which it can be served; 0: no limit.
     """
 
@@ -53,11 +51,11 @@ class ClientStatus:
     """One client.
 
     Attributes:
-        client_id, client_type: as it said.
-        state: "overdue" is late by its own rhythm, "gone" silent for the disconnect time-out.
+        client_id, client_type: as the client states them.
+        state: "overdue": late by its learned cadence; "gone": silent for `response_tracking.disconnect_timeout_s`.
         seen_s_ago: seconds since its last observation.
-        requests: its observations so far.
-        models: what it has of each.
+        requests: observations so far.
+        models: its use of each model.
     """
 
     client_id: str
@@ -70,7 +68,7 @@ class ClientStatus:
 
 @dataclass(frozen=True, slots=True)
 class BatchLatency:
-    """Latency of a model's calls of one batch size: the median, and the high quantile that deadlines go by."""
+    """Latency of a model's calls of one batch size: the median, and the high quantile that `slo_aware` plans with."""
 
     batch_size: int
     median_ms: float
@@ -79,7 +77,7 @@ class BatchLatency:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaStatus:
-    """One replica; its name is "" where a model has only one."""
+    """One replica and its running calls; its name is "" if the model has only one."""
 
     name: str
     in_flight: int
@@ -90,16 +88,16 @@ class ModelStatus:
     """One model.
 
     Attributes:
-        model_id: which.
-        max_batch_size: rows that a call takes.
-        max_inflight: calls that each replica takes at once; 0: none can run just now.
+        model_id: the model.
+        max_batch_size: largest number of requests in a call.
+        max_inflight: calls that each replica runs at once; 0: no replica is available.
         waiting: requests in the queue.
-        in_flight: calls that run.
-        replicas: what each of them runs.
-        latency: by batch size, of the replica most called.
+        in_flight: running calls.
+        replicas: the replicas with their running calls.
+        latency: by batch size, of the replica that was called most.
         calls: requests that its backend ran.
-        error_rate: moving share of them that failed, 0 to 1.
-        last_error: what the last failure said.
+        error_rate: moving average of the share that failed, 0 to 1.
+        last_error: text of the last failure; None if there was none.
     """
 
     model_id: str
@@ -115,40 +113,21 @@ class ModelStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class BatchStatus:
-    """One call of a model; times are seconds since the server started.
-
-    Attributes:
-        number: counts up; the newest is the highest.
-        model_id, replica, rows: what ran where.
-        started_s: when it was dispatched.
-        ended_s: None while it runs.
-        ok: whether any row got a result; True while it runs.
-        clients: who had a row in it.
-    """
-
-    number: int
-    model_id: str
-    replica: str
-    rows: int
-    started_s: float
-    ended_s: float | None
-    ok: bool
-    clients: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class ServerStatus:
     """The server as a whole.
 
     Attributes:
-        version: of the package.
+        version: version of the package.
         address: where robots connect.
-        strategy: in charge of the order.
-        uptime_s: seconds since it started.
-        draining: it takes no more requests.
+        strategy: the scheduling strategy.
+        uptime_s: seconds since the server started.
+        draining: it accepts no new requests.
         waiting, in_flight: requests in the queue, requests that run.
-        clients, models, batches, nodes: as their types say; batches oldest first, nodes where the backend knows them.
+        clients, models: by id.
+        batches: the newest calls, oldest first.
+        nodes: the machines of a cluster, if the backend knows them.
+        counters: internal events since the server started.
+        sizes: entries in each internal table, for finding leaks. The keys of both may change between versions.
     """
 
     version: str
@@ -162,98 +141,86 @@ class ServerStatus:
     models: list[ModelStatus]
     batches: list[BatchStatus]
     nodes: list[NodeUse]
+    counters: dict[str, int]
+    sizes: dict[str, int]
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON takes it."""
+        """Returns it as dicts, lists and plain values, ready for JSON."""
         return asdict(self)
 
 
-_Ended = tuple[int, str, str, float, float, bool, list[str]]
-"""Of a call that ended, what `BatchStatus` is made of; few of them are ever looked at."""
-
-
-class History:
-    """The newest calls, those that run included.
-
-    Args:
-        started_at: when the server started, in seconds of `time.monotonic()`.
-    """
-
-    def __init__(self, started_at: float) -> None:
-        self.started_at = started_at
-        self._ended: deque[_Ended] = deque(maxlen=BATCHES)
-        self._running: dict[Batch, int] = {}
-        self._count = 0
-
-    def began(self, batch: Batch) -> None:
-        """A call was dispatched."""
-        self._count += 1
-        self._running[batch] = self._count
-
-    def ended(self, batch: Batch, now: float, *, ok: bool) -> None:
-        """A call ended."""
-        clients = [request.client_id for request in batch.requests]  # not the requests, which hold large payloads
-        self._ended.append(
-            (self._running.pop(batch), batch.model_id, batch.replica, batch.started_at, now, ok, clients)
-        )
-
-    def batches(self) -> list[BatchStatus]:
-        """Those that ended, then those that run."""
-        found = [self._status(*ended) for ended in self._ended]
-        for batch, number in self._running.items():
-            clients = [request.client_id for request in batch.requests]
-            found.append(self._status(number, batch.model_id, batch.replica, batch.started_at, None, True, clients))
-        return found
-
-    def _status(
-        self,
-        number: int,
-        model_id: str,
-        replica: str,
-        started_at: float,
-        ended_at: float | None,
-        ok: bool,
-        clients: list[str],
-    ) -> BatchStatus:
-        started_s = started_at - self.started_at
-        ended_s = None if ended_at is None else ended_at - self.started_at
-        return BatchStatus(number, model_id, replica, len(clients), started_s, ended_s, ok, tuple(clients))
+def status_of(
+    *,
+    address: str,
+    strategy: str,
+    draining: bool,
+    fleet: Fleet,
+    shares: FairShares,
+    engine: Engine,
+    model_ids: Collection[str] | None,
+    capacities: Capacities,
+    dispatcher: Dispatcher,
+    history: History,
+    counters: dict[str, int],
+    sizes: dict[str, int],
+) -> ServerStatus:
+    """Returns the status of a server from its parts; `model_ids` is None if every id may be a model's."""
+    now = time.monotonic()
+    served = engine.profiles.models() if model_ids is None else model_ids
+    return ServerStatus(
+        version=version("inferential"),
+        address=address,
+        strategy=strategy,
+        uptime_s=now - history.started_at,
+        draining=draining,
+        waiting=engine.waiting(),
+        in_flight=len(engine.running()),
+        clients=clients_of(fleet, shares, now),
+        models=[
+            model_of(model_id, capacities.of(model_id), engine, dispatcher.endpoint_health(model_id))
+            for model_id in sorted(served)
+        ],
+        batches=history.batches(),
+        nodes=list(dispatcher.nodes()),
+        counters=counters,
+        sizes=sizes,
+    )
 
 
 def clients_of(fleet: Fleet, shares: FairShares, now: float) -> list[ClientStatus]:
-    """The clients that are there, then those that went lately."""
-    here = []
+    """Returns the connected clients, then those that disconnected lately."""
+    connected = []
     for client_id, client in fleet.registry.all_clients.items():
         models = [_use(fleet, shares, client_id, model_id) for model_id in sorted(client.model_ids)]
-        state: ClientState = "overdue" if fleet.is_late(client_id) else "active"
+        state: ClientState = "overdue" if fleet.is_overdue(client_id) else "active"
         seen_s_ago = now - client.last_seen
-        here.append(ClientStatus(client_id, client.client_type, state, seen_s_ago, client.total_requests, models))
+        connected.append(ClientStatus(client_id, client.client_type, state, seen_s_ago, client.total_requests, models))
     gone = [
         ClientStatus(client_id, client.client_type, "gone", now - client.last_seen, client.total_requests)
         for client_id, client in fleet.departed.items()
     ]
-    return here + gone
+    return connected + gone
 
 
 def _use(fleet: Fleet, shares: FairShares, client_id: str, model_id: str) -> ModelUse:
-    tally = fleet.tallies.models(client_id).get(model_id) or Tally()
+    counts = fleet.outcomes.models(client_id).get(model_id) or OutcomeCounts()
     cadence_s = fleet.cadence.learned_cadence(client_id, model_id)
-    period_s = fleet.runway.period_s(client_id, model_id)
+    period_s = fleet.action_horizon.period_s(client_id, model_id)
     return ModelUse(
         model_id,
         control_rate_hz=None if period_s is None else 1 / period_s,
         cadence_ms=None if cadence_s is None else cadence_s * 1e3,
-        answered=tally.answered,
-        in_time=tally.in_time,
-        superseded=tally.superseded,
-        refused=tally.refused,
-        age_ms=tally.age_ms,
+        answered=counts.answered,
+        in_time=counts.in_time,
+        superseded=counts.superseded,
+        refused=counts.refused,
+        age_ms=counts.age_ms,
         serve_interval_ms=shares.interval_ms(client_id, model_id),
     )
 
 
 def model_of(model_id: str, capacity: Capacity, engine: Engine, health: EndpointHealth | None) -> ModelStatus:
-    """One model, of the capacity that it has now."""
+    """Returns the status of one model with this capacity; `health` is None before its first request."""
     in_flight = engine.inflight_by_replica(model_id)
     return ModelStatus(
         model_id,

@@ -1,7 +1,4 @@
-"""How each client's requests of each model ended, counted, and how old its last action was.
-
-What the ends mean for metrics is `metrics.recorder`'s business.
-"""
+"""Counts how each client's requests of each model ended, and the age of its last action."""
 
 from __future__ import annotations
 
@@ -11,15 +8,15 @@ from inferential.tracking.limits import MAX_MODELS
 
 
 @dataclass(slots=True)
-class Tally:
-    """Of one client and model.
+class OutcomeCounts:
+    """Counts of one client and model.
 
     Attributes:
         answered: results sent.
         in_time: those of them that were sent before their deadline.
-        superseded: requests that gave way to a newer observation.
+        superseded: requests that a newer observation replaced.
         refused: requests that ended without a result in any other way.
-        age_ms: how old the observation behind the last result was when it was sent; None before the first.
+        age_ms: age of the observation behind the last result when it was sent; None before the first.
     """
 
     answered: int = 0
@@ -29,24 +26,27 @@ class Tally:
     age_ms: float | None = None
 
 
-class Tallies:
-    """By client and model."""
+class OutcomeTable:
+    """Outcome counts by client and model."""
 
     def __init__(self) -> None:
-        self._clients: dict[str, dict[str, Tally]] = {}
+        self._clients: dict[str, dict[str, OutcomeCounts]] = {}
 
-    def of(self, client_id: str, model_id: str) -> Tally:
-        """The tally to count in."""
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    def of(self, client_id: str, model_id: str) -> OutcomeCounts:
+        """Returns the counts to add to; new ones for a new client or model."""
         models = self._clients.setdefault(client_id, {})
-        tally = models.get(model_id)
-        if tally is None:
+        counts = models.get(model_id)
+        if counts is None:
             if len(models) >= MAX_MODELS:
                 del models[next(iter(models))]
-            tally = models[model_id] = Tally()
-        return tally
+            counts = models[model_id] = OutcomeCounts()
+        return counts
 
-    def models(self, client_id: str) -> dict[str, Tally]:
-        """All of one client, by model."""
+    def models(self, client_id: str) -> dict[str, OutcomeCounts]:
+        """Returns the counts of one client, by model."""
         return self._clients.get(client_id, {})
 
     def forget(self, client_id: str) -> None:
