@@ -51,7 +51,7 @@ class _Robot:
     """A client whose frames are handed over, and whose answers are counted."""
 
     def __init__(self, server: Server, name: str, model_id: str, answered: Callable[[], None]) -> None:
-        self._identity = server._visits.enter(lambda envelope, payload: answered())
+        self._identity = server._core.inprocess.add(lambda envelope, payload: answered())
         self._session = Session(name, "bench")
         self._mailbox = self._session.mailbox(Handle(model_id, 1000.0, 1, "all", EncodingRules(None)))
 
@@ -101,8 +101,8 @@ class _Bench:
             self._all.clear()
             began = time.thread_time()
             for arrival in arrivals:
-                self.server._receive(arrival, self.server._open.delivery)
-            self.server._work()
+                self.server._run.pump.receive(arrival)
+            self.server._run.pump.work()
             await self._all.wait()
             spent += (time.thread_time() - began) / len(arrivals) * 8
         return spent / requests * 1e6
@@ -110,8 +110,8 @@ class _Bench:
     def fill(self, robots: list[_Robot]) -> None:
         """One request of each waits."""
         for robot in robots:
-            self.server._receive(robot.observation(), self.server._open.delivery)
-        self.server._work()
+            self.server._run.pump.receive(robot.observation())
+        self.server._run.pump.work()
 
 
 def run(seconds: float) -> dict[str, Any]:

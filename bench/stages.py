@@ -19,7 +19,8 @@ import numpy as np
 
 from bench.harness import machine
 from inferential import Connection, LocalDispatcher, Server
-from inferential.calls import Calls
+from inferential.server.executor import Executor
+from inferential.server.pump import EventPump
 from inferential.zmtp import Stream
 
 _WARM_UP = 500
@@ -126,9 +127,9 @@ def _serve() -> None:
         marks["model called"].append(time.perf_counter_ns())
         return {"actions": action}
 
-    _mark_before(Server, "_on_readable", marks["server woken"])
-    _mark_before(Server, "_receive", marks["message read"])
-    _mark_before(Calls, "make", marks["call begun"])
+    _mark_before(EventPump, "_on_readable", marks["server woken"])
+    _mark_before(EventPump, "receive", marks["message read"])
+    _mark_before(Executor, "run_inline", marks["call begun"])
     _mark_before(Stream, "_send", sent)
 
     async def main() -> None:

@@ -350,7 +350,7 @@ async def test_a_robot_that_leaves_while_it_waits_frees_what_it_held(opened: Ope
             await websocket.send(pack(observation()))
             await entered.wait()
         async with asyncio.timeout(10):
-            while server._visits._receivers:  # noqa: ASYNC110 (nothing tells of it)
+            while server.status().sizes["inprocess_clients"]:  # noqa: ASYNC110 (nothing tells of it)
                 await asyncio.sleep(0.01)
         leave.set()
         answer = await asked(gateway.address)

@@ -162,20 +162,20 @@ def test_a_client_that_is_forgotten_leaves_no_points() -> None:
         assert [point["labels"]["client"] for point in points] == ["b"]
 
 
-def test_the_newest_point_of_a_metric_of_two_forms_is_the_newest_whichever_form_is_full() -> None:
+def test_the_newest_point_of_a_metric_of_two_groups_is_the_newest_whichever_group_is_flushed() -> None:
     collector = MetricsCollector()
-    first, second = collector.form("x"), collector.form("x", "y")
+    first, second = collector.group("x"), collector.group("x", "y")
     collector.add(first, 1.0, (), (1.0,))
-    for number in range(second.at_once):
+    for number in range(second.flush_at):
         collector.add(second, 2.0 + number, (), (2.0 + number, 0.0))
     assert not first.rows
-    assert collector.get_latest("x") == 1.0 + second.at_once
+    assert collector.get_latest("x") == 1.0 + second.flush_at
 
 
-def test_a_full_form_leaves_those_alone_that_share_nothing_with_it() -> None:
+def test_flushing_a_group_leaves_groups_that_share_no_metric_with_it() -> None:
     collector = MetricsCollector()
-    full, other = collector.form("x"), collector.form("y")
+    full, other = collector.group("x"), collector.group("y")
     collector.add(other, 1.0, (), (1.0,))
-    for number in range(full.at_once):
+    for number in range(full.flush_at):
         collector.add(full, float(number), (), (0.0,))
     assert (len(full.rows), len(other.rows)) == (0, 1)

@@ -53,7 +53,7 @@ def test_every_metric_of_the_table_is_recorded_with_its_labels(recorder: Recorde
         name: {label for point in points for label in point["labels"]}
         for name, points in collector.snapshot().metrics.items()
     }
-    recorder.gone(["robot"])
+    recorder.disconnected(["robot"])
     found |= {
         name: {label for point in points for label in point["labels"]}
         for name, points in collector.snapshot().metrics.items()
@@ -76,7 +76,7 @@ def test_of_clients_that_are_gone_nothing_stays_but_that_they_went(
     recorder: Recorder, collector: MetricsCollector
 ) -> None:
     everything_happens(recorder)
-    recorder.gone(["robot"])
+    recorder.disconnected(["robot"])
     left = {
         name
         for name, points in collector.snapshot().metrics.items()
@@ -88,7 +88,7 @@ def test_of_clients_that_are_gone_nothing_stays_but_that_they_went(
 def test_a_request_that_ends_after_its_client_is_counted_under_its_model(
     recorder: Recorder, collector: MetricsCollector
 ) -> None:
-    recorder.gone(["robot"])
+    recorder.disconnected(["robot"])
     recorder.refused(refused(RefusalKind.REJECTED, CLIENT_GONE))
     (point,) = collector.snapshot().metrics[names.REQUESTS_REJECTED]
     assert point["labels"] == {"model": "m", "error": CLIENT_GONE}

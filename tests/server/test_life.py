@@ -144,7 +144,7 @@ async def test_what_is_not_served_in_time_is_told_so(connect: Connect, gate: Any
     for _ in range(3):
         await model.observe(state=STATE)
     await gate.wait_entered()
-    while server._engine.waiting() < 2:  # noqa: ASYNC110 (nothing tells of it)
+    while server.status().waiting < 2:  # noqa: ASYNC110 (nothing tells of it)
         await asyncio.sleep(0.001)
     await server.shutdown()
     for _ in range(3):
@@ -223,7 +223,7 @@ async def test_a_changed_configuration_holds_at_once_and_keeps_what_waits(
         for _ in range(4):
             await model.observe(state=STATE)
         await gate.wait_entered()
-        while server._engine.waiting() < 3:  # noqa: ASYNC110 (nothing tells of it)
+        while server.status().waiting < 3:  # noqa: ASYNC110 (nothing tells of it)
             await asyncio.sleep(0.001)
         changed = config(
             scheduling={"strategy": "round_robin"},

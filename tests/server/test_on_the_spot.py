@@ -12,8 +12,8 @@ import pytest
 from tests.server.conftest import Gate, Serve
 from tests.turns import Turns
 
-from inferential import AsyncConnection, Server
-from inferential.scheduler.engine import Batch
+from inferential import AsyncConnection
+from inferential.scheduler.engine import Batch, Engine
 
 Connect = Callable[..., AsyncConnection]
 STATE = np.zeros(3, np.float32)
@@ -24,29 +24,16 @@ async def at_once(observation: dict[str, Any]) -> dict[str, Any]:
     return observation
 
 
-def tasks_of(server: Server) -> list[Batch]:
-    """Has the calls that get a task written down."""
-    assert server._open is not None
-    calls, begun = server._open.calls, []
-    begin = calls.begin
-
-    def spy(batch: Batch) -> None:
-        begun.append(batch)
-        begin(batch)
-
-    calls.begin = spy  # type: ignore[method-assign]
-    return begun
-
-
 async def test_a_robots_request_needs_no_task(serve: Serve, connect: Connect) -> None:
     async with serve({"m": at_once}) as server:
-        begun = tasks_of(server)
         model = connect(server, "robot").model("m")
         for number in range(3):
             result = await model.infer(2000, state=np.full(3, number, np.float32))
             assert result is not None
             assert result["state"].tolist() == [number] * 3
-        assert len(begun) <= 1  # the first one of all is greeted, and goes through the queue
+        counters = server.status().counters
+        assert counters["calls_as_tasks"] <= 1  # the first request of a client goes through the queue
+        assert counters["calls_inline"] >= 2
 
 
 async def test_a_client_within_the_process_that_asks_again_and_again_lets_others_run(serve: Serve) -> None:
@@ -84,8 +71,8 @@ async def test_a_callback_that_is_cancelled_costs_no_other_request_of_the_turn(
         assert server.status().in_flight == 0
 
 
-async def test_who_waits_is_looked_at_with_the_time_after_the_model_has_run(
-    serve: Serve, connect: Connect, gate: Gate
+async def test_waiting_requests_are_scheduled_with_the_time_after_an_inline_call(
+    serve: Serve, connect: Connect, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended_at = 0.0
 
@@ -103,13 +90,13 @@ async def test_who_waits_is_looked_at_with_the_time_after_the_model_has_run(
         await busy.observe(state=STATE)  # which waits
         while not server.status().waiting:  # noqa: ASYNC110 (nothing tells of it)
             await asyncio.sleep(0.001)
-        looked, work = [], server._engine.work
+        looked, work = [], Engine.work
 
-        def spy(now: float) -> list[Batch]:
+        def spy(engine: Engine, now: float) -> list[Batch]:
             looked.append((now, ended_at))
-            return work(now)
+            return work(engine, now)
 
-        server._engine.work = spy  # type: ignore[method-assign]
+        monkeypatch.setattr(Engine, "work", spy)
         await model.infer(2000, state=STATE)
         assert looked
         assert all(now >= ended for now, ended in looked)

@@ -173,13 +173,13 @@ async def test_a_newer_observation_supersedes_one_that_waits(serve: Any, connect
         await model.observe(state=STATE)
         await gate.wait_entered()
         waiting = asyncio.ensure_future(model.infer(WAIT_MS, state=STATE + 1))
-        await until(lambda: server._engine.waiting() == 1)
+        await until(lambda: server.status().waiting == 1)
         await model.observe(state=STATE + 2)
         with pytest.raises(RequestSuperseded):
             await waiting
         gate.let(2)
         await until(lambda: gate.calls == 2)
-        await until(lambda: not server._open.calls)
+        await until(lambda: not server.status().sizes["call_tasks"])
         result = await model.get_result(WAIT_MS)
         assert result is not None
         while (newer := await model.get_result(200)) is not None:
@@ -200,9 +200,11 @@ async def test_who_is_superseded_is_configured(
         await gate.wait_entered()
         for n in range(3):
             await model.observe(state=STATE + n)
-        await until(lambda: server._engine.waiting() == answers - 1)
+        await until(lambda: server.status().waiting == answers - 1)
         gate.let(4)
-        await until(lambda: gate.calls == answers and not server._open.calls and not server._engine.waiting())
+        await until(
+            lambda: gate.calls == answers and not server.status().sizes["call_tasks"] and not server.status().waiting
+        )
 
 
 async def test_a_slow_model_leaves_the_others_and_the_event_loop_alone(serve: Any, connect: Connect, gate: Any) -> None:
@@ -227,7 +229,7 @@ async def test_as_many_calls_of_a_model_run_at_once_as_configured(serve: Any, co
             await model.observe(state=STATE)
         for _ in range(3):
             await gate.wait_entered()
-        await until(lambda: server._engine.waiting("m") == 2)
+        await until(lambda: server.status().waiting == 2)
         assert gate.calls == 3
         gate.let(5)
         for _ in range(5):
@@ -240,10 +242,10 @@ async def test_the_strategy_can_be_swapped_while_requests_wait(serve: Any, conne
         for n in range(6):
             await model.observe(state=STATE + n)
         await gate.wait_entered()
-        await until(lambda: server._engine.waiting() == 5)
+        await until(lambda: server.status().waiting == 5)
         for strategy in ("round_robin", "batch_optimized", "priority_tiered", "model_deadline", "deadline_aware"):
             server.use_scheduler(strategy, request_ttl_ms=60_000.0)
-            assert server._engine.waiting() == 5
+            assert server.status().waiting == 5
         gate.let(6)
         for n in range(6):
             result = await model.get_result(WAIT_MS)
@@ -255,16 +257,9 @@ async def test_the_loop_is_quiet_while_nothing_happens(serve: Any, connect: Conn
     async with serve({"m": lambda obs: obs}) as server:
         model = connect(server).model("m")
         assert await model.infer(WAIT_MS, state=STATE) is not None
-        woken = 0
-        work = server._work
-
-        def count() -> None:
-            nonlocal woken
-            woken += 1
-            work()
-
-        server._work = count
+        before = server.status().counters["pump_runs"]
         await asyncio.sleep(1.0)
+        woken = server.status().counters["pump_runs"] - before
         assert woken <= 6  # the sweep over the clients, a few times a second, and nothing else
 
 

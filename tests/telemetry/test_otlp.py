@@ -197,7 +197,7 @@ async def test_what_failed_or_was_never_run_says_why() -> None:
         await arm.observe(state=np.zeros(1), fail="always")
         with pytest.raises(ModelFailed):
             await arm.get_result(1000)
-        server._draining = True
+        await server.drain()
         with pytest.raises(RequestRejected):
             await arm.infer(1000, state=np.zeros(1))
     failed, rejected = fleet.named("infer arm")

@@ -17,19 +17,19 @@ def fleet(**options: float) -> Fleet:
 
 def rhythmic(subject: Fleet, client: str = "robot", count: int = 12, period: float = 0.02) -> float:
     for n in range(count):
-        subject.seen(client, "m", "arm", client.encode(), n * period)
+        subject.on_observation(client, "m", "arm", client.encode(), n * period)
     return (count - 1) * period
 
 
 def test_a_client_is_new_once() -> None:
     subject = fleet()
-    assert subject.seen("robot", "m", "arm", b"robot", 0.0).is_new
-    sighting = subject.seen("robot", "m", "arm", b"robot", 0.02)
-    assert not sighting.is_new
-    assert sighting.learned_cadence_s == pytest.approx(0.02)
-    assert sighting.time_until_next_s == pytest.approx(0.02)
-    assert sighting.cadence_deviation_s is None
-    assert subject.seen("robot", "m", "arm", b"robot", 0.05).cadence_deviation_s == pytest.approx(0.01)
+    assert subject.on_observation("robot", "m", "arm", b"robot", 0.0).is_new
+    update = subject.on_observation("robot", "m", "arm", b"robot", 0.02)
+    assert not update.is_new
+    assert update.learned_cadence_s == pytest.approx(0.02)
+    assert update.time_until_next_s == pytest.approx(0.02)
+    assert update.cadence_deviation_s is None
+    assert subject.on_observation("robot", "m", "arm", b"robot", 0.05).cadence_deviation_s == pytest.approx(0.01)
     assert subject.active_count == 1
     assert subject.owner("robot") == b"robot"
     assert subject.owner("nobody") is None
@@ -38,13 +38,13 @@ def test_a_client_is_new_once() -> None:
 def test_nobody_is_looked_for_while_nobody_is_there() -> None:
     subject = fleet(disconnect_timeout_s=1.0)
     assert subject.next_sweep_at() is None
-    subject.seen("robot", "m", "", b"robot", 0.0)
+    subject.on_observation("robot", "m", "", b"robot", 0.0)
     assert subject.next_sweep_at() == pytest.approx(0.25)
     subject.sweep(1.0)
     assert subject.next_sweep_at() is None
 
 
-def test_a_silent_client_is_late_once_and_gone_once() -> None:
+def test_a_silent_client_is_overdue_once_and_gone_once() -> None:
     subject = fleet()
     last = rhythmic(subject)
     assert subject.sweep(last + 0.02).overdue == []
@@ -60,29 +60,29 @@ def test_a_client_that_comes_back_can_be_late_again() -> None:
     subject = fleet()
     last = rhythmic(subject)
     subject.sweep(last + 1.0)
-    subject.seen("robot", "m", "arm", b"robot", last + 1.0)
+    subject.on_observation("robot", "m", "arm", b"robot", last + 1.0)
     assert subject.sweep(last + 1.01).overdue == []
     assert subject.sweep(last + 2.0).overdue == [("robot", "m")]
 
 
 def test_a_sighting_tells_the_interval_and_the_end_of_a_silence() -> None:
     subject = fleet()
-    first = subject.seen("robot", "m", "arm", b"robot", 0.0)
+    first = subject.on_observation("robot", "m", "arm", b"robot", 0.0)
     assert (first.interval_s, first.returned) == (None, False)
     last = rhythmic(subject, "arm")
-    subject.seen("arm", "other", "arm", b"arm", last)
+    subject.on_observation("arm", "other", "arm", b"arm", last)
     subject.sweep(last + 1.0)
-    assert not subject.seen("arm", "other", "arm", b"arm", last + 1.0).returned
-    back = subject.seen("arm", "m", "arm", b"arm", last + 1.5)
+    assert not subject.on_observation("arm", "other", "arm", b"arm", last + 1.0).returned
+    back = subject.on_observation("arm", "m", "arm", b"arm", last + 1.5)
     assert (back.is_new, back.returned) == (False, True)
     assert back.interval_s == pytest.approx(1.5)
     assert back.learned_cadence_s == pytest.approx(0.02)  # a pause is no rhythm
-    assert not subject.seen("arm", "m", "arm", b"arm", last + 1.52).returned
+    assert not subject.on_observation("arm", "m", "arm", b"arm", last + 1.52).returned
 
 
 def test_an_answer_that_came_after_its_client_was_gone_is_forgotten_too() -> None:
     subject = fleet(disconnect_timeout_s=1.0)
-    subject.seen("robot", "m", "", b"robot", 0.0)
+    subject.on_observation("robot", "m", "", b"robot", 0.0)
     assert subject.sweep(1.0).gone == ["robot"]
     subject.responses.on_response_sent("robot", "r1", 8.0, "m", now=1.5)
     assert subject.next_sweep_at() == 2.5
@@ -97,16 +97,16 @@ def test_what_is_kept_of_a_client_that_asks_ever_other_models_is_bounded() -> No
     for n in range(300):
         for _ in range(5):  # often enough to be late for it afterwards
             now += 0.001
-            subject.seen("robot", f"m{n}", "", b"robot", now)
+            subject.on_observation("robot", f"m{n}", "", b"robot", now)
         subject.sweep(now + 0.01)
     state = subject.client("robot")
     assert state is not None
-    assert max(len(state.model_ids), len(subject.cadence.rhythms("robot")), len(subject._late["robot"])) <= 64
+    assert max(len(state.model_ids), len(subject.cadence.rhythms("robot")), len(subject._overdue["robot"])) <= 64
 
 
-def test_a_client_without_a_rhythm_is_late_when_it_is_gone() -> None:
+def test_a_client_without_a_rhythm_is_overdue_when_it_is_gone() -> None:
     subject = fleet()
-    subject.seen("robot", "m", "", b"robot", 0.0)
+    subject.on_observation("robot", "m", "", b"robot", 0.0)
     assert subject.sweep(5.0).overdue == []
     changes = subject.sweep(10.0)
     assert changes.overdue == [("robot", "m")]
@@ -130,7 +130,7 @@ def test_a_fleet_that_came_and_went_leaves_nothing() -> None:
     assert subject.registry.all_clients == {}
     responses = subject.responses
     tables = (subject.cadence._clients, responses._active, responses._pending, responses._open, responses._connected)
-    assert not any((*tables, subject._late, subject._quiet_until))
+    assert not any((*tables, subject._overdue, subject._quiet_until))
 
 
 def test_the_registry_counts_and_copies() -> None:
@@ -147,7 +147,7 @@ def test_the_registry_counts_and_copies() -> None:
 
 
 class FleetMachine(RuleBasedStateMachine):
-    """Any sightings and sweeps: each life of a client is new once, late before gone, and gone at most once."""
+    """Any updates and sweeps: each life of a client is new once, late before gone, and gone at most once."""
 
     TIMEOUT_S = 1.0
 
@@ -162,14 +162,14 @@ class FleetMachine(RuleBasedStateMachine):
 
     @rule(client=st.sampled_from("abc"), model=st.sampled_from("mn"))
     def see(self, client: str, model: str) -> None:
-        sighting = self.fleet.seen(client, model, "", client.encode(), self.now)
-        assert sighting.is_new == (client not in self.alive)
-        assert sighting.returned == ((client, model) in self.late)
-        assert (sighting.interval_s is None) == (model not in self.asked.get(client, ()))
+        update = self.fleet.on_observation(client, model, "", client.encode(), self.now)
+        assert update.is_new == (client not in self.alive)
+        assert update.returned == ((client, model) in self.late)
+        assert (update.interval_s is None) == (model not in self.asked.get(client, ()))
         self.late.discard((client, model))
         self.alive[client] = self.now
         self.asked.setdefault(client, set()).add(model)
-        self.began += sighting.is_new
+        self.began += update.is_new
 
     @rule(client=st.sampled_from("abc"), period=st.floats(0.001, 0.1), count=st.integers(5, 12))
     def see_in_rhythm(self, client: str, period: float, count: int) -> None:

@@ -165,7 +165,7 @@ async def test_health_and_readiness(opened: Open) -> None:
         assert (await get(page, "/healthz"))[0] == 200
         code, _, body = await get(page, "/readyz")
         assert (code, json.loads(body)) == (200, {"ready": True, "problems": []})
-        server._draining = True
+        await server.drain()
         code, _, body = await get(page, "/readyz")
         assert (code, json.loads(body)["problems"]) == (503, ["the server is draining"])
 

@@ -178,11 +178,14 @@ class Dispatcher(ABC):
         return ("",)
 
     def max_inflight(self, model_id: str) -> int | None:
-        """How many calls each replica takes at once; None: that is for the configuration to say, 0: none just now."""
+        """Returns how many calls each replica runs at once, unless the operator sets another number.
+
+        None: `models.default_max_inflight` applies; 0: no replica is available.
+        """
         return None
 
-    def most_inflight(self, model_id: str) -> int | None:
-        """How many calls a replica can take at once, whatever a configuration wishes; None: that is not known."""
+    def max_inflight_limit(self, model_id: str) -> int | None:
+        """Returns how many calls a replica can run at once, whatever the operator sets; None: unknown."""
         return None
 
     def watch(  # noqa: B027 (most backends never change)

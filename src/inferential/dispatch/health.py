@@ -1,7 +1,4 @@
-"""How a model's endpoint has been doing lately.
-
-An observer: nothing is decided by it.
-"""
+"""Moving averages of the latency and errors of a model's calls, for people; no decision depends on them."""
 
 from __future__ import annotations
 
@@ -10,14 +7,14 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class EndpointHealth:
-    """Moving averages over a model's calls; the first sample sets the average.
+    """Moving averages over a model's calls; both start from zero, so they need some calls to settle.
 
     Attributes:
-        model_id: which model.
-        avg_latency_ms: moving average of the latency of its calls.
-        error_rate: moving share of calls that failed, 0 to 1.
+        model_id: the model.
+        avg_latency_ms: moving average of the latency of its calls, in milliseconds.
+        error_rate: moving average of the share of calls that failed, 0 to 1.
         total_requests: calls so far.
-        last_error: what the latest failure said, None if there was none.
+        last_error: text of the latest failure; None if there was none.
     """
 
     model_id: str
@@ -28,14 +25,14 @@ class EndpointHealth:
     _alpha: float = field(default=0.2, repr=False)
 
     def update(self, latency_ms: float, success: bool, error: str | None = None) -> None:
-        """Takes in one call.
+        """Adds one call.
 
         Args:
-            latency_ms: how long it took.
-            success: whether it gave a result.
-            error: what the failure said.
+            latency_ms: its duration in milliseconds.
+            success: whether it returned a result.
+            error: text of the failure.
         """
-        weight = self._alpha if self.total_requests else 1.0
+        weight = self._alpha
         self.total_requests += 1
         self.avg_latency_ms += weight * (latency_ms - self.avg_latency_ms)
         if success:

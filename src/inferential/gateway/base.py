@@ -17,7 +17,7 @@ from inferential.client.handles import AsyncModel
 from inferential.client.result import Result
 from inferential.errors import InferenceError, RequestExpired, RequestRejected, RequestSuperseded
 from inferential.server import Server
-from inferential.visits import InProcessConnection
+from inferential.server.inprocess import InProcessConnection
 
 TIMEOUT_MS = 30_000.0
 """How long an answer may take: protocols in lockstep have no way to say that there will be none."""

@@ -1,4 +1,4 @@
-"""What happened, in numbers: recorded by the server, asked for by people and programs."""
+"""Metrics: declared once, recorded by the server and its users, read by programs and exporters."""
 
 from inferential.metrics.callbacks import CallbackRegistry, MetricCallback
 from inferential.metrics.collector import MetricsCollector, MetricSnapshot

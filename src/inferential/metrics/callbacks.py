@@ -1,7 +1,4 @@
-"""Users' functions that are told of every metric.
-
-Nothing they do can break the server.
-"""
+"""Users' functions that are called for every recorded metric; an exception in one never reaches the server."""
 
 from __future__ import annotations
 
@@ -14,14 +11,14 @@ from threading import get_ident
 logger = logging.getLogger("inferential.metrics")
 
 MetricCallback = Callable[[str, float, dict[str, str]], None]
-"""Called with name, value and labels (its own copy)."""
+"""Called with name, value and labels (a copy)."""
 
 
 def check_callback(what: str, callback: Callable[..., object]) -> None:
-    """Checks that a callback can be called, of whatever it is told.
+    """Checks that a callback is a plain function; `what` names the event in the error.
 
     Raises:
-        TypeError: it is a coroutine function, whose coroutines nobody would await.
+        TypeError: it is a coroutine function; callbacks are called, not awaited.
     """
     if inspect.iscoroutinefunction(callback):
         raise TypeError(f"{what} callback {callback!r}: it is called, not awaited; give a plain function")
@@ -47,13 +44,13 @@ class CallbackRegistry:
         """Adds a callback.
 
         Raises:
-            TypeError: it is a coroutine function, whose coroutines nobody would await.
+            TypeError: it is a coroutine function; callbacks are called, not awaited.
         """
         check_callback("metric", callback)
         self._callbacks.append(_Registered(callback))
 
     def fire(self, name: str, value: float, labels: dict[str, str]) -> None:
-        """Calls them all. One that raises is logged the first time, and called on.
+        """Calls every callback. The first exception of each is logged; it is called again next time.
 
         A callback is not called for what is recorded while it runs: one that records would never end.
         """

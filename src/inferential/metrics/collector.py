@@ -1,7 +1,4 @@
-"""All metrics by name: where they are recorded and asked for.
-
-What is recorded when is the server's business (`metrics.recorder`).
-"""
+"""All metrics by name: recording and reading. What the server records when is in `metrics.recorder`."""
 
 from __future__ import annotations
 
@@ -19,34 +16,34 @@ if TYPE_CHECKING:
 
 _RING_BUFFER_SIZE = 10000
 _MAX_LABEL_SETS = 4096
-_ROWS_AT_ONCE = 64  # more would cost each less, and hold up the one that comes meanwhile
-_ROWS_APART = 9  # by which forms differ, so that not all of them are filed in the midst of the same request
+_FLUSH_AFTER_ROWS = 64  # more would be cheaper per row, and delay the request during which they are flushed
+_FLUSH_SPREAD_ROWS = 9  # added for each further group, so that not all groups are flushed during one request
 
 
 @dataclass(frozen=True, slots=True)
 class MetricSnapshot:
-    """All points there are: by name, a list of {"timestamp", "value", "labels"}, oldest first."""
+    """All stored points: by name, a list of {"timestamp", "value", "labels"}, oldest first."""
 
     metrics: dict[str, list[dict[str, Any]]]
 
 
 Row = tuple[float, LabelSet, tuple[float, ...]]
-"""Seconds of `time.monotonic()`, labels, and a value for each of a form's metrics."""
+"""Seconds of `time.monotonic()`, labels, and a value for each metric of a group."""
 
 
 Sink = Callable[[str, Sequence[float], Sequence[LabelSet]], None]
 """Called with a metric's name, values, and the labels of each."""
 
 
-class Form:
-    """Metrics that are recorded together: of one event, with one set of labels. Made by `MetricsCollector.form`."""
+class MetricGroup:
+    """Metrics of one event, recorded together with one set of labels. Made by `MetricsCollector.group`."""
 
-    __slots__ = ("at_once", "kin", "names", "rows")
+    __slots__ = ("flush_at", "names", "overlapping", "rows")
 
-    def __init__(self, names: tuple[str, ...], at_once: int) -> None:
+    def __init__(self, names: tuple[str, ...], flush_at: int) -> None:
         self.names = names
-        self.at_once = at_once
-        self.kin = [self]  # forms that share a metric with this one, oldest first: they are filed together
+        self.flush_at = flush_at
+        self.overlapping = [self]  # groups that share a metric with this one, oldest first: flushed together
         self.rows: deque[Row] = deque()  # whose append and popleft need no lock
 
 
@@ -56,18 +53,18 @@ class MetricsCollector:
     Timestamps are seconds of `time.monotonic()`. Every method may be called from any thread; callbacks run in the
     thread that records.
 
-    What the server records of every request goes through forms: rows wait, unsorted, until there are some dozens
-    of them or somebody asks, which makes a row of five metrics cost what one `record` does. Where callbacks are
-    registered, rows do not wait.
+    What the server records of every request goes through groups: rows are buffered until there are some dozens or a
+    metric is read, so that a row of five metrics costs what one `record` does. With callbacks registered, rows are
+    not buffered.
     """
 
     def __init__(self, config: MetricsConfig | None = None) -> None:
-        self._forms: list[Form] = []
-        self._formed: frozenset[str] = frozenset()
+        self._groups: list[MetricGroup] = []
+        self._grouped: frozenset[str] = frozenset()
         self._series: dict[str, MetricSeries] = {}
-        self._lock = threading.Lock()  # held for what is short: points are copied under it and worked on outside
+        self._lock = threading.Lock()  # held briefly: points are copied under it and evaluated outside
         self._callbacks = CallbackRegistry()
-        self._called = False  # whether there are any, which `add` asks four times a request
+        self._has_callbacks = False  # read by `add` four times a request
         self._sinks: list[Sink] = []
         self._enabled = True
         self._ring_buffer_size = _RING_BUFFER_SIZE
@@ -76,11 +73,11 @@ class MetricsCollector:
             self.configure(config)
 
     def configure(self, config: MetricsConfig) -> None:
-        """Other bounds hold from now on; what was recorded stays as far as it fits."""
+        """Applies changed limits; recorded points stay as far as they fit."""
         self._enabled = config.enabled
         bounds = (config.ring_buffer_size, config.max_label_sets)
         with self._lock:
-            self._file()
+            self._flush()
             if bounds != (self._ring_buffer_size, self._max_label_sets):
                 self._ring_buffer_size, self._max_label_sets = bounds
                 for series in self._series.values():
@@ -90,61 +87,61 @@ class MetricsCollector:
         """Adds a point to a metric, and calls the callbacks.
 
         Raises:
-            TypeError, ValueError: `value` is no number; nothing is recorded then.
+            TypeError, ValueError: `value` is not a number; nothing is recorded then.
         """
         if not self._enabled:
             return
         with self._lock:
-            if name in self._formed:
-                self._file()  # points stand in the order of their times
+            if name in self._grouped:
+                self._flush()  # points are stored in the order of their times
             self._series_of(name).record(value, labels)
             for sink in self._sinks:
                 sink(name, (value,), (tuple(labels.items()) if labels else (),))
         if self._callbacks:
             self._callbacks.fire(name, value, labels or {})
 
-    def form(self, *names: str) -> Form:
-        """Metrics that `add` records together."""
-        form = Form(names, _ROWS_AT_ONCE + _ROWS_APART * len(self._forms))
-        for other in self._forms:
+    def group(self, *names: str) -> MetricGroup:
+        """Returns a group of metrics that `add` records together."""
+        group = MetricGroup(names, _FLUSH_AFTER_ROWS + _FLUSH_SPREAD_ROWS * len(self._groups))
+        for other in self._groups:
             if not set(names).isdisjoint(other.names):
-                other.kin.append(form)
-                form.kin.insert(-1, other)
-        self._forms.append(form)
-        self._formed |= set(names)
-        return form
+                other.overlapping.append(group)
+                group.overlapping.insert(-1, other)
+        self._groups.append(group)
+        self._grouped |= set(names)
+        return group
 
-    def add(self, form: Form, at: float, labels: LabelSet, values: tuple[float, ...]) -> None:
+    def add(self, group: MetricGroup, at: float, labels: LabelSet, values: tuple[float, ...]) -> None:
         """Records one event.
 
         Args:
-            form: its metrics.
-            at: when it was, in seconds of `time.monotonic()`.
+            group: its metrics.
+            at: its time, in seconds of `time.monotonic()`.
             labels: pairs of name and value.
-            values: one float for each metric of the form.
+            values: one float for each metric of the group.
         """
         if not self._enabled:
             return
-        rows = form.rows
+        rows = group.rows
         rows.append((at, labels, values))
-        if self._called:
+        if self._has_callbacks:
             with self._lock:
-                self._file()
-            for name, value in zip(form.names, values, strict=True):
+                self._flush()
+            for name, value in zip(group.names, values, strict=True):
                 self._callbacks.fire(name, value, dict(labels))
-        elif len(rows) >= form.at_once:
+        elif len(rows) >= group.flush_at:
             with self._lock:
-                self._file(form.kin)
+                self._flush(group.overlapping)
 
-    def _file(self, forms: Sequence[Form] | None = None) -> None:
-        """Puts the rows that wait, of all forms or of these, where they are found; the lock is held."""
-        for form in self._forms if forms is None else forms:
-            waiting = form.rows
-            if not waiting:
+    def _flush(self, groups: Sequence[MetricGroup] | None = None) -> None:
+        """Flushes buffered rows, of all groups or of these, into their series; the caller holds the lock."""
+        for group in self._groups if groups is None else groups:
+            buffered = group.rows
+            if not buffered:
                 continue
-            times, keys, values = zip(*[waiting.popleft() for _ in range(len(waiting))], strict=True)
+            times, keys, values = zip(*[buffered.popleft() for _ in range(len(buffered))], strict=True)
             rows = Rows.of(times, keys)
-            for name, column in zip(form.names, zip(*values, strict=True), strict=True):
+            for name, column in zip(group.names, zip(*values, strict=True), strict=True):
                 self._series_of(name).extend(rows, column)
                 for sink in self._sinks:
                     sink(name, column, keys)
@@ -156,18 +153,24 @@ class MetricsCollector:
         return series
 
     def get_latest(self, name: str, labels: dict[str, str] | None = None) -> float | None:
-        """The newest value of a metric whose labels include these; None if there is none."""
+        """Returns the newest value of a metric whose labels include these; None if there is none."""
         with self._lock:
-            self._file()
+            self._flush()
             series = self._series.get(name)
             return None if series is None else series.get_latest(labels)
 
     def get_stats(
         self, name: str, labels: dict[str, str] | None = None, window_seconds: float = 300
     ) -> MetricStats | None:
-        """Statistics of a metric's points of the last `window_seconds` whose labels include these; None if none."""
+        """Returns statistics of a metric's newest points, in the metric's unit; None if there are none.
+
+        Args:
+            name: the metric.
+            labels: only points whose labels include these.
+            window_seconds: only points at most this old.
+        """
         with self._lock:
-            self._file()
+            self._flush()
             series = self._series.get(name)
             if series is None:
                 return None
@@ -175,9 +178,9 @@ class MetricsCollector:
         return stats_of(values)
 
     def snapshot(self) -> MetricSnapshot:
-        """All points there are."""
+        """Returns all stored points."""
         with self._lock:
-            self._file()
+            self._flush()
             copies = {name: iter(series) for name, series in self._series.items()}
         return MetricSnapshot(
             {
@@ -187,35 +190,45 @@ class MetricsCollector:
         )
 
     def on_metric(self, callback: MetricCallback) -> MetricCallback:
-        """Has `callback(name, value, labels)` called for every point; a decorator.
+        """Registers `callback(name, value, labels)`, called for every point; a decorator.
 
-        What is recorded while a callback runs is kept, and told to the other callbacks.
+        A callback is not called for what it records itself; the other callbacks are.
 
         Raises:
             TypeError: it is a coroutine function.
         """
         self._callbacks.register(callback)
-        self._called = True
+        self._has_callbacks = True
         return callback
 
-    def pour_into(self, sink: Sink) -> None:
-        """Has `sink` called with all points that are recorded from now on, some dozens at a time.
+    def add_sink(self, sink: Sink) -> None:
+        """Registers a function that is called with all points recorded from now on, some dozens at a time.
 
-        That costs a request next to nothing, unlike a callback; `settle` brings it up to date. It must not raise, nor
+        Unlike a callback it costs a request next to nothing; `flush` brings it up to date. It must neither raise nor
         record.
         """
         with self._lock:
-            self._file()
+            self._flush()
             self._sinks.append(sink)
 
-    def settle(self) -> None:
-        """Hands on, and puts in their places, what was recorded so far."""
+    def flush(self) -> None:
+        """Flushes what was recorded so far into series and sinks."""
         with self._lock:
-            self._file()
+            self._flush()
 
     def forget(self, *labels: Labels) -> None:
         """Drops all points, of every metric, whose labels include any of these."""
         with self._lock:
-            self._file()
+            self._flush()
             for series in self._series.values():
                 series.forget(*labels)
+
+    def sizes(self) -> dict[str, int]:
+        """Returns the number of series, label sets, points and buffered rows."""
+        with self._lock:
+            return {
+                "metric_series": len(self._series),
+                "metric_label_sets": sum(series.label_set_count for series in self._series.values()),
+                "metric_points": sum(map(len, self._series.values())),
+                "metric_rows_buffered": sum(len(group.rows) for group in self._groups),
+            }

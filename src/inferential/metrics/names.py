@@ -1,101 +1,114 @@
-"""The metrics that the server records: name, unit, labels and meaning of each, in one table.
+"""The metrics that the server records, each declared once: name, unit, labels and description.
 
-When they are recorded is `metrics.recorder`'s to know; docs/serving.md shows this table.
+A metric is recorded where its event happens, mostly in `metrics.recorder`. Prometheus, OpenTelemetry and the table in
+docs/serving.md follow from the declarations here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Self
 
 CLIENT = "client"
 MODEL = "model"
 ERROR = "error"
 
-INFERENCE_LATENCY_MS = "inference_latency_ms"
-SCHEDULING_WAIT_MS = "scheduling_wait_ms"
-E2E_LATENCY_MS = "e2e_latency_ms"
-OBSERVATION_STALENESS_MS = "observation_staleness_ms"
-PAYLOAD_SIZE_BYTES = "payload_size_bytes"
-QUEUE_DEPTH = "queue_depth"
-BATCH_SIZE = "batch_size"
-QUEUE_FULL_DROPS = "queue_full_drops"
-REQUESTS_REJECTED = "requests_rejected"
-REQUESTS_EXPIRED = "requests_expired"
-REQUESTS_SUPERSEDED = "requests_superseded"
-DISPATCH_ERRORS = "dispatch_errors"
-DISPATCH_RETRIES = "dispatch_retries"
-DEADLINE_MISSES = "deadline_misses"
-RESPONSES_SERVED = "responses_served"
-INVALIDATION_COUNT = "invalidation_count"
-SEND_ERRORS = "send_errors"
-OBSERVATION_ERRORS = "observation_errors"
-ACTIVE_CLIENTS = "active_clients"
-CLIENT_OVERDUE = "client_overdue"
-CLIENT_DISCONNECTED = "client_disconnected"
-LEARNED_CADENCE_MS = "learned_cadence_ms"
-CADENCE_DEVIATION = "cadence_deviation"
-TIME_UNTIL_NEXT_MS = "time_until_next_ms"
+METRICS: dict[str, Metric] = {}
+"""All declared metrics by name, in the order of the documentation."""
 
 
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """One metric.
+class Metric(str):
+    """A metric's name, with its declaration.
 
     Attributes:
-        name: what to ask for.
-        unit: of its values; "1" where each point counts one event.
-        labels: that its points may carry.
-        description: what is recorded, when.
+        unit: unit of its values; "1" if each point counts one event.
+        labels: the labels that its points may have.
+        description: what is recorded, and when.
+        exported: whether Prometheus and OpenTelemetry get its points. False for states that a gauge of the current
+            value shows better, and for values that may be negative, which a histogram of durations cannot hold.
     """
 
-    name: str
     unit: str
     labels: tuple[str, ...]
     description: str
+    exported: bool
+
+    def __new__(cls, name: str, unit: str, labels: tuple[str, ...], description: str, *, exported: bool = True) -> Self:
+        metric = super().__new__(cls, name)
+        metric.unit, metric.labels, metric.description, metric.exported = unit, labels, description, exported
+        return metric
+
+    @property
+    def name(self) -> str:
+        """The name as a plain string."""
+        return str(self)
+
+
+def declare(name: str, unit: str, labels: tuple[str, ...], description: str, *, exported: bool = True) -> Metric:
+    """Declares a metric; the arguments are the attributes of `Metric`.
+
+    Raises:
+        ValueError: the name is declared already.
+    """
+    if name in METRICS:
+        raise ValueError(f"metric {name!r} is declared already; choose another name")
+    metric = METRICS[name] = Metric(name, unit, labels, description, exported=exported)
+    return metric
 
 
 _BOTH = (CLIENT, MODEL)
 _ALL = (CLIENT, MODEL, ERROR)
 
-METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        Metric(INFERENCE_LATENCY_MS, "ms", _BOTH, "for every result: from dispatch to the model's answer"),
-        Metric(SCHEDULING_WAIT_MS, "ms", _BOTH, "at dispatch: from arrival"),
-        Metric(E2E_LATENCY_MS, "ms", _BOTH, "for every result: from arrival to departure"),
-        Metric(OBSERVATION_STALENESS_MS, "ms", _BOTH, "at arrival: the observation's age by the client's clock"),
-        Metric(PAYLOAD_SIZE_BYTES, "bytes", _BOTH, "at arrival"),
-        Metric(QUEUE_DEPTH, "requests", (MODEL,), "at dispatch: what still waits for the model"),
-        Metric(BATCH_SIZE, "requests", (MODEL,), "at dispatch"),
-        Metric(QUEUE_FULL_DROPS, "1", _ALL, "a request went for want of room"),
-        Metric(
-            REQUESTS_REJECTED,
-            "1",
-            _ALL,
-            "refused for another reason: draining, not accepted, client gone (then without client)",
-        ),
-        Metric(REQUESTS_EXPIRED, "1", _BOTH, "waited longer than its time to live"),
-        Metric(REQUESTS_SUPERSEDED, "1", _BOTH, "gave way to a newer observation"),
-        Metric(DISPATCH_ERRORS, "1", _ALL, "the model failed or is unknown"),
-        Metric(DISPATCH_RETRIES, "1", _BOTH, "a failed request was tried again"),
-        Metric(DEADLINE_MISSES, "1", _BOTH, "a result later than its deadline, or expired"),
-        Metric(RESPONSES_SERVED, "1", _BOTH, "a result was sent"),
-        Metric(
-            INVALIDATION_COUNT,
-            "1",
-            (CLIENT,),
-            "a response became void: its request was refused, or it could not be delivered",
-        ),
-        Metric(SEND_ERRORS, "1", (CLIENT, ERROR), "a message to a client could not be sent"),
-        Metric(
-            OBSERVATION_ERRORS, "1", _ALL, "a message was not believed (then without model), or an image was broken"
-        ),
-        Metric(ACTIVE_CLIENTS, "clients", (), "a client came or went: how many there are"),
-        Metric(CLIENT_OVERDUE, "1", _BOTH, "a client is late by its own rhythm; once for each silence"),
-        Metric(CLIENT_DISCONNECTED, "1", (CLIENT,), "silent for `response_tracking.disconnect_timeout_s`; once"),
-        Metric(LEARNED_CADENCE_MS, "ms", _BOTH, "at arrival: the client's learned period"),
-        Metric(CADENCE_DEVIATION, "ms", _BOTH, "at arrival: this interval less the period learned before it"),
-        Metric(TIME_UNTIL_NEXT_MS, "ms", _BOTH, "at arrival: until the next observation is due"),
-    )
-}
-"""By name, in the order of the documentation."""
+INFERENCE_LATENCY_MS = declare(
+    "inference_latency_ms", "ms", _BOTH, "for every result: from dispatch to the end of the model call"
+)
+SCHEDULING_WAIT_MS = declare("scheduling_wait_ms", "ms", _BOTH, "at dispatch: since arrival")
+E2E_LATENCY_MS = declare("e2e_latency_ms", "ms", _BOTH, "for every result: from arrival until it was sent")
+OBSERVATION_STALENESS_MS = declare(
+    "observation_staleness_ms", "ms", _BOTH, "at arrival: the observation's age by the client's clock"
+)
+PAYLOAD_SIZE_BYTES = declare("payload_size_bytes", "bytes", _BOTH, "at arrival")
+QUEUE_DEPTH = declare(
+    "queue_depth", "requests", (MODEL,), "at dispatch: requests that still wait for the model", exported=False
+)
+BATCH_SIZE = declare("batch_size", "requests", (MODEL,), "at dispatch")
+QUEUE_FULL_DROPS = declare("queue_full_drops", "1", _ALL, "a request was dropped because the queue was full")
+REQUESTS_REJECTED = declare(
+    "requests_rejected",
+    "1",
+    _ALL,
+    "refused for another reason: draining, not accepted, client disconnected (then without client)",
+)
+REQUESTS_EXPIRED = declare(
+    "requests_expired", "1", _BOTH, "waited longer than its time to live, or could not meet its deadline"
+)
+REQUESTS_SUPERSEDED = declare("requests_superseded", "1", _BOTH, "replaced by a newer observation")
+DISPATCH_ERRORS = declare("dispatch_errors", "1", _ALL, "the model failed or is unknown")
+DISPATCH_RETRIES = declare("dispatch_retries", "1", _BOTH, "a failed request was queued again")
+DEADLINE_MISSES = declare("deadline_misses", "1", _BOTH, "a result was sent after its deadline, or the request expired")
+RESPONSES_SERVED = declare("responses_served", "1", _BOTH, "a result was sent")
+INVALIDATION_COUNT = declare(
+    "invalidation_count",
+    "1",
+    (CLIENT,),
+    "a response was invalidated: its request was refused, or it could not be delivered",
+)
+SEND_ERRORS = declare("send_errors", "1", (CLIENT, ERROR), "a message to a client could not be sent")
+OBSERVATION_ERRORS = declare(
+    "observation_errors", "1", _ALL, "a message was malformed (then without model), or an image could not be decoded"
+)
+ACTIVE_CLIENTS = declare(
+    "active_clients", "clients", (), "a client connected or disconnected: number of connected clients", exported=False
+)
+CLIENT_OVERDUE = declare(
+    "client_overdue", "1", _BOTH, "a client is overdue by its learned cadence; once for each silence"
+)
+CLIENT_DISCONNECTED = declare(
+    "client_disconnected", "1", (CLIENT,), "silent for `response_tracking.disconnect_timeout_s`; once"
+)
+LEARNED_CADENCE_MS = declare("learned_cadence_ms", "ms", _BOTH, "at arrival: the client's learned period")
+CADENCE_DEVIATION = declare(
+    "cadence_deviation", "ms", _BOTH, "at arrival: this interval minus the period learned before it", exported=False
+)
+TIME_UNTIL_NEXT_MS = declare(
+    "time_until_next_ms", "ms", _BOTH, "at arrival: until the next observation is due", exported=False
+)

@@ -1,8 +1,7 @@
 """The newest points of one metric, and statistics over them.
 
-It knows no names and calls nobody. Points live in three flat arrays that form a ring (time, value, label set), which
-takes 20 bytes a point and makes statistics numpy's work. It may not be used from two threads at once; the collector
-sees to that.
+Points are stored in three flat arrays that form a ring buffer (time, value, label set): 20 bytes a point, and
+statistics are computed by numpy. Not thread-safe; the collector holds a lock.
 """
 
 from __future__ import annotations
@@ -46,34 +45,33 @@ class MetricStats:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """When points were recorded, and whose they are: the same for the series of all metrics of one kind of event."""
+    """Times and label sets of points; the series of all metrics of a group share them."""
 
     times: array[float]
     label_sets: list[LabelSet]
-    """Each once, the one that was recorded last at the end."""
-    whose: list[int]
-    """The place in them of each point's."""
+    """Distinct label sets, the one recorded last at the end."""
+    indexes: list[int]
+    """For each point, the index of its label set."""
 
     @classmethod
     def of(cls, times: Sequence[float], keys: Sequence[LabelSet]) -> Self:
-        """Rows in the order of their times, with the labels of each."""
+        """Returns rows in the order of their times, with the labels of each."""
         label_sets = list(dict.fromkeys(reversed(keys)))
         label_sets.reverse()
-        places = {key: place for place, key in enumerate(label_sets)}
-        return cls(array("d", times), label_sets, list(map(places.__getitem__, keys)))
+        offsets = {key: offset for offset, key in enumerate(label_sets)}
+        return cls(array("d", times), label_sets, list(map(offsets.__getitem__, keys)))
 
     def halves(self) -> tuple[Self, Self]:
-        """The older and the newer ones."""
-        half = len(self.whose) // 2
-        keys = [self.label_sets[place] for place in self.whose]
+        """Returns the older and the newer half."""
+        half = len(self.indexes) // 2
+        keys = [self.label_sets[index] for index in self.indexes]
         return self.of(self.times[:half], keys[:half]), self.of(self.times[half:], keys[half:])
 
 
 class MetricSeries:
     """The newest `max_size` points of a metric, of at most `max_label_sets` combinations of labels.
 
-    One combination too many takes the place of the eighth of them that were recorded longest ago, and their points
-    go with them.
+    When there are too many, the eighth of them that were recorded longest ago are dropped with their points.
     """
 
     __slots__ = (
@@ -96,23 +94,28 @@ class MetricSeries:
         self._times = array("d")
         self._values = array("d")
         self._sets = array("i")
-        self._at = 0  # the oldest point, once the ring is full
+        self._at = 0  # index of the oldest point, once the ring is full
         self._clear_label_sets()
 
     def _clear_label_sets(self) -> None:
-        self._indexes: OrderedDict[LabelSet, int] = OrderedDict()  # longest unused first
-        # By index. An index is free for another label set as soon as no point has it any more, which is when `_drop`
-        # has dropped its points: so none ever shows under labels that are not its own.
+        self._indexes: OrderedDict[LabelSet, int] = OrderedDict()  # least recently used first
+        # By index. An index is reused only after `_drop` has dropped its points, so that no point ever appears under
+        # labels that are not its own.
         self._label_sets: list[LabelSet] = []
         self._latest: dict[int, float] = {}
         self._free: list[int] = []
-        self._having: dict[tuple[str, str], set[int]] = {}  # who has this label
+        self._having: dict[tuple[str, str], set[int]] = {}  # indexes of the label sets that have this label
 
     def __len__(self) -> int:
         return len(self._times)
 
+    @property
+    def label_set_count(self) -> int:
+        """Number of distinct label sets."""
+        return len(self._indexes)
+
     def __iter__(self) -> Iterator[MetricPoint]:
-        """The points there are now, oldest first."""
+        """Yields the points stored now, oldest first."""
         times, values, sets = (part.tolist() for part in self._oldest_first())
         label_sets = list(self._label_sets)
         return (
@@ -121,10 +124,10 @@ class MetricSeries:
         )
 
     def record(self, value: float, labels: Labels | None = None) -> None:
-        """Adds a point, at this instant. About a microsecond; `labels` may be changed afterwards.
+        """Adds a point, now. Takes about a microsecond; `labels` may be changed afterwards.
 
         Raises:
-            TypeError, ValueError: `value` is no number; nothing is recorded then.
+            TypeError, ValueError: `value` is not a number; nothing is recorded then.
         """
         value = float(value)
         key = tuple(labels.items()) if labels else ()
@@ -146,31 +149,31 @@ class MetricSeries:
         self._at = at + 1 if at + 1 < self._max_size else 0
 
     def extend(self, rows: Rows, values: Sequence[float]) -> None:
-        """Adds points in order; a fraction of what `record` costs for each.
+        """Adds points in order; costs a fraction of `record` for each.
 
         Raises:
-            TypeError: a value is no number; which points were added is not defined then.
+            TypeError: a value is not a number; which points were added is undefined then.
         """
         if len(rows.label_sets) > max(self._max_label_sets // 2, 1):
             # So many new label sets that one of them could push out another: one half at a time.
             older, newer = rows.halves()
-            self.extend(older, values[: len(older.whose)])
-            self.extend(newer, values[len(older.whose) :])
+            self.extend(older, values[: len(older.indexes)])
+            self.extend(newer, values[len(older.indexes) :])
             return
         known = self._indexes
         if not all(map(known.__contains__, rows.label_sets)):
             for key in rows.label_sets:
                 if key in known:
-                    known.move_to_end(key)  # before it gives way to one of its own rows
-        by_place = []
+                    known.move_to_end(key)  # so that a new label set of these rows does not evict it
+        series_indexes = []
         for key in rows.label_sets:
             index = known.get(key)
             if index is None:
                 index = self._index_of(key)
             else:
                 known.move_to_end(key)
-            by_place.append(index)
-        indexes, column = array("i", map(by_place.__getitem__, rows.whose)), array("d", values)
+            series_indexes.append(index)
+        indexes, column = array("i", map(series_indexes.__getitem__, rows.indexes)), array("d", values)
         self._latest.update(zip(indexes, column, strict=True))
         self._append(rows.times, column, indexes)
 
@@ -192,7 +195,7 @@ class MetricSeries:
             done += step
 
     def get_latest(self, labels: Labels | None = None) -> float | None:
-        """The newest value whose labels include these, also where newer points of others have pushed it out."""
+        """Returns the newest value whose labels include these, even if its point has been overwritten; None if none."""
         if not labels:
             return self._latest[next(reversed(self._indexes.values()))] if self._indexes else None
         matching = self._matching(labels)
@@ -203,12 +206,12 @@ class MetricSeries:
         return next(self._latest[index] for index in reversed(self._indexes.values()) if index in matching)
 
     def get_stats(self, labels: Labels | None = None, window_seconds: float = 300) -> MetricStats | None:
-        """Statistics of the points of the last `window_seconds` whose labels include these; None if there are none."""
+        """Returns statistics of the points of the last `window_seconds` whose labels include these; None if none."""
         return stats_of(self.window(labels, window_seconds))
 
     def window(self, labels: Labels | None, window_seconds: float) -> npt.NDArray[np.float64]:
-        """The values of the last `window_seconds` whose labels include these, in no order; a copy."""
-        # Copies: an array that numpy looks into could not grow.
+        """Returns the values of the last `window_seconds` whose labels include these, in no order; a copy."""
+        # Copies: an array whose buffer numpy exports cannot grow.
         times, values, sets = np.array(self._times), np.array(self._values), np.array(self._sets)
         chosen = times >= time.monotonic() - window_seconds
         if labels:
@@ -223,7 +226,7 @@ class MetricSeries:
         self._drop(gone)
 
     def resize(self, max_size: int, max_label_sets: int) -> None:
-        """Other bounds; the newest points stay."""
+        """Changes the limits; the newest points stay."""
         self._max_size, self._max_label_sets = max_size, max_label_sets
         self._fill(*(part[-max_size:] for part in self._oldest_first()))
         self._drop(list(self._indexes.values())[: max(len(self._indexes) - max_label_sets, 0)])
@@ -236,7 +239,7 @@ class MetricSeries:
             self._indexes.move_to_end(known)
             return index
         if len(self._indexes) >= self._max_label_sets:
-            # A good part at once: dropping looks at every point.
+            # Many at once: dropping scans every point.
             self._drop(list(self._indexes.values())[: max(self._max_label_sets // 8, 1)])
         if self._free:
             index = self._free.pop()
@@ -286,14 +289,14 @@ class MetricSeries:
         return [np.roll(np.array(part), -self._at) for part in (self._times, self._values, self._sets)]
 
     def _fill(self, *parts: npt.NDArray[np.generic]) -> None:
-        """Starts the ring anew with these times, values and label sets; empty where none are given."""
+        """Resets the ring to these times, values and label sets; to empty if none are given."""
         times, values, sets = (part.tobytes() for part in parts) if parts else (b"", b"", b"")
         self._times, self._values, self._sets = array("d", times), array("d", values), array("i", sets)
         self._at = 0
 
 
 def stats_of(values: npt.NDArray[np.float64]) -> MetricStats | None:
-    """Statistics of values; None if there are none."""
+    """Returns statistics of values; None if there are none."""
     if not values.size:
         return None
     p50, p95, p99 = np.percentile(values, (50, 95, 99))

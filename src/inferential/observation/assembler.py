@@ -137,6 +137,11 @@ class ObservationAssembler:
         seen = self._seen.setdefault(name_of_sender(envelope), deque(maxlen=_REMEMBERED_ENVELOPES))
         seen.appendleft(known)
 
+    @property
+    def envelopes_cached(self) -> int:
+        """How many envelopes are cached."""
+        return sum(map(len, self._seen.values()))
+
     def recall(self, envelope: Buffer, payload: Buffer) -> tuple[KnownEnvelope, News] | None:
         """An observation of which all but the news was checked before; None where it has to be looked at whole.
 

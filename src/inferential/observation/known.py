@@ -55,10 +55,10 @@ class KnownEnvelope:
         "latency_budget_ms",
         "model_id",
         "payload_end",
+        "policy",
         "protocol_version",
         "queue",
         "slots",
-        "standing",
     )
 
     def __init__(self, parts: list[bytes], size: int, decoded: DecodedObservation) -> None:
@@ -74,7 +74,7 @@ class KnownEnvelope:
         self.late = decoded.late
         self.slots = [replace(slot, timestamp_ns=0) for slot in decoded.slots]
         """The tensors, whenever they were measured."""
-        self.standing: Any = None
+        self.policy: Any = None
         """For whoever reads these observations to keep what follows from what is known."""
         self.payload_end = max((slot.byte_offset + slot.byte_length for slot in decoded.slots), default=0)
 

@@ -98,6 +98,16 @@ class Admission:
         ended, self._ended = self._ended, []
         return ended
 
+    def sizes(self) -> dict[str, int]:
+        """Returns the number of entries in each table of the queue."""
+        return {
+            "queue_requests": len(self._ages),
+            "queue_lines": len(self._lines),
+            "queue_models": len(self._waiting),
+            "queue_ranks": len(self._ranks),
+            "queue_backlogs": len(self._backlogs),
+        }
+
     # Coming
 
     def stands_alone(self, request: InferenceRequest) -> bool:

@@ -85,6 +85,10 @@ class Engine:
         """The requests that were refused since it was last asked."""
         return self._admission.ended()
 
+    def sizes(self) -> dict[str, int]:
+        """Returns the number of entries in each table of the queue."""
+        return self._admission.sizes() | {"queue_newcomers": self._newcomer_count}
+
     def goes_straight(self, request: InferenceRequest) -> bool:
         """Whether nothing that waits could go before a request that is about to be offered: `straight` may give it."""
         group = self._newcomers.get(request.model_id)

@@ -1,16 +1,24 @@
 """The server's metrics as Prometheus scrapes them (text format 0.0.4).
 
-Nothing is counted here that `metrics.names` does not have. Labels are models and causes, never clients: a fleet's names
-would make as many time series. (Prometheus, "Metric and label naming".)
+Metrics declared in `metrics.names` become counters and histograms; others, which users record, become a summary
+(`_count`, `_sum`) and a gauge of the last value (`_last`), named `inferential_custom_NAME`. No metric has the label
+"client": a fleet's ids would make as many time series (Prometheus, "Metric and label naming").
 """
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
 from prometheus_client.registry import Collector
 
 from inferential.metrics import names
@@ -26,14 +34,23 @@ _PREFIX = "inferential_"
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
 _BYTES = (1e3, 1e4, 1e5, 2.5e5, 5e5, 1e6, 2.5e6, 5e6, 1e7, 2.5e7)
 _ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
-_SKIPPED = {names.ACTIVE_CLIENTS, names.QUEUE_DEPTH, names.TIME_UNTIL_NEXT_MS, names.CADENCE_DEVIATION}
-"""What gauges of the moment tell better, or what can be negative, which no histogram of durations is."""
+_INVALID = re.compile(r"[^a-zA-Z0-9_]")
+_CUSTOM_PREFIX = f"{_PREFIX}custom_"
 
 
 class _Histogram:
     def __init__(self, bounds: Sequence[float]) -> None:
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
+
+
+class _CustomSeries:
+    """A user's metric with one combination of labels."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total = 0.0
+        self.last = 0.0
 
 
 class Exporter(Collector):
@@ -50,29 +67,30 @@ class Exporter(Collector):
         self._counters: dict[str, dict[tuple[str, ...], float]] = {}
         self._bounds: dict[str, tuple[float, Sequence[float]]] = {}
         for metric in names.METRICS.values():
-            if metric.name in _SKIPPED:
+            if not metric.exported:
                 continue
             if metric.unit == "1":
                 self._counters[metric.name] = {}
             else:
                 self._histograms[metric.name] = {}
                 self._bounds[metric.name] = _scale_and_bounds(metric.unit)
+        self._custom: dict[str, dict[LabelSet, _CustomSeries]] = {}
         self._labels = {
             metric.name: tuple(label for label in metric.labels if label != names.CLIENT)
             for metric in names.METRICS.values()
         }
         self._registry = CollectorRegistry()
         self._registry.register(self)
-        server.metrics.pour_into(self._take)
+        server.metrics.add_sink(self._take)
 
     def text(self) -> bytes:
         """The page that is scraped."""
-        self._server.metrics.settle()
+        self._server.metrics.flush()
         return generate_latest(self._registry)
 
     def families(self) -> list[Metric]:
         """The same, as families."""
-        self._server.metrics.settle()
+        self._server.metrics.flush()
         return list(self.collect())
 
     def describe(self) -> list[Metric]:
@@ -94,8 +112,22 @@ class Exporter(Collector):
             for key, one in list(by_key.items()):
                 histogram.add_metric(key, _cumulative(bounds, one.counts), one.total)
             yield histogram
+        yield from self._custom_families()
         if self._server.running:
             yield from self._gauges()
+
+    def _custom_families(self) -> Iterator[Metric]:
+        for name, by_labels in self._custom.items():
+            series = list(by_labels.items())
+            labels = sorted({label for key, _ in series for label, _ in key})  # one that a point lacks is empty
+            summary = SummaryMetricFamily(_CUSTOM_PREFIX + name, "recorded by the user", labels=labels)
+            last = GaugeMetricFamily(f"{_CUSTOM_PREFIX}{name}_last", "last value of the same", labels=labels)
+            for key, one in series:
+                values = [dict(key).get(label, "") for label in labels]
+                summary.add_metric(values, one.count, one.total)
+                last.add_metric(values, one.last)
+            yield summary
+            yield last
 
     def _gauges(self) -> Iterator[Metric]:
         status = self._server.status()
@@ -123,6 +155,8 @@ class Exporter(Collector):
             return
         by_key = self._histograms.get(name)
         if by_key is None:
+            if name not in self._labels:
+                self._take_custom(name, values, keys)
             return
         scale, bounds = self._bounds[name]
         for value, labels in zip(values, keys, strict=True):
@@ -134,18 +168,36 @@ class Exporter(Collector):
             one.counts[bisect_left(bounds, scaled)] += 1
             one.total += scaled
 
+    def _take_custom(self, name: str, values: Sequence[float], keys: Sequence[LabelSet]) -> None:
+        by_labels = self._custom.setdefault(_INVALID.sub("_", name), {})
+        for value, labels in zip(values, keys, strict=True):
+            key = tuple(sorted((_label_name(label), text) for label, text in labels if label != names.CLIENT))
+            bounded = tuple((label, self._bounded(label, text)) for label, text in key)
+            one = by_labels.get(bounded)
+            if one is None:
+                one = by_labels[bounded] = _CustomSeries()
+            one.count += 1
+            one.total += value
+            one.last = float(value)
+
     def _key(self, name: str, labels: LabelSet) -> tuple[str, ...]:
-        told = dict(labels)
-        return tuple([self._bounded(label, told.get(label, "")) for label in self._labels.get(name, ())])
+        given = dict(labels)
+        return tuple([self._bounded(label, given.get(label, "")) for label in self._labels.get(name, ())])
 
     def _bounded(self, label: str, value: str) -> str:
-        known = self._known[label]
+        known = self._known.setdefault(label, set())
         if value in known:
             return value
         if len(known) >= MAX_VALUES:
             return OTHER
         known.add(value)
         return value
+
+
+def _label_name(label: str) -> str:
+    """Returns a valid label name; those that begin with two underscores are Prometheus' own."""
+    valid = _INVALID.sub("_", label)
+    return f"label_{valid}" if valid.startswith("__") or valid[:1].isdigit() or not valid else valid
 
 
 def _named(name: str) -> str:

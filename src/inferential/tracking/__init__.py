@@ -1,7 +1,7 @@
-"""Clients over time: who is there, in what rhythm, and what becomes of the responses to them."""
+"""Tracks clients: which are connected, their cadences, and the life cycle of their responses."""
 
 from inferential.tracking.cadence import CadenceTracker
-from inferential.tracking.fleet import Fleet, FleetChanges, Sighting
+from inferential.tracking.fleet import ClientUpdate, Fleet, FleetChanges
 from inferential.tracking.response import ResponseRecord, ResponseState, ResponseTracker
 from inferential.tracking.robots import ClientRegistry, ClientState
 
@@ -9,10 +9,10 @@ __all__ = [
     "CadenceTracker",
     "ClientRegistry",
     "ClientState",
+    "ClientUpdate",
     "Fleet",
     "FleetChanges",
     "ResponseRecord",
     "ResponseState",
     "ResponseTracker",
-    "Sighting",
 ]

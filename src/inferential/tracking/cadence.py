@@ -1,19 +1,18 @@
-"""The rhythm of clients: how often each asks each model, learned from when it did.
-
-It judges nobody: who is overdue or gone is `tracking.fleet`'s to say.
+"""Learns the cadence of clients: the period at which each asks each model.
 
 The learned period is an exponentially weighted moving average of the intervals between requests. A robot's intervals
-have two kinds of outliers, and one rule for each, so that neither spoils what was learned nor a new rhythm takes long:
+have two kinds of outliers, with one rule for each, so that an outlier does not spoil what was learned and a new rhythm
+is followed soon:
 
-    interval            what it is taken for                        what becomes of the period
+    interval            taken for                                   effect on the period
     1/5 to 5 periods    the rhythm                                  moves by alpha
     > 5 periods         a pause, after 5 intervals of the rhythm    stays
-                        too little known to tell a pause            moves by alpha, as by 5 periods
+                        too few intervals to tell            moves by alpha, as by 5 periods
       a second in a row a slower rhythm                             is this interval
     < 1/5 of a period   requests that bunched up on their way       moves by alpha
       a third in a row  a faster rhythm                             is this interval
 
-So after a pause the rhythm is known at once, a client that changes its rate for good is followed within three
+So after a pause the period is known at once, a client that changes its rate for good is followed within three
 requests, and one that asks in pairs (1 ms, 99 ms, 1 ms, ...) is learned as what it is on average, not as all pauses.
 """
 
@@ -27,18 +26,18 @@ from dataclasses import dataclass
 from inferential.tracking.limits import MAX_MODELS
 
 PAUSE = 5.0
-"""How many times longer, or shorter, than the period an interval is that may not be of the rhythm."""
-_SETTLED = 5  # intervals of the rhythm in a row after which a long one is a pause
-_SLOWER = 2  # long ones in a row that are a new rhythm
-_FASTER = 3  # short ones: two and more arrive together where a network stalls
-_CONFIDENT_AFTER = 10  # intervals, after which a rhythm is known as well as it will be
+"""An interval this many times longer, or shorter, than the period may be an outlier."""
+_SETTLED = 5  # regular intervals in a row after which a long one is a pause
+_SLOWER = 2  # long intervals in a row that make a new rhythm
+_FASTER = 3  # short intervals; two or more arrive together after a network stall
+_CONFIDENT_AFTER = 10  # intervals after which the confidence is 1
 
 
 @dataclass(slots=True)
 class Rhythm:
-    """Of one client and model: when it last asked, its learned period, and from how many intervals that is.
+    """The rhythm of one client and model: last request, learned period, and the number of intervals behind it.
 
-    Times in seconds.
+    Times are in seconds.
     """
 
     last: float
@@ -50,11 +49,11 @@ class Rhythm:
 
     @property
     def confidence(self) -> float:
-        """0 to 1, which it is after ten intervals."""
+        """0 to 1; reaches 1 after ten intervals."""
         return min(self.intervals / _CONFIDENT_AFTER, 1.0)
 
     def learn(self, interval: float, alpha: float) -> None:
-        """Takes an interval in, by the table above."""
+        """Updates the period with an interval, by the table above."""
         if self.intervals == 0:
             self.period = interval
         elif interval > PAUSE * self.period:
@@ -82,11 +81,11 @@ _NO_RHYTHMS: Mapping[str, Rhythm] = {}
 
 
 class CadenceTracker:
-    """Learns the period of each client and model, and tells when the next request is due.
+    """Learns the period of each client and model, and from it when the next request is due.
 
     Args:
         alpha: weight of the newest interval, 0 to 1.
-        overdue_multiplier: after how many periods without a request a client is overdue.
+        overdue_multiplier: number of periods without a request after which a client is overdue.
     """
 
     def __init__(self, alpha: float = 0.3, overdue_multiplier: float = 1.5) -> None:
@@ -94,12 +93,15 @@ class CadenceTracker:
         self.overdue_multiplier = overdue_multiplier
         self._clients: dict[str, dict[str, Rhythm]] = {}
 
+    def __len__(self) -> int:
+        return len(self._clients)
+
     def on_request(self, client_id: str, model_id: str = "", now: float | None = None) -> float | None:
-        """Notes a request; gives the seconds since the one before, None for the first."""
+        """Records a request; returns the seconds since the one before, None for the first."""
         return self.note(client_id, model_id, time.monotonic() if now is None else now)[1]
 
     def note(self, client_id: str, model_id: str, now: float) -> tuple[Rhythm, float | None, float | None]:
-        """Notes a request; gives its rhythm, the seconds since the one before, and the period learned before it."""
+        """Records a request; returns rhythm, seconds since the one before, and the period learned before it."""
         models = self._clients.get(client_id)
         if models is None:
             models = self._clients[client_id] = {}
@@ -116,45 +118,45 @@ class CadenceTracker:
         return rhythm, interval, before
 
     def time_until_next(self, client_id: str, model_id: str = "", now: float | None = None) -> float:
-        """Seconds until the next request is due, negative when it is overdue; 0 while the rhythm is unknown."""
+        """Returns seconds until the next request is due, negative once it is overdue; 0 while the rhythm is unknown."""
         rhythm = self.rhythm(client_id, model_id)
         if rhythm is None:
             return 0.0
         return rhythm.period - ((time.monotonic() if now is None else now) - rhythm.last)
 
     def is_overdue(self, client_id: str, model_id: str = "", now: float | None = None) -> bool:
-        """Whether more than `overdue_multiplier` periods passed since the last request."""
+        """Returns whether more than `overdue_multiplier` periods have passed since the last request."""
         return (time.monotonic() if now is None else now) > self.overdue_from(client_id, model_id)
 
     def time_since_last(self, client_id: str, model_id: str = "", now: float | None = None) -> float:
-        """Seconds since the last request; infinite before the first."""
+        """Returns seconds since the last request; infinite before the first."""
         rhythm = self._clients.get(client_id, {}).get(model_id)
         return math.inf if rhythm is None else (time.monotonic() if now is None else now) - rhythm.last
 
     def learned_cadence(self, client_id: str, model_id: str = "") -> float | None:
-        """The learned period in seconds; None before the second request."""
+        """Returns the learned period in seconds; None before the second request."""
         rhythm = self.rhythm(client_id, model_id)
         return None if rhythm is None else rhythm.period
 
     def confidence(self, client_id: str, model_id: str = "") -> float:
-        """0 before the second request, rising to 1 after ten intervals."""
+        """Returns 0 before the second request, rising to 1 after ten intervals."""
         rhythm = self.rhythm(client_id, model_id)
         return 0.0 if rhythm is None else rhythm.confidence
 
     def rhythms(self, client_id: str) -> Mapping[str, Rhythm]:
-        """The rhythms in which a client asks, by model; of a model that it asked once there is none to go by yet."""
+        """Returns a client's rhythms by model; one with 0 intervals has no period yet."""
         return self._clients.get(client_id, _NO_RHYTHMS)
 
     def overdue_from(self, client_id: str, model_id: str = "") -> float:
-        """The instant of `time.monotonic()` from which `is_overdue`; infinite while the rhythm is unknown."""
+        """Returns the `time.monotonic()` from which `is_overdue` is true; infinite while the rhythm is unknown."""
         rhythm = self.rhythm(client_id, model_id)
         return math.inf if rhythm is None else rhythm.last + rhythm.period * self.overdue_multiplier
 
     def forget(self, client_id: str) -> None:
-        """Drops all that is known of a client."""
+        """Drops a client."""
         self._clients.pop(client_id, None)
 
     def rhythm(self, client_id: str, model_id: str) -> Rhythm | None:
-        """What is known of a client's rhythm; None before its second request."""
+        """Returns a client's rhythm; None before its second request."""
         rhythm = self._clients.get(client_id, {}).get(model_id)
         return rhythm if rhythm is not None and rhythm.intervals else None

@@ -1,6 +1,6 @@
-"""The fleet as the server sees it: who is there, in what rhythm, who is late and who is gone.
+"""The fleet: which clients are connected, at what cadence they ask, which are overdue and which are gone.
 
-No clock and no timer: `now` comes in, and when to look next goes out. It answers and refuses nobody.
+No clock and no timer: `now` is passed in, and `next_sweep_at` returns when to look next.
 """
 
 from __future__ import annotations
@@ -11,35 +11,34 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from inferential.tracking.action_horizon import ActionHorizonTracker
 from inferential.tracking.cadence import CadenceTracker, Rhythm
+from inferential.tracking.outcome_counts import OutcomeTable
 from inferential.tracking.response import ResponseTracker
 from inferential.tracking.robots import ClientRegistry, ClientState
-from inferential.tracking.runway import RunwayTracker
-from inferential.tracking.tally import Tallies
 
 if TYPE_CHECKING:
     from inferential.config.schema import ResponseTrackingConfig
 
 SWEEP_S = 0.25
-"""How often silence is looked for while there are clients; a disconnect time-out shortens it."""
-REMEMBERED_DEPARTED = 64
-_STEADY_AFTER = 3  # intervals: a confidence of 0.3, below which no rhythm is known well enough to call anybody late
+"""Interval of sweeps while clients are connected, in seconds; a short disconnect time-out shortens it."""
+MAX_DEPARTED = 64
+_STEADY_AFTER = 3  # intervals: a confidence of 0.3, below which a cadence is not relied on
 
 
 @dataclass(slots=True)
-class Sighting:
-    """What an observation told of its client.
+class ClientUpdate:
+    """What is known of a client after an observation.
 
     Attributes:
-        is_new: it was not known, or had been gone.
-        returned: it had been late for this model, as `FleetChanges.overdue` told, and is no more.
+        is_new: it was not connected before.
+        returned: it was overdue for this model, as `FleetChanges.overdue` reported, and no longer is.
         interval_s: seconds since its last observation for this model; None for the first.
-        time_until_next_s: seconds until its next observation is due; 0 while its rhythm is unknown.
-        learned_cadence_s: its learned period; None while it is unknown.
-        cadence_deviation_s: how much longer (positive) or shorter this interval was than the period learned
-            before it; None while that was unknown.
-        steady_cadence_s: its learned period, where it was seen often enough to go by it; else None.
-        runs_out_at: when the actions that it has run out, in seconds of `time.monotonic()`; None: not known.
+        time_until_next_s: seconds until its next observation is due; 0 while its cadence is unknown.
+        learned_cadence_s: its learned period in seconds; None while unknown.
+        cadence_deviation_s: this interval minus the period learned before it, in seconds; None while that was unknown.
+        steady_cadence_s: its learned period, if learned from enough intervals to rely on; else None.
+        runs_out_at: when its actions run out, in seconds of `time.monotonic()`; None while unknown.
     """
 
     is_new: bool
@@ -54,54 +53,67 @@ class Sighting:
 
 @dataclass(slots=True)
 class FleetChanges:
-    """What silence brought about."""
+    """What a sweep found."""
 
     overdue: list[tuple[str, str]] = field(default_factory=list)
-    """Clients and models that are late by their rhythm; told once for each silence."""
+    """Clients and models that are overdue by their cadence; reported once for each silence."""
     gone: list[str] = field(default_factory=list)
-    """Clients that were silent for the disconnect time-out, and are forgotten."""
+    """Clients that were silent for the disconnect time-out; they have been removed."""
 
 
 class Fleet:
-    """All clients and what is known of them."""
+    """All connected clients and what is tracked of them."""
 
     def __init__(self, config: ResponseTrackingConfig) -> None:
         self.registry = ClientRegistry()
         self.cadence = CadenceTracker(config.cadence_alpha, config.overdue_multiplier)
         self.responses = ResponseTracker(config.disconnect_timeout_s)
-        self.runway = RunwayTracker()
-        self.tallies = Tallies()
+        self.action_horizon = ActionHorizonTracker()
+        self.outcomes = OutcomeTable()
         self.departed: OrderedDict[str, ClientState] = OrderedDict()
-        """Those who went lately and have not come back, longest gone first."""
+        """Clients that disconnected lately and have not returned, longest gone first."""
         self._timeout_s = config.disconnect_timeout_s
-        self._late: dict[str, set[str]] = {}
-        # Until when a client may be silent without being late for anything: most of a sweep is one comparison.
+        self._overdue: dict[str, set[str]] = {}
+        # Until when a client may be silent without becoming overdue or gone: for most, a sweep is one comparison.
         self._quiet_until: dict[str, float] = {}
         self._next_sweep_at: float | None = None
 
     def configure(self, config: ResponseTrackingConfig) -> None:
-        """Other settings hold from now on; what was learned stays."""
+        """Applies changed settings; what was learned stays."""
         self.cadence.alpha = config.cadence_alpha
         self.cadence.overdue_multiplier = config.overdue_multiplier
         self.responses.disconnect_timeout_s = self._timeout_s = config.disconnect_timeout_s
         for client_id, state in self.registry.all_clients.items():
-            self._quiet_until[client_id] = self._next_look(client_id, state.last_seen)
+            self._quiet_until[client_id] = self._next_change(client_id, state.last_seen)
 
     @property
     def active_count(self) -> int:
-        """How many clients there are."""
+        """Number of connected clients."""
         return self.registry.active_count
 
+    def sizes(self) -> dict[str, int]:
+        """Returns the number of entries in each table."""
+        return {
+            "clients": self.registry.active_count,
+            "clients_departed": len(self.departed),
+            "clients_overdue": len(self._overdue),
+            "client_sweeps": len(self._quiet_until),
+            "cadences": len(self.cadence),
+            "action_horizons": len(self.action_horizon),
+            "outcome_counts": len(self.outcomes),
+            **self.responses.sizes(),
+        }
+
     def client(self, client_id: str) -> ClientState | None:
-        """A client, None if it is not there."""
+        """Returns a client; None if it is not connected."""
         return self.registry.get(client_id)
 
     def owner(self, client_id: str) -> bytes | None:
-        """The identity of the connection that a client speaks from; None if it is not there."""
+        """Returns the identity of a client's connection; None if it is not connected."""
         state = self.registry.get(client_id)
         return None if state is None else state.identity
 
-    def seen(
+    def on_observation(
         self,
         client_id: str,
         model_id: str,
@@ -110,21 +122,21 @@ class Fleet:
         now: float,
         steps_remaining: int | None = None,
         control_period_s: float | None = None,
-    ) -> Sighting:
-        """Notes an observation."""
+    ) -> ClientUpdate:
+        """Records an observation."""
         is_new = self.registry.on_observation(client_id, model_id, client_type, identity, now)
         if is_new:
             self.departed.pop(client_id, None)
         rhythm, interval, before = self.cadence.note(client_id, model_id, now)
-        late = self._late.get(client_id)
-        returned = late is not None and model_id in late
-        if late is not None:
-            late.discard(model_id)
+        overdue = self._overdue.get(client_id)
+        returned = overdue is not None and model_id in overdue
+        if overdue is not None:
+            overdue.discard(model_id)
         if self._next_sweep_at is None:
             self._next_sweep_at = now + self._sweep_s()
-        self._quiet_until[client_id] = self._next_look(client_id, now)
+        self._quiet_until[client_id] = self._next_change(client_id, now)
         learned = rhythm.period if rhythm.intervals else None
-        return Sighting(
+        return ClientUpdate(
             is_new,
             returned,
             interval,
@@ -132,41 +144,41 @@ class Fleet:
             learned,
             None if before is None or interval is None else interval - before,
             learned if rhythm.intervals >= _STEADY_AFTER else None,
-            self.runway.on_request(client_id, model_id, steps_remaining, control_period_s, now),
+            self.action_horizon.on_request(client_id, model_id, steps_remaining, control_period_s, now),
         )
 
     def periods(self) -> Iterator[tuple[str, str, float]]:
-        """Clients, models and the learned periods in seconds, of those that are known well enough to go by."""
+        """Yields client, model and learned period in seconds, of the cadences that are known well enough to rely on."""
         for client_id in self.registry.all_clients:
             for model_id, rhythm in self.cadence.rhythms(client_id).items():
                 if rhythm.intervals >= _STEADY_AFTER:
                     yield client_id, model_id, rhythm.period
 
     def next_sweep_at(self) -> float | None:
-        """When to call `sweep` next; None while there is nobody, and no answer that came after its client was gone."""
+        """Returns when to call `sweep` next; None while no client is connected and no response is open."""
         return self.responses.expires_at() if self._next_sweep_at is None else self._next_sweep_at
 
     def sweep(self, now: float) -> FleetChanges:
-        """Finds who fell silent: the late first, and of those who are gone that they were late before."""
+        """Finds clients that have fallen silent; one that is gone is reported as overdue too, if it was not before."""
         changes = FleetChanges()
-        suspects = [client_id for client_id, until in self._quiet_until.items() if until <= now]
-        for client_id in suspects:
+        silent = [client_id for client_id, until in self._quiet_until.items() if until <= now]
+        for client_id in silent:
             state = self.registry.get(client_id)
             assert state is not None
             gone = now - state.last_seen >= self._timeout_s
-            self._note_late(client_id, now, changes, certain=gone)
+            self._find_overdue(client_id, now, changes, certain=gone)
             if gone:
                 changes.gone.append(client_id)
             else:
-                self._quiet_until[client_id] = self._next_look(client_id, state.last_seen)
+                self._quiet_until[client_id] = self._next_change(client_id, state.last_seen)
         for client_id in changes.gone:
             self._depart(client_id)
             self.registry.forget(client_id)
             self.cadence.forget(client_id)
-            self.runway.forget(client_id)
-            self.tallies.forget(client_id)
+            self.action_horizon.forget(client_id)
+            self.outcomes.forget(client_id)
             self.responses.forget(client_id)
-            self._late.pop(client_id, None)
+            self._overdue.pop(client_id, None)
             del self._quiet_until[client_id]
         self.responses.expire(now)
         self._next_sweep_at = now + self._sweep_s() if self.active_count else None
@@ -176,35 +188,35 @@ class Fleet:
         state = self.registry.get(client_id)
         assert state is not None
         self.departed[client_id] = state
-        if len(self.departed) > REMEMBERED_DEPARTED:
+        if len(self.departed) > MAX_DEPARTED:
             self.departed.popitem(last=False)
 
-    def is_late(self, client_id: str) -> bool:
-        """Whether a client is late for any model, as was told."""
-        return bool(self._late.get(client_id))
+    def is_overdue(self, client_id: str) -> bool:
+        """Returns whether a client has been reported as overdue for any model."""
+        return bool(self._overdue.get(client_id))
 
-    def _note_late(self, client_id: str, now: float, changes: FleetChanges, *, certain: bool) -> None:
+    def _find_overdue(self, client_id: str, now: float, changes: FleetChanges, *, certain: bool) -> None:
         rhythms = self.cadence.rhythms(client_id)
-        told = self._late.setdefault(client_id, set())
-        told.intersection_update(rhythms)  # no more than is known of the client
+        reported = self._overdue.setdefault(client_id, set())
+        reported.intersection_update(rhythms)  # only models that are still tracked
         for model_id, rhythm in rhythms.items():
-            if model_id not in told and (certain or self._late_from(rhythm) <= now):
-                told.add(model_id)
+            if model_id not in reported and (certain or self._overdue_from(rhythm) <= now):
+                reported.add(model_id)
                 changes.overdue.append((client_id, model_id))
 
-    def _late_from(self, rhythm: Rhythm) -> float:
-        """From when on a client is late for a model, if its rhythm is known well enough to say so."""
+    def _overdue_from(self, rhythm: Rhythm) -> float:
+        """Returns from when on a client is overdue for a model; infinite while its cadence is not known well enough."""
         if rhythm.intervals < _STEADY_AFTER:
             return math.inf
         return rhythm.last + rhythm.period * self.cadence.overdue_multiplier
 
-    def _next_look(self, client_id: str, last_seen: float) -> float:
-        """The first instant at which a silent client is late for something it was not late for yet, or gone."""
-        told = self._late.get(client_id, ())
+    def _next_change(self, client_id: str, last_seen: float) -> float:
+        """Returns when a client that stays silent becomes overdue for another model, or gone."""
+        reported = self._overdue.get(client_id, ())
         until = last_seen + self._timeout_s
         for model_id, rhythm in self.cadence.rhythms(client_id).items():
-            if model_id not in told and (late_from := self._late_from(rhythm)) < until:
-                until = late_from
+            if model_id not in reported and (overdue_from := self._overdue_from(rhythm)) < until:
+                until = overdue_from
         return until
 
     def _sweep_s(self) -> float:

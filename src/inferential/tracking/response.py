@@ -1,14 +1,14 @@
-"""What becomes of each response, from the observation that asks for it to the robot that uses it up.
+"""The life cycle of each response, from the observation that requests it to its use by the robot.
 
-It sends nothing and times nothing by itself. The whole life of a response:
+No clock and no timer. The states of a response:
 
-    PENDING -> ISSUED -> CONSUMED       the robot's next observation came: it has used this one
-       |         |--> INVALIDATED       it could not be delivered or is void, or a newer one came before it was used
-       |         +--> EXPIRED           the robot was silent for too long after it
+    PENDING -> ISSUED -> CONSUMED       the robot's next observation arrived: it has used this one
+       |         |--> INVALIDATED       it could not be delivered, or a newer one was sent before it was used
+       |         +--> EXPIRED           the robot was silent for the time-out after it
        |--> INVALIDATED                 its request was refused or superseded, or too many are pending
-       +--> EXPIRED                     nothing was heard of it for too long
+       +--> EXPIRED                     it was not answered within the time-out
 
-CONSUMED, INVALIDATED and EXPIRED are ends.
+CONSUMED, INVALIDATED and EXPIRED are final.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from inferential.tracking.limits import MAX_PENDING
 
 
 class ResponseState(enum.Enum):
-    """Where a response stands."""
+    """The state of a response."""
 
     PENDING = "pending"
     ISSUED = "issued"
@@ -30,10 +30,10 @@ class ResponseState(enum.Enum):
     INVALIDATED = "invalidated"
     EXPIRED = "expired"
 
-    __hash__ = object.__hash__  # that of Enum is Python, and takes as long as all else that is done with a state
+    __hash__ = object.__hash__  # Enum's own is written in Python, and would take as long as everything else here
 
 
-# CPython 3.11 takes ten times as long to look a state up in its class, by a function of the class's own.
+# As module constants: looking a member up in its class takes CPython 3.11 ten times as long.
 PENDING, ISSUED, CONSUMED, INVALIDATED, EXPIRED = ResponseState
 
 
@@ -61,13 +61,13 @@ class ResponseRecord:
 
 
 class ResponseTracker:
-    """The responses of all clients that are on their way or in use.
+    """Tracks the pending and active responses of all clients.
 
-    Of each client and model it keeps the active response (the last that was issued, until it expires) and the pending
-    ones; what has ended is counted and, but for the active one, forgotten.
+    For each client and model it stores the active response (the last that was issued, until it expires) and the pending
+    ones. Ended responses are counted and dropped, except the active one.
 
     Args:
-        disconnect_timeout_s: how long a response may stay pending or issued before it expires.
+        disconnect_timeout_s: seconds that a response may stay pending or issued before it expires.
     """
 
     def __init__(self, disconnect_timeout_s: float = 10.0) -> None:
@@ -75,14 +75,14 @@ class ResponseTracker:
         self._connected: set[str] = set()
         self._active: dict[str, dict[str, ResponseRecord]] = {}
         self._pending: dict[str, dict[str, ResponseRecord]] = {}
-        # Oldest first: a record goes to the end when it is issued, and its time begins anew.
+        # Oldest first: a record moves to the end when it is issued, and its time-out restarts.
         self._open: OrderedDict[ResponseRecord, float] = OrderedDict()
         self._counts: Counter[ResponseState] = Counter()
 
     def on_request(self, client_id: str, response_id: str = "", model_id: str = "", now: float | None = None) -> None:
-        """A client observed: it has used the response that it had, and asks for that of `response_id`.
+        """Records an observation: the client has used its active response, and requests that of `response_id`.
 
-        An id that is pending already stays what it is. Of one client at most 256 are pending; with one more the oldest
+        An id that is pending already is ignored. A client has at most 256 pending responses; with one more, the oldest
         is invalidated.
         """
         now = time.monotonic() if now is None else now
@@ -103,7 +103,7 @@ class ResponseTracker:
     def on_response_sent(
         self, client_id: str, response_id: str, latency_ms: float, model_id: str = "", now: float | None = None
     ) -> None:
-        """A response was sent: it is the active one of its client and model from now on."""
+        """Records a response that was sent, as the active one of its client and model."""
         now = time.monotonic() if now is None else now
         record = self._take_pending(client_id, response_id)
         if record is None:
@@ -120,9 +120,9 @@ class ResponseTracker:
         self._open.move_to_end(record)
 
     def on_invalidated(self, client_id: str, reason: str, response_id: str | None = None, model_id: str = "") -> bool:
-        """A response is void: the pending or active one of `response_id`; the active one where none is named.
+        """Invalidates the pending or active response of `response_id`; the active one if no id is given.
 
-        False if there is none, or if it has ended already.
+        Returns False if there is none, or if it has ended already.
         """
         if response_id is not None:
             pending = self._pending.get(client_id, {}).get(response_id)
@@ -139,7 +139,7 @@ class ResponseTracker:
         return True
 
     def expire(self, now: float) -> list[ResponseRecord]:
-        """Ends, and forgets, what has been pending or issued for too long; gives what it ended."""
+        """Ends and drops what has been pending or issued for longer than the time-out; returns it."""
         expired: list[ResponseRecord] = []
         while (at := self.expires_at()) is not None and at <= now:
             record = next(iter(self._open))
@@ -156,17 +156,17 @@ class ResponseTracker:
         return expired
 
     def expires_at(self) -> float | None:
-        """When `expire` will find something, as things stand; None while nothing is open."""
+        """Returns when `expire` will find something; None while no response is open."""
         since = next(iter(self._open.values()), None)
         return None if since is None else since + self.disconnect_timeout_s
 
     def get_active(self, client_id: str, model_id: str = "") -> ResponseRecord | None:
-        """The last response that was sent to a client for a model, until it expires."""
+        """Returns the last response sent to a client for a model, until it expires; else None."""
         models = self._active.get(client_id)
         return None if models is None else models.get(model_id)
 
     def forget(self, client_id: str) -> None:
-        """Drops a client; what it had open counts as expired."""
+        """Drops a client; its open responses count as expired."""
         self._connected.discard(client_id)
         records = [*self._pending.pop(client_id, {}).values(), *self._active.pop(client_id, {}).values()]
         for record in records:
@@ -175,11 +175,20 @@ class ResponseTracker:
 
     @property
     def connected_clients(self) -> set[str]:
-        """The clients that have observed and were not forgotten, a copy."""
+        """The clients that have sent observations and were not forgotten; a copy."""
         return self._connected.copy()
 
+    def sizes(self) -> dict[str, int]:
+        """Returns the number of entries in each table."""
+        return {
+            "responses_open": len(self._open),
+            "responses_active": sum(map(len, self._active.values())),
+            "responses_pending": sum(map(len, self._pending.values())),
+            "response_clients": len(self._connected),
+        }
+
     def counts(self) -> dict[ResponseState, int]:
-        """How many responses have ended how."""
+        """Returns how many responses have ended in each final state."""
         return dict(self._counts)
 
     def _take_pending(self, client_id: str, response_id: str) -> ResponseRecord | None:

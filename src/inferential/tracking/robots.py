@@ -1,7 +1,4 @@
-"""The clients that there are.
-
-It knows nothing of rhythm and responses.
-"""
+"""The registry of connected clients."""
 
 from __future__ import annotations
 
@@ -17,12 +14,12 @@ class ClientState:
 
     Attributes:
         client_id: its id.
-        client_type: what it last said it is.
-        identity: the ZeroMQ routing id that it last spoke from.
-        first_seen: when its first observation came.
-        last_seen: when its last observation came.
-        total_requests: its observations, the first included.
-        model_ids: the models that it asked, 64 at most.
+        client_type: the kind of robot, as it last stated it.
+        identity: the ZeroMQ routing id that its last observation came from.
+        first_seen: arrival of its first observation.
+        last_seen: arrival of its last observation.
+        total_requests: its observations so far.
+        model_ids: the models that it has asked, at most 64.
     """
 
     client_id: str
@@ -48,7 +45,7 @@ class ClientRegistry:
         identity: bytes = b"",
         now: float | None = None,
     ) -> bool:
-        """Notes an observation; True if the client is new."""
+        """Records an observation; returns whether the client is new."""
         now = time.monotonic() if now is None else now
         state = self._clients.get(client_id)
         is_new = state is None
@@ -63,7 +60,7 @@ class ClientRegistry:
         return is_new
 
     def get(self, client_id: str) -> ClientState | None:
-        """A client, None if it is unknown."""
+        """Returns a client; None if it is not connected."""
         return self._clients.get(client_id)
 
     def forget(self, client_id: str) -> None:
@@ -72,10 +69,10 @@ class ClientRegistry:
 
     @property
     def active_count(self) -> int:
-        """How many clients there are."""
+        """Number of connected clients."""
         return len(self._clients)
 
     @property
     def all_clients(self) -> dict[str, ClientState]:
-        """All clients by id, a copy."""
+        """All connected clients by id, longest connected first; a copy."""
         return self._clients.copy()

@@ -1,4 +1,4 @@
-"""The socket that robots connect to."""
+"""The socket that robots connect to, its address and its messages."""
 
 from inferential.transport.messages import IncomingObservation, OutgoingResponse
 from inferential.transport.zmq_transport import MalformedMessage, ZmqTransport

@@ -1,4 +1,4 @@
-"""A listening socket for an address of ZeroMQ's: tcp://HOST:PORT or ipc://PATH."""
+"""Listening sockets for ZeroMQ addresses: tcp://HOST:PORT or ipc://PATH."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ LARGEST_PORT = 65_535
 
 
 class Listener:
-    """A socket that listens.
+    """A listening socket.
 
     Args:
         listening: the socket.
-        address: what robots connect to.
-        path: the socket's name in the file system, where it has one.
-        folder: was made for it.
+        address: the address that robots connect to.
+        path: the socket's path in the file system; "" if it has none.
+        folder: the folder that was created for it; "" if none was.
     """
 
     def __init__(self, listening: socket.socket, address: str, path: str = "", folder: str = "") -> None:
@@ -34,7 +34,7 @@ class Listener:
         self._inode = os.stat(path).st_ino if path else 0
 
     def close(self) -> None:
-        """Stops listening; its name goes too, if no other server has taken it over."""
+        """Stops listening, and removes its path unless another server has taken it over."""
         self.socket.close()
         with contextlib.suppress(OSError):
             if self._path and os.lstat(self._path).st_ino == self._inode:
@@ -44,14 +44,14 @@ class Listener:
 
 
 def listen(bind: str) -> Listener:
-    """Listens.
+    """Returns a socket that listens on an address.
 
     Args:
-        bind: tcp://HOST:PORT, where HOST may be * for every interface and PORT 0 or * for a free one, or ipc://PATH,
-            where PATH may be * for a new one, or begin with @ for one in no file system (Linux).
+        bind: tcp://HOST:PORT, where HOST may be * for every interface and PORT 0 or * for a free one; or ipc://PATH,
+            where PATH may be * for a new one, or begin with @ for an abstract socket (Linux).
 
     Raises:
-        OSError: it cannot be bound.
+        OSError: the address cannot be bound.
     """
     kind, _, place = bind.partition("://")
     if kind == "ipc":
@@ -61,7 +61,7 @@ def listen(bind: str) -> Listener:
     if kind != "tcp" or not colon or not host or not (port == "*" or port.isdecimal()):
         raise OSError(errno.EINVAL, "Invalid argument")
     if port != "*" and int(port) > LARGEST_PORT:
-        raise OSError(errno.EINVAL, "no such port")
+        raise OSError(errno.EINVAL, f"port: at most {LARGEST_PORT}, got {port}")
     number = 0 if port == "*" else int(port)
     found = socket.getaddrinfo("0.0.0.0" if host == "*" else host, number, type=socket.SOCK_STREAM)
     family, _, _, _, address = found[0]
@@ -78,7 +78,7 @@ def _listen_at(path: str) -> Listener:
         path = os.path.join(folder, "socket")
     named = not path.startswith("@")
     if named:
-        _make_room(path)
+        _remove_stale(path)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listening.bind(place_of(path))
@@ -89,11 +89,11 @@ def _listen_at(path: str) -> Listener:
         raise
 
 
-def _make_room(path: str) -> None:
-    """Takes the name of a server that is gone out of the file system.
+def _remove_stale(path: str) -> None:
+    """Removes the socket file of a server that no longer runs.
 
-    libzmq takes it from one that lives too, which then waits for robots that cannot find it; here binding fails, as it
-    does with a port.
+    libzmq removes that of a running server too, which no robot can reach afterwards; here binding fails, as it does for
+    a port in use.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller, contextlib.suppress(FileNotFoundError):
         caller.setblocking(False)

@@ -1,10 +1,8 @@
-"""The address that robots connect to, as a ZeroMQ ROUTER does it, watched by the event loop itself.
+"""A ZeroMQ ROUTER socket without libzmq, watched by the event loop itself.
 
-It decides nothing: what a message means and who gets which answer is the server's business.
-
-A client is known by the identity that it told on connecting; one that told none gets one that begins with a zero byte.
-A client that connects anew under its identity takes over from its former connection (ZMQ_ROUTER_HANDOVER), and what is
-sent to a client that is not there is an error (ZMQ_ROUTER_MANDATORY).
+A client is known by the identity that it sends in the handshake; a client that sends none gets a generated one, which
+begins with a zero byte. A client that connects again under its identity replaces its former connection
+(ZMQ_ROUTER_HANDOVER), and sending to a client that is not connected is an error (ZMQ_ROUTER_MANDATORY).
 """
 
 from __future__ import annotations
@@ -20,6 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from inferential.transport.connections import ClientConnection, MalformedMessage, send_buffered
 from inferential.transport.listening import listen
 from inferential.transport.messages import IncomingObservation, OutgoingResponse, Received
 from inferential.zmtp import ConnectionEnded, ProtocolError, Stream
@@ -28,53 +27,34 @@ from inferential.zmtp.protocol import Buffer, Discarded
 if TYPE_CHECKING:
     from inferential.config.schema import TransportConfig
 
+__all__ = ["HANDSHAKE_S", "LINGER_MS", "MalformedMessage", "ZmqTransport"]
+
 logger = logging.getLogger("inferential.transport")
 
 LINGER_MS = 500
-"""On close, how long answers that are on their way may still take."""
+"""On close, how long to wait for unsent messages, in milliseconds."""
 HANDSHAKE_S = 10.0
-"""Who has not said by then who it is, is nobody."""
+"""Connections that have not finished the handshake after so many seconds are closed."""
+SEND_WAIT_S = 1.0
+"""How long `send` waits for connections in their handshake, if its client is not connected yet."""
 _FRAMES = 3  # empty, envelope, payload
 _ACCEPT_AT_ONCE = 16
-_LOOK_AFTER = 16  # messages, after which whoever else has something is looked for
-_UNASKED = 16  # looks at a client that is alone, after which the system is asked who else has something
+_POLL_AFTER = 16  # messages returned between two polls of all connections
+_MAX_DIRECT_READS = 16  # reads from an only client between two polls of all connections
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_ACCEPT_AGAIN_S = 1.0
-_REMEMBERED_DOUBLES = 1024
-
-
-class MalformedMessage(Exception):
-    """A message that is not [identity, "", envelope, payload]."""
-
-    def __init__(self, identity: bytes, reason: str) -> None:
-        self.identity = identity
-        self.reason = reason
-        super().__init__(reason)
-
-
-class _Client:
-    """One connection."""
-
-    __slots__ = ("events", "gone", "identity", "queued", "stream", "until")
-
-    def __init__(self, stream: Stream, until: float) -> None:
-        self.stream = stream
-        self.until = until  # when the handshake must be over
-        self.identity = b""  # until it is
-        self.events = selectors.EVENT_READ
-        self.queued = False  # among those that have something to say
-        self.gone = False  # but its last words may not have been heard
+_ACCEPT_RETRY_S = 1.0
+_MAX_DUPLICATE_IDS = 1024
 
 
 class ZmqTransport:
-    """A bound ROUTER.
+    """A bound ROUTER socket.
 
     Args:
-        config: where to listen, and what may wait for a client.
-        max_message_bytes: a frame above it ends its sender's connection before memory is spent on it.
+        config: the address, and how many messages may wait for a client.
+        max_message_bytes: a larger frame closes its sender's connection before memory is allocated; None: no limit.
 
     Raises:
-        OSError: where the address cannot be bound.
+        OSError: the address cannot be bound.
     """
 
     def __init__(self, config: TransportConfig, max_message_bytes: int | None = None) -> None:
@@ -86,25 +66,25 @@ class ZmqTransport:
         self.address = self._listener.address
         self._send_hwm = config.send_hwm
         self._max_frame_bytes = max_message_bytes
-        # One descriptor for the event loop, however many clients there are: all that came is read in one turn, and
-        # goes into one batch.
+        # One descriptor for the event loop, however many clients are connected: all messages that have arrived are read
+        # in one turn of the loop, and can go into one batch.
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener.socket, selectors.EVENT_READ)
-        self._clients: dict[bytes, _Client] = {}
-        self._strangers: dict[_Client, None] = {}  # connections whose handshake is not over, oldest first
-        self._talkers: deque[_Client] = deque()  # those that may have a message, in turn
-        self._given = 0  # messages, since it was last looked who has any
-        self._unasked = 0  # looks, since the system was last asked
+        self._clients: dict[bytes, ClientConnection] = {}
+        self._handshaking: dict[ClientConnection, None] = {}  # connections in their handshake, oldest first
+        self._ready: deque[ClientConnection] = deque()  # clients that may have a message, in the order of their turns
+        self._returned = 0  # messages since the last poll
+        self._direct_reads = 0  # since the last poll of all connections
         self._names = itertools.count(1)
-        self._doubles: set[bytes] = set()  # identities that came while they were there
+        self._duplicate_ids: set[bytes] = set()  # identities that connected while they were connected
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_readable: Callable[[], None] | None = None
-        self._arrived: asyncio.Event | None = None
-        self._dismissal: asyncio.TimerHandle | None = None
+        self._readable: asyncio.Event | None = None
+        self._handshake_timer: asyncio.TimerHandle | None = None
         self._closed = False
 
     def watch(self, on_readable: Callable[[], None]) -> None:
-        """Has the running event loop call `on_readable` whenever there may be something to receive."""
+        """Makes the running event loop call `on_readable` whenever there may be a message to receive."""
         self._loop = asyncio.get_running_loop()
         self._on_readable = on_readable
         self._loop.add_reader(self._selector_fd(), on_readable)
@@ -113,21 +93,22 @@ class ZmqTransport:
     def _selector_fd(self) -> int:
         return self._selector.fileno()
 
-    # What comes in
+    # Receiving
 
     def receive(self) -> Received | None:
-        """The next message, None where there is none; clients take turns.
+        """Returns the next message, None if there is none; clients take turns.
 
         Raises:
-            MalformedMessage: the next message has the wrong frames; it is gone, go on with the next.
+            MalformedMessage: the next message has the wrong frames; it is dropped, and the next call returns the one
+                after it.
         """
-        if not self._talkers and self._given:
-            self._given = 0
-            return None  # whoever else has something by now wakes us again
-        if not self._talkers or self._given >= _LOOK_AFTER:
-            self._look()
-        while self._talkers:
-            client = self._talkers.popleft()
+        if not self._ready and self._returned:
+            self._returned = 0
+            return None  # a message that has arrived since makes the selector readable again
+        if not self._ready or self._returned >= _POLL_AFTER:
+            self._poll()
+        while self._ready:
+            client = self._ready.popleft()
             stream = client.stream
             try:
                 frames = stream.next()
@@ -135,75 +116,77 @@ class ZmqTransport:
                 self._drop(client, str(error))
                 continue
             if stream.unsent:
-                self._mind(client)  # an answer to its heartbeat
+                self._update_events(client)  # a reply to its heartbeat
             if frames is None:
                 client.queued = False
                 continue
             if stream.buffered():
                 if client.gone:
-                    self._talkers.appendleft(client)  # its last words are older than what its successor says
+                    self._ready.appendleft(client)  # these are older than the messages of its successor
                 else:
-                    self._talkers.append(client)
+                    self._ready.append(client)
             else:
                 client.queued = False
-            self._given += 1
+            self._returned += 1
             if isinstance(frames, list) and len(frames) == _FRAMES and not len(frames[0]):
                 return client.identity, frames[1], frames[2], time.monotonic()
             found = "more" if isinstance(frames, Discarded) else f"{len(frames)} of them"
             raise MalformedMessage(client.identity, f"expected frames [empty, envelope, payload], got {found}")
         return None
 
-    def _look(self) -> None:
-        """Reads from every client that has something and whose last words were heard; accepts who is new."""
-        self._given = 0
-        if self._closed or self._heard_alone():
-            return
-        self._unasked = 0
+    def _poll(self) -> None:
+        """Reads from every readable connection whose earlier messages have been returned; accepts new ones."""
+        if not self._closed and not self._read_only_client():
+            self._poll_all()
+        self._returned = 0
+
+    def _poll_all(self) -> None:
+        self._direct_reads = 0
         for key, events in self._selector.select(0):
-            client: _Client | None = key.data
+            client: ClientConnection | None = key.data
             if client is None:
                 self._accept()
-            elif not client.gone:  # else another's event ended it, just now
-                self._attend(client, events)
+            elif not client.gone:  # else an earlier event of this loop closed it
+                self._handle_events(client, events)
 
-    def _attend(self, client: _Client, events: int) -> None:
-        """Sees to what a client's connection is ready for."""
+    def _handle_events(self, client: ClientConnection, events: int) -> None:
+        """Reads from and writes to a connection, as far as it is ready."""
         try:
             if events & selectors.EVENT_WRITE:
                 client.stream.flush()
-                self._mind(client)
+                self._update_events(client)
             if events & selectors.EVENT_READ:
                 self._read(client)
         except ConnectionEnded as error:
             self._drop(client, str(error))
 
-    def _heard_alone(self) -> bool:
-        """Whether a client that is the only one had something: then the system is not asked who has.
+    def _read_only_client(self) -> bool:
+        """Reads directly from the client if it is the only one; returns whether it had a message.
 
-        Others who come wait for a few looks at most.
+        That spares a call of the selector. New connections wait for a few such reads at most.
         """
-        if len(self._clients) != 1 or self._strangers or self._unasked >= _UNASKED:
+        if len(self._clients) != 1 or self._handshaking or self._direct_reads >= _MAX_DIRECT_READS:
             return False
         (client,) = self._clients.values()
         if client.queued or client.stream.unsent:
             return False
-        self._unasked += 1
-        self._attend(client, selectors.EVENT_READ)
+        self._direct_reads += 1
+        self._handle_events(client, selectors.EVENT_READ)
         return client.queued
 
-    def _read(self, client: _Client) -> None:
+    def _read(self, client: ClientConnection) -> None:
         if client.queued:
-            return  # first what it said before is heard: ever more of it would be kept otherwise
+            return  # its earlier messages are returned first; otherwise ever more would be buffered
         if client.identity:
-            heard = client.stream.read()
+            received = client.stream.read()
         elif client.stream.shake_hands():
-            self._welcome(client)
-            heard = True
+            self._register(client)
+            received = True
         else:
             return
-        if heard:
+        if received:
             client.queued = True
-            self._talkers.append(client)
+            self._ready.append(client)
 
     def _accept(self) -> None:
         until = time.monotonic() + HANDSHAKE_S
@@ -214,169 +197,190 @@ class ZmqTransport:
                 return
             except OSError as error:
                 if error.errno not in _NO_DESCRIPTORS:
-                    continue  # that one is gone already
-                if not self._strangers:
+                    continue  # the connection is closed already
+                if not self._handshaking:
                     self._accept_later(error)
                     return
-                # Robots shake hands within milliseconds; whoever opens connections and says nothing keeps none out.
-                self._drop(next(iter(self._strangers)), "somebody else needs its descriptor")
+                # A robot finishes its handshake within milliseconds; idle connections must not keep robots out.
+                self._drop(next(iter(self._handshaking)), "no file descriptor is left for a newer connection")
                 continue
             try:
-                client = _Client(Stream(accepted, b"ROUTER", b"", self._max_frame_bytes, _FRAMES), until)
+                client = ClientConnection(Stream(accepted, b"ROUTER", b"", self._max_frame_bytes, _FRAMES), until)
                 self._selector.register(client.stream, client.events, client)
             except (OSError, ConnectionEnded):
                 accepted.close()
                 continue
-            self._strangers[client] = None
-            if self._dismissal is None:
-                self._dismiss()
+            self._handshaking[client] = None
+            if self._handshake_timer is None:
+                self._expire_handshakes()
 
-    def _dismiss(self) -> None:
-        """Ends connections whose time to say who they are is over; again when that of the next one is."""
+    def _expire_handshakes(self) -> None:
+        """Closes connections whose handshake takes too long, and sets the timer for the next one."""
         now = time.monotonic()
-        while self._strangers and (oldest := next(iter(self._strangers))).until <= now:
-            self._drop(oldest, f"it did not say within {HANDSHAKE_S:g} s who it is")
-        self._dismissal = None
-        if self._strangers and self._loop is not None:
-            self._dismissal = self._loop.call_later(next(iter(self._strangers)).until - now, self._dismiss)
+        while self._handshaking and (oldest := next(iter(self._handshaking))).handshake_deadline <= now:
+            self._drop(oldest, f"the handshake was not finished within {HANDSHAKE_S:g} s")
+        self._handshake_timer = None
+        if self._handshaking and self._loop is not None:
+            self._handshake_timer = self._loop.call_later(
+                next(iter(self._handshaking)).handshake_deadline - now, self._expire_handshakes
+            )
 
     def _accept_later(self, error: OSError) -> None:
-        """There is no descriptor to be had: the listener would be ready again and again."""
-        logger.error("no connection can be accepted for %g s: %s", _ACCEPT_AGAIN_S, error.strerror)
+        """Stops accepting for a while: without a free descriptor the listener would stay readable."""
+        logger.error(
+            "cannot accept connections for %g s: %s; raise the limit of open files (ulimit -n)",
+            _ACCEPT_RETRY_S,
+            error.strerror,
+        )
         self._selector.unregister(self._listener.socket)
         if self._loop is not None:
-            self._loop.call_later(_ACCEPT_AGAIN_S, self._accept_again)
+            self._loop.call_later(_ACCEPT_RETRY_S, self._accept_again)
 
     def _accept_again(self) -> None:
         if not self._closed:
             self._selector.register(self._listener.socket, selectors.EVENT_READ)
 
-    def _welcome(self, client: _Client) -> None:
-        """A client has said who it is."""
+    def _register(self, client: ClientConnection) -> None:
+        """Registers a client whose handshake is done."""
         other = client.stream.other
         assert other is not None
         if other.identity.startswith(b"\0"):
-            raise ProtocolError("identities that begin with a zero byte are for those that tell none")
+            raise ProtocolError("an identity must not begin with a zero byte: those are generated")
         identity = other.identity or b"\0" + next(self._names).to_bytes(8)
         former = self._clients.get(identity)
         if former is not None:
-            if identity not in self._doubles:
-                if len(self._doubles) < _REMEMBERED_DOUBLES:
-                    self._doubles.add(identity)
+            if identity not in self._duplicate_ids:
+                if len(self._duplicate_ids) < _MAX_DUPLICATE_IDS:
+                    self._duplicate_ids.add(identity)
                 logger.warning(
-                    "client %r connected while its former connection stood, and takes its place: it came back, or two "
-                    "robots have one id (said once)",
+                    "client %r connected again and replaces its former connection: it reconnected, or two robots have "
+                    "the same id; further replacements are not logged",
                     identity.decode("utf-8", "replace"),
                 )
-            self._drop(former, "it connected anew")
-        del self._strangers[client]
+            self._drop(former, "the client connected again")
+        del self._handshaking[client]
         client.identity = identity
         self._clients[identity] = client
 
-    def _drop(self, client: _Client, reason: str) -> None:
-        """A connection ends, or has ended."""
+    def _drop(self, client: ClientConnection, reason: str) -> None:
+        """Closes a connection, or cleans up after one that was closed."""
         if client.gone:
             return
         client.gone = True
-        logger.debug("connection of %r ended: %s", client.identity, reason)
-        self._strangers.pop(client, None)
+        logger.debug("connection of %r closed: %s", client.identity, reason)
+        self._handshaking.pop(client, None)
         if self._clients.get(client.identity) is client:
             del self._clients[client.identity]
         self._selector.unregister(client.stream)
         client.stream.close()
 
-    # What goes out
+    def sizes(self) -> dict[str, int]:
+        """Returns the number of connections and of buffered messages."""
+        return {
+            "connections": len(self._clients),
+            "connections_handshaking": len(self._handshaking),
+            "connections_ready": len(self._ready),
+            "messages_unsent": sum(client.stream.unsent for client in self._clients.values()),
+        }
+
+    # Sending
 
     def post(self, identity: bytes, envelope: Buffer, payload: Buffer) -> None:
-        """Hands a message to the system, or keeps what it does not take at once; it does not wait.
+        """Sends a message without waiting; what the system does not take at once is buffered.
 
         Raises:
-            OSError: the client is gone (EHOSTUNREACH), or does not read, and `send_hwm` messages wait for it (EAGAIN).
+            OSError: the client is not connected (EHOSTUNREACH), or does not read and `send_hwm` messages are buffered
+                for it (EAGAIN).
         """
         client = self._clients.get(identity)
         if client is None:
-            raise OSError(errno.EHOSTUNREACH, "the client is not there")
+            raise OSError(errno.EHOSTUNREACH, "the client is not connected")
         if client.stream.unsent >= self._send_hwm:
-            raise OSError(errno.EAGAIN, f"the client does not read, and {self._send_hwm} messages wait for it")
+            raise OSError(errno.EAGAIN, f"the client does not read: {self._send_hwm} messages are buffered for it")
         try:
             client.stream.send((b"", envelope, payload))
         except ConnectionEnded as error:
             self._drop(client, str(error))
-            raise OSError(errno.EHOSTUNREACH, f"the client is gone: {error}") from error
+            raise OSError(errno.EHOSTUNREACH, f"the client disconnected: {error}") from error
         if client.stream.unsent:
-            self._mind(client)
+            self._update_events(client)
 
-    def _mind(self, client: _Client) -> None:
-        """Has the selector tell when a client can be sent the rest, as long as there is a rest."""
+    def _update_events(self, client: ClientConnection) -> None:
+        """Watches for writability while a client has unsent messages."""
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.stream.unsent else 0)
         if events != client.events:
             client.events = events
             self._selector.modify(client.stream, events, client)
 
-    # For whoever uses it without a server
+    # Used alone, without a server
 
     async def recv(self) -> IncomingObservation:
-        """The next well-formed message.
+        """Waits for the next well-formed message and returns it.
 
         Raises:
-            OSError: the transport is closed, or closes meanwhile.
+            OSError: the transport is closed, or is closed meanwhile.
         """
-        if self._arrived is None:
-            self._arrived = asyncio.Event()
-            if not self._closed:
-                self.watch(self._arrived.set)
+        readable = self._watch_alone()
         while True:
             if self._closed:
                 raise OSError(errno.ENOTSOCK, "the transport is closed")
-            self._arrived.clear()
+            readable.clear()
             try:
                 received = self.receive()
             except MalformedMessage:
-                await asyncio.sleep(0)  # others get their turn, however many of these come
+                await asyncio.sleep(0)  # other tasks get their turn, however many of these arrive
                 continue
             if received is not None:
                 return IncomingObservation(*received)
-            await self._arrived.wait()
+            await readable.wait()
 
     async def send(self, response: OutgoingResponse) -> None:
-        """`post`, awaitable, of a message in one piece."""
-        self.post(response.identity, response.envelope, response.payload)
+        """Sends a message; if its client is not connected, waits first for connections in their handshake.
+
+        Raises:
+            OSError: as `post`; for a client that is not connected after up to `SEND_WAIT_S` seconds.
+        """
+        identity = response.identity
+        if identity not in self._clients and not self._closed:
+            readable = self._watch_alone()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SEND_WAIT_S):
+                    self._poll_all()
+                    while identity not in self._clients and self._handshaking:
+                        readable.clear()
+                        await readable.wait()
+                        self._poll_all()
+            if self._ready:
+                readable.set()  # for a concurrent `recv`
+        self.post(identity, response.envelope, response.payload)
+
+    def _watch_alone(self) -> asyncio.Event:
+        """Returns an event that is set whenever the selector is readable; for use without a server."""
+        if self._readable is None:
+            self._readable = asyncio.Event()
+            if not self._closed:
+                self.watch(self._readable.set)
+        return self._readable
 
     async def close(self) -> None:
-        """Stops listening; gives answers on their way a moment to leave. Closing twice is fine."""
+        """Stops listening, and waits up to `LINGER_MS` for unsent messages. Closing twice is allowed."""
         if self._closed:
             return
         self._closed = True
         if self._loop is not None:
             self._loop.remove_reader(self._selector_fd())
-        if self._dismissal is not None:
-            self._dismissal.cancel()
+        if self._handshake_timer is not None:
+            self._handshake_timer.cancel()
         self._listener.close()
         unsent = [client for client in self._clients.values() if client.stream.unsent]
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LINGER_MS / 1e3):
-                    await asyncio.gather(*map(_empty, unsent))
-        finally:  # also if nobody wants to wait for that
-            for client in [*self._clients.values(), *self._strangers]:
-                self._drop(client, "the server ends")
-            self._talkers.clear()
+                    await asyncio.gather(*map(send_buffered, unsent))
+        finally:  # also if this is cancelled
+            for client in [*self._clients.values(), *self._handshaking]:
+                self._drop(client, "the server is shutting down")
+            self._ready.clear()
             self._selector.close()
-            if self._arrived is not None:
-                self._arrived.set()
-
-
-async def _empty(client: _Client) -> None:
-    """Until a client was sent all that it is owed, or is gone."""
-    loop = asyncio.get_running_loop()
-    writable = asyncio.Event()
-    fd = client.stream.fileno()
-    loop.add_writer(fd, writable.set)
-    try:
-        with contextlib.suppress(ConnectionEnded):
-            while client.stream.unsent:
-                writable.clear()
-                await writable.wait()
-                client.stream.flush()
-    finally:
-        loop.remove_writer(fd)
+            if self._readable is not None:
+                self._readable.set()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inferential import AsyncConnection, Connection, LocalDispatcher, RequestExpired, Server
+from inferential import AsyncConnection, Connection, InferenceRequest, LocalDispatcher, RequestExpired, Server
 from inferential.client.chunks import AsyncChunkRuntime, ChunkRuntime
 from inferential.client.chunks.runtime import chunk_of
 from inferential.config import InferentialConfig
@@ -111,9 +111,8 @@ async def test_the_sync_runtime_does_the_same() -> None:
 
 async def test_steps_remaining_and_control_rate_reach_the_server() -> None:
     async with serving(Ramp(0.02), scheduling={"strategy": "slo_aware"}) as server:
-        seen = []
-        offer = server._engine.offer
-        server._engine.offer = lambda request, now: (seen.append(request), offer(request, now))  # type: ignore[assignment, func-returns-value, return-value]
+        seen: list[InferenceRequest] = []
+        server.on_request(seen.append)
         async with AsyncConnection(server.address) as connection:
             loop = Loop()
             runtime = AsyncChunkRuntime(connection.model("policy", control_rate_hz=RATE_HZ), RATE_HZ)

@@ -83,8 +83,8 @@ async def test_what_goes_wrong_elsewhere_when_replicas_change_does_not_end_the_w
 
 
 async def test_a_replica_takes_no_more_than_serve_lets_it_have(dispatcher: RayDispatcher) -> None:
-    assert dispatcher.most_inflight("policy") == 0  # it is not up
+    assert dispatcher.max_inflight_limit("policy") == 0  # it is not up
     dispatcher._take_deployments([POLICY])
-    assert dispatcher.most_inflight("policy") == 3
+    assert dispatcher.max_inflight_limit("policy") == 3
     dispatcher._take_listed([LISTED])
-    assert dispatcher.most_inflight("policy") == 0  # its endpoint is not connected yet
+    assert dispatcher.max_inflight_limit("policy") == 0  # its endpoint is not connected yet

@@ -113,7 +113,7 @@ async def serving(cluster: Any) -> AsyncIterator[Serving]:
 
 async def replicas(server: Server, model_id: str, count: int) -> None:
     """Waits until so many replicas take calls."""
-    dispatcher = server._dispatcher
+    dispatcher = server.dispatcher
     async with asyncio.timeout(30):
         while len(dispatcher.replicas(model_id)) != count or dispatcher.max_inflight(model_id) == 0:  # noqa: ASYNC110 (nothing tells of it)
             await asyncio.sleep(0.02)
@@ -160,7 +160,7 @@ async def test_batches_go_by_handle_too_once_it_is_known_that_they_can(run: Any,
     await replicas(server, "batches", 1)
     model = connection.model("batches", queue="all", latency_budget_ms=5000.0)
     await model.infer(timeout_ms=5000, state=np.ones(3))
-    assert server._dispatcher.max_batch_size("batches") == 8
+    assert server.dispatcher.max_batch_size("batches") == 8
     results = await asyncio.gather(*(model.infer(timeout_ms=5000, state=np.ones(3)) for _ in range(6)))
     assert max(int(result["rows"]) for result in results) > 1
 
@@ -261,7 +261,7 @@ async def test_a_broken_connection_to_another_node_is_made_again_even_with_anoth
     run(deployment(Doubles).bind(), "far")
     server, connection = await serving("far")
     await replicas(server, "far", 1)
-    dispatcher = server._dispatcher
+    dispatcher = server.dispatcher
     model = connection.model("far", queue="all", latency_budget_ms=5000.0)
     pid = int((await model.infer(timeout_ms=5000, state=np.ones(2)))["pid"])
     ray.kill(registry(), no_restart=False)
@@ -325,7 +325,7 @@ async def test_a_registry_that_is_restarted_costs_neither_requests_nor_replicas(
     run(deployment(Doubles).bind(), "listed")
     server, connection = await serving("listed")
     await replicas(server, "listed", 1)
-    dispatcher = server._dispatcher
+    dispatcher = server.dispatcher
     stop = asyncio.Event()
     loads = [asyncio.create_task(load(connection, "listed", stop)) for _ in range(2)]
     before, keys = dispatcher.replicas("listed"), dispatcher._keys

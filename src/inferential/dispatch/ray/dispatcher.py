@@ -21,8 +21,8 @@ from inferential.dispatch.ray.handles import Handle
 from inferential.dispatch.ray.link import Link
 from inferential.dispatch.ray.nodes import Nodes
 from inferential.dispatch.ray.registry import REGISTER_EVERY_S, Listed, registry
-from inferential.memory import keep_what_is_freed
 from inferential.scheduler.request import InferenceRequest
+from inferential.transport.memory import raise_mmap_threshold
 
 logger = logging.getLogger("inferential.ray")
 
@@ -97,7 +97,7 @@ class RayDispatcher(Dispatcher):
 
     async def _begin(self) -> None:
         loop = asyncio.get_running_loop()
-        keep_what_is_freed()
+        raise_mmap_threshold()
         handle, self._keys, self._node = await loop.run_in_executor(None, self._connect)
         self._context = zmq.Context()
         self._take_deployments(await loop.run_in_executor(None, details))
@@ -165,7 +165,7 @@ class RayDispatcher(Dispatcher):
             return min((self._greeting(name).max_inflight for name in self._up(found)), default=0)
         return None if found.replicas else 0
 
-    def most_inflight(self, model_id: str) -> int | None:
+    def max_inflight_limit(self, model_id: str) -> int | None:
         """What the replicas say, or, of those without an endpoint, the deployment's `max_ongoing_requests`."""
         found = self._target(model_id)
         if found is None or self._is_direct(found):

@@ -37,9 +37,9 @@ from inferential.dispatch.ray.wire import (
     write_offsets,
     write_row,
 )
-from inferential.memory import keep_what_is_freed
 from inferential.proto.tensors import Buffer
 from inferential.scheduler.request import InferenceRequest
+from inferential.transport.memory import raise_mmap_threshold
 
 logger = logging.getLogger("inferential.ray")
 
@@ -198,7 +198,7 @@ class Endpoint:
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        keep_what_is_freed()
+        raise_mmap_threshold()
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         authenticator = ThreadAuthenticator(context)
         authenticator.start()

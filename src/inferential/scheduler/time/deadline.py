@@ -21,7 +21,7 @@ from __future__ import annotations
 def deadline_of(
     received_at: float,
     *,
-    told_budget_ms: float | None,
+    explicit_budget_ms: float | None,
     runs_out_at: float | None,
     cadence_s: float | None,
     default_budget_ms: float,
@@ -30,13 +30,13 @@ def deadline_of(
 
     Args:
         received_at: when the observation came in.
-        told_budget_ms: the budget that client or configuration told; None where none did.
+        explicit_budget_ms: the budget that client or configuration states; None if neither does.
         runs_out_at: when the robot's actions run out; None where that is not known.
         cadence_s: the client's period, where it is known well enough to go by it, else None.
         default_budget_ms: the budget of those of whom nothing is known.
     """
-    if told_budget_ms is not None:
-        return received_at + told_budget_ms / 1e3
+    if explicit_budget_ms is not None:
+        return received_at + explicit_budget_ms / 1e3
     if runs_out_at is not None:
         return runs_out_at
     if cadence_s is not None:

@@ -13,24 +13,25 @@ from typing import Any
 import numpy as np
 import pytest
 import zmq
+from tests.server.fakes import make_accounting
 
-from inferential.books import Books
 from inferential.config import ResponseTrackingConfig, TransportConfig
-from inferential.delivery import Callbacks, Delivery, name_of
 from inferential.dispatch.base import DispatchResult
 from inferential.metrics import MetricsCollector, names
 from inferential.metrics.recorder import Recorder
 from inferential.observation import ObservationError
 from inferential.proto import PROTOCOL_VERSION, Status
 from inferential.proto.messages import Response, ResponseTiming, read_response, write_response
-from inferential.reception import Arrival
 from inferential.scheduler.admission import CLIENT_GONE
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, RequestState
 from inferential.scheduler.time.availability import ALWAYS_AVAILABLE
 from inferential.scheduler.time.fair_share import FairShares
+from inferential.server.callbacks import Callbacks
+from inferential.server.egress import Egress, label_of
+from inferential.server.ingress import IncomingRequest
+from inferential.server.inprocess import InProcessClients
 from inferential.tracking.fleet import Fleet
 from inferential.transport import ZmqTransport
-from inferential.visits import Visits
 
 ACTIONS = np.arange(3, dtype=np.float32)
 FAILURES = (
@@ -45,17 +46,15 @@ class Hatch:
 
     def __init__(self, send_hwm: int = 1000) -> None:
         self.transport = ZmqTransport(TransportConfig(bind="tcp://127.0.0.1:0", send_hwm=send_hwm))
-        self.visits = Visits()
+        self.inprocess = InProcessClients()
         self.fleet = Fleet(ResponseTrackingConfig())
         self.metrics = MetricsCollector()
         recorder = Recorder(self.metrics)
-        self.books = Books(
-            self.fleet, recorder, FairShares(ALWAYS_AVAILABLE), lambda _request: 1.0, lambda _client: None
-        )
+        self.accounting = make_accounting(self.fleet, recorder, FairShares(ALWAYS_AVAILABLE))
         self.callbacks = Callbacks[InferenceRequest]("request")
         self.ended: list[InferenceRequest] = []
         self.callbacks.register(self.ended.append)
-        self.delivery = Delivery(self.transport, self.visits, recorder, self.books, self.callbacks)
+        self.egress = Egress(self.transport, self.inprocess, recorder, self.accounting, self.callbacks)
         self._numbers = itertools.count(1)
 
     def running(self, identity: bytes = b"arm", version: int = PROTOCOL_VERSION) -> InferenceRequest:
@@ -63,7 +62,7 @@ class Hatch:
         number, now = next(self._numbers), time.monotonic()
         request = InferenceRequest("arm", "policy", identity, b"", b"", now, 0.0, None, 0.0, 50.0, 1)
         request.request_id, request.response_id, request.protocol_version = number, f"answer-{number}", version
-        self.books.arrived(Arrival(request, "franka", None, 0.0, None, None))
+        self.accounting.arrived(IncomingRequest(request, "franka", None, 0.0, None, None))
         request.move(RequestState.QUEUED)
         request.move(RequestState.DISPATCHED)
         return request
@@ -71,7 +70,7 @@ class Hatch:
     def enter(self) -> tuple[bytes, list[Response]]:
         """A visitor: its identity, and what it hears."""
         heard: list[Response] = []
-        identity = self.visits.enter(lambda envelope, payload: heard.append(read_response(envelope, payload)))
+        identity = self.inprocess.add(lambda envelope, payload: heard.append(read_response(envelope, payload)))
         return identity, heard
 
     def points(self, name: str) -> list[Labels]:
@@ -121,30 +120,30 @@ def result(request: InferenceRequest, actions: np.ndarray[Any, Any] = ACTIONS) -
 def end(hatch: Hatch, request: InferenceRequest, how: RefusalKind | str) -> None:
     """Ends a request: by an answer, by a refusal of a kind, or because its client was missed."""
     if how == "answer":
-        hatch.delivery.answer([result(request)])
+        hatch.egress.answer([result(request)])
     elif how == "gone":
-        hatch.delivery.refuse(request, Refusal(RefusalKind.REJECTED, "the client is gone", CLIENT_GONE))
+        hatch.egress.refuse(request, Refusal(RefusalKind.REJECTED, "the client is gone", CLIENT_GONE))
     else:
         assert isinstance(how, RefusalKind)
-        hatch.delivery.refuse(request, Refusal(how, "because", "cause"))
+        hatch.egress.refuse(request, Refusal(how, "because", "cause"))
 
 
 # Every request ends, in exactly one way
 
 
 @pytest.mark.parametrize("how", ["answer", "gone", *RefusalKind])
-@pytest.mark.parametrize("receiver", ["visitor", "visitor who left", "nobody"])
+@pytest.mark.parametrize("receiver", ["in-process", "in-process, disconnected", "nobody"])
 @pytest.mark.parametrize("version", [0, PROTOCOL_VERSION])
 async def test_a_request_ends_in_a_result_or_in_a_reason_or_in_a_count(
     version: int, receiver: str, how: RefusalKind | str, hatch: Hatch
 ) -> None:
     identity, heard = (b"arm", []) if receiver == "nobody" else hatch.enter()
     request = hatch.running(identity, version)
-    if receiver == "visitor who left":
-        hatch.visits.leave(identity)
+    if receiver == "in-process, disconnected":
+        hatch.inprocess.remove(identity)
     end(hatch, request, how)
     counts = sum(len(hatch.points(name)) for name in FAILURES)
-    if receiver == "visitor" and how == "answer":
+    if receiver == "in-process" and how == "answer":
         assert (request.state, [told.message.status for told in heard], counts) == (
             RequestState.ANSWERED,
             [Status.OK],
@@ -153,19 +152,19 @@ async def test_a_request_ends_in_a_result_or_in_a_reason_or_in_a_count(
         return
     assert request.state is RequestState.REFUSED
     assert counts > 0
-    is_told = isinstance(how, RefusalKind) and receiver == "visitor" and version
+    is_told = isinstance(how, RefusalKind) and receiver == "in-process" and version
     expected = [Status.Value(how.name)] if is_told else []
     assert [told.message.status for told in heard] == expected
 
 
 @pytest.mark.parametrize("how", ["answer", "gone", *RefusalKind])
-@pytest.mark.parametrize("receiver", ["visitor", "nobody"])
+@pytest.mark.parametrize("receiver", ["in-process", "nobody"])
 async def test_whoever_wants_to_know_is_told_of_an_end_once_and_after_it(
     receiver: str, how: RefusalKind | str, hatch: Hatch
 ) -> None:
     states: list[RequestState] = []
     hatch.callbacks.register(lambda request: states.append(request.state))
-    request = hatch.running(hatch.enter()[0] if receiver == "visitor" else b"arm")
+    request = hatch.running(hatch.enter()[0] if receiver == "in-process" else b"arm")
     end(hatch, request, how)
     assert hatch.ended == [request]
     assert states == [request.state]
@@ -173,12 +172,12 @@ async def test_whoever_wants_to_know_is_told_of_an_end_once_and_after_it(
 
 
 async def test_all_answers_of_a_call_have_left_before_any_is_written_down_or_told_of(hatch: Hatch) -> None:
-    visitors = [hatch.enter() for _ in range(3)]
-    requests = [hatch.running(identity) for identity, _ in visitors]
+    clients = [hatch.enter() for _ in range(3)]
+    requests = [hatch.running(identity) for identity, _ in clients]
     heard_by_then: list[int] = []
-    hatch.callbacks.register(lambda _request: heard_by_then.append(sum(len(heard) for _, heard in visitors)))
-    hatch.visits.leave(visitors[1][0])  # one who cannot be reached keeps nobody waiting
-    hatch.delivery.answer(map(result, requests))
+    hatch.callbacks.register(lambda _request: heard_by_then.append(sum(len(heard) for _, heard in clients)))
+    hatch.inprocess.remove(clients[1][0])  # one who cannot be reached keeps nobody waiting
+    hatch.egress.answer(map(result, requests))
     assert heard_by_then == [2, 2, 2]
     assert hatch.ended == requests
     assert [request.state for request in requests] == [
@@ -192,7 +191,7 @@ async def test_all_answers_of_a_call_have_left_before_any_is_written_down_or_tol
 async def test_a_second_result_for_a_request_is_not_sent_and_hurts_no_other(hatch: Hatch) -> None:
     (first, heard), (second, also_heard) = hatch.enter(), hatch.enter()
     requests = [hatch.running(first), hatch.running(second)]
-    hatch.delivery.answer([result(requests[0]), result(requests[0]), result(requests[1])])
+    hatch.egress.answer([result(requests[0]), result(requests[0]), result(requests[1])])
     assert (len(heard), len(also_heard)) == (1, 1)
     assert hatch.ended == requests
     assert len(hatch.points(names.RESPONSES_SERVED)) == 2
@@ -208,7 +207,7 @@ async def test_what_has_left_is_written_down_though_what_follows_breaks(
         raise RuntimeError("broken")
 
     with pytest.raises(RuntimeError, match="broken"):
-        hatch.delivery.answer(results())
+        hatch.egress.answer(results())
     assert hatch.ended == requests[:1]
     assert len(hatch.points(names.RESPONSES_SERVED)) == 1
 
@@ -216,7 +215,7 @@ async def test_what_has_left_is_written_down_though_what_follows_breaks(
 async def test_an_answer_goes_to_the_robot_that_asked(hatch: Hatch, robot: zmq.Socket[bytes]) -> None:
     await hatch.meet(robot)
     request = hatch.running()
-    hatch.delivery.answer([result(request)])
+    hatch.egress.answer([result(request)])
     _, envelope, payload = robot.recv_multipart()
     response = read_response(envelope, payload)
     assert (response.message.request_id, response.message.response_id) == (request.request_id, request.response_id)
@@ -228,10 +227,10 @@ async def test_an_answer_goes_to_the_robot_that_asked(hatch: Hatch, robot: zmq.S
 async def test_a_robot_of_the_old_line_is_sent_results_alone(hatch: Hatch, robot: zmq.Socket[bytes]) -> None:
     await hatch.meet(robot)
     for kind in RefusalKind:
-        hatch.delivery.refuse(hatch.running(version=0), Refusal(kind, "because", "cause"))
-    hatch.delivery.not_believed(b"arm", disbelief(version=0))
+        hatch.egress.refuse(hatch.running(version=0), Refusal(kind, "because", "cause"))
+    hatch.egress.reject_malformed(b"arm", disbelief(version=0))
     request = hatch.running(version=0)
-    hatch.delivery.answer([result(request)])
+    hatch.egress.answer([result(request)])
     assert read_response(*robot.recv_multipart()[1:]).message.response_id == request.response_id
     assert sum(len(hatch.points(name)) for name in FAILURES) == len(RefusalKind) + 1
 
@@ -242,7 +241,7 @@ async def test_a_refusal_tells_the_robot_which_request_and_why_and_how_often_it_
     await hatch.meet(robot)
     request = hatch.running()
     request.serve_interval_ms = 40.0
-    hatch.delivery.refuse(request, Refusal(RefusalKind.EXPIRED, "too late", "expired"))
+    hatch.egress.refuse(request, Refusal(RefusalKind.EXPIRED, "too late", "expired"))
     _, envelope, payload = robot.recv_multipart()
     told = read_response(envelope, payload)
     assert (told.message.status, told.message.request_id, told.model_id) == (
@@ -255,10 +254,10 @@ async def test_a_refusal_tells_the_robot_which_request_and_why_and_how_often_it_
 
 async def test_an_answer_to_a_robot_that_is_not_there_is_void_and_counted(hatch: Hatch) -> None:
     request = hatch.running()
-    hatch.delivery.answer([result(request)])
+    hatch.egress.answer([result(request)])
     assert request.refusal is not None
     assert request.refusal.cause == CLIENT_GONE
-    assert hatch.points(names.SEND_ERRORS) == [{"client": "arm", "error": "the client is not there"}]
+    assert hatch.points(names.SEND_ERRORS) == [{"client": "arm", "error": "the client is not connected"}]
     assert hatch.points(names.INVALIDATION_COUNT) == [{"client": "arm"}]
     assert not hatch.points(names.RESPONSES_SERVED)
 
@@ -270,11 +269,11 @@ async def test_an_answer_to_a_robot_that_has_hung_up_is_counted(hatch: Hatch, ro
     hatch.transport.watch(readable.set)
     robot.close()
     async with asyncio.timeout(10):
-        while hatch.transport._clients:
+        while hatch.transport.sizes()["connections"]:
             readable.clear()
             await readable.wait()
             hatch.transport.receive()
-    hatch.delivery.answer([result(request)])
+    hatch.egress.answer([result(request)])
     assert request.state is RequestState.REFUSED
     assert len(hatch.points(names.SEND_ERRORS)) == 1
 
@@ -287,13 +286,13 @@ async def test_what_a_robot_does_not_read_is_counted_and_all_else_is_answered(ro
         requests = []
         for _ in range(1000):  # what the system's own buffers take goes first
             requests.append(hatch.running())
-            hatch.delivery.answer([result(requests[-1], large)])
+            hatch.egress.answer([result(requests[-1], large)])
             if requests[-1].state is RequestState.REFUSED:
                 break
         assert {request.state for request in requests[:-1]} == {RequestState.ANSWERED}
         assert len(hatch.points(names.RESPONSES_SERVED)) == len(requests) - 1
         (labels,) = hatch.points(names.SEND_ERRORS)
-        assert labels == {"client": "arm", "error": "the client does not read, and 1 messages wait for it"}
+        assert labels == {"client": "arm", "error": "the client does not read: 1 messages are buffered for it"}
     finally:
         await hatch.transport.close()
 
@@ -303,19 +302,19 @@ async def test_an_answer_to_a_visitor_that_left_is_counted_also_when_nothing_is_
 ) -> None:
     identity, _ = hatch.enter()
     request = hatch.running(identity)
-    hatch.visits.leave(identity)
+    hatch.inprocess.remove(identity)
     assert hatch.fleet.sweep(time.monotonic() + 3600).gone == ["arm"]
-    hatch.delivery.answer([result(request)])
+    hatch.egress.answer([result(request)])
     assert request.state is RequestState.REFUSED
-    assert hatch.points(names.SEND_ERRORS) == [{"client": "arm", "error": "the client has left"}]
+    assert hatch.points(names.SEND_ERRORS) == [{"client": "arm", "error": "the client has disconnected"}]
 
 
 async def test_a_visitor_that_left_gets_nothing_that_is_for_the_one_after_it(hatch: Hatch) -> None:
     former, _ = hatch.enter()
     request = hatch.running(former)
-    hatch.visits.leave(former)
+    hatch.inprocess.remove(former)
     _, heard = hatch.enter()
-    hatch.delivery.answer([result(request)])
+    hatch.egress.answer([result(request)])
     assert (heard, request.state) == ([], RequestState.REFUSED)
 
 
@@ -323,7 +322,7 @@ async def test_what_was_refused_elsewhere_is_told_and_not_refused_again(hatch: H
     identity, heard = hatch.enter()
     request = hatch.running(identity)
     request.refuse(Refusal(RefusalKind.SUPERSEDED, "a newer one came", "superseded"))
-    hatch.delivery.refused(request)
+    hatch.egress.send_refusal(request)
     assert [told.message.status for told in heard] == [Status.SUPERSEDED]
     assert hatch.ended == [request]
 
@@ -399,7 +398,7 @@ async def test_who_is_not_believed_is_told_where_it_can_tell_of_what_and_counted
     version: int, request_id: int, is_told: bool, hatch: Hatch
 ) -> None:
     identity, heard = hatch.enter()
-    hatch.delivery.not_believed(identity, disbelief(version, request_id))
+    hatch.egress.reject_malformed(identity, disbelief(version, request_id))
     told = [(told.message.status, told.message.request_id, told.model_id, told.message.reason) for told in heard]
     assert told == ([(Status.INVALID_OBSERVATION, 7, "policy", "urgency: no")] if is_told else [])
     assert hatch.points(names.OBSERVATION_ERRORS) == [{"client": "?", "error": "invalid"}]
@@ -411,22 +410,22 @@ async def test_who_speaks_for_another_is_told_so_and_the_other_hears_nothing(
 ) -> None:
     await hatch.meet(robot)
     impostor, heard = hatch.enter()
-    hatch.delivery.not_believed(impostor, disbelief())
-    hatch.delivery.refuse(hatch.running(), Refusal(RefusalKind.EXPIRED, "the first that it hears", "expired"))
+    hatch.egress.reject_malformed(impostor, disbelief())
+    hatch.egress.refuse(hatch.running(), Refusal(RefusalKind.EXPIRED, "the first that it hears", "expired"))
     assert len(heard) == 1
     assert read_response(*robot.recv_multipart()[1:]).message.reason == "the first that it hears"
 
 
 async def test_who_is_not_believed_and_cannot_be_told_is_counted_under_its_own_name(hatch: Hatch) -> None:
-    hatch.delivery.not_believed(b"leg", disbelief())
+    hatch.egress.reject_malformed(b"leg", disbelief())
     assert hatch.points(names.OBSERVATION_ERRORS) == [{"client": "leg", "error": "invalid"}]
-    assert hatch.points(names.SEND_ERRORS) == [{"client": "leg", "error": "the client is not there"}]
+    assert hatch.points(names.SEND_ERRORS) == [{"client": "leg", "error": "the client is not connected"}]
 
 
 async def test_a_message_without_the_frames_of_one_is_counted_and_nobody_is_told(hatch: Hatch) -> None:
     identity, heard = hatch.enter()
     for sender in (identity, b"arm"):
-        hatch.delivery.malformed(sender)
+        hatch.egress.count_wrong_frames(sender)
     assert hatch.points(names.OBSERVATION_ERRORS) == [{"client": name, "error": "frames"} for name in ("?", "arm")]
     assert (heard, hatch.points(names.SEND_ERRORS)) == ([], [])
 
@@ -438,7 +437,7 @@ async def test_a_message_without_the_frames_of_one_is_counted_and_nobody_is_told
         ("рука 2".encode(), "рука 2"),
         (b"", "?"),
         (b"\0\0\0\0\1", "?"),
-        (Visits().enter(lambda envelope, payload: None), "?"),
+        (InProcessClients().add(lambda envelope, payload: None), "?"),
         (b"\xff\xfe", "?"),
         (b"arm\n", "?"),
         ("\u202egnp.arm".encode(), "?"),  # which turns the text around it
@@ -446,7 +445,7 @@ async def test_a_message_without_the_frames_of_one_is_counted_and_nobody_is_told
     ],
 )
 def test_nameless_and_strange_identities_share_one_label(identity: bytes, name: str) -> None:
-    assert name_of(identity) == name
+    assert label_of(identity) == name
 
 
 def test_a_callback_that_would_have_to_be_awaited_is_refused() -> None:

@@ -1,7 +1,4 @@
-"""What a client may do and expect, looked up for each of its observations.
-
-It reads the configuration once; a changed configuration makes a new book.
-"""
+"""What a client may do and expect, looked up once for each of its envelopes."""
 
 from __future__ import annotations
 
@@ -11,11 +8,10 @@ if TYPE_CHECKING:
     from inferential.config.schema import ClientEntry, ClientsConfig
 
 
-class ClientBook:
-    """The clients of a configuration, found by id and model.
+class ClientPolicies:
+    """The client settings of one configuration, by client and model.
 
-    What the operator wrote of a known client outranks what the client tells of itself, and that outranks the
-    defaults.
+    The operator's entry for a known client takes precedence over what the client states, and that over the defaults.
     """
 
     def __init__(self, config: ClientsConfig) -> None:
@@ -25,27 +21,27 @@ class ClientBook:
         self._entries: dict[tuple[str, str], ClientEntry] = {(entry.id, entry.model): entry for entry in config.known}
 
     def accepts(self, client_id: str) -> bool:
-        """Whether the client is served at all."""
+        """Returns whether the client is served at all."""
         return self._accept_unknown or client_id in self._ids
 
-    def told_budget_ms(self, client_id: str, model_id: str, told: float | None) -> float | None:
-        """How old an action for this client may be when it arrives; None where nobody said."""
+    def explicit_budget_ms(self, client_id: str, model_id: str, stated_ms: float | None) -> float | None:
+        """Returns the maximum age of an action at its arrival, by the operator or else as the client states it."""
         entry = self._entries.get((client_id, model_id))
         if entry is not None and entry.latency_budget_ms is not None:
             return entry.latency_budget_ms
-        return told
+        return stated_ms
 
     @property
     def default_budget_ms(self) -> float:
-        """The same, of those of whom nobody said."""
+        """The budget if neither operator nor client states one."""
         return self._defaults.latency_budget_ms
 
     def fixed_priority(self, client_id: str, model_id: str) -> int | None:
-        """The client's priority for this model, whatever it tells, 0 the highest; None where that is its own choice."""
+        """Returns the priority that the operator sets, 0 the highest; None if the client chooses it."""
         entry = self._entries.get((client_id, model_id))
         return None if entry is None else entry.priority
 
     @property
     def default_priority(self) -> int:
-        """That of a client of which nobody said."""
+        """The priority if neither operator nor client sets one."""
         return self._defaults.priority

@@ -26,10 +26,10 @@ from inferential.proto import (
 )
 from inferential.proto.templates import ObservationTemplate
 from inferential.proto.tensors import describe
-from inferential.reception import Arrival, Reception
 from inferential.scheduler.request import RefusalKind, RequestState
+from inferential.server.ingress import IncomingRequest, Ingress
+from inferential.server.inprocess import InProcessClients
 from inferential.tracking.fleet import Fleet
-from inferential.visits import Visits
 
 NOW_NS = 1_700_000_000_000_000_000
 RECEIVED_AT = 100.0
@@ -71,19 +71,21 @@ class Door:
     def __init__(self, there_is: Collection[str] | None = None, **config: Any) -> None:
         self.there_is = there_is
         self.fleet = Fleet(ResponseTrackingConfig())
-        self.visits = Visits()
-        self.reception = Reception(InferentialConfig.model_validate(config), self.fleet.owner, lambda: self.there_is)
+        self.inprocess = InProcessClients()
+        self.ingress = Ingress(InferentialConfig.model_validate(config), self.fleet.owner, lambda: self.there_is)
 
-    def receive(self, message: bytes | memoryview, identity: bytes = b"arm", payload: bytes = PAYLOAD) -> Arrival:
-        return self.reception.receive(identity, message, payload, RECEIVED_AT)
+    def receive(
+        self, message: bytes | memoryview, identity: bytes = b"arm", payload: bytes = PAYLOAD
+    ) -> IncomingRequest:
+        return self.ingress.receive(identity, message, payload, RECEIVED_AT)
 
     def owned(self, identity: bytes, client_id: str = "arm") -> None:
         """Somebody speaks for a client."""
-        self.fleet.seen(client_id, "policy", "franka", identity, RECEIVED_AT)
+        self.fleet.on_observation(client_id, "policy", "franka", identity, RECEIVED_AT)
 
     def knows(self, message: bytes) -> bool:
         """Whether a message will be read by its news alone."""
-        return self.reception._assembler.recall(message, PAYLOAD) is not None
+        return self.ingress._assembler.recall(message, PAYLOAD) is not None
 
 
 # Who may speak for whom
@@ -105,7 +107,7 @@ def test_nobody_with_a_name_speaks_for_another(identity: bytes) -> None:
 def test_who_has_no_name_may_use_an_id_that_nobody_uses() -> None:
     door = Door()
     door.owned(b"leg", "leg")
-    for identity in (NAMELESS, door.visits.enter(lambda envelope, payload: None)):
+    for identity in (NAMELESS, door.inprocess.add(lambda envelope, payload: None)):
         assert door.receive(envelope(), identity).request.identity == identity
 
 
@@ -198,7 +200,7 @@ def test_a_budget_is_the_operators_or_the_clients_or_the_default(
     told: float, clients: dict[str, Any], said: float | None, holds: float
 ) -> None:
     arrival = Door(clients=clients).receive(envelope(latency_budget_ms=told))
-    assert (arrival.told_budget_ms, arrival.request.latency_budget_ms) == (said, holds)
+    assert (arrival.explicit_budget_ms, arrival.request.latency_budget_ms) == (said, holds)
     assert arrival.request.deadline == pytest.approx(RECEIVED_AT + holds / 1e3)
 
 

@@ -1,7 +1,4 @@
-"""The calls of models that run: each from its requests to their answers, refusals or another try.
-
-It makes no call of its own accord: the engine says when, and with whom.
-"""
+"""Runs model calls: takes each batch from dispatch to answers, refusals or a retry."""
 
 from __future__ import annotations
 
@@ -10,52 +7,56 @@ import logging
 import time
 from collections.abc import Callable
 from contextvars import copy_context
-from typing import TYPE_CHECKING
 
-from inferential.delivery import Callbacks, Delivery
 from inferential.dispatch.base import REPLICA_LOST, Dispatcher, DispatchResult
 from inferential.dispatch.waiting import first_step
-from inferential.scheduler.engine import Batch, Engine
+from inferential.scheduler.engine import Engine
 from inferential.scheduler.request import DISPATCHED, InferenceRequest, Refusal, RefusalKind
-
-if TYPE_CHECKING:
-    from inferential.books import Books
-    from inferential.status import History
+from inferential.scheduler.running import Batch
+from inferential.server.accounting import Accounting
+from inferential.server.callbacks import Callbacks
+from inferential.server.egress import Egress
+from inferential.server.history import History
 
 logger = logging.getLogger("inferential")
 
 _NO_RESULT = Refusal(RefusalKind.MODEL_FAILED, "the backend gave no result", "no_result")
-_LOST_REPLICAS = 3  # so many replicas may die under one request before its client is told
+_MAX_LOST_REPLICAS = 3  # replicas that may fail under one request, beyond max_retries, before it is refused
 
 
-class Calls:
-    """The calls that run, from one start of the server to its end; made on its event loop.
+class Executor:
+    """The running model calls of one run of the server; made on its event loop.
 
     Args:
-        dispatcher: where they run.
-        engine: what is told when one has ended, and given what is to be tried again.
-        delivery: what answers and refusals go out by.
-        books, history: where they are written down.
-        callbacks: told of each that has ended.
-        max_retries: how often a request is tried again that failed; None: never, whatever it failed of.
-        on_end: called when one has ended that was a task.
+        dispatcher: the backend that runs the calls.
+        engine: notified of each end, and given what is retried.
+        egress: sends answers and refusals.
+        accounting, history: record the calls.
+        callbacks: called with each call that has ended.
+        max_retries: returns how often a failed request is retried; None: never, whatever the failure.
+        on_end: called when a call that ran as a task has ended.
+
+    Attributes:
+        inline_calls, task_calls: calls so far that were run inline, and that were started as tasks.
     """
 
     def __init__(
         self,
         dispatcher: Dispatcher,
         engine: Engine,
-        delivery: Delivery,
-        books: Books,
+        egress: Egress,
+        accounting: Accounting,
         history: History,
         callbacks: Callbacks[Batch, float],
         max_retries: Callable[[], int | None],
         on_end: Callable[[], None],
     ) -> None:
+        self.inline_calls = 0
+        self.task_calls = 0
         self._dispatcher = dispatcher
         self._engine = engine
-        self._delivery = delivery
-        self._books = books
+        self._egress = egress
+        self._accounting = accounting
         self._history = history
         self._callbacks = callbacks
         self._max_retries = max_retries
@@ -66,45 +67,46 @@ class Calls:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def begin(self, batch: Batch) -> None:
-        """Makes a call, at the loop's next turn."""
+    def submit(self, batch: Batch) -> None:
+        """Starts a call as a task, which runs from the event loop's next turn on."""
+        self.task_calls += 1
         self._tasks[batch] = self._loop.create_task(self._run(batch))
-        self._books.dispatched(batch, self._engine.waiting(batch.model_id))
+        self._accounting.dispatched(batch, self._engine.waiting(batch.model_id))
         self._history.began(batch)
 
-    def make(self, batch: Batch) -> None:
-        """The same, but on the spot for a request alone whose model never waits: for a small one, a task and a turn of
-        the loop cost as much as its checks do.
+    def run_inline(self, batch: Batch) -> None:
+        """Runs a call within the current turn if it is a single request of a model that never waits; else submits it.
 
-        Several share that cost, and those that come in during the turn go together next. Whoever calls this must not
-        be somebody's task: one that asks again and again would let nobody else run.
+        For a small request a task and a turn of the loop cost as much as its checks do. Several requests share that
+        cost, and those that arrive during the turn form the next batch. Must not be called from a task: a client in a
+        tight loop would then keep every other task from running.
         """
         if len(batch.requests) > 1 or not self._dispatcher.never_waits(batch.requests):
-            self.begin(batch)
+            self.submit(batch)
             return
-        self._books.dispatched(batch, self._engine.waiting(batch.model_id))
+        self.inline_calls += 1
+        self._accounting.dispatched(batch, self._engine.waiting(batch.model_id))
         self._history.began(batch)
         context = copy_context()  # as a task has one of its own
         try:
             rest = context.run(first_step, self._run(batch))
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:  # of a callback, say; calls that are made with this one have no part in it
-            told = {"message": f"a call of model {batch.model_id!r} ended badly", "exception": error}
-            self._loop.call_exception_handler(told)
+        except BaseException as error:  # of a callback, for instance; the other calls of this turn go on
+            details = {"message": f"a call of model {batch.model_id!r} ended with an error", "exception": error}
+            self._loop.call_exception_handler(details)
         else:
             if rest is not None:
                 self._tasks[batch] = self._loop.create_task(rest, context=context)
 
     async def cancel(self) -> None:
-        """Ends all that run, whatever they are at."""
+        """Cancels every running call and waits for its end."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self, batch: Batch) -> None:
-        """One call of a model, from its requests to their answers."""
         results: list[DispatchResult] = []
         try:
             results = await self._dispatcher.dispatch(batch.requests, batch.replica)
@@ -115,7 +117,7 @@ class Calls:
         finally:
             now = time.monotonic()
             try:
-                self._settle_all(batch, results)  # first of all: robots wait for it
+                self._finish(batch, results)  # first: robots wait for it
             finally:
                 succeeded = any(result.refusal is None for result in results)
                 task = self._tasks.pop(batch, None)
@@ -126,28 +128,28 @@ class Calls:
         if task is not None:
             self._on_end()
 
-    def _settle_all(self, batch: Batch, results: list[DispatchResult]) -> None:
-        self._delivery.answer([result for result in results if result.refusal is None])
+    def _finish(self, batch: Batch, results: list[DispatchResult]) -> None:
+        """Answers, retries or refuses every request of a call."""
+        self._egress.answer([result for result in results if result.refusal is None])
         for result in results:
             if result.refusal is not None and result.request.state is DISPATCHED:
                 self._retry_or_refuse(result.request, result.refusal)
         for request in batch.requests:
             if request.state is DISPATCHED:
-                self._delivery.refuse(request, _NO_RESULT)
+                self._egress.refuse(request, _NO_RESULT)
 
     def _retry_or_refuse(self, request: InferenceRequest, refusal: Refusal) -> None:
         if refusal.kind is RefusalKind.MODEL_FAILED and self._may_retry(request, refusal):
-            self._books.retried(request)
+            self._accounting.retried(request)
             self._engine.retry(request, time.monotonic())
         else:
-            self._delivery.refuse(request, refusal)
+            self._egress.refuse(request, refusal)
 
     def _may_retry(self, request: InferenceRequest, refusal: Refusal) -> bool:
         max_retries = self._max_retries()
         if max_retries is None:
             return False
-        if refusal.cause == REPLICA_LOST:  # which is neither the model's fault nor the observation's
-            self._books.keep()  # its deadline
-            in_time = request.late != "refuse" or time.monotonic() < request.deadline
-            return in_time and request.retry_count < max_retries + _LOST_REPLICAS
+        if refusal.cause == REPLICA_LOST:  # the fault of neither the model nor the observation
+            in_time = request.late != "refuse" or time.monotonic() < self._accounting.deadline(request)
+            return in_time and request.retry_count < max_retries + _MAX_LOST_REPLICAS
         return request.retry_count < max_retries

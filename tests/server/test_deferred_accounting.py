@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tests.server.conftest import Gate, Serve
 
+from inferential.scheduler.engine import Engine
 from inferential.scheduler.request import InferenceRequest
 
 STATE = np.zeros(3, np.float32)
@@ -45,7 +46,9 @@ async def test_an_answer_at_once_to_who_has_left_is_void(serve: Serve) -> None:
         await until(lambda: server.metrics.get_stats("invalidation_count") is not None)
 
 
-async def test_a_request_that_fails_at_once_is_in_the_books_when_it_is_ordered_again(serve: Serve) -> None:
+async def test_a_request_that_fails_inline_is_accounted_for_when_it_is_queued_again(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = 0
     due: list[float] = []
 
@@ -58,13 +61,13 @@ async def test_a_request_that_fails_at_once_is_in_the_books_when_it_is_ordered_a
 
     config = {"scheduling": {"max_retries": 1}, "response_tracking": {"cadence_alpha": 1.0}}
     async with serve({"m": flaky}, config) as server, server.connect("robot") as connection:
-        retry = server._engine.retry
+        retry = Engine.retry
 
-        def spy(request: InferenceRequest, now: float) -> None:
+        def spy(engine: Engine, request: InferenceRequest, now: float) -> None:
             due.append(request.time_until_next)
-            retry(request, now)
+            retry(engine, request, now)
 
-        server._engine.retry = spy  # type: ignore[method-assign]
+        monkeypatch.setattr(Engine, "retry", spy)
         for _ in range(4):
             assert await connection.model("m").infer(2000, state=STATE) is not None
             await asyncio.sleep(0.02)
@@ -77,10 +80,10 @@ async def test_an_answer_that_outlives_its_client_is_forgotten_in_time(serve: Se
     async with serve({"m": gate}, tracking) as server, server.connect("robot") as connection:
         await connection.model("m").observe(state=STATE)
         await gate.wait_entered()
-        await until(lambda: not server._fleet.active_count and server._timer is None)
+        await until(lambda: not server.connected_robots and not server.status().sizes["timers"])
         gate.let()
         await until(lambda: server.status().in_flight == 0)
-        await until(lambda: server._fleet.responses.expires_at() is None)
+        await until(lambda: not server.status().sizes["responses_open"])
 
 
 @pytest.mark.parametrize("strategy", ["deadline_aware", "round_robin"])
@@ -90,5 +93,4 @@ async def test_nothing_is_left_to_write_when_the_server_has_drained(serve: Serve
         await connection.model("m").infer(2000, state=STATE)
         await connection.model("m").observe(state=STATE)
         await server.drain()
-        assert not server._books.behind
         assert server.metrics.get_stats("responses_served").count == 2  # type: ignore[union-attr]

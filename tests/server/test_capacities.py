@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from inferential.capacities import Capacities
 from inferential.config.schema import ModelsConfig
 from inferential.dispatch.base import Dispatcher
 from inferential.scheduler.running import Capacity
+from inferential.server.capacities import Capacities
 
 
 class Backend(Dispatcher):
@@ -31,7 +31,7 @@ class Backend(Dispatcher):
     def max_inflight(self, model_id: str) -> int | None:
         return self.inflight
 
-    def most_inflight(self, model_id: str) -> int | None:
+    def max_inflight_limit(self, model_id: str) -> int | None:
         return self.most
 
     def replicas(self, model_id: str) -> Sequence[str]:
@@ -76,8 +76,8 @@ def test_it_is_asked_again_when_the_backend_or_the_configuration_has_changed() -
     assert capacities.of("m").max_inflight == 9
 
 
-def test_what_is_remembered_is_bounded_where_any_id_may_be_a_model() -> None:
+def test_the_cache_is_bounded_where_any_id_may_be_a_model() -> None:
     capacities = Capacities(Backend(), models())
     for number in range(5000):
         capacities.of(str(number))
-    assert len(capacities._known) <= 1024
+    assert len(capacities) <= 1024

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from inferential.config import ClientsConfig
-from inferential.config.rights import ClientBook
+from inferential.config.client_policy import ClientPolicies
 
 KNOWN = [
     {"id": "arm", "model": "policy", "latency_budget_ms": 20.0, "priority": 0},
@@ -16,8 +16,8 @@ KNOWN = [
 ]
 
 
-def book(**fields: Any) -> ClientBook:
-    return ClientBook(ClientsConfig(**{"known": KNOWN, **fields}))
+def policies(**fields: Any) -> ClientPolicies:
+    return ClientPolicies(ClientsConfig(**{"known": KNOWN, **fields}))
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def book(**fields: Any) -> ClientBook:
     ],
 )
 def test_whose_latency_budget_holds(client: str, model: str, told: float | None, budget: float | None) -> None:
-    assert book().told_budget_ms(client, model, told) == budget
+    assert policies().explicit_budget_ms(client, model, told) == budget
 
 
 @pytest.mark.parametrize(
@@ -43,26 +43,26 @@ def test_whose_latency_budget_holds(client: str, model: str, told: float | None,
 def test_the_operators_word_on_a_priority_holds_where_there_is_one(
     client: str, model: str, priority: int | None
 ) -> None:
-    assert book().fixed_priority(client, model) == priority
+    assert policies().fixed_priority(client, model) == priority
 
 
 def test_the_default_priority_is_that_of_the_configuration() -> None:
-    assert book(defaults={"priority": 3}).default_priority == 3
+    assert policies(defaults={"priority": 3}).default_priority == 3
 
 
 def test_the_default_budget_is_that_of_the_configuration() -> None:
-    assert book(defaults={"latency_budget_ms": 12.0}).default_budget_ms == 12.0
+    assert policies(defaults={"latency_budget_ms": 12.0}).default_budget_ms == 12.0
 
 
 def test_unknown_clients_are_accepted_unless_the_operator_says_otherwise() -> None:
-    assert book().accepts("nobody")
-    closed = book(accept_unknown=False)
+    assert policies().accepts("nobody")
+    closed = policies(accept_unknown=False)
     assert not closed.accepts("nobody")
     assert closed.accepts("arm")
-    assert not ClientBook(ClientsConfig(accept_unknown=False)).accepts("")
+    assert not ClientPolicies(ClientsConfig(accept_unknown=False)).accepts("")
 
 
 def test_a_known_client_is_accepted_for_models_that_it_is_not_known_for() -> None:
-    closed = book(accept_unknown=False)
+    closed = policies(accept_unknown=False)
     assert closed.accepts("leg")
     assert closed.fixed_priority("leg", "other") is None

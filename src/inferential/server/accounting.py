@@ -1,0 +1,207 @@
+"""Accounts for requests: cadences, deadlines, outcomes and metrics.
+
+It makes no scheduling decision and sends nothing. A request that goes to an idle model straight away needs none of this
+to be decided, so its records are deferred until after the model call was made. Everything that reads what requests
+have changed reads it through this class, which writes deferred records first.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from inferential.dispatch.base import DispatchResult
+from inferential.metrics.recorder import Recorder
+from inferential.scheduler.engine import Engine
+from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
+from inferential.scheduler.running import Batch
+from inferential.scheduler.time.deadline import deadline_of
+from inferential.scheduler.time.fair_share import FairShares
+from inferential.server.ingress import IncomingRequest
+from inferential.tracking.action_horizon import horizon_of
+from inferential.tracking.fleet import Fleet, FleetChanges
+
+if TYPE_CHECKING:
+    from inferential.tracking.outcome_counts import OutcomeCounts
+
+
+class Accounting:
+    """Writes what happens to requests into the fleet, the fair shares and the metrics.
+
+    Args:
+        fleet, recorder, shares: what is written to.
+        engine: the engine whose order depends on the deadlines that are set here.
+        weight_of: returns the weight of a request's client among those that share a model.
+        on_connected: called with the id of a client that was not connected before.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        recorder: Recorder,
+        shares: FairShares,
+        engine: Engine,
+        weight_of: Callable[[InferenceRequest], float],
+        on_connected: Callable[[str], None],
+    ) -> None:
+        self._fleet = fleet
+        self._recorder = recorder
+        self._shares = shares
+        self._engine = engine
+        self._weight_of = weight_of
+        self._on_connected = on_connected
+        self._arrivals: deque[IncomingRequest] = deque()
+        self._batches: deque[tuple[Batch, int]] = deque()
+
+    # Reading: deferred records are written first
+
+    @property
+    def fleet(self) -> Fleet:
+        """The clients, up to date."""
+        self.flush()
+        return self._fleet
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, with the deadline set of every request that it may order."""
+        self.flush()
+        return self._engine
+
+    def deadline(self, request: InferenceRequest) -> float:
+        """Returns a request's deadline, in seconds of `time.monotonic()`."""
+        self.flush()
+        return request.deadline
+
+    def owner(self, client_id: str) -> bytes | None:
+        """Returns the identity of a client's connection; None if the client is not connected.
+
+        Needs no flush: an arrival is deferred only if it does not change this.
+        """
+        return self._fleet.owner(client_id)
+
+    def next_sweep_at(self) -> float | None:
+        """Returns when to call `sweep` next; None while there is nothing to find. Needs no flush, as `owner`."""
+        return self._fleet.next_sweep_at()
+
+    @property
+    def pending(self) -> int:
+        """How many records are deferred."""
+        return len(self._arrivals) + len(self._batches)
+
+    # Writing
+
+    def arrived(self, incoming: IncomingRequest) -> None:
+        """Records an arrival and sets the request's deadline."""
+        self.flush()
+        self._arrived(incoming)
+
+    def defer(self, incoming: IncomingRequest) -> bool:
+        """Defers the record of an arrival until `flush`; False if it must be recorded at once.
+
+        It must be if the client is new, or sends from another connection than before.
+        """
+        request = incoming.request
+        if self._fleet.owner(request.client_id) != request.identity:
+            return False
+        request.serve_interval_ms = self._shares.interval_ms(request.client_id, request.model_id)
+        self._arrivals.append(incoming)
+        return True
+
+    def dispatched(self, batch: Batch, queue_depth: int) -> None:
+        """Defers the record of a dispatched batch until `flush`."""
+        self._batches.append((batch, queue_depth))
+
+    def flush(self) -> None:
+        """Writes the deferred records."""
+        while self._arrivals:  # one at a time: a metric callback may read the status, which flushes too
+            self._arrived(self._arrivals.popleft())
+        while self._batches:
+            batch, queue_depth = self._batches.popleft()
+            self._recorder.dispatched(batch.model_id, batch.requests, queue_depth, batch.started_at)
+
+    def _arrived(self, incoming: IncomingRequest) -> None:
+        request = incoming.request
+        client_id, model_id, now = request.client_id, request.model_id, request.received_at
+        update = self._fleet.on_observation(
+            client_id,
+            model_id,
+            incoming.client_type,
+            request.identity,
+            now,
+            request.steps_remaining,
+            incoming.control_period_s,
+        )
+        if update.is_new:
+            self._on_connected(client_id)
+            self._recorder.active_clients(self._fleet.active_count)
+        request.time_until_next = update.time_until_next_s
+        request.deadline = deadline_of(
+            now,
+            explicit_budget_ms=incoming.explicit_budget_ms,
+            runs_out_at=update.runs_out_at,
+            cadence_s=update.steady_cadence_s,
+            default_budget_ms=request.latency_budget_ms,
+        )
+        self._shares.note(client_id, model_id, self._weight_of(request))
+        request.serve_interval_ms = self._shares.interval_ms(client_id, model_id)
+        self._fleet.responses.on_request(client_id, request.response_id, model_id, now)
+        self._recorder.observed(request, incoming.staleness_ms, update.learned_cadence_s, update.cadence_deviation_s)
+
+    def answered(self, result: DispatchResult, now: float) -> None:
+        """Records a result that was sent at `now`."""
+        fleet = self.fleet
+        request, latency_ms = result.request, result.latency_ms
+        client_id, model_id = request.client_id, request.model_id
+        fleet.responses.on_response_sent(client_id, result.response_id, latency_ms, model_id, now)
+        self._recorder.answered(request, latency_ms, now)
+        counts = self._counts(request)
+        if counts is not None:
+            counts.answered += 1
+            counts.in_time += now <= request.deadline
+            counts.age_ms = (now - request.received_at) * 1e3
+        horizon = horizon_of(result.values)
+        if horizon is not None:
+            fleet.action_horizon.on_answer(client_id, model_id, horizon, request.received_at)
+
+    def refused(self, request: InferenceRequest, refusal: Refusal) -> None:
+        """Records a request that ended without a result."""
+        self.flush()
+        self._recorder.refused(request)
+        counts = self._counts(request)
+        if counts is not None:
+            if refusal.kind is RefusalKind.SUPERSEDED:
+                counts.superseded += 1
+            else:
+                counts.refused += 1
+        self.invalidated(request, refusal)
+
+    def retried(self, request: InferenceRequest) -> None:
+        """Records a failed request that is queued again; it has its deadline from here on."""
+        self.flush()
+        self._recorder.retried(request)
+
+    def invalidated(self, request: InferenceRequest, refusal: Refusal) -> None:
+        """Records that the response to a request will never be used."""
+        responses = self.fleet.responses
+        if responses.on_invalidated(request.client_id, refusal.cause, request.response_id, request.model_id):
+            self._recorder.invalidated(request.client_id)
+
+    def sweep(self, now: float) -> FleetChanges:
+        """Finds clients that have fallen silent, records the overdue ones, and updates the fair shares."""
+        fleet = self.fleet
+        changes = fleet.sweep(now)
+        self._shares.update(fleet.periods())
+        for client_id, model_id in changes.overdue:
+            self._recorder.overdue(client_id, model_id)
+        return changes
+
+    def disconnected(self, client_ids: list[str]) -> None:
+        """Records that clients have disconnected and drops their metrics; call it once their requests have ended."""
+        self._recorder.disconnected(client_ids)
+        self._recorder.active_clients(self._fleet.active_count)
+
+    def _counts(self, request: InferenceRequest) -> OutcomeCounts | None:
+        if self._fleet.client(request.client_id) is None:
+            return None  # a disconnected client has no record
+        return self._fleet.outcomes.of(request.client_id, request.model_id)

@@ -1,0 +1,137 @@
+"""The parts of a server that exist whether or not it listens, and the configuration that they share."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection
+from typing import Any
+
+from inferential.config.profiles import load_profiles
+from inferential.config.schema import InferentialConfig, SchedulingConfig
+from inferential.dispatch.base import Dispatcher
+from inferential.metrics.collector import MetricsCollector
+from inferential.metrics.recorder import Recorder
+from inferential.scheduler import create_scheduler
+from inferential.scheduler.engine import Engine
+from inferential.scheduler.options import with_options
+from inferential.scheduler.request import InferenceRequest
+from inferential.scheduler.slo_lane import weight_of
+from inferential.scheduler.time.fair_share import FairShares
+from inferential.scheduler.time.profile import Profiles
+from inferential.server.accounting import Accounting
+from inferential.server.capacities import Capacities
+from inferential.server.ingress import Ingress
+from inferential.server.inprocess import InProcessClients
+from inferential.tracking.fleet import Fleet
+
+logger = logging.getLogger("inferential")
+
+
+class Core:
+    """Creates the parts from a configuration, and applies changes of it to them.
+
+    Args:
+        config: the configuration; it belongs to this object from here on.
+        dispatcher: the backend.
+        models: ids of the models that are served; None: those that the backend lists.
+    """
+
+    def __init__(self, config: InferentialConfig, dispatcher: Dispatcher, models: Collection[str] | None) -> None:
+        self.config = config
+        self.dispatcher = dispatcher
+        self._models = models
+        self._configured_scheduling = config.scheduling.model_copy(deep=True)
+        self._weighs_priority = config.scheduling.slo_aware.overload == "priority"
+        self.metrics = MetricsCollector(config.metrics)
+        self.recorder = Recorder(self.metrics)
+        self.inprocess = InProcessClients()
+        self.capacities = Capacities(dispatcher, config.models)
+        profiles = Profiles(config.scheduling.slo_aware.latency_quantile)
+        if config.models.profiles is not None:
+            load_profiles(profiles, config.models.profiles)
+        self.engine = Engine(config.scheduling, create_scheduler(config.scheduling), self.capacities.of, profiles)
+        self.shares = FairShares(self.engine.availability)
+        fleet = Fleet(config.response_tracking)
+        self.accounting = Accounting(
+            fleet, self.recorder, self.shares, self.engine, self._weight_of, self._on_connected
+        )
+        self.ingress = Ingress(config, self._owner, self.model_ids)
+
+    def model_ids(self) -> Collection[str] | None:
+        """Returns the ids of the models that are served; None if every id may be one."""
+        return self.dispatcher.model_ids() if self._models is None else self._models
+
+    def sizes(self) -> dict[str, int]:
+        """Returns the number of entries in each table of the parts."""
+        return {
+            "inprocess_clients": len(self.inprocess),
+            "deferred_records": self.accounting.pending,
+            "capacities_cached": len(self.capacities),
+            **self.ingress.sizes(),
+            **self.engine.sizes(),
+            **self.accounting.fleet.sizes(),
+            **self.metrics.sizes(),
+        }
+
+    # Changes of the configuration
+
+    def use_scheduler(self, strategy: str, policy: str | None, options: dict[str, Any]) -> None:
+        """Does what `Server.use_scheduler` describes."""
+        self._schedule(with_options(self.config.scheduling, strategy, options), policy)
+
+    def reconfigure(self, config: InferentialConfig) -> None:
+        """Does what `Server.reconfigure` describes."""
+        old, self.config = self.config, config.model_copy(deep=True)
+        try:
+            if config.scheduling == self._configured_scheduling:
+                self.config.scheduling = old.scheduling  # with what `use_scheduler` has changed since
+            else:
+                self._schedule(self.config.scheduling, None)
+        except ValueError:
+            self.config = old
+            raise
+        self._configured_scheduling = config.scheduling.model_copy(deep=True)
+        self.config.transport = old.transport
+        self.config.ray = old.ray
+        self.config.gateways, self.config.http, self.config.otlp = old.gateways, old.http, old.otlp
+        self.capacities.configure(self.config.models)
+        self.ingress.configure(self.config)
+        self.accounting.fleet.configure(self.config.response_tracking)
+        self.metrics.configure(self.config.metrics)
+
+    def _schedule(self, config: SchedulingConfig, policy: str | None) -> None:
+        scheduler = create_scheduler(config)
+        if policy is not None:
+            if not hasattr(scheduler, "use_policy"):
+                raise ValueError(f"policy: strategy {config.strategy!r} does not order by a score")
+            scheduler.use_policy(policy)
+        self.config.scheduling = config
+        self._weighs_priority = config.slo_aware.overload == "priority"
+        self.engine.profiles.set_quantile(config.slo_aware.latency_quantile)
+        self.ingress.configure(self.config)
+        self.accounting.engine.swap(config, scheduler, time.monotonic())
+
+    def on_replicas_changed(self) -> None:
+        """Forgets the capacities, and the latency profiles of replicas that have gone."""
+        self.capacities.forget()
+        profiles = self.engine.profiles
+        for model_id in profiles.models():
+            known = set(self.dispatcher.replicas(model_id))
+            for replica in profiles.replicas(model_id):
+                if replica not in known:
+                    profiles.forget(model_id, replica)
+
+    # What the parts ask for
+
+    def _on_connected(self, client_id: str) -> None:
+        logger.info("client %s connected", client_id)
+        self.engine.client_connected(client_id)
+
+    def _weight_of(self, request: InferenceRequest) -> float:
+        return weight_of(request) if self._weighs_priority else 1.0
+
+    def _owner(self, client_id: str) -> bytes | None:
+        """Returns the identity of a client's connection; None if it is not connected."""
+        identity = self.accounting.owner(client_id)
+        return None if identity is not None and self.inprocess.has_disconnected(identity) else identity

@@ -1,0 +1,91 @@
+"""The newest model calls, finished and running, for the status page."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from inferential.scheduler.running import Batch
+
+MAX_FINISHED_CALLS = 1024
+"""Finished calls that are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchStatus:
+    """One call of a model; times are seconds since the server started.
+
+    Attributes:
+        number: sequence number; the newest call has the highest.
+        model_id: the model that was called.
+        replica: the replica that ran it; "" where the model has only one.
+        rows: requests in the batch.
+        started_s: when it was dispatched.
+        ended_s: when it ended; None while it runs.
+        ok: True if at least one request got a result, and while the call runs.
+        clients: the client of each row.
+    """
+
+    number: int
+    model_id: str
+    replica: str
+    rows: int
+    started_s: float
+    ended_s: float | None
+    ok: bool
+    clients: tuple[str, ...]
+
+
+_FinishedCall = tuple[int, str, str, float, float, bool, list[str]]
+"""The fields of a `BatchStatus`, which is built only when the status is read."""
+
+
+class History:
+    """Remembers the newest calls.
+
+    Args:
+        started_at: when the server started, in seconds of `time.monotonic()`.
+    """
+
+    def __init__(self, started_at: float) -> None:
+        self.started_at = started_at
+        self._finished: deque[_FinishedCall] = deque(maxlen=MAX_FINISHED_CALLS)
+        self._running: dict[Batch, int] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return len(self._finished) + len(self._running)
+
+    def began(self, batch: Batch) -> None:
+        """Adds a call that has been dispatched."""
+        self._count += 1
+        self._running[batch] = self._count
+
+    def ended(self, batch: Batch, now: float, *, ok: bool) -> None:
+        """Moves a call to the finished ones."""
+        clients = [request.client_id for request in batch.requests]  # not the requests, which hold large payloads
+        self._finished.append(
+            (self._running.pop(batch), batch.model_id, batch.replica, batch.started_at, now, ok, clients)
+        )
+
+    def batches(self) -> list[BatchStatus]:
+        """Returns the finished calls, oldest first, then the running ones."""
+        found = [self._status(*call) for call in self._finished]
+        for batch, number in self._running.items():
+            clients = [request.client_id for request in batch.requests]
+            found.append(self._status(number, batch.model_id, batch.replica, batch.started_at, None, True, clients))
+        return found
+
+    def _status(
+        self,
+        number: int,
+        model_id: str,
+        replica: str,
+        started_at: float,
+        ended_at: float | None,
+        ok: bool,
+        clients: list[str],
+    ) -> BatchStatus:
+        started_s = started_at - self.started_at
+        ended_s = None if ended_at is None else ended_at - self.started_at
+        return BatchStatus(number, model_id, replica, len(clients), started_s, ended_s, ok, tuple(clients))

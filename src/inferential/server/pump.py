@@ -1,0 +1,221 @@
+"""The event pump: everything that happens on the event loop while the server listens.
+
+Three things wake it: a message arrived (receive), a model call ended or a replica came or went (work), or a time came
+that the engine or the fleet asked for (timers). Nothing polls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+
+from inferential.observation.slots import ObservationError
+from inferential.scheduler.engine import Engine
+from inferential.scheduler.request import Refusal, RefusalKind
+from inferential.scheduler.running import Batch
+from inferential.server.accounting import Accounting
+from inferential.server.egress import Egress
+from inferential.server.executor import Executor
+from inferential.server.ingress import Ingress
+from inferential.transport.messages import Received
+from inferential.transport.zmq_transport import MalformedMessage, ZmqTransport
+
+logger = logging.getLogger("inferential")
+
+_RECEIVE_AT_ONCE = 128  # messages read in one turn of the loop; then answers get theirs
+_DRAINING = Refusal(RefusalKind.REJECTED, "the server is draining", "draining")
+
+
+class EventPump:
+    """Moves requests through the stages, from one start of the server to its end; made on its event loop.
+
+    Args:
+        transport: the socket that robots connect to.
+        ingress: makes requests of messages.
+        accounting: accounts for requests. Its `engine` is the same engine after a flush, for what orders requests.
+        engine: decides what is dispatched.
+        egress: sends refusals.
+
+    Attributes:
+        draining: new requests are refused.
+        runs: how often `work` was called.
+    """
+
+    def __init__(
+        self, transport: ZmqTransport, ingress: Ingress, accounting: Accounting, engine: Engine, egress: Egress
+    ) -> None:
+        self.draining = False
+        self.runs = 0
+        self._transport = transport
+        self._ingress = ingress
+        self._accounting = accounting
+        self._engine = engine
+        self._egress = egress
+        self._loop = asyncio.get_running_loop()
+        self._idle = asyncio.Event()
+        self._running = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0  # in the loop's time
+
+    # Life cycle
+
+    def start(self, executor: Executor) -> None:
+        """Receives from now on, and runs model calls by this executor."""
+        self._executor = executor
+        self._running = True
+        self._transport.watch(self._on_readable)
+
+    @property
+    def timer_set(self) -> bool:
+        """Whether a timer is set; none is while there is nothing to wait for."""
+        return self._timer is not None
+
+    async def drain(self, timeout_s: float) -> None:
+        """Refuses new requests, serves the waiting ones for `timeout_s` seconds, and refuses the rest."""
+        self.draining = True
+        if self._engine.waiting() or self._executor:
+            self._idle.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._idle.wait()
+        self._accounting.engine.clear(_DRAINING.reason, _DRAINING.cause, time.monotonic())
+        self._send_refusals()
+        for request in self._engine.running():
+            self._egress.refuse(request, _DRAINING)
+        await self._executor.cancel()
+
+    def close(self) -> None:
+        """Stops all work; events that follow have no effect."""
+        self._running = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # Receive: a message arrived
+
+    def _on_readable(self) -> None:
+        if not self._running:
+            return  # called for what was readable just before the end
+        for _ in range(_RECEIVE_AT_ONCE):
+            try:
+                received = self._transport.receive()
+            except MalformedMessage as error:
+                self._egress.count_wrong_frames(error.identity)
+                continue
+            if received is None:
+                break
+            self.receive(received)
+        else:
+            self._loop.call_soon(self._on_readable)
+        self.work(self._executor.run_inline)
+
+    def receive_inprocess(self, received: Received) -> None:
+        """Takes a message of a client in this process.
+
+        Raises:
+            ConnectionError: the server has stopped.
+        """
+        if not self._running:
+            raise ConnectionError("the server does not run")
+        self.receive(received)
+        self.work()
+
+    def receive(self, received: Received) -> None:
+        """Takes one message; `work` must follow."""
+        try:
+            incoming = self._ingress.receive(*received)
+        except ObservationError as error:
+            self._egress.reject_malformed(received[0], error)
+            return
+        request = incoming.request
+        refusal = _DRAINING if self.draining else incoming.refusal
+        if refusal is not None:
+            self._egress.refuse(request, refusal)
+            return
+        if self._engine.goes_straight(request) and self._accounting.defer(incoming):
+            self._engine.hold(request)
+            return
+        self._accounting.arrived(incoming)
+        self._engine.offer(request, request.received_at)
+        self._send_refusals()
+
+    # Work: there may be something to dispatch
+
+    def work(self, run: Callable[[Batch], None] | None = None) -> None:
+        """Dispatches the batches that the engine gives, and sets the timer.
+
+        Args:
+            run: starts the calls of requests that bypass the queue; by default each becomes a task.
+        """
+        if not self._running:
+            return
+        self.runs += 1
+        engine, accounting = self._engine, self._accounting
+        now = time.monotonic()
+        bypassed = engine.straight(now)
+        for batch in bypassed:
+            (run or self._executor.submit)(batch)
+        if bypassed:
+            now = time.monotonic()  # inline calls may have taken a while
+        waiting = engine.waiting()
+        if waiting:
+            for batch in accounting.engine.work(now):
+                self._executor.submit(batch)
+        if accounting.pending:
+            self._loop.call_soon(accounting.flush)  # after the calls that have just been started
+        self._send_refusals()
+        if self.draining and not engine.waiting() and not engine.running():
+            self._idle.set()
+        if waiting or self._timer is None:  # else the timer is set already, for the fleet's next sweep
+            self._set_timer(now)
+
+    def on_call_ended(self) -> None:
+        """Reacts to the end of a call that ran as a task: its slot is free."""
+        if not self._running:
+            return
+        self._send_refusals()
+        # Without a timer the fleet was empty: the call's client may have disconnected meanwhile.
+        if self.draining or self._timer is None or self._engine.waiting():
+            self.work()
+
+    def _send_refusals(self) -> None:
+        """Sends the refusals of requests that the engine has ended."""
+        for request in self._engine.ended():
+            self._egress.send_refusal(request)
+
+    # Timers: the engine or the fleet asked to be called at a time
+
+    def _set_timer(self, now: float) -> None:
+        times = (self._engine.wake_at(), self._accounting.next_sweep_at())
+        due = min((at for at in times if at is not None), default=None)
+        if due is None:
+            return
+        at = max(due - now, 0.0) + self._loop.time()
+        if self._timer is not None:
+            if self._timer_at <= at:
+                return  # it fires earlier, finds nothing to do, and is set again
+            self._timer.cancel()
+        self._timer, self._timer_at = self._loop.call_at(at, self._on_timer), at
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        now = time.monotonic()
+        self._accounting.engine.expire(now)
+        self._sweep(now)
+        self.work()
+
+    def _sweep(self, now: float) -> None:
+        """Looks for clients that have fallen silent."""
+        at = self._accounting.next_sweep_at()
+        if at is None or at > now:
+            return
+        changes = self._accounting.sweep(now)
+        for client_id in changes.gone:
+            logger.info("client %s disconnected: nothing received within the time-out", client_id)
+            self._accounting.engine.client_gone(client_id, now)
+        self._send_refusals()
+        if changes.gone:
+            self._accounting.disconnected(changes.gone)

@@ -1,0 +1,371 @@
+"""The server's life cycle and public interface.
+
+An observation passes `ingress`, `accounting`, the scheduler's engine, the `executor` and `egress`, moved by the `pump`
+on one event loop. `Server` connects these parts; they decide.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from inferential.config.schema import InferentialConfig
+from inferential.dispatch.base import Dispatcher
+from inferential.metrics.callbacks import MetricCallback
+from inferential.metrics.collector import MetricsCollector
+from inferential.scheduler.base import Scheduler
+from inferential.scheduler.request import InferenceRequest
+from inferential.scheduler.running import Batch
+from inferential.scheduler.time.profile import Profiles
+from inferential.server.arguments import DEFAULT_BIND, check_arguments, configured, ray_dispatcher
+from inferential.server.callbacks import BatchCallback, Callbacks, RequestCallback
+from inferential.server.core import Core
+from inferential.server.egress import Egress
+from inferential.server.executor import Executor
+from inferential.server.history import History
+from inferential.server.inprocess import InProcessConnection
+from inferential.server.process import frozen_garbage, stop_on_signals
+from inferential.server.pump import EventPump
+from inferential.server.status import ServerStatus, status_of
+from inferential.transport.memory import raise_mmap_threshold
+from inferential.transport.messages import Received
+from inferential.transport.zmq_transport import ZmqTransport
+
+logger = logging.getLogger("inferential")
+
+# A client drops what it has not read when its connection ends; this is a control period or two to read it in.
+_READ_GRACE_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What exists from `start` to `shutdown`."""
+
+    loop: asyncio.AbstractEventLoop
+    transport: ZmqTransport
+    pump: EventPump
+    executor: Executor
+    history: History
+
+
+class Server:
+    """Serves models to robots.
+
+    Args:
+        bind: address to listen on, as tcp://HOST:PORT (port 0: a free one) or ipc://PATH; if it is not the default it
+            takes precedence over `config.transport.bind`.
+        models: ids of the Ray Serve applications or deployments to serve, if no dispatcher is given; None: all.
+        config: everything else; it is copied. None: the defaults.
+        dispatcher: the backend that runs the models; None: Ray Serve.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: the address is invalid, `models` is empty, the strategy is unknown, or the file of latency profiles
+            cannot be read (`ConfigError`).
+        ImportError: no dispatcher is given, and Ray is not installed.
+
+    Example:
+        A server with one model, and a client in the same program:
+
+        ```python
+        import asyncio
+        import numpy as np
+        from inferential import AsyncConnection, LocalDispatcher, Server
+
+        def policy(observation):
+            return {"actions": np.zeros((16, 7), np.float32)}
+
+        async def main():
+            dispatcher = LocalDispatcher({"policy": policy})
+            async with Server("tcp://127.0.0.1:0", dispatcher=dispatcher) as server:
+                async with AsyncConnection(server.address, "arm-01") as connection:
+                    result = await connection.model("policy").infer(1000, state=np.zeros(7, np.float32))
+                    print(result["actions"].shape, server.connected_robots)
+
+        asyncio.run(main())
+        ```
+    """
+
+    def __init__(
+        self,
+        bind: str = DEFAULT_BIND,
+        models: Sequence[str] | None = None,
+        config: InferentialConfig | None = None,
+        dispatcher: Dispatcher | None = None,
+    ) -> None:
+        check_arguments(models, config, dispatcher)
+        settings = configured(config, bind)
+        if dispatcher is None:
+            dispatcher = ray_dispatcher(settings.ray, models)
+        self._core = Core(settings, dispatcher, None if models is None else frozenset(models))
+        self._request_callbacks: Callbacks[InferenceRequest] = Callbacks("request")
+        self._batch_callbacks: Callbacks[Batch, float] = Callbacks("batch")
+        self._run: _Run | None = None
+        self._stop = asyncio.Event()
+
+    # Life cycle
+
+    async def run(self) -> None:
+        """Serves until `stop()`, SIGINT or SIGTERM, then drains and closes.
+
+        Raises:
+            OSError: the address cannot be bound.
+        """
+        with stop_on_signals(self.stop), frozen_garbage():
+            await self.start()
+            try:
+                await self._main_loop()
+            finally:
+                await self.shutdown()
+
+    async def start(self) -> None:
+        """Starts the backend and listens.
+
+        Raises:
+            OSError: the address cannot be bound.
+            RuntimeError: the server runs already.
+        """
+        if self._run is not None:
+            raise RuntimeError("the server runs already")
+        raise_mmap_threshold()
+        core, config = self._core, self._core.config
+        # A client whose message is up to twice too large is sent an error; beyond that its connection is closed.
+        transport = ZmqTransport(config.transport, 2 * config.observations.max_payload_bytes)
+        egress = Egress(transport, core.inprocess, core.recorder, core.accounting, self._request_callbacks)
+        pump = EventPump(transport, core.ingress, core.accounting, core.engine, egress)
+
+        def on_replicas_changed() -> None:
+            core.on_replicas_changed()
+            pump.work()
+
+        core.dispatcher.watch(on_replicas_changed, core.engine.waiting)
+        try:
+            await core.dispatcher.start()
+        except BaseException:
+            await transport.close()
+            raise
+        history = History(time.monotonic())
+        executor = Executor(
+            core.dispatcher,
+            core.engine,
+            egress,
+            core.accounting,
+            history,
+            self._batch_callbacks,
+            lambda: None if pump.draining else core.config.scheduling.max_retries,
+            pump.on_call_ended,
+        )
+        self._run = _Run(asyncio.get_running_loop(), transport, pump, executor, history)
+        pump.start(executor)
+        logger.info("listening on %s, strategy %s", transport.address, config.scheduling.strategy)
+
+    async def _main_loop(self) -> None:
+        """Waits for `stop`; the pump is driven by events."""
+        await self._stop.wait()
+
+    def stop(self) -> None:
+        """Ends `run`. May be called from any thread and from signal handlers."""
+        if self._run is None:
+            self._stop.set()
+        else:
+            self._run.loop.call_soon_threadsafe(self._stop.set)
+
+    async def drain(self) -> None:
+        """Refuses new requests, serves the others for `server.drain_timeout_s`, and refuses the rest.
+
+        Calling it twice, or on a server that does not run, is allowed.
+        """
+        if self._run is not None:
+            await self._run.pump.drain(self._core.config.server.drain_timeout_s)
+
+    async def shutdown(self) -> None:
+        """Drains and closes. Calling it twice is allowed."""
+        if self._run is None:
+            return
+        await self.drain()
+        if self._core.accounting.fleet.active_count:
+            await asyncio.sleep(_READ_GRACE_S)
+        run, self._run = self._run, None
+        run.pump.close()
+        await self._core.dispatcher.close()
+        await run.transport.close()
+        self._stop.clear()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.shutdown()
+
+    # Looking at it
+
+    @property
+    def running(self) -> bool:
+        """Whether it listens."""
+        return self._run is not None
+
+    @property
+    def address(self) -> str:
+        """The address it listens on, with the real port.
+
+        Raises:
+            RuntimeError: it does not run.
+        """
+        return self._require_run().transport.address
+
+    @property
+    def config(self) -> InferentialConfig:
+        """The configuration in force; change it with `reconfigure`."""
+        return self._core.config
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        """The backend that runs the models."""
+        return self._core.dispatcher
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """The scheduler in use."""
+        return self._core.engine.scheduler
+
+    @property
+    def profiles(self) -> Profiles:
+        """The models' latencies by batch size, as learned so far."""
+        return self._core.engine.profiles
+
+    @property
+    def metrics(self) -> MetricsCollector:
+        """The metrics: record your own, read all, and add callbacks."""
+        return self._core.metrics
+
+    @property
+    def connected_robots(self) -> list[str]:
+        """The ids of the connected clients, longest connected first.
+
+        A client is connected from its first observation until it has been silent for
+        `response_tracking.disconnect_timeout_s`.
+        """
+        return list(self._core.accounting.fleet.registry.all_clients)
+
+    def status(self) -> ServerStatus:
+        """Returns the state of the fleet, the models and the newest batches.
+
+        Raises:
+            RuntimeError: it does not run.
+        """
+        run, core = self._require_run(), self._core
+        return status_of(
+            address=run.transport.address,
+            strategy=core.config.scheduling.strategy,
+            draining=run.pump.draining,
+            fleet=core.accounting.fleet,
+            shares=core.shares,
+            engine=core.engine,
+            model_ids=core.model_ids(),
+            capacities=core.capacities,
+            dispatcher=core.dispatcher,
+            history=run.history,
+            counters={
+                "pump_runs": run.pump.runs,
+                "calls_inline": run.executor.inline_calls,
+                "calls_as_tasks": run.executor.task_calls,
+            },
+            sizes={
+                "timers": int(run.pump.timer_set),
+                "call_tasks": len(run.executor),
+                "calls_remembered": len(run.history),
+                **run.transport.sizes(),
+                **core.sizes(),
+            },
+        )
+
+    def _require_run(self) -> _Run:
+        if self._run is None:
+            raise RuntimeError("the server does not run: this is known from start() to shutdown()")
+        return self._run
+
+    # Callbacks and clients in this process
+
+    def on_metric(self, callback: MetricCallback) -> MetricCallback:
+        """Registers `callback(name, value, labels)`, called for every recorded metric; a decorator.
+
+        Raises:
+            TypeError: it is a coroutine function.
+        """
+        return self._core.metrics.on_metric(callback)
+
+    def on_request(self, callback: RequestCallback) -> RequestCallback:
+        """Registers `callback(request)`, called for every request that has ended; a decorator.
+
+        Raises:
+            TypeError: it is a coroutine function.
+        """
+        self._request_callbacks.register(callback)
+        return callback
+
+    def on_batch(self, callback: BatchCallback) -> BatchCallback:
+        """Registers `callback(batch, ended_at)`, called for every model call that has ended; a decorator.
+
+        Raises:
+            TypeError: it is a coroutine function.
+        """
+        self._batch_callbacks.register(callback)
+        return callback
+
+    def connect(self, client_id: str | int = "", client_type: str = "") -> InProcessConnection:
+        """Returns a client within this process, for gateways and tools: `AsyncConnection` without a socket.
+
+        It must be used on the event loop that the server runs on.
+
+        Args:
+            client_id: its id; a unique one by default.
+            client_type: what it is, for people.
+
+        Raises:
+            ValueError: the client id is invalid.
+        """
+        return InProcessConnection(client_id, client_type, self._core.inprocess, self._submit_inprocess)
+
+    def _submit_inprocess(self, received: Received) -> None:
+        if self._run is None:
+            raise ConnectionError("the server does not run")
+        self._run.pump.receive_inprocess(received)
+
+    # Settings
+
+    def use_scheduler(self, strategy: str, policy: str | None = None, **options: Any) -> None:
+        """Changes the scheduler, before or while the server runs; waiting requests move to the new one.
+
+        Args:
+            strategy: a registered strategy.
+            policy: a registered policy, which replaces the strategy's own score.
+            options: fields of the scheduling configuration or of the strategy's own section of it.
+
+        Raises:
+            ValueError: an unknown strategy, policy or option, an invalid value, or a strategy without a score.
+        """
+        self._core.use_scheduler(strategy, policy, options)
+        self._work()
+
+    def reconfigure(self, config: InferentialConfig) -> None:
+        """Applies a changed configuration; fields that take a restart keep their values.
+
+        Changes made by `use_scheduler` stay, unless `config.scheduling` differs from the last configuration's.
+
+        Raises:
+            ValueError: the strategy is unknown; nothing is changed then.
+        """
+        self._core.reconfigure(config)
+        self._work()
+
+    def _work(self) -> None:
+        if self._run is not None:
+            self._run.pump.work()

@@ -1,0 +1,241 @@
+"""The state of a running server as plain values, for the web page, the CLI and programs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from typing import Any, Literal
+
+from inferential.dispatch.base import Dispatcher, NodeUse
+from inferential.dispatch.health import EndpointHealth
+from inferential.scheduler.engine import Capacity, Engine
+from inferential.scheduler.time.fair_share import FairShares
+from inferential.scheduler.time.profile import Profiles
+from inferential.server.capacities import Capacities
+from inferential.server.history import BatchStatus, History
+from inferential.tracking.fleet import Fleet
+from inferential.tracking.outcome_counts import OutcomeCounts
+
+ClientState = Literal["active", "overdue", "gone"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelUse:
+    """A client's use of one model.
+
+    Attributes:
+        model_id: the model.
+        control_rate_hz: actions that it plays per second, stated or learned; None while unknown.
+        cadence_ms: learned period of its observations; None while unknown.
+        answered, in_time, superseded, refused: how many of its requests ended how; `in_time` counts those of
+            `answered` that were sent before their deadline.
+        age_ms: age of the observation behind the last result when it was sent; None before the first.
+        serve_interval_ms: the shortest interval at which it can be served; 0: no limit.
+    """
+
+    model_id: str
+    control_rate_hz: float | None
+    cadence_ms: float | None
+    answered: int
+    in_time: int
+    superseded: int
+    refused: int
+    age_ms: float | None
+    serve_interval_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClientStatus:
+    """One client.
+
+    Attributes:
+        client_id, client_type: as the client states them.
+        state: "overdue": late by its learned cadence; "gone": silent for `response_tracking.disconnect_timeout_s`.
+        seen_s_ago: seconds since its last observation.
+        requests: observations so far.
+        models: its use of each model.
+    """
+
+    client_id: str
+    client_type: str
+    state: ClientState
+    seen_s_ago: float
+    requests: int
+    models: list[ModelUse] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLatency:
+    """Latency of a model's calls of one batch size: the median, and the high quantile that `slo_aware` plans with."""
+
+    batch_size: int
+    median_ms: float
+    high_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """One replica and its running calls; its name is "" if the model has only one."""
+
+    name: str
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """One model.
+
+    Attributes:
+        model_id: the model.
+        max_batch_size: largest number of requests in a call.
+        max_inflight: calls that each replica runs at once; 0: no replica is available.
+        waiting: requests in the queue.
+        in_flight: running calls.
+        replicas: the replicas with their running calls.
+        latency: by batch size, of the replica that was called most.
+        calls: requests that its backend ran.
+        error_rate: moving average of the share that failed, 0 to 1.
+        last_error: text of the last failure; None if there was none.
+    """
+
+    model_id: str
+    max_batch_size: int
+    max_inflight: int
+    waiting: int
+    in_flight: int
+    replicas: list[ReplicaStatus]
+    latency: list[BatchLatency]
+    calls: int
+    error_rate: float
+    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatus:
+    """The server as a whole.
+
+    Attributes:
+        version: version of the package.
+        address: where robots connect.
+        strategy: the scheduling strategy.
+        uptime_s: seconds since the server started.
+        draining: it accepts no new requests.
+        waiting, in_flight: requests in the queue, requests that run.
+        clients, models: by id.
+        batches: the newest calls, oldest first.
+        nodes: the machines of a cluster, if the backend knows them.
+        counters: internal events since the server started.
+        sizes: entries in each internal table, for finding leaks. The keys of both may change between versions.
+    """
+
+    version: str
+    address: str
+    strategy: str
+    uptime_s: float
+    draining: bool
+    waiting: int
+    in_flight: int
+    clients: list[ClientStatus]
+    models: list[ModelStatus]
+    batches: list[BatchStatus]
+    nodes: list[NodeUse]
+    counters: dict[str, int]
+    sizes: dict[str, int]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns it as dicts, lists and plain values, ready for JSON."""
+        return asdict(self)
+
+
+def status_of(
+    *,
+    address: str,
+    strategy: str,
+    draining: bool,
+    fleet: Fleet,
+    shares: FairShares,
+    engine: Engine,
+    model_ids: Collection[str] | None,
+    capacities: Capacities,
+    dispatcher: Dispatcher,
+    history: History,
+    counters: dict[str, int],
+    sizes: dict[str, int],
+) -> ServerStatus:
+    """Returns the status of a server from its parts; `model_ids` is None if every id may be a model's."""
+    now = time.monotonic()
+    served = engine.profiles.models() if model_ids is None else model_ids
+    return ServerStatus(
+        version=version("inferential"),
+        address=address,
+        strategy=strategy,
+        uptime_s=now - history.started_at,
+        draining=draining,
+        waiting=engine.waiting(),
+        in_flight=len(engine.running()),
+        clients=clients_of(fleet, shares, now),
+        models=[
+            model_of(model_id, capacities.of(model_id), engine, dispatcher.endpoint_health(model_id))
+            for model_id in sorted(served)
+        ],
+        batches=history.batches(),
+        nodes=list(dispatcher.nodes()),
+        counters=counters,
+        sizes=sizes,
+    )
+
+
+def clients_of(fleet: Fleet, shares: FairShares, now: float) -> list[ClientStatus]:
+    """Returns the connected clients, then those that disconnected lately."""
+    connected = []
+    for client_id, client in fleet.registry.all_clients.items():
+        models = [_use(fleet, shares, client_id, model_id) for model_id in sorted(client.model_ids)]
+        state: ClientState = "overdue" if fleet.is_overdue(client_id) else "active"
+        seen_s_ago = now - client.last_seen
+        connected.append(ClientStatus(client_id, client.client_type, state, seen_s_ago, client.total_requests, models))
+    gone = [
+        ClientStatus(client_id, client.client_type, "gone", now - client.last_seen, client.total_requests)
+        for client_id, client in fleet.departed.items()
+    ]
+    return connected + gone
+
+
+def _use(fleet: Fleet, shares: FairShares, client_id: str, model_id: str) -> ModelUse:
+    counts = fleet.outcomes.models(client_id).get(model_id) or OutcomeCounts()
+    cadence_s = fleet.cadence.learned_cadence(client_id, model_id)
+    period_s = fleet.action_horizon.period_s(client_id, model_id)
+    return ModelUse(
+        model_id,
+        control_rate_hz=None if period_s is None else 1 / period_s,
+        cadence_ms=None if cadence_s is None else cadence_s * 1e3,
+        answered=counts.answered,
+        in_time=counts.in_time,
+        superseded=counts.superseded,
+        refused=counts.refused,
+        age_ms=counts.age_ms,
+        serve_interval_ms=shares.interval_ms(client_id, model_id),
+    )
+
+
+def model_of(model_id: str, capacity: Capacity, engine: Engine, health: EndpointHealth | None) -> ModelStatus:
+    """Returns the status of one model with this capacity; `health` is None before its first request."""
+    in_flight = engine.inflight_by_replica(model_id)
+    return ModelStatus(
+        model_id,
+        max_batch_size=capacity.max_batch_size,
+        max_inflight=capacity.max_inflight,
+        waiting=engine.waiting(model_id),
+        in_flight=sum(in_flight.values()),
+        replicas=[ReplicaStatus(name, in_flight.get(name, 0)) for name in capacity.replicas],
+        latency=_latency(engine.profiles, model_id),
+        calls=0 if health is None else health.total_requests,
+        error_rate=0.0 if health is None else health.error_rate,
+        last_error=None if health is None else health.last_error,
+    )
+
+
+def _latency(profiles: Profiles, model_id: str) -> list[BatchLatency]:
+    known = profiles.as_dict().get(model_id, [])
+    return [BatchLatency(int(size["batch_size"]), size["median_ms"], size["high_ms"]) for size in known]

@@ -1,0 +1,48 @@
+"""Connections of clients to the transport."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import selectors
+
+from inferential.zmtp import ConnectionEnded, Stream
+
+
+class MalformedMessage(Exception):
+    """A message that is not [identity, "", envelope, payload]."""
+
+    def __init__(self, identity: bytes, reason: str) -> None:
+        self.identity = identity
+        self.reason = reason
+        super().__init__(reason)
+
+
+class ClientConnection:
+    """One client's connection, in its handshake or after it."""
+
+    __slots__ = ("events", "gone", "handshake_deadline", "identity", "queued", "stream")
+
+    def __init__(self, stream: Stream, handshake_deadline: float) -> None:
+        self.stream = stream
+        self.handshake_deadline = handshake_deadline
+        self.identity = b""  # until the handshake is done
+        self.events = selectors.EVENT_READ
+        self.queued = False  # in the transport's `_ready`
+        self.gone = False  # closed; messages that were received before may remain to be returned
+
+
+async def send_buffered(client: ClientConnection) -> None:
+    """Waits until a client's buffered messages are sent, or it disconnects."""
+    loop = asyncio.get_running_loop()
+    writable = asyncio.Event()
+    fd = client.stream.fileno()
+    loop.add_writer(fd, writable.set)
+    try:
+        with contextlib.suppress(ConnectionEnded):
+            while client.stream.unsent:
+                writable.clear()
+                await writable.wait()
+                client.stream.flush()
+    finally:
+        loop.remove_writer(fd)

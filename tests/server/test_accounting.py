@@ -1,0 +1,246 @@
+"""What the books say of requests, whether they were written at once or after the calls were made."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.server.fakes import make_accounting
+
+from inferential.config import ResponseTrackingConfig
+from inferential.dispatch.base import DispatchResult
+from inferential.metrics import MetricsCollector, names
+from inferential.metrics.recorder import Recorder
+from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, RequestState
+from inferential.scheduler.running import Batch
+from inferential.scheduler.time.availability import ALWAYS_AVAILABLE
+from inferential.scheduler.time.fair_share import FairShares
+from inferential.server.accounting import Accounting
+from inferential.server.ingress import IncomingRequest
+from inferential.tracking.fleet import Fleet
+from inferential.tracking.response import ResponseState
+
+GONE = Refusal(RefusalKind.REJECTED, "the client cannot be reached", "client_gone")
+START = 100.0
+
+
+class Ledger:
+    """Accounting with what they are written in, and a clock that stands still until it is set."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = START
+        monkeypatch.setattr("time.monotonic", lambda: self.now)
+        self.fleet = Fleet(ResponseTrackingConfig())
+        self.metrics = MetricsCollector()
+        self.shares = FairShares(ALWAYS_AVAILABLE)
+        self.connected: list[str] = []
+        self.accounting = make_accounting(self.fleet, Recorder(self.metrics), self.shares, self.connected.append)
+        self._numbers = itertools.count()
+
+    def arrival(
+        self, client_id: str = "arm", *, explicit_budget_ms: float | None = None, identity: bytes | None = None
+    ) -> IncomingRequest:
+        request = InferenceRequest(
+            client_id,
+            "policy",
+            client_id.encode() if identity is None else identity,
+            b"",
+            b"1234",
+            self.now,
+            0.0,
+            None,
+            0.0,
+            50.0 if explicit_budget_ms is None else explicit_budget_ms,
+            1,
+            response_id=f"response-{next(self._numbers)}",
+        )
+        return IncomingRequest(request, "franka", None, 0.0, explicit_budget_ms, None)
+
+    def known(self, client_id: str = "arm", period_s: float = 0.02, times: int = 10) -> None:
+        """A client that observes in a rhythm."""
+        for _ in range(times):
+            self.accounting.arrived(self.arrival(client_id))
+            self.now += period_s
+
+    def run(self, arrival: IncomingRequest) -> Batch:
+        """The request goes to its model."""
+        request = arrival.request
+        request.move(RequestState.QUEUED)
+        request.move(RequestState.DISPATCHED)
+        return Batch(request.model_id, [request], "", self.now)
+
+    def count(self, name: str) -> int:
+        return len(self.metrics.snapshot().metrics.get(name, ()))
+
+
+@pytest.fixture
+def ledger(monkeypatch: pytest.MonkeyPatch) -> Ledger:
+    return Ledger(monkeypatch)
+
+
+def result(arrival: IncomingRequest, values: dict[str, Any] | None = None) -> DispatchResult:
+    return DispatchResult(arrival.request, 8.0, arrival.request.response_id, b"", b"", values)
+
+
+def test_a_client_that_was_not_there_is_greeted_once_and_at_once(ledger: Ledger) -> None:
+    arrival = ledger.arrival()
+    assert not ledger.accounting.defer(arrival)
+    ledger.accounting.arrived(arrival)
+    ledger.accounting.arrived(ledger.arrival())
+    assert ledger.connected == ["arm"]
+
+
+def test_what_is_left_for_later_is_written_when_it_is_kept_and_once(ledger: Ledger) -> None:
+    ledger.known(times=1)
+    assert ledger.accounting.defer(ledger.arrival())
+    assert ledger.count(names.PAYLOAD_SIZE_BYTES) == 1
+    assert ledger.accounting.pending
+    ledger.accounting.flush()
+    ledger.accounting.flush()
+    assert ledger.count(names.PAYLOAD_SIZE_BYTES) == 2
+    assert not ledger.accounting.pending
+
+
+@pytest.mark.parametrize("explicit_budget_ms", [None, 7.0])
+def test_a_request_has_the_same_deadline_whenever_it_is_written_down(
+    monkeypatch: pytest.MonkeyPatch, explicit_budget_ms: float | None
+) -> None:
+    deadlines = []
+    for late in (False, True):
+        ledger = Ledger(monkeypatch)
+        ledger.known()
+        arrival = ledger.arrival(explicit_budget_ms=explicit_budget_ms)
+        if late:
+            assert ledger.accounting.defer(arrival)
+            ledger.now += 0.005
+            ledger.accounting.flush()
+        else:
+            ledger.accounting.arrived(arrival)
+        deadlines.append((arrival.request.deadline, arrival.request.time_until_next))
+    assert deadlines[0] == deadlines[1]
+    assert deadlines[0][0] != pytest.approx(START + 10 * 0.02 + 0.05)  # which is what it has before
+
+
+def test_an_arrival_is_written_before_what_becomes_of_it(ledger: Ledger) -> None:
+    ledger.known()
+    first = ledger.arrival()
+    assert ledger.accounting.defer(first)
+    ledger.accounting.dispatched(ledger.run(first), 0)
+    ledger.now += 0.03  # past its deadline, which is its cadence
+    ledger.accounting.answered(result(first), ledger.now)
+    active = ledger.fleet.responses.get_active("arm", "policy")
+    assert active is not None
+    assert active.response_id == first.request.response_id
+    assert active.state is ResponseState.ISSUED
+    assert ledger.count(names.DEADLINE_MISSES) == 1
+    assert ledger.count(names.BATCH_SIZE) == 1
+    assert ledger.fleet.outcomes.of("arm", "policy").in_time == 0
+
+
+def test_a_later_observation_that_is_not_written_yet_does_not_use_up_an_answer_that_comes_after_it(
+    ledger: Ledger,
+) -> None:
+    ledger.known(times=1)
+    first, second = ledger.arrival(), ledger.arrival()
+    ledger.accounting.arrived(first)
+    ledger.run(first)
+    assert ledger.accounting.defer(second)
+    ledger.accounting.answered(result(first), ledger.now)
+    ledger.accounting.flush()
+    active = ledger.fleet.responses.get_active("arm", "policy")
+    assert active is not None
+    assert active.state is ResponseState.ISSUED
+
+
+@pytest.mark.parametrize("end", [Accounting.refused, Accounting.invalidated], ids=["refused", "invalidated"])
+def test_an_end_that_comes_before_the_arrival_was_written_is_not_waited_for_again(
+    ledger: Ledger, end: Callable[[Accounting, InferenceRequest, Refusal], None]
+) -> None:
+    arrival = ledger.arrival()
+    ledger.accounting.arrived(ledger.arrival())
+    assert ledger.accounting.defer(arrival)
+    ledger.run(arrival)
+    arrival.request.refuse(GONE)
+    end(ledger.accounting, arrival.request, GONE)
+    assert ledger.count(names.INVALIDATION_COUNT) == 1
+    ledger.accounting.flush()
+    assert not ledger.fleet.responses.on_invalidated("arm", "again", arrival.request.response_id, "policy")
+
+
+def test_whoever_speaks_for_a_client_from_another_connection_is_written_at_once(ledger: Ledger) -> None:
+    ledger.accounting.arrived(ledger.arrival(identity=b"\0nameless"))
+    arrival = ledger.arrival()
+    assert not ledger.accounting.defer(arrival)
+    ledger.accounting.arrived(arrival)
+    assert ledger.fleet.owner("arm") == b"arm"
+
+
+def test_books_that_are_asked_for_while_they_are_written_are_written_to_the_end_first(ledger: Ledger) -> None:
+    ledger.known(times=1)
+    arrivals = [ledger.arrival() for _ in range(3)]
+    for arrival in arrivals:
+        assert ledger.accounting.defer(arrival)
+        arrival.request.deadline = float("nan")
+    found: list[bool] = []
+
+    def ask(name: str, value: float, labels: dict[str, str]) -> None:
+        ledger.accounting.flush()
+        found.append(all(arrival.request.deadline == arrival.request.deadline for arrival in arrivals))
+
+    ledger.metrics.on_metric(ask)
+    ledger.accounting.flush()
+    assert found
+    assert all(found)
+    assert ledger.count(names.PAYLOAD_SIZE_BYTES) == 4
+
+
+def test_superseded_is_told_apart_from_refused(ledger: Ledger) -> None:
+    ledger.known(times=1)
+    for kind in (RefusalKind.SUPERSEDED, RefusalKind.EXPIRED, RefusalKind.REJECTED):
+        arrival, refusal = ledger.arrival(), Refusal(kind, "because", "cause")
+        ledger.accounting.arrived(arrival)
+        arrival.request.refuse(refusal)
+        ledger.accounting.refused(arrival.request, refusal)
+    counts = ledger.fleet.outcomes.of("arm", "policy")
+    assert (counts.superseded, counts.refused, counts.answered) == (1, 2, 0)
+
+
+def test_nothing_is_kept_of_a_client_that_has_gone_meanwhile(ledger: Ledger) -> None:
+    arrival = ledger.arrival()
+    ledger.accounting.arrived(arrival)
+    ledger.run(arrival)
+    ledger.now += 3600
+    assert ledger.fleet.sweep(ledger.now).gone == ["arm"]
+    ledger.accounting.answered(result(arrival), ledger.now)
+    assert ledger.fleet.client("arm") is None
+    ledger.known(times=1)
+    assert ledger.fleet.outcomes.of("arm", "policy").answered == 0
+
+
+def test_a_chunk_of_actions_tells_when_its_robot_runs_out_of_them(ledger: Ledger) -> None:
+    heard: list[tuple[Any, ...]] = []
+    ledger.fleet.action_horizon.on_answer = lambda *told: heard.append(told)  # type: ignore[method-assign]
+    arrival = ledger.arrival()
+    ledger.accounting.arrived(arrival)
+    ledger.accounting.answered(result(arrival, {"actions": np.zeros((16, 7), np.float32)}), ledger.now)
+    assert heard == [("arm", "policy", 16, START)]
+
+
+def test_what_a_client_is_told_of_its_share_is_known_before_its_arrival_is_written(ledger: Ledger) -> None:
+    ledger.known(times=1)
+    ledger.shares._intervals_ms["arm", "policy"] = 40.0
+    arrival = ledger.arrival()
+    assert ledger.accounting.defer(arrival)
+    assert arrival.request.serve_interval_ms == 40.0
+
+
+def test_a_request_that_is_tried_again_has_its_deadline(ledger: Ledger) -> None:
+    ledger.known()
+    arrival = ledger.arrival()
+    assert ledger.accounting.defer(arrival)
+    ledger.accounting.retried(arrival.request)
+    assert arrival.request.deadline == pytest.approx(ledger.now + 0.02)
+    assert ledger.count(names.DISPATCH_RETRIES) == 1
