@@ -183,6 +183,10 @@ class Server:
         """
         return InProcessConnection(client_id, client_type, self._visits, self._on_visit)
 
+    async def model_metadata(self, model_id: str) -> Mapping[str, Any]:
+        """Returns what a model says of itself, as an openpi policy or the policy server behind it does; else {}."""
+        return await self._dispatcher.model_metadata(model_id)
+
     def status(self) -> ServerStatus:
         """The fleet, the models and the newest batches.
 
