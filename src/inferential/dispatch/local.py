@@ -30,9 +30,10 @@ class LocalDispatcher(Dispatcher):
 
     A model is a callable of one observation (a dict of arrays and strings) that gives a result, or an object with
     `infer(observation)` and, if it can batch, `infer_batch(observations) -> results` and `max_batch_size`; each sync
-    or async. `infer_batch` may also return one map of stacked arrays. A sync model runs in a thread of its own and never blocks the server; an async one runs on the server's
-    event loop and must not block it: in a task, or, where there is no `await` in it, at once and in none. A coroutine
-    function `aclose` is called when the server ends.
+    or async. `infer_batch` may return one map of stacked arrays in place of a list. A sync model runs in a thread of
+    its own and never blocks the server; an async one runs on the server's event loop and must not block it: in a task,
+    or, where there is no `await` in it, at once and in none. A coroutine function `aclose` is called when the server
+    ends.
 
     Args:
         models: by model id; a list of models is one model in several replicas, for example one on each GPU.

@@ -10,7 +10,8 @@ import numpy as np
 
 from inferential.proto.structure import STRUCTURE_KEY, flatten, narrow_float_as_float32
 
-
+RESULT_FIELDS = ("response_id", "model_id", "inference_latency_ms")
+"""Keys of what a client's result holds beside the model's values."""
 AsArray = Callable[[str, Any], Any]
 """Returns a value of a result as an array, or raises a TypeError that names its key."""
 
@@ -26,7 +27,7 @@ def structured(result: Mapping[Any, Any], as_array: AsArray) -> dict[str, Any]:
     checked = {str(key): _checked(str(key), value, as_array) for key, value in result.items()}
     if checked.get("actions", "") is None:
         as_array("actions", None)
-    values, structure = flatten(checked)
+    values, structure = flatten(checked, RESULT_FIELDS)
     values[STRUCTURE_KEY] = structure
     return values
 

@@ -27,7 +27,7 @@ import functools
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,17 +44,20 @@ _WIDEST_FLOAT = 8  # bytes
 _MAX_TEXTS_BYTES = 1024 * 1024  # of one array of strings
 
 
-def flatten(tree: Mapping[Any, Any]) -> tuple[dict[str, Any], str]:
+def flatten(tree: Mapping[Any, Any], reserved: Collection[str] = ()) -> tuple[dict[str, Any], str]:
     """Returns flat arrays and strings by key, and the text that `restore` needs; tuples are lists.
 
     Keys are paths joined by "/", or "#NUMBER" where that is taken, too long or not printable.
 
+    Args:
+        tree: the map.
+        reserved: keys that no value may have.
+
     Raises:
         ValueError: naming the key of a value, or a name in a map, that has no place on the wire.
     """
-    values: dict[str, Any] = {STRUCTURE_KEY: ""}
-    node = _Flattening(values).map(tree, "", 0)
-    del values[STRUCTURE_KEY]
+    values: dict[str, Any] = {}
+    node = _Flattening(values, {STRUCTURE_KEY, *reserved}).map(tree, "", 0)
     flat = len(values) == len(tree) and all(tree_node == ["value", name] for name, tree_node in node[1].items())
     return values, "" if flat else json.dumps(node[1], separators=(",", ":"))
 
@@ -94,8 +97,9 @@ def narrow_float_as_float32(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]
 class _Flattening:
     """One run of `flatten`, which fills `values`."""
 
-    def __init__(self, values: dict[str, Any]) -> None:
+    def __init__(self, values: dict[str, Any], reserved: Collection[str]) -> None:
         self._values = values
+        self._reserved = reserved
         self._numbers = itertools.count(1)
 
     def map(self, tree: Mapping[Any, Any], prefix: str, depth: int) -> list[Any]:
@@ -167,7 +171,7 @@ class _Flattening:
         key = path
         if not path or not path.isprintable() or len(path.encode()) > _LONGEST_KEY:
             key = self._next_number()
-        while key in self._values:
+        while key in self._values or key in self._reserved:
             key = self._next_number()
         self._values[key] = value
         return key
