@@ -76,15 +76,17 @@ async def serving(
         yield server, started
 
 
+def serving_openpi(
+    policy: Any = None, sections: Mapping[str, Any] = MappingProxyType({}), **settings: Any
+) -> AbstractAsyncContextManager[tuple[Server, Any]]:
+    config = OpenPiConfig(**{"model": "pi0", "port": 0, **settings})
+    return serving(OpenPiGateway, config, policy or ChunkPolicy(), sections)
+
+
 @pytest.fixture
 def openpi() -> Open:
     """`async with openpi(policy, sections={...}, api_keys=[...]) as (server, gateway):`"""
-
-    def start(policy: Any = None, sections: Mapping[str, Any] = MappingProxyType({}), **settings: Any) -> Any:
-        config = OpenPiConfig(**{"model": "pi0", "port": 0, **settings})
-        return serving(OpenPiGateway, config, policy or ChunkPolicy(), sections)
-
-    return start
+    return serving_openpi
 
 
 @pytest.fixture
