@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.asyncio.server import ServerConnection, serve
 
 from inferential import LocalDispatcher
 from inferential.cli.errors import CliError
 from inferential.cli.targets import load_model, load_models
+from inferential.config.schema import ModelConfig
+from inferential.proto.msgpack_numpy import pack
 
 
 @pytest.mark.parametrize(
@@ -68,3 +71,27 @@ def test_what_is_no_model_is_an_error_with_model_target_and_place(place: Path, t
 def test_modules_of_the_current_directory_are_found(place: Path, run_apart: Any) -> None:
     (place / "f.yaml").write_text("models: {known: {arm: {target: 'policies:echo'}}}")
     assert run_apart("check", "--import", "f.yaml").code == 0
+
+
+@pytest.mark.parametrize("field", ["timeout_ms", "api_key"])
+def test_settings_of_policy_servers_are_for_those_alone(place: Path, field: str) -> None:
+    settings = ModelConfig.model_validate({field: {"timeout_ms": 90_000, "api_key": "k"}[field]})
+    with pytest.raises(CliError, match=rf"models\.known\.arm\.{field} is for openpi:// targets only"):
+        load_models({"arm": "policies:echo"}, {"arm": settings})
+
+
+async def test_time_out_and_key_of_a_policy_server_come_from_its_settings() -> None:
+    shown: list[str | None] = []
+
+    async def robot(websocket: ServerConnection) -> None:
+        assert websocket.request is not None
+        shown.append(websocket.request.headers.get("Authorization"))
+        await websocket.send(pack({}))
+        await websocket.wait_closed()  # no answer
+
+    async with serve(robot, "127.0.0.1", 0) as server:
+        target = f"openpi://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        model = load_model("pi0", target, ModelConfig.model_validate({"api_key": "k-1", "timeout_ms": 50.0}))
+        with pytest.raises(TimeoutError, match=r"did not answer within 0\.05 s"):
+            await model.infer({})
+    assert shown == ["Api-Key k-1"]

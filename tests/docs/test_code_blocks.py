@@ -135,7 +135,7 @@ def asks(block: Block) -> bool:
 
 
 CLIENTS = [block for block in (*programs(), *commands()) if asks(block)]
-ALWAYS_AVAILABLE = [block for block in programs() if PORT not in block.text and not asks(block)]
+ALONE = [block for block in programs() if PORT not in block.text and not asks(block)]
 RUN = [
     block for block in commands() if not block.text.startswith(("make", "pip")) and not block.serves and not asks(block)
 ]
@@ -218,7 +218,7 @@ def running(server: Block, directory: Path, ports: Ports) -> Iterator[None]:
 def test_every_block_is_of_a_kind_that_is_tested() -> None:
     assert [str(block) for block in BLOCKS if block.language not in TESTED | {DRAWING}] == []
     assert CLIENTS
-    assert ALWAYS_AVAILABLE
+    assert ALONE
     assert RUN
 
 
@@ -246,7 +246,7 @@ def test_a_client_runs_against_a_server(server: Block, client: Block, ports: Por
         run(client, tmp_path, ports)
 
 
-@pytest.mark.parametrize("program", ALWAYS_AVAILABLE, ids=str)
+@pytest.mark.parametrize("program", ALONE, ids=str)
 def test_a_program_runs(program: Block, ports: Ports, tmp_path: Path) -> None:
     write_files(program.page, tmp_path, ports)
     run(program, tmp_path, ports)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import pickle
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgpack
@@ -14,43 +14,9 @@ import numpy as np
 import pytest
 import zmq
 import zmq.asyncio
+from tests.gateway.conftest import ArmPolicy, Open, Recorder
 
-from inferential import LocalDispatcher, Server
-from inferential.config import InferentialConfig
-from inferential.config.schema import Gr00tConfig
 from inferential.gateway import Gr00tGateway
-
-Open = Callable[..., AbstractAsyncContextManager[tuple[Server, Gr00tGateway]]]
-
-
-class Policy:
-    """Twice the state, over 4 steps; it batches."""
-
-    max_batch_size = 8
-
-    def __init__(self) -> None:
-        self.sizes: list[int] = []
-
-    def infer_batch(self, observations: list[dict[str, Any]]) -> list[Any]:
-        self.sizes.append(len(observations))
-        return [{"action.arm": np.tile(one["state.arm"] * 2, (4, 1))} for one in observations]
-
-
-@pytest.fixture
-def opened() -> Open:
-    """`async with opened(model=..., api_token=...) as (server, gateway):`"""
-
-    @asynccontextmanager
-    async def start(policy: Any = None, **told: Any) -> AsyncIterator[tuple[Server, Gr00tGateway]]:
-        config = InferentialConfig(server={"drain_timeout_s": 0.0})
-        dispatcher = LocalDispatcher({"gr00t": policy or Policy()})
-        async with (
-            Server("tcp://127.0.0.1:0", config=config, dispatcher=dispatcher) as server,
-            Gr00tGateway(server, Gr00tConfig(**{"model": "gr00t", "port": 0, **told})) as gateway,
-        ):
-            yield server, gateway
-
-    return start
 
 
 def encode(value: Any) -> Any:
@@ -59,10 +25,10 @@ def encode(value: Any) -> Any:
     return {"__ndarray_class__": True, "as_npy": output.getvalue()}
 
 
-def decode(told: dict[Any, Any]) -> Any:
-    if "__ndarray_class__" in told:
-        return np.load(io.BytesIO(told["as_npy"]), allow_pickle=False)
-    return told
+def decode(value: dict[Any, Any]) -> Any:
+    if "__ndarray_class__" in value:
+        return np.load(io.BytesIO(value["as_npy"]), allow_pickle=False)
+    return value
 
 
 class Client:
@@ -84,7 +50,8 @@ class Client:
 
     async def send(self, message: bytes) -> Any:
         await self._socket.send(message)
-        return msgpack.unpackb(await asyncio.wait_for(self._socket.recv(), 20), object_hook=decode)
+        reply = await asyncio.wait_for(self._socket.recv(), 20)
+        return msgpack.unpackb(reply, object_hook=decode, strict_map_key=False)
 
     def close(self) -> None:
         self._context.destroy(linger=0)
@@ -102,50 +69,92 @@ async def client(gateway: Gr00tGateway, token: str | None = None) -> AsyncIterat
 STATE = {"state.arm": np.arange(3.0), "video.ego": np.zeros((1, 4, 4, 3), np.uint8), "annotation.task": "pick"}
 
 
-async def test_the_older_form_is_answered_by_the_action(opened: Open) -> None:
-    async with opened() as (_, gateway), client(gateway) as robot:
+async def test_the_older_form_is_answered_by_the_action(gr00t: Open) -> None:
+    async with gr00t() as (_, gateway), client(gateway) as robot:
         answer = await robot.call(data=STATE)
         np.testing.assert_array_equal(answer["action.arm"], np.tile([0.0, 2.0, 4.0], (4, 1)))
         assert set(answer) == {"action.arm"}
 
 
-async def test_the_newer_form_is_answered_by_action_and_info(opened: Open) -> None:
-    async with opened() as (_, gateway), client(gateway) as robot:
+async def test_the_newer_form_is_answered_by_action_and_info(gr00t: Open) -> None:
+    async with gr00t() as (_, gateway), client(gateway) as robot:
         action, info = await robot.call("get_action", {"observation": STATE, "options": None})
         assert action["action.arm"].shape == (4, 3)
         assert info == {}
 
 
-async def test_nested_observations_are_joined(opened: Open) -> None:
-    seen: dict[str, Any] = {}
+@pytest.mark.parametrize("text", ["pick", ["pick"], [["pick"]]])
+async def test_a_model_sees_what_was_sent(gr00t: Open, text: Any) -> None:
+    sent = {
+        "video": {"ego": np.zeros((1, 1, 2, 2, 3), np.uint8)},
+        "video/ego": np.ones(1),
+        "language": {"task": text},
+        "names": np.array(["left", "right"]),
+        "mask": None,
+    }
+    model = Recorder()
+    async with gr00t(model) as (_, gateway), client(gateway) as robot:
+        await robot.call("get_action", {"observation": sent})
+    assert msgpack.packb(model.seen, default=encode) == msgpack.packb(sent, default=encode)
 
-    def look(one: dict[str, Any]) -> Any:
-        seen.update(one)
-        return np.zeros((1, 1))
 
-    nested = {"video": {"ego": np.zeros((1, 2, 2, 3), np.uint8)}, "language": {"task": "pick"}}
-    async with opened(look) as (_, gateway), client(gateway) as robot:
-        await robot.call("get_action", {"observation": nested})
-    assert seen["video/ego"].shape == (1, 2, 2, 3)
-    assert seen["language/task"] == "pick"
+async def test_an_action_may_be_spread_over_several_keys_with_more_beside_it(gr00t: Open) -> None:
+    arms = {"action.left_arm": np.zeros((1, 4, 7)), "action.right_arm": np.ones((1, 4, 7))}
+    async with gr00t(Recorder({**arms, "info": {"ms": 3.0}, "note": None})) as (_, gateway), client(gateway) as robot:
+        action, _ = await robot.call("get_action", {"observation": STATE, "options": {}})
+    np.testing.assert_array_equal(action.pop("action.left_arm"), arms["action.left_arm"])
+    np.testing.assert_array_equal(action.pop("action.right_arm"), arms["action.right_arm"])
+    assert action == {"info": {"ms": 3.0}, "note": None}
 
 
-async def test_the_small_endpoints(opened: Open) -> None:
-    async with opened(modality_config={"state": ["arm"]}) as (_, gateway), client(gateway) as robot:
+async def test_arrays_come_back_in_the_form_of_the_request(gr00t: Open) -> None:
+    request = {"data": {**STATE, "state.arm": {b"nd": True, b"type": "<f8", b"kind": b"", b"shape": (3,)}}}
+    request["data"]["state.arm"][b"data"] = np.arange(3.0).tobytes()
+    request["data"]["video.ego"] = None
+    async with gr00t() as (_, gateway), client(gateway) as robot:
+        as_numpy = await robot.send(msgpack.packb(request))
+        as_npy = await robot.call(data=STATE)
+    arm = as_numpy["action.arm"]
+    assert (arm[b"nd"], arm[b"type"], arm[b"kind"], arm[b"shape"]) == (True, "<f8", b"", [4, 3])
+    assert np.frombuffer(arm[b"data"]).reshape(4, 3).tolist() == as_npy["action.arm"].tolist()
+
+
+CONFIG = {"delta_indices": [0], "modality_keys": ["arm"]}
+
+
+async def test_a_modality_config_has_the_markers_of_both_versions(gr00t: Open) -> None:
+    async with gr00t(modality_config={"state": CONFIG, "other": 7}) as (_, gateway), client(gateway) as robot:
+        answer = await robot.call("get_modality_config")
+    assert answer == {
+        "state": {"__ModalityConfig_class__": True, "__ModalityConfig__": True, "as_json": CONFIG},
+        "other": 7,
+    }
+
+
+async def test_a_robot_may_end_its_episode_before_and_after_it_acts(gr00t: Open) -> None:
+    async with gr00t() as (_, gateway), client(gateway) as robot:
+        assert await robot.call("reset", {"options": None}) == {}
+        await robot.call(data=STATE)
+        assert await robot.call("reset") == {}
+        assert "action.arm" in await robot.call(data=STATE)
+
+
+async def test_the_small_endpoints(gr00t: Open) -> None:
+    async with gr00t(modality_config={"state": ["arm"]}) as (_, gateway), client(gateway) as robot:
         assert await robot.call("ping") == {"status": "ok", "message": "Server is running"}
         assert await robot.call("get_modality_config") == {"state": ["arm"]}
         assert await robot.call("reset") == {}
         assert "no endpoint 'dance'" in (await robot.call("dance"))["error"]
 
 
-async def test_kill_is_refused_and_all_go_on(opened: Open) -> None:
-    async with opened() as (_, gateway), client(gateway) as robot:
-        assert "kill: refused" in (await robot.call("kill"))["error"]
+async def test_kill_is_refused_and_all_go_on(gr00t: Open) -> None:
+    async with gr00t() as (_, gateway), client(gateway) as robot:
+        assert "kill is refused" in (await robot.call("kill"))["error"]
         assert "action.arm" in await robot.call(data=STATE)
 
 
-async def test_the_token_is_checked_on_every_request(opened: Open) -> None:
-    async with opened(api_token="s3cret") as (_, gateway):
+async def test_the_token_is_checked_on_every_request(gr00t: Open) -> None:
+    async with gr00t(api_token="s3cret") as (_, gateway):
         for token, right in (("s3cret", True), ("other", False), (None, False)):
             async with client(gateway, token) as robot:
                 answer = await robot.call("ping")
@@ -153,9 +162,9 @@ async def test_the_token_is_checked_on_every_request(opened: Open) -> None:
                 assert right or answer["error"] == "ValueError: Unauthorized: Invalid API token"
 
 
-async def test_many_at_once_are_batched_and_each_gets_its_own(opened: Open) -> None:
-    policy = Policy()
-    async with opened(policy) as (_, gateway):
+async def test_many_at_once_are_batched_and_each_gets_its_own(gr00t: Open) -> None:
+    policy = ArmPolicy()
+    async with gr00t(policy) as (_, gateway):
         robots = [Client(gateway.address) for _ in range(16)]
 
         async def drive(number: int, robot: Client) -> None:
@@ -170,8 +179,8 @@ async def test_many_at_once_are_batched_and_each_gets_its_own(opened: Open) -> N
     assert max(policy.sizes) > 1
 
 
-async def test_a_failing_model_is_told_and_the_robot_goes_on(opened: Open) -> None:
-    async with opened() as (_, gateway), client(gateway) as robot:
+async def test_a_failing_model_is_told_and_the_robot_goes_on(gr00t: Open) -> None:
+    async with gr00t() as (_, gateway), client(gateway) as robot:
         assert "ModelFailed" in (await robot.call(data={"other": np.zeros(1)}))["error"]
         assert "action.arm" in await robot.call(data=STATE)
 
@@ -189,6 +198,22 @@ def evil_array() -> bytes:
     return output.getvalue()
 
 
+BAD_FIELDS: list[dict[Any, Any]] = [
+    {},
+    {b"kind": b"O", b"type": "|O", b"shape": [1], b"data": pickle.dumps(Evil())},
+    {b"kind": b"", b"type": "|O", b"shape": [1], b"data": pickle.dumps(Evil())},
+    {b"kind": b"V", b"type": [["a", "<u2"]], b"shape": [1]},
+    {b"type": "<u2", b"shape": [2]},
+    {b"type": "<u2", b"shape": [-1, -1]},
+    {b"type": "<u2", b"shape": [1.0]},
+    {b"type": "<u2", b"shape": 1},
+    {b"type": "|V2", b"shape": [1]},
+    {b"type": "no such", b"shape": [1]},
+    {b"type": "<c8", b"nd": False},
+    {b"type": "<u2", b"nd": False, b"data": b"1"},
+]
+
+
 @pytest.mark.parametrize(
     "message",
     [
@@ -200,15 +225,16 @@ def evil_array() -> bytes:
         msgpack.packb({"data": {"state": {"__ndarray_class__": True}}}),
         msgpack.packb({"data": {"state": {"__ndarray_class__": True, "as_npy": b"no"}}}),
         msgpack.packb({"data": {"state": {"__ndarray_class__": True, "as_npy": evil_array()}}}),
+        *(msgpack.packb({"data": {"state": {b"nd": True, b"data": b"12", **fields}}}) for fields in BAD_FIELDS),
     ],
 )
-async def test_hostile_bytes_are_refused_and_hurt_nobody(opened: Open, message: bytes) -> None:
-    async with opened() as (_, gateway), client(gateway) as bad, client(gateway) as good:
+async def test_hostile_bytes_are_refused_and_hurt_nobody(gr00t: Open, message: bytes) -> None:
+    async with gr00t() as (_, gateway), client(gateway) as bad, client(gateway) as good:
         assert "ValueError" in (await bad.send(message))["error"]
         assert "action.arm" in await good.call(data=STATE)
 
 
-async def test_a_robot_that_disappears_while_it_waits_hurts_nobody(opened: Open) -> None:
+async def test_a_robot_that_disappears_while_it_waits_hurts_nobody(gr00t: Open) -> None:
     entered, leave = asyncio.Event(), asyncio.Event()
 
     async def slow(one: dict[str, Any]) -> Any:
@@ -216,7 +242,7 @@ async def test_a_robot_that_disappears_while_it_waits_hurts_nobody(opened: Open)
         await leave.wait()
         return one["state.arm"]
 
-    async with opened(slow) as (_, gateway), client(gateway) as good:
+    async with gr00t(slow) as (_, gateway), client(gateway) as good:
         gone = Client(gateway.address)
         asking = asyncio.create_task(gone.call(data=STATE))
         await entered.wait()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +31,31 @@ def python_of(name: str, *requirements: str) -> Path:
 def with_openpi_client() -> Path:
     """The interpreter of an environment with openpi's client; it needs an older numpy than we have."""
     return python_of("openpi-client", "openpi-client==0.1.2", "typing_extensions", "numpy<2")
+
+
+def with_openpi_server() -> Path:
+    """The interpreter of an environment with openpi's policy server, which needs the client's codec."""
+    return python_of("openpi-server-0.1.0", "openpi-server==0.1.0", "openpi-client==0.1.2", "typing_extensions")
+
+
+def with_franka() -> Path:
+    """The interpreter of an environment with a Franka robot's policy adapter, which asks over openpi's client."""
+    return python_of("franka-0.1.0", "inspect-robots-franka==0.1.0", "openpi-client==0.1.2", "typing_extensions")
+
+
+def with_unitree_g1() -> Path:
+    """The interpreter of an environment with a Unitree G1's GR00T client and what it asks for at run time."""
+    return python_of("unitree-g1-0.1.1", "inspect-robots-unitree-g1==0.1.1", "pyzmq", "msgpack", "msgpack-numpy")
+
+
+async def run_client(python: Path, script: str, *args: str) -> Any:
+    """What a program of that interpreter prints, as JSON."""
+    process = await asyncio.create_subprocess_exec(
+        str(python), "-c", script, *args, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 90)
+    assert process.returncode == 0, err.decode()
+    return json.loads(out)
 
 
 @pytest.fixture(scope="session")

@@ -191,8 +191,26 @@ def test_the_count_of_decoded_images_counts(decoding: Decoding) -> None:
         (png_saying(8, 8, colour=3), (8, 8), "PNG"),
         (png_saying(8, 8, bits=1, colour=0), (8, 8), "mode 1, .* needs L"),
         (png_saying(8, 8, bits=16, colour=0), (8, 8), "mode I;16, .* needs L"),
+        (png_saying(8, 8, bits=16, colour=2), (8, 8, 3), "16 bits a sample, its tensor of uint8 needs 8"),
+        (png_saying(8, 8, bits=16, colour=6), (8, 8, 4), "16 bits a sample, its tensor of uint8 needs 8"),
+        (png_saying(8, 8, bits=16, colour=4), (8, 8, 2), "needs"),
+        (png_saying(8, 8, bits=4, colour=0), (8, 8), "4 bits a sample, its tensor of uint8 needs 8"),
     ],
-    ids=["a bomb", "larger", "smaller", "turned", "RGBA as RGB", "grey as RGB", "a palette", "one bit", "16 bits as 8"],
+    ids=[
+        "a bomb",
+        "larger",
+        "smaller",
+        "turned",
+        "RGBA as RGB",
+        "grey as RGB",
+        "a palette",
+        "one bit",
+        "16 bits as 8",
+        "16-bit RGB as 8",
+        "16-bit RGBA as 8",
+        "16-bit grey and alpha as 8",
+        "4 bits as 8",
+    ],
 )
 def test_a_png_that_is_not_what_its_tensor_says_is_never_decoded(
     data: bytes, shape: tuple[int, ...], text: str, decoding: Decoding

@@ -69,7 +69,7 @@ def _import(loaded: Loaded) -> list[Problem]:
         if target.startswith(RAY):
             continue  # it is on Ray Serve, and need not be up yet
         try:
-            LocalDispatcher({model_id: load_model(model_id, target)})
+            LocalDispatcher({model_id: load_model(model_id, target, loaded.config.models.known.get(model_id))})
         except (CliError, TypeError, ValueError) as error:
             source = loaded.source_of(("models", "known", model_id, "target"))
             problems.append(Problem(f"models.known.{model_id}.target", str(error), source))

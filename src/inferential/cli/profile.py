@@ -90,18 +90,19 @@ def _rate(size: dict[str, float]) -> str:
 
 
 def _dispatcher(model: str, config: Path | None) -> LocalDispatcher:
-    target = model
+    target, settings = model, None
     if ":" not in model:
         try:
-            known = targets(load(config, overrides={}, overrides_name=COMMAND_LINE).config)
+            loaded = load(config, overrides={}, overrides_name=COMMAND_LINE).config
         except ConfigError as error:
             raise CliError(str(error)) from error
+        known = targets(loaded)
         if model not in known:
             there = f"; there is: {', '.join(sorted(known))}" if known else ""
             raise CliError(f"MODEL: no models.known.{model}.target in the configuration, and no module:object{there}")
-        target = known[model]
+        target, settings = known[model], loaded.models.known[model]
     try:
-        return LocalDispatcher({model: load_model(model, target)})
+        return LocalDispatcher({model: load_model(model, target, settings)})
     except (TypeError, ValueError) as error:
         raise CliError(str(error)) from error
 

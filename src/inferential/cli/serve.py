@@ -265,7 +265,7 @@ def _dispatcher(wanted: Mapping[str, str], config: InferentialConfig) -> Dispatc
     on_ray = {model_id: target.removeprefix(RAY) for model_id, target in wanted.items() if target.startswith(RAY)}
     if not on_ray:
         try:
-            return LocalDispatcher(load_models(wanted))
+            return LocalDispatcher(load_models(wanted, config.models.known))
         except (TypeError, ValueError) as error:
             raise CliError(str(error)) from error
     try:

@@ -7,7 +7,7 @@ The rule, for what `object` is:
 - something that can be called with one argument, the observation: it is the model;
 - any other function: it is called without arguments, and what it gives is the model;
 
-and `openpi://host:port` leads to a policy server of openpi.
+and `openpi://host:port` (`openpi+wss://` for TLS) leads to a policy server of openpi.
 
 It runs no model. Modules are found among what is installed and in the current directory.
 """
@@ -21,37 +21,52 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from inferential.cli.errors import CliError
+from inferential.config.schema import ModelConfig
 
 
-def load_models(targets: Mapping[str, str]) -> dict[str, Any]:
+def load_models(
+    targets: Mapping[str, str], settings: Mapping[str, ModelConfig] = MappingProxyType({})
+) -> dict[str, Any]:
     """The models, by id.
 
     Args:
         targets: `module:object` by model id.
+        settings: of the models, where there are any (`models.known`).
 
     Raises:
         CliError: one cannot be had; the text names its id and target, and where in its module it failed.
     """
-    return {model_id: load_model(model_id, target) for model_id, target in targets.items()}
+    return {model_id: load_model(model_id, target, settings.get(model_id)) for model_id, target in targets.items()}
 
 
-def load_model(model_id: str, target: str) -> Any:
+def load_model(model_id: str, target: str, settings: ModelConfig | None = None) -> Any:
     """The model that a target leads to.
 
     Raises:
         CliError: there is none.
     """
     try:
-        if target.startswith("openpi://"):
-            from inferential.dispatch.openpi import OpenPiModel
-
-            return OpenPiModel(target)
+        if target.startswith(("openpi://", "openpi+wss://")):
+            return _policy_server(target, settings)
+        for name in ("timeout_ms", "api_key"):
+            if settings is not None and getattr(settings, name) is not None:
+                raise CliError(f"models.known.{model_id}.{name} is for openpi:// targets only; leave it out")
         return _model(_find(target), target)
     except (CliError, ValueError) as error:
         raise CliError(f"model {model_id!r}, target {target!r}: {error}") from error.__cause__
+
+
+def _policy_server(target: str, settings: ModelConfig | None) -> Any:
+    from inferential.dispatch.openpi import DEFAULT_TIMEOUT_S, OpenPiModel
+
+    if settings is None:
+        return OpenPiModel(target)
+    api_key = None if settings.api_key is None else settings.api_key.get_secret_value()
+    return OpenPiModel(target, api_key, DEFAULT_TIMEOUT_S if settings.timeout_ms is None else settings.timeout_ms / 1e3)
 
 
 def _find(target: str) -> Any:

@@ -34,7 +34,7 @@ Secret = Annotated[SecretStr, Field(min_length=1)]  # whoever shows nothing woul
 HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$"), Expected("a URL as http://HOST:PORT")]
 Target = Annotated[
     str,
-    Field(pattern=r"^(ray:[^\s/]+(/[^\s/]+)?|openpi://[^\s/]+|\w+(\.\w+)*:\w+(\.\w+)*)$"),
+    Field(pattern=r"^(ray:[^\s/]+(/[^\s/]+)?|openpi(\+wss)?://[^\s/]+(/\S*)?|\w+(\.\w+)*:\w+(\.\w+)*)$"),
     Expected("module:object, ray:application, or openpi://HOST:PORT"),
 ]
 
@@ -150,6 +150,10 @@ class ModelConfig(Section):
     """Rows in one call of infer_batch; the model's own max_batch_size, else 8, where it is not told."""
     device: Annotated[str, Field(min_length=1)] | None = None
     """What it runs on, by any name: models of one device run one call at a time among them."""
+    timeout_ms: Annotated[Positive | None, Effect.ON_RESTART] = None
+    """How long a call of an openpi:// target may take, its slow first call included; 120000 where it is not set."""
+    api_key: Annotated[Secret | None, Effect.ON_RESTART] = None
+    """Sent to an openpi:// target as Authorization: Api-Key KEY."""
     late: Literal["serve", "refuse"] = "serve"
     """What becomes of a request that slo_aware cannot answer in time, where the client does not say: it is answered
     after those that can be, or refused as soon as that is known."""
@@ -277,7 +281,9 @@ class OpenPiConfig(Section):
     api_keys: list[Secret] = Field(default_factory=list)
     """Who may enter, by the header Authorization: Api-Key KEY; none: everybody."""
     metadata: dict[str, Any] = Field(default_factory=dict)
-    """What each robot is told when it connects."""
+    """Sent to each robot when it connects, over the metadata of the model itself."""
+    timeout_ms: Positive = 120_000.0
+    """How long a robot waits for an answer, a model's slow first call included; then its connection ends."""
 
 
 class Gr00tConfig(Section):
@@ -293,6 +299,8 @@ class Gr00tConfig(Section):
     """What each request must carry as api_token; none: everybody is served."""
     modality_config: dict[str, Any] = Field(default_factory=dict)
     """What the endpoint get_modality_config answers."""
+    timeout_ms: Positive = 120_000.0
+    """How long an answer may take, a model's slow first call included; then the robot gets an error."""
 
 
 class GatewaysConfig(Section):

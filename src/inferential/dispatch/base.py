@@ -21,10 +21,12 @@ from typing import Any
 import numpy as np
 
 from inferential.dispatch.health import EndpointHealth
+from inferential.dispatch.results import structured
 from inferential.observation.assembler import is_encoded, read_slots, to_values
 from inferential.observation.slots import ObservationError
 from inferential.proto import PROTOCOL_VERSION
 from inferential.proto.messages import ResponseTiming, write_response
+from inferential.proto.structure import STRUCTURE_KEY
 from inferential.proto.tensors import Buffer
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
 
@@ -216,6 +218,10 @@ class Dispatcher(ABC):
         """How many observations one call of the model takes."""
         return 1
 
+    async def model_metadata(self, model_id: str) -> Mapping[str, Any]:
+        """What the model says of itself, for robots that are given such a map when they connect."""
+        return {}
+
     def nodes(self) -> Sequence[NodeUse]:
         """How busy the machines are that replicas run on, where the backend knows."""
         return ()
@@ -350,6 +356,8 @@ class Dispatcher(ABC):
             values, model_version = outcome.values, outcome.model_version
         else:
             values, model_version = as_values(outcome), ""
+        if STRUCTURE_KEY in values and STRUCTURE_KEY not in (request.metadata or ()):
+            values = {key: value for key, value in values.items() if key != STRUCTURE_KEY}
         if request.protocol_version < PROTOCOL_VERSION:
             values = widened(values)
         response_id = request.response_id or uuid.uuid4().hex
@@ -386,13 +394,20 @@ _NUMBERS = frozenset("biufc")  # kinds of dtypes, the plain ones
 def as_values(result: Any) -> dict[str, Any]:
     """A model's result as arrays and strings by key; anything but a dict becomes `actions`.
 
+    A result with other values (maps, None, lists of strings) has its structure beside them.
+
     Raises:
         TypeError: naming the key of a value that is neither string nor array nor can become one.
     """
     # What most give first: an abstract class is asked by a function of its own.
     if isinstance(result, np.ndarray) or not isinstance(result, (dict, Mapping)):
         return {"actions": _as_array("actions", result)}
-    return {str(key): value if isinstance(value, str) else _as_array(str(key), value) for key, value in result.items()}
+    try:
+        return {
+            str(key): value if isinstance(value, str) else _as_array(str(key), value) for key, value in result.items()
+        }
+    except TypeError:
+        return structured(result, _as_array)
 
 
 # The dtypes that this line added, and what of the 1.x line's holds their values.

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from inferential.dispatch.base import Dispatcher, Observation, UnknownModelError
+from inferential.dispatch.results import metadata_of, rows_of
 from inferential.dispatch.threads import CallThreads
 from inferential.dispatch.waiting import never_waits
 from inferential.observation.assembler import is_encoded
@@ -29,9 +30,10 @@ class LocalDispatcher(Dispatcher):
 
     A model is a callable of one observation (a dict of arrays and strings) that gives a result, or an object with
     `infer(observation)` and, if it can batch, `infer_batch(observations) -> results` and `max_batch_size`; each sync
-    or async. A sync model runs in a thread of its own and never blocks the server; an async one runs on the server's
-    event loop and must not block it: in a task, or, where there is no `await` in it, at once and in none. A coroutine
-    function `aclose` is called when the server ends.
+    or async. `infer_batch` may return one map of stacked arrays in place of a list. A sync model runs in a thread of
+    its own and never blocks the server; an async one runs on the server's event loop and must not block it: in a task,
+    or, where there is no `await` in it, at once and in none. A coroutine function `aclose` is called when the server
+    ends.
 
     Args:
         models: by model id; a list of models is one model in several replicas, for example one on each GPU.
@@ -113,6 +115,11 @@ class LocalDispatcher(Dispatcher):
                 return False
         return True
 
+    async def model_metadata(self, model_id: str) -> Mapping[str, Any]:
+        """The `metadata` of the model's first replica: a map, or a function, sync or async, that returns one."""
+        models = self._models.get(model_id)
+        return {} if models is None else await metadata_of(models[0].model)
+
     async def close(self) -> None:
         """Lets the threads end when their calls do."""
         await super().close()
@@ -129,6 +136,7 @@ class _Model:
         if isinstance(model, type) and any(map(inspect.isfunction, _methods(model))):
             name = model.__name__
             raise TypeError(f"model {model_id!r}: expected a model, got the class {name}; {name}(...) makes one")
+        self.model = model
         batch = getattr(model, "infer_batch", None)
         single = getattr(model, "infer", None) or (model if callable(model) else None)
         if single is None and batch is None:
@@ -168,7 +176,7 @@ async def _run_batch(call: _Call, rows: list[Observation]) -> Sequence[Any]:
             raise
         raise _failure(error) from error
     # The list first: an abstract class is asked by a function of its own.
-    return results if isinstance(results, (list, Sequence)) else list(results)
+    return results if isinstance(results, (list, Sequence)) else rows_of(results, len(rows))
 
 
 async def _run_each(call: _Call, observations: Sequence[Observation]) -> Sequence[Any]:

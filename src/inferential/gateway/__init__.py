@@ -1,4 +1,4 @@
-"""Robots that speak other protocols, on the same path as everyone: scheduler, rights and metrics are the server's."""
+"""Gateways: robots with other clients' protocols, served through the same scheduler, policies and metrics."""
 
 from inferential.gateway.base import Gateway
 from inferential.gateway.gr00t import Gr00tGateway

@@ -1,4 +1,4 @@
-"""What gateways share: their life, and the way of an observation of theirs through the server.
+"""What gateways share: their life cycle, and a robot of another protocol as a client of the server.
 
 What an observation looks like on the wire is each gateway's own.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,20 +16,24 @@ import numpy as np
 
 from inferential.client.handles import AsyncModel
 from inferential.client.result import Result
+from inferential.dispatch.results import RESULT_FIELDS
 from inferential.errors import InferenceError, RequestExpired, RequestRejected, RequestSuperseded
+from inferential.proto.messages import ResponseTiming
+from inferential.proto.structure import STRUCTURE_KEY, flatten, restore
 from inferential.server import Server
 from inferential.server.inprocess import InProcessConnection
 
-TIMEOUT_MS = 30_000.0
-"""How long an answer may take: protocols in lockstep have no way to say that there will be none."""
-_PAUSES_S = (0.05, 0.2, 1.0)
+RETRY_PAUSES_S = (0.05, 0.2, 1.0)
+"""Pauses before a request that the server refused is sent again."""
+AT_ONCE_S = 0.5
+"""A refusal that takes longer is of a request that was accepted first."""
 
 
 class Gateway(ABC):
-    """Listens for robots of one protocol while the server runs; a context manager.
+    """Listens for robots of one protocol while the server runs; an async context manager.
 
     Args:
-        server: that runs.
+        server: a running server.
     """
 
     def __init__(self, server: Server) -> None:
@@ -37,7 +42,7 @@ class Gateway(ABC):
     @property
     @abstractmethod
     def address(self) -> str:
-        """Where it listens, with the real port."""
+        """The address it listens on, with the real port."""
 
     @abstractmethod
     async def start(self) -> None:
@@ -49,7 +54,7 @@ class Gateway(ABC):
 
     @abstractmethod
     async def stop(self) -> None:
-        """Ends all connections. Twice is fine."""
+        """Ends all connections. Idempotent."""
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -61,98 +66,99 @@ class Gateway(ABC):
         await self.stop()
 
 
-class Guest:
-    """One robot of another protocol, as a client of the server.
+@dataclass(frozen=True, slots=True)
+class GatewayAnswer:
+    """A result in the form that other protocols have.
 
-    It waits in lockstep, and would take a refusal for the end of its session: so its observations are served late
-    rather than refused, and one that was refused for want of room or time is tried again, after a pause each time.
-
-    Args:
-        connection: its own.
-        model_id: which model it asks.
+    Attributes:
+        values: what the model returned, nested as it was; arrays without axes are numbers.
+        timing: where the time went on the server.
     """
 
-    def __init__(self, connection: InProcessConnection, model_id: str) -> None:
+    values: dict[str, Any]
+    timing: ResponseTiming
+
+
+class GatewayClient:
+    """One robot of another protocol, as a client of the server.
+
+    Its protocol works in lockstep, and a refusal ends the robot's session. So its observations are served late rather
+    than refused, and a request that lost its place (expired, superseded, evicted) is sent again until the time-out. A
+    request that is refused on arrival is sent again three times, as its reason may not pass.
+
+    Args:
+        connection: a connection of its own.
+        model_id: the model that it asks.
+        timeout_ms: how long an answer may take, all attempts together.
+    """
+
+    def __init__(self, connection: InProcessConnection, model_id: str, timeout_ms: float) -> None:
         self._connection = connection
         self._model: AsyncModel = connection.model(model_id, queue="all", late="serve")
+        self._timeout_s = timeout_ms / 1e3
 
-    async def infer(self, values: Mapping[str, Any]) -> Result:
-        """The answer to one observation.
+    async def infer(self, observation: Mapping[Any, Any]) -> GatewayAnswer:
+        """Returns the answer to one observation, which the model sees as it was sent.
 
         Raises:
-            InferenceError: it ended without a result, four times where that was for want of room or time.
-            TimeoutError: it did not end in TIMEOUT_MS.
-            TypeError, ValueError: naming a value that the wire cannot carry.
+            InferenceError: the request ended without a result.
+            TimeoutError: it did not end within the time-out.
+            TypeError, ValueError: naming a value that cannot be sent.
             ConnectionError: the connection was closed meanwhile.
         """
-        for pause_s in _PAUSES_S:
+        values, structure = flatten(observation)
+        values[STRUCTURE_KEY] = structure
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + self._timeout_s
+        refused_at_once = attempts = 0
+        while True:
+            began = loop.time()
             try:
-                return await self._ask(values)
-            except (RequestExpired, RequestSuperseded, RequestRejected):
-                await asyncio.sleep(pause_s)
-        return await self._ask(values)
+                return _answer(await self._ask(values, give_up_at - began))
+            except (RequestExpired, RequestSuperseded, RequestRejected) as error:
+                now = loop.time()
+                refused_at_once += isinstance(error, RequestRejected) and now - began < AT_ONCE_S
+                pause_s = RETRY_PAUSES_S[min(attempts, len(RETRY_PAUSES_S) - 1)]
+                if refused_at_once > len(RETRY_PAUSES_S) or now + pause_s >= give_up_at:
+                    raise
+            attempts += 1
+            await asyncio.sleep(pause_s)
 
-    async def _ask(self, values: Mapping[str, Any]) -> Result:
-        result = await self._connection.infer(self._model, values, TIMEOUT_MS)
+    async def _ask(self, values: Mapping[str, Any], timeout_s: float) -> Result:
+        result = await self._connection.infer(self._model, values, timeout_s * 1e3)
         if result is None:
-            raise TimeoutError(f"model {self._model.model_id!r} gave no answer within {TIMEOUT_MS / 1e3:g} s")
+            model_id, limit = self._model.model_id, f"{self._timeout_s:g} s (timeout_ms of the gateway)"
+            raise TimeoutError(f"model {model_id!r} gave no answer within {limit}")
         return result
 
+    async def end_episode(self) -> None:
+        """Ends the robot's episode: its next observation has nothing to do with those before.
+
+        Models keep no state of a robot today, so there is nothing to reset.
+        """
+
     def close(self) -> None:
-        """It is gone; whoever waits for its answers gets a ConnectionError."""
+        """Leaves the server; a waiting `infer` raises ConnectionError."""
         self._connection.close()
 
 
-def flat(observation: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """An observation as the server takes it: arrays and strings, keys of nested maps joined by "/".
-
-    Numbers, and lists of them, become arrays.
-
-    Raises:
-        ValueError: naming a value that is none of these, or two of one key.
-    """
-    found: dict[str, Any] = {}
-    for name, value in observation.items():
-        if not isinstance(name, str):
-            raise ValueError(f"observation: expected keys that are strings, got {name!r}")
-        key = f"{prefix}{name}"
-        inner = flat(value, f"{key}/") if isinstance(value, Mapping) else {key: _leaf(key, value)}
-        if twice := found.keys() & inner.keys():
-            raise ValueError(f"observation: there are two values of key {min(twice)!r}")
-        found |= inner
-    return found
+def _answer(result: Result) -> GatewayAnswer:
+    values = {key: value for key, value in result.items() if key not in RESULT_FIELDS}
+    timing = result.timing
+    assert timing is not None  # the server is of this version
+    return GatewayAnswer({key: _plain(value) for key, value in restore(values).items()}, timing)
 
 
-def _leaf(key: str, value: Any) -> Any:
-    if isinstance(value, str | np.ndarray):
-        if isinstance(value, np.ndarray) and value.dtype.kind in "US":
-            raise ValueError(f"{key}: expected numbers or a string, got an array of strings")
-        return value
-    if isinstance(value, bool | int | float | np.generic | list | tuple):
-        try:
-            array = np.asarray(value)
-        except ValueError as error:
-            raise ValueError(f"{key}: {error}") from error
-        if array.dtype.kind in "biuf":
-            return array
-    raise ValueError(f"{key}: expected an array, a number, a list of numbers, a map or a string, got {_kind(value)}")
+def _plain(value: Any) -> Any:
+    """Returns arrays without axes as numbers: clients slice every array by its first axis."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind in "biufV":
+        return value.item()
+    return value
 
 
-def _kind(value: Any) -> str:
-    return "a list of other things" if isinstance(value, list | tuple) else type(value).__name__
-
-
-def answer_of(result: Result) -> dict[str, Any]:
-    """A result as other protocols give it: arrays by key, single numbers as numbers, strings as strings."""
-    skipped = ("response_id", "model_id", "inference_latency_ms")
-    return {
-        key: value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
-        for key, value in result.items()
-        if key not in skipped
-    }
-
-
-def text_of(error: BaseException) -> str:
-    """What a robot is told of an error: its type, and what it says."""
+def describe_error(error: BaseException) -> str:
+    """Returns what a robot is sent of an error: its type, and its text."""
     reason = error.reason if isinstance(error, InferenceError) else str(error)
     return f"{type(error).__name__}: {reason}"

@@ -1,32 +1,31 @@
-"""Robots that speak GR00T's policy protocol: ZeroMQ REQ to REP, msgpack, arrays as the bytes of `np.save`.
+"""GR00T's policy protocol: ZeroMQ REQ to our ROUTER, msgpack, arrays in either of its two forms.
 
     request   {"endpoint": name, "data": ..., "api_token": ...}; without an endpoint it is get_action
-    arrays    {"__ndarray_class__": true, "as_npy": bytes}
     newer     data = {"observation": map, "options": map or nil}, answered by [action, info]
     older     data = observation, answered by the action, a map
+    reset     ends the robot's episode
     errors    {"error": text}
 
-A request to kill the server is refused: it is not one robot's to end. (NVIDIA Isaac GR00T, `PolicyServer`.)
+An answer has its arrays in the form of the request. A request to kill the server is refused: other robots use it.
+(NVIDIA Isaac GR00T N1.5 to N1.7, `PolicyServer`.)
 """
 
 from __future__ import annotations
 
 import asyncio
 import hmac
-import io
 import itertools
 import logging
 import secrets
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
-import msgpack
-import numpy as np
 import zmq
 import zmq.asyncio
 
 from inferential.errors import InferenceError
-from inferential.gateway.base import Gateway, Guest, answer_of, flat, text_of
+from inferential.gateway.base import Gateway, GatewayClient, describe_error
+from inferential.gateway.gr00t_messages import ArrayForm, pack, unpack, with_modality_markers
 from inferential.server import Server
 
 if TYPE_CHECKING:
@@ -34,16 +33,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("inferential.gateway.gr00t")
 
-_GUESTS = 4096  # connections that are remembered; one that asked longest ago is forgotten
+_MAX_CLIENTS = 4096  # REQ sockets do not say that they are gone: the one that asked longest ago is forgotten
 
 
 class Gr00tGateway(Gateway):
     """Listens for REQ sockets; each is one client of the server.
 
-    A ROUTER in place of the REP of the original: robots are served side by side, and one that goes hurts nobody.
+    Robots are served side by side, and one that disappears does not affect the others.
 
     Args:
-        server: that runs.
+        server: a running server.
         config: address, model and token.
     """
 
@@ -55,20 +54,20 @@ class Gr00tGateway(Gateway):
         self._socket: zmq.asyncio.Socket | None = None
         self._listening: asyncio.Task[None] | None = None
         self._answering: set[asyncio.Task[None]] = set()
-        self._guests: OrderedDict[bytes, Guest] = OrderedDict()
+        self._clients: OrderedDict[bytes, GatewayClient] = OrderedDict()
         self._names = map(f"gr00t-{secrets.token_hex(3)}-%d".__mod__, itertools.count(1))
 
     @property
     def address(self) -> str:
         """As tcp://HOST:PORT; RuntimeError while it does not listen."""
         if self._socket is None:
-            raise RuntimeError("the GR00T gateway does not listen: its address is known from start() to stop()")
+            raise RuntimeError("the GR00T gateway does not listen; its address is known between start() and stop()")
         endpoint = self._socket.getsockopt(zmq.LAST_ENDPOINT)
         assert isinstance(endpoint, bytes)
         return endpoint.rstrip(b"\0").decode()
 
     async def start(self) -> None:
-        """As of `Gateway`."""
+        """Begins to listen; OSError if the address cannot be bound."""
         context = zmq.asyncio.Context()
         socket = context.socket(zmq.ROUTER)
         socket.setsockopt(zmq.LINGER, 500)
@@ -85,14 +84,14 @@ class Gr00tGateway(Gateway):
         self._listening = asyncio.create_task(self._listen(socket))
 
     async def stop(self) -> None:
-        """As of `Gateway`."""
+        """Ends all connections. Idempotent."""
         if self._socket is None or self._context is None or self._listening is None:
             return
         self._listening.cancel()
-        for guest in self._guests.values():
-            guest.close()
+        for client in self._clients.values():
+            client.close()
         await asyncio.gather(self._listening, *self._answering, return_exceptions=True)
-        self._guests.clear()
+        self._clients.clear()
         socket, self._socket = self._socket, None
         socket.close()
         await asyncio.get_running_loop().run_in_executor(None, self._context.term)
@@ -101,24 +100,26 @@ class Gr00tGateway(Gateway):
         while True:
             frames = await socket.recv_multipart()
             if len(frames) != 3 or frames[1]:
-                logger.warning("a message of %d frames, not as of a REQ socket: dropped", len(frames))
+                logger.warning("dropped a message of %d frames: it is not from a REQ socket", len(frames))
                 continue
             task = asyncio.create_task(self._serve(socket, frames[0], frames[2]))
             self._answering.add(task)
             task.add_done_callback(self._answering.discard)
 
     async def _serve(self, socket: zmq.asyncio.Socket, identity: bytes, message: bytes) -> None:
+        form = ArrayForm.NPY
         try:
-            answer = await self._answer(identity, message)
+            request, seen = unpack(message)
+            form = seen or form
+            reply = pack(await self._answer(identity, request), form)
         except (InferenceError, TimeoutError, TypeError, ValueError) as error:
-            logger.info("%s: %s", identity.hex(), text_of(error))
-            answer = {"error": text_of(error)}
+            logger.info("%s: %s", identity.hex(), describe_error(error))
+            reply = pack({"error": describe_error(error)}, form)
         except ConnectionError:
             return  # the gateway ends
-        await socket.send_multipart((identity, b"", _pack(answer)))
+        await socket.send_multipart((identity, b"", reply))
 
-    async def _answer(self, identity: bytes, message: bytes) -> Any:
-        request = _unpack(message)
+    async def _answer(self, identity: bytes, request: Any) -> Any:
         if not isinstance(request, dict):
             raise ValueError(f"expected a map with the key 'endpoint', got {type(request).__name__}")
         if self._token is not None and not self._is_token(request.get("api_token")):
@@ -127,66 +128,37 @@ class Gr00tGateway(Gateway):
         if endpoint == "ping":
             return {"status": "ok", "message": "Server is running"}
         if endpoint == "get_modality_config":
-            return self._config.modality_config
+            return with_modality_markers(self._config.modality_config)
         if endpoint == "reset":
-            return {}  # the models here keep nothing of a robot
+            if identity in self._clients:
+                await self._clients[identity].end_episode()
+            return {}
         if endpoint == "kill":
-            raise ValueError("kill: refused; this server is not one robot's to end")
+            raise ValueError("kill is refused: other robots use this server")
         if endpoint != "get_action":
-            raise ValueError(f"no endpoint {endpoint!r}; there is: get_action, get_modality_config, ping, reset")
+            known = "get_action, get_modality_config, ping, reset"
+            raise ValueError(f"no endpoint {endpoint!r}; expected one of {known}")
         return await self._act(identity, request.get("data"))
 
     async def _act(self, identity: bytes, data: Any) -> Any:
         if not isinstance(data, dict):
             raise ValueError(f"data: expected a map, got {type(data).__name__}")
         newer = isinstance(data.get("observation"), dict)
-        observation = data["observation"] if newer else data
-        action = answer_of(await self._guest(identity).infer(flat(observation)))
-        return [action, {}] if newer else action
+        answer = await self._client(identity).infer(data["observation"] if newer else data)
+        return [answer.values, {}] if newer else answer.values
 
-    def _guest(self, identity: bytes) -> Guest:
-        guest = self._guests.get(identity)
-        if guest is None:
-            if len(self._guests) >= _GUESTS:
-                self._guests.popitem(last=False)[1].close()
-            guest = Guest(self._server.connect(next(self._names), "gr00t"), self._config.model)
-            self._guests[identity] = guest
+    def _client(self, identity: bytes) -> GatewayClient:
+        client = self._clients.get(identity)
+        if client is None:
+            if len(self._clients) >= _MAX_CLIENTS:
+                self._clients.popitem(last=False)[1].close()
+            connection = self._server.connect(next(self._names), "gr00t")
+            client = GatewayClient(connection, self._config.model, self._config.timeout_ms)
+            self._clients[identity] = client
         else:
-            self._guests.move_to_end(identity)
-        return guest
+            self._clients.move_to_end(identity)
+        return client
 
-    def _is_token(self, told: Any) -> bool:
+    def _is_token(self, token: Any) -> bool:
         assert self._token is not None
-        return isinstance(told, str) and hmac.compare_digest(told.encode(), self._token)
-
-
-def _pack(answer: Any) -> bytes:
-    packed: bytes = msgpack.packb(answer, default=_encode)
-    return packed
-
-
-def _encode(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        output = io.BytesIO()
-        np.save(output, value, allow_pickle=False)
-        return {"__ndarray_class__": True, "as_npy": output.getvalue()}
-    raise TypeError(f"a result of type {type(value).__name__} has no place in this protocol")
-
-
-def _unpack(message: bytes) -> Any:
-    try:
-        return msgpack.unpackb(message, object_hook=_decode, strict_map_key=False)
-    except (msgpack.exceptions.UnpackException, ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"no message of this protocol: {error or type(error).__name__}") from error
-
-
-def _decode(told: dict[Any, Any]) -> Any:
-    if "__ndarray_class__" not in told:
-        return told
-    data = told.get("as_npy")
-    if not isinstance(data, bytes):
-        raise ValueError("an array without as_npy")
-    try:
-        return np.load(io.BytesIO(data), allow_pickle=False)  # a pickle could run anything
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"an array that np.load does not take: {error}") from error
+        return isinstance(token, str) and hmac.compare_digest(token.encode(), self._token)

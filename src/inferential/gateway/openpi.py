@@ -1,18 +1,20 @@
-"""Robots that speak openpi's websocket policy protocol.
+"""openpi's websocket policy protocol.
 
 After the connection is made the server sends one map of metadata; then each binary message is an observation and is
-answered by one binary message. A text message tells of an error, and the connection ends with code 1011, as the
-client cannot go on after it. `GET /healthz` says OK. (openpi, `websocket_policy_server.py`; openpi-client 0.1.2.)
+answered by one binary message. A text message is an error, after which the connection ends with code 1011, since the
+client cannot go on. `GET /healthz` answers OK. (openpi, `websocket_policy_server.py`; openpi-client 0.1.2.)
 """
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import itertools
 import logging
 import os
 import secrets
 import time
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +24,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from inferential.errors import InferenceError
-from inferential.gateway.base import Gateway, Guest, answer_of, flat, text_of
+from inferential.gateway.base import Gateway, GatewayClient, describe_error
 from inferential.proto.msgpack_numpy import pack, unpack
 from inferential.server import Server
+from inferential.transport.keepalive import enable_keepalive
 
 if TYPE_CHECKING:
     from inferential.config.schema import OpenPiConfig
@@ -33,7 +36,7 @@ logger = logging.getLogger("inferential.gateway.openpi")
 
 PATHS = ("/", "/v1/realtime/robot/openpi")
 CLIENT_ID_HEADER = "X-Client-Id"
-"""A robot that sends it has a name of its own; the others get one."""
+"""A robot that sends this header is known by its value; the others get a name."""
 _INTERNAL_ERROR = 1011
 
 
@@ -41,7 +44,7 @@ class OpenPiGateway(Gateway):
     """Listens for websockets; each is one client of the server.
 
     Args:
-        server: that runs.
+        server: a running server.
         config: address, model and keys.
     """
 
@@ -56,12 +59,12 @@ class OpenPiGateway(Gateway):
     def address(self) -> str:
         """As ws://HOST:PORT; RuntimeError while it does not listen."""
         if self._listening is None:
-            raise RuntimeError("the openpi gateway does not listen: its address is known from start() to stop()")
+            raise RuntimeError("the openpi gateway does not listen; its address is known between start() and stop()")
         host, port = next(iter(self._listening.sockets)).getsockname()[:2]
         return f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
 
     async def start(self) -> None:
-        """As of `Gateway`."""
+        """Begins to listen; OSError if the address cannot be bound."""
         config = self._config
         try:
             self._listening = await serve(
@@ -70,24 +73,25 @@ class OpenPiGateway(Gateway):
                 config.port,
                 process_request=self._admit,
                 compression=None,
+                ping_timeout=None,  # a robot that is busy, or a process that was, is not gone; TCP finds out who is
                 max_size=2 * self._server.config.observations.max_payload_bytes,
                 logger=logging.getLogger("inferential.gateway.openpi.websockets"),
             )
         except OSError as error:
             where = f"{config.host}:{config.port}"
-            # asyncio puts the address into the system's words once more.
+            # asyncio's own text repeats the address.
             why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
             raise OSError(error.errno, f"gateways.openpi: cannot listen on {where}: {why}") from error
 
     async def stop(self) -> None:
-        """As of `Gateway`."""
+        """Ends all connections. Idempotent."""
         listening, self._listening = self._listening, None
         if listening is not None:
             listening.close()
             await listening.wait_closed()
 
     def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
-        """An answer in place of a websocket: health, and who may not enter."""
+        """Returns an HTTP answer in place of a websocket: health, and refusals."""
         path = request.path.partition("?")[0]
         if path == "/healthz":
             return connection.respond(HTTPStatus.OK, "OK\n")
@@ -99,10 +103,10 @@ class OpenPiGateway(Gateway):
 
     def _knows(self, authorization: str) -> bool:
         scheme, _, key = authorization.partition(" ")
-        told = key.strip().encode()
-        # All are compared, each in constant time: an answer's delay tells nothing of a key.
+        shown = key.strip().encode()
+        # All are compared, each in constant time: the delay of an answer reveals nothing of a key.
         return (scheme.lower() == "api-key") & any(
-            [hmac.compare_digest(told, known) for known in self._keys]  # noqa: C419 (any() would stop at the first)
+            [hmac.compare_digest(shown, known) for known in self._keys]  # noqa: C419 (any() would stop at the first)
         )
 
     async def _robot(self, websocket: ServerConnection) -> None:
@@ -113,45 +117,66 @@ class OpenPiGateway(Gateway):
         except ValueError as error:
             await _fail(websocket, f"{CLIENT_ID_HEADER}: {error}")
             return
-        robot = Guest(connection, self._config.model)
-        # Who waits for an answer when its robot goes is woken, and what it had waiting is not sent to anybody.
+        enable_keepalive(websocket.transport.get_extra_info("socket"))
+        robot = GatewayClient(connection, self._config.model, self._config.timeout_ms)
+        # A robot that leaves while it waits frees its place at once; its answer is dropped.
         websocket.connection_lost_waiter.add_done_callback(lambda _: robot.close())
         try:
-            await websocket.send(pack(self._config.metadata))
             await self._converse(websocket, robot)
         except (ConnectionClosed, ConnectionError):
-            logger.debug("%s is gone", name)
+            logger.debug("%s has left", name)
         finally:
             robot.close()
 
-    async def _converse(self, websocket: ServerConnection, robot: Guest) -> None:
+    async def _converse(self, websocket: ServerConnection, robot: GatewayClient) -> None:
+        try:
+            await websocket.send(pack({**await self._model_metadata(), **self._config.metadata}))
+        except (TypeError, ValueError) as error:
+            await _fail(websocket, f"metadata of model {self._config.model!r}: {error}")
+            return
         last_total_ms: float | None = None
         async for message in websocket:
             began = time.monotonic()
             try:
-                answer = await _answered(message, robot)
+                packed = await _answered(message, robot, last_total_ms)
             except (InferenceError, TimeoutError, TypeError, ValueError) as error:
-                await _fail(websocket, text_of(error))
+                await _fail(websocket, describe_error(error))
                 return
-            if last_total_ms is not None:
-                answer["server_timing"]["prev_total_ms"] = last_total_ms
-            await websocket.send(pack(answer))
+            await websocket.send(packed)
             last_total_ms = (time.monotonic() - began) * 1e3
 
+    async def _model_metadata(self) -> Mapping[str, Any]:
+        model_id = self._config.model
+        try:
+            async with asyncio.timeout(self._config.timeout_ms / 1e3):
+                return await self._server.model_metadata(model_id)
+        except Exception as error:  # of a policy server that is down, or of a model's own code
+            logger.warning("no metadata of model %s for the robot: %s", model_id, describe_error(error))
+            return {}
 
-async def _answered(message: str | bytes, robot: Guest) -> dict[str, Any]:
+
+async def _answered(message: str | bytes, robot: GatewayClient, last_total_ms: float | None) -> bytes:
     if isinstance(message, str):
         raise ValueError("expected a binary message, got text")
     observation = unpack(message)
     if not isinstance(observation, dict):
         raise ValueError(f"expected a map of observations, got {type(observation).__name__}")
-    result = await robot.infer(flat(observation))
-    assert result.timing is not None
-    return {
-        **answer_of(result),
-        "policy_timing": {"infer_ms": result.timing.inference_ms},
-        "server_timing": {"infer_ms": result.timing.server_ms, "queue_ms": result.timing.queue_ms},
-    }
+    answer = await robot.infer(observation)
+    timing = {"infer_ms": answer.timing.server_ms, "queue_ms": answer.timing.queue_ms}
+    if last_total_ms is not None:
+        timing["prev_total_ms"] = last_total_ms
+    values = answer.values
+    return pack(
+        {
+            **values,
+            "policy_timing": {"infer_ms": answer.timing.inference_ms, **_map(values.get("policy_timing"))},
+            "server_timing": {**_map(values.get("server_timing")), **timing},
+        }
+    )
+
+
+def _map(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 async def _fail(websocket: ServerConnection, text: str) -> None:

@@ -28,6 +28,7 @@ from inferential.proto import (
     encoding_to_string,
 )
 from inferential.proto.images import ImageError, decode
+from inferential.proto.structure import STRUCTURE_KEY, restore
 from inferential.proto.tensors import Buffer, view_checked
 
 if TYPE_CHECKING:
@@ -361,7 +362,7 @@ def is_encoded(slots: Sequence[SlotInfo] | None) -> bool:
 
 
 def to_values(slots: Sequence[SlotInfo], metadata: Mapping[str, str], payload: Buffer) -> dict[str, Any]:
-    """What a model sees: arrays by key and strings by key.
+    """What a model sees: arrays by key and strings by key, or what their structure makes of them.
 
     Raw tensors are views on the payload, writable where the payload is; images are decoded.
 
@@ -371,7 +372,7 @@ def to_values(slots: Sequence[SlotInfo], metadata: Mapping[str, str], payload: B
         payload: the bytes.
 
     Raises:
-        ObservationError: a broken image, or one that is not what its tensor says.
+        ObservationError: a broken image, one that is not what its tensor says, or a structure that does not fit.
     """
     values: dict[str, Any] = {}
     for slot in slots:
@@ -386,6 +387,11 @@ def to_values(slots: Sequence[SlotInfo], metadata: Mapping[str, str], payload: B
             raise ObservationError(f"tensor {slot.key!r}: {error}") from error
     if metadata:
         values.update(metadata)
+        if STRUCTURE_KEY in metadata:
+            try:
+                return restore(values)
+            except ValueError as error:
+                raise ObservationError(str(error)) from error
     return values
 
 

@@ -109,6 +109,8 @@ def decode(data: Buffer, encoding: int, dtype: np.dtype[Any], shape: tuple[int, 
                 raise ImageError(f"the {name} is {image.height} x {image.width}, its tensor says {shape[:2]}")
             if image.mode != mode:
                 raise ImageError(f"the {name} has mode {image.mode}, its tensor of shape {shape} needs {mode}")
+            if encoding == pb.PNG:
+                _check_depth(data, dtype)
             image.load()
             decoded = np.array(image, dtype=dtype)
     except ImageError:
@@ -116,3 +118,15 @@ def decode(data: Buffer, encoding: int, dtype: np.dtype[Any], shape: tuple[int, 
     except Exception as error:  # Pillow's decoders raise a dozen types on broken files
         raise ImageError(f"broken {name}: {error}") from error
     return decoded.reshape(shape)
+
+
+def _check_depth(data: Buffer, dtype: np.dtype[Any]) -> None:
+    """Raises ImageError unless a PNG has as many bits a sample as the dtype: Pillow halves 16-bit colour silently.
+
+    The first chunk is the header: length, type, width and height of 4 bytes each, then the depth (PNG, 11.2.1).
+    """
+    header, bits = bytes(memoryview(data)[:25]), 8 * dtype.itemsize
+    if header[12:16] != b"IHDR":
+        raise ImageError("broken PNG: its first chunk is not IHDR")
+    if header[24] != bits:
+        raise ImageError(f"the PNG has {header[24]} bits a sample, its tensor of {dtype.name} needs {bits}")

@@ -3,7 +3,8 @@
     array    {b"__ndarray__": True, b"data": bytes, b"dtype": numpy's string, b"shape": sizes}
     scalar   {b"__npgeneric__": True, b"data": number, b"dtype": numpy's string}
 
-Nothing is ever unpickled. (openpi-client 0.1.2, `msgpack_numpy`.)
+The format has neither bfloat16 nor float8: they are sent as float32. Nothing is ever unpickled. (openpi-client 0.1.2,
+`msgpack_numpy`.)
 """
 
 from __future__ import annotations
@@ -14,57 +15,86 @@ from typing import Any
 import msgpack
 import numpy as np
 
-_KINDS = "biufMmUS"  # what bytes alone can say; neither objects nor structs nor complex numbers
+from inferential.proto.structure import narrow_float_as_float32
+
+_KINDS = "biufMmUS"  # dtypes that bytes alone describe: no objects, structs or complex numbers
 
 
 def pack(value: Any) -> bytes:
-    """A value as msgpack.
+    """Returns a value as msgpack.
 
     Raises:
-        TypeError, ValueError: for what the format cannot carry.
+        TypeError, ValueError: naming the key of a value that the format cannot carry.
     """
-    packed: bytes = msgpack.packb(value, default=_encode)
+    try:
+        packed: bytes = msgpack.packb(value, default=_encode)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _with_key(value, error) from error
     return packed
 
 
 def unpack(data: bytes | bytearray | memoryview) -> Any:
-    """The value; its arrays are views on `data`, which cannot be written.
+    """Returns the value; its arrays are read-only views on `data`.
 
     Raises:
-        ValueError: it is no msgpack, or an array in it is not what it says.
+        ValueError: it is not msgpack, or an array in it is malformed or not allowed.
     """
     try:
         return msgpack.unpackb(data, object_hook=_decode, strict_map_key=False)
     except (msgpack.exceptions.UnpackException, ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"no message of this protocol: {error or type(error).__name__}") from error
+        raise ValueError(f"not a message of this protocol: {error or type(error).__name__}") from error
+
+
+def _with_key(value: Any, error: Exception) -> Exception:
+    """Returns the error with the path of the first value that cannot be packed; msgpack does not say which it is."""
+    path = _unpackable(value)
+    kind = TypeError if isinstance(error, TypeError) else ValueError
+    return kind(f"{'/'.join(path)}: {error}" if path else str(error))
+
+
+def _unpackable(value: Any) -> list[str]:
+    entries: Any = ()
+    if isinstance(value, dict):
+        entries = value.items()
+    elif isinstance(value, list | tuple):
+        entries = enumerate(value)
+    for key, inner in entries:
+        try:
+            msgpack.packb(inner, default=_encode)
+        except (TypeError, ValueError, OverflowError):
+            return [str(key), *_unpackable(inner)]
+    return []
 
 
 def _encode(value: Any) -> Any:
     if not isinstance(value, np.ndarray | np.generic):
-        raise TypeError(f"expected arrays, numbers, strings, lists and maps, got {type(value).__name__}")
+        raise TypeError(f"expected an array, a number, a string, a list or a map, got {type(value).__name__}")
+    narrow = narrow_float_as_float32(np.asarray(value))
+    if narrow is not None:
+        value = narrow if isinstance(value, np.ndarray) else narrow[()]
     _check(value.dtype)
     if isinstance(value, np.ndarray):
         return {b"__ndarray__": True, b"data": value.tobytes(), b"dtype": value.dtype.str, b"shape": value.shape}
     return {b"__npgeneric__": True, b"data": value.item(), b"dtype": value.dtype.str}
 
 
-def _decode(told: dict[Any, Any]) -> Any:
-    if b"__ndarray__" in told:
-        dtype = _check(np.dtype(_told(told, b"dtype")))
-        data, shape = _told(told, b"data"), tuple(_told(told, b"shape"))
+def _decode(value: dict[Any, Any]) -> Any:
+    if b"__ndarray__" in value:
+        dtype = _check(np.dtype(_field(value, b"dtype")))
+        data, shape = _field(value, b"data"), tuple(_field(value, b"shape"))
         if not isinstance(data, bytes) or any(not isinstance(size, int) or size < 0 for size in shape):
-            raise ValueError("an array without bytes or with a strange shape")
+            raise ValueError("an array without bytes or with a malformed shape")
         if math.prod(shape) * dtype.itemsize != len(data):
             raise ValueError(f"an array of {dtype} and shape {shape} has {len(data)} bytes")
         return np.ndarray(shape, dtype, data)
-    if b"__npgeneric__" in told:
-        return _check(np.dtype(_told(told, b"dtype"))).type(_told(told, b"data"))
-    return told
+    if b"__npgeneric__" in value:
+        return _check(np.dtype(_field(value, b"dtype"))).type(_field(value, b"data"))
+    return value
 
 
-def _told(told: dict[Any, Any], key: bytes) -> Any:
+def _field(value: dict[Any, Any], key: bytes) -> Any:
     try:
-        return told[key]
+        return value[key]
     except KeyError:
         raise ValueError(f"an array without {key.decode()!r}") from None
 

@@ -83,7 +83,9 @@ class Egress:
         refusal = request.refusal
         assert refusal is not None
         self._accounting.refused(request, refusal)
-        if request.protocol_version >= PROTOCOL_VERSION and refusal.cause != CLIENT_GONE:
+        # A client in this process that was silent for long is still there, and waits.
+        gone = refusal.cause == CLIENT_GONE and self._inprocess.receiver(request.identity) is None
+        if request.protocol_version >= PROTOCOL_VERSION and not gone:
             envelope = write_refusal(
                 client_id=request.client_id,
                 model_id=request.model_id,

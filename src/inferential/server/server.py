@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -333,6 +333,10 @@ class Server:
             ValueError: the client id is invalid.
         """
         return InProcessConnection(client_id, client_type, self._core.inprocess, self._submit_inprocess)
+
+    async def model_metadata(self, model_id: str) -> Mapping[str, Any]:
+        """Returns what a model says of itself, as an openpi policy or the policy server behind it does; else {}."""
+        return await self._core.dispatcher.model_metadata(model_id)
 
     def _submit_inprocess(self, received: Received) -> None:
         if self._run is None:

@@ -1,0 +1,145 @@
+"""Messages of GR00T's protocol: msgpack with arrays in one of two forms, and modality configs.
+
+    NPY      {"__ndarray_class__": true, "as_npy": bytes of np.save}                  (N1.5, N1.6)
+    NUMPY    {b"nd": true, b"type": dtype, b"kind": b"", b"shape": sizes, b"data": bytes}, scalars without
+             kind and shape and with nd false (msgpack-numpy 0.4.8; N1.7)
+
+A modality config is {MARKER: true, "as_json": config}, with `__ModalityConfig_class__` in N1.6 and `__ModalityConfig__`
+in N1.7. Nothing is ever unpickled: msgpack-numpy's kinds O and V are refused.
+"""
+
+from __future__ import annotations
+
+import enum
+import io
+import math
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from inferential.proto.structure import narrow_float_as_float32
+
+_KINDS = "biufMmUS"  # dtypes that bytes alone describe: no objects, structs or complex numbers
+_MODALITY_MARKERS = ("__ModalityConfig_class__", "__ModalityConfig__")
+_MODALITY_FIELDS = {"delta_indices", "modality_keys"}
+
+
+class ArrayForm(enum.Enum):
+    """How arrays are written in a message."""
+
+    NPY = "np.save"
+    NUMPY = "msgpack-numpy"
+
+
+def unpack(message: bytes) -> tuple[Any, ArrayForm | None]:
+    """Returns the value of a message, and the form of the arrays in it, if there are any.
+
+    Arrays of the form NUMPY are read-only views on the message.
+
+    Raises:
+        ValueError: it is not msgpack, or an array in it is malformed or not allowed.
+    """
+    seen: list[ArrayForm] = []
+
+    def decode(value: dict[Any, Any]) -> Any:
+        if "__ndarray_class__" in value:
+            seen.append(ArrayForm.NPY)
+            return _from_npy(value.get("as_npy"))
+        if b"nd" in value:
+            seen.append(ArrayForm.NUMPY)
+            return _from_numpy(value)
+        return value
+
+    try:
+        value = msgpack.unpackb(message, object_hook=decode, strict_map_key=False)
+    except (msgpack.exceptions.UnpackException, ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"not a message of this protocol: {error or type(error).__name__}") from error
+    return value, seen[-1] if seen else None
+
+
+def pack(answer: Any, form: ArrayForm) -> bytes:
+    """Returns an answer as msgpack, its arrays in that form; bfloat16 and float8 as float32.
+
+    Raises:
+        TypeError: naming the type or dtype of a value that the protocol cannot carry.
+    """
+
+    def encode(value: Any) -> Any:
+        if isinstance(value, np.generic) and value.dtype.kind in "biuf":
+            return value.item()
+        if not isinstance(value, np.ndarray | np.generic):
+            raise TypeError(f"an answer cannot hold a {type(value).__name__} in this protocol")
+        array = np.asarray(value)
+        narrow = narrow_float_as_float32(array)
+        array = array if narrow is None else narrow
+        if array.dtype.kind not in _KINDS:
+            raise TypeError(f"an answer cannot hold an array of {array.dtype} in this protocol")
+        if form is ArrayForm.NUMPY:
+            return {
+                b"nd": True,
+                b"type": array.dtype.str,
+                b"kind": b"",
+                b"shape": array.shape,
+                b"data": array.tobytes(),
+            }
+        output = io.BytesIO()
+        np.save(output, array, allow_pickle=False)
+        return {"__ndarray_class__": True, "as_npy": output.getvalue()}
+
+    packed: bytes = msgpack.packb(answer, default=encode)
+    return packed
+
+
+def with_modality_markers(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns a map of modality configs with the markers of both N1.6 and N1.7, which each client tells by its own.
+
+    A modality config is a map with `delta_indices` and `modality_keys`; anything else is left as it is.
+    """
+    return {name: _marked(value) for name, value in config.items()}
+
+
+def _marked(value: Any) -> Any:
+    if isinstance(value, dict) and value.keys() >= _MODALITY_FIELDS:
+        return {**dict.fromkeys(_MODALITY_MARKERS, True), "as_json": value}
+    return value
+
+
+def _from_npy(data: Any) -> Any:
+    if not isinstance(data, bytes):
+        raise ValueError("an array without as_npy")
+    try:
+        array = np.load(io.BytesIO(data), allow_pickle=False)  # a pickle could run anything
+    except (ValueError, EOFError, OSError, SyntaxError) as error:
+        raise ValueError(f"an array that np.load does not read: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError("expected one array in as_npy, got an archive")
+    _check(array.dtype)
+    return array
+
+
+def _from_numpy(value: dict[Any, Any]) -> Any:
+    kind = value.get(b"kind", b"")
+    if kind not in (b"", ""):
+        raise ValueError(f"an array of kind {kind!r}: objects and structs are refused")
+    name, data = value.get(b"type"), value.get(b"data")
+    if not isinstance(name, str | bytes) or not isinstance(data, bytes):
+        raise ValueError("an array without type or data")
+    try:
+        dtype = np.dtype(name if isinstance(name, str) else name.decode())
+    except (TypeError, ValueError, SyntaxError) as error:
+        raise ValueError(f"an array of unknown dtype {name!r}") from error
+    _check(dtype)
+    is_array = value[b"nd"] is True
+    sizes = value.get(b"shape", ()) if is_array else ()
+    if not isinstance(sizes, list | tuple) or any(type(size) is not int or size < 0 for size in sizes):
+        raise ValueError(f"an array of shape {sizes!r}")
+    if math.prod(sizes) * dtype.itemsize != len(data):
+        raise ValueError(f"an array of {dtype} and shape {tuple(sizes)} has {len(data)} bytes")
+    array: Any = np.ndarray(tuple(sizes), dtype, data)
+    return array if is_array else array[()]
+
+
+def _check(dtype: np.dtype[Any]) -> None:
+    if dtype.kind not in _KINDS:
+        raise ValueError(f"an array of dtype {dtype.str!r}: objects, structs and complex numbers are refused")
