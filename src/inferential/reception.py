@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Literal
 
 from inferential.config.rights import ClientBook
 from inferential.observation.assembler import ObservationAssembler
-from inferential.observation.decoded import DecodedObservation
-from inferential.observation.known import KnownEnvelope, News
 from inferential.observation.slots import ObservationError, SlotInfo
 from inferential.proto import LATE_REFUSE, LATE_SERVE, PROTOCOL_VERSION, QUEUE_LATEST
+from inferential.proto.cache import CacheCounts
+from inferential.proto.fields import ConstantFields, VaryingFields
 from inferential.proto.tensors import Buffer
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
 
@@ -95,27 +95,38 @@ class Reception:
         Raises:
             ObservationError: it breaks a rule of the wire or a limit, or speaks for somebody else.
         """
-        recalled = self._assembler.recall(envelope, payload)
-        if recalled is not None:
-            known, news = recalled
-            standing: _Standing = known.standing
+        found = self._assembler.lookup(envelope, payload)
+        standing: _Standing
+        if found is not None:
+            cached, varying, staleness_ms = found
+            constant, slots = cached.constant, cached.slots
+            standing = cached.policy
             if standing is None:
-                standing = known.standing = self._standing(known)
-            if identity == standing.identity:
-                return self._arrival(known, news, known.slots, standing, identity, envelope, payload, received_at)
-        observation = self._assembler.decode(envelope, payload, received_at)
-        self._check_sender(observation, identity)
-        standing, slots = self._standing(observation), observation.slots
-        return self._arrival(observation, observation, slots, standing, identity, envelope, payload, received_at)
+                standing = cached.policy = self._standing(constant)
+        else:
+            decoded = self._assembler.decode_whole(envelope, payload, received_at)
+            constant, varying, slots, staleness_ms = (
+                decoded.constant,
+                decoded.varying,
+                decoded.slots,
+                decoded.staleness_ms,
+            )
+            standing = self._standing(constant)
+        if identity != standing.identity:
+            self._check_sender(constant, varying, identity)
+        return self._arrival(constant, varying, staleness_ms, slots, standing, identity, envelope, payload, received_at)
 
-    def _check_sender(self, observation: DecodedObservation, identity: bytes) -> None:
+    @property
+    def cache_counts(self) -> CacheCounts:
+        """The observations of which only the new part was read, and those that were read whole."""
+        return self._assembler.cache_counts
+
+    def _check_sender(self, constant: ConstantFields, varying: VaryingFields, identity: bytes) -> None:
         """Nobody speaks for another: the connection's identity is the client's id.
 
         Identities that ZeroMQ made up begin with a zero byte; such a connection may use any id that is not in use.
         """
-        client_id = observation.client_id
-        if identity == client_id.encode():
-            return
+        client_id = constant.client_id
         if not identity.startswith(b"\0"):
             reason = f"client.id: {client_id!r} is not the identity of the connection it came by"
         elif self._owner(client_id) not in (None, identity):
@@ -125,12 +136,12 @@ class Reception:
         raise ObservationError(
             reason,
             client_id=client_id,
-            model_id=observation.model_id,
-            request_id=observation.request_id,
-            protocol_version=observation.protocol_version,
+            model_id=constant.model_id,
+            request_id=varying.request_id,
+            protocol_version=constant.protocol_version,
         )
 
-    def _standing(self, who: DecodedObservation | KnownEnvelope) -> _Standing:
+    def _standing(self, who: ConstantFields) -> _Standing:
         client_id, model_id = who.client_id, who.model_id
         told_budget_ms = self._clients.told_budget_ms(client_id, model_id, who.latency_budget_ms)
         accepted = self._clients.accepts(client_id)
@@ -150,8 +161,9 @@ class Reception:
 
     def _arrival(
         self,
-        who: DecodedObservation | KnownEnvelope,
-        news: DecodedObservation | News,
+        who: ConstantFields,
+        varying: VaryingFields,
+        staleness_ms: float,
         slots: Sequence[SlotInfo],
         standing: _Standing,
         identity: bytes,
@@ -161,7 +173,7 @@ class Reception:
     ) -> Arrival:
         model_id, priority = who.model_id, standing.priority
         if priority is None:
-            priority = news.priority or standing.untold_priority
+            priority = varying.priority or standing.untold_priority
         request = InferenceRequest(
             who.client_id,
             model_id,
@@ -169,29 +181,29 @@ class Reception:
             envelope,
             payload,
             received_at,
-            news.urgency,
-            news.steps_remaining,
+            varying.urgency,
+            varying.steps_remaining,
             0.0,  # time_until_next: the fleet knows, once this is in the books
             standing.latency_budget_ms,
             priority,
-            request_id=news.request_id,
+            request_id=varying.request_id,
             response_id=self._name + str(next(self._numbers)),
             protocol_version=who.protocol_version,
             takes_latest=standing.takes_latest,
             slots=slots,
-            metadata=news.metadata,
+            metadata=varying.metadata,
             late=standing.late,
         )
         return Arrival(
             request,
             who.client_type,
             standing.control_period_s,
-            news.staleness_ms,
+            staleness_ms,
             standing.told_budget_ms,
             standing.refusal or self._unknown_model(model_id),
         )
 
-    def _late(self, who: DecodedObservation | KnownEnvelope) -> Literal["serve", "refuse"]:
+    def _late(self, who: ConstantFields) -> Literal["serve", "refuse"]:
         """The client's own choice, or that of the model."""
         if who.late in _LATE:
             return _LATE[who.late]

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from inferential.client.handles import AsyncHandles, AsyncModel
+from inferential.client.mailbox import Mailbox
 from inferential.client.result import Result
-from inferential.client.session import NOTHING_TOLD, Frames, Mailbox
+from inferential.client.session import Frames
 from inferential.proto.tensors import Buffer, whole
 from inferential.transport.messages import Received
 
@@ -79,7 +80,7 @@ class InProcessConnection(AsyncHandles):
 
     async def infer(self, model: AsyncModel, values: Mapping[str, Any], timeout_ms: float) -> Result | None:
         """As `AsyncModel.infer`, for values whose keys are not ours to choose."""
-        return await self._infer(model._mailbox, values, NOTHING_TOLD, timeout_ms)
+        return await self._infer(model._mailbox, values, {}, timeout_ms)
 
     def _post(self, mailbox: Mailbox, request_id: int, frames: Frames) -> None:
         assert self._identity is not None
