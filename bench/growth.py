@@ -18,7 +18,8 @@ import numpy as np
 
 from inferential import LocalDispatcher, Server
 from inferential.client.encoding import EncodingRules
-from inferential.client.session import NOTHING_TOLD, Handle, Session
+from inferential.client.handle import Handle
+from inferential.client.session import Session
 from inferential.config import InferentialConfig
 from inferential.proto.messages import content_of
 from inferential.transport.messages import Received
@@ -60,7 +61,7 @@ class _Robot:
         _, (_, envelope, payload) = self._session.observe(
             self._mailbox,
             content_of({"state": _ACTION}),
-            NOTHING_TOLD,
+            {},
             now=now,
             timestamp_ns=now_ns,
         )

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from inferential.client.encoding import EncodingRules
-from inferential.client.session import NOTHING_TOLD, Handle, Session
+from inferential.client.handle import Handle
+from inferential.client.session import Session
 from inferential.config import InferentialConfig
 from inferential.observation import ObservationAssembler
+from inferential.proto.cache.responses import ResponseReader
 from inferential.proto.messages import ResponseTiming, content_of, write_response
-from inferential.proto.responses import ResponseReader
 from inferential.scheduler import create_scheduler
 from inferential.scheduler.engine import Capacity, Engine
 from inferential.scheduler.request import InferenceRequest
@@ -66,7 +67,7 @@ def _frames(session: Session, mailbox: Any) -> tuple[bytes, Any]:
     _, (_, envelope, payload) = session.observe(
         mailbox,
         content_of({"state": _STATE}),
-        NOTHING_TOLD,
+        {},
         now=time.monotonic(),
         timestamp_ns=time.time_ns(),
     )

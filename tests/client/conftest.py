@@ -16,8 +16,10 @@ import zmq
 from inferential import AsyncConnection, Connection
 from inferential.client import sync
 from inferential.client.encoding import EncodingRules
-from inferential.client.session import NOTHING_TOLD, Handle, Mailbox, Session
-from inferential.observation.assembler import read_slots, to_values
+from inferential.client.handle import Handle
+from inferential.client.mailbox import Mailbox
+from inferential.client.session import Session
+from inferential.observation.values import read_slots, to_values
 from inferential.proto import Client, ModelResponse, Observation
 from inferential.proto.messages import ResponseTiming, content_of, write_refusal, write_response
 from inferential.proto.tensors import pack
@@ -262,7 +264,7 @@ class Talk:
         request_id, frames = self.session.observe(
             mailbox,
             content_of({"n": np.array(n)}),
-            NOTHING_TOLD,
+            {},
             now=now,
             timestamp_ns=1,
             keep=keep,

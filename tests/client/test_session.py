@@ -24,17 +24,11 @@ from inferential import (
     UnknownModel,
 )
 from inferential.client.encoding import EncodingRules
-from inferential.client.session import (
-    MAX_OPEN,
-    MAX_UNREAD,
-    MAX_UNSENT,
-    NOTHING_TOLD,
-    UNTOLD_BUDGET_MS,
-    Handle,
-    Mailbox,
-    Session,
-)
+from inferential.client.handle import Handle
+from inferential.client.mailbox import MAX_UNREAD, Mailbox
+from inferential.client.session import MAX_OPEN, MAX_UNSENT, Session
 from inferential.proto import LATE_REFUSE, QUEUE_ALL, QUEUE_LATEST, ModelResponse, Observation
+from inferential.proto.fields import DEFAULT_BUDGET_MS
 from inferential.proto.messages import content_of
 
 NewTalk = Callable[[], Any]
@@ -52,14 +46,16 @@ def numbers(mailbox: Mailbox) -> list[int]:
     return taken
 
 
-def observed(session: Session, mailbox: Mailbox, values: dict[str, Any] | None = None, **told: Any) -> Observation:
+def observed(
+    session: Session, mailbox: Mailbox, values: dict[str, Any] | None = None, *, timestamp_ns: int = 1, **told: Any
+) -> Observation:
     fields = {"urgency": 0.0, "steps_remaining": None, "priority": None, **told}
     _, (_, envelope, _) = session.observe(
         mailbox,
         content_of(values or {}),
-        (fields["urgency"], fields["steps_remaining"], fields["priority"]),
+        fields,
         now=0.0,
-        timestamp_ns=fields.get("timestamp_ns", 1),
+        timestamp_ns=timestamp_ns,
     )
     return Observation.FromString(envelope)
 
@@ -112,12 +108,12 @@ def test_request_ids_grow_by_one_and_never_meet_those_of_another_session(new_tal
 @pytest.mark.parametrize(
     ("told", "text"),
     [
-        ({"urgency": "high"}, "urgency='high'"),
-        ({"urgency": 10**400}, "urgency=1000"),
-        ({"steps_remaining": 1.5}, "steps_remaining=1.5"),
-        ({"steps_remaining": -1}, "steps_remaining=-1"),
-        ({"priority": 2**32}, "priority=4294967296"),
-        ({"priority": -1}, "priority=-1"),
+        ({"urgency": "high"}, "urgency: expected a number from 0 to 1, got 'high'"),
+        ({"urgency": 10**400}, "urgency: expected a number from 0 to 1, got 1000"),
+        ({"steps_remaining": 1.5}, "steps_remaining: expected a whole number from 0 to 2**32 - 1, got 1.5"),
+        ({"steps_remaining": -1}, "steps_remaining: expected a whole number from 0 to 2**32 - 1, got -1"),
+        ({"priority": 2**32}, "priority: expected a whole number from 0 (the highest) to 2**32 - 1, got 4294967296"),
+        ({"priority": -1}, "priority: expected a whole number from 0 (the highest) to 2**32 - 1, got -1"),
     ],
 )
 def test_a_number_out_of_range_is_named(told: dict[str, Any], text: str, talk: Any) -> None:
@@ -158,7 +154,7 @@ def test_a_value_that_cannot_be_sent_is_named_by_its_key_and_opens_nothing(
         ({"latency_budget_ms": -1.0}, "latency_budget_ms: .* got -1.0"),
         ({"latency_budget_ms": math.nan}, "latency_budget_ms: .* got nan"),
         ({"latency_budget_ms": math.inf}, "latency_budget_ms: .* got inf"),
-        ({"priority": -1}, r"priority: expected 0 \(the highest\) to 2\*\*32 - 1, got -1"),
+        ({"priority": -1}, r"priority: expected a whole number from 0 \(the highest\) to 2\*\*32 - 1, got -1"),
         ({"priority": 2**32}, "priority: .* got 4294967296"),
         ({"queue": "newest"}, "queue: expected 'latest' or 'all', got 'newest'"),
     ],
@@ -474,7 +470,7 @@ def test_observations_that_nobody_answers_take_no_growing_memory(queue: Any, rea
     mailbox = talk.mailbox(queue=queue)
     session = talk.session
     for _ in range(20_000):
-        request_id, frames = session.observe(mailbox, content_of({}), NOTHING_TOLD, now=0.0, timestamp_ns=1)
+        request_id, frames = session.observe(mailbox, content_of({}), {}, now=0.0, timestamp_ns=1)
         if not reachable:
             session.hold(mailbox, request_id, frames)
     assert len(mailbox.open) <= MAX_OPEN
@@ -532,7 +528,7 @@ def test_infer_that_gave_up_leaves_nothing_behind(talk: Any) -> None:
 
 def test_a_latency_budget_that_nobody_chose_is_not_sent() -> None:
     session = Session("robot", "")
-    for budget_ms, on_the_wire in ((UNTOLD_BUDGET_MS, 0.0), (50.0, 50.0)):
+    for budget_ms, on_the_wire in ((DEFAULT_BUDGET_MS, 0.0), (50.0, 50.0)):
         mailbox = session.mailbox(Handle("m", budget_ms, 1, "latest", EncodingRules(None)))
         assert observed(session, mailbox).latency_budget_ms == on_the_wire
     assert inspect.signature(Connection.model).parameters["latency_budget_ms"].default == 50.0
@@ -548,7 +544,7 @@ def test_control_rate_and_what_to_do_when_late_go_with_every_observation() -> No
 @pytest.mark.parametrize(
     ("told", "problem"),
     [
-        ({"control_rate_hz": 0.0}, "control_rate_hz: expected a finite number above 0, got 0.0"),
+        ({"control_rate_hz": 0.0}, "control_rate_hz: expected a finite number above 0, or None, got 0.0"),
         ({"late": "never"}, "late: expected 'serve', 'refuse' or None, got 'never'"),
     ],
 )

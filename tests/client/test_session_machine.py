@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 from unittest.mock import patch
 
@@ -11,9 +12,12 @@ from hypothesis import settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from inferential import InferenceError, RequestSuperseded, Result
+from inferential.client import mailbox as mailbox_module
 from inferential.client import session as session_module
 from inferential.client.encoding import EncodingRules
-from inferential.client.session import NOTHING_TOLD, Handle, Mailbox, Session
+from inferential.client.handle import Handle
+from inferential.client.mailbox import Mailbox
+from inferential.client.session import Session
 from inferential.proto import ModelResponse, Observation
 from inferential.proto.messages import ResponseTiming, content_of, write_refusal, write_response
 
@@ -29,8 +33,9 @@ class SessionMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.limits = patch.multiple(session_module, MAX_OPEN=LIMIT, MAX_UNSENT=LIMIT, MAX_UNREAD=LIMIT)
-        self.limits.start()
+        self.limits = ExitStack()
+        self.limits.enter_context(patch.multiple(session_module, MAX_OPEN=LIMIT, MAX_UNSENT=LIMIT))
+        self.limits.enter_context(patch.multiple(mailbox_module, MAX_UNREAD=LIMIT))
         self.session = Session("robot", "arm")
         self.handles: list[Mailbox] = []
         self.owner: dict[int, Mailbox] = {}
@@ -40,7 +45,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.ended: list[int] = []
 
     def teardown(self) -> None:
-        self.limits.stop()
+        self.limits.close()
 
     @initialize(target=mailboxes)
     def first(self) -> Mailbox:
@@ -57,7 +62,7 @@ class SessionMachine(RuleBasedStateMachine):
         request_id, frames = self.session.observe(
             mailbox,
             content_of({"n": np.zeros(1)}),
-            NOTHING_TOLD,
+            {},
             now=0.0,
             timestamp_ns=1,
             keep=keep,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from inferential.dispatch import DispatchResult, LocalDispatcher
-from inferential.observation.assembler import read_slots
+from inferential.observation.values import read_slots
 from inferential.proto import Client, Observation
 from inferential.proto.messages import Response, put_metadata, read_response, split_values
 from inferential.proto.tensors import pack

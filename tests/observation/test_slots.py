@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from inferential.observation import ObservationError, SlotInfo, validate_slots
-from inferential.observation.assembler import to_values
+from inferential.observation.values import to_values
 
 
 def slot(**fields: Any) -> SlotInfo:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from inferential.observation import ObservationError
-from inferential.observation.assembler import is_encoded, read_slots, to_values
+from inferential.observation.values import is_encoded, read_slots, to_values
 from inferential.proto import JPEG, PNG, Observation
 from inferential.proto.images import encode
 from inferential.proto.messages import put_metadata

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inferential.proto import PNG, PROTOCOL_VERSION, ModelResponse, Status, Tensor
+from inferential.proto.cache.templates import signature_of
 from inferential.proto.images import encode
 from inferential.proto.messages import (
     ResponseTiming,
@@ -20,7 +21,6 @@ from inferential.proto.messages import (
     write_refusal,
     write_response,
 )
-from inferential.proto.templates import signature_of
 
 TIMING = ResponseTiming(queue_ms=1.0, inference_ms=2.0, server_ms=4.0, batch_size=3)
 

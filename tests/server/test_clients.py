@@ -18,7 +18,7 @@ STATE = np.arange(7, dtype=np.float32)
 Connect = Callable[..., AsyncConnection]
 # Bounded by something else than the clients that are connected.
 KEPT_WITHOUT_CLIENTS = {
-    *("calls_remembered", "capacities_cached", "clients_departed", "envelopes_cached"),
+    *("calls_remembered", "capacities_cached", "clients_departed", "envelope_cache_bytes"),
     *("metric_series", "metric_label_sets", "metric_points", "metric_rows_buffered"),
 }
 STRATEGIES = ["batch_optimized", "deadline_aware", "model_deadline", "priority_tiered", "round_robin"]

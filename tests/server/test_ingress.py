@@ -24,7 +24,7 @@ from inferential.proto import (
     Client,
     Observation,
 )
-from inferential.proto.templates import ObservationTemplate
+from inferential.proto.cache.templates import ObservationTemplate
 from inferential.proto.tensors import describe
 from inferential.scheduler.request import RefusalKind, RequestState
 from inferential.server.ingress import IncomingRequest, Ingress
@@ -85,7 +85,7 @@ class Door:
 
     def knows(self, message: bytes) -> bool:
         """Whether a message will be read by its news alone."""
-        return self.ingress._assembler.recall(message, PAYLOAD) is not None
+        return self.ingress._assembler.lookup(message, PAYLOAD) is not None
 
 
 # Who may speak for whom
@@ -349,7 +349,7 @@ def outcome(door: Door, message: bytes, sender: bytes) -> Any:
     told = {field.name: getattr(arrival, field.name) for field in dataclasses.fields(arrival)}
     request = told.pop("request")
     told |= {field.name: getattr(request, field.name) for field in dataclasses.fields(request)}
-    told["slots"] = [dataclasses.replace(slot, timestamp_ns=0) for slot in request.slots]
+    told["slots"] = [slot._replace(timestamp_ns=0) for slot in request.slots]
     del told["response_id"], told["arrival"]
     return told
 

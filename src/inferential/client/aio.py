@@ -12,8 +12,9 @@ import time
 from collections.abc import Sequence
 
 from inferential.client.handles import AsyncHandles, AsyncModel
+from inferential.client.mailbox import Mailbox
 from inferential.client.servers import open_wire
-from inferential.client.session import Frames, Mailbox
+from inferential.client.session import Frames
 
 __all__ = ["AsyncConnection", "AsyncModel"]
 

@@ -39,20 +39,6 @@ def addresses_of(server: str | Sequence[str]) -> list[str]:
     return servers
 
 
-def check_handle(latency_budget_ms: float, priority: int, control_rate_hz: float | None) -> None:
-    """Checks the numbers of a handle.
-
-    Raises:
-        TypeError: naming the argument that is no such number.
-    """
-    if not _is(latency_budget_ms, Real):
-        raise _wrong("latency_budget_ms", "a finite number above 0", latency_budget_ms)
-    if not _is(priority, Integral):
-        raise _wrong("priority", "a whole number from 0 (the highest) to 2**32 - 1", priority)
-    if control_rate_hz is not None and not _is(control_rate_hz, Real):
-        raise _wrong("control_rate_hz", "a finite number above 0, or None", control_rate_hz)
-
-
 def check_encode(rules: Mapping[str, str] | None) -> None:
     """Checks the form of `encode=`.
 

@@ -8,29 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from inferential.client.arguments import check_handle, check_names, timeout_s_of
-from inferential.client.encoding import EncodingRules
+from inferential.client.arguments import check_names, timeout_s_of
+from inferential.client.handle import Handle, ModelFactory, ObservationHints
+from inferential.client.mailbox import Mailbox, Outcome, result_of
 from inferential.client.result import ClientStats, Result
-from inferential.client.session import (
-    UNTOLD_BUDGET_MS,
-    Frames,
-    Handle,
-    LateChoice,
-    Mailbox,
-    Outcome,
-    QueueChoice,
-    Session,
-    Told,
-    result_of,
-)
+from inferential.client.session import Frames, Session
 
 
-class AsyncHandles(ABC):
+class AsyncHandles(ModelFactory["AsyncModel"]):
     """A connection whose handles are awaited; all use of it belongs to one event loop."""
 
     def __init__(self, client_id: str | int, client_type: str) -> None:
@@ -50,7 +40,7 @@ class AsyncHandles(ABC):
             ConnectionError: it is closed.
         """
 
-    def _pump(self) -> None:  # noqa: B027 (answers may come by themselves)
+    def _pump(self) -> None:
         """Takes in what came."""
 
     @abstractmethod
@@ -67,21 +57,8 @@ class AsyncHandles(ABC):
         """What became of the observations so far; live, not a copy."""
         return self._session.stats
 
-    def model(
-        self,
-        model_id: str,
-        latency_budget_ms: float = UNTOLD_BUDGET_MS,
-        priority: int = 1,
-        *,
-        queue: QueueChoice = "latest",
-        encode: Mapping[str, str] | None = None,
-        control_rate_hz: float | None = None,
-        late: LateChoice | None = None,
-    ) -> AsyncModel:
-        """A handle to one model of the server; the arguments are those of `Connection.model`."""
+    def _open_model(self, handle: Handle) -> AsyncModel:
         self._check_open()
-        check_handle(latency_budget_ms, priority, control_rate_hz)
-        handle = Handle(model_id, latency_budget_ms, priority, queue, EncodingRules(encode), control_rate_hz, late)
         return AsyncModel(self, self._session.mailbox(handle))
 
     async def __aenter__(self) -> Self:
@@ -92,17 +69,19 @@ class AsyncHandles(ABC):
     ) -> None:
         self.close()
 
-    def _observe(self, mailbox: Mailbox, values: Mapping[str, Any], told: Told, keep: bool) -> int:
+    def _observe(self, mailbox: Mailbox, values: Mapping[str, Any], hints: ObservationHints, keep: bool) -> int:
         self._start()
         now, timestamp_ns = time.monotonic(), time.time_ns()
-        content = mailbox.handle.rules.apply(values)
-        request_id, frames = self._session.observe(mailbox, content, told, now, timestamp_ns, keep)
+        content = mailbox.handle.content(values, hints)
+        request_id, frames = self._session.observe(mailbox, content, hints, now, timestamp_ns, keep)
         self._post(mailbox, request_id, frames)
         return request_id
 
-    async def _infer(self, mailbox: Mailbox, values: Mapping[str, Any], told: Told, timeout_ms: float) -> Result | None:
+    async def _infer(
+        self, mailbox: Mailbox, values: Mapping[str, Any], hints: ObservationHints, timeout_ms: float
+    ) -> Result | None:
         timeout_s = timeout_s_of(timeout_ms)
-        request_id = self._observe(mailbox, values, told, True)
+        request_id = self._observe(mailbox, values, hints, True)
         outcome = None
         try:
             outcome = await self._wait(lambda: mailbox.take_kept(request_id), timeout_s)
@@ -171,7 +150,8 @@ class AsyncModel:
         **values: Any,
     ) -> int:
         """Sends an observation; as `Model.observe`, and it never waits."""
-        return self._connection._observe(self._mailbox, values, (urgency, steps_remaining, priority), False)
+        hints = {"urgency": urgency, "steps_remaining": steps_remaining, "priority": priority}
+        return self._connection._observe(self._mailbox, values, hints, False)
 
     async def get_result(self, timeout_ms: float = 100) -> Result | None:
         """The next result of this handle; as `Model.get_result`."""
@@ -186,8 +166,8 @@ class AsyncModel:
         **values: Any,
     ) -> Result | None:
         """Sends an observation and waits for the answer to this very one; as `Model.infer`."""
-        told = (urgency, steps_remaining, priority)
-        return await self._connection._infer(self._mailbox, values, told, timeout_ms)
+        hints = {"urgency": urgency, "steps_remaining": steps_remaining, "priority": priority}
+        return await self._connection._infer(self._mailbox, values, hints, timeout_ms)
 
 
 def _finish(waiter: asyncio.Future[None]) -> None:

@@ -5,9 +5,10 @@ No I/O here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from inferential.proto.cache import CacheCounts
 from inferential.proto.messages import Response, ResponseTiming, parse_response, timing_of
 
 
@@ -26,11 +27,11 @@ class Result(dict[str, Any]):
 
     def __init__(self, response: Response, request_id: int, age_ms: float) -> None:
         self.update(response.values)
-        self._message = told = response.message
-        self._model_version = response.model_version
-        self["response_id"] = told.response_id
-        self["model_id"] = response.model_id
-        self["inference_latency_ms"] = told.inference_latency_ms
+        self._message = message = response.message
+        self._model_version = response.constant.model_version
+        self["response_id"] = message.response_id
+        self["model_id"] = response.constant.model_id
+        self["inference_latency_ms"] = message.inference_latency_ms
         self.request_id = request_id
         self.age_ms = age_ms
 
@@ -82,3 +83,7 @@ class ClientStats:
     """Results that nobody took before a newer one came, or that came after a newer one."""
     unmatched: int = 0
     """Responses to requests that nobody waits for any more, or that are no response at all."""
+    template_cache: CacheCounts = field(default_factory=CacheCounts)
+    """Observations whose envelope came from a template, and those that were serialized whole."""
+    response_cache: CacheCounts = field(default_factory=CacheCounts)
+    """Responses of which only the new part was read, and those that were read whole."""

@@ -20,7 +20,8 @@ from dataclasses import replace
 
 from inferential.client.arguments import addresses_of
 from inferential.client.link import Link, Patience
-from inferential.client.session import MAX_OPEN, Frames, Mailbox, Session
+from inferential.client.mailbox import Mailbox
+from inferential.client.session import MAX_OPEN, Frames, Session
 from inferential.client.wire import OneServer, Wire, fd_of, normalize_address, patience_of, receive
 
 # A server that stopped without ending its connections is missed after a second, and the next one takes over.

@@ -18,21 +18,12 @@ from types import TracebackType
 from typing import Any, Self
 from weakref import ref
 
-from inferential.client.arguments import check_handle, check_names, timeout_s_of
-from inferential.client.encoding import EncodingRules
+from inferential.client.arguments import check_names, timeout_s_of
+from inferential.client.handle import Handle, ModelFactory, ObservationHints
+from inferential.client.mailbox import Mailbox, Outcome, result_of
 from inferential.client.result import ClientStats, Result
 from inferential.client.servers import open_wire
-from inferential.client.session import (
-    UNTOLD_BUDGET_MS,
-    Handle,
-    LateChoice,
-    Mailbox,
-    Outcome,
-    QueueChoice,
-    Session,
-    Told,
-    result_of,
-)
+from inferential.client.session import Session
 from inferential.proto.messages import Content
 
 FIRST_CONNECT_MS = 50
@@ -44,7 +35,7 @@ LONGEST_SLEEP_S = 3600.0
 _TEND_S = 0.5  # after which a connection that nobody has any more can go
 
 
-class Connection:
+class Connection(ModelFactory["Model"]):
     """A connection to an Inferential server; any number of model handles share it.
 
     It is made in the background and made again whenever it is lost. While the server cannot be reached `observe`
@@ -107,39 +98,7 @@ class Connection:
         """What became of the observations so far; live, not a copy."""
         return self._session.stats
 
-    def model(
-        self,
-        model_id: str,
-        latency_budget_ms: float = UNTOLD_BUDGET_MS,
-        priority: int = 1,
-        *,
-        queue: QueueChoice = "latest",
-        encode: Mapping[str, str] | None = None,
-        control_rate_hz: float | None = None,
-        late: LateChoice | None = None,
-    ) -> Model:
-        """A handle to one model of the server.
-
-        Args:
-            model_id: the model's id.
-            latency_budget_ms: how old an action may be when it arrives. Where it is not told, the server goes by the
-                moment at which the robot's actions run out, or by its cadence.
-            priority: 0 is the highest.
-            queue: "latest": a newer observation takes the place of one that still waits, and `get_result` gives
-                the newest result; "all": every observation is answered, in the order of the answers' arrival.
-            encode: images to compress, by patterns on their keys: {"camera/*": "jpeg", "wrist": "jpeg:70",
-                "depth": "png"}; the first that matches holds.
-            control_rate_hz: actions that the robot plays in a second; with `steps_remaining` it tells the server when
-                they run out.
-            late: what becomes of a request that cannot be answered in time: "serve": it is answered all the same,
-                after those that can; "refuse": RequestExpired as soon as that is known. None: as the model is set.
-
-        Raises:
-            TypeError, ValueError: naming an argument that it cannot be.
-            ConnectionError: after `close`.
-        """
-        check_handle(latency_budget_ms, priority, control_rate_hz)
-        handle = Handle(model_id, latency_budget_ms, priority, queue, EncodingRules(encode), control_rate_hz, late)
+    def _open_model(self, handle: Handle) -> Model:
         with self._lock:
             self._check_open()
             return Model(self, self._session.mailbox(handle))
@@ -166,11 +125,11 @@ class Connection:
     ) -> None:
         self.close()
 
-    def _observe(self, mailbox: Mailbox, values: Mapping[str, Any], told: Told) -> int:
+    def _observe(self, mailbox: Mailbox, values: Mapping[str, Any], hints: ObservationHints) -> int:
         now, timestamp_ns = time.monotonic(), time.time_ns()
-        content = mailbox.handle.rules.apply(values)
+        content = mailbox.handle.content(values, hints)
         with self._lock:
-            return self._send(mailbox, content, told, now, timestamp_ns, keep=False)
+            return self._send(mailbox, content, hints, now, timestamp_ns, keep=False)
 
     def _get_result(self, mailbox: Mailbox, timeout_ms: float) -> Result | None:
         deadline = time.monotonic() + timeout_s_of(timeout_ms)
@@ -181,13 +140,15 @@ class Connection:
             outcome = self._wait(mailbox.take, deadline)
         return result_of(outcome)
 
-    def _infer(self, mailbox: Mailbox, values: Mapping[str, Any], told: Told, timeout_ms: float) -> Result | None:
+    def _infer(
+        self, mailbox: Mailbox, values: Mapping[str, Any], hints: ObservationHints, timeout_ms: float
+    ) -> Result | None:
         timeout_s = timeout_s_of(timeout_ms)
         now, timestamp_ns = time.monotonic(), time.time_ns()
-        content = mailbox.handle.rules.apply(values)
+        content = mailbox.handle.content(values, hints)
         outcome = None
         with self._lock:
-            request_id = self._send(mailbox, content, told, now, timestamp_ns, keep=True)
+            request_id = self._send(mailbox, content, hints, now, timestamp_ns, keep=True)
             try:
                 outcome = self._wait(lambda: mailbox.take_kept(request_id), time.monotonic() + timeout_s)
             finally:
@@ -198,11 +159,11 @@ class Connection:
     # Under the lock
 
     def _send(
-        self, mailbox: Mailbox, content: Content, told: Told, now: float, timestamp_ns: int, *, keep: bool
+        self, mailbox: Mailbox, content: Content, hints: ObservationHints, now: float, timestamp_ns: int, *, keep: bool
     ) -> int:
         self._check_open()
         wire = self._wire
-        request_id, frames = self._session.observe(mailbox, content, told, now, timestamp_ns, keep)
+        request_id, frames = self._session.observe(mailbox, content, hints, now, timestamp_ns, keep)
         # A robot that was silent for a while may have lost its server meanwhile.
         news = now >= wire.look_at() and wire.pump(self._session) > 0
         if not self._reached:
@@ -367,7 +328,8 @@ class Model:
             ValueError: for a dtype that the wire does not have, or an image that the encoding cannot hold.
             ConnectionError: after `close`.
         """
-        return self._connection._observe(self._mailbox, values, (urgency, steps_remaining, priority))
+        hints = {"urgency": urgency, "steps_remaining": steps_remaining, "priority": priority}
+        return self._connection._observe(self._mailbox, values, hints)
 
     def get_result(self, timeout_ms: float = 100) -> Result | None:
         """The next result of this handle ("latest": the newest), or None after `timeout_ms`; at 0 or less at once.
@@ -393,5 +355,5 @@ class Model:
             InferenceError: the request ended without a result, RequestSuperseded included.
             TypeError, ValueError, ConnectionError: as `observe`.
         """
-        told = (urgency, steps_remaining, priority)
-        return self._connection._infer(self._mailbox, values, told, timeout_ms)
+        hints = {"urgency": urgency, "steps_remaining": steps_remaining, "priority": priority}
+        return self._connection._infer(self._mailbox, values, hints, timeout_ms)

@@ -10,7 +10,8 @@ import time
 from typing import Protocol
 
 from inferential.client.link import Link, Patience
-from inferential.client.session import Frames, Mailbox, Session
+from inferential.client.mailbox import Mailbox
+from inferential.client.session import Frames, Session
 from inferential.zmtp.protocol import Discarded
 from inferential.zmtp.stream import LONGEST_PATH
 

@@ -22,8 +22,8 @@ import numpy as np
 
 from inferential.dispatch.health import EndpointHealth
 from inferential.dispatch.results import structured
-from inferential.observation.assembler import is_encoded, read_slots, to_values
 from inferential.observation.slots import ObservationError
+from inferential.observation.values import is_encoded, read_slots, to_values
 from inferential.proto import PROTOCOL_VERSION
 from inferential.proto.messages import ResponseTiming, write_response
 from inferential.proto.structure import STRUCTURE_KEY

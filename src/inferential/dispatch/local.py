@@ -16,7 +16,7 @@ from inferential.dispatch.base import Dispatcher, Observation, UnknownModelError
 from inferential.dispatch.results import metadata_of, rows_of
 from inferential.dispatch.threads import CallThreads
 from inferential.dispatch.waiting import never_waits
-from inferential.observation.assembler import is_encoded
+from inferential.observation.values import is_encoded
 from inferential.scheduler.request import InferenceRequest
 
 _Call = Callable[[Any], Awaitable[Any]]

@@ -1,55 +1,60 @@
-"""An observation whose every field was checked.
-
-What becomes of it is the server's business.
-"""
+"""An observation of which every field was checked."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from inferential.observation.slots import SlotInfo
+from inferential.proto.fields import ConstantFields, VaryingFields
 from inferential.proto.tensors import Buffer
+
+T = TypeVar("T")
+
+
+class _Delegate(Generic[T]):
+    """An attribute of one of the two groups of fields, under its own name."""
+
+    def __init__(self, get: Callable[[DecodedObservation], T]) -> None:
+        self._get = get
+
+    def __get__(self, observation: DecodedObservation, kind: type[DecodedObservation]) -> T:
+        return self._get(observation)
 
 
 @dataclass(slots=True)  # not frozen, which would double the time that it takes to make one
 class DecodedObservation:
-    """An observation whose every field was checked.
+    """An observation of which every field was checked.
 
     Attributes:
-        client_id, client_type, model_id: who asks which model.
-        timestamp_ns: when it was made, by the client's clock; 0 where it did not tell.
-        urgency: 0 to 1.
-        priority: 0 is the highest.
-        steps_remaining: actions that the client still has; None where it did not tell.
+        constant: the fields that are the same in all observations of one model handle.
+        varying: the fields that are new with each observation.
         slots: the tensors' places in the payload.
-        metadata: its strings.
         envelope, payload: the frames.
         received_at: seconds of `time.monotonic()`.
-        staleness_ms: its age on arrival by the client's clock, 0 where that cannot be told.
-        request_id: the client's number for it, 0 from the 1.x line.
-        latency_budget_ms: as told by the client, None where it did not.
-        protocol_version: 0 from the 0.1 and 1.x lines.
-        queue: a `QueueMode` of the wire.
-        control_period_ms: how long one action of a chunk holds; None where the client did not tell.
-        late: a `LateMode` of the wire.
+        staleness_ms: its age on arrival by the client's clock, 0 where that is not known.
     """
 
-    client_id: str
-    client_type: str
-    model_id: str
-    timestamp_ns: int
-    urgency: float
-    priority: int
-    steps_remaining: int | None
+    constant: ConstantFields
+    varying: VaryingFields
     slots: list[SlotInfo]
-    metadata: dict[str, str]
     envelope: Buffer
     payload: Buffer
     received_at: float
     staleness_ms: float
-    request_id: int
-    latency_budget_ms: float | None
-    protocol_version: int
-    queue: int
-    control_period_ms: float | None
-    late: int
+
+    client_id = _Delegate(lambda self: self.constant.client_id)
+    client_type = _Delegate(lambda self: self.constant.client_type)
+    model_id = _Delegate(lambda self: self.constant.model_id)
+    latency_budget_ms = _Delegate(lambda self: self.constant.latency_budget_ms)
+    protocol_version = _Delegate(lambda self: self.constant.protocol_version)
+    queue = _Delegate(lambda self: self.constant.queue)
+    control_period_ms = _Delegate(lambda self: self.constant.control_period_ms)
+    late = _Delegate(lambda self: self.constant.late)
+    timestamp_ns = _Delegate(lambda self: self.varying.timestamp_ns)
+    urgency = _Delegate(lambda self: self.varying.urgency)
+    steps_remaining = _Delegate(lambda self: self.varying.steps_remaining)
+    metadata = _Delegate(lambda self: self.varying.metadata)
+    priority = _Delegate(lambda self: self.varying.priority)
+    request_id = _Delegate(lambda self: self.varying.request_id)

@@ -8,13 +8,19 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from inferential.proto import dtype_from_numpy, dtype_to_numpy, encoding_from_string
+from inferential.proto import (
+    ENCODING_UNSPECIFIED,
+    Tensor,
+    dtype_from_numpy,
+    dtype_to_numpy,
+    encoding_from_string,
+    encoding_to_string,
+)
 from inferential.proto.images import ImageError, check_shape
 
 _MAX_DIMS = 32  # of numpy 1.26; later ones hold 64
@@ -45,9 +51,8 @@ class ObservationError(Exception):
         super().__init__(reason)
 
 
-@dataclass(frozen=True, slots=True)
-class SlotInfo:
-    """Where one tensor lies in the payload.
+class SlotInfo(NamedTuple):
+    """Where one tensor lies in the payload. A named tuple: it is made for every tensor of every observation.
 
     Attributes:
         key: its name.
@@ -87,6 +92,28 @@ def _dtype_by_name(name: str) -> np.dtype[Any]:
         return dtype_to_numpy(dtype_from_numpy(np.dtype(name)))
     except TypeError as error:
         raise ValueError(f"No DType mapping for {name!r}") from error
+
+
+def slot_of(tensor: Tensor) -> SlotInfo:
+    """Returns the description of a tensor; `validate_slots` says whether the payload can hold it.
+
+    Raises:
+        ObservationError: naming a dtype or an encoding that the wire does not have.
+    """
+    try:
+        dtype = dtype_to_numpy(tensor.dtype)
+        encoding = encoding_to_string(tensor.encoding) if tensor.encoding != ENCODING_UNSPECIFIED else "raw"
+    except ValueError as error:
+        raise ObservationError(f"tensor {tensor.key!r}: {error}") from error
+    return SlotInfo(
+        key=tensor.key,
+        dtype=dtype.name,
+        shape=tuple(tensor.shape),
+        byte_offset=tensor.byte_offset,
+        byte_length=tensor.byte_length,
+        timestamp_ns=tensor.timestamp_ns,
+        encoding=encoding,
+    )
 
 
 def validate_slots(slots: Iterable[SlotInfo], payload_size: int) -> None:

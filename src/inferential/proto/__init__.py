@@ -37,15 +37,12 @@ from inferential.proto.inferential_pb2 import (
     LateMode,
     ModelResponse,
     Observation,
-    ObservationNews,
     QueueMode,
     Status,
     Tensor,
     Timing,
 )
-
-PROTOCOL_VERSION = 2
-"""What this line says of itself; the 0.1 and 1.x lines say nothing, which reads as 0."""
+from inferential.proto.messages import PROTOCOL_VERSION
 
 __all__ = [
     "BFLOAT16",
@@ -79,7 +76,6 @@ __all__ = [
     "LateMode",
     "ModelResponse",
     "Observation",
-    "ObservationNews",
     "QueueMode",
     "Status",
     "Tensor",

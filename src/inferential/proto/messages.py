@@ -14,10 +14,16 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from inferential.proto import inferential_pb2 as pb
+from inferential.proto.cache.templates import Signature, response_part, signature_of
 from inferential.proto.dtypes import dtype_to_numpy
+from inferential.proto.fields import CONSTANT_RESPONSE, ConstantResponseFields, read_constant_response, write_constant
 from inferential.proto.images import decode
-from inferential.proto.templates import Signature, response_part, signature_of
 from inferential.proto.tensors import Array, Buffer, EncodedImage, Tensors, gather, pack, view
+
+PROTOCOL_VERSION = 2
+"""The version of the protocol that this release writes; 0 in messages of the 0.1 and 1.x lines."""
+
+_CONSTANT_IN_MESSAGE = ("tensors", *((row.path or name).partition(".")[0] for name, row in CONSTANT_RESPONSE.items()))
 
 Content = tuple[Tensors, Mapping[str, str], Signature | None]
 """What a message holds for its reader: tensors, strings, and the tensors' signature where no image is compressed."""
@@ -39,22 +45,31 @@ class ResponseTiming:
 
 @dataclass(slots=True)  # not frozen, which would double the time that it takes to make one
 class Response:
-    """A response as a robot reads it: a result where the message's status is OK, else its reason.
+    """A response as a robot reads it: a result where the message's status is OK, else an error with its reason.
 
     Attributes:
-        message: what it says, but for what a server says in every response, which may be missing in it.
-        model_id, model_version: of the model that was asked.
+        message: the fields that are new with each response; those of `constant` and the tensors are not in it.
+        constant: the fields that are the same in all responses of the model to this client.
         values: arrays and strings by key.
     """
 
     message: pb.ModelResponse
-    model_id: str
-    model_version: str
+    constant: ConstantResponseFields
     values: dict[str, Any]
 
     @property
+    def model_id(self) -> str:
+        """The model that was asked."""
+        return self.constant.model_id
+
+    @property
+    def model_version(self) -> str:
+        """The version of the model that made the result; empty where the server does not know it."""
+        return self.constant.model_version
+
+    @property
     def timing(self) -> ResponseTiming | None:
-        """Where the time went on the server; None from one of the 1.x line."""
+        """Where the time went on the server; None from a server of the 1.x line."""
         return timing_of(self.message)
 
 
@@ -163,12 +178,9 @@ def write_response(
     if metadata:
         put_metadata(message.metadata, metadata)
     if signature is not None:
-        part = response_part(client_id, model_id, model_version, signature)
+        part = response_part(client_id, model_id, PROTOCOL_VERSION, model_version, signature)
         return part + message.SerializeToString(), gather(tensors)
-    message.client.id = client_id
-    message.model_id = model_id
-    message.protocol_version = 2
-    message.model_version = model_version
+    write_constant(message, ConstantResponseFields(client_id, model_id, PROTOCOL_VERSION, model_version))
     payload = pack(message.tensors, tensors)
     return message.SerializeToString(), payload
 
@@ -177,16 +189,15 @@ def write_refusal(
     *, client_id: str, model_id: str, request_id: int, status: str, reason: str, serve_interval_ms: float = 0.0
 ) -> bytes:
     """Envelope of a response that brings no result; its payload is empty. `status` is the name of a Status."""
-    return pb.ModelResponse(
-        client=pb.Client(id=client_id),
-        model_id=model_id,
+    message = pb.ModelResponse(
         request_id=request_id,
         status=status,
-        # A model's message may hold what is no valid Unicode: the name of a file, as Python hands it on.
+        # A model's message may hold invalid Unicode: the name of a file, as Python passes it on.
         reason=reason.encode(errors="replace").decode(),
-        protocol_version=2,
         serve_interval_ms=serve_interval_ms,
-    ).SerializeToString()
+    )
+    write_constant(message, ConstantResponseFields(client_id, model_id, PROTOCOL_VERSION, ""))
+    return message.SerializeToString()
 
 
 def read_response(envelope: Buffer, payload: Buffer) -> Response:
@@ -227,11 +238,9 @@ def read_parsed(message: pb.ModelResponse, payload: Buffer) -> Response:
             values[tensor.key] = decode(data, tensor.encoding, dtype, shape)
         else:
             values[tensor.key] = view(payload, dtype, shape, tensor.byte_offset, tensor.byte_length)
-    return response_of(message, message.model_id, message.model_version, values)
-
-
-def response_of(message: pb.ModelResponse, model_id: str, model_version: str, values: dict[str, Any]) -> Response:
-    """A response of a message whose tensors were read into `values`, which its strings are added to."""
     if message.metadata:
         values.update(message.metadata)
-    return Response(message, model_id, model_version, values)
+    constant = read_constant_response(message)
+    for name in _CONSTANT_IN_MESSAGE:  # the same message on the fast path and on this one
+        message.ClearField(name)
+    return Response(message, constant, values)

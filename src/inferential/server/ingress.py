@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Literal
 
 from inferential.config.client_policy import ClientPolicies
 from inferential.observation.assembler import ObservationAssembler
-from inferential.observation.decoded import DecodedObservation
-from inferential.observation.known import KnownEnvelope, News
 from inferential.observation.slots import ObservationError, SlotInfo
 from inferential.proto import LATE_REFUSE, LATE_SERVE, PROTOCOL_VERSION, QUEUE_LATEST
+from inferential.proto.cache import CacheCounts
+from inferential.proto.fields import ConstantFields, VaryingFields
 from inferential.proto.tensors import Buffer
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
 
@@ -109,31 +109,38 @@ class Ingress:
         Raises:
             ObservationError: it breaks a rule of the wire format or a limit, or its sender may not use its client id.
         """
-        recalled = self._assembler.recall(envelope, payload)
-        if recalled is not None:
-            known, news = recalled
-            policy: ResolvedPolicy = known.policy
+        found = self._assembler.lookup(envelope, payload)
+        policy: ResolvedPolicy
+        if found is not None:
+            cached, varying, staleness_ms = found
+            constant, slots = cached.constant, cached.slots
+            policy = cached.policy
             if policy is None:
-                policy = known.policy = self._resolve(known)
-            if identity == policy.identity:
-                return self._incoming(known, news, known.slots, policy, identity, envelope, payload, received_at)
-        observation = self._assembler.decode(envelope, payload, received_at)
-        self._check_sender(observation, identity)
-        policy, slots = self._resolve(observation), observation.slots
-        return self._incoming(observation, observation, slots, policy, identity, envelope, payload, received_at)
+                policy = cached.policy = self._resolve(constant)
+        else:
+            decoded = self._assembler.decode_whole(envelope, payload, received_at)
+            constant, varying, slots = decoded.constant, decoded.varying, decoded.slots
+            staleness_ms = decoded.staleness_ms
+            policy = self._resolve(constant)
+        if identity != policy.identity:
+            self._check_sender(constant, varying, identity)
+        return self._incoming(constant, varying, staleness_ms, slots, policy, identity, envelope, payload, received_at)
+
+    @property
+    def cache_counts(self) -> CacheCounts:
+        """Counts the observations of which only the varying fields were read, and those that were read whole."""
+        return self._assembler.cache_counts
 
     def sizes(self) -> dict[str, int]:
-        """Returns the number of entries in the envelope cache."""
-        return {"envelopes_cached": self._assembler.envelopes_cached}
+        """Returns the bytes in the envelope cache."""
+        return {"envelope_cache_bytes": self._assembler.cache_bytes()}
 
-    def _check_sender(self, observation: DecodedObservation, identity: bytes) -> None:
+    def _check_sender(self, constant: ConstantFields, varying: VaryingFields, identity: bytes) -> None:
         """Requires that the connection's identity is the client id.
 
         Generated identities begin with a zero byte; such a connection may use any client id that is not in use.
         """
-        client_id = observation.client_id
-        if identity == client_id.encode():
-            return
+        client_id = constant.client_id
         if not identity.startswith(b"\0"):
             reason = f"client.id: {client_id!r} is not the identity of the connection it came by"
         elif self._owner(client_id) not in (None, identity):
@@ -143,12 +150,12 @@ class Ingress:
         raise ObservationError(
             reason,
             client_id=client_id,
-            model_id=observation.model_id,
-            request_id=observation.request_id,
-            protocol_version=observation.protocol_version,
+            model_id=constant.model_id,
+            request_id=varying.request_id,
+            protocol_version=constant.protocol_version,
         )
 
-    def _resolve(self, sender: DecodedObservation | KnownEnvelope) -> ResolvedPolicy:
+    def _resolve(self, sender: ConstantFields) -> ResolvedPolicy:
         client_id, model_id = sender.client_id, sender.model_id
         explicit_budget_ms = self._clients.explicit_budget_ms(client_id, model_id, sender.latency_budget_ms)
         accepted = self._clients.accepts(client_id)
@@ -168,8 +175,9 @@ class Ingress:
 
     def _incoming(
         self,
-        sender: DecodedObservation | KnownEnvelope,
-        varying: DecodedObservation | News,
+        sender: ConstantFields,
+        varying: VaryingFields,
+        staleness_ms: float,
         slots: Sequence[SlotInfo],
         policy: ResolvedPolicy,
         identity: bytes,
@@ -204,12 +212,12 @@ class Ingress:
             request,
             sender.client_type,
             policy.control_period_s,
-            varying.staleness_ms,
+            staleness_ms,
             policy.explicit_budget_ms,
             policy.refusal or self._unknown_model(model_id),
         )
 
-    def _late(self, sender: DecodedObservation | KnownEnvelope) -> Literal["serve", "refuse"]:
+    def _late(self, sender: ConstantFields) -> Literal["serve", "refuse"]:
         """Returns what the client states, else what the configuration says of the model."""
         if sender.late in _LATE:
             return _LATE[sender.late]

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from inferential.client.handles import AsyncHandles, AsyncModel
+from inferential.client.mailbox import Mailbox
 from inferential.client.result import Result
-from inferential.client.session import NOTHING_TOLD, Frames, Mailbox
+from inferential.client.session import Frames
 from inferential.proto.tensors import Buffer, whole
 from inferential.transport.messages import Received
 
@@ -83,7 +84,7 @@ class InProcessConnection(AsyncHandles):
 
     async def infer(self, model: AsyncModel, values: Mapping[str, Any], timeout_ms: float) -> Result | None:
         """Does what `AsyncModel.infer` does, for values whose keys may be the names of its own arguments."""
-        return await self._infer(model._mailbox, values, NOTHING_TOLD, timeout_ms)
+        return await self._infer(model._mailbox, values, {}, timeout_ms)
 
     def _post(self, mailbox: Mailbox, request_id: int, frames: Frames) -> None:
         assert self._identity is not None

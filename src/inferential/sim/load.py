@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from inferential.client import AsyncConnection, AsyncModel, Result
-from inferential.client.session import QueueChoice
+from inferential.client.handle import QueueChoice
 from inferential.errors import InferenceError, RequestSuperseded
 
 CLIENT_TYPE = "inferential bench"

@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inferential.client.encoding import EncodingRules
-from inferential.client.session import NOTHING_TOLD, Handle, Session
+from inferential.client.handle import Handle
+from inferential.client.session import Session
 from inferential.proto import ModelResponse, Observation
+from inferential.proto.cache import CacheCounts
+from inferential.proto.cache.templates import ObservationTemplate, ObservationWriter, signature_of
 from inferential.proto.messages import ResponseTiming, content_of, write_response
-from inferential.proto.templates import ObservationTemplate, signature_of
 from inferential.proto.tensors import describe
 
 NOW_NS = 1_790_000_000_000_000_000
@@ -38,7 +40,11 @@ def test_observations_say_the_same_each_time(told: dict[str, Any], times: list[i
     made, mailbox = session()
     for timestamp_ns in times:
         request_id, (_, envelope, payload) = made.observe(
-            mailbox, content_of(told), (0.5, steps, None), now=0.0, timestamp_ns=timestamp_ns
+            mailbox,
+            content_of(told),
+            {"urgency": 0.5, "steps_remaining": steps, "priority": None},
+            now=0.0,
+            timestamp_ns=timestamp_ns,
         )
         message = Observation.FromString(envelope)
         assert (message.request_id, message.timestamp_ns) == (request_id, timestamp_ns)
@@ -79,6 +85,27 @@ def test_responses_say_the_same_each_time(told: dict[str, Any], version: str) ->
         ]
 
 
+def test_all_observations_of_a_form_but_the_first_come_from_a_template() -> None:
+    made, mailbox = session()
+    for number in range(5):
+        for told in ({"state": np.zeros(2)}, {"state": np.zeros(3), "note": str(number)}):
+            made.observe(mailbox, content_of(told), {"urgency": 0.1 * number}, now=0.0, timestamp_ns=NOW_NS + number)
+    assert made.stats.template_cache == CacheCounts(hits=8, misses=2)
+
+
+def test_an_envelope_from_a_template_says_what_the_message_written_whole_says() -> None:
+    _, mailbox = session()
+    whole, counts = Observation.FromString, [CacheCounts(), CacheCounts()]
+    writers = [ObservationWriter(mailbox.handle.constant_fields("robot-1", "arm"), count) for count in counts]
+    content = content_of({"state": np.zeros(2, np.float32), "image": np.zeros((2, 2, 3), np.uint8)})
+    for number in range(3):
+        varying = {"timestamp_ns": NOW_NS + number, "request_id": number, "urgency": 0.5, "metadata": {"a": "b"}}
+        from_template, payload = writers[0].write(Observation(**varying), NOW_NS + number, content[0], content[2])
+        serialized, same = writers[1].write(Observation(**varying), NOW_NS + number, content[0], None)
+        assert (whole(from_template), payload) == (whole(serialized), same)
+    assert [count.hits for count in counts] == [2, 0]
+
+
 def test_where_the_timestamp_cannot_be_told_from_other_bytes_there_is_no_template() -> None:
     message = Observation(model_id="m")
     signature = signature_of({"state": np.zeros(2)})
@@ -95,5 +122,5 @@ def test_an_array_that_nobody_writes_is_sent_from_its_own_memory(size: int) -> N
     made, mailbox = session()
     array = np.zeros(size, np.uint8)
     array.setflags(write=False)
-    _, (_, _, payload) = made.observe(mailbox, content_of({"image": array}), NOTHING_TOLD, now=0.0, timestamp_ns=NOW_NS)
+    _, (_, _, payload) = made.observe(mailbox, content_of({"image": array}), {}, now=0.0, timestamp_ns=NOW_NS)
     assert np.shares_memory(np.frombuffer(payload, np.uint8), array)

@@ -1,0 +1,123 @@
+"""What a user says of one model handle, and what its observations have in common because of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+from inferential.client.encoding import EncodingRules
+from inferential.proto.fields import CONSTANT, DEFAULT_BUDGET_MS, VARYING, ConstantFields, arguments
+from inferential.proto.messages import PROTOCOL_VERSION, Content
+
+QueueChoice = Literal["latest", "all"]
+LateChoice = Literal["serve", "refuse"]
+ObservationHints = dict[str, Any]
+"""The varying fields that a user gives with one observation, by their arguments' names; None: the default."""
+
+_CHECKED = [row.argument for row in (*CONSTANT.values(), VARYING["priority"]) if row.argument is not None]
+_SIGNATURE = ("urgency", "steps_remaining", "priority")
+"""The hints that the signature of `observe` names."""
+_MORE_HINTS = frozenset(arguments(VARYING)) - frozenset(_SIGNATURE)
+"""Hints of the table that it does not: they come among the values."""
+
+ModelT = TypeVar("ModelT")
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """What the user said of one model handle; the arguments are those of `Connection.model`.
+
+    Raises:
+        TypeError, ValueError: naming an argument, its value and what is expected.
+    """
+
+    model_id: str
+    latency_budget_ms: float
+    priority: int
+    queue: QueueChoice
+    rules: EncodingRules
+    control_rate_hz: float | None = None
+    late: LateChoice | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model_id, str) or not self.model_id or not self.model_id.isprintable():
+            raise ValueError(f"model_id: expected the id of a model, got {self.model_id!r}")
+        for argument in _CHECKED:
+            argument.check(getattr(self, argument.name))
+
+    def constant_fields(self, client_id: str, client_type: str) -> ConstantFields:
+        """Returns the fields that all observations of the handle have, as they stand on the wire."""
+        values: dict[str, Any] = dict.fromkeys(CONSTANT)
+        values.update(
+            client_id=client_id, client_type=client_type, model_id=self.model_id, protocol_version=PROTOCOL_VERSION
+        )
+        for name, row in CONSTANT.items():
+            if row.argument is not None:
+                value = getattr(self, row.argument.name)
+                values[name] = 0 if value is None else row.argument.to_wire(value)
+        return ConstantFields(**values)
+
+    def content(self, values: Mapping[str, Any], hints: ObservationHints) -> Content:
+        """Returns what an observation carries: images compressed where a rule or a wrapper says so.
+
+        Args:
+            values: what the user gave by name: tensors, strings, and hints that the signature does not name.
+            hints: gets those hints.
+
+        Raises:
+            TypeError, ValueError: as `EncodingRules.apply`.
+        """
+        if _MORE_HINTS and not _MORE_HINTS.isdisjoint(values):
+            hints.update({name: values[name] for name in _MORE_HINTS & values.keys()})
+            values = {key: value for key, value in values.items() if key not in _MORE_HINTS}
+        return self.rules.apply(values)
+
+
+class ModelFactory(ABC, Generic[ModelT]):
+    """A connection's `model`, the same for threads and for asyncio."""
+
+    def model(
+        self,
+        model_id: str,
+        latency_budget_ms: float = DEFAULT_BUDGET_MS,
+        priority: int = 1,
+        *,
+        queue: QueueChoice = "latest",
+        encode: Mapping[str, str] | None = None,
+        control_rate_hz: float | None = None,
+        late: LateChoice | None = None,
+    ) -> ModelT:
+        """Returns a handle to one model of the server.
+
+        Args:
+            model_id: the model's id.
+            latency_budget_ms: how old an action may be when it arrives, in milliseconds. Where it is not given, the
+                server goes by the moment at which the robot's actions run out, or by the robot's cadence.
+            priority: 0 is the highest.
+            queue: "latest": a newer observation replaces one that still waits, and `get_result` returns the newest
+                result; "all": every observation is answered, in the order in which the answers arrive.
+            encode: images to compress, by patterns on their keys: {"camera/*": "jpeg", "wrist": "jpeg:70",
+                "depth": "png"}; the first match applies.
+            control_rate_hz: actions that the robot plays per second; with `steps_remaining` the server knows when they
+                run out.
+            late: what happens to a request that cannot be answered in time: "serve": it is answered nevertheless,
+                after those that can be in time; "refuse": it ends in RequestExpired as soon as that is known. None: as
+                the server's configuration says for the model.
+
+        Raises:
+            TypeError, ValueError: naming an argument, its value and what is expected.
+            ConnectionError: after `close`.
+        """
+        return self._open_model(
+            Handle(model_id, latency_budget_ms, priority, queue, EncodingRules(encode), control_rate_hz, late)
+        )
+
+    @abstractmethod
+    def _open_model(self, handle: Handle) -> ModelT:
+        """Returns a model of a new mailbox.
+
+        Raises:
+            ConnectionError: the connection is closed.
+        """

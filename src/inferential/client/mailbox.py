@@ -1,0 +1,101 @@
+"""The open requests and unread outcomes of one model handle. No I/O, no clock."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from weakref import ref
+
+from inferential.client.handle import Handle
+from inferential.client.result import ClientStats, Result
+from inferential.errors import InferenceError, RequestSuperseded
+from inferential.proto.cache.templates import ObservationWriter
+
+Outcome = Result | InferenceError
+
+MAX_UNREAD = 1024
+"""Outcomes that wait in one handle for `get_result`; the oldest are dropped first."""
+
+
+class Mailbox:
+    """The open requests and unread outcomes of one model handle.
+
+    Args:
+        handle: what the user said of it.
+        writer: writes its observations.
+        stats: the connection's counters.
+    """
+
+    def __init__(self, handle: Handle, writer: ObservationWriter, stats: ClientStats) -> None:
+        self.handle = handle
+        self.writer = writer
+        self.open: OrderedDict[int, float] = OrderedDict()
+        self.reference = ref(self)  # one for all requests
+        self.unsent_id = 0
+        self.serve_interval_ms = 0.0
+        self.unread: deque[tuple[int, Outcome]] = deque()
+        """What `take` returns, the newest last."""
+        self._stats = stats
+        self._kept: dict[int, Outcome | None] = {}
+        self._newest_result = 0
+
+    def opened(self, request_id: int, at: float, *, keep: bool) -> None:
+        """Adds a request; with `keep` its outcome is for `take_kept` alone."""
+        self.open[request_id] = at
+        if keep:
+            self._kept[request_id] = None
+
+    def forget_oldest(self) -> int:
+        """Closes the oldest request and returns its id."""
+        return self.open.popitem(last=False)[0]
+
+    def deliver(self, request_id: int, outcome: Outcome) -> None:
+        """Puts an outcome where `take` or `take_kept` finds it."""
+        self.open.pop(request_id, None)
+        if isinstance(outcome, Result):
+            self._stats.results += 1
+        elif isinstance(outcome, RequestSuperseded):
+            self._stats.superseded += 1
+        else:
+            self._stats.refused += 1
+        if request_id in self._kept:
+            self._kept[request_id] = outcome
+            return
+        if isinstance(outcome, RequestSuperseded):
+            return
+        if self.handle.queue == "latest" and isinstance(outcome, Result):
+            if request_id and request_id < self._newest_result:
+                self._stats.outdated += 1
+                return
+            self._newest_result = max(self._newest_result, request_id)
+            self._stats.outdated += sum(isinstance(unread, Result) for _, unread in self.unread)
+            self.unread.clear()
+        self.unread.append((request_id, outcome))
+        if len(self.unread) > MAX_UNREAD:
+            self.unread.popleft()
+            self._stats.outdated += 1
+
+    def take(self) -> Outcome | None:
+        """Returns the next unread outcome, None where there is none."""
+        return self.unread.popleft()[1] if self.unread else None
+
+    def take_kept(self, request_id: int) -> Outcome | None:
+        """Returns the outcome of one request that was opened with `keep`, None before it has ended."""
+        if self._kept.get(request_id) is None:
+            return None
+        return self._kept.pop(request_id)
+
+    def abandon(self, request_id: int) -> None:
+        """Forgets a request; its outcome will count as unmatched."""
+        self._kept.pop(request_id, None)
+        self.open.pop(request_id, None)
+
+
+def result_of(outcome: Outcome | None) -> Result | None:
+    """Returns the result where the request ended in one; None where it has not ended.
+
+    Raises:
+        InferenceError: it ended without a result.
+    """
+    if isinstance(outcome, InferenceError):
+        raise outcome
+    return outcome

@@ -1,0 +1,204 @@
+"""The rules of the wire and the limits of a configuration, for every field that comes from outside.
+
+Every limit is checked before anything grows with what it limits, so a bad message costs microseconds.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from inferential.observation.slots import ObservationError, SlotInfo, slot_of, validate_slots
+from inferential.proto import Observation
+from inferential.proto.fields import CONSTANT, ConstantFields, VaryingFields, read_constant, read_varying
+
+if TYPE_CHECKING:
+    from inferential.config.schema import ObservationConfig
+
+logger = logging.getLogger("inferential.observation")
+
+# What an envelope may take beside its texts: the numbers, tags and lengths of the fields, with room for fields to come.
+_ENVELOPE_BASE_BYTES = 4096
+_ENVELOPE_PER_TENSOR_BYTES = 96
+_ENVELOPE_PER_DIM_BYTES = 10  # the longest varint
+_ENVELOPE_PER_ENTRY_BYTES = 32
+_MAX_WARNED = 1024
+_MAX_GOOD_NAMES = 4096
+_MAX_GOOD_PLACES = 4096
+
+
+class ObservationValidator:
+    """Checks observations against the limits of one configuration."""
+
+    def __init__(self, config: ObservationConfig) -> None:
+        self._config = config
+        self.max_payload_bytes = config.max_payload_bytes  # an attribute of a pydantic model takes as long as a call
+        self._max_staleness_ms = config.max_staleness_ms
+        self.max_envelope_bytes = (
+            _ENVELOPE_BASE_BYTES
+            + 3 * config.max_id_bytes  # client id, client type, model id
+            + config.max_metadata_bytes
+            + config.max_metadata_entries * _ENVELOPE_PER_ENTRY_BYTES
+            + config.max_tensors
+            * (config.max_id_bytes + config.max_dims * _ENVELOPE_PER_DIM_BYTES + _ENVELOPE_PER_TENSOR_BYTES)
+        )
+        self._good_names: set[str] = set()
+        self._good_places: dict[tuple[Any, ...], tuple[str, tuple[int, ...], str, int]] = {}
+        self._warned: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    def constant(self, message: Observation) -> ConstantFields:
+        """Returns the constant fields of an observation.
+
+        Raises:
+            ObservationError: one is missing, too long or not allowed.
+        """
+        if not message.client.id:
+            raise ObservationError("Missing client id in the observation")
+        if not message.model_id:
+            raise ObservationError("Missing model_id in the observation")
+        try:
+            fields = read_constant(message)
+        except ValueError as error:
+            raise ObservationError(str(error)) from error
+        for (name, row), value in zip(CONSTANT.items(), fields, strict=True):
+            if isinstance(value, str):
+                self._check_name(row.path or name, value)
+        return fields
+
+    def varying(self, message: Observation, slots: Iterable[SlotInfo]) -> VaryingFields:
+        """Returns the varying fields of an observation, its timestamp apart checked.
+
+        Args:
+            message: an `Observation`, or a `VaryingMessage`.
+            slots: the observation's tensors.
+
+        Raises:
+            ObservationError: one is too large or not allowed.
+        """
+        if message.metadata:
+            self._check_metadata(message.metadata, slots)
+        try:
+            return read_varying(message)
+        except ValueError as error:
+            raise ObservationError(str(error)) from error
+
+    def staleness_ms(self, client_id: str, timestamp_ns: int, now_ns: int) -> float:
+        """Returns the age of an observation in milliseconds; warns once where that is above the limit."""
+        staleness_ms = (now_ns - timestamp_ns) / 1e6 if 0 < timestamp_ns < now_ns else 0.0
+        if staleness_ms > self._max_staleness_ms:
+            self._warn_once(client_id, "stale", "observations arrive %.0f ms old by the client's clock", staleness_ms)
+        return staleness_ms
+
+    def check_payload(self, size: int) -> None:
+        """Checks the size of a payload.
+
+        Raises:
+            ObservationError: it is too large.
+        """
+        if size > self.max_payload_bytes:
+            raise ObservationError(f"payload: {size} bytes, observations.max_payload_bytes is {self.max_payload_bytes}")
+
+    def check_timestamp(self, field: str, timestamp_ns: int, now_ns: int) -> None:
+        """Checks that a timestamp is not too far in the future.
+
+        Raises:
+            ObservationError: it is.
+        """
+        if timestamp_ns - now_ns > self._config.max_future_ms * 1e6:
+            raise ObservationError(
+                f"{field}: {(timestamp_ns - now_ns) / 1e6:.0f} ms in the future by the server's clock, "
+                f"observations.max_future_ms is {self._config.max_future_ms:.0f}"
+            )
+
+    def slots(self, message: Observation, now_ns: int, payload_size: int) -> list[SlotInfo]:
+        """Returns the tensors of an observation.
+
+        Raises:
+            ObservationError: there are too many, or one breaks a rule.
+        """
+        config, tensors = self._config, message.tensors
+        if len(tensors) > config.max_tensors:
+            raise ObservationError(f"tensors: {len(tensors)} of them, observations.max_tensors is {config.max_tensors}")
+        slots: list[SlotInfo] = []
+        keys: set[str] = set()
+        for tensor in tensors:
+            key = tensor.key
+            offset, length = tensor.byte_offset, tensor.byte_length
+            place = (key, tensor.dtype, tensor.encoding, offset, length, *tensor.shape)
+            good = self._good_places.get(place)
+            timestamp_ns = tensor.timestamp_ns
+            if good is not None and good[3] <= payload_size and key not in keys and timestamp_ns <= now_ns:
+                keys.add(key)
+                slots.append(SlotInfo(key, good[0], good[1], offset, length, timestamp_ns, good[2]))
+                continue
+            self._check_name("tensor key", key)
+            if key in keys:
+                raise ObservationError(f"tensor {key!r}: there are two of that key")
+            keys.add(key)
+            if len(tensor.shape) > config.max_dims:
+                raise ObservationError(
+                    f"tensor {key!r}: {len(tensor.shape)} dimensions, observations.max_dims is {config.max_dims}"
+                )
+            self.check_timestamp(f"tensor {key!r}: timestamp_ns", tensor.timestamp_ns, now_ns)
+            slot = slot_of(tensor)
+            if slot.encoding != "raw":
+                decoded_bytes = slot.element_count * slot.numpy_dtype.itemsize
+                if decoded_bytes > config.max_decoded_bytes:
+                    raise ObservationError(
+                        f"tensor {key!r}: shape {slot.shape} decodes to {decoded_bytes} bytes, "
+                        f"observations.max_decoded_bytes is {config.max_decoded_bytes}"
+                    )
+            validate_slots((slot,), payload_size)
+            if len(self._good_places) >= _MAX_GOOD_PLACES:
+                self._good_places.clear()
+            self._good_places[place] = (slot.dtype, slot.shape, slot.encoding, slot.byte_offset + slot.byte_length)
+            slots.append(slot)
+        return slots
+
+    def check_alignment(self, client_id: str, slots: list[SlotInfo]) -> None:
+        """Warns once where the tensors of one observation were measured too far apart."""
+        times = [slot.timestamp_ns for slot in slots if slot.timestamp_ns]
+        if len(times) > 1:
+            spread_ms = (max(times) - min(times)) / 1e6
+            if spread_ms > self._config.temporal_alignment_threshold_ms:
+                self._warn_once(
+                    client_id, "alignment", "tensors of one observation were measured %.0f ms apart", spread_ms
+                )
+
+    def _check_name(self, field: str, text: str) -> None:
+        if text in self._good_names:  # a fleet sends the same few names again and again
+            return
+        if len(text) > self._config.max_id_bytes or len(text.encode()) > self._config.max_id_bytes:
+            raise ObservationError(
+                f"{field}: {len(text.encode())} bytes, observations.max_id_bytes is {self._config.max_id_bytes}"
+            )
+        if not text.isprintable():
+            raise ObservationError(f"{field}: expected printable text, got {text!r}")
+        if len(self._good_names) >= _MAX_GOOD_NAMES:
+            self._good_names.clear()
+        self._good_names.add(text)
+
+    def _check_metadata(self, metadata: Mapping[str, str], slots: Iterable[SlotInfo]) -> None:
+        if len(metadata) > self._config.max_metadata_entries:
+            raise ObservationError(
+                f"metadata: {len(metadata)} entries, observations.max_metadata_entries is "
+                f"{self._config.max_metadata_entries}"
+            )
+        size = sum(len(key.encode()) + len(value.encode()) for key, value in metadata.items())
+        if size > self._config.max_metadata_bytes:
+            raise ObservationError(
+                f"metadata: {size} bytes, observations.max_metadata_bytes is {self._config.max_metadata_bytes}"
+            )
+        for slot in slots:
+            if slot.key in metadata:  # a model sees both in one dict
+                raise ObservationError(f"tensor {slot.key!r}: there is a string of that key too")
+
+    def _warn_once(self, client_id: str, kind: str, text: str, value: float) -> None:
+        if (client_id, kind) in self._warned:
+            return
+        self._warned[client_id, kind] = None
+        if len(self._warned) > _MAX_WARNED:
+            self._warned.popitem(last=False)
+        logger.warning("client %s: " + text + " (logged once)", client_id, value)

@@ -1,0 +1,163 @@
+"""Envelopes of observations of which the constant part was read and checked before.
+
+An envelope of this line is a constant part, with the observation's timestamp in each tensor, and then the varying
+fields, of which the timestamp comes first (`templates.ObservationWriter` writes it so). An envelope in any other form
+is read whole each time.
+
+Nothing is checked here: the constant part was checked when it was added, and the varying fields are for the caller to
+check.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Generic, Self, TypeVar
+
+from google.protobuf.message import DecodeError
+
+from inferential.proto import inferential_pb2 as pb
+from inferential.proto.cache.counts import CacheCounts
+from inferential.proto.cache.templates import STAMP_BYTES, STAMPS, stamp_of
+from inferential.proto.fields import ConstantFields, VaryingMessage
+
+_MAX_ENVELOPE_BYTES = 2048
+_MAX_BYTES = 4 * 1024 * 1024  # of envelopes; what is read from them takes up to ten times as much
+_MAX_ENVELOPES_PER_CLIENT = 4  # for each model and form of its observations
+_STAMP_TAG = b"\x10"  # field 2, a varint
+
+Slot = TypeVar("Slot")
+
+
+class CachedEnvelope(Generic[Slot]):
+    """The constant part of a client's envelopes, and what was read from it.
+
+    Attributes:
+        constant: the constant fields.
+        slots: the tensors, as the caller of `EnvelopeCache.add` describes them.
+        payload_end: the bytes that a payload must have to hold them.
+        policy: for the reader of these observations, to keep what follows from the constant fields.
+    """
+
+    __slots__ = ("_parts", "_size", "constant", "payload_end", "policy", "slots")
+
+    def __init__(
+        self, parts: list[bytes], size: int, constant: ConstantFields, slots: Sequence[Slot], payload_end: int
+    ) -> None:
+        self._parts = parts
+        self._size = size
+        self.constant = constant
+        self.slots = slots
+        self.payload_end = payload_end
+        self.policy: Any = None
+
+    @classmethod
+    def of(
+        cls, envelope: bytes, message: pb.Observation, constant: ConstantFields, slots: Sequence[Slot]
+    ) -> Self | None:
+        """Returns what is kept of an envelope; None where it is not written as those of this line are."""
+        timestamp_ns, tensors = message.timestamp_ns, message.tensors
+        if timestamp_ns not in STAMPS or len(envelope) > _MAX_ENVELOPE_BYTES:
+            return None
+        if any(tensor.timestamp_ns != timestamp_ns for tensor in tensors):
+            return None
+        *parts, rest = envelope.split(stamp_of(timestamp_ns))
+        if len(parts) != len(tensors) + 1 or not parts[-1].endswith(_STAMP_TAG):
+            return None
+        parts[-1] = parts[-1][: -len(_STAMP_TAG)]
+        size = len(envelope) - len(rest) - STAMP_BYTES - len(_STAMP_TAG)
+        payload_end = max((tensor.byte_offset + tensor.byte_length for tensor in tensors), default=0)
+        cached = cls(parts, size, constant, slots, payload_end)
+        if cached._reproduces(envelope, message) and cached.varying(envelope) is not None:
+            return cached
+        return None
+
+    def _reproduces(self, envelope: bytes, message: pb.Observation) -> bool:
+        """Returns whether the gaps are timestamps and nothing else, such as a text of the same bytes, and whether the
+        constant part holds no varying field.
+
+        The envelope is written again with another timestamp: it must be the same message with all timestamps changed.
+        """
+        other_ns = message.timestamp_ns ^ 1
+        expected = pb.Observation()
+        expected.CopyFrom(message)
+        expected.timestamp_ns = other_ns
+        for tensor in expected.tensors:
+            tensor.timestamp_ns = other_ns
+        stamp, rest_at = stamp_of(other_ns), self._size + len(_STAMP_TAG) + STAMP_BYTES
+        rewritten = stamp.join(self._parts) + _STAMP_TAG + stamp + envelope[rest_at:]
+        try:
+            constant = VaryingMessage.FromString(envelope[: self._size])  # DecodeError where a field is cut
+            constant.DiscardUnknownFields()
+            return not constant.ByteSize() and pb.Observation.FromString(rewritten) == expected
+        except DecodeError:
+            return False
+
+    def varying(self, envelope: bytes) -> pb.Observation | None:
+        """Returns the varying fields of an envelope; None where its constant part is another."""
+        size = self._size
+        stamp = envelope[size + 1 : size + 1 + STAMP_BYTES]
+        if stamp.join(self._parts) != envelope[:size]:
+            return None
+        sent = envelope[size:]
+        try:
+            message = VaryingMessage.FromString(sent)
+        except DecodeError:
+            return None
+        message.DiscardUnknownFields()
+        if not _is_all(message.SerializeToString(), sent):
+            return None
+        return message if message.timestamp_ns in STAMPS else None
+
+
+class EnvelopeCache(Generic[Slot]):
+    """The envelopes that were read last, by client; its size is bounded, however many clients there are."""
+
+    def __init__(self) -> None:
+        self.counts = CacheCounts()
+        self._by_client: dict[bytes, deque[CachedEnvelope[Slot]]] = {}
+        self._added_bytes = 0  # of envelopes, also of those that were replaced since
+
+    def find(self, envelope: bytes) -> tuple[CachedEnvelope[Slot], pb.Observation] | None:
+        """Returns the entry with the constant part of an envelope, and the envelope's varying fields."""
+        for cached in self._by_client.get(_client_of(envelope), ()):
+            varying = cached.varying(envelope)
+            if varying is not None:
+                return cached, varying
+        return None
+
+    def add(
+        self, envelope: bytes, message: pb.Observation, constant: ConstantFields, slots: Sequence[Slot]
+    ) -> CachedEnvelope[Slot] | None:
+        """Adds an envelope that was read whole and checked; returns None where it is not of a form to be cached."""
+        cached = CachedEnvelope.of(envelope, message, constant, slots)
+        if cached is None:
+            return None
+        self._added_bytes += len(envelope)
+        if self._added_bytes > _MAX_BYTES:
+            self._by_client.clear()
+            self._added_bytes = len(envelope)
+        of_client = self._by_client.setdefault(_client_of(envelope), deque(maxlen=_MAX_ENVELOPES_PER_CLIENT))
+        of_client.appendleft(cached)
+        return cached
+
+    def size_bytes(self) -> int:
+        """Returns the bytes of the constant parts that are kept."""
+        return sum(cached._size for of_client in self._by_client.values() for cached in of_client)
+
+
+def _client_of(envelope: bytes) -> bytes:
+    """Returns the bytes of the first field, which is the client in envelopes of this line."""
+    return envelope[: 2 + envelope[1]] if len(envelope) > 1 else b""
+
+
+def _is_all(written: bytes, sent: bytes) -> bool:
+    """Returns whether the varying fields that were understood, written again, are all that was sent.
+
+    So they begin with the timestamp, which is the last one that was sent, and no constant field is among them.
+    """
+    if written == sent:
+        return True
+    # Two strings of metadata may have changed places.
+    begins = written[: 1 + STAMP_BYTES] == sent[: 1 + STAMP_BYTES]
+    return begins and len(written) == VaryingMessage.FromString(sent).ByteSize()
