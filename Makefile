@@ -3,20 +3,38 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEMO_READY := $(VENV)/.demo-ready
+OLDEST := .venv-oldest
+EXTRAS := edge demo otel bfloat16
+COVERED ?= 85
+NEW_ENOUGH = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Inferential needs Python >= 3.11; try make PYTHON=python3.12")'
 
-.PHONY: demo test lint bench bench-check bench-schedulers docs proto clean setup
+.PHONY: demo test test-oldest coverage lint types bench bench-check bench-schedulers docs proto clean setup
 
-demo: $(READY)  ## a fleet of simulated robots, driven in real time; with ARGS='--http 8080' on the live page too
+demo: $(DEMO_READY)  ## a fleet of simulated robots, driven in real time; with ARGS='--http 8080' on the live page too
 	$(BIN)/inferential demo $(ARGS)
 
 test: lint  ## lint, types, import rules, then every test
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: $(READY)  ## style, types and the import table
+test-oldest: $(OLDEST)/.ready  ## the tests with the oldest packages that pyproject.toml allows; Ray and the docs apart
+	$(OLDEST)/bin/python -m pytest -m 'not peer' --ignore tests/dispatch/ray --ignore tests/docs $(ARGS)
+
+coverage: $(READY)  ## lines and branches that the tests run; fails below COVERED percent
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest $(ARGS)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report --skip-covered --sort=cover --fail-under=$(COVERED)
+
+lint: $(READY)  ## style, types, the import table and plain words
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_words.py
+
+types: $(READY)  ## fails unless every public name has a full type, as users of the package see it
+	$(BIN)/pyright --ignoreexternal --verifytypes inferential
 
 bench: $(READY)  ## figures of this machine, written to bench/results
 	$(BIN)/python -m bench $(ARGS)
@@ -36,12 +54,28 @@ proto: $(READY)  ## compile the protobuf schema again
 setup: $(READY)
 
 $(READY): pyproject.toml hatch_build.py src/inferential/proto/inferential.proto
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Inferential needs Python >= 3.11; try make PYTHON=python3.12")'
+	$(NEW_ENOUGH)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $(DEMO_READY) $@
+
+# Of what the tests need, the demo needs a part.
+$(DEMO_READY): pyproject.toml hatch_build.py src/inferential/proto/inferential.proto
+	$(NEW_ENOUGH)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]'
+	touch $@
+
+# The oldest versions of the packages that the extras name, with the newest tools to test them.
+$(OLDEST)/.ready: pyproject.toml
+	$(NEW_ENOUGH)
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(OLDEST)/bin/uv pip compile --quiet --resolution lowest-direct --python $(OLDEST)/bin/python $(EXTRAS:%=--extra %) pyproject.toml -o $(OLDEST)/oldest.txt
+	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --constraint $(OLDEST)/oldest.txt --editable '.[edge,demo,otel,bfloat16,test]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache demo-out site
+	rm -rf $(VENV) $(OLDEST) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache demo-out site
 	rm -f src/inferential/proto/inferential_pb2.py src/inferential/proto/inferential_pb2.pyi
 	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -131,7 +131,7 @@ try:
 except SystemExit as ended:
     assert not ended.code
 print([name for name in sys.modules if name in sys.argv[1:] or name.startswith("inferential.")], file=sys.stderr)
-print([name for name in ("yaml", "watchfiles", "mujoco") if name in sys.modules], file=sys.stderr)
+print([name for name in ("ruamel.yaml", "watchfiles", "mujoco") if name in sys.modules], file=sys.stderr)
 """
     for args in (["version"], ["--help"]):
         ran = subprocess.run(

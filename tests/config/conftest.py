@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-
-from inferential.config.text_yaml import _CoreLoader
-
-
-class _CoreDumper(yaml.SafeDumper):
-    """Quotes the strings that YAML 1.2 would read as something else."""
-
-    yaml_implicit_resolvers = _CoreLoader.yaml_implicit_resolvers
+from ruamel.yaml import YAML
 
 
 def to_yaml(values: Mapping[str, Any]) -> str:
-    return yaml.dump(dict(values), Dumper=_CoreDumper)
+    text = io.StringIO()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.allow_unicode = False  # else it writes U+0085 so that it is read as a space
+    yaml.dump(dict(values), text)
+    return text.getvalue()
 
 
 def to_json(values: Mapping[str, Any]) -> str:

@@ -1,11 +1,12 @@
-"""What differs, and what of it takes a restart."""
+"""What differs between configurations, and which changes need a restart."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from inferential.config import InferentialConfig
-from inferential.config.changes import Change, diff
+from inferential.config.changes import Change, diff, in_force
+from inferential.config.fields import leaves, values
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
@@ -56,3 +57,68 @@ def test_a_change_reads_as_a_line_that_says_when_it_takes_a_restart() -> None:
     first, second = changes({}, {"transport": {"bind": "tcp://*:1"}, "metrics": {"enabled": False}})
     assert str(first) == "transport.bind: tcp://*:5555 -> tcp://*:1 (takes effect at the next start)"
     assert str(second) == "metrics.enabled: true -> false"
+
+
+# What is in force after a reload
+
+
+def taken_on(running: dict[str, Any], new: dict[str, Any]) -> InferentialConfig:
+    return in_force(InferentialConfig.model_validate(running), InferentialConfig.model_validate(new))
+
+
+def test_every_field_is_classified_as_live_or_as_needing_a_restart() -> None:
+    assert [node.path for node in leaves() if node.effect is None] == []
+
+
+def test_live_fields_are_taken_on() -> None:
+    config = taken_on({}, {"scheduling": {"strategy": "round_robin"}, "models": {"known": {"arm": {"device": "gpu"}}}})
+    assert config.scheduling.strategy == "round_robin"
+    assert config.models.known["arm"].device == "gpu"
+
+
+def test_fields_that_need_a_restart_keep_their_running_values() -> None:
+    running = {
+        "transport": {"bind": "tcp://*:1"},
+        "models": {"profiles": "a.json", "known": {"arm": {"target": "a:b"}, "leg": {"target": "a:c"}}},
+        "http": {"port": 1},
+    }
+    new = {
+        "transport": {"bind": "tcp://*:2"},
+        "models": {
+            "profiles": "b.json",
+            "known": {"arm": {"target": "a:x", "max_inflight": 3}, "hand": {"target": "a:d"}},
+        },
+        "otlp": {},
+        "gateways": {"openpi": {"model": "arm"}},
+        "ray": {"address": "auto"},
+    }
+    config = taken_on(running, new)
+    assert config.transport.bind == "tcp://*:1"
+    assert config.models.profiles == "a.json"
+    assert config.models.known["arm"].target == "a:b"
+    assert config.models.known["arm"].max_inflight == 3
+    assert config.models.known["hand"].target is None
+    assert (config.http and config.http.port, config.otlp, config.gateways.openpi, config.ray) == (1, None, None, {})
+
+
+def test_what_is_in_force_differs_from_the_new_configuration_only_in_what_needs_a_restart() -> None:
+    running = InferentialConfig.model_validate({"http": {"port": 1}, "models": {"known": {"arm": {"target": "a:b"}}}})
+    new = InferentialConfig.model_validate(
+        {"metrics": {"enabled": False}, "models": {"known": {"arm": {"device": "g"}}}}
+    )
+    config = in_force(running, new)
+    assert {change.live for change in diff(config, new)} == {False}
+    assert {change.live for change in diff(running, config)} == {True}
+    assert all(node.effect is not None for node, _ in values(config))
+
+
+def test_an_entry_that_was_removed_keeps_what_needs_a_restart() -> None:
+    running = {"models": {"known": {"arm": {"target": "a:b", "max_inflight": 2}, "leg": {"max_inflight": 2}}}}
+    known = taken_on(running, {}).models.known
+    assert {name: model.model_dump(exclude_unset=True) for name, model in known.items()} == {"arm": {"target": "a:b"}}
+
+
+def test_neither_configuration_is_changed() -> None:
+    running, new = InferentialConfig(), InferentialConfig.model_validate({"transport": {"bind": "tcp://*:2"}})
+    assert in_force(running, new).transport.bind == "tcp://*:5555"
+    assert new.transport.bind == "tcp://*:2"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -99,9 +100,9 @@ def test_the_source_of_every_value_is_told(write: Write) -> None:
     )
     env = {"INFERENTIAL_SCHEDULING__MAX_RETRIES": "2"}
     loaded = load(path, env=env, overrides={"metrics": {"enabled": False}}, overrides_name="command line")
-    assert loaded.source_of(("scheduling", "strategy")) == f"{path}:2"
+    assert loaded.source_of(("scheduling", "strategy")) == f"{path}:2:3"
     assert loaded.source_of(("scheduling", "max_retries")) == "INFERENTIAL_SCHEDULING__MAX_RETRIES"
-    assert loaded.source_of(("clients", "known", 0, "model")) == f"{path}:7"
+    assert loaded.source_of(("clients", "known", 0, "model")) == f"{path}:7:7"
     assert loaded.source_of(("metrics", "enabled")) == "command line"
     assert loaded.source_of(("transport", "bind")) == "default"
 
@@ -193,7 +194,8 @@ def test_the_source_of_every_value_is_told(write: Write) -> None:
 )
 def test_a_problem_tells_place_value_expectation_and_source(write: Write, text: str, problem: str, line: int) -> None:
     path = write("f.yaml", text)
-    assert problems(path) == [f"{problem} ({path}:{line})"]
+    (found,) = problems(path)
+    assert re.fullmatch(re.escape(f"{problem} ({path}:{line}:") + r"\d+\)", found)
 
 
 def test_all_problems_are_told_each_on_its_line_with_its_source(write: Write) -> None:
@@ -216,7 +218,7 @@ def test_an_error_has_its_problems_as_fields_and_can_be_pickled(write: Write) ->
     with pytest.raises(ConfigError) as caught:
         load_config(path, env={})
     (problem,) = caught.value.problems
-    assert (problem.path, problem.source) == ("metrics.enabled", f"{path}:1")
+    assert (problem.path, problem.source) == ("metrics.enabled", f"{path}:1:11")
     again = pickle.loads(pickle.dumps(caught.value))
     assert str(again) == str(caught.value)
     assert again.problems == caught.value.problems

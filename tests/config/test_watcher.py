@@ -150,7 +150,7 @@ async def test_a_bad_file_keeps_the_old_configuration_and_says_why(path: Path, l
         message = await asyncio.wait_for(logged.get(), WAIT_S)
         assert message == (
             f"{path} changed: the configuration cannot be used, the old one stays:\n"
-            f"scheduling.stratgy: unknown key; did you mean scheduling.strategy? ({path}:2)"
+            f"scheduling.stratgy: unknown key; did you mean scheduling.strategy? ({path}:2:3)"
         )
         path.write_text(text("b"))
         assert await next_strategy(reloads) == "b"

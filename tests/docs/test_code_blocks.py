@@ -33,7 +33,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-import yaml
+from ruamel.yaml import YAML
 from tests.peers.conftest import with_openpi_client
 
 from inferential import Connection, UnknownModel
@@ -284,7 +284,7 @@ def test_a_file_is_valid(block: Block, tmp_path: Path) -> None:
     if "import_path:" in block.text:
         from ray.serve.schema import ServeDeploySchema
 
-        assert ServeDeploySchema.model_validate(yaml.safe_load(block.text)).applications
+        assert ServeDeploySchema.model_validate(YAML(typ="safe", pure=True).load(block.text)).applications
     elif "robots:" in block.text:
         assert load_fleet(path).robots
     elif '"deadline_ms"' in block.text:

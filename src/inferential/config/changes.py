@@ -1,6 +1,6 @@
-"""What differs between two configurations, and which of it a running server can take on.
+"""Compares two configurations: what differs, and which differences a running server can take on.
 
-It changes nothing: the server does, in `reconfigure`.
+Which fields these are follows from the marks in the schema (`config.schema.Effect`). Nothing is applied here.
 """
 
 from __future__ import annotations
@@ -8,19 +8,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from inferential.config.fields import Key, Node, format_value, values
-from inferential.config.schema import InferentialConfig
+from inferential.config.fields import ROOT, Key, Node, format_value, values
+from inferential.config.schema import InferentialConfig, Section
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One field that differs.
+    """Describes one field that differs.
 
     Attributes:
         path: its place, as `scheduling.strategy`. A list counts as one field.
-        old: the value before; the default where an entry such as `models.known.arm` was not there.
+        old: the value before; the default if an entry such as `models.known.arm` did not exist.
         new: the value after.
-        live: whether a running server takes it on; if not, it takes a restart.
+        live: whether a running server takes it on; otherwise the change needs a restart.
     """
 
     path: str
@@ -34,7 +34,7 @@ class Change:
 
 
 def diff(old: InferentialConfig, new: InferentialConfig) -> list[Change]:
-    """The fields that differ, in the order of the schema."""
+    """Returns the fields that differ, in the order of the schema."""
     before, after = _by_key(old), _by_key(new)
     changes = []
     for key, (node, _) in (before | after).items():
@@ -43,6 +43,43 @@ def diff(old: InferentialConfig, new: InferentialConfig) -> list[Change]:
         if was != now:
             changes.append(Change(node.path, was, now, node.live))
     return changes
+
+
+def in_force(running: InferentialConfig, new: InferentialConfig) -> InferentialConfig:
+    """Returns the configuration in force once a running server has taken on a new one.
+
+    Args:
+        running: in force until now.
+        new: whose live fields are taken; fields that need a restart keep their running values. An entry that is new,
+            such as `models.known.arm`, has the defaults of those.
+    """
+    merged = new.model_copy(deep=True)
+    _keep(merged, running, ROOT)
+    return merged
+
+
+def _keep(new: Section, running: Section, node: Node) -> None:
+    """Puts the running values of a section's fields that need a restart in place of the new ones."""
+    for child in node.children():
+        name = str(child.key[-1])
+        before, after = getattr(running, name), getattr(new, name)
+        if child.section is not None and before is not None and after is not None:
+            _keep(after, before, child)
+        elif (entry := child.entry) is not None:
+            for key, value in after.items():
+                _keep(value, before.get(key) or _defaults(value), entry)
+            for key in before.keys() - after.keys():
+                _keep(kept := _defaults(before[key]), before[key], entry)
+                if kept != _defaults(kept):
+                    after[key] = kept  # what was removed from the file and is still in force
+        elif not child.live:
+            setattr(new, name, before)
+
+
+def _defaults(section: Section) -> Section:
+    """Returns a section of the same type in which fields that are not required have their defaults."""
+    required = {name: getattr(section, name) for name, info in type(section).model_fields.items() if info.is_required()}
+    return type(section)(**required)
 
 
 def _by_key(config: InferentialConfig) -> dict[Key, tuple[Node, Any]]:

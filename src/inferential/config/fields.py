@@ -35,7 +35,7 @@ class Node:
         metadata: what its type is annotated with.
         default: its default; PydanticUndefined where there is none.
         description: what it means, one line.
-        live: whether a running server takes on a change of it.
+        effect: when a change of it takes effect; None if neither it nor a table around it says.
     """
 
     key: Key
@@ -43,12 +43,17 @@ class Node:
     metadata: tuple[Any, ...] = ()
     default: Any = PydanticUndefined
     description: str = ""
-    live: bool = True
+    effect: Effect | None = None
 
     @property
     def path(self) -> str:
         """Its place as people write it: `clients.known[0].id`."""
         return format_path(self.key)
+
+    @property
+    def live(self) -> bool:
+        """Whether a running server takes on a change of it."""
+        return self.effect is Effect.LIVE
 
     @property
     def kind(self) -> Any:
@@ -77,6 +82,12 @@ class Node:
         return get_origin(self.kind) is list
 
     @property
+    def entry(self) -> Node | None:
+        """What each entry of a table of free names is, as `models.known.<id>`; None unless it is a table itself."""
+        inside = self.child("<id>") if self.section is None and self.is_table else None
+        return inside if inside is not None and inside.section is not None else None
+
+    @property
     def expected(self) -> str:
         """What a value must be, in words."""
         return _expected(self.annotation, self.metadata)
@@ -99,7 +110,7 @@ class Node:
             info = self.section.model_fields.get(str(name))
             return None if info is None else self._field(str(name), info)
         if get_origin(self.kind) in (dict, list):
-            return Node((*self.key, name), get_args(self.kind)[-1], live=self.live)
+            return Node((*self.key, name), get_args(self.kind)[-1], effect=self.effect)
         return None
 
     def _field(self, name: str, info: FieldInfo) -> Node:
@@ -109,7 +120,7 @@ class Node:
             metadata=tuple(info.metadata),
             default=info.get_default(call_default_factory=True) if not info.is_required() else PydanticUndefined,
             description=" ".join((info.description or "").split()),
-            live=self.live and Effect.ON_RESTART not in info.metadata,
+            effect=next((mark for mark in info.metadata if isinstance(mark, Effect)), self.effect),
         )
 
 
@@ -187,8 +198,7 @@ def _values_of(node: Node, value: Any) -> Iterator[tuple[Node, Any]]:
     if node.section is not None and value is not None:
         yield from values(value, node)
         return
-    inside = node.child("<id>") if node.is_table else None
-    if inside is None or inside.section is None:
+    if node.entry is None:
         yield node, value
         return
     for name, entry in value.items():

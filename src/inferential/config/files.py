@@ -1,6 +1,6 @@
-"""Reading a configuration file into plain values that know where they stand.
+"""Reads configuration files into plain values with their places.
 
-It does not know which keys there are; the formats are in `text`, `text_yaml` and `text_json`.
+Which keys are valid is the schema's business; the formats are in `text`, `text_yaml` and `text_json`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from inferential.config.problems import ConfigError, Problem
-from inferential.config.text import Layer, Parsed, SyntaxProblem, parse_toml
+from inferential.config.text import Layer, Parsed, Place, SyntaxProblem, parse_toml
 from inferential.config.text_json import parse_json
 from inferential.config.text_yaml import parse_yaml
 
@@ -22,10 +22,10 @@ _PARSERS: dict[str, Callable[[str], Parsed]] = {
 
 
 def read_file(path: str | Path) -> Layer:
-    """Reads a file; its format is told by its extension.
+    """Reads a file whose format follows from its extension.
 
     Raises:
-        ConfigError: it cannot be read, or is not what its extension says.
+        ConfigError: the file cannot be read, or its content is not of its format.
     """
     _parser(path)
     try:
@@ -36,31 +36,31 @@ def read_file(path: str | Path) -> Layer:
 
 
 def parse_content(path: str | Path, content: bytes) -> Layer:
-    """What a file says whose content is read already.
+    """Returns the values of a file from its content.
 
     Raises:
-        ConfigError: it is not what the path's extension says.
+        ConfigError: the content is not of the format that the path's extension names.
     """
     name = str(path)
     try:
-        values, lines = _parser(path)(content.decode("utf-8-sig"))
+        values, places = _parser(path)(content.decode("utf-8-sig"))
         if values is None:
             values = {}
         if not isinstance(values, dict):
-            raise SyntaxProblem(f"expected a table at the top, got {type(values).__name__}", 1)
+            raise SyntaxProblem(f"expected a table at the top, got {type(values).__name__}", Place(1, 1))
     except UnicodeDecodeError as error:
         raise ConfigError([Problem("", f"not UTF-8 text: {error.reason} at byte {error.start}", name)]) from None
     except SyntaxProblem as error:
-        source = name if error.line is None else f"{name}:{error.line}"
+        source = name if error.place is None else f"{name}:{error.place}"
         raise ConfigError([Problem("", error.message, source)]) from None
     except RecursionError:
         raise ConfigError([Problem("", "nested too deeply", name)]) from None
-    return Layer(name, values, lines)
+    return Layer(name, values, places)
 
 
 def _parser(path: str | Path) -> Callable[[str], Parsed]:
-    told = Path(path).suffix
-    if told.lower() not in _PARSERS:
-        what = f"unknown format {told!r}" if told else "no extension"
+    extension = Path(path).suffix
+    if extension.lower() not in _PARSERS:
+        what = f"unknown format {extension!r}" if extension else "no extension"
         raise ConfigError([Problem("", f"{what}; expected .yaml, .yml, .toml or .json", str(path))])
-    return _PARSERS[told.lower()]
+    return _PARSERS[extension.lower()]

@@ -33,7 +33,7 @@ class Loaded:
     origins: Mapping[Key, Layer]
 
     def source_of(self, key: Key) -> str:
-        """The source of the value at a place: `fleet.yaml:7`, `INFERENTIAL_...`; 'default' where none told it."""
+        """The source of the value at a place: `fleet.yaml:7:5`, `INFERENTIAL_...`; 'default' where none told it."""
         layer = _origin(self.origins, key)
         return "default" if layer is None else layer.source(key)
 

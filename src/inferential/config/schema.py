@@ -13,9 +13,15 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 
 class Effect(enum.Enum):
-    """Marks a field, and all that is inside it, that cannot change while a server runs; every other field can."""
+    """Says when a change of a field, and of all fields inside it, takes effect; the innermost mark counts.
 
+    Each table of `InferentialConfig` has one. `config.changes` goes by them.
+    """
+
+    LIVE = "live"
+    """At once, while the server runs."""
     ON_RESTART = "restart"
+    """When the server starts next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,21 +351,21 @@ class OtlpConfig(Section):
 class InferentialConfig(Section):
     """Everything; each field is a table of a configuration file."""
 
-    server: ServerConfig = Field(default_factory=ServerConfig)
+    server: Annotated[ServerConfig, Effect.LIVE] = Field(default_factory=ServerConfig)
     """The life of the server itself."""
     transport: Annotated[TransportConfig, Effect.ON_RESTART] = Field(default_factory=TransportConfig)
     """The socket that robots connect to."""
-    scheduling: SchedulingConfig = Field(default_factory=SchedulingConfig)
+    scheduling: Annotated[SchedulingConfig, Effect.LIVE] = Field(default_factory=SchedulingConfig)
     """Which request runs next."""
-    models: ModelsConfig = Field(default_factory=ModelsConfig)
+    models: Annotated[ModelsConfig, Effect.LIVE] = Field(default_factory=ModelsConfig)
     """The models."""
-    clients: ClientsConfig = Field(default_factory=ClientsConfig)
+    clients: Annotated[ClientsConfig, Effect.LIVE] = Field(default_factory=ClientsConfig)
     """The clients."""
-    response_tracking: ResponseTrackingConfig = Field(default_factory=ResponseTrackingConfig)
+    response_tracking: Annotated[ResponseTrackingConfig, Effect.LIVE] = Field(default_factory=ResponseTrackingConfig)
     """Rhythm and silence of clients."""
-    observations: ObservationConfig = Field(default_factory=ObservationConfig)
+    observations: Annotated[ObservationConfig, Effect.LIVE] = Field(default_factory=ObservationConfig)
     """Limits on what comes in."""
-    metrics: MetricsConfig = Field(default_factory=MetricsConfig)
+    metrics: Annotated[MetricsConfig, Effect.LIVE] = Field(default_factory=MetricsConfig)
     """What is kept of what happened."""
     gateways: Annotated[GatewaysConfig, Effect.ON_RESTART] = Field(default_factory=GatewaysConfig)
     """Other clients' protocols."""

@@ -1,6 +1,6 @@
-"""What all sources of configuration have in common, and the simplest of the file formats, TOML.
+"""Types that all sources of configuration share, and the reader of TOML.
 
-It opens no file; YAML and JSON are in `text_yaml` and `text_json`.
+No file is opened here; YAML and JSON are read in `text_yaml` and `text_json`.
 """
 
 from __future__ import annotations
@@ -9,68 +9,80 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from inferential.config.fields import Key, format_path
 
-Parsed = tuple[Any, dict[Key, int]]
-"""Plain values, and the line that each place begins on, as far as that is known."""
+
+class Place(NamedTuple):
+    """A position in a text, counted from 1; the column counts characters."""
+
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.line}:{self.column}"
+
+
+Parsed = tuple[Any, Mapping[Key, Place]]
+"""Plain values, and the place of each as far as it is known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Values from one source.
+    """Holds the values of one source.
 
     Attributes:
-        name: the source: a file's path, an environment variable's name.
+        name: the source: a file's path, or the name of an environment variable.
         values: nested as in the schema.
-        lines: the line that each place begins on, as far as that is known.
-        spell: how this source writes a path.
+        places: where each value stands in the source, as far as it is known.
+        spell: returns a path as this source writes it.
     """
 
     name: str
     values: Mapping[str, Any]
-    lines: Mapping[Key, int] = field(default_factory=dict)
+    places: Mapping[Key, Place] = field(default_factory=dict)
     spell: Callable[[str], str] = str
 
     def source(self, key: Key) -> str:
-        """Where the value at a place stands: `fleet.yaml:7`, or without the line where it is not known."""
+        """Returns where a value stands as `fleet.yaml:7:5`, or the name of the source if that is not known."""
         for length in range(len(key), 0, -1):
-            if line := self.lines.get(key[:length]):
-                return f"{self.name}:{line}"
+            if place := self.places.get(key[:length]):
+                return f"{self.name}:{place}"
         return self.name
 
 
 class SyntaxProblem(Exception):
-    """Text that is not of its format.
+    """Raised for text that its format does not allow.
 
     Attributes:
         message: what is wrong.
-        line: where, counted from 1; None where it is not known.
+        place: where; None if it is not known.
     """
 
-    def __init__(self, message: str, line: int | None = None) -> None:
+    def __init__(self, message: str, place: Place | None = None) -> None:
         super().__init__(message)
         self.message = message
-        self.line = line
+        self.place = place
 
 
-def check_new(name: str, table: Mapping[str, Any], key: Key, lines: Mapping[Key, int], line: int) -> None:
-    """Raises SyntaxProblem where the table at `key` has that name already."""
+def check_new(name: str, table: Mapping[str, Any], key: Key, places: Mapping[Key, Place], place: Place) -> None:
+    """Raises SyntaxProblem if the table at `key` already has an entry of that name."""
     if name in table:
         path = format_path((*key, name))
-        raise SyntaxProblem(f"duplicate key {path}, first on line {lines[(*key, name)]}", line)
+        raise SyntaxProblem(f"duplicate key {path}, first on line {places[(*key, name)].line}", place)
 
 
 def parse_toml(text: str) -> Parsed:
-    """A TOML document; the standard library does not tell its lines.
+    """Returns the values of a TOML document; tomllib tells no places.
 
     Raises:
-        SyntaxProblem: it is not valid, or has a key twice.
+        SyntaxProblem: the text is not valid, or a key is duplicated.
     """
     try:
         return tomllib.loads(text), {}
     except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
-        where = re.search(r" \(at line (\d+), column \d+\)$", str(error))
+        where = re.search(r" \(at line (\d+), column (\d+)\)$", str(error))
         message = str(error)[: where.start()] if where else str(error)
-        raise SyntaxProblem(f"not valid TOML: {message}", int(where[1]) if where else None) from None
+        place = Place(int(where[1]), int(where[2])) if where else None
+        raise SyntaxProblem(f"not valid TOML: {message}", place) from None

@@ -1,7 +1,7 @@
-"""YAML as version 1.2 of its specification reads it, with the line of every place.
+"""Reads YAML 1.2 (core schema) into plain values and the line and column of each of them.
 
-So `off` is a string, `1e3` a number and `2024-01-01` no date: PyYAML by itself reads version 1.1. Anchors and aliases
-work; merge keys (`<<`), which 1.2 does not have, do not.
+ruamel.yaml finds nodes and their places. Its resolver also reads dates, `1_000` and merge keys (`<<`), which the core
+schema (YAML 1.2.2, section 10.3.2) does not have, so plain scalars are resolved here.
 """
 
 from __future__ import annotations
@@ -10,84 +10,110 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.resolver import VersionedResolver
 
 from inferential.config.fields import Key
-from inferential.config.text import Parsed, SyntaxProblem, check_new
+from inferential.config.text import Parsed, Place, SyntaxProblem, check_new
 
 
 def parse_yaml(text: str) -> Parsed:
-    """One YAML document.
+    """Returns the values of a YAML document and the place of each.
 
     Raises:
-        SyntaxProblem: it is not valid, has a key twice, or a tag that YAML's core schema does not have.
+        SyntaxProblem: the text is not valid, a key is duplicated, or a tag is not part of the core schema.
     """
+    places: dict[Key, Place] = {}
+    node = compose(text)
+    return (None if node is None else _value(node, (), places, ())), places
+
+
+def compose(text: str) -> Node | None:
+    """Returns the root node of a YAML document, None for an empty one.
+
+    Raises:
+        SyntaxProblem: the text is not valid YAML.
+    """
+    yaml = YAML(typ="safe", pure=True)  # the C parser reads YAML 1.1
+    yaml.Resolver = _CoreResolver
     try:
-        node = yaml.compose(text, _CoreLoader)
-    except yaml.MarkedYAMLError as error:
+        root: Node | None = yaml.compose(text)
+    except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = " ".join(filter(None, [error.context, error.problem]))
-        raise SyntaxProblem(f"not valid YAML: {what}", mark.line + 1 if mark else None) from None
-    except yaml.YAMLError as error:
+        raise SyntaxProblem(f"not valid YAML: {what}", mark and Place(mark.line + 1, mark.column + 1)) from None
+    except YAMLError as error:
         raise SyntaxProblem(f"not valid YAML: {' '.join(str(error).split())}") from None
-    lines: dict[Key, int] = {}
-    return (None if node is None else _yaml_value(node, (), lines, ())), lines
+    return root
 
 
-class _CoreLoader(yaml.SafeLoader):
-    """Finds out which plain scalars are numbers, booleans and null by YAML 1.2's core schema (section 10.3.2)."""
-
-    yaml_implicit_resolvers = {}  # noqa: RUF012 (PyYAML's own way of giving them)
-
-
-for _tag, _pattern in {
-    "null": r"~|null|Null|NULL|",
-    "bool": r"true|True|TRUE|false|False|FALSE",
-    "int": r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+",
-    "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-}.items():
-    _CoreLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), None)
+def place_of(node: Node) -> Place:
+    """Returns where a node begins, counted from 1."""
+    return Place(node.start_mark.line + 1, node.start_mark.column + 1)
 
 
-def _yaml_value(node: yaml.Node, key: Key, lines: dict[Key, int], inside: tuple[yaml.Node, ...]) -> Any:
-    line = node.start_mark.line + 1
+_CORE_SCHEMA = [
+    (f"tag:yaml.org,2002:{tag}", re.compile(rf"^(?:{pattern})$"))
+    for tag, pattern in [
+        ("null", r"~|null|Null|NULL|"),
+        ("bool", r"true|True|TRUE|false|False|FALSE"),
+        ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"),
+        ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
+    ]
+]
+_BY_FIRST_CHARACTER = dict.fromkeys(["", *"~nNtTfF-+.0123456789"], _CORE_SCHEMA)
+
+
+class _CoreResolver(VersionedResolver):
+    """Decides which plain scalars are numbers, booleans and null by the core schema."""
+
+    @property
+    def versioned_resolver(self) -> dict[str, list[tuple[str, re.Pattern[str]]]]:
+        return _BY_FIRST_CHARACTER
+
+
+def _value(node: Node, key: Key, places: dict[Key, Place], inside: tuple[Node, ...]) -> Any:
+    place = place_of(node)
     if node in inside:
-        raise SyntaxProblem("an alias that contains itself", line)
-    lines.setdefault(key, line)
-    if isinstance(node, yaml.MappingNode):
+        raise SyntaxProblem("an alias that contains itself", place)
+    places.setdefault(key, place)
+    if isinstance(node, MappingNode):
         table: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            at = key_node.start_mark.line + 1
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise SyntaxProblem("a key that is no scalar", at)
+            at = place_of(key_node)
+            if not isinstance(key_node, ScalarNode):
+                raise SyntaxProblem("a key must be a scalar, not a list or a table", at)
             name = key_node.value
-            check_new(name, table, key, lines, at)
-            lines[(*key, name)] = at
-            table[name] = _yaml_value(value_node, (*key, name), lines, (*inside, node))
+            check_new(name, table, key, places, at)
+            places[(*key, name)] = at
+            table[name] = _value(value_node, (*key, name), places, (*inside, node))
         return table
-    if isinstance(node, yaml.SequenceNode):
-        return [_yaml_value(item, (*key, at), lines, (*inside, node)) for at, item in enumerate(node.value)]
-    convert = _YAML_SCALARS.get(node.tag.removeprefix("tag:yaml.org,2002:"))
+    if isinstance(node, SequenceNode):
+        return [_value(item, (*key, at), places, (*inside, node)) for at, item in enumerate(node.value)]
+    tag = str(node.tag)
+    convert = _SCALARS.get(tag.removeprefix("tag:yaml.org,2002:"))
     try:
         if convert is None:
             raise ValueError
         return convert(node.value)
     except ValueError:
-        raise SyntaxProblem(f"not valid YAML: {node.tag} {node.value[:40]!r}", line) from None
+        raise SyntaxProblem(f"not valid YAML: {tag} {node.value[:40]!r}", place) from None
 
 
-def _yaml_int(text: str) -> int:
+def _int(text: str) -> int:
     return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
 
 
-def _yaml_float(text: str) -> float:
+def _float(text: str) -> float:
     return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
 
 
-_YAML_SCALARS: dict[str, Callable[[str], Any]] = {
+_SCALARS: dict[str, Callable[[str], Any]] = {
     "null": lambda text: None,
     "bool": lambda text: text.lower() == "true",
-    "int": _yaml_int,
-    "float": _yaml_float,
+    "int": _int,
+    "float": _float,
     "str": str,
 }
