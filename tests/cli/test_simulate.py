@@ -36,6 +36,28 @@ def test_a_fleet_of_ones_own_and_its_trace(run: Any, place: Path) -> None:
     assert again["overall"]["in_time"] == written["overall"]["in_time"] > 100
 
 
+def test_robots_in_closed_loop_are_measured_by_their_steps(run: Any, place: Path) -> None:
+    (place / "fleet.yaml").write_text(
+        "models: {m: {fixed_ms: 50, per_row_ms: 5, max_batch_size: 4}}\n"
+        "robots: {arm: {model: m, count: 6, kind: chunked, rate_hz: 20, horizon_steps: 10, delay_ms: 2}}\n"
+    )
+    ran = run("simulate", "fleet.yaml", "--seconds", "5", "--strategy", "round_robin")
+    assert ran.code == 0, ran.err
+    assert "6 in closed loop" in ran.out
+    assert "starved" in ran.out
+    found = run(
+        *("simulate", "fleet.yaml", "--seconds", "5", "--strategy", "round_robin", "--json"),
+        *("--out", "out", "--trace-out", "trace.jsonl"),
+    ).json
+    assert found["bound"] is None
+    play = found["closed_loop"]["overall"]
+    assert 0 <= play["starved"] <= play["starved_worst"] < 1
+    assert play["executed_per_s"] > 60
+    assert found["closed_loop"]["classes"].keys() == {"arm"}
+    assert (place / "out" / "starved.png").read_bytes().startswith(b"\x89PNG")
+    assert len((place / "trace.jsonl").read_text().splitlines()) == found["overall"]["offered"]
+
+
 def test_a_class_of_robots_may_have_any_name(run: Any, place: Path) -> None:
     (place / "fleet.yaml").write_text(
         'models: {m: {fixed_ms: 5}}\nrobots: {"[/x]\\e[2J": {model: m, rate_hz: 20, budget_ms: 40}}\n'
@@ -59,7 +81,7 @@ def test_pictures_and_summary_are_saved(run: Any, place: Path) -> None:
     ("args", "problem"),
     [
         (["none.yaml"], "none.yaml: cannot be read"),
-        (["--example", "none"], "--example: expected one of cluster, mixed"),
+        (["--example", "none"], "--example: expected one of chunks, cluster, mixed"),
         (["fleet.yaml", "--example", "mixed"], "FLEET: a file and --example were given"),
         (["--strategy", "none"], "Unknown scheduler strategy 'none'"),
         (["--compare", ","], "--compare: expected strategies separated by commas"),

@@ -152,8 +152,8 @@ async def test_a_request_ends_in_a_result_or_in_a_reason_or_in_a_count(
         return
     assert request.state is RequestState.REFUSED
     assert counts > 0
-    is_told = isinstance(how, RefusalKind) and receiver == "in-process" and version
-    expected = [Status.Value(how.name)] if is_told else []
+    status = Status.REJECTED if how == "gone" else Status.Value(how.name) if isinstance(how, RefusalKind) else None
+    expected = [status] if receiver == "in-process" and version and status is not None else []
     assert [told.message.status for told in heard] == expected
 
 

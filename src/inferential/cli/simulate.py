@@ -1,7 +1,4 @@
-"""`inferential simulate`.
-
-The simulation is in `inferential.sim.virtual`; here it is run, shown and kept.
-"""
+"""`inferential simulate`: runs `inferential.sim.virtual`, prints its measures, saves them with pictures."""
 
 from __future__ import annotations
 
@@ -25,9 +22,11 @@ from inferential.sim.virtual import generate
 from inferential.sim.virtual.bound import upper_bound
 from inferential.sim.virtual.fleet_file import Fleet, example, example_names, load_fleet
 from inferential.sim.virtual.measures import Group, Measures, measure
+from inferential.sim.virtual.simulation import LivelockError
 from inferential.sim.virtual.simulation import simulate as run_strategy
+from inferential.sim.virtual.starvation import Play, play_by_class, play_of
 from inferential.sim.virtual.trace import load_trace, save_trace
-from inferential.sim.virtual.world import Arrival, Run
+from inferential.sim.virtual.world import Arrival, ChunkedRobot, Run
 
 EXAMPLES = (
     "inferential simulate fleet.yaml",
@@ -69,31 +68,41 @@ def simulate(
     """Simulate a fleet and its server in virtual time.
 
     The server's own scheduling decides, without sockets and without waiting: 1,000 robots for a minute take seconds.
-    Results are told as shares of a bound that no schedule can exceed, even one that knows the future.
+    Robots that play chunks are in closed loop: what they ask depends on what they are answered, and what counts is the
+    share of their control steps without an action. Open streams of requests are compared with a bound that no schedule
+    can exceed, even one that knows the future.
     """
     described = _fleet(fleet, shipped)
     names = _strategies(strategy, compare)
+    robots = [] if trace_in is not None else generate.chunked_robots(described, seed=seed, load=load)
     arrivals = _arrivals(described, trace_in, seconds, seed, load)
-    if trace_out is not None:
-        try:
-            save_trace(arrivals, trace_out)
-        except OSError as error:
-            raise CliError(f"--trace-out: cannot write to {trace_out}: {error.strerror or error}") from error
+    if trace_out is not None and not robots:
+        _keep(arrivals, trace_out)
     if out is not None:
         _make(out)
     models = generate.models(described)
-    bound = upper_bound(models, [arrival for arrival in arrivals if arrival.at < seconds], seconds)
-    runs = _run(described, arrivals, names, seconds, seed)
+    runs = _run(described, arrivals, robots, names, seconds, seed)
+    if trace_out is not None and robots:
+        _keep([outcome.arrival for outcome in runs[0].outcomes], trace_out)
+    # What robots in closed loop ask differs from run to run, so that there is no one bound.
+    asked = [arrival for arrival in arrivals if arrival.at < seconds]
+    bound = None if robots else upper_bound(models, asked, seconds)
     replicas = {model.model_id: len(model.speeds) for model in models}
     measured = [measure(run, replicas) for run in runs]
-    summary = [{"bound": bound, "load": load, "seed": seed, **one.as_dict()} for one in measured]
+    summary = [
+        {"bound": bound, "load": load, "seed": seed, **one.as_dict(), **_closed_loop(run)}
+        for one, run in zip(measured, runs, strict=True)
+    ]
     saved = [] if out is None else _save(summary, runs, out)
     if as_json:
         print_json(summary if compare else summary[0])
         return
     console = Console(width=None if wants_rich() else 140, highlight=False, markup=False)
     console.print(_table(measured, bound))
-    console.print(f"bound: {bound} of {measured[0].overall.offered} can be answered in time at best")
+    if bound is not None:
+        console.print(f"bound: {bound} of {measured[0].overall.offered} can be answered in time at best")
+    if robots:
+        console.print(_play_table(runs))
     for path in saved:
         console.print(f"saved {path}", soft_wrap=True)
 
@@ -137,21 +146,47 @@ def _arrivals(fleet: Fleet, trace: Path | None, seconds: float, seed: int, load:
     return arrivals
 
 
-def _run(fleet: Fleet, arrivals: Sequence[Arrival], names: Sequence[str], seconds: float, seed: int) -> list[Run]:
+def _keep(arrivals: Sequence[Arrival], path: Path) -> None:
+    try:
+        save_trace(arrivals, path)
+    except OSError as error:
+        raise CliError(f"--trace-out: cannot write to {path}: {error.strerror or error}") from error
+
+
+def _closed_loop(run: Run) -> dict[str, Any]:
+    play = play_of(run)
+    if play is None:
+        return {}
+    classes = {name: one.as_dict() for name, one in play_by_class(run).items()}
+    return {"closed_loop": {"overall": play.as_dict(), "classes": classes}}
+
+
+def _run(
+    fleet: Fleet,
+    arrivals: Sequence[Arrival],
+    robots: Sequence[ChunkedRobot],
+    names: Sequence[str],
+    seconds: float,
+    seed: int,
+) -> list[Run]:
     models = generate.models(fleet)
     console = Console(stderr=True)
     runs = []
     with Progress(console=console, transient=True) if console.is_terminal else nullcontext() as progress:
         for name in names:
-            told = None
+            advance = None
             if progress is not None:
                 task = progress.add_task(name, total=seconds)
-                told = lambda at, task=task: progress.update(task, completed=at)  # noqa: E731
-            runs.append(run_strategy(models, arrivals, name, seconds=seconds, seed=seed, progress=told))
+                advance = lambda at, task=task: progress.update(task, completed=at)  # noqa: E731
+            try:
+                run = run_strategy(models, arrivals, name, seconds=seconds, seed=seed, robots=robots, progress=advance)
+            except LivelockError as error:
+                raise CliError(f"--strategy: {error}; this is a bug of the strategy, please report it") from error
+            runs.append(run)
     return runs
 
 
-def _table(measured: Sequence[Measures], bound: int) -> Table:
+def _table(measured: Sequence[Measures], bound: int | None) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for title in ("strategy", "robots"):
         table.add_column(title)
@@ -181,6 +216,40 @@ def _cells(group: Group, share: str) -> Sequence[str]:
     )
 
 
+def _play_table(runs: Sequence[Run]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for title in ("strategy", "robots"):
+        table.add_column(title)
+    for title in (
+        *("starved", "worst", "gap s", "actions/s", "age ms (p50, p95)", "fair"),
+        *("in SLO", "qualified/s", "task s"),
+    ):
+        table.add_column(title, justify="right")
+    for run in runs:
+        play, classes = play_of(run), play_by_class(run)
+        if play is None:
+            continue
+        table.add_row(run.strategy, f"{play.robots} in closed loop", *_play_cells(play))
+        if len(classes) > 1:
+            for name, one in classes.items():
+                table.add_row("", f"{one.robots} {printable(name)}", *_play_cells(one))
+    return table
+
+
+def _play_cells(play: Play) -> Sequence[str]:
+    return (
+        f"{play.starved:.1%}",
+        f"{play.starved_worst:.1%}",
+        f"{play.longest_gap_s:.2f}",
+        f"{play.executed_per_s:.0f}",
+        " ".join(f"{age:.0f}" for age in play.action_age_ms),
+        f"{play.fairness:.3f}",
+        f"{play.in_slo:.1%}",
+        f"{play.qualified_per_s:.0f}",
+        "-" if play.task_s is None else f"{play.task_s:.2f}",
+    )
+
+
 def _make(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -198,6 +267,9 @@ def _save(summary: list[dict[str, Any]], runs: Sequence[Run], out: Path) -> list
         path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         saved = [path, out / "ages.png", out / "ages.svg"]
         pictures.save_ages(runs, saved[1:])
+        if runs[0].played:
+            saved += (drawn := [out / "starved.png", out / "starved.svg"])
+            pictures.save_starved(runs, drawn)
         begin_s = max(0.0, runs[0].seconds / 2 - 0.5)
         for run in runs:
             drawn = [out / f"timeline-{run.strategy}.{kind}" for kind in ("png", "svg")]

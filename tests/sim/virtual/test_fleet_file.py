@@ -1,4 +1,4 @@
-"""Fleets in files: the shipped ones, and mistakes that are told with their place."""
+"""Fleets in files: the shipped ones, and errors that name their place."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from inferential.sim.virtual.fleet_file import Fleet, example, example_names, lo
 @pytest.mark.parametrize("name", example_names())
 def test_every_shipped_fleet_can_be_simulated(name: str) -> None:
     fleet = example(name)
-    assert {arrival.model_id for arrival in generate.arrivals(fleet, seconds=20, seed=0)} == fleet.models.keys()
+    asked = {arrival.model_id for arrival in generate.arrivals(fleet, seconds=20, seed=0)}
+    asked |= {robot.model_id for robot in generate.chunked_robots(fleet, seed=0)}
+    assert asked == fleet.models.keys()
 
 
 @pytest.mark.parametrize("name", ["mixed", "mixed-all", "shared"])
@@ -43,14 +45,33 @@ def test_a_fleet_is_read_from_a_file(tmp_path: Path) -> None:
         ({}, {"rate_hz": 10}, "robots.arm: budget_ms: expected the time that an answer has"),
         ({}, {"rate_hz": 10, "budget_ms": 5, "model": "n"}, "robots.arm.model: 'n' is not among models: m"),
         ({}, {"rate_hz": 50, "kind": "chunked"}, "horizon_steps: a chunked robot needs more of them"),
-        ({}, {"rate_hz": 50, "kind": "chunked", "horizon_steps": 9}, "budget_ms: expected it, or ask_at_steps above 0"),
+        (
+            {},
+            {"rate_hz": 50, "kind": "chunked", "loop": "open", "horizon_steps": 9},
+            "budget_ms: expected it, or ask_at_steps above 0",
+        ),
+        (
+            {},
+            {"rate_hz": 50, "kind": "chunked", "loop": "open", "horizon_steps": 9, "ask_at_steps": 5, "delay_ms": 5},
+            "delay_ms: only of robots of kind chunked in closed loop",
+        ),
+        (
+            {},
+            {"rate_hz": 50, "kind": "chunked", "horizon_steps": 9, "ask_at_steps": 5, "ask": "runtime"},
+            "ask_at_steps: expected none where ask is runtime",
+        ),
+        ({}, {"rate_hz": 50, "kind": "chunked", "horizon_steps": 9, "queue": "all"}, "queue: expected latest of"),
+        ({}, {"rate_hz": 9, "budget_ms": 5, "refresh": True}, "refresh: only of robots of kind chunked in closed loop"),
+        (
+            {},
+            {"rate_hz": 9, "budget_ms": 5, "loop": "closed"},
+            "loop: expected open or none for robots of kind periodic",
+        ),
         ({"profile": [{"batch_size": 1, "median_ms": 5}]}, {"rate_hz": 1, "budget_ms": 5}, "expected either fixed_ms"),
         ({"fixed_ms": 0}, {"rate_hz": 10, "budget_ms": 5}, "expected a call that takes time"),
     ],
 )
-def test_a_mistake_is_told_with_its_place(
-    tmp_path: Path, models: dict[str, Any], robots: dict[str, Any], problem: str
-) -> None:
+def test_an_error_names_its_place(tmp_path: Path, models: dict[str, Any], robots: dict[str, Any], problem: str) -> None:
     import json
 
     path = tmp_path / "fleet.json"
@@ -65,7 +86,7 @@ def test_a_mistake_is_told_with_its_place(
 @pytest.mark.parametrize(
     "text", ["models: {known: {arm: {target: 'a:b'}}}", "models: {}\ntransport: {bind: 'tcp://*:1'}", "scheduling: {}"]
 )
-def test_a_servers_configuration_is_told_to_be_one(tmp_path: Path, text: str) -> None:
+def test_a_servers_configuration_is_recognised(tmp_path: Path, text: str) -> None:
     path = tmp_path / "fleet.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError) as error:
@@ -75,15 +96,17 @@ def test_a_servers_configuration_is_told_to_be_one(tmp_path: Path, text: str) ->
     assert problem.message.startswith("it is a server's configuration, as of `inferential serve`; expected a fleet: ")
 
 
-def test_a_fleet_without_robots_is_told_to_lack_them(tmp_path: Path) -> None:
+def test_a_fleet_without_robots_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "fleet.yaml"
     path.write_text("models: {m: {fixed_ms: 5}}")
     with pytest.raises(ConfigError, match=r"^robots: Field required"):
         load_fleet(path)
 
 
-def test_an_unknown_example_names_those_there_are() -> None:
-    with pytest.raises(ConfigError, match="--example: expected one of cluster, mixed, mixed-all, shared, got 'fleet'"):
+def test_the_error_for_an_unknown_example_lists_the_shipped_ones() -> None:
+    with pytest.raises(
+        ConfigError, match="--example: expected one of chunks, cluster, mixed, mixed-all, shared, got 'fleet'"
+    ):
         example("fleet")
 
 

@@ -71,7 +71,7 @@ def test_time_is_real_again_afterwards() -> None:
     before = time.monotonic
     simulate([MODEL], [ask(0.1, "a")], "slo_aware", seconds=1, seed=0)
     assert time.monotonic is before
-    with pytest.raises(ValueError, match="model: 'm' is asked for by 'a' and is not there"):
+    with pytest.raises(ValueError, match="model: 'a' asks for 'm', which is not among the models"):
         simulate([ModelSpec("n", (0.01,))], [ask(0.1, "a")], "slo_aware", seconds=1, seed=0)
     assert time.monotonic is before
 

@@ -17,6 +17,8 @@ from inferential.config.problems import ConfigError, Problem
 from inferential.config.schema import Count, InferentialConfig, ModelsConfig, NotNegative, Positive, Section
 from inferential.config.text import Layer
 
+_CLOSED_ONLY = frozenset({"ask", "refresh", "index", "delay_ms", "loss", "slo_ms", "value", "task_steps"})
+
 Speed = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -69,18 +71,40 @@ class RobotClass(Section):
     count: Count = 1
     """How many at load 1."""
     kind: Literal["periodic", "irregular", "chunked"] = "periodic"
-    """periodic: every period, out of step with each other; irregular: gaps are exponential; chunked: each time that
-    ask_at_steps are left of a chunk of horizon_steps."""
+    """periodic: every period, out of step with each other; irregular: gaps are exponential; chunked: plays chunks of
+    horizon_steps and asks for the next as `ask` says."""
+    loop: Literal["closed", "open"] | None = None
+    """Of chunked robots. closed (the default): what they ask depends on what they are answered. open: they ask each
+    time that ask_at_steps would be left if every chunk came in time. The other kinds are always open."""
     rate_hz: Positive | None = None
     """How often each asks; of chunked robots, their control rate."""
     every_s: Positive | None = None
     """The same, as a period."""
     jitter_ms: NotNegative = 0.0
-    """Standard deviation of each arrival around its time."""
+    """Standard deviation of each arrival around its time; in closed loop, of the network's delay each way."""
     horizon_steps: Count | None = None
     """Actions in a chunk, of chunked robots."""
     ask_at_steps: Annotated[int, Field(ge=0)] = 0
-    """Actions left when a chunked robot asks for more; what they last is its deadline."""
+    """Actions left when a chunked robot asks for more; in open loop, what they last is its deadline."""
+    ask: Literal["runtime", "threshold", "every_step"] | None = None
+    """When a robot in closed loop asks. runtime: as `ChunkRuntime` does, when the steps left are as few as its round
+    trips may take; threshold: at ask_at_steps (the default where that is given); every_step: always."""
+    refresh: bool = False
+    """Whether, in closed loop, an observation that waits is replaced by a newer one at each control step."""
+    index: Literal["time", "executed"] = "time"
+    """Of a chunk in closed loop, the first action played: by time, that of the present step; by executed actions, the
+    first that was not executed yet."""
+    delay_ms: NotNegative = 0.0
+    """Of the network, each way, in closed loop."""
+    loss: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the messages that are lost, each way, in closed loop."""
+    slo_ms: Positive | None = None
+    """In closed loop, the time from asking to the answer within which it is in SLO; without it, budget_ms, and without
+    that, what the actions left at asking last."""
+    value: Positive = 1.0
+    """Of an executed action, in closed loop."""
+    task_steps: Count = 500
+    """Executed actions that make a task, in closed loop."""
     budget_ms: Positive | None = None
     """Time from an observation to its deadline; of chunked robots, until their actions run out."""
     priority: Annotated[int, Field(ge=0)] = 1
@@ -100,27 +124,45 @@ class RobotClass(Section):
     def _is_whole(self) -> RobotClass:
         if (self.rate_hz is None) == (self.every_s is None):
             raise ValueError("expected either rate_hz or every_s")
-        if self.kind == "chunked":
-            if self.horizon_steps is None or self.ask_at_steps >= self.horizon_steps:
-                raise ValueError("horizon_steps: a chunked robot needs more of them than ask_at_steps")
-            if self.budget_ms is None and not self.ask_at_steps:
-                raise ValueError("budget_ms: expected it, or ask_at_steps above 0")
-        elif self.budget_ms is None:
+        if self.kind == "chunked" and (self.horizon_steps is None or self.ask_at_steps >= self.horizon_steps):
+            raise ValueError("horizon_steps: a chunked robot needs more of them than ask_at_steps")
+        if self.is_closed:
+            if self.ask == "runtime" and self.ask_at_steps:
+                raise ValueError("ask_at_steps: expected none where ask is runtime, which finds it by the round trips")
+            if self.queue == "all":
+                raise ValueError("queue: expected latest of robots in closed loop, got all")
+            return self
+        if given := sorted(self.model_fields_set & _CLOSED_ONLY):
+            raise ValueError(f"{given[0]}: only of robots of kind chunked in closed loop")
+        if self.loop == "closed":
+            raise ValueError(f"loop: expected open or none for robots of kind {self.kind}, got closed")
+        if self.kind == "chunked" and self.budget_ms is None and not self.ask_at_steps:
+            raise ValueError("budget_ms: expected it, or ask_at_steps above 0")
+        if self.kind != "chunked" and self.budget_ms is None:
             raise ValueError("budget_ms: expected the time that an answer has")
         return self
 
     @property
+    def is_closed(self) -> bool:
+        """Whether what these robots ask depends on what they are answered."""
+        return self.kind == "chunked" and self.loop != "open"
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of `rate_hz` or `every_s`: of chunked robots, those of a control step."""
+        return self.every_s if self.every_s is not None else 1 / (self.rate_hz or 1.0)
+
+    @property
     def period_s(self) -> float:
-        """Seconds between two observations of a robot; of an irregular one, on average."""
-        step_s = self.every_s if self.every_s is not None else 1 / (self.rate_hz or 1.0)
-        return step_s if self.horizon_steps is None else step_s * (self.horizon_steps - self.ask_at_steps)
+        """Seconds between two observations of a robot in open loop; of an irregular one, on average."""
+        return self.step_s if self.horizon_steps is None else self.step_s * (self.horizon_steps - self.ask_at_steps)
 
     @property
     def time_s(self) -> float:
-        """Seconds from an observation to its deadline."""
+        """Seconds from an observation to its deadline, in open loop."""
         if self.budget_ms is not None:
             return self.budget_ms / 1e3
-        return self.ask_at_steps * (self.every_s if self.every_s is not None else 1 / (self.rate_hz or 1.0))
+        return self.ask_at_steps * self.step_s
 
 
 class Fleet(Section):
@@ -197,6 +239,6 @@ def _configures_a_server(layer: Layer) -> bool:
 
 def _place(layer: Layer, key: tuple[int | str, ...]) -> str:
     """The file, and the line as far as it is known."""
-    while key and key not in layer.lines:
+    while key and key not in layer.places:
         key = key[:-1]
-    return f"{layer.name}:{layer.lines[key]}" if key else layer.name
+    return f"{layer.name}:{layer.places[key]}" if key else layer.name

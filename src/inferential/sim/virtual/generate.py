@@ -1,15 +1,16 @@
-"""From a fleet to what is simulated: models with their times, and the observations of all robots.
+"""Turns a fleet into what is simulated: models with their times, observations in open loop, robots in closed loop.
 
 All chance comes from the seed; each robot has its own, so that more robots leave the others as they are.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 
 from inferential.sim.virtual.fleet_file import Fleet, FleetModel, RobotClass
-from inferential.sim.virtual.world import Arrival, ModelSpec
+from inferential.sim.virtual.world import Arrival, ChunkedRobot, ModelSpec
 
 
 def models(fleet: Fleet) -> list[ModelSpec]:
@@ -28,19 +29,67 @@ def models(fleet: Fleet) -> list[ModelSpec]:
 
 
 def arrivals(fleet: Fleet, *, seconds: float, seed: int, load: float = 1.0) -> list[Arrival]:
-    """The observations of a fleet, in order of time.
+    """The observations of a fleet's robots in open loop, in order of time.
 
     Args:
-        fleet: who asks.
+        fleet: the robots.
         seconds: for how long.
         seed: of phases, jitter and gaps.
         load: how many times as many robots of each class as the fleet says; rounded, at least one.
     """
     found: list[Arrival] = []
     for name, robots in fleet.robots.items():
-        for number in range(max(1, round(robots.count * load))):
-            found.extend(_observations(f"{name}-{number}", name, robots, seconds, seed))
+        if not robots.is_closed:
+            for number in range(_count(robots, load)):
+                found.extend(_observations(f"{name}-{number}", name, robots, seconds, seed))
     return sorted(found, key=lambda arrival: (arrival.at, arrival.client_id))
+
+
+def chunked_robots(fleet: Fleet, *, seed: int, load: float = 1.0) -> list[ChunkedRobot]:
+    """The robots of a fleet that are in closed loop; each joins at a random moment of its first chunk's time.
+
+    Args: as those of `arrivals`.
+    """
+    return [
+        _chunked(f"{name}-{number}", name, robots, seed)
+        for name, robots in fleet.robots.items()
+        if robots.is_closed
+        for number in range(_count(robots, load))
+    ]
+
+
+def _count(robots: RobotClass, load: float) -> int:
+    return max(1, round(robots.count * load))
+
+
+def _chunked(robot: str, name: str, robots: RobotClass, seed: int) -> ChunkedRobot:
+    horizon_steps = robots.horizon_steps or 1
+    slo_ms = robots.slo_ms if robots.slo_ms is not None else robots.budget_ms
+    phase = random.Random(f"{seed}/{robot}").random()
+    return ChunkedRobot(
+        client_id=robot,
+        model_id=robots.model,
+        robot_class=name,
+        period_s=robots.step_s,
+        horizon_steps=horizon_steps,
+        ask=robots.ask or ("threshold" if robots.ask_at_steps else "runtime"),
+        ask_at_steps=robots.ask_at_steps,
+        refresh=robots.refresh,
+        index=robots.index,
+        delay_s=robots.delay_ms / 1e3,
+        delay_jitter_s=robots.jitter_ms / 1e3,
+        loss=robots.loss,
+        budget_s=None if robots.budget_ms is None else robots.budget_ms / 1e3,
+        slo_s=None if slo_ms is None else slo_ms / 1e3,
+        priority=robots.priority,
+        urgency=robots.urgency,
+        late=robots.late,
+        weight=robots.value,
+        task_steps=robots.task_steps,
+        starts_at=robots.start_s + phase * horizon_steps * robots.step_s,
+        stops_at=math.inf if robots.stop_s is None else robots.stop_s,
+        seed=f"{seed}/{robot}/network",
+    )
 
 
 def _observations(robot: str, name: str, robots: RobotClass, seconds: float, seed: int) -> Iterator[Arrival]:

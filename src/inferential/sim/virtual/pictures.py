@@ -1,4 +1,4 @@
-"""Runs as pictures: goodput against load, ages of answers, and who ran when.
+"""Draws runs: goodput against load, ages of answers, steps without an action, and which call ran when.
 
 It needs matplotlib and no display.
 """
@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from inferential.sim.virtual.starvation import starved_share
 from inferential.sim.virtual.world import Run
 
 # Okabe and Ito's colours, which can be told apart by everybody; slo_aware has the first.
@@ -74,6 +75,24 @@ def save_ages(runs: Sequence[Run], paths: Sequence[Path]) -> None:
         axes.set_ylabel("share of what was not superseded" if number == 0 else "")
         axes.grid(alpha=0.25)
     figure.axes[0].legend(fontsize=8, loc="lower right")
+    _save(figure, paths)
+
+
+def save_starved(runs: Sequence[Run], paths: Sequence[Path]) -> None:
+    """Draws each robot's share of control steps without an action, robots in order of it, a line for each run."""
+    classes = sorted({played.robot.robot_class for run in runs for played in run.played})
+    figure = _figure(4.4 * len(classes), 3.8)
+    for number, name in enumerate(classes):
+        axes = figure.add_subplot(1, len(classes), number + 1)
+        for run in runs:
+            shares = np.sort([starved_share(one) for one in run.played if one.robot.robot_class == name])
+            style = _style(run.strategy, [run.strategy for run in runs])
+            ranks = np.arange(1, len(shares) + 1) / max(len(shares), 1)
+            axes.plot(ranks, shares, color=style["color"], linewidth=style["linewidth"], label=run.strategy)
+        axes.set(title=name, xlabel="share of the robots, least starved first", xlim=(0, 1), ylim=(0, 1.02))
+        axes.set_ylabel("control steps without an action" if number == 0 else "")
+        axes.grid(alpha=0.25)
+    figure.axes[0].legend(fontsize=8, loc="upper left")
     _save(figure, paths)
 
 

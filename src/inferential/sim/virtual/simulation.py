@@ -1,6 +1,7 @@
-"""Runs a strategy on arrivals in virtual time: the server's engine, driven by a heap of events.
+"""Runs a strategy on a fleet in virtual time: the server's engine, driven by a heap of events.
 
-It makes no arrivals (`virtual.generate`) and judges no result (`virtual.measures`).
+Open arrivals come from `virtual.generate`; robots in closed loop (`virtual.closed`) ask as they are answered.
+`virtual.measures` and `virtual.starvation` sum a run up.
 """
 
 from __future__ import annotations
@@ -18,16 +19,24 @@ from inferential.config.schema import SchedulingConfig
 from inferential.scheduler import create_scheduler
 from inferential.scheduler.engine import Batch, Capacity, Engine
 from inferential.scheduler.options import with_options
-from inferential.scheduler.request import InferenceRequest, RequestState
-from inferential.sim.virtual.world import Arrival, Call, ModelSpec, Outcome, Run
+from inferential.scheduler.request import QUEUED, InferenceRequest, RequestState
+from inferential.sim.virtual.closed import ANSWERED, Observation, RobotLoop
+from inferential.sim.virtual.mirror import Mirror, PacesRobots, SeesRobots
+from inferential.sim.virtual.world import Arrival, Call, ChunkedRobot, ModelSpec, Outcome, Run
 from inferential.tracking.cadence import CadenceTracker
 
 _BEGIN_S = 1000.0  # what the clock says at the beginning; strategies may take 0 for "never"
 _PROGRESS_S = 0.5  # of virtual time
+_MOST_IDLE_WAKES = 10_000
+_CALL_ENDS, _REACHES_SERVER, _TICKS = range(3)  # the order of events of the same instant
 
 
 class ConservationError(AssertionError):
     """A request ended twice, or not at all: a bug of the engine or of a strategy."""
+
+
+class LivelockError(RuntimeError):
+    """The engine asks to be woken again and again and then does nothing: a bug of the engine or of a strategy."""
 
 
 def simulate(
@@ -37,26 +46,34 @@ def simulate(
     *,
     seconds: float,
     seed: int,
+    robots: Sequence[ChunkedRobot] = (),
     options: Mapping[str, Any] | None = None,
+    profiled: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> Run:
     """Runs a strategy for so many seconds of virtual time; the same arguments give the same run.
 
     Args:
         models: what is served.
-        arrivals: what is asked, in order of time.
+        arrivals: what is asked in open loop, in order of time.
         strategy: a registered strategy.
         seconds: when it ends; what is still open then stays open.
         seed: of the latencies of calls, which do not depend on the strategy: the nth call takes its nth chance.
+        robots: robots in closed loop; each brings the seed of its network.
         options: fields of the scheduling configuration, or of the strategy's own section.
+        profiled: whether the latencies of the models are known from the beginning, as from `inferential profile`.
         progress: called with the seconds simulated, now and then.
 
     Raises:
-        ValueError: an unknown strategy or option, or an arrival that asks for a model that is not there.
+        ValueError: an unknown strategy or option, or a request for a model that is not there.
         ConservationError: an arrival ended twice or not at all.
+        LivelockError: the strategy promises work for an instant and then gives none, for ever.
     """
     with _virtual_time() as clock:
-        return _Simulation(models, strategy, seconds, seed, options or {}, clock).run(arrivals, progress)
+        simulation = _Simulation(models, strategy, seconds, seed, options or {}, clock)
+        if profiled:
+            simulation.load_profiles()
+        return simulation.run(arrivals, robots, progress)
 
 
 class _Clock:
@@ -69,7 +86,7 @@ class _Clock:
 
 @contextmanager
 def _virtual_time() -> Iterator[_Clock]:
-    """Has `time.monotonic()` tell virtual time: all schedulers read it there, a user's own and their policies too."""
+    """Makes `time.monotonic()` return virtual time, which every scheduler and policy reads."""
     clock, module = _Clock(), vars(time)
     real = module["monotonic"]
     module["monotonic"] = clock
@@ -103,51 +120,144 @@ class _Simulation:
             )
             for model in models
         }
-        self._engine = Engine(config, create_scheduler(config), self._capacity.__getitem__)
+        self._scheduler = create_scheduler(config)
+        self._engine = Engine(config, self._scheduler, self._capacity.__getitem__)
         self._cadence = CadenceTracker()
         self._chance = random.Random(seed)
         self._serials = itertools.count()
-        self._events: list[tuple[float, int, Batch]] = []
+        self._numbers = itertools.count(1)
+        self._events: list[tuple[float, int, int, Any]] = []  # when, what, serial, of whom
+        self._wakes_at = math.inf
+        self._idle_wakes = 0
         self._open: dict[InferenceRequest, Arrival] = {}
+        self._arrived: list[Arrival] = []  # of robots in closed loop
+        self._loops: dict[str, RobotLoop] = {}
+        self._observations: dict[InferenceRequest, Observation] = {}
         self._outcomes: dict[int, Outcome] = {}  # by the id of the arrival: two may be alike
         self._calls: dict[Batch, Call] = {}
         self._decisions_s: list[float] = []
 
-    def run(self, arrivals: Sequence[Arrival], progress: Callable[[float], None] | None) -> Run:
-        clock, engine, events = self._clock, self._engine, self._events
+    def load_profiles(self) -> None:
+        """Tells the engine how long calls take."""
+        profiles = {
+            model.model_id: [
+                {"batch_size": rows, "median_ms": latency_s * 1e3, "high_ms": latency_s * 1e3 * _high(model.spread)}
+                for rows, latency_s in enumerate(model.latency_s, 1)
+            ]
+            for model in self._models.values()
+        }
+        self._engine.profiles.load(profiles)
+
+    def run(
+        self, arrivals: Sequence[Arrival], robots: Sequence[ChunkedRobot], progress: Callable[[float], None] | None
+    ) -> Run:
+        clock, events = self._clock, self._events
+        self._begin(robots)
         told_at = _BEGIN_S
         coming = iter(arrivals)
         following = next(coming, None)
         while True:
             arrives_at = math.inf if following is None else _BEGIN_S + following.at
-            ends_at = events[0][0] if events else math.inf
-            wakes_at = engine.wake_at()
-            at = min(arrives_at, ends_at, math.inf if wakes_at is None else max(wakes_at, clock.now))
+            event_at = events[0][0] if events else math.inf
+            at = min(arrives_at, event_at, max(self._wakes_at, clock.now))
             if at >= self._end:
                 break
             clock.now = at
             if progress is not None and at - told_at >= _PROGRESS_S:
                 told_at = at
                 progress(at - _BEGIN_S)
-            if at == ends_at:
-                self._finish(heapq.heappop(events)[2])
+            if at == event_at:
+                if not self._happens():
+                    continue
             elif at == arrives_at:
                 assert following is not None
-                self._offer(following)
+                self._offer(following, self._deadline(following))
                 following = next(coming, None)
                 if following is not None and _BEGIN_S + following.at == at:
                     continue  # what comes at once is decided on at once
             else:
-                engine.expire(at)
+                self._wake(at)
             self._work()
         return self._result(arrivals)
 
-    def _offer(self, arrival: Arrival) -> None:
+    def _begin(self, robots: Sequence[ChunkedRobot]) -> None:
+        for robot in robots:
+            loop = self._loops[robot.client_id] = RobotLoop(robot, _BEGIN_S)
+            self._later(loop.next_tick_at, _TICKS, loop)
+        if isinstance(self._scheduler, SeesRobots):
+            self._scheduler.see(Mirror(self._loops))
+        self._pace = self._scheduler.interval_s if isinstance(self._scheduler, PacesRobots) else None
+
+    def _later(self, at: float, what: int, of: Any) -> None:
+        heapq.heappush(self._events, (at, what, next(self._serials), of))
+
+    def _happens(self) -> bool:
+        """Handles the next event; False where nothing is to be decided after it."""
+        at, what, _, of = heapq.heappop(self._events)
+        if what == _TICKS:
+            self._tick(of, at)
+            return False
+        if what == _CALL_ENDS:
+            self._finish(of)
+            return True
+        self._reach(*of)
+        follows = self._events and self._events[0][:2] == (at, _REACHES_SERVER)
+        return not follows
+
+    def _wake(self, now: float) -> None:
+        self._idle_wakes += 1
+        if self._idle_wakes > _MOST_IDLE_WAKES:
+            raise LivelockError(
+                f"{self._strategy}: woken {_MOST_IDLE_WAKES} times in a row without a call or a refusal, at "
+                f"{now - _BEGIN_S:.6f} s; {self._engine.waiting()} requests wait, {len(self._engine.running())} run"
+            )
+        self._engine.expire(now)
+
+    # Robots in closed loop
+
+    def _tick(self, loop: RobotLoop, now: float) -> None:
+        robot = loop.robot
+        interval_s = 0.0 if self._pace is None else self._pace(robot.client_id, robot.model_id)
+        observation = loop.tick(now, next(self._numbers), interval_s)
+        if observation is not None:
+            at = loop.reaches_server_at(now)
+            if not loop.is_lost():
+                self._later(at, _REACHES_SERVER, (loop, observation))
+        if loop.next_tick_at < loop.stops_at:
+            self._later(loop.next_tick_at, _TICKS, loop)
+
+    def _reach(self, loop: RobotLoop, observation: Observation) -> None:
+        robot, now = loop.robot, self._clock.now
+        ask = observation.ask
+        if ask.waiting is not None and ask.waiting.state is not QUEUED:
+            return  # it was dispatched, or refused
+        time_s = robot.budget_s if robot.budget_s is not None else max(observation.steps_remaining, 1) * robot.period_s
+        arrival = Arrival(
+            at=now - _BEGIN_S,
+            client_id=robot.client_id,
+            model_id=robot.model_id,
+            robot_class=robot.robot_class,
+            deadline=now - _BEGIN_S + time_s,
+            priority=robot.priority,
+            urgency=robot.urgency,
+            late=robot.late,
+            steps_remaining=observation.steps_remaining,
+        )
+        self._arrived.append(arrival)
+        self._offer(arrival, now + time_s, observation)
+
+    # The server's side
+
+    def _deadline(self, arrival: Arrival) -> float:
+        return _BEGIN_S + arrival.deadline
+
+    def _offer(self, arrival: Arrival, deadline: float, observation: Observation | None = None) -> None:
         now = self._clock.now
         if arrival.model_id not in self._models:
-            raise ValueError(f"model: {arrival.model_id!r} is asked for by {arrival.client_id!r} and is not there")
+            raise ValueError(
+                f"model: {arrival.client_id!r} asks for {arrival.model_id!r}, which is not among the models"
+            )
         self._cadence.on_request(arrival.client_id, arrival.model_id, now)
-        deadline = _BEGIN_S + arrival.deadline
         request = InferenceRequest(
             client_id=arrival.client_id,
             model_id=arrival.model_id,
@@ -165,6 +275,10 @@ class _Simulation:
             takes_latest=arrival.latest,
         )
         self._open[request] = arrival
+        if observation is not None:
+            request.request_id = observation.number
+            observation.ask.waiting = request
+            self._observations[request] = observation
         self._engine.offer(request, now)
         self._note_ended()
 
@@ -177,16 +291,21 @@ class _Simulation:
             model = self._models[batch.model_id]
             latency_s = model.latency_s[len(batch.requests) - 1] / model.speeds[int(batch.replica)]
             chance = self._chance.gauss(0.0, model.spread)
-            heapq.heappush(self._events, (now + latency_s * math.exp(chance), next(self._serials), batch))
+            self._later(now + latency_s * math.exp(chance), _CALL_ENDS, batch)
+        if batches:
+            self._idle_wakes = 0
         self._note_ended()
+        wakes_at = self._engine.wake_at()
+        self._wakes_at = math.inf if wakes_at is None else wakes_at
 
     def _finish(self, batch: Batch) -> None:
         now = self._clock.now
+        self._idle_wakes = 0
         self._engine.finished(batch, now)
         in_time = 0
         for request in batch.requests:
             request.move(RequestState.ANSWERED)
-            in_time += self._ended(request, "answered", batch.started_at - _BEGIN_S).in_time
+            in_time += self._ended(request, ANSWERED, batch.started_at - _BEGIN_S).in_time
         self._calls[batch] = Call(
             batch.model_id,
             int(batch.replica),
@@ -199,13 +318,18 @@ class _Simulation:
     def _note_ended(self) -> None:
         for request in self._engine.ended():
             assert request.refusal is not None
+            self._idle_wakes = 0
             self._ended(request, request.refusal.kind.value, None)
 
     def _ended(self, request: InferenceRequest, end: str, started_at: float | None) -> Outcome:
+        now = self._clock.now
         arrival = self._open.pop(request, None)
         if arrival is None:
             raise ConservationError(f"{self._strategy}: a request of {request.client_id!r} ended twice")
-        outcome = self._outcomes[id(arrival)] = Outcome(arrival, self._clock.now - _BEGIN_S, end, started_at)
+        outcome = self._outcomes[id(arrival)] = Outcome(arrival, now - _BEGIN_S, end, started_at)
+        observation = self._observations.pop(request, None)
+        if observation is not None:
+            self._loops[request.client_id].deliver(now, end, observation)
         return outcome
 
     def _result(self, arrivals: Sequence[Arrival]) -> Run:
@@ -218,8 +342,16 @@ class _Simulation:
                 f"{self._engine.waiting()}"
             )
         offered = [arrival for arrival in arrivals if arrival.at < seconds]
+        if self._arrived:
+            offered = sorted([*offered, *self._arrived], key=lambda arrival: arrival.at)
         outcomes = [self._outcomes.get(id(arrival)) or Outcome(arrival, seconds, "open") for arrival in offered]
         costs = sorted(self._decisions_s) or [0.0]
         mean, high = sum(costs) / len(costs), costs[int(0.99 * (len(costs) - 1))]
         calls = sorted(self._calls.values(), key=lambda call: call.started_at)
-        return Run(self._strategy, seconds, outcomes, calls, (mean * 1e6, high * 1e6))
+        played = [loop.played(self._end) for loop in self._loops.values()]
+        return Run(self._strategy, seconds, outcomes, calls, (mean * 1e6, high * 1e6), played)
+
+
+def _high(spread: float) -> float:
+    """The 95th percentile of a lognormal factor around 1."""
+    return math.exp(1.645 * spread)

@@ -1,10 +1,11 @@
-"""What is simulated and what came of it: models, arrivals, outcomes.
+"""Values of a simulation: models, arrivals and robots that go in, outcomes that come out.
 
-It runs nothing: `virtual.simulation` does, `virtual.bound` says what could have been done at best.
+`virtual.simulation` runs them; `virtual.bound` computes the most that any schedule could have answered.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -69,6 +70,85 @@ class Arrival:
 
 
 @dataclass(frozen=True, slots=True)
+class ChunkedRobot:
+    """One robot in closed loop: it plays chunks of actions, and when it asks depends on what it was answered.
+
+    Attributes:
+        client_id, model_id: which robot asks which model.
+        robot_class: the class of the fleet file that it belongs to, for the report.
+        period_s: seconds of a control step.
+        horizon_steps: actions in a chunk.
+        ask: "runtime": as `ChunkRuntime` asks, when the steps left are as few as a round trip may take; "threshold":
+            when `ask_at_steps` or fewer actions are left; "every_step": at each control step.
+        ask_at_steps: of "threshold".
+        refresh: whether an observation that waits is replaced by a newer one at each step; the server drops one that
+            reaches it after the request was dispatched.
+        index: which action of a chunk is played first: by "time", those whose steps passed since the observation are
+            skipped; by "executed" actions, only those are skipped that were executed since.
+        delay_s, delay_jitter_s: of the network, each way: mean and standard deviation. Messages stay in order.
+        loss: share of the messages that are lost, each way.
+        budget_s: time from an observation's arrival to its deadline; None: until the robot's actions run out.
+        slo_s: time from asking to the answer's arrival within which it counts as in SLO; None: until the actions that
+            were left at asking have run out.
+        priority, urgency, late: of its requests.
+        weight: value of one of its actions.
+        task_steps: executed actions that make a task.
+        starts_at, stops_at: seconds since the beginning.
+        seed: of the network's chance.
+    """
+
+    client_id: str
+    model_id: str
+    robot_class: str
+    period_s: float
+    horizon_steps: int
+    ask: Literal["runtime", "threshold", "every_step"] = "runtime"
+    ask_at_steps: int = 0
+    refresh: bool = False
+    index: Literal["time", "executed"] = "time"
+    delay_s: float = 0.0
+    delay_jitter_s: float = 0.0
+    loss: float = 0.0
+    budget_s: float | None = None
+    slo_s: float | None = None
+    priority: int = 1
+    urgency: float = 0.0
+    late: Literal["serve", "refuse"] = "serve"
+    weight: float = 1.0
+    task_steps: int = 500
+    starts_at: float = 0.0
+    stops_at: float = math.inf
+    seed: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What one robot in closed loop did.
+
+    Attributes:
+        robot: which.
+        steps: control steps from its first action on; of a robot that never got one, all since it joined.
+        executed: of them, those with an action.
+        longest_gap_s: the longest time without an action among them.
+        ages_ms: of each executed action, the age of the observation behind it.
+        qualified: executed actions whose answer was in SLO.
+        issued: requests; a refreshed observation is one request with the one that it replaced.
+        in_slo: of them, those answered in SLO.
+        tasks_s: of each task completed, the time from its first request to its last action.
+    """
+
+    robot: ChunkedRobot
+    steps: int
+    executed: int
+    longest_gap_s: float
+    ages_ms: Sequence[float]
+    qualified: int
+    issued: int
+    in_slo: int
+    tasks_s: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of an arrival.
 
@@ -119,6 +199,7 @@ class Run:
         outcomes: one for each arrival, in their order.
         calls: in the order in which they began.
         decision_us: mean and 99th percentile of the wall time that one decision of the engine took.
+        played: what each robot in closed loop did.
     """
 
     strategy: str
@@ -126,3 +207,4 @@ class Run:
     outcomes: Sequence[Outcome]
     calls: Sequence[Call]
     decision_us: tuple[float, float]
+    played: Sequence[Played] = ()

@@ -1,0 +1,308 @@
+"""One robot in closed loop, in virtual time: the client's own `Player`, a network with delay, and a count of steps.
+
+No clock and no event loop: `virtual.simulation` calls `tick` once a control step and delivers what the server sends.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from array import array
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from inferential.client.chunks.player import Player
+from inferential.scheduler.request import InferenceRequest
+from inferential.sim.virtual.world import ChunkedRobot, Played
+
+ANSWERED = "answered"
+_LEAST_PATIENCE_S = 1.0  # as the player's own
+_PATIENCE_ROUND_TRIPS = 10
+
+
+@dataclass(slots=True, eq=False)
+class Ask:
+    """One request of a robot, with the observations that replaced its first.
+
+    Attributes:
+        issued_at: when the robot asked.
+        slo_at: until when an answer counts as in SLO.
+        waiting: what the server made of the newest observation that reached it; while it waits, a newer one replaces
+            it, and later the server drops what comes.
+    """
+
+    issued_at: float
+    slo_at: float
+    waiting: InferenceRequest | None = field(default=None, repr=False)
+
+
+@dataclass(slots=True, eq=False)
+class Observation:
+    """What a robot sends.
+
+    Attributes:
+        number: the request id.
+        ask: the request that it belongs to.
+        step: the index of the robot's next action at that time.
+        at: when it was made.
+        steps_remaining: actions left after the present one.
+    """
+
+    number: int
+    ask: Ask
+    step: int
+    at: float
+    steps_remaining: int
+
+
+class RobotLoop:
+    """Plays a robot's chunks and says when it asks.
+
+    Args:
+        robot: how it behaves.
+        begins_at: the instant that the robot's times count from.
+    """
+
+    def __init__(self, robot: ChunkedRobot, begins_at: float) -> None:
+        self.robot = robot
+        self.player = Player(1 / robot.period_s)
+        self.next_tick_at = self._starts_at = begins_at + robot.starts_at
+        self.stops_at = begins_at + robot.stops_at
+        self._chance = random.Random(robot.seed)
+        self._chunk = np.zeros((robot.horizon_steps, 1), np.float32)
+        self._inbox: deque[tuple[float, str, Observation]] = deque()  # by time of arrival
+        self._up_at = self._down_at = -math.inf
+        self._open: dict[int, Observation] = {}
+        self._asked_at = -math.inf
+        self._ticks = 0
+        self._step = 0  # index of the next action
+        self._end = 0  # the first that it has not
+        self._starved_since = self._starts_at
+        self._observed_at = -math.inf  # of the chunk in force
+        self._qualifies = False
+        self._steps = self._executed = self._qualified = self._issued = self._in_slo = 0
+        self._gap = self._longest_gap = 0
+        self._ages_ms = array("f")
+        self._tasks_s: list[float] = []
+        self._task_began_at = math.nan
+        self._task_left = robot.task_steps
+        self._waited_s = 0.0  # with a request open, until `_waits_since`
+        self._waits_since: float | None = None
+
+    # The robot's side
+
+    def tick(self, now: float, number: int, interval_s: float) -> Observation | None:
+        """Takes what came, asks if it is time to, and plays one control step.
+
+        Args:
+            now: the instant of this control step.
+            number: the id that an observation would have.
+            interval_s: the shortest time between two requests; 0: no limit.
+
+        Returns:
+            The observation to send, if any.
+        """
+        while self._inbox and self._inbox[0][0] <= now:
+            self._take(*self._inbox.popleft(), now)
+        observation = self._observe(now, number) if self._asks(now, interval_s) else None
+        self._play(now)
+        self._ticks += 1
+        self.next_tick_at = self._starts_at + self._ticks * self.robot.period_s
+        return observation
+
+    def _take(self, at: float, end: str, observation: Observation, now: float) -> None:
+        number = observation.number
+        if end != ANSWERED:
+            self._close([number], now)
+            return
+        known = self._open.pop(number, None) is not None
+        chunks = self.player.stats.chunks
+        self.player.answered(number, self._chunk, now)
+        is_in_slo = at <= observation.ask.slo_at + 1e-9
+        if self.player.stats.chunks > chunks:
+            self._end = observation.step + self.robot.horizon_steps
+            self._observed_at = observation.at
+            self._qualifies = is_in_slo
+        if known:
+            self._in_slo += is_in_slo
+            self._close([one.number for one in self._open.values() if one.ask is observation.ask], now)
+            self._note_waited(now)
+
+    def _close(self, numbers: Sequence[int], now: float) -> None:
+        """Forgets observations that are over; those that the answer of another one ended are under way no more."""
+        for number in numbers:
+            if self._open.pop(number, None) is not None:
+                self.player.failed(number, "superseded")
+                self._note_waited(now)
+
+    def _note_waited(self, now: float) -> None:
+        if not self._open and self._waits_since is not None:
+            self._waited_s += now - self._waits_since
+            self._waits_since = None
+
+    def _asks(self, now: float, interval_s: float) -> bool:
+        robot = self.robot
+        if self._open:
+            if robot.refresh:
+                self._give_up(now)
+                return bool(self._open) or self._asks(now, interval_s)
+            if robot.ask != "every_step" and not self._give_up(now):
+                return False
+        if now - self._asked_at < interval_s - 1e-9:
+            return False
+        if robot.ask == "every_step":
+            return True
+        left = self._end - self._step
+        if robot.ask == "threshold":
+            return left <= robot.ask_at_steps
+        if robot.index == "executed":
+            return left <= self.player.delay_steps() + 1  # its own count of steps would not let it ask twice at one
+        return self.player.wants_chunk(now)
+
+    def _give_up(self, now: float) -> bool:
+        """Forgets a request that no answer came to for far longer than others took; False while it waits."""
+        usual_s = self.player.delay_steps() * self.robot.period_s
+        if now - min(one.ask.issued_at for one in self._open.values()) <= max(
+            _LEAST_PATIENCE_S, _PATIENCE_ROUND_TRIPS * usual_s
+        ):
+            return False
+        self._close(list(self._open), now)
+        return True
+
+    def _observe(self, now: float, number: int) -> Observation:
+        robot, remaining = self.robot, self.player.steps_remaining()
+        if self._open and robot.refresh:
+            ask = next(iter(self._open.values())).ask
+        else:
+            slo_s = robot.slo_s if robot.slo_s is not None else max(remaining, 1) * robot.period_s
+            ask = Ask(now, now + slo_s)
+            self._issued += 1
+            self._asked_at = now
+            if self._waits_since is None:
+                self._waits_since = now
+            if math.isnan(self._task_began_at):
+                self._task_began_at = now
+        observation = self._open[number] = Observation(number, ask, self._step, now, remaining)
+        self.player.asked(number, now)
+        return observation
+
+    def _play(self, now: float) -> None:
+        robot = self.robot
+        has_action = self._step < self._end
+        if has_action or robot.index == "time":
+            self.player.play()
+            self._step += 1
+        if not has_action:
+            if self._executed:
+                self._steps += 1
+                self._gap += 1
+                self._longest_gap = max(self._longest_gap, self._gap)
+                if self._gap == 1:
+                    self._starved_since = now
+            return
+        self._gap = 0
+        self._steps += 1
+        self._executed += 1
+        self._qualified += self._qualifies
+        self._ages_ms.append((now - self._observed_at) * 1e3)
+        self._task_left -= 1
+        if not self._task_left:
+            self._tasks_s.append(now + robot.period_s - self._task_began_at)
+            self._task_left, self._task_began_at = robot.task_steps, now + robot.period_s
+
+    # The network
+
+    def is_lost(self) -> bool:
+        """Whether the next message is lost."""
+        return self.robot.loss > 0 and self._chance.random() < self.robot.loss
+
+    def reaches_server_at(self, now: float) -> float:
+        """When what the robot sends now arrives."""
+        self._up_at = max(self._up_at, now + self._delay_s())
+        return self._up_at
+
+    def deliver(self, now: float, end: str, observation: Observation) -> None:
+        """The server sends the end of a request: "answered", or a refusal's kind."""
+        self._down_at = max(self._down_at, now + self._delay_s())
+        if not self.is_lost():
+            self._inbox.append((self._down_at, end, observation))
+
+    def _delay_s(self) -> float:
+        robot = self.robot
+        if not robot.delay_jitter_s:
+            return robot.delay_s
+        return max(robot.delay_s + self._chance.gauss(0.0, robot.delay_jitter_s), 0.0)
+
+    # What a server could know that keeps a mirror of the robot's queue (`virtual.mirror`)
+
+    @property
+    def period_s(self) -> float:
+        """Seconds of a control step."""
+        return self.robot.period_s
+
+    @property
+    def horizon_steps(self) -> int:
+        """Actions in a chunk."""
+        return self.robot.horizon_steps
+
+    @property
+    def weight(self) -> float:
+        """Value of an action."""
+        return self.robot.weight
+
+    def _end_with_coming(self) -> int:
+        """The first step without an action, chunks on their way included."""
+        if not self._inbox:
+            return self._end
+        ends = [one.step + self.robot.horizon_steps for _, end, one in self._inbox if end == ANSWERED]
+        return max([self._end, *ends])
+
+    def runs_out_at(self) -> float:
+        """When its actions run out, those on their way included; in the past where it has none."""
+        end = self._end_with_coming()
+        if self.robot.index == "time":
+            return self._starts_at + end * self.robot.period_s
+        if end == self._step:
+            return self._starved_since
+        return self.next_tick_at + (end - self._step) * self.robot.period_s
+
+    def gained_s(self, number: int, answered_at: float, until: float = math.inf) -> float:
+        """Seconds of robot time until `until` that an answer to an observation, sent at `answered_at`, would add."""
+        observation = self._open.get(number)
+        if observation is None:
+            return 0.0
+        arrives_at = answered_at + self.robot.delay_s
+        begins_at = max(self.runs_out_at(), arrives_at)
+        end = observation.step + self.robot.horizon_steps
+        if self.robot.index == "time":
+            ends_at = self._starts_at + end * self.robot.period_s
+        else:
+            ends_at = begins_at + max(end - self._end_with_coming(), 0) * self.robot.period_s
+        return max(min(ends_at, until) - begins_at, 0.0)
+
+    def wait_ratio(self, now: float) -> float:
+        """Share of its time so far that it spent waiting for answers, of waiting and executing."""
+        waited_s = self._waited_s if self._waits_since is None else self._waited_s + now - self._waits_since
+        busy_s = waited_s + self._executed * self.robot.period_s
+        return waited_s / busy_s if busy_s > 0 else 0.0
+
+    # The end
+
+    def played(self, ended_at: float) -> Played:
+        """What it did until `ended_at`."""
+        begun = 0 if self._executed else self._ticks
+        still_open = {one.ask for one in self._open.values() if one.ask.slo_at > ended_at}
+        return Played(
+            robot=self.robot,
+            steps=self._steps + begun,
+            executed=self._executed,
+            longest_gap_s=(self._longest_gap + begun) * self.robot.period_s,
+            ages_ms=self._ages_ms,
+            qualified=self._qualified,
+            issued=self._issued - len(still_open),
+            in_slo=self._in_slo,
+            tasks_s=self._tasks_s,
+        )

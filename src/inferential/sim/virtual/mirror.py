@@ -1,0 +1,67 @@
+"""What a strategy may know of robots in closed loop beside their requests: a mirror of each robot's queue of actions.
+
+A server could keep one if robots acknowledged the first action that they execute of each chunk. In the simulation it is
+exact. A strategy that has a method `see` is given it before the first request; one that has `interval_s` sets the pace
+at which robots ask.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+
+class RobotView(Protocol):
+    """One robot, as its server could know it. Times are seconds of `time.monotonic()`."""
+
+    @property
+    def period_s(self) -> float:
+        """Seconds of a control step."""
+
+    @property
+    def horizon_steps(self) -> int:
+        """Actions in a chunk."""
+
+    @property
+    def weight(self) -> float:
+        """Value of an action."""
+
+    def runs_out_at(self) -> float:
+        """When its actions run out, those on their way included; in the past where it has none."""
+
+    def gained_s(self, number: int, answered_at: float, until: float = math.inf) -> float:
+        """Seconds of robot time until `until` that an answer to request `number`, sent at `answered_at`, would add."""
+
+    def wait_ratio(self, now: float) -> float:
+        """Share of its time so far that it spent waiting for answers, of waiting and executing."""
+
+
+class Mirror:
+    """The robots in closed loop, by client id."""
+
+    def __init__(self, robots: Mapping[str, RobotView]) -> None:
+        self._robots = robots
+
+    def robot(self, client_id: str) -> RobotView | None:
+        """A robot; None for a client in open loop."""
+        return self._robots.get(client_id)
+
+    def __len__(self) -> int:
+        return len(self._robots)
+
+
+@runtime_checkable
+class SeesRobots(Protocol):
+    """A strategy that decides by the robots' queues."""
+
+    def see(self, mirror: Mirror) -> None:
+        """Called once, before the first request."""
+
+
+@runtime_checkable
+class PacesRobots(Protocol):
+    """A strategy that says how often a robot asks."""
+
+    def interval_s(self, client_id: str, model_id: str) -> float:
+        """The shortest time between two requests of a robot; 0: no limit."""

@@ -1,0 +1,226 @@
+"""Robots in closed loop in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inferential.config.schema import SchedulingConfig
+from inferential.scheduler import InferenceRequest, base, register_scheduler, scheduler_names
+from inferential.scheduler.round_robin import RoundRobinScheduler
+from inferential.sim.virtual import generate
+from inferential.sim.virtual.closed import RobotLoop
+from inferential.sim.virtual.fleet_file import Fleet
+from inferential.sim.virtual.mirror import Mirror
+from inferential.sim.virtual.simulation import LivelockError, simulate
+from inferential.sim.virtual.starvation import play_of
+from inferential.sim.virtual.world import ChunkedRobot, ModelSpec, Run
+
+MODEL = ModelSpec("m", (0.090, 0.110))
+ROBOT = ChunkedRobot("a", "m", "arm", period_s=0.05, horizon_steps=10, ask="threshold")
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strategies that a test registers are unknown to the next one."""
+    monkeypatch.setattr(base, "_schedulers", dict(base._schedulers))
+
+
+def run(*robots: ChunkedRobot, strategy: str = "round_robin", seconds: float = 10.0, model: ModelSpec = MODEL) -> Run:
+    return simulate([model], [], strategy, seconds=seconds, seed=0, robots=robots)
+
+
+def shares(done: Run) -> dict[str, tuple[int, int]]:
+    return {played.robot.client_id: (played.steps, played.executed) for played in done.played}
+
+
+def test_a_robot_that_asks_when_nothing_is_left_starves_for_its_round_trip() -> None:
+    # It asks at step 0, is answered 90 ms later, plays the 8 actions whose steps have not passed, and asks again.
+    (played,) = run(ROBOT).played
+    assert played.executed / played.steps == pytest.approx(8 / 10, abs=0.01)
+    assert played.longest_gap_s == pytest.approx(0.1)
+
+
+def test_a_chunk_indexed_by_executed_actions_is_played_whole() -> None:
+    (played,) = run(replace(ROBOT, index="executed")).played
+    assert played.executed / played.steps == pytest.approx(10 / 12, abs=0.02)
+
+
+def test_a_robot_that_asks_early_enough_never_starves() -> None:
+    (played,) = run(replace(ROBOT, ask_at_steps=3)).played
+    assert played.steps == played.executed > 190
+
+
+def test_the_runtimes_own_rule_asks_by_its_round_trips() -> None:
+    (played,) = run(replace(ROBOT, ask="runtime")).played
+    assert played.steps - played.executed <= 3  # at the end of its first chunk, when it knows none yet
+    assert 20 <= played.issued <= 35
+
+
+def test_the_network_delays_each_way() -> None:
+    # 40 ms and 40 ms around a call of 90: the answer comes 170 ms after the observation, in time for the fourth step.
+    (played,) = run(replace(ROBOT, delay_s=0.04)).played
+    assert played.executed / played.steps == pytest.approx(6 / 10, abs=0.02)
+
+
+def test_a_lost_message_ends_in_another_request() -> None:
+    (played,) = run(replace(ROBOT, ask="runtime", loss=0.05, seed="3"), seconds=60).played
+    assert played.issued > played.in_slo > 0
+    assert 0.5 < played.executed / played.steps < 1.0
+
+
+def test_a_refreshed_observation_is_as_fresh_as_the_call_that_answers_it() -> None:
+    crowd = [replace(ROBOT, client_id=name, ask="runtime", starts_at=0.01 * at) for at, name in enumerate("abcdefgh")]
+    plain, fresh = run(*crowd), run(*(replace(robot, refresh=True) for robot in crowd))
+    stale, young = play_of(plain), play_of(fresh)
+    assert stale is not None
+    assert young is not None
+    assert young.starved < stale.starved / 2
+    assert young.action_age_ms[0] < stale.action_age_ms[0]
+
+
+def test_a_refreshed_observation_that_comes_after_its_turn_is_dropped() -> None:
+    done = run(replace(ROBOT, refresh=True, ask_at_steps=5), seconds=5)
+    assert {outcome.end for outcome in done.outcomes} == {"answered"}
+    assert len(done.outcomes) == pytest.approx(done.played[0].issued, abs=1)
+
+
+def test_robots_and_open_arrivals_share_the_models(make_fleet: Callable[..., Fleet]) -> None:
+    fleet = make_fleet(
+        arm={"count": 2},
+        hand={"kind": "chunked", "horizon_steps": 10, "budget_ms": None, "delay_ms": 2},
+    )
+    done = simulate(
+        generate.models(fleet),
+        generate.arrivals(fleet, seconds=5, seed=0),
+        "slo_aware",
+        seconds=5,
+        seed=0,
+        robots=generate.chunked_robots(fleet, seed=0),
+    )
+    assert {outcome.arrival.robot_class for outcome in done.outcomes} == {"arm", "hand"}
+    assert [played.robot.robot_class for played in done.played] == ["hand", "hand"]
+    assert list(done.outcomes) == sorted(done.outcomes, key=lambda outcome: outcome.arrival.at)
+
+
+def test_robots_join_and_leave() -> None:
+    (played,) = run(replace(ROBOT, starts_at=2.0, stops_at=4.0)).played
+    assert played.steps == pytest.approx(38, abs=1)
+
+
+def test_a_robot_that_gets_no_answer_starves_all_the_time() -> None:
+    slow = ModelSpec("m", (60.0,))
+    (played,) = run(ROBOT, model=slow).played
+    assert (played.steps, played.executed) == (200, 0)
+    assert played.longest_gap_s == pytest.approx(10.0)
+
+
+def test_tasks_last_from_their_first_request_to_their_last_action() -> None:
+    (played,) = run(replace(ROBOT, ask_at_steps=3, task_steps=40)).played
+    assert played.tasks_s[0] == pytest.approx(0.1 + 40 * 0.05)
+    assert played.tasks_s[1:] == pytest.approx([40 * 0.05] * (len(played.tasks_s) - 1))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    count=st.integers(1, 12),
+    horizon=st.integers(1, 12),
+    ask=st.sampled_from(["runtime", "threshold", "every_step"]),
+    refresh=st.booleans(),
+    index=st.sampled_from(["time", "executed"]),
+    loss=st.sampled_from([0.0, 0.1]),
+    strategy=st.sampled_from([name for name in scheduler_names() if name in ("round_robin", "deadline_aware")]),
+)
+def test_every_robots_steps_and_requests_add_up(
+    count: int, horizon: int, ask: Any, refresh: bool, index: Any, loss: float, strategy: str
+) -> None:
+    robots = [
+        replace(
+            ROBOT,
+            client_id=f"r{number}",
+            horizon_steps=horizon,
+            ask=ask,
+            refresh=refresh,
+            index=index,
+            loss=loss,
+            delay_s=0.01,
+            delay_jitter_s=0.005,
+            starts_at=number * 0.013,
+            seed=str(number),
+        )
+        for number in range(count)
+    ]
+    first, second = (run(*robots, strategy=strategy, seconds=6) for _ in range(2))
+    assert shares(first) == shares(second)
+    for played in first.played:
+        assert 0 <= played.executed <= played.steps <= 6 / 0.05 + 1
+        assert len(played.ages_ms) == played.executed
+        assert played.in_slo <= played.issued + 1
+        assert all(age >= 0 for age in played.ages_ms)
+
+
+def test_the_player_counts_the_same_steps_without_an_action() -> None:
+    loop = RobotLoop(replace(ROBOT, ask="runtime"), 0.0)
+    starved = 0
+    for number in range(200):
+        now = loop.next_tick_at
+        observation = loop.tick(now, number, 0.0)
+        if observation is not None and number % 3:
+            loop.deliver(now + 0.27, "answered", observation)
+        starved = loop.player.stats.starved_steps
+    played = loop.played(loop.next_tick_at)
+    assert starved == played.steps - played.executed > 0
+
+
+def test_a_mirror_says_when_a_robot_runs_out_and_what_an_answer_adds() -> None:
+    loop = RobotLoop(replace(ROBOT, delay_s=0.02), 100.0)
+    mirror = Mirror({"a": loop})
+    view = mirror.robot("a")
+    assert view is loop
+    assert mirror.robot("b") is None
+    observation = loop.tick(100.0, 1, 0.0)
+    assert observation is not None
+    assert view.runs_out_at() == 100.0
+    # Actions until 100.5, the first at 100.13.
+    assert view.gained_s(1, 100.11) == pytest.approx(0.37)
+    assert view.gained_s(1, 100.11, until=100.33) == pytest.approx(0.2)
+    loop.deliver(100.11, "answered", observation)
+    assert view.runs_out_at() == pytest.approx(100.5)
+    assert view.wait_ratio(100.1) == 1.0
+
+
+def test_a_strategy_that_sees_robots_is_given_the_mirror_and_may_set_their_pace(registry: None) -> None:
+    class Paced(RoundRobinScheduler):
+        mirror: Mirror | None = None
+
+        def see(self, mirror: Mirror) -> None:
+            Paced.mirror = mirror
+
+        def interval_s(self, client_id: str, model_id: str) -> float:
+            return 2.0
+
+    register_scheduler("paced")(Paced)
+    (played,) = run(replace(ROBOT, ask="every_step"), strategy="paced").played
+    assert Paced.mirror is not None
+    assert Paced.mirror.robot("a") is not None
+    assert played.issued == 5
+
+
+def test_a_strategy_that_promises_work_and_gives_none_is_an_error(registry: None) -> None:
+    class Liar(RoundRobinScheduler):
+        holds_back = True
+
+        def next_batch_for_model(self, model_id: str, limit: int | None = None) -> list[InferenceRequest]:
+            return []
+
+    def liar(config: SchedulingConfig) -> Liar:
+        return Liar(config)
+
+    register_scheduler("liar")(liar)
+    with pytest.raises(LivelockError, match=r"liar: woken 10000 times in a row .* 1 requests wait, 0 run"):
+        run(ROBOT, strategy="liar")
