@@ -189,6 +189,16 @@ def evil_array() -> bytes:
     return output.getvalue()
 
 
+def npy(header: bytes, data: bytes = b"") -> bytes:
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + data
+
+
+def archive() -> bytes:
+    output = io.BytesIO()
+    np.savez_compressed(output, a=np.zeros(50_000))
+    return output.getvalue()
+
+
 @pytest.mark.parametrize(
     "message",
     [
@@ -200,6 +210,16 @@ def evil_array() -> bytes:
         msgpack.packb({"data": {"state": {"__ndarray_class__": True}}}),
         msgpack.packb({"data": {"state": {"__ndarray_class__": True, "as_npy": b"no"}}}),
         msgpack.packb({"data": {"state": {"__ndarray_class__": True, "as_npy": evil_array()}}}),
+        *(
+            msgpack.packb({"data": {"state": {"__ndarray_class__": True, "as_npy": data}}})
+            for data in (
+                archive(),
+                archive()[:100],
+                npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (999999999999,), }\n", bytes(8)),
+                npy(b"{'descr': '<f4', 'fortran_order':$False, 'sha"),
+                npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (-1,), }\n"),
+            )
+        ),
     ],
 )
 async def test_hostile_bytes_are_refused_and_hurt_nobody(opened: Open, message: bytes) -> None:
