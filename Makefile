@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench bench-check bench-schedulers fuzz docs proto clean setup
+.PHONY: demo test lint bench bench-check bench-schedulers fuzz soak docs proto clean setup
 
 demo: $(READY)  ## a fleet of simulated robots, driven in real time; with ARGS='--http 8080' on the live page too
 	$(BIN)/inferential demo $(ARGS)
@@ -29,6 +29,9 @@ bench-schedulers: $(READY)  ## every strategy in virtual time, against what is p
 
 fuzz: $(READY)  ## fuzzes what reads bytes from outside, with ARGS='--minutes 60'; a short run is part of the tests
 	$(BIN)/python -m fuzz $(ARGS)
+
+soak: $(READY)  ## mixed load with faults, by a seed: ARGS='--minutes 30 --seed 2'; the report goes to bench/results
+	$(BIN)/python -m bench.soak $(ARGS)
 
 docs: $(READY)  ## the docs site, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
