@@ -9,7 +9,7 @@ EXTRAS := edge demo otel bfloat16
 COVERED ?= 85
 NEW_ENOUGH = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Inferential needs Python >= 3.11; try make PYTHON=python3.12")'
 
-.PHONY: demo test test-oldest coverage lint types bench bench-check bench-schedulers docs proto clean setup
+.PHONY: demo test test-oldest coverage lint types bench bench-check bench-schedulers fuzz soak docs proto clean setup
 
 demo: $(DEMO_READY)  ## a fleet of simulated robots, driven in real time; with ARGS='--http 8080' on the live page too
 	$(BIN)/inferential demo $(ARGS)
@@ -44,6 +44,12 @@ bench-check: $(READY)  ## fails where this tree is slower than the committed fig
 
 bench-schedulers: $(READY)  ## every strategy in virtual time, against what is possible; draws docs/images/sim-*
 	$(BIN)/python -m bench.schedulers --check $(ARGS)
+
+fuzz: $(READY)  ## fuzzes what reads bytes from outside, with ARGS='--minutes 60'; a short run is part of the tests
+	$(BIN)/python -m fuzz $(ARGS)
+
+soak: $(READY)  ## mixed load with faults, by a seed: ARGS='--minutes 30 --seed 2'; the report goes to bench/results
+	$(BIN)/python -m bench.soak $(ARGS)
 
 docs: $(READY)  ## the docs site, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

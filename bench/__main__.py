@@ -22,6 +22,7 @@ NAMES = (
     "schedulers",
     "closed_loop",
     "ray",
+    "overload",
 )
 SHOW_THEMSELVES = ("overhead", "schedulers", "closed_loop", "ray")  # with a progress bar and a table of their own
 
@@ -34,23 +35,33 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="less of what takes minutes; nothing is saved")
     parser.add_argument("--json", action="store_true", help="print results as JSON on standard output")
     args = parser.parse_args()
-    unknown = [name for name in args.names if name not in NAMES]
+    cases = _cases_of(args.names)
+    unknown = [name for name in args.names if name not in NAMES and name not in cases]
     if unknown:
         parser.error(f"no benchmark {unknown[0]!r}; there are: {', '.join(NAMES)}")
     console = Console(stderr=True)
-    for name in args.names or NAMES:
+    for name in [name for name in args.names if name not in cases] or NAMES:
         module = importlib.import_module(f"bench.{name}")
         run = getattr(module, "run_quick", module.run) if args.quick else module.run
         title = f"{name}: {(module.__doc__ or '').splitlines()[0]}"
         with nullcontext() if name in SHOW_THEMSELVES else console.status(title):
-            result = run(args.seconds)
-        path = None if args.quick else save(name, result)
+            result = {case: module.CASES[case](args.seconds) for case in cases} if cases else run(args.seconds)
+        path = None if args.quick or cases else save(name, result)
         if args.json:
             print(json.dumps({name: result}))
         else:
             console.print(f"[bold]{name}[/bold]" + (f" -> {path}" if path else ""))
             if name not in SHOW_THEMSELVES:
                 console.print_json(json.dumps(result))
+
+
+def _cases_of(names: list[str]) -> list[str]:
+    """Returns what follows the name of the one benchmark that has cases to choose from: `overload flood`."""
+    if len(names) < 2 or names[0] != "overload":
+        return []
+    from bench.overload import CASES
+
+    return [name for name in names[1:] if name in CASES]
 
 
 if __name__ == "__main__":

@@ -214,6 +214,16 @@ BAD_FIELDS: list[dict[Any, Any]] = [
 ]
 
 
+def npy(header: bytes, data: bytes = b"") -> bytes:
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + data
+
+
+def archive() -> bytes:
+    output = io.BytesIO()
+    np.savez_compressed(output, a=np.zeros(50_000))
+    return output.getvalue()
+
+
 @pytest.mark.parametrize(
     "message",
     [
@@ -226,6 +236,16 @@ BAD_FIELDS: list[dict[Any, Any]] = [
         msgpack.packb({"data": {"state": {"__ndarray_class__": True, "as_npy": b"no"}}}),
         msgpack.packb({"data": {"state": {"__ndarray_class__": True, "as_npy": evil_array()}}}),
         *(msgpack.packb({"data": {"state": {b"nd": True, b"data": b"12", **fields}}}) for fields in BAD_FIELDS),
+        *(
+            msgpack.packb({"data": {"state": {"__ndarray_class__": True, "as_npy": data}}})
+            for data in (
+                archive(),
+                archive()[:100],
+                npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (999999999999,), }\n", bytes(8)),
+                npy(b"{'descr': '<f4', 'fortran_order':$False, 'sha"),
+                npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (-1,), }\n"),
+            )
+        ),
     ],
 )
 async def test_hostile_bytes_are_refused_and_hurt_nobody(gr00t: Open, message: bytes) -> None:

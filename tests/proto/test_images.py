@@ -252,7 +252,7 @@ def test_a_png_is_not_taken_for_a_jpeg_nor_a_gif_for_a_png() -> None:
         decode(file_of(image, PNG), JPEG, U8, image.shape)
     out = io.BytesIO()
     PIL.Image.fromarray(image).save(out, "GIF")
-    with pytest.raises(ImageError, match="broken PNG"):
+    with pytest.raises(ImageError, match="broken PNG: it does not begin as one"):
         decode(out.getvalue(), PNG, U8, image.shape)
 
 

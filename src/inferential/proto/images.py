@@ -115,6 +115,8 @@ def decode(data: Buffer, encoding: int, dtype: np.dtype[Any], shape: tuple[int, 
             decoded = np.array(image, dtype=dtype)
     except ImageError:
         raise
+    except pillow.UnidentifiedImageError as error:  # whose text is that of a Python object
+        raise ImageError(f"broken {name}: it does not begin as one") from error
     except Exception as error:  # Pillow's decoders raise a dozen types on broken files
         raise ImageError(f"broken {name}: {error}") from error
     return decoded.reshape(shape)

@@ -1,0 +1,67 @@
+"""What connections that flood the server cost ten robots that do not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from bench.overload.clients import Outcome, Plan
+from bench.overload.harness import Cpu, together
+from bench.overload.serving import Serving
+
+MODELS = {"single": "bench.overload.models:single", "batch": "bench.overload.models:SlowBatch"}
+ROBOTS, ROBOT_HZ = 10, 5.0
+FLOODS = {"one": (1, 19_000.0), "ten": (10, 4_000.0)}
+NAMELESS_HZ = 5_000.0
+WARM_S = 2.0
+
+
+def run(seconds: float) -> dict[str, Any]:
+    """Returns, for each model and queue, the robots' round trips alone, beside one flooder and beside ten."""
+    told: dict[str, Any] = {}
+    for model in MODELS:
+        for queue in ("latest", "all"):
+            found = {"alone": beside(model, queue, None, seconds)}
+            for name, (clients, rate_hz) in FLOODS.items():
+                plan = Plan("", model, clients, rate_hz, 0.0, 0.0, WARM_S + seconds, queue, "flooder")
+                found[name] = beside(model, queue, plan, seconds)
+            told[f"{model}, {queue}"] = found | {"ratios": _ratios(found)}
+    return told
+
+
+def run_nameless(seconds: float) -> dict[str, Any]:
+    """Returns the same of one connection without an identity that has a new client id in every message."""
+    told: dict[str, Any] = {}
+    for model in MODELS:
+        plan = Plan("", model, 1, NAMELESS_HZ, 0.0, 0.0, WARM_S + seconds, "all", "nobody", renames=True)
+        found = {"alone": beside(model, "latest", None, seconds), "nameless": beside(model, "latest", plan, seconds)}
+        told[model] = found | {"ratios": _ratios(found)}
+    return told
+
+
+def beside(model: str, queue: str, flood: Plan | None, seconds: float) -> dict[str, Any]:
+    """Returns the figures of the robots, with those of the flood, on a server of its own."""
+    with Serving(MODELS) as serving:
+        plans = [Plan(serving.address, model, ROBOTS, ROBOT_HZ, 0.0, WARM_S, seconds, queue)]
+        if flood is not None:
+            plans.append(replace(flood, server=serving.address))
+        with Cpu(serving.process) as cpu:
+            outcomes = together(plans)
+        told: dict[str, Any] = {**outcomes[0].as_dict(), **cpu.figures()}
+        if flood is not None:
+            told["flood"] = _short(outcomes[1])
+        return told
+
+
+def _short(outcome: Outcome) -> dict[str, Any]:
+    keys = ("sent_per_s", "unsent_per_s", "answered_per_s", "refused_per_s")
+    return {key: value for key, value in outcome.as_dict().items() if key in keys}
+
+
+def _ratios(found: dict[str, Any]) -> dict[str, dict[str, float]]:
+    alone = found["alone"]
+    return {
+        name: {key: round(figures[key] / alone[key], 1) for key in ("p50_ms", "p99_ms") if key in figures}
+        for name, figures in found.items()
+        if name != "alone"
+    }

@@ -1,0 +1,134 @@
+"""Runs `inferential serve` in a process of its own, for loads and soaks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+
+ROOT = Path(__file__).parents[2]
+_PROGRAM = """
+import signal, sys
+if sys.platform == "linux":  # it ends with whoever started it, however that ends
+    import ctypes
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+from inferential.cli.main import main
+main()
+"""
+_START_S, _END_S = 60.0, 20.0
+_PLACES = {"address": r"^listening on (\S+?),", "page": r"^page on (\S+)", "openpi": r"^openpi gateway on (\S+?),"}
+_PLACES["gr00t"] = r"^GR00T gateway on (\S+?),"
+
+
+class Serving:
+    """A server's process; a context manager.
+
+    Args:
+        models: targets by model id, as `module:object`.
+        log: where its standard error goes; a temporary file where it is not given.
+        config: other tables of its configuration file.
+
+    Raises:
+        RuntimeError: on entering, it ended before it listened.
+    """
+
+    def __init__(self, models: Mapping[str, str], log: Path | None = None, **config: Any) -> None:
+        config = {"transport": {"bind": "tcp://127.0.0.1:0"}, **config}
+        config["models"] = {**config.get("models", {}), "known": {name: {"target": at} for name, at in models.items()}}
+        self._config = config
+        self._folder = tempfile.TemporaryDirectory(prefix="inferential-load-")
+        self._log = log or Path(self._folder.name) / "log"
+        self.places: dict[str, str] = {}
+
+    @property
+    def address(self) -> str:
+        """Where robots connect."""
+        return self.places["address"]
+
+    @property
+    def process(self) -> psutil.Process:
+        """The server's process."""
+        return psutil.Process(self._process.pid)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        self._folder.cleanup()
+
+    def start(self) -> None:
+        """Starts the process and waits until it listens, again on the address that it had before."""
+        if self.places:
+            self._config["transport"] = {"bind": self.address}
+        path = Path(self._folder.name) / "server.json"
+        path.write_text(json.dumps(self._config))
+        paths = os.pathsep.join([str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")])
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM, "serve", str(path), "--log-level", "warning"],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd=ROOT,
+                env={**os.environ, "PYTHONPATH": paths},
+                text=True,
+            )
+        expected = {"address"} | {name for name in ("openpi", "gr00t") if name in self._config.get("gateways", {})}
+        expected |= {"page"} if "http" in self._config else set()
+        timer = threading.Timer(_START_S, self._process.kill)
+        timer.start()
+        try:
+            self.places = dict(self._read(expected))
+        finally:
+            timer.cancel()
+        if expected - self.places.keys():
+            self.kill()
+            raise RuntimeError(f"the server ended before it listened:\n{self._log.read_text()[-2000:]}")
+
+    def _read(self, expected: set[str]) -> Iterator[tuple[str, str]]:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            for name, pattern in _PLACES.items():
+                if (found := re.match(pattern, line)) is not None:
+                    expected.discard(name)
+                    yield name, found[1]
+            if not expected:
+                return
+
+    def kill(self) -> None:
+        """Ends it without a word."""
+        self._process.kill()
+        self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+    def stop(self) -> int | None:
+        """Ends it as an operator would; returns its exit code, None where it had to be killed."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = self._process.wait(_END_S)
+            if self._process.stdout is not None:
+                self._process.stdout.close()
+            return code
+        self.kill()
+        return None
+
+    def log_text(self) -> str:
+        """What it has written to standard error so far."""
+        return self._log.read_text(errors="replace") if self._log.exists() else ""

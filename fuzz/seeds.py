@@ -1,0 +1,238 @@
+"""Writes the corpus: `python -m fuzz.seeds`. Few and small, one for each thing that a reader has to tell apart."""
+
+from __future__ import annotations
+
+import io
+import time
+from typing import Any
+from unittest import mock
+
+import msgpack
+import numpy as np
+from bench.overload.wire import COMMAND, GREETING, MORE, frame, message, ready
+
+from fuzz.inputs import CORPUS
+from fuzz.subjects import NOW_NS
+from inferential.client.encoding import EncodingRules
+from inferential.client.session import NOTHING_TOLD, Handle, Session
+from inferential.proto import PROTOCOL_VERSION, Observation
+from inferential.proto.messages import ResponseTiming, content_of, write_refusal, write_response
+from inferential.proto.msgpack_numpy import pack
+
+_PING = frame(b"\4PING\0\0context", COMMAND)
+_USUAL = message(b"", b"e" * 40, b"p" * 28)
+
+
+def zmtp_reader() -> dict[str, bytes]:
+    """Messages and commands of every size that is told in another way."""
+    head = b"\2\3\x10\x05"  # three frames, 256 bytes
+    wide = b"\2\5\x08\x33"
+    return {
+        "usual": head + _USUAL * 2,
+        "commands": head + _PING + frame(b"", MORE) + _PING + frame(b"e", MORE) + frame(b"p") + _PING,
+        "long": wide + message(b"", b"e" * 300, b"p" * 2100),
+        "in-place": wide + message(b"", b"e" * 40, b"p" * 2048) + _USUAL,
+        "too-large": head + message(b"", b"e" * 40, b"p" * 300),
+        "many-frames": head + message(*[b"x"] * 80) + _USUAL,
+        "bad-flags": head + _USUAL + b"\x08\0",
+        "large-command": head + frame(b"\4PING" + bytes(1100), COMMAND),
+        "short-as-long": wide
+        + b"\3"
+        + (0).to_bytes(8)
+        + b"\3"
+        + (5).to_bytes(8)
+        + b"hello"
+        + b"\2"
+        + (3).to_bytes(8)
+        + b"abc",
+    }
+
+
+def zmtp_handshake() -> dict[str, bytes]:
+    """Greetings and READYs, good and bad."""
+    head = b"\x20\x02"
+    good = GREETING + ready(b"robot-1")
+    plain = GREETING.replace(b"NULL".ljust(20, b"\0"), b"CURVE".ljust(20, b"\0"))
+    return {
+        "usual": head + good + _USUAL,
+        "heartbeats": head + good + _PING * 3 + _USUAL + _PING,
+        "nameless": head + GREETING + ready(b"") + _USUAL,
+        "version-3-0": head + GREETING[:11] + b"\0" + GREETING[12:] + ready(b"r") + _USUAL,
+        "version-2": head + b"\xff" + bytes(8) + b"\x7f\1\x05" + b"\0\0",
+        "curve": head + plain + ready(b"r"),
+        "push": head + GREETING + ready(b"r", b"PUSH"),
+        "long-identity": head + GREETING + ready(b"i" * 255) + _USUAL,
+        "message-first": head + GREETING + _USUAL + ready(b"r"),
+        "error": head + GREETING + frame(b"\5ERROR\4no!!", COMMAND),
+        "http": head + b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        "zero-identity": head + GREETING + ready(b"\0abc"),
+    }
+
+
+def _pairs(*pairs: tuple[bytes, int]) -> bytes:
+    return b"".join(len(one).to_bytes(2) + size.to_bytes(2) + one for one, size in pairs)
+
+
+def observation() -> dict[str, bytes]:
+    """Envelopes as the SDK writes them, several of one robot, and some as others do."""
+    values: dict[str, Any] = {"state": np.zeros(7, np.float32), "image": np.zeros((4, 4, 3), np.uint8)}
+    told: dict[str, bytes] = {}
+    with mock.patch.object(time, "time_ns", return_value=NOW_NS):
+        session = Session("robot-1", "arm")
+        for queue in ("latest", "all"):
+            mailbox = session.mailbox(Handle("policy", 50.0, 1, queue, EncodingRules(None)))
+            pairs = []
+            for step, extra in enumerate(({}, {}, {"prompt": "pick"}, {"prompt": "pick", "mode": "a"})):
+                _, (_, envelope, _) = session.observe(
+                    mailbox,
+                    content_of({**values, **extra}),
+                    NOTHING_TOLD if step % 2 else (0.5, 3, 2),
+                    now=1.0,
+                    timestamp_ns=NOW_NS - 10**9 + step,
+                )
+                pairs.append((envelope, 28 + 48))
+            told[f"sdk-{queue}"] = _pairs(*pairs)
+    old = Observation(timestamp_ns=NOW_NS - 5, model_id="policy", urgency=2.0, priority=1)
+    old.client.id, old.client.type = "old", "arm"
+    old.tensors.add(key="state", dtype=2, shape=[7], byte_length=28, timestamp_ns=NOW_NS - 5, encoding=1)
+    old.metadata["prompt"] = "go"
+    told["version-1"] = _pairs((old.SerializeToString(), 28), (old.SerializeToString(), 28))
+    image = Observation(timestamp_ns=NOW_NS, model_id="policy", protocol_version=PROTOCOL_VERSION, request_id=9)
+    image.client.id = "camera"
+    image.tensors.add(key="image", dtype=5, shape=[4, 4, 3], byte_length=60, timestamp_ns=NOW_NS, encoding=3)
+    told["image"] = _pairs((image.SerializeToString(), 60))
+    told["empty"] = _pairs((b"", 0), (Observation(model_id="m").SerializeToString(), 0))
+    return told
+
+
+def response() -> dict[str, bytes]:
+    """Results and refusals as the server writes them."""
+    timing = ResponseTiming(0.1, 1.0, 1.2, 8)
+
+    def result(number: int, **values: Any) -> tuple[bytes, int]:
+        envelope, payload = write_response(
+            client_id="robot-1",
+            model_id="policy",
+            response_id=f"r-{number}",
+            timestamp_ns=NOW_NS + number,
+            request_id=number,
+            values=values,
+            timing=timing,
+            serve_interval_ms=number % 2 * 10.0,
+            model_version="v2",
+        )
+        return envelope, len(payload)
+
+    chunk = np.zeros((10, 7), np.float32)
+    refusal = write_refusal(client_id="robot-1", model_id="policy", request_id=3, status="EXPIRED", reason="late")
+    return {
+        "results": _pairs(result(1, actions=chunk), result(2, actions=chunk), (refusal, 0), result(4, actions=chunk)),
+        "strings": _pairs(result(1, actions=chunk, note="a"), result(2, actions=chunk, note="b")),
+        "forms": _pairs(result(1, a=np.zeros(2)), result(2, b=np.zeros(3, bool)), result(3, a=np.zeros(2))),
+        "empty": _pairs((b"", 0), (refusal, 0)),
+    }
+
+
+_OBSERVATION = {
+    "observation/state": np.arange(7, dtype=np.float32),
+    "image": np.zeros((2, 2, 3), np.uint8),
+    "prompt": "pick",
+    "nested": {"gripper": np.float32(0.5), "list": [1, 2.5]},
+}
+
+
+def openpi_message() -> dict[str, bytes]:
+    """Observations, and values that are none."""
+    return {
+        "observation": pack(_OBSERVATION),
+        "scalar": pack({"a": np.float64(1.5), "b": np.bool_(True), "c": None}),
+        "strings": pack({"s": np.array(["ab", "c"])}),
+        "no-map": pack([1, 2, b"x"]),
+        "lying": msgpack.packb({"a": {b"__ndarray__": True, b"data": b"1234", b"dtype": "<f4", b"shape": [9]}}),
+        "object": msgpack.packb({"a": {b"__ndarray__": True, b"data": b"", b"dtype": "|O", b"shape": [0]}}),
+        "deep": b"\x91" * 200 + b"\x01",
+        "extension": msgpack.packb({"t": msgpack.Timestamp(5)}),
+    }
+
+
+def gr00t_message() -> dict[str, bytes]:
+    """Requests of GR00T's client."""
+
+    def array(value: np.ndarray[Any, Any]) -> dict[str, Any]:
+        output = io.BytesIO()
+        np.save(output, value, allow_pickle=False)
+        return {"__ndarray_class__": True, "as_npy": output.getvalue()}
+
+    compressed = io.BytesIO()
+    np.savez_compressed(compressed, a=np.zeros(50_000))
+    huge = array(np.zeros(1))
+    huge["as_npy"] = huge["as_npy"].replace(b"(1,), }           ", b"(999999999999,), }")
+    state = {"state": array(np.zeros((1, 7), np.float32)), "task": ["pick"]}
+    told = {
+        "get-action": {"endpoint": "get_action", "data": {"observation": state, "options": None}},
+        "older": {"endpoint": "get_action", "data": state, "api_token": "secret"},
+        "ping": {"endpoint": "ping"},
+        "compressed": {"data": {"a": {"__ndarray_class__": True, "as_npy": compressed.getvalue()}}},
+        "empty-array": {"data": {"a": {"__ndarray_class__": True, "as_npy": b""}}},
+        "no-npy": {"data": {"a": {"__ndarray_class__": True, "as_npy": b"not numpy at all"}}},
+        "huge": {"data": {"a": huge}},
+    }
+    return {name: msgpack.packb(value) for name, value in told.items()}
+
+
+def http_page() -> dict[str, bytes]:
+    """Requests to the page."""
+    paths = {"index": "/", "status": "/api/status", "metrics": "/metrics", "ready": "/readyz?x=%ff", "none": "/no"}
+    told = {name: f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode() for name, path in paths.items()}
+    told["token"] = b'GET /?token=%C3%A4&token=b HTTP/1.1\r\nHost: [::1]:80\r\nCookie: inferential_token="a;b"\r\n\r\n'
+    told["post"] = b"POST /api/status HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc"
+    told["chunked"] = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    told["head"] = b"HEAD /metrics HTTP/1.0\r\n\r\n"
+    told["bearer"] = b"GET /api/status HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer \xc3\xa4\r\n\r\n"
+    told["stream"] = b"GET /api/stream HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    told["half"] = b"GET / HTTP/1.1\r\nHost: local"
+    return told
+
+
+def http_openpi() -> dict[str, bytes]:
+    """Upgrades to a websocket, and messages in it."""
+
+    def upgrade(path: str = "/", more: str = "") -> bytes:
+        key = "dGhlIHNhbXBsZSBub25jZQ=="
+        head = (
+            f"GET {path} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {key}"
+        )
+        return f"{head}\r\nSec-WebSocket-Version: 13\r\n{more}\r\n".encode()
+
+    def binary(data: bytes, opcode: int = 2) -> bytes:
+        size = bytes((0x80 | len(data),)) if len(data) < 126 else b"\xfe" + len(data).to_bytes(2)
+        return bytes((0x80 | opcode,)) + size + bytes(4) + data
+
+    observed = pack({"state": np.zeros(3, np.float32), "prompt": "go"})
+    return {
+        "observation": upgrade() + binary(observed),
+        "two": upgrade("/v1/realtime/robot/openpi") + binary(observed) * 2,
+        "text": upgrade() + binary(b"hello", 1),
+        "close": upgrade() + binary(b"\x03\xe8", 8),
+        "ping": upgrade() + binary(b"x", 9) + binary(observed),
+        "named": upgrade(more="X-Client-Id: robot 1\r\n") + binary(observed),
+        "bad-name": upgrade(more="X-Client-Id: \x01\xff\r\n"),
+        "authorized": upgrade(more="Authorization: Api-Key k\r\n") + binary(b"\xc1"),
+        "health": b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n",
+        "none": upgrade("/elsewhere"),
+        "nonsense": upgrade() + binary(b"\x81\xa1a\xc7\x05\x01"),
+    }
+
+
+def main() -> None:
+    """Writes them all."""
+    makers = (zmtp_reader, zmtp_handshake, observation, response, openpi_message, gr00t_message, http_page, http_openpi)
+    for maker in makers:
+        folder = CORPUS / maker.__name__
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in maker().items():
+            (folder / f"{name}.bin").write_bytes(data)
+
+
+if __name__ == "__main__":
+    main()

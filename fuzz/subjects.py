@@ -1,0 +1,193 @@
+"""Reads bytes with what the package has, and returns what came out as plain values that can be compared.
+
+Names of the package appear here and nowhere else in `fuzz`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from inferential.proto.responses import ResponseReader
+
+from inferential.config import InferentialConfig
+from inferential.gateway.base import flat
+from inferential.gateway.gr00t import _unpack as gr00t_unpack
+from inferential.observation import ObservationAssembler
+from inferential.observation.assembler import read_slots, to_values
+from inferential.observation.slots import ObservationError
+from inferential.proto import ModelResponse
+from inferential.proto.messages import Response, read_response
+from inferential.proto.msgpack_numpy import pack, unpack
+from inferential.zmtp.protocol import ConnectionEnded, Discarded, ProtocolError, Reader
+from inferential.zmtp.stream import Stream
+
+NOW_NS = 1_900_000_000_000_000_000
+Events = list[Any]
+Pair = tuple[bytes, bytes]
+
+
+# ZMTP
+
+
+def zmtp_events(pieces: Sequence[bytes], max_frame_bytes: int, max_frames: int) -> Events:
+    """Returns messages and commands that come out of these pieces; the text of an error is the last."""
+    reader = Reader(max_frame_bytes, max_frames)
+    events: Events = []
+    try:
+        for piece in pieces:
+            rest = piece
+            while rest:
+                if reader.space is not None:
+                    size = min(len(rest), len(reader.space))
+                    reader.space[:size] = rest[:size]
+                    reader.filled(size)
+                else:
+                    size = len(rest)
+                    reader.feed(rest)
+                rest = rest[size:]
+                while (found := reader.next()) is not None:
+                    _note(found, events)
+    except ProtocolError as error:
+        events.append(f"error: {error}")
+    return events
+
+
+def zmtp_conversation(pieces: Sequence[bytes]) -> tuple[Events, bytes]:
+    """Returns what a listening socket makes of a peer that says this, and what it answers."""
+    ours, theirs = socket.socketpair()
+    events: Events = []
+    theirs.settimeout(5)
+    with contextlib.closing(Stream(ours, b"ROUTER", b"", 4096, 3)) as stream, theirs:
+        try:
+            shaken = False
+            for piece in pieces:
+                theirs.sendall(piece)
+                if not shaken and (shaken := stream.shake_hands()):
+                    other = stream.other
+                    assert other is not None
+                    events.append((other.socket_type, other.identity))
+                while shaken and (found := stream.receive()) is not None:
+                    _note(found, events)
+        except ConnectionEnded as error:
+            events.append(f"error: {error}")
+        theirs.setblocking(False)
+        answered = b""
+        with contextlib.suppress(BlockingIOError):
+            answered = theirs.recv(1 << 20)
+    return events, answered
+
+
+def _note(found: Any, events: Events) -> None:
+    if found is not Discarded.PART:  # how many there are depends on how much comes at once
+        events.append([bytes(one) for one in found] if isinstance(found, list) else found)
+
+
+# Observations and responses
+
+
+class Observations:
+    """Decodes observations one after another, remembering what it may."""
+
+    def __init__(self) -> None:
+        self._assembler = ObservationAssembler(InferentialConfig().observations)
+
+    def decode(self, envelope: bytes, payload: bytes) -> Any:
+        """Returns the fields of the observation and the values that a model sees, or the text of the refusal."""
+        try:
+            decoded = self._assembler.decode(envelope, payload, 1.0)
+        except ObservationError as error:
+            return (error.reason, error.client_id, error.model_id, error.request_id, error.protocol_version)
+        fields = {one.name: getattr(decoded, one.name) for one in dataclasses.fields(decoded)}
+        try:
+            values = _plain(to_values(decoded.slots, decoded.metadata, payload))
+        except ObservationError as error:
+            values = error.reason
+        with contextlib.suppress(ObservationError):
+            read_slots(envelope, len(payload))
+        return fields, values
+
+
+@contextlib.contextmanager
+def wall_clock_stopped() -> Iterator[None]:
+    """Stops the wall clock, which staleness is told by."""
+    with mock.patch.object(time, "time_ns", return_value=NOW_NS):
+        yield
+
+
+class Responses:
+    """Reads the responses of one connection, remembering what it may."""
+
+    def __init__(self) -> None:
+        self._reader = ResponseReader()
+
+    def read(self, envelope: bytes, payload: bytes) -> Any:
+        """Returns what the response says, or "error"."""
+        return _response(self._reader.read, envelope, payload)
+
+
+def response_read_slowly(envelope: bytes, payload: bytes) -> Any:
+    """Returns the same with nothing remembered."""
+    return _response(read_response, envelope, payload)
+
+
+def _response(read: Any, envelope: bytes, payload: bytes) -> Any:
+    try:
+        response: Response = read(envelope, payload)
+    except ValueError:
+        return "error"
+    told: ModelResponse = response.message
+    names = ("request_id", "response_id", "timestamp_ns", "status", "reason", "serve_interval_ms")
+    fields = {name: repr(getattr(told, name)) for name in names}
+    fields["inference_latency_ms"] = repr(told.inference_latency_ms)
+    return fields, response.model_id, response.model_version, repr(response.timing), _plain(response.values)
+
+
+# Gateways
+
+
+def openpi_message(data: bytes) -> Any:
+    """Returns what an openpi robot said, None where it is no message; checks that it can be written and read again."""
+    try:
+        value = unpack(data)
+    except ValueError:
+        return None
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+        again = unpack(pack(value))
+        assert _plain(again) == _plain(value), (again, value)
+    return value
+
+
+def gr00t_message(data: bytes) -> Any:
+    """Returns what a GR00T robot said, None where it is no message."""
+    try:
+        return gr00t_unpack(data)
+    except ValueError:
+        return None
+
+
+def observation_of(value: Any) -> dict[str, Any] | None:
+    """Returns the arrays and strings of a gateway's observation; None where it is refused."""
+    if not isinstance(value, dict):
+        return None
+    try:
+        return flat(value)
+    except ValueError:
+        return None
+
+
+def _plain(value: Any) -> Any:
+    """Returns the value with arrays as bytes, so that it can be compared, be it not a number."""
+    if isinstance(value, dict):
+        return {(type(key).__name__, repr(key)): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return (str(value.dtype), value.shape, value.tobytes())
+    return repr(value) if isinstance(value, float) else value
