@@ -14,7 +14,8 @@ from bench.overload.wire import COMMAND, GREETING, MORE, frame, message, ready
 from fuzz.inputs import CORPUS
 from fuzz.subjects import NOW_NS
 from inferential.client.encoding import EncodingRules
-from inferential.client.session import NOTHING_TOLD, Handle, Session
+from inferential.client.handle import Handle
+from inferential.client.session import Session
 from inferential.proto import PROTOCOL_VERSION, Observation
 from inferential.proto.messages import ResponseTiming, content_of, write_refusal, write_response
 from inferential.proto.msgpack_numpy import pack
@@ -86,7 +87,7 @@ def observation() -> dict[str, bytes]:
                 _, (_, envelope, _) = session.observe(
                     mailbox,
                     content_of({**values, **extra}),
-                    NOTHING_TOLD if step % 2 else (0.5, 3, 2),
+                    {} if step % 2 else {"urgency": 0.5, "steps_remaining": 3, "priority": 2},
                     now=1.0,
                     timestamp_ns=NOW_NS - 10**9 + step,
                 )

@@ -14,17 +14,17 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-from inferential.proto.responses import ResponseReader
 
 from inferential.config import InferentialConfig
-from inferential.gateway.base import flat
-from inferential.gateway.gr00t import _unpack as gr00t_unpack
+from inferential.gateway.gr00t_messages import unpack as gr00t_unpack
 from inferential.observation import ObservationAssembler
-from inferential.observation.assembler import read_slots, to_values
 from inferential.observation.slots import ObservationError
+from inferential.observation.values import read_slots, to_values
 from inferential.proto import ModelResponse
+from inferential.proto.cache.responses import ResponseReader
 from inferential.proto.messages import Response, read_response
 from inferential.proto.msgpack_numpy import pack, unpack
+from inferential.proto.structure import flatten
 from inferential.zmtp.protocol import ConnectionEnded, Discarded, ProtocolError, Reader
 from inferential.zmtp.stream import Stream
 
@@ -167,7 +167,7 @@ def openpi_message(data: bytes) -> Any:
 def gr00t_message(data: bytes) -> Any:
     """Returns what a GR00T robot said, None where it is no message."""
     try:
-        return gr00t_unpack(data)
+        return gr00t_unpack(data)[0]
     except ValueError:
         return None
 
@@ -177,7 +177,7 @@ def observation_of(value: Any) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         return None
     try:
-        return flat(value)
+        return flatten(value)[0]
     except ValueError:
         return None
 
