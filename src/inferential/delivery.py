@@ -18,9 +18,8 @@ from inferential.observation.slots import ObservationError
 from inferential.proto import PROTOCOL_VERSION
 from inferential.proto.messages import write_refusal
 from inferential.proto.tensors import Buffer
-from inferential.scheduler.admission import CLIENT_GONE
 from inferential.scheduler.engine import Batch
-from inferential.scheduler.request import ANSWERED, DISPATCHED, InferenceRequest, Refusal, RefusalKind
+from inferential.scheduler.request import ANSWERED, CLIENT_GONE, DISPATCHED, InferenceRequest, Refusal, RefusalKind
 from inferential.transport.zmq_transport import ZmqTransport
 from inferential.visits import Visits
 

@@ -403,8 +403,8 @@ class Server:
         if refusal is not None:
             delivery.refuse(request, refusal)
             return
-        if self._engine.goes_straight(request) and self._books.later(arrival):
-            self._engine.hold(request)
+        if self._engine.can_bypass(request) and self._books.later(arrival):
+            self._engine.stage(request)
             return
         self._books.arrived(arrival)
         self._engine.offer(request, request.received_at)
@@ -439,7 +439,7 @@ class Server:
         if on is None:
             return
         now = time.monotonic()
-        straight = self._engine.straight(now)
+        straight = self._engine.take_bypassed(now)
         for batch in straight:
             (make or on.calls.begin)(batch)
         if straight:

@@ -65,7 +65,7 @@ def test_a_request_that_nobody_waits_before_never_meets_the_strategy(
 
 
 @pytest.mark.parametrize("strategy", ["batch_optimized", "slo_aware"])
-def test_a_strategy_that_holds_back_meets_every_request(strategy: str, clock: Any, make_request: MakeRequest) -> None:
+def test_a_strategy_that_may_defer_meets_every_request(strategy: str, clock: Any, make_request: MakeRequest) -> None:
     engine = make_engine(strategy=strategy)
     with patch.object(engine.scheduler, "resubmit", wraps=engine.scheduler.resubmit) as queued:
         engine.offer(make_request("a"), clock.now)

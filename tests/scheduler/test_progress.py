@@ -84,10 +84,10 @@ class Stubborn(Plain, ModelAwareScheduler):
         self._waiting.remove(request)
         return True
 
-    def gives_up_at(self) -> float | None:
+    def infeasible_at(self) -> float | None:
         return -math.inf
 
-    def given_up(self) -> list[tuple[InferenceRequest, str]]:
+    def take_infeasible(self) -> list[tuple[InferenceRequest, str]]:
         return []
 
 

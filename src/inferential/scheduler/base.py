@@ -80,7 +80,7 @@ class Scheduler(ABC):
 class ModelAwareScheduler(Scheduler):
     """A scheduler that can be asked for one model's requests, so that a busy model holds up no other."""
 
-    holds_back = True
+    may_defer = True
     """Whether a request may have to wait though its model is free and nobody else asks for it, as for a batch to fill.
     Where it is False, such a request goes straight to its model, and the strategy never sees it."""
 
@@ -146,12 +146,12 @@ class ModelAwareScheduler(Scheduler):
         """
         return model_ids
 
-    def given_up(self) -> list[tuple[InferenceRequest, str]]:
+    def take_infeasible(self) -> list[tuple[InferenceRequest, str]]:
         """Requests that cannot be in time and want to be refused then, and why; they wait here no more."""
         return []
 
-    def gives_up_at(self) -> float | None:
-        """From when on `given_up` gives something, if nothing else happens; None: it will not."""
+    def infeasible_at(self) -> float | None:
+        """From when on `take_infeasible` gives something, if nothing else happens; None: it will not."""
         return None
 
     def next_batch(self) -> list[InferenceRequest]:

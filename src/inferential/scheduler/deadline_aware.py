@@ -21,7 +21,7 @@ class DeadlineAwareScheduler(ScoredScheduler):
     """Highest score first, one at a time; ties in order of arrival."""
 
     strategy = "deadline_aware"
-    holds_back = False
+    may_defer = False
 
     def __init__(self, config: SchedulingConfig) -> None:
         super().__init__(config, config.deadline_aware)

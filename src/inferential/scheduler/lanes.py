@@ -1,6 +1,6 @@
 """A lane: the requests that wait for one model, in the order a strategy wants. Here are the two plain orders.
 
-Orders that change with time are in `kinetic`.
+Orders that change with time are in `kinetic_heap`.
 """
 
 from __future__ import annotations
@@ -91,23 +91,23 @@ class RotationLane(Lane):
         return self._size
 
     def push(self, request: InferenceRequest, now: float) -> None:
-        line = self._ring.get(request.client_id)
-        if line is None:
-            line = self._ring[request.client_id] = OrderedDict()
-        elif not line:
+        queue = self._ring.get(request.client_id)
+        if queue is None:
+            queue = self._ring[request.client_id] = OrderedDict()
+        elif not queue:
             self._empty -= 1
-        line[request] = None
+        queue[request] = None
         self._size += 1
 
     def discard(self, request: InferenceRequest) -> None:
-        line = self._ring[request.client_id]
-        del line[request]
+        queue = self._ring[request.client_id]
+        del queue[request]
         self._size -= 1
-        if line:
+        if queue:
             return
         self._empty += 1
         if 2 * self._empty > len(self._ring) + _SLACK:
-            self._ring = OrderedDict((client_id, line) for client_id, line in self._ring.items() if line)
+            self._ring = OrderedDict((client_id, queue) for client_id, queue in self._ring.items() if queue)
             self._empty = 0
 
     def take(self, limit: int, now: float) -> list[InferenceRequest]:
@@ -118,12 +118,12 @@ class RotationLane(Lane):
         return len(self._ring)
 
     def _next(self) -> InferenceRequest:
-        client_id, line = self._ring.popitem(last=False)
-        while not line:
+        client_id, queue = self._ring.popitem(last=False)
+        while not queue:
             self._empty -= 1
-            client_id, line = self._ring.popitem(last=False)
-        request, _ = line.popitem(last=False)
+            client_id, queue = self._ring.popitem(last=False)
+        request, _ = queue.popitem(last=False)
         self._size -= 1
-        if line:
-            self._ring[client_id] = line
+        if queue:
+            self._ring[client_id] = queue
         return request

@@ -20,7 +20,7 @@ class ModelDeadlineScheduler(ScoredScheduler):
     """A queue for each model, highest score first."""
 
     strategy = "model_deadline"
-    holds_back = False
+    may_defer = False
 
     def __init__(self, config: SchedulingConfig) -> None:
         super().__init__(config, config.model_deadline)

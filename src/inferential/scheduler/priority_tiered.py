@@ -22,7 +22,7 @@ class PriorityTieredScheduler(QueueScheduler[OrderedLane]):
     """Lowest tier number first, first come, first served inside; overflow evicts from the last tier."""
 
     strategy = "priority_tiered"
-    holds_back = False
+    may_defer = False
 
     def __init__(self, config: SchedulingConfig) -> None:
         super().__init__(config)

@@ -70,6 +70,12 @@ class Refusal:
     cause: str
 
 
+QUEUE_FULL = "queue_full"
+"""Cause of a refusal because the queue is full."""
+CLIENT_GONE = "client_gone"
+"""Cause of a refusal that has no reader, because the client is gone."""
+
+
 _NEXT: dict[RequestState, frozenset[RequestState]] = {
     NEW: frozenset({QUEUED, DISPATCHED, REFUSED}),
     QUEUED: frozenset({DISPATCHED, REFUSED}),

@@ -21,7 +21,7 @@ class RoundRobinScheduler(QueueScheduler[RotationLane]):
     """One rotation of clients for each model, and one over all models for who does not ask by model."""
 
     strategy = "round_robin"
-    holds_back = False
+    may_defer = False
 
     def __init__(self, config: SchedulingConfig) -> None:
         super().__init__(config)

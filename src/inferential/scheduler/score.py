@@ -1,6 +1,6 @@
 """The built-in score of a waiting request, as a value at one instant and as a line over time.
 
-It keeps no queue: `kinetic` orders requests by it.
+It keeps no queue: `kinetic_heap` orders requests by it.
 
 The score is how much a robot needs an answer now:
 

@@ -81,7 +81,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         now = time.monotonic()
         model = self._model(request.model_id)
         model.demand.note(request.client_id, now)
-        model.in_vain_until.clear()
+        model.empty_until.clear()
         if request.waiting_since < request.received_at:
             model.overloaded_at = now  # the one that it superseded had waited in vain
         since = min(model.unserved.pop(request.client_id, math.inf), request.waiting_since)
@@ -117,16 +117,20 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         """Gives what the model's soonest replica would run next, up to `limit` (1 where it is not told)."""
         slot = min(self._availability.slots(model_id), key=lambda slot: slot.free_at)
         rows = self.unit if limit is None else limit
+        if model_id in self._lanes:
+            self._note_late(self._lanes[model_id], time.monotonic())
         return self.next_batch_on(ReplicaSlot(model_id, slot.replica, min(rows, slot.max_batch_size), slot.profile))
 
     def next_batch_on(self, slot: ReplicaSlot, filled: int = 0) -> list[InferenceRequest]:
-        """Gives a whole call at once, so nothing where a part of it was given already; [] also to wait for more."""
+        """Gives a whole call at once, so nothing where a part of it was given already; [] also to wait for more.
+
+        The engine has called `take_infeasible` before, which notes what has become late.
+        """
         lane = self._lanes.get(slot.model_id)
         if lane is None or filled:
             return []
         now = time.monotonic()
         model = self._model(slot.model_id)
-        self._note_late(lane, now)
         if self._waits_until(lane, slot, now) > now:
             return []
         batch = self._choose(lane, slot, now)
@@ -134,7 +138,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
             model.called_at = now
             model.calls_since_late += 1
         else:
-            model.in_vain_until[slot.replica] = lane.overdue_at()
+            model.empty_until[slot.replica] = lane.overdue_at()
         if not lane:
             del self._lanes[slot.model_id]
         for request in batch:
@@ -184,8 +188,8 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         lane = self._lanes.get(slot.model_id)
         if lane is None:
             return None
-        in_vain_until = self._model(slot.model_id).in_vain_until.get(slot.replica, -math.inf)
-        return max(self._waits_until(lane, slot, time.monotonic()), in_vain_until)
+        empty_until = self._model(slot.model_id).empty_until.get(slot.replica, -math.inf)
+        return max(self._waits_until(lane, slot, time.monotonic()), empty_until)
 
     def _waits_until(self, lane: SloLane, slot: ReplicaSlot, now: float) -> float:
         """Returns until when a call waits for more rows, alike for all free replicas; -inf: it does not wait."""
@@ -238,25 +242,25 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
 
     # Becoming late
 
-    def given_up(self) -> list[tuple[InferenceRequest, str]]:
+    def take_infeasible(self) -> list[tuple[InferenceRequest, str]]:
         """Requests that want to be refused rather than be late, and cannot be in time."""
         now = time.monotonic()
-        given_up = []
+        infeasible = []
         for model_id, lane in list(self._lanes.items()):
             self._note_late(lane, now)
-            while (request := lane.hopeless(now)) is not None:
+            while (request := lane.infeasible(now)) is not None:
                 model = self._model(model_id)
                 if not lane.live_count and now - model.called_at > PROBE_S:
                     model.called_at = now
                     lane.serve_late(request)
                     continue
                 self.remove(request)
-                given_up.append((request, self._why(request, now)))
-        return given_up
+                infeasible.append((request, self._why(request, now)))
+        return infeasible
 
-    def gives_up_at(self) -> float | None:
+    def infeasible_at(self) -> float | None:
         """When the next late request that wants to be refused turns hopeless, or a live one of those late."""
-        at = min([lane.hopeless_at() for lane in self._lanes.values()], default=math.inf)
+        at = min([lane.infeasible_at() for lane in self._lanes.values()], default=math.inf)
         return at if at < math.inf else None
 
     def _why(self, request: InferenceRequest, now: float) -> str:

@@ -35,7 +35,7 @@ from inferential.scheduler.request import InferenceRequest
 _LEAST_PRIORITY = 30  # from here on the weight is as good as none
 
 
-class Line:
+class ClientQueue:
     """The waiting requests of one client.
 
     Attributes:
@@ -76,13 +76,13 @@ class SloLane(Lane):
     def __init__(self, starvation_s: float, *, weighted: bool) -> None:
         self._starvation_s = starvation_s
         self._weighted = weighted
-        self._lines: dict[str, Line] = {}
+        self._client_queues: dict[str, ClientQueue] = {}
         self._live: LazyHeap[InferenceRequest] = LazyHeap()  # by deadline
         self._latest_starts: LazyHeap[InferenceRequest] = LazyHeap()
         self._late: LazyHeap[InferenceRequest] = LazyHeap()  # by arrival
-        self._hopeless_from: LazyHeap[InferenceRequest] = LazyHeap()  # of those that want to be refused
-        self._turns: LazyHeap[Line] = LazyHeap()
-        self._all_late: LazyHeap[Line] = LazyHeap()  # by turn, of clients that have only late requests
+        self._infeasible_from: LazyHeap[InferenceRequest] = LazyHeap()  # of those that want to be refused
+        self._turns: LazyHeap[ClientQueue] = LazyHeap()
+        self._all_late: LazyHeap[ClientQueue] = LazyHeap()  # by turn, of clients that have only late requests
         self._passed_over: list[InferenceRequest] = []
 
     def __len__(self) -> int:
@@ -110,37 +110,37 @@ class SloLane(Lane):
             latest_start: when it becomes late.
             since: since when its client waits, if it has nothing else here.
         """
-        line = self._lines.get(request.client_id)
-        if line is None:
-            line = self._lines[request.client_id] = Line(since)
+        queue = self._client_queues.get(request.client_id)
+        if queue is None:
+            queue = self._client_queues[request.client_id] = ClientQueue(since)
         self._live.push(request, request.deadline, request.arrival)
         self._latest_starts.push(request, latest_start)
-        line.live[request] = None
-        if line.first() is request:
-            self._set_turn(line)
+        queue.live[request] = None
+        if queue.first() is request:
+            self._set_turn(queue)
 
     def discard(self, request: InferenceRequest) -> None:
         self._remove(request)
-        line = self._lines[request.client_id]
-        if not line.live and not line.late:
-            self._drop(request.client_id, line)
+        queue = self._client_queues[request.client_id]
+        if not queue.live and not queue.late:
+            self._drop(request.client_id, queue)
         else:
-            self._set_turn(line)
+            self._set_turn(queue)
 
     def waits_since(self, client_id: str) -> float | None:
         """Since when a client waits; None where it has nothing here."""
-        line = self._lines.get(client_id)
-        return None if line is None else line.since
+        queue = self._client_queues.get(client_id)
+        return None if queue is None else queue.since
 
     def served(self, request: InferenceRequest, now: float) -> None:
         """A request goes to its model; what its client has left waits in its own right from now on."""
         self._remove(request)
-        line = self._lines[request.client_id]
-        if not line.live and not line.late:
-            self._drop(request.client_id, line)
+        queue = self._client_queues[request.client_id]
+        if not queue.live and not queue.late:
+            self._drop(request.client_id, queue)
         else:
-            line.since = now
-            self._set_turn(line)
+            queue.since = now
+            self._set_turn(queue)
 
     def take(self, limit: int, now: float) -> list[InferenceRequest]:
         taken: list[InferenceRequest] = []
@@ -163,32 +163,32 @@ class SloLane(Lane):
         self._latest_starts.discard(request)
         self._latest_starts.push(request, latest_start)
 
-    def is_late(self, request: InferenceRequest, hopeless_from: float) -> None:
+    def is_late(self, request: InferenceRequest, infeasible_from: float) -> None:
         """A live request becomes a late one, for good."""
         self._live.discard(request)
         self._latest_starts.discard(request)
-        line = self._lines[request.client_id]
-        del line.live[request]
-        line.late[request] = None
+        queue = self._client_queues[request.client_id]
+        del queue.live[request]
+        queue.late[request] = None
         self._late.push(request, request.waiting_since, request.arrival)
         if request.late == "refuse":
-            self._hopeless_from.push(request, hopeless_from)
-        self._set_turn(line)
+            self._infeasible_from.push(request, infeasible_from)
+        self._set_turn(queue)
 
-    def hopeless(self, now: float) -> InferenceRequest | None:
+    def infeasible(self, now: float) -> InferenceRequest | None:
         """A late request that wants to be refused, where the time for that has come."""
-        if not self._hopeless_from:
+        if not self._infeasible_from:
             return None
-        since, request = self._hopeless_from.top()
+        since, request = self._infeasible_from.top()
         return request if since < now else None
 
-    def hopeless_at(self) -> float:
+    def infeasible_at(self) -> float:
         """Returns when `hopeless` gives something next; infinite where none that is late wants to be refused."""
-        return _just_after(self._hopeless_from.top()[0]) if self._hopeless_from else math.inf
+        return _just_after(self._infeasible_from.top()[0]) if self._infeasible_from else math.inf
 
     def serve_late(self, request: InferenceRequest) -> None:
         """It is tried all the same, though it wanted to be refused."""
-        self._hopeless_from.discard(request)
+        self._infeasible_from.discard(request)
 
     def overdue_at(self) -> float:
         """When `overdue` gives something next; infinite where nothing is live."""
@@ -212,8 +212,8 @@ class SloLane(Lane):
         """A late request of a client that has only such, and whose turn is past."""
         if not self._all_late:
             return None
-        turn, line = self._all_late.top()
-        return line.first() if turn <= now else None
+        turn, queue = self._all_late.top()
+        return queue.first() if turn <= now else None
 
     def oldest_late(self) -> InferenceRequest | None:
         """The late request that has waited longest."""
@@ -222,39 +222,39 @@ class SloLane(Lane):
     def pass_over(self, request: InferenceRequest) -> None:
         """Leaves a live request, and its client's turn, out of the orders until `end_of_choice`."""
         self._live.discard(request)
-        self._turns.discard(self._lines[request.client_id])
+        self._turns.discard(self._client_queues[request.client_id])
         self._passed_over.append(request)
 
     def end_of_choice(self) -> None:
         """Those that were passed over stand where they stood."""
         for request in self._passed_over:
             self._live.push(request, request.deadline, request.arrival)
-            self._set_turn(self._lines[request.client_id])
+            self._set_turn(self._client_queues[request.client_id])
         self._passed_over.clear()
 
-    def _set_turn(self, line: Line) -> None:
-        request = line.first()
+    def _set_turn(self, queue: ClientQueue) -> None:
+        request = queue.first()
         weight = weight_of(request) if self._weighted else 1.0
-        turn = line.since + (request.deadline - request.received_at) / 2 + self._starvation_s * (1 - weight / 2)
-        self._turns.discard(line)
-        self._all_late.discard(line)
-        (self._turns if line.live else self._all_late).push(line, turn, request.arrival)
+        turn = queue.since + (request.deadline - request.received_at) / 2 + self._starvation_s * (1 - weight / 2)
+        self._turns.discard(queue)
+        self._all_late.discard(queue)
+        (self._turns if queue.live else self._all_late).push(queue, turn, request.arrival)
 
     def _remove(self, request: InferenceRequest) -> None:
-        line = self._lines[request.client_id]
-        if request in line.live:
-            del line.live[request]
+        queue = self._client_queues[request.client_id]
+        if request in queue.live:
+            del queue.live[request]
             self._live.discard(request)
             self._latest_starts.discard(request)
         else:
-            del line.late[request]
+            del queue.late[request]
             self._late.discard(request)
-            self._hopeless_from.discard(request)
+            self._infeasible_from.discard(request)
 
-    def _drop(self, client_id: str, line: Line) -> None:
-        del self._lines[client_id]
-        self._turns.discard(line)
-        self._all_late.discard(line)
+    def _drop(self, client_id: str, queue: ClientQueue) -> None:
+        del self._client_queues[client_id]
+        self._turns.discard(queue)
+        self._all_late.discard(queue)
 
 
 def _just_after(instant: float) -> float:

@@ -56,7 +56,7 @@ class ModelState:
         "called_at",
         "calls_since_late",
         "demand",
-        "in_vain_until",
+        "empty_until",
         "needed",
         "needed_since",
         "overloaded_at",
@@ -70,7 +70,7 @@ class ModelState:
         self.calls_since_late = calls_since_late
         self.needed = 1
         self.needed_since = -math.inf
-        self.in_vain_until: dict[str, float] = {}
+        self.empty_until: dict[str, float] = {}
         """By replica, until when its next call would stay empty: all that waits was left to other replicas."""
         self.unserved: OrderedDict[str, float] = OrderedDict()
         """Clients whose last request ended unserved, and since when they wait for an answer."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from inferential.config.schema import DeadlineAwareConfig
 from inferential.scheduler import InferenceRequest, ModelAwareScheduler
-from inferential.scheduler.kinetic import TIE, KineticLane
+from inferential.scheduler.kinetic_heap import TIE, KineticLane
 from inferential.scheduler.score import Weights, score_of
 
 MakeRequest = Callable[..., InferenceRequest]
@@ -172,4 +172,4 @@ def test_nothing_is_left_of_requests_that_are_gone(make_request: MakeRequest) ->
     for request in requests:
         if request in lane._slopes:
             lane.discard(request)
-    assert (len(lane), len(lane._lines), len(lane._changes)) == (0, 0, 0)
+    assert (len(lane), len(lane._by_slope), len(lane._changes)) == (0, 0, 0)

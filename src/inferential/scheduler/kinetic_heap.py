@@ -42,11 +42,11 @@ class ScoredLane(Lane):
 class KineticLane(ScoredLane):
     """Highest built-in score first, at the time of taking."""
 
-    __slots__ = ("_changes", "_lines", "_now", "_slopes", "_weights")
+    __slots__ = ("_by_slope", "_changes", "_now", "_slopes", "_weights")
 
     def __init__(self, weights: Weights) -> None:
         self._weights = weights
-        self._lines: dict[float, LazyHeap[InferenceRequest]] = {}  # by slope; none is empty
+        self._by_slope: dict[float, LazyHeap[InferenceRequest]] = {}  # by slope; none is empty
         self._slopes: dict[InferenceRequest, float] = {}
         self._changes: LazyHeap[InferenceRequest] = LazyHeap()
         self._now = -math.inf
@@ -67,7 +67,7 @@ class KineticLane(ScoredLane):
         self._advance(now)
         best = -math.inf
         tops: list[tuple[float, InferenceRequest]] = []
-        for slope, heap in self._lines.items():
+        for slope, heap in self._by_slope.items():
             value, request = heap.top()
             score = slope * now - value
             if score >= best - TIE:
@@ -89,7 +89,7 @@ class KineticLane(ScoredLane):
     def _advance(self, now: float) -> None:
         if now < self._now:  # the clock was set back, as only tests and replays do: begin anew
             waiting = list(self._slopes)
-            self._lines, self._slopes, self._changes = {}, {}, LazyHeap()
+            self._by_slope, self._slopes, self._changes = {}, {}, LazyHeap()
             for request in waiting:
                 self._enter(request, now)
         self._now = now
@@ -103,9 +103,9 @@ class KineticLane(ScoredLane):
 
     def _enter(self, request: InferenceRequest, now: float) -> None:
         slope, value, until = line_of(request, now, self._weights)
-        heap = self._lines.get(slope)
+        heap = self._by_slope.get(slope)
         if heap is None:
-            heap = self._lines[slope] = LazyHeap()
+            heap = self._by_slope[slope] = LazyHeap()
         heap.push(request, -value, request.arrival)
         self._slopes[request] = slope
         if until < math.inf:
@@ -113,10 +113,10 @@ class KineticLane(ScoredLane):
 
     def _leave(self, request: InferenceRequest) -> None:
         slope = self._slopes.pop(request)
-        heap = self._lines[slope]
+        heap = self._by_slope[slope]
         heap.discard(request)
         if not heap:
-            del self._lines[slope]
+            del self._by_slope[slope]
 
 
 class PolicyLane(ScoredLane):
