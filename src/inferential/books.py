@@ -70,7 +70,7 @@ class Books:
         request.time_until_next = sighting.time_until_next_s
         request.deadline = deadline_of(
             now,
-            told_budget_ms=arrival.told_budget_ms,
+            explicit_budget_ms=arrival.told_budget_ms,
             runs_out_at=sighting.runs_out_at,
             cadence_s=sighting.steady_cadence_s,
             default_budget_ms=request.latency_budget_ms,

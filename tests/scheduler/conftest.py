@@ -32,7 +32,7 @@ def _stopped(now: float = 100.0) -> Iterator[Clock]:
 
 
 def _request(client: str = "c", model: str = "m", **fields: Any) -> InferenceRequest:
-    told: dict[str, Any] = {
+    given: dict[str, Any] = {
         "received_at": time.monotonic(),
         "urgency": 0.0,
         "steps_remaining": None,
@@ -40,9 +40,9 @@ def _request(client: str = "c", model: str = "m", **fields: Any) -> InferenceReq
         "latency_budget_ms": 50.0,
         "priority": 1,
     }
-    told |= fields
+    given |= fields
     return InferenceRequest(
-        client_id=client, model_id=model, identity=client.encode(), envelope=b"", payload=b"", **told
+        client_id=client, model_id=model, identity=client.encode(), envelope=b"", payload=b"", **given
     )
 
 
@@ -67,7 +67,7 @@ def clock() -> Iterator[Clock]:
 
 @pytest.fixture(scope="session")
 def make_request() -> Callable[..., InferenceRequest]:
-    """`make_request("client", "model", urgency=1.0)`; received now, not overdue, where nothing else is told."""
+    """`make_request("client", "model", urgency=1.0)`; received now, not overdue, unless given otherwise."""
     return _request
 
 

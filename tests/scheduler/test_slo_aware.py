@@ -1,4 +1,4 @@
-"""slo_aware: deadlines that can be met are met, nobody starves, and what cannot be in time is told."""
+"""slo_aware: deadlines that can be met are met, no client starves, and what cannot be in time is refused."""
 
 from __future__ import annotations
 
@@ -102,11 +102,15 @@ def bench() -> Callable[..., Bench]:
     return make
 
 
-def at(make_request: MakeRequest, clock: Any, client: str, received: float, due: float, **told: Any) -> Any:
+def at(make_request: MakeRequest, clock: Any, client: str, received: float, due: float, **fields: Any) -> Any:
     """An arrival: times in milliseconds from the clock's beginning."""
     begin = clock.now
     request = make_request(
-        client, received_at=begin + received / 1e3, deadline=begin + due / 1e3, latency_budget_ms=due - received, **told
+        client,
+        received_at=begin + received / 1e3,
+        deadline=begin + due / 1e3,
+        latency_budget_ms=due - received,
+        **fields,
     )
     return request.received_at, request
 
@@ -122,7 +126,7 @@ def test_the_earliest_deadline_goes_first(clock: Any, make_request: MakeRequest,
     assert first == ["c", "a", "b"]  # c was there alone, and a call is not interrupted
 
 
-def test_what_cannot_be_in_time_delays_nobody_and_is_served_after_all_others(
+def test_what_cannot_be_in_time_delays_no_other_and_is_served_last(
     clock: Any, make_request: MakeRequest, bench: Any
 ) -> None:
     run = bench(clock, [10.0])
@@ -150,7 +154,7 @@ def test_a_batch_is_as_large_as_its_tightest_member_allows(clock: Any, make_requ
     assert all(run.in_time(request) for _, request in arrivals)
 
 
-def test_at_low_load_nothing_waits_for_company(clock: Any, make_request: MakeRequest, bench: Any) -> None:
+def test_at_low_load_no_call_waits_for_more_rows(clock: Any, make_request: MakeRequest, bench: Any) -> None:
     run = bench(clock, [10.0, 11.0, 12.0, 13.0])
     arrivals = [at(make_request, clock, f"robot-{number % 4}", 100 * number, 100 * number + 90) for number in range(40)]
     run.run(arrivals)
@@ -207,7 +211,7 @@ def test_it_is_refused_at_once_where_those_before_it_leave_no_time(
     assert run.in_time(important[1])
 
 
-def test_a_model_of_unknown_speed_refuses_nobody_before_the_deadline(
+def test_a_model_of_unknown_speed_refuses_no_request_before_the_deadline(
     clock: Any, make_request: MakeRequest, bench: Any
 ) -> None:
     run = bench(clock, [10.0])
@@ -271,7 +275,7 @@ def test_models_that_share_a_device_go_by_whose_request_must_begin_first(clock: 
 
 
 def fleet(
-    make_request: MakeRequest, clock: Any, robots: int, seconds: float, **told: Any
+    make_request: MakeRequest, clock: Any, robots: int, seconds: float, **fields: Any
 ) -> Iterator[tuple[float, InferenceRequest]]:
     """Robots at 50 Hz, out of step; an action may be 60 ms old."""
     for number in range(robots):
@@ -284,7 +288,7 @@ def fleet(
                 received,
                 received + 60,
                 takes_latest=True,
-                **{name: value(number) if callable(value) else value for name, value in told.items()},
+                **{name: value(number) if callable(value) else value for name, value in fields.items()},
             )
 
 

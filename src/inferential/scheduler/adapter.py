@@ -1,7 +1,6 @@
-"""A user's scheduler that knows only submit, next_batch, tick, status and queue_len, made fit for the server.
+"""Adapts a scheduler that has only submit, next_batch, tick, status and queue_len to what the server needs.
 
-It adds nothing to the user's order: requests are taken in the order that `next_batch` gives them. What it gives for
-a model that is busy is kept aside, in that order, until the model is free.
+It keeps the order of `next_batch`. Requests for a model that is busy are set aside, in that order, until it is free.
 """
 
 from __future__ import annotations
@@ -15,11 +14,15 @@ from inferential.scheduler.base import ModelAwareScheduler, Scheduler
 from inferential.scheduler.request import InferenceRequest, RequestState
 
 TICK_S = 0.01
-"""While requests wait that the user's scheduler does not give yet, it is asked again this often."""
+"""Seconds until a scheduler is asked again whose requests wait and whose `next_batch` returned nothing."""
 
 
 class SchedulerAdapter(ModelAwareScheduler):
-    """Wraps a plain `Scheduler`, or an object that only looks like one."""
+    """Makes a model-aware scheduler of a plain `Scheduler`, or of any object with its five methods.
+
+    Args:
+        scheduler: the user's; its `window`, `resubmit` and `on_client_...` are used where it has them.
+    """
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
@@ -36,7 +39,7 @@ class SchedulerAdapter(ModelAwareScheduler):
         getattr(self._scheduler, "resubmit", self._scheduler.submit)(request)
 
     def next_batch_for_model(self, model_id: str, limit: int | None = None) -> list[InferenceRequest]:
-        """What the user's scheduler gives for this model; the rest is kept aside for the others."""
+        """Removes and returns requests of one model; sets those of other models aside that come before them."""
         lane = self._set_aside.get(model_id)
         if lane is None:
             lane = self._ask(model_id)
@@ -68,13 +71,13 @@ class SchedulerAdapter(ModelAwareScheduler):
         return None
 
     def ready_at(self, model_id: str) -> float | None:
-        """At once, or a tick after it was last asked in vain."""
+        """Returns -inf where requests of the model are set aside, else when to ask again."""
         if model_id in self._set_aside:
             return -math.inf
         return self._gave_nothing_at + TICK_S if self._scheduler.queue_len() else None
 
     def remove(self, request: InferenceRequest) -> bool:
-        """Forgets it where it was kept aside. The user's scheduler may keep it, but by then it is over."""
+        """Removes a request that was set aside; in the user's scheduler it stays, and is skipped when it comes."""
         lane = self._set_aside.get(request.model_id)
         if lane is None or request not in lane:
             return False

@@ -46,15 +46,21 @@ class ClientQueue:
     """One client's waiting requests for one model."""
 
     shown: dict[InferenceRequest, None] = field(default_factory=dict)
-    """Those that the strategy has."""
+    """Submitted to the strategy."""
     behind: OrderedDict[InferenceRequest, None] = field(default_factory=OrderedDict)
-    """Those that wait behind them."""
+    """Waiting behind those."""
     latest: InferenceRequest | None = None
-    """The one that the next newer observation supersedes."""
+    """The request that a newer observation supersedes; None: none of the waiting ones."""
 
 
 class ClientQueues:
-    """All waiting requests, and the strategy that orders their lines' heads."""
+    """All queued requests, and the strategy that orders the heads of the queues.
+
+    Args:
+        config: limits of the queues.
+        scheduler: the strategy; one that is not model-aware is adapted.
+        availability: when replicas can begin calls, for strategies that go by time.
+    """
 
     def __init__(
         self, config: SchedulingConfig, scheduler: Scheduler, availability: Availability = ALWAYS_AVAILABLE
@@ -76,9 +82,9 @@ class ClientQueues:
         self._order: ModelAwareScheduler = (
             scheduler if isinstance(scheduler, ModelAwareScheduler) else SchedulerAdapter(scheduler)
         )
-        # Its own word, not one inherited: who derives a strategy wants to see the requests.
+        # Set by the class itself, not inherited: a strategy derived from a built-in one is to see every request.
         self._straight_on = "may_defer" in vars(type(self._order))
-        # A strategy that ignores the replica answers alike for each free one, and is asked for the first alone.
+        # A strategy that ignores the replica answers alike for each free one, so it is asked for the first only.
         self._compares_replicas = type(self._order).next_batch_on is not ModelAwareScheduler.next_batch_on
         self._refuses = type(self._order).take_infeasible is not ModelAwareScheduler.take_infeasible
         self._order.bind(self._availability)
@@ -92,28 +98,28 @@ class ClientQueues:
         return sum(map(len, tables))
 
     def waiting(self, model_id: str) -> int:
-        """How many requests wait for a model."""
+        """Returns how many requests wait for a model."""
         return self._waiting.get(model_id, 0)
 
     def models(self) -> list[str]:
-        """The models that something waits for."""
+        """Returns the ids of the models that requests wait for."""
         return list(self._waiting)
 
     def ended(self) -> list[InferenceRequest]:
-        """The requests that were refused since it was last asked."""
+        """Returns the requests that were refused since the last call."""
         if not self._ended:
             return []
         ended, self._ended = self._ended, []
         return ended
 
-    # Coming
+    # Entering
 
     def is_alone(self, request: InferenceRequest) -> bool:
-        """Whether nothing that waits could go before a new request, and no strategy would keep it waiting."""
+        """Returns whether nothing that waits could go before a new request, and the strategy would not defer it."""
         return self._straight_on and not self._order.may_defer and request.model_id not in self._waiting
 
     def offer(self, request: InferenceRequest, now: float) -> None:
-        """Takes a new request in, or refuses it; others may end by it."""
+        """Takes a new request, or refuses it; others may be refused for its sake."""
         queue = self._client_queues.get((request.client_id, request.model_id))
         if queue is not None and queue.latest is not None:
             older = queue.latest
@@ -127,7 +133,7 @@ class ClientQueues:
         self._enter(request, rank, now)
 
     def retry(self, request: InferenceRequest, now: float) -> None:
-        """Takes a dispatched request in again, past the size limit and before its client's others."""
+        """Takes a dispatched request again, past the size limit and before its client's others."""
         queue = self._client_queues.get((request.client_id, request.model_id))
         if request.takes_latest and queue is not None and queue.latest is not None:
             self._refuse(request, RefusalKind.SUPERSEDED, "a newer one came while it ran and failed", "newer")
@@ -136,7 +142,7 @@ class ClientQueues:
         self._enter(request, self._order.eviction_rank(request), now, retried=True)
 
     def _make_room(self, rank: int, now: float) -> bool:
-        """Evicts one request of the highest rank; False where it is the newcomer that has to go."""
+        """Drops one request of the highest rank; returns False where the new request is the one to refuse."""
         highest = max(self._backlogs)
         if not self._drops_oldest or rank > highest:
             return False
@@ -164,8 +170,8 @@ class ClientQueues:
         return window is None or len(queue.shown) < window
 
     def _show(self, request: InferenceRequest, queue: ClientQueue, now: float, *, retried: bool = False) -> None:
-        # The limits are kept here. A user's own scheduler may have limits beyond them; the others' would only
-        # evict, unseen, what passed ours.
+        # The limits are applied here. A user's own scheduler may have further ones; those of the built-in strategies
+        # would drop, unnoticed, what passed ours.
         limited = isinstance(self._order, SchedulerAdapter) and not retried
         try:
             if limited:
@@ -178,7 +184,7 @@ class ClientQueues:
         else:
             queue.shown[request] = None
 
-    # Going
+    # Leaving
 
     def take(self, slots: Sequence[ReplicaSlot], now: float) -> tuple[ReplicaSlot, list[InferenceRequest]] | None:
         """Takes the requests of one call, in the strategy's order, and marks them as dispatched.
@@ -207,11 +213,11 @@ class ClientQueues:
         return None
 
     def in_turn(self, model_ids: Sequence[str]) -> Sequence[str]:
-        """Models that share a device, in the order in which they may have it next."""
+        """Returns models that share a device, in the order in which they may use it next."""
         return self._order.in_turn(model_ids)
 
     def refuse_infeasible(self, now: float) -> None:
-        """Ends what the strategy knows cannot be in time and must not be served late."""
+        """Refuses what the strategy knows cannot be in time and must not be served late."""
         if not self._refuses:
             return
         for request, reason in self._order.take_infeasible():
@@ -219,12 +225,12 @@ class ClientQueues:
             self._refuse(request, RefusalKind.EXPIRED, reason, "deadline")
 
     def refuse_infeasible_due(self, now: float) -> None:
-        """The same, if `infeasible_at` says that there is something."""
+        """Does the same where `infeasible_at` says that there is something to refuse."""
         if self._refuses and (at := self._order.infeasible_at()) is not None and at <= now:
             self.refuse_infeasible(now)
 
     def infeasible_at(self) -> float | None:
-        """When `refuse_infeasible` next has something to do."""
+        """Returns when `refuse_infeasible` next has something to do; None: never by itself."""
         return self._order.infeasible_at() if self._refuses else None
 
     def tick(self) -> None:
@@ -232,7 +238,7 @@ class ClientQueues:
         self._order.tick()
 
     def expire(self, now: float) -> None:
-        """Ends what has waited longer than its time to live."""
+        """Refuses what has waited longer than its time to live."""
         while self._ages:
             received_at, request = self._ages.top()
             if now < received_at + self._ttl_s:
@@ -241,24 +247,24 @@ class ClientQueues:
             self._end(request, RefusalKind.EXPIRED, reason, "ttl", now)
 
     def expires_at(self) -> float | None:
-        """When `expire` next has something to do."""
+        """Returns when `expire` next has something to do; None: nothing waits."""
         return self._ages.top()[0] + self._ttl_s if self._ages else None
 
     def ready_at(self, slots: Sequence[ReplicaSlot]) -> float | None:
-        """Returns from when on `take` gives something for these free replicas of a model; None: not by itself."""
+        """Returns from when on `take` returns something for these free replicas of a model; None: not by itself."""
         if not self._compares_replicas:
             return self._order.ready_on(slots[0]) if slots else None
         return min((at for slot in slots if (at := self._order.ready_on(slot)) is not None), default=None)
 
     def forget(self, client_id: str, now: float) -> None:
-        """Ends all that a client which is gone has waiting."""
+        """Refuses all waiting requests of a client that is gone."""
         for backlog in list(self._backlogs.values()):
             for request in backlog.of(client_id):
                 self._end(request, RefusalKind.REJECTED, "the client is gone", CLIENT_GONE, now)
         self._order.on_client_disconnected(client_id)
 
     def clear(self, reason: str, cause: str, now: float) -> None:
-        """Ends all that waits."""
+        """Refuses all that waits."""
         for request in list(self._ages):
             self._end(request, RefusalKind.REJECTED, reason, cause, now)
 
@@ -275,7 +281,7 @@ class ClientQueues:
             self._enter(request, self._order.eviction_rank(request), now)
 
     def client_connected(self, client_id: str) -> None:
-        """Tells the strategy of a client's first sign of life."""
+        """Notifies the strategy of a client's first request."""
         self._order.on_client_connected(client_id)
 
     def _end(self, request: InferenceRequest, kind: RefusalKind, reason: str, cause: str, now: float) -> None:
@@ -289,7 +295,7 @@ class ClientQueues:
         self._ended.append(request)
 
     def _leave(self, request: InferenceRequest, now: float) -> None:
-        """Takes a request out of every table; the next of its line moves up."""
+        """Removes a request from every table; the next of its queue moves up."""
         self._ages.discard(request)
         rank = self._ranks.pop(request)
         backlog = self._backlogs[rank]

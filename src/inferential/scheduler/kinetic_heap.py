@@ -1,4 +1,4 @@
-"""Lanes whose order changes with time: by the built-in score, exactly and cheaply, or by any policy, all asked.
+"""Lanes whose order changes with time: by the built-in score, exact and cheap, or by a policy called for each request.
 
 The score itself is in `score`.
 
@@ -36,11 +36,11 @@ class ScoredLane(Lane):
 
     @abstractmethod
     def best(self, now: float) -> InferenceRequest:
-        """The next to be served, which stays, with its score up to date, of a lane that is not empty."""
+        """Returns the next to be served, which stays, with its score updated; the lane must not be empty."""
 
 
 class KineticLane(ScoredLane):
-    """Highest built-in score first, at the time of taking."""
+    """Serves the highest built-in score first, as it is at the time of taking."""
 
     __slots__ = ("_by_slope", "_changes", "_now", "_slopes", "_weights")
 
@@ -62,6 +62,10 @@ class KineticLane(ScoredLane):
     def discard(self, request: InferenceRequest) -> None:
         self._leave(request)
         self._changes.discard(request)
+
+    def entries(self) -> int:
+        """Returns the size in memory: rows in all tables; 0 for an empty lane."""
+        return len(self._slopes) + len(self._by_slope) + len(self._changes)
 
     def best(self, now: float) -> InferenceRequest:
         self._advance(now)
@@ -120,7 +124,7 @@ class KineticLane(ScoredLane):
 
 
 class PolicyLane(ScoredLane):
-    """Highest score of a policy first, at the time of taking; ties in order of arrival.
+    """Serves the highest score of a policy first, as it is at the time of taking; ties in order of arrival.
 
     A policy may read anything, the clock included, so every waiting request is asked at every take: O(n).
     """

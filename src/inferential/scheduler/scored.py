@@ -45,5 +45,5 @@ class ScoredScheduler(QueueScheduler[ScoredLane]):
         return KineticLane(self._weights) if self._policy is None else PolicyLane(self._policy)
 
     def status(self) -> dict[str, Any]:
-        """As of every strategy, and the name of the policy, None for the built-in score."""
+        """Returns what every strategy does, and the name of the policy; None for the built-in score."""
         return super().status() | {"policy": None if self._policy is None else self._policy.name}

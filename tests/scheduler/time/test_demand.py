@@ -14,7 +14,7 @@ def test_nothing_is_asked_before_the_first_request() -> None:
 
 
 @given(st.integers(20, 500), st.floats(0.5, 20.0))
-def test_a_steady_rate_is_told_within_a_tenth_after_half_a_second(per_second: int, seconds: float) -> None:
+def test_a_steady_rate_is_known_within_a_tenth_after_half_a_second(per_second: int, seconds: float) -> None:
     demand = Demand()
     now = 0.0
     for number in range(int(per_second * seconds)):
