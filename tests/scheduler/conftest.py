@@ -6,15 +6,17 @@ They are factories of session scope, so that hypothesis may call them for every 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest.mock import patch
 
 import pytest
+from tests.scheduler.slo_bench import Bench
 
 from inferential.config.schema import SchedulingConfig
 from inferential.scheduler import InferenceRequest, ModelAwareScheduler, create_scheduler
+from inferential.scheduler.engine import Capacity
 
 
 class Clock:
@@ -84,3 +86,13 @@ STRATEGIES = ["batch_optimized", "deadline_aware", "model_deadline", "priority_t
 def strategy(request: pytest.FixtureRequest) -> str:
     """Each built-in strategy in turn."""
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def bench() -> Callable[..., Bench]:
+    def make(clock: Any, latencies_ms: Sequence[float], *, replicas: Sequence[str] = ("",), **options: Any) -> Bench:
+        names = [f"m/{replica}" if replica else "m" for replica in replicas]
+        capacity = {"m": Capacity(1, len(latencies_ms), tuple(replicas))}
+        return Bench(clock, capacity, {name: list(latencies_ms) for name in names}, options)
+
+    return make
