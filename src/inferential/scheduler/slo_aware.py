@@ -206,7 +206,8 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
             if other.free_at == -math.inf
         ]
         latest_start = first.deadline - min(free, default=slot.profile.high(live + 1)) - WAKE_S
-        return min(latest_start, first.waiting_since + 2 * needed / max(model.demand.per_second(now), 1e-9))
+        # Not the present rate, which falls while nothing comes, so that the end of the wait would move away from it.
+        return min(latest_start, first.waiting_since + 2 * needed / max(model.demand.last_per_second(), 1e-9))
 
     def in_turn(self, model_ids: Sequence[str]) -> Sequence[str]:
         """Returns the models, first that whose request must begin soonest; under overload, whose turn comes first."""

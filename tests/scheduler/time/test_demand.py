@@ -30,3 +30,12 @@ def test_who_was_silent_for_a_second_counts_no_more() -> None:
     demand.note("b", 1.9)
     assert demand.clients(2.5) == 1
     assert demand.per_second(100.0) < 1e-9
+
+
+def test_the_last_rate_stays_while_nothing_comes() -> None:
+    demand = Demand()
+    for number in range(10):
+        demand.note("a", 100.0 + number / 10)
+    rate = demand.last_per_second()
+    assert rate == demand.per_second(100.9)
+    assert demand.per_second(102.0) < rate == demand.last_per_second()

@@ -41,6 +41,10 @@ class Demand:
         filled = 1.0 - math.exp(-max(now - self._began_at, 0.05) / MEMORY_S)
         return self._count * math.exp(-max(now - self._last, 0.0) / MEMORY_S) / (MEMORY_S * filled)
 
+    def last_per_second(self) -> float:
+        """Returns the rate as it was at the last arrival, which stays the same until the next."""
+        return self.per_second(self._last)
+
     def clients(self, now: float) -> int:
         """Returns how many clients sent a request in the last second."""
         self._forget(now)
