@@ -6,8 +6,7 @@ import pytest
 
 from inferential.metrics import MetricsCollector, names
 from inferential.metrics.recorder import Recorder
-from inferential.scheduler.admission import CLIENT_GONE, QUEUE_FULL
-from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
+from inferential.scheduler.request import CLIENT_GONE, QUEUE_FULL, InferenceRequest, Refusal, RefusalKind
 
 
 @pytest.fixture

@@ -6,15 +6,17 @@ They are factories of session scope, so that hypothesis may call them for every 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest.mock import patch
 
 import pytest
+from tests.scheduler.slo_bench import Bench
 
 from inferential.config.schema import SchedulingConfig
 from inferential.scheduler import InferenceRequest, ModelAwareScheduler, create_scheduler
+from inferential.scheduler.engine import Capacity
 
 
 class Clock:
@@ -32,7 +34,7 @@ def _stopped(now: float = 100.0) -> Iterator[Clock]:
 
 
 def _request(client: str = "c", model: str = "m", **fields: Any) -> InferenceRequest:
-    told: dict[str, Any] = {
+    given: dict[str, Any] = {
         "received_at": time.monotonic(),
         "urgency": 0.0,
         "steps_remaining": None,
@@ -40,9 +42,9 @@ def _request(client: str = "c", model: str = "m", **fields: Any) -> InferenceReq
         "latency_budget_ms": 50.0,
         "priority": 1,
     }
-    told |= fields
+    given |= fields
     return InferenceRequest(
-        client_id=client, model_id=model, identity=client.encode(), envelope=b"", payload=b"", **told
+        client_id=client, model_id=model, identity=client.encode(), envelope=b"", payload=b"", **given
     )
 
 
@@ -67,7 +69,7 @@ def clock() -> Iterator[Clock]:
 
 @pytest.fixture(scope="session")
 def make_request() -> Callable[..., InferenceRequest]:
-    """`make_request("client", "model", urgency=1.0)`; received now, not overdue, where nothing else is told."""
+    """`make_request("client", "model", urgency=1.0)`; received now, not overdue, unless given otherwise."""
     return _request
 
 
@@ -84,3 +86,13 @@ STRATEGIES = ["batch_optimized", "deadline_aware", "model_deadline", "priority_t
 def strategy(request: pytest.FixtureRequest) -> str:
     """Each built-in strategy in turn."""
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def bench() -> Callable[..., Bench]:
+    def make(clock: Any, latencies_ms: Sequence[float], *, replicas: Sequence[str] = ("",), **options: Any) -> Bench:
+        names = [f"m/{replica}" if replica else "m" for replica in replicas]
+        capacity = {"m": Capacity(1, len(latencies_ms), tuple(replicas))}
+        return Bench(clock, capacity, {name: list(latencies_ms) for name in names}, options)
+
+    return make

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import subprocess
 import sys
 from collections import deque
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import inferential.scheduler.base
 from inferential.config.schema import SchedulingConfig
 from inferential.scheduler import (
     BatchOptimizedScheduler,
@@ -181,3 +183,9 @@ def test_the_error_of_a_full_queue_names_the_client() -> None:
 def test_importing_the_schedulers_imports_no_pydantic() -> None:
     code = "import sys, inferential.scheduler; sys.exit(any(name.startswith('pydantic') for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_example_of_the_interface_runs() -> None:
+    results = doctest.testmod(inferential.scheduler.base)
+    assert results.attempted > 3
+    assert results.failed == 0

@@ -47,11 +47,11 @@ def test_a_freed_slot_takes_the_next(clock: Any, make_request: MakeRequest) -> N
     assert [batch.requests for batch in engine.work(clock.now)] == [[second]]
 
 
-STRAIGHT = ["deadline_aware", "model_deadline", "priority_tiered", "round_robin"]
+BYPASSED = ["deadline_aware", "model_deadline", "priority_tiered", "round_robin"]
 
 
-@pytest.mark.parametrize("strategy", STRAIGHT)
-def test_a_request_that_nobody_waits_before_never_meets_the_strategy(
+@pytest.mark.parametrize("strategy", BYPASSED)
+def test_a_request_that_can_bypass_the_queues_never_meets_the_strategy(
     strategy: str, clock: Any, make_request: MakeRequest
 ) -> None:
     engine = make_engine(strategy=strategy)
@@ -65,7 +65,7 @@ def test_a_request_that_nobody_waits_before_never_meets_the_strategy(
 
 
 @pytest.mark.parametrize("strategy", ["batch_optimized", "slo_aware"])
-def test_a_strategy_that_holds_back_meets_every_request(strategy: str, clock: Any, make_request: MakeRequest) -> None:
+def test_a_strategy_that_may_defer_meets_every_request(strategy: str, clock: Any, make_request: MakeRequest) -> None:
     engine = make_engine(strategy=strategy)
     with patch.object(engine.scheduler, "resubmit", wraps=engine.scheduler.resubmit) as queued:
         engine.offer(make_request("a"), clock.now)
@@ -73,7 +73,7 @@ def test_a_strategy_that_holds_back_meets_every_request(strategy: str, clock: An
     assert queued.call_count == 1
 
 
-def test_a_strategy_that_somebody_derived_meets_every_request(clock: Any, make_request: MakeRequest) -> None:
+def test_a_strategy_derived_from_a_built_in_one_meets_every_request(clock: Any, make_request: MakeRequest) -> None:
     class Mine(DeadlineAwareScheduler):
         pass
 

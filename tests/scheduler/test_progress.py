@@ -84,10 +84,10 @@ class Stubborn(Plain, ModelAwareScheduler):
         self._waiting.remove(request)
         return True
 
-    def gives_up_at(self) -> float | None:
+    def infeasible_at(self) -> float | None:
         return -math.inf
 
-    def given_up(self) -> list[tuple[InferenceRequest, str]]:
+    def take_infeasible(self) -> list[tuple[InferenceRequest, str]]:
         return []
 
 
@@ -290,7 +290,7 @@ class ProgressMachine(RuleBasedStateMachine):
             wakes = 0 if self._work() else wakes + 1
             steps += 1
             # A built-in strategy knows when it will give something; a user's own is asked every RETRY_S.
-            assert wakes < (20 if self.strategy in STRATEGIES else TTL_S / RETRY_S + 20)
+            assert wakes < (10 if self.strategy in STRATEGIES else TTL_S / RETRY_S + 20)
             if steps > 40 and self.strategy in STRATEGIES:
                 break
         for model in "mn":

@@ -35,7 +35,7 @@ def test_a_full_queue_drops_the_one_received_first(
     assert requests[1] not in drain(scheduler)
 
 
-def test_a_full_queue_rejects_the_newcomer_if_told_to(
+def test_a_full_queue_rejects_the_new_request_where_configured(
     strategy: str, clock: Any, make_request: MakeRequest, make_scheduler: MakeScheduler
 ) -> None:
     scheduler = make_scheduler(strategy, max_queue_size=1, overflow_policy="reject_newest")

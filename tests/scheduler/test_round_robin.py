@@ -56,15 +56,16 @@ def test_turns_go_over_all_models_or_over_the_one_that_is_asked_for(
     assert scheduler.queue_len() == 0
 
 
-def test_a_client_that_asks_again_and_again_neither_jumps_the_line_nor_loses_its_turn(
+def test_a_client_that_asks_again_and_again_neither_gains_nor_loses_a_turn(
     scheduler: RoundRobinScheduler, make_request: MakeRequest
 ) -> None:
-    for client in "abc":
-        scheduler.submit(make_request(client))
+    requests = {client: make_request(client) for client in "abc"}
+    for request in requests.values():
+        scheduler.submit(request)
     for _ in range(3):  # b supersedes its own request
-        newer, (older,) = make_request("b"), scheduler._clients["b"]
-        scheduler.remove(older)
-        scheduler.submit(newer)
+        scheduler.remove(requests["b"])
+        requests["b"] = make_request("b")
+        scheduler.submit(requests["b"])
     assert served(scheduler, 1) == "a"
     submit(scheduler, make_request, "a")
     assert served(scheduler, 3) == "bca"
@@ -81,29 +82,33 @@ def test_a_retry_waits_for_the_next_turn_of_its_client(
 
 @settings(deadline=None)
 @given(happenings=st.lists(st.tuples(st.sampled_from("stttr"), st.sampled_from("abcde")), max_size=150))
-def test_nobody_is_served_twice_between_two_turns_of_one_who_waits(
+def test_no_client_is_served_twice_between_two_turns_of_one_that_waits(
     happenings: list[tuple[str, str]], make_request: MakeRequest
 ) -> None:
     scheduler = RoundRobinScheduler(SchedulingConfig())
     since: dict[str, Counter[str]] = {}  # what others got since a client that waits entered or was served
+    waits: dict[str, list[InferenceRequest]] = {client: [] for client in "abcde"}
     for what, client in happenings:
         if what == "s":
-            scheduler.submit(make_request(client))
+            waits[client].append(make_request(client))
+            scheduler.submit(waits[client][-1])
             since.setdefault(client, Counter())
         elif what == "r" and client in since:  # superseded: removed, and asked again
-            scheduler.remove(next(iter(scheduler._clients[client])))
-            scheduler.submit(make_request(client))
+            scheduler.remove(waits[client].pop(0))
+            waits[client].append(make_request(client))
+            scheduler.submit(waits[client][-1])
         elif what == "t":
             for request in scheduler.next_batch():
                 winner = request.client_id
+                waits[winner].remove(request)
                 del since[winner]
-                if winner in scheduler._clients:
+                if waits[winner]:
                     since[winner] = Counter()
                 for waiting, others in since.items():
                     if waiting != winner:
                         others[winner] += 1
                         assert others[winner] <= 1
-    assert scheduler.queue_len() == sum(len(requests) for requests in scheduler._clients.values())
+    assert scheduler.queue_len() == sum(map(len, waits.values()))
 
 
 def test_clients_that_came_and_went_take_no_place(make_request: MakeRequest) -> None:

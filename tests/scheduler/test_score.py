@@ -98,3 +98,18 @@ def test_a_policy_that_fails_is_logged_once_and_the_built_in_score_stands_in(
     assert scores == {"raises": 9.0, "nan": 9.0, "text": 9.0, "number": 7.0}
     assert [record.getMessage().split(";")[0] for record in caplog.records] == ["policy 'flaky' failed"]
     assert caplog.records[0].exc_info is not None
+
+
+def test_a_policy_sees_a_client_become_overdue_while_its_request_waits(make_request: MakeRequest) -> None:
+    seen: list[float] = []
+
+    def policy(request: InferenceRequest) -> float:
+        seen.append(request.time_until_next)
+        return 0.0
+
+    request = make_request(received_at=100.0, time_until_next=0.1)
+    guarded = GuardedPolicy("mine", policy, Weights.of(DeadlineAwareConfig()))
+    for waited_s in (0.0, 0.05, 0.3):
+        guarded(request, 100.0 + waited_s)
+    assert seen == pytest.approx([0.1, 0.05, -0.2])
+    assert request.time_until_next == 0.1

@@ -22,8 +22,7 @@ from inferential.metrics.recorder import Recorder
 from inferential.observation import ObservationError
 from inferential.proto import PROTOCOL_VERSION, Status
 from inferential.proto.messages import Response, ResponseTiming, read_response, write_response
-from inferential.scheduler.admission import CLIENT_GONE
-from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, RequestState
+from inferential.scheduler.request import CLIENT_GONE, InferenceRequest, Refusal, RefusalKind, RequestState
 from inferential.scheduler.time.availability import ALWAYS_AVAILABLE
 from inferential.scheduler.time.fair_share import FairShares
 from inferential.server.callbacks import Callbacks

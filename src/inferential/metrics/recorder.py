@@ -5,8 +5,7 @@ from __future__ import annotations
 from inferential.metrics import names
 from inferential.metrics.collector import MetricsCollector
 from inferential.metrics.store import LabelSet
-from inferential.scheduler.admission import CLIENT_GONE, QUEUE_FULL
-from inferential.scheduler.request import InferenceRequest, RefusalKind
+from inferential.scheduler.request import CLIENT_GONE, QUEUE_FULL, InferenceRequest, RefusalKind
 
 _REFUSED = {
     RefusalKind.REJECTED: names.REQUESTS_REJECTED,

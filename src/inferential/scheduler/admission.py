@@ -1,323 +1,86 @@
-"""Who may wait, for how long, and whose turn it is within a client's own line.
+"""How a request enters: staged for a call of its own where it may bypass the queues, else into its client's queue.
 
-It orders nothing across clients: that is the strategy's part, which it feeds.
-
-Every client has one line per model, first come, first served. The strategy is shown only the head of each line (as
-many requests as its `window` says), and the next moves up when the head is taken. A request that moves up waits, for
-the strategy, since that moment and not since it was received: a client waits behind itself on its own time. So a
-client that sends a thousand requests a second stands in the strategy's queue once, like everybody else, and whatever
-the order is, it costs another client no more than one place.
-
-A newer observation takes the place of an older one that still waits (superseding), and its standing: the robot has
-been waiting all that time. Were it sent to the end instead, a robot faster than the queue's cycle would never be
-served.
-
-Requests that end here are given by `ended` as refused; whoever runs this tells their clients.
+It decides no order and no call. A request may bypass the queues where nothing that waits could go before it: nothing
+waits for its model, and the strategy would not keep it waiting. It is staged until the engine either calls its model
+with it or looks at the queues, which `queues` returns with all that is staged entered first. There is no other way to
+the queues, so a staged request cannot be overlooked.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from inferential.scheduler.backlog import Backlog
-from inferential.scheduler.base import ModelAwareScheduler, QueueFullError, Scheduler
-from inferential.scheduler.foreign import ForeignScheduler
-from inferential.scheduler.heap import LazyHeap
-from inferential.scheduler.request import DISPATCHED, QUEUED, InferenceRequest, Refusal, RefusalKind
-from inferential.scheduler.time.availability import ALWAYS_AVAILABLE, Availability, ReplicaSlot
+from inferential.scheduler.base import Scheduler
+from inferential.scheduler.client_queues import ClientQueues
+from inferential.scheduler.request import DISPATCHED, InferenceRequest
+from inferential.scheduler.time.availability import ALWAYS_AVAILABLE, Availability
 
 if TYPE_CHECKING:
     from inferential.config.schema import SchedulingConfig
 
-QUEUE_FULL = "queue_full"
-"""Cause of a refusal for want of room."""
-CLIENT_GONE = "client_gone"
-"""Cause of a refusal that nobody is there to read."""
-
-
-@dataclass(slots=True)
-class Line:
-    """One client's waiting requests for one model."""
-
-    shown: dict[InferenceRequest, None] = field(default_factory=dict)
-    """Those that the strategy has."""
-    behind: OrderedDict[InferenceRequest, None] = field(default_factory=OrderedDict)
-    """Those that wait behind them."""
-    latest: InferenceRequest | None = None
-    """The one that the next newer observation supersedes."""
-
 
 class Admission:
-    """All waiting requests, and the strategy that orders their lines' heads."""
+    """All requests that are not dispatched: those in the clients' queues, and the staged ones.
+
+    Args:
+        config: limits of the queues.
+        scheduler: the strategy that orders the clients' requests.
+        availability: when replicas can begin calls, for strategies that go by time.
+
+    Attributes:
+        staged: requests that may bypass the queues, by model and client; read it, and take by `take_staged`.
+    """
 
     def __init__(
         self, config: SchedulingConfig, scheduler: Scheduler, availability: Availability = ALWAYS_AVAILABLE
     ) -> None:
-        self._availability = availability
-        self._lines: dict[tuple[str, str], Line] = {}
-        self._waiting: dict[str, int] = {}
-        self._ages: LazyHeap[InferenceRequest] = LazyHeap()
-        self._backlogs: dict[int, Backlog] = {}
-        self._ranks: dict[InferenceRequest, int] = {}
-        self._ended: list[InferenceRequest] = []
-        self._configure(config, scheduler)
+        self._queues = ClientQueues(config, scheduler, availability)
+        self.staged: dict[str, dict[str, InferenceRequest]] = {}
 
-    def _configure(self, config: SchedulingConfig, scheduler: Scheduler) -> None:
-        self._max_queue_size = config.max_queue_size
-        self._ttl_s = config.request_ttl_ms / 1e3
-        self._drops_oldest = config.overflow_policy == "drop_oldest"
-        self.scheduler = scheduler
-        self._order: ModelAwareScheduler = (
-            scheduler if isinstance(scheduler, ModelAwareScheduler) else ForeignScheduler(scheduler)
-        )
-        # Its own word, not one inherited: who derives a strategy wants to see the requests.
-        self._straight_on = "holds_back" in vars(type(self._order))
-        # A strategy that ignores the replica answers alike for each free one, and is asked for the first alone.
-        self._compares_replicas = type(self._order).next_batch_on is not ModelAwareScheduler.next_batch_on
-        self._gives_up = type(self._order).given_up is not ModelAwareScheduler.given_up
-        self._order.bind(self._availability)
+    @property
+    def scheduler(self) -> Scheduler:
+        """The strategy in charge."""
+        return self._queues.scheduler
 
-    def __len__(self) -> int:
-        return len(self._ages)
+    @property
+    def queues(self) -> ClientQueues:
+        """The clients' queues, after all that was staged has entered them."""
+        if self.staged:
+            self._enter_staged()
+        return self._queues
 
-    def waiting(self, model_id: str) -> int:
-        """How many requests wait for a model."""
-        return self._waiting.get(model_id, 0)
+    def _enter_staged(self) -> None:
+        groups, self.staged = self.staged, {}
+        for group in groups.values():
+            for request in group.values():
+                self._queues.offer(request, request.received_at)
 
-    def models(self) -> list[str]:
-        """The models that something waits for."""
-        return list(self._waiting)
-
-    def ended(self) -> list[InferenceRequest]:
-        """The requests that were refused since it was last asked."""
-        if not self._ended:
-            return []
-        ended, self._ended = self._ended, []
-        return ended
+    def waiting(self, model_id: str | None = None) -> int:
+        """Returns how many requests wait, for one model or for all; staged ones count."""
+        if model_id is None:
+            return len(self._queues) + (sum(map(len, self.staged.values())) if self.staged else 0)
+        return self._queues.waiting(model_id) + len(self.staged.get(model_id, ()))
 
     def sizes(self) -> dict[str, int]:
-        """Returns the number of entries in each table of the queue."""
-        return {
-            "queue_requests": len(self._ages),
-            "queue_lines": len(self._lines),
-            "queue_models": len(self._waiting),
-            "queue_ranks": len(self._ranks),
-            "queue_backlogs": len(self._backlogs),
-        }
+        """Returns the number of rows in each table; all are 0 where nothing waits."""
+        return self._queues.sizes() | {"queue_staged": sum(map(len, self.staged.values()))}
 
-    # Coming
+    def ended(self) -> list[InferenceRequest]:
+        """Returns the requests that were refused since the last call."""
+        return self._queues.ended()
 
-    def stands_alone(self, request: InferenceRequest) -> bool:
-        """Whether nothing that waits could go before a new request, and no strategy would keep it waiting."""
-        return self._straight_on and not self._order.holds_back and request.model_id not in self._waiting
+    def can_bypass(self, request: InferenceRequest) -> bool:
+        """Returns whether nothing that waits could go before a new request, so that it may be staged."""
+        group = self.staged.get(request.model_id)
+        return self._queues.is_alone(request) if group is None else request.client_id not in group
 
-    def offer(self, request: InferenceRequest, now: float) -> None:
-        """Takes a new request in, or refuses it; others may end by it."""
-        line = self._lines.get((request.client_id, request.model_id))
-        if line is not None and line.latest is not None:
-            older = line.latest
-            request.waiting_since, request.arrival = older.waiting_since, older.arrival
-            self._end(older, RefusalKind.SUPERSEDED, "a newer observation took its place", "newer", now)
-        rank = self._order.eviction_rank(request)
-        if len(self._ages) >= self._max_queue_size and not self._make_room(rank, now):
-            self._refuse(request, RefusalKind.REJECTED, self._full(), QUEUE_FULL)
-            return
-        request.move(QUEUED)
-        self._enter(request, rank, now)
+    def stage(self, request: InferenceRequest) -> None:
+        """Keeps a new request for which `can_bypass` is true, as others for the same model may follow at once."""
+        self.staged.setdefault(request.model_id, {})[request.client_id] = request
 
-    def retry(self, request: InferenceRequest, now: float) -> None:
-        """Takes a dispatched request in again, past the size limit and before its client's others."""
-        line = self._lines.get((request.client_id, request.model_id))
-        if request.takes_latest and line is not None and line.latest is not None:
-            self._refuse(request, RefusalKind.SUPERSEDED, "a newer one came while it ran and failed", "newer")
-            return
-        request.move(QUEUED)
-        self._enter(request, self._order.eviction_rank(request), now, retried=True)
-
-    def _make_room(self, rank: int, now: float) -> bool:
-        """Evicts one request of the highest rank; False where it is the newcomer that has to go."""
-        highest = max(self._backlogs)
-        if not self._drops_oldest or rank > highest:
-            return False
-        self._end(self._backlogs[highest].victim(), RefusalKind.REJECTED, self._full(), QUEUE_FULL, now)
-        return True
-
-    def _full(self) -> str:
-        return f"the queue is full ({self._max_queue_size} requests wait)"
-
-    def _enter(self, request: InferenceRequest, rank: int, now: float, *, retried: bool = False) -> None:
-        line = self._lines.setdefault((request.client_id, request.model_id), Line())
-        self._ages.push(request, request.received_at, request.arrival)
-        self._ranks[request] = rank
-        self._backlogs.setdefault(rank, Backlog()).add(request)
-        self._waiting[request.model_id] = self._waiting.get(request.model_id, 0) + 1
-        if request.takes_latest:
-            line.latest = request
-        if retried or (not line.behind and self._has_room(line)):
-            self._show(request, line, now, retried=retried)
-        else:
-            line.behind[request] = None
-
-    def _has_room(self, line: Line) -> bool:
-        window = self._order.window
-        return window is None or len(line.shown) < window
-
-    def _show(self, request: InferenceRequest, line: Line, now: float, *, retried: bool = False) -> None:
-        # The limits are kept here. A user's own scheduler may have limits beyond them; the others' would only
-        # evict, unseen, what passed ours.
-        limited = isinstance(self._order, ForeignScheduler) and not retried
-        try:
-            if limited:
-                self._order.submit(request)
-            else:
-                self._order.resubmit(request)
-        except QueueFullError:
-            line.behind[request] = None
-            self._end(request, RefusalKind.REJECTED, "the scheduler takes no more requests", QUEUE_FULL, now)
-        else:
-            line.shown[request] = None
-
-    # Going
-
-    def take(self, slots: Sequence[ReplicaSlot], now: float) -> tuple[ReplicaSlot, list[InferenceRequest]] | None:
-        """Takes the requests of one call, in the strategy's order, and marks them as dispatched.
-
-        Args:
-            slots: replicas of one model that can begin a call now, in the order in which to offer them.
-            now: seconds of `time.monotonic()`.
-
-        Returns:
-            The replica that runs the call, and its requests; None if the strategy gives nothing for any of them.
-        """
-        for slot in slots:
-            taken = self._take_on(slot, now)
-            if taken:
-                return slot, taken
-            if not self._compares_replicas:
-                break
-        return None
-
-    def _take_on(self, slot: ReplicaSlot, now: float) -> list[InferenceRequest]:
-        taken: list[InferenceRequest] = []
-        while len(taken) < slot.max_batch_size:
-            batch = self._order.next_batch_on(slot, len(taken))
-            if not batch:
-                break
-            for request in batch:
-                request.move(DISPATCHED)
-                self._leave(request, now)
-            taken.extend(batch)
-        return taken
-
-    def in_turn(self, model_ids: Sequence[str]) -> Sequence[str]:
-        """Models that share a device, in the order in which they may have it next."""
-        return self._order.in_turn(model_ids)
-
-    def give_up(self, now: float) -> None:
-        """Ends what the strategy knows cannot be in time and must not be served late."""
-        if not self._gives_up:
-            return
-        for request, reason in self._order.given_up():
-            self._leave(request, now)
-            self._refuse(request, RefusalKind.EXPIRED, reason, "deadline")
-
-    def give_up_due(self, now: float) -> None:
-        """The same, if `gives_up_at` says that there is something."""
-        if self._gives_up and (at := self._order.gives_up_at()) is not None and at <= now:
-            self.give_up(now)
-
-    def gives_up_at(self) -> float | None:
-        """When `give_up` next has something to do."""
-        return self._order.gives_up_at() if self._gives_up else None
-
-    def tick(self) -> None:
-        """Lets the strategy do what only time brings about."""
-        self._order.tick()
-
-    def expire(self, now: float) -> None:
-        """Ends what has waited longer than its time to live."""
-        while self._ages:
-            received_at, request = self._ages.top()
-            if now < received_at + self._ttl_s:
-                break
-            reason = f"it waited {self._ttl_s * 1e3:g} ms in the queue"
-            self._end(request, RefusalKind.EXPIRED, reason, "ttl", now)
-
-    def expires_at(self) -> float | None:
-        """When `expire` next has something to do."""
-        return self._ages.top()[0] + self._ttl_s if self._ages else None
-
-    def ready_at(self, slots: Sequence[ReplicaSlot]) -> float | None:
-        """Returns from when on `take` gives something for these free replicas of a model; None: not by itself."""
-        if not self._compares_replicas:
-            return self._order.ready_on(slots[0]) if slots else None
-        return min((at for slot in slots if (at := self._order.ready_on(slot)) is not None), default=None)
-
-    def forget(self, client_id: str, now: float) -> None:
-        """Ends all that a client which is gone has waiting."""
-        for backlog in list(self._backlogs.values()):
-            for request in backlog.of(client_id):
-                self._end(request, RefusalKind.REJECTED, "the client is gone", CLIENT_GONE, now)
-        self._order.on_client_disconnected(client_id)
-
-    def clear(self, reason: str, cause: str, now: float) -> None:
-        """Ends all that waits."""
-        for request in list(self._ages):
-            self._end(request, RefusalKind.REJECTED, reason, cause, now)
-
-    def swap(self, config: SchedulingConfig, scheduler: Scheduler, now: float) -> None:
-        """Puts another strategy in charge of all that waits."""
-        requests = sorted(self._ages, key=lambda request: request.arrival)
+    def take_staged(self, model_id: str) -> list[InferenceRequest]:
+        """Takes all staged requests of a model and marks them as dispatched."""
+        requests = list(self.staged.pop(model_id).values())
         for request in requests:
-            self._order.remove(request)
-        for table in (self._lines, self._waiting, self._backlogs, self._ranks):
-            table.clear()
-        self._ages = LazyHeap()
-        self._configure(config, scheduler)
-        for request in requests:
-            self._enter(request, self._order.eviction_rank(request), now)
-
-    def client_connected(self, client_id: str) -> None:
-        """Tells the strategy of a client's first sign of life."""
-        self._order.on_client_connected(client_id)
-
-    def _end(self, request: InferenceRequest, kind: RefusalKind, reason: str, cause: str, now: float) -> None:
-        if request in self._lines[request.client_id, request.model_id].shown:
-            self._order.remove(request)
-        self._leave(request, now)
-        self._refuse(request, kind, reason, cause)
-
-    def _refuse(self, request: InferenceRequest, kind: RefusalKind, reason: str, cause: str) -> None:
-        request.refuse(Refusal(kind, reason, cause))
-        self._ended.append(request)
-
-    def _leave(self, request: InferenceRequest, now: float) -> None:
-        """Takes a request out of every table; the next of its line moves up."""
-        self._ages.discard(request)
-        rank = self._ranks.pop(request)
-        backlog = self._backlogs[rank]
-        backlog.discard(request)
-        if not backlog:
-            del self._backlogs[rank]
-        count = self._waiting[request.model_id] - 1
-        if count:
-            self._waiting[request.model_id] = count
-        else:
-            del self._waiting[request.model_id]
-        key = (request.client_id, request.model_id)
-        line = self._lines[key]
-        if line.latest is request:
-            line.latest = None
-        if request in line.behind:
-            del line.behind[request]
-        else:
-            del line.shown[request]
-        while line.behind and self._has_room(line):
-            following, _ = line.behind.popitem(last=False)
-            following.waiting_since = max(following.waiting_since, now)
-            self._show(following, line, now)
-        if not line.shown and not line.behind:
-            self._lines.pop(key, None)
+            request.move(DISPATCHED)
+        return requests

@@ -1,7 +1,4 @@
-"""Who has how much waiting, so that a full queue knows whose request goes.
-
-It decides nothing else and knows no time.
-"""
+"""Waiting requests counted by client, so that a full queue can drop one of the client that has most waiting."""
 
 from __future__ import annotations
 
@@ -27,13 +24,13 @@ class Backlog:
         return bool(self._by_client)
 
     def add(self, request: InferenceRequest) -> None:
-        """Notes a request that waits."""
+        """Adds a waiting request."""
         requests = self._by_client.setdefault(request.client_id, OrderedDict())
         requests[request] = None
         self._move(request.client_id, len(requests) - 1, len(requests))
 
     def discard(self, request: InferenceRequest) -> None:
-        """Forgets a request that waits no more."""
+        """Removes a request that waits no more."""
         requests = self._by_client[request.client_id]
         del requests[request]
         self._move(request.client_id, len(requests) + 1, len(requests))
@@ -41,11 +38,11 @@ class Backlog:
             del self._by_client[request.client_id]
 
     def of(self, client_id: str) -> list[InferenceRequest]:
-        """What a client has waiting, oldest first."""
+        """Returns a client's waiting requests, oldest first."""
         return list(self._by_client.get(client_id, ()))
 
     def victim(self) -> InferenceRequest:
-        """The oldest request of the client that has most waiting; of equals, the one that has had so many longest.
+        """Returns the oldest request of the client that has most waiting; of equals, of the one longest at that count.
 
         Raises:
             IndexError: nothing waits.

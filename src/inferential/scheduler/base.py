@@ -1,6 +1,6 @@
-"""What a scheduler is, and the registries that scheduling strategies and score policies are found in.
+"""The interface of schedulers, and the registries of scheduling strategies and score policies.
 
-It orders nothing itself: each strategy is a module of its own, and who may wait at all is admission's business.
+Each strategy is a module of its own; which requests may wait at all is decided in `client_queues`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ ENTRY_POINTS = "inferential.schedulers"
 
 
 class QueueFullError(Exception):
-    """The queue is full, and it is the newcomer that has to go.
+    """The queue is full, and the new request was not taken.
 
     Attributes:
-        client_id: whose request was not taken.
+        client_id: the client whose request it is.
     """
 
     def __init__(self, client_id: str) -> None:
@@ -34,128 +34,178 @@ class QueueFullError(Exception):
 
 
 class Scheduler(ABC):
-    """Holds requests that wait and says which goes next.
+    """Holds waiting requests and decides which is served next.
 
-    A scheduler is asked by one event loop and needs no lock. Times are seconds of `time.monotonic()`, read
-    when a method is called. It changes no request's state and answers no client: whoever runs it does.
+    A scheduler is called from one event loop and needs no lock. Times are seconds of `time.monotonic()`, read
+    when a method is called. It changes no request's state and answers no client: the server does both.
+
+    A strategy of your own needs five methods. This one serves the newest request first:
+
+    >>> import time
+    >>> from inferential.config import SchedulingConfig
+    >>> from inferential.scheduler import InferenceRequest, Scheduler, create_scheduler, register_scheduler
+    >>> @register_scheduler("newest_first")
+    ... class NewestFirst(Scheduler):
+    ...     def __init__(self, config):
+    ...         self._waiting = []
+    ...     def submit(self, request):
+    ...         self._waiting.append(request)
+    ...     def next_batch(self):
+    ...         return [self._waiting.pop()] if self._waiting else []
+    ...     def tick(self):
+    ...         return None
+    ...     def status(self):
+    ...         return {"strategy": "newest_first", "queue_size": len(self._waiting)}
+    ...     def queue_len(self):
+    ...         return len(self._waiting)
+    >>> scheduler = create_scheduler(SchedulingConfig(strategy="newest_first"))
+    >>> for client_id in ("arm-1", "arm-2"):
+    ...     scheduler.submit(
+    ...         InferenceRequest(
+    ...             client_id=client_id,
+    ...             model_id="policy",
+    ...             identity=client_id.encode(),
+    ...             envelope=b"",
+    ...             payload=b"",
+    ...             received_at=time.monotonic(),
+    ...             urgency=0.0,
+    ...             steps_remaining=None,
+    ...             time_until_next=0.1,
+    ...             latency_budget_ms=50.0,
+    ...             priority=1,
+    ...         )
+    ...     )
+    >>> [request.client_id for request in scheduler.next_batch()]
+    ['arm-2']
+
+    In a server: `server.use_scheduler("newest_first")`, or `scheduling.strategy` in its configuration.
 
     Attributes:
-        window: how many waiting requests of one client for one model the server shows it at once, the rest
-            waiting in the client's own line until those are served; None: all of them.
+        window: how many waiting requests of one client for one model the server submits at once, the rest
+            staying in the client's own queue until those are served; None: all of them.
     """
 
     window: int | None = None
 
     @abstractmethod
     def submit(self, request: InferenceRequest) -> None:
-        """Takes a request. May evict a waiting one; raises QueueFullError where the newcomer has to go."""
+        """Takes a request; may drop a waiting one for it.
+
+        Raises:
+            QueueFullError: the queue is full, and the new request is not taken.
+        """
 
     def resubmit(self, request: InferenceRequest) -> None:
-        """Takes a request again that is to be retried, whatever the size limit says."""
+        """Takes a request again whose model failed; the size limit does not apply."""
         self.submit(request)
 
     @abstractmethod
     def next_batch(self) -> list[InferenceRequest]:
-        """Gives up the requests to run next, in one call of their model where they share it; [] if none is due."""
+        """Removes and returns the requests to run next; those of one model run in one call. Empty if none is due."""
 
     @abstractmethod
     def tick(self) -> int | None:
-        """Does what only time brings about; returns how many requests outlived their time to live and are gone."""
+        """Removes requests that have outlived their time to live; returns their number, None if it does not count."""
 
     def on_client_connected(self, client_id: str) -> None:  # noqa: B027 (free to ignore)
-        """A client was seen for the first time."""
+        """Called when a client sends its first request."""
 
     def on_client_disconnected(self, client_id: str) -> None:  # noqa: B027 (free to ignore)
-        """A client is gone: its waiting requests should go too."""
+        """Called when a client is gone; removes its waiting requests."""
 
     @abstractmethod
     def status(self) -> dict[str, Any]:
-        """How things stand, for people: the built-in ones tell strategy, queue_size, max_queue_size and models."""
+        """Returns figures for people to read; built-in ones have strategy, queue_size, max_queue_size and models."""
 
     @abstractmethod
     def queue_len(self) -> int:
-        """How many requests wait."""
+        """Returns how many requests wait."""
 
 
 class ModelAwareScheduler(Scheduler):
     """A scheduler that can be asked for one model's requests, so that a busy model holds up no other."""
 
-    holds_back = True
-    """Whether a request may have to wait though its model is free and nobody else asks for it, as for a batch to fill.
-    Where it is False, such a request goes straight to its model, and the strategy never sees it."""
+    may_defer = True
+    """Whether a request may have to wait although its model is free and nothing else waits for it, as for a batch to
+    fill. Where it is False, such a request bypasses the queues, and the strategy never sees it. A class that does not
+    set it itself (it derives from one that does) sees every request."""
 
     @abstractmethod
     def next_batch_for_model(self, model_id: str, limit: int | None = None) -> list[InferenceRequest]:
-        """Gives up to `limit` requests of that model, first to be served first; [] if none is due.
+        """Removes and returns up to `limit` requests of one model, first to be served first; empty if none is due.
 
         Args:
             model_id: which model is free.
-            limit: how many it takes; None: as many as the strategy serves at once.
+            limit: the most requests to return; None: as many as the strategy serves at once.
         """
 
     @abstractmethod
     def models(self) -> list[str]:
-        """The models that something waits for."""
+        """Returns the ids of the models that requests wait for."""
 
     @abstractmethod
     def queue_len_for_model(self, model_id: str) -> int:
-        """How many requests wait for that model."""
+        """Returns how many requests wait for a model."""
 
     @abstractmethod
     def remove(self, request: InferenceRequest) -> bool:
-        """Forgets one waiting request; False if it does not wait here."""
+        """Removes one waiting request; returns False if it does not wait here."""
 
     def ready_at(self, model_id: str) -> float | None:
-        """The instant of time.monotonic() from which `next_batch_for_model` gives something.
+        """Returns from when on `next_batch_for_model` returns something, in seconds of `time.monotonic()`.
 
-        In the past (or -inf): it does at once. None: nothing waits for that model.
+        In the past (or -inf): it does now. None: nothing waits for that model.
         """
         return -math.inf if self.queue_len_for_model(model_id) else None
 
     def eviction_rank(self, request: InferenceRequest) -> int:
-        """Where the queue is full, requests of the highest rank are evicted first."""
+        """Returns the rank of a request; where the queue is full, requests of the highest rank are dropped first."""
         return 0
 
-    # What only a strategy needs that goes by the models' time; the others leave it as it is.
+    # Only strategies that go by the models' time override what follows.
 
     def bind(self, availability: Availability) -> None:
-        """Told once, before the first request: where replicas, latencies and free slots can be looked up."""
+        """Called once, before the first request.
+
+        Args:
+            availability: has the models' replicas, their latencies and when each is free.
+        """
 
     def next_batch_on(self, slot: ReplicaSlot, filled: int = 0) -> list[InferenceRequest]:
-        """Gives the requests of the call that a free replica runs next; asked again until it gives none or it is full.
+        """Removes and returns requests of the call that a free replica runs next; called until it is full or [] comes.
 
         Args:
             slot: the replica.
-            filled: how many rows of the same call were given before.
+            filled: how many rows of the same call were returned before.
         """
         return self.next_batch_for_model(slot.model_id, slot.max_batch_size - filled)
 
     def ready_on(self, slot: ReplicaSlot) -> float | None:
-        """Returns from when on `next_batch_on` gives something for this replica; as `ready_at`, which it is by default.
+        """Returns from when on `next_batch_on` returns something for this replica; by default what `ready_at` returns.
 
         A strategy whose `next_batch_on` depends on the replica overrides both, so that they agree. Where they do not
-        (it says "now" and then gives nothing), the engine asks again after `engine.RETRY_S`.
+        (it says "now" and then returns nothing), the engine asks again after `engine.RETRY_S`.
         """
         return self.ready_at(slot.model_id)
 
     def in_turn(self, model_ids: Sequence[str]) -> Sequence[str]:
-        """The order in which models that share one device, which is free, may have it.
+        """Returns models that share one free device, in the order in which they may use it.
 
         Args:
-            model_ids: models that something waits for, in turn: the one that had it last is the last.
+            model_ids: models that requests wait for; the one that used the device last is the last.
         """
         return model_ids
 
-    def given_up(self) -> list[tuple[InferenceRequest, str]]:
-        """Requests that cannot be in time and want to be refused then, and why; they wait here no more."""
+    def take_infeasible(self) -> list[tuple[InferenceRequest, str]]:
+        """Removes and returns requests that cannot be in time and want to be refused then, each with the reason."""
         return []
 
-    def gives_up_at(self) -> float | None:
-        """From when on `given_up` gives something, if nothing else happens; None: it will not."""
+    def infeasible_at(self) -> float | None:
+        """Returns from when on `take_infeasible` returns something if nothing else happens; None: it will not."""
         return None
 
     def next_batch(self) -> list[InferenceRequest]:
-        """The batch of the first model that has one due."""
+        """Removes and returns the batch of the first model that has one due; empty if none has."""
         for model_id in self.models():
             if batch := self.next_batch_for_model(model_id):
                 return batch
@@ -176,7 +226,7 @@ _policies: dict[str, Policy] = {}
 
 
 def register_scheduler(name: str) -> Callable[[_SchedulerT], _SchedulerT]:
-    """Makes the decorated class (or function), called with a SchedulingConfig, known as strategy `name`."""
+    """Registers the decorated class (or function), which is called with a SchedulingConfig, as strategy `name`."""
 
     def register(factory: _SchedulerT) -> _SchedulerT:
         _schedulers[name] = factory
@@ -186,7 +236,7 @@ def register_scheduler(name: str) -> Callable[[_SchedulerT], _SchedulerT]:
 
 
 def register_policy(name: str) -> Callable[[_PolicyT], _PolicyT]:
-    """Makes the decorated function, called with a request, known as score policy `name`."""
+    """Registers the decorated function, which returns the score of a request, as policy `name`."""
 
     def register(policy: _PolicyT) -> _PolicyT:
         _policies[name] = policy
@@ -196,17 +246,17 @@ def register_policy(name: str) -> Callable[[_PolicyT], _PolicyT]:
 
 
 def get_policy(name: str) -> Policy | None:
-    """The policy registered as `name`, None if there is none."""
+    """Returns the policy registered as `name`; None if there is none."""
     return _policies.get(name)
 
 
 def policy_names() -> list[str]:
-    """The registered policies, sorted."""
+    """Returns the names of the registered policies, sorted."""
     return sorted(_policies)
 
 
 def get_scheduler(name: str) -> SchedulerFactory:
-    """What builds the strategy `name`; an installed package's is imported now.
+    """Returns what builds the strategy `name`; imports it where an installed package offers it.
 
     Raises:
         ValueError: no strategy has that name.
@@ -222,7 +272,7 @@ def get_scheduler(name: str) -> SchedulerFactory:
 
 
 def scheduler_names() -> list[str]:
-    """The strategies that there are, sorted; those of installed packages are listed without importing them."""
+    """Returns the names of all strategies, sorted; those of installed packages are not imported for it."""
     return sorted(_schedulers.keys() | _installed().names)
 
 

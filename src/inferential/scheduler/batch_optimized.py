@@ -1,6 +1,6 @@
 """`batch_optimized`: full batches of one model, or what there is after a bounded wait.
 
-It makes batches worth their call; who is in them goes by age alone.
+Who is in a batch goes by age alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @register_scheduler("batch_optimized")
 class BatchOptimizedScheduler(QueueScheduler["BatchLane"]):
-    """A model's requests are released when a full batch waits or its oldest has waited long enough."""
+    """Releases a model's requests when a full batch waits or the oldest has waited `max_wait_ms`."""
 
     strategy = "batch_optimized"
 
@@ -34,7 +34,7 @@ class BatchOptimizedScheduler(QueueScheduler["BatchLane"]):
         return BatchLane(self.unit, self._max_wait_s)
 
     def next_batch(self) -> list[InferenceRequest]:
-        """A batch of the model that has been ready longest; [] if none is ready."""
+        """Removes and returns a batch of the model that has been ready longest; empty if none is ready."""
         now = time.monotonic()
         ready_at, model_id = min(
             ((lane.ready_at(now), model_id) for model_id, lane in self._lanes.items()), default=(math.inf, "")
@@ -42,12 +42,12 @@ class BatchOptimizedScheduler(QueueScheduler["BatchLane"]):
         return self.next_batch_for_model(model_id) if ready_at <= now else []
 
     def status(self) -> dict[str, Any]:
-        """As of every strategy, and when it releases."""
+        """Returns what every strategy does, and the limits of a batch."""
         return super().status() | {"max_batch_size": self.unit, "max_wait_ms": self._max_wait_s * 1000}
 
 
 class BatchLane(Lane):
-    """First come, first served, but not before the lane is released."""
+    """Serves first come, first served, but nothing before a batch is full or has waited long enough."""
 
     __slots__ = ("_batch", "_full_since", "_heap", "_max_wait_s")
 

@@ -1,6 +1,6 @@
-"""`deadline_aware`: whoever needs an answer most, over all models.
+"""`deadline_aware`: the robot that needs an answer most is served first, over all models.
 
-The score is in `score`; for one model after the other see `model_deadline`.
+The score is in `score`; `model_deadline` serves one model after the other.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 @register_scheduler("deadline_aware")
 class DeadlineAwareScheduler(ScoredScheduler):
-    """Highest score first, one at a time; ties in order of arrival."""
+    """Serves the highest score first, one request at a time; ties in order of arrival."""
 
     strategy = "deadline_aware"
-    holds_back = False
+    may_defer = False
 
     def __init__(self, config: SchedulingConfig) -> None:
         super().__init__(config, config.deadline_aware)
 
     def next_batch(self) -> list[InferenceRequest]:
-        """The request with the highest score of all models, alone."""
+        """Removes and returns the request with the highest score of all models, alone."""
         if not self._lanes:
             return []
         now = time.monotonic()

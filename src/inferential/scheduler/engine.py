@@ -1,7 +1,13 @@
-"""What runs now: waiting requests met with the free slots of their models.
+"""Decides what runs now: matches waiting requests with the free replicas of their models.
 
-No I/O, no thread, no event loop and no clock: events and the time go in, batches and the time of the next look come
-out. The server drives it, and so does the simulator.
+It has no I/O, thread, event loop or clock: events and the time are arguments, batches and the time of the next decision
+are results. The server drives it, and so does the simulator:
+
+    an event        `offer`, `finished`, `retry`, `client_gone`, ...
+    then            `work(now)`, whose batches the caller runs, and `ended()`, whose refusals it sends
+    then            `wake_at()`, when to call `expire(now)` and `work(now)` if no event comes before
+
+Progress is the engine's own guarantee: after `work(now)`, `wake_at()` is later than `now`, whatever the strategy says.
 """
 
 from __future__ import annotations
@@ -12,7 +18,8 @@ from typing import TYPE_CHECKING
 
 from inferential.scheduler.admission import Admission
 from inferential.scheduler.base import Scheduler
-from inferential.scheduler.request import DISPATCHED, InferenceRequest
+from inferential.scheduler.client_queues import ClientQueues
+from inferential.scheduler.request import InferenceRequest
 from inferential.scheduler.running import Batch, Capacity, Running
 from inferential.scheduler.time.availability import Availability
 from inferential.scheduler.time.profile import Profiles
@@ -23,17 +30,17 @@ if TYPE_CHECKING:
 __all__ = ["Batch", "Capacity", "Engine"]
 
 RETRY_S = 0.01
-"""How long a strategy is left alone that claims to have something due and gives nothing."""
+"""Seconds until a strategy is asked again that says it has something due and gives nothing."""
 
 
 class Engine:
     """Decides what is dispatched.
 
     Args:
-        config: limits of the queue.
-        scheduler: the order.
-        capacity: what a model takes, asked anew at every decision.
-        profiles: what is known of the models' latencies; it is added to by every call.
+        config: limits of the queues.
+        scheduler: the strategy, which orders requests.
+        capacity: returns what a model takes at once, by model id; called at every decision.
+        profiles: latencies of the models, which every measured call adds to; None: an empty set.
     """
 
     def __init__(
@@ -47,11 +54,8 @@ class Engine:
         self._capacity = capacity
         self._running = Running(capacity, self.profiles)
         self._admission = Admission(config, scheduler, self._running)
-        # Offered, of models that nobody waited for, and seen by nobody yet; by model and client.
-        self._newcomers: dict[str, dict[str, InferenceRequest]] = {}
-        self._newcomer_count = 0
         self._last: dict[str, str] = {}  # by device, the model that had it last
-        self._decided_at = -math.inf  # `work` ran for this moment, and nothing has happened since
+        self._decided_at = -math.inf  # `work` ran for this moment, and no request came since
 
     @property
     def scheduler(self) -> Scheduler:
@@ -60,129 +64,113 @@ class Engine:
 
     @property
     def availability(self) -> Availability:
-        """When there will be room for more."""
+        """When replicas can begin their next calls."""
         return self._running
 
     def waiting(self, model_id: str | None = None) -> int:
-        """How many requests wait, for one model or for all."""
-        if model_id is None:
-            return len(self._admission) + self._newcomer_count
-        return self._admission.waiting(model_id) + len(self._newcomers.get(model_id, ()))
+        """Returns how many requests wait, for one model or for all."""
+        return self._admission.waiting(model_id)
+
+    def sizes(self) -> dict[str, int]:
+        """Returns the number of rows in each table of the queue."""
+        return self._admission.sizes()
 
     def running(self) -> list[InferenceRequest]:
-        """The requests that are dispatched."""
+        """Returns the requests that are dispatched."""
         return self._running.requests()
 
     def inflight(self, model_id: str) -> int:
-        """How many calls of a model run."""
+        """Returns how many calls of a model run."""
         return self._running.count(model_id)
 
     def inflight_by_replica(self, model_id: str) -> dict[str, int]:
-        """How many calls of a model run on each replica that runs any."""
+        """Returns how many calls of a model run on each replica that runs any."""
         return self._running.by_replica(model_id)
 
     def ended(self) -> list[InferenceRequest]:
-        """The requests that were refused since it was last asked."""
+        """Returns the requests that were refused since the last call."""
         return self._admission.ended()
 
-    def sizes(self) -> dict[str, int]:
-        """Returns the number of entries in each table of the queue."""
-        return self._admission.sizes() | {"queue_newcomers": self._newcomer_count}
+    def can_bypass(self, request: InferenceRequest) -> bool:
+        """Returns whether nothing that waits could go before a new request, so that `stage` may take it."""
+        return self._admission.can_bypass(request)
 
-    def goes_straight(self, request: InferenceRequest) -> bool:
-        """Whether nothing that waits could go before a request that is about to be offered: `straight` may give it."""
-        group = self._newcomers.get(request.model_id)
-        return self._admission.stands_alone(request) if group is None else request.client_id not in group
-
-    def hold(self, request: InferenceRequest) -> None:
-        """A request came in that `goes_straight`: it is held until `straight` or `work`, as others may follow."""
-        self._newcomers.setdefault(request.model_id, {})[request.client_id] = request
-        self._newcomer_count += 1
+    def stage(self, request: InferenceRequest) -> None:
+        """Takes a new request for which `can_bypass` is true, until `take_bypassed` or `work` dispatches it."""
+        self._admission.stage(request)
 
     def offer(self, request: InferenceRequest, now: float) -> None:
-        """A request came in."""
-        if self.goes_straight(request):
-            self.hold(request)
+        """Takes a new request; it may be refused at once, or others may be for its sake (see `ended`).
+
+        Args:
+            request: in state NEW.
+            now: seconds of `time.monotonic()`, as in all methods below.
+        """
+        if self._admission.can_bypass(request):
+            self._admission.stage(request)
             return
         self._decided_at = -math.inf
         self._running.begin_decision()
-        self._enter_newcomers(now)
-        self._admission.offer(request, now)
+        self._admission.queues.offer(request, now)
 
-    def _enter_newcomers(self, now: float) -> None:
-        if not self._newcomers:
-            return
-        groups, self._newcomers, self._newcomer_count = self._newcomers, {}, 0
-        for group in groups.values():
-            for request in group.values():
-                self._admission.offer(request, now)
+    def take_bypassed(self, now: float) -> list[Batch]:
+        """Returns calls of staged requests, where one free replica takes all that are staged for its model.
 
-    def straight(self, now: float) -> list[Batch]:
-        """Calls of newcomers that one free replica takes all at once, of models that nobody waits for.
-
-        They are what the queue would give, without the way through its tables, which takes longer than all the rest of
-        a small request.
+        They are what the queues would give, without the way through their tables, which takes longer than all other
+        work on a small request.
         """
         batches: list[Batch] = []
-        if not self._newcomers:
+        staged = self._admission.staged
+        if not staged:
             return batches
         self._running.begin_decision()
-        for model_id, group in list(self._newcomers.items()):
+        for model_id, group in list(staged.items()):
             slot = self._running.free_alone(model_id)
             if slot is None or len(group) > slot.max_batch_size:
                 continue
-            del self._newcomers[model_id]
-            requests = list(group.values())
-            self._newcomer_count -= len(requests)
-            for request in requests:
-                request.move(DISPATCHED)
-            batch = Batch(model_id, requests, slot.replica, now)
+            batch = Batch(model_id, self._admission.take_staged(model_id), slot.replica, now)
             self._running.begin(batch, None)
             batches.append(batch)
         return batches
 
     def work(self, now: float) -> list[Batch]:
-        """Decides what is dispatched now, and ends what cannot wait any longer; call it after each event.
-
-        Whatever the strategy says, `wake_at` is later than `now` until the next event: what is due at `now` has had
-        its chance.
-        """
-        batches = self.straight(now)
-        self._enter_newcomers(now)
-        if not len(self._admission):
+        """Returns the calls to begin now, and ends what cannot wait any longer; call it after each event."""
+        batches = self.take_bypassed(now)
+        queues = self._admission.queues
+        if not len(queues):
             return batches
         self._decided_at = now
         self._running.begin_decision()
-        self._admission.give_up(now)
+        queues.refuse_infeasible(now)
         shared: dict[str, list[str]] = {}
-        for model_id in self._admission.models():
+        for model_id in queues.models():
             device = self._capacity(model_id).device
             if device is None:
-                while (batch := self._dispatch(model_id, None, now)) is not None:
+                while (batch := self._dispatch(queues, model_id, None, now)) is not None:
                     batches.append(batch)
             else:
                 shared.setdefault(device, []).append(model_id)
         for device, model_ids in shared.items():
-            batch = self._dispatch_one_of(model_ids, device, now)
+            batch = self._dispatch_one_of(queues, model_ids, device, now)
             if batch is not None:
                 batches.append(batch)
         if batches:
-            self._admission.give_up_due(now)  # what turned out to be hopeless while calls were chosen
+            queues.refuse_infeasible_due(now)  # requests that became infeasible while calls were chosen
         return batches
 
-    def _dispatch_one_of(self, model_ids: Sequence[str], device: str, now: float) -> Batch | None:
-        """A call of one of the models that share a device, which takes one at a time."""
+    def _dispatch_one_of(self, queues: ClientQueues, model_ids: Sequence[str], device: str, now: float) -> Batch | None:
+        """Returns a call of one of the models that share a device, which takes one at a time."""
         after = model_ids.index(self._last[device]) + 1 if self._last.get(device) in model_ids else 0
-        for model_id in self._admission.in_turn([*model_ids[after:], *model_ids[:after]]):
-            batch = self._dispatch(model_id, device, now)
+        for model_id in queues.in_turn([*model_ids[after:], *model_ids[:after]]):
+            batch = self._dispatch(queues, model_id, device, now)
             if batch is not None:
                 self._last[device] = model_id
                 return batch
         return None
 
-    def _dispatch(self, model_id: str, device: str | None, now: float) -> Batch | None:
+    def _dispatch(self, queues: ClientQueues, model_id: str, device: str | None, now: float) -> Batch | None:
         slots = self._running.free_slots(model_id)
-        taken = self._admission.take(slots, now) if slots else None
+        taken = queues.take(slots, now) if slots else None
         if taken is None:
             return None
         slot, requests = taken
@@ -191,67 +179,65 @@ class Engine:
         return batch
 
     def finished(self, batch: Batch, now: float, *, measured: bool = True) -> None:
-        """A call of a model ended, one way or another; its slot is free.
+        """Frees the slot of a call that ended, with a result or without.
 
         Args:
             batch: the call.
-            now: seconds of `time.monotonic()`.
-            measured: False where its duration tells nothing, as when it failed.
+            now: when it ended.
+            measured: whether to learn from its duration; False where it says nothing, as when the model failed.
         """
         self._running.end(batch, now, measured=measured)
 
     def retry(self, request: InferenceRequest, now: float) -> None:
-        """A dispatched request is to be tried again."""
+        """Takes a dispatched request again whose model failed."""
         self._decided_at = -math.inf
-        self._enter_newcomers(now)
         request.retry_count += 1
-        self._admission.retry(request, now)
+        self._admission.queues.retry(request, now)
 
     def expire(self, now: float) -> None:
-        """Time went by."""
-        self._enter_newcomers(now)
-        self._admission.expire(now)
-        self._admission.tick()
+        """Ends requests that have outlived their time to live, and lets the strategy do what only time brings about."""
+        queues = self._admission.queues
+        queues.expire(now)
+        queues.tick()
 
     def wake_at(self) -> float | None:
-        """Returns when to call `expire` and `work` next if nothing else happens; None: no need.
+        """Returns when to call `expire` and `work` next if nothing else happens; None: only an event brings more.
 
-        After `work(now)` it is later than `now`. A strategy that says "now" and gave nothing is asked again after
-        RETRY_S, so that no mistake of a strategy, a user's own or ours, makes a server spin.
+        After `work(now)` it is later than `now`: a strategy that says "now" and gave nothing is asked again after
+        RETRY_S, so that no mistake of a strategy, built in or a user's own, makes a server spin.
         """
-        if self._newcomers:  # nobody called `work` since
-            self._enter_newcomers(next(iter(next(iter(self._newcomers.values())).values())).received_at)
+        if self._admission.staged:  # no `work` since
             self._decided_at = -math.inf
-        if not len(self._admission):
+        queues = self._admission.queues
+        if not len(queues):
             return None
         self._running.begin_decision()
-        times = [at for model_id in self._admission.models() if (at := self._ready_at(model_id)) is not None]
-        times.extend(at for at in (self._admission.expires_at(), self._admission.gives_up_at()) if at is not None)
-        at = min(times, default=None)
+        times = [queues.ready_at(self._running.free_slots(model_id)) for model_id in queues.models()]
+        times += [queues.expires_at(), queues.infeasible_at()]
+        at = min([at for at in times if at is not None], default=None)
         if at is None or at > self._decided_at:
             return at
         return self._decided_at + RETRY_S
 
-    def _ready_at(self, model_id: str) -> float | None:
-        """When a model that has a free slot has something to do with it; a busy one waits for `finished`."""
-        return self._admission.ready_at(self._running.free_slots(model_id))
-
     def client_connected(self, client_id: str) -> None:
-        """A client was seen for the first time."""
-        self._admission.client_connected(client_id)
+        """Notes a client's first request."""
+        self._admission.queues.client_connected(client_id)
 
     def client_gone(self, client_id: str, now: float) -> None:
-        """A client will read no more answers: what it has waiting goes."""
-        self._enter_newcomers(now)
-        self._admission.forget(client_id, now)
+        """Ends what a client has waiting that will read no more answers."""
+        self._admission.queues.forget(client_id, now)
 
     def swap(self, config: SchedulingConfig, scheduler: Scheduler, now: float) -> None:
-        """Another strategy takes over, with all that waits."""
+        """Puts another strategy in charge, of the requests that wait too."""
         self._decided_at = -math.inf
-        self._enter_newcomers(now)
-        self._admission.swap(config, scheduler, now)
+        self._admission.queues.swap(config, scheduler, now)
 
     def clear(self, reason: str, cause: str, now: float) -> None:
-        """Refuses all that waits."""
-        self._enter_newcomers(now)
-        self._admission.clear(reason, cause, now)
+        """Refuses all that waits.
+
+        Args:
+            reason: in words, for the clients.
+            cause: in one word, for metrics.
+            now: seconds of `time.monotonic()`.
+        """
+        self._admission.queues.clear(reason, cause, now)

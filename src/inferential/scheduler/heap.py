@@ -1,6 +1,6 @@
 """A priority queue from which anything can be taken out, not only the first.
 
-It knows no requests and no clock: keys come from its user.
+Keys are its caller's; it has no clock.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _serials = itertools.count()
 class LazyHeap(Generic[T]):
     """Items in order of their keys, smallest first; each item is in it at most once.
 
-    An item that is taken out of the middle leaves a dead entry behind, which goes when it surfaces. When more than
+    An item that is removed from the middle leaves a dead entry, which goes when it comes to the top. When more than
     half of the entries are dead, the heap is rebuilt of the others. So every operation takes amortised O(log n) and
     the memory stays within twice what the items need.
     """
@@ -45,7 +45,7 @@ class LazyHeap(Generic[T]):
         return iter(self._entries)
 
     def push(self, item: T, *key: float) -> None:
-        """Puts an item in. Keys of one heap have one length. ValueError if the item is in it."""
+        """Adds an item; the keys of one heap have one length. Raises ValueError if the item is in it."""
         if item in self._entries:
             raise ValueError(f"already queued: {item!r}")
         entry = [*key, next(_serials), item]
@@ -53,7 +53,7 @@ class LazyHeap(Generic[T]):
         heapq.heappush(self._heap, entry)
 
     def discard(self, item: T) -> bool:
-        """Takes an item out, wherever it stands; False if it is not in."""
+        """Removes an item, wherever it stands; returns False if it is not in."""
         entry = self._entries.pop(item, None)
         if entry is None:
             return False
@@ -64,7 +64,7 @@ class LazyHeap(Generic[T]):
         return True
 
     def top(self) -> tuple[float, T]:
-        """First part of the smallest key, and its item, which stays in. IndexError if there is none."""
+        """Returns the first part of the smallest key, and its item, which stays. Raises IndexError if empty."""
         heap = self._heap
         while heap[0][-1] is None:
             heapq.heappop(heap)
@@ -72,12 +72,12 @@ class LazyHeap(Generic[T]):
         return entry[0], entry[-1]
 
     def pop(self) -> T:
-        """Takes the item with the smallest key out. IndexError if there is none."""
+        """Removes and returns the item with the smallest key. Raises IndexError if empty."""
         _, item = self.top()
         heapq.heappop(self._heap)
         del self._entries[item]
         return item
 
     def entries(self) -> int:
-        """Size in memory: live and dead entries."""
+        """Returns the size in memory: live and dead entries."""
         return len(self._heap)

@@ -1,6 +1,6 @@
 """A lane: the requests that wait for one model, in the order a strategy wants. Here are the two plain orders.
 
-Orders that change with time are in `kinetic`.
+Orders that change with time are in `kinetic_heap`.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ class Lane(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """How many wait."""
+        """Returns how many requests wait."""
 
     @abstractmethod
     def push(self, request: InferenceRequest, now: float) -> None:
-        """Takes a request in."""
+        """Adds a request."""
 
     @abstractmethod
     def discard(self, request: InferenceRequest) -> None:
-        """Forgets a request that waits in it."""
+        """Removes a request that waits in it."""
 
     @abstractmethod
     def take(self, limit: int, now: float) -> list[InferenceRequest]:
-        """Gives up to `limit` requests, first to be served first."""
+        """Removes and returns up to `limit` requests, first to be served first."""
 
     def ready_at(self, now: float) -> float:
-        """From which instant on `take` gives something, of a lane that is not empty; -inf: at once."""
+        """Returns from when on `take` returns something, of a lane that is not empty; -inf: now."""
         return -math.inf
 
 
 class OrderedLane(Lane):
-    """Smallest key first; the key of a request is read when it comes in."""
+    """Serves the smallest key first; the key of a request is computed when it comes in."""
 
     __slots__ = ("_heap", "_key")
 
@@ -59,7 +59,7 @@ class OrderedLane(Lane):
         self._heap.discard(request)
 
     def first(self) -> InferenceRequest:
-        """The next to be served, which stays. IndexError if the lane is empty."""
+        """Returns the next to be served, which stays. Raises IndexError if the lane is empty."""
         return self._heap.top()[1]
 
     def take(self, limit: int, now: float) -> list[InferenceRequest]:
@@ -71,12 +71,12 @@ _SLACK = 32
 
 
 class RotationLane(Lane):
-    """One from each client in turn, each client's own in the order they came in.
+    """Serves one request of each client in turn, each client's own in the order they came in.
 
     A client enters the ring at its end, is served when it comes to the front, and goes to the end again or, with
     nothing left, out. If its requests go without being served (a newer observation takes an older one's place), its
     place stays, empty, until it comes to the front or until most of the ring is empty places. So a client that asks
-    again and again can neither jump the line nor lose its turn by it, and the ring does not grow with clients that
+    again and again neither gains nor loses a turn by it, and the ring does not grow with clients that
     came and went. Every operation is amortised O(1).
     """
 
@@ -91,39 +91,39 @@ class RotationLane(Lane):
         return self._size
 
     def push(self, request: InferenceRequest, now: float) -> None:
-        line = self._ring.get(request.client_id)
-        if line is None:
-            line = self._ring[request.client_id] = OrderedDict()
-        elif not line:
+        queue = self._ring.get(request.client_id)
+        if queue is None:
+            queue = self._ring[request.client_id] = OrderedDict()
+        elif not queue:
             self._empty -= 1
-        line[request] = None
+        queue[request] = None
         self._size += 1
 
     def discard(self, request: InferenceRequest) -> None:
-        line = self._ring[request.client_id]
-        del line[request]
+        queue = self._ring[request.client_id]
+        del queue[request]
         self._size -= 1
-        if line:
+        if queue:
             return
         self._empty += 1
         if 2 * self._empty > len(self._ring) + _SLACK:
-            self._ring = OrderedDict((client_id, line) for client_id, line in self._ring.items() if line)
+            self._ring = OrderedDict((client_id, queue) for client_id, queue in self._ring.items() if queue)
             self._empty = 0
 
     def take(self, limit: int, now: float) -> list[InferenceRequest]:
         return [self._next() for _ in range(min(limit, self._size))]
 
     def places(self) -> int:
-        """Size in memory: clients in the ring, empty places included."""
+        """Returns the size in memory: clients in the ring, empty places included."""
         return len(self._ring)
 
     def _next(self) -> InferenceRequest:
-        client_id, line = self._ring.popitem(last=False)
-        while not line:
+        client_id, queue = self._ring.popitem(last=False)
+        while not queue:
             self._empty -= 1
-            client_id, line = self._ring.popitem(last=False)
-        request, _ = line.popitem(last=False)
+            client_id, queue = self._ring.popitem(last=False)
+        request, _ = queue.popitem(last=False)
         self._size -= 1
-        if line:
-            self._ring[client_id] = line
+        if queue:
+            self._ring[client_id] = queue
         return request

@@ -1,6 +1,6 @@
-"""`model_deadline`: models in turn, and in each whoever needs an answer most.
+"""`model_deadline`: models in turn, and within each the robot that needs an answer most first.
 
-The score is in `score`; for the highest score over all models see `deadline_aware`.
+The score is in `score`; `deadline_aware` compares over all models.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 @register_scheduler("model_deadline")
 class ModelDeadlineScheduler(ScoredScheduler):
-    """A queue for each model, highest score first."""
+    """Keeps a queue for each model, highest score first."""
 
     strategy = "model_deadline"
-    holds_back = False
+    may_defer = False
 
     def __init__(self, config: SchedulingConfig) -> None:
         super().__init__(config, config.model_deadline)
 
     def next_batch(self) -> list[InferenceRequest]:
-        """The request with the highest score of the model whose turn it is, alone."""
+        """Removes and returns the request with the highest score of the model whose turn it is, alone."""
         if not self._lanes:
             return []
         model_id = next(iter(self._lanes))
-        self._lanes[model_id] = self._lanes.pop(model_id)  # to the end of the line of models
+        self._lanes[model_id] = self._lanes.pop(model_id)  # the last to have its turn again
         return self.next_batch_for_model(model_id)

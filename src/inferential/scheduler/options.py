@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def with_options(config: SchedulingConfig, strategy: str, options: Mapping[str, Any]) -> SchedulingConfig:
-    """The configuration with another strategy and options of it, the old one left as it is.
+    """Returns the configuration with another strategy and its options; the given one is left as it is.
 
     Args:
-        config: what holds for all that is not told.
+        config: the configuration to start from.
         strategy: a strategy's name.
         options: fields of the scheduling configuration, or of the section that bears the strategy's name.
 

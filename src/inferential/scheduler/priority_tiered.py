@@ -1,6 +1,6 @@
-"""`priority_tiered`: the most important first, whatever that costs the others.
+"""`priority_tiered`: the most important requests first, whatever that costs the others.
 
-Within a tier it is first come, first served; nothing is done against starvation of the lower tiers.
+Within a tier it is first come, first served; lower tiers may starve.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 @register_scheduler("priority_tiered")
 class PriorityTieredScheduler(QueueScheduler[OrderedLane]):
-    """Lowest tier number first, first come, first served inside; overflow evicts from the last tier."""
+    """Serves the lowest tier number first, first come, first served inside; a full queue drops from the last tier."""
 
     strategy = "priority_tiered"
-    holds_back = False
+    may_defer = False
 
     def __init__(self, config: SchedulingConfig) -> None:
         super().__init__(config)
         self._last_tier = config.priority_tiered.num_tiers - 1
 
     def eviction_rank(self, request: InferenceRequest) -> int:
-        """The request's tier."""
+        """Returns the request's tier."""
         return min(max(request.priority, 0), self._last_tier)
 
     def _order(self, request: InferenceRequest) -> tuple[float, ...]:
@@ -39,7 +39,7 @@ class PriorityTieredScheduler(QueueScheduler[OrderedLane]):
         return OrderedLane(self._order)
 
     def next_batch(self) -> list[InferenceRequest]:
-        """The first request of the lowest tier over all models, alone."""
+        """Removes and returns the first request of the lowest tier over all models, alone."""
         if not self._lanes:
             return []
         first = min((lane.first() for lane in self._lanes.values()), key=self._order)
@@ -47,6 +47,6 @@ class PriorityTieredScheduler(QueueScheduler[OrderedLane]):
         return [first]
 
     def status(self) -> dict[str, Any]:
-        """As of every strategy, and how many requests wait in each tier."""
+        """Returns what every strategy does, and how many requests wait in each tier."""
         waiting = Counter(self.eviction_rank(request) for request in self._ages)
         return super().status() | {"tiers": [waiting[tier] for tier in range(self._last_tier + 1)]}

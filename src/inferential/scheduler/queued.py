@@ -1,6 +1,6 @@
-"""What the built-in strategies share: size limit, time to live, departures and the count of who waits.
+"""What the built-in strategies share: size limit, time to live, departures and counts of waiting requests.
 
-It knows no order: a strategy gives it a lane for each model, and the lane decides who is next in it.
+It has no order of its own: a strategy makes a lane for each model, and the lane orders that model's requests.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class QueueScheduler(ModelAwareScheduler, Generic[LaneT]):
     """A strategy that keeps one lane for each model.
 
     A strategy states its name, makes lanes, and chooses among them in `next_batch`. The limits are those of the
-    config, for use without a server; a server's admission keeps them itself, and never lets it come to that here.
+    config, for use without a server; a server's `ClientQueues` apply them before a request comes here.
 
     Attributes:
         strategy: the name it is registered by.
-        unit: how many requests of one model it serves at once if it is not told.
+        unit: how many requests of one model it serves at once where the caller sets no limit.
     """
 
     strategy: ClassVar[str]
@@ -52,15 +52,15 @@ class QueueScheduler(ModelAwareScheduler, Generic[LaneT]):
 
     @abstractmethod
     def new_lane(self) -> LaneT:
-        """An empty lane."""
+        """Returns an empty lane."""
 
     # Coming
 
     def submit(self, request: InferenceRequest) -> None:
-        """Takes a request; where the queue is full, the oldest goes or QueueFullError is raised, as configured.
+        """Takes a request; where the queue is full, drops the oldest one or raises, as `overflow_policy` says.
 
         Raises:
-            QueueFullError: the queue is full, and the newcomer has to go.
+            QueueFullError: the queue is full, and the new request is not taken.
             ValueError: the request waits here already.
         """
         if len(self._ages) >= self._max_queue_size:
@@ -68,7 +68,7 @@ class QueueScheduler(ModelAwareScheduler, Generic[LaneT]):
         self._add(request)
 
     def resubmit(self, request: InferenceRequest) -> None:
-        """Takes a request again that is to be retried, whatever the size limit says."""
+        """Takes a request again whose model failed; the size limit does not apply."""
         self._add(request)
 
     def _make_room(self, newcomer: InferenceRequest) -> None:
@@ -97,7 +97,7 @@ class QueueScheduler(ModelAwareScheduler, Generic[LaneT]):
     # Going
 
     def next_batch_for_model(self, model_id: str, limit: int | None = None) -> list[InferenceRequest]:
-        """Gives up to `limit` requests of that model, first to be served first; [] if none is due."""
+        """Removes and returns up to `limit` requests of a model, first to be served first; empty if none is due."""
         lane = self._lanes.get(model_id)
         if lane is None:
             return []
@@ -109,7 +109,7 @@ class QueueScheduler(ModelAwareScheduler, Generic[LaneT]):
         return taken
 
     def remove(self, request: InferenceRequest) -> bool:
-        """Forgets one waiting request; False if it does not wait here."""
+        """Removes one waiting request; returns False if it does not wait here."""
         if request not in self._ages:
             return False
         self._leave_lane(request)
@@ -117,7 +117,7 @@ class QueueScheduler(ModelAwareScheduler, Generic[LaneT]):
         return True
 
     def tick(self) -> int:
-        """Forgets the requests that were received longer ago than the time to live; returns their number."""
+        """Removes the requests that were received longer ago than the time to live; returns their number."""
         expired = 0
         now = time.monotonic()
         while self._ages:
@@ -129,7 +129,7 @@ class QueueScheduler(ModelAwareScheduler, Generic[LaneT]):
         return expired
 
     def on_client_disconnected(self, client_id: str) -> None:
-        """Forgets the client's waiting requests."""
+        """Removes the client's waiting requests."""
         for request in list(self._clients.get(client_id, ())):
             self.remove(request)
 
@@ -140,7 +140,7 @@ class QueueScheduler(ModelAwareScheduler, Generic[LaneT]):
             del self._lanes[request.model_id]
 
     def _forget(self, request: InferenceRequest) -> None:
-        """Everything that is kept of a request, but for its place in its lane."""
+        """Removes a request from every table but its lane."""
         self._ages.discard(request)
         if self._victims is not self._ages:
             self._victims.discard(request)
@@ -149,28 +149,28 @@ class QueueScheduler(ModelAwareScheduler, Generic[LaneT]):
         if not others:
             del self._clients[request.client_id]
 
-    # Telling
+    # Looking
 
     def models(self) -> list[str]:
-        """The models that something waits for."""
+        """Returns the ids of the models that requests wait for."""
         return list(self._lanes)
 
     def queue_len(self) -> int:
-        """How many requests wait."""
+        """Returns how many requests wait."""
         return len(self._ages)
 
     def queue_len_for_model(self, model_id: str) -> int:
-        """How many requests wait for that model."""
+        """Returns how many requests wait for a model."""
         lane = self._lanes.get(model_id)
         return 0 if lane is None else len(lane)
 
     def ready_at(self, model_id: str) -> float | None:
-        """The instant from which `next_batch_for_model` gives something; None: nothing waits for that model."""
+        """Returns from when on `next_batch_for_model` returns something; None: nothing waits for that model."""
         lane = self._lanes.get(model_id)
         return None if lane is None else lane.ready_at(time.monotonic())
 
     def status(self) -> dict[str, Any]:
-        """Strategy, requests that wait and may wait, and how many wait for each model."""
+        """Returns the strategy, how many requests wait and may wait, and how many wait for each model."""
         return {
             "strategy": self.strategy,
             "queue_size": len(self._ages),

@@ -2,9 +2,9 @@
 
 It decides nothing: admission and strategies do, and every change of state passes `move`.
 
-The life of a request, the whole of it:
+All transitions of a request:
 
-     +------- straight ---+
+     +------- bypass -----+
      |                    v
     NEW -> QUEUED -> DISPATCHED -> ANSWERED
      |       |  ^        |  |
@@ -12,7 +12,7 @@ The life of a request, the whole of it:
      +-------+--------------+----> REFUSED
 
 ANSWERED and REFUSED are ends, and a request reaches exactly one of them exactly once. REFUSED comes with a
-`Refusal`: what the client is told, or, where it cannot be told, what is counted in its stead.
+`Refusal`: what the client receives, or, where it cannot receive it, what is counted instead.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _arrivals = itertools.count()
 
 
 class RequestState(enum.Enum):
-    """Where a request stands."""
+    """The states of a request."""
 
     NEW = "new"
     QUEUED = "queued"
@@ -45,7 +45,7 @@ NEW, QUEUED, DISPATCHED, ANSWERED, REFUSED = RequestState
 
 
 class RefusalKind(enum.Enum):
-    """Why a request ended without a result; one kind for each error type of the client."""
+    """Why a request ended without a result: one kind for each error type of the client."""
 
     REJECTED = "rejected"
     EXPIRED = "expired"
@@ -60,7 +60,7 @@ class Refusal:
     """The end of a request that got no result.
 
     Attributes:
-        kind: what the client's error type will be.
+        kind: decides the client's error type.
         reason: in words, for a person.
         cause: in one word, for metrics: few distinct ones, whatever clients send.
     """
@@ -68,6 +68,12 @@ class Refusal:
     kind: RefusalKind
     reason: str
     cause: str
+
+
+QUEUE_FULL = "queue_full"
+"""Cause of a refusal because the queue is full."""
+CLIENT_GONE = "client_gone"
+"""Cause of a refusal that has no reader, because the client is gone."""
 
 
 _NEXT: dict[RequestState, frozenset[RequestState]] = {
@@ -80,7 +86,7 @@ _NEXT: dict[RequestState, frozenset[RequestState]] = {
 
 
 class IllegalTransition(Exception):
-    """A request was moved to a state that its present one does not lead to: a bug of the server."""
+    """A request was moved to a state that its present one does not lead to: a bug in the server."""
 
 
 @dataclass(slots=True, eq=False)
@@ -90,14 +96,14 @@ class InferenceRequest:
     Times are seconds of `time.monotonic()`. Two requests are equal only if they are the same object.
 
     Attributes:
-        client_id: who asks.
-        model_id: which model.
+        client_id: the client.
+        model_id: the model that it asks.
         identity: the ZeroMQ routing id that the answer goes to.
         envelope: the serialized `Observation`.
         payload: the bytes of its tensors.
         received_at: when it came in.
-        urgency: 0 to 1, as told by the client.
-        steps_remaining: actions that the client still has, None where it did not tell.
+        urgency: 0 to 1, as sent by the client.
+        steps_remaining: actions that the client still has; None where it did not say.
         time_until_next: seconds from `received_at` until the client's cadence makes its next observation due;
             negative: it was overdue by that much.
         latency_budget_ms: how old the action may be when it arrives.
@@ -106,13 +112,13 @@ class InferenceRequest:
         retry_count: how often it was tried again.
         request_id: the client's own number for it, 0 from a client of the 1.x line.
         response_id: the server's name for its answer.
-        protocol_version: 0 from a client of the 0.1 and 1.x lines, which can be told of no refusal.
+        protocol_version: 0 from a client of the 0.1 and 1.x lines, which understands no refusal.
         takes_latest: a newer request of the same client and model takes its place while it waits.
-        slots: the tensors' places in the payload, where they were read already.
-        metadata: the strings of the observation, where they were read already.
-        deadline: when its answer is needed, as `scheduler.deadline` finds it; where it is not told, `received_at` and
-            the latency budget.
-        serve_interval_ms: the shortest interval at which its client can be served, told with the answer; 0: no limit.
+        slots: the tensors' places in the payload, where they have been read.
+        metadata: the strings of the observation, where they have been read.
+        deadline: when its answer is needed, as `scheduler.time.deadline` finds it; where it is not given, `received_at`
+            and the latency budget.
+        serve_interval_ms: the shortest interval at which its client can be served, sent with the answer; 0: no limit.
         late: whether it is still served where it cannot be in time, after all that can, or refused at once.
         waiting_since: since when it waits in its own right; later than `received_at` where an older
             request of the same client and model stood before it.
@@ -154,7 +160,7 @@ class InferenceRequest:
     refusal: Refusal | None = None
 
     def __post_init__(self) -> None:
-        if self.waiting_since != self.waiting_since:  # NaN: not told
+        if self.waiting_since != self.waiting_since:  # NaN: not given
             self.waiting_since = self.received_at
         if self.deadline != self.deadline:
             self.deadline = self.received_at + self.latency_budget_ms / 1e3
@@ -166,17 +172,21 @@ class InferenceRequest:
         return self.arrival < other.arrival
 
     def move(self, state: RequestState) -> None:
-        """Enters `state`, or raises IllegalTransition."""
+        """Enters `state`.
+
+        Raises:
+            IllegalTransition: the present state does not lead to it.
+        """
         if state not in _NEXT[self.state]:
             raise IllegalTransition(f"request {self.request_id} of client {self.client_id!r}: {self.state} -> {state}")
         self.state = state
 
     def refuse(self, refusal: Refusal) -> None:
-        """Ends without a result."""
+        """Ends the request without a result."""
         self.move(REFUSED)
         self.refusal = refusal
 
     @property
     def over(self) -> bool:
-        """Whether it reached one of its two ends."""
+        """Whether it is ANSWERED or REFUSED."""
         return self.state is ANSWERED or self.state is REFUSED

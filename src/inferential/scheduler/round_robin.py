@@ -1,6 +1,6 @@
 """`round_robin`: one from each client in turn, so that no client gets more than its share.
 
-It looks at nothing else: not at deadlines, nor at priorities.
+It ignores deadlines and priorities.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @register_scheduler("round_robin")
 class RoundRobinScheduler(QueueScheduler[RotationLane]):
-    """One rotation of clients for each model, and one over all models for who does not ask by model."""
+    """Serves clients in rotation: one rotation for each model, and one over all models for `next_batch`."""
 
     strategy = "round_robin"
-    holds_back = False
+    may_defer = False
 
     def __init__(self, config: SchedulingConfig) -> None:
         super().__init__(config)
@@ -39,7 +39,7 @@ class RoundRobinScheduler(QueueScheduler[RotationLane]):
         self._all.discard(request)
 
     def next_batch(self) -> list[InferenceRequest]:
-        """The request of the client whose turn it is over all models, alone."""
+        """Removes and returns the request of the client whose turn it is over all models, alone."""
         taken = self._all.take(1, 0.0)
         for request in taken:
             self._leave_lane(request)
@@ -47,5 +47,5 @@ class RoundRobinScheduler(QueueScheduler[RotationLane]):
         return taken
 
     def status(self) -> dict[str, Any]:
-        """As of every strategy, and how many clients have something waiting."""
+        """Returns what every strategy does, and how many clients have requests waiting."""
         return super().status() | {"active_clients": len(self._clients)}

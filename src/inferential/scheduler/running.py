@@ -1,6 +1,6 @@
-"""The calls that run: on which replica and device, since when and for how long still.
+"""The running calls: on which replica and device, since when, and when each is expected to end.
 
-It decides nothing: the engine asks it where there is room.
+It decides nothing: the engine asks it which replicas are free.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _REMEMBERED_MODELS = 1024
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What one model takes.
+    """What one model takes at once.
 
     Attributes:
-        max_inflight: calls that may run at once on each replica; 0: none can run just now.
-        max_batch_size: requests in one call.
+        max_inflight: calls that may run at once on each replica; 0: none can run now.
+        max_batch_size: the most requests in one call.
         replicas: their names; they need not be alike, and the latency of each is learned.
-        device: what the model runs on; models with the same device run one call at a time among them. None: it
-            shares with nobody.
+        device: name of the device that the model runs on; models with the same device run one call at a time among
+            them. None: the model shares no device.
     """
 
     max_inflight: int
@@ -39,10 +39,10 @@ class Batch:
     """Requests of one model that run in one call.
 
     Attributes:
-        model_id: whose.
-        requests: the rows.
-        replica: which replica runs it.
-        started_at: seconds of `time.monotonic()` at which it was dispatched.
+        model_id: the model.
+        requests: one for each row.
+        replica: name of the replica that runs it.
+        started_at: when it was dispatched, in seconds of `time.monotonic()`.
     """
 
     model_id: str
@@ -56,7 +56,12 @@ _Calls = dict[str, dict[Batch, None]]
 
 
 class Running:
-    """All calls that run, and an `Availability` on when there will be room."""
+    """All running calls, and the `Availability` that follows from them.
+
+    Args:
+        capacity: returns what a model takes at once, by model id.
+        profiles: latencies, by which the end of a call is expected, and which measured calls are added to.
+    """
 
     def __init__(self, capacity: Callable[[str], Capacity], profiles: Profiles) -> None:
         self.profiles = profiles
@@ -72,7 +77,7 @@ class Running:
         self._known_version = profiles.version
 
     def begin_decision(self) -> None:
-        """Another decision begins: capacities are asked again."""
+        """Begins another decision: capacities are asked for again."""
         if self._asked:
             self._asked.clear()
         if self.profiles.version != self._known_version:
@@ -81,7 +86,7 @@ class Running:
             self._idle.clear()
 
     def requests(self) -> list[InferenceRequest]:
-        """The requests in all calls."""
+        """Returns the requests of all running calls."""
         return [
             request
             for calls in self._models.values()
@@ -91,22 +96,22 @@ class Running:
         ]
 
     def count(self, model_id: str) -> int:
-        """How many calls of a model run."""
+        """Returns how many calls of a model run."""
         return sum(map(len, self._models.get(model_id, {}).values()))
 
     def by_replica(self, model_id: str) -> dict[str, int]:
-        """How many calls of a model run on each replica that runs any."""
+        """Returns how many calls of a model run on each replica that runs any."""
         return {replica: len(batches) for replica, batches in self._models.get(model_id, {}).items()}
 
     def begin(self, batch: Batch, device: str | None) -> None:
-        """A call was dispatched."""
+        """Adds a call that was dispatched; `device` is the one that it occupies, if its model shares one."""
         self._room_changed()
         self._models.setdefault(batch.model_id, {}).setdefault(batch.replica, {})[batch] = None
         if device is not None:
             self._devices[device] = batch
 
     def end(self, batch: Batch, now: float, *, measured: bool) -> None:
-        """A call ended; with `measured` its duration is one to learn from."""
+        """Removes a call that ended; learns from its duration if `measured`."""
         self._room_changed()
         calls = self._models[batch.model_id]
         batches = calls[batch.replica]
@@ -130,14 +135,14 @@ class Running:
         return sorted((slot for slot in slots if slot.free_at == -math.inf), key=_typical)
 
     def free_alone(self, model_id: str) -> ReplicaSlot | None:
-        """The same, of a model that shares its device with no other; None for one that does."""
+        """Returns the fastest free replica of a model that shares no device; None if none is free or it does share."""
         capacity = self.capacity(model_id)
         return _fastest(self._slots_of(model_id, capacity)) if capacity.device is None else None
 
     # Availability
 
     def slots(self, model_id: str) -> Sequence[ReplicaSlot]:
-        """The replicas of a model, each with when it is expected to have room."""
+        """Returns the replicas of a model, each with when it is expected to be free."""
         asked = self._asked.get(model_id)
         if asked is not None:
             return asked
@@ -178,7 +183,7 @@ class Running:
         return found
 
     def colocated_models(self, model_id: str) -> Sequence[str]:
-        """The models seen so far that share the model's device."""
+        """Returns the models seen so far that share the model's device."""
         device = self.capacity(model_id).device
         if device is None:
             return (model_id,)
@@ -196,7 +201,7 @@ class Running:
         return self._ends_at(batch)
 
     def _ends_at(self, batch: Batch) -> float:
-        """When a call is expected to end."""
+        """Returns when a call is expected to end."""
         return batch.started_at + self._profile(batch).typical(len(batch.requests))
 
     def _profile(self, batch: Batch) -> LatencyProfile:
@@ -204,7 +209,7 @@ class Running:
 
 
 def _fastest(slots: Sequence[ReplicaSlot]) -> ReplicaSlot | None:
-    """Of the replicas with room the fastest; None: none has room now."""
+    """Returns the fastest free replica; None if none is free now."""
     if len(slots) == 1:
         return slots[0] if slots[0].free_at == -math.inf else None
     free = [slot for slot in slots if slot.free_at == -math.inf]

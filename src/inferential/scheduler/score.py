@@ -1,6 +1,6 @@
-"""The built-in score of a waiting request, as a value at one instant and as a line over time.
+"""The built-in score of a waiting request, as a value at one instant and as a straight line over time.
 
-It keeps no queue: `kinetic` orders requests by it.
+`kinetic_heap` orders requests by it.
 
 The score is how much a robot needs an answer now:
 
@@ -45,7 +45,7 @@ class Weights:
 
     @classmethod
     def of(cls, options: DeadlineAwareConfig) -> Weights:
-        """The weights that the options have now."""
+        """Returns the weights that the options have now."""
         return cls(
             overdue_per_s=options.cadence_weight / 0.1,
             urgency=options.urgency_weight,
@@ -56,7 +56,7 @@ class Weights:
 
 
 def score_of(request: InferenceRequest, now: float, weights: Weights) -> float:
-    """The score at the instant `now`."""
+    """Returns the score at the instant `now`."""
     score = _standing(request, weights)
     waited = now - request.waiting_since
     overdue = waited - request.time_until_next
@@ -68,10 +68,10 @@ def score_of(request: InferenceRequest, now: float, weights: Weights) -> float:
 
 
 def line_of(request: InferenceRequest, now: float, weights: Weights) -> tuple[float, float, float]:
-    """The line that the score follows from `now` on: slope in 1/s, value at time 0, and until when.
+    """Returns the line that the score follows from `now` on: slope in 1/s, value at time 0, and until when.
 
     All that goes into slope and value are the request's own numbers, never `now`: requests that are alike have
-    exactly the same line, whenever they are asked for it.
+    exactly the same line, whenever it is computed.
     """
     slope, value, until = 0.0, _standing(request, weights), math.inf
     due = request.waiting_since + request.time_until_next
@@ -95,7 +95,7 @@ def line_of(request: InferenceRequest, now: float, weights: Weights) -> tuple[fl
 
 
 def _standing(request: InferenceRequest, weights: Weights) -> float:
-    """The part that does not change while the request waits."""
+    """Returns the part that does not change while the request waits."""
     score = weights.priority * (10 - min(request.priority, 10)) / 10
     if request.urgency == request.urgency:  # not NaN
         score += weights.urgency * request.urgency
@@ -112,9 +112,10 @@ def _budget_s(request: InferenceRequest) -> float:
 
 
 class GuardedPolicy:
-    """A user's policy that cannot break the queue: where it fails, the built-in score stands in.
+    """Wraps a user's policy: where it fails, the built-in score is used instead.
 
-    The first failure is logged with its traceback, later ones are not: a policy is asked for every waiting request.
+    The policy sees `request.time_until_next` as it is when it is called, negative once the client is overdue. Its first
+    failure is logged with its traceback, later ones are not: it is called for every waiting request.
     """
 
     __slots__ = ("_failed", "_policy", "_weights", "name")
@@ -126,7 +127,9 @@ class GuardedPolicy:
         self._failed = False
 
     def __call__(self, request: InferenceRequest, now: float) -> float:
-        """The policy's score; the built-in score at `now` if it raises or gives no number."""
+        """Returns the policy's score; the built-in score at `now` if the policy raises or returns no number."""
+        due_in_s = request.time_until_next
+        request.time_until_next = due_in_s - (now - request.waiting_since)  # when called, not when received
         try:
             score = float(self._policy(request))
             if score == score:  # not NaN
@@ -135,5 +138,10 @@ class GuardedPolicy:
         except Exception:
             if not self._failed:
                 self._failed = True
-                log.exception("policy %r failed; the built-in score stands in where it does", self.name)
+                log.exception(
+                    "policy %r failed; the built-in score is used where it does, and further failures are not logged",
+                    self.name,
+                )
+        finally:
+            request.time_until_next = due_in_s
         return score_of(request, now, self._weights)

@@ -1,6 +1,6 @@
 """What the strategies that order by a score share: the weights, and policies in place of the built-in score.
 
-How the best is found is in `kinetic`.
+How the best is found is in `kinetic_heap`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from inferential.scheduler.base import get_policy, policy_names
-from inferential.scheduler.kinetic import KineticLane, PolicyLane, ScoredLane
+from inferential.scheduler.kinetic_heap import KineticLane, PolicyLane, ScoredLane
 from inferential.scheduler.queued import QueueScheduler
 from inferential.scheduler.score import GuardedPolicy, Weights
 
@@ -34,7 +34,7 @@ class ScoredScheduler(QueueScheduler[ScoredLane]):
         policy = get_policy(name)
         if policy is None:
             raise ValueError(f"Unknown policy '{name}'. Known: {', '.join(policy_names()) or 'none'}")
-        self.holds_back = True  # a policy is to see every request
+        self.may_defer = True  # a policy is to see every request
         self._policy = GuardedPolicy(name, policy, self._weights)
         now = time.monotonic()
         self._lanes = {model_id: self.new_lane() for model_id in self._lanes}
@@ -45,5 +45,5 @@ class ScoredScheduler(QueueScheduler[ScoredLane]):
         return KineticLane(self._weights) if self._policy is None else PolicyLane(self._policy)
 
     def status(self) -> dict[str, Any]:
-        """As of every strategy, and the name of the policy, None for the built-in score."""
+        """Returns what every strategy does, and the name of the policy; None for the built-in score."""
         return super().status() | {"policy": None if self._policy is None else self._policy.name}

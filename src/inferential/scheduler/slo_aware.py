@@ -1,21 +1,21 @@
-"""`slo_aware`: deadlines that are met, by what calls of the models are known to take.
+"""`slo_aware`: meets deadlines, by the known latencies of the models' calls.
 
-The orders within one model are in `slo_lane`, latencies in `profile`; what is in a call, and when, is decided here.
+The orders within one model are in `slo_lane`, latencies in `time.profile`; batches and their start are decided here.
 
 While every deadline can be met, requests go by the earliest deadline, which meets them all if any order does. A request
 is late from the moment on at which a call of the size that the model needs (see below) would, by the high quantile of
 its latency, end after its deadline, the soonest slot that is expected to be free considered; late ones no longer
-delay the others (early drop: Clockwork, Nexus), and are served after them or refused, as they wish.
+delay the others (early drop: Clockwork, Nexus), and are served after them or refused, as their clients ask.
 
     needed size    the smallest batch whose rate carries what is asked of the model and of those that share its device,
                    at UTILISATION of the time; but no larger than the half of a request's time allows
     batch          in order, each request that the batch so far still leaves in time, until the tightest member would
                    miss by one row more
     waiting        if fewer wait than the needed size, and more clients are there to ask, until the latest start of
-                   the tightest (deferred batching: Symphony); at low load the needed size is 1, and nobody waits
+                   the tightest (deferred batching: Symphony); at low load the needed size is 1: no wait
 
 Under overload (a request that could have been in time became late, or was superseded before its turn, in the last
-CALM_S) there is no order that meets all deadlines, and the earliest deadline is a poor choice of whom to fail. Then
+CALM_S) no order meets all deadlines, and serving the earliest first would fail clients at random. Then
 clients take turns, weighted, as `slo_lane` says. One call in LATE_SHARE begins with a client whose requests are all
 late and whose turn has come, so that one that can never be in time does not starve where others always can.
 
@@ -43,20 +43,20 @@ if TYPE_CHECKING:
 UTILISATION = 0.9
 """The share of its time that a replica is planned to be busy."""
 CALM_S = 1.0
-"""How long after its last sign overload is over."""
+"""Seconds after its last sign until overload is over."""
 LATE_SHARE = 16
-"""Of so many calls of a model, one may be begun for a client that cannot be in time though others can."""
+"""One in this many calls of a model may begin with a client that cannot be in time although others can."""
 WAKE_S = 0.002
-"""How much before its latest start a deferred batch begins: what waking up may take."""
+"""Seconds before its latest start at which a deferred batch begins, as waking up takes time."""
 PROBE_S = 1.0
-"""A model that was not called for so long is tried with a request that seems hopeless: its speed may have changed."""
-_NEED_HOLDS_S = 0.01  # demand changes slowly; it is not worked out at every decision
+"""Seconds without a call after which a model is tried with an infeasible request: its speed may have changed."""
+_NEED_HOLDS_S = 0.01  # demand changes slowly; it is not computed at every decision
 _MAX_MODELS = 1024  # beyond it, those that nothing waits for are forgotten
 
 
 @register_scheduler("slo_aware")
 class SloAwareScheduler(QueueScheduler[SloLane]):
-    """Earliest deadline first among requests that can still make it, in batches that let them."""
+    """Serves the earliest deadline first among requests that can be in time, in batches that keep them in time."""
 
     strategy = "slo_aware"
     window = None
@@ -75,15 +75,15 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
     def bind(self, availability: Availability) -> None:
         self._availability = availability
 
-    # Coming
+    # Entering
 
     def _push(self, lane: SloLane, request: InferenceRequest) -> None:
         now = time.monotonic()
         model = self._model(request.model_id)
         model.demand.note(request.client_id, now)
-        model.in_vain_until.clear()
+        model.empty_until.clear()
         if request.waiting_since < request.received_at:
-            model.overloaded_at = now  # the one that it superseded had waited in vain
+            model.overloaded_at = now  # the request that it superseded was not served
         since = min(model.unserved.pop(request.client_id, math.inf), request.waiting_since)
         lane.enter(request, request.deadline - self._needed_s(request), since)
         if self._misses(request, now):
@@ -92,14 +92,14 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
             lane.is_late(request, -math.inf)
 
     def _misses(self, request: InferenceRequest, now: float) -> bool:
-        """Whether no replica can answer it in time, be it begun as soon as one is free."""
+        """Returns whether no replica can answer it in time, even if it begins as soon as one is free."""
         return all(
             slot.finish(now, self._wanted(request, slot)) > request.deadline
             for slot in self._availability.slots(request.model_id)
         )
 
     def _is_crowded_out(self, lane: SloLane, request: InferenceRequest, now: float) -> bool:
-        """Whether those that go before it leave it no time, by what calls take at the needed size."""
+        """Returns whether those that go before it leave it no time, by the latency of calls of the needed size."""
         slots = self._availability.slots(request.model_id)
         needed = self._need(request.model_id, now)
         per_second = sum(slot.profile.rate(min(needed, slot.max_batch_size)) for slot in slots)
@@ -111,22 +111,26 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         before = sum(other.deadline < request.deadline and other.priority <= request.priority for other in lane.live())
         return before > room
 
-    # Going
+    # Leaving
 
     def next_batch_for_model(self, model_id: str, limit: int | None = None) -> list[InferenceRequest]:
-        """Gives what the model's soonest replica would run next, up to `limit` (1 where it is not told)."""
+        """Removes and returns what the model's first free replica would run next, up to `limit` (None: 1)."""
         slot = min(self._availability.slots(model_id), key=lambda slot: slot.free_at)
         rows = self.unit if limit is None else limit
+        if model_id in self._lanes:
+            self._note_late(self._lanes[model_id], time.monotonic())
         return self.next_batch_on(ReplicaSlot(model_id, slot.replica, min(rows, slot.max_batch_size), slot.profile))
 
     def next_batch_on(self, slot: ReplicaSlot, filled: int = 0) -> list[InferenceRequest]:
-        """Gives a whole call at once, so nothing where a part of it was given already; [] also to wait for more."""
+        """Removes and returns a whole call, so [] where `filled` is not 0; [] also to wait for more.
+
+        The engine has called `take_infeasible` before, which notes what has become late.
+        """
         lane = self._lanes.get(slot.model_id)
         if lane is None or filled:
             return []
         now = time.monotonic()
         model = self._model(slot.model_id)
-        self._note_late(lane, now)
         if self._waits_until(lane, slot, now) > now:
             return []
         batch = self._choose(lane, slot, now)
@@ -134,7 +138,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
             model.called_at = now
             model.calls_since_late += 1
         else:
-            model.in_vain_until[slot.replica] = lane.overdue_at()
+            model.empty_until[slot.replica] = lane.overdue_at()
         if not lane:
             del self._lanes[slot.model_id]
         for request in batch:
@@ -142,7 +146,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         return batch
 
     def _choose(self, lane: SloLane, slot: ReplicaSlot, now: float) -> list[InferenceRequest]:
-        """The requests of one call, begun now."""
+        """Removes and returns the requests of one call that begins now."""
         overloaded = self._is_overloaded(slot.model_id, now)
         limit = min(slot.max_batch_size, slot.profile.explored())
         model = self._model(slot.model_id)
@@ -162,10 +166,10 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
                     self._is_late(lane, request, now)
                     model.overloaded_at = now
                 else:
-                    lane.pass_over(request)  # a faster replica will still make it
+                    lane.pass_over(request)  # another replica can answer it in time
                 continue
             if rows <= len(batch):
-                break  # one row more, and it would be late; it is the first of the next call
+                break  # with one row more it would be late; it is the first of the next call
             limit = min(limit, rows)
             lane.served(request, now)
             batch.append(request)
@@ -176,7 +180,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         return batch
 
     def ready_at(self, model_id: str) -> float | None:
-        """When its next call is to begin."""
+        """Returns when the model's next call is to begin; None where nothing waits for it."""
         return self.ready_on(min(self._availability.slots(model_id), key=lambda slot: slot.free_at))
 
     def ready_on(self, slot: ReplicaSlot) -> float | None:
@@ -184,8 +188,8 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         lane = self._lanes.get(slot.model_id)
         if lane is None:
             return None
-        in_vain_until = self._model(slot.model_id).in_vain_until.get(slot.replica, -math.inf)
-        return max(self._waits_until(lane, slot, time.monotonic()), in_vain_until)
+        empty_until = self._model(slot.model_id).empty_until.get(slot.replica, -math.inf)
+        return max(self._waits_until(lane, slot, time.monotonic()), empty_until)
 
     def _waits_until(self, lane: SloLane, slot: ReplicaSlot, now: float) -> float:
         """Returns until when a call waits for more rows, alike for all free replicas; -inf: it does not wait."""
@@ -202,10 +206,11 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
             if other.free_at == -math.inf
         ]
         latest_start = first.deadline - min(free, default=slot.profile.high(live + 1)) - WAKE_S
-        return min(latest_start, first.waiting_since + 2 * needed / max(model.demand.per_second(now), 1e-9))
+        # Not the present rate, which falls while nothing comes, so that the end of the wait would move away from it.
+        return min(latest_start, first.waiting_since + 2 * needed / max(model.demand.last_per_second(), 1e-9))
 
     def in_turn(self, model_ids: Sequence[str]) -> Sequence[str]:
-        """The model whose first request must begin soonest; under overload, whose turn comes first."""
+        """Returns the models, first that whose request must begin soonest; under overload, whose turn comes first."""
         now = time.monotonic()
         return sorted(model_ids, key=lambda model_id: self._begins(model_id, now))
 
@@ -224,7 +229,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         return first.deadline - slot.profile.high(min(lane.live_count, slot.max_batch_size))
 
     def on_client_disconnected(self, client_id: str) -> None:
-        """Forgets the client's waiting requests, and that it waited."""
+        """Removes the client's waiting requests, and forgets since when it waited."""
         super().on_client_disconnected(client_id)
         for model in self._models.values():
             model.unserved.pop(client_id, None)
@@ -238,25 +243,25 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
 
     # Becoming late
 
-    def given_up(self) -> list[tuple[InferenceRequest, str]]:
-        """Requests that want to be refused rather than be late, and cannot be in time."""
+    def take_infeasible(self) -> list[tuple[InferenceRequest, str]]:
+        """Removes and returns requests that cannot be in time and want to be refused then, each with the reason."""
         now = time.monotonic()
-        given_up = []
+        infeasible = []
         for model_id, lane in list(self._lanes.items()):
             self._note_late(lane, now)
-            while (request := lane.hopeless(now)) is not None:
+            while (request := lane.infeasible(now)) is not None:
                 model = self._model(model_id)
                 if not lane.live_count and now - model.called_at > PROBE_S:
                     model.called_at = now
                     lane.serve_late(request)
                     continue
                 self.remove(request)
-                given_up.append((request, self._why(request, now)))
-        return given_up
+                infeasible.append((request, self._why(request, now)))
+        return infeasible
 
-    def gives_up_at(self) -> float | None:
-        """When the next late request that wants to be refused turns hopeless, or a live one of those late."""
-        at = min([lane.hopeless_at() for lane in self._lanes.values()], default=math.inf)
+    def infeasible_at(self) -> float | None:
+        """Returns when the next late request that wants to be refused becomes infeasible; None: there is none."""
+        at = min([lane.infeasible_at() for lane in self._lanes.values()], default=math.inf)
         return at if at < math.inf else None
 
     def _why(self, request: InferenceRequest, now: float) -> str:
@@ -270,7 +275,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         )
 
     def _note_late(self, lane: SloLane, now: float) -> None:
-        """Live requests whose time is up become late."""
+        """Makes live requests late whose latest start has passed."""
         while (request := lane.overdue(now)) is not None:
             latest_start = request.deadline - self._needed_s(request)
             if latest_start >= now:
@@ -291,20 +296,20 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
     # What calls take
 
     def _needed_s(self, request: InferenceRequest) -> float:
-        """How much before its deadline a request must begin on an idle replica."""
+        """Returns how many seconds before its deadline a request must begin on an idle replica."""
         return min(
             slot.profile.high(self._wanted(request, slot)) for slot in self._availability.slots(request.model_id)
         )
 
     def _wanted(self, request: InferenceRequest, slot: ReplicaSlot) -> int:
-        """The batch that it must leave possible: the needed size, or what half of its time is enough for."""
+        """Returns the batch size that must fit before its deadline: the needed one, or what half of its time allows."""
         needed = min(self._model(request.model_id).needed, slot.max_batch_size)
         if needed == 1:
             return 1
         return max(1, slot.profile.largest_within((request.deadline - request.received_at) / 2, needed))
 
     def _need(self, model_id: str, now: float) -> int:
-        """The smallest batch size at which the model, and those it shares its device with, carry what is asked."""
+        """Returns the smallest batch size that carries the demand for the model and those on its device."""
         model = self._model(model_id)
         if now - model.needed_since >= _NEED_HOLDS_S:
             model.needed_since = now
@@ -332,7 +337,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         return model
 
     def status(self) -> dict[str, Any]:
-        """As of every strategy, and of each model how many can still be in time and which batch size it needs."""
+        """Returns what every strategy does, and by model its live and late requests and the batch size it needs."""
         now = time.monotonic()
         lanes = {
             model_id: {

@@ -1,14 +1,14 @@
-"""The requests that wait for one model under `slo_aware`: who can still be in time, and whose turn it is.
+"""One model's waiting requests under `slo_aware`: which can still be in time, and in which order they are served.
 
-It chooses no batch size and knows no latency: `slo_aware` tells it the time that a request needs.
+It chooses no batch size and has no latencies: `slo_aware` passes each request's latest start.
 
 Each request that waits is in one of two states:
 
     live    it can still be in time
-    late    it cannot; it is served after all that can, or given up where it wants that
+    late    it cannot; it is served after all that can, or refused where it wants that
 
-and each client has one line, which stands for its oldest live request or, where it has none, its oldest late one.
-There are two orders. By deadline: live requests, the earliest deadline first. By turn: lines, the smallest turn first,
+and each client has one queue, ordered by its oldest live request or, where it has none, its oldest late one. There are
+two orders. By deadline: live requests, the earliest deadline first. By turn: queues, the smallest turn first,
 
     turn = since + (deadline - received_at) / 2 + starvation * (1 - weight / 2)
     weight = (1 + urgency) / 2 ** priority, 0 to 2
@@ -18,7 +18,7 @@ unserved, and begins anew when one is served. So turns are the same for clients 
 weight goes before one with less that began to wait up to `starvation` earlier, and no client waits behind others for
 ever: one that began to wait `starvation` and half its time ago has a smaller turn than all that begin to wait now.
 
-Lines that have only late requests have turns of their own, for such a client must not starve either.
+Queues with only late requests have turns of their own, for such a client must not starve either.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from inferential.scheduler.heap import LazyHeap
 from inferential.scheduler.lanes import Lane
 from inferential.scheduler.request import InferenceRequest
 
-_LEAST_PRIORITY = 30  # from here on the weight is as good as none
+_LEAST_PRIORITY = 30  # beyond it the weight is practically 0
 
 
-class Line:
+class ClientQueue:
     """The waiting requests of one client.
 
     Attributes:
@@ -50,12 +50,12 @@ class Line:
         self.late: OrderedDict[InferenceRequest, None] = OrderedDict()
 
     def first(self) -> InferenceRequest:
-        """The request that the line stands for."""
+        """Returns the request that represents the queue in the orders."""
         return next(iter(self.live or self.late))
 
 
 def weight_of(request: InferenceRequest) -> float:
-    """What a miss of this request costs: 1 at priority 0, halved by each level, up to doubled by urgency."""
+    """Returns what a miss of this request costs: 1 at priority 0, halved by each level, up to doubled by urgency."""
     return _weight(request.urgency, request.priority)
 
 
@@ -76,13 +76,13 @@ class SloLane(Lane):
     def __init__(self, starvation_s: float, *, weighted: bool) -> None:
         self._starvation_s = starvation_s
         self._weighted = weighted
-        self._lines: dict[str, Line] = {}
+        self._client_queues: dict[str, ClientQueue] = {}
         self._live: LazyHeap[InferenceRequest] = LazyHeap()  # by deadline
         self._latest_starts: LazyHeap[InferenceRequest] = LazyHeap()
         self._late: LazyHeap[InferenceRequest] = LazyHeap()  # by arrival
-        self._hopeless_from: LazyHeap[InferenceRequest] = LazyHeap()  # of those that want to be refused
-        self._turns: LazyHeap[Line] = LazyHeap()
-        self._all_late: LazyHeap[Line] = LazyHeap()  # by turn, of clients that have only late requests
+        self._infeasible_from: LazyHeap[InferenceRequest] = LazyHeap()  # of those that want to be refused
+        self._turns: LazyHeap[ClientQueue] = LazyHeap()
+        self._all_late: LazyHeap[ClientQueue] = LazyHeap()  # by turn, of clients that have only late requests
         self._passed_over: list[InferenceRequest] = []
 
     def __len__(self) -> int:
@@ -90,11 +90,11 @@ class SloLane(Lane):
 
     @property
     def live_count(self) -> int:
-        """How many can still be in time."""
+        """How many requests can still be in time."""
         return len(self._live)
 
     def live(self) -> Iterator[InferenceRequest]:
-        """Those that can still be in time, in no order."""
+        """Returns the requests that can still be in time, in no order."""
         return iter(self._live)
 
     # Coming and going
@@ -103,44 +103,44 @@ class SloLane(Lane):
         self.enter(request, request.deadline, request.waiting_since)
 
     def enter(self, request: InferenceRequest, latest_start: float, since: float) -> None:
-        """Takes a live request in.
+        """Adds a live request.
 
         Args:
             request: which.
             latest_start: when it becomes late.
             since: since when its client waits, if it has nothing else here.
         """
-        line = self._lines.get(request.client_id)
-        if line is None:
-            line = self._lines[request.client_id] = Line(since)
+        queue = self._client_queues.get(request.client_id)
+        if queue is None:
+            queue = self._client_queues[request.client_id] = ClientQueue(since)
         self._live.push(request, request.deadline, request.arrival)
         self._latest_starts.push(request, latest_start)
-        line.live[request] = None
-        if line.first() is request:
-            self._set_turn(line)
+        queue.live[request] = None
+        if queue.first() is request:
+            self._set_turn(queue)
 
     def discard(self, request: InferenceRequest) -> None:
         self._remove(request)
-        line = self._lines[request.client_id]
-        if not line.live and not line.late:
-            self._drop(request.client_id, line)
+        queue = self._client_queues[request.client_id]
+        if not queue.live and not queue.late:
+            self._drop(request.client_id, queue)
         else:
-            self._set_turn(line)
+            self._set_turn(queue)
 
     def waits_since(self, client_id: str) -> float | None:
-        """Since when a client waits; None where it has nothing here."""
-        line = self._lines.get(client_id)
-        return None if line is None else line.since
+        """Returns since when a client waits; None where nothing of it waits."""
+        queue = self._client_queues.get(client_id)
+        return None if queue is None else queue.since
 
     def served(self, request: InferenceRequest, now: float) -> None:
-        """A request goes to its model; what its client has left waits in its own right from now on."""
+        """Removes a request that is dispatched; the others of its client wait in their own right from now on."""
         self._remove(request)
-        line = self._lines[request.client_id]
-        if not line.live and not line.late:
-            self._drop(request.client_id, line)
+        queue = self._client_queues[request.client_id]
+        if not queue.live and not queue.late:
+            self._drop(request.client_id, queue)
         else:
-            line.since = now
-            self._set_turn(line)
+            queue.since = now
+            self._set_turn(queue)
 
     def take(self, limit: int, now: float) -> list[InferenceRequest]:
         taken: list[InferenceRequest] = []
@@ -152,111 +152,111 @@ class SloLane(Lane):
     # Becoming late
 
     def overdue(self, now: float) -> InferenceRequest | None:
-        """A live request whose latest start, as it was told, has passed."""
+        """Returns a live request whose latest start, as last set, has passed; None if there is none."""
         if not self._latest_starts:
             return None
         latest_start, request = self._latest_starts.top()
         return request if latest_start < now else None
 
     def starts_again(self, request: InferenceRequest, latest_start: float) -> None:
-        """Its latest start is another one than was told: calls take less time now."""
+        """Sets another latest start, as when calls take less time now."""
         self._latest_starts.discard(request)
         self._latest_starts.push(request, latest_start)
 
-    def is_late(self, request: InferenceRequest, hopeless_from: float) -> None:
-        """A live request becomes a late one, for good."""
+    def is_late(self, request: InferenceRequest, infeasible_from: float) -> None:
+        """Makes a live request a late one, for good; `infeasible_from` is when it is refused if it wants that."""
         self._live.discard(request)
         self._latest_starts.discard(request)
-        line = self._lines[request.client_id]
-        del line.live[request]
-        line.late[request] = None
+        queue = self._client_queues[request.client_id]
+        del queue.live[request]
+        queue.late[request] = None
         self._late.push(request, request.waiting_since, request.arrival)
         if request.late == "refuse":
-            self._hopeless_from.push(request, hopeless_from)
-        self._set_turn(line)
+            self._infeasible_from.push(request, infeasible_from)
+        self._set_turn(queue)
 
-    def hopeless(self, now: float) -> InferenceRequest | None:
-        """A late request that wants to be refused, where the time for that has come."""
-        if not self._hopeless_from:
+    def infeasible(self, now: float) -> InferenceRequest | None:
+        """Returns a late request that wants to be refused, where the time for that has come; None if there is none."""
+        if not self._infeasible_from:
             return None
-        since, request = self._hopeless_from.top()
+        since, request = self._infeasible_from.top()
         return request if since < now else None
 
-    def hopeless_at(self) -> float:
-        """Returns when `hopeless` gives something next; infinite where none that is late wants to be refused."""
-        return _just_after(self._hopeless_from.top()[0]) if self._hopeless_from else math.inf
+    def infeasible_at(self) -> float:
+        """Returns when `infeasible` returns something next; infinite where none that is late wants to be refused."""
+        return _just_after(self._infeasible_from.top()[0]) if self._infeasible_from else math.inf
 
     def serve_late(self, request: InferenceRequest) -> None:
-        """It is tried all the same, though it wanted to be refused."""
-        self._hopeless_from.discard(request)
+        """Keeps a late request that wanted to be refused, to be served all the same."""
+        self._infeasible_from.discard(request)
 
     def overdue_at(self) -> float:
-        """When `overdue` gives something next; infinite where nothing is live."""
+        """Returns when `overdue` returns something next; infinite where nothing is live."""
         return _just_after(self._latest_starts.top()[0]) if self._latest_starts else math.inf
 
     # Orders
 
     def earliest(self) -> InferenceRequest | None:
-        """The live request with the earliest deadline."""
+        """Returns the live request with the earliest deadline; None if there is none."""
         return self._live.top()[1] if self._live else None
 
     def next_in_turn(self) -> InferenceRequest | None:
-        """The live request of the client whose turn it is."""
+        """Returns the live request of the client whose turn it is; None if there is none."""
         return self._turns.top()[1].first() if self._turns else None
 
     def first_turn(self) -> float:
-        """The smallest turn of those that can be in time; IndexError where none can."""
+        """Returns the smallest turn of clients that can be in time. Raises IndexError where none can."""
         return self._turns.top()[0]
 
     def starving(self, now: float) -> InferenceRequest | None:
-        """A late request of a client that has only such, and whose turn is past."""
+        """Returns a late request of a client that has only such and whose turn is past; None if there is none."""
         if not self._all_late:
             return None
-        turn, line = self._all_late.top()
-        return line.first() if turn <= now else None
+        turn, queue = self._all_late.top()
+        return queue.first() if turn <= now else None
 
     def oldest_late(self) -> InferenceRequest | None:
-        """The late request that has waited longest."""
+        """Returns the late request that has waited longest; None if there is none."""
         return self._late.top()[1] if self._late else None
 
     def pass_over(self, request: InferenceRequest) -> None:
-        """Leaves a live request, and its client's turn, out of the orders until `end_of_choice`."""
+        """Hides a live request, and its client's turn, from the orders until `end_of_choice`."""
         self._live.discard(request)
-        self._turns.discard(self._lines[request.client_id])
+        self._turns.discard(self._client_queues[request.client_id])
         self._passed_over.append(request)
 
     def end_of_choice(self) -> None:
-        """Those that were passed over stand where they stood."""
+        """Puts the requests that were passed over back in the orders."""
         for request in self._passed_over:
             self._live.push(request, request.deadline, request.arrival)
-            self._set_turn(self._lines[request.client_id])
+            self._set_turn(self._client_queues[request.client_id])
         self._passed_over.clear()
 
-    def _set_turn(self, line: Line) -> None:
-        request = line.first()
+    def _set_turn(self, queue: ClientQueue) -> None:
+        request = queue.first()
         weight = weight_of(request) if self._weighted else 1.0
-        turn = line.since + (request.deadline - request.received_at) / 2 + self._starvation_s * (1 - weight / 2)
-        self._turns.discard(line)
-        self._all_late.discard(line)
-        (self._turns if line.live else self._all_late).push(line, turn, request.arrival)
+        turn = queue.since + (request.deadline - request.received_at) / 2 + self._starvation_s * (1 - weight / 2)
+        self._turns.discard(queue)
+        self._all_late.discard(queue)
+        (self._turns if queue.live else self._all_late).push(queue, turn, request.arrival)
 
     def _remove(self, request: InferenceRequest) -> None:
-        line = self._lines[request.client_id]
-        if request in line.live:
-            del line.live[request]
+        queue = self._client_queues[request.client_id]
+        if request in queue.live:
+            del queue.live[request]
             self._live.discard(request)
             self._latest_starts.discard(request)
         else:
-            del line.late[request]
+            del queue.late[request]
             self._late.discard(request)
-            self._hopeless_from.discard(request)
+            self._infeasible_from.discard(request)
 
-    def _drop(self, client_id: str, line: Line) -> None:
-        del self._lines[client_id]
-        self._turns.discard(line)
-        self._all_late.discard(line)
+    def _drop(self, client_id: str, queue: ClientQueue) -> None:
+        del self._client_queues[client_id]
+        self._turns.discard(queue)
+        self._all_late.discard(queue)
 
 
 def _just_after(instant: float) -> float:
-    """The first moment at which an instant has passed."""
+    """Returns the first moment at which an instant has passed."""
     return math.nextafter(instant, math.inf)

@@ -1,7 +1,4 @@
-"""What `slo_aware` knows of one model beside its queue, and the batch size that its load needs.
-
-It orders nothing and has no clock.
-"""
+"""State that `slo_aware` keeps of one model beside its queue, and the batch size that its load needs."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ _MAX_UNSERVED = 4096  # clients of a model; beyond it, those remembered longest 
 def smallest_sufficient(
     slots: Sequence[ReplicaSlot], colocated_models: Sequence[tuple[float, Sequence[ReplicaSlot]]], utilisation: float
 ) -> int:
-    """The smallest batch size at which all that is asked of a device is carried.
+    """Returns the smallest batch size at which a device carries all requests for its models.
 
     Args:
         slots: of the model whose batch it is.
@@ -46,7 +43,7 @@ def smallest_sufficient(
 
 
 class ModelState:
-    """What is remembered of a model, whether anything waits for it or not.
+    """State of one model, whether anything waits for it or not.
 
     Args:
         calls_since_late: with how many calls it begins since the last one for a late client.
@@ -56,7 +53,7 @@ class ModelState:
         "called_at",
         "calls_since_late",
         "demand",
-        "in_vain_until",
+        "empty_until",
         "needed",
         "needed_since",
         "overloaded_at",
@@ -70,13 +67,13 @@ class ModelState:
         self.calls_since_late = calls_since_late
         self.needed = 1
         self.needed_since = -math.inf
-        self.in_vain_until: dict[str, float] = {}
-        """By replica, until when its next call would stay empty: all that waits was left to other replicas."""
+        self.empty_until: dict[str, float] = {}
+        """By replica, until when a call on it would be empty, because other replicas can answer in time what waits."""
         self.unserved: OrderedDict[str, float] = OrderedDict()
-        """Clients whose last request ended unserved, and since when they wait for an answer."""
+        """Clients whose last request ended without an answer, and since when they wait for one."""
 
     def note_unserved(self, client_id: str, since: float) -> None:
-        """A client has nothing waiting any more, and got no answer."""
+        """Notes that the last waiting request of a client ended without an answer."""
         self.unserved[client_id] = since
         if len(self.unserved) > _MAX_UNSERVED:
             self.unserved.popitem(last=False)

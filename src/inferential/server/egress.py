@@ -12,8 +12,7 @@ from inferential.observation.slots import ObservationError
 from inferential.proto import PROTOCOL_VERSION
 from inferential.proto.messages import write_refusal
 from inferential.proto.tensors import Buffer
-from inferential.scheduler.admission import CLIENT_GONE
-from inferential.scheduler.request import ANSWERED, DISPATCHED, InferenceRequest, Refusal, RefusalKind
+from inferential.scheduler.request import ANSWERED, CLIENT_GONE, DISPATCHED, InferenceRequest, Refusal, RefusalKind
 from inferential.server.accounting import Accounting
 from inferential.server.callbacks import Callbacks
 from inferential.server.inprocess import InProcessClients

@@ -135,8 +135,8 @@ class EventPump:
         if refusal is not None:
             self._egress.refuse(request, refusal)
             return
-        if self._engine.goes_straight(request) and self._accounting.defer(incoming):
-            self._engine.hold(request)
+        if self._engine.can_bypass(request) and self._accounting.defer(incoming):
+            self._engine.stage(request)
             return
         self._accounting.arrived(incoming)
         self._engine.offer(request, request.received_at)
@@ -155,7 +155,7 @@ class EventPump:
         self.runs += 1
         engine, accounting = self._engine, self._accounting
         now = time.monotonic()
-        bypassed = engine.straight(now)
+        bypassed = engine.take_bypassed(now)
         for batch in bypassed:
             (run or self._executor.submit)(batch)
         if bypassed:

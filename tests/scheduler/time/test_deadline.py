@@ -19,5 +19,5 @@ from inferential.scheduler.time.deadline import deadline_of
     ],
 )
 def test_the_first_of_budget_end_of_actions_cadence_and_default_holds(known: dict[str, Any], deadline: float) -> None:
-    told = {"explicit_budget_ms": None, "runs_out_at": None, "cadence_s": None, **known}
-    assert deadline_of(100.0, default_budget_ms=50.0, **told) == pytest.approx(deadline)
+    arguments = {"explicit_budget_ms": None, "runs_out_at": None, "cadence_s": None, **known}
+    assert deadline_of(100.0, default_budget_ms=50.0, **arguments) == pytest.approx(deadline)

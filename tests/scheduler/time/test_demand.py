@@ -14,7 +14,7 @@ def test_nothing_is_asked_before_the_first_request() -> None:
 
 
 @given(st.integers(20, 500), st.floats(0.5, 20.0))
-def test_a_steady_rate_is_told_within_a_tenth_after_half_a_second(per_second: int, seconds: float) -> None:
+def test_a_steady_rate_is_known_within_a_tenth_after_half_a_second(per_second: int, seconds: float) -> None:
     demand = Demand()
     now = 0.0
     for number in range(int(per_second * seconds)):
@@ -30,3 +30,12 @@ def test_who_was_silent_for_a_second_counts_no_more() -> None:
     demand.note("b", 1.9)
     assert demand.clients(2.5) == 1
     assert demand.per_second(100.0) < 1e-9
+
+
+def test_the_last_rate_stays_while_nothing_comes() -> None:
+    demand = Demand()
+    for number in range(10):
+        demand.note("a", 100.0 + number / 10)
+    rate = demand.last_per_second()
+    assert rate == demand.per_second(100.9)
+    assert demand.per_second(102.0) < rate == demand.last_per_second()

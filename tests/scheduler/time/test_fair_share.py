@@ -31,11 +31,11 @@ class Models:
         return self._shared if model_id in self._shared else (model_id,)
 
 
-def test_whoever_asks_less_than_the_model_carries_is_told_no_limit() -> None:
+def test_clients_that_ask_less_than_the_model_carries_have_no_limit() -> None:
     shares = FairShares(Models({"m": 0.01}))
     shares.update([("a", "m", 0.1), ("b", "m", 0.1)])
     assert shares.interval_ms("a", "m") == 0.0
-    assert shares.interval_ms("nobody", "m") == 0.0
+    assert shares.interval_ms("unknown", "m") == 0.0
 
 
 def test_under_overload_all_get_the_same_but_who_asks_less() -> None:
@@ -65,10 +65,10 @@ def test_models_of_one_device_share_its_time() -> None:
 def test_clients_that_follow_are_let_rise_until_nothing_binds_them() -> None:
     shares = FairShares(Models({"m": 0.01}))
     shares.update([("a", "m", 0.005)])
-    told = shares.interval_ms("a", "m")
-    assert told == pytest.approx(1e3 / 90)
+    interval_ms = shares.interval_ms("a", "m")
+    assert interval_ms == pytest.approx(1e3 / 90)
     shares.update([("a", "m", 0.02)])  # it asks less now
-    assert shares.interval_ms("a", "m") == pytest.approx(told / RISE)
+    assert shares.interval_ms("a", "m") == pytest.approx(interval_ms / RISE)
     for _ in range(20):
         shares.update([("a", "m", 0.1)])
     assert shares.interval_ms("a", "m") == 0.0
@@ -87,7 +87,7 @@ def test_a_following_fleet_stays_at_what_the_model_carries() -> None:
     st.lists(st.tuples(st.floats(1e-3, 10.0), st.sampled_from([0.25, 0.5, 1.0, 2.0])), min_size=1, max_size=30),
     st.floats(1e-3, 0.5),
 )
-def test_what_is_told_fills_the_capacity_and_no_more(clients: list[tuple[float, float]], seconds: float) -> None:
+def test_the_intervals_fill_the_capacity_and_no_more(clients: list[tuple[float, float]], seconds: float) -> None:
     shares = FairShares(Models({"m": seconds}))
     for number, (_, weight) in enumerate(clients):
         shares.note(str(number), "m", weight)

@@ -125,7 +125,7 @@ def test_loaded_figures_have_their_high_quantile() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "problem"),
+    ("entries", "problem"),
     [
         ({"m": {}}, r"m: expected a list of batch sizes, got \{\}"),
         ({"m": [3]}, r"m\[0\]: expected batch_size, median_ms and high_ms, got 3"),
@@ -135,9 +135,9 @@ def test_loaded_figures_have_their_high_quantile() -> None:
         ({"m": [{"batch_size": 1, "median_ms": 5.0, "high_ms": 1.0}]}, r"m\[0\]: high_ms: expected at least median_ms"),
     ],
 )
-def test_a_bad_entry_is_named(told: dict[str, Any], problem: str) -> None:
+def test_a_bad_entry_is_named(entries: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
-        Profiles().load(told)
+        Profiles().load(entries)
 
 
 def test_a_new_replica_begins_as_its_siblings_are_and_then_learns() -> None:

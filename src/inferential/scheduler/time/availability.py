@@ -1,6 +1,6 @@
-"""What a strategy may know of the models' time: their replicas, how long calls take, when the next one can begin.
+"""When models are available: their replicas, how long calls take on each, and when each can begin the next.
 
-It is told by whoever runs the calls (the engine); a strategy that is used alone sees `ALWAYS_AVAILABLE`.
+The engine, which knows the running calls, provides it; a strategy that is used alone sees `ALWAYS_AVAILABLE`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ ANY_BATCH_SIZE = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSlot:
-    """One replica of a model, as far as its next call is concerned.
+    """One replica of a model, as a place for its next call.
 
     Attributes:
-        model_id: whose.
-        replica: its name; "" where a model has only one.
-        max_batch_size: rows that a call takes.
+        model_id: the model.
+        replica: the replica's name; "" where the model has only one.
+        max_batch_size: the most requests in one call.
         profile: how long calls take on it.
-        free_at: seconds of `time.monotonic()` at which it is expected to take a call; -inf: it does now.
+        free_at: when it is expected to be free, in seconds of `time.monotonic()`; -inf: it is free now.
     """
 
     model_id: str
@@ -34,33 +34,35 @@ class ReplicaSlot:
     free_at: float = -math.inf
 
     def finish(self, now: float, rows: int) -> float:
-        """When a call of so many rows, begun as soon as it can be, is over by the high quantile."""
+        """Returns when a call of `rows` requests, begun as soon as possible, ends by the high quantile."""
         return max(now, self.free_at) + self.profile.high(rows)
 
     def expected_finish(self, now: float, rows: int) -> float:
-        """The same by the median."""
+        """Returns the same by the median."""
         return max(now, self.free_at) + self.profile.typical(rows)
 
 
 class Availability(Protocol):
-    """What is known of the time to come."""
+    """When replicas can begin calls, and which models compete for them."""
 
     def slots(self, model_id: str) -> Sequence[ReplicaSlot]:
-        """The replicas of a model; at least one."""
+        """Returns the replicas of a model; at least one."""
         ...
 
     def colocated_models(self, model_id: str) -> Sequence[str]:
-        """The models that run on the same device, of which it takes one call at a time; the model itself included."""
+        """Returns the models on the same device, which runs one call of them at a time; the model itself included."""
         ...
 
 
 class AlwaysAvailable:
-    """Nothing is known: every model has one replica that is free and of unknown speed."""
+    """An `Availability` for strategies without a server: each model has one free replica of unknown speed."""
 
     def slots(self, model_id: str) -> Sequence[ReplicaSlot]:
+        """Returns one free replica."""
         return (ReplicaSlot(model_id, "", ANY_BATCH_SIZE, LatencyProfile()),)
 
     def colocated_models(self, model_id: str) -> Sequence[str]:
+        """Returns the model alone."""
         return (model_id,)
 
 

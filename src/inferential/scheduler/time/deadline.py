@@ -2,12 +2,12 @@
 
 It learns nothing: cadence and the end of a robot's actions are found in `tracking`.
 
-    1. the latency budget, where the client told one or the configuration has one for it:
+    1. the latency budget, where the client sent one or the configuration has one for it:
            deadline = received + budget
     2. else the moment at which the robot's actions run out:
-           steps told:    deadline = received + max(steps_remaining, 1) * control period
+           steps sent:    deadline = received + max(steps_remaining, 1) * control period
            steps learned: deadline = received(observation of its last chunk) + horizon * control period
-       with the control period that the client told or that was learned from how its steps fall
+       with the control period that the client sent or that was learned from how its steps fall
     3. else its cadence: deadline = received + learned period, when its next observation is due
     4. else the default budget: deadline = received + clients.defaults.latency_budget_ms
 
@@ -26,14 +26,14 @@ def deadline_of(
     cadence_s: float | None,
     default_budget_ms: float,
 ) -> float:
-    """The deadline by the table above, in seconds of `time.monotonic()`.
+    """Returns the deadline by the table above, in seconds of `time.monotonic()`.
 
     Args:
         received_at: when the observation came in.
-        explicit_budget_ms: the budget that client or configuration states; None if neither does.
+        explicit_budget_ms: the budget from the client or its configuration; None where neither has one.
         runs_out_at: when the robot's actions run out; None where that is not known.
         cadence_s: the client's period, where it is known well enough to go by it, else None.
-        default_budget_ms: the budget of those of whom nothing is known.
+        default_budget_ms: the budget of clients of which nothing is known.
     """
     if explicit_budget_ms is not None:
         return received_at + explicit_budget_ms / 1e3

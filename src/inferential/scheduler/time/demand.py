@@ -1,4 +1,4 @@
-"""How much is asked of a model: arrivals per second, and how many clients they come from.
+"""Demand for a model: its arrivals per second, and how many clients they come from.
 
 It keeps no request and has no clock.
 """
@@ -24,7 +24,7 @@ class Demand:
         self._clients: OrderedDict[str, float] = OrderedDict()
 
     def note(self, client_id: str, now: float) -> None:
-        """A request came in."""
+        """Counts a request of a client."""
         if self._began_at != self._began_at:
             self._began_at = now
         self._count = self._count * math.exp(-max(now - self._last, 0.0) / MEMORY_S) + 1.0
@@ -34,15 +34,19 @@ class Demand:
         self._forget(now)
 
     def per_second(self, now: float) -> float:
-        """The rate of the last second or so; by as much time as there was yet."""
+        """Returns the arrivals per second over about the last second, or since the first one if that is less."""
         if not self._count:
             return 0.0
         # A count that has run for t holds 1 - exp(-t / MEMORY_S) of what it will hold for ever.
         filled = 1.0 - math.exp(-max(now - self._began_at, 0.05) / MEMORY_S)
         return self._count * math.exp(-max(now - self._last, 0.0) / MEMORY_S) / (MEMORY_S * filled)
 
+    def last_per_second(self) -> float:
+        """Returns the rate as it was at the last arrival, which stays the same until the next."""
+        return self.per_second(self._last)
+
     def clients(self, now: float) -> int:
-        """How many clients asked in the last second."""
+        """Returns how many clients sent a request in the last second."""
         self._forget(now)
         return len(self._clients)
 

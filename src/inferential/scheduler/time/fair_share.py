@@ -1,11 +1,11 @@
-"""The rate that each client can have: what a fleet is told so that it asks no more often than it can be served.
+"""Fair shares: the interval at which each client can be served, sent with answers so that a fleet can follow it.
 
-It holds nobody back: whoever asks more often is served as the strategy sees fit.
+It limits no client: requests that come more often are served in the strategy's order.
 
 The models of one device, or a model alone, have one capacity, and a level `w` (answers per second): a client that asks
 r times a second is served min(r, g w) times, g being its weight. While more is asked than UTILISATION of the capacity,
 the level is the one that fills it (max-min fairness by water filling; Bertsekas and Gallager, Data Networks, 1992).
-When less is asked, clients may be following what they were told, so that the level rises slowly until it binds nobody.
+When less is asked, clients may be following their intervals, so the level rises slowly until it limits no client.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FREE = 4.0  # a level this many times above what every client asks for is none
 
 @dataclass(frozen=True, slots=True)
 class RateRequest:
-    """What one client asks of one model, how often, and the weight of its share."""
+    """How often one client asks one model, per second, and the weight of its share."""
 
     client_id: str
     model_id: str
@@ -34,7 +34,11 @@ class RateRequest:
 
 
 class FairShares:
-    """The interval that each client can have, worked out anew now and then."""
+    """The interval at which each client can be served, computed anew by each `update`.
+
+    Args:
+        availability: the models' replicas and latencies, from which their capacity follows.
+    """
 
     def __init__(self, availability: Availability) -> None:
         self._availability = availability
@@ -43,44 +47,44 @@ class FairShares:
         self._weights: dict[tuple[str, str], float] = {}
 
     def note(self, client_id: str, model_id: str, weight: float) -> None:
-        """A client asks a model; `weight`, above 0, is that of its share."""
+        """Notes the weight, above 0, of a client's share of a model."""
         self._weights[client_id, model_id] = weight
 
     def interval_ms(self, client_id: str, model_id: str) -> float:
-        """The shortest interval at which a client can be served; 0 where no limit is known."""
+        """Returns the shortest interval at which a client can be served, in ms; 0 where no limit is known."""
         return self._intervals_ms.get((client_id, model_id), 0.0)
 
     def update(self, periods: Iterable[tuple[str, str, float]]) -> None:
-        """Works out the shares of those who ask now.
+        """Computes the shares of the clients that ask now, and forgets the others.
 
         Args:
-            periods: clients, models and the seconds between their requests; of the others the weights are forgotten.
+            periods: (client id, model id, seconds between requests) of each.
         """
         groups: dict[str, list[RateRequest]] = {}
         weights = {}
         for client_id, model_id, period_s in periods:
             weight = weights[client_id, model_id] = self._weights.get((client_id, model_id), 1.0)
-            wish = RateRequest(client_id, model_id, 1 / max(period_s, _SHORTEST_S), weight)
-            groups.setdefault(min(self._availability.colocated_models(model_id)), []).append(wish)
+            request = RateRequest(client_id, model_id, 1 / max(period_s, _SHORTEST_S), weight)
+            groups.setdefault(min(self._availability.colocated_models(model_id)), []).append(request)
         self._weights = weights
         self._levels = {group: self._level(group, asked) for group, asked in groups.items()}
         self._intervals_ms = {
-            (wish.client_id, wish.model_id): 1e3 / (level * wish.weight)
+            (request.client_id, request.model_id): 1e3 / (level * request.weight)
             for group, asked in groups.items()
             if (level := self._levels[group]) < math.inf
-            for wish in asked
+            for request in asked
         }
 
-    def _level(self, group: str, wishes: Sequence[RateRequest]) -> float:
-        costs = {model_id: self._cost_s(model_id) for model_id in {wish.model_id for wish in wishes}}
-        asked = sum(wish.per_second * costs[wish.model_id] for wish in wishes)
+    def _level(self, group: str, requests: Sequence[RateRequest]) -> float:
+        costs = {model_id: self._cost_s(model_id) for model_id in {request.model_id for request in requests}}
+        asked = sum(request.per_second * costs[request.model_id] for request in requests)
         if asked > UTILISATION:
-            return _filled(wishes, costs)
+            return _filled(requests, costs)
         level = self._levels.get(group, math.inf) * min(RISE, UTILISATION / asked if asked > 0 else RISE)
-        return math.inf if all(level * wish.weight > _FREE * wish.per_second for wish in wishes) else level
+        return math.inf if all(level * request.weight > _FREE * request.per_second for request in requests) else level
 
     def _cost_s(self, model_id: str) -> float:
-        """Seconds of all its replicas together that one answer takes, in the best batches that were seen."""
+        """Returns the seconds that one answer takes all replicas together, in the best batches seen."""
         per_second = sum(
             max(slot.profile.rate(size) for size in range(1, min(slot.max_batch_size, slot.profile.explored()) + 1))
             for slot in self._availability.slots(model_id)
@@ -88,14 +92,14 @@ class FairShares:
         return 1.0 / per_second
 
 
-def _filled(wishes: Sequence[RateRequest], costs: Mapping[str, float]) -> float:
-    """The level at which serving min(asked, weight * level) takes UTILISATION of the time."""
-    by_need = sorted(wishes, key=lambda wish: wish.per_second / wish.weight)
+def _filled(requests: Sequence[RateRequest], costs: Mapping[str, float]) -> float:
+    """Returns the level at which serving min(asked, weight * level) takes UTILISATION of the time."""
+    by_need = sorted(requests, key=lambda request: request.per_second / request.weight)
     left = UTILISATION
-    slope = sum(wish.weight * costs[wish.model_id] for wish in by_need)
-    for wish in by_need:
-        if slope * wish.per_second / wish.weight >= left:
+    slope = sum(request.weight * costs[request.model_id] for request in by_need)
+    for request in by_need:
+        if slope * request.per_second / request.weight >= left:
             break
-        left -= wish.per_second * costs[wish.model_id]
-        slope -= wish.weight * costs[wish.model_id]
+        left -= request.per_second * costs[request.model_id]
+        slope -= request.weight * costs[request.model_id]
     return left / slope if slope > 0 else math.inf

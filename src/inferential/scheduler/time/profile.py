@@ -1,6 +1,6 @@
 """How long a model's call takes, by batch size: learned from every call, or loaded.
 
-It measures nothing itself: calls and their durations are told to it. Latencies are seconds; files have milliseconds.
+It measures nothing itself: its callers pass calls and their durations. Latencies are seconds; files have milliseconds.
 
 A latency is described by its median and a high quantile, as execution times of one model on one device vary little
 and the little counts (Clockwork, Gujarati et al., OSDI 2020; distributions rather than means: ORLOJ, Yu et al., 2022).
@@ -80,12 +80,12 @@ class LatencyProfile:
         return self.calls >= WARM_AFTER
 
     def set_quantile(self, quantile: float) -> None:
-        """Another quantile is the high one from now on."""
+        """Sets which quantile is the high one from now on."""
         self.quantile = quantile
         self._typical, self._high = [], []
 
     def note(self, batch_size: int, latency_s: float) -> None:
-        """A call of so many rows took so long."""
+        """Learns from one call of `batch_size` requests, which took `latency_s` seconds."""
         self.calls += 1
         window = self._windows.get(batch_size)
         if window is None:
@@ -98,42 +98,42 @@ class LatencyProfile:
         self._changed()
 
     def typical(self, batch_size: int) -> float:
-        """Median latency in seconds; 0 while nothing is known."""
+        """Returns the median latency in seconds; 0 while nothing is known."""
         if batch_size > len(self._typical):
             self._draw(batch_size)
         return self._typical[batch_size - 1]
 
     def high(self, batch_size: int) -> float:
-        """The high quantile in seconds; 0 while nothing is known."""
+        """Returns the high quantile in seconds; 0 while nothing is known."""
         if batch_size > len(self._high):
             self._draw(batch_size)
         return self._high[batch_size - 1]
 
     def largest_within(self, seconds: float, limit: int) -> int:
-        """Rows, `limit` at most, that one call answers within so many seconds by the high quantile; 0: not one."""
+        """Returns how many rows, `limit` at most, one call answers within `seconds` by the high quantile; 0: none."""
         limit = min(limit, self._explored)
         if limit > len(self._high):
             self._draw(limit)
         return bisect_right(self._high, seconds, 0, limit)
 
     def explored(self) -> int:
-        """The largest batch worth trying: twice the largest known one; 1 while nothing is known."""
+        """Returns the largest batch worth trying: twice the largest known one; 1 while nothing is known."""
         return self._explored
 
     def rate(self, batch_size: int) -> float:
-        """Rows per second in calls of that size one after another; infinite while nothing is known."""
+        """Returns rows per second in calls of that size one after another; infinite while nothing is known."""
         latency_s = self.typical(batch_size)
         return batch_size / latency_s if latency_s > 0 else math.inf
 
     def sizes(self) -> list[SizeProfile]:
-        """What was measured or loaded, by batch size."""
+        """Returns what was measured or loaded, by batch size."""
         return [
             SizeProfile(size, window.calls, window.median() * 1e3, window.high(self.quantile) * 1e3)
             for size, window in sorted(self._windows.items())
         ]
 
     def load(self, batch_size: int, median_s: float, high_s: float) -> None:
-        """Takes a figure from elsewhere as if it had been measured in some calls."""
+        """Takes figures from elsewhere as if they had been measured in 20 calls."""
         window = self._windows[batch_size] = _Window()
         rare = max(1, round((1 - self.quantile) * _LOADED_CALLS))
         for latency_s in [median_s] * (_LOADED_CALLS - rare) + [high_s] * rare:
@@ -230,10 +230,10 @@ class Profiles:
         self._loaded: dict[str, list[SizeProfile]] = {}
         self._last: dict[str, list[SizeProfile]] = {}
         self.version = 0
-        """Goes up whenever profiles that were given by `of` are no longer the ones that count."""
+        """Changes whenever profiles that `of` returned before are no longer in use."""
 
     def of(self, model_id: str, replica: str = "") -> LatencyProfile:
-        """The profile of one replica; a new one begins with what was loaded for its model, or as its siblings are."""
+        """Returns the profile of a replica; a new one begins as loaded for its model, else as its siblings are."""
         profile = self._profiles.get((model_id, replica))
         if profile is None:
             begin = self._loaded.get(model_id) or self._sizes_of(model_id) or self._last.get(model_id, [])
@@ -248,41 +248,41 @@ class Profiles:
         return max(siblings, key=lambda profile: profile.calls).sizes() if siblings else []
 
     def set_quantile(self, quantile: float) -> None:
-        """Another quantile is the high one from now on; what was learned stays."""
+        """Sets which quantile is the high one from now on; what was learned stays."""
         self._quantile = quantile
         for profile in self._profiles.values():
             profile.set_quantile(quantile)
 
     def models(self) -> list[str]:
-        """The models that something is known of."""
+        """Returns the models with a profile, sorted."""
         return sorted({model_id for model_id, _ in self._profiles} | self._loaded.keys())
 
     def replicas(self, model_id: str) -> list[str]:
-        """The replicas of a model that were asked for."""
+        """Returns the replicas of a model with a profile, sorted."""
         return sorted(replica for known, replica in self._profiles if known == model_id)
 
     def forget(self, model_id: str, replica: str) -> None:
-        """A replica is gone; of a model's last one, the figures are what its successor begins with."""
+        """Forgets a replica that is gone; the figures of a model's last one are kept for its successor."""
         self.version += 1
         self._last[model_id] = self._sizes_of(model_id) or self._last.get(model_id, [])
         self._profiles.pop((model_id, replica), None)
 
-    def load(self, told: Mapping[str, Any]) -> None:
-        """Takes what `as_dict` gave, of this run or of another.
+    def load(self, figures: Mapping[str, Any]) -> None:
+        """Takes what `as_dict` returned, in this run or another.
 
         Raises:
             ValueError: naming the entry that is wrong.
         """
-        for model_id, sizes in told.items():
+        for model_id, sizes in figures.items():
             if not isinstance(sizes, list) or not sizes:
                 raise ValueError(f"{model_id}: expected a list of batch sizes, got {sizes!r}")
             self._loaded[model_id] = [_size(f"{model_id}[{at}]", size) for at, size in enumerate(sizes)]
-        for model_id, replica in [key for key in self._profiles if key[0] in told]:
+        for model_id, replica in [key for key in self._profiles if key[0] in figures]:
             del self._profiles[model_id, replica]
         self.version += 1
 
     def as_dict(self) -> dict[str, list[dict[str, float]]]:
-        """By model id, a list of {batch_size, median_ms, high_ms}: of its replicas, the one most called."""
+        """Returns, by model id, a list of {batch_size, median_ms, high_ms} of the replica with the most calls."""
         found = {}
         for model_id in self.models():
             sizes = self._sizes_of(model_id) or self._loaded.get(model_id)
@@ -294,14 +294,14 @@ class Profiles:
         return found
 
 
-def _size(where: str, told: Any) -> SizeProfile:
-    if not isinstance(told, Mapping):
-        raise ValueError(f"{where}: expected batch_size, median_ms and high_ms, got {told!r}")
-    unknown = told.keys() - {"batch_size", "median_ms", "high_ms"}
+def _size(where: str, entry: Any) -> SizeProfile:
+    if not isinstance(entry, Mapping):
+        raise ValueError(f"{where}: expected batch_size, median_ms and high_ms, got {entry!r}")
+    unknown = entry.keys() - {"batch_size", "median_ms", "high_ms"}
     if unknown:
         raise ValueError(f"{where}: unknown key {min(unknown)!r}; known: batch_size, median_ms, high_ms")
-    batch_size, median_ms = told.get("batch_size"), told.get("median_ms")
-    high_ms = told.get("high_ms", median_ms)
+    batch_size, median_ms = entry.get("batch_size"), entry.get("median_ms")
+    high_ms = entry.get("high_ms", median_ms)
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise ValueError(f"{where}: batch_size: expected a whole number above 0, got {batch_size!r}")
     for name, value in (("median_ms", median_ms), ("high_ms", high_ms)):

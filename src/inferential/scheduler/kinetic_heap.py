@@ -1,4 +1,4 @@
-"""Lanes whose order changes with time: by the built-in score, exactly and cheaply, or by any policy, all asked.
+"""Lanes whose order changes with time: by the built-in score, exact and cheap, or by a policy called for each request.
 
 The score itself is in `score`.
 
@@ -36,17 +36,17 @@ class ScoredLane(Lane):
 
     @abstractmethod
     def best(self, now: float) -> InferenceRequest:
-        """The next to be served, which stays, with its score up to date, of a lane that is not empty."""
+        """Returns the next to be served, which stays, with its score updated; the lane must not be empty."""
 
 
 class KineticLane(ScoredLane):
-    """Highest built-in score first, at the time of taking."""
+    """Serves the highest built-in score first, as it is at the time of taking."""
 
-    __slots__ = ("_changes", "_lines", "_now", "_slopes", "_weights")
+    __slots__ = ("_by_slope", "_changes", "_now", "_slopes", "_weights")
 
     def __init__(self, weights: Weights) -> None:
         self._weights = weights
-        self._lines: dict[float, LazyHeap[InferenceRequest]] = {}  # by slope; none is empty
+        self._by_slope: dict[float, LazyHeap[InferenceRequest]] = {}  # by slope; none is empty
         self._slopes: dict[InferenceRequest, float] = {}
         self._changes: LazyHeap[InferenceRequest] = LazyHeap()
         self._now = -math.inf
@@ -63,11 +63,15 @@ class KineticLane(ScoredLane):
         self._leave(request)
         self._changes.discard(request)
 
+    def entries(self) -> int:
+        """Returns the size in memory: rows in all tables; 0 for an empty lane."""
+        return len(self._slopes) + len(self._by_slope) + len(self._changes)
+
     def best(self, now: float) -> InferenceRequest:
         self._advance(now)
         best = -math.inf
         tops: list[tuple[float, InferenceRequest]] = []
-        for slope, heap in self._lines.items():
+        for slope, heap in self._by_slope.items():
             value, request = heap.top()
             score = slope * now - value
             if score >= best - TIE:
@@ -89,7 +93,7 @@ class KineticLane(ScoredLane):
     def _advance(self, now: float) -> None:
         if now < self._now:  # the clock was set back, as only tests and replays do: begin anew
             waiting = list(self._slopes)
-            self._lines, self._slopes, self._changes = {}, {}, LazyHeap()
+            self._by_slope, self._slopes, self._changes = {}, {}, LazyHeap()
             for request in waiting:
                 self._enter(request, now)
         self._now = now
@@ -103,9 +107,9 @@ class KineticLane(ScoredLane):
 
     def _enter(self, request: InferenceRequest, now: float) -> None:
         slope, value, until = line_of(request, now, self._weights)
-        heap = self._lines.get(slope)
+        heap = self._by_slope.get(slope)
         if heap is None:
-            heap = self._lines[slope] = LazyHeap()
+            heap = self._by_slope[slope] = LazyHeap()
         heap.push(request, -value, request.arrival)
         self._slopes[request] = slope
         if until < math.inf:
@@ -113,14 +117,14 @@ class KineticLane(ScoredLane):
 
     def _leave(self, request: InferenceRequest) -> None:
         slope = self._slopes.pop(request)
-        heap = self._lines[slope]
+        heap = self._by_slope[slope]
         heap.discard(request)
         if not heap:
-            del self._lines[slope]
+            del self._by_slope[slope]
 
 
 class PolicyLane(ScoredLane):
-    """Highest score of a policy first, at the time of taking; ties in order of arrival.
+    """Serves the highest score of a policy first, as it is at the time of taking; ties in order of arrival.
 
     A policy may read anything, the clock included, so every waiting request is asked at every take: O(n).
     """

@@ -1,4 +1,4 @@
-"""Admission: one line for each client and model, and what ends in it."""
+"""Client queues: one for each client and model, and what ends in it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 
 from inferential.config.schema import SchedulingConfig
 from inferential.scheduler import InferenceRequest, ModelAwareScheduler, create_scheduler
-from inferential.scheduler.admission import Admission
 from inferential.scheduler.base import QueueFullError, Scheduler
+from inferential.scheduler.client_queues import ClientQueues
 from inferential.scheduler.request import RefusalKind, RequestState
 from inferential.scheduler.time.availability import ReplicaSlot
 from inferential.scheduler.time.profile import LatencyProfile
@@ -19,17 +19,17 @@ STRATEGIES = ["batch_optimized", "deadline_aware", "model_deadline", "priority_t
 MakeRequest = Callable[..., InferenceRequest]
 
 
-def take(admission: Admission, model_id: str, limit: int, now: float) -> list[InferenceRequest]:
-    taken = admission.take([ReplicaSlot(model_id, "", limit, LatencyProfile())], now)
+def take(queues: ClientQueues, model_id: str, limit: int, now: float) -> list[InferenceRequest]:
+    taken = queues.take([ReplicaSlot(model_id, "", limit, LatencyProfile())], now)
     return [] if taken is None else taken[1]
 
 
 @pytest.fixture
-def make_admission() -> Callable[..., Admission]:
-    def make(strategy: str = "deadline_aware", **options: Any) -> Admission:
+def make_queues() -> Callable[..., ClientQueues]:
+    def make(strategy: str = "deadline_aware", **options: Any) -> ClientQueues:
         config = SchedulingConfig(strategy=strategy, **options)
         config.batch_optimized.max_batch_size = 1
-        return Admission(config, create_scheduler(config))
+        return ClientQueues(config, create_scheduler(config))
 
     return make
 
@@ -40,101 +40,101 @@ def kinds(requests: list[InferenceRequest]) -> list[RefusalKind]:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_newer_observation_takes_the_place_and_the_standing_of_one_that_waits(
-    strategy: str, clock: Any, make_admission: Callable[..., Admission], make_request: MakeRequest
+    strategy: str, clock: Any, make_queues: Callable[..., ClientQueues], make_request: MakeRequest
 ) -> None:
-    admission = make_admission(strategy)
+    queues = make_queues(strategy)
     old = make_request("a", takes_latest=True)
-    admission.offer(old, clock.now)
+    queues.offer(old, clock.now)
     clock.now += 0.5
     other = make_request("b", takes_latest=True)
-    admission.offer(other, clock.now)
+    queues.offer(other, clock.now)
     clock.now += 0.5
     new = make_request("a", takes_latest=True)
-    admission.offer(new, clock.now)
+    queues.offer(new, clock.now)
 
-    assert kinds(admission.ended()) == [RefusalKind.SUPERSEDED]
+    assert kinds(queues.ended()) == [RefusalKind.SUPERSEDED]
     assert old.state is RequestState.REFUSED
     assert new.waiting_since == old.received_at
-    assert take(admission, "m", 1, clock.now) == [new]
-    assert take(admission, "m", 1, clock.now) == [other]
+    assert take(queues, "m", 1, clock.now) == [new]
+    assert take(queues, "m", 1, clock.now) == [other]
 
 
 def test_requests_that_want_every_answer_are_not_superseded(
-    clock: Any, make_admission: Callable[..., Admission], make_request: MakeRequest
+    clock: Any, make_queues: Callable[..., ClientQueues], make_request: MakeRequest
 ) -> None:
-    admission = make_admission()
+    queues = make_queues()
     requests = [make_request("a") for _ in range(3)]
     for request in requests:
-        admission.offer(request, clock.now)
-    assert admission.ended() == []
-    assert [take(admission, "m", 1, clock.now)[0] for _ in range(3)] == requests
+        queues.offer(request, clock.now)
+    assert queues.ended() == []
+    assert [take(queues, "m", 1, clock.now)[0] for _ in range(3)] == requests
 
 
 def test_a_newer_observation_for_one_model_leaves_those_for_others_alone(
-    clock: Any, make_admission: Callable[..., Admission], make_request: MakeRequest
+    clock: Any, make_queues: Callable[..., ClientQueues], make_request: MakeRequest
 ) -> None:
-    admission = make_admission()
+    queues = make_queues()
     for model in ("m", "n"):
-        admission.offer(make_request("a", model, takes_latest=True), clock.now)
-    assert admission.ended() == []
-    assert len(admission) == 2
+        queues.offer(make_request("a", model, takes_latest=True), clock.now)
+    assert queues.ended() == []
+    assert len(queues) == 2
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_client_that_floods_costs_another_one_place_at_most(
-    strategy: str, clock: Any, make_admission: Callable[..., Admission], make_request: MakeRequest
+    strategy: str, clock: Any, make_queues: Callable[..., ClientQueues], make_request: MakeRequest
 ) -> None:
-    admission = make_admission(strategy)
+    queues = make_queues(strategy)
     for _ in range(500):
-        admission.offer(make_request("flood", urgency=0.0), clock.now)
+        queues.offer(make_request("flood", urgency=0.0), clock.now)
         clock.now += 0.001
     served = []
     for _ in range(20):
         good = make_request("good", urgency=0.0, time_until_next=0.02)
-        admission.offer(good, clock.now)
+        queues.offer(good, clock.now)
         for _ in range(2):
             clock.now += 0.01
-            served += take(admission, "m", 1, clock.now)
-            admission.offer(make_request("flood", urgency=0.0), clock.now)
+            served += take(queues, "m", 1, clock.now)
+            queues.offer(make_request("flood", urgency=0.0), clock.now)
         assert good in served
 
 
 def test_the_second_of_a_line_waits_for_the_strategy_since_the_first_was_taken(
-    clock: Any, make_admission: Callable[..., Admission], make_request: MakeRequest
+    clock: Any, make_queues: Callable[..., ClientQueues], make_request: MakeRequest
 ) -> None:
-    admission = make_admission()
+    queues = make_queues()
     first, second = make_request("a"), make_request("a")
-    admission.offer(first, clock.now)
-    admission.offer(second, clock.now)
+    queues.offer(first, clock.now)
+    queues.offer(second, clock.now)
     clock.now += 3
-    take(admission, "m", 1, clock.now)
+    take(queues, "m", 1, clock.now)
     assert second.waiting_since == clock.now
     assert second.received_at == clock.now - 3
 
 
 def test_one_client_alone_can_fill_a_batch(
-    clock: Any, make_admission: Callable[..., Admission], make_request: MakeRequest
+    clock: Any, make_queues: Callable[..., ClientQueues], make_request: MakeRequest
 ) -> None:
-    admission = make_admission()
+    queues = make_queues()
     requests = [make_request("a") for _ in range(5)]
     for request in requests:
-        admission.offer(request, clock.now)
-    assert take(admission, "m", 4, clock.now) == requests[:4]
+        queues.offer(request, clock.now)
+    assert take(queues, "m", 4, clock.now) == requests[:4]
 
 
 def test_a_full_queue_drops_the_oldest_of_the_client_that_has_most_waiting(
-    clock: Any, make_admission: Callable[..., Admission], make_request: MakeRequest
+    clock: Any, make_queues: Callable[..., ClientQueues], make_request: MakeRequest
 ) -> None:
-    admission = make_admission(max_queue_size=4)
+    queues = make_queues(max_queue_size=4)
     modest = make_request("modest")
-    admission.offer(modest, clock.now)
+    queues.offer(modest, clock.now)
     greedy = [make_request("greedy") for _ in range(3)]
     for request in greedy:
         clock.now += 0.1
-        admission.offer(request, clock.now)
+        queues.offer(request, clock.now)
     newcomer = make_request("newcomer")
-    admission.offer(newcomer, clock.now)
-    assert admission.ended() == [greedy[0]]
+    queues.offer(newcomer, clock.now)
+    assert queues.ended() == [greedy[0]]
     assert greedy[0].refusal is not None
     assert "queue is full" in greedy[0].refusal.reason
     assert modest.state is RequestState.QUEUED
@@ -142,130 +142,130 @@ def test_a_full_queue_drops_the_oldest_of_the_client_that_has_most_waiting(
 
 
 def test_a_full_queue_that_rejects_the_newest_keeps_those_that_wait(
-    clock: Any, make_admission: Callable[..., Admission], make_request: MakeRequest
+    clock: Any, make_queues: Callable[..., ClientQueues], make_request: MakeRequest
 ) -> None:
-    admission = make_admission(max_queue_size=1, overflow_policy="reject_newest")
+    queues = make_queues(max_queue_size=1, overflow_policy="reject_newest")
     first, second = make_request("a"), make_request("b")
-    admission.offer(first, clock.now)
-    admission.offer(second, clock.now)
-    assert admission.ended() == [second]
+    queues.offer(first, clock.now)
+    queues.offer(second, clock.now)
+    assert queues.ended() == [second]
     assert kinds([second]) == [RefusalKind.REJECTED]
 
 
 def test_a_full_queue_has_room_for_an_observation_that_supersedes(
-    clock: Any, make_admission: Callable[..., Admission], make_request: MakeRequest
+    clock: Any, make_queues: Callable[..., ClientQueues], make_request: MakeRequest
 ) -> None:
-    admission = make_admission(max_queue_size=1, overflow_policy="reject_newest")
-    admission.offer(make_request("a", takes_latest=True), clock.now)
+    queues = make_queues(max_queue_size=1, overflow_policy="reject_newest")
+    queues.offer(make_request("a", takes_latest=True), clock.now)
     new = make_request("a", takes_latest=True)
-    admission.offer(new, clock.now)
-    assert kinds(admission.ended()) == [RefusalKind.SUPERSEDED]
+    queues.offer(new, clock.now)
+    assert kinds(queues.ended()) == [RefusalKind.SUPERSEDED]
     assert new.state is RequestState.QUEUED
 
 
 def test_overflow_evicts_from_the_lowest_tier_and_turns_away_who_is_lower_still(
-    clock: Any, make_admission: Callable[..., Admission], make_request: MakeRequest
+    clock: Any, make_queues: Callable[..., ClientQueues], make_request: MakeRequest
 ) -> None:
-    admission = make_admission("priority_tiered", max_queue_size=2)
+    queues = make_queues("priority_tiered", max_queue_size=2)
     high, low = make_request("a", priority=0), make_request("b", priority=2)
     for request in (high, low):
-        admission.offer(request, clock.now)
+        queues.offer(request, clock.now)
     newcomer = make_request("c", priority=1)
-    admission.offer(newcomer, clock.now)
-    assert admission.ended() == [low]
+    queues.offer(newcomer, clock.now)
+    assert queues.ended() == [low]
     last = make_request("d", priority=2)
-    admission.offer(last, clock.now)
-    assert admission.ended() == [last]
+    queues.offer(last, clock.now)
+    assert queues.ended() == [last]
 
 
 def test_requests_expire_by_the_time_they_were_received(
-    clock: Any, make_admission: Callable[..., Admission], make_request: MakeRequest
+    clock: Any, make_queues: Callable[..., ClientQueues], make_request: MakeRequest
 ) -> None:
-    admission = make_admission(request_ttl_ms=100)
+    queues = make_queues(request_ttl_ms=100)
     requests = [make_request("a"), make_request("a")]
     for request in requests:
-        admission.offer(request, clock.now)
-    expiry = admission.expires_at()
+        queues.offer(request, clock.now)
+    expiry = queues.expires_at()
     assert expiry == pytest.approx(clock.now + 0.1)
-    admission.expire(clock.now + 0.09)
-    assert admission.ended() == []
-    admission.expire(expiry)
-    assert kinds(admission.ended()) == [RefusalKind.EXPIRED] * 2
-    assert admission.expires_at() is None
+    queues.expire(clock.now + 0.09)
+    assert queues.ended() == []
+    queues.expire(expiry)
+    assert kinds(queues.ended()) == [RefusalKind.EXPIRED] * 2
+    assert queues.expires_at() is None
 
 
 def test_a_retry_passes_the_size_limit_and_goes_before_its_clients_other_requests(
-    clock: Any, make_admission: Callable[..., Admission], make_request: MakeRequest
+    clock: Any, make_queues: Callable[..., ClientQueues], make_request: MakeRequest
 ) -> None:
-    admission = make_admission("round_robin", max_queue_size=2, overflow_policy="reject_newest")
+    queues = make_queues("round_robin", max_queue_size=2, overflow_policy="reject_newest")
     first, second, third = (make_request("a") for _ in range(3))
-    admission.offer(first, clock.now)
-    admission.offer(second, clock.now)
-    assert take(admission, "m", 1, clock.now) == [first]
-    admission.offer(third, clock.now)
-    admission.retry(first, clock.now)
-    assert admission.ended() == []
-    assert len(admission) == 3
+    queues.offer(first, clock.now)
+    queues.offer(second, clock.now)
+    assert take(queues, "m", 1, clock.now) == [first]
+    queues.offer(third, clock.now)
+    queues.retry(first, clock.now)
+    assert queues.ended() == []
+    assert len(queues) == 3
 
 
 def test_after_a_retry_past_the_limit_the_strategy_still_has_all_that_waits(
-    clock: Any, make_admission: Callable[..., Admission], make_request: MakeRequest
+    clock: Any, make_queues: Callable[..., ClientQueues], make_request: MakeRequest
 ) -> None:
-    admission = make_admission(max_queue_size=1)
+    queues = make_queues(max_queue_size=1)
     first, second, third = (make_request(client) for client in "abc")
-    admission.offer(first, clock.now)
-    take(admission, "m", 1, clock.now)
-    admission.offer(second, clock.now)
-    admission.retry(first, clock.now)
-    admission.offer(third, clock.now)
-    assert len(admission) == admission.scheduler.queue_len() == 2
-    assert len(take(admission, "m", 9, clock.now)) == 2
+    queues.offer(first, clock.now)
+    take(queues, "m", 1, clock.now)
+    queues.offer(second, clock.now)
+    queues.retry(first, clock.now)
+    queues.offer(third, clock.now)
+    assert len(queues) == queues.scheduler.queue_len() == 2
+    assert len(take(queues, "m", 9, clock.now)) == 2
 
 
 def test_a_retry_gives_way_to_a_newer_observation_that_waits(
-    clock: Any, make_admission: Callable[..., Admission], make_request: MakeRequest
+    clock: Any, make_queues: Callable[..., ClientQueues], make_request: MakeRequest
 ) -> None:
-    admission = make_admission()
+    queues = make_queues()
     old, new = make_request("a", takes_latest=True), make_request("a", takes_latest=True)
-    admission.offer(old, clock.now)
-    take(admission, "m", 1, clock.now)
-    admission.offer(new, clock.now)
-    admission.retry(old, clock.now)
-    assert kinds(admission.ended()) == [RefusalKind.SUPERSEDED]
-    assert take(admission, "m", 2, clock.now) == [new]
+    queues.offer(old, clock.now)
+    take(queues, "m", 1, clock.now)
+    queues.offer(new, clock.now)
+    queues.retry(old, clock.now)
+    assert kinds(queues.ended()) == [RefusalKind.SUPERSEDED]
+    assert take(queues, "m", 2, clock.now) == [new]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_another_strategy_takes_over_all_that_waits(
-    strategy: str, clock: Any, make_admission: Callable[..., Admission], make_request: MakeRequest
+    strategy: str, clock: Any, make_queues: Callable[..., ClientQueues], make_request: MakeRequest
 ) -> None:
-    admission = make_admission("round_robin")
+    queues = make_queues("round_robin")
     requests = [make_request(client) for client in "aabbb" for _ in range(2)]
     for request in requests:
-        admission.offer(request, clock.now)
+        queues.offer(request, clock.now)
     config = SchedulingConfig(strategy=strategy)
     config.batch_optimized.max_batch_size = 1
-    admission.swap(config, create_scheduler(config), clock.now)
-    taken = [request for _ in requests for request in take(admission, "m", 1, clock.now)]
+    queues.swap(config, create_scheduler(config), clock.now)
+    taken = [request for _ in requests for request in take(queues, "m", 1, clock.now)]
     assert sorted(taken, key=id) == sorted(requests, key=id)
-    assert admission.ended() == []
+    assert queues.ended() == []
 
 
 def test_a_client_that_is_gone_leaves_nothing_behind(
-    clock: Any, make_admission: Callable[..., Admission], make_request: MakeRequest
+    clock: Any, make_queues: Callable[..., ClientQueues], make_request: MakeRequest
 ) -> None:
-    admission = make_admission()
+    queues = make_queues()
     for model in ("m", "n"):
         for _ in range(3):
-            admission.offer(make_request("gone", model), clock.now)
+            queues.offer(make_request("gone", model), clock.now)
     stays = make_request("stays")
-    admission.offer(stays, clock.now)
-    admission.forget("gone", clock.now)
-    assert len(admission.ended()) == 6
-    assert admission.models() == ["m"]
-    assert take(admission, "m", 9, clock.now) == [stays]
-    assert len(admission) == 0
-    assert not any((admission._lines, admission._waiting, admission._backlogs, admission._ranks))
+    queues.offer(stays, clock.now)
+    queues.forget("gone", clock.now)
+    assert len(queues.ended()) == 6
+    assert queues.models() == ["m"]
+    assert take(queues, "m", 9, clock.now) == [stays]
+    assert len(queues) == 0
+    assert sum(queues.sizes().values()) == 0
 
 
 class Stack:
@@ -293,15 +293,15 @@ class Stack:
 
 
 @pytest.fixture
-def stack() -> Admission:
+def stack() -> ClientQueues:
     config = SchedulingConfig()
     scheduler = Stack(config)
     assert not isinstance(scheduler, Scheduler | ModelAwareScheduler)
-    return Admission(config, scheduler)  # type: ignore[arg-type]
+    return ClientQueues(config, scheduler)  # type: ignore[arg-type]
 
 
 def test_a_users_scheduler_decides_the_order_of_all_requests(
-    stack: Admission, clock: Any, make_request: MakeRequest
+    stack: ClientQueues, clock: Any, make_request: MakeRequest
 ) -> None:
     first, second = make_request("a"), make_request("a")
     stack.offer(first, clock.now)
@@ -311,7 +311,7 @@ def test_a_users_scheduler_decides_the_order_of_all_requests(
 
 
 def test_what_a_users_scheduler_does_not_take_is_refused(
-    stack: Admission, clock: Any, make_request: MakeRequest
+    stack: ClientQueues, clock: Any, make_request: MakeRequest
 ) -> None:
     requests = [make_request(client) for client in "abc"]
     for request in requests:
@@ -321,7 +321,7 @@ def test_what_a_users_scheduler_does_not_take_is_refused(
 
 
 def test_a_users_scheduler_never_runs_what_was_superseded_or_expired(
-    stack: Admission, clock: Any, make_request: MakeRequest
+    stack: ClientQueues, clock: Any, make_request: MakeRequest
 ) -> None:
     old, new = make_request("a", takes_latest=True), make_request("a", takes_latest=True)
     stack.offer(old, clock.now)
@@ -333,7 +333,7 @@ def test_a_users_scheduler_never_runs_what_was_superseded_or_expired(
 
 
 def test_what_a_users_scheduler_gives_for_a_busy_model_waits_aside_in_its_order(
-    stack: Admission, clock: Any, make_request: MakeRequest
+    stack: ClientQueues, clock: Any, make_request: MakeRequest
 ) -> None:
     for_n, for_m = make_request("a", "n"), make_request("b", "m")
     stack.offer(for_n, clock.now)

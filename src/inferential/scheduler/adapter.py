@@ -1,7 +1,6 @@
-"""A user's scheduler that knows only submit, next_batch, tick, status and queue_len, made fit for the server.
+"""Adapts a scheduler that has only submit, next_batch, tick, status and queue_len to what the server needs.
 
-It adds nothing to the user's order: requests are taken in the order that `next_batch` gives them. What it gives for
-a model that is busy is kept aside, in that order, until the model is free.
+It keeps the order of `next_batch`. Requests for a model that is busy are set aside, in that order, until it is free.
 """
 
 from __future__ import annotations
@@ -15,39 +14,43 @@ from inferential.scheduler.base import ModelAwareScheduler, Scheduler
 from inferential.scheduler.request import InferenceRequest, RequestState
 
 TICK_S = 0.01
-"""While requests wait that the user's scheduler does not give yet, it is asked again this often."""
+"""Seconds until a scheduler is asked again whose requests wait and whose `next_batch` returned nothing."""
 
 
-class ForeignScheduler(ModelAwareScheduler):
-    """Wraps a plain `Scheduler`, or an object that only looks like one."""
+class SchedulerAdapter(ModelAwareScheduler):
+    """Makes a model-aware scheduler of a plain `Scheduler`, or of any object with its five methods.
+
+    Args:
+        scheduler: the user's; its `window`, `resubmit` and `on_client_...` are used where it has them.
+    """
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self.window = getattr(scheduler, "window", None)
-        self._aside: dict[str, dict[InferenceRequest, None]] = {}
-        self._asked_in_vain_at = -math.inf
+        self._set_aside: dict[str, dict[InferenceRequest, None]] = {}
+        self._gave_nothing_at = -math.inf
 
     def submit(self, request: InferenceRequest) -> None:
-        self._asked_in_vain_at = -math.inf
+        self._gave_nothing_at = -math.inf
         self._scheduler.submit(request)
 
     def resubmit(self, request: InferenceRequest) -> None:
-        self._asked_in_vain_at = -math.inf
+        self._gave_nothing_at = -math.inf
         getattr(self._scheduler, "resubmit", self._scheduler.submit)(request)
 
     def next_batch_for_model(self, model_id: str, limit: int | None = None) -> list[InferenceRequest]:
-        """What the user's scheduler gives for this model; the rest is kept aside for the others."""
-        lane = self._aside.get(model_id)
+        """Removes and returns requests of one model; sets those of other models aside that come before them."""
+        lane = self._set_aside.get(model_id)
         if lane is None:
             lane = self._ask(model_id)
             if lane is None:
-                self._asked_in_vain_at = time.monotonic()
+                self._gave_nothing_at = time.monotonic()
                 return []
         taken = list(itertools.islice(lane, limit))
         for request in taken:
             del lane[request]
         if not lane:
-            del self._aside[model_id]
+            del self._set_aside[model_id]
         return taken
 
     def _ask(self, model_id: str) -> dict[InferenceRequest, None] | None:
@@ -62,35 +65,35 @@ class ForeignScheduler(ModelAwareScheduler):
             for request in batch:
                 # A request that has ended meanwhile is still in the user's scheduler, which offers no removal.
                 if request.state is RequestState.QUEUED:
-                    self._aside.setdefault(request.model_id, {})[request] = None
-            if model_id in self._aside:
-                return self._aside[model_id]
+                    self._set_aside.setdefault(request.model_id, {})[request] = None
+            if model_id in self._set_aside:
+                return self._set_aside[model_id]
         return None
 
     def ready_at(self, model_id: str) -> float | None:
-        """At once, or a tick after it was last asked in vain."""
-        if model_id in self._aside:
+        """Returns -inf where requests of the model are set aside, else when to ask again."""
+        if model_id in self._set_aside:
             return -math.inf
-        return self._asked_in_vain_at + TICK_S if self._scheduler.queue_len() else None
+        return self._gave_nothing_at + TICK_S if self._scheduler.queue_len() else None
 
     def remove(self, request: InferenceRequest) -> bool:
-        """Forgets it where it was kept aside. The user's scheduler may keep it, but by then it is over."""
-        lane = self._aside.get(request.model_id)
+        """Removes a request that was set aside; in the user's scheduler it stays, and is skipped when it comes."""
+        lane = self._set_aside.get(request.model_id)
         if lane is None or request not in lane:
             return False
         del lane[request]
         if not lane:
-            del self._aside[request.model_id]
+            del self._set_aside[request.model_id]
         return True
 
     def tick(self) -> int | None:
         return self._scheduler.tick()
 
     def models(self) -> list[str]:
-        return list(self._aside)
+        return list(self._set_aside)
 
     def queue_len_for_model(self, model_id: str) -> int:
-        return len(self._aside.get(model_id, ()))
+        return len(self._set_aside.get(model_id, ()))
 
     def on_client_connected(self, client_id: str) -> None:
         if hasattr(self._scheduler, "on_client_connected"):
@@ -104,4 +107,4 @@ class ForeignScheduler(ModelAwareScheduler):
         return self._scheduler.status()
 
     def queue_len(self) -> int:
-        return self._scheduler.queue_len() + sum(map(len, self._aside.values()))
+        return self._scheduler.queue_len() + sum(map(len, self._set_aside.values()))

@@ -1,0 +1,328 @@
+"""Queues of waiting requests, one for each client and model, and the limits on what may wait.
+
+It orders nothing across clients: that is the strategy's part, which it feeds.
+
+Each client's queue for a model is first come, first served. The strategy sees only its head (as many requests as its
+`window` says), and the next moves up when the head is taken. A request that moves up waits, for the strategy, since
+that moment and not since it was received: a client waits behind itself on its own time. So a client that sends a
+thousand requests a second has one request in the strategy's order, like every other client, and whatever the order is,
+it costs another client no more than one place.
+
+A newer observation takes the place of an older one that still waits (superseding), and its standing: the robot has
+been waiting all that time. Were it sent to the end instead, a robot faster than the queue's cycle would never be
+served.
+
+Requests that end here are returned by `ended` as refused; the caller sends the refusals to their clients.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from inferential.scheduler.adapter import SchedulerAdapter
+from inferential.scheduler.backlog import Backlog
+from inferential.scheduler.base import ModelAwareScheduler, QueueFullError, Scheduler
+from inferential.scheduler.heap import LazyHeap
+from inferential.scheduler.request import (
+    CLIENT_GONE,
+    DISPATCHED,
+    QUEUE_FULL,
+    QUEUED,
+    InferenceRequest,
+    Refusal,
+    RefusalKind,
+)
+from inferential.scheduler.time.availability import ALWAYS_AVAILABLE, Availability, ReplicaSlot
+
+if TYPE_CHECKING:
+    from inferential.config.schema import SchedulingConfig
+
+
+@dataclass(slots=True)
+class ClientQueue:
+    """One client's waiting requests for one model."""
+
+    shown: dict[InferenceRequest, None] = field(default_factory=dict)
+    """Submitted to the strategy."""
+    behind: OrderedDict[InferenceRequest, None] = field(default_factory=OrderedDict)
+    """Waiting behind those."""
+    latest: InferenceRequest | None = None
+    """The request that a newer observation supersedes; None: none of the waiting ones."""
+
+
+class ClientQueues:
+    """All queued requests, and the strategy that orders the heads of the queues.
+
+    Args:
+        config: limits of the queues.
+        scheduler: the strategy; one that is not model-aware is adapted.
+        availability: when replicas can begin calls, for strategies that go by time.
+    """
+
+    def __init__(
+        self, config: SchedulingConfig, scheduler: Scheduler, availability: Availability = ALWAYS_AVAILABLE
+    ) -> None:
+        self._availability = availability
+        self._client_queues: dict[tuple[str, str], ClientQueue] = {}
+        self._waiting: dict[str, int] = {}
+        self._ages: LazyHeap[InferenceRequest] = LazyHeap()
+        self._backlogs: dict[int, Backlog] = {}
+        self._ranks: dict[InferenceRequest, int] = {}
+        self._ended: list[InferenceRequest] = []
+        self._configure(config, scheduler)
+
+    def _configure(self, config: SchedulingConfig, scheduler: Scheduler) -> None:
+        self._max_queue_size = config.max_queue_size
+        self._ttl_s = config.request_ttl_ms / 1e3
+        self._drops_oldest = config.overflow_policy == "drop_oldest"
+        self.scheduler = scheduler
+        self._order: ModelAwareScheduler = (
+            scheduler if isinstance(scheduler, ModelAwareScheduler) else SchedulerAdapter(scheduler)
+        )
+        # Set by the class itself, not inherited: a strategy derived from a built-in one is to see every request.
+        self._straight_on = "may_defer" in vars(type(self._order))
+        # A strategy that ignores the replica answers alike for each free one, so it is asked for the first only.
+        self._compares_replicas = type(self._order).next_batch_on is not ModelAwareScheduler.next_batch_on
+        self._refuses = type(self._order).take_infeasible is not ModelAwareScheduler.take_infeasible
+        self._order.bind(self._availability)
+
+    def __len__(self) -> int:
+        return len(self._ages)
+
+    def sizes(self) -> dict[str, int]:
+        """Returns the number of rows in each table; all are 0 where nothing waits."""
+        return {
+            "queue_requests": len(self._ages),
+            "queue_clients": len(self._client_queues),
+            "queue_models": len(self._waiting),
+            "queue_ranks": len(self._ranks),
+            "queue_backlogs": len(self._backlogs),
+        }
+
+    def waiting(self, model_id: str) -> int:
+        """Returns how many requests wait for a model."""
+        return self._waiting.get(model_id, 0)
+
+    def models(self) -> list[str]:
+        """Returns the ids of the models that requests wait for."""
+        return list(self._waiting)
+
+    def ended(self) -> list[InferenceRequest]:
+        """Returns the requests that were refused since the last call."""
+        if not self._ended:
+            return []
+        ended, self._ended = self._ended, []
+        return ended
+
+    # Entering
+
+    def is_alone(self, request: InferenceRequest) -> bool:
+        """Returns whether nothing that waits could go before a new request, and the strategy would not defer it."""
+        return self._straight_on and not self._order.may_defer and request.model_id not in self._waiting
+
+    def offer(self, request: InferenceRequest, now: float) -> None:
+        """Takes a new request, or refuses it; others may be refused for its sake."""
+        queue = self._client_queues.get((request.client_id, request.model_id))
+        if queue is not None and queue.latest is not None:
+            older = queue.latest
+            request.waiting_since, request.arrival = older.waiting_since, older.arrival
+            self._end(older, RefusalKind.SUPERSEDED, "a newer observation took its place", "newer", now)
+        rank = self._order.eviction_rank(request)
+        if len(self._ages) >= self._max_queue_size and not self._make_room(rank, now):
+            self._refuse(request, RefusalKind.REJECTED, self._full(), QUEUE_FULL)
+            return
+        request.move(QUEUED)
+        self._enter(request, rank, now)
+
+    def retry(self, request: InferenceRequest, now: float) -> None:
+        """Takes a dispatched request again, past the size limit and before its client's others."""
+        queue = self._client_queues.get((request.client_id, request.model_id))
+        if request.takes_latest and queue is not None and queue.latest is not None:
+            self._refuse(request, RefusalKind.SUPERSEDED, "a newer one came while it ran and failed", "newer")
+            return
+        request.move(QUEUED)
+        self._enter(request, self._order.eviction_rank(request), now, retried=True)
+
+    def _make_room(self, rank: int, now: float) -> bool:
+        """Drops one request of the highest rank; returns False where the new request is the one to refuse."""
+        highest = max(self._backlogs)
+        if not self._drops_oldest or rank > highest:
+            return False
+        self._end(self._backlogs[highest].victim(), RefusalKind.REJECTED, self._full(), QUEUE_FULL, now)
+        return True
+
+    def _full(self) -> str:
+        return f"the queue is full ({self._max_queue_size} requests wait)"
+
+    def _enter(self, request: InferenceRequest, rank: int, now: float, *, retried: bool = False) -> None:
+        queue = self._client_queues.setdefault((request.client_id, request.model_id), ClientQueue())
+        self._ages.push(request, request.received_at, request.arrival)
+        self._ranks[request] = rank
+        self._backlogs.setdefault(rank, Backlog()).add(request)
+        self._waiting[request.model_id] = self._waiting.get(request.model_id, 0) + 1
+        if request.takes_latest:
+            queue.latest = request
+        if retried or (not queue.behind and self._has_room(queue)):
+            self._show(request, queue, now, retried=retried)
+        else:
+            queue.behind[request] = None
+
+    def _has_room(self, queue: ClientQueue) -> bool:
+        window = self._order.window
+        return window is None or len(queue.shown) < window
+
+    def _show(self, request: InferenceRequest, queue: ClientQueue, now: float, *, retried: bool = False) -> None:
+        # The limits are applied here. A user's own scheduler may have further ones; those of the built-in strategies
+        # would drop, unnoticed, what passed ours.
+        limited = isinstance(self._order, SchedulerAdapter) and not retried
+        try:
+            if limited:
+                self._order.submit(request)
+            else:
+                self._order.resubmit(request)
+        except QueueFullError:
+            queue.behind[request] = None
+            self._end(request, RefusalKind.REJECTED, "the scheduler takes no more requests", QUEUE_FULL, now)
+        else:
+            queue.shown[request] = None
+
+    # Leaving
+
+    def take(self, slots: Sequence[ReplicaSlot], now: float) -> tuple[ReplicaSlot, list[InferenceRequest]] | None:
+        """Takes the requests of one call, in the strategy's order, and marks them as dispatched.
+
+        Args:
+            slots: replicas of one model that can begin a call now, in the order in which to offer them.
+            now: seconds of `time.monotonic()`.
+
+        Returns:
+            The replica that runs the call, and its requests; None if the strategy gives nothing for any of them.
+        """
+        for slot in slots:
+            taken: list[InferenceRequest] = []
+            while len(taken) < slot.max_batch_size:
+                batch = self._order.next_batch_on(slot, len(taken))
+                if not batch:
+                    break
+                for request in batch:
+                    request.move(DISPATCHED)
+                    self._leave(request, now)
+                taken.extend(batch)
+            if taken:
+                return slot, taken
+            if not self._compares_replicas:
+                break
+        return None
+
+    def in_turn(self, model_ids: Sequence[str]) -> Sequence[str]:
+        """Returns models that share a device, in the order in which they may use it next."""
+        return self._order.in_turn(model_ids)
+
+    def refuse_infeasible(self, now: float) -> None:
+        """Refuses what the strategy knows cannot be in time and must not be served late."""
+        if not self._refuses:
+            return
+        for request, reason in self._order.take_infeasible():
+            self._leave(request, now)
+            self._refuse(request, RefusalKind.EXPIRED, reason, "deadline")
+
+    def refuse_infeasible_due(self, now: float) -> None:
+        """Does the same where `infeasible_at` says that there is something to refuse."""
+        if self._refuses and (at := self._order.infeasible_at()) is not None and at <= now:
+            self.refuse_infeasible(now)
+
+    def infeasible_at(self) -> float | None:
+        """Returns when `refuse_infeasible` next has something to do; None: never by itself."""
+        return self._order.infeasible_at() if self._refuses else None
+
+    def tick(self) -> None:
+        """Lets the strategy do what only time brings about."""
+        self._order.tick()
+
+    def expire(self, now: float) -> None:
+        """Refuses what has waited longer than its time to live."""
+        while self._ages:
+            received_at, request = self._ages.top()
+            if now < received_at + self._ttl_s:
+                break
+            reason = f"it waited {self._ttl_s * 1e3:g} ms in the queue"
+            self._end(request, RefusalKind.EXPIRED, reason, "ttl", now)
+
+    def expires_at(self) -> float | None:
+        """Returns when `expire` next has something to do; None: nothing waits."""
+        return self._ages.top()[0] + self._ttl_s if self._ages else None
+
+    def ready_at(self, slots: Sequence[ReplicaSlot]) -> float | None:
+        """Returns from when on `take` returns something for these free replicas of a model; None: not by itself."""
+        if not self._compares_replicas:
+            return self._order.ready_on(slots[0]) if slots else None
+        return min((at for slot in slots if (at := self._order.ready_on(slot)) is not None), default=None)
+
+    def forget(self, client_id: str, now: float) -> None:
+        """Refuses all waiting requests of a client that is gone."""
+        for backlog in list(self._backlogs.values()):
+            for request in backlog.of(client_id):
+                self._end(request, RefusalKind.REJECTED, "the client is gone", CLIENT_GONE, now)
+        self._order.on_client_disconnected(client_id)
+
+    def clear(self, reason: str, cause: str, now: float) -> None:
+        """Refuses all that waits."""
+        for request in list(self._ages):
+            self._end(request, RefusalKind.REJECTED, reason, cause, now)
+
+    def swap(self, config: SchedulingConfig, scheduler: Scheduler, now: float) -> None:
+        """Puts another strategy in charge of all that waits."""
+        requests = sorted(self._ages, key=lambda request: request.arrival)
+        for request in requests:
+            self._order.remove(request)
+        for table in (self._client_queues, self._waiting, self._backlogs, self._ranks):
+            table.clear()
+        self._ages = LazyHeap()
+        self._configure(config, scheduler)
+        for request in requests:
+            self._enter(request, self._order.eviction_rank(request), now)
+
+    def client_connected(self, client_id: str) -> None:
+        """Notifies the strategy of a client's first request."""
+        self._order.on_client_connected(client_id)
+
+    def _end(self, request: InferenceRequest, kind: RefusalKind, reason: str, cause: str, now: float) -> None:
+        if request in self._client_queues[request.client_id, request.model_id].shown:
+            self._order.remove(request)
+        self._leave(request, now)
+        self._refuse(request, kind, reason, cause)
+
+    def _refuse(self, request: InferenceRequest, kind: RefusalKind, reason: str, cause: str) -> None:
+        request.refuse(Refusal(kind, reason, cause))
+        self._ended.append(request)
+
+    def _leave(self, request: InferenceRequest, now: float) -> None:
+        """Removes a request from every table; the next of its queue moves up."""
+        self._ages.discard(request)
+        rank = self._ranks.pop(request)
+        backlog = self._backlogs[rank]
+        backlog.discard(request)
+        if not backlog:
+            del self._backlogs[rank]
+        count = self._waiting[request.model_id] - 1
+        if count:
+            self._waiting[request.model_id] = count
+        else:
+            del self._waiting[request.model_id]
+        key = (request.client_id, request.model_id)
+        queue = self._client_queues[key]
+        if queue.latest is request:
+            queue.latest = None
+        if request in queue.behind:
+            del queue.behind[request]
+        else:
+            del queue.shown[request]
+        while queue.behind and self._has_room(queue):
+            following, _ = queue.behind.popitem(last=False)
+            following.waiting_since = max(following.waiting_since, now)
+            self._show(following, queue, now)
+        if not queue.shown and not queue.behind:
+            self._client_queues.pop(key, None)
