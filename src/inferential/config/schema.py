@@ -304,7 +304,7 @@ class Gr00tConfig(Section):
 
 
 class GatewaysConfig(Section):
-    """Other clients' protocols; each is off where it is not told."""
+    """Other clients' protocols; each is off unless it is set."""
 
     openpi: OpenPiConfig | None = None
     """Robots that speak openpi's websocket policy protocol."""
