@@ -273,3 +273,22 @@ async def test_an_answer_that_takes_too_long_is_an_error_and_the_robot_goes_on(g
     async with gr00t(endless, timeout_ms=30.0) as (_, gateway), client(gateway) as robot:
         assert "within 0.03 s (timeout_ms of the gateway)" in (await robot.call(data=STATE))["error"]
         assert await robot.call("reset") == {}
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn"])
+async def test_an_array_of_a_dtype_that_the_protocol_cannot_say_is_refused_with_its_key(gr00t: Open, name: str) -> None:
+    narrow = np.zeros(2, getattr(pytest.importorskip("ml_dtypes"), name))
+    as_numpy = {b"nd": True, b"type": narrow.dtype.str, b"kind": b"V", b"shape": [2], b"data": narrow.tobytes()}
+    async with gr00t() as (_, gateway), client(gateway) as robot:
+        for array in (narrow, as_numpy):
+            answer = await robot.call("get_action", {"observation": {"state": {"arm": array}}})
+            assert "data/observation/state/arm: an array" in answer["error"]
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn"])
+async def test_narrow_floats_are_sent_as_float32(gr00t: Open, name: str) -> None:
+    action = {"arm": np.ones((1, 4, 7), getattr(pytest.importorskip("ml_dtypes"), name)), "info": {"ms": 1.0}}
+    async with gr00t(Recorder(action)) as (_, gateway), client(gateway) as robot:
+        answer = await robot.call(data=STATE)
+    assert answer["arm"].dtype == np.float32
+    assert answer["arm"].shape == (1, 4, 7)
