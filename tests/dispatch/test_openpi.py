@@ -47,7 +47,7 @@ async def test_a_policy_server_of_openpi_is_a_model_like_any_other() -> None:
                 assert unpack(await robot.recv()) == {"name": "pi0"}
 
 
-async def test_a_policy_server_that_goes_is_told_of_and_found_again_when_it_is_back() -> None:
+async def test_a_policy_server_that_goes_is_an_error_and_is_found_again_when_it_is_back() -> None:
     async with serving_openpi() as (_, gateway):
         port = int(gateway.address.rpartition(":")[2])
         model = OpenPiModel(f"openpi://127.0.0.1:{port}")

@@ -179,7 +179,7 @@ async def test_many_at_once_are_batched_and_each_gets_its_own(gr00t: Open) -> No
     assert max(policy.sizes) > 1
 
 
-async def test_a_failing_model_is_told_and_the_robot_goes_on(gr00t: Open) -> None:
+async def test_a_failing_model_is_an_error_and_the_robot_goes_on(gr00t: Open) -> None:
     async with gr00t() as (_, gateway), client(gateway) as robot:
         assert "ModelFailed" in (await robot.call(data={"other": np.zeros(1)}))["error"]
         assert "action.arm" in await robot.call(data=STATE)
@@ -248,13 +248,13 @@ def archive() -> bytes:
         ),
     ],
 )
-async def test_hostile_bytes_are_refused_and_hurt_nobody(gr00t: Open, message: bytes) -> None:
+async def test_hostile_bytes_are_refused_and_affect_no_other_robot(gr00t: Open, message: bytes) -> None:
     async with gr00t() as (_, gateway), client(gateway) as bad, client(gateway) as good:
         assert "ValueError" in (await bad.send(message))["error"]
         assert "action.arm" in await good.call(data=STATE)
 
 
-async def test_a_robot_that_disappears_while_it_waits_hurts_nobody(gr00t: Open) -> None:
+async def test_a_robot_that_disappears_while_it_waits_affects_no_other(gr00t: Open) -> None:
     entered, leave = asyncio.Event(), asyncio.Event()
 
     async def slow(one: dict[str, Any]) -> Any:
@@ -270,3 +270,45 @@ async def test_a_robot_that_disappears_while_it_waits_hurts_nobody(gr00t: Open) 
         gone.close()
         leave.set()
         assert (await good.call(data=STATE))["actions"].tolist() == [0, 1, 2]
+
+
+async def test_a_robot_that_waits_when_the_gateway_ends_gets_an_error(gr00t: Open) -> None:
+    entered = asyncio.Event()
+
+    async def endless(one: dict[str, Any]) -> Any:
+        entered.set()
+        await asyncio.Event().wait()
+
+    async with gr00t(endless) as (_, gateway), client(gateway) as robot:
+        asking = asyncio.create_task(robot.call(data=STATE))
+        await entered.wait()
+        await gateway.stop()
+        assert (await asking)["error"].startswith("ConnectionError: ")
+
+
+async def test_an_answer_that_takes_too_long_is_an_error_and_the_robot_goes_on(gr00t: Open) -> None:
+    async def endless(one: dict[str, Any]) -> Any:
+        await asyncio.Event().wait()
+
+    async with gr00t(endless, timeout_ms=30.0) as (_, gateway), client(gateway) as robot:
+        assert "within 0.03 s (timeout_ms of the gateway)" in (await robot.call(data=STATE))["error"]
+        assert await robot.call("reset") == {}
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn"])
+async def test_an_array_of_a_dtype_that_the_protocol_cannot_say_is_refused_with_its_key(gr00t: Open, name: str) -> None:
+    narrow = np.zeros(2, getattr(pytest.importorskip("ml_dtypes"), name))
+    as_numpy = {b"nd": True, b"type": narrow.dtype.str, b"kind": b"V", b"shape": [2], b"data": narrow.tobytes()}
+    async with gr00t() as (_, gateway), client(gateway) as robot:
+        for array in (narrow, as_numpy):
+            answer = await robot.call("get_action", {"observation": {"state": {"arm": array}}})
+            assert "data/observation/state/arm: an array" in answer["error"]
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn"])
+async def test_narrow_floats_are_sent_as_float32(gr00t: Open, name: str) -> None:
+    action = {"arm": np.ones((1, 4, 7), getattr(pytest.importorskip("ml_dtypes"), name)), "info": {"ms": 1.0}}
+    async with gr00t(Recorder(action)) as (_, gateway), client(gateway) as robot:
+        answer = await robot.call(data=STATE)
+    assert answer["arm"].dtype == np.float32
+    assert answer["arm"].shape == (1, 4, 7)

@@ -39,7 +39,7 @@ async def test_both_paths_lead_to_the_model(openpi: Open, path: str) -> None:
     assert answer["server_timing"]["infer_ms"] >= answer["policy_timing"]["infer_ms"]
 
 
-async def test_the_second_answer_tells_how_long_the_first_took(openpi: Open) -> None:
+async def test_the_second_answer_says_how_long_the_first_took(openpi: Open) -> None:
     async with openpi() as (_, gateway), connect(gateway.address) as websocket:
         await websocket.recv()
         timings = []
@@ -75,7 +75,7 @@ async def test_health_and_other_paths(openpi: Open) -> None:
         ({"a": {1: 2}}, "ValueError: expected keys that are strings, got 1 in 'a'"),
     ],
 )
-async def test_a_failure_is_told_as_text_and_ends_the_connection(
+async def test_a_failure_is_sent_as_text_and_ends_the_connection(
     openpi: Open, values: dict[str, Any], text: str
 ) -> None:
     async with openpi() as (_, gateway), connect(gateway.address) as websocket:
@@ -111,7 +111,7 @@ async def test_a_robot_that_finds_no_room_is_answered_once_there_is(openpi: Open
         assert [answer["actions"].tolist() for answer in await asyncio.gather(*answers)] == [[0, 1, 2]] * 3
 
 
-async def test_a_robot_that_never_finds_room_is_told(openpi: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_robot_that_never_finds_room_gets_an_error(openpi: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("inferential.gateway.base.RETRY_PAUSES_S", (0.0, 0.0))
     leave = asyncio.Event()
 
@@ -128,7 +128,7 @@ async def test_a_robot_that_never_finds_room_is_told(openpi: Open, monkeypatch: 
 
 
 @pytest.mark.parametrize("message", [b"\xc1", b"", b"\x93\x01\x02\x03", "text", pack({b"__ndarray__": True})])
-async def test_strange_messages_are_told_of_and_hurt_nobody_else(openpi: Open, message: Any) -> None:
+async def test_strange_messages_are_refused_and_affect_no_other_robot(openpi: Open, message: Any) -> None:
     async with openpi() as (_, gateway), connect(gateway.address) as good:
         await good.recv()
         async with connect(gateway.address) as bad:

@@ -83,8 +83,8 @@ async def test_a_robot_that_is_too_busy_to_answer_pings_keeps_its_session(
 
     def impatient(*args: Any, **options: Any) -> Any:
         for name in ("ping_interval", "ping_timeout"):
-            told = options.get(name, 20.0)
-            options[name] = None if told is None else told / 1000
+            real_s = options.get(name, 20.0)
+            options[name] = None if real_s is None else real_s / 1000
         return serve(*args, **options)
 
     monkeypatch.setattr("inferential.gateway.openpi.serve", impatient)

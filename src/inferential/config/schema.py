@@ -285,7 +285,7 @@ class OpenPiConfig(Section):
     port: Port = 8000
     """Port to listen on; 0 for a free one."""
     api_keys: list[Secret] = Field(default_factory=list)
-    """Who may enter, by the header Authorization: Api-Key KEY; none: everybody."""
+    """Keys that are accepted in the header Authorization: Api-Key KEY; none: every robot is served."""
     metadata: dict[str, Any] = Field(default_factory=dict)
     """Sent to each robot when it connects, over the metadata of the model itself."""
     timeout_ms: Positive = 120_000.0
@@ -302,15 +302,15 @@ class Gr00tConfig(Section):
     port: Port = 5556
     """Port to listen on; 0 for a free one."""
     api_token: Secret | None = None
-    """What each request must carry as api_token; none: everybody is served."""
+    """Token that each request must carry as api_token; none: every robot is served."""
     modality_config: dict[str, Any] = Field(default_factory=dict)
-    """What the endpoint get_modality_config answers."""
+    """Answer of the endpoint get_modality_config; each modality config in it gets the markers of N1.6 and N1.7."""
     timeout_ms: Positive = 120_000.0
     """How long an answer may take, a model's slow first call included; then the robot gets an error."""
 
 
 class GatewaysConfig(Section):
-    """Other clients' protocols; each is off where it is not told."""
+    """Other clients' protocols; each is off unless it is set."""
 
     openpi: OpenPiConfig | None = None
     """Robots that speak openpi's websocket policy protocol."""

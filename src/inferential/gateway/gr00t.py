@@ -112,11 +112,9 @@ class Gr00tGateway(Gateway):
             request, seen = unpack(message)
             form = seen or form
             reply = pack(await self._answer(identity, request), form)
-        except (InferenceError, TimeoutError, TypeError, ValueError) as error:
+        except (InferenceError, ConnectionError, TimeoutError, TypeError, ValueError) as error:
             logger.info("%s: %s", identity.hex(), describe_error(error))
             reply = pack({"error": describe_error(error)}, form)
-        except ConnectionError:
-            return  # the gateway ends
         await socket.send_multipart((identity, b"", reply))
 
     async def _answer(self, identity: bytes, request: Any) -> Any:

@@ -18,6 +18,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
+from inferential.proto.msgpack_numpy import unpack_with
 from inferential.proto.structure import narrow_float_as_float32
 
 _KINDS = "biufMmUS"  # dtypes that bytes alone describe: no objects, structs or complex numbers
@@ -38,7 +39,7 @@ def unpack(message: bytes) -> tuple[Any, ArrayForm | None]:
     Arrays of the form NUMPY are read-only views on the message.
 
     Raises:
-        ValueError: it is not msgpack, or an array in it is malformed or not allowed.
+        ValueError: it is not msgpack, or it names the key of an array that is malformed or not allowed.
     """
     seen: list[ArrayForm] = []
 
@@ -51,10 +52,7 @@ def unpack(message: bytes) -> tuple[Any, ArrayForm | None]:
             return _from_numpy(value)
         return value
 
-    try:
-        value = msgpack.unpackb(message, object_hook=decode, strict_map_key=False)
-    except (msgpack.exceptions.UnpackException, ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"not a message of this protocol: {error or type(error).__name__}") from error
+    value = unpack_with(decode, message)
     return value, seen[-1] if seen else None
 
 

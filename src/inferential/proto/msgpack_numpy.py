@@ -10,6 +10,7 @@ The format has neither bfloat16 nor float8: they are sent as float32. Nothing is
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import msgpack
@@ -37,12 +38,48 @@ def unpack(data: bytes | bytearray | memoryview) -> Any:
     """Returns the value; its arrays are read-only views on `data`.
 
     Raises:
-        ValueError: it is not msgpack, or an array in it is malformed or not allowed.
+        ValueError: it is not msgpack, or it names the key of an array that is malformed or not allowed.
+    """
+    return unpack_with(_decode, data)
+
+
+def unpack_with(decode: Callable[[dict[Any, Any]], Any], data: bytes | bytearray | memoryview) -> Any:
+    """Returns the value of a msgpack message, in which `decode` makes arrays of the maps that stand for them.
+
+    Raises:
+        ValueError: it is not msgpack, or it names the key of a map that `decode` refuses.
     """
     try:
-        return msgpack.unpackb(data, object_hook=_decode, strict_map_key=False)
+        return msgpack.unpackb(data, object_hook=decode, strict_map_key=False)
     except (msgpack.exceptions.UnpackException, ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"not a message of this protocol: {error or type(error).__name__}") from error
+        path = _refused(decode, data)
+        where = f"{'/'.join(path)}: " if path else ""
+        raise ValueError(f"not a message of this protocol: {where}{error or type(error).__name__}") from error
+
+
+def _refused(decode: Callable[[dict[Any, Any]], Any], data: bytes | bytearray | memoryview) -> list[str] | None:
+    """Returns the path of the first map that `decode` refuses; msgpack does not say which it is."""
+
+    def search(value: Any) -> list[str] | None:
+        entries: Any = ()
+        if isinstance(value, dict):
+            try:
+                decode(value)
+            except (ValueError, TypeError):
+                return []
+            entries = value.items()
+        elif isinstance(value, list):
+            entries = enumerate(value)
+        for key, inner in entries:
+            found = search(inner)
+            if found is not None:
+                return [str(key), *found]
+        return None
+
+    try:
+        return search(msgpack.unpackb(data, strict_map_key=False))
+    except (msgpack.exceptions.UnpackException, ValueError, TypeError, RecursionError):
+        return None
 
 
 def _with_key(value: Any, error: Exception) -> Exception:
