@@ -17,7 +17,9 @@ from inferential.config.problems import ConfigError, Problem
 from inferential.config.schema import Count, InferentialConfig, ModelsConfig, NotNegative, Positive, Section
 from inferential.config.text import Layer
 
-_CLOSED_ONLY = frozenset({"ask", "refresh", "index", "delay_ms", "loss", "slo_ms", "value", "task_steps"})
+_CLOSED_ONLY = frozenset(
+    {"ask", "refresh", "index", "chunk_steps", "delay_ms", "loss", "slo_ms", "value", "task_steps"}
+)
 
 Speed = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -94,6 +96,9 @@ class RobotClass(Section):
     index: Literal["time", "executed"] = "time"
     """Of a chunk in closed loop, the first action played: by time, that of the present step; by executed actions, the
     first that was not executed yet."""
+    chunk_steps: Count | None = None
+    """Actions in a chunk where that is more than horizon_steps, in closed loop: then horizon_steps counts from the
+    first action played, and else from the observation."""
     delay_ms: NotNegative = 0.0
     """Of the network, each way, in closed loop."""
     loss: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -129,6 +134,8 @@ class RobotClass(Section):
         if self.is_closed:
             if self.ask == "runtime" and self.ask_at_steps:
                 raise ValueError("ask_at_steps: expected none where ask is runtime, which finds it by the round trips")
+            if self.chunk_steps is not None and self.chunk_steps < (self.horizon_steps or 0):
+                raise ValueError(f"chunk_steps: expected at least horizon_steps, got {self.chunk_steps}")
             if self.queue == "all":
                 raise ValueError("queue: expected latest of robots in closed loop, got all")
             return self

@@ -27,6 +27,10 @@ class RobotView(Protocol):
     def weight(self) -> float:
         """Value of an action."""
 
+    @property
+    def slo_s(self) -> float | None:
+        """Seconds from asking to an answer within which it is in SLO; None where it goes by the actions left."""
+
     def runs_out_at(self) -> float:
         """When its actions run out, those on their way included; in the past where it has none."""
 
