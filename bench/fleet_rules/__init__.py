@@ -29,7 +29,7 @@ from inferential.sim.virtual.starvation import play_by_class, play_of
 from inferential.sim.virtual.world import Run
 
 SEEDS = (0, 1, 2)
-SECONDS = 12.0
+SECONDS = 8.0
 QUICK_SECONDS = 6.0
 OURS = ("slo_aware", "deadline_aware", "round_robin")
 RULES = (*OURS, *rules.NAMES)
@@ -53,6 +53,7 @@ class Row:
     Attributes:
         starved, starved_worst, longest_gap_s, executed_per_s, action_age_p95_ms, fairness, in_slo, qualified_per_s,
             task_s: of robots in closed loop (`sim.virtual.starvation.Play`).
+        answers_per_s: rows of all calls.
         classes: `starved` of each class.
         robots: of "robots at 98 %", the most that are answered in time at that share.
         decision_us: mean wall time of a decision.
@@ -70,6 +71,7 @@ class Row:
     in_slo: float | None = None
     qualified_per_s: float | None = None
     task_s: float | None = None
+    answers_per_s: float | None = None
     classes: dict[str, float] | None = None
     robots: float | None = None
     decision_us: float | None = None
@@ -147,6 +149,7 @@ def _row(job: Job, done: Run) -> Row:
         in_slo=play.in_slo,
         qualified_per_s=play.qualified_per_s,
         task_s=play.task_s,
+        answers_per_s=sum(call.rows for call in done.calls) / done.seconds,
         classes={name: one.starved for name, one in play_by_class(done).items()},
         decision_us=done.decision_us[0],
     )

@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 from inferential.sim.virtual.fleet_file import Fleet
 
-Measure = Literal["starved", "robots at 98 %", "qualified/s"]
+Measure = Literal["starved", "robots at 98 %", "qualified/s", "answers/s"]
 
 ARMORY_L40S_MS = (73, 110, 142, 178, 211, 245, 280, 317)
 ARMORY_H100_MS = (42, 56, 66, 79, 87)
-GR00T_L40S_MS = (72, 77, 84, 92, 101, 113, 125, 137)
-"""Sizes 6 and 7 are interpolated between the published 5 and 8."""
+GR00T_L40S_MS = (72, 77, 84, 92, 101, 113, 125, 137, 159, 181, 203, 225, 248, 270, 292, 314)
+"""Published are 1 to 5, 8 and 16; the others are interpolated."""
 ATTAINMENT = 0.98
 
 
@@ -27,7 +27,7 @@ class Cell:
         name: in the table.
         fleet: models and robots.
         measure: "starved": control steps without an action; "robots at 98 %": the most robots of the only class whose
-            requests are answered in time at that share; "qualified/s": actions whose answer met its SLO.
+            requests are answered in time at that share; "qualified/s": actions whose answer met its SLO; "answers/s".
         published: figures of its authors, by rule, in the unit of `measure` (shares of 1).
         source: whose workload it is.
     """
@@ -92,6 +92,23 @@ def _robion(name: str, model: dict[str, Any]) -> Cell:
     return Cell(name, fleet, "robots at 98 %", source="Robion")
 
 
+def _vllm_omni(count: int, published: dict[str, float]) -> Cell:
+    """Clients that ask again as soon as they are answered; a call of one request takes 150 ms, more rows are a guess."""
+    robot = {
+        "model": "gr00t",
+        "count": count,
+        "kind": "chunked",
+        "rate_hz": 200,
+        "horizon_steps": 16,
+        "ask": "threshold",
+        "ask_at_steps": 15,
+        "index": "executed",
+    }
+    models = {"gr00t": {"fixed_ms": 140, "per_row_ms": 10, "max_batch_size": 8}}
+    fleet = Fleet.model_validate({"models": models, "robots": {"client": robot}})
+    return Cell(f"vLLM-Omni {count}", fleet, "answers/s", published, "vLLM-Omni")
+
+
 def _rosa(count: int, published: dict[str, float]) -> Cell:
     """System 1 of ROSA's robots: an action is 0.2 s of motion, after which the robot asks for the next and waits."""
     robot = {
@@ -127,5 +144,6 @@ THEIRS = (
     _robion("2 Hz, SLO 156, H100", {"profile": _profile(ARMORY_H100_MS)}),
     _rosa(32, {"rosa_rate": 89.4}),
     _rosa(64, {"rosa_rate": 78.8, "earliest_head": 24.8}),
+    _vllm_omni(8, {"one_request": 6.7}),
 )
 CELLS = (*OURS, *THEIRS)

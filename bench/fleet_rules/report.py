@@ -53,7 +53,9 @@ def figure_of(row: Row, cell: Cell) -> float | None:
     """Returns the figure of a row that the cell is judged by."""
     if cell.measure == "starved":
         return row.starved
-    return row.robots if cell.measure == "robots at 98 %" else row.qualified_per_s
+    if cell.measure == "robots at 98 %":
+        return row.robots
+    return row.qualified_per_s if cell.measure == "qualified/s" else row.answers_per_s
 
 
 def _best(cell: Cell, rows: Sequence[Row]) -> float:

@@ -29,7 +29,7 @@ from inferential.scheduler import InferenceRequest, ModelAwareScheduler, registe
 from inferential.sim.virtual.mirror import Mirror, RobotView
 
 if TYPE_CHECKING:
-    from inferential.scheduler.outlook import Outlook, Slot
+    from inferential.scheduler.outlook import Slot
 
 NAMES = (
     "edf_full",
@@ -58,7 +58,6 @@ class FleetRule(ModelAwareScheduler):
     def __init__(self, config: SchedulingConfig) -> None:
         self._waiting: dict[str, dict[InferenceRequest, None]] = {}
         self._mirror = Mirror({})
-        self._outlook: Outlook | None = None
 
     @abstractmethod
     def choose(self, waiting: Sequence[InferenceRequest], slot: Slot, now: float) -> Sequence[InferenceRequest]:
@@ -72,10 +71,6 @@ class FleetRule(ModelAwareScheduler):
     def see(self, mirror: Mirror) -> None:
         """Takes the mirror of the robots' queues."""
         self._mirror = mirror
-
-    def look_at(self, outlook: Outlook) -> None:
-        """Takes what is known of replicas and latencies."""
-        self._outlook = outlook
 
     def submit(self, request: InferenceRequest) -> None:
         self._waiting.setdefault(request.model_id, {})[request] = None
@@ -342,38 +337,41 @@ class OneRequest(FleetRule):
 
 
 @register_scheduler("rosa_rate")
-class RosaRate(FirstComeFullBatch):
-    """Tells all robots the highest rate at which profiles let every call meet the SLO; first come, first served.
+class RosaRate(FleetRule):
+    """Tells all robots the highest rate at which profiles let every call meet the SLO; in order of arrival.
 
     ROSA searches offline: robots per replica and batch size from profiles, a binary search on the rate. Our reading for
     one class of robots and one model, with n robots a replica and calls of b rows that take l(b):
 
-        f = max over b of b / (n l(b)),    2 l(b) <= SLO: the call before, and its own
+        f = max over b of UTILISATION b / (n l(b)),    2 l(b) <= SLO: the call before, and its own
 
-    Where no b meets the SLO, b = 1. A robot asks no more often than that, whether or not it starves.
+    Where no b meets the SLO, b = 1. Calls take b rows at most, and a robot asks no more often than f, whether or not it
+    starves. In open loop no rate is set, and calls are full.
     """
 
     name = "rosa_rate"
+    utilisation: ClassVar[float] = 0.95
 
     def __init__(self, config: SchedulingConfig) -> None:
         super().__init__(config)
-        self._intervals_s: dict[str, float] = {}
+        self._plans: dict[str, tuple[int, float]] = {}  # by model, rows of a call and seconds between requests
+
+    def choose(self, waiting: Sequence[InferenceRequest], slot: Slot, now: float) -> Sequence[InferenceRequest]:
+        rows, _ = self._plans.get(slot.model_id, (slot.max_batch_size, 0.0))
+        return waiting[:rows]
 
     def interval_s(self, client_id: str, model_id: str) -> float:
         """Returns the time between two requests of a robot."""
-        if model_id not in self._intervals_s:
-            self._intervals_s[model_id] = self._searched_s(client_id, model_id)
-        return self._intervals_s[model_id]
+        if model_id not in self._plans:
+            self._plans[model_id] = self._search(client_id, model_id)
+        return self._plans[model_id][1]
 
-    def _searched_s(self, client_id: str, model_id: str) -> float:
-        robot = self._mirror.robot(client_id)
-        if robot is None or self._outlook is None:
-            return 0.0
-        slots = self._outlook.slots(model_id)
-        robots = len(self._mirror) / len(slots)
-        profile = slots[0].profile
-        lasts_s = robot.period_s * robot.horizon_steps
-        slo_s = robot.slo_s if robot.slo_s is not None else lasts_s
-        within = [rows for rows in range(1, slots[0].max_batch_size + 1) if 2 * profile.typical(rows) <= slo_s] or [1]
-        rate = max(rows / (robots * profile.typical(rows)) for rows in within)
-        return 1 / rate
+    def _search(self, client_id: str, model_id: str) -> tuple[int, float]:
+        model, robot = self._mirror.model(model_id), self._mirror.robot(client_id)
+        assert robot is not None
+        robots = len(self._mirror) / sum(model.speeds) / self.utilisation
+        slo_s = robot.slo_s if robot.slo_s is not None else robot.period_s * robot.horizon_steps
+        calls = list(enumerate(model.latency_s, 1))
+        within = [(rows, latency_s) for rows, latency_s in calls if 2 * latency_s <= slo_s] or calls[:1]
+        rows, latency_s = min(within, key=lambda call: call[1] / call[0])
+        return rows, robots * latency_s / rows
