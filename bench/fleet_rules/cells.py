@@ -93,7 +93,7 @@ def _robion(name: str, model: dict[str, Any]) -> Cell:
 
 
 def _vllm_omni(count: int, published: dict[str, float]) -> Cell:
-    """Clients that ask again as soon as they are answered; a call of one request takes 150 ms, more rows are a guess."""
+    """Clients that ask again as soon as they are answered; a call takes 150 ms, for more rows a guess."""
     robot = {
         "model": "gr00t",
         "count": count,
