@@ -10,7 +10,7 @@ open, the docstring says how it is read here. Latencies are the medians of the p
     action_deficit      Armory's: credits for actions
     lookahead           Armory's, L = 1: robot time gained within half a second, per second of the call
     wait_ratio          Kairos': the robot that waits most of its time
-    rosa_rate           ROSA's: the highest rate that profiles and SLO allow, which robots are told
+    rosa_rate           ROSA's: the highest rate that profiles and SLO allow, which robots then follow
     earliest_head       Robion's queues: the model whose head has least time left, first come first served
     one_request         vLLM-Omni's: one request a call, first come first served
     robot_time          not published: robot time gained per second of the call, without a window; a bar for ours

@@ -34,7 +34,7 @@ def serve(ready: Callable[[str], None]) -> None:
     async def main() -> None:
         server = Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"policy": Model()}))
         running = asyncio.create_task(server.run())
-        while server._open is None:  # noqa: ASYNC110 (it tells nobody when it listens)
+        while server._open is None:  # noqa: ASYNC110 (it has no event for when it listens)
             await asyncio.sleep(0.01)
         ready(server.address)
         await asyncio.to_thread(sys.stdin.read)
@@ -45,7 +45,7 @@ def serve(ready: Callable[[str], None]) -> None:
 
 
 def client(address: str, observation: dict[str, Any]) -> Callable[[], Any]:
-    """One connection; arrays that nobody writes are sent from their own memory."""
+    """One connection; read-only arrays are sent from their own memory."""
     from inferential import Connection
 
     for array in observation.values():

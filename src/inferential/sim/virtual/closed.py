@@ -120,11 +120,11 @@ class RobotLoop:
             return
         known = self._open.pop(number, None) is not None
         chunks = self.player.stats.chunks
-        end = self._end_of(observation, self._step)
-        self.player.answered(number, self._chunk[: end - observation.step], now)
+        after = self._end_of(observation, self._step)
+        self.player.answered(number, self._chunk[: after - observation.step], now)
         is_in_slo = at <= observation.ask.slo_at + 1e-9
         if self.player.stats.chunks > chunks:
-            self._end = end
+            self._end = after
             self._observed_at = observation.at
             self._qualifies = is_in_slo
         if known:

@@ -21,7 +21,7 @@ class ModelSpec:
         spread: sigma of the lognormal factor that each call's latency varies by; 0: none.
         speeds: of its replicas; a replica of speed 2 takes half the time.
         max_inflight: calls at once on each replica.
-        device: models with the same device run one call at a time among them; None: it shares with nobody.
+        device: models with the same device run one call at a time among them; None: it shares with no other.
     """
 
     model_id: str
