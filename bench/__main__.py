@@ -20,11 +20,20 @@ NAMES = (
     "opcodes",
     "decisions",
     "schedulers",
+    "fleet_rules",
+    "fleet",
     "closed_loop",
     "ray",
     "overload",
 )
-SHOW_THEMSELVES = ("overhead", "schedulers", "closed_loop", "ray")  # with a progress bar and a table of their own
+SHOW_THEMSELVES = (
+    "overhead",
+    "schedulers",
+    "fleet_rules",
+    "fleet",
+    "closed_loop",
+    "ray",
+)  # with a progress bar and a table of their own
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ async def _run() -> dict[str, Any]:
         response_tracking={"disconnect_timeout_s": TIMEOUT_S}, metrics={"ring_buffer_size": 1000}
     )
     server = Server("tcp://127.0.0.1:0", config=config, dispatcher=LocalDispatcher({"m": lambda obs: obs["state"]}))
-    told: dict[str, Any] = {}
+    sizes: dict[str, Any] = {}
     empty = asyncio.Event()
 
     @server.on_metric
@@ -43,14 +43,14 @@ async def _run() -> dict[str, Any]:
         # Once for the heap's own sake: what the first use of everything allocates is no leak.
         await _fleet(server.address, "warm")
         await asyncio.wait_for(empty.wait(), 60)
-        told["before"] = _sizes(server)
+        sizes["before"] = _sizes(server)
         for number in range(2):
             await _fleet(server.address, f"round-{number}")
-            told[f"full_{number}"] = _sizes(server)
+            sizes[f"full_{number}"] = _sizes(server)
             await asyncio.wait_for(empty.wait(), 60)
-            told[f"after_{number}"] = _sizes(server)
-    told["clients"], told["requests"] = CLIENTS, CLIENTS * REQUESTS
-    return told
+            sizes[f"after_{number}"] = _sizes(server)
+    sizes["clients"], sizes["requests"] = CLIENTS, CLIENTS * REQUESTS
+    return sizes
 
 
 async def _fleet(address: str, name: str) -> None:

@@ -43,7 +43,7 @@ class Row:
 
 
 class Clock:
-    """Seconds that pass when they are told to."""
+    """A clock that is set by hand."""
 
     now = 100.0
 
@@ -107,7 +107,7 @@ def _request(number: int, now: float, chance: random.Random) -> InferenceRequest
         urgency=chance.random(),
         steps_remaining=None,
         time_until_next=0.1,
-        # Time enough that nobody becomes late: that is another branch, and a cheaper one.
+        # Time enough that no request becomes late: that is another branch, and a cheaper one.
         latency_budget_ms=chance.choice((50e3, 60e3, 70e3, 80e3)),
         priority=chance.randrange(3),
     )

@@ -110,7 +110,7 @@ async def _with_replicas(serve: Any, count: int, rounds: int, seconds: float) ->
         cells = [(way, size) for _ in range(rounds) for size in SIZES for way in WAYS]
         for way, size in track(cells, f"{count} replicas", console=Console(stderr=True), transient=True):
             image = np.zeros(SIZES[size], np.uint8)
-            image.setflags(write=False)  # nobody writes it: it is sent from its own memory
+            image.setflags(write=False)  # read-only: it is sent from its own memory
             measured = await _measure(ways[way], image, seconds)
             found.setdefault((way, size), []).append(measured)
     rows = []
@@ -142,8 +142,8 @@ def _bare(handle: Any) -> Call:
 @contextlib.asynccontextmanager
 async def _clients(model_id: str, count: int) -> AsyncIterator[list[Call]]:
     """Clients of a server that has nothing but this model, in a process of its own as `inferential serve --servers`."""
-    told = {"transport": {"bind": "tcp://127.0.0.1:0"}, "ray": {"address": "auto"}}
-    servers = Servers(InferentialConfig.model_validate(told), {model_id: model_id}, 1)
+    config = {"transport": {"bind": "tcp://127.0.0.1:0"}, "ray": {"address": "auto"}}
+    servers = Servers(InferentialConfig.model_validate(config), {model_id: model_id}, 1)
     async with contextlib.AsyncExitStack() as stack:
         (address,) = await stack.enter_async_context(servers)
         while not await _is_up(servers, count):  # noqa: ASYNC110 (nothing tells of it)

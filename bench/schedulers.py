@@ -40,7 +40,7 @@ IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
 @register_scheduler("fifo")
 class FifoScheduler(Scheduler):
-    """First come, first served: what a server does that knows nothing."""
+    """First come, first served, one request a call."""
 
     def __init__(self, config: SchedulingConfig) -> None:
         self._waiting: deque[InferenceRequest] = deque()
@@ -110,7 +110,7 @@ def run_quick(seconds: float = 5.0) -> dict[str, Any]:
 
 def _rows(loads: Sequence[float], seeds: Sequence[int], *, pictures: bool) -> list[Row]:
     strategies = ["fifo", *(name for name in scheduler_names() if name != "fifo")]
-    cells = [Cell(*told) for told in product(FLEETS, loads, strategies, seeds)]
+    cells = [Cell(*values) for values in product(FLEETS, loads, strategies, seeds)]
     console = Console(stderr=True)
     with ProcessPoolExecutor() as pool:
         results = list(
@@ -184,14 +184,14 @@ def _table(rows: Sequence[Row]) -> Table:
         place = (row.fleet, row.load)
         if before is not None and place != before:
             table.add_section()
-        told = (row.fleet, f"{row.load:g}x") if place != before else ("", "")
+        where = (row.fleet, f"{row.load:g}x") if place != before else ("", "")
         before = place
         style = "bold" if row.strategy == "slo_aware" else ""
         classes = "  ".join(f"{name} {share:.0%}" for name, share in row.classes.items())
         waits = "  ".join(f"{wait:.2f}" for wait in row.wait_s.values())
         shares = (f"{row.of_bound:.1%}", f"{row.of_work:.1%}")
         cells = (f"{row.goodput_per_s:.0f}", *shares, f"{row.fairness:.3f}", classes, waits)
-        table.add_row(*told, row.strategy, *cells, style=style)
+        table.add_row(*where, row.strategy, *cells, style=style)
     return table
 
 

@@ -45,11 +45,11 @@ def run(seconds: float) -> dict[str, Any]:
     assert server.stdout is not None
     try:
         client = _ask(server.stdout.readline().strip(), seconds)
-        told, _ = server.communicate("")
+        printed, _ = server.communicate("")
     finally:
         server.kill()
         server.wait()
-    times = client | {name: np.array(marks[_WARM_UP:]) for name, marks in json.loads(told).items()}
+    times = client | {name: np.array(marks[_WARM_UP:]) for name, marks in json.loads(printed).items()}
     whole = times["answered"] - times["asked"]
     low, high = np.percentile(whole, [25, 75])
     usual = (whole >= low) & (whole <= high)

@@ -126,13 +126,13 @@ def cell(summary: dict[str, Any]) -> dict[str, Any]:
 
 def _of_ours(plan: Plan) -> dict[str, Any]:
     watch = Watch(plan)
-    for told in run_fleet(plan):
-        watch.take(told)
+    for reports in run_fleet(plan):
+        watch.take(reports)
     return watch.summary()
 
 
 def _of_peer(python: Path, plan: Plan) -> dict[str, Any]:
-    """1.4.0 logs an error for each robot that has left before its answer: told only where the run fails."""
+    """1.4.0 logs an error for each robot that has left before its answer: printed only where the run fails."""
     script = Path(__file__).with_name("peer.py")
     with tempfile.TemporaryFile("w+") as errors:
         done = subprocess.run(

@@ -55,11 +55,11 @@ def names(text: str, known: Sequence[str], what: str) -> tuple[str, ...]:
     Raises:
         ValueError: one is not known.
     """
-    told = tuple(name.strip() for name in text.split(",") if name.strip())
-    for name in told:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
         if name not in known:
             raise ValueError(f"no {what} {name!r}; there are: {', '.join(known)}")
-    return told
+    return names
 
 
 if __name__ == "__main__":

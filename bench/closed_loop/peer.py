@@ -7,7 +7,7 @@ repository's, loaded from its files; server and clients are 1.4.0's. It imports 
 
 1.4.0 is used at its best: models are coroutines, so that its loop goes on receiving, and each model has a loop of its
 own (`pipeline_dispatch`). It has no batches: a model is called with one observation. What an answer belongs to is not
-told by 1.4.0; the models here hand back the observation's time, as strings, which only the accounting reads.
+given by 1.4.0; the models here hand back the observation's time, as strings, which only the accounting reads.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ async def serve(strategy: str, models: dict[str, AcceleratedModel]) -> AsyncIter
     server.on_metric(count)
     running = asyncio.create_task(server.run())
     try:
-        while server._transport is None:  # noqa: ASYNC110 - it tells nobody when it listens
+        while server._transport is None:  # noqa: ASYNC110 - it has no event for when it listens
             await asyncio.sleep(0.01)
         yield address, served
     finally:
@@ -117,6 +117,6 @@ async def serve(strategy: str, models: dict[str, AcceleratedModel]) -> AsyncIter
 
 if __name__ == "__main__":
     watch = Watch(Plan(**json.load(sys.stdin)))
-    for told in run(watch.plan, Software(serve, PeerLink)):
-        watch.take(told)
+    for reports in run(watch.plan, Software(serve, PeerLink)):
+        watch.take(reports)
     print(json.dumps(watch.summary()))

@@ -28,8 +28,8 @@ RATIOS = ("p50_us", "p99_us", "per_second", "server_cpu_us")
 def run(seconds: float) -> dict[str, Any]:
     """All peers and cases; `seconds` is five times that of one case in one round.
 
-    Ray comes after the others, in rounds of its own with the raw echo beside it: its processes are busy also while
-    nobody asks them.
+    Ray comes after the others, in rounds of its own with the raw echo beside it: its processes are busy also when
+    no request is there.
     """
     light = [name for name in PEERS if name not in HEAVY]
     result = measure(light, JOBS, ROUNDS, seconds / 5)
@@ -44,7 +44,7 @@ def run_quick(seconds: float) -> dict[str, Any]:
 
 
 def measure(names: list[str], jobs: tuple[Job, ...], rounds: int, seconds: float) -> dict[str, Any]:
-    """Figures by job and peer; a peer that cannot be set up is told of and left out."""
+    """Figures by job and peer; a peer that cannot be set up is reported and left out."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     figures: dict[str, dict[str, list[dict[str, float]]]] = {job.name: {} for job in jobs}

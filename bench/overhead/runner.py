@@ -58,8 +58,8 @@ class Running:
         self._ask(jobs)
         start = time.monotonic() + 0.1
         first = 0
-        for told, share in zip(jobs, shares, strict=True):
-            told |= {"rate_hz": job.rate_hz, "start": start, "seconds": seconds, "first": first, "of": job.clients}
+        for spec, share in zip(jobs, shares, strict=True):
+            spec |= {"rate_hz": job.rate_hz, "start": start, "seconds": seconds, "first": first, "of": job.clients}
             first += share
         before = self._cpu_s()
         latencies = np.concatenate(self._ask(jobs)) * 1e6

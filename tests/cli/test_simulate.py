@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 
-def test_strategies_are_told_as_shares_of_what_is_possible(run: Any) -> None:
+def test_strategies_are_compared_by_their_share_of_the_bound(run: Any) -> None:
     ran = run(
         "simulate", "--example", "shared", "--seconds", "3", "--compare", "slo_aware,round_robin", "--load", "1.5"
     )
@@ -20,8 +20,8 @@ def test_strategies_are_told_as_shares_of_what_is_possible(run: Any) -> None:
 
 def test_json_is_the_whole_summary_and_the_same_each_time(run: Any) -> None:
     first, second = (run("simulate", "--example", "mixed", "--seconds", "2", "--json").json for _ in range(2))
-    for told in (first, second):
-        del told["decision_us"]
+    for summary in (first, second):
+        del summary["decision_us"]
     assert first == second
     assert 0 < first["overall"]["in_time"] <= first["bound"]
     assert first["classes"].keys() == {"arm", "humanoid", "planner"}
@@ -89,14 +89,14 @@ def test_pictures_and_summary_are_saved(run: Any, place: Path) -> None:
         (["--trace-out", "no/such/place.jsonl"], "--trace-out: cannot write to"),
     ],
 )
-def test_a_mistake_is_told_in_a_line(run: Any, args: list[str], problem: str) -> None:
+def test_an_error_is_one_line(run: Any, args: list[str], problem: str) -> None:
     ran = run("simulate", *args, "--seconds", "1")
     assert ran.code == 2
     assert problem in ran.err
     assert len(ran.err.strip().splitlines()) == 1
 
 
-def test_a_trace_of_other_models_is_told(run: Any, place: Path) -> None:
+def test_a_trace_of_other_models_is_an_error(run: Any, place: Path) -> None:
     (place / "trace.jsonl").write_text('{"at": 0, "client": "a", "model": "m", "deadline_ms": 5}\n')
     ran = run("simulate", "--trace-in", "trace.jsonl")
     assert "--trace-in: model 'm' is not among the fleet's: control, chunks, vlm" in ran.err

@@ -57,7 +57,7 @@ def test_the_table_has_a_row_for_each_cell_by_load(monkeypatch: pytest.MonkeyPat
     assert rows[2][:5] == ["a", "0/4", "0.0%", "4", "-"]
 
 
-def test_a_machine_that_was_too_busy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_was_too_busy_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     report = module("report", monkeypatch)
     (warning,) = report.warnings([cell("a", 1.0, 4, behind=0.2), cell("b", 1.0, 4, behind=0.005)])
     assert warning.startswith("hopper, load 1x, a: 20% of all control periods began late")

@@ -46,8 +46,8 @@ def demo(*args: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_fleet_is_kept_up_over_real_sockets_and_leaves_no_process_behind() -> None:
     watch = Watch(Plan(robots=4, seconds=3.0, load=0.5))
-    for told in run(watch.plan):
-        watch.take(told)
+    for reports in run(watch.plan):
+        watch.take(reports)
     assert children() == []
     assert len(watch.robots) == 4
     assert all(robot.up and robot.falls == 0 for robot in watch.robots.values())
@@ -63,8 +63,8 @@ def test_the_command_knows_every_task() -> None:
 
 def test_hoppers_are_kept_up_over_real_sockets() -> None:
     watch = Watch(Plan(task="hopper", robots=3, seconds=3.0, load=0.5))
-    for told in run(watch.plan):
-        watch.take(told)
+    for reports in run(watch.plan):
+        watch.take(reports)
     assert {robot.kind for robot in watch.robots.values()} == {"hopper"}
     assert all(robot.up and robot.falls == 0 for robot in watch.robots.values())
     summary = watch.summary()
@@ -100,10 +100,10 @@ def test_ctrl_c_ends_all_processes(when: str, tmp_path: Path) -> None:
         assert parent.stdout is not None
         parent.stdout.readline()
     os.killpg(parent.pid, signal.SIGINT)  # as a terminal does: to every process of the group
-    told, errors = parent.communicate(timeout=30)
+    printed, errors = parent.communicate(timeout=30)
     assert parent.returncode == 130
     assert errors == "" or when == "at the start"
-    assert ("interrupted after" in told) == (when == "while it runs")
+    assert ("interrupted after" in printed) == (when == "while it runs")
     assert list(tmp_path.iterdir()) == []
     assert not psutil.wait_procs(started, timeout=30)[1]
 
@@ -128,15 +128,15 @@ def test_the_command_saves_a_plot_a_screen_and_a_summary(tmp_path: Path) -> None
     assert summary["served"] > 50
 
 
-def test_strategies_are_compared_side_by_side_and_told_as_json(tmp_path: Path) -> None:
+def test_strategies_are_compared_side_by_side_and_printed_as_json(tmp_path: Path) -> None:
     done = demo(
         *("--robots", "2", "--seconds", "1", "--compare", "round_robin,priority_tiered"),
         *("--http", "0", "--json", "--out", str(tmp_path)),
     )
     assert done.returncode == 0, done.stderr
     runs = json.loads(done.stdout)
-    assert [told["plan"]["strategy"] for told in runs] == ["round_robin", "priority_tiered"]
-    assert all(kind["up_at_end"] == kind["robots"] for told in runs for kind in told["kinds"])
+    assert [one["plan"]["strategy"] for one in runs] == ["round_robin", "priority_tiered"]
+    assert all(kind["up_at_end"] == kind["robots"] for one in runs for kind in one["kinds"])
 
 
 def test_the_live_page_shows_the_fleet_meanwhile(tmp_path: Path) -> None:
@@ -144,13 +144,13 @@ def test_the_live_page_shows_the_fleet_meanwhile(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            told = re.fullmatch(r"page on (http://127\.0\.0\.1:\d+)\n", process.stdout.readline())
-            assert told is not None
-            with urllib.request.urlopen(told[1]) as page:
+            match = re.fullmatch(r"page on (http://127\.0\.0\.1:\d+)\n", process.stdout.readline())
+            assert match is not None
+            with urllib.request.urlopen(match[1]) as page:
                 assert b"<title>Inferential" in page.read()
             robots: dict[str, int] = {}
             while len(robots) < 2 or min(robots.values()) < 5:
-                with urllib.request.urlopen(f"{told[1]}/api/status") as response:
+                with urllib.request.urlopen(f"{match[1]}/api/status") as response:
                     clients = json.load(response)["clients"]
                 robots = {one["client_id"]: sum(use["answered"] for use in one["models"]) for one in clients}
             assert set(robots) == {"cartpole-00", "ballplate-01"}

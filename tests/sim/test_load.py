@@ -36,20 +36,20 @@ def serving() -> Serving:
 
     @asynccontextmanager
     async def start(model: Any, **config: Any) -> AsyncIterator[Server]:
-        told = InferentialConfig(server={"drain_timeout_s": 0.0}, **config)
-        async with Server("tcp://127.0.0.1:0", config=told, dispatcher=LocalDispatcher({"arm": model})) as server:
+        given = InferentialConfig(server={"drain_timeout_s": 0.0}, **config)
+        async with Server("tcp://127.0.0.1:0", config=given, dispatcher=LocalDispatcher({"arm": model})) as server:
             yield server
 
     return start
 
 
-def load_on(server: Server, **told: Any) -> Load:
-    asked = {"robots": ROBOTS, "rate_hz": RATE_HZ, "seconds": SECONDS, "budget_ms": 50.0, **told}
+def load_on(server: Server, **given: Any) -> Load:
+    asked = {"robots": ROBOTS, "rate_hz": RATE_HZ, "seconds": SECONDS, "budget_ms": 50.0, **given}
     return Load(server.address, "arm", {"state": np.zeros(3, np.float32)}, **asked)
 
 
-async def driven(server: Server, **told: Any) -> Tally:
-    driver = Driver(load_on(server, **told))
+async def driven(server: Server, **given: Any) -> Tally:
+    driver = Driver(load_on(server, **given))
     await driver.run()
     return driver.tally
 
@@ -95,7 +95,7 @@ async def test_robots_of_a_closed_loop_ask_one_after_another(serving: Serving) -
     assert set(tally.refused) == set()
 
 
-async def test_observations_that_gave_way_are_told_apart(serving: Serving) -> None:
+async def test_superseded_observations_are_counted_apart(serving: Serving) -> None:
     async def slow(observation: dict[str, Any]) -> Any:
         await asyncio.sleep(0.05)
         return observation["state"]

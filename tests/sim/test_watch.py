@@ -80,7 +80,7 @@ def test_a_starved_fleet_can_be_shown_and_drawn(starved: Watch, tmp_path: Path) 
     assert (tmp_path / "demo.png").stat().st_size > 1000
 
 
-def test_a_machine_that_is_too_busy_is_told_of(starved: Watch, served: Watch) -> None:
+def test_a_machine_that_is_too_busy_is_reported(starved: Watch, served: Watch) -> None:
     assert starved.behind() == 0.2
     (warning,) = table.warnings([starved, served])
     assert warning.startswith("round_robin: 20% of all control periods began late")

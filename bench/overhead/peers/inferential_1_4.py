@@ -33,7 +33,7 @@ def serve(ready: Callable[[str], None]) -> None:
             address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
         server = Server(bind=address, dispatcher=LocalDispatcher({"policy": model}))
         running = asyncio.create_task(server.run())
-        while server._transport is None:  # noqa: ASYNC110 (it tells nobody when it listens)
+        while server._transport is None:  # noqa: ASYNC110 (it has no event for when it listens)
             await asyncio.sleep(0.01)
         ready(address)
         await asyncio.to_thread(sys.stdin.read)

@@ -45,7 +45,7 @@ def serve(ready: Callable[[str], None]) -> None:
 
 
 def client(address: str, observation: dict[str, Any]) -> Callable[[], Any]:
-    """One connection; arrays that nobody writes are sent from their own memory."""
+    """One connection; read-only arrays are sent from their own memory."""
     from inferential import Connection
 
     for array in observation.values():

@@ -1,6 +1,6 @@
-"""One accelerator that several models share, as far as time is concerned.
+"""Stands in for an accelerator that several models share: a call takes its cost, and one runs at a time.
 
-It computes nothing: the policies do, and what they leave of a call's cost is waited for.
+The policies compute; what they leave of a call's cost is slept.
 """
 
 from __future__ import annotations
@@ -25,6 +25,24 @@ class Cost:
     def of(self, rows: int) -> float:
         """Milliseconds of a call with so many rows."""
         return self.fixed_ms + rows * self.per_row_ms
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredCost:
+    """What one call takes, by its rows: `by_rows_ms[0]` of one, and so on."""
+
+    by_rows_ms: Sequence[float]
+
+    def of(self, rows: int) -> float:
+        """Milliseconds of a call with so many rows."""
+        return self.by_rows_ms[rows - 1]
+
+
+class CallCost(Protocol):
+    """Anything that says how long a call takes."""
+
+    def of(self, rows: int) -> float:
+        """Milliseconds of a call with so many rows."""
 
 
 def cost_for_load(load: float, robots_by_rate_hz: Mapping[float, int]) -> Cost:
@@ -62,7 +80,7 @@ class Accelerator:
 
     def __init__(
         self,
-        cost: Cost,
+        cost: CallCost,
         clock: Callable[[], float] = time.perf_counter,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:

@@ -1,4 +1,4 @@
-"""One robot in real time: its control loop on one side, its connection to the server on the other.
+"""Drives one robot in real time: its control loop on one side, its connection to the server on the other.
 
 Physics are stepped once a control period for the time that has passed; an action holds from the step at which it
 arrived, not from the next period on.
@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from inferential.sim.link import Link, Refused
 
-if TYPE_CHECKING:  # physics engine and all, which whoever only watches has no use for
+if TYPE_CHECKING:  # it imports the physics engine, which a process that only watches does not need
     from inferential.sim.robots import Robot
 
 
 @dataclass(slots=True)
 class RobotReport:
-    """How one robot is doing; sent to whoever watches.
+    """State of one robot, sent to the process that shows it.
 
     Attributes:
         name, kind, control_rate_hz, deadline_ms: who it is.
@@ -79,14 +79,14 @@ class Driver:
                 await asyncio.gather(control, receiving, return_exceptions=True)
 
     def report(self) -> RobotReport:
-        """How it is doing; the ages are those since the last report."""
+        """Returns its state; the ages are those since the last report."""
         report, robot = self._report, self._robot
         report.up, report.falls = robot.up, robot.falls
         report.up_share = robot.up_s / robot.time_s if robot.time_s else 1.0
         report.refused = dict(self._refused)
-        told = RobotReport(**{name: getattr(report, name) for name in RobotReport.__slots__})
+        copy = RobotReport(**{name: getattr(report, name) for name in RobotReport.__slots__})
         report.ages_ms = []
-        return told
+        return copy
 
     async def _control(self, start: float, periods: int) -> None:
         period_s = 1 / self._robot.control_rate_hz
@@ -124,9 +124,9 @@ class Driver:
     async def _receive(self) -> None:
         while True:
             try:
-                told = await self._link.receive()
+                received = await self._link.receive()
             except Refused as error:
                 self._refused[str(error)] += 1
                 continue
-            if told is not None:
-                self._arrived.append((time.monotonic(), *told))
+            if received is not None:
+                self._arrived.append((time.monotonic(), *received))

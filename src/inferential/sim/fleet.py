@@ -1,6 +1,6 @@
-"""A fleet and its server, each in processes of their own, in real time; what they tell comes by pipes.
+"""Runs a fleet and its server in processes of their own, in real time; their reports come by pipes.
 
-Nothing is drawn or decided here: `cli.demo` watches.
+`cli.demo` shows them.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ Report = list[RobotReport] | ServerReport
 
 
 def run(plan: Plan, software: Software = INFERENTIAL) -> Generator[list[Report], None, None]:
-    """Runs a plan; gives what is told as it comes, until the robots' time is over.
+    """Runs a plan; yields reports as they come, until the robots' time is over.
 
     Args:
         plan: what is run.
@@ -81,15 +81,15 @@ def run(plan: Plan, software: Software = INFERENTIAL) -> Generator[list[Report],
             worker.send((address, start))
         running = set(workers)
         while running:
-            told: list[Report] = []
+            reports: list[Report] = []
             for pipe in wait([server, *running]):
                 assert isinstance(pipe, Pipe)
                 message = _receive(pipe)
                 if message is None:
                     running.discard(pipe)
                 else:
-                    told.append(message)
-            yield told
+                    reports.append(message)
+            yield reports
 
 
 def _shares(plan: Plan) -> list[list[int]]:
@@ -99,7 +99,7 @@ def _shares(plan: Plan) -> list[list[int]]:
 
 
 def _first(pipe: Pipe) -> Any:
-    """What a process tells when it is ready."""
+    """Returns what a process sends when it is ready."""
     if not pipe.poll(_READY_S):
         raise RuntimeError(f"a process of the demo was not ready within {_READY_S:g} s")
     return _receive(pipe)

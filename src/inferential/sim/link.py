@@ -1,6 +1,6 @@
-"""What lies between a robot's control loop and a server, and what serves at the other end.
+"""Connects simulated robots to a server, and starts that server: this package's, or other software.
 
-Robots, physics and accounting know neither: the same fleet can be driven over other software.
+Robots, physics and measures depend on neither.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Link(Protocol):
         """Sends an observation."""
 
     async def receive(self) -> tuple[float, Array] | None:
-        """The next action, and when its observation was made (`time.monotonic()`); None: none came for a while.
+        """Returns the next action and when its observation was made (`time.monotonic()`); None if none came.
 
         Raises:
             Refused: an error came instead.
@@ -48,7 +48,7 @@ class Link(Protocol):
 
 @dataclass(slots=True)
 class Served:
-    """What a server did so far: metrics by name, batch sizes, and how many requests wait; and where its page is."""
+    """What a server did so far: metrics by name, batch sizes, how many requests wait, and the address of its page."""
 
     counts: Counter[str] = field(default_factory=Counter)
     batches: list[int] = field(default_factory=list)
@@ -61,7 +61,7 @@ Serve = Callable[[str, dict[str, AcceleratedModel]], AbstractAsyncContextManager
 
 @dataclass(frozen=True, slots=True)
 class Software:
-    """What a fleet is driven over. Both can be pickled, as functions of a module: other processes get them.
+    """Software that serves a fleet and connects it. Both fields are pickled, so they are functions of a module.
 
     Attributes:
         serve: from a strategy and the models, a running server: its address and what it did.
@@ -91,8 +91,8 @@ class InferentialLink:
         self._connection.close()
 
     async def observe(self, observation: Observation) -> None:
-        told: dict[str, Any] = observation
-        await self._model.observe(**told)
+        values: dict[str, Any] = observation
+        await self._model.observe(**values)
 
     async def receive(self) -> tuple[float, Array] | None:
         from inferential import InferenceError
@@ -111,7 +111,7 @@ class Page(Protocol):
 
     @property
     def address(self) -> str:
-        """Where."""
+        """Its URL."""
 
     async def __aenter__(self) -> Self: ...
 

@@ -1,6 +1,6 @@
-"""Load on a server that runs: robots that are nothing but their observations, on real sockets.
+"""Puts load on a running server over real sockets: each robot sends the same observation again and again.
 
-What they are answered does not matter to them, only when; `cli.bench` shows it. It needs no extra.
+Only the times of the answers count; `cli.bench` shows them. It needs no extra.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Load:
         rate_hz: observations a second of each, whether or not it was answered (open loop); None: each sends its next as
             soon as the one before has ended (closed loop).
         seconds: how long, once every robot is connected and WARM_UP_S have gone.
-        budget_ms: latency budget, which the server is told, and by which answers are judged.
-        queue: as of `Connection.model`.
+        budget_ms: latency budget, sent to the server, and by which answers count as in time.
+        queue: as for `Connection.model`.
     """
 
     server: str
@@ -71,7 +71,7 @@ class Tally:
         arrived, arrived_in_time: answers that came while time was counted, to observations of the warm-up too, and
             those of them within the budget: what the server gave in that time.
         round_trip_ms: from observation to answer, one for each answered.
-        queue_ms, inference_ms: the server's part of it, as it told.
+        queue_ms, inference_ms: the server's part of it, by its own measure.
         batch_sizes: rows that ran together, one for each answered.
         slip_ms: how much later than it should an observation was sent: the load itself was late, not the server.
     """
@@ -92,7 +92,7 @@ class Tally:
 
 
 class Driver:
-    """Puts the load on: `run` once, look at `tally` whenever.
+    """Sends the observations: call `run` once, read `tally` at any time.
 
     Args:
         load: what is asked.
@@ -101,7 +101,7 @@ class Driver:
     def __init__(self, load: Load) -> None:
         self.load = load
         self.tally = Tally()
-        self._warm_up = Tally()  # nobody looks at it
+        self._warm_up = Tally()  # not reported
         self._began_at = float("inf")
         self._until = float("inf")
 
@@ -128,7 +128,7 @@ class Driver:
             await asyncio.sleep(self._until - time.monotonic())  # the last answer may come before the time is over
 
     async def _connect(self, models: list[AsyncModel]) -> None:
-        """Has each robot answered once, a few at a time: a thousand at once would wait for each other."""
+        """Waits until each robot was answered once, a few at a time: a thousand at once would wait for each other."""
         until, turn = time.monotonic() + CONNECT_S, asyncio.Semaphore(_CONNECT_AT_ONCE)
 
         async def ask(model: AsyncModel) -> None:

@@ -1,6 +1,6 @@
 """The robots: physics, what they sense, and when they have failed.
 
-They know no server and no clock: whoever runs them says how much time has passed and which action holds.
+They know no server and no clock: `driver` says how much time has passed and which action holds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What was told of a run, gathered: the state of every robot now, and the summary at the end.
+"""Gathers the reports of a run: the state of every robot now, and the summary at the end.
 
 It shows nothing: `sim.table` and `sim.plot` do.
 """
@@ -43,7 +43,7 @@ class KindSummary:
 
 @dataclass(slots=True)
 class Watch:
-    """Everything that was told of one run."""
+    """All reports of one run."""
 
     plan: Plan
     robots: dict[str, RobotReport] = field(default_factory=dict)
@@ -56,9 +56,9 @@ class Watch:
     interrupted: bool = False
     """Whether it was ended early."""
 
-    def take(self, told: list[Report]) -> None:
-        """Takes in what was told."""
-        for report in told:
+    def take(self, reports: list[Report]) -> None:
+        """Adds reports."""
+        for report in reports:
             if isinstance(report, ServerReport):
                 self.server = report
                 self.batch_sizes.extend(report.batches)

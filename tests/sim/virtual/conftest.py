@@ -12,14 +12,14 @@ from inferential.sim.virtual.fleet_file import Fleet
 
 @pytest.fixture(scope="session")
 def make_fleet() -> Callable[..., Fleet]:
-    """`make_fleet({"m": {...}}, arm={...})`: one model of 10 ms and two robots at 20 Hz where nothing else is told."""
+    """`make_fleet({"m": {...}}, arm={...})`: one model of 10 ms and two robots at 20 Hz where nothing else is given."""
 
     def make(models: dict[str, Any] | None = None, **robots: dict[str, Any]) -> Fleet:
-        told = {"model": "m", "count": 2, "rate_hz": 20, "budget_ms": 100}
+        defaults = {"model": "m", "count": 2, "rate_hz": 20, "budget_ms": 100}
         return Fleet.model_validate(
             {
                 "models": models or {"m": {"fixed_ms": 9, "per_row_ms": 1, "max_batch_size": 2, "spread": 0}},
-                "robots": {name: {**told, **own} for name, own in (robots or {"arm": {}}).items()},
+                "robots": {name: {**defaults, **own} for name, own in (robots or {"arm": {}}).items()},
             }
         )
 

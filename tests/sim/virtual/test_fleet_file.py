@@ -75,8 +75,8 @@ def test_an_error_names_its_place(tmp_path: Path, models: dict[str, Any], robots
     import json
 
     path = tmp_path / "fleet.json"
-    told = {"models": {"m": {"fixed_ms": 5, **models}}, "robots": {"arm": {"model": "m", **robots}}}
-    path.write_text(json.dumps(told))
+    values = {"models": {"m": {"fixed_ms": 5, **models}}, "robots": {"arm": {"model": "m", **robots}}}
+    path.write_text(json.dumps(values))
     with pytest.raises(ConfigError) as error:
         load_fleet(path)
     assert problem in str(error.value)

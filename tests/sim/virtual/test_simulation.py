@@ -19,8 +19,8 @@ from inferential.sim.virtual.world import Arrival, ModelSpec
 MODEL = ModelSpec("m", (0.010, 0.012))
 
 
-def ask(at: float, client: str, time_s: float = 1.0, **told: object) -> Arrival:
-    return Arrival(at, client, "m", "robot", at + time_s, **told)  # type: ignore[arg-type]
+def ask(at: float, client: str, time_s: float = 1.0, **fields: object) -> Arrival:
+    return Arrival(at, client, "m", "robot", at + time_s, **fields)  # type: ignore[arg-type]
 
 
 def test_a_call_takes_its_time_and_the_next_waits_for_it() -> None:
@@ -77,13 +77,13 @@ def test_time_is_real_again_afterwards() -> None:
 
 
 def test_options_and_progress_are_the_callers() -> None:
-    told: list[float] = []
+    steps: list[float] = []
     arrivals = [ask(number / 10, "a") for number in range(40)]
     simulate(
-        [MODEL], arrivals, "batch_optimized", seconds=4, seed=0, options={"max_wait_ms": 5.0}, progress=told.append
+        [MODEL], arrivals, "batch_optimized", seconds=4, seed=0, options={"max_wait_ms": 5.0}, progress=steps.append
     )
-    assert told == sorted(told)
-    assert len(told) >= 5
+    assert steps == sorted(steps)
+    assert len(steps) >= 5
     with pytest.raises(ValueError, match="unknown option 'patience'"):
         simulate([MODEL], arrivals, "slo_aware", seconds=4, seed=0, options={"patience": 1})
 

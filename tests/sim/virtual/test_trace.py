@@ -48,6 +48,6 @@ def test_a_broken_line_is_named(tmp_path: Path, line: str, problem: str) -> None
     assert "trace.jsonl:2" in str(error.value)
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         load_trace(tmp_path / "none.jsonl")

@@ -72,7 +72,7 @@ class RobotLoop:
         self.next_tick_at = self._starts_at = begins_at + robot.starts_at
         self.stops_at = begins_at + robot.stops_at
         self._chance = random.Random(robot.seed)
-        self._chunk = np.zeros((robot.horizon_steps, 1), np.float32)
+        self._chunk = np.zeros((robot.chunk_steps or robot.horizon_steps, 1), np.float32)
         self._inbox: deque[tuple[float, str, Observation]] = deque()  # by time of arrival
         self._up_at = self._down_at = -math.inf
         self._open: dict[int, Observation] = {}
@@ -120,10 +120,11 @@ class RobotLoop:
             return
         known = self._open.pop(number, None) is not None
         chunks = self.player.stats.chunks
-        self.player.answered(number, self._chunk, now)
+        after = self._end_of(observation, self._step)
+        self.player.answered(number, self._chunk[: after - observation.step], now)
         is_in_slo = at <= observation.ask.slo_at + 1e-9
         if self.player.stats.chunks > chunks:
-            self._end = observation.step + self.robot.horizon_steps
+            self._end = after
             self._observed_at = observation.at
             self._qualifies = is_in_slo
         if known:
@@ -253,12 +254,29 @@ class RobotLoop:
         """Value of an action."""
         return self.robot.weight
 
+    @property
+    def slo_s(self) -> float | None:
+        """Seconds from asking to an answer within which it is in SLO; None where it goes by the actions left."""
+        return self.robot.slo_s
+
     def _end_with_coming(self) -> int:
         """The first step without an action, chunks on their way included."""
         if not self._inbox:
             return self._end
-        ends = [one.step + self.robot.horizon_steps for _, end, one in self._inbox if end == ANSWERED]
+        ends = [self._end_of(one, self._step_at(one, at)) for at, end, one in self._inbox if end == ANSWERED]
         return max([self._end, *ends])
+
+    def _end_of(self, observation: Observation, first: int) -> int:
+        """The first step without an action, after a chunk whose step `first` is the first one played."""
+        robot = self.robot
+        if robot.chunk_steps is None:
+            return observation.step + robot.horizon_steps
+        return min(observation.step + robot.chunk_steps, first + robot.horizon_steps)
+
+    def _step_at(self, observation: Observation, arrives_at: float) -> int:
+        """The index of the next action when an answer arrives."""
+        step = observation.step + math.ceil((arrives_at - observation.at) / self.robot.period_s - 1e-9)
+        return step if self.robot.index == "time" else min(step, max(self._end, observation.step))
 
     def runs_out_at(self) -> float:
         """When its actions run out, those on their way included; in the past where it has none."""
@@ -276,7 +294,7 @@ class RobotLoop:
             return 0.0
         arrives_at = answered_at + self.robot.delay_s
         begins_at = max(self.runs_out_at(), arrives_at)
-        end = observation.step + self.robot.horizon_steps
+        end = self._end_of(observation, self._step_at(observation, arrives_at))
         if self.robot.index == "time":
             ends_at = self._starts_at + end * self.robot.period_s
         else:

@@ -18,7 +18,7 @@ def most_in_time(models: Sequence[ModelSpec], arrivals: Sequence[Arrival]) -> in
     """The most arrivals that any schedule answers by their deadline; calls take exactly `latency_s`.
 
     A schedule is a sequence of calls, each of requests of one model on one replica, begun as soon as the replica is
-    free and its last request is there: to begin later, or to run a request that will be late, helps nobody.
+    free and its last request is there: to begin later, or to run a request that will be late, helps no request.
 
     Raises:
         ValueError: for more than MOST_REQUESTS arrivals, or calls that may run at once on one replica.

@@ -1,6 +1,6 @@
-"""A fleet in a file: models, and classes of robots that ask them.
+"""Reads a fleet from a file: models, and classes of robots that ask them.
 
-It makes no arrivals: `virtual.generate` does.
+`virtual.generate` makes arrivals and robots of it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from inferential.config.problems import ConfigError, Problem
 from inferential.config.schema import Count, InferentialConfig, ModelsConfig, NotNegative, Positive, Section
 from inferential.config.text import Layer
 
-_CLOSED_ONLY = frozenset({"ask", "refresh", "index", "delay_ms", "loss", "slo_ms", "value", "task_steps"})
+_CLOSED_ONLY = frozenset(
+    {"ask", "refresh", "index", "chunk_steps", "delay_ms", "loss", "slo_ms", "value", "task_steps"}
+)
 
 Speed = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -41,7 +43,7 @@ class FleetModel(Section):
     per_row_ms: NotNegative | None = None
     """What each row of a call takes."""
     max_batch_size: Count = 1
-    """Rows in a call, where it is told by fixed_ms and per_row_ms."""
+    """Rows in a call, where fixed_ms and per_row_ms are given."""
     profile: list[SizeFigures] | None = None
     """In place of these three, latencies by batch size, as `inferential profile` measures them."""
     spread: Annotated[float, Field(ge=0, le=1)] = 0.05
@@ -55,10 +57,10 @@ class FleetModel(Section):
 
     @model_validator(mode="after")
     def _has_one_kind_of_time(self) -> FleetModel:
-        told = self.fixed_ms is not None or self.per_row_ms is not None
-        if told == (self.profile is not None):
+        by_rows = self.fixed_ms is not None or self.per_row_ms is not None
+        if by_rows == (self.profile is not None):
             raise ValueError("expected either fixed_ms and per_row_ms, or a profile")
-        if told and (self.fixed_ms or 0) + (self.per_row_ms or 0) <= 0:
+        if by_rows and (self.fixed_ms or 0) + (self.per_row_ms or 0) <= 0:
             raise ValueError("expected a call that takes time: fixed_ms or per_row_ms above 0")
         return self
 
@@ -94,6 +96,9 @@ class RobotClass(Section):
     index: Literal["time", "executed"] = "time"
     """Of a chunk in closed loop, the first action played: by time, that of the present step; by executed actions, the
     first that was not executed yet."""
+    chunk_steps: Count | None = None
+    """Actions in a chunk where that is more than horizon_steps, in closed loop: then horizon_steps counts from the
+    first action played, and else from the observation."""
     delay_ms: NotNegative = 0.0
     """Of the network, each way, in closed loop."""
     loss: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -129,6 +134,8 @@ class RobotClass(Section):
         if self.is_closed:
             if self.ask == "runtime" and self.ask_at_steps:
                 raise ValueError("ask_at_steps: expected none where ask is runtime, which finds it by the round trips")
+            if self.chunk_steps is not None and self.chunk_steps < (self.horizon_steps or 0):
+                raise ValueError(f"chunk_steps: expected at least horizon_steps, got {self.chunk_steps}")
             if self.queue == "all":
                 raise ValueError("queue: expected latest of robots in closed loop, got all")
             return self
@@ -211,7 +218,7 @@ def example_names() -> list[str]:
 def _fleet(layer: Layer) -> Fleet:
     if _configures_a_server(layer):
         what = (
-            "it is a server's configuration, as of `inferential serve`; expected a fleet: the tables models (how long "
+            "it is a server's configuration, as for `inferential serve`; expected a fleet: the tables models (how long "
             "calls of each take) and robots (classes of them, and how often they ask), as in docs/simulator.md"
         )
         raise ConfigError([Problem("", what, layer.name)])

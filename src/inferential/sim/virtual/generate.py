@@ -76,6 +76,7 @@ def _chunked(robot: str, name: str, robots: RobotClass, seed: int) -> ChunkedRob
         ask_at_steps=robots.ask_at_steps,
         refresh=robots.refresh,
         index=robots.index,
+        chunk_steps=robots.chunk_steps,
         delay_s=robots.delay_ms / 1e3,
         delay_jitter_s=robots.jitter_ms / 1e3,
         loss=robots.loss,

@@ -1,6 +1,6 @@
-"""What a run was worth: answers in time, ages, fairness, starvation.
+"""Sums up the requests of a run: answers in time, ages, fairness, waits.
 
-It compares nothing with what could have been: that is `virtual.bound`.
+`virtual.bound` has what could have been answered at best; `virtual.starvation` sums up what robots did.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Measures:
 
 
 def measure(run: Run, replicas: dict[str, int] | None = None) -> Measures:
-    """Sums a run up; `replicas` is how many each model has (1 where it is not told)."""
+    """Sums a run up; `replicas` is how many each model has (1 where it is missing)."""
     classes: dict[str, list[Outcome]] = {}
     for outcome in run.outcomes:
         classes.setdefault(outcome.arrival.robot_class, []).append(outcome)

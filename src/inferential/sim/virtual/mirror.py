@@ -11,6 +11,8 @@ import math
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
+from inferential.sim.virtual.world import ModelSpec
+
 
 class RobotView(Protocol):
     """One robot, as its server could know it. Times are seconds of `time.monotonic()`."""
@@ -27,6 +29,10 @@ class RobotView(Protocol):
     def weight(self) -> float:
         """Value of an action."""
 
+    @property
+    def slo_s(self) -> float | None:
+        """Seconds from asking to an answer within which it is in SLO; None where it goes by the actions left."""
+
     def runs_out_at(self) -> float:
         """When its actions run out, those on their way included; in the past where it has none."""
 
@@ -38,14 +44,28 @@ class RobotView(Protocol):
 
 
 class Mirror:
-    """The robots in closed loop, by client id."""
+    """The robots in closed loop, by client id, and the models as they were profiled.
 
-    def __init__(self, robots: Mapping[str, RobotView]) -> None:
+    Args:
+        robots: by client id.
+        models: by model id.
+    """
+
+    def __init__(self, robots: Mapping[str, RobotView], models: Mapping[str, ModelSpec] | None = None) -> None:
         self._robots = robots
+        self._models = models or {}
 
     def robot(self, client_id: str) -> RobotView | None:
         """A robot; None for a client in open loop."""
         return self._robots.get(client_id)
+
+    def model(self, model_id: str) -> ModelSpec:
+        """The replicas of a model and how long calls take.
+
+        Raises:
+            KeyError: it is not simulated.
+        """
+        return self._models[model_id]
 
     def __len__(self) -> int:
         return len(self._robots)

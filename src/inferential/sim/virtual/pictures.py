@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from inferential.sim.virtual.starvation import starved_share
 from inferential.sim.virtual.world import Run
 
-# Okabe and Ito's colours, which can be told apart by everybody; slo_aware has the first.
+# Okabe and Ito's colours, which colour-blind readers can distinguish; slo_aware has the first.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 _MARKS = "osD^vP*X"
 _TIMELINE_S = 1.0
@@ -27,7 +27,7 @@ def save_goodput(curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]
 
     Args:
         curves: by fleet, by strategy (or "bound"), pairs of load and answers in time per second.
-        paths: where to; the format is told by the extension.
+        paths: files to write; the extension gives the format.
     """
     figure = _figure(5.2 * len(curves), 4.8)
     for number, (fleet, strategies) in enumerate(curves.items()):

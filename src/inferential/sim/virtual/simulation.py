@@ -185,7 +185,7 @@ class _Simulation:
             loop = self._loops[robot.client_id] = RobotLoop(robot, _BEGIN_S)
             self._later(loop.next_tick_at, _TICKS, loop)
         if isinstance(self._scheduler, SeesRobots):
-            self._scheduler.see(Mirror(self._loops))
+            self._scheduler.see(Mirror(self._loops, self._models))
         self._pace = self._scheduler.interval_s if isinstance(self._scheduler, PacesRobots) else None
 
     def _later(self, at: float, what: int, of: Any) -> None:

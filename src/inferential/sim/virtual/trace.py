@@ -1,4 +1,4 @@
-"""Observations in a file, one JSON object a line: recorded ones to simulate, simulated ones to keep.
+"""Reads and writes observations as JSON lines: recorded ones to simulate, simulated ones to keep.
 
 The fields are those of `Arrival`; `at` and `deadline_ms` (from the observation on), `client`, `model` must be there.
 """
@@ -33,7 +33,7 @@ def save_trace(arrivals: Iterable[Arrival], path: str | Path) -> None:
     """
     with open(path, "w", encoding="utf-8") as file:
         for arrival in arrivals:
-            told: dict[str, Any] = {
+            record: dict[str, Any] = {
                 "at": round(arrival.at, 6),
                 "client": arrival.client_id,
                 "model": arrival.model_id,
@@ -45,8 +45,8 @@ def save_trace(arrivals: Iterable[Arrival], path: str | Path) -> None:
                 "late": arrival.late,
             }
             if arrival.steps_remaining is not None:
-                told["steps_remaining"] = arrival.steps_remaining
-            file.write(json.dumps(told) + "\n")
+                record["steps_remaining"] = arrival.steps_remaining
+            file.write(json.dumps(record) + "\n")
 
 
 def load_trace(path: str | Path) -> list[Arrival]:
@@ -75,32 +75,32 @@ def load_trace(path: str | Path) -> list[Arrival]:
 def _arrival(line: Any) -> Arrival:
     if not isinstance(line, dict):
         raise ValueError(f"expected an object, got {line!r}")
-    told: dict[str, Any] = line
+    fields: dict[str, Any] = line
     for key, kind in (_NEEDED | _OPTIONAL).items():
-        if key not in told and key in _NEEDED:
+        if key not in fields and key in _NEEDED:
             raise ValueError(f"{key}: missing; needed are {', '.join(_NEEDED)}")
-        if key in told and (not isinstance(told[key], kind) or isinstance(told[key], bool)):
-            raise ValueError(f"{key}: got {told[key]!r}")
-    unknown = told.keys() - _NEEDED.keys() - _OPTIONAL.keys()
+        if key in fields and (not isinstance(fields[key], kind) or isinstance(fields[key], bool)):
+            raise ValueError(f"{key}: got {fields[key]!r}")
+    unknown = fields.keys() - _NEEDED.keys() - _OPTIONAL.keys()
     if unknown:
         raise ValueError(f"unknown key {min(unknown)!r}; known: {', '.join((*_NEEDED, *_OPTIONAL))}")
-    if told["at"] < 0 or told["deadline_ms"] <= 0:
+    if fields["at"] < 0 or fields["deadline_ms"] <= 0:
         raise ValueError("at: expected at least 0, and deadline_ms above 0")
-    queue, late = told.get("queue", "latest"), told.get("late", "serve")
+    queue, late = fields.get("queue", "latest"), fields.get("late", "serve")
     if queue not in ("latest", "all"):
         raise ValueError(f"queue: expected latest or all, got {queue!r}")
     choice: Literal["serve", "refuse"] = "refuse" if late == "refuse" else "serve"
     if late != choice:
         raise ValueError(f"late: expected serve or refuse, got {late!r}")
     return Arrival(
-        at=float(told["at"]),
-        client_id=told["client"],
-        model_id=told["model"],
-        robot_class=told.get("class", told["model"]),
-        deadline=told["at"] + told["deadline_ms"] / 1e3,
-        priority=told.get("priority", 1),
-        urgency=told.get("urgency", 0.0),
+        at=float(fields["at"]),
+        client_id=fields["client"],
+        model_id=fields["model"],
+        robot_class=fields.get("class", fields["model"]),
+        deadline=fields["at"] + fields["deadline_ms"] / 1e3,
+        priority=fields.get("priority", 1),
+        urgency=fields.get("urgency", 0.0),
         latest=queue == "latest",
         late=choice,
-        steps_remaining=told.get("steps_remaining"),
+        steps_remaining=fields.get("steps_remaining"),
     )

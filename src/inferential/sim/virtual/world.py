@@ -21,7 +21,7 @@ class ModelSpec:
         spread: sigma of the lognormal factor that each call's latency varies by; 0: none.
         speeds: of its replicas; a replica of speed 2 takes half the time.
         max_inflight: calls at once on each replica.
-        device: models with the same device run one call at a time among them; None: it shares with nobody.
+        device: models with the same device run one call at a time among them; None: it shares with no other.
     """
 
     model_id: str
@@ -77,7 +77,9 @@ class ChunkedRobot:
         client_id, model_id: which robot asks which model.
         robot_class: the class of the fleet file that it belongs to, for the report.
         period_s: seconds of a control step.
-        horizon_steps: actions in a chunk.
+        horizon_steps: actions in a chunk; with `chunk_steps`, the most that are played of it.
+        chunk_steps: actions in a chunk where that is more than the horizon: then the horizon counts from the first
+            action played, and else from the observation.
         ask: "runtime": as `ChunkRuntime` asks, when the steps left are as few as a round trip may take; "threshold":
             when `ask_at_steps` or fewer actions are left; "every_step": at each control step.
         ask_at_steps: of "threshold".
@@ -106,6 +108,7 @@ class ChunkedRobot:
     ask_at_steps: int = 0
     refresh: bool = False
     index: Literal["time", "executed"] = "time"
+    chunk_steps: int | None = None
     delay_s: float = 0.0
     delay_jitter_s: float = 0.0
     loss: float = 0.0

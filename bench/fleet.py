@@ -1,0 +1,204 @@
+"""Robots that play chunks over real sockets, in real time, beside the same robots in the simulator.
+
+20 `ChunkRuntime`s at 20 Hz with chunks of 12 actions; a server in a process of its own with two replicas of a model
+that takes 73 to 317 ms for 1 to 8 rows. Both count the control steps without an action.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from bench.harness import serving
+from inferential import Connection
+from inferential.client.chunks import ChunkRuntime
+from inferential.sim.accelerator import AcceleratedModel, Accelerator, MeasuredCost
+from inferential.sim.virtual import generate
+from inferential.sim.virtual.fleet_file import Fleet
+from inferential.sim.virtual.simulation import LivelockError, simulate
+from inferential.sim.virtual.starvation import play_of
+from inferential.sim.virtual.world import ChunkedRobot
+
+BY_ROWS_MS = (73.0, 110.0, 142.0, 178.0, 211.0, 245.0, 280.0, 317.0)
+REPLICAS = 2
+ROBOTS = 20
+RATE_HZ = 20
+HORIZON_STEPS = 12
+ROUND_TRIP_MS = 1.5
+"""Of sockets, server and threads on one machine, beside the call."""
+STRATEGIES = ("deadline_aware", "round_robin", "slo_aware")
+SECONDS = 20.0
+AGREEMENT = 0.10
+"""How far live and simulated `starved` may be from each other, of the larger."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One strategy, live or simulated: shares of control steps without an action, and executed actions a second."""
+
+    strategy: str
+    starved: float
+    starved_worst: float
+    longest_gap_s: float
+    executed_per_s: float
+    chunks_per_s: float
+
+
+class Chunks:
+    """Answers each observation with a chunk of zeros."""
+
+    max_batch_size = len(BY_ROWS_MS)
+
+    def infer_batch(self, observations: Sequence[Any]) -> list[Any]:
+        return [{"actions": np.zeros((HORIZON_STEPS, 7), np.float32)} for _ in observations]
+
+
+def models() -> dict[str, Any]:
+    """One model on two accelerators."""
+    return {
+        "policy": [AcceleratedModel(Chunks(), Accelerator(MeasuredCost(BY_ROWS_MS))) for _ in range(REPLICAS)],
+    }
+
+
+def fleet() -> Fleet:
+    """The same in a fleet file."""
+    profile = [{"batch_size": rows, "median_ms": ms} for rows, ms in enumerate(BY_ROWS_MS, 1)]
+    robots = {
+        "model": "policy",
+        "count": ROBOTS,
+        "kind": "chunked",
+        "rate_hz": RATE_HZ,
+        "horizon_steps": HORIZON_STEPS,
+        "delay_ms": ROUND_TRIP_MS / 2,
+    }
+    described = {
+        "models": {"policy": {"profile": profile, "replicas": REPLICAS, "spread": 0}},
+        "robots": {"arm": robots},
+    }
+    return Fleet.model_validate(described)
+
+
+def run(seconds: float = 5.0) -> dict[str, Any]:
+    """Runs every strategy live, then simulated, for `SECONDS` or `seconds` if that is more."""
+    return _compared(STRATEGIES, max(seconds, SECONDS))
+
+
+def run_quick(seconds: float = 5.0) -> dict[str, Any]:
+    """Runs the default strategy only."""
+    return _compared(STRATEGIES[:1], 10.0)
+
+
+def _compared(strategies: Sequence[str], seconds: float) -> dict[str, Any]:
+    rows = []
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for title in ("strategy", "", "starved", "worst", "gap s", "actions/s", "chunks/s", "apart"):
+        table.add_column(title, justify="left" if title in ("strategy", "") else "right")
+    for strategy in strategies:
+        live, simulated = _live(strategy, seconds), _simulated(strategy, seconds)
+        apart = (
+            None if simulated is None else abs(live.starved - simulated.starved) / max(live.starved, simulated.starved)
+        )
+        table.add_row(strategy, "live", *_cells(live), "-" if apart is None else f"{apart:.1%}")
+        table.add_row("", "simulated", *(["livelock"] if simulated is None else _cells(simulated)))
+        rows.append(
+            {
+                "live": asdict(live),
+                "simulated": None if simulated is None else asdict(simulated),
+                "apart": None if apart is None else round(apart, 4),
+                "agrees": apart is not None and apart <= AGREEMENT,
+            }
+        )
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    return {"seconds": seconds, "robots": ROBOTS, "rows": rows}
+
+
+def _cells(row: Row) -> list[str]:
+    return [
+        f"{row.starved:.1%}",
+        f"{row.starved_worst:.1%}",
+        f"{row.longest_gap_s:.2f}",
+        f"{row.executed_per_s:.0f}",
+        f"{row.chunks_per_s:.1f}",
+    ]
+
+
+class _Robot(threading.Thread):
+    """One robot: counts its steps from the first action on."""
+
+    def __init__(self, robot: ChunkedRobot, address: str, begins_at: float, seconds: float) -> None:
+        super().__init__(name=robot.client_id)
+        self._robot = robot
+        self._address = address
+        self._begins_at = begins_at
+        self._seconds = seconds
+        self.steps = self.starved = self.longest_starved = self.chunks = 0
+
+    def run(self) -> None:
+        robot = self._robot
+        state = {"state": np.zeros(7, np.float32)}
+        with Connection(self._address, robot.client_id) as connection:
+            model = connection.model(robot.model_id, control_rate_hz=1 / robot.period_s)
+            runtime = ChunkRuntime(model, 1 / robot.period_s)
+            time.sleep(max(self._begins_at + robot.starts_at - time.monotonic(), 0.0))
+            runtime.run(lambda: state, self._act, seconds=self._seconds - robot.starts_at)
+        self.starved = runtime.stats.starved_steps
+        self.longest_starved = runtime.stats.longest_starved_steps
+        self.chunks = runtime.stats.chunks
+        if not self.steps:
+            self.steps = self.starved = self.longest_starved = runtime.stats.steps
+
+    def _act(self, action: Any) -> None:
+        self.steps += action is not None
+
+
+def _live(strategy: str, seconds: float) -> Row:
+    with serving(models, scheduling={"strategy": strategy}) as address:
+        begins_at = time.monotonic() + 0.5
+        robots = [_Robot(robot, address, begins_at, seconds) for robot in generate.chunked_robots(fleet(), seed=0)]
+        for robot in robots:
+            robot.start()
+        for robot in robots:
+            robot.join()
+    steps, starved = sum(robot.steps for robot in robots), sum(robot.starved for robot in robots)
+    return Row(
+        strategy,
+        starved=round(starved / steps, 4),
+        starved_worst=round(max(robot.starved / robot.steps for robot in robots), 4),
+        longest_gap_s=round(max(robot.longest_starved for robot in robots) / RATE_HZ, 3),
+        executed_per_s=round((steps - starved) / seconds, 1),
+        chunks_per_s=round(sum(robot.chunks for robot in robots) / seconds, 1),
+    )
+
+
+def _simulated(strategy: str, seconds: float) -> Row | None:
+    described = fleet()
+    try:
+        done = simulate(
+            generate.models(described),
+            [],
+            strategy,
+            seconds=seconds,
+            seed=0,
+            robots=generate.chunked_robots(described, seed=0),
+        )
+    except LivelockError:
+        return None
+    play = play_of(done)
+    assert play is not None
+    return Row(
+        strategy,
+        starved=round(play.starved, 4),
+        starved_worst=round(play.starved_worst, 4),
+        longest_gap_s=round(play.longest_gap_s, 3),
+        executed_per_s=round(play.executed_per_s, 1),
+        chunks_per_s=round(sum(call.rows for call in done.calls) / seconds, 1),
+    )
