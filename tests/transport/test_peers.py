@@ -19,7 +19,7 @@ from tests.zmtp.conftest import fill_once
 
 from inferential import AsyncConnection
 from inferential.config import TransportConfig
-from inferential.transport import IncomingObservation, ZmqTransport, zmq_transport
+from inferential.transport import IncomingObservation, OutgoingResponse, ZmqTransport, zmq_transport
 from inferential.zmtp import protocol as p
 
 GREETING = p.greeting()
@@ -416,6 +416,52 @@ async def test_what_waits_for_a_robot_that_is_alone_leaves_though_it_talks_on(
         assert transport.receive() is not None
         assert transport.receive() is None  # so that each look finds something, and asks for no more
     pytest.fail("nothing of it leaves any more")
+
+
+# Used alone, without a server
+
+
+@pytest.mark.parametrize("others", [0, 1, 3])
+async def test_a_connected_client_is_found_when_only_send_is_called(
+    others: int, transport: ZmqTransport, call: Call
+) -> None:
+    before = len(GREETING + p.ready(b"ROUTER", b""))
+    for identity in [*(b"other-%d" % number for number in range(others)), b"robot"]:
+        robot = call(hello(identity))
+        await transport.send(OutgoingResponse(identity, b"answer", b"values"))
+        expected = message(b"answer", b"values")
+        assert (await robot.hear(before + len(expected)))[before:] == expected
+
+
+async def test_a_client_that_is_still_in_its_handshake_is_waited_for_when_only_send_is_called(
+    transport: ZmqTransport, call: Call
+) -> None:
+    robot = call(GREETING)
+    sending = asyncio.create_task(transport.send(OutgoingResponse(b"robot", b"answer", b"values")))
+    await until(lambda: transport.sizes()["connections_handshaking"] == 1)
+    assert not sending.done()
+    robot.say(p.ready(b"DEALER", b"robot"))
+    await sending
+    assert connections(transport) == 1
+
+
+async def test_sending_leaves_messages_for_a_receiver_that_waits(transport: ZmqTransport, call: Call) -> None:
+    receiving = asyncio.create_task(transport.recv())
+    await asyncio.sleep(0)
+    call(hello() + message(b"said"))
+    await transport.send(OutgoingResponse(b"robot", b"answer", b""))
+    async with asyncio.timeout(10):
+        assert (await receiving).identity == b"robot"
+
+
+async def test_sending_to_a_client_that_is_not_connected_does_not_wait_for_an_idle_connection_for_ever(
+    transport: ZmqTransport, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zmq_transport, "SEND_WAIT_S", 0.01)
+    call()
+    with pytest.raises(OSError, match="not connected"):
+        await transport.send(OutgoingResponse(b"robot", b"answer", b""))
+    assert transport.sizes()["connections_handshaking"] == 1
 
 
 # Ends

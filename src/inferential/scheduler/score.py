@@ -126,7 +126,14 @@ class GuardedPolicy:
         self._failed = False
 
     def __call__(self, request: InferenceRequest, now: float) -> float:
-        """The policy's score; the built-in score at `now` if it raises or gives no number."""
+        """Returns the policy's score; the built-in score at `now` if it raises or returns no number.
+
+        The policy sees `time_until_next` as of `now`: negative once the client is overdue, 0 while its cadence is
+        unknown. The request itself keeps the value of its arrival, which the built-in score counts from.
+        """
+        at_arrival = request.time_until_next
+        if at_arrival:
+            request.time_until_next = at_arrival - (now - request.received_at)
         try:
             score = float(self._policy(request))
             if score == score:  # not NaN
@@ -136,4 +143,6 @@ class GuardedPolicy:
             if not self._failed:
                 self._failed = True
                 log.exception("policy %r failed; the built-in score stands in where it does", self.name)
+        finally:
+            request.time_until_next = at_arrival
         return score_of(request, now, self._weights)
