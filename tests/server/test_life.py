@@ -180,6 +180,8 @@ async def test_an_address_in_use_is_an_error_that_names_it(serve: Any) -> None:
         ({"config": {}}, r"^config: expected an InferentialConfig, got dict; "),
         ({"dispatcher": {"m": print}}, r"^dispatcher: expected one, as LocalDispatcher\(.*\), got dict$"),
         ({"models": "policy"}, r"^models: expected a sequence of ids, as \['policy'\], got 'policy'$"),
+        ({"models": []}, r"^models: expected at least one id, got an empty sequence; name .* as models=\['policy'\]"),
+        ({"models": ()}, r"^models: expected at least one id"),
     ],
 )
 def test_an_argument_that_is_none_is_told_by_name(argument: dict[str, Any], message: str) -> None:

@@ -277,3 +277,29 @@ async def test_a_request_that_expires_is_told_so_though_nothing_else_happens(
             await second.infer(WAIT_MS, state=STATE)  # the model is still busy
         gate.let()
         assert await first.get_result(WAIT_MS) is not None
+
+
+async def test_a_policy_sees_that_a_client_is_overdue(serve: Any, connect: Connect, gate: Any) -> None:
+    seen: list[float] = []
+
+    @register_policy("note-time-until-next")
+    def note(request: Any) -> float:
+        seen.append(request.time_until_next)
+        return 0.0
+
+    async with serve({"m": gate}) as server:
+        server.use_scheduler("deadline_aware", policy="note-time-until-next")
+        model = connect(server, "arm").model("m", queue="all")
+        gate.let(6)
+        for _ in range(6):
+            assert await model.infer(WAIT_MS, state=STATE) is not None
+        assert seen[-1] > 0
+        await model.observe(state=STATE)
+        await model.observe(state=STATE)  # waits, and no other observation follows
+        await until(lambda: server.status().waiting == 1)
+        period_s = server.status().clients[0].models[0].cadence_ms / 1e3
+        await asyncio.sleep(period_s + 0.02)
+        gate.let(2)
+        for _ in range(2):
+            assert await model.get_result(WAIT_MS) is not None
+        assert seen[-1] < 0
