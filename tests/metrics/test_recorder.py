@@ -77,7 +77,7 @@ def test_a_late_result_and_an_expired_request_miss_their_deadline(
     assert len(collector.snapshot().metrics[names.DEADLINE_MISSES]) == 2
 
 
-def test_of_clients_that_are_gone_nothing_stays_but_that_they_went(
+def test_of_disconnected_clients_only_the_disconnection_stays_recorded(
     recorder: Recorder, collector: MetricsCollector
 ) -> None:
     everything_happens(recorder)

@@ -23,14 +23,14 @@ async def test_connected_robots_are_those_that_have_observed(serve: Serve) -> No
         assert server.connected_robots == ["leg", "arm"]
 
 
-async def test_an_observation_that_was_refused_connects_nobody(serve: Serve) -> None:
+async def test_a_refused_observation_connects_no_client(serve: Serve) -> None:
     config = {"clients": {"accept_unknown": False}}
     async with serve({"m": echo}, config) as server, server.connect("arm") as arm:
         await arm.model("m").observe(state=STATE)
         assert server.connected_robots == []
 
 
-async def test_sizes_count_what_waits_and_who_is_connected(serve: Serve, gate: Gate) -> None:
+async def test_sizes_count_waiting_requests_and_connected_clients(serve: Serve, gate: Gate) -> None:
     async with serve({"m": gate}) as server, server.connect("arm") as arm:
         model = arm.model("m", queue="all")
         for _ in range(3):
@@ -68,5 +68,5 @@ def test_the_history_of_calls_is_bounded() -> None:
     assert (calls[-1].number, calls[-1].clients) == (MAX_FINISHED_CALLS + 10, ("arm",))
 
 
-def test_a_server_that_does_not_run_has_nobody_connected() -> None:
+def test_a_server_that_does_not_run_has_no_connected_robots() -> None:
     assert Server(dispatcher=LocalDispatcher({})).connected_robots == []

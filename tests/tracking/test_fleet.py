@@ -35,7 +35,7 @@ def test_a_client_is_new_once() -> None:
     assert subject.owner("nobody") is None
 
 
-def test_nobody_is_looked_for_while_nobody_is_there() -> None:
+def test_without_clients_no_sweep_is_due() -> None:
     subject = fleet(disconnect_timeout_s=1.0)
     assert subject.next_sweep_at() is None
     subject.on_observation("robot", "m", "", b"robot", 0.0)

@@ -31,7 +31,7 @@ def test_a_response_is_pending_issued_and_consumed_by_the_next_observation() -> 
     assert tracker.connected_clients == {"robot"}
 
 
-def test_a_response_that_nobody_asked_for_by_id_is_issued_all_the_same() -> None:
+def test_a_response_without_a_pending_id_is_issued() -> None:
     tracker = ResponseTracker()
     tracker.on_response_sent("robot", "r1", 8.0)
     record = tracker.get_active("robot")
