@@ -229,9 +229,11 @@ def test_an_answered_chunk_updates_the_action_horizon(ledger: Ledger) -> None:
     assert heard == [("arm", "policy", 16, START)]
 
 
-def test_a_deferred_arrival_has_the_serve_interval_of_its_client(ledger: Ledger) -> None:
+def test_a_deferred_arrival_has_the_serve_interval_of_its_client(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ledger.known(times=1)
-    ledger.shares._intervals_ms["arm", "policy"] = 40.0
+    monkeypatch.setattr(ledger.shares, "interval_ms", lambda client_id, model_id: 40.0)
     arrival = ledger.arrival()
     assert ledger.accounting.defer(arrival)
     assert arrival.request.serve_interval_ms == 40.0
