@@ -54,7 +54,7 @@ def test_the_default_budget_is_that_of_the_configuration() -> None:
     assert policies(defaults={"latency_budget_ms": 12.0}).default_budget_ms == 12.0
 
 
-def test_unknown_clients_are_accepted_unless_the_operator_says_otherwise() -> None:
+def test_unknown_clients_are_accepted_by_default() -> None:
     assert policies().accepts("nobody")
     closed = policies(accept_unknown=False)
     assert not closed.accepts("nobody")

@@ -12,7 +12,7 @@ from inferential.config import MetricsConfig
 from inferential.metrics import CallbackRegistry, MetricsCollector
 
 
-def test_what_is_recorded_can_be_asked_for() -> None:
+def test_recorded_points_can_be_read() -> None:
     collector = MetricsCollector(MetricsConfig())
     collector.record("latency", 10.0, {"client": "a"})
     collector.record("latency", 30.0, {"client": "b"})
@@ -36,7 +36,7 @@ def test_a_snapshot_has_every_point_of_every_metric() -> None:
     assert [point["value"] for point in metrics["b"]] == [2.0]
 
 
-def test_callbacks_are_told_of_every_point() -> None:
+def test_callbacks_are_called_for_every_point() -> None:
     collector = MetricsCollector()
     told: list[tuple[str, float, dict[str, str]]] = []
 
@@ -51,7 +51,7 @@ def test_callbacks_are_told_of_every_point() -> None:
     assert collector.get_latest("latency", {"client": "a"}) == 1.0
 
 
-def test_a_callback_that_raises_is_logged_once_and_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_callback_that_raises_is_logged_once_and_stops_no_other(caplog: pytest.LogCaptureFixture) -> None:
     registry = CallbackRegistry()
     told: list[float] = []
 
@@ -81,7 +81,7 @@ def test_a_callback_of_any_kind_may_raise(caplog: pytest.LogCaptureFixture) -> N
     assert len(caplog.records) == 2
 
 
-def test_what_a_callback_records_is_told_to_the_others_only() -> None:
+def test_what_a_callback_records_is_passed_to_the_other_callbacks_only() -> None:
     collector = MetricsCollector()
     told: list[str] = []
 

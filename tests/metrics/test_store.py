@@ -267,7 +267,7 @@ class SeriesMachine(RuleBasedStateMachine):
 
     @invariant()
     def is_bounded(self) -> None:
-        assert len(self.series._indexes) == len(self.recency)
+        assert self.series.label_set_count == len(self.recency)
         assert len(self.series._label_sets) <= self.LABEL_SETS
         used = {label for client, model in self.recency for label in (("client", client), ("model", model))}
         assert set(self.series._having) == used

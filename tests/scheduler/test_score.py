@@ -100,16 +100,30 @@ def test_a_policy_that_fails_is_logged_once_and_the_built_in_score_stands_in(
     assert caplog.records[0].exc_info is not None
 
 
-def test_a_policy_sees_a_client_become_overdue_while_its_request_waits(make_request: MakeRequest) -> None:
-    seen: list[float] = []
+@pytest.mark.parametrize(("now", "seen"), [(100.0, 0.2), (100.05, 0.15), (100.5, -0.3)])
+def test_a_policy_sees_the_time_until_the_next_observation_run_out(
+    now: float, seen: float, make_request: Callable[..., InferenceRequest]
+) -> None:
+    request = make_request(received_at=100.0, time_until_next=0.2)
+    policy = GuardedPolicy("as seen", lambda request: request.time_until_next, Weights.of(DeadlineAwareConfig()))
+    assert policy(request, now) == pytest.approx(seen)
+    assert request.time_until_next == 0.2
 
-    def policy(request: InferenceRequest) -> float:
-        seen.append(request.time_until_next)
-        return 0.0
 
-    request = make_request(received_at=100.0, time_until_next=0.1)
-    guarded = GuardedPolicy("mine", policy, Weights.of(DeadlineAwareConfig()))
-    for waited_s in (0.0, 0.05, 0.3):
-        guarded(request, 100.0 + waited_s)
-    assert seen == pytest.approx([0.1, 0.05, -0.2])
-    assert request.time_until_next == 0.1
+def test_a_policy_sees_zero_while_the_cadence_is_unknown(make_request: Callable[..., InferenceRequest]) -> None:
+    request = make_request(received_at=100.0, time_until_next=0.0)
+    assert (
+        GuardedPolicy("as seen", lambda request: request.time_until_next, Weights.of(DeadlineAwareConfig()))(
+            request, 200.0
+        )
+        == 0.0
+    )
+
+
+def test_a_failing_policy_leaves_the_time_until_the_next_observation_as_it_was(
+    make_request: Callable[..., InferenceRequest],
+) -> None:
+    request = make_request(received_at=100.0, time_until_next=0.2)
+    score = GuardedPolicy("broken", lambda request: 1 / 0, Weights.of(DeadlineAwareConfig()))(request, 100.5)
+    assert request.time_until_next == 0.2
+    assert score == score_of(request, 100.5, Weights.of(DeadlineAwareConfig()))

@@ -1,4 +1,4 @@
-"""What the books say of requests, whether they were written at once or after the calls were made."""
+"""What is recorded of requests, at once or deferred until after their calls were made."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ START = 100.0
 
 
 class Ledger:
-    """Accounting with what they are written in, and a clock that stands still until it is set."""
+    """Accounting with what it writes to, and a clock that stands still until it is set."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = START
@@ -85,7 +85,7 @@ def result(arrival: IncomingRequest, values: dict[str, Any] | None = None) -> Di
     return DispatchResult(arrival.request, 8.0, arrival.request.response_id, b"", b"", values)
 
 
-def test_a_client_that_was_not_there_is_greeted_once_and_at_once(ledger: Ledger) -> None:
+def test_a_new_client_is_reported_once_and_never_deferred(ledger: Ledger) -> None:
     arrival = ledger.arrival()
     assert not ledger.accounting.defer(arrival)
     ledger.accounting.arrived(arrival)
@@ -93,7 +93,7 @@ def test_a_client_that_was_not_there_is_greeted_once_and_at_once(ledger: Ledger)
     assert ledger.connected == ["arm"]
 
 
-def test_what_is_left_for_later_is_written_when_it_is_kept_and_once(ledger: Ledger) -> None:
+def test_a_deferred_arrival_is_written_once_by_the_next_flush(ledger: Ledger) -> None:
     ledger.known(times=1)
     assert ledger.accounting.defer(ledger.arrival())
     assert ledger.count(names.PAYLOAD_SIZE_BYTES) == 1
@@ -105,7 +105,7 @@ def test_what_is_left_for_later_is_written_when_it_is_kept_and_once(ledger: Ledg
 
 
 @pytest.mark.parametrize("explicit_budget_ms", [None, 7.0])
-def test_a_request_has_the_same_deadline_whenever_it_is_written_down(
+def test_a_request_has_the_same_deadline_whether_its_arrival_is_deferred_or_not(
     monkeypatch: pytest.MonkeyPatch, explicit_budget_ms: float | None
 ) -> None:
     deadlines = []
@@ -124,7 +124,7 @@ def test_a_request_has_the_same_deadline_whenever_it_is_written_down(
     assert deadlines[0][0] != pytest.approx(START + 10 * 0.02 + 0.05)  # which is what it has before
 
 
-def test_an_arrival_is_written_before_what_becomes_of_it(ledger: Ledger) -> None:
+def test_a_deferred_arrival_is_written_before_its_answer(ledger: Ledger) -> None:
     ledger.known()
     first = ledger.arrival()
     assert ledger.accounting.defer(first)
@@ -140,7 +140,7 @@ def test_an_arrival_is_written_before_what_becomes_of_it(ledger: Ledger) -> None
     assert ledger.fleet.outcomes.of("arm", "policy").in_time == 0
 
 
-def test_a_later_observation_that_is_not_written_yet_does_not_use_up_an_answer_that_comes_after_it(
+def test_a_deferred_arrival_does_not_consume_an_answer_that_was_sent_after_it(
     ledger: Ledger,
 ) -> None:
     ledger.known(times=1)
@@ -156,7 +156,7 @@ def test_a_later_observation_that_is_not_written_yet_does_not_use_up_an_answer_t
 
 
 @pytest.mark.parametrize("end", [Accounting.refused, Accounting.invalidated], ids=["refused", "invalidated"])
-def test_an_end_that_comes_before_the_arrival_was_written_is_not_waited_for_again(
+def test_a_request_that_ends_before_its_deferred_arrival_is_written_ends_once(
     ledger: Ledger, end: Callable[[Accounting, InferenceRequest, Refusal], None]
 ) -> None:
     arrival = ledger.arrival()
@@ -170,7 +170,7 @@ def test_an_end_that_comes_before_the_arrival_was_written_is_not_waited_for_agai
     assert not ledger.fleet.responses.on_invalidated("arm", "again", arrival.request.response_id, "policy")
 
 
-def test_whoever_speaks_for_a_client_from_another_connection_is_written_at_once(ledger: Ledger) -> None:
+def test_an_arrival_from_another_connection_of_the_client_is_not_deferred(ledger: Ledger) -> None:
     ledger.accounting.arrived(ledger.arrival(identity=b"\0nameless"))
     arrival = ledger.arrival()
     assert not ledger.accounting.defer(arrival)
@@ -178,7 +178,7 @@ def test_whoever_speaks_for_a_client_from_another_connection_is_written_at_once(
     assert ledger.fleet.owner("arm") == b"arm"
 
 
-def test_books_that_are_asked_for_while_they_are_written_are_written_to_the_end_first(ledger: Ledger) -> None:
+def test_a_flush_within_a_flush_writes_all_deferred_records_first(ledger: Ledger) -> None:
     ledger.known(times=1)
     arrivals = [ledger.arrival() for _ in range(3)]
     for arrival in arrivals:
@@ -197,7 +197,7 @@ def test_books_that_are_asked_for_while_they_are_written_are_written_to_the_end_
     assert ledger.count(names.PAYLOAD_SIZE_BYTES) == 4
 
 
-def test_superseded_is_told_apart_from_refused(ledger: Ledger) -> None:
+def test_superseded_and_refused_requests_are_counted_apart(ledger: Ledger) -> None:
     ledger.known(times=1)
     for kind in (RefusalKind.SUPERSEDED, RefusalKind.EXPIRED, RefusalKind.REJECTED):
         arrival, refusal = ledger.arrival(), Refusal(kind, "because", "cause")
@@ -208,7 +208,7 @@ def test_superseded_is_told_apart_from_refused(ledger: Ledger) -> None:
     assert (counts.superseded, counts.refused, counts.answered) == (1, 2, 0)
 
 
-def test_nothing_is_kept_of_a_client_that_has_gone_meanwhile(ledger: Ledger) -> None:
+def test_an_answer_to_a_disconnected_client_leaves_no_record(ledger: Ledger) -> None:
     arrival = ledger.arrival()
     ledger.accounting.arrived(arrival)
     ledger.run(arrival)
@@ -220,7 +220,7 @@ def test_nothing_is_kept_of_a_client_that_has_gone_meanwhile(ledger: Ledger) -> 
     assert ledger.fleet.outcomes.of("arm", "policy").answered == 0
 
 
-def test_a_chunk_of_actions_tells_when_its_robot_runs_out_of_them(ledger: Ledger) -> None:
+def test_an_answered_chunk_updates_the_action_horizon(ledger: Ledger) -> None:
     heard: list[tuple[Any, ...]] = []
     ledger.fleet.action_horizon.on_answer = lambda *told: heard.append(told)  # type: ignore[method-assign]
     arrival = ledger.arrival()
@@ -229,9 +229,11 @@ def test_a_chunk_of_actions_tells_when_its_robot_runs_out_of_them(ledger: Ledger
     assert heard == [("arm", "policy", 16, START)]
 
 
-def test_what_a_client_is_told_of_its_share_is_known_before_its_arrival_is_written(ledger: Ledger) -> None:
+def test_a_deferred_arrival_has_the_serve_interval_of_its_client(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ledger.known(times=1)
-    ledger.shares._intervals_ms["arm", "policy"] = 40.0
+    monkeypatch.setattr(ledger.shares, "interval_ms", lambda client_id, model_id: 40.0)
     arrival = ledger.arrival()
     assert ledger.accounting.defer(arrival)
     assert arrival.request.serve_interval_ms == 40.0

@@ -53,18 +53,18 @@ def models(**known: Any) -> ModelsConfig:
         (Backend(8, 2, 4), {"max_inflight": 5}, (4, 8)),  # no more than it can
     ],
 )
-def test_the_operator_outranks_the_backend_but_not_what_it_cannot_do(
+def test_the_operators_settings_take_precedence_up_to_the_limit_of_the_backend(
     backend: Backend, known: dict[str, Any], expected: tuple[int, int]
 ) -> None:
     capacity = Capacities(backend, models(**known)).of("m")
     assert (capacity.max_inflight, capacity.max_batch_size) == expected
 
 
-def test_replicas_and_device_are_told() -> None:
+def test_a_capacity_has_replicas_and_device() -> None:
     assert Capacities(Backend(), models(device="gpu0")).of("m") == Capacity(3, 1, ("a", "b"), "gpu0")
 
 
-def test_it_is_asked_again_when_the_backend_or_the_configuration_has_changed() -> None:
+def test_a_capacity_is_computed_again_after_a_change_of_backend_or_configuration() -> None:
     backend = Backend()
     capacities = Capacities(backend, models())
     capacities.of("m"), capacities.of("m")

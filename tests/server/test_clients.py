@@ -92,7 +92,7 @@ async def test_the_waiting_requests_of_a_client_that_is_gone_go_with_it(
         for _ in range(4):
             await model.observe(state=STATE)
         await gate.wait_entered()
-        while server.status().waiting < 3:  # noqa: ASYNC110 (nothing tells of it)
+        while server.status().waiting < 3:  # noqa: ASYNC110 (no event is set)
             await asyncio.sleep(0.001)
         connection.close()
         await asyncio.wait_for(gone.wait(), 20)
@@ -119,7 +119,7 @@ async def test_clients_that_came_and_went_leave_nothing_behind(serve: Any, conne
         assert set(labels) <= {"active_clients", "client_disconnected", "queue_depth", "batch_size"}
 
 
-async def test_a_client_that_does_not_read_is_counted_and_holds_nobody_up(serve: Any, connect: Connect) -> None:
+async def test_a_client_that_does_not_read_is_counted_and_delays_no_other(serve: Any, connect: Connect) -> None:
     big = np.zeros(4_000_000, dtype=np.uint8)
     message = Observation(client=Client(id="deaf"), model_id="m", request_id=1, protocol_version=2, queue=QUEUE_ALL)
     failed = asyncio.Event()

@@ -1,4 +1,4 @@
-"""What is written down after a call was made is there for whoever needs it."""
+"""Records that are deferred until after a call are written before they are read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STATE = np.zeros(3, np.float32)
 
 
 async def at_once(observation: dict[str, Any]) -> dict[str, Any]:
-    """A model that never lets anybody else run."""
+    """A model that never waits."""
     return observation
 
 
@@ -29,7 +29,7 @@ async def until(condition: Callable[[], bool]) -> None:
     raise AssertionError("it did not come")
 
 
-async def test_the_status_tells_of_a_request_that_has_just_come(serve: Serve) -> None:
+async def test_the_status_includes_a_request_that_has_just_arrived(serve: Serve) -> None:
     async with serve({"m": at_once}) as server, server.connect("robot") as connection:
         await connection.model("m").infer(2000, state=STATE)
         await connection.model("m").observe(state=STATE)
@@ -38,7 +38,7 @@ async def test_the_status_tells_of_a_request_that_has_just_come(serve: Serve) ->
         assert server.metrics.get_stats("payload_size_bytes").count == 2  # type: ignore[union-attr]
 
 
-async def test_an_answer_at_once_to_who_has_left_is_void(serve: Serve) -> None:
+async def test_an_inline_answer_to_a_client_that_disconnected_is_invalidated(serve: Serve) -> None:
     async with serve({"m": at_once}) as server, server.connect("robot") as connection:
         await connection.model("m").infer(2000, state=STATE)
         await connection.model("m").observe(state=STATE)
@@ -87,7 +87,7 @@ async def test_an_answer_that_outlives_its_client_is_forgotten_in_time(serve: Se
 
 
 @pytest.mark.parametrize("strategy", ["deadline_aware", "round_robin"])
-async def test_nothing_is_left_to_write_when_the_server_has_drained(serve: Serve, strategy: str) -> None:
+async def test_all_records_are_written_once_the_server_has_drained(serve: Serve, strategy: str) -> None:
     config = {"scheduling": {"strategy": strategy}}
     async with serve({"m": at_once}, config) as server, server.connect("robot") as connection:
         await connection.model("m").infer(2000, state=STATE)

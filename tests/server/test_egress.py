@@ -1,4 +1,4 @@
-"""How requests end: in a result, in a reason that their client is told, or in a count."""
+"""How requests end: in a result, in a refusal that is sent to their client, or in a metric."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ FAILURES = (
 Labels = dict[str, str]
 
 
-class Hatch:
-    """A delivery with all that it speaks to, on a free port."""
+class EgressBench:
+    """An egress with its collaborators, on a free port."""
 
     def __init__(self, send_hwm: int = 1000) -> None:
         self.transport = ZmqTransport(TransportConfig(bind="tcp://127.0.0.1:0", send_hwm=send_hwm))
@@ -67,7 +67,7 @@ class Hatch:
         return request
 
     def enter(self) -> tuple[bytes, list[Response]]:
-        """A visitor: its identity, and what it hears."""
+        """An in-process client: its identity, and the responses that it gets."""
         heard: list[Response] = []
         identity = self.inprocess.add(lambda envelope, payload: heard.append(read_response(envelope, payload)))
         return identity, heard
@@ -77,7 +77,7 @@ class Hatch:
         return [point["labels"] for point in self.metrics.snapshot().metrics.get(name, ())]
 
     async def meet(self, robot: zmq.Socket[bytes]) -> None:
-        """Robot and transport know each other from here on."""
+        """Connects a robot to the transport."""
         robot.connect(self.transport.address)
         robot.send_multipart([b"", b"", b""])
         async with asyncio.timeout(10):
@@ -85,8 +85,8 @@ class Hatch:
 
 
 @pytest.fixture
-async def hatch() -> AsyncIterator[Hatch]:
-    opened = Hatch()
+async def bench() -> AsyncIterator[EgressBench]:
+    opened = EgressBench()
     yield opened
     await opened.transport.close()
 
@@ -116,15 +116,15 @@ def result(request: InferenceRequest, actions: np.ndarray[Any, Any] = ACTIONS) -
     return DispatchResult(request, 8.0, request.response_id, envelope, payload, {"actions": actions})
 
 
-def end(hatch: Hatch, request: InferenceRequest, how: RefusalKind | str) -> None:
+def end(bench: EgressBench, request: InferenceRequest, how: RefusalKind | str) -> None:
     """Ends a request: by an answer, by a refusal of a kind, or because its client was missed."""
     if how == "answer":
-        hatch.egress.answer([result(request)])
+        bench.egress.answer([result(request)])
     elif how == "gone":
-        hatch.egress.refuse(request, Refusal(RefusalKind.REJECTED, "the client is gone", CLIENT_GONE))
+        bench.egress.refuse(request, Refusal(RefusalKind.REJECTED, "the client is gone", CLIENT_GONE))
     else:
         assert isinstance(how, RefusalKind)
-        hatch.egress.refuse(request, Refusal(how, "because", "cause"))
+        bench.egress.refuse(request, Refusal(how, "because", "cause"))
 
 
 # Every request ends, in exactly one way
@@ -134,14 +134,14 @@ def end(hatch: Hatch, request: InferenceRequest, how: RefusalKind | str) -> None
 @pytest.mark.parametrize("receiver", ["in-process", "in-process, disconnected", "nobody"])
 @pytest.mark.parametrize("version", [0, PROTOCOL_VERSION])
 async def test_a_request_ends_in_a_result_or_in_a_reason_or_in_a_count(
-    version: int, receiver: str, how: RefusalKind | str, hatch: Hatch
+    version: int, receiver: str, how: RefusalKind | str, bench: EgressBench
 ) -> None:
-    identity, heard = (b"arm", []) if receiver == "nobody" else hatch.enter()
-    request = hatch.running(identity, version)
+    identity, heard = (b"arm", []) if receiver == "nobody" else bench.enter()
+    request = bench.running(identity, version)
     if receiver == "in-process, disconnected":
-        hatch.inprocess.remove(identity)
-    end(hatch, request, how)
-    counts = sum(len(hatch.points(name)) for name in FAILURES)
+        bench.inprocess.remove(identity)
+    end(bench, request, how)
+    counts = sum(len(bench.points(name)) for name in FAILURES)
     if receiver == "in-process" and how == "answer":
         assert (request.state, [told.message.status for told in heard], counts) == (
             RequestState.ANSWERED,
@@ -158,89 +158,89 @@ async def test_a_request_ends_in_a_result_or_in_a_reason_or_in_a_count(
 
 @pytest.mark.parametrize("how", ["answer", "gone", *RefusalKind])
 @pytest.mark.parametrize("receiver", ["in-process", "nobody"])
-async def test_whoever_wants_to_know_is_told_of_an_end_once_and_after_it(
-    receiver: str, how: RefusalKind | str, hatch: Hatch
+async def test_request_callbacks_are_called_once_after_a_request_has_ended(
+    receiver: str, how: RefusalKind | str, bench: EgressBench
 ) -> None:
     states: list[RequestState] = []
-    hatch.callbacks.register(lambda request: states.append(request.state))
-    request = hatch.running(hatch.enter()[0] if receiver == "in-process" else b"arm")
-    end(hatch, request, how)
-    assert hatch.ended == [request]
+    bench.callbacks.register(lambda request: states.append(request.state))
+    request = bench.running(bench.enter()[0] if receiver == "in-process" else b"arm")
+    end(bench, request, how)
+    assert bench.ended == [request]
     assert states == [request.state]
     assert request.over
 
 
-async def test_all_answers_of_a_call_have_left_before_any_is_written_down_or_told_of(hatch: Hatch) -> None:
-    clients = [hatch.enter() for _ in range(3)]
-    requests = [hatch.running(identity) for identity, _ in clients]
+async def test_all_answers_of_a_call_are_sent_before_the_first_is_accounted_for(bench: EgressBench) -> None:
+    clients = [bench.enter() for _ in range(3)]
+    requests = [bench.running(identity) for identity, _ in clients]
     heard_by_then: list[int] = []
-    hatch.callbacks.register(lambda _request: heard_by_then.append(sum(len(heard) for _, heard in clients)))
-    hatch.inprocess.remove(clients[1][0])  # one who cannot be reached keeps nobody waiting
-    hatch.egress.answer(map(result, requests))
+    bench.callbacks.register(lambda _request: heard_by_then.append(sum(len(heard) for _, heard in clients)))
+    bench.inprocess.remove(clients[1][0])  # one who cannot be reached keeps nobody waiting
+    bench.egress.answer(map(result, requests))
     assert heard_by_then == [2, 2, 2]
-    assert hatch.ended == requests
+    assert bench.ended == requests
     assert [request.state for request in requests] == [
         RequestState.ANSWERED,
         RequestState.REFUSED,
         RequestState.ANSWERED,
     ]
-    assert len(hatch.points(names.RESPONSES_SERVED)) == 2
+    assert len(bench.points(names.RESPONSES_SERVED)) == 2
 
 
-async def test_a_second_result_for_a_request_is_not_sent_and_hurts_no_other(hatch: Hatch) -> None:
-    (first, heard), (second, also_heard) = hatch.enter(), hatch.enter()
-    requests = [hatch.running(first), hatch.running(second)]
-    hatch.egress.answer([result(requests[0]), result(requests[0]), result(requests[1])])
+async def test_a_second_result_for_a_request_is_not_sent_and_hurts_no_other(bench: EgressBench) -> None:
+    (first, heard), (second, also_heard) = bench.enter(), bench.enter()
+    requests = [bench.running(first), bench.running(second)]
+    bench.egress.answer([result(requests[0]), result(requests[0]), result(requests[1])])
     assert (len(heard), len(also_heard)) == (1, 1)
-    assert hatch.ended == requests
-    assert len(hatch.points(names.RESPONSES_SERVED)) == 2
+    assert bench.ended == requests
+    assert len(bench.points(names.RESPONSES_SERVED)) == 2
 
 
-async def test_what_has_left_is_written_down_though_what_follows_breaks(
-    hatch: Hatch, monkeypatch: pytest.MonkeyPatch
+async def test_answers_that_were_sent_are_accounted_for_even_if_a_later_one_fails(
+    bench: EgressBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    requests = [hatch.running(hatch.enter()[0]) for _ in range(2)]
+    requests = [bench.running(bench.enter()[0]) for _ in range(2)]
 
     def results() -> Iterator[DispatchResult]:
         yield result(requests[0])
         raise RuntimeError("broken")
 
     with pytest.raises(RuntimeError, match="broken"):
-        hatch.egress.answer(results())
-    assert hatch.ended == requests[:1]
-    assert len(hatch.points(names.RESPONSES_SERVED)) == 1
+        bench.egress.answer(results())
+    assert bench.ended == requests[:1]
+    assert len(bench.points(names.RESPONSES_SERVED)) == 1
 
 
-async def test_an_answer_goes_to_the_robot_that_asked(hatch: Hatch, robot: zmq.Socket[bytes]) -> None:
-    await hatch.meet(robot)
-    request = hatch.running()
-    hatch.egress.answer([result(request)])
+async def test_an_answer_goes_to_the_robot_that_asked(bench: EgressBench, robot: zmq.Socket[bytes]) -> None:
+    await bench.meet(robot)
+    request = bench.running()
+    bench.egress.answer([result(request)])
     _, envelope, payload = robot.recv_multipart()
     response = read_response(envelope, payload)
     assert (response.message.request_id, response.message.response_id) == (request.request_id, request.response_id)
     assert response.values["actions"].tolist() == ACTIONS.tolist()
     assert request.inference_ms == 8.0
-    assert hatch.points(names.RESPONSES_SERVED) == [{"client": "arm", "model": "policy"}]
+    assert bench.points(names.RESPONSES_SERVED) == [{"client": "arm", "model": "policy"}]
 
 
-async def test_a_robot_of_the_old_line_is_sent_results_alone(hatch: Hatch, robot: zmq.Socket[bytes]) -> None:
-    await hatch.meet(robot)
+async def test_a_robot_of_the_old_line_is_sent_results_alone(bench: EgressBench, robot: zmq.Socket[bytes]) -> None:
+    await bench.meet(robot)
     for kind in RefusalKind:
-        hatch.egress.refuse(hatch.running(version=0), Refusal(kind, "because", "cause"))
-    hatch.egress.reject_malformed(b"arm", disbelief(version=0))
-    request = hatch.running(version=0)
-    hatch.egress.answer([result(request)])
+        bench.egress.refuse(bench.running(version=0), Refusal(kind, "because", "cause"))
+    bench.egress.reject_malformed(b"arm", malformed(version=0))
+    request = bench.running(version=0)
+    bench.egress.answer([result(request)])
     assert read_response(*robot.recv_multipart()[1:]).message.response_id == request.response_id
-    assert sum(len(hatch.points(name)) for name in FAILURES) == len(RefusalKind) + 1
+    assert sum(len(bench.points(name)) for name in FAILURES) == len(RefusalKind) + 1
 
 
 async def test_a_refusal_tells_the_robot_which_request_and_why_and_how_often_it_may_ask(
-    hatch: Hatch, robot: zmq.Socket[bytes]
+    bench: EgressBench, robot: zmq.Socket[bytes]
 ) -> None:
-    await hatch.meet(robot)
-    request = hatch.running()
+    await bench.meet(robot)
+    request = bench.running()
     request.serve_interval_ms = 40.0
-    hatch.egress.refuse(request, Refusal(RefusalKind.EXPIRED, "too late", "expired"))
+    bench.egress.refuse(request, Refusal(RefusalKind.EXPIRED, "too late", "expired"))
     _, envelope, payload = robot.recv_multipart()
     told = read_response(envelope, payload)
     assert (told.message.status, told.message.request_id, told.model_id) == (
@@ -251,79 +251,79 @@ async def test_a_refusal_tells_the_robot_which_request_and_why_and_how_often_it_
     assert (told.message.reason, told.message.serve_interval_ms, told.values) == ("too late", 40.0, {})
 
 
-async def test_an_answer_to_a_robot_that_is_not_there_is_void_and_counted(hatch: Hatch) -> None:
-    request = hatch.running()
-    hatch.egress.answer([result(request)])
+async def test_an_answer_to_a_robot_that_is_not_there_is_void_and_counted(bench: EgressBench) -> None:
+    request = bench.running()
+    bench.egress.answer([result(request)])
     assert request.refusal is not None
     assert request.refusal.cause == CLIENT_GONE
-    assert hatch.points(names.SEND_ERRORS) == [{"client": "arm", "error": "the client is not connected"}]
-    assert hatch.points(names.INVALIDATION_COUNT) == [{"client": "arm"}]
-    assert not hatch.points(names.RESPONSES_SERVED)
+    assert bench.points(names.SEND_ERRORS) == [{"client": "arm", "error": "the client is not connected"}]
+    assert bench.points(names.INVALIDATION_COUNT) == [{"client": "arm"}]
+    assert not bench.points(names.RESPONSES_SERVED)
 
 
-async def test_an_answer_to_a_robot_that_has_hung_up_is_counted(hatch: Hatch, robot: zmq.Socket[bytes]) -> None:
-    await hatch.meet(robot)
-    request = hatch.running()
+async def test_an_answer_to_a_robot_that_has_hung_up_is_counted(bench: EgressBench, robot: zmq.Socket[bytes]) -> None:
+    await bench.meet(robot)
+    request = bench.running()
     readable = asyncio.Event()
-    hatch.transport.watch(readable.set)
+    bench.transport.watch(readable.set)
     robot.close()
     async with asyncio.timeout(10):
-        while hatch.transport.sizes()["connections"]:
+        while bench.transport.sizes()["connections"]:
             readable.clear()
             await readable.wait()
-            hatch.transport.receive()
-    hatch.egress.answer([result(request)])
+            bench.transport.receive()
+    bench.egress.answer([result(request)])
     assert request.state is RequestState.REFUSED
-    assert len(hatch.points(names.SEND_ERRORS)) == 1
+    assert len(bench.points(names.SEND_ERRORS)) == 1
 
 
 async def test_what_a_robot_does_not_read_is_counted_and_all_else_is_answered(robot: zmq.Socket[bytes]) -> None:
-    hatch = Hatch(send_hwm=1)
+    bench = EgressBench(send_hwm=1)
     try:
-        await hatch.meet(robot)
+        await bench.meet(robot)
         large = np.zeros(1_000_000, np.uint8)
         requests = []
         for _ in range(1000):  # what the system's own buffers take goes first
-            requests.append(hatch.running())
-            hatch.egress.answer([result(requests[-1], large)])
+            requests.append(bench.running())
+            bench.egress.answer([result(requests[-1], large)])
             if requests[-1].state is RequestState.REFUSED:
                 break
         assert {request.state for request in requests[:-1]} == {RequestState.ANSWERED}
-        assert len(hatch.points(names.RESPONSES_SERVED)) == len(requests) - 1
-        (labels,) = hatch.points(names.SEND_ERRORS)
+        assert len(bench.points(names.RESPONSES_SERVED)) == len(requests) - 1
+        (labels,) = bench.points(names.SEND_ERRORS)
         assert labels == {"client": "arm", "error": "the client does not read: 1 messages are buffered for it"}
     finally:
-        await hatch.transport.close()
+        await bench.transport.close()
 
 
 async def test_an_answer_to_a_visitor_that_left_is_counted_also_when_nothing_is_known_of_it_any_more(
-    hatch: Hatch,
+    bench: EgressBench,
 ) -> None:
-    identity, _ = hatch.enter()
-    request = hatch.running(identity)
-    hatch.inprocess.remove(identity)
-    assert hatch.fleet.sweep(time.monotonic() + 3600).gone == ["arm"]
-    hatch.egress.answer([result(request)])
+    identity, _ = bench.enter()
+    request = bench.running(identity)
+    bench.inprocess.remove(identity)
+    assert bench.fleet.sweep(time.monotonic() + 3600).gone == ["arm"]
+    bench.egress.answer([result(request)])
     assert request.state is RequestState.REFUSED
-    assert hatch.points(names.SEND_ERRORS) == [{"client": "arm", "error": "the client has disconnected"}]
+    assert bench.points(names.SEND_ERRORS) == [{"client": "arm", "error": "the client has disconnected"}]
 
 
-async def test_a_visitor_that_left_gets_nothing_that_is_for_the_one_after_it(hatch: Hatch) -> None:
-    former, _ = hatch.enter()
-    request = hatch.running(former)
-    hatch.inprocess.remove(former)
-    _, heard = hatch.enter()
-    hatch.egress.answer([result(request)])
+async def test_a_visitor_that_left_gets_nothing_that_is_for_the_one_after_it(bench: EgressBench) -> None:
+    former, _ = bench.enter()
+    request = bench.running(former)
+    bench.inprocess.remove(former)
+    _, heard = bench.enter()
+    bench.egress.answer([result(request)])
     assert (heard, request.state) == ([], RequestState.REFUSED)
 
 
-async def test_what_was_refused_elsewhere_is_told_and_not_refused_again(hatch: Hatch) -> None:
-    identity, heard = hatch.enter()
-    request = hatch.running(identity)
+async def test_a_request_that_was_refused_elsewhere_is_sent_its_refusal_once(bench: EgressBench) -> None:
+    identity, heard = bench.enter()
+    request = bench.running(identity)
     request.refuse(Refusal(RefusalKind.SUPERSEDED, "a newer one came", "superseded"))
-    hatch.egress.send_refusal(request)
+    bench.egress.send_refusal(request)
     assert [told.message.status for told in heard] == [Status.SUPERSEDED]
-    assert hatch.ended == [request]
+    assert bench.ended == [request]
 
 
 # Callbacks
@@ -383,7 +383,7 @@ def test_callbacks_are_true_where_there_is_any() -> None:
 # What became no request
 
 
-def disbelief(version: int = PROTOCOL_VERSION, request_id: int = 7) -> ObservationError:
+def malformed(version: int = PROTOCOL_VERSION, request_id: int = 7) -> ObservationError:
     return ObservationError(
         "urgency: no", client_id="arm", model_id="policy", request_id=request_id, protocol_version=version
     )
@@ -393,40 +393,40 @@ def disbelief(version: int = PROTOCOL_VERSION, request_id: int = 7) -> Observati
     ("version", "request_id", "is_told"),
     [(PROTOCOL_VERSION, 7, True), (PROTOCOL_VERSION, 0, False), (0, 7, False), (0, 0, False)],
 )
-async def test_who_is_not_believed_is_told_where_it_can_tell_of_what_and_counted_always(
-    version: int, request_id: int, is_told: bool, hatch: Hatch
+async def test_a_malformed_message_is_counted_and_answered_if_its_sender_can_read_the_error(
+    version: int, request_id: int, is_told: bool, bench: EgressBench
 ) -> None:
-    identity, heard = hatch.enter()
-    hatch.egress.reject_malformed(identity, disbelief(version, request_id))
+    identity, heard = bench.enter()
+    bench.egress.reject_malformed(identity, malformed(version, request_id))
     told = [(told.message.status, told.message.request_id, told.model_id, told.message.reason) for told in heard]
     assert told == ([(Status.INVALID_OBSERVATION, 7, "policy", "urgency: no")] if is_told else [])
-    assert hatch.points(names.OBSERVATION_ERRORS) == [{"client": "?", "error": "invalid"}]
-    assert not hatch.ended  # it never was a request
+    assert bench.points(names.OBSERVATION_ERRORS) == [{"client": "?", "error": "invalid"}]
+    assert not bench.ended  # it never was a request
 
 
-async def test_who_speaks_for_another_is_told_so_and_the_other_hears_nothing(
-    hatch: Hatch, robot: zmq.Socket[bytes]
+async def test_the_error_for_a_foreign_client_id_goes_to_its_sender_only(
+    bench: EgressBench, robot: zmq.Socket[bytes]
 ) -> None:
-    await hatch.meet(robot)
-    impostor, heard = hatch.enter()
-    hatch.egress.reject_malformed(impostor, disbelief())
-    hatch.egress.refuse(hatch.running(), Refusal(RefusalKind.EXPIRED, "the first that it hears", "expired"))
+    await bench.meet(robot)
+    impostor, heard = bench.enter()
+    bench.egress.reject_malformed(impostor, malformed())
+    bench.egress.refuse(bench.running(), Refusal(RefusalKind.EXPIRED, "the first that it hears", "expired"))
     assert len(heard) == 1
     assert read_response(*robot.recv_multipart()[1:]).message.reason == "the first that it hears"
 
 
-async def test_who_is_not_believed_and_cannot_be_told_is_counted_under_its_own_name(hatch: Hatch) -> None:
-    hatch.egress.reject_malformed(b"leg", disbelief())
-    assert hatch.points(names.OBSERVATION_ERRORS) == [{"client": "leg", "error": "invalid"}]
-    assert hatch.points(names.SEND_ERRORS) == [{"client": "leg", "error": "the client is not connected"}]
+async def test_a_malformed_message_of_a_disconnected_client_is_counted_under_its_identity(bench: EgressBench) -> None:
+    bench.egress.reject_malformed(b"leg", malformed())
+    assert bench.points(names.OBSERVATION_ERRORS) == [{"client": "leg", "error": "invalid"}]
+    assert bench.points(names.SEND_ERRORS) == [{"client": "leg", "error": "the client is not connected"}]
 
 
-async def test_a_message_without_the_frames_of_one_is_counted_and_nobody_is_told(hatch: Hatch) -> None:
-    identity, heard = hatch.enter()
+async def test_a_message_with_wrong_frames_is_counted_and_not_answered(bench: EgressBench) -> None:
+    identity, heard = bench.enter()
     for sender in (identity, b"arm"):
-        hatch.egress.count_wrong_frames(sender)
-    assert hatch.points(names.OBSERVATION_ERRORS) == [{"client": name, "error": "frames"} for name in ("?", "arm")]
-    assert (heard, hatch.points(names.SEND_ERRORS)) == ([], [])
+        bench.egress.count_wrong_frames(sender)
+    assert bench.points(names.OBSERVATION_ERRORS) == [{"client": name, "error": "frames"} for name in ("?", "arm")]
+    assert (heard, bench.points(names.SEND_ERRORS)) == ([], [])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Bad input over real sockets: told where it can be, counted, and without effect on anybody else."""
+"""Bad input over real sockets is answered where possible, counted, and affects no other client."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ async def test_a_field_out_of_range_is_refused_by_name(field: str, value: Any, s
         assert field in response.reason
 
 
-async def test_a_broken_image_is_told_to_its_sender_alone(serve: Any, connect: Connect) -> None:
+async def test_the_error_for_a_broken_image_goes_to_its_sender_only(serve: Any, connect: Connect) -> None:
     async with serve({"m": lambda obs: obs}) as server:
         async with undisturbed(connect(server, "good").model("m")):
             with dealer(server.address, b"bad") as socket:
@@ -180,7 +180,7 @@ async def test_a_client_of_the_1_x_line_gets_results_in_dtypes_that_it_knows(ser
         np.testing.assert_array_equal(np.frombuffer(payload, dtype=np.int32), [1, 60_000])
 
 
-async def test_a_client_that_says_nothing_has_the_default_priority(serve: Any) -> None:
+async def test_a_client_without_a_priority_has_the_default(serve: Any) -> None:
     seen: list[int] = []
 
     @register_policy("note-priority")
@@ -200,7 +200,7 @@ async def test_a_client_that_says_nothing_has_the_default_priority(serve: Any) -
 
 
 @pytest.mark.parametrize("identity", [b"thief", None])
-async def test_nobody_can_speak_for_another_client(identity: bytes | None, serve: Any, connect: Connect) -> None:
+async def test_a_client_cannot_use_the_id_of_another(identity: bytes | None, serve: Any, connect: Connect) -> None:
     async with serve({"m": lambda obs: obs}) as server:
         async with undisturbed(connect(server, "good").model("m")):
             with dealer(server.address, identity) as socket:
@@ -211,7 +211,7 @@ async def test_nobody_can_speak_for_another_client(identity: bytes | None, serve
         assert "client.id" in response.reason
 
 
-async def test_random_frames_disturb_nobody(serve: Any, connect: Connect) -> None:
+async def test_random_frames_affect_no_other_client(serve: Any, connect: Connect) -> None:
     chance = random.Random(0)
     valid = observation()
     valid.tensors.append(tensor())

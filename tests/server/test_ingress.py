@@ -1,4 +1,4 @@
-"""Who is let in at the door, for what, and with which rights."""
+"""Which messages become requests, of which clients, under which policies."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def envelope(client_id: str = "arm", **told: Any) -> bytes:
     return whole
 
 
-class Door:
-    """A reception, with the fleet and the visitors that it asks who is there."""
+class IngressBench:
+    """An ingress with the fleet and the in-process clients that it reads."""
 
     def __init__(self, there_is: Collection[str] | None = None, **config: Any) -> None:
         self.there_is = there_is
@@ -92,90 +92,90 @@ class Door:
 
 
 @pytest.mark.parametrize("client_id", ["arm", "рука", "an arm", "a" * 255])
-def test_whoever_connected_under_an_id_speaks_for_it(client_id: str) -> None:
-    arrival = Door().receive(envelope(client_id), client_id.encode())
+def test_a_connection_may_use_its_identity_as_client_id(client_id: str) -> None:
+    arrival = IngressBench().receive(envelope(client_id), client_id.encode())
     assert (arrival.request.client_id, arrival.request.identity) == (client_id, client_id.encode())
     assert (arrival.refusal, arrival.request.state) == (None, RequestState.NEW)
 
 
 @pytest.mark.parametrize("identity", [b"leg", b"ARM", b"arm ", b"arm\0", b"", b"\xff"])
-def test_nobody_with_a_name_speaks_for_another(identity: bytes) -> None:
+def test_a_connection_with_an_identity_may_use_no_other_client_id(identity: bytes) -> None:
     with pytest.raises(ObservationError, match="'arm' is not the identity of the connection"):
-        Door().receive(envelope(), identity)
+        IngressBench().receive(envelope(), identity)
 
 
-def test_who_has_no_name_may_use_an_id_that_nobody_uses() -> None:
-    door = Door()
-    door.owned(b"leg", "leg")
-    for identity in (NAMELESS, door.inprocess.add(lambda envelope, payload: None)):
-        assert door.receive(envelope(), identity).request.identity == identity
+def test_a_connection_without_an_identity_may_use_a_free_client_id() -> None:
+    bench = IngressBench()
+    bench.owned(b"leg", "leg")
+    for identity in (NAMELESS, bench.inprocess.add(lambda envelope, payload: None)):
+        assert bench.receive(envelope(), identity).request.identity == identity
 
 
 @pytest.mark.parametrize("owner", [b"arm", OTHER_NAMELESS])
-def test_who_has_no_name_may_not_use_an_id_that_another_uses(owner: bytes) -> None:
-    door = Door()
-    door.owned(owner)
+def test_a_connection_without_an_identity_may_not_use_a_client_id_in_use(owner: bytes) -> None:
+    bench = IngressBench()
+    bench.owned(owner)
     with pytest.raises(ObservationError, match="'arm' is in use by another connection"):
-        door.receive(envelope(), NAMELESS)
+        bench.receive(envelope(), NAMELESS)
 
 
-def test_who_has_no_name_goes_on_with_the_id_that_it_uses() -> None:
-    door = Door()
-    door.owned(NAMELESS)
-    assert door.receive(envelope(), NAMELESS).refusal is None
+def test_a_connection_without_an_identity_keeps_its_client_id() -> None:
+    bench = IngressBench()
+    bench.owned(NAMELESS)
+    assert bench.receive(envelope(), NAMELESS).refusal is None
 
 
-def test_an_id_goes_back_to_whoever_connected_under_it() -> None:
-    door = Door()
-    door.owned(NAMELESS)
-    assert door.receive(envelope(), b"arm").request.identity == b"arm"
+def test_a_client_id_returns_to_the_connection_with_that_identity() -> None:
+    bench = IngressBench()
+    bench.owned(NAMELESS)
+    assert bench.receive(envelope(), b"arm").request.identity == b"arm"
 
 
-def test_an_id_is_free_again_when_its_client_is_gone() -> None:
-    door = Door()
-    door.owned(b"arm")
-    assert door.fleet.sweep(RECEIVED_AT + 3600).gone == ["arm"]
-    assert door.receive(envelope(), NAMELESS).refusal is None
+def test_a_client_id_is_free_again_once_its_client_has_disconnected() -> None:
+    bench = IngressBench()
+    bench.owned(b"arm")
+    assert bench.fleet.sweep(RECEIVED_AT + 3600).gone == ["arm"]
+    assert bench.receive(envelope(), NAMELESS).refusal is None
 
 
 @pytest.mark.parametrize(("identity", "why"), [(b"leg", "not the identity"), (NAMELESS, "in use by another")])
 @pytest.mark.parametrize("owner", [b"arm", OTHER_NAMELESS])
-def test_that_an_observation_is_known_does_not_let_another_say_it(owner: bytes, identity: bytes, why: str) -> None:
-    door = Door()
+def test_a_cached_envelope_may_not_be_sent_by_another_client(owner: bytes, identity: bytes, why: str) -> None:
+    bench = IngressBench()
     for _ in range(2):
-        door.receive(envelope(), owner)
-    door.owned(owner)
-    assert door.knows(envelope())
+        bench.receive(envelope(), owner)
+    bench.owned(owner)
+    assert bench.knows(envelope())
     with pytest.raises(ObservationError, match=why):
-        door.receive(envelope(), identity)
+        bench.receive(envelope(), identity)
 
 
-def test_an_observation_that_was_refused_to_one_is_not_refused_to_who_may_say_it() -> None:
-    door = Door()
+def test_an_envelope_rejected_from_one_sender_is_accepted_from_its_owner() -> None:
+    bench = IngressBench()
     with pytest.raises(ObservationError):
-        door.receive(envelope(), b"leg")
-    assert door.knows(envelope())
-    assert door.receive(envelope(), b"arm").refusal is None
+        bench.receive(envelope(), b"leg")
+    assert bench.knows(envelope())
+    assert bench.receive(envelope(), b"arm").refusal is None
 
 
 @pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("version", [0, PROTOCOL_VERSION])
 @pytest.mark.parametrize(("identity", "payload"), [(b"leg", PAYLOAD), (b"arm", bytes(4))], ids=["sender", "payload"])
-def test_an_error_tells_whose_observation_it_was_as_its_sender_has_to_be_told(
+def test_an_error_has_what_an_answer_to_its_sender_needs(
     identity: bytes, payload: bytes, version: int, known: bool
 ) -> None:
-    door = Door()
+    bench = IngressBench()
     if known:
-        door.receive(envelope(protocol_version=version))
+        bench.receive(envelope(protocol_version=version))
     with pytest.raises(ObservationError) as told:
-        door.receive(envelope(protocol_version=version, request_id=99), identity, payload)
+        bench.receive(envelope(protocol_version=version, request_id=99), identity, payload)
     error = told.value
     assert (error.client_id, error.model_id, error.request_id, error.protocol_version) == ("arm", "policy", 99, version)
 
 
-def test_of_what_cannot_be_read_nobody_is_told() -> None:
+def test_an_unreadable_envelope_is_not_answered() -> None:
     with pytest.raises(ObservationError, match="Failed to decode") as told:
-        Door().receive(b"\xff\xff\xff")
+        IngressBench().receive(b"\xff\xff\xff")
     assert (told.value.client_id, told.value.request_id, told.value.protocol_version) == ("", 0, 0)
 
 
@@ -199,7 +199,7 @@ ENTRY = {"id": "arm", "model": "policy"}
 def test_a_budget_is_the_operators_or_the_clients_or_the_default(
     told: float, clients: dict[str, Any], said: float | None, holds: float
 ) -> None:
-    arrival = Door(clients=clients).receive(envelope(latency_budget_ms=told))
+    arrival = IngressBench(clients=clients).receive(envelope(latency_budget_ms=told))
     assert (arrival.explicit_budget_ms, arrival.request.latency_budget_ms) == (said, holds)
     assert arrival.request.deadline == pytest.approx(RECEIVED_AT + holds / 1e3)
 
@@ -216,12 +216,12 @@ def test_a_budget_is_the_operators_or_the_clients_or_the_default(
         (3, PROTOCOL_VERSION, [ENTRY], 3),
     ],
 )
-def test_a_priority_of_nought_is_the_highest_unless_a_client_of_the_old_line_may_not_have_said_it(
+def test_priority_zero_is_the_highest_except_from_a_1_x_client(
     told: int, version: int, known: list[dict[str, Any]], priority: int
 ) -> None:
-    door = Door(clients={"defaults": {"priority": 5}, "known": known})
+    bench = IngressBench(clients={"defaults": {"priority": 5}, "known": known})
     for _ in range(2):  # read whole, and by its news
-        arrival = door.receive(envelope(priority=told, protocol_version=version))
+        arrival = bench.receive(envelope(priority=told, protocol_version=version))
         assert arrival.request.priority == priority
 
 
@@ -240,34 +240,36 @@ def test_a_priority_of_nought_is_the_highest_unless_a_client_of_the_old_line_may
 def test_what_becomes_of_the_late_is_the_clients_choice_or_else_the_models(
     told: Any, of_model: str | None, late: str
 ) -> None:
-    door = Door(models={"known": {} if of_model is None else {"policy": {"late": of_model}}})
-    assert door.receive(envelope(late=told)).request.late == late
+    bench = IngressBench(models={"known": {} if of_model is None else {"policy": {"late": of_model}}})
+    assert bench.receive(envelope(late=told)).request.late == late
 
 
 @pytest.mark.parametrize(
     ("supersede", "takes_latest"),
     [("aware", [False, True, False]), ("all", [True, True, True]), ("off", [False, False, False])],
 )
-def test_who_gives_way_to_its_own_newer_observations(supersede: str, takes_latest: list[bool]) -> None:
-    door = Door(scheduling={"supersede": supersede})
+def test_whether_newer_observations_supersede_follows_configuration_and_client(
+    supersede: str, takes_latest: list[bool]
+) -> None:
+    bench = IngressBench(scheduling={"supersede": supersede})
     queues = (QUEUE_UNSPECIFIED, QUEUE_LATEST, QUEUE_ALL)
-    assert [door.receive(envelope(queue=queue)).request.takes_latest for queue in queues] == takes_latest
+    assert [bench.receive(envelope(queue=queue)).request.takes_latest for queue in queues] == takes_latest
 
 
 @pytest.mark.parametrize(("told_ms", "period_s"), [(0.0, None), (20.0, 0.02)])
-def test_how_long_an_action_holds_is_told_in_seconds_or_not_at_all(told_ms: float, period_s: float | None) -> None:
-    arrival = Door().receive(envelope(control_period_ms=told_ms))
+def test_the_control_period_is_in_seconds_or_none(told_ms: float, period_s: float | None) -> None:
+    arrival = IngressBench().receive(envelope(control_period_ms=told_ms))
     assert arrival.control_period_s == (None if period_s is None else pytest.approx(period_s))
 
 
-def test_the_age_of_an_observation_is_told_by_its_clients_clock() -> None:
-    door = Door()
-    assert [door.receive(envelope()).staleness_ms for _ in range(2)] == [5.0, 5.0]
+def test_staleness_is_measured_by_the_clients_clock() -> None:
+    bench = IngressBench()
+    assert [bench.receive(envelope()).staleness_ms for _ in range(2)] == [5.0, 5.0]
 
 
 def test_no_two_answers_have_one_name_not_even_under_another_configuration() -> None:
-    doors = Door(), Door()
-    names = [door.receive(envelope()).request.response_id for door in doors for _ in range(100)]
+    doors = IngressBench(), IngressBench()
+    names = [bench.receive(envelope()).request.response_id for bench in doors for _ in range(100)]
     assert len(set(names)) == 200
     assert all(names)
 
@@ -277,36 +279,36 @@ def test_no_two_answers_have_one_name_not_even_under_another_configuration() -> 
 CLOSED = {"accept_unknown": False, "known": [{"id": "friend", "model": "other"}]}
 
 
-def test_who_is_not_accepted_is_told_so_before_what_there_is() -> None:
-    refusal = Door(["secret"], clients=CLOSED).receive(envelope()).refusal
+def test_a_client_that_is_not_accepted_does_not_learn_the_model_ids() -> None:
+    refusal = IngressBench(["secret"], clients=CLOSED).receive(envelope()).refusal
     assert refusal is not None
     assert (refusal.kind, refusal.cause) == (RefusalKind.REJECTED, "not_accepted")
     assert "'arm'" in refusal.reason
     assert "secret" not in refusal.reason
 
 
-def test_who_is_accepted_is_so_for_every_model() -> None:
-    assert Door(clients=CLOSED).receive(envelope("friend"), b"friend").refusal is None
+def test_an_accepted_client_is_accepted_for_every_model() -> None:
+    assert IngressBench(clients=CLOSED).receive(envelope("friend"), b"friend").refusal is None
 
 
 @pytest.mark.parametrize(("models", "there_is"), [(["b", "a"], "a, b"), ([], "none")])
-def test_who_asks_for_a_model_that_is_not_there_is_told_which_are(models: list[str], there_is: str) -> None:
-    refusal = Door(models).receive(envelope()).refusal
+def test_the_refusal_for_an_unknown_model_lists_the_known_ones(models: list[str], there_is: str) -> None:
+    refusal = IngressBench(models).receive(envelope()).refusal
     assert refusal is not None
     assert (refusal.kind, refusal.cause) == (RefusalKind.UNKNOWN_MODEL, "unknown_model")
     assert refusal.reason == f"no model 'policy'; there is: {there_is}"
 
 
 def test_where_any_id_may_be_a_model_none_is_unknown() -> None:
-    assert Door(None).receive(envelope()).refusal is None
+    assert IngressBench(None).receive(envelope()).refusal is None
 
 
 def test_models_come_and_go_for_those_too_whose_observations_are_known() -> None:
-    door = Door([])
+    bench = IngressBench([])
     refused = []
     for models in ([], ["policy"], ["other"]):
-        door.there_is = models
-        refused.append(door.receive(envelope()).refusal is not None)
+        bench.there_is = models
+        refused.append(bench.receive(envelope()).refusal is not None)
     assert refused == [True, False, True]
 
 
@@ -339,11 +341,11 @@ RULES: dict[str, Any] = {
 }
 
 
-def outcome(door: Door, message: bytes, sender: bytes) -> Any:
+def outcome(bench: IngressBench, message: bytes, sender: bytes) -> Any:
     """All that came of a message, but for its own name and number, and when its tensors were measured, which nobody
     asks for."""
     try:
-        arrival = door.receive(message, sender)
+        arrival = bench.receive(message, sender)
     except ObservationError as error:
         return vars(error)
     told = {field.name: getattr(arrival, field.name) for field in dataclasses.fields(arrival)}
@@ -368,10 +370,10 @@ def test_what_comes_of_a_message_does_not_depend_on_whether_it_is_known(
     owner: bytes | None,
     supersede: str,
 ) -> None:
-    used, fresh = (Door(["policy", "other"], scheduling={"supersede": supersede}, **RULES) for _ in range(2))
-    for door in (used, fresh):
+    used, fresh = (IngressBench(["policy", "other"], scheduling={"supersede": supersede}, **RULES) for _ in range(2))
+    for bench in (used, fresh):
         if owner is not None:
-            door.owned(owner)
+            bench.owned(owner)
     outcome(used, envelope(**constant), senders[0])
     message = envelope(**constant, **news)
     assert used.knows(message)

@@ -12,7 +12,7 @@ from inferential import InvalidObservation, RequestRejected, UnknownModel
 from inferential.scheduler.request import InferenceRequest, RequestState
 
 
-async def test_it_gets_its_answer_without_a_socket(serve: Serve) -> None:
+async def test_an_in_process_client_gets_its_answer_without_a_socket(serve: Serve) -> None:
     async with serve({"m": Stacker()}) as server, server.connect("gateway-1", "test") as connection:
         result = await connection.model("m").infer(2000, state=np.arange(3, dtype=np.float32))
         assert result is not None
@@ -20,7 +20,7 @@ async def test_it_gets_its_answer_without_a_socket(serve: Serve) -> None:
         assert result.age_ms > 0
 
 
-async def test_it_is_a_client_like_others(serve: Serve) -> None:
+async def test_an_in_process_client_is_tracked_like_others(serve: Serve) -> None:
     async with serve({"m": echo}) as server, server.connect("gateway-1", "arm") as connection:
         await connection.model("m").infer(2000, state=np.zeros(3))
         (client,) = server.status().clients
@@ -38,7 +38,7 @@ async def test_refusals_are_typed_errors(serve: Serve) -> None:
             await connection.model("other").infer(2000, state=np.zeros(3))
 
 
-async def test_two_are_batched_with_each_other(serve: Serve) -> None:
+async def test_in_process_clients_share_batches(serve: Serve) -> None:
     model = Stacker()
     async with serve({"m": model}) as server:
         connections = [server.connect(f"robot-{number}") for number in range(6)]
@@ -71,7 +71,7 @@ async def test_closing_ends_its_waiting(serve: Serve) -> None:
     assert [request.state for request in ended] == [RequestState.REFUSED]
 
 
-async def test_who_has_left_may_come_again_under_its_name_at_once(serve: Serve) -> None:
+async def test_a_client_that_disconnected_may_reconnect_under_its_id_at_once(serve: Serve) -> None:
     async with serve({"m": echo}) as server:
         for _ in range(3):
             async with server.connect("robot-1") as connection:
@@ -82,7 +82,7 @@ async def test_who_has_left_may_come_again_under_its_name_at_once(serve: Serve) 
                 await second.model("m").infer(2000, state=np.zeros(1))
 
 
-async def test_it_needs_a_server_that_runs(serve: Serve) -> None:
+async def test_an_in_process_client_needs_a_running_server(serve: Serve) -> None:
     async with serve({"m": echo}) as server:
         connection = server.connect("robot-1")
     with pytest.raises(ConnectionError, match="does not run"):
@@ -123,7 +123,7 @@ async def test_a_silent_client_turns_overdue_and_then_gone(serve: Serve) -> None
         assert seen == {"active", "overdue", "gone"}
 
 
-async def test_a_failing_request_callback_hurts_nobody(serve: Serve) -> None:
+async def test_a_failing_request_callback_affects_no_request(serve: Serve) -> None:
     async with serve({"m": echo}) as server, server.connect("robot-1") as connection:
         server.on_request(lambda request: 1 / 0)
         for _ in range(2):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -103,9 +105,7 @@ print("ended")
     assert done.returncode == 0
 
 
-async def test_what_the_server_has_is_served_while_it_drains_and_newcomers_are_told(
-    connect: Connect, gate: Any
-) -> None:
+async def test_while_draining_waiting_requests_are_served_and_new_ones_refused(connect: Connect, gate: Any) -> None:
     server = Server(config=config(server={"drain_timeout_s": 20.0}), dispatcher=LocalDispatcher({"m": gate}))
     await server.start()
     model = connect(server).model("m", queue="all")
@@ -124,7 +124,7 @@ async def test_what_the_server_has_is_served_while_it_drains_and_newcomers_are_t
     await closing
 
 
-async def test_a_server_that_has_drained_still_tells_newcomers_so(connect: Connect) -> None:
+async def test_a_server_that_has_drained_still_refuses_new_requests(connect: Connect) -> None:
     server = Server(config=config(), dispatcher=LocalDispatcher({"m": lambda obs: obs}))
     await server.start()
     for _ in range(2):
@@ -137,14 +137,14 @@ async def test_a_server_that_has_drained_still_tells_newcomers_so(connect: Conne
     assert not server.running
 
 
-async def test_what_is_not_served_in_time_is_told_so(connect: Connect, gate: Any) -> None:
+async def test_requests_that_are_not_served_while_draining_are_refused(connect: Connect, gate: Any) -> None:
     server = Server(config=config(server={"drain_timeout_s": 0.0}), dispatcher=LocalDispatcher({"m": gate}))
     await server.start()
     model = connect(server).model("m", queue="all")
     for _ in range(3):
         await model.observe(state=STATE)
     await gate.wait_entered()
-    while server.status().waiting < 2:  # noqa: ASYNC110 (nothing tells of it)
+    while server.status().waiting < 2:  # noqa: ASYNC110 (no event is set)
         await asyncio.sleep(0.001)
     await server.shutdown()
     for _ in range(3):
@@ -180,14 +180,16 @@ async def test_an_address_in_use_is_an_error_that_names_it(serve: Any) -> None:
         ({"config": {}}, r"^config: expected an InferentialConfig, got dict; "),
         ({"dispatcher": {"m": print}}, r"^dispatcher: expected one, as LocalDispatcher\(.*\), got dict$"),
         ({"models": "policy"}, r"^models: expected a sequence of ids, as \['policy'\], got 'policy'$"),
+        ({"models": []}, r"^models: expected at least one id, got an empty sequence; name .* as models=\['policy'\]"),
+        ({"models": ()}, r"^models: expected at least one id"),
     ],
 )
-def test_an_argument_that_is_none_is_told_by_name(argument: dict[str, Any], message: str) -> None:
+def test_an_error_names_the_invalid_argument(argument: dict[str, Any], message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         Server(**{"dispatcher": LocalDispatcher({}), **argument})
 
 
-def test_a_server_without_a_backend_says_what_to_give_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_a_server_without_a_backend_names_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     for name in [name for name in sys.modules if name.startswith("inferential.dispatch.ray")]:
         monkeypatch.delitem(sys.modules, name)
@@ -215,7 +217,7 @@ async def test_a_robot_survives_a_restart_of_its_server() -> None:
         connection.close()
 
 
-async def test_a_changed_configuration_holds_at_once_and_keeps_what_waits(
+async def test_a_changed_configuration_takes_effect_at_once_and_keeps_waiting_requests(
     serve: Any, connect: Connect, gate: Any
 ) -> None:
     async with serve({"m": gate}) as server:
@@ -223,7 +225,7 @@ async def test_a_changed_configuration_holds_at_once_and_keeps_what_waits(
         for _ in range(4):
             await model.observe(state=STATE)
         await gate.wait_entered()
-        while server.status().waiting < 3:  # noqa: ASYNC110 (nothing tells of it)
+        while server.status().waiting < 3:  # noqa: ASYNC110 (no event is set)
             await asyncio.sleep(0.001)
         changed = config(
             scheduling={"strategy": "round_robin"},
@@ -242,7 +244,7 @@ async def test_a_changed_configuration_holds_at_once_and_keeps_what_waits(
             assert await model.get_result(WAIT_MS) is not None
 
 
-async def test_a_change_elsewhere_leaves_what_use_scheduler_has_changed(serve: Any) -> None:
+async def test_changes_by_use_scheduler_survive_changes_of_other_sections(serve: Any) -> None:
     async with serve({"m": lambda obs: obs}) as server:
         server.use_scheduler("batch_optimized", max_batch_size=3)
         server.reconfigure(config(models={"default_max_inflight": 4}))
@@ -274,3 +276,11 @@ def test_options_of_a_strategy_are_checked_and_take_effect() -> None:
     with pytest.raises(ValueError, match="Unknown policy"):
         server.use_scheduler("deadline_aware", policy="no such policy")
     assert server.config.scheduling.strategy == "batch_optimized"
+
+
+def test_the_example_in_the_docstring_of_server_runs() -> None:
+    assert Server.__doc__ is not None
+    _, _, rest = inspect.cleandoc(Server.__doc__).partition("```python\n")
+    code = textwrap.dedent(rest.partition("```")[0])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert done.stdout == "(16, 7) ['arm-01']\n", done.stderr

@@ -29,7 +29,7 @@ Connect = Callable[..., AsyncConnection]
 async def until(condition: Callable[[], bool]) -> None:
     """Lets the event loop run until something is so."""
     async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 (nothing tells of it)
+        while not condition():  # noqa: ASYNC110 (no event is set)
             await asyncio.sleep(0.001)
 
 
@@ -105,7 +105,7 @@ async def test_one_bad_observation_fails_alone_in_its_batch(serve: Any, connect:
             assert await good.get_result(WAIT_MS) is not None
 
 
-async def test_a_model_that_raises_is_told_to_the_client_that_asked(serve: Any, connect: Connect) -> None:
+async def test_the_exception_of_a_model_reaches_the_client_that_asked(serve: Any, connect: Connect) -> None:
     def broken(observation: dict[str, Any]) -> None:
         raise RuntimeError("out of memory")
 
@@ -151,7 +151,7 @@ async def test_a_client_that_is_not_known_is_refused_where_only_known_ones_are_a
             await connect(server, "theirs").model("m").infer(WAIT_MS, state=STATE)
 
 
-async def test_what_the_operator_says_of_a_client_outranks_what_it_says_itself(serve: Any, connect: Connect) -> None:
+async def test_the_operators_settings_take_precedence_over_the_clients(serve: Any, connect: Connect) -> None:
     seen: list[tuple[float, int]] = []
 
     @register_policy("note-rights")
@@ -191,7 +191,7 @@ async def test_a_newer_observation_supersedes_one_that_waits(serve: Any, connect
 @pytest.mark.parametrize(
     ("supersede", "queue", "answers"), [("aware", "all", 4), ("off", "latest", 4), ("all", "all", 2)]
 )
-async def test_who_is_superseded_is_configured(
+async def test_superseding_follows_the_configuration(
     supersede: str, queue: Any, answers: int, serve: Any, connect: Connect, gate: Any
 ) -> None:
     async with serve({"m": gate}, {"scheduling": {"supersede": supersede}}) as server:
@@ -263,7 +263,7 @@ async def test_the_loop_is_quiet_while_nothing_happens(serve: Any, connect: Conn
         assert woken <= 6  # the sweep over the clients, a few times a second, and nothing else
 
 
-async def test_a_request_that_expires_is_told_so_though_nothing_else_happens(
+async def test_a_request_expires_in_time_although_nothing_else_happens(
     serve: Any, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("inferential.tracking.fleet.SWEEP_S", 3600.0)
@@ -277,3 +277,29 @@ async def test_a_request_that_expires_is_told_so_though_nothing_else_happens(
             await second.infer(WAIT_MS, state=STATE)  # the model is still busy
         gate.let()
         assert await first.get_result(WAIT_MS) is not None
+
+
+async def test_a_policy_sees_that_a_client_is_overdue(serve: Any, connect: Connect, gate: Any) -> None:
+    seen: list[float] = []
+
+    @register_policy("note-time-until-next")
+    def note(request: Any) -> float:
+        seen.append(request.time_until_next)
+        return 0.0
+
+    async with serve({"m": gate}) as server:
+        server.use_scheduler("deadline_aware", policy="note-time-until-next")
+        model = connect(server, "arm").model("m", queue="all")
+        gate.let(6)
+        for _ in range(6):
+            assert await model.infer(WAIT_MS, state=STATE) is not None
+        assert seen[-1] > 0
+        await model.observe(state=STATE)
+        await model.observe(state=STATE)  # waits, and no other observation follows
+        await until(lambda: server.status().waiting == 1)
+        period_s = server.status().clients[0].models[0].cadence_ms / 1e3
+        await asyncio.sleep(period_s + 0.02)
+        gate.let(2)
+        for _ in range(2):
+            assert await model.get_result(WAIT_MS) is not None
+        assert seen[-1] < 0

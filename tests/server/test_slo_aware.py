@@ -108,14 +108,14 @@ async def test_a_request_that_cannot_be_in_time_is_refused_before_its_deadline_i
         gate.let()
 
 
-async def test_who_says_nothing_is_answered_however_late(serve: Any, connect: Connect) -> None:
+async def test_a_client_that_states_nothing_is_served_late(serve: Any, connect: Connect) -> None:
     async with serve({"m": Takes(0.03)}, SLO_AWARE) as server:
         model = connect(server).model("m", latency_budget_ms=1.0)
         for _ in range(5):
             assert await model.infer(WAIT_MS, state=STATE) is not None
 
 
-async def test_a_model_may_be_set_to_refuse_and_a_client_may_say_otherwise(serve: Any, connect: Connect) -> None:
+async def test_a_client_overrides_whether_its_model_refuses_late_requests(serve: Any, connect: Connect) -> None:
     config = {**SLO_AWARE, "models": {"known": {"m": {"late": "refuse"}}}}
     async with serve({"m": Takes(0.001)}, config) as server:
         server.profiles.of("m").load(1, 1.0, 1.0)
@@ -146,7 +146,7 @@ async def test_a_list_of_models_is_one_model_in_several_replicas(serve: Any, con
     assert Takes.most == 2
 
 
-async def test_a_robot_is_told_the_rate_that_it_can_have(serve: Any, connect: Connect) -> None:
+async def test_a_response_has_the_rate_at_which_the_robot_can_be_served(serve: Any, connect: Connect) -> None:
     async with serve({"m": Takes(0.02)}, SLO_AWARE) as server:
         models = [connect(server).model("m") for _ in range(4)]  # 4 x 100 Hz of a model that does 50
 

@@ -11,7 +11,7 @@ from inferential.tracking.action_horizon import ActionHorizonTracker, horizon_of
 from inferential.tracking.limits import MAX_MODELS
 
 
-def test_steps_and_period_that_are_told_tell_it() -> None:
+def test_stated_steps_and_period_give_the_action_horizon() -> None:
     horizon = ActionHorizonTracker()
     assert horizon.on_request("a", "m", 10, 0.02, 5.0) == pytest.approx(5.2)
 
@@ -21,7 +21,7 @@ def test_a_robot_without_a_step_left_has_its_next_one_to_lose() -> None:
     assert horizon.on_request("a", "m", 0, 0.02, 5.0) == pytest.approx(5.02)
 
 
-def test_a_period_that_was_told_once_holds() -> None:
+def test_a_period_stated_once_is_kept() -> None:
     horizon = ActionHorizonTracker()
     horizon.on_request("a", "m", None, 0.02, 5.0)
     assert horizon.on_request("a", "m", 5, None, 6.0) == pytest.approx(6.1)
@@ -49,7 +49,7 @@ def test_the_steps_are_learned_from_the_last_chunk() -> None:
     assert horizon.on_request("a", "m", None, 0.02, 6.5) == pytest.approx(6.52)
 
 
-def test_an_answer_to_nobody_is_nothing_and_a_client_that_is_gone_is_forgotten() -> None:
+def test_an_answer_to_an_unknown_client_is_ignored_and_a_forgotten_client_has_no_horizon() -> None:
     horizon = ActionHorizonTracker()
     horizon.on_answer("a", "m", 50, 5.0)
     horizon.on_request("a", "m", 3, 0.02, 5.0)

@@ -35,7 +35,7 @@ def test_a_client_is_new_once() -> None:
     assert subject.owner("nobody") is None
 
 
-def test_nobody_is_looked_for_while_nobody_is_there() -> None:
+def test_without_clients_no_sweep_is_due() -> None:
     subject = fleet(disconnect_timeout_s=1.0)
     assert subject.next_sweep_at() is None
     subject.on_observation("robot", "m", "", b"robot", 0.0)
@@ -88,7 +88,7 @@ def test_an_answer_that_came_after_its_client_was_gone_is_forgotten_too() -> Non
     assert subject.next_sweep_at() == 2.5
     subject.sweep(2.5)
     assert subject.next_sweep_at() is None
-    assert not any((subject.responses._active, subject.responses._open, subject.responses.connected_clients))
+    assert not any(subject.responses.sizes().values())
 
 
 def test_what_is_kept_of_a_client_that_asks_ever_other_models_is_bounded() -> None:
@@ -128,9 +128,7 @@ def test_a_fleet_that_came_and_went_leaves_nothing() -> None:
         subject.responses.on_request(f"robot-{n}", f"r{n}", "m", now=0.0)
     subject.sweep(100.0)
     assert subject.registry.all_clients == {}
-    responses = subject.responses
-    tables = (subject.cadence._clients, responses._active, responses._pending, responses._open, responses._connected)
-    assert not any((*tables, subject._overdue, subject._quiet_until))
+    assert {name for name, size in subject.sizes().items() if size} == {"clients_departed"}
 
 
 def test_the_registry_counts_and_copies() -> None:
@@ -207,7 +205,9 @@ class FleetMachine(RuleBasedStateMachine):
         assert set(self.fleet.registry.all_clients) == set(self.alive)
         assert self.fleet.active_count == self.began - self.ended
         assert all(self.fleet.owner(client) == (client.encode() if client in self.alive else None) for client in "abc")
-        assert set(self.fleet.cadence._clients) == set(self.fleet._quiet_until) == set(self.alive)
+        sizes = self.fleet.sizes()
+        assert sizes["cadences"] == sizes["client_sweeps"] == len(self.alive)
+        assert all(self.fleet.cadence.rhythms(client) for client in self.alive)
 
     @invariant()
     def looks_again_soon_while_anybody_is_there(self) -> None:

@@ -31,7 +31,7 @@ def test_a_response_is_pending_issued_and_consumed_by_the_next_observation() -> 
     assert tracker.connected_clients == {"robot"}
 
 
-def test_a_response_that_nobody_asked_for_by_id_is_issued_all_the_same() -> None:
+def test_a_response_without_a_pending_id_is_issued() -> None:
     tracker = ResponseTracker()
     tracker.on_response_sent("robot", "r1", 8.0)
     record = tracker.get_active("robot")
@@ -96,7 +96,7 @@ def test_an_expired_response_is_active_no_more() -> None:
     assert record.state is ResponseState.EXPIRED
     assert tracker.get_active("robot") is None
     assert tracker.expires_at() is None
-    assert not tracker._active
+    assert tracker.sizes()["responses_active"] == 0
 
 
 def test_an_issued_response_is_invalidated_by_its_id_but_by_no_other() -> None:
@@ -121,7 +121,7 @@ def test_a_client_that_floods_has_a_bounded_number_of_pending_responses() -> Non
     tracker.on_request("good", "g", now=0.0)
     for n in range(1000):
         tracker.on_request("flood", f"r{n}", now=0.0)
-    assert len(tracker._open) == 256 + 1
+    assert tracker.sizes()["responses_open"] == 256 + 1
     assert tracker.counts() == {ResponseState.INVALIDATED: 1000 - 256}
     assert tracker.on_invalidated("flood", "superseded", "r999")
     assert not tracker.on_invalidated("flood", "superseded", "r0")
@@ -142,8 +142,7 @@ def test_a_forgotten_client_leaves_nothing() -> None:
     tracker.on_response_sent("robot", "r2", 8.0)
     tracker.forget("robot")
     assert tracker.connected_clients == set()
-    assert not tracker._open
-    assert not tracker._pending
+    assert not any(tracker.sizes().values())
     assert tracker.counts() == {ResponseState.EXPIRED: 2}
 
 
@@ -215,7 +214,9 @@ class ResponseMachine(RuleBasedStateMachine):
     @rule(client=clients)
     def forget(self, client: str) -> None:
         self.tracker.forget(client)
-        assert not {record for record in self.tracker._open if record.client_id == client}
+        assert not {
+            record for record, state in self.states.items() if record.client_id == client and record.state in OPEN
+        }
         assert client not in self.tracker.connected_clients
 
     @invariant()

@@ -19,7 +19,7 @@ from tests.zmtp.conftest import fill_once
 
 from inferential import AsyncConnection
 from inferential.config import TransportConfig
-from inferential.transport import IncomingObservation, ZmqTransport, zmq_transport
+from inferential.transport import IncomingObservation, OutgoingResponse, ZmqTransport, zmq_transport
 from inferential.zmtp import protocol as p
 
 GREETING = p.greeting()
@@ -146,7 +146,7 @@ async def until(condition: Callable[[], Any]) -> None:
         hello() + b"\2" + bytes([255] * 8),
     ],
 )
-async def test_who_does_not_speak_as_it_should_is_let_go_and_nobody_else_notices(
+async def test_a_protocol_error_closes_its_connection_and_affects_no_other(
     said: bytes, heard: Heard, call: Call
 ) -> None:
     good = call(hello(b"good") + message(b"before"))
@@ -157,7 +157,9 @@ async def test_who_does_not_speak_as_it_should_is_let_go_and_nobody_else_notices
     assert await next_of(heard) == (b"good", b"after")
 
 
-async def test_a_robot_with_another_mechanism_gets_nowhere(transport: ZmqTransport, heard: Heard, dial: Any) -> None:
+async def test_a_robot_with_another_security_mechanism_is_not_connected(
+    transport: ZmqTransport, heard: Heard, dial: Any
+) -> None:
     public, secret = zmq.curve_keypair()
     dial(transport.address, b"plain", PLAIN_USERNAME=b"me", LINGER=0).send_multipart([b"", b"e", b"p"])
     curve = {"CURVE_SERVERKEY": public, "CURVE_PUBLICKEY": public, "CURVE_SECRETKEY": secret}
@@ -168,7 +170,7 @@ async def test_a_robot_with_another_mechanism_gets_nowhere(transport: ZmqTranspo
 
 
 @pytest.mark.parametrize("said", [b"", GREETING[:40], GREETING, GREETING + b"\4"])
-async def test_who_does_not_say_in_time_who_it_is_is_let_go_though_nobody_else_comes(
+async def test_a_handshake_that_takes_too_long_is_closed_without_any_other_event(
     said: bytes, heard: Heard, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(zmq_transport, "HANDSHAKE_S", 0.05)
@@ -179,7 +181,7 @@ async def test_who_does_not_say_in_time_who_it_is_is_let_go_though_nobody_else_c
     assert await next_of(heard) == (b"good", b"after")
 
 
-async def test_random_bytes_disturb_nobody(transport: ZmqTransport, heard: Heard, call: Call) -> None:
+async def test_random_bytes_affect_no_other_client(transport: ZmqTransport, heard: Heard, call: Call) -> None:
     chance = random.Random(0)
     good = call(hello(b"good"))
     for number in range(100):
@@ -212,7 +214,7 @@ class NoDescriptors:
         return getattr(self._real, name)
 
 
-async def test_without_descriptors_robots_that_are_there_are_served_and_others_accepted_later(
+async def test_without_descriptors_connected_robots_are_served_and_others_accepted_later(
     transport: ZmqTransport, heard: Heard, call: Call, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     monkeypatch.setattr(zmq_transport, "_ACCEPT_RETRY_S", 0.01)
@@ -230,7 +232,7 @@ async def test_without_descriptors_robots_that_are_there_are_served_and_others_a
     assert caplog.text.count("cannot accept connections") == 3
 
 
-async def test_who_says_nothing_keeps_no_robot_out_where_descriptors_end(
+async def test_an_idle_connection_gives_way_to_a_robot_when_descriptors_run_out(
     transport: ZmqTransport, heard: Heard, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     silent = [call(), call()]
@@ -258,7 +260,9 @@ async def test_connections_that_ended_leave_no_descriptor(transport: ZmqTranspor
 # Robots that leave, come back or do not read
 
 
-async def test_a_robot_that_was_reset_is_not_there(transport: ZmqTransport, heard: Heard, call: Call) -> None:
+async def test_a_robot_whose_connection_was_reset_is_not_connected(
+    transport: ZmqTransport, heard: Heard, call: Call
+) -> None:
     robot = call(hello() + message())
     await next_of(heard)
     robot.reset()
@@ -280,7 +284,7 @@ async def test_posting_to_a_robot_that_has_just_been_reset_is_an_os_error(
     assert not connections(transport)
 
 
-async def test_a_robot_takes_over_though_its_former_connection_has_not_been_sent_all(
+async def test_a_robot_reconnects_although_its_former_connection_has_unsent_messages(
     transport: ZmqTransport, heard: Heard, call: Call
 ) -> None:
     first = call(hello() + message(b"first"))
@@ -295,9 +299,7 @@ async def test_a_robot_takes_over_though_its_former_connection_has_not_been_sent
     assert len(await first.hear(10_000_000)) < len(LARGE)
 
 
-async def test_what_a_robot_said_before_it_came_back_is_heard_before_what_it_says_then(
-    transport: ZmqTransport, call: Call
-) -> None:
+async def test_messages_from_before_a_reconnection_are_received_first(transport: ZmqTransport, call: Call) -> None:
     call(hello() + b"".join(message(b"%d" % number) for number in range(60)))
     said: list[int] = []
 
@@ -314,9 +316,7 @@ async def test_what_a_robot_said_before_it_came_back_is_heard_before_what_it_say
     assert said == list(range(120))
 
 
-async def test_an_event_of_a_connection_that_another_event_has_just_ended_is_no_harm(
-    transport: ZmqTransport, call: Call
-) -> None:
+async def test_an_event_of_a_connection_that_was_just_closed_is_ignored(transport: ZmqTransport, call: Call) -> None:
     def look(condition: Callable[[], Any]) -> None:
         while not condition():
             transport.receive()
@@ -335,7 +335,7 @@ async def test_an_event_of_a_connection_that_another_event_has_just_ended_is_no_
     transport.post(b"robot", b"answer", b"")
 
 
-async def test_an_answer_to_a_heartbeat_that_the_system_does_not_take_leaves_later(
+async def test_a_heartbeat_reply_that_the_system_does_not_take_is_sent_later(
     transport: ZmqTransport, heard: Heard, call: Call
 ) -> None:
     robot = call(hello() + message())
@@ -372,7 +372,9 @@ async def test_a_flood_of_one_robot_does_not_keep_another_waiting(transport: Zmq
     assert given.index(b"good") - at <= 2 * zmq_transport._POLL_AFTER
 
 
-async def test_a_flood_of_a_robot_that_is_alone_keeps_nobody_from_coming(transport: ZmqTransport, call: Call) -> None:
+async def test_a_flood_of_the_only_robot_does_not_keep_others_from_connecting(
+    transport: ZmqTransport, call: Call
+) -> None:
     flood = call(hello(b"flood"))
     flood.socket.setblocking(False)
     given: list[bytes] = []
@@ -395,7 +397,7 @@ async def test_a_flood_of_a_robot_that_is_alone_keeps_nobody_from_coming(transpo
     assert b"good" in given[at:]
 
 
-async def test_what_waits_for_a_robot_that_is_alone_leaves_though_it_talks_on(
+async def test_buffered_messages_for_the_only_robot_are_sent_while_it_keeps_sending(
     transport: ZmqTransport, call: Call
 ) -> None:
     robot = call(hello())
@@ -416,6 +418,52 @@ async def test_what_waits_for_a_robot_that_is_alone_leaves_though_it_talks_on(
         assert transport.receive() is not None
         assert transport.receive() is None  # so that each look finds something, and asks for no more
     pytest.fail("nothing of it leaves any more")
+
+
+# Used alone, without a server
+
+
+@pytest.mark.parametrize("others", [0, 1, 3])
+async def test_a_connected_client_is_found_when_only_send_is_called(
+    others: int, transport: ZmqTransport, call: Call
+) -> None:
+    before = len(GREETING + p.ready(b"ROUTER", b""))
+    for identity in [*(b"other-%d" % number for number in range(others)), b"robot"]:
+        robot = call(hello(identity))
+        await transport.send(OutgoingResponse(identity, b"answer", b"values"))
+        expected = message(b"answer", b"values")
+        assert (await robot.hear(before + len(expected)))[before:] == expected
+
+
+async def test_a_client_that_is_still_in_its_handshake_is_waited_for_when_only_send_is_called(
+    transport: ZmqTransport, call: Call
+) -> None:
+    robot = call(GREETING)
+    sending = asyncio.create_task(transport.send(OutgoingResponse(b"robot", b"answer", b"values")))
+    await until(lambda: transport.sizes()["connections_handshaking"] == 1)
+    assert not sending.done()
+    robot.say(p.ready(b"DEALER", b"robot"))
+    await sending
+    assert connections(transport) == 1
+
+
+async def test_sending_leaves_messages_for_a_receiver_that_waits(transport: ZmqTransport, call: Call) -> None:
+    receiving = asyncio.create_task(transport.recv())
+    await asyncio.sleep(0)
+    call(hello() + message(b"said"))
+    await transport.send(OutgoingResponse(b"robot", b"answer", b""))
+    async with asyncio.timeout(10):
+        assert (await receiving).identity == b"robot"
+
+
+async def test_sending_to_a_client_that_is_not_connected_does_not_wait_for_an_idle_connection_for_ever(
+    transport: ZmqTransport, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zmq_transport, "SEND_WAIT_S", 0.01)
+    call()
+    with pytest.raises(OSError, match="not connected"):
+        await transport.send(OutgoingResponse(b"robot", b"answer", b""))
+    assert transport.sizes()["connections_handshaking"] == 1
 
 
 # Ends

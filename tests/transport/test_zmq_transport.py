@@ -1,4 +1,4 @@
-"""The ROUTER socket against plain DEALER sockets: what comes through, what does not, and what harms nobody."""
+"""The ROUTER socket against libzmq's DEALER sockets: what it receives, and what affects no other client."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ async def refused(transport: ZmqTransport) -> list[MalformedMessage]:
 
 
 @pytest.mark.parametrize("frames", MALFORMED.values(), ids=list(MALFORMED))
-async def test_a_malformed_message_is_told_with_its_sender_and_the_next_one_is_whole(
+async def test_a_malformed_message_is_reported_with_its_sender_and_the_next_is_received(
     frames: list[bytes], transport: ZmqTransport, dial: Dial
 ) -> None:
     robot = dial(transport.address, b"robot")
@@ -283,7 +283,7 @@ async def test_posting_after_close_is_an_os_error(dial: Dial) -> None:
         transport.post(b"robot", b"answer", b"")
 
 
-async def test_whoever_waits_for_a_message_is_told_of_the_close() -> None:
+async def test_a_waiting_receiver_gets_an_error_when_the_transport_closes() -> None:
     transport = ZmqTransport(TransportConfig(bind="tcp://127.0.0.1:0"))
     waiting = asyncio.create_task(received(transport))
     await asyncio.sleep(0)

@@ -76,6 +76,7 @@ async def test_status_is_that_of_the_server(opened: Open) -> None:
     assert [client["client_id"] for client in told["clients"]] == ["robot-1"]
     assert [model["model_id"] for model in told["models"]] == ["arm", "leg"]
     assert told["batches"][0]["rows"] == 1
+    assert told["sizes"]["clients"] == 1
 
 
 async def test_the_stream_tells_the_status_and_then_what_is_new(opened: Open) -> None:

@@ -34,7 +34,7 @@ class Recorder:
         self._add = metrics.add
         self._metrics = metrics
         self._arrival = metrics.group(names.OBSERVATION_STALENESS_MS, names.PAYLOAD_SIZE_BYTES)
-        self._arrival_in_rhythm = metrics.group(
+        self._arrival_with_cadence = metrics.group(
             names.OBSERVATION_STALENESS_MS,
             names.PAYLOAD_SIZE_BYTES,
             names.LEARNED_CADENCE_MS,
@@ -58,7 +58,7 @@ class Recorder:
         if learned_cadence_s is not None and cadence_deviation_s is not None:
             cadence_ms, deviation_ms = learned_cadence_s * 1e3, cadence_deviation_s * 1e3
             values = (staleness_ms, size, cadence_ms, request.time_until_next * 1e3, deviation_ms)
-            self._add(self._arrival_in_rhythm, at, key, values)
+            self._add(self._arrival_with_cadence, at, key, values)
             return
         self._add(self._arrival, at, key, (staleness_ms, size))
         if learned_cadence_s is not None:
@@ -67,7 +67,7 @@ class Recorder:
             self._record(names.TIME_UNTIL_NEXT_MS, request.time_until_next * 1e3, labels)
 
     def dispatched(self, model_id: str, requests: list[InferenceRequest], queue_depth: int, now: float) -> None:
-        """A batch was handed to its model."""
+        """Records a batch that was handed to its model at `now`."""
         self._add(self._batch, now, ((names.MODEL, model_id),), (float(queue_depth), float(len(requests))))
         for request in requests:
             self._add(self._departure, now, _key(request), ((now - request.received_at) * 1e3,))

@@ -127,9 +127,14 @@ class GuardedPolicy:
         self._failed = False
 
     def __call__(self, request: InferenceRequest, now: float) -> float:
-        """Returns the policy's score; the built-in score at `now` if the policy raises or returns no number."""
-        due_in_s = request.time_until_next
-        request.time_until_next = due_in_s - (now - request.waiting_since)  # when called, not when received
+        """Returns the policy's score; the built-in score at `now` if it raises or returns no number.
+
+        The policy sees `time_until_next` as of `now`: negative once the client is overdue, 0 while its cadence is
+        unknown. The request itself keeps the value of its arrival, which the built-in score counts from.
+        """
+        at_arrival = request.time_until_next
+        if at_arrival:
+            request.time_until_next = at_arrival - (now - request.received_at)
         try:
             score = float(self._policy(request))
             if score == score:  # not NaN
@@ -138,10 +143,7 @@ class GuardedPolicy:
         except Exception:
             if not self._failed:
                 self._failed = True
-                log.exception(
-                    "policy %r failed; the built-in score is used where it does, and further failures are not logged",
-                    self.name,
-                )
+                log.exception("policy %r failed; the built-in score stands in where it does", self.name)
         finally:
-            request.time_until_next = due_in_s
+            request.time_until_next = at_arrival
         return score_of(request, now, self._weights)

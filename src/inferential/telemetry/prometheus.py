@@ -1,8 +1,8 @@
 """The server's metrics as Prometheus scrapes them (text format 0.0.4).
 
 Metrics declared in `metrics.names` become counters and histograms; others, which users record, become a summary
-(`_count`, `_sum`) and a gauge of the last value (`_last`), named `inferential_custom_NAME`. No metric has the label
-"client": a fleet's ids would make as many time series (Prometheus, "Metric and label naming").
+`inferential_custom_NAME` (`_count`, `_sum`) and a gauge of the last value `inferential_last_NAME`. No metric has the
+label "client": a fleet's ids would make as many time series (Prometheus, "Metric and label naming").
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ _BYTES = (1e3, 1e4, 1e5, 2.5e5, 5e5, 1e6, 2.5e6, 5e6, 1e7, 2.5e7)
 _ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
 _INVALID = re.compile(r"[^a-zA-Z0-9_]")
 _CUSTOM_PREFIX = f"{_PREFIX}custom_"
+_LAST_PREFIX = f"{_PREFIX}last_"
 
 
 class _Histogram:
@@ -121,7 +122,7 @@ class Exporter(Collector):
             series = list(by_labels.items())
             labels = sorted({label for key, _ in series for label, _ in key})  # one that a point lacks is empty
             summary = SummaryMetricFamily(_CUSTOM_PREFIX + name, "recorded by the user", labels=labels)
-            last = GaugeMetricFamily(f"{_CUSTOM_PREFIX}{name}_last", "last value of the same", labels=labels)
+            last = GaugeMetricFamily(_LAST_PREFIX + name, "recorded by the user: last value", labels=labels)
             for key, one in series:
                 values = [dict(key).get(label, "") for label in labels]
                 summary.add_metric(values, one.count, one.total)

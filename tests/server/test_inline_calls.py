@@ -1,4 +1,4 @@
-"""Models that never wait are called within the turn that their request came in, and nobody else suffers for it."""
+"""Models that never wait are called within the turn in which their request arrived, at no other task's expense."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def at_once(observation: dict[str, Any]) -> dict[str, Any]:
     return observation
 
 
-async def test_a_robots_request_needs_no_task(serve: Serve, connect: Connect) -> None:
+async def test_a_robots_request_is_run_inline(serve: Serve, connect: Connect) -> None:
     async with serve({"m": at_once}) as server:
         model = connect(server, "robot").model("m")
         for number in range(3):
@@ -36,7 +36,7 @@ async def test_a_robots_request_needs_no_task(serve: Serve, connect: Connect) ->
         assert counters["calls_inline"] >= 2
 
 
-async def test_a_client_within_the_process_that_asks_again_and_again_lets_others_run(serve: Serve) -> None:
+async def test_an_in_process_client_in_a_tight_loop_lets_other_tasks_run(serve: Serve) -> None:
     async with serve({"m": at_once}) as server, server.connect("tool") as tool:
         model = tool.model("m")
         async with Turns() as turns:
@@ -46,7 +46,7 @@ async def test_a_client_within_the_process_that_asks_again_and_again_lets_others
 
 
 @pytest.mark.parametrize("event", ["on_request", "on_batch"])
-async def test_a_callback_that_is_cancelled_costs_no_other_request_of_the_turn(
+async def test_a_callback_that_raises_cancelled_error_affects_no_other_request(
     event: str, serve: Serve, connect: Connect
 ) -> None:
     async with serve({"left": at_once, "right": at_once}) as server:
@@ -88,7 +88,7 @@ async def test_waiting_requests_are_scheduled_with_the_time_after_an_inline_call
         await busy.observe(state=STATE)
         await gate.wait_entered()
         await busy.observe(state=STATE)  # which waits
-        while not server.status().waiting:  # noqa: ASYNC110 (nothing tells of it)
+        while not server.status().waiting:  # noqa: ASYNC110 (no event is set)
             await asyncio.sleep(0.001)
         looked, work = [], Engine.work
 

@@ -1,0 +1,83 @@
+"""Metrics that users record themselves, as Prometheus reads them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from inferential import LocalDispatcher, Server
+from inferential.telemetry.prometheus import MAX_VALUES, OTHER, Exporter
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    async with Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({})) as server:
+        yield server
+
+
+def custom(exporter: Exporter) -> dict[str, Metric]:
+    families = {family.name: family for family in text_string_to_metric_families(exporter.text().decode())}
+    return {
+        name.removeprefix("inferential_"): family
+        for name, family in families.items()
+        if name.startswith(("inferential_custom_", "inferential_last_"))
+    }
+
+
+def values(family: Metric, suffix: str = "") -> dict[tuple[str, ...], float]:
+    """The values of one sample name, by the values of its labels."""
+    return {
+        tuple(sample.labels.values()): sample.value for sample in family.samples if sample.name == family.name + suffix
+    }
+
+
+async def test_a_metric_of_a_user_has_count_sum_and_last_value(server: Server) -> None:
+    exporter = Exporter(server)
+    for value in (2.0, -3.0, 5.0):
+        server.metrics.record("grip_force", value, {"model": "policy", "hand": "left"})
+    found = custom(exporter)
+    assert found["custom_grip_force"].type == "summary"
+    assert values(found["custom_grip_force"], "_count") == {("left", "policy"): 3.0}
+    assert values(found["custom_grip_force"], "_sum") == {("left", "policy"): 4.0}
+    assert found["last_grip_force"].type == "gauge"
+    assert values(found["last_grip_force"]) == {("left", "policy"): 5.0}
+
+
+async def test_points_with_different_labels_are_series_of_one_metric(server: Server) -> None:
+    exporter = Exporter(server)
+    server.metrics.record("drops", 1.0)
+    server.metrics.record("drops", 1.0, {"cause": "slip"})
+    assert values(custom(exporter)["custom_drops"], "_count") == {("",): 1.0, ("slip",): 1.0}
+
+
+async def test_clients_are_summed_up(server: Server) -> None:
+    exporter = Exporter(server)
+    for client in ("arm-1", "arm-2"):
+        server.metrics.record("drops", 1.0, {"client": client})
+    assert values(custom(exporter)["custom_drops"], "_count") == {(): 2.0}
+
+
+@pytest.mark.parametrize("name", ["grip force", "grip-force", "grip/force", "grip\nforce", "grip.force"])
+async def test_any_name_and_label_make_a_page_that_can_be_parsed(name: str, server: Server) -> None:
+    exporter = Exporter(server)
+    server.metrics.record(name, 1.0, {"__name__": "x", "2nd hand": 'a "quoted"\nline', "": "empty"})
+    assert list(custom(exporter)) == ["custom_grip_force", "last_grip_force"]
+
+
+async def test_after_some_values_of_a_label_the_others_count_together(server: Server) -> None:
+    exporter = Exporter(server)
+    for number in range(MAX_VALUES + 10):
+        server.metrics.record("drops", 1.0, {"object": f"cup-{number}"})
+    counts = values(custom(exporter)["custom_drops"], "_count")
+    assert len(counts) == MAX_VALUES + 1
+    assert counts[OTHER,] == 10.0
+
+
+async def test_metrics_whose_names_differ_by_what_is_added_do_not_collide(server: Server) -> None:
+    exporter = Exporter(server)
+    for name in ("drops", "drops_count", "last_drops", "custom_drops"):
+        server.metrics.record(name, 1.0)
+    assert len(custom(exporter)) == 8
