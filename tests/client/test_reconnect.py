@@ -185,7 +185,7 @@ async def test_an_observation_after_the_event_loop_stood_still_is_not_lost_to_a_
         await peer.next()
         peer.stop()
         peer.start()  # all that while the event loop has not run
-        wire: Any = connection._wire
-        wire._link.look_at = 0.0
+        wire: Any = connection._transport
+        wire._link.next_poll_at = 0.0
         await model.observe(n=n(2))
         assert (await peer.next()).values["n"] == 2

@@ -118,7 +118,7 @@ def test_the_fast_path_gives_what_the_long_way_gives(
 
     def told(fast: bool) -> Any:
         reader = p.Reader(limit, max_frames)
-        reader._usual_fits &= fast
+        reader._common_fits &= fast
         reader.feed(data)
         try:
             found = reader.next()

@@ -33,7 +33,7 @@ def readable(*streams: Any, timeout_s: float = 10) -> None:
 
 def shaken(*streams: Stream) -> None:
     """Until both have shaken hands."""
-    while waiting := [one for one in streams if not one.shake_hands()]:
+    while waiting := [one for one in streams if not one.handshake()]:
         readable(*waiting)
 
 
@@ -70,17 +70,17 @@ def played(pair: Pair, make_stream: Make) -> tuple[Stream, socket.socket]:
 
 def test_each_end_learns_what_the_other_is(both: tuple[Stream, Stream]) -> None:
     robot, server = both
-    assert robot.other == p.Ready(b"ROUTER", b"")
-    assert server.other == p.Ready(b"DEALER", b"robot")
+    assert robot.peer == p.Ready(b"ROUTER", b"")
+    assert server.peer == p.Ready(b"DEALER", b"robot")
 
 
 def test_hands_are_shaken_though_every_byte_comes_by_itself(pair: Pair, make_stream: Make) -> None:
     stream, end = make_stream(pair[0]), pair[1]
     for byte in GREETING + p.ready(b"DEALER", b"robot"):
-        assert not stream.shake_hands()
+        assert not stream.handshake()
         end.sendall(bytes((byte,)))
         readable(stream)
-    assert stream.shake_hands()
+    assert stream.handshake()
 
 
 def test_a_message_that_came_with_the_handshake_is_given_after_it(pair: Pair, make_stream: Make) -> None:
@@ -161,7 +161,7 @@ def test_a_message_whose_last_piece_is_empty_has_left_when_all_of_it_has(both: t
 def test_one_reading_takes_a_part_of_a_very_large_frame_only(
     played: tuple[Stream, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_MOST_OF_A_BODY", 1000)
+    monkeypatch.setattr(module, "_MAX_BODY_READ_BYTES", 1000)
     stream, end = played
     head = p.message([b"", b"e", bytes(20_000)], 0)[:-1]
     end.sendall(b"".join(bytes(one) for one in head) + bytes(3000))
@@ -323,7 +323,7 @@ def test_a_dealer_of_libzmq_is_understood_and_understands(size: int, open_zmq: A
     dealer = open_zmq(zmq.DEALER)
     dealer.setsockopt(zmq.ROUTING_ID, b"robot")
     stream = accept(dealer)
-    assert stream.other == p.Ready(b"DEALER", b"robot")
+    assert stream.peer == p.Ready(b"DEALER", b"robot")
     payload = np.random.default_rng(size).bytes(size)
     dealer.send_multipart([b"", b"e", payload])
     assert plain(received(stream)) == [b"", b"e", payload]

@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from inferential.errors import InferentialError
 from inferential.transport.listening import listen
 from inferential.transport.messages import IncomingObservation, OutgoingResponse, Received
 from inferential.zmtp import ConnectionEnded, ProtocolError, Stream
@@ -43,7 +44,7 @@ _ACCEPT_AGAIN_S = 1.0
 _REMEMBERED_DOUBLES = 1024
 
 
-class MalformedMessage(Exception):
+class MalformedMessage(InferentialError):
     """A message that is not [identity, "", envelope, payload]."""
 
     def __init__(self, identity: bytes, reason: str) -> None:
@@ -196,7 +197,7 @@ class ZmqTransport:
             return  # first what it said before is heard: ever more of it would be kept otherwise
         if client.identity:
             heard = client.stream.read()
-        elif client.stream.shake_hands():
+        elif client.stream.handshake():
             self._welcome(client)
             heard = True
         else:
@@ -253,11 +254,11 @@ class ZmqTransport:
 
     def _welcome(self, client: _Client) -> None:
         """A client has said who it is."""
-        other = client.stream.other
-        assert other is not None
-        if other.identity.startswith(b"\0"):
+        peer = client.stream.peer
+        assert peer is not None
+        if peer.identity.startswith(b"\0"):
             raise ProtocolError("identities that begin with a zero byte are for those that tell none")
-        identity = other.identity or b"\0" + next(self._names).to_bytes(8)
+        identity = peer.identity or b"\0" + next(self._names).to_bytes(8)
         former = self._clients.get(identity)
         if former is not None:
             if identity not in self._doubles:

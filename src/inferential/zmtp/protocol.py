@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from inferential.errors import InferentialError
+
 Buffer = bytes | bytearray | memoryview
 Frame = Buffer | list[Buffer]
 """What a frame is made of: one buffer, or several that are sent one after another from where they are."""
@@ -33,21 +35,21 @@ _IN_PLACE_BYTES = 2 * 1024
 _MAX_COMMAND_BYTES = 1024
 _MAX_IDENTITY_BYTES = 255
 _MAX_CONTEXT_BYTES = 16  # of a heartbeat
-_USUAL = bytes((_MORE, 0, _MORE))  # an empty frame, and a short one after it
-_USUAL_BYTES = 6  # of three such heads
-_DISCARD_AT_ONCE = 64
+_COMMON_START = bytes((_MORE, 0, _MORE))  # an empty frame, and a short one after it
+_COMMON_BYTES = 6  # of three such heads
+_MAX_DISCARDED = 64
 """Frames of an endless message that are thrown away in one go, others' messages between."""
 
 PING, PONG, READY, ERROR = b"\4PING", b"\4PONG", b"\5READY", b"\5ERROR"
 
-PARTNERS = {
+COMPATIBLE_SOCKETS = {
     b"ROUTER": frozenset({b"DEALER", b"REQ", b"ROUTER"}),
     b"DEALER": frozenset({b"ROUTER", b"REP", b"DEALER"}),
 }
 """Which sockets speak to which."""
 
 
-class ConnectionEnded(Exception):
+class ConnectionEnded(InferentialError):
     """The other end closed the connection, or it broke."""
 
 
@@ -92,7 +94,7 @@ def check_greeting(data: bytes) -> None:
         raise ProtocolError(f"the other end asks for the mechanism {mechanism}, which is not spoken here")
 
 
-def knows_heartbeats(data: bytes) -> bool:
+def supports_heartbeats(data: bytes) -> bool:
     """Whether the end that said this greeting knows PING and PONG, which came with ZMTP 3.1."""
     return data[10:12] >= b"\3\1"
 
@@ -123,7 +125,7 @@ def read_ready(body: bytes, own_type: bytes) -> Ready:
         properties[body[at + 1 : name_end].lower()] = body[value_at:end]
         at = end
     socket_type, identity = properties.get(b"socket-type", b""), properties.get(b"identity", b"")
-    if socket_type not in PARTNERS[own_type]:
+    if socket_type not in COMPATIBLE_SOCKETS[own_type]:
         shown = socket_type.decode("ascii", "replace")
         raise ProtocolError(f"a {shown} socket does not speak to a {own_type.decode()}")
     if len(identity) > _MAX_IDENTITY_BYTES:
@@ -159,7 +161,7 @@ def _head(flags: int, size: int) -> bytes:
 
 _LAST_HEADS = [_head(0, size) for size in range(_SHORT_BYTES + 1)]
 _MORE_HEADS = [_head(_MORE, size) for size in range(_SHORT_BYTES + 1)]
-_USUAL_HEADS = [_head(_MORE, 0) + head for head in _MORE_HEADS]  # an empty frame, and the head of one after it
+_COMMON_HEADS = [_head(_MORE, 0) + head for head in _MORE_HEADS]  # an empty frame, and the head of one after it
 
 
 def message(frames: Sequence[Frame], join_below: int) -> list[Buffer]:
@@ -170,7 +172,7 @@ def message(frames: Sequence[Frame], join_below: int) -> list[Buffer]:
         first, envelope, payload = frames
         size = len(envelope)
         if not first and size <= _SHORT_BYTES and not isinstance(envelope, list) and not isinstance(payload, list):
-            heads, size = _USUAL_HEADS[size], len(payload)
+            heads, size = _COMMON_HEADS[size], len(payload)
             if size < join_below:
                 head = _LAST_HEADS[size] if size <= _SHORT_BYTES else _head(0, size)
                 return [b"".join((heads, envelope, head, payload))]
@@ -222,7 +224,7 @@ class Reader:
     def __init__(self, max_frame_bytes: int | None, max_frames: int) -> None:
         self._max_frame_bytes = max_frame_bytes
         self._max_frames = max_frames
-        self._usual_fits = max_frames > HEAD_FRAMES and (max_frame_bytes is None or max_frame_bytes >= _SHORT_BYTES)
+        self._common_fits = max_frames > HEAD_FRAMES and (max_frame_bytes is None or max_frame_bytes >= _SHORT_BYTES)
         self._data = b""
         self._at = 0
         self._frames: list[Buffer] = []
@@ -256,8 +258,8 @@ class Reader:
         data, at, end = self._data, self._at, len(self._data)
         # The message that almost all are, [empty, short envelope, payload], as the long way would give it, at a third
         # of its price.
-        begins = self._body is None and not self._frames and self._usual_fits
-        if begins and end - at >= _USUAL_BYTES and data.startswith(_USUAL, at):
+        begins = self._body is None and not self._frames and self._common_fits
+        if begins and end - at >= _COMMON_BYTES and data.startswith(_COMMON_START, at):
             envelope_at = at + 4
             flags_at = envelope_at + data[at + 3]
             payload_at = flags_at + 2
@@ -324,7 +326,7 @@ class Reader:
                 frames, self._frames = self._frames, []
                 overlong, self._overlong = self._overlong, False
                 return Discarded.MESSAGE if overlong else frames
-            if dropped >= _DISCARD_AT_ONCE:
+            if dropped >= _MAX_DISCARDED:
                 self._at = at
                 return Discarded.PART
         self._at = at

@@ -1,7 +1,7 @@
 """A connected socket that speaks ZMTP, and never waits.
 
 It decides nothing: who connects to whom, and what becomes of a connection that ends, is its owner's business. Whoever
-is told that the socket is readable calls `shake_hands` until that is true, and from then on `read` and then `next`
+is told that the socket is readable calls `handshake` until that is true, and from then on `read` and then `next`
 until that gives None; while `unsent` is not 0, `flush` is to be called when the socket can be written to. Any of these
 may leave something unsent, also `next` and `ping`.
 """
@@ -25,12 +25,12 @@ from inferential.zmtp.protocol import (
     Ready,
     check_greeting,
     greeting,
-    knows_heartbeats,
     message,
     ping,
     pong,
     read_ready,
     ready,
+    supports_heartbeats,
 )
 
 JOIN_BELOW_BYTES = 32 * 1024
@@ -38,21 +38,27 @@ JOIN_BELOW_BYTES = 32 * 1024
 _READ_BYTES = 4 * 1024
 """Small messages come whole, some dozens at once; of a large one, little is copied twice; and a flood of heartbeats,
 seen to in one go, is a few hundred."""
-_MOST_BUFFERS = 64  # of one call, far below what any system takes
+_MAX_BUFFERS = 64  # of one call, far below what any system takes
 _LAST_READS, _LAST_READ_BYTES = 64, 64 * 1024  # on closing, of what nobody will look at
-_MOST_OF_A_BODY = 1024 * 1024
+_MAX_BODY_READ_BYTES = 1024 * 1024
 """Of a large frame, so much is read in one go: others are to be heard too while somebody sends a very large one."""
-_PATIENCE = {"TCP_KEEPIDLE": 30, "TCP_KEEPALIVE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
+_KEEPALIVE = {
+    "TCP_KEEPIDLE": 30,
+    "TCP_KEEPALIVE": 30,
+    "TCP_KEEPINTVL": 10,
+    "TCP_KEEPCNT": 3,
+    "TCP_USER_TIMEOUT": 60_000,
+}
 """A machine that is gone is missed by the system in a minute, not in two hours: nobody sends robots heartbeats, and
 each that drove out of reach would cost a descriptor. Linux ends by TCP_USER_TIMEOUT also who is there and has taken
 nothing of what is on its way for that long. TCP_KEEPALIVE is macOS's name for TCP_KEEPIDLE."""
 
 
-LONGEST_PATH = 107
+MAX_PATH_BYTES = 107
 """Bytes that the system takes for the name of a socket."""
 
 
-def place_of(path: str) -> str:
+def socket_path(path: str) -> str:
     """Of ipc://PATH, what the system calls it: @ begins a name that is in no file system, as in libzmq."""
     return "\0" + path[1:] if path.startswith("@") else path
 
@@ -79,18 +85,18 @@ class Stream:
         if connected.family != socket.AF_UNIX:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for name, value in _PATIENCE.items():
+            for name, value in _KEEPALIVE.items():
                 if hasattr(socket, name):
                     connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         self._socket_type = socket_type
         self._ready = ready(socket_type, identity)
         self._greeting: bytearray | None = bytearray()  # None: it was whole
-        self._knows_heartbeats = False
+        self._supports_heartbeats = False
         self._reader = Reader(max_frame_bytes, max_frames)
         self._unsent: deque[tuple[memoryview, bool]] = deque()  # a buffer, and whether a message ends with it
         self.unsent = 0
         """Messages that the system has not taken whole yet."""
-        self.other: Ready | None = None
+        self.peer: Ready | None = None
         """What the other end is, once the handshake is over."""
         self.alive = True
         """Since the last `ping` something came, or the other end took something of what was unsent."""
@@ -105,16 +111,16 @@ class Stream:
         """Whether `next` may give something without another `read`."""
         return self._reader.buffered
 
-    def shake_hands(self) -> bool:
+    def handshake(self) -> bool:
         """Goes on with the handshake, as far as the other end has; True once it is over.
 
         Raises:
             ConnectionEnded: the connection is over, or the other end does not speak ZMTP as it should.
         """
-        while self.other is None:
+        while self.peer is None:
             found = self._reader.next()
             if isinstance(found, bytes):
-                self.other = read_ready(found, self._socket_type)
+                self.peer = read_ready(found, self._socket_type)
             elif found is not None:
                 raise ProtocolError("a message came before READY")
             elif not self.read():
@@ -140,14 +146,14 @@ class Stream:
             raise ConnectionEnded("the other end closed the connection")
         self.alive = True
         self.drained = len(data) < _READ_BYTES
-        self._reader.feed(data if self._greeting is None else self._greeted(data))
+        self._reader.feed(data if self._greeting is None else self._take_greeting(data))
         return True
 
     def _read_body(self) -> bool:
         """Reads what there is of a large frame, up to a limit."""
         found = 0
         self.drained = False
-        while self._reader.space is not None and found < _MOST_OF_A_BODY:
+        while self._reader.space is not None and found < _MAX_BODY_READ_BYTES:
             try:
                 size = self._socket.recv_into(self._reader.space)
             except BlockingIOError:
@@ -160,14 +166,14 @@ class Stream:
             found += size
         return found > 0
 
-    def _greeted(self, data: bytes) -> bytes:
+    def _take_greeting(self, data: bytes) -> bytes:
         """Takes the greeting off the front of what came; ProtocolError where it is none."""
         assert self._greeting is not None
         self._greeting += data
         check_greeting(bytes(self._greeting))
         if len(self._greeting) < GREETING_BYTES:
             return b""
-        self._knows_heartbeats = knows_heartbeats(bytes(self._greeting))
+        self._supports_heartbeats = supports_heartbeats(bytes(self._greeting))
         rest = bytes(self._greeting[GREETING_BYTES:])
         self._greeting = None
         self._send([self._ready])
@@ -186,7 +192,7 @@ class Stream:
         found = reader.next()
         if found is None and reader.space is not None and not self.drained and self.read():
             found = reader.next()
-        return self._obey(found) if isinstance(found, bytes) else found
+        return self._handle_commands(found) if isinstance(found, bytes) else found
 
     def receive(self) -> list[Buffer] | Discarded | None:
         """The same, and reads on where none is here yet. `buffered` and `drained` tell whether there may be another.
@@ -203,7 +209,7 @@ class Stream:
                 return None
         return found
 
-    def _obey(self, found: bytes) -> list[Buffer] | Discarded | None:
+    def _handle_commands(self, found: bytes) -> list[Buffer] | Discarded | None:
         """Sees to commands, up to the next message; answers those of one gulp at once."""
         pongs = []
         following: list[Buffer] | bytes | Discarded | None = found
@@ -232,7 +238,7 @@ class Stream:
         Raises:
             ConnectionEnded: the connection is over.
         """
-        if not self._knows_heartbeats:
+        if not self._supports_heartbeats:
             return
         self.alive = False
         if not self._unsent:
@@ -247,7 +253,7 @@ class Stream:
                     if len(parts) == 1:
                         return
                     # The head has left alone: the other end wakes by it while the rest is copied.
-                    sent += self._socket.sendmsg(parts[1:_MOST_BUFFERS])
+                    sent += self._socket.sendmsg(parts[1:_MAX_BUFFERS])
             except BlockingIOError:
                 pass
             except OSError as error:

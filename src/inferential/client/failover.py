@@ -19,16 +19,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from inferential.client.arguments import addresses_of
-from inferential.client.link import Link, Patience
+from inferential.client.link import Link, LinkTimeouts
 from inferential.client.mailbox import Mailbox
 from inferential.client.session import MAX_OPEN, Frames, Session
-from inferential.client.wire import OneServer, Wire, fd_of, normalize_address, patience_of, receive
+from inferential.client.transport import ClientTransport, SingleServer, fd_of, link_timeouts, normalize_address, receive
 
 # A server that stopped without ending its connections is missed after a second, and the next one takes over.
 _HEARTBEAT_S, _SILENCE_S = 0.25, 1.0
 
 
-def open_wire(server: str | Sequence[str], client_id: str, reconnect_ivl_ms: int, reconnect_max_ms: int) -> Wire:
+def open_transport(
+    server: str | Sequence[str], client_id: str, reconnect_ivl_ms: int, reconnect_max_ms: int
+) -> ClientTransport:
     """The way to a server, or to several: a sequence of addresses, or one text with commas between them.
 
     Raises:
@@ -37,14 +39,14 @@ def open_wire(server: str | Sequence[str], client_id: str, reconnect_ivl_ms: int
     """
     servers = addresses_of(server)
     if len(servers) == 1:
-        return OneServer(servers[0], client_id, reconnect_ivl_ms, reconnect_max_ms)
+        return SingleServer(servers[0], client_id, reconnect_ivl_ms, reconnect_max_ms)
     addresses = [normalize_address(one) for one in servers]
     if not addresses or len(set(addresses)) < len(addresses):
         raise ValueError(f"server: expected addresses that differ, got {server!r}")
-    return ManyServers(in_order(addresses, client_id), client_id, reconnect_ivl_ms, reconnect_max_ms)
+    return ServerFailover(rendezvous_order(addresses, client_id), client_id, reconnect_ivl_ms, reconnect_max_ms)
 
 
-def in_order(addresses: Sequence[str], client_id: str) -> list[str]:
+def rendezvous_order(addresses: Sequence[str], client_id: str) -> list[str]:
     """The addresses in a robot's own order, its own server first."""
     return sorted(addresses, key=lambda address: hashlib.blake2b(f"{client_id}\n{address}".encode()).digest())
 
@@ -52,8 +54,8 @@ def in_order(addresses: Sequence[str], client_id: str) -> list[str]:
 class _Server:
     """One of several."""
 
-    def __init__(self, address: str, identity: bytes, patience: Patience, selector: selectors.BaseSelector) -> None:
-        self.link = Link(address, identity, patience, selector)
+    def __init__(self, address: str, identity: bytes, timeouts: LinkTimeouts, selector: selectors.BaseSelector) -> None:
+        self.link = Link(address, identity, timeouts, selector)
         self.sent: dict[int, None] = {}
         """Requests that it was sent; of those that were answered the newest stay for a while."""
 
@@ -66,16 +68,16 @@ class _Server:
             del self.sent[next(iter(self.sent))]
         return True
 
-    def look(self, session: Session, now: float) -> int:
+    def poll(self, session: Session, now: float) -> int:
         """Reads all that came, and sees to the connection; gives the number of requests that ended."""
         ended = receive(self.link, session)
-        if self.link.look(now):
+        if self.link.poll(now):
             ended += session.lost(self.sent, f"the connection to {self.link.address} ended before the answer came")
             self.sent.clear()
         return ended
 
 
-class ManyServers:
+class ServerFailover:
     """A connection to each of several servers.
 
     Args:
@@ -85,32 +87,32 @@ class ManyServers:
     """
 
     def __init__(self, addresses: Sequence[str], client_id: str, reconnect_ivl_ms: int, reconnect_max_ms: int) -> None:
-        patience = replace(
-            patience_of(reconnect_ivl_ms, reconnect_max_ms), heartbeat_s=_HEARTBEAT_S, silence_s=_SILENCE_S
+        timeouts = replace(
+            link_timeouts(reconnect_ivl_ms, reconnect_max_ms), heartbeat_s=_HEARTBEAT_S, silence_s=_SILENCE_S
         )
         self._selector = selectors.DefaultSelector()
-        self._servers = [_Server(address, client_id.encode(), patience, self._selector) for address in addresses]
+        self._servers = [_Server(address, client_id.encode(), timeouts, self._selector) for address in addresses]
         self.fd = fd_of(self._selector)
         self.closed = False
         now = time.monotonic()
         for server in self._servers:
-            server.link.look(now)
+            server.link.poll(now)
 
-    def look_at(self) -> float:
-        return min(server.link.look_at for server in self._servers)
-
-    @property
-    def flows(self) -> bool:
-        return self._servers[0].link.flows
-
-    def settled(self) -> bool:
-        return all(server.link.flows for server in self._servers)
+    def next_poll_at(self) -> float:
+        return min(server.link.next_poll_at for server in self._servers)
 
     @property
-    def trouble(self) -> str | None:
+    def writable(self) -> bool:
+        return self._servers[0].link.writable
+
+    def idle(self) -> bool:
+        return all(server.link.writable for server in self._servers)
+
+    @property
+    def last_error(self) -> str | None:
         if self._first() is not None:
             return None
-        return "; ".join(f"{server.link.address}: {server.link.trouble}" for server in self._servers)
+        return "; ".join(f"{server.link.address}: {server.link.last_error}" for server in self._servers)
 
     def send(self, session: Session, mailbox: Mailbox, request_id: int, frames: Frames) -> bool:
         server = self._first()
@@ -120,7 +122,7 @@ class ManyServers:
 
     def pump(self, session: Session) -> int:
         now = time.monotonic()
-        ended = sum(server.look(session, now) for server in self._servers)
+        ended = sum(server.poll(session, now) for server in self._servers)
         while session.has_unsent() and (server := self._first()) is not None:
             unsent = session.next_unsent()
             if unsent is None or not server.try_send(*unsent):

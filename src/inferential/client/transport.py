@@ -9,11 +9,11 @@ import selectors
 import time
 from typing import Protocol
 
-from inferential.client.link import Link, Patience
+from inferential.client.link import Link, LinkTimeouts
 from inferential.client.mailbox import Mailbox
 from inferential.client.session import Frames, Session
 from inferential.zmtp.protocol import Discarded
-from inferential.zmtp.stream import LONGEST_PATH
+from inferential.zmtp.stream import MAX_PATH_BYTES
 
 
 def normalize_address(server: str) -> str:
@@ -26,7 +26,7 @@ def normalize_address(server: str) -> str:
     transport, _, place = address.partition("://")
     host, _, port = place.rpartition(":")
     is_tcp = transport == "tcp" and host != "*" and _is_name(host) and port.isdecimal() and 0 < int(port) < 65_536
-    is_ipc = transport == "ipc" and 0 < len(place.encode(errors="surrogateescape")) <= LONGEST_PATH
+    is_ipc = transport == "ipc" and 0 < len(place.encode(errors="surrogateescape")) <= MAX_PATH_BYTES
     if not is_tcp and not is_ipc:
         raise ValueError(f"server: expected HOST:PORT, tcp://HOST:PORT or ipc://PATH, got {server!r}")
     return address
@@ -39,7 +39,7 @@ def _is_name(host: str) -> bool:
         return False
 
 
-def patience_of(reconnect_ivl_ms: int, reconnect_max_ms: int) -> Patience:
+def link_timeouts(reconnect_ivl_ms: int, reconnect_max_ms: int) -> LinkTimeouts:
     """How long is waited between attempts to connect.
 
     Raises:
@@ -48,10 +48,10 @@ def patience_of(reconnect_ivl_ms: int, reconnect_max_ms: int) -> Patience:
     for name, value in (("reconnect_ivl_ms", reconnect_ivl_ms), ("reconnect_max_ms", reconnect_max_ms)):
         if not isinstance(value, int) or not 0 <= value < 2**31:
             raise ValueError(f"{name}: expected whole milliseconds of 0 or more, got {value!r}")
-    return Patience(reconnect_ivl_ms / 1e3, reconnect_max_ms / 1e3)
+    return LinkTimeouts(reconnect_ivl_ms / 1e3, reconnect_max_ms / 1e3)
 
 
-class Wire(Protocol):
+class ClientTransport(Protocol):
     """The way to the server, or to one of several.
 
     What is asked with every observation is a method: CPython 3.11 leaves its loop for a property.
@@ -62,24 +62,24 @@ class Wire(Protocol):
         """A descriptor that is readable while `pump` has something to do."""
         ...
 
-    def look_at(self) -> float:
+    def next_poll_at(self) -> float:
         """When to call `pump` though there is nothing to read, in seconds of `time.monotonic()`."""
         ...
 
     @property
-    def flows(self) -> bool:
+    def writable(self) -> bool:
         """Whether the robot's own server is connected, and was sent all that was to be sent."""
         ...
 
-    def settled(self) -> bool:
+    def idle(self) -> bool:
         """Whether there is nothing to do but to wait for answers: no connection to be made, no rest to be sent.
 
-        It `flows` then.
+        It `writable` then.
         """
         ...
 
     @property
-    def trouble(self) -> str | None:
+    def last_error(self) -> str | None:
         """Why no server can be reached, in words; None while one can."""
         ...
 
@@ -104,7 +104,7 @@ class Wire(Protocol):
         ...
 
 
-class OneServer:
+class SingleServer:
     """A link and its one server.
 
     Raises:
@@ -112,26 +112,26 @@ class OneServer:
     """
 
     def __init__(self, server: str, client_id: str, reconnect_ivl_ms: int, reconnect_max_ms: int) -> None:
-        address, patience = normalize_address(server), patience_of(reconnect_ivl_ms, reconnect_max_ms)
+        address, timeouts = normalize_address(server), link_timeouts(reconnect_ivl_ms, reconnect_max_ms)
         self._selector = selectors.DefaultSelector()
-        self._link = Link(address, client_id.encode(), patience, self._selector)
+        self._link = Link(address, client_id.encode(), timeouts, self._selector)
         self.fd = fd_of(self._selector)
         self.closed = False
-        self._link.look(time.monotonic())
+        self._link.poll(time.monotonic())
 
-    def look_at(self) -> float:
-        return self._link.look_at
-
-    @property
-    def flows(self) -> bool:
-        return self._link.flows
-
-    def settled(self) -> bool:
-        return self._link.flows
+    def next_poll_at(self) -> float:
+        return self._link.next_poll_at
 
     @property
-    def trouble(self) -> str | None:
-        return self._link.trouble
+    def writable(self) -> bool:
+        return self._link.writable
+
+    def idle(self) -> bool:
+        return self._link.writable
+
+    @property
+    def last_error(self) -> str | None:
+        return self._link.last_error
 
     def send(self, session: Session, mailbox: Mailbox, request_id: int, frames: Frames) -> bool:
         if session.has_unsent() or not self._link.try_send(frames):
@@ -142,8 +142,8 @@ class OneServer:
         link = self._link
         ended = receive(link, session)
         now = time.monotonic()
-        if not link.flows or now >= link.look_at:
-            link.look(now)
+        if not link.writable or now >= link.next_poll_at:
+            link.poll(now)
             while (unsent := session.next_unsent()) is not None and link.try_send(unsent[1]):
                 session.sent()
             ended += receive(link, session)
