@@ -16,7 +16,19 @@ import pytest
 import inferential
 
 ROOT = Path(__file__).parents[1]
-SERVER_SIDE = ("pydantic", "ray", "yaml", "PIL", "typer", "rich", "watchfiles", "ml_dtypes", "mujoco", "matplotlib")
+SERVER_SIDE = (
+    "zmq",
+    "pydantic",
+    "ray",
+    "yaml",
+    "PIL",
+    "typer",
+    "rich",
+    "watchfiles",
+    "ml_dtypes",
+    "mujoco",
+    "matplotlib",
+)
 
 
 def python(program: str, *, path: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -178,6 +190,6 @@ def test_a_wheel_needs_nothing_of_what_a_server_needs(wheel: Path) -> None:
     (metadata,) = (name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".dist-info/METADATA"))
     text = zipfile.ZipFile(wheel).read(metadata).decode()
     needed = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", text, re.MULTILINE)
-    assert sorted(needed) == ["numpy", "protobuf", "pyzmq"]
+    assert sorted(needed) == ["numpy", "protobuf"]
     for extra in ("edge", "server", "ray", "dev"):
         assert f"Provides-Extra: {extra}\n" in text

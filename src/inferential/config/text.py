@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from inferential.config.fields import Key, format_path
+from inferential.errors import InferentialError
 
 Parsed = tuple[Any, dict[Key, int]]
 """Plain values, and the line that each place begins on, as far as that is known."""
@@ -41,7 +42,7 @@ class Layer:
         return self.name
 
 
-class SyntaxProblem(Exception):
+class SyntaxProblem(InferentialError):
     """Text that is not of its format.
 
     Attributes:

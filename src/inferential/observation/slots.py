@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from inferential.errors import InferentialError
 from inferential.proto import (
     ENCODING_UNSPECIFIED,
     Tensor,
@@ -26,7 +27,7 @@ from inferential.proto.images import ImageError, check_shape
 _MAX_DIMS = 32  # of numpy 1.26; later ones hold 64
 
 
-class ObservationError(Exception):
+class ObservationError(InferentialError):
     """An observation that cannot be believed; the text names the field, the value and the rule.
 
     Attributes:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from inferential.errors import InferentialError
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.tensors import Array, Buffer, EncodedImage
 
@@ -31,7 +32,7 @@ _JPEG_CHANNELS = (1, 3)
 _JPEG_MAX_SIDE = 65_500  # JPEG_MAX_DIMENSION of libjpeg
 
 
-class ImageError(ValueError):
+class ImageError(InferentialError, ValueError):
     """An image cannot be encoded, or is not what its tensor says."""
 
 
