@@ -102,7 +102,7 @@ async def test_when_it_goes_the_other_takes_over_and_what_it_had_ends(peers: lis
         lost = asyncio.create_task(model.infer(WAIT_MS, n=np.zeros(1)))
         await mine.next()
         mine.stop()
-        with pytest.raises(RequestRejected, match="ended before the answer came"):
+        with pytest.raises(RequestRejected, match="was lost before the answer came"):
             await lost
         again = asyncio.create_task(model.infer(WAIT_MS, n=np.ones(1)))
         seen = await other.next()
@@ -173,7 +173,7 @@ def test_a_connection_of_threads_moves_too(peers: list[Peer]) -> None:
         model.observe(n=np.zeros(1))
         mine.receive()
         mine.stop()
-        with pytest.raises(RequestRejected, match="ended before"):
+        with pytest.raises(RequestRejected, match="was lost before"):
             model.get_result(WAIT_MS)
         model.observe(n=np.zeros(1))
         seen = other.receive()

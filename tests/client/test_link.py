@@ -134,7 +134,7 @@ def test_why_there_is_no_connection_is_told_once_and_that_there_is_one_again(
     waits(robot, 3)
     assert robot.link.last_error == "Connection refused"
     assert [record.message for record in caplog.records] == [
-        f"no connection to {server.address}: Connection refused; it is tried again and again"
+        f"cannot connect to {server.address} (Connection refused); retrying with backoff"
     ]
     server.listener = socket.create_server(("127.0.0.1", server.port))
     robot.poll(robot.link.next_poll_at)

@@ -112,7 +112,7 @@ async def test_infer_is_told_when_a_newer_observation_took_its_place_unsent(conn
         while connection.stats.observed == 0:  # noqa: ASYNC110 (another thread counts)
             await asyncio.sleep(0.001)
     await model.observe(n=n(2))
-    with pytest.raises(RequestSuperseded, match="before it could be sent"):
+    with pytest.raises(RequestSuperseded, match="before this one could be sent"):
         await waiting
 
 

@@ -414,7 +414,7 @@ def test_whoever_waits_for_an_observation_that_was_replaced_unsent_is_told(talk:
     error = mailbox.take_kept(waiting.request_id)
     assert isinstance(error, RequestSuperseded)
     assert (error.request_id, error.model_id) == (waiting.request_id, "m")
-    assert "before it could be sent" in str(error)
+    assert "before this one could be sent" in str(error)
 
 
 def test_of_all_handles_the_newest_wait_in_order_and_the_rest_are_refused(talk: Any) -> None:

@@ -1,13 +1,13 @@
-"""Several servers: which of them a robot speaks to, and what becomes of it when that one goes.
+"""Several servers: which of them a robot uses, and which one when that is away.
 
-It speaks to one at a time; that servers know nothing of each other is no concern of it.
+A robot uses one server at a time; the servers need not know each other.
 
 Every robot has its own order of the servers, by rendezvous hashing (Thaler and Ravishankar, "Using name-based mappings
 to increase hit rates", 1998): the order of the hashes of its id with each address. So robots spread evenly over the
-servers and over the others when one goes, only those of that one move, and nobody has to agree with anybody.
+servers, and over the others when one goes; only the robots of that one move, and no coordination is needed.
 
-A connection to each is kept, and an observation goes to the first in the order whose connection stands. When a
-connection ends, the requests that were sent by it end too; when it is made again, observations take it again.
+A connection to each is kept, and an observation goes to the first connected server in the order. When a connection is
+lost, the requests that were sent by it end too; when it is made again, observations use it again.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from inferential.client.mailbox import Mailbox
 from inferential.client.session import MAX_OPEN, Frames, Session
 from inferential.client.transport import ClientTransport, SingleServer, fd_of, link_timeouts, normalize_address, receive
 
-# A server that stopped without ending its connections is missed after a second, and the next one takes over.
+# A server that vanished without closing its connections is noticed after a second, and the next one takes over.
 _HEARTBEAT_S, _SILENCE_S = 0.25, 1.0
 
 
 def open_transport(
     server: str | Sequence[str], client_id: str, reconnect_ivl_ms: int, reconnect_max_ms: int
 ) -> ClientTransport:
-    """The way to a server, or to several: a sequence of addresses, or one text with commas between them.
+    """Returns the transport to a server, or to several: a sequence of addresses, or one text separated by commas.
 
     Raises:
-        ValueError: for an address that cannot be used, or two that are the same.
-        TypeError: for what is no address at all.
+        ValueError: an address cannot be used, or two are the same.
+        TypeError: something is not an address.
     """
     servers = addresses_of(server)
     if len(servers) == 1:
@@ -47,7 +47,7 @@ def open_transport(
 
 
 def rendezvous_order(addresses: Sequence[str], client_id: str) -> list[str]:
-    """The addresses in a robot's own order, its own server first."""
+    """Returns the addresses in a robot's own order, its own server first."""
     return sorted(addresses, key=lambda address: hashlib.blake2b(f"{client_id}\n{address}".encode()).digest())
 
 
@@ -57,10 +57,10 @@ class _Server:
     def __init__(self, address: str, identity: bytes, timeouts: LinkTimeouts, selector: selectors.BaseSelector) -> None:
         self.link = Link(address, identity, timeouts, selector)
         self.sent: dict[int, None] = {}
-        """Requests that it was sent; of those that were answered the newest stay for a while."""
+        """Ids of the newest requests that were sent to it, answered ones included."""
 
     def try_send(self, request_id: int, frames: Frames) -> bool:
-        """Whether the message is on its way."""
+        """Sends a message; returns False where it cannot be sent now."""
         if not self.link.try_send(frames):
             return False
         self.sent[request_id] = None
@@ -69,10 +69,10 @@ class _Server:
         return True
 
     def poll(self, session: Session, now: float) -> int:
-        """Reads all that came, and sees to the connection; gives the number of requests that ended."""
+        """Reads all messages and polls the connection; returns the number of requests that ended."""
         ended = receive(self.link, session)
         if self.link.poll(now):
-            ended += session.lost(self.sent, f"the connection to {self.link.address} ended before the answer came")
+            ended += session.lost(self.sent, f"the connection to {self.link.address} was lost before the answer came")
             self.sent.clear()
         return ended
 
@@ -83,7 +83,7 @@ class ServerFailover:
     Args:
         addresses: in the robot's order.
         client_id: the robot's.
-        reconnect_ivl_ms, reconnect_max_ms: as of `Connection`.
+        reconnect_ivl_ms, reconnect_max_ms: see `Connection`.
     """
 
     def __init__(self, addresses: Sequence[str], client_id: str, reconnect_ivl_ms: int, reconnect_max_ms: int) -> None:

@@ -1,10 +1,10 @@
 """`Connection` and `Model`: the robot SDK for threads.
 
-Threads may share a connection and its handles. The socket is used under one lock; of the threads that wait for
-responses one at a time, the leader, sleeps on the socket's descriptor with the lock released, and hands out to the
-others what comes. There is no thread of our own while a connection stands: a robot with one control loop pays for
-none. While one is to be made, or the system does not take all of a message at once, a thread sees to it, as nobody may
-call us before the next control period.
+Threads may share a connection and its handles. The socket is used under one lock. Of the threads that wait for
+responses one at a time, the leader, sleeps on the socket's descriptor with the lock released, and wakes the others, its
+followers, for what arrives. While connected there is no background thread, so a robot with one control loop pays for
+none. While connecting, or while the system does not accept all of a message at once, a background thread pumps, since
+the next call may come as late as the next control period.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from inferential.client.session import Session
 from inferential.proto.messages import Content
 
 FIRST_CONNECT_MS = 50
-"""Longest that the first `observe` of a connection waits for the connection to be made."""
+"""Longest time in milliseconds that the first `observe` of a connection waits until it is connected."""
 FULL_SOCKET_MS = 5
-"""Longest that an `observe` waits for room in the socket; after that none waits until the socket has room again."""
+"""Longest time that an `observe` waits for room in the socket; later ones do not wait until there was room."""
 LONGEST_SLEEP_S = 3600.0
-"""What one sleep takes at most: the system's own calls know neither infinity nor very long times."""
-_BACKGROUND_PUMP_S = 0.5  # after which a connection that nobody has any more can go
+"""Longest single sleep: the system calls accept neither infinity nor very long times."""
+_BACKGROUND_PUMP_S = 0.5  # after which a connection without references can be collected
 
 
 class Connection(ModelFactory["Model"]):
@@ -147,7 +147,7 @@ class Connection(ModelFactory["Model"]):
         deadline = time.monotonic() + timeout_s_of(timeout_ms)
         with self._lock:
             self._check_open()
-            if mailbox.unread and self._transport.pump(self._session):  # something newer than that may have come
+            if mailbox.unread and self._transport.pump(self._session):  # something newer may have arrived
                 self._notify()
             outcome = self._wait(mailbox.take, deadline)
         return result_of(outcome)
@@ -176,7 +176,7 @@ class Connection(ModelFactory["Model"]):
         self._check_open()
         transport = self._transport
         request_id, frames = self._session.observe(mailbox, content, hints, now, timestamp_ns, keep)
-        # A robot that was silent for a while may have lost its server meanwhile.
+        # After a pause the connection may have been lost.
         news = now >= transport.next_poll_at() and transport.pump(self._session) > 0
         if not self._reached:
             self._reached = True
@@ -191,10 +191,10 @@ class Connection(ModelFactory["Model"]):
         return request_id
 
     def _finish_sending(self) -> bool:
-        """Sees to what is not sent yet; whether requests ended by it."""
+        """Waits shortly for room in the socket and leaves the rest to a thread; returns whether requests ended."""
         news = False
         if self._was_writable and not self._transport.writable:
-            # The system takes a large message in a fraction of a millisecond.
+            # The system mostly accepts a large message in a fraction of a millisecond.
             news = self._wait_until_writable(FULL_SOCKET_MS)
         self._was_writable = self._was_writable or self._transport.writable
         if self._pump_thread is None and not self._transport.idle():
@@ -205,7 +205,7 @@ class Connection(ModelFactory["Model"]):
         return news
 
     def _wait_until_writable(self, timeout_ms: float) -> bool:
-        """Waits until the server is connected and was sent all that it is to be sent; whether requests ended by it."""
+        """Waits until the transport is writable; returns whether requests ended."""
         now = time.monotonic()
         deadline = now + timeout_ms / 1e3
         ended = 0
@@ -218,7 +218,7 @@ class Connection(ModelFactory["Model"]):
             now = time.monotonic()
 
     def _background_pump(self) -> bool:
-        """For a while, what nobody may call us for: connecting, sending the rest. False once there is none of it."""
+        """Connects and sends unsent data for a while; returns False once that is done."""
         with self._lock:
             if self._closed or self._transport.idle():
                 self._pump_thread = None
@@ -229,13 +229,13 @@ class Connection(ModelFactory["Model"]):
             return True
 
     def _wait(self, take: Callable[[], Outcome | None], deadline: float) -> Outcome | None:
-        """Sleeps until there is something to take, and takes it; what has come by the deadline counts."""
-        outcome = take()  # it may have come while the rest of its observation was sent
+        """Waits until there is an outcome, and returns it; None after the deadline."""
+        outcome = take()  # it may have arrived while the rest of the observation was sent
         while outcome is None:
             now = time.monotonic()
             remaining = deadline - now
             if remaining > 0:
-                # Of a leader that sleeps already, `next_poll_at` may have changed since.
+                # If a leader sleeps already, `next_poll_at` may have changed since.
                 self._sleep(min(remaining, self._transport.next_poll_at() - now, LONGEST_SLEEP_S))
                 self._check_open()
             if self._transport.pump(self._session):
@@ -246,14 +246,14 @@ class Connection(ModelFactory["Model"]):
         return outcome
 
     def _sleep(self, timeout_s: float) -> None:
-        """Sleeps, the lock released, until something came or another thread has something for us."""
+        """Sleeps with the lock released until a message arrives or another thread notifies this one."""
         if self._leading:
             self._wait_as_follower(timeout_s)
         else:
             self._wait_as_leader(timeout_s)
 
     def _wait_as_leader(self, timeout_s: float) -> None:
-        """Sleeps, the lock released, until the socket or another thread wakes us."""
+        """Sleeps with the lock released until the socket or another thread wakes it."""
         self._leading = True
         self._lock.release()
         try:
@@ -264,11 +264,11 @@ class Connection(ModelFactory["Model"]):
             if self._woken:
                 self._woken_by.recv(1)
                 self._woken = False
-            if self._followers:  # another must lead if we leave with what we came for
+            if self._followers:  # another must lead if this one leaves with its outcome
                 self._arrived.notify_all()
 
     def _wait_as_follower(self, timeout_s: float) -> None:
-        """Sleeps, the lock released, until another thread has something for us."""
+        """Sleeps with the lock released until another thread notifies it."""
         self._followers += 1
         try:
             self._arrived.wait(timeout_s)

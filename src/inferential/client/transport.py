@@ -1,6 +1,6 @@
-"""The way of a robot to its server: how messages enter and leave it.
+"""A robot's transport to its server: sends observations and reads responses, without blocking.
 
-It waits for nothing but the making of a connection: `client.sync` and `client.aio` each wait in their own way.
+`client.sync` and `client.aio` wait for it, each in its own way.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from inferential.zmtp.stream import MAX_PATH_BYTES
 
 
 def normalize_address(server: str) -> str:
-    """`server` with tcp:// put before it where no transport is named.
+    """Returns `server` with tcp:// before it where no scheme is given.
 
     Raises:
-        ValueError: for an address that no server can have.
+        ValueError: it is not an address of a server.
     """
     address = server if "://" in server else f"tcp://{server}"
     transport, _, place = address.partition("://")
@@ -35,15 +35,15 @@ def normalize_address(server: str) -> str:
 def _is_name(host: str) -> bool:
     try:
         return bool(host.encode("idna")) and host.isprintable()
-    except UnicodeError:  # or the first who looks for it would be told so
+    except UnicodeError:  # resolving it would raise the same
         return False
 
 
 def link_timeouts(reconnect_ivl_ms: int, reconnect_max_ms: int) -> LinkTimeouts:
-    """How long is waited between attempts to connect.
+    """Returns the times between attempts to connect.
 
     Raises:
-        ValueError: for a time that is none.
+        ValueError: a time is not whole milliseconds of 0 or more.
     """
     for name, value in (("reconnect_ivl_ms", reconnect_ivl_ms), ("reconnect_max_ms", reconnect_max_ms)):
         if not isinstance(value, int) or not 0 <= value < 2**31:
@@ -52,9 +52,9 @@ def link_timeouts(reconnect_ivl_ms: int, reconnect_max_ms: int) -> LinkTimeouts:
 
 
 class ClientTransport(Protocol):
-    """The way to the server, or to one of several.
+    """The transport to the server, or to one of several.
 
-    What is asked with every observation is a method: CPython 3.11 leaves its loop for a property.
+    What every observation needs is a method, not a property, which costs more in CPython 3.11.
     """
 
     @property
@@ -63,24 +63,24 @@ class ClientTransport(Protocol):
         ...
 
     def next_poll_at(self) -> float:
-        """When to call `pump` though there is nothing to read, in seconds of `time.monotonic()`."""
+        """Returns when to call `pump` without an event, in seconds of `time.monotonic()`."""
         ...
 
     @property
     def writable(self) -> bool:
-        """Whether the robot's own server is connected, and was sent all that was to be sent."""
+        """Whether the robot's own server is connected, and everything was handed to the system."""
         ...
 
     def idle(self) -> bool:
-        """Whether there is nothing to do but to wait for answers: no connection to be made, no rest to be sent.
+        """Returns whether there is nothing to do but to wait for answers: all connections are made, all data is sent.
 
-        It `writable` then.
+        It is `writable` then.
         """
         ...
 
     @property
     def last_error(self) -> str | None:
-        """Why no server can be reached, in words; None while one can."""
+        """Why no server can be reached, in words; None while one is connected."""
         ...
 
     @property
@@ -89,26 +89,26 @@ class ClientTransport(Protocol):
         ...
 
     def send(self, session: Session, mailbox: Mailbox, request_id: int, frames: Frames) -> bool:
-        """Sends an observation, or leaves it with the session where no server can be reached.
+        """Sends an observation, or lets the session hold it where no server can be reached.
 
-        Returns whether another request ended by it, which somebody may wait for.
+        Returns whether another request ended because of it, whose waiter must be woken.
         """
         ...
 
     def pump(self, session: Session) -> int:
-        """Sends what waits and reads all that came; gives the number of requests that it ended."""
+        """Sends what is held and reads all messages; returns the number of requests that ended."""
         ...
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Closes the connection."""
         ...
 
 
 class SingleServer:
-    """A link and its one server.
+    """The transport to one server.
 
     Raises:
-        ValueError: for an address that no server can have, or a time that is none.
+        ValueError: an address or a time is not one.
     """
 
     def __init__(self, server: str, client_id: str, reconnect_ivl_ms: int, reconnect_max_ms: int) -> None:
@@ -156,12 +156,12 @@ class SingleServer:
 
 
 def fd_of(selector: selectors.BaseSelector) -> int:
-    """The selector's own descriptor."""
+    """Returns the selector's own descriptor."""
     return selector.fileno()  # type: ignore[attr-defined,no-any-return]  # of epoll and kqueue, not of select
 
 
 def receive(link: Link, session: Session) -> int:
-    """Reads all that came by a link; gives the number of messages."""
+    """Reads all messages of a link; returns their number."""
     count = 0
     while (frames := link.next()) is not None:
         count += 1

@@ -40,7 +40,7 @@ class Drive:
             actions = np.arange(begin, begin + self.horizon, dtype=np.float32)[:, np.newaxis]
             self.player.answered(request_id, actions, self.now)
         if self.player.wants_chunk(self.now, self.interval_s):
-            self.told.append(self.player.told())
+            self.told.append(self.player.rtc_values())
             self.remaining.append(self.player.steps_remaining())
             request_id = 1000 + len(self.asked)
             self.asked.append(self.step)

@@ -123,7 +123,7 @@ def test_bytes_that_are_no_response_are_an_error_also_after_a_known_beginning() 
     reader = ResponseReader()
     envelope, payload = written()
     reader.read(envelope, payload)
-    with pytest.raises(ValueError, match="no response"):
+    with pytest.raises(ValueError, match="not a response"):
         reader.read(envelope + b"\xff", payload)
 
 

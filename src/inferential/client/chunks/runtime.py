@@ -1,6 +1,6 @@
 """`ChunkRuntime` and `AsyncChunkRuntime`: a model handle that plays action chunks.
 
-What to ask and to play is decided in `player`; here it is joined with a connection and a clock.
+`player` decides what to request and to play; here it gets a connection and a clock.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ class _Runtime(Generic[ModelT]):
         return missed
 
     def _observation(self, observe: Observe | Mapping[str, Any]) -> dict[str, Any]:
-        told = observe() if callable(observe) else observe
-        return {**told, **self._player.told(), "steps_remaining": self._player.steps_remaining()}
+        values = observe() if callable(observe) else observe
+        return {**values, **self._player.rtc_values(), "steps_remaining": self._player.steps_remaining()}
 
 
 class ChunkRuntime(_Runtime[Model]):
