@@ -25,7 +25,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", [InferenceError, *KINDS])
-def test_an_error_carries_and_tells_the_request_the_model_and_the_reason(kind: type[InferenceError]) -> None:
+def test_an_error_carries_and_names_the_request_the_model_and_the_reason(kind: type[InferenceError]) -> None:
     error = kind("queue full", request_id=7, model_id="policy")
     assert isinstance(error, InferenceError)
     assert (error.request_id, error.model_id, error.reason) == (7, "policy", "queue full")

@@ -139,9 +139,9 @@ def test_a_name_that_is_not_offered_is_an_attribute_error() -> None:
 
 
 def test_the_version_is_that_of_the_project() -> None:
-    told = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    assert told is not None
-    assert inferential.__version__ == told[1]
+    inputs = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert inputs is not None
+    assert inferential.__version__ == inputs[1]
 
 
 @pytest.fixture(scope="module")

@@ -104,8 +104,8 @@ def server() -> Iterator[Server]:
 def make_robot() -> Iterator[Callable[..., Robot]]:
     made: list[Robot] = []
 
-    def make(*told: Any, **options: Any) -> Robot:
-        made.append(Robot(*told, **options))
+    def make(*inputs: Any, **options: Any) -> Robot:
+        made.append(Robot(*inputs, **options))
         return made[-1]
 
     yield make
@@ -127,7 +127,7 @@ Make = Callable[..., Robot]
 # Away
 
 
-def test_why_there_is_no_connection_is_told_once_and_that_there_is_one_again(
+def test_an_outage_is_logged_once_with_its_reason_and_so_is_its_end(
     robot: Robot, server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.close()
@@ -154,7 +154,7 @@ def waits(robot: Robot, count: int) -> list[float]:
     return found
 
 
-def test_where_nobody_listens_the_wait_doubles_up_to_the_longest(server: Server, robot: Robot) -> None:
+def test_without_a_listener_the_wait_doubles_up_to_the_longest(server: Server, robot: Robot) -> None:
     server.close()
     assert waits(robot, 6) == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
 
@@ -216,9 +216,9 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     known: dict[str, Any] = {"asked": threading.Event()}
     real = socket.getaddrinfo
 
-    def find(host: str, port: int, flags: int = 0, **told: Any) -> Any:
+    def find(host: str, port: int, flags: int = 0, **inputs: Any) -> Any:
         if flags & socket.AI_NUMERICHOST or host not in known:
-            return real(host, port, flags=flags, **told)
+            return real(host, port, flags=flags, **inputs)
         known["asked"].wait(10)
         if not known[host]:
             raise socket.gaierror(socket.EAI_NONAME, "unknown")
@@ -241,7 +241,7 @@ def test_a_name_is_looked_for_without_waiting(server: Server, make_robot: Make, 
     robot.until(lambda: robot.link.connected)
 
 
-def test_a_name_that_nobody_knows_is_looked_for_again(make_robot: Make, names: dict[str, Any]) -> None:
+def test_an_unknown_name_is_resolved_again(make_robot: Make, names: dict[str, Any]) -> None:
     names["server.lan"] = []
     names["asked"].set()
     assert waits(make_robot("tcp://server.lan:5555"), 3) == [0.1, 0.2, 0.4]
@@ -285,7 +285,7 @@ def test_a_server_that_was_lost_may_be_found_elsewhere(server: Server, make_robo
 # Connecting and shaking hands
 
 
-def test_a_server_that_accepts_and_says_nothing_is_given_up(server: Server, robot: Robot) -> None:
+def test_connecting_to_a_silent_server_times_out(server: Server, robot: Robot) -> None:
     robot.poll(0.0)
     end = server.accept()
     end.sendall(HELLO[:70])
@@ -298,7 +298,7 @@ def test_a_server_that_accepts_and_says_nothing_is_given_up(server: Server, robo
     assert round(robot.link.next_poll_at - robot.now, 9) == 0.1
 
 
-def test_a_server_that_cannot_be_reached_is_given_up(make_robot: Make) -> None:
+def test_connecting_to_an_unreachable_server_times_out(make_robot: Make) -> None:
     with socket.socket() as listener:  # which has no room: what comes is left without an answer
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)

@@ -69,13 +69,14 @@ commands = st.sampled_from([p.PING + b"\0\0", p.PONG, p.PING + b"\0\1context", b
 
 
 @given(
-    told=st.lists(st.one_of(usual, messages, commands), max_size=6), cuts=st.lists(st.integers(0, 70_000), max_size=12)
+    inputs=st.lists(st.one_of(usual, messages, commands), max_size=6),
+    cuts=st.lists(st.integers(0, 70_000), max_size=12),
 )
 def test_messages_and_commands_come_out_whole_and_in_order_however_they_are_cut(
-    told: list[Any], cuts: list[int]
+    inputs: list[Any], cuts: list[int]
 ) -> None:
-    data = b"".join(p.command(one) if isinstance(one, bytes) else wire(*one) for one in told)
-    assert plain(read_all(data, cuts)) == told
+    data = b"".join(p.command(one) if isinstance(one, bytes) else wire(*one) for one in inputs)
+    assert plain(read_all(data, cuts)) == inputs
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_the_fast_path_gives_what_the_long_way_gives(
     data = wire(b"", body_of(envelope, 3), body_of(payload, 4))
     data = data[: len(data) - keep % (len(data) + 1)] if keep else data
 
-    def told(fast: bool) -> Any:
+    def inputs(fast: bool) -> Any:
         reader = p.Reader(limit, max_frames)
         reader._common_fits &= fast
         reader.feed(data)
@@ -126,7 +127,7 @@ def test_the_fast_path_gives_what_the_long_way_gives(
             return str(error)
         return found, [type(one) for one in found] if isinstance(found, list) else None, reader.buffered
 
-    assert told(True) == told(False)
+    assert inputs(True) == inputs(False)
 
 
 @pytest.mark.parametrize("size", [8, 255, 300, 9000])
@@ -241,7 +242,7 @@ def test_a_minor_version_to_come_is_no_hindrance() -> None:
         (p.greeting()[:12] + b"\xff\xfe".ljust(52, b"\0"), "mechanism"),
     ],
 )
-def test_a_greeting_of_something_else_is_an_error_that_tells_what(data: bytes, reason: str) -> None:
+def test_another_greeting_is_an_error_that_names_the_difference(data: bytes, reason: str) -> None:
     with pytest.raises(ProtocolError, match=reason):
         p.check_greeting(data)
 
@@ -250,7 +251,7 @@ def ready_body(socket_type: bytes = b"DEALER", identity: bytes = b"robot") -> by
     return p.ready(socket_type, identity)[2 if len(socket_type) + len(identity) < 200 else 9 :]
 
 
-def test_ready_tells_the_socket_and_its_identity() -> None:
+def test_ready_carries_the_socket_type_and_the_identity() -> None:
     assert p.read_ready(ready_body(), b"ROUTER") == p.Ready(b"DEALER", b"robot")
 
 
@@ -271,7 +272,7 @@ def test_random_properties_are_read_or_a_protocol_error(data: bytes) -> None:
         p.read_ready(data, b"ROUTER")
 
 
-def test_an_error_tells_why_the_other_end_refused() -> None:
+def test_an_error_command_gives_the_reason_of_the_peer() -> None:
     with pytest.raises(ProtocolError, match="refused the connection: not today"):
         p.read_ready(p.ERROR + b"\x09not today", b"DEALER")
 

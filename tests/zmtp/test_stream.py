@@ -105,7 +105,7 @@ def test_a_message_that_came_with_the_handshake_is_given_after_it(pair: Pair, ma
         GREETING[:12] + b"PLAIN".ljust(52, b"\0"),
     ],
 )
-def test_whoever_does_not_shake_hands_as_he_should_is_an_error(said: bytes, pair: Pair, make_stream: Make) -> None:
+def test_an_invalid_handshake_is_an_error(said: bytes, pair: Pair, make_stream: Make) -> None:
     stream = make_stream(pair[0])
     pair[1].sendall(said)
     readable(stream)
@@ -113,7 +113,7 @@ def test_whoever_does_not_shake_hands_as_he_should_is_an_error(said: bytes, pair
         shaken(stream)
 
 
-def test_an_end_that_leaves_in_the_midst_of_it_is_told(pair: Pair, make_stream: Make) -> None:
+def test_a_peer_that_closes_during_the_handshake_is_an_error(pair: Pair, make_stream: Make) -> None:
     stream = make_stream(pair[0])
     pair[1].sendall(GREETING[:30])
     pair[1].close()
@@ -178,7 +178,7 @@ def test_one_reading_takes_a_part_of_a_very_large_frame_only(
     assert len(plain(stream.next())[2]) == 20_000
 
 
-def test_the_end_of_the_other_is_told_after_what_it_said(played: tuple[Stream, socket.socket]) -> None:
+def test_the_end_of_a_connection_is_reported_after_the_messages_before_it(played: tuple[Stream, socket.socket]) -> None:
     stream, end = played
     end.sendall(p.ping() + b"".join(bytes(one) for one in p.message([b"", b"e", b"p"], 99)))
     end.close()
@@ -189,7 +189,7 @@ def test_the_end_of_the_other_is_told_after_what_it_said(played: tuple[Stream, s
         received(stream)
 
 
-def test_a_reset_is_told_as_an_end(played: tuple[Stream, socket.socket]) -> None:
+def test_a_reset_is_reported_as_an_end(played: tuple[Stream, socket.socket]) -> None:
     stream, end = played
     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     end.close()
@@ -222,7 +222,7 @@ def test_a_heartbeat_is_answered_with_its_context(played: tuple[Stream, socket.s
     assert read_exactly(end, 10) == p.command(p.PONG + b"abc")
 
 
-def test_heartbeats_between_frames_and_commands_nobody_knows_disturb_no_message(
+def test_heartbeats_between_frames_and_unknown_commands_disturb_no_message(
     played: tuple[Stream, socket.socket],
 ) -> None:
     stream, end = played

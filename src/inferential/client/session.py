@@ -16,6 +16,7 @@ import math
 import secrets
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary, finalize, ref
 
@@ -58,6 +59,18 @@ _ERRORS: dict[int, type[InferenceError]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class SessionSizes:
+    """What a session holds in memory."""
+
+    open_requests: int
+    """Requests whose response would be delivered."""
+    handles: int
+    """Mailboxes whose handle is in use, or that have an unsent observation."""
+    unsent: int
+    """Observations that wait to be sent."""
+
+
 class Session:
     """The handles of one connection, their open requests, and the observations that are not sent yet."""
 
@@ -74,6 +87,11 @@ class Session:
         self._serials = itertools.count()
         self._unsent: OrderedDict[int, tuple[Mailbox, Frames]] = OrderedDict()
         self._unsent_count: dict[QueueChoice, int] = {"latest": 0, "all": 0}
+
+    def sizes(self) -> SessionSizes:
+        """Returns the sizes of what the session holds; all are bounded while its handles are."""
+        handles = sum(len(of_model) for of_model in self._mailboxes.values())
+        return SessionSizes(len(self._owners), handles, len(self._unsent))
 
     def mailbox(self, handle: Handle) -> Mailbox:
         """Returns a mailbox for a new handle."""

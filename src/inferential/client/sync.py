@@ -177,32 +177,32 @@ class Connection(ModelFactory["Model"]):
         transport = self._transport
         request_id, frames = self._session.observe(mailbox, content, hints, now, timestamp_ns, keep)
         # After a pause the connection may have been lost.
-        news = now >= transport.next_poll_at() and transport.pump(self._session) > 0
+        ended = now >= transport.next_poll_at() and transport.pump(self._session) > 0
         if not self._reached:
             self._reached = True
-            news = self._wait_until_writable(FIRST_CONNECT_MS) or news
-        news = transport.send(self._session, mailbox, request_id, frames) or news
+            ended = self._wait_until_writable(FIRST_CONNECT_MS) or ended
+        ended = transport.send(self._session, mailbox, request_id, frames) or ended
         if transport.idle():
             self._was_writable = True
         else:
-            news = self._finish_sending() or news
-        if news:
+            ended = self._finish_sending() or ended
+        if ended:
             self._notify()
         return request_id
 
     def _finish_sending(self) -> bool:
         """Waits shortly for room in the socket and leaves the rest to a thread; returns whether requests ended."""
-        news = False
+        ended = False
         if self._was_writable and not self._transport.writable:
             # The system mostly accepts a large message in a fraction of a millisecond.
-            news = self._wait_until_writable(FULL_SOCKET_MS)
+            ended = self._wait_until_writable(FULL_SOCKET_MS)
         self._was_writable = self._was_writable or self._transport.writable
         if self._pump_thread is None and not self._transport.idle():
             self._pump_thread = threading.Thread(
                 target=_background_pump, args=(ref(self),), name="inferential-pump", daemon=True
             )
             self._pump_thread.start()
-        return news
+        return ended
 
     def _wait_until_writable(self, timeout_ms: float) -> bool:
         """Waits until the transport is writable; returns whether requests ended."""

@@ -1,4 +1,4 @@
-"""Responses of which most was read before: what comes of them is what would come of reading them whole."""
+"""The client's response cache and the slow path read the same."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def same(found: Response, expected: Response) -> bool:
         max_size=12,
     )
 )
-def test_what_is_read_is_what_the_long_way_gives(told: list[tuple[str, int, str, str]]) -> None:
+def test_the_cache_and_the_slow_path_read_the_same(inputs: list[tuple[str, int, str, str]]) -> None:
     reader = ResponseReader()
-    for name, number, model_id, version in told:
+    for name, number, model_id, version in inputs:
         envelope, payload = written(name, number, model_id, version)
         assert same(reader.read(envelope, payload), read_response(envelope, payload))
 
@@ -136,7 +136,7 @@ def test_refusals_and_other_orders_of_fields_are_read_too() -> None:
             assert same(reader.read(envelope, payload), read_response(envelope, payload))
 
 
-def test_little_is_remembered() -> None:
+def test_the_number_of_cached_parts_is_bounded() -> None:
     reader = ResponseReader()
     for number in range(100):
         reader.read(*written(model_id=f"model-{number}"))

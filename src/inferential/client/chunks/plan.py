@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 Merge = Callable[[Array, Array], Array]
-"""Returns the actions to play, [K, action_dim], from the old and the new ones of the same steps, each [K, action_dim]."""
+"""Returns the actions to play from the old and the new ones of the same steps, each [K, action_dim]."""
 
 ENSEMBLE_COEFFICIENT = 0.01
 """The coefficient m of temporal ensembling in ACT (Zhao et al., 2023)."""
