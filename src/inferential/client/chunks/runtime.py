@@ -32,30 +32,7 @@ ModelT = TypeVar("ModelT", Model, AsyncModel)
 
 
 class _Runtime(Generic[ModelT]):
-    """Plays action chunks of a model; `step` is called once a control period and never waits for the network.
-
-    Args:
-        model: a handle made with `queue="latest"`, the default: of two chunks that wait the newer is the one to play.
-            With merge="ensemble", which wants them all, make it with `queue="all"`.
-        control_rate_hz: actions played in a second.
-        merge: what holds where a chunk overlaps the one before it: "replace" (the new one), "average" (0.3 old and 0.7
-            new, see `average`), "ensemble" (all chunks, as in ACT), or a function of the old and the new actions,
-            each [K, action_dim], that gives as many.
-        starved: what is played where no action is left: "hold" (the last one), "stop" (`stop_action`), or a function
-            of the last action and the number of steps starved.
-        stop_action: [action_dim]; None: zeros. If given, it is also played before the first chunk.
-        rtc: real-time chunking: sends the policy what will have been executed (see `player`).
-        execution_horizon: requests a chunk after so many steps of the one before, even if more are left; None: as few
-            steps before its end as a round trip may take.
-        quantile: the quantile of round trip times by which the next chunk is requested early enough.
-        follow_rate: requests no more often than the server can serve this robot, unless that would starve it.
-        key: the key of the chunk in a result; None: "actions", "action", or the only array.
-        on_starved: called with the number of steps starved, at each of them.
-        on_error: called with each request's error; the next observation is sent as if it had been answered.
-
-    Raises:
-        ValueError: naming the argument that is wrong.
-    """
+    """What the runtimes for threads and for asyncio share; see `ChunkRuntime`."""
 
     def __init__(
         self,
@@ -105,9 +82,30 @@ class _Runtime(Generic[ModelT]):
 
 
 class ChunkRuntime(_Runtime[Model]):
-    __doc__ = (
-        (_Runtime.__doc__ or "")
-        + """
+    """Plays action chunks of a model; `step` is called once a control period and never waits for the network.
+
+    Args:
+        model: a handle with `queue="latest"`, the default: of two unread chunks the newer one is played. With
+            merge="ensemble", which needs all chunks, make it with `queue="all"`.
+        control_rate_hz: actions played per second.
+        merge: what is played where a chunk overlaps the one before it: "replace" (the new one), "average" (0.3 old and 0.7
+            new, see `average`), "ensemble" (all chunks, as in ACT), or a function of the old and the new actions,
+            each [K, action_dim], that returns as many.
+        starved: what is played where no action is left: "hold" (the last one), "stop" (`stop_action`), or a function
+            of the last action and the number of steps starved.
+        stop_action: [action_dim]; None: zeros. If given, it is also played before the first chunk.
+        rtc: real-time chunking: sends the policy what will have been executed (see `player`).
+        execution_horizon: requests a chunk after so many steps of the one before, even if more are left; None: as few
+            steps before its end as a round trip may take.
+        quantile: the quantile of round trip times by which the next chunk is requested early enough.
+        follow_rate: requests no more often than the server can serve this robot, unless that would starve it.
+        key: the key of the chunk in a result; None: "actions", "action", or the only array.
+        on_starved: called at each starved step with their number.
+        on_error: called with the error of each failed request; the next step may send an observation again.
+
+    Raises:
+        ValueError: naming the argument that is wrong.
+
     Example:
         ```python
         import numpy as np
@@ -121,7 +119,6 @@ class ChunkRuntime(_Runtime[Model]):
             action = runtime.step({"joints": joints})  # [action_dim]; None before the first chunk
         ```
     """
-    )
 
     def step(self, observe: Observe | Mapping[str, Any]) -> Array | None:
         """Takes one control step: reads the chunks that arrived, requests one if it is time to, and returns the action.
