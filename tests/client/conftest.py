@@ -1,4 +1,4 @@
-"""A plain ROUTER that plays the server, of this line and of the 1.x line, and robots of both kinds that talk to it."""
+"""Fakes: a ROUTER that plays a server of this line or of the 1.x line, and connections for threads and asyncio."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections of both kinds against a server in the test's hands: who gets which answer, and when."""
+"""Connections for threads and asyncio against a fake server: which call gets which response, and when."""
 
 from __future__ import annotations
 

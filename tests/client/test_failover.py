@@ -1,4 +1,4 @@
-"""Several servers: each robot has its own, and another one when that is gone."""
+"""Several servers: each robot has its own, and uses another one while that is away."""
 
 from __future__ import annotations
 

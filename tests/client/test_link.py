@@ -1,4 +1,4 @@
-"""A robot's connection with a clock in the test's hands: when it is tried, when given up, and what gets through."""
+"""A link with a controlled clock: when it connects, when it times out, and what it delivers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server that is away, comes, goes and comes back: nothing blocks, nothing is stuck."""
+"""A server that goes away and comes back: nothing blocks and nothing is stuck."""
 
 from __future__ import annotations
 

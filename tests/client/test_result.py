@@ -1,4 +1,4 @@
-"""What a robot gets back."""
+"""Results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mind of a connection, without a socket: what belongs to what, and that nothing grows."""
+"""The sans-I/O session: matching responses to requests, held observations, and bounded memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A session driven at random: every request ends at most once, nobody gets another's answer, and nothing grows."""
+"""A session driven at random: each request ends at most once, in its own mailbox, and memory is bounded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Threads that share one connection: nobody's answer is lost, and nobody sleeps for ever."""
+"""Threads that share one connection: no response is lost, and no thread sleeps too long."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The socket of a robot: addresses and options."""
+"""Addresses and options of a robot's transport."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Serialized observations, good ones and ones that lie."""
+"""Serialized observations, valid and invalid ones."""
 
 from __future__ import annotations
 

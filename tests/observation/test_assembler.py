@@ -1,4 +1,4 @@
-"""Observations from outside: what is read of a good one, and every way in which a bad one is refused."""
+"""Observations from outside: the fields of a valid one, and every reason to refuse one."""
 
 from __future__ import annotations
 

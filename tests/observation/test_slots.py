@@ -1,4 +1,4 @@
-"""Whether a tensor can be where it says, and what it says."""
+"""Validation of tensor descriptions against their payload."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers on the wire and the numpy dtypes behind them."""
+"""DType and Encoding numbers, and their numpy dtypes and names."""
 
 from __future__ import annotations
 

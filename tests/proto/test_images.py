@@ -1,4 +1,4 @@
-"""JPEG and PNG tensors: what comes out, and that nothing a file says of itself is believed."""
+"""JPEG and PNG tensors: round trips, and files that do not match their tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Responses into frames and out again."""
+"""Responses to frames and back."""
 
 from __future__ import annotations
 

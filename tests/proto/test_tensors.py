@@ -1,4 +1,4 @@
-"""Arrays into a payload and out again: right whatever their layout, and without a copy that is not needed."""
+"""Arrays to a payload and back: right for every memory layout, and without needless copies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ZMTP's mind: bytes in, messages and commands out, however they are cut; for nonsense ProtocolError, nothing else."""
+"""The sans-I/O state of ZMTP: messages and commands from bytes cut anywhere; ProtocolError for invalid bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A socket that speaks ZMTP: with another of its kind, with a test that plays the other end, and with libzmq."""
+"""ZMTP streams: with each other, with a scripted peer, and with libzmq."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The player on a made-up clock: asked in time, played in order, starved by the book."""
+"""The player with a controlled clock: requests in time, actions in order, starved steps."""
 
 from __future__ import annotations
 

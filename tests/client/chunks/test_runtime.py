@@ -1,4 +1,4 @@
-"""The chunk runtimes against a real server: policies as openpi and LeRobot have them, slow ones, failing ones."""
+"""The chunk runtimes against a real server: results of openpi and LeRobot, slow and failing policies."""
 
 from __future__ import annotations
 
