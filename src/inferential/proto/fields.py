@@ -269,12 +269,20 @@ def read_constant_response(message: pb.ModelResponse) -> ConstantResponseFields:
     return ConstantResponseFields._make(constant_response_values(message))
 
 
+_PATHS: dict[type, list[tuple[list[str], str]]] = {
+    kind: [(parents, last) for *parents, last in ((row.path or name).split(".") for name, row in rows.items())]
+    for kind, rows in ((ConstantFields, CONSTANT), (ConstantResponseFields, CONSTANT_RESPONSE))
+}
+
+
 def write_constant(message: pb.Observation | pb.ModelResponse, fields: NamedTuple) -> None:
     """Writes constant fields into a message; what is None, 0 or empty is left out, as proto3 has it."""
-    for (name, row), value in zip(table(type(fields)).items(), fields, strict=True):
-        *parents, last = (row.path or name).split(".")
+    for (parents, name), value in zip(_PATHS[type(fields)], fields, strict=True):
         if value:
-            setattr(attrgetter(*parents)(message) if parents else message, last, value)
+            target: Any = message
+            for parent in parents:
+                target = getattr(target, parent)
+            setattr(target, name, value)
 
 
 def _varying_message() -> type[pb.Observation]:

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.cache.templates import Signature, response_part, signature_of
 from inferential.proto.dtypes import dtype_to_numpy
-from inferential.proto.fields import CONSTANT_RESPONSE, ConstantResponseFields, read_constant_response, write_constant
+from inferential.proto.fields import CONSTANT_RESPONSE, ConstantResponseFields, read_constant_response
 from inferential.proto.images import decode
 from inferential.proto.tensors import Array, Buffer, EncodedImage, Tensors, gather, pack, view
 
@@ -179,7 +179,7 @@ def write_response(
     if signature is not None:
         part = response_part(client_id, model_id, PROTOCOL_VERSION, model_version, signature)
         return part + message.SerializeToString(), gather(tensors)
-    write_constant(message, ConstantResponseFields(client_id, model_id, PROTOCOL_VERSION, model_version))
+    message.MergeFromString(response_part(client_id, model_id, PROTOCOL_VERSION, model_version, ()))
     payload = pack(message.tensors, tensors)
     return message.SerializeToString(), payload
 
@@ -195,8 +195,7 @@ def write_refusal(
         reason=reason.encode(errors="replace").decode(),
         serve_interval_ms=serve_interval_ms,
     )
-    write_constant(message, ConstantResponseFields(client_id, model_id, PROTOCOL_VERSION, ""))
-    return message.SerializeToString()
+    return response_part(client_id, model_id, PROTOCOL_VERSION, "", ()) + message.SerializeToString()
 
 
 def read_response(envelope: Buffer, payload: Buffer) -> Response:

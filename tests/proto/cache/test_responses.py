@@ -136,6 +136,16 @@ def test_refusals_and_other_orders_of_fields_are_read_too() -> None:
             assert same(reader.read(envelope, payload), read_response(envelope, payload))
 
 
+def test_the_second_refusal_of_a_model_is_read_from_the_cache() -> None:
+    reader = ResponseReader()
+    for number in (1, 2):
+        refusal = write_refusal(client_id="r", model_id="m", request_id=number, status="EXPIRED", reason="late")
+        assert same(reader.read(refusal, b""), read_response(refusal, b""))
+    assert reader.counts == CacheCounts(hits=1, misses=1)
+    result = written(model_id="m")
+    assert same(reader.read(*result), read_response(*result))
+
+
 def test_the_number_of_cached_parts_is_bounded() -> None:
     reader = ResponseReader()
     for number in range(100):

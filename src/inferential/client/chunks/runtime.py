@@ -88,8 +88,8 @@ class ChunkRuntime(_Runtime[Model]):
         model: a handle with `queue="latest"`, the default: of two unread chunks the newer one is played. With
             merge="ensemble", which needs all chunks, make it with `queue="all"`.
         control_rate_hz: actions played per second.
-        merge: what is played where a chunk overlaps the one before it: "replace" (the new one), "average" (0.3 old and 0.7
-            new, see `average`), "ensemble" (all chunks, as in ACT), or a function of the old and the new actions,
+        merge: what is played where a chunk overlaps the one before it: "replace" (the new one), "average" (0.3 old and
+            0.7 new, see `average`), "ensemble" (all chunks, as in ACT), or a function of the old and the new actions,
             each [K, action_dim], that returns as many.
         starved: what is played where no action is left: "hold" (the last one), "stop" (`stop_action`), or a function
             of the last action and the number of steps starved.
