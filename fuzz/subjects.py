@@ -69,8 +69,8 @@ def zmtp_conversation(pieces: Sequence[bytes]) -> tuple[Events, bytes]:
             shaken = False
             for piece in pieces:
                 theirs.sendall(piece)
-                if not shaken and (shaken := stream.shake_hands()):
-                    other = stream.other
+                if not shaken and (shaken := stream.handshake()):
+                    other = stream.peer
                     assert other is not None
                     events.append((other.socket_type, other.identity))
                 while shaken and (found := stream.receive()) is not None:

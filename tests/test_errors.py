@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import copy
 import pickle
+from pathlib import Path
 
 import pytest
 
+import inferential
 from inferential import errors
 from inferential.errors import InferenceError
 
@@ -21,7 +25,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", [InferenceError, *KINDS])
-def test_an_error_carries_and_tells_the_request_the_model_and_the_reason(kind: type[InferenceError]) -> None:
+def test_an_error_carries_and_names_the_request_the_model_and_the_reason(kind: type[InferenceError]) -> None:
     error = kind("queue full", request_id=7, model_id="policy")
     assert isinstance(error, InferenceError)
     assert (error.request_id, error.model_id, error.reason) == (7, "policy", "queue full")
@@ -46,6 +50,22 @@ def test_a_text_of_an_error_that_was_completed_later_is_complete() -> None:
     error = errors.RequestRejected("away")
     error.request_id, error.model_id = 7, "policy"
     assert str(error) == "policy: away (request 7)"
+
+
+def test_every_error_of_the_package_has_one_base_class() -> None:
+    package = Path(errors.__file__).parent
+    standard = {name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, Exception)}
+    standard.remove("AssertionError")  # a fault of the program itself
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and node.name != "InferentialError":
+                bases = [ast.unparse(base) for base in node.bases]
+                assert not standard & set(bases) or "InferentialError" in bases, f"{path}: {node.name}"
+
+
+@pytest.mark.parametrize("name", ["InferenceError", "ObservationError", "QueueFullError"])
+def test_the_errors_are_offered_at_top_level(name: str) -> None:
+    assert issubclass(getattr(inferential, name), inferential.InferentialError)
 
 
 def test_no_error_is_another_kinds() -> None:

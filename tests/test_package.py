@@ -16,7 +16,19 @@ import pytest
 import inferential
 
 ROOT = Path(__file__).parents[1]
-SERVER_SIDE = ("pydantic", "ray", "yaml", "PIL", "typer", "rich", "watchfiles", "ml_dtypes", "mujoco", "matplotlib")
+SERVER_SIDE = (
+    "zmq",
+    "pydantic",
+    "ray",
+    "yaml",
+    "PIL",
+    "typer",
+    "rich",
+    "watchfiles",
+    "ml_dtypes",
+    "mujoco",
+    "matplotlib",
+)
 
 
 def python(program: str, *, path: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -127,9 +139,9 @@ def test_a_name_that_is_not_offered_is_an_attribute_error() -> None:
 
 
 def test_the_version_is_that_of_the_project() -> None:
-    told = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    assert told is not None
-    assert inferential.__version__ == told[1]
+    inputs = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert inputs is not None
+    assert inferential.__version__ == inputs[1]
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +190,6 @@ def test_a_wheel_needs_nothing_of_what_a_server_needs(wheel: Path) -> None:
     (metadata,) = (name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".dist-info/METADATA"))
     text = zipfile.ZipFile(wheel).read(metadata).decode()
     needed = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", text, re.MULTILINE)
-    assert sorted(needed) == ["numpy", "protobuf", "pyzmq"]
+    assert sorted(needed) == ["numpy", "protobuf"]
     for extra in ("edge", "server", "ray", "dev"):
         assert f"Provides-Extra: {extra}\n" in text

@@ -1,7 +1,7 @@
-"""Inferential: shared policies served to fleets of robots, with actions that arrive in time and are fresh.
+"""Inferential serves shared policies to fleets of robots: actions arrive in time and are fresh.
 
-The client SDK is imported at once; what belongs to a server is imported when it is first asked for, so that a robot
-needs none of it.
+The client SDK is imported with the package; names that belong to a server are imported on first use, so a robot
+needs nothing of what a server needs.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from inferential.client import AsyncConnection, AsyncModel, Connection, Jpeg, Model, Png, Result
 from inferential.errors import (
     InferenceError,
+    InferentialError,
     InvalidObservation,
     ModelFailed,
     RequestExpired,
@@ -22,7 +23,8 @@ from inferential.errors import (
 
 if TYPE_CHECKING:
     from inferential.dispatch.local import LocalDispatcher
-    from inferential.scheduler.base import register_policy
+    from inferential.observation.slots import ObservationError
+    from inferential.scheduler.base import QueueFullError, register_policy
     from inferential.scheduler.request import InferenceRequest
     from inferential.server import Server
 
@@ -34,12 +36,15 @@ __all__ = [
     "Connection",
     "InferenceError",
     "InferenceRequest",
+    "InferentialError",
     "InvalidObservation",
     "Jpeg",
     "LocalDispatcher",
     "Model",
     "ModelFailed",
+    "ObservationError",
     "Png",
+    "QueueFullError",
     "RequestExpired",
     "RequestRejected",
     "RequestSuperseded",
@@ -53,6 +58,8 @@ __all__ = [
 _SERVER_SIDE = {
     "InferenceRequest": "inferential.scheduler.request",
     "LocalDispatcher": "inferential.dispatch.local",
+    "ObservationError": "inferential.observation.slots",
+    "QueueFullError": "inferential.scheduler.base",
     "Server": "inferential.server",
     "register_policy": "inferential.scheduler.base",
 }

@@ -1,18 +1,26 @@
-"""The errors that a client of an Inferential server can see.
+"""The base class of all errors of this package, and the errors that a client of a server sees.
 
-They carry what a program needs to react: which request, of which model, and why.
+The latter carry what a program needs to react: which request, of which model, and why.
 """
 
 from __future__ import annotations
 
 
-class InferenceError(Exception):
+class InferentialError(Exception):
+    """The base class of every error that this package defines.
+
+    Wrong arguments are TypeError or ValueError, and a connection that was closed is ConnectionError, as in Python's own
+    library.
+    """
+
+
+class InferenceError(InferentialError):
     """A request ended without a result.
 
     Attributes:
         request_id: what `observe` returned for the request; 0 where it is not known.
         model_id: the model that was asked.
-        reason: the server's words.
+        reason: why, in words: the server's, or those of this end where the request was never sent.
     """
 
     def __init__(self, reason: str, *, request_id: int = 0, model_id: str = "") -> None:
@@ -42,15 +50,15 @@ class RequestSuperseded(InferenceError):
 
 
 class UnknownModel(InferenceError):
-    """The server has no model of that id."""
+    """The server serves no model with that id."""
 
 
 class InvalidObservation(InferenceError):
-    """The observation broke a rule of the wire or a limit of the server."""
+    """The observation breaks a rule of the wire or a limit of the server."""
 
 
 class ModelFailed(InferenceError):
-    """The model raised; `reason` carries its message."""
+    """The model raised an exception; `reason` is its message."""
 
 
 def _rebuild(kind: type[InferenceError], reason: str, request_id: int, model_id: str) -> InferenceError:

@@ -1,4 +1,4 @@
-"""A plain ROUTER that plays the server, of this line and of the 1.x line, and robots of both kinds that talk to it."""
+"""Fakes: a ROUTER that plays a server of this line or of the 1.x line, and connections for threads and asyncio."""
 
 from __future__ import annotations
 
@@ -165,8 +165,8 @@ class InThreads:
         self.sync = connection
         self.client_id, self.stats, self.close = connection.client_id, connection.stats, connection.close
 
-    def model(self, *args: Any, **told: Any) -> Any:
-        return _HandleInThreads(self.sync.model(*args, **told))
+    def model(self, *args: Any, **inputs: Any) -> Any:
+        return _HandleInThreads(self.sync.model(*args, **inputs))
 
 
 class _HandleInThreads:
@@ -174,14 +174,14 @@ class _HandleInThreads:
         self.model_id = model.model_id
         self._model = model
 
-    async def observe(self, *args: Any, **told: Any) -> Any:
-        return await asyncio.to_thread(self._model.observe, *args, **told)
+    async def observe(self, *args: Any, **inputs: Any) -> Any:
+        return await asyncio.to_thread(self._model.observe, *args, **inputs)
 
-    async def get_result(self, *args: Any, **told: Any) -> Any:
-        return await asyncio.to_thread(self._model.get_result, *args, **told)
+    async def get_result(self, *args: Any, **inputs: Any) -> Any:
+        return await asyncio.to_thread(self._model.get_result, *args, **inputs)
 
-    async def infer(self, *args: Any, **told: Any) -> Any:
-        return await asyncio.to_thread(self._model.infer, *args, **told)
+    async def infer(self, *args: Any, **inputs: Any) -> Any:
+        return await asyncio.to_thread(self._model.infer, *args, **inputs)
 
 
 @pytest.fixture
@@ -234,11 +234,11 @@ async def connect(request: pytest.FixtureRequest, peer: Peer) -> AsyncIterator[C
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(32))  # for as many calls that wait at once
 
     def connected(client_id: str | int = "robot", **options: Any) -> Any:
-        told = (options.pop("server", peer.address), client_id)
+        inputs = (options.pop("server", peer.address), client_id)
         if request.param == "asyncio":
-            opened.append(AsyncConnection(*told, **{**QUICK, **options}))
+            opened.append(AsyncConnection(*inputs, **{**QUICK, **options}))
         else:
-            opened.append(InThreads(Connection(*told, **{**QUICK, **options})))
+            opened.append(InThreads(Connection(*inputs, **{**QUICK, **options})))
         return opened[-1]
 
     yield connected

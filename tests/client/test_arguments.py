@@ -1,4 +1,4 @@
-"""Arguments that are none: told at the call, by name, and nothing is hurt by them."""
+"""Wrong arguments: errors at the call that name the argument, after which the connection works on."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ Connect = Callable[..., Any]
         ("reconnect_ivl_ms", "100"),
     ],
 )
-def test_a_connection_tells_which_argument_it_cannot_use(kind: Any, name: str, value: Any) -> None:
-    with pytest.raises((TypeError, ValueError), match=rf"^{name}: expected ") as told:
+def test_a_connection_names_the_argument_that_is_wrong(kind: Any, name: str, value: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=rf"^{name}: expected ") as raised:
         kind(**{name: value})
-    assert str(told.value).endswith(f"got {value!r}")
+    assert str(raised.value).endswith(f"got {value!r}")
 
 
 @pytest.mark.parametrize(
@@ -61,14 +61,14 @@ def test_a_connection_tells_which_argument_it_cannot_use(kind: Any, name: str, v
         ("late", []),
     ],
 )
-async def test_a_handle_tells_which_argument_it_cannot_have(connect: Connect, name: str, value: Any) -> None:
+async def test_a_handle_names_the_argument_that_is_wrong(connect: Connect, name: str, value: Any) -> None:
     connection = connect()
-    with pytest.raises((TypeError, ValueError), match=rf"^{name}: expected ") as told:
+    with pytest.raises((TypeError, ValueError), match=rf"^{name}: expected ") as raised:
         connection.model(**{"model_id": "m", name: value})
-    assert str(told.value).endswith(f"got {value!r}")
+    assert str(raised.value).endswith(f"got {value!r}")
 
 
-async def test_of_encodings_the_pattern_is_told(connect: Connect) -> None:
+async def test_a_wrong_encoding_is_named_by_its_pattern(connect: Connect) -> None:
     with pytest.raises(TypeError, match=r"^encode\['wrist'\]: expected 'raw', 'png', 'jpeg' or .*, got 70$"):
         connect().model("m", encode={"wrist": 70})
     with pytest.raises(TypeError, match=r"^encode: expected patterns on keys, as 'camera/\*', got 7$"):
@@ -95,10 +95,10 @@ async def test_after_observations_that_are_none_the_connection_works_on(
 ) -> None:
     connection = connect()
     model = connection.model("m")
-    for told in BAD_OBSERVATIONS:
+    for inputs in BAD_OBSERVATIONS:
         for call in (model.observe, model.infer):
-            with pytest.raises((TypeError, ValueError), match=next(iter(told))):
-                await call(**told)
+            with pytest.raises((TypeError, ValueError), match=next(iter(inputs))):
+                await call(**inputs)
     assert connection.stats.observed == 0
     await model.observe(n=STATE)
     seen = await peer.next()
@@ -107,13 +107,13 @@ async def test_after_observations_that_are_none_the_connection_works_on(
     assert peer.is_quiet()
 
 
-def test_a_number_of_numpy_is_told_how_it_can_be_sent() -> None:
+def test_the_error_for_a_number_of_numpy_says_how_to_send_it() -> None:
     with Connection("localhost:1") as connection, pytest.raises(TypeError, match=r"float32; np\.asarray\(\.\.\.\)"):
         connection.model("m").observe(state=np.float32(1))
 
 
 @pytest.mark.parametrize("timeout_ms", [None, "5", math.nan, 1j, 10**400, timedelta(milliseconds=5)])
-async def test_a_time_to_wait_that_is_none_is_told_and_hurts_nothing(
+async def test_a_wrong_timeout_is_an_error_and_the_connection_works_on(
     connect: Connect, peer: Any, result_for: Any, timeout_ms: Any
 ) -> None:
     connection = connect()
@@ -121,7 +121,7 @@ async def test_a_time_to_wait_that_is_none_is_told_and_hurts_nothing(
     await model.observe(n=STATE)  # so that it is connected
     peer.send(first := await peer.next(), result_for(first))
     assert await model.get_result(WAIT_MS) is not None
-    for call in (model.get_result, lambda told: model.infer(told, n=STATE)):
+    for call in (model.get_result, lambda inputs: model.infer(inputs, n=STATE)):
         with pytest.raises(
             (TypeError, ValueError), match=rf"^timeout_ms: expected .* got {re.escape(repr(timeout_ms))}$"
         ):

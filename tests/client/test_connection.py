@@ -1,4 +1,4 @@
-"""Connections of both kinds against a server in the test's hands: who gets which answer, and when."""
+"""Connections for threads and asyncio against a fake server: which call gets which response, and when."""
 
 from __future__ import annotations
 
@@ -111,9 +111,7 @@ async def test_each_handle_gets_its_own_answers(connect: Connect, peer: Any, res
         assert await handle.get_result(0) is None
 
 
-async def test_the_last_of_many_observations_in_a_row_leaves_though_nobody_calls_again(
-    connect: Connect, peer: Any
-) -> None:
+async def test_the_last_of_many_observations_in_a_row_is_sent_without_another_call(connect: Connect, peer: Any) -> None:
     connection = connect()
     handles = [connection.model(f"m{number}") for number in range(8)]
     for tick in range(20):
@@ -262,9 +260,9 @@ async def test_each_refusal_is_raised_as_its_own_type(
     request_id = await model.observe()
     seen = await peer.next()
     peer.send(seen, refusal_for(seen, status, "the reason"))
-    with pytest.raises(kind, match="the reason") as told:
+    with pytest.raises(kind, match="the reason") as raised:
         await model.get_result(WAIT_MS)
-    error = told.value
+    error = raised.value
     assert (type(error), error.request_id, error.model_id, error.reason) == (kind, request_id, "m", "the reason")
     answering = asyncio.create_task(model.infer(WAIT_MS))
     seen = await peer.next()
@@ -327,7 +325,7 @@ async def test_several_may_infer_at_once_and_each_gets_its_own(connect: Connect,
     assert [int((await task)["actions"]) for task in asking] == list(range(8))
 
 
-async def test_infer_is_told_that_it_was_superseded(connect: Connect, peer: Any, refusal_for: Any) -> None:
+async def test_infer_raises_when_it_was_superseded(connect: Connect, peer: Any, refusal_for: Any) -> None:
     model = connect().model("m")
     answering = asyncio.create_task(model.infer(WAIT_MS))
     seen = await peer.next()
@@ -374,21 +372,21 @@ async def test_a_dtype_that_the_wire_does_not_have_is_named_by_its_key(connect: 
 
 async def test_a_number_that_makes_no_sense_is_named(connect: Connect) -> None:
     model = connect().model("m")
-    for told in ({"steps_remaining": -1}, {"priority": -1}, {"steps_remaining": 1.5}, {"urgency": "high"}):
-        (name,) = told
-        with pytest.raises((TypeError, ValueError), match=f"^{name}: expected .*, got {told[name]!r}$"):
-            await model.observe(**told)
+    for inputs in ({"steps_remaining": -1}, {"priority": -1}, {"steps_remaining": 1.5}, {"urgency": "high"}):
+        (name,) = inputs
+        with pytest.raises((TypeError, ValueError), match=f"^{name}: expected .*, got {inputs[name]!r}$"):
+            await model.observe(**inputs)
 
 
 @pytest.mark.parametrize(
-    "told",
+    "inputs",
     [{"latency_budget_ms": 0}, {"priority": -1}, {"queue": "some"}, {"model_id": ""}, {"encode": {"a": "gif"}}],
 )
 async def test_a_handle_that_makes_no_sense_is_refused_by_the_arguments_name(
-    told: dict[str, Any], connect: Connect
+    inputs: dict[str, Any], connect: Connect
 ) -> None:
-    with pytest.raises(ValueError, match=rf"^{next(iter(told))}"):
-        connect().model(**{"model_id": "m", **told})
+    with pytest.raises(ValueError, match=rf"^{next(iter(inputs))}"):
+        connect().model(**{"model_id": "m", **inputs})
 
 
 # Images
@@ -453,7 +451,7 @@ async def test_after_close_everything_is_a_connection_error(connect: Connect) ->
         connection.model("m")
 
 
-async def test_closing_wakes_whoever_waits(connect: Connect, peer: Any) -> None:
+async def test_closing_wakes_all_that_wait(connect: Connect, peer: Any) -> None:
     connection = connect()
     model = connection.model("m")
     waiting = [asyncio.create_task(model.get_result(WAIT_MS)) for _ in range(3)]

@@ -1,4 +1,4 @@
-"""Which tensors leave a robot compressed, and how that is said."""
+"""Rules for which images a robot sends compressed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A robot's connection with a clock in the test's hands: when it is tried, when given up, and what gets through."""
+"""A link with a controlled clock: when it connects, when it times out, and what it delivers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pytest
 from tests.zmtp.conftest import fill_once, read_exactly
 
 from inferential.client import link as module
-from inferential.client.link import CONNECT_S, Link, Patience
+from inferential.client.link import CONNECT_S, Link, LinkTimeouts
 from inferential.zmtp import protocol as p
 
-PATIENCE = Patience(reconnect_s=0.1, reconnect_max_s=1.0, heartbeat_s=1.0, silence_s=5.0)
+PATIENCE = LinkTimeouts(reconnect_s=0.1, reconnect_max_s=1.0, heartbeat_s=1.0, silence_s=5.0)
 HELLO = p.greeting() + p.ready(b"ROUTER", b"")
 LARGE = bytes(8_000_000)
 
@@ -52,19 +52,21 @@ class Server:
 class Robot:
     """A link, what wakes it, and the time."""
 
-    def __init__(self, address: str, patience: Patience = PATIENCE, chance: Callable[[], float] = lambda: 0.0) -> None:
+    def __init__(
+        self, address: str, timeouts: LinkTimeouts = PATIENCE, jitter: Callable[[], float] = lambda: 0.0
+    ) -> None:
         self.selector = selectors.DefaultSelector()
-        self.link = Link(address, b"robot", patience, self.selector, chance)
+        self.link = Link(address, b"robot", timeouts, self.selector, jitter)
         self.now = 0.0
 
-    def look(self, now: float | None = None) -> bool:
+    def poll(self, now: float | None = None) -> bool:
         self.now = self.now if now is None else now
-        return self.link.look(self.now)
+        return self.link.poll(self.now)
 
     def wake(self) -> None:
         """Something must come; then looks, at the same time as before."""
         assert self.selector.select(10)
-        self.look()
+        self.poll()
 
     def until(self, condition: Callable[[], Any]) -> None:
         while not condition():
@@ -77,7 +79,7 @@ class Robot:
     def connect(self, server: Server) -> socket.socket:
         """Until it is connected; the server's end."""
         if self.is_away:
-            self.look(max(self.now, self.link.look_at))
+            self.poll(max(self.now, self.link.next_poll_at))
         end = server.accept()
         end.sendall(HELLO)
         self.until(lambda: self.link.connected)
@@ -102,8 +104,8 @@ def server() -> Iterator[Server]:
 def make_robot() -> Iterator[Callable[..., Robot]]:
     made: list[Robot] = []
 
-    def make(*told: Any, **options: Any) -> Robot:
-        made.append(Robot(*told, **options))
+    def make(*inputs: Any, **options: Any) -> Robot:
+        made.append(Robot(*inputs, **options))
         return made[-1]
 
     yield make
@@ -125,19 +127,19 @@ Make = Callable[..., Robot]
 # Away
 
 
-def test_why_there_is_no_connection_is_told_once_and_that_there_is_one_again(
+def test_an_outage_is_logged_once_with_its_reason_and_so_is_its_end(
     robot: Robot, server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.close()
     waits(robot, 3)
-    assert robot.link.trouble == "Connection refused"
+    assert robot.link.last_error == "Connection refused"
     assert [record.message for record in caplog.records] == [
-        f"no connection to {server.address}: Connection refused; it is tried again and again"
+        f"cannot connect to {server.address} (Connection refused); retrying with backoff"
     ]
     server.listener = socket.create_server(("127.0.0.1", server.port))
-    robot.look(robot.link.look_at)
+    robot.poll(robot.link.next_poll_at)
     robot.connect(server)
-    assert robot.link.trouble is None
+    assert robot.link.last_error is None
     assert caplog.records[-1].message == f"connected to {server.address}"
     assert len(caplog.records) == 2
 
@@ -146,13 +148,13 @@ def waits(robot: Robot, count: int) -> list[float]:
     """How long it waits after each of so many attempts that fail."""
     found = []
     for _ in range(count):
-        robot.look(robot.link.look_at)
+        robot.poll(robot.link.next_poll_at)
         robot.until(lambda: robot.is_away)
-        found.append(round(robot.link.look_at - robot.now, 9))
+        found.append(round(robot.link.next_poll_at - robot.now, 9))
     return found
 
 
-def test_where_nobody_listens_the_wait_doubles_up_to_the_longest(server: Server, robot: Robot) -> None:
+def test_without_a_listener_the_wait_doubles_up_to_the_longest(server: Server, robot: Robot) -> None:
     server.close()
     assert waits(robot, 6) == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
 
@@ -163,23 +165,23 @@ def test_a_path_that_is_not_there_is_tried_again(tmp_path: Path, make_robot: Mak
 
 def test_a_longest_wait_below_the_first_changes_nothing(server: Server, make_robot: Make) -> None:
     server.close()
-    assert waits(make_robot(server.address, Patience(0.1, 0.05)), 3) == [0.1, 0.1, 0.1]
+    assert waits(make_robot(server.address, LinkTimeouts(0.1, 0.05)), 3) == [0.1, 0.1, 0.1]
 
 
 def test_a_wait_of_nothing_still_leaves_the_processor_to_others(server: Server, make_robot: Make) -> None:
     server.close()
-    assert waits(make_robot(server.address, Patience(0.0, 0.0)), 2) == [0.001, 0.001]
+    assert waits(make_robot(server.address, LinkTimeouts(0.0, 0.0)), 2) == [0.001, 0.001]
 
 
 def test_robots_that_lost_their_server_at_once_do_not_come_back_at_once(server: Server, make_robot: Make) -> None:
     server.close()
-    assert waits(make_robot(server.address, chance=lambda: 0.5), 3) == [0.15, 0.25, 0.45]
+    assert waits(make_robot(server.address, jitter=lambda: 0.5), 3) == [0.15, 0.25, 0.45]
 
 
 def test_nothing_is_tried_before_the_time_has_come(server: Server, robot: Robot) -> None:
     server.listener.close()
     waits(robot, 1)
-    robot.look(robot.link.look_at - 0.01)
+    robot.poll(robot.link.next_poll_at - 0.01)
     assert robot.is_away
 
 
@@ -192,8 +194,8 @@ def test_once_it_was_connected_the_first_wait_is_the_shortest_again(server: Serv
     server.listener.settimeout(10)
     robot.connect(server).close()
     assert robot.next() is None
-    assert robot.look()
-    assert round(robot.link.look_at - robot.now, 9) == 0.1
+    assert robot.poll()
+    assert round(robot.link.next_poll_at - robot.now, 9) == 0.1
 
 
 def test_nothing_can_be_sent_while_it_is_away(server: Server, robot: Robot) -> None:
@@ -201,7 +203,7 @@ def test_nothing_can_be_sent_while_it_is_away(server: Server, robot: Robot) -> N
     assert not robot.link.try_send((b"", b"e", b"p"))
     assert robot.link.next() is None
     waits(robot, 1)
-    assert not robot.link.flows
+    assert not robot.link.writable
     assert not robot.link.try_send((b"", b"e", b"p"))
 
 
@@ -214,9 +216,9 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     known: dict[str, Any] = {"asked": threading.Event()}
     real = socket.getaddrinfo
 
-    def find(host: str, port: int, flags: int = 0, **told: Any) -> Any:
+    def find(host: str, port: int, flags: int = 0, **inputs: Any) -> Any:
         if flags & socket.AI_NUMERICHOST or host not in known:
-            return real(host, port, flags=flags, **told)
+            return real(host, port, flags=flags, **inputs)
         known["asked"].wait(10)
         if not known[host]:
             raise socket.gaierror(socket.EAI_NONAME, "unknown")
@@ -230,8 +232,8 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
 def test_a_name_is_looked_for_without_waiting(server: Server, make_robot: Make, names: dict[str, Any]) -> None:
     names["server.lan"] = ["127.0.0.1"]
     robot = make_robot(f"tcp://server.lan:{server.port}")
-    robot.look(0.0)
-    robot.look(5.0)
+    robot.poll(0.0)
+    robot.poll(5.0)
     assert not robot.link.connected
     names["asked"].set()
     robot.wake()
@@ -239,7 +241,7 @@ def test_a_name_is_looked_for_without_waiting(server: Server, make_robot: Make, 
     robot.until(lambda: robot.link.connected)
 
 
-def test_a_name_that_nobody_knows_is_looked_for_again(make_robot: Make, names: dict[str, Any]) -> None:
+def test_an_unknown_name_is_resolved_again(make_robot: Make, names: dict[str, Any]) -> None:
     names["server.lan"] = []
     names["asked"].set()
     assert waits(make_robot("tcp://server.lan:5555"), 3) == [0.1, 0.2, 0.4]
@@ -248,7 +250,7 @@ def test_a_name_that_nobody_knows_is_looked_for_again(make_robot: Make, names: d
 def test_it_can_be_closed_while_a_name_is_looked_for(make_robot: Make, names: dict[str, Any]) -> None:
     names["server.lan"] = ["127.0.0.1"]
     robot = make_robot("tcp://server.lan:5555")
-    robot.look(0.0)
+    robot.poll(0.0)
     robot.link.close()
     assert robot.is_away
 
@@ -259,8 +261,8 @@ def test_of_several_addresses_the_next_is_tried_at_once(
     names["server.lan"] = ["127.0.0.2", "127.0.0.1"]  # the server listens on the second only
     names["asked"].set()
     robot = make_robot(f"tcp://server.lan:{server.port}")
-    robot.look(0.0)
-    robot.until(lambda: robot.is_away and robot.link.look_at == 0.0)
+    robot.poll(0.0)
+    robot.until(lambda: robot.is_away and robot.link.next_poll_at == 0.0)
     robot.connect(server)
     assert robot.now == 0.0
 
@@ -269,13 +271,13 @@ def test_a_server_that_was_lost_may_be_found_elsewhere(server: Server, make_robo
     names["server.lan"] = ["127.0.0.1", "127.0.0.9"]
     names["asked"].set()
     robot = make_robot(f"tcp://server.lan:{server.port}")
-    robot.look(0.0)
+    robot.poll(0.0)
     robot.wake()
     robot.connect(server).close()
     names["server.lan"] = ["127.0.0.1"]
     assert robot.next() is None
-    assert robot.look()
-    robot.look(robot.link.look_at)
+    assert robot.poll()
+    robot.poll(robot.link.next_poll_at)
     robot.wake()
     robot.connect(server)
 
@@ -283,20 +285,20 @@ def test_a_server_that_was_lost_may_be_found_elsewhere(server: Server, make_robo
 # Connecting and shaking hands
 
 
-def test_a_server_that_accepts_and_says_nothing_is_given_up(server: Server, robot: Robot) -> None:
-    robot.look(0.0)
+def test_connecting_to_a_silent_server_times_out(server: Server, robot: Robot) -> None:
+    robot.poll(0.0)
     end = server.accept()
     end.sendall(HELLO[:70])
     robot.wake()
-    assert robot.link.look_at == CONNECT_S
-    robot.look(CONNECT_S - 0.1)
+    assert robot.link.next_poll_at == CONNECT_S
+    robot.poll(CONNECT_S - 0.1)
     assert not robot.is_away
-    assert not robot.look(CONNECT_S)  # it never stood
+    assert not robot.poll(CONNECT_S)  # it never stood
     assert robot.is_away
-    assert round(robot.link.look_at - robot.now, 9) == 0.1
+    assert round(robot.link.next_poll_at - robot.now, 9) == 0.1
 
 
-def test_a_server_that_cannot_be_reached_is_given_up(make_robot: Make) -> None:
+def test_connecting_to_an_unreachable_server_times_out(make_robot: Make) -> None:
     with socket.socket() as listener:  # which has no room: what comes is left without an answer
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -305,11 +307,11 @@ def test_a_server_that_cannot_be_reached_is_given_up(make_robot: Make) -> None:
             one.setblocking(False)
             one.connect_ex(listener.getsockname())
         robot = make_robot(f"tcp://127.0.0.1:{listener.getsockname()[1]}")
-        robot.look(0.0)
-        assert robot.link.look_at == CONNECT_S
-        robot.look(CONNECT_S - 0.1)
+        robot.poll(0.0)
+        assert robot.link.next_poll_at == CONNECT_S
+        robot.poll(CONNECT_S - 0.1)
         assert not robot.is_away
-        robot.look(CONNECT_S)
+        robot.poll(CONNECT_S)
         assert robot.is_away
         for one in fillers:
             one.close()
@@ -319,11 +321,11 @@ def test_a_server_that_cannot_be_reached_is_given_up(make_robot: Make) -> None:
     "said", [b"HTTP/1.1 400 Bad Request\r\n", p.greeting() + p.ready(b"PUB", b""), p.greeting() + p.command(p.ERROR)]
 )
 def test_what_is_no_server_of_ours_is_tried_again_later(said: bytes, server: Server, robot: Robot) -> None:
-    robot.look(0.0)
+    robot.poll(0.0)
     end = server.accept()
     end.sendall(said)
     robot.until(lambda: robot.is_away)
-    assert robot.link.look_at == 0.1
+    assert robot.link.next_poll_at == 0.1
     end.settimeout(10)
     while end.recv(1000):  # it ends the connection
         pass
@@ -336,7 +338,7 @@ def test_a_connection_that_breaks_as_it_is_made_leaves_nothing(
         raise module.ConnectionEnded("just now")
 
     monkeypatch.setattr(module, "Stream", broken)
-    robot.look(0.0)
+    robot.poll(0.0)
     end = server.accept()
     robot.until(lambda: robot.is_away)
     assert end.recv(1) == b""
@@ -347,7 +349,7 @@ def test_a_connection_that_breaks_as_it_is_made_leaves_nothing(
 
 def test_messages_go_and_come(server: Server, robot: Robot) -> None:
     end = robot.connect(server)
-    assert robot.link.flows
+    assert robot.link.writable
     assert robot.link.try_send((b"", b"e", b"hello"))
     assert read_exactly(end, len(message(b"hello"))) == message(b"hello")
     end.sendall(message(b"one") + message(b"two"))
@@ -359,12 +361,12 @@ def test_what_the_system_does_not_take_is_sent_when_it_does(server: Server, robo
     end = robot.connect(server)
     assert robot.link.try_send((b"", b"e", LARGE))
     assert robot.link.connected
-    assert not robot.link.flows
+    assert not robot.link.writable
     assert not robot.link.try_send((b"", b"e", b"later"))
     data = b""
-    while not robot.link.flows:
+    while not robot.link.writable:
         data += end.recv(1_000_000)
-        robot.look()
+        robot.poll()
     assert robot.link.try_send((b"", b"e", b"later"))
     whole = message(LARGE) + message(b"later")
     assert (data + read_exactly(end, len(whole) - len(data))) == whole
@@ -376,8 +378,8 @@ def test_what_came_before_the_end_is_given_first(server: Server, robot: Robot) -
     end.close()
     assert bytes(robot.next()[2]) == b"last words"
     robot.until(lambda: robot.link.next() is None and robot.link.ended)
-    assert not robot.link.flows
-    assert robot.look()
+    assert not robot.link.writable
+    assert robot.poll()
     assert robot.is_away
 
 
@@ -387,9 +389,9 @@ def test_an_end_that_sending_finds_is_for_look_to_see_to(server: Server, robot: 
     end.close()
     assert robot.selector.select(10)
     assert not robot.link.try_send((b"", b"e", b"p"))
-    assert not robot.link.flows  # or nobody would see to it
-    assert robot.look()
-    assert not robot.look()
+    assert not robot.link.writable  # or nobody would see to it
+    assert robot.poll()
+    assert not robot.poll()
 
 
 def test_an_answer_to_a_heartbeat_that_the_system_does_not_take_leaves_later(server: Server, robot: Robot) -> None:
@@ -397,8 +399,8 @@ def test_an_answer_to_a_heartbeat_that_the_system_does_not_take_leaves_later(ser
     fill_once(robot.link._stream)
     end.sendall(p.ping())
     assert robot.next() is None
-    assert not robot.link.flows
-    robot.until(lambda: robot.link.flows)
+    assert not robot.link.writable
+    robot.until(lambda: robot.link.writable)
     assert read_exactly(end, 7) == p.command(p.PONG)
 
 
@@ -411,13 +413,13 @@ def pinged(end: socket.socket) -> bool:
 
 def test_a_server_that_gives_no_sign_of_life_after_a_heartbeat_is_lost(server: Server, robot: Robot) -> None:
     end = robot.connect(server)
-    assert robot.link.look_at == 1.0
-    assert not robot.look(1.0)
+    assert robot.link.next_poll_at == 1.0
+    assert not robot.poll(1.0)
     assert pinged(end)
-    assert not robot.look(2.0)
-    assert robot.link.look_at == 6.0
-    assert not robot.look(5.9)
-    assert robot.look(6.0)
+    assert not robot.poll(2.0)
+    assert robot.link.next_poll_at == 6.0
+    assert not robot.poll(5.9)
+    assert robot.poll(6.0)
     assert robot.is_away
 
 
@@ -425,7 +427,7 @@ def test_a_server_that_gives_no_sign_of_life_after_a_heartbeat_is_lost(server: S
 def test_any_sign_of_life_will_do(sign: bytes, server: Server, robot: Robot) -> None:
     end = robot.connect(server)
     for number in range(1, 20):
-        assert not robot.look(float(number))
+        assert not robot.poll(float(number))
         assert pinged(end)
         end.sendall(sign)
         robot.next()
@@ -437,21 +439,21 @@ def test_any_sign_of_life_will_do(sign: bytes, server: Server, robot: Robot) -> 
 
 def test_a_robot_that_slept_and_was_answered_meanwhile_is_still_connected(server: Server, robot: Robot) -> None:
     end = robot.connect(server)
-    robot.look(1.0)
+    robot.poll(1.0)
     assert pinged(end)
     end.sendall(p.command(p.PONG))
     assert robot.next() is None  # all that came is read, then comes the look
-    assert not robot.look(60.0)
+    assert not robot.poll(60.0)
     assert pinged(end)
-    assert robot.link.look_at == 61.0
+    assert robot.link.next_poll_at == 61.0
 
 
 def test_a_robot_that_slept_and_was_not_answered_connects_anew(server: Server, robot: Robot) -> None:
     end = robot.connect(server)
-    robot.look(1.0)
+    robot.poll(1.0)
     assert pinged(end)
-    assert robot.look(60.0)
-    assert robot.link.look_at == 60.1
+    assert robot.poll(60.0)
+    assert robot.link.next_poll_at == 60.1
 
 
 def test_a_server_that_takes_a_large_message_slowly_is_not_lost(server: Server, robot: Robot) -> None:
@@ -465,8 +467,8 @@ def test_a_server_that_takes_a_large_message_slowly_is_not_lost(server: Server, 
         left = sum(len(part) for part, _ in stream._unsent)
         while sum(len(part) for part, _ in stream._unsent) == left:
             taken += len(end.recv(100_000))
-            assert not robot.look()
-        assert not robot.look(10.0 * second)
+            assert not robot.poll()
+        assert not robot.poll(10.0 * second)
     assert robot.link.connected
     assert taken > 0
 
@@ -474,6 +476,6 @@ def test_a_server_that_takes_a_large_message_slowly_is_not_lost(server: Server, 
 def test_a_server_that_takes_nothing_of_a_large_message_is_lost(server: Server, robot: Robot) -> None:
     robot.connect(server)
     assert robot.link.try_send((b"", b"e", LARGE))
-    robot.look(1.0)
-    robot.look(2.0)
-    assert robot.look(6.0)
+    robot.poll(1.0)
+    robot.poll(2.0)
+    assert robot.poll(6.0)

@@ -1,4 +1,4 @@
-"""A server that is away, comes, goes and comes back: nothing blocks, nothing is stuck."""
+"""A server that goes away and comes back: nothing blocks and nothing is stuck."""
 
 from __future__ import annotations
 
@@ -76,9 +76,9 @@ async def test_of_an_all_handle_the_newest_observations_wait_in_order_and_the_re
     model = connection.model("m", queue="all")
     ids = [await model.observe(n=n(number)) for number in range(MAX_UNSENT + 5)]
     for request_id in ids[:5]:
-        with pytest.raises(RequestRejected, match="cannot be reached") as told:
+        with pytest.raises(RequestRejected, match="cannot be reached") as raised:
             await model.get_result(0)
-        assert told.value.request_id == request_id
+        assert raised.value.request_id == request_id
     peer.start()
     with peer.serving():
         for number in range(5, MAX_UNSENT + 5):
@@ -103,7 +103,7 @@ async def test_infer_gives_up_in_time_while_the_server_is_away_and_is_not_sent_l
     assert connection.stats.unmatched == 0
 
 
-async def test_infer_is_told_when_a_newer_observation_took_its_place_unsent(connect: Connect, peer: Any) -> None:
+async def test_infer_raises_when_a_newer_observation_replaced_it_unsent(connect: Connect, peer: Any) -> None:
     peer.stop()
     connection = connect()
     model = connection.model("m")
@@ -112,7 +112,7 @@ async def test_infer_is_told_when_a_newer_observation_took_its_place_unsent(conn
         while connection.stats.observed == 0:  # noqa: ASYNC110 (another thread counts)
             await asyncio.sleep(0.001)
     await model.observe(n=n(2))
-    with pytest.raises(RequestSuperseded, match="before it could be sent"):
+    with pytest.raises(RequestSuperseded, match="before this one could be sent"):
         await waiting
 
 
@@ -148,13 +148,13 @@ def model_mailbox(model: Any) -> Any:
     return getattr(model, "_model", model)._mailbox
 
 
-async def test_observations_that_nobody_answers_take_no_growing_memory(connect: Connect, peer: Any) -> None:
+async def test_observations_without_an_answer_take_bounded_memory(connect: Connect, peer: Any) -> None:
     connection = connect()
     model = connection.model("m", queue="all")
     session = model_mailbox(model), getattr(connection, "sync", connection)._session
 
     def sizes() -> tuple[int, int]:
-        return len(session[0].open), len(session[1]._unsent)
+        return len(session[0].open), session[1].sizes().unsent
 
     for _ in range(3 * MAX_OPEN):  # the peer reads nothing
         await model.observe()
@@ -185,7 +185,7 @@ async def test_an_observation_after_the_event_loop_stood_still_is_not_lost_to_a_
         await peer.next()
         peer.stop()
         peer.start()  # all that while the event loop has not run
-        wire: Any = connection._wire
-        wire._link.look_at = 0.0
+        transport: Any = connection._transport
+        transport._link.next_poll_at = 0.0
         await model.observe(n=n(2))
         assert (await peer.next()).values["n"] == 2

@@ -1,4 +1,4 @@
-"""What a robot gets back."""
+"""Results."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_result_is_its_values_and_what_belongs_to_it(result: Result) -> None:
     assert (result.serve_interval_ms, result.model_version) == (20.0, "v2")
 
 
-def test_what_is_taken_out_of_a_result_is_let_go(result: Result) -> None:
+def test_what_is_taken_out_of_a_result_is_freed(result: Result) -> None:
     array = ref(result.pop("actions"))
     assert array() is None
     assert (copy.deepcopy(result).timing, "actions" in pickle.loads(pickle.dumps(result))) == (TIMING, False)

@@ -1,7 +1,8 @@
-"""The mind of a connection, without a socket: what belongs to what, and that nothing grows."""
+"""The sans-I/O session: matching responses to requests, held observations, and bounded memory."""
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import inspect
 import math
@@ -26,7 +27,7 @@ from inferential import (
 from inferential.client.encoding import EncodingRules
 from inferential.client.handle import Handle
 from inferential.client.mailbox import MAX_UNREAD, Mailbox
-from inferential.client.session import MAX_OPEN, MAX_UNSENT, Session
+from inferential.client.session import MAX_OPEN, MAX_UNSENT, Session, SessionSizes
 from inferential.proto import LATE_REFUSE, QUEUE_ALL, QUEUE_LATEST, ModelResponse, Observation
 from inferential.proto.fields import DEFAULT_BUDGET_MS
 from inferential.proto.messages import content_of
@@ -47,9 +48,9 @@ def numbers(mailbox: Mailbox) -> list[int]:
 
 
 def observed(
-    session: Session, mailbox: Mailbox, values: dict[str, Any] | None = None, *, timestamp_ns: int = 1, **told: Any
+    session: Session, mailbox: Mailbox, values: dict[str, Any] | None = None, *, timestamp_ns: int = 1, **inputs: Any
 ) -> Observation:
-    fields = {"urgency": 0.0, "steps_remaining": None, "priority": None, **told}
+    fields = {"urgency": 0.0, "steps_remaining": None, "priority": None, **inputs}
     _, (_, envelope, _) = session.observe(
         mailbox,
         content_of(values or {}),
@@ -63,7 +64,7 @@ def observed(
 # What is sent
 
 
-def test_an_observation_tells_all_that_the_user_said() -> None:
+def test_an_observation_carries_all_that_the_user_gave() -> None:
     session = Session("robot", "arm")
     mailbox = session.mailbox(Handle("m", 20.0, 3, "all", EncodingRules(None)))
     values = {"state": np.arange(3.0), "prompt": "pick"}
@@ -76,7 +77,7 @@ def test_an_observation_tells_all_that_the_user_said() -> None:
     assert dict(message.metadata) == {"prompt": "pick"}
 
 
-def test_what_is_not_said_is_not_told(talk: Any) -> None:
+def test_what_is_not_given_is_not_sent(talk: Any) -> None:
     message = talk.observe(talk.mailbox()).message
     assert not message.HasField("steps_remaining")
     assert message.queue == QUEUE_LATEST
@@ -88,8 +89,8 @@ def test_a_priority_of_one_observation_outranks_that_of_its_handle(talk: Any) ->
 
 
 def test_numbers_of_numpy_are_numbers(talk: Any) -> None:
-    told = {"urgency": np.float32(0.5), "steps_remaining": np.int64(3), "priority": np.uint8(2)}
-    message = observed(talk.session, talk.mailbox(), **told)
+    inputs = {"urgency": np.float32(0.5), "steps_remaining": np.int64(3), "priority": np.uint8(2)}
+    message = observed(talk.session, talk.mailbox(), **inputs)
     assert (message.urgency, message.steps_remaining, message.priority) == (0.5, 3, 2)
 
 
@@ -106,7 +107,7 @@ def test_request_ids_grow_by_one_and_never_meet_those_of_another_session(new_tal
 
 
 @pytest.mark.parametrize(
-    ("told", "text"),
+    ("inputs", "text"),
     [
         ({"urgency": "high"}, "urgency: expected a number from 0 to 1, got 'high'"),
         ({"urgency": 10**400}, "urgency: expected a number from 0 to 1, got 1000"),
@@ -116,9 +117,9 @@ def test_request_ids_grow_by_one_and_never_meet_those_of_another_session(new_tal
         ({"priority": -1}, "priority: expected a whole number from 0 (the highest) to 2**32 - 1, got -1"),
     ],
 )
-def test_a_number_out_of_range_is_named(told: dict[str, Any], text: str, talk: Any) -> None:
+def test_a_number_out_of_range_is_named(inputs: dict[str, Any], text: str, talk: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=re.escape(text)):
-        observed(talk.session, talk.mailbox(), **told)
+        observed(talk.session, talk.mailbox(), **inputs)
 
 
 @pytest.mark.parametrize(
@@ -139,12 +140,12 @@ def test_a_value_that_cannot_be_sent_is_named_by_its_key_and_opens_nothing(
     with pytest.raises(kind, match=text):
         observed(talk.session, mailbox, {"ok": np.zeros(1), "joints": value})
     assert not mailbox.open
-    assert not talk.session._owners
+    assert talk.session.sizes().open_requests == 0
     assert talk.session.stats.observed == 0
 
 
 @pytest.mark.parametrize(
-    ("told", "text"),
+    ("inputs", "text"),
     [
         ({"model_id": ""}, "model_id: expected the id of a model, got ''"),
         ({"model_id": 5}, "model_id: expected the id of a model, got 5"),
@@ -159,8 +160,8 @@ def test_a_value_that_cannot_be_sent_is_named_by_its_key_and_opens_nothing(
         ({"queue": "newest"}, "queue: expected 'latest' or 'all', got 'newest'"),
     ],
 )
-def test_a_handle_refuses_what_makes_no_sense_by_name(told: dict[str, Any], text: str) -> None:
-    fields = {"model_id": "m", "latency_budget_ms": 50.0, "priority": 1, "queue": "latest", **told}
+def test_a_handle_refuses_what_makes_no_sense_by_name(inputs: dict[str, Any], text: str) -> None:
+    fields = {"model_id": "m", "latency_budget_ms": 50.0, "priority": 1, "queue": "latest", **inputs}
     with pytest.raises(ValueError, match=text):
         Handle(**fields, rules=EncodingRules(None))
 
@@ -171,9 +172,9 @@ def test_a_client_without_an_id_gets_a_unique_one() -> None:
     assert all(re.fullmatch(r"client-[0-9a-f]{12}", name) for name in names)
 
 
-@pytest.mark.parametrize(("told", "name"), [(7, "7"), (0, "0"), ("arm-3", "arm-3"), ("ü" * 127, "ü" * 127)])
-def test_a_client_id_is_text_or_a_number(told: Any, name: str) -> None:
-    assert Session(told, "").client_id == name
+@pytest.mark.parametrize(("inputs", "name"), [(7, "7"), (0, "0"), ("arm-3", "arm-3"), ("ü" * 127, "ü" * 127)])
+def test_a_client_id_is_text_or_a_number(inputs: Any, name: str) -> None:
+    assert Session(inputs, "").client_id == name
 
 
 @pytest.mark.parametrize("bad", ["x" * 256, "ü" * 128, "a\nb", "a\0b", "caf\udce9", "\x1b[31m"])
@@ -196,7 +197,7 @@ def test_each_answer_goes_to_the_handle_that_asked(talk: Any) -> None:
     assert numbers(other) == [2]
 
 
-def test_a_result_carries_what_the_server_told(talk: Any) -> None:
+def test_a_result_carries_what_the_server_sent(talk: Any) -> None:
     mailbox = talk.mailbox()
     seen = talk.observe(mailbox, now=10.0)
     talk.answer(seen, now=10.025, actions=np.ones(2), note="go")
@@ -329,7 +330,7 @@ def test_answers_without_an_id_belong_to_the_oldest_request_of_their_model(talk:
     assert numbers(other) == [1]
 
 
-def test_an_answer_of_the_1_x_line_tells_what_that_line_tells(talk: Any) -> None:
+def test_an_answer_of_the_1_x_line_carries_what_that_line_sends(talk: Any) -> None:
     mailbox = talk.mailbox()
     seen = talk.observe(mailbox, 5, now=1.0)
     talk.answer_old(seen)
@@ -351,7 +352,7 @@ def test_an_answer_without_an_id_never_belongs_to_what_was_not_sent(talk: Any) -
     assert list(mailbox.open) == [held.request_id]
 
 
-def test_an_answer_without_an_id_that_nobody_waits_for_is_given_to_a_handle_of_its_model(talk: Any) -> None:
+def test_an_unexpected_answer_without_an_id_goes_to_a_handle_of_its_model(talk: Any) -> None:
     mailbox = talk.mailbox()
     seen = talk.observe(mailbox, 5)
     talk.session.abandon(mailbox, seen.request_id)
@@ -362,7 +363,7 @@ def test_an_answer_without_an_id_that_nobody_waits_for_is_given_to_a_handle_of_i
     assert math.isnan(result.age_ms)
 
 
-def test_an_answer_without_an_id_of_a_model_that_nobody_has_is_counted(talk: Any, new_talk: NewTalk) -> None:
+def test_an_answer_without_an_id_of_a_model_without_handle_is_counted(talk: Any, new_talk: NewTalk) -> None:
     talk.mailbox("m")
     other = new_talk()
     talk.answer_old(other.observe(other.mailbox("other")))
@@ -407,14 +408,14 @@ def test_of_a_latest_handle_the_newest_observation_waits(talk: Any) -> None:
     assert len(mailbox.open) == 1
 
 
-def test_whoever_waits_for_an_observation_that_was_replaced_unsent_is_told(talk: Any) -> None:
+def test_an_infer_whose_observation_was_replaced_unsent_gets_an_error(talk: Any) -> None:
     mailbox = talk.mailbox()
     waiting = talk.hold(mailbox, keep=True)
     talk.hold(mailbox)
     error = mailbox.take_kept(waiting.request_id)
     assert isinstance(error, RequestSuperseded)
     assert (error.request_id, error.model_id) == (waiting.request_id, "m")
-    assert "before it could be sent" in str(error)
+    assert "before this one could be sent" in str(error)
 
 
 def test_of_all_handles_the_newest_wait_in_order_and_the_rest_are_refused(talk: Any) -> None:
@@ -437,7 +438,7 @@ def test_both_kinds_wait_side_by_side(talk: Any) -> None:
     assert unsent(talk.session) == [1, 3, 4, 5]
 
 
-def test_what_nobody_waits_for_any_more_is_not_sent(talk: Any) -> None:
+def test_an_abandoned_observation_is_not_sent(talk: Any) -> None:
     latest, every = talk.mailbox(), talk.mailbox(queue="all")
     for mailbox in (latest, every):
         talk.session.abandon(mailbox, talk.hold(mailbox, keep=True).request_id)
@@ -460,28 +461,23 @@ def test_abandoning_an_older_request_leaves_a_newer_one_waiting(talk: Any) -> No
 # Nothing grows
 
 
-def sizes(session: Session) -> dict[str, int]:
-    return {name: len(getattr(session, name)) for name in ("_owners", "_mailboxes", "_unsent")}
-
-
 @pytest.mark.parametrize("queue", ["latest", "all"])
 @pytest.mark.parametrize("reachable", [True, False])
-def test_observations_that_nobody_answers_take_no_growing_memory(queue: Any, reachable: bool, talk: Any) -> None:
+def test_observations_without_an_answer_take_bounded_memory(queue: Any, reachable: bool, talk: Any) -> None:
     mailbox = talk.mailbox(queue=queue)
     session = talk.session
-    for _ in range(20_000):
+    for _ in range(3 * MAX_OPEN):
         request_id, frames = session.observe(mailbox, content_of({}), {}, now=0.0, timestamp_ns=1)
         if not reachable:
             session.hold(mailbox, request_id, frames)
     assert len(mailbox.open) <= MAX_OPEN
-    assert len(session._owners) <= MAX_OPEN
-    assert len(session._unsent) <= MAX_UNSENT
+    assert session.sizes().open_requests <= MAX_OPEN
+    assert session.sizes().unsent <= MAX_UNSENT
     assert len(mailbox.unread) <= MAX_UNREAD
-    assert not mailbox._kept
-    assert session.stats.observed == 20_000
+    assert session.stats.observed == 3 * MAX_OPEN
 
 
-def test_answers_that_nobody_reads_take_no_growing_memory(talk: Any) -> None:
+def test_answers_that_are_not_read_take_bounded_memory(talk: Any) -> None:
     mailbox = talk.mailbox(queue="all")
     for n in range(MAX_UNREAD + 10):
         talk.answer(talk.observe(mailbox, n))
@@ -500,7 +496,7 @@ def test_a_forgotten_requests_answer_is_counted(talk: Any) -> None:
 
 
 @pytest.mark.parametrize("reachable", [True, False])
-def test_handles_that_are_let_go_leave_nothing_behind(reachable: bool, talk: Any) -> None:
+def test_handles_that_are_dropped_leave_nothing_behind(reachable: bool, talk: Any) -> None:
     # `connection.model("m").observe(...)` in a control loop makes a handle each time.
     for n in range(2000):
         if reachable:
@@ -509,24 +505,21 @@ def test_handles_that_are_let_go_leave_nothing_behind(reachable: bool, talk: Any
             talk.hold(talk.mailbox(), n)
     gc.collect()
     session = talk.session
-    assert len(session._owners) <= MAX_UNSENT
-    assert sum(len(mailboxes) for mailboxes in session._mailboxes.values()) <= MAX_UNSENT
-    assert len(session._unsent) <= MAX_UNSENT
+    assert max(dataclasses.astuple(session.sizes())) <= MAX_UNSENT
     if not reachable:
         assert unsent(session) == list(range(2000 - MAX_UNSENT, 2000))
 
 
-def test_infer_that_gave_up_leaves_nothing_behind(talk: Any) -> None:
+def test_infer_that_timed_out_leaves_nothing_behind(talk: Any) -> None:
     mailbox = talk.mailbox()
     for _ in range(100):
         seen = talk.observe(mailbox, keep=True)
         talk.session.abandon(mailbox, seen.request_id)
-    assert sizes(talk.session) == {"_owners": 0, "_mailboxes": 1, "_unsent": 0}
+    assert talk.session.sizes() == SessionSizes(open_requests=0, handles=1, unsent=0)
     assert not mailbox.open
-    assert not mailbox._kept
 
 
-def test_a_latency_budget_that_nobody_chose_is_not_sent() -> None:
+def test_the_default_latency_budget_is_not_sent() -> None:
     session = Session("robot", "")
     for budget_ms, on_the_wire in ((DEFAULT_BUDGET_MS, 0.0), (50.0, 50.0)):
         mailbox = session.mailbox(Handle("m", budget_ms, 1, "latest", EncodingRules(None)))
@@ -542,12 +535,12 @@ def test_control_rate_and_what_to_do_when_late_go_with_every_observation() -> No
 
 
 @pytest.mark.parametrize(
-    ("told", "problem"),
+    ("inputs", "problem"),
     [
         ({"control_rate_hz": 0.0}, "control_rate_hz: expected a finite number above 0, or None, got 0.0"),
         ({"late": "never"}, "late: expected 'serve', 'refuse' or None, got 'never'"),
     ],
 )
-def test_a_bad_rate_or_choice_is_named(told: dict[str, Any], problem: str) -> None:
+def test_a_bad_rate_or_choice_is_named(inputs: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
-        Handle("m", 50.0, 1, "latest", EncodingRules(None), **told)
+        Handle("m", 50.0, 1, "latest", EncodingRules(None), **inputs)

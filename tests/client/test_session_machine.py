@@ -1,4 +1,4 @@
-"""A session driven at random: every request ends at most once, nobody gets another's answer, and nothing grows."""
+"""A session driven at random: each request ends at most once, in its own mailbox, and memory is bounded."""
 
 from __future__ import annotations
 
@@ -87,20 +87,20 @@ class SessionMachine(RuleBasedStateMachine):
             self.session.sent()
         assert not self.session.has_unsent()
 
-    @rule(data=st.data(), status=st.sampled_from(["OK", "OK", "OK", *STATUSES]), told=st.booleans())
-    def answer(self, data: Any, status: str, told: bool) -> None:
-        """Of a server of this line (`told`), or of the 1.x line, which tells no id and no error."""
+    @rule(data=st.data(), status=st.sampled_from(["OK", "OK", "OK", *STATUSES]), with_id=st.booleans())
+    def answer(self, data: Any, status: str, with_id: bool) -> None:
+        """Of a server of this line (`with_id`), or of the 1.x line, which sends no id and no error."""
         if not self.seen:
             return
         request_id = data.draw(st.sampled_from(self.seen))
         model_id = self.owner[request_id].handle.model_id
-        if status == "OK" or not told:
+        if status == "OK" or not with_id:
             envelope, payload = write_response(
                 client_id="robot",
                 model_id=model_id,
                 response_id=str(request_id),
                 timestamp_ns=1,
-                request_id=request_id if told else 0,
+                request_id=request_id if with_id else 0,
                 values={"actions": np.zeros(1)},
                 timing=TIMING,
             )

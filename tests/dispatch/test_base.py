@@ -67,15 +67,15 @@ async def test_images_are_decoded_beside_the_event_loop(
     serve: Serve, request_of: MakeRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[str] = []
-    from inferential.observation import assembler
+    from inferential.observation import values
 
-    original = assembler.decode
+    original = values.decode
 
     def noted(*args: Any) -> Any:
         threads.append(threading.current_thread().name)
         return original(*args)
 
-    monkeypatch.setattr(assembler, "decode", noted)
+    monkeypatch.setattr(values, "decode", noted)
     requests = [request_of("m", {"camera": encode(IMAGE, PNG)}, slots_known=True) for _ in range(3)]
     results = await serve(m=lambda obs: 0.0).dispatch(requests)
     assert all(result.success for result in results)

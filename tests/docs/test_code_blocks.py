@@ -1,4 +1,4 @@
-"""Every code block of the README and of docs/: it runs, or is what it says it is.
+"""Every code block of the README, of docs/ and of docstrings: it runs, or is what it says it is.
 
 A block's language says what is done with it:
 
@@ -14,7 +14,8 @@ A block's language says what is done with it:
 - text: a drawing. No other language is let through untested.
 
 A comment before a block tells what cannot be seen: `<!-- continues -->` joins it to the python block before it,
-`<!-- file: NAME -->` makes it a file. docs/configuration.md has a test of its own (tests/config/test_page.py).
+`<!-- file: NAME -->` makes it a file. In docstrings, python blocks alone are run.
+docs/configuration.md has a test of its own (tests/config/test_page.py).
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,7 +38,8 @@ import pytest
 from ruamel.yaml import YAML
 from tests.peers.conftest import with_openpi_client
 
-from inferential import Connection, UnknownModel
+from inferential import AsyncConnection, Connection, Model, UnknownModel
+from inferential.client import ChunkRuntime
 from inferential.config import load_config
 from inferential.scheduler.base import ENTRY_POINTS
 from inferential.sim.virtual.fleet_file import load_fleet
@@ -93,7 +96,15 @@ def _blocks(page: Path) -> Iterator[Block]:
         yield Block(page, line, match[2], match[3], match[1] or "")
 
 
+def _examples(source: Path) -> Iterator[Block]:
+    """The python blocks of a module's docstrings."""
+    text = source.read_text(encoding="utf-8")
+    for match in re.finditer(r"^( *)```python\n(.*?)^\1```$", text, re.MULTILINE | re.DOTALL):
+        yield Block(source, text.count("\n", 0, match.start()) + 1, "python", textwrap.dedent(match[2]))
+
+
 BLOCKS = [block for page in PAGES for block in _blocks(page)]
+BLOCKS += [block for source in sorted((ROOT / "src").rglob("*.py")) for block in _examples(source)]
 
 
 def of_language(*languages: str) -> list[Block]:
@@ -220,6 +231,11 @@ def test_every_block_is_of_a_kind_that_is_tested() -> None:
     assert CLIENTS
     assert ALONE
     assert RUN
+
+
+@pytest.mark.parametrize("of", [Connection, AsyncConnection, Model.infer, ChunkRuntime], ids=lambda of: of.__qualname__)
+def test_what_a_robot_uses_first_has_an_example(of: Callable[..., object]) -> None:
+    assert "```python" in (of.__doc__ or "")
 
 
 def test_every_mark_before_a_block_is_understood() -> None:

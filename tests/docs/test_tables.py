@@ -77,7 +77,7 @@ def test_the_table_of_errors_lists_those_that_a_client_sees() -> None:
 
 
 def test_the_table_of_counters_lists_those_of_a_connection() -> None:
-    told = {row[0].strip("`") for row in rows(section("client.md", "What became of it")) if "`" in row[0]}
+    told = {row[0].strip("`") for row in rows(section("client.md", "Diagnostics")) if "`" in row[0]}
     assert told == {field.name for field in dataclasses.fields(ClientStats)}
 
 

@@ -1,4 +1,4 @@
-"""Serialized observations, good ones and ones that lie."""
+"""Serialized observations, valid and invalid ones."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def make_tensor(**fields: Any) -> Tensor:
 
 def make_observation(*tensors: Tensor, client: str = "robot", client_type: str = "arm", **fields: Any) -> Observation:
     """A good observation of this line, but for what `fields` say."""
-    told = {"model_id": "policy", "request_id": 7, "protocol_version": 2, "priority": 1, **fields}
-    return Observation(client=Client(id=client, type=client_type), tensors=tensors, **told)
+    inputs = {"model_id": "policy", "request_id": 7, "protocol_version": 2, "priority": 1, **fields}
+    return Observation(client=Client(id=client, type=client_type), tensors=tensors, **inputs)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def now_ns(monkeypatch: pytest.MonkeyPatch) -> int:
 
 @pytest.fixture
 def decode() -> Callable[..., DecodedObservation]:
-    """`decode(observation or bytes, payload, max_tensors=3)`: with the default limits but for those told."""
+    """`decode(observation or bytes, payload, max_tensors=3)`: with the default limits but for those given."""
 
     def decoded(message: Observation | bytes, payload: Any = bytes(8), **limits: Any) -> DecodedObservation:
         envelope = message if isinstance(message, bytes) else message.SerializeToString()

@@ -1,4 +1,4 @@
-"""Observations from outside: what is read of a good one, and every way in which a bad one is refused."""
+"""Observations from outside: the fields of a valid one, and every reason to refuse one."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_good_observation_is_read_whole(
     assert got.payload is payload
 
 
-def test_what_a_1_x_client_does_not_tell_is_told_apart_from_zero(decode: Decode, observation: MakeObservation) -> None:
+def test_what_a_1_x_client_does_not_send_differs_from_zero(decode: Decode, observation: MakeObservation) -> None:
     got = decode(observation(request_id=0, protocol_version=0, client_type=""), b"")
     assert got.steps_remaining is None
     assert got.latency_budget_ms is None
@@ -68,9 +68,9 @@ def test_a_tensor_without_an_encoding_is_raw(decode: Decode, observation: MakeOb
     assert decode(observation(tensor(encoding=0))).slots[0].encoding == "raw"
 
 
-@pytest.mark.parametrize(("told", "taken"), [(-3.0, 0.0), (0.5, 0.5), (7.0, 1.0)])
-def test_urgency_is_held_between_0_and_1(told: float, taken: float, decode: Decode, observation: Any) -> None:
-    assert decode(observation(urgency=told), b"").urgency == taken
+@pytest.mark.parametrize(("inputs", "taken"), [(-3.0, 0.0), (0.5, 0.5), (7.0, 1.0)])
+def test_urgency_is_held_between_0_and_1(inputs: float, taken: float, decode: Decode, observation: Any) -> None:
+    assert decode(observation(urgency=inputs), b"").urgency == taken
 
 
 def test_frames_may_be_any_buffer(observation: MakeObservation, tensor: MakeTensor) -> None:
@@ -138,9 +138,9 @@ TENSOR_LIES: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_tensor_that_lies_is_refused_by_name(
     fields: dict[str, Any], text: str, decode: Decode, observation: Any, tensor: MakeTensor
 ) -> None:
-    with pytest.raises(ObservationError, match=text) as told:
+    with pytest.raises(ObservationError, match=text) as raised:
         decode(observation(tensor(key="good"), tensor(**fields)))
-    assert "tensor" in told.value.reason
+    assert "tensor" in raised.value.reason
 
 
 FIELD_LIES: dict[str, tuple[dict[str, Any], str]] = {
@@ -209,12 +209,12 @@ def test_an_envelope_that_no_limit_allows_is_not_even_parsed(decode: Decode, obs
     unknown = b"\xfa\x07" + b"\x80\x80\x08" + bytes(131_072)  # a field that nobody knows, of 128 KiB
     with pytest.raises(
         ObservationError, match=r"Failed to decode the envelope: \d+ bytes, the limits allow \d+"
-    ) as told:
+    ) as raised:
         decode(envelope + unknown)
-    assert told.value.request_id == 0
+    assert raised.value.request_id == 0
 
 
-def test_fields_that_nobody_knows_are_skipped(decode: Decode, observation: MakeObservation) -> None:
+def test_unknown_fields_are_skipped(decode: Decode, observation: MakeObservation) -> None:
     assert decode(observation().SerializeToString() + b"\xfa\x07\x03new").client_id == "robot"
 
 
@@ -243,15 +243,15 @@ def test_an_observation_at_every_limit_at_once_is_accepted(decode: Decode, tenso
         assert len(got.metadata) == config.max_metadata_entries
 
 
-def test_an_error_carries_who_asked_for_what_as_far_as_it_can_be_read(decode: Decode, observation: Any) -> None:
-    with pytest.raises(ObservationError) as told:
+def test_an_error_carries_client_and_model_as_far_as_they_can_be_read(decode: Decode, observation: Any) -> None:
+    with pytest.raises(ObservationError) as raised:
         decode(observation(urgency=float("nan"), request_id=2**64 - 1))
-    error = told.value
+    error = raised.value
     assert (error.client_id, error.model_id, error.request_id) == ("robot", "policy", 2**64 - 1)
     assert error.protocol_version == 2
-    with pytest.raises(ObservationError) as told:
+    with pytest.raises(ObservationError) as raised:
         decode(b"\xff\xff")
-    assert (told.value.client_id, told.value.request_id, told.value.protocol_version) == ("", 0, 0)
+    assert (raised.value.client_id, raised.value.request_id, raised.value.protocol_version) == ("", 0, 0)
 
 
 def test_bfloat16_and_bool_are_known_by_name(decode: Decode, observation: Any, tensor: MakeTensor) -> None:

@@ -1,4 +1,4 @@
-"""Envelopes that were believed before: what comes of them is what would come of reading them whole."""
+"""The server's envelope cache and the slow path decode the same."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class Robot:
         self._mailbox = self._session.mailbox(Handle(model_id, 50.0, 3, queue, EncodingRules(None)))
 
     def frames(self, values: dict[str, Any], **news: Any) -> tuple[bytes, bytes]:
-        told = {"urgency": 0.0, "steps_remaining": None, "priority": None, **news}
+        inputs = {"urgency": 0.0, "steps_remaining": None, "priority": None, **news}
         _, (_, envelope, payload) = self._session.observe(
             self._mailbox,
             content_of(values),
-            told,
+            inputs,
             now=0.0,
             timestamp_ns=time.time_ns(),
         )
@@ -70,7 +70,7 @@ def alike(first: DecodedObservation, second: DecodedObservation) -> bool:
 
 
 @given(form=st.sampled_from(sorted(ARRAYS)), talk=st.lists(st.tuples(NEWS, TEXTS), min_size=2, max_size=6))
-def test_every_observation_is_read_as_if_it_were_the_first(form: str, talk: list[tuple[Any, Any]]) -> None:
+def test_the_cache_and_the_slow_path_decode_the_same(form: str, talk: list[tuple[Any, Any]]) -> None:
     robot, used = Robot(), assembler()
     for news, texts in talk:
         envelope, payload = robot.frames({**ARRAYS[form], **texts}, **news)
@@ -80,7 +80,7 @@ def test_every_observation_is_read_as_if_it_were_the_first(form: str, talk: list
     assert used.cache_counts == CacheCounts(hits=len(talk) - 1, misses=1)
 
 
-def test_the_second_observation_of_a_robot_is_recalled_whatever_others_say_meanwhile() -> None:
+def test_the_second_observation_of_a_robot_is_served_by_the_cache_beside_others() -> None:
     used = assembler()
     robots = [Robot(), Robot("leg"), Robot(model_id="other"), Robot(queue="all")]
     for robot in robots:
@@ -100,7 +100,7 @@ def test_images_that_are_compressed_are_read_whole_each_time() -> None:
 
 
 @given(cut=st.integers(0, 400), junk=st.binary(max_size=12))
-def test_a_known_envelope_that_was_tampered_with_is_read_as_by_who_never_saw_it(cut: int, junk: bytes) -> None:
+def test_a_cached_envelope_that_was_tampered_with_is_read_as_without_the_cache(cut: int, junk: bytes) -> None:
     robot, used = Robot(), assembler()
     used.decode(*robot.frames(ARRAYS["one"]), 1.0)
     envelope, payload = robot.frames(ARRAYS["one"], steps_remaining=3)
@@ -129,7 +129,9 @@ def outcome(reader: ObservationAssembler, envelope: bytes, payload: bytes) -> An
         ({"note": "x" * 100}, {"max_metadata_bytes": 50}, 28),
     ],
 )
-def test_news_that_break_a_rule_are_refused_as_ever(other: dict[str, Any], limits: Any, payload_bytes: int) -> None:
+def test_varying_fields_that_break_a_rule_are_refused_as_without_the_cache(
+    other: dict[str, Any], limits: Any, payload_bytes: int
+) -> None:
     robot, used = Robot(), assembler(**limits)
     used.decode(*robot.frames(ARRAYS["one"]), 1.0)
     envelope, _ = robot.frames(ARRAYS["one"])
@@ -145,9 +147,9 @@ def test_news_that_break_a_rule_are_refused_as_ever(other: dict[str, Any], limit
     new_stamp = Observation(timestamp_ns=news.timestamp_ns).SerializeToString()[1:]
     broken = envelope[:known_size].replace(stamp, new_stamp) + news.SerializeToString()
     assert used.lookup(broken, bytes(payload_bytes)) is None
-    with pytest.raises(ObservationError) as told:
+    with pytest.raises(ObservationError) as raised:
         used.decode(broken, bytes(payload_bytes), 1.0)
-    assert (told.value.client_id, told.value.request_id) == ("arm", message.request_id)
+    assert (raised.value.client_id, raised.value.request_id) == ("arm", message.request_id)
 
 
 def news_of(envelope: bytes) -> bytes:
@@ -156,7 +158,7 @@ def news_of(envelope: bytes) -> bytes:
     return envelope[envelope.rindex(stamp) :]
 
 
-def test_what_is_remembered_of_a_robot_does_not_keep_its_images_in_memory() -> None:
+def test_a_cached_envelope_does_not_keep_images_in_memory() -> None:
     robot, reader = Robot(), assembler()
     envelope, payload = robot.frames(ARRAYS["several"])
     decoded = reader.decode(envelope, payload, 1.0)
@@ -184,7 +186,7 @@ ENTRY_WITHOUT_VALUE = b"\x3a\x03\x0a\x01"  # and its key, of one byte: its canon
     ],
     ids=["late", "model", "timestamp"],
 )
-def test_what_is_no_news_is_not_overlooked_among_news_of_the_same_length(smuggled: bytes) -> None:
+def test_a_constant_field_is_not_overlooked_among_varying_fields_of_the_same_length(smuggled: bytes) -> None:
     robot, used = Robot(), assembler()
     used.decode(*robot.frames(ARRAYS["one"]), 1.0)
     envelope, payload = robot.frames(ARRAYS["one"])
@@ -192,7 +194,7 @@ def test_what_is_no_news_is_not_overlooked_among_news_of_the_same_length(smuggle
     assert outcome(used, tampered, payload) == outcome(assembler(), tampered, payload)
 
 
-def test_a_timestamp_of_another_length_is_not_one_that_is_known() -> None:
+def test_a_timestamp_of_another_length_is_not_served_by_the_cache() -> None:
     robot, used = Robot(), assembler()
     used.decode(*robot.frames(ARRAYS["several"]), 1.0)
     envelope, payload = robot.frames(ARRAYS["several"])
@@ -209,7 +211,7 @@ def long_varint(number: int) -> bytes:
     return short[:-1] + bytes((short[-1] | 0x80, 0))
 
 
-def test_a_stamp_within_a_field_that_nobody_knows_ends_no_envelope() -> None:
+def test_a_stamp_within_an_unknown_field_ends_no_envelope() -> None:
     timestamp_ns = time.time_ns()
     who = Observation(client=Client(id="arm"), model_id="policy", protocol_version=2).SerializeToString()
     unknown = b"\xa2\x06\x0a\x10" + varint(timestamp_ns)
@@ -238,7 +240,9 @@ def spelt(text: str) -> int:
     return sum((byte & 0x7F) << 7 * at for at, byte in enumerate([*text.encode(), 24]))
 
 
-def test_news_are_not_read_of_an_envelope_that_is_larger_than_the_limits_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_varying_fields_are_not_read_of_an_envelope_larger_than_the_limits_allow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     robot, used = Robot(), assembler(max_metadata_bytes=100)
     envelope, payload = robot.frames(ARRAYS["one"])
     used.decode(envelope, payload, 1.0)
@@ -248,7 +252,7 @@ def test_news_are_not_read_of_an_envelope_that_is_larger_than_the_limits_allow(m
     assert not read
 
 
-def test_what_is_remembered_is_bounded_whoever_speaks() -> None:
+def test_the_size_of_the_cache_is_bounded_for_any_number_of_clients() -> None:
     reader = assembler()
     arrays = {f"{number}": np.zeros(1, np.uint8) for number in range(40)}
     for number in range(3000):

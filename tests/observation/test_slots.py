@@ -1,4 +1,4 @@
-"""Whether a tensor can be where it says, and what it says."""
+"""Validation of tensor descriptions against their payload."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from inferential.observation.values import to_values
 
 
 def slot(**fields: Any) -> SlotInfo:
-    told = {
+    inputs = {
         "key": "x",
         "dtype": "float32",
         "shape": (2,),
@@ -23,7 +23,7 @@ def slot(**fields: Any) -> SlotInfo:
         "timestamp_ns": 0,
         "encoding": "raw",
     }
-    return SlotInfo(**{**told, **fields})
+    return SlotInfo(**{**inputs, **fields})
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_no_slots_are_fine() -> None:
     validate_slots([], 0)
 
 
-def test_the_error_carries_who_asked_for_what() -> None:
+def test_the_error_carries_client_and_model() -> None:
     error = ObservationError("why", client_id="robot", model_id="policy", request_id=7, protocol_version=2)
     assert (str(error), error.reason) == ("why", "why")
     assert (error.client_id, error.model_id, error.request_id, error.protocol_version) == ("robot", "policy", 7, 2)
@@ -104,11 +104,11 @@ PLACES = st.one_of(st.integers(0, 80), st.sampled_from([2**31, 2**32, 2**63 - 1,
 def test_what_passes_can_be_read_and_nothing_else_than_an_observation_error_comes_of_the_rest(
     dtype: str, shape: tuple[int, ...], byte_offset: int, byte_length: int, encoding: str
 ) -> None:
-    told = slot(dtype=dtype, shape=shape, byte_offset=byte_offset, byte_length=byte_length, encoding=encoding)
+    inputs = slot(dtype=dtype, shape=shape, byte_offset=byte_offset, byte_length=byte_length, encoding=encoding)
     payload = np.arange(64, dtype=np.uint8).tobytes()
     try:
-        validate_slots([told], len(payload))
-        array = to_values([told], {}, payload)["x"]
+        validate_slots([inputs], len(payload))
+        array = to_values([inputs], {}, payload)["x"]
     except ObservationError:
         return
     assert array.shape == shape

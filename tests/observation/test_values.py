@@ -1,4 +1,4 @@
-"""From a checked observation to what a model sees."""
+"""From slots to the values that a model sees."""
 
 from __future__ import annotations
 

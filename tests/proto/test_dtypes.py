@@ -1,4 +1,4 @@
-"""Numbers on the wire and the numpy dtypes behind them."""
+"""DType and Encoding numbers, and their numpy dtypes and names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONTRACT = {
 ADDED = {"INT8": "int8", "INT16": "int16", "UINT16": "uint16", "UINT32": "uint32", "UINT64": "uint64"}
 
 
-@pytest.mark.parametrize(("name", "number", "numpy_name"), [(name, *told) for name, told in CONTRACT.items()])
+@pytest.mark.parametrize(("name", "number", "numpy_name"), [(name, *inputs) for name, inputs in CONTRACT.items()])
 def test_a_dtype_of_the_contract_keeps_its_number_and_meaning(name: str, number: int, numpy_name: str) -> None:
     assert getattr(proto, name) == number
     assert dtype_to_numpy(number).name == numpy_name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -100,47 +99,85 @@ def test_the_defaults_of_constant_fields_take_no_bytes() -> None:
 
 
 USE_OF_A_NEW_FIELD = """
+import sys
 import time
 import numpy as np
-from inferential.client.encoding import EncodingRules
-from inferential.client.handle import Handle
-from inferential.client.session import Session
+from inferential import Connection
 from inferential.config import ObservationConfig
 from inferential.observation import ObservationAssembler
 from inferential.proto.tensors import whole
 
-session, assembler = Session("arm", ""), ObservationAssembler(ObservationConfig())
-mailbox = session.mailbox(Handle("policy", 50.0, 1, "all", EncodingRules(None)))
-for grip in (7, None, 8):
-    hints = {}
-    values = {"state": np.zeros(3)} | ({} if grip is None else {"grip_force": grip})
-    content = mailbox.handle.content(values, hints)
-    _, (_, envelope, payload) = session.observe(mailbox, content, hints, 0.0, time.time_ns())
-    observation = assembler.decode(envelope, whole(payload), 0.0)
-    print(observation.varying.grip_force, list(content[0]))
-print(assembler.cache_counts.hits, session.stats.template_cache.hits)
+assembler = ObservationAssembler(ObservationConfig())
+with Connection("localhost:1") as connection:
+    model = connection.model("policy", **{MODEL_ARGUMENTS})
+    session, mailbox = connection._session, model._mailbox
+    for grip in (7, None, 8):
+        hints = {}
+        values = {"state": np.zeros(3)} | ({} if grip is None else {OBSERVE_ARGUMENTS})
+        content = mailbox.handle.content(values, hints)
+        _, (_, envelope, payload) = session.observe(mailbox, content, hints, 0.0, time.time_ns())
+        observation = assembler.decode(envelope, whole(payload), 0.0)
+        print(observation.GROUP.grip_force, list(content[0]))
+    print(assembler.cache_counts.hits, session.stats.template_cache.hits)
 """
 
 
-def test_a_new_field_of_an_observation_takes_a_line_in_the_schema_and_a_row_of_the_table(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "src" / "inferential", tmp_path / "src" / "inferential")
-    shutil.copy(ROOT / "hatch_build.py", tmp_path)
-    proto = tmp_path / "src" / "inferential" / "proto"
-    schema, table = proto / "inferential.proto", proto / "fields.py"
-    late = re.compile(r"(  LateMode late = 21;\n)")
-    schema.write_text(late.sub(r"\1  optional uint32 grip_force = 30;\n", schema.read_text(), count=1))
-    row = '    grip_force: Annotated[int | None, Field(Argument("grip_force", "a whole number"))]\n'
-    marker = "    request_id: Annotated"
-    assert marker in table.read_text()
-    table.write_text(table.read_text().replace(marker, row + marker, 1))
+class Copy:
+    """A copy of the package, to be changed."""
 
-    def run(*arguments: str) -> str:
-        env = {**os.environ, "PYTHONPATH": str(tmp_path / "src")}
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.changed: set[str] = set()
+        shutil.copytree(ROOT / "src" / "inferential", place / "src" / "inferential")
+        shutil.copy(ROOT / "hatch_build.py", place)
+
+    def change(self, name: str, before: str, after: str) -> None:
+        path = self.place / "src" / "inferential" / name
+        text = path.read_text()
+        assert before in text
+        path.write_text(text.replace(before, after, 1))
+        self.changed.add(name)
+
+    def run(self, *arguments: str) -> str:
+        env = {**os.environ, "PYTHONPATH": str(self.place / "src")}
         done = subprocess.run(
-            [sys.executable, *arguments], capture_output=True, text=True, check=False, env=env, cwd=tmp_path
+            [sys.executable, *arguments], capture_output=True, text=True, check=False, env=env, cwd=self.place
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    run("hatch_build.py")
-    assert run("-c", USE_OF_A_NEW_FIELD).splitlines() == ["7 ['state']", "None ['state']", "8 ['state']", "2 2"]
+
+def test_a_new_varying_field_takes_a_line_in_the_schema_and_a_row_of_the_table(tmp_path: Path) -> None:
+    copy = Copy(tmp_path)
+    copy.change(
+        "proto/inferential.proto", "LateMode late = 21;", "LateMode late = 21; optional uint32 grip_force = 30;"
+    )
+    row = '    grip_force: Annotated[int | None, Field(Argument("grip_force", "a whole number"))]\n'
+    copy.change("proto/fields.py", "    request_id: Annotated", row + "    request_id: Annotated")
+    copy.run("hatch_build.py")
+    program = USE_OF_A_NEW_FIELD.replace("{MODEL_ARGUMENTS}", "{}").replace("GROUP", "varying")
+    seen = copy.run("-c", program.replace("{OBSERVE_ARGUMENTS}", '{"grip_force": grip}')).splitlines()
+    assert seen == ["7 ['state']", "None ['state']", "8 ['state']", "2 2"]
+    assert len(copy.changed) == 2
+
+
+def test_a_new_constant_field_takes_also_an_argument_of_a_handle(tmp_path: Path) -> None:
+    copy = Copy(tmp_path)
+    copy.change("proto/inferential.proto", "LateMode late = 21;", "LateMode late = 21; uint32 grip_force = 30;")
+    row = '    grip_force: Annotated[int, Field(Argument("grip_force", "a whole number", int))]\n'
+    copy.change("proto/fields.py", "    late: Annotated", row + "    late: Annotated")
+    handle = "client/handle.py"
+    copy.change(
+        handle, "    late: LateChoice | None = None\n", "    late: LateChoice | None = None\n    grip_force: int = 0\n"
+    )
+    copy.change(
+        handle,
+        "        late: LateChoice | None = None,\n",
+        "        late: LateChoice | None = None, grip_force: int = 0\n",
+    )
+    copy.change(handle, "control_rate_hz, late)", "control_rate_hz, late, grip_force)")
+    copy.run("hatch_build.py")
+    program = USE_OF_A_NEW_FIELD.replace("{MODEL_ARGUMENTS}", '{"grip_force": 7}').replace("GROUP", "constant")
+    seen = copy.run("-c", program.replace("{OBSERVE_ARGUMENTS}", "{}")).splitlines()
+    assert seen == ["7 ['state']", "7 ['state']", "7 ['state']", "2 2"]
+    assert len(copy.changed) == 3

@@ -1,4 +1,4 @@
-"""JPEG and PNG tensors: what comes out, and that nothing a file says of itself is believed."""
+"""JPEG and PNG tensors: round trips, and files that do not match their tensors."""
 
 from __future__ import annotations
 
@@ -148,15 +148,15 @@ class Decoding:
 @pytest.fixture
 def decoding() -> Any:
     """Counts the images whose pixels Pillow decodes."""
-    told = Decoding()
+    inputs = Decoding()
     load = PIL.ImageFile.ImageFile.load
 
     def counted(image: Any, *args: Any) -> Any:
-        told.count += 1
+        inputs.count += 1
         return load(image, *args)
 
     with patch.object(PIL.ImageFile.ImageFile, "load", counted):
-        yield told
+        yield inputs
 
 
 def png_saying(width: int, height: int, *, bits: int = 8, colour: int = 2, data: bytes = b"") -> bytes:

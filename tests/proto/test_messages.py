@@ -1,4 +1,4 @@
-"""Responses into frames and out again."""
+"""Responses to frames and back."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_result_is_a_result_to_the_1_x_line() -> None:
     assert len(payload) == 8
 
 
-def test_a_refusal_tells_status_reason_and_request() -> None:
+def test_a_refusal_carries_status_reason_and_request() -> None:
     envelope = write_refusal(
         client_id="robot", model_id="policy", request_id=7, status="EXPIRED", reason="waited 5000 ms"
     )
@@ -78,7 +78,7 @@ def test_a_refusal_tells_status_reason_and_request() -> None:
     assert response.values == {}
 
 
-def test_a_reason_that_is_no_valid_unicode_is_told_nonetheless() -> None:
+def test_a_reason_that_is_not_valid_unicode_is_sent_nevertheless() -> None:
     # The name of a file with a byte that is no UTF-8, in the message of a model's OSError.
     envelope = write_refusal(
         client_id="robot", model_id="policy", request_id=7, status="MODEL_FAILED", reason="no file 'caf\udce9'"
@@ -95,7 +95,7 @@ def test_a_text_that_is_no_valid_unicode_is_named_by_its_key() -> None:
         written(**{"caf\udce9": np.zeros(1)})
 
 
-def test_arrays_images_and_strings_are_told_apart() -> None:
+def test_arrays_images_and_strings_are_separated() -> None:
     array, image = np.zeros(2), encode(np.zeros((2, 2), np.uint8), PNG)
     assert split_values({"a": array, "b": "text", "c": image}) == ({"a": array, "c": image}, {"b": "text"})
 
@@ -108,8 +108,8 @@ def test_a_value_of_another_kind_is_named_by_its_key(value: Any, hint: str) -> N
         split_values({"ok": np.zeros(1), "joints": value})
 
 
-def lying(**told: Any) -> bytes:
-    fields = {"key": "x", "dtype": 2, "shape": [2], "byte_length": 8, "encoding": 1, **told}
+def lying(**inputs: Any) -> bytes:
+    fields = {"key": "x", "dtype": 2, "shape": [2], "byte_length": 8, "encoding": 1, **inputs}
     message = ModelResponse(request_id=7)
     message.tensors.append(Tensor(**fields))
     return message.SerializeToString()

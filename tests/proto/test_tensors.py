@@ -1,4 +1,4 @@
-"""Arrays into a payload and out again: right whatever their layout, and without a copy that is not needed."""
+"""Arrays to a payload and back: right for every memory layout, and without needless copies."""
 
 from __future__ import annotations
 
@@ -121,14 +121,14 @@ def test_no_values_make_no_tensors_and_an_empty_payload() -> None:
     assert packed() == ([], b"")
 
 
-def test_a_descriptor_tells_key_dtype_shape_place_and_time() -> None:
+def test_a_descriptor_has_key_dtype_shape_offset_and_time() -> None:
     message = Observation()
     pack(message.tensors, {"a": np.zeros((2, 3), np.float32), "b": np.uint8(7).reshape(())}, timestamp_ns=5)
-    told = [
+    inputs = [
         (t.key, t.dtype, list(t.shape), t.byte_offset, t.byte_length, t.timestamp_ns, t.encoding)
         for t in message.tensors
     ]
-    assert told == [("a", 2, [2, 3], 0, 24, 5, 1), ("b", 5, [], 24, 1, 5, 1)]
+    assert inputs == [("a", 2, [2, 3], 0, 24, 5, 1), ("b", 5, [], 24, 1, 5, 1)]
 
 
 @pytest.mark.parametrize("length", [3, 20_000])
@@ -149,7 +149,7 @@ def test_the_gaps_between_tensors_are_zero(length: int) -> None:
     assert not left.any()
 
 
-def test_an_array_that_nobody_can_write_is_sent_from_its_own_memory() -> None:
+def test_a_read_only_array_is_not_copied() -> None:
     array = np.arange(1000.0)
     array.setflags(write=False)
     _, payload = packed(x=array)
@@ -171,7 +171,7 @@ def test_in_pieces_they_are_the_bytes_that_they_are_in_one(values: dict[str, Arr
     assert bytes(whole(pieces(tensors))) == bytes(gather(tensors))
 
 
-def test_several_large_arrays_that_nobody_can_write_are_sent_from_their_own_memory() -> None:
+def test_several_large_read_only_arrays_are_not_copied() -> None:
     left, right = np.zeros(100_000, np.uint8), np.ones((3, 50_000), np.float32)
     for array in (left, right):
         array.setflags(write=False)
@@ -239,9 +239,9 @@ def test_compressed_images_travel_as_the_bytes_of_their_file() -> None:
     image = EncodedImage(b"jpeg!", np.dtype("u1"), (2, 3, 3), JPEG)
     for size in (4, 20_000):
         tensors, payload = packed(before=np.ones(size, np.uint8), image=image, after=np.ones(2))
-        told = tensors[1]
-        assert (list(told.shape), told.encoding, told.byte_length) == ([2, 3, 3], JPEG, 5)
-        assert bytes(payload)[told.byte_offset : told.byte_offset + 5] == b"jpeg!"
+        inputs = tensors[1]
+        assert (list(inputs.shape), inputs.encoding, inputs.byte_length) == ([2, 3, 3], JPEG, 5)
+        assert bytes(payload)[inputs.byte_offset : inputs.byte_offset + 5] == b"jpeg!"
     assert packed(image=image)[1] == b"jpeg!"
 
 

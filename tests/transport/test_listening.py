@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from inferential.transport.listening import Listener, listen
-from inferential.zmtp.stream import place_of
+from inferential.zmtp.stream import socket_path
 
 
 def has_ipv6() -> bool:
@@ -26,7 +26,7 @@ def reached(listener: Listener) -> None:
     kind, _, place = listener.address.partition("://")
     if kind == "ipc":
         with socket.socket(socket.AF_UNIX) as caller:
-            caller.connect(place_of(place))
+            caller.connect(socket_path(place))
     else:
         host, _, port = place.rpartition(":")
         socket.create_connection((host.strip("[]").replace("0.0.0.0", "127.0.0.1"), int(port)), timeout=10).close()

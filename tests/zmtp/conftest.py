@@ -56,8 +56,8 @@ def make_stream() -> Iterator[Callable[..., Stream]]:
     """`make_stream(socket, b"ROUTER")`: closed after the test."""
     made: list[Stream] = []
 
-    def make(end: socket.socket, socket_type: bytes = b"ROUTER", **told: object) -> Stream:
-        made.append(Stream(end, socket_type, **told))  # type: ignore[arg-type]
+    def make(end: socket.socket, socket_type: bytes = b"ROUTER", **inputs: object) -> Stream:
+        made.append(Stream(end, socket_type, **inputs))  # type: ignore[arg-type]
         return made[-1]
 
     yield make

@@ -1,4 +1,4 @@
-"""ZMTP's mind: bytes in, messages and commands out, however they are cut; for nonsense ProtocolError, nothing else."""
+"""The sans-I/O state of ZMTP: messages and commands from bytes cut anywhere; ProtocolError for invalid bytes."""
 
 from __future__ import annotations
 
@@ -69,13 +69,14 @@ commands = st.sampled_from([p.PING + b"\0\0", p.PONG, p.PING + b"\0\1context", b
 
 
 @given(
-    told=st.lists(st.one_of(usual, messages, commands), max_size=6), cuts=st.lists(st.integers(0, 70_000), max_size=12)
+    inputs=st.lists(st.one_of(usual, messages, commands), max_size=6),
+    cuts=st.lists(st.integers(0, 70_000), max_size=12),
 )
 def test_messages_and_commands_come_out_whole_and_in_order_however_they_are_cut(
-    told: list[Any], cuts: list[int]
+    inputs: list[Any], cuts: list[int]
 ) -> None:
-    data = b"".join(p.command(one) if isinstance(one, bytes) else wire(*one) for one in told)
-    assert plain(read_all(data, cuts)) == told
+    data = b"".join(p.command(one) if isinstance(one, bytes) else wire(*one) for one in inputs)
+    assert plain(read_all(data, cuts)) == inputs
 
 
 @pytest.mark.parametrize(
@@ -116,9 +117,9 @@ def test_the_fast_path_gives_what_the_long_way_gives(
     data = wire(b"", body_of(envelope, 3), body_of(payload, 4))
     data = data[: len(data) - keep % (len(data) + 1)] if keep else data
 
-    def told(fast: bool) -> Any:
+    def inputs(fast: bool) -> Any:
         reader = p.Reader(limit, max_frames)
-        reader._usual_fits &= fast
+        reader._common_fits &= fast
         reader.feed(data)
         try:
             found = reader.next()
@@ -126,7 +127,7 @@ def test_the_fast_path_gives_what_the_long_way_gives(
             return str(error)
         return found, [type(one) for one in found] if isinstance(found, list) else None, reader.buffered
 
-    assert told(True) == told(False)
+    assert inputs(True) == inputs(False)
 
 
 @pytest.mark.parametrize("size", [8, 255, 300, 9000])
@@ -167,14 +168,14 @@ def test_a_frame_of_several_pieces_is_written_as_one_and_no_part_is_empty(pieces
 
 @pytest.mark.parametrize("flags", [5, 7, 8, 9, 12, 0x10, 0x80, 0xFF])
 def test_flags_that_are_reserved_are_an_error(flags: int) -> None:
-    with pytest.raises(ProtocolError, match=rf"the flags {flags:#04x}"):
+    with pytest.raises(ProtocolError, match=rf"invalid flags {flags:#04x}"):
         read_all(bytes((flags,)) + bytes(8), [])
 
 
 @pytest.mark.parametrize("limit", [0, 100, 1000])
 def test_a_frame_above_the_limit_is_an_error_before_its_body_has_come(limit: int) -> None:
     head = frame(bytes(limit + 1))[: 2 if limit < 255 else 9]
-    with pytest.raises(ProtocolError, match=f"a frame of {limit + 1} bytes; {limit} are the most"):
+    with pytest.raises(ProtocolError, match=f"frame of {limit + 1} bytes; at most {limit} are allowed"):
         read_all(head, [], max_frame_bytes=limit)
     assert plain(read_all(wire(bytes(limit)), [], max_frame_bytes=limit)) == [[bytes(limit)]]
 
@@ -234,14 +235,14 @@ def test_a_minor_version_to_come_is_no_hindrance() -> None:
         (b"GET / HTTP/1.1", "does not speak ZMTP"),
         (b"\x05\0robot", "does not speak ZMTP"),  # ZMTP 1.0: an identity as a frame
         (greet(b9=0)[:10], "does not speak ZMTP"),
-        (greet(b10=1)[:11], "ZMTP 1; 3 is spoken"),  # 2.0 calls itself so
-        (greet(b10=0)[:11], "ZMTP 0; 3 is spoken"),
+        (greet(b10=1)[:11], "ZMTP 1; version 3 is supported"),  # 2.0 calls itself so
+        (greet(b10=0)[:11], "ZMTP 0; version 3 is supported"),
         (p.greeting()[:12] + b"PLAIN".ljust(52, b"\0"), "mechanism PLAIN"),
         (p.greeting()[:12] + b"CURVE".ljust(52, b"\0"), "mechanism CURVE"),
         (p.greeting()[:12] + b"\xff\xfe".ljust(52, b"\0"), "mechanism"),
     ],
 )
-def test_a_greeting_of_something_else_is_an_error_that_tells_what(data: bytes, reason: str) -> None:
+def test_another_greeting_is_an_error_that_names_the_difference(data: bytes, reason: str) -> None:
     with pytest.raises(ProtocolError, match=reason):
         p.check_greeting(data)
 
@@ -250,7 +251,7 @@ def ready_body(socket_type: bytes = b"DEALER", identity: bytes = b"robot") -> by
     return p.ready(socket_type, identity)[2 if len(socket_type) + len(identity) < 200 else 9 :]
 
 
-def test_ready_tells_the_socket_and_its_identity() -> None:
+def test_ready_carries_the_socket_type_and_the_identity() -> None:
     assert p.read_ready(ready_body(), b"ROUTER") == p.Ready(b"DEALER", b"robot")
 
 
@@ -271,20 +272,20 @@ def test_random_properties_are_read_or_a_protocol_error(data: bytes) -> None:
         p.read_ready(data, b"ROUTER")
 
 
-def test_an_error_tells_why_the_other_end_refused() -> None:
-    with pytest.raises(ProtocolError, match="refused: not today"):
+def test_an_error_command_gives_the_reason_of_the_peer() -> None:
+    with pytest.raises(ProtocolError, match="refused the connection: not today"):
         p.read_ready(p.ERROR + b"\x09not today", b"DEALER")
 
 
 @pytest.mark.parametrize("body", [b"", p.PING + b"\0\0", b"\5HELLO"])
 def test_another_command_than_ready_is_an_error(body: bytes) -> None:
-    with pytest.raises(ProtocolError, match="expected the command READY"):
+    with pytest.raises(ProtocolError, match="expected the READY command"):
         p.read_ready(body, b"ROUTER")
 
 
 @pytest.mark.parametrize("other", [b"PUB", b"SUB", b"PULL", b"REP", b"", b"\xff"])
 def test_a_socket_that_has_nothing_to_say_to_ours_is_an_error(other: bytes) -> None:
-    with pytest.raises(ProtocolError, match="does not speak to a ROUTER"):
+    with pytest.raises(ProtocolError, match="which cannot connect to a ROUTER"):
         p.read_ready(ready_body(other), b"ROUTER")
 
 
@@ -294,13 +295,13 @@ def test_a_router_speaks_to_those_that_the_rfc_names(other: bytes) -> None:
 
 
 def test_a_robot_does_not_speak_to_a_publisher() -> None:
-    with pytest.raises(ProtocolError, match="a PUB socket does not speak to a DEALER"):
+    with pytest.raises(ProtocolError, match="a PUB socket, which cannot connect to a DEALER"):
         p.read_ready(ready_body(b"PUB"), b"DEALER")
 
 
 def test_an_identity_has_at_most_255_bytes() -> None:
     assert p.read_ready(ready_body(identity=b"x" * 255), b"ROUTER").identity == b"x" * 255
-    with pytest.raises(ProtocolError, match="an identity of 256 bytes"):
+    with pytest.raises(ProtocolError, match="identity of 256 bytes"):
         p.read_ready(ready_body(identity=b"x" * 256), b"ROUTER")
 
 

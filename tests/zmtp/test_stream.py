@@ -1,4 +1,4 @@
-"""A socket that speaks ZMTP: with another of its kind, with a test that plays the other end, and with libzmq."""
+"""ZMTP streams: with each other, with a scripted peer, and with libzmq."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def readable(*streams: Any, timeout_s: float = 10) -> None:
 
 def shaken(*streams: Stream) -> None:
     """Until both have shaken hands."""
-    while waiting := [one for one in streams if not one.shake_hands()]:
+    while waiting := [one for one in streams if not one.handshake()]:
         readable(*waiting)
 
 
@@ -70,17 +70,17 @@ def played(pair: Pair, make_stream: Make) -> tuple[Stream, socket.socket]:
 
 def test_each_end_learns_what_the_other_is(both: tuple[Stream, Stream]) -> None:
     robot, server = both
-    assert robot.other == p.Ready(b"ROUTER", b"")
-    assert server.other == p.Ready(b"DEALER", b"robot")
+    assert robot.peer == p.Ready(b"ROUTER", b"")
+    assert server.peer == p.Ready(b"DEALER", b"robot")
 
 
 def test_hands_are_shaken_though_every_byte_comes_by_itself(pair: Pair, make_stream: Make) -> None:
     stream, end = make_stream(pair[0]), pair[1]
     for byte in GREETING + p.ready(b"DEALER", b"robot"):
-        assert not stream.shake_hands()
+        assert not stream.handshake()
         end.sendall(bytes((byte,)))
         readable(stream)
-    assert stream.shake_hands()
+    assert stream.handshake()
 
 
 def test_a_message_that_came_with_the_handshake_is_given_after_it(pair: Pair, make_stream: Make) -> None:
@@ -105,7 +105,7 @@ def test_a_message_that_came_with_the_handshake_is_given_after_it(pair: Pair, ma
         GREETING[:12] + b"PLAIN".ljust(52, b"\0"),
     ],
 )
-def test_whoever_does_not_shake_hands_as_he_should_is_an_error(said: bytes, pair: Pair, make_stream: Make) -> None:
+def test_an_invalid_handshake_is_an_error(said: bytes, pair: Pair, make_stream: Make) -> None:
     stream = make_stream(pair[0])
     pair[1].sendall(said)
     readable(stream)
@@ -113,7 +113,7 @@ def test_whoever_does_not_shake_hands_as_he_should_is_an_error(said: bytes, pair
         shaken(stream)
 
 
-def test_an_end_that_leaves_in_the_midst_of_it_is_told(pair: Pair, make_stream: Make) -> None:
+def test_a_peer_that_closes_during_the_handshake_is_an_error(pair: Pair, make_stream: Make) -> None:
     stream = make_stream(pair[0])
     pair[1].sendall(GREETING[:30])
     pair[1].close()
@@ -161,7 +161,7 @@ def test_a_message_whose_last_piece_is_empty_has_left_when_all_of_it_has(both: t
 def test_one_reading_takes_a_part_of_a_very_large_frame_only(
     played: tuple[Stream, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_MOST_OF_A_BODY", 1000)
+    monkeypatch.setattr(module, "_MAX_BODY_READ_BYTES", 1000)
     stream, end = played
     head = p.message([b"", b"e", bytes(20_000)], 0)[:-1]
     end.sendall(b"".join(bytes(one) for one in head) + bytes(3000))
@@ -178,7 +178,7 @@ def test_one_reading_takes_a_part_of_a_very_large_frame_only(
     assert len(plain(stream.next())[2]) == 20_000
 
 
-def test_the_end_of_the_other_is_told_after_what_it_said(played: tuple[Stream, socket.socket]) -> None:
+def test_the_end_of_a_connection_is_reported_after_the_messages_before_it(played: tuple[Stream, socket.socket]) -> None:
     stream, end = played
     end.sendall(p.ping() + b"".join(bytes(one) for one in p.message([b"", b"e", b"p"], 99)))
     end.close()
@@ -189,7 +189,7 @@ def test_the_end_of_the_other_is_told_after_what_it_said(played: tuple[Stream, s
         received(stream)
 
 
-def test_a_reset_is_told_as_an_end(played: tuple[Stream, socket.socket]) -> None:
+def test_a_reset_is_reported_as_an_end(played: tuple[Stream, socket.socket]) -> None:
     stream, end = played
     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     end.close()
@@ -222,7 +222,7 @@ def test_a_heartbeat_is_answered_with_its_context(played: tuple[Stream, socket.s
     assert read_exactly(end, 10) == p.command(p.PONG + b"abc")
 
 
-def test_heartbeats_between_frames_and_commands_nobody_knows_disturb_no_message(
+def test_heartbeats_between_frames_and_unknown_commands_disturb_no_message(
     played: tuple[Stream, socket.socket],
 ) -> None:
     stream, end = played
@@ -323,7 +323,7 @@ def test_a_dealer_of_libzmq_is_understood_and_understands(size: int, open_zmq: A
     dealer = open_zmq(zmq.DEALER)
     dealer.setsockopt(zmq.ROUTING_ID, b"robot")
     stream = accept(dealer)
-    assert stream.other == p.Ready(b"DEALER", b"robot")
+    assert stream.peer == p.Ready(b"DEALER", b"robot")
     payload = np.random.default_rng(size).bytes(size)
     dealer.send_multipart([b"", b"e", payload])
     assert plain(received(stream)) == [b"", b"e", payload]

@@ -6,15 +6,16 @@ A command raises it; `main` prints it.
 from __future__ import annotations
 
 from inferential import Connection
+from inferential.errors import InferentialError
 
 
-class CliError(Exception):
+class CliError(InferentialError):
     """What the user reads; several lines are several errors."""
 
 
 def no_answer(server: str, within: str, connection: Connection) -> str:
     """What is told where an answer did not come in time."""
-    why = connection.trouble or "it is connected, so the model takes longer than that"
+    why = connection.last_error or "it is connected, so the model takes longer than that"
     return f"no answer from {server} within {within}: {why}"
 
 

@@ -16,7 +16,7 @@ from inferential.config.problems import ConfigError, Problem, closest
 from inferential.config.profiles import load_profiles
 from inferential.scheduler.time.profile import Profiles
 from inferential.transport.listening import LARGEST_PORT
-from inferential.zmtp.stream import LONGEST_PATH
+from inferential.zmtp.stream import MAX_PATH_BYTES
 
 RAY = "ray:"
 """Begins the target of a model on Ray Serve."""
@@ -74,8 +74,8 @@ def _unusable_addresses(loaded: Loaded) -> Iterator[Problem]:
     port = place.rpartition(":")[2]
     if kind == "tcp" and port.isdecimal() and int(port) > LARGEST_PORT:
         yield _problem(loaded, ("transport", "bind"), f"expected a port of at most {LARGEST_PORT}, got {port}")
-    if kind == "ipc" and len(os.fsencode(place)) > LONGEST_PATH:
-        expected = f"expected a path of at most {LONGEST_PATH} bytes, got {len(os.fsencode(place))}"
+    if kind == "ipc" and len(os.fsencode(place)) > MAX_PATH_BYTES:
+        expected = f"expected a path of at most {MAX_PATH_BYTES} bytes, got {len(os.fsencode(place))}"
         yield _problem(loaded, ("transport", "bind"), expected)
     for section, key in ((loaded.config.http, ("http", "host")), (loaded.config.gateways.openpi, _OPENPI)):
         if section is not None and section.host == "*":

@@ -1,6 +1,6 @@
 """The robot SDK: connections, model handles and what they return.
 
-It needs pyzmq, protobuf and numpy, and imports nothing of the server.
+It needs protobuf and numpy, and imports nothing of the server.
 """
 
 from __future__ import annotations

@@ -11,18 +11,39 @@ import math
 import time
 from collections.abc import Sequence
 
+from inferential.client.failover import open_transport
 from inferential.client.handles import AsyncHandles, AsyncModel
 from inferential.client.mailbox import Mailbox
-from inferential.client.servers import open_wire
 from inferential.client.session import Frames
 
 __all__ = ["AsyncConnection", "AsyncModel"]
 
 
 class AsyncConnection(AsyncHandles):
-    """`Connection` for asyncio: same arguments, same meaning, `async with`, and handles to await.
+    """Connects a robot to an Inferential server, for asyncio: the arguments are those of `Connection`.
 
-    It needs an event loop that can watch descriptors (asyncio's default on Linux and macOS, uvloop).
+    Its handles' methods are coroutines. It belongs to one event loop, which must be able to watch descriptors
+    (asyncio's default on Linux and macOS, uvloop), and is an asynchronous context manager.
+
+    Raises:
+        TypeError, ValueError: naming an argument, its value and what is expected.
+
+    Example:
+        ```python
+        import asyncio
+        import numpy as np
+        from inferential import AsyncConnection
+
+        async def main():
+            async with AsyncConnection("localhost:5555", client_id="arm-01") as connection:
+                policy = connection.model("policy")
+                await policy.observe(state=np.zeros(7, dtype=np.float32))
+                result = await policy.get_result(timeout_ms=1000)
+                assert result is not None
+                print(result["actions"])
+
+        asyncio.run(main())
+        ```
     """
 
     def __init__(
@@ -34,31 +55,31 @@ class AsyncConnection(AsyncHandles):
         reconnect_max_ms: int = 5000,
     ) -> None:
         super().__init__(client_id, client_type)
-        self._wire = open_wire(server, self._session.client_id, reconnect_ivl_ms, reconnect_max_ms)
+        self._transport = open_transport(server, self._session.client_id, reconnect_ivl_ms, reconnect_max_ms)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None  # for what there is to do though nothing comes
         self._timer_at = math.inf
 
     @property
-    def trouble(self) -> str | None:
-        """Why the server cannot be reached, in words; None while the connection stands, as far as is known."""
-        return self._wire.trouble
+    def last_error(self) -> str | None:
+        """Why the server cannot be reached, in words; None while it is connected, as far as is known."""
+        return self._transport.last_error
 
     def close(self) -> None:
-        """Closes the connection; whoever waits in it gets a ConnectionError. Closing twice is fine."""
-        if self._wire.closed:
+        """Closes the connection; tasks that wait in it raise ConnectionError. Closing twice does nothing."""
+        if self._transport.closed:
             return
         if self._timer is not None:
             self._timer.cancel()
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.remove_reader(self._wire.fd)
-        self._wire.close()
+            self._loop.remove_reader(self._transport.fd)
+        self._transport.close()
         self._wake_waiters()
 
     def _post(self, mailbox: Mailbox, request_id: int, frames: Frames) -> None:
-        if time.monotonic() >= self._wire.look_at():
-            self._pump()  # the event loop was kept from it, and the server may be gone meanwhile
-        if self._wire.send(self._session, mailbox, request_id, frames):
+        if time.monotonic() >= self._transport.next_poll_at():
+            self._pump()  # the event loop was busy, and the server may be gone meanwhile
+        if self._transport.send(self._session, mailbox, request_id, frames):
             self._wake_waiters()
         self._set_timer()
 
@@ -72,27 +93,27 @@ class AsyncConnection(AsyncHandles):
                 f"the connection of client {self.client_id!r} belongs to another event loop; open one in each"
             )
         self._loop = loop
-        loop.add_reader(self._wire.fd, self._pump)
+        loop.add_reader(self._transport.fd, self._pump)
         self._pump()
 
     def _pump(self) -> None:
-        if self._wire.pump(self._session):
+        if self._transport.pump(self._session):
             self._wake_waiters()
         self._set_timer()
 
     def _set_timer(self) -> None:
-        look_at = self._wire.look_at()
-        if self._timer_at <= look_at or self._loop is None:
+        next_poll_at = self._transport.next_poll_at()
+        if self._timer_at <= next_poll_at or self._loop is None:
             return  # it rings first, finds nothing, and is set anew
         if self._timer is not None:
             self._timer.cancel()
-        self._timer_at = look_at
-        self._timer = self._loop.call_later(max(look_at - time.monotonic(), 0.0), self._on_timer)
+        self._timer_at = next_poll_at
+        self._timer = self._loop.call_later(max(next_poll_at - time.monotonic(), 0.0), self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer, self._timer_at = None, math.inf
         self._pump()
 
     def _check_open(self) -> None:
-        if self._wire.closed:
+        if self._transport.closed:
             raise ConnectionError(f"the connection of client {self.client_id!r} is closed")

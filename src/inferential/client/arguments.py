@@ -1,7 +1,6 @@
-"""Arguments of connections and their handles that are of a type which they cannot have.
+"""Checks of the types of arguments of connections and handles.
 
-Checked where something is made, never where it is used: no observation pays for it. What values they may have is said
-where those are used.
+They run when a connection or a handle is made, not with each observation. Ranges are checked where values are used.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ from typing import Any
 
 
 def check_names(client_id: str | int, client_type: str) -> None:
-    """Checks what a robot calls itself.
+    """Checks the types of a client's id and type.
 
     Raises:
-        TypeError: naming the argument that is neither text nor, of an id, a whole number.
+        TypeError: the type is not text, or the id neither text nor a whole number.
     """
     if not isinstance(client_id, str) and not _is(client_id, Integral):
         raise _wrong("client_id", "text or a whole number", client_id)
@@ -26,10 +25,10 @@ def check_names(client_id: str | int, client_type: str) -> None:
 
 
 def addresses_of(server: str | Sequence[str]) -> list[str]:
-    """The addresses that are told, one by one.
+    """Returns the addresses, one by one.
 
     Raises:
-        TypeError: for what is no text, and no sequence of texts.
+        TypeError: it is neither text nor a sequence of texts.
     """
     if isinstance(server, str):
         return [part.strip() for part in server.split(",")]
@@ -40,10 +39,10 @@ def addresses_of(server: str | Sequence[str]) -> list[str]:
 
 
 def check_encode(rules: Mapping[str, str] | None) -> None:
-    """Checks the form of `encode=`.
+    """Checks the type of `encode=`.
 
     Raises:
-        TypeError: it is no mapping of texts to texts.
+        TypeError: it is not a mapping of text to text.
     """
     if rules is None:
         return
@@ -57,16 +56,16 @@ def check_encode(rules: Mapping[str, str] | None) -> None:
 
 
 def timeout_s_of(timeout_ms: float) -> float:
-    """A time to wait, in seconds.
+    """Returns a timeout in seconds.
 
     Raises:
-        TypeError, ValueError: it is no number.
+        TypeError, ValueError: it is not a number.
     """
     with contextlib.suppress(TypeError, OverflowError):
         timeout_s = timeout_ms / 1e3
         if not math.isnan(timeout_s):
             return timeout_s
-    text = f"timeout_ms: expected a number of milliseconds (0: not to wait), got {timeout_ms!r}"
+    text = f"timeout_ms: expected a number of milliseconds (0: do not wait), got {timeout_ms!r}"
     raise ValueError(text) if isinstance(timeout_ms, Real) else TypeError(text)
 
 

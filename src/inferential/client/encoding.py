@@ -1,7 +1,4 @@
-"""Which tensors leave a robot compressed, and how that is said.
-
-The compressing itself is `inferential.proto.images`.
-"""
+"""Which images a robot sends compressed. `inferential.proto.images` compresses them."""
 
 from __future__ import annotations
 
@@ -58,7 +55,7 @@ class _Rule:
 
 
 class EncodingRules:
-    """`encode={"camera/*": "jpeg", "depth": "png", "wrist": "jpeg:70"}` of a model handle; the first match holds."""
+    """`encode={"camera/*": "jpeg", "depth": "png", "wrist": "jpeg:70"}` of a model handle; the first match applies."""
 
     def __init__(self, rules: Mapping[str, str] | None) -> None:
         check_encode(rules)
@@ -66,7 +63,7 @@ class EncodingRules:
         self._by_key: dict[str, _Rule | None] = {}
 
     def apply(self, values: Mapping[str, Any]) -> Content:
-        """What is sent: images compressed where a rule or a wrapper says so.
+        """Returns what is sent, with images compressed where a rule or a wrapper asks for it.
 
         Raises:
             TypeError: naming the key of a value that is neither array nor string, or of a wrapper around what is no

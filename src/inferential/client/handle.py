@@ -1,4 +1,4 @@
-"""What a user says of one model handle, and what its observations have in common because of it."""
+"""The arguments of a model handle, and the fields that all its observations have because of them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ModelT = TypeVar("ModelT")
 
 @dataclass(frozen=True, slots=True)
 class Handle:
-    """What the user said of one model handle; the arguments are those of `Connection.model`.
+    """The arguments of one model handle, see `Connection.model`.
 
     Raises:
         TypeError, ValueError: naming an argument, its value and what is expected.

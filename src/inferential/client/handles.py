@@ -1,7 +1,6 @@
-"""What every connection of asyncio shares: handles, and waiting for outcomes without polling.
+"""What all asyncio connections share: handles, and waiting for outcomes without polling.
 
-How an observation leaves and how its answer comes is the connection's own: `client.aio` has a socket, a server has
-connections within its process.
+A connection adds how observations are sent and responses arrive: `client.aio` by a socket, a server within its process.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from inferential.client.session import Frames, Session
 
 
 class AsyncHandles(ModelFactory["AsyncModel"]):
-    """A connection whose handles are awaited; all use of it belongs to one event loop."""
+    """A connection whose handles' methods are coroutines; it belongs to one event loop."""
 
     def __init__(self, client_id: str | int, client_type: str) -> None:
         check_names(client_id, client_type)
@@ -30,31 +29,31 @@ class AsyncHandles(ModelFactory["AsyncModel"]):
 
     @abstractmethod
     def _post(self, mailbox: Mailbox, request_id: int, frames: Frames) -> None:
-        """Sends an observation, or has the session hold it."""
+        """Sends an observation, or lets the session hold it."""
 
     @abstractmethod
     def _start(self) -> None:
         """Called on the event loop before each use.
 
         Raises:
-            ConnectionError: it is closed.
+            ConnectionError: it was closed.
         """
 
     def _pump(self) -> None:
-        """Takes in what came."""
+        """Reads the responses that arrived."""
 
     @abstractmethod
     def close(self) -> None:
-        """Closes the connection; whoever waits in it gets a ConnectionError. Closing twice is fine."""
+        """Closes the connection; tasks that wait in it raise ConnectionError. Closing twice does nothing."""
 
     @property
     def client_id(self) -> str:
-        """The id that the server knows this connection by."""
+        """The client id that identifies this connection on the server."""
         return self._session.client_id
 
     @property
     def stats(self) -> ClientStats:
-        """What became of the observations so far; live, not a copy."""
+        """Counts of observations and of what became of them; live, not a copy."""
         return self._session.stats
 
     def _open_model(self, handle: Handle) -> AsyncModel:
@@ -121,11 +120,11 @@ class AsyncHandles(ModelFactory["AsyncModel"]):
 
     @abstractmethod
     def _check_open(self) -> None:
-        """Raises ConnectionError if it is closed."""
+        """Raises ConnectionError if the connection was closed."""
 
 
 class AsyncModel:
-    """A handle to one model; made by `model` of a connection."""
+    """A handle to one model of the server; `AsyncConnection.model` makes it."""
 
     def __init__(self, connection: AsyncHandles, mailbox: Mailbox) -> None:
         self._connection = connection
@@ -139,7 +138,7 @@ class AsyncModel:
 
     @property
     def serve_interval_ms(self) -> float:
-        """The shortest interval at which the server can serve this robot, by its newest response; 0: no limit."""
+        """The shortest interval at which the server can serve this robot, in ms; 0: no limit is known."""
         return self._mailbox.serve_interval_ms
 
     async def observe(
@@ -149,12 +148,12 @@ class AsyncModel:
         priority: int | None = None,
         **values: Any,
     ) -> int:
-        """Sends an observation; as `Model.observe`, and it never waits."""
+        """Sends an observation, as `Model.observe`, and never waits; returns the request id."""
         hints = {"urgency": urgency, "steps_remaining": steps_remaining, "priority": priority}
         return self._connection._observe(self._mailbox, values, hints, False)
 
     async def get_result(self, timeout_ms: float = 100) -> Result | None:
-        """The next result of this handle; as `Model.get_result`."""
+        """Returns the next result of this handle, as `Model.get_result`; None after `timeout_ms`."""
         return result_of(await self._connection._wait(self._mailbox.take, timeout_s_of(timeout_ms)))
 
     async def infer(
@@ -165,7 +164,7 @@ class AsyncModel:
         priority: int | None = None,
         **values: Any,
     ) -> Result | None:
-        """Sends an observation and waits for the answer to this very one; as `Model.infer`."""
+        """Sends an observation and waits for its own response, as `Model.infer`; None after `timeout_ms`."""
         hints = {"urgency": urgency, "steps_remaining": steps_remaining, "priority": priority}
         return await self._connection._infer(self._mailbox, values, hints, timeout_ms)
 

@@ -20,7 +20,7 @@ class Mailbox:
     """The open requests and unread outcomes of one model handle.
 
     Args:
-        handle: what the user said of it.
+        handle: its arguments.
         writer: writes its observations.
         stats: the connection's counters.
     """

@@ -1,7 +1,4 @@
-"""What a robot gets back, and what its connection counts.
-
-No I/O here.
-"""
+"""Results, and the counters of a connection. No I/O."""
 
 from __future__ import annotations
 
@@ -18,9 +15,9 @@ class Result(dict[str, Any]):
     Arrays are writable views on the received message.
 
     Attributes:
-        request_id: what `observe` returned for the observation that this answers (0: an unknown one, from a
-            server of the 1.x line).
-        age_ms: how long before its arrival the observation was made; nan where it is not known.
+        request_id: the id that `observe` returned for its observation; 0 where that is unknown (servers of the 1.x
+            line).
+        age_ms: time from the observation to the arrival of this result, in milliseconds; nan where it is unknown.
     """
 
     __slots__ = ("_message", "_model_version", "age_ms", "request_id")
@@ -37,23 +34,23 @@ class Result(dict[str, Any]):
 
     @property
     def timing(self) -> ResponseTiming | None:
-        """Where the time went on the server; None from a server of the 1.x line."""
+        """Where the request spent its time on the server; None from a server of the 1.x line."""
         return timing_of(self._message)
 
     @property
     def serve_interval_ms(self) -> float:
-        """The shortest interval at which the server can serve this client just now; 0 where it knows no limit.
+        """The shortest interval at which the server can serve this client now, in ms; 0 where it knows no limit.
 
-        Observing more often than that only has observations superseded.
+        Of observations made more often, some are only superseded.
         """
         return self._message.serve_interval_ms
 
     @property
     def model_version(self) -> str:
-        """Of the model that made it; empty where the server does not know."""
+        """The version of the model that made the result; empty where the server does not know it."""
         return self._model_version
 
-    # A message cannot be pickled by itself: protobuf looks for its class in a module that is in no package.
+    # A message cannot be pickled itself: protobuf looks for its class under a module name that does not exist.
 
     def __getstate__(self) -> tuple[bytes, str, int, float]:
         return self._message.SerializeToString(), self._model_version, self.request_id, self.age_ms
@@ -65,7 +62,7 @@ class Result(dict[str, Any]):
 
 @dataclass(slots=True)
 class ClientStats:
-    """What became of a connection's observations and of the responses to them."""
+    """Counts of a connection's observations and of what became of them."""
 
     observed: int = 0
     """Observations made."""
@@ -74,15 +71,15 @@ class ClientStats:
     refused: int = 0
     """Errors received, superseded requests not counted."""
     superseded: int = 0
-    """Requests that gave way to a newer observation, on the server or before they were sent."""
+    """Requests that a newer observation replaced, on the server or before they were sent."""
     replaced_unsent: int = 0
-    """Those of them that were never sent, because the server could not be reached."""
+    """Of the superseded requests, those that were never sent because the server could not be reached."""
     dropped_unsent: int = 0
-    """Observations of `queue="all"` that were given up while the server could not be reached."""
+    """Observations of `queue="all"` that were dropped while the server could not be reached."""
     outdated: int = 0
-    """Results that nobody took before a newer one came, or that came after a newer one."""
+    """Results that were not taken before a newer one arrived, or that arrived after a newer one."""
     unmatched: int = 0
-    """Responses to requests that nobody waits for any more, or that are no response at all."""
+    """Responses that match no open request, and messages that are no response."""
     template_cache: CacheCounts = field(default_factory=CacheCounts)
     """Observations whose envelope came from a template, and those that were serialized whole."""
     response_cache: CacheCounts = field(default_factory=CacheCounts)

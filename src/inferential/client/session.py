@@ -1,12 +1,12 @@
-"""The mind of a connection: which response belongs to which observation, and what waits to be sent.
+"""Sans-I/O state of a client connection: matches responses to requests and holds unsent observations.
 
-It has no socket, no lock and no thread: `client.sync` and `client.aio` give it frames and time and do what it says.
+It has no socket, no lock and no thread: `client.sync` and `client.aio` pass frames and the time to it.
 
 A request id is 64 bits: 31 random ones drawn once per connection, then a counter. So ids grow within a connection,
-and an answer to a former life of the same client id matches nothing.
+and a response to an earlier connection of the same client id matches nothing.
 
 Responses of a server of the 1.x line carry no request id. They are matched to the oldest open request of their
-model, which is right as long as that server answers in order and drops nothing; it is the best that line allows.
+model, which is right as long as that server answers in order and drops nothing; that line allows nothing better.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import math
 import secrets
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary, finalize, ref
 
@@ -41,13 +42,13 @@ from inferential.proto.tensors import Buffer, Payload
 Frames = tuple[bytes, bytes, Payload]
 
 MAX_OPEN = 1024
-"""Open requests that one handle keeps in mind; older ones are forgotten, and their answers count as unmatched."""
+"""Open requests of one handle; older ones are forgotten, and their responses count as unmatched."""
 MAX_UNSENT = 256
 """Observations of queue="all" that wait for a server that cannot be reached."""
 MAX_NAME_BYTES = 255
-"""Of a client's id and type: what a ZeroMQ identity holds."""
+"""The longest client id and type in bytes: that of a ZeroMQ identity."""
 
-_OK = Status.OK  # a name of an enumeration is looked up by a function
+_OK = Status.OK  # a name of a protobuf enum is looked up by a function
 _ERRORS: dict[int, type[InferenceError]] = {
     Status.REJECTED: RequestRejected,
     Status.EXPIRED: RequestExpired,
@@ -58,8 +59,20 @@ _ERRORS: dict[int, type[InferenceError]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class SessionSizes:
+    """What a session holds in memory."""
+
+    open_requests: int
+    """Requests whose response would be delivered."""
+    handles: int
+    """Mailboxes whose handle is in use, or that have an unsent observation."""
+    unsent: int
+    """Observations that wait to be sent."""
+
+
 class Session:
-    """All handles of one connection, what they wait for, and what could not be sent yet."""
+    """The handles of one connection, their open requests, and the observations that are not sent yet."""
 
     def __init__(self, client_id: str | int, client_type: str) -> None:
         # 48 random bits: a fleet of a million unnamed robots meets a collision once in centuries.
@@ -68,15 +81,20 @@ class Session:
         self.stats = ClientStats()
         self._responses = ResponseReader(self.stats.response_cache)
         self._ids = itertools.count((secrets.randbits(31) | 1) << 32)
-        # A mailbox lives as long as its handle (or an observation that is yet to be sent): nobody else can read it.
+        # A mailbox lives as long as its handle, which alone can read it, or as an observation that is not sent yet.
         self._owners: dict[int, ref[Mailbox]] = {}
         self._mailboxes: dict[str, WeakValueDictionary[int, Mailbox]] = {}
         self._serials = itertools.count()
         self._unsent: OrderedDict[int, tuple[Mailbox, Frames]] = OrderedDict()
         self._unsent_count: dict[QueueChoice, int] = {"latest": 0, "all": 0}
 
+    def sizes(self) -> SessionSizes:
+        """Returns the sizes of what the session holds; all are bounded while its handles are."""
+        handles = sum(len(of_model) for of_model in self._mailboxes.values())
+        return SessionSizes(len(self._owners), handles, len(self._unsent))
+
     def mailbox(self, handle: Handle) -> Mailbox:
-        """A mailbox for a new handle."""
+        """Returns a mailbox for a new handle."""
         constant = handle.constant_fields(self.client_id, self.client_type)
         mailbox = Mailbox(handle, ObservationWriter(constant, self.stats.template_cache), self.stats)
         finalize(mailbox, _forget, self._owners, mailbox.open).atexit = False
@@ -92,12 +110,21 @@ class Session:
         timestamp_ns: int,
         keep: bool = False,
     ) -> tuple[int, Frames]:
-        """Builds an observation and opens its request: (request id, frames to send).
+        """Builds an observation and opens its request.
 
-        `content` is what `handle.rules.apply` gives: compressing takes milliseconds, and needs no session.
+        Args:
+            mailbox: of the handle.
+            content: from `Handle.content`; compressing takes milliseconds, and needs no session.
+            hints: the varying fields that the user gave, by the arguments' names.
+            now: seconds of `time.monotonic()`.
+            timestamp_ns: nanoseconds of the wall clock.
+            keep: the outcome is for `Mailbox.take_kept` alone.
+
+        Returns:
+            The request id, and the frames to send.
 
         Raises:
-            TypeError, ValueError: for a dtype that the wire does not have, or a number that is none or out of range.
+            TypeError, ValueError: a dtype that the wire does not have, or a hint of the wrong type or out of range.
         """
         tensors, metadata, signature = content
         request_id = next(self._ids)
@@ -118,7 +145,7 @@ class Session:
         return request_id, (b"", envelope, payload)
 
     def receive(self, envelope: Buffer, payload: Buffer, now: float) -> None:
-        """Takes one response to the mailbox that it belongs to."""
+        """Reads one response and delivers it to the mailbox of its request."""
         try:
             response = self._responses.read(envelope, payload)
         except ValueError:
@@ -141,7 +168,7 @@ class Session:
         mailbox.deliver(request_id, Result(response, request_id, age_ms))
 
     def _oldest(self, model_id: str) -> int:
-        """Of the open requests of a model that were sent, the oldest; 0 where there is none."""
+        """Returns the oldest open request of a model that was sent; 0 where there is none."""
         firsts = [next(iter(mailbox.open)) for mailbox in self._of_model(model_id) if mailbox.open]
         return min((first for first in firsts if first not in self._unsent), default=0)
 
@@ -154,34 +181,36 @@ class Session:
         return [] if known is None else list(known.values())
 
     def abandon(self, mailbox: Mailbox, request_id: int) -> None:
-        """Nobody waits for this request any more; if it is not sent yet, it never will be."""
+        """Forgets a request; if it is not sent yet, it is not sent."""
         self._owners.pop(request_id, None)
         self._release(request_id)
         mailbox.abandon(request_id)
 
-    # What waits while the server cannot be reached: of a "latest" handle the newest observation, of all "all"
-    # handles together up to MAX_UNSENT in order.
+    # While the server cannot be reached, the newest observation of each "latest" handle is held, and of all "all"
+    # handles together up to MAX_UNSENT, in order.
 
     def has_unsent(self) -> bool:
-        """Whether an observation waits to be sent."""
+        """Returns whether an observation is held."""
         return bool(self._unsent)
 
     def hold(self, mailbox: Mailbox, request_id: int, frames: Frames) -> bool:
-        """Keeps an observation that could not be sent; whether another ended for it, which somebody may wait for."""
+        """Holds an observation that could not be sent; returns whether another request ended because of it."""
         queue = mailbox.handle.queue
         ended = True
         if queue == "latest" and mailbox.unsent_id:
             replaced = mailbox.unsent_id
             self._release(replaced)
             self.stats.replaced_unsent += 1
-            self._end(mailbox, replaced, RequestSuperseded("a newer observation came before it could be sent"))
+            self._end(
+                mailbox, replaced, RequestSuperseded("a newer observation was made before this one could be sent")
+            )
         elif self._unsent_count[queue] >= MAX_UNSENT:
-            # Of "latest" handles there are so many only where each observation gets a handle of its own.
+            # So many "latest" handles exist only where each observation gets a handle of its own.
             dropped = next(key for key, (owner, _) in self._unsent.items() if owner.handle.queue == queue)
             owner = self._unsent[dropped][0]
             self._release(dropped)
             self.stats.dropped_unsent += 1
-            reason = f"{MAX_UNSENT} newer ones wait for a server that cannot be reached or does not keep up"
+            reason = f"{MAX_UNSENT} newer observations wait for a server that cannot be reached or is too slow"
             self._end(owner, dropped, RequestRejected(reason))
         else:
             ended = False
@@ -192,17 +221,17 @@ class Session:
         return ended
 
     def next_unsent(self) -> tuple[int, Frames] | None:
-        """The observation to send next, with its id; `sent` says that it is gone."""
+        """Returns the id and frames of the observation to send next; call `sent` once it is."""
         for request_id, (_, frames) in self._unsent.items():
             return request_id, frames
         return None
 
     def sent(self) -> None:
-        """What `next_unsent` gave was sent."""
+        """Releases the observation that `next_unsent` returned."""
         self._release(next(iter(self._unsent)))
 
     def lost(self, request_ids: Iterable[int], reason: str) -> int:
-        """Ends those of the requests that are still open; gives their number."""
+        """Ends those of the requests that are still open; returns their number."""
         count = 0
         for request_id in request_ids:
             owner = self._owners.get(request_id)
@@ -245,13 +274,13 @@ def _holds(field: str, value: Any) -> bool:
 
 
 def _forget(owners: dict[int, ref[Mailbox]], request_ids: Iterable[int]) -> None:
-    """Nobody has the handle of these requests any more."""
+    """Forgets the requests of a handle that no longer exists."""
     for request_id in request_ids:
         owners.pop(request_id, None)
 
 
 def _name(field: str, text: str) -> str:
-    # Printable first: what is no valid Unicode is not printable, and has no bytes.
+    # Printable first: invalid Unicode is not printable, and cannot be encoded.
     if not text.isprintable() or len(text.encode()) > MAX_NAME_BYTES:
         raise ValueError(f"{field}: expected at most {MAX_NAME_BYTES} bytes of printable text, got {text!r}")
     return text

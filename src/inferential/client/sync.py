@@ -1,10 +1,10 @@
-"""`Connection` and `Model`: the robot SDK for plain threads.
+"""`Connection` and `Model`: the robot SDK for threads.
 
-Threads may share a connection and its handles. The socket is used under one lock; of the threads that wait for
-responses one at a time, the leader, sleeps on the socket's descriptor with the lock released, and hands out to the
-others what comes. There is no thread of our own while a connection stands: a robot with one control loop pays for
-none. While one is to be made, or the system does not take all of a message at once, a thread sees to it, as nobody may
-call us before the next control period.
+Threads may share a connection and its handles. The socket is used under one lock. Of the threads that wait for
+responses one at a time, the leader, sleeps on the socket's descriptor with the lock released, and wakes the others, its
+followers, for what arrives. While connected there is no background thread, so a robot with one control loop pays for
+none. While connecting, or while the system does not accept all of a message at once, a background thread pumps, since
+the next call may come as late as the next control period.
 """
 
 from __future__ import annotations
@@ -19,40 +19,52 @@ from typing import Any, Self
 from weakref import ref
 
 from inferential.client.arguments import check_names, timeout_s_of
+from inferential.client.failover import open_transport
 from inferential.client.handle import Handle, ModelFactory, ObservationHints
 from inferential.client.mailbox import Mailbox, Outcome, result_of
 from inferential.client.result import ClientStats, Result
-from inferential.client.servers import open_wire
 from inferential.client.session import Session
 from inferential.proto.messages import Content
 
 FIRST_CONNECT_MS = 50
-"""Longest that the first `observe` of a connection waits for the connection to be made."""
+"""Longest time in milliseconds that the first `observe` of a connection waits until it is connected."""
 FULL_SOCKET_MS = 5
-"""Longest that an `observe` waits for room in the socket; after that none waits until the socket has room again."""
+"""Longest time that an `observe` waits for room in the socket; later ones do not wait until there was room."""
 LONGEST_SLEEP_S = 3600.0
-"""What one sleep takes at most: the system's own calls know neither infinity nor very long times."""
-_TEND_S = 0.5  # after which a connection that nobody has any more can go
+"""Longest single sleep: the system calls accept neither infinity nor very long times."""
+_BACKGROUND_PUMP_S = 0.5  # after which a connection without references can be collected
 
 
 class Connection(ModelFactory["Model"]):
-    """A connection to an Inferential server; any number of model handles share it.
+    """Connects a robot to an Inferential server; any number of model handles share the connection.
 
-    It is made in the background and made again whenever it is lost. While the server cannot be reached `observe`
-    does not block: of a "latest" handle the newest observation is kept and sent on return, of an "all" handle the
-    newest 256.
+    The connection is made in the background, and again whenever it is lost. While the server cannot be reached,
+    `observe` does not block: of a "latest" handle the newest observation is kept and sent on reconnecting, of all "all"
+    handles together the newest 256. Threads may share a connection. It is a context manager that closes it.
 
     Args:
-        server: HOST:PORT, tcp://HOST:PORT or ipc://PATH; several of them, as a sequence or with commas between, are
-            servers of the same models, of which each robot has its own and goes to another when that one is gone.
-        client_id: the robot's name, at most 255 bytes; a unique one is made up where it is empty.
-        client_type: what kind of robot it is, for people to read.
-        reconnect_ivl_ms: wait before the first attempt to connect again.
-        reconnect_max_ms: longest wait between attempts.
+        server: HOST:PORT, tcp://HOST:PORT or ipc://PATH. Several addresses, as a sequence or separated by commas, are
+            servers of the same models: each robot has a server of its own and uses another while that one is away.
+        client_id: the robot's id, at most 255 bytes of printable text; a unique one is made where it is empty.
+        client_type: the kind of robot, for people to read.
+        reconnect_ivl_ms: wait before the first attempt to reconnect, in milliseconds.
+        reconnect_max_ms: longest wait between attempts, in milliseconds.
 
     Raises:
-        ValueError: for an address or a client id that cannot be used.
-        TypeError: naming an argument that is of none of these types.
+        TypeError, ValueError: naming an argument, its value and what is expected.
+
+    Example:
+        ```python
+        import numpy as np
+        from inferential import Connection
+
+        with Connection("localhost:5555", client_id="arm-01") as connection:
+            policy = connection.model("policy", latency_budget_ms=50.0)
+            policy.observe(state=np.zeros(7, dtype=np.float32), prompt="pick up the red cube")
+            result = policy.get_result(timeout_ms=1000)
+            assert result is not None
+            print(result["actions"])
+        ```
     """
 
     def __init__(
@@ -65,37 +77,37 @@ class Connection(ModelFactory["Model"]):
     ) -> None:
         check_names(client_id, client_type)
         self._session = Session(client_id, client_type)
-        self._wire = open_wire(server, self._session.client_id, reconnect_ivl_ms, reconnect_max_ms)
+        self._transport = open_transport(server, self._session.client_id, reconnect_ivl_ms, reconnect_max_ms)
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
-        self._dozing = 0
+        self._followers = 0
         self._leading = False
         self._closed = False
         self._reached = False
-        self._flowing = True
+        self._was_writable = True
         self._woken = False
         self._woken_by, self._wakes = socket.socketpair()
-        self._leaders = select.poll()  # used by one thread at a time, without the lock
-        self._leaders.register(self._wire.fd, select.POLLIN)
-        self._leaders.register(self._woken_by, select.POLLIN)
-        self._flow = select.poll()  # used under the lock
-        self._flow.register(self._wire.fd, select.POLLIN)
-        self._tender: threading.Thread | None = None
+        self._leader_poll = select.poll()  # used by one thread at a time, without the lock
+        self._leader_poll.register(self._transport.fd, select.POLLIN)
+        self._leader_poll.register(self._woken_by, select.POLLIN)
+        self._writable_poll = select.poll()  # used under the lock
+        self._writable_poll.register(self._transport.fd, select.POLLIN)
+        self._pump_thread: threading.Thread | None = None
 
     @property
     def client_id(self) -> str:
-        """The id that the server knows this connection by."""
+        """The client id that identifies this connection on the server."""
         return self._session.client_id
 
     @property
-    def trouble(self) -> str | None:
-        """Why the server cannot be reached, in words; None while the connection stands, as far as is known."""
+    def last_error(self) -> str | None:
+        """Why the server cannot be reached, in words; None while it is connected, as far as is known."""
         with self._lock:
-            return self._wire.trouble
+            return self._transport.last_error
 
     @property
     def stats(self) -> ClientStats:
-        """What became of the observations so far; live, not a copy."""
+        """Counts of observations and of what became of them; live, not a copy."""
         return self._session.stats
 
     def _open_model(self, handle: Handle) -> Model:
@@ -104,15 +116,15 @@ class Connection(ModelFactory["Model"]):
             return Model(self, self._session.mailbox(handle))
 
     def close(self) -> None:
-        """Closes the connection; threads that wait in it get a ConnectionError. Closing twice is fine."""
+        """Closes the connection; threads that wait in it raise ConnectionError. Closing twice does nothing."""
         with self._lock:
             if self._closed:
                 return
             self._closed = True
             while self._leading:
                 self._wake()
-                self._doze(0.1)
-            self._wire.close()
+                self._wait_as_follower(0.1)
+            self._transport.close()
             self._woken_by.close()
             self._wakes.close()
             self._arrived.notify_all()
@@ -135,8 +147,8 @@ class Connection(ModelFactory["Model"]):
         deadline = time.monotonic() + timeout_s_of(timeout_ms)
         with self._lock:
             self._check_open()
-            if mailbox.unread and self._wire.pump(self._session):  # something newer than that may have come
-                self._hand_out()
+            if mailbox.unread and self._transport.pump(self._session):  # something newer may have arrived
+                self._notify()
             outcome = self._wait(mailbox.take, deadline)
         return result_of(outcome)
 
@@ -162,107 +174,109 @@ class Connection(ModelFactory["Model"]):
         self, mailbox: Mailbox, content: Content, hints: ObservationHints, now: float, timestamp_ns: int, *, keep: bool
     ) -> int:
         self._check_open()
-        wire = self._wire
+        transport = self._transport
         request_id, frames = self._session.observe(mailbox, content, hints, now, timestamp_ns, keep)
-        # A robot that was silent for a while may have lost its server meanwhile.
-        news = now >= wire.look_at() and wire.pump(self._session) > 0
+        # After a pause the connection may have been lost.
+        ended = now >= transport.next_poll_at() and transport.pump(self._session) > 0
         if not self._reached:
             self._reached = True
-            news = self._wait_for_flow(FIRST_CONNECT_MS) or news
-        news = wire.send(self._session, mailbox, request_id, frames) or news
-        if wire.settled():
-            self._flowing = True
+            ended = self._wait_until_writable(FIRST_CONNECT_MS) or ended
+        ended = transport.send(self._session, mailbox, request_id, frames) or ended
+        if transport.idle():
+            self._was_writable = True
         else:
-            news = self._unsettled() or news
-        if news:
-            self._hand_out()
+            ended = self._finish_sending() or ended
+        if ended:
+            self._notify()
         return request_id
 
-    def _unsettled(self) -> bool:
-        """Sees to what is not sent yet; whether requests ended by it."""
-        news = False
-        if self._flowing and not self._wire.flows:
-            # The system takes a large message in a fraction of a millisecond.
-            news = self._wait_for_flow(FULL_SOCKET_MS)
-        self._flowing = self._flowing or self._wire.flows
-        if self._tender is None and not self._wire.settled():
-            self._tender = threading.Thread(target=_tend, args=(ref(self),), name="inferential-tend", daemon=True)
-            self._tender.start()
-        return news
+    def _finish_sending(self) -> bool:
+        """Waits shortly for room in the socket and leaves the rest to a thread; returns whether requests ended."""
+        ended = False
+        if self._was_writable and not self._transport.writable:
+            # The system mostly accepts a large message in a fraction of a millisecond.
+            ended = self._wait_until_writable(FULL_SOCKET_MS)
+        self._was_writable = self._was_writable or self._transport.writable
+        if self._pump_thread is None and not self._transport.idle():
+            self._pump_thread = threading.Thread(
+                target=_background_pump, args=(ref(self),), name="inferential-pump", daemon=True
+            )
+            self._pump_thread.start()
+        return ended
 
-    def _wait_for_flow(self, timeout_ms: float) -> bool:
-        """Waits until the server is connected and was sent all that it is to be sent; whether requests ended by it."""
+    def _wait_until_writable(self, timeout_ms: float) -> bool:
+        """Waits until the transport is writable; returns whether requests ended."""
         now = time.monotonic()
         deadline = now + timeout_ms / 1e3
         ended = 0
         while True:
-            ended += self._wire.pump(self._session)
-            self._flowing = self._wire.flows
-            if self._flowing or now >= deadline:
+            ended += self._transport.pump(self._session)
+            self._was_writable = self._transport.writable
+            if self._was_writable or now >= deadline:
                 return ended > 0
-            self._flow.poll(max(min(deadline, self._wire.look_at()) - now, 0.0) * 1e3)
+            self._writable_poll.poll(max(min(deadline, self._transport.next_poll_at()) - now, 0.0) * 1e3)
             now = time.monotonic()
 
-    def _tend(self) -> bool:
-        """For a while, what nobody may call us for: connecting, sending the rest. False once there is none of it."""
+    def _background_pump(self) -> bool:
+        """Connects and sends unsent data for a while; returns False once that is done."""
         with self._lock:
-            if self._closed or self._wire.settled():
-                self._tender = None
+            if self._closed or self._transport.idle():
+                self._pump_thread = None
                 return False
-            self._sleep(min(_TEND_S, self._wire.look_at() - time.monotonic()))
-            if not self._closed and self._wire.pump(self._session):
-                self._hand_out()
+            self._sleep(min(_BACKGROUND_PUMP_S, self._transport.next_poll_at() - time.monotonic()))
+            if not self._closed and self._transport.pump(self._session):
+                self._notify()
             return True
 
     def _wait(self, take: Callable[[], Outcome | None], deadline: float) -> Outcome | None:
-        """Sleeps until there is something to take, and takes it; what has come by the deadline counts."""
-        outcome = take()  # it may have come while the rest of its observation was sent
+        """Waits until there is an outcome, and returns it; None after the deadline."""
+        outcome = take()  # it may have arrived while the rest of the observation was sent
         while outcome is None:
             now = time.monotonic()
             remaining = deadline - now
             if remaining > 0:
-                # Of a leader that sleeps already, `look_at` may have changed since.
-                self._sleep(min(remaining, self._wire.look_at() - now, LONGEST_SLEEP_S))
+                # If a leader sleeps already, `next_poll_at` may have changed since.
+                self._sleep(min(remaining, self._transport.next_poll_at() - now, LONGEST_SLEEP_S))
                 self._check_open()
-            if self._wire.pump(self._session):
-                self._hand_out()
+            if self._transport.pump(self._session):
+                self._notify()
             outcome = take()
             if remaining <= 0:
                 break
         return outcome
 
     def _sleep(self, timeout_s: float) -> None:
-        """Sleeps, the lock released, until something came or another thread has something for us."""
+        """Sleeps with the lock released until a message arrives or another thread notifies this one."""
         if self._leading:
-            self._doze(timeout_s)
+            self._wait_as_follower(timeout_s)
         else:
-            self._lead(timeout_s)
+            self._wait_as_leader(timeout_s)
 
-    def _lead(self, timeout_s: float) -> None:
-        """Sleeps, the lock released, until the socket or another thread wakes us."""
+    def _wait_as_leader(self, timeout_s: float) -> None:
+        """Sleeps with the lock released until the socket or another thread wakes it."""
         self._leading = True
         self._lock.release()
         try:
-            self._leaders.poll(max(timeout_s, 0.0) * 1e3)
+            self._leader_poll.poll(max(timeout_s, 0.0) * 1e3)
         finally:
             self._lock.acquire()
             self._leading = False
             if self._woken:
                 self._woken_by.recv(1)
                 self._woken = False
-            if self._dozing:  # another must lead if we leave with what we came for
+            if self._followers:  # another must lead if this one leaves with its outcome
                 self._arrived.notify_all()
 
-    def _doze(self, timeout_s: float) -> None:
-        """Sleeps, the lock released, until another thread has something for us."""
-        self._dozing += 1
+    def _wait_as_follower(self, timeout_s: float) -> None:
+        """Sleeps with the lock released until another thread notifies it."""
+        self._followers += 1
         try:
             self._arrived.wait(timeout_s)
         finally:
-            self._dozing -= 1
+            self._followers -= 1
 
-    def _hand_out(self) -> None:
-        if self._dozing:
+    def _notify(self) -> None:
+        if self._followers:
             self._arrived.notify_all()
         if self._leading:
             self._wake()
@@ -277,13 +291,13 @@ class Connection(ModelFactory["Model"]):
             raise ConnectionError(f"the connection of client {self.client_id!r} is closed")
 
 
-def _tend(connection: ref[Connection]) -> None:
-    while (tended := connection()) is not None and tended._tend():
-        del tended
+def _background_pump(connection: ref[Connection]) -> None:
+    while (pumped := connection()) is not None and pumped._background_pump():
+        del pumped
 
 
 class Model:
-    """A handle to one model; made by `Connection.model`."""
+    """A handle to one model of the server; `Connection.model` makes it."""
 
     def __init__(self, connection: Connection, mailbox: Mailbox) -> None:
         self._connection = connection
@@ -297,7 +311,7 @@ class Model:
 
     @property
     def serve_interval_ms(self) -> float:
-        """The shortest interval at which the server can serve this robot, by its newest response; 0: no limit."""
+        """The shortest interval at which the server can serve this robot, in ms; 0: no limit is known."""
         return self._mailbox.serve_interval_ms
 
     def observe(
@@ -307,37 +321,44 @@ class Model:
         priority: int | None = None,
         **values: Any,
     ) -> int:
-        """Sends an observation; does not wait for the answer.
+        """Sends an observation without waiting for the response.
 
-        It returns at once, also while the server is away. Only the first of a connection may wait, for at most 50 ms,
-        until the connection is made, and one that finds no room in the socket, for at most 5 ms. Arrays may be reused
-        as soon as it returns, except those that are not writable, whose memory is sent as it is.
+        Returns at once, also while the server is away. Only the first call on a connection may wait, for at most 50 ms,
+        until it is connected, and a call that finds the socket full, for at most 5 ms. Arrays may be reused as soon as
+        it returns, except those that are not writable, whose memory is sent without a copy.
 
         Args:
             urgency: 0 to 1.
-            steps_remaining: actions that the robot still has.
-            priority: that of the handle where it is not told; 0 is the highest.
-            values: np.ndarray of any shape and memory order (a tensor), `Jpeg(...)` or `Png(...)` of one, or str
-                (metadata).
+            steps_remaining: actions that the robot still has to play.
+            priority: 0 is the highest; None: that of the handle.
+            values: by key, np.ndarray of any shape and memory order (a tensor), `Jpeg(...)` or `Png(...)` of one, or
+                str (metadata).
 
         Returns:
-            The request id, which the result and any error carry.
+            The request id; the result and any error carry it.
 
         Raises:
-            TypeError: naming the key of a value that is neither.
-            ValueError: for a dtype that the wire does not have, or an image that the encoding cannot hold.
-            ConnectionError: after `close`.
+            TypeError: a value is of none of these types; the message names its key.
+            ValueError: a dtype that the wire does not have, or an image that the encoding cannot hold.
+            ConnectionError: the connection was closed.
         """
         hints = {"urgency": urgency, "steps_remaining": steps_remaining, "priority": priority}
         return self._connection._observe(self._mailbox, values, hints)
 
     def get_result(self, timeout_ms: float = 100) -> Result | None:
-        """The next result of this handle ("latest": the newest), or None after `timeout_ms`; at 0 or less at once.
+        """Returns the next result of this handle, of a "latest" handle the newest.
+
+        Args:
+            timeout_ms: longest wait in milliseconds; 0: does not wait.
+
+        Returns:
+            Tensors as np.ndarray and metadata as str by key, with `response_id`, `model_id` and `inference_latency_ms`;
+            None after `timeout_ms`.
 
         Raises:
             InferenceError: a request ended without a result; superseded requests are skipped.
-            TypeError, ValueError: for a `timeout_ms` that is no number.
-            ConnectionError: after `close`.
+            TypeError, ValueError: `timeout_ms` is not a number.
+            ConnectionError: the connection was closed.
         """
         return self._connection._get_result(self._mailbox, timeout_ms)
 
@@ -349,11 +370,31 @@ class Model:
         priority: int | None = None,
         **values: Any,
     ) -> Result | None:
-        """Sends an observation and waits for the answer to this very one; None after `timeout_ms`.
+        """Sends an observation and waits for its own response.
+
+        After a timeout the response is dropped when it arrives; an observation that was not sent yet is not sent.
+
+        Args:
+            timeout_ms: longest wait in milliseconds.
+            urgency, steps_remaining, priority, values: as for `observe`.
+
+        Returns:
+            The result, as from `get_result`; None after `timeout_ms`.
 
         Raises:
             InferenceError: the request ended without a result, RequestSuperseded included.
-            TypeError, ValueError, ConnectionError: as `observe`.
+            TypeError, ValueError, ConnectionError: as for `observe`.
+
+        Example:
+            ```python
+            import numpy as np
+            from inferential import Connection
+
+            with Connection("localhost:5555") as connection:
+                result = connection.model("policy").infer(timeout_ms=1000, state=np.zeros(7, dtype=np.float32))
+                assert result is not None
+                print(result["actions"], result.age_ms)
+            ```
         """
         hints = {"urgency": urgency, "steps_remaining": steps_remaining, "priority": priority}
         return self._connection._infer(self._mailbox, values, hints, timeout_ms)

@@ -1,7 +1,7 @@
-"""Handles that trace (OpenTelemetry): a span from an observation to its answer, which the server's spans join.
+"""Handles that trace with OpenTelemetry: a span from an observation to its response, which the server's spans join.
 
-The trace's context goes along as W3C Trace Context, in the metadata `traceparent` and `tracestate`; so it can also be
-told by clients of other languages, and models find it in their observations. Needs `opentelemetry-api`, and for spans
+The trace context is sent as W3C Trace Context, in the metadata `traceparent` and `tracestate`; clients in other
+languages can send it too, and models find it in their observations. Needs `opentelemetry-api`, and for spans
 to go anywhere an SDK: both are in the extra `otel`.
 """
 
@@ -42,7 +42,7 @@ class _Spans:
         self._open: OrderedDict[int, Span] = OrderedDict()
 
     def begin(self, values: dict[str, Any]) -> Span:
-        """A span within the current one, whose context is added to the values."""
+        """Returns a new span within the current one, and adds its context to the values."""
         span = self._tracer.start_span(
             f"observe {self._model_id}", kind=SpanKind.CLIENT, attributes={"inferential.model.id": self._model_id}
         )
@@ -50,7 +50,7 @@ class _Spans:
         return span
 
     def sent(self, request_id: int, span: Span) -> int:
-        """The observation that it is about has its id."""
+        """Notes the request id of the span's observation."""
         span.set_attribute("inferential.request.id", str(request_id))
         self._open[request_id] = span
         if len(self._open) > MAX_OPEN:  # the connection has forgotten the oldest by now as well
@@ -58,7 +58,7 @@ class _Spans:
         return request_id
 
     def taken(self, result: Result | None) -> Result | None:
-        """What was taken; older observations than that one were superseded, or their answers were outdated."""
+        """Ends the spans of a result and of all older observations; returns the result."""
         if result is None:
             return None
         span = self._open.pop(result.request_id, None)
@@ -71,7 +71,7 @@ class _Spans:
 
     @contextmanager
     def refusals(self) -> Iterator[None]:
-        """Within it, an error ends the span of the request that it is about."""
+        """Ends the span of a request whose error is raised within it."""
         try:
             yield
         except InferenceError as error:
@@ -82,13 +82,13 @@ class _Spans:
             raise
 
     def close(self) -> None:
-        """Ends what is open."""
+        """Ends the open spans."""
         while self._open:
             _end_without_answer(self._open.popitem(last=False)[1])
 
 
 def _answered(span: Span, result: Result | None) -> Result | None:
-    """Notes a result, or that there was none in time."""
+    """Notes a result on its span, or that there was none in time."""
     if result is None:
         span.set_attribute("inferential.outcome", "no answer in time")
     else:
@@ -104,7 +104,7 @@ def _end_without_answer(span: Span) -> None:
 
 @contextmanager
 def _unsent(span: Span) -> Iterator[None]:
-    """Within it, whatever is raised ends the span: there is no request."""
+    """Ends the span where anything is raised within it: there is no request then."""
     try:
         yield
     except BaseException as error:
@@ -118,7 +118,7 @@ class TracedModel:
 
     Args:
         model: the handle.
-        provider: where spans go; OpenTelemetry's global one where it is not told.
+        provider: where spans go; None: OpenTelemetry's global provider.
     """
 
     def __init__(self, model: Model, provider: TracerProvider | None = None) -> None:
@@ -171,7 +171,7 @@ class TracedAsyncModel:
 
     Args:
         model: the handle.
-        provider: where spans go; OpenTelemetry's global one where it is not told.
+        provider: where spans go; None: OpenTelemetry's global provider.
     """
 
     def __init__(self, model: AsyncModel, provider: TracerProvider | None = None) -> None:

@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from inferential.config.fields import ROOT, Key, Node, find, format_path, format_value, leaves
 from inferential.config.text import Layer
+from inferential.errors import InferentialError
 
 _GONE = {
     "scheduling.max_concurrent_dispatch": "gone: each model has a limit of its own, models.default_max_inflight",
@@ -44,7 +45,7 @@ class Problem:
         return f"{self.path}: {self.message} ({self.source})" if self.path else f"{self.source}: {self.message}"
 
 
-class ConfigError(ValueError):
+class ConfigError(InferentialError, ValueError):
     """A configuration that cannot be used; its text has one line for each problem.
 
     Attributes:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from inferential.config.fields import Key, format_path
+from inferential.errors import InferentialError
 
 
 class Place(NamedTuple):
@@ -52,7 +53,7 @@ class Layer:
         return self.name
 
 
-class SyntaxProblem(Exception):
+class SyntaxProblem(InferentialError):
     """Raised for text that its format does not allow.
 
     Attributes:

@@ -22,6 +22,7 @@ import numpy as np
 
 from inferential.dispatch.health import EndpointHealth
 from inferential.dispatch.results import structured
+from inferential.errors import InferentialError
 from inferential.observation.slots import ObservationError
 from inferential.observation.values import is_encoded, read_slots, to_values
 from inferential.proto import PROTOCOL_VERSION
@@ -39,11 +40,11 @@ Observation = dict[str, Any]
 """What a model sees: np.ndarray by key (tensors) and str by key (metadata)."""
 
 
-class UnknownModelError(LookupError):
+class UnknownModelError(InferentialError, LookupError):
     """The backend has no model of that id."""
 
 
-class ReplicaLost(Exception):
+class ReplicaLost(InferentialError):
     """The replica that a call ran on is gone, or does not answer; another one may take the call."""
 
 
@@ -51,7 +52,7 @@ REPLICA_LOST = ReplicaLost.__name__
 """Cause of a refusal that is none of the model's doing."""
 
 
-class RemoteModelError(Exception):
+class RemoteModelError(InferentialError):
     """A model in another process failed.
 
     Args:

@@ -1,4 +1,4 @@
-"""What came from outside, checked before it is believed."""
+"""Validation of observations, and the values that a model sees."""
 
 from inferential.observation.assembler import ObservationAssembler
 from inferential.observation.decoded import DecodedObservation

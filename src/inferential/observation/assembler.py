@@ -6,7 +6,7 @@ Nothing is copied and no image is decoded here: the observation may yet be super
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
 
@@ -16,21 +16,17 @@ from inferential.observation.validation import ObservationValidator
 from inferential.proto import Observation
 from inferential.proto.cache import CacheCounts
 from inferential.proto.cache.envelopes import CachedEnvelope, EnvelopeCache
-from inferential.proto.fields import VaryingFields
+from inferential.proto.fields import VaryingFields, read_varying
 from inferential.proto.tensors import Buffer
 
 if TYPE_CHECKING:
     from inferential.config.schema import ObservationConfig
 
 
-class CachedObservation(NamedTuple):
-    """An observation of which the constant part was checked before, and the varying fields just now."""
-
-    cached: CachedEnvelope[SlotInfo]
-    """The constant fields and the tensors; these are without timestamps, see `ObservationAssembler.decode`."""
-    varying: VaryingFields
-    staleness_ms: float
-    """Its age on arrival by the client's clock, 0 where that is not known."""
+CachedObservation = tuple[CachedEnvelope[SlotInfo], VaryingFields, float]
+"""An observation of which the constant part was checked before: the cached part with the constant fields and the
+tensors, which are without timestamps; the varying fields; and its age on arrival in milliseconds by the client's clock,
+0 where that is not known."""
 
 
 class ObservationAssembler:
@@ -39,13 +35,15 @@ class ObservationAssembler:
     def __init__(self, config: ObservationConfig) -> None:
         self._validator = ObservationValidator(config)
         self._max_payload_bytes = self._validator.max_payload_bytes
+        self._max_staleness_ms = self._validator.max_staleness_ms
         self._max_envelope_bytes = self._validator.max_envelope_bytes
         self._cache: EnvelopeCache[SlotInfo] = EnvelopeCache()
+        self._counts = self._cache.counts
 
     @property
     def cache_counts(self) -> CacheCounts:
         """The observations of which only the varying fields were read, and those that were read whole."""
-        return self._cache.counts
+        return self._counts
 
     def cache_bytes(self) -> int:
         """Returns the bytes of envelopes that are cached."""
@@ -88,12 +86,16 @@ class ObservationAssembler:
         if timestamp_ns > now_ns or not cached.payload_end <= len(payload) <= self._max_payload_bytes:
             return None
         try:
-            varying = self._validator.varying(message, cached.slots)
-        except ObservationError:
+            if message.metadata:
+                self._validator.check_metadata(message.metadata, cached.slots)
+            varying = read_varying(message)
+        except (ObservationError, ValueError):
             return None  # decode_whole raises it with the names of client and model
-        staleness_ms = self._validator.staleness_ms(cached.constant.client_id, timestamp_ns, now_ns)
-        self._cache.counts.hits += 1
-        return CachedObservation(cached, varying, staleness_ms)
+        staleness_ms = (now_ns - timestamp_ns) / 1e6
+        if staleness_ms > self._max_staleness_ms:
+            self._validator.check_staleness(cached.constant.client_id, staleness_ms)
+        self._counts.hits += 1
+        return cached, varying, staleness_ms
 
     def decode_whole(self, envelope: Buffer, payload: Buffer, received_at: float) -> DecodedObservation:
         """Returns what `decode` does, without looking at what was read before; caches it where it can.
@@ -101,7 +103,7 @@ class ObservationAssembler:
         Raises:
             ObservationError: it breaks a rule of the wire or a limit.
         """
-        self._cache.counts.misses += 1
+        self._counts.misses += 1
         if len(envelope) > self._max_envelope_bytes:
             raise ObservationError(
                 f"Failed to decode the envelope: {len(envelope)} bytes, the limits allow {self._max_envelope_bytes}"
@@ -134,7 +136,8 @@ class ObservationAssembler:
         validator.check_timestamp("timestamp_ns", timestamp_ns, now_ns)
         slots = validator.slots(message, now_ns, len(payload))
         varying = validator.varying(message, slots)
-        staleness_ms = validator.staleness_ms(constant.client_id, timestamp_ns, now_ns)
+        staleness_ms = (now_ns - timestamp_ns) / 1e6 if 0 < timestamp_ns < now_ns else 0.0
+        validator.check_staleness(constant.client_id, staleness_ms)
         if len(slots) > 1:
             validator.check_alignment(constant.client_id, slots)
         return DecodedObservation(constant, varying, slots, envelope, payload, received_at, staleness_ms)

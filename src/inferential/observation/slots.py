@@ -1,6 +1,6 @@
-"""One tensor's place in a payload, and whether it can be there.
+"""The place of a tensor in a payload, and its validation.
 
-It looks at the description only; the bytes of an image are judged when they are decoded.
+Only the description is checked here; the bytes of an image are checked when they are decoded.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from inferential.errors import InferentialError
 from inferential.proto import (
     ENCODING_UNSPECIFIED,
     Tensor,
@@ -26,12 +27,12 @@ from inferential.proto.images import ImageError, check_shape
 _MAX_DIMS = 32  # of numpy 1.26; later ones hold 64
 
 
-class ObservationError(Exception):
-    """An observation that cannot be believed; the text names the field, the value and the rule.
+class ObservationError(InferentialError):
+    """An observation breaks a rule of the wire or a limit; the text names the field, the value and the rule.
 
     Attributes:
         client_id, model_id, request_id, protocol_version: of the observation, as far as they could be read; they
-            decide whether and how the sender is told.
+            decide whether and how the sender gets an answer.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class SlotInfo(NamedTuple):
         dtype: numpy's name of its dtype, "bfloat16" included.
         shape: of the decoded array.
         byte_offset, byte_length: its bytes in the payload, as sent.
-        timestamp_ns: when it was measured, by the client's clock; 0 where it did not tell.
+        timestamp_ns: when it was measured, in ns by the client's clock; 0 where it is not given.
         encoding: "raw", "jpeg" or "png".
     """
 
@@ -73,12 +74,12 @@ class SlotInfo(NamedTuple):
 
     @property
     def numpy_dtype(self) -> np.dtype[Any]:
-        """The dtype itself; ValueError for a name that is none."""
+        """The numpy dtype; ValueError for an unknown name."""
         return _dtype_by_name(self.dtype)
 
     @property
     def element_count(self) -> int:
-        """Product of the shape, exact however large."""
+        """The product of the shape, exact however large."""
         return math.prod(self.shape)
 
 
@@ -95,7 +96,7 @@ def _dtype_by_name(name: str) -> np.dtype[Any]:
 
 
 def slot_of(tensor: Tensor) -> SlotInfo:
-    """Returns the description of a tensor; `validate_slots` says whether the payload can hold it.
+    """Returns the description of a tensor; `validate_slots` checks it.
 
     Raises:
         ObservationError: naming a dtype or an encoding that the wire does not have.
@@ -117,7 +118,7 @@ def slot_of(tensor: Tensor) -> SlotInfo:
 
 
 def validate_slots(slots: Iterable[SlotInfo], payload_size: int) -> None:
-    """Checks every slot against the payload and against itself.
+    """Checks every slot: its shape, dtype and size against each other and against the payload.
 
     Raises:
         ObservationError: naming the slot and what is wrong with it.
@@ -151,5 +152,5 @@ def validate_slots(slots: Iterable[SlotInfo], payload_size: int) -> None:
 
 
 def _numpy_holds(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
-    """Whether an array can have the shape, which the number of its bytes alone does not say where a size is 0."""
+    """Returns whether numpy can make an array of the shape; where a size is 0, its number of bytes does not show it."""
     return len(shape) <= _MAX_DIMS and math.prod(filter(None, shape)) * dtype.itemsize <= sys.maxsize

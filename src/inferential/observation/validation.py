@@ -35,7 +35,7 @@ class ObservationValidator:
     def __init__(self, config: ObservationConfig) -> None:
         self._config = config
         self.max_payload_bytes = config.max_payload_bytes  # an attribute of a pydantic model takes as long as a call
-        self._max_staleness_ms = config.max_staleness_ms
+        self.max_staleness_ms = config.max_staleness_ms
         self.max_envelope_bytes = (
             _ENVELOPE_BASE_BYTES
             + 3 * config.max_id_bytes  # client id, client type, model id
@@ -78,18 +78,16 @@ class ObservationValidator:
             ObservationError: one is too large or not allowed.
         """
         if message.metadata:
-            self._check_metadata(message.metadata, slots)
+            self.check_metadata(message.metadata, slots)
         try:
             return read_varying(message)
         except ValueError as error:
             raise ObservationError(str(error)) from error
 
-    def staleness_ms(self, client_id: str, timestamp_ns: int, now_ns: int) -> float:
-        """Returns the age of an observation in milliseconds; warns once where that is above the limit."""
-        staleness_ms = (now_ns - timestamp_ns) / 1e6 if 0 < timestamp_ns < now_ns else 0.0
-        if staleness_ms > self._max_staleness_ms:
+    def check_staleness(self, client_id: str, staleness_ms: float) -> None:
+        """Warns once per client where an observation is older than the limit."""
+        if staleness_ms > self.max_staleness_ms:
             self._warn_once(client_id, "stale", "observations arrive %.0f ms old by the client's clock", staleness_ms)
-        return staleness_ms
 
     def check_payload(self, size: int) -> None:
         """Checks the size of a payload.
@@ -180,7 +178,12 @@ class ObservationValidator:
             self._good_names.clear()
         self._good_names.add(text)
 
-    def _check_metadata(self, metadata: Mapping[str, str], slots: Iterable[SlotInfo]) -> None:
+    def check_metadata(self, metadata: Mapping[str, str], slots: Iterable[SlotInfo]) -> None:
+        """Checks the strings of an observation.
+
+        Raises:
+            ObservationError: there are too many or too large ones, or one has the key of a tensor.
+        """
         if len(metadata) > self._config.max_metadata_entries:
             raise ObservationError(
                 f"metadata: {len(metadata)} entries, observations.max_metadata_entries is "

@@ -15,15 +15,15 @@ from inferential.proto.tensors import Buffer, view_checked
 
 
 def is_encoded(slots: Sequence[SlotInfo] | None) -> bool:
-    """Whether a tensor must be decoded before a model can see it, which takes milliseconds."""
-    for slot in slots or ():  # noqa: SIM110 (half the price of `any`, and every request is asked)
+    """Returns whether a tensor must be decoded before a model can see it, which takes milliseconds."""
+    for slot in slots or ():  # noqa: SIM110 (half the cost of `any`, for every request)
         if slot.encoding != "raw":
             return True
     return False
 
 
 def to_values(slots: Sequence[SlotInfo], metadata: Mapping[str, str], payload: Buffer) -> dict[str, Any]:
-    """What a model sees: arrays by key and strings by key, or what their structure makes of them.
+    """Returns what a model sees: arrays by key and strings by key, or what their structure makes of them.
 
     Raw tensors are views on the payload, writable where the payload is; images are decoded.
 
@@ -33,7 +33,7 @@ def to_values(slots: Sequence[SlotInfo], metadata: Mapping[str, str], payload: B
         payload: the bytes.
 
     Raises:
-        ObservationError: a broken image, one that is not what its tensor says, or a structure that does not fit.
+        ObservationError: an image is broken or does not match its tensor, or a structure that does not fit.
     """
     values: dict[str, Any] = {}
     for slot in slots:
@@ -57,10 +57,10 @@ def to_values(slots: Sequence[SlotInfo], metadata: Mapping[str, str], payload: B
 
 
 def read_slots(envelope: Buffer, payload_size: int) -> tuple[list[SlotInfo], dict[str, str]]:
-    """Slots and metadata of an envelope that comes from this process and not through a server.
+    """Returns slots and metadata of an envelope that was made within this process.
 
     Raises:
-        ObservationError: as `ObservationAssembler.decode`, the limits of a configuration apart.
+        ObservationError: as for `ObservationAssembler.decode`, without the limits of a configuration.
     """
     message = Observation()
     try:

@@ -1,6 +1,6 @@
 """The wire format: messages, enum values and the mappings between them and numpy.
 
-It opens no socket. The schema is inferential.proto; the code made from it is built on install.
+The schema is inferential.proto; the code generated from it is built on install.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which numpy dtype stands behind which number on the wire.
+"""The numpy dtypes of the DType numbers on the wire.
 
 bfloat16 is `ml_dtypes.bfloat16`: numpy has none of its own, and float16 is another format.
 """
@@ -46,7 +46,7 @@ def _bfloat16() -> np.dtype[Any]:
 
 
 def dtype_to_numpy(dtype: int) -> np.dtype[Any]:
-    """The little-endian numpy dtype of a wire DType.
+    """Returns the little-endian numpy dtype of a wire DType.
 
     Raises:
         ValueError: "Unknown DType ..." for a number that has none; for BFLOAT16 without ml_dtypes.
@@ -60,7 +60,7 @@ def dtype_to_numpy(dtype: int) -> np.dtype[Any]:
 
 
 def dtype_from_numpy(dtype: np.dtype[Any]) -> pb.DType:
-    """The wire DType of a numpy dtype of either byte order.
+    """Returns the wire DType of a numpy dtype of either byte order.
 
     Raises:
         ValueError: "No DType mapping ..." where the wire has none (complex, object, strings, structs).
@@ -76,7 +76,7 @@ def dtype_from_numpy(dtype: np.dtype[Any]) -> pb.DType:
 
 
 def encoding_to_string(encoding: int) -> str:
-    """ "raw", "jpeg" or "png"; ValueError "Unknown Encoding ..." for another number."""
+    """Returns "raw", "jpeg" or "png"; ValueError "Unknown Encoding ..." for another number."""
     found = _ENCODING_NAMES.get(encoding)
     if found is None:
         raise ValueError(f"Unknown Encoding {encoding}; known: {', '.join(pb.Encoding.keys()[1:])}")
@@ -84,7 +84,7 @@ def encoding_to_string(encoding: int) -> str:
 
 
 def encoding_from_string(name: str) -> pb.Encoding:
-    """The Encoding of a name in any case; ValueError "Unknown encoding string ..." for another."""
+    """Returns the Encoding of a name in any case; ValueError "Unknown encoding string ..." for another."""
     found = _ENCODINGS.get(name.lower())
     if found is None:
         raise ValueError(f"Unknown encoding string {name!r}; known: {', '.join(_ENCODINGS)}")

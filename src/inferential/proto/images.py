@@ -1,7 +1,7 @@
 """JPEG and PNG tensors: compressed on the robot, arrays again before the model sees them.
 
-The work is Pillow's, which lets go of the interpreter lock while it decodes. Nothing here trusts what a file says
-of itself: the header is read first, and what does not match the tensor's shape and dtype is never decoded.
+Pillow does the work, and releases the interpreter lock while it decodes. The header of a file is read first, and a file
+that does not match its tensor's shape and dtype is never decoded.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from inferential.errors import InferentialError
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.tensors import Array, Buffer, EncodedImage
 
 DEFAULT_JPEG_QUALITY = 90
 _FORMATS = {int(pb.JPEG): "JPEG", int(pb.PNG): "PNG"}
-# What a tensor of (channels, dtype) is in Pillow's words; 1 stands for a plain H x W array too.
+# Pillow's mode of a tensor of (channels, dtype); 1 stands for a plain H x W array too.
 _MODES: dict[tuple[int, str], str] = {
     (1, "uint8"): "L",
     (2, "uint8"): "LA",
@@ -31,7 +32,7 @@ _JPEG_CHANNELS = (1, 3)
 _JPEG_MAX_SIDE = 65_500  # JPEG_MAX_DIMENSION of libjpeg
 
 
-class ImageError(ValueError):
+class ImageError(InferentialError, ValueError):
     """An image cannot be encoded, or is not what its tensor says."""
 
 
@@ -47,7 +48,7 @@ def _pillow() -> ModuleType:
 
 
 def check_shape(encoding: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    """ImageError unless an image of that encoding can hold an array of that dtype and shape.
+    """Raises ImageError unless an image of this encoding can hold an array of this dtype and shape.
 
     JPEG holds uint8 of (H, W), (H, W, 1) or (H, W, 3), sides up to 65,500; PNG also (H, W, 2), (H, W, 4), and uint16
     of (H, W).
@@ -76,8 +77,8 @@ def encode(array: Array, encoding: pb.Encoding, quality: int = DEFAULT_JPEG_QUAL
         quality: 1 to 100, for JPEG.
 
     Raises:
-        ImageError: for an array that the format cannot hold.
-        ImportError: without Pillow.
+        ImageError: the format cannot hold the array.
+        ImportError: Pillow is not installed.
     """
     check_shape(encoding, array.dtype, array.shape)
     pixels = array.reshape(array.shape[:2]) if array.ndim == 3 and array.shape[2] == 1 else array
@@ -93,10 +94,10 @@ def encode(array: Array, encoding: pb.Encoding, quality: int = DEFAULT_JPEG_QUAL
 
 
 def decode(data: Buffer, encoding: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """The array of an image file that must be of that dtype and shape.
+    """Returns the array of an image file that must be of this dtype and shape.
 
     Raises:
-        ImageError: where the bytes are no such image, or an image of another size or mode.
+        ImageError: the bytes are not such an image, or it has another size or mode.
     """
     check_shape(encoding, dtype, shape)
     pillow = _pillow()

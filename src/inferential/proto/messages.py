@@ -1,7 +1,6 @@
 """Observations and responses, from values to frames and back.
 
-It neither sends nor checks: what comes from outside is checked by `inferential.observation` on the server, and
-read with `read_response` on a robot.
+Observations that come from outside are checked by `inferential.observation`; responses by `read_response`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from google.protobuf.message import DecodeError
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.cache.templates import Signature, response_part, signature_of
 from inferential.proto.dtypes import dtype_to_numpy
-from inferential.proto.fields import CONSTANT_RESPONSE, ConstantResponseFields, read_constant_response, write_constant
+from inferential.proto.fields import CONSTANT_RESPONSE, ConstantResponseFields, read_constant_response
 from inferential.proto.images import decode
 from inferential.proto.tensors import Array, Buffer, EncodedImage, Tensors, gather, pack, view
 
@@ -26,21 +25,21 @@ PROTOCOL_VERSION = 2
 _CONSTANT_IN_MESSAGE = ("tensors", *((row.path or name).partition(".")[0] for name, row in CONSTANT_RESPONSE.items()))
 
 Content = tuple[Tensors, Mapping[str, str], Signature | None]
-"""What a message holds for its reader: tensors, strings, and the tensors' signature where no image is compressed."""
+"""What a message carries: tensors, strings, and the tensors' signature, None where an image is compressed."""
 
 
 @dataclass(slots=True)  # not frozen, which would double the time that it takes to make one
 class ResponseTiming:
-    """Where the time of one request went on the server, in milliseconds."""
+    """The parts of a request's time on the server, in milliseconds."""
 
     queue_ms: float
     """From arrival to dispatch."""
     inference_ms: float
-    """From dispatch to the model's answer."""
+    """From dispatch to the model's result."""
     server_ms: float
-    """From arrival to the answer's departure."""
+    """From arrival until the response is sent."""
     batch_size: int
-    """Rows that ran with this one, itself included."""
+    """Requests in the model's call, this one included."""
 
 
 @dataclass(slots=True)  # not frozen, which would double the time that it takes to make one
@@ -69,23 +68,23 @@ class Response:
 
     @property
     def timing(self) -> ResponseTiming | None:
-        """Where the time went on the server; None from a server of the 1.x line."""
+        """The parts of its time on the server; None from a server of the 1.x line."""
         return timing_of(self.message)
 
 
 def timing_of(message: pb.ModelResponse) -> ResponseTiming | None:
-    """What a response says of where the time went on the server; None from one of the 1.x line."""
+    """Returns the timing of a response; None from a server of the 1.x line."""
     if not message.HasField("timing"):
         return None
-    told = message.timing
-    return ResponseTiming(told.queue_ms, told.inference_ms, told.server_ms, told.batch_size)
+    timing = message.timing
+    return ResponseTiming(timing.queue_ms, timing.inference_ms, timing.server_ms, timing.batch_size)
 
 
 def split_values(values: Mapping[str, Any]) -> tuple[Tensors, Mapping[str, str]]:
-    """Arrays and compressed images apart from strings.
+    """Returns arrays and compressed images, and strings.
 
     Raises:
-        TypeError: naming the key of a value that is neither.
+        TypeError: a value is of another type; the message names its key.
     """
     tensors: dict[str, Array | EncodedImage] = {}
     metadata: dict[str, str] = {}
@@ -104,7 +103,7 @@ def split_values(values: Mapping[str, Any]) -> tuple[Tensors, Mapping[str, str]]
 
 
 def arrays_alone(values: Mapping[str, Any]) -> Content | None:
-    """The content that almost all messages have; None where there is anything but arrays."""
+    """Returns the content of a message of arrays alone, which almost all are; None where there is anything else."""
     signature = []
     for key, value in values.items():
         if not isinstance(value, np.ndarray):
@@ -114,19 +113,19 @@ def arrays_alone(values: Mapping[str, Any]) -> Content | None:
 
 
 def content_of(values: Mapping[str, Any]) -> Content:
-    """What a message holds that carries these values.
+    """Returns the content of a message that carries these values.
 
     Raises:
-        TypeError: as `split_values`.
+        TypeError: as for `split_values`.
     """
     return arrays_alone(values) or mixed_content(values)
 
 
 def mixed_content(values: Mapping[str, Any]) -> Content:
-    """The same, of values that are not arrays alone.
+    """Returns the content of a message whose values are not arrays alone.
 
     Raises:
-        TypeError: as `split_values`.
+        TypeError: as for `split_values`.
     """
     tensors, metadata = split_values(values)
     return tensors, metadata, signature_of(tensors)
@@ -136,7 +135,7 @@ def put_metadata(target: MutableMapping[str, str], metadata: Mapping[str, str]) 
     """Copies strings into a message.
 
     Raises:
-        ValueError: naming the key of a string that is no valid Unicode.
+        ValueError: a string is not valid Unicode; the message names its key.
     """
     for key, value in metadata.items():
         try:
@@ -157,10 +156,10 @@ def write_response(
     serve_interval_ms: float = 0.0,
     model_version: str = "",
 ) -> tuple[bytes, Buffer]:
-    """Envelope and payload of a result.
+    """Returns the envelope and payload of a result.
 
     Raises:
-        TypeError, ValueError: for a value that the wire cannot carry, naming its key.
+        TypeError, ValueError: the wire cannot carry a value; the message names its key.
     """
     tensors, metadata, signature = content_of(values)
     message = pb.ModelResponse()
@@ -170,17 +169,17 @@ def write_response(
     message.request_id = request_id
     if serve_interval_ms:
         message.serve_interval_ms = serve_interval_ms
-    told = message.timing
-    told.queue_ms = timing.queue_ms
-    told.inference_ms = timing.inference_ms
-    told.server_ms = timing.server_ms
-    told.batch_size = timing.batch_size
+    written = message.timing
+    written.queue_ms = timing.queue_ms
+    written.inference_ms = timing.inference_ms
+    written.server_ms = timing.server_ms
+    written.batch_size = timing.batch_size
     if metadata:
         put_metadata(message.metadata, metadata)
     if signature is not None:
         part = response_part(client_id, model_id, PROTOCOL_VERSION, model_version, signature)
         return part + message.SerializeToString(), gather(tensors)
-    write_constant(message, ConstantResponseFields(client_id, model_id, PROTOCOL_VERSION, model_version))
+    message.MergeFromString(response_part(client_id, model_id, PROTOCOL_VERSION, model_version, ()))
     payload = pack(message.tensors, tensors)
     return message.SerializeToString(), payload
 
@@ -188,7 +187,7 @@ def write_response(
 def write_refusal(
     *, client_id: str, model_id: str, request_id: int, status: str, reason: str, serve_interval_ms: float = 0.0
 ) -> bytes:
-    """Envelope of a response that brings no result; its payload is empty. `status` is the name of a Status."""
+    """Returns the envelope of a response without a result; its payload is empty. `status` is the name of a Status."""
     message = pb.ModelResponse(
         request_id=request_id,
         status=status,
@@ -196,38 +195,37 @@ def write_refusal(
         reason=reason.encode(errors="replace").decode(),
         serve_interval_ms=serve_interval_ms,
     )
-    write_constant(message, ConstantResponseFields(client_id, model_id, PROTOCOL_VERSION, ""))
-    return message.SerializeToString()
+    return response_part(client_id, model_id, PROTOCOL_VERSION, "", ()) + message.SerializeToString()
 
 
 def read_response(envelope: Buffer, payload: Buffer) -> Response:
-    """What a server sent.
+    """Returns the response in an envelope and its payload.
 
     Raises:
-        ValueError: where it is no response, or a tensor is not what it says or lies outside the payload.
+        ValueError: it is not a response, or a tensor does not fit its shape or the payload.
     """
     return read_parsed(parse_response(envelope), payload)
 
 
 def parse_response(envelope: Buffer) -> pb.ModelResponse:
-    """The envelope of a response.
+    """Returns the message in an envelope.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a response.
     """
     message = pb.ModelResponse()
     try:
         message.ParseFromString(envelope if isinstance(envelope, bytes) else bytes(envelope))
     except DecodeError as error:
-        raise ValueError(f"no response: {error}") from error
+        raise ValueError(f"not a response: {error}") from error
     return message
 
 
 def read_parsed(message: pb.ModelResponse, payload: Buffer) -> Response:
-    """What a server sent, of its envelope and the payload that came with it.
+    """Returns the response of a parsed envelope and its payload; takes the constant fields out of `message`.
 
     Raises:
-        ValueError: where a tensor is not what it says or lies outside the payload.
+        ValueError: a tensor does not fit its shape or the payload.
     """
     values: dict[str, Any] = {}
     for tensor in message.tensors:

@@ -1,14 +1,13 @@
-"""Numpy arrays into one payload and out of it again, with no copy that is not needed.
+"""Numpy arrays into one payload and out of it again, without needless copies.
 
-It knows nothing of messages beyond the `Tensor` descriptor, and checks nothing that comes from outside:
-`inferential.observation` does.
+Tensors that come from outside are checked by `inferential.observation`.
 
-Out: the payload is the arrays end to end, each at a multiple of 8 bytes. A writable array is copied once, so
-that its owner may reuse it at once (a camera driver's buffer does not wait for a network); an array above a kilobyte
-that nobody can write (`array.setflags(write=False)`) is sent from its own memory, alone or with others.
+Out: the payload is the arrays end to end, each at a multiple of 8 bytes. A writable array is copied once, so its owner
+may reuse it at once (a camera driver's buffer does not wait for a network); a read-only array above a kilobyte
+(`array.setflags(write=False)`) is sent from its own memory, alone or with others.
 
-In: an array is a view on the received frame, writable where the frame is, and is copied only where its place in
-the frame does not suit its dtype's alignment.
+In: an array is a view on the received frame, writable where the frame is, and is copied only where its offset is not
+aligned for its dtype.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _NATIVE_ORDER = ("=", "|", "<")  # the wire is little-endian, and so is every pl
 
 @dataclass(frozen=True, slots=True)
 class EncodedImage:
-    """A compressed image: what its array was, and the bytes of the file."""
+    """A compressed image: the bytes of the file, and the dtype and shape of its array."""
 
     data: bytes
     dtype: np.dtype[Any]
@@ -46,7 +45,7 @@ class EncodedImage:
 
 
 Tensors = Mapping[str, Array | EncodedImage]
-"""By key, in the order in which they are laid out."""
+"""Tensors by key, in the order of the payload."""
 
 
 class TensorSink(Protocol):
@@ -71,12 +70,12 @@ def describe(
 
 
 def pack(sink: TensorSink, values: Tensors, timestamp_ns: int = 0) -> Buffer:
-    """Describes `values` in `sink` and gives the payload that holds them.
+    """Describes `values` in `sink` and returns the payload that holds them.
 
     Raises:
         ValueError: naming the key of an array whose dtype the wire does not have, or the key itself.
     """
-    for (key, value), (offset, size) in zip(values.items(), _places(values), strict=True):
+    for (key, value), (offset, size) in zip(values.items(), _offsets(values), strict=True):
         encoding = value.encoding if isinstance(value, EncodedImage) else pb.RAW
         _add(sink, key, value.dtype, value.shape, offset, size, timestamp_ns, encoding)
     return gather(values)
@@ -107,13 +106,13 @@ def _add(
 
 
 def gather(values: Tensors) -> Buffer:
-    """The payload that holds `values`."""
+    """Returns the payload that holds `values`."""
     if not values:
         return b""
     if len(values) == 1:
         (value,) = values.values()
         return _bytes_of(value)
-    places = _places(values)
+    places = _offsets(values)
     end = places[-1][0] + places[-1][1]
     if end <= _JOIN_LIMIT_BYTES:
         return _joined(values, places)
@@ -121,22 +120,22 @@ def gather(values: Tensors) -> Buffer:
 
 
 def pieces(values: Tensors) -> Payload:
-    """The same, in several buffers where there are several large arrays, which saves making one of them."""
+    """Returns the same payload, in several buffers where there are several large arrays, which saves a copy."""
     if len(values) == 1:
         (value,) = values.values()
         return _bytes_of(value)
-    if not values or sum(size for _, size in _places(values)) <= _JOIN_LIMIT_BYTES:
+    if not values or sum(size for _, size in _offsets(values)) <= _JOIN_LIMIT_BYTES:
         return gather(values)
-    return _chunks(values, _places(values))
+    return _chunks(values, _offsets(values))
 
 
 def whole(payload: Payload) -> Buffer:
-    """A payload as one buffer."""
+    """Returns a payload as one buffer."""
     return b"".join(payload) if isinstance(payload, list) else payload
 
 
-def _places(values: Tensors) -> list[tuple[int, int]]:
-    """Offset and size of each."""
+def _offsets(values: Tensors) -> list[tuple[int, int]]:
+    """Returns offset and size of each."""
     places = []
     total = 0
     for value in values.values():
@@ -161,7 +160,7 @@ def _bytes_of(value: Array | EncodedImage) -> Buffer:
 
 
 def _writable_by_anyone(array: Array) -> bool:
-    """Whether the array or one that it is a view of can be written; foreign memory counts as writable."""
+    """Returns whether the array or one that it is a view of is writable; foreign memory counts as writable."""
     base: Any = array
     while isinstance(base, np.ndarray):
         if base.flags.writeable:
@@ -175,7 +174,7 @@ def _joined(values: Tensors, places: Sequence[tuple[int, int]]) -> bytes:
 
 
 def _chunks(values: Tensors, places: Sequence[tuple[int, int]]) -> list[Buffer]:
-    """The arrays' bytes, and between them those that are not used."""
+    """Returns the bytes of the arrays and of the gaps between them."""
     chunks: list[Buffer] = []
     at = 0
     for value, (offset, size) in zip(values.values(), places, strict=True):
@@ -196,17 +195,17 @@ def _gathered(values: Tensors, places: Sequence[tuple[int, int]], end: int) -> B
             little = value.dtype.newbyteorder("<") if value.dtype.byteorder == ">" else value.dtype
             # A copy into the frame, whatever the strides and byte order of the source.
             target.view(little).reshape(value.shape)[...] = value
-        payload[offset + size : offset + size + -size % _ALIGN] = 0  # never send what was in memory before
+        payload[offset + size : offset + size + -size % _ALIGN] = 0  # never send uninitialized memory
     return payload.data
 
 
 def view(payload: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...], byte_offset: int, byte_length: int) -> Array:
-    """The array that lies at `byte_offset` of `payload`.
+    """Returns the array at `byte_offset` of `payload`.
 
     Raises:
-        ValueError: where `byte_length` is not that of the shape and dtype, or the bytes lie outside the payload.
+        ValueError: `byte_length` is not that of the shape and dtype, or the bytes lie outside the payload.
     """
-    if byte_offset + byte_length > len(payload):  # before numpy, which takes no number from 2**63 up
+    if byte_offset + byte_length > len(payload):  # before numpy, which accepts no number from 2**63 up
         raise ValueError(f"bytes {byte_offset} to {byte_offset + byte_length} of a buffer of {len(payload)}")
     if math.prod(shape) * dtype.itemsize != byte_length or min(shape, default=0) < 0:
         raise ValueError(f"{byte_length} bytes hold no {dtype.name} of shape {shape}")
@@ -214,6 +213,6 @@ def view(payload: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...], byte_off
 
 
 def view_checked(payload: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...], byte_offset: int) -> Array:
-    """The same, of a place that is known to be sound."""
+    """Returns the same, of an offset and size that were checked."""
     array: Array = np.ndarray(shape, dtype, payload, byte_offset)
     return array if array.flags.aligned else array.copy()

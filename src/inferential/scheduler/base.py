@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from inferential.errors import InferentialError
+
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoints
 
@@ -21,7 +23,7 @@ ENTRY_POINTS = "inferential.schedulers"
 """Group of the entry points under which other packages offer strategies."""
 
 
-class QueueFullError(Exception):
+class QueueFullError(InferentialError):
     """The queue is full, and the new request was not taken.
 
     Attributes:

@@ -23,6 +23,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from inferential.errors import InferentialError
+
 Buffer = bytes | bytearray | memoryview
 
 _arrivals = itertools.count()
@@ -85,7 +87,7 @@ _NEXT: dict[RequestState, frozenset[RequestState]] = {
 }
 
 
-class IllegalTransition(Exception):
+class IllegalTransition(InferentialError):
     """A request was moved to a state that its present one does not lead to: a bug in the server."""
 
 

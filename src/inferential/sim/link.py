@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from inferential.errors import InferentialError
 from inferential.sim.accelerator import AcceleratedModel
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 
-class Refused(Exception):
+class Refused(InferentialError):
     """The server answered with an error; the text is its type."""
 
 

@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import selectors
 
+from inferential.errors import InferentialError
 from inferential.zmtp import ConnectionEnded, Stream
 
 
-class MalformedMessage(Exception):
+class MalformedMessage(InferentialError):
     """A message that is not [identity, "", envelope, payload]."""
 
     def __init__(self, identity: bytes, reason: str) -> None:

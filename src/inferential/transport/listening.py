@@ -9,7 +9,7 @@ import socket
 import stat
 import tempfile
 
-from inferential.zmtp.stream import place_of
+from inferential.zmtp.stream import socket_path
 
 _BACKLOG = 512
 LARGEST_PORT = 65_535
@@ -81,7 +81,7 @@ def _listen_at(path: str) -> Listener:
         _remove_stale(path)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        listening.bind(place_of(path))
+        listening.bind(socket_path(path))
         listening.listen(_BACKLOG)
         return Listener(listening, f"ipc://{path}", path if named else "", folder)
     except BaseException:

@@ -179,7 +179,7 @@ class ZmqTransport:
             return  # its earlier messages are returned first; otherwise ever more would be buffered
         if client.identity:
             received = client.stream.read()
-        elif client.stream.shake_hands():
+        elif client.stream.handshake():
             self._register(client)
             received = True
         else:
@@ -242,7 +242,7 @@ class ZmqTransport:
 
     def _register(self, client: ClientConnection) -> None:
         """Registers a client whose handshake is done."""
-        other = client.stream.other
+        other = client.stream.peer
         assert other is not None
         if other.identity.startswith(b"\0"):
             raise ProtocolError("an identity must not begin with a zero byte: those are generated")

@@ -1,10 +1,10 @@
-"""ZMTP 3.1, ZeroMQ's protocol, over plain sockets of ours: `protocol` is its mind, `stream` a socket that speaks it.
+"""ZMTP 3.1, ZeroMQ's protocol, over plain sockets: `protocol` is its sans-I/O state, `stream` a socket that uses it.
 
-Peers are anybody's: libzmq in Python, C++ or Rust on one end or the other does not see a difference. What is spoken
-here is what robots and servers need of it: DEALER to ROUTER, the NULL mechanism, heartbeats answered.
+It interoperates with libzmq in Python, C++ or Rust on either end. It implements what robots and servers need: DEALER to
+ROUTER, the NULL mechanism, and answers to heartbeats.
 
-Why not libzmq itself: its sockets hand every message to a thread of their own and back, on both ends, which is most of
-what a small message takes. Read and written by whoever waits for it, the same message takes a fraction of that
+Why not libzmq itself: its sockets pass every message to an I/O thread and back, on both ends, which is most of what a
+small message takes. Read and written by the thread that waits for it, the same message takes a fraction of that
 (docs/performance.md has the figures).
 """
 

@@ -50,7 +50,7 @@ def encode_z85(data: bytes) -> str:
     """
     if len(data) % 4:
         raise ValueError(f"Z85 takes a multiple of 4 bytes, got {len(data)}")
-    characters = []
+    characters: list[str] = []
     for at in range(0, len(data), 4):
         number = int.from_bytes(data[at : at + 4], "big")
         characters.extend(_DIGITS[number // 85**power % 85] for power in (4, 3, 2, 1, 0))

@@ -1,6 +1,6 @@
-"""The mind of a ZMTP connection: greeting, handshake, commands and frames, from bytes and to bytes.
+"""Sans-I/O state of a ZMTP connection: greeting, handshake, commands and frames, from bytes and to bytes.
 
-It has no socket and no clock: `zmtp.stream` gives it what came and sends what it says.
+It has no socket and no clock: `zmtp.stream` feeds it received bytes and sends the bytes that it returns.
 
     greeting (64 bytes, each way)  ->  READY (each way)  ->  messages, with PING and PONG between them
 
@@ -16,102 +16,108 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from inferential.errors import InferentialError
+
 Buffer = bytes | bytearray | memoryview
 Frame = Buffer | list[Buffer]
-"""What a frame is made of: one buffer, or several that are sent one after another from where they are."""
+"""The bytes of a frame: one buffer, or several that are sent one after another without a copy."""
 
 GREETING_BYTES = 64
 HEAD_FRAMES = 2
-"""Of a message, so many are for us to read and come as bytes; the others are payload, and can be written to."""
+"""The first frames of a message, which are read here and returned as bytes; the others are payload, and writable."""
 
 _MORE, _LONG, _COMMAND = 1, 2, 4
 _SHORT_BYTES = 255
 _NULL = b"NULL".ljust(20, b"\0")
 _GREETING = b"\xff" + b"\0" * 8 + b"\x7f" + b"\3\1" + _NULL + b"\0" * 32
 _IN_PLACE_BYTES = 2 * 1024
-"""From here on a frame that has not come whole gets memory of its own, which the rest is read into."""
+"""A frame of at least this size that is not complete gets a buffer of its own, which the rest is read into."""
 _MAX_COMMAND_BYTES = 1024
 _MAX_IDENTITY_BYTES = 255
-_MAX_CONTEXT_BYTES = 16  # of a heartbeat
-_USUAL = bytes((_MORE, 0, _MORE))  # an empty frame, and a short one after it
-_USUAL_BYTES = 6  # of three such heads
-_DISCARD_AT_ONCE = 64
-"""Frames of an endless message that are thrown away in one go, others' messages between."""
+_MAX_CONTEXT_BYTES = 16  # of a PING
+_COMMON_START = bytes((_MORE, 0, _MORE))  # an empty frame, and a short one after it
+_COMMON_BYTES = 6  # of three such heads
+_MAX_DISCARDED = 64
+"""Frames of an overlong message that are discarded before the caller gets a turn for other connections."""
 
 PING, PONG, READY, ERROR = b"\4PING", b"\4PONG", b"\5READY", b"\5ERROR"
 
-PARTNERS = {
+COMPATIBLE_SOCKETS = {
     b"ROUTER": frozenset({b"DEALER", b"REQ", b"ROUTER"}),
     b"DEALER": frozenset({b"ROUTER", b"REP", b"DEALER"}),
 }
-"""Which sockets speak to which."""
+"""The socket types that may connect to each type (ZMTP 3.1, section 5)."""
 
 
-class ConnectionEnded(Exception):
-    """The other end closed the connection, or it broke."""
+class ConnectionEnded(InferentialError):
+    """The peer closed the connection, or it broke."""
 
 
 class ProtocolError(ConnectionEnded):
-    """The other end does not speak ZMTP as it should: there is nothing to be done but to end the connection."""
+    """The peer broke a rule of ZMTP; the connection has to be closed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What the other end said of itself."""
+    """The properties of a READY command."""
 
     socket_type: bytes
     identity: bytes
 
 
 class Discarded(enum.Enum):
-    """Stands for frames that were thrown away, of a message that has more of them than anybody reads."""
+    """Stands for discarded frames of a message that has more frames than are allowed."""
 
     PART = "part"
-    """There are more to come."""
+    """The message has more frames, which are discarded too."""
     MESSAGE = "message"
-    """That was the last of them."""
+    """The message is complete."""
 
 
 def greeting() -> bytes:
-    """The first that either end says."""
+    """Returns the greeting, which either end sends first."""
     return _GREETING
 
 
 def check_greeting(data: bytes) -> None:
-    """Looks at as much of the other end's greeting as has come.
+    """Checks as much of the peer's greeting as was received.
 
     Raises:
-        ProtocolError: it is none, or of a version or a mechanism that is not spoken here.
+        ProtocolError: it is no greeting, or one of a version or a mechanism that is not supported.
     """
     if data[:1] not in (b"", b"\xff") or data[9:10] not in (b"", b"\x7f"):
-        raise ProtocolError("the other end does not speak ZMTP")
+        raise ProtocolError("peer does not speak ZMTP (ZeroMQ's protocol)")
     if data[10:11] not in (b"",) and data[10] < 3:
-        raise ProtocolError(f"the other end speaks ZMTP {data[10]}; 3 is spoken here, as by libzmq from 4.0 on")
+        raise ProtocolError(f"peer speaks ZMTP {data[10]}; version 3 is supported, as of libzmq 4.0 and later")
     if len(data) >= GREETING_BYTES and data[12:32] != _NULL:
         mechanism = data[12:32].rstrip(b"\0").decode("ascii", "replace")
-        raise ProtocolError(f"the other end asks for the mechanism {mechanism}, which is not spoken here")
+        raise ProtocolError(f"peer requires mechanism {mechanism}; only NULL is supported")
 
 
-def knows_heartbeats(data: bytes) -> bool:
-    """Whether the end that said this greeting knows PING and PONG, which came with ZMTP 3.1."""
+def supports_heartbeats(data: bytes) -> bool:
+    """Returns whether the peer with this greeting supports PING and PONG, which are part of ZMTP 3.1 and later."""
     return data[10:12] >= b"\3\1"
 
 
 def ready(socket_type: bytes, identity: bytes) -> bytes:
-    """The command that ends the handshake."""
+    """Returns the READY command, which ends the handshake."""
     return command(READY + _property(b"Socket-Type", socket_type) + _property(b"Identity", identity))
 
 
 def read_ready(body: bytes, own_type: bytes) -> Ready:
-    """What the other end's command says to a socket of `own_type`.
+    """Returns the properties of the peer's READY command.
+
+    Args:
+        body: the command.
+        own_type: the type of our socket.
 
     Raises:
-        ProtocolError: it is another command, or broken, or of a socket that has nothing to say to ours.
+        ProtocolError: it is another command, malformed, or of a socket type that cannot connect to ours.
     """
     if body.startswith(ERROR):
-        raise ProtocolError(f"the other end refused: {body[7:].decode('utf-8', 'replace')}")
+        raise ProtocolError(f"peer refused the connection: {body[7:].decode('utf-8', 'replace')}")
     if not body.startswith(READY):
-        raise ProtocolError("expected the command READY")
+        raise ProtocolError("expected the READY command")
     properties = {}
     at = len(READY)
     while at < len(body):
@@ -119,15 +125,15 @@ def read_ready(body: bytes, own_type: bytes) -> Ready:
         value_at = name_end + 4
         end = value_at + int.from_bytes(body[name_end:value_at])
         if value_at > len(body) or end > len(body):
-            raise ProtocolError("READY ends in the midst of a property")
+            raise ProtocolError("READY ends within a property")
         properties[body[at + 1 : name_end].lower()] = body[value_at:end]
         at = end
     socket_type, identity = properties.get(b"socket-type", b""), properties.get(b"identity", b"")
-    if socket_type not in PARTNERS[own_type]:
+    if socket_type not in COMPATIBLE_SOCKETS[own_type]:
         shown = socket_type.decode("ascii", "replace")
-        raise ProtocolError(f"a {shown} socket does not speak to a {own_type.decode()}")
+        raise ProtocolError(f"peer is a {shown} socket, which cannot connect to a {own_type.decode()}")
     if len(identity) > _MAX_IDENTITY_BYTES:
-        raise ProtocolError(f"an identity of {len(identity)} bytes; {_MAX_IDENTITY_BYTES} are the most")
+        raise ProtocolError(f"identity of {len(identity)} bytes; at most {_MAX_IDENTITY_BYTES} are allowed")
     return Ready(socket_type, identity)
 
 
@@ -136,17 +142,17 @@ def _property(name: bytes, value: bytes) -> bytes:
 
 
 def command(body: bytes) -> bytes:
-    """A frame that carries a command: its name, and what belongs to it."""
+    """Returns a frame with a command: its name and its data."""
     return _head(_COMMAND, len(body)) + body
 
 
 def ping() -> bytes:
-    """A heartbeat, with no time to live and no context."""
+    """Returns a PING command, without time to live and context."""
     return command(PING + b"\0\0")
 
 
 def pong(body: bytes) -> bytes:
-    """The answer to a heartbeat, its context in it."""
+    """Returns the PONG that answers a PING, with the same context."""
     context_at = len(PING) + 2  # after the time to live
     return command(PONG + body[context_at : context_at + _MAX_CONTEXT_BYTES])
 
@@ -159,18 +165,18 @@ def _head(flags: int, size: int) -> bytes:
 
 _LAST_HEADS = [_head(0, size) for size in range(_SHORT_BYTES + 1)]
 _MORE_HEADS = [_head(_MORE, size) for size in range(_SHORT_BYTES + 1)]
-_USUAL_HEADS = [_head(_MORE, 0) + head for head in _MORE_HEADS]  # an empty frame, and the head of one after it
+_COMMON_HEADS = [_head(_MORE, 0) + head for head in _MORE_HEADS]  # an empty frame, and the head of one after it
 
 
 def message(frames: Sequence[Frame], join_below: int) -> list[Buffer]:
-    """A message as buffers to be sent one after another; those below `join_below` bytes are copied into one."""
+    """Returns a message as buffers to send one after another; those below `join_below` bytes are copied into one."""
     if len(frames) == 3:
-        # The message that almost all are, [empty, short envelope, payload], as the long way would give it, at a fifth
-        # of its price.
+        # Fast path for [empty, short envelope, payload], which almost all messages are: the same bytes at a fifth of
+        # the cost.
         first, envelope, payload = frames
         size = len(envelope)
         if not first and size <= _SHORT_BYTES and not isinstance(envelope, list) and not isinstance(payload, list):
-            heads, size = _USUAL_HEADS[size], len(payload)
+            heads, size = _COMMON_HEADS[size], len(payload)
             if size < join_below:
                 head = _LAST_HEADS[size] if size <= _SHORT_BYTES else _head(0, size)
                 return [b"".join((heads, envelope, head, payload))]
@@ -204,25 +210,25 @@ def _add(frame: Frame, parts: list[Buffer], small: list[Buffer], join_below: int
 
 def _join(small: list[Buffer], parts: list[Buffer]) -> None:
     joined = b"".join(small)
-    if joined:  # none of the parts is empty: the last one tells that the message has left
+    if joined:  # no part is empty: when the last one is sent, the message is
         parts.append(joined)
     small.clear()
 
 
 class Reader:
-    """Messages and commands out of a stream of bytes.
+    """Splits a stream of bytes into messages and commands.
 
-    What came goes in by `feed`, or, while `space` is not None, straight into that; `next` gives what is whole.
+    Received bytes are passed to `feed`, or, while `space` is not None, read into that; `next` returns what is complete.
 
     Args:
-        max_frame_bytes: larger ones of a message are an error; None: none is.
-        max_frames: of a message; one of more is thrown away, and gives `Discarded`.
+        max_frame_bytes: a message frame above it is an error; None: no limit.
+        max_frames: frames of a message; a message with more is discarded, and `next` returns `Discarded`.
     """
 
     def __init__(self, max_frame_bytes: int | None, max_frames: int) -> None:
         self._max_frame_bytes = max_frame_bytes
         self._max_frames = max_frames
-        self._usual_fits = max_frames > HEAD_FRAMES and (max_frame_bytes is None or max_frame_bytes >= _SHORT_BYTES)
+        self._common_fits = max_frames > HEAD_FRAMES and (max_frame_bytes is None or max_frame_bytes >= _SHORT_BYTES)
         self._data = b""
         self._at = 0
         self._frames: list[Buffer] = []
@@ -230,34 +236,34 @@ class Reader:
         self._body: memoryview | None = None  # a large frame, and its flags
         self._body_flags = 0
         self.space: memoryview | None = None
-        """The rest of a large frame, to be read into; say `filled` then."""
+        """The rest of a large frame, to be read into; call `filled` after that."""
         self.buffered = False
-        """Whether `next` has bytes to look at, or looked in vain at some that are not a whole frame."""
+        """Whether there are bytes that `next` has not consumed, be it because they are not a complete frame."""
 
     def feed(self, data: bytes) -> None:
-        """Takes in what came."""
+        """Adds received bytes."""
         self._data = self._data[self._at :] + data if self.buffered else data
         self._at = 0
         self.buffered = bool(self._data)
 
     def filled(self, size: int) -> None:
-        """So many bytes of `space` are there."""
+        """Notes that the first `size` bytes of `space` were read."""
         assert self.space is not None
         self.space = self.space[size:] if size < len(self.space) else None
 
     def next(self) -> list[Buffer] | bytes | Discarded | None:
-        """The next message as its frames, the next command as bytes, or None where neither has come whole.
+        """Returns the next message as its frames, the next command as bytes, or None where neither is complete.
 
         Raises:
-            ProtocolError: what came is no frame, or too large a one.
+            ProtocolError: the bytes are no frame, or one that is too large.
         """
         if self.space is not None:
             return None
         data, at, end = self._data, self._at, len(self._data)
-        # The message that almost all are, [empty, short envelope, payload], as the long way would give it, at a third
-        # of its price.
-        begins = self._body is None and not self._frames and self._usual_fits
-        if begins and end - at >= _USUAL_BYTES and data.startswith(_USUAL, at):
+        # Fast path for [empty, short envelope, payload], which almost all messages are: the same frames at a third of
+        # the cost.
+        begins = self._body is None and not self._frames and self._common_fits
+        if begins and end - at >= _COMMON_BYTES and data.startswith(_COMMON_START, at):
             envelope_at = at + 4
             flags_at = envelope_at + data[at + 3]
             payload_at = flags_at + 2
@@ -282,7 +288,7 @@ class Reader:
         return found
 
     def _found(self, data: bytes, at: int, end: int) -> list[Buffer] | bytes | Discarded | None:
-        """The next message or command, whatever it is made of."""
+        """Returns the next message or command, of any form."""
         dropped = 0
         frame: Buffer
         while True:
@@ -324,7 +330,7 @@ class Reader:
                 frames, self._frames = self._frames, []
                 overlong, self._overlong = self._overlong, False
                 return Discarded.MESSAGE if overlong else frames
-            if dropped >= _DISCARD_AT_ONCE:
+            if dropped >= _MAX_DISCARDED:
                 self._at = at
                 return Discarded.PART
         self._at = at
@@ -333,15 +339,15 @@ class Reader:
     def _check(self, flags: int, size: int) -> None:
         if flags > _MORE | _LONG:
             if flags & ~_LONG != _COMMAND or size > _MAX_COMMAND_BYTES:
-                raise ProtocolError(f"a frame of {size} bytes has the flags {flags:#04x}")
+                raise ProtocolError(f"frame of {size} bytes has invalid flags {flags:#04x}")
         elif self._max_frame_bytes is not None and size > self._max_frame_bytes:
-            raise ProtocolError(f"a frame of {size} bytes; {self._max_frame_bytes} are the most")
+            raise ProtocolError(f"frame of {size} bytes; at most {self._max_frame_bytes} are allowed")
 
     def _begin(self, flags: int, size: int, there: memoryview) -> None:
         try:
-            # Memory that nobody clears: it is filled before anybody sees it.
+            # Uninitialized memory: it is filled before it is returned.
             self._body, self._body_flags = np.empty(size, np.uint8).data, flags
         except (MemoryError, ValueError) as error:
-            raise ProtocolError(f"a frame of {size} bytes, for which there is no memory") from error
+            raise ProtocolError(f"no memory for a frame of {size} bytes") from error
         self._body[: len(there)] = there
         self.space = self._body[len(there) :]

@@ -1,9 +1,8 @@
-"""A connected socket that speaks ZMTP, and never waits.
+"""A connected, non-blocking socket that speaks ZMTP.
 
-It decides nothing: who connects to whom, and what becomes of a connection that ends, is its owner's business. Whoever
-is told that the socket is readable calls `shake_hands` until that is true, and from then on `read` and then `next`
-until that gives None; while `unsent` is not 0, `flush` is to be called when the socket can be written to. Any of these
-may leave something unsent, also `next` and `ping`.
+The owner connects and reconnects. When the socket is readable, it calls `handshake` until that returns True, and from
+then on `read` and then `next` until that returns None; while `unsent` is not 0, it calls `flush` when the socket is
+writable. Any of these may leave something unsent, also `next` and `ping`.
 """
 
 from __future__ import annotations
@@ -25,45 +24,51 @@ from inferential.zmtp.protocol import (
     Ready,
     check_greeting,
     greeting,
-    knows_heartbeats,
     message,
     ping,
     pong,
     read_ready,
     ready,
+    supports_heartbeats,
 )
 
 JOIN_BELOW_BYTES = 32 * 1024
-"""Frames below it are copied into one buffer with their heads, which is faster than telling the system of each."""
+"""Smaller frames are copied into one buffer with their headers, which is faster than a vector of buffers."""
 _READ_BYTES = 4 * 1024
-"""Small messages come whole, some dozens at once; of a large one, little is copied twice; and a flood of heartbeats,
-seen to in one go, is a few hundred."""
-_MOST_BUFFERS = 64  # of one call, far below what any system takes
-_LAST_READS, _LAST_READ_BYTES = 64, 64 * 1024  # on closing, of what nobody will look at
-_MOST_OF_A_BODY = 1024 * 1024
-"""Of a large frame, so much is read in one go: others are to be heard too while somebody sends a very large one."""
-_PATIENCE = {"TCP_KEEPIDLE": 30, "TCP_KEEPALIVE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
-"""A machine that is gone is missed by the system in a minute, not in two hours: nobody sends robots heartbeats, and
-each that drove out of reach would cost a descriptor. Linux ends by TCP_USER_TIMEOUT also who is there and has taken
-nothing of what is on its way for that long. TCP_KEEPALIVE is macOS's name for TCP_KEEPIDLE."""
+"""One read takes dozens of small messages, copies little of a large one twice, and bounds a flood of heartbeats to a
+few hundred."""
+_MAX_BUFFERS = 64  # of one sendmsg, far below the limit of any system
+_LAST_READS, _LAST_READ_BYTES = 64, 64 * 1024  # on closing, of data that is discarded
+_MAX_BODY_READ_BYTES = 1024 * 1024
+"""Bytes of a large frame that are read in one go, so that other connections get a turn meanwhile."""
+_KEEPALIVE = {
+    "TCP_KEEPIDLE": 30,
+    "TCP_KEEPALIVE": 30,
+    "TCP_KEEPINTVL": 10,
+    "TCP_KEEPCNT": 3,
+    "TCP_USER_TIMEOUT": 60_000,
+}
+"""The system notices within a minute, not two hours, that a peer is gone: the server sends no heartbeats, and a robot
+out of reach would hold a descriptor. By TCP_USER_TIMEOUT Linux also closes a connection whose peer has
+acknowledged nothing for that long (milliseconds). TCP_KEEPALIVE is macOS's name for TCP_KEEPIDLE."""
 
 
-LONGEST_PATH = 107
-"""Bytes that the system takes for the name of a socket."""
+MAX_PATH_BYTES = 107
+"""The longest path of a Unix socket, in bytes."""
 
 
-def place_of(path: str) -> str:
-    """Of ipc://PATH, what the system calls it: @ begins a name that is in no file system, as in libzmq."""
+def socket_path(path: str) -> str:
+    """Returns the system's address for ipc://PATH; a leading @ means the abstract namespace, as in libzmq."""
     return "\0" + path[1:] if path.startswith("@") else path
 
 
 class Stream:
-    """A connection, from its greeting on.
+    """A connection, from the greeting on.
 
     Args:
-        connected: the socket; the stream owns it from now on.
-        socket_type, identity: what the other end is told.
-        max_frame_bytes, max_frames: limits, as of `protocol.Reader`.
+        connected: the socket; the stream owns it.
+        socket_type, identity: sent to the peer in READY.
+        max_frame_bytes, max_frames: limits, see `protocol.Reader`.
     """
 
     def __init__(
@@ -79,53 +84,53 @@ class Stream:
         if connected.family != socket.AF_UNIX:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for name, value in _PATIENCE.items():
+            for name, value in _KEEPALIVE.items():
                 if hasattr(socket, name):
                     connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         self._socket_type = socket_type
         self._ready = ready(socket_type, identity)
         self._greeting: bytearray | None = bytearray()  # None: it was whole
-        self._knows_heartbeats = False
+        self._supports_heartbeats = False
         self._reader = Reader(max_frame_bytes, max_frames)
         self._unsent: deque[tuple[memoryview, bool]] = deque()  # a buffer, and whether a message ends with it
         self.unsent = 0
-        """Messages that the system has not taken whole yet."""
-        self.other: Ready | None = None
-        """What the other end is, once the handshake is over."""
+        """Messages that are not completely handed to the system yet."""
+        self.peer: Ready | None = None
+        """The peer's socket type and identity; None until the handshake is complete."""
         self.alive = True
-        """Since the last `ping` something came, or the other end took something of what was unsent."""
+        """Whether since the last `ping` something was received, or unsent data could be sent."""
         self.drained = False
         self._send([greeting()])
 
     def fileno(self) -> int:
-        """The descriptor, for a selector."""
+        """Returns the descriptor, for a selector."""
         return self._socket.fileno()
 
     def buffered(self) -> bool:
-        """Whether `next` may give something without another `read`."""
+        """Returns whether `next` may return something without another `read`."""
         return self._reader.buffered
 
-    def shake_hands(self) -> bool:
-        """Goes on with the handshake, as far as the other end has; True once it is over.
+    def handshake(self) -> bool:
+        """Continues the handshake as far as data was received; returns True once it is complete.
 
         Raises:
-            ConnectionEnded: the connection is over, or the other end does not speak ZMTP as it should.
+            ConnectionEnded: the connection was closed, or the peer broke a rule of ZMTP.
         """
-        while self.other is None:
+        while self.peer is None:
             found = self._reader.next()
             if isinstance(found, bytes):
-                self.other = read_ready(found, self._socket_type)
+                self.peer = read_ready(found, self._socket_type)
             elif found is not None:
-                raise ProtocolError("a message came before READY")
+                raise ProtocolError("message before READY")
             elif not self.read():
                 return False
         return True
 
     def read(self) -> bool:
-        """Takes in what came, one gulp of it; False where nothing did. `drained` tells whether it was all.
+        """Reads once; returns False where nothing was there. `drained` is True where all was read.
 
         Raises:
-            ConnectionEnded: the connection is over.
+            ConnectionEnded: the connection was closed.
         """
         try:
             if self._reader.space is not None:
@@ -137,59 +142,60 @@ class Stream:
         except OSError as error:
             raise ConnectionEnded(error.strerror) from error
         if not data:
-            raise ConnectionEnded("the other end closed the connection")
+            raise ConnectionEnded("peer closed the connection")
         self.alive = True
         self.drained = len(data) < _READ_BYTES
-        self._reader.feed(data if self._greeting is None else self._greeted(data))
+        self._reader.feed(data if self._greeting is None else self._take_greeting(data))
         return True
 
     def _read_body(self) -> bool:
-        """Reads what there is of a large frame, up to a limit."""
+        """Reads what is there of a large frame, up to a limit."""
         found = 0
         self.drained = False
-        while self._reader.space is not None and found < _MOST_OF_A_BODY:
+        while self._reader.space is not None and found < _MAX_BODY_READ_BYTES:
             try:
                 size = self._socket.recv_into(self._reader.space)
             except BlockingIOError:
                 self.drained = True
                 break
             if not size:
-                raise ConnectionEnded("the other end closed the connection")
+                raise ConnectionEnded("peer closed the connection")
             self._reader.filled(size)
             self.alive = True
             found += size
         return found > 0
 
-    def _greeted(self, data: bytes) -> bytes:
-        """Takes the greeting off the front of what came; ProtocolError where it is none."""
+    def _take_greeting(self, data: bytes) -> bytes:
+        """Returns what follows the greeting; ProtocolError where it is invalid."""
         assert self._greeting is not None
         self._greeting += data
         check_greeting(bytes(self._greeting))
         if len(self._greeting) < GREETING_BYTES:
             return b""
-        self._knows_heartbeats = knows_heartbeats(bytes(self._greeting))
+        self._supports_heartbeats = supports_heartbeats(bytes(self._greeting))
         rest = bytes(self._greeting[GREETING_BYTES:])
         self._greeting = None
         self._send([self._ready])
         return rest
 
     def next(self) -> list[Buffer] | Discarded | None:
-        """The next message, None where none has come whole. Commands are seen to; look at `unsent` after it.
+        """Returns the next message, None where none is complete. Handles commands; check `unsent` afterwards.
 
-        Where a large frame has begun, what is there of the rest is read too: mostly all, and nobody needs to be woken
-        again for it.
+        Where a large frame has begun, what is there of the rest is read too, which mostly completes it without another
+        wakeup.
 
         Raises:
-            ConnectionEnded: the connection is over, or the other end does not speak ZMTP as it should.
+            ConnectionEnded: the connection was closed, or the peer broke a rule of ZMTP.
         """
         reader = self._reader
         found = reader.next()
         if found is None and reader.space is not None and not self.drained and self.read():
             found = reader.next()
-        return self._obey(found) if isinstance(found, bytes) else found
+        return self._handle_commands(found) if isinstance(found, bytes) else found
 
     def receive(self) -> list[Buffer] | Discarded | None:
-        """The same, and reads on where none is here yet. `buffered` and `drained` tell whether there may be another.
+        """Returns what `next` does, and reads where none is complete yet. By `buffered` and `drained` the caller sees
+        whether there may be another.
 
         Raises:
             ConnectionEnded: as `next`.
@@ -203,36 +209,36 @@ class Stream:
                 return None
         return found
 
-    def _obey(self, found: bytes) -> list[Buffer] | Discarded | None:
-        """Sees to commands, up to the next message; answers those of one gulp at once."""
+    def _handle_commands(self, found: bytes) -> list[Buffer] | Discarded | None:
+        """Handles commands up to the next message; the PINGs of one read are answered in one write."""
         pongs = []
         following: list[Buffer] | bytes | Discarded | None = found
         while isinstance(following, bytes):
             if following.startswith(PING):
                 pongs.append(pong(following))
             following = self._reader.next()
-        if pongs and not self._unsent:  # who does not read needs no answer
-            with contextlib.suppress(ConnectionEnded):  # which reading finds too, after what came before the end
+        if pongs and not self._unsent:  # a peer that does not read gets no answers
+            with contextlib.suppress(ConnectionEnded):  # reading finds it too, after what was received before
                 self._send([b"".join(pongs)])
         return following
 
     def send(self, frames: Sequence[Frame]) -> None:
-        """Sends a message; what the system does not take at once is kept, and is for `flush` to send.
+        """Sends a message; `flush` sends what the system does not accept at once.
 
         Raises:
-            ConnectionEnded: the connection is over.
+            ConnectionEnded: the connection was closed.
         """
         self._send(message(frames, JOIN_BELOW_BYTES))
 
     def ping(self) -> None:
-        """Asks for a sign of life; `alive` tells whether one came. While something is unsent, taking that is one.
+        """Sends a heartbeat and resets `alive`; while data is unsent, sending some of it counts as an answer.
 
-        An end that speaks ZMTP 3.0, as libzmq before 4.2, knows no heartbeats: it is not asked, and counts as alive.
+        A peer with ZMTP 3.0 (libzmq before 4.2) does not support heartbeats: it gets none and counts as alive.
 
         Raises:
-            ConnectionEnded: the connection is over.
+            ConnectionEnded: the connection was closed.
         """
-        if not self._knows_heartbeats:
+        if not self._supports_heartbeats:
             return
         self.alive = False
         if not self._unsent:
@@ -246,8 +252,8 @@ class Stream:
                 if sent == len(parts[0]):
                     if len(parts) == 1:
                         return
-                    # The head has left alone: the other end wakes by it while the rest is copied.
-                    sent += self._socket.sendmsg(parts[1:_MOST_BUFFERS])
+                    # The header was sent alone: the peer wakes up while the rest is copied.
+                    sent += self._socket.sendmsg(parts[1:_MAX_BUFFERS])
             except BlockingIOError:
                 pass
             except OSError as error:
@@ -262,10 +268,10 @@ class Stream:
             sent = max(sent - len(part), 0)
 
     def flush(self) -> None:
-        """Sends what the system takes of what is unsent.
+        """Sends as much of the unsent data as the system accepts.
 
         Raises:
-            ConnectionEnded: the connection is over.
+            ConnectionEnded: the connection was closed.
         """
         while self._unsent:
             part, ends = self._unsent[0]
@@ -275,7 +281,7 @@ class Stream:
                 return
             except OSError as error:
                 raise ConnectionEnded(error.strerror) from error
-            self.alive = True  # a message may take longer than a heartbeat, on a slow way
+            self.alive = True  # on a slow network a message may take longer than a heartbeat
             if sent < len(part):
                 self._unsent[0] = part[sent:], ends
             else:
@@ -283,10 +289,10 @@ class Stream:
                 self.unsent -= ends
 
     def close(self) -> None:
-        """Ends the connection. What the system has taken still arrives. Closing twice is fine."""
+        """Closes the connection. Data that was handed to the system still arrives. Closing twice does nothing."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
-            for _ in range(_LAST_READS):  # closing on what was not read would void what is on its way
+            for _ in range(_LAST_READS):  # closing with unread data would discard data that is being sent
                 if not self._socket.recv(_LAST_READ_BYTES):
                     break
         self._unsent.clear()

@@ -1,4 +1,4 @@
-"""Chunks by control step: what holds where they overlap."""
+"""Actions by control step, and how chunks are merged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The player on a made-up clock: asked in time, played in order, starved by the book."""
+"""The player with a controlled clock: requests in time, actions in order, starved steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RATE_HZ = 50.0
 class Drive:
     """A player, and a server that answers each observation after so many steps with `horizon` actions.
 
-    The action for a step is that step's number, so that it can be told whether the right one is played.
+    The action for a step is that step's number, so that it can be inputs whether the right one is played.
     """
 
     def __init__(self, horizon: int, latency: Callable[[int], int | None], **options: Any) -> None:
@@ -29,7 +29,7 @@ class Drive:
         self.step = 0
         self.interval_s = 0.0
         self.asked: list[int] = []
-        self.told: list[dict[str, Any]] = []
+        self.inputs: list[dict[str, Any]] = []
         self.remaining: list[int] = []
         self.coming: list[tuple[int, int, int]] = []  # at which step, request id, of which step
 
@@ -40,7 +40,7 @@ class Drive:
             actions = np.arange(begin, begin + self.horizon, dtype=np.float32)[:, np.newaxis]
             self.player.answered(request_id, actions, self.now)
         if self.player.wants_chunk(self.now, self.interval_s):
-            self.told.append(self.player.told())
+            self.inputs.append(self.player.rtc_values())
             self.remaining.append(self.player.steps_remaining())
             request_id = 1000 + len(self.asked)
             self.asked.append(self.step)
@@ -74,7 +74,7 @@ def test_the_next_chunk_is_asked_for_so_that_it_is_there_before_the_end() -> Non
 
 
 @given(latency=st.integers(0, 10), spare=st.integers(3, 20), jitter=st.lists(st.integers(0, 2), max_size=30))
-def test_a_steady_server_starves_nobody_and_every_step_has_its_own_action(
+def test_with_a_steady_server_no_step_is_starved_and_each_has_its_own_action(
     latency: int, spare: int, jitter: list[int]
 ) -> None:
     # The longest round trip is seen first, so that it is among those that count. With one request under way at a time
@@ -103,13 +103,13 @@ def test_every_step_has_one_action_or_is_starved(delays: list[int | None], horiz
     assert stats.longest_starved_steps <= stats.starved_steps
 
 
-def test_starved_it_holds_and_counts_and_tells() -> None:
-    told: list[int] = []
-    drive = Drive(horizon=4, latency=lambda number: 6 if number else 0, on_starved=told.append)
+def test_a_starved_step_holds_the_last_action_and_is_counted_and_reported() -> None:
+    inputs: list[int] = []
+    drive = Drive(horizon=4, latency=lambda number: 6 if number else 0, on_starved=inputs.append)
     actions = drive.run(11)
     assert actions[:4] == [None, 1, 2, 3]
     stats = drive.player.stats
-    assert (stats.starved_episodes, stats.longest_starved_steps, told) == (1, 7, list(range(1, 8)))
+    assert (stats.starved_episodes, stats.longest_starved_steps, inputs) == (1, 7, list(range(1, 8)))
     assert actions[4:7] == [3, 3, 3]
 
 
@@ -156,10 +156,10 @@ def test_an_ensemble_asks_at_every_step() -> None:
     assert actions[3:] == list(range(3, 30))
 
 
-def test_a_policy_that_knows_rtc_is_told_what_will_have_been_executed() -> None:
+def test_with_rtc_an_observation_carries_what_will_have_been_executed() -> None:
     drive = Drive(horizon=20, latency=lambda number: 4, rtc=True)
     drive.run(40)
-    first, second = drive.told[:2]
+    first, second = drive.inputs[:2]
     assert first == {}
     assert drive.asked[1] == 15
     assert second["prev_chunk_left_over"][:, 0].tolist() == [15, 16, 17, 18, 19]
@@ -179,14 +179,14 @@ def test_errors_are_counted_and_the_next_step_asks_again() -> None:
     assert player.stats.refused == {"RequestExpired": 3}
 
 
-def test_a_request_without_an_answer_is_given_up_after_a_second() -> None:
+def test_a_request_without_an_answer_is_lost_after_a_second() -> None:
     drive = Drive(horizon=20, latency=lambda number: 1 if number else None)
     drive.run(60)
     assert drive.asked[:2] == [0, 51]
     assert drive.player.stats.lost == 1
 
 
-def test_an_answer_that_was_given_up_is_outdated() -> None:
+def test_the_answer_to_a_lost_request_is_outdated() -> None:
     drive = Drive(horizon=200, latency=lambda number: 1 if number else 70)
     drive.run(80)
     assert drive.player.stats.lost == 1

@@ -1,4 +1,4 @@
-"""The chunk runtimes against a real server: policies as openpi and LeRobot have them, slow ones, failing ones."""
+"""The chunk runtimes against a real server: results of openpi and LeRobot, slow and failing policies."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Inpainter:
     """A policy that freezes what will have been executed, and goes on from there without a jump (RTC)."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[int, int, int]] = []
+        self.inputs: list[tuple[int, int, int]] = []
         self.chance = np.random.default_rng(0)
 
     def infer(self, observation: dict[str, Any]) -> dict[str, Any]:
@@ -48,7 +48,7 @@ class Inpainter:
         left = observation.get("prev_chunk_left_over")
         if left is not None:
             delay = int(observation["inference_delay"])
-            self.told.append((len(left), delay, int(observation["execution_horizon"])))
+            self.inputs.append((len(left), delay, int(observation["execution_horizon"])))
             blend = np.clip((np.arange(HORIZON) - delay) / 10, 0, 1)
             before = np.concatenate([left[:, 0], np.full(max(HORIZON - len(left), 0), left[-1, 0])])[:HORIZON]
             own = (1 - blend) * before + blend * own
@@ -57,8 +57,8 @@ class Inpainter:
 
 @asynccontextmanager
 async def serving(model: Any, bind: str = "tcp://127.0.0.1:0", **config: Any) -> AsyncIterator[Server]:
-    told = InferentialConfig.model_validate({"server": {"drain_timeout_s": 0.0}, **config})
-    async with Server(bind, config=told, dispatcher=LocalDispatcher({"policy": model})) as server:
+    inputs = InferentialConfig.model_validate({"server": {"drain_timeout_s": 0.0}, **config})
+    async with Server(bind, config=inputs, dispatcher=LocalDispatcher({"policy": model})) as server:
         yield server
 
 
@@ -137,8 +137,8 @@ async def test_a_policy_that_inpaints_makes_chunks_agree() -> None:
             runtime = AsyncChunkRuntime(connection.model("policy"), RATE_HZ, rtc=rtc, execution_horizon=12)
             await runtime.run(loop.observe, loop.act, seconds=2.0)
         largest[rtc] = jumps(loop.played)
-        assert bool(policy.told) is rtc
-    assert all(left > 0 and 0 < delay <= left and executed > 0 for left, delay, executed in policy.told)
+        assert bool(policy.inputs) is rtc
+    assert all(left > 0 and 0 < delay <= left and executed > 0 for left, delay, executed in policy.inputs)
     assert largest[True] < largest[False]
 
 
@@ -200,6 +200,8 @@ def test_a_chunk_is_found_in_what_policies_give() -> None:
         ({"actions": np.zeros(())}, None, r"result 'actions': expected a chunk \[T, action_dim\], got shape \(\)"),
     ],
 )
-def test_a_result_without_a_chunk_is_told(result: dict[str, Any], key: str | None, problem: str) -> None:
+def test_a_result_without_a_chunk_is_an_error_that_names_what_there_is(
+    result: dict[str, Any], key: str | None, problem: str
+) -> None:
     with pytest.raises(TypeError, match=problem):
         chunk_of(result, key)

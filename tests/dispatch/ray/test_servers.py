@@ -19,7 +19,7 @@ import pytest
 from tests.dispatch.ray.test_serving import Doubles, deployment
 
 from inferential import AsyncConnection, InferenceError
-from inferential.client.servers import in_order
+from inferential.client.failover import in_order
 from inferential.cluster import Servers
 from inferential.config import InferentialConfig
 

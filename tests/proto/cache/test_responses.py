@@ -1,4 +1,4 @@
-"""Responses of which most was read before: what comes of them is what would come of reading them whole."""
+"""The client's response cache and the slow path read the same."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def same(found: Response, expected: Response) -> bool:
         max_size=12,
     )
 )
-def test_what_is_read_is_what_the_long_way_gives(told: list[tuple[str, int, str, str]]) -> None:
+def test_the_cache_and_the_slow_path_read_the_same(inputs: list[tuple[str, int, str, str]]) -> None:
     reader = ResponseReader()
-    for name, number, model_id, version in told:
+    for name, number, model_id, version in inputs:
         envelope, payload = written(name, number, model_id, version)
         assert same(reader.read(envelope, payload), read_response(envelope, payload))
 
@@ -123,7 +123,7 @@ def test_bytes_that_are_no_response_are_an_error_also_after_a_known_beginning() 
     reader = ResponseReader()
     envelope, payload = written()
     reader.read(envelope, payload)
-    with pytest.raises(ValueError, match="no response"):
+    with pytest.raises(ValueError, match="not a response"):
         reader.read(envelope + b"\xff", payload)
 
 
@@ -136,7 +136,17 @@ def test_refusals_and_other_orders_of_fields_are_read_too() -> None:
             assert same(reader.read(envelope, payload), read_response(envelope, payload))
 
 
-def test_little_is_remembered() -> None:
+def test_the_second_refusal_of_a_model_is_read_from_the_cache() -> None:
+    reader = ResponseReader()
+    for number in (1, 2):
+        refusal = write_refusal(client_id="r", model_id="m", request_id=number, status="EXPIRED", reason="late")
+        assert same(reader.read(refusal, b""), read_response(refusal, b""))
+    assert reader.counts == CacheCounts(hits=1, misses=1)
+    result = written(model_id="m")
+    assert same(reader.read(*result), read_response(*result))
+
+
+def test_the_number_of_cached_parts_is_bounded() -> None:
     reader = ResponseReader()
     for number in range(100):
         reader.read(*written(model_id=f"model-{number}"))

@@ -1,4 +1,4 @@
-"""Envelopes from templates say what envelopes that are made the long way say."""
+"""Envelopes from templates and envelopes that are serialized whole say the same."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def session() -> tuple[Session, Any]:
     return made, made.mailbox(handle)
 
 
-@given(told=values, times=st.lists(timestamps, min_size=1, max_size=3), steps=st.none() | st.integers(0, 100))
-def test_observations_say_the_same_each_time(told: dict[str, Any], times: list[int], steps: int | None) -> None:
+@given(inputs=values, times=st.lists(timestamps, min_size=1, max_size=3), steps=st.none() | st.integers(0, 100))
+def test_observations_say_the_same_each_time(inputs: dict[str, Any], times: list[int], steps: int | None) -> None:
     made, mailbox = session()
     for timestamp_ns in times:
         request_id, (_, envelope, payload) = made.observe(
             mailbox,
-            content_of(told),
+            content_of(inputs),
             {"urgency": 0.5, "steps_remaining": steps, "priority": None},
             now=0.0,
             timestamp_ns=timestamp_ns,
@@ -52,8 +52,8 @@ def test_observations_say_the_same_each_time(told: dict[str, Any], times: list[i
         assert (message.priority, message.urgency, message.latency_budget_ms) == (2, 0.5, 40.0)
         assert (message.control_period_ms, message.late) == (20.0, 2)
         assert message.HasField("steps_remaining") == (steps is not None)
-        tensors = {key: value for key, value in told.items() if isinstance(value, np.ndarray)}
-        assert dict(message.metadata) == {key: value for key, value in told.items() if isinstance(value, str)}
+        tensors = {key: value for key, value in inputs.items() if isinstance(value, np.ndarray)}
+        assert dict(message.metadata) == {key: value for key, value in inputs.items() if isinstance(value, str)}
         assert [tensor.key for tensor in message.tensors] == list(tensors)
         for tensor, value in zip(message.tensors, tensors.values(), strict=True):
             assert (tuple(tensor.shape), tensor.byte_length) == (value.shape, value.nbytes)
@@ -61,8 +61,8 @@ def test_observations_say_the_same_each_time(told: dict[str, Any], times: list[i
             assert tensor.byte_offset + tensor.byte_length <= len(payload)
 
 
-@given(told=values, version=keys)
-def test_responses_say_the_same_each_time(told: dict[str, Any], version: str) -> None:
+@given(inputs=values, version=keys)
+def test_responses_say_the_same_each_time(inputs: dict[str, Any], version: str) -> None:
     for number in range(2):
         envelope, _ = write_response(
             client_id="robot-1",
@@ -70,7 +70,7 @@ def test_responses_say_the_same_each_time(told: dict[str, Any], version: str) ->
             response_id=f"r{number}",
             timestamp_ns=NOW_NS,
             request_id=number,
-            values=told,
+            values=inputs,
             timing=ResponseTiming(1.0, 2.0, 3.0, 4),
             serve_interval_ms=5.0,
             model_version=version,
@@ -79,17 +79,17 @@ def test_responses_say_the_same_each_time(told: dict[str, Any], version: str) ->
         assert (message.response_id, message.request_id, message.timestamp_ns) == (f"r{number}", number, NOW_NS)
         assert (message.client.id, message.model_id, message.model_version) == ("robot-1", "policy", version)
         assert (message.timing.queue_ms, message.timing.batch_size, message.serve_interval_ms) == (1.0, 4, 5.0)
-        assert dict(message.metadata) == {key: value for key, value in told.items() if isinstance(value, str)}
+        assert dict(message.metadata) == {key: value for key, value in inputs.items() if isinstance(value, str)}
         assert [tuple(tensor.shape) for tensor in message.tensors] == [
-            value.shape for value in told.values() if isinstance(value, np.ndarray)
+            value.shape for value in inputs.values() if isinstance(value, np.ndarray)
         ]
 
 
 def test_all_observations_of_a_form_but_the_first_come_from_a_template() -> None:
     made, mailbox = session()
     for number in range(5):
-        for told in ({"state": np.zeros(2)}, {"state": np.zeros(3), "note": str(number)}):
-            made.observe(mailbox, content_of(told), {"urgency": 0.1 * number}, now=0.0, timestamp_ns=NOW_NS + number)
+        for inputs in ({"state": np.zeros(2)}, {"state": np.zeros(3), "note": str(number)}):
+            made.observe(mailbox, content_of(inputs), {"urgency": 0.1 * number}, now=0.0, timestamp_ns=NOW_NS + number)
     assert made.stats.template_cache == CacheCounts(hits=8, misses=2)
 
 
@@ -106,7 +106,7 @@ def test_an_envelope_from_a_template_says_what_the_message_written_whole_says() 
     assert [count.hits for count in counts] == [2, 0]
 
 
-def test_where_the_timestamp_cannot_be_told_from_other_bytes_there_is_no_template() -> None:
+def test_without_a_timestamp_that_is_unique_there_is_no_template() -> None:
     message = Observation(model_id="m")
     signature = signature_of({"state": np.zeros(2)})
     assert signature is not None
@@ -118,7 +118,7 @@ def test_where_the_timestamp_cannot_be_told_from_other_bytes_there_is_no_templat
 
 
 @pytest.mark.parametrize("size", [2_000, 1_000_000])
-def test_an_array_that_nobody_writes_is_sent_from_its_own_memory(size: int) -> None:
+def test_a_read_only_array_is_sent_from_its_own_memory(size: int) -> None:
     made, mailbox = session()
     array = np.zeros(size, np.uint8)
     array.setflags(write=False)

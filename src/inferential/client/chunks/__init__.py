@@ -1,6 +1,6 @@
-"""Action chunks on a robot: played at the control rate, asked for in time, merged where they overlap.
+"""Action chunks on a robot: played at the control rate, requested in time, merged where they overlap.
 
-The mind is in `player`, `plan` and `latency`, which do no I/O; `runtime` joins it with a model handle.
+`player`, `plan` and `latency` decide and do no I/O; `runtime` connects them with a model handle.
 """
 
 from __future__ import annotations

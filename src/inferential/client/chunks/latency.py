@@ -1,7 +1,4 @@
-"""How long a chunk takes from its observation to its arrival, by the newest of them.
-
-No clock: durations are told to it.
-"""
+"""Quantiles of the newest round trips, from an observation to the arrival of its chunk. No clock."""
 
 from __future__ import annotations
 
@@ -23,14 +20,14 @@ class RoundTrips:
         return len(self._newest)
 
     def note(self, seconds: float) -> None:
-        """One more was measured."""
+        """Adds a measured round trip."""
         self._newest.append(seconds)
         insort(self._sorted, seconds)
         if len(self._newest) > WINDOW:
             del self._sorted[bisect_left(self._sorted, self._newest.popleft())]
 
     def quantile(self, share: float) -> float:
-        """The round trip that so large a share of the newest did not exceed; nan before the first."""
+        """Returns the round trip in seconds that this share of the newest did not exceed; nan before the first."""
         if not self._sorted:
             return math.nan
         return self._sorted[min(math.ceil(share * len(self._sorted)), len(self._sorted)) - 1]

@@ -1,9 +1,9 @@
-"""The actions that a robot has, by control step, and how a new chunk joins them.
+"""The actions of a robot by control step, and how a new chunk is merged with them.
 
 Action i of a chunk belongs to control step `observed_step + i`: a chunk is aligned by the observation that it answers,
-so that the steps which passed while it was made are skipped, not played late.
+so the steps that passed while it was made are skipped, not played late.
 
-No clock and no I/O; when to ask for a chunk is the player's business.
+No clock and no I/O; the player decides when to request a chunk.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 Merge = Callable[[Array, Array], Array]
-"""From the old and the new actions of the steps that both have, each [K, action_dim], to those that hold."""
+"""Returns the actions to play from the old and the new ones of the same steps, each [K, action_dim]."""
 
 ENSEMBLE_COEFFICIENT = 0.01
-"""m of temporal ensembling, as in ACT (Zhao et al., 2023)."""
+"""The coefficient m of temporal ensembling in ACT (Zhao et al., 2023)."""
 DEFAULT_AVERAGE = 0.7
-"""Weight of the new actions in an average, that of LeRobot's weighted_average."""
+"""The weight of the new actions in an average, as in LeRobot's weighted_average."""
 
 
 class Plan(ABC):
@@ -30,33 +30,33 @@ class Plan(ABC):
 
     @abstractmethod
     def add(self, observed_step: int, actions: Array) -> bool:
-        """Joins a chunk [T, action_dim]; False where it is older than what there is, and changes nothing.
+        """Merges a chunk [T, action_dim]; returns False where it is too old and changes nothing.
 
         Args:
-            observed_step: the control step of the observation that it answers.
+            observed_step: the control step of its observation.
             actions: its actions.
         """
 
     @abstractmethod
     def end(self) -> int:
-        """The first control step that has no action."""
+        """Returns the first control step that has no action."""
 
     @abstractmethod
     def action(self, step: int) -> Array | None:
-        """The action of a step [action_dim], None where it has none."""
+        """Returns the action of a step, [action_dim]; None where there is none."""
 
-    def passed(self, step: int) -> None:  # noqa: B027 (most keep what they have)
-        """The steps before this one have passed."""
+    def passed(self, step: int) -> None:  # noqa: B027 (most plans keep all actions)
+        """Notes that the steps before this one have passed."""
 
     def from_step(self, step: int) -> Array | None:
-        """All actions from a step on, [K, action_dim]; None where there is none."""
+        """Returns all actions from a step on, [K, action_dim]; None where there is none."""
         actions = [self.action(number) for number in range(step, self.end())]
         found = [action for action in actions if action is not None]
         return np.stack(found) if found else None
 
 
 class MergedPlan(Plan):
-    """Keeps one line of actions; a merge function decides where two chunks overlap."""
+    """Keeps one sequence of actions; a merge function decides where two chunks overlap."""
 
     def __init__(self, merge: Merge) -> None:
         self._merge = merge
@@ -125,18 +125,18 @@ class EnsemblePlan(Plan):
 
 
 def replace(old: Array, new: Array) -> Array:
-    """The new chunk holds."""
+    """Returns the actions of the new chunk."""
     return new
 
 
 def average(weight: float = DEFAULT_AVERAGE) -> Merge:
-    """A merge by weighted average.
+    """Returns a merge function: (1 - weight) * old + weight * new.
 
     Args:
         weight: of the new actions, 0 to 1.
 
     Raises:
-        ValueError: a weight outside of that.
+        ValueError: the weight is outside of that.
     """
     if not 0 <= weight <= 1:
         raise ValueError(f"weight: expected a number from 0 to 1, got {weight!r}")
@@ -155,7 +155,7 @@ _NAMED: dict[str, Callable[[], Plan]] = {
 
 
 def new_plan(merge: str | Merge) -> Plan:
-    """An empty plan.
+    """Returns an empty plan.
 
     Args:
         merge: "replace", "average", "ensemble", or a function.

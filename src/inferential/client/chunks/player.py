@@ -1,23 +1,23 @@
-"""When to ask for the next chunk, and what to play until it is there.
+"""Decides when to request the next chunk, and what to play until it arrives.
 
-It has no socket, no clock and no thread: `runtime` gives it answers and the time, and does what it says.
+It has no socket, no clock and no thread: `runtime` passes results and the time to it.
 
-A control step is a number that `play` counts up. The next chunk is asked for when the steps that are left, the present
+A control step is a number that `play` counts up. The next chunk is requested when the steps that are left, the current
 one included, are as few as a round trip may take:
 
     left <= ceil(q(round trips) * control rate) + 1
 
 with q a high quantile of the newest round trips, not their mean: with the mean, every other chunk would be late. One
-request is under way at a time, except with "ensemble", which lives on many chunks: one each step.
+request is in flight at a time, except with "ensemble", which averages many chunks: one per step.
 
 Real-time chunking (RTC: Black, Galliker and Levine, 2025, arXiv:2506.07339): a policy that freezes what will have been
-executed by the time its chunk arrives, and inpaints the rest to agree with it, is told with each observation
+executed by the time its chunk arrives, and inpaints the rest to agree with it, gets with each observation
 
     prev_chunk_left_over  [K, action_dim]  the actions left, from the observation's step on
     inference_delay       int32            the steps that the round trip is expected to take, by the same quantile
     execution_horizon     int32            the steps between the chunk's observation and this one
 
-and what it answers replaces the rest.
+and its chunk replaces the rest.
 """
 
 from __future__ import annotations
@@ -34,51 +34,52 @@ from inferential.client.chunks.latency import RoundTrips
 from inferential.client.chunks.plan import Array, EnsemblePlan, Merge, new_plan
 
 Starved = Literal["hold", "stop"] | Callable[[Array, int], Array]
-"""What is played where no action is left: the last one again, the stop action, or what a function of the last action
-and the number of steps starved gives."""
+"""What is played where no action is left: the last one again, the stop action, or what a function returns for the last
+action and the number of steps starved."""
 
 _MARGIN_STEPS = 1
-_LEAST_TIMEOUT_S = 1.0
+_MIN_TIMEOUT_S = 1.0
 _TIMEOUT_ROUND_TRIPS = 10
-_MOST_UNDER_WAY = 8  # of "ensemble"
+_MAX_IN_FLIGHT = 8  # of "ensemble"
 
 
 @dataclass(slots=True)
 class ChunkStats:
-    """What was played and what became of the chunks."""
+    """Counts of control steps and chunks."""
 
     steps: int = 0
     """Control steps so far."""
     skipped_steps: int = 0
-    """Of them, those that the control loop itself missed."""
+    """The steps among them that the control loop itself missed."""
     asked: int = 0
     """Observations sent."""
     chunks: int = 0
     """Chunks merged."""
     outdated: int = 0
-    """Chunks that came after a newer one, or after all their steps had passed."""
+    """Chunks that arrived after a newer one, or after all their steps had passed."""
     lost: int = 0
-    """Requests that were given up because no answer came."""
+    """Requests without an answer within ten usual round trips, at least a second."""
     refused: Counter[str] = field(default_factory=Counter)
     """Requests that ended in an error, by its type."""
     starved_steps: int = 0
     """Steps without an action, those before the first chunk not counted."""
     starved_episodes: int = 0
-    """How often that began."""
+    """Sequences of starved steps."""
     longest_starved_steps: int = 0
-    """The longest of them."""
+    """The longest sequence of starved steps."""
     delay_steps: int = 0
     """Control steps that passed between the observation and the arrival of the newest chunk."""
     round_trip_p50_ms: float = math.nan
-    """Of the newest round trips."""
+    """Median of the newest round trips, in milliseconds."""
     round_trip_p95_ms: float = math.nan
-    """The same."""
+    """95th percentile of the newest round trips, in milliseconds."""
 
 
 class Player:
-    """One robot's chunks.
+    """Plays the chunks of one robot; the arguments are those of `ChunkRuntime`.
 
-    Args: as those of `ChunkRuntime`.
+    Raises:
+        ValueError: naming the argument that is wrong.
     """
 
     def __init__(
@@ -118,20 +119,20 @@ class Player:
         self._on_starved = on_starved
         self._trips = RoundTrips()
         self._step = 0
-        self._under_way: dict[int, tuple[int, float]] = {}  # by request id: step and time of the observation
+        self._in_flight: dict[int, tuple[int, float]] = {}  # by request id: step and time of the observation
         self._asked_step = -1
         self._asked_at = -math.inf
         self._chunk_step = 0  # of the observation behind the newest chunk
         self._last_action: Array | None = None
         self._starved_steps = 0
 
-    # Answers
+    # Results
 
     def answered(self, request_id: int, actions: Array, now: float, model_version: str = "") -> None:
-        """A chunk came, [T, action_dim]; it is not merged with those of another version of the model."""
-        asked = self._under_way.pop(request_id, None)
+        """Merges a chunk that arrived, [T, action_dim]; chunks of two versions of the model are never merged."""
+        asked = self._in_flight.pop(request_id, None)
         if asked is None:
-            self.stats.outdated += 1  # it was given up before
+            self.stats.outdated += 1  # it counted as lost before
             return
         step, at = asked
         self._trips.note(now - at)
@@ -152,35 +153,35 @@ class Player:
         self.stats.delay_steps = self._step - step
 
     def failed(self, request_id: int, error: str) -> None:
-        """A request ended in an error of that type."""
+        """Notes that a request ended in an error of this type."""
         self.stats.refused[error] += 1
-        self._under_way.pop(request_id, None)
+        self._in_flight.pop(request_id, None)
 
-    # Asking
+    # Requests
 
     def wants_chunk(self, now: float, serve_interval_s: float = 0.0) -> bool:
-        """Whether an observation is to be sent now, before this step's action is played.
+        """Returns whether to send an observation now, before this step's action is played.
 
         Args:
             now: seconds of a monotonic clock.
             serve_interval_s: the shortest interval at which the server can serve this robot; 0: no limit.
         """
-        self._give_up(now)
+        self._drop_lost(now)
         if self._asked_step == self._step:
             return False
-        if self._under_way and not (self._many and len(self._under_way) < _MOST_UNDER_WAY):
+        if self._in_flight and not (self._many and len(self._in_flight) < _MAX_IN_FLIGHT):
             return False
         left = self._plan.end() - self._step
         if left <= self.delay_steps() + _MARGIN_STEPS:
-            return True  # else it would starve, whatever the server would rather have
+            return True  # it would starve otherwise, so the server's interval is ignored
         if self._follow_rate and now - self._asked_at < serve_interval_s:
             return False
         if self._many:
             return True
         return self._horizon is not None and self._step - self._chunk_step >= self._horizon - self.delay_steps()
 
-    def told(self) -> dict[str, Array]:
-        """What goes with the observation, for a policy that knows RTC; {} without."""
+    def rtc_values(self) -> dict[str, Array]:
+        """Returns what is sent with the observation for real-time chunking; {} without."""
         if not self._rtc:
             return {}
         left = self._plan.from_step(self._step)
@@ -193,38 +194,38 @@ class Player:
         }
 
     def steps_remaining(self) -> int:
-        """Actions left after the present one."""
+        """Returns the number of actions left after the current one."""
         return max(self._plan.end() - self._step - 1, 0)
 
     def asked(self, request_id: int, now: float) -> None:
-        """An observation was sent."""
-        self._under_way[request_id] = (self._step, now)
+        """Notes that an observation was sent."""
+        self._in_flight[request_id] = (self._step, now)
         self._asked_step, self._asked_at = self._step, now
         self.stats.asked += 1
 
     def delay_steps(self) -> int:
-        """Control steps that a round trip may take, by the quantile; 0 before the first."""
+        """Returns the control steps that a round trip may take, by the quantile; 0 before the first."""
         if not len(self._trips):
             return 0
         return math.ceil(self._trips.quantile(self._quantile) / self.period_s - 1e-9)
 
-    def _give_up(self, now: float) -> None:
-        """Forgets requests that no answer came to for far longer than others took."""
-        if not self._under_way:
+    def _drop_lost(self, now: float) -> None:
+        """Drops requests whose answer takes far longer than usual."""
+        if not self._in_flight:
             return
         usual_s = self._trips.quantile(self._quantile) if len(self._trips) else 0.0
-        patience_s = max(_LEAST_TIMEOUT_S, _TIMEOUT_ROUND_TRIPS * usual_s)
-        for request_id, (_, at) in list(self._under_way.items()):
-            if now - at > patience_s:
-                del self._under_way[request_id]
+        timeout_s = max(_MIN_TIMEOUT_S, _TIMEOUT_ROUND_TRIPS * usual_s)
+        for request_id, (_, at) in list(self._in_flight.items()):
+            if now - at > timeout_s:
+                del self._in_flight[request_id]
                 self.stats.lost += 1
 
     # Playing
 
     def play(self) -> Array | None:
-        """The action of this control step, [action_dim]; the next call is the next step's. None before the first chunk.
+        """Returns the action of this control step, [action_dim], and goes to the next step.
 
-        Before the first chunk there is nothing to hold; with `stop_action` given, that is played.
+        Before the first chunk it returns `stop_action`, or None where that is not given.
         """
         action = self._plan.action(self._step)
         self._pass(1)
@@ -236,7 +237,7 @@ class Player:
         return self._play_starved(self._last_action)
 
     def skip(self, steps: int) -> None:
-        """The control loop itself has missed so many steps."""
+        """Skips steps that the control loop itself missed."""
         self._pass(steps)
         self.stats.skipped_steps += steps
 

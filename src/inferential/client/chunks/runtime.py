@@ -1,6 +1,6 @@
 """`ChunkRuntime` and `AsyncChunkRuntime`: a model handle that plays action chunks.
 
-What to ask and to play is decided in `player`; here it is joined with a connection and a clock.
+`player` decides what to request and to play; here it gets a connection and a clock.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from inferential.client.sync import Model
 from inferential.errors import InferenceError
 
 Observe = Callable[[], Mapping[str, Any]]
-"""Gives an observation: arrays and strings by key."""
+"""Returns an observation: arrays and strings by key."""
 Act = Callable[[Array | None], object]
 """Takes an action [action_dim], None before the first chunk."""
 
@@ -32,30 +32,7 @@ ModelT = TypeVar("ModelT", Model, AsyncModel)
 
 
 class _Runtime(Generic[ModelT]):
-    """Plays action chunks of a model; `step` is called once a control period and never waits for the network.
-
-    Args:
-        model: a handle made with `queue="latest"`, the default: of two chunks that wait the newer is the one to play.
-            With merge="ensemble", which wants them all, make it with `queue="all"`.
-        control_rate_hz: actions played in a second.
-        merge: what holds where a chunk overlaps the one before it: "replace" (the new one), "average" (0.3 old and 0.7
-            new, see `average`), "ensemble" (all chunks, as in ACT), or a function of the old and the new actions,
-            each [K, action_dim], that gives as many.
-        starved: what is played where no action is left: "hold" (the last one), "stop" (`stop_action`), or a function
-            of the last action and the number of steps starved.
-        stop_action: [action_dim]; zeros where it is not told. Told, it is also played before the first chunk.
-        rtc: real-time chunking: tell the policy what will have been executed (see `player`).
-        execution_horizon: ask for a chunk after so many steps of the one before, even if more are left; where it is
-            not told, only as few steps before the end as a round trip may take.
-        quantile: of the round trips that the next chunk is asked for early enough by.
-        follow_rate: ask no more often than the server says it can serve this robot, unless that would starve it.
-        key: where the chunk is in a result; "actions" or "action", or its only array, where it is not told.
-        on_starved: called with the number of steps starved, at each of them.
-        on_error: called with each request's error; the next observation is sent as if it had been answered.
-
-    Raises:
-        ValueError: naming the argument that is wrong.
-    """
+    """What the runtimes for threads and for asyncio share; see `ChunkRuntime`."""
 
     def __init__(
         self,
@@ -82,7 +59,7 @@ class _Runtime(Generic[ModelT]):
 
     @property
     def stats(self) -> ChunkStats:
-        """What was played so far; live, not a copy."""
+        """Counts of what was played so far; live, not a copy."""
         return self._player.stats
 
     def _take(self, result: Result, now: float) -> None:
@@ -100,18 +77,54 @@ class _Runtime(Generic[ModelT]):
         return missed
 
     def _observation(self, observe: Observe | Mapping[str, Any]) -> dict[str, Any]:
-        told = observe() if callable(observe) else observe
-        return {**told, **self._player.told(), "steps_remaining": self._player.steps_remaining()}
+        values = observe() if callable(observe) else observe
+        return {**values, **self._player.rtc_values(), "steps_remaining": self._player.steps_remaining()}
 
 
 class ChunkRuntime(_Runtime[Model]):
-    __doc__ = _Runtime.__doc__
+    """Plays action chunks of a model; `step` is called once a control period and never waits for the network.
+
+    Args:
+        model: a handle with `queue="latest"`, the default: of two unread chunks the newer one is played. With
+            merge="ensemble", which needs all chunks, make it with `queue="all"`.
+        control_rate_hz: actions played per second.
+        merge: what is played where a chunk overlaps the one before it: "replace" (the new one), "average" (0.3 old and
+            0.7 new, see `average`), "ensemble" (all chunks, as in ACT), or a function of the old and the new actions,
+            each [K, action_dim], that returns as many.
+        starved: what is played where no action is left: "hold" (the last one), "stop" (`stop_action`), or a function
+            of the last action and the number of steps starved.
+        stop_action: [action_dim]; None: zeros. If given, it is also played before the first chunk.
+        rtc: real-time chunking: sends the policy what will have been executed (see `player`).
+        execution_horizon: requests a chunk after so many steps of the one before, even if more are left; None: as few
+            steps before its end as a round trip may take.
+        quantile: the quantile of round trip times by which the next chunk is requested early enough.
+        follow_rate: requests no more often than the server can serve this robot, unless that would starve it.
+        key: the key of the chunk in a result; None: "actions", "action", or the only array.
+        on_starved: called at each starved step with their number.
+        on_error: called with the error of each failed request; the next step may send an observation again.
+
+    Raises:
+        ValueError: naming the argument that is wrong.
+
+    Example:
+        ```python
+        import numpy as np
+        from inferential import Connection
+        from inferential.client import ChunkRuntime
+
+        joints = np.ones(7, dtype=np.float32)
+
+        with Connection("localhost:5555", client_id="arm-07") as connection:
+            runtime = ChunkRuntime(connection.model("policy", control_rate_hz=50), control_rate_hz=50)
+            action = runtime.step({"joints": joints})  # [action_dim]; None before the first chunk
+        ```
+    """
 
     def step(self, observe: Observe | Mapping[str, Any]) -> Array | None:
-        """One control step: takes what came, asks for a chunk if it is time to, and gives the action to play.
+        """Takes one control step: reads the chunks that arrived, requests one if it is time to, and returns the action.
 
         Args:
-            observe: gives the observation; called only where a chunk is asked for. Or the observation itself.
+            observe: returns the observation; called only where a chunk is requested. Or the observation itself.
 
         Returns:
             [action_dim]; None before the first chunk (see `stop_action`).
@@ -135,14 +148,14 @@ class ChunkRuntime(_Runtime[Model]):
         return self._player.play()
 
     def run(self, observe: Observe, act: Act, *, seconds: float = math.inf) -> None:
-        """Keeps the control rate itself: `act` is called with each step's action, on a schedule that does not drift.
+        """Calls `act` with the action of each step at the control rate, on a schedule that does not drift.
 
         Steps whose whole period passed because `observe` or `act` took too long are skipped, and counted.
 
         Args:
             observe: as for `step`.
             act: takes the action.
-            seconds: for how long.
+            seconds: how long it runs.
         """
         period_s, start, number = self._player.period_s, time.monotonic(), 0
         while number * period_s < seconds:
@@ -152,10 +165,10 @@ class ChunkRuntime(_Runtime[Model]):
 
 
 class AsyncChunkRuntime(_Runtime[AsyncModel]):
-    """`ChunkRuntime` for asyncio, around an `AsyncModel`: the same arguments, and methods to await."""
+    """Plays action chunks as `ChunkRuntime` does, for asyncio: of an `AsyncModel`, with coroutines for methods."""
 
     async def step(self, observe: Observe | Mapping[str, Any]) -> Array | None:
-        """One control step, as `ChunkRuntime.step`."""
+        """Takes one control step, as `ChunkRuntime.step`."""
         now = time.monotonic()
         while True:
             try:
@@ -173,7 +186,7 @@ class AsyncChunkRuntime(_Runtime[AsyncModel]):
     async def run(
         self, observe: Observe, act: Callable[[Array | None], Awaitable[object] | object], *, seconds: float = math.inf
     ) -> None:
-        """Keeps the control rate itself, as `ChunkRuntime.run`; `act` may be a coroutine function."""
+        """Calls `act` at the control rate, as `ChunkRuntime.run`; `act` may be a coroutine function."""
         period_s, start, number = self._player.period_s, time.monotonic(), 0
         while number * period_s < seconds:
             await asyncio.sleep(max(start + number * period_s - time.monotonic(), 0.0))
@@ -184,11 +197,11 @@ class AsyncChunkRuntime(_Runtime[AsyncModel]):
 
 
 def chunk_of(result: Mapping[str, Any], key: str | None = None) -> Array:
-    """The action chunk of a result, [T, action_dim]; an action alone, [action_dim], is a chunk of one.
+    """Returns the action chunk of a result, [T, action_dim]; a single action, [action_dim], is a chunk of one.
 
     Args:
         result: arrays and strings by key, as openpi ("actions") and LeRobot ("action") policies give them.
-        key: where it is; where it is not told, at "actions" or "action", or the only array.
+        key: where it is; None: at "actions" or "action", or the only array.
 
     Raises:
         TypeError: there is none, naming what there is.

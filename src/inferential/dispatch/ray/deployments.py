@@ -9,8 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from inferential.errors import InferentialError
 
-class AmbiguousModel(LookupError):
+
+class AmbiguousModel(InferentialError, LookupError):
     """A deployment's name that more than one application has."""
 
 

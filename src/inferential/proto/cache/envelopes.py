@@ -105,7 +105,8 @@ class CachedEnvelope(Generic[Slot]):
         except DecodeError:
             return None
         message.DiscardUnknownFields()
-        if not _is_all(message.SerializeToString(), sent):
+        written = message.SerializeToString()
+        if written != sent and not _is_all(written, sent):
             return None
         return message if message.timestamp_ns in STAMPS else None
 
@@ -156,8 +157,6 @@ def _is_all(written: bytes, sent: bytes) -> bool:
 
     So they begin with the timestamp, which is the last one that was sent, and no constant field is among them.
     """
-    if written == sent:
-        return True
-    # Two strings of metadata may have changed places.
+    # The same bytes, but for strings of metadata in another order.
     begins = written[: 1 + STAMP_BYTES] == sent[: 1 + STAMP_BYTES]
     return begins and len(written) == VaryingMessage.FromString(sent).ByteSize()

@@ -40,7 +40,7 @@ class ResponseReader:
         """Returns what a server sent.
 
         Raises:
-            ValueError: the envelope is no response, or a tensor is not what it says or lies outside the payload.
+            ValueError: the envelope is not a response, or a tensor does not fit its shape or the payload.
         """
         if isinstance(envelope, bytes):
             for cached in self._parts:

@@ -94,7 +94,8 @@ class ObservationWriter:
     """
 
     def __init__(self, constant: ConstantFields, counts: CacheCounts) -> None:
-        self._constant = constant
+        self._constant = pb.Observation()
+        write_constant(self._constant, constant)
         self._counts = counts
         self._templates: dict[Signature, ObservationTemplate] = {}
 
@@ -120,7 +121,7 @@ class ObservationWriter:
                 return envelope, pieces(tensors)
         self._counts.misses += 1
         if signature is None:
-            write_constant(message, self._constant)
+            message.MergeFrom(self._constant)
             payload = pack(message.tensors, tensors, timestamp_ns)
             return message.SerializeToString(), payload
         if template is None:
@@ -128,13 +129,13 @@ class ObservationWriter:
             envelope = template.envelope(timestamp_ns, message.SerializeToString())
             if envelope is not None:  # in the form of those to follow, which the reader may cache
                 return envelope, pieces(tensors)
-        write_constant(message, self._constant)
+        message.MergeFrom(self._constant)
         describe(message.tensors, signature, timestamp_ns)
         return message.SerializeToString(), pieces(tensors)
 
     def _new_template(self, timestamp_ns: int, signature: Signature) -> ObservationTemplate:
         message = pb.Observation()
-        write_constant(message, self._constant)
+        message.CopyFrom(self._constant)
         describe(message.tensors, signature, timestamp_ns)
         if len(self._templates) >= _MAX_TEMPLATES:
             self._templates.clear()

@@ -1,4 +1,4 @@
-"""The socket of a robot: addresses and options."""
+"""Addresses and options of a robot's transport."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ def test_an_address_may_be_a_path(tmp_path: Path, open_connection: Callable[...,
     ],
 )
 def test_an_address_that_is_none_is_refused_by_name(kind: Any, address: str) -> None:
-    with pytest.raises(ValueError, match=r"^server: expected HOST:PORT, tcp://HOST:PORT or ipc://PATH, got ") as told:
+    with pytest.raises(ValueError, match=r"^server: expected HOST:PORT, tcp://HOST:PORT or ipc://PATH, got ") as raised:
         kind(address)
-    assert repr(address) in str(told.value)
+    assert repr(address) in str(raised.value)
 
 
 @pytest.mark.parametrize("kind", KINDS)

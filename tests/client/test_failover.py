@@ -1,4 +1,4 @@
-"""Several servers: each robot has its own, and another one when that is gone."""
+"""Several servers: each robot has its own, and uses another one while that is away."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import pytest
 from tests.client.conftest import WAIT_MS, Peer, Seen, result_of
 
 from inferential import AsyncConnection, Connection, RequestRejected
-from inferential.client import servers
-from inferential.client.servers import in_order
+from inferential.client import failover
+from inferential.client.failover import rendezvous_order
 from inferential.zmtp import protocol
 
 ADDRESSES = [f"tcp://10.0.0.{number}:5555" for number in range(1, 6)]
@@ -33,24 +33,24 @@ def peers() -> Iterator[list[Peer]]:
 
 def own(peers: list[Peer], client_id: str) -> tuple[Peer, Peer]:
     """A robot's own server, and the other."""
-    first = in_order([peer.address for peer in peers], client_id)[0]
+    first = rendezvous_order([peer.address for peer in peers], client_id)[0]
     return (peers[0], peers[1]) if peers[0].address == first else (peers[1], peers[0])
 
 
 def test_robots_are_spread_evenly_and_only_those_of_a_server_that_goes_move() -> None:
     robots = [f"robot-{number}" for number in range(2000)]
-    before = {robot: in_order(ADDRESSES, robot)[0] for robot in robots}
+    before = {robot: rendezvous_order(ADDRESSES, robot)[0] for robot in robots}
     counts = Counter(before.values())
     assert len(counts) == 5
     assert max(counts.values()) < 1.25 * min(counts.values())
-    after = {robot: in_order(ADDRESSES[1:], robot)[0] for robot in robots}
+    after = {robot: rendezvous_order(ADDRESSES[1:], robot)[0] for robot in robots}
     moved = [robot for robot in robots if after[robot] != before[robot]]
     assert moved == [robot for robot in robots if before[robot] == ADDRESSES[0]]
     assert len(set(after.values())) == 4
 
 
 def test_the_order_of_the_list_does_not_matter() -> None:
-    assert in_order(ADDRESSES, "arm") == in_order(ADDRESSES[::-1], "arm")
+    assert rendezvous_order(ADDRESSES, "arm") == rendezvous_order(ADDRESSES[::-1], "arm")
 
 
 @pytest.mark.parametrize("server", ["", [], "localhost:1,localhost:1", ["localhost:1", "tcp://localhost:1"]])
@@ -79,7 +79,7 @@ async def ask(connection: AsyncConnection, peers: list[Peer]) -> Peer | None:
     return None
 
 
-async def settled(connection: AsyncConnection, peers: list[Peer], wanted: Peer) -> None:
+async def idle(connection: AsyncConnection, peers: list[Peer], wanted: Peer) -> None:
     """Asks until the wanted server is the one that is asked: the first goes to whichever is reached first."""
     async with asyncio.timeout(20):
         while await ask(connection, peers) is not wanted:
@@ -89,7 +89,7 @@ async def settled(connection: AsyncConnection, peers: list[Peer], wanted: Peer) 
 async def test_observations_go_to_the_robots_own_server(peers: list[Peer]) -> None:
     mine, _ = own(peers, "arm")
     async with AsyncConnection(",".join(peer.address for peer in peers), "arm") as connection:
-        await settled(connection, peers, mine)
+        await idle(connection, peers, mine)
         for _ in range(5):
             assert await ask(connection, peers) is mine
 
@@ -97,12 +97,12 @@ async def test_observations_go_to_the_robots_own_server(peers: list[Peer]) -> No
 async def test_when_it_goes_the_other_takes_over_and_what_it_had_ends(peers: list[Peer]) -> None:
     mine, other = own(peers, "arm")
     async with AsyncConnection([peer.address for peer in peers], "arm") as connection:
-        await settled(connection, peers, mine)
+        await idle(connection, peers, mine)
         model = connection.model("m", queue="all")
         lost = asyncio.create_task(model.infer(WAIT_MS, n=np.zeros(1)))
         await mine.next()
         mine.stop()
-        with pytest.raises(RequestRejected, match="ended before the answer came"):
+        with pytest.raises(RequestRejected, match="was lost before the answer came"):
             await lost
         again = asyncio.create_task(model.infer(WAIT_MS, n=np.ones(1)))
         seen = await other.next()
@@ -113,11 +113,11 @@ async def test_when_it_goes_the_other_takes_over_and_what_it_had_ends(peers: lis
 async def test_a_server_that_falls_silent_without_ending_its_connections_is_left_too(
     peers: list[Peer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(servers, "_HEARTBEAT_S", 0.02)
-    monkeypatch.setattr(servers, "_SILENCE_S", 0.2)
+    monkeypatch.setattr(failover, "_HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(failover, "_SILENCE_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         addresses = [peers[0].address, f"tcp://127.0.0.1:{silent.getsockname()[1]}"]
-        robot = next(name for name in map(str, range(99)) if in_order(addresses, name)[0] == addresses[1])
+        robot = next(name for name in map(str, range(99)) if rendezvous_order(addresses, name)[0] == addresses[1])
         async with AsyncConnection(addresses, robot) as connection:
             model = connection.model("m", queue="all")
             asking = asyncio.create_task(model.infer(WAIT_MS, n=np.zeros(1)))
@@ -141,11 +141,11 @@ async def until_answered(asking: asyncio.Task[Any], peer: Peer) -> None:
 async def test_when_it_is_back_it_is_the_robots_own_again(peers: list[Peer]) -> None:
     mine, other = own(peers, "arm")
     async with AsyncConnection([peer.address for peer in peers], "arm", reconnect_ivl_ms=20) as connection:
-        await settled(connection, peers, mine)
+        await idle(connection, peers, mine)
         mine.stop()
-        await settled(connection, [other], other)
+        await idle(connection, [other], other)
         mine.start()
-        await settled(connection, peers, mine)
+        await idle(connection, peers, mine)
 
 
 async def test_while_none_is_there_observations_wait_for_the_first_that_comes(peers: list[Peer]) -> None:
@@ -173,7 +173,7 @@ def test_a_connection_of_threads_moves_too(peers: list[Peer]) -> None:
         model.observe(n=np.zeros(1))
         mine.receive()
         mine.stop()
-        with pytest.raises(RequestRejected, match="ended before"):
+        with pytest.raises(RequestRejected, match="was lost before"):
             model.get_result(WAIT_MS)
         model.observe(n=np.zeros(1))
         seen = other.receive()

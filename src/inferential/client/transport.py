@@ -1,6 +1,6 @@
-"""The way of a robot to its server: how messages enter and leave it.
+"""A robot's transport to its server: sends observations and reads responses, without blocking.
 
-It waits for nothing but the making of a connection: `client.sync` and `client.aio` each wait in their own way.
+`client.sync` and `client.aio` wait for it, each in its own way.
 """
 
 from __future__ import annotations
@@ -9,24 +9,24 @@ import selectors
 import time
 from typing import Protocol
 
-from inferential.client.link import Link, Patience
+from inferential.client.link import Link, LinkTimeouts
 from inferential.client.mailbox import Mailbox
 from inferential.client.session import Frames, Session
 from inferential.zmtp.protocol import Discarded
-from inferential.zmtp.stream import LONGEST_PATH
+from inferential.zmtp.stream import MAX_PATH_BYTES
 
 
 def normalize_address(server: str) -> str:
-    """`server` with tcp:// put before it where no transport is named.
+    """Returns `server` with tcp:// before it where no scheme is given.
 
     Raises:
-        ValueError: for an address that no server can have.
+        ValueError: it is not an address of a server.
     """
     address = server if "://" in server else f"tcp://{server}"
     transport, _, place = address.partition("://")
     host, _, port = place.rpartition(":")
     is_tcp = transport == "tcp" and host != "*" and _is_name(host) and port.isdecimal() and 0 < int(port) < 65_536
-    is_ipc = transport == "ipc" and 0 < len(place.encode(errors="surrogateescape")) <= LONGEST_PATH
+    is_ipc = transport == "ipc" and 0 < len(place.encode(errors="surrogateescape")) <= MAX_PATH_BYTES
     if not is_tcp and not is_ipc:
         raise ValueError(f"server: expected HOST:PORT, tcp://HOST:PORT or ipc://PATH, got {server!r}")
     return address
@@ -35,26 +35,26 @@ def normalize_address(server: str) -> str:
 def _is_name(host: str) -> bool:
     try:
         return bool(host.encode("idna")) and host.isprintable()
-    except UnicodeError:  # or the first who looks for it would be told so
+    except UnicodeError:  # resolving it would raise the same
         return False
 
 
-def patience_of(reconnect_ivl_ms: int, reconnect_max_ms: int) -> Patience:
-    """How long is waited between attempts to connect.
+def link_timeouts(reconnect_ivl_ms: int, reconnect_max_ms: int) -> LinkTimeouts:
+    """Returns the times between attempts to connect.
 
     Raises:
-        ValueError: for a time that is none.
+        ValueError: a time is not whole milliseconds of 0 or more.
     """
     for name, value in (("reconnect_ivl_ms", reconnect_ivl_ms), ("reconnect_max_ms", reconnect_max_ms)):
         if not isinstance(value, int) or not 0 <= value < 2**31:
             raise ValueError(f"{name}: expected whole milliseconds of 0 or more, got {value!r}")
-    return Patience(reconnect_ivl_ms / 1e3, reconnect_max_ms / 1e3)
+    return LinkTimeouts(reconnect_ivl_ms / 1e3, reconnect_max_ms / 1e3)
 
 
-class Wire(Protocol):
-    """The way to the server, or to one of several.
+class ClientTransport(Protocol):
+    """The transport to the server, or to one of several.
 
-    What is asked with every observation is a method: CPython 3.11 leaves its loop for a property.
+    What every observation needs is a method, not a property, which costs more in CPython 3.11.
     """
 
     @property
@@ -62,25 +62,25 @@ class Wire(Protocol):
         """A descriptor that is readable while `pump` has something to do."""
         ...
 
-    def look_at(self) -> float:
-        """When to call `pump` though there is nothing to read, in seconds of `time.monotonic()`."""
+    def next_poll_at(self) -> float:
+        """Returns when to call `pump` without an event, in seconds of `time.monotonic()`."""
         ...
 
     @property
-    def flows(self) -> bool:
-        """Whether the robot's own server is connected, and was sent all that was to be sent."""
+    def writable(self) -> bool:
+        """Whether the robot's own server is connected, and everything was handed to the system."""
         ...
 
-    def settled(self) -> bool:
-        """Whether there is nothing to do but to wait for answers: no connection to be made, no rest to be sent.
+    def idle(self) -> bool:
+        """Returns whether there is nothing to do but to wait for answers: all connections are made, all data is sent.
 
-        It `flows` then.
+        It is `writable` then.
         """
         ...
 
     @property
-    def trouble(self) -> str | None:
-        """Why no server can be reached, in words; None while one can."""
+    def last_error(self) -> str | None:
+        """Why no server can be reached, in words; None while one is connected."""
         ...
 
     @property
@@ -89,49 +89,49 @@ class Wire(Protocol):
         ...
 
     def send(self, session: Session, mailbox: Mailbox, request_id: int, frames: Frames) -> bool:
-        """Sends an observation, or leaves it with the session where no server can be reached.
+        """Sends an observation, or lets the session hold it where no server can be reached.
 
-        Returns whether another request ended by it, which somebody may wait for.
+        Returns whether another request ended because of it, whose waiter must be woken.
         """
         ...
 
     def pump(self, session: Session) -> int:
-        """Sends what waits and reads all that came; gives the number of requests that it ended."""
+        """Sends what is held and reads all messages; returns the number of requests that ended."""
         ...
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Closes the connection."""
         ...
 
 
-class OneServer:
-    """A link and its one server.
+class SingleServer:
+    """The transport to one server.
 
     Raises:
-        ValueError: for an address that no server can have, or a time that is none.
+        ValueError: an address or a time is not one.
     """
 
     def __init__(self, server: str, client_id: str, reconnect_ivl_ms: int, reconnect_max_ms: int) -> None:
-        address, patience = normalize_address(server), patience_of(reconnect_ivl_ms, reconnect_max_ms)
+        address, timeouts = normalize_address(server), link_timeouts(reconnect_ivl_ms, reconnect_max_ms)
         self._selector = selectors.DefaultSelector()
-        self._link = Link(address, client_id.encode(), patience, self._selector)
+        self._link = Link(address, client_id.encode(), timeouts, self._selector)
         self.fd = fd_of(self._selector)
         self.closed = False
-        self._link.look(time.monotonic())
+        self._link.poll(time.monotonic())
 
-    def look_at(self) -> float:
-        return self._link.look_at
-
-    @property
-    def flows(self) -> bool:
-        return self._link.flows
-
-    def settled(self) -> bool:
-        return self._link.flows
+    def next_poll_at(self) -> float:
+        return self._link.next_poll_at
 
     @property
-    def trouble(self) -> str | None:
-        return self._link.trouble
+    def writable(self) -> bool:
+        return self._link.writable
+
+    def idle(self) -> bool:
+        return self._link.writable
+
+    @property
+    def last_error(self) -> str | None:
+        return self._link.last_error
 
     def send(self, session: Session, mailbox: Mailbox, request_id: int, frames: Frames) -> bool:
         if session.has_unsent() or not self._link.try_send(frames):
@@ -142,8 +142,8 @@ class OneServer:
         link = self._link
         ended = receive(link, session)
         now = time.monotonic()
-        if not link.flows or now >= link.look_at:
-            link.look(now)
+        if not link.writable or now >= link.next_poll_at:
+            link.poll(now)
             while (unsent := session.next_unsent()) is not None and link.try_send(unsent[1]):
                 session.sent()
             ended += receive(link, session)
@@ -156,12 +156,12 @@ class OneServer:
 
 
 def fd_of(selector: selectors.BaseSelector) -> int:
-    """The selector's own descriptor."""
+    """Returns the selector's own descriptor."""
     return selector.fileno()  # type: ignore[attr-defined,no-any-return]  # of epoll and kqueue, not of select
 
 
 def receive(link: Link, session: Session) -> int:
-    """Reads all that came by a link; gives the number of messages."""
+    """Reads all messages of a link; returns their number."""
     count = 0
     while (frames := link.next()) is not None:
         count += 1

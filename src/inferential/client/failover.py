@@ -1,0 +1,140 @@
+"""Several servers: which of them a robot uses, and which one when that is away.
+
+A robot uses one server at a time; the servers need not know each other.
+
+Every robot has its own order of the servers, by rendezvous hashing (Thaler and Ravishankar, "Using name-based mappings
+to increase hit rates", 1998): the order of the hashes of its id with each address. So robots spread evenly over the
+servers, and over the others when one goes; only the robots of that one move, and no coordination is needed.
+
+A connection to each is kept, and an observation goes to the first connected server in the order. When a connection is
+lost, the requests that were sent by it end too; when it is made again, observations use it again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import selectors
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from inferential.client.arguments import addresses_of
+from inferential.client.link import Link, LinkTimeouts
+from inferential.client.mailbox import Mailbox
+from inferential.client.session import MAX_OPEN, Frames, Session
+from inferential.client.transport import ClientTransport, SingleServer, fd_of, link_timeouts, normalize_address, receive
+
+# A server that vanished without closing its connections is noticed after a second, and the next one takes over.
+_HEARTBEAT_S, _SILENCE_S = 0.25, 1.0
+
+
+def open_transport(
+    server: str | Sequence[str], client_id: str, reconnect_ivl_ms: int, reconnect_max_ms: int
+) -> ClientTransport:
+    """Returns the transport to a server, or to several: a sequence of addresses, or one text separated by commas.
+
+    Raises:
+        ValueError: an address cannot be used, or two are the same.
+        TypeError: something is not an address.
+    """
+    servers = addresses_of(server)
+    if len(servers) == 1:
+        return SingleServer(servers[0], client_id, reconnect_ivl_ms, reconnect_max_ms)
+    addresses = [normalize_address(one) for one in servers]
+    if not addresses or len(set(addresses)) < len(addresses):
+        raise ValueError(f"server: expected addresses that differ, got {server!r}")
+    return ServerFailover(rendezvous_order(addresses, client_id), client_id, reconnect_ivl_ms, reconnect_max_ms)
+
+
+def rendezvous_order(addresses: Sequence[str], client_id: str) -> list[str]:
+    """Returns the addresses in a robot's own order, its own server first."""
+    return sorted(addresses, key=lambda address: hashlib.blake2b(f"{client_id}\n{address}".encode()).digest())
+
+
+class _Server:
+    """One of several."""
+
+    def __init__(self, address: str, identity: bytes, timeouts: LinkTimeouts, selector: selectors.BaseSelector) -> None:
+        self.link = Link(address, identity, timeouts, selector)
+        self.sent: dict[int, None] = {}
+        """Ids of the newest requests that were sent to it, answered ones included."""
+
+    def try_send(self, request_id: int, frames: Frames) -> bool:
+        """Sends a message; returns False where it cannot be sent now."""
+        if not self.link.try_send(frames):
+            return False
+        self.sent[request_id] = None
+        if len(self.sent) > MAX_OPEN:
+            del self.sent[next(iter(self.sent))]
+        return True
+
+    def poll(self, session: Session, now: float) -> int:
+        """Reads all messages and polls the connection; returns the number of requests that ended."""
+        ended = receive(self.link, session)
+        if self.link.poll(now):
+            ended += session.lost(self.sent, f"the connection to {self.link.address} was lost before the answer came")
+            self.sent.clear()
+        return ended
+
+
+class ServerFailover:
+    """A connection to each of several servers.
+
+    Args:
+        addresses: in the robot's order.
+        client_id: the robot's.
+        reconnect_ivl_ms, reconnect_max_ms: see `Connection`.
+    """
+
+    def __init__(self, addresses: Sequence[str], client_id: str, reconnect_ivl_ms: int, reconnect_max_ms: int) -> None:
+        timeouts = replace(
+            link_timeouts(reconnect_ivl_ms, reconnect_max_ms), heartbeat_s=_HEARTBEAT_S, silence_s=_SILENCE_S
+        )
+        self._selector = selectors.DefaultSelector()
+        self._servers = [_Server(address, client_id.encode(), timeouts, self._selector) for address in addresses]
+        self.fd = fd_of(self._selector)
+        self.closed = False
+        now = time.monotonic()
+        for server in self._servers:
+            server.link.poll(now)
+
+    def next_poll_at(self) -> float:
+        return min(server.link.next_poll_at for server in self._servers)
+
+    @property
+    def writable(self) -> bool:
+        return self._servers[0].link.writable
+
+    def idle(self) -> bool:
+        return all(server.link.writable for server in self._servers)
+
+    @property
+    def last_error(self) -> str | None:
+        if self._first() is not None:
+            return None
+        return "; ".join(f"{server.link.address}: {server.link.last_error}" for server in self._servers)
+
+    def send(self, session: Session, mailbox: Mailbox, request_id: int, frames: Frames) -> bool:
+        server = self._first()
+        if session.has_unsent() or server is None or not server.try_send(request_id, frames):
+            return session.hold(mailbox, request_id, frames)
+        return False
+
+    def pump(self, session: Session) -> int:
+        now = time.monotonic()
+        ended = sum(server.poll(session, now) for server in self._servers)
+        while session.has_unsent() and (server := self._first()) is not None:
+            unsent = session.next_unsent()
+            if unsent is None or not server.try_send(*unsent):
+                break
+            session.sent()
+        return ended
+
+    def close(self) -> None:
+        self.closed = True
+        for server in self._servers:
+            server.link.close()
+        self._selector.close()
+
+    def _first(self) -> _Server | None:
+        return next((server for server in self._servers if server.link.connected), None)
