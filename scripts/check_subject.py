@@ -1,7 +1,7 @@
 """Checks a commit's subject: `scope: imperative`, at most 72 characters.
 
-    python scripts/check_subject.py FILE            a file with the message, as git's commit-msg hook has it
-    git log --format=%s main.. | python scripts/check_subject.py -    one subject a line
+python scripts/check_subject.py FILE            a file with the message, as git's commit-msg hook has it
+git log --format=%s main.. | python scripts/check_subject.py -    one subject a line
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Inferential: shared policies served to fleets of robots, with actions that arrive in time and are fresh.
 
-The client SDK is imported at once; what belongs to a server is imported when it is first asked for, so that a robot
-needs none of it.
+Names are imported when they are first used: a robot needs nothing of a server, and the command line prints its help
+without numpy.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from inferential.client import AsyncConnection, AsyncModel, Connection, Jpeg, Model, Png, Result
 from inferential.errors import (
     InferenceError,
     InvalidObservation,
@@ -21,6 +20,7 @@ from inferential.errors import (
 )
 
 if TYPE_CHECKING:
+    from inferential.client import AsyncConnection, AsyncModel, Connection, Jpeg, Model, Png, Result
     from inferential.dispatch.local import LocalDispatcher
     from inferential.scheduler.base import register_policy
     from inferential.scheduler.request import InferenceRequest
@@ -50,6 +50,7 @@ __all__ = [
     "register_policy",
 ]
 
+_CLIENT_SIDE = ("AsyncConnection", "AsyncModel", "Connection", "Jpeg", "Model", "Png", "Result")
 _SERVER_SIDE = {
     "InferenceRequest": "inferential.scheduler.request",
     "LocalDispatcher": "inferential.dispatch.local",
@@ -63,6 +64,9 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("inferential")
+    if name in _CLIENT_SIDE:
+        value = globals()[name] = getattr(importlib.import_module("inferential.client"), name)
+        return value
     if name not in _SERVER_SIDE:
         raise AttributeError(f"module 'inferential' has no attribute {name!r}")
     try:

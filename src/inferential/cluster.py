@@ -76,7 +76,7 @@ class _Actor:
         self._stop.set()
 
 
-class Servers:
+class ServerGroup:
     """A number of servers; `async with` begins and ends them.
 
     Args:
@@ -106,7 +106,7 @@ class Servers:
         self._ending = False
 
     async def __aenter__(self) -> list[str]:
-        """Begins them; gives their addresses, as robots are told them."""
+        """Begins them; gives their addresses, as robots connect to them."""
         try:
             return await self._begin()
         except BaseException:
@@ -135,9 +135,9 @@ class Servers:
 
     async def _begin(self) -> list[str]:
         if not ray.is_initialized():
-            told = {"log_to_driver": False, "logging_level": logging.WARNING, **self._config.ray}
+            options = {"log_to_driver": False, "logging_level": logging.WARNING, **self._config.ray}
             try:
-                await asyncio.get_running_loop().run_in_executor(None, lambda: ray.init(**told))
+                await asyncio.get_running_loop().run_in_executor(None, lambda: ray.init(**options))
             except Exception as error:
                 raise ConnectionError(
                     f"ray: cannot connect with {self._config.ray or 'no address'}: {error}"
@@ -249,7 +249,7 @@ def _binds(bind: str, count: int) -> list[str]:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that nobody has now: a server that is begun again needs the one that it had."""
+    """Returns free ports: a server that restarts needs the port that it had."""
     probes = [socket.socket() for _ in range(count)]
     try:
         for probe in probes:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from inferential.cli import obstacles
+from inferential.cli import preflight
 from inferential.config.schema import SchedulingConfig
 from inferential.scheduler.base import Scheduler, _schedulers
 
@@ -219,7 +219,7 @@ def test_import_finds_models_that_the_server_would_not_take(run: Any, place: Pat
 
 def test_import_tells_which_packages_lack(run: Any, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (place / "f.yaml").write_text("models: {known: {arm: {target: 'ray:arm'}}}\notlp: {traces: false}\n")
-    monkeypatch.setattr(obstacles, "_is_installed", lambda package: False)
+    monkeypatch.setattr(preflight, "_is_installed", lambda package: False)
     assert without_columns(run("check", "--import", "f.yaml").out).splitlines() == [
         "models.known.arm.target: needs ray: pip install 'inferential[server]' (f.yaml:1)",
         "otlp: needs opentelemetry.sdk: pip install 'inferential[otel]' (f.yaml:2)",

@@ -12,8 +12,8 @@ import typer
 from pydantic_core import PydanticUndefined
 
 from inferential.cli.errors import CliError
-from inferential.cli.obstacles import RAY, lacking, obstacles, strategy_problem
 from inferential.cli.output import print_json, print_line, print_rows
+from inferential.cli.preflight import RAY, missing_packages, preflight, strategy_problem
 from inferential.cli.settings import targets
 from inferential.cli.targets import load_model
 from inferential.config.fields import format_value, items, values
@@ -50,7 +50,7 @@ def check(
     except ConfigError as error:
         problems = list(error.problems)
     else:
-        problems = obstacles(loaded)
+        problems = preflight(loaded)
         problems += _import(loaded) if import_models else []
         problems += [problem] if (problem := strategy_problem(loaded)) else []
         explained = _explained(loaded)
@@ -64,7 +64,7 @@ def check(
 
 
 def _import(loaded: Loaded) -> list[Problem]:
-    problems = lacking(loaded)
+    problems = missing_packages(loaded)
     for model_id, target in targets(loaded.config).items():
         if target.startswith(RAY):
             continue  # it is on Ray Serve, and need not be up yet

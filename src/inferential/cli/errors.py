@@ -5,7 +5,10 @@ A command raises it; `main` prints it.
 
 from __future__ import annotations
 
-from inferential import Connection
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from inferential import Connection
 
 
 class CliError(Exception):
@@ -13,16 +16,16 @@ class CliError(Exception):
 
 
 def no_answer(server: str, within: str, connection: Connection) -> str:
-    """What is told where an answer did not come in time."""
+    """Returns the message for an answer that did not come in time."""
     why = connection.trouble or "it is connected, so the model takes longer than that"
     return f"no answer from {server} within {within}: {why}"
 
 
 def missing(what: str, error: ModuleNotFoundError, extra: str) -> CliError:
-    """The error for a package that is not installed.
+    """Returns the error for a package that is not installed.
 
     Raises:
-        ModuleNotFoundError: the one given, where it is a module of this package: a bug, not an installation.
+        ModuleNotFoundError: the one given, if a module of this package is missing, which is a bug.
     """
     if error.name is None or error.name.partition(".")[0] == "inferential":
         raise error

@@ -13,7 +13,7 @@ from typing import Any
 
 
 def printable(text: str) -> str:
-    """The text with what a terminal would act on, or that nobody can see, as escapes: robots, servers and models send
+    """The text with what a terminal would act on, or that cannot be seen, as escapes: robots, servers and models send
     what they like."""
     if text.isprintable():
         return text

@@ -69,7 +69,7 @@ def simulate(
     """Simulate a fleet and its server in virtual time.
 
     The server's own scheduling decides, without sockets and without waiting: 1,000 robots for a minute take seconds.
-    Results are told as shares of a bound that no schedule can exceed, even one that knows the future.
+    Results are shares of a bound that no schedule can exceed, even one that knows the future.
     """
     described = _fleet(fleet, shipped)
     names = _strategies(strategy, compare)
@@ -143,11 +143,11 @@ def _run(fleet: Fleet, arrivals: Sequence[Arrival], names: Sequence[str], second
     runs = []
     with Progress(console=console, transient=True) if console.is_terminal else nullcontext() as progress:
         for name in names:
-            told = None
+            on_progress = None
             if progress is not None:
                 task = progress.add_task(name, total=seconds)
-                told = lambda at, task=task: progress.update(task, completed=at)  # noqa: E731
-            runs.append(run_strategy(models, arrivals, name, seconds=seconds, seed=seed, progress=told))
+                on_progress = lambda at, task=task: progress.update(task, completed=at)  # noqa: E731
+            runs.append(run_strategy(models, arrivals, name, seconds=seconds, seed=seed, progress=on_progress))
     return runs
 
 

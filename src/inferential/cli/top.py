@@ -89,13 +89,13 @@ def view(status: dict[str, Any], height: int) -> Group:
     return Group(head, Text(""), models, Text(""), robots, left)
 
 
-def _printable(told: Any) -> Any:
+def _printable(value: Any) -> Any:
     """The same with every string as a terminal can take it: names are the robots' own."""
-    if isinstance(told, dict):
-        return {key: _printable(value) for key, value in told.items()}
-    if isinstance(told, list | tuple):
-        return [_printable(one) for one in told]
-    return printable(told) if isinstance(told, str) else told
+    if isinstance(value, dict):
+        return {key: _printable(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_printable(one) for one in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def _rows(status: dict[str, Any]) -> list[tuple[str, list[str]]]:
@@ -144,9 +144,9 @@ def _stream(url: str, token: str | None) -> Iterator[dict[str, Any]]:
             return
 
 
-def _read(url: str, told: bytes) -> dict[str, Any]:
+def _read(url: str, body: bytes) -> dict[str, Any]:
     try:
-        status = json.loads(told)
+        status = json.loads(body)
     except ValueError:
         status = None
     if not isinstance(status, dict) or "clients" not in status:

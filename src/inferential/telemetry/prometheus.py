@@ -135,8 +135,8 @@ class Exporter(Collector):
             one.total += scaled
 
     def _key(self, name: str, labels: LabelSet) -> tuple[str, ...]:
-        told = dict(labels)
-        return tuple([self._bounded(label, told.get(label, "")) for label in self._labels.get(name, ())])
+        values = dict(labels)
+        return tuple([self._bounded(label, values.get(label, "")) for label in self._labels.get(name, ())])
 
     def _bounded(self, label: str, value: str) -> str:
         known = self._known[label]

@@ -25,7 +25,7 @@ _EVERYWHERE = ("*", "0.0.0.0", "::")
 _OPENPI: Key = ("gateways", "openpi", "host")
 
 
-def obstacles(loaded: Loaded) -> list[Problem]:
+def preflight(loaded: Loaded) -> list[Problem]:
     """All but a strategy that does not exist."""
     return [*_mixed(loaded), *_unusable_addresses(loaded), *_shared_ports(loaded), *_bad_profiles(loaded)]
 
@@ -45,7 +45,7 @@ def strategy_problem(loaded: Loaded) -> Problem | None:
     return None
 
 
-def lacking(loaded: Loaded) -> list[Problem]:
+def missing_packages(loaded: Loaded) -> list[Problem]:
     """Packages that it needs and that are not installed here."""
     found = []
     for model_id, target in targets(loaded.config).items():
@@ -94,7 +94,7 @@ def _shared_ports(loaded: Loaded) -> Iterator[Problem]:
 
 
 def _listening(loaded: Loaded) -> Iterator[tuple[Key, str, int]]:
-    """Where it will listen, as far as the ports are told."""
+    """Yields where it will listen, as far as the ports are fixed."""
     config = loaded.config
     kind, _, place = config.transport.bind.partition("://")
     host, _, port = place.rpartition(":")
