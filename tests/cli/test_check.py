@@ -39,6 +39,9 @@ def test_every_value_other_than_the_default_is_explained(run: Any, place: Path, 
     first, *lines = without_columns(ran.out).splitlines()
     assert first == "fleet.yaml: valid, 6 values other than the defaults"
     cells = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
+    assert cells[0] == ["field", "value", "from", "meaning"]
+    assert cells[7:] == [["listens on", "for"], ["tcp://*:5555", "robots (ZeroMQ)"]]
+    cells = cells[1:7]
     assert [row[:3] for row in cells] == [
         ["scheduling.strategy", "round_robin", "fleet.yaml:2"],
         ["models.known.arm.target", "policies:Doubler", "fleet.yaml:7"],
@@ -67,8 +70,23 @@ def test_json_has_the_same(run: Any, place: Path) -> None:
     assert ran.json["problems"] == []
 
 
+def test_check_says_what_will_listen_where(run: Any, place: Path) -> None:
+    (place / "fleet.yaml").write_text(
+        "gateways: {openpi: {model: arm}, gr00t: {model: arm, host: '*', port: 0}}\n"
+        "http: {host: '::1', token: s3cret}\notlp: {}\ntransport: {bind: 'ipc:///tmp/robots'}\n"
+    )
+    assert [tuple(one.values()) for one in run("check", "fleet.yaml", "--json").json["listens"]] == [
+        ("ipc:///tmp/robots", "robots (ZeroMQ)"),
+        ("ws://127.0.0.1:8000", "openpi gateway, model arm"),
+        ("tcp://*:a free port", "GR00T gateway, model arm"),
+        ("http://[::1]:8080", "live page, /metrics, /healthz, /readyz (token required)"),
+        ("http://localhost:4318", "OpenTelemetry collector, connected to"),
+    ]
+    assert "s3cret" not in run("check", "fleet.yaml").out
+
+
 def test_without_a_file_the_environment_is_checked(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run("check").out == "environment: valid, 0 values other than the defaults\n"
+    assert run("check").out.startswith("environment: valid, 0 values other than the defaults\n")
     monkeypatch.setenv("INFERENTIAL_SCHEDULNG", "{}")
     ran = run("check")
     assert ran.code == 1
