@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inferential.config import ConfigError
@@ -160,6 +160,7 @@ _json_values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(_json_values, st.sampled_from([None, 0, "\t"]), st.booleans())
 def test_any_json_gets_a_place_for_each_of_its_values(value: Any, indent: Any, escaped: bool) -> None:
     text = json.dumps(value, indent=indent, ensure_ascii=escaped)

@@ -124,7 +124,7 @@ class SchedulingConfig(Section):
     max_queue_size: Count = 1000
     """Requests that may wait, over all models."""
     request_ttl_ms: Positive = 5000.0
-    """Longest wait of a request in the queue; then it ends as expired."""
+    """Timeout of a waiting request: the longest it waits in the queue; then it ends as expired."""
     overflow_policy: Literal["drop_oldest", "reject_newest"] = "drop_oldest"
     """Who goes when the queue is full: the oldest request of the client that has most waiting, or the newcomer."""
     supersede: Literal["aware", "all", "off"] = "aware"
