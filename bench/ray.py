@@ -21,7 +21,7 @@ from rich.table import Table
 
 from bench.harness import save
 from inferential import AsyncConnection
-from inferential.cluster import Servers
+from inferential.cluster import ServerGroup
 from inferential.config import InferentialConfig
 from inferential.serve import direct
 
@@ -143,7 +143,7 @@ def _bare(handle: Any) -> Call:
 async def _clients(model_id: str, count: int) -> AsyncIterator[list[Call]]:
     """Clients of a server that has nothing but this model, in a process of its own as `inferential serve --servers`."""
     config = {"transport": {"bind": "tcp://127.0.0.1:0"}, "ray": {"address": "auto"}}
-    servers = Servers(InferentialConfig.model_validate(config), {model_id: model_id}, 1)
+    servers = ServerGroup(InferentialConfig.model_validate(config), {model_id: model_id}, 1)
     async with contextlib.AsyncExitStack() as stack:
         (address,) = await stack.enter_async_context(servers)
         while not await _is_up(servers, count):  # noqa: ASYNC110 (nothing tells of it)
@@ -156,7 +156,7 @@ async def _clients(model_id: str, count: int) -> AsyncIterator[list[Call]]:
         yield calls
 
 
-async def _is_up(servers: Servers, count: int) -> bool:
+async def _is_up(servers: ServerGroup, count: int) -> bool:
     (status,) = await servers.status()
     assert status is not None
     (model,) = status["models"]

@@ -6,12 +6,12 @@ import pytest
 
 pytest.importorskip("ray")
 
-from inferential.cluster import Servers, _of_one, _reachable
+from inferential.cluster import ServerGroup, _of_one, _reachable
 from inferential.config import InferentialConfig
 
 
-def servers(bind: str, count: int) -> Servers:
-    return Servers(InferentialConfig(transport={"bind": bind}), {"m": "m"}, count)
+def servers(bind: str, count: int) -> ServerGroup:
+    return ServerGroup(InferentialConfig(transport={"bind": bind}), {"m": "m"}, count)
 
 
 @pytest.mark.parametrize(("http", "ports"), [(8080, [8080, 8081, 8082]), (0, [0, 0, 0])])
@@ -34,7 +34,7 @@ def test_robots_are_told_the_host_of_a_server_that_listens_on_every_interface() 
 def test_pages_need_ports_too() -> None:
     config = InferentialConfig.model_validate({"http": {"port": 65535}})
     with pytest.raises(ValueError, match=r"http\.port: 2 servers need 2 ports"):
-        Servers(config, {"m": "m"}, 2)
+        ServerGroup(config, {"m": "m"}, 2)
 
 
 def test_ports_follow_each_other() -> None:

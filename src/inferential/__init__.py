@@ -1,7 +1,7 @@
 """Inferential serves shared policies to fleets of robots: actions arrive in time and are fresh.
 
-The client SDK is imported with the package; names that belong to a server are imported on first use, so a robot
-needs nothing of what a server needs.
+Names are imported when they are first used: a robot needs nothing of a server, and the command line prints its help
+without numpy.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from inferential.client import AsyncConnection, AsyncModel, Connection, Jpeg, Model, Png, Result
 from inferential.errors import (
     InferenceError,
     InferentialError,
@@ -22,6 +21,7 @@ from inferential.errors import (
 )
 
 if TYPE_CHECKING:
+    from inferential.client import AsyncConnection, AsyncModel, Connection, Jpeg, Model, Png, Result
     from inferential.dispatch.local import LocalDispatcher
     from inferential.observation.slots import ObservationError
     from inferential.scheduler.base import QueueFullError, register_policy
@@ -55,6 +55,7 @@ __all__ = [
     "register_policy",
 ]
 
+_CLIENT_SIDE = ("AsyncConnection", "AsyncModel", "Connection", "Jpeg", "Model", "Png", "Result")
 _SERVER_SIDE = {
     "InferenceRequest": "inferential.scheduler.request",
     "LocalDispatcher": "inferential.dispatch.local",
@@ -70,6 +71,9 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("inferential")
+    if name in _CLIENT_SIDE:
+        value = globals()[name] = getattr(importlib.import_module("inferential.client"), name)
+        return value
     if name not in _SERVER_SIDE:
         raise AttributeError(f"module 'inferential' has no attribute {name!r}")
     try:

@@ -1,10 +1,10 @@
-"""Several servers of the same models in one Ray cluster, an actor each.
+"""Runs several servers of the same models in one Ray cluster, each as an actor.
 
-They share nothing but the replicas, whose endpoints take one call of each server in turn; which robot speaks to which
-server is the robots' own arithmetic (`client.servers`).
+The servers share only the replicas, whose endpoints take calls of each server in turn. Each robot computes which server
+it uses (`client.failover`).
 
-A server that dies is begun again by Ray, with its address, and its robots come back to it; meanwhile they speak to the
-others. It has that address on its own node alone, so it is never moved: with its node it goes for good.
+Ray restarts a server that dies, at the same address, and its robots return to it; meanwhile they use the others. The
+address exists on one node only, so a server is never moved: it is lost with its node.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _STOP_S = 5.0  # beyond the time that a server may drain
 
 
 class _Actor:
-    """One server; its methods run on the actor's event loop, `serve` for as long as it lives."""
+    """Runs one server; methods run on the actor's event loop, `serve` as long as the actor lives."""
 
     def __init__(self) -> None:
         self._server: Server | None = None
@@ -40,7 +40,7 @@ class _Actor:
         self._stop = asyncio.Event()
 
     async def serve(self, config: InferentialConfig, models: Mapping[str, str]) -> None:
-        """Serves until `stop`; Ray calls it again where the actor's process died."""
+        """Serves until `stop`; Ray calls it again if the actor's process died."""
         server = Server(config=config, dispatcher=RayDispatcher({"address": "auto"}, models))
         async with contextlib.AsyncExitStack() as after, server, contextlib.AsyncExitStack() as beside:
             if config.otlp is not None:
@@ -57,38 +57,38 @@ class _Actor:
             self._server = None
 
     async def addresses(self) -> tuple[str, str | None] | None:
-        """Where robots find it, and its page where it has one; None while it does not listen."""
+        """Returns the addresses of the server and of its page, if it has one; None while it does not listen."""
         if self._server is None:
             return None
         return _reachable(self._server.address, str(ray.util.get_node_ip_address())), self._page  # type: ignore[no-untyped-call]
 
     async def reconfigure(self, config: InferentialConfig) -> None:
-        """Takes on another configuration, its own address apart."""
+        """Takes on a new configuration; the server keeps its address."""
         if self._server is not None:
             self._server.reconfigure(config)
 
     async def status(self) -> dict[str, Any] | None:
-        """What a person sees of it; None while it does not run."""
+        """Returns its status as plain values; None while it does not run."""
         return None if self._server is None else self._server.status().as_dict()
 
     async def stop(self) -> None:
-        """Has `serve` drain and end."""
+        """Makes `serve` drain and return."""
         self._stop.set()
 
 
-class Servers:
-    """A number of servers; `async with` begins and ends them.
+class ServerGroup:
+    """Starts and stops a number of servers, with `async with`.
 
     Args:
-        config: of each, gateways apart. The ports of `transport.bind` and of `http` are the first one's, the others
-            have those that follow; port 0 gives each a free one. They are spread over the cluster's nodes where
-            `transport.bind` is every interface (`*`), else all are on this one.
+        config: of each server, without gateways. The first server has the ports of `transport.bind` and `http`, the
+            others those that follow; port 0 gives each a free port. If `transport.bind` is every interface (`*`) the
+            servers are spread over the cluster's nodes, otherwise all run on this node.
         models: names on Ray Serve by the ids that robots use.
-        count: how many.
+        count: number of servers, at least 1.
 
     Raises:
-        ValueError: fewer than one, or `transport.bind` is no tcp address, or there are too few ports above its or that
-            of `http`.
+        ValueError: `count` is below 1, `transport.bind` is not a tcp address, or too few ports follow it or that of
+            `http`.
     """
 
     def __init__(self, config: InferentialConfig, models: Mapping[str, str], count: int) -> None:
@@ -106,7 +106,7 @@ class Servers:
         self._ending = False
 
     async def __aenter__(self) -> list[str]:
-        """Begins them; gives their addresses, as robots are told them."""
+        """Starts the servers; returns the addresses that robots connect to."""
         try:
             return await self._begin()
         except BaseException:
@@ -114,7 +114,7 @@ class Servers:
             raise
 
     async def __aexit__(self, *error: object) -> None:
-        """Has them drain and end, and Ray too where this has begun it."""
+        """Drains and stops the servers, and Ray if it was started here."""
         self._ending = True
         stops = [actor.stop.remote() for actor in self._actors]
         await asyncio.gather(*stops, return_exceptions=True)
@@ -130,14 +130,14 @@ class Servers:
 
     @property
     def actors(self) -> list[Any]:
-        """Ray's handles of them, in the order of their addresses."""
+        """Ray's handles of the servers, in the order of their addresses."""
         return list(self._actors)
 
     async def _begin(self) -> list[str]:
         if not ray.is_initialized():
-            told = {"log_to_driver": False, "logging_level": logging.WARNING, **self._config.ray}
+            options = {"log_to_driver": False, "logging_level": logging.WARNING, **self._config.ray}
             try:
-                await asyncio.get_running_loop().run_in_executor(None, lambda: ray.init(**told))
+                await asyncio.get_running_loop().run_in_executor(None, lambda: ray.init(**options))
             except Exception as error:
                 raise ConnectionError(
                     f"ray: cannot connect with {self._config.ray or 'no address'}: {error}"
@@ -169,7 +169,7 @@ class Servers:
         return addresses
 
     def _nodes(self) -> Iterator[str]:
-        """A node for each server, this one first, again and again."""
+        """Yields a node for each server: this node, then the others, then from the start."""
         own = ray.get_runtime_context().get_node_id()
         if _is_every_interface(self._binds[0]):
             nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
@@ -188,7 +188,7 @@ class Servers:
 
     def _on_end(self, address: str, call: asyncio.Task[None]) -> None:
         if not self._ending and not call.cancelled():
-            logger.error("server %s has ended, and is not begun again: %s", address, call.exception())
+            logger.error("server %s ended and is not restarted: %s", address, call.exception())
 
     @property
     def pages(self) -> list[str]:
@@ -196,20 +196,22 @@ class Servers:
         return list(self._pages)
 
     async def reconfigure(self, config: InferentialConfig) -> None:
-        """Has each take on another configuration; what cannot change while it runs is left as it is."""
+        """Makes each server take on a new configuration; fields that need a restart keep their values."""
         calls = [actor.reconfigure.remote(_without_gateways(config)) for actor in self._actors]
         for error in await asyncio.gather(*calls, return_exceptions=True):
             if isinstance(error, BaseException):
-                logger.error("the new configuration is not taken on: %s", getattr(error, "cause", None) or error)
+                logger.error(
+                    "the new configuration is rejected, the old one stays: %s", getattr(error, "cause", None) or error
+                )
 
     async def status(self) -> list[dict[str, Any] | None]:
-        """`ServerStatus` of each, as plain values; None for one that is being begun again, or has gone for good."""
+        """Returns the `ServerStatus` of each as plain values; None for one that is restarting or lost."""
         found = await asyncio.gather(*(actor.status.remote() for actor in self._actors), return_exceptions=True)
         return [None if isinstance(one, BaseException) else one for one in found]
 
 
 def _of_one(config: InferentialConfig, bind: str, number: int) -> InferentialConfig:
-    """The configuration of one of several servers."""
+    """Returns the configuration of one of several servers."""
     own = _without_gateways(config)
     own.transport.bind = bind
     if own.http is not None and own.http.port:
@@ -232,12 +234,12 @@ def _is_every_interface(bind: str) -> bool:
 
 
 def _reachable(address: str, host: str) -> str:
-    """An address that robots can use, where the server listens on every interface of a host."""
+    """Returns an address that robots can use, if the server listens on every interface of a host."""
     return f"tcp://{host}:{address.rpartition(':')[2]}" if _is_every_interface(address) else address
 
 
 def _binds(bind: str, count: int) -> list[str]:
-    """An address for each server."""
+    """Returns an address for each server."""
     host, _, port = bind.rpartition(":")
     if not bind.startswith("tcp://") or not port.isdecimal():
         raise ValueError(f"transport.bind: several servers need tcp://HOST:PORT, got {bind!r}")
@@ -249,7 +251,7 @@ def _binds(bind: str, count: int) -> list[str]:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that nobody has now: a server that is begun again needs the one that it had."""
+    """Returns free ports: a server that restarts needs the port that it had."""
     probes = [socket.socket() for _ in range(count)]
     try:
         for probe in probes:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from inferential.cli import obstacles
+from inferential.cli import preflight
 from inferential.config.schema import SchedulingConfig
 from inferential.scheduler.base import Scheduler, _schedulers
 
@@ -39,6 +39,9 @@ def test_every_value_other_than_the_default_is_explained(run: Any, place: Path, 
     first, *lines = without_columns(ran.out).splitlines()
     assert first == "fleet.yaml: valid, 6 values other than the defaults"
     cells = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
+    assert cells[0] == ["field", "value", "from", "meaning"]
+    assert cells[7:] == [["listens on", "for"], ["tcp://*:5555", "robots (ZeroMQ)"]]
+    cells = cells[1:7]
     assert [row[:3] for row in cells] == [
         ["scheduling.strategy", "round_robin", "fleet.yaml:2"],
         ["models.known.arm.target", "policies:Doubler", "fleet.yaml:7"],
@@ -67,8 +70,23 @@ def test_json_has_the_same(run: Any, place: Path) -> None:
     assert ran.json["problems"] == []
 
 
+def test_check_says_what_will_listen_where(run: Any, place: Path) -> None:
+    (place / "fleet.yaml").write_text(
+        "gateways: {openpi: {model: arm}, gr00t: {model: arm, host: '*', port: 0}}\n"
+        "http: {host: '::1', token: s3cret}\notlp: {}\ntransport: {bind: 'ipc:///tmp/robots'}\n"
+    )
+    assert [tuple(one.values()) for one in run("check", "fleet.yaml", "--json").json["listens"]] == [
+        ("ipc:///tmp/robots", "robots (ZeroMQ)"),
+        ("ws://127.0.0.1:8000", "openpi gateway, model arm"),
+        ("tcp://*:a free port", "GR00T gateway, model arm"),
+        ("http://[::1]:8080", "live page, /metrics, /healthz, /readyz (token required)"),
+        ("http://localhost:4318", "OpenTelemetry collector, connected to"),
+    ]
+    assert "s3cret" not in run("check", "fleet.yaml").out
+
+
 def test_without_a_file_the_environment_is_checked(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run("check").out == "environment: valid, 0 values other than the defaults\n"
+    assert run("check").out.startswith("environment: valid, 0 values other than the defaults\n")
     monkeypatch.setenv("INFERENTIAL_SCHEDULNG", "{}")
     ran = run("check")
     assert ran.code == 1
@@ -206,6 +224,7 @@ def test_a_strategy_that_cannot_be_made_is_a_problem(run: Any, place: Path, monk
 
 
 def test_import_leaves_alone_what_is_on_ray_serve(run: Any, place: Path) -> None:
+    pytest.importorskip("ray")
     (place / "f.yaml").write_text("models: {known: {arm: {target: 'ray:arm-v2'}}}")
     assert run("check", "--import", "f.yaml").code == 0
 
@@ -219,7 +238,7 @@ def test_import_finds_models_that_the_server_would_not_take(run: Any, place: Pat
 
 def test_import_tells_which_packages_lack(run: Any, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (place / "f.yaml").write_text("models: {known: {arm: {target: 'ray:arm'}}}\notlp: {traces: false}\n")
-    monkeypatch.setattr(obstacles, "_is_installed", lambda package: False)
+    monkeypatch.setattr(preflight, "_is_installed", lambda package: False)
     assert without_columns(run("check", "--import", "f.yaml").out).splitlines() == [
         "models.known.arm.target: needs ray: pip install 'inferential[server]' (f.yaml:1)",
         "otlp: needs opentelemetry.sdk: pip install 'inferential[otel]' (f.yaml:2)",

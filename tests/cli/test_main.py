@@ -41,7 +41,7 @@ def test_each_command_has_help_with_examples_and_its_summary_first(run: Any, nam
 
 @pytest.mark.parametrize("name", OWN)
 def test_commands_work_in_typers_own_runner(name: str) -> None:
-    ran = CliRunner().invoke(build(name), [name, "--help"])
+    ran = CliRunner().invoke(build(), [name, "--help"])
     assert ran.exit_code == 0
     assert COMMANDS[name] in ran.output
 

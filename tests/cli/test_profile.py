@@ -43,7 +43,7 @@ def test_strings_and_scalars_are_part_of_an_observation(run: Any) -> None:
     [
         (["arm"], "MODEL: no models.known.arm.target in the configuration, and no module:object"),
         (["policies:echo", "-i", "state"], "--input: expected KEY=DTYPE:SHAPE"),
-        (["policies:echo", "-i", "state=complex64:3"], "'complex64' is no dtype of the wire"),
+        (["policies:echo", "-i", "state=complex64:3"], "'complex64' is not a dtype of the wire"),
         (["policies:echo", "--text", "prompt"], "--text: expected KEY=STRING, got 'prompt'"),
         (["policies:Batcher", "--batch-sizes", "9"], "--batch-sizes: expected whole numbers from 1 to 4"),
         (["policies:Doubler"], "model 'policies:Doubler' failed: KeyError: 'state'"),

@@ -18,7 +18,9 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_each_strategy_is_a_line_with_what_it_does(run: Any) -> None:
-    lines = dict(line.split(maxsplit=1) for line in run("schedulers").out.splitlines())
+    heading, *rows = run("schedulers").out.splitlines()
+    assert heading.split()[0] == "strategy"
+    lines = dict(line.split(maxsplit=1) for line in rows)
     assert set(lines) == BUILT_IN
     assert all(lines.values())
     assert lines["deadline_aware"].endswith(" (default)")

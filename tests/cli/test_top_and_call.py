@@ -152,9 +152,28 @@ def test_on_a_narrow_terminal_robots_keep_their_names_and_a_model_its_line() -> 
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(view(status_of(client, models=[{**model, "latency": latency}]), 24))
     lines = console.export_text().splitlines()
-    assert any(line.startswith("ballplate-01  overdue") and "12345" in line for line in lines)
+    assert any(line.startswith("ballplate-01 overdue balance") and "12345" in line for line in lines)
+    assert max(map(len, lines)) <= 80
     assert sum("1: 100.0" in line for line in lines) == 1
     assert not any(line.strip().startswith("19: ") for line in lines)
+
+
+def test_long_names_are_cut_so_that_counts_stay_whole_in_80_columns() -> None:
+    use = {"model_id": "pi0.5-" + "x" * 40, "cadence_ms": 1019.4, "age_ms": 1113.0, "answered": 1234567, "in_time": 1}
+    client = {
+        "client_id": "robot-" + "y" * 60,
+        "state": "overdue",
+        "models": [{**use, "superseded": 99999, "refused": 7}],
+    }
+    model = {"model_id": use["model_id"], "waiting": 1234, "in_flight": 1, "replicas": ["a"], "max_inflight": 1}
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(view(status_of(client, models=[{**model, "calls": 9876543, "latency": []}]), 24))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80
+    (robot,) = [line.split() for line in lines if line.startswith("robot-")]
+    assert robot[3:] == ["1019.4", "1113.0", "0.0", "1234567", "99999", "7"]
+    (served,) = [line.split() for line in lines if line.startswith("pi0.5-")]
+    assert served[1:] == ["1234", "1", "1", "9876543"]
 
 
 FOREIGN = "\x1b[2J\x9b31m\u202e[/b]"

@@ -32,4 +32,4 @@ def test_json_has_null_for_what_is_not_installed(run: Any, monkeypatch: Any) -> 
 def test_the_installed_script_is_the_same(place: Path) -> None:
     script = Path(sys.executable).with_name("inferential")
     ran = subprocess.run([script, "version"], capture_output=True, text=True, timeout=60, check=True)
-    assert ran.stdout.startswith("inferential")
+    assert "inferential" in ran.stdout

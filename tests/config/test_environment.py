@@ -81,7 +81,7 @@ def test_two_names_for_one_field_are_an_error() -> None:
     with pytest.raises(ConfigError) as caught:
         values(env)
     assert str(caught.value) == (
-        "metrics.enabled: told twice, by INFERENTIAL_METRICS__ENABLED too (inferential_metrics__enabled)"
+        "metrics.enabled: set twice, by INFERENTIAL_METRICS__ENABLED too (inferential_metrics__enabled)"
     )
 
 

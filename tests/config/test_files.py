@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inferential.config import ConfigError
@@ -66,7 +66,7 @@ def test_yaml_and_json_give_line_and_column_of_every_value(
     layer = read_file(path)
     assert layer.source(("clients", "known", 1, "model")) == f"{path}:{model}"
     assert layer.source(("scheduling", "strategy")) == f"{path}:{strategy}"
-    assert layer.source(("scheduling", "missing")) == f"{path}:{layer.places[('scheduling',)]}"
+    assert layer.source(("scheduling", "missing")) == f"{path}:{layer.positions[('scheduling',)]}"
     assert layer.source(("nothing",)) == str(path)
 
 
@@ -160,25 +160,26 @@ _json_values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(_json_values, st.sampled_from([None, 0, "\t"]), st.booleans())
 def test_any_json_gets_a_place_for_each_of_its_values(value: Any, indent: Any, escaped: bool) -> None:
     text = json.dumps(value, indent=indent, ensure_ascii=escaped)
-    parsed, places = parse_json(text)
+    parsed, positions = parse_json(text)
     assert parsed == value
-    assert set(places) == set(_places(value, ()))
+    assert set(positions) == set(_places(value, ()))
     lines = text.split("\n")
-    assert all(1 <= place.column <= len(lines[place.line - 1]) for place in places.values())
+    assert all(1 <= place.column <= len(lines[place.line - 1]) for place in positions.values())
 
 
 def test_keys_longer_than_yaml_allows_are_placed_in_the_file_alone() -> None:
     key = "k" * 2000
-    values, places = parse_json(json.dumps({key: 1}))
+    values, positions = parse_json(json.dumps({key: 1}))
     assert values == {key: 1}
-    assert dict(places) == {}
+    assert dict(positions) == {}
 
 
 def test_json_that_is_valid_is_read_without_looking_for_places(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inferential.config.text_json.compose", lambda text: pytest.fail("looked for places"))
+    monkeypatch.setattr("inferential.config.text_json.compose", lambda text: pytest.fail("looked for positions"))
     assert parse_json(JSON)[0] == VALUES
 
 

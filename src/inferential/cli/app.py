@@ -1,18 +1,17 @@
-"""The commands there are, put together for one run.
+"""Lists the commands, and runs the one that the arguments name.
 
-What a command does is in its own module, imported only for the command that runs: `inferential version` loads no server
-and `inferential --help` no physics engine.
+A command is a module of its own, imported only when it runs: `inferential version` loads no server, and
+`inferential --help` no physics engine.
 """
 
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from inferential.cli.errors import CliError, missing
 from inferential.cli.output import wants_rich
@@ -49,13 +48,12 @@ def run(args: Sequence[str]) -> int:
     """Runs the command that the arguments name; returns the exit code.
 
     Raises:
-        CliError: the command failed, lacks a package, or there is no such command or option.
+        CliError: the command failed or needs a package that is not installed, or there is no such command or option.
     """
-    wanted = _wanted(args)
-    if wanted is None:
+    if all(arg.startswith("-") for arg in args):
         args = [*args, "--help"]
     try:
-        code = build(wanted)(list(args), prog_name="inferential", standalone_mode=False)
+        code = build()(list(args), prog_name="inferential", standalone_mode=False)
     except _UsageError as error:
         message = error.format_message().replace("Value error, ", "")
         where = error.ctx.command_path if error.ctx is not None else "inferential"
@@ -65,9 +63,18 @@ def run(args: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def build(wanted: str | None) -> typer.Typer:
-    """The application, in which only the wanted command is more than its name and first line."""
+class _LazyGroup(TyperGroup):
+    """Lists commands by name and first line, and imports the one that runs or is completed."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, None if command is None else _loaded(str(name)), rest
+
+
+def build() -> typer.Typer:
+    """Returns the application; no command's module is imported yet."""
     app = typer.Typer(
+        cls=_LazyGroup,
         help="Shared policies served to fleets of robots: actions that arrive in time and are fresh.",
         epilog=_epilog(_EXAMPLES),
         rich_markup_mode=_markup(),
@@ -76,38 +83,29 @@ def build(wanted: str | None) -> typer.Typer:
     )
     app.callback()(_global_options)
     for name, summary in COMMANDS.items():
-        if name == wanted:
-            module = _imported(name)
-            examples = getattr(module, "EXAMPLES", ())
-            app.command(name, epilog=_epilog(examples), context_settings=_SETTINGS)(getattr(module, name))
-        else:
-            app.command(name, help=summary)(_never_run)
+        app.command(name, help=summary)(_never_run)
     return app
 
 
-def _imported(name: str) -> ModuleType:
+def _loaded(name: str) -> Any:
     try:
-        return importlib.import_module(f"inferential.cli.{name}")
+        module = importlib.import_module(f"inferential.cli.{name}")
     except ModuleNotFoundError as error:
         raise missing(f"inferential {name}", error, "demo" if name == "demo" else "edge") from error
+    app = typer.Typer(rich_markup_mode=_markup(), add_completion=False)
+    epilog = _epilog(getattr(module, "EXAMPLES", ()))
+    app.command(name, epilog=epilog, context_settings=_SETTINGS)(getattr(module, name))
+    return typer.main.get_command(app)
 
 
 def _global_options(
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback where a command fails.")] = False,
 ) -> None:
-    """`main` looks at it."""
+    """Does nothing: `main` reads the options."""
 
 
 def _never_run() -> None:
     raise AssertionError("the command that runs is imported")
-
-
-def _wanted(args: Sequence[str]) -> str | None:
-    """The command's name: the first word that is no option, on the line to be completed where there is one."""
-    if "_INFERENTIAL_COMPLETE" in os.environ:
-        line = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or ""
-        args = line.split()[1:]
-    return next((arg for arg in args if not arg.startswith("-")), None)
 
 
 def _markup() -> Any:

@@ -1,6 +1,6 @@
 """`inferential bench`: load on a server that runs, and how it does.
 
-The robots are in `sim.load`; here they are ordered, watched and told of.
+The robots are in `sim.load`; here they are started, watched and reported.
 """
 
 from __future__ import annotations
@@ -85,15 +85,15 @@ def bench(
     """
     if closed and rate is not None:
         raise CliError("--closed has no rate: leave out --rate, or --closed")
-    told = observation(values)
+    given = observation(values)
     if payload is not None:
-        if _PAYLOAD in told:
+        if _PAYLOAD in given:
             raise CliError(f"--payload is the key {_PAYLOAD}, which is given: leave out one of them")
-        told[_PAYLOAD] = np.random.default_rng(0).integers(0, 256, _bytes(payload), np.uint8)
-    if not told:
+        given[_PAYLOAD] = np.random.default_rng(0).integers(0, 256, _bytes(payload), np.uint8)
+    if not given:
         raise CliError("nothing to send: give what the model reads as KEY=VALUE, or --payload SIZE")
     rate_hz = None if closed else _RATE_HZ if rate is None else rate
-    load = Load(server, model, told, robots, rate_hz, seconds, budget_ms, queue.value)
+    load = Load(server, model, given, robots, rate_hz, seconds, budget_ms, queue.value)
     _first(load)
     driver = Driver(load)
     console = Console(stderr=True)
@@ -107,7 +107,7 @@ def bench(
 
 
 def figures(load: Load, tally: Tally, took_s: float) -> dict[str, Any]:
-    """All that is told, as plain values.
+    """Returns the report as plain values.
 
     Args:
         load: what was asked.
@@ -144,16 +144,16 @@ def figures(load: Load, tally: Tally, took_s: float) -> dict[str, Any]:
     }
 
 
-def _bytes(told: str) -> int:
-    found = _SIZE.fullmatch(told.strip())
-    size = 0 if found is None else int(float(found[1]) * _UNITS[(found[2] or "b").lower()])
-    if not 0 < size <= _MAX_BYTES:
-        raise CliError(f"--payload: expected a size of 1 B to 256 MiB, as 64, 150kB or 1MB, got {told!r}")
-    return size
+def _bytes(size: str) -> int:
+    found = _SIZE.fullmatch(size.strip())
+    count = 0 if found is None else int(float(found[1]) * _UNITS[(found[2] or "b").lower()])
+    if not 0 < count <= _MAX_BYTES:
+        raise CliError(f"--payload: expected a size of 1 B to 256 MiB, as 64, 150kB or 1MB, got {size!r}")
+    return count
 
 
 def _first(load: Load) -> None:
-    """One request before the load, so that what is wrong is told once and not a thousand times.
+    """One request before the load, so that a mistake is reported once, not a thousand times.
 
     Raises:
         CliError: it was not answered.

@@ -37,7 +37,7 @@ def call(
         typer.Argument(metavar="[KEY=VALUE]...", help="Numbers or lists in JSON, text, or @FILE: an image or .npy."),
     ] = None,
     timeout_ms: Annotated[float, typer.Option(min=1, help="How long to wait for each answer.")] = 5000,
-    budget_ms: Annotated[float | None, typer.Option(min=0.001, help="Latency budget that the server is told.")] = None,
+    budget_ms: Annotated[float | None, typer.Option(min=0.001, help="Latency budget to send to the server.")] = None,
     repeat: Annotated[int, typer.Option(min=1, help="Requests, one after another.")] = 1,
     client_id: Annotated[str, typer.Option(help="Name to call by; one is made up.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the last answer, with all values, as JSON.")] = False,
@@ -50,16 +50,16 @@ def call(
 
     Exit code 1: the server refused it, or gave no answer in time.
     """
-    told_budget: dict[str, Any] = {} if budget_ms is None else {"latency_budget_ms": budget_ms}
-    told_values = observation(values)
+    budget: dict[str, Any] = {} if budget_ms is None else {"latency_budget_ms": budget_ms}
+    sent = observation(values)
     result: Any = None
     taken: list[float] = []
     try:
         with Connection(server, client_id, "inferential call") as connection:
-            handle = connection.model(model, queue="all", **told_budget)
+            handle = connection.model(model, queue="all", **budget)
             for _ in range(repeat):
                 began = time.perf_counter()
-                result = handle.infer(timeout_ms, **told_values)
+                result = handle.infer(timeout_ms, **sent)
                 if result is None:
                     _fail(as_json, "Timeout", no_answer(server, f"{timeout_ms:g} ms", connection))
                     return 1
@@ -70,7 +70,7 @@ def call(
     except (TypeError, ValueError) as error:
         raise CliError(str(error)) from error
     timing = result.timing
-    told = {
+    report = {
         "model_id": model,
         "model_version": result.model_version,
         "round_trip_ms": taken[-1],
@@ -82,11 +82,11 @@ def call(
     answer = {key: value for key, value in result.items() if key not in ("response_id", "model_id")}
     answer.pop("inference_latency_ms", None)
     if as_json:
-        print(json.dumps({**told, "values": {key: _plain(value) for key, value in answer.items()}}))
+        print(json.dumps({**report, "values": {key: _plain(value) for key, value in answer.items()}}))
         return 0
     console = Console()
     console.print(_table(answer))
-    console.print(printable(_summary(told, taken)), highlight=False, markup=False, soft_wrap=True)
+    console.print(printable(_summary(report, taken)), highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
@@ -113,15 +113,15 @@ def _table(answer: dict[str, Any]) -> Table:
     return table
 
 
-def _summary(told: dict[str, Any], taken: list[float]) -> str:
+def _summary(report: dict[str, Any], taken: list[float]) -> str:
     parts = [f"round trip {taken[-1]:.2f} ms"]
-    if told["server_ms"] is not None:
+    if report["server_ms"] is not None:
         parts.append(
-            f"server {told['server_ms']:.2f} (queue {told['queue_ms']:.2f}, model {told['inference_ms']:.2f}), "
-            f"batch of {told['batch_size']}"
+            f"server {report['server_ms']:.2f} (queue {report['queue_ms']:.2f}, model {report['inference_ms']:.2f}), "
+            f"batch of {report['batch_size']}"
         )
-    if told["model_version"]:
-        parts.append(f"version {told['model_version']}")
+    if report["model_version"]:
+        parts.append(f"version {report['model_version']}")
     if len(taken) > 1:
         p50, p99 = np.percentile(taken, [50, 99])
         parts.append(f"{len(taken)} requests: p50 {p50:.2f}, p99 {p99:.2f} ms")

@@ -12,8 +12,8 @@ import typer
 from pydantic_core import PydanticUndefined
 
 from inferential.cli.errors import CliError
-from inferential.cli.obstacles import RAY, lacking, obstacles, strategy_problem
 from inferential.cli.output import print_json, print_line, print_rows
+from inferential.cli.preflight import RAY, listeners, missing_packages, preflight, strategy_problem
 from inferential.cli.settings import targets
 from inferential.cli.targets import load_model
 from inferential.config.fields import format_value, items, values
@@ -41,30 +41,41 @@ def check(
     """Validate a configuration and explain it.
 
     Shows each value that differs from its default, where it comes from (file and line, or environment variable) and
-    what it means; or else every problem. Exit code 1: there are problems.
+    what it means, and on which addresses a server will listen; or else every problem. Exit code 1: there are problems.
     """
     subject = str(config) if config is not None else "environment"
     explained: list[dict[str, Any]] = []
+    listening: list[tuple[str, str]] = []
     try:
         loaded = load(config)
     except ConfigError as error:
         problems = list(error.problems)
     else:
-        problems = obstacles(loaded)
+        problems = preflight(loaded)
         problems += _import(loaded) if import_models else []
         problems += [problem] if (problem := strategy_problem(loaded)) else []
         explained = _explained(loaded)
+        listening = listeners(loaded.config)
     if as_json:
         listed = [{"path": one.path, "message": one.message, "source": one.source} for one in problems]
-        print_json({"subject": subject, "valid": not problems, "problems": listed, "values": explained})
+        addresses = [{"address": address, "what": what} for address, what in listening]
+        print_json(
+            {
+                "subject": subject,
+                "valid": not problems,
+                "problems": listed,
+                "values": explained,
+                "listens": addresses,
+            }
+        )
     else:
-        _print(subject, problems, explained)
+        _print(subject, problems, explained, listening)
     if problems:
         raise typer.Exit(1)
 
 
 def _import(loaded: Loaded) -> list[Problem]:
-    problems = lacking(loaded)
+    problems = missing_packages(loaded)
     for model_id, target in targets(loaded.config).items():
         if target.startswith(RAY):
             continue  # it is on Ray Serve, and need not be up yet
@@ -96,7 +107,9 @@ def _explained(loaded: Loaded) -> list[dict[str, Any]]:
     return explained
 
 
-def _print(subject: str, problems: list[Problem], explained: list[dict[str, Any]]) -> None:
+def _print(
+    subject: str, problems: list[Problem], explained: list[dict[str, Any]], listening: list[tuple[str, str]]
+) -> None:
     for problem in problems:
         print_line(str(problem), "red")
     if problems:
@@ -109,3 +122,4 @@ def _print(subject: str, problems: list[Problem], explained: list[dict[str, Any]
             for one in explained
         ]
         print_rows(("field", "value", "from", "meaning"), rows)
+    print_rows(("listens on", "for"), listening)

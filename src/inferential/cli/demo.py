@@ -73,9 +73,7 @@ def demo(
     ),
     http: Annotated[
         str | None,
-        typer.Option(
-            metavar="[HOST:]PORT", help="Serve the live page there meanwhile; on loopback unless told otherwise."
-        ),
+        typer.Option(metavar="[HOST:]PORT", help="Serve the live page there meanwhile; the default host is 127.0.0.1."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON and nothing else.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Print lines instead of a live table.")] = False,
@@ -178,8 +176,8 @@ def _run_live(watch: Watch, reports: Iterator[list[Report]]) -> None:
     console = Console()
     try:
         with Live(console=console, auto_refresh=False, transient=True) as shown:
-            for told in reports:
-                watch.take(told)
+            for report in reports:
+                watch.take(report)
                 shown.update(table.live(watch), refresh=True)
     finally:
         if watch.robots:
@@ -188,11 +186,11 @@ def _run_live(watch: Watch, reports: Iterator[list[Report]]) -> None:
 
 def _run_plain(watch: Watch, reports: Iterator[list[Report]], *, quiet: bool) -> None:
     next_line = time.monotonic() + _PLAIN_LINE_S
-    told_page = quiet
-    for told in reports:
-        watch.take(told)
-        if watch.server.page is not None and not told_page:
-            told_page = True
+    page_printed = quiet
+    for report in reports:
+        watch.take(report)
+        if watch.server.page is not None and not page_printed:
+            page_printed = True
             print(f"page on {watch.server.page}", flush=True)
         if not quiet and watch.seconds and time.monotonic() >= next_line:
             next_line = time.monotonic() + _PLAIN_LINE_S
@@ -200,7 +198,7 @@ def _run_plain(watch: Watch, reports: Iterator[list[Report]], *, quiet: bool) ->
 
 
 def _make(out: Path) -> None:
-    """Before anything runs: an order to save nowhere is told at once."""
+    """Raises, before anything runs, if the results cannot be saved."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -5,8 +5,12 @@ A command raises it; `main` prints it.
 
 from __future__ import annotations
 
-from inferential import Connection
+from typing import TYPE_CHECKING
+
 from inferential.errors import InferentialError
+
+if TYPE_CHECKING:
+    from inferential import Connection
 
 
 class CliError(InferentialError):
@@ -14,16 +18,16 @@ class CliError(InferentialError):
 
 
 def no_answer(server: str, within: str, connection: Connection) -> str:
-    """What is told where an answer did not come in time."""
+    """Returns the message for an answer that did not come in time."""
     why = connection.last_error or "it is connected, so the model takes longer than that"
     return f"no answer from {server} within {within}: {why}"
 
 
 def missing(what: str, error: ModuleNotFoundError, extra: str) -> CliError:
-    """The error for a package that is not installed.
+    """Returns the error for a package that is not installed.
 
     Raises:
-        ModuleNotFoundError: the one given, where it is a module of this package: a bug, not an installation.
+        ModuleNotFoundError: the one given, if a module of this package is missing, which is a bug.
     """
     if error.name is None or error.name.partition(".")[0] == "inferential":
         raise error

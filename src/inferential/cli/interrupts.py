@@ -45,10 +45,10 @@ class Interrupts:
             return
         self._came = True
         self._stop()
-        with contextlib.suppress(OSError):  # nobody reads it any more
+        with contextlib.suppress(OSError):  # the reader is gone
             print(f"{self._now()}; Ctrl-C again ends it at once", flush=True)
 
 
 def draining(timeout_s: float) -> str:
-    """What a server does that was told to stop."""
+    """Returns what a server does once it was asked to stop."""
     return f"draining, for {timeout_s:g} s at most"

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:
-        # As `inferential schedulers | head -1`: nobody reads any more, and the interpreter must not flush either.
+        # As `inferential schedulers | head -1`: the reader is gone, and the interpreter must not flush either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     except Exception as error:

@@ -1,6 +1,6 @@
-"""What commands print: rich on a terminal, plain lines elsewhere, JSON where it is asked for.
+"""Prints what commands show: rich on a terminal, plain lines elsewhere, JSON on request.
 
-Errors are not printed here but raised, as CliError.
+Errors are raised as CliError and printed by `main`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def printable(text: str) -> str:
-    """The text with what a terminal would act on, or that nobody can see, as escapes: robots, servers and models send
+    """The text with what a terminal would act on, or that cannot be seen, as escapes: robots, servers and models send
     what they like."""
     if text.isprintable():
         return text
@@ -36,12 +36,13 @@ def print_json(value: Any) -> None:
 
 
 def print_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table; elsewhere than on a terminal one line a row, its columns aligned and without a heading."""
+    """Prints a table with headings: ruled on a terminal, elsewhere one line a row with aligned columns."""
     rows = [[printable(cell) for cell in row] for row in rows]
     if wants_rich():
         _print_table(columns, rows)
         return
-    widths = [max((len(row[at]) for row in rows), default=0) for at in range(len(columns))]
+    rows = [list(columns), *rows]
+    widths = [max(len(row[at]) for row in rows) for at in range(len(columns))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 

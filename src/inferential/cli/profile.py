@@ -45,13 +45,13 @@ def profile(
     ] = None,
     text: Annotated[list[str] | None, typer.Option(metavar="KEY=STRING", help="A string of the observation.")] = None,
     batch_sizes: Annotated[
-        str | None, typer.Option(metavar="1,2,4", help="Batch sizes; powers of two up to the model's where not told.")
+        str | None, typer.Option(metavar="1,2,4", help="Batch sizes; the default is powers of two up to the model's.")
     ] = None,
     calls: Annotated[
         int, typer.Option(min=4, max=10_000, help="Calls of each size, after a first that is not counted.")
     ] = 30,
     model_id: Annotated[
-        str | None, typer.Option("--as", metavar="ID", help="Model id in the file; MODEL where not told.")
+        str | None, typer.Option("--as", metavar="ID", help="Model id in the file; the default is MODEL.")
     ] = None,
     out: Annotated[Path | None, typer.Option(dir_okay=False, help="File to write, for models.profiles.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON and nothing else.")] = False,
@@ -107,38 +107,38 @@ def _dispatcher(model: str, config: Path | None) -> LocalDispatcher:
         raise CliError(str(error)) from error
 
 
-def _sizes(told: str | None, largest: int) -> list[int]:
-    if told is None:
+def _sizes(option: str | None, largest: int) -> list[int]:
+    if option is None:
         return sorted({size for power in range(largest.bit_length()) if (size := 2**power) <= largest} | {largest})
     try:
-        sizes = sorted({int(size) for size in told.split(",")})
+        sizes = sorted({int(size) for size in option.split(",")})
     except ValueError:
         sizes = []
     if not sizes or sizes[0] < 1 or sizes[-1] > largest:
-        raise CliError(f"--batch-sizes: expected whole numbers from 1 to {largest} separated by commas, got {told!r}")
+        raise CliError(f"--batch-sizes: expected whole numbers from 1 to {largest} separated by commas, got {option!r}")
     return sizes
 
 
 def _observation(inputs: Iterable[str], texts: Iterable[str]) -> dict[str, Any]:
     chance = np.random.default_rng(0)
     observation: dict[str, Any] = {}
-    for told in inputs:
-        match = re.fullmatch(r"([^=]+)=(\w+)(?::(\d+(?:x\d+)*))?", told)
+    for option in inputs:
+        match = re.fullmatch(r"([^=]+)=(\w+)(?::(\d+(?:x\d+)*))?", option)
         if match is None:
-            raise CliError(f"--input: expected KEY=DTYPE:SHAPE, such as camera=uint8:224x224x3, got {told!r}")
+            raise CliError(f"--input: expected KEY=DTYPE:SHAPE, such as camera=uint8:224x224x3, got {option!r}")
         key, name, shape = match[1], match[2], tuple(map(int, match[3].split("x"))) if match[3] else ()
         try:
             dtype = np.dtype(name)
             dtype_from_numpy(dtype)
         except (TypeError, ValueError) as error:
-            raise CliError(f"--input {told}: {name!r} is no dtype of the wire, such as float32 or uint8") from error
+            raise CliError(f"--input {option}: {name!r} is not a dtype of the wire, as float32 is") from error
         whole = np.issubdtype(dtype, np.integer)
         values = chance.integers(0, 127, shape) if whole else chance.standard_normal(shape)
         observation[key] = np.asarray(values).astype(dtype)
-    for told in texts:
-        key, equals, value = told.partition("=")
+    for option in texts:
+        key, equals, value = option.partition("=")
         if not (key and equals):
-            raise CliError(f"--text: expected KEY=STRING, got {told!r}")
+            raise CliError(f"--text: expected KEY=STRING, got {option!r}")
         observation[key] = value
     return observation
 

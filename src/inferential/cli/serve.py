@@ -18,7 +18,7 @@ import typer
 from inferential.cli.errors import CliError, missing
 from inferential.cli.interrupts import Interrupts, draining
 from inferential.cli.logs import LogFormat, LogLevel, set_up_logging
-from inferential.cli.obstacles import RAY, obstacles, strategy_problem
+from inferential.cli.preflight import RAY, preflight, strategy_problem
 from inferential.cli.settings import COMMAND_LINE, http_section, targets
 from inferential.cli.targets import load_models
 from inferential.config.changes import diff
@@ -31,7 +31,7 @@ from inferential.dispatch.local import LocalDispatcher
 from inferential.server import Server
 
 if TYPE_CHECKING:
-    from inferential.cluster import Servers
+    from inferential.cluster import ServerGroup
     from inferential.telemetry.otlp import Telemetry
 
 logger = logging.getLogger("inferential.serve")
@@ -180,7 +180,7 @@ def _telemetry(server: Server, config: OtlpConfig) -> Telemetry:
     return Telemetry(server, config)
 
 
-def _several(loaded: Loaded, path: Path | None, count: int) -> Servers:
+def _several(loaded: Loaded, path: Path | None, count: int) -> ServerGroup:
     wanted = _wanted(loaded, path)
     here = sorted(model_id for model_id, target in wanted.items() if not target.startswith(RAY))
     if here:
@@ -191,22 +191,22 @@ def _several(loaded: Loaded, path: Path | None, count: int) -> Servers:
     if loaded.config.gateways.model_fields_set:
         raise CliError("--servers: a gateway's clients know one server; start one with the gateways beside these")
     try:
-        from inferential.cluster import Servers
+        from inferential.cluster import ServerGroup
     except ModuleNotFoundError as error:
         raise CliError(f"{error.name} is not installed: pip install 'inferential[server]'") from error
     try:
-        return Servers(
+        return ServerGroup(
             loaded.config, {model_id: target.removeprefix(RAY) for model_id, target in wanted.items()}, count
         )
     except ValueError as error:
         raise CliError(str(error)) from error
 
 
-async def _run_servers(servers: Servers, watcher: ConfigWatcher | None, drain_timeout_s: float) -> None:
+async def _run_servers(servers: ServerGroup, watcher: ConfigWatcher | None, drain_timeout_s: float) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     Interrupts(stop.set, lambda: draining(drain_timeout_s)).handle()
-    async with _told(servers) as addresses:
+    async with _begun(servers) as addresses:
         print(f"{len(addresses)} servers listening on {','.join(addresses)}", flush=True)
         if servers.pages:
             print(f"pages on {', '.join(servers.pages)}", flush=True)
@@ -218,7 +218,7 @@ async def _run_servers(servers: Servers, watcher: ConfigWatcher | None, drain_ti
 
 
 @contextlib.asynccontextmanager
-async def _told(servers: Servers) -> AsyncIterator[list[str]]:
+async def _begun(servers: ServerGroup) -> AsyncIterator[list[str]]:
     """The servers, what keeps them from beginning as an error of the command."""
     try:
         addresses = await servers.__aenter__()
@@ -250,7 +250,7 @@ def _wanted(loaded: Loaded, path: Path | None) -> dict[str, str]:
 
 def _build(loaded: Loaded, path: Path | None) -> _AnnouncedServer:
     wanted = _wanted(loaded, path)
-    if found := obstacles(loaded):
+    if found := preflight(loaded):
         raise CliError("\n".join(map(str, found)))
     dispatcher = _dispatcher(wanted, loaded.config)
     if (problem := strategy_problem(loaded)) is not None:
@@ -283,7 +283,7 @@ async def _run(server: _AnnouncedServer, watcher: ConfigWatcher | None) -> None:
 @contextlib.asynccontextmanager
 async def _watched(watcher: ConfigWatcher | None) -> AsyncIterator[None]:
     watching = None if watcher is None else asyncio.create_task(_watch(watcher))
-    await asyncio.sleep(0)  # SIGHUP is handled from here on, before anyone is told that the server listens
+    await asyncio.sleep(0)  # SIGHUP is handled from here on, before the line that the server listens is printed
     try:
         yield
     finally:
@@ -315,10 +315,10 @@ def _overrides(
     models: list[str], bind: str | None, strategy: str | None, http: str | None, otlp: str | None
 ) -> dict[str, Any]:
     known: dict[str, dict[str, str]] = {}
-    for told in models:
-        model_id, equals, target = told.partition("=")
+    for option in models:
+        model_id, equals, target = option.partition("=")
         if not (equals and model_id and target):
-            raise CliError(f"--model: expected ID=module:object, got {told!r}")
+            raise CliError(f"--model: expected ID=module:object, got {option!r}")
         if model_id in known:
             raise CliError(f"--model: {model_id!r} is given twice")
         known[model_id] = {"target": target}

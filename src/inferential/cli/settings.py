@@ -18,13 +18,13 @@ def targets(config: InferentialConfig) -> dict[str, str]:
     return {model_id: known.target for model_id, known in config.models.known.items() if known.target is not None}
 
 
-def http_section(told: str) -> dict[str, Any]:
+def http_section(address: str) -> dict[str, Any]:
     """What `--http [HOST:]PORT` sets of the section http.
 
     Raises:
         CliError: it has no port.
     """
-    host, _, port = told.rpartition(":")
+    host, _, port = address.rpartition(":")
     if not port.isdecimal():
-        raise CliError(f"--http: expected PORT or HOST:PORT, got {told!r}")
+        raise CliError(f"--http: expected PORT or HOST:PORT, got {address!r}")
     return {"port": int(port), **({"host": host.strip("[]")} if host else {})}

@@ -1,14 +1,11 @@
-"""`inferential top`: the fleet in the terminal, over the same HTTP as the page.
-
-It only shows what the server tells.
-"""
+"""`inferential top`: shows the fleet in the terminal, read over HTTP as the live page is."""
 
 from __future__ import annotations
 
 import http.client
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -28,6 +25,13 @@ EXAMPLES = (
     "inferential top --once --json",
 )
 _TIMEOUT_S = 10.0
+_MODEL_COLUMNS = ("model", "waiting", "in flight", "replicas", "answers", "median ms by rows")
+_ROBOT_COLUMNS = (
+    "robot", "state", "model", "cadence\nms", "age\nms", "met\n%", "answers", "super-\nseded", "refused"
+)  # fmt: skip
+_WORDS = {"robot", "state", "model", "median ms by rows"}
+_SHRINKING = {"robot", "model", "median ms by rows"}
+"""Columns that are cut with an ellipsis where the terminal is narrow; counts are always whole."""
 _STYLES = {"active": "green", "overdue": "yellow", "gone": "dim"}
 
 
@@ -59,7 +63,7 @@ def top(
 
 
 def view(status: dict[str, Any], height: int) -> Group:
-    """The tables; as many robots as fit so many lines, those first that need a look."""
+    """Returns the tables, at most 80 columns wide; overdue robots first, as many as fit `height` lines."""
     status = _printable(status)
     head = Text.assemble(
         ("Inferential ", "bold"),
@@ -67,35 +71,39 @@ def view(status: dict[str, Any], height: int) -> Group:
         f"waiting {status['waiting']}  in flight {status['in_flight']}",
         ("  draining", "yellow") if status["draining"] else "",
     )
-    models = Table(box=None, header_style="dim", pad_edge=False)
-    for heading in ("model", "waiting", "in flight", "replicas", "answers", "median ms by rows"):
-        models.add_column(
-            heading, justify="left" if heading in ("model", "median ms by rows") else "right", no_wrap=True
-        )
+    models = _table(_MODEL_COLUMNS)
     for model in status["models"]:
         sizes = "  ".join(f"{size['batch_size']}: {size['median_ms']:.1f}" for size in model["latency"])
         replicas = str(len(model["replicas"])) if model["max_inflight"] else "none up"
         counts = (model["waiting"], model["in_flight"], replicas, model["calls"])
-        models.add_row(*map(Text, (model["model_id"], *map(str, counts), sizes)))
-    robots = Table(box=None, header_style="dim", pad_edge=False)
-    robots.add_column("robot", no_wrap=True)  # where the terminal is narrow, other columns give way
-    for heading in ("state", "model", "cadence\nms", "age\nms", "met\n%", "answers", "super-\nseded", "refused"):
-        robots.add_column(heading, justify="left" if heading in ("state", "model") else "right")
+        models.add_row(_name(model["model_id"]), *map(Text, map(str, counts)), _name(sizes))
+    robots = _table(_ROBOT_COLUMNS)
     rows = _rows(status)
     fit = max(height - len(status["models"]) - 7, 3)
     for state, cells in rows[:fit]:
-        robots.add_row(Text(cells[0]), Text(state, _STYLES.get(state, "")), *map(Text, cells[1:]))
+        robots.add_row(_name(cells[0]), Text(state, _STYLES.get(state, "")), _name(cells[1]), *map(Text, cells[2:]))
     left = Text(f"and {len(rows) - fit} more", "dim") if len(rows) > fit else Text("")
     return Group(head, Text(""), models, Text(""), robots, left)
 
 
-def _printable(told: Any) -> Any:
+def _table(columns: Sequence[str]) -> Table:
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in columns:
+        table.add_column(heading, justify="left" if heading in _WORDS else "right", no_wrap=heading not in _SHRINKING)
+    return table
+
+
+def _name(text: str) -> Text:
+    return Text(text, no_wrap=True, overflow="ellipsis")
+
+
+def _printable(value: Any) -> Any:
     """The same with every string as a terminal can take it: names are the robots' own."""
-    if isinstance(told, dict):
-        return {key: _printable(value) for key, value in told.items()}
-    if isinstance(told, list | tuple):
-        return [_printable(one) for one in told]
-    return printable(told) if isinstance(told, str) else told
+    if isinstance(value, dict):
+        return {key: _printable(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_printable(one) for one in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def _rows(status: dict[str, Any]) -> list[tuple[str, list[str]]]:
@@ -144,9 +152,9 @@ def _stream(url: str, token: str | None) -> Iterator[dict[str, Any]]:
             return
 
 
-def _read(url: str, told: bytes) -> dict[str, Any]:
+def _read(url: str, body: bytes) -> dict[str, Any]:
     try:
-        status = json.loads(told)
+        status = json.loads(body)
     except ValueError:
         status = None
     if not isinstance(status, dict) or "clients" not in status:

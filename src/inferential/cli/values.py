@@ -19,14 +19,14 @@ from inferential.cli.errors import CliError, missing
 _ARGUMENTS = inspect.signature(Model.infer).parameters.keys() - {"values"}
 
 
-def observation(told: Sequence[str] | None) -> dict[str, Any]:
+def observation(arguments: Sequence[str] | None) -> dict[str, Any]:
     """Arrays and strings by key.
 
     Raises:
         CliError: an argument is no KEY=VALUE, or its key cannot be one, or was there before; the text names it.
     """
     values: dict[str, Any] = {}
-    for key, value in map(parse, told or ()):
+    for key, value in map(parse, arguments or ()):
         if key in _ARGUMENTS:
             raise CliError(f"{key}: cannot be a key, it is an argument of the SDK's infer(...)")
         if key in values:
@@ -35,16 +35,16 @@ def observation(told: Sequence[str] | None) -> dict[str, Any]:
     return values
 
 
-def parse(told: str) -> tuple[str, Any]:
+def parse(argument: str) -> tuple[str, Any]:
     """Key and value of one argument.
 
     Raises:
         CliError: it is none, naming the key.
     """
-    name, equals, text = told.partition("=")
+    name, equals, text = argument.partition("=")
     key, _, dtype_name = name.partition(":")
     if not equals or not key:
-        raise CliError(f"expected KEY=VALUE, got {told!r}")
+        raise CliError(f"expected KEY=VALUE, got {argument!r}")
     try:
         dtype = np.dtype(dtype_name or "float32")
     except (TypeError, ValueError, SyntaxError) as error:  # numpy reads a parenthesis as Python

@@ -32,4 +32,4 @@ def version(
     if as_json:
         print_json(versions)
     else:
-        print_rows(("package", "version"), [(name, told or "not installed") for name, told in versions.items()])
+        print_rows(("package", "version"), [(name, found or "not installed") for name, found in versions.items()])

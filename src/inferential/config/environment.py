@@ -41,7 +41,7 @@ def read_environment(env: Mapping[str, str], below: Mapping[str, Any]) -> list[L
         node = find(key)
         path = node.path if node else ".".join(map(str, key))
         if key in layers:
-            problems.append(Problem(path, f"told twice, by {layers[key].name} too", name))
+            problems.append(Problem(path, f"set twice, by {layers[key].name} too", name))
             continue
         try:
             value = _value(env[name], node)

@@ -213,8 +213,8 @@ def _bare(annotation: Any) -> tuple[Any, tuple[Any, ...], bool]:
     nullable = False
     while True:
         if get_origin(annotation) is Annotated:
-            annotation, *told = get_args(annotation)
-            for one in told:
+            annotation, *marks = get_args(annotation)
+            for one in marks:
                 metadata += tuple(one.metadata) if isinstance(one, FieldInfo) else (one,)
         elif get_origin(annotation) in (Union, UnionType):
             rest = [one for one in get_args(annotation) if one is not type(None)]
@@ -227,8 +227,8 @@ def _bare(annotation: Any) -> tuple[Any, tuple[Any, ...], bool]:
 
 def _expected(annotation: Any, metadata: tuple[Any, ...]) -> str:
     bare, inner, nullable = _bare(annotation)
-    told = (*metadata, *inner)
-    return (_in_words(told) or _type_in_words(bare, told)) + (" or null" if nullable else "")
+    marks = (*metadata, *inner)
+    return (_in_words(marks) or _type_in_words(bare, marks)) + (" or null" if nullable else "")
 
 
 def _in_words(metadata: tuple[Any, ...]) -> str:

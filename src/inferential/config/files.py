@@ -1,4 +1,4 @@
-"""Reads configuration files into plain values with their places.
+"""Reads configuration files into plain values with their positions.
 
 Which keys are valid is the schema's business; the formats are in `text`, `text_yaml` and `text_json`.
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from inferential.config.problems import ConfigError, Problem
-from inferential.config.text import Layer, Parsed, Place, SyntaxProblem, parse_toml
+from inferential.config.text import Layer, Parsed, Position, SyntaxProblem, parse_toml
 from inferential.config.text_json import parse_json
 from inferential.config.text_yaml import parse_yaml
 
@@ -43,19 +43,19 @@ def parse_content(path: str | Path, content: bytes) -> Layer:
     """
     name = str(path)
     try:
-        values, places = _parser(path)(content.decode("utf-8-sig"))
+        values, positions = _parser(path)(content.decode("utf-8-sig"))
         if values is None:
             values = {}
         if not isinstance(values, dict):
-            raise SyntaxProblem(f"expected a table at the top, got {type(values).__name__}", Place(1, 1))
+            raise SyntaxProblem(f"expected a table at the top, got {type(values).__name__}", Position(1, 1))
     except UnicodeDecodeError as error:
         raise ConfigError([Problem("", f"not UTF-8 text: {error.reason} at byte {error.start}", name)]) from None
     except SyntaxProblem as error:
-        source = name if error.place is None else f"{name}:{error.place}"
+        source = name if error.position is None else f"{name}:{error.position}"
         raise ConfigError([Problem("", error.message, source)]) from None
     except RecursionError:
         raise ConfigError([Problem("", "nested too deeply", name)]) from None
-    return Layer(name, values, places)
+    return Layer(name, values, positions)
 
 
 def _parser(path: str | Path) -> Callable[[str], Parsed]:

@@ -22,7 +22,7 @@ from inferential.config.schema import InferentialConfig, Section
 from inferential.config.text import Layer
 
 OVERRIDES = "overrides"
-"""How values given as arguments are called where no better name is told."""
+"""What messages call the source of values given as arguments, unless a better name is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Loaded:
     origins: Mapping[Key, Layer]
 
     def source_of(self, key: Key) -> str:
-        """The source of the value at a place: `fleet.yaml:7:5`, `INFERENTIAL_...`; 'default' where none told it."""
+        """Returns the source of a value: `fleet.yaml:7:5`, `INFERENTIAL_...`; 'default' if no source has it."""
         layer = _origin(self.origins, key)
         return "default" if layer is None else layer.source(key)
 
@@ -142,7 +142,7 @@ def _plain(value: Any, node: Node | None) -> Any:
 
 
 def _origin(origins: Mapping[Key, Layer], key: Key) -> Layer | None:
-    """The layer that told the value at a place, or the innermost of the tables it is in."""
+    """Returns the layer that set the value at a place, or the innermost table around it."""
     for length in range(len(key), 0, -1):
         if layer := origins.get(key[:length]):
             return layer

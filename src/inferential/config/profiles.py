@@ -17,7 +17,7 @@ from inferential.config.problems import ConfigError, Problem
 class Loads(Protocol):
     """What takes the figures: `Profiles`."""
 
-    def load(self, told: Mapping[str, Any]) -> None: ...
+    def load(self, figures: Mapping[str, Any]) -> None: ...
 
 
 def load_profiles(profiles: Loads, path: str | Path) -> None:

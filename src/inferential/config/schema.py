@@ -36,7 +36,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 SocketCount = Annotated[int, Field(ge=1, le=2**31 - 1)]  # ZeroMQ keeps it in a C int
 Port = Annotated[int, Field(ge=0, le=65_535)]
-Secret = Annotated[SecretStr, Field(min_length=1)]  # whoever shows nothing would have an empty one
+Secret = Annotated[SecretStr, Field(min_length=1)]  # an empty one would let everyone in
 HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$"), Expected("a URL as http://HOST:PORT")]
 Target = Annotated[
     str,
@@ -80,7 +80,7 @@ class DeadlineAwareConfig(Section):
     cadence_weight: NotNegative = 45.0
     """For each 0.1 s that the client is overdue by its learned cadence."""
     urgency_weight: NotNegative = 25.0
-    """Times the urgency that the client told (0 to 1)."""
+    """Times the urgency that the client sent (0 to 1)."""
     steps_weight: NotNegative = 15.0
     """Times 1, 0.7 or 0.4 with 0, at most 2 or at most 4 steps remaining."""
     priority_weight: NotNegative = 10.0
@@ -124,7 +124,7 @@ class SchedulingConfig(Section):
     max_queue_size: Count = 1000
     """Requests that may wait, over all models."""
     request_ttl_ms: Positive = 5000.0
-    """Longest wait of a request in the queue; then it ends as expired."""
+    """Timeout of a waiting request: the longest it waits in the queue; then it ends as expired."""
     overflow_policy: Literal["drop_oldest", "reject_newest"] = "drop_oldest"
     """Who goes when the queue is full: the oldest request of the client that has most waiting, or the newcomer."""
     supersede: Literal["aware", "all", "off"] = "aware"
@@ -151,9 +151,9 @@ class ModelConfig(Section):
     """Where `inferential serve` finds it, as module:object: a model, or a class or a function without parameters that
     makes one."""
     max_inflight: Count | None = None
-    """Calls of the model that may run at once; models.default_max_inflight where it is not told."""
+    """Calls of the model that may run at once; models.default_max_inflight by default."""
     max_batch_size: Count | None = None
-    """Rows in one call of infer_batch; the model's own max_batch_size, else 8, where it is not told."""
+    """Rows in one call of infer_batch; the model's own max_batch_size, else 8, by default."""
     device: Annotated[str, Field(min_length=1)] | None = None
     """What it runs on, by any name: models of one device run one call at a time among them."""
     timeout_ms: Annotated[Positive | None, Effect.ON_RESTART] = None
@@ -177,7 +177,7 @@ class ModelsConfig(Section):
 
 
 class ClientDefaults(Section):
-    """What holds for a client that tells nothing."""
+    """What holds for a client that sends no values of its own."""
 
     latency_budget_ms: Positive = 50.0
     """How old an action may be when it arrives."""
@@ -186,7 +186,7 @@ class ClientDefaults(Section):
 
 
 class ClientEntry(Section):
-    """One known client; what stands here outranks what the client itself tells."""
+    """One known client; these values outrank those that the client sends."""
 
     id: str = Field(min_length=1)
     """The client's id."""
@@ -202,7 +202,7 @@ class ClientsConfig(Section):
     """Who may speak, and with which rights."""
 
     defaults: ClientDefaults = Field(default_factory=ClientDefaults)
-    """For clients that tell nothing."""
+    """For clients that send no values of their own."""
     known: list[ClientEntry] = Field(default_factory=list)
     """The fleet, as far as it is known beforehand."""
     accept_unknown: bool = True
@@ -233,7 +233,7 @@ class ResponseTrackingConfig(Section):
 
 
 class ObservationConfig(Section):
-    """What an observation must be to be believed."""
+    """Limits that an observation must keep to be accepted."""
 
     max_staleness_ms: Positive = 1000.0
     """By the sender's clock, how old an observation may be before it is logged as stale."""
@@ -310,7 +310,7 @@ class Gr00tConfig(Section):
 
 
 class GatewaysConfig(Section):
-    """Other clients' protocols; each is off unless it is set."""
+    """Other clients' protocols; each is off unless its section is present."""
 
     openpi: OpenPiConfig | None = None
     """Robots that speak openpi's websocket policy protocol."""
@@ -326,7 +326,7 @@ class HttpConfig(Section):
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for every interface, which wants a token."""
     token: Secret | None = None
-    """What whoever reads must show, as Authorization: Bearer TOKEN or once as ?token=TOKEN; none: nothing."""
+    """Required from readers as Authorization: Bearer TOKEN, or once as ?token=TOKEN; none: no token is needed."""
 
 
 class OtlpConfig(Section):
@@ -370,8 +370,8 @@ class InferentialConfig(Section):
     gateways: Annotated[GatewaysConfig, Effect.ON_RESTART] = Field(default_factory=GatewaysConfig)
     """Other clients' protocols."""
     http: Annotated[HttpConfig | None, Effect.ON_RESTART] = None
-    """The live page, metrics and health over HTTP; off where it is not told."""
+    """The live page, metrics and health over HTTP; off unless the section is present."""
     otlp: Annotated[OtlpConfig | None, Effect.ON_RESTART] = None
-    """Traces and metrics to an OpenTelemetry collector; off where it is not told."""
+    """Traces and metrics to an OpenTelemetry collector; off unless the section is present."""
     ray: Annotated[dict[str, Any], Effect.ON_RESTART] = Field(default_factory=dict)
     """Arguments with which Ray is joined or started (those of its `init`), as `address`."""

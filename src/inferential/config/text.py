@@ -15,7 +15,7 @@ from inferential.config.fields import Key, format_path
 from inferential.errors import InferentialError
 
 
-class Place(NamedTuple):
+class Position(NamedTuple):
     """A position in a text, counted from 1; the column counts characters."""
 
     line: int
@@ -25,7 +25,7 @@ class Place(NamedTuple):
         return f"{self.line}:{self.column}"
 
 
-Parsed = tuple[Any, Mapping[Key, Place]]
+Parsed = tuple[Any, Mapping[Key, Position]]
 """Plain values, and the place of each as far as it is known."""
 
 
@@ -36,19 +36,19 @@ class Layer:
     Attributes:
         name: the source: a file's path, or the name of an environment variable.
         values: nested as in the schema.
-        places: where each value stands in the source, as far as it is known.
+        positions: where each value stands in the source, as far as it is known.
         spell: returns a path as this source writes it.
     """
 
     name: str
     values: Mapping[str, Any]
-    places: Mapping[Key, Place] = field(default_factory=dict)
+    positions: Mapping[Key, Position] = field(default_factory=dict)
     spell: Callable[[str], str] = str
 
     def source(self, key: Key) -> str:
         """Returns where a value stands as `fleet.yaml:7:5`, or the name of the source if that is not known."""
         for length in range(len(key), 0, -1):
-            if place := self.places.get(key[:length]):
+            if place := self.positions.get(key[:length]):
                 return f"{self.name}:{place}"
         return self.name
 
@@ -58,24 +58,26 @@ class SyntaxProblem(InferentialError):
 
     Attributes:
         message: what is wrong.
-        place: where; None if it is not known.
+        position: where; None if it is not known.
     """
 
-    def __init__(self, message: str, place: Place | None = None) -> None:
+    def __init__(self, message: str, position: Position | None = None) -> None:
         super().__init__(message)
         self.message = message
-        self.place = place
+        self.position = position
 
 
-def check_new(name: str, table: Mapping[str, Any], key: Key, places: Mapping[Key, Place], place: Place) -> None:
+def check_new(
+    name: str, table: Mapping[str, Any], key: Key, positions: Mapping[Key, Position], position: Position
+) -> None:
     """Raises SyntaxProblem if the table at `key` already has an entry of that name."""
     if name in table:
         path = format_path((*key, name))
-        raise SyntaxProblem(f"duplicate key {path}, first on line {places[(*key, name)].line}", place)
+        raise SyntaxProblem(f"duplicate key {path}, first on line {positions[(*key, name)].line}", position)
 
 
 def parse_toml(text: str) -> Parsed:
-    """Returns the values of a TOML document; tomllib tells no places.
+    """Returns the values of a TOML document; tomllib tells no positions.
 
     Raises:
         SyntaxProblem: the text is not valid, or a key is duplicated.
@@ -85,5 +87,5 @@ def parse_toml(text: str) -> Parsed:
     except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
         where = re.search(r" \(at line (\d+), column (\d+)\)$", str(error))
         message = str(error)[: where.start()] if where else str(error)
-        place = Place(int(where[1]), int(where[2])) if where else None
+        place = Position(int(where[1]), int(where[2])) if where else None
         raise SyntaxProblem(f"not valid TOML: {message}", place) from None

@@ -1,7 +1,7 @@
 """Reads YAML 1.2 (core schema) into plain values and the line and column of each of them.
 
-ruamel.yaml finds nodes and their places. Its resolver also reads dates, `1_000` and merge keys (`<<`), which the core
-schema (YAML 1.2.2, section 10.3.2) does not have, so plain scalars are resolved here.
+ruamel.yaml finds nodes and their positions. Its resolver also reads dates, `1_000` and merge keys (`<<`), which the
+core schema (YAML 1.2.2, section 10.3.2) does not have, so plain scalars are resolved here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.resolver import VersionedResolver
 
 from inferential.config.fields import Key
-from inferential.config.text import Parsed, Place, SyntaxProblem, check_new
+from inferential.config.text import Parsed, Position, SyntaxProblem, check_new
 
 
 def parse_yaml(text: str) -> Parsed:
@@ -25,9 +25,9 @@ def parse_yaml(text: str) -> Parsed:
     Raises:
         SyntaxProblem: the text is not valid, a key is duplicated, or a tag is not part of the core schema.
     """
-    places: dict[Key, Place] = {}
+    positions: dict[Key, Position] = {}
     node = compose(text)
-    return (None if node is None else _value(node, (), places, ())), places
+    return (None if node is None else _value(node, (), positions, ())), positions
 
 
 def compose(text: str) -> Node | None:
@@ -43,15 +43,15 @@ def compose(text: str) -> Node | None:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = " ".join(filter(None, [error.context, error.problem]))
-        raise SyntaxProblem(f"not valid YAML: {what}", mark and Place(mark.line + 1, mark.column + 1)) from None
+        raise SyntaxProblem(f"not valid YAML: {what}", mark and Position(mark.line + 1, mark.column + 1)) from None
     except YAMLError as error:
         raise SyntaxProblem(f"not valid YAML: {' '.join(str(error).split())}") from None
     return root
 
 
-def place_of(node: Node) -> Place:
+def position_of(node: Node) -> Position:
     """Returns where a node begins, counted from 1."""
-    return Place(node.start_mark.line + 1, node.start_mark.column + 1)
+    return Position(node.start_mark.line + 1, node.start_mark.column + 1)
 
 
 _CORE_SCHEMA = [
@@ -74,24 +74,24 @@ class _CoreResolver(VersionedResolver):
         return _BY_FIRST_CHARACTER
 
 
-def _value(node: Node, key: Key, places: dict[Key, Place], inside: tuple[Node, ...]) -> Any:
-    place = place_of(node)
+def _value(node: Node, key: Key, positions: dict[Key, Position], inside: tuple[Node, ...]) -> Any:
+    place = position_of(node)
     if node in inside:
         raise SyntaxProblem("an alias that contains itself", place)
-    places.setdefault(key, place)
+    positions.setdefault(key, place)
     if isinstance(node, MappingNode):
         table: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            at = place_of(key_node)
+            at = position_of(key_node)
             if not isinstance(key_node, ScalarNode):
                 raise SyntaxProblem("a key must be a scalar, not a list or a table", at)
             name = key_node.value
-            check_new(name, table, key, places, at)
-            places[(*key, name)] = at
-            table[name] = _value(value_node, (*key, name), places, (*inside, node))
+            check_new(name, table, key, positions, at)
+            positions[(*key, name)] = at
+            table[name] = _value(value_node, (*key, name), positions, (*inside, node))
         return table
     if isinstance(node, SequenceNode):
-        return [_value(item, (*key, at), places, (*inside, node)) for at, item in enumerate(node.value)]
+        return [_value(item, (*key, at), positions, (*inside, node)) for at, item in enumerate(node.value)]
     tag = str(node.tag)
     convert = _SCALARS.get(tag.removeprefix("tag:yaml.org,2002:"))
     try:

@@ -68,8 +68,8 @@ class Telemetry:
         self._provider: TracerProvider | None = None
         if spans is not None:
             # OTEL_TRACES_SAMPLER outranks the ratio: the SDK reads it where it is given no sampler.
-            told = "OTEL_TRACES_SAMPLER" in os.environ
-            sampler = None if told else ParentBased(TraceIdRatioBased(config.sample_ratio))
+            from_environment = "OTEL_TRACES_SAMPLER" in os.environ
+            sampler = None if from_environment else ParentBased(TraceIdRatioBased(config.sample_ratio))
             self._provider = TracerProvider(sampler, resource, shutdown_on_exit=False)
             self._provider.add_span_processor(BatchSpanProcessor(spans))
             RequestTracer(server, self._provider)

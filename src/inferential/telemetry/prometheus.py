@@ -182,8 +182,8 @@ class Exporter(Collector):
             one.last = float(value)
 
     def _key(self, name: str, labels: LabelSet) -> tuple[str, ...]:
-        given = dict(labels)
-        return tuple([self._bounded(label, given.get(label, "")) for label in self._labels.get(name, ())])
+        values = dict(labels)
+        return tuple([self._bounded(label, values.get(label, "")) for label in self._labels.get(name, ())])
 
     def _bounded(self, label: str, value: str) -> str:
         known = self._known.setdefault(label, set())

@@ -1,4 +1,4 @@
-"""What a person and their tools see of a running server over HTTP: the live page, metrics, health. Read only."""
+"""Shows a running server over HTTP: the live page, metrics and health. Read only."""
 
 from inferential.web.http import HttpServer
 

@@ -1,4 +1,4 @@
-"""What all viewers see, made once for all of them, a few times a second and only while somebody looks."""
+"""Produces the status for the live page: once for all viewers, four times a second, only while there are any."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ INTERVAL_S = 0.25
 
 
 class Feed:
-    """The server's status as events, each with the batches that are new since the one before.
+    """Produces the server's status as events, each with the batches that are new since the event before.
 
     Args:
-        server: that runs.
+        server: the running server.
     """
 
     def __init__(self, server: Server) -> None:
@@ -25,11 +25,11 @@ class Feed:
         self._last_batch = 0
 
     def now(self) -> str:
-        """All there is, as JSON."""
+        """Returns the whole status as JSON."""
         return _json(self._server.status().as_dict())
 
     async def events(self) -> AsyncIterator[str]:
-        """The status now, then every change of it; a viewer that does not keep up misses some."""
+        """Yields the status now, then every change; a viewer that is too slow misses some."""
         queue: asyncio.Queue[str | None] = asyncio.Queue(maxsize=2)
         self._viewers.add(queue)
         if self._task is None:
@@ -42,7 +42,7 @@ class Feed:
             self._viewers.discard(queue)
 
     def close(self) -> None:
-        """No more events: streams end."""
+        """Ends all streams of events."""
         if self._task is not None:
             self._task.cancel()
             self._task = None

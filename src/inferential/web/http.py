@@ -1,6 +1,6 @@
-"""The HTTP server: paths, who may read, and its life beside the server whose state it shows.
+"""Serves the live page, metrics and health over HTTP, to those who may read.
 
-What is shown is made in `feed` and `prometheus`.
+The content is made in `feed` and `telemetry.prometheus`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class HttpServer:
     It runs on the event loop of the server that it shows.
 
     Args:
-        server: that runs.
+        server: the running server to show.
         config: address and token.
     """
 
@@ -66,14 +66,14 @@ class HttpServer:
 
     @property
     def address(self) -> str:
-        """As http://HOST:PORT; RuntimeError while it does not listen."""
+        """Its URL, as http://HOST:PORT; raises RuntimeError while it does not listen."""
         if self._socket is None:
             raise RuntimeError("the page is not served: its address is known from start() to stop()")
         host, port = self._socket.getsockname()[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     async def start(self) -> None:
-        """Begins to listen.
+        """Starts to listen.
 
         Raises:
             OSError: the address cannot be bound.
@@ -84,14 +84,14 @@ class HttpServer:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((config.host, config.port))
-            listening.listen(128)  # from here on nobody is turned away
+            listening.listen(128)  # from here on connections are accepted
         except OSError as error:
             listening.close()
             where = f"{config.host}:{config.port}"
             raise OSError(error.errno, f"http: cannot listen on {where}: {error.strerror}") from error
         if config.token is None and not _is_loopback(config.host):
             logger.warning(
-                "http.host: everybody who reaches %s can read the page; http.token asks for one", config.host
+                "http.host: everyone who reaches %s can read the page; set http.token to restrict it", config.host
             )
         self._socket = listening
         self._uvicorn = _Uvicorn(
@@ -102,7 +102,7 @@ class HttpServer:
         self._serving = asyncio.get_running_loop().create_task(self._uvicorn.serve([listening]))
 
     async def stop(self) -> None:
-        """Ends all connections. Twice is fine."""
+        """Closes all connections; does nothing if it is stopped already."""
         if self._socket is None or self._uvicorn is None or self._serving is None:
             return
         self._feed.close()
@@ -152,7 +152,7 @@ class HttpServer:
 
 
 def readiness(server: Server) -> list[str]:
-    """Why robots should not be sent here; empty where they may."""
+    """Returns why robots should not be sent here; empty if they may."""
     status = server.status()
     problems = ["the server is draining"] if status.draining else []
     problems += [f"model {model.model_id!r} has no replica" for model in status.models if model.max_inflight == 0]
@@ -169,10 +169,13 @@ def _file(name: str) -> Any:
 
 
 class _Guarded:
-    """Lets nobody read who may not, and puts headers on all that goes out.
+    """Refuses readers without access, and adds security headers to every response.
 
-    A page that listens on this machine alone answers to its own names only: another site's name that leads here (DNS
-    rebinding) would let that site's scripts read it.
+    A page that listens on loopback alone answers only to loopback names: under another site's name that resolves to
+    this machine (DNS rebinding), that site's scripts could read it.
+
+    Starlette's own middleware does not fit: TrustedHostMiddleware takes a list of names, not a network as 127.0.0.0/8,
+    and AuthenticationMiddleware cannot exchange the token of a first URL for a cookie.
     """
 
     def __init__(self, app: ASGIApp, token: str | None, *, only_local: bool) -> None:
@@ -183,9 +186,9 @@ class _Guarded:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def sending(message: Any) -> None:
             if message["type"] == "http.response.start":
-                told = {name.lower() for name, _ in message["headers"]}
+                present = {name.lower() for name, _ in message["headers"]}
                 extra = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
-                message["headers"] = [*message["headers"], *(one for one in extra if one[0] not in told)]
+                message["headers"] = [*message["headers"], *(one for one in extra if one[0] not in present)]
             await send(message)
 
         refusal = self._refusal(Request(scope))
@@ -193,7 +196,7 @@ class _Guarded:
 
     def _refusal(self, request: Request) -> Response | None:
         if self._only_local and not _is_loopback((request.url.hostname or "").strip("[]")):
-            return PlainTextResponse("this page listens on localhost alone, and answers to no other name\n", 403)
+            return PlainTextResponse("this page listens on loopback only: open it as http://localhost\n", 403)
         if self._token is None or request.url.path == "/healthz" or self._may(_bearer(request)):
             return None
         if self._may(request.cookies.get(_COOKIE, "")):
@@ -205,8 +208,8 @@ class _Guarded:
             return response
         return PlainTextResponse("expected Authorization: Bearer TOKEN, or ?token=TOKEN once\n", 401)
 
-    def _may(self, told: str) -> bool:
-        return self._token is not None and hmac.compare_digest(told.encode(), self._token)
+    def _may(self, token: str) -> bool:
+        return self._token is not None and hmac.compare_digest(token.encode(), self._token)
 
 
 def _bearer(request: Request) -> str:
@@ -224,7 +227,7 @@ def _is_loopback(host: str) -> bool:
 
 
 class _Uvicorn(uvicorn.Server):
-    """Signals are our server's to take."""
+    """Leaves signals to the policy server."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

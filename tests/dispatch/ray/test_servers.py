@@ -20,7 +20,7 @@ from tests.dispatch.ray.test_serving import Doubles, deployment
 
 from inferential import AsyncConnection, InferenceError
 from inferential.client.failover import in_order
-from inferential.cluster import Servers
+from inferential.cluster import ServerGroup
 from inferential.config import InferentialConfig
 
 ray = pytest.importorskip("ray")
@@ -80,7 +80,7 @@ async def clients_of(actor: Any) -> set[str]:
 
 async def test_robots_are_spread_over_servers_and_a_killed_one_hands_them_over(cluster: Any, run: Any) -> None:
     run(deployment(Doubles, replicas=2).bind(), "doubles")
-    servers = Servers(config(), {"doubles": "doubles"}, 2)
+    servers = ServerGroup(config(), {"doubles": "doubles"}, 2)
     async with servers as addresses:
         assert len(set(addresses)) == 2
         await served(addresses)
@@ -112,7 +112,7 @@ async def test_robots_are_spread_over_servers_and_a_killed_one_hands_them_over(c
 
 async def test_each_server_tells_its_own_metrics_to_who_has_the_token(cluster: Any, run: Any) -> None:
     run(deployment(Doubles).bind(), "doubles")
-    servers = Servers(config(http={"port": 0, "token": "secret"}), {"doubles": "doubles"}, 2)
+    servers = ServerGroup(config(http={"port": 0, "token": "secret"}), {"doubles": "doubles"}, 2)
     async with servers as addresses:
         await served(addresses)
         assert len(set(servers.pages)) == 2
@@ -139,7 +139,7 @@ async def test_a_server_whose_node_goes_leaves_its_robots_to_the_others(
     run(deployment(Doubles).bind(), "doubles")
     node = cluster.add_node(num_cpus=1)
     loop = asyncio.get_running_loop()
-    servers = Servers(config(transport={"bind": "tcp://*:0"}), {"doubles": "doubles"}, 2)
+    servers = ServerGroup(config(transport={"bind": "tcp://*:0"}), {"doubles": "doubles"}, 2)
     async with servers as addresses:
         assert not any("0.0.0.0" in address for address in addresses)
         await served(addresses)

@@ -229,7 +229,7 @@ def _fleet(layer: Layer) -> Fleet:
             Problem(
                 ".".join(map(str, one["loc"])),
                 one["msg"].removeprefix("Value error, "),
-                _place(layer, one["loc"]),
+                layer.source(one["loc"]),
             )
             for one in error.errors(include_url=False)
         ]
@@ -242,10 +242,3 @@ def _configures_a_server(layer: Layer) -> bool:
     of_models = models.keys() & ModelsConfig.model_fields.keys() if isinstance(models, Mapping) else ()
     others = layer.values.keys() & (InferentialConfig.model_fields.keys() - Fleet.model_fields.keys())
     return "robots" not in layer.values and bool(of_models or others)
-
-
-def _place(layer: Layer, key: tuple[int | str, ...]) -> str:
-    """The file, and the line as far as it is known."""
-    while key and key not in layer.places:
-        key = key[:-1]
-    return f"{layer.name}:{layer.places[key]}" if key else layer.name

@@ -21,7 +21,7 @@ byId("theme").addEventListener("click", () => {
   localStorage.setItem("theme", root.dataset.theme);
 });
 
-// The fleet: a row for each robot and model, kept as long as the robot is told of.
+// The fleet: a row for each robot and model, kept as long as the status lists the robot.
 
 const COLUMNS = [
   ["robot", "Robot", (row) => row.client.client_id],

@@ -1,6 +1,6 @@
-"""What keeps a server from starting though the schema has nothing against its configuration.
+"""Checks, before a server starts, what the schema cannot: ports, mixed backends, profiles, packages, the strategy.
 
-It starts nothing and imports no model: whether an address is free, only `serve` finds out.
+Nothing is started and no model imported; whether an address is free, only `serve` finds out.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from inferential.config.fields import Key, format_path
 from inferential.config.loading import Loaded
 from inferential.config.problems import ConfigError, Problem, closest
 from inferential.config.profiles import load_profiles
+from inferential.config.schema import InferentialConfig
 from inferential.scheduler.time.profile import Profiles
 from inferential.transport.listening import LARGEST_PORT
 from inferential.zmtp.stream import MAX_PATH_BYTES
@@ -25,13 +26,13 @@ _EVERYWHERE = ("*", "0.0.0.0", "::")
 _OPENPI: Key = ("gateways", "openpi", "host")
 
 
-def obstacles(loaded: Loaded) -> list[Problem]:
-    """All but a strategy that does not exist."""
+def preflight(loaded: Loaded) -> list[Problem]:
+    """Returns all problems but those of the strategy."""
     return [*_mixed(loaded), *_unusable_addresses(loaded), *_shared_ports(loaded), *_bad_profiles(loaded)]
 
 
 def strategy_problem(loaded: Loaded) -> Problem | None:
-    """What is wrong with the strategy; asked after models were imported, for they may register strategies."""
+    """Returns what is wrong with the strategy. Call it after importing models, which may register strategies."""
     from inferential.scheduler import create_scheduler, scheduler_names
 
     name, known = loaded.config.scheduling.strategy, scheduler_names()
@@ -45,8 +46,8 @@ def strategy_problem(loaded: Loaded) -> Problem | None:
     return None
 
 
-def lacking(loaded: Loaded) -> list[Problem]:
-    """Packages that it needs and that are not installed here."""
+def missing_packages(loaded: Loaded) -> list[Problem]:
+    """Returns a problem for each package that the configuration needs and that is not installed."""
     found = []
     for model_id, target in targets(loaded.config).items():
         if target.startswith(RAY) and not _is_installed("ray"):
@@ -54,6 +55,28 @@ def lacking(loaded: Loaded) -> list[Problem]:
     if loaded.config.otlp is not None and not _is_installed("opentelemetry.sdk"):
         found.append(_problem(loaded, ("otlp",), "needs opentelemetry.sdk: pip install 'inferential[otel]'"))
     return found
+
+
+def listeners(config: InferentialConfig) -> list[tuple[str, str]]:
+    """Returns what a server of this configuration will listen on or connect to: an address, and what is there."""
+    found = [(config.transport.bind, "robots (ZeroMQ)")]
+    for section, scheme, what in (
+        (config.gateways.openpi, "ws", "openpi gateway"),
+        (config.gateways.gr00t, "tcp", "GR00T gateway"),
+    ):
+        if section is not None:
+            found.append((_address(scheme, section.host, section.port), f"{what}, model {section.model}"))
+    if config.http is not None:
+        access = "token required" if config.http.token is not None else "no token"
+        what = f"live page, /metrics, /healthz, /readyz ({access})"
+        found.append((_address("http", config.http.host, config.http.port), what))
+    if config.otlp is not None:
+        found.append((config.otlp.endpoint, "OpenTelemetry collector, connected to"))
+    return found
+
+
+def _address(scheme: str, host: str, port: int) -> str:
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port or 'a free port'}"
 
 
 def _mixed(loaded: Loaded) -> Iterator[Problem]:
@@ -94,7 +117,7 @@ def _shared_ports(loaded: Loaded) -> Iterator[Problem]:
 
 
 def _listening(loaded: Loaded) -> Iterator[tuple[Key, str, int]]:
-    """Where it will listen, as far as the ports are told."""
+    """Yields where it will listen, as far as the ports are fixed."""
     config = loaded.config
     kind, _, place = config.transport.bind.partition("://")
     host, _, port = place.rpartition(":")
