@@ -14,17 +14,17 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-from inferential.proto.responses import ResponseReader
 
 from inferential.config import InferentialConfig
-from inferential.gateway.base import flat
-from inferential.gateway.gr00t import _unpack as gr00t_unpack
+from inferential.gateway.gr00t_messages import unpack as gr00t_unpack
 from inferential.observation import ObservationAssembler
-from inferential.observation.assembler import read_slots, to_values
 from inferential.observation.slots import ObservationError
+from inferential.observation.values import read_slots, to_values
 from inferential.proto import ModelResponse
+from inferential.proto.cache.responses import ResponseReader
 from inferential.proto.messages import Response, read_response
 from inferential.proto.msgpack_numpy import pack, unpack
+from inferential.proto.structure import STRUCTURE_KEY, flatten, restore
 from inferential.zmtp.protocol import ConnectionEnded, Discarded, ProtocolError, Reader
 from inferential.zmtp.stream import Stream
 
@@ -167,19 +167,31 @@ def openpi_message(data: bytes) -> Any:
 def gr00t_message(data: bytes) -> Any:
     """Returns what a GR00T robot said, None where it is no message."""
     try:
-        return gr00t_unpack(data)
+        return gr00t_unpack(data)[0]
     except ValueError:
         return None
 
 
 def observation_of(value: Any) -> dict[str, Any] | None:
-    """Returns the arrays and strings of a gateway's observation; None where it is refused."""
+    """Returns the arrays and strings of a gateway's observation; None where it is refused.
+
+    Checks that the model is given what the robot sent.
+    """
     if not isinstance(value, dict):
         return None
     try:
-        return flat(value)
-    except ValueError:
+        values, structure = flatten(value)
+    except (TypeError, ValueError):
         return None
+    again = restore({**values, STRUCTURE_KEY: structure})
+    assert _plain(again) == _plain(value), (again, value)
+    return values
+
+
+def structure_of(text: str, values: dict[str, Any]) -> None:
+    """Reads a description of nested values that a peer wrote; only a ValueError may come of it."""
+    with contextlib.suppress(ValueError):
+        restore({**values, STRUCTURE_KEY: text})
 
 
 def _plain(value: Any) -> Any:
