@@ -29,16 +29,11 @@ def main() -> int:
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"all by default: {', '.join(TARGETS)}")
     parser.add_argument("--minutes", type=float, default=1.0, help="for all targets together (default 1)")
     parser.add_argument("--seed", type=int, default=None, help="of the first round; a random one by default")
-    parser.add_argument("--atheris", action="store_true", help="guided by coverage; one target; needs atheris")
     args = parser.parse_args()
     unknown = [name for name in args.targets if name not in TARGETS]
     if unknown:
         parser.error(f"no target {unknown[0]!r}; there are: {', '.join(TARGETS)}")
     names = args.targets or list(TARGETS)
-    if args.atheris:
-        if len(names) != 1:
-            parser.error("--atheris: name one target")
-        _guided(names[0], args.minutes)
     seed = random.SystemRandom().randrange(2**32) if args.seed is None else args.seed
     try:
         return _rounds(names, args.minutes * 60, seed)
@@ -88,16 +83,6 @@ def _keep(name: str, data: bytes) -> Path:
     path = CORPUS / name / f"{FOUND}{hashlib.sha256(data).hexdigest()[:12]}.bin"
     path.write_bytes(data)
     return path
-
-
-def _guided(name: str, minutes: float) -> None:
-    """Hands the process to atheris, which ends it."""
-    import atheris  # after the targets: what it instruments is imported again by its hook
-
-    atheris.instrument_all()
-    options = [f"-max_total_time={int(minutes * 60)}", "-max_len=8192", f"-artifact_prefix={CORPUS / name / FOUND}"]
-    atheris.Setup([sys.argv[0], *options, str(CORPUS / name)], TARGETS[name])
-    atheris.Fuzz()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import secrets
 import time
 from typing import Any
 from unittest import mock
@@ -78,7 +79,10 @@ def observation() -> dict[str, bytes]:
     """Envelopes as the SDK writes them, several of one robot, and some as others do."""
     values: dict[str, Any] = {"state": np.zeros(7, np.float32), "image": np.zeros((4, 4, 3), np.uint8)}
     told: dict[str, bytes] = {}
-    with mock.patch.object(time, "time_ns", return_value=NOW_NS):
+    with (
+        mock.patch.object(time, "time_ns", return_value=NOW_NS),
+        mock.patch.object(secrets, "randbits", return_value=7),
+    ):
         session = Session("robot-1", "arm")
         for queue in ("latest", "all"):
             mailbox = session.mailbox(Handle("policy", 50.0, 1, queue, EncodingRules(None)))
@@ -181,6 +185,18 @@ def gr00t_message() -> dict[str, bytes]:
     return {name: msgpack.packb(value) for name, value in told.items()}
 
 
+def structure() -> dict[str, bytes]:
+    """Descriptions of nested values, over the values of `targets.structure`."""
+    texts = {
+        "map": '["map",{"a":["value","a"],"s":["map",{"x":["number","b"],"y":["value","text"]}]}]',
+        "nodes": '{"a":["scalar","a"],"n":["numbers","b"],"t":["texts","<U2",[2],["ab","c"]],"p":["plain",null]}',
+        "list": '{"l":["list",[["bytes","bytes"],["raw","a","<M8[ns]",[1]],["plain",[1,"x"]]]]}',
+        "lost": '{"a":["value","none"]}',
+        "deep": "[" * 500,
+    }
+    return {name: text.encode() for name, text in texts.items()}
+
+
 def http_page() -> dict[str, bytes]:
     """Requests to the page."""
     paths = {"index": "/", "status": "/api/status", "metrics": "/metrics", "ready": "/readyz?x=%ff", "none": "/no"}
@@ -227,8 +243,8 @@ def http_openpi() -> dict[str, bytes]:
 
 def main() -> None:
     """Writes them all."""
-    makers = (zmtp_reader, zmtp_handshake, observation, response, openpi_message, gr00t_message, http_page, http_openpi)
-    for maker in makers:
+    makers = (zmtp_reader, zmtp_handshake, observation, response, openpi_message, gr00t_message, structure)
+    for maker in (*makers, http_page, http_openpi):
         folder = CORPUS / maker.__name__
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in maker().items():

@@ -24,7 +24,7 @@ from inferential.proto import ModelResponse
 from inferential.proto.cache.responses import ResponseReader
 from inferential.proto.messages import Response, read_response
 from inferential.proto.msgpack_numpy import pack, unpack
-from inferential.proto.structure import flatten
+from inferential.proto.structure import STRUCTURE_KEY, flatten, restore
 from inferential.zmtp.protocol import ConnectionEnded, Discarded, ProtocolError, Reader
 from inferential.zmtp.stream import Stream
 
@@ -173,13 +173,25 @@ def gr00t_message(data: bytes) -> Any:
 
 
 def observation_of(value: Any) -> dict[str, Any] | None:
-    """Returns the arrays and strings of a gateway's observation; None where it is refused."""
+    """Returns the arrays and strings of a gateway's observation; None where it is refused.
+
+    Checks that the model is given what the robot sent.
+    """
     if not isinstance(value, dict):
         return None
     try:
-        return flatten(value)[0]
-    except ValueError:
+        values, structure = flatten(value)
+    except (TypeError, ValueError):
         return None
+    again = restore({**values, STRUCTURE_KEY: structure})
+    assert _plain(again) == _plain(value), (again, value)
+    return values
+
+
+def structure_of(text: str, values: dict[str, Any]) -> None:
+    """Reads a description of nested values that a peer wrote; only a ValueError may come of it."""
+    with contextlib.suppress(ValueError):
+        restore({**values, STRUCTURE_KEY: text})
 
 
 def _plain(value: Any) -> Any:

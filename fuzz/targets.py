@@ -86,6 +86,12 @@ def gr00t_message(data: bytes) -> None:
     _check_value(subjects.gr00t_message(data), data)
 
 
+def structure(data: bytes) -> None:
+    """A description of nested values is read, or refused by a ValueError."""
+    values = {"a": np.arange(3.0), "b": np.float32(2).reshape(()), "bytes": np.zeros(4, np.uint8), "text": "pick"}
+    subjects.structure_of(data.decode(errors="replace"), values)
+
+
 def _check_value(value: Any, data: bytes) -> None:
     size = sum(_bytes_of(value))
     assert size <= _MOST_BYTES_A_BYTE * len(data), f"{len(data)} bytes became {size}"
@@ -131,6 +137,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         response,
         openpi_message,
         gr00t_message,
+        structure,
         http_page,
         http_openpi,
     )

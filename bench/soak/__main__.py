@@ -123,10 +123,10 @@ def _faults(serving: Serving, until: float, rng: random.Random) -> Counter[str]:
         running = []
         while time.monotonic() < until:
             time.sleep(rng.uniform(*_BETWEEN_FAULTS_S))
-            (fault,) = rng.choices(faults, weights)
+            (fault,), own = rng.choices(faults, weights), rng.random()
             running = [one for one in running if not one.done()]
             if len(running) < _AT_ONCE:
-                running.append(pool.submit(fault, random.Random(rng.random()), serving.places, process))
+                running.append(pool.submit(fault, random.Random(own), serving.places, process))
                 counts[fault.__name__] += 1
             if (
                 error := next((one.exception() for one in running if one.done() and one.exception()), None)
@@ -217,6 +217,10 @@ def markdown(report: dict[str, Any]) -> str:
         "| what must hold | | found |",
         "|---|---|---|",
         *(_row(one["name"], one["holds"], one["found"]) for one in report["checks"]),
+        "",
+        "Only raw and old robots, and those of chunks, match answers themselves. The others wait for one request at a",
+        "time: of them the first rows say that none was left waiting. Results that could not be sent are counted with",
+        "refusals that could not, so the server's counters are checked within that margin.",
         "",
         "Faults: " + ", ".join(f"{name} {count}" for name, count in sorted(report["faults"].items())) + ".",
         "",

@@ -41,7 +41,11 @@ class Sample:
 
 
 def conserved(kind: str, sent: int, ends: Mapping[str, int], twice: int) -> Check:
-    """Each request of a kind of robot ended exactly once."""
+    """Each request of a kind of robot ended exactly once.
+
+    It says most of robots that match answers themselves (`robots.raw`, `robots.chunked`). Those that wait for one
+    request at a time cannot see a second answer: of them it says that none was left in the midst of one.
+    """
     ended = sum(ends.values())
     found = f"{sent} sent, {ended} ended ({', '.join(f'{name} {count}' for name, count in sorted(ends.items()))})"
     return Check(f"{kind}: each request ends once", sent == ended and not twice, f"{found}, {twice} twice")

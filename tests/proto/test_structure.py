@@ -99,6 +99,12 @@ def test_what_has_no_place_on_the_wire_is_named(tree: dict[Any, Any], text: str)
         flatten(tree)
 
 
+def test_an_array_of_strings_that_are_not_unicode_is_named() -> None:
+    broken = np.frombuffer(np.array([0x63, 0x1000000], np.uint32).tobytes(), "U2")
+    with pytest.raises(ValueError, match=r"notes: .* 0x1000000"):
+        flatten({"notes": broken})
+
+
 def test_a_bottomless_tree_is_refused() -> None:
     tree: dict[str, Any] = {}
     tree["a"] = tree

@@ -27,6 +27,7 @@ import functools
 import itertools
 import json
 import math
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -144,6 +145,9 @@ class _Flattening:
         if dtype.kind == "U":
             if array.nbytes > _MAX_TEXTS_BYTES:
                 raise ValueError(f"{path}: an array of strings of {array.nbytes} bytes, at most {_MAX_TEXTS_BYTES}")
+            codes = np.frombuffer(array.astype(dtype.newbyteorder("=")).tobytes(), np.uint32)
+            if codes.max(initial=0) > sys.maxunicode:  # numpy makes strings of any code, which no text format can hold
+                raise ValueError(f"{path}: an array of strings has a character with the code {codes.max():#x}")
             return ["texts", dtype.str, list(array.shape), array.ravel().tolist()]
         if dtype.kind in _NO_DTYPE:
             data = np.frombuffer(array.tobytes(), np.uint8)
