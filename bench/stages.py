@@ -71,7 +71,7 @@ def _ask(address: str, seconds: float) -> dict[str, np.ndarray[Any, Any]]:
         for _ in range(_WARM_UP):
             model.infer(10_000, state=state)
         _mark_before(Stream, "_send", marks["observation written"])
-        _mark_after(Connection, "_lead", marks["client woken"])
+        _mark_after(Connection, "_wait_as_leader", marks["client woken"])
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             marks["asked"].append(time.perf_counter_ns())
