@@ -63,7 +63,7 @@ def test_only_socket_backend_and_targets_take_a_restart() -> None:
         "transport.bind",
         "transport.recv_hwm",
         "transport.send_hwm",
-        *(f"models.known.<id>.{name}" for name in ("target", "timeout_ms", "api_key")),
+        *(f"models.known.<id>.{name}" for name in ("target", "timeout_ms", "api_key", "options")),
         "ray",
         *(f"gateways.openpi.{name}" for name in ("model", "host", "port", "api_keys", "metadata", "timeout_ms")),
         *(f"gateways.gr00t.{name}" for name in ("model", "host", "port", "api_token", "modality_config", "timeout_ms")),

@@ -7,7 +7,8 @@ The rule, for what `object` is:
 - something that can be called with one argument, the observation: it is the model;
 - any other function: it is called without arguments, and what it gives is the model;
 
-and `openpi://host:port` (`openpi+wss://` for TLS) leads to a policy server of openpi.
+and `SCHEME://...` leads to what the backend of that scheme makes of it: `openpi://host:port` (`openpi+wss://` for TLS)
+to a policy server of openpi, others by entry points of the group `inferential.backends`.
 
 It runs no model. Modules are found among what is installed and in the current directory.
 """
@@ -22,9 +23,11 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 from inferential.cli.errors import CliError
+from inferential.config.backends import scheme_of
+from inferential.config.extensions import BACKENDS, extension_names, load_extension
 from inferential.config.schema import ModelConfig
 
 
@@ -50,8 +53,8 @@ def load_model(model_id: str, target: str, settings: ModelConfig | None = None) 
         CliError: there is none.
     """
     try:
-        if target.startswith(("openpi://", "openpi+wss://")):
-            return _policy_server(target, settings)
+        if (scheme := scheme_of(target)) is not None:
+            return _backend(scheme)(target, settings or ModelConfig())
         for name in ("timeout_ms", "api_key"):
             if settings is not None and getattr(settings, name) is not None:
                 raise CliError(f"models.known.{model_id}.{name} is for openpi:// targets only; leave it out")
@@ -60,13 +63,28 @@ def load_model(model_id: str, target: str, settings: ModelConfig | None = None) 
         raise CliError(f"model {model_id!r}, target {target!r}: {error}") from error.__cause__
 
 
-def _policy_server(target: str, settings: ModelConfig | None) -> Any:
+def open_policy_server(target: str, settings: ModelConfig) -> Any:
+    """Returns a policy server of openpi as a model: the backend of `openpi://` and `openpi+wss://`.
+
+    Args:
+        target: its address.
+        settings: of the model; `timeout_ms` and `api_key` are used.
+    """
     from inferential.dispatch.openpi import DEFAULT_TIMEOUT_S, OpenPiModel
 
-    if settings is None:
-        return OpenPiModel(target)
     api_key = None if settings.api_key is None else settings.api_key.get_secret_value()
     return OpenPiModel(target, api_key, DEFAULT_TIMEOUT_S if settings.timeout_ms is None else settings.timeout_ms / 1e3)
+
+
+def _backend(scheme: str) -> Callable[[str, ModelConfig], Any]:
+    try:
+        backend = load_extension(BACKENDS, scheme)
+    except KeyError:
+        known = ", ".join(f"{name}://" for name in extension_names(BACKENDS))
+        raise CliError(f"no backend has the scheme {scheme!r}; expected module:object or one of {known}") from None
+    if not callable(backend):
+        raise CliError(f"backend {scheme!r}: expected a function of a target and its settings, got {backend!r}")
+    return cast("Callable[[str, ModelConfig], Any]", backend)
 
 
 def _find(target: str) -> Any:

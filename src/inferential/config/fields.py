@@ -17,7 +17,10 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from inferential.config.schema import Effect, Expected, InferentialConfig, Section
+from inferential.config.extensions import GATEWAYS, ExtensionError, extension_names
+from inferential.config.schema import GatewaysConfig, InferentialConfig
+from inferential.config.section import Effect, Expected, Section
+from inferential.config.services import gateway_section
 
 Key = tuple[str | int, ...]
 """A place in a configuration: names of fields, model ids, positions in lists."""
@@ -108,10 +111,26 @@ class Node:
         """What is at `name` inside; None where nothing can be."""
         if self.section is not None:
             info = self.section.model_fields.get(str(name))
-            return None if info is None else self._field(str(name), info)
+            if info is None:
+                return self._gateway(str(name)) if self.section is GatewaysConfig else None
+            return self._field(str(name), info)
         if get_origin(self.kind) in (dict, list):
             return Node((*self.key, name), get_args(self.kind)[-1], effect=self.effect)
         return None
+
+    def names(self) -> list[str]:
+        """Returns the names of the fields of a section; for gateways, those of installed packages too."""
+        fields = [str(child.key[-1]) for child in self.children()]
+        return sorted({*fields, *extension_names(GATEWAYS)}) if self.section is GatewaysConfig else fields
+
+    def _gateway(self, name: str) -> Node | None:
+        """Returns the section of another package's gateway, None where there is none that can be used."""
+        try:
+            section = gateway_section(name)
+        except (KeyError, ExtensionError):
+            return None
+        description = " ".join((section.__doc__ or "").split())
+        return Node((*self.key, name), section | None, (), None, description, self.effect)
 
     def _field(self, name: str, info: FieldInfo) -> Node:
         return Node(
@@ -155,6 +174,10 @@ def values(section: Section, node: Node = ROOT) -> Iterator[tuple[Node, Any]]:
     for child in node.children():
         value = getattr(section, str(child.key[-1]))
         yield from _values_of(child, value)
+    for name, value in (section.model_extra or {}).items():  # gateways of other packages
+        added = node.child(name)
+        assert added is not None
+        yield from _values_of(added, value)
 
 
 def items(node: Node, value: Any) -> Iterator[tuple[Node, Any]]:

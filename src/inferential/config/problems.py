@@ -82,18 +82,21 @@ def _bad_value(key: Key, found: ErrorDetails) -> str:
     if found["type"] == "value_error":
         return str(found["ctx"]["error"])
     node = find(key)
-    expected = found["msg"] if node is None else node.expected
-    return f"expected {expected}, got {'nothing' if found['type'] == 'missing' else _got(found['input'], node)}"
+    if node is None or node.annotation is Any:  # inside a table that the schema does not describe
+        return found["msg"][:1].lower() + found["msg"][1:]
+    return f"expected {node.expected}, got {'nothing' if found['type'] == 'missing' else _got(found['input'], node)}"
 
 
 def _unknown_key(key: Key, layer: Layer) -> str:
     if known := _GONE.get(format_path(key)) or _ELSEWHERE.get(format_path(key)):
         return known
+    parent = find(key[:-1]) or ROOT
+    if not parent.names():
+        return "unknown key"
     meant = _meant(key)
     if meant is not None:
         return f"unknown key; did you mean {layer.spell(meant)}?"
-    parent = find(key[:-1]) or ROOT
-    return f"unknown key; there is: {', '.join(str(child.key[-1]) for child in parent.children())}"
+    return f"unknown key; there is: {', '.join(parent.names())}"
 
 
 def closest(name: str, known: Sequence[str]) -> str:
@@ -110,7 +113,7 @@ def _meant(key: Key) -> str | None:
     if (whole := _plain("_".join(map(str, key)))) in flat:
         return flat[whole]
     parent = find(key[:-1]) or ROOT
-    siblings = {str(child.key[-1]): child.path for child in parent.children()}
+    siblings = {name: format_path((*parent.key, name)) for name in parent.names()}
     if close := difflib.get_close_matches(name, siblings, n=1):
         return siblings[close[0]]
     if same := [path for path in everywhere if path.rpartition(".")[2] == name]:

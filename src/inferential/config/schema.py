@@ -1,59 +1,40 @@
-"""What can be configured, with its default, unit and meaning.
+"""Declares what can be configured, with its default, unit and meaning.
 
 Nothing here reads a file or the environment: that is `config.loading`.
 """
 
 from __future__ import annotations
 
-import enum
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, SecretStr, field_validator, model_validator
 
+from inferential.config.backends import backend_options, check_scheme
+from inferential.config.section import (
+    Count,
+    Effect,
+    Expected,
+    HttpUrl,
+    NotNegative,
+    Port,
+    Positive,
+    Secret,
+    Section,
+    SocketCount,
+)
+from inferential.config.services import (
+    GatewayConfig,
+    ListenerConfig,
+    ServiceAddress,
+    ServiceConfig,
+    with_installed_gateways,
+)
 
-class Effect(enum.Enum):
-    """Says when a change of a field, and of all fields inside it, takes effect; the innermost mark counts.
-
-    Each table of `InferentialConfig` has one. `config.changes` goes by them.
-    """
-
-    LIVE = "live"
-    """At once, while the server runs."""
-    ON_RESTART = "restart"
-    """When the server starts next."""
-
-
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """Says in words what a value must be, where its type does not say enough."""
-
-    text: str
-
-
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-SocketCount = Annotated[int, Field(ge=1, le=2**31 - 1)]  # ZeroMQ keeps it in a C int
-Port = Annotated[int, Field(ge=0, le=65_535)]
-Secret = Annotated[SecretStr, Field(min_length=1)]  # an empty one would let everyone in
-HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$"), Expected("a URL as http://HOST:PORT")]
 Target = Annotated[
     str,
-    Field(pattern=r"^(ray:[^\s/]+(/[^\s/]+)?|openpi(\+wss)?://[^\s/]+(/\S*)?|\w+(\.\w+)*:\w+(\.\w+)*)$"),
+    Field(pattern=r"^(ray:[^\s/]+(/[^\s/]+)?|[a-z][a-z0-9+.-]*://[^\s/]+(/\S*)?|\w+(\.\w+)*:\w+(\.\w+)*)$"),
     Expected("module:object, ray:application, or openpi://HOST:PORT"),
 ]
-
-
-class Section(BaseModel):
-    """One table of the configuration: unknown keys are errors, assignments are checked."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        validate_assignment=True,
-        use_attribute_docstrings=True,
-        protected_namespaces=(),  # pydantic before 2.10 warns of `model_deadline`
-    )
 
 
 class TransportConfig(Section):
@@ -160,9 +141,24 @@ class ModelConfig(Section):
     """How long a call of an openpi:// target may take, its slow first call included; 120000 where it is not set."""
     api_key: Annotated[Secret | None, Effect.ON_RESTART] = None
     """Sent to an openpi:// target as Authorization: Api-Key KEY."""
+    options: Annotated[dict[str, Any], Effect.ON_RESTART] = Field(default_factory=dict)
+    """Settings of the backend of another package that serves the target; the backend declares and checks them."""
     late: Literal["serve", "refuse"] = "serve"
     """What becomes of a request that slo_aware cannot answer in time, where the client does not say: it is answered
     after those that can be, or refused as soon as that is known."""
+
+    @field_validator("target")
+    @classmethod
+    def _check_scheme(cls, target: str | None) -> str | None:
+        if target is not None:
+            check_scheme(target)
+        return target
+
+    @model_validator(mode="after")
+    def _check_options(self) -> Self:
+        if self.options:
+            backend_options(self.target, self.options)
+        return self
 
 
 class ModelsConfig(Section):
@@ -275,13 +271,12 @@ class ServerConfig(Section):
     """On shutdown, how long requests that the server already has may still be served."""
 
 
-class OpenPiConfig(Section):
+class OpenPiConfig(GatewayConfig):
     """Robots that speak openpi's websocket policy protocol."""
 
-    model: str = Field(min_length=1)
-    """The model that they ask."""
-    host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 for every interface."""
+    title: ClassVar[str] = "openpi gateway"
+    scheme: ClassVar[str] = "ws"
+
     port: Port = 8000
     """Port to listen on; 0 for a free one."""
     api_keys: list[Secret] = Field(default_factory=list)
@@ -292,11 +287,12 @@ class OpenPiConfig(Section):
     """How long a robot waits for an answer, a model's slow first call included; then its connection ends."""
 
 
-class Gr00tConfig(Section):
+class Gr00tConfig(GatewayConfig):
     """Robots that speak GR00T's ZeroMQ policy protocol."""
 
-    model: str = Field(min_length=1)
-    """The model that they ask."""
+    title: ClassVar[str] = "GR00T gateway"
+    every_interface: ClassVar[str] = "*"
+
     host: str = "127.0.0.1"
     """Address to listen on; * for every interface."""
     port: Port = 5556
@@ -310,27 +306,46 @@ class Gr00tConfig(Section):
 
 
 class GatewaysConfig(Section):
-    """Other clients' protocols; each is off unless its section is present."""
+    """Other clients' protocols; each is off unless its section is present.
+
+    Gateways of installed packages have sections too, by the names of their entry points (`config.extensions`).
+    """
+
+    model_config = ConfigDict(extra="allow")
 
     openpi: OpenPiConfig | None = None
     """Robots that speak openpi's websocket policy protocol."""
     gr00t: Gr00tConfig | None = None
     """Robots that speak GR00T's ZeroMQ policy protocol."""
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _check_installed(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        return with_installed_gateways(cls, value, handler)
 
-class HttpConfig(Section):
+
+class HttpConfig(ListenerConfig):
     """The live page, metrics and health over HTTP."""
 
-    port: Port = 8080
-    """Port to listen on; 0 for a free one."""
+    scheme: ClassVar[str] = "http"
+
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for every interface, which wants a token."""
+    port: Port = 8080
+    """Port to listen on; 0 for a free one."""
     token: Secret | None = None
     """Required from readers as Authorization: Bearer TOKEN, or once as ?token=TOKEN; none: no token is needed."""
 
+    def purpose(self) -> str:
+        """Returns its pages, and whether they need a token."""
+        return f"live page, /metrics, /healthz, /readyz ({'no token' if self.token is None else 'token required'})"
 
-class OtlpConfig(Section):
+
+class OtlpConfig(ServiceConfig):
     """Traces and metrics to an OpenTelemetry collector."""
+
+    package: ClassVar[str] = "opentelemetry.sdk"
+    extra: ClassVar[str] = "otel"
 
     endpoint: HttpUrl = "http://localhost:4318"
     """Where it takes OTLP over HTTP; /v1/traces and /v1/metrics are added."""
@@ -346,6 +361,10 @@ class OtlpConfig(Section):
     """Share of requests that are traced, of robots that do not trace themselves."""
     metrics_interval_s: Positive = 10.0
     """Seconds between exports of metrics."""
+
+    def address(self) -> ServiceAddress:
+        """Returns the collector's address."""
+        return ServiceAddress(self.endpoint, "OpenTelemetry collector, connected to")
 
 
 class InferentialConfig(Section):

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Self
+from typing import ClassVar
 
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -24,18 +24,18 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from prometheus_client import Metric
 
+from inferential.config.schema import OtlpConfig
+from inferential.config.services import ServiceConfig
 from inferential.server import Server
+from inferential.server.service import Service
 from inferential.telemetry.prometheus import Exporter
 from inferential.telemetry.traces import RequestTracer
-
-if TYPE_CHECKING:
-    from inferential.config.schema import OtlpConfig
 
 _TIMEOUT_S = 3.0  # of one export; what a collector that is away may hold up the end of the server
 _UNITS = {"_seconds": "s", "_bytes": "By"}
 
 
-class Telemetry:
+class Telemetry(Service):
     """Exports a server's traces and metrics while it is entered; a context manager.
 
     Args:
@@ -44,6 +44,9 @@ class Telemetry:
         spans, metrics: take what is exported in place of the exporters that `config` asks for.
     """
 
+    Config: ClassVar[type[ServiceConfig]] = OtlpConfig
+    outlives_server: ClassVar[bool] = True  # the last requests are exported too
+
     def __init__(
         self,
         server: Server,
@@ -51,7 +54,7 @@ class Telemetry:
         spans: SpanExporter | None = None,
         metrics: otel.MetricExporter | None = None,
     ) -> None:
-        self._config = config
+        super().__init__(server, config)
         resource = Resource.create(
             {
                 "service.name": config.service_name,
@@ -76,12 +79,21 @@ class Telemetry:
         self._metrics = None if metrics is None else _MetricsExport(server, resource, metrics)
         self._exporting: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> Self:
+    @property
+    def address(self) -> str:
+        """The collector's URL."""
+        return str(self._config.endpoint)
+
+    def announcement(self) -> str:
+        """Returns where it exports to."""
+        return f"traces and metrics to {self.address}"
+
+    async def start(self) -> None:
+        """Starts to export metrics; traces are recorded from the constructor on."""
         if self._metrics is not None:
             self._exporting = asyncio.create_task(self._metrics.run(self._config.metrics_interval_s))
-        return self
 
-    async def __aexit__(self, *error: object) -> None:
+    async def stop(self) -> None:
         """Exports what is left; takes some seconds where the collector is away."""
         if self._exporting is not None:
             self._exporting.cancel()
