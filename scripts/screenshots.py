@@ -80,8 +80,8 @@ async def main() -> None:
         def photograph() -> None:
             with Browser() as browser:
                 time.sleep(10)  # until the first of each kind is overdue
-                for name, told in SHOTS:
-                    browser.open(page.address, **told)
+                for name, options in SHOTS:
+                    browser.open(page.address, **options)
                     browser.wait("batches.size > 20")
                     time.sleep(0.8)
                     browser.do("screenshot", path=str(ROOT / "docs" / "images" / f"page-{name}.png"))

@@ -51,7 +51,7 @@ PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.m
 DRAWING = "text"
 TESTED = {"python", "console", "yaml", "toml", "json", "proto"}
 PORT = ":5555"
-"""What the pages call the server's port; a free one takes its place, as of openpi's."""
+"""What the pages call the server's port; a free one takes its place, and that of openpi's."""
 OPENPI_PORT = re.compile(r"\b8000\b")
 OPENPI_CLIENT = "openpi_client"
 

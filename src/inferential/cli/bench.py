@@ -54,7 +54,7 @@ def bench(
     model: Annotated[str, typer.Argument(help="The model's id.")],
     values: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="The observation, as of `inferential call`."),
+        typer.Argument(metavar="[KEY=VALUE]...", help="The observation, as for `inferential call`."),
     ] = None,
     robots: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 10,
     rate: Annotated[

@@ -37,7 +37,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 SocketCount = Annotated[int, Field(ge=1, le=2**31 - 1)]  # ZeroMQ keeps it in a C int
 Port = Annotated[int, Field(ge=0, le=65_535)]
-Secret = Annotated[SecretStr, Field(min_length=1)]  # an empty one would let everyone in
+Secret = Annotated[SecretStr, Field(min_length=1)]  # an empty one would let every client in
 HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$"), Expected("a URL as http://HOST:PORT")]
 
 

@@ -129,7 +129,7 @@ class GuardedPolicy:
     def __call__(self, request: InferenceRequest, now: float) -> float:
         """Returns the policy's score; the built-in score at `now` if it raises or returns no number.
 
-        The policy sees `time_until_next` as of `now`: negative once the client is overdue, 0 while its cadence is
+        The policy sees the `time_until_next` of `now`: negative once the client is overdue, 0 while its cadence is
         unknown. The request itself keeps the value of its arrival, which the built-in score counts from.
         """
         at_arrival = request.time_until_next

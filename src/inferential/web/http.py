@@ -96,7 +96,7 @@ class HttpServer(Service):
             raise OSError(error.errno, f"http: cannot listen on {where}: {error.strerror}") from error
         if config.token is None and not _is_loopback(config.host):
             logger.warning(
-                "http.host: everyone who reaches %s can read the page; set http.token to restrict it", config.host
+                "http.host: any client that reaches %s can read the page; set http.token to restrict it", config.host
             )
         self._socket = listening
         self._uvicorn = _Uvicorn(

@@ -88,7 +88,7 @@ def check_greeting(data: bytes) -> None:
     if data[:1] not in (b"", b"\xff") or data[9:10] not in (b"", b"\x7f"):
         raise ProtocolError("peer does not speak ZMTP (ZeroMQ's protocol)")
     if data[10:11] not in (b"",) and data[10] < 3:
-        raise ProtocolError(f"peer speaks ZMTP {data[10]}; version 3 is supported, as of libzmq 4.0 and later")
+        raise ProtocolError(f"peer speaks ZMTP {data[10]}; version 3 is supported, which libzmq has from 4.0 on")
     if len(data) >= GREETING_BYTES and data[12:32] != _NULL:
         mechanism = data[12:32].rstrip(b"\0").decode("ascii", "replace")
         raise ProtocolError(f"peer requires mechanism {mechanism}; only NULL is supported")

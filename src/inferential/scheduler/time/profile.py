@@ -31,7 +31,7 @@ from typing import Any
 WINDOW = 64
 FORGET_AFTER = 256
 WARM_AFTER = 3
-"""Calls after which a profile is believed enough to refuse by it."""
+"""Calls after which a profile counts enough to refuse by it."""
 DEFAULT_QUANTILE = 0.95
 _ODD = 3.0
 _ODD_IN_A_ROW = 3

@@ -1,4 +1,4 @@
-"""How many answers in time anybody could have given, the future known: what a run is measured against.
+"""How many answers in time any server could have given, the future known: what a run is measured against.
 
 No schedule does better; whether one does as well is only known for small cases (`virtual.exact`).
 

@@ -219,7 +219,7 @@ def example_names() -> list[str]:
 def _fleet(layer: Layer) -> Fleet:
     if _configures_a_server(layer):
         what = (
-            "it is a server's configuration, as for `inferential serve`; expected a fleet: the tables models (how long "
+            "it is a server's configuration, for `inferential serve`; expected a fleet: the tables models (how long "
             "calls of each take) and robots (classes of them, and how often they ask), as in docs/simulator.md"
         )
         raise ConfigError([Problem("", what, layer.name)])
