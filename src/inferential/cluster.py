@@ -28,7 +28,7 @@ from inferential.server import Server
 from inferential.server.service import service_class
 from inferential.transport.listening import LARGEST_PORT
 
-logger = logging.getLogger("inferential.cluster")
+logger: logging.Logger = logging.getLogger("inferential.cluster")
 
 _STOP_S = 5.0  # beyond the time that a server may drain
 

@@ -35,7 +35,7 @@ from inferential.dispatch.ray.registry import REGISTER_EVERY_S, Listed, registry
 
 __all__ = ["ONGOING", "autoscaling_policy", "direct"]
 
-logger = logging.getLogger("inferential.ray")
+logger: logging.Logger = logging.getLogger("inferential.ray")
 
 ONGOING = "inferential_ongoing"
 """The metric that a replica tells Serve's autoscaler: rows that run or wait for it, on servers too."""

@@ -37,7 +37,7 @@ from inferential.server.service import service_class
 if TYPE_CHECKING:
     from inferential.cluster import ServerGroup
 
-logger = logging.getLogger("inferential.serve")
+logger: logging.Logger = logging.getLogger("inferential.serve")
 
 EXAMPLES = (
     "inferential serve fleet.yaml",

@@ -311,7 +311,7 @@ class GatewaysConfig(Section):
     Gateways of installed packages have sections too, by the names of their entry points (`config.extensions`).
     """
 
-    model_config = ConfigDict(extra="allow")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow")
 
     openpi: OpenPiConfig | None = None
     """Robots that speak openpi's websocket policy protocol."""

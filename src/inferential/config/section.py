@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_core import InitErrorDetails
@@ -44,7 +44,7 @@ HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$"), Expected("
 class Section(BaseModel):
     """One table of the configuration: unknown keys are errors, assignments are checked."""
 
-    model_config = ConfigDict(
+    model_config: ClassVar[ConfigDict] = ConfigDict(
         extra="forbid",
         validate_assignment=True,
         use_attribute_docstrings=True,

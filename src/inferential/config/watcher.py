@@ -21,7 +21,7 @@ from inferential.config.loading import OVERRIDES, combine
 from inferential.config.problems import ConfigError
 from inferential.config.schema import InferentialConfig
 
-logger = logging.getLogger("inferential.config")
+logger: logging.Logger = logging.getLogger("inferential.config")
 
 ReloadCallback = Callable[[InferentialConfig], object]
 Directories = dict[Path, tuple[int, int] | None]

@@ -30,7 +30,7 @@ from inferential.gateway.base import Gateway, GatewayClient, describe_error
 from inferential.gateway.gr00t_messages import ArrayForm, pack, unpack, with_modality_markers
 from inferential.server import Server
 
-logger = logging.getLogger("inferential.gateway.gr00t")
+logger: logging.Logger = logging.getLogger("inferential.gateway.gr00t")
 
 _MAX_CLIENTS = 4096  # REQ sockets do not say that they are gone: the one that asked longest ago is forgotten
 

@@ -31,7 +31,7 @@ from inferential.proto.msgpack_numpy import pack, unpack
 from inferential.server import Server
 from inferential.transport.keepalive import enable_keepalive
 
-logger = logging.getLogger("inferential.gateway.openpi")
+logger: logging.Logger = logging.getLogger("inferential.gateway.openpi")
 
 PATHS = ("/", "/v1/realtime/robot/openpi")
 CLIENT_ID_HEADER = "X-Client-Id"

@@ -18,7 +18,7 @@ from inferential.server.callbacks import Callbacks
 from inferential.server.egress import Egress
 from inferential.server.history import History
 
-logger = logging.getLogger("inferential")
+logger: logging.Logger = logging.getLogger("inferential")
 
 _NO_RESULT = Refusal(RefusalKind.MODEL_FAILED, "the backend gave no result", "no_result")
 _MAX_LOST_REPLICAS = 3  # replicas that may fail under one request, beyond max_retries, before it is refused
@@ -51,8 +51,8 @@ class Executor:
         max_retries: Callable[[], int | None],
         on_end: Callable[[], None],
     ) -> None:
-        self.inline_calls = 0
-        self.task_calls = 0
+        self.inline_calls: int = 0
+        self.task_calls: int = 0
         self._dispatcher = dispatcher
         self._engine = engine
         self._egress = egress

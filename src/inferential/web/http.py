@@ -30,7 +30,7 @@ from inferential.server.service import Service
 from inferential.telemetry.prometheus import CONTENT_TYPE, Exporter
 from inferential.web.feed import Feed
 
-logger = logging.getLogger("inferential.web")
+logger: logging.Logger = logging.getLogger("inferential.web")
 
 _STATIC = {"/": "index.html", "/app.js": "app.js", "/style.css": "style.css"}
 _TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}

@@ -237,7 +237,7 @@ class Reader:
         self._body_flags = 0
         self.space: memoryview | None = None
         """The rest of a large frame, to be read into; call `filled` after that."""
-        self.buffered = False
+        self.buffered: bool = False
         """Whether there are bytes that `next` has not consumed, be it because they are not a complete frame."""
 
     def feed(self, data: bytes) -> None:

@@ -62,8 +62,8 @@ class LatencyProfile:
     """
 
     def __init__(self, quantile: float = DEFAULT_QUANTILE) -> None:
-        self.quantile = quantile
-        self.calls = 0
+        self.quantile: float = quantile
+        self.calls: int = 0
         self._windows: dict[int, _Window] = {}
         self._explored = 1
         self._typical: list[float] = []  # by batch size - 1, computed when asked for
@@ -229,7 +229,7 @@ class Profiles:
         self._profiles: dict[tuple[str, str], LatencyProfile] = {}
         self._loaded: dict[str, list[SizeProfile]] = {}
         self._last: dict[str, list[SizeProfile]] = {}
-        self.version = 0
+        self.version: int = 0
         """Changes whenever profiles that `of` returned before are no longer in use."""
 
     def of(self, model_id: str, replica: str = "") -> LatencyProfile:

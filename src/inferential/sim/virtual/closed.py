@@ -68,9 +68,10 @@ class RobotLoop:
 
     def __init__(self, robot: ChunkedRobot, begins_at: float) -> None:
         self.robot = robot
-        self.player = Player(1 / robot.period_s)
-        self.next_tick_at = self._starts_at = begins_at + robot.starts_at
-        self.stops_at = begins_at + robot.stops_at
+        self.player: Player = Player(1 / robot.period_s)
+        self._starts_at = begins_at + robot.starts_at
+        self.next_tick_at: float = self._starts_at
+        self.stops_at: float = begins_at + robot.stops_at
         self._chance = random.Random(robot.seed)
         self._chunk = np.zeros((robot.chunk_steps or robot.horizon_steps, 1), np.float32)
         self._inbox: deque[tuple[float, str, Observation]] = deque()  # by time of arrival
