@@ -213,6 +213,8 @@ def test_a_strategy_that_sees_robots_is_given_the_mirror_and_may_set_their_pace(
 
 def test_a_strategy_that_promises_work_and_gives_none_is_an_error(registry: None) -> None:
     class Liar(RoundRobinScheduler):
+        may_defer = True
+
         def next_batch_for_model(self, model_id: str, limit: int | None = None) -> list[InferenceRequest]:
             return []
 
