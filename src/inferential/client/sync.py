@@ -376,7 +376,10 @@ class Model:
 
         Args:
             timeout_ms: longest wait in milliseconds.
-            urgency, steps_remaining, priority, values: as for `observe`.
+            urgency: as for `observe`.
+            steps_remaining: as for `observe`.
+            priority: as for `observe`.
+            **values: as for `observe`.
 
         Returns:
             The result, as from `get_result`; None after `timeout_ms`.

@@ -39,9 +39,10 @@ class Telemetry(Service):
     """Exports a server's traces and metrics while it is entered; a context manager.
 
     Args:
-        server: that runs, on the event loop that enters.
-        config: where to, and what.
-        spans, metrics: take what is exported in place of the exporters that `config` asks for.
+        server: a running server, on the event loop that starts this.
+        config: where to export to, and what.
+        spans: takes spans in place of the exporter that `config` asks for.
+        metrics: takes metrics in place of the exporter that `config` asks for.
     """
 
     Config: ClassVar[type[ServiceConfig]] = OtlpConfig
