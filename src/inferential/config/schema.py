@@ -49,8 +49,8 @@ class TransportConfig(Section):
     ] = "tcp://*:5555"
     """Address to listen on: tcp://HOST:PORT (* for every interface, port 0 for a free one) or ipc://PATH."""
     recv_hwm: SocketCount = 1000
-    """Taken for the sake of 1.x configurations: of one client no more waits than the system's buffers hold, since it is
-    read again only once what it said before was heard."""
+    """Accepted for configurations of 1.x, without effect: messages of one client wait in the system's buffers, since the
+    server reads a client's next message after it has handled the last."""
     send_hwm: SocketCount = 1000
     """Responses that may wait for one client that does not read; more are counted as send_errors."""
 
@@ -92,9 +92,9 @@ class SloAwareConfig(Section):
     latency_quantile: float = Field(default=0.95, ge=0.5, le=1.0)
     """By which quantile of a model's latency a deadline counts as met."""
     overload: Literal["priority", "even"] = "priority"
-    """Whom overload costs most: those of low priority and urgency, or all the same."""
+    """Which requests overload delays most: those of low priority and urgency, or all alike."""
     starvation_ms: Positive = 1000.0
-    """How long under overload a client may wait for those with more weight, beyond half of its own time."""
+    """How long under overload a client may wait for clients with more weight, beyond half of its own time."""
 
 
 class SchedulingConfig(Section):
@@ -107,7 +107,7 @@ class SchedulingConfig(Section):
     request_ttl_ms: Positive = 5000.0
     """Timeout of a waiting request: the longest it waits in the queue; then it ends as expired."""
     overflow_policy: Literal["drop_oldest", "reject_newest"] = "drop_oldest"
-    """Who goes when the queue is full: the oldest request of the client that has most waiting, or the newcomer."""
+    """What is dropped when the queue is full: the oldest request of the client that has most waiting, or the new one."""
     supersede: Literal["aware", "all", "off"] = "aware"
     """Whose waiting request gives way to a newer one of the same client and model: that of clients that asked
     for the latest only (aware), of every client (all), of none (off)."""
@@ -195,7 +195,7 @@ class ClientEntry(Section):
 
 
 class ClientsConfig(Section):
-    """Who may speak, and with which rights."""
+    """Which clients are served, and what each is given by default."""
 
     defaults: ClientDefaults = Field(default_factory=ClientDefaults)
     """For clients that send no values of their own."""
@@ -218,12 +218,12 @@ class ClientsConfig(Section):
 
 
 class ResponseTrackingConfig(Section):
-    """How a client's rhythm is learned and its silence judged."""
+    """How a client's cadence is learned, and when it counts as overdue or gone."""
 
     overdue_multiplier: float = Field(default=1.5, gt=1.0, allow_inf_nan=False)
     """A client is overdue after this many of its learned periods without an observation."""
     disconnect_timeout_s: Positive = 10.0
-    """After this long a silence a client counts as gone, and its waiting requests with it."""
+    """Timeout of a client: after this long without an observation it counts as gone, and its waiting requests end."""
     cadence_alpha: float = Field(default=0.3, gt=0, le=1.0)
     """Weight of the newest interval in the learned cadence."""
 
@@ -254,7 +254,7 @@ class ObservationConfig(Section):
 
 
 class MetricsConfig(Section):
-    """What is kept of what happened."""
+    """Which metrics are kept, and how many points."""
 
     ring_buffer_size: int = Field(default=10000, ge=100)
     """Newest points kept of each metric."""
@@ -265,7 +265,7 @@ class MetricsConfig(Section):
 
 
 class ServerConfig(Section):
-    """The life of the server itself."""
+    """How the server ends."""
 
     drain_timeout_s: NotNegative = 5.0
     """On shutdown, how long requests that the server already has may still be served."""
@@ -371,7 +371,7 @@ class InferentialConfig(Section):
     """Everything; each field is a table of a configuration file."""
 
     server: Annotated[ServerConfig, Effect.LIVE] = Field(default_factory=ServerConfig)
-    """The life of the server itself."""
+    """How the server ends."""
     transport: Annotated[TransportConfig, Effect.ON_RESTART] = Field(default_factory=TransportConfig)
     """The socket that robots connect to."""
     scheduling: Annotated[SchedulingConfig, Effect.LIVE] = Field(default_factory=SchedulingConfig)
@@ -381,11 +381,11 @@ class InferentialConfig(Section):
     clients: Annotated[ClientsConfig, Effect.LIVE] = Field(default_factory=ClientsConfig)
     """The clients."""
     response_tracking: Annotated[ResponseTrackingConfig, Effect.LIVE] = Field(default_factory=ResponseTrackingConfig)
-    """Rhythm and silence of clients."""
+    """Cadence and silence of clients."""
     observations: Annotated[ObservationConfig, Effect.LIVE] = Field(default_factory=ObservationConfig)
     """Limits on what comes in."""
     metrics: Annotated[MetricsConfig, Effect.LIVE] = Field(default_factory=MetricsConfig)
-    """What is kept of what happened."""
+    """Which metrics are kept, and how many points."""
     gateways: Annotated[GatewaysConfig, Effect.ON_RESTART] = Field(default_factory=GatewaysConfig)
     """Other clients' protocols."""
     http: Annotated[HttpConfig | None, Effect.ON_RESTART] = None
