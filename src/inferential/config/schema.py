@@ -49,8 +49,8 @@ class TransportConfig(Section):
     ] = "tcp://*:5555"
     """Address to listen on: tcp://HOST:PORT (* for every interface, port 0 for a free one) or ipc://PATH."""
     recv_hwm: SocketCount = 1000
-    """Accepted for configurations of 1.x, without effect: messages of one client wait in the system's buffers, since the
-    server reads a client's next message after it has handled the last."""
+    """Accepted for configurations of 1.x, without effect: messages of one client wait in the system's buffers; the server
+    reads the next one after it has handled the last."""
     send_hwm: SocketCount = 1000
     """Responses that may wait for one client that does not read; more are counted as send_errors."""
 
@@ -107,7 +107,7 @@ class SchedulingConfig(Section):
     request_ttl_ms: Positive = 5000.0
     """Timeout of a waiting request: the longest it waits in the queue; then it ends as expired."""
     overflow_policy: Literal["drop_oldest", "reject_newest"] = "drop_oldest"
-    """What is dropped when the queue is full: the oldest request of the client that has most waiting, or the new one."""
+    """What is dropped when the queue is full: the oldest of the client with most requests waiting, or the new one."""
     supersede: Literal["aware", "all", "off"] = "aware"
     """Whose waiting request gives way to a newer one of the same client and model: that of clients that asked
     for the latest only (aware), of every client (all), of none (off)."""
