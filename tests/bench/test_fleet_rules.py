@@ -10,10 +10,18 @@ from bench.fleet_rules import RULES, Job, _measured, report, rules
 from bench.fleet_rules.cells import CELLS, Cell
 
 from inferential.config.schema import SchedulingConfig
-from inferential.scheduler import InferenceRequest, create_scheduler
+from inferential.scheduler import InferenceRequest, base, create_scheduler
 from inferential.scheduler.engine import Capacity, Engine
 from inferential.sim.virtual.mirror import Mirror
 from inferential.sim.virtual.world import ModelSpec
+
+
+@pytest.fixture(autouse=True)
+def _rules_are_strategies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Registers the rules for one test."""
+    monkeypatch.setattr(base, "_schedulers", dict(base._schedulers))
+    rules.register()
+
 
 LATENCY_S = (0.10, 0.11, 0.12, 0.20)
 """Three rows are the most efficient."""
