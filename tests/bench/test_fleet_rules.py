@@ -127,7 +127,6 @@ def test_cells_differ_in_name() -> None:
 def test_every_rule_serves_robots_in_closed_and_in_open_loop(rule: str) -> None:
     cells = {cell.name: cell for cell in CELLS}
     closed = _measured(Job(cells["pi0.5 H100, one fast"], rule, seed=0, seconds=2.0))
-    assert closed.error is None
     assert closed.starved is not None
     assert 0 <= closed.starved < 0.5
     open_loop = _measured(Job(cells["2 Hz, SLO 156, H100"], rule, seed=0, seconds=2.0))
