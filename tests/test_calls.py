@@ -72,12 +72,12 @@ class Around:
 class Backend(Dispatcher):
     """Gives what it was told to give, or raises it: at once, and not when it is awaited."""
 
-    def __init__(self, gives: Any, never_waits: bool) -> None:
+    def __init__(self, gives: Any, completes_inline: bool) -> None:
         super().__init__()
         self.gives = gives
-        self._never_waits = never_waits
+        self._never_waits = completes_inline
 
-    def never_waits(self, requests: Sequence[InferenceRequest]) -> bool:
+    def completes_inline(self, requests: Sequence[InferenceRequest]) -> bool:
         return self._never_waits
 
     async def infer(self, model_id: str, observations: Sequence[Any]) -> Sequence[Any]:
@@ -110,11 +110,11 @@ def made(
     gives: Any,
     max_retries: Callable[[], int | None] = lambda: 0,
     *,
-    never_waits: bool = False,
+    completes_inline: bool = False,
     begin: bool = True,
 ) -> Calls:
     ended = Callbacks[Batch, float]("batch")
-    backend = Backend(gives, never_waits)
+    backend = Backend(gives, completes_inline)
     calls = Calls(backend, around, around, around, around, ended, max_retries, lambda: around.said.append("over"))
     if begin:
         calls.make(around.batch)
@@ -163,7 +163,7 @@ async def test_of_a_lost_replica_only_what_can_be_in_time_or_is_served_late_is_t
 
 
 async def test_a_call_that_never_waits_is_over_at_once(around: Around) -> None:
-    calls = made(around, None, never_waits=True)
+    calls = made(around, None, completes_inline=True)
     assert around.said == ["dispatched", "answer", ("finished", True)]  # who makes it sees to what follows
     assert not calls
 
@@ -172,7 +172,7 @@ async def test_a_call_of_several_requests_is_a_task_whatever_its_model(around: A
     other = InferenceRequest("leg", "m", b"leg", b"", b"", time.monotonic(), 0.0, None, 0.0, 50.0, 1)
     other.move(RequestState.DISPATCHED)
     around.batch.requests.append(other)
-    calls = made(around, None, never_waits=True)
+    calls = made(around, None, completes_inline=True)
     assert around.said == ["dispatched"]
     await over(calls)
     assert around.request.over
@@ -180,7 +180,7 @@ async def test_a_call_of_several_requests_is_a_task_whatever_its_model(around: A
 
 
 async def test_one_that_waits_although_it_never_does_goes_on_as_a_task(around: Around) -> None:
-    calls = made(around, "for a while", never_waits=True)
+    calls = made(around, "for a while", completes_inline=True)
     assert around.said == ["dispatched"]
     assert calls
     await over(calls)
@@ -188,7 +188,7 @@ async def test_one_that_waits_although_it_never_does_goes_on_as_a_task(around: A
 
 
 async def test_and_can_be_cancelled(around: Around) -> None:
-    calls = made(around, "for ever", never_waits=True)
+    calls = made(around, "for ever", completes_inline=True)
     await asyncio.sleep(0)
     await calls.cancel()
     assert around.request.state is RequestState.REFUSED
@@ -202,7 +202,7 @@ async def test_what_ends_a_call_on_the_spot_badly_is_told_to_the_loop_and_to_nob
 
     failing, told = Failing(), []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
-    made(failing, None, never_waits=True)
+    made(failing, None, completes_inline=True)
     assert failing.said[-1] == ("finished", True)
     assert [str(error) for error in told] == ["of a callback"]
 
@@ -213,7 +213,7 @@ async def test_an_interrupt_ends_more_than_a_call(around: Around) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        made(Interrupted(), None, never_waits=True)
+        made(Interrupted(), None, completes_inline=True)
 
 
 async def test_what_a_call_sets_of_context_variables_is_its_own(around: Around) -> None:
@@ -225,7 +225,7 @@ async def test_what_a_call_sets_of_context_variables_is_its_own(around: Around) 
             variable.set("as it is in the call")
 
     setting = Setting()
-    made(setting, None, never_waits=True)
+    made(setting, None, completes_inline=True)
     assert setting.request.over
     assert variable.get() == "as it was"
 

@@ -13,8 +13,8 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING
 
 from inferential.delivery import Callbacks, Delivery
-from inferential.dispatch.base import REPLICA_LOST, Dispatcher, DispatchResult
-from inferential.dispatch.waiting import first_step
+from inferential.dispatch.base import MAX_REPLICAS_LOST, REPLICA_LOST, Dispatcher, DispatchResult
+from inferential.dispatch.inline import start_inline
 from inferential.scheduler.engine import Batch, Engine
 from inferential.scheduler.request import DISPATCHED, InferenceRequest, Refusal, RefusalKind
 
@@ -59,6 +59,7 @@ class Calls:
         self._history = history
         self._callbacks = callbacks
         self._max_retries = max_retries
+        dispatcher.use_retries(max_retries)
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[Batch, asyncio.Task[None]] = {}
@@ -79,14 +80,14 @@ class Calls:
         Several share that cost, and those that come in during the turn go together next. Whoever calls this must not
         be somebody's task: one that asks again and again would let nobody else run.
         """
-        if len(batch.requests) > 1 or not self._dispatcher.never_waits(batch.requests):
+        if len(batch.requests) > 1 or not self._dispatcher.completes_inline(batch.requests):
             self.begin(batch)
             return
         self._books.dispatched(batch, self._engine.waiting(batch.model_id))
         self._history.began(batch)
         context = copy_context()  # as a task has one of its own
         try:
-            rest = context.run(first_step, self._run(batch))
+            rest = context.run(start_inline, self._run(batch))
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # of a callback, say; calls that are made with this one have no part in it
@@ -144,7 +145,7 @@ class Calls:
 
     def _may_retry(self, request: InferenceRequest, refusal: Refusal) -> bool:
         max_retries = self._max_retries()
-        if max_retries is None:
+        if max_retries is None or request.replicas_lost >= MAX_REPLICAS_LOST:
             return False
         if refusal.cause == REPLICA_LOST:  # which is neither the model's fault nor the observation's
             self._books.keep()  # its deadline

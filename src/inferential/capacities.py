@@ -63,7 +63,7 @@ class Capacities:
         if most is not None:
             max_inflight = min(max_inflight, most)  # what is above would wait there, and not here
         return Capacity(
-            max_inflight,
+            max(0, max_inflight - self._dispatcher.lost_slots(model_id)),
             max_batch_size,
             tuple(self._dispatcher.replicas(model_id)),
             None if known is None else known.device,

@@ -15,13 +15,13 @@ import ray
 import zmq
 
 from inferential.dispatch.base import Dispatcher, NodeUse, Observation, ReplicaLost, UnknownModelError
-from inferential.dispatch.local import DEFAULT_MAX_BATCH_SIZE
 from inferential.dispatch.ray.deployments import AmbiguousModel, Deployment, details, model_ids, resolve
 from inferential.dispatch.ray.handles import Handle
 from inferential.dispatch.ray.link import Link
 from inferential.dispatch.ray.nodes import Nodes
-from inferential.dispatch.ray.registry import REGISTER_EVERY_S, Listed, registry
 from inferential.memory import keep_what_is_freed
+from inferential.replica.model import DEFAULT_MAX_BATCH_SIZE
+from inferential.replica.registry import REGISTER_EVERY_S, Listed, registry
 from inferential.scheduler.request import InferenceRequest
 
 logger = logging.getLogger("inferential.ray")
@@ -37,7 +37,7 @@ _News = TypeVar("_News")
 class RayDispatcher(Dispatcher):
     """Runs models on Ray Serve: straight into replicas that have an endpoint, else by handle.
 
-    `inferential.serve.direct` gives a deployment's replicas endpoints.
+    `inferential.replica.direct` gives a deployment's replicas endpoints.
 
     Args:
         ray_config: arguments of `ray.init`, as `address`; without an address it joins the cluster that it is in or

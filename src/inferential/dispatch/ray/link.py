@@ -14,9 +14,11 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from inferential.dispatch.base import Answer, RemoteModelError, ReplicaLost
-from inferential.dispatch.ray.endpoint import HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS
-from inferential.dispatch.ray.shared import Place, ServersMemory
-from inferential.dispatch.ray.wire import (
+from inferential.observation.slots import ObservationError
+from inferential.proto.tensors import Buffer
+from inferential.replica.endpoint import HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS
+from inferential.replica.shared import Place, ServersMemory
+from inferential.replica.wire import (
     CALL,
     FREE,
     GOODBYE,
@@ -29,8 +31,6 @@ from inferential.dispatch.ray.wire import (
     read_row,
     write_head,
 )
-from inferential.observation.slots import ObservationError
-from inferential.proto.tensors import Buffer
 from inferential.scheduler.request import InferenceRequest
 
 logger = logging.getLogger("inferential.ray")

@@ -20,11 +20,13 @@ from typing import Any
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
-from inferential.dispatch.base import as_values
 from inferential.dispatch.local import LocalDispatcher
-from inferential.dispatch.ray.directory import prepare
-from inferential.dispatch.ray.shared import Offer, Place, ReplicasMemory
-from inferential.dispatch.ray.wire import (
+from inferential.memory import keep_what_is_freed
+from inferential.proto.tensors import Buffer
+from inferential.replica.directory import prepare
+from inferential.replica.shared import Offer, Place, ReplicasMemory
+from inferential.replica.values import as_values
+from inferential.replica.wire import (
     CALL,
     FREE,
     GOODBYE,
@@ -37,8 +39,6 @@ from inferential.dispatch.ray.wire import (
     write_offsets,
     write_row,
 )
-from inferential.memory import keep_what_is_freed
-from inferential.proto.tensors import Buffer
 from inferential.scheduler.request import InferenceRequest
 
 logger = logging.getLogger("inferential.ray")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferential.dispatch.ray.shared import (
+from inferential.replica.shared import (
     SHARED_FROM_BYTES,
     SHARED_UP_TO_BYTES,
     SIZE_BYTES,

@@ -29,11 +29,11 @@ from typing import Any
 
 import zmq
 
-from inferential.dispatch.ray.shared import Place
 from inferential.observation.slots import ObservationError
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.messages import put_metadata, read_response, split_values
 from inferential.proto.tensors import Buffer, pack
+from inferential.replica.shared import Place
 
 HELLO, CALL, RESULT, FREE, GOODBYE = b"H", b"C", b"R", b"F", b"G"
 NO_CALL = bytes(8)

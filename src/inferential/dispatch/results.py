@@ -1,0 +1,137 @@
+"""From a model's outcome to the frames of a response or a refusal; logs failures and keeps each model's health."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import traceback
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inferential.dispatch.health import EndpointHealth
+from inferential.dispatch.outcomes import Answer, DispatchResult, RemoteModelError, UnknownModelError
+from inferential.observation.slots import ObservationError
+from inferential.proto import PROTOCOL_VERSION
+from inferential.proto.messages import ResponseTiming, write_response
+from inferential.replica.values import as_values
+from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
+
+logger = logging.getLogger("inferential.dispatch")
+
+_LOG_EVERY_S = 1.0
+_PACKAGE = str(Path(__file__).parents[1])
+# The dtypes that this line added, and which dtype of the 1.x line holds their values.
+_WIDER = {"int8": "int32", "int16": "int32", "uint16": "int32", "uint32": "int64", "uint64": "int64"}
+
+
+class ResultWriter:
+    """Writes what a backend's calls end in."""
+
+    def __init__(self) -> None:
+        self.health: dict[str, EndpointHealth] = {}
+        # By model: when a failure was logged last, and how many were not logged since.
+        self._logged: dict[str, tuple[float, int]] = {}
+
+    def write(self, request: InferenceRequest, outcome: Any, latency_ms: float, batch_size: int) -> DispatchResult:
+        """Returns the result of one request.
+
+        Args:
+            request: whose.
+            outcome: what the model returned for it, or an exception.
+            latency_ms: how long the call took.
+            batch_size: rows in the call.
+        """
+        if not isinstance(outcome, Exception):
+            try:
+                return self._response(request, outcome, latency_ms, batch_size)
+            except (TypeError, ValueError) as error:
+                outcome = error
+        refusal = _refusal(request.model_id, outcome)
+        if refusal.kind is RefusalKind.MODEL_FAILED:
+            self._note(request.model_id, latency_ms, refusal.reason)
+            self._log(request, refusal.reason, outcome)
+        return DispatchResult(request, latency_ms, refusal=refusal)
+
+    def _response(self, request: InferenceRequest, outcome: Any, latency_ms: float, batch_size: int) -> DispatchResult:
+        if isinstance(outcome, Answer):
+            values, model_version = outcome.values, outcome.model_version
+        else:
+            values, model_version = as_values(outcome), ""
+        if request.protocol_version < PROTOCOL_VERSION:
+            values = widened(values)
+        response_id = request.response_id or uuid.uuid4().hex
+        now = time.monotonic()
+        envelope, payload = write_response(
+            client_id=request.client_id,
+            model_id=request.model_id,
+            response_id=response_id,
+            timestamp_ns=time.time_ns(),
+            request_id=request.request_id,
+            values=values,
+            timing=ResponseTiming(
+                queue_ms=max(request.dispatched_at - request.received_at, 0.0) * 1e3,
+                inference_ms=latency_ms,
+                server_ms=max(now - request.received_at, 0.0) * 1e3,
+                batch_size=batch_size,
+            ),
+            serve_interval_ms=request.serve_interval_ms,
+            model_version=model_version,
+        )
+        self._note(request.model_id, latency_ms, None)
+        return DispatchResult(request, latency_ms, response_id, envelope, payload, values)
+
+    def _note(self, model_id: str, latency_ms: float, error: str | None) -> None:
+        health = self.health.get(model_id)
+        if health is None:
+            health = self.health[model_id] = EndpointHealth(model_id)
+        health.update(latency_ms, error is None, error)
+
+    def _log(self, request: InferenceRequest, reason: str, error: Exception) -> None:
+        """Logs a model's failure, at most once a second: a broken model may fail with every request."""
+        model_id, now = request.model_id, time.monotonic()
+        logged_at, unlogged = self._logged.get(model_id, (-math.inf, 0))
+        if now - logged_at < _LOG_EVERY_S:
+            self._logged[model_id] = logged_at, unlogged + 1
+            return
+        self._logged[model_id] = now, 0
+        more = f" (and {unlogged} times more since the last line)" if unlogged else ""
+        logger.error("model %s failed for client %s: %s%s%s", model_id, request.client_id, reason, _where(error), more)
+        logger.debug("where model %s failed", model_id, exc_info=error)
+
+
+def widened(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns values in dtypes that a client of the 1.x line knows.
+
+    Raises:
+        ValueError: naming the key of a uint64 array with a value that int64 does not hold.
+    """
+    known = dict(values)
+    for key, value in values.items():
+        wider = None if isinstance(value, str) else _WIDER.get(value.dtype.name)
+        if wider is None:
+            continue
+        if value.dtype == np.uint64 and value.size and value.max() > np.iinfo(np.int64).max:
+            raise ValueError(f"result {key!r}: {value.max()} does not fit int64, the widest that a 1.x client reads")
+        known[key] = value.astype(wider)
+    return known
+
+
+def _where(error: Exception) -> str:
+    """Returns the line of the model's own code that raised; empty where the fault was found in this package."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_PACKAGE)]
+    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+
+
+def _refusal(model_id: str, error: Exception) -> Refusal:
+    if isinstance(error, UnknownModelError):
+        return Refusal(RefusalKind.UNKNOWN_MODEL, str(error) or f"no model {model_id!r}", "unknown_model")
+    if isinstance(error, ObservationError):
+        return Refusal(RefusalKind.INVALID_OBSERVATION, error.reason, "image")
+    if isinstance(error, RemoteModelError):
+        return Refusal(RefusalKind.MODEL_FAILED, str(error), error.cause)
+    return Refusal(RefusalKind.MODEL_FAILED, f"{type(error).__name__}: {error}", type(error).__name__)
