@@ -1,7 +1,6 @@
 """Inferential: shared policies served to fleets of robots, with actions that arrive in time and are fresh.
 
-The client SDK is imported at once; what belongs to a server is imported when it is first asked for, so that a robot
-needs none of it.
+Each name is imported when it is first used: a robot needs nothing of the server, and a worker process little of either.
 """
 
 from __future__ import annotations
@@ -9,19 +8,19 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from inferential.client import AsyncConnection, AsyncModel, Connection, Jpeg, Model, Png, Result
-from inferential.errors import (
-    InferenceError,
-    InvalidObservation,
-    ModelFailed,
-    RequestExpired,
-    RequestRejected,
-    RequestSuperseded,
-    UnknownModel,
-)
-
 if TYPE_CHECKING:
+    from inferential.client import AsyncConnection, AsyncModel, Connection, Jpeg, Model, Png, Result
     from inferential.dispatch.local import LocalDispatcher
+    from inferential.errors import (
+        InferenceError,
+        InvalidObservation,
+        ModelFailed,
+        RequestExpired,
+        RequestRejected,
+        RequestSuperseded,
+        UnknownModel,
+    )
+    from inferential.replica.spec import ModelInline, ModelProcess, ModelThread
     from inferential.scheduler.base import register_policy
     from inferential.scheduler.request import InferenceRequest
     from inferential.server import Server
@@ -39,6 +38,9 @@ __all__ = [
     "LocalDispatcher",
     "Model",
     "ModelFailed",
+    "ModelInline",
+    "ModelProcess",
+    "ModelThread",
     "Png",
     "RequestExpired",
     "RequestRejected",
@@ -50,9 +52,24 @@ __all__ = [
     "register_policy",
 ]
 
+_CLIENT_SIDE = {
+    "inferential.client": ("AsyncConnection", "AsyncModel", "Connection", "Jpeg", "Model", "Png", "Result"),
+    "inferential.errors": (
+        "InferenceError",
+        "InvalidObservation",
+        "ModelFailed",
+        "RequestExpired",
+        "RequestRejected",
+        "RequestSuperseded",
+        "UnknownModel",
+    ),
+}
 _SERVER_SIDE = {
     "InferenceRequest": "inferential.scheduler.request",
     "LocalDispatcher": "inferential.dispatch.local",
+    "ModelInline": "inferential.replica.spec",
+    "ModelProcess": "inferential.replica.spec",
+    "ModelThread": "inferential.replica.spec",
     "Server": "inferential.server",
     "register_policy": "inferential.scheduler.base",
 }
@@ -63,6 +80,9 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("inferential")
+    for module, names in _CLIENT_SIDE.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
     if name not in _SERVER_SIDE:
         raise AttributeError(f"module 'inferential' has no attribute {name!r}")
     try:

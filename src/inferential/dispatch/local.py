@@ -5,12 +5,17 @@ It neither queues nor limits: how much of a model runs at once is decided before
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from inferential.dispatch.base import Dispatcher, Observation, UnknownModelError
 from inferential.dispatch.inprocess import InProcessReplica
+from inferential.dispatch.process import ProcessRunner, infer
 from inferential.observation.assembler import is_encoded
+from inferential.replica.process import ModelLoadError, WorkerProcess
+from inferential.replica.spec import ModelProcess
 from inferential.scheduler.request import InferenceRequest
 
 _ON_THE_WAY = ("dispatch", "outcomes", "infer_on")  # to a model
@@ -55,7 +60,10 @@ class LocalDispatcher(Dispatcher):
         super().__init__()
         if not isinstance(models, Mapping):
             raise TypeError(f"models: expected models by id, as {{'my-model': my_model}}, got {type(models).__name__}")
-        self._models: dict[str, list[InProcessReplica]] = {}
+        self._models: dict[str, list[InProcessReplica | WorkerProcess]] = {}
+        self._runners: dict[str, ProcessRunner] = {}  # of models that have processes
+        self._running = False
+        self._ending: set[asyncio.Task[None]] = set()
         self._completes_inline: set[str] = set()  # models that always do, in each of their forms
         # A subclass may wait before it calls the model.
         self._is_plain = all(getattr(type(self), name) is getattr(LocalDispatcher, name) for name in _ON_THE_WAY)
@@ -69,13 +77,41 @@ class LocalDispatcher(Dispatcher):
         if not replicas:
             raise TypeError(f"model {model_id!r}: expected at least one replica, got an empty list")
         replaced = self._models.get(model_id, [])
-        self._models[model_id] = models = [InProcessReplica(model_id, one, self._on_change) for one in replicas]
+        self._models[model_id] = models = [made for one in replicas for made in self._made(model_id, one)]
         self._completes_inline.discard(model_id)
-        if all(one.completes_inline for one in models):
+        if all(isinstance(one, InProcessReplica) and one.completes_inline for one in models):
             self._completes_inline.add(model_id)
+        workers = [one for one in models if isinstance(one, WorkerProcess)]
+        self._runners.pop(model_id, None)
+        if workers:
+            self._runners[model_id] = ProcessRunner(model_id, workers)
+        if self._running:
+            for worker in workers:
+                self._in_background(worker.start())
         for former in replaced:
-            former.close()
+            if isinstance(former, InProcessReplica):
+                former.close()
+            elif self._running:
+                self._in_background(former.close())
         self._on_change()
+
+    def _made(self, model_id: str, model: Any) -> list[InProcessReplica | WorkerProcess]:
+        if not isinstance(model, ModelProcess):
+            return [InProcessReplica(model_id, model, self._on_change)]
+        envs = model.environments()
+        names = [str(number) for number in range(len(envs))] if len(envs) > 1 else [""]
+        return [
+            WorkerProcess(model_id, name, model, env, self._on_change) for name, env in zip(names, envs, strict=True)
+        ]
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        async def run() -> None:
+            with contextlib.suppress(ModelLoadError):  # which the process has logged
+                await work
+
+        task = asyncio.get_running_loop().create_task(run())
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     def _on_change(self) -> None:
         if self._notify is not None:
@@ -97,26 +133,80 @@ class LocalDispatcher(Dispatcher):
         """
         return min((model.max_batch_size for model in self._models.get(model_id, ())), default=1)
 
+    def max_inflight(self, model_id: str) -> int | None:
+        """Returns what a model's processes take, 0 while none is up; None for a model in the server's process."""
+        return self.most_inflight(model_id)
+
+    def most_inflight(self, model_id: str) -> int | None:
+        """Returns the same: more calls than a process takes would wait there, where no strategy sees them."""
+        if model_id not in self._runners:
+            return None
+        models = self._models[model_id]
+        taken = [one.max_inflight for one in models if isinstance(one, WorkerProcess) and one.max_inflight]
+        return min(taken, default=0)
+
     def lost_slots(self, model_id: str) -> int:
         """Returns how many calls over their time each replica that `replicas` names has to bear."""
-        return min((model.lost for model in self._models.get(model_id, ())), default=0)
+        return min(map(_lost, self._models.get(model_id, ())), default=0)
 
     def replicas(self, model_id: str) -> Sequence[str]:
-        """Returns ("",) for a single replica, else "0", "1", ...: those with the fewest lost slots."""
+        """Returns ("",) for a single replica, else "0", "1", ...: those that take the most calls now."""
         models = self._models.get(model_id, ())
         if len(models) < 2:
             return ("",)
-        lost = self.lost_slots(model_id)
-        return [str(number) for number, model in enumerate(models) if model.lost == lost]
+        taking = [number for number, one in enumerate(models) if _takes_calls(one)] or range(len(models))
+        lost = min(_lost(models[number]) for number in taking)
+        return [str(number) for number in taking if _lost(models[number]) == lost]
 
     def problems(self) -> Mapping[str, str]:
-        """Returns, by model id, how many slots are lost to calls over their time."""
-        lost = {model_id: sum(one.lost for one in models) for model_id, models in self._models.items()}
-        return {
-            model_id: f"{count} calls took longer than call_timeout_ms and still run; their slots are lost"
-            for model_id, count in lost.items()
-            if count
-        }
+        """Returns, by model id, which processes do not run, or how many slots calls over their time have taken."""
+        problems: dict[str, str] = {}
+        for model_id, models in self._models.items():
+            down = [one.problem for one in models if isinstance(one, WorkerProcess) and one.problem is not None]
+            lost = sum(map(_lost, models))
+            if down:
+                problems[model_id] = f"{len(down)} of {len(models)} processes do not run: {down[0]}"
+            elif lost:
+                problems[model_id] = f"{lost} calls took longer than call_timeout_ms and still occupy their slots"
+        return problems
+
+    def process_ids(self, model_id: str) -> list[int]:
+        """Returns the ids of a model's processes that take calls."""
+        models = self._models.get(model_id, ())
+        return [one.pid for one in models if isinstance(one, WorkerProcess) and one.up and one.pid is not None]
+
+    async def start(self) -> None:
+        """Starts the models' processes, side by side, and waits until all are loaded.
+
+        Raises:
+            ModelLoadError: naming the model that cannot be loaded, and why.
+        """
+        self._running = True
+        workers = self._workers()
+        outcomes = await asyncio.gather(*(worker.start() for worker in workers), return_exceptions=True)
+        failed = next((one for one in outcomes if isinstance(one, BaseException)), None)
+        if failed is not None:
+            await self._close_workers()
+            raise failed
+
+    def _workers(self) -> list[WorkerProcess]:
+        return [one for models in self._models.values() for one in models if isinstance(one, WorkerProcess)]
+
+    async def _close_workers(self) -> None:
+        self._running = False
+        await asyncio.gather(*(worker.close() for worker in self._workers()))
+        if self._ending:
+            await asyncio.wait(self._ending)
+
+    def outcomes(self, requests: Sequence[InferenceRequest], replica: str) -> Coroutine[Any, Any, Sequence[Any]]:
+        """Returns results and exceptions of one call; a process is sent what the robots sent."""
+        runner = self._runners.get(requests[0].model_id)
+        if runner is not None:
+            models = self._models[requests[0].model_id]
+            chosen = models[int(replica or 0) % len(models)]
+            if isinstance(chosen, WorkerProcess):
+                return runner.run(chosen, requests)
+        return super().outcomes(requests, replica)
 
     async def infer(self, model_id: str, observations: Sequence[Observation]) -> Sequence[Any]:
         """Does what `infer_on` does, on the first replica."""
@@ -135,7 +225,8 @@ class LocalDispatcher(Dispatcher):
             known = ", ".join(self._models) or "none"
             raise UnknownModelError(f"No model registered for {model_id!r}; there is: {known}")
         # Fewer replicas may have been registered since the call was decided.
-        return models[int(replica or 0) % len(models)].run(observations)
+        chosen = models[int(replica or 0) % len(models)]
+        return infer(chosen, observations) if isinstance(chosen, WorkerProcess) else chosen.run(observations)
 
     def completes_inline(self, requests: Sequence[InferenceRequest]) -> bool:
         """Returns whether the model never waits, and no image has to be decoded first."""
@@ -147,9 +238,19 @@ class LocalDispatcher(Dispatcher):
         return True
 
     async def close(self) -> None:
-        """Lets the threads end when their calls do."""
+        """Ends the models' processes, and lets threads end when their calls do."""
         await super().close()
+        await self._close_workers()
         for models in self._models.values():
             for model in models:
-                model.close()
-                await model.aclose()
+                if isinstance(model, InProcessReplica):
+                    model.close()
+                    await model.aclose()
+
+
+def _lost(replica: InProcessReplica | WorkerProcess) -> int:
+    return replica.lost if isinstance(replica, InProcessReplica) else 0
+
+
+def _takes_calls(replica: InProcessReplica | WorkerProcess) -> bool:
+    return isinstance(replica, InProcessReplica) or replica.max_inflight > 0

@@ -308,7 +308,7 @@ async def test_a_replica_that_cannot_open_the_memory_is_sent_everything(
     def refuse(offer: Offer) -> Any:
         raise OSError("it is another process's")
 
-    monkeypatch.setattr("inferential.replica.endpoint.ReplicasMemory", refuse)
+    monkeypatch.setattr("inferential.replica.endpoint.open_memory", refuse)
     _, addresses = start(Doubles())
     link = await connect(addresses.ipc)
     state = np.ones(250_000, np.float32)

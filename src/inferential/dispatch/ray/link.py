@@ -26,11 +26,11 @@ from inferential.replica.wire import (
     NO_CALL,
     RESULT,
     Greeting,
-    WatchedSocket,
     read_offsets,
     read_row,
     write_head,
 )
+from inferential.replica.zmq_socket import WatchedSocket
 from inferential.scheduler.request import InferenceRequest
 
 logger = logging.getLogger("inferential.ray")
