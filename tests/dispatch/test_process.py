@@ -344,7 +344,7 @@ async def test_a_model_that_cannot_be_loaded_keeps_the_server_from_starting_and_
     what: str, options: dict[str, Any], text: str, models: Any
 ) -> None:
     dispatcher = LocalDispatcher({"m": models(what, **options), "n": models("echo")})
-    with pytest.raises(ModelLoadError, match=rf"model m.*{text}"):
+    with pytest.raises(ModelLoadError, match=rf"^model 'm', target '.*': .*{text}"):
         await dispatcher.start()
     assert dispatcher.process_ids("n") == []
 

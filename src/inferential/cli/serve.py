@@ -28,6 +28,7 @@ from inferential.config.schema import InferentialConfig, OtlpConfig
 from inferential.config.watcher import ConfigWatcher
 from inferential.dispatch.base import Dispatcher
 from inferential.dispatch.local import LocalDispatcher
+from inferential.replica.process import ModelLoadError
 from inferential.server import Server
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class _AnnouncedServer(Server):
             await super().start()
         except OSError as error:
             raise CliError(error.strerror or str(error)) from error
-        except ValueError as error:
+        except (ModelLoadError, ValueError) as error:
             raise CliError(str(error)) from error
         try:
             beside = await self._start_beside()
@@ -265,7 +266,7 @@ def _dispatcher(wanted: Mapping[str, str], config: InferentialConfig) -> Dispatc
     on_ray = {model_id: target.removeprefix(RAY) for model_id, target in wanted.items() if target.startswith(RAY)}
     if not on_ray:
         try:
-            return LocalDispatcher(load_models(wanted))
+            return LocalDispatcher(load_models(wanted, config.models.known))
         except (TypeError, ValueError) as error:
             raise CliError(str(error)) from error
     try:

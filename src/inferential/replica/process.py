@@ -491,7 +491,8 @@ class WorkerProcess:
                     [Died(text, ran and row in (ALL_ROWS, at), ran and timed_out) for at in range(call.rows)]
                 )
         if self._first is not None and not self._first.done():
-            self._first.set_exception(ModelLoadError(text))
+            whose = f"model {self._model_id!r}, target {self._spec.target!r}"
+            self._first.set_exception(ModelLoadError(f"{whose}: {reason}"))
             self._closed = True
         if self._closed:
             return

@@ -118,7 +118,8 @@ class Worker:
             self._model = load_target(settings["target"], settings["args"])
             methods = methods_of(self._model_id, self._model)
         except (TargetError, TypeError, ValueError) as error:
-            self._send([NO_CALL, FAILED, str(error).encode(errors="replace")])
+            text = str(error).removeprefix(f"model {self._model_id!r}: ")
+            self._send([NO_CALL, FAILED, text.encode(errors="replace")])
             return False
         except BaseException as error:  # a module that calls sys.exit, for example
             text = f"{type(error).__name__}: {error}"
