@@ -28,7 +28,7 @@ from inferential import (
     Server,
 )
 from inferential.config import InferentialConfig
-from inferential.replica.process import ModelLoadError
+from inferential.replica.outcomes import ModelLoadError
 
 if sys.platform != "linux":
     pytest.skip("worker processes are watched by pidfd", allow_module_level=True)

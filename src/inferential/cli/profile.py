@@ -24,7 +24,7 @@ from inferential.config.problems import ConfigError
 from inferential.config.profiles import save_profiles
 from inferential.dispatch.local import LocalDispatcher
 from inferential.proto import dtype_from_numpy
-from inferential.replica.process import ModelLoadError
+from inferential.replica.outcomes import ModelLoadError
 from inferential.scheduler.profile import Profiles
 
 EXAMPLES = (

@@ -28,7 +28,7 @@ from inferential.config.schema import InferentialConfig, OtlpConfig
 from inferential.config.watcher import ConfigWatcher
 from inferential.dispatch.base import Dispatcher
 from inferential.dispatch.local import LocalDispatcher
-from inferential.replica.process import ModelLoadError
+from inferential.replica.outcomes import ModelLoadError
 from inferential.server import Server
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any
 from inferential.cli.errors import CliError
 from inferential.config.schema import ModelConfig
 from inferential.dispatch.local import LocalDispatcher
-from inferential.replica.process import ModelLoadError
+from inferential.replica.outcomes import ModelLoadError
 from inferential.replica.spec import ModelInline, ModelProcess, ModelThread
 from inferential.replica.targets import TargetError, load_target
 

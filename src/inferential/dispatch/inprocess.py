@@ -51,7 +51,8 @@ class InProcessReplica:
         self._threads = CallThreads(f"inferential-{model_id}", self._on_return)
         self._pace = Pace()
         self._max_batch_size = methods.max_batch_size
-        self._shares = methods.batch is None and not runs_inline and not is_async(methods.single)
+        self._shares = methods.batch is None and not is_async(methods.single)
+        self._pace.quick = runs_inline  # else it would have no reason to run so
         self._aclose = methods.aclose
         self._each: Callable[[Sequence[Observation]], Coroutine[Any, Any, Sequence[Any]]] | None = None
         if methods.single is not None:

@@ -14,7 +14,8 @@ from inferential.dispatch.base import Dispatcher, Observation, UnknownModelError
 from inferential.dispatch.inprocess import InProcessReplica
 from inferential.dispatch.process import ProcessRunner, infer
 from inferential.observation.assembler import is_encoded
-from inferential.replica.process import ModelLoadError, WorkerProcess
+from inferential.replica.outcomes import ModelLoadError
+from inferential.replica.process import WorkerProcess
 from inferential.replica.spec import ModelProcess
 from inferential.scheduler.request import InferenceRequest
 
@@ -229,8 +230,17 @@ class LocalDispatcher(Dispatcher):
         return infer(chosen, observations) if isinstance(chosen, WorkerProcess) else chosen.run(observations)
 
     def completes_inline(self, requests: Sequence[InferenceRequest]) -> bool:
-        """Returns whether the model never waits, and no image has to be decoded first."""
-        if not self._is_plain or requests[0].model_id not in self._completes_inline:
+        """Returns whether the model never waits, and no image has to be decoded first.
+
+        A model in a process is begun at once, too: the first step hands the requests over, and the task that waits is
+        made while the model runs.
+        """
+        if not self._is_plain:
+            return False
+        model_id = requests[0].model_id
+        if model_id in self._runners:
+            return True
+        if model_id not in self._completes_inline:
             return False
         for request in requests:  # noqa: SIM110 (half the price of `any`)
             if is_encoded(request.slots):

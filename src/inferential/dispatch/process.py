@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from inferential.dispatch.outcomes import (
@@ -13,11 +13,13 @@ from inferential.dispatch.outcomes import (
     RemoteModelError,
     ReplicaLost,
 )
+from inferential.dispatch.suspects import run_apart
 from inferential.observation.slots import ObservationError
 from inferential.proto import Observation as ObservationMessage
 from inferential.proto.messages import put_metadata, split_values
 from inferential.proto.tensors import pack
-from inferential.replica.process import CallFailed, Died, ModelLoadError, Refused, Row, Values, WorkerProcess
+from inferential.replica.outcomes import CallFailed, Died, ModelLoadError, Refused, Values
+from inferential.replica.process import Row, WorkerProcess
 from inferential.replica.rows import RowWriter
 from inferential.replica.values import Observation
 from inferential.scheduler.request import InferenceRequest
@@ -42,22 +44,11 @@ class ProcessRunner:
         self._workers = workers
         self._rows = RowWriter()
 
-    async def run(self, worker: WorkerProcess, requests: Sequence[InferenceRequest]) -> Sequence[Any]:
-        """Returns results and exceptions of one call, one for each request; raises nothing.
-
-        A request under which a process has died before goes alone, after the others: if it is the reason, it takes
-        none of them with it.
-        """
-        if len(requests) == 1 or not any(request.replicas_lost for request in requests):
-            return await self._call(worker, requests)
-        outcomes: dict[int, Any] = {}
-        others = [request for request in requests if not request.replicas_lost]
-        groups = [others] if others else []
-        groups += [[request] for request in requests if request.replicas_lost]
-        for group in groups:
-            for request, outcome in zip(group, await self._call(worker, group), strict=True):
-                outcomes[id(request)] = outcome
-        return [outcomes[id(request)] for request in requests]
+    def run(self, worker: WorkerProcess, requests: Sequence[InferenceRequest]) -> Coroutine[Any, Any, Sequence[Any]]:
+        """Returns results and exceptions of one call, one for each request; raises nothing."""
+        if len(requests) == 1:
+            return self._call(worker, requests)
+        return run_apart(requests, lambda some: self._call(worker, some))
 
     async def _call(self, worker: WorkerProcess, requests: Sequence[InferenceRequest]) -> Sequence[Any]:
         if worker.broken:

@@ -23,12 +23,14 @@ from typing import Any
 
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.tensors import Buffer
+from inferential.replica.channel import Stream
 from inferential.replica.lifecycle import Lifecycle
+from inferential.replica.outcomes import CallFailed, Died, ModelLoadError, Refused, Values
 from inferential.replica.pace import SHARED_ROWS, Pace
+from inferential.replica.pending import Pending
 from inferential.replica.rows import Layout, RowReader
 from inferential.replica.shared import ALL_ROWS, Place, ServersMemory
 from inferential.replica.spec import ModelProcess
-from inferential.replica.stream import MessageReader, write_message
 from inferential.replica.wire import (
     CALL,
     FAILED,
@@ -46,7 +48,6 @@ Row = tuple[bytes, Buffer]
 """Description and payload of an observation."""
 
 _BOOTSTRAP = str(Path(__file__).with_name("bootstrap.py"))
-_READ_BYTES = 256 * 1024
 _WATCH_MEMORY_S = 0.1
 _ENDS_WITHIN_S = 2.0
 _MEGABYTE = 1_000_000
@@ -54,54 +55,10 @@ _QUICK_INFLIGHT = 2  # of a model whose calls are short: the next call is there 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
-class ModelLoadError(Exception):
-    """A worker process could not load its model."""
-
-
-class CallFailed(Exception):
-    """A call failed as a whole; the text is what the model raised, its type in front."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A row without a result: the name of a status, and why."""
-
-    status: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Died:
-    """A row that was not answered before its process ended.
-
-    Attributes:
-        reason: what became of the process.
-        ran: whether this row was running, so that it may be the reason.
-        timed_out: whether it was ended because this row took too long.
-    """
-
-    reason: str
-    ran: bool
-    timed_out: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Values:
-    """A row's result.
-
-    Attributes:
-        values: arrays and strings by key.
-        model_version: as the model says.
-    """
-
-    values: Mapping[str, Any]
-    model_version: str
-
-
 @dataclass(slots=True)
 class _Call:
     rows: int
-    future: asyncio.Future[list[Any]]
+    future: Pending[list[Any]]
     places: list[Place | None]
 
 
@@ -135,13 +92,10 @@ class WorkerProcess:
         self._ran = 0, 0
         self._reader = RowReader(pb.ModelResponse)
         self._process: subprocess.Popen[bytes] | None = None
-        self._stream: socket.socket | None = None
+        self._stream: Stream | None = None
         self._pidfd = -1
         self._life_fd = -1
         self._memory: ServersMemory | None = None
-        self._messages = MessageReader()
-        self._unsent: list[Buffer] = []
-        self._outgoing: list[Sequence[Buffer]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._memory_timer: asyncio.TimerHandle | None = None
@@ -216,8 +170,7 @@ class WorkerProcess:
         if self._calls or not self.up:
             self._kill("the server ends")
         elif self._stream is not None:
-            with contextlib.suppress(OSError):
-                self._stream.shutdown(socket.SHUT_WR)  # it reads the end of the stream, and ends
+            self._stream.finish()  # it reads the end of the stream, and ends
         try:
             await asyncio.wait_for(self._gone.wait(), _ENDS_WITHIN_S)
         except TimeoutError:
@@ -226,15 +179,15 @@ class WorkerProcess:
 
     # Calls
 
-    def call(self, rows: Sequence[Row]) -> asyncio.Future[list[Any]]:
+    def call(self, rows: Sequence[Row]) -> Pending[list[Any]]:
         """Runs rows as one call.
 
         Returns:
-            A future of one `Values`, `Refused` or `Died` for each row; it raises CallFailed where the model failed on
-            a batch as a whole.
+            What to await for one `Values`, `Refused` or `Died` for each row; it raises CallFailed where the model
+            failed on a batch as a whole.
         """
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[list[Any]] = loop.create_future()
+        future: Pending[list[Any]] = Pending(loop)
         if self._greeting is None:
             future.set_result([Died(f"{self._label}: {self._problem}", ran=False)] * len(rows))
             return future
@@ -247,62 +200,22 @@ class WorkerProcess:
             frames += (description, payload if place is None else b"")
         self._calls[number] = _Call(len(rows), future, places)
         self._life.call_sent(time.monotonic())
-        self._send(write_message(frames))
+        assert self._stream is not None
+        self._stream.send(frames)
         if self._spec.call_timeout_ms is not None and self._timer is None:
             self._set_timer(loop)
         if self._spec.memory_limit_mb is not None and self._memory_timer is None:
             self._memory_timer = loop.call_later(_WATCH_MEMORY_S, self._watch_memory)
         return future
 
-    def _send(self, buffers: Sequence[Buffer]) -> None:
-        stream = self._stream
-        assert stream is not None
-        if self._unsent:
-            self._unsent += buffers
-            return
-        for at, buffer in enumerate(buffers):
-            try:
-                sent = stream.send(buffer)
-            except BlockingIOError:
-                sent = 0
-            except OSError:
-                return  # it has ended, of which its descriptor tells
-            if sent < len(buffer):
-                self._unsent = [memoryview(buffer)[sent:], *buffers[at + 1 :]]
-                asyncio.get_running_loop().add_writer(stream.fileno(), self._on_writable)
-                return
-
-    def _on_writable(self) -> None:
-        stream = self._stream
-        assert stream is not None
-        buffers, self._unsent = self._unsent, []
-        asyncio.get_running_loop().remove_writer(stream.fileno())
-        self._send(buffers)
-
-    # What comes
-
-    def _on_readable(self) -> None:
-        stream = self._stream
-        if stream is None:
-            return
-        try:
-            data = stream.recv(_READ_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            asyncio.get_running_loop().remove_reader(stream.fileno())
-            if self._pidfd < 0:
-                self._on_exit()
-            return
-        self._messages.feed(data)
-        try:
-            for frames in self._messages.take():
-                self._take(frames)
-        except (ValueError, IndexError) as error:
+    def _on_end_of_stream(self, error: Exception | None) -> None:
+        if error is not None:
             logger.error("%s (process %s) speaks another protocol: %s", self._label, self.pid, error)
             self._kill(f"it speaks another protocol: {error}")
+        elif self._pidfd < 0:
+            self._on_exit()
+
+    # What comes
 
     def _take(self, frames: list[bytes]) -> None:
         kind = frames[1]
@@ -336,8 +249,8 @@ class WorkerProcess:
                 outcomes.append(Refused(*layout))
         if len(outcomes) != call.rows:
             raise ValueError(f"{len(outcomes)} results for {call.rows} observations")
-        call.future.set_result(outcomes)
         self._note_pace()
+        call.future.set_result(outcomes)
 
     def _answered(self, number: int) -> _Call | None:
         call = self._calls.pop(number, None)
@@ -380,7 +293,6 @@ class WorkerProcess:
         python = str(self._spec.python or sys.executable)
         command = [python, _BOOTSTRAP, str(theirs.fileno()), str(line), str(memory_fd)]
         fds = [fd for fd in (theirs.fileno(), line, memory_fd) if fd >= 0]
-        self._stream, self._messages, self._unsent = ours, MessageReader(), []
         self._killed_for, self._numbers, self._ran, self._pace = None, 0, (0, 0), Pace()
         self._problem = "its process is loading"
         self._life.started(time.monotonic())
@@ -389,6 +301,7 @@ class WorkerProcess:
             # In a thread: starting a process takes milliseconds.
             self._process = await loop.run_in_executor(None, self._popen, command, fds)
         except OSError as error:
+            ours.close()
             self._over(f"its interpreter {python} cannot be started: {error}")
             return
         finally:
@@ -397,8 +310,7 @@ class WorkerProcess:
             if self._memory is not None:
                 self._memory.close()
             self._starting = None
-        ours.setblocking(False)
-        loop.add_reader(ours.fileno(), self._on_readable)
+        self._stream = Stream(ours, self._take, self._on_end_of_stream)
         with contextlib.suppress(AttributeError, OSError):  # of Linux 5.3 on; elsewhere the end of the stream must do
             self._pidfd = os.pidfd_open(self._process.pid)
             loop.add_reader(self._pidfd, self._on_exit)
@@ -408,7 +320,7 @@ class WorkerProcess:
             "args": dict(self._spec.args),
             "path": [path for path in sys.path if path] if self._spec.python is None else [],
         }
-        self._send(write_message([NO_CALL, HELLO, json.dumps(settings).encode()]))
+        self._stream.send([NO_CALL, HELLO, json.dumps(settings).encode()])
         self._set_timer(loop)
         if self._spec.memory_limit_mb is not None:
             self._watch_memory()
@@ -440,11 +352,7 @@ class WorkerProcess:
         process, stream = self._process, self._stream
         if process is None or stream is None:
             return
-        with contextlib.suppress(ValueError, IndexError, OSError):
-            while data := stream.recv(_READ_BYTES):
-                self._messages.feed(data)
-                for frames in self._messages.take():
-                    self._take(frames)
+        stream.drain()
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)  # what the model started itself
         status = process.wait()
@@ -465,18 +373,15 @@ class WorkerProcess:
         marked, row = (0, 0) if self._memory is None else self._memory.marked()
         if self._memory is None and calls:
             marked, row = min(calls), ALL_ROWS
-        for fd in (self._pidfd, -1 if self._stream is None else self._stream.fileno()):
-            if fd >= 0:
-                loop.remove_reader(fd)
-                loop.remove_writer(fd)
         if self._pidfd >= 0:
+            loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
         if self._stream is not None:
             self._stream.close()
         if self._life_fd >= 0:
             os.close(self._life_fd)
         self._pidfd = self._life_fd = -1
-        self._process, self._stream, self._memory, self._unsent = None, None, None, []
+        self._process, self._stream, self._memory = None, None, None
         self._gone.set()
         for timer in (self._timer, self._memory_timer):
             if timer is not None:

@@ -19,9 +19,11 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.images import ImageError
-from inferential.replica.model import Method, is_async, methods_of
+from inferential.replica.model import Method, methods_of
 from inferential.replica.rows import RowReader, RowWriter, write_refusal
 from inferential.replica.shared import ALL_ROWS, ReplicasMemory
 from inferential.replica.stream import MessageReader, write_message
@@ -34,6 +36,7 @@ _HOLD_S = 0.5e-3  # answers of short calls wait up to this long for those of the
 _HOLD_BYTES = 64 * 1024
 _LOG_EVERY_S = 1.0
 _MAX_INFLIGHT = 1
+_PLAIN = (np.ndarray, dict, list)  # what most models return, and no awaitable
 
 
 def main(socket_fd: int, life_fd: int, memory_fd: int) -> None:
@@ -140,15 +143,15 @@ class Worker:
         """Runs calls until the server goes."""
         stream, messages = self._stream, self._messages
         held: list[Any] = []
+        buffer = memoryview(bytearray(_READ_BYTES))  # one for all: new memory of this size costs more than a short call
         while True:
             try:
-                data = stream.recv(_READ_BYTES)
+                size = stream.recv_into(buffer)
             except ConnectionError:
                 return
-            if not data:
+            if not size:
                 return
-            messages.feed(data)
-            del data
+            messages.feed(bytes(buffer[:size]))
             began = time.perf_counter()
             size = 0
             for frames in messages.take():
@@ -255,7 +258,7 @@ class Worker:
 
     def _call(self, method: Method, argument: Any) -> Any:
         result = method(argument)
-        if is_async(method) or inspect.isawaitable(result):
+        if type(result) not in _PLAIN and inspect.isawaitable(result):
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
             return self._loop.run_until_complete(_awaited(result))

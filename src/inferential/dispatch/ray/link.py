@@ -163,7 +163,7 @@ class Link:
         calls, self._calls = self._calls, {}
         for future in calls.values():
             if not future.done():
-                future.set_exception(ReplicaLost(f"replica {self.name} {why}"))
+                future.set_exception(ReplicaLost(f"replica {self.name} {why}", ran=True))
         if was_up or calls:
             logger.warning("replica %s %s; %d calls were lost", self.name, why, len(calls))
             self._on_change(self)
