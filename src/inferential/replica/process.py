@@ -10,15 +10,10 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
-import signal
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from inferential.proto import inferential_pb2 as pb
@@ -29,37 +24,25 @@ from inferential.replica.outcomes import CallFailed, Died, ModelLoadError, Refus
 from inferential.replica.pace import SHARED_ROWS, Pace
 from inferential.replica.pending import Pending
 from inferential.replica.rows import Layout, RowReader
-from inferential.replica.shared import ALL_ROWS, Place, ServersMemory
+from inferential.replica.shared import ALL_ROWS
+from inferential.replica.spawn import Spawned, spawn
 from inferential.replica.spec import ModelProcess
-from inferential.replica.wire import (
-    CALL,
-    FAILED,
-    HELLO,
-    NO_CALL,
-    RESULT,
-    Greeting,
-    read_offsets,
-    write_head,
-)
+from inferential.replica.wire import CALL, FAILED, HELLO, NO_CALL, RESULT, Greeting, read_offsets, write_head
 
 logger = logging.getLogger("inferential.replica")
 
 Row = tuple[bytes, Buffer]
 """Description and payload of an observation."""
 
-_BOOTSTRAP = str(Path(__file__).with_name("bootstrap.py"))
 _WATCH_MEMORY_S = 0.1
 _ENDS_WITHIN_S = 2.0
-_MEGABYTE = 1_000_000
 _QUICK_INFLIGHT = 2  # of a model whose calls are short: the next call is there when one ends
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(slots=True)
 class _Call:
     rows: int
     future: Pending[list[Any]]
-    places: list[Place | None]
 
 
 class WorkerProcess:
@@ -91,13 +74,9 @@ class WorkerProcess:
         self._pace = Pace()
         self._ran = 0, 0
         self._reader = RowReader(pb.ModelResponse)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Spawned | None = None
         self._stream: Stream | None = None
-        self._pidfd = -1
-        self._life_fd = -1
-        self._memory: ServersMemory | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
         self._memory_timer: asyncio.TimerHandle | None = None
         self._killed_for: tuple[str, bool] | None = None  # why, and whether it is for a call's time
         self._first: asyncio.Future[None] | None = None
@@ -188,20 +167,20 @@ class WorkerProcess:
         """
         loop = asyncio.get_running_loop()
         future: Pending[list[Any]] = Pending(loop)
-        if self._greeting is None:
+        process, stream = self._process, self._stream
+        if self._greeting is None or process is None or stream is None:
             future.set_result([Died(f"{self._label}: {self._problem}", ran=False)] * len(rows))
             return future
         self._numbers += 1
         number = self._numbers
-        memory = self._memory
+        memory = process.memory
         places = [None if memory is None else memory.put(payload) for _, payload in rows]
         frames: list[Buffer] = [number.to_bytes(8, "little"), CALL, write_head(0, places)]
         for (description, payload), place in zip(rows, places, strict=True):
             frames += (description, payload if place is None else b"")
-        self._calls[number] = _Call(len(rows), future, places)
+        self._calls[number] = _Call(len(rows), future)
         self._life.call_sent(time.monotonic())
-        assert self._stream is not None
-        self._stream.send(frames)
+        stream.send(frames)
         if self._spec.call_timeout_ms is not None and self._timer is None:
             self._set_timer(loop)
         if self._spec.memory_limit_mb is not None and self._memory_timer is None:
@@ -212,7 +191,7 @@ class WorkerProcess:
         if error is not None:
             logger.error("%s (process %s) speaks another protocol: %s", self._label, self.pid, error)
             self._kill(f"it speaks another protocol: {error}")
-        elif self._pidfd < 0:
+        elif self._process is not None and self._process.pidfd < 0:
             self._on_exit()
 
     # What comes
@@ -258,14 +237,16 @@ class WorkerProcess:
         return call
 
     def _free(self, offsets: Sequence[int]) -> None:
-        if self._memory is not None:
+        memory = None if self._process is None else self._process.memory
+        if memory is not None:
             for offset in offsets:
-                self._memory.give(offset)
+                memory.give(offset)
 
     def _note_pace(self) -> None:
-        if self._memory is None:
+        memory = None if self._process is None else self._process.memory
+        if memory is None:
             return
-        ran_ns, rows = self._memory.run_noted()
+        ran_ns, rows = memory.run_noted()
         before_ns, before_rows = self._ran
         if rows == before_rows:
             return
@@ -282,38 +263,22 @@ class WorkerProcess:
 
     async def _spawn(self) -> None:
         loop = asyncio.get_running_loop()
-        ours, theirs = socket.socketpair()
-        line, self._life_fd = os.pipe()
-        try:
-            self._memory = ServersMemory()
-        except OSError as error:
-            logger.info("%s: no memory is shared: %s", self._label, error)
-            self._memory = None
-        memory_fd = -1 if self._memory is None else self._memory.fd
-        python = str(self._spec.python or sys.executable)
-        command = [python, _BOOTSTRAP, str(theirs.fileno()), str(line), str(memory_fd)]
-        fds = [fd for fd in (theirs.fileno(), line, memory_fd) if fd >= 0]
         self._killed_for, self._numbers, self._ran, self._pace = None, 0, (0, 0), Pace()
         self._problem = "its process is loading"
         self._life.started(time.monotonic())
         self._gone.clear()
+        python = None if self._spec.python is None else str(self._spec.python)
         try:
-            # In a thread: starting a process takes milliseconds.
-            self._process = await loop.run_in_executor(None, self._popen, command, fds)
+            spawned = await spawn(python, self._env)
         except OSError as error:
-            ours.close()
-            self._over(f"its interpreter {python} cannot be started: {error}")
+            self._over(f"its interpreter {python or sys.executable} cannot be started: {error}")
             return
         finally:
-            theirs.close()
-            os.close(line)
-            if self._memory is not None:
-                self._memory.close()
             self._starting = None
-        self._stream = Stream(ours, self._take, self._on_end_of_stream)
-        with contextlib.suppress(AttributeError, OSError):  # of Linux 5.3 on; elsewhere the end of the stream must do
-            self._pidfd = os.pidfd_open(self._process.pid)
-            loop.add_reader(self._pidfd, self._on_exit)
+        self._process = spawned
+        self._stream = Stream(spawned.connected, self._take, self._on_end_of_stream)
+        if spawned.pidfd >= 0:
+            loop.add_reader(spawned.pidfd, self._on_exit)
         settings = {
             "model_id": self._model_id,
             "target": self._spec.target,
@@ -326,15 +291,6 @@ class WorkerProcess:
             self._watch_memory()
         if self._closed:
             self._kill("the server ends")
-
-    def _popen(self, command: list[str], fds: list[int]) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            pass_fds=fds,
-            env={**os.environ, **self._env},
-            start_new_session=True,  # Ctrl-C is for the server, which then drains
-        )
 
     def _on_greeting(self, greeting: Greeting) -> None:
         self._greeting, self._broken = greeting, False
@@ -353,15 +309,9 @@ class WorkerProcess:
         if process is None or stream is None:
             return
         stream.drain()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)  # what the model started itself
-        status = process.wait()
+        reason = process.reap()
         if self._killed_for is not None:
             reason = self._killed_for[0]
-        elif status < 0:
-            reason = f"its process was killed by signal {-status} ({signal.Signals(-status).name})"
-        else:
-            reason = f"its process exited with status {status}"
         self._over(f"{reason} (process {process.pid})" if self.up else reason)
 
     def _over(self, reason: str) -> None:
@@ -370,18 +320,17 @@ class WorkerProcess:
         self._broken = not was_up
         timed_out = self._killed_for is not None and self._killed_for[1]
         calls, self._calls = self._calls, {}
-        marked, row = (0, 0) if self._memory is None else self._memory.marked()
-        if self._memory is None and calls:
-            marked, row = min(calls), ALL_ROWS
-        if self._pidfd >= 0:
-            loop.remove_reader(self._pidfd)
-            os.close(self._pidfd)
-        if self._stream is not None:
-            self._stream.close()
-        if self._life_fd >= 0:
-            os.close(self._life_fd)
-        self._pidfd = self._life_fd = -1
-        self._process, self._stream, self._memory = None, None, None
+        marked, row = min(calls, default=0), ALL_ROWS
+        process, stream = self._process, self._stream
+        if process is not None:
+            if process.memory is not None:
+                marked, row = process.memory.marked()
+            if process.pidfd >= 0:
+                loop.remove_reader(process.pidfd)
+            process.close()
+        if stream is not None:
+            stream.close()
+        self._process = self._stream = None
         self._gone.set()
         for timer in (self._timer, self._memory_timer):
             if timer is not None:
@@ -412,8 +361,7 @@ class WorkerProcess:
             return
         if self._killed_for is None:
             self._killed_for = reason, timed_out
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.kill()
 
     # Limits
 
@@ -425,14 +373,13 @@ class WorkerProcess:
 
     def _on_deadline(self) -> None:
         """Something may have taken too long; the timer is not set anew with each call, so it may ring early."""
-        loop = asyncio.get_running_loop()
         if self._life.deadline() > time.monotonic():
-            self._set_timer(loop)
-        elif self.up:
-            self._timer = None
+            self._set_timer(asyncio.get_running_loop())
+            return
+        self._timer = None
+        if self.up:
             self._kill(f"a call took longer than call_timeout_ms ({self._spec.call_timeout_ms:g})", timed_out=True)
         else:
-            self._timer = None
             self._kill(f"loading took longer than load_timeout_s ({self._spec.load_timeout_s:g})")
 
     def _watch_memory(self) -> None:
@@ -441,18 +388,8 @@ class WorkerProcess:
         limit_mb = self._spec.memory_limit_mb
         if self._process is None or limit_mb is None:
             return
-        used_mb = resident_mb(self._process.pid)
+        used_mb = self._process.resident_mb()
         if used_mb is not None and used_mb > limit_mb:
             self._kill(f"its process took {used_mb:.0f} MB, memory_limit_mb is {limit_mb:g}")
         elif self._calls or not self.up:
-            loop = asyncio.get_running_loop()
-            self._memory_timer = loop.call_later(_WATCH_MEMORY_S, self._watch_memory)
-
-
-def resident_mb(pid: int) -> float | None:
-    """Returns the resident memory of a process; None where it is gone or the platform does not say."""
-    try:
-        fields = Path(f"/proc/{pid}/statm").read_text().split()
-    except OSError:
-        return None
-    return int(fields[1]) * _PAGE_BYTES / _MEGABYTE
+            self._memory_timer = asyncio.get_running_loop().call_later(_WATCH_MEMORY_S, self._watch_memory)
