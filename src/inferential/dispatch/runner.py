@@ -12,6 +12,7 @@ from concurrent.futures import Executor
 from typing import Any
 
 from inferential.dispatch.outcomes import ReplicaLost, UnknownModelError
+from inferential.dispatch.suspects import after_loss
 from inferential.observation.assembler import is_encoded, read_slots, to_values
 from inferential.replica.values import Observation
 from inferential.scheduler.request import InferenceRequest
@@ -82,8 +83,10 @@ class Runner:
             results = await self._infer(replica, model_id, observations)
             if len(results) != len(requests):
                 raise ValueError(f"the model gave {len(results)} results for {len(requests)} observations")
-        except (UnknownModelError, ReplicaLost) as error:
+        except UnknownModelError as error:
             return [error] * len(requests)
+        except ReplicaLost as error:
+            return [after_loss(request, error) for request in requests]
         except Exception as error:
             if len(requests) == 1:
                 return [error]

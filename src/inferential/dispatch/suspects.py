@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from inferential.dispatch.outcomes import MAX_REPLICAS_LOST, RemoteModelError, ReplicaLost
 from inferential.scheduler.request import InferenceRequest
 
 Run = Callable[[Sequence[InferenceRequest]], Awaitable[Sequence[Any]]]
@@ -30,3 +31,13 @@ async def run_apart(requests: Sequence[InferenceRequest], run: Run) -> Sequence[
         for request, outcome in zip(group, await run(group), strict=True):
             outcomes[id(request)] = outcome
     return [outcomes[id(request)] for request in requests]
+
+
+def after_loss(request: InferenceRequest, error: ReplicaLost) -> Exception:
+    """Returns what a lost replica means for a request that was sent there, and counts the loss against it."""
+    if not error.ran:
+        return error
+    request.replicas_lost += 1
+    if request.replicas_lost < MAX_REPLICAS_LOST:
+        return error
+    return RemoteModelError(f"ReplicaLost: {request.replicas_lost} replicas ended while they ran it: {error}")

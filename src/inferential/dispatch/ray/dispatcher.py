@@ -15,11 +15,9 @@ import ray
 import zmq
 
 from inferential.dispatch.base import (
-    MAX_REPLICAS_LOST,
     Dispatcher,
     NodeUse,
     Observation,
-    RemoteModelError,
     ReplicaLost,
     UnknownModelError,
 )
@@ -27,7 +25,7 @@ from inferential.dispatch.ray.deployments import AmbiguousModel, Deployment, det
 from inferential.dispatch.ray.handles import Handle
 from inferential.dispatch.ray.link import Link
 from inferential.dispatch.ray.nodes import Nodes
-from inferential.dispatch.suspects import run_apart
+from inferential.dispatch.suspects import after_loss, run_apart
 from inferential.memory import keep_what_is_freed
 from inferential.replica.model import DEFAULT_MAX_BATCH_SIZE
 from inferential.replica.registry import REGISTER_EVERY_S, Listed, registry
@@ -229,7 +227,7 @@ class RayDispatcher(Dispatcher):
         """Sends the frames on as they came, where the replica has an endpoint."""
         link = self._links.get(replica)
         if link is None:
-            return await super().outcomes(requests, replica)
+            return await run_apart(requests, lambda some: self._runner.run(some, replica))
         return await run_apart(requests, lambda some: self._call(link, some))
 
     async def _call(self, link: Link, requests: Sequence[InferenceRequest]) -> Sequence[Any]:
@@ -237,7 +235,7 @@ class RayDispatcher(Dispatcher):
         try:
             return await link.call(requests, self._waiting(model_id) // max(1, len(self.replicas(model_id))))
         except ReplicaLost as error:
-            return [_lost(request, error) for request in requests]
+            return [after_loss(request, error) for request in requests]
 
     async def infer(self, model_id: str, observations: Sequence[Observation]) -> Sequence[Any]:
         """Calls the deployment by its handle.
@@ -351,15 +349,6 @@ class RayDispatcher(Dispatcher):
             self._keys,
             lambda link: self._on_change(),
         )
-
-
-def _lost(request: InferenceRequest, error: ReplicaLost) -> Exception:
-    """Returns what a lost replica means for a request that was sent there."""
-    if error.ran:
-        request.replicas_lost += 1
-        if request.replicas_lost >= MAX_REPLICAS_LOST:
-            return RemoteModelError(f"ReplicaLost: {request.replicas_lost} replicas ended while they ran it: {error}")
-    return error
 
 
 def _guarded(take: Callable[[_News], None], news: _News) -> None:
