@@ -1,7 +1,7 @@
 """For deployments of Ray Serve: a socket of their own, over which observations come without a detour.
 
     from ray import serve
-    from inferential.serve import direct
+    from inferential.replica import direct
 
     @serve.deployment(num_replicas=2, ray_actor_options={"num_gpus": 0.5})
     @direct
@@ -30,8 +30,8 @@ from typing import Any, TypeVar, overload
 import ray
 from ray import serve
 
-from inferential.dispatch.ray.endpoint import Endpoint
-from inferential.dispatch.ray.registry import REGISTER_EVERY_S, Listed, registry
+from inferential.replica.endpoint import Endpoint
+from inferential.replica.registry import REGISTER_EVERY_S, Listed, registry
 
 __all__ = ["ONGOING", "autoscaling_policy", "direct"]
 
@@ -131,7 +131,7 @@ def autoscaling_policy(ctx: Any) -> tuple[int, dict[str, Any]]:
     """A policy for Serve's autoscaler: as many replicas as bring the rows for each to `target_ongoing_requests`.
 
     Serve itself sees nothing of what comes by the endpoints, so that its own policy would never scale up. Use:
-    `autoscaling_config={"policy": {"policy_function": "inferential.serve:autoscaling_policy"}, ...}`.
+    `autoscaling_config={"policy": {"policy_function": "inferential.replica:autoscaling_policy"}, ...}`.
     """
     told = (ctx.aggregated_metrics or {}).get(ONGOING, {})
     target = getattr(ctx.config, "target_ongoing_requests", None) or 1.0

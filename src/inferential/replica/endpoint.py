@@ -20,11 +20,13 @@ from typing import Any
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
-from inferential.dispatch.base import as_values
 from inferential.dispatch.local import LocalDispatcher
-from inferential.dispatch.ray.directory import prepare
-from inferential.dispatch.ray.shared import Offer, Place, ReplicasMemory
-from inferential.dispatch.ray.wire import (
+from inferential.observation.slots import ObservationError
+from inferential.proto.tensors import Buffer
+from inferential.replica.directory import prepare
+from inferential.replica.shared import Offer, Place, ReplicasMemory, open_memory
+from inferential.replica.values import as_values
+from inferential.replica.wire import (
     CALL,
     FREE,
     GOODBYE,
@@ -32,12 +34,12 @@ from inferential.dispatch.ray.wire import (
     NO_CALL,
     RESULT,
     Greeting,
-    WatchedSocket,
+    InvalidRow,
     read_head,
     write_offsets,
     write_row,
 )
-from inferential.proto.tensors import Buffer
+from inferential.replica.zmq_socket import WatchedSocket
 from inferential.scheduler.request import InferenceRequest
 from inferential.transport.memory import raise_mmap_threshold
 
@@ -351,7 +353,7 @@ def _opened(frame: Buffer) -> ReplicasMemory | None:
     if not len(frame):
         return None
     try:
-        return ReplicasMemory(Offer.from_bytes(frame))
+        return open_memory(Offer.from_bytes(frame))
     except (OSError, ValueError) as error:  # in another container, for example: payloads are sent then
         logger.info("a server's memory cannot be shared: %s", error)
         return None
@@ -382,6 +384,8 @@ def _as_request(envelope: Buffer, payload: Buffer) -> InferenceRequest:
 
 def _written(outcome: Any) -> tuple[bytes, Buffer]:
     try:
+        if isinstance(outcome, ObservationError):
+            outcome = InvalidRow(outcome.reason)
         return write_row(outcome if isinstance(outcome, Exception) else as_values(outcome))
     except Exception as error:  # a result that the wire cannot carry, or that is not what it seems, fails alone
         return write_row(error)

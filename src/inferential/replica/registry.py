@@ -14,7 +14,7 @@ from typing import Any
 import ray
 import zmq
 
-from inferential.dispatch.ray.endpoint import Addresses
+from inferential.replica.endpoint import Addresses
 
 NAME, NAMESPACE = "inferential-registry", "inferential"
 REGISTER_EVERY_S = 2.0
