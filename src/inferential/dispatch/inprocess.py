@@ -18,6 +18,7 @@ from inferential.dispatch.outcomes import CallTimeout
 from inferential.dispatch.threads import CallThreads, carriable
 from inferential.replica.model import Method, is_async, methods_of
 from inferential.replica.pace import SHARED_ROWS, Pace
+from inferential.replica.pending import Pending
 from inferential.replica.spec import ModelInline, ModelThread
 from inferential.replica.values import Observation
 
@@ -129,17 +130,20 @@ class InProcessReplica:
         finally:
             timer.cancel()
 
-    def _give_up(self, future: asyncio.Future[Any]) -> None:
+    def _give_up(self, future: Pending[Any]) -> None:
+        if future.done():
+            return
         assert self._timeout_s is not None
         limit = f"call_timeout_ms ({self._timeout_s * 1e3:g})"
-        self._threads.give_up(future, CallTimeout(f"the call took longer than {limit}"))
+        self._threads.give_up(future)
         logger.error(
             "model %s: a call took longer than %s; its thread cannot be ended, %d slots are lost until calls return",
             self._model_id,
             limit,
             self.lost,
         )
-        self._on_change()
+        self._on_change()  # first: the end of the call has the server look for what to run next
+        future.set_exception(CallTimeout(f"the call took longer than {limit}"))
 
     def _on_return(self) -> None:
         logger.warning(

@@ -93,7 +93,7 @@ class LocalDispatcher(Dispatcher):
             if isinstance(former, InProcessReplica):
                 former.close()
             elif self._running:
-                self._in_background(former.close())
+                self._in_background(former.retire())
         self._on_change()
 
     def _made(self, model_id: str, model: Any) -> list[InProcessReplica | WorkerProcess]:
