@@ -49,7 +49,7 @@ class WorkerProcess:
     """One replica of a `ModelProcess`.
 
     Args:
-        model_id: for messages, and told to the worker.
+        model_id: for messages, the worker's too.
         name: of the replica, for messages.
         spec: what to run, and its limits.
         env: environment variables to add.
