@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -25,6 +26,7 @@ from inferential import (
     LocalDispatcher,
     ModelFailed,
     ModelProcess,
+    ModelThread,
     Server,
 )
 from inferential.config import InferentialConfig
@@ -323,6 +325,43 @@ async def test_a_retry_sees_what_the_robot_sent(serving: Serving, models: Any) -
     async with robot(server, "m") as model:
         for size in (4, 200_000):
             assert (await ask(model, state=np.ones(size, np.float32)))["actions"][0] == 2.0
+
+
+async def test_a_thread_that_hangs_takes_its_slot_alone_and_other_models_never_notice(
+    serving: Serving, models: Any
+) -> None:
+    release = threading.Event()
+
+    def hangs(observation: dict[str, Any]) -> Any:
+        if "hang" in observation:
+            release.wait(30)
+        return observation["state"]
+
+    server, dispatcher = await serving(bad=ModelThread(hangs, call_timeout_ms=100), good=models("echo"))
+    async with load(server, "good") as ends, robot(server, "bad") as model:
+        with pytest.raises(ModelFailed, match="the call took longer than call_timeout_ms"):
+            await ask(model, state=np.zeros(2), hang="yes")
+        assert "bad" in dispatcher.problems()
+        waiting = asyncio.create_task(ask(model, state=np.ones(2)))
+        answered = ends["answered"]
+        await until(lambda: ends["answered"] > answered + 20)
+        assert not waiting.done()  # its only slot is lost
+        release.set()
+        assert (await waiting)["actions"].tolist() == [1.0, 1.0]
+        assert not dispatcher.problems()
+    assert ends["asked"] == ends["answered"]
+
+
+async def test_a_model_may_be_replaced_by_one_in_another_process_while_it_serves(serving: Serving, models: Any) -> None:
+    server, dispatcher = await serving(m=models("echo"))
+    async with load(server, "m") as ends:
+        await until(lambda: ends["answered"] > 20)
+        (before,) = dispatcher.process_ids("m")
+        dispatcher.register_model("m", models("echo"))
+        await until(lambda: dispatcher.process_ids("m") not in ([], [before]))
+        answered = ends["answered"]
+        await until(lambda: ends["answered"] > answered + 20)
+    assert ends["asked"] == ends["answered"]
 
 
 async def test_environment_and_replicas_are_as_told(serving: Serving, models: Any) -> None:

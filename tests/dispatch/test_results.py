@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from inferential import LocalDispatcher
-from inferential.dispatch.base import as_values
-from inferential.dispatch.results import metadata_of, rows_of
 from inferential.proto.structure import STRUCTURE_KEY, restore
+from inferential.replica.structured import rows_of
+from inferential.replica.values import as_values
 
 
 def test_a_map_of_stacked_arrays_is_one_result_for_each_observation() -> None:

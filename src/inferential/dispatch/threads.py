@@ -12,7 +12,9 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
-_Job = tuple[asyncio.Future[Any], Callable[[Any], Any], Any]
+from inferential.replica.pending import Pending
+
+_Job = tuple[Pending[Any], Callable[[Any], Any], Any]
 
 
 class CallThreads:
@@ -31,20 +33,20 @@ class CallThreads:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._threads = 0
         self._idle = 0
-        self._given_up: set[asyncio.Future[Any]] = set()
+        self._given_up: set[Pending[Any]] = set()
 
     @property
     def lost(self) -> int:
         """How many calls that were given up still run."""
         return len(self._given_up)
 
-    def call(self, function: Callable[[Any], Any], argument: Any) -> asyncio.Future[Any]:
-        """Calls `function(argument)` in a thread; the future gets its result or what it raised.
+    def call(self, function: Callable[[Any], Any], argument: Any) -> Pending[Any]:
+        """Calls `function(argument)` in a thread; what is returned is awaited for its result or what it raised.
 
         What is no Exception, or is a StopIteration, which no future can carry, becomes a RuntimeError: a model that
         means to end itself ends neither the thread nor the event loop.
         """
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        future: Pending[Any] = Pending(asyncio.get_running_loop())
         if self._idle:
             self._idle -= 1
         else:
@@ -53,11 +55,9 @@ class CallThreads:
         self._jobs.put((future, function, argument))
         return future
 
-    def give_up(self, future: asyncio.Future[Any], error: Exception) -> None:
-        """Ends the wait for a call by an error; its thread stays occupied until the call returns."""
-        if not future.done():
-            self._given_up.add(future)
-            future.set_exception(error)
+    def give_up(self, future: Pending[Any]) -> None:
+        """Counts a call's thread as lost until the call returns; the caller ends the wait for it."""
+        self._given_up.add(future)
 
     def close(self) -> None:
         """Ends the threads, busy ones after their call. Calls may follow; new threads take them."""
@@ -82,7 +82,7 @@ class CallThreads:
             del job, future, argument, result, error  # what a model was given and gave lives no longer than its call
 
     def _settle(
-        self, jobs: SimpleQueue[_Job | None], future: asyncio.Future[Any], result: Any, error: Exception | None
+        self, jobs: SimpleQueue[_Job | None], future: Pending[Any], result: Any, error: Exception | None
     ) -> None:
         if jobs is self._jobs:
             self._idle += 1

@@ -55,7 +55,7 @@ def direct(cls: Any = None, *, max_inflight: int = 1, hangs_after_s: float = 60.
 
     The class is a model as in `LocalDispatcher`: `infer(observation)`, or `infer_batch(observations)` with
     `max_batch_size`, or `__call__`. Sync methods run in a thread, async ones on the endpoint's event loop. Its
-    attribute `model_version`, where it has one, is told with every answer, as it was when the call began; else it is
+    attribute `model_version`, where it has one, is sent with every answer, as it was when the call began; else it is
     Serve's version of the code.
 
     Args:
@@ -133,9 +133,9 @@ def autoscaling_policy(ctx: Any) -> tuple[int, dict[str, Any]]:
     Serve itself sees nothing of what comes by the endpoints, so that its own policy would never scale up. Use:
     `autoscaling_config={"policy": {"policy_function": "inferential.replica:autoscaling_policy"}, ...}`.
     """
-    told = (ctx.aggregated_metrics or {}).get(ONGOING, {})
+    reported = (ctx.aggregated_metrics or {}).get(ONGOING, {})
     target = getattr(ctx.config, "target_ongoing_requests", None) or 1.0
-    wanted = math.ceil(sum(told.values()) / target)
+    wanted = math.ceil(sum(reported.values()) / target)
     lowest, highest = ctx.capacity_adjusted_min_replicas, ctx.capacity_adjusted_max_replicas
     return max(lowest, min(highest, wanted)), dict(ctx.policy_state or {})
 
@@ -180,7 +180,7 @@ class _Attached:
     def check(self, hangs_after_s: float) -> None:
         """Raises RuntimeError where Serve had better replace this replica.
 
-        Of one that hangs, servers are told at once by the end of its connections: Serve itself waits for several failed
+        Of one that hangs, servers learn at once by the end of its connections: Serve itself waits for several failed
         checks.
         """
         if not self.endpoint.is_alive:

@@ -71,7 +71,7 @@ class Addresses:
     """Where an endpoint listens.
 
     Attributes:
-        ipc: for servers on the same host, by the same user: the directory lets in nobody else.
+        ipc: for servers on the same host, by the same user: the directory lets in no other user.
         tcp: for all others, encrypted and authenticated both ways (CURVE, RFC 26 of ZeroMQ).
         public_key: the endpoint's, z85.
     """
@@ -115,9 +115,9 @@ class Endpoint:
     Args:
         model: as of `LocalDispatcher`; async methods run on the endpoint's own event loop.
         max_inflight: calls at once.
-        model_version: gives the model's version as it is now; told with every result. A model may be swapped within its
+        model_version: gives the model's version as it is now; sent with every result. A model may be swapped within its
             replica, as by Serve's `user_config`.
-        directory: of the ipc socket; nobody else may read it.
+        directory: of the ipc socket; no other user may read it.
         host: where the tcp socket listens, or "" for none.
     """
 
@@ -259,7 +259,7 @@ class Endpoint:
             return
         identity, call_number, kind = (frame.bytes for frame in frames[:3])
         if kind == HELLO:
-            # Another end of a file is opened for nobody but this user's processes.
+            # Only this user's processes can open the other end.
             memory = _opened(frames[3].buffer) if is_near else None
             greeting = replace(self._greeting, memory="" if memory is None else memory.token)
             self._servers[identity] = _Server(socket, identity, memory)
@@ -340,7 +340,7 @@ class Endpoint:
         try:
             server.socket.send([server.identity, *frames])
         except OSError as error:
-            # It is gone, and with it whoever waited for this; its calls that wait need not run.
+            # It is gone, and with it the robots that waited for this; its calls that wait need not run.
             logger.info("a server is gone: %s", error)
             if self._servers.get(server.identity) is server:
                 del self._servers[server.identity]

@@ -49,7 +49,7 @@ class WorkerProcess:
     """One replica of a `ModelProcess`.
 
     Args:
-        model_id: for messages, and told to the worker.
+        model_id: for messages, the worker's too.
         name: of the replica, for messages.
         spec: what to run, and its limits.
         env: environment variables to add.
@@ -83,6 +83,7 @@ class WorkerProcess:
         self._starting: asyncio.Task[None] | None = None
         self._again: asyncio.TimerHandle | None = None
         self._gone = asyncio.Event()  # set while there is no process
+        self._idle = asyncio.Event()  # set when the last call ends
         self._closed = True
 
     @property
@@ -133,6 +134,13 @@ class WorkerProcess:
         self._first = asyncio.get_running_loop().create_future()
         self._begin()
         await self._first
+
+    async def retire(self) -> None:
+        """Ends the process once the calls that it has are over; it must get no more."""
+        if self._calls:
+            self._idle.clear()
+            await self._idle.wait()
+        await self.close()
 
     async def close(self) -> None:
         """Ends the process; what runs is lost. Twice is fine."""
@@ -234,25 +242,21 @@ class WorkerProcess:
     def _answered(self, number: int) -> _Call | None:
         call = self._calls.pop(number, None)
         self._life.call_answered(time.monotonic(), bool(self._calls))
+        if not self._calls:
+            self._idle.set()
         return call
 
     def _free(self, offsets: Sequence[int]) -> None:
-        memory = None if self._process is None else self._process.memory
-        if memory is not None:
+        if self._process is not None and self._process.memory is not None:
             for offset in offsets:
-                memory.give(offset)
+                self._process.memory.give(offset)
 
     def _note_pace(self) -> None:
-        memory = None if self._process is None else self._process.memory
-        if memory is None:
+        if self._process is None or self._process.memory is None:
             return
-        ran_ns, rows = memory.run_noted()
         before_ns, before_rows = self._ran
-        if rows == before_rows:
-            return
-        self._ran = ran_ns, rows
-        per_row_s = (ran_ns - before_ns) / (rows - before_rows) / 1e9
-        if self._pace.note(per_row_s):
+        self._ran = ran_ns, rows = self._process.memory.run_noted()
+        if rows > before_rows and self._pace.note((ran_ns - before_ns) / (rows - before_rows) / 1e9):
             self._on_change()
 
     # Life
@@ -332,28 +336,28 @@ class WorkerProcess:
             stream.close()
         self._process = self._stream = None
         self._gone.set()
+        self._idle.set()
         for timer in (self._timer, self._memory_timer):
             if timer is not None:
                 timer.cancel()
         self._timer = self._memory_timer = None
         delay_s = self._life.ended(time.monotonic())
         text = f"{self._label}: {reason}"
+        if self._first is not None and not self._first.done():
+            whose = f"model {self._model_id!r}, target {self._spec.target!r}"
+            self._first.set_exception(ModelLoadError(f"{whose}: {reason}"))
+            self._closed = True
+        if not self._closed:
+            logger.error("%s; %d calls were lost; it is started again in %.1f s", text, len(calls), delay_s)
+            self._problem = f"{reason}; it is being started again"
+            self._again = loop.call_later(delay_s, self._begin)
+            self._on_change()  # first: the end of a call has the server look for what to run next
         for number, call in calls.items():
             if not call.future.done():
                 ran = number == marked
                 call.future.set_result(
                     [Died(text, ran and row in (ALL_ROWS, at), ran and timed_out) for at in range(call.rows)]
                 )
-        if self._first is not None and not self._first.done():
-            whose = f"model {self._model_id!r}, target {self._spec.target!r}"
-            self._first.set_exception(ModelLoadError(f"{whose}: {reason}"))
-            self._closed = True
-        if self._closed:
-            return
-        logger.error("%s; %d calls were lost; it is started again in %.1f s", text, len(calls), delay_s)
-        self._problem = f"{reason}; it is being started again"
-        self._again = loop.call_later(delay_s, self._begin)
-        self._on_change()
 
     def _kill(self, reason: str, timed_out: bool = False) -> None:
         """Ends the process and all that it started; `_on_exit` follows."""

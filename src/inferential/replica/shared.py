@@ -1,8 +1,8 @@
 """Memory that a server shares with a replica of its own host: a large payload is copied there once, and is not sent.
 
-It sends nothing and waits for nothing; what is told of it goes with the messages of `wire.py`.
+It sends nothing and waits for nothing; what the ends say of it goes with the messages of `wire.py`.
 
-The memory is a file without a name (memfd_create(2)): nobody can open it but this user's processes, by /proc, and it
+The memory is a file without a name (memfd_create(2)): only this user's processes can open it, by /proc, and it
 is gone with the last process that has it, however that one ends. A file in /dev/shm would be neither, and containers
 have 64 MB of that. Its size is sealed, so that no end can take away what the other one looks at.
 
@@ -166,8 +166,10 @@ class ServersMemory:
         return _RAN.unpack_from(self._map, _RAN_AT)
 
     def close(self) -> None:
-        """Takes the offer back, as when it was taken: nobody can open the memory any more, and it goes with whoever
-        has it. Twice is fine."""
+        """Closes the descriptor: no other process can open the memory any more, and it goes with the last that has it.
+
+        Twice is fine.
+        """
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -28,7 +28,7 @@ class Spawned:
     """A process that was started.
 
     Attributes:
-        process: itself; it leads a session and a process group of its own.
+        process: itself; it leads a process group of its own.
         connected: the stream to it.
         memory: shared with it; None where the platform has none.
         pidfd: readable once it has ended; -1 where the platform has none (Linux before 5.3).
@@ -101,7 +101,9 @@ async def spawn(python: str | None, env: Mapping[str, str]) -> Spawned:
             stdin=subprocess.DEVNULL,
             pass_fds=fds,
             env={**os.environ, **env},
-            start_new_session=True,  # Ctrl-C is for the server, which then drains
+            # Ctrl-C is for the server, which then drains. With a session of its own, a worker would weigh as much to
+            # the kernel as the server and all else of its session together (sched(7), autogroups).
+            process_group=0,
         )
 
     try:

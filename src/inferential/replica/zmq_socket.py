@@ -34,7 +34,7 @@ class WatchedSocket:
         """Hands a message to ZeroMQ; it does not wait.
 
         Raises:
-            OSError: (zmq.ZMQError) nobody is there to take it, or too much waits already.
+            OSError: (zmq.ZMQError) no peer is there to take it, or too much waits already.
         """
         last = len(frames) - 1
         try:
