@@ -31,9 +31,9 @@ PATHS = (
 )
 """What is checked; a folder stands for the files in it."""
 SKIPPED = re.compile(
-    r"scripts/check_words\.py|_pb2\.pyi?|(src/inferential|tests)/dispatch/|bench/results/|bench/rust/target/"
+    r"scripts/check_words\.py|_pb2\.pyi?|bench/results/|bench/rust/target/|/(dispatch|replica)/(?!__init__)"
 )
-"""What is not: this list itself, what is generated, and a room that is still to be rewritten."""
+"""What is not: this list itself, what is generated, and two rooms that are being rewritten."""
 SUFFIXES = {"", ".css", ".html", ".js", ".md", ".mjs", ".py", ".toml", ".yaml", ".yml"}
 ALLOWED = "words: ok"
 
@@ -53,6 +53,7 @@ DIALECT = {
 }
 # Names that were replaced, each with the new one.
 REPLACED = {
+    r"never_waits": "completes_inline",
     r"keep_what_is_freed": "raise_mmap_threshold",
     r"goes_straight": "can_bypass",
     r"holds_back": "may_defer",

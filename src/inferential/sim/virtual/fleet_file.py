@@ -199,7 +199,7 @@ def load_fleet(path: str | Path) -> Fleet:
 
 
 def example(name: str) -> Fleet:
-    """One of the fleets that are shipped; `example_names` lists them.
+    """Returns one of the fleets that are shipped; `example_names` lists them.
 
     Raises:
         ConfigError: there is none of that name.
@@ -211,7 +211,7 @@ def example(name: str) -> Fleet:
 
 
 def example_names() -> list[str]:
-    """The fleets that are shipped, sorted."""
+    """Returns the names of the fleets that are shipped, sorted."""
     shipped = files(__package__).joinpath("examples").iterdir()
     return sorted(path.name.removesuffix(".yaml") for path in shipped if path.name.endswith(".yaml"))
 
@@ -219,7 +219,7 @@ def example_names() -> list[str]:
 def _fleet(layer: Layer) -> Fleet:
     if _configures_a_server(layer):
         what = (
-            "it is a server's configuration, for `inferential serve`; expected a fleet: the tables models (how long "
+            "it is a server's configuration, as for `inferential serve`; expected a fleet: the tables models (how long "
             "calls of each take) and robots (classes of them, and how often they ask), as in docs/simulator.md"
         )
         raise ConfigError([Problem("", what, layer.name)])
