@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 from tests.web.browser import Browser  # noqa: E402
 
 from inferential import AsyncConnection, InferenceError, LocalDispatcher, Server  # noqa: E402
-from inferential.config.schema import HttpConfig  # noqa: E402
+from inferential.config.services import HttpConfig  # noqa: E402
 from inferential.web import HttpServer  # noqa: E402
 
 SHOTS = (

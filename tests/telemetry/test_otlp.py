@@ -24,7 +24,7 @@ from opentelemetry.trace import StatusCode
 from inferential import AsyncConnection, LocalDispatcher, ModelFailed, RequestRejected, Server
 from inferential.client.tracing import TracedAsyncModel
 from inferential.config import InferentialConfig
-from inferential.config.schema import OtlpConfig
+from inferential.config.services import OtlpConfig
 from inferential.telemetry.otlp import Telemetry, converted
 from inferential.telemetry.prometheus import Exporter
 from inferential.telemetry.traces import RequestTracer

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, SecretStr, field_validator, model_validator
+from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, field_validator, model_validator
 
 from inferential.config.backends import backend_options, check_scheme
 from inferential.config.section import (
     Count,
     Effect,
     Expected,
-    HttpUrl,
     NotNegative,
     Port,
     Positive,
@@ -22,13 +21,7 @@ from inferential.config.section import (
     Section,
     SocketCount,
 )
-from inferential.config.services import (
-    GatewayConfig,
-    ListenerConfig,
-    ServiceAddress,
-    ServiceConfig,
-    with_installed_gateways,
-)
+from inferential.config.services import GatewayConfig, HttpConfig, OtlpConfig, with_installed_gateways
 
 Target = Annotated[
     str,
@@ -341,49 +334,6 @@ class GatewaysConfig(Section):
     @classmethod
     def _check_installed(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         return with_installed_gateways(cls, value, handler)
-
-
-class HttpConfig(ListenerConfig):
-    """The live page, metrics and health over HTTP."""
-
-    scheme: ClassVar[str] = "http"
-
-    host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 for every interface, which wants a token."""
-    port: Port = 8080
-    """Port to listen on; 0 for a free one."""
-    token: Secret | None = None
-    """Required from readers as Authorization: Bearer TOKEN, or once as ?token=TOKEN; none: no token is needed."""
-
-    def purpose(self) -> str:
-        """Returns its pages, and whether they need a token."""
-        return f"live page, /metrics, /healthz, /readyz ({'no token' if self.token is None else 'token required'})"
-
-
-class OtlpConfig(ServiceConfig):
-    """Traces and metrics to an OpenTelemetry collector."""
-
-    package: ClassVar[str] = "opentelemetry.sdk"
-    extra: ClassVar[str] = "otel"
-
-    endpoint: HttpUrl = "http://localhost:4318"
-    """Where it takes OTLP over HTTP; /v1/traces and /v1/metrics are added."""
-    headers: dict[str, SecretStr] = Field(default_factory=dict)
-    """Sent with every export, as a key that the collector asks for."""
-    service_name: str = Field(default="inferential", min_length=1)
-    """The name of this server in traces."""
-    traces: bool = True
-    """Whether traces are exported."""
-    metrics: bool = True
-    """Whether metrics are exported."""
-    sample_ratio: float = Field(default=1.0, ge=0, le=1)
-    """Share of requests that are traced, of robots that do not trace themselves."""
-    metrics_interval_s: Positive = 10.0
-    """Seconds between exports of metrics."""
-
-    def address(self) -> ServiceAddress:
-        """Returns the collector's address."""
-        return ServiceAddress(self.endpoint, "OpenTelemetry collector, connected to")
 
 
 class InferentialConfig(Section):

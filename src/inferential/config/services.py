@@ -1,4 +1,4 @@
-"""Base classes of the sections of what runs beside a server: gateways, the live page, telemetry.
+"""Declares the sections of what runs beside a server: live page, telemetry, and the base of gateways' sections.
 
 Such a section says where its service will be reached, so that `check`, `serve` and several servers handle all alike.
 """
@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_core import InitErrorDetails
 
 from inferential.config.extensions import GATEWAYS, ExtensionError, load_extension
-from inferential.config.section import Port, Section, details
+from inferential.config.section import HttpUrl, Port, Positive, Secret, Section, details
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,49 @@ class GatewayConfig(ListenerConfig):
     def purpose(self) -> str:
         """Returns the title and the model."""
         return f"{self.title}, model {self.model}"
+
+
+class HttpConfig(ListenerConfig):
+    """The live page, metrics and health over HTTP."""
+
+    scheme: ClassVar[str] = "http"
+
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for every interface, which wants a token."""
+    port: Port = 8080
+    """Port to listen on; 0 for a free one."""
+    token: Secret | None = None
+    """Required from readers as Authorization: Bearer TOKEN, or once as ?token=TOKEN; none: no token is needed."""
+
+    def purpose(self) -> str:
+        """Returns its pages, and whether they need a token."""
+        return f"live page, /metrics, /healthz, /readyz ({'no token' if self.token is None else 'token required'})"
+
+
+class OtlpConfig(ServiceConfig):
+    """Traces and metrics to an OpenTelemetry collector."""
+
+    package: ClassVar[str] = "opentelemetry.sdk"
+    extra: ClassVar[str] = "otel"
+
+    endpoint: HttpUrl = "http://localhost:4318"
+    """Where it takes OTLP over HTTP; /v1/traces and /v1/metrics are added."""
+    headers: dict[str, SecretStr] = Field(default_factory=dict)
+    """Sent with every export, as a key that the collector asks for."""
+    service_name: str = Field(default="inferential", min_length=1)
+    """The name of this server in traces."""
+    traces: bool = True
+    """Whether traces are exported."""
+    metrics: bool = True
+    """Whether metrics are exported."""
+    sample_ratio: float = Field(default=1.0, ge=0, le=1)
+    """Share of requests that are traced, of robots that do not trace themselves."""
+    metrics_interval_s: Positive = 10.0
+    """Seconds between exports of metrics."""
+
+    def address(self) -> ServiceAddress:
+        """Returns the collector's address."""
+        return ServiceAddress(self.endpoint, "OpenTelemetry collector, connected to")
 
 
 def services(section: Section, key: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], ServiceConfig]]:

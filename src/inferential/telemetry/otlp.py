@@ -24,8 +24,7 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from prometheus_client import Metric
 
-from inferential.config.schema import OtlpConfig
-from inferential.config.services import ServiceConfig
+from inferential.config.services import OtlpConfig, ServiceConfig
 from inferential.server import Server
 from inferential.server.service import Service
 from inferential.telemetry.prometheus import Exporter

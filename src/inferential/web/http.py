@@ -23,8 +23,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from inferential.config.schema import HttpConfig
-from inferential.config.services import ServiceConfig
+from inferential.config.services import HttpConfig, ServiceConfig
 from inferential.server import Server
 from inferential.server.service import Service
 from inferential.telemetry.prometheus import CONTENT_TYPE, Exporter
