@@ -38,7 +38,7 @@ class Interrupts:
             asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self)
 
     def __call__(self) -> None:
-        """Another one came."""
+        """Handles one more interrupt."""
         if self._came:
             # An orderly end would wait: for a model's call, a collector that is away, replicas.
             self._end(INTERRUPTED)

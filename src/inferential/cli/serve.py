@@ -207,7 +207,7 @@ async def _run_servers(servers: ServerGroup, watcher: ConfigWatcher | None, drai
 
 @contextlib.asynccontextmanager
 async def _begun(servers: ServerGroup) -> AsyncIterator[list[str]]:
-    """The servers, what keeps them from beginning as an error of the command."""
+    """Starts the servers, and turns what keeps them from it into an error of the command."""
     try:
         addresses = await servers.__aenter__()
     except (OSError, ValueError) as error:

@@ -1,6 +1,6 @@
-"""What the schema says of each place in a configuration: its path, what it expects, its default, unit and meaning.
+"""Describes each place in a configuration: its path, what it expects, its default, unit and meaning.
 
-It knows the schema, no file and no values but those it is handed.
+It knows the schema; files and values come in as arguments.
 """
 
 from __future__ import annotations
@@ -102,13 +102,13 @@ class Node:
         return _UNITS.get(str(name).rpartition("_")[2], "") if "_" in str(name) else ""
 
     def children(self) -> Iterator[Node]:
-        """The fields of a section, in the order of the schema."""
+        """Yields the fields of a section, in the order of the schema."""
         if self.section is not None:
             for name, info in self.section.model_fields.items():
                 yield self._field(name, info)
 
     def child(self, name: str | int) -> Node | None:
-        """What is at `name` inside; None where nothing can be."""
+        """Returns what is at `name` inside; None where nothing can be."""
         if self.section is not None:
             info = self.section.model_fields.get(str(name))
             if info is None:
@@ -147,7 +147,7 @@ ROOT = Node((), InferentialConfig)
 
 
 def find(key: Key) -> Node | None:
-    """The schema's node at a place of a configuration, None where the schema has none."""
+    """Returns the schema's node at a place of a configuration, None where the schema has none."""
     node: Node | None = ROOT
     for name in key:
         if node is None:
@@ -157,7 +157,7 @@ def find(key: Key) -> Node | None:
 
 
 def leaves(node: Node = ROOT) -> Iterator[Node]:
-    """Every field that is no table of fixed names, those of list items and named entries included."""
+    """Yields every field that is not a table of fixed names, those of list items and named entries included."""
     if node.section is not None:
         for child in node.children():
             yield from leaves(child)
@@ -170,7 +170,7 @@ def leaves(node: Node = ROOT) -> Iterator[Node]:
 
 
 def values(section: Section, node: Node = ROOT) -> Iterator[tuple[Node, Any]]:
-    """The values of a configuration, a list as one value, the entries of a table of free names one by one."""
+    """Yields the values of a configuration, a list as one value, the entries of a table of free names one by one."""
     for child in node.children():
         value = getattr(section, str(child.key[-1]))
         yield from _values_of(child, value)
@@ -181,7 +181,7 @@ def values(section: Section, node: Node = ROOT) -> Iterator[tuple[Node, Any]]:
 
 
 def items(node: Node, value: Any) -> Iterator[tuple[Node, Any]]:
-    """The values of the sections in a list; the value itself where it is no list of sections."""
+    """Yields the values of the sections in a list; the value itself where it is no list of sections."""
     inside = node.child(0) if node.is_list else None
     if inside is None or inside.section is None:
         yield node, value
@@ -193,7 +193,7 @@ def items(node: Node, value: Any) -> Iterator[tuple[Node, Any]]:
 
 
 def format_path(key: Sequence[str | int]) -> str:
-    """A place as people write it: `models.known."pi0.5".target`, `clients.known[3].id`."""
+    """Returns a place as people write it: `models.known."pi0.5".target`, `clients.known[3].id`."""
     text = ""
     for part in key:
         if isinstance(part, int):
@@ -204,7 +204,7 @@ def format_path(key: Sequence[str | int]) -> str:
 
 
 def format_value(value: Any) -> str:
-    """A value on one line, as YAML and JSON spell it, cut where it is long."""
+    """Returns a value on one line, as YAML and JSON spell it, cut where it is long."""
     if value is None or value is PydanticUndefined:
         return "null"
     if isinstance(value, bool):
@@ -231,7 +231,7 @@ def _values_of(node: Node, value: Any) -> Iterator[tuple[Node, Any]]:
 
 
 def _bare(annotation: Any) -> tuple[Any, tuple[Any, ...], bool]:
-    """A type without its annotations and `| None`, the annotations, and whether there was a `| None`."""
+    """Returns a type without its annotations and `| None`, the annotations, and whether there was a `| None`."""
     metadata: tuple[Any, ...] = ()
     nullable = False
     while True:

@@ -1,6 +1,6 @@
-"""What is wrong with a configuration, in words for the person who wrote it.
+"""Words the problems of a configuration for the person who wrote it.
 
-It finds nothing wrong itself: files, the environment and the schema do.
+The problems are found elsewhere: by files, the environment and the schema.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class ConfigError(InferentialError, ValueError):
 
 
 def from_validation(error: ValidationError, origin: Callable[[Key], Layer | None]) -> list[Problem]:
-    """What pydantic found, one problem for each place.
+    """Returns what pydantic found, one problem for each place.
 
     Args:
         error: raised by a strict validation of an `InferentialConfig`.
@@ -100,13 +100,13 @@ def _unknown_key(key: Key, layer: Layer) -> str:
 
 
 def closest(name: str, known: Sequence[str]) -> str:
-    """`; did you mean ...?` where a known name is close, else ''."""
+    """Returns `; did you mean ...?` where a known name is close, else ''."""
     close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
 def _meant(key: Key) -> str | None:
-    """The path that may be meant: the right name in the wrong table, a name nearly right, or dots written else."""
+    """Returns the path that may be meant: the right name in the wrong table, a similar name, or dots written otherwise."""
     name = _plain(str(key[-1]))
     everywhere = [node.path for node in (*ROOT.children(), *leaves())]
     flat = {_plain(path): path for path in everywhere}

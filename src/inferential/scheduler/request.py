@@ -171,7 +171,7 @@ class InferenceRequest:
             self.deadline = self.received_at + self.latency_budget_ms / 1e3
 
     def __lt__(self, other: InferenceRequest) -> bool:
-        """Order of a heap that serves the highest score first, then the first to arrive."""
+        """Orders requests in a heap that serves the highest score first, then the first to arrive."""
         if self.score != other.score:
             return self.score > other.score
         return self.arrival < other.arrival

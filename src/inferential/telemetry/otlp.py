@@ -1,7 +1,7 @@
-"""OpenTelemetry out of a running server: traces and metrics, by OTLP over HTTP.
+"""Exports traces and metrics of a running server to OpenTelemetry, by OTLP over HTTP.
 
-What a span is made of is `traces`' business, what is counted `prometheus`'. Whatever the SDK reads from the
-environment (OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER, OTEL_BSP_*, certificates) holds here too.
+`traces` makes the spans, `prometheus` counts. What the SDK reads from the environment
+(OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER, OTEL_BSP_*, certificates) applies here too.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Telemetry(Service):
 
 
 class _MetricsExport:
-    """The families that Prometheus would scrape, handed to an exporter of the SDK every some seconds.
+    """Hands the families that Prometheus would scrape to an exporter of the SDK, at an interval.
 
     The SDK's own instruments would cost each request tens of microseconds; these are counted already.
     """
@@ -137,8 +137,8 @@ class _MetricsExport:
 
 
 def converted(families: Iterable[Metric], started_ns: int, now_ns: int) -> Iterator[otel.Metric]:
-    """Families of Prometheus as metrics of OpenTelemetry, by the same names (OpenTelemetry specification, "Prometheus
-    and OpenMetrics Compatibility")."""
+    """Yields families of Prometheus as metrics of OpenTelemetry, by the same names (OpenTelemetry specification,
+    "Prometheus and OpenMetrics Compatibility")."""
     for family in families:
         unit = next((unit for suffix, unit in _UNITS.items() if family.name.endswith(suffix)), "1")
         points: otel.Sum | otel.Gauge | otel.Histogram
@@ -158,7 +158,7 @@ _CUMULATIVE = otel.AggregationTemporality.CUMULATIVE
 
 
 def _histograms(family: Metric, started_ns: int, now_ns: int) -> Iterator[otel.HistogramDataPoint]:
-    """A family's samples come histogram by histogram: its buckets in order, then count and sum."""
+    """Yields a family's histograms; its samples come one histogram after another: buckets, count and sum."""
     bounds: list[float] = []
     counts: list[int] = []
     for sample in family.samples:

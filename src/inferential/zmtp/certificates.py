@@ -129,7 +129,7 @@ def read_certificate(path: str | Path) -> Certificate:
 
 
 def _lines(text: str) -> Iterator[tuple[str, str, str]]:
-    """The settings of a file in ZPL (https://rfc.zeromq.org/spec/4/): section, name, value."""
+    """Yields the settings of a file in ZPL (https://rfc.zeromq.org/spec/4/): section, name, value."""
     section = ""
     for line in text.splitlines():
         stripped = line.strip()

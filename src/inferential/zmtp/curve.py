@@ -327,5 +327,5 @@ def _next(nonce: int) -> int:
 
 
 def _reason(command: bytes) -> str:
-    """What an ERROR command says: its length in a byte, and text."""
+    """Returns what an ERROR command says: its length in a byte, and text."""
     return command[7 : 7 + command[6]].decode("utf-8", "replace") if len(command) > 6 else "no reason given"

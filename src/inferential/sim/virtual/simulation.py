@@ -333,5 +333,5 @@ class _Simulation:
 
 
 def _high(spread: float) -> float:
-    """The 95th percentile of a lognormal factor around 1."""
+    """Returns the 95th percentile of a lognormal factor around 1."""
     return math.exp(1.645 * spread)
