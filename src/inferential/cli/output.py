@@ -13,8 +13,8 @@ from typing import Any
 
 
 def printable(text: str) -> str:
-    """Returns the text with escapes in place of what a terminal would act on or what cannot be seen. Robots, servers and
-    models send any text."""
+    """Returns the text with escapes in place of what a terminal would act on or what cannot be seen. Robots, servers
+    and models send any text."""
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)

@@ -106,7 +106,7 @@ def closest(name: str, known: Sequence[str]) -> str:
 
 
 def _meant(key: Key) -> str | None:
-    """Returns the path that may be meant: the right name in the wrong table, a similar name, or dots written otherwise."""
+    """Returns the path that may be meant: the right name in the wrong table, a similar name, or other dots."""
     name = _plain(str(key[-1]))
     everywhere = [node.path for node in (*ROOT.children(), *leaves())]
     flat = {_plain(path): path for path in everywhere}
