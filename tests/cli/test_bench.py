@@ -38,7 +38,7 @@ def test_it_tells_what_became_of_the_observations_and_how_long_they_took(run: An
     ran = run("bench", served[0], "arm", "state=[1,2]", *SHORT)
     assert ran.code == 0
     assert ran.out.startswith(f"3 robots at 20 Hz for 0.5 s, arm at {served[0]}, 8 bytes an observation")
-    assert re.search(r"^answered +\d+ +100.00 %", ran.out, re.MULTILINE)
+    assert re.search(r"^answered +[1-9]\d* +\d+\.\d\d %", ran.out, re.MULTILINE)  # a busy machine supersedes some
     assert re.search(r"^round trip( +\d+\.\d\d){6}$", ran.out, re.MULTILINE)
     assert "█" in ran.out
     assert "rows in a batch: 1.0" in ran.out
@@ -106,7 +106,7 @@ def test_on_a_terminal_there_is_a_bar_meanwhile(served: tuple[str, str]) -> None
 def test_where_nothing_is_answered_the_exit_code_is_1(run: Any, served: tuple[str, str]) -> None:
     ran = run("bench", served[0], "once", "state=1", "--json", *SHORT)
     assert ran.code == 1
-    assert ran.json["refused"] == {"ModelFailed": ran.json["sent"]}
+    assert ran.json["refused"] == {"ModelFailed": ran.json["sent"] - ran.json["superseded"]}
     assert ran.json["round_trip_ms"] is None
     assert ran.json["histogram"] == []
 
