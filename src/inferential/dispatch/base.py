@@ -23,7 +23,7 @@ import numpy as np
 from inferential.dispatch.health import EndpointHealth
 from inferential.dispatch.results import structured
 from inferential.errors import InferentialError
-from inferential.observation.slots import ObservationError
+from inferential.observation.slots import ObservationError, StructureError
 from inferential.observation.values import is_encoded, read_slots, to_values
 from inferential.proto import PROTOCOL_VERSION
 from inferential.proto.messages import ResponseTiming, write_response
@@ -464,7 +464,8 @@ def _refusal(model_id: str, error: Exception) -> Refusal:
     if isinstance(error, UnknownModelError):
         return Refusal(RefusalKind.UNKNOWN_MODEL, str(error) or f"no model {model_id!r}", "unknown_model")
     if isinstance(error, ObservationError):
-        return Refusal(RefusalKind.INVALID_OBSERVATION, error.reason, "image")
+        cause = "structure" if isinstance(error, StructureError) else "image"
+        return Refusal(RefusalKind.INVALID_OBSERVATION, error.reason, cause)
     if isinstance(error, RemoteModelError):
         return Refusal(RefusalKind.MODEL_FAILED, str(error), error.cause)
     return Refusal(RefusalKind.MODEL_FAILED, f"{type(error).__name__}: {error}", type(error).__name__)

@@ -24,9 +24,9 @@ from inferential.server import Server
 from inferential.server.inprocess import InProcessConnection
 
 RETRY_PAUSES_S = (0.05, 0.2, 1.0)
-"""Pauses before a request that the server refused is sent again."""
-AT_ONCE_S = 0.5
-"""A refusal that takes longer is of a request that was accepted first."""
+"""Pauses before a request that the server refused is sent again; the last one is repeated."""
+_LASTING = ("is not accepted", "is draining")
+"""Ends of the reasons of refusals that hold for every request; any other (no room, expired, evicted) may pass."""
 
 
 class Gateway(ABC):
@@ -83,8 +83,8 @@ class GatewayClient:
     """One robot of another protocol, as a client of the server.
 
     Its protocol works in lockstep, and a refusal ends the robot's session. So its observations are served late rather
-    than refused, and a request that lost its place (expired, superseded, evicted) is sent again until the time-out. A
-    request that is refused on arrival is sent again three times, as its reason may not pass.
+    than refused, and a request that found no room or lost its place (expired, superseded, evicted) is sent again until
+    the time-out. Where the server does not accept the client, or drains, it is sent again three times.
 
     Args:
         connection: a connection of its own.
@@ -110,16 +110,14 @@ class GatewayClient:
         values[STRUCTURE_KEY] = structure
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._timeout_s
-        refused_at_once = attempts = 0
+        refused = attempts = 0
         while True:
-            began = loop.time()
             try:
-                return _answer(await self._ask(values, give_up_at - began))
+                return _answer(await self._ask(values, give_up_at - loop.time()))
             except (RequestExpired, RequestSuperseded, RequestRejected) as error:
-                now = loop.time()
-                refused_at_once += isinstance(error, RequestRejected) and now - began < AT_ONCE_S
+                refused += error.reason.endswith(_LASTING)
                 pause_s = RETRY_PAUSES_S[min(attempts, len(RETRY_PAUSES_S) - 1)]
-                if refused_at_once > len(RETRY_PAUSES_S) or now + pause_s >= give_up_at:
+                if refused > len(RETRY_PAUSES_S) or loop.time() + pause_s >= give_up_at:
                     raise
             attempts += 1
             await asyncio.sleep(pause_s)
