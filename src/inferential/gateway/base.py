@@ -140,6 +140,50 @@ class GatewayClient:
         self._connection.close()
 
 
+class StreamingClient(GatewayClient):
+    """One robot that sends observations when it likes, and takes the newest answer when there is one.
+
+    A newer observation takes the place of one that still waits. Nothing is sent again: the robot goes on sending.
+
+    Args:
+        connection: a connection of its own.
+        model_id: the model that it asks.
+        timeout_ms: as of `GatewayClient`, for `infer`.
+        control_rate_hz: actions that it plays per second.
+    """
+
+    def __init__(
+        self, connection: InProcessConnection, model_id: str, timeout_ms: float, control_rate_hz: float
+    ) -> None:
+        super().__init__(connection, model_id, timeout_ms)
+        self._stream: AsyncModel = connection.model(
+            model_id, queue="latest", late="serve", control_rate_hz=control_rate_hz
+        )
+
+    def observe(self, values: Mapping[str, Any], steps_remaining: int) -> int:
+        """Sends an observation, flat arrays and strings by key; returns the request id.
+
+        Args:
+            values: what the model sees.
+            steps_remaining: actions that the robot still has to play.
+
+        Raises:
+            TypeError, ValueError: naming a value that cannot be sent.
+            ConnectionError: the connection was closed.
+        """
+        return self._connection.observe(self._stream, values, steps_remaining)
+
+    async def next_answer(self, timeout_s: float) -> tuple[int, GatewayAnswer] | None:
+        """Returns the newest answer and the id of its request; None where none comes in time.
+
+        Raises:
+            InferenceError: a request ended without a result.
+            ConnectionError: the connection was closed meanwhile.
+        """
+        result = await self._stream.get_result(timeout_s * 1e3)
+        return None if result is None else (result.request_id, _answer(result))
+
+
 def _answer(result: Result) -> GatewayAnswer:
     values = {key: value for key, value in result.items() if key not in RESULT_FIELDS}
     timing = result.timing
