@@ -12,9 +12,9 @@ import pytest
 
 from inferential import LocalDispatcher, Server
 from inferential.config import InferentialConfig
-from inferential.config.gateways import LeRobotConfig
+from inferential.config.gateways import ActConfig, LeRobotConfig
 from inferential.config.schema import Gr00tConfig, OpenPiConfig
-from inferential.gateway import Gateway, Gr00tGateway, OpenPiGateway
+from inferential.gateway import ActGateway, Gateway, Gr00tGateway, OpenPiGateway
 from inferential.gateway.lerobot import LeRobotGateway
 
 HORIZON = 10
@@ -123,5 +123,15 @@ def lerobot() -> Open:
     def start(policy: Any = None, sections: Mapping[str, Any] = MappingProxyType({}), **settings: Any) -> Any:
         config = LeRobotConfig(**{"model": "act", "port": 0, **settings})
         return serving(LeRobotGateway, config, policy or JointPolicy(), sections)
+
+    return start
+
+
+@pytest.fixture
+def act() -> Open:
+    """`async with act(policy, sections={...}, token=...) as (server, gateway):`"""
+
+    def start(policy: Any, sections: Mapping[str, Any] = MappingProxyType({}), **settings: Any) -> Any:
+        return serving(ActGateway, ActConfig(**{"model": "vla", "port": 0, **settings}), policy, sections)
 
     return start
