@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import sys
 import types
@@ -13,6 +14,7 @@ from typing import Any
 
 import grpc.aio
 import numpy as np
+import pytest
 
 from inferential.gateway.lerobot.messages import SERVICE, Actions, Empty, Observation, PolicySetup
 
@@ -156,3 +158,26 @@ async def connected(address: str) -> AsyncIterator[Robot]:
     # A pool of its own gives each its own connection, as processes of their own do.
     async with grpc.aio.insecure_channel(address, (("grpc.use_local_subchannel_pool", 1),)) as channel:
         yield Robot(channel)
+
+
+async def refused(call: Any) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value.code(), caught.value.details() or ""
+
+
+class Gate:
+    """A model that begins each call only when it may."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+        self.entered = asyncio.Event()
+        self.leave = asyncio.Event()
+
+    async def infer(self, one: dict[str, Any]) -> Any:
+        self.seen.append(float(one["observation.state"][0]))
+        self.entered.set()
+        await self.leave.wait()
+        if self.seen[-1] < 0:
+            raise ValueError("no such cup")
+        return np.full((50, 6), self.seen[-1])

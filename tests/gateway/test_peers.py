@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +14,9 @@ from tests.gateway.conftest import HORIZON, ChunkPolicy, Open
 from tests.peers.conftest import (
     run_client,
     with_franka,
-    with_lerobot,
     with_openpi_client,
     with_openpi_server,
     with_unitree_g1,
-    with_yam,
 )
 
 from inferential import LocalDispatcher, Server
@@ -337,163 +333,3 @@ async def test_robots_of_our_own_sdk_get_the_arrays_of_an_openpi_server() -> Non
     assert result["policy_timing/infer_ms"] == 4.5
     assert json.loads(result["seen"]) == {"state": "float32[7]", "prompt": "fold"}
     assert "inferential.structure" not in result
-
-
-# inspect-robots-yam 0.37.0: POST /act in JSON
-
-YAM = """
-import json, sys, threading
-import numpy as np
-from inspect_robots.scene import Scene
-from inspect_robots.types import Observation
-from inspect_robots_yam.policy import ActServerPolicy
-
-url, count, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-found = []
-
-def drive(number):
-    policy = ActServerPolicy(server_url=url)
-    policy.reset(Scene(id="s", instruction=f"fold towel {number}"))
-    images = {name: np.full((224, 224, 3), number, np.uint8) for name in ("top_cam", "left_cam", "right_cam")}
-    for step in range(steps):
-        chunk = policy.act(Observation(images=images, state={"joint_pos": np.full(14, number + step / 100)}))
-        found.append([number, step, len(chunk.actions), chunk.actions[0].data.tolist(), chunk.control_hz])
-
-threads = [threading.Thread(target=drive, args=(n,)) for n in range(count)]
-[t.start() for t in threads]; [t.join() for t in threads]
-print(json.dumps(found))
-"""
-
-
-class Bimanual:
-    """Returns the state over 30 steps; it batches."""
-
-    max_batch_size = 8
-
-    def __init__(self) -> None:
-        self.seen: list[dict[str, Any]] = []
-
-    def infer_batch(self, observations: list[dict[str, Any]]) -> list[Any]:
-        self.seen += observations
-        return [{"actions": np.tile(one["state"], (30, 1))} for one in observations]
-
-
-async def test_8_yam_clients_get_their_own_actions(act: Open) -> None:
-    policy = Bimanual()
-    async with act(policy, dt_ms=20.0) as (_, gateway):
-        found = await run_client(with_yam(), YAM, gateway.address, "8", "10")
-    assert len(found) == 80
-    for number, step, length, action, control_hz in found:
-        assert (length, control_hz) == (30, 50.0)
-        np.testing.assert_allclose(action, np.full(14, np.float32(number + step / 100)))
-    one = policy.seen[0]
-    assert set(one) == {"top_cam", "left_cam", "right_cam", "instruction", "state", "num_steps"}
-    assert (one["top_cam"].shape, one["num_steps"]) == ((224, 224, 3), 10)
-
-
-OPENVLA = """
-import json, sys
-import json_numpy
-json_numpy.patch()
-import numpy as np
-import requests
-
-request = {"image": np.zeros((256, 256, 3), np.uint8), "instruction": "do something"}
-plain = requests.post(f"{sys.argv[1]}/act", json=request).json()
-doubled = json_numpy.loads(requests.post(f"{sys.argv[1]}/act", json={"encoded": json_numpy.dumps(request)}).json())
-print(json.dumps([plain.tolist(), doubled.tolist(), str(plain.dtype)]))
-"""
-
-
-async def test_openvlas_example_gets_an_action_plain_and_doubly_encoded(act: Open) -> None:
-    async with act(lambda one: one["image"][0, 0, :1] + np.arange(7.0)) as (_, gateway):
-        found = await run_client(with_yam(), OPENVLA, gateway.address)
-    assert found == [[0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3, 4, 5, 6], "float64"]
-
-
-# lerobot 0.6.1: RobotClient, by its command
-
-COUNTING = """
-import json
-from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
-from lerobot.robots import Robot, RobotConfig
-
-
-@RobotConfig.register_subclass("counting")
-@dataclass(kw_only=True)
-class CountingConfig(RobotConfig):
-    number: int
-    log: Path
-
-
-class Counting(Robot):
-    config_class, name = CountingConfig, "counting"
-    observation_features = {"a.pos": float, "b.pos": float, "front": (48, 64, 3)}
-    action_features = {"a.pos": float, "b.pos": float}
-    is_connected = is_calibrated = True
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.config = config
-
-    def connect(self, calibrate=True): ...
-    def disconnect(self): ...
-    def calibrate(self): ...
-    def configure(self): ...
-
-    def get_observation(self):
-        image = np.full((48, 64, 3), self.config.number, np.uint8)
-        return {"a.pos": float(self.config.number), "b.pos": 0.5, "front": image}
-
-    def send_action(self, action):
-        with self.config.log.open("a") as log:
-            log.write(json.dumps(action) + "\\n")
-        return action
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)  # the first run installs 5.5 GB
-async def test_two_lerobot_clients_at_once_play_their_own_actions(lerobot: Open, tmp_path: Path) -> None:
-    python = await asyncio.to_thread(with_lerobot)
-    plugin, about = tmp_path / "lerobot_robot_counting.py", tmp_path / "lerobot_robot_counting-1.dist-info"
-    plugin.write_text(COUNTING)
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: lerobot_robot_counting\nVersion: 1\n")
-    logs = {number: tmp_path / f"played-{number}" for number in (1, 2)}
-    seen: list[dict[str, Any]] = []
-
-    def policy(observation: dict[str, Any]) -> Any:
-        seen.append(observation)
-        return np.tile(observation["observation.state"], (20, 1))
-
-    async with lerobot(policy) as (_, gateway), contextlib.AsyncExitStack() as clients:
-        for number, log in logs.items():
-            client = await asyncio.create_subprocess_exec(
-                *(str(python), "-m", "lerobot.async_inference.robot_client", "--robot.type=counting"),
-                *(f"--robot.number={number}", f"--robot.log={log}", f"--robot.id=arm{number}", "--task=count"),
-                *("--policy_type=act", "--pretrained_name_or_path=policies/act", "--actions_per_chunk=20"),
-                f"--server_address={gateway.address}",
-                cwd=tmp_path,
-                env={**os.environ, "PYTHONPATH": str(tmp_path), "HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""},
-                stderr=asyncio.subprocess.DEVNULL,
-            )
-            clients.push_async_callback(client.wait)
-            clients.callback(client.kill)
-        async with asyncio.timeout(120):
-            while min(len(_played(log)) for log in logs.values()) < 150:  # noqa: ASYNC110 (files of other processes)
-                await asyncio.sleep(0.2)
-    for number, log in logs.items():
-        assert set(_played(log)) == {json.dumps({"a.pos": float(number), "b.pos": 0.5})}
-    assert {name: np.shape(value) for name, value in seen[0].items()} == {
-        "observation.state": (2,),
-        "observation.images.front": (48, 64, 3),
-        "task": (),
-    }
-
-
-def _played(log: Path) -> list[str]:
-    return log.read_text().splitlines() if log.exists() else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from inferential.errors import InferenceError, InferentialError
@@ -55,6 +56,7 @@ class Robot:
         connection = server.connect(name, "lerobot")
         self._client = StreamingClient(connection, config.model, config.timeout_ms, config.fps)
         self._asking = asyncio.Lock()
+        self._is_shared = False
         self._reset()
 
     def _reset(self) -> None:
@@ -76,6 +78,7 @@ class Robot:
                 pass
         except TimeoutError as error:
             raise SharedConnection(_SHARED) from error
+        self._is_shared = False
         await self._client.end_episode()
         self._reset()
 
@@ -84,16 +87,20 @@ class Robot:
 
         Raises:
             TypeError, ValueError: naming a value that is missing or cannot be sent.
+            SharedConnection: another robot uses the connection.
         """
+        if self._is_shared:
+            raise SharedConnection(_SHARED)
         if self._is_needless(observation, instructions):
             self._skip("similar")
             return
-        self._must_answer |= observation.must_go
+        if self._held is not None:
+            observation = replace(observation, must_go=observation.must_go or self._held.must_go)
+            self._held = None
+            self._skip("replaced")
         newest = next(reversed(self._open), None)
         if newest is not None and self._server.is_dispatched(self.name, newest):
             model_values(observation, instructions)  # what is wrong with it is known at once
-            if self._held is not None:
-                self._skip("replaced")
             self._held = observation
         else:
             self._send(observation, instructions)
@@ -106,7 +113,8 @@ class Robot:
             UnusableAnswer: the model's answer has no actions.
             SharedConnection: another robot uses the connection.
         """
-        if self._asking.locked():
+        self._is_shared |= self._asking.locked()  # one client asks once at a time
+        if self._is_shared:
             await asyncio.sleep(wait_s)  # a client asks again at once, whatever it is answered
             raise SharedConnection(_SHARED)
         async with self._asking:
@@ -135,6 +143,8 @@ class Robot:
             except InferenceError as error:
                 self._take(error.request_id)
                 raise
+            if self._is_shared:
+                raise SharedConnection(_SHARED)
             if found is None:
                 self._check_time_out(loop.time())
                 return None
@@ -160,6 +170,7 @@ class Robot:
     def _send(self, observation: TimedObservation, instructions: PolicyInstructions) -> None:
         left = 0 if observation.must_go else max(0, self._last_timestep - observation.timestep)
         request_id = self._client.observe(model_values(observation, instructions), left)
+        self._must_answer |= observation.must_go
         if not self._open:
             self._open_since = asyncio.get_running_loop().time()
         self._open[request_id] = observation

@@ -87,6 +87,9 @@ class _CallRefused(Exception):
         super().__init__(text)
 
 
+_Handler = Callable[[Any, str], Awaitable[Any]]
+
+
 class LeRobotGateway(Gateway):
     """Listens for gRPC; each connection is one client of the server.
 
@@ -102,6 +105,7 @@ class LeRobotGateway(Gateway):
         self._address = ""
         self._robots: dict[str, Robot] = {}
         self._instructions: OrderedDict[tuple[str, frozenset[str]], PolicyInstructions] = OrderedDict()
+        self._last_refusal = ("", "")
         self._names = map(f"lerobot-{secrets.token_hex(3)}-%d".__mod__, itertools.count(1))
 
     @property
@@ -123,14 +127,14 @@ class LeRobotGateway(Gateway):
             )
         )
         calls = {
-            "Ready": grpc.unary_unary_rpc_method_handler(_ending(self._ready), *_codec(Empty, Empty)),
+            "Ready": grpc.unary_unary_rpc_method_handler(self._ending(self._ready), *_codec(Empty, Empty)),
             "SendPolicyInstructions": grpc.unary_unary_rpc_method_handler(
-                _ending(self._send_policy_instructions), *_codec(PolicySetup, Empty)
+                self._ending(self._send_policy_instructions), *_codec(PolicySetup, Empty)
             ),
             "SendObservations": grpc.stream_unary_rpc_method_handler(
-                _ending(self._send_observations), *_codec(Observation, Empty)
+                self._ending(self._send_observations), *_codec(Observation, Empty)
             ),
-            "GetActions": grpc.unary_unary_rpc_method_handler(_ending(self._get_actions), *_codec(Empty, Actions)),
+            "GetActions": grpc.unary_unary_rpc_method_handler(self._ending(self._get_actions), *_codec(Empty, Actions)),
         }
         listening.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, calls),))
         try:
@@ -180,6 +184,29 @@ class LeRobotGateway(Gateway):
         with self._robot(peer) as robot:
             return Actions(data=await robot.actions(self._config.wait_ms / 1e3))
 
+    def _ending(self, handler: _Handler) -> Callable[[Any, Any], Awaitable[Any]]:
+        """Returns a handler of gRPC that ends each call with an answer, or with a code and a text for the robot."""
+
+        async def handle(request: Any, context: Any) -> Any:
+            peer = context.peer()
+            try:
+                return await handler(request, peer)
+            except _CallRefused as error:
+                code, text = error.code, str(error)
+            except tuple(_CODES) as error:
+                code = next(code for kind, code in _CODES.items() if isinstance(error, kind))
+                text = describe_error(error)
+            except Exception:
+                logger.exception("a call of the LeRobot robot at %s failed", peer)
+                code, text = _Code.INTERNAL, "internal error of the server; its log has more"
+            # A robot that is refused tries again in each control step; its log has all.
+            level = logging.DEBUG if self._last_refusal == (peer, text) else logging.INFO
+            self._last_refusal = (peer, text)
+            logger.log(level, "%s: %s", peer, text)
+            return await context.abort(code, text[:2000])
+
+        return handle
+
     # Robots
 
     @contextlib.contextmanager
@@ -222,30 +249,6 @@ class LeRobotGateway(Gateway):
         if len(self._instructions) > _MAX_ROBOTS:
             self._instructions.popitem(last=False)
         return robot.instructions
-
-
-_Handler = Callable[[Any, str], Awaitable[Any]]
-
-
-def _ending(handler: _Handler) -> Callable[[Any, Any], Awaitable[Any]]:
-    """Returns a handler of gRPC that ends each call with an answer, or a code and a text that is meant for robots."""
-
-    async def handle(request: Any, context: Any) -> Any:
-        peer = context.peer()
-        try:
-            return await handler(request, peer)
-        except _CallRefused as error:
-            code, text = error.code, str(error)
-        except tuple(_CODES) as error:
-            code = next(code for kind, code in _CODES.items() if isinstance(error, kind))
-            text = describe_error(error)
-        except Exception:
-            logger.exception("a call of the LeRobot robot at %s failed", peer)
-            code, text = _Code.INTERNAL, "internal error of the server; its log has more"
-        logger.info("%s: %s", peer, text)
-        return await context.abort(code, text[:2000])
-
-    return handle
 
 
 def _codec(request: Any, response: Any) -> tuple[Callable[[bytes], Any], Callable[[Any], bytes]]:
