@@ -52,10 +52,6 @@ class ObservationError(InferentialError):
         super().__init__(reason)
 
 
-class StructureError(ObservationError):
-    """The text that describes how an observation's values are nested is malformed, or does not fit them."""
-
-
 class SlotInfo(NamedTuple):
     """Where one tensor lies in the payload. A named tuple: it is made for every tensor of every observation.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from inferential.observation.slots import ObservationError, SlotInfo, StructureError, slot_of, validate_slots
+from inferential.observation.slots import ObservationError, SlotInfo, slot_of, validate_slots
 from inferential.proto import Observation, encoding_from_string
 from inferential.proto.images import ImageError, decode
 from inferential.proto.structure import STRUCTURE_KEY, restore
@@ -33,8 +33,7 @@ def to_values(slots: Sequence[SlotInfo], metadata: Mapping[str, str], payload: B
         payload: the bytes.
 
     Raises:
-        ObservationError: an image is broken or does not match its tensor.
-        StructureError: a structure is malformed or does not fit the values.
+        ObservationError: an image is broken or does not match its tensor, or a structure that does not fit.
     """
     values: dict[str, Any] = {}
     for slot in slots:
@@ -53,7 +52,7 @@ def to_values(slots: Sequence[SlotInfo], metadata: Mapping[str, str], payload: B
             try:
                 return restore(values)
             except ValueError as error:
-                raise StructureError(str(error)) from error
+                raise ObservationError(str(error)) from error
     return values
 
 
