@@ -241,10 +241,13 @@ def test_import_finds_models_that_the_server_would_not_take(run: Any, place: Pat
 
 
 def test_import_tells_which_packages_lack(run: Any, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (place / "f.yaml").write_text("models: {known: {arm: {target: 'ray:arm'}}}\notlp: {traces: false}\n")
+    (place / "f.yaml").write_text(
+        "models: {known: {arm: {target: 'ray:arm'}}}\notlp: {traces: false}\ngateways: {lerobot: {model: arm}}"
+    )
     monkeypatch.setattr(preflight, "_is_installed", lambda package: False)
     assert without_columns(run("check", "--import", "f.yaml").out).splitlines() == [
         "models.known.arm.target: needs ray: pip install 'inferential[server]' (f.yaml:1)",
+        "gateways.lerobot: needs grpc: pip install 'inferential[lerobot]' (f.yaml:3)",
         "otlp: needs opentelemetry.sdk: pip install 'inferential[otel]' (f.yaml:2)",
     ]
     assert run("check", "f.yaml").code == 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from typing import Any
 
 import grpc
@@ -201,3 +203,9 @@ async def test_other_calls_are_not_there(lerobot: Open) -> None:
     async with lerobot() as (_, gateway), grpc.aio.insecure_channel(gateway.address) as channel:
         code, _ = await refused(channel.unary_unary(f"/{SERVICE}/Shutdown")(b""))
     assert code is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_without_grpcio_the_error_names_the_extra() -> None:
+    script = "import sys; sys.modules['grpc'] = None; import inferential.gateway.lerobot"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert "the LeRobot gateway needs grpcio: pip install 'inferential[lerobot]'" in done.stderr

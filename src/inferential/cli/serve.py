@@ -154,8 +154,10 @@ class _AnnouncedServer(Server):
             gr00t = await self._beside.enter_async_context(Gr00tGateway(self, gateways.gr00t))
             lines.append(f"GR00T gateway on {gr00t.address}, model {gateways.gr00t.model}")
         if gateways.lerobot is not None:
-            from inferential.gateway.lerobot import LeRobotGateway
-
+            try:
+                from inferential.gateway.lerobot import LeRobotGateway
+            except ModuleNotFoundError as error:
+                raise missing("gateways.lerobot", error, "lerobot") from error
             lerobot = await self._beside.enter_async_context(LeRobotGateway(self, gateways.lerobot))
             lines.append(f"LeRobot gateway on {lerobot.address}, model {gateways.lerobot.model}")
         if gateways.act is not None:
