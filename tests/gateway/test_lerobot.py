@@ -59,6 +59,16 @@ async def test_two_robots_at_once_get_their_own_actions(lerobot: Open) -> None:
         assert len(server.connected_robots) == 2
 
 
+async def test_motors_may_be_arrays_of_one_number(lerobot: Open) -> None:
+    motors = {"gripper.pos": np.array([0.5], np.float32), "elbow_flex.pos": np.float32(0.25)}
+    policy = JointPolicy()
+    async with lerobot(policy) as (_, gateway), connected(gateway.address) as robot:
+        await robot.begin()
+        await robot.send(observation(1.0, **motors))
+        assert len(await robot.actions()) == 50
+    assert policy.seen[0]["observation.state"].tolist() == [1.0, 2.0, 0.25, 4.0, 5.0, 0.5]
+
+
 async def test_an_observation_may_come_in_pieces(lerobot: Open) -> None:
     async with lerobot() as (_, gateway), connected(gateway.address) as robot:
         await robot.begin()

@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 import pytest
 from tests.gateway.conftest import JointPolicy, Open
-from tests.gateway.lerobot_robot import OBSERVATION, Gate, config, connected, dumped, observation, refused
+from tests.gateway.lerobot_robot import CONFIG, OBSERVATION, Gate, config, connected, dumped, observation, refused
 
 from inferential import LocalDispatcher, Server
 from inferential.config.gateways import LeRobotConfig
@@ -61,6 +61,25 @@ async def test_a_stream_that_stalls_ends(lerobot: Open, monkeypatch: pytest.Monk
         code, text = await refused(robot.observe(stalled()))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert "has not ended within 0.05 s" in text
+
+
+async def test_one_robot_sends_one_observation_at_a_time(lerobot: Open) -> None:
+    async with lerobot() as (_, gateway), connected(gateway.address) as robot:
+        await robot.begin()
+        end = asyncio.Event()
+
+        async def slow() -> Any:
+            yield Observation(transfer_state=1, data=OBSERVATION[:99])
+            await end.wait()
+            yield Observation(transfer_state=3, data=OBSERVATION[99:])
+
+        sending = asyncio.ensure_future(robot.observe(slow()))
+        await robot.instruct(CONFIG)  # calls of one connection arrive in order
+        code, text = await refused(robot.send(OBSERVATION))
+        end.set()
+        await sending
+        assert len(await robot.actions()) == 50
+    assert (code, text) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "this robot is sending another observation")
 
 
 async def test_a_message_over_4_mb_is_refused(lerobot: Open) -> None:

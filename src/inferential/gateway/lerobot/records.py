@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -100,12 +100,19 @@ def observation_of(message: Any) -> TimedObservation:
         if not isinstance(value, bool | int | float | str | np.ndarray):
             expected = "a number, an array or text"
             raise ValueError(f"observation: {name[:80]}: expected {expected}, got {type(value).__name__}")
+    values = {name: _plain(value) for name, value in values.items()}
     timestamp, timestep = fields.get("timestamp"), _field(fields, "timestep", int)
     if type(timestamp) is not float or not abs(timestamp) < _MAX_TIMESTEP:
         raise ValueError("timestamp: expected seconds, a float")
     if not 0 <= timestep < _MAX_TIMESTEP:
         raise ValueError(f"timestep: expected 0 to 2**53, got {timestep}")
     return TimedObservation(timestamp, timestep, values, _field(fields, "must_go", bool))
+
+
+def without_arrays(observation: TimedObservation) -> TimedObservation:
+    """Returns the observation without its images, which would keep the whole message in memory."""
+    values = {name: value for name, value in observation.values.items() if not isinstance(value, np.ndarray)}
+    return replace(observation, values=values)
 
 
 def model_values(observation: TimedObservation, instructions: PolicyInstructions) -> Values:
@@ -153,10 +160,13 @@ def actions_in(answer: Mapping[str, Any], count: int) -> np.ndarray[Any, Any]:
     return array[:count]
 
 
+def _plain(value: Any) -> Any:
+    """Returns arrays of one number as that number: some robots have their motors so."""
+    return value.item() if isinstance(value, np.ndarray) and value.shape in ((), (1,)) else value
+
+
 def _number(values: Values, name: str) -> float:
     value = values.get(name)
-    if isinstance(value, np.ndarray) and value.size == 1:
-        value = value.item()
     if not isinstance(value, bool | int | float):
         raise ValueError(f"observation: {name[:80]}: expected the number of a motor")
     return float(value)

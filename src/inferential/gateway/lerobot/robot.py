@@ -17,6 +17,7 @@ from inferential.gateway.lerobot.records import (
     actions_in,
     are_similar,
     model_values,
+    without_arrays,
 )
 from inferential.server import Server
 
@@ -50,6 +51,7 @@ class Robot:
         self.name = name
         self.instructions: PolicyInstructions | None = None
         self.calls = 0
+        self.is_sending = False
         self.forgetting: asyncio.TimerHandle | None = None
         self._server = server
         self._config = config
@@ -173,7 +175,7 @@ class Robot:
         self._must_answer |= observation.must_go
         if not self._open:
             self._open_since = asyncio.get_running_loop().time()
-        self._open[request_id] = observation
+        self._open[request_id] = without_arrays(observation)
         if len(self._open) > _MAX_OPEN:
             self._open.popitem(last=False)
 

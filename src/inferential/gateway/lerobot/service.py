@@ -171,11 +171,16 @@ class LeRobotGateway(Gateway):
 
     async def _send_observations(self, pieces: AsyncIterator[Any], peer: str) -> Any:
         with self._robot(peer) as robot:
+            if robot.is_sending:
+                raise _CallRefused(_Code.RESOURCE_EXHAUSTED, "this robot is sending another observation")
+            robot.is_sending = True
             try:
                 async with asyncio.timeout(RECEIVE_S):
                     data = await assembled(pieces, self._server.config.observations.max_payload_bytes)
             except TimeoutError as error:
                 raise ValueError(f"the stream of an observation has not ended within {RECEIVE_S:g} s") from error
+            finally:
+                robot.is_sending = False
             observation = observation_of(read(data))
             robot.observe(observation, self._instructions_for(robot, peer, observation))
         return Empty()
