@@ -25,6 +25,8 @@ _OWN = {
     GATEWAYS: {
         "openpi": "inferential.gateway.openpi:OpenPiGateway",
         "gr00t": "inferential.gateway.gr00t:Gr00tGateway",
+        "lerobot": "inferential.gateway.lerobot:LeRobotGateway",
+        "act": "inferential.gateway.act:ActGateway",
     },
     BACKENDS: {
         "openpi": "inferential.cli.targets:open_policy_server",

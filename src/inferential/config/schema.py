@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, field_validator, model_validator
 
 from inferential.config.backends import backend_options, check_scheme
+from inferential.config.gateways import ActConfig, LeRobotConfig
 from inferential.config.section import (
     Count,
     Effect,
@@ -329,6 +330,10 @@ class GatewaysConfig(Section):
     """Robots that speak openpi's websocket policy protocol."""
     gr00t: Gr00tConfig | None = None
     """Robots that speak GR00T's ZeroMQ policy protocol."""
+    lerobot: LeRobotConfig | None = None
+    """Robots that run LeRobot's `RobotClient`."""
+    act: ActConfig | None = None
+    """Robots that ask by POST /act in JSON."""
 
     @model_validator(mode="wrap")
     @classmethod
