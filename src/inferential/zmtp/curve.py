@@ -23,8 +23,12 @@ import hmac
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from nacl import bindings
+
+# PyNaCl's own functions take and return bytes, at three copies of a large frame for each; these are what they call.
+from nacl._sodium import ffi, lib
 from nacl.exceptions import CryptoError
 
 from inferential.zmtp.protocol import ERROR, ProtocolError
@@ -46,6 +50,8 @@ _COOKIE_BYTES = 96
 _VOUCH_BYTES = 80
 _LEAST_INITIATE_BYTES = len(INITIATE) + _COOKIE_BYTES + 8 + 16 + KEY_BYTES + 16 + _VOUCH_BYTES
 _LAST_NONCE = 2**64 - 1
+_BOX_AT, _PLAIN_AT = 16, 32  # in a MESSAGE: authenticator and box; flags and body
+_CANNOT_OPEN = "{} cannot be opened: it was changed on the way or made with another key"
 _TO_SERVER, _TO_CLIENT = b"CurveZMQMESSAGEC", b"CurveZMQMESSAGES"
 
 RandomBytes = Callable[[int], bytes]
@@ -110,10 +116,24 @@ class Session:
         Raises:
             ProtocolError: the nonces are used up.
         """
+        message = bytearray(OVERHEAD_BYTES) + body
+        self.seal_in_place(memoryview(message), flags)
+        return bytes(message)
+
+    def seal_in_place(self, message: memoryview, flags: int) -> None:
+        """Makes a MESSAGE of a frame that lies in the bytes from `OVERHEAD_BYTES` on.
+
+        Raises:
+            ProtocolError: the nonces are used up.
+        """
         self._sent = _next(self._sent)
         nonce = struct.pack(">Q", self._sent)
-        box = bindings.crypto_box_easy_afternm(bytes((flags,)) + body, self._sends + nonce, self._shared)
-        return b"".join((MESSAGE, nonce, box))
+        message[:_BOX_AT] = MESSAGE + nonce
+        message[_PLAIN_AT] = flags
+        at = _pointer(message)
+        size = len(message) - _PLAIN_AT
+        if lib.crypto_box_easy_afternm(at + _BOX_AT, at + _PLAIN_AT, size, self._sends + nonce, self._shared):
+            raise ProtocolError("a frame could not be encrypted")
 
     def open(self, message: bytes) -> tuple[int, memoryview]:
         """Returns the flags and the body of the frame that a MESSAGE carries.
@@ -121,15 +141,32 @@ class Session:
         Raises:
             ProtocolError: it is no MESSAGE, was changed or repeated, or came out of order.
         """
-        if not message.startswith(MESSAGE) or len(message) < OVERHEAD_BYTES:
+        return self.open_in_place(memoryview(bytearray(message)))
+
+    def open_in_place(self, message: memoryview) -> tuple[int, memoryview]:
+        """Returns what `open` does; the body is part of the same memory, which is no MESSAGE afterwards.
+
+        Raises:
+            ProtocolError: as `open`.
+        """
+        head = bytes(message[:_BOX_AT])
+        if not head.startswith(MESSAGE) or len(message) < OVERHEAD_BYTES:
             raise ProtocolError("expected an encrypted MESSAGE")
-        nonce = message[8:16]
+        nonce = head[8:]
         number = int.from_bytes(nonce, "big")
         if number <= self._received:
             raise ProtocolError("an encrypted message was repeated or came out of order")
-        opened = _open_afternm(message[16:], self._receives + nonce, self._shared, "MESSAGE")
+        at = _pointer(message)
+        size = len(message) - _BOX_AT
+        if lib.crypto_box_open_easy_afternm(at + _PLAIN_AT, at + _BOX_AT, size, self._receives + nonce, self._shared):
+            raise ProtocolError(_CANNOT_OPEN.format("MESSAGE"))
         self._received = number
-        return opened[0], memoryview(opened)[1:]
+        return message[_PLAIN_AT], message[OVERHEAD_BYTES:]
+
+
+def _pointer(memory: memoryview) -> Any:
+    """The first byte of writable memory, for libsodium."""
+    return ffi.from_buffer("unsigned char[]", memory) + 0
 
 
 class CurveClient:
@@ -300,8 +337,8 @@ class CurveServer:
             raise ProtocolError("the vouch cannot be opened: the client does not hold the key it names") from error
         if not hmac.compare_digest(vouched, self._client_own + self._keys.public):
             raise ProtocolError("the vouch is for another connection")
-        self._authorize(client_key)
         self.client_key, self.peer_metadata = client_key, metadata
+        self._authorize(client_key)
         ready_nonce = struct.pack(">Q", 1)
         box = bindings.crypto_box_easy_afternm(self._metadata, b"CurveZMQREADY---" + ready_nonce, shared)
         self.session = Session(shared, _TO_CLIENT, _TO_SERVER, 1, number)
@@ -317,7 +354,7 @@ def _open_afternm(box: bytes, nonce: bytes, shared: bytes, name: str) -> bytes:
     try:
         return bindings.crypto_box_open_easy_afternm(box, nonce, shared)
     except CryptoError as error:
-        raise ProtocolError(f"{name} cannot be opened: it was changed on the way or made with another key") from error
+        raise ProtocolError(_CANNOT_OPEN.format(name)) from error
 
 
 def _next(nonce: int) -> int:
