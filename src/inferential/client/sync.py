@@ -21,6 +21,7 @@ from weakref import ref
 from inferential.client.arguments import check_names, timeout_s_of
 from inferential.client.failover import open_transport
 from inferential.client.handle import Handle, ModelFactory, ObservationHints
+from inferential.client.keys import client_id_with, robot_keys
 from inferential.client.mailbox import Mailbox, Outcome, result_of
 from inferential.client.result import ClientStats, Result
 from inferential.client.session import Session
@@ -49,9 +50,16 @@ class Connection(ModelFactory["Model"]):
         client_type: the kind of robot, for people to read.
         reconnect_ivl_ms: wait before the first attempt to reconnect, in milliseconds.
         reconnect_max_ms: longest wait between attempts, in milliseconds.
+        server_key: the server's public key, as the path of its NAME.key file or 40 characters of Z85; of several
+            servers one for all, or one for each. With it all is encrypted, and only the holder of that key is talked
+            to. None: what INFERENTIAL_SERVER_KEY says, or no encryption; "": none.
+        secret_key: the robot's own key, as the path of its NAME.key_secret file or 40 characters of Z85; the server
+            knows the robot by it. None: what INFERENTIAL_SECRET_KEY says. The client id is the NAME of that file where
+            no other is given.
 
     Raises:
         TypeError, ValueError: naming an argument, its value and what is expected.
+        ImportError: keys are given, and PyNaCl is not installed.
 
     Example:
         ```python
@@ -74,10 +82,13 @@ class Connection(ModelFactory["Model"]):
         client_type: str = "",
         reconnect_ivl_ms: int = 100,
         reconnect_max_ms: int = 5000,
+        server_key: str | Sequence[str] | None = None,
+        secret_key: str | None = None,
     ) -> None:
         check_names(client_id, client_type)
-        self._session = Session(client_id, client_type)
-        self._transport = open_transport(server, self._session.client_id, reconnect_ivl_ms, reconnect_max_ms)
+        keys = robot_keys(server_key, secret_key)
+        self._session = Session(client_id_with(client_id, keys), client_type)
+        self._transport = open_transport(server, self._session.client_id, reconnect_ivl_ms, reconnect_max_ms, keys)
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
         self._followers = 0

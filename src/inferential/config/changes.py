@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from inferential.config.fields import ROOT, Key, Node, format_value, values
-from inferential.config.schema import InferentialConfig, Section
+from inferential.config.schema import InferentialConfig
+from inferential.config.section import Section
 
 
 @dataclass(frozen=True, slots=True)

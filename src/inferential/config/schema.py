@@ -5,55 +5,23 @@ Nothing here reads a file or the environment: that is `config.loading`.
 
 from __future__ import annotations
 
-import enum
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
-
-class Effect(enum.Enum):
-    """Says when a change of a field, and of all fields inside it, takes effect; the innermost mark counts.
-
-    Each table of `InferentialConfig` has one. `config.changes` goes by them.
-    """
-
-    LIVE = "live"
-    """At once, while the server runs."""
-    ON_RESTART = "restart"
-    """When the server starts next."""
-
-
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """Says in words what a value must be, where its type does not say enough."""
-
-    text: str
-
-
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-SocketCount = Annotated[int, Field(ge=1, le=2**31 - 1)]  # ZeroMQ keeps it in a C int
-Port = Annotated[int, Field(ge=0, le=65_535)]
-Secret = Annotated[SecretStr, Field(min_length=1)]  # an empty one would let everyone in
-HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$"), Expected("a URL as http://HOST:PORT")]
-Target = Annotated[
-    str,
-    Field(pattern=r"^(ray:[^\s/]+(/[^\s/]+)?|openpi(\+wss)?://[^\s/]+(/\S*)?|\w+(\.\w+)*:\w+(\.\w+)*)$"),
-    Expected("module:object, ray:application, or openpi://HOST:PORT"),
-]
-
-
-class Section(BaseModel):
-    """One table of the configuration: unknown keys are errors, assignments are checked."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        validate_assignment=True,
-        use_attribute_docstrings=True,
-        protected_namespaces=(),  # pydantic before 2.10 warns of `model_deadline`
-    )
+from inferential.config.section import (
+    Count,
+    Effect,
+    Expected,
+    HttpUrl,
+    NotNegative,
+    Port,
+    Positive,
+    Secret,
+    Section,
+    SocketCount,
+    Target,
+)
 
 
 class TransportConfig(Section):
@@ -196,6 +164,17 @@ class ClientEntry(Section):
     """How old an action may be when it arrives."""
     priority: int | None = Field(default=None, ge=0)
     """Priority of its requests; 0 is the highest."""
+    models: list[str] | None = None
+    """The only models that the client may ask, of all its entries together; every model by default."""
+    max_rate_hz: Positive | None = None
+    """Most requests a second; more are refused with the time to wait. This and the limits below hold for every model,
+    unless another entry of the client is about that model and sets its own."""
+    min_priority: int | None = Field(default=None, ge=0)
+    """Best priority that it may claim, 0 being the highest; a better one counts as this."""
+    max_urgency: float | None = Field(default=None, ge=0, le=1)
+    """Highest urgency that it may claim; a higher one counts as this."""
+    max_payload_bytes: Count | None = None
+    """All tensors of one observation; more is refused."""
 
 
 class ClientsConfig(Section):
@@ -318,6 +297,28 @@ class GatewaysConfig(Section):
     """Robots that speak GR00T's ZeroMQ policy protocol."""
 
 
+class SecurityConfig(Section):
+    """Keys of server and robots, on the address that robots connect to."""
+
+    mode: Literal["off", "optional", "required"] = "off"
+    """Whether robots prove who they are by keys, and all is encrypted: no (off), those that have keys (optional), or
+    every robot (required)."""
+    server_key: Annotated[str, Field(min_length=1)] | None = None
+    """The server's NAME.key_secret file; `inferential keys new server` makes it."""
+    clients: Annotated[str, Field(min_length=1)] | None = None
+    """Folder with NAME.key of each robot, whose id is NAME; read again when it changes."""
+
+    @model_validator(mode="after")
+    def _has_keys(self) -> Self:
+        missing = [name for name in ("server_key", "clients") if getattr(self, name) is None]
+        if self.mode != "off" and missing:
+            raise ValueError(
+                f"mode {self.mode} needs {' and '.join(missing)}: `inferential keys new server` makes the key and the "
+                "folder of the clients' keys"
+            )
+        return self
+
+
 class HttpConfig(Section):
     """The live page, metrics and health over HTTP."""
 
@@ -369,6 +370,8 @@ class InferentialConfig(Section):
     """What is kept of what happened."""
     gateways: Annotated[GatewaysConfig, Effect.ON_RESTART] = Field(default_factory=GatewaysConfig)
     """Other clients' protocols."""
+    security: Annotated[SecurityConfig, Effect.ON_RESTART] = Field(default_factory=SecurityConfig)
+    """Keys and encryption."""
     http: Annotated[HttpConfig | None, Effect.ON_RESTART] = None
     """The live page, metrics and health over HTTP; off unless the section is present."""
     otlp: Annotated[OtlpConfig | None, Effect.ON_RESTART] = None

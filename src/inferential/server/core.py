@@ -94,6 +94,7 @@ class Core:
         self._configured_scheduling = config.scheduling.model_copy(deep=True)
         self.config.transport = old.transport
         self.config.ray = old.ray
+        self.config.security = old.security
         self.config.gateways, self.config.http, self.config.otlp = old.gateways, old.http, old.otlp
         self.capacities.configure(self.config.models)
         self.ingress.configure(self.config)

@@ -22,10 +22,11 @@ class MalformedMessage(InferentialError):
 class ClientConnection:
     """One client's connection, in its handshake or after it."""
 
-    __slots__ = ("events", "gone", "handshake_deadline", "identity", "queued", "stream")
+    __slots__ = ("events", "gone", "handshake_deadline", "host", "identity", "queued", "stream")
 
-    def __init__(self, stream: Stream, handshake_deadline: float) -> None:
+    def __init__(self, stream: Stream, handshake_deadline: float, host: str = "") -> None:
         self.stream = stream
+        self.host = host  # "" of a local client
         self.handshake_deadline = handshake_deadline
         self.identity = b""  # until the handshake is done
         self.events = selectors.EVENT_READ

@@ -14,6 +14,7 @@ import numpy as np
 
 from inferential.zmtp.curve import COMMAND, MORE, OVERHEAD_BYTES, Session
 from inferential.zmtp.protocol import HEAD_FRAMES, Buffer, Discarded, Frame, ProtocolError
+from inferential.zmtp.wire import FrameReader
 
 _LONG = 2  # flag of a frame of ZMTP
 _SHORT_BYTES = 255
@@ -145,7 +146,7 @@ class BoxWire:
 
     def __init__(self, session: Session, max_frame_bytes: int | None, max_frames: int) -> None:
         self._session = session
-        self.reader = BoxReader(session, max_frame_bytes, max_frames)
+        self.reader: FrameReader = BoxReader(session, max_frame_bytes, max_frames)
 
     def message(self, frames: Sequence[Frame], join_below: int) -> list[Buffer]:
         """Returns a message as one buffer to send; it is copied into that anyway, whatever `join_below` says."""

@@ -25,6 +25,7 @@ from inferential.zmtp.protocol import (
     read_properties,
     ready_of,
 )
+from inferential.zmtp.wire import Wire
 
 _REFUSABLE = b"X-Inferential"
 """Property of a client that comes back after ERROR, so that it can be told why it is refused; libzmq's would not."""
@@ -66,7 +67,7 @@ class ClientCurveHandshake:
         self.peer = ready_of(read_properties(self._curve.peer_metadata), self._socket_type)
         return b""
 
-    def wire(self, max_frame_bytes: int | None, max_frames: int) -> BoxWire:
+    def wire(self, max_frame_bytes: int | None, max_frames: int) -> Wire:
         assert self._curve.session is not None
         return BoxWire(self._curve.session, max_frame_bytes, max_frames)
 
@@ -144,7 +145,7 @@ class ServerCurveHandshake:
         self.peer = Ready(told.socket_type, self._name.encode(), self._curve.client_key)
         return answer
 
-    def wire(self, max_frame_bytes: int | None, max_frames: int) -> BoxWire | None:
+    def wire(self, max_frame_bytes: int | None, max_frames: int) -> Wire | None:
         if self._null is not None:
             return None
         assert self._curve.session is not None
