@@ -94,3 +94,10 @@ def test_no_number_is_infinite_or_none(value: float) -> None:
 def test_a_secret_that_whoever_shows_none_would_have_is_an_error(told: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="at least 1"):
         InferentialConfig.model_validate(told)
+
+
+def test_a_running_server_keeps_its_keys_whatever_a_new_file_says() -> None:
+    keys = {"mode": "required", "server_key": "s.key_secret", "clients": "clients"}
+    secure, open_to_all = InferentialConfig.model_validate({"security": keys}), InferentialConfig()
+    assert in_force(secure, open_to_all).security == secure.security
+    assert in_force(open_to_all, secure).security == open_to_all.security

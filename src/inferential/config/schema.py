@@ -5,9 +5,9 @@ Nothing here reads a file or the environment: that is `config.loading`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator
 
 from inferential.config.section import (
     Count,
@@ -327,16 +327,6 @@ class SecurityConfig(Section):
     clients: Annotated[str, Field(min_length=1)] | None = None
     """Folder with NAME.key of each robot, whose id is NAME; read again when it changes."""
 
-    @model_validator(mode="after")
-    def _has_keys(self) -> Self:
-        missing = [name for name in ("server_key", "clients") if getattr(self, name) is None]
-        if self.mode != "off" and missing:
-            raise ValueError(
-                f"mode {self.mode} needs {' and '.join(missing)}: `inferential keys new server` makes the key and the "
-                "folder of the clients' keys"
-            )
-        return self
-
 
 class HttpConfig(Section):
     """The live page, metrics and health over HTTP."""
@@ -397,3 +387,15 @@ class InferentialConfig(Section):
     """Traces and metrics to an OpenTelemetry collector; off unless the section is present."""
     ray: Annotated[dict[str, Any], Effect.ON_RESTART] = Field(default_factory=dict)
     """Arguments with which Ray is joined or started (those of its `init`), as `address`."""
+
+    @field_validator("security")
+    @classmethod
+    def _has_keys(cls, security: SecurityConfig) -> SecurityConfig:
+        # Not a rule of the section itself, which would hold while its fields are set one after another.
+        missing = [name for name in ("server_key", "clients") if getattr(security, name) is None]
+        if security.mode != "off" and missing:
+            raise ValueError(
+                f"mode {security.mode} needs {' and '.join(missing)}: `inferential keys new server` makes the key and "
+                "the folder of the clients' keys"
+            )
+        return security

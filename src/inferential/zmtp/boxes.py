@@ -9,23 +9,37 @@ copied once on its way out and never on its way in: boxes are sealed and opened 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
-from inferential.zmtp.curve import COMMAND, MORE, OVERHEAD_BYTES, Session
+from inferential.zmtp.curve import COMMAND, MORE, OVERHEAD_BYTES, Session, pointer_to
 from inferential.zmtp.protocol import HEAD_FRAMES, Buffer, Discarded, Frame, ProtocolError
 from inferential.zmtp.wire import FrameReader
 
 _LONG = 2  # flag of a frame of ZMTP
-_SHORT_BYTES = 255
 _IN_PLACE_BYTES = 2 * 1024
 """A box of at least this size that is not complete gets a buffer of its own, which the rest is read into."""
+_PLAIN_AT = OVERHEAD_BYTES - 1  # in a box: flags and body
 _ALIGNMENT = 16
 _BEFORE = -OVERHEAD_BYTES % _ALIGNMENT
 """Bytes before a large box, so that the body in it is aligned as an array wants it."""
 _MAX_DISCARDED = 64
 _SMALL_BYTES = 16 * 1024
 """Below it, memory that is set to zero first costs less than an array."""
+_RETURNED_BYTES = 128 * 1024
+"""glibc gives freed blocks of at least this size back to the kernel, and new ones are new pages, each a page fault."""
+_LARGEST_KEPT_BYTES = 31 * 1024 * 1024
+
+
+@cache
+def _keep_freed_memory() -> None:
+    """Has glibc reuse large blocks from here on, by freeing the largest one that raises its threshold.
+
+    Encrypting into new pages takes several times as long as into those that were used before (mallopt(3),
+    M_MMAP_THRESHOLD). None of the pages of this block is touched.
+    """
+    np.empty(_LARGEST_KEPT_BYTES, np.uint8)
 
 
 class BoxReader:
@@ -42,17 +56,21 @@ class BoxReader:
         self._max_box_bytes = None if max_frame_bytes is None else max_frame_bytes + OVERHEAD_BYTES
         self._max_frames = max_frames
         self._data = b""
+        self._pointer = pointer_to(b"")
         self._at = 0
         self._frames: list[Buffer] = []
         self._dropped = 0
         self._overlong = False
         self._large: memoryview | None = None
+        self._opened = bytearray(_IN_PLACE_BYTES)  # the last small box
+        self._opened_at = pointer_to(self._opened)
         self.space: memoryview | None = None
         self.buffered = False
 
     def feed(self, data: bytes) -> None:
         """Adds received bytes."""
         self._data = self._data[self._at :] + data if self.buffered else data
+        self._pointer = pointer_to(self._data)
         self._at = 0
         self.buffered = bool(self._data)
 
@@ -68,50 +86,56 @@ class BoxReader:
             ProtocolError: the bytes are no box, one that is too large, or one that cannot be opened.
         """
         self._dropped = 0
-        while (box := self._box()) is not None:
-            flags, body = self._session.open_in_place(box)
-            if flags & ~(MORE | COMMAND):
-                raise ProtocolError(f"frame with invalid flags {flags:#04x} in its box")
-            if flags & COMMAND:
-                return bytes(body)
-            found = self._take(body, large=len(box) >= _IN_PLACE_BYTES, more=bool(flags & MORE))
-            if found is not None:
-                return found
-        return None
+        while True:
+            large = self._large
+            if large is not None:
+                if self.space is not None:
+                    return None
+                self._large = None
+                pointer = pointer_to(large)
+                self._session.open_box(large, pointer, 0, len(large), pointer + _PLAIN_AT)
+                flags, body = large[_PLAIN_AT], large[OVERHEAD_BYTES:]
+                frame: Buffer = bytes(body) if len(self._frames) < HEAD_FRAMES or flags & COMMAND else body
+            else:
+                size = self._complete()
+                if size == 0:
+                    return None
+                start = self._at - size
+                self._session.open_box(self._data, self._pointer, start, size, self._opened_at)
+                opened = self._opened
+                flags, frame = opened[0], opened[1 : size - _PLAIN_AT]
+                if len(self._frames) < HEAD_FRAMES or flags & COMMAND:
+                    frame = bytes(frame)
+            if flags > MORE:
+                if flags != COMMAND:
+                    raise ProtocolError(f"frame with invalid flags {flags:#04x} in its box")
+                assert isinstance(frame, bytes)
+                return frame
+            if len(self._frames) < self._max_frames:
+                self._frames.append(frame)
+            else:
+                self._overlong = True
+                self._dropped += 1
+            if not flags:
+                frames, self._frames = self._frames, []
+                overlong, self._overlong = self._overlong, False
+                return Discarded.MESSAGE if overlong else frames
+            if self._dropped >= _MAX_DISCARDED:
+                return Discarded.PART
 
-    def _take(self, body: memoryview, *, large: bool, more: bool) -> list[Buffer] | Discarded | None:
-        """Adds a frame to the message; returns the message if it is the last."""
-        if len(self._frames) < HEAD_FRAMES:
-            self._frames.append(bytes(body))
-        elif len(self._frames) < self._max_frames:
-            self._frames.append(body if large else bytearray(body))
-        else:
-            self._overlong = True
-            self._dropped += 1
-        if more:
-            return Discarded.PART if self._dropped >= _MAX_DISCARDED else None
-        frames, self._frames = self._frames, []
-        overlong, self._overlong = self._overlong, False
-        return Discarded.MESSAGE if overlong else frames
-
-    def _box(self) -> memoryview | None:
-        """Returns the next box, None where it is not complete."""
-        if self.space is not None:
-            return None
-        if self._large is not None:
-            box, self._large = self._large, None
-            return box
+    def _complete(self) -> int:
+        """Returns the size of the next box and moves to its end; 0 where it is not complete."""
         data, at, end = self._data, self._at, len(self._data)
         start = at + 2
         if start > end:
-            return None
+            return 0
         flags, size = data[at], data[at + 1]
-        if flags & ~_LONG:
-            raise ProtocolError(f"frame with flags {flags:#04x} outside of a box")
-        if flags & _LONG:
+        if flags:
+            if flags != _LONG:
+                raise ProtocolError(f"frame with flags {flags:#04x} outside of a box")
             start = at + 9
             if start > end:
-                return None
+                return 0
             size = int.from_bytes(data[at + 1 : start])
         if size < OVERHEAD_BYTES:
             raise ProtocolError(f"frame of {size} bytes, too few for a box")
@@ -121,13 +145,18 @@ class BoxReader:
         stop = start + size
         if stop <= end:
             self._at, self.buffered = stop, stop < end
-            return memoryview(bytearray(memoryview(data)[start:stop]))
+            if size > len(self._opened):
+                self._opened = bytearray(size)
+                self._opened_at = pointer_to(self._opened)
+            return size
         if size >= _IN_PLACE_BYTES:
             self._begin(size, memoryview(data)[start:])
             self._at, self.buffered = end, False
-        return None
+        return 0
 
     def _begin(self, size: int, there: memoryview) -> None:
+        if size >= _RETURNED_BYTES:
+            _keep_freed_memory()
         try:
             self._large = np.empty(_BEFORE + size, np.uint8).data[_BEFORE:]
         except (MemoryError, ValueError) as error:
@@ -153,29 +182,15 @@ class BoxWire:
         sizes = [sum(map(len, frame)) if isinstance(frame, list) else len(frame) for frame in frames]
         room = sum(sizes) + len(frames) * (9 + OVERHEAD_BYTES)
         out = memoryview(bytearray(room)) if room < _SMALL_BYTES else np.empty(room, np.uint8).data
+        if room >= _RETURNED_BYTES:
+            _keep_freed_memory()
+        pointer, seal = pointer_to(out), self._session.seal_frame
         at, last = 0, len(frames) - 1
         for number, frame in enumerate(frames):
-            at = self._seal(out, at, MORE if number < last else 0, frame, sizes[number])
+            at = seal(out, pointer, at, MORE if number < last else 0, frame, sizes[number])
         return [out[:at]]
 
     def command(self, body: bytes) -> bytes:
         """Returns a command as bytes to send."""
         out = bytearray(9 + OVERHEAD_BYTES + len(body))
-        return bytes(out[: self._seal(memoryview(out), 0, COMMAND, body, len(body))])
-
-    def _seal(self, out: memoryview, at: int, flags: int, frame: Frame, size: int) -> int:
-        """Writes a frame in its box at a place; returns where it ends."""
-        size += OVERHEAD_BYTES
-        if size <= _SHORT_BYTES:
-            start = at + 2
-            out[at:start] = bytes((0, size))
-        else:
-            start = at + 9
-            out[at:start] = bytes((_LONG,)) + size.to_bytes(8)
-        place = start + OVERHEAD_BYTES
-        for piece in frame if isinstance(frame, list) else (frame,):
-            end = place + len(piece)
-            out[place:end] = piece
-            place = end
-        self._session.seal_in_place(out[start:place], flags)
-        return place
+        return bytes(out[: self._session.seal_frame(memoryview(out), pointer_to(out), 0, COMMAND, body, len(body))])
