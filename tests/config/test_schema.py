@@ -11,6 +11,7 @@ from inferential import config as package
 from inferential.config import ClientsConfig, InferentialConfig, TransportConfig
 from inferential.config import schema as schema_module
 from inferential.config import watcher as watcher_module
+from inferential.config.changes import in_force
 
 
 def test_the_defaults_are_those_of_the_contract() -> None:

@@ -24,7 +24,7 @@ from inferential.zmtp.certificates import (
 
 EXAMPLES = (
     "inferential keys new server",
-    "inferential keys new client arm-01",
+    "inferential keys new client arm-01 arm-02",
     "inferential keys list",
     "inferential keys revoke arm-01",
     "inferential keys show keys/server.key",
@@ -37,7 +37,7 @@ _new = typer.Typer(no_args_is_help=True, help="Make keys: of the server, or of a
 APP.add_typer(_new, name="new")
 
 Folder = Annotated[Path, typer.Option("--dir", file_okay=False, help="Folder of the keys.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _DEFAULT = Path("keys")
 
 
@@ -58,17 +58,20 @@ def new_server(folder: Folder = _DEFAULT, as_json: AsJson = False) -> None:
 
 @_new.command("client")
 def new_client(
-    name: Annotated[str, typer.Argument(help="The robot's id.")], folder: Folder = _DEFAULT, as_json: AsJson = False
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Ids of robots.")],
+    folder: Folder = _DEFAULT,
+    as_json: AsJson = False,
 ) -> None:
-    """Make the keys of a robot; the server accepts them at once."""
-    public_path, secret_path = _make(folder / "clients", name)
+    """Make the keys of robots; a running server accepts them at once."""
+    made = [(name, *_make(folder / "clients", name)) for name in names]
     if as_json:
-        print_json({"name": name, "public": str(public_path), "secret": str(secret_path)})
+        print_json([{"name": name, "public": str(public), "secret": str(secret)} for name, public, secret in made])
         return
     server = folder / f"server{PUBLIC_SUFFIX}"
-    print_line(f"Move {secret_path} to the robot, and copy {server} there; {public_path} stays here", "green")
-    print_line("For the robot:")
-    print_line(f"Connection(server, server_key={server.name!r}, secret_key={secret_path.name!r})")
+    for name, public, secret in made:
+        print_line(f"{name}: move {secret} to the robot, and copy {server} there; {public} stays here", "green")
+    print_line("For a robot:")
+    print_line(f"Connection(server, server_key={server.name!r}, secret_key={made[0][2].name!r})")
 
 
 @APP.command("list")

@@ -50,12 +50,10 @@ class Connection(ModelFactory["Model"]):
         client_type: the kind of robot, for people to read.
         reconnect_ivl_ms: wait before the first attempt to reconnect, in milliseconds.
         reconnect_max_ms: longest wait between attempts, in milliseconds.
-        server_key: the server's public key, as the path of its NAME.key file or 40 characters of Z85; of several
-            servers one for all, or one for each. With it all is encrypted, and only the holder of that key is talked
-            to. None: what INFERENTIAL_SERVER_KEY says, or no encryption; "": none.
-        secret_key: the robot's own key, as the path of its NAME.key_secret file or 40 characters of Z85; the server
-            knows the robot by it. None: what INFERENTIAL_SECRET_KEY says. The client id is the NAME of that file where
-            no other is given.
+        server_key: the server's public key, a NAME.key file or 40 characters of Z85; of several servers one for all,
+            or one for each. All is encrypted with it. None: what INFERENTIAL_SERVER_KEY says; "": no encryption.
+        secret_key: the robot's own key, a NAME.key_secret file or 40 characters of Z85; None: what
+            INFERENTIAL_SECRET_KEY says. Where client_id is empty, it is the NAME.
 
     Raises:
         TypeError, ValueError: naming an argument, its value and what is expected.

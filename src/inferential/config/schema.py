@@ -395,7 +395,6 @@ class InferentialConfig(Section):
         missing = [name for name in ("server_key", "clients") if getattr(security, name) is None]
         if security.mode != "off" and missing:
             raise ValueError(
-                f"mode {security.mode} needs {' and '.join(missing)}: `inferential keys new server` makes the key and "
-                "the folder of the clients' keys"
+                f"mode {security.mode} needs {' and '.join(missing)}: `inferential keys new server` makes them"
             )
         return security
