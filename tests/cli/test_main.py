@@ -36,7 +36,8 @@ def test_each_command_has_help_with_examples_and_its_summary_first(run: Any, nam
     assert "Examples:" in ran.out
     module = importlib.import_module(f"inferential.cli.{name}")
     assert all(example in ran.out for example in module.EXAMPLES)
-    assert getattr(module, name).__doc__.splitlines()[0] == COMMANDS[name]
+    if not hasattr(module, "APP"):  # whose help is the table's
+        assert getattr(module, name).__doc__.splitlines()[0] == COMMANDS[name]
 
 
 @pytest.mark.parametrize("name", OWN)
