@@ -37,6 +37,9 @@ class Metric(str):
         metric.unit, metric.labels, metric.description, metric.exported = unit, labels, description, exported
         return metric
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return str, (self.name,)  # another process gets the name
+
     @property
     def name(self) -> str:
         """The name as a plain string."""
