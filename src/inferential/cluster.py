@@ -21,7 +21,8 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from inferential.config.schema import GatewaysConfig, InferentialConfig
+from inferential.config.listeners import GatewaysConfig
+from inferential.config.schema import InferentialConfig
 from inferential.dispatch.ray.dispatcher import RayDispatcher
 from inferential.server import Server
 from inferential.transport.listening import LARGEST_PORT

@@ -76,9 +76,10 @@ def test_only_socket_backend_and_targets_take_a_restart() -> None:
         "models.known.<id>.api_key",
         "ray",
         *(f"gateways.openpi.{name}" for name in ("model", "host", "port", "api_keys", "metadata", "timeout_ms")),
+        *(f"gateways.openpi.{name}" for name in ("tls_certificate", "tls_key")),
         *(f"gateways.gr00t.{name}" for name in ("model", "host", "port", "api_token", "modality_config", "timeout_ms")),
         *(f"security.{name}" for name in ("mode", "server_key", "clients")),
-        *(f"http.{name}" for name in ("port", "host", "token")),
+        *(f"http.{name}" for name in ("port", "host", "token", "tls_certificate", "tls_key")),
         *(f"otlp.{name}" for name in ("endpoint", "headers", "service_name", "traces", "metrics")),
         *(f"otlp.{name}" for name in ("sample_ratio", "metrics_interval_s")),
     }

@@ -12,7 +12,7 @@ import pytest
 
 from inferential import LocalDispatcher, Server
 from inferential.config import InferentialConfig
-from inferential.config.schema import Gr00tConfig, OpenPiConfig
+from inferential.config.listeners import Gr00tConfig, OpenPiConfig
 from inferential.gateway import Gr00tGateway, OpenPiGateway
 
 HORIZON = 10

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from inferential import LocalDispatcher, ModelFailed, Server
 from inferential.config import InferentialConfig
-from inferential.config.schema import HttpConfig
+from inferential.config.listeners import HttpConfig
 from inferential.telemetry.prometheus import MAX_VALUES, OTHER
 from inferential.web import HttpServer
 from inferential.web.http import readiness

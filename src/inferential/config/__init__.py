@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from inferential.config.listeners import SecurityConfig
 from inferential.config.schema import (
     BatchConfig,
     ClientDefaults,
@@ -21,7 +22,6 @@ from inferential.config.schema import (
     ObservationConfig,
     ResponseTrackingConfig,
     SchedulingConfig,
-    SecurityConfig,
     ServerConfig,
     SloAwareConfig,
     TieredConfig,

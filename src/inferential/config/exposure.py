@@ -59,9 +59,10 @@ def unprotected(config: InferentialConfig) -> Iterator[Unprotected]:
     if config.security.mode != "required":
         return
     gateways = config.gateways
-    if config.http is not None and config.http.token is None:
+    if config.http is not None and config.http.token is None and config.http.tls_certificate is None:
         yield Unprotected("http", "set http.token")
-    if gateways.openpi is not None and not gateways.openpi.api_keys:
+    openpi = gateways.openpi
+    if openpi is not None and not openpi.api_keys and openpi.tls_certificate is None:
         yield Unprotected("gateways.openpi", "set gateways.openpi.api_keys")
     if gateways.gr00t is not None and gateways.gr00t.api_token is None:
         yield Unprotected("gateways.gr00t", "set gateways.gr00t.api_token")
