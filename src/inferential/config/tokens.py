@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 
 _HASHED = "sha256:"
 
@@ -12,6 +13,7 @@ class KnownToken:
     """One token that lets its bearer in.
 
     Args:
+        name: of the field, for errors.
         known: the token, or `sha256:` and the 64 hexadecimal digits of its SHA-256 (`printf %s TOKEN | sha256sum`), so
             that who reads the configuration cannot use it. A token has to be long and random for that.
 
@@ -19,11 +21,12 @@ class KnownToken:
         ValueError: what follows `sha256:` is no hash.
     """
 
-    def __init__(self, known: str) -> None:
+    def __init__(self, name: str, known: str) -> None:
         if known.startswith(_HASHED):
-            self._digest = bytes.fromhex(known.removeprefix(_HASHED))
-            if len(self._digest) != hashlib.sha256().digest_size:
-                raise ValueError(f"expected sha256: and 64 hexadecimal digits, got {len(known) - len(_HASHED)} of them")
+            digits = known.removeprefix(_HASHED)
+            if not re.fullmatch(r"[0-9a-fA-F]{64}", digits):
+                raise ValueError(f"{name}: expected sha256: and 64 hexadecimal digits, got {len(digits)} characters")
+            self._digest = bytes.fromhex(digits)
         else:
             self._digest = _digest_of(known)
 

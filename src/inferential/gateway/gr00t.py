@@ -49,7 +49,8 @@ class Gr00tGateway(Gateway):
     def __init__(self, server: Server, config: Gr00tConfig) -> None:
         super().__init__(server)
         self._config = config
-        self._token = None if config.api_token is None else KnownToken(config.api_token.get_secret_value())
+        token = config.api_token
+        self._token = None if token is None else KnownToken("gateways.gr00t.api_token", token.get_secret_value())
         self._context: zmq.asyncio.Context | None = None
         self._socket: zmq.asyncio.Socket | None = None
         self._listening: asyncio.Task[None] | None = None

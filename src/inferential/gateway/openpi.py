@@ -52,7 +52,7 @@ class OpenPiGateway(Gateway):
     def __init__(self, server: Server, config: OpenPiConfig) -> None:
         super().__init__(server)
         self._config = config
-        self._keys = [KnownToken(key.get_secret_value()) for key in config.api_keys]
+        self._keys = [KnownToken("gateways.openpi.api_keys", key.get_secret_value()) for key in config.api_keys]
         self._listening: WebsocketServer | None = None
         self._names = map(f"openpi-{secrets.token_hex(3)}-%d".__mod__, itertools.count(1))
 

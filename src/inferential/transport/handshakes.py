@@ -109,20 +109,16 @@ class HandshakeGuard:
         """Returns whether a client id belongs to a key, so that none but its holder may use it."""
         return self.client_keys is not None and name in self.client_keys
 
-    def check(self, peer: Ready) -> None:
-        """Checks that a peer may use its identity; also of established connections, after the keys have changed.
-
-        Raises:
-            HandshakeError: it may not, or not any more.
-        """
-        if self.client_keys is None:
-            return
+    def objection(self, peer: Ready | None) -> HandshakeError | None:
+        """Returns why a peer may not use its identity, or not any more after the keys have changed; None if it may."""
+        if self.client_keys is None or peer is None:
+            return None
         name = peer.identity.decode("utf-8", "replace")
-        if peer.key:
-            if self.client_keys.name_of(peer.key) != name:
-                raise HandshakeError(f"the key of {name!r} was revoked", "unknown_key")
-        elif name in self.client_keys:
-            raise HandshakeError(f"identity {name!r} belongs to a key, and this client came without it", "name_of_key")
+        if peer.key and self.client_keys.name_of(peer.key) != name:
+            return HandshakeError(f"the key of {name!r} was revoked", "unknown_key")
+        if not peer.key and name in self.client_keys:
+            return HandshakeError(f"identity {name!r} belongs to a key, and this client came without it", "name_of_key")
+        return None
 
     # Failures
 

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from inferential.transport.connections import ClientConnection, MalformedMessage, send_buffered
+from inferential.transport.connections import ClientConnection, DuplicateIds, MalformedMessage, send_buffered
 from inferential.transport.handshakes import HandshakeGuard
 from inferential.transport.listening import listen
 from inferential.transport.messages import IncomingObservation, OutgoingResponse, Received
@@ -45,7 +45,6 @@ _POLL_AFTER = 16  # messages returned between two polls of all connections
 _MAX_DIRECT_READS = 16  # reads from an only client between two polls of all connections
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _ACCEPT_RETRY_S = 1.0
-_MAX_DUPLICATE_IDS = 1024
 
 
 class ZmqTransport:
@@ -82,7 +81,7 @@ class ZmqTransport:
         self._returned = 0  # messages since the last poll
         self._direct_reads = 0  # since the last poll of all connections
         self._names = itertools.count(1)
-        self._duplicate_ids: set[bytes] = set()  # identities that connected while they were connected
+        self._duplicate_ids = DuplicateIds()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_readable: Callable[[], None] | None = None
         self._readable: asyncio.Event | None = None
@@ -213,10 +212,9 @@ class ZmqTransport:
                 self._drop(next(iter(self._handshaking)), "no file descriptor is left for a newer connection")
                 continue
             host = place[0] if isinstance(place, tuple) else ""
-            if self._guard.refuses(host, now):
-                accepted.close()
-                continue
             try:
+                if self._guard.refuses(host, now):
+                    raise ConnectionEnded("too many handshakes have failed")
                 stream = Stream(accepted, b"ROUTER", b"", self._max_frame_bytes, _FRAMES, self._guard.handshake())
                 client = ClientConnection(stream, now + HANDSHAKE_S, host)
                 self._selector.register(client.stream, client.events, client)
@@ -259,20 +257,14 @@ class ZmqTransport:
         """Registers a client whose handshake is done."""
         other = client.stream.peer
         assert other is not None
-        self._guard.check(other)
+        if (objection := self._guard.objection(other)) is not None:
+            raise objection
         if other.identity.startswith(b"\0"):
             raise ProtocolError("an identity must not begin with a zero byte: those are generated")
         identity = other.identity or b"\0" + next(self._names).to_bytes(8)
         former = self._clients.get(identity)
         if former is not None:
-            if identity not in self._duplicate_ids:
-                if len(self._duplicate_ids) < _MAX_DUPLICATE_IDS:
-                    self._duplicate_ids.add(identity)
-                logger.warning(
-                    "client %r connected again and replaces its former connection: it reconnected, or two robots have "
-                    "the same id; further replacements are not logged",
-                    identity.decode("utf-8", "replace"),
-                )
+            self._duplicate_ids.note(identity)
             self._drop(former, "the client connected again")
         del self._handshaking[client]
         client.identity = identity
@@ -293,12 +285,9 @@ class ZmqTransport:
     def drop_revoked(self) -> None:
         """Ends the connections of clients whose keys are not accepted any more."""
         for client in list(self._clients.values()):
-            assert client.stream.peer is not None
-            try:
-                self._guard.check(client.stream.peer)
-            except HandshakeError as error:
-                logger.warning("connection ended: %s", error)
-                self._drop(client, str(error))
+            if (objection := self._guard.objection(client.stream.peer)) is not None:
+                logger.warning("connection ended: %s", objection)
+                self._drop(client, str(objection))
 
     def sizes(self) -> dict[str, int]:
         """Returns the number of connections and of buffered messages."""

@@ -190,7 +190,7 @@ class _Guarded:
 
     def __init__(self, app: ASGIApp, token: str | None, *, only_local: bool) -> None:
         self._app = app
-        self._token = None if token is None else KnownToken(token)
+        self._token = None if token is None else KnownToken("http.token", token)
         self._only_local = only_local
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
