@@ -1,6 +1,6 @@
 """Compares two configurations: what differs, and which differences a running server can take on.
 
-Which fields these are follows from the marks in the schema (`config.schema.Effect`). Nothing is applied here.
+Which fields these are follows from the marks in the schema (`config.section.Effect`). Nothing is applied here.
 """
 
 from __future__ import annotations

@@ -66,3 +66,7 @@ def unprotected(config: InferentialConfig) -> Iterator[Unprotected]:
         yield Unprotected("gateways.openpi", "set gateways.openpi.api_keys")
     if gateways.gr00t is not None and gateways.gr00t.api_token is None:
         yield Unprotected("gateways.gr00t", "set gateways.gr00t.api_token")
+    if gateways.act is not None and gateways.act.token is None:
+        yield Unprotected("gateways.act", "set gateways.act.token")
+    if gateways.lerobot is not None:
+        yield Unprotected("gateways.lerobot", "serve its robots, whose protocol has no key, by a server of their own")

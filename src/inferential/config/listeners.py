@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from inferential.config.gateways import ActConfig, LeRobotConfig
 from inferential.config.section import Port, Positive, Secret, Section
 
 Path = Annotated[str, Field(min_length=1)]
@@ -57,6 +58,10 @@ class GatewaysConfig(Section):
     """Robots that speak openpi's websocket policy protocol."""
     gr00t: Gr00tConfig | None = None
     """Robots that speak GR00T's ZeroMQ policy protocol."""
+    lerobot: LeRobotConfig | None = None
+    """Robots that run LeRobot's `RobotClient`."""
+    act: ActConfig | None = None
+    """Robots that ask by POST /act in JSON."""
 
 
 class SecurityConfig(Section):

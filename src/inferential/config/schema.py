@@ -20,8 +20,13 @@ from inferential.config.section import (
     Secret,
     Section,
     SocketCount,
-    Target,
 )
+
+Target = Annotated[
+    str,
+    Field(pattern=r"^(ray:[^\s/]+(/[^\s/]+)?|openpi(\+wss)?://[^\s/]+(/\S*)?|\w+(\.\w+)*:\w+(\.\w+)*)$"),
+    Expected("module:object, ray:application, or openpi://HOST:PORT"),
+]
 
 
 class TransportConfig(Section):

@@ -1,4 +1,7 @@
-"""What the tables of the configuration are made of: their base class, marks and types of fields."""
+"""What every table of the configuration is made of: its base class, types of values, and marks.
+
+The tables themselves are in `schema`, `listeners` and `gateways`.
+"""
 
 from __future__ import annotations
 
@@ -35,11 +38,6 @@ SocketCount = Annotated[int, Field(ge=1, le=2**31 - 1)]  # ZeroMQ keeps it in a 
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Secret = Annotated[SecretStr, Field(min_length=1)]  # an empty one would let everyone in
 HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$"), Expected("a URL as http://HOST:PORT")]
-Target = Annotated[
-    str,
-    Field(pattern=r"^(ray:[^\s/]+(/[^\s/]+)?|openpi(\+wss)?://[^\s/]+(/\S*)?|\w+(\.\w+)*:\w+(\.\w+)*)$"),
-    Expected("module:object, ray:application, or openpi://HOST:PORT"),
-]
 
 
 class Section(BaseModel):

@@ -99,7 +99,10 @@ INVALIDATION_COUNT = declare(
 SEND_ERRORS = declare("send_errors", "1", (CLIENT, ERROR), "a message to a client could not be sent")
 HANDSHAKE_FAILURES = declare("handshake_failures", "1", (ERROR,), "a connection was refused before it was established")
 OBSERVATION_ERRORS = declare(
-    "observation_errors", "1", _ALL, "a message was malformed (then without model), or an image could not be decoded"
+    "observation_errors",
+    "1",
+    _ALL,
+    "a message was malformed (then without model), or an image or the structure of its values could not be read",
 )
 ACTIVE_CLIENTS = declare(
     "active_clients", "clients", (), "a client connected or disconnected: number of connected clients", exported=False
