@@ -12,7 +12,8 @@ import pytest
 from websockets.asyncio.client import connect
 
 from inferential import LocalDispatcher, Server
-from inferential.config.listeners import HttpConfig, OpenPiConfig
+from inferential.config.schema import OpenPiConfig
+from inferential.config.services import HttpConfig
 from inferential.gateway.openpi import OpenPiGateway
 from inferential.web import HttpServer
 

@@ -121,8 +121,8 @@ class ServerFailover:
             _Server(address, client_id.encode(), timeouts, self._selector, handshakes.get(address))
             for address in addresses
         ]
-        self.fd = fd_of(self._selector)
-        self.closed = False
+        self.fd: int = fd_of(self._selector)
+        self.closed: bool = False
         now = time.monotonic()
         for server in self._servers:
             server.link.poll(now)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from inferential.config.listeners import SecurityConfig
 from inferential.config.schema import (
     BatchConfig,
     ClientDefaults,
@@ -27,6 +26,7 @@ from inferential.config.schema import (
     TieredConfig,
     TransportConfig,
 )
+from inferential.config.security import SecurityConfig
 
 if TYPE_CHECKING:
     from inferential.config.loading import load_config

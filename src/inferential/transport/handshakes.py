@@ -14,7 +14,7 @@ from inferential.zmtp.handshake import Handshake, HandshakeError, NullHandshake
 from inferential.zmtp.protocol import Ready
 
 if TYPE_CHECKING:
-    from inferential.config.listeners import SecurityConfig
+    from inferential.config.security import SecurityConfig
     from inferential.zmtp.curve_handshake import ServerKeys
 
 logger = logging.getLogger("inferential.transport")

@@ -11,7 +11,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Iterator
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, ClassVar
 from urllib.parse import parse_qs
 
 import uvicorn
@@ -22,16 +22,15 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from inferential.config.exposure import is_loopback
+from inferential.config.services import HttpConfig, ServiceConfig
 from inferential.config.tokens import KnownToken
 from inferential.server import Server
+from inferential.server.service import Service
 from inferential.server.tls import check_tls
 from inferential.telemetry.prometheus import CONTENT_TYPE, Exporter
 from inferential.web.feed import Feed
 
-if TYPE_CHECKING:
-    from inferential.config.listeners import HttpConfig
-
-logger = logging.getLogger("inferential.web")
+logger: logging.Logger = logging.getLogger("inferential.web")
 
 _STATIC = {"/": "index.html", "/app.js": "app.js", "/style.css": "style.css"}
 _TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
@@ -46,7 +45,7 @@ _HEADERS = {
 }
 
 
-class HttpServer:
+class HttpServer(Service):
     """Serves the page, `/api/status`, `/api/stream`, `/metrics`, `/healthz` and `/readyz`; a context manager.
 
     It runs on the event loop of the server that it shows.
@@ -56,9 +55,10 @@ class HttpServer:
         config: address and token.
     """
 
+    Config: ClassVar[type[ServiceConfig]] = HttpConfig
+
     def __init__(self, server: Server, config: HttpConfig) -> None:
-        self._server = server
-        self._config = config
+        super().__init__(server, config)
         self._feed = Feed(server)
         self._exporter = Exporter(server)
         self._socket: socket.socket | None = None
@@ -73,6 +73,10 @@ class HttpServer:
         host, port = self._socket.getsockname()[:2]
         scheme = "http" if self._config.tls_certificate is None else "https"
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+    def announcement(self) -> str:
+        """Returns its URL."""
+        return f"page on {self.address}"
 
     async def start(self) -> None:
         """Starts to listen.
@@ -94,7 +98,7 @@ class HttpServer:
             raise OSError(error.errno, f"http: cannot listen on {where}: {error.strerror}") from error
         if config.token is None and not is_loopback(config.host):
             logger.warning(
-                "http.host: everyone who reaches %s can read the page; set http.token to restrict it", config.host
+                "http.host: any client that reaches %s can read the page; set http.token to restrict it", config.host
             )
         self._socket = listening
         self._uvicorn = _Uvicorn(
@@ -120,13 +124,6 @@ class HttpServer:
         await self._serving
         self._socket.close()
         self._socket = None
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        await self.stop()
 
     def _app(self) -> ASGIApp:
         routes = [
