@@ -21,13 +21,13 @@ COMMANDS = {
     "demo": "Drive a fleet of simulated robots in real time.",
     "simulate": "Simulate a fleet and its server in virtual time.",
     "call": "Send one observation to a model and show the answer.",
-    "bench": "Put load on a server, and tell how it does.",
+    "bench": "Put load on a server, and report how it does.",
     "top": "Show the fleet, the models and what waits, live.",
     "check": "Validate a configuration and explain it.",
     "keys": "Make, list and revoke the keys of server and robots.",
     "profile": "Measure how long a model's calls take.",
     "schedulers": "List the scheduling strategies there are.",
-    "version": "Tell the versions of what is installed.",
+    "version": "Show the versions of what is installed.",
 }
 """Each is the function of its name in the module `inferential.cli.<name>`, and begins its docstring with this line; one
 with commands of its own is the module's `APP`.
