@@ -25,6 +25,7 @@ NAMES = (
     "closed_loop",
     "ray",
     "overload",
+    "curve",
 )
 SHOW_THEMSELVES = (
     "overhead",

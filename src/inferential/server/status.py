@@ -126,6 +126,7 @@ class ServerStatus:
         clients, models: by id.
         batches: the newest calls, oldest first.
         nodes: the machines of a cluster, if the backend knows them.
+        warnings: what the operator should know, such as that anybody on the network can speak as any robot.
         counters: internal events since the server started.
         sizes: entries in each internal table, for finding leaks. The keys of both may change between versions.
     """
@@ -141,6 +142,7 @@ class ServerStatus:
     models: list[ModelStatus]
     batches: list[BatchStatus]
     nodes: list[NodeUse]
+    warnings: list[str]
     counters: dict[str, int]
     sizes: dict[str, int]
 
@@ -161,6 +163,7 @@ def status_of(
     capacities: Capacities,
     dispatcher: Dispatcher,
     history: History,
+    warnings: list[str],
     counters: dict[str, int],
     sizes: dict[str, int],
 ) -> ServerStatus:
@@ -182,6 +185,7 @@ def status_of(
         ],
         batches=history.batches(),
         nodes=list(dispatcher.nodes()),
+        warnings=warnings,
         counters=counters,
         sizes=sizes,
     )
