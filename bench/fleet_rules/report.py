@@ -89,6 +89,8 @@ def verdict(cells: Sequence[Cell], rows: Sequence[Row]) -> Iterator[str]:
         if low:
             worst = min(others, key=lambda row: row.starved_worst or 0.0)
             line += f"; worst robot {own.starved_worst:.1%}, least of others {worst.starved_worst:.1%} ({worst.rule})"
+            if own.worst_of_class is not None and own.decision_us is not None:
+                line += f"; {own.worst_of_class:.1f} x its class's mean; a decision {own.decision_us:.0f} us"
             counted += 1
             figures = (own.starved, bar, own.starved_worst, worst.starved_worst)
             sums = [total + (figure or 0.0) for total, figure in zip(sums, figures, strict=True)]
