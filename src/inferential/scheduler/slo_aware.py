@@ -31,11 +31,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from inferential.scheduler.base import register_scheduler
+from inferential.scheduler.chunk_lane import ChunkLane
 from inferential.scheduler.queued import QueueScheduler
 from inferential.scheduler.request import InferenceRequest
 from inferential.scheduler.slo_lane import SloLane
 from inferential.scheduler.slo_model import ModelState, smallest_sufficient
 from inferential.scheduler.time.availability import ALWAYS_AVAILABLE, Availability, ReplicaSlot
+from inferential.scheduler.time.robot_time import ChunkTime
 
 if TYPE_CHECKING:
     from inferential.config.schema import SchedulingConfig
@@ -46,6 +48,8 @@ CALM_S = 1.0
 """Seconds after its last sign until overload is over."""
 LATE_SHARE = 16
 """One in this many calls of a model may begin with a client that cannot be in time although others can."""
+RENEW_SHARE = 0.3
+"""The share of what an answer could give a robot, less than which its observation is outdated."""
 WAKE_S = 0.002
 """Seconds before its latest start at which a deferred batch begins, as waking up takes time."""
 PROBE_S = 1.0
@@ -66,6 +70,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         options = config.slo_aware
         self._starvation_s = options.starvation_ms / 1e3
         self._weighted = options.overload == "priority"
+        self._by_robot_time = options.objective == "robot_time"
         self._availability: Availability = ALWAYS_AVAILABLE
         self._models: dict[str, ModelState] = {}
 
@@ -82,6 +87,9 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         model = self._model(request.model_id)
         model.demand.note(request.client_id, now)
         model.empty_until.clear()
+        if self._by_robot_time and request.chunk is not None:
+            self._push_chunk(lane, model, request, request.chunk)
+            return
         if request.waiting_since < request.received_at:
             model.overloaded_at = now  # the request that it superseded was not served
         since = min(model.unserved.pop(request.client_id, math.inf), request.waiting_since)
@@ -90,6 +98,19 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
             self._is_late(lane, request, now)
         elif request.late == "refuse" and self._is_crowded_out(lane, request, now):
             lane.is_late(request, -math.inf)
+
+    def _push_chunk(self, lane: SloLane, model: ModelState, request: InferenceRequest, chunk: ChunkTime) -> None:
+        if model.chunks is None:
+            model.chunks = ChunkLane(self._starvation_s, weighted=self._weighted)
+        lane.chunks = model.chunks
+        slots = self._availability.slots(request.model_id)
+        outdated_from = math.inf
+        if (chunk.renews or request.late == "refuse") and all(slot.profile.warm for slot in slots):
+            takes_s = min(slot.profile.typical(min(slot.max_batch_size, slot.profile.explored())) for slot in slots)
+            spare_s = chunk.covers_until - request.received_at - takes_s
+            least_s = RENEW_SHARE * spare_s if chunk.renews else 0.0
+            outdated_from = chunk.covers_until - takes_s - max(least_s, 0.0)
+        model.chunks.push(request, outdated_from)
 
     def _misses(self, request: InferenceRequest, now: float) -> bool:
         """Returns whether no replica can answer it in time, even if it begins as soon as one is free."""
@@ -147,9 +168,11 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
 
     def _choose(self, lane: SloLane, slot: ReplicaSlot, now: float) -> list[InferenceRequest]:
         """Removes and returns the requests of one call that begins now."""
-        overloaded = self._is_overloaded(slot.model_id, now)
         limit = min(slot.max_batch_size, slot.profile.explored())
         model = self._model(slot.model_id)
+        if lane.chunks is not None and self._goes_by_robot_time(lane, lane.chunks, model):
+            return lane.chunks.take(slot.profile, limit, now)
+        overloaded = self._is_overloaded(slot.model_id, now)
         largest_within = slot.profile.largest_within
         batch: list[InferenceRequest] = []
         if model.calls_since_late >= LATE_SHARE and (starving := lane.starving(now)) is not None:
@@ -179,6 +202,18 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         lane.end_of_choice()
         return batch
 
+    @staticmethod
+    def _goes_by_robot_time(lane: SloLane, chunks: ChunkLane, model: ModelState) -> bool:
+        """Returns whether the next call is one for robots that play chunks: where others wait too, in proportion."""
+        if not len(chunks):
+            return False
+        others = len(lane) - len(chunks)
+        model.chunk_share += len(chunks) / len(lane)
+        if others and model.chunk_share < 1:
+            return False
+        model.chunk_share = model.chunk_share % 1.0 if others else 0.0
+        return True
+
     def ready_at(self, model_id: str) -> float | None:
         """Returns when the model's next call is to begin; None where nothing waits for it."""
         return self.ready_on(min(self._availability.slots(model_id), key=lambda slot: slot.free_at))
@@ -194,6 +229,8 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
     def _waits_until(self, lane: SloLane, slot: ReplicaSlot, now: float) -> float:
         """Returns until when a call waits for more rows, alike for all free replicas; -inf: it does not wait."""
         first, live = lane.earliest(), lane.live_count
+        if lane.chunks is not None and len(lane.chunks):
+            return self._chunks_wait_until(lane.chunks, slot, now) if len(lane.chunks) == len(lane) else -math.inf
         if first is None:
             return -math.inf
         needed = min(self._need(slot.model_id, now), slot.max_batch_size)
@@ -209,6 +246,14 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         # Not the present rate, which falls while nothing comes, so that the end of the wait would move away from it.
         return min(latest_start, first.waiting_since + 2 * needed / max(model.demand.last_per_second(), 1e-9))
 
+    def _chunks_wait_until(self, chunks: ChunkLane, slot: ReplicaSlot, now: float) -> float:
+        """Returns until when a call for robots that all have actions left waits for more rows."""
+        waiting, model = len(chunks), self._model(slot.model_id)
+        needed = min(self._need(slot.model_id, now), slot.max_batch_size)
+        if waiting >= needed or waiting >= model.demand.clients(now):
+            return -math.inf
+        return chunks.runs_out_at() - slot.profile.high(waiting + 1) - WAKE_S
+
     def in_turn(self, model_ids: Sequence[str]) -> Sequence[str]:
         """Returns the models, first that whose request must begin soonest; under overload, whose turn comes first."""
         now = time.monotonic()
@@ -221,6 +266,9 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         if lane.starving(now) is not None and self._model(model_id).calls_since_late >= LATE_SHARE:
             return -math.inf
         first = lane.earliest()
+        if lane.chunks is not None and len(lane.chunks):
+            slot = min(self._availability.slots(model_id), key=lambda slot: slot.free_at)
+            return lane.chunks.runs_out_at() - slot.profile.high(min(len(lane.chunks), slot.max_batch_size))
         if first is None:
             return math.inf
         if self._is_overloaded(model_id, now):
@@ -233,8 +281,14 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         super().on_client_disconnected(client_id)
         for model in self._models.values():
             model.unserved.pop(client_id, None)
+            if model.chunks is not None:
+                model.chunks.forget(client_id)
 
     def _leave_lane(self, request: InferenceRequest) -> None:
+        chunks = self._lanes[request.model_id].chunks
+        if chunks is not None and request in chunks:
+            super()._leave_lane(request)
+            return
         since = self._lanes[request.model_id].waits_since(request.client_id)
         super()._leave_lane(request)
         lane = self._lanes.get(request.model_id)
@@ -249,6 +303,9 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         infeasible = []
         for model_id, lane in list(self._lanes.items()):
             self._note_late(lane, now)
+            for request in () if lane.chunks is None else lane.chunks.outdated(now):
+                self.remove(request)
+                infeasible.append((request, "its observation is outdated: few of its actions would be left to play"))
             while (request := lane.infeasible(now)) is not None:
                 model = self._model(model_id)
                 if not lane.live_count and now - model.called_at > PROBE_S:
@@ -262,6 +319,9 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
     def infeasible_at(self) -> float | None:
         """Returns when the next late request that wants to be refused becomes infeasible; None: there is none."""
         at = min([lane.infeasible_at() for lane in self._lanes.values()], default=math.inf)
+        for lane in self._lanes.values():
+            if lane.chunks is not None:
+                at = min(at, lane.chunks.outdated_at())
         return at if at < math.inf else None
 
     def _why(self, request: InferenceRequest, now: float) -> str:
@@ -342,7 +402,8 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         lanes = {
             model_id: {
                 "live": lane.live_count,
-                "late": len(lane) - lane.live_count,
+                "late": len(lane) - lane.live_count - (0 if lane.chunks is None else len(lane.chunks)),
+                "chunks": 0 if lane.chunks is None else len(lane.chunks),
                 "needed_batch_size": self._need(model_id, now),
                 "overloaded": self._is_overloaded(model_id, now),
             }

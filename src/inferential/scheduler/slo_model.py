@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from inferential.scheduler.chunk_lane import ChunkLane
 from inferential.scheduler.time.availability import ReplicaSlot
 from inferential.scheduler.time.demand import Demand
 
@@ -52,6 +53,8 @@ class ModelState:
     __slots__ = (
         "called_at",
         "calls_since_late",
+        "chunk_share",
+        "chunks",
         "demand",
         "empty_until",
         "needed",
@@ -65,6 +68,10 @@ class ModelState:
         self.overloaded_at = -math.inf
         self.called_at = -math.inf
         self.calls_since_late = calls_since_late
+        self.chunks: ChunkLane | None = None
+        """Its requests that are chosen by robot time; it outlives the lane, since it knows when robots were served."""
+        self.chunk_share = 0.0
+        """Part of a call that robots which play chunks are due, beside other clients."""
         self.needed = 1
         self.needed_since = -math.inf
         self.empty_until: dict[str, float] = {}

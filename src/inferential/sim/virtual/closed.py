@@ -49,6 +49,7 @@ class Observation:
         step: the index of the robot's next action at that time.
         at: when it was made.
         steps_remaining: actions left after the present one.
+        robot: which robot.
     """
 
     number: int
@@ -56,6 +57,7 @@ class Observation:
     step: int
     at: float
     steps_remaining: int
+    robot: ChunkedRobot
 
 
 class RobotLoop:
@@ -186,7 +188,7 @@ class RobotLoop:
                 self._waits_since = now
             if math.isnan(self._task_began_at):
                 self._task_began_at = now
-        observation = self._open[number] = Observation(number, ask, self._step, now, remaining)
+        observation = self._open[number] = Observation(number, ask, self._step, now, remaining, robot)
         self.player.asked(number, now)
         return observation
 

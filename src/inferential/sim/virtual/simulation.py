@@ -20,6 +20,7 @@ from inferential.scheduler import create_scheduler
 from inferential.scheduler.engine import Batch, Capacity, Engine
 from inferential.scheduler.options import with_options
 from inferential.scheduler.request import QUEUED, InferenceRequest, RequestState
+from inferential.scheduler.time.robot_time import ChunkTime
 from inferential.sim.virtual.closed import ANSWERED, Observation, RobotLoop
 from inferential.sim.virtual.mirror import Mirror, PacesRobots, SeesRobots
 from inferential.sim.virtual.world import Arrival, Call, ChunkedRobot, ModelSpec, Outcome, Run
@@ -276,11 +277,25 @@ class _Simulation:
         )
         self._open[request] = arrival
         if observation is not None:
+            request.chunk = self._chunk_of(observation, now)
             request.request_id = observation.number
             observation.ask.waiting = request
             self._observations[request] = observation
         self._engine.offer(request, now)
         self._note_ended()
+
+    def _chunk_of(self, observation: Observation, now: float) -> ChunkTime:
+        """What a server makes of an observation that says steps remaining, horizon and control rate."""
+        robot = observation.robot
+        runs_out_at = now + observation.steps_remaining * robot.period_s
+        horizon_s = robot.horizon_steps * robot.period_s
+        if robot.index == "time" and robot.chunk_steps is None:
+            return ChunkTime(runs_out_at, now + horizon_s, renews=robot.renews)
+        if robot.index == "time":
+            return ChunkTime(runs_out_at, now + robot.chunk_steps * robot.period_s, horizon_s, renews=robot.renews)
+        lasts_s = (robot.chunk_steps or robot.horizon_steps) * robot.period_s
+        plays_s = math.inf if robot.chunk_steps is None else horizon_s
+        return ChunkTime(runs_out_at, math.inf, plays_s, lasts_s - observation.steps_remaining * robot.period_s)
 
     def _work(self) -> None:
         now = self._clock.now
