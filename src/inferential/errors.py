@@ -49,6 +49,13 @@ class RequestSuperseded(InferenceError):
     """A newer observation of the same client and model took the request's place."""
 
 
+class ObservationOutdated(InferenceError):
+    """The server asks for a newer observation: few actions of this one's chunk would be left to play.
+
+    Only a robot that announces `renews` gets it, as `ChunkRuntime` does, which observes anew by itself.
+    """
+
+
 class UnknownModel(InferenceError):
     """The server serves no model with that id."""
 

@@ -27,6 +27,7 @@ from inferential.errors import (
     InferenceError,
     InvalidObservation,
     ModelFailed,
+    ObservationOutdated,
     RequestExpired,
     RequestRejected,
     RequestSuperseded,
@@ -56,6 +57,7 @@ _ERRORS: dict[int, type[InferenceError]] = {
     Status.UNKNOWN_MODEL: UnknownModel,
     Status.INVALID_OBSERVATION: InvalidObservation,
     Status.MODEL_FAILED: ModelFailed,
+    Status.OUTDATED: ObservationOutdated,
 }
 
 

@@ -14,8 +14,9 @@ _REFUSED = {
     RefusalKind.UNKNOWN_MODEL: names.DISPATCH_ERRORS,
     RefusalKind.INVALID_OBSERVATION: names.OBSERVATION_ERRORS,
     RefusalKind.MODEL_FAILED: names.DISPATCH_ERRORS,
+    RefusalKind.OUTDATED: names.REQUESTS_OUTDATED,
 }
-_WITHOUT_CAUSE = frozenset({RefusalKind.EXPIRED, RefusalKind.SUPERSEDED})
+_WITHOUT_CAUSE = frozenset({RefusalKind.EXPIRED, RefusalKind.SUPERSEDED, RefusalKind.OUTDATED})
 
 
 def _labels_of(request: InferenceRequest) -> dict[str, str]:

@@ -5,9 +5,11 @@ falls while its observation ages (a chunk is aligned by its observation, so that
 is 0 once all its actions would be past. Only a part of it is lost by waiting: nothing, while the robot still has
 actions; all, once it has none. So a request is worth
 
-    value = weight * (gain + min(gain, starved during the next call if it is not in this one)) / 2 * (1 + wait / TAU_S)
+    value = weight * (gain + min(gain, starved during the next call if it is not in this one)) / (2 * time of its chunk)
+            * (1 + AGING * wait / time of its chunk)
 
-with `wait` since its robot was last served, so that robots that are alike take turns. The best requests by value, as
+with `wait` since its robot was last served, so that robots that are alike take turns. Gains are shares of the time that
+a robot's own chunk lasts: counted in seconds, those with long chunks would starve those with short ones. The best requests by value, as
 many as gain most value per second of the call, are the call. So equals that starve go by the newest observation, a
 robot with actions left waits while that costs it nothing, and calls are as large as their efficiency is worth.
 
@@ -24,7 +26,7 @@ Rows are numbers in arrays, since a decision looks at all that wait.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 
 import numpy as np
 
@@ -32,13 +34,13 @@ from inferential.scheduler.request import InferenceRequest
 from inferential.scheduler.time.profile import LatencyProfile
 from inferential.scheduler.weight import weight_of
 
-TAU_S = 0.2
-"""Seconds of waiting that double a request's value."""
+AGING = 2.0
+"""By how much of itself a request's value grows while its robot waits for the time of one chunk."""
 OWN_SHARE = 16
 """One in this many calls of a single row begins with the client whose turn has come."""
-_LEAST_GAIN_S = 1e-3  # so that requests without gain have an order too
+_LEAST_GAIN = 2e-3  # so that requests without gain have an order too
 _MAX_CLIENTS = 4096  # whose last service is remembered; beyond it, those served longest ago are forgotten
-_RUNS_OUT, _COVERS, _PLAYS, _MOST, _WEIGHT, _SINCE, _TURN, _ARRIVAL, _OUTDATED = range(9)
+_RUNS_OUT, _COVERS, _LASTS, _MOST, _WEIGHT, _SINCE, _TURN, _OUTDATED = range(8)
 
 
 class ChunkLane:
@@ -54,7 +56,8 @@ class ChunkLane:
         self._weighted = weighted
         self._requests: list[InferenceRequest] = []
         self._places: dict[InferenceRequest, int] = {}
-        self._rows = np.zeros((9, 16))
+        self._of_client: Counter[str] = Counter()
+        self._rows = np.zeros((8, 16))
         self._served: OrderedDict[str, float] = OrderedDict()  # by client, since when it waits
         self._calls_since_turn = OWN_SHARE
 
@@ -75,16 +78,16 @@ class ChunkLane:
             self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)], axis=1)
         self._requests.append(request)
         self._places[request] = place
+        self._of_client[request.client_id] += 1
         since = self._served.setdefault(request.client_id, request.waiting_since)
         self._rows[:, place] = (
             chunk.runs_out_at,
             chunk.covers_until,
-            chunk.plays_s,
+            chunk.lasts_s,
             chunk.most_s,
             self._weight(request),
             since,
             since + self._patience_s(request),
-            request.arrival,
             outdated_from,
         )
         if len(self._served) > _MAX_CLIENTS + len(self._requests):
@@ -93,6 +96,9 @@ class ChunkLane:
     def discard(self, request: InferenceRequest) -> None:
         """Removes a request that waits in it."""
         place = self._places.pop(request)
+        self._of_client[request.client_id] -= 1
+        if not self._of_client[request.client_id]:
+            del self._of_client[request.client_id]
         last = self._requests.pop()
         if last is not request:
             self._requests[place] = last
@@ -103,13 +109,16 @@ class ChunkLane:
         """Forgets since when a client waits."""
         self._served.pop(client_id, None)
 
+    def clients_remembered(self) -> int:
+        """Returns of how many clients it is known since when they wait."""
+        return len(self._served)
+
     def _weight(self, request: InferenceRequest) -> float:
         return weight_of(request) if self._weighted else 1.0
 
     def _patience_s(self, request: InferenceRequest) -> float:
         assert request.chunk is not None
-        lasts_s = min(request.chunk.covers_until - request.received_at, request.chunk.plays_s, request.chunk.most_s)
-        return max(lasts_s, 0.0) + self._starvation_s * (2 - self._weight(request))
+        return request.chunk.lasts_s + self._starvation_s * (2 - self._weight(request))
 
     # Choosing
 
@@ -127,15 +136,11 @@ class ChunkLane:
 
     def take(self, profile: LatencyProfile, limit: int, now: float) -> list[InferenceRequest]:
         """Removes and returns the requests of a call that begins now, at most `limit` of them."""
-        batch = [self._requests[place] for place in self._choose(profile, limit, now)[0]]
+        batch = [self._requests[place] for place in self._choose(profile, limit, now)]
         self._calls_since_turn += 1
         for request in batch:
             self._serve(request, now + profile.typical(len(batch)), now)
         return batch
-
-    def value_rate(self, profile: LatencyProfile, limit: int, now: float) -> float:
-        """Returns the value per second of the call that `take` would return."""
-        return self._choose(profile, limit, now)[1]
 
     def _serve(self, request: InferenceRequest, answered_at: float, now: float) -> None:
         client_id, chunk = request.client_id, request.chunk
@@ -148,48 +153,46 @@ class ChunkLane:
         self._served[client_id] = since
         self._served.move_to_end(client_id)
         self.discard(request)
+        if client_id not in self._of_client:
+            return
         for place, other in enumerate(self._requests):
             if other.client_id == client_id:  # it has the chunk of this answer by then
-                rows[_RUNS_OUT, place] = max(rows[_RUNS_OUT, place], min(chunk.covers_until, now + chunk.plays_s))
+                rows[_RUNS_OUT, place] = max(rows[_RUNS_OUT, place], min(chunk.covers_until, now + chunk.lasts_s))
                 rows[_SINCE, place], rows[_TURN, place] = since, since + self._patience_s(other)
 
-    def _choose(self, profile: LatencyProfile, limit: int, now: float) -> tuple[list[int], float]:
-        """Returns the places of the next call's requests, and its value per second."""
+    def _choose(self, profile: LatencyProfile, limit: int, now: float) -> list[int]:
+        """Returns the places of the next call's requests."""
         count = len(self._requests)
         limit = min(limit, count)
         rows = self._rows[:, :count]
         full_s = profile.typical(limit)
-        value = _values(rows, now + full_s, full_s / 2)
-        value *= rows[_WEIGHT] * (1.0 + np.maximum(now - rows[_SINCE], 0.0) / TAU_S)
-        order = self._best(value, rows[_ARRIVAL], limit)
-        turn = int(rows[_TURN].argmin())
-        is_turn = rows[_TURN, turn] <= now and (limit > 1 or self._calls_since_turn >= OWN_SHARE)
-        if is_turn:
-            order = [turn, *(place for place in order if place != turn)][:limit]
-        if not profile.known:
-            return order, math.inf
-        latency_s = np.array([max(profile.typical(size), 1e-6) for size in range(1, limit + 1)])
-        chosen = rows[:, order]
-        each = _values(chosen[:, np.newaxis, :], now + latency_s[:, np.newaxis], full_s / 2)
-        each *= chosen[_WEIGHT] * (1.0 + np.maximum(now - chosen[_SINCE], 0.0) / TAU_S)
-        rates = np.tril(each).sum(axis=1) / latency_s
-        size = int(rates.argmax())
-        return order[: size + 1], float(rates[size])
-
-    @staticmethod
-    def _best(value: np.ndarray, arrival: np.ndarray, limit: int) -> list[int]:
-        if len(value) > 4 * limit:
-            among = np.argpartition(-value, limit)[:limit]
-            found: list[int] = among[np.lexsort((arrival[among], -value[among]))].tolist()
-        else:
-            found = np.lexsort((arrival, -value))[:limit].tolist()
-        return found
+        urgency = (now - rows[_SINCE]).clip(0.0) * (AGING / rows[_LASTS])
+        urgency += 1.0
+        urgency *= rows[_WEIGHT]
+        value = _values(rows, now + full_s, full_s / 2) * urgency
+        best = value.argpartition(count - limit)[count - limit :] if count > limit else np.arange(count)
+        order = best[value[best].argsort()[::-1]]
+        turn = rows[_TURN].argmin()
+        if rows[_TURN, turn] <= now and (limit > 1 or self._calls_since_turn >= OWN_SHARE):
+            order = np.concatenate([[turn], order[order != turn]])[:limit]
+        places: list[int] = order.tolist()
+        if limit == 1 or not profile.known:
+            return places
+        latency_s = np.array([profile.typical(size) for size in range(1, limit + 1)])
+        each = _values(rows[:, order][:, np.newaxis, :], now + latency_s[:, np.newaxis], full_s / 2) * urgency[order]
+        totals = each.cumsum(axis=1).diagonal()
+        return places[: int((totals / latency_s).argmax()) + 1]
 
 
 def _values(rows: np.ndarray, answered_at: np.ndarray | float, next_s: float) -> np.ndarray:
     """Returns half the gain, and half of what of it is lost if the answer comes `next_s` later."""
+    lasts_s = rows[_LASTS]
     begins_at = np.maximum(rows[_RUNS_OUT], answered_at)
-    gain = np.minimum(rows[_COVERS], answered_at + rows[_PLAYS]) - begins_at
-    gain = np.minimum(np.maximum(gain, 0.0), rows[_MOST])
-    lost = np.minimum(gain, np.maximum(answered_at + next_s - begins_at, 0.0))
-    return np.asarray((gain + lost) / 2 + _LEAST_GAIN_S)
+    gain = np.minimum(rows[_COVERS], answered_at + lasts_s)
+    gain -= begins_at
+    np.minimum(gain.clip(0.0, out=gain), rows[_MOST], out=gain)
+    lost = (answered_at + next_s) - begins_at
+    gain += np.minimum(gain, lost.clip(0.0, out=lost))
+    gain /= 2 * lasts_s
+    gain += _LEAST_GAIN
+    return gain

@@ -227,7 +227,10 @@ class ClientQueues:
             return
         for request, reason in self._order.take_infeasible():
             self._leave(request, now)
-            self._refuse(request, RefusalKind.EXPIRED, reason, "deadline")
+            if request.chunk is not None and request.chunk.renews:
+                self._refuse(request, RefusalKind.OUTDATED, reason, "outdated")
+            else:
+                self._refuse(request, RefusalKind.EXPIRED, reason, "deadline")
 
     def refuse_infeasible_due(self, now: float) -> None:
         """Does the same where `infeasible_at` says that there is something to refuse."""

@@ -48,7 +48,7 @@ CALM_S = 1.0
 """Seconds after its last sign until overload is over."""
 LATE_SHARE = 16
 """One in this many calls of a model may begin with a client that cannot be in time although others can."""
-RENEW_SHARE = 0.3
+RENEW_SHARE = 0.8
 """The share of what an answer could give a robot, less than which its observation is outdated."""
 WAKE_S = 0.002
 """Seconds before its latest start at which a deferred batch begins, as waking up takes time."""

@@ -18,19 +18,19 @@ class ChunkTime:
             none.
         covers_until: until when the actions of its answer last. Infinite for a robot that continues with the next
             action, however late it is.
-        plays_s: the longest that it plays of one answer, from its arrival on.
+        lasts_s: the longest that it plays one answer, from its arrival on.
         most_s: the most that an answer can add.
         renews: whether the robot observes anew, at once, where its observation is refused as outdated.
     """
 
     runs_out_at: float
     covers_until: float
-    plays_s: float = math.inf
+    lasts_s: float
     most_s: float = math.inf
     renews: bool = False
 
     def gained_s(self, answered_at: float) -> float:
         """Returns the seconds of robot time that an answer at this moment adds."""
         begins_at = max(self.runs_out_at, answered_at)
-        ends_at = min(self.covers_until, answered_at + self.plays_s)
+        ends_at = min(self.covers_until, answered_at + self.lasts_s)
         return min(max(ends_at - begins_at, 0.0), self.most_s)

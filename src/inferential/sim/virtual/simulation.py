@@ -288,14 +288,11 @@ class _Simulation:
         """What a server makes of an observation that says steps remaining, horizon and control rate."""
         robot = observation.robot
         runs_out_at = now + observation.steps_remaining * robot.period_s
-        horizon_s = robot.horizon_steps * robot.period_s
-        if robot.index == "time" and robot.chunk_steps is None:
-            return ChunkTime(runs_out_at, now + horizon_s, renews=robot.renews)
+        lasts_s = robot.horizon_steps * robot.period_s
+        whole_s = (robot.chunk_steps or robot.horizon_steps) * robot.period_s
         if robot.index == "time":
-            return ChunkTime(runs_out_at, now + robot.chunk_steps * robot.period_s, horizon_s, renews=robot.renews)
-        lasts_s = (robot.chunk_steps or robot.horizon_steps) * robot.period_s
-        plays_s = math.inf if robot.chunk_steps is None else horizon_s
-        return ChunkTime(runs_out_at, math.inf, plays_s, lasts_s - observation.steps_remaining * robot.period_s)
+            return ChunkTime(runs_out_at, now + whole_s, lasts_s, renews=robot.renews)
+        return ChunkTime(runs_out_at, math.inf, lasts_s, whole_s - observation.steps_remaining * robot.period_s)
 
     def _work(self) -> None:
         now = self._clock.now
