@@ -13,6 +13,7 @@ from tests.scheduler.slo_bench import Bench, at
 from inferential.scheduler import InferenceRequest
 from inferential.scheduler.engine import Capacity
 from inferential.scheduler.request import RefusalKind, RequestState
+from inferential.scheduler.time.robot_time import ChunkTime
 
 MakeRequest = Callable[..., InferenceRequest]
 StoppedClock = Callable[..., AbstractContextManager[Any]]
@@ -182,3 +183,79 @@ def test_a_decision_among_a_thousand_leaves_nothing_behind(clock: Any, make_requ
     status = run.engine.scheduler.status()
     assert (status["strategy"], status["queue_size"], status["lanes"]) == ("slo_aware", 0, {})
     assert time.monotonic() == clock.now
+
+
+# Robots that play chunks
+
+
+def chunk_at(make_request: MakeRequest, clock: Any, client: str, received: float, **fields: Any) -> Any:
+    """An arrival of a robot without actions whose chunks last 500 ms; times in milliseconds."""
+    renews = fields.pop("renews", False)
+    received_at = clock.now + received / 1e3
+    chunk = ChunkTime(received_at, received_at + 0.5, 0.5, renews=renews)
+    return at(make_request, clock, client, received, received + 20, chunk=chunk, **fields)
+
+
+def test_by_robot_time_robots_that_starve_are_served_together_the_newest_first(
+    clock: Any, make_request: MakeRequest, bench: Any
+) -> None:
+    arrivals = [chunk_at(make_request, clock, f"c{number}", 10 * number) for number in range(6)]
+    run = bench(clock, [76.0, 86.0, 97.0])
+    run.run(arrivals)
+    called = [[request.client_id for request in batch.requests] for batch in run.batches]
+    assert called == [["c0"], ["c5", "c4", "c3"], ["c2", "c1"]]
+
+
+def test_by_answers_they_are_served_as_all_others(clock: Any, make_request: MakeRequest, bench: Any) -> None:
+    arrivals = [chunk_at(make_request, clock, f"c{number}", 10 * number) for number in range(4)]
+    run = bench(clock, [76.0, 86.0, 97.0], slo_aware={"objective": "answers"})
+    run.run(arrivals)
+    called = [[request.client_id for request in batch.requests] for batch in run.batches]
+    assert called == [["c0"], ["c1", "c2", "c3"]]
+
+
+def test_robots_with_chunks_and_others_have_calls_in_proportion(
+    clock: Any, make_request: MakeRequest, bench: Any
+) -> None:
+    arrivals = [chunk_at(make_request, clock, f"c{number}", number / 10) for number in range(8)]
+    arrivals += [at(make_request, clock, f"p{number}", number / 10, 5_000) for number in range(8)]
+    run = bench(clock, [76.0])
+    run.run(sorted(arrivals, key=lambda arrival: arrival[0]))
+    first = [batch.requests[0].client_id[0] for batch in run.batches[:9]]
+    assert 3 <= first.count("c") <= 6
+    assert all(request.state is RequestState.ANSWERED for _, request in arrivals)
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "after_ms"),
+    [
+        ({"renews": True}, RefusalKind.OUTDATED, 40.0),  # a tenth of the 400 ms that an answer could give is lost
+        ({"late": "refuse"}, RefusalKind.EXPIRED, 400.0),  # no action would be left
+        ({"late": "refuse", "renews": True}, RefusalKind.OUTDATED, 40.0),
+    ],
+)
+def test_an_observation_that_is_too_old_is_refused_where_its_robot_wants_that(
+    clock: Any, make_request: MakeRequest, bench: Any, fields: dict[str, Any], kind: RefusalKind, after_ms: float
+) -> None:
+    begin = clock.now
+    run = bench(clock, [100.0])
+    arrivals = [chunk_at(make_request, clock, f"c{number}", 0, **fields) for number in range(8)]
+    run.run(arrivals)
+    refused = [request for _, request in arrivals if request.state is RequestState.REFUSED]
+    assert {request.refusal.kind for request in refused} == {kind}
+    assert min(run.ended[request] for request in refused) == pytest.approx(begin + after_ms / 1e3)
+
+
+def test_robots_with_actions_left_wait_for_more_rows_where_the_load_needs_them(
+    clock: Any, make_request: MakeRequest, bench: Any
+) -> None:
+    """A hundred requests a second need calls of several rows; all robots have 0.3 s of actions left."""
+    run = bench(clock, [20.0, 22.0, 24.0, 26.0, 28.0, 30.0, 32.0, 34.0])
+    arrivals = []
+    for number in range(300):
+        arrival, request = at(make_request, clock, f"c{number % 25}", 10 * number, 10 * number + 300)
+        request.chunk = ChunkTime(request.deadline, request.received_at + 0.5, 0.5)
+        arrivals.append((arrival, request))
+    run.run(arrivals)
+    assert all(run.in_time(request) for _, request in arrivals)
+    assert len(run.batches) < 200

@@ -17,7 +17,7 @@ Nobody is abandoned, whatever the load and the weights: a client whose turn has 
 
     turn = since + time of its chunk + starvation * (2 - weight)
 
-is served before all others, the smallest turn first: one in each call of several rows, or one in LATE_SHARE calls of
+is served before all others, the smallest turn first: one in each call of several rows, or one in OWN_SHARE calls of
 one row. `since` is when it was last served; where its observation was too old to gain anything, its turn is now.
 
 Rows are numbers in arrays, since a decision looks at all that wait.
@@ -27,17 +27,25 @@ from __future__ import annotations
 
 import math
 from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from inferential.scheduler.request import InferenceRequest
+from inferential.scheduler.time.availability import ReplicaSlot
 from inferential.scheduler.time.profile import LatencyProfile
+from inferential.scheduler.time.robot_time import ChunkTime
 from inferential.scheduler.weight import weight_of
 
-AGING = 2.0
+AGING = 1.0
 """By how much of itself a request's value grows while its robot waits for the time of one chunk."""
+RENEW_SHARE = 0.9
+"""The share of what an answer to a new observation could give a robot, below which a robot is asked for one."""
 OWN_SHARE = 16
 """One in this many calls of a single row begins with the client whose turn has come."""
+Array = npt.NDArray[Any]
 _LEAST_GAIN = 2e-3  # so that requests without gain have an order too
 _MAX_CLIENTS = 4096  # whose last service is remembered; beyond it, those served longest ago are forgotten
 _RUNS_OUT, _COVERS, _LASTS, _MOST, _WEIGHT, _SINCE, _TURN, _OUTDATED = range(8)
@@ -184,7 +192,20 @@ class ChunkLane:
         return places[: int((totals / latency_s).argmax()) + 1]
 
 
-def _values(rows: np.ndarray, answered_at: np.ndarray | float, next_s: float) -> np.ndarray:
+def outdated_from(request: InferenceRequest, chunk: ChunkTime, slots: Sequence[ReplicaSlot]) -> float:
+    """Returns when a request's observation is too old to be served; infinite where it is served all the same.
+
+    Too old for a robot that observes anew: an answer could give RENEW_SHARE of what one to a new observation could. For
+    a request that is to be refused where it is late: no action would be left.
+    """
+    if not (chunk.renews or request.late == "refuse") or not all(slot.profile.warm for slot in slots):
+        return math.inf
+    takes_s = min(slot.profile.typical(min(slot.max_batch_size, slot.profile.explored())) for slot in slots)
+    could_give_s = max(chunk.covers_until - request.received_at - takes_s, 0.0)
+    return chunk.covers_until - takes_s - (RENEW_SHARE * could_give_s if chunk.renews else 0.0)
+
+
+def _values(rows: Array, answered_at: Array | float, next_s: float) -> Array:
     """Returns half the gain, and half of what of it is lost if the answer comes `next_s` later."""
     lasts_s = rows[_LASTS]
     begins_at = np.maximum(rows[_RUNS_OUT], answered_at)

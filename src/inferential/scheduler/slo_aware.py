@@ -14,6 +14,9 @@ delay the others (early drop: Clockwork, Nexus), and are served after them or re
     waiting        if fewer wait than the needed size, and more clients are there to ask, until the latest start of
                    the tightest (deferred batching: Symphony); at low load the needed size is 1: no wait
 
+Requests of robots that play chunks and say how many actions they have left are chosen by robot time instead, as
+`chunk_lane` says (`objective`); where both kinds wait for a model, each has calls in proportion to how many wait.
+
 Under overload (a request that could have been in time became late, or was superseded before its turn, in the last
 CALM_S) no order meets all deadlines, and serving the earliest first would fail clients at random. Then
 clients take turns, weighted, as `slo_lane` says. One call in LATE_SHARE begins with a client whose requests are all
@@ -31,7 +34,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from inferential.scheduler.base import register_scheduler
-from inferential.scheduler.chunk_lane import ChunkLane
+from inferential.scheduler.chunk_lane import ChunkLane, outdated_from
 from inferential.scheduler.queued import QueueScheduler
 from inferential.scheduler.request import InferenceRequest
 from inferential.scheduler.slo_lane import SloLane
@@ -48,8 +51,6 @@ CALM_S = 1.0
 """Seconds after its last sign until overload is over."""
 LATE_SHARE = 16
 """One in this many calls of a model may begin with a client that cannot be in time although others can."""
-RENEW_SHARE = 0.8
-"""The share of what an answer could give a robot, less than which its observation is outdated."""
 WAKE_S = 0.002
 """Seconds before its latest start at which a deferred batch begins, as waking up takes time."""
 PROBE_S = 1.0
@@ -103,14 +104,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         if model.chunks is None:
             model.chunks = ChunkLane(self._starvation_s, weighted=self._weighted)
         lane.chunks = model.chunks
-        slots = self._availability.slots(request.model_id)
-        outdated_from = math.inf
-        if (chunk.renews or request.late == "refuse") and all(slot.profile.warm for slot in slots):
-            takes_s = min(slot.profile.typical(min(slot.max_batch_size, slot.profile.explored())) for slot in slots)
-            spare_s = chunk.covers_until - request.received_at - takes_s
-            least_s = RENEW_SHARE * spare_s if chunk.renews else 0.0
-            outdated_from = chunk.covers_until - takes_s - max(least_s, 0.0)
-        model.chunks.push(request, outdated_from)
+        model.chunks.push(request, outdated_from(request, chunk, self._availability.slots(request.model_id)))
 
     def _misses(self, request: InferenceRequest, now: float) -> bool:
         """Returns whether no replica can answer it in time, even if it begins as soon as one is free."""
@@ -170,8 +164,9 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         """Removes and returns the requests of one call that begins now."""
         limit = min(slot.max_batch_size, slot.profile.explored())
         model = self._model(slot.model_id)
-        if lane.chunks is not None and self._goes_by_robot_time(lane, lane.chunks, model):
-            return lane.chunks.take(slot.profile, limit, now)
+        chunks = lane.chunks
+        if chunks is not None and model.is_turn_of_chunks(len(lane)):
+            return chunks.take(slot.profile, limit, now)
         overloaded = self._is_overloaded(slot.model_id, now)
         largest_within = slot.profile.largest_within
         batch: list[InferenceRequest] = []
@@ -200,19 +195,9 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
             lane.served(request, now)
             batch.append(request)
         lane.end_of_choice()
+        if not batch and chunks is not None and len(chunks):
+            return chunks.take(slot.profile, limit, now)
         return batch
-
-    @staticmethod
-    def _goes_by_robot_time(lane: SloLane, chunks: ChunkLane, model: ModelState) -> bool:
-        """Returns whether the next call is one for robots that play chunks: where others wait too, in proportion."""
-        if not len(chunks):
-            return False
-        others = len(lane) - len(chunks)
-        model.chunk_share += len(chunks) / len(lane)
-        if others and model.chunk_share < 1:
-            return False
-        model.chunk_share = model.chunk_share % 1.0 if others else 0.0
-        return True
 
     def ready_at(self, model_id: str) -> float | None:
         """Returns when the model's next call is to begin; None where nothing waits for it."""

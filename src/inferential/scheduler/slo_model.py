@@ -79,6 +79,21 @@ class ModelState:
         self.unserved: OrderedDict[str, float] = OrderedDict()
         """Clients whose last request ended without an answer, and since when they wait for one."""
 
+    def is_turn_of_chunks(self, waiting: int) -> bool:
+        """Returns whether the next call is one by robot time: where others wait too, in proportion.
+
+        Args:
+            waiting: how many requests wait, of both kinds.
+        """
+        count = 0 if self.chunks is None else len(self.chunks)
+        if not count:
+            return False
+        self.chunk_share += count / waiting
+        if self.chunk_share < 1:
+            return False
+        self.chunk_share %= 1.0
+        return True
+
     def note_unserved(self, client_id: str, since: float) -> None:
         """Notes that the last waiting request of a client ended without an answer."""
         self.unserved[client_id] = since
