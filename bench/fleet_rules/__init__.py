@@ -25,7 +25,7 @@ from bench.fleet_rules.report import tables, verdict
 from inferential.sim.virtual import generate
 from inferential.sim.virtual.fleet_file import Fleet
 from inferential.sim.virtual.measures import measure
-from inferential.sim.virtual.simulation import LivelockError, simulate
+from inferential.sim.virtual.simulation import simulate
 from inferential.sim.virtual.starvation import play_by_class, play_of, starved_share
 from inferential.sim.virtual.world import Run
 
@@ -63,7 +63,6 @@ class Row:
         classes: `starved` of each class.
         robots: of "robots at 98 %", the most that are answered in time at that share.
         decision_us: mean wall time of a decision.
-        error: why there are no figures, else None.
     """
 
     cell: str
@@ -82,7 +81,6 @@ class Row:
     classes: dict[str, float] | None = None
     robots: float | None = None
     decision_us: float | None = None
-    error: str | None = None
 
 
 def run(seconds: float = 5.0) -> dict[str, Any]:
@@ -132,15 +130,13 @@ def compare(cells: Sequence[Cell], names: Sequence[str], seeds: Sequence[int], s
 
 
 def _measured(job: Job) -> Row:
-    try:
-        if job.cell.measure == "robots at 98 %":
-            return Row(job.cell.name, job.rule, robots=_most_robots(job))
-        return _row(job, _run(job.cell.fleet, job, 1.0))
-    except LivelockError as error:
-        return Row(job.cell.name, job.rule, error=f"livelock: {error}")
+    if job.cell.measure == "robots at 98 %":
+        return Row(job.cell.name, job.rule, robots=_most_robots(job))
+    return _row(job, _run(job.cell.fleet, job, 1.0))
 
 
 def _run(fleet: Fleet, job: Job, load: float) -> Run:
+    rules.register()  # here, since a pool runs it in another process
     return simulate(
         generate.models(fleet),
         generate.arrivals(fleet, seconds=job.seconds, seed=job.seed, load=load),
@@ -198,8 +194,6 @@ _WORST = ("starved_worst", "worst_of_class", "longest_gap_s", "decision_us")
 
 def _mean(rows: Sequence[Row]) -> Row:
     first = rows[0]
-    if errors := [row.error for row in rows if row.error is not None]:
-        return Row(first.cell, first.rule, error=errors[0])
     values: dict[str, Any] = {}
     for name, value in asdict(first).items():
         found = [getattr(row, name) for row in rows]

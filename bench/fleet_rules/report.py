@@ -40,7 +40,7 @@ def tables(cells: Sequence[Cell], names: Sequence[str], rows: Sequence[Row]) -> 
 def _cell_text(row: Row, cell: Cell, best: float) -> str:
     value = figure_of(row, cell)
     if value is None:
-        return "livelock" if row.error else "-"
+        return "-"
     text = _figure(value, cell) if cell.measure != "starved" else f"{value:.1%} {row.starved_worst:.0%}"
     return f"[bold]{text}[/bold]" if value == best else text
 
