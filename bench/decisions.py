@@ -57,9 +57,7 @@ class Clock:
 
 def run(seconds: float = 5.0) -> dict[str, Any]:
     """All strategies; a fixed number of decisions, whatever `seconds`."""
-    rows = [
-        asdict(_measure(name, waiting, size)) for name in STRATEGIES for waiting in WAITING for size in BATCH_SIZES
-    ]
+    rows = [asdict(_measure(name, waiting, size)) for name in STRATEGIES for waiting in WAITING for size in BATCH_SIZES]
     return {"rows": rows}
 
 

@@ -35,7 +35,7 @@ from inferential.transport import ZmqTransport
 ACTIONS = np.arange(3, dtype=np.float32)
 FAILURES = (
     *(names.SEND_ERRORS, names.REQUESTS_REJECTED, names.REQUESTS_EXPIRED, names.REQUESTS_SUPERSEDED),
-    *(names.DISPATCH_ERRORS, names.OBSERVATION_ERRORS),
+    *(names.REQUESTS_OUTDATED, names.DISPATCH_ERRORS, names.OBSERVATION_ERRORS),
 )
 Labels = dict[str, str]
 

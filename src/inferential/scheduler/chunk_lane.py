@@ -209,7 +209,7 @@ def _values(rows: Array, answered_at: Array | float, next_s: float) -> Array:
     """Returns half the gain, and half of what of it is lost if the answer comes `next_s` later."""
     lasts_s = rows[_LASTS]
     begins_at = np.maximum(rows[_RUNS_OUT], answered_at)
-    gain = np.minimum(rows[_COVERS], answered_at + lasts_s)
+    gain: Array = np.minimum(rows[_COVERS], answered_at + lasts_s)
     gain -= begins_at
     np.minimum(gain.clip(0.0, out=gain), rows[_MOST], out=gain)
     lost = (answered_at + next_s) - begins_at

@@ -288,9 +288,9 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         infeasible = []
         for model_id, lane in list(self._lanes.items()):
             self._note_late(lane, now)
-            for request in () if lane.chunks is None else lane.chunks.outdated(now):
-                self.remove(request)
-                infeasible.append((request, "its observation is outdated: few of its actions would be left to play"))
+            for outdated in () if lane.chunks is None else lane.chunks.outdated(now):
+                self.remove(outdated)
+                infeasible.append((outdated, "its observation is outdated: few of its actions would be left to play"))
             while (request := lane.infeasible(now)) is not None:
                 model = self._model(model_id)
                 if not lane.live_count and now - model.called_at > PROBE_S:

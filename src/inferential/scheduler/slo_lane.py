@@ -33,6 +33,7 @@ from inferential.scheduler.lanes import Lane
 from inferential.scheduler.request import InferenceRequest
 from inferential.scheduler.weight import weight_of
 
+
 class ClientQueue:
     """The waiting requests of one client.
 

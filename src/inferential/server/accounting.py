@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from inferential.dispatch.base import DispatchResult
 from inferential.metrics.recorder import Recorder
+from inferential.proto import PROTOCOL_VERSION
 from inferential.scheduler.engine import Engine
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
 from inferential.scheduler.running import Batch
@@ -174,8 +175,9 @@ class Accounting:
         if incoming.renews is None:  # how it aligns a chunk is not known: an old observation loses nothing for certain
             most_s = max(found.lasts_s - (found.runs_out_at - request.received_at), 0.0)
             return ChunkTime(found.runs_out_at, math.inf, found.lasts_s, most_s)
+        renews = incoming.renews and request.protocol_version >= PROTOCOL_VERSION
         covers_until = request.received_at + found.lasts_s - found.lag_s
-        return ChunkTime(found.runs_out_at - found.lag_s, covers_until, found.lasts_s, renews=incoming.renews)
+        return ChunkTime(found.runs_out_at - found.lag_s, covers_until, found.lasts_s, renews=renews)
 
     def answered(self, result: DispatchResult, now: float) -> None:
         """Records a result that was sent at `now`."""
@@ -191,9 +193,7 @@ class Accounting:
             counts.age_ms = (now - request.received_at) * 1e3
         horizon = horizon_of(result.values)
         if horizon is not None:
-            fleet.action_horizon.on_answer(
-                client_id, model_id, horizon, request.received_at, request.request_id, now
-            )
+            fleet.action_horizon.on_answer(client_id, model_id, horizon, request.received_at, request.request_id, now)
 
     def refused(self, request: InferenceRequest, refusal: Refusal) -> None:
         """Records a request that ended without a result."""
