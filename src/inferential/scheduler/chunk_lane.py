@@ -39,10 +39,12 @@ from inferential.scheduler.time.profile import LatencyProfile
 from inferential.scheduler.time.robot_time import ChunkTime
 from inferential.scheduler.weight import weight_of
 
-AGING = 1.0
+AGING = 2.0
 """By how much of itself a request's value grows while its robot waits for the time of one chunk."""
 RENEW_SHARE = 0.9
 """The share of what an answer to a new observation could give a robot, below which a robot is asked for one."""
+WORTH_SHARE = 0.25
+"""The share of a chunk that a robot with actions left must gain, so that a call begins for it before it must."""
 OWN_SHARE = 16
 """One in this many calls of a single row begins with the client whose turn has come."""
 Array = npt.NDArray[Any]
@@ -133,6 +135,13 @@ class ChunkLane:
     def runs_out_at(self) -> float:
         """Returns when the first robot of those that wait runs out of actions. Raises ValueError if none waits."""
         return float(self._rows[_RUNS_OUT, : len(self._requests)].min())
+
+    def worth_a_call(self, answered_at: float) -> int:
+        """Returns how many requests gain WORTH_SHARE of a chunk, or would starve, were they answered at this moment."""
+        rows = self._rows[:, : len(self._requests)]
+        begins_at = np.maximum(rows[_RUNS_OUT], answered_at)
+        gain = np.minimum(np.minimum(rows[_COVERS], answered_at + rows[_LASTS]) - begins_at, rows[_MOST])
+        return int(np.count_nonzero((gain >= WORTH_SHARE * rows[_LASTS]) | (rows[_RUNS_OUT] <= answered_at)))
 
     def outdated_at(self) -> float:
         """Returns when the first observation is outdated; infinite where none will be."""

@@ -233,11 +233,11 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
 
     def _chunks_wait_until(self, chunks: ChunkLane, slot: ReplicaSlot, now: float) -> float:
         """Returns until when a call for robots that all have actions left waits for more rows."""
-        waiting, model = len(chunks), self._model(slot.model_id)
         needed = min(self._need(slot.model_id, now), slot.max_batch_size)
-        if waiting >= needed or waiting >= model.demand.clients(now):
+        worth = chunks.worth_a_call(now + slot.profile.typical(1))
+        if worth >= min(needed, self._model(slot.model_id).demand.clients(now)):
             return -math.inf
-        return chunks.runs_out_at() - slot.profile.high(waiting + 1) - WAKE_S
+        return chunks.runs_out_at() - slot.profile.high(worth + 1) - WAKE_S
 
     def in_turn(self, model_ids: Sequence[str]) -> Sequence[str]:
         """Returns the models, first that whose request must begin soonest; under overload, whose turn comes first."""
