@@ -50,9 +50,10 @@ class RequestSuperseded(InferenceError):
 
 
 class ObservationOutdated(InferenceError):
-    """The server asks for a newer observation: few actions of this one's chunk would be left to play.
+    """The request waits still, but the server asks for a newer observation: few actions of its chunk would be left.
 
-    Only a robot that announces `renews` gets it, as `ChunkRuntime` does, which observes anew by itself.
+    Only a robot that announces `renews` gets it, as `ChunkRuntime` does, which observes anew by itself. Where no newer
+    observation comes, the request is answered all the same.
     """
 
 

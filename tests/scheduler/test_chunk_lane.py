@@ -118,14 +118,34 @@ def test_robots_with_short_chunks_do_not_starve_for_those_with_long_ones(
     assert "short" in names(lane.take(profile, 8, NOW))
 
 
-def test_an_observation_is_outdated_from_when_its_caller_says(
+def test_a_robot_is_asked_once_for_a_newer_observation_and_waits_on(
     lane: ChunkLane, ask: Callable[..., InferenceRequest]
 ) -> None:
     lane.push(first := ask("a"), NOW + 0.2)
     lane.push(ask("b"))
-    assert lane.outdated_at() == NOW + 0.2
-    assert lane.outdated(NOW + 0.1) == []
-    assert lane.outdated(NOW + 0.2) == [first]
+    assert lane.due_at() == NOW + 0.2
+    assert lane.take_outdated(NOW + 0.1) == []
+    assert lane.take_outdated(NOW + 0.2) == [first]
+    assert lane.take_outdated(NOW + 0.3) == []
+    assert lane.due_at() == math.inf
+    assert len(lane) == 2
+
+
+def test_a_request_is_too_late_from_when_its_caller_says(lane: ChunkLane, ask: Callable[..., InferenceRequest]) -> None:
+    lane.push(first := ask("a"), math.inf, NOW + 0.2)
+    lane.push(ask("b"))
+    assert lane.due_at() == NOW + 0.2
+    assert lane.too_late(NOW + 0.1) == []
+    assert lane.too_late(NOW + 0.2) == [first]
+
+
+def test_a_call_is_worth_it_for_robots_that_starve_or_gain_much(
+    lane: ChunkLane, ask: Callable[..., InferenceRequest]
+) -> None:
+    lane.push(ask("starves", age_s=0.45))
+    lane.push(ask("gains much", left_s=0.3))
+    lane.push(ask("covered", left_s=0.49))
+    assert lane.worth_a_call(NOW + 0.1) == 2
 
 
 def test_memory_of_clients_is_bounded(lane: ChunkLane, ask: Callable[..., InferenceRequest]) -> None:

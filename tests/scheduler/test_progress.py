@@ -249,8 +249,9 @@ class ProgressMachine(RuleBasedStateMachine):
         batches = self.engine.work(self.now)
         self.running += batches
         ended = self.engine.ended()
+        outdated = self.engine.outdated()
         self.settled = True
-        return bool(batches or ended)
+        return bool(batches or ended or outdated)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), fails=st.booleans(), measured=st.booleans())

@@ -196,14 +196,14 @@ def chunk_at(make_request: MakeRequest, clock: Any, client: str, received: float
     return at(make_request, clock, client, received, received + 20, chunk=chunk, **fields)
 
 
-def test_by_robot_time_robots_that_starve_are_served_together_the_newest_first(
+def test_by_robot_time_robots_that_starve_are_served_together_those_that_wait_longest_first(
     clock: Any, make_request: MakeRequest, bench: Any
 ) -> None:
     arrivals = [chunk_at(make_request, clock, f"c{number}", 10 * number) for number in range(6)]
     run = bench(clock, [76.0, 86.0, 97.0])
     run.run(arrivals)
-    called = [[request.client_id for request in batch.requests] for batch in run.batches]
-    assert called == [["c0"], ["c5", "c4", "c3"], ["c2", "c1"]]
+    called = [sorted(request.client_id for request in batch.requests) for batch in run.batches]
+    assert called == [["c0"], ["c1", "c2", "c3"], ["c4", "c5"]]
 
 
 def test_by_answers_they_are_served_as_all_others(clock: Any, make_request: MakeRequest, bench: Any) -> None:
@@ -226,24 +226,37 @@ def test_robots_with_chunks_and_others_have_calls_in_proportion(
     assert all(request.state is RequestState.ANSWERED for _, request in arrivals)
 
 
-@pytest.mark.parametrize(
-    ("fields", "kind", "after_ms"),
-    [
-        ({"renews": True}, RefusalKind.OUTDATED, 40.0),  # a tenth of the 400 ms that an answer could give is lost
-        ({"late": "refuse"}, RefusalKind.EXPIRED, 400.0),  # no action would be left
-        ({"late": "refuse", "renews": True}, RefusalKind.OUTDATED, 40.0),
-    ],
-)
-def test_an_observation_that_is_too_old_is_refused_where_its_robot_wants_that(
-    clock: Any, make_request: MakeRequest, bench: Any, fields: dict[str, Any], kind: RefusalKind, after_ms: float
+def test_a_robot_that_renews_is_asked_once_for_a_newer_observation_and_keeps_its_place(
+    clock: Any, make_request: MakeRequest, bench: Any
 ) -> None:
-    begin = clock.now
-    run = bench(clock, [100.0])
-    arrivals = [chunk_at(make_request, clock, f"c{number}", 0, **fields) for number in range(8)]
+    begin, run = clock.now, bench(clock, [100.0])
+    engine = run.engine
+    for client in ("first", "a", "b"):
+        engine.offer(chunk_at(make_request, clock, client, 0, renews=True, takes_latest=True)[1], clock.now)
+        engine.work(clock.now)
+    assert engine.outdated() == []
+    clock.now = engine.wake_at()
+    assert clock.now == pytest.approx(begin + 0.02)  # a twentieth of the 400 ms that an answer could give is lost
+    assert engine.work(clock.now) == []
+    assert [request.client_id for request in engine.outdated()] == ["a", "b"]
+    assert engine.wake_at() > clock.now + 1.0
+    newer = chunk_at(make_request, clock, "a", 20, renews=True, takes_latest=True)[1]
+    newer.received_at = clock.now
+    engine.offer(newer, clock.now)
+    (ended,) = engine.ended()
+    assert ended.refusal.kind is RefusalKind.SUPERSEDED
+    assert newer.waiting_since == begin
+
+
+def test_a_request_that_is_to_be_refused_late_is_once_no_action_would_be_left(
+    clock: Any, make_request: MakeRequest, bench: Any
+) -> None:
+    begin, run = clock.now, bench(clock, [100.0])
+    arrivals = [chunk_at(make_request, clock, f"c{number}", 0, late="refuse") for number in range(8)]
     run.run(arrivals)
     refused = [request for _, request in arrivals if request.state is RequestState.REFUSED]
-    assert {request.refusal.kind for request in refused} == {kind}
-    assert min(run.ended[request] for request in refused) == pytest.approx(begin + after_ms / 1e3)
+    assert {request.refusal.kind for request in refused} == {RefusalKind.EXPIRED}
+    assert min(run.ended[request] for request in refused) == pytest.approx(begin + 0.4)
 
 
 def test_robots_with_actions_left_wait_for_more_rows_where_the_load_needs_them(

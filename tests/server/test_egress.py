@@ -35,7 +35,7 @@ from inferential.transport import ZmqTransport
 ACTIONS = np.arange(3, dtype=np.float32)
 FAILURES = (
     *(names.SEND_ERRORS, names.REQUESTS_REJECTED, names.REQUESTS_EXPIRED, names.REQUESTS_SUPERSEDED),
-    *(names.REQUESTS_OUTDATED, names.DISPATCH_ERRORS, names.OBSERVATION_ERRORS),
+    *(names.DISPATCH_ERRORS, names.OBSERVATION_ERRORS),
 )
 Labels = dict[str, str]
 
@@ -249,6 +249,18 @@ async def test_a_refusal_tells_the_robot_which_request_and_why_and_how_often_it_
         "policy",
     )
     assert (told.message.reason, told.message.serve_interval_ms, told.values) == ("too late", 40.0, {})
+
+
+async def test_a_robot_is_asked_for_a_newer_observation_and_its_request_goes_on(
+    bench: EgressBench, robot: zmq.Socket[bytes]
+) -> None:
+    await bench.meet(robot)
+    request = bench.running()
+    bench.egress.ask_anew(request)
+    told = read_response(*robot.recv_multipart()[1:]).message
+    assert (told.status, told.request_id) == (Status.OUTDATED, request.request_id)
+    assert not request.over
+    assert bench.points(names.REQUESTS_OUTDATED) == [{"client": "arm", "model": "policy"}]
 
 
 async def test_an_answer_to_a_robot_that_is_not_there_is_void_and_counted(bench: EgressBench) -> None:

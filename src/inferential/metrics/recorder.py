@@ -14,9 +14,8 @@ _REFUSED = {
     RefusalKind.UNKNOWN_MODEL: names.DISPATCH_ERRORS,
     RefusalKind.INVALID_OBSERVATION: names.OBSERVATION_ERRORS,
     RefusalKind.MODEL_FAILED: names.DISPATCH_ERRORS,
-    RefusalKind.OUTDATED: names.REQUESTS_OUTDATED,
 }
-_WITHOUT_CAUSE = frozenset({RefusalKind.EXPIRED, RefusalKind.SUPERSEDED, RefusalKind.OUTDATED})
+_WITHOUT_CAUSE = frozenset({RefusalKind.EXPIRED, RefusalKind.SUPERSEDED})
 
 
 def _labels_of(request: InferenceRequest) -> dict[str, str]:
@@ -46,6 +45,10 @@ class Recorder:
         self._departure = metrics.group(names.SCHEDULING_WAIT_MS)
         self._answer = metrics.group(names.INFERENCE_LATENCY_MS, names.E2E_LATENCY_MS, names.RESPONSES_SERVED)
         self._miss = metrics.group(names.DEADLINE_MISSES)
+
+    def outdated(self, request: InferenceRequest) -> None:
+        """Records that a robot is asked for a newer observation."""
+        self._record(names.REQUESTS_OUTDATED, 1.0, _labels_of(request))
 
     def observed(
         self,

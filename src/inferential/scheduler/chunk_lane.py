@@ -9,9 +9,13 @@ actions; all, once it has none. So a request is worth
             * (1 + AGING * wait / time of its chunk)
 
 with `wait` since its robot was last served, so that robots that are alike take turns. Gains are shares of the time that
-a robot's own chunk lasts: counted in seconds, those with long chunks would starve those with short ones. The best requests by value, as
-many as gain most value per second of the call, are the call. So equals that starve go by the newest observation, a
-robot with actions left waits while that costs it nothing, and calls are as large as their efficiency is worth.
+a robot's own chunk lasts: counted in seconds, those with long chunks would starve those with short ones. The best
+requests by value, as many as gain most value per second of the call, are the call. So of robots that waited alike the
+newest observation goes first, a robot with actions left waits while that costs it nothing, and calls are as large as
+their efficiency is worth. While only requests wait that gain less than WORTH_SHARE of a chunk, no call begins before a
+robot's actions run out.
+
+A robot that renews observations is asked for one when its own has aged (`limits_of`); the new one takes its place.
 
 Nobody is abandoned, whatever the load and the weights: a client whose turn has come,
 
@@ -41,7 +45,7 @@ from inferential.scheduler.weight import weight_of
 
 AGING = 2.0
 """By how much of itself a request's value grows while its robot waits for the time of one chunk."""
-RENEW_SHARE = 0.9
+RENEW_SHARE = 0.95
 """The share of what an answer to a new observation could give a robot, below which a robot is asked for one."""
 WORTH_SHARE = 0.25
 """The share of a chunk that a robot with actions left must gain, so that a call begins for it before it must."""
@@ -50,7 +54,7 @@ OWN_SHARE = 16
 Array = npt.NDArray[Any]
 _LEAST_GAIN = 2e-3  # so that requests without gain have an order too
 _MAX_CLIENTS = 4096  # whose last service is remembered; beyond it, those served longest ago are forgotten
-_RUNS_OUT, _COVERS, _LASTS, _MOST, _WEIGHT, _SINCE, _TURN, _OUTDATED = range(8)
+_RUNS_OUT, _COVERS, _LASTS, _MOST, _WEIGHT, _SINCE, _TURN, _RENEWED, _REFUSED = range(9)
 
 
 class ChunkLane:
@@ -67,7 +71,7 @@ class ChunkLane:
         self._requests: list[InferenceRequest] = []
         self._places: dict[InferenceRequest, int] = {}
         self._of_client: Counter[str] = Counter()
-        self._rows = np.zeros((8, 16))
+        self._rows = np.zeros((9, 16))
         self._served: OrderedDict[str, float] = OrderedDict()  # by client, since when it waits
         self._calls_since_turn = OWN_SHARE
 
@@ -79,8 +83,14 @@ class ChunkLane:
 
     # Coming and going
 
-    def push(self, request: InferenceRequest, outdated_from: float = math.inf) -> None:
-        """Adds a request; `outdated_from` is when its robot is to be asked for a newer observation instead."""
+    def push(self, request: InferenceRequest, renewed_from: float = math.inf, refused_from: float = math.inf) -> None:
+        """Adds a request.
+
+        Args:
+            request: which.
+            renewed_from: when its robot is to be asked for a newer observation.
+            refused_from: when it is to be refused.
+        """
         chunk = request.chunk
         assert chunk is not None
         place = len(self._requests)
@@ -98,7 +108,8 @@ class ChunkLane:
             self._weight(request),
             since,
             since + self._patience_s(request),
-            outdated_from,
+            renewed_from,
+            refused_from,
         )
         if len(self._served) > _MAX_CLIENTS + len(self._requests):
             self._served.popitem(last=False)
@@ -143,13 +154,20 @@ class ChunkLane:
         gain = np.minimum(np.minimum(rows[_COVERS], answered_at + rows[_LASTS]) - begins_at, rows[_MOST])
         return int(np.count_nonzero((gain >= WORTH_SHARE * rows[_LASTS]) | (rows[_RUNS_OUT] <= answered_at)))
 
-    def outdated_at(self) -> float:
-        """Returns when the first observation is outdated; infinite where none will be."""
-        return float(self._rows[_OUTDATED, : len(self._requests)].min(initial=math.inf))
+    def due_at(self) -> float:
+        """Returns when `take_outdated` or `too_late` returns something next; infinite where they will not."""
+        return float(self._rows[_RENEWED:, : len(self._requests)].min(initial=math.inf))
 
-    def outdated(self, now: float) -> list[InferenceRequest]:
-        """Returns the requests whose observations are outdated now."""
-        return [self._requests[place] for place in np.flatnonzero(self._rows[_OUTDATED, : len(self._requests)] <= now)]
+    def take_outdated(self, now: float) -> list[InferenceRequest]:
+        """Returns the requests whose robots are to be asked for newer observations now, each once; they wait on."""
+        row = self._rows[_RENEWED, : len(self._requests)]
+        places = np.flatnonzero(row <= now)
+        row[places] = math.inf
+        return [self._requests[place] for place in places]
+
+    def too_late(self, now: float) -> list[InferenceRequest]:
+        """Returns the requests that are to be refused now."""
+        return [self._requests[place] for place in np.flatnonzero(self._rows[_REFUSED, : len(self._requests)] <= now)]
 
     def take(self, profile: LatencyProfile, limit: int, now: float) -> list[InferenceRequest]:
         """Removes and returns the requests of a call that begins now, at most `limit` of them."""
@@ -201,17 +219,21 @@ class ChunkLane:
         return places[: int((totals / latency_s).argmax()) + 1]
 
 
-def outdated_from(request: InferenceRequest, chunk: ChunkTime, slots: Sequence[ReplicaSlot]) -> float:
-    """Returns when a request's observation is too old to be served; infinite where it is served all the same.
+def limits_of(request: InferenceRequest, chunk: ChunkTime, slots: Sequence[ReplicaSlot]) -> tuple[float, float]:
+    """Returns when a request's robot is to be asked for a newer observation, and when it is to be refused.
 
-    Too old for a robot that observes anew: an answer could give RENEW_SHARE of what one to a new observation could. For
-    a request that is to be refused where it is late: no action would be left.
+    For a newer one: once an answer could give only RENEW_SHARE of what one to a new observation could, but not before a
+    call for it may begin. Refused, where it is to be if it is late: once no action would be left to play.
     """
     if not (chunk.renews or request.late == "refuse") or not all(slot.profile.warm for slot in slots):
-        return math.inf
+        return math.inf, math.inf
     takes_s = min(slot.profile.typical(min(slot.max_batch_size, slot.profile.explored())) for slot in slots)
     could_give_s = max(chunk.covers_until - request.received_at - takes_s, 0.0)
-    return chunk.covers_until - takes_s - (RENEW_SHARE * could_give_s if chunk.renews else 0.0)
+    renewed_from = chunk.covers_until - takes_s - RENEW_SHARE * could_give_s
+    return (
+        max(renewed_from, chunk.runs_out_at - takes_s) if chunk.renews else math.inf,
+        chunk.covers_until - takes_s if request.late == "refuse" else math.inf,
+    )
 
 
 def _values(rows: Array, answered_at: Array | float, next_s: float) -> Array:

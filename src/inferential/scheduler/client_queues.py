@@ -227,10 +227,11 @@ class ClientQueues:
             return
         for request, reason in self._order.take_infeasible():
             self._leave(request, now)
-            if request.chunk is not None and request.chunk.renews:
-                self._refuse(request, RefusalKind.OUTDATED, reason, "outdated")
-            else:
-                self._refuse(request, RefusalKind.EXPIRED, reason, "deadline")
+            self._refuse(request, RefusalKind.EXPIRED, reason, "deadline")
+
+    def take_outdated(self) -> list[InferenceRequest]:
+        """Returns waiting requests whose robots are to be asked for a newer observation, each of them once."""
+        return self._order.take_outdated() if self._refuses else []
 
     def refuse_infeasible_due(self, now: float) -> None:
         """Does the same where `infeasible_at` says that there is something to refuse."""

@@ -56,7 +56,6 @@ class RefusalKind(enum.Enum):
     UNKNOWN_MODEL = "unknown_model"
     INVALID_OBSERVATION = "invalid_observation"
     MODEL_FAILED = "model_failed"
-    OUTDATED = "outdated"
 
 
 @dataclass(frozen=True, slots=True)

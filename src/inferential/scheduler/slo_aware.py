@@ -34,7 +34,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from inferential.scheduler.base import register_scheduler
-from inferential.scheduler.chunk_lane import ChunkLane, outdated_from
+from inferential.scheduler.chunk_lane import ChunkLane, limits_of
 from inferential.scheduler.queued import QueueScheduler
 from inferential.scheduler.request import InferenceRequest
 from inferential.scheduler.slo_lane import SloLane
@@ -104,7 +104,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         if model.chunks is None:
             model.chunks = ChunkLane(self._starvation_s, weighted=self._weighted)
         lane.chunks = model.chunks
-        model.chunks.push(request, outdated_from(request, chunk, self._availability.slots(request.model_id)))
+        model.chunks.push(request, *limits_of(request, chunk, self._availability.slots(request.model_id)))
 
     def _misses(self, request: InferenceRequest, now: float) -> bool:
         """Returns whether no replica can answer it in time, even if it begins as soon as one is free."""
@@ -288,9 +288,9 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         infeasible = []
         for model_id, lane in list(self._lanes.items()):
             self._note_late(lane, now)
-            for outdated in () if lane.chunks is None else lane.chunks.outdated(now):
-                self.remove(outdated)
-                infeasible.append((outdated, "its observation is outdated: few of its actions would be left to play"))
+            for spent in () if lane.chunks is None else lane.chunks.too_late(now):
+                self.remove(spent)
+                infeasible.append((spent, "it waited too long: no action of its chunk would be left to play"))
             while (request := lane.infeasible(now)) is not None:
                 model = self._model(model_id)
                 if not lane.live_count and now - model.called_at > PROBE_S:
@@ -301,12 +301,18 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
                 infeasible.append((request, self._why(request, now)))
         return infeasible
 
+    def take_outdated(self) -> list[InferenceRequest]:
+        """Returns waiting requests whose robots are to be asked for a newer observation, each of them once."""
+        now = time.monotonic()
+        chunks = [lane.chunks for lane in self._lanes.values() if lane.chunks is not None]
+        return [request for lane in chunks for request in lane.take_outdated(now)]
+
     def infeasible_at(self) -> float | None:
         """Returns when the next late request that wants to be refused becomes infeasible; None: there is none."""
         at = min([lane.infeasible_at() for lane in self._lanes.values()], default=math.inf)
         for lane in self._lanes.values():
             if lane.chunks is not None:
-                at = min(at, lane.chunks.outdated_at())
+                at = min(at, lane.chunks.due_at())
         return at if at < math.inf else None
 
     def _why(self, request: InferenceRequest, now: float) -> str:

@@ -203,7 +203,7 @@ class Accounting:
             self._fleet.action_horizon.on_no_answer(request.client_id, request.model_id, request.request_id)
         counts = self._counts(request)
         if counts is not None:
-            if refusal.kind is RefusalKind.SUPERSEDED or refusal.kind is RefusalKind.OUTDATED:
+            if refusal.kind is RefusalKind.SUPERSEDED:
                 counts.superseded += 1
             else:
                 counts.refused += 1

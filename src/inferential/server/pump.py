@@ -182,9 +182,11 @@ class EventPump:
             self.work()
 
     def _send_refusals(self) -> None:
-        """Sends the refusals of requests that the engine has ended."""
+        """Sends the refusals of requests that the engine has ended, and asks for newer observations."""
         for request in self._engine.ended():
             self._egress.send_refusal(request)
+        for request in self._engine.outdated():
+            self._egress.ask_anew(request)
 
     # Timers: the engine or the fleet asked to be called at a time
 

@@ -102,7 +102,7 @@ class RequestTracer:
                 request, call, within, first if call is calls[-1] else None, clock, answered=answered
             )
         refusal = request.refusal
-        if refusal is not None and refusal.kind not in (RefusalKind.SUPERSEDED, RefusalKind.OUTDATED):
+        if refusal is not None and refusal.kind is not RefusalKind.SUPERSEDED:
             span.set_status(StatusCode.ERROR, refusal.reason)
         span.end(clock.ns(ended_at))
         return last

@@ -245,14 +245,18 @@ def test_chunks_of_two_versions_of_a_model_are_not_merged(merge: str) -> None:
 # Fresh observations, and what the robot says of its queue
 
 
-def test_an_observation_that_the_server_calls_outdated_is_made_anew_at_the_next_step() -> None:
+def test_where_the_server_asks_for_it_an_observation_is_made_anew_at_the_next_step() -> None:
     drive = Drive(horizon=20, latency=lambda number: None if number == 0 else 3)
     drive.run(2)
     drive.player.outdated(1000)
     drive.run(1)
     assert drive.asked == [0, 2]
+    drive.player.outdated(1000)  # a newer one has its place already
+    drive.run(1)
+    assert drive.asked == [0, 2]
     assert drive.player.stats.renewed == 1
-    drive.player.outdated(1000)  # it is over already: nothing to make anew
+    drive.run(3)
+    drive.player.outdated(1001)  # it is answered: nothing to make anew
     drive.run(1)
     assert drive.asked == [0, 2]
 

@@ -169,9 +169,9 @@ class Player:
         self.stats.delay_steps = self._step - step
 
     def outdated(self, request_id: int) -> None:
-        """Notes that the server asks for a newer observation in place of this one."""
-        self.stats.renewed += 1
-        if self._in_flight.pop(request_id, None) is not None:
+        """Notes that the server asks for an observation that takes this one's place."""
+        if self._in_flight and request_id == next(reversed(self._in_flight)):
+            self.stats.renewed += 1
             self._renews = True
 
     def acknowledgement(self) -> dict[str, int]:

@@ -122,9 +122,9 @@ class ChunkRuntime(_Runtime[Model]):
         follow_rate: requests no more often than the server can serve this robot, unless that would starve it.
         key: the key of the chunk in a result; None: "actions", "action", or the only array.
         on_starved: called at each starved step with their number.
-        refresh_ms: makes an observation anew that no answer came to for so long; a newer one takes the place of one that
+        refresh_ms: makes an observation anew that no answer came to for so long; it takes the place of one that
             waits on the server. None: only where the server asks for it.
-        renew: makes an observation anew where the server says that it is outdated: few of its actions would be left.
+        renew: makes an observation anew where the server asks for it, since few actions of its chunk would be left.
         on_error: called with the error of each failed request; the next step may send an observation again.
 
     Raises:

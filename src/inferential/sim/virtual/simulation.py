@@ -21,7 +21,7 @@ from inferential.scheduler.engine import Batch, Capacity, Engine
 from inferential.scheduler.options import with_options
 from inferential.scheduler.request import QUEUED, InferenceRequest, RequestState
 from inferential.scheduler.time.robot_time import ChunkTime
-from inferential.sim.virtual.closed import ANSWERED, Observation, RobotLoop
+from inferential.sim.virtual.closed import ANSWERED, OUTDATED, Observation, RobotLoop
 from inferential.sim.virtual.mirror import Mirror, PacesRobots, SeesRobots
 from inferential.sim.virtual.world import Arrival, Call, ChunkedRobot, ModelSpec, Outcome, Run
 from inferential.tracking.cadence import CadenceTracker
@@ -312,6 +312,14 @@ class _Simulation:
         for request in self._engine.ended():
             assert request.refusal is not None
             self._ended(request, request.refusal.kind.value, None)
+        for request in self._engine.outdated():
+            self._ask_anew(request)
+
+    def _ask_anew(self, request: InferenceRequest) -> None:
+        self._idle_wakes = 0
+        observation = self._observations.get(request)
+        if observation is not None:
+            self._loops[request.client_id].deliver(self._clock.now, OUTDATED, observation)
 
     def _ended(self, request: InferenceRequest, end: str, started_at: float | None) -> Outcome:
         now = self._clock.now
