@@ -47,6 +47,8 @@ AGING = 2.0
 """By how much of itself a request's value grows while its robot waits for the time of one chunk."""
 RENEW_SHARE = 0.95
 """The share of what an answer to a new observation could give a robot, below which a robot is asked for one."""
+WAKE_S = 0.002
+"""Seconds before its latest start at which a call that waits begins, as waking up takes time."""
 WORTH_SHARE = 0.25
 """The share of a chunk that a robot with actions left must gain, so that a call begins for it before it must."""
 OWN_SHARE = 16
@@ -153,6 +155,11 @@ class ChunkLane:
         begins_at = np.maximum(rows[_RUNS_OUT], answered_at)
         gain = np.minimum(np.minimum(rows[_COVERS], answered_at + rows[_LASTS]) - begins_at, rows[_MOST])
         return int(np.count_nonzero((gain >= WORTH_SHARE * rows[_LASTS]) | (rows[_RUNS_OUT] <= answered_at)))
+
+    def waits_until(self, profile: LatencyProfile, enough: int, now: float) -> float:
+        """Returns until when a call waits for more requests; -inf: `enough` are worth a call."""
+        worth = self.worth_a_call(now + profile.typical(1))
+        return -math.inf if worth >= enough else self.runs_out_at() - profile.high(worth + 1) - WAKE_S
 
     def due_at(self) -> float:
         """Returns when `take_outdated` or `too_late` returns something next; infinite where they will not."""

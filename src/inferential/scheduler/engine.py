@@ -56,7 +56,6 @@ class Engine:
         self._running = Running(capacity, self.profiles)
         self._admission = Admission(config, scheduler, self._running)
         self._last: dict[str, str] = {}  # by device, the model that had it last
-        self._outdated: list[InferenceRequest] = []
         self._decided_at = -math.inf  # `work` ran for this moment, and no request came since
 
     @property
@@ -98,10 +97,7 @@ class Engine:
 
         They wait on, and may be dispatched before a newer observation takes their place.
         """
-        if not self._outdated:
-            return []
-        outdated, self._outdated = self._outdated, []
-        return outdated
+        return self._admission.queues.outdated()
 
     def can_bypass(self, request: InferenceRequest) -> bool:
         """Returns whether nothing that waits could go before a new request, so that `stage` may take it."""
@@ -154,7 +150,6 @@ class Engine:
         self._decided_at = now
         self._running.begin_decision()
         queues.refuse_infeasible(now)
-        self._outdated += queues.take_outdated()
         shared: dict[str, list[str]] = {}
         for model_id in queues.models():
             device = self._capacity(model_id).device

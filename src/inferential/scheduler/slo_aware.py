@@ -34,7 +34,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from inferential.scheduler.base import register_scheduler
-from inferential.scheduler.chunk_lane import ChunkLane, limits_of
+from inferential.scheduler.chunk_lane import WAKE_S, ChunkLane, limits_of
 from inferential.scheduler.queued import QueueScheduler
 from inferential.scheduler.request import InferenceRequest
 from inferential.scheduler.slo_lane import SloLane
@@ -51,8 +51,6 @@ CALM_S = 1.0
 """Seconds after its last sign until overload is over."""
 LATE_SHARE = 16
 """One in this many calls of a model may begin with a client that cannot be in time although others can."""
-WAKE_S = 0.002
-"""Seconds before its latest start at which a deferred batch begins, as waking up takes time."""
 PROBE_S = 1.0
 """Seconds without a call after which a model is tried with an infeasible request: its speed may have changed."""
 _NEED_HOLDS_S = 0.01  # demand changes slowly; it is not computed at every decision
@@ -71,6 +69,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         options = config.slo_aware
         self._starvation_s = options.starvation_ms / 1e3
         self._weighted = options.overload == "priority"
+        self._any_chunks = False
         self._by_robot_time = options.objective == "robot_time"
         self._availability: Availability = ALWAYS_AVAILABLE
         self._models: dict[str, ModelState] = {}
@@ -104,6 +103,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         if model.chunks is None:
             model.chunks = ChunkLane(self._starvation_s, weighted=self._weighted)
         lane.chunks = model.chunks
+        self._any_chunks = True
         model.chunks.push(request, *limits_of(request, chunk, self._availability.slots(request.model_id)))
 
     def _misses(self, request: InferenceRequest, now: float) -> bool:
@@ -215,7 +215,9 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         """Returns until when a call waits for more rows, alike for all free replicas; -inf: it does not wait."""
         first, live = lane.earliest(), lane.live_count
         if lane.chunks is not None and len(lane.chunks):
-            return self._chunks_wait_until(lane.chunks, slot, now) if len(lane.chunks) == len(lane) else -math.inf
+            model = self._model(slot.model_id)
+            enough = min(self._need(slot.model_id, now), slot.max_batch_size, model.demand.clients(now))
+            return lane.chunks.waits_until(slot.profile, enough, now) if len(lane.chunks) == len(lane) else -math.inf
         if first is None:
             return -math.inf
         needed = min(self._need(slot.model_id, now), slot.max_batch_size)
@@ -230,14 +232,6 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         latest_start = first.deadline - min(free, default=slot.profile.high(live + 1)) - WAKE_S
         # Not the present rate, which falls while nothing comes, so that the end of the wait would move away from it.
         return min(latest_start, first.waiting_since + 2 * needed / max(model.demand.last_per_second(), 1e-9))
-
-    def _chunks_wait_until(self, chunks: ChunkLane, slot: ReplicaSlot, now: float) -> float:
-        """Returns until when a call for robots that all have actions left waits for more rows."""
-        needed = min(self._need(slot.model_id, now), slot.max_batch_size)
-        worth = chunks.worth_a_call(now + slot.profile.typical(1))
-        if worth >= min(needed, self._model(slot.model_id).demand.clients(now)):
-            return -math.inf
-        return chunks.runs_out_at() - slot.profile.high(worth + 1) - WAKE_S
 
     def in_turn(self, model_ids: Sequence[str]) -> Sequence[str]:
         """Returns the models, first that whose request must begin soonest; under overload, whose turn comes first."""
@@ -303,6 +297,8 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
 
     def take_outdated(self) -> list[InferenceRequest]:
         """Returns waiting requests whose robots are to be asked for a newer observation, each of them once."""
+        if not self._any_chunks:
+            return []
         now = time.monotonic()
         chunks = [lane.chunks for lane in self._lanes.values() if lane.chunks is not None]
         return [request for lane in chunks for request in lane.take_outdated(now)]
@@ -310,9 +306,9 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
     def infeasible_at(self) -> float | None:
         """Returns when the next late request that wants to be refused becomes infeasible; None: there is none."""
         at = min([lane.infeasible_at() for lane in self._lanes.values()], default=math.inf)
-        for lane in self._lanes.values():
-            if lane.chunks is not None:
-                at = min(at, lane.chunks.due_at())
+        if self._any_chunks:
+            chunks = [lane.chunks for lane in self._lanes.values() if lane.chunks is not None]
+            at = min([at, *(lane.due_at() for lane in chunks)])
         return at if at < math.inf else None
 
     def _why(self, request: InferenceRequest, now: float) -> str:

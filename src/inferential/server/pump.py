@@ -164,6 +164,8 @@ class EventPump:
         if waiting:
             for batch in accounting.engine.work(now):
                 self._executor.submit(batch)
+            for request in engine.outdated():
+                self._egress.ask_anew(request)
         if accounting.pending:
             self._loop.call_soon(accounting.flush)  # after the calls that have just been started
         self._send_refusals()
@@ -182,11 +184,9 @@ class EventPump:
             self.work()
 
     def _send_refusals(self) -> None:
-        """Sends the refusals of requests that the engine has ended, and asks for newer observations."""
+        """Sends the refusals of requests that the engine has ended."""
         for request in self._engine.ended():
             self._egress.send_refusal(request)
-        for request in self._engine.outdated():
-            self._egress.ask_anew(request)
 
     # Timers: the engine or the fleet asked to be called at a time
 
