@@ -72,13 +72,16 @@ def test_json_has_the_same(run: Any, place: Path) -> None:
 
 def test_check_says_what_will_listen_where(run: Any, place: Path) -> None:
     (place / "fleet.yaml").write_text(
-        "gateways: {openpi: {model: arm}, gr00t: {model: arm, host: '*', port: 0}}\n"
+        "gateways: {openpi: {model: arm}, gr00t: {model: arm, host: '*', port: 0}, lerobot: {model: arm, port: 8081},\n"
+        " act: {model: arm, host: '::1'}}\n"
         "http: {host: '::1', token: s3cret}\notlp: {}\ntransport: {bind: 'ipc:///tmp/robots'}\n"
     )
     assert [tuple(one.values()) for one in run("check", "fleet.yaml", "--json").json["listens"]] == [
         ("ipc:///tmp/robots", "robots (ZeroMQ)"),
         ("ws://127.0.0.1:8000", "openpi gateway, model arm"),
         ("tcp://*:a free port", "GR00T gateway, model arm"),
+        ("grpc://127.0.0.1:8081", "LeRobot gateway, model arm"),
+        ("http://[::1]:8202", "/act gateway, model arm"),
         ("http://[::1]:8080", "live page, /metrics, /healthz, /readyz (token required)"),
         ("http://localhost:4318", "OpenTelemetry collector, connected to"),
     ]
@@ -238,10 +241,13 @@ def test_import_finds_models_that_the_server_would_not_take(run: Any, place: Pat
 
 
 def test_import_tells_which_packages_lack(run: Any, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (place / "f.yaml").write_text("models: {known: {arm: {target: 'ray:arm'}}}\notlp: {traces: false}\n")
+    (place / "f.yaml").write_text(
+        "models: {known: {arm: {target: 'ray:arm'}}}\notlp: {traces: false}\ngateways: {lerobot: {model: arm}}"
+    )
     monkeypatch.setattr(preflight, "_is_installed", lambda package: False)
     assert without_columns(run("check", "--import", "f.yaml").out).splitlines() == [
         "models.known.arm.target: needs ray: pip install 'inferential[server]' (f.yaml:1)",
+        "gateways.lerobot: needs grpc: pip install 'inferential[lerobot]' (f.yaml:3)",
         "otlp: needs opentelemetry.sdk: pip install 'inferential[otel]' (f.yaml:2)",
     ]
     assert run("check", "f.yaml").code == 0

@@ -113,14 +113,17 @@ def test_top_needs_the_token_where_there_is_one(run: Any, start: Start, place: P
         "transport: {bind: 'tcp://127.0.0.1:0'}\n"
         "models: {known: {arm: {target: 'policies:echo'}}}\n"
         "http: {port: 0, token: s3cret}\n"
-        "gateways: {openpi: {port: 0, model: arm}, gr00t: {port: 0, model: arm}}\n"
+        "gateways: {openpi: {port: 0, model: arm}, gr00t: {port: 0, model: arm}, lerobot: {port: 0, model: arm},\n"
+        "           act: {port: 0, model: arm}}\n"
     )
     process = start("serve", "fleet.yaml")
     assert process.stdout is not None
-    lines = [process.stdout.readline() for _ in range(4)]
+    lines = [process.stdout.readline() for _ in range(6)]
     assert lines[1].startswith("openpi gateway on ws://127.0.0.1:")
     assert lines[2].startswith("GR00T gateway on tcp://127.0.0.1:")
-    page = lines[3].split()[-1]
+    assert lines[3].startswith("LeRobot gateway on 127.0.0.1:")
+    assert lines[4].startswith("/act gateway on http://127.0.0.1:")
+    page = lines[5].split()[-1]
     assert "asks for a token" in run("top", page, "--once").err
     assert run("top", page, "--once", "--token", "s3cret").code == 0
 

@@ -23,7 +23,6 @@ RAY = "ray:"
 """Begins the target of a model on Ray Serve."""
 
 _EVERYWHERE = ("*", "0.0.0.0", "::")
-_OPENPI: Key = ("gateways", "openpi", "host")
 
 
 def preflight(loaded: Loaded) -> list[Problem]:
@@ -52,6 +51,8 @@ def missing_packages(loaded: Loaded) -> list[Problem]:
     for model_id, target in targets(loaded.config).items():
         if target.startswith(RAY) and not _is_installed("ray"):
             found.append(_problem(loaded, _target(model_id), "needs ray: pip install 'inferential[server]'"))
+    if loaded.config.gateways.lerobot is not None and not _is_installed("grpc"):
+        found.append(_problem(loaded, ("gateways", "lerobot"), "needs grpc: pip install 'inferential[lerobot]'"))
     if loaded.config.otlp is not None and not _is_installed("opentelemetry.sdk"):
         found.append(_problem(loaded, ("otlp",), "needs opentelemetry.sdk: pip install 'inferential[otel]'"))
     return found
@@ -60,9 +61,12 @@ def missing_packages(loaded: Loaded) -> list[Problem]:
 def listeners(config: InferentialConfig) -> list[tuple[str, str]]:
     """Returns what a server of this configuration will listen on or connect to: an address, and what is there."""
     found = [(config.transport.bind, "robots (ZeroMQ)")]
+    gateways = config.gateways
     for section, scheme, what in (
-        (config.gateways.openpi, "ws", "openpi gateway"),
-        (config.gateways.gr00t, "tcp", "GR00T gateway"),
+        (gateways.openpi, "ws", "openpi gateway"),
+        (gateways.gr00t, "tcp", "GR00T gateway"),
+        (gateways.lerobot, "grpc", "LeRobot gateway"),
+        (gateways.act, "http", "/act gateway"),
     ):
         if section is not None:
             found.append((_address(scheme, section.host, section.port), f"{what}, model {section.model}"))
@@ -100,7 +104,13 @@ def _unusable_addresses(loaded: Loaded) -> Iterator[Problem]:
     if kind == "ipc" and len(os.fsencode(place)) > MAX_PATH_BYTES:
         expected = f"expected a path of at most {MAX_PATH_BYTES} bytes, got {len(os.fsencode(place))}"
         yield _problem(loaded, ("transport", "bind"), expected)
-    for section, key in ((loaded.config.http, ("http", "host")), (loaded.config.gateways.openpi, _OPENPI)):
+    gateways = loaded.config.gateways
+    for section, key in (
+        (loaded.config.http, ("http", "host")),
+        (gateways.openpi, ("gateways", "openpi", "host")),
+        (gateways.lerobot, ("gateways", "lerobot", "host")),
+        (gateways.act, ("gateways", "act", "host")),
+    ):
         if section is not None and section.host == "*":
             yield _problem(loaded, key, "expected 0.0.0.0 for every interface, got '*'")
 
@@ -126,6 +136,8 @@ def _listening(loaded: Loaded) -> Iterator[tuple[Key, str, int]]:
     sections = {
         ("gateways", "openpi"): config.gateways.openpi,
         ("gateways", "gr00t"): config.gateways.gr00t,
+        ("gateways", "lerobot"): config.gateways.lerobot,
+        ("gateways", "act"): config.gateways.act,
         ("http",): config.http,
     }
     for key, section in sections.items():

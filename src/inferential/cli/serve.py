@@ -153,6 +153,18 @@ class _AnnouncedServer(Server):
 
             gr00t = await self._beside.enter_async_context(Gr00tGateway(self, gateways.gr00t))
             lines.append(f"GR00T gateway on {gr00t.address}, model {gateways.gr00t.model}")
+        if gateways.lerobot is not None:
+            try:
+                from inferential.gateway.lerobot import LeRobotGateway
+            except ModuleNotFoundError as error:
+                raise missing("gateways.lerobot", error, "lerobot") from error
+            lerobot = await self._beside.enter_async_context(LeRobotGateway(self, gateways.lerobot))
+            lines.append(f"LeRobot gateway on {lerobot.address}, model {gateways.lerobot.model}")
+        if gateways.act is not None:
+            from inferential.gateway.act import ActGateway
+
+            act = await self._beside.enter_async_context(ActGateway(self, gateways.act))
+            lines.append(f"/act gateway on {act.address}, model {gateways.act.model}")
         if self.config.otlp is not None:
             await self._after.enter_async_context(_telemetry(self, self.config.otlp))
             lines.append(f"traces and metrics to {self.config.otlp.endpoint}")
@@ -243,7 +255,7 @@ def _wanted(loaded: Loaded, path: Path | None) -> dict[str, str]:
         )
     for model_id in sorted(loaded.config.models.known.keys() - wanted):
         logger.warning("models.known.%s has settings but no target: it is not served", model_id)
-    for name, gateway in (("openpi", loaded.config.gateways.openpi), ("gr00t", loaded.config.gateways.gr00t)):
+    for name, gateway in loaded.config.gateways:
         if gateway is not None and gateway.model not in wanted:
             logger.warning("gateways.%s.model: %r is not served: its robots will be refused", name, gateway.model)
     return wanted

@@ -1,6 +1,6 @@
 """Compares two configurations: what differs, and which differences a running server can take on.
 
-Which fields these are follows from the marks in the schema (`config.schema.Effect`). Nothing is applied here.
+Which fields these are follows from the marks in the schema (`config.section.Effect`). Nothing is applied here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from inferential.config.fields import ROOT, Key, Node, format_value, values
-from inferential.config.schema import InferentialConfig, Section
+from inferential.config.schema import InferentialConfig
+from inferential.config.section import Section
 
 
 @dataclass(frozen=True, slots=True)

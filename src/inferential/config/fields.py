@@ -17,7 +17,8 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from inferential.config.schema import Effect, Expected, InferentialConfig, Section
+from inferential.config.schema import InferentialConfig
+from inferential.config.section import Effect, Expected, Section
 
 Key = tuple[str | int, ...]
 """A place in a configuration: names of fields, model ids, positions in lists."""

@@ -18,7 +18,8 @@ from inferential.config.environment import read_environment
 from inferential.config.fields import ROOT, Key, Node
 from inferential.config.files import read_file
 from inferential.config.problems import ConfigError, from_validation
-from inferential.config.schema import InferentialConfig, Section
+from inferential.config.schema import InferentialConfig
+from inferential.config.section import Section
 from inferential.config.text import Layer
 
 OVERRIDES = "overrides"

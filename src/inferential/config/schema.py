@@ -5,55 +5,29 @@ Nothing here reads a file or the environment: that is `config.loading`.
 
 from __future__ import annotations
 
-import enum
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator
 
+from inferential.config.gateways import ActConfig, LeRobotConfig
+from inferential.config.section import (
+    Count,
+    Effect,
+    Expected,
+    HttpUrl,
+    NotNegative,
+    Port,
+    Positive,
+    Secret,
+    Section,
+    SocketCount,
+)
 
-class Effect(enum.Enum):
-    """Says when a change of a field, and of all fields inside it, takes effect; the innermost mark counts.
-
-    Each table of `InferentialConfig` has one. `config.changes` goes by them.
-    """
-
-    LIVE = "live"
-    """At once, while the server runs."""
-    ON_RESTART = "restart"
-    """When the server starts next."""
-
-
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """Says in words what a value must be, where its type does not say enough."""
-
-    text: str
-
-
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-SocketCount = Annotated[int, Field(ge=1, le=2**31 - 1)]  # ZeroMQ keeps it in a C int
-Port = Annotated[int, Field(ge=0, le=65_535)]
-Secret = Annotated[SecretStr, Field(min_length=1)]  # an empty one would let everyone in
-HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$"), Expected("a URL as http://HOST:PORT")]
 Target = Annotated[
     str,
     Field(pattern=r"^(ray:[^\s/]+(/[^\s/]+)?|openpi(\+wss)?://[^\s/]+(/\S*)?|\w+(\.\w+)*:\w+(\.\w+)*)$"),
     Expected("module:object, ray:application, or openpi://HOST:PORT"),
 ]
-
-
-class Section(BaseModel):
-    """One table of the configuration: unknown keys are errors, assignments are checked."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        validate_assignment=True,
-        use_attribute_docstrings=True,
-        protected_namespaces=(),  # pydantic before 2.10 warns of `model_deadline`
-    )
 
 
 class TransportConfig(Section):
@@ -338,6 +312,10 @@ class GatewaysConfig(Section):
     """Robots that speak openpi's websocket policy protocol."""
     gr00t: Gr00tConfig | None = None
     """Robots that speak GR00T's ZeroMQ policy protocol."""
+    lerobot: LeRobotConfig | None = None
+    """Robots that run LeRobot's `RobotClient`."""
+    act: ActConfig | None = None
+    """Robots that ask by POST /act in JSON."""
 
 
 class HttpConfig(Section):

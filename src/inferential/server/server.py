@@ -334,6 +334,11 @@ class Server:
         """
         return InProcessConnection(client_id, client_type, self._core.inprocess, self._submit_inprocess)
 
+    def is_dispatched(self, client_id: str, request_id: int) -> bool:
+        """Returns whether a model computes the answer to a request now, so that no newer one can take its place."""
+        running = self._core.engine.running()
+        return any(request.request_id == request_id and request.client_id == client_id for request in running)
+
     async def model_metadata(self, model_id: str) -> Mapping[str, Any]:
         """Returns what a model says of itself, as an openpi policy or the policy server behind it does; else {}."""
         return await self._core.dispatcher.model_metadata(model_id)

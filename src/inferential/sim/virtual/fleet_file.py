@@ -14,7 +14,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from inferential.config.files import parse_content, read_file
 from inferential.config.problems import ConfigError, Problem
-from inferential.config.schema import Count, InferentialConfig, ModelsConfig, NotNegative, Positive, Section
+from inferential.config.schema import InferentialConfig, ModelsConfig
+from inferential.config.section import Count, NotNegative, Positive, Section
 from inferential.config.text import Layer
 
 _CLOSED_ONLY = frozenset(
