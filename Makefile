@@ -7,7 +7,7 @@ DEMO_READY := $(VENV)/.demo-ready
 OLDEST := .venv-oldest
 EXTRAS := edge demo otel bfloat16 lerobot
 COVERED ?= 85
-TYPED ?= 83
+TYPED ?= 98
 NEW_ENOUGH = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Inferential needs Python >= 3.11; try make PYTHON=python3.12")'
 
 .PHONY: demo test test-oldest coverage lint types bench bench-check bench-schedulers fuzz soak docs proto clean setup

@@ -96,7 +96,7 @@ def test_without_a_file_the_environment_is_checked(run: Any, monkeypatch: pytest
     assert ran.out == "schedulng: unknown key; did you mean INFERENTIAL_SCHEDULING? (INFERENTIAL_SCHEDULNG)\n"
 
 
-def test_problems_are_told_a_line_each_with_exit_code_1(run: Any, place: Path) -> None:
+def test_problems_are_reported_a_line_each_with_exit_code_1(run: Any, place: Path) -> None:
     (place / "f.yaml").write_text("scheduling:\n  stratgy: x\n  max_retries: -1\n")
     ran = run("check", "f.yaml")
     assert ran.code == 1
@@ -104,11 +104,11 @@ def test_problems_are_told_a_line_each_with_exit_code_1(run: Any, place: Path) -
         "scheduling.max_retries: expected a whole number of at least 0, got -1 (f.yaml:3)",
         "scheduling.stratgy: unknown key; did you mean scheduling.strategy? (f.yaml:2)",
     ]
-    told = run("check", "--json", "f.yaml")
-    assert told.code == 1
-    assert told.json["valid"] is False
-    assert [problem["source"] for problem in told.json["problems"]] == ["f.yaml:3:3", "f.yaml:2:3"]
-    assert told.json["values"] == []
+    result = run("check", "--json", "f.yaml")
+    assert result.code == 1
+    assert result.json["valid"] is False
+    assert [problem["source"] for problem in result.json["problems"]] == ["f.yaml:3:3", "f.yaml:2:3"]
+    assert result.json["values"] == []
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_files_own_words_are_shown_without_what_a_terminal_acts_on(run: Any, p
     assert run("serve", "f.yaml").err.startswith(r'error: "a\x1b[2Jb": unknown key')
 
 
-def test_a_fleet_to_simulate_is_told_to_be_one(run: Any, place: Path) -> None:
+def test_a_fleet_to_simulate_is_recognised_as_one(run: Any, place: Path) -> None:
     (place / "f.yaml").write_text("robots: {arm: {model: m, rate_hz: 5, budget_ms: 5}}\n")
     assert without_columns(run("check", "f.yaml").out) == (
         "robots: unknown key; a file with robots is a fleet for `inferential simulate`, no server's configuration "

@@ -1,4 +1,4 @@
-"""What is told of each field: path, expectation, unit, meaning."""
+"""What is said of each field: path, expectation, unit, meaning."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_every_duration_and_size_has_its_unit_in_its_name() -> None:
         (("ray",), "a table"),
     ],
 )
-def test_what_is_expected_is_told_in_words(key: tuple[Any, ...], expected: str) -> None:
+def test_what_is_expected_is_said_in_words(key: tuple[Any, ...], expected: str) -> None:
     node = find(key)
     assert node is not None
     assert node.expected == expected
@@ -74,6 +74,7 @@ def test_only_socket_backend_and_targets_take_a_restart() -> None:
         "models.known.<id>.run",
         "models.known.<id>.timeout_ms",
         "models.known.<id>.api_key",
+        "models.known.<id>.options",
         "ray",
         *(f"gateways.openpi.{name}" for name in ("model", "host", "port", "api_keys", "metadata", "timeout_ms")),
         *(f"gateways.gr00t.{name}" for name in ("model", "host", "port", "api_token", "modality_config", "timeout_ms")),
@@ -109,11 +110,11 @@ def test_values_are_written_on_one_line(value: Any, text: str) -> None:
 
 
 def test_values_lists_all_there_are_with_entries_by_name_and_lists_whole() -> None:
-    told = {
+    result = {
         "models": {"known": {"arm": {"max_inflight": 3}}},
         "clients": {"known": [{"id": "a", "model": "arm"}, {"id": "b", "model": "arm"}]},
     }
-    found = {node.path: (node, value) for node, value in values(InferentialConfig.model_validate(told))}
+    found = {node.path: (node, value) for node, value in values(InferentialConfig.model_validate(result))}
     assert found["models.known.arm.max_inflight"][1] == 3
     assert found["ray"][1] == {}
     node, known = found["clients.known"]

@@ -73,8 +73,10 @@ def _keep(new: Section, running: Section, node: Node) -> None:
                 _keep(kept := _defaults(before[key]), before[key], entry)
                 if kept != _defaults(kept):
                     after[key] = kept  # what was removed from the file and is still in force
-        elif not child.live:
+        elif not child.live and after != before:
             setattr(new, name, before)
+    if new.__pydantic_extra__ is not None and not node.live:  # gateways of other packages
+        new.__pydantic_extra__ = dict(running.model_extra or {})
 
 
 def _defaults(section: Section) -> Section:

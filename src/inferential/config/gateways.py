@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from inferential.config.section import NotNegative, Port, Positive, Secret, Section
+from inferential.config.section import NotNegative, Port, Positive, Secret
+from inferential.config.services import GatewayConfig
 
 
-class LeRobotConfig(Section):
+class LeRobotConfig(GatewayConfig):
     """Robots that run LeRobot's `RobotClient` (gRPC, asynchronous inference)."""
 
-    model: str = Field(min_length=1)
-    """The model that they ask."""
+    title: ClassVar[str] = "LeRobot gateway"
+    scheme: ClassVar[str] = "grpc"
+    package: ClassVar[str] = "grpc"
+    extra: ClassVar[str] = "lerobot"
+
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for every interface: the protocol has no key."""
     port: Port = 8080
@@ -29,11 +33,12 @@ class LeRobotConfig(Section):
     or whose timestep was answered before, as LeRobot's own server does."""
 
 
-class ActConfig(Section):
+class ActConfig(GatewayConfig):
     """Robots that ask by POST /act in JSON (OpenVLA's and MolmoAct's servers)."""
 
-    model: str = Field(min_length=1)
-    """The model that they ask."""
+    title: ClassVar[str] = "/act gateway"
+    scheme: ClassVar[str] = "http"
+
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for every interface, which wants a token."""
     port: Port = 8202

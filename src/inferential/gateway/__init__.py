@@ -4,8 +4,8 @@
 """
 
 from inferential.gateway.act import ActGateway
-from inferential.gateway.base import Gateway
+from inferential.gateway.base import Gateway, GatewayClient
 from inferential.gateway.gr00t import Gr00tGateway
 from inferential.gateway.openpi import OpenPiGateway
 
-__all__ = ["ActGateway", "Gateway", "Gr00tGateway", "OpenPiGateway"]
+__all__ = ["ActGateway", "Gateway", "GatewayClient", "Gr00tGateway", "OpenPiGateway"]

@@ -19,7 +19,7 @@ import secrets
 import socket
 from collections.abc import Iterator
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import uvicorn
 from starlette.applications import Starlette
@@ -28,12 +28,11 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from inferential import errors
+from inferential.config.gateways import ActConfig
+from inferential.config.services import GatewayConfig
 from inferential.gateway.base import Gateway, GatewayAnswer, GatewayClient, describe_error
 from inferential.gateway.json_numpy import dumps, loads
 from inferential.server import Server
-
-if TYPE_CHECKING:
-    from inferential.config.gateways import ActConfig
 
 logger = logging.getLogger("inferential.gateway.act")
 
@@ -79,9 +78,10 @@ class ActGateway(Gateway):
         config: address, model and token.
     """
 
+    Config: ClassVar[type[GatewayConfig]] = ActConfig
+
     def __init__(self, server: Server, config: ActConfig) -> None:
-        super().__init__(server)
-        self._config = config
+        super().__init__(server, config)
         self._token = None if config.token is None else config.token.get_secret_value().encode()
         self._socket: socket.socket | None = None
         self._uvicorn: _Uvicorn | None = None

@@ -6,22 +6,22 @@ What an observation looks like on the wire is each gateway's own.
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from inferential.client.handles import AsyncModel
 from inferential.client.result import Result
+from inferential.config.services import GatewayConfig
 from inferential.errors import InferenceError, RequestExpired, RequestRejected, RequestSuperseded
 from inferential.proto.messages import ResponseTiming
 from inferential.proto.structure import STRUCTURE_KEY, flatten, restore
 from inferential.replica.structured import RESULT_FIELDS
 from inferential.server import Server
 from inferential.server.inprocess import InProcessConnection
+from inferential.server.service import Service
 
 RETRY_PAUSES_S = (0.05, 0.2, 1.0)
 """Pauses before a request that the server refused is sent again; the last one is repeated."""
@@ -29,41 +29,22 @@ _LASTING = ("is not accepted", "is draining")
 """Ends of the reasons of refusals that hold for every request; any other (no room, expired, evicted) may pass."""
 
 
-class Gateway(ABC):
+class Gateway(Service):
     """Listens for robots of one protocol while the server runs; an async context manager.
+
+    `Config`, the gateway's section `gateways.NAME`, is a subclass of `GatewayConfig`.
 
     Args:
         server: a running server.
+        config: address, model, and what else the section has.
     """
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
+    def __init__(self, server: Server, config: GatewayConfig) -> None:
+        super().__init__(server, config)
 
-    @property
-    @abstractmethod
-    def address(self) -> str:
-        """The address it listens on, with the real port."""
-
-    @abstractmethod
-    async def start(self) -> None:
-        """Begins to listen.
-
-        Raises:
-            OSError: the address cannot be bound.
-        """
-
-    @abstractmethod
-    async def stop(self) -> None:
-        """Ends all connections. Idempotent."""
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
+    def announcement(self) -> str:
+        """Returns its title, address and model."""
+        return f"{self._config.title} on {self.address}, model {self._config.model}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +129,7 @@ class StreamingClient(GatewayClient):
     Args:
         connection: a connection of its own.
         model_id: the model that it asks.
-        timeout_ms: as of `GatewayClient`, for `infer`.
+        timeout_ms: as for `GatewayClient`, for `infer`.
         control_rate_hz: actions that it plays per second.
     """
 

@@ -36,7 +36,7 @@ from inferential.transport.memory import raise_mmap_threshold
 from inferential.transport.messages import Received
 from inferential.transport.zmq_transport import ZmqTransport
 
-logger = logging.getLogger("inferential")
+logger: logging.Logger = logging.getLogger("inferential")
 
 # A client drops what it has not read when its connection ends; this is a control period or two to read it in.
 _READ_GRACE_S = 0.1

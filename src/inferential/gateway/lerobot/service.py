@@ -20,7 +20,7 @@ import secrets
 import socket
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 try:
     import grpc
@@ -31,6 +31,8 @@ except ModuleNotFoundError as error:
     ) from error
 
 from inferential import errors
+from inferential.config.gateways import LeRobotConfig
+from inferential.config.services import GatewayConfig
 from inferential.gateway.base import Gateway, describe_error
 from inferential.gateway.lerobot.messages import (
     MAX_MESSAGE_BYTES,
@@ -50,9 +52,6 @@ from inferential.gateway.lerobot.records import (
 )
 from inferential.gateway.lerobot.robot import Robot, SharedConnection, UnusableAnswer
 from inferential.server import Server
-
-if TYPE_CHECKING:
-    from inferential.config.gateways import LeRobotConfig
 
 logger = logging.getLogger("inferential.gateway.lerobot")
 
@@ -98,9 +97,10 @@ class LeRobotGateway(Gateway):
         config: address, model and rate.
     """
 
+    Config: ClassVar[type[GatewayConfig]] = LeRobotConfig
+
     def __init__(self, server: Server, config: LeRobotConfig) -> None:
-        super().__init__(server)
-        self._config = config
+        super().__init__(server, config)
         self._grpc: grpc.aio.Server | None = None
         self._address = ""
         self._robots: dict[str, Robot] = {}

@@ -238,7 +238,7 @@ def _fleet(layer: Layer) -> Fleet:
 
 
 def _configures_a_server(layer: Layer) -> bool:
-    """Whether it is the other kind of file that there is; with robots it is a fleet, if perhaps a wrong one."""
+    """Returns whether it is a server's configuration; a file with robots is a fleet, perhaps a wrong one."""
     models = layer.values.get("models")
     of_models = models.keys() & ModelsConfig.model_fields.keys() if isinstance(models, Mapping) else ()
     others = layer.values.keys() & (InferentialConfig.model_fields.keys() - Fleet.model_fields.keys())
