@@ -1,4 +1,4 @@
-"""Robots that play chunks: who makes the next call, by robot time, and that nobody waits for ever."""
+"""Robots that play chunks: who makes the next call, by robot time, and that no robot waits for ever."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_memory_of_clients_is_bounded(lane: ChunkLane, ask: Callable[..., Infere
 
 @given(seed=st.integers(0, 2**32 - 1), robots=st.integers(2, 24), limit=st.sampled_from([1, 2, 8]))
 @settings(max_examples=40, deadline=None)
-def test_nobody_is_abandoned(
+def test_no_client_is_abandoned(
     ask: Callable[..., InferenceRequest], profile: LatencyProfile, seed: int, robots: int, limit: int
 ) -> None:
     """Robots ask again as soon as they are served, some with observations that never gain anything; the lowest

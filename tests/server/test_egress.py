@@ -257,8 +257,8 @@ async def test_a_robot_is_asked_for_a_newer_observation_and_its_request_goes_on(
     await bench.meet(robot)
     request = bench.running()
     bench.egress.ask_anew(request)
-    told = read_response(*robot.recv_multipart()[1:]).message
-    assert (told.status, told.request_id) == (Status.OUTDATED, request.request_id)
+    notice = read_response(*robot.recv_multipart()[1:]).message
+    assert (notice.status, notice.request_id) == (Status.OUTDATED, request.request_id)
     assert not request.over
     assert bench.points(names.REQUESTS_OUTDATED) == [{"client": "arm", "model": "policy"}]
 

@@ -17,7 +17,7 @@ robot's actions run out.
 
 A robot that renews observations is asked for one when its own has aged (`limits_of`); the new one takes its place.
 
-Nobody is abandoned, whatever the load and the weights: a client whose turn has come,
+No client is abandoned, whatever the load and the weights: a client whose turn has come,
 
     turn = since + time of its chunk + starvation * (2 - weight)
 
