@@ -1,4 +1,5 @@
-"""What a decision costs with 1,000 requests waiting: the strategy's own part, and all that the engine does around it.
+"""What a decision costs with 64 and 1,000 requests waiting: the strategy's own part, and all that the engine does
+around it. `slo_aware` twice: for requests with a deadline, and for those of robots that play chunks.
 
 The clock that the engine sees is a made-up one; a call of the model ends, the next is decided, and as many requests
 come as went.
@@ -18,10 +19,12 @@ from inferential.config.schema import SchedulingConfig
 from inferential.scheduler import InferenceRequest, create_scheduler
 from inferential.scheduler.engine import Capacity, Engine
 from inferential.scheduler.time.availability import ReplicaSlot
+from inferential.scheduler.time.robot_time import ChunkTime
 
-WAITING = 1_000
+WAITING = (64, 1_000)
 DECISIONS = 5_000
-STRATEGIES = ("deadline_aware", "round_robin", "slo_aware")
+CHUNKS = "slo_aware, chunks"
+STRATEGIES = ("deadline_aware", "round_robin", "slo_aware", CHUNKS)
 BATCH_SIZES = (1, 8)
 
 
@@ -36,6 +39,7 @@ class Row:
     """
 
     strategy: str
+    waiting: int
     batch_size: int
     chosen_us: tuple[float, float]
     decided_us: tuple[float, float]
@@ -53,13 +57,15 @@ class Clock:
 
 def run(seconds: float = 5.0) -> dict[str, Any]:
     """All strategies; a fixed number of decisions, whatever `seconds`."""
-    return {"waiting": WAITING, "rows": [asdict(_measure(name, size)) for name in STRATEGIES for size in BATCH_SIZES]}
+    rows = [asdict(_measure(name, waiting, size)) for name in STRATEGIES for waiting in WAITING for size in BATCH_SIZES]
+    return {"rows": rows}
 
 
-def _measure(strategy: str, batch_size: int) -> Row:
+def _measure(name: str, waiting: int, batch_size: int) -> Row:
+    strategy, with_chunks = name.split(",")[0], name == CHUNKS
     clock, chance = Clock(), random.Random(0)
     with patch.object(time, "monotonic", clock):
-        config = SchedulingConfig(strategy=strategy, max_queue_size=10 * WAITING)
+        config = SchedulingConfig(strategy=strategy, max_queue_size=10 * waiting)
         scheduler = create_scheduler(config)
         engine = Engine(config, scheduler, lambda model_id: Capacity(1, batch_size))
         sizes = [{"batch_size": size, "median_ms": 10.0 + size, "high_ms": 11.0 + size} for size in range(1, 9)]
@@ -77,8 +83,8 @@ def _measure(strategy: str, batch_size: int) -> Row:
             return batch
 
         scheduler.next_batch_on = timed  # type: ignore[attr-defined]
-        for number in range(WAITING):
-            engine.offer(_request(number, clock.now, chance), clock.now)
+        for number in range(waiting):
+            engine.offer(_request(number, clock.now, chance, with_chunks), clock.now)
         for _ in range(DECISIONS):
             clock.now += 0.018
             began = time.perf_counter()
@@ -89,14 +95,14 @@ def _measure(strategy: str, batch_size: int) -> Row:
             engine.finished(batch, clock.now, measured=False)
             for _ in batch.requests:
                 number += 1
-                request = _request(number, clock.now, chance)
+                request = _request(number, clock.now, chance, with_chunks)
                 began = time.perf_counter()
                 engine.offer(request, clock.now)
                 taken_in.append(time.perf_counter() - began)
-    return Row(strategy, batch_size, _of(chosen), _of(decided), _of(taken_in))
+    return Row(name, waiting, batch_size, _of(chosen), _of(decided), _of(taken_in))
 
 
-def _request(number: int, now: float, chance: random.Random) -> InferenceRequest:
+def _request(number: int, now: float, chance: random.Random, with_chunk: bool) -> InferenceRequest:
     return InferenceRequest(
         client_id=f"c{number}",
         model_id="m",
@@ -110,6 +116,7 @@ def _request(number: int, now: float, chance: random.Random) -> InferenceRequest
         # Time enough that no request becomes late: that is another branch, and a cheaper one.
         latency_budget_ms=chance.choice((50e3, 60e3, 70e3, 80e3)),
         priority=chance.randrange(3),
+        chunk=ChunkTime(now + chance.uniform(-0.2, 0.3), now + 0.5, 0.5) if with_chunk else None,
     )
 
 

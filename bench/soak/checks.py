@@ -18,6 +18,7 @@ _ENDS = (
     "requests_rejected",
     "requests_expired",
     "requests_superseded",
+    "requests_outdated",
 )
 
 

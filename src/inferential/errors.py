@@ -49,6 +49,14 @@ class RequestSuperseded(InferenceError):
     """A newer observation of the same client and model took the request's place."""
 
 
+class ObservationOutdated(InferenceError):
+    """The request waits still, but the server asks for a newer observation: few actions of its chunk would be left.
+
+    Only a robot that announces `renews` gets it, as `ChunkRuntime` does, which observes anew by itself. Where no newer
+    observation comes, the request is answered all the same.
+    """
+
+
 class UnknownModel(InferenceError):
     """The server serves no model with that id."""
 

@@ -18,6 +18,7 @@ from inferential import (
     InferenceError,
     InvalidObservation,
     ModelFailed,
+    ObservationOutdated,
     RequestExpired,
     RequestRejected,
     RequestSuperseded,
@@ -28,7 +29,7 @@ from inferential.client.encoding import EncodingRules
 from inferential.client.handle import Handle
 from inferential.client.mailbox import MAX_UNREAD, Mailbox
 from inferential.client.session import MAX_OPEN, MAX_UNSENT, Session, SessionSizes
-from inferential.proto import LATE_REFUSE, QUEUE_ALL, QUEUE_LATEST, ModelResponse, Observation
+from inferential.proto import LATE_REFUSE, QUEUE_ALL, QUEUE_LATEST, ModelResponse, Observation, Status
 from inferential.proto.fields import DEFAULT_BUDGET_MS
 from inferential.proto.messages import content_of
 
@@ -544,3 +545,20 @@ def test_control_rate_and_what_to_do_when_late_go_with_every_observation() -> No
 def test_a_bad_rate_or_choice_is_named(inputs: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         Handle("m", 50.0, 1, "latest", EncodingRules(None), **inputs)
+
+
+def test_that_a_newer_observation_is_asked_for_is_delivered_and_the_request_stays_open(talk: Any) -> None:
+    mailbox = talk.mailbox()
+    request_id = observed(talk.session, mailbox, renews=True).request_id
+    notice = ModelResponse(request_id=request_id, model_id="m", status=Status.OUTDATED, reason="it waits")
+    talk.session.receive(notice.SerializeToString(), b"", 1.0)
+    outcome = mailbox.take()
+    assert isinstance(outcome, ObservationOutdated)
+    assert (outcome.request_id, outcome.reason) == (request_id, "it waits")
+    assert request_id in mailbox.open
+    ended = ModelResponse(request_id=request_id, model_id="m", status=Status.EXPIRED, reason="too late")
+    talk.session.receive(ended.SerializeToString(), b"", 1.0)
+    assert isinstance(mailbox.take(), RequestExpired)
+    talk.session.receive(notice.SerializeToString(), b"", 1.0)
+    assert mailbox.take() is None
+    assert talk.session.stats.unmatched == 1

@@ -20,6 +20,7 @@ from inferential.scheduler.engine import Batch, Capacity, Engine
 from inferential.scheduler.request import RequestState
 from inferential.scheduler.slo_aware import WAKE_S
 from inferential.scheduler.time.profile import Profiles
+from inferential.scheduler.time.robot_time import ChunkTime
 
 MakeRequest = Callable[..., InferenceRequest]
 STRATEGIES = ["batch_optimized", "deadline_aware", "model_deadline", "priority_tiered", "round_robin", "slo_aware"]
@@ -204,8 +205,21 @@ class ProgressMachine(RuleBasedStateMachine):
         refuse=st.booleans(),
         priority=st.integers(0, 3),
         time_ms=st.one_of(st.floats(-50, 400), st.sampled_from([0.0, 1e-9, 1e9])),
+        chunk=st.one_of(
+            st.none(),
+            st.tuples(st.floats(-0.1, 0.4), st.sampled_from([-1.0, 0.2, 0.5, 1e9]), st.booleans()),
+        ),
     )
-    def offer(self, client: str, model: str, latest: bool, refuse: bool, priority: int, time_ms: float) -> None:
+    def offer(
+        self,
+        client: str,
+        model: str,
+        latest: bool,
+        refuse: bool,
+        priority: int,
+        time_ms: float,
+        chunk: tuple[float, float, bool] | None,
+    ) -> None:
         request = InferenceRequest(
             client,
             model,
@@ -221,6 +235,7 @@ class ProgressMachine(RuleBasedStateMachine):
             takes_latest=latest,
             late="refuse" if refuse else "serve",
             deadline=self.now + time_ms / 1e3,
+            chunk=None if chunk is None else ChunkTime(self.now + chunk[0], self.now + chunk[1], 0.5, 0.5, chunk[2]),
         )
         self.offered.append(request)
         self.engine.offer(request, self.now)
@@ -234,8 +249,9 @@ class ProgressMachine(RuleBasedStateMachine):
         batches = self.engine.work(self.now)
         self.running += batches
         ended = self.engine.ended()
+        outdated = self.engine.outdated()
         self.settled = True
-        return bool(batches or ended)
+        return bool(batches or ended or outdated)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), fails=st.booleans(), measured=st.booleans())
@@ -260,11 +276,15 @@ class ProgressMachine(RuleBasedStateMachine):
         time_ms=st.floats(10.0, 300.0),
         call_ms=st.floats(1.0, 100.0),
         refuse=st.booleans(),
+        with_chunks=st.booleans(),
     )
-    def fleet_asks(self, count: int, gap_ms: float, time_ms: float, call_ms: float, refuse: bool) -> None:
+    def fleet_asks(
+        self, count: int, gap_ms: float, time_ms: float, call_ms: float, refuse: bool, with_chunks: bool
+    ) -> None:
         """Clients ask one after the other while calls run; so demand grows, and batches are worth a wait."""
         for number in range(count):
-            self.offer("abcdefghijkl"[number % 12], "m", True, refuse, 1, time_ms)
+            chunk = (time_ms / 1e3, 0.5, refuse) if with_chunks else None
+            self.offer("abcdefghijkl"[number % 12], "m", True, refuse, 1, time_ms, chunk)
             self.all_that_is_due_was_done()
             until = self.now + gap_ms / 1e3
             while (at := self.engine.wake_at()) is not None and at <= until:

@@ -13,6 +13,7 @@ from tests.scheduler.slo_bench import Bench, at
 from inferential.scheduler import InferenceRequest
 from inferential.scheduler.engine import Capacity
 from inferential.scheduler.request import RefusalKind, RequestState
+from inferential.scheduler.time.robot_time import ChunkTime
 
 MakeRequest = Callable[..., InferenceRequest]
 StoppedClock = Callable[..., AbstractContextManager[Any]]
@@ -182,3 +183,92 @@ def test_a_decision_among_a_thousand_leaves_nothing_behind(clock: Any, make_requ
     status = run.engine.scheduler.status()
     assert (status["strategy"], status["queue_size"], status["lanes"]) == ("slo_aware", 0, {})
     assert time.monotonic() == clock.now
+
+
+# Robots that play chunks
+
+
+def chunk_at(make_request: MakeRequest, clock: Any, client: str, received: float, **fields: Any) -> Any:
+    """An arrival of a robot without actions whose chunks last 500 ms; times in milliseconds."""
+    renews = fields.pop("renews", False)
+    received_at = clock.now + received / 1e3
+    chunk = ChunkTime(received_at, received_at + 0.5, 0.5, renews=renews)
+    return at(make_request, clock, client, received, received + 20, chunk=chunk, **fields)
+
+
+def test_by_robot_time_robots_that_starve_are_served_together_those_that_wait_longest_first(
+    clock: Any, make_request: MakeRequest, bench: Any
+) -> None:
+    arrivals = [chunk_at(make_request, clock, f"c{number}", 10 * number) for number in range(6)]
+    run = bench(clock, [76.0, 86.0, 97.0])
+    run.run(arrivals)
+    called = [sorted(request.client_id for request in batch.requests) for batch in run.batches]
+    assert called == [["c0"], ["c1", "c2", "c3"], ["c4", "c5"]]
+
+
+def test_by_answers_they_are_served_as_all_others(clock: Any, make_request: MakeRequest, bench: Any) -> None:
+    arrivals = [chunk_at(make_request, clock, f"c{number}", 10 * number) for number in range(4)]
+    run = bench(clock, [76.0, 86.0, 97.0], slo_aware={"objective": "answers"})
+    run.run(arrivals)
+    called = [[request.client_id for request in batch.requests] for batch in run.batches]
+    assert called == [["c0"], ["c1", "c2", "c3"]]
+
+
+def test_robots_with_chunks_and_others_have_calls_in_proportion(
+    clock: Any, make_request: MakeRequest, bench: Any
+) -> None:
+    arrivals = [chunk_at(make_request, clock, f"c{number}", number / 10) for number in range(8)]
+    arrivals += [at(make_request, clock, f"p{number}", number / 10, 5_000) for number in range(8)]
+    run = bench(clock, [76.0])
+    run.run(sorted(arrivals, key=lambda arrival: arrival[0]))
+    first = [batch.requests[0].client_id[0] for batch in run.batches[:9]]
+    assert 3 <= first.count("c") <= 6
+    assert all(request.state is RequestState.ANSWERED for _, request in arrivals)
+
+
+def test_a_robot_that_renews_is_asked_once_for_a_newer_observation_and_keeps_its_place(
+    clock: Any, make_request: MakeRequest, bench: Any
+) -> None:
+    begin, run = clock.now, bench(clock, [100.0])
+    engine = run.engine
+    for client in ("first", "a", "b"):
+        engine.offer(chunk_at(make_request, clock, client, 0, renews=True, takes_latest=True)[1], clock.now)
+        engine.work(clock.now)
+    assert engine.outdated() == []
+    clock.now = engine.wake_at()
+    assert clock.now == pytest.approx(begin + 0.02)  # a twentieth of the 400 ms that an answer could give is lost
+    assert engine.work(clock.now) == []
+    assert [request.client_id for request in engine.outdated()] == ["a", "b"]
+    assert engine.wake_at() > clock.now + 1.0
+    newer = chunk_at(make_request, clock, "a", 20, renews=True, takes_latest=True)[1]
+    newer.received_at = clock.now
+    engine.offer(newer, clock.now)
+    (ended,) = engine.ended()
+    assert ended.refusal.kind is RefusalKind.SUPERSEDED
+    assert newer.waiting_since == begin
+
+
+def test_a_request_that_is_to_be_refused_late_is_once_no_action_would_be_left(
+    clock: Any, make_request: MakeRequest, bench: Any
+) -> None:
+    begin, run = clock.now, bench(clock, [100.0])
+    arrivals = [chunk_at(make_request, clock, f"c{number}", 0, late="refuse") for number in range(8)]
+    run.run(arrivals)
+    refused = [request for _, request in arrivals if request.state is RequestState.REFUSED]
+    assert {request.refusal.kind for request in refused} == {RefusalKind.EXPIRED}
+    assert min(run.ended[request] for request in refused) == pytest.approx(begin + 0.4)
+
+
+def test_robots_with_actions_left_wait_for_more_rows_where_the_load_needs_them(
+    clock: Any, make_request: MakeRequest, bench: Any
+) -> None:
+    """A hundred requests a second need calls of several rows; all robots have 0.3 s of actions left."""
+    run = bench(clock, [20.0, 22.0, 24.0, 26.0, 28.0, 30.0, 32.0, 34.0])
+    arrivals = []
+    for number in range(300):
+        arrival, request = at(make_request, clock, f"c{number % 25}", 10 * number, 10 * number + 300)
+        request.chunk = ChunkTime(request.deadline, request.received_at + 0.5, 0.5)
+        arrivals.append((arrival, request))
+    run.run(arrivals)
+    assert all(run.in_time(request) for _, request in arrivals)
+    assert len(run.batches) < 200

@@ -226,7 +226,7 @@ def test_an_answered_chunk_updates_the_action_horizon(ledger: Ledger) -> None:
     arrival = ledger.arrival()
     ledger.accounting.arrived(arrival)
     ledger.accounting.answered(result(arrival, {"actions": np.zeros((16, 7), np.float32)}), ledger.now)
-    assert heard == [("arm", "policy", 16, START)]
+    assert heard == [("arm", "policy", 16, START, 0, START)]
 
 
 def test_a_deferred_arrival_has_the_serve_interval_of_its_client(

@@ -251,6 +251,18 @@ async def test_a_refusal_tells_the_robot_which_request_and_why_and_how_often_it_
     assert (outcome.message.reason, outcome.message.serve_interval_ms, outcome.values) == ("too late", 40.0, {})
 
 
+async def test_a_robot_is_asked_for_a_newer_observation_and_its_request_goes_on(
+    bench: EgressBench, robot: zmq.Socket[bytes]
+) -> None:
+    await bench.meet(robot)
+    request = bench.running()
+    bench.egress.ask_anew(request)
+    notice = read_response(*robot.recv_multipart()[1:]).message
+    assert (notice.status, notice.request_id) == (Status.OUTDATED, request.request_id)
+    assert not request.over
+    assert bench.points(names.REQUESTS_OUTDATED) == [{"client": "arm", "model": "policy"}]
+
+
 async def test_an_answer_to_a_robot_that_is_not_there_is_void_and_counted(bench: EgressBench) -> None:
     request = bench.running()
     bench.egress.answer([result(request)])

@@ -77,3 +77,79 @@ def test_no_client_is_remembered_for_more_models_than_the_limit() -> None:
 )
 def test_a_chunk_is_found_by_its_key_and_shape(values: dict[str, Any] | None, horizon: int | None) -> None:
     assert horizon_of(values) == horizon
+
+
+# The mirror of a robot's queue: 50 Hz, chunks of 25 actions, 0.5 s
+
+
+@pytest.fixture
+def mirror() -> ActionHorizonTracker:
+    """A tracker that knows how long the model's chunks are."""
+    horizon = ActionHorizonTracker()
+    horizon.on_request("other", "m", 0, 0.02, 0.0)
+    horizon.on_answer("other", "m", 25, 0.0)
+    return horizon
+
+
+def runs_out_at(mirror: ActionHorizonTracker, steps: int, now: float, *played: int) -> float:
+    mirror.on_request("a", "m", steps, 0.02, now)
+    queue = mirror.queue_of("a", "m", steps, now, *played)
+    assert queue is not None
+    assert queue.lasts_s == pytest.approx(0.5)
+    return queue.runs_out_at
+
+
+def test_how_long_a_chunk_lasts_is_known_from_any_robot_of_the_model(mirror: ActionHorizonTracker) -> None:
+    assert runs_out_at(mirror, 10, 5.0) == pytest.approx(5.2)
+    assert mirror.queue_of("a", "another", 10, 5.0) is None
+
+
+def test_a_chunk_that_is_being_made_counts(mirror: ActionHorizonTracker) -> None:
+    runs_out_at(mirror, 10, 5.0)
+    mirror.on_dispatch("a", "m", 7, 5.0)
+    assert runs_out_at(mirror, 5, 5.1, 3, 0) == pytest.approx(5.5)
+
+
+def test_a_request_that_ends_without_a_chunk_counts_no_longer(mirror: ActionHorizonTracker) -> None:
+    runs_out_at(mirror, 10, 5.0)
+    mirror.on_dispatch("a", "m", 7, 5.0)
+    mirror.on_no_answer("a", "m", 7)
+    assert runs_out_at(mirror, 5, 5.1, 3, 0) == pytest.approx(5.2)
+
+
+def test_a_chunk_on_its_way_counts_until_it_is_acknowledged(mirror: ActionHorizonTracker) -> None:
+    runs_out_at(mirror, 10, 5.0)
+    mirror.on_dispatch("a", "m", 7, 5.0)
+    mirror.on_answer("a", "m", 25, 5.0, 7, 5.1)
+    assert runs_out_at(mirror, 4, 5.12, 3, 0) == pytest.approx(5.5)  # it had not come when this was observed
+    assert runs_out_at(mirror, 17, 5.15, 7, 6) == pytest.approx(5.15 + 0.34)
+
+
+def test_of_a_robot_that_acknowledges_nothing_a_chunk_counts_until_it_is_sent(mirror: ActionHorizonTracker) -> None:
+    runs_out_at(mirror, 10, 5.0)
+    mirror.on_dispatch("a", "m", 7, 5.0)
+    assert runs_out_at(mirror, 5, 5.1) == pytest.approx(5.5)
+    mirror.on_answer("a", "m", 25, 5.0, 7, 5.15)
+    assert runs_out_at(mirror, 4, 5.2) == pytest.approx(5.28)
+
+
+def test_acknowledged_chunks_say_how_long_an_answer_is_on_its_way(mirror: ActionHorizonTracker) -> None:
+    for number in range(1, 40):
+        now = 5.0 + number
+        runs_out_at(mirror, 10, now, number - 1, 8)  # the eighth action of the last one was the first played: 0.16 s
+        mirror.on_dispatch("a", "m", number, now)
+        mirror.on_answer("a", "m", 25, now, number, now + 0.1)
+    queue = mirror.queue_of("a", "m", 10, 50.0, 39, 8)
+    assert queue is not None
+    assert queue.lag_s == pytest.approx(0.06, abs=0.002)
+
+
+def test_chunks_under_way_are_bounded(mirror: ActionHorizonTracker) -> None:
+    runs_out_at(mirror, 10, 5.0)
+    for number in range(1, 100):
+        mirror.on_dispatch("a", "m", number, float(number))
+    assert runs_out_at(mirror, 0, 100.0, 98, 0) == pytest.approx(100.0)  # of 99 alone, long over
+    mirror.forget("a")
+    mirror.on_dispatch("a", "m", 1, 0.0)
+    mirror.on_no_answer("a", "m", 1)
+    assert len(mirror) == 1

@@ -7,7 +7,7 @@ from weakref import ref
 
 from inferential.client.handle import Handle
 from inferential.client.result import ClientStats, Result
-from inferential.errors import InferenceError, RequestSuperseded
+from inferential.errors import InferenceError, ObservationOutdated, RequestSuperseded
 from inferential.proto.cache.templates import ObservationWriter
 
 Outcome = Result | InferenceError
@@ -73,6 +73,11 @@ class Mailbox:
         if len(self.unread) > MAX_UNREAD:
             self.unread.popleft()
             self._stats.outdated += 1
+
+    def outdated(self, notice: ObservationOutdated) -> None:
+        """Puts where `take` finds it that a newer observation is asked for; the request stays open."""
+        if notice.request_id not in self._kept:
+            self.unread.append((notice.request_id, notice))
 
     def take(self) -> Outcome | None:
         """Returns the next unread outcome, None where there is none."""

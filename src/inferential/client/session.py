@@ -27,6 +27,7 @@ from inferential.errors import (
     InferenceError,
     InvalidObservation,
     ModelFailed,
+    ObservationOutdated,
     RequestExpired,
     RequestRejected,
     RequestSuperseded,
@@ -48,6 +49,7 @@ MAX_UNSENT = 256
 MAX_NAME_BYTES = 255
 """The longest client id and type in bytes: that of a ZeroMQ identity."""
 
+_OUTDATED = Status.OUTDATED
 _OK = Status.OK  # a name of a protobuf enum is looked up by a function
 _ERRORS: dict[int, type[InferenceError]] = {
     Status.REJECTED: RequestRejected,
@@ -153,6 +155,9 @@ class Session:
             return
         message = response.message
         request_id = message.request_id or self._oldest(response.model_id)
+        if message.status == _OUTDATED:
+            self._note_outdated(request_id, message.reason, response.model_id)
+            return
         owner = self._owners.pop(request_id, None)
         mailbox = owner() if owner is not None else None if request_id else self._newest_handle(response.model_id)
         if mailbox is None:
@@ -166,6 +171,15 @@ class Session:
         observed_at = mailbox.open.get(request_id)
         age_ms = math.nan if observed_at is None else (now - observed_at) * 1e3
         mailbox.deliver(request_id, Result(response, request_id, age_ms))
+
+    def _note_outdated(self, request_id: int, reason: str, model_id: str) -> None:
+        """Delivers that the server asks for a newer observation; the request stays open."""
+        owner = self._owners.get(request_id)
+        mailbox = None if owner is None else owner()
+        if mailbox is None:
+            self.stats.unmatched += 1
+        else:
+            mailbox.outdated(ObservationOutdated(reason, request_id=request_id, model_id=model_id))
 
     def _oldest(self, model_id: str) -> int:
         """Returns the oldest open request of a model that was sent; 0 where there is none."""

@@ -90,6 +90,9 @@ class SloAwareConfig(Section):
     """Which requests overload delays most: those of low priority and urgency, or all alike."""
     starvation_ms: Positive = 1000.0
     """How long under overload a client may wait for clients with more weight, beyond half of its own time."""
+    objective: Literal["robot_time", "answers"] = "robot_time"
+    """What is gained from robots that play chunks and say how many actions they have left: robot_time, the time for
+    which they have an action; answers, as from all others, answers in time."""
 
 
 class SchedulingConfig(Section):

@@ -86,6 +86,9 @@ REQUESTS_EXPIRED = declare(
     "requests_expired", "1", _BOTH, "waited longer than its time to live, or could not meet its deadline"
 )
 REQUESTS_SUPERSEDED = declare("requests_superseded", "1", _BOTH, "replaced by a newer observation")
+REQUESTS_OUTDATED = declare(
+    "requests_outdated", "1", _BOTH, "the robot of a request that waits was asked for a newer observation"
+)
 DISPATCH_ERRORS = declare("dispatch_errors", "1", _ALL, "the model failed or is unknown")
 DISPATCH_RETRIES = declare("dispatch_retries", "1", _BOTH, "a failed request was queued again")
 DEADLINE_MISSES = declare("deadline_misses", "1", _BOTH, "a result was sent after its deadline, or the request expired")

@@ -46,6 +46,10 @@ class Recorder:
         self._answer = metrics.group(names.INFERENCE_LATENCY_MS, names.E2E_LATENCY_MS, names.RESPONSES_SERVED)
         self._miss = metrics.group(names.DEADLINE_MISSES)
 
+    def outdated(self, request: InferenceRequest) -> None:
+        """Records that a robot is asked for a newer observation."""
+        self._record(names.REQUESTS_OUTDATED, 1.0, _labels_of(request))
+
     def observed(
         self,
         request: InferenceRequest,

@@ -183,6 +183,12 @@ class VaryingFields(NamedTuple):
     """0 is the highest."""
     request_id: Annotated[int, Field()]
     """The client's number for the observation; 0 from the 1.x line."""
+    renews: Annotated[bool | None, Field(Argument("renews", "True or False"))]
+    """Whether the robot plays chunks by time and observes anew when it gets OUTDATED."""
+    played_id: Annotated[int | None, Field(Argument("played_id", "a whole number from 0 to 2**64 - 1"))]
+    """The request id of the newest chunk of which the robot has played an action."""
+    played_from: Annotated[int | None, Field(Argument("played_from", "a whole number from 0 to 2**32 - 1"))]
+    """The index, in that chunk, of the first action that it played."""
 
 
 class ConstantResponseFields(NamedTuple):

@@ -202,8 +202,12 @@ class ModelAwareScheduler(Scheduler):
         """Removes and returns requests that cannot be in time and want to be refused then, each with the reason."""
         return []
 
+    def take_outdated(self) -> list[InferenceRequest]:
+        """Returns waiting requests whose robots are to be asked for a newer observation, each of them once."""
+        return []
+
     def infeasible_at(self) -> float | None:
-        """Returns from when on `take_infeasible` returns something if nothing else happens; None: it will not."""
+        """Returns from when on `take_infeasible` or `take_outdated` returns something by itself; None: it will not."""
         return None
 
     def next_batch(self) -> list[InferenceRequest]:

@@ -72,6 +72,7 @@ class ClientQueues:
         self._backlogs: dict[int, Backlog] = {}
         self._ranks: dict[InferenceRequest, int] = {}
         self._ended: list[InferenceRequest] = []
+        self._outdated: list[InferenceRequest] = []
         self._configure(config, scheduler)
 
     def _configure(self, config: SchedulingConfig, scheduler: Scheduler) -> None:
@@ -222,12 +223,20 @@ class ClientQueues:
         return self._order.in_turn(model_ids)
 
     def refuse_infeasible(self, now: float) -> None:
-        """Refuses what the strategy knows cannot be in time and must not be served late."""
+        """Refuses what cannot be in time and must not be served late; finds observations that are to be made anew."""
         if not self._refuses:
             return
         for request, reason in self._order.take_infeasible():
             self._leave(request, now)
             self._refuse(request, RefusalKind.EXPIRED, reason, "deadline")
+        self._outdated += self._order.take_outdated()
+
+    def outdated(self) -> list[InferenceRequest]:
+        """Returns the waiting requests whose robots are to be asked for newer observations, since the last call."""
+        if not self._outdated:
+            return []
+        outdated, self._outdated = self._outdated, []
+        return outdated
 
     def refuse_infeasible_due(self, now: float) -> None:
         """Does the same where `infeasible_at` says that there is something to refuse."""

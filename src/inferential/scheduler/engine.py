@@ -4,7 +4,8 @@ It has no I/O, thread, event loop or clock: events and the time are arguments, b
 are results. The server drives it, and so does the simulator:
 
     an event        `offer`, `finished`, `retry`, `client_gone`, ...
-    then            `work(now)`, whose batches the caller runs, and `ended()`, whose refusals it sends
+    then            `work(now)`, whose batches the caller runs, `ended()`, whose refusals it sends, and `outdated()`,
+                    whose robots it asks for newer observations
     then            `wake_at()`, when to call `expire(now)` and `work(now)` if no event comes before
 
 Progress is the engine's own guarantee: after `work(now)`, `wake_at()` is later than `now`, whatever the strategy says.
@@ -90,6 +91,13 @@ class Engine:
     def ended(self) -> list[InferenceRequest]:
         """Returns the requests that were refused since the last call."""
         return self._admission.ended()
+
+    def outdated(self) -> list[InferenceRequest]:
+        """Returns the waiting requests whose robots are to be asked for a newer observation, since the last call.
+
+        They wait on, and may be dispatched before a newer observation takes their place.
+        """
+        return self._admission.queues.outdated()
 
     def can_bypass(self, request: InferenceRequest) -> bool:
         """Returns whether nothing that waits could go before a new request, so that `stage` may take it."""

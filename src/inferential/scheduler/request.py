@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from inferential.errors import InferentialError
+from inferential.scheduler.time.robot_time import ChunkTime
 
 Buffer = bytes | bytearray | memoryview
 
@@ -124,6 +125,7 @@ class InferenceRequest:
             and the latency budget.
         serve_interval_ms: the shortest interval at which its client can be served, sent with the answer; 0: no limit.
         late: whether it is still served where it cannot be in time, after all that can, or refused at once.
+        chunk: what an answer adds to a robot that plays chunks; None: not known.
         waiting_since: since when it waits in its own right; later than `received_at` where an older
             request of the same client and model stood before it.
         dispatched_at: when it was last handed to its model.
@@ -157,6 +159,7 @@ class InferenceRequest:
     deadline: float = float("nan")
     late: Literal["serve", "refuse"] = "serve"
     serve_interval_ms: float = 0.0
+    chunk: ChunkTime | None = None
     waiting_since: float = field(default=float("nan"), repr=False)
     dispatched_at: float = field(default=0.0, repr=False)
     inference_ms: float = field(default=0.0, repr=False)

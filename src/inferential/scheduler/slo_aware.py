@@ -14,6 +14,9 @@ delay the others (early drop: Clockwork, Nexus), and are served after them or re
     waiting        if fewer wait than the needed size, and more clients are there to ask, until the latest start of
                    the tightest (deferred batching: Symphony); at low load the needed size is 1: no wait
 
+Requests of robots that play chunks and say how many actions they have left are chosen by robot time instead, as
+`chunk_lane` says (`objective`); where both kinds wait for a model, each has calls in proportion to how many wait.
+
 Under overload (a request that could have been in time became late, or was superseded before its turn, in the last
 CALM_S) no order meets all deadlines, and serving the earliest first would fail clients at random. Then
 clients take turns, weighted, as `slo_lane` says. One call in LATE_SHARE begins with a client whose requests are all
@@ -31,11 +34,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from inferential.scheduler.base import register_scheduler
+from inferential.scheduler.chunk_lane import WAKE_S, ChunkLane, limits_of
 from inferential.scheduler.queued import QueueScheduler
 from inferential.scheduler.request import InferenceRequest
 from inferential.scheduler.slo_lane import SloLane
 from inferential.scheduler.slo_model import ModelState, smallest_sufficient
 from inferential.scheduler.time.availability import ALWAYS_AVAILABLE, Availability, ReplicaSlot
+from inferential.scheduler.time.robot_time import ChunkTime
 
 if TYPE_CHECKING:
     from inferential.config.schema import SchedulingConfig
@@ -46,8 +51,6 @@ CALM_S = 1.0
 """Seconds after its last sign until overload is over."""
 LATE_SHARE = 16
 """One in this many calls of a model may begin with a client that cannot be in time although others can."""
-WAKE_S = 0.002
-"""Seconds before its latest start at which a deferred batch begins, as waking up takes time."""
 PROBE_S = 1.0
 """Seconds without a call after which a model is tried with an infeasible request: its speed may have changed."""
 _NEED_HOLDS_S = 0.01  # demand changes slowly; it is not computed at every decision
@@ -66,6 +69,8 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         options = config.slo_aware
         self._starvation_s = options.starvation_ms / 1e3
         self._weighted = options.overload == "priority"
+        self._any_chunks = False
+        self._by_robot_time = options.objective == "robot_time"
         self._availability: Availability = ALWAYS_AVAILABLE
         self._models: dict[str, ModelState] = {}
 
@@ -82,6 +87,9 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         model = self._model(request.model_id)
         model.demand.note(request.client_id, now)
         model.empty_until.clear()
+        if self._by_robot_time and request.chunk is not None:
+            self._push_chunk(lane, model, request, request.chunk)
+            return
         if request.waiting_since < request.received_at:
             model.overloaded_at = now  # the request that it superseded was not served
         since = min(model.unserved.pop(request.client_id, math.inf), request.waiting_since)
@@ -90,6 +98,13 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
             self._is_late(lane, request, now)
         elif request.late == "refuse" and self._is_crowded_out(lane, request, now):
             lane.is_late(request, -math.inf)
+
+    def _push_chunk(self, lane: SloLane, model: ModelState, request: InferenceRequest, chunk: ChunkTime) -> None:
+        if model.chunks is None:
+            model.chunks = ChunkLane(self._starvation_s, weighted=self._weighted)
+        lane.chunks = model.chunks
+        self._any_chunks = True
+        model.chunks.push(request, *limits_of(request, chunk, self._availability.slots(request.model_id)))
 
     def _misses(self, request: InferenceRequest, now: float) -> bool:
         """Returns whether no replica can answer it in time, even if it begins as soon as one is free."""
@@ -147,9 +162,12 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
 
     def _choose(self, lane: SloLane, slot: ReplicaSlot, now: float) -> list[InferenceRequest]:
         """Removes and returns the requests of one call that begins now."""
-        overloaded = self._is_overloaded(slot.model_id, now)
         limit = min(slot.max_batch_size, slot.profile.explored())
         model = self._model(slot.model_id)
+        chunks = lane.chunks
+        if chunks is not None and model.is_turn_of_chunks(len(lane)):
+            return chunks.take(slot.profile, limit, now)
+        overloaded = self._is_overloaded(slot.model_id, now)
         largest_within = slot.profile.largest_within
         batch: list[InferenceRequest] = []
         if model.calls_since_late >= LATE_SHARE and (starving := lane.starving(now)) is not None:
@@ -177,6 +195,8 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
             lane.served(request, now)
             batch.append(request)
         lane.end_of_choice()
+        if not batch and chunks is not None and len(chunks):
+            return chunks.take(slot.profile, limit, now)
         return batch
 
     def ready_at(self, model_id: str) -> float | None:
@@ -194,6 +214,10 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
     def _waits_until(self, lane: SloLane, slot: ReplicaSlot, now: float) -> float:
         """Returns until when a call waits for more rows, alike for all free replicas; -inf: it does not wait."""
         first, live = lane.earliest(), lane.live_count
+        if lane.chunks is not None and len(lane.chunks):
+            model = self._model(slot.model_id)
+            enough = min(self._need(slot.model_id, now), slot.max_batch_size, model.demand.clients(now))
+            return lane.chunks.waits_until(slot.profile, enough, now) if len(lane.chunks) == len(lane) else -math.inf
         if first is None:
             return -math.inf
         needed = min(self._need(slot.model_id, now), slot.max_batch_size)
@@ -221,6 +245,9 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         if lane.starving(now) is not None and self._model(model_id).calls_since_late >= LATE_SHARE:
             return -math.inf
         first = lane.earliest()
+        if lane.chunks is not None and len(lane.chunks):
+            slot = min(self._availability.slots(model_id), key=lambda slot: slot.free_at)
+            return lane.chunks.runs_out_at() - slot.profile.high(min(len(lane.chunks), slot.max_batch_size))
         if first is None:
             return math.inf
         if self._is_overloaded(model_id, now):
@@ -233,8 +260,14 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         super().on_client_disconnected(client_id)
         for model in self._models.values():
             model.unserved.pop(client_id, None)
+            if model.chunks is not None:
+                model.chunks.forget(client_id)
 
     def _leave_lane(self, request: InferenceRequest) -> None:
+        chunks = self._lanes[request.model_id].chunks
+        if chunks is not None and request in chunks:
+            super()._leave_lane(request)
+            return
         since = self._lanes[request.model_id].waits_since(request.client_id)
         super()._leave_lane(request)
         lane = self._lanes.get(request.model_id)
@@ -249,6 +282,9 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         infeasible = []
         for model_id, lane in list(self._lanes.items()):
             self._note_late(lane, now)
+            for spent in () if lane.chunks is None else lane.chunks.too_late(now):
+                self.remove(spent)
+                infeasible.append((spent, "it waited too long: no action of its chunk would be left to play"))
             while (request := lane.infeasible(now)) is not None:
                 model = self._model(model_id)
                 if not lane.live_count and now - model.called_at > PROBE_S:
@@ -259,9 +295,20 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
                 infeasible.append((request, self._why(request, now)))
         return infeasible
 
+    def take_outdated(self) -> list[InferenceRequest]:
+        """Returns waiting requests whose robots are to be asked for a newer observation, each of them once."""
+        if not self._any_chunks:
+            return []
+        now = time.monotonic()
+        chunks = [lane.chunks for lane in self._lanes.values() if lane.chunks is not None]
+        return [request for lane in chunks for request in lane.take_outdated(now)]
+
     def infeasible_at(self) -> float | None:
         """Returns when the next late request that wants to be refused becomes infeasible; None: there is none."""
         at = min([lane.infeasible_at() for lane in self._lanes.values()], default=math.inf)
+        if self._any_chunks:
+            chunks = [lane.chunks for lane in self._lanes.values() if lane.chunks is not None]
+            at = min([at, *(lane.due_at() for lane in chunks)])
         return at if at < math.inf else None
 
     def _why(self, request: InferenceRequest, now: float) -> str:
@@ -342,7 +389,8 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         lanes = {
             model_id: {
                 "live": lane.live_count,
-                "late": len(lane) - lane.live_count,
+                "late": len(lane) - lane.live_count - (0 if lane.chunks is None else len(lane.chunks)),
+                "chunks": 0 if lane.chunks is None else len(lane.chunks),
                 "needed_batch_size": self._need(model_id, now),
                 "overloaded": self._is_overloaded(model_id, now),
             }

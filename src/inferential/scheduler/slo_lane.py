@@ -26,13 +26,12 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Iterator
-from functools import lru_cache
 
+from inferential.scheduler.chunk_lane import ChunkLane
 from inferential.scheduler.heap import LazyHeap
 from inferential.scheduler.lanes import Lane
 from inferential.scheduler.request import InferenceRequest
-
-_LEAST_PRIORITY = 30  # beyond it the weight is practically 0
+from inferential.scheduler.weight import weight_of
 
 
 class ClientQueue:
@@ -54,17 +53,6 @@ class ClientQueue:
         return next(iter(self.live or self.late))
 
 
-def weight_of(request: InferenceRequest) -> float:
-    """Returns what a miss of this request costs: 1 at priority 0, halved by each level, up to doubled by urgency."""
-    return _weight(request.urgency, request.priority)
-
-
-@lru_cache(maxsize=4096)
-def _weight(urgency: float, priority: int) -> float:
-    urgency = urgency if 0.0 <= urgency <= 1.0 else float(urgency > 1.0)
-    return float((1.0 + urgency) * 2.0 ** -min(max(priority, 0), _LEAST_PRIORITY))
-
-
 class SloLane(Lane):
     """One model's requests.
 
@@ -84,9 +72,10 @@ class SloLane(Lane):
         self._turns: LazyHeap[ClientQueue] = LazyHeap()
         self._all_late: LazyHeap[ClientQueue] = LazyHeap()  # by turn, of clients that have only late requests
         self._passed_over: list[InferenceRequest] = []
+        self.chunks: ChunkLane | None = None  # the requests that are chosen by robot time; None: there were none
 
     def __len__(self) -> int:
-        return len(self._live) + len(self._late)
+        return len(self._live) + len(self._late) + (0 if self.chunks is None else len(self.chunks))
 
     @property
     def live_count(self) -> int:
@@ -120,6 +109,9 @@ class SloLane(Lane):
             self._set_turn(queue)
 
     def discard(self, request: InferenceRequest) -> None:
+        if self.chunks is not None and request in self.chunks:
+            self.chunks.discard(request)
+            return
         self._remove(request)
         queue = self._client_queues[request.client_id]
         if not queue.live and not queue.late:

@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from inferential.scheduler.chunk_lane import ChunkLane
 from inferential.scheduler.time.availability import ReplicaSlot
 from inferential.scheduler.time.demand import Demand
 
@@ -52,6 +53,8 @@ class ModelState:
     __slots__ = (
         "called_at",
         "calls_since_late",
+        "chunk_share",
+        "chunks",
         "demand",
         "empty_until",
         "needed",
@@ -65,12 +68,31 @@ class ModelState:
         self.overloaded_at = -math.inf
         self.called_at = -math.inf
         self.calls_since_late = calls_since_late
+        self.chunks: ChunkLane | None = None
+        """Its requests that are chosen by robot time; it outlives the lane, since it knows when robots were served."""
+        self.chunk_share = 0.0
+        """Part of a call that robots which play chunks are due, beside other clients."""
         self.needed = 1
         self.needed_since = -math.inf
         self.empty_until: dict[str, float] = {}
         """By replica, until when a call on it would be empty, because other replicas can answer in time what waits."""
         self.unserved: OrderedDict[str, float] = OrderedDict()
         """Clients whose last request ended without an answer, and since when they wait for one."""
+
+    def is_turn_of_chunks(self, waiting: int) -> bool:
+        """Returns whether the next call is one by robot time: where others wait too, in proportion.
+
+        Args:
+            waiting: how many requests wait, of both kinds.
+        """
+        count = 0 if self.chunks is None else len(self.chunks)
+        if not count:
+            return False
+        self.chunk_share += count / waiting
+        if self.chunk_share < 1:
+            return False
+        self.chunk_share %= 1.0
+        return True
 
     def note_unserved(self, client_id: str, since: float) -> None:
         """Notes that the last waiting request of a client ended without an answer."""

@@ -7,17 +7,20 @@ have changed reads it through this class, which writes deferred records first.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from inferential.dispatch.base import DispatchResult
 from inferential.metrics.recorder import Recorder
+from inferential.proto import PROTOCOL_VERSION
 from inferential.scheduler.engine import Engine
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
 from inferential.scheduler.running import Batch
 from inferential.scheduler.time.deadline import deadline_of
 from inferential.scheduler.time.fair_share import FairShares
+from inferential.scheduler.time.robot_time import ChunkTime
 from inferential.server.ingress import IncomingRequest
 from inferential.tracking.action_horizon import horizon_of
 from inferential.tracking.fleet import Fleet, FleetChanges
@@ -119,6 +122,11 @@ class Accounting:
         while self._batches:
             batch, queue_depth = self._batches.popleft()
             self._recorder.dispatched(batch.model_id, batch.requests, queue_depth, batch.started_at)
+            for request in batch.requests:
+                if request.steps_remaining is not None:
+                    self._fleet.action_horizon.on_dispatch(
+                        request.client_id, request.model_id, request.request_id, request.received_at
+                    )
 
     def _arrived(self, incoming: IncomingRequest) -> None:
         request = incoming.request
@@ -143,10 +151,33 @@ class Accounting:
             cadence_s=update.steady_cadence_s,
             default_budget_ms=request.latency_budget_ms,
         )
+        if request.steps_remaining is not None and incoming.explicit_budget_ms is None:
+            request.chunk = self._chunk_of(incoming)
         self._shares.note(client_id, model_id, self._weight_of(request))
         request.serve_interval_ms = self._shares.interval_ms(client_id, model_id)
         self._fleet.responses.on_request(client_id, request.response_id, model_id, now)
         self._recorder.observed(request, incoming.staleness_ms, update.learned_cadence_s, update.cadence_deviation_s)
+
+    def _chunk_of(self, incoming: IncomingRequest) -> ChunkTime | None:
+        """Returns what an answer adds to a robot that states its steps remaining; None while that is not known."""
+        request = incoming.request
+        assert request.steps_remaining is not None
+        found = self._fleet.action_horizon.queue_of(
+            request.client_id,
+            request.model_id,
+            request.steps_remaining,
+            request.received_at,
+            incoming.played_id,
+            incoming.played_from,
+        )
+        if found is None:
+            return None
+        if incoming.renews is None:  # how it aligns a chunk is not known: an old observation loses nothing for certain
+            most_s = max(found.lasts_s - (found.runs_out_at - request.received_at), 0.0)
+            return ChunkTime(found.runs_out_at, math.inf, found.lasts_s, most_s)
+        renews = incoming.renews and request.protocol_version >= PROTOCOL_VERSION
+        covers_until = request.received_at + found.lasts_s - found.lag_s
+        return ChunkTime(found.runs_out_at - found.lag_s, covers_until, found.lasts_s, renews=renews)
 
     def answered(self, result: DispatchResult, now: float) -> None:
         """Records a result that was sent at `now`."""
@@ -162,12 +193,14 @@ class Accounting:
             counts.age_ms = (now - request.received_at) * 1e3
         horizon = horizon_of(result.values)
         if horizon is not None:
-            fleet.action_horizon.on_answer(client_id, model_id, horizon, request.received_at)
+            fleet.action_horizon.on_answer(client_id, model_id, horizon, request.received_at, request.request_id, now)
 
     def refused(self, request: InferenceRequest, refusal: Refusal) -> None:
         """Records a request that ended without a result."""
         self.flush()
         self._recorder.refused(request)
+        if request.steps_remaining is not None:
+            self._fleet.action_horizon.on_no_answer(request.client_id, request.model_id, request.request_id)
         counts = self._counts(request)
         if counts is not None:
             if refusal.kind is RefusalKind.SUPERSEDED:
@@ -180,6 +213,8 @@ class Accounting:
         """Records a failed request that is queued again; it has its deadline from here on."""
         self.flush()
         self._recorder.retried(request)
+        if request.steps_remaining is not None:
+            self._fleet.action_horizon.on_no_answer(request.client_id, request.model_id, request.request_id)
 
     def invalidated(self, request: InferenceRequest, refusal: Refusal) -> None:
         """Records that the response to a request will never be used."""

@@ -17,9 +17,9 @@ from inferential.scheduler import create_scheduler
 from inferential.scheduler.engine import Engine
 from inferential.scheduler.options import with_options
 from inferential.scheduler.request import InferenceRequest
-from inferential.scheduler.slo_lane import weight_of
 from inferential.scheduler.time.fair_share import FairShares
 from inferential.scheduler.time.profile import Profiles
+from inferential.scheduler.weight import weight_of
 from inferential.server.accounting import Accounting
 from inferential.server.capacities import Capacities
 from inferential.server.ingress import Ingress

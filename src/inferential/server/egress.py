@@ -96,6 +96,19 @@ class Egress:
             self._post(request.identity, request.client_id, envelope, b"")
         self._notify(request)
 
+    def ask_anew(self, request: InferenceRequest) -> None:
+        """Asks the robot of a request that waits for a newer observation."""
+        self._recorder.outdated(request)
+        envelope = write_refusal(
+            client_id=request.client_id,
+            model_id=request.model_id,
+            request_id=request.request_id,
+            status="OUTDATED",
+            reason="it waits, and few actions of its chunk would be left to play: send a newer observation",
+            serve_interval_ms=request.serve_interval_ms,
+        )
+        self._post(request.identity, request.client_id, envelope, b"")
+
     def reject_malformed(self, identity: bytes, error: ObservationError) -> None:
         """Counts a message that makes no valid request, and sends the error if its sender can read it."""
         name = label_of(identity)

@@ -37,6 +37,7 @@ class IncomingRequest:
         client_type: the kind of robot, as the client states it.
         control_period_s: how long one action of a chunk is played, in seconds; None if the client did not state it.
         staleness_ms: age of the observation at arrival, by the client's clock.
+        renews, played_id, played_from: as the client states them, see `proto.fields`.
         explicit_budget_ms: maximum age of an action at its arrival, as client or configuration state it; None if
             neither does.
         refusal: why it must not be scheduled; None if it may be.
@@ -48,6 +49,9 @@ class IncomingRequest:
     staleness_ms: float
     explicit_budget_ms: float | None
     refusal: Refusal | None
+    renews: bool | None = None
+    played_id: int | None = None
+    played_from: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +235,9 @@ class Ingress:
             staleness_ms,
             policy.explicit_budget_ms,
             refusal or self._unknown_model(model_id),
+            varying.renews,
+            varying.played_id,
+            varying.played_from,
         )
 
     def _late(self, sender: ConstantFields) -> Literal["serve", "refuse"]:

@@ -164,6 +164,8 @@ class EventPump:
         if waiting:
             for batch in accounting.engine.work(now):
                 self._executor.submit(batch)
+            for request in engine.outdated():
+                self._egress.ask_anew(request)
         if accounting.pending:
             self._loop.call_soon(accounting.flush)  # after the calls that have just been started
         self._send_refusals()

@@ -6,12 +6,17 @@ few, as a chunk that was merged meanwhile spoils one of them. Its steps, from it
 are played from the time of their observation on, nothing is left T control periods later.
 
 The deadline that follows from it is set in `scheduler.deadline`.
+
+Of a robot that states its steps, its queue of actions is mirrored: chunks that are being made or on their way last
+longer than the steps that it stated (`queue_of`). A robot that acknowledges chunks (the newest that it has played an
+action of, and from which action on) says exactly which are on their way still, and how long after its departure an
+answer is played: the network and the rest of a control period.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +25,10 @@ from inferential.tracking.limits import MAX_MODELS
 
 _SAMPLES = 5  # of the control period, whose median is taken
 _MIN_SAMPLES = 3
+
+_MAX_HORIZONS = 1024  # models
+_LAG_ALPHA = 0.2
+_MAX_UNDER_WAY = 16  # chunks of one robot and model; beyond it, the oldest is forgotten
 
 _CHUNK_KEYS = ("actions", "action")
 
@@ -33,6 +42,29 @@ def horizon_of(values: Mapping[str, Any] | None) -> int | None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class ActionQueue:
+    """What a robot has to play.
+
+    Attributes:
+        runs_out_at: when its actions run out, those under way included, in seconds of `time.monotonic()`.
+        lasts_s: how long a chunk lasts.
+        lag_s: how long after its departure an answer is played.
+    """
+
+    runs_out_at: float
+    lasts_s: float
+    lag_s: float
+
+
+@dataclass(slots=True)
+class _UnderWay:
+    """A chunk that is being made, or was sent."""
+
+    observed_at: float
+    sent_at: float | None = None
+
+
 @dataclass(slots=True)
 class _ActionHorizon:
     stated_period_s: float | None = None
@@ -41,6 +73,8 @@ class _ActionHorizon:
     answered: bool = False
     periods: deque[float] = field(default_factory=lambda: deque(maxlen=_SAMPLES))
     chunk_ends: tuple[float, int] | None = None  # when it was observed, and its horizon
+    under_way: dict[int, _UnderWay] = field(default_factory=dict)  # by request id
+    lag_s: float = 0.0
 
     def period_s(self) -> float | None:
         if self.stated_period_s is not None:
@@ -53,6 +87,7 @@ class ActionHorizonTracker:
 
     def __init__(self) -> None:
         self._clients: dict[str, dict[str, _ActionHorizon]] = {}
+        self._horizons: OrderedDict[str, int] = OrderedDict()  # by model, of its newest chunk
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -86,16 +121,89 @@ class ActionHorizonTracker:
         observed_at, horizon = state.chunk_ends
         return max(observed_at + horizon * period_s, now + period_s)
 
-    def on_answer(self, client_id: str, model_id: str, horizon: int, observed_at: float) -> None:
+    def queue_of(
+        self,
+        client_id: str,
+        model_id: str,
+        steps_remaining: int,
+        now: float,
+        played_id: int | None = None,
+        played_from: int | None = None,
+    ) -> ActionQueue | None:
+        """Returns a robot's queue of actions after an observation that `on_request` has recorded.
+
+        Args:
+            client_id, model_id: the client and the model that it asks.
+            steps_remaining: actions left, as stated.
+            now: arrival of the observation, in seconds of `time.monotonic()`.
+            played_id, played_from: the newest chunk of which it has played an action, and from which one on; None: it
+                does not acknowledge chunks.
+
+        Returns:
+            None while its control period, or how long a chunk of this model is, is not known.
+        """
+        state = self._state_of(client_id, model_id)
+        period_s, horizon = state.period_s(), self._horizons.get(model_id)
+        if period_s is None or horizon is None:
+            return None
+        if played_id is None:
+            state.under_way = {key: one for key, one in state.under_way.items() if one.sent_at is None}
+        else:
+            self._acknowledge(state, played_id, played_from, period_s)
+        lasts_s = horizon * period_s
+        ends = [one.observed_at + lasts_s for one in state.under_way.values()]
+        return ActionQueue(max([now + steps_remaining * period_s, *ends]), lasts_s, state.lag_s)
+
+    @staticmethod
+    def _acknowledge(state: _ActionHorizon, played_id: int, played_from: int | None, period_s: float) -> None:
+        played = state.under_way.get(played_id)
+        if played is not None and played.sent_at is not None and played_from is not None:
+            lag_s = played_from * period_s - (played.sent_at - played.observed_at)
+            state.lag_s += _LAG_ALPHA * (min(max(lag_s, 0.0), 1.0) - state.lag_s)
+        # Ids grow within a connection, and chunks that came after a newer one are not played.
+        state.under_way = {key: one for key, one in state.under_way.items() if key > played_id}
+
+    def on_dispatch(self, client_id: str, model_id: str, request_id: int, observed_at: float) -> None:
+        """Records that a chunk is being made, of an observation that arrived at `observed_at`."""
+        state = self._clients.get(client_id, {}).get(model_id)
+        if state is None:
+            return
+        state.under_way[request_id] = _UnderWay(observed_at)
+        if len(state.under_way) > _MAX_UNDER_WAY:
+            del state.under_way[next(iter(state.under_way))]
+
+    def on_no_answer(self, client_id: str, model_id: str, request_id: int) -> None:
+        """Records that a request ends without a chunk, or is to be tried again."""
+        state = self._clients.get(client_id, {}).get(model_id)
+        if state is not None:
+            state.under_way.pop(request_id, None)
+
+    def on_answer(
+        self,
+        client_id: str,
+        model_id: str,
+        horizon: int,
+        observed_at: float,
+        request_id: int = 0,
+        sent_at: float | None = None,
+    ) -> None:
         """Records a chunk that was sent.
 
         Args:
             client_id, model_id: the client that it was sent to and the model that made it.
             horizon: number of its actions.
             observed_at: arrival of the observation that it answers, in seconds of `time.monotonic()`.
+            request_id: of that observation.
+            sent_at: when it was sent.
         """
+        self._horizons[model_id] = horizon
+        if len(self._horizons) > _MAX_HORIZONS:
+            self._horizons.popitem(last=False)
         state = self._clients.get(client_id, {}).get(model_id)
         if state is not None:
+            under_way = state.under_way.get(request_id)
+            if under_way is not None:
+                under_way.sent_at = sent_at
             state.answered = True
             state.chunk_ends = (observed_at, horizon)
 

@@ -240,3 +240,52 @@ def test_chunks_of_two_versions_of_a_model_are_not_merged(merge: str) -> None:
     player.answered(3, 3 * ones, 100.0, "v1")  # of before the change
     assert player.stats.outdated == 1
     assert player.play() == 2.0
+
+
+# Fresh observations, and what the robot says of its queue
+
+
+def test_where_the_server_asks_for_it_an_observation_is_made_anew_at_the_next_step() -> None:
+    drive = Drive(horizon=20, latency=lambda number: None if number == 0 else 3)
+    drive.run(2)
+    drive.player.outdated(1000)
+    drive.run(1)
+    assert drive.asked == [0, 2]
+    drive.player.outdated(1000)  # a newer one has its place already
+    drive.run(1)
+    assert drive.asked == [0, 2]
+    assert drive.player.stats.renewed == 1
+    drive.run(3)
+    drive.player.outdated(1001)  # it is answered: nothing to make anew
+    drive.run(1)
+    assert drive.asked == [0, 2]
+
+
+def test_an_observation_is_refreshed_while_no_answer_comes() -> None:
+    drive = Drive(horizon=20, latency=lambda number: 9 if number < 3 else 3, refresh_ms=60.0)
+    drive.run(10)
+    assert drive.asked == [0, 3, 6, 9]
+    assert drive.player.stats.refreshed == 3
+
+
+def test_an_answer_ends_what_its_observation_had_replaced() -> None:
+    drive = Drive(horizon=40, latency=lambda number: 4 if number == 1 else None, refresh_ms=40.0)
+    drive.run(40)
+    assert drive.player.stats.chunks == 1
+    assert drive.player.stats.lost == 0
+
+
+@pytest.mark.parametrize("refresh_ms", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_wrong_refresh_is_named(refresh_ms: float) -> None:
+    with pytest.raises(ValueError, match="refresh_ms: expected a finite number above 0"):
+        Player(RATE_HZ, refresh_ms=refresh_ms)
+
+
+def test_a_chunk_is_acknowledged_once_an_action_of_it_was_played() -> None:
+    drive = Drive(horizon=20, latency=lambda number: 3)
+    drive.run(3)
+    assert drive.player.acknowledgement() == {}
+    drive.run(1)
+    assert drive.player.acknowledgement() == {"played_id": 1000, "played_from": 3}
+    drive.run(20)
+    assert drive.player.acknowledgement() == {"played_id": 1001, "played_from": 3}

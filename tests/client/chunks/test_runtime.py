@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inferential import AsyncConnection, Connection, InferenceRequest, LocalDispatcher, RequestExpired, Server
+from inferential import (
+    AsyncConnection,
+    Connection,
+    InferenceRequest,
+    LocalDispatcher,
+    ObservationOutdated,
+    RequestExpired,
+    Server,
+)
 from inferential.client.chunks import AsyncChunkRuntime, ChunkRuntime
 from inferential.client.chunks.runtime import chunk_of
 from inferential.config import InferentialConfig
@@ -205,3 +214,39 @@ def test_a_result_without_a_chunk_is_an_error_that_names_what_there_is(
 ) -> None:
     with pytest.raises(TypeError, match=problem):
         chunk_of(result, key)
+
+
+class Held:
+    """A policy with chunks of half a second that answers at once, until it is held."""
+
+    def __init__(self) -> None:
+        self.free = threading.Event()
+        self.free.set()
+
+    def infer(self, observation: dict[str, Any]) -> dict[str, Any]:
+        time.sleep(0.01)
+        self.free.wait(10)
+        return {"actions": np.zeros((HORIZON, 2), np.float32)}
+
+
+async def test_a_robot_whose_observation_waits_is_asked_for_a_newer_one_and_that_is_answered() -> None:
+    held = Held()
+    inputs = {"step": np.zeros(1, np.float32)}
+    config = {"scheduling": {"strategy": "slo_aware"}}
+    async with serving(held, **config) as server, AsyncConnection(server.address) as connection:
+        busy = connection.model("policy", control_rate_hz=RATE_HZ)
+        for _ in range(4):  # so that the server knows how long calls and chunks are
+            assert await busy.infer(timeout_ms=5000, **inputs) is not None
+        held.free.clear()
+        await busy.observe(steps_remaining=0, **inputs)
+        async with AsyncConnection(server.address) as other:
+            waiting = other.model("policy", control_rate_hz=RATE_HZ)
+            first = await waiting.observe(steps_remaining=0, renews=True, **inputs)
+            with pytest.raises(ObservationOutdated) as raised:
+                await waiting.get_result(timeout_ms=5000)
+            assert raised.value.request_id == first
+            second = await waiting.observe(steps_remaining=0, renews=True, **inputs)
+            held.free.set()
+            result = await waiting.get_result(timeout_ms=5000)
+        assert result is not None
+        assert result.request_id == second

@@ -40,6 +40,7 @@ action and the number of steps starved."""
 _MARGIN_STEPS = 1
 _MIN_TIMEOUT_S = 1.0
 _TIMEOUT_ROUND_TRIPS = 10
+_ROUNDING_S = 1e-9
 _MAX_IN_FLIGHT = 8  # of "ensemble"
 
 
@@ -59,6 +60,10 @@ class ChunkStats:
     """Chunks that arrived after a newer one, or after all their steps had passed."""
     lost: int = 0
     """Requests without an answer within ten usual round trips, at least a second."""
+    renewed: int = 0
+    """Observations that were made anew because the server asked for it."""
+    refreshed: int = 0
+    """Observations that were made anew because `refresh_ms` had passed without an answer."""
     refused: Counter[str] = field(default_factory=Counter)
     """Requests that ended in an error, by its type."""
     starved_steps: int = 0
@@ -93,7 +98,10 @@ class Player:
         quantile: float = 0.95,
         follow_rate: bool = True,
         on_starved: Callable[[int], None] | None = None,
+        refresh_ms: float | None = None,
     ) -> None:
+        if refresh_ms is not None and not (refresh_ms > 0 and math.isfinite(refresh_ms)):
+            raise ValueError(f"refresh_ms: expected a finite number above 0, or None, got {refresh_ms!r}")
         if not (control_rate_hz > 0 and math.isfinite(control_rate_hz)):
             raise ValueError(f"control_rate_hz: expected a finite number above 0, got {control_rate_hz!r}")
         if isinstance(starved, str) and starved not in ("hold", "stop"):
@@ -117,11 +125,16 @@ class Player:
         self._quantile = quantile
         self._follow_rate = follow_rate
         self._on_starved = on_starved
+        self._refresh_s = math.inf if refresh_ms is None else refresh_ms / 1e3
+        self._newest_id = 0  # of the chunk in force, and the step of its observation
+        self._newest_step = 0
+        self._played: tuple[int, int] | None = None
         self._trips = RoundTrips()
         self._step = 0
         self._in_flight: dict[int, tuple[int, float]] = {}  # by request id: step and time of the observation
         self._asked_step = -1
         self._asked_at = -math.inf
+        self._renews = False
         self._chunk_step = 0  # of the observation behind the newest chunk
         self._last_action: Array | None = None
         self._starved_steps = 0
@@ -135,6 +148,8 @@ class Player:
             self.stats.outdated += 1  # it counted as lost before
             return
         step, at = asked
+        if not self._many:  # the server drops what an answered observation had replaced
+            self._in_flight = {key: one for key, one in self._in_flight.items() if one[0] > step}
         self._trips.note(now - at)
         self.stats.round_trip_p50_ms = self._trips.quantile(0.5) * 1e3
         self.stats.round_trip_p95_ms = self._trips.quantile(0.95) * 1e3
@@ -149,8 +164,21 @@ class Player:
             self.stats.outdated += 1
             return
         self._chunk_step = max(self._chunk_step, step)
+        self._newest_id, self._newest_step = request_id, step
         self.stats.chunks += 1
         self.stats.delay_steps = self._step - step
+
+    def outdated(self, request_id: int) -> None:
+        """Notes that the server asks for an observation that takes this one's place."""
+        if self._in_flight and request_id == next(reversed(self._in_flight)):
+            self.stats.renewed += 1
+            self._renews = True
+
+    def acknowledgement(self) -> dict[str, int]:
+        """Returns what an observation says of the newest chunk of which an action was played; {} before the first."""
+        if self._played is None:
+            return {}
+        return {"played_id": self._played[0], "played_from": self._played[1]}
 
     def failed(self, request_id: int, error: str) -> None:
         """Notes that a request ended in an error of this type."""
@@ -169,6 +197,11 @@ class Player:
         self._drop_lost(now)
         if self._asked_step == self._step:
             return False
+        if self._renews:
+            return True
+        if self._in_flight and now - self._asked_at >= self._refresh_s - _ROUNDING_S:
+            self.stats.refreshed += 1
+            return True
         if self._in_flight and not (self._many and len(self._in_flight) < _MAX_IN_FLIGHT):
             return False
         left = self._plan.end() - self._step
@@ -200,7 +233,7 @@ class Player:
     def asked(self, request_id: int, now: float) -> None:
         """Notes that an observation was sent."""
         self._in_flight[request_id] = (self._step, now)
-        self._asked_step, self._asked_at = self._step, now
+        self._asked_step, self._asked_at, self._renews = self._step, now, False
         self.stats.asked += 1
 
     def delay_steps(self) -> int:
@@ -228,6 +261,8 @@ class Player:
         Before the first chunk it returns `stop_action`, or None where that is not given.
         """
         action = self._plan.action(self._step)
+        if action is not None and self._newest_id and (self._played is None or self._played[0] != self._newest_id):
+            self._played = self._newest_id, self._step - self._newest_step
         self._pass(1)
         if action is not None:
             self._last_action, self._starved_steps = action, 0

@@ -18,7 +18,7 @@ from inferential.client.chunks.plan import Array, Merge
 from inferential.client.chunks.player import ChunkStats, Player, Starved
 from inferential.client.model import Model
 from inferential.client.result import Result
-from inferential.errors import InferenceError
+from inferential.errors import InferenceError, ObservationOutdated
 
 Observe = Callable[[], Mapping[str, Any]]
 """Returns an observation: arrays and strings by key."""
@@ -49,10 +49,22 @@ class _Runtime(Generic[ModelT]):
         key: str | None = None,
         on_starved: Callable[[int], None] | None = None,
         on_error: Callable[[InferenceError], None] | None = None,
+        refresh_ms: float | None = None,
+        renew: bool = True,
     ) -> None:
         self._player = Player(
-            control_rate_hz, merge, starved, stop_action, rtc, execution_horizon, quantile, follow_rate, on_starved
+            control_rate_hz,
+            merge,
+            starved,
+            stop_action,
+            rtc,
+            execution_horizon,
+            quantile,
+            follow_rate,
+            on_starved,
+            refresh_ms,
         )
+        self._renew = renew
         self._model: ModelT = model
         self._key = key
         self._on_error = on_error
@@ -66,6 +78,9 @@ class _Runtime(Generic[ModelT]):
         self._player.answered(result.request_id, chunk_of(result, self._key), now, result.model_version)
 
     def _note_error(self, error: InferenceError) -> None:
+        if isinstance(error, ObservationOutdated):
+            self._player.outdated(error.request_id)
+            return
         self._player.failed(error.request_id, type(error).__name__)
         if self._on_error is not None:
             self._on_error(error)
@@ -78,7 +93,13 @@ class _Runtime(Generic[ModelT]):
 
     def _observation(self, observe: Observe | Mapping[str, Any]) -> dict[str, Any]:
         values = observe() if callable(observe) else observe
-        return {**values, **self._player.rtc_values(), "steps_remaining": self._player.steps_remaining()}
+        return {
+            **values,
+            **self._player.rtc_values(),
+            **self._player.acknowledgement(),
+            "steps_remaining": self._player.steps_remaining(),
+            "renews": self._renew,
+        }
 
 
 class ChunkRuntime(_Runtime[Model]):
@@ -101,6 +122,9 @@ class ChunkRuntime(_Runtime[Model]):
         follow_rate: requests no more often than the server can serve this robot, unless that would starve it.
         key: the key of the chunk in a result; None: "actions", "action", or the only array.
         on_starved: called at each starved step with their number.
+        refresh_ms: makes an observation anew that no answer came to for so long; it takes the place of one that
+            waits on the server. None: only where the server asks for it.
+        renew: makes an observation anew where the server asks for it, since few actions of its chunk would be left.
         on_error: called with the error of each failed request; the next step may send an observation again.
 
     Raises:

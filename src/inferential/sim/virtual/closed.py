@@ -19,6 +19,7 @@ from inferential.scheduler.request import InferenceRequest
 from inferential.sim.virtual.world import ChunkedRobot, Played
 
 ANSWERED = "answered"
+OUTDATED = "outdated"
 _LEAST_PATIENCE_S = 1.0  # as the player's own
 _PATIENCE_ROUND_TRIPS = 10
 
@@ -49,6 +50,7 @@ class Observation:
         step: the index of the robot's next action at that time.
         at: when it was made.
         steps_remaining: actions left after the present one.
+        robot: which robot.
     """
 
     number: int
@@ -56,6 +58,7 @@ class Observation:
     step: int
     at: float
     steps_remaining: int
+    robot: ChunkedRobot
 
 
 class RobotLoop:
@@ -78,6 +81,7 @@ class RobotLoop:
         self._up_at = self._down_at = -math.inf
         self._open: dict[int, Observation] = {}
         self._asked_at = -math.inf
+        self._renews = False  # the server asks for an observation in place of that which waits
         self._ticks = 0
         self._step = 0  # index of the next action
         self._end = 0  # the first that it has not
@@ -116,6 +120,9 @@ class RobotLoop:
 
     def _take(self, at: float, end: str, observation: Observation, now: float) -> None:
         number = observation.number
+        if end == OUTDATED:
+            self._renews = number in self._open
+            return
         if end != ANSWERED:
             self._close([number], now)
             return
@@ -148,6 +155,8 @@ class RobotLoop:
     def _asks(self, now: float, interval_s: float) -> bool:
         robot = self.robot
         if self._open:
+            if self._renews:
+                return True
             if robot.refresh:
                 self._give_up(now)
                 return bool(self._open) or self._asks(now, interval_s)
@@ -176,7 +185,8 @@ class RobotLoop:
 
     def _observe(self, now: float, number: int) -> Observation:
         robot, remaining = self.robot, self.player.steps_remaining()
-        if self._open and robot.refresh:
+        renews, self._renews = self._renews, False
+        if self._open and (robot.refresh or renews):
             ask = next(iter(self._open.values())).ask
         else:
             slo_s = robot.slo_s if robot.slo_s is not None else max(remaining, 1) * robot.period_s
@@ -187,7 +197,7 @@ class RobotLoop:
                 self._waits_since = now
             if math.isnan(self._task_began_at):
                 self._task_began_at = now
-        observation = self._open[number] = Observation(number, ask, self._step, now, remaining)
+        observation = self._open[number] = Observation(number, ask, self._step, now, remaining, robot)
         self.player.asked(number, now)
         return observation
 

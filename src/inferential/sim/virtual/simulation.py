@@ -20,7 +20,8 @@ from inferential.scheduler import create_scheduler
 from inferential.scheduler.engine import Batch, Capacity, Engine
 from inferential.scheduler.options import with_options
 from inferential.scheduler.request import QUEUED, InferenceRequest, RequestState
-from inferential.sim.virtual.closed import ANSWERED, Observation, RobotLoop
+from inferential.scheduler.time.robot_time import ChunkTime
+from inferential.sim.virtual.closed import ANSWERED, OUTDATED, Observation, RobotLoop
 from inferential.sim.virtual.mirror import Mirror, PacesRobots, SeesRobots
 from inferential.sim.virtual.world import Arrival, Call, ChunkedRobot, ModelSpec, Outcome, Run
 from inferential.tracking.cadence import CadenceTracker
@@ -260,11 +261,22 @@ class _Simulation:
         )
         self._open[request] = arrival
         if observation is not None:
+            request.chunk = self._chunk_of(observation, now)
             request.request_id = observation.number
             observation.ask.waiting = request
             self._observations[request] = observation
         self._engine.offer(request, now)
         self._note_ended()
+
+    def _chunk_of(self, observation: Observation, now: float) -> ChunkTime:
+        """What a server makes of an observation that says steps remaining, horizon and control rate."""
+        robot = observation.robot
+        runs_out_at = now + observation.steps_remaining * robot.period_s
+        lasts_s = robot.horizon_steps * robot.period_s
+        whole_s = (robot.chunk_steps or robot.horizon_steps) * robot.period_s
+        if robot.index == "time":
+            return ChunkTime(runs_out_at, now + whole_s, lasts_s, renews=robot.renews)
+        return ChunkTime(runs_out_at, math.inf, lasts_s, whole_s - observation.steps_remaining * robot.period_s)
 
     def _work(self) -> None:
         now = self._clock.now
@@ -300,6 +312,14 @@ class _Simulation:
         for request in self._engine.ended():
             assert request.refusal is not None
             self._ended(request, request.refusal.kind.value, None)
+        for request in self._engine.outdated():
+            self._ask_anew(request)
+
+    def _ask_anew(self, request: InferenceRequest) -> None:
+        self._idle_wakes = 0
+        observation = self._observations.get(request)
+        if observation is not None:
+            self._loops[request.client_id].deliver(self._clock.now, OUTDATED, observation)
 
     def _ended(self, request: InferenceRequest, end: str, started_at: float | None) -> Outcome:
         now = self._clock.now

@@ -85,6 +85,7 @@ class ChunkedRobot:
         ask_at_steps: of "threshold".
         refresh: whether an observation that waits is replaced by a newer one at each step; the server drops one that
             reaches it after the request was dispatched.
+        renews: whether it observes anew when its observation is refused as outdated, as `ChunkRuntime` does.
         index: which action of a chunk is played first: by "time", those whose steps passed since the observation are
             skipped; by "executed" actions, only those are skipped that were executed since.
         delay_s, delay_jitter_s: of the network, each way: mean and standard deviation. Messages stay in order.
@@ -107,6 +108,7 @@ class ChunkedRobot:
     ask: Literal["runtime", "threshold", "every_step"] = "runtime"
     ask_at_steps: int = 0
     refresh: bool = False
+    renews: bool = True
     index: Literal["time", "executed"] = "time"
     chunk_steps: int | None = None
     delay_s: float = 0.0

@@ -1,0 +1,36 @@
+"""What an answer with a chunk of actions adds to a robot: the time for which it has an action and had none without.
+
+All times are seconds of `time.monotonic()`, or durations in seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkTime:
+    """A request of a robot that plays chunks.
+
+    Attributes:
+        runs_out_at: when the robot's actions run out, those of chunks under way included; in the past where it has
+            none.
+        covers_until: until when the actions of its answer last. Infinite for a robot that continues with the next
+            action, however late it is.
+        lasts_s: the longest that it plays one answer, from its arrival on.
+        most_s: the most that an answer can add.
+        renews: whether the robot observes anew, at once, where its observation is refused as outdated.
+    """
+
+    runs_out_at: float
+    covers_until: float
+    lasts_s: float
+    most_s: float = math.inf
+    renews: bool = False
+
+    def gained_s(self, answered_at: float) -> float:
+        """Returns the seconds of robot time that an answer at this moment adds."""
+        begins_at = max(self.runs_out_at, answered_at)
+        ends_at = min(self.covers_until, answered_at + self.lasts_s)
+        return min(max(ends_at - begins_at, 0.0), self.most_s)

@@ -1,0 +1,194 @@
+"""Robots that play chunks: who makes the next call, by robot time, and that no robot waits for ever."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inferential.scheduler import InferenceRequest
+from inferential.scheduler.chunk_lane import OWN_SHARE, ChunkLane
+from inferential.scheduler.time.profile import LatencyProfile
+from inferential.scheduler.time.robot_time import ChunkTime
+
+NOW = 100.0
+LATENCIES_MS = (76, 86, 97, 108, 118, 129, 139, 150)
+MakeRequest = Callable[..., InferenceRequest]
+
+
+@pytest.fixture(scope="session")
+def profile() -> LatencyProfile:
+    """Calls of 76 to 150 ms."""
+    found = LatencyProfile()
+    for rows, latency_ms in enumerate(LATENCIES_MS, 1):
+        found.load(rows, latency_ms / 1e3, latency_ms / 1e3)
+    return found
+
+
+@pytest.fixture
+def lane() -> ChunkLane:
+    """An empty lane."""
+    return ChunkLane(1.0, weighted=True)
+
+
+@pytest.fixture(scope="session")
+def ask(make_request: MakeRequest) -> Callable[..., InferenceRequest]:
+    """`ask("a", left_s=0.2, age_s=0.1)`: an observation of a robot with chunks of 0.5 s."""
+
+    def ask(client: str, left_s: float = 0.0, age_s: float = 0.0, lasts_s: float = 0.5, **fields: Any) -> Any:
+        observed_at = NOW - age_s
+        chunk = ChunkTime(NOW + left_s, observed_at + lasts_s, lasts_s)
+        return make_request(client, received_at=observed_at, chunk=chunk, **fields)
+
+    return ask
+
+
+def names(batch: list[InferenceRequest]) -> list[str]:
+    return [request.client_id for request in batch]
+
+
+@pytest.mark.parametrize(
+    ("chunk", "gained_s"),
+    [
+        (ChunkTime(NOW + 0.3, NOW + 0.5, 0.5), 0.2),  # it still has actions when the answer comes
+        (ChunkTime(NOW - 1.0, NOW + 0.5, 0.5), 0.4),  # it has none: the steps until the answer are lost
+        (ChunkTime(NOW - 1.0, NOW + 0.05, 0.5), 0.0),  # all its actions would be past
+        (ChunkTime(NOW + 0.6, NOW + 0.5, 0.5), 0.0),  # a chunk under way covers it
+        (ChunkTime(NOW - 1.0, math.inf, 0.5, 0.4), 0.4),  # plays the next action, however late the answer is
+        (ChunkTime(NOW + 0.2, math.inf, 0.5, 0.5), 0.4),  # plays 0.5 s of it at most, 0.1 s of them covered
+    ],
+)
+def test_an_answer_gains_the_time_that_it_covers_and_nothing_else_did(chunk: ChunkTime, gained_s: float) -> None:
+    assert chunk.gained_s(NOW + 0.1) == pytest.approx(gained_s)
+
+
+def test_of_robots_that_starve_the_newest_observation_goes_first(
+    lane: ChunkLane, ask: Callable[..., InferenceRequest], profile: LatencyProfile
+) -> None:
+    for client, age_s in (("old", 0.3), ("new", 0.02), ("older", 0.35)):
+        lane.push(ask(client, age_s=age_s, waiting_since=NOW))
+    assert names(lane.take(profile, 1, NOW)) == ["new"]
+
+
+def test_a_robot_with_actions_left_waits_for_one_without(
+    lane: ChunkLane, ask: Callable[..., InferenceRequest], profile: LatencyProfile
+) -> None:
+    lane.push(ask("plays", left_s=0.3))
+    lane.push(ask("starves", age_s=0.1))
+    assert names(lane.take(profile, 1, NOW)) == ["starves"]
+
+
+def test_priority_weighs(lane: ChunkLane, ask: Callable[..., InferenceRequest], profile: LatencyProfile) -> None:
+    lane.push(ask("low", priority=2))
+    lane.push(ask("high", priority=0, age_s=0.1))
+    assert names(lane.take(profile, 1, NOW)) == ["high"]
+
+
+def test_an_observation_that_gains_nothing_is_not_worth_a_larger_call(
+    lane: ChunkLane, ask: Callable[..., InferenceRequest], profile: LatencyProfile
+) -> None:
+    lane.push(ask("starves"))
+    lane.push(ask("too old", age_s=0.49, waiting_since=NOW))
+    assert names(lane.take(profile, 8, NOW)) == ["starves"]
+    assert names(lane.take(profile, 8, NOW)) == ["too old"]
+
+
+def test_a_second_observation_of_a_robot_counts_what_the_first_covers(
+    lane: ChunkLane, ask: Callable[..., InferenceRequest], profile: LatencyProfile
+) -> None:
+    lane.push(ask("twice", age_s=0.01))
+    lane.push(ask("twice"))
+    lane.push(ask("other", age_s=0.3, waiting_since=NOW))
+    assert names(lane.take(profile, 1, NOW)) == ["twice"]
+    assert names(lane.take(profile, 1, NOW)) == ["other"]
+    assert len(lane) == 1
+
+
+def test_robots_with_short_chunks_do_not_starve_for_those_with_long_ones(
+    lane: ChunkLane, ask: Callable[..., InferenceRequest], profile: LatencyProfile
+) -> None:
+    for number in range(8):
+        lane.push(ask(f"long {number}", lasts_s=1.0, waiting_since=NOW))
+    lane.push(ask("short", lasts_s=0.3, age_s=0.0, waiting_since=NOW - 0.6))
+    assert "short" in names(lane.take(profile, 8, NOW))
+
+
+def test_a_robot_is_asked_once_for_a_newer_observation_and_waits_on(
+    lane: ChunkLane, ask: Callable[..., InferenceRequest]
+) -> None:
+    lane.push(first := ask("a"), NOW + 0.2)
+    lane.push(ask("b"))
+    assert lane.due_at() == NOW + 0.2
+    assert lane.take_outdated(NOW + 0.1) == []
+    assert lane.take_outdated(NOW + 0.2) == [first]
+    assert lane.take_outdated(NOW + 0.3) == []
+    assert lane.due_at() == math.inf
+    assert len(lane) == 2
+
+
+def test_a_request_is_too_late_from_when_its_caller_says(lane: ChunkLane, ask: Callable[..., InferenceRequest]) -> None:
+    lane.push(first := ask("a"), math.inf, NOW + 0.2)
+    lane.push(ask("b"))
+    assert lane.due_at() == NOW + 0.2
+    assert lane.too_late(NOW + 0.1) == []
+    assert lane.too_late(NOW + 0.2) == [first]
+
+
+def test_a_call_is_worth_it_for_robots_that_starve_or_gain_much(
+    lane: ChunkLane, ask: Callable[..., InferenceRequest]
+) -> None:
+    lane.push(ask("starves", age_s=0.45))
+    lane.push(ask("gains much", left_s=0.3))
+    lane.push(ask("covered", left_s=0.49))
+    assert lane.worth_a_call(NOW + 0.1) == 2
+
+
+def test_memory_of_clients_is_bounded(lane: ChunkLane, ask: Callable[..., InferenceRequest]) -> None:
+    for number in range(5_000):
+        request = ask(f"c{number}")
+        lane.push(request)
+        lane.discard(request)
+    assert len(lane) == 0
+    assert lane.clients_remembered() <= 4_097
+
+
+@given(seed=st.integers(0, 2**32 - 1), robots=st.integers(2, 24), limit=st.sampled_from([1, 2, 8]))
+@settings(max_examples=40, deadline=None)
+def test_no_client_is_abandoned(
+    ask: Callable[..., InferenceRequest], profile: LatencyProfile, seed: int, robots: int, limit: int
+) -> None:
+    """Robots ask again as soon as they are served, some with observations that never gain anything; the lowest
+    priority is served too: after its patience, and a call for each robot whose turn may come before."""
+    chance = random.Random(seed)
+    lane = ChunkLane(0.5, weighted=True)
+    priorities = [chance.choice([0, 1, 8, 40]) for _ in range(robots)]
+    late = [chance.random() < 0.3 for _ in range(robots)]
+    now, served = NOW, [NOW] * robots
+    call_s = LATENCIES_MS[limit - 1] / 1e3
+    bound_s = 0.5 + 2 * 0.5 + 2 * robots * call_s * (OWN_SHARE if limit == 1 else 1) + call_s
+
+    def observation(robot: int) -> InferenceRequest:
+        covers_until = now - 1.0 if late[robot] else now + 0.5
+        request = ask(str(robot), priority=priorities[robot])
+        request.received_at = request.waiting_since = now
+        request.chunk = ChunkTime(now + chance.choice([0.0, 0.2]), covers_until, 0.5)
+        return request
+
+    for robot in range(robots):
+        lane.push(observation(robot))
+    for _ in range(30 * robots):
+        batch = lane.take(profile, limit, now)
+        assert 1 <= len(batch) <= limit
+        assert len({request.client_id for request in batch}) == len(batch)
+        now += profile.typical(len(batch))
+        for request in batch:
+            robot = int(request.client_id)
+            served[robot] = now
+            lane.push(observation(robot))
+        assert now - min(served) <= bound_s
+        assert len(lane) == robots
