@@ -174,4 +174,4 @@ def test_nothing_is_left_of_requests_that_are_gone(make_request: MakeRequest) ->
     for request in requests:
         if request not in best:
             lane.discard(request)
-    assert (len(lane), sum(lane.sizes().values())) == (0, 0)
+    assert (len(lane), lane.entries()) == (0, 0)
