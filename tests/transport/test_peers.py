@@ -254,7 +254,7 @@ async def test_connections_that_ended_leave_no_descriptor(transport: ZmqTranspor
         call(said).socket.close()
     await until(lambda: not any(transport.sizes().values()))
     assert len(os.listdir("/proc/self/fd")) == before
-    assert len(transport._selector.get_map()) == 1
+    assert len(transport._poller) == 1
 
 
 # Robots that leave, come back or do not read
@@ -268,7 +268,7 @@ async def test_a_robot_whose_connection_was_reset_is_not_connected(
     robot.reset()
     await until(lambda: not connections(transport))
     with pytest.raises(OSError) as told:
-        transport.post(b"robot", b"answer", b"")
+        transport.post(transport.connection_of(b"robot"), b"answer", b"")
     assert told.value.errno == errno.EHOSTUNREACH
 
 
@@ -279,7 +279,7 @@ async def test_posting_to_a_robot_that_has_just_been_reset_is_an_os_error(
     await next_of(heard)
     robot.reset()
     with pytest.raises(OSError) as told:
-        transport.post(b"robot", b"answer", b"")  # before the event loop has had a look
+        transport.post(transport.connection_of(b"robot"), b"answer", b"")  # before the event loop has had a look
     assert told.value.errno == errno.EHOSTUNREACH
     assert not connections(transport)
 
@@ -289,11 +289,11 @@ async def test_a_robot_reconnects_although_its_former_connection_has_unsent_mess
 ) -> None:
     first = call(hello() + message(b"first"))
     await next_of(heard)
-    transport.post(b"robot", b"answer", LARGE)
+    transport.post(transport.connection_of(b"robot"), b"answer", LARGE)
     assert transport.sizes()["messages_unsent"]
     second = call(hello() + message(b"second"))
     assert await next_of(heard) == (b"robot", b"second")
-    transport.post(b"robot", b"answer", b"small")
+    transport.post(transport.connection_of(b"robot"), b"answer", b"small")
     end = await second.hear(len(GREETING + p.ready(b"ROUTER", b"")) + len(message(b"answer", b"small")))
     assert end.endswith(message(b"answer", b"small"))
     assert len(await first.hear(10_000_000)) < len(LARGE)
@@ -323,7 +323,7 @@ async def test_an_event_of_a_connection_that_was_just_closed_is_ignored(transpor
 
     former = call(hello())
     look(lambda: connections(transport))
-    transport.post(b"robot", b"answer", LARGE)
+    transport.post(transport.connection_of(b"robot"), b"answer", LARGE)
     newer = call(GREETING)
     look(lambda: transport.sizes()["connections_handshaking"])
     (stranger,) = transport._handshaking
@@ -332,7 +332,7 @@ async def test_an_event_of_a_connection_that_was_just_closed_is_ignored(transpor
     former.socket.recv(4_000_000)  # and that the former can be written to,
     former.say(message())  # and read from
     look(lambda: transport._clients[b"robot"] is stranger)
-    transport.post(b"robot", b"answer", b"")
+    transport.post(transport.connection_of(b"robot"), b"answer", b"")
 
 
 async def test_a_heartbeat_reply_that_the_system_does_not_take_is_sent_later(
@@ -405,7 +405,7 @@ async def test_buffered_messages_for_the_only_robot_are_sent_while_it_keeps_send
     while not connections(transport):
         transport.receive()
     assert transport.receive() is None
-    transport.post(b"robot", b"answer", LARGE)
+    transport.post(transport.connection_of(b"robot"), b"answer", LARGE)
     stream = transport._clients[b"robot"].stream
     assert stream.unsent
     for _ in range(100):
@@ -474,7 +474,7 @@ async def test_a_close_that_is_cancelled_ends_all_connections_all_the_same(call:
     transport = ZmqTransport(TransportConfig(bind="tcp://127.0.0.1:0"))
     robot = call(hello() + message(), to=transport)
     await transport.recv()
-    transport.post(b"robot", b"answer", LARGE)
+    transport.post(transport.connection_of(b"robot"), b"answer", LARGE)
     closing = asyncio.create_task(transport.close())
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -492,7 +492,7 @@ async def test_an_answer_larger_than_the_systems_buffers_arrives_though_the_tran
     transport = ZmqTransport(TransportConfig(bind="tcp://127.0.0.1:0"))
     robot = call(hello() + message(), to=transport)
     await transport.recv()
-    transport.post(b"robot", b"answer", LARGE)
+    transport.post(transport.connection_of(b"robot"), b"answer", LARGE)
     assert transport.sizes()["messages_unsent"]
     size = len(GREETING + p.ready(b"ROUTER", b"")) + len(message(b"answer", bytes(LARGE)))
     hearing = asyncio.create_task(robot.hear(size + 1))
@@ -516,7 +516,7 @@ def test_another_event_loop_than_asyncios_will_do() -> None:
                     incoming = await transport.recv()
                 assert incoming.identity == b"robot"
                 assert len(incoming.payload) == 2_400_000
-                transport.post(b"robot", b"", b"")
+                transport.post(transport.connection_of(b"robot"), b"", b"")
                 async with asyncio.timeout(10):
                     while connection.stats.unmatched == 0:
                         await model.get_result(5)

@@ -11,6 +11,7 @@ from typing import Self
 CLIENT = "client"
 MODEL = "model"
 ERROR = "error"
+KIND = "kind"
 
 METRICS: dict[str, Metric] = {}
 """All declared metrics by name, in the order of the documentation."""
@@ -92,7 +93,12 @@ INVALIDATION_COUNT = declare(
     (CLIENT,),
     "a response was invalidated: its request was refused, or it could not be delivered",
 )
-SEND_ERRORS = declare("send_errors", "1", (CLIENT, ERROR), "a message to a client could not be sent")
+SEND_ERRORS = declare(
+    "send_errors",
+    "1",
+    (CLIENT, KIND, ERROR),
+    "a message to a client could not be sent; kind: result (its request ends by that) or refusal (counted as such too)",
+)
 OBSERVATION_ERRORS = declare(
     "observation_errors", "1", _ALL, "a message was malformed (then without model), or an image could not be decoded"
 )

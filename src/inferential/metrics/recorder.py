@@ -100,9 +100,9 @@ class Recorder:
         """Records a malformed message."""
         self._record(names.OBSERVATION_ERRORS, 1.0, {names.CLIENT: client_id, names.ERROR: error})
 
-    def send_error(self, client_id: str, error: str) -> None:
-        """Records a message that could not be sent."""
-        self._record(names.SEND_ERRORS, 1.0, {names.CLIENT: client_id, names.ERROR: error})
+    def send_error(self, client_id: str, kind: str, error: str) -> None:
+        """Records a message that could not be sent: a "result", whose request ends by that, or a "refusal"."""
+        self._record(names.SEND_ERRORS, 1.0, {names.CLIENT: client_id, names.KIND: kind, names.ERROR: error})
 
     def invalidated(self, client_id: str) -> None:
         """Records a response that was invalidated."""

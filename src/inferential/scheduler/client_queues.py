@@ -27,7 +27,7 @@ from inferential.scheduler.backlog import Backlog
 from inferential.scheduler.base import ModelAwareScheduler, QueueFullError, Scheduler
 from inferential.scheduler.heap import LazyHeap
 from inferential.scheduler.request import (
-    CLIENT_GONE,
+    CLIENT_LEFT,
     DISPATCHED,
     QUEUE_FULL,
     QUEUED,
@@ -263,10 +263,25 @@ class ClientQueues:
 
     def forget(self, client_id: str, now: float) -> None:
         """Refuses all waiting requests of a client that is gone."""
-        for backlog in list(self._backlogs.values()):
-            for request in backlog.of(client_id):
-                self._end(request, RefusalKind.REJECTED, "the client is gone", CLIENT_GONE, now)
+        for model_id in self.models():
+            queue = self._client_queues.get((client_id, model_id))
+            if queue is not None:
+                for request in (*queue.shown, *queue.behind):
+                    self._end_gone(request, now)
         self._order.on_client_disconnected(client_id)
+
+    def forget_connection(self, connection: int, now: float) -> None:
+        """Refuses all waiting requests that came by a connection which has ended."""
+        for backlog in list(self._backlogs.values()):
+            for request in backlog.of(connection):
+                self._end_gone(request, now)
+
+    def _end_gone(self, request: InferenceRequest, now: float) -> None:
+        self._end(request, CLIENT_LEFT.kind, CLIENT_LEFT.reason, CLIENT_LEFT.cause, now)
+
+    def waits(self, connection: int) -> bool:
+        """Returns whether a request of a connection waits."""
+        return any(connection in backlog for backlog in self._backlogs.values())
 
     def clear(self, reason: str, cause: str, now: float) -> None:
         """Refuses all that waits."""

@@ -227,6 +227,14 @@ class Engine:
         """Ends what a client has waiting that will read no more answers."""
         self._admission.queues.forget(client_id, now)
 
+    def connection_gone(self, connection: int, now: float) -> None:
+        """Ends what waits of a connection that has ended, whoever uses its client's id now."""
+        self._admission.queues.forget_connection(connection, now)
+
+    def waits(self, connection: int) -> bool:
+        """Returns whether a request of a connection waits."""
+        return self._admission.waits(connection)
+
     def swap(self, config: SchedulingConfig, scheduler: Scheduler, now: float) -> None:
         """Puts another strategy in charge, of the requests that wait too."""
         self._decided_at = -math.inf

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from inferential.config.profiles import load_profiles
@@ -46,6 +46,7 @@ class Core:
         self.metrics = MetricsCollector(config.metrics)
         self.recorder = Recorder(self.metrics)
         self.inprocess = InProcessClients()
+        self.connected: Callable[[bytes], bool] = lambda identity: True  # the transport's, once there is one
         self.capacities = Capacities(dispatcher, config.models)
         profiles = Profiles(config.scheduling.slo_aware.latency_quantile)
         if config.models.profiles is not None:
@@ -132,6 +133,9 @@ class Core:
         return weight_of(request) if self._weighs_priority else 1.0
 
     def _owner(self, client_id: str) -> bytes | None:
-        """Returns the identity of a client's connection; None if it is not connected."""
+        """Returns the identity of a client's connection; None where it has none that stands."""
         identity = self.accounting.owner(client_id)
-        return None if identity is not None and self.inprocess.has_disconnected(identity) else identity
+        if identity is None:
+            return None
+        stands = self.inprocess.connected(identity)
+        return identity if (self.connected(identity) if stands is None else stands) else None

@@ -65,7 +65,7 @@ class Egress:
     def _send_result(self, result: DispatchResult) -> float | None:
         """Sends a result and ends its request; returns when it was sent, None if the client is unreachable."""
         request = result.request
-        if not self._post(request.identity, request.client_id, result.envelope, result.payload):
+        if not self._post(request.connection, request.client_id, result.envelope, result.payload):
             request.refuse(Refusal(RefusalKind.REJECTED, "the client cannot be reached", CLIENT_GONE))
             return None
         request.move(ANSWERED)
@@ -82,9 +82,7 @@ class Egress:
         refusal = request.refusal
         assert refusal is not None
         self._accounting.refused(request, refusal)
-        # A client in this process that was silent for long is still there, and waits.
-        gone = refusal.cause == CLIENT_GONE and self._inprocess.receiver(request.identity) is None
-        if request.protocol_version >= PROTOCOL_VERSION and not gone:
+        if request.protocol_version >= PROTOCOL_VERSION and refusal.cause != CLIENT_GONE:
             envelope = write_refusal(
                 client_id=request.client_id,
                 model_id=request.model_id,
@@ -93,10 +91,10 @@ class Egress:
                 reason=refusal.reason,
                 serve_interval_ms=request.serve_interval_ms,
             )
-            self._post(request.identity, request.client_id, envelope, b"")
+            self._post_refusal(request.connection, request.client_id, envelope)
         self._notify(request)
 
-    def reject_malformed(self, identity: bytes, error: ObservationError) -> None:
+    def reject_malformed(self, identity: bytes, connection: int, error: ObservationError) -> None:
         """Counts a message that makes no valid request, and sends the error if its sender can read it."""
         name = label_of(identity)
         self._recorder.observation_error(name, "invalid")
@@ -109,7 +107,7 @@ class Egress:
                 status=RefusalKind.INVALID_OBSERVATION.name,
                 reason=error.reason,
             )
-            self._post(identity, name, envelope, b"")
+            self._post_refusal(connection, name, envelope)
 
     def count_wrong_frames(self, identity: bytes) -> None:
         """Counts a message that does not consist of the three frames of an observation."""
@@ -119,20 +117,33 @@ class Egress:
         if self._callbacks:
             self._callbacks.fire(request)
 
-    def _post(self, identity: bytes, client_id: str, envelope: bytes, payload: Buffer) -> bool:
-        """Sends frames without waiting; counts and returns False if that is not possible."""
-        if self._inprocess.owns(identity):
-            receive = self._inprocess.receiver(identity)
-            if receive is None:
-                self._recorder.send_error(client_id, "the client has disconnected")
-                return False
-            receive(envelope, payload)
-            return True
+    def _post(self, connection: int, client_id: str, envelope: bytes, payload: Buffer) -> bool:
+        """Sends a result without waiting; counts and returns False if that is not possible."""
+        if connection < 0:
+            return self._hand_over(connection, client_id, "result", envelope, payload)
         try:
-            self._transport.post(identity, envelope, payload)
+            self._transport.post(connection, envelope, payload)
         except OSError as error:
-            self._recorder.send_error(client_id, error.strerror or "unknown")
+            self._recorder.send_error(client_id, "result", error.strerror or "unknown")
             return False
+        return True
+
+    def _post_refusal(self, connection: int, client_id: str, envelope: bytes) -> None:
+        """Sends a refusal at the end of this turn, with the others for the connection; counts it if it cannot be."""
+        if connection < 0:
+            self._hand_over(connection, client_id, "refusal", envelope, b"")
+            return
+        try:
+            self._transport.cork(connection, envelope)
+        except OSError as error:
+            self._recorder.send_error(client_id, "refusal", error.strerror or "unknown")
+
+    def _hand_over(self, connection: int, client_id: str, kind: str, envelope: bytes, payload: Buffer) -> bool:
+        receive = self._inprocess.receiver(connection)
+        if receive is None:
+            self._recorder.send_error(client_id, kind, "the client has disconnected")
+            return False
+        receive(envelope, payload)
         return True
 
 

@@ -103,8 +103,10 @@ class Ingress:
         self._supersede = config.scheduling.supersede
         self._models = config.models.known
 
-    def receive(self, identity: bytes, envelope: Buffer, payload: Buffer, received_at: float) -> IncomingRequest:
-        """Returns the request that a message makes; the arguments are the fields of an `IncomingObservation`.
+    def receive(
+        self, identity: bytes, envelope: Buffer, payload: Buffer, received_at: float, connection: int
+    ) -> IncomingRequest:
+        """Returns the request that a message makes; the arguments are those of `transport.messages.Received`.
 
         Raises:
             ObservationError: it breaks a rule of the wire format or a limit, or its sender may not use its client id.
@@ -124,7 +126,9 @@ class Ingress:
             policy = self._resolve(constant)
         if identity != policy.identity:
             self._check_sender(constant, varying, identity)
-        return self._incoming(constant, varying, staleness_ms, slots, policy, identity, envelope, payload, received_at)
+        return self._incoming(
+            constant, varying, staleness_ms, slots, policy, identity, envelope, payload, received_at, connection
+        )
 
     @property
     def cache_counts(self) -> CacheCounts:
@@ -184,6 +188,7 @@ class Ingress:
         envelope: Buffer,
         payload: Buffer,
         received_at: float,
+        connection: int,
     ) -> IncomingRequest:
         model_id, priority = sender.model_id, policy.fixed_priority
         if priority is None:
@@ -207,6 +212,7 @@ class Ingress:
             slots=slots,
             metadata=varying.metadata,
             late=policy.late,
+            connection=connection,
         )
         return IncomingRequest(
             request,

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from inferential.observation.slots import ObservationError
 from inferential.scheduler.engine import Engine
-from inferential.scheduler.request import Refusal, RefusalKind
+from inferential.scheduler.request import CLIENT_LEFT, Refusal, RefusalKind
 from inferential.scheduler.running import Batch
 from inferential.server.accounting import Accounting
 from inferential.server.egress import Egress
@@ -25,7 +25,10 @@ from inferential.transport.zmq_transport import MalformedMessage, ZmqTransport
 
 logger = logging.getLogger("inferential")
 
-_RECEIVE_AT_ONCE = 128  # messages read in one turn of the loop; then answers get theirs
+_READ_SLICE_S = 0.001
+"""How long messages are read in one turn of the loop, so that calls can end and answers leave."""
+_WORK_SLICE_S = 0.001
+"""How long calls are begun in one turn of the loop where models complete inline."""
 _DRAINING = Refusal(RefusalKind.REJECTED, "the server is draining", "draining")
 
 
@@ -57,6 +60,7 @@ class EventPump:
         self._loop = asyncio.get_running_loop()
         self._idle = asyncio.Event()
         self._running = False
+        self._continues = False  # `_continue` is scheduled
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0  # in the loop's time
 
@@ -66,7 +70,7 @@ class EventPump:
         """Receives from now on, and runs model calls by this executor."""
         self._executor = executor
         self._running = True
-        self._transport.watch(self._on_readable)
+        self._transport.watch(self._on_readable, self.on_closed, self._engine.waits)
 
     @property
     def timer_set(self) -> bool:
@@ -97,9 +101,24 @@ class EventPump:
     # Receive: a message arrived
 
     def _on_readable(self) -> None:
+        if not self._continues:  # else it reads on by itself; each call would add one more
+            self._read()
+
+    def _continue(self) -> None:
+        self._continues = False
+        self._read()
+
+    def _schedule_continue(self) -> None:
+        if not self._continues:
+            self._continues = True
+            self._loop.call_soon(self._continue)
+
+    def _read(self) -> None:
+        """Reads messages for a slice of time, and begins the calls that follow from them."""
         if not self._running:
             return  # called for what was readable just before the end
-        for _ in range(_RECEIVE_AT_ONCE):
+        until = time.monotonic() + _READ_SLICE_S
+        while time.monotonic() < until:
             try:
                 received = self._transport.receive()
             except MalformedMessage as error:
@@ -109,8 +128,15 @@ class EventPump:
                 break
             self.receive(received)
         else:
-            self._loop.call_soon(self._on_readable)
+            self._schedule_continue()
         self.work(self._executor.run_inline)
+
+    def on_closed(self, connection: int) -> None:
+        """Ends the waiting requests of a connection that has ended."""
+        if not self._running:
+            return
+        self._engine.connection_gone(connection, time.monotonic())
+        self._send_refusals()
 
     def receive_inprocess(self, received: Received) -> None:
         """Takes a message of a client in this process.
@@ -128,10 +154,12 @@ class EventPump:
         try:
             incoming = self._ingress.receive(*received)
         except ObservationError as error:
-            self._egress.reject_malformed(received[0], error)
+            self._egress.reject_malformed(received[0], received[4], error)
             return
         request = incoming.request
         refusal = _DRAINING if self.draining else incoming.refusal
+        if received[4] > 0 and not self._transport.connected(received[4]):
+            refusal = CLIENT_LEFT
         if refusal is not None:
             self._egress.refuse(request, refusal)
             return
@@ -162,8 +190,7 @@ class EventPump:
             now = time.monotonic()  # inline calls may have taken a while
         waiting = engine.waiting()
         if waiting:
-            for batch in accounting.engine.work(now):
-                self._executor.submit(batch)
+            now = self._begin_calls(run, now)
         if accounting.pending:
             self._loop.call_soon(accounting.flush)  # after the calls that have just been started
         self._send_refusals()
@@ -172,6 +199,25 @@ class EventPump:
         if waiting or self._timer is None:  # else the timer is set already, for the fleet's next sweep
             self._set_timer(now)
 
+    def _begin_calls(self, run: Callable[[Batch], None] | None, now: float) -> float:
+        """Begins the calls of requests that waited; returns when it ended."""
+        executor, transport, engine = self._executor, self._transport, self._accounting.engine
+        until = now + _WORK_SLICE_S
+        while batches := engine.work(now):
+            inline = executor.inline_calls
+            for batch in batches:
+                (run or executor.submit)(batch)
+                if transport.parked:
+                    for request in batch.requests:
+                        transport.resume(request.connection)
+            if executor.inline_calls == inline:
+                break  # their slots are taken until these calls end
+            now = time.monotonic()
+            if now >= until:
+                self._schedule_continue()
+                break
+        return now
+
     def on_call_ended(self) -> None:
         """Reacts to the end of a call that ran as a task: its slot is free."""
         if not self._running:
@@ -179,12 +225,26 @@ class EventPump:
         self._send_refusals()
         # Without a timer the fleet was empty: the call's client may have disconnected meanwhile.
         if self.draining or self._timer is None or self._engine.waiting():
-            self.work()
+            self.work(self._run_next)
+
+    def _run_next(self, batch: Batch) -> None:
+        """Begins a call from within the task of another: one that completes inline has the next turn of the loop."""
+        if self._executor.completes_inline(batch):
+            self._loop.call_soon(self._run_inline, batch)
+        else:
+            self._executor.submit(batch)
+
+    def _run_inline(self, batch: Batch) -> None:
+        self._executor.run_inline(batch)
+        self.work(self._executor.run_inline)
 
     def _send_refusals(self) -> None:
         """Sends the refusals of requests that the engine has ended."""
-        for request in self._engine.ended():
+        ended = self._engine.ended()
+        for request in ended:
             self._egress.send_refusal(request)
+            if self._transport.parked:
+                self._transport.resume(request.connection)
 
     # Timers: the engine or the fleet asked to be called at a time
 

@@ -136,6 +136,7 @@ class Server:
         core, config = self._core, self._core.config
         # A client whose message is up to twice too large is sent an error; beyond that its connection is closed.
         transport = ZmqTransport(config.transport, 2 * config.observations.max_payload_bytes)
+        core.connected = transport.has_client
         egress = Egress(transport, core.inprocess, core.recorder, core.accounting, self._request_callbacks)
         pump = EventPump(transport, core.ingress, core.accounting, core.engine, egress)
 
@@ -161,6 +162,7 @@ class Server:
             pump.on_call_ended,
         )
         self._run = _Run(asyncio.get_running_loop(), transport, pump, executor, history)
+        core.inprocess.on_closed = pump.on_closed
         pump.start(executor)
         logger.info("listening on %s, strategy %s", transport.address, config.scheduling.strategy)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import selectors
 
 from inferential.errors import InferentialError
+from inferential.transport.poller import READ
 from inferential.zmtp import ConnectionEnded, Stream
 
 
@@ -20,17 +20,34 @@ class MalformedMessage(InferentialError):
 
 
 class ClientConnection:
-    """One client's connection, in its handshake or after it."""
+    """One client's connection, in its handshake or after it.
 
-    __slots__ = ("events", "gone", "handshake_deadline", "identity", "queued", "stream")
+    Attributes:
+        number: its own, never used again, unlike its identity; 0 until the handshake is done.
+        events: what the poller looks for.
+        queued: messages that were read wait in the transport for their turn.
+        reads: how often it was read since its requests began to wait.
+        parked_at: since when it is not read because its requests wait, in seconds of `time.monotonic()`; 0: it is read.
+        corked: encoded refusals that leave together.
+        gone: it is closed; messages that were received before may remain to be returned.
+    """
+
+    __slots__ = (
+        *("corked", "events", "gone", "handshake_deadline", "identity", "number", "parked_at", "queued", "reads"),
+        "stream",
+    )
 
     def __init__(self, stream: Stream, handshake_deadline: float) -> None:
         self.stream = stream
         self.handshake_deadline = handshake_deadline
         self.identity = b""  # until the handshake is done
-        self.events = selectors.EVENT_READ
-        self.queued = False  # in the transport's `_ready`
-        self.gone = False  # closed; messages that were received before may remain to be returned
+        self.number = 0
+        self.events = READ
+        self.queued = False
+        self.reads = 0
+        self.parked_at = 0.0
+        self.corked: list[bytes] = []
+        self.gone = False
 
 
 async def send_buffered(client: ClientConnection) -> None:

@@ -12,7 +12,6 @@ import contextlib
 import errno
 import itertools
 import logging
-import selectors
 import time
 from collections import deque
 from collections.abc import Callable
@@ -21,8 +20,10 @@ from typing import TYPE_CHECKING
 from inferential.transport.connections import ClientConnection, MalformedMessage, send_buffered
 from inferential.transport.listening import listen
 from inferential.transport.messages import IncomingObservation, OutgoingResponse, Received
+from inferential.transport.poller import READ, WRITE, Poller
 from inferential.zmtp import ConnectionEnded, ProtocolError, Stream
-from inferential.zmtp.protocol import Buffer, Discarded
+from inferential.zmtp.protocol import Buffer, Discarded, message
+from inferential.zmtp.stream import JOIN_BELOW_BYTES
 
 if TYPE_CHECKING:
     from inferential.config.schema import TransportConfig
@@ -39,11 +40,15 @@ SEND_WAIT_S = 1.0
 """How long `send` waits for connections in their handshake, if its client is not connected yet."""
 _FRAMES = 3  # empty, envelope, payload
 _ACCEPT_AT_ONCE = 16
+_POLL_AT_ONCE = 32  # connections that are read between two messages, at most
 _POLL_AFTER = 16  # messages returned between two polls of all connections
 _MAX_DIRECT_READS = 16  # reads from an only client between two polls of all connections
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _ACCEPT_RETRY_S = 1.0
 _MAX_DUPLICATE_IDS = 1024
+_READS_WHILE_WAITING = 2  # of a connection whose requests wait, before it is parked
+_PARKED_S = 0.1
+"""How long a parked connection is not read at most: its heartbeats are answered, and its newest observation is seen."""
 
 
 class ZmqTransport:
@@ -68,30 +73,47 @@ class ZmqTransport:
         self._max_frame_bytes = max_message_bytes
         # One descriptor for the event loop, however many clients are connected: all messages that have arrived are read
         # in one turn of the loop, and can go into one batch.
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._listener.socket, selectors.EVENT_READ)
+        self._poller: Poller[ClientConnection | None] = Poller()
+        self._poller.register(self._listener.socket.fileno(), READ, None)
         self._clients: dict[bytes, ClientConnection] = {}
+        self._connections: dict[int, ClientConnection] = {}  # the same by number
         self._handshaking: dict[ClientConnection, None] = {}  # connections in their handshake, oldest first
         self._ready: deque[ClientConnection] = deque()  # clients that may have a message, in the order of their turns
+        self._parked: dict[ClientConnection, None] = {}  # connections that are not read, longest parked first
+        self._corked: list[ClientConnection] = []  # connections with corked refusals
         self._returned = 0  # messages since the last poll
+        self._more = False  # the last poll found as many connections as it may, or left some unread
         self._direct_reads = 0  # since the last poll of all connections
-        self._names = itertools.count(1)
+        self._numbers = itertools.count(1)
         self._duplicate_ids: set[bytes] = set()  # identities that connected while they were connected
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_readable: Callable[[], None] | None = None
+        self._on_closed: Callable[[int], None] | None = None
+        self._waits: Callable[[int], bool] | None = None
         self._readable: asyncio.Event | None = None
+        self._parked_timer: asyncio.TimerHandle | None = None
         self._handshake_timer: asyncio.TimerHandle | None = None
         self._closed = False
 
-    def watch(self, on_readable: Callable[[], None]) -> None:
-        """Makes the running event loop call `on_readable` whenever there may be a message to receive."""
+    def watch(
+        self,
+        on_readable: Callable[[], None],
+        on_closed: Callable[[int], None] | None = None,
+        waits: Callable[[int], bool] | None = None,
+    ) -> None:
+        """Makes the running event loop call back.
+
+        Args:
+            on_readable: called whenever there may be a message to receive.
+            on_closed: called with the number of a connection that has ended.
+            waits: returns whether requests of a connection wait, in which case it is read less than others.
+        """
         self._loop = asyncio.get_running_loop()
         self._on_readable = on_readable
-        self._loop.add_reader(self._selector_fd(), on_readable)
+        self._on_closed = on_closed
+        self._waits = waits
+        self._loop.add_reader(self._poller.fileno(), on_readable)
         self._loop.call_soon(on_readable)
-
-    def _selector_fd(self) -> int:
-        return self._selector.fileno()
 
     # Receiving
 
@@ -102,9 +124,9 @@ class ZmqTransport:
             MalformedMessage: the next message has the wrong frames; it is dropped, and the next call returns the one
                 after it.
         """
-        if not self._ready and self._returned:
+        if not self._ready and self._returned and not self._more:
             self._returned = 0
-            return None  # a message that has arrived since makes the selector readable again
+            return None  # a message that has arrived since makes the poller readable again
         if not self._ready or self._returned >= _POLL_AFTER:
             self._poll()
         while self._ready:
@@ -129,7 +151,7 @@ class ZmqTransport:
                 client.queued = False
             self._returned += 1
             if isinstance(frames, list) and len(frames) == _FRAMES and not len(frames[0]):
-                return client.identity, frames[1], frames[2], time.monotonic()
+                return client.identity, frames[1], frames[2], time.monotonic(), client.number
             found = "more" if isinstance(frames, Discarded) else f"{len(frames)} of them"
             raise MalformedMessage(client.identity, f"expected frames [empty, envelope, payload], got {found}")
         return None
@@ -142,20 +164,71 @@ class ZmqTransport:
 
     def _poll_all(self) -> None:
         self._direct_reads = 0
-        for key, events in self._selector.select(0):
-            client: ClientConnection | None = key.data
+        if self._parked:
+            self._read_parked(time.monotonic() - _PARKED_S)
+        found = self._poller.poll(_POLL_AT_ONCE)
+        self._more = len(found) == _POLL_AT_ONCE
+        for client, events in found:
             if client is None:
                 self._accept()
             elif not client.gone:  # else an earlier event of this loop closed it
                 self._handle_events(client, events)
 
+    def _read_parked(self, since: float) -> None:
+        """Reads the connections that have been parked since then or longer."""
+        while self._parked and (client := next(iter(self._parked))).parked_at <= since:
+            self.resume(client.number)
+
+    def resume(self, number: int) -> None:
+        """Reads a connection again that may have been parked: its requests do not wait any longer."""
+        client = self._connections.get(number)
+        if client is None:
+            return
+        client.reads = 0
+        if client.parked_at:
+            self._parked.pop(client, None)
+            client.parked_at = 0.0
+            self._update_events(client)
+
+    @property
+    def parked(self) -> int:
+        """How many connections are not read because their requests wait."""
+        return len(self._parked)
+
+    def _park(self, client: ClientConnection) -> bool:
+        """Returns whether a readable connection is left unread, because its requests wait already.
+
+        What it sends stays with the system, and in the end with the client: a client that sends more than is served
+        costs others nothing. One that is served within a few of its observations is never parked.
+        """
+        if self._waits is None or not client.number or not self._waits(client.number):
+            client.reads = 0
+            return False
+        client.reads += 1
+        if client.reads <= _READS_WHILE_WAITING and not self._more:
+            return False
+        client.parked_at = time.monotonic()
+        self._parked[client] = None
+        self._update_events(client)
+        if self._parked_timer is None and self._loop is not None:
+            self._parked_timer = self._loop.call_later(_PARKED_S, self._on_parked_for_long)
+        return True
+
+    def _on_parked_for_long(self) -> None:
+        """Reads those that have been parked for long enough, and sets the timer for the next one."""
+        self._parked_timer = None
+        self._read_parked(time.monotonic() - _PARKED_S)  # the poller is readable then
+        if self._parked and self._loop is not None:
+            self._parked_timer = self._loop.call_later(_PARKED_S, self._on_parked_for_long)
+
     def _handle_events(self, client: ClientConnection, events: int) -> None:
         """Reads from and writes to a connection, as far as it is ready."""
         try:
-            if events & selectors.EVENT_WRITE:
+            if events & WRITE:
                 client.stream.flush()
                 self._update_events(client)
-            if events & selectors.EVENT_READ:
+            # A parked connection is reported only if it has ended.
+            if events & READ and not client.queued and (client.parked_at or not self._park(client)):
                 self._read(client)
         except ConnectionEnded as error:
             self._drop(client, str(error))
@@ -168,15 +241,13 @@ class ZmqTransport:
         if len(self._clients) != 1 or self._handshaking or self._direct_reads >= _MAX_DIRECT_READS:
             return False
         (client,) = self._clients.values()
-        if client.queued or client.stream.unsent:
+        if client.queued or client.stream.unsent or client.parked_at:
             return False
         self._direct_reads += 1
-        self._handle_events(client, selectors.EVENT_READ)
+        self._handle_events(client, READ)
         return client.queued
 
     def _read(self, client: ClientConnection) -> None:
-        if client.queued:
-            return  # its earlier messages are returned first; otherwise ever more would be buffered
         if client.identity:
             received = client.stream.read()
         elif client.stream.handshake():
@@ -206,7 +277,7 @@ class ZmqTransport:
                 continue
             try:
                 client = ClientConnection(Stream(accepted, b"ROUTER", b"", self._max_frame_bytes, _FRAMES), until)
-                self._selector.register(client.stream, client.events, client)
+                self._poller.register(accepted.fileno(), client.events, client)
             except (OSError, ConnectionEnded):
                 accepted.close()
                 continue
@@ -232,13 +303,13 @@ class ZmqTransport:
             _ACCEPT_RETRY_S,
             error.strerror,
         )
-        self._selector.unregister(self._listener.socket)
+        self._poller.unregister(self._listener.socket.fileno())
         if self._loop is not None:
             self._loop.call_later(_ACCEPT_RETRY_S, self._accept_again)
 
     def _accept_again(self) -> None:
         if not self._closed:
-            self._selector.register(self._listener.socket, selectors.EVENT_READ)
+            self._poller.register(self._listener.socket.fileno(), READ, None)
 
     def _register(self, client: ClientConnection) -> None:
         """Registers a client whose handshake is done."""
@@ -246,7 +317,8 @@ class ZmqTransport:
         assert other is not None
         if other.identity.startswith(b"\0"):
             raise ProtocolError("an identity must not begin with a zero byte: those are generated")
-        identity = other.identity or b"\0" + next(self._names).to_bytes(8)
+        number = next(self._numbers)
+        identity = other.identity or b"\0" + number.to_bytes(8)
         former = self._clients.get(identity)
         if former is not None:
             if identity not in self._duplicate_ids:
@@ -259,8 +331,8 @@ class ZmqTransport:
                 )
             self._drop(former, "the client connected again")
         del self._handshaking[client]
-        client.identity = identity
-        self._clients[identity] = client
+        client.identity, client.number = identity, number
+        self._clients[identity] = self._connections[number] = client
 
     def _drop(self, client: ClientConnection, reason: str) -> None:
         """Closes a connection, or cleans up after one that was closed."""
@@ -271,8 +343,11 @@ class ZmqTransport:
         self._handshaking.pop(client, None)
         if self._clients.get(client.identity) is client:
             del self._clients[client.identity]
-        self._selector.unregister(client.stream)
+        self._parked.pop(client, None)
+        self._poller.unregister(client.stream.fileno())
         client.stream.close()
+        if self._connections.pop(client.number, None) is not None and self._on_closed is not None:
+            self._on_closed(client.number)
 
     def sizes(self) -> dict[str, int]:
         """Returns the number of connections and of buffered messages."""
@@ -280,23 +355,39 @@ class ZmqTransport:
             "connections": len(self._clients),
             "connections_handshaking": len(self._handshaking),
             "connections_ready": len(self._ready),
+            "connections_parked": len(self._parked),
             "messages_unsent": sum(client.stream.unsent for client in self._clients.values()),
         }
 
     # Sending
 
-    def post(self, identity: bytes, envelope: Buffer, payload: Buffer) -> None:
-        """Sends a message without waiting; what the system does not take at once is buffered.
+    def connected(self, number: int) -> bool:
+        """Returns whether the connection with this number stands."""
+        return number in self._connections
+
+    def has_client(self, identity: bytes) -> bool:
+        """Returns whether a client with this identity is connected."""
+        return identity in self._clients
+
+    def connection_of(self, identity: bytes) -> int:
+        """Returns the number of the connection that has an identity now.
 
         Raises:
-            OSError: the client is not connected (EHOSTUNREACH), or does not read and `send_hwm` messages are buffered
-                for it (EAGAIN).
+            OSError: there is none (EHOSTUNREACH).
         """
         client = self._clients.get(identity)
         if client is None:
             raise OSError(errno.EHOSTUNREACH, "the client is not connected")
-        if client.stream.unsent >= self._send_hwm:
-            raise OSError(errno.EAGAIN, f"the client does not read: {self._send_hwm} messages are buffered for it")
+        return client.number
+
+    def post(self, number: int, envelope: Buffer, payload: Buffer) -> None:
+        """Sends a message by a connection, without waiting; what the system does not take at once is buffered.
+
+        Raises:
+            OSError: the connection has ended (EHOSTUNREACH), or its client does not read and `send_hwm` messages are
+                buffered for it (EAGAIN).
+        """
+        client = self._writable(number)
         try:
             client.stream.send((b"", envelope, payload))
         except ConnectionEnded as error:
@@ -305,12 +396,48 @@ class ZmqTransport:
         if client.stream.unsent:
             self._update_events(client)
 
+    def cork(self, number: int, envelope: bytes) -> None:
+        """Sends a message without payload in the event loop's next turn, in one write with others for the connection.
+
+        Raises:
+            OSError: as `post`, as far as it is known by now.
+        """
+        client = self._writable(number)
+        if not self._corked:
+            (self._loop or asyncio.get_running_loop()).call_soon(self._uncork)
+        if not client.corked:
+            self._corked.append(client)
+        client.corked.append(b"".join(map(bytes, message((b"", envelope, b""), JOIN_BELOW_BYTES))))
+
+    def _uncork(self) -> None:
+        """Sends what was corked: one write for each connection."""
+        corked, self._corked = self._corked, []
+        for client in corked:
+            parts, client.corked = client.corked, []
+            if client.gone:
+                continue
+            try:
+                client.stream.send_encoded(b"".join(parts))
+            except ConnectionEnded as error:
+                self._drop(client, str(error))
+                continue
+            if client.stream.unsent:
+                self._update_events(client)
+
+    def _writable(self, number: int) -> ClientConnection:
+        client = self._connections.get(number)
+        if client is None:
+            raise OSError(errno.EHOSTUNREACH, "the client is not connected")
+        if client.stream.unsent >= self._send_hwm:
+            raise OSError(errno.EAGAIN, f"the client does not read: {self._send_hwm} messages are buffered for it")
+        return client
+
     def _update_events(self, client: ClientConnection) -> None:
-        """Watches for writability while a client has unsent messages."""
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.stream.unsent else 0)
+        """Watches for writability while a client has unsent messages, and for messages while it is not parked."""
+        events = (0 if client.parked_at else READ) | (WRITE if client.stream.unsent else 0)
         if events != client.events:
             client.events = events
-            self._selector.modify(client.stream, events, client)
+            self._poller.modify(client.stream.fileno(), events)
 
     # Used alone, without a server
 
@@ -331,7 +458,7 @@ class ZmqTransport:
                 await asyncio.sleep(0)  # other tasks get their turn, however many of these arrive
                 continue
             if received is not None:
-                return IncomingObservation(*received)
+                return IncomingObservation(*received[:4])
             await readable.wait()
 
     async def send(self, response: OutgoingResponse) -> None:
@@ -352,7 +479,7 @@ class ZmqTransport:
                         self._poll_all()
             if self._ready:
                 readable.set()  # for a concurrent `recv`
-        self.post(identity, response.envelope, response.payload)
+        self.post(self.connection_of(identity), response.envelope, response.payload)
 
     def _watch_alone(self) -> asyncio.Event:
         """Returns an event that is set whenever the selector is readable; for use without a server."""
@@ -367,10 +494,14 @@ class ZmqTransport:
         if self._closed:
             return
         self._closed = True
+        self._uncork()
         if self._loop is not None:
-            self._loop.remove_reader(self._selector_fd())
+            self._loop.remove_reader(self._poller.fileno())
         if self._handshake_timer is not None:
             self._handshake_timer.cancel()
+        if self._parked_timer is not None:
+            self._parked_timer.cancel()
+        self._on_closed = None
         self._listener.close()
         unsent = [client for client in self._clients.values() if client.stream.unsent]
         try:
@@ -381,6 +512,6 @@ class ZmqTransport:
             for client in [*self._clients.values(), *self._handshaking]:
                 self._drop(client, "the server is shutting down")
             self._ready.clear()
-            self._selector.close()
+            self._poller.close()
             if self._readable is not None:
                 self._readable.set()

@@ -230,6 +230,14 @@ class Stream:
         """
         self._send(message(frames, JOIN_BELOW_BYTES))
 
+    def send_encoded(self, messages: bytes) -> None:
+        """Sends messages that are encoded already, as `protocol.message` does it; they count as one in `unsent`.
+
+        Raises:
+            ConnectionEnded: the connection was closed.
+        """
+        self._send([messages])
+
     def ping(self) -> None:
         """Sends a heartbeat and resets `alive`; while data is unsent, sending some of it counts as an answer.
 
