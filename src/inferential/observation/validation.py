@@ -6,10 +6,10 @@ Every limit is checked before anything grows with what it limits, so a bad messa
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from inferential.notices import Notices
 from inferential.observation.slots import ObservationError, SlotInfo, slot_of, validate_slots
 from inferential.proto import Observation
 from inferential.proto.fields import CONSTANT, ConstantFields, VaryingFields, read_constant, read_varying
@@ -24,7 +24,6 @@ _ENVELOPE_BASE_BYTES = 4096
 _ENVELOPE_PER_TENSOR_BYTES = 96
 _ENVELOPE_PER_DIM_BYTES = 10  # the longest varint
 _ENVELOPE_PER_ENTRY_BYTES = 32
-_MAX_WARNED = 1024
 _MAX_GOOD_NAMES = 4096
 _MAX_GOOD_PLACES = 4096
 
@@ -46,7 +45,7 @@ class ObservationValidator:
         )
         self._good_names: set[str] = set()
         self._good_places: dict[tuple[Any, ...], tuple[str, tuple[int, ...], str, int]] = {}
-        self._warned: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._notices = Notices(logger)
 
     def constant(self, message: Observation) -> ConstantFields:
         """Returns the constant fields of an observation.
@@ -85,9 +84,9 @@ class ObservationValidator:
             raise ObservationError(str(error)) from error
 
     def check_staleness(self, client_id: str, staleness_ms: float) -> None:
-        """Warns once per client where an observation is older than the limit."""
+        """Warns, once a minute for each client, where an observation is older than the limit."""
         if staleness_ms > self.max_staleness_ms:
-            self._warn_once(client_id, "stale", "observations arrive %.0f ms old by the client's clock", staleness_ms)
+            self._warn(client_id, "stale", "observations arrive %.0f ms old by the client's clock", staleness_ms)
 
     def check_payload(self, size: int) -> None:
         """Checks the size of a payload.
@@ -156,14 +155,12 @@ class ObservationValidator:
         return slots
 
     def check_alignment(self, client_id: str, slots: list[SlotInfo]) -> None:
-        """Warns once where the tensors of one observation were measured too far apart."""
+        """Warns, once a minute for each client, where the tensors of one observation were measured too far apart."""
         times = [slot.timestamp_ns for slot in slots if slot.timestamp_ns]
         if len(times) > 1:
             spread_ms = (max(times) - min(times)) / 1e6
             if spread_ms > self._config.temporal_alignment_threshold_ms:
-                self._warn_once(
-                    client_id, "alignment", "tensors of one observation were measured %.0f ms apart", spread_ms
-                )
+                self._warn(client_id, "alignment", "tensors of one observation were measured %.0f ms apart", spread_ms)
 
     def _check_name(self, field: str, text: str) -> None:
         if text in self._good_names:  # a fleet sends the same few names again and again
@@ -198,10 +195,5 @@ class ObservationValidator:
             if slot.key in metadata:  # a model sees both in one dict
                 raise ObservationError(f"tensor {slot.key!r}: there is a string of that key too")
 
-    def _warn_once(self, client_id: str, kind: str, text: str, value: float) -> None:
-        if (client_id, kind) in self._warned:
-            return
-        self._warned[client_id, kind] = None
-        if len(self._warned) > _MAX_WARNED:
-            self._warned.popitem(last=False)
-        logger.warning("client %s: " + text + " (logged once)", client_id, value)
+    def _warn(self, client_id: str, kind: str, text: str, value: float) -> None:
+        self._notices.say((client_id, kind), "client %s: " + text, client_id, value, level=logging.WARNING)

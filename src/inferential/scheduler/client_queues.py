@@ -31,6 +31,7 @@ from inferential.scheduler.request import (
     DISPATCHED,
     QUEUE_FULL,
     QUEUED,
+    SUPERSEDED,
     InferenceRequest,
     Refusal,
     RefusalKind,
@@ -129,7 +130,7 @@ class ClientQueues:
         if queue is not None and queue.latest is not None:
             older = queue.latest
             request.waiting_since, request.arrival = older.waiting_since, older.arrival
-            self._end(older, RefusalKind.SUPERSEDED, "a newer observation took its place", "newer", now)
+            self._end(older, SUPERSEDED.kind, SUPERSEDED.reason, SUPERSEDED.cause, now)
         rank = self._order.eviction_rank(request)
         if len(self._ages) >= self._max_queue_size and not self._make_room(rank, now):
             self._refuse(request, RefusalKind.REJECTED, self._full(), QUEUE_FULL)

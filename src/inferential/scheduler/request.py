@@ -76,6 +76,8 @@ QUEUE_FULL = "queue_full"
 """Cause of a refusal because the queue is full."""
 CLIENT_GONE = "client_gone"
 """Cause of a refusal that has no reader, because the client is gone."""
+SUPERSEDED = Refusal(RefusalKind.SUPERSEDED, "a newer observation took its place", "newer")
+"""Ends a request whose place a newer one of the same client and model takes while it waits."""
 CLIENT_LEFT = Refusal(RefusalKind.REJECTED, "the client is gone", CLIENT_GONE)
 """Ends the requests of a connection that has ended."""
 

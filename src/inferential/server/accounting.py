@@ -18,7 +18,7 @@ from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
 from inferential.scheduler.running import Batch
 from inferential.scheduler.time.deadline import deadline_of
 from inferential.scheduler.time.fair_share import FairShares
-from inferential.server.ingress import IncomingRequest
+from inferential.server.ingress import IncomingRequest, OvertakenObservation
 from inferential.tracking.action_horizon import horizon_of
 from inferential.tracking.fleet import Fleet, FleetChanges
 
@@ -175,6 +175,14 @@ class Accounting:
             else:
                 counts.refused += 1
         self.invalidated(request, refusal)
+
+    def overtaken(self, observation: OvertakenObservation, now: float) -> float:
+        """Records an observation that was superseded unread; returns the client's serve interval in milliseconds."""
+        client_id, model_id = observation.client_id, observation.model_id
+        self._recorder.overtaken(client_id, model_id, observation.payload_bytes, now)
+        if self._fleet.client(client_id) is not None:
+            self._fleet.outcomes.of(client_id, model_id).superseded += 1
+        return self._shares.interval_ms(client_id, model_id)
 
     def retried(self, request: InferenceRequest) -> None:
         """Records a failed request that is queued again; it has its deadline from here on."""

@@ -12,9 +12,18 @@ from inferential.observation.slots import ObservationError
 from inferential.proto import PROTOCOL_VERSION
 from inferential.proto.messages import write_refusal
 from inferential.proto.tensors import Buffer
-from inferential.scheduler.request import ANSWERED, CLIENT_GONE, DISPATCHED, InferenceRequest, Refusal, RefusalKind
+from inferential.scheduler.request import (
+    ANSWERED,
+    CLIENT_GONE,
+    DISPATCHED,
+    SUPERSEDED,
+    InferenceRequest,
+    Refusal,
+    RefusalKind,
+)
 from inferential.server.accounting import Accounting
 from inferential.server.callbacks import Callbacks
+from inferential.server.ingress import OvertakenObservation
 from inferential.server.inprocess import InProcessClients
 from inferential.transport.zmq_transport import ZmqTransport
 
@@ -93,6 +102,25 @@ class Egress:
             )
             self._post_refusal(request.connection, request.client_id, envelope)
         self._notify(request)
+
+    def refuse_overtaken(self, observation: OvertakenObservation, connection: int) -> None:
+        """Accounts for an observation that was superseded unread, and sends its refusal."""
+        interval_ms = self._accounting.overtaken(observation, time.monotonic())
+        if observation.protocol_version >= PROTOCOL_VERSION:
+            envelope = write_refusal(
+                client_id=observation.client_id,
+                model_id=observation.model_id,
+                request_id=observation.request_id,
+                status=SUPERSEDED.kind.name,
+                reason=SUPERSEDED.reason,
+                serve_interval_ms=interval_ms,
+            )
+            self._post_refusal(connection, observation.client_id, envelope)
+
+    @property
+    def watched(self) -> bool:
+        """Whether request callbacks are registered, which are called with every request as a whole."""
+        return bool(self._callbacks)
 
     def reject_malformed(self, identity: bytes, connection: int, error: ObservationError) -> None:
         """Counts a message that makes no valid request, and sends the error if its sender can read it."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +19,7 @@ from inferential.proto.cache import CacheCounts
 from inferential.proto.fields import ConstantFields, VaryingFields
 from inferential.proto.tensors import Buffer
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
+from inferential.transport.messages import Received
 
 if TYPE_CHECKING:
     from inferential.config.schema import InferentialConfig
@@ -72,6 +73,17 @@ class ResolvedPolicy:
     control_period_s: float | None
     fixed_priority: int | None
     default_priority: int
+
+
+@dataclass(slots=True)
+class OvertakenObservation:
+    """An observation that a newer one superseded before it was read whole."""
+
+    client_id: str
+    model_id: str
+    request_id: int
+    protocol_version: int
+    payload_bytes: int
 
 
 class Ingress:
@@ -129,6 +141,33 @@ class Ingress:
         return self._incoming(
             constant, varying, staleness_ms, slots, policy, identity, envelope, payload, received_at, connection
         )
+
+    def overtaken(self, older: Sequence[Received], newest: Received) -> Iterator[OvertakenObservation | Received]:
+        """Yields what becomes of messages that came together with a newer one of the same connection.
+
+        An observation of the same form as the newest, whose place that takes, is read as far as needed to refuse it: a
+        tenth of the cost of `receive`. Any other message is returned as it is.
+        """
+        identity, envelope, payload, _, _ = newest
+        found = self._assembler.lookup(envelope, payload)
+        cached = None if found is None else found[0]
+        policy: ResolvedPolicy | None = None if cached is None else cached.policy
+        served = policy is not None and policy.takes_latest and policy.refusal is None
+        if (
+            cached is None
+            or not served
+            or identity not in (cached.policy.identity, self._owner(cached.constant.client_id))
+        ):
+            yield from older
+            return
+        constant = cached.constant
+        for message in older:
+            varying = cached.varying(message[1]) if isinstance(message[1], bytes) else None
+            if varying is None:
+                yield message
+            else:
+                size, version = len(message[2]), constant.protocol_version
+                yield OvertakenObservation(constant.client_id, constant.model_id, varying.request_id, version, size)
 
     @property
     def cache_counts(self) -> CacheCounts:

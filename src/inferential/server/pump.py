@@ -28,7 +28,7 @@ logger = logging.getLogger("inferential")
 _READ_SLICE_S = 0.001
 """How long messages are read in one turn of the loop, so that calls can end and answers leave."""
 _WORK_SLICE_S = 0.001
-"""How long calls are begun in one turn of the loop where models complete inline."""
+"""How long calls are begun in one turn of the loop where models complete inline, or as long as was read before."""
 _DRAINING = Refusal(RefusalKind.REJECTED, "the server is draining", "draining")
 
 
@@ -117,7 +117,8 @@ class EventPump:
         """Reads messages for a slice of time, and begins the calls that follow from them."""
         if not self._running:
             return  # called for what was readable just before the end
-        until = time.monotonic() + _READ_SLICE_S
+        began = time.monotonic()
+        until = began + _READ_SLICE_S
         while time.monotonic() < until:
             try:
                 received = self._transport.receive()
@@ -126,10 +127,25 @@ class EventPump:
                 continue
             if received is None:
                 break
+            if self._transport.overtaken:
+                self._refuse_overtaken(received)
             self.receive(received)
         else:
             self._schedule_continue()
-        self.work(self._executor.run_inline)
+        self.work(self._executor.run_inline, time.monotonic() - began)
+
+    def _refuse_overtaken(self, newest: Received) -> None:
+        """Ends the older messages that came together with one of the same connection, as far as it supersedes them."""
+        older, self._transport.overtaken = self._transport.overtaken, []
+        if self.draining or self._egress.watched:
+            for message in older:
+                self.receive(message)
+            return
+        for found in self._ingress.overtaken(older, newest):
+            if isinstance(found, tuple):
+                self.receive(found)
+            else:
+                self._egress.refuse_overtaken(found, newest[4])
 
     def on_closed(self, connection: int) -> None:
         """Ends the waiting requests of a connection that has ended."""
@@ -168,15 +184,18 @@ class EventPump:
             return
         self._accounting.arrived(incoming)
         self._engine.offer(request, request.received_at)
+        if request.takes_latest and request.connection > 0:
+            self._transport.prefer_newest(request.connection)
         self._send_refusals()
 
     # Work: there may be something to dispatch
 
-    def work(self, run: Callable[[Batch], None] | None = None) -> None:
+    def work(self, run: Callable[[Batch], None] | None = None, slice_s: float = 0.0) -> None:
         """Dispatches the batches that the engine gives, and sets the timer.
 
         Args:
-            run: starts the calls of requests that bypass the queue; by default each becomes a task.
+            run: starts the calls; by default each becomes a task.
+            slice_s: how long calls that complete inline may be begun at least, in seconds.
         """
         if not self._running:
             return
@@ -190,7 +209,7 @@ class EventPump:
             now = time.monotonic()  # inline calls may have taken a while
         waiting = engine.waiting()
         if waiting:
-            now = self._begin_calls(run, now)
+            now = self._begin_calls(run, now, max(slice_s, _WORK_SLICE_S))
         if accounting.pending:
             self._loop.call_soon(accounting.flush)  # after the calls that have just been started
         self._send_refusals()
@@ -199,10 +218,10 @@ class EventPump:
         if waiting or self._timer is None:  # else the timer is set already, for the fleet's next sweep
             self._set_timer(now)
 
-    def _begin_calls(self, run: Callable[[Batch], None] | None, now: float) -> float:
+    def _begin_calls(self, run: Callable[[Batch], None] | None, now: float, slice_s: float) -> float:
         """Begins the calls of requests that waited; returns when it ended."""
         executor, transport, engine = self._executor, self._transport, self._accounting.engine
-        until = now + _WORK_SLICE_S
+        until = now + slice_s
         while batches := engine.work(now):
             inline = executor.inline_calls
             for batch in batches:

@@ -25,6 +25,7 @@ class ClientConnection:
     Attributes:
         number: its own, never used again, unlike its identity; 0 until the handshake is done.
         events: what the poller looks for.
+        newest_only: of messages that came together the newest is returned first, see `ZmqTransport.prefer_newest`.
         queued: messages that were read wait in the transport for their turn.
         reads: how often it was read since its requests began to wait.
         parked_at: since when it is not read because its requests wait, in seconds of `time.monotonic()`; 0: it is read.
@@ -33,8 +34,8 @@ class ClientConnection:
     """
 
     __slots__ = (
-        *("corked", "events", "gone", "handshake_deadline", "identity", "number", "parked_at", "queued", "reads"),
-        "stream",
+        *("corked", "events", "gone", "handshake_deadline", "identity", "newest_only", "number", "parked_at"),
+        *("queued", "reads", "stream"),
     )
 
     def __init__(self, stream: Stream, handshake_deadline: float) -> None:
@@ -43,6 +44,7 @@ class ClientConnection:
         self.identity = b""  # until the handshake is done
         self.number = 0
         self.events = READ
+        self.newest_only = False
         self.queued = False
         self.reads = 0
         self.parked_at = 0.0

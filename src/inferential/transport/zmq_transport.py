@@ -15,7 +15,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from inferential.transport.connections import ClientConnection, MalformedMessage, send_buffered
 from inferential.transport.listening import listen
@@ -47,6 +47,7 @@ _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EN
 _ACCEPT_RETRY_S = 1.0
 _MAX_DUPLICATE_IDS = 1024
 _READS_WHILE_WAITING = 2  # of a connection whose requests wait, before it is parked
+_MAX_CATCH_UP_READS = 4  # in one turn, of a connection whose newest message is looked for
 _PARKED_S = 0.1
 """How long a parked connection is not read at most: its heartbeats are answered, and its newest observation is seen."""
 
@@ -81,6 +82,9 @@ class ZmqTransport:
         self._ready: deque[ClientConnection] = deque()  # clients that may have a message, in the order of their turns
         self._parked: dict[ClientConnection, None] = {}  # connections that are not read, longest parked first
         self._corked: list[ClientConnection] = []  # connections with corked refusals
+        self.overtaken: list[Received] = []
+        """Older messages of the connection whose newest was just returned; the caller takes them out."""
+        self._malformed: MalformedMessage | None = None  # came after a message that was returned first
         self._returned = 0  # messages since the last poll
         self._more = False  # the last poll found as many connections as it may, or left some unread
         self._direct_reads = 0  # since the last poll of all connections
@@ -124,6 +128,9 @@ class ZmqTransport:
             MalformedMessage: the next message has the wrong frames; it is dropped, and the next call returns the one
                 after it.
         """
+        if self._malformed is not None:
+            malformed, self._malformed = self._malformed, None
+            raise malformed
         if not self._ready and self._returned and not self._more:
             self._returned = 0
             return None  # a message that has arrived since makes the poller readable again
@@ -142,6 +149,8 @@ class ZmqTransport:
             if frames is None:
                 client.queued = False
                 continue
+            if client.newest_only and not client.gone and _well_formed(frames):
+                frames = self._newest(client, frames)
             if stream.buffered():
                 if client.gone:
                     self._ready.appendleft(client)  # these are older than the messages of its successor
@@ -150,11 +159,39 @@ class ZmqTransport:
             else:
                 client.queued = False
             self._returned += 1
-            if isinstance(frames, list) and len(frames) == _FRAMES and not len(frames[0]):
+            if _well_formed(frames):
                 return client.identity, frames[1], frames[2], time.monotonic(), client.number
-            found = "more" if isinstance(frames, Discarded) else f"{len(frames)} of them"
-            raise MalformedMessage(client.identity, f"expected frames [empty, envelope, payload], got {found}")
+            raise _malformed(client, frames)
         return None
+
+    def _newest(self, client: ClientConnection, frames: list[Buffer]) -> list[Buffer]:
+        """Returns the newest message that a connection has sent, and leaves the older ones in `overtaken`.
+
+        In an overload the system's buffers hold seconds of observations, which would be served in their order, each
+        long out of date.
+        """
+        stream, now, reads = client.stream, time.monotonic(), 0
+        while True:
+            try:
+                following = stream.next()
+                if following is None:
+                    if stream.drained or reads == _MAX_CATCH_UP_READS or not stream.read():
+                        return frames
+                    reads += 1
+                    continue
+            except ConnectionEnded:
+                return frames  # the next read finds it again
+            if not _well_formed(following):
+                self._malformed = _malformed(client, following)
+                return frames
+            self.overtaken.append((client.identity, frames[1], frames[2], now, client.number))
+            frames = following
+
+    def prefer_newest(self, number: int) -> None:
+        """Returns, from now on, of several messages that a connection has sent the newest first."""
+        client = self._connections.get(number)
+        if client is not None:
+            client.newest_only = True
 
     def _poll(self) -> None:
         """Reads from every readable connection whose earlier messages have been returned; accepts new ones."""
@@ -515,3 +552,12 @@ class ZmqTransport:
             self._poller.close()
             if self._readable is not None:
                 self._readable.set()
+
+
+def _well_formed(frames: list[Buffer] | Discarded) -> TypeGuard[list[Buffer]]:
+    return isinstance(frames, list) and len(frames) == _FRAMES and not len(frames[0])
+
+
+def _malformed(client: ClientConnection, frames: list[Buffer] | Discarded) -> MalformedMessage:
+    found = "more" if isinstance(frames, Discarded) else f"{len(frames)} of them"
+    return MalformedMessage(client.identity, f"expected frames [empty, envelope, payload], got {found}")
