@@ -56,6 +56,16 @@ def test_a_silent_client_is_overdue_once_and_gone_once() -> None:
     assert subject.active_count == 0
 
 
+def test_a_client_that_waits_for_an_answer_is_not_gone_however_long_it_is_silent() -> None:
+    subject = fleet()
+    last = rhythmic(subject)
+    for later in (10.0, 11.0, 60.0):
+        assert subject.sweep(last + later, lambda client_id: client_id == "robot").gone == []
+        assert subject.next_sweep_at() is not None
+    assert subject.active_count == 1
+    assert subject.sweep(last + 61.0).gone == ["robot"]
+
+
 def test_a_client_that_comes_back_can_be_late_again() -> None:
     subject = fleet()
     last = rhythmic(subject)

@@ -215,15 +215,34 @@ async def test_posting_to_a_client_that_does_not_read_is_an_os_error_at_the_limi
         await transport.close()
 
 
-async def test_a_client_that_comes_back_takes_over_its_identity(transport: ZmqTransport, dial: Dial) -> None:
+async def test_of_two_live_clients_with_one_identity_the_first_keeps_it_until_it_leaves(
+    transport: ZmqTransport, dial: Dial, caplog: Any
+) -> None:
+    transport.watch(lambda: None)
     first = dial(transport.address, b"robot")
     first.send_multipart([b"", b"first", b""])
-    await received(transport)
+    number = (await anything(transport))[4]
     second = dial(transport.address, b"robot")
     second.send_multipart([b"", b"second", b""])
-    await received(transport)
+    rival = (await anything(transport))[4]
+    assert (transport.objection(number), transport.connection_of(b"robot")) == (None, number)
+    assert "'robot' is in use by another robot at 127.0.0.1:" in (transport.objection(rival) or "")
+    assert caplog.text.count("is used by two robots") == 1
+    first.close(linger=0)
+    async with asyncio.timeout(10):
+        while transport.objection(rival) is not None:
+            transport.receive()
+            await asyncio.sleep(0.001)
     transport.post(transport.connection_of(b"robot"), b"answer", b"")
     assert second.recv_multipart()[1] == b"answer"
+
+
+async def anything(transport: ZmqTransport) -> Any:
+    """The next message, of whichever connection."""
+    async with asyncio.timeout(10):
+        while (incoming := transport.receive()) is None:  # noqa: ASYNC110 (sockets of another thread)
+            await asyncio.sleep(0.001)
+    return incoming
 
 
 @pytest.mark.parametrize("bind", ["tcp://127.0.0.1:0", "tcp://*:0"])

@@ -107,6 +107,10 @@ class ClientQueues:
         """Returns how many requests wait for a model."""
         return self._waiting.get(model_id, 0)
 
+    def clients(self) -> set[str]:
+        """Returns the ids of the clients that have requests waiting."""
+        return {client_id for client_id, _ in self._client_queues}
+
     def models(self) -> list[str]:
         """Returns the ids of the models that requests wait for."""
         return list(self._waiting)

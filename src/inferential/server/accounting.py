@@ -198,7 +198,13 @@ class Accounting:
     def sweep(self, now: float) -> FleetChanges:
         """Finds clients that have fallen silent, records the overdue ones, and updates the fair shares."""
         fleet = self.fleet
-        changes = fleet.sweep(now)
+        waiting: set[str] = set()
+
+        def waits(client_id: str) -> bool:
+            waiting.update(waiting or self._engine.clients())
+            return client_id in waiting
+
+        changes = fleet.sweep(now, waits)
         self._shares.update(fleet.periods())
         for client_id, model_id in changes.overdue:
             self._recorder.overdue(client_id, model_id)

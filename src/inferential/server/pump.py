@@ -21,7 +21,7 @@ from inferential.server.egress import Egress
 from inferential.server.executor import Executor
 from inferential.server.ingress import Ingress
 from inferential.transport.messages import Received
-from inferential.transport.zmq_transport import MalformedMessage, ZmqTransport
+from inferential.transport.zmq_transport import GONE, MalformedMessage, ZmqTransport
 
 logger = logging.getLogger("inferential")
 
@@ -174,8 +174,9 @@ class EventPump:
             return
         request = incoming.request
         refusal = _DRAINING if self.draining else incoming.refusal
-        if received[4] > 0 and not self._transport.connected(received[4]):
-            refusal = CLIENT_LEFT
+        objection = self._transport.objection(received[4]) if received[4] > 0 else None
+        if objection is not None:
+            refusal = CLIENT_LEFT if objection is GONE else Refusal(RefusalKind.REJECTED, objection, "id_in_use")
         if refusal is not None:
             self._egress.refuse(request, refusal)
             return

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -158,19 +158,25 @@ class Fleet:
         """Returns when to call `sweep` next; None while no client is connected and no response is open."""
         return self.responses.expires_at() if self._next_sweep_at is None else self._next_sweep_at
 
-    def sweep(self, now: float) -> FleetChanges:
-        """Finds clients that have fallen silent; one that is gone is reported as overdue too, if it was not before."""
+    def sweep(self, now: float, waits: Callable[[str], bool] = lambda client_id: False) -> FleetChanges:
+        """Finds clients that have fallen silent; one that is gone is reported as overdue too, if it was not before.
+
+        Args:
+            now: seconds of `time.monotonic()`.
+            waits: returns whether a client waits for an answer: however long that takes, it is not gone.
+        """
         changes = FleetChanges()
         silent = [client_id for client_id, until in self._quiet_until.items() if until <= now]
         for client_id in silent:
             state = self.registry.get(client_id)
             assert state is not None
-            gone = now - state.last_seen >= self._timeout_s
+            gone = now - state.last_seen >= self._timeout_s and not waits(client_id)
             self._find_overdue(client_id, now, changes, certain=gone)
             if gone:
                 changes.gone.append(client_id)
             else:
-                self._quiet_until[client_id] = self._next_change(client_id, state.last_seen)
+                # One that waits is looked at with each sweep.
+                self._quiet_until[client_id] = max(self._next_change(client_id, state.last_seen), now)
         for client_id in changes.gone:
             self._depart(client_id)
             self.registry.forget(client_id)

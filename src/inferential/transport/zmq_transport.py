@@ -10,46 +10,40 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import itertools
 import logging
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeGuard
 
-from inferential.transport.connections import ClientConnection, MalformedMessage, send_buffered
+from inferential.transport.acceptance import HANDSHAKE_S, Acceptance
+from inferential.transport.connections import ClientConnection, Connections, MalformedMessage, send_buffered
 from inferential.transport.listening import listen
 from inferential.transport.messages import IncomingObservation, OutgoingResponse, Received
-from inferential.transport.poller import READ, WRITE, Poller
-from inferential.zmtp import ConnectionEnded, ProtocolError, Stream
+from inferential.transport.parking import Parking
+from inferential.transport.poller import READ, WRITE
+from inferential.zmtp import ConnectionEnded
 from inferential.zmtp.protocol import Buffer, Discarded, message
 from inferential.zmtp.stream import JOIN_BELOW_BYTES
 
 if TYPE_CHECKING:
     from inferential.config.schema import TransportConfig
 
-__all__ = ["HANDSHAKE_S", "LINGER_MS", "MalformedMessage", "ZmqTransport"]
+GONE = "the client is gone"
+"""The objection to requests of a connection that has ended."""
+__all__ = ["GONE", "HANDSHAKE_S", "LINGER_MS", "MalformedMessage", "ZmqTransport"]
 
 logger = logging.getLogger("inferential.transport")
 
 LINGER_MS = 500
 """On close, how long to wait for unsent messages, in milliseconds."""
-HANDSHAKE_S = 10.0
-"""Connections that have not finished the handshake after so many seconds are closed."""
 SEND_WAIT_S = 1.0
 """How long `send` waits for connections in their handshake, if its client is not connected yet."""
 _FRAMES = 3  # empty, envelope, payload
-_ACCEPT_AT_ONCE = 16
 _POLL_AT_ONCE = 32  # connections that are read between two messages, at most
 _POLL_AFTER = 16  # messages returned between two polls of all connections
 _MAX_DIRECT_READS = 16  # reads from an only client between two polls of all connections
-_NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_ACCEPT_RETRY_S = 1.0
-_MAX_DUPLICATE_IDS = 1024
-_READS_WHILE_WAITING = 2  # of a connection whose requests wait, before it is parked
 _MAX_CATCH_UP_READS = 4  # in one turn, of a connection whose newest message is looked for
-_PARKED_S = 0.1
-"""How long a parked connection is not read at most: its heartbeats are answered, and its newest observation is seen."""
 
 
 class ZmqTransport:
@@ -74,13 +68,11 @@ class ZmqTransport:
         self._max_frame_bytes = max_message_bytes
         # One descriptor for the event loop, however many clients are connected: all messages that have arrived are read
         # in one turn of the loop, and can go into one batch.
-        self._poller: Poller[ClientConnection | None] = Poller()
-        self._poller.register(self._listener.socket.fileno(), READ, None)
-        self._clients: dict[bytes, ClientConnection] = {}
-        self._connections: dict[int, ClientConnection] = {}  # the same by number
-        self._handshaking: dict[ClientConnection, None] = {}  # connections in their handshake, oldest first
+        self._connections = Connections()
+        self._connections.on_closed.append(self._on_closed)
+        self._parking = Parking(self._connections)
+        self._acceptance = Acceptance(self._connections, self._listener, max_message_bytes, self._on_admitted)
         self._ready: deque[ClientConnection] = deque()  # clients that may have a message, in the order of their turns
-        self._parked: dict[ClientConnection, None] = {}  # connections that are not read, longest parked first
         self._corked: list[ClientConnection] = []  # connections with corked refusals
         self.overtaken: list[Received] = []
         """Older messages of the connection whose newest was just returned; the caller takes them out."""
@@ -88,15 +80,10 @@ class ZmqTransport:
         self._returned = 0  # messages since the last poll
         self._more = False  # the last poll found as many connections as it may, or left some unread
         self._direct_reads = 0  # since the last poll of all connections
-        self._numbers = itertools.count(1)
-        self._duplicate_ids: set[bytes] = set()  # identities that connected while they were connected
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_readable: Callable[[], None] | None = None
-        self._on_closed: Callable[[int], None] | None = None
-        self._waits: Callable[[int], bool] | None = None
+        self._tell_closed: Callable[[int], None] | None = None
         self._readable: asyncio.Event | None = None
-        self._parked_timer: asyncio.TimerHandle | None = None
-        self._handshake_timer: asyncio.TimerHandle | None = None
         self._closed = False
 
     def watch(
@@ -113,10 +100,11 @@ class ZmqTransport:
             waits: returns whether requests of a connection wait, in which case it is read less than others.
         """
         self._loop = asyncio.get_running_loop()
+        self._acceptance.start(self._loop)
         self._on_readable = on_readable
-        self._on_closed = on_closed
-        self._waits = waits
-        self._loop.add_reader(self._poller.fileno(), on_readable)
+        self._tell_closed = on_closed
+        self._parking.start(self._loop, waits)
+        self._loop.add_reader(self._connections.poller.fileno(), on_readable)
         self._loop.call_soon(on_readable)
 
     # Receiving
@@ -142,10 +130,11 @@ class ZmqTransport:
             try:
                 frames = stream.next()
             except ConnectionEnded as error:
-                self._drop(client, str(error))
+                self._acceptance.failed(client, error)
+                self._connections.drop(client, str(error))
                 continue
             if stream.unsent:
-                self._update_events(client)  # a reply to its heartbeat
+                self._connections.update_events(client)  # a reply to its heartbeat
             if frames is None:
                 client.queued = False
                 continue
@@ -159,6 +148,7 @@ class ZmqTransport:
             else:
                 client.queued = False
             self._returned += 1
+            client.asked = True
             if _well_formed(frames):
                 return client.identity, frames[1], frames[2], time.monotonic(), client.number
             raise _malformed(client, frames)
@@ -189,7 +179,7 @@ class ZmqTransport:
 
     def prefer_newest(self, number: int) -> None:
         """Returns, from now on, of several messages that a connection has sent the newest first."""
-        client = self._connections.get(number)
+        client = self._connections.by_number.get(number)
         if client is not None:
             client.newest_only = True
 
@@ -201,83 +191,56 @@ class ZmqTransport:
 
     def _poll_all(self) -> None:
         self._direct_reads = 0
-        if self._parked:
-            self._read_parked(time.monotonic() - _PARKED_S)
-        found = self._poller.poll(_POLL_AT_ONCE)
+        if self._connections.parked:
+            self._parking.resume_some()
+        found = self._connections.poller.poll(_POLL_AT_ONCE)
         self._more = len(found) == _POLL_AT_ONCE
         for client, events in found:
             if client is None:
-                self._accept()
+                self._acceptance.accept()
             elif not client.gone:  # else an earlier event of this loop closed it
                 self._handle_events(client, events)
 
-    def _read_parked(self, since: float) -> None:
-        """Reads the connections that have been parked since then or longer."""
-        while self._parked and (client := next(iter(self._parked))).parked_at <= since:
-            self.resume(client.number)
-
     def resume(self, number: int) -> None:
         """Reads a connection again that may have been parked: its requests do not wait any longer."""
-        client = self._connections.get(number)
-        if client is None:
-            return
-        client.reads = 0
-        if client.parked_at:
-            self._parked.pop(client, None)
-            client.parked_at = 0.0
-            self._update_events(client)
+        client = self._connections.by_number.get(number)
+        if client is not None:
+            self._connections.resume(client)
 
     @property
     def parked(self) -> int:
         """How many connections are not read because their requests wait."""
-        return len(self._parked)
-
-    def _park(self, client: ClientConnection) -> bool:
-        """Returns whether a readable connection is left unread, because its requests wait already.
-
-        What it sends stays with the system, and in the end with the client: a client that sends more than is served
-        costs others nothing. One that is served within a few of its observations is never parked.
-        """
-        if self._waits is None or not client.number or not self._waits(client.number):
-            client.reads = 0
-            return False
-        client.reads += 1
-        if client.reads <= _READS_WHILE_WAITING and not self._more:
-            return False
-        client.parked_at = time.monotonic()
-        self._parked[client] = None
-        self._update_events(client)
-        if self._parked_timer is None and self._loop is not None:
-            self._parked_timer = self._loop.call_later(_PARKED_S, self._on_parked_for_long)
-        return True
-
-    def _on_parked_for_long(self) -> None:
-        """Reads those that have been parked for long enough, and sets the timer for the next one."""
-        self._parked_timer = None
-        self._read_parked(time.monotonic() - _PARKED_S)  # the poller is readable then
-        if self._parked and self._loop is not None:
-            self._parked_timer = self._loop.call_later(_PARKED_S, self._on_parked_for_long)
+        return len(self._connections.parked)
 
     def _handle_events(self, client: ClientConnection, events: int) -> None:
         """Reads from and writes to a connection, as far as it is ready."""
         try:
             if events & WRITE:
                 client.stream.flush()
-                self._update_events(client)
+                self._connections.update_events(client)
             # A parked connection is reported only if it has ended.
-            if events & READ and not client.queued and (client.parked_at or not self._park(client)):
+            if (
+                events & READ
+                and not client.queued
+                and (client.parked_at or not self._parking.park(client, pressed=self._more))
+            ):
                 self._read(client)
         except ConnectionEnded as error:
-            self._drop(client, str(error))
+            self._acceptance.failed(client, error)
+            self._connections.drop(client, str(error))
 
     def _read_only_client(self) -> bool:
         """Reads directly from the client if it is the only one; returns whether it had a message.
 
         That spares a call of the selector. New connections wait for a few such reads at most.
         """
-        if len(self._clients) != 1 or self._handshaking or self._direct_reads >= _MAX_DIRECT_READS:
+        if (
+            len(self._connections.by_identity) != 1
+            or self._connections.handshaking
+            or self._direct_reads >= _MAX_DIRECT_READS
+        ):
             return False
-        (client,) = self._clients.values()
+        (client,) = self._connections.by_identity.values()
         if client.queued or client.stream.unsent or client.parked_at:
             return False
         self._direct_reads += 1
@@ -288,123 +251,45 @@ class ZmqTransport:
         if client.identity:
             received = client.stream.read()
         elif client.stream.handshake():
-            self._register(client)
+            self._acceptance.register(client)
             received = True
         else:
             return
-        if received:
+        if received and not client.parked_at:
+            self._queue(client)
+
+    def _on_admitted(self, client: ClientConnection) -> None:
+        self._queue(client)
+        if self._loop is not None and self._on_readable is not None:
+            self._loop.call_soon(self._on_readable)  # what it sent may have been read before
+
+    def _queue(self, client: ClientConnection) -> None:
+        """Gives a connection its turn, as soon as messages of it may have been received."""
+        if not client.queued:
             client.queued = True
             self._ready.append(client)
 
-    def _accept(self) -> None:
-        until = time.monotonic() + HANDSHAKE_S
-        for _ in range(_ACCEPT_AT_ONCE):
-            try:
-                accepted, _ = self._listener.socket.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno not in _NO_DESCRIPTORS:
-                    continue  # the connection is closed already
-                if not self._handshaking:
-                    self._accept_later(error)
-                    return
-                # A robot finishes its handshake within milliseconds; idle connections must not keep robots out.
-                self._drop(next(iter(self._handshaking)), "no file descriptor is left for a newer connection")
-                continue
-            try:
-                client = ClientConnection(Stream(accepted, b"ROUTER", b"", self._max_frame_bytes, _FRAMES), until)
-                self._poller.register(accepted.fileno(), client.events, client)
-            except (OSError, ConnectionEnded):
-                accepted.close()
-                continue
-            self._handshaking[client] = None
-            if self._handshake_timer is None:
-                self._expire_handshakes()
-
-    def _expire_handshakes(self) -> None:
-        """Closes connections whose handshake takes too long, and sets the timer for the next one."""
-        now = time.monotonic()
-        while self._handshaking and (oldest := next(iter(self._handshaking))).handshake_deadline <= now:
-            self._drop(oldest, f"the handshake was not finished within {HANDSHAKE_S:g} s")
-        self._handshake_timer = None
-        if self._handshaking and self._loop is not None:
-            self._handshake_timer = self._loop.call_later(
-                next(iter(self._handshaking)).handshake_deadline - now, self._expire_handshakes
-            )
-
-    def _accept_later(self, error: OSError) -> None:
-        """Stops accepting for a while: without a free descriptor the listener would stay readable."""
-        logger.error(
-            "cannot accept connections for %g s: %s; raise the limit of open files (ulimit -n)",
-            _ACCEPT_RETRY_S,
-            error.strerror,
-        )
-        self._poller.unregister(self._listener.socket.fileno())
-        if self._loop is not None:
-            self._loop.call_later(_ACCEPT_RETRY_S, self._accept_again)
-
-    def _accept_again(self) -> None:
-        if not self._closed:
-            self._poller.register(self._listener.socket.fileno(), READ, None)
-
-    def _register(self, client: ClientConnection) -> None:
-        """Registers a client whose handshake is done."""
-        other = client.stream.peer
-        assert other is not None
-        if other.identity.startswith(b"\0"):
-            raise ProtocolError("an identity must not begin with a zero byte: those are generated")
-        number = next(self._numbers)
-        identity = other.identity or b"\0" + number.to_bytes(8)
-        former = self._clients.get(identity)
-        if former is not None:
-            if identity not in self._duplicate_ids:
-                if len(self._duplicate_ids) < _MAX_DUPLICATE_IDS:
-                    self._duplicate_ids.add(identity)
-                logger.warning(
-                    "client %r connected again and replaces its former connection: it reconnected, or two robots have "
-                    "the same id; further replacements are not logged",
-                    identity.decode("utf-8", "replace"),
-                )
-            self._drop(former, "the client connected again")
-        del self._handshaking[client]
-        client.identity, client.number = identity, number
-        self._clients[identity] = self._connections[number] = client
-
-    def _drop(self, client: ClientConnection, reason: str) -> None:
-        """Closes a connection, or cleans up after one that was closed."""
-        if client.gone:
-            return
-        client.gone = True
-        logger.debug("connection of %r closed: %s", client.identity, reason)
-        self._handshaking.pop(client, None)
-        if self._clients.get(client.identity) is client:
-            del self._clients[client.identity]
-        self._parked.pop(client, None)
-        self._poller.unregister(client.stream.fileno())
-        client.stream.close()
-        if self._connections.pop(client.number, None) is not None and self._on_closed is not None:
-            self._on_closed(client.number)
-
     def sizes(self) -> dict[str, int]:
         """Returns the number of connections and of buffered messages."""
-        return {
-            "connections": len(self._clients),
-            "connections_handshaking": len(self._handshaking),
-            "connections_ready": len(self._ready),
-            "connections_parked": len(self._parked),
-            "messages_unsent": sum(client.stream.unsent for client in self._clients.values()),
-        }
+        return {"connections_ready": len(self._ready), **self._connections.sizes()}
+
+    def _on_closed(self, client: ClientConnection) -> None:
+        if self._tell_closed is not None:
+            self._tell_closed(client.number)
 
     # Sending
 
-    def connected(self, number: int) -> bool:
-        """Returns whether the connection with this number stands."""
-        return number in self._connections
+    def objection(self, number: int) -> str | None:
+        """Returns why requests of the connection with this number are refused, `GONE` if it has ended; None: they are
+        not."""
+        client = self._connections.by_number.get(number)
+        if client is None:
+            return GONE
+        return self._acceptance.objection(client) if client.rival else None
 
     def has_client(self, identity: bytes) -> bool:
         """Returns whether a client with this identity is connected."""
-        return identity in self._clients
+        return identity in self._connections.by_identity
 
     def connection_of(self, identity: bytes) -> int:
         """Returns the number of the connection that has an identity now.
@@ -412,7 +297,7 @@ class ZmqTransport:
         Raises:
             OSError: there is none (EHOSTUNREACH).
         """
-        client = self._clients.get(identity)
+        client = self._connections.by_identity.get(identity)
         if client is None:
             raise OSError(errno.EHOSTUNREACH, "the client is not connected")
         return client.number
@@ -428,10 +313,10 @@ class ZmqTransport:
         try:
             client.stream.send((b"", envelope, payload))
         except ConnectionEnded as error:
-            self._drop(client, str(error))
+            self._connections.drop(client, str(error))
             raise OSError(errno.EHOSTUNREACH, f"the client disconnected: {error}") from error
         if client.stream.unsent:
-            self._update_events(client)
+            self._connections.update_events(client)
 
     def cork(self, number: int, envelope: bytes) -> None:
         """Sends a message without payload in the event loop's next turn, in one write with others for the connection.
@@ -456,25 +341,18 @@ class ZmqTransport:
             try:
                 client.stream.send_encoded(b"".join(parts))
             except ConnectionEnded as error:
-                self._drop(client, str(error))
+                self._connections.drop(client, str(error))
                 continue
             if client.stream.unsent:
-                self._update_events(client)
+                self._connections.update_events(client)
 
     def _writable(self, number: int) -> ClientConnection:
-        client = self._connections.get(number)
+        client = self._connections.by_number.get(number)
         if client is None:
             raise OSError(errno.EHOSTUNREACH, "the client is not connected")
         if client.stream.unsent >= self._send_hwm:
             raise OSError(errno.EAGAIN, f"the client does not read: {self._send_hwm} messages are buffered for it")
         return client
-
-    def _update_events(self, client: ClientConnection) -> None:
-        """Watches for writability while a client has unsent messages, and for messages while it is not parked."""
-        events = (0 if client.parked_at else READ) | (WRITE if client.stream.unsent else 0)
-        if events != client.events:
-            client.events = events
-            self._poller.modify(client.stream.fileno(), events)
 
     # Used alone, without a server
 
@@ -505,12 +383,12 @@ class ZmqTransport:
             OSError: as `post`; for a client that is not connected after up to `SEND_WAIT_S` seconds.
         """
         identity = response.identity
-        if identity not in self._clients and not self._closed:
+        if identity not in self._connections.by_identity and not self._closed:
             readable = self._watch_alone()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SEND_WAIT_S):
                     self._poll_all()
-                    while identity not in self._clients and self._handshaking:
+                    while identity not in self._connections.by_identity and self._connections.handshaking:
                         readable.clear()
                         await readable.wait()
                         self._poll_all()
@@ -533,23 +411,20 @@ class ZmqTransport:
         self._closed = True
         self._uncork()
         if self._loop is not None:
-            self._loop.remove_reader(self._poller.fileno())
-        if self._handshake_timer is not None:
-            self._handshake_timer.cancel()
-        if self._parked_timer is not None:
-            self._parked_timer.cancel()
-        self._on_closed = None
-        self._listener.close()
-        unsent = [client for client in self._clients.values() if client.stream.unsent]
+            self._loop.remove_reader(self._connections.poller.fileno())
+        self._parking.stop()
+        self._tell_closed = None
+        self._acceptance.close()
+        unsent = [client for client in self._connections.by_number.values() if client.stream.unsent]
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LINGER_MS / 1e3):
                     await asyncio.gather(*map(send_buffered, unsent))
         finally:  # also if this is cancelled
-            for client in [*self._clients.values(), *self._handshaking]:
-                self._drop(client, "the server is shutting down")
+            for client in [*self._connections.by_number.values(), *self._connections.handshaking]:
+                self._connections.drop(client, "the server is shutting down")
             self._ready.clear()
-            self._poller.close()
+            self._connections.poller.close()
             if self._readable is not None:
                 self._readable.set()
 

@@ -106,6 +106,11 @@ class Stream:
         """Returns the descriptor, for a selector."""
         return self._socket.fileno()
 
+    @property
+    def answers_pings(self) -> bool:
+        """Whether the peer answers `ping` by ZMTP 3.1."""
+        return self._supports_heartbeats
+
     def buffered(self) -> bool:
         """Returns whether `next` may return something without another `read`."""
         return self._reader.buffered
