@@ -87,4 +87,6 @@ class Admission:
         requests = list(self.staged.pop(model_id).values())
         for request in requests:
             request.move(DISPATCHED)
+            if request.pace_s:
+                self._queues.dispatched(request, request.received_at)
         return requests

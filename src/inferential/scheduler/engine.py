@@ -145,6 +145,7 @@ class Engine:
             return batches
         self._decided_at = now
         self._running.begin_decision()
+        queues.release(now)
         queues.refuse_infeasible(now)
         shared: dict[str, list[str]] = {}
         for model_id in queues.models():
@@ -217,7 +218,7 @@ class Engine:
             return None
         self._running.begin_decision()
         times = [queues.ready_at(self._running.free_slots(model_id)) for model_id in queues.models()]
-        times += [queues.expires_at(), queues.infeasible_at()]
+        times += [queues.expires_at(), queues.infeasible_at(), queues.held_until()]
         at = min([at for at in times if at is not None], default=None)
         if at is None or at > self._decided_at:
             return at

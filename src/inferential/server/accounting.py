@@ -105,6 +105,8 @@ class Accounting:
         if self._fleet.owner(request.client_id) != request.identity:
             return False
         request.serve_interval_ms = self._shares.interval_ms(request.client_id, request.model_id)
+        if request.serve_interval_ms:
+            request.pace_s = self._shares.pace_s(request.client_id, request.model_id)
         self._arrivals.append(incoming)
         return True
 
@@ -145,6 +147,8 @@ class Accounting:
         )
         self._shares.note(client_id, model_id, self._weight_of(request))
         request.serve_interval_ms = self._shares.interval_ms(client_id, model_id)
+        if request.serve_interval_ms:
+            request.pace_s = self._shares.pace_s(client_id, model_id)
         self._fleet.responses.on_request(client_id, request.response_id, model_id, now)
         self._recorder.observed(request, incoming.staleness_ms, update.learned_cadence_s, update.cadence_deviation_s)
 
@@ -175,6 +179,11 @@ class Accounting:
             else:
                 counts.refused += 1
         self.invalidated(request, refusal)
+
+    def overtaken_together(self, client_id: str, model_id: str, count: int, now: float) -> None:
+        """Records how many observations were superseded unread since the client's last."""
+        if self.fleet.client(client_id) is not None:
+            self._fleet.on_overtaken(client_id, model_id, count, now)
 
     def overtaken(self, observation: OvertakenObservation, now: float) -> float:
         """Records an observation that was superseded unread; returns the client's serve interval in milliseconds."""

@@ -141,11 +141,15 @@ class EventPump:
             for message in older:
                 self.receive(message)
             return
+        count, last = 0, None
         for found in self._ingress.overtaken(older, newest):
             if isinstance(found, tuple):
                 self.receive(found)
             else:
+                count, last = count + 1, found
                 self._egress.refuse_overtaken(found, newest[4])
+        if last is not None:
+            self._accounting.overtaken_together(last.client_id, last.model_id, count, newest[3])
 
     def on_closed(self, connection: int) -> None:
         """Ends the waiting requests of a connection that has ended."""
@@ -229,7 +233,8 @@ class EventPump:
                 (run or executor.submit)(batch)
                 if transport.parked:
                     for request in batch.requests:
-                        transport.resume(request.connection)
+                        if not request.pace_s:  # a client that floods is read when it has been parked for its time
+                            transport.resume(request.connection)
             if executor.inline_calls == inline:
                 break  # their slots are taken until these calls end
             now = time.monotonic()
@@ -263,7 +268,7 @@ class EventPump:
         ended = self._engine.ended()
         for request in ended:
             self._egress.send_refusal(request)
-            if self._transport.parked:
+            if self._transport.parked and not request.pace_s:
                 self._transport.resume(request.connection)
 
     # Timers: the engine or the fleet asked to be called at a time

@@ -147,6 +147,16 @@ class Fleet:
             self.action_horizon.on_request(client_id, model_id, steps_remaining, control_period_s, now),
         )
 
+    def on_overtaken(self, client_id: str, model_id: str, count: int, now: float) -> None:
+        """Records observations of a connected client that are received with a newer one, which was recorded before or
+        is after; they count as spread over the time since its last."""
+        rhythm = self.cadence.rhythms(client_id).get(model_id)
+        if rhythm is None:
+            return
+        last, interval = rhythm.last, (now - rhythm.last) / (count + 1)
+        for number in range(1, count + 1):
+            self.cadence.note(client_id, model_id, last + number * interval)
+
     def periods(self) -> Iterator[tuple[str, str, float]]:
         """Yields client, model and learned period in seconds, of the cadences that are known well enough to rely on."""
         for client_id in self.registry.all_clients:

@@ -62,6 +62,7 @@ class Parking:
         since, parked = time.monotonic() - PARKED_S, self._connections.parked
         while parked and (client := next(iter(parked))).parked_at <= since:
             self._connections.resume(client)
+            client.reads = _READS_WHILE_WAITING - 1  # once; then it is parked again if its requests still wait
 
     def _set_timer(self) -> None:
         if self._timer is None and self._loop is not None:

@@ -43,7 +43,7 @@ _FRAMES = 3  # empty, envelope, payload
 _POLL_AT_ONCE = 32  # connections that are read between two messages, at most
 _POLL_AFTER = 16  # messages returned between two polls of all connections
 _MAX_DIRECT_READS = 16  # reads from an only client between two polls of all connections
-_MAX_CATCH_UP_READS = 4  # in one turn, of a connection whose newest message is looked for
+_MAX_CATCH_UP_READS = 1  # in one turn, of a connection whose newest message is looked for
 
 
 class ZmqTransport:
