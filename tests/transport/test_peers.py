@@ -19,7 +19,7 @@ from tests.zmtp.conftest import fill_once
 
 from inferential import AsyncConnection
 from inferential.config import TransportConfig
-from inferential.transport import IncomingObservation, OutgoingResponse, ZmqTransport, acceptance, zmq_transport
+from inferential.transport import IncomingObservation, OutgoingResponse, ZmqTransport, acceptance, router, zmq_transport
 from inferential.zmtp import protocol as p
 
 GREETING = p.greeting()
@@ -387,7 +387,7 @@ async def test_a_flood_of_one_robot_does_not_keep_another_waiting(transport: Zmq
     while b"good" not in given:
         if (incoming := transport.receive()) is not None:
             given.append(incoming[0])
-    assert given.index(b"good") - at <= 2 * zmq_transport._POLL_AFTER
+    assert given.index(b"good") - at <= 2 * router._POLL_AFTER
 
 
 async def test_a_flood_of_the_only_robot_does_not_keep_others_from_connecting(
@@ -410,7 +410,7 @@ async def test_a_flood_of_the_only_robot_does_not_keep_others_from_connecting(
         give()
     call(hello(b"good") + message())
     at = len(given)
-    for _ in range(8 * zmq_transport._POLL_AFTER):
+    for _ in range(8 * router._POLL_AFTER):
         give()
     assert b"good" in given[at:]
 

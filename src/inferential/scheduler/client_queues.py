@@ -74,7 +74,7 @@ class ClientQueues:
         self._availability = availability
         self._client_queues: dict[tuple[Source, str], ClientQueue] = {}
         self._not_before: dict[tuple[Source, str], float] = {}  # of queues whose clients ask more than their share
-        self._held: list[tuple[float, tuple[Source, str]]] = []  # a heap: queues whose next request is not shown yet
+        self.held: list[tuple[float, tuple[Source, str]]] = []  # a heap: queues whose next request is not shown yet
         self._waiting: dict[str, int] = {}
         self._ages: LazyHeap[InferenceRequest] = LazyHeap()
         self._backlogs: dict[int, Backlog] = {}
@@ -133,9 +133,12 @@ class ClientQueues:
 
     def is_alone(self, request: InferenceRequest) -> bool:
         """Returns whether nothing that waits could go before a new request, and the strategy would not defer it."""
-        if not self._straight_on or self._order.may_defer or request.model_id in self._waiting:
-            return False
-        return not request.pace_s or not self._hold_until(request) > request.received_at
+        return (
+            self._straight_on
+            and not self._order.may_defer
+            and request.model_id not in self._waiting
+            and (not request.pace_s or self._hold_until(request) <= request.received_at)
+        )
 
     def _hold_until(self, request: InferenceRequest) -> float:
         return self._not_before.get((request.connection or request.client_id, request.model_id), -math.inf)
@@ -183,7 +186,7 @@ class ClientQueues:
         self._waiting[request.model_id] = self._waiting.get(request.model_id, 0) + 1
         if request.takes_latest:
             queue.latest = request
-        if retried or (not queue.behind and self._has_room(queue) and not self._hold(key, now)):
+        if retried or (not queue.behind and self._has_room(queue) and not (self._not_before and self._hold(key, now))):
             self._show(request, queue, now, retried=retried)
         else:
             queue.behind[request] = None
@@ -194,25 +197,26 @@ class ClientQueues:
 
     def _hold(self, key: tuple[Source, str], now: float) -> bool:
         """Returns whether the next request of a queue is not shown yet, and notes when it will be."""
-        if not self._not_before or (at := self._not_before.get(key)) is None:
+        at = self._not_before.get(key)
+        if at is None:
             return False
         if at <= now:
             del self._not_before[key]
             return False
-        heapq.heappush(self._held, (at, key))
+        heapq.heappush(self.held, (at, key))
         return True
 
     def release(self, now: float) -> None:
         """Shows the strategy the requests that were held back until now; call it before `take`."""
-        while self._held and self._held[0][0] <= now:
-            _, key = heapq.heappop(self._held)
+        while self.held and self.held[0][0] <= now:
+            _, key = heapq.heappop(self.held)
             queue = self._client_queues.get(key)
             if queue is not None:
                 self._move_up(queue, key, now)
 
     def held_until(self) -> float | None:
-        """Returns when `release` next has something to do; None: nothing is held back."""
-        return self._held[0][0] if self._held else None
+        """Returns when `release` next has something to do; None: nothing is held back, as `held` is empty."""
+        return self.held[0][0] if self.held else None
 
     def dispatched(self, request: InferenceRequest, now: float) -> None:
         """Notes a call of a request whose client asks more than its share: its next one is held back for a while."""
@@ -341,7 +345,7 @@ class ClientQueues:
         for table in (self._client_queues, self._waiting, self._backlogs, self._ranks, self._not_before):
             table.clear()
         self._ages = LazyHeap()
-        self._held.clear()
+        self.held.clear()
         self._configure(config, scheduler)
         for request in requests:
             self._enter(request, self._order.eviction_rank(request), now)

@@ -145,7 +145,8 @@ class Engine:
             return batches
         self._decided_at = now
         self._running.begin_decision()
-        queues.release(now)
+        if queues.held:
+            queues.release(now)
         queues.refuse_infeasible(now)
         shared: dict[str, list[str]] = {}
         for model_id in queues.models():

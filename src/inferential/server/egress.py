@@ -29,6 +29,8 @@ from inferential.transport.zmq_transport import ZmqTransport
 
 logger = logging.getLogger("inferential")
 
+_MAX_REASON = 2048
+
 
 class Egress:
     """Sends what requests end in, and calls the request callbacks.
@@ -97,7 +99,7 @@ class Egress:
                 model_id=request.model_id,
                 request_id=request.request_id,
                 status=refusal.kind.name,
-                reason=refusal.reason,
+                reason=_short(refusal.reason),
                 serve_interval_ms=request.serve_interval_ms,
             )
             self._post_refusal(request.connection, request.client_id, envelope)
@@ -173,6 +175,11 @@ class Egress:
             return False
         receive(envelope, payload)
         return True
+
+
+def _short(reason: str) -> str:
+    """Returns what a client is sent of a reason: a model's message may have megabytes."""
+    return reason if len(reason) <= _MAX_REASON else f"{reason[:_MAX_REASON]}... ({len(reason)} characters)"
 
 
 def label_of(identity: bytes) -> str:

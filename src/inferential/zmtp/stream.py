@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from inferential.zmtp.protocol import (
     GREETING_BYTES,
@@ -37,6 +37,7 @@ JOIN_BELOW_BYTES = 32 * 1024
 _READ_BYTES = 4 * 1024
 """One read takes dozens of small messages, copies little of a large one twice, and bounds a flood of heartbeats to a
 few hundred."""
+_HANDSHAKE_BYTES = 1024  # of a frame before the handshake is complete
 _MAX_BUFFERS = 64  # of one sendmsg, far below the limit of any system
 _LAST_READS, _LAST_READ_BYTES = 64, 64 * 1024  # on closing, of data that is discarded
 _MAX_BODY_READ_BYTES = 1024 * 1024
@@ -91,7 +92,8 @@ class Stream:
         self._ready = ready(socket_type, identity)
         self._greeting: bytearray | None = bytearray()  # None: it was whole
         self._supports_heartbeats = False
-        self._reader = Reader(max_frame_bytes, max_frames)
+        self._max_frame_bytes = max_frame_bytes
+        self._reader = Reader(_HANDSHAKE_BYTES, max_frames)
         self._unsent: deque[tuple[memoryview, bool]] = deque()  # a buffer, and whether a message ends with it
         self.unsent = 0
         """Messages that are not completely handed to the system yet."""
@@ -129,7 +131,22 @@ class Stream:
                 raise ProtocolError("message before READY")
             elif not self.read():
                 return False
+        self._reader.limit(self._max_frame_bytes)
         return True
+
+    def reserve_by(self, reserve: Callable[[int], bool]) -> None:
+        """Asks `reserve` before memory for a large frame is allocated; False ends the connection."""
+        self._reader.reserve = reserve
+
+    @property
+    def missing_bytes(self) -> int:
+        """The bytes that a large frame lacks which is half received; 0: there is none."""
+        return 0 if self._reader.space is None else len(self._reader.space)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """The bytes that are not handed to the system yet."""
+        return sum(len(part) for part, _ in self._unsent)
 
     def read(self) -> bool:
         """Reads once; returns False where nothing was there. `drained` is True where all was read.
