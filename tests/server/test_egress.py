@@ -442,7 +442,7 @@ async def test_a_malformed_message_of_a_disconnected_client_is_counted_under_its
 async def test_a_message_with_wrong_frames_is_counted_and_not_answered(bench: EgressBench) -> None:
     identity, heard = bench.enter()
     for sender in (identity_of(identity), b"arm"):
-        bench.egress.count_wrong_frames(sender)
+        bench.egress.count_wrong_frames(sender, "two of them")
     assert bench.points(names.OBSERVATION_ERRORS) == [{"client": name, "error": "frames"} for name in ("?", "arm")]
     assert (heard, bench.points(names.SEND_ERRORS)) == ([], [])
 
@@ -473,3 +473,23 @@ def test_a_callback_that_would_have_to_be_awaited_is_refused() -> None:
     with pytest.raises(TypeError, match=r"request callback .*: it is called, not awaited"):
         callbacks.register(wait)  # type: ignore[arg-type]
     assert not callbacks
+
+
+async def test_what_a_client_does_wrong_is_logged_once_a_minute_for_each_kind(bench: EgressBench, caplog: Any) -> None:
+    caplog.set_level(logging.INFO, "inferential")
+    for _ in range(3):
+        bench.egress.reject_malformed(b"arm", NOBODY, malformed())
+        bench.egress.count_wrong_frames(b"arm", "expected frames [empty, envelope, payload], got 2 of them")
+        bench.egress.refuse(bench.running(), Refusal(RefusalKind.UNKNOWN_MODEL, "no model 'policy'", "unknown_model"))
+        bench.egress.refuse(bench.running(), Refusal(RefusalKind.SUPERSEDED, "a newer one came", "newer"))
+    assert caplog.messages == [
+        "client arm: an observation is invalid: urgency: no",
+        "client arm: a message is no observation: expected frames [empty, envelope, payload], got 2 of them",
+        "client arm: a request for model policy was refused (unknown_model): no model 'policy'",
+    ]
+
+
+async def test_a_reason_of_megabytes_reaches_the_robot_cut(bench: EgressBench) -> None:
+    number, heard = bench.enter()
+    bench.egress.refuse(bench.running(number), Refusal(RefusalKind.MODEL_FAILED, "x" * 5_000_000, "ValueError"))
+    assert len(heard[0].message.reason) < 3000

@@ -45,7 +45,10 @@ class ObservationValidator:
         )
         self._good_names: set[str] = set()
         self._good_places: dict[tuple[Any, ...], tuple[str, tuple[int, ...], str, int]] = {}
+        self._max_future_ns = config.max_future_ms * 1e6
         self._notices = Notices(logger)
+        self.clocks_off = 0
+        """Observations with a timestamp that was ignored."""
 
     def constant(self, message: Observation) -> ConstantFields:
         """Returns the constant fields of an observation.
@@ -97,17 +100,19 @@ class ObservationValidator:
         if size > self.max_payload_bytes:
             raise ObservationError(f"payload: {size} bytes, observations.max_payload_bytes is {self.max_payload_bytes}")
 
-    def check_timestamp(self, field: str, timestamp_ns: int, now_ns: int) -> None:
-        """Checks that a timestamp is not too far in the future.
+    def is_plausible(self, client_id: str, timestamp_ns: int, now_ns: int) -> bool:
+        """Returns whether a timestamp is not far in the future; one that is counts as not given, and is counted.
 
-        Raises:
-            ObservationError: it is.
+        The clock of a robot without a battery, or of a server that was set, hurts no one: its observations are served.
+        A time before 1970 is far in the future too, as the field has no sign.
         """
-        if timestamp_ns - now_ns > self._config.max_future_ms * 1e6:
-            raise ObservationError(
-                f"{field}: {(timestamp_ns - now_ns) / 1e6:.0f} ms in the future by the server's clock, "
-                f"observations.max_future_ms is {self._config.max_future_ms:.0f}"
-            )
+        ahead_ns = timestamp_ns - now_ns
+        if ahead_ns <= self._max_future_ns:
+            return True
+        self.clocks_off += 1
+        text = "its clock is %.0f s ahead of the server's or before 1970: its timestamps are ignored"
+        self._warn(client_id, "clock", text, ahead_ns / 1e9)
+        return False
 
     def slots(self, message: Observation, now_ns: int, payload_size: int) -> list[SlotInfo]:
         """Returns the tensors of an observation.
@@ -138,8 +143,9 @@ class ObservationValidator:
                 raise ObservationError(
                     f"tensor {key!r}: {len(tensor.shape)} dimensions, observations.max_dims is {config.max_dims}"
                 )
-            self.check_timestamp(f"tensor {key!r}: timestamp_ns", tensor.timestamp_ns, now_ns)
             slot = slot_of(tensor)
+            if timestamp_ns - now_ns > self._max_future_ns:
+                slot = slot._replace(timestamp_ns=0)  # as if it were not given
             if slot.encoding != "raw":
                 decoded_bytes = slot.element_count * slot.numpy_dtype.itemsize
                 if decoded_bytes > config.max_decoded_bytes:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from inferential.dispatch.base import DispatchResult
 from inferential.metrics.recorder import Recorder
+from inferential.notices import Notices
 from inferential.observation.slots import ObservationError
 from inferential.proto import PROTOCOL_VERSION
 from inferential.proto.messages import write_refusal
@@ -51,6 +52,7 @@ class Egress:
         self._recorder = recorder
         self._accounting = accounting
         self._callbacks = callbacks
+        self._notices = Notices(logger)
 
     def answer(self, results: Iterable[DispatchResult]) -> None:
         """Sends a call's results, all of them before the first is accounted for.
@@ -93,6 +95,10 @@ class Egress:
         refusal = request.refusal
         assert refusal is not None
         self._accounting.refused(request, refusal)
+        if refusal.kind is not RefusalKind.SUPERSEDED and refusal.cause != CLIENT_GONE:
+            key = (request.client_id, request.model_id, refusal.cause)
+            text = "client %s: a request for model %s was refused (%s): %s"
+            self._notices.say(key, text, request.client_id, request.model_id, refusal.cause, refusal.reason)
         if request.protocol_version >= PROTOCOL_VERSION and refusal.cause != CLIENT_GONE:
             envelope = write_refusal(
                 client_id=request.client_id,
@@ -128,7 +134,7 @@ class Egress:
         """Counts a message that makes no valid request, and sends the error if its sender can read it."""
         name = label_of(identity)
         self._recorder.observation_error(name, "invalid")
-        logger.debug("invalid observation from %r: %s", name, error.reason)
+        self._notices.say((name, "invalid"), "client %s: an observation is invalid: %s", name, error.reason)
         if error.protocol_version >= PROTOCOL_VERSION and error.request_id:
             envelope = write_refusal(
                 client_id=error.client_id,
@@ -139,9 +145,11 @@ class Egress:
             )
             self._post_refusal(connection, name, envelope)
 
-    def count_wrong_frames(self, identity: bytes) -> None:
+    def count_wrong_frames(self, identity: bytes, reason: str) -> None:
         """Counts a message that does not consist of the three frames of an observation."""
-        self._recorder.observation_error(label_of(identity), "frames")
+        name = label_of(identity)
+        self._recorder.observation_error(name, "frames")
+        self._notices.say((name, "frames"), "client %s: a message is no observation: %s", name, reason)
 
     def _notify(self, request: InferenceRequest) -> None:
         if self._callbacks:

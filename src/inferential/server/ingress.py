@@ -105,10 +105,13 @@ class Ingress:
         self._model_ids = model_ids
         # A random prefix and a counter: as unique as a UUID, at a tenth of its cost.
         self._prefix, self._numbers = f"{secrets.token_hex(8)}-", itertools.count(1)
+        self._clocks_off = 0  # before the configuration changed
+        self._assembler: ObservationAssembler = ObservationAssembler(config.observations)
         self.configure(config)
 
     def configure(self, config: InferentialConfig) -> None:
         """Applies a changed configuration to the messages that follow; cached envelopes are dropped."""
+        self._clocks_off = self.clocks_off
         self._assembler = ObservationAssembler(config.observations)
         self._clients = ClientPolicies(config.clients)
         self._default_budget_ms = self._clients.default_budget_ms
@@ -173,6 +176,11 @@ class Ingress:
     def cache_counts(self) -> CacheCounts:
         """Counts the observations of which only the varying fields were read, and those that were read whole."""
         return self._assembler.cache_counts
+
+    @property
+    def clocks_off(self) -> int:
+        """Observations so far with a timestamp far in the future, which was ignored."""
+        return self._clocks_off + self._assembler.clocks_off
 
     def sizes(self) -> dict[str, int]:
         """Returns the bytes in the envelope cache."""

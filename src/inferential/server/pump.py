@@ -123,7 +123,7 @@ class EventPump:
             try:
                 received = self._transport.receive()
             except MalformedMessage as error:
-                self._egress.count_wrong_frames(error.identity)
+                self._egress.count_wrong_frames(error.identity, error.reason)
                 continue
             if received is None:
                 break

@@ -278,6 +278,7 @@ class Server:
             counters={
                 "pump_runs": run.pump.runs,
                 "calls_inline": run.executor.inline_calls,
+                "observations_clock_off": core.ingress.clocks_off,
                 "calls_as_tasks": run.executor.task_calls,
             },
             sizes={
@@ -288,6 +289,19 @@ class Server:
                 **core.sizes(),
             },
         )
+
+    def readiness(self) -> list[str]:
+        """Returns why robots should not be sent here; empty if they may. Costs microseconds, however many there are.
+
+        Raises:
+            RuntimeError: it does not run.
+        """
+        run, core = self._require_run(), self._core
+        problems = ["the server is draining"] if run.pump.draining else []
+        known = core.model_ids()
+        model_ids = sorted(core.engine.profiles.models() if known is None else known)
+        without = [model_id for model_id in model_ids if core.capacities.of(model_id).max_inflight == 0]
+        return [*problems, *(f"model {model_id!r} has no replica" for model_id in without)]
 
     def _require_run(self) -> _Run:
         if self._run is None:
