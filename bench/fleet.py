@@ -24,7 +24,7 @@ from inferential.client.chunks import ChunkRuntime
 from inferential.sim.accelerator import AcceleratedModel, Accelerator, MeasuredCost
 from inferential.sim.virtual import generate
 from inferential.sim.virtual.fleet_file import Fleet
-from inferential.sim.virtual.simulation import LivelockError, simulate
+from inferential.sim.virtual.simulation import simulate
 from inferential.sim.virtual.starvation import play_of
 from inferential.sim.virtual.world import ChunkedRobot
 
@@ -33,8 +33,8 @@ REPLICAS = 2
 ROBOTS = 20
 RATE_HZ = 20
 HORIZON_STEPS = 12
-ROUND_TRIP_MS = 1.5
-"""Of sockets, server and threads on one machine, beside the call."""
+ALONE = 25
+"""Round trips of one client alone, from which the simulated network's delay and the calls' overhead are taken."""
 STRATEGIES = ("deadline_aware", "round_robin", "slo_aware")
 SECONDS = 20.0
 AGREEMENT = 0.10
@@ -69,16 +69,21 @@ def models() -> dict[str, Any]:
     }
 
 
-def fleet() -> Fleet:
-    """The same in a fleet file."""
-    profile = [{"batch_size": rows, "median_ms": ms} for rows, ms in enumerate(BY_ROWS_MS, 1)]
+def fleet(overhead: tuple[float, float] = (0.0, 0.0)) -> Fleet:
+    """The same as in a fleet file.
+
+    Args:
+        overhead: milliseconds that are added to each call, and to the way to and from it.
+    """
+    in_call_ms, around_ms = overhead
+    profile = [{"batch_size": rows, "median_ms": ms + in_call_ms} for rows, ms in enumerate(BY_ROWS_MS, 1)]
     robots = {
         "model": "policy",
         "count": ROBOTS,
         "kind": "chunked",
         "rate_hz": RATE_HZ,
         "horizon_steps": HORIZON_STEPS,
-        "delay_ms": ROUND_TRIP_MS / 2,
+        "delay_ms": around_ms / 2,
     }
     described = {
         "models": {"policy": {"profile": profile, "replicas": REPLICAS, "spread": 0}},
@@ -103,18 +108,18 @@ def _compared(strategies: Sequence[str], seconds: float) -> dict[str, Any]:
     for title in ("strategy", "", "starved", "worst", "gap s", "actions/s", "chunks/s", "apart"):
         table.add_column(title, justify="left" if title in ("strategy", "") else "right")
     for strategy in strategies:
-        live, simulated = _live(strategy, seconds), _simulated(strategy, seconds)
-        apart = (
-            None if simulated is None else abs(live.starved - simulated.starved) / max(live.starved, simulated.starved)
-        )
-        table.add_row(strategy, "live", *_cells(live), "-" if apart is None else f"{apart:.1%}")
-        table.add_row("", "simulated", *(["livelock"] if simulated is None else _cells(simulated)))
+        live, overhead = _live(strategy, seconds)
+        simulated = _simulated(strategy, seconds, overhead)
+        apart = abs(live.starved - simulated.starved) / max(live.starved, simulated.starved)
+        table.add_row(strategy, "live", *_cells(live), f"{apart:.1%}")
+        table.add_row("", "simulated", *_cells(simulated))
         rows.append(
             {
                 "live": asdict(live),
-                "simulated": None if simulated is None else asdict(simulated),
-                "apart": None if apart is None else round(apart, 4),
-                "agrees": apart is not None and apart <= AGREEMENT,
+                "overhead_ms": [round(ms, 2) for ms in overhead],
+                "simulated": asdict(simulated),
+                "apart": round(apart, 4),
+                "agrees": apart <= AGREEMENT,
             }
         )
     Console(width=None if sys.stdout.isatty() else 120).print(table)
@@ -160,8 +165,26 @@ class _Robot(threading.Thread):
         self.steps += action is not None
 
 
-def _live(strategy: str, seconds: float) -> Row:
+def _overhead(address: str) -> tuple[float, float]:
+    """Means of what a call of one client alone takes longer than it should, and of the round trip around it, in ms."""
+    with Connection(address, "alone") as connection:
+        model = connection.model("policy")
+        state = np.zeros(7, np.float32)
+        calls_ms, trips_ms = [], []
+        for _ in range(ALONE):
+            began = time.perf_counter()
+            result = model.infer(timeout_ms=5000, state=state)
+            trips_ms.append((time.perf_counter() - began) * 1e3)
+            assert result is not None
+            assert result.timing is not None
+            calls_ms.append(result.timing.inference_ms)
+    in_call_ms = float(np.mean(calls_ms[1:]))
+    return max(in_call_ms - BY_ROWS_MS[0], 0.0), max(float(np.mean(trips_ms[1:])) - in_call_ms, 0.0)
+
+
+def _live(strategy: str, seconds: float) -> tuple[Row, tuple[float, float]]:
     with serving(models, scheduling={"strategy": strategy}) as address:
+        overhead = _overhead(address)
         begins_at = time.monotonic() + 0.5
         robots = [_Robot(robot, address, begins_at, seconds) for robot in generate.chunked_robots(fleet(), seed=0)]
         for robot in robots:
@@ -169,7 +192,7 @@ def _live(strategy: str, seconds: float) -> Row:
         for robot in robots:
             robot.join()
     steps, starved = sum(robot.steps for robot in robots), sum(robot.starved for robot in robots)
-    return Row(
+    row = Row(
         strategy,
         starved=round(starved / steps, 4),
         starved_worst=round(max(robot.starved / robot.steps for robot in robots), 4),
@@ -177,21 +200,19 @@ def _live(strategy: str, seconds: float) -> Row:
         executed_per_s=round((steps - starved) / seconds, 1),
         chunks_per_s=round(sum(robot.chunks for robot in robots) / seconds, 1),
     )
+    return row, overhead
 
 
-def _simulated(strategy: str, seconds: float) -> Row | None:
-    described = fleet()
-    try:
-        done = simulate(
-            generate.models(described),
-            [],
-            strategy,
-            seconds=seconds,
-            seed=0,
-            robots=generate.chunked_robots(described, seed=0),
-        )
-    except LivelockError:
-        return None
+def _simulated(strategy: str, seconds: float, overhead: tuple[float, float]) -> Row:
+    described = fleet(overhead)
+    done = simulate(
+        generate.models(described),
+        [],
+        strategy,
+        seconds=seconds,
+        seed=0,
+        robots=generate.chunked_robots(described, seed=0),
+    )
     play = play_of(done)
     assert play is not None
     return Row(

@@ -23,7 +23,7 @@ from bench.harness import save
 from inferential import AsyncConnection
 from inferential.cluster import ServerGroup
 from inferential.config import InferentialConfig
-from inferential.serve import direct
+from inferential.replica import direct
 
 SIZES = {"64 B": 64, "150 kB": 150_528, "1 MB": 1_000_000}
 REPLICAS = (1, 2, 4)

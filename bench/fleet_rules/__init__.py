@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,8 @@ from bench.fleet_rules.report import tables, verdict
 from inferential.sim.virtual import generate
 from inferential.sim.virtual.fleet_file import Fleet
 from inferential.sim.virtual.measures import measure
-from inferential.sim.virtual.simulation import LivelockError, simulate
-from inferential.sim.virtual.starvation import play_by_class, play_of
+from inferential.sim.virtual.simulation import simulate
+from inferential.sim.virtual.starvation import play_by_class, play_of, starved_share
 from inferential.sim.virtual.world import Run
 
 SEEDS = (0, 1, 2)
@@ -33,6 +34,10 @@ SECONDS = 8.0
 QUICK_SECONDS = 6.0
 OURS = ("slo_aware", "deadline_aware", "round_robin")
 RULES = (*OURS, *rules.NAMES)
+DRAWN = "64 H25"
+DRAWN_RULES = ("slo_aware", "deadline_aware", "robot_time", "rosa_rate")
+DRAWN_SECONDS = 20.0
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
 _MOST_ROBOTS = 40
 
 
@@ -48,16 +53,16 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What came of it; over seeds the mean, and of `starved_worst`, `longest_gap_s` and `decision_us` the worst.
+    """Figures of one rule on one cell; over seeds the mean, and of those in `_WORST` the worst.
 
     Attributes:
         starved, starved_worst, longest_gap_s, executed_per_s, action_age_p95_ms, fairness, in_slo, qualified_per_s,
             task_s: of robots in closed loop (`sim.virtual.starvation.Play`).
+        worst_of_class: the largest `starved` of a robot over the mean of its class; 1 where none starves.
         answers_per_s: rows of all calls.
         classes: `starved` of each class.
         robots: of "robots at 98 %", the most that are answered in time at that share.
         decision_us: mean wall time of a decision.
-        error: why there are no figures, else None.
     """
 
     cell: str
@@ -71,21 +76,32 @@ class Row:
     in_slo: float | None = None
     qualified_per_s: float | None = None
     task_s: float | None = None
+    worst_of_class: float | None = None
     answers_per_s: float | None = None
     classes: dict[str, float] | None = None
     robots: float | None = None
     decision_us: float | None = None
-    error: str | None = None
 
 
 def run(seconds: float = 5.0) -> dict[str, Any]:
-    """Runs all cells; `seconds` is ignored: virtual time costs as little as it does."""
-    return compare(CELLS, RULES, SEEDS, SECONDS)
+    """Runs all cells and draws a picture for the docs; `seconds` is ignored."""
+    result = compare(CELLS, RULES, SEEDS, SECONDS)
+    draw()
+    return result
 
 
 def run_quick(seconds: float = 5.0) -> dict[str, Any]:
     """Runs all cells with one seed and less time."""
     return compare(CELLS, RULES, SEEDS[:1], QUICK_SECONDS)
+
+
+def draw() -> None:
+    """Draws each robot's share of steps without an action, of 64 robots with chunks of 25, to docs/images."""
+    from inferential.sim.virtual import pictures
+
+    (cell,) = (cell for cell in CELLS if cell.name == DRAWN)
+    runs = [_run(cell.fleet, Job(cell, rule, 0, DRAWN_SECONDS), 1.0) for rule in DRAWN_RULES]
+    pictures.save_starved(runs, [IMAGES / "sim-starved.png", IMAGES / "sim-starved.svg"])
 
 
 def compare(cells: Sequence[Cell], names: Sequence[str], seeds: Sequence[int], seconds: float) -> dict[str, Any]:
@@ -114,15 +130,13 @@ def compare(cells: Sequence[Cell], names: Sequence[str], seeds: Sequence[int], s
 
 
 def _measured(job: Job) -> Row:
-    try:
-        if job.cell.measure == "robots at 98 %":
-            return Row(job.cell.name, job.rule, robots=_most_robots(job))
-        return _row(job, _run(job.cell.fleet, job, 1.0))
-    except LivelockError as error:
-        return Row(job.cell.name, job.rule, error=f"livelock: {error}")
+    if job.cell.measure == "robots at 98 %":
+        return Row(job.cell.name, job.rule, robots=_most_robots(job))
+    return _row(job, _run(job.cell.fleet, job, 1.0))
 
 
 def _run(fleet: Fleet, job: Job, load: float) -> Run:
+    rules.register()  # here, since a pool runs it in another process
     return simulate(
         generate.models(fleet),
         generate.arrivals(fleet, seconds=job.seconds, seed=job.seed, load=load),
@@ -149,10 +163,19 @@ def _row(job: Job, done: Run) -> Row:
         in_slo=play.in_slo,
         qualified_per_s=play.qualified_per_s,
         task_s=play.task_s,
+        worst_of_class=_worst_of_class(done),
         answers_per_s=sum(call.rows for call in done.calls) / done.seconds,
         classes={name: one.starved for name, one in play_by_class(done).items()},
         decision_us=done.decision_us[0],
     )
+
+
+def _worst_of_class(done: Run) -> float:
+    means = {name: one.starved for name, one in play_by_class(done).items()}
+    ratios = [
+        starved_share(one) / means[one.robot.robot_class] for one in done.played if means[one.robot.robot_class] > 0
+    ]
+    return max(ratios, default=1.0)
 
 
 def _most_robots(job: Job) -> float:
@@ -166,13 +189,11 @@ def _most_robots(job: Job) -> float:
     return float(few)
 
 
-_WORST = ("starved_worst", "longest_gap_s", "decision_us")
+_WORST = ("starved_worst", "worst_of_class", "longest_gap_s", "decision_us")
 
 
 def _mean(rows: Sequence[Row]) -> Row:
     first = rows[0]
-    if errors := [row.error for row in rows if row.error is not None]:
-        return Row(first.cell, first.rule, error=errors[0])
     values: dict[str, Any] = {}
     for name, value in asdict(first).items():
         found = [getattr(row, name) for row in rows]

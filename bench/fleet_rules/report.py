@@ -40,7 +40,7 @@ def tables(cells: Sequence[Cell], names: Sequence[str], rows: Sequence[Row]) -> 
 def _cell_text(row: Row, cell: Cell, best: float) -> str:
     value = figure_of(row, cell)
     if value is None:
-        return "livelock" if row.error else "-"
+        return "-"
     text = _figure(value, cell) if cell.measure != "starved" else f"{value:.1%} {row.starved_worst:.0%}"
     return f"[bold]{text}[/bold]" if value == best else text
 
@@ -89,6 +89,8 @@ def verdict(cells: Sequence[Cell], rows: Sequence[Row]) -> Iterator[str]:
         if low:
             worst = min(others, key=lambda row: row.starved_worst or 0.0)
             line += f"; worst robot {own.starved_worst:.1%}, least of others {worst.starved_worst:.1%} ({worst.rule})"
+            if own.worst_of_class is not None and own.decision_us is not None:
+                line += f"; {own.worst_of_class:.1f} x its class's mean; a decision {own.decision_us:.0f} us"
             counted += 1
             figures = (own.starved, bar, own.starved_worst, worst.starved_worst)
             sums = [total + (figure or 0.0) for total, figure in zip(sums, figures, strict=True)]

@@ -29,7 +29,7 @@ from inferential.scheduler import InferenceRequest, ModelAwareScheduler, registe
 from inferential.sim.virtual.mirror import Mirror, RobotView
 
 if TYPE_CHECKING:
-    from inferential.scheduler.outlook import Slot
+    from inferential.scheduler.time.availability import ReplicaSlot
 
 NAMES = (
     "edf_full",
@@ -60,7 +60,7 @@ class FleetRule(ModelAwareScheduler):
         self._mirror = Mirror({})
 
     @abstractmethod
-    def choose(self, waiting: Sequence[InferenceRequest], slot: Slot, now: float) -> Sequence[InferenceRequest]:
+    def choose(self, waiting: Sequence[InferenceRequest], slot: ReplicaSlot, now: float) -> Sequence[InferenceRequest]:
         """Returns the requests of the next call, at least one of those that wait (in order of arrival)."""
 
     def served(self, request: InferenceRequest, now: float) -> None:
@@ -75,7 +75,7 @@ class FleetRule(ModelAwareScheduler):
     def submit(self, request: InferenceRequest) -> None:
         self._waiting.setdefault(request.model_id, {})[request] = None
 
-    def next_batch_on(self, slot: Slot, filled: int = 0) -> list[InferenceRequest]:
+    def next_batch_on(self, slot: ReplicaSlot, filled: int = 0) -> list[InferenceRequest]:
         requests = self._waiting.get(slot.model_id)
         if not requests or filled:
             return []
@@ -141,29 +141,27 @@ class FleetRule(ModelAwareScheduler):
         return sorted(waiting, key=self.deadline)
 
 
-def sizes(waiting: Sequence[InferenceRequest], slot: Slot) -> Iterator[tuple[int, float]]:
+def sizes(waiting: Sequence[InferenceRequest], slot: ReplicaSlot) -> Iterator[tuple[int, float]]:
     """Yields batch sizes that the requests fill, each with its median latency in seconds."""
     for rows in range(1, min(len(waiting), slot.max_batch_size) + 1):
         yield rows, max(slot.profile.typical(rows), 1e-6)
 
 
-@register_scheduler("edf_full")
 class EdfFull(FleetRule):
     """Takes the earliest deadlines, as many as there are and a call takes."""
 
     name = "edf_full"
 
-    def choose(self, waiting: Sequence[InferenceRequest], slot: Slot, now: float) -> Sequence[InferenceRequest]:
+    def choose(self, waiting: Sequence[InferenceRequest], slot: ReplicaSlot, now: float) -> Sequence[InferenceRequest]:
         return self.by_deadline(waiting)[: slot.max_batch_size]
 
 
-@register_scheduler("greedy_deadline")
 class GreedyDeadline(FleetRule):
     """Takes the earliest deadlines, as many as leave the first in time; where none does, the most efficient size."""
 
     name = "greedy_deadline"
 
-    def choose(self, waiting: Sequence[InferenceRequest], slot: Slot, now: float) -> Sequence[InferenceRequest]:
+    def choose(self, waiting: Sequence[InferenceRequest], slot: ReplicaSlot, now: float) -> Sequence[InferenceRequest]:
         ordered = self.by_deadline(waiting)
         earliest = self.deadline(ordered[0])
         fitting = [rows for rows, latency_s in sizes(ordered, slot) if now + latency_s <= earliest]
@@ -173,7 +171,6 @@ class GreedyDeadline(FleetRule):
         return ordered[:rows]
 
 
-@register_scheduler("starvation_fair")
 class StarvationFair(FleetRule):
     """Takes the robots and the size that reduce the sum of debt^(1 + alpha) most per second of the call.
 
@@ -192,7 +189,7 @@ class StarvationFair(FleetRule):
         lasts_s = request.deadline - request.received_at if robot is None else robot.period_s * robot.horizon_steps
         return debt + (now - since) / max(lasts_s, 1e-6)
 
-    def choose(self, waiting: Sequence[InferenceRequest], slot: Slot, now: float) -> Sequence[InferenceRequest]:
+    def choose(self, waiting: Sequence[InferenceRequest], slot: ReplicaSlot, now: float) -> Sequence[InferenceRequest]:
         for request in waiting:
             self._debts.setdefault(request.client_id, (0.0, request.received_at))
         relief = {request: self._relief(request, now) for request in waiting}
@@ -213,7 +210,6 @@ class StarvationFair(FleetRule):
         self._debts[request.client_id] = max(self._debt(request, now) - 1, 0.0), now
 
 
-@register_scheduler("action_deficit")
 class ActionDeficit(FleetRule):
     """Takes the robots with the most credit, in full batches.
 
@@ -232,7 +228,7 @@ class ActionDeficit(FleetRule):
         demand = 1 / max(request.deadline - request.received_at, 1e-6) if robot is None else 1 / robot.period_s
         return credit + self.weight(request) * demand**ALPHA * (now - since)
 
-    def choose(self, waiting: Sequence[InferenceRequest], slot: Slot, now: float) -> Sequence[InferenceRequest]:
+    def choose(self, waiting: Sequence[InferenceRequest], slot: ReplicaSlot, now: float) -> Sequence[InferenceRequest]:
         for request in waiting:
             self._credits.setdefault(request.client_id, (0.0, request.received_at))
         self._latency_s = slot.profile.typical(min(len(waiting), slot.max_batch_size))
@@ -244,7 +240,6 @@ class ActionDeficit(FleetRule):
         self._credits[request.client_id] = self._credit(request, now) - actions, now
 
 
-@register_scheduler("lookahead")
 class Lookahead(FleetRule):
     """Takes the batch that gains most robot time within half a second, per second of the call (L = 1).
 
@@ -255,7 +250,7 @@ class Lookahead(FleetRule):
     name = "lookahead"
     window_s: ClassVar[float] = WINDOW_S
 
-    def choose(self, waiting: Sequence[InferenceRequest], slot: Slot, now: float) -> Sequence[InferenceRequest]:
+    def choose(self, waiting: Sequence[InferenceRequest], slot: ReplicaSlot, now: float) -> Sequence[InferenceRequest]:
         ordered = self.by_deadline(waiting)
         best: Sequence[InferenceRequest] = ordered[: slot.max_batch_size]
         most = 0.0
@@ -268,13 +263,12 @@ class Lookahead(FleetRule):
         return best
 
 
-@register_scheduler("robot_time")
 class RobotTime(FleetRule):
     """Takes, of each size, the robots that gain most, and the size with the most robot time per second of the call."""
 
     name = "robot_time"
 
-    def choose(self, waiting: Sequence[InferenceRequest], slot: Slot, now: float) -> Sequence[InferenceRequest]:
+    def choose(self, waiting: Sequence[InferenceRequest], slot: ReplicaSlot, now: float) -> Sequence[InferenceRequest]:
         best: Sequence[InferenceRequest] = self.by_deadline(waiting)[: slot.max_batch_size]
         most = 0.0
         for rows, latency_s in sizes(waiting, slot):
@@ -289,7 +283,6 @@ class RobotTime(FleetRule):
         return best
 
 
-@register_scheduler("wait_ratio")
 class WaitRatio(FleetRule):
     """Takes the robots that spend most of their time waiting, in full batches.
 
@@ -298,7 +291,7 @@ class WaitRatio(FleetRule):
 
     name = "wait_ratio"
 
-    def choose(self, waiting: Sequence[InferenceRequest], slot: Slot, now: float) -> Sequence[InferenceRequest]:
+    def choose(self, waiting: Sequence[InferenceRequest], slot: ReplicaSlot, now: float) -> Sequence[InferenceRequest]:
         def ratio(request: InferenceRequest) -> float:
             robot = self.robot(request)
             return now - request.waiting_since if robot is None else robot.wait_ratio(now)
@@ -309,11 +302,10 @@ class WaitRatio(FleetRule):
 class FirstComeFullBatch(FleetRule):
     """Takes the oldest requests, as many as there are and a call takes."""
 
-    def choose(self, waiting: Sequence[InferenceRequest], slot: Slot, now: float) -> Sequence[InferenceRequest]:
+    def choose(self, waiting: Sequence[InferenceRequest], slot: ReplicaSlot, now: float) -> Sequence[InferenceRequest]:
         return waiting[: slot.max_batch_size]
 
 
-@register_scheduler("earliest_head")
 class EarliestHead(FirstComeFullBatch):
     """Serves, of models that share a device, that whose oldest request has least time left; each in order of arrival.
 
@@ -326,17 +318,15 @@ class EarliestHead(FirstComeFullBatch):
         return sorted(model_ids, key=lambda model_id: self.deadline(next(iter(self._waiting[model_id]))))
 
 
-@register_scheduler("one_request")
 class OneRequest(FleetRule):
     """Takes the oldest request, alone."""
 
     name = "one_request"
 
-    def choose(self, waiting: Sequence[InferenceRequest], slot: Slot, now: float) -> Sequence[InferenceRequest]:
+    def choose(self, waiting: Sequence[InferenceRequest], slot: ReplicaSlot, now: float) -> Sequence[InferenceRequest]:
         return waiting[:1]
 
 
-@register_scheduler("rosa_rate")
 class RosaRate(FleetRule):
     """Tells all robots the highest rate at which profiles let every call meet the SLO; in order of arrival.
 
@@ -356,7 +346,7 @@ class RosaRate(FleetRule):
         super().__init__(config)
         self._plans: dict[str, tuple[int, float]] = {}  # by model, rows of a call and seconds between requests
 
-    def choose(self, waiting: Sequence[InferenceRequest], slot: Slot, now: float) -> Sequence[InferenceRequest]:
+    def choose(self, waiting: Sequence[InferenceRequest], slot: ReplicaSlot, now: float) -> Sequence[InferenceRequest]:
         rows, _ = self._plans.get(slot.model_id, (slot.max_batch_size, 0.0))
         return waiting[:rows]
 
@@ -375,3 +365,20 @@ class RosaRate(FleetRule):
         within = [(rows, latency_s) for rows, latency_s in calls if 2 * latency_s <= slo_s] or calls[:1]
         rows, latency_s = min(within, key=lambda call: call[1] / call[0])
         return rows, robots * latency_s / rows
+
+
+def register() -> None:
+    """Registers the rules as strategies, in the process that runs them; an importer's strategies stay as they are."""
+    for rule in (
+        EdfFull,
+        GreedyDeadline,
+        StarvationFair,
+        ActionDeficit,
+        Lookahead,
+        RobotTime,
+        WaitRatio,
+        EarliestHead,
+        OneRequest,
+        RosaRate,
+    ):
+        register_scheduler(rule.name)(rule)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from inferential.client import AsyncConnection, AsyncModel, Connection, Jpeg, Model, Png, Result
     from inferential.dispatch.local import LocalDispatcher
     from inferential.observation.slots import ObservationError
+    from inferential.replica.spec import ModelInline, ModelProcess, ModelThread
     from inferential.scheduler.base import QueueFullError, register_policy
     from inferential.scheduler.request import InferenceRequest
     from inferential.server import Server
@@ -42,6 +43,9 @@ __all__ = [
     "LocalDispatcher",
     "Model",
     "ModelFailed",
+    "ModelInline",
+    "ModelProcess",
+    "ModelThread",
     "ObservationError",
     "Png",
     "QueueFullError",
@@ -59,6 +63,9 @@ _CLIENT_SIDE = ("AsyncConnection", "AsyncModel", "Connection", "Jpeg", "Model", 
 _SERVER_SIDE = {
     "InferenceRequest": "inferential.scheduler.request",
     "LocalDispatcher": "inferential.dispatch.local",
+    "ModelInline": "inferential.replica.spec",
+    "ModelProcess": "inferential.replica.spec",
+    "ModelThread": "inferential.replica.spec",
     "ObservationError": "inferential.observation.slots",
     "QueueFullError": "inferential.scheduler.base",
     "Server": "inferential.server",

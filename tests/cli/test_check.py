@@ -232,7 +232,8 @@ def test_import_leaves_alone_what_is_on_ray_serve(run: Any, place: Path) -> None
 def test_import_finds_models_that_the_server_would_not_take(run: Any, place: Path) -> None:
     (place / "f.yaml").write_text("models: {known: {arm: {target: 'policies:TakesNone'}}}")
     assert without_columns(run("check", "--import", "f.yaml").out) == (
-        "models.known.arm.target: model 'arm': max_batch_size: expected a whole number above 0, got 0 (f.yaml:1)\n"
+        "models.known.arm.target: model 'arm', target 'policies:TakesNone': max_batch_size: expected a whole number "
+        "above 0, got 0 (f.yaml:1)\n"
     )
 
 
@@ -264,6 +265,7 @@ def test_a_strategy_that_a_model_registers_is_known_after_import(run_apart: Any,
         "register_scheduler('mine')(RoundRobinScheduler)\n"
         "def model(observation): return observation\n"
     )
-    (place / "f.yaml").write_text("scheduling: {strategy: mine}\nmodels: {known: {m: {target: 'mine:model'}}}\n")
+    model = "models: {known: {m: {target: 'mine:model', run: thread}}}"
+    (place / "f.yaml").write_text("scheduling: {strategy: mine}\n" + model)
     assert run_apart("check", "f.yaml").code == 1
     assert run_apart("check", "f.yaml", "--import").code == 0

@@ -16,6 +16,7 @@ def to_yaml(values: Mapping[str, Any]) -> str:
     text = io.StringIO()
     yaml = YAML(typ="safe", pure=True)
     yaml.allow_unicode = False  # else it writes U+0085 so that it is read as a space
+    yaml.width = 1_000_000  # else it folds an escaped text and adds a space to it
     yaml.dump(dict(values), text)
     return text.getvalue()
 

@@ -115,7 +115,9 @@ def test_what_is_in_force_differs_from_the_new_configuration_only_in_what_needs_
 def test_an_entry_that_was_removed_keeps_what_needs_a_restart() -> None:
     running = {"models": {"known": {"arm": {"target": "a:b", "max_inflight": 2}, "leg": {"max_inflight": 2}}}}
     known = taken_on(running, {}).models.known
-    assert {name: model.model_dump(exclude_unset=True) for name, model in known.items()} == {"arm": {"target": "a:b"}}
+    assert {name: model.model_dump(exclude_defaults=True) for name, model in known.items()} == {
+        "arm": {"target": "a:b"}
+    }
 
 
 def test_neither_configuration_is_changed() -> None:

@@ -235,7 +235,9 @@ def _values(node: Node) -> st.SearchStrategy[Any]:
         required = {str(child.key[-1]): _values(child) for child in children if child.default is PydanticUndefined}
         optional = {str(child.key[-1]): _values(child) for child in children if child.default is not PydanticUndefined}
         return st.fixed_dictionaries(required, optional=optional)
-    if node.path == "ray" or node.path.endswith((".metadata", ".modality_config")):
+    if node.path.endswith(".replicas"):
+        return st.integers(1, 8) | st.lists(st.dictionaries(st.text("AB", min_size=1), st.text("01")), min_size=1)
+    if node.path == "ray" or node.path.endswith((".metadata", ".modality_config", ".args")):
         plain = (
             st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | _text
         )

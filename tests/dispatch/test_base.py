@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from inferential.dispatch import Dispatcher, DispatchResult, LocalDispatcher
-from inferential.dispatch.base import as_values
 from inferential.proto import JPEG, PNG, ModelResponse
 from inferential.proto.images import encode
 from inferential.proto.messages import Response
+from inferential.replica.values import as_values
 from inferential.scheduler.request import InferenceRequest, RefusalKind
 
 Ask = Callable[..., Any]
@@ -206,7 +206,6 @@ class Refuses:
         ({"pose": [[1, 2], [3]]}, "result 'pose': list is no array"),
         ({"pose": ["a", 1]}, "result 'pose': expected numbers"),
         ({"pose": b"bytes"}, "result 'pose': expected numbers or a string, got bytes"),
-        ("text", "result 'actions': expected numbers or a string, got str"),
         ({"pose": 1 + 2j}, "pose: No DType mapping"),
         ({"pose": np.datetime64("now")}, "pose: No DType mapping"),
         ({"pose": 2**70}, "result 'pose'"),
@@ -223,6 +222,10 @@ async def test_a_result_that_cannot_be_sent_is_a_failure_of_the_model_that_names
     assert told.refusal.kind is RefusalKind.MODEL_FAILED
     assert text in told.error
     assert (told.envelope, told.payload, told.values) == (b"", b"", None)
+
+
+def test_a_bare_string_is_the_text_of_a_result() -> None:
+    assert as_values("a red cube") == {"text": "a red cube"}
 
 
 def test_values_are_arrays_and_strings() -> None:

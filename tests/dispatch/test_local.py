@@ -394,7 +394,7 @@ class WaitsInBatches(NeverWaits):
 
 
 @pytest.mark.parametrize(
-    ("model", "never_waits"),
+    ("model", "completes_inline"),
     [
         (NeverWaits(), True),
         ([NeverWaits(), NeverWaits().infer], True),
@@ -405,20 +405,20 @@ class WaitsInBatches(NeverWaits):
     ],
 )
 async def test_a_model_never_waits_where_none_of_its_forms_does(
-    model: Any, never_waits: bool, serve: Serve, request_of: MakeRequest
+    model: Any, completes_inline: bool, serve: Serve, request_of: MakeRequest
 ) -> None:
     dispatcher = serve(m=model)
     request = request_of("m", slots_known=True)
-    assert dispatcher.never_waits([request]) is never_waits
-    dispatcher.register_model("m", coroutine if never_waits else NeverWaits())
-    assert dispatcher.never_waits([request]) is not never_waits
+    assert dispatcher.completes_inline([request]) is completes_inline
+    dispatcher.register_model("m", coroutine if completes_inline else NeverWaits())
+    assert dispatcher.completes_inline([request]) is not completes_inline
 
 
 async def test_images_are_waited_for_and_an_unknown_model_may_be(serve: Serve, request_of: MakeRequest) -> None:
     dispatcher = serve(m=NeverWaits())
     image = encode(np.zeros((8, 8, 3), np.uint8), PNG)
-    assert not dispatcher.never_waits([request_of("m", {"camera": image}, slots_known=True)])
-    assert not dispatcher.never_waits([request_of("unknown", slots_known=True)])
+    assert not dispatcher.completes_inline([request_of("m", {"camera": image}, slots_known=True)])
+    assert not dispatcher.completes_inline([request_of("unknown", slots_known=True)])
 
 
 async def test_a_subclass_may_wait_on_the_way_to_a_model(request_of: MakeRequest) -> None:
@@ -427,4 +427,4 @@ async def test_a_subclass_may_wait_on_the_way_to_a_model(request_of: MakeRequest
             await asyncio.sleep(0)
             return await super().infer_on(replica, model_id, observations)
 
-    assert not Limited({"m": NeverWaits()}).never_waits([request_of("m", slots_known=True)])
+    assert not Limited({"m": NeverWaits()}).completes_inline([request_of("m", slots_known=True)])

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from inferential import LocalDispatcher
-from inferential.dispatch.base import as_values
-from inferential.dispatch.results import metadata_of, rows_of
 from inferential.proto.structure import STRUCTURE_KEY, restore
+from inferential.replica.structured import rows_of
+from inferential.replica.values import as_values
 
 
 def test_a_map_of_stacked_arrays_is_one_result_for_each_observation() -> None:
@@ -66,8 +66,7 @@ async def test_metadata_is_a_map_or_a_function_of_either_kind() -> None:
         return {"a": 1}
 
     for metadata in ({"a": 1}, lambda: {"a": 1}, later):
-        assert await metadata_of(Model(metadata)) == {"a": 1}
         assert await LocalDispatcher({"m": Model(metadata)}).model_metadata("m") == {"a": 1}
-    assert await metadata_of(Model("text")) == {}
+    assert await LocalDispatcher({"m": Model("text")}).model_metadata("m") == {}
     assert await LocalDispatcher({"m": lambda observation: 1.0}).model_metadata("m") == {}
     assert await LocalDispatcher({}).model_metadata("other") == {}

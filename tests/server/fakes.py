@@ -99,13 +99,13 @@ class FakeHistory(History):
 class FakeBackend(Dispatcher):
     """Returns `gives` for each request, or raises it: when it is called, not when it is awaited."""
 
-    def __init__(self, gives: Any, *, never_waits: bool = False) -> None:
+    def __init__(self, gives: Any, *, completes_inline: bool = False) -> None:
         super().__init__()
         self.gives = gives
-        self._never_waits = never_waits
+        self._completes_inline = completes_inline
 
-    def never_waits(self, requests: Sequence[InferenceRequest]) -> bool:
-        return self._never_waits
+    def completes_inline(self, requests: Sequence[InferenceRequest]) -> bool:
+        return self._completes_inline
 
     async def infer(self, model_id: str, observations: Sequence[Any]) -> Sequence[Any]:
         raise NotImplementedError

@@ -35,11 +35,11 @@ class Bench:
         self.batch = Batch("m", [self.request])
 
     def run(
-        self, gives: Any, max_retries: Callable[[], int | None] = lambda: 0, *, never_waits: bool = False
+        self, gives: Any, max_retries: Callable[[], int | None] = lambda: 0, *, completes_inline: bool = False
     ) -> Executor:
         """Runs the call by a backend that gives this."""
         executor = Executor(
-            FakeBackend(gives, never_waits=never_waits),
+            FakeBackend(gives, completes_inline=completes_inline),
             self.engine,
             self.egress,
             self.accounting,
@@ -98,17 +98,17 @@ async def test_after_a_lost_replica_a_request_is_retried_if_it_is_in_time_or_ser
     assert bench.request.state is state
 
 
-async def test_a_call_that_never_waits_is_over_when_it_returns(bench: Bench) -> None:
-    executor = bench.run(None, never_waits=True)
+async def test_a_call_that_completes_inline_is_over_when_it_returns(bench: Bench) -> None:
+    executor = bench.run(None, completes_inline=True)
     assert bench.log == ["dispatched", "answer", ("finished", True)]  # without "over": its caller goes on
     assert not executor
 
 
-async def test_a_call_of_several_requests_is_a_task_even_if_its_model_never_waits(bench: Bench) -> None:
+async def test_a_call_of_several_requests_is_a_task_even_if_its_model_completes_inline(bench: Bench) -> None:
     other = InferenceRequest("leg", "m", b"leg", b"", b"", time.monotonic(), 0.0, None, 0.0, 50.0, 1)
     other.move(RequestState.DISPATCHED)
     bench.batch.requests.append(other)
-    executor = bench.run(None, never_waits=True)
+    executor = bench.run(None, completes_inline=True)
     assert bench.log == ["dispatched"]
     await over(executor)
     assert bench.request.over
@@ -116,7 +116,7 @@ async def test_a_call_of_several_requests_is_a_task_even_if_its_model_never_wait
 
 
 async def test_an_inline_call_that_waits_after_all_continues_as_a_task(bench: Bench) -> None:
-    executor = bench.run("for a while", never_waits=True)
+    executor = bench.run("for a while", completes_inline=True)
     assert bench.log == ["dispatched"]
     assert executor
     await over(executor)
@@ -124,7 +124,7 @@ async def test_an_inline_call_that_waits_after_all_continues_as_a_task(bench: Be
 
 
 async def test_an_inline_call_that_waits_after_all_can_be_cancelled(bench: Bench) -> None:
-    executor = bench.run("for ever", never_waits=True)
+    executor = bench.run("for ever", completes_inline=True)
     await asyncio.sleep(0)
     await executor.cancel()
     assert bench.request.state is RequestState.REFUSED
@@ -141,7 +141,7 @@ async def test_an_error_in_an_inline_call_goes_to_the_loops_exception_handler(be
     errors: list[Exception] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context["exception"]))
     bench.egress.on_answer = fail_with(asyncio.CancelledError("of a callback"))
-    bench.run(None, never_waits=True)
+    bench.run(None, completes_inline=True)
     assert bench.log[-1] == ("finished", True)
     assert [str(error) for error in errors] == ["of a callback"]
 
@@ -149,13 +149,13 @@ async def test_an_error_in_an_inline_call_goes_to_the_loops_exception_handler(be
 async def test_an_interrupt_in_an_inline_call_is_raised(bench: Bench) -> None:
     bench.egress.on_answer = fail_with(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        bench.run(None, never_waits=True)
+        bench.run(None, completes_inline=True)
 
 
 async def test_an_inline_call_has_a_context_of_its_own(bench: Bench) -> None:
     variable = ContextVar("variable", default="unchanged")
     bench.egress.on_answer = lambda: variable.set("set in the call") and None
-    bench.run(None, never_waits=True)
+    bench.run(None, completes_inline=True)
     assert bench.request.over
     assert variable.get() == "unchanged"
 

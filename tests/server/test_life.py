@@ -284,3 +284,15 @@ def test_the_example_in_the_docstring_of_server_runs() -> None:
     code = textwrap.dedent(rest.partition("```")[0])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
     assert done.stdout == "(16, 7) ['arm-01']\n", done.stderr
+
+
+async def test_fields_that_take_a_restart_keep_the_values_in_force_after_a_reload() -> None:
+    known = {"policy": {"target": "policies:Old", "max_inflight": 1}}
+    config = InferentialConfig.model_validate({"models": {"known": known}, "transport": {"bind": "tcp://127.0.0.1:0"}})
+    server = Server(config=config, dispatcher=LocalDispatcher({"policy": lambda observation: observation["state"]}))
+    changed = {"policy": {"target": "policies:New", "max_inflight": 3}}
+    server.reconfigure(InferentialConfig.model_validate({"models": {"known": changed, "profiles": "other.json"}}))
+    model = server.config.models.known["policy"]
+    assert (model.target, model.max_inflight) == ("policies:Old", 3)
+    assert server.config.models.profiles is None
+    assert server.config.transport.bind == "tcp://127.0.0.1:0"

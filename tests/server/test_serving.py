@@ -295,6 +295,7 @@ async def test_a_policy_sees_that_a_client_is_overdue(serve: Any, connect: Conne
             assert await model.infer(WAIT_MS, state=STATE) is not None
         assert seen[-1] > 0
         await model.observe(state=STATE)
+        await gate.wait_entered()
         await model.observe(state=STATE)  # waits, and no other observation follows
         await until(lambda: server.status().waiting == 1)
         period_s = server.status().clients[0].models[0].cadence_ms / 1e3

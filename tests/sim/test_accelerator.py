@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from inferential.sim.accelerator import AcceleratedModel, Accelerator, Cost, cost_for_load
+from inferential.sim.accelerator import AcceleratedModel, Accelerator, Cost, MeasuredCost, cost_for_load
 
 
 class Clock:
@@ -82,3 +82,7 @@ def test_models_that_share_it_run_one_at_a_time() -> None:
         thread.join()
     assert most == 1
     assert models[0].max_batch_size == 4
+
+
+def test_a_measured_cost_is_that_of_the_rows() -> None:
+    assert [MeasuredCost((73.0, 110.0)).of(rows) for rows in (1, 2)] == [73.0, 110.0]

@@ -15,11 +15,10 @@ from inferential.cli.errors import CliError
 from inferential.cli.output import print_json, print_line, print_rows
 from inferential.cli.preflight import RAY, listeners, missing_packages, preflight, strategy_problem
 from inferential.cli.settings import targets
-from inferential.cli.targets import load_model
+from inferential.cli.targets import load_model, try_models
 from inferential.config.fields import format_value, items, values
 from inferential.config.loading import Loaded, load
 from inferential.config.problems import ConfigError, Problem
-from inferential.dispatch.local import LocalDispatcher
 
 EXAMPLES = (
     "inferential check fleet.yaml",
@@ -80,8 +79,8 @@ def _import(loaded: Loaded) -> list[Problem]:
         if target.startswith(RAY):
             continue  # it is on Ray Serve, and need not be up yet
         try:
-            LocalDispatcher({model_id: load_model(model_id, target, loaded.config.models.known.get(model_id))})
-        except (CliError, TypeError, ValueError) as error:
+            try_models({model_id: load_model(model_id, target, loaded.config.models.known.get(model_id))})
+        except CliError as error:
             source = loaded.source_of(("models", "known", model_id, "target"))
             problems.append(Problem(f"models.known.{model_id}.target", str(error), source))
     return problems

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +24,7 @@ from inferential.config.problems import ConfigError
 from inferential.config.profiles import save_profiles
 from inferential.dispatch.local import LocalDispatcher
 from inferential.proto import dtype_from_numpy
+from inferential.replica.outcomes import ModelLoadError
 from inferential.scheduler.time.profile import Profiles
 
 EXAMPLES = (
@@ -64,9 +65,8 @@ def profile(
     model_id = model_id or model
     observation = _observation(inputs or [], text or [])
     dispatcher = _dispatcher(model, config)
-    sizes = _sizes(batch_sizes, dispatcher.max_batch_size(model))
     profiles = Profiles()
-    asyncio.run(_measure(dispatcher, model, observation, sizes, calls, profiles, model_id))
+    asyncio.run(_measure(dispatcher, model, observation, batch_sizes, calls, profiles, model_id))
     figures = profiles.as_dict()
     if out is not None:
         try:
@@ -147,7 +147,7 @@ async def _measure(
     dispatcher: LocalDispatcher,
     model: str,
     observation: dict[str, Any],
-    sizes: Sequence[int],
+    batch_sizes: str | None,
     calls: int,
     profiles: Profiles,
     model_id: str,
@@ -155,9 +155,13 @@ async def _measure(
     from rich.console import Console
     from rich.progress import Progress
 
-    await dispatcher.start()
+    try:
+        await dispatcher.start()
+    except ModelLoadError as error:
+        raise CliError(str(error)) from error
     learned = profiles.of(model_id)
     try:
+        sizes = _sizes(batch_sizes, dispatcher.max_batch_size(model))
         with Progress(console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task(f"calling {model}", total=len(sizes) * (calls + 1))
             for size in sizes:

@@ -28,6 +28,7 @@ from inferential.config.schema import InferentialConfig, OtlpConfig
 from inferential.config.watcher import ConfigWatcher
 from inferential.dispatch.base import Dispatcher
 from inferential.dispatch.local import LocalDispatcher
+from inferential.replica.outcomes import ModelLoadError
 from inferential.server import Server
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class _AnnouncedServer(Server):
             await super().start()
         except OSError as error:
             raise CliError(error.strerror or str(error)) from error
-        except ValueError as error:
+        except (ModelLoadError, ValueError) as error:
             raise CliError(str(error)) from error
         try:
             beside = await self._start_beside()

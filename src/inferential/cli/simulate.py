@@ -22,7 +22,6 @@ from inferential.sim.virtual import generate
 from inferential.sim.virtual.bound import upper_bound
 from inferential.sim.virtual.fleet_file import Fleet, example, example_names, load_fleet
 from inferential.sim.virtual.measures import Group, Measures, measure
-from inferential.sim.virtual.simulation import LivelockError
 from inferential.sim.virtual.simulation import simulate as run_strategy
 from inferential.sim.virtual.starvation import Play, play_by_class, play_of
 from inferential.sim.virtual.trace import load_trace, save_trace
@@ -178,10 +177,7 @@ def _run(
             if progress is not None:
                 task = progress.add_task(name, total=seconds)
                 advance = lambda at, task=task: progress.update(task, completed=at)  # noqa: E731
-            try:
-                run = run_strategy(models, arrivals, name, seconds=seconds, seed=seed, robots=robots, progress=advance)
-            except LivelockError as error:
-                raise CliError(f"--strategy: {error}; this is a bug of the strategy, please report it") from error
+            run = run_strategy(models, arrivals, name, seconds=seconds, seed=seed, robots=robots, progress=advance)
             runs.append(run)
     return runs
 

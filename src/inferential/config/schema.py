@@ -148,8 +148,27 @@ class ModelConfig(Section):
     """What is known of one model."""
 
     target: Annotated[Target | None, Effect.ON_RESTART] = None
-    """Where `inferential serve` finds it, as module:object: a model, or a class or a function without parameters that
-    makes one."""
+    """Where `inferential serve` finds it, as module:object: a model, or a class or a function that makes one."""
+    args: Annotated[dict[str, Any], Effect.ON_RESTART] = Field(default_factory=dict)
+    """Keyword arguments that a class or a function which makes the model is called with."""
+    run: Annotated[Literal["process", "thread", "inline"], Effect.ON_RESTART] = "process"
+    """Where a target of the form module:object runs: in processes of its own; in threads of the server; or on its event
+    loop, which everything else waits for."""
+    python: Annotated[str | None, Effect.ON_RESTART] = None
+    """Interpreter of the model's processes, of 3.10 or newer with numpy and protobuf; the server's own by default."""
+    env: Annotated[dict[str, str], Effect.ON_RESTART] = Field(default_factory=dict)
+    """Environment variables that are added for the model's processes."""
+    replicas: Annotated[
+        Count | list[dict[str, str]], Effect.ON_RESTART, Expected("a number above 0, or a list of maps")
+    ] = 1
+    """How many processes the model has; or, for each of them, environment variables that are added."""
+    load_timeout_s: Annotated[Positive, Effect.ON_RESTART] = 600.0
+    """How long a process may take to import and make the model."""
+    call_timeout_ms: Annotated[Positive | None, Effect.ON_RESTART] = None
+    """How long one call may take. Then its robot gets an error, and a process is replaced; a thread cannot be ended,
+    and its slot is lost until the call returns."""
+    memory_limit_mb: Annotated[Positive | None, Effect.ON_RESTART] = None
+    """Resident memory from which on a process of the model is replaced."""
     max_inflight: Count | None = None
     """Calls of the model that may run at once; models.default_max_inflight by default."""
     max_batch_size: Count | None = None

@@ -1,4 +1,4 @@
-"""Models that live in the server's own process.
+"""Models that the server runs itself: in its own process, or in processes of their own on its host.
 
 It neither queues nor limits: how much of a model runs at once is decided before a request comes here.
 """
@@ -6,89 +6,217 @@ It neither queues nor limits: how much of a model runs at once is decided before
 from __future__ import annotations
 
 import asyncio
-import functools
-import inspect
-import operator
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from inferential.dispatch.base import Dispatcher, Observation, UnknownModelError
-from inferential.dispatch.results import metadata_of, rows_of
-from inferential.dispatch.threads import CallThreads
-from inferential.dispatch.waiting import never_waits
+from inferential.dispatch.inprocess import InProcessReplica
+from inferential.dispatch.process import ProcessRunner, infer
 from inferential.observation.values import is_encoded
+from inferential.replica.outcomes import ModelLoadError
+from inferential.replica.process import WorkerProcess
+from inferential.replica.spec import ModelProcess
 from inferential.scheduler.request import InferenceRequest
 
-_Call = Callable[[Any], Awaitable[Any]]
 _ON_THE_WAY = ("dispatch", "outcomes", "infer_on")  # to a model
-DEFAULT_MAX_BATCH_SIZE = 8
-"""Of a model that has `infer_batch` and does not say how much it takes."""
 
 
 class LocalDispatcher(Dispatcher):
-    """Runs in-process models.
+    """Runs models without Ray.
 
-    A model is a callable of one observation (a dict of arrays and strings) that gives a result, or an object with
+    A model is a callable of one observation (a dict of arrays and strings) that returns a result, or an object with
     `infer(observation)` and, if it can batch, `infer_batch(observations) -> results` and `max_batch_size`; each sync
-    or async. `infer_batch` may return one map of stacked arrays in place of a list. A sync model runs in a thread of
-    its own and never blocks the server; an async one runs on the server's event loop and must not block it: in a task,
-    or, where there is no `await` in it, at once and in none. A coroutine function `aclose` is called when the server
-    ends.
+    or async. `infer_batch` may return one map of stacked arrays in place of a list. A sync model runs in a thread and
+    never blocks the server; an async one runs on the server's event loop and must not block it. `ModelProcess`,
+    `ModelThread` and `ModelInline` say where a model runs instead. A coroutine function `aclose` is called when the
+    server ends.
 
     Args:
         models: by model id; a list of models is one model in several replicas, for example one on each GPU.
 
     Raises:
-        TypeError: naming a model that has none of these, or is the class of one.
-        ValueError: naming a model whose `max_batch_size` is none.
+        TypeError: naming a model that has none of these forms, or is a class.
+        ValueError: naming a model whose `max_batch_size` is not a whole number above 0.
+
+    Example:
+        ```python
+        import asyncio
+        import numpy as np
+        from inferential import AsyncConnection, LocalDispatcher, Server
+
+        def policy(observation):
+            return -0.5 * observation["state"]
+
+        async def main():
+            async with Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"reach": policy})) as server:
+                async with AsyncConnection(server.address, client_id="arm-01") as connection:
+                    result = await connection.model("reach").infer(timeout_ms=5000, state=np.ones(3))
+                    print(result["actions"])
+
+        asyncio.run(main())
+        ```
     """
 
     def __init__(self, models: Mapping[str, Any]) -> None:
         super().__init__()
         if not isinstance(models, Mapping):
             raise TypeError(f"models: expected models by id, as {{'my-model': my_model}}, got {type(models).__name__}")
-        self._models: dict[str, list[_Model]] = {}
-        self._never_waiting: set[str] = set()  # those of them that never do, in any of their forms
+        self._models: dict[str, list[InProcessReplica | WorkerProcess]] = {}
+        self._runners: dict[str, ProcessRunner] = {}  # of models that have processes
+        self._running = False
+        self._ending: set[asyncio.Task[None]] = set()
+        self._completes_inline: set[str] = set()  # models that always do, in each of their forms
         # A subclass may wait before it calls the model.
-        self._ours = all(getattr(type(self), name) is getattr(LocalDispatcher, name) for name in _ON_THE_WAY)
-        self._on_change: Callable[[], None] | None = None
+        self._is_plain = all(getattr(type(self), name) is getattr(LocalDispatcher, name) for name in _ON_THE_WAY)
+        self._notify: Callable[[], None] | None = None
         for model_id, model in models.items():
             self.register_model(model_id, model)
 
     def register_model(self, model_id: str, model: Any) -> None:
-        """Adds a model, or puts another in the place of one; calls that run keep the one they began with."""
+        """Adds a model or replaces one; calls that run keep the one they began with."""
         replicas = model if isinstance(model, list) else [model]
         if not replicas:
             raise TypeError(f"model {model_id!r}: expected at least one replica, got an empty list")
         replaced = self._models.get(model_id, [])
-        self._models[model_id] = models = [_Model(model_id, replica) for replica in replicas]
-        self._never_waiting.discard(model_id)
-        if all(model.never_waits for model in models):
-            self._never_waiting.add(model_id)
+        self._models[model_id] = models = [made for one in replicas for made in self._made(model_id, one)]
+        self._completes_inline.discard(model_id)
+        if all(isinstance(one, InProcessReplica) and one.completes_inline for one in models):
+            self._completes_inline.add(model_id)
+        workers = [one for one in models if isinstance(one, WorkerProcess)]
+        self._runners.pop(model_id, None)
+        if workers:
+            self._runners[model_id] = ProcessRunner(model_id, workers)
+        if self._running:
+            for worker in workers:
+                self._in_background(worker.start())
         for former in replaced:
-            former.close()
-        if self._on_change is not None:
-            self._on_change()
+            if isinstance(former, InProcessReplica):
+                former.close()
+            elif self._running:
+                self._in_background(former.retire())
+        self._on_change()
+
+    def _made(self, model_id: str, model: Any) -> list[InProcessReplica | WorkerProcess]:
+        if not isinstance(model, ModelProcess):
+            return [InProcessReplica(model_id, model, self._on_change)]
+        envs = model.environments()
+        names = [str(number) for number in range(len(envs))] if len(envs) > 1 else [""]
+        return [
+            WorkerProcess(model_id, name, model, env, self._on_change) for name, env in zip(names, envs, strict=True)
+        ]
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        async def run() -> None:
+            with contextlib.suppress(ModelLoadError):  # which the process has logged
+                await work
+
+        task = asyncio.get_running_loop().create_task(run())
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    def _on_change(self) -> None:
+        if self._notify is not None:
+            self._notify()
 
     def watch(self, on_change: Callable[[], None], waiting: Callable[[str], int]) -> None:
-        """As the interface says."""
-        self._on_change = on_change
+        """Takes the server's callbacks."""
+        self._notify = on_change
 
     def model_ids(self) -> list[str]:
-        """The models there are."""
+        """Returns the ids of all models."""
         return list(self._models)
 
     def max_batch_size(self, model_id: str) -> int:
-        """The model's own `max_batch_size`; 8 if it has `infer_batch` and does not say; else 1. Replicas: the least."""
+        """Returns the model's own `max_batch_size`; 8 where it has `infer_batch` and none; else 1.
+
+        Of several replicas it is the least. A model whose calls are short, in a thread, takes 8: they share their
+        hand-over, and run one after another.
+        """
         return min((model.max_batch_size for model in self._models.get(model_id, ())), default=1)
 
+    def max_inflight(self, model_id: str) -> int | None:
+        """Returns what a model's processes take, 0 while none is up; None for a model in the server's process."""
+        return self.max_inflight_limit(model_id)
+
+    def max_inflight_limit(self, model_id: str) -> int | None:
+        """Returns the same: more calls than a process takes would wait there, where no strategy sees them."""
+        if model_id not in self._runners:
+            return None
+        models = self._models[model_id]
+        taken = [one.max_inflight for one in models if isinstance(one, WorkerProcess) and one.max_inflight]
+        return min(taken, default=0)
+
+    def lost_slots(self, model_id: str) -> int:
+        """Returns how many calls over their time each replica that `replicas` names has to bear."""
+        return min(map(_lost, self._models.get(model_id, ())), default=0)
+
     def replicas(self, model_id: str) -> Sequence[str]:
-        """ "" for a model alone; "0", "1", ... for a list of them."""
+        """Returns ("",) for a single replica, else "0", "1", ...: those that take the most calls now."""
         models = self._models.get(model_id, ())
-        return [str(number) for number in range(len(models))] if len(models) > 1 else ("",)
+        if len(models) < 2:
+            return ("",)
+        taking = [number for number, one in enumerate(models) if _takes_calls(one)] or range(len(models))
+        lost = min(_lost(models[number]) for number in taking)
+        return [str(number) for number in taking if _lost(models[number]) == lost]
+
+    def problems(self) -> Mapping[str, str]:
+        """Returns, by model id, which processes do not run, or how many slots calls over their time have taken."""
+        problems: dict[str, str] = {}
+        for model_id, models in self._models.items():
+            down = [one.problem for one in models if isinstance(one, WorkerProcess) and one.problem is not None]
+            lost = sum(map(_lost, models))
+            if down:
+                problems[model_id] = f"{len(down)} of {len(models)} processes do not run: {down[0]}"
+            elif lost:
+                problems[model_id] = f"{lost} calls took longer than call_timeout_ms and still occupy their slots"
+        return problems
+
+    async def model_metadata(self, model_id: str) -> Mapping[str, Any]:
+        """Returns the `metadata` of the model's first replica; {} for a model in a process of its own."""
+        models = self._models.get(model_id)
+        return await models[0].metadata() if models and isinstance(models[0], InProcessReplica) else {}
+
+    def process_ids(self, model_id: str) -> list[int]:
+        """Returns the ids of a model's processes that take calls."""
+        models = self._models.get(model_id, ())
+        return [one.pid for one in models if isinstance(one, WorkerProcess) and one.up and one.pid is not None]
+
+    async def start(self) -> None:
+        """Starts the models' processes, side by side, and waits until all are loaded.
+
+        Raises:
+            ModelLoadError: naming the model that cannot be loaded, and why.
+        """
+        self._running = True
+        workers = self._workers()
+        outcomes = await asyncio.gather(*(worker.start() for worker in workers), return_exceptions=True)
+        failed = next((one for one in outcomes if isinstance(one, BaseException)), None)
+        if failed is not None:
+            await self._close_workers()
+            raise failed
+
+    def _workers(self) -> list[WorkerProcess]:
+        return [one for models in self._models.values() for one in models if isinstance(one, WorkerProcess)]
+
+    async def _close_workers(self) -> None:
+        self._running = False
+        await asyncio.gather(*(worker.close() for worker in self._workers()))
+        if self._ending:
+            await asyncio.wait(self._ending)
+
+    def outcomes(self, requests: Sequence[InferenceRequest], replica: str) -> Coroutine[Any, Any, Sequence[Any]]:
+        """Returns results and exceptions of one call; a process is sent what the robots sent."""
+        runner = self._runners.get(requests[0].model_id)
+        if runner is not None:
+            models = self._models[requests[0].model_id]
+            chosen = models[int(replica or 0) % len(models)]
+            if isinstance(chosen, WorkerProcess):
+                return runner.run(chosen, requests)
+        return super().outcomes(requests, replica)
 
     async def infer(self, model_id: str, observations: Sequence[Observation]) -> Sequence[Any]:
-        """`infer_on` the first replica."""
+        """Does what `infer_on` does, on the first replica."""
         return await self.infer_on("", model_id, observations)
 
     def infer_on(
@@ -104,136 +232,41 @@ class LocalDispatcher(Dispatcher):
             known = ", ".join(self._models) or "none"
             raise UnknownModelError(f"No model registered for {model_id!r}; there is: {known}")
         # Fewer replicas may have been registered since the call was decided.
-        return models[int(replica or 0) % len(models)].run(observations)
+        chosen = models[int(replica or 0) % len(models)]
+        return infer(chosen, observations) if isinstance(chosen, WorkerProcess) else chosen.run(observations)
 
-    def never_waits(self, requests: Sequence[InferenceRequest]) -> bool:
-        """Of coroutine functions without an `await`, but where images are to be decoded first."""
-        if not self._ours or requests[0].model_id not in self._never_waiting:
+    def completes_inline(self, requests: Sequence[InferenceRequest]) -> bool:
+        """Returns whether the model never waits, and no image has to be decoded first.
+
+        A model in a process is begun at once, too: the first step hands the requests over, and the task that waits is
+        made while the model runs.
+        """
+        if not self._is_plain:
+            return False
+        model_id = requests[0].model_id
+        if model_id in self._runners:
+            return True
+        if model_id not in self._completes_inline:
             return False
         for request in requests:  # noqa: SIM110 (half the price of `any`)
             if is_encoded(request.slots):
                 return False
         return True
 
-    async def model_metadata(self, model_id: str) -> Mapping[str, Any]:
-        """The `metadata` of the model's first replica: a map, or a function, sync or async, that returns one."""
-        models = self._models.get(model_id)
-        return {} if models is None else await metadata_of(models[0].model)
-
     async def close(self) -> None:
-        """Lets the threads end when their calls do."""
+        """Ends the models' processes, and lets threads end when their calls do."""
         await super().close()
+        await self._close_workers()
         for models in self._models.values():
             for model in models:
-                model.close()
-                await model.aclose()
+                if isinstance(model, InProcessReplica):
+                    model.close()
+                    await model.aclose()
 
 
-class _Model:
-    """One model, whatever form it has."""
-
-    def __init__(self, model_id: str, model: Any) -> None:
-        if isinstance(model, type) and any(map(inspect.isfunction, _methods(model))):
-            name = model.__name__
-            raise TypeError(f"model {model_id!r}: expected a model, got the class {name}; {name}(...) makes one")
-        self.model = model
-        batch = getattr(model, "infer_batch", None)
-        single = getattr(model, "infer", None) or (model if callable(model) else None)
-        if single is None and batch is None:
-            raise TypeError(
-                f"model {model_id!r}: expected a callable, or an object with infer(observation) or "
-                f"infer_batch(observations), got {type(model).__name__}"
-            )
-        self.never_waits = all(never_waits(form) for form in (single, batch) if form is not None)
-        self.max_batch_size = 1 if batch is None else _max_batch_size(model_id, model)
-        self._end: Callable[[], Awaitable[None]] | None = getattr(model, "aclose", None)
-        self._threads = CallThreads(f"inferential-{model_id}")
-        self._single = None if single is None else _awaitable(single, self._threads)
-        self._batch = None if batch is None else _awaitable(batch, self._threads)
-
-    def run(self, observations: Sequence[Observation]) -> Coroutine[Any, Any, Sequence[Any]]:
-        if self._batch is not None and (len(observations) > 1 or self._single is None):
-            return _run_batch(self._batch, list(observations))
-        assert self._single is not None
-        return _run_each(self._single, observations)
-
-    def close(self) -> None:
-        self._threads.close()
-
-    async def aclose(self) -> None:
-        if self._end is not None:
-            await self._end()
+def _lost(replica: InProcessReplica | WorkerProcess) -> int:
+    return replica.lost if isinstance(replica, InProcessReplica) else 0
 
 
-# Each layer of coroutines costs as much as reading a small observation does: there is one around the model's own.
-
-
-async def _run_batch(call: _Call, rows: list[Observation]) -> Sequence[Any]:
-    try:
-        results = await call(rows)
-    except (asyncio.CancelledError, SystemExit) as error:
-        if _cancels_the_call(error):
-            raise
-        raise _failure(error) from error
-    # The list first: an abstract class is asked by a function of its own.
-    return results if isinstance(results, (list, Sequence)) else rows_of(results, len(rows))
-
-
-async def _run_each(call: _Call, observations: Sequence[Observation]) -> Sequence[Any]:
-    results = []
-    for observation in observations:
-        try:
-            results.append(await call(observation))
-        except (asyncio.CancelledError, SystemExit) as error:
-            if _cancels_the_call(error):
-                raise
-            results.append(_failure(error))
-        except Exception as error:
-            results.append(error)
-    return results
-
-
-def _cancels_the_call(error: BaseException) -> bool:
-    """Whether somebody cancels the call itself, and not a model one of its own."""
-    task = asyncio.current_task()
-    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
-
-
-def _failure(error: BaseException) -> RuntimeError:
-    """What a model meant for itself alone, as a failure of its."""
-    return RuntimeError(f"{type(error).__name__}: {error}")
-
-
-def _awaitable(function: Callable[[Any], Any], threads: CallThreads) -> _Call:
-    """A model's function as one to be awaited, in a thread where it is none."""
-    return function if _is_async(function) else functools.partial(_in_thread, threads, function)
-
-
-async def _in_thread(threads: CallThreads, function: Callable[[Any], Any], argument: Any) -> Any:
-    result = await threads.call(function, argument)
-    # A plain function may still give an awaitable, as a lambda or a partial around a coroutine function does.
-    return await result if inspect.isawaitable(result) else result
-
-
-def _methods(model: type) -> list[Any]:
-    """What a class has of a model's methods; of its own, which it can run itself, they are no functions."""
-    return [inspect.getattr_static(model, name, None) for name in ("infer", "infer_batch")]
-
-
-def _max_batch_size(model_id: str, model: Any) -> int:
-    told = getattr(model, "max_batch_size", None)
-    if told is None:
-        return DEFAULT_MAX_BATCH_SIZE
-    try:
-        size = operator.index(told)
-    except TypeError:
-        size = 0
-    if size < 1:
-        raise ValueError(f"model {model_id!r}: max_batch_size: expected a whole number above 0, got {told!r}")
-    return size
-
-
-def _is_async(function: Any) -> bool:
-    if inspect.iscoroutinefunction(function):
-        return True
-    return inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004 (its kind, not its presence)
+def _takes_calls(replica: InProcessReplica | WorkerProcess) -> bool:
+    return isinstance(replica, InProcessReplica) or replica.max_inflight > 0

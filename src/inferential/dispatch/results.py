@@ -1,94 +1,140 @@
-"""Results of models in other forms than arrays and strings by key."""
+"""From a model's outcome to the frames of a response or a refusal; logs failures and keeps each model's health."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+import logging
+import math
+import time
+import traceback
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from inferential.proto.structure import STRUCTURE_KEY, flatten, narrow_float_as_float32
+from inferential.dispatch.health import EndpointHealth
+from inferential.dispatch.outcomes import Answer, DispatchResult, RemoteModelError, UnknownModelError
+from inferential.observation.slots import ObservationError
+from inferential.proto import PROTOCOL_VERSION
+from inferential.proto.messages import ResponseTiming, write_response
+from inferential.proto.structure import STRUCTURE_KEY
+from inferential.replica.values import as_values
+from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
 
-RESULT_FIELDS = ("response_id", "model_id", "inference_latency_ms")
-"""Keys of what a client's result holds beside the model's values."""
-AsArray = Callable[[str, Any], Any]
-"""Returns a value of a result as an array, or raises a TypeError that names its key."""
+logger = logging.getLogger("inferential.dispatch")
+
+_LOG_EVERY_S = 1.0
+_PACKAGE = str(Path(__file__).parents[1])
+# The dtypes that this line added, and which dtype of the 1.x line holds their values.
+_WIDER = {"int8": "int32", "int16": "int32", "uint16": "int32", "uint32": "int64", "uint64": "int64"}
 
 
-def structured(result: Mapping[Any, Any], as_array: AsArray) -> dict[str, Any]:
-    """Returns a result with maps, None or lists of strings as flat values, with their structure beside them.
+class ResultWriter:
+    """Writes what a backend's calls end in."""
 
-    `actions` must be an array all the same.
+    def __init__(self) -> None:
+        self.health: dict[str, EndpointHealth] = {}
+        # By model: when a failure was logged last, and how many were not logged since.
+        self._logged: dict[str, tuple[float, int]] = {}
+
+    def write(self, request: InferenceRequest, outcome: Any, latency_ms: float, batch_size: int) -> DispatchResult:
+        """Returns the result of one request.
+
+        Args:
+            request: whose.
+            outcome: what the model returned for it, or an exception.
+            latency_ms: how long the call took.
+            batch_size: rows in the call.
+        """
+        if not isinstance(outcome, Exception):
+            try:
+                return self._response(request, outcome, latency_ms, batch_size)
+            except (TypeError, ValueError) as error:
+                outcome = error
+        refusal = _refusal(request.model_id, outcome)
+        if refusal.kind is RefusalKind.MODEL_FAILED:
+            self._note(request.model_id, latency_ms, refusal.reason)
+            self._log(request, refusal.reason, outcome)
+        return DispatchResult(request, latency_ms, refusal=refusal)
+
+    def _response(self, request: InferenceRequest, outcome: Any, latency_ms: float, batch_size: int) -> DispatchResult:
+        if isinstance(outcome, Answer):
+            values, model_version = outcome.values, outcome.model_version
+        else:
+            values, model_version = as_values(outcome), ""
+        if STRUCTURE_KEY in values and STRUCTURE_KEY not in (request.metadata or ()):
+            values = {key: value for key, value in values.items() if key != STRUCTURE_KEY}
+        if request.protocol_version < PROTOCOL_VERSION:
+            values = widened(values)
+        response_id = request.response_id or uuid.uuid4().hex
+        now = time.monotonic()
+        envelope, payload = write_response(
+            client_id=request.client_id,
+            model_id=request.model_id,
+            response_id=response_id,
+            timestamp_ns=time.time_ns(),
+            request_id=request.request_id,
+            values=values,
+            timing=ResponseTiming(
+                queue_ms=max(request.dispatched_at - request.received_at, 0.0) * 1e3,
+                inference_ms=latency_ms,
+                server_ms=max(now - request.received_at, 0.0) * 1e3,
+                batch_size=batch_size,
+            ),
+            serve_interval_ms=request.serve_interval_ms,
+            model_version=model_version,
+        )
+        self._note(request.model_id, latency_ms, None)
+        return DispatchResult(request, latency_ms, response_id, envelope, payload, values)
+
+    def _note(self, model_id: str, latency_ms: float, error: str | None) -> None:
+        health = self.health.get(model_id)
+        if health is None:
+            health = self.health[model_id] = EndpointHealth(model_id)
+        health.update(latency_ms, error is None, error)
+
+    def _log(self, request: InferenceRequest, reason: str, error: Exception) -> None:
+        """Logs a model's failure, at most once a second: a broken model may fail with every request."""
+        model_id, now = request.model_id, time.monotonic()
+        logged_at, unlogged = self._logged.get(model_id, (-math.inf, 0))
+        if now - logged_at < _LOG_EVERY_S:
+            self._logged[model_id] = logged_at, unlogged + 1
+            return
+        self._logged[model_id] = now, 0
+        more = f" (and {unlogged} times more since the last line)" if unlogged else ""
+        logger.error("model %s failed for client %s: %s%s%s", model_id, request.client_id, reason, _where(error), more)
+        logger.debug("where model %s failed", model_id, exc_info=error)
+
+
+def widened(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns values in dtypes that a client of the 1.x line knows.
 
     Raises:
-        TypeError: naming the key of a value that cannot be sent.
+        ValueError: naming the key of a uint64 array with a value that int64 does not hold.
     """
-    checked = {str(key): _checked(str(key), value, as_array) for key, value in result.items()}
-    if checked.get("actions", "") is None:
-        as_array("actions", None)
-    values, structure = flatten(checked, RESULT_FIELDS)
-    values[STRUCTURE_KEY] = structure
-    return values
+    known = dict(values)
+    for key, value in values.items():
+        wider = None if isinstance(value, str) else _WIDER.get(value.dtype.name)
+        if wider is None:
+            continue
+        if value.dtype == np.uint64 and value.size and value.max() > np.iinfo(np.int64).max:
+            raise ValueError(f"result {key!r}: {value.max()} does not fit int64, the widest that a 1.x client reads")
+        known[key] = value.astype(wider)
+    return known
 
 
-def _checked(path: str, value: Any, as_array: AsArray) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _checked(f"{path}/{key}", inner, as_array) for key, inner in value.items()}
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, list | tuple) and _holds_texts(value):
-        return list(value)
-    if isinstance(value, np.ndarray):
-        if value.dtype.kind == "U":
-            return value
-        narrow = None if value.dtype.name == "bfloat16" else narrow_float_as_float32(value)
-        return as_array(path, value if narrow is None else narrow)
-    array = as_array(path, value)
-    return value if isinstance(value, bool | int | float | np.generic) else array
+def _where(error: Exception) -> str:
+    """Returns the line of the model's own code that raised; empty where the fault was found in this package."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_PACKAGE)]
+    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
 
 
-def _holds_texts(value: Any) -> bool:
-    """Whether a value is strings, None and lists of them."""
-    if isinstance(value, list | tuple):
-        return all(map(_holds_texts, value))
-    return value is None or isinstance(value, str)
-
-
-def rows_of(results: Any, count: int) -> list[Any]:
-    """Returns the result of each observation, of what `infer_batch` returned: results in order, or one map of stacked
-    arrays, whose first axis is the observation.
-
-    In maps within such a map, what has no row for each observation (a time in milliseconds) is given to all of them.
-
-    Raises:
-        ValueError: naming the key of an array that has not `count` rows.
-    """
-    if not isinstance(results, Mapping):
-        return list(results)
-    return [{key: _row(f"{key}", value, index, count) for key, value in results.items()} for index in range(count)]
-
-
-def _row(path: str, value: Any, index: int, count: int, nested: bool = False) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _row(f"{path}/{key}", inner, index, count, True) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        stacked, rows = True, len(value)
-    else:
-        shape = np.shape(value) if isinstance(value, np.ndarray) else getattr(value, "shape", ())
-        stacked, rows = len(shape) > 0, int(shape[0]) if len(shape) else 0
-    if not stacked or (nested and rows != count):
-        return value
-    if rows != count:
-        raise ValueError(f"infer_batch: {path}: expected {count} rows, one for each observation, got {rows}")
-    return value[index]
-
-
-async def metadata_of(model: Any) -> Mapping[str, Any]:
-    """Returns a model's `metadata`, a map or a function, sync or async, that returns one; {} where there is none."""
-    found = getattr(model, "metadata", None)
-    if callable(found):
-        found = found()
-    if inspect.isawaitable(found):
-        found = await found
-    return found if isinstance(found, Mapping) else {}
+def _refusal(model_id: str, error: Exception) -> Refusal:
+    if isinstance(error, UnknownModelError):
+        return Refusal(RefusalKind.UNKNOWN_MODEL, str(error) or f"no model {model_id!r}", "unknown_model")
+    if isinstance(error, ObservationError):
+        return Refusal(RefusalKind.INVALID_OBSERVATION, error.reason, "image")
+    if isinstance(error, RemoteModelError):
+        return Refusal(RefusalKind.MODEL_FAILED, str(error), error.cause)
+    return Refusal(RefusalKind.MODEL_FAILED, f"{type(error).__name__}: {error}", type(error).__name__)

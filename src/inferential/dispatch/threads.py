@@ -1,6 +1,6 @@
-"""Threads for the calls of a sync model, handed to and from the event loop without polling.
+"""Threads that run a sync model's calls for the event loop.
 
-They are daemons: a call that never returns must not keep the process from ending, as the threads of
+They are daemons: a model that never returns must not keep the process from ending, as the threads of
 `concurrent.futures` would, which the interpreter joins on its way out. How many calls run at once is not decided here.
 """
 
@@ -12,28 +12,41 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
-_Job = tuple[asyncio.Future[Any], Callable[[Any], Any], Any]
+from inferential.replica.pending import Pending
+
+_Job = tuple[Pending[Any], Callable[[Any], Any], Any]
 
 
 class CallThreads:
     """As many threads as calls run at once; an idle one waits for the next call.
 
     All methods belong to the event loop's thread.
+
+    Args:
+        name: of the threads.
+        on_return: called when a call returns that was given up.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, on_return: Callable[[], None]) -> None:
         self._name = name
+        self._on_return = on_return
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._threads = 0
         self._idle = 0
+        self._given_up: set[Pending[Any]] = set()
 
-    def call(self, function: Callable[[Any], Any], argument: Any) -> asyncio.Future[Any]:
-        """Calls `function(argument)` in a thread; the future has its result, or raises what it raised.
+    @property
+    def lost(self) -> int:
+        """How many calls that were given up still run."""
+        return len(self._given_up)
 
-        What is no Exception, or is a StopIteration, which no future can carry, comes as a RuntimeError: a model that
-        meant to end itself ends neither the thread nor the event loop.
+    def call(self, function: Callable[[Any], Any], argument: Any) -> Pending[Any]:
+        """Calls `function(argument)` in a thread; what is returned is awaited for its result or what it raised.
+
+        What is no Exception, or is a StopIteration, which no future can carry, becomes a RuntimeError: a model that
+        means to end itself ends neither the thread nor the event loop.
         """
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        future: Pending[Any] = Pending(asyncio.get_running_loop())
         if self._idle:
             self._idle -= 1
         else:
@@ -42,12 +55,17 @@ class CallThreads:
         self._jobs.put((future, function, argument))
         return future
 
+    def give_up(self, future: Pending[Any]) -> None:
+        """Counts a call's thread as lost until the call returns; the caller ends the wait for it."""
+        self._given_up.add(future)
+
     def close(self) -> None:
-        """Ends the threads, those that are busy after their call. Calls may follow; new threads take them."""
+        """Ends the threads, busy ones after their call. Calls may follow; new threads take them."""
         for _ in range(self._threads):
             self._jobs.put(None)
         self._jobs = SimpleQueue()
         self._threads = self._idle = 0
+        self._given_up.clear()
 
     def _work(self, jobs: SimpleQueue[_Job | None]) -> None:
         while (job := jobs.get()) is not None:
@@ -56,27 +74,31 @@ class CallThreads:
             try:
                 result = function(argument)
             except BaseException as raised:
-                error = _carriable(raised)
+                error = carriable(raised)
             try:
                 future.get_loop().call_soon_threadsafe(self._settle, jobs, future, result, error)
             except RuntimeError:
-                return  # the loop is closed: nobody waits any more
+                return  # the loop is closed: nothing waits for results any more
             del job, future, argument, result, error  # what a model was given and gave lives no longer than its call
 
     def _settle(
-        self, jobs: SimpleQueue[_Job | None], future: asyncio.Future[Any], result: Any, error: Exception | None
+        self, jobs: SimpleQueue[_Job | None], future: Pending[Any], result: Any, error: Exception | None
     ) -> None:
         if jobs is self._jobs:
             self._idle += 1
-        if future.done():
-            return  # cancelled meanwhile
+        if future.done():  # cancelled, or given up
+            if future in self._given_up:
+                self._given_up.discard(future)
+                self._on_return()
+            return
         if error is None:
             future.set_result(result)
         else:
             future.set_exception(error)
 
 
-def _carriable(raised: BaseException) -> Exception:
+def carriable(raised: BaseException) -> Exception:
+    """Returns what a model raised as an exception that concerns its call alone."""
     if isinstance(raised, Exception) and not isinstance(raised, StopIteration):
         return raised
     error = RuntimeError(f"{type(raised).__name__}: {raised}")

@@ -16,10 +16,10 @@ import numpy as np
 
 from inferential.client.handles import AsyncModel
 from inferential.client.result import Result
-from inferential.dispatch.results import RESULT_FIELDS
 from inferential.errors import InferenceError, RequestExpired, RequestRejected, RequestSuperseded
 from inferential.proto.messages import ResponseTiming
 from inferential.proto.structure import STRUCTURE_KEY, flatten, restore
+from inferential.replica.structured import RESULT_FIELDS
 from inferential.server import Server
 from inferential.server.inprocess import InProcessConnection
 

@@ -38,6 +38,10 @@ class Metric(str):
         metric.unit, metric.labels, metric.description, metric.exported = unit, labels, description, exported
         return metric
 
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        """Pickles the name alone: a callback may send what it is called with to another process."""
+        return str, (self.name,)
+
     @property
     def name(self) -> str:
         """The name as a plain string."""

@@ -114,9 +114,9 @@ class ClientQueues:
         """Returns how many requests wait for a model."""
         return self._waiting.get(model_id, 0)
 
-    def clients(self) -> set[str]:
-        """Returns the ids of the clients that have requests waiting."""
-        return {request.client_id for request in self._ages}
+    def requests(self) -> list[InferenceRequest]:
+        """Returns the waiting requests."""
+        return list(self._ages)
 
     def models(self) -> list[str]:
         """Returns the ids of the models that requests wait for."""

@@ -75,9 +75,9 @@ class Engine:
         """Returns the number of rows in each table of the queue."""
         return self._admission.sizes()
 
-    def clients(self) -> set[str]:
-        """Returns the ids of the clients that wait for an answer."""
-        return self._admission.queues.clients() | {request.client_id for request in self._running.requests()}
+    def requests(self) -> list[InferenceRequest]:
+        """Returns the requests that wait or run."""
+        return [*self._admission.queues.requests(), *self._running.requests()]
 
     def running(self) -> list[InferenceRequest]:
         """Returns the requests that are dispatched."""

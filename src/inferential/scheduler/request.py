@@ -116,6 +116,7 @@ class InferenceRequest:
         priority: 0 is the highest.
         score: the last score a strategy gave it.
         retry_count: how often it was tried again.
+        replicas_lost: how many replicas of its model have died while it ran there.
         request_id: the client's own number for it, 0 from a client of the 1.x line.
         response_id: the server's name for its answer.
         protocol_version: 0 from a client of the 0.1 and 1.x lines, which understands no refusal.
@@ -153,6 +154,7 @@ class InferenceRequest:
     priority: int
     score: float = 0.0
     retry_count: int = 0
+    replicas_lost: int = 0
     request_id: int = 0
     response_id: str = ""
     protocol_version: int = 0

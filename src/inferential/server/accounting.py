@@ -204,13 +204,20 @@ class Accounting:
         if responses.on_invalidated(request.client_id, refusal.cause, request.response_id, request.model_id):
             self._recorder.invalidated(request.client_id)
 
-    def sweep(self, now: float) -> FleetChanges:
-        """Finds clients that have fallen silent, records the overdue ones, and updates the fair shares."""
+    def sweep(self, now: float, stands: Callable[[int], bool] = lambda connection: True) -> FleetChanges:
+        """Finds clients that have fallen silent, records the overdue ones, and updates the fair shares.
+
+        Args:
+            now: seconds of `time.monotonic()`.
+            stands: returns whether the connection with a number stands: who waits for an answer by it is not gone.
+        """
         fleet = self.fleet
-        waiting: set[str] = set()
+        waiting: set[str] | None = None
 
         def waits(client_id: str) -> bool:
-            waiting.update(waiting or self._engine.clients())
+            nonlocal waiting
+            if waiting is None:
+                waiting = {request.client_id for request in self._engine.requests() if stands(request.connection)}
             return client_id in waiting
 
         changes = fleet.sweep(now, waits)

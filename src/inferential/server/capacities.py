@@ -64,7 +64,7 @@ class Capacities:
         if limit is not None:
             max_inflight = min(max_inflight, limit)  # calls above it would wait in the backend instead of here
         return Capacity(
-            max_inflight,
+            max(0, max_inflight - self._dispatcher.lost_slots(model_id)),
             max_batch_size,
             tuple(self._dispatcher.replicas(model_id)),
             None if settings is None else settings.device,

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection
 from typing import Any
 
+from inferential.config.changes import in_force
 from inferential.config.profiles import load_profiles
 from inferential.config.schema import InferentialConfig, SchedulingConfig
 from inferential.dispatch.base import Dispatcher
@@ -83,7 +84,7 @@ class Core:
 
     def reconfigure(self, config: InferentialConfig) -> None:
         """Does what `Server.reconfigure` describes."""
-        old, self.config = self.config, config.model_copy(deep=True)
+        old, self.config = self.config, in_force(self.config, config)
         try:
             if config.scheduling == self._configured_scheduling:
                 self.config.scheduling = old.scheduling  # with what `use_scheduler` has changed since
@@ -93,9 +94,6 @@ class Core:
             self.config = old
             raise
         self._configured_scheduling = config.scheduling.model_copy(deep=True)
-        self.config.transport = old.transport
-        self.config.ray = old.ray
-        self.config.gateways, self.config.http, self.config.otlp = old.gateways, old.http, old.otlp
         self.capacities.configure(self.config.models)
         self.ingress.configure(self.config)
         self.accounting.fleet.configure(self.config.response_tracking)

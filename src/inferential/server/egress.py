@@ -26,7 +26,7 @@ from inferential.server.accounting import Accounting
 from inferential.server.callbacks import Callbacks
 from inferential.server.ingress import OvertakenObservation
 from inferential.server.inprocess import InProcessClients
-from inferential.transport.zmq_transport import ZmqTransport
+from inferential.transport.zmq_transport import GONE, ZmqTransport
 
 logger = logging.getLogger("inferential")
 
@@ -150,6 +150,12 @@ class Egress:
         name = label_of(identity)
         self._recorder.observation_error(name, "frames")
         self._notices.say((name, "frames"), "client %s: a message is no observation: %s", name, reason)
+
+    def reaches(self, connection: int) -> bool:
+        """Returns whether the connection with a number stands."""
+        if connection < 0:
+            return self._inprocess.receiver(connection) is not None
+        return self._transport.objection(connection) != GONE
 
     def _notify(self, request: InferenceRequest) -> None:
         if self._callbacks:

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from contextvars import copy_context
 
-from inferential.dispatch.base import REPLICA_LOST, Dispatcher, DispatchResult
-from inferential.dispatch.waiting import first_step
+from inferential.dispatch.base import MAX_REPLICAS_LOST, REPLICA_LOST, Dispatcher, DispatchResult
+from inferential.dispatch.inline import start_inline
 from inferential.scheduler.engine import Engine
 from inferential.scheduler.request import DISPATCHED, InferenceRequest, Refusal, RefusalKind
 from inferential.scheduler.running import Batch
@@ -21,7 +21,6 @@ from inferential.server.history import History
 logger = logging.getLogger("inferential")
 
 _NO_RESULT = Refusal(RefusalKind.MODEL_FAILED, "the backend gave no result", "no_result")
-_MAX_LOST_REPLICAS = 3  # replicas that may fail under one request, beyond max_retries, before it is refused
 
 
 class Executor:
@@ -60,6 +59,7 @@ class Executor:
         self._history = history
         self._callbacks = callbacks
         self._max_retries = max_retries
+        dispatcher.use_retries(max_retries)
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[Batch, asyncio.Task[None]] = {}
@@ -89,7 +89,7 @@ class Executor:
         self._history.began(batch)
         context = copy_context()  # as a task has one of its own
         try:
-            rest = context.run(first_step, self._run(batch))
+            rest = context.run(start_inline, self._run(batch))
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # of a callback, for instance; the other calls of this turn go on
@@ -101,7 +101,7 @@ class Executor:
 
     def completes_inline(self, batch: Batch) -> bool:
         """Returns whether `run_inline` runs a call within the turn."""
-        return len(batch.requests) == 1 and self._dispatcher.never_waits(batch.requests)
+        return len(batch.requests) == 1 and self._dispatcher.completes_inline(batch.requests)
 
     async def cancel(self) -> None:
         """Cancels every running call and waits for its end."""
@@ -151,9 +151,9 @@ class Executor:
 
     def _may_retry(self, request: InferenceRequest, refusal: Refusal) -> bool:
         max_retries = self._max_retries()
-        if max_retries is None:
+        if max_retries is None or request.replicas_lost >= MAX_REPLICAS_LOST:
             return False
         if refusal.cause == REPLICA_LOST:  # the fault of neither the model nor the observation
             in_time = request.late != "refuse" or time.monotonic() < self._accounting.deadline(request)
-            return in_time and request.retry_count < max_retries + _MAX_LOST_REPLICAS
+            return in_time and request.retry_count < max_retries + MAX_REPLICAS_LOST
         return request.retry_count < max_retries

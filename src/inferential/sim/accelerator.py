@@ -17,36 +17,36 @@ _FIXED_MS, _PER_ROW_MS = 10.0, 1.0  # before `load` scales them; only their rati
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one call takes: `fixed_ms` and `per_row_ms` for each observation in it."""
+    """Holds what one call takes: `fixed_ms` and `per_row_ms` for each observation in it."""
 
     fixed_ms: float
     per_row_ms: float
 
     def of(self, rows: int) -> float:
-        """Milliseconds of a call with so many rows."""
+        """Returns the milliseconds of a call with so many rows."""
         return self.fixed_ms + rows * self.per_row_ms
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredCost:
-    """What one call takes, by its rows: `by_rows_ms[0]` of one, and so on."""
+    """Holds what one call takes, by its rows: `by_rows_ms[0]` of one, and so on."""
 
     by_rows_ms: Sequence[float]
 
     def of(self, rows: int) -> float:
-        """Milliseconds of a call with so many rows."""
+        """Returns the milliseconds of a call with so many rows."""
         return self.by_rows_ms[rows - 1]
 
 
 class CallCost(Protocol):
-    """Anything that says how long a call takes."""
+    """Says how long a call takes."""
 
     def of(self, rows: int) -> float:
-        """Milliseconds of a call with so many rows."""
+        """Returns the milliseconds of a call with so many rows."""
 
 
 def cost_for_load(load: float, robots_by_rate_hz: Mapping[float, int]) -> Cost:
-    """The cost at which a fleet keeps the accelerator busy for `load` seconds in a second.
+    """Returns the cost at which a fleet keeps the accelerator busy for `load` seconds in a second.
 
     That is with every observation answered, in batches as full as the fleet allows: robots of one control rate
     share a model and a batch of up to 8. At load 1 there is just enough time; at 2, every other observation at
@@ -62,7 +62,7 @@ def cost_for_load(load: float, robots_by_rate_hz: Mapping[float, int]) -> Cost:
 
 
 class Policy(Protocol):
-    """A policy that batches."""
+    """Answers several observations in one call."""
 
     max_batch_size: int
 
@@ -99,7 +99,7 @@ class Accelerator:
 
 
 class AcceleratedModel:
-    """A policy on an accelerator: the model that the server is given."""
+    """Runs a policy on an accelerator: the model that the server is given."""
 
     def __init__(self, policy: Policy, accelerator: Accelerator) -> None:
         self.max_batch_size = policy.max_batch_size
@@ -107,5 +107,5 @@ class AcceleratedModel:
         self._accelerator = accelerator
 
     def infer_batch(self, observations: Sequence[Any]) -> list[Any]:
-        """As the policy's."""
+        """Runs the policy, one result for each observation."""
         return self._accelerator.run(self._policy, observations)

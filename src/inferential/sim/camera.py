@@ -1,4 +1,4 @@
-"""What a camera above the plate sees, drawn from the ball's true position.
+"""Draws what a camera above the plate sees, from the ball's true position.
 
 No rendering engine: a blob on a textured plate, with noise, in numpy.
 """
@@ -18,7 +18,7 @@ _TEXTURE = (60 + 12 * np.sin(_COLUMNS * 0.7) * np.cos(_ROWS * 0.5)).astype(np.fl
 
 
 def draw(position: npt.NDArray[np.floating], chance: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """The image of a ball at `position` (x, y) in metres from the plate's middle: shape (48, 48), uint8."""
+    """Draws a ball at `position` (x, y) in metres from the plate's middle: shape (48, 48), uint8."""
     column = (position[0] / HALF_WIDTH_M + 1) * (PIXELS - 1) / 2
     row = (position[1] / HALF_WIDTH_M + 1) * (PIXELS - 1) / 2
     distance = np.hypot(_ROWS - row, _COLUMNS - column)

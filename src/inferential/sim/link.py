@@ -74,7 +74,7 @@ class Software:
 
 
 class InferentialLink:
-    """The asyncio client of this package."""
+    """Connects a robot by the asyncio client of this package."""
 
     def __init__(self, robot: Robot, name: str, server: str) -> None:
         from inferential import AsyncConnection
@@ -123,7 +123,7 @@ class Page(Protocol):
 async def serve(
     strategy: str, models: dict[str, AcceleratedModel], page: Callable[[Server], Page] | None = None
 ) -> AsyncIterator[tuple[str, Served]]:
-    """The server of this package, which knows that the models share the accelerator.
+    """Starts the server of this package, which knows that the models share the accelerator.
 
     Args:
         strategy: by which it schedules.

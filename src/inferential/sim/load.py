@@ -31,7 +31,7 @@ GRACE_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is asked of a server.
+    """Describes what is asked of a server.
 
     Attributes:
         server: its address, as `Connection` takes it.
@@ -57,7 +57,7 @@ class Load:
 
 @dataclass(slots=True)
 class Tally:
-    """What became of the observations.
+    """Counts what became of the observations.
 
     Once the load is over, each that was sent is in exactly one of answered, superseded, refused and unanswered.
 
@@ -107,11 +107,11 @@ class Driver:
 
     @property
     def counted_s(self) -> float:
-        """Seconds that are counted so far; 0 until the warm-up is over."""
+        """Returns the seconds counted so far; 0 until the warm-up is over."""
         return min(max(time.monotonic() - self._began_at, 0.0), self.load.seconds)
 
     async def run(self) -> None:
-        """Until the time is over and the last answers are there, or it is cancelled: what waits then is unanswered."""
+        """Runs until the last answers are there, or until it is cancelled: what waits then is unanswered."""
         load = self.load
         async with contextlib.AsyncExitStack() as connections:
             models = []

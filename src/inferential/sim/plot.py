@@ -1,4 +1,4 @@
-"""A run as a picture: ages of actions, time spent up, batches and queue.
+"""Draws a run of the demo: ages of actions, time spent up, batches and queue.
 
 It needs matplotlib and no display.
 """

@@ -1,4 +1,4 @@
-"""The policies that drive the simulated robots, batched.
+"""Holds the policies that drive the simulated robots, batched.
 
 They hold no state of any robot: all that they need comes with the observation.
 """
@@ -22,7 +22,7 @@ FILTER = 5
 
 
 class BalancePolicy:
-    """State feedback for `CartPole`: the linear-quadratic regulator of its physics, linearised where it stands.
+    """Balances `CartPole` by state feedback: the linear-quadratic regulator of its physics, linearised where it stands.
 
     Gains are computed once, by iterating the discrete Riccati equation (Anderson and Moore, Optimal Control, 1990).
     """
@@ -33,12 +33,12 @@ class BalancePolicy:
         self._gain = _lqr_gain()
 
     def infer_batch(self, observations: Sequence[Observation]) -> list[dict[str, Array]]:
-        """Observations with `state` (4,) -> `actions` (1,), a force in N."""
+        """Answers observations with `state` (4,) -> `actions` (1,), a force in N."""
         states = np.stack([observation["state"] for observation in observations])
         return [{"actions": action} for action in (-states @ self._gain.T).astype(np.float32)]
 
     def infer(self, observation: Observation) -> dict[str, Array]:
-        """As `infer_batch`, of one."""
+        """Answers one observation, as `infer_batch`."""
         return self.infer_batch([observation])[0]
 
 
@@ -62,7 +62,7 @@ def _lqr_gain() -> npt.NDArray[np.float64]:
 
 
 class BallPolicy:
-    """A small neural network finds the ball in the camera images; a linear law on where and how fast tilts the plate.
+    """Finds the ball in the camera images by a small network; a linear law on position and speed tilts the plate.
 
     The weights are made by scripts/train_ball_policy.py.
     """
@@ -74,7 +74,7 @@ class BallPolicy:
             self._weights = {name: weights[name] for name in weights.files}
 
     def infer_batch(self, observations: Sequence[Observation]) -> list[dict[str, Array]]:
-        """Observations with `camera` (2, 48, 48) and `tilt` (2,) -> `actions` (2,), tilts in rad."""
+        """Answers observations with `camera` (2, 48, 48) and `tilt` (2,) -> `actions` (2,), tilts in rad."""
         images = np.stack([observation["camera"] for observation in observations])
         positions = locate(images.reshape(-1, camera.PIXELS, camera.PIXELS), self._weights).reshape(-1, 2, 2)
         now = positions[:, 1]
@@ -85,12 +85,12 @@ class BallPolicy:
         return [{"actions": action} for action in tilts.astype(np.float32)]
 
     def infer(self, observation: Observation) -> dict[str, Array]:
-        """As `infer_batch`, of one."""
+        """Answers one observation, as `infer_batch`."""
         return self.infer_batch([observation])[0]
 
 
 class HopperPolicy:
-    """A linear law for `Hopper`, on the observation brought to about zero mean and unit scale.
+    """Drives `Hopper` by a linear law on the observation brought to about zero mean and unit scale.
 
     The weights are made by scripts/train_hopper_policy.py.
     """
@@ -102,18 +102,18 @@ class HopperPolicy:
             self._gain, self._mean, self._scale = weights["gain"], weights["mean"], weights["scale"]
 
     def infer_batch(self, observations: Sequence[Observation]) -> list[dict[str, Array]]:
-        """Observations with `state` (11,) and `torque` (3,) -> `actions` (3,), torques in [-1, 1]."""
+        """Answers observations with `state` (11,) and `torque` (3,) -> `actions` (3,), torques in [-1, 1]."""
         states = np.stack([np.concatenate([seen["state"], seen["torque"]]) for seen in observations])
         actions = np.clip((states - self._mean) / self._scale @ self._gain.T, -1, 1)
         return [{"actions": action} for action in actions.astype(np.float32)]
 
     def infer(self, observation: Observation) -> dict[str, Array]:
-        """As `infer_batch`, of one."""
+        """Answers one observation, as `infer_batch`."""
         return self.infer_batch([observation])[0]
 
 
 def locate(images: npt.NDArray[Any], weights: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
-    """Ball positions (n, 2) in metres from images (n, 48, 48) uint8.
+    """Returns ball positions (n, 2) in metres from images (n, 48, 48) uint8.
 
     One convolution, a softmax over all places, and the place to expect: the spatial softmax of Levine, Finn, Darrell
     and Abbeel, "End-to-end training of deep visuomotor policies" (2016).
@@ -124,7 +124,7 @@ def locate(images: npt.NDArray[Any], weights: dict[str, npt.NDArray[Any]]) -> np
 
 
 def patches(images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """All 5 x 5 patches (n, 44 * 44, 25) of images (n, 48, 48), scaled to about one."""
+    """Returns all 5 x 5 patches (n, 44 * 44, 25) of images (n, 48, 48), scaled to about one."""
     pixels = images.astype(np.float32) / np.float32(128) - np.float32(0.5)
     windows = np.lib.stride_tricks.sliding_window_view(pixels, (FILTER, FILTER), axis=(1, 2))
     flat: npt.NDArray[np.float32] = windows.reshape(len(images), -1, FILTER * FILTER)
@@ -134,7 +134,7 @@ def patches(images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 def attention(
     windows: npt.NDArray[np.float32], weights: dict[str, npt.NDArray[Any]]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """How likely (n, places) the ball is at each of `places` (places, 2), which go from -1 to 1."""
+    """Returns how likely (n, places) the ball is at each of `places` (places, 2), which go from -1 to 1."""
     scores = windows @ weights["filter"]
     scores = np.exp(scores - scores.max(axis=1, keepdims=True))
     side = np.linspace(-1, 1, camera.PIXELS - FILTER + 1, dtype=np.float32)

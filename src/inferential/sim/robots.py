@@ -1,4 +1,4 @@
-"""The robots: physics, what they sense, and when they have failed.
+"""Simulates robots: physics, what they sense, and when they have failed.
 
 They know no server and no clock: `driver` says how much time has passed and which action holds.
 """
@@ -52,12 +52,12 @@ class Robot(ABC):
 
     @classmethod
     def xml_file(cls) -> Traversable:
-        """Where its physics are described, in MuJoCo's MJCF."""
+        """Returns where its physics are described, in MuJoCo's MJCF."""
         return files("inferential.sim").joinpath(cls.xml)
 
     @property
     def up(self) -> bool:
-        """Whether it does its job just now."""
+        """Returns whether it does its job just now."""
         return self.time_s >= self._down_until_s
 
     def reset(self) -> None:
@@ -73,7 +73,7 @@ class Robot(ABC):
         )
 
     def step(self) -> None:
-        """One physics step, of `physics_step_s`."""
+        """Advances by one physics step, of `physics_step_s`."""
         was_up = self.up
         self.time_s += self.physics_step_s
         if not was_up:
@@ -89,7 +89,7 @@ class Robot(ABC):
 
     @abstractmethod
     def observe(self) -> Observation:
-        """What it senses now."""
+        """Returns what it senses now, arrays by key."""
 
     @abstractmethod
     def _set_up(self) -> None: ...
@@ -143,7 +143,7 @@ class BallPlate(Robot):
         return {"camera": np.stack([before, image]), "tilt": self.data.qpos[:2].astype(np.float32)}
 
     def ball_position(self) -> npt.NDArray[np.float64]:
-        """(x, y) of the ball on the plate, in metres from its middle."""
+        """Returns (x, y) of the ball on the plate, in metres from its middle."""
         plate = self.data.body("plate")
         offset = plate.xmat.reshape(3, 3).T @ (self.data.body("ball").xpos - plate.xpos)
         position: npt.NDArray[np.float64] = offset[:2]

@@ -1,4 +1,4 @@
-"""A run as a table: live, and its summary.
+"""Prints a run of the demo: live, and its summary.
 
 It measures nothing; all figures come from `sim.watch`.
 """
@@ -20,7 +20,7 @@ _BEHIND_WORTH_TELLING = 0.01
 
 
 def live(watch: Watch) -> RenderableType:
-    """The fleet now: a line about the server, then a row for each robot."""
+    """Returns the fleet now: a line about the server, then a row for each robot."""
     plan = watch.plan
     batches = watch.server.batches
     head = Text.assemble(
@@ -61,7 +61,7 @@ def _row(robot: RobotReport, ages_ms: Sequence[float]) -> list[RenderableType]:
 
 
 def line(watch: Watch) -> str:
-    """The fleet now in one plain line, for logs."""
+    """Returns the fleet now in one plain line, for logs."""
     up = sum(robot.up for robot in watch.robots.values())
     falls = sum(robot.falls for robot in watch.robots.values())
     return (
@@ -72,7 +72,7 @@ def line(watch: Watch) -> str:
 
 
 def summary(watches: Sequence[Watch]) -> RenderableType:
-    """Runs side by side, a row for each kind of robot in each."""
+    """Returns runs side by side, a row for each kind of robot in each."""
     plan, last = watches[0].plan, watches[-1]
     early = f", interrupted after {last.seconds:.1f} of {plan.seconds:g} s" if last.interrupted else ""
     title = f"{plan.robots} robots, load {plan.load:g}x{early}"
@@ -90,7 +90,7 @@ def summary(watches: Sequence[Watch]) -> RenderableType:
 
 
 def warnings(watches: Sequence[Watch]) -> list[str]:
-    """What keeps the figures from being the server's own."""
+    """Yields what keeps the figures from being the server's own."""
     return [
         f"{watch.plan.strategy}: {watch.behind():.0%} of all control periods began late: this machine is too busy for "
         f"{watch.plan.robots} robots, and the figures tell of that too"

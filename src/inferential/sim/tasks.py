@@ -1,4 +1,4 @@
-"""The tasks: which robots make a fleet, and which policies drive them.
+"""Lists the tasks of the demo: which robots make a fleet, and which policies drive them.
 
 Nothing runs here: `sim.fleet` does that.
 """
@@ -27,7 +27,7 @@ class Task:
     policies: dict[str, Callable[[], Policy]]
 
     def kind_of(self, number: int) -> type[Robot]:
-        """The kind of the robot of that number."""
+        """Returns the kind of the robot of that number."""
         return self.kinds[number % len(self.kinds)]
 
 

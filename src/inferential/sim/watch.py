@@ -72,20 +72,20 @@ class Watch:
                 self.seconds = max(self.seconds, robot.periods / robot.control_rate_hz)
 
     def count(self, name: str) -> int:
-        """How often the server recorded a metric."""
+        """Returns how often the server recorded a metric."""
         return self.server.counts.get(name, 0)
 
     def refused(self) -> int:
-        """Requests that were answered with an error, superseded ones not counted."""
+        """Returns the requests that were answered with an error, superseded ones not counted."""
         return sum(sum(robot.refused.values()) for robot in self.robots.values())
 
     def behind(self) -> float:
-        """Share of control periods that began late because this machine was too busy."""
+        """Returns the share of control periods that began late because this machine was too busy."""
         periods = sum(robot.periods for robot in self.robots.values())
         return sum(robot.behind for robot in self.robots.values()) / periods if periods else 0.0
 
     def kinds(self) -> list[KindSummary]:
-        """The summary, kind by kind."""
+        """Returns the summary, kind by kind."""
         by_kind: dict[str, list[RobotReport]] = defaultdict(list)
         for robot in self.robots.values():
             by_kind[robot.kind].append(robot)
@@ -109,7 +109,7 @@ class Watch:
         )
 
     def summary(self) -> dict[str, Any]:
-        """The whole run, as JSON takes it."""
+        """Returns the whole run as plain values, for JSON."""
         p50, p95 = _p50_p95([age for ages in self.ages_ms.values() for age in ages])
         return {
             "plan": asdict(self.plan),

@@ -13,9 +13,9 @@ import pytest
 
 pytest.importorskip("ray")
 
-import inferential.serve
-from inferential.dispatch.ray.wire import NO_CALL
-from inferential.serve import ONGOING, direct
+import inferential.replica.deployment
+from inferential.replica import ONGOING, direct
+from inferential.replica.wire import NO_CALL
 
 
 class Registry:
@@ -46,9 +46,9 @@ class Registry:
 def registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Registry:
     registry = Registry()
     context = SimpleNamespace(app_name="app", deployment="Policy", replica_tag="r1", code_version="abc")
-    monkeypatch.setattr(inferential.serve, "registry", registry)
-    monkeypatch.setattr(inferential.serve, "REGISTER_EVERY_S", 0.001)
-    monkeypatch.setattr("inferential.serve.serve.get_replica_context", lambda: context)
+    monkeypatch.setattr(inferential.replica.deployment, "registry", registry)
+    monkeypatch.setattr(inferential.replica.deployment, "REGISTER_EVERY_S", 0.001)
+    monkeypatch.setattr("inferential.replica.deployment.serve.get_replica_context", lambda: context)
     monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "node"))
     monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "127.0.0.1")
     monkeypatch.setattr("ray.is_initialized", lambda: True)
@@ -101,7 +101,7 @@ def test_a_replica_whose_call_hangs_takes_no_more_and_is_unhealthy_until_it_is_r
 
 def call(endpoint: Any) -> None:
     """As if a server had called; it will not be there for the answer."""
-    from inferential.dispatch.ray.endpoint import _as_request, _Call, _Server
+    from inferential.replica.endpoint import _as_request, _Call, _Server
 
     server = _Server(SimpleNamespace(send=lambda frames: None), b"server", None)
     server.calls.append(_Call(server, NO_CALL, [_as_request(b"", b"")]))

@@ -13,7 +13,7 @@ import pytest
 from inferential import AsyncConnection, LocalDispatcher, ModelFailed, Server, UnknownModel
 from inferential.dispatch.base import Dispatcher
 from inferential.dispatch.dispatcher import RayDispatcher
-from inferential.serve import direct
+from inferential.replica import direct
 
 serve = pytest.importorskip("ray.serve")
 pytestmark = [pytest.mark.slow]

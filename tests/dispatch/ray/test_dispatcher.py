@@ -14,8 +14,8 @@ pytest.importorskip("ray")
 from inferential.dispatch.ray import dispatcher as module
 from inferential.dispatch.ray.deployments import Deployment
 from inferential.dispatch.ray.dispatcher import RayDispatcher
-from inferential.dispatch.ray.endpoint import Addresses
-from inferential.dispatch.ray.registry import Listed
+from inferential.replica.endpoint import Addresses
+from inferential.replica.registry import Listed
 
 POLICY = Deployment("policy", "Policy", True, ("r1",), 3)
 LISTED = Listed("policy", "Policy", "r1", "node", Addresses("ipc:///nowhere", "", ""))

@@ -15,14 +15,14 @@ import pytest
 import zmq
 
 from inferential.dispatch.base import Answer, RemoteModelError, ReplicaLost
-from inferential.dispatch.ray.endpoint import Addresses, Endpoint
 from inferential.dispatch.ray.link import Link
-from inferential.dispatch.ray.shared import Offer
-from inferential.dispatch.ray.wire import HELLO, NO_CALL, RESULT, Greeting
 from inferential.observation.slots import ObservationError
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.images import encode
 from inferential.proto.tensors import pack
+from inferential.replica.endpoint import Addresses, Endpoint
+from inferential.replica.shared import Offer
+from inferential.replica.wire import HELLO, NO_CALL, RESULT, Greeting
 from inferential.scheduler.request import InferenceRequest
 
 KEYS = tuple(key.decode() for key in zmq.curve_keypair())
@@ -308,7 +308,7 @@ async def test_a_replica_that_cannot_open_the_memory_is_sent_everything(
     def refuse(offer: Offer) -> Any:
         raise OSError("it is another process's")
 
-    monkeypatch.setattr("inferential.dispatch.ray.endpoint.ReplicasMemory", refuse)
+    monkeypatch.setattr("inferential.replica.endpoint.open_memory", refuse)
     _, addresses = start(Doubles())
     link = await connect(addresses.ipc)
     state = np.ones(250_000, np.float32)

@@ -19,7 +19,7 @@ import pytest
 from tests.dispatch.ray.test_serving import Doubles, deployment
 
 from inferential import AsyncConnection, InferenceError
-from inferential.client.failover import in_order
+from inferential.client.failover import rendezvous_order
 from inferential.cluster import ServerGroup
 from inferential.config import InferentialConfig
 
@@ -64,7 +64,7 @@ def numbers_for(addresses: list[str]) -> list[int]:
     share = ROBOTS // len(addresses)
     numbers: dict[str, list[int]] = {address: [] for address in addresses}
     for number in itertools.count():
-        own = numbers[in_order(addresses, f"robot-{number}")[0]]
+        own = numbers[rendezvous_order(addresses, f"robot-{number}")[0]]
         if len(own) < share:
             own.append(number)
         if all(len(some) == share for some in numbers.values()):
@@ -154,7 +154,7 @@ async def test_a_server_whose_node_goes_leaves_its_robots_to_the_others(
         async with asyncio.timeout(60):
             while not names <= (await clients_of(servers.actors[0])):  # noqa: ASYNC110 (nothing tells of it)
                 await asyncio.sleep(0.02)
-            while "is not begun again" not in caplog.text:  # noqa: ASYNC110 (nothing tells of it)
+            while "is not restarted" not in caplog.text:  # noqa: ASYNC110 (nothing tells of it)
                 await asyncio.sleep(0.02)
         stop.set()
         ends = sum(await asyncio.gather(*robots), Counter())

@@ -19,8 +19,8 @@ import pytest
 from inferential import AsyncConnection, InferenceError, ModelFailed, Server, UnknownModel
 from inferential.config import InferentialConfig
 from inferential.dispatch.dispatcher import RayDispatcher
-from inferential.dispatch.ray.registry import registry
-from inferential.serve import ONGOING, autoscaling_policy, direct
+from inferential.replica import ONGOING, autoscaling_policy, direct
+from inferential.replica.registry import registry
 
 serve = pytest.importorskip("ray.serve")
 pytestmark = [pytest.mark.slow]
@@ -368,7 +368,7 @@ async def test_load_on_the_endpoints_brings_replicas_and_their_end_takes_them(ru
         "look_back_period_s": 0.5,
         "upscale_delay_s": 0.2,
         "downscale_delay_s": 0.5,
-        "policy": {"policy_function": "inferential.serve:autoscaling_policy"},
+        "policy": {"policy_function": "inferential.replica:autoscaling_policy"},
     }
     scaled = deployment(Doubles).options(num_replicas=None, autoscaling_config=scaling)
     run(scaled.bind(), "scaled")

@@ -93,7 +93,7 @@ def test_a_servers_configuration_is_recognised(tmp_path: Path, text: str) -> Non
         load_fleet(path)
     (problem,) = error.value.problems
     assert problem.source == str(path)
-    assert problem.message.startswith("it is a server's configuration, as of `inferential serve`; expected a fleet: ")
+    assert problem.message.startswith("it is a server's configuration, as for `inferential serve`; expected a fleet: ")
 
 
 def test_a_fleet_without_robots_is_an_error(tmp_path: Path) -> None:

@@ -94,8 +94,16 @@ def test_replicas_whose_latest_starts_differ_do_not_stop_the_clock(
     ask_at_steps: int, make_fleet: Callable[..., Fleet]
 ) -> None:
     vla = {"fixed_ms": 65.4, "per_row_ms": 10.57, "max_batch_size": 8, "replicas": 4}
-    arm = {"kind": "chunked", "count": 64, "rate_hz": 50, "horizon_steps": 50, "jitter_ms": 5, "budget_ms": None}
-    fleet = make_fleet({"m": vla}, arm={**arm, "ask_at_steps": ask_at_steps})
+    arm = {
+        "kind": "chunked",
+        "count": 64,
+        "rate_hz": 50,
+        "horizon_steps": 50,
+        "jitter_ms": 5,
+        "budget_ms": None,
+        "loop": "open",
+    }
+    fleet = make_fleet({"m": vla}, arm={**arm, "budget_ms": None, "ask_at_steps": ask_at_steps})
     for seed in range(3):
         arrivals = generate.arrivals(fleet, seconds=6, seed=seed)
         run = simulate(generate.models(fleet), arrivals, "slo_aware", seconds=6, seed=seed)

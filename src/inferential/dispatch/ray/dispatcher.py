@@ -14,13 +14,20 @@ from typing import Any, TypeVar
 import ray
 import zmq
 
-from inferential.dispatch.base import Dispatcher, NodeUse, Observation, ReplicaLost, UnknownModelError
-from inferential.dispatch.local import DEFAULT_MAX_BATCH_SIZE
+from inferential.dispatch.base import (
+    Dispatcher,
+    NodeUse,
+    Observation,
+    ReplicaLost,
+    UnknownModelError,
+)
 from inferential.dispatch.ray.deployments import AmbiguousModel, Deployment, details, model_ids, resolve
 from inferential.dispatch.ray.handles import Handle
 from inferential.dispatch.ray.link import Link
 from inferential.dispatch.ray.nodes import Nodes
-from inferential.dispatch.ray.registry import REGISTER_EVERY_S, Listed, registry
+from inferential.dispatch.suspects import after_loss, run_apart
+from inferential.replica.model import DEFAULT_MAX_BATCH_SIZE
+from inferential.replica.registry import REGISTER_EVERY_S, Listed, registry
 from inferential.scheduler.request import InferenceRequest
 from inferential.transport.memory import raise_mmap_threshold
 
@@ -37,7 +44,7 @@ _News = TypeVar("_News")
 class RayDispatcher(Dispatcher):
     """Runs models on Ray Serve: straight into replicas that have an endpoint, else by handle.
 
-    `inferential.serve.direct` gives a deployment's replicas endpoints.
+    `inferential.replica.direct` gives a deployment's replicas endpoints.
 
     Args:
         ray_config: arguments of `ray.init`, as `address`; without an address it joins the cluster that it is in or
@@ -220,12 +227,15 @@ class RayDispatcher(Dispatcher):
         """Sends the frames on as they came, where the replica has an endpoint."""
         link = self._links.get(replica)
         if link is None:
-            return await super().outcomes(requests, replica)
+            return await run_apart(requests, lambda some: self._runner.run(some, replica))
+        return await run_apart(requests, lambda some: self._call(link, some))
+
+    async def _call(self, link: Link, requests: Sequence[InferenceRequest]) -> Sequence[Any]:
         model_id = requests[0].model_id
         try:
             return await link.call(requests, self._waiting(model_id) // max(1, len(self.replicas(model_id))))
         except ReplicaLost as error:
-            return [error] * len(requests)
+            return [after_loss(request, error) for request in requests]
 
     async def infer(self, model_id: str, observations: Sequence[Observation]) -> Sequence[Any]:
         """Calls the deployment by its handle.

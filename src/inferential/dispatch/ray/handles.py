@@ -86,7 +86,7 @@ class Handle:
         try:
             return await response
         except _LOST as error:
-            raise ReplicaLost(f"a replica of {self._path} died: {type(error).__name__}") from error
+            raise ReplicaLost(f"a replica of {self._path} died: {type(error).__name__}", ran=True) from error
 
 
 def _is_missing(error: Exception, method: str) -> bool:

@@ -14,9 +14,11 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from inferential.dispatch.base import Answer, RemoteModelError, ReplicaLost
-from inferential.dispatch.ray.endpoint import HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS
-from inferential.dispatch.ray.shared import Place, ServersMemory
-from inferential.dispatch.ray.wire import (
+from inferential.observation.slots import ObservationError
+from inferential.proto.tensors import Buffer
+from inferential.replica.endpoint import HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS
+from inferential.replica.shared import Place, ServersMemory
+from inferential.replica.wire import (
     CALL,
     FREE,
     GOODBYE,
@@ -24,13 +26,11 @@ from inferential.dispatch.ray.wire import (
     NO_CALL,
     RESULT,
     Greeting,
-    WatchedSocket,
     read_offsets,
     read_row,
     write_head,
 )
-from inferential.observation.slots import ObservationError
-from inferential.proto.tensors import Buffer
+from inferential.replica.zmq_socket import WatchedSocket
 from inferential.scheduler.request import InferenceRequest
 
 logger = logging.getLogger("inferential.ray")
@@ -163,7 +163,7 @@ class Link:
         calls, self._calls = self._calls, {}
         for future in calls.values():
             if not future.done():
-                future.set_exception(ReplicaLost(f"replica {self.name} {why}"))
+                future.set_exception(ReplicaLost(f"replica {self.name} {why}", ran=True))
         if was_up or calls:
             logger.warning("replica %s %s; %d calls were lost", self.name, why, len(calls))
             self._on_change(self)

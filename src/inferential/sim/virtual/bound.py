@@ -1,4 +1,4 @@
-"""How many answers in time anybody could have given, the future known: what a run is measured against.
+"""Bounds how many answers any schedule could have given in time, the future known.
 
 No schedule does better; whether one does as well is only known for small cases (`virtual.exact`).
 
@@ -31,7 +31,7 @@ _Job = tuple[float, float, float]
 
 
 def upper_bound(models: Sequence[ModelSpec], arrivals: Iterable[Arrival], seconds: float) -> int:
-    """The most arrivals that any schedule answers by their deadline and within so many seconds.
+    """Returns the most arrivals that any schedule answers by their deadline and within so many seconds.
 
     Args:
         models: what is served.
@@ -51,7 +51,7 @@ def upper_bound(models: Sequence[ModelSpec], arrivals: Iterable[Arrival], second
 
 
 def work_bound(models: Sequence[ModelSpec], arrivals: Iterable[Arrival], seconds: float) -> float:
-    """The most that answers in time can be worth, each its `least_row_s`, in seconds.
+    """Returns the most that answers in time can be worth, each its `least_row_s`, in seconds.
 
     Of models that share a device, the most answers are those of the cheap rows alone; counted by their work, an answer
     of the dear model is worth as much more as it takes, and a schedule need not starve it to do well.
@@ -64,7 +64,7 @@ def work_bound(models: Sequence[ModelSpec], arrivals: Iterable[Arrival], seconds
 
 
 def work_in_time(models: Sequence[ModelSpec], run: Run) -> float:
-    """What the answers in time of a run were worth, each its `least_row_s`, in seconds."""
+    """Returns what the answers in time of a run were worth, each its `least_row_s`, in seconds."""
     worth_s = {model.model_id: model.least_row_s for model in models}
     return sum(worth_s[outcome.arrival.model_id] for outcome in run.outcomes if outcome.in_time)
 

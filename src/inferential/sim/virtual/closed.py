@@ -1,4 +1,4 @@
-"""One robot in closed loop, in virtual time: the client's own `Player`, a network with delay, and a count of steps.
+"""Plays a robot in closed loop in virtual time: the client's own `Player`, a network with delay, a count of steps.
 
 No clock and no event loop: `virtual.simulation` calls `tick` once a control step and delivers what the server sends.
 """
@@ -217,16 +217,16 @@ class RobotLoop:
     # The network
 
     def is_lost(self) -> bool:
-        """Whether the next message is lost."""
+        """Returns whether the next message is lost."""
         return self.robot.loss > 0 and self._chance.random() < self.robot.loss
 
     def reaches_server_at(self, now: float) -> float:
-        """When what the robot sends now arrives."""
+        """Returns when what the robot sends now arrives."""
         self._up_at = max(self._up_at, now + self._delay_s())
         return self._up_at
 
     def deliver(self, now: float, end: str, observation: Observation) -> None:
-        """The server sends the end of a request: "answered", or a refusal's kind."""
+        """Takes the end of a request that the server sends now: "answered", or a refusal's kind."""
         self._down_at = max(self._down_at, now + self._delay_s())
         if not self.is_lost():
             self._inbox.append((self._down_at, end, observation))
@@ -279,7 +279,7 @@ class RobotLoop:
         return step if self.robot.index == "time" else min(step, max(self._end, observation.step))
 
     def runs_out_at(self) -> float:
-        """When its actions run out, those on their way included; in the past where it has none."""
+        """Returns when its actions run out, those on their way included; in the past where it has none."""
         end = self._end_with_coming()
         if self.robot.index == "time":
             return self._starts_at + end * self.robot.period_s
@@ -288,7 +288,7 @@ class RobotLoop:
         return self.next_tick_at + (end - self._step) * self.robot.period_s
 
     def gained_s(self, number: int, answered_at: float, until: float = math.inf) -> float:
-        """Seconds of robot time until `until` that an answer to an observation, sent at `answered_at`, would add."""
+        """Returns the robot time until `until` that an answer to an observation, sent at `answered_at`, would add."""
         observation = self._open.get(number)
         if observation is None:
             return 0.0
@@ -302,7 +302,7 @@ class RobotLoop:
         return max(min(ends_at, until) - begins_at, 0.0)
 
     def wait_ratio(self, now: float) -> float:
-        """Share of its time so far that it spent waiting for answers, of waiting and executing."""
+        """Returns the share of its time so far that it spent waiting for answers, of waiting and executing."""
         waited_s = self._waited_s if self._waits_since is None else self._waited_s + now - self._waits_since
         busy_s = waited_s + self._executed * self.robot.period_s
         return waited_s / busy_s if busy_s > 0 else 0.0
@@ -310,7 +310,7 @@ class RobotLoop:
     # The end
 
     def played(self, ended_at: float) -> Played:
-        """What it did until `ended_at`."""
+        """Returns what it did until `ended_at`."""
         begun = 0 if self._executed else self._ticks
         still_open = {one.ask for one in self._open.values() if one.ask.slo_at > ended_at}
         return Played(

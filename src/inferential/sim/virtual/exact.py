@@ -1,4 +1,4 @@
-"""The best that can be done, the future known, found by trying all: for a handful of requests.
+"""Finds the best schedule of a handful of requests by trying all.
 
 For more there is `virtual.bound`.
 """
@@ -15,7 +15,7 @@ MOST_REQUESTS = 8
 
 
 def most_in_time(models: Sequence[ModelSpec], arrivals: Sequence[Arrival]) -> int:
-    """The most arrivals that any schedule answers by their deadline; calls take exactly `latency_s`.
+    """Returns the most arrivals that any schedule answers by their deadline; calls take exactly `latency_s`.
 
     A schedule is a sequence of calls, each of requests of one model on one replica, begun as soon as the replica is
     free and its last request is there: to begin later, or to run a request that will be late, helps no request.

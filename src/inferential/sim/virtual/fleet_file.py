@@ -198,7 +198,7 @@ def load_fleet(path: str | Path) -> Fleet:
 
 
 def example(name: str) -> Fleet:
-    """One of the fleets that are shipped; `example_names` lists them.
+    """Returns one of the fleets that are shipped; `example_names` lists them.
 
     Raises:
         ConfigError: there is none of that name.
@@ -210,7 +210,7 @@ def example(name: str) -> Fleet:
 
 
 def example_names() -> list[str]:
-    """The fleets that are shipped, sorted."""
+    """Returns the names of the fleets that are shipped, sorted."""
     shipped = files(__package__).joinpath("examples").iterdir()
     return sorted(path.name.removesuffix(".yaml") for path in shipped if path.name.endswith(".yaml"))
 

@@ -14,7 +14,7 @@ from inferential.sim.virtual.world import Arrival, ChunkedRobot, ModelSpec
 
 
 def models(fleet: Fleet) -> list[ModelSpec]:
-    """The models of a fleet."""
+    """Returns the models of a fleet."""
     return [
         ModelSpec(
             model_id,
@@ -29,7 +29,7 @@ def models(fleet: Fleet) -> list[ModelSpec]:
 
 
 def arrivals(fleet: Fleet, *, seconds: float, seed: int, load: float = 1.0) -> list[Arrival]:
-    """The observations of a fleet's robots in open loop, in order of time.
+    """Returns the observations of a fleet's robots in open loop, in order of time.
 
     Args:
         fleet: the robots.
@@ -46,7 +46,7 @@ def arrivals(fleet: Fleet, *, seconds: float, seed: int, load: float = 1.0) -> l
 
 
 def chunked_robots(fleet: Fleet, *, seed: int, load: float = 1.0) -> list[ChunkedRobot]:
-    """The robots of a fleet that are in closed loop; each joins at a random moment of its first chunk's time.
+    """Returns the robots of a fleet in closed loop; each joins at a random moment of its first chunk's time.
 
     Args: as those of `arrivals`.
     """

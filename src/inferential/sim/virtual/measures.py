@@ -73,7 +73,7 @@ class Measures:
     decision_us: tuple[float, float]
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Returns plain values, for JSON."""
         return asdict(self)
 
 
@@ -129,7 +129,7 @@ def _group(outcomes: Sequence[Outcome], seconds: float) -> Group:
 
 
 def jain(shares: Any) -> float:
-    """Jain's fairness index: 1 where all have the same, 1/n where one has all; 1 where there is nothing to share."""
+    """Returns Jain's fairness index: 1 where all have the same, 1/n where one has all, 1 of nothing."""
     values = np.asarray(shares, dtype=float)
     squares = float((values**2).sum()) * len(values)
     return float(values.sum()) ** 2 / squares if squares > 0 else 1.0

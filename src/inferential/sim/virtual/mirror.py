@@ -1,4 +1,4 @@
-"""What a strategy may know of robots in closed loop beside their requests: a mirror of each robot's queue of actions.
+"""Shows a strategy the robots in closed loop: a mirror of their queues of actions, beside their requests.
 
 A server could keep one if robots acknowledged the first action that they execute of each chunk. In the simulation it is
 exact. A strategy that has a method `see` is given it before the first request; one that has `interval_s` sets the pace
@@ -15,7 +15,7 @@ from inferential.sim.virtual.world import ModelSpec
 
 
 class RobotView(Protocol):
-    """One robot, as its server could know it. Times are seconds of `time.monotonic()`."""
+    """Shows one robot, as its server could know it. Times are seconds of `time.monotonic()`."""
 
     @property
     def period_s(self) -> float:
@@ -34,17 +34,17 @@ class RobotView(Protocol):
         """Seconds from asking to an answer within which it is in SLO; None where it goes by the actions left."""
 
     def runs_out_at(self) -> float:
-        """When its actions run out, those on their way included; in the past where it has none."""
+        """Returns when its actions run out, those on their way included; in the past where it has none."""
 
     def gained_s(self, number: int, answered_at: float, until: float = math.inf) -> float:
-        """Seconds of robot time until `until` that an answer to request `number`, sent at `answered_at`, would add."""
+        """Returns the seconds of robot time until `until` that an answer to request `number` at `answered_at` adds."""
 
     def wait_ratio(self, now: float) -> float:
-        """Share of its time so far that it spent waiting for answers, of waiting and executing."""
+        """Returns the share of its time so far that it spent waiting for answers, of waiting and executing."""
 
 
 class Mirror:
-    """The robots in closed loop, by client id, and the models as they were profiled.
+    """Holds the robots in closed loop, by client id, and the models as they were profiled.
 
     Args:
         robots: by client id.
@@ -56,11 +56,11 @@ class Mirror:
         self._models = models or {}
 
     def robot(self, client_id: str) -> RobotView | None:
-        """A robot; None for a client in open loop."""
+        """Returns a robot; None for a client in open loop."""
         return self._robots.get(client_id)
 
     def model(self, model_id: str) -> ModelSpec:
-        """The replicas of a model and how long calls take.
+        """Returns the replicas of a model and how long calls take.
 
         Raises:
             KeyError: it is not simulated.
@@ -76,7 +76,7 @@ class SeesRobots(Protocol):
     """A strategy that decides by the robots' queues."""
 
     def see(self, mirror: Mirror) -> None:
-        """Called once, before the first request."""
+        """Takes the mirror, once, before the first request."""
 
 
 @runtime_checkable
@@ -84,4 +84,4 @@ class PacesRobots(Protocol):
     """A strategy that says how often a robot asks."""
 
     def interval_s(self, client_id: str, model_id: str) -> float:
-        """The shortest time between two requests of a robot; 0: no limit."""
+        """Returns the shortest time between two requests of a robot; 0: no limit."""

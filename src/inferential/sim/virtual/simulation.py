@@ -27,16 +27,11 @@ from inferential.tracking.cadence import CadenceTracker
 
 _BEGIN_S = 1000.0  # what the clock says at the beginning; strategies may take 0 for "never"
 _PROGRESS_S = 0.5  # of virtual time
-_MOST_IDLE_WAKES = 10_000
 _CALL_ENDS, _REACHES_SERVER, _TICKS = range(3)  # the order of events of the same instant
 
 
 class ConservationError(AssertionError):
     """A request ended twice, or not at all: a bug of the engine or of a strategy."""
-
-
-class LivelockError(RuntimeError):
-    """The engine asks to be woken again and again and then does nothing: a bug of the engine or of a strategy."""
 
 
 def simulate(
@@ -67,7 +62,6 @@ def simulate(
     Raises:
         ValueError: an unknown strategy or option, or a request for a model that is not there.
         ConservationError: an arrival ended twice or not at all.
-        LivelockError: the strategy promises work for an instant and then gives none, for ever.
     """
     with _virtual_time() as clock:
         simulation = _Simulation(models, strategy, seconds, seed, options or {}, clock)
@@ -128,7 +122,6 @@ class _Simulation:
         self._numbers = itertools.count(1)
         self._events: list[tuple[float, int, int, Any]] = []  # when, what, serial, of whom
         self._wakes_at = math.inf
-        self._idle_wakes = 0
         self._open: dict[InferenceRequest, Arrival] = {}
         self._arrived: list[Arrival] = []  # of robots in closed loop
         self._loops: dict[str, RobotLoop] = {}
@@ -176,7 +169,7 @@ class _Simulation:
                 if following is not None and _BEGIN_S + following.at == at:
                     continue  # what comes at once is decided on at once
             else:
-                self._wake(at)
+                self._engine.expire(at)
             self._work()
         return self._result(arrivals)
 
@@ -203,15 +196,6 @@ class _Simulation:
         self._reach(*of)
         follows = self._events and self._events[0][:2] == (at, _REACHES_SERVER)
         return not follows
-
-    def _wake(self, now: float) -> None:
-        self._idle_wakes += 1
-        if self._idle_wakes > _MOST_IDLE_WAKES:
-            raise LivelockError(
-                f"{self._strategy}: woken {_MOST_IDLE_WAKES} times in a row without a call or a refusal, at "
-                f"{now - _BEGIN_S:.6f} s; {self._engine.waiting()} requests wait, {len(self._engine.running())} run"
-            )
-        self._engine.expire(now)
 
     # Robots in closed loop
 
@@ -292,15 +276,12 @@ class _Simulation:
             latency_s = model.latency_s[len(batch.requests) - 1] / model.speeds[int(batch.replica)]
             chance = self._chance.gauss(0.0, model.spread)
             self._later(now + latency_s * math.exp(chance), _CALL_ENDS, batch)
-        if batches:
-            self._idle_wakes = 0
         self._note_ended()
         wakes_at = self._engine.wake_at()
         self._wakes_at = math.inf if wakes_at is None else wakes_at
 
     def _finish(self, batch: Batch) -> None:
         now = self._clock.now
-        self._idle_wakes = 0
         self._engine.finished(batch, now)
         in_time = 0
         for request in batch.requests:
@@ -318,7 +299,6 @@ class _Simulation:
     def _note_ended(self) -> None:
         for request in self._engine.ended():
             assert request.refusal is not None
-            self._idle_wakes = 0
             self._ended(request, request.refusal.kind.value, None)
 
     def _ended(self, request: InferenceRequest, end: str, started_at: float | None) -> Outcome:

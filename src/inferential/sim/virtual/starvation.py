@@ -48,7 +48,7 @@ class Play:
     task_s: float | None
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Returns plain values, for JSON."""
         return asdict(self)
 
 
@@ -66,7 +66,7 @@ def play_by_class(run: Run) -> dict[str, Play]:
 
 
 def starved_share(played: Played) -> float:
-    """The share of a robot's control steps without an action; 0 where it had no step."""
+    """Returns the share of a robot's control steps without an action; 0 where it had no step."""
     return 1 - played.executed / played.steps if played.steps else 0.0
 
 

@@ -1,7 +1,7 @@
 """For deployments of Ray Serve: a socket of their own, over which observations come without a detour.
 
     from ray import serve
-    from inferential.serve import direct
+    from inferential.replica import direct
 
     @serve.deployment(num_replicas=2, ray_actor_options={"num_gpus": 0.5})
     @direct
@@ -30,8 +30,8 @@ from typing import Any, TypeVar, overload
 import ray
 from ray import serve
 
-from inferential.dispatch.ray.endpoint import Endpoint
-from inferential.dispatch.ray.registry import REGISTER_EVERY_S, Listed, registry
+from inferential.replica.endpoint import Endpoint
+from inferential.replica.registry import REGISTER_EVERY_S, Listed, registry
 
 __all__ = ["ONGOING", "autoscaling_policy", "direct"]
 
@@ -55,7 +55,7 @@ def direct(cls: Any = None, *, max_inflight: int = 1, hangs_after_s: float = 60.
 
     The class is a model as in `LocalDispatcher`: `infer(observation)`, or `infer_batch(observations)` with
     `max_batch_size`, or `__call__`. Sync methods run in a thread, async ones on the endpoint's event loop. Its
-    attribute `model_version`, where it has one, is told with every answer, as it was when the call began; else it is
+    attribute `model_version`, where it has one, is sent with every answer, as it was when the call began; else it is
     Serve's version of the code.
 
     Args:
@@ -131,11 +131,11 @@ def autoscaling_policy(ctx: Any) -> tuple[int, dict[str, Any]]:
     """A policy for Serve's autoscaler: as many replicas as bring the rows for each to `target_ongoing_requests`.
 
     Serve itself sees nothing of what comes by the endpoints, so that its own policy would never scale up. Use:
-    `autoscaling_config={"policy": {"policy_function": "inferential.serve:autoscaling_policy"}, ...}`.
+    `autoscaling_config={"policy": {"policy_function": "inferential.replica:autoscaling_policy"}, ...}`.
     """
-    told = (ctx.aggregated_metrics or {}).get(ONGOING, {})
+    reported = (ctx.aggregated_metrics or {}).get(ONGOING, {})
     target = getattr(ctx.config, "target_ongoing_requests", None) or 1.0
-    wanted = math.ceil(sum(told.values()) / target)
+    wanted = math.ceil(sum(reported.values()) / target)
     lowest, highest = ctx.capacity_adjusted_min_replicas, ctx.capacity_adjusted_max_replicas
     return max(lowest, min(highest, wanted)), dict(ctx.policy_state or {})
 
@@ -180,7 +180,7 @@ class _Attached:
     def check(self, hangs_after_s: float) -> None:
         """Raises RuntimeError where Serve had better replace this replica.
 
-        Of one that hangs, servers are told at once by the end of its connections: Serve itself waits for several failed
+        Of one that hangs, servers learn at once by the end of its connections: Serve itself waits for several failed
         checks.
         """
         if not self.endpoint.is_alive:

@@ -1,4 +1,4 @@
-"""The directory of the ipc sockets of a host's replicas, which nobody but their user can enter.
+"""The directory of the ipc sockets of a host's replicas, which only their user can enter.
 
 It opens no socket for longer than to see whether one is listened to.
 """

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from inferential.dispatch.waiting import first_step, never_waits
+from inferential.dispatch.inline import completes_inline, start_inline
 
 
 async def plain(row: Any) -> Any:
@@ -114,7 +114,7 @@ def decorated(function: Any) -> Any:
     ],
 )
 def test_a_coroutine_function_without_an_await_never_waits(function: Any) -> None:
-    assert never_waits(function)
+    assert completes_inline(function)
 
 
 @pytest.mark.parametrize(
@@ -133,29 +133,29 @@ def test_a_coroutine_function_without_an_await_never_waits(function: Any) -> Non
     ],
 )
 def test_one_with_an_await_may_wait(function: Any) -> None:
-    assert not never_waits(function)
+    assert not completes_inline(function)
 
 
 @pytest.mark.parametrize("function", [sync, generates, lambda row: plain(row), print, None, 3])
 def test_what_is_no_coroutine_function_is_not_for_us_to_judge(function: Any) -> None:
-    assert not never_waits(function)
+    assert not completes_inline(function)
 
 
 def test_of_what_has_no_bytecode_nobody_can_tell() -> None:
-    assert not never_waits(types.FunctionType(plain.__code__.replace(co_code=b""), {}))
+    assert not completes_inline(types.FunctionType(plain.__code__.replace(co_code=b""), {}))
 
 
 def test_what_a_call_of_an_object_runs_is_its_types() -> None:
     lying = Awaits()
     lying.__call__ = plain  # type: ignore[method-assign]
-    assert not never_waits(lying)
+    assert not completes_inline(lying)
 
 
 # The first step
 
 
 async def test_a_coroutine_that_never_waits_is_done_by_its_first_step() -> None:
-    assert first_step(plain(None)) is None
+    assert start_inline(plain(None)) is None
 
 
 async def test_of_one_that_waits_the_rest_is_given() -> None:
@@ -175,7 +175,7 @@ async def test_of_one_that_waits_the_rest_is_given() -> None:
             seen.append("ended")
             raise
 
-    rest = first_step(waits())
+    rest = start_inline(waits())
     assert rest is not None
     assert seen == ["begun"]
     task = asyncio.create_task(rest)
@@ -194,7 +194,7 @@ async def test_what_it_raises_is_raised(waits: bool) -> None:
         raise ValueError("in the midst of it")
 
     async def stepped() -> None:
-        rest = first_step(fails())
+        rest = start_inline(fails())
         assert waits
         assert rest is not None
         await rest

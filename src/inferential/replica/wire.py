@@ -1,4 +1,6 @@
-"""Calls between a server and a replica: frames, and sockets that the event loop watches.
+"""Calls between a server and a replica: what their frames mean.
+
+No I/O: over ZeroMQ (`zmq_socket.py`) frames travel to replicas on Ray, over a stream (`stream.py`) to worker processes.
 
 Frames, beside the identity that ROUTER puts in front; a call number is 8 bytes, 0 where it is about no call:
 
@@ -9,6 +11,8 @@ Frames, beside the identity that ROUTER puts in front; a call number is 8 bytes,
                       number, RESULT, model version, then for each row: a `ModelResponse` and its payload; last,
                       where there are any, the places in shared memory that are free again
                       0, FREE, such places, or none: it wants to know whether the server is there
+                      number, FAILED, text: the call failed as a whole; from a worker process also with number 0:
+                      the model cannot be loaded
                       0, GOODBYE: it takes no more calls, and ends those that it has
 
 A call's head is the number of requests that wait on the server (4 bytes), and where shared memory is used, for each
@@ -20,25 +24,23 @@ So a tensor passes the server without being looked at, and images are decoded wh
 
 from __future__ import annotations
 
-import asyncio
 import json
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import zmq
-
-from inferential.dispatch.ray.shared import Place
-from inferential.observation.slots import ObservationError
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.messages import put_metadata, read_response, split_values
 from inferential.proto.tensors import Buffer, pack
+from inferential.replica.shared import Place
 
-HELLO, CALL, RESULT, FREE, GOODBYE = b"H", b"C", b"R", b"F", b"G"
+HELLO, CALL, RESULT, FAILED, FREE, GOODBYE = b"H", b"C", b"R", b"X", b"F", b"G"
 NO_CALL = bytes(8)
-COPY_LIMIT_BYTES = 256 * 1024  # below it a copy is cheaper than keeping the memory alive until it is sent
-_RECEIVE_AT_ONCE = 64
+
+
+class InvalidRow(Exception):
+    """An observation cannot be read; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +51,13 @@ class Greeting:
         max_batch_size: rows that a call takes.
         max_inflight: calls that it runs at once.
         memory: token of the memory that it shares with the server; "": of none.
+        runs_singly: whether the model has no `infer_batch`, so that rows of a call run one after another.
     """
 
     max_batch_size: int
     max_inflight: int
     memory: str = ""
+    runs_singly: bool = False
 
     def to_bytes(self) -> bytes:
         """As a frame."""
@@ -66,75 +70,6 @@ class Greeting:
             return cls(**json.loads(bytes(frame)))
         except TypeError as error:
             raise ValueError(f"no greeting: {error}") from error
-
-
-class WatchedSocket:
-    """A ZeroMQ socket whose messages are handed over by the running event loop.
-
-    Args:
-        socket: which; it is closed with this.
-        on_message: takes the frames of one message.
-    """
-
-    def __init__(self, socket: zmq.Socket[bytes], on_message: Callable[[list[zmq.Frame]], None]) -> None:
-        self._socket = socket
-        self._on_message = on_message
-        self._loop = asyncio.get_running_loop()
-        self._fd = int(socket.getsockopt(zmq.FD))
-        self._looks_again = False
-        self._loop.add_reader(self._fd, self._on_readable)
-        self._loop.call_soon(self._on_readable)
-
-    def send(self, frames: Sequence[Buffer]) -> None:
-        """Hands a message to ZeroMQ; it does not wait.
-
-        Raises:
-            OSError: (zmq.ZMQError) nobody is there to take it, or too much waits already.
-        """
-        last = len(frames) - 1
-        try:
-            for number, frame in enumerate(frames):
-                more = zmq.SNDMORE if number < last else 0
-                self._socket.send(frame, zmq.NOBLOCK | more, copy=len(frame) < COPY_LIMIT_BYTES)
-        except zmq.ZMQError as error:
-            raise OSError(error.errno, error.strerror) from error
-        finally:
-            self._check_edge()
-
-    def _check_edge(self) -> None:
-        """ZeroMQ's descriptor signals edges, and sending may have consumed the one that something came."""
-        if self._looks_again or self._socket.closed or not int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            return
-        self._looks_again = True
-        self._loop.call_soon(self._on_readable)
-
-    def drain(self) -> None:
-        """Hands over all that has come."""
-        while self._hand_over():
-            pass
-
-    def _on_readable(self) -> None:
-        self._looks_again = False
-        for _ in range(_RECEIVE_AT_ONCE):
-            if not self._hand_over():
-                return
-        self._loop.call_soon(self._on_readable)
-
-    def _hand_over(self) -> bool:
-        if self._socket.closed:
-            return False
-        try:
-            frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-        except zmq.Again:
-            return False
-        self._on_message(frames)
-        return True
-
-    def close(self, linger_ms: int = 0) -> None:
-        """Closes the socket; twice is fine."""
-        if not self._socket.closed:
-            self._loop.remove_reader(self._fd)
-            self._socket.close(linger=linger_ms)
 
 
 def write_head(waiting: int, places: Sequence[Place | None]) -> bytes:
@@ -169,8 +104,8 @@ def read_offsets(frame: Buffer) -> list[int]:
 def write_row(outcome: Any) -> tuple[bytes, Buffer]:
     """Envelope and payload of one row's outcome: values by key, or an exception."""
     if isinstance(outcome, Exception):
-        if isinstance(outcome, ObservationError):
-            status, reason = "INVALID_OBSERVATION", outcome.reason
+        if isinstance(outcome, InvalidRow):
+            status, reason = "INVALID_OBSERVATION", str(outcome)
         else:
             status, reason = "MODEL_FAILED", f"{type(outcome).__name__}: {outcome}"
         return pb.ModelResponse(status=status, reason=reason.encode(errors="replace").decode()).SerializeToString(), b""

@@ -20,11 +20,13 @@ from typing import Any
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
-from inferential.dispatch.base import as_values
 from inferential.dispatch.local import LocalDispatcher
-from inferential.dispatch.ray.directory import prepare
-from inferential.dispatch.ray.shared import Offer, Place, ReplicasMemory
-from inferential.dispatch.ray.wire import (
+from inferential.observation.slots import ObservationError
+from inferential.proto.tensors import Buffer
+from inferential.replica.directory import prepare
+from inferential.replica.shared import Offer, Place, ReplicasMemory, open_memory
+from inferential.replica.values import as_values
+from inferential.replica.wire import (
     CALL,
     FREE,
     GOODBYE,
@@ -32,12 +34,12 @@ from inferential.dispatch.ray.wire import (
     NO_CALL,
     RESULT,
     Greeting,
-    WatchedSocket,
+    InvalidRow,
     read_head,
     write_offsets,
     write_row,
 )
-from inferential.proto.tensors import Buffer
+from inferential.replica.zmq_socket import WatchedSocket
 from inferential.scheduler.request import InferenceRequest
 from inferential.transport.memory import raise_mmap_threshold
 
@@ -69,7 +71,7 @@ class Addresses:
     """Where an endpoint listens.
 
     Attributes:
-        ipc: for servers on the same host, by the same user: the directory lets in nobody else.
+        ipc: for servers on the same host, by the same user: the directory lets in no other user.
         tcp: for all others, encrypted and authenticated both ways (CURVE, RFC 26 of ZeroMQ).
         public_key: the endpoint's, z85.
     """
@@ -113,9 +115,9 @@ class Endpoint:
     Args:
         model: as of `LocalDispatcher`; async methods run on the endpoint's own event loop.
         max_inflight: calls at once.
-        model_version: gives the model's version as it is now; told with every result. A model may be swapped within its
+        model_version: gives the model's version as it is now; sent with every result. A model may be swapped within its
             replica, as by Serve's `user_config`.
-        directory: of the ipc socket; nobody else may read it.
+        directory: of the ipc socket; no other user may read it.
         host: where the tcp socket listens, or "" for none.
     """
 
@@ -257,7 +259,7 @@ class Endpoint:
             return
         identity, call_number, kind = (frame.bytes for frame in frames[:3])
         if kind == HELLO:
-            # Another end of a file is opened for nobody but this user's processes.
+            # Only this user's processes can open the other end.
             memory = _opened(frames[3].buffer) if is_near else None
             greeting = replace(self._greeting, memory="" if memory is None else memory.token)
             self._servers[identity] = _Server(socket, identity, memory)
@@ -338,7 +340,7 @@ class Endpoint:
         try:
             server.socket.send([server.identity, *frames])
         except OSError as error:
-            # It is gone, and with it whoever waited for this; its calls that wait need not run.
+            # It is gone, and with it the robots that waited for this; its calls that wait need not run.
             logger.info("a server is gone: %s", error)
             if self._servers.get(server.identity) is server:
                 del self._servers[server.identity]
@@ -351,7 +353,7 @@ def _opened(frame: Buffer) -> ReplicasMemory | None:
     if not len(frame):
         return None
     try:
-        return ReplicasMemory(Offer.from_bytes(frame))
+        return open_memory(Offer.from_bytes(frame))
     except (OSError, ValueError) as error:  # in another container, for example: payloads are sent then
         logger.info("a server's memory cannot be shared: %s", error)
         return None
@@ -382,6 +384,8 @@ def _as_request(envelope: Buffer, payload: Buffer) -> InferenceRequest:
 
 def _written(outcome: Any) -> tuple[bytes, Buffer]:
     try:
+        if isinstance(outcome, ObservationError):
+            outcome = InvalidRow(outcome.reason)
         return write_row(outcome if isinstance(outcome, Exception) else as_values(outcome))
     except Exception as error:  # a result that the wire cannot carry, or that is not what it seems, fails alone
         return write_row(error)

@@ -1,6 +1,6 @@
 """The actor that knows all replicas' endpoints, and hands out the key that opens them.
 
-There is one in a cluster. It carries no observation: replicas register when they start, and servers are told of each
+There is one in a cluster. It carries no observation: replicas register when they start, and servers learn of each
 change as it comes. Replicas register again every few seconds, so that a registry which Ray restarted fills by itself.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 import ray
 import zmq
 
-from inferential.dispatch.ray.endpoint import Addresses
+from inferential.replica.endpoint import Addresses
 
 NAME, NAMESPACE = "inferential-registry", "inferential"
 REGISTER_EVERY_S = 2.0

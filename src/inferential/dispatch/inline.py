@@ -17,7 +17,7 @@ _WAITS = frozenset({"GET_AWAITABLE", "GET_AITER", "GET_ANEXT", "SEND", "YIELD_VA
 _COROUTINE = "RETURN_GENERATOR"  # which each has: compiled ones have no bytecode to judge by
 
 
-def never_waits(function: Any) -> bool:
+def completes_inline(function: Any) -> bool:
     """Whether it is a coroutine function that awaits nothing, as far as its bytecode shows."""
     while isinstance(function, functools.partial):
         function = function.func
@@ -30,7 +30,7 @@ def never_waits(function: Any) -> bool:
     return _COROUTINE in names and names.isdisjoint(_WAITS)
 
 
-def first_step(coroutine: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None] | None:
+def start_inline(coroutine: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None] | None:
     """Runs a coroutine up to where it waits; gives the rest of it, None where it never did.
 
     Raises:

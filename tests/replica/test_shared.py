@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferential.dispatch.ray.shared import (
+from inferential.replica.shared import (
     SHARED_FROM_BYTES,
     SHARED_UP_TO_BYTES,
     SIZE_BYTES,
@@ -20,6 +20,7 @@ from inferential.dispatch.ray.shared import (
     Places,
     ReplicasMemory,
     ServersMemory,
+    open_memory,
 )
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memfd_create is Linux's")
@@ -28,7 +29,7 @@ PAGE = 4096
 
 def both() -> tuple[ServersMemory, ReplicasMemory]:
     server = ServersMemory()
-    return server, ReplicasMemory(Offer.from_bytes(server.offer.to_bytes()))
+    return server, open_memory(Offer.from_bytes(server.offer.to_bytes()))
 
 
 @given(st.lists(st.one_of(st.integers(1, 40 * PAGE), st.integers(-20, -1)), max_size=60))
@@ -98,20 +99,20 @@ def test_an_offer_that_was_taken_back_opens_nothing() -> None:
     server.close()
     server.close()
     with pytest.raises(OSError, match="No such file"):
-        ReplicasMemory(server.offer)
+        open_memory(server.offer)
 
 
 def test_a_process_of_the_same_number_elsewhere_is_not_taken_for_the_server() -> None:
     server, other = ServersMemory(), ServersMemory()
     with pytest.raises(OSError, match="another process's"):
-        ReplicasMemory(Offer(server.offer.pid, other.offer.fd, server.offer.token))
+        open_memory(Offer(server.offer.pid, other.offer.fd, server.offer.token))
 
 
 def test_memory_that_can_be_taken_away_is_not_looked_at() -> None:
     fd = os.memfd_create("other", os.MFD_ALLOW_SEALING)
     os.ftruncate(fd, SIZE_BYTES)
     with pytest.raises(OSError, match="not sealed"):
-        ReplicasMemory(Offer(os.getpid(), fd, "0" * 32))
+        open_memory(Offer(os.getpid(), fd, "0" * 32))
     os.close(fd)
 
 

@@ -1,8 +1,8 @@
 """Memory that a server shares with a replica of its own host: a large payload is copied there once, and is not sent.
 
-It sends nothing and waits for nothing; what is told of it goes with the messages of `wire.py`.
+It sends nothing and waits for nothing; what the ends say of it goes with the messages of `wire.py`.
 
-The memory is a file without a name (memfd_create(2)): nobody can open it but this user's processes, by /proc, and it
+The memory is a file without a name (memfd_create(2)): only this user's processes can open it, by /proc, and it
 is gone with the last process that has it, however that one ends. A file in /dev/shm would be neither, and containers
 have 64 MB of that. Its size is sealed, so that no end can take away what the other one looks at.
 
@@ -18,6 +18,7 @@ import json
 import mmap
 import os
 import secrets
+import struct
 import weakref
 from collections import deque
 from dataclasses import asdict, dataclass
@@ -31,6 +32,10 @@ SHARED_FROM_BYTES = 64 * 1024  # below it, finding a place takes longer than it 
 SHARED_UP_TO_BYTES = 16 * 1024 * 1024  # above it the copy, which the event loop makes, would hold up others
 _PAGE = 4096
 _TOKEN_BYTES = 32
+_RUNS, _RUNS_AT = struct.Struct("<QI"), 64
+_RAN, _RAN_AT = struct.Struct("<QQ"), 128
+ALL_ROWS = 2**32 - 1
+"""Instead of the number of a row: all of a batch run at once."""
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW if hasattr(fcntl, "F_SEAL_SHRINK") else 0
 
 
@@ -128,6 +133,7 @@ class ServersMemory:
         token = secrets.token_hex(_TOKEN_BYTES // 2)
         mapped[:_TOKEN_BYTES] = token.encode()
         self.offer = Offer(os.getpid(), self._fd, token)
+        self._map = mapped
         self._bytes = np.frombuffer(mapped, np.uint8)
         self._places = Places(_PAGE, SIZE_BYTES)
 
@@ -146,38 +152,72 @@ class ServersMemory:
         """Nobody looks at that place any more."""
         self._places.give(offset)
 
+    @property
+    def fd(self) -> int:
+        """The descriptor, for a process that inherits it."""
+        return self._fd
+
+    def marked(self) -> tuple[int, int]:
+        """Returns the number of the call and of the row that the replica began last; 0 for a call: none."""
+        return _RUNS.unpack_from(self._map, _RUNS_AT)
+
+    def run_noted(self) -> tuple[int, int]:
+        """Returns for how many nanoseconds, and how many rows, the replica's model has run in all."""
+        return _RAN.unpack_from(self._map, _RAN_AT)
+
     def close(self) -> None:
-        """Takes the offer back, as when it was taken: nobody can open the memory any more, and it goes with whoever
-        has it. Twice is fine."""
+        """Closes the descriptor: no other process can open the memory any more, and it goes with the last that has it.
+
+        Twice is fine.
+        """
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def open_memory(offer: Offer) -> ReplicasMemory:
+    """Opens a server's memory from another process of its host.
+
+    Raises:
+        OSError: it cannot be opened from here, or is not what it should be.
+    """
+    fd = os.open(f"/proc/{offer.pid}/fd/{offer.fd}", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        memory = ReplicasMemory(fd)
+    finally:
+        os.close(fd)
+    if not secrets.compare_digest(memory.token, offer.token):
+        raise OSError("it is another process's")
+    return memory
 
 
 class ReplicasMemory:
     """A server's memory, as a replica has it.
 
     Args:
-        offer: the server's.
+        fd: of the memory; it may be closed afterwards.
 
     Raises:
-        OSError: it cannot be opened from here, or is not what it should be.
+        OSError: it is not what it should be.
     """
 
-    def __init__(self, offer: Offer) -> None:
-        fd = os.open(f"/proc/{offer.pid}/fd/{offer.fd}", os.O_RDWR | os.O_CLOEXEC)
+    def __init__(self, fd: int) -> None:
         try:
             if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
                 raise OSError("its size is not sealed")
             self._map = mmap.mmap(fd, SIZE_BYTES)
         except ValueError as error:
             raise OSError(str(error)) from error
-        finally:
-            os.close(fd)
-        if not secrets.compare_digest(self._map[:_TOKEN_BYTES], offer.token.encode()):
-            raise OSError("it is another process's")
-        self.token = offer.token
+        self.token = self._map[:_TOKEN_BYTES].decode("ascii", "replace")
         self._freed: deque[int] = deque()  # filled by whatever thread lets go last
+
+    def mark(self, call: int, row: int) -> None:
+        """Notes which row is about to run, should the process end there; ALL_ROWS: a whole batch."""
+        _RUNS.pack_into(self._map, _RUNS_AT, call, row)
+
+    def note_run(self, nanoseconds: int, rows: int) -> None:
+        """Notes for how long, and how many rows, the model has run in all."""
+        _RAN.pack_into(self._map, _RAN_AT, nanoseconds, rows)
 
     def view(self, place: Place) -> memoryview:
         """What lies there; the place is free again when the view, and all that was made of it, is gone.

@@ -1,0 +1,250 @@
+"""One replica of a model in the server's own process: on the event loop, or in threads.
+
+A sync model runs in threads unless it is to run inline; an async one runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+from inferential.dispatch.inline import completes_inline
+from inferential.dispatch.outcomes import CallTimeout
+from inferential.dispatch.threads import CallThreads, carriable
+from inferential.replica.model import Method, is_async, methods_of
+from inferential.replica.pace import SHARED_ROWS, Pace
+from inferential.replica.pending import Pending
+from inferential.replica.spec import ModelInline, ModelThread
+from inferential.replica.structured import rows_of
+from inferential.replica.values import Observation
+
+logger = logging.getLogger("inferential.dispatch")
+
+
+class InProcessReplica:
+    """Runs one model, whichever form it has.
+
+    Args:
+        model_id: for messages.
+        model: a model, a `ModelThread` or a `ModelInline`.
+        on_change: called when `max_batch_size` or `lost` has changed.
+
+    Raises:
+        TypeError, ValueError: as `methods_of`.
+    """
+
+    def __init__(self, model_id: str, model: Any, on_change: Callable[[], None]) -> None:
+        runs_inline = isinstance(model, ModelInline)
+        timeout_ms = model.call_timeout_ms if isinstance(model, ModelThread) else None
+        if isinstance(model, ModelInline | ModelThread):
+            model = model.model
+        methods = methods_of(model_id, model)
+        self._model = model
+        forms = [form for form in (methods.single, methods.batch) if form is not None]
+        self.completes_inline = all(completes_inline(form) or (runs_inline and not is_async(form)) for form in forms)
+        """Whether every call ends without waiting."""
+        self._model_id = model_id
+        self._timeout_s = None if timeout_ms is None else timeout_ms / 1e3
+        self._on_change = on_change
+        self._threads = CallThreads(f"inferential-{model_id}", self._on_return)
+        self._pace = Pace()
+        self._max_batch_size = methods.max_batch_size
+        self._shares = methods.batch is None and not is_async(methods.single)
+        self._pace.quick = runs_inline  # else it would have no reason to run so
+        self._aclose = methods.aclose
+        self._each: Callable[[Sequence[Observation]], Coroutine[Any, Any, Sequence[Any]]] | None = None
+        if methods.single is not None:
+            self._each = self._run_form(
+                methods.single, runs_inline, _run_each, _run_each_inline, self._run_each_in_thread
+            )
+        self._batch: Callable[[Sequence[Observation]], Coroutine[Any, Any, Sequence[Any]]] | None = None
+        if methods.batch is not None:
+            self._batch = self._run_form(
+                methods.batch, runs_inline, _run_batch, _run_batch_inline, self._run_batch_in_thread
+            )
+
+    @staticmethod
+    def _run_form(form: Method, runs_inline: bool, run_async: Any, run_inline: Any, run_in_thread: Any) -> Any:
+        run = run_async if is_async(form) else run_inline if runs_inline else run_in_thread
+        return functools.partial(run, form)
+
+    @property
+    def max_batch_size(self) -> int:
+        """Rows that one call takes; of a model in a thread that has no `infer_batch`, rows that go over together."""
+        return SHARED_ROWS if self._shares and self._pace.quick else self._max_batch_size
+
+    @property
+    def lost(self) -> int:
+        """How many calls over their time still occupy threads."""
+        return self._threads.lost
+
+    def run(self, observations: Sequence[Observation]) -> Coroutine[Any, Any, Sequence[Any]]:
+        """Runs the model; returns a result or an exception for each observation."""
+        if self._batch is not None and (len(observations) > 1 or self._each is None):
+            return self._batch(list(observations))
+        assert self._each is not None
+        return self._each(observations)
+
+    def close(self) -> None:
+        """Ends the threads when their calls do."""
+        self._threads.close()
+
+    async def aclose(self) -> None:
+        """Calls the model's own `aclose`."""
+        if self._aclose is not None:
+            await self._aclose()
+
+    async def metadata(self) -> Mapping[str, Any]:
+        """Returns the model's `metadata`, a map or a function, sync or async, that returns one; {} without it."""
+        found = getattr(self._model, "metadata", None)
+        if callable(found):
+            found = found()
+        if inspect.isawaitable(found):
+            found = await found
+        return found if isinstance(found, Mapping) else {}
+
+    # In threads
+
+    async def _run_batch_in_thread(self, form: Method, rows: list[Observation]) -> Sequence[Any]:
+        results = await self._in_thread(form, rows)
+        if inspect.isawaitable(results):  # a plain function may return one, as a partial of a coroutine function does
+            results = await results
+        return results if isinstance(results, (list, Sequence)) else rows_of(results, len(rows))
+
+    async def _run_each_in_thread(self, form: Method, rows: Sequence[Observation]) -> Sequence[Any]:
+        outcomes: list[Any] = []
+        try:
+            took_s = await self._in_thread(functools.partial(_run_rows, form, outcomes), rows)
+        except CallTimeout as error:
+            ended = [*outcomes, error]  # the thread may still append
+            left = rows[len(ended) :]
+            return [*ended[: len(rows)], *(await self._run_each_in_thread(form, left) if left else ())]
+        if self._shares and self._pace.note(took_s / len(rows)):
+            self._on_change()
+        for number, outcome in enumerate(outcomes):
+            if inspect.isawaitable(outcome):
+                outcomes[number] = (await _run_each(_awaited, [outcome]))[0]
+        return outcomes
+
+    async def _in_thread(self, function: Callable[[Any], Any], argument: Any) -> Any:
+        future = self._threads.call(function, argument)
+        if self._timeout_s is None:
+            return await future
+        timer = asyncio.get_running_loop().call_later(self._timeout_s, self._give_up, future)
+        try:
+            return await future
+        finally:
+            timer.cancel()
+
+    def _give_up(self, future: Pending[Any]) -> None:
+        if future.done():
+            return
+        assert self._timeout_s is not None
+        limit = f"call_timeout_ms ({self._timeout_s * 1e3:g})"
+        self._threads.give_up(future)
+        logger.error(
+            "model %s: a call took longer than %s; its thread cannot be ended, %d slots are lost until calls return",
+            self._model_id,
+            limit,
+            self.lost,
+        )
+        self._on_change()  # first: the end of the call has the server look for what to run next
+        future.set_exception(CallTimeout(f"the call took longer than {limit}"))
+
+    def _on_return(self) -> None:
+        logger.warning(
+            "model %s: a call that took longer than call_timeout_ms has returned; %d slots are still lost",
+            self._model_id,
+            self.lost,
+        )
+        self._on_change()
+
+
+def _way_of(form: Method, runs_inline: bool, ways: tuple[Any, Any, Any]) -> Any:
+    """Returns which of three ways runs a method: awaited, inline, or in a thread."""
+    return ways[0] if is_async(form) else ways[1] if runs_inline else ways[2]
+
+
+def _run_rows(form: Method, outcomes: list[Any], rows: Sequence[Observation]) -> float:
+    """Runs rows one after another, in a thread; returns how many seconds they took."""
+    began = time.perf_counter()
+    for row in rows:
+        try:
+            outcomes.append(form(row))
+        except BaseException as error:
+            outcomes.append(carriable(error))
+    return time.perf_counter() - began
+
+
+# On the event loop. Each layer of coroutines costs as much as reading a small observation: there is one around the
+# model's own.
+
+
+async def _run_batch(form: Callable[[Any], Awaitable[Any]], rows: list[Observation]) -> Sequence[Any]:
+    try:
+        results = await form(rows)
+    except (asyncio.CancelledError, SystemExit) as error:
+        if _cancels_the_call(error):
+            raise
+        raise _failure(error) from error
+    # The list first: an abstract class is checked by a function of its own.
+    return results if isinstance(results, (list, Sequence)) else rows_of(results, len(rows))
+
+
+async def _run_each(form: Callable[[Any], Awaitable[Any]], observations: Sequence[Any]) -> Sequence[Any]:
+    results = []
+    for observation in observations:
+        try:
+            results.append(await form(observation))
+        except (asyncio.CancelledError, SystemExit) as error:
+            if _cancels_the_call(error):
+                raise
+            results.append(_failure(error))
+        except Exception as error:
+            results.append(error)
+    return results
+
+
+async def _run_batch_inline(form: Method, rows: list[Observation]) -> Sequence[Any]:
+    try:
+        results = form(rows)
+    except (asyncio.CancelledError, SystemExit) as error:
+        raise _failure(error) from error
+    if inspect.isawaitable(results):
+        results = await results
+    return results if isinstance(results, (list, Sequence)) else rows_of(results, len(rows))
+
+
+async def _run_each_inline(form: Method, observations: Sequence[Observation]) -> Sequence[Any]:
+    results = []
+    for observation in observations:
+        try:
+            result = form(observation)
+            results.append(await result if inspect.isawaitable(result) else result)
+        except (asyncio.CancelledError, SystemExit) as error:
+            if _cancels_the_call(error):
+                raise
+            results.append(_failure(error))
+        except Exception as error:
+            results.append(error)
+    return results
+
+
+async def _awaited(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+def _cancels_the_call(error: BaseException) -> bool:
+    """Returns whether the call itself is cancelled, and not something that the model awaits."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
+def _failure(error: BaseException) -> RuntimeError:
+    """Returns what a model meant for itself alone, as a failure of its call."""
+    return RuntimeError(f"{type(error).__name__}: {error}")

@@ -1,0 +1,106 @@
+"""What a backend's call ends in: results, the errors that mean something to the server, and `DispatchResult`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from inferential.errors import InferentialError
+from inferential.proto.tensors import Buffer
+from inferential.scheduler.request import InferenceRequest, Refusal
+
+
+class UnknownModelError(InferentialError, LookupError):
+    """The backend has no model of that id."""
+
+
+class ReplicaLost(InferentialError):
+    """The replica of a call is gone or does not answer; another one may take the call.
+
+    Args:
+        text: what happened.
+        ran: whether the call may have been running there, so that it may be the reason.
+    """
+
+    def __init__(self, text: str, *, ran: bool = False) -> None:
+        super().__init__(text)
+        self.ran = ran
+
+
+REPLICA_LOST = ReplicaLost.__name__
+"""Cause of a refusal that the model is not to blame for."""
+MAX_REPLICAS_LOST = 2
+"""A request under which so many replicas have died is refused, and not tried on another one."""
+
+
+class RemoteModelError(InferentialError):
+    """A model in another process failed.
+
+    Args:
+        text: what it raised, its type in front.
+    """
+
+    @property
+    def cause(self) -> str:
+        """The type of what it raised."""
+        return str(self).partition(":")[0]
+
+
+class CallTimeout(InferentialError):
+    """A call took longer than `call_timeout_ms`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A result whose origin is known.
+
+    Attributes:
+        values: arrays and strings by key.
+        model_version: of the model that made it.
+    """
+
+    values: Mapping[str, Any]
+    model_version: str
+
+
+@dataclass(slots=True)
+class DispatchResult:
+    """What became of one request in the backend: frames of a response, or a refusal.
+
+    Attributes:
+        request: whose result it is.
+        latency_ms: how long the model's call took.
+        response_id: the name of the response.
+        envelope, payload: its frames, empty where there is no result.
+        values: the result itself, arrays and strings by key; None where there is none.
+        refusal: why there is none.
+    """
+
+    request: InferenceRequest
+    latency_ms: float
+    response_id: str = ""
+    envelope: bytes = b""
+    payload: Buffer = b""
+    values: Mapping[str, Any] | None = None
+    refusal: Refusal | None = None
+
+    @property
+    def client_id(self) -> str:
+        """Who asked."""
+        return self.request.client_id
+
+    @property
+    def identity(self) -> bytes:
+        """The ZeroMQ routing id that the answer goes to."""
+        return self.request.identity
+
+    @property
+    def success(self) -> bool:
+        """Whether there is a result."""
+        return self.refusal is None
+
+    @property
+    def error(self) -> str | None:
+        """Why there is none."""
+        return None if self.refusal is None else self.refusal.reason

@@ -1,0 +1,122 @@
+"""Requests on a worker process: to rows and back, and what becomes of those whose process died."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from inferential.dispatch.outcomes import (
+    MAX_REPLICAS_LOST,
+    Answer,
+    CallTimeout,
+    RemoteModelError,
+    ReplicaLost,
+)
+from inferential.dispatch.suspects import run_apart
+from inferential.observation.slots import ObservationError
+from inferential.proto import Observation as ObservationMessage
+from inferential.proto.messages import put_metadata, split_values
+from inferential.proto.tensors import pack
+from inferential.replica.outcomes import CallFailed, Died, ModelLoadError, Refused, Values
+from inferential.replica.process import Row, WorkerProcess
+from inferential.replica.rows import RowWriter
+from inferential.replica.values import Observation
+from inferential.scheduler.request import InferenceRequest
+
+logger = logging.getLogger("inferential.dispatch")
+
+
+class WorkerDied(Exception):
+    """The process of a model ended while it ran an observation."""
+
+
+class ProcessRunner:
+    """Runs requests of one model on its processes.
+
+    Args:
+        model_id: for messages.
+        workers: the processes.
+    """
+
+    def __init__(self, model_id: str, workers: Sequence[WorkerProcess]) -> None:
+        self._model_id = model_id
+        self._workers = workers
+        self._rows = RowWriter()
+
+    def run(self, worker: WorkerProcess, requests: Sequence[InferenceRequest]) -> Coroutine[Any, Any, Sequence[Any]]:
+        """Returns results and exceptions of one call, one for each request; raises nothing."""
+        if len(requests) == 1:
+            return self._call(worker, requests)
+        return run_apart(requests, lambda some: self._call(worker, some))
+
+    async def _call(self, worker: WorkerProcess, requests: Sequence[InferenceRequest]) -> Sequence[Any]:
+        if worker.broken:
+            return [ModelLoadError(worker.problem)] * len(requests)
+        rows = []
+        for request in requests:
+            if request.slots is None or request.metadata is None:
+                rows.append((bytes(request.envelope), request.payload))
+            else:
+                rows.append((self._rows.observation(request.slots, request.metadata), request.payload))
+        try:
+            outcomes = await worker.call(rows)
+        except CallFailed as error:
+            if len(requests) == 1:
+                return [RemoteModelError(str(error))]
+            # One client's observation may have failed the call for all; alone, only that one fails.
+            logger.info(
+                "model %s failed on %d observations, trying each alone: %s", self._model_id, len(requests), error
+            )
+            return [(await self._call(worker, [request]))[0] for request in requests]
+        return [self._outcome(request, one) for request, one in zip(requests, outcomes, strict=True)]
+
+    def _outcome(self, request: InferenceRequest, outcome: Any) -> Any:
+        if isinstance(outcome, Values):
+            return Answer(outcome.values, outcome.model_version)
+        if isinstance(outcome, Refused):
+            is_invalid = outcome.status == "INVALID_OBSERVATION"
+            return ObservationError(outcome.reason) if is_invalid else RemoteModelError(outcome.reason)
+        assert isinstance(outcome, Died)
+        if not outcome.ran:
+            return ReplicaLost(outcome.reason)
+        request.replicas_lost += 1
+        if outcome.timed_out:
+            request.replicas_lost = MAX_REPLICAS_LOST  # another process would take as long
+            return CallTimeout(outcome.reason)
+        if request.replicas_lost >= MAX_REPLICAS_LOST:
+            return WorkerDied(
+                f"{request.replicas_lost} processes ended while they ran this observation: {outcome.reason}"
+            )
+        if any(worker.up for worker in self._workers):
+            return ReplicaLost(outcome.reason, ran=True)
+        request.replicas_lost = MAX_REPLICAS_LOST  # none is there to try it, and its robot waits
+        return WorkerDied(f"{outcome.reason} while it ran this observation")
+
+
+async def infer(worker: WorkerProcess, observations: Sequence[Observation]) -> Sequence[Any]:
+    """Runs observations that came by no request.
+
+    Raises:
+        RemoteModelError: the model failed on all of them.
+        WorkerDied: its process does not run, or ended.
+    """
+    try:
+        outcomes = await worker.call([_row(observation) for observation in observations])
+    except CallFailed as error:
+        raise RemoteModelError(str(error)) from error
+    results: list[Any] = []
+    for outcome in outcomes:
+        if isinstance(outcome, Died):
+            raise WorkerDied(outcome.reason)
+        failed = isinstance(outcome, Refused)
+        results.append(RemoteModelError(outcome.reason) if failed else Answer(outcome.values, outcome.model_version))
+    return results
+
+
+def _row(observation: Observation) -> Row:
+    message = ObservationMessage()
+    tensors, metadata = split_values(observation)
+    payload = pack(message.tensors, tensors)
+    put_metadata(message.metadata, metadata)
+    return message.SerializeToString(), payload

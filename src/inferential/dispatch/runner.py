@@ -1,0 +1,123 @@
+"""Runs a batch of requests as one call of a model, and row by row where that call fails.
+
+A row that is tried again is read again: the model sees what the robot sent, whatever it did to the first copy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+from inferential.dispatch.outcomes import ReplicaLost, UnknownModelError
+from inferential.dispatch.suspects import after_loss
+from inferential.observation.values import is_encoded, read_slots, to_values
+from inferential.replica.values import Observation
+from inferential.scheduler.request import InferenceRequest
+
+logger = logging.getLogger("inferential.dispatch")
+
+Infer = Callable[[str, str, Sequence[Observation]], Awaitable[Sequence[Any]]]
+"""Runs observations on a replica of a model: `Dispatcher.infer_on`."""
+
+
+class Runner:
+    """Reads observations and runs them.
+
+    Args:
+        infer: runs the model.
+        may_retry: returns whether a request that fails may be run again later.
+    """
+
+    def __init__(self, infer: Infer, may_retry: Callable[[], bool]) -> None:
+        self._infer = infer
+        self._may_retry = may_retry
+        self._image_pool: Executor | None = None
+
+    def close(self) -> None:
+        """Ends the threads that decode images; a later run starts new ones."""
+        if self._image_pool is not None:
+            self._image_pool.shutdown(wait=False, cancel_futures=True)
+            self._image_pool = None
+
+    def run(self, requests: Sequence[InferenceRequest], replica: str) -> Coroutine[Any, Any, Sequence[Any]]:
+        """Returns results and exceptions of one call, one for each request; raises nothing."""
+        if len(requests) == 1 and not is_encoded(requests[0].slots):
+            observation = read(requests[0], own=self._may_retry())
+            if not isinstance(observation, Exception):  # without a layer of coroutines, which costs as much as reading
+                return self._call(requests, [observation], replica)
+        return self._run(requests, replica)
+
+    async def _run(self, requests: Sequence[InferenceRequest], replica: str) -> Sequence[Any]:
+        observations = await self._read(requests)
+        sound = [number for number, one in enumerate(observations) if not isinstance(one, Exception)]
+        outcomes: list[Any] = list(observations)
+        if sound:
+            rows = [requests[number] for number in sound]
+            results = await self._call(rows, [observations[number] for number in sound], replica)
+            for number, result in zip(sound, results, strict=True):
+                outcomes[number] = result
+        return outcomes
+
+    async def _read(self, requests: Sequence[InferenceRequest]) -> list[Observation | Exception]:
+        """Returns the observations; images are decoded side by side in threads, the rest is read in place."""
+        loop = asyncio.get_running_loop()
+        own = len(requests) > 1 or self._may_retry()
+        jobs: list[Any] = []
+        for request in requests:
+            if is_encoded(request.slots):
+                if self._image_pool is None:
+                    self._image_pool = _new_image_pool()
+                jobs.append(loop.run_in_executor(self._image_pool, read, request, own))
+            else:
+                jobs.append(read(request, own=own))
+        return [await job if isinstance(job, asyncio.Future) else job for job in jobs]
+
+    async def _call(
+        self, requests: Sequence[InferenceRequest], observations: Sequence[Any], replica: str
+    ) -> Sequence[Any]:
+        model_id = requests[0].model_id
+        try:
+            results = await self._infer(replica, model_id, observations)
+            if len(results) != len(requests):
+                raise ValueError(f"the model gave {len(results)} results for {len(requests)} observations")
+        except UnknownModelError as error:
+            return [error] * len(requests)
+        except ReplicaLost as error:
+            return [after_loss(request, error) for request in requests]
+        except Exception as error:
+            if len(requests) == 1:
+                return [error]
+            # One client's observation may have failed the call for all; alone, only that one fails.
+            logger.info("model %s failed on %d observations, trying each alone: %s", model_id, len(requests), error)
+            return [(await self.run([request], replica))[0] for request in requests]
+        return results
+
+
+def read(request: InferenceRequest, own: bool) -> Observation | Exception:
+    """Returns what a model sees of a request, or why it cannot.
+
+    Its arrays are writable, and views on the request's payload where nothing else needs that again.
+
+    Args:
+        request: which one.
+        own: whether the request may be read again, so that the model gets a copy of the payload.
+    """
+    try:
+        slots, metadata, payload = request.slots, request.metadata, request.payload
+        if slots is None or metadata is None:
+            slots, metadata = read_slots(request.envelope, len(payload))
+        if own or (type(payload) is not bytearray and memoryview(payload).readonly):
+            payload = bytearray(payload)
+        return to_values(slots, metadata, payload)
+    except Exception as error:  # Pillow may be missing; that is no reason for the others of the batch to fail
+        return error
+
+
+def _new_image_pool() -> Executor:
+    import os
+    from concurrent.futures import ThreadPoolExecutor
+
+    return ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="inferential-images")

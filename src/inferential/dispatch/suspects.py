@@ -1,0 +1,43 @@
+"""Requests under which a replica has died go alone: if one is the reason, it takes no others with it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from inferential.dispatch.outcomes import MAX_REPLICAS_LOST, RemoteModelError, ReplicaLost
+from inferential.scheduler.request import InferenceRequest
+
+Run = Callable[[Sequence[InferenceRequest]], Awaitable[Sequence[Any]]]
+
+
+async def run_apart(requests: Sequence[InferenceRequest], run: Run) -> Sequence[Any]:
+    """Runs requests as one call, and then each suspect among them as a call of its own.
+
+    Args:
+        requests: of one model.
+        run: runs a call; returns an outcome for each request.
+
+    Returns:
+        The outcomes, in the order of the requests.
+    """
+    if len(requests) == 1 or not any(request.replicas_lost for request in requests):
+        return await run(requests)
+    others = [request for request in requests if not request.replicas_lost]
+    groups = [others] if others else []
+    groups += [[request] for request in requests if request.replicas_lost]
+    outcomes: dict[int, Any] = {}
+    for group in groups:
+        for request, outcome in zip(group, await run(group), strict=True):
+            outcomes[id(request)] = outcome
+    return [outcomes[id(request)] for request in requests]
+
+
+def after_loss(request: InferenceRequest, error: ReplicaLost) -> Exception:
+    """Returns what a lost replica means for a request that was sent there, and counts the loss against it."""
+    if not error.ran:
+        return error
+    request.replicas_lost += 1
+    if request.replicas_lost < MAX_REPLICAS_LOST:
+        return error
+    return RemoteModelError(f"ReplicaLost: {request.replicas_lost} replicas ended while they ran it: {error}")

@@ -1,0 +1,51 @@
+"""What becomes of the rows of a call in another process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+class ModelLoadError(Exception):
+    """A worker process could not load its model."""
+
+
+class CallFailed(Exception):
+    """A call failed as a whole; the text is what the model raised, its type in front."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A row without a result: the name of a status, and why."""
+
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """A row that was not answered before its process ended.
+
+    Attributes:
+        reason: what became of the process.
+        ran: whether this row was running, so that it may be the reason.
+        timed_out: whether it was ended because this row took too long.
+    """
+
+    reason: str
+    ran: bool
+    timed_out: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """A row's result.
+
+    Attributes:
+        values: arrays and strings by key.
+        model_version: as the model says.
+    """
+
+    values: Mapping[str, Any]
+    model_version: str

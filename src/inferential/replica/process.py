@@ -1,0 +1,399 @@
+"""A worker process as its server sees it: started, loaded, called, watched, ended and started again.
+
+It decides when (`lifecycle.py`) but not which calls it gets. All of it runs on the server's event loop, which reads
+the worker's stream itself: no thread hands anything on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from inferential.proto import inferential_pb2 as pb
+from inferential.proto.tensors import Buffer
+from inferential.replica.channel import Stream
+from inferential.replica.lifecycle import Lifecycle
+from inferential.replica.outcomes import CallFailed, Died, ModelLoadError, Refused, Values
+from inferential.replica.pace import SHARED_ROWS, Pace
+from inferential.replica.pending import Pending
+from inferential.replica.rows import Layout, RowReader
+from inferential.replica.shared import ALL_ROWS
+from inferential.replica.spawn import Spawned, spawn
+from inferential.replica.spec import ModelProcess
+from inferential.replica.wire import CALL, FAILED, HELLO, NO_CALL, RESULT, Greeting, read_offsets, write_head
+
+logger = logging.getLogger("inferential.replica")
+
+Row = tuple[bytes, Buffer]
+"""Description and payload of an observation."""
+
+_WATCH_MEMORY_S = 0.1
+_ENDS_WITHIN_S = 2.0
+_QUICK_INFLIGHT = 2  # of a model whose calls are short: the next call is there when one ends
+
+
+@dataclass(slots=True)
+class _Call:
+    rows: int
+    future: Pending[list[Any]]
+
+
+class WorkerProcess:
+    """One replica of a `ModelProcess`.
+
+    Args:
+        model_id: for messages, the worker's too.
+        name: of the replica, for messages.
+        spec: what to run, and its limits.
+        env: environment variables to add.
+        on_change: called on the event loop when `up`, `max_batch_size` or `max_inflight` has changed.
+    """
+
+    def __init__(
+        self, model_id: str, name: str, spec: ModelProcess, env: Mapping[str, str], on_change: Callable[[], None]
+    ) -> None:
+        self._model_id = model_id
+        self._label = f"model {model_id}" + (f", replica {name}" if name else "")
+        self._spec = spec
+        self._env = dict(env)
+        self._on_change = on_change
+        timeout_ms = spec.call_timeout_ms
+        self._life = Lifecycle(spec.load_timeout_s, None if timeout_ms is None else timeout_ms / 1e3)
+        self._greeting: Greeting | None = None
+        self._problem = "it has not been started"
+        self._broken = False
+        self._calls: dict[int, _Call] = {}
+        self._numbers = 0
+        self._pace = Pace()
+        self._ran = 0, 0
+        self._reader = RowReader(pb.ModelResponse)
+        self._process: Spawned | None = None
+        self._stream: Stream | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._memory_timer: asyncio.TimerHandle | None = None
+        self._killed_for: tuple[str, bool] | None = None  # why, and whether it is for a call's time
+        self._first: asyncio.Future[None] | None = None
+        self._starting: asyncio.Task[None] | None = None
+        self._again: asyncio.TimerHandle | None = None
+        self._gone = asyncio.Event()  # set while there is no process
+        self._idle = asyncio.Event()  # set when the last call ends
+        self._closed = True
+
+    @property
+    def up(self) -> bool:
+        """Whether it takes calls."""
+        return self._greeting is not None
+
+    @property
+    def problem(self) -> str | None:
+        """Why it takes no calls; None where it does."""
+        return None if self.up else self._problem
+
+    @property
+    def broken(self) -> bool:
+        """Whether the latest process ended before its model was loaded: waiting for the next one is of little use."""
+        return self._broken
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process that runs now."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def max_batch_size(self) -> int:
+        """Rows that one call takes; of a model without `infer_batch`, rows that go over together."""
+        greeting = self._greeting
+        if greeting is None:
+            return 1
+        return SHARED_ROWS if greeting.runs_singly and self._pace.quick else greeting.max_batch_size
+
+    @property
+    def max_inflight(self) -> int:
+        """Calls that it takes at once, of which it runs one; 0 while it takes none.
+
+        A broken one takes calls, to fail them at once.
+        """
+        if self._greeting is None:
+            return 1 if self._broken else 0
+        return _QUICK_INFLIGHT if self._pace.quick else self._greeting.max_inflight
+
+    async def start(self) -> None:
+        """Starts the process and waits until it has loaded its model.
+
+        Raises:
+            ModelLoadError: it cannot; the text says why.
+        """
+        self._closed = False
+        self._first = asyncio.get_running_loop().create_future()
+        self._begin()
+        await self._first
+
+    async def retire(self) -> None:
+        """Ends the process once the calls that it has are over; it must get no more."""
+        if self._calls:
+            self._idle.clear()
+            await self._idle.wait()
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends the process; what runs is lost. Twice is fine."""
+        self._closed = True
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        if self._starting is not None:
+            with contextlib.suppress(Exception):
+                await self._starting
+        process = self._process
+        if process is None:
+            return
+        if self._calls or not self.up:
+            self._kill("the server ends")
+        elif self._stream is not None:
+            self._stream.finish()  # it reads the end of the stream, and ends
+        try:
+            await asyncio.wait_for(self._gone.wait(), _ENDS_WITHIN_S)
+        except TimeoutError:
+            self._kill("the server ends")
+            await self._gone.wait()
+
+    # Calls
+
+    def call(self, rows: Sequence[Row]) -> Pending[list[Any]]:
+        """Runs rows as one call.
+
+        Returns:
+            What to await for one `Values`, `Refused` or `Died` for each row; it raises CallFailed where the model
+            failed on a batch as a whole.
+        """
+        loop = asyncio.get_running_loop()
+        future: Pending[list[Any]] = Pending(loop)
+        process, stream = self._process, self._stream
+        if self._greeting is None or process is None or stream is None:
+            future.set_result([Died(f"{self._label}: {self._problem}", ran=False)] * len(rows))
+            return future
+        self._numbers += 1
+        number = self._numbers
+        memory = process.memory
+        places = [None if memory is None else memory.put(payload) for _, payload in rows]
+        frames: list[Buffer] = [number.to_bytes(8, "little"), CALL, write_head(0, places)]
+        for (description, payload), place in zip(rows, places, strict=True):
+            frames += (description, payload if place is None else b"")
+        self._calls[number] = _Call(len(rows), future)
+        self._life.call_sent(time.monotonic())
+        stream.send(frames)
+        if self._spec.call_timeout_ms is not None and self._timer is None:
+            self._set_timer(loop)
+        if self._spec.memory_limit_mb is not None and self._memory_timer is None:
+            self._memory_timer = loop.call_later(_WATCH_MEMORY_S, self._watch_memory)
+        return future
+
+    def _on_end_of_stream(self, error: Exception | None) -> None:
+        if error is not None:
+            logger.error("%s (process %s) speaks another protocol: %s", self._label, self.pid, error)
+            self._kill(f"it speaks another protocol: {error}")
+        elif self._process is not None and self._process.pidfd < 0:
+            self._on_exit()
+
+    # What comes
+
+    def _take(self, frames: list[bytes]) -> None:
+        kind = frames[1]
+        if kind == RESULT:
+            self._on_result(frames)
+        elif kind == FAILED:
+            number = int.from_bytes(frames[0], "little")
+            text = frames[2].decode(errors="replace")
+            if number:
+                call = self._answered(number)
+                if call is not None and not call.future.done():
+                    call.future.set_exception(CallFailed(text))
+            else:
+                self._killed_for = text, False
+        elif kind == HELLO:
+            self._on_greeting(Greeting.from_bytes(frames[2]))
+
+    def _on_result(self, frames: list[bytes]) -> None:
+        if len(frames) % 2 == 0:
+            self._free(read_offsets(frames.pop()))
+        call = self._answered(int.from_bytes(frames[0], "little"))
+        if call is None or call.future.done():
+            return
+        version = frames[2].decode()
+        outcomes: list[Any] = []
+        for at in range(3, len(frames), 2):
+            layout = self._reader.layout(frames[at])
+            if isinstance(layout, Layout):
+                outcomes.append(Values(layout.values(frames[at + 1]), version))
+            else:
+                outcomes.append(Refused(*layout))
+        if len(outcomes) != call.rows:
+            raise ValueError(f"{len(outcomes)} results for {call.rows} observations")
+        self._note_pace()
+        call.future.set_result(outcomes)
+
+    def _answered(self, number: int) -> _Call | None:
+        call = self._calls.pop(number, None)
+        self._life.call_answered(time.monotonic(), bool(self._calls))
+        if not self._calls:
+            self._idle.set()
+        return call
+
+    def _free(self, offsets: Sequence[int]) -> None:
+        if self._process is not None and self._process.memory is not None:
+            for offset in offsets:
+                self._process.memory.give(offset)
+
+    def _note_pace(self) -> None:
+        if self._process is None or self._process.memory is None:
+            return
+        before_ns, before_rows = self._ran
+        self._ran = ran_ns, rows = self._process.memory.run_noted()
+        if rows > before_rows and self._pace.note((ran_ns - before_ns) / (rows - before_rows) / 1e9):
+            self._on_change()
+
+    # Life
+
+    def _begin(self) -> None:
+        self._again = None
+        self._starting = asyncio.get_running_loop().create_task(self._spawn())
+
+    async def _spawn(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._killed_for, self._numbers, self._ran, self._pace = None, 0, (0, 0), Pace()
+        self._problem = "its process is loading"
+        self._life.started(time.monotonic())
+        self._gone.clear()
+        python = None if self._spec.python is None else str(self._spec.python)
+        try:
+            spawned = await spawn(python, self._env)
+        except OSError as error:
+            self._over(f"its interpreter {python or sys.executable} cannot be started: {error}")
+            return
+        finally:
+            self._starting = None
+        self._process = spawned
+        self._stream = Stream(spawned.connected, self._take, self._on_end_of_stream)
+        if spawned.pidfd >= 0:
+            loop.add_reader(spawned.pidfd, self._on_exit)
+        settings = {
+            "model_id": self._model_id,
+            "target": self._spec.target,
+            "args": dict(self._spec.args),
+            "path": [path for path in sys.path if path] if self._spec.python is None else [],
+        }
+        self._stream.send([NO_CALL, HELLO, json.dumps(settings).encode()])
+        self._set_timer(loop)
+        if self._spec.memory_limit_mb is not None:
+            self._watch_memory()
+        if self._closed:
+            self._kill("the server ends")
+
+    def _on_greeting(self, greeting: Greeting) -> None:
+        self._greeting, self._broken = greeting, False
+        self._life.loaded(time.monotonic())
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        logger.info("%s is up in process %s", self._label, self.pid)
+        if self._first is not None and not self._first.done():
+            self._first.set_result(None)
+        self._on_change()
+
+    def _on_exit(self) -> None:
+        """The process has ended: what it answered before is taken, and the rest is lost."""
+        process, stream = self._process, self._stream
+        if process is None or stream is None:
+            return
+        stream.drain()
+        reason = process.reap()
+        if self._killed_for is not None:
+            reason = self._killed_for[0]
+        self._over(f"{reason} (process {process.pid})" if self.up else reason)
+
+    def _over(self, reason: str) -> None:
+        loop = asyncio.get_running_loop()
+        was_up, self._greeting, self._problem = self.up, None, reason
+        self._broken = not was_up
+        timed_out = self._killed_for is not None and self._killed_for[1]
+        calls, self._calls = self._calls, {}
+        marked, row = min(calls, default=0), ALL_ROWS
+        process, stream = self._process, self._stream
+        if process is not None:
+            if process.memory is not None:
+                marked, row = process.memory.marked()
+            if process.pidfd >= 0:
+                loop.remove_reader(process.pidfd)
+            process.close()
+        if stream is not None:
+            stream.close()
+        self._process = self._stream = None
+        self._gone.set()
+        self._idle.set()
+        for timer in (self._timer, self._memory_timer):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._memory_timer = None
+        delay_s = self._life.ended(time.monotonic())
+        text = f"{self._label}: {reason}"
+        if self._first is not None and not self._first.done():
+            whose = f"model {self._model_id!r}, target {self._spec.target!r}"
+            self._first.set_exception(ModelLoadError(f"{whose}: {reason}"))
+            self._closed = True
+        if not self._closed:
+            logger.error("%s; %d calls were lost; it is started again in %.1f s", text, len(calls), delay_s)
+            self._problem = f"{reason}; it is being started again"
+            self._again = loop.call_later(delay_s, self._begin)
+            self._on_change()  # first: the end of a call has the server look for what to run next
+        for number, call in calls.items():
+            if not call.future.done():
+                ran = number == marked
+                call.future.set_result(
+                    [Died(text, ran and row in (ALL_ROWS, at), ran and timed_out) for at in range(call.rows)]
+                )
+
+    def _kill(self, reason: str, timed_out: bool = False) -> None:
+        """Ends the process and all that it started; `_on_exit` follows."""
+        if self._process is None:
+            return
+        if self._killed_for is None:
+            self._killed_for = reason, timed_out
+        self._process.kill()
+
+    # Limits
+
+    def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        deadline = self._life.deadline()
+        if deadline < float("inf"):
+            self._timer = loop.call_later(max(deadline - time.monotonic(), 0.0), self._on_deadline)
+
+    def _on_deadline(self) -> None:
+        """Something may have taken too long; the timer is not set anew with each call, so it may ring early."""
+        if self._life.deadline() > time.monotonic():
+            self._set_timer(asyncio.get_running_loop())
+            return
+        self._timer = None
+        if self.up:
+            self._kill(f"a call took longer than call_timeout_ms ({self._spec.call_timeout_ms:g})", timed_out=True)
+        else:
+            self._kill(f"loading took longer than load_timeout_s ({self._spec.load_timeout_s:g})")
+
+    def _watch_memory(self) -> None:
+        """Looks at the process's memory while it loads or runs calls: an idle one takes no more."""
+        self._memory_timer = None
+        limit_mb = self._spec.memory_limit_mb
+        if self._process is None or limit_mb is None:
+            return
+        used_mb = self._process.resident_mb()
+        if used_mb is not None and used_mb > limit_mb:
+            self._kill(f"its process took {used_mb:.0f} MB, memory_limit_mb is {limit_mb:g}")
+        elif self._calls or not self.up:
+            self._memory_timer = asyncio.get_running_loop().call_later(_WATCH_MEMORY_S, self._watch_memory)

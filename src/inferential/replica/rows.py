@@ -1,0 +1,178 @@
+"""The rows of a call and of its result: descriptions of tensors, and the payloads that hold them.
+
+A description is a serialized `Observation` or `ModelResponse` of which only tensors, strings and status count. The
+same ones come again and again, so each end remembers what they mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from inferential.proto import inferential_pb2 as pb
+from inferential.proto.dtypes import dtype_from_numpy, dtype_to_numpy
+from inferential.proto.images import decode
+from inferential.proto.messages import put_metadata, split_values
+from inferential.proto.structure import STRUCTURE_KEY, restore
+from inferential.proto.tensors import Buffer, gather, pack, view_checked
+
+_REMEMBERED = 1024
+_LONGEST_BYTES = 2048  # of what is remembered
+
+
+class Layout:
+    """What a description says: where each tensor lies in the payload, and the strings."""
+
+    __slots__ = ("_encoded", "_end", "_raw", "_strings", "_structured")
+
+    def __init__(self, tensors: Any, strings: Mapping[str, str], *, structured: bool) -> None:
+        self._raw: list[tuple[str, np.dtype[Any], tuple[int, ...], int]] = []
+        self._encoded: list[tuple[str, int, np.dtype[Any], tuple[int, ...], int, int]] = []
+        self._strings = dict(strings)
+        self._structured = structured
+        self._end = 0
+        for tensor in tensors:
+            dtype, shape, offset = dtype_to_numpy(tensor.dtype), tuple(tensor.shape), tensor.byte_offset
+            self._end = max(self._end, offset + tensor.byte_length)
+            if tensor.encoding in (pb.JPEG, pb.PNG):
+                self._encoded.append((tensor.key, tensor.encoding, dtype, shape, offset, tensor.byte_length))
+            else:
+                self._raw.append((tensor.key, dtype, shape, offset))
+
+    def values(self, payload: Buffer) -> dict[str, Any]:
+        """Returns arrays and strings by key: views on the payload, and decoded images; nested where they were sent so.
+
+        Raises:
+            ValueError: the payload is too short, or the structure does not fit its values.
+            ImageError: an image is broken.
+        """
+        if len(payload) < self._end:
+            raise ValueError(f"a payload of {len(payload)} bytes, its tensors take {self._end}")
+        values: dict[str, Any] = {}
+        for key, dtype, shape, offset in self._raw:
+            values[key] = view_checked(payload, dtype, shape, offset)
+        for key, encoding, dtype, shape, offset, length in self._encoded:
+            values[key] = decode(memoryview(payload)[offset : offset + length], encoding, dtype, shape)
+        if self._strings:
+            values.update(self._strings)
+        return restore(values) if self._structured else values
+
+
+class RowWriter:
+    """Describes rows; remembers the descriptions of those that it has seen.
+
+    It may be used by one thread.
+    """
+
+    def __init__(self) -> None:
+        self._of_slots: dict[int, tuple[Sequence[Any], bytes]] = {}
+        self._of_values: dict[tuple[Any, ...], bytes] = {}
+
+    def observation(self, slots: Sequence[Any], metadata: Mapping[str, str]) -> bytes:
+        """Returns the description of an observation's payload.
+
+        Args:
+            slots: the tensors, as `SlotInfo`; the same list again is not read again.
+            metadata: the strings.
+        """
+        known = self._of_slots.get(id(slots))
+        if known is not None and known[0] is slots:
+            part = known[1]
+        else:
+            part = _describe(slots)
+            if len(self._of_slots) >= _REMEMBERED:
+                self._of_slots.clear()
+            self._of_slots[id(slots)] = slots, part
+        return part + pb.Observation(metadata=metadata).SerializeToString() if metadata else part
+
+    def values(self, values: Mapping[str, Any]) -> tuple[bytes, Buffer]:
+        """Returns description and payload of arrays and strings by key.
+
+        Raises:
+            TypeError, ValueError: naming the key of a value that the wire does not carry.
+        """
+        signature = []
+        for key, value in values.items():
+            if not isinstance(value, np.ndarray):
+                return self._mixed(values)
+            signature.append((key, value.dtype, value.shape))
+        known = tuple(signature)
+        description = self._of_values.get(known)
+        if description is None:
+            message = pb.ModelResponse()
+            payload = pack(message.tensors, values)
+            description = message.SerializeToString()
+            if len(self._of_values) >= _REMEMBERED:
+                self._of_values.clear()
+            self._of_values[known] = description
+            return description, payload
+        return description, gather(values)
+
+    def _mixed(self, values: Mapping[str, Any]) -> tuple[bytes, Buffer]:
+        message = pb.ModelResponse()
+        tensors, metadata = split_values(values)
+        payload = pack(message.tensors, tensors)
+        put_metadata(message.metadata, metadata)
+        return message.SerializeToString(), payload
+
+
+class RowReader:
+    """Reads rows; remembers what their descriptions say.
+
+    Args:
+        message: `pb.Observation` in a replica, `pb.ModelResponse` in a server.
+    """
+
+    def __init__(self, message: Any) -> None:
+        self._message = message
+        self._known: dict[bytes, Layout] = {}
+
+    def layout(self, description: bytes) -> Layout | tuple[str, str]:
+        """Returns what a description says, or the name of a status and a reason where it is a refusal.
+
+        Raises:
+            ValueError: it is no description.
+        """
+        layout = self._known.get(description)
+        if layout is not None:
+            return layout
+        message = self._message()
+        try:
+            message.ParseFromString(description)
+        except Exception as error:  # DecodeError is a class of either implementation of protobuf
+            raise ValueError(f"no description of a row: {error}") from error
+        if self._message is pb.ModelResponse and message.status != pb.OK:
+            return pb.Status.Name(message.status), message.reason
+        # What a model returns stays flat on its way to the robot; what it is given does not.
+        structured = self._message is pb.Observation and STRUCTURE_KEY in message.metadata
+        layout = Layout(message.tensors, message.metadata, structured=structured)
+        if len(description) <= _LONGEST_BYTES:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[description] = layout
+        return layout
+
+
+def write_refusal(status: str, reason: str) -> bytes:
+    """Returns the description of a row without a result."""
+    text = reason.encode(errors="replace").decode()  # a reason may hold what is no valid Unicode
+    return pb.ModelResponse(status=status, reason=text).SerializeToString()
+
+
+def _describe(slots: Sequence[Any]) -> bytes:
+    message = pb.Observation()
+    for slot in slots:
+        message.tensors.add(
+            key=slot.key,
+            dtype=dtype_from_numpy(slot.numpy_dtype),
+            shape=slot.shape,
+            byte_offset=slot.byte_offset,
+            byte_length=slot.byte_length,
+            encoding=_ENCODINGS[slot.encoding],
+        )
+    return message.SerializeToString()
+
+
+_ENCODINGS = {"raw": pb.RAW, "jpeg": pb.JPEG, "png": pb.PNG}

@@ -1,0 +1,125 @@
+"""Starts the process of a worker with all that ties it to its server, and ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from inferential.replica.shared import ServersMemory
+
+logger = logging.getLogger("inferential.replica")
+
+_BOOTSTRAP = str(Path(__file__).with_name("bootstrap.py"))
+_MEGABYTE = 1_000_000
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(slots=True)
+class Spawned:
+    """A process that was started.
+
+    Attributes:
+        process: itself; it leads a process group of its own.
+        connected: the stream to it.
+        memory: shared with it; None where the platform has none.
+        pidfd: readable once it has ended; -1 where the platform has none (Linux before 5.3).
+    """
+
+    process: subprocess.Popen[bytes]
+    connected: socket.socket
+    memory: ServersMemory | None
+    pidfd: int
+    _life_fd: int
+
+    @property
+    def pid(self) -> int:
+        """Its id."""
+        return self.process.pid
+
+    def kill(self) -> None:
+        """Ends it and all that it started."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def reap(self) -> str:
+        """Ends what it started, and returns in words how it ended itself."""
+        self.kill()
+        status = self.process.wait()
+        if status < 0:
+            return f"its process was killed by signal {-status} ({signal.Signals(-status).name})"
+        return f"its process exited with status {status}"
+
+    def close(self) -> None:
+        """Closes the descriptors, the stream's apart."""
+        for fd in (self.pidfd, self._life_fd):
+            if fd >= 0:
+                os.close(fd)
+        self.pidfd = self._life_fd = -1
+
+    def resident_mb(self) -> float | None:
+        """Returns its resident memory; None where it has ended or the platform does not say."""
+        try:
+            fields = Path(f"/proc/{self.pid}/statm").read_text().split()
+        except OSError:
+            return None
+        return int(fields[1]) * _PAGE_BYTES / _MEGABYTE
+
+
+async def spawn(python: str | None, env: Mapping[str, str]) -> Spawned:
+    """Starts a worker.
+
+    Args:
+        python: the interpreter; None: the one that runs this.
+        env: environment variables to add.
+
+    Raises:
+        OSError: the interpreter cannot be started.
+    """
+    ours, theirs = socket.socketpair()
+    line, life_fd = os.pipe()
+    try:
+        memory: ServersMemory | None = ServersMemory()
+    except OSError as error:
+        logger.info("no memory is shared with worker processes: %s", error)
+        memory = None
+    memory_fd = -1 if memory is None else memory.fd
+    command = [python or sys.executable, _BOOTSTRAP, str(theirs.fileno()), str(line), str(memory_fd)]
+    fds = [fd for fd in (theirs.fileno(), line, memory_fd) if fd >= 0]
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            pass_fds=fds,
+            env={**os.environ, **env},
+            # Ctrl-C is for the server, which then drains. With a session of its own, a worker would weigh as much to
+            # the kernel as the server and all else of its session together (sched(7), autogroups).
+            process_group=0,
+        )
+
+    try:
+        # In a thread: it takes milliseconds.
+        process = await asyncio.get_running_loop().run_in_executor(None, start)
+    except BaseException:
+        ours.close()
+        os.close(life_fd)
+        raise
+    finally:
+        theirs.close()
+        os.close(line)
+        if memory is not None:
+            memory.close()
+    try:
+        pidfd = os.pidfd_open(process.pid)
+    except (AttributeError, OSError):
+        pidfd = -1
+    return Spawned(process, ours, memory, pidfd, life_fd)

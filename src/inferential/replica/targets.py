@@ -1,0 +1,110 @@
+"""From `module:object` to a model.
+
+What `object` is decides:
+
+- a class, or anything where `args` are given: it is called with them, and what it returns is the model;
+- something with `infer` or `infer_batch`: it is the model;
+- something that can be called with one argument, the observation: it is the model;
+- any other function: it is called without arguments, and what it returns is the model.
+
+It runs no model.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+class TargetError(Exception):
+    """A target leads to no model; the text says why, and where in its module."""
+
+
+def load_target(target: str, args: Mapping[str, Any]) -> Any:
+    """Returns the model that a target leads to.
+
+    Modules are found among what is installed and in the current directory.
+
+    Args:
+        target: module:object.
+        args: keyword arguments to call it with.
+
+    Raises:
+        TargetError: there is none.
+    """
+    found = _find(target)
+    if args or isinstance(found, type) or not (_is_model(found) or not callable(found)):
+        found = _built(found, args)
+    if not _is_model(found):
+        raise TargetError(
+            f"expected a model (an object with infer(observation) or infer_batch(observations), or a function of an "
+            f"observation), or a class or a function without parameters that makes one, got {type(found).__name__}"
+        )
+    return found
+
+
+def _find(target: str) -> Any:
+    module_name, _, names = target.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
+            file = f"; of a file it is the name without .py: {module_name[:-3]}" if module_name.endswith(".py") else ""
+            raise TargetError(f"no module {error.name!r}, neither installed nor in {os.getcwd()}{file}") from error
+        raise TargetError(f"importing it failed: {in_words(error)}") from error
+    except Exception as error:
+        raise TargetError(f"importing it failed: {in_words(error)}") from error
+    path = module_name
+    for name in names.split("."):
+        try:
+            found = getattr(found, name)
+        except AttributeError as error:
+            close = difflib.get_close_matches(name, dir(found), n=1)
+            raise TargetError(f"{path} has no {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")) from error
+        path = f"{path}.{name}"
+    return found
+
+
+def _is_model(found: Any) -> bool:
+    return hasattr(found, "infer") or hasattr(found, "infer_batch") or (callable(found) and _takes_one(found))
+
+
+def _takes_one(function: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # some built-in functions have none
+        return True
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return any(one.kind in (*positional, inspect.Parameter.VAR_POSITIONAL) for one in parameters)
+
+
+def _built(make: Callable[..., Any], args: Mapping[str, Any]) -> Any:
+    if not callable(make):
+        raise TargetError(f"it takes no args: {type(make).__name__} cannot be called")
+    try:
+        model = make(**args)
+    except Exception as error:
+        raise TargetError(f"calling it to make the model failed: {in_words(error)}") from error
+    if inspect.iscoroutine(model):
+        model.close()
+        raise TargetError("it is an async function without parameters; what makes a model must not be async")
+    return model
+
+
+def in_words(error: BaseException) -> str:
+    """Returns type, message and place of an exception, on one line."""
+    if isinstance(error, SyntaxError):
+        return f"SyntaxError: {error.msg} ({error.filename}:{error.lineno})"
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
+    if not frames or frames[-1].filename == __file__:
+        return text
+    return f"{text} ({frames[-1].filename}:{frames[-1].lineno})"

@@ -1,0 +1,47 @@
+"""What a model's result means: arrays and strings by key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from inferential.replica.structured import structured
+
+Observation = dict[str, Any]
+"""What a model sees: np.ndarray by key (tensors) and str by key (metadata)."""
+
+_NUMBERS = frozenset("biufc")  # kinds of dtypes, the plain ones
+
+
+def as_values(result: Any) -> dict[str, Any]:
+    """Returns a model's result as arrays and strings by key.
+
+    A dict keeps its keys; a bare string becomes `text`, and anything else `actions`. A dict with other values (maps,
+    None, lists of strings) has its structure beside them.
+
+    Raises:
+        TypeError: naming the key of a value that is neither a string nor an array nor can become one.
+    """
+    # What most models return comes first: an abstract class is checked by a function of its own.
+    if isinstance(result, np.ndarray) or not isinstance(result, (dict, Mapping)):
+        return {"text": result} if isinstance(result, str) else {"actions": _as_array("actions", result)}
+    try:
+        return {
+            str(key): value if isinstance(value, str) else _as_array(str(key), value) for key, value in result.items()
+        }
+    except TypeError:
+        return structured(result, _as_array)
+
+
+def _as_array(key: str, value: Any) -> np.ndarray[Any, Any]:
+    if type(value) is np.ndarray and value.dtype.kind in _NUMBERS:
+        return value
+    try:
+        array = np.asarray(value)
+    except Exception as error:
+        raise TypeError(f"result {key!r}: {type(value).__name__} is no array: {error}") from error
+    if array.dtype.hasobject or (array.dtype.kind in "USV" and array.dtype.name != "bfloat16"):
+        raise TypeError(f"result {key!r}: expected numbers or a string, got {type(value).__name__}")
+    return array

@@ -1,0 +1,303 @@
+"""A worker process: runs one model, one call after another, for the server that started it.
+
+Its only thread waits for calls, so that it costs nothing while idle and runs calls without handing them on. It ends
+with its server, however that one ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import inspect
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from inferential.proto import inferential_pb2 as pb
+from inferential.proto.images import ImageError
+from inferential.replica.model import Method, methods_of
+from inferential.replica.rows import RowReader, RowWriter, write_refusal
+from inferential.replica.shared import ALL_ROWS, ReplicasMemory
+from inferential.replica.stream import MessageReader, write_message
+from inferential.replica.structured import rows_of
+from inferential.replica.targets import TargetError, load_target
+from inferential.replica.values import as_values
+from inferential.replica.wire import CALL, FAILED, HELLO, NO_CALL, RESULT, Greeting, read_head, write_offsets
+
+_READ_BYTES = 256 * 1024
+_HOLD_S = 0.5e-3  # answers of short calls wait up to this long for those of the next calls that are there already
+_HOLD_BYTES = 64 * 1024
+_LOG_EVERY_S = 1.0
+_MAX_INFLIGHT = 1
+_PLAIN = (np.ndarray, dict, list)  # what most models return, and no awaitable
+
+
+def main(socket_fd: int, life_fd: int, memory_fd: int) -> None:
+    """Runs a worker until its server goes.
+
+    Args:
+        socket_fd: of the stream to the server.
+        life_fd: of a pipe whose other end the server has and never writes to.
+        memory_fd: of the memory that both share; -1: none.
+    """
+    _end_with_server(life_fd)
+    for fd in (socket_fd, life_fd, memory_fd):
+        if fd >= 0:
+            os.set_inheritable(fd, False)
+    memory = None
+    if memory_fd >= 0:
+        memory = ReplicasMemory(memory_fd)
+        os.close(memory_fd)
+    with socket.socket(fileno=socket_fd) as stream:
+        worker = Worker(stream, memory)
+        if worker.load():
+            worker.serve()
+    os._exit(0)  # a model's threads or exit handlers must not keep it
+
+
+def _end_with_server(life_fd: int) -> None:
+    """Has the kernel kill this process group when the life line breaks, whatever the model is doing then.
+
+    fcntl(2): a descriptor with O_ASYNC sends the signal of F_SETSIG, which no code can catch or hold up. With
+    PR_SET_PDEATHSIG the worker would end already with the server's *thread* that started it.
+    """
+    import fcntl
+
+    if not hasattr(fcntl, "F_SETSIG"):  # of Linux; elsewhere the end of the stream must do
+        return
+    fcntl.fcntl(life_fd, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(life_fd, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(life_fd, fcntl.F_SETFL, fcntl.fcntl(life_fd, fcntl.F_GETFL) | os.O_ASYNC)
+    import select
+
+    if select.select([life_fd], [], [], 0)[0]:  # it broke before there was a signal
+        os._exit(0)
+
+
+class Worker:
+    """The model and its calls.
+
+    Args:
+        stream: to the server.
+        memory: shared with it; None: payloads come over the stream.
+    """
+
+    def __init__(self, stream: socket.socket, memory: ReplicasMemory | None) -> None:
+        self._stream = stream
+        self._memory = memory
+        self._messages = MessageReader()
+        self._rows = RowReader(pb.Observation)
+        self._writer = RowWriter()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._single: Method | None = None
+        self._batch: Method | None = None
+        self._model: Any = None
+        self._model_id = ""
+        self._ran_ns = self._ran_rows = 0
+        self._logged_at = -_LOG_EVERY_S
+
+    def load(self) -> bool:
+        """Makes the model as the server's first message says, and greets; returns whether there is one."""
+        settings: dict[str, Any] | None = None
+        while settings is None:
+            data = self._stream.recv(_READ_BYTES)
+            if not data:
+                return False
+            self._messages.feed(data)
+            for frames in self._messages.take():
+                settings = json.loads(frames[2])
+        self._model_id = settings["model_id"]
+        for path in settings["path"]:
+            if path not in sys.path:
+                sys.path.append(path)
+        try:
+            self._model = load_target(settings["target"], settings["args"])
+            methods = methods_of(self._model_id, self._model)
+        except (TargetError, TypeError, ValueError) as error:
+            text = str(error).removeprefix(f"model {self._model_id!r}: ")
+            self._send([NO_CALL, FAILED, text.encode(errors="replace")])
+            return False
+        except BaseException as error:  # a module that calls sys.exit, for example
+            text = f"{type(error).__name__}: {error}"
+            self._send([NO_CALL, FAILED, text.encode(errors="replace")])
+            return False
+        self._single, self._batch = methods.single, methods.batch
+        greeting = Greeting(methods.max_batch_size, _MAX_INFLIGHT, "", methods.batch is None)
+        self._send([NO_CALL, HELLO, greeting.to_bytes()])
+        gc.collect()
+        gc.freeze()  # collections do not look at the model again, which takes tens of milliseconds
+        return True
+
+    def _send(self, frames: Sequence[Any]) -> None:
+        for buffer in write_message(frames):
+            self._stream.sendall(buffer)
+
+    def serve(self) -> None:
+        """Runs calls until the server goes."""
+        stream, messages = self._stream, self._messages
+        held: list[Any] = []
+        buffer = memoryview(bytearray(_READ_BYTES))  # one for all: new memory of this size costs more than a short call
+        while True:
+            try:
+                size = stream.recv_into(buffer)
+            except ConnectionError:
+                return
+            if not size:
+                return
+            messages.feed(bytes(buffer[:size]))
+            began = time.perf_counter()
+            size = 0
+            for frames in messages.take():
+                buffers = write_message(self._run(frames))
+                held += buffers
+                size += sum(map(len, buffers))
+                del frames, buffers
+                if size > _HOLD_BYTES or time.perf_counter() - began > _HOLD_S:
+                    self._flush(held)
+                    began, size = time.perf_counter(), 0
+            if held:
+                self._flush(held)
+
+    def _flush(self, held: list[Any]) -> None:
+        try:
+            if len(held) == 1:
+                self._stream.sendall(held[0])
+            else:
+                for buffer in held if sum(map(len, held)) > _HOLD_BYTES else (b"".join(held),):
+                    self._stream.sendall(buffer)
+        except ConnectionError:
+            os._exit(0)  # the server is gone
+        held.clear()
+
+    def _run(self, frames: list[bytes]) -> list[Any]:
+        """Runs one call; returns the frames of its answer."""
+        number = frames[0]
+        if frames[1] != CALL:
+            return [number, FAILED, b"ValueError: expected a call"]
+        layouts: Any = frames[3::2]
+        payloads: Any = frames[4::2]
+        count = len(layouts)
+        _, places = read_head(frames[2], count)
+        rows: list[Any] = []
+        refused: dict[int, bytes] = {}
+        for at in range(count):
+            place = places[at]
+            try:
+                payload = bytearray(payloads[at]) if place is None else self._memory.view(place)  # type: ignore[union-attr]
+                rows.append(self._rows.layout(layouts[at]).values(payload))  # type: ignore[union-attr]
+            except ImageError as error:
+                refused[at] = write_refusal("INVALID_OBSERVATION", str(error))
+                rows.append(None)
+            except Exception as error:
+                refused[at] = write_refusal("MODEL_FAILED", f"{type(error).__name__}: {error}")
+                rows.append(None)
+            payload = None
+        call = int.from_bytes(number, "little")
+        if self._batch is not None and (count - len(refused) > 1 or self._single is None):
+            answered = self._run_batch(call, rows, refused)
+        else:
+            answered = self._run_each(call, rows, refused)
+        rows.clear()  # and with them the views on shared memory
+        if isinstance(answered, str):
+            return [number, FAILED, answered.encode(errors="replace")]
+        version = str(getattr(self._model, "model_version", "") or "")
+        answer: list[Any] = [number, RESULT, version.encode(errors="replace"), *answered]
+        if self._memory is not None and (freed := self._memory.freed()):
+            answer.append(write_offsets(freed))
+        return answer
+
+    def _run_batch(self, call: int, rows: list[Any], refused: dict[int, bytes]) -> list[Any] | str:
+        sound = [row for at, row in enumerate(rows) if at not in refused]
+        count = len(sound)
+        results: Any = ()
+        if sound:
+            self._mark(call, ALL_ROWS)
+            began = time.perf_counter_ns()
+            try:
+                assert self._batch is not None
+                results = self._call(self._batch, sound)
+                if not isinstance(results, Sequence):
+                    results = rows_of(results, count)
+                if len(results) != count:
+                    raise ValueError(f"the model gave {len(results)} results for {count} observations")
+            except BaseException as error:
+                return self._failure(error)
+            self._note(began, count)
+        outcomes = iter(results)
+        return [
+            part
+            for at in range(len(rows))
+            for part in ((refused[at], b"") if at in refused else self._written(next(outcomes)))
+        ]
+
+    def _run_each(self, call: int, rows: list[Any], refused: dict[int, bytes]) -> list[Any]:
+        parts: list[Any] = []
+        for at, row in enumerate(rows):
+            if at in refused:
+                parts += (refused[at], b"")
+                continue
+            self._mark(call, at)
+            began = time.perf_counter_ns()
+            try:
+                assert self._single is not None
+                result = self._call(self._single, row)
+            except BaseException as error:
+                parts += (write_refusal("MODEL_FAILED", self._failure(error)), b"")
+            else:
+                self._note(began, 1)
+                parts += self._written(result)
+            rows[at] = row = None
+        return parts
+
+    def _call(self, method: Method, argument: Any) -> Any:
+        result = method(argument)
+        if type(result) not in _PLAIN and inspect.isawaitable(result):
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+            return self._loop.run_until_complete(_awaited(result))
+        return result
+
+    def _written(self, outcome: Any) -> tuple[bytes, Any]:
+        try:
+            if isinstance(outcome, Exception):
+                raise outcome
+            return self._writer.values(as_values(outcome))
+        except Exception as error:  # a result that the wire cannot carry, or that is not what it seems, fails alone
+            return write_refusal("MODEL_FAILED", f"{type(error).__name__}: {error}"), b""
+
+    def _failure(self, error: BaseException) -> str:
+        """Returns the error in words, and logs where it was raised, at most once a second."""
+        if not isinstance(error, Exception):
+            error = RuntimeError(f"{type(error).__name__}: {error}")
+        now = time.monotonic()
+        if now - self._logged_at >= _LOG_EVERY_S:
+            self._logged_at = now
+            own = os.path.dirname(os.path.dirname(__file__))
+            frames = [one for one in traceback.extract_tb(error.__traceback__) if not one.filename.startswith(own)]
+            where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+            text = f"model {self._model_id}, process {os.getpid()}: {type(error).__name__}: {error}{where}"
+            # What the model says may come from a robot, and a terminal acts on control characters.
+            print(text if text.isprintable() else ascii(text), file=sys.stderr, flush=True)
+        return f"{type(error).__name__}: {error}"
+
+    def _mark(self, call: int, row: int) -> None:
+        if self._memory is not None:
+            self._memory.mark(call, row)
+
+    def _note(self, began_ns: int, rows: int) -> None:
+        if self._memory is not None:
+            self._ran_ns += time.perf_counter_ns() - began_ns
+            self._ran_rows += rows
+            self._memory.note_run(self._ran_ns, self._ran_rows)
+
+
+async def _awaited(awaitable: Any) -> Any:
+    return await awaitable

@@ -1,0 +1,29 @@
+"""Live and simulated robots are the same fleet, and both are measured."""
+
+from __future__ import annotations
+
+import pytest
+from bench import fleet
+
+from inferential.sim.virtual import generate
+
+
+def test_the_overhead_is_added_to_calls_and_to_the_network() -> None:
+    described = fleet.fleet((2.0, 3.0))
+    (model,) = generate.models(described)
+    robots = generate.chunked_robots(described, seed=0)
+    assert model.latency_s[0] == pytest.approx(0.075)
+    assert len(model.speeds) == fleet.REPLICAS
+    assert len(robots) == fleet.ROBOTS
+    assert robots[0].delay_s == pytest.approx(0.0015)
+
+
+@pytest.mark.slow
+def test_robots_over_real_sockets_are_measured_as_the_simulated_ones_are() -> None:
+    live, overhead = fleet._live("round_robin", 3.0)
+    simulated = fleet._simulated("round_robin", 3.0, overhead)
+    assert simulated is not None
+    for row in (live, simulated):
+        assert 0 < row.starved <= row.starved_worst <= 1
+        assert row.executed_per_s > 0
+        assert row.chunks_per_s > 0

@@ -1,0 +1,177 @@
+"""Where models in the server's own process run, and what a call over its time costs."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inferential import LocalDispatcher, ModelInline, ModelThread
+from inferential.dispatch.runner import read
+from inferential.proto import PNG
+from inferential.proto.images import encode
+from inferential.replica.pace import SHARED_ROWS
+from inferential.scheduler.request import InferenceRequest, RefusalKind
+
+Serve = Callable[..., LocalDispatcher]
+MakeRequest = Callable[..., InferenceRequest]
+
+
+class Inline:
+    max_batch_size = 4
+
+    def __init__(self) -> None:
+        self.threads: set[threading.Thread] = set()
+
+    def infer(self, observation: dict[str, Any]) -> Any:
+        self.threads.add(threading.current_thread())
+        return observation["state"]
+
+    def infer_batch(self, observations: list[dict[str, Any]]) -> Any:
+        self.threads.add(threading.current_thread())
+        return [observation["state"] for observation in observations]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_an_inline_model_runs_on_the_event_loop_and_completes_inline(
+    count: int, serve: Serve, request_of: MakeRequest
+) -> None:
+    model = Inline()
+    dispatcher = serve(m=ModelInline(model))
+    requests = [request_of(slots_known=True) for _ in range(count)]
+    assert dispatcher.completes_inline(requests)
+    results = await dispatcher.dispatch(requests)
+    assert all(result.success for result in results)
+    assert model.threads == {threading.current_thread()}
+
+
+async def test_an_inline_function_that_returns_an_awaitable_is_awaited(ask: Any) -> None:
+    async def later(observation: dict[str, Any]) -> float:
+        await asyncio.sleep(0)
+        return 1.0
+
+    result = await ask(ModelInline(lambda observation: later(observation)))
+    assert result.success, result.error
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), SystemExit(1), StopIteration(), asyncio.CancelledError()])
+async def test_what_an_inline_model_raises_fails_its_call_alone(error: BaseException, ask: Any) -> None:
+    def fails(observation: dict[str, Any]) -> Any:
+        raise error
+
+    result = await ask(ModelInline(fails))
+    assert result.refusal.kind is RefusalKind.MODEL_FAILED
+
+
+async def test_short_calls_share_their_hand_over(serve: Serve, request_of: MakeRequest, finish: Any) -> None:
+    changes: list[int] = []
+    dispatcher = serve(m=lambda observation: observation["state"][:1])
+    dispatcher.watch(lambda: changes.append(dispatcher.max_batch_size("m")), lambda model_id: 0)
+    assert dispatcher.max_batch_size("m") == 1
+    while not changes:
+        await finish(dispatcher.dispatch([request_of()]))
+    assert changes == [SHARED_ROWS]
+    results = await finish(dispatcher.dispatch([request_of(values={"state": np.full(2, n)}) for n in range(8)]))
+    assert [result.values["actions"][0] for result in results] == list(range(8))
+
+
+async def test_rows_that_share_a_hand_over_fail_alone(serve: Serve, request_of: MakeRequest, finish: Any) -> None:
+    def positive(observation: dict[str, Any]) -> Any:
+        if observation["state"][0] < 0:
+            raise ValueError("negative")
+        return observation["state"]
+
+    requests = [request_of(values={"state": np.full(1, float(n))}) for n in (1, -1, 2)]
+    results = await finish(serve(m=positive).dispatch(requests))
+    assert [result.error for result in results] == [None, "ValueError: negative", None]
+
+
+class Hangs:
+    """Waits where it is told to, until it is released."""
+
+    def __init__(self) -> None:
+        self.release = threading.Event()
+
+    def __call__(self, observation: dict[str, Any]) -> Any:
+        if observation["state"][0] < 0:
+            self.release.wait(30)
+        return observation["state"]
+
+
+async def test_a_call_over_its_time_fails_and_its_slot_is_lost_until_it_returns(
+    serve: Serve, request_of: MakeRequest, finish: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = Hangs()
+    dispatcher = serve(m=ModelThread(model, call_timeout_ms=20))
+    changed = asyncio.Event()
+    dispatcher.watch(changed.set, lambda model_id: 0)
+    stuck = request_of(values={"state": np.array([-1.0])})
+    (result,) = await finish(dispatcher.dispatch([stuck]))
+    assert result.error == "CallTimeout: the call took longer than call_timeout_ms (20)"
+    assert dispatcher.lost_slots("m") == 1
+    assert "1 calls took longer than call_timeout_ms" in dispatcher.problems()["m"]
+    assert "model m: a call took longer than call_timeout_ms (20)" in caplog.text
+    changed.clear()
+    model.release.set()
+    await finish(changed.wait())
+    assert dispatcher.lost_slots("m") == 0
+    assert not dispatcher.problems()
+
+
+async def test_rows_behind_one_that_hangs_are_run_all_the_same(
+    serve: Serve, request_of: MakeRequest, finish: Any
+) -> None:
+    model = Hangs()
+    dispatcher = serve(m=ModelThread(model, call_timeout_ms=50))
+    requests = [request_of(values={"state": np.array([float(n)])}) for n in (1, -1, 2, 3)]
+    results = await finish(dispatcher.dispatch(requests))
+    assert [result.success for result in results] == [True, False, True, True]
+    model.release.set()
+
+
+async def test_a_replica_with_a_lost_slot_gets_no_calls_while_another_has_none(
+    serve: Serve, request_of: MakeRequest, finish: Any
+) -> None:
+    models = [Hangs(), Hangs()]
+    dispatcher = serve(m=[ModelThread(model, call_timeout_ms=20) for model in models])
+    await finish(dispatcher.dispatch([request_of(values={"state": np.array([-1.0])})], "0"))
+    assert dispatcher.replicas("m") == ["1"]
+    assert dispatcher.lost_slots("m") == 0
+    models[0].release.set()
+
+
+@pytest.mark.parametrize("payload", [bytearray, bytes, memoryview])
+@pytest.mark.parametrize("own", [True, False])
+def test_a_models_arrays_are_writable_whatever_the_payload_is(
+    payload: Callable[[Any], Any], own: bool, request_of: MakeRequest
+) -> None:
+    request = request_of(values={"state": np.arange(3.0), "camera": encode(np.zeros((4, 4, 3), np.uint8), PNG)})
+    request.payload = sent = payload(bytes(request.payload))
+    before = bytes(sent)
+    observation = read(request, own)
+    assert isinstance(observation, dict)
+    observation["state"] += 1
+    observation["camera"] += 1
+    assert (bytes(sent) == before) or not own
+
+
+@pytest.mark.parametrize("way", [lambda model: model, ModelInline])
+async def test_rows_that_are_tried_alone_are_what_the_robots_sent(
+    way: Any, serve: Serve, request_of: MakeRequest, finish: Any
+) -> None:
+    class Model:
+        def infer_batch(self, observations: list[dict[str, Any]]) -> list[Any]:
+            for observation in observations:
+                observation["state"] *= 2
+            if any(observation["state"][0] < 0 for observation in observations):
+                raise ValueError("negative")
+            return [observation.pop("state") for observation in observations]
+
+    requests = [request_of(values={"state": np.full(300, float(n))}, slots_known=True) for n in (1, -1, 2)]
+    results = await finish(serve(m=way(Model())).dispatch(requests))
+    assert [result.success for result in results] == [True, False, True]
+    assert [results[at].values["actions"][0] for at in (0, 2)] == [2.0, 4.0]

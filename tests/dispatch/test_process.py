@@ -1,0 +1,510 @@
+"""Models in processes of their own: real ones, with load running, and every request counted."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inferential import (
+    AsyncConnection,
+    InferenceError,
+    InvalidObservation,
+    LocalDispatcher,
+    ModelFailed,
+    ModelProcess,
+    ModelThread,
+    Server,
+)
+from inferential.config import InferentialConfig
+from inferential.replica.outcomes import ModelLoadError
+
+if sys.platform != "linux":
+    pytest.skip("worker processes are watched by pidfd", allow_module_level=True)
+
+MODELS = '''
+import ctypes, os, sys, threading, time
+import numpy as np
+
+def echo(observation):
+    return {"actions": observation["state"], "pid": os.getpid()}
+
+def strange(observation):
+    """Does what the observation says."""
+    what = observation.get("do", "")
+    if what == "exit":
+        os._exit(7)
+    if what == "segfault":
+        ctypes.string_at(0)
+    if what == "kill":
+        os.kill(os.getpid(), 9)
+    if what == "hang":
+        time.sleep(60)
+    if what == "hold":
+        kept.append(np.ones(40_000_000))
+        time.sleep(60)
+    if what == "raise":
+        raise ValueError("broken")
+    if what == "sys.exit":
+        sys.exit(1)
+    return {"actions": np.zeros(2), "pid": os.getpid()}
+
+kept = []
+
+class Batch:
+    model_version = "v7"
+    max_batch_size = 8
+
+    def infer_batch(self, observations):
+        for observation in observations:
+            observation["state"] *= 2  # in place, of what a second try must not see
+        if len(observations) > 1 and any(o["state"][0] < 0 for o in observations):
+            raise ValueError("a negative one")
+        for observation in observations:
+            if observation["state"][0] < 0:
+                raise ValueError("negative")
+            if observation["state"][0] == 26:
+                os._exit(1)
+        return [observation.pop("state") for observation in observations]
+
+class Slow(Batch):
+    def __init__(self, seconds=0.05):
+        self.seconds = seconds
+    def infer_batch(self, observations):
+        time.sleep(self.seconds)
+        return super().infer_batch(observations)
+
+class Async:
+    async def infer(self, observation):
+        import asyncio
+        await asyncio.sleep(0)
+        return observation["state"]
+
+def environment(observation):
+    return {"value": os.environ.get("WORKER_TEST", ""), "python": sys.version.split()[0], "numpy": np.__version__}
+
+class NeverLoads:
+    def __init__(self):
+        time.sleep(60)
+
+class NoWeights:
+    def __init__(self, path):
+        raise FileNotFoundError(path)
+'''
+
+Serving = Callable[..., Any]
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ModelProcess]:
+    """`models("name", ...)`: a ModelProcess of a module that only workers import."""
+    name = "worker_models_" + tmp_path.name.replace("-", "_")
+    (tmp_path / f"{name}.py").write_text(MODELS)
+    monkeypatch.chdir(tmp_path)
+    return lambda what, **options: ModelProcess(f"{name}:{what}", **options)
+
+
+@pytest.fixture
+def module(models: Any, tmp_path: Path) -> Path:
+    """The file of the models."""
+    (found,) = tmp_path.glob("*.py")
+    return found
+
+
+@pytest.fixture
+async def serving() -> AsyncIterator[Serving]:
+    """`await serving(config, model_id=model, ...)`: a server and its dispatcher; closed after the test."""
+    async with AsyncExitStack() as stack:
+
+        async def serve(config: InferentialConfig | None = None, **given: Any) -> tuple[Server, LocalDispatcher]:
+            dispatcher = LocalDispatcher(given)
+            server = Server("tcp://127.0.0.1:0", dispatcher=dispatcher, config=config)
+            return await stack.enter_async_context(server), dispatcher
+
+        yield serve
+
+
+@asynccontextmanager
+async def robot(server: Server, model_id: str, client_id: str = "robot") -> AsyncIterator[Any]:
+    async with AsyncConnection(server.address, client_id=client_id) as connection:
+        yield connection.model(model_id, queue="all")
+
+
+@asynccontextmanager
+async def load(server: Server, model_id: str, robots: int = 3, gain: float = 1.0) -> AsyncIterator[Counter[str]]:
+    """Robots that ask a model all the time; every request is counted by what it ended in.
+
+    A right answer is what was sent times `gain`.
+    """
+    ends: Counter[str] = Counter()
+    over = asyncio.Event()
+
+    async def ask(number: int) -> None:
+        async with robot(server, model_id, f"load-{number}") as model:
+            while not over.is_set():
+                ends["asked"] += 1
+                try:
+                    result = await model.infer(timeout_ms=20_000, state=np.full(4, number, np.float32))
+                except InferenceError as error:
+                    ends[type(error).__name__] += 1
+                else:
+                    ends["none" if result is None else "answered"] += 1
+                    assert result is None or result["actions"][0] == gain * number
+
+    tasks = [asyncio.create_task(ask(number)) for number in range(robots)]
+    try:
+        yield ends
+    finally:
+        over.set()
+        await asyncio.gather(*tasks)
+
+
+def write(module: Path, text: str) -> None:
+    """Python compares times in whole seconds and sizes: what it compiled before must go."""
+    module.write_text(text)
+    shutil.rmtree(module.parent / "__pycache__", ignore_errors=True)
+
+
+async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.01)
+
+
+async def ask(model: Any, **values: Any) -> Any:
+    return await model.infer(timeout_ms=20_000, **values)
+
+
+async def test_a_model_in_a_process_answers_with_arrays_and_strings(serving: Serving, models: Any) -> None:
+    server, _ = await serving(m=models("echo"))
+    async with robot(server, "m") as model:
+        for size in (1, 16, 40_000, 1_000_000):
+            state = np.arange(size, dtype=np.float32)
+            result = await ask(model, state=state, prompt="pick")
+            np.testing.assert_array_equal(result["actions"], state)
+        assert int(result["pid"]) != os.getpid()
+
+
+async def test_a_coroutine_function_runs_in_a_process_too(serving: Serving, models: Any) -> None:
+    server, _ = await serving(m=models("Async"))
+    async with robot(server, "m") as model:
+        assert (await ask(model, state=np.ones(2)))["actions"].tolist() == [1.0, 1.0]
+
+
+async def test_the_models_version_comes_with_every_answer(serving: Serving, models: Any) -> None:
+    server, _ = await serving(m=models("Batch"))
+    async with robot(server, "m") as model:
+        assert (await ask(model, state=np.ones(2))).model_version == "v7"
+
+
+@pytest.mark.parametrize("what", ["raise", "sys.exit"])
+async def test_what_a_model_raises_fails_its_call_alone_and_keeps_the_process(
+    what: str, serving: Serving, models: Any
+) -> None:
+    server, _ = await serving(m=models("strange"))
+    async with robot(server, "m") as model:
+        before = await ask(model, state=np.zeros(2))
+        with pytest.raises(ModelFailed, match="ValueError: broken" if what == "raise" else "SystemExit: 1"):
+            await ask(model, state=np.zeros(2), do=what)
+        assert int((await ask(model, state=np.zeros(2)))["pid"]) == int(before["pid"])
+
+
+@pytest.mark.parametrize(
+    ("what", "options", "text"),
+    [
+        ("exit", {}, "its process exited with status 7"),
+        ("segfault", {}, "killed by signal 11 (SIGSEGV)"),
+        ("kill", {}, "killed by signal 9 (SIGKILL)"),
+        ("hang", {"call_timeout_ms": 300}, "a call took longer than call_timeout_ms (300)"),
+        ("hold", {"memory_limit_mb": 200}, "memory_limit_mb is 200"),
+    ],
+)
+async def test_a_process_that_ends_fails_the_call_it_ran_and_other_models_never_notice(
+    what: str, options: dict[str, Any], text: str, serving: Serving, models: Any
+) -> None:
+    server, dispatcher = await serving(bad=models("strange", **options), good=models("echo"))
+    async with load(server, "good") as ends, robot(server, "bad") as model:
+        first = await ask(model, state=np.zeros(2))
+        with pytest.raises(ModelFailed) as failure:
+            await ask(model, state=np.zeros(2), do=what)
+        assert text in str(failure.value)
+        again = await ask(model, state=np.zeros(2))
+        assert int(again["pid"]) != int(first["pid"])
+        assert not dispatcher.problems()
+        answered = ends["answered"]
+        await until(lambda: ends["answered"] > answered + 20)
+    assert ends["asked"] == ends["answered"]
+
+
+async def test_calls_that_had_not_begun_are_run_by_the_next_process(serving: Serving, models: Any) -> None:
+    server, _ = await serving(m=models("strange"))
+    async with load(server, "m", robots=4, gain=0.0) as ends, robot(server, "m") as model:
+        for _ in range(3):
+            answered = ends["answered"]
+            await until(lambda: ends["answered"] > answered + 50)  # noqa: B023 (it is awaited here)
+            with pytest.raises(ModelFailed):
+                await ask(model, state=np.zeros(2), do="exit")
+    assert ends["asked"] == ends["answered"] + ends["RequestExpired"]
+    assert ends["ModelFailed"] == 0
+
+
+async def test_a_killed_replica_costs_no_request_where_there_is_another(serving: Serving, models: Any) -> None:
+    server, dispatcher = await serving(m=models("Slow", args={"seconds": 0.01}, replicas=2))
+    async with load(server, "m", robots=6, gain=2.0) as ends:
+        await until(lambda: ends["answered"] > 20)
+        victim = dispatcher.process_ids("m")[0]
+        os.kill(victim, signal.SIGKILL)
+        await until(lambda: victim not in dispatcher.process_ids("m"))
+        assert "1 of 2 processes do not run" in dispatcher.problems()["m"]
+        await until(lambda: not dispatcher.problems())
+        answered = ends["answered"]
+        await until(lambda: ends["answered"] > answered + 20)
+    assert ends["asked"] == ends["answered"]
+
+
+async def test_an_observation_that_ends_two_processes_is_refused_and_harms_no_other(
+    serving: Serving, models: Any
+) -> None:
+    server, dispatcher = await serving(m=models("Slow", args={"seconds": 0.005}, replicas=3))
+    async with load(server, "m", robots=6, gain=2.0) as ends, robot(server, "m") as model:
+        await until(lambda: ends["answered"] > 20)
+        before = set(dispatcher.process_ids("m"))
+        with pytest.raises(ModelFailed, match="2 processes ended while they ran this observation"):
+            await ask(model, state=np.full(4, 13, np.float32))
+        assert len(before & set(dispatcher.process_ids("m"))) == 1
+        answered = ends["answered"]
+        await until(lambda: ends["answered"] > answered + 20)
+    assert ends["asked"] == ends["answered"]
+
+
+async def test_rows_of_a_batch_that_failed_are_tried_alone_on_what_the_robots_sent(
+    serving: Serving, models: Any
+) -> None:
+    server, _ = await serving(m=models("Slow", args={"seconds": 0.05}))
+    for size in (4, 100_000):  # over the stream, and in shared memory
+
+        async def one(number: float, size: int = size) -> Any:
+            async with robot(server, "m", f"r{number}") as model:
+                return await ask(model, state=np.full(size, number, np.float32))
+
+        async with load(server, "m", robots=1, gain=2.0):
+            results = await asyncio.gather(*map(one, (1, 2, -1, 3)), return_exceptions=True)
+        assert isinstance(results[2], ModelFailed)
+        assert [float(results[at]["actions"][0]) for at in (0, 1, 3)] == [2.0, 4.0, 6.0]
+
+
+async def test_a_retry_sees_what_the_robot_sent(serving: Serving, models: Any) -> None:
+    config = InferentialConfig.model_validate({"scheduling": {"max_retries": 1}})
+
+    class FailsOnce:
+        calls = 0
+
+        def infer(self, observation: dict[str, Any]) -> Any:
+            observation["state"] *= 2
+            state = observation.pop("state")
+            self.calls += 1
+            if self.calls % 2:
+                raise ValueError("the first time")
+            return state
+
+    server, _ = await serving(config, m=FailsOnce())
+    async with robot(server, "m") as model:
+        for size in (4, 200_000):
+            assert (await ask(model, state=np.ones(size, np.float32)))["actions"][0] == 2.0
+
+
+async def test_a_thread_that_hangs_takes_its_slot_alone_and_other_models_never_notice(
+    serving: Serving, models: Any
+) -> None:
+    release = threading.Event()
+
+    def hangs(observation: dict[str, Any]) -> Any:
+        if "hang" in observation:
+            release.wait(30)
+        return observation["state"]
+
+    server, dispatcher = await serving(bad=ModelThread(hangs, call_timeout_ms=100), good=models("echo"))
+    async with load(server, "good") as ends, robot(server, "bad") as model:
+        with pytest.raises(ModelFailed, match="the call took longer than call_timeout_ms"):
+            await ask(model, state=np.zeros(2), hang="yes")
+        assert "bad" in dispatcher.problems()
+        waiting = asyncio.create_task(ask(model, state=np.ones(2)))
+        answered = ends["answered"]
+        await until(lambda: ends["answered"] > answered + 20)
+        assert not waiting.done()  # its only slot is lost
+        release.set()
+        assert (await waiting)["actions"].tolist() == [1.0, 1.0]
+        assert not dispatcher.problems()
+    assert ends["asked"] == ends["answered"]
+
+
+async def test_a_model_may_be_replaced_by_one_in_another_process_while_it_serves(serving: Serving, models: Any) -> None:
+    server, dispatcher = await serving(m=models("echo"))
+    async with load(server, "m") as ends:
+        await until(lambda: ends["answered"] > 20)
+        (before,) = dispatcher.process_ids("m")
+        dispatcher.register_model("m", models("echo"))
+        await until(lambda: dispatcher.process_ids("m") not in ([], [before]))
+        answered = ends["answered"]
+        await until(lambda: ends["answered"] > answered + 20)
+    assert ends["asked"] == ends["answered"]
+
+
+async def test_environment_and_replicas_are_as_told(serving: Serving, models: Any) -> None:
+    server, _ = await serving(m=models("environment", env={"WORKER_TEST": "x"}))
+    async with robot(server, "m") as model:
+        assert (await ask(model, state=np.zeros(1)))["value"] == "x"
+
+
+@pytest.mark.parametrize(
+    ("what", "options", "text"),
+    [
+        ("nothing", {}, "has no 'nothing'"),
+        ("NoWeights", {"args": {"path": "w.safetensors"}}, "FileNotFoundError: w.safetensors"),
+        ("NeverLoads", {"load_timeout_s": 0.5}, r"loading took longer than load_timeout_s \(0.5\)"),
+        ("echo", {"python": "/nowhere/python"}, "its interpreter /nowhere/python cannot be started"),
+    ],
+)
+async def test_a_model_that_cannot_be_loaded_keeps_the_server_from_starting_and_says_why(
+    what: str, options: dict[str, Any], text: str, models: Any
+) -> None:
+    dispatcher = LocalDispatcher({"m": models(what, **options), "n": models("echo")})
+    with pytest.raises(ModelLoadError, match=rf"^model 'm', target '.*': .*{text}"):
+        await dispatcher.start()
+    assert dispatcher.process_ids("n") == []
+
+
+async def test_a_model_whose_restart_fails_fails_its_requests_at_once(
+    serving: Serving, models: Any, module: Path
+) -> None:
+    server, dispatcher = await serving(m=models("strange"))
+    async with robot(server, "m") as model:
+        write(module, "raise RuntimeError('no GPU')")
+        with pytest.raises(ModelFailed):
+            await ask(model, state=np.zeros(2), do="exit")
+        await until(lambda: "no GPU" in dispatcher.problems().get("m", ""))
+        with pytest.raises(ModelFailed, match="RuntimeError: no GPU"):
+            await ask(model, state=np.zeros(2))
+        write(module, MODELS)
+        await until(lambda: not dispatcher.problems())
+        assert (await ask(model, state=np.zeros(2)))["actions"].tolist() == [0.0, 0.0]
+
+
+async def test_a_broken_image_is_the_robots_fault(serving: Serving, models: Any) -> None:
+    from inferential.proto import PNG
+    from inferential.proto.tensors import EncodedImage
+
+    server, _ = await serving(m=models("echo"))
+    async with robot(server, "m") as model:
+        image = EncodedImage(b"no png at all", np.dtype(np.uint8), (4, 4, 3), PNG)
+        with pytest.raises((InvalidObservation, TypeError)):
+            await ask(model, camera=image, state=np.zeros(1))
+
+
+SERVER = """
+import asyncio, os, sys, time
+import numpy as np
+from inferential import AsyncConnection, LocalDispatcher, ModelProcess, Server
+
+async def main():
+    dispatcher = LocalDispatcher({"m": ModelProcess(sys.argv[1])})
+    async with Server("tcp://127.0.0.1:0", dispatcher=dispatcher) as server:
+        async with AsyncConnection(server.address) as connection:
+            model = connection.model("m")
+            await model.observe(state=np.zeros(2), do=sys.argv[2])
+            await asyncio.sleep(0.2)
+            print(*dispatcher.process_ids("m"), flush=True)
+            if sys.argv[3] == "kill":
+                os.kill(os.getpid(), 9)
+            os._exit(0)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("busy", ["", "hang", "spin"])
+@pytest.mark.parametrize("end", ["kill", "exit"])
+async def test_a_worker_ends_with_its_server_however_that_ends(
+    busy: str, end: str, module: Path, tmp_path: Path
+) -> None:
+    write(
+        module,
+        MODELS + "\ndef spins(observation):\n    if observation.get('do') == 'spin':\n        (1 << 80_000_000) ** 3\n"
+        "    return strange(observation)\n",
+    )
+    program = tmp_path / "server_program.py"
+    program.write_text(SERVER)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(program), f"{module.stem}:spins", busy, end, stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), 30)
+    pid = int(output)
+
+    def is_gone() -> bool:
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        except OSError:
+            return True
+
+    await until(is_gone, 5.0)
+
+
+PYTHONS = Path.home() / ".pyenv" / "versions"
+
+
+@pytest.fixture
+def worker_python(request: pytest.FixtureRequest) -> Path:
+    """An interpreter with numpy 1.26 and protobuf, and nothing else, of the version that the test asks for."""
+    python = PYTHONS / request.param / "bin" / "python"
+    if not python.exists():
+        pytest.skip(f"{python} is not there")
+    home = Path(__file__).parents[2] / ".venv" / "workers" / request.param
+    if not (home / ".ready").exists():
+        subprocess.run([python, "-m", "venv", "--clear", home], check=True)
+        packages = ["numpy==1.26.4", "protobuf>=6.31.1,<8"]
+        if subprocess.run([home / "bin" / "python", "-m", "pip", "install", "-q", *packages], check=False).returncode:
+            pytest.skip("numpy and protobuf cannot be installed")
+        (home / ".ready").touch()
+    return home / "bin" / "python"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("worker_python", ["3.10.13", "3.12.1"], indirect=True)
+async def test_a_worker_runs_in_another_python_with_another_numpy(
+    worker_python: Path, serving: Serving, models: Any
+) -> None:
+    server, _ = await serving(m=models("environment", python=worker_python), n=models("environment"))
+    async with robot(server, "m") as model, robot(server, "n", "other") as beside:
+        result = await ask(model, state=np.zeros(20_000))
+        assert result["python"] in str(worker_python)
+        assert result["numpy"] == "1.26.4"
+        assert (await ask(beside, state=np.zeros(1)))["numpy"] == np.__version__
+
+
+@pytest.mark.parametrize(
+    ("version", "text"),
+    [
+        ("3.8.18", "needs Python 3.10 or newer, this is 3.8"),
+        ("3.10.13", "needs numpy 1.26 and protobuf 6.31.1 or newer: No module named"),
+    ],
+)
+async def test_an_environment_that_lacks_what_a_worker_needs_is_reported(version: str, text: str, models: Any) -> None:
+    python = PYTHONS / version / "bin" / "python"
+    if not os.path.exists(python):  # noqa: ASYNC240 (once, before anything runs)
+        pytest.skip(f"{python} is not there")
+    dispatcher = LocalDispatcher({"m": models("echo", python=python)})
+    with pytest.raises(ModelLoadError, match=text):
+        await dispatcher.start()

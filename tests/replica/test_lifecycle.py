@@ -1,0 +1,49 @@
+"""Deadlines and restarts of a worker process, by a made-up clock."""
+
+from __future__ import annotations
+
+import math
+
+from inferential.replica.lifecycle import FIRST_DELAY_S, FORGIVEN_AFTER_S, LONGEST_DELAY_S, Lifecycle
+
+
+def test_loading_has_a_deadline_until_the_model_is_there() -> None:
+    life = Lifecycle(load_timeout_s=10.0, call_timeout_s=None)
+    assert life.deadline() == math.inf
+    life.started(100.0)
+    assert life.deadline() == 110.0
+    life.loaded(101.0)
+    assert life.deadline() == math.inf
+
+
+def test_a_calls_time_begins_when_the_one_before_it_ends() -> None:
+    life = Lifecycle(load_timeout_s=10.0, call_timeout_s=2.0)
+    life.started(0.0)
+    life.loaded(1.0)
+    life.call_sent(5.0)
+    life.call_sent(5.5)
+    assert life.deadline() == 7.0
+    life.call_answered(6.5, more=True)
+    assert life.deadline() == 8.5
+    life.call_answered(7.0, more=False)
+    assert life.deadline() == math.inf
+
+
+def test_restarts_wait_longer_each_time_up_to_a_limit() -> None:
+    life = Lifecycle(10.0, None)
+    delays = []
+    for at in range(12):
+        life.started(float(at))
+        delays.append(life.ended(at + 0.5))
+    assert delays[:4] == [FIRST_DELAY_S, 2 * FIRST_DELAY_S, 4 * FIRST_DELAY_S, 8 * FIRST_DELAY_S]
+    assert delays[-1] == LONGEST_DELAY_S
+
+
+def test_a_process_that_was_up_for_long_is_started_again_at_once() -> None:
+    life = Lifecycle(10.0, None)
+    for _ in range(5):
+        life.started(0.0)
+        life.ended(0.0)
+    life.started(0.0)
+    life.loaded(1.0)
+    assert life.ended(1.0 + FORGIVEN_AFTER_S) == FIRST_DELAY_S

@@ -1,0 +1,27 @@
+"""A model counts as quick by what its latest calls took."""
+
+from __future__ import annotations
+
+from inferential.replica.pace import SHORT_S, Pace
+
+
+def test_a_model_is_not_quick_before_it_has_shown_so() -> None:
+    assert not Pace().quick
+
+
+def test_short_calls_in_a_row_make_a_model_quick_and_long_ones_slow_again() -> None:
+    pace = Pace()
+    assert [pace.note(SHORT_S / 2) for _ in range(5)] == [False, False, False, True, False]
+    assert pace.quick
+    assert [pace.note(SHORT_S * 3) for _ in range(4)] == [False, False, False, True]
+    assert not pace.quick
+
+
+def test_one_long_call_among_short_ones_changes_nothing() -> None:
+    pace = Pace()
+    for _ in range(4):
+        pace.note(SHORT_S / 2)
+    for _ in range(20):
+        assert not pace.note(1.0)
+        assert not pace.note(SHORT_S / 2)
+    assert pace.quick

@@ -1,0 +1,44 @@
+"""Messages come out of a stream as they went in, however it is cut."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inferential.replica.stream import MessageReader, write_message
+
+MESSAGES = st.lists(st.lists(st.binary(max_size=40), min_size=1, max_size=5), max_size=6)
+
+
+@given(messages=MESSAGES, cuts=st.lists(st.integers(1, 50), max_size=20))
+def test_messages_come_out_as_they_went_in_however_the_stream_is_cut(
+    messages: list[list[bytes]], cuts: list[int]
+) -> None:
+    stream = b"".join(bytes(buffer) for message in messages for buffer in write_message(message))
+    reader, found, at = MessageReader(), [], 0
+    for size in [*cuts, len(stream) + 1]:
+        reader.feed(stream[at : at + size])
+        at += size
+        found += reader.take()
+    assert found == messages
+
+
+def test_large_frames_are_not_joined() -> None:
+    frames = [b"head", bytes(300_000)]
+    buffers = write_message(frames)
+    assert len(buffers) == 3
+    reader = MessageReader()
+    for buffer in buffers:
+        reader.feed(bytes(buffer))
+    assert reader.take() == [frames]
+
+
+@pytest.mark.parametrize("count", [0, 1 << 20])
+def test_what_is_no_message_is_refused(count: int) -> None:
+    reader = MessageReader()
+    reader.feed(struct.pack("<I", count))
+    with pytest.raises(ValueError, match=f"a message of {count} frames"):
+        reader.take()

@@ -1,0 +1,63 @@
+"""What a target leads to, with and without arguments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from inferential.replica.targets import TargetError, load_target
+
+MODULE = """
+class Policy:
+    def __init__(self, gain=1.0):
+        self.gain = gain
+    def infer(self, observation):
+        return self.gain
+
+def make(gain):
+    return Policy(gain)
+
+def policy(observation):
+    return 0.0
+
+def breaks():
+    raise RuntimeError("no weights")
+model = Policy()
+"""
+
+
+@pytest.fixture(autouse=True)
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    name = f"targets_{tmp_path.name}".replace("-", "_")
+    (tmp_path / f"{name}.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    return name
+
+
+def test_a_class_and_a_factory_are_called_with_args(module: str) -> None:
+    for name in ("Policy", "make"):
+        assert load_target(f"{module}:{name}", {"gain": 2.0}).infer(None) == 2.0
+
+
+def test_a_model_is_taken_as_it_is(module: str) -> None:
+    assert load_target(f"{module}:policy", {})(None) == 0.0
+    assert load_target(f"{module}:model", {}).gain == 1.0
+
+
+@pytest.mark.parametrize(
+    ("target", "text"),
+    [
+        ("nowhere:x", "no module 'nowhere'"),
+        ("{module}:Polcy", "has no 'Polcy'; did you mean 'Policy'"),
+        ("{module}:breaks", "calling it to make the model failed: RuntimeError: no weights"),
+    ],
+)
+def test_a_target_that_leads_nowhere_says_why(target: str, text: str, module: str) -> None:
+    with pytest.raises(TargetError, match=text):
+        load_target(target.format(module=module), {})
+
+
+def test_args_for_what_cannot_be_called_are_refused(module: str) -> None:
+    with pytest.raises(TargetError, match="it takes no args: Policy cannot be called"):
+        load_target(f"{module}:model", {"gain": 1.0})
