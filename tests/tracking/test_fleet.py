@@ -227,3 +227,14 @@ class FleetMachine(RuleBasedStateMachine):
 
 TestFleetMachine = FleetMachine.TestCase
 TestFleetMachine.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+
+
+def test_observations_that_were_overtaken_count_for_the_rhythm_as_if_spread_over_the_time() -> None:
+    subject = fleet()
+    for number in range(20):
+        at = float(number)
+        subject.on_overtaken("robot", "m", 9, at)
+        subject.on_observation("robot", "m", "", b"robot", at)
+    learned = subject.cadence.learned_cadence("robot", "m")
+    assert learned is not None
+    assert abs(learned - 0.1) < 0.01

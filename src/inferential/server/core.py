@@ -64,6 +64,12 @@ class Core:
         """Returns the ids of the models that are served; None if every id may be one."""
         return self.dispatcher.model_ids() if self._models is None else self._models
 
+    def without_replica(self) -> list[str]:
+        """Returns the ids of the models that no replica serves."""
+        known = self.model_ids()
+        model_ids = sorted(self.engine.profiles.models() if known is None else known)
+        return [model_id for model_id in model_ids if self.capacities.of(model_id).max_inflight == 0]
+
     def sizes(self) -> dict[str, int]:
         """Returns the number of entries in each table of the parts."""
         return {

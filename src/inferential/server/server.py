@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -31,7 +31,7 @@ from inferential.server.history import History
 from inferential.server.inprocess import InProcessConnection
 from inferential.server.process import frozen_garbage, stop_on_signals
 from inferential.server.pump import EventPump
-from inferential.server.status import ServerStatus, status_of
+from inferential.server.status import ClientStatus, ServerStatus, some_clients, status_of
 from inferential.transport.memory import raise_mmap_threshold
 from inferential.transport.messages import Received
 from inferential.transport.zmq_transport import ZmqTransport
@@ -263,8 +263,27 @@ class Server:
         Raises:
             RuntimeError: it does not run.
         """
+        return self._status(self.known_clients)
+
+    @property
+    def known_clients(self) -> list[str]:
+        """The ids of the connected clients, then of those that disconnected lately."""
+        fleet = self._core.accounting.fleet
+        return [*fleet.registry.all_clients, *fleet.departed]
+
+    def overview(self) -> ServerStatus:
+        """Returns the status without clients, whose number may be large; `client_status` has them, some at a time."""
+        return self._status(())
+
+    def client_status(self, client_ids: Iterable[str]) -> list[ClientStatus]:
+        """Returns the status of those of these clients that are connected, or disconnected lately."""
+        core = self._core
+        return some_clients(core.accounting.fleet, core.shares, time.monotonic(), client_ids)
+
+    def _status(self, client_ids: Iterable[str]) -> ServerStatus:
         run, core = self._require_run(), self._core
         return status_of(
+            client_ids=client_ids,
             address=run.transport.address,
             strategy=core.config.scheduling.strategy,
             draining=run.pump.draining,
@@ -291,17 +310,9 @@ class Server:
         )
 
     def readiness(self) -> list[str]:
-        """Returns why robots should not be sent here; empty if they may. Costs microseconds, however many there are.
-
-        Raises:
-            RuntimeError: it does not run.
-        """
-        run, core = self._require_run(), self._core
-        problems = ["the server is draining"] if run.pump.draining else []
-        known = core.model_ids()
-        model_ids = sorted(core.engine.profiles.models() if known is None else known)
-        without = [model_id for model_id in model_ids if core.capacities.of(model_id).max_inflight == 0]
-        return [*problems, *(f"model {model_id!r} has no replica" for model_id in without)]
+        """Returns why robots should not be sent here; empty if they may. Asks no client: it takes microseconds."""
+        problems = ["the server is draining"] if self._require_run().pump.draining else []
+        return [*problems, *(f"model {model_id!r} has no replica" for model_id in self._core.without_replica())]
 
     def _require_run(self) -> _Run:
         if self._run is None:
