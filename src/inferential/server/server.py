@@ -268,8 +268,7 @@ class Server:
     @property
     def known_clients(self) -> list[str]:
         """The ids of the connected clients, then of those that disconnected lately."""
-        fleet = self._core.accounting.fleet
-        return [*fleet.registry.all_clients, *fleet.departed]
+        return [*self.connected_robots, *self._core.accounting.fleet.departed]
 
     def overview(self) -> ServerStatus:
         """Returns the status without clients, whose number may be large; `client_status` has them, some at a time."""
@@ -277,8 +276,7 @@ class Server:
 
     def client_status(self, client_ids: Iterable[str]) -> list[ClientStatus]:
         """Returns the status of those of these clients that are connected, or disconnected lately."""
-        core = self._core
-        return some_clients(core.accounting.fleet, core.shares, time.monotonic(), client_ids)
+        return some_clients(self._core.accounting.fleet, self._core.shares, time.monotonic(), client_ids)
 
     def _status(self, client_ids: Iterable[str]) -> ServerStatus:
         run, core = self._require_run(), self._core
