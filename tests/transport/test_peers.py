@@ -1,4 +1,4 @@
-"""The ROUTER and what may connect to it: who is nobody is let go, who leaves costs nothing, and nobody else notices."""
+"""The ROUTER and its peers: connections without an identity are closed, and one that leaves affects no other."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ async def until(condition: Callable[[], Any]) -> None:
             await asyncio.sleep(0.001)
 
 
-# Who is nobody
+# Unidentified connections
 
 
 @pytest.mark.parametrize(
@@ -548,7 +548,7 @@ def test_another_event_loop_than_asyncios_will_do() -> None:
 
 
 async def hear_both(transport: ZmqTransport) -> None:
-    """A robot that uses libzmq has spoken, and one of ours does: both are heard."""
+    """A robot that uses libzmq has sent, and one of ours does: both are read."""
     async with asyncio.timeout(10):
         assert (await transport.recv()).identity == b"robot"
     async with AsyncConnection(transport.address, "own") as connection:

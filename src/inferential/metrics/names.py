@@ -104,7 +104,10 @@ SEND_ERRORS = declare(
     "a message to a client could not be sent; kind: result (its request ends by that) or refusal (counted as such too)",
 )
 OBSERVATION_ERRORS = declare(
-    "observation_errors", "1", _ALL, "a message was malformed (then without model), or an image could not be decoded"
+    "observation_errors",
+    "1",
+    _ALL,
+    "a message was malformed (then without model), or an image or the structure of its values could not be read",
 )
 ACTIVE_CLIENTS = declare(
     "active_clients", "clients", (), "a client connected or disconnected: number of connected clients", exported=False

@@ -28,7 +28,7 @@ from inferential.server.ingress import OvertakenObservation
 from inferential.server.inprocess import InProcessClients
 from inferential.transport.zmq_transport import GONE, ZmqTransport
 
-logger = logging.getLogger("inferential")
+logger: logging.Logger = logging.getLogger("inferential")
 
 _MAX_REASON = 2048
 
