@@ -22,6 +22,7 @@ from inferential.client.handle import Handle
 from inferential.client.session import Session
 from inferential.config import InferentialConfig
 from inferential.proto.messages import content_of
+from inferential.server.inprocess import identity_of
 from inferential.transport.messages import Received
 
 CLIENTS = (1, 10, 100, 500, 1000, 2000)
@@ -52,7 +53,7 @@ class _Robot:
     """A client whose frames are handed over, and whose answers are counted."""
 
     def __init__(self, server: Server, name: str, model_id: str, answered: Callable[[], None]) -> None:
-        self._identity = server._core.inprocess.add(lambda envelope, payload: answered())
+        self._number = server._core.inprocess.add(lambda envelope, payload: answered())
         self._session = Session(name, "bench")
         self._mailbox = self._session.mailbox(Handle(model_id, 1000.0, 1, "all", EncodingRules(None)))
 
@@ -65,7 +66,7 @@ class _Robot:
             now=now,
             timestamp_ns=now_ns,
         )
-        return self._identity, envelope, payload, now
+        return identity_of(self._number), envelope, payload, now, self._number
 
 
 class _Bench:

@@ -202,6 +202,7 @@ def totals(text: str) -> dict[str, float]:
                 failed = name == "dispatch_errors" and labels.get("error") != "unknown_model"
                 failed |= name == "observation_errors" and bool(labels.get("model"))
                 counts["failed"] += value if failed else 0
+                counts["unsent_results"] += value if name == "send_errors" and labels.get("kind") == "result" else 0
     return dict(counts)
 
 

@@ -60,17 +60,16 @@ def all_answered(kind: str, ends: Mapping[str, int]) -> Check:
 def books_balance(counts: Mapping[str, float]) -> Check:
     """The requests that the server took in are those that it counted an end of.
 
-    Results that could not be sent are counted as send errors, as are refusals that could not be: so what is missing
-    lies between none and all of those.
+    A request also ends in a result that could not be sent: "unsent_results" among them.
 
     Args:
         counts: totals by metric; "arrived" is the number of observations that became requests, "failed" that of model
             failures and broken images among them.
     """
     ended = sum(counts.get(name, 0) for name in _ENDS) + counts.get("failed", 0)
-    missing, unsent = counts["arrived"] - ended, counts.get("send_errors", 0)
-    found = f"{counts['arrived']:.0f} arrived, {ended:.0f} ended, {unsent:.0f} messages could not be sent"
-    return Check("the server's counters add up", 0 <= missing <= unsent, found)
+    unsent = counts.get("unsent_results", 0)
+    found = f"{counts['arrived']:.0f} arrived, {ended:.0f} ended, {unsent:.0f} results could not be sent"
+    return Check("the server's counters add up", counts["arrived"] == ended + unsent, found)
 
 
 def memory_is_flat(samples: Sequence[Sample]) -> Check:

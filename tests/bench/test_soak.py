@@ -35,9 +35,11 @@ def test_requests_that_became_none_are_not_counted_as_ends() -> None:
     assert checks.books_balance(counts).holds
 
 
-@pytest.mark.parametrize(("served", "unsent", "holds"), [(4, 0, True), (3, 0, False), (3, 1, True), (5, 9, False)])
+@pytest.mark.parametrize(
+    ("served", "unsent", "holds"), [(4, 0, True), (3, 0, False), (3, 1, True), (4, 1, False), (5, 9, False)]
+)
 def test_counters_add_up_but_for_what_could_not_be_sent(served: int, unsent: int, holds: bool) -> None:
-    counts = {"arrived": 7.0, "failed": 3.0, "responses_served": served, "send_errors": unsent}
+    counts = {"arrived": 7.0, "failed": 3.0, "responses_served": served, "unsent_results": unsent}
     assert checks.books_balance(counts).holds == holds
 
 

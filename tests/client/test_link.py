@@ -154,9 +154,18 @@ def waits(robot: Robot, count: int) -> list[float]:
     return found
 
 
-def test_without_a_listener_the_wait_doubles_up_to_the_longest(server: Server, robot: Robot) -> None:
+def test_without_a_listener_the_wait_doubles_up_to_that_after_a_refusal(server: Server, robot: Robot) -> None:
     server.close()
-    assert waits(robot, 6) == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+    assert waits(robot, 6) == [0.1, 0.2, 0.4, 0.7, 0.7, 0.7]
+
+
+def test_robots_whose_server_restarts_are_all_back_within_two_seconds(server: Server, make_robot: Make) -> None:
+    robots = [make_robot(server.address, LinkTimeouts(0.1, 5.0)) for _ in range(8)]
+    server.close()
+    for number, robot in enumerate(robots):
+        robot.link._jitter = lambda number=number: number / 7
+        assert max(waits(robot, 8)) <= 1.4
+    assert len({round(robot.link.next_poll_at - robot.now, 3) for robot in robots}) == 8  # and not all at once
 
 
 def test_a_path_that_is_not_there_is_tried_again(tmp_path: Path, make_robot: Make) -> None:

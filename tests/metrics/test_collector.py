@@ -152,14 +152,17 @@ def test_bounds_and_the_switch_change_while_it_runs() -> None:
     assert collector.get_latest("latency") == 299.0
 
 
-def test_a_client_that_is_forgotten_leaves_no_points() -> None:
+def test_what_was_measured_of_a_client_that_is_forgotten_still_counts() -> None:
     collector = MetricsCollector()
     for client in "abc":
         collector.record("latency", 1.0, {"client": client})
         collector.record("size", 1.0, {"client": client})
     collector.forget({"client": "a"}, {"client": "c"})
-    for points in collector.snapshot().metrics.values():
-        assert [point["labels"]["client"] for point in points] == ["b"]
+    for name, points in collector.snapshot().metrics.items():
+        assert [point["labels"].get("client") for point in points] == [None, "b", None]
+        stats = collector.get_stats(name, window_seconds=60)
+        assert stats is not None
+        assert stats.count == 3
 
 
 def test_the_newest_point_of_a_metric_of_two_groups_is_the_newest_whichever_group_is_flushed() -> None:

@@ -42,7 +42,7 @@ def everything_happens(recorder: Recorder) -> None:
     recorder.refused(refused(RefusalKind.REJECTED, CLIENT_GONE))
     recorder.retried(request())
     recorder.observation_error("robot", "invalid")
-    recorder.send_error("robot", "no route")
+    recorder.send_error("robot", "result", "no route")
     recorder.invalidated("robot")
     recorder.active_clients(1)
     recorder.overdue("robot", "m")
@@ -76,7 +76,7 @@ def test_a_late_result_and_an_expired_request_miss_their_deadline(
     assert len(collector.snapshot().metrics[names.DEADLINE_MISSES]) == 2
 
 
-def test_of_disconnected_clients_only_the_disconnection_stays_recorded(
+def test_of_disconnected_clients_only_the_disconnection_keeps_the_label(
     recorder: Recorder, collector: MetricsCollector
 ) -> None:
     everything_happens(recorder)

@@ -340,3 +340,52 @@ def test_what_a_users_scheduler_gives_for_a_busy_model_waits_aside_in_its_order(
     stack.offer(for_m, clock.now)
     assert take(stack, "n", 1, clock.now) == [for_n]
     assert take(stack, "m", 1, clock.now) == [for_m]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_client_that_floods_is_held_back_after_its_call_and_others_are_not(
+    strategy: str, clock: Any, make_queues: Callable[..., ClientQueues], make_request: MakeRequest
+) -> None:
+    queues = make_queues(strategy)
+    flood = [make_request("flooder", pace_s=0.1) for _ in range(2)]
+    for request in flood:
+        queues.offer(request, clock.now)
+    assert take(queues, "m", 1, clock.now) == [flood[0]]
+    assert take(queues, "m", 1, clock.now) == []
+    other = make_request("other")
+    queues.offer(other, clock.now)
+    assert take(queues, "m", 1, clock.now) == [other]
+    assert queues.held_until() == pytest.approx(clock.now + 0.1)
+    assert not queues.is_alone(make_request("flooder", pace_s=0.1))
+    clock.now += 0.11
+    queues.release(clock.now)
+    assert take(queues, "m", 1, clock.now) == [flood[1]]
+    assert (len(queues), queues.held_until()) == (0, None)
+
+
+def test_one_connection_with_ever_new_client_ids_has_one_place_in_the_order(
+    clock: Any, make_queues: Callable[..., ClientQueues], make_request: MakeRequest
+) -> None:
+    queues = make_queues("round_robin", max_queue_size=10)
+    for number in range(9):
+        queues.offer(make_request(f"id-{number}", connection=1), clock.now)
+    robot = make_request("robot", connection=2)
+    queues.offer(robot, clock.now)
+    assert robot in [taken for _ in range(2) for taken in take(queues, "m", 1, clock.now)]
+    late = [make_request(f"robot-{number}", connection=3 + number) for number in range(4)]
+    for request in late:  # a full queue drops those of the connection that has most waiting
+        queues.offer(request, clock.now)
+    assert {request.connection for request in queues.ended()} <= {1}
+
+
+def test_the_requests_of_a_connection_that_ended_end_and_those_of_its_successor_stay(
+    clock: Any, make_queues: Callable[..., ClientQueues], make_request: MakeRequest
+) -> None:
+    queues = make_queues()
+    old, new = make_request("arm", connection=1), make_request("arm", connection=2)
+    queues.offer(old, clock.now)
+    queues.offer(new, clock.now)
+    assert queues.waits(1)
+    queues.forget_connection(1, clock.now)
+    assert (old.state, new.state, queues.waits(1)) == (RequestState.REFUSED, RequestState.QUEUED, False)
+    assert take(queues, "m", 1, clock.now) == [new]

@@ -75,14 +75,18 @@ async def test_a_request_that_fails_inline_is_accounted_for_when_it_is_queued_ag
     assert due[0] > 0.0
 
 
-async def test_an_answer_that_outlives_its_client_is_forgotten_in_time(serve: Serve, gate: Gate) -> None:
+async def test_a_client_that_waits_for_longer_than_the_time_out_is_answered_and_forgotten_then(
+    serve: Serve, gate: Gate
+) -> None:
     tracking = {"response_tracking": {"disconnect_timeout_s": 0.2}}
     async with serve({"m": gate}, tracking) as server, server.connect("robot") as connection:
         await connection.model("m").observe(state=STATE)
         await gate.wait_entered()
-        await until(lambda: not server.connected_robots and not server.status().sizes["timers"])
+        await until(lambda: not server.status().sizes["responses_open"])  # its time-out has passed
+        assert server.connected_robots == ["robot"]
         gate.let()
         await until(lambda: server.status().in_flight == 0)
+        await until(lambda: not server.connected_robots and not server.status().sizes["timers"])
         await until(lambda: not server.status().sizes["responses_open"])
 
 

@@ -28,7 +28,7 @@ from inferential.scheduler.time.fair_share import FairShares
 from inferential.server.callbacks import Callbacks
 from inferential.server.egress import Egress, label_of
 from inferential.server.ingress import IncomingRequest
-from inferential.server.inprocess import InProcessClients
+from inferential.server.inprocess import InProcessClients, identity_of
 from inferential.tracking.fleet import Fleet
 from inferential.transport import ZmqTransport
 
@@ -38,6 +38,7 @@ FAILURES = (
     *(names.DISPATCH_ERRORS, names.OBSERVATION_ERRORS),
 )
 Labels = dict[str, str]
+NOBODY = 999_999
 
 
 class EgressBench:
@@ -56,21 +57,29 @@ class EgressBench:
         self.egress = Egress(self.transport, self.inprocess, recorder, self.accounting, self.callbacks)
         self._numbers = itertools.count(1)
 
-    def running(self, identity: bytes = b"arm", version: int = PROTOCOL_VERSION) -> InferenceRequest:
-        """A request that its model has."""
+    def running(self, connection: int | None = None, version: int = PROTOCOL_VERSION) -> InferenceRequest:
+        """A request that its model has, which came by a connection: by default that of the robot, if it has one."""
         number, now = next(self._numbers), time.monotonic()
+        if connection is None:
+            connection = self.robot_connection()
+        identity = b"arm" if connection > 0 else identity_of(connection)
         request = InferenceRequest("arm", "policy", identity, b"", b"", now, 0.0, None, 0.0, 50.0, 1)
+        request.connection = connection
         request.request_id, request.response_id, request.protocol_version = number, f"answer-{number}", version
         self.accounting.arrived(IncomingRequest(request, "franka", None, 0.0, None, None))
         request.move(RequestState.QUEUED)
         request.move(RequestState.DISPATCHED)
         return request
 
-    def enter(self) -> tuple[bytes, list[Response]]:
-        """An in-process client: its identity, and the responses that it gets."""
+    def robot_connection(self) -> int:
+        """The number of the robot's connection; one that no connection has, while it is not there."""
+        return self.transport.connection_of(b"arm") if self.transport.has_client(b"arm") else NOBODY
+
+    def enter(self) -> tuple[int, list[Response]]:
+        """An in-process client: the number of its connection, and the responses that it gets."""
         heard: list[Response] = []
-        identity = self.inprocess.add(lambda envelope, payload: heard.append(read_response(envelope, payload)))
-        return identity, heard
+        number = self.inprocess.add(lambda envelope, payload: heard.append(read_response(envelope, payload)))
+        return number, heard
 
     def points(self, name: str) -> list[Labels]:
         """The labels of a metric's points."""
@@ -136,7 +145,7 @@ def end(bench: EgressBench, request: InferenceRequest, how: RefusalKind | str) -
 async def test_a_request_ends_in_a_result_or_in_a_reason_or_in_a_count(
     version: int, receiver: str, how: RefusalKind | str, bench: EgressBench
 ) -> None:
-    identity, heard = (b"arm", []) if receiver == "unknown" else bench.enter()
+    identity, heard = (NOBODY, []) if receiver == "unknown" else bench.enter()
     request = bench.running(identity, version)
     if receiver == "in-process, disconnected":
         bench.inprocess.remove(identity)
@@ -151,7 +160,7 @@ async def test_a_request_ends_in_a_result_or_in_a_reason_or_in_a_count(
         return
     assert request.state is RequestState.REFUSED
     assert counts > 0
-    status = Status.REJECTED if how == "gone" else Status.Value(how.name) if isinstance(how, RefusalKind) else None
+    status = Status.Value(how.name) if isinstance(how, RefusalKind) else None
     expected = [status] if receiver == "in-process" and version and status is not None else []
     assert [outcome.message.status for outcome in heard] == expected
 
@@ -163,7 +172,7 @@ async def test_request_callbacks_are_called_once_after_a_request_has_ended(
 ) -> None:
     states: list[RequestState] = []
     bench.callbacks.register(lambda request: states.append(request.state))
-    request = bench.running(bench.enter()[0] if receiver == "in-process" else b"arm")
+    request = bench.running(bench.enter()[0] if receiver == "in-process" else NOBODY)
     end(bench, request, how)
     assert bench.ended == [request]
     assert states == [request.state]
@@ -227,7 +236,7 @@ async def test_a_robot_of_the_old_line_is_sent_results_alone(bench: EgressBench,
     await bench.meet(robot)
     for kind in RefusalKind:
         bench.egress.refuse(bench.running(version=0), Refusal(kind, "because", "cause"))
-    bench.egress.reject_malformed(b"arm", malformed(version=0))
+    bench.egress.reject_malformed(b"arm", bench.robot_connection(), malformed(version=0))
     request = bench.running(version=0)
     bench.egress.answer([result(request)])
     assert read_response(*robot.recv_multipart()[1:]).message.response_id == request.response_id
@@ -241,6 +250,7 @@ async def test_a_refusal_tells_the_robot_which_request_and_why_and_how_often_it_
     request = bench.running()
     request.serve_interval_ms = 40.0
     bench.egress.refuse(request, Refusal(RefusalKind.EXPIRED, "too late", "expired"))
+    await asyncio.sleep(0)  # refusals leave with the next turn
     _, envelope, payload = robot.recv_multipart()
     outcome = read_response(envelope, payload)
     assert (outcome.message.status, outcome.message.request_id, outcome.model_id) == (
@@ -268,7 +278,9 @@ async def test_an_answer_to_a_robot_that_is_not_there_is_void_and_counted(bench:
     bench.egress.answer([result(request)])
     assert request.refusal is not None
     assert request.refusal.cause == CLIENT_GONE
-    assert bench.points(names.SEND_ERRORS) == [{"client": "arm", "error": "the client is not connected"}]
+    assert bench.points(names.SEND_ERRORS) == [
+        {"client": "arm", "kind": "result", "error": "the client is not connected"}
+    ]
     assert bench.points(names.INVALIDATION_COUNT) == [{"client": "arm"}]
     assert not bench.points(names.RESPONSES_SERVED)
 
@@ -303,7 +315,8 @@ async def test_what_a_robot_does_not_read_is_counted_and_all_else_is_answered(ro
         assert {request.state for request in requests[:-1]} == {RequestState.ANSWERED}
         assert len(bench.points(names.RESPONSES_SERVED)) == len(requests) - 1
         (labels,) = bench.points(names.SEND_ERRORS)
-        assert labels == {"client": "arm", "error": "the client does not read: 1 messages are buffered for it"}
+        reason = "the client does not read: 1 messages are buffered for it"
+        assert labels == {"client": "arm", "kind": "result", "error": reason}
     finally:
         await bench.transport.close()
 
@@ -317,7 +330,9 @@ async def test_an_answer_to_a_client_that_disconnected_is_counted_although_it_is
     assert bench.fleet.sweep(time.monotonic() + 3600).gone == ["arm"]
     bench.egress.answer([result(request)])
     assert request.state is RequestState.REFUSED
-    assert bench.points(names.SEND_ERRORS) == [{"client": "arm", "error": "the client has disconnected"}]
+    assert bench.points(names.SEND_ERRORS) == [
+        {"client": "arm", "kind": "result", "error": "the client has disconnected"}
+    ]
 
 
 async def test_a_client_that_disconnected_gets_nothing_that_is_for_the_next_one(bench: EgressBench) -> None:
@@ -409,12 +424,9 @@ async def test_a_malformed_message_is_counted_and_answered_if_its_sender_can_rea
     version: int, request_id: int, is_sent: bool, bench: EgressBench
 ) -> None:
     identity, heard = bench.enter()
-    bench.egress.reject_malformed(identity, malformed(version, request_id))
-    outcome = [
-        (outcome.message.status, outcome.message.request_id, outcome.model_id, outcome.message.reason)
-        for outcome in heard
-    ]
-    assert outcome == ([(Status.INVALID_OBSERVATION, 7, "policy", "urgency: no")] if is_sent else [])
+    bench.egress.reject_malformed(identity_of(identity), identity, malformed(version, request_id))
+    told = [(told.message.status, told.message.request_id, told.model_id, told.message.reason) for told in heard]
+    assert told == ([(Status.INVALID_OBSERVATION, 7, "policy", "urgency: no")] if is_sent else [])
     assert bench.points(names.OBSERVATION_ERRORS) == [{"client": "?", "error": "invalid"}]
     assert not bench.ended  # it never was a request
 
@@ -424,22 +436,25 @@ async def test_the_error_for_a_foreign_client_id_goes_to_its_sender_only(
 ) -> None:
     await bench.meet(robot)
     impostor, heard = bench.enter()
-    bench.egress.reject_malformed(impostor, malformed())
+    bench.egress.reject_malformed(identity_of(impostor), impostor, malformed())
     bench.egress.refuse(bench.running(), Refusal(RefusalKind.EXPIRED, "the first that it hears", "expired"))
+    await asyncio.sleep(0)  # refusals leave with the next turn
     assert len(heard) == 1
     assert read_response(*robot.recv_multipart()[1:]).message.reason == "the first that it hears"
 
 
 async def test_a_malformed_message_of_a_disconnected_client_is_counted_under_its_identity(bench: EgressBench) -> None:
-    bench.egress.reject_malformed(b"leg", malformed())
+    bench.egress.reject_malformed(b"leg", NOBODY, malformed())
     assert bench.points(names.OBSERVATION_ERRORS) == [{"client": "leg", "error": "invalid"}]
-    assert bench.points(names.SEND_ERRORS) == [{"client": "leg", "error": "the client is not connected"}]
+    assert bench.points(names.SEND_ERRORS) == [
+        {"client": "leg", "kind": "refusal", "error": "the client is not connected"}
+    ]
 
 
 async def test_a_message_with_wrong_frames_is_counted_and_not_answered(bench: EgressBench) -> None:
     identity, heard = bench.enter()
-    for sender in (identity, b"arm"):
-        bench.egress.count_wrong_frames(sender)
+    for sender in (identity_of(identity), b"arm"):
+        bench.egress.count_wrong_frames(sender, "two of them")
     assert bench.points(names.OBSERVATION_ERRORS) == [{"client": name, "error": "frames"} for name in ("?", "arm")]
     assert (heard, bench.points(names.SEND_ERRORS)) == ([], [])
 
@@ -451,7 +466,7 @@ async def test_a_message_with_wrong_frames_is_counted_and_not_answered(bench: Eg
         ("рука 2".encode(), "рука 2"),
         (b"", "?"),
         (b"\0\0\0\0\1", "?"),
-        (InProcessClients().add(lambda envelope, payload: None), "?"),
+        (identity_of(-1), "?"),
         (b"\xff\xfe", "?"),
         (b"arm\n", "?"),
         ("\u202egnp.arm".encode(), "?"),  # which turns the text around it
@@ -470,3 +485,23 @@ def test_a_callback_that_would_have_to_be_awaited_is_refused() -> None:
     with pytest.raises(TypeError, match=r"request callback .*: it is called, not awaited"):
         callbacks.register(wait)  # type: ignore[arg-type]
     assert not callbacks
+
+
+async def test_what_a_client_does_wrong_is_logged_once_a_minute_for_each_kind(bench: EgressBench, caplog: Any) -> None:
+    caplog.set_level(logging.INFO, "inferential")
+    for _ in range(3):
+        bench.egress.reject_malformed(b"arm", NOBODY, malformed())
+        bench.egress.count_wrong_frames(b"arm", "expected frames [empty, envelope, payload], got 2 of them")
+        bench.egress.refuse(bench.running(), Refusal(RefusalKind.UNKNOWN_MODEL, "no model 'policy'", "unknown_model"))
+        bench.egress.refuse(bench.running(), Refusal(RefusalKind.SUPERSEDED, "a newer one came", "newer"))
+    assert caplog.messages == [
+        "client arm: an observation is invalid: urgency: no",
+        "client arm: a message is no observation: expected frames [empty, envelope, payload], got 2 of them",
+        "client arm: a request for model policy was refused (unknown_model): no model 'policy'",
+    ]
+
+
+async def test_a_reason_of_megabytes_reaches_the_robot_cut(bench: EgressBench) -> None:
+    number, heard = bench.enter()
+    bench.egress.refuse(bench.running(number), Refusal(RefusalKind.MODEL_FAILED, "x" * 5_000_000, "ValueError"))
+    assert len(heard[0].message.reason) < 3000

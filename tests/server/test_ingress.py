@@ -28,7 +28,7 @@ from inferential.proto.cache.templates import ObservationTemplate
 from inferential.proto.tensors import describe
 from inferential.scheduler.request import RefusalKind, RequestState
 from inferential.server.ingress import IncomingRequest, Ingress
-from inferential.server.inprocess import InProcessClients
+from inferential.server.inprocess import InProcessClients, identity_of
 from inferential.tracking.fleet import Fleet
 
 NOW_NS = 1_700_000_000_000_000_000
@@ -77,7 +77,7 @@ class IngressBench:
     def receive(
         self, message: bytes | memoryview, identity: bytes = b"arm", payload: bytes = PAYLOAD
     ) -> IncomingRequest:
-        return self.ingress.receive(identity, message, payload, RECEIVED_AT)
+        return self.ingress.receive(identity, message, payload, RECEIVED_AT, 1)
 
     def owned(self, identity: bytes, client_id: str = "arm") -> None:
         """A connection claims to be a client."""
@@ -107,7 +107,7 @@ def test_a_connection_with_an_identity_may_use_no_other_client_id(identity: byte
 def test_a_connection_without_an_identity_may_use_a_free_client_id() -> None:
     bench = IngressBench()
     bench.owned(b"leg", "leg")
-    for identity in (NAMELESS, bench.inprocess.add(lambda envelope, payload: None)):
+    for identity in (NAMELESS, identity_of(-1)):
         assert bench.receive(envelope(), identity).request.identity == identity
 
 

@@ -56,6 +56,16 @@ def test_a_silent_client_is_overdue_once_and_gone_once() -> None:
     assert subject.active_count == 0
 
 
+def test_a_client_that_waits_for_an_answer_is_not_gone_however_long_it_is_silent() -> None:
+    subject = fleet()
+    last = rhythmic(subject)
+    for later in (10.0, 11.0, 60.0):
+        assert subject.sweep(last + later, lambda client_id: client_id == "robot").gone == []
+        assert subject.next_sweep_at() is not None
+    assert subject.active_count == 1
+    assert subject.sweep(last + 61.0).gone == ["robot"]
+
+
 def test_a_client_that_comes_back_can_be_late_again() -> None:
     subject = fleet()
     last = rhythmic(subject)
@@ -217,3 +227,14 @@ class FleetMachine(RuleBasedStateMachine):
 
 TestFleetMachine = FleetMachine.TestCase
 TestFleetMachine.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+
+
+def test_observations_that_were_overtaken_count_for_the_rhythm_as_if_spread_over_the_time() -> None:
+    subject = fleet()
+    for number in range(20):
+        at = float(number)
+        subject.on_overtaken("robot", "m", 9, at)
+        subject.on_observation("robot", "m", "", b"robot", at)
+    learned = subject.cadence.learned_cadence("robot", "m")
+    assert learned is not None
+    assert abs(learned - 0.1) < 0.01

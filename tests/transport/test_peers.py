@@ -19,7 +19,7 @@ from tests.zmtp.conftest import fill_once
 
 from inferential import AsyncConnection
 from inferential.config import TransportConfig
-from inferential.transport import IncomingObservation, OutgoingResponse, ZmqTransport, zmq_transport
+from inferential.transport import IncomingObservation, OutgoingResponse, ZmqTransport, acceptance, router, zmq_transport
 from inferential.zmtp import protocol as p
 
 GREETING = p.greeting()
@@ -173,7 +173,7 @@ async def test_a_robot_with_another_security_mechanism_is_not_connected(
 async def test_a_handshake_that_takes_too_long_is_closed_without_any_other_event(
     said: bytes, heard: Heard, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(zmq_transport, "HANDSHAKE_S", 0.05)
+    monkeypatch.setattr(acceptance, "HANDSHAKE_S", 0.05)
     good = call(hello(b"good") + message(b"before"))
     await next_of(heard)
     assert await call(said).is_let_go()
@@ -217,24 +217,25 @@ class NoDescriptors:
 async def test_without_descriptors_connected_robots_are_served_and_others_accepted_later(
     transport: ZmqTransport, heard: Heard, call: Call, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    monkeypatch.setattr(zmq_transport, "_ACCEPT_RETRY_S", 0.01)
+    monkeypatch.setattr(acceptance, "_ACCEPT_RETRY_S", 0.01)
     there = call(hello(b"there") + message())
     await next_of(heard)
-    real = transport._listener.socket
-    none = NoDescriptors(real, 3)
+    none = NoDescriptors(transport._listener.socket, 3)
     monkeypatch.setattr(transport._listener, "socket", none)
-    late = call(hello(b"late"))
+    refused = call(hello(b"refused"))
     there.say(message(b"still"))
     assert await next_of(heard) == (b"there", b"still")
-    late.say(message(b"at last"))
-    assert await next_of(heard) == (b"late", b"at last")
+    assert await refused.is_let_go()  # by the descriptor in reserve: it knows, and comes again
     assert none.times == 0
-    assert caplog.text.count("cannot accept connections") == 3
+    call(hello(b"late") + message(b"at last"))
+    assert await next_of(heard) == (b"late", b"at last")
+    assert caplog.text.count("cannot accept connections") == 1
 
 
 async def test_an_idle_connection_gives_way_to_a_robot_when_descriptors_run_out(
     transport: ZmqTransport, heard: Heard, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(acceptance, "_SETTLED_S", 0.0)
     silent = [call(), call()]
     await until(lambda: transport.sizes()["connections_handshaking"] == 2)
     monkeypatch.setattr(transport._listener, "socket", NoDescriptors(transport._listener.socket, 1))
@@ -242,6 +243,23 @@ async def test_an_idle_connection_gives_way_to_a_robot_when_descriptors_run_out(
     assert await next_of(heard) == (b"good", b"e")
     assert await silent[0].is_let_go()
     assert transport.sizes()["connections_handshaking"] == 1
+
+
+async def test_a_robot_that_never_asked_gives_way_but_not_one_that_has_just_come(
+    transport: ZmqTransport, heard: Heard, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    idle, asking = call(hello(b"idle")), call(hello(b"asking") + message())
+    await next_of(heard)
+    await until(lambda: connections(transport) == 2)
+    monkeypatch.setattr(transport._listener, "socket", NoDescriptors(transport._listener.socket, 1))
+    assert await call(hello(b"refused")).is_let_go()  # the idle one has just come
+    monkeypatch.setattr(acceptance, "_SETTLED_S", 0.0)
+    monkeypatch.setattr(transport._listener, "socket", NoDescriptors(transport._listener.socket._real, 1))
+    call(hello(b"good") + message())
+    assert await next_of(heard) == (b"good", b"e")
+    assert await idle.is_let_go()
+    asking.say(message(b"still"))
+    assert await next_of(heard) == (b"asking", b"still")
 
 
 async def test_connections_that_ended_leave_no_descriptor(transport: ZmqTransport, heard: Heard, call: Call) -> None:
@@ -254,7 +272,7 @@ async def test_connections_that_ended_leave_no_descriptor(transport: ZmqTranspor
         call(said).socket.close()
     await until(lambda: not any(transport.sizes().values()))
     assert len(os.listdir("/proc/self/fd")) == before
-    assert len(transport._selector.get_map()) == 1
+    assert len(transport._connections.poller) == 1
 
 
 # Robots that leave, come back or do not read
@@ -267,9 +285,9 @@ async def test_a_robot_whose_connection_was_reset_is_not_connected(
     await next_of(heard)
     robot.reset()
     await until(lambda: not connections(transport))
-    with pytest.raises(OSError) as raised:
-        transport.post(b"robot", b"answer", b"")
-    assert raised.value.errno == errno.EHOSTUNREACH
+    with pytest.raises(OSError) as told:
+        transport.post(transport.connection_of(b"robot"), b"answer", b"")
+    assert told.value.errno == errno.EHOSTUNREACH
 
 
 async def test_posting_to_a_robot_that_has_just_been_reset_is_an_os_error(
@@ -278,9 +296,9 @@ async def test_posting_to_a_robot_that_has_just_been_reset_is_an_os_error(
     robot = call(hello() + message())
     await next_of(heard)
     robot.reset()
-    with pytest.raises(OSError) as raised:
-        transport.post(b"robot", b"answer", b"")  # before the event loop has had a look
-    assert raised.value.errno == errno.EHOSTUNREACH
+    with pytest.raises(OSError) as told:
+        transport.post(transport.connection_of(b"robot"), b"answer", b"")  # before the event loop has had a look
+    assert told.value.errno == errno.EHOSTUNREACH
     assert not connections(transport)
 
 
@@ -289,11 +307,11 @@ async def test_a_robot_reconnects_although_its_former_connection_has_unsent_mess
 ) -> None:
     first = call(hello() + message(b"first"))
     await next_of(heard)
-    transport.post(b"robot", b"answer", LARGE)
+    transport.post(transport.connection_of(b"robot"), b"answer", LARGE)
     assert transport.sizes()["messages_unsent"]
     second = call(hello() + message(b"second"))
     assert await next_of(heard) == (b"robot", b"second")
-    transport.post(b"robot", b"answer", b"small")
+    transport.post(transport.connection_of(b"robot"), b"answer", b"small")
     end = await second.hear(len(GREETING + p.ready(b"ROUTER", b"")) + len(message(b"answer", b"small")))
     assert end.endswith(message(b"answer", b"small"))
     assert len(await first.hear(10_000_000)) < len(LARGE)
@@ -323,16 +341,16 @@ async def test_an_event_of_a_connection_that_was_just_closed_is_ignored(transpor
 
     former = call(hello())
     look(lambda: connections(transport))
-    transport.post(b"robot", b"answer", LARGE)
+    transport.post(transport.connection_of(b"robot"), b"answer", LARGE)
     newer = call(GREETING)
     look(lambda: transport.sizes()["connections_handshaking"])
-    (stranger,) = transport._handshaking
+    (stranger,) = transport._connections.handshaking
     look(lambda: stranger.stream._greeting is None)
     newer.say(p.ready(b"DEALER", b"robot"))  # one select tells of this,
     former.socket.recv(4_000_000)  # and that the former can be written to,
     former.say(message())  # and read from
-    look(lambda: transport._clients[b"robot"] is stranger)
-    transport.post(b"robot", b"answer", b"")
+    look(lambda: transport._connections.by_identity[b"robot"] is stranger)
+    transport.post(transport.connection_of(b"robot"), b"answer", b"")
 
 
 async def test_a_heartbeat_reply_that_the_system_does_not_take_is_sent_later(
@@ -340,7 +358,7 @@ async def test_a_heartbeat_reply_that_the_system_does_not_take_is_sent_later(
 ) -> None:
     robot = call(hello() + message())
     await next_of(heard)
-    fill_once(transport._clients[b"robot"].stream)
+    fill_once(transport._connections.by_identity[b"robot"].stream)
     robot.say(p.ping())
     before = len(GREETING + p.ready(b"ROUTER", b""))
     assert (await robot.hear(before + 7))[before:] == p.command(p.PONG)
@@ -369,7 +387,7 @@ async def test_a_flood_of_one_robot_does_not_keep_another_waiting(transport: Zmq
     while b"good" not in given:
         if (incoming := transport.receive()) is not None:
             given.append(incoming[0])
-    assert given.index(b"good") - at <= 2 * zmq_transport._POLL_AFTER
+    assert given.index(b"good") - at <= 2 * router._POLL_AFTER
 
 
 async def test_a_flood_of_the_only_robot_does_not_keep_others_from_connecting(
@@ -392,7 +410,7 @@ async def test_a_flood_of_the_only_robot_does_not_keep_others_from_connecting(
         give()
     call(hello(b"good") + message())
     at = len(given)
-    for _ in range(8 * zmq_transport._POLL_AFTER):
+    for _ in range(8 * router._POLL_AFTER):
         give()
     assert b"good" in given[at:]
 
@@ -405,8 +423,8 @@ async def test_buffered_messages_for_the_only_robot_are_sent_while_it_keeps_send
     while not connections(transport):
         transport.receive()
     assert transport.receive() is None
-    transport.post(b"robot", b"answer", LARGE)
-    stream = transport._clients[b"robot"].stream
+    transport.post(transport.connection_of(b"robot"), b"answer", LARGE)
+    stream = transport._connections.by_identity[b"robot"].stream
     assert stream.unsent
     for _ in range(100):
         if not stream.unsent:
@@ -474,7 +492,7 @@ async def test_a_close_that_is_cancelled_ends_all_connections_all_the_same(call:
     transport = ZmqTransport(TransportConfig(bind="tcp://127.0.0.1:0"))
     robot = call(hello() + message(), to=transport)
     await transport.recv()
-    transport.post(b"robot", b"answer", LARGE)
+    transport.post(transport.connection_of(b"robot"), b"answer", LARGE)
     closing = asyncio.create_task(transport.close())
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -492,7 +510,7 @@ async def test_an_answer_larger_than_the_systems_buffers_arrives_though_the_tran
     transport = ZmqTransport(TransportConfig(bind="tcp://127.0.0.1:0"))
     robot = call(hello() + message(), to=transport)
     await transport.recv()
-    transport.post(b"robot", b"answer", LARGE)
+    transport.post(transport.connection_of(b"robot"), b"answer", LARGE)
     assert transport.sizes()["messages_unsent"]
     size = len(GREETING + p.ready(b"ROUTER", b"")) + len(message(b"answer", bytes(LARGE)))
     hearing = asyncio.create_task(robot.hear(size + 1))
@@ -516,7 +534,7 @@ def test_another_event_loop_than_asyncios_will_do() -> None:
                     incoming = await transport.recv()
                 assert incoming.identity == b"robot"
                 assert len(incoming.payload) == 2_400_000
-                transport.post(b"robot", b"", b"")
+                transport.post(transport.connection_of(b"robot"), b"", b"")
                 async with asyncio.timeout(10):
                     while connection.stats.unmatched == 0:
                         await model.get_result(5)

@@ -60,7 +60,7 @@ async def test_any_buffer_can_be_sent(make: Any, size: int, transport: ZmqTransp
     robot = dial(transport.address, b"robot")
     robot.send_multipart([b"", b"", b""])
     await received(transport)
-    transport.post(b"robot", b"answer", make(size))
+    transport.post(transport.connection_of(b"robot"), b"answer", make(size))
     assert robot.recv_multipart()[2] == bytes(size)
 
 
@@ -88,7 +88,7 @@ async def test_answers_that_are_posted_while_messages_come_lose_none_of_them(
         nonlocal count
         while (incoming := transport.receive()) is not None:
             count += 1
-            transport.post(b"robot", incoming[1], b"")
+            transport.post(transport.connection_of(b"robot"), incoming[1], b"")
         if count == 500:
             arrived.set()
 
@@ -159,7 +159,7 @@ async def test_a_client_without_an_identity_gets_one_that_begins_with_a_zero_byt
     robot.send_multipart([b"", b"envelope", b""])
     identity = (await received(transport)).identity
     assert identity.startswith(b"\0")
-    transport.post(identity, b"answer", b"")
+    transport.post(transport.connection_of(identity), b"answer", b"")
     assert robot.recv_multipart()[1] == b"answer"
 
 
@@ -189,9 +189,9 @@ async def test_waiting_for_a_message_leaves_the_event_loop_to_others_during_a_fl
 
 @pytest.mark.parametrize("identity", [b"unknown", b"", b"\0\0\0\0\7", b"x" * 256])
 async def test_posting_to_an_unknown_client_is_an_os_error(identity: bytes, transport: ZmqTransport) -> None:
-    with pytest.raises(OSError) as raised:
-        transport.post(identity, b"answer", b"")
-    assert raised.value.errno == errno.EHOSTUNREACH
+    with pytest.raises(OSError) as told:
+        transport.post(transport.connection_of(identity), b"answer", b"")
+    assert told.value.errno == errno.EHOSTUNREACH
     with pytest.raises(OSError):
         await transport.send(OutgoingResponse(identity, b"answer", b""))
 
@@ -206,7 +206,7 @@ async def test_posting_to_a_client_that_does_not_read_is_an_os_error_at_the_limi
 
         def post_many() -> None:
             for _ in range(1000):  # what the system's own buffers take goes first
-                transport.post(b"robot", b"answer", payload)
+                transport.post(transport.connection_of(b"robot"), b"answer", payload)
 
         with pytest.raises(OSError) as raised:
             post_many()
@@ -215,15 +215,34 @@ async def test_posting_to_a_client_that_does_not_read_is_an_os_error_at_the_limi
         await transport.close()
 
 
-async def test_a_client_that_comes_back_takes_over_its_identity(transport: ZmqTransport, dial: Dial) -> None:
+async def test_of_two_live_clients_with_one_identity_the_first_keeps_it_until_it_leaves(
+    transport: ZmqTransport, dial: Dial, caplog: Any
+) -> None:
+    transport.watch(lambda: None)
     first = dial(transport.address, b"robot")
     first.send_multipart([b"", b"first", b""])
-    await received(transport)
+    number = (await anything(transport))[4]
     second = dial(transport.address, b"robot")
     second.send_multipart([b"", b"second", b""])
-    await received(transport)
-    transport.post(b"robot", b"answer", b"")
+    rival = (await anything(transport))[4]
+    assert (transport.objection(number), transport.connection_of(b"robot")) == (None, number)
+    assert "'robot' is in use by another robot at 127.0.0.1:" in (transport.objection(rival) or "")
+    assert caplog.text.count("is used by two robots") == 1
+    first.close(linger=0)
+    async with asyncio.timeout(10):
+        while transport.objection(rival) is not None:
+            transport.receive()
+            await asyncio.sleep(0.001)
+    transport.post(transport.connection_of(b"robot"), b"answer", b"")
     assert second.recv_multipart()[1] == b"answer"
+
+
+async def anything(transport: ZmqTransport) -> Any:
+    """The next message, of whichever connection."""
+    async with asyncio.timeout(10):
+        while (incoming := transport.receive()) is None:  # noqa: ASYNC110 (sockets of another thread)
+            await asyncio.sleep(0.001)
+    return incoming
 
 
 @pytest.mark.parametrize("bind", ["tcp://127.0.0.1:0", "tcp://*:0"])
@@ -280,7 +299,7 @@ async def test_posting_after_close_is_an_os_error(dial: Dial) -> None:
     await received(transport)
     await transport.close()
     with pytest.raises(OSError):
-        transport.post(b"robot", b"answer", b"")
+        transport.post(transport.connection_of(b"robot"), b"answer", b"")
 
 
 async def test_a_waiting_receiver_gets_an_error_when_the_transport_closes() -> None:
@@ -299,7 +318,7 @@ async def test_an_answer_on_its_way_arrives_though_the_transport_closes(dial: Di
     robot = dial(transport.address, b"robot")
     robot.send_multipart([b"", b"envelope", b""])
     await received(transport)
-    transport.post(b"robot", b"answer", b"last")
+    transport.post(transport.connection_of(b"robot"), b"answer", b"last")
     await transport.close()
     assert robot.recv_multipart() == [b"", b"answer", b"last"]
 

@@ -264,7 +264,7 @@ class ObservationConfig(Section):
     temporal_alignment_threshold_ms: Positive = 20.0
     """How far the timestamps of one observation's tensors may lie apart before it is logged."""
     max_future_ms: Positive = 60_000.0
-    """How far in the future, by the server's clock, an observation's timestamp may lie."""
+    """How far in the future, by the server's clock, a timestamp may lie; one beyond counts as not given."""
     max_id_bytes: Count = 255
     """Longest client, type or model id (a ZeroMQ identity holds 255 bytes)."""
     max_tensors: Count = 64

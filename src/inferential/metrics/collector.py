@@ -219,7 +219,7 @@ class MetricsCollector:
             self._flush()
 
     def forget(self, *labels: Labels) -> None:
-        """Drops all points, of every metric, whose labels include any of these."""
+        """Drops labels that name what is gone, of every metric; the points stay (see `MetricSeries.forget`)."""
         with self._lock:
             self._flush()
             for series in self._series.values():

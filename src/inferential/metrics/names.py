@@ -11,6 +11,7 @@ from typing import Self
 CLIENT = "client"
 MODEL = "model"
 ERROR = "error"
+KIND = "kind"
 
 METRICS: dict[str, Metric] = {}
 """All declared metrics by name, in the order of the documentation."""
@@ -99,7 +100,12 @@ INVALIDATION_COUNT = declare(
     (CLIENT,),
     "a response was invalidated: its request was refused, or it could not be delivered",
 )
-SEND_ERRORS = declare("send_errors", "1", (CLIENT, ERROR), "a message to a client could not be sent")
+SEND_ERRORS = declare(
+    "send_errors",
+    "1",
+    (CLIENT, KIND, ERROR),
+    "a message to a client could not be sent; kind: result (its request ends by that) or refusal (counted as such too)",
+)
 HANDSHAKE_FAILURES = declare("handshake_failures", "1", (ERROR,), "a connection was refused before it was established")
 OBSERVATION_ERRORS = declare(
     "observation_errors",

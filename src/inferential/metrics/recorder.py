@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from inferential.metrics import names
 from inferential.metrics.collector import MetricsCollector
 from inferential.metrics.store import LabelSet
@@ -15,7 +17,7 @@ _REFUSED = {
     RefusalKind.INVALID_OBSERVATION: names.OBSERVATION_ERRORS,
     RefusalKind.MODEL_FAILED: names.DISPATCH_ERRORS,
 }
-_WITHOUT_CAUSE = frozenset({RefusalKind.EXPIRED, RefusalKind.SUPERSEDED})
+_WITHOUT_CAUSE = frozenset({RefusalKind.EXPIRED})
 
 
 def _labels_of(request: InferenceRequest) -> dict[str, str]:
@@ -44,6 +46,8 @@ class Recorder:
         self._batch = metrics.group(names.QUEUE_DEPTH, names.BATCH_SIZE)
         self._departure = metrics.group(names.SCHEDULING_WAIT_MS)
         self._answer = metrics.group(names.INFERENCE_LATENCY_MS, names.E2E_LATENCY_MS, names.RESPONSES_SERVED)
+        self._superseded = metrics.group(names.REQUESTS_SUPERSEDED)
+        self._overtaken = metrics.group(names.PAYLOAD_SIZE_BYTES)
         self._miss = metrics.group(names.DEADLINE_MISSES)
 
     def outdated(self, request: InferenceRequest) -> None:
@@ -70,6 +74,12 @@ class Recorder:
             self._record(names.LEARNED_CADENCE_MS, learned_cadence_s * 1e3, labels)
             self._record(names.TIME_UNTIL_NEXT_MS, request.time_until_next * 1e3, labels)
 
+    def overtaken(self, client_id: str, model_id: str, payload_bytes: int, now: float) -> None:
+        """Records an observation that a newer one superseded before it was read whole."""
+        key = (names.CLIENT, client_id), (names.MODEL, model_id)
+        self._add(self._overtaken, now, key, (float(payload_bytes),))
+        self._add(self._superseded, now, key, (1.0,))
+
     def dispatched(self, model_id: str, requests: list[InferenceRequest], queue_depth: int, now: float) -> None:
         """Records a batch that was handed to its model at `now`."""
         self._add(self._batch, now, ((names.MODEL, model_id),), (float(queue_depth), float(len(requests))))
@@ -87,9 +97,12 @@ class Recorder:
         """Records a request that ended without a result."""
         assert request.refusal is not None
         kind, cause = request.refusal.kind, request.refusal.cause
+        if kind is RefusalKind.SUPERSEDED:
+            self._add(self._superseded, time.monotonic(), _key(request), (1.0,))
+            return
         labels = _labels_of(request)
         if cause == CLIENT_GONE:
-            del labels[names.CLIENT]  # metrics with the client's label are dropped when it disconnects
+            del labels[names.CLIENT]  # the label is dropped when the client disconnects
         if cause == CLIENT_GONE or kind not in _WITHOUT_CAUSE:
             labels[names.ERROR] = cause
         self._record(names.QUEUE_FULL_DROPS if cause == QUEUE_FULL else _REFUSED[kind], 1.0, labels)
@@ -108,9 +121,9 @@ class Recorder:
         """Records a connection that was refused before it was established."""
         self._record(names.HANDSHAKE_FAILURES, 1.0, {names.ERROR: error})
 
-    def send_error(self, client_id: str, error: str) -> None:
-        """Records a message that could not be sent."""
-        self._record(names.SEND_ERRORS, 1.0, {names.CLIENT: client_id, names.ERROR: error})
+    def send_error(self, client_id: str, kind: str, error: str) -> None:
+        """Records a message that could not be sent: a "result", whose request ends by that, or a "refusal"."""
+        self._record(names.SEND_ERRORS, 1.0, {names.CLIENT: client_id, names.KIND: kind, names.ERROR: error})
 
     def invalidated(self, client_id: str) -> None:
         """Records a response that was invalidated."""
@@ -125,7 +138,7 @@ class Recorder:
         self._record(names.CLIENT_OVERDUE, 1.0, {names.CLIENT: client_id, names.MODEL: model_id})
 
     def disconnected(self, client_ids: list[str]) -> None:
-        """Records clients that have disconnected, and drops all other points with their labels."""
+        """Records clients that have disconnected; what was measured of them stays, without their labels."""
         self._metrics.forget(*({names.CLIENT: client_id} for client_id in client_ids))
         for client_id in client_ids:
             self._record(names.CLIENT_DISCONNECTED, 1.0, {names.CLIENT: client_id})

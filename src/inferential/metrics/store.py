@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 Labels = Mapping[str, str]
 LabelSet = tuple[tuple[str, str], ...]
+_CLIENT = "client"
 _NONE: frozenset[int] = frozenset()
 
 
@@ -71,11 +72,13 @@ class Rows:
 class MetricSeries:
     """The newest `max_size` points of a metric, of at most `max_label_sets` combinations of labels.
 
-    When there are too many, the eighth of them that were recorded longest ago are dropped with their points.
+    When there are too many, the eighth of them that were recorded longest ago lose labels, and at most an eighth more
+    combinations hold their points. No point is lost: what was measured counts in every window that it belongs to.
     """
 
     __slots__ = (
         "_at",
+        "_folded",
         "_free",
         "_having",
         "_indexes",
@@ -99,11 +102,12 @@ class MetricSeries:
 
     def _clear_label_sets(self) -> None:
         self._indexes: OrderedDict[LabelSet, int] = OrderedDict()  # least recently used first
-        # By index. An index is reused only after `_drop` has dropped its points, so that no point ever appears under
-        # labels that are not its own.
+        # By index. An index is reused only after `_fold` has given its points another, so that no point ever appears
+        # under labels that are not its own.
         self._label_sets: list[LabelSet] = []
         self._latest: dict[int, float] = {}
         self._free: list[int] = []
+        self._folded: dict[LabelSet, int] = {}  # what is left of label sets that lost labels; not among `_indexes`
         self._having: dict[tuple[str, str], set[int]] = {}  # indexes of the label sets that have this label
 
     def __len__(self) -> int:
@@ -112,7 +116,7 @@ class MetricSeries:
     @property
     def label_set_count(self) -> int:
         """Number of distinct label sets."""
-        return len(self._indexes)
+        return len(self._indexes) + len(self._folded)
 
     def __iter__(self) -> Iterator[MetricPoint]:
         """Yields the points stored now, oldest first."""
@@ -197,13 +201,15 @@ class MetricSeries:
     def get_latest(self, labels: Labels | None = None) -> float | None:
         """Returns the newest value whose labels include these, even if its point has been overwritten; None if none."""
         if not labels:
-            return self._latest[next(reversed(self._indexes.values()))] if self._indexes else None
+            newest = next(reversed((self._indexes or self._folded).values()), None)
+            return None if newest is None else self._latest[newest]
         matching = self._matching(labels)
         if len(matching) == 1:
             return self._latest[next(iter(matching))]
         if not matching:
             return None
-        return next(self._latest[index] for index in reversed(self._indexes.values()) if index in matching)
+        order = (*reversed(self._indexes.values()), *reversed(self._folded.values()))
+        return next(self._latest[index] for index in order if index in matching)
 
     def get_stats(self, labels: Labels | None = None, window_seconds: float = 300) -> MetricStats | None:
         """Returns statistics of the points of the last `window_seconds` whose labels include these; None if none."""
@@ -219,17 +225,19 @@ class MetricSeries:
         return values[chosen]
 
     def forget(self, *labels: Labels) -> None:
-        """Drops all points, and label sets, whose labels include any of these."""
-        gone: set[int] = set()
-        for each in labels:
-            gone |= self._matching(each)
-        self._drop(gone)
+        """Drops labels: of each label set that includes all of one of these, those; the points stay, without them."""
+        gone: dict[int, set[tuple[str, str]]] = {}
+        for each in filter(None, labels):
+            for index in self._matching(each):
+                gone.setdefault(index, set()).update(each.items())
+        order = [index for index in (*self._folded.values(), *self._indexes.values()) if index in gone]
+        self._fold((index, self._without(index, gone[index])) for index in order)
 
     def resize(self, max_size: int, max_label_sets: int) -> None:
         """Changes the limits; the newest points stay."""
         self._max_size, self._max_label_sets = max_size, max_label_sets
         self._fill(*(part[-max_size:] for part in self._oldest_first()))
-        self._drop(list(self._indexes.values())[: max(len(self._indexes) - max_label_sets, 0)])
+        self._evict(max(len(self._indexes) - max_label_sets, 0))
 
     def _index_of(self, key: LabelSet) -> int:
         # The same labels in another order are the same label set.
@@ -239,8 +247,7 @@ class MetricSeries:
             self._indexes.move_to_end(known)
             return index
         if len(self._indexes) >= self._max_label_sets:
-            # Many at once: dropping scans every point.
-            self._drop(list(self._indexes.values())[: max(self._max_label_sets // 8, 1)])
+            self._evict(max(self._max_label_sets // 8, 1))  # many at once: it scans every point
         if self._free:
             index = self._free.pop()
             self._label_sets[index] = known
@@ -254,31 +261,58 @@ class MetricSeries:
 
     def _matching(self, labels: Labels) -> set[int] | frozenset[int]:
         if not labels:
-            return set(self._indexes.values())
+            return {*self._indexes.values(), *self._folded.values()}
         having = [self._having.get(label, _NONE) for label in labels.items()]
         return having[0] if len(having) == 1 else having[0].intersection(*having[1:])
 
-    def _drop(self, gone: Iterable[int]) -> None:
-        gone = list(gone)
-        if not gone:
+    def _evict(self, count: int) -> None:
+        """Drops labels of the label sets that were recorded longest ago: the client's first, as it has most values."""
+        self._fold((index, self._without_client(index)) for index in list(self._indexes.values())[:count])
+
+    def _without(self, index: int, labels: set[tuple[str, str]]) -> LabelSet:
+        return tuple(label for label in self._label_sets[index] if label not in labels)
+
+    def _without_client(self, index: int) -> LabelSet:
+        known = self._label_sets[index]
+        rest = tuple(label for label in known if label[0] != _CLIENT)
+        return rest if len(rest) < len(known) else ()
+
+    def _fold(self, pairs: Iterable[tuple[int, LabelSet]]) -> None:
+        """Gives the points of label sets, the longest unused first, fewer labels; what is measured stays."""
+        pairs = list(pairs)
+        if not pairs:
             return
-        if len(gone) == len(self._indexes):
-            self._fill()
-            self._clear_label_sets()
-            return
-        for index in gone:
+        targets = []
+        for index, fewer in pairs:
             known = self._label_sets[index]
-            del self._indexes[known]
+            (self._indexes if self._indexes.get(known) == index else self._folded).pop(known)
             for label in known:
                 having = self._having[label]
                 having.discard(index)
                 if not having:
                     del self._having[label]
+            target = self._folded_index(fewer)
+            self._latest[target] = self._latest.pop(index)
+            targets.append(target)
+        gone = [index for index, _ in pairs]
+        mapping = np.arange(len(self._label_sets), dtype=np.intc)
+        mapping[gone] = targets
+        self._sets = array("i", mapping[np.array(self._sets)].tobytes())
+        for index in gone:
             self._label_sets[index] = ()
-        times, values, sets = self._oldest_first()
-        kept = ~self._mask(gone)[sets]
-        self._fill(times[kept], values[kept], sets[kept])
         self._free += gone
+
+    def _folded_index(self, key: LabelSet) -> int:
+        if key not in self._folded and len(self._folded) >= max(self._max_label_sets // 8, 1):
+            key = ()
+        index = self._folded.get(key)
+        if index is None:
+            # Not a free one: those of this call are freed once no point refers to them.
+            index = self._folded[key] = len(self._label_sets)
+            self._label_sets.append(key)
+            for label in key:
+                self._having.setdefault(label, set()).add(index)
+        return index
 
     def _mask(self, indexes: Iterable[int]) -> npt.NDArray[np.bool_]:
         mask = np.zeros(len(self._label_sets), dtype=np.bool_)

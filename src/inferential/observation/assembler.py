@@ -35,6 +35,7 @@ class ObservationAssembler:
     def __init__(self, config: ObservationConfig) -> None:
         self._validator = ObservationValidator(config)
         self._max_payload_bytes = self._validator.max_payload_bytes
+        self._max_future_ns = config.max_future_ms * 1e6
         self._max_staleness_ms = self._validator.max_staleness_ms
         self._max_envelope_bytes = self._validator.max_envelope_bytes
         self._cache: EnvelopeCache[SlotInfo] = EnvelopeCache()
@@ -65,11 +66,18 @@ class ObservationAssembler:
             return self.decode_whole(envelope, payload, received_at)
         cached, varying, staleness_ms = found
         timestamp_ns = varying.timestamp_ns
+        if timestamp_ns - time.time_ns() > self._max_future_ns:
+            timestamp_ns = 0
         slots = [
             SlotInfo(slot.key, slot.dtype, slot.shape, slot.byte_offset, slot.byte_length, timestamp_ns, slot.encoding)
             for slot in cached.slots
         ]
         return DecodedObservation(cached.constant, varying, slots, envelope, payload, received_at, staleness_ms)
+
+    @property
+    def clocks_off(self) -> int:
+        """Observations so far with a timestamp far in the future, which was ignored."""
+        return self._validator.clocks_off
 
     def lookup(self, envelope: Buffer, payload: Buffer) -> CachedObservation | None:
         """Returns an observation of which only the varying fields are read, and checked.
@@ -83,7 +91,7 @@ class ObservationAssembler:
             return None
         cached, message = found
         timestamp_ns, now_ns = message.timestamp_ns, time.time_ns()
-        if timestamp_ns > now_ns or not cached.payload_end <= len(payload) <= self._max_payload_bytes:
+        if not cached.payload_end <= len(payload) <= self._max_payload_bytes:
             return None
         try:
             if message.metadata:
@@ -92,7 +100,10 @@ class ObservationAssembler:
         except (ObservationError, ValueError):
             return None  # decode_whole raises it with the names of client and model
         staleness_ms = (now_ns - timestamp_ns) / 1e6
-        if staleness_ms > self._max_staleness_ms:
+        if staleness_ms < 0:
+            self._validator.is_plausible(cached.constant.client_id, timestamp_ns, now_ns)
+            staleness_ms = 0.0
+        elif staleness_ms > self._max_staleness_ms:
             self._validator.check_staleness(cached.constant.client_id, staleness_ms)
         self._counts.hits += 1
         return cached, varying, staleness_ms
@@ -133,7 +144,7 @@ class ObservationAssembler:
         validator, timestamp_ns, now_ns = self._validator, message.timestamp_ns, time.time_ns()
         constant = validator.constant(message)
         validator.check_payload(len(payload))
-        validator.check_timestamp("timestamp_ns", timestamp_ns, now_ns)
+        validator.is_plausible(constant.client_id, timestamp_ns, now_ns)
         slots = validator.slots(message, now_ns, len(payload))
         varying = validator.varying(message, slots)
         staleness_ms = (now_ns - timestamp_ns) / 1e6 if 0 < timestamp_ns < now_ns else 0.0

@@ -6,10 +6,10 @@ Every limit is checked before anything grows with what it limits, so a bad messa
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from inferential.notices import Notices
 from inferential.observation.slots import ObservationError, SlotInfo, slot_of, validate_slots
 from inferential.proto import Observation
 from inferential.proto.fields import CONSTANT, ConstantFields, VaryingFields, read_constant, read_varying
@@ -24,7 +24,6 @@ _ENVELOPE_BASE_BYTES = 4096
 _ENVELOPE_PER_TENSOR_BYTES = 96
 _ENVELOPE_PER_DIM_BYTES = 10  # the longest varint
 _ENVELOPE_PER_ENTRY_BYTES = 32
-_MAX_WARNED = 1024
 _MAX_GOOD_NAMES = 4096
 _MAX_GOOD_PLACES = 4096
 
@@ -48,7 +47,10 @@ class ObservationValidator:
         )
         self._good_names: set[str] = set()
         self._good_places: dict[tuple[Any, ...], tuple[str, tuple[int, ...], str, int]] = {}
-        self._warned: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._max_future_ns = config.max_future_ms * 1e6
+        self._notices = Notices(logger)
+        self.clocks_off = 0
+        """Observations with a timestamp that was ignored."""
 
     def constant(self, message: Observation) -> ConstantFields:
         """Returns the constant fields of an observation.
@@ -87,9 +89,9 @@ class ObservationValidator:
             raise ObservationError(str(error)) from error
 
     def check_staleness(self, client_id: str, staleness_ms: float) -> None:
-        """Warns once per client where an observation is older than the limit."""
+        """Warns, once a minute for each client, where an observation is older than the limit."""
         if staleness_ms > self.max_staleness_ms:
-            self._warn_once(client_id, "stale", "observations arrive %.0f ms old by the client's clock", staleness_ms)
+            self._warn(client_id, "stale", "observations arrive %.0f ms old by the client's clock", staleness_ms)
 
     def check_payload(self, size: int) -> None:
         """Checks the size of a payload.
@@ -100,17 +102,19 @@ class ObservationValidator:
         if size > self.max_payload_bytes:
             raise ObservationError(f"payload: {size} bytes, observations.max_payload_bytes is {self.max_payload_bytes}")
 
-    def check_timestamp(self, field: str, timestamp_ns: int, now_ns: int) -> None:
-        """Checks that a timestamp is not too far in the future.
+    def is_plausible(self, client_id: str, timestamp_ns: int, now_ns: int) -> bool:
+        """Returns whether a timestamp is not far in the future; one that is counts as not given, and is counted.
 
-        Raises:
-            ObservationError: it is.
+        The clock of a robot without a battery, or of a server that was set, hurts no one: its observations are served.
+        A time before 1970 is far in the future too, as the field has no sign.
         """
-        if timestamp_ns - now_ns > self._config.max_future_ms * 1e6:
-            raise ObservationError(
-                f"{field}: {(timestamp_ns - now_ns) / 1e6:.0f} ms in the future by the server's clock, "
-                f"observations.max_future_ms is {self._config.max_future_ms:.0f}"
-            )
+        ahead_ns = timestamp_ns - now_ns
+        if ahead_ns <= self._max_future_ns:
+            return True
+        self.clocks_off += 1
+        text = "its clock is %.0f s ahead of the server's or before 1970: its timestamps are ignored"
+        self._warn(client_id, "clock", text, ahead_ns / 1e9)
+        return False
 
     def slots(self, message: Observation, now_ns: int, payload_size: int) -> list[SlotInfo]:
         """Returns the tensors of an observation.
@@ -141,8 +145,9 @@ class ObservationValidator:
                 raise ObservationError(
                     f"tensor {key!r}: {len(tensor.shape)} dimensions, observations.max_dims is {config.max_dims}"
                 )
-            self.check_timestamp(f"tensor {key!r}: timestamp_ns", tensor.timestamp_ns, now_ns)
             slot = slot_of(tensor)
+            if timestamp_ns - now_ns > self._max_future_ns:
+                slot = slot._replace(timestamp_ns=0)  # as if it were not given
             if slot.encoding != "raw":
                 decoded_bytes = slot.element_count * slot.numpy_dtype.itemsize
                 if decoded_bytes > config.max_decoded_bytes:
@@ -158,14 +163,12 @@ class ObservationValidator:
         return slots
 
     def check_alignment(self, client_id: str, slots: list[SlotInfo]) -> None:
-        """Warns once where the tensors of one observation were measured too far apart."""
+        """Warns, once a minute for each client, where the tensors of one observation were measured too far apart."""
         times = [slot.timestamp_ns for slot in slots if slot.timestamp_ns]
         if len(times) > 1:
             spread_ms = (max(times) - min(times)) / 1e6
             if spread_ms > self._config.temporal_alignment_threshold_ms:
-                self._warn_once(
-                    client_id, "alignment", "tensors of one observation were measured %.0f ms apart", spread_ms
-                )
+                self._warn(client_id, "alignment", "tensors of one observation were measured %.0f ms apart", spread_ms)
 
     def _check_name(self, field: str, text: str) -> None:
         if text in self._good_names:  # a fleet sends the same few names again and again
@@ -200,10 +203,5 @@ class ObservationValidator:
             if slot.key in metadata:  # a model sees both in one dict
                 raise ObservationError(f"tensor {slot.key!r}: there is a string of that key too")
 
-    def _warn_once(self, client_id: str, kind: str, text: str, value: float) -> None:
-        if (client_id, kind) in self._warned:
-            return
-        self._warned[client_id, kind] = None
-        if len(self._warned) > _MAX_WARNED:
-            self._warned.popitem(last=False)
-        logger.warning("client %s: " + text + " (logged once)", client_id, value)
+    def _warn(self, client_id: str, kind: str, text: str, value: float) -> None:
+        self._notices.say((client_id, kind), "client %s: " + text, client_id, value, level=logging.WARNING)

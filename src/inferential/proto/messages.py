@@ -13,7 +13,13 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from inferential.proto import inferential_pb2 as pb
-from inferential.proto.cache.templates import Signature, response_part, signature_of
+from inferential.proto.cache.templates import (
+    Signature,
+    refusal_part,
+    request_id_field,
+    response_part,
+    signature_of,
+)
 from inferential.proto.dtypes import dtype_to_numpy
 from inferential.proto.fields import CONSTANT_RESPONSE, ConstantResponseFields, read_constant_response
 from inferential.proto.images import decode
@@ -188,14 +194,8 @@ def write_refusal(
     *, client_id: str, model_id: str, request_id: int, status: str, reason: str, serve_interval_ms: float = 0.0
 ) -> bytes:
     """Returns the envelope of a response without a result; its payload is empty. `status` is the name of a Status."""
-    message = pb.ModelResponse(
-        request_id=request_id,
-        status=status,
-        # A model's message may hold invalid Unicode: the name of a file, as Python passes it on.
-        reason=reason.encode(errors="replace").decode(),
-        serve_interval_ms=serve_interval_ms,
-    )
-    return response_part(client_id, model_id, PROTOCOL_VERSION, "", ()) + message.SerializeToString()
+    part = response_part(client_id, model_id, PROTOCOL_VERSION, "", ())
+    return part + request_id_field(request_id) + refusal_part(status, reason, serve_interval_ms)
 
 
 def read_response(envelope: Buffer, payload: Buffer) -> Response:

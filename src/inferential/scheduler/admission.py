@@ -61,6 +61,10 @@ class Admission:
             return len(self._queues) + (sum(map(len, self.staged.values())) if self.staged else 0)
         return self._queues.waiting(model_id) + len(self.staged.get(model_id, ()))
 
+    def waits(self, connection: int) -> bool:
+        """Returns whether a request of a connection waits; staged ones, which are about to be dispatched, do not."""
+        return self._queues.waits(connection)
+
     def sizes(self) -> dict[str, int]:
         """Returns the number of rows in each table; all are 0 where nothing waits."""
         return self._queues.sizes() | {"queue_staged": sum(map(len, self.staged.values()))}
@@ -83,4 +87,6 @@ class Admission:
         requests = list(self.staged.pop(model_id).values())
         for request in requests:
             request.move(DISPATCHED)
+            if request.pace_s:
+                self._queues.dispatched(request, request.received_at)
         return requests

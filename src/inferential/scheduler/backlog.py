@@ -1,4 +1,7 @@
-"""Waiting requests counted by client, so that a full queue can drop one of the client that has most waiting."""
+"""Waiting requests counted by source, so that a full queue can drop one of the source that has most waiting.
+
+A source is a connection, by its number, however many client ids it uses; or a client where a request came by none.
+"""
 
 from __future__ import annotations
 
@@ -6,61 +9,72 @@ from collections import OrderedDict
 
 from inferential.scheduler.request import InferenceRequest
 
+Source = int | str
+
 
 class Backlog:
-    """Waiting requests by client, and clients by how many they have waiting.
+    """Waiting requests by source, and sources by how many they have waiting.
 
-    Every operation takes constant time, whatever waits: clients move between neighbouring counts only.
+    Every operation takes constant time, whatever waits: sources move between neighbouring counts only.
     """
 
-    __slots__ = ("_by_client", "_by_count", "_most")
+    __slots__ = ("_by_count", "_by_source", "_most")
 
     def __init__(self) -> None:
-        self._by_client: dict[str, OrderedDict[InferenceRequest, None]] = {}
-        self._by_count: dict[int, OrderedDict[str, None]] = {}
+        self._by_source: dict[Source, OrderedDict[InferenceRequest, None]] = {}
+        self._by_count: dict[int, OrderedDict[Source, None]] = {}
         self._most = 0
 
     def __bool__(self) -> bool:
-        return bool(self._by_client)
+        return bool(self._by_source)
+
+    def __contains__(self, source: Source) -> bool:
+        return source in self._by_source
 
     def add(self, request: InferenceRequest) -> None:
         """Adds a waiting request."""
-        requests = self._by_client.setdefault(request.client_id, OrderedDict())
+        source = request.connection or request.client_id
+        requests = self._by_source.setdefault(source, OrderedDict())
         requests[request] = None
-        self._move(request.client_id, len(requests) - 1, len(requests))
+        self._move(source, len(requests) - 1, len(requests))
 
     def discard(self, request: InferenceRequest) -> None:
         """Removes a request that waits no more."""
-        requests = self._by_client[request.client_id]
+        source = request.connection or request.client_id
+        requests = self._by_source[source]
         del requests[request]
-        self._move(request.client_id, len(requests) + 1, len(requests))
+        self._move(source, len(requests) + 1, len(requests))
         if not requests:
-            del self._by_client[request.client_id]
+            del self._by_source[source]
 
-    def of(self, client_id: str) -> list[InferenceRequest]:
-        """Returns a client's waiting requests, oldest first."""
-        return list(self._by_client.get(client_id, ()))
+    def of(self, source: Source) -> list[InferenceRequest]:
+        """Returns a source's waiting requests, oldest first."""
+        return list(self._by_source.get(source, ()))
+
+    def count(self, source: Source) -> int:
+        """Returns how many requests of a source wait."""
+        return len(self._by_source.get(source, ()))
 
     def victim(self) -> InferenceRequest:
-        """Returns the oldest request of the client that has most waiting; of equals, of the one longest at that count.
+        """Returns the oldest request of the source that has most waiting; of equals, of the one longest at that count.
 
         Raises:
             IndexError: nothing waits.
         """
-        if not self._by_client:
+        if not self._by_source:
             raise IndexError("nothing waits")
-        client_id = next(iter(self._by_count[self._most]))
-        return next(iter(self._by_client[client_id]))
+        source = next(iter(self._by_count[self._most]))
+        return next(iter(self._by_source[source]))
 
-    def _move(self, client_id: str, before: int, after: int) -> None:
+    def _move(self, source: Source, before: int, after: int) -> None:
         if before:
-            clients = self._by_count[before]
-            del clients[client_id]
-            if not clients:
+            sources = self._by_count[before]
+            del sources[source]
+            if not sources:
                 del self._by_count[before]
         if after:
-            self._by_count.setdefault(after, OrderedDict())[client_id] = None
+            self._by_count.setdefault(after, OrderedDict())[source] = None
         if after > self._most:
             self._most = after
         elif self._most not in self._by_count:
-            self._most = after  # counts change by one, so the client that left the top is now the top
+            self._most = after  # counts change by one, so the source that left the top is now the top

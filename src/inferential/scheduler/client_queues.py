@@ -6,7 +6,8 @@ Each client's queue for a model is first come, first served. The strategy sees o
 `window` says), and the next moves up when the head is taken. A request that moves up waits, for the strategy, since
 that moment and not since it was received: a client waits behind itself on its own time. So a client that sends a
 thousand requests a second has one request in the strategy's order, like every other client, and whatever the order is,
-it costs another client no more than one place.
+it costs another client no more than one place. One that asks for much more than its share of a model while others ask
+for less than theirs is also held back after each of its calls, as `time.fair_share` says.
 
 A newer observation takes the place of an older one that still waits (superseding), and its standing: the robot has
 been waiting all that time. Were it sent to the end instead, a robot faster than the queue's cycle would never be
@@ -17,20 +18,23 @@ Requests that end here are returned by `ended` as refused; the caller sends the 
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from inferential.scheduler.adapter import SchedulerAdapter
-from inferential.scheduler.backlog import Backlog
+from inferential.scheduler.backlog import Backlog, Source
 from inferential.scheduler.base import ModelAwareScheduler, QueueFullError, Scheduler
 from inferential.scheduler.heap import LazyHeap
 from inferential.scheduler.request import (
-    CLIENT_GONE,
+    CLIENT_LEFT,
     DISPATCHED,
     QUEUE_FULL,
     QUEUED,
+    SUPERSEDED,
     InferenceRequest,
     Refusal,
     RefusalKind,
@@ -40,10 +44,12 @@ from inferential.scheduler.time.availability import ALWAYS_AVAILABLE, Availabili
 if TYPE_CHECKING:
     from inferential.config.schema import SchedulingConfig
 
+_MAX_PACED = 4096
+
 
 @dataclass(slots=True)
 class ClientQueue:
-    """One client's waiting requests for one model."""
+    """The waiting requests of one client, or one connection whatever client ids it uses, for one model."""
 
     shown: dict[InferenceRequest, None] = field(default_factory=dict)
     """Submitted to the strategy."""
@@ -66,7 +72,9 @@ class ClientQueues:
         self, config: SchedulingConfig, scheduler: Scheduler, availability: Availability = ALWAYS_AVAILABLE
     ) -> None:
         self._availability = availability
-        self._client_queues: dict[tuple[str, str], ClientQueue] = {}
+        self._client_queues: dict[tuple[Source, str], ClientQueue] = {}
+        self._not_before: dict[tuple[Source, str], float] = {}  # of queues whose clients ask more than their share
+        self.held: list[tuple[float, tuple[Source, str]]] = []  # a heap: queues whose next request is not shown yet
         self._waiting: dict[str, int] = {}
         self._ages: LazyHeap[InferenceRequest] = LazyHeap()
         self._backlogs: dict[int, Backlog] = {}
@@ -107,6 +115,10 @@ class ClientQueues:
         """Returns how many requests wait for a model."""
         return self._waiting.get(model_id, 0)
 
+    def requests(self) -> list[InferenceRequest]:
+        """Returns the waiting requests."""
+        return list(self._ages)
+
     def models(self) -> list[str]:
         """Returns the ids of the models that requests wait for."""
         return list(self._waiting)
@@ -122,15 +134,23 @@ class ClientQueues:
 
     def is_alone(self, request: InferenceRequest) -> bool:
         """Returns whether nothing that waits could go before a new request, and the strategy would not defer it."""
-        return self._straight_on and not self._order.may_defer and request.model_id not in self._waiting
+        return (
+            self._straight_on
+            and not self._order.may_defer
+            and request.model_id not in self._waiting
+            and (not request.pace_s or self._hold_until(request) <= request.received_at)
+        )
+
+    def _hold_until(self, request: InferenceRequest) -> float:
+        return self._not_before.get((request.connection or request.client_id, request.model_id), -math.inf)
 
     def offer(self, request: InferenceRequest, now: float) -> None:
         """Takes a new request, or refuses it; others may be refused for its sake."""
-        queue = self._client_queues.get((request.client_id, request.model_id))
-        if queue is not None and queue.latest is not None:
-            older = queue.latest
+        queue = self._client_queues.get((request.connection or request.client_id, request.model_id))
+        older = None if queue is None else queue.latest
+        if older is not None and older.client_id == request.client_id:
             request.waiting_since, request.arrival = older.waiting_since, older.arrival
-            self._end(older, RefusalKind.SUPERSEDED, "a newer observation took its place", "newer", now)
+            self._end(older, SUPERSEDED.kind, SUPERSEDED.reason, SUPERSEDED.cause, now)
         rank = self._order.eviction_rank(request)
         if len(self._ages) >= self._max_queue_size and not self._make_room(rank, now):
             self._refuse(request, RefusalKind.REJECTED, self._full(), QUEUE_FULL)
@@ -140,7 +160,7 @@ class ClientQueues:
 
     def retry(self, request: InferenceRequest, now: float) -> None:
         """Takes a dispatched request again, past the size limit and before its client's others."""
-        queue = self._client_queues.get((request.client_id, request.model_id))
+        queue = self._client_queues.get((request.connection or request.client_id, request.model_id))
         if request.takes_latest and queue is not None and queue.latest is not None:
             self._refuse(request, RefusalKind.SUPERSEDED, "a newer one came while it ran and failed", "newer")
             return
@@ -159,14 +179,15 @@ class ClientQueues:
         return f"the queue is full ({self._max_queue_size} requests wait)"
 
     def _enter(self, request: InferenceRequest, rank: int, now: float, *, retried: bool = False) -> None:
-        queue = self._client_queues.setdefault((request.client_id, request.model_id), ClientQueue())
+        key = request.connection or request.client_id, request.model_id
+        queue = self._client_queues.setdefault(key, ClientQueue())
         self._ages.push(request, request.received_at, request.arrival)
         self._ranks[request] = rank
         self._backlogs.setdefault(rank, Backlog()).add(request)
         self._waiting[request.model_id] = self._waiting.get(request.model_id, 0) + 1
         if request.takes_latest:
             queue.latest = request
-        if retried or (not queue.behind and self._has_room(queue)):
+        if retried or (not queue.behind and self._has_room(queue) and not (self._not_before and self._hold(key, now))):
             self._show(request, queue, now, retried=retried)
         else:
             queue.behind[request] = None
@@ -174,6 +195,35 @@ class ClientQueues:
     def _has_room(self, queue: ClientQueue) -> bool:
         window = self._order.window
         return window is None or len(queue.shown) < window
+
+    def _hold(self, key: tuple[Source, str], now: float) -> bool:
+        """Returns whether the next request of a queue is not shown yet, and notes when it will be."""
+        at = self._not_before.get(key)
+        if at is None:
+            return False
+        if at <= now:
+            del self._not_before[key]
+            return False
+        heapq.heappush(self.held, (at, key))
+        return True
+
+    def release(self, now: float) -> None:
+        """Shows the strategy the requests that were held back until now; call it before `take`."""
+        while self.held and self.held[0][0] <= now:
+            _, key = heapq.heappop(self.held)
+            queue = self._client_queues.get(key)
+            if queue is not None:
+                self._move_up(queue, key, now)
+
+    def held_until(self) -> float | None:
+        """Returns when `release` next has something to do; None: nothing is held back, as `held` is empty."""
+        return self.held[0][0] if self.held else None
+
+    def dispatched(self, request: InferenceRequest, now: float) -> None:
+        """Notes a call of a request whose client asks more than its share: its next one is held back for a while."""
+        if len(self._not_before) >= _MAX_PACED:
+            self._not_before = {key: at for key, at in self._not_before.items() if at > now}
+        self._not_before[request.connection or request.client_id, request.model_id] = now + request.pace_s
 
     def _show(self, request: InferenceRequest, queue: ClientQueue, now: float, *, retried: bool = False) -> None:
         # The limits are applied here. A user's own scheduler may have further ones; those of the built-in strategies
@@ -210,6 +260,8 @@ class ClientQueues:
                     break
                 for request in batch:
                     request.move(DISPATCHED)
+                    if request.pace_s:
+                        self.dispatched(request, now)
                     self._leave(request, now)
                 taken.extend(batch)
             if taken:
@@ -272,10 +324,22 @@ class ClientQueues:
 
     def forget(self, client_id: str, now: float) -> None:
         """Refuses all waiting requests of a client that is gone."""
-        for backlog in list(self._backlogs.values()):
-            for request in backlog.of(client_id):
-                self._end(request, RefusalKind.REJECTED, "the client is gone", CLIENT_GONE, now)
+        for request in [request for request in self._ages if request.client_id == client_id]:
+            self._end_gone(request, now)
         self._order.on_client_disconnected(client_id)
+
+    def forget_connection(self, connection: int, now: float) -> None:
+        """Refuses all waiting requests that came by a connection which has ended."""
+        for backlog in list(self._backlogs.values()):
+            for request in backlog.of(connection):
+                self._end_gone(request, now)
+
+    def _end_gone(self, request: InferenceRequest, now: float) -> None:
+        self._end(request, CLIENT_LEFT.kind, CLIENT_LEFT.reason, CLIENT_LEFT.cause, now)
+
+    def waits(self, connection: int) -> bool:
+        """Returns whether a request of a connection waits."""
+        return any(connection in backlog for backlog in self._backlogs.values())
 
     def clear(self, reason: str, cause: str, now: float) -> None:
         """Refuses all that waits."""
@@ -287,9 +351,10 @@ class ClientQueues:
         requests = sorted(self._ages, key=lambda request: request.arrival)
         for request in requests:
             self._order.remove(request)
-        for table in (self._client_queues, self._waiting, self._backlogs, self._ranks):
+        for table in (self._client_queues, self._waiting, self._backlogs, self._ranks, self._not_before):
             table.clear()
         self._ages = LazyHeap()
+        self.held.clear()
         self._configure(config, scheduler)
         for request in requests:
             self._enter(request, self._order.eviction_rank(request), now)
@@ -299,7 +364,7 @@ class ClientQueues:
         self._order.on_client_connected(client_id)
 
     def _end(self, request: InferenceRequest, kind: RefusalKind, reason: str, cause: str, now: float) -> None:
-        if request in self._client_queues[request.client_id, request.model_id].shown:
+        if request in self._client_queues[request.connection or request.client_id, request.model_id].shown:
             self._order.remove(request)
         self._leave(request, now)
         self._refuse(request, kind, reason, cause)
@@ -321,7 +386,7 @@ class ClientQueues:
             self._waiting[request.model_id] = count
         else:
             del self._waiting[request.model_id]
-        key = (request.client_id, request.model_id)
+        key = request.connection or request.client_id, request.model_id
         queue = self._client_queues[key]
         if queue.latest is request:
             queue.latest = None
@@ -329,9 +394,13 @@ class ClientQueues:
             del queue.behind[request]
         else:
             del queue.shown[request]
-        while queue.behind and self._has_room(queue):
+        if queue.behind:
+            self._move_up(queue, key, now)
+        if not queue.shown and not queue.behind:
+            self._client_queues.pop(key, None)
+
+    def _move_up(self, queue: ClientQueue, key: tuple[Source, str], now: float) -> None:
+        while queue.behind and self._has_room(queue) and not self._hold(key, now):
             following, _ = queue.behind.popitem(last=False)
             following.waiting_since = max(following.waiting_since, now)
             self._show(following, queue, now)
-        if not queue.shown and not queue.behind:
-            self._client_queues.pop(key, None)

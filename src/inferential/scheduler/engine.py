@@ -76,6 +76,10 @@ class Engine:
         """Returns the number of rows in each table of the queue."""
         return self._admission.sizes()
 
+    def requests(self) -> list[InferenceRequest]:
+        """Returns the requests that wait or run."""
+        return [*self._admission.queues.requests(), *self._running.requests()]
+
     def running(self) -> list[InferenceRequest]:
         """Returns the requests that are dispatched."""
         return self._running.requests()
@@ -149,6 +153,8 @@ class Engine:
             return batches
         self._decided_at = now
         self._running.begin_decision()
+        if queues.held:
+            queues.release(now)
         queues.refuse_infeasible(now)
         shared: dict[str, list[str]] = {}
         for model_id in queues.models():
@@ -221,7 +227,7 @@ class Engine:
             return None
         self._running.begin_decision()
         times = [queues.ready_at(self._running.free_slots(model_id)) for model_id in queues.models()]
-        times += [queues.expires_at(), queues.infeasible_at()]
+        times += [queues.expires_at(), queues.infeasible_at(), queues.held_until()]
         at = min([at for at in times if at is not None], default=None)
         if at is None or at > self._decided_at:
             return at
@@ -234,6 +240,14 @@ class Engine:
     def client_gone(self, client_id: str, now: float) -> None:
         """Ends what a client has waiting that will read no more answers."""
         self._admission.queues.forget(client_id, now)
+
+    def connection_gone(self, connection: int, now: float) -> None:
+        """Ends what waits of a connection that has ended, whoever uses its client's id now."""
+        self._admission.queues.forget_connection(connection, now)
+
+    def waits(self, connection: int) -> bool:
+        """Returns whether a request of a connection waits."""
+        return self._admission.waits(connection)
 
     def swap(self, config: SchedulingConfig, scheduler: Scheduler, now: float) -> None:
         """Puts another strategy in charge, of the requests that wait too."""

@@ -78,6 +78,10 @@ QUEUE_FULL = "queue_full"
 """Cause of a refusal because the queue is full."""
 CLIENT_GONE = "client_gone"
 """Cause of a refusal that has no reader, because the client is gone."""
+SUPERSEDED = Refusal(RefusalKind.SUPERSEDED, "a newer observation took its place", "newer")
+"""Ends a request whose place a newer one of the same client and model takes while it waits."""
+CLIENT_LEFT = Refusal(RefusalKind.REJECTED, "the client is gone", CLIENT_GONE)
+"""Ends the requests of a connection that has ended."""
 
 
 _NEXT: dict[RequestState, frozenset[RequestState]] = {
@@ -102,7 +106,7 @@ class InferenceRequest:
     Attributes:
         client_id: the client.
         model_id: the model that it asks.
-        identity: the ZeroMQ routing id that the answer goes to.
+        identity: the ZeroMQ routing id of its sender.
         envelope: the serialized `Observation`.
         payload: the bytes of its tensors.
         received_at: when it came in.
@@ -124,6 +128,10 @@ class InferenceRequest:
         deadline: when its answer is needed, as `scheduler.time.deadline` finds it; where it is not given, `received_at`
             and the latency budget.
         serve_interval_ms: the shortest interval at which its client can be served, sent with the answer; 0: no limit.
+        connection: number of the connection that it came by and its answer goes to, below 0 for a client in this
+            process; 0: none.
+        pace_s: seconds from its call to its connection's next one for the model, as its client asks for much more than
+            its share; 0: no such limit.
         late: whether it is still served where it cannot be in time, after all that can, or refused at once.
         chunk: what an answer adds to a robot that plays chunks; None: not known.
         waiting_since: since when it waits in its own right; later than `received_at` where an older
@@ -158,7 +166,9 @@ class InferenceRequest:
     metadata: dict[str, str] | None = None
     deadline: float = float("nan")
     late: Literal["serve", "refuse"] = "serve"
+    connection: int = 0
     serve_interval_ms: float = 0.0
+    pace_s: float = 0.0
     chunk: ChunkTime | None = None
     waiting_since: float = field(default=float("nan"), repr=False)
     dispatched_at: float = field(default=0.0, repr=False)

@@ -21,7 +21,7 @@ from inferential.scheduler.running import Batch
 from inferential.scheduler.time.deadline import deadline_of
 from inferential.scheduler.time.fair_share import FairShares
 from inferential.scheduler.time.robot_time import ChunkTime
-from inferential.server.ingress import IncomingRequest
+from inferential.server.ingress import IncomingRequest, OvertakenObservation
 from inferential.tracking.action_horizon import horizon_of
 from inferential.tracking.fleet import Fleet, FleetChanges
 
@@ -108,6 +108,8 @@ class Accounting:
         if self._fleet.owner(request.client_id) != request.identity:
             return False
         request.serve_interval_ms = self._shares.interval_ms(request.client_id, request.model_id)
+        if request.serve_interval_ms:
+            request.pace_s = self._shares.pace_s(request.client_id, request.model_id)
         self._arrivals.append(incoming)
         return True
 
@@ -155,6 +157,8 @@ class Accounting:
             request.chunk = self._chunk_of(incoming)
         self._shares.note(client_id, model_id, self._weight_of(request))
         request.serve_interval_ms = self._shares.interval_ms(client_id, model_id)
+        if request.serve_interval_ms:
+            request.pace_s = self._shares.pace_s(client_id, model_id)
         self._fleet.responses.on_request(client_id, request.response_id, model_id, now)
         self._recorder.observed(request, incoming.staleness_ms, update.learned_cadence_s, update.cadence_deviation_s)
 
@@ -209,6 +213,19 @@ class Accounting:
                 counts.refused += 1
         self.invalidated(request, refusal)
 
+    def overtaken_together(self, client_id: str, model_id: str, count: int, now: float) -> None:
+        """Records how many observations were superseded unread since the client's last."""
+        if self.fleet.client(client_id) is not None:
+            self._fleet.on_overtaken(client_id, model_id, count, now)
+
+    def overtaken(self, observation: OvertakenObservation, now: float) -> float:
+        """Records an observation that was superseded unread; returns the client's serve interval in milliseconds."""
+        client_id, model_id = observation.client_id, observation.model_id
+        self._recorder.overtaken(client_id, model_id, observation.payload_bytes, now)
+        if self._fleet.client(client_id) is not None:
+            self._fleet.outcomes.of(client_id, model_id).superseded += 1
+        return self._shares.interval_ms(client_id, model_id)
+
     def retried(self, request: InferenceRequest) -> None:
         """Records a failed request that is queued again; it has its deadline from here on."""
         self.flush()
@@ -222,10 +239,23 @@ class Accounting:
         if responses.on_invalidated(request.client_id, refusal.cause, request.response_id, request.model_id):
             self._recorder.invalidated(request.client_id)
 
-    def sweep(self, now: float) -> FleetChanges:
-        """Finds clients that have fallen silent, records the overdue ones, and updates the fair shares."""
+    def sweep(self, now: float, stands: Callable[[int], bool] = lambda connection: True) -> FleetChanges:
+        """Finds clients that have fallen silent, records the overdue ones, and updates the fair shares.
+
+        Args:
+            now: seconds of `time.monotonic()`.
+            stands: returns whether the connection with a number stands: who waits for an answer by it is not gone.
+        """
         fleet = self.fleet
-        changes = fleet.sweep(now)
+        waiting: set[str] | None = None
+
+        def waits(client_id: str) -> bool:
+            nonlocal waiting
+            if waiting is None:
+                waiting = {request.client_id for request in self._engine.requests() if stands(request.connection)}
+            return client_id in waiting
+
+        changes = fleet.sweep(now, waits)
         self._shares.update(fleet.periods())
         for client_id, model_id in changes.overdue:
             self._recorder.overdue(client_id, model_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from inferential.config.changes import in_force
@@ -47,6 +47,8 @@ class Core:
         self.metrics: MetricsCollector = MetricsCollector(config.metrics)
         self.recorder: Recorder = Recorder(self.metrics)
         self.inprocess: InProcessClients = InProcessClients()
+        # The transport's, once there is one.
+        self.connected: Callable[[bytes], bool] = lambda identity: True
         self.capacities: Capacities = Capacities(dispatcher, config.models)
         profiles = Profiles(config.scheduling.slo_aware.latency_quantile)
         if config.models.profiles is not None:
@@ -64,6 +66,12 @@ class Core:
     def model_ids(self) -> Collection[str] | None:
         """Returns the ids of the models that are served; None if every id may be one."""
         return self.dispatcher.model_ids() if self._models is None else self._models
+
+    def without_replica(self) -> list[str]:
+        """Returns the ids of the models that no replica serves."""
+        known = self.model_ids()
+        model_ids = sorted(self.engine.profiles.models() if known is None else known)
+        return [model_id for model_id in model_ids if self.capacities.of(model_id).max_inflight == 0]
 
     def sizes(self) -> dict[str, int]:
         """Returns the number of entries in each table of the parts."""
@@ -132,6 +140,9 @@ class Core:
         return weight_of(request) if self._weighs_priority else 1.0
 
     def _owner(self, client_id: str) -> bytes | None:
-        """Returns the identity of a client's connection; None if it is not connected."""
+        """Returns the identity of a client's connection; None where it has none that stands."""
         identity = self.accounting.owner(client_id)
-        return None if identity is not None and self.inprocess.has_disconnected(identity) else identity
+        if identity is None:
+            return None
+        stands = self.inprocess.connected(identity)
+        return identity if (self.connected(identity) if stands is None else stands) else None

@@ -8,17 +8,29 @@ from collections.abc import Iterable
 
 from inferential.dispatch.base import DispatchResult
 from inferential.metrics.recorder import Recorder
+from inferential.notices import Notices
 from inferential.observation.slots import ObservationError
 from inferential.proto import PROTOCOL_VERSION
 from inferential.proto.messages import write_refusal
 from inferential.proto.tensors import Buffer
-from inferential.scheduler.request import ANSWERED, CLIENT_GONE, DISPATCHED, InferenceRequest, Refusal, RefusalKind
+from inferential.scheduler.request import (
+    ANSWERED,
+    CLIENT_GONE,
+    DISPATCHED,
+    SUPERSEDED,
+    InferenceRequest,
+    Refusal,
+    RefusalKind,
+)
 from inferential.server.accounting import Accounting
 from inferential.server.callbacks import Callbacks
+from inferential.server.ingress import OvertakenObservation
 from inferential.server.inprocess import InProcessClients
-from inferential.transport.zmq_transport import ZmqTransport
+from inferential.transport.zmq_transport import GONE, ZmqTransport
 
 logger: logging.Logger = logging.getLogger("inferential")
+
+_MAX_REASON = 2048
 
 
 class Egress:
@@ -40,6 +52,7 @@ class Egress:
         self._recorder = recorder
         self._accounting = accounting
         self._callbacks = callbacks
+        self._notices = Notices(logger)
 
     def answer(self, results: Iterable[DispatchResult]) -> None:
         """Sends a call's results, all of them before the first is accounted for.
@@ -65,7 +78,7 @@ class Egress:
     def _send_result(self, result: DispatchResult) -> float | None:
         """Sends a result and ends its request; returns when it was sent, None if the client is unreachable."""
         request = result.request
-        if not self._post(request.identity, request.client_id, result.envelope, result.payload):
+        if not self._post(request.connection, request.client_id, result.envelope, result.payload):
             request.refuse(Refusal(RefusalKind.REJECTED, "the client cannot be reached", CLIENT_GONE))
             return None
         request.move(ANSWERED)
@@ -82,18 +95,20 @@ class Egress:
         refusal = request.refusal
         assert refusal is not None
         self._accounting.refused(request, refusal)
-        # A client in this process that was silent for long is still there, and waits.
-        gone = refusal.cause == CLIENT_GONE and self._inprocess.receiver(request.identity) is None
-        if request.protocol_version >= PROTOCOL_VERSION and not gone:
+        if refusal.kind is not RefusalKind.SUPERSEDED and refusal.cause != CLIENT_GONE:
+            key = (request.client_id, request.model_id, refusal.cause)
+            text = "client %s: a request for model %s was refused (%s): %s"
+            self._notices.say(key, text, request.client_id, request.model_id, refusal.cause, refusal.reason)
+        if request.protocol_version >= PROTOCOL_VERSION and refusal.cause != CLIENT_GONE:
             envelope = write_refusal(
                 client_id=request.client_id,
                 model_id=request.model_id,
                 request_id=request.request_id,
                 status=refusal.kind.name,
-                reason=refusal.reason,
+                reason=_short(refusal.reason),
                 serve_interval_ms=request.serve_interval_ms,
             )
-            self._post(request.identity, request.client_id, envelope, b"")
+            self._post_refusal(request.connection, request.client_id, envelope)
         self._notify(request)
 
     def ask_anew(self, request: InferenceRequest) -> None:
@@ -107,13 +122,32 @@ class Egress:
             reason="it waits, and few actions of its chunk would be left to play: send a newer observation",
             serve_interval_ms=request.serve_interval_ms,
         )
-        self._post(request.identity, request.client_id, envelope, b"")
+        self._post_refusal(request.connection, request.client_id, envelope)
 
-    def reject_malformed(self, identity: bytes, error: ObservationError) -> None:
+    def refuse_overtaken(self, observation: OvertakenObservation, connection: int) -> None:
+        """Accounts for an observation that was superseded unread, and sends its refusal."""
+        interval_ms = self._accounting.overtaken(observation, time.monotonic())
+        if observation.protocol_version >= PROTOCOL_VERSION:
+            envelope = write_refusal(
+                client_id=observation.client_id,
+                model_id=observation.model_id,
+                request_id=observation.request_id,
+                status=SUPERSEDED.kind.name,
+                reason=SUPERSEDED.reason,
+                serve_interval_ms=interval_ms,
+            )
+            self._post_refusal(connection, observation.client_id, envelope)
+
+    @property
+    def watched(self) -> bool:
+        """Whether request callbacks are registered, which are called with every request as a whole."""
+        return bool(self._callbacks)
+
+    def reject_malformed(self, identity: bytes, connection: int, error: ObservationError) -> None:
         """Counts a message that makes no valid request, and sends the error if its sender can read it."""
         name = label_of(identity)
         self._recorder.observation_error(name, "invalid")
-        logger.debug("invalid observation from %r: %s", name, error.reason)
+        self._notices.say((name, "invalid"), "client %s: an observation is invalid: %s", name, error.reason)
         if error.protocol_version >= PROTOCOL_VERSION and error.request_id:
             envelope = write_refusal(
                 client_id=error.client_id,
@@ -122,31 +156,57 @@ class Egress:
                 status=RefusalKind.INVALID_OBSERVATION.name,
                 reason=error.reason,
             )
-            self._post(identity, name, envelope, b"")
+            self._post_refusal(connection, name, envelope)
 
-    def count_wrong_frames(self, identity: bytes) -> None:
+    def count_wrong_frames(self, identity: bytes, reason: str) -> None:
         """Counts a message that does not consist of the three frames of an observation."""
-        self._recorder.observation_error(label_of(identity), "frames")
+        name = label_of(identity)
+        self._recorder.observation_error(name, "frames")
+        self._notices.say((name, "frames"), "client %s: a message is no observation: %s", name, reason)
+
+    def reaches(self, connection: int) -> bool:
+        """Returns whether the connection with a number stands."""
+        if connection < 0:
+            return self._inprocess.receiver(connection) is not None
+        return self._transport.objection(connection) != GONE
 
     def _notify(self, request: InferenceRequest) -> None:
         if self._callbacks:
             self._callbacks.fire(request)
 
-    def _post(self, identity: bytes, client_id: str, envelope: bytes, payload: Buffer) -> bool:
-        """Sends frames without waiting; counts and returns False if that is not possible."""
-        if self._inprocess.owns(identity):
-            receive = self._inprocess.receiver(identity)
-            if receive is None:
-                self._recorder.send_error(client_id, "the client has disconnected")
-                return False
-            receive(envelope, payload)
-            return True
+    def _post(self, connection: int, client_id: str, envelope: bytes, payload: Buffer) -> bool:
+        """Sends a result without waiting; counts and returns False if that is not possible."""
+        if connection < 0:
+            return self._hand_over(connection, client_id, "result", envelope, payload)
         try:
-            self._transport.post(identity, envelope, payload)
+            self._transport.post(connection, envelope, payload)
         except OSError as error:
-            self._recorder.send_error(client_id, error.strerror or "unknown")
+            self._recorder.send_error(client_id, "result", error.strerror or "unknown")
             return False
         return True
+
+    def _post_refusal(self, connection: int, client_id: str, envelope: bytes) -> None:
+        """Sends a refusal at the end of this turn, with the others for the connection; counts it if it cannot be."""
+        if connection < 0:
+            self._hand_over(connection, client_id, "refusal", envelope, b"")
+            return
+        try:
+            self._transport.cork(connection, envelope)
+        except OSError as error:
+            self._recorder.send_error(client_id, "refusal", error.strerror or "unknown")
+
+    def _hand_over(self, connection: int, client_id: str, kind: str, envelope: bytes, payload: Buffer) -> bool:
+        receive = self._inprocess.receiver(connection)
+        if receive is None:
+            self._recorder.send_error(client_id, kind, "the client has disconnected")
+            return False
+        receive(envelope, payload)
+        return True
+
+
+def _short(reason: str) -> str:
+    """Returns what a client is sent of a reason: a model's message may have megabytes."""
+    return reason if len(reason) <= _MAX_REASON else f"{reason[:_MAX_REASON]}... ({len(reason)} characters)"
 
 
 def label_of(identity: bytes) -> str:

@@ -81,7 +81,7 @@ class Executor:
         cost, and those that arrive during the turn form the next batch. Must not be called from a task: a client in a
         tight loop would then keep every other task from running.
         """
-        if len(batch.requests) > 1 or not self._dispatcher.completes_inline(batch.requests):
+        if not self.completes_inline(batch):
             self.submit(batch)
             return
         self.inline_calls += 1
@@ -98,6 +98,10 @@ class Executor:
         else:
             if rest is not None:
                 self._tasks[batch] = self._loop.create_task(rest, context=context)
+
+    def completes_inline(self, batch: Batch) -> bool:
+        """Returns whether `run_inline` runs a call within the turn."""
+        return len(batch.requests) == 1 and self._dispatcher.completes_inline(batch.requests)
 
     async def cancel(self) -> None:
         """Cancels every running call and waits for its end."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -21,6 +21,7 @@ from inferential.proto.tensors import Buffer
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
 from inferential.server.rate_limits import RateLimits
 from inferential.server.rights import Claim, hold_to
+from inferential.transport.messages import Received
 
 if TYPE_CHECKING:
     from inferential.config.schema import InferentialConfig
@@ -82,6 +83,17 @@ class ResolvedPolicy:
     rights: ClientRights | None
 
 
+@dataclass(slots=True)
+class OvertakenObservation:
+    """An observation that a newer one superseded before it was read whole."""
+
+    client_id: str
+    model_id: str
+    request_id: int
+    protocol_version: int
+    payload_bytes: int
+
+
 class Ingress:
     """Reads messages by the rules of the configuration.
 
@@ -104,18 +116,23 @@ class Ingress:
         self._rates = RateLimits()
         self.has_key: Callable[[str], bool] = lambda client_id: False
         """Returns whether a client id belongs to a key, so that only the connection with that key may use it."""
+        self._clocks_off = 0  # before the configuration changed
+        self._assembler: ObservationAssembler = ObservationAssembler(config.observations)
         self.configure(config)
 
     def configure(self, config: InferentialConfig) -> None:
         """Applies a changed configuration to the messages that follow; cached envelopes are dropped."""
+        self._clocks_off = self.clocks_off
         self._assembler = ObservationAssembler(config.observations)
         self._clients = ClientPolicies(config.clients)
         self._default_budget_ms = self._clients.default_budget_ms
         self._supersede = config.scheduling.supersede
         self._models = config.models.known
 
-    def receive(self, identity: bytes, envelope: Buffer, payload: Buffer, received_at: float) -> IncomingRequest:
-        """Returns the request that a message makes; the arguments are the fields of an `IncomingObservation`.
+    def receive(
+        self, identity: bytes, envelope: Buffer, payload: Buffer, received_at: float, connection: int
+    ) -> IncomingRequest:
+        """Returns the request that a message makes; the arguments are those of `transport.messages.Received`.
 
         Raises:
             ObservationError: it breaks a rule of the wire format or a limit, or its sender may not use its client id.
@@ -135,12 +152,46 @@ class Ingress:
             policy = self._resolve(constant)
         if identity != policy.identity:
             self._check_sender(constant, varying, identity)
-        return self._incoming(constant, varying, staleness_ms, slots, policy, identity, envelope, payload, received_at)
+        return self._incoming(
+            constant, varying, staleness_ms, slots, policy, identity, envelope, payload, received_at, connection
+        )
+
+    def overtaken(self, older: Sequence[Received], newest: Received) -> Iterator[OvertakenObservation | Received]:
+        """Yields what becomes of messages that came together with a newer one of the same connection.
+
+        An observation of the same form as the newest, whose place that takes, is read as far as needed to refuse it: a
+        tenth of the cost of `receive`. Any other message is returned as it is.
+        """
+        identity, envelope, payload, _, _ = newest
+        found = self._assembler.lookup(envelope, payload)
+        cached = None if found is None else found[0]
+        policy: ResolvedPolicy | None = None if cached is None else cached.policy
+        served = policy is not None and policy.takes_latest and policy.refusal is None
+        if (
+            cached is None
+            or not served
+            or identity not in (cached.policy.identity, self._owner(cached.constant.client_id))
+        ):
+            yield from older
+            return
+        constant = cached.constant
+        for message in older:
+            varying = cached.varying(message[1]) if isinstance(message[1], bytes) else None
+            if varying is None:
+                yield message
+            else:
+                size, version = len(message[2]), constant.protocol_version
+                yield OvertakenObservation(constant.client_id, constant.model_id, varying.request_id, version, size)
 
     @property
     def cache_counts(self) -> CacheCounts:
         """Counts the observations of which only the varying fields were read, and those that were read whole."""
         return self._assembler.cache_counts
+
+    @property
+    def clocks_off(self) -> int:
+        """Observations so far with a timestamp far in the future, which was ignored."""
+        return self._clocks_off + self._assembler.clocks_off
 
     def sizes(self) -> dict[str, int]:
         """Returns the bytes in the envelope cache."""
@@ -199,6 +250,7 @@ class Ingress:
         envelope: Buffer,
         payload: Buffer,
         received_at: float,
+        connection: int,
     ) -> IncomingRequest:
         model_id, priority = sender.model_id, policy.fixed_priority
         if priority is None:
@@ -227,6 +279,7 @@ class Ingress:
             slots=slots,
             metadata=varying.metadata,
             late=policy.late,
+            connection=connection,
         )
         return IncomingRequest(
             request,

@@ -27,37 +27,45 @@ _PREFIX = b"\0inprocess "
 
 
 class InProcessClients:
-    """The receivers of the connected in-process clients, by identity."""
+    """The receivers of the connected in-process clients, by the number of their connection, which is below 0.
+
+    Attributes:
+        on_closed: called with the number of a connection that has ended.
+    """
 
     def __init__(self) -> None:
-        self._receivers: dict[bytes, Receive] = {}
-        self._numbers = itertools.count()
+        self.on_closed: Callable[[int], None] = lambda number: None
+        self._receivers: dict[int, Receive] = {}
+        self._numbers = itertools.count(1)
 
     def __len__(self) -> int:
         return len(self._receivers)
 
-    @staticmethod
-    def owns(identity: bytes) -> bool:
-        """Returns whether an identity belongs to an in-process client, connected or not."""
-        return identity.startswith(_PREFIX)
+    def receiver(self, number: int) -> Receive | None:
+        """Returns what takes the responses to a connection; None if its client has disconnected."""
+        return self._receivers.get(number)
 
-    def receiver(self, identity: bytes) -> Receive | None:
-        """Returns what takes the responses to an identity; None if its client has disconnected."""
-        return self._receivers.get(identity)
+    def connected(self, identity: bytes) -> bool | None:
+        """Returns whether an in-process client is connected; None for the identity of another client."""
+        if not identity.startswith(_PREFIX):
+            return None
+        return -int(identity[len(_PREFIX) :]) in self._receivers
 
-    def add(self, receive: Receive) -> bytes:
-        """Registers a client and returns its identity."""
-        identity = _PREFIX + str(next(self._numbers)).encode()
-        self._receivers[identity] = receive
-        return identity
+    def add(self, receive: Receive) -> int:
+        """Registers a client and returns the number of its connection."""
+        number = -next(self._numbers)
+        self._receivers[number] = receive
+        return number
 
-    def remove(self, identity: bytes) -> None:
-        """Removes a client; responses to it can no longer be delivered."""
-        self._receivers.pop(identity, None)
+    def remove(self, number: int) -> None:
+        """Removes a client; its requests end, and responses to it can no longer be delivered."""
+        del self._receivers[number]
+        self.on_closed(number)
 
-    def has_disconnected(self, identity: bytes) -> bool:
-        """Returns whether an identity was given out by `add` and its client has disconnected since."""
-        return identity.startswith(_PREFIX) and identity not in self._receivers
+
+def identity_of(number: int) -> bytes:
+    """Returns the identity of an in-process client, by the number of its connection."""
+    return _PREFIX + str(-number).encode()
 
 
 class InProcessConnection(AsyncHandles):
@@ -72,14 +80,14 @@ class InProcessConnection(AsyncHandles):
         super().__init__(client_id, client_type)
         self._submit = submit
         self._clients = clients
-        self._identity: bytes | None = clients.add(self._receive)
+        self._number: int | None = clients.add(self._receive)
 
     def close(self) -> None:
         """Disconnects; pending `get_result` and `infer` calls raise ConnectionError. Closing twice is allowed."""
-        if self._identity is None:
+        if self._number is None:
             return
-        self._clients.remove(self._identity)
-        self._identity = None
+        number, self._number = self._number, None
+        self._clients.remove(number)
         self._wake_waiters()
 
     async def infer(self, model: AsyncModel, values: Mapping[str, Any], timeout_ms: float) -> Result | None:
@@ -91,9 +99,9 @@ class InProcessConnection(AsyncHandles):
         return self._observe(model._mailbox, values, {"steps_remaining": steps_remaining}, False)
 
     def _post(self, mailbox: Mailbox, request_id: int, frames: Frames) -> None:
-        assert self._identity is not None
+        assert self._number is not None
         _, envelope, payload = frames
-        self._submit((self._identity, envelope, whole(payload), time.monotonic()))
+        self._submit((identity_of(self._number), envelope, whole(payload), time.monotonic(), self._number))
 
     def _receive(self, envelope: Buffer, payload: Buffer) -> None:
         self._session.receive(envelope, payload, time.monotonic())
@@ -103,5 +111,5 @@ class InProcessConnection(AsyncHandles):
         self._check_open()
 
     def _check_open(self) -> None:
-        if self._identity is None:
+        if self._number is None:
             raise ConnectionError(f"the connection of client {self.client_id!r} is closed")

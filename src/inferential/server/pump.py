@@ -14,18 +14,21 @@ from collections.abc import Callable
 
 from inferential.observation.slots import ObservationError
 from inferential.scheduler.engine import Engine
-from inferential.scheduler.request import Refusal, RefusalKind
+from inferential.scheduler.request import CLIENT_LEFT, Refusal, RefusalKind
 from inferential.scheduler.running import Batch
 from inferential.server.accounting import Accounting
 from inferential.server.egress import Egress
 from inferential.server.executor import Executor
 from inferential.server.ingress import Ingress
 from inferential.transport.messages import Received
-from inferential.transport.zmq_transport import MalformedMessage, ZmqTransport
+from inferential.transport.zmq_transport import GONE, MalformedMessage, ZmqTransport
 
 logger = logging.getLogger("inferential")
 
-_RECEIVE_AT_ONCE = 128  # messages read in one turn of the loop; then answers get theirs
+_READ_SLICE_S = 0.001
+"""How long messages are read in one turn of the loop, so that calls can end and answers leave."""
+_WORK_SLICE_S = 0.001
+"""How long calls are begun in one turn of the loop where models complete inline, or as long as was read before."""
 _DRAINING = Refusal(RefusalKind.REJECTED, "the server is draining", "draining")
 
 
@@ -57,6 +60,7 @@ class EventPump:
         self._loop = asyncio.get_running_loop()
         self._idle = asyncio.Event()
         self._running = False
+        self._continues = False  # `_continue` is scheduled
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0  # in the loop's time
 
@@ -66,7 +70,7 @@ class EventPump:
         """Receives from now on, and runs model calls by this executor."""
         self._executor = executor
         self._running = True
-        self._transport.watch(self._on_readable)
+        self._transport.watch(self._on_readable, self.on_closed, self._engine.waits)
 
     @property
     def timer_set(self) -> bool:
@@ -97,20 +101,62 @@ class EventPump:
     # Receive: a message arrived
 
     def _on_readable(self) -> None:
+        if not self._continues:  # else it reads on by itself; each call would add one more
+            self._read()
+
+    def _continue(self) -> None:
+        self._continues = False
+        self._read()
+
+    def _schedule_continue(self) -> None:
+        if not self._continues:
+            self._continues = True
+            self._loop.call_soon(self._continue)
+
+    def _read(self) -> None:
+        """Reads messages for a slice of time, and begins the calls that follow from them."""
         if not self._running:
             return  # called for what was readable just before the end
-        for _ in range(_RECEIVE_AT_ONCE):
+        began = time.monotonic()
+        until = began + _READ_SLICE_S
+        while time.monotonic() < until:
             try:
                 received = self._transport.receive()
             except MalformedMessage as error:
-                self._egress.count_wrong_frames(error.identity)
+                self._egress.count_wrong_frames(error.identity, error.reason)
                 continue
             if received is None:
                 break
+            if self._transport.overtaken:
+                self._refuse_overtaken(received)
             self.receive(received)
         else:
-            self._loop.call_soon(self._on_readable)
-        self.work(self._executor.run_inline)
+            self._schedule_continue()
+        self.work(self._executor.run_inline, time.monotonic() - began)
+
+    def _refuse_overtaken(self, newest: Received) -> None:
+        """Ends the older messages that came together with one of the same connection, as far as it supersedes them."""
+        older, self._transport.overtaken = self._transport.overtaken, []
+        if self.draining or self._egress.watched:
+            for message in older:
+                self.receive(message)
+            return
+        count, last = 0, None
+        for found in self._ingress.overtaken(older, newest):
+            if isinstance(found, tuple):
+                self.receive(found)
+            else:
+                count, last = count + 1, found
+                self._egress.refuse_overtaken(found, newest[4])
+        if last is not None:
+            self._accounting.overtaken_together(last.client_id, last.model_id, count, newest[3])
+
+    def on_closed(self, connection: int) -> None:
+        """Ends the waiting requests of a connection that has ended."""
+        if not self._running:
+            return
+        self._engine.connection_gone(connection, time.monotonic())
+        self._send_refusals()
 
     def receive_inprocess(self, received: Received) -> None:
         """Takes a message of a client in this process.
@@ -128,10 +174,13 @@ class EventPump:
         try:
             incoming = self._ingress.receive(*received)
         except ObservationError as error:
-            self._egress.reject_malformed(received[0], error)
+            self._egress.reject_malformed(received[0], received[4], error)
             return
         request = incoming.request
         refusal = _DRAINING if self.draining else incoming.refusal
+        objection = self._transport.objection(received[4]) if received[4] > 0 else None
+        if objection is not None:
+            refusal = CLIENT_LEFT if objection is GONE else Refusal(RefusalKind.REJECTED, objection, "id_in_use")
         if refusal is not None:
             self._egress.refuse(request, refusal)
             return
@@ -140,15 +189,18 @@ class EventPump:
             return
         self._accounting.arrived(incoming)
         self._engine.offer(request, request.received_at)
+        if request.takes_latest and request.connection > 0:
+            self._transport.prefer_newest(request.connection)
         self._send_refusals()
 
     # Work: there may be something to dispatch
 
-    def work(self, run: Callable[[Batch], None] | None = None) -> None:
+    def work(self, run: Callable[[Batch], None] | None = None, slice_s: float = 0.0) -> None:
         """Dispatches the batches that the engine gives, and sets the timer.
 
         Args:
-            run: starts the calls of requests that bypass the queue; by default each becomes a task.
+            run: starts the calls; by default each becomes a task.
+            slice_s: how long calls that complete inline may be begun at least, in seconds.
         """
         if not self._running:
             return
@@ -162,8 +214,7 @@ class EventPump:
             now = time.monotonic()  # inline calls may have taken a while
         waiting = engine.waiting()
         if waiting:
-            for batch in accounting.engine.work(now):
-                self._executor.submit(batch)
+            now = self._begin_calls(run, now, max(slice_s, _WORK_SLICE_S))
             for request in engine.outdated():
                 self._egress.ask_anew(request)
         if accounting.pending:
@@ -174,6 +225,26 @@ class EventPump:
         if waiting or self._timer is None:  # else the timer is set already, for the fleet's next sweep
             self._set_timer(now)
 
+    def _begin_calls(self, run: Callable[[Batch], None] | None, now: float, slice_s: float) -> float:
+        """Begins the calls of requests that waited; returns when it ended."""
+        executor, transport, engine = self._executor, self._transport, self._accounting.engine
+        until = now + slice_s
+        while batches := engine.work(now):
+            inline = executor.inline_calls
+            for batch in batches:
+                (run or executor.submit)(batch)
+                if transport.parked:
+                    for request in batch.requests:
+                        if not request.pace_s:  # a client that floods is read when it has been parked for its time
+                            transport.resume(request.connection)
+            if executor.inline_calls == inline:
+                break  # their slots are taken until these calls end
+            now = time.monotonic()
+            if now >= until:
+                self._schedule_continue()
+                break
+        return now
+
     def on_call_ended(self) -> None:
         """Reacts to the end of a call that ran as a task: its slot is free."""
         if not self._running:
@@ -181,12 +252,26 @@ class EventPump:
         self._send_refusals()
         # Without a timer the fleet was empty: the call's client may have disconnected meanwhile.
         if self.draining or self._timer is None or self._engine.waiting():
-            self.work()
+            self.work(self._run_next)
+
+    def _run_next(self, batch: Batch) -> None:
+        """Begins a call from within the task of another: one that completes inline has the next turn of the loop."""
+        if self._executor.completes_inline(batch):
+            self._loop.call_soon(self._run_inline, batch)
+        else:
+            self._executor.submit(batch)
+
+    def _run_inline(self, batch: Batch) -> None:
+        self._executor.run_inline(batch)
+        self.work(self._executor.run_inline)
 
     def _send_refusals(self) -> None:
         """Sends the refusals of requests that the engine has ended."""
-        for request in self._engine.ended():
+        ended = self._engine.ended()
+        for request in ended:
             self._egress.send_refusal(request)
+            if self._transport.parked and not request.pace_s:
+                self._transport.resume(request.connection)
 
     # Timers: the engine or the fleet asked to be called at a time
 
@@ -214,7 +299,7 @@ class EventPump:
         at = self._accounting.next_sweep_at()
         if at is None or at > now:
             return
-        changes = self._accounting.sweep(now)
+        changes = self._accounting.sweep(now, self._egress.reaches)
         for client_id in changes.gone:
             logger.info("client %s disconnected: nothing received within the time-out", client_id)
             self._accounting.engine.client_gone(client_id, now)

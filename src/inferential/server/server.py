@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -33,7 +33,7 @@ from inferential.server.inprocess import InProcessConnection
 from inferential.server.key_watch import KeyWatch
 from inferential.server.process import frozen_garbage, stop_on_signals
 from inferential.server.pump import EventPump
-from inferential.server.status import ServerStatus, status_of
+from inferential.server.status import ClientStatus, ServerStatus, some_clients, status_of
 from inferential.transport.handshakes import HandshakeGuard
 from inferential.transport.memory import raise_mmap_threshold
 from inferential.transport.messages import Received
@@ -143,6 +143,7 @@ class Server:
         guard = HandshakeGuard(config.security, core.recorder.handshake_failed)
         core.ingress.has_key = guard.has_key
         transport = ZmqTransport(config.transport, 2 * config.observations.max_payload_bytes, guard)
+        core.connected = transport.has_client
         egress = Egress(transport, core.inprocess, core.recorder, core.accounting, self._request_callbacks)
         pump = EventPump(transport, core.ingress, core.accounting, core.engine, egress)
 
@@ -169,6 +170,7 @@ class Server:
         )
         keys = KeyWatch(guard, transport, config.security.clients)
         self._run = _Run(asyncio.get_running_loop(), transport, pump, executor, history, keys)
+        core.inprocess.on_closed = pump.on_closed
         pump.start(executor)
         keys.start()
         logger.info("listening on %s, strategy %s", transport.address, config.scheduling.strategy)
@@ -273,8 +275,25 @@ class Server:
         Raises:
             RuntimeError: it does not run.
         """
+        return self._status(self.known_clients)
+
+    @property
+    def known_clients(self) -> list[str]:
+        """The ids of the connected clients, then of those that disconnected lately."""
+        return [*self.connected_robots, *self._core.accounting.fleet.departed]
+
+    def overview(self) -> ServerStatus:
+        """Returns the status without clients, whose number may be large; `client_status` has them, some at a time."""
+        return self._status(())
+
+    def client_status(self, client_ids: Iterable[str]) -> list[ClientStatus]:
+        """Returns the status of those of these clients that are connected, or disconnected lately."""
+        return some_clients(self._core.accounting.fleet, self._core.shares, time.monotonic(), client_ids)
+
+    def _status(self, client_ids: Iterable[str]) -> ServerStatus:
         run, core = self._require_run(), self._core
         return status_of(
+            client_ids=client_ids,
             address=run.transport.address,
             strategy=core.config.scheduling.strategy,
             draining=run.pump.draining,
@@ -289,6 +308,7 @@ class Server:
             counters={
                 "pump_runs": run.pump.runs,
                 "calls_inline": run.executor.inline_calls,
+                "observations_clock_off": core.ingress.clocks_off,
                 "calls_as_tasks": run.executor.task_calls,
                 "handshakes_failed": run.keys.failures,
             },
@@ -300,6 +320,11 @@ class Server:
                 **core.sizes(),
             },
         )
+
+    def readiness(self) -> list[str]:
+        """Returns why robots should not be sent here; empty if they may. Asks no client: it takes microseconds."""
+        problems = ["the server is draining"] if self._require_run().pump.draining else []
+        return [*problems, *(f"model {model_id!r} has no replica" for model_id in self._core.without_replica())]
 
     def _require_run(self) -> _Run:
         if self._run is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any, Literal
@@ -156,6 +156,7 @@ def status_of(
     address: str,
     strategy: str,
     draining: bool,
+    client_ids: Iterable[str],
     fleet: Fleet,
     shares: FairShares,
     engine: Engine,
@@ -167,7 +168,10 @@ def status_of(
     counters: dict[str, int],
     sizes: dict[str, int],
 ) -> ServerStatus:
-    """Returns the status of a server from its parts; `model_ids` is None if every id may be a model's."""
+    """Returns the status of a server from its parts, with these of its clients.
+
+    `model_ids` is None if every id may be a model's.
+    """
     now = time.monotonic()
     served = engine.profiles.models() if model_ids is None else model_ids
     return ServerStatus(
@@ -178,7 +182,7 @@ def status_of(
         draining=draining,
         waiting=engine.waiting(),
         in_flight=len(engine.running()),
-        clients=clients_of(fleet, shares, now),
+        clients=some_clients(fleet, shares, now, client_ids),
         models=[
             model_of(model_id, capacities.of(model_id), engine, dispatcher.endpoint_health(model_id))
             for model_id in sorted(served)
@@ -191,18 +195,20 @@ def status_of(
     )
 
 
-def clients_of(fleet: Fleet, shares: FairShares, now: float) -> list[ClientStatus]:
-    """Returns the connected clients, then those that disconnected lately."""
-    connected = []
-    for client_id, client in fleet.registry.all_clients.items():
+def some_clients(fleet: Fleet, shares: FairShares, now: float, client_ids: Iterable[str]) -> list[ClientStatus]:
+    """Returns those of these clients that are connected or disconnected lately; the connected ones first."""
+    connected, gone = [], []
+    for client_id in client_ids:
+        client = fleet.client(client_id)
+        if client is None:
+            if (former := fleet.departed.get(client_id)) is not None:
+                seen_s_ago = now - former.last_seen
+                gone.append(ClientStatus(client_id, former.client_type, "gone", seen_s_ago, former.total_requests))
+            continue
         models = [_use(fleet, shares, client_id, model_id) for model_id in sorted(client.model_ids)]
         state: ClientState = "overdue" if fleet.is_overdue(client_id) else "active"
         seen_s_ago = now - client.last_seen
         connected.append(ClientStatus(client_id, client.client_type, state, seen_s_ago, client.total_requests, models))
-    gone = [
-        ClientStatus(client_id, client.client_type, "gone", now - client.last_seen, client.total_requests)
-        for client_id, client in fleet.departed.items()
-    ]
     return connected + gone
 
 

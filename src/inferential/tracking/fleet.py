@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -147,6 +147,16 @@ class Fleet:
             self.action_horizon.on_request(client_id, model_id, steps_remaining, control_period_s, now),
         )
 
+    def on_overtaken(self, client_id: str, model_id: str, count: int, now: float) -> None:
+        """Records observations of a connected client that are received with a newer one, which was recorded before or
+        is after; they count as spread over the time since its last."""
+        rhythm = self.cadence.rhythms(client_id).get(model_id)
+        if rhythm is None:
+            return
+        last, interval = rhythm.last, (now - rhythm.last) / (count + 1)
+        for number in range(1, count + 1):
+            self.cadence.note(client_id, model_id, last + number * interval)
+
     def periods(self) -> Iterator[tuple[str, str, float]]:
         """Yields client, model and learned period in seconds, of the cadences that are known well enough to rely on."""
         for client_id in self.registry.all_clients:
@@ -158,19 +168,25 @@ class Fleet:
         """Returns when to call `sweep` next; None while no client is connected and no response is open."""
         return self.responses.expires_at() if self._next_sweep_at is None else self._next_sweep_at
 
-    def sweep(self, now: float) -> FleetChanges:
-        """Finds clients that have fallen silent; one that is gone is reported as overdue too, if it was not before."""
+    def sweep(self, now: float, waits: Callable[[str], bool] = lambda client_id: False) -> FleetChanges:
+        """Finds clients that have fallen silent; one that is gone is reported as overdue too, if it was not before.
+
+        Args:
+            now: seconds of `time.monotonic()`.
+            waits: returns whether a client waits for an answer: however long that takes, it is not gone.
+        """
         changes = FleetChanges()
         silent = [client_id for client_id, until in self._quiet_until.items() if until <= now]
         for client_id in silent:
             state = self.registry.get(client_id)
             assert state is not None
-            gone = now - state.last_seen >= self._timeout_s
+            gone = now - state.last_seen >= self._timeout_s and not waits(client_id)
             self._find_overdue(client_id, now, changes, certain=gone)
             if gone:
                 changes.gone.append(client_id)
             else:
-                self._quiet_until[client_id] = self._next_change(client_id, state.last_seen)
+                # One that waits is looked at with each sweep.
+                self._quiet_until[client_id] = max(self._next_change(client_id, state.last_seen), now)
         for client_id in changes.gone:
             self._depart(client_id)
             self.registry.forget(client_id)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import selectors
+from collections.abc import Callable
 
 from inferential.errors import InferentialError
+from inferential.transport.poller import READ, WRITE, Poller
 from inferential.zmtp import ConnectionEnded, Stream
 
 logger = logging.getLogger("inferential.transport")
-
-_MAX_DUPLICATE_IDS = 1024
 
 
 class MalformedMessage(InferentialError):
@@ -25,37 +24,104 @@ class MalformedMessage(InferentialError):
 
 
 class ClientConnection:
-    """One client's connection, in its handshake or after it."""
+    """One client's connection, in its handshake or after it.
 
-    __slots__ = ("events", "gone", "handshake_deadline", "host", "identity", "queued", "stream")
+    Attributes:
+        number: its own, never used again, unlike its identity; 0 until the handshake is done.
+        events: what the poller looks for.
+        newest_only: of messages that came together the newest is returned first, see `ZmqTransport.prefer_newest`.
+        queued: messages that were read wait in the transport for their turn.
+        reads: how often it was read since its requests began to wait.
+        parked_at: since when it is not read because its requests wait, in seconds of `time.monotonic()`; 0: it is read.
+        corked: encoded refusals that leave together.
+        asked: a message of it was received.
+        rival: it has the identity of another connection that stands, which keeps it.
+        host: its address as HOST:PORT; "" of a local client.
+        gone: it is closed; messages that were received before may remain to be returned.
+    """
+
+    __slots__ = (
+        *("asked", "corked", "events", "gone", "handshake_deadline", "host", "identity", "newest_only", "number"),
+        *("parked_at", "queued", "reads", "rival", "stream"),
+    )
 
     def __init__(self, stream: Stream, handshake_deadline: float, host: str = "") -> None:
-        self.stream: Stream = stream
-        self.host: str = host  # "" of a local client
-        self.handshake_deadline: float = handshake_deadline
-        self.identity: bytes = b""  # until the handshake is done
-        self.events: int = selectors.EVENT_READ
-        self.queued: bool = False  # in the transport's `_ready`
-        self.gone: bool = False  # closed; messages that were received before may remain to be returned
+        self.stream = stream
+        self.handshake_deadline = handshake_deadline
+        self.host = host
+        self.identity = b""  # until the handshake is done
+        self.number = 0
+        self.events = READ
+        self.asked = False
+        self.newest_only = False
+        self.queued = False
+        self.reads = 0
+        self.rival = False
+        self.parked_at = 0.0
+        self.corked: list[bytes] = []
+        self.gone = False
 
 
-class DuplicateIds:
-    """Logs the first time that a client connects while it is connected."""
+class Connections:
+    """All connections: by identity, by number, and those in their handshake.
+
+    Attributes:
+        poller: says which of them are ready.
+        by_identity: the clients that are connected.
+        by_number: the same and their rivals, longest connected first.
+        handshaking: connections in their handshake, oldest first.
+        parked: connections that are not read, longest parked first.
+        on_closed: called with the number of one that has ended.
+    """
 
     def __init__(self) -> None:
-        self._seen: set[bytes] = set()
+        self.poller: Poller[ClientConnection | None] = Poller()
+        self.by_identity: dict[bytes, ClientConnection] = {}
+        self.by_number: dict[int, ClientConnection] = {}
+        self.handshaking: dict[ClientConnection, None] = {}
+        self.parked: dict[ClientConnection, None] = {}
+        self.on_closed: list[Callable[[ClientConnection], None]] = []
 
-    def note(self, identity: bytes) -> None:
-        """Notes that a connection replaces another of the same identity."""
-        if identity in self._seen:
+    def update_events(self, client: ClientConnection) -> None:
+        """Watches for writability while a client has unsent messages, and for messages while it is not parked."""
+        events = (0 if client.parked_at else READ) | (WRITE if client.stream.unsent else 0)
+        if events != client.events:
+            client.events = events
+            self.poller.modify(client.stream.fileno(), events)
+
+    def resume(self, client: ClientConnection) -> None:
+        """Reads a connection again that may have been parked."""
+        client.reads = 0
+        if client.parked_at:
+            self.parked.pop(client, None)
+            client.parked_at = 0.0
+            self.update_events(client)
+
+    def drop(self, client: ClientConnection, reason: str) -> None:
+        """Closes a connection, or cleans up after one that was closed."""
+        if client.gone:
             return
-        if len(self._seen) < _MAX_DUPLICATE_IDS:
-            self._seen.add(identity)
-        logger.warning(
-            "client %r connected again and replaces its former connection: it reconnected, or two robots have "
-            "the same id; further replacements are not logged",
-            identity.decode("utf-8", "replace"),
-        )
+        client.gone = True
+        logger.debug("connection of %r closed: %s", client.identity, reason)
+        self.handshaking.pop(client, None)
+        if self.by_identity.get(client.identity) is client:
+            del self.by_identity[client.identity]
+        self.parked.pop(client, None)
+        self.poller.unregister(client.stream.fileno())
+        client.stream.close()
+        if self.by_number.pop(client.number, None) is not None:
+            for call in self.on_closed:
+                call(client)
+
+    def sizes(self) -> dict[str, int]:
+        """Returns the number of connections and of buffered messages."""
+        return {
+            "connections": len(self.by_identity),
+            "connections_handshaking": len(self.handshaking),
+            "connections_parked": len(self.parked),
+            "connections_rival": len(self.by_number) - len(self.by_identity),
+            "messages_unsent": sum(client.stream.unsent for client in self.by_number.values()),
+        }
 
 
 async def send_buffered(client: ClientConnection) -> None:

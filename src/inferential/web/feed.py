@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import fields
+from typing import Any
 
 from inferential.server import Server
 
 INTERVAL_S = 0.25
+CLIENTS_AT_ONCE = 50
+_NO_CLIENTS = '"clients":[]'
 
 
 class Feed:
@@ -26,7 +30,7 @@ class Feed:
 
     def now(self) -> str:
         """Returns the whole status as JSON."""
-        return _json(self._server.status().as_dict())
+        return _json(self._server.status())
 
     async def events(self) -> AsyncIterator[str]:
         """Yields the status now, then every change; a viewer that is too slow misses some."""
@@ -52,18 +56,25 @@ class Feed:
     async def _run(self) -> None:
         while self._viewers:
             await asyncio.sleep(INTERVAL_S)
-            event = self._next()
+            event = await self._next()
             for queue in self._viewers:
                 _put(queue, event)
         self._task = None
 
-    def _next(self) -> str:
-        status = self._server.status()
+    async def _next(self) -> str:
+        """Returns an event; between some clients and the next ones the event loop is left to robots."""
+        rows = []
+        client_ids = self._server.known_clients
+        for at in range(0, len(client_ids), CLIENTS_AT_ONCE):
+            rows += [_json(client) for client in self._server.client_status(client_ids[at : at + CLIENTS_AT_ONCE])]
+            await asyncio.sleep(0)
+        status = self._server.overview()
         batches = [batch for batch in status.batches if batch.ended_s is None or batch.number > self._last_batch]
         ended = [batch.number for batch in status.batches if batch.ended_s is not None]
         self._last_batch = max(ended, default=0)
         status.batches[:] = batches
-        return _json(status.as_dict())
+        before, after = _json(status).split(_NO_CLIENTS, 1)
+        return f'{before}"clients":[{",".join(rows)}]{after}'
 
 
 def _put(queue: asyncio.Queue[str | None], event: str | None) -> None:
@@ -73,4 +84,9 @@ def _put(queue: asyncio.Queue[str | None], event: str | None) -> None:
 
 
 def _json(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return json.dumps(value, separators=(",", ":"), allow_nan=False, default=_fields)
+
+
+def _fields(status: Any) -> dict[str, Any]:
+    """Returns a part of the status as a dict; unlike `dataclasses.asdict`, without a copy of what is in it."""
+    return {field.name: getattr(status, field.name) for field in fields(status)}

@@ -160,10 +160,7 @@ class HttpServer(Service):
 
 def readiness(server: Server) -> list[str]:
     """Returns why robots should not be sent here; empty if they may."""
-    status = server.status()
-    problems = ["the server is draining"] if status.draining else []
-    problems += [f"model {model.model_id!r} has no replica" for model in status.models if model.max_inflight == 0]
-    return problems
+    return server.readiness()
 
 
 def _file(name: str) -> Any:

@@ -8,7 +8,7 @@ copied once on its way out and never on its way in: boxes are sealed and opened 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
@@ -64,6 +64,7 @@ class BoxReader:
         self._large: memoryview | None = None
         self._opened = bytearray(_IN_PLACE_BYTES)  # the last small box
         self._opened_at = pointer_to(self._opened)
+        self.reserve: Callable[[int], bool] | None = None
         self.space: memoryview | None = None
         self.buffered = False
 
@@ -155,6 +156,8 @@ class BoxReader:
         return 0
 
     def _begin(self, size: int, there: memoryview) -> None:
+        if self.reserve is not None and not self.reserve(size):
+            raise ProtocolError(f"no room for a frame of {size} bytes beside what connections hold already")
         if size >= _RETURNED_BYTES:
             _keep_freed_memory()
         try:

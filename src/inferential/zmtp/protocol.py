@@ -11,7 +11,7 @@ flag MORE. https://rfc.zeromq.org/spec/37/
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -271,6 +271,8 @@ class Reader:
         self._overlong = False
         self._body: memoryview | None = None  # a large frame, and its flags
         self._body_flags = 0
+        self.reserve: Callable[[int], bool] | None = None
+        """Asked before memory for a large frame is allocated; where it returns False, the frame is an error."""
         self.space: memoryview | None = None
         """The rest of a large frame, to be read into; call `filled` after that."""
         self.buffered: bool = False
@@ -383,7 +385,16 @@ class Reader:
         elif self._max_frame_bytes is not None and size > self._max_frame_bytes:
             raise ProtocolError(f"frame of {size} bytes; at most {self._max_frame_bytes} are allowed")
 
+    def limit(self, max_frame_bytes: int | None) -> None:
+        """Changes the limit of frames."""
+        self._max_frame_bytes = max_frame_bytes
+        self._common_fits = self._max_frames > HEAD_FRAMES and (
+            max_frame_bytes is None or max_frame_bytes >= _SHORT_BYTES
+        )
+
     def _begin(self, flags: int, size: int, there: memoryview) -> None:
+        if self.reserve is not None and not self.reserve(size):
+            raise ProtocolError(f"no room for a frame of {size} bytes: too much is half received or not read")
         try:
             # Uninitialized memory: it is filled before it is returned.
             self._body, self._body_flags = np.empty(size, np.uint8).data, flags

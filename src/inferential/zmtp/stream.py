@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from inferential.zmtp.handshake import Handshake, HandshakeError, NullHandshake
 from inferential.zmtp.protocol import (
@@ -37,6 +37,7 @@ JOIN_BELOW_BYTES = 32 * 1024
 _READ_BYTES = 4 * 1024
 """One read takes dozens of small messages, copies little of a large one twice, and bounds a flood of heartbeats to a
 few hundred."""
+_HANDSHAKE_BYTES = 1024  # of a frame before the handshake is complete
 _MAX_BUFFERS = 64  # of one sendmsg, far below the limit of any system
 _LAST_READS, _LAST_READ_BYTES = 64, 64 * 1024  # on closing, of data that is discarded
 _MAX_BODY_READ_BYTES = 1024 * 1024
@@ -93,8 +94,8 @@ class Stream:
         self._greeting: bytearray | None = bytearray()  # None: it was whole
         self._supports_heartbeats = False
         self._limits = max_frame_bytes, max_frames
-        # Another handshake may take a while: a peer that is not known yet gets no memory for more than its commands.
-        self._reader: FrameReader = Reader(max_frame_bytes if handshake is None else 0, max_frames)
+        # A peer that is not known yet gets no memory for more than the commands of a handshake.
+        self._reader: FrameReader = Reader(_HANDSHAKE_BYTES, max_frames)
         # A connection with keys puts other functions here once it is established, so that one without has no branch.
         self._message = message
         self._command = command
@@ -111,6 +112,11 @@ class Stream:
     def fileno(self) -> int:
         """Returns the descriptor, for a selector."""
         return self._socket.fileno()
+
+    @property
+    def answers_pings(self) -> bool:
+        """Whether the peer answers `ping` by ZMTP 3.1."""
+        return self._supports_heartbeats
 
     def buffered(self) -> bool:
         """Returns whether `next` may return something without another `read`."""
@@ -156,10 +162,24 @@ class Stream:
         before = self._reader
         wire = self._handshake.wire(*self._limits)
         if wire is None:
-            self._reader = Reader(*self._limits)
+            before.limit(self._limits[0])
         else:
             self._reader, self._message, self._command = wire.reader, wire.message, wire.command
-        self._reader.feed(before.rest())
+            self._reader.feed(before.rest())
+
+    def reserve_by(self, reserve: Callable[[int], bool]) -> None:
+        """Asks `reserve` before memory for a large frame is allocated; False ends the connection."""
+        self._reader.reserve = reserve
+
+    @property
+    def missing_bytes(self) -> int:
+        """The bytes that a large frame lacks which is half received; 0: there is none."""
+        return 0 if self._reader.space is None else len(self._reader.space)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """The bytes that are not handed to the system yet."""
+        return sum(len(part) for part, _ in self._unsent)
 
     def read(self) -> bool:
         """Reads once; returns False where nothing was there. `drained` is True where all was read.
@@ -264,6 +284,14 @@ class Stream:
             ConnectionEnded: the connection was closed.
         """
         self._send(self._message(frames, JOIN_BELOW_BYTES))
+
+    def send_encoded(self, messages: bytes) -> None:
+        """Sends messages that are encoded already, as `protocol.message` does it; they count as one in `unsent`.
+
+        Raises:
+            ConnectionEnded: the connection was closed.
+        """
+        self._send([messages])
 
     def ping(self) -> None:
         """Sends a heartbeat and resets `alive`; while data is unsent, sending some of it counts as an answer.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from inferential.zmtp.protocol import Buffer, Discarded, Frame
@@ -13,6 +13,7 @@ class FrameReader(Protocol):
 
     space: memoryview | None
     buffered: bool
+    reserve: Callable[[int], bool] | None
 
     def feed(self, data: bytes) -> None: ...
 

@@ -46,6 +46,16 @@ def test_under_overload_all_get_the_same_but_one_that_asks_less() -> None:
     assert shares.interval_ms("faster", "m") == pytest.approx(25.0)
 
 
+def test_only_who_asks_for_much_more_than_its_share_is_held_back_and_only_beside_others_that_do_not() -> None:
+    shares = FairShares(Models({"m": 0.01}))
+    shares.update([("flooder", "m", 1e-4), ("fast", "m", 0.02), ("slow", "m", 0.1)])
+    # 90 a second: 10 for the slow one, 40 for each of the others
+    assert shares.pace_s("flooder", "m") == pytest.approx(0.025)
+    assert (shares.pace_s("fast", "m"), shares.pace_s("slow", "m")) == (0.0, 0.0)
+    shares.update([(str(number), "m", 1e-4) for number in range(10)])
+    assert all(shares.pace_s(str(number), "m") == 0.0 for number in range(10))
+
+
 def test_a_share_is_weighted() -> None:
     shares = FairShares(Models({"m": 0.01}))
     shares.note("important", "m", 2.0)

@@ -23,6 +23,7 @@ STAMP_BYTES = 9
 """The length of a timestamp as a varint, from 1972 to 2262."""
 STAMPS = range(2**56, 2**63)
 """The timestamps of that length, in nanoseconds."""
+_REQUEST_ID_TAG = b"\x80\x01"  # of a response: field 16, a varint
 _MAX_TEMPLATES = 16  # of one handle: a robot's observations have one form, or a few
 
 
@@ -54,6 +55,26 @@ def response_part(
     write_constant(message, ConstantResponseFields(client_id, model_id, protocol_version, model_version))
     describe(message.tensors, tensors)
     return message.SerializeToString()
+
+
+@lru_cache(maxsize=4096)
+def refusal_part(status: str, reason: str, serve_interval_ms: float) -> bytes:
+    """Returns what follows the request id in the envelope of a refusal: in an overload, the same again and again."""
+    # A model's message may hold invalid Unicode: the name of a file, as Python passes it on.
+    text = reason.encode(errors="replace").decode()
+    return pb.ModelResponse(status=status, reason=text, serve_interval_ms=serve_interval_ms).SerializeToString()
+
+
+def request_id_field(request_id: int) -> bytes:
+    """Returns a response's field `request_id` as protobuf writes it; nothing where it is 0."""
+    if not request_id:
+        return b""
+    field = bytearray(_REQUEST_ID_TAG)
+    while request_id > 0x7F:
+        field.append(request_id & 0x7F | 0x80)
+        request_id >>= 7
+    field.append(request_id)
+    return bytes(field)
 
 
 class ObservationTemplate:

@@ -1,6 +1,8 @@
 """Fair shares: the interval at which each client can be served, sent with answers so that a fleet can follow it.
 
-It limits no client: requests that come more often are served in the strategy's order.
+It limits no client that asks for about as much as the others. One that asks for more than FLOOD times its share of a
+model, while others ask for less than theirs, is served at that share only (`pace_s`): it finds the model busy anyway,
+and the others find it free as often as UTILISATION says.
 
 The models of one device, or a model alone, have one capacity, and a level `w` (answers per second): a client that asks
 r times a second is served min(r, g w) times, g being its weight. While more is asked than UTILISATION of the capacity,
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 from inferential.scheduler.time.availability import Availability
 
 UTILISATION = 0.9
+FLOOD = 3.0
 RISE = 1.25
 """The most by which a level rises from one update to the next."""
 _SHORTEST_S = 1e-6  # a period learned from requests that came at once
@@ -44,6 +47,7 @@ class FairShares:
         self._availability = availability
         self._levels: dict[str, float] = {}  # by the first model of a device
         self._intervals_ms: dict[tuple[str, str], float] = {}
+        self._paces_s: dict[tuple[str, str], float] = {}
         self._weights: dict[tuple[str, str], float] = {}
 
     def note(self, client_id: str, model_id: str, weight: float) -> None:
@@ -53,6 +57,10 @@ class FairShares:
     def interval_ms(self, client_id: str, model_id: str) -> float:
         """Returns the shortest interval at which a client can be served, in ms; 0 where no limit is known."""
         return self._intervals_ms.get((client_id, model_id), 0.0)
+
+    def pace_s(self, client_id: str, model_id: str) -> float:
+        """Returns how long after a call a client is not served again that floods a model, in s; 0: it does not."""
+        return self._paces_s.get((client_id, model_id), 0.0)
 
     def update(self, periods: Iterable[tuple[str, str, float]]) -> None:
         """Computes the shares of the clients that ask now, and forgets the others.
@@ -74,6 +82,14 @@ class FairShares:
             if (level := self._levels[group]) < math.inf
             for request in asked
         }
+        self._paces_s = {}
+        for group, asked in groups.items():
+            level = self._levels[group]
+            shares = [(request, request.per_second / (level * request.weight)) for request in asked]
+            if any(part <= 1 for _, part in shares):
+                for request, part in shares:
+                    if part > FLOOD:
+                        self._paces_s[request.client_id, request.model_id] = 1 / (level * request.weight)
 
     def _level(self, group: str, requests: Sequence[RateRequest]) -> float:
         costs = {model_id: self._cost_s(model_id) for model_id in {request.model_id for request in requests}}

@@ -1,0 +1,89 @@
+"""Bounds the bytes that connections hold: frames that are half received, and answers that are not read.
+
+It does no I/O and has no clock: the transport asks it before memory is allocated, and calls `stalled` now and then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from inferential.transport.connections import ClientConnection
+
+TOTAL_BYTES = 1024 * 1024 * 1024
+STALL_S = 10.0
+"""A frame of which fewer than `PROGRESS_BYTES` came in this time, and which is not whole, ends its connection."""
+PROGRESS_BYTES = 64 * 1024
+
+
+class ByteBudget:
+    """The bytes that all connections may hold together, and each of them.
+
+    Args:
+        per_connection: for messages that are being received, and again for those that are being sent; None: no limit.
+        total: of all connections.
+    """
+
+    def __init__(self, per_connection: int | None, total: int = TOTAL_BYTES) -> None:
+        self._per_connection = per_connection
+        self._total = total
+        self._received: dict[ClientConnection, int] = {}
+        self._progress: dict[ClientConnection, int] = {}  # bytes that were missing when it was looked at last
+        self._sending: dict[ClientConnection, int] = {}
+        self.used = 0
+        """Bytes that are reserved now."""
+
+    def reserve(self, client: ClientConnection) -> Callable[[int], bool]:
+        """Returns what reserves so many bytes for a frame of a connection, and returns False where there is no room."""
+
+        def reserve(size: int) -> bool:
+            held = self._received.get(client, 0) + size
+            if self._exceeds(held, size):
+                return False
+            self._received[client] = held
+            self.used += size
+            return True
+
+        return reserve
+
+    def received(self, client: ClientConnection) -> None:
+        """Frees what a connection has reserved, as its message is whole."""
+        self.used -= self._received.pop(client, 0)
+        self._progress.pop(client, None)
+
+    def may_send(self, client: ClientConnection, size: int) -> bool:
+        """Returns whether so many bytes more may wait until a connection reads them."""
+        return not self._exceeds(client.stream.unsent_bytes + size, size)
+
+    def sending(self, client: ClientConnection) -> None:
+        """Notes how many bytes wait for a connection now."""
+        size = 0 if client.gone else client.stream.unsent_bytes
+        self.used += size - self._sending.get(client, 0)
+        if size:
+            self._sending[client] = size
+        else:
+            self._sending.pop(client, None)
+
+    def closed(self, client: ClientConnection) -> None:
+        """Frees all that a connection holds."""
+        self.received(client)
+        self.used -= self._sending.pop(client, 0)
+
+    def _exceeds(self, held: int, size: int) -> bool:
+        if self.used + size > self._total:
+            return True
+        return self._per_connection is not None and held > self._per_connection
+
+    def stalled(self) -> Iterable[ClientConnection]:
+        """Returns the connections whose half-received frames have not come on since the last call."""
+        found = []
+        for client in self._received:
+            missing = client.stream.missing_bytes
+            if self._progress.get(client, missing + PROGRESS_BYTES) - missing < min(PROGRESS_BYTES, missing):
+                found.append(client)
+            self._progress[client] = missing
+        return found
+
+    @property
+    def receiving(self) -> bool:
+        """Whether any message is half received."""
+        return bool(self._received)

@@ -1,0 +1,75 @@
+"""Leaves connections unread whose requests wait already.
+
+What they send stays with the system, and in the end with the client: a client that sends more than is served costs
+others nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from inferential.transport.connections import ClientConnection, Connections
+
+PARKED_S = 0.1
+"""How long a connection is not read at most: its heartbeats are answered, and its newest observation is seen."""
+_READS_WHILE_WAITING = 2  # of a connection whose requests wait, before it is parked
+
+
+class Parking:
+    """Parks connections, and resumes each after `PARKED_S` at the latest."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waits: Callable[[int], bool] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop, waits: Callable[[int], bool] | None) -> None:
+        """Parks from now on; `waits` returns whether requests of the connection with a number wait."""
+        self._loop, self._waits = loop, waits
+
+    def stop(self) -> None:
+        """Parks no more."""
+        self._waits = None
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def park(self, client: ClientConnection, *, pressed: bool) -> bool:
+        """Returns whether a readable connection is left unread, because its requests wait already.
+
+        One that is served within a few of its observations is not parked.
+
+        Args:
+            client: the connection.
+            pressed: more connections are readable than are read in one go.
+        """
+        if self._waits is None or not client.number or not self._waits(client.number):
+            client.reads = 0
+            return False
+        client.reads += 1
+        if client.reads <= _READS_WHILE_WAITING and not pressed:
+            return False
+        client.parked_at = time.monotonic()
+        self._connections.parked[client] = None
+        self._connections.update_events(client)
+        self._set_timer()
+        return True
+
+    def resume_some(self) -> None:
+        """Resumes the connections that have been parked for long enough; the poller finds them readable."""
+        since, parked = time.monotonic() - PARKED_S, self._connections.parked
+        while parked and (client := next(iter(parked))).parked_at <= since:
+            self._connections.resume(client)
+            client.reads = _READS_WHILE_WAITING - 1  # once; then it is parked again if its requests still wait
+
+    def _set_timer(self) -> None:
+        if self._timer is None and self._loop is not None:
+            self._timer = self._loop.call_later(PARKED_S, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.resume_some()
+        if self._connections.parked:
+            self._set_timer()

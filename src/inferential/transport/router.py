@@ -1,0 +1,399 @@
+"""A ZeroMQ ROUTER socket without libzmq, watched by the event loop itself.
+
+A client is known by the identity that it sends in the handshake; a client that sends none gets a generated one, which
+begins with a zero byte. A client that connects again under its identity replaces its former connection unless that
+answers (`acceptance`). Messages are sent by a connection's number, never by its identity; sending by one that has ended
+is an error (ZMQ_ROUTER_MANDATORY).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeGuard
+
+from inferential.transport.acceptance import Acceptance
+from inferential.transport.budget import STALL_S, ByteBudget
+from inferential.transport.connections import ClientConnection, Connections, MalformedMessage
+from inferential.transport.handshakes import HandshakeGuard
+from inferential.transport.listening import listen
+from inferential.transport.messages import Received
+from inferential.transport.parking import Parking
+from inferential.transport.poller import READ, WRITE
+from inferential.zmtp import ConnectionEnded, ProtocolError
+from inferential.zmtp.protocol import Buffer, Discarded, message
+from inferential.zmtp.stream import JOIN_BELOW_BYTES
+
+if TYPE_CHECKING:
+    from inferential.config.schema import TransportConfig
+
+GONE = "the client is gone"
+"""The objection to requests of a connection that has ended."""
+
+logger = logging.getLogger("inferential.transport")
+
+_FRAMES = 3  # empty, envelope, payload
+_POLL_AT_ONCE = 32  # connections that are read between two messages, at most
+_POLL_AFTER = 16  # messages returned between two polls of all connections
+_MAX_DIRECT_READS = 16  # reads from an only client between two polls of all connections
+_MAX_CATCH_UP_READS = 1  # in one turn, of a connection whose newest message is looked for
+
+
+class RouterSocket:
+    """A bound ROUTER socket.
+
+    Args:
+        config: the address, and how many messages may wait for a client.
+        max_message_bytes: a larger frame closes its sender's connection before memory is allocated; None: no limit.
+        guard: decides who may connect; None: all may.
+
+    Raises:
+        OSError: the address cannot be bound.
+    """
+
+    def __init__(
+        self, config: TransportConfig, max_message_bytes: int | None = None, guard: HandshakeGuard | None = None
+    ) -> None:
+        try:
+            self._listener = listen(config.bind)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise OSError(error.errno, f"transport.bind: cannot listen on {config.bind!r}: {reason}") from error
+        self.address = self._listener.address
+        self._send_hwm = config.send_hwm
+        self._max_frame_bytes = max_message_bytes
+        # One descriptor for the event loop, however many clients are connected: all messages that have arrived are read
+        # in one turn of the loop, and can go into one batch.
+        self._connections = Connections()
+        self._connections.on_closed.append(self._on_closed)
+        self._parking = Parking(self._connections)
+        # A message of the largest size, and one that is sent meanwhile; the frames of a message count together.
+        self._budget = ByteBudget(None if max_message_bytes is None else 2 * max_message_bytes)
+        self._stall_timer: asyncio.TimerHandle | None = None
+        self._connections.on_closed.append(self._budget.closed)
+        guard = HandshakeGuard() if guard is None else guard
+        self._acceptance = Acceptance(self._connections, self._listener, max_message_bytes, self._on_admitted, guard)
+        self._ready: deque[ClientConnection] = deque()  # clients that may have a message, in the order of their turns
+        self._corked: list[ClientConnection] = []  # connections with corked refusals
+        self.overtaken: list[Received] = []
+        """Older messages of the connection whose newest was just returned; the caller takes them out."""
+        self._malformed: MalformedMessage | None = None  # came after a message that was returned first
+        self._returned = 0  # messages since the last poll
+        self._more = False  # the last poll found as many connections as it may, or left some unread
+        self._direct_reads = 0  # since the last poll of all connections
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._on_readable: Callable[[], None] | None = None
+        self._tell_closed: Callable[[int], None] | None = None
+        self._readable: asyncio.Event | None = None
+        self._closed = False
+
+    def watch(
+        self,
+        on_readable: Callable[[], None],
+        on_closed: Callable[[int], None] | None = None,
+        waits: Callable[[int], bool] | None = None,
+    ) -> None:
+        """Makes the running event loop call back.
+
+        Args:
+            on_readable: called whenever there may be a message to receive.
+            on_closed: called with the number of a connection that has ended.
+            waits: returns whether requests of a connection wait, in which case it is read less than others.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._acceptance.start(self._loop)
+        self._on_readable = on_readable
+        self._tell_closed = on_closed
+        self._parking.start(self._loop, waits)
+        self._loop.add_reader(self._connections.poller.fileno(), on_readable)
+        self._loop.call_soon(on_readable)
+
+    # Receiving
+
+    def receive(self) -> Received | None:
+        """Returns the next message, None if there is none; clients take turns.
+
+        Raises:
+            MalformedMessage: the next message has the wrong frames; it is dropped, and the next call returns the one
+                after it.
+        """
+        if self._malformed is not None:
+            malformed, self._malformed = self._malformed, None
+            raise malformed
+        if not self._ready and self._returned and not self._more:
+            self._returned = 0
+            return None  # a message that has arrived since makes the poller readable again
+        if not self._ready or self._returned >= _POLL_AFTER:
+            self._poll()
+        while self._ready:
+            client = self._ready.popleft()
+            stream = client.stream
+            try:
+                frames = stream.next()
+            except ConnectionEnded as error:
+                self._acceptance.failed(client, error)
+                self._connections.drop(client, str(error))
+                continue
+            if stream.unsent:
+                self._connections.update_events(client)  # a reply to its heartbeat
+            if frames is None:
+                client.queued = False
+                continue
+            if client.newest_only and not client.gone and _well_formed(frames):
+                frames = self._newest(client, frames)
+            if stream.buffered():
+                if client.gone:
+                    self._ready.appendleft(client)  # these are older than the messages of its successor
+                else:
+                    self._ready.append(client)
+            else:
+                client.queued = False
+            self._returned += 1
+            client.asked = True
+            if self._budget.used:
+                self._budget.received(client)
+            if _well_formed(frames):
+                return client.identity, frames[1], frames[2], time.monotonic(), client.number
+            raise _malformed(client, frames)
+        return None
+
+    def _newest(self, client: ClientConnection, frames: list[Buffer]) -> list[Buffer]:
+        """Returns the newest message that a connection has sent, and leaves the older ones in `overtaken`.
+
+        In an overload the system's buffers hold seconds of observations, which would be served in their order, each
+        long out of date.
+        """
+        stream, now, reads = client.stream, time.monotonic(), 0
+        while True:
+            try:
+                following = stream.next()
+                if following is None:
+                    if stream.drained or reads == _MAX_CATCH_UP_READS or not stream.read():
+                        return frames
+                    reads += 1
+                    continue
+            except ConnectionEnded:
+                return frames  # the next read finds it again
+            if not _well_formed(following):
+                self._malformed = _malformed(client, following)
+                return frames
+            self.overtaken.append((client.identity, frames[1], frames[2], now, client.number))
+            frames = following
+
+    def prefer_newest(self, number: int) -> None:
+        """Returns, from now on, of several messages that a connection has sent the newest first."""
+        client = self._connections.by_number.get(number)
+        if client is not None:
+            client.newest_only = True
+
+    def _poll(self) -> None:
+        """Reads from every readable connection whose earlier messages have been returned; accepts new ones."""
+        if not self._closed and not self._read_only_client():
+            self._poll_all()
+        self._returned = 0
+
+    def _poll_all(self) -> None:
+        self._direct_reads = 0
+        if self._connections.parked:
+            self._parking.resume_some()
+        found = self._connections.poller.poll(_POLL_AT_ONCE)
+        self._more = len(found) == _POLL_AT_ONCE
+        for client, events in found:
+            if client is None:
+                self._acceptance.accept()
+            elif not client.gone:  # else an earlier event of this loop closed it
+                self._handle_events(client, events)
+
+    def resume(self, number: int) -> None:
+        """Reads a connection again that may have been parked: its requests do not wait any longer."""
+        client = self._connections.by_number.get(number)
+        if client is not None:
+            self._connections.resume(client)
+
+    @property
+    def parked(self) -> int:
+        """How many connections are not read because their requests wait."""
+        return len(self._connections.parked)
+
+    def _handle_events(self, client: ClientConnection, events: int) -> None:
+        """Reads from and writes to a connection, as far as it is ready."""
+        try:
+            if events & WRITE:
+                client.stream.flush()
+                self._note_unsent(client)
+            # A parked connection is reported only if it has ended.
+            if (
+                events & READ
+                and not client.queued
+                and (client.parked_at or not self._parking.park(client, pressed=self._more))
+            ):
+                self._read(client)
+        except ConnectionEnded as error:
+            self._acceptance.failed(client, error)
+            self._connections.drop(client, str(error))
+        except MemoryError:
+            self._connections.drop(client, "no memory is left for what it sends")
+
+    def _watch_stalls(self) -> None:
+        """Looks, from time to time, for frames that do not come on."""
+        if self._stall_timer is None and self._loop is not None and self._budget.receiving:
+            self._stall_timer = self._loop.call_later(STALL_S, self._end_stalled)
+
+    def _end_stalled(self) -> None:
+        self._stall_timer = None
+        for client in list(self._budget.stalled()):
+            slow = ProtocolError(f"{client.stream.missing_bytes} bytes of a frame did not come within {STALL_S:g} s")
+            self._acceptance.failed(client, slow)
+            self._connections.drop(client, str(slow))
+        self._watch_stalls()
+
+    def _read_only_client(self) -> bool:
+        """Reads directly from the client if it is the only one; returns whether it had a message.
+
+        That spares a call of the selector. New connections wait for a few such reads at most.
+        """
+        if (
+            len(self._connections.by_identity) != 1
+            or self._connections.handshaking
+            or self._direct_reads >= _MAX_DIRECT_READS
+        ):
+            return False
+        (client,) = self._connections.by_identity.values()
+        if client.queued or client.stream.unsent or client.parked_at:
+            return False
+        self._direct_reads += 1
+        self._handle_events(client, READ)
+        return client.queued
+
+    def _read(self, client: ClientConnection) -> None:
+        if client.identity:
+            received = client.stream.read()
+        elif client.stream.handshake():
+            self._acceptance.register(client)
+            client.stream.reserve_by(self._budget.reserve(client))
+            received = True
+        else:
+            return
+        if client.stream.missing_bytes:
+            self._watch_stalls()
+        if received and not client.parked_at:
+            self._queue(client)
+
+    def _on_admitted(self, client: ClientConnection) -> None:
+        self._queue(client)
+        if self._loop is not None and self._on_readable is not None:
+            self._loop.call_soon(self._on_readable)  # what it sent may have been read before
+
+    def _queue(self, client: ClientConnection) -> None:
+        """Gives a connection its turn, as soon as messages of it may have been received."""
+        if not client.queued:
+            client.queued = True
+            self._ready.append(client)
+
+    def sizes(self) -> dict[str, int]:
+        """Returns the number of connections and of buffered messages."""
+        return {"connections_ready": len(self._ready), "bytes_held": self._budget.used, **self._connections.sizes()}
+
+    def _on_closed(self, client: ClientConnection) -> None:
+        if self._tell_closed is not None:
+            self._tell_closed(client.number)
+
+    # Sending
+
+    def objection(self, number: int) -> str | None:
+        """Returns why requests of the connection with this number are refused, `GONE` if it has ended; None: they are
+        not."""
+        client = self._connections.by_number.get(number)
+        if client is None:
+            return GONE
+        return self._acceptance.objection(client) if client.rival else None
+
+    def drop_revoked(self) -> None:
+        """Ends the connections of clients whose keys are not accepted any more."""
+        self._acceptance.drop_revoked()
+
+    def has_client(self, identity: bytes) -> bool:
+        """Returns whether a client with this identity is connected."""
+        return identity in self._connections.by_identity
+
+    def connection_of(self, identity: bytes) -> int:
+        """Returns the number of the connection that has an identity now.
+
+        Raises:
+            OSError: there is none (EHOSTUNREACH).
+        """
+        client = self._connections.by_identity.get(identity)
+        if client is None:
+            raise OSError(errno.EHOSTUNREACH, "the client is not connected")
+        return client.number
+
+    def post(self, number: int, envelope: Buffer, payload: Buffer) -> None:
+        """Sends a message by a connection, without waiting; what the system does not take at once is buffered.
+
+        Raises:
+            OSError: the connection has ended (EHOSTUNREACH), or its client does not read and `send_hwm` messages are
+                buffered for it (EAGAIN).
+        """
+        client = self._writable(number, len(payload))
+        try:
+            client.stream.send((b"", envelope, payload))
+        except ConnectionEnded as error:
+            self._connections.drop(client, str(error))
+            raise OSError(errno.EHOSTUNREACH, f"the client disconnected: {error}") from error
+        if client.stream.unsent:
+            self._note_unsent(client)
+
+    def cork(self, number: int, envelope: bytes) -> None:
+        """Sends a message without payload in the event loop's next turn, in one write with others for the connection.
+
+        Raises:
+            OSError: as `post`, as far as it is known by now.
+        """
+        client = self._writable(number, len(envelope))
+        if not self._corked:
+            (self._loop or asyncio.get_running_loop()).call_soon(self._uncork)
+        if not client.corked:
+            self._corked.append(client)
+        client.corked.append(b"".join(map(bytes, message((b"", envelope, b""), JOIN_BELOW_BYTES))))
+
+    def _uncork(self) -> None:
+        """Sends what was corked: one write for each connection."""
+        corked, self._corked = self._corked, []
+        for client in corked:
+            parts, client.corked = client.corked, []
+            if client.gone:
+                continue
+            try:
+                client.stream.send_encoded(b"".join(parts))
+            except ConnectionEnded as error:
+                self._connections.drop(client, str(error))
+                continue
+            if client.stream.unsent:
+                self._note_unsent(client)
+
+    def _note_unsent(self, client: ClientConnection) -> None:
+        self._connections.update_events(client)
+        self._budget.sending(client)
+
+    def _writable(self, number: int, size: int) -> ClientConnection:
+        client = self._connections.by_number.get(number)
+        if client is None:
+            raise OSError(errno.EHOSTUNREACH, "the client is not connected")
+        if client.stream.unsent >= self._send_hwm:
+            raise OSError(errno.EAGAIN, f"the client does not read: {self._send_hwm} messages are buffered for it")
+        if client.stream.unsent and not self._budget.may_send(client, size):
+            raise OSError(errno.EAGAIN, f"the client does not read: {client.stream.unsent_bytes} bytes wait for it")
+        return client
+
+
+def _well_formed(frames: list[Buffer] | Discarded) -> TypeGuard[list[Buffer]]:
+    return isinstance(frames, list) and len(frames) == _FRAMES and not len(frames[0])
+
+
+def _malformed(client: ClientConnection, frames: list[Buffer] | Discarded) -> MalformedMessage:
+    found = "more" if isinstance(frames, Discarded) else f"{len(frames)} of them"
+    return MalformedMessage(client.identity, f"expected frames [empty, envelope, payload], got {found}")

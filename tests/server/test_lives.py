@@ -1,0 +1,139 @@
+"""An answer belongs to the connection that asked, and the requests of one that has ended end with it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import zmq
+from tests.server.conftest import Gate
+
+from inferential import Server
+from inferential.proto import QUEUE_ALL, Client, ModelResponse, Observation, Status
+
+_numbers = itertools.count(1)
+
+
+class Robot:
+    """A DEALER that asks for the model m."""
+
+    def __init__(self, socket: zmq.Socket[bytes], name: str) -> None:
+        self._socket = socket
+        self._name = name
+
+    def ask(self) -> int:
+        """Sends an observation, and returns its number."""
+        number = next(_numbers)
+        message = Observation(
+            client=Client(id=self._name), model_id="m", request_id=number, protocol_version=2, queue=QUEUE_ALL
+        )
+        self._socket.send_multipart([b"", message.SerializeToString(), b""])
+        return number
+
+    async def hear(self) -> ModelResponse:
+        """The next response."""
+        frames = await asyncio.to_thread(self._socket.recv_multipart)
+        return ModelResponse.FromString(frames[1])
+
+    def vanish(self) -> None:
+        """Ends the connection at once."""
+        self._socket.close(linger=0)
+
+
+@pytest.fixture
+def robot() -> Callable[..., Any]:
+    """`with robot(server, "arm") as arm:`"""
+
+    @contextmanager
+    def connected(server: Server, name: str, identity: bytes | None = b"") -> Iterator[Robot]:
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        socket = context.socket(zmq.DEALER)
+        if identity is not None:
+            socket.setsockopt(zmq.IDENTITY, identity or name.encode())
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.RCVTIMEO, 10_000)
+        socket.connect(server.address)
+        try:
+            yield Robot(socket, name)
+        finally:
+            socket.close()
+            context.term()
+
+    return connected
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 (sockets of another thread)
+            await asyncio.sleep(0.001)
+
+
+def counted(server: Server, name: str, **labels: str) -> int:
+    """How many points of a metric have these labels."""
+    points = server.metrics.snapshot().metrics.get(name, [])
+    return sum(labels.items() <= point["labels"].items() for point in points)
+
+
+async def test_a_robot_that_restarts_gets_no_answer_of_its_old_life_and_does_not_wait_for_it(
+    serve: Any, robot: Any, gate: Gate
+) -> None:
+    async with serve({"m": gate}) as server:
+        with robot(server, "arm") as old:
+            for _ in range(9):
+                old.ask()
+            await gate.wait_entered()
+            await until(lambda: server.status().sizes["queue_requests"] == 8)
+            old.vanish()
+            await until(lambda: server.status().sizes["queue_requests"] == 0)
+        assert counted(server, "requests_rejected", error="client_gone") == 8
+        with robot(server, "arm") as new:
+            number = new.ask()
+            await until(lambda: server.status().sizes["queue_requests"] == 1)
+            gate.let(2)
+            response = await new.hear()
+            assert (response.request_id, response.status) == (number, Status.OK)
+        assert gate.calls == 2  # what ran already, and the new one
+        assert counted(server, "send_errors", kind="result") == 1
+
+
+async def test_a_robot_without_an_identity_that_reconnects_is_served_at_once(serve: Any, robot: Any) -> None:
+    async with serve({"m": lambda observation: np.ones(1)}) as server:
+        for _ in range(3):
+            with robot(server, "arm", None) as arm:
+                number = arm.ask()
+                response = await arm.hear()
+                assert (response.request_id, response.status) == (number, Status.OK)
+            await until(lambda: not server.status().sizes["connections"])
+
+
+async def test_of_two_live_robots_with_one_id_the_second_is_refused_with_the_reason(serve: Any, robot: Any) -> None:
+    async with serve({"m": lambda observation: np.ones(1)}) as server:
+        with robot(server, "arm") as first:
+            first.ask()
+            assert (await first.hear()).status == Status.OK
+            with robot(server, "arm") as second:
+                second.ask()
+                response = await second.hear()
+                assert response.status == Status.REJECTED
+                assert "'arm' is in use by another robot at 127.0.0.1:" in response.reason
+                first.ask()
+                assert (await first.hear()).status == Status.OK
+            assert counted(server, "requests_rejected", error="id_in_use") == 1
+
+
+async def test_a_client_in_this_process_that_closes_leaves_nothing_waiting(serve: Any, gate: Gate) -> None:
+    async with serve({"m": gate}) as server:
+        arm = server.connect("arm")
+        model = arm.model("m", queue="all")
+        for _ in range(4):
+            await model.observe(state=np.ones(1))
+        await gate.wait_entered()
+        arm.close()
+        assert server.status().sizes["queue_requests"] == 0
+        assert counted(server, "requests_rejected", error="client_gone") == 3
+        gate.let()

@@ -1,0 +1,100 @@
+"""The event pump under overload, driven turn by turn: what is scheduled, read and begun in one turn of the loop."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import numpy as np
+
+from inferential.server import pump as pump_module
+from inferential.server.pump import EventPump
+
+
+class Loop:
+    """Collects what is scheduled instead of running it."""
+
+    def __init__(self) -> None:
+        self.scheduled: list[Any] = []
+
+    def call_soon(self, callback: Any, *args: Any) -> None:
+        self.scheduled.append((callback, args))
+
+    def time(self) -> float:
+        return 0.0
+
+    def turn(self) -> None:
+        """Runs what was scheduled before this turn."""
+        now, self.scheduled = self.scheduled, []
+        for callback, args in now:
+            callback(*args)
+
+
+class Clock:
+    """Each look at it takes 0.1 ms."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 0.0001
+        return self.now
+
+
+class Endless:
+    """A transport that always has another message."""
+
+    overtaken: tuple[()] = ()
+    parked = 0
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    def receive(self) -> Any:
+        self.read += 1
+        return (b"robot", b"", b"", 0.0, 1)
+
+    def watch(self, *callbacks: Any) -> None: ...
+
+
+def make_pump(monkeypatch: Any) -> tuple[EventPump, Loop, Endless]:
+    """A pump that reads and does nothing else."""
+    transport, loop = Endless(), Loop()
+    nothing: Any = None
+    pump = EventPump(transport, nothing, nothing, nothing, nothing)  # type: ignore[arg-type]
+    pump._loop = loop  # type: ignore[assignment]
+    pump._running = True
+    pump._executor = type("Executor", (), {"run_inline": None})()  # type: ignore[assignment]
+    monkeypatch.setattr(pump_module, "time", Clock())
+    monkeypatch.setattr(pump, "receive", lambda received: None)
+    monkeypatch.setattr(pump, "work", lambda *args: None)
+    return pump, loop, transport
+
+
+async def test_however_often_the_socket_is_readable_one_continuation_is_scheduled(monkeypatch: Any) -> None:
+    pump, loop, _ = make_pump(monkeypatch)
+    for _ in range(10):
+        pump._on_readable()
+        loop.turn()
+        assert len(loop.scheduled) == 1
+
+
+async def test_a_turn_reads_for_a_slice_of_time_and_not_a_number_of_messages(monkeypatch: Any) -> None:
+    pump, _, transport = make_pump(monkeypatch)
+    pump._on_readable()
+    assert transport.read == 9  # of 0.1 ms each, and the slice is 1 ms
+    pump._on_readable()  # in the same turn of the loop, or before the continuation had its turn
+    assert transport.read == 9
+
+
+async def test_calls_that_complete_inline_follow_one_another_in_one_turn(serve: Any, connect: Any) -> None:
+    async def model(observation: dict[str, Any]) -> Any:
+        return observation["state"]
+
+    async with serve({"m": model}) as server:
+        robots = [connect(server, f"robot-{number}").model("m", queue="all") for number in range(8)]
+        for _ in range(20):
+            await asyncio.gather(*(robot.infer(10_000, state=np.ones(1)) for robot in robots))
+        counters = server.status().counters
+        assert counters["calls_inline"] + counters["calls_as_tasks"] == 160
+        assert counters["calls_as_tasks"] <= 16

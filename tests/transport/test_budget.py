@@ -1,0 +1,110 @@
+"""What connections hold is bounded in bytes: before the handshake, half-received frames, answers that are not read."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inferential.config import TransportConfig
+from inferential.transport import ZmqTransport, router
+from inferential.transport.budget import ByteBudget
+from inferential.zmtp import protocol as p
+
+LIMIT = 1_000_000
+HELLO = p.greeting() + p.ready(b"DEALER", b"robot")
+
+
+def half(size: int, sent: int) -> bytes:
+    """The beginning of a message with a payload of this size."""
+    return b"\1\0\1\1e" + b"\2" + size.to_bytes(8) + bytes(sent)
+
+
+@pytest.fixture
+async def transport() -> Any:
+    opened = ZmqTransport(TransportConfig(bind="tcp://127.0.0.1:0"), max_message_bytes=LIMIT)
+    opened.watch(lambda: None)
+    yield opened
+    await opened.close()
+
+
+def call(transport: ZmqTransport, data: bytes) -> socket.socket:
+    host, _, port = transport.address.removeprefix("tcp://").rpartition(":")
+    made = socket.create_connection((host, int(port)), timeout=10)
+    made.sendall(data)
+    return made
+
+
+async def until(transport: ZmqTransport, **sizes: Any) -> None:
+    async with asyncio.timeout(10):
+        while not sizes.items() <= transport.sizes().items():
+            assert transport.receive() is None
+            await asyncio.sleep(0.001)
+
+
+async def test_before_the_handshake_a_frame_has_a_kilobyte_at_most(transport: ZmqTransport) -> None:
+    with call(transport, p.greeting() + half(LIMIT // 2, 100)):
+        await until(transport, connections_handshaking=1)
+        await until(transport, connections_handshaking=0, connections=0, bytes_held=0)
+
+
+async def test_a_half_sent_frame_counts_and_ends_its_connection_when_it_does_not_come_on(
+    transport: ZmqTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(router, "STALL_S", 0.01)
+    with call(transport, HELLO + half(LIMIT, 5000)):
+        await until(transport, connections=1, bytes_held=LIMIT)
+        await until(transport, connections=0, bytes_held=0)
+
+
+async def test_all_connections_together_hold_no_more_than_the_total(transport: ZmqTransport) -> None:
+    transport._budget._total = 2 * LIMIT + 1
+    robots = [
+        call(transport, p.greeting() + p.ready(b"DEALER", b"%d" % number) + half(LIMIT, 5000)) for number in range(4)
+    ]
+    await until(transport, connections=2, connections_handshaking=0, bytes_held=2 * LIMIT)
+    for robot in robots:
+        robot.close()
+    await until(transport, connections=0, bytes_held=0)
+
+
+async def test_answers_that_are_not_read_are_bounded_in_bytes_not_in_number(transport: ZmqTransport) -> None:
+    with call(transport, HELLO):
+        await until(transport, connections=1)
+        number, answer = transport.connection_of(b"robot"), np.zeros(LIMIT, np.uint8).data
+
+        def post_many() -> None:
+            for _ in range(100):
+                transport.post(number, b"answer", answer)
+
+        with pytest.raises(OSError, match=r"the client does not read: .* bytes wait") as told:
+            post_many()
+        assert told.value.errno == errno.EAGAIN
+        assert LIMIT < transport.sizes()["bytes_held"] <= 2 * LIMIT + 1000
+    await until(transport, connections=0, bytes_held=0)
+
+
+class Half:
+    """A connection with a half-received frame."""
+
+    def __init__(self, missing: int) -> None:
+        self.stream = self
+        self.missing_bytes = missing
+
+
+def test_a_slow_frame_that_comes_on_is_left_alone() -> None:
+    budget = ByteBudget(None)
+    slow: Any = Half(1_000_000)
+    assert budget.reserve(slow)(1_000_000)
+    assert list(budget.stalled()) == []
+    for _ in range(15):
+        slow.missing_bytes -= 66_000
+        assert list(budget.stalled()) == []
+    slow.missing_bytes -= 10
+    assert list(budget.stalled()) == [slow]
+    budget.received(slow)
+    assert (budget.used, budget.receiving) == (0, False)

@@ -1,0 +1,109 @@
+"""Connections whose requests wait are read less, and of what they sent the newest comes first."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from inferential.config import TransportConfig
+from inferential.transport import ZmqTransport, parking
+from inferential.zmtp import protocol as p
+
+READ_BYTES = 4096
+
+
+def message(number: int, size: int = 3000) -> bytes:
+    """An observation that fills most of a read."""
+    return b"".join(bytes(part) for part in p.message([b"", b"%d" % number, bytes(size)], 10_000))
+
+
+class Waiting:
+    """Says which connections have requests that wait."""
+
+    def __init__(self) -> None:
+        self.numbers: set[int] = set()
+
+    def __call__(self, number: int) -> bool:
+        return number in self.numbers
+
+
+@pytest.fixture
+def waits() -> Waiting:
+    return Waiting()
+
+
+@pytest.fixture
+async def transport(waits: Waiting) -> AsyncIterator[ZmqTransport]:
+    opened = ZmqTransport(TransportConfig(bind="tcp://127.0.0.1:0"))
+    opened.watch(lambda: None, None, waits)
+    yield opened
+    await opened.close()
+
+
+def call(transport: ZmqTransport, name: bytes, data: bytes = b"") -> socket.socket:
+    host, _, port = transport.address.removeprefix("tcp://").rpartition(":")
+    made = socket.create_connection((host, int(port)), timeout=10)
+    made.sendall(p.greeting() + p.ready(b"DEALER", name) + data)
+    return made
+
+
+async def next_of(transport: ZmqTransport) -> tuple[int, int]:
+    """The next message: its connection and its number."""
+    async with asyncio.timeout(10):
+        while (incoming := transport.receive()) is None:  # noqa: ASYNC110 (sockets of another thread)
+            await asyncio.sleep(0.001)
+    return incoming[4], int(bytes(incoming[1]))
+
+
+async def test_a_connection_whose_requests_wait_is_left_unread_until_one_is_dispatched(
+    transport: ZmqTransport, waits: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parking, "PARKED_S", 1000.0)
+    with call(transport, b"flood", message(0)) as flood, call(transport, b"good", message(0)) as good:
+        numbers: Any = dict([await next_of(transport), await next_of(transport)])
+        assert len(numbers) == 2
+        waits.numbers.add(transport.connection_of(b"flood"))
+        flood.sendall(b"".join(message(number) for number in range(1, 20)))
+        seen = []
+        async with asyncio.timeout(10):
+            while not transport.parked:
+                incoming = transport.receive()
+                if incoming is not None:
+                    seen.append(int(bytes(incoming[1])))
+                await asyncio.sleep(0)
+        assert len(seen) <= 4
+        good.sendall(message(7))
+        assert await next_of(transport) == (transport.connection_of(b"good"), 7)
+        waits.numbers.clear()
+        transport.resume(transport.connection_of(b"flood"))
+        while seen[-1:] != [19]:
+            seen.append((await next_of(transport))[1])
+        assert seen == list(range(1, 20))
+
+
+async def test_a_parked_connection_is_read_after_a_while_all_the_same(
+    transport: ZmqTransport, waits: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parking, "PARKED_S", 0.01)
+    with call(transport, b"flood", message(0)) as flood:
+        await next_of(transport)
+        waits.numbers.add(transport.connection_of(b"flood"))
+        flood.sendall(b"".join(message(number) for number in range(1, 20)))
+        assert [(await next_of(transport))[1] for _ in range(19)] == list(range(1, 20))
+
+
+async def test_of_messages_that_came_together_the_newest_is_first_and_none_is_lost(transport: ZmqTransport) -> None:
+    with call(transport, b"robot", message(0, 10)) as robot:
+        number, _ = await next_of(transport)
+        transport.prefer_newest(number)
+        robot.sendall(b"".join(message(at, 10) for at in range(1, 500)))
+        seen: list[int] = []
+        while 499 not in seen:
+            _, newest = await next_of(transport)
+            older, transport.overtaken = transport.overtaken, []
+            seen += [*(int(bytes(each[1])) for each in older), newest]
+        assert seen == list(range(1, 500))
