@@ -267,6 +267,7 @@ async def test_a_robot_is_asked_for_a_newer_observation_and_its_request_goes_on(
     await bench.meet(robot)
     request = bench.running()
     bench.egress.ask_anew(request)
+    await asyncio.sleep(0)  # as refusals do, it leaves with the next turn
     notice = read_response(*robot.recv_multipart()[1:]).message
     assert (notice.status, notice.request_id) == (Status.OUTDATED, request.request_id)
     assert not request.over
