@@ -31,6 +31,7 @@ from inferential import (
 )
 from inferential.config import InferentialConfig
 from inferential.replica.outcomes import ModelLoadError
+from inferential.web.http import impairments, readiness
 
 if sys.platform != "linux":
     pytest.skip("worker processes are watched by pidfd", allow_module_level=True)
@@ -95,6 +96,15 @@ class Async:
 
 def environment(observation):
     return {"value": os.environ.get("WORKER_TEST", ""), "python": sys.version.split()[0], "numpy": np.__version__}
+
+class Speaking:
+    metadata = {"action_horizon": np.int64(16), "mean": np.zeros(2), "names": ["x", "y"]}
+
+    def infer(self, observation):
+        return observation["state"]
+
+class Unsayable(Speaking):
+    metadata = {"lock": threading.Lock()}
 
 class NeverLoads:
     def __init__(self):
@@ -211,6 +221,39 @@ async def test_the_models_version_comes_with_every_answer(serving: Serving, mode
         assert (await ask(model, state=np.ones(2))).model_version == "v7"
 
 
+async def test_what_a_model_says_of_itself_is_known_in_the_server(serving: Serving, models: Any) -> None:
+    server, _ = await serving(m=models("Speaking"), plain=models("echo"))
+    assert await server.model_metadata("m") == {"action_horizon": 16, "mean": [0.0, 0.0], "names": ["x", "y"]}
+    assert await server.model_metadata("plain") == {}
+
+
+async def test_stopping_ends_a_server_whose_models_still_load(models: Any) -> None:
+    server = Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"m": models("NeverLoads")}))
+    running = asyncio.create_task(server.run())
+    await asyncio.sleep(0.05)
+    assert not server.running
+    server.stop()
+    async with asyncio.timeout(20):
+        await running
+    assert not server.running
+
+
+async def test_readiness_names_a_model_that_lacks_processes(serving: Serving, models: Any) -> None:
+    server, dispatcher = await serving(m=models("strange", replicas=2))
+    os.kill(dispatcher.process_ids("m")[0], signal.SIGKILL)
+    await until(lambda: bool(dispatcher.problems()))
+    assert readiness(server) == []
+    (impairment,) = impairments(server)
+    assert impairment.startswith("model 'm' is impaired: 1 of 2 processes do not run: its process was killed")
+    (model,) = server.status().models
+    assert model.problem is not None
+    os.kill(dispatcher.process_ids("m")[0], signal.SIGKILL)
+    await until(lambda: dispatcher.problems()["m"].is_down)
+    assert impairments(server) == []
+    (problem,) = readiness(server)
+    assert problem.startswith("model 'm' has no replica: 2 of 2 processes do not run")
+
+
 @pytest.mark.parametrize("what", ["raise", "sys.exit"])
 async def test_what_a_model_raises_fails_its_call_alone_and_keeps_the_process(
     what: str, serving: Serving, models: Any
@@ -269,7 +312,7 @@ async def test_a_killed_replica_costs_no_request_where_there_is_another(serving:
         victim = dispatcher.process_ids("m")[0]
         os.kill(victim, signal.SIGKILL)
         await until(lambda: victim not in dispatcher.process_ids("m"))
-        assert "1 of 2 processes do not run" in dispatcher.problems()["m"]
+        assert "1 of 2 processes do not run" in dispatcher.problems()["m"].reason
         await until(lambda: not dispatcher.problems())
         answered = ends["answered"]
         await until(lambda: ends["answered"] > answered + 20)
@@ -376,6 +419,7 @@ async def test_environment_and_replicas_are_as_told(serving: Serving, models: An
         ("nothing", {}, "has no 'nothing'"),
         ("NoWeights", {"args": {"path": "w.safetensors"}}, "FileNotFoundError: w.safetensors"),
         ("NeverLoads", {"load_timeout_s": 0.5}, r"loading took longer than load_timeout_s \(0.5\)"),
+        ("Unsayable", {}, "metadata: 'lock': expected a value that JSON can hold: got lock"),
         ("echo", {"python": "/nowhere/python"}, "its interpreter /nowhere/python cannot be started"),
     ],
 )
@@ -396,7 +440,7 @@ async def test_a_model_whose_restart_fails_fails_its_requests_at_once(
         write(module, "raise RuntimeError('no GPU')")
         with pytest.raises(ModelFailed):
             await ask(model, state=np.zeros(2), do="exit")
-        await until(lambda: "no GPU" in dispatcher.problems().get("m", ""))
+        await until(lambda: "no GPU" in str(dispatcher.problems().get("m")))
         with pytest.raises(ModelFailed, match="RuntimeError: no GPU"):
             await ask(model, state=np.zeros(2))
         write(module, MODELS)

@@ -17,6 +17,7 @@ from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 from inferential.config.fields import Key
 from inferential.config.text import Parsed, Position, SyntaxProblem, check_new
 from inferential.config.text_yaml import compose, position_of
+from inferential.errors import InferentialError
 
 _NOT_YAML = re.compile("[^\\t\\n\\r\\x20-\\x7e\\xa0-\\u2027\\u202a-\\ud7ff\\ue000-\\ufefe\\uff00-\\ufffd]")
 """What JSON allows in a string, and YAML does not, or takes for the end of a line."""
@@ -43,7 +44,7 @@ def parse_json(text: str) -> Parsed:
     return value, positions
 
 
-class _DuplicateKeyError(Exception):
+class _DuplicateKeyError(InferentialError):
     """An object has a key twice; the text is the key."""
 
 

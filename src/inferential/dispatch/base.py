@@ -37,6 +37,7 @@ __all__ = [
     "DispatchResult",
     "Dispatcher",
     "GpuUse",
+    "ModelProblem",
     "NodeUse",
     "Observation",
     "RemoteModelError",
@@ -64,6 +65,19 @@ class NodeUse:
     cpu_percent: float | None
     memory_used_mb: float | None
     gpus: tuple[GpuUse, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelProblem:
+    """Why a model has less than it should.
+
+    Attributes:
+        reason: in words.
+        is_down: whether no call of the model can succeed now.
+    """
+
+    reason: str
+    is_down: bool
 
 
 class Dispatcher(ABC):
@@ -132,10 +146,10 @@ class Dispatcher(ABC):
         """Returns how many calls fewer each replica takes, because calls over their time still occupy threads."""
         return 0
 
-    def problems(self) -> Mapping[str, str]:
+    def problems(self) -> Mapping[str, ModelProblem]:
         """Returns, by model id, why a model cannot be called now or has fewer replicas than it should.
 
-        It is empty where all is well; readiness checks show it.
+        It is empty where all is well. `/readyz`, `Server.status` and the page show it.
         """
         return {}
 

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
-from inferential.dispatch.base import Dispatcher, Observation, UnknownModelError
+from inferential.dispatch.base import Dispatcher, ModelProblem, Observation, UnknownModelError
 from inferential.dispatch.inprocess import InProcessReplica
 from inferential.dispatch.process import ProcessRunner, infer
 from inferential.observation.values import is_encoded
@@ -160,22 +160,29 @@ class LocalDispatcher(Dispatcher):
         lost = min(_lost(models[number]) for number in taking)
         return [str(number) for number in taking if _lost(models[number]) == lost]
 
-    def problems(self) -> Mapping[str, str]:
+    def problems(self) -> Mapping[str, ModelProblem]:
         """Returns, by model id, which processes do not run, or how many slots calls over their time have taken."""
-        problems: dict[str, str] = {}
+        problems: dict[str, ModelProblem] = {}
         for model_id, models in self._models.items():
             down = [one.problem for one in models if isinstance(one, WorkerProcess) and one.problem is not None]
             lost = sum(map(_lost, models))
             if down:
-                problems[model_id] = f"{len(down)} of {len(models)} processes do not run: {down[0]}"
+                reason = f"{len(down)} of {len(models)} processes do not run: {down[0]}"
+                problems[model_id] = ModelProblem(reason, is_down=len(down) == len(models))
             elif lost:
-                problems[model_id] = f"{lost} calls took longer than call_timeout_ms and still occupy their slots"
+                reason = f"{lost} calls took longer than call_timeout_ms and still occupy their slots"
+                problems[model_id] = ModelProblem(reason, is_down=False)  # whether slots are left, the server knows
         return problems
 
     async def model_metadata(self, model_id: str) -> Mapping[str, Any]:
-        """Returns the `metadata` of the model's first replica; {} for a model in a process of its own."""
-        models = self._models.get(model_id)
-        return await models[0].metadata() if models and isinstance(models[0], InProcessReplica) else {}
+        """Returns the `metadata` of the model's first replica that is up; a process sends it when it has loaded."""
+        models = self._models.get(model_id, ())
+        for model in models:
+            if isinstance(model, InProcessReplica):
+                return await model.metadata()
+            if model.up:
+                return model.metadata
+        return {}
 
     def process_ids(self, model_id: str) -> list[int]:
         """Returns the ids of a model's processes that take calls."""
@@ -190,7 +197,11 @@ class LocalDispatcher(Dispatcher):
         """
         self._running = True
         workers = self._workers()
-        outcomes = await asyncio.gather(*(worker.start() for worker in workers), return_exceptions=True)
+        try:
+            outcomes = await asyncio.gather(*(worker.start() for worker in workers), return_exceptions=True)
+        except asyncio.CancelledError:
+            await self._close_workers()
+            raise
         failed = next((one for one in outcomes if isinstance(one, BaseException)), None)
         if failed is not None:
             await self._close_workers()

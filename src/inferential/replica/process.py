@@ -107,6 +107,11 @@ class WorkerProcess:
         return None if self._process is None else self._process.pid
 
     @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What the model says of itself; {} while it is not up."""
+        return {} if self._greeting is None else self._greeting.metadata
+
+    @property
     def max_batch_size(self) -> int:
         """Rows that one call takes; of a model without `infer_batch`, rows that go over together."""
         greeting = self._greeting

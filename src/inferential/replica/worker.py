@@ -23,6 +23,7 @@ import numpy as np
 
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.images import ImageError
+from inferential.replica.metadata import metadata_of
 from inferential.replica.model import Method, methods_of
 from inferential.replica.rows import RowReader, RowWriter, write_refusal
 from inferential.replica.shared import ALL_ROWS, ReplicasMemory
@@ -121,6 +122,7 @@ class Worker:
         try:
             self._model = load_target(settings["target"], settings["args"])
             methods = methods_of(self._model_id, self._model)
+            metadata = metadata_of(self._model)
         except (TargetError, TypeError, ValueError) as error:
             text = str(error).removeprefix(f"model {self._model_id!r}: ")
             self._send([NO_CALL, FAILED, text.encode(errors="replace")])
@@ -130,7 +132,7 @@ class Worker:
             self._send([NO_CALL, FAILED, text.encode(errors="replace")])
             return False
         self._single, self._batch = methods.single, methods.batch
-        greeting = Greeting(methods.max_batch_size, _MAX_INFLIGHT, "", methods.batch is None)
+        greeting = Greeting(methods.max_batch_size, _MAX_INFLIGHT, "", methods.batch is None, metadata)
         self._send([NO_CALL, HELLO, greeting.to_bytes()])
         gc.collect()
         gc.freeze()  # collections do not look at the model again, which takes tens of milliseconds

@@ -107,6 +107,8 @@ class Server:
         self._batch_callbacks: Callbacks[Batch, float] = Callbacks("batch")
         self._run: _Run | None = None
         self._stop = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None  # of `run`
+        self._starting: asyncio.Timeout | None = None  # ends the start when `stop` is called
 
     # Life cycle
 
@@ -116,12 +118,28 @@ class Server:
         Raises:
             OSError: the address cannot be bound.
         """
+        self._loop = asyncio.get_running_loop()
         with stop_on_signals(self.stop), frozen_garbage():
-            await self.start()
             try:
-                await self._main_loop()
+                if await self._start_unless_stopped():
+                    await self._main_loop()
             finally:
                 await self.shutdown()
+                self._loop = None
+
+    async def _start_unless_stopped(self) -> bool:
+        """Does what `start` does; `stop` ends the wait for models that load. Returns whether it has started."""
+        try:
+            async with asyncio.timeout(None) as self._starting:
+                await self.start()
+        except TimeoutError:
+            if self._starting is None or not self._starting.expired():
+                raise  # of the backend's own
+            self._stop.clear()
+            return False
+        finally:
+            self._starting = None
+        return True
 
     async def start(self) -> None:
         """Starts the backend and listens.
@@ -170,10 +188,16 @@ class Server:
 
     def stop(self) -> None:
         """Ends `run`. May be called from any thread and from signal handlers."""
-        if self._run is None:
+        loop = self._loop if self._run is None else self._run.loop
+        if loop is None:
             self._stop.set()
         else:
-            self._run.loop.call_soon_threadsafe(self._stop.set)
+            loop.call_soon_threadsafe(self._on_stop)
+
+    def _on_stop(self) -> None:
+        self._stop.set()
+        if self._starting is not None:
+            self._starting.reschedule(asyncio.get_running_loop().time())
 
     async def drain(self) -> None:
         """Refuses new requests, serves the others for `server.drain_timeout_s`, and refuses the rest.

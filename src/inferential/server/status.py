@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any, Literal
 
-from inferential.dispatch.base import Dispatcher, NodeUse
+from inferential.dispatch.base import Dispatcher, ModelProblem, NodeUse
 from inferential.dispatch.health import EndpointHealth
 from inferential.scheduler.engine import Capacity, Engine
 from inferential.scheduler.time.fair_share import FairShares
@@ -98,6 +98,7 @@ class ModelStatus:
         calls: requests that its backend ran.
         error_rate: moving average of the share that failed, 0 to 1.
         last_error: text of the last failure; None if there was none.
+        problem: why it has fewer replicas or slots than it should; None if it has all.
     """
 
     model_id: str
@@ -110,6 +111,7 @@ class ModelStatus:
     calls: int
     error_rate: float
     last_error: str | None
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,7 @@ def status_of(
     """Returns the status of a server from its parts; `model_ids` is None if every id may be a model's."""
     now = time.monotonic()
     served = engine.profiles.models() if model_ids is None else model_ids
+    problems = dispatcher.problems()
     return ServerStatus(
         version=version("inferential"),
         address=address,
@@ -177,7 +180,13 @@ def status_of(
         in_flight=len(engine.running()),
         clients=clients_of(fleet, shares, now),
         models=[
-            model_of(model_id, capacities.of(model_id), engine, dispatcher.endpoint_health(model_id))
+            model_of(
+                model_id,
+                capacities.of(model_id),
+                engine,
+                dispatcher.endpoint_health(model_id),
+                problems.get(model_id),
+            )
             for model_id in sorted(served)
         ],
         batches=history.batches(),
@@ -219,7 +228,13 @@ def _use(fleet: Fleet, shares: FairShares, client_id: str, model_id: str) -> Mod
     )
 
 
-def model_of(model_id: str, capacity: Capacity, engine: Engine, health: EndpointHealth | None) -> ModelStatus:
+def model_of(
+    model_id: str,
+    capacity: Capacity,
+    engine: Engine,
+    health: EndpointHealth | None,
+    problem: ModelProblem | None = None,
+) -> ModelStatus:
     """Returns the status of one model with this capacity; `health` is None before its first request."""
     in_flight = engine.inflight_by_replica(model_id)
     return ModelStatus(
@@ -233,6 +248,7 @@ def model_of(model_id: str, capacity: Capacity, engine: Engine, health: Endpoint
         calls=0 if health is None else health.total_requests,
         error_rate=0.0 if health is None else health.error_rate,
         last_error=None if health is None else health.last_error,
+        problem=None if problem is None else problem.reason,
     )
 
 

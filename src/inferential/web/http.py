@@ -147,16 +147,32 @@ class HttpServer:
         return PlainTextResponse("OK\n")  # the event loop answers, which is what robots need of it
 
     async def _readyz(self, request: Request) -> Response:
-        problems = readiness(self._server)
-        return JSONResponse({"ready": not problems, "problems": problems}, status_code=503 if problems else 200)
+        blocking = readiness(self._server)
+        problems = blocking + impairments(self._server)
+        return JSONResponse({"ready": not blocking, "problems": problems}, status_code=503 if blocking else 200)
 
 
 def readiness(server: Server) -> list[str]:
     """Returns why robots should not be sent here; empty if they may."""
     status = server.status()
     problems = ["the server is draining"] if status.draining else []
-    problems += [f"model {model.model_id!r} has no replica" for model in status.models if model.max_inflight == 0]
+    faults = server.dispatcher.problems()
+    for model in status.models:
+        fault = faults.get(model.model_id)
+        reason = "" if fault is None else f": {fault.reason}"
+        if model.max_inflight == 0 or (fault is not None and fault.is_down):
+            problems.append(f"model {model.model_id!r} has no replica{reason}")
     return problems
+
+
+def impairments(server: Server) -> list[str]:
+    """Returns which models have fewer replicas or slots than they should, and still answer."""
+    faults = server.dispatcher.problems()
+    return [
+        f"model {model.model_id!r} is impaired: {faults[model.model_id].reason}"
+        for model in server.status().models
+        if model.model_id in faults and not faults[model.model_id].is_down and model.max_inflight
+    ]
 
 
 def _file(name: str) -> Any:
