@@ -350,6 +350,25 @@ async def test_rows_of_a_batch_that_failed_are_tried_alone_on_what_the_robots_se
         assert [float(results[at]["actions"][0]) for at in (0, 1, 3)] == [2.0, 4.0, 6.0]
 
 
+@pytest.mark.parametrize("size", [1000, 100_000])
+async def test_rows_that_are_tried_alone_are_what_the_robots_sent_at_any_size(
+    size: int, serving: Serving, models: Any
+) -> None:
+    server, _ = await serving(m=models("Slow", args={"seconds": 0.01}))
+
+    async def ask_for(number: int) -> Any:
+        async with robot(server, "m", f"robot-{number}") as model:
+            sent = np.full(size, number, np.float64)
+            return [await asyncio.gather(ask(model, state=sent), return_exceptions=True) for _ in range(5)]
+
+    for number, answers in zip(range(-1, 3), await asyncio.gather(*map(ask_for, range(-1, 3))), strict=True):
+        for (answer,) in answers:
+            if number < 0:
+                assert isinstance(answer, ModelFailed)
+            else:
+                assert set(answer["actions"].ravel().tolist()) == {2.0 * number}
+
+
 async def test_a_retry_sees_what_the_robot_sent(serving: Serving, models: Any) -> None:
     config = InferentialConfig.model_validate({"scheduling": {"max_retries": 1}})
 

@@ -153,6 +153,14 @@ class Dispatcher(ABC):
         """
         return {}
 
+    def allocate(self, length: int) -> memoryview | None:
+        """Returns memory to receive a payload of so many bytes into; None: the server's own.
+
+        A backend that can hand it to its models without a copy overrides it. It must be free again when nothing looks
+        at it any more.
+        """
+        return None
+
     def use_retries(self, max_retries: Callable[[], int | None]) -> None:
         """Sets how often the server tries a failed request again; a model then gets copies of what may be needed again.
 

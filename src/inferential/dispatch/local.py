@@ -14,6 +14,7 @@ from inferential.dispatch.base import Dispatcher, ModelProblem, Observation, Unk
 from inferential.dispatch.inprocess import InProcessReplica
 from inferential.dispatch.process import ProcessRunner, infer
 from inferential.observation.values import is_encoded
+from inferential.replica.inbox import Inbox
 from inferential.replica.outcomes import ModelLoadError
 from inferential.replica.process import WorkerProcess
 from inferential.replica.spec import ModelProcess
@@ -64,6 +65,7 @@ class LocalDispatcher(Dispatcher):
             raise TypeError(f"models: expected models by id, as {{'my-model': my_model}}, got {type(models).__name__}")
         self._models: dict[str, list[InProcessReplica | WorkerProcess]] = {}
         self._runners: dict[str, ProcessRunner] = {}  # of models that have processes
+        self._inbox: Inbox | None = None  # once there is a process
         self._running = False
         self._ending: set[asyncio.Task[None]] = set()
         self._completes_inline: set[str] = set()  # models that always do, in each of their forms
@@ -100,11 +102,19 @@ class LocalDispatcher(Dispatcher):
     def _made(self, model_id: str, model: Any) -> list[InProcessReplica | WorkerProcess]:
         if not isinstance(model, ModelProcess):
             return [InProcessReplica(model_id, model, self._on_change)]
+        if self._inbox is None:
+            with contextlib.suppress(OSError):  # the platform has none, and payloads are copied
+                self._inbox = Inbox()
         envs = model.environments()
         names = [str(number) for number in range(len(envs))] if len(envs) > 1 else [""]
         return [
-            WorkerProcess(model_id, name, model, env, self._on_change) for name, env in zip(names, envs, strict=True)
+            WorkerProcess(model_id, name, model, env, self._on_change, self._inbox)
+            for name, env in zip(names, envs, strict=True)
         ]
+
+    def allocate(self, length: int) -> memoryview | None:
+        """Returns memory that the models' processes see without a copy; None where there are none."""
+        return None if self._inbox is None else self._inbox.allocate(length)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         async def run() -> None:

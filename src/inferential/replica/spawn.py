@@ -74,12 +74,13 @@ class Spawned:
         return int(fields[1]) * _PAGE_BYTES / _MEGABYTE
 
 
-async def spawn(python: str | None, env: Mapping[str, str]) -> Spawned:
+async def spawn(python: str | None, env: Mapping[str, str], inbox_fd: int = -1) -> Spawned:
     """Starts a worker.
 
     Args:
         python: the interpreter; None: the one that runs this.
         env: environment variables to add.
+        inbox_fd: of the memory that payloads are received into; -1: there is none.
 
     Raises:
         OSError: the interpreter cannot be started.
@@ -92,8 +93,9 @@ async def spawn(python: str | None, env: Mapping[str, str]) -> Spawned:
         logger.info("no memory is shared with worker processes: %s", error)
         memory = None
     memory_fd = -1 if memory is None else memory.fd
-    command = [python or sys.executable, _BOOTSTRAP, str(theirs.fileno()), str(line), str(memory_fd)]
-    fds = [fd for fd in (theirs.fileno(), line, memory_fd) if fd >= 0]
+    descriptors = (theirs.fileno(), line, memory_fd, inbox_fd)
+    command = [python or sys.executable, _BOOTSTRAP, *map(str, descriptors)]
+    fds = [fd for fd in descriptors if fd >= 0]
 
     def start() -> subprocess.Popen[bytes]:
         return subprocess.Popen(

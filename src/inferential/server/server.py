@@ -153,7 +153,8 @@ class Server:
         raise_mmap_threshold()
         core, config = self._core, self._core.config
         # A client whose message is up to twice too large is sent an error; beyond that its connection is closed.
-        transport = ZmqTransport(config.transport, 2 * config.observations.max_payload_bytes)
+        limit = 2 * config.observations.max_payload_bytes
+        transport = ZmqTransport(config.transport, limit, core.dispatcher.allocate)
         egress = Egress(transport, core.inprocess, core.recorder, core.accounting, self._request_callbacks)
         pump = EventPump(transport, core.ingress, core.accounting, core.engine, egress)
 

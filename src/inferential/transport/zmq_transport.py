@@ -22,7 +22,7 @@ from inferential.transport.connections import ClientConnection, MalformedMessage
 from inferential.transport.listening import listen
 from inferential.transport.messages import IncomingObservation, OutgoingResponse, Received
 from inferential.zmtp import ConnectionEnded, ProtocolError, Stream
-from inferential.zmtp.protocol import Buffer, Discarded
+from inferential.zmtp.protocol import Allocate, Buffer, Discarded
 
 if TYPE_CHECKING:
     from inferential.config.schema import TransportConfig
@@ -52,12 +52,16 @@ class ZmqTransport:
     Args:
         config: the address, and how many messages may wait for a client.
         max_message_bytes: a larger frame closes its sender's connection before memory is allocated; None: no limit.
+        allocate: returns memory for a large frame, or None: new memory.
 
     Raises:
         OSError: the address cannot be bound.
     """
 
-    def __init__(self, config: TransportConfig, max_message_bytes: int | None = None) -> None:
+    def __init__(
+        self, config: TransportConfig, max_message_bytes: int | None = None, allocate: Allocate | None = None
+    ) -> None:
+        self._allocate = allocate
         try:
             self._listener = listen(config.bind)
         except OSError as error:
@@ -205,7 +209,8 @@ class ZmqTransport:
                 self._drop(next(iter(self._handshaking)), "no file descriptor is left for a newer connection")
                 continue
             try:
-                client = ClientConnection(Stream(accepted, b"ROUTER", b"", self._max_frame_bytes, _FRAMES), until)
+                stream = Stream(accepted, b"ROUTER", b"", self._max_frame_bytes, _FRAMES, self._allocate)
+                client = ClientConnection(stream, until)
                 self._selector.register(client.stream, client.events, client)
             except (OSError, ConnectionEnded):
                 accepted.close()

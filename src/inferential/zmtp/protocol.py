@@ -11,7 +11,7 @@ flag MORE. https://rfc.zeromq.org/spec/37/
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -215,6 +215,9 @@ def _join(small: list[Buffer], parts: list[Buffer]) -> None:
     small.clear()
 
 
+Allocate = Callable[[int], memoryview | None]
+
+
 class Reader:
     """Splits a stream of bytes into messages and commands.
 
@@ -223,9 +226,11 @@ class Reader:
     Args:
         max_frame_bytes: a message frame above it is an error; None: no limit.
         max_frames: frames of a message; a message with more is discarded, and `next` returns `Discarded`.
+        allocate: returns memory for a large frame, or None: new memory.
     """
 
-    def __init__(self, max_frame_bytes: int | None, max_frames: int) -> None:
+    def __init__(self, max_frame_bytes: int | None, max_frames: int, allocate: Allocate | None = None) -> None:
+        self._allocate = allocate
         self._max_frame_bytes = max_frame_bytes
         self._max_frames = max_frames
         self._common_fits = max_frames > HEAD_FRAMES and (max_frame_bytes is None or max_frame_bytes >= _SHORT_BYTES)
@@ -344,9 +349,10 @@ class Reader:
             raise ProtocolError(f"frame of {size} bytes; at most {self._max_frame_bytes} are allowed")
 
     def _begin(self, flags: int, size: int, there: memoryview) -> None:
+        body = None if self._allocate is None else self._allocate(size)
         try:
             # Uninitialized memory: it is filled before it is returned.
-            self._body, self._body_flags = np.empty(size, np.uint8).data, flags
+            self._body, self._body_flags = np.empty(size, np.uint8).data if body is None else body, flags
         except (MemoryError, ValueError) as error:
             raise ProtocolError(f"no memory for a frame of {size} bytes") from error
         self._body[: len(there)] = there

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from inferential.zmtp.protocol import (
     GREETING_BYTES,
     PING,
+    Allocate,
     Buffer,
     ConnectionEnded,
     Discarded,
@@ -68,7 +69,7 @@ class Stream:
     Args:
         connected: the socket; the stream owns it.
         socket_type, identity: sent to the peer in READY.
-        max_frame_bytes, max_frames: limits, see `protocol.Reader`.
+        max_frame_bytes, max_frames, allocate: see `protocol.Reader`.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Stream:
         identity: bytes = b"",
         max_frame_bytes: int | None = None,
         max_frames: int = 3,
+        allocate: Allocate | None = None,
     ) -> None:
         self._socket = connected
         connected.setblocking(False)
@@ -91,7 +93,7 @@ class Stream:
         self._ready = ready(socket_type, identity)
         self._greeting: bytearray | None = bytearray()  # None: it was whole
         self._supports_heartbeats = False
-        self._reader = Reader(max_frame_bytes, max_frames)
+        self._reader = Reader(max_frame_bytes, max_frames, allocate)
         self._unsent: deque[tuple[memoryview, bool]] = deque()  # a buffer, and whether a message ends with it
         self.unsent = 0
         """Messages that are not completely handed to the system yet."""
