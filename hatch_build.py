@@ -5,6 +5,7 @@ It does nothing else: the generated files are never committed and never edited.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,15 @@ def compile_schema(root: Path) -> None:
     )
     if status != 0:
         raise RuntimeError(f"protoc failed with status {status} on {out / 'inferential.proto'}")
+    _complete_types(out / "inferential_pb2.pyi")
+
+
+def _complete_types(stub: Path) -> None:
+    """Writes what protoc leaves out: the types of the keys and values of mappings."""
+    text = stub.read_text(encoding="utf-8")
+    text = re.sub(r"_Mapping(?=[],])", "_Mapping[str, _Any]", text)
+    text = text.replace("from typing import ClassVar", "from typing import Any as _Any, ClassVar", 1)
+    stub.write_text(text, encoding="utf-8")
 
 
 class ProtoBuildHook(BuildHookInterface):  # type: ignore[type-arg]

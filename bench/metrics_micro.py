@@ -129,7 +129,7 @@ def tracking(clients: int) -> list[Case]:
         Case(f"Fleet.seen ({clients} clients)", all_seen, count=clients),
         Case(f"a response's life ({clients} clients)", all_asked_and_answered, count=clients),
         Case(f"Fleet.sweep, none late ({clients} clients)", lambda: fleet.sweep(now)),
-        Case(f"Fleet.sweep, everybody late ({clients} clients)", all_late, prepare=all_seen),
+        Case(f"Fleet.sweep, all late ({clients} clients)", all_late, prepare=all_seen),
     ]
 
 

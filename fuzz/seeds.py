@@ -26,7 +26,7 @@ _USUAL = message(b"", b"e" * 40, b"p" * 28)
 
 
 def zmtp_reader() -> dict[str, bytes]:
-    """Messages and commands of every size that is told in another way."""
+    """Messages and commands of every size that is encoded in another way."""
     head = b"\2\3\x10\x05"  # three frames, 256 bytes
     wide = b"\2\5\x08\x33"
     return {
@@ -78,7 +78,7 @@ def _pairs(*pairs: tuple[bytes, int]) -> bytes:
 def observation() -> dict[str, bytes]:
     """Envelopes as the SDK writes them, several of one robot, and some as others do."""
     values: dict[str, Any] = {"state": np.zeros(7, np.float32), "image": np.zeros((4, 4, 3), np.uint8)}
-    told: dict[str, bytes] = {}
+    seeds_by_name: dict[str, bytes] = {}
     with (
         mock.patch.object(time, "time_ns", return_value=NOW_NS),
         mock.patch.object(secrets, "randbits", return_value=7),
@@ -96,18 +96,18 @@ def observation() -> dict[str, bytes]:
                     timestamp_ns=NOW_NS - 10**9 + step,
                 )
                 pairs.append((envelope, 28 + 48))
-            told[f"sdk-{queue}"] = _pairs(*pairs)
+            seeds_by_name[f"sdk-{queue}"] = _pairs(*pairs)
     old = Observation(timestamp_ns=NOW_NS - 5, model_id="policy", urgency=2.0, priority=1)
     old.client.id, old.client.type = "old", "arm"
     old.tensors.add(key="state", dtype=2, shape=[7], byte_length=28, timestamp_ns=NOW_NS - 5, encoding=1)
     old.metadata["prompt"] = "go"
-    told["version-1"] = _pairs((old.SerializeToString(), 28), (old.SerializeToString(), 28))
+    seeds_by_name["version-1"] = _pairs((old.SerializeToString(), 28), (old.SerializeToString(), 28))
     image = Observation(timestamp_ns=NOW_NS, model_id="policy", protocol_version=PROTOCOL_VERSION, request_id=9)
     image.client.id = "camera"
     image.tensors.add(key="image", dtype=5, shape=[4, 4, 3], byte_length=60, timestamp_ns=NOW_NS, encoding=3)
-    told["image"] = _pairs((image.SerializeToString(), 60))
-    told["empty"] = _pairs((b"", 0), (Observation(model_id="m").SerializeToString(), 0))
-    return told
+    seeds_by_name["image"] = _pairs((image.SerializeToString(), 60))
+    seeds_by_name["empty"] = _pairs((b"", 0), (Observation(model_id="m").SerializeToString(), 0))
+    return seeds_by_name
 
 
 def response() -> dict[str, bytes]:
@@ -173,7 +173,7 @@ def gr00t_message() -> dict[str, bytes]:
     huge = array(np.zeros(1))
     huge["as_npy"] = huge["as_npy"].replace(b"(1,), }           ", b"(999999999999,), }")
     state = {"state": array(np.zeros((1, 7), np.float32)), "task": ["pick"]}
-    told = {
+    seeds_by_name = {
         "get-action": {"endpoint": "get_action", "data": {"observation": state, "options": None}},
         "older": {"endpoint": "get_action", "data": state, "api_token": "secret"},
         "ping": {"endpoint": "ping"},
@@ -182,7 +182,7 @@ def gr00t_message() -> dict[str, bytes]:
         "no-npy": {"data": {"a": {"__ndarray_class__": True, "as_npy": b"not numpy at all"}}},
         "huge": {"data": {"a": huge}},
     }
-    return {name: msgpack.packb(value) for name, value in told.items()}
+    return {name: msgpack.packb(value) for name, value in seeds_by_name.items()}
 
 
 def structure() -> dict[str, bytes]:
@@ -200,15 +200,17 @@ def structure() -> dict[str, bytes]:
 def http_page() -> dict[str, bytes]:
     """Requests to the page."""
     paths = {"index": "/", "status": "/api/status", "metrics": "/metrics", "ready": "/readyz?x=%ff", "none": "/no"}
-    told = {name: f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode() for name, path in paths.items()}
-    told["token"] = b'GET /?token=%C3%A4&token=b HTTP/1.1\r\nHost: [::1]:80\r\nCookie: inferential_token="a;b"\r\n\r\n'
-    told["post"] = b"POST /api/status HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc"
-    told["chunked"] = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
-    told["head"] = b"HEAD /metrics HTTP/1.0\r\n\r\n"
-    told["bearer"] = b"GET /api/status HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer \xc3\xa4\r\n\r\n"
-    told["stream"] = b"GET /api/stream HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    told["half"] = b"GET / HTTP/1.1\r\nHost: local"
-    return told
+    seeds_by_name = {name: f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode() for name, path in paths.items()}
+    seeds_by_name["token"] = (
+        b'GET /?token=%C3%A4&token=b HTTP/1.1\r\nHost: [::1]:80\r\nCookie: inferential_token="a;b"\r\n\r\n'
+    )
+    seeds_by_name["post"] = b"POST /api/status HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc"
+    seeds_by_name["chunked"] = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    seeds_by_name["head"] = b"HEAD /metrics HTTP/1.0\r\n\r\n"
+    seeds_by_name["bearer"] = b"GET /api/status HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer \xc3\xa4\r\n\r\n"
+    seeds_by_name["stream"] = b"GET /api/stream HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    seeds_by_name["half"] = b"GET / HTTP/1.1\r\nHost: local"
+    return seeds_by_name
 
 
 def http_openpi() -> dict[str, bytes]:

@@ -116,7 +116,7 @@ class Observations:
 
 @contextlib.contextmanager
 def wall_clock_stopped() -> Iterator[None]:
-    """Stops the wall clock, which staleness is told by."""
+    """Stops the wall clock, which staleness is measured by."""
     with mock.patch.object(time, "time_ns", return_value=NOW_NS):
         yield
 
@@ -142,10 +142,10 @@ def _response(read: Any, envelope: bytes, payload: bytes) -> Any:
         response: Response = read(envelope, payload)
     except ValueError:
         return "error"
-    told: ModelResponse = response.message
+    reported: ModelResponse = response.message
     names = ("request_id", "response_id", "timestamp_ns", "status", "reason", "serve_interval_ms")
-    fields = {name: repr(getattr(told, name)) for name in names}
-    fields["inference_latency_ms"] = repr(told.inference_latency_ms)
+    fields = {name: repr(getattr(reported, name)) for name in names}
+    fields["inference_latency_ms"] = repr(reported.inference_latency_ms)
     return fields, response.model_id, response.model_version, repr(response.timing), _plain(response.values)
 
 

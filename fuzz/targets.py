@@ -26,8 +26,8 @@ def zmtp_reader(data: bytes) -> None:
     rest = data[4 : 4 + _LONGEST]
     whole = subjects.zmtp_events([rest], limit, max_frames)
     for name, pieces in _cut(rest, data[2], data[3]):
-        told = subjects.zmtp_events(pieces, limit, max_frames)
-        assert told == whole, f"{name}: {told} instead of {whole}"
+        result = subjects.zmtp_events(pieces, limit, max_frames)
+        assert result == whole, f"{name}: {result} instead of {whole}"
 
 
 def zmtp_handshake(data: bytes) -> None:
@@ -37,8 +37,8 @@ def zmtp_handshake(data: bytes) -> None:
     rest = data[2 : 2 + 2000]
     whole, answered = subjects.zmtp_conversation([rest])
     for name, pieces in _cut(rest, data[0], data[1]):
-        told, answer = subjects.zmtp_conversation(pieces)
-        assert told == whole, f"{name}: {told} instead of {whole}"
+        result, answer = subjects.zmtp_conversation(pieces)
+        assert result == whole, f"{name}: {result} instead of {whole}"
         if not (whole and isinstance(whole[-1], str)):  # after an error, answers may have gone or not
             assert answer == answered, f"{name}: {answer!r} instead of {answered!r}"
 
@@ -55,16 +55,16 @@ def observation(data: bytes) -> None:
     with subjects.wall_clock_stopped():
         remembering = subjects.Observations()
         for envelope, payload in _pairs(data):
-            told, fresh = remembering.decode(envelope, payload), subjects.Observations().decode(envelope, payload)
-            assert told == fresh, f"remembered: {told} instead of {fresh}"
+            result, fresh = remembering.decode(envelope, payload), subjects.Observations().decode(envelope, payload)
+            assert result == fresh, f"remembered: {result} instead of {fresh}"
 
 
 def response(data: bytes) -> None:
     """Responses are read the same whether or not others of their kind came before."""
     remembering = subjects.Responses()
     for envelope, payload in _pairs(data):
-        told, fresh = remembering.read(envelope, payload), subjects.response_read_slowly(envelope, payload)
-        assert told == fresh, f"remembered: {told} instead of {fresh}"
+        result, fresh = remembering.read(envelope, payload), subjects.response_read_slowly(envelope, payload)
+        assert result == fresh, f"remembered: {result} instead of {fresh}"
 
 
 def _pairs(data: bytes) -> Iterator[subjects.Pair]:

@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 from tests.web.browser import Browser  # noqa: E402
 
 from inferential import AsyncConnection, InferenceError, LocalDispatcher, Server  # noqa: E402
-from inferential.config.schema import HttpConfig  # noqa: E402
+from inferential.config.services import HttpConfig  # noqa: E402
 from inferential.web import HttpServer  # noqa: E402
 
 SHOTS = (
@@ -80,8 +80,8 @@ async def main() -> None:
         def photograph() -> None:
             with Browser() as browser:
                 time.sleep(10)  # until the first of each kind is overdue
-                for name, told in SHOTS:
-                    browser.open(page.address, **told)
+                for name, options in SHOTS:
+                    browser.open(page.address, **options)
                     browser.wait("batches.size > 20")
                     time.sleep(0.8)
                     browser.do("screenshot", path=str(ROOT / "docs" / "images" / f"page-{name}.png"))

@@ -70,8 +70,8 @@ def episode(law: Law, call_s: float, seed: int, seconds: float = EPISODE_S) -> E
     seen = []
     for step in range(round(seconds / robot.physics_step_s)):
         if step % every == 0:
-            told = robot.observe()
-            waiting = np.concatenate([told["state"], told["torque"]])
+            seen_now = robot.observe()
+            waiting = np.concatenate([seen_now["state"], seen_now["torque"]])
             seen.append(waiting)
             reward += 1 - 1e-3 * float(np.square(robot.data.ctrl).sum())
         if coming is not None and step >= ready:
@@ -82,8 +82,8 @@ def episode(law: Law, call_s: float, seed: int, seconds: float = EPISODE_S) -> E
         robot.step()
         if not robot.up:
             break
-    told_all = np.array(seen)
-    return Episode(reward, robot.up_s, len(seen), told_all.sum(0), np.square(told_all).sum(0))
+    all_seen = np.array(seen)
+    return Episode(reward, robot.up_s, len(seen), all_seen.sum(0), np.square(all_seen).sum(0))
 
 
 def train(iterations: int, seed: int) -> Law:
@@ -102,15 +102,15 @@ def train(iterations: int, seed: int) -> Law:
                 for way, call, number in zip(ways, calls, seeds, strict=True)
                 for sign in (1, -1)
             ]
-            told = pool.starmap(episode, tries, chunksize=1)
-            rewards = np.array([one.reward for one in told]).reshape(-1, 2)
+            seen_now = pool.starmap(episode, tries, chunksize=1)
+            rewards = np.array([one.reward for one in seen_now]).reshape(-1, 2)
             top = np.argsort(-rewards.max(axis=1), kind="stable")[:BEST]
             pull = np.einsum("n,nij->ij", rewards[top, 0] - rewards[top, 1], ways[top])
             gain = law.gain + STEP / (BEST * (rewards[top].std() + 1e-6)) * pull
             if iteration <= NORMALISED_BY:
-                count += sum(one.count for one in told)
-                total = total + sum(one.total for one in told)
-                squares = squares + sum(one.squares for one in told)
+                count += sum(one.count for one in seen_now)
+                total = total + sum(one.total for one in seen_now)
+                squares = squares + sum(one.squares for one in seen_now)
             mean = total / count
             law = Law(gain, mean, np.sqrt(np.maximum(squares / count - mean**2, 1e-2)))
             if iteration % JUDGED_EVERY == 0:
@@ -133,11 +133,11 @@ def main() -> None:
     with Pool() as pool:
         for call_ms in range(0, 161, 20):
             tries = [(law, call_ms / 1e3, 2 * 10**9 + number, 20.0) for number in range(8)]
-            told = pool.starmap(episode, tries, chunksize=1)
+            seen_now = pool.starmap(episode, tries, chunksize=1)
             print(
-                f"calls of {call_ms} ms: up for {np.mean([one.up_s for one in told]):.1f} of 20 s, "
-                f"{sum(one.up_s > 19.99 for one in told)} of {len(told)} never fell, "
-                f"mean return {np.mean([one.reward for one in told]):.0f} of 1000"
+                f"calls of {call_ms} ms: up for {np.mean([one.up_s for one in seen_now]):.1f} of 20 s, "
+                f"{sum(one.up_s > 19.99 for one in seen_now)} of {len(seen_now)} never fell, "
+                f"mean return {np.mean([one.reward for one in seen_now]):.0f} of 1000"
             )
     np.savez_compressed(args.out, gain=law.gain, mean=law.mean, scale=law.scale)
     print(f"{args.out}: {args.out.stat().st_size} bytes")

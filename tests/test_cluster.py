@@ -16,8 +16,8 @@ def servers(bind: str, count: int) -> ServerGroup:
 
 @pytest.mark.parametrize(("http", "ports"), [(8080, [8080, 8081, 8082]), (0, [0, 0, 0])])
 def test_each_has_a_page_of_its_own_and_no_gateway(http: int, ports: list[int]) -> None:
-    told = {"http": {"port": http, "token": "secret"}, "gateways": {"openpi": {"model": "m"}}}
-    config = InferentialConfig.model_validate(told)
+    sections = {"http": {"port": http, "token": "secret"}, "gateways": {"openpi": {"model": "m"}}}
+    config = InferentialConfig.model_validate(sections)
     each = [_of_one(config, f"tcp://*:{number}", number) for number in range(3)]
     assert [one.http.port for one in each if one.http is not None] == ports
     assert [one.transport.bind for one in each] == ["tcp://*:0", "tcp://*:1", "tcp://*:2"]
@@ -26,7 +26,7 @@ def test_each_has_a_page_of_its_own_and_no_gateway(http: int, ports: list[int]) 
     assert config.gateways.openpi is not None
 
 
-def test_robots_are_told_the_host_of_a_server_that_listens_on_every_interface() -> None:
+def test_robots_get_the_host_of_a_server_that_listens_on_every_interface() -> None:
     assert _reachable("tcp://0.0.0.0:5555", "10.0.0.7") == "tcp://10.0.0.7:5555"
     assert _reachable("tcp://127.0.0.1:5555", "10.0.0.7") == "tcp://127.0.0.1:5555"
 

@@ -1,7 +1,7 @@
 """Robots kept up against load: every strategy, and Inferential 1.4.0 in an environment of its own, in one run.
 
 Each cell is a fleet in real time, as in `inferential demo`: same robots, seed, cost of the models and length for all.
-Cells take turns, so that what else the machine does meets everybody.
+Cells take turns, so that other load on the machine affects all.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Steps without an action under every strategy, ours and those of other systems, on everybody's workloads.
+"""Steps without an action under every strategy, ours and those of other systems, on the workloads of all.
 
 All in virtual time: `python -m bench fleet_rules` runs three seeds a cell and saves bench/results/fleet_rules.json;
 `--quick` runs one seed and less time. `python -m bench.fleet_rules --rules slo_aware,edf_full --cells H25` runs a part.

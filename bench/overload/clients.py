@@ -74,7 +74,7 @@ class Outcome:
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the figures."""
-        told: dict[str, Any] = {
+        reported: dict[str, Any] = {
             "sent_per_s": round(self.sent / self.seconds),
             "unsent_per_s": round(self.unsent / self.seconds),
             "answered_per_s": round(self.answered / self.seconds),
@@ -85,8 +85,8 @@ class Outcome:
         }
         if self.ms:
             p50, p99, most = map(float, np.percentile(np.frombuffer(self.ms), [50, 99, 100]))
-            told |= {"p50_ms": round(p50, 2), "p99_ms": round(p99, 2), "max_ms": round(most, 1)}
-        return told
+            reported |= {"p50_ms": round(p50, 2), "p99_ms": round(p99, 2), "max_ms": round(most, 1)}
+        return reported
 
 
 class _Client:

@@ -18,25 +18,25 @@ WARM_S = 2.0
 
 def run(seconds: float) -> dict[str, Any]:
     """Returns, for each model and queue, the robots' round trips alone, beside one flooder and beside ten."""
-    told: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for model in MODELS:
         for queue in ("latest", "all"):
             found = {"alone": beside(model, queue, None, seconds)}
             for name, (clients, rate_hz) in FLOODS.items():
                 plan = Plan("", model, clients, rate_hz, 0.0, 0.0, WARM_S + seconds, queue, "flooder")
                 found[name] = beside(model, queue, plan, seconds)
-            told[f"{model}, {queue}"] = found | {"ratios": _ratios(found)}
-    return told
+            result[f"{model}, {queue}"] = found | {"ratios": _ratios(found)}
+    return result
 
 
 def run_nameless(seconds: float) -> dict[str, Any]:
     """Returns the same of one connection without an identity that has a new client id in every message."""
-    told: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for model in MODELS:
-        plan = Plan("", model, 1, NAMELESS_HZ, 0.0, 0.0, WARM_S + seconds, "all", "nobody", renames=True)
+        plan = Plan("", model, 1, NAMELESS_HZ, 0.0, 0.0, WARM_S + seconds, "all", "unnamed", renames=True)
         found = {"alone": beside(model, "latest", None, seconds), "nameless": beside(model, "latest", plan, seconds)}
-        told[model] = found | {"ratios": _ratios(found)}
-    return told
+        result[model] = found | {"ratios": _ratios(found)}
+    return result
 
 
 def beside(model: str, queue: str, flood: Plan | None, seconds: float) -> dict[str, Any]:
@@ -47,10 +47,10 @@ def beside(model: str, queue: str, flood: Plan | None, seconds: float) -> dict[s
             plans.append(replace(flood, server=serving.address))
         with Cpu(serving.process) as cpu:
             outcomes = together(plans)
-        told: dict[str, Any] = {**outcomes[0].as_dict(), **cpu.figures()}
+        result: dict[str, Any] = {**outcomes[0].as_dict(), **cpu.figures()}
         if flood is not None:
-            told["flood"] = _short(outcomes[1])
-        return told
+            result["flood"] = _short(outcomes[1])
+        return result
 
 
 def _short(outcome: Outcome) -> dict[str, Any]:

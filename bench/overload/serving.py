@@ -21,7 +21,7 @@ import psutil
 ROOT = Path(__file__).parents[2]
 _PROGRAM = """
 import signal, sys
-if sys.platform == "linux":  # it ends with whoever started it, however that ends
+if sys.platform == "linux":  # it ends with the process that started it, however that ends
     import ctypes
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 from inferential.cli.main import main

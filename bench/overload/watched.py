@@ -31,9 +31,9 @@ _BACK_WITHIN_S = 60.0
 
 
 def run_page(seconds: float) -> dict[str, Any]:
-    """Returns the robots' round trips with nobody looking, with /readyz asked, and with the page open."""
-    told = {name: _looked_at(name, max(seconds, 5.0)) for name in ("alone", "readyz", "page", "page and readyz")}
-    return told | {"p99_ratio": round(told["page"]["p99_ms"] / told["alone"]["p99_ms"], 1)}
+    """Returns the robots' round trips with no viewer, with /readyz asked, and with the page open."""
+    result = {name: _looked_at(name, max(seconds, 5.0)) for name in ("alone", "readyz", "page", "page and readyz")}
+    return result | {"p99_ratio": round(result["page"]["p99_ms"] / result["alone"]["p99_ms"], 1)}
 
 
 def _looked_at(how: str, seconds: float) -> dict[str, Any]:
@@ -47,8 +47,8 @@ def _looked_at(how: str, seconds: float) -> dict[str, Any]:
             readyz_ms = stack.enter_context(_asking(page))
         (outcome,) = together([plan])
         stack.pop_all().close()
-        told = {**outcome.as_dict(), **cpu.figures()}
-        return told if readyz_ms is None else told | {"readyz_ms": _percentiles(readyz_ms)}
+        result = {**outcome.as_dict(), **cpu.figures()}
+        return result if readyz_ms is None else result | {"readyz_ms": _percentiles(readyz_ms)}
 
 
 def _percentiles(values_ms: list[float]) -> dict[str, float]:

@@ -76,7 +76,7 @@ class Observations:
     """Writes the observations of one client for one model: a state of seven numbers.
 
     Args:
-        client_id, model_id: who asks whom.
+        client_id, model_id: of the client and of the model that it asks.
         queue: "latest" or "all".
         version: of the protocol; 0 is a client of the 1.x line, which sends no request ids.
     """

@@ -1,4 +1,4 @@
-"""What goes wrong in a soak: each fault takes a few seconds at most, and harms nobody else."""
+"""What goes wrong in a soak: each fault takes a few seconds at most, and harms no other client."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def malformed(rng: random.Random, places: dict[str, str], server: psutil.Process
         message(b"", good),
         message(b"", good, PAYLOAD, b"more", b"and more"),
         message(b"", good, b""),
-        message(b"", Observations("somebody-else", "batch").envelope(2, time.time_ns()), PAYLOAD),
+        message(b"", Observations("other-client", "batch").envelope(2, time.time_ns()), PAYLOAD),
         message(b"", Observations(name, "no such model").envelope(3, time.time_ns()), PAYLOAD),
         message(b"", Observations(name, "batch").envelope(4, 2**62), PAYLOAD),
         frame(b"\4PING\0\0" + noise[:16], 4) * 10,

@@ -68,7 +68,7 @@ Places = dict[str, str]
 
 
 def _paced(stop: threading.Event, rate_hz: float, rng: random.Random) -> itertools.count[int]:
-    """Counts control periods until it is told to stop, at a rate, from a random phase on."""
+    """Counts control periods until it is stopped, at a rate, from a random phase on."""
 
     def steps() -> Any:
         due = time.monotonic() + rng.random() / rate_hz
@@ -154,7 +154,7 @@ def chunked(tally: Tally, places: Places, stop: threading.Event, rng: random.Ran
         stats = runtime.stats
     tally.sent = stats.asked
     tally.ends += Counter(result=stats.chunks, outdated=stats.outdated, timeout=stats.lost) + stats.refused
-    tally.ends["under way"] = min(max(tally.sent - sum(tally.ends.values()), 0), 1)  # when it was told to stop
+    tally.ends["under way"] = min(max(tally.sent - sum(tally.ends.values()), 0), 1)  # when it was stopped
 
 
 def raw(tally: Tally, places: Places, stop: threading.Event, rng: random.Random, version: int = 2) -> None:

@@ -22,11 +22,13 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from inferential.config.schema import GatewaysConfig, InferentialConfig
+from inferential.config.services import ListenerConfig, services
 from inferential.dispatch.ray.dispatcher import RayDispatcher
 from inferential.server import Server
+from inferential.server.service import service_class
 from inferential.transport.listening import LARGEST_PORT
 
-logger = logging.getLogger("inferential.cluster")
+logger: logging.Logger = logging.getLogger("inferential.cluster")
 
 _STOP_S = 5.0  # beyond the time that a server may drain
 
@@ -43,15 +45,11 @@ class _Actor:
         """Serves until `stop`; Ray calls it again if the actor's process died."""
         server = Server(config=config, dispatcher=RayDispatcher({"address": "auto"}, models))
         async with contextlib.AsyncExitStack() as after, server, contextlib.AsyncExitStack() as beside:
-            if config.otlp is not None:
-                from inferential.telemetry.otlp import Telemetry
-
-                await after.enter_async_context(Telemetry(server, config.otlp))  # exports the last requests too
-            if config.http is not None:
-                from inferential.web import HttpServer
-
-                page = await beside.enter_async_context(HttpServer(server, config.http))
-                self._page = page.address
+            for place, section in services(config):
+                kind = service_class(place)
+                service = await (after if kind.outlives_server else beside).enter_async_context(kind(server, section))
+                if place == ("http",):
+                    self._page = service.address
             self._server = server
             await self._stop.wait()
             self._server = None
@@ -80,9 +78,9 @@ class ServerGroup:
     """Starts and stops a number of servers, with `async with`.
 
     Args:
-        config: of each server, without gateways. The first server has the ports of `transport.bind` and `http`, the
-            others those that follow; port 0 gives each a free port. If `transport.bind` is every interface (`*`) the
-            servers are spread over the cluster's nodes, otherwise all run on this node.
+        config: of each server; its gateways are left out. The first server has the ports of `transport.bind` and
+            `http`, the others those that follow; port 0 gives each a free port. If `transport.bind` is every interface
+            (`*`) the servers are spread over the cluster's nodes, otherwise all run on this node.
         models: names on Ray Serve by the ids that robots use.
         count: number of servers, at least 1.
 
@@ -97,8 +95,10 @@ class ServerGroup:
         self._config = config.model_copy(deep=True)
         self._models = dict(models)
         self._binds = _binds(config.transport.bind, count)
-        if config.http is not None and config.http.port + count - 1 > LARGEST_PORT:
-            raise ValueError(f"http.port: {count} servers need {count} ports from {config.http.port} on, up to 65535")
+        for place, section in services(config):
+            if isinstance(section, ListenerConfig) and section.port + count - 1 > LARGEST_PORT:
+                key = ".".join((*place, "port"))
+                raise ValueError(f"{key}: {count} servers need {count} ports from {section.port} on, up to 65535")
         self._actors: list[Any] = []
         self._calls: list[asyncio.Task[None]] = []
         self._pages: list[str] = []
@@ -214,8 +214,9 @@ def _of_one(config: InferentialConfig, bind: str, number: int) -> InferentialCon
     """Returns the configuration of one of several servers."""
     own = _without_gateways(config)
     own.transport.bind = bind
-    if own.http is not None and own.http.port:
-        own.http.port += number
+    for _, section in services(own):
+        if isinstance(section, ListenerConfig) and section.port:
+            section.port += number
     return own
 
 

@@ -29,16 +29,16 @@ SHORT = ("--robots", "3", "--rate", "20", "--seconds", "0.5")
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
-def adds_up(told: dict[str, Any]) -> bool:
-    ended = told["answered"] + told["superseded"] + sum(told["refused"].values()) + told["unanswered"]
-    return bool(told["sent"] == ended)
+def adds_up(result: dict[str, Any]) -> bool:
+    ended = result["answered"] + result["superseded"] + sum(result["refused"].values()) + result["unanswered"]
+    return bool(result["sent"] == ended)
 
 
 def test_it_tells_what_became_of_the_observations_and_how_long_they_took(run: Any, served: tuple[str, str]) -> None:
     ran = run("bench", served[0], "arm", "state=[1,2]", *SHORT)
     assert ran.code == 0
     assert ran.out.startswith(f"3 robots at 20 Hz for 0.5 s, arm at {served[0]}, 8 bytes an observation")
-    assert re.search(r"^answered +\d+ +100.00 %", ran.out, re.MULTILINE)
+    assert re.search(r"^answered +[1-9]\d* +\d+\.\d\d %", ran.out, re.MULTILINE)  # a busy machine supersedes some
     assert re.search(r"^round trip( +\d+\.\d\d){6}$", ran.out, re.MULTILINE)
     assert "█" in ran.out
     assert "rows in a batch: 1.0" in ran.out
@@ -47,26 +47,26 @@ def test_it_tells_what_became_of_the_observations_and_how_long_they_took(run: An
 
 def test_json_stands_alone_and_adds_up(run: Any, served: tuple[str, str]) -> None:
     ran = run("bench", served[0], "arm", "state=[1,2]", "--payload", "2kB", "--json", *SHORT)
-    told = ran.json
+    result = ran.json
     assert ran.err == ""
-    assert told["sent"] > 0
-    assert adds_up(told)
-    assert told["payload_bytes"] == 2008
-    assert sum(one["count"] for one in told["histogram"]) == told["answered"]
-    assert told["round_trip_ms"]["p50"] <= told["round_trip_ms"]["max"] <= told["histogram"][-1]["up_to_ms"]
+    assert result["sent"] > 0
+    assert adds_up(result)
+    assert result["payload_bytes"] == 2008
+    assert sum(one["count"] for one in result["histogram"]) == result["answered"]
+    assert result["round_trip_ms"]["p50"] <= result["round_trip_ms"]["max"] <= result["histogram"][-1]["up_to_ms"]
 
 
 def test_in_closed_loop_there_is_no_rate(run: Any, served: tuple[str, str]) -> None:
-    told = run("bench", served[0], "arm", "state=1", "--closed", "--robots", "2", "--seconds", "0.5", "--json").json
-    assert told["rate_hz"] is None
-    assert told["answered"] > 2
-    assert adds_up(told)
+    result = run("bench", served[0], "arm", "state=1", "--closed", "--robots", "2", "--seconds", "0.5", "--json").json
+    assert result["rate_hz"] is None
+    assert result["answered"] > 2
+    assert adds_up(result)
 
 
 def test_an_observation_is_read_as_that_of_a_call(run: Any, served: tuple[str, str], place: Path) -> None:
     Image.fromarray(np.full((2, 3, 3), 7, np.uint8)).save(place / "cup.png")
-    told = run("bench", served[0], "echo", "image=@cup.png", "n:float64=1", "prompt=go", "--json", *SHORT).json
-    assert told["payload_bytes"] == 2 * 3 * 3 + 8
+    result = run("bench", served[0], "echo", "image=@cup.png", "n:float64=1", "prompt=go", "--json", *SHORT).json
+    assert result["payload_bytes"] == 2 * 3 * 3 + 8
 
 
 def test_ctrl_c_ends_it_with_the_figures_so_far(served: tuple[str, str], start: Start) -> None:
@@ -79,11 +79,11 @@ def test_ctrl_c_ends_it_with_the_figures_so_far(served: tuple[str, str], start: 
         answered = sum(use["answered"] for client in clients for use in client["models"])
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    told = json.loads(out)
+    result = json.loads(out)
     assert (process.returncode, err) == (0, "")
-    assert 0 < told["seconds"] < 600
-    assert told["answered"] > 0
-    assert adds_up(told)
+    assert 0 < result["seconds"] < 600
+    assert result["answered"] > 0
+    assert adds_up(result)
 
 
 def test_on_a_terminal_there_is_a_bar_meanwhile(served: tuple[str, str]) -> None:
@@ -106,7 +106,7 @@ def test_on_a_terminal_there_is_a_bar_meanwhile(served: tuple[str, str]) -> None
 def test_where_nothing_is_answered_the_exit_code_is_1(run: Any, served: tuple[str, str]) -> None:
     ran = run("bench", served[0], "once", "state=1", "--json", *SHORT)
     assert ran.code == 1
-    assert ran.json["refused"] == {"ModelFailed": ran.json["sent"]}
+    assert ran.json["refused"] == {"ModelFailed": ran.json["sent"] - ran.json["superseded"]}
     assert ran.json["round_trip_ms"] is None
     assert ran.json["histogram"] == []
 
@@ -144,15 +144,15 @@ def test_where_no_server_is_that_is_said(run: Any, monkeypatch: pytest.MonkeyPat
     assert "no answer from 127.0.0.1:1 within 0.05 s: Connection refused" in ran.err
 
 
-def test_an_address_that_is_none_is_told(run: Any) -> None:
+def test_an_invalid_address_is_an_error(run: Any) -> None:
     assert "server: expected HOST:PORT" in run("bench", "tcp://", "arm", "state=1").err
 
 
 @pytest.mark.parametrize(
-    ("told", "size"), [("64", 64), ("1.5kB", 1500), ("1 MB", 10**6), ("2KiB", 2048), ("256MiB", 2**28)]
+    ("text", "size"), [("64", 64), ("1.5kB", 1500), ("1 MB", 10**6), ("2KiB", 2048), ("256MiB", 2**28)]
 )
-def test_sizes_have_units(told: str, size: int) -> None:
-    assert bench_module._bytes(told) == size
+def test_sizes_have_units(text: str, size: int) -> None:
+    assert bench_module._bytes(text) == size
 
 
 LOAD = Load("localhost:5555", "arm", {"state": np.zeros(2)}, 1, 100.0, 2.0, 50.0)

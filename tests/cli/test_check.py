@@ -72,13 +72,16 @@ def test_json_has_the_same(run: Any, place: Path) -> None:
 
 def test_check_says_what_will_listen_where(run: Any, place: Path) -> None:
     (place / "fleet.yaml").write_text(
-        "gateways: {openpi: {model: arm}, gr00t: {model: arm, host: '*', port: 0}}\n"
+        "gateways: {openpi: {model: arm}, gr00t: {model: arm, host: '*', port: 0}, lerobot: {model: arm, port: 8081},\n"
+        " act: {model: arm, host: '::1'}}\n"
         "http: {host: '::1', token: s3cret}\notlp: {}\ntransport: {bind: 'ipc:///tmp/robots'}\n"
     )
     assert [tuple(one.values()) for one in run("check", "fleet.yaml", "--json").json["listens"]] == [
         ("ipc:///tmp/robots", "robots (ZeroMQ)"),
         ("ws://127.0.0.1:8000", "openpi gateway, model arm"),
         ("tcp://*:a free port", "GR00T gateway, model arm"),
+        ("grpc://127.0.0.1:8081", "LeRobot gateway, model arm"),
+        ("http://[::1]:8202", "/act gateway, model arm"),
         ("http://[::1]:8080", "live page, /metrics, /healthz, /readyz (token required)"),
         ("http://localhost:4318", "OpenTelemetry collector, connected to"),
     ]
@@ -93,7 +96,7 @@ def test_without_a_file_the_environment_is_checked(run: Any, monkeypatch: pytest
     assert ran.out == "schedulng: unknown key; did you mean INFERENTIAL_SCHEDULING? (INFERENTIAL_SCHEDULNG)\n"
 
 
-def test_problems_are_told_a_line_each_with_exit_code_1(run: Any, place: Path) -> None:
+def test_problems_are_reported_a_line_each_with_exit_code_1(run: Any, place: Path) -> None:
     (place / "f.yaml").write_text("scheduling:\n  stratgy: x\n  max_retries: -1\n")
     ran = run("check", "f.yaml")
     assert ran.code == 1
@@ -101,11 +104,11 @@ def test_problems_are_told_a_line_each_with_exit_code_1(run: Any, place: Path) -
         "scheduling.max_retries: expected a whole number of at least 0, got -1 (f.yaml:3)",
         "scheduling.stratgy: unknown key; did you mean scheduling.strategy? (f.yaml:2)",
     ]
-    told = run("check", "--json", "f.yaml")
-    assert told.code == 1
-    assert told.json["valid"] is False
-    assert [problem["source"] for problem in told.json["problems"]] == ["f.yaml:3:3", "f.yaml:2:3"]
-    assert told.json["values"] == []
+    result = run("check", "--json", "f.yaml")
+    assert result.code == 1
+    assert result.json["valid"] is False
+    assert [problem["source"] for problem in result.json["problems"]] == ["f.yaml:3:3", "f.yaml:2:3"]
+    assert result.json["values"] == []
 
 
 @pytest.mark.parametrize(
@@ -141,7 +144,7 @@ def test_a_files_own_words_are_shown_without_what_a_terminal_acts_on(run: Any, p
     assert run("serve", "f.yaml").err.startswith(r'error: "a\x1b[2Jb": unknown key')
 
 
-def test_a_fleet_to_simulate_is_told_to_be_one(run: Any, place: Path) -> None:
+def test_a_fleet_to_simulate_is_recognised_as_one(run: Any, place: Path) -> None:
     (place / "f.yaml").write_text("robots: {arm: {model: m, rate_hz: 5, budget_ms: 5}}\n")
     assert without_columns(run("check", "f.yaml").out) == (
         "robots: unknown key; a file with robots is a fleet for `inferential simulate`, no server's configuration "
@@ -238,10 +241,13 @@ def test_import_finds_models_that_the_server_would_not_take(run: Any, place: Pat
 
 
 def test_import_tells_which_packages_lack(run: Any, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (place / "f.yaml").write_text("models: {known: {arm: {target: 'ray:arm'}}}\notlp: {traces: false}\n")
+    (place / "f.yaml").write_text(
+        "models: {known: {arm: {target: 'ray:arm'}}}\notlp: {traces: false}\ngateways: {lerobot: {model: arm}}"
+    )
     monkeypatch.setattr(preflight, "_is_installed", lambda package: False)
     assert without_columns(run("check", "--import", "f.yaml").out).splitlines() == [
         "models.known.arm.target: needs ray: pip install 'inferential[server]' (f.yaml:1)",
+        "gateways.lerobot: needs grpc: pip install 'inferential[lerobot]' (f.yaml:3)",
         "otlp: needs opentelemetry.sdk: pip install 'inferential[otel]' (f.yaml:2)",
     ]
     assert run("check", "f.yaml").code == 0

@@ -14,7 +14,7 @@ from inferential.sim.driver import RobotReport
 from inferential.sim.fleet import Plan, Report, ServerReport
 
 
-def test_a_comparison_that_is_interrupted_is_told_as_far_as_it_came(
+def test_a_comparison_that_is_interrupted_is_reported_as_far_as_it_came(
     run: Any, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def reports(plan: Plan, software: object) -> Iterator[list[Report]]:
@@ -25,6 +25,6 @@ def test_a_comparison_that_is_interrupted_is_told_as_far_as_it_came(
     monkeypatch.setattr(demo_module, "run", reports)
     ran = run("demo", "--compare", "round_robin,priority_tiered,slo_aware", "--json", "--out", "out")
     assert (ran.code, ran.err) == (130, "")
-    told = [(one["plan"]["strategy"], one["interrupted"], one["served"]) for one in json.loads(ran.out)]
-    assert told == [("round_robin", False, 7), ("priority_tiered", True, 7)]
+    result = [(one["plan"]["strategy"], one["interrupted"], one["served"]) for one in json.loads(ran.out)]
+    assert result == [("round_robin", False, 7), ("priority_tiered", True, 7)]
     assert list((place / "out").iterdir()) == []

@@ -75,7 +75,7 @@ def test_debug_adds_the_traceback_wherever_it_stands(run: Any, args: tuple[str, 
     assert ran.err.splitlines()[-1].startswith("error: no models to serve")
 
 
-def test_what_nobody_expected_is_one_line_too(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_is_one_line_too(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("inferential.cli.schedulers._names", lambda: {}["x\ny"])
     ran = run("schedulers")
     assert ran.code == 2

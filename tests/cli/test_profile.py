@@ -12,7 +12,7 @@ from inferential.config.profiles import load_profiles
 from inferential.scheduler.time.profile import Profiles
 
 
-def test_a_models_latency_is_told_by_batch_size(run: Any) -> None:
+def test_a_models_latency_is_reported_by_batch_size(run: Any) -> None:
     ran = run("profile", "policies:Batcher", "--input", "state=float32:7", "--calls", "5", "--json")
     assert ran.code == 0, ran.err
     (sizes,) = ran.json.values()
@@ -34,8 +34,8 @@ def test_a_model_of_the_configuration_is_saved_under_its_id_for_a_server(run: An
 
 
 def test_strings_and_scalars_are_part_of_an_observation(run: Any) -> None:
-    told = ("-i", "state=int64", "--text", "prompt=pick up", "--calls", "4")
-    assert run("profile", "policies:echo", *told).code == 0
+    options = ("-i", "state=int64", "--text", "prompt=pick up", "--calls", "4")
+    assert run("profile", "policies:echo", *options).code == 0
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_strings_and_scalars_are_part_of_an_observation(run: Any) -> None:
         (["policies:nothing"], "policies has no 'nothing'"),
     ],
 )
-def test_a_mistake_is_told_in_a_line(run: Any, args: list[str], problem: str) -> None:
+def test_a_mistake_is_reported_in_a_line(run: Any, args: list[str], problem: str) -> None:
     ran = run("profile", *args, "--calls", "4")
     assert ran.code == 2
     assert problem in ran.err

@@ -46,7 +46,7 @@ def address(process: subprocess.Popen[str]) -> str:
 
 
 def replace(path: Path, text: str) -> None:
-    """Writes a file in one go, so that nobody reads half of it."""
+    """Writes a file in one go, so that no reader sees half of it."""
     other = path.with_name("other")
     other.write_text(text)
     other.replace(path)
@@ -92,8 +92,8 @@ def test_signals_end_it_well(start: Start, number: signal.Signals) -> None:
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0
-    told = "draining, for 5 s at most; Ctrl-C again ends it at once\n"
-    assert out == (told if number == signal.SIGINT else "")
+    reported = "draining, for 5 s at most; Ctrl-C again ends it at once\n"
+    assert out == (reported if number == signal.SIGINT else "")
     assert "Traceback" not in err
 
 
@@ -170,9 +170,9 @@ def test_while_it_drains_robots_of_gateways_are_answered_and_readiness_says_so(s
         while fetched(f"{page}/api/status")[1]["in_flight"] == 0:
             assert process.poll() is None
         process.send_signal(signal.SIGTERM)
-        while (told := fetched(f"{page}/readyz"))[0] == 200:
+        while (reported := fetched(f"{page}/readyz"))[0] == 200:
             assert process.poll() is None
-        assert told == (503, {"ready": False, "problems": ["the server is draining"]})
+        assert reported == (503, {"ready": False, "problems": ["the server is draining"]})
         (place / "go").touch()
         np.testing.assert_array_equal(unpack(robot.recv())["actions"], STATE)
     assert process.wait(timeout=60) == 0
@@ -276,14 +276,14 @@ def test_the_log_goes_to_standard_error_from_its_level_on(start: Start) -> None:
     assert (out, err) == ("", "")
 
 
-def test_settings_without_a_target_are_told(start: Start, place: Path) -> None:
+def test_settings_without_a_target_are_logged(start: Start, place: Path) -> None:
     (place / "f.yaml").write_text("models: {known: {amr: {max_inflight: 2}}}")
     process = start("serve", "f.yaml", "-m", "arm=policies:echo", "--bind", "tcp://127.0.0.1:0")
     line_with("models.known.amr has settings but no target: it is not served", process.stderr)
     address(process)
 
 
-def test_a_gateway_to_a_model_that_is_not_served_is_told(start: Start, place: Path) -> None:
+def test_a_gateway_to_a_model_that_is_not_served_is_logged(start: Start, place: Path) -> None:
     (place / "f.yaml").write_text("gateways: {openpi: {model: amr, port: 0}}")
     process = start("serve", "f.yaml", "-m", "arm=policies:echo", "--bind", "tcp://127.0.0.1:0")
     line_with("gateways.openpi.model: 'amr' is not served: its robots will be refused", process.stderr)

@@ -39,15 +39,15 @@ def test_a_call_shows_the_answer_and_where_its_time_went(run: Any, served: tuple
 
 def test_json_has_all_values(run: Any, served: tuple[str, str], place: Path) -> None:
     np.save(place / "state.npy", np.arange(3))
-    told = run("call", served[0], "echo", "a:int64=@state.npy", "text=pick it up", "n=0.5", "--json").json
-    assert told["values"] == {"a": [0, 1, 2], "text": "pick it up", "n": 0.5}
-    assert told["server_ms"] >= told["inference_ms"] > 0
+    result = run("call", served[0], "echo", "a:int64=@state.npy", "text=pick it up", "n=0.5", "--json").json
+    assert result["values"] == {"a": [0, 1, 2], "text": "pick it up", "n": 0.5}
+    assert result["server_ms"] >= result["inference_ms"] > 0
 
 
 def test_an_image_of_a_file_is_sent_as_it_is(run: Any, served: tuple[str, str], place: Path) -> None:
     Image.fromarray(np.full((2, 3, 3), 7, np.uint8)).save(place / "cup.png")
-    told = run("call", served[0], "echo", "image=@cup.png", "--json").json
-    assert np.shape(told["values"]["image"]) == (2, 3, 3)
+    result = run("call", served[0], "echo", "image=@cup.png", "--json").json
+    assert np.shape(result["values"]["image"]) == (2, 3, 3)
 
 
 def test_several_requests_are_summed_up(run: Any, served: tuple[str, str]) -> None:
@@ -75,8 +75,8 @@ def test_top_shows_robots_and_models_once(run: Any, served: tuple[str, str]) -> 
     assert "robot-7" in ran.out
     assert "active" in ran.out
     assert "arm" in ran.out
-    told = run("top", served[1], "--json").json
-    assert told["clients"][0]["client_id"] == "robot-7"
+    result = run("top", served[1], "--json").json
+    assert result["clients"][0]["client_id"] == "robot-7"
 
 
 def test_top_is_live_until_interrupted(served: tuple[str, str]) -> None:
@@ -113,14 +113,17 @@ def test_top_needs_the_token_where_there_is_one(run: Any, start: Start, place: P
         "transport: {bind: 'tcp://127.0.0.1:0'}\n"
         "models: {known: {arm: {target: 'policies:echo'}}}\n"
         "http: {port: 0, token: s3cret}\n"
-        "gateways: {openpi: {port: 0, model: arm}, gr00t: {port: 0, model: arm}}\n"
+        "gateways: {openpi: {port: 0, model: arm}, gr00t: {port: 0, model: arm}, lerobot: {port: 0, model: arm},\n"
+        "           act: {port: 0, model: arm}}\n"
     )
     process = start("serve", "fleet.yaml")
     assert process.stdout is not None
-    lines = [process.stdout.readline() for _ in range(4)]
+    lines = [process.stdout.readline() for _ in range(6)]
     assert lines[1].startswith("openpi gateway on ws://127.0.0.1:")
     assert lines[2].startswith("GR00T gateway on tcp://127.0.0.1:")
-    page = lines[3].split()[-1]
+    assert lines[3].startswith("LeRobot gateway on 127.0.0.1:")
+    assert lines[4].startswith("/act gateway on http://127.0.0.1:")
+    page = lines[5].split()[-1]
     assert "asks for a token" in run("top", page, "--once").err
     assert run("top", page, "--once", "--token", "s3cret").code == 0
 
@@ -201,17 +204,17 @@ def test_call_shows_an_answer_and_nothing_that_a_terminal_acts_on(run: Any, plac
     process = start("serve", "-m", "a=rude:answer", "-m", "r=rude:refuse", "--bind", "tcp://127.0.0.1:0")
     assert process.stdout is not None
     where = process.stdout.readline().split()[2].rstrip(",")
-    told = run("call", where, "a", "state=1").out
-    assert f"k{SHOWN}" in told
-    assert f"v{SHOWN}" in told
-    assert "two" in told
+    result = run("call", where, "a", "state=1").out
+    assert f"k{SHOWN}" in result
+    assert f"v{SHOWN}" in result
+    assert "two" in result
     refused = run("call", where, "r", "state=1").err
     assert f"w{SHOWN}" in refused
     assert f"w{SHOWN}" in run("bench", where, "r", "state=1").err
     process.send_signal(signal.SIGTERM)
     logged = process.communicate(timeout=60)[1]
     assert f"w{SHOWN}" in logged
-    assert all(one.isprintable() or one == "\n" for one in told + refused + logged)
+    assert all(one.isprintable() or one == "\n" for one in result + refused + logged)
 
 
 @pytest.mark.parametrize("url", ["http://localhost:here", "http://[::1", "http://", "ftp://localhost", ""])
@@ -244,8 +247,8 @@ def test_logs_can_be_json(start: Start) -> None:
     process.stdout.readline()
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
-    (told,) = (json.loads(line) for line in err.splitlines() if "listening" in line)
-    assert (told["level"], told["logger"]) == ("info", "inferential")
+    (result,) = (json.loads(line) for line in err.splitlines() if "listening" in line)
+    assert (result["level"], result["logger"]) == ("info", "inferential")
 
 
 @pytest.mark.parametrize("form", [JsonFormatter(), TextFormatter("%(message)s")])
@@ -265,7 +268,7 @@ def test_a_logged_exception_is_part_of_its_object() -> None:
         raise ValueError("no cup")
     except ValueError:
         record = logging.LogRecord("a", logging.ERROR, "f.py", 1, "failed: %s", ("x",), sys.exc_info())
-    told = json.loads(JsonFormatter().format(record))
-    assert told["message"] == "failed: x"
-    assert "ValueError: no cup" in told["exception"]
-    assert told["time"].endswith("+00:00")
+    result = json.loads(JsonFormatter().format(record))
+    assert result["message"] == "failed: x"
+    assert "ValueError: no cup" in result["exception"]
+    assert result["time"].endswith("+00:00")

@@ -13,12 +13,12 @@ from inferential.cli.errors import CliError
 from inferential.cli.values import observation, parse
 
 
-def test_numbers_text_and_files_are_told_apart(place: Path) -> None:
+def test_numbers_text_and_files_are_distinguished(place: Path) -> None:
     np.save(place / "state.npy", np.arange(3))
     Image.fromarray(np.full((2, 3, 3), 7, np.uint8)).save(place / "cup.png")
-    told = observation(["state=[1, 2]", "n:int32=5", "a=@state.npy", "image=@cup.png", "prompt=pick it up"])
-    assert told.pop("prompt") == "pick it up"
-    assert {key: (value.dtype.name, value.shape) for key, value in told.items()} == {
+    result = observation(["state=[1, 2]", "n:int32=5", "a=@state.npy", "image=@cup.png", "prompt=pick it up"])
+    assert result.pop("prompt") == "pick it up"
+    assert {key: (value.dtype.name, value.shape) for key, value in result.items()} == {
         "state": ("float32", (2,)),
         "n": ("int32", ()),
         "a": ("int64", (3,)),
@@ -26,23 +26,23 @@ def test_numbers_text_and_files_are_told_apart(place: Path) -> None:
     }
 
 
-def test_a_key_that_is_given_twice_is_told() -> None:
+def test_a_key_that_is_given_twice_is_an_error() -> None:
     with pytest.raises(CliError, match="state: given twice"):
         observation(["state=1", "state:int32=2"])
 
 
 @pytest.mark.parametrize("key", ["urgency", "priority", "steps_remaining", "timeout_ms", "self"])
-def test_a_key_that_the_sdk_cannot_send_is_told(key: str) -> None:
+def test_a_key_that_the_sdk_cannot_send_is_an_error(key: str) -> None:
     with pytest.raises(CliError, match=rf"^{key}: cannot be a key, it is an argument of the SDK's infer"):
         observation([f"{key}=1"])
 
 
-def test_nothing_told_is_nothing() -> None:
+def test_no_arguments_are_no_values() -> None:
     assert observation(None) == {}
 
 
 @pytest.mark.parametrize(
-    ("told", "text"),
+    ("given", "text"),
     [
         ("state", "expected KEY=VALUE"),
         ("=1", "expected KEY=VALUE"),
@@ -55,10 +55,10 @@ def test_nothing_told_is_nothing() -> None:
         ("a=@nothing.png", "a: cannot read nothing.png"),
     ],
 )
-def test_values_that_are_none_are_told_by_key(place: Path, told: str, text: str) -> None:
+def test_invalid_values_are_reported_by_key(place: Path, given: str, text: str) -> None:
     (place / "empty.npy").touch()
     with pytest.raises(CliError, match=text.replace("[", r"\[")):
-        parse(told)
+        parse(given)
 
 
 def test_an_image_without_the_extra_that_reads_it_names_the_extra(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

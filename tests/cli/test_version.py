@@ -13,10 +13,10 @@ from typing import Any
 def test_it_tells_the_versions_of_what_is_installed(run: Any) -> None:
     ran = run("version")
     assert ran.code == 0
-    told = dict(line.split(maxsplit=1) for line in ran.out.splitlines())
-    assert told["inferential"] == version("inferential")
-    assert told["python"] == platform.python_version()
-    assert {"pyzmq", "protobuf", "numpy"} <= set(told)
+    result = dict(line.split(maxsplit=1) for line in ran.out.splitlines())
+    assert result["inferential"] == version("inferential")
+    assert result["python"] == platform.python_version()
+    assert {"pyzmq", "protobuf", "numpy"} <= set(result)
 
 
 def test_json_has_null_for_what_is_not_installed(run: Any, monkeypatch: Any) -> None:

@@ -64,7 +64,7 @@ async def answer(peer: Peer, seen: Seen) -> None:
 
 
 async def ask(connection: AsyncConnection, peers: list[Peer]) -> Peer | None:
-    """One request, answered by whoever it comes to; None where the connection that it was sent by ended."""
+    """One request, answered by the server that it reaches; None where the connection that it was sent by ended."""
     asking = asyncio.create_task(connection.model("m", queue="all").infer(WAIT_MS, n=np.zeros(1)))
     while not asking.done():
         for peer in peers:

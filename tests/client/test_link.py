@@ -160,7 +160,7 @@ def test_without_a_listener_the_wait_doubles_up_to_the_longest(server: Server, r
 
 
 def test_a_path_that_is_not_there_is_tried_again(tmp_path: Path, make_robot: Make) -> None:
-    assert waits(make_robot(f"ipc://{tmp_path}/nobody"), 2) == [0.1, 0.2]
+    assert waits(make_robot(f"ipc://{tmp_path}/nothing"), 2) == [0.1, 0.2]
 
 
 def test_a_longest_wait_below_the_first_changes_nothing(server: Server, make_robot: Make) -> None:
@@ -389,7 +389,7 @@ def test_an_end_that_sending_finds_is_for_look_to_see_to(server: Server, robot: 
     end.close()
     assert robot.selector.select(10)
     assert not robot.link.try_send((b"", b"e", b"p"))
-    assert not robot.link.writable  # or nobody would see to it
+    assert not robot.link.writable  # or no thread would attend to it
     assert robot.poll()
     assert not robot.poll()
 

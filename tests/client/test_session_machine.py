@@ -82,7 +82,7 @@ class SessionMachine(RuleBasedStateMachine):
             request_id = Observation.FromString(unsent[1][1]).request_id
             assert request_id == unsent[0]
             assert request_id not in self.seen, "sent twice"
-            assert request_id not in self.abandoned, "sent though nobody waits"
+            assert request_id not in self.abandoned, "sent although no call waits"
             self.seen.append(request_id)
             self.session.sent()
         assert not self.session.has_unsent()

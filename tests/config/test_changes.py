@@ -17,7 +17,7 @@ def test_equal_configurations_differ_in_nothing() -> None:
     assert changes({}, {"scheduling": {"strategy": "deadline_aware"}}) == []
 
 
-def test_each_field_that_differs_is_told_in_the_order_of_the_schema() -> None:
+def test_each_field_that_differs_is_reported_in_the_order_of_the_schema() -> None:
     new = {"scheduling": {"deadline_aware": {"age_weight": 1.0}, "strategy": "x"}, "server": {"drain_timeout_s": 1.0}}
     assert changes({}, new) == [
         Change("server.drain_timeout_s", 5.0, 1.0, True),

@@ -21,24 +21,24 @@ def policies(**fields: Any) -> ClientPolicies:
 
 
 @pytest.mark.parametrize(
-    ("client", "model", "told", "budget"),
+    ("client", "model", "given", "budget"),
     [
         ("arm", "policy", 99.0, 20.0),
         ("arm", "policy", None, 20.0),
         ("arm", "other", 99.0, 99.0),
         ("arm", "other", None, None),
         ("arm", "third", None, None),
-        ("nobody", "policy", 99.0, 99.0),
-        ("nobody", "policy", None, None),
+        ("unknown", "policy", 99.0, 99.0),
+        ("unknown", "policy", None, None),
     ],
 )
-def test_whose_latency_budget_holds(client: str, model: str, told: float | None, budget: float | None) -> None:
-    assert policies().explicit_budget_ms(client, model, told) == budget
+def test_whose_latency_budget_holds(client: str, model: str, given: float | None, budget: float | None) -> None:
+    assert policies().explicit_budget_ms(client, model, given) == budget
 
 
 @pytest.mark.parametrize(
     ("client", "model", "priority"),
-    [("arm", "policy", 0), ("arm", "other", 4), ("leg", "policy", None), ("nobody", "policy", None)],
+    [("arm", "policy", 0), ("arm", "other", 4), ("leg", "policy", None), ("unknown", "policy", None)],
 )
 def test_the_operators_word_on_a_priority_holds_where_there_is_one(
     client: str, model: str, priority: int | None
@@ -55,9 +55,9 @@ def test_the_default_budget_is_that_of_the_configuration() -> None:
 
 
 def test_unknown_clients_are_accepted_by_default() -> None:
-    assert policies().accepts("nobody")
+    assert policies().accepts("unknown")
     closed = policies(accept_unknown=False)
-    assert not closed.accepts("nobody")
+    assert not closed.accepts("unknown")
     assert closed.accepts("arm")
     assert not ClientPolicies(ClientsConfig(accept_unknown=False)).accepts("")
 

@@ -48,8 +48,8 @@ def test_a_value_is_read_as_what_its_field_is(text: str, path: str, value: Any) 
 
 @pytest.mark.parametrize(("text", "value"), [("null", None), ("", None), ("pkg:Model", "pkg:Model")])
 def test_a_string_that_may_be_null_can_be_made_null(text: str, value: Any) -> None:
-    told = values({"INFERENTIAL_MODELS__KNOWN__ARM__TARGET": text})
-    assert told == [{"models": {"known": {"arm": {"target": value}}}}]
+    layers = values({"INFERENTIAL_MODELS__KNOWN__ARM__TARGET": text})
+    assert layers == [{"models": {"known": {"arm": {"target": value}}}}]
 
 
 def test_names_may_have_any_case() -> None:
@@ -85,7 +85,7 @@ def test_two_names_for_one_field_are_an_error() -> None:
     )
 
 
-def test_all_values_that_cannot_be_read_are_told_at_once() -> None:
+def test_all_values_that_cannot_be_read_are_reported_at_once() -> None:
     env = {
         "INFERENTIAL_CLIENTS__KNOWN": "[{",
         "INFERENTIAL_SCHEDULING__MAX_QUEUE_SIZE": "{",
@@ -124,6 +124,6 @@ def test_an_unknown_name_is_an_error_that_tells_the_one_meant(name: str, hint: s
 
 
 @pytest.mark.parametrize("name", ["INFERENTIAL_", "INFERENTIAL_QQQ", "INFERENTIAL_QQQ____X"])
-def test_an_unknown_name_that_is_like_none_is_told_what_there_is(name: str) -> None:
+def test_an_unknown_name_like_none_gets_a_list_of_those_there_are(name: str) -> None:
     with pytest.raises(ConfigError, match=r"unknown key; there is: server, transport, .*\(INFERENTIAL_"):
         load_config(env={name: "x"})

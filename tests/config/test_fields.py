@@ -1,4 +1,4 @@
-"""What is told of each field: path, expectation, unit, meaning."""
+"""What is said of each field: path, expectation, unit, meaning."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_every_duration_and_size_has_its_unit_in_its_name() -> None:
         (("ray",), "a table"),
     ],
 )
-def test_what_is_expected_is_told_in_words(key: tuple[Any, ...], expected: str) -> None:
+def test_what_is_expected_is_said_in_words(key: tuple[Any, ...], expected: str) -> None:
     node = find(key)
     assert node is not None
     assert node.expected == expected
@@ -74,9 +74,13 @@ def test_only_socket_backend_and_targets_take_a_restart() -> None:
         "models.known.<id>.run",
         "models.known.<id>.timeout_ms",
         "models.known.<id>.api_key",
+        "models.known.<id>.options",
         "ray",
         *(f"gateways.openpi.{name}" for name in ("model", "host", "port", "api_keys", "metadata", "timeout_ms")),
         *(f"gateways.gr00t.{name}" for name in ("model", "host", "port", "api_token", "modality_config", "timeout_ms")),
+        *(f"gateways.lerobot.{name}" for name in ("model", "host", "port", "fps", "wait_ms", "timeout_ms")),
+        "gateways.lerobot.skip_similar",
+        *(f"gateways.act.{name}" for name in ("model", "host", "port", "token", "dt_ms", "timeout_ms")),
         *(f"http.{name}" for name in ("port", "host", "token")),
         *(f"otlp.{name}" for name in ("endpoint", "headers", "service_name", "traces", "metrics")),
         *(f"otlp.{name}" for name in ("sample_ratio", "metrics_interval_s")),
@@ -106,11 +110,11 @@ def test_values_are_written_on_one_line(value: Any, text: str) -> None:
 
 
 def test_values_lists_all_there_are_with_entries_by_name_and_lists_whole() -> None:
-    told = {
+    result = {
         "models": {"known": {"arm": {"max_inflight": 3}}},
         "clients": {"known": [{"id": "a", "model": "arm"}, {"id": "b", "model": "arm"}]},
     }
-    found = {node.path: (node, value) for node, value in values(InferentialConfig.model_validate(told))}
+    found = {node.path: (node, value) for node, value in values(InferentialConfig.model_validate(result))}
     assert found["models.known.arm.max_inflight"][1] == 3
     assert found["ray"][1] == {}
     node, known = found["clients.known"]

@@ -32,7 +32,7 @@ def problems(*args: Any, **kwargs: Any) -> list[str]:
 # Precedence
 
 
-def test_nothing_told_gives_the_defaults() -> None:
+def test_no_settings_give_the_defaults() -> None:
     assert load_config(env={}) == InferentialConfig()
 
 
@@ -94,7 +94,7 @@ def test_overrides_are_not_changed_by_loading() -> None:
     assert overrides == {"models": {"known": {"arm": {"max_inflight": 1}}}}
 
 
-def test_the_source_of_every_value_is_told(write: Write) -> None:
+def test_the_source_of_every_value_is_known(write: Write) -> None:
     path = write(
         "f.yaml", "scheduling:\n  strategy: a\n  max_retries: 1\nclients:\n  known:\n    - id: a\n      model: m\n"
     )
@@ -198,11 +198,11 @@ def test_a_problem_tells_place_value_expectation_and_source(write: Write, text: 
     assert re.fullmatch(re.escape(f"{problem} ({path}:{line}:") + r"\d+\)", found)
 
 
-def test_all_problems_are_told_each_on_its_line_with_its_source(write: Write) -> None:
+def test_all_problems_are_reported_each_on_its_line_with_its_source(write: Write) -> None:
     path = write("f.toml", "x = 1\n[scheduling]\nmax_queue_size = 0\n")
     env = {"INFERENTIAL_SCHEDULING__MAX_RETRIES": "-1", "INFERENTIAL_TRANSPORT__BIND__PORT": "1"}
-    told = problems(path, env=env, overrides={"metrics": {"enabled": "no"}})
-    assert sorted(told) == [
+    marks = problems(path, env=env, overrides={"metrics": {"enabled": "no"}})
+    assert sorted(marks) == [
         "metrics.enabled: expected true or false, got the string 'no' (overrides)",
         f"scheduling.max_queue_size: expected a whole number of at least 1, got 0 ({path})",
         "scheduling.max_retries: expected a whole number of at least 0, got -1 (INFERENTIAL_SCHEDULING__MAX_RETRIES)",
@@ -235,6 +235,8 @@ def _values(node: Node) -> st.SearchStrategy[Any]:
         required = {str(child.key[-1]): _values(child) for child in children if child.default is PydanticUndefined}
         optional = {str(child.key[-1]): _values(child) for child in children if child.default is not PydanticUndefined}
         return st.fixed_dictionaries(required, optional=optional)
+    if node.path.endswith(".options"):  # none: no backend of this package takes any
+        return st.just({})
     if node.path.endswith(".replicas"):
         return st.integers(1, 8) | st.lists(st.dictionaries(st.text("AB", min_size=1), st.text("01")), min_size=1)
     if node.path == "ray" or node.path.endswith((".metadata", ".modality_config", ".args")):
@@ -266,17 +268,17 @@ def _leaf(node: Node) -> st.SearchStrategy[Any]:
     special = _SPECIAL.get(str(node.key[-1]))
     if special is not None:
         return st.sampled_from(special)
-    told = {type(one): one for one in (*node.metadata, *_inner(node))}
+    marks = {type(one): one for one in (*node.metadata, *_inner(node))}
     if node.kind is bool:
         return st.booleans()
     if node.kind is str:
-        return _text.filter(bool) if MinLen in told else _text
-    upper = told[Le].le if Le in told else None
+        return _text.filter(bool) if MinLen in marks else _text
+    upper = marks[Le].le if Le in marks else None
     if node.kind is int:
-        return st.integers(told[Ge].ge, 2**62 if upper is None else upper)
+        return st.integers(marks[Ge].ge, 2**62 if upper is None else upper)
     if node.kind is float:
-        lower = told[Gt].gt if Gt in told else told[Ge].ge
-        return st.floats(lower, upper, exclude_min=Gt in told, allow_nan=False, allow_infinity=False)
+        lower = marks[Gt].gt if Gt in marks else marks[Ge].ge
+        return st.floats(lower, upper, exclude_min=Gt in marks, allow_nan=False, allow_infinity=False)
     return st.sampled_from(get_args(node.kind))
 
 
@@ -298,8 +300,8 @@ def test_a_configuration_survives_being_written_and_read(
 ) -> None:
     config = InferentialConfig.model_validate(values)
     path = tmp_path / f"fleet{suffix}"
-    told = config.model_dump(exclude_none=suffix == ".toml", exclude={"gateways": {"openpi": {"api_keys"}}})
-    path.write_text(writers[suffix](told), encoding="utf-8")
+    marks = config.model_dump(exclude_none=suffix == ".toml", exclude={"gateways": {"openpi": {"api_keys"}}})
+    path.write_text(writers[suffix](marks), encoding="utf-8")
     assert load_config(path, env={}) == config
 
 

@@ -14,7 +14,7 @@ from inferential.config import watcher as watcher_module
 
 
 def test_the_defaults_are_those_of_the_contract() -> None:
-    told = {
+    sections = {
         "transport": {"bind": "tcp://*:5555", "recv_hwm": 1000, "send_hwm": 1000},
         "scheduling": {
             "strategy": "deadline_aware",
@@ -37,7 +37,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "observations": {"max_staleness_ms": 1000.0, "temporal_alignment_threshold_ms": 20.0},
         "metrics": {"ring_buffer_size": 10000, "enabled": True},
     }
-    assert InferentialConfig.model_validate(told) == InferentialConfig()
+    assert InferentialConfig.model_validate(sections) == InferentialConfig()
 
 
 @pytest.mark.parametrize("name", package.__all__)
@@ -84,13 +84,13 @@ def test_no_number_is_infinite_or_none(value: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "told",
+    "sections",
     [
         {"http": {"token": ""}},
         {"gateways": {"openpi": {"model": "m", "api_keys": [""]}}},
         {"gateways": {"gr00t": {"model": "m", "api_token": ""}}},
     ],
 )
-def test_a_secret_that_whoever_shows_none_would_have_is_an_error(told: dict[str, Any]) -> None:
+def test_an_empty_secret_is_an_error(sections: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="at least 1"):
-        InferentialConfig.model_validate(told)
+        InferentialConfig.model_validate(sections)

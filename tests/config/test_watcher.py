@@ -49,7 +49,7 @@ async def watched(watcher: ConfigWatcher) -> AsyncIterator[asyncio.Queue[Inferen
 
 @pytest.fixture(autouse=True)
 def survive_hangups() -> Iterator[Any]:
-    """A SIGHUP that nobody handles must not end the tests."""
+    """A SIGHUP without a handler must not end the tests."""
 
     def ignore(number: int, frame: Any) -> None:
         pass
@@ -217,7 +217,7 @@ async def test_a_callback_that_raises_is_logged_and_stops_no_other(path: Path, l
             assert "broken" in await asyncio.wait_for(logged.get(), WAIT_S)
 
 
-async def test_a_directory_that_is_gone_is_told_and_hangup_still_reloads(
+async def test_a_directory_that_is_gone_is_logged_and_hangup_still_reloads(
     path: Path, logged: asyncio.Queue[str]
 ) -> None:
     aside = path.parent.with_name(path.parent.name + "-aside")

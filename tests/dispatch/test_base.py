@@ -19,6 +19,7 @@ from inferential.dispatch import Dispatcher, DispatchResult, LocalDispatcher
 from inferential.proto import JPEG, PNG, ModelResponse
 from inferential.proto.images import encode
 from inferential.proto.messages import Response
+from inferential.proto.structure import STRUCTURE_KEY
 from inferential.replica.values import as_values
 from inferential.scheduler.request import InferenceRequest, RefusalKind
 
@@ -111,6 +112,13 @@ async def test_a_broken_image_fails_alone_and_the_model_never_sees_it(
     assert refusal.kind is RefusalKind.INVALID_OBSERVATION
     assert refusal.reason.startswith("tensor 'camera': broken")
     Model.seen.clear()
+
+
+async def test_a_structure_that_does_not_fit_is_a_cause_of_its_own(ask: Ask) -> None:
+    result = await ask(echo, {"state": np.zeros(1), STRUCTURE_KEY: '{"joints":["value","other"]}'})
+    assert result.refusal is not None
+    assert result.refusal.kind is RefusalKind.INVALID_OBSERVATION
+    assert result.refusal.cause == "structure"
 
 
 async def test_where_nothing_can_be_read_the_model_is_not_called(serve: Serve, request_of: MakeRequest) -> None:

@@ -61,24 +61,24 @@ def test_every_metric_that_was_promised_is_declared() -> None:
 @pytest.mark.parametrize("message", [pb.Client, pb.Tensor, pb.Observation, pb.ModelResponse, pb.Timing])
 def test_the_table_of_a_message_has_its_fields_and_their_numbers(message: type) -> None:
     descriptor = message.DESCRIPTOR  # type: ignore[attr-defined]
-    told = {row[0].strip("`"): row[1] for row in rows(section("protocol.md", descriptor.name)) if "`" in row[0]}
-    assert told == {field.name: str(field.number) for field in descriptor.fields}
+    documented = {row[0].strip("`"): row[1] for row in rows(section("protocol.md", descriptor.name)) if "`" in row[0]}
+    assert documented == {field.name: str(field.number) for field in descriptor.fields}
 
 
 def test_every_status_of_the_wire_is_explained() -> None:
-    told = {row[0] for row in rows(section("protocol.md", "Enums"))}
-    assert set(pb.Status.keys()) - {"OK"} <= told
+    documented = {row[0] for row in rows(section("protocol.md", "Enums"))}
+    assert set(pb.Status.keys()) - {"OK"} <= documented
 
 
 def test_the_table_of_errors_lists_those_that_a_client_sees() -> None:
-    told = {row[0].strip("`") for row in rows(section("client.md", "Errors")) if "`" in row[0]}
+    documented = {row[0].strip("`") for row in rows(section("client.md", "Errors")) if "`" in row[0]}
     there_are = {kind.__name__ for kind in inferential.InferenceError.__subclasses__()}
-    assert told == there_are
+    assert documented == there_are
 
 
 def test_the_table_of_counters_lists_those_of_a_connection() -> None:
-    told = {row[0].strip("`") for row in rows(section("client.md", "Diagnostics")) if "`" in row[0]}
-    assert told == {field.name for field in dataclasses.fields(ClientStats)}
+    documented = {row[0].strip("`") for row in rows(section("client.md", "Diagnostics")) if "`" in row[0]}
+    assert documented == {field.name for field in dataclasses.fields(ClientStats)}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -30,9 +30,13 @@ def test_the_paths_that_are_checked_are_clean(capsys: pytest.CaptureFixture[str]
         ("the server is told", "told"),  # words: ok
         ("an untold story", "untold"),  # words: ok
         ("Whoever asks", "Whoever"),  # words: ok
-        ("formats, as of openpi.", None),
-        ("a free one takes its place, as of.", "as of"),
-        ("ClientBook(config)", "ClientBook"),
+        ("formats, as of openpi.", "as of"),  # words: ok
+        ("as of 4.0", None),
+        ("def test_a_port_that_is_taken_is_told():", "told"),  # words: ok
+        ("asks_for_everybody = 1", "everybody"),  # words: ok
+        ("it stole a folder; toldo", None),
+        ("ClientBook(config)", "ClientBook"),  # words: ok
+        ("`ClientBook` is now `ClientPolicies`", None),
     ],
 )
 def test_words_of_the_dialect_are_found_with_their_line(line: str, words: str | None) -> None:

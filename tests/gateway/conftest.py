@@ -12,8 +12,10 @@ import pytest
 
 from inferential import LocalDispatcher, Server
 from inferential.config import InferentialConfig
+from inferential.config.gateways import ActConfig, LeRobotConfig
 from inferential.config.schema import Gr00tConfig, OpenPiConfig
-from inferential.gateway import Gr00tGateway, OpenPiGateway
+from inferential.gateway import ActGateway, Gateway, Gr00tGateway, OpenPiGateway
+from inferential.gateway.lerobot import LeRobotGateway
 
 HORIZON = 10
 Open = Callable[..., AbstractAsyncContextManager[tuple[Server, Any]]]
@@ -65,7 +67,7 @@ class Recorder:
 
 @asynccontextmanager
 async def serving(
-    gateway: type[OpenPiGateway] | type[Gr00tGateway], settings: Any, model: Any, sections: Mapping[str, Any]
+    gateway: Callable[[Server, Any], Gateway], settings: Any, model: Any, sections: Mapping[str, Any]
 ) -> AsyncIterator[tuple[Server, Any]]:
     config = InferentialConfig(server={"drain_timeout_s": 0.0}, **sections)
     dispatcher = LocalDispatcher({settings.model: model})
@@ -96,5 +98,40 @@ def gr00t() -> Open:
     def start(policy: Any = None, sections: Mapping[str, Any] = MappingProxyType({}), **settings: Any) -> Any:
         config = Gr00tConfig(**{"model": "gr00t", "port": 0, **settings})
         return serving(Gr00tGateway, config, policy or ArmPolicy(), sections)
+
+    return start
+
+
+class JointPolicy:
+    """Returns the joints over 60 steps, counted up by a thousandth; it batches, and keeps what it sees."""
+
+    max_batch_size = 8
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, Any]] = []
+
+    def infer_batch(self, observations: list[dict[str, Any]]) -> list[Any]:
+        self.seen += observations
+        steps = np.arange(60)[:, None] / 1000
+        return [one["observation.state"][None, :] + steps for one in observations]
+
+
+@pytest.fixture
+def lerobot() -> Open:
+    """`async with lerobot(policy, sections={...}, fps=...) as (server, gateway):`"""
+
+    def start(policy: Any = None, sections: Mapping[str, Any] = MappingProxyType({}), **settings: Any) -> Any:
+        config = LeRobotConfig(**{"model": "act", "port": 0, **settings})
+        return serving(LeRobotGateway, config, policy or JointPolicy(), sections)
+
+    return start
+
+
+@pytest.fixture
+def act() -> Open:
+    """`async with act(policy, sections={...}, token=...) as (server, gateway):`"""
+
+    def start(policy: Any, sections: Mapping[str, Any] = MappingProxyType({}), **settings: Any) -> Any:
+        return serving(ActGateway, ActConfig(**{"model": "vla", "port": 0, **settings}), policy, sections)
 
     return start

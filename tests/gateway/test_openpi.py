@@ -111,20 +111,53 @@ async def test_a_robot_that_finds_no_room_is_answered_once_there_is(openpi: Open
         assert [answer["actions"].tolist() for answer in await asyncio.gather(*answers)] == [[0, 1, 2]] * 3
 
 
-async def test_a_robot_that_never_finds_room_gets_an_error(openpi: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inferential.gateway.base.RETRY_PAUSES_S", (0.0, 0.0))
-    leave = asyncio.Event()
+async def test_a_full_queue_ends_no_session_before_the_time_out(openpi: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inferential.gateway.base.RETRY_PAUSES_S", (0.001,))
+    refused_often, leave = asyncio.Event(), asyncio.Event()
 
     async def slow(one: dict[str, Any]) -> Any:
         await leave.wait()
         return one["observation/state"]
 
-    async with openpi(slow, {"scheduling": FULL}) as (_, gateway):
+    async with openpi(slow, {"scheduling": FULL}) as (server, gateway):
+        left = iter(range(20))
+
+        @server.on_request
+        def note(request: InferenceRequest) -> None:
+            if request.refusal is not None and next(left, None) is None:
+                refused_often.set()
+
         answers = [asyncio.create_task(asked(gateway.address)) for _ in range(3)]
-        (first,), others = await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
-        assert first.result().startswith("RequestRejected: ")
+        await refused_often.wait()
         leave.set()
-        assert [answer["actions"].tolist() for answer in await asyncio.gather(*others)] == [[0, 1, 2]] * 2
+        assert [answer["actions"].tolist() for answer in await asyncio.gather(*answers)] == [[0, 1, 2]] * 3
+
+
+async def test_a_robot_that_finds_no_room_within_the_time_out_gets_an_error(
+    openpi: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inferential.gateway.base.RETRY_PAUSES_S", (0.001,))
+
+    async def never(one: dict[str, Any]) -> Any:
+        await asyncio.Event().wait()
+
+    async with openpi(never, {"scheduling": FULL}, timeout_ms=300.0) as (_, gateway):
+        answers = await asyncio.gather(*(asked(gateway.address) for _ in range(3)))
+    assert sum(answer.startswith(("RequestRejected: the queue is full", "TimeoutError: ")) for answer in answers) == 3
+    assert any(answer.startswith("RequestRejected: ") for answer in answers)
+
+
+async def test_a_client_that_is_not_accepted_learns_it_after_four_attempts(
+    openpi: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inferential.gateway.base.RETRY_PAUSES_S", (0.0, 0.0, 0.0))
+    async with openpi(sections={"clients": {"accept_unknown": False}}) as (server, gateway):
+        ended: list[InferenceRequest] = []
+        server.on_request(ended.append)
+        answer = await asked(gateway.address)
+    assert answer.startswith("RequestRejected: client ")
+    assert answer.endswith(" is not accepted")
+    assert len(ended) == 4
 
 
 @pytest.mark.parametrize("message", [b"\xc1", b"", b"\x93\x01\x02\x03", "text", pack({b"__ndarray__": True})])

@@ -60,7 +60,6 @@ async def test_sessions_live_while_a_model_compiles(
     openpi: Open, sections: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("inferential.gateway.base.RETRY_PAUSES_S", (0.001,))
-    monkeypatch.setattr("inferential.gateway.base.AT_ONCE_S", 0.005)
     model = Compiling()
     async with openpi(model, sections) as (server, gateway):
         refused_often = refusals(server, 12)

@@ -38,32 +38,32 @@ def test_a_snapshot_has_every_point_of_every_metric() -> None:
 
 def test_callbacks_are_called_for_every_point() -> None:
     collector = MetricsCollector()
-    told: list[tuple[str, float, dict[str, str]]] = []
+    result: list[tuple[str, float, dict[str, str]]] = []
 
     @collector.on_metric
     def note(name: str, value: float, labels: dict[str, str]) -> None:
-        told.append((name, value, labels))
+        result.append((name, value, labels))
         labels["client"] = "changed by the callback"
 
     collector.record("latency", 1.0, {"client": "a"})
     collector.record("latency", 2.0)
-    assert [(name, value) for name, value, _ in told] == [("latency", 1.0), ("latency", 2.0)]
+    assert [(name, value) for name, value, _ in result] == [("latency", 1.0), ("latency", 2.0)]
     assert collector.get_latest("latency", {"client": "a"}) == 1.0
 
 
 def test_a_callback_that_raises_is_logged_once_and_stops_no_other(caplog: pytest.LogCaptureFixture) -> None:
     registry = CallbackRegistry()
-    told: list[float] = []
+    result: list[float] = []
 
     def broken(name: str, value: float, labels: dict[str, str]) -> None:
         raise RuntimeError("no disk")
 
     registry.register(broken)
-    registry.register(lambda name, value, labels: told.append(value))
+    registry.register(lambda name, value, labels: result.append(value))
     with caplog.at_level(logging.ERROR):
         for value in (1.0, 2.0, 3.0):
             registry.fire("latency", value, {})
-    assert told == [1.0, 2.0, 3.0]
+    assert result == [1.0, 2.0, 3.0]
     assert len(caplog.records) == 1
     assert "broken" in caplog.records[0].message
 
@@ -83,16 +83,16 @@ def test_a_callback_of_any_kind_may_raise(caplog: pytest.LogCaptureFixture) -> N
 
 def test_what_a_callback_records_is_passed_to_the_other_callbacks_only() -> None:
     collector = MetricsCollector()
-    told: list[str] = []
+    result: list[str] = []
 
     @collector.on_metric
     def derive(name: str, value: float, labels: dict[str, str]) -> None:
         collector.record(f"{name}_s", value / 1e3)
 
-    collector.on_metric(lambda name, value, labels: told.append(name))
+    collector.on_metric(lambda name, value, labels: result.append(name))
     for _ in range(2):
         collector.record("latency_ms", 20.0)
-    assert told == ["latency_ms_s", "latency_ms"] * 2
+    assert result == ["latency_ms_s", "latency_ms"] * 2
     assert collector.get_latest("latency_ms_s") == 0.02
 
 

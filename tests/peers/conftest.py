@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,12 +16,12 @@ import pytest
 PEERS = Path(__file__).parents[2] / ".venv" / "peers"
 
 
-def python_of(name: str, *requirements: str) -> Path:
+def python_of(name: str, *requirements: str, interpreter: str = sys.executable) -> Path:
     home = PEERS / name
     python = home / "bin" / "python"
     ready = home / ".ready"
     if not ready.exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
+        subprocess.run([interpreter, "-m", "venv", "--clear", str(home)], check=True)
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements]
         done = subprocess.run(pip, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -46,6 +48,24 @@ def with_franka() -> Path:
 def with_unitree_g1() -> Path:
     """The interpreter of an environment with a Unitree G1's GR00T client and what it asks for at run time."""
     return python_of("unitree-g1-0.1.1", "inspect-robots-unitree-g1==0.1.1", "pyzmq", "msgpack", "msgpack-numpy")
+
+
+def with_yam() -> Path:
+    """The interpreter of an environment with a YAM robot's client of POST /act, json-numpy and requests."""
+    return python_of("yam-0.37.0", "inspect-robots-yam==0.37.0")
+
+
+def with_lerobot() -> Path:
+    """The interpreter of an environment with LeRobot, which needs Python 3.12 and, with torch, 5.5 GB.
+
+    It is made only where LEROBOT_PYTHON names an interpreter of Python 3.12 and the disk has 20 GB left.
+    """
+    interpreter = os.environ.get("LEROBOT_PYTHON")
+    if not interpreter:
+        pytest.skip("installs 5.5 GB: set LEROBOT_PYTHON to an interpreter of Python 3.12 to run it")
+    if not (PEERS / "lerobot-0.6.1" / ".ready").exists() and shutil.disk_usage(PEERS.parent).free < 20e9:
+        pytest.skip("needs 20 GB of free disk")
+    return python_of("lerobot-0.6.1", "lerobot[async,dataset]==0.6.1", interpreter=interpreter)
 
 
 async def run_client(python: Path, script: str, *args: str) -> Any:

@@ -25,21 +25,21 @@ from inferential import AsyncConnection, Connection
 
 assert version("inferential") == "1.4.0"  # its own __version__ says 0.1.0
 address = sys.argv[1]
-told = {"results": [], "metadata": [], "dtypes": []}
+report = {"results": [], "metadata": [], "dtypes": []}
 connection = Connection(server=address, client_id="old-1", client_type="arm")
 model, other = connection.model("double"), connection.model("echo")
 for n in range(20):  # every observation is answered, though none is waited for before the next
     model.observe(urgency=0.5, steps_remaining=3, state=np.full(4, n, dtype=np.float32))
 for n in range(20):
     result = model.get_result(timeout_ms=10_000)
-    told["results"].append(float(result["actions"][0]))
+    report["results"].append(float(result["actions"][0]))
 for dtype in ("float16", "float32", "float64", "uint8", "int32", "int64", "bool"):
     other.observe(value=np.arange(6).reshape(2, 3).astype(dtype), prompt="go")
     result = other.get_result(timeout_ms=10_000)
-    told["dtypes"].append([str(result["value"].dtype), list(result["value"].shape)])
-    told["metadata"].append(result["prompt"])
+    report["dtypes"].append([str(result["value"].dtype), list(result["value"].shape)])
+    report["metadata"].append(result["prompt"])
 connection.model("broken").observe(state=np.zeros(1))
-told["broken"] = connection.model("broken").get_result(timeout_ms=300)
+report["broken"] = connection.model("broken").get_result(timeout_ms=300)
 connection.close()
 
 async def main():
@@ -47,10 +47,10 @@ async def main():
         model = connection.model("double")
         await model.observe(state=np.full(4, 21, dtype=np.float32))
         result = await model.get_result(timeout_ms=10_000)
-        told["async"] = float(result["actions"][0])
+        report["async"] = float(result["actions"][0])
 
 asyncio.run(main())
-print(json.dumps(told))
+print(json.dumps(report))
 """
 
 SERVER = """
@@ -78,14 +78,14 @@ async def test_a_client_of_1_4_0_works_against_our_server(inferential_1_4: Path)
             out, _ = await process.communicate()
         assert process.returncode == 0
         clients = server.metrics.get_stats("responses_served")
-    told = json.loads(out)
-    assert told["results"] == [2.0 * n for n in range(20)]
-    assert told["async"] == 42.0
-    assert told["metadata"] == ["go"] * 7
-    assert told["dtypes"] == [
+    outcome = json.loads(out)
+    assert outcome["results"] == [2.0 * n for n in range(20)]
+    assert outcome["async"] == 42.0
+    assert outcome["metadata"] == ["go"] * 7
+    assert outcome["dtypes"] == [
         [dtype, [2, 3]] for dtype in ("float16", "float32", "float64", "uint8", "int32", "int64", "bool")
     ]
-    assert told["broken"] is None  # it is never sent what it would take for a result
+    assert outcome["broken"] is None  # it is never sent what it would take for a result
     assert clients is not None
     assert clients.count == 28
 

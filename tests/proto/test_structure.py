@@ -65,7 +65,7 @@ def test_what_is_flat_needs_no_structure() -> None:
     assert list(values) == ["observation/state", "prompt"]
 
 
-def test_a_literal_slash_and_nesting_are_told_apart() -> None:
+def test_a_literal_slash_and_nesting_are_distinguished() -> None:
     tree = {"a": {"b": np.zeros(1)}, "a/b": np.ones(1)}
     assert same(restore(wire(tree)), tree)
 

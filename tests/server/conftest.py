@@ -65,8 +65,8 @@ def serve() -> Serve:
 
     @asynccontextmanager
     async def started(models: dict[str, Any], config: dict[str, Any] | None = None) -> AsyncIterator[Server]:
-        told = {"server": {"drain_timeout_s": 0.0}, **(config or {})}
-        server = Server("tcp://127.0.0.1:0", config=InferentialConfig(**told), dispatcher=LocalDispatcher(models))
+        sections = {"server": {"drain_timeout_s": 0.0}, **(config or {})}
+        server = Server("tcp://127.0.0.1:0", config=InferentialConfig(**sections), dispatcher=LocalDispatcher(models))
         async with server:
             yield server
 

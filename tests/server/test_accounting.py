@@ -222,7 +222,7 @@ def test_an_answer_to_a_disconnected_client_leaves_no_record(ledger: Ledger) -> 
 
 def test_an_answered_chunk_updates_the_action_horizon(ledger: Ledger) -> None:
     heard: list[tuple[Any, ...]] = []
-    ledger.fleet.action_horizon.on_answer = lambda *told: heard.append(told)  # type: ignore[method-assign]
+    ledger.fleet.action_horizon.on_answer = lambda *outcome: heard.append(outcome)  # type: ignore[method-assign]
     arrival = ledger.arrival()
     ledger.accounting.arrived(arrival)
     ledger.accounting.answered(result(arrival, {"actions": np.zeros((16, 7), np.float32)}), ledger.now)

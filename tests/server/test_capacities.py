@@ -14,7 +14,7 @@ from inferential.server.capacities import Capacities
 
 
 class Backend(Dispatcher):
-    """Says of every model what it is told to say."""
+    """Says of every model what the test sets."""
 
     def __init__(self, batch: int = 1, inflight: int | None = None, most: int | None = None) -> None:
         super().__init__()

@@ -63,18 +63,18 @@ async def test_a_client_that_floods_does_not_lower_anothers_service(
 
 
 async def test_a_silent_client_is_overdue_then_disconnected_once_and_counted_out(serve: Any, connect: Connect) -> None:
-    told: list[tuple[str, str]] = []
+    result: list[tuple[str, str]] = []
     config = {"response_tracking": {"disconnect_timeout_s": 0.5}}
     async with serve({"m": lambda obs: obs}, config) as server:
         gone = emptied(server)
-        server.on_metric(lambda name, value, labels: told.append((name, labels.get("client", ""))))
+        server.on_metric(lambda name, value, labels: result.append((name, labels.get("client", ""))))
         model = connect(server, "robot").model("m")
         for _ in range(12):
             assert await model.infer(WAIT_MS, state=STATE) is not None
         assert server.metrics.get_latest("active_clients") == 1
         await asyncio.wait_for(gone.wait(), 20)
         await asyncio.sleep(0.3)
-        events = [name for name, client in told if client == "robot" and name.startswith("client_")]
+        events = [name for name, client in result if client == "robot" and name.startswith("client_")]
         assert events == ["client_overdue", "client_disconnected"]
         assert server.metrics.get_latest("active_clients") == 0
         assert await model.infer(WAIT_MS, state=STATE) is not None

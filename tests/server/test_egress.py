@@ -131,19 +131,19 @@ def end(bench: EgressBench, request: InferenceRequest, how: RefusalKind | str) -
 
 
 @pytest.mark.parametrize("how", ["answer", "gone", *RefusalKind])
-@pytest.mark.parametrize("receiver", ["in-process", "in-process, disconnected", "nobody"])
+@pytest.mark.parametrize("receiver", ["in-process", "in-process, disconnected", "unknown"])
 @pytest.mark.parametrize("version", [0, PROTOCOL_VERSION])
 async def test_a_request_ends_in_a_result_or_in_a_reason_or_in_a_count(
     version: int, receiver: str, how: RefusalKind | str, bench: EgressBench
 ) -> None:
-    identity, heard = (b"arm", []) if receiver == "nobody" else bench.enter()
+    identity, heard = (b"arm", []) if receiver == "unknown" else bench.enter()
     request = bench.running(identity, version)
     if receiver == "in-process, disconnected":
         bench.inprocess.remove(identity)
     end(bench, request, how)
     counts = sum(len(bench.points(name)) for name in FAILURES)
     if receiver == "in-process" and how == "answer":
-        assert (request.state, [told.message.status for told in heard], counts) == (
+        assert (request.state, [outcome.message.status for outcome in heard], counts) == (
             RequestState.ANSWERED,
             [Status.OK],
             0,
@@ -153,11 +153,11 @@ async def test_a_request_ends_in_a_result_or_in_a_reason_or_in_a_count(
     assert counts > 0
     status = Status.REJECTED if how == "gone" else Status.Value(how.name) if isinstance(how, RefusalKind) else None
     expected = [status] if receiver == "in-process" and version and status is not None else []
-    assert [told.message.status for told in heard] == expected
+    assert [outcome.message.status for outcome in heard] == expected
 
 
 @pytest.mark.parametrize("how", ["answer", "gone", *RefusalKind])
-@pytest.mark.parametrize("receiver", ["in-process", "nobody"])
+@pytest.mark.parametrize("receiver", ["in-process", "unknown"])
 async def test_request_callbacks_are_called_once_after_a_request_has_ended(
     receiver: str, how: RefusalKind | str, bench: EgressBench
 ) -> None:
@@ -175,7 +175,7 @@ async def test_all_answers_of_a_call_are_sent_before_the_first_is_accounted_for(
     requests = [bench.running(identity) for identity, _ in clients]
     heard_by_then: list[int] = []
     bench.callbacks.register(lambda _request: heard_by_then.append(sum(len(heard) for _, heard in clients)))
-    bench.inprocess.remove(clients[1][0])  # one who cannot be reached keeps nobody waiting
+    bench.inprocess.remove(clients[1][0])  # one that cannot be reached holds up no other
     bench.egress.answer(map(result, requests))
     assert heard_by_then == [2, 2, 2]
     assert bench.ended == requests
@@ -242,13 +242,13 @@ async def test_a_refusal_tells_the_robot_which_request_and_why_and_how_often_it_
     request.serve_interval_ms = 40.0
     bench.egress.refuse(request, Refusal(RefusalKind.EXPIRED, "too late", "expired"))
     _, envelope, payload = robot.recv_multipart()
-    told = read_response(envelope, payload)
-    assert (told.message.status, told.message.request_id, told.model_id) == (
+    outcome = read_response(envelope, payload)
+    assert (outcome.message.status, outcome.message.request_id, outcome.model_id) == (
         Status.EXPIRED,
         request.request_id,
         "policy",
     )
-    assert (told.message.reason, told.message.serve_interval_ms, told.values) == ("too late", 40.0, {})
+    assert (outcome.message.reason, outcome.message.serve_interval_ms, outcome.values) == ("too late", 40.0, {})
 
 
 async def test_an_answer_to_a_robot_that_is_not_there_is_void_and_counted(bench: EgressBench) -> None:
@@ -296,7 +296,7 @@ async def test_what_a_robot_does_not_read_is_counted_and_all_else_is_answered(ro
         await bench.transport.close()
 
 
-async def test_an_answer_to_a_visitor_that_left_is_counted_also_when_nothing_is_known_of_it_any_more(
+async def test_an_answer_to_a_client_that_disconnected_is_counted_although_it_is_forgotten(
     bench: EgressBench,
 ) -> None:
     identity, _ = bench.enter()
@@ -308,7 +308,7 @@ async def test_an_answer_to_a_visitor_that_left_is_counted_also_when_nothing_is_
     assert bench.points(names.SEND_ERRORS) == [{"client": "arm", "error": "the client has disconnected"}]
 
 
-async def test_a_visitor_that_left_gets_nothing_that_is_for_the_one_after_it(bench: EgressBench) -> None:
+async def test_a_client_that_disconnected_gets_nothing_that_is_for_the_next_one(bench: EgressBench) -> None:
     former, _ = bench.enter()
     request = bench.running(former)
     bench.inprocess.remove(former)
@@ -322,7 +322,7 @@ async def test_a_request_that_was_refused_elsewhere_is_sent_its_refusal_once(ben
     request = bench.running(identity)
     request.refuse(Refusal(RefusalKind.SUPERSEDED, "a newer one came", "superseded"))
     bench.egress.send_refusal(request)
-    assert [told.message.status for told in heard] == [Status.SUPERSEDED]
+    assert [outcome.message.status for outcome in heard] == [Status.SUPERSEDED]
     assert bench.ended == [request]
 
 
@@ -335,7 +335,7 @@ class Failing:
     def __init__(self) -> None:
         self.calls = 0
 
-    def __call__(self, told: int) -> None:
+    def __call__(self, outcome: int) -> None:
         self.calls += 1
         raise RuntimeError("no")
 
@@ -354,8 +354,8 @@ def test_a_callback_that_fails_is_logged_once_and_called_on_and_others_are_too(
     callbacks, failing, heard = Callbacks[int]("batch"), make(), list[int]()
     callbacks.register(failing)
     callbacks.register(heard.append)
-    for told in range(3):
-        callbacks.fire(told)
+    for outcome in range(3):
+        callbacks.fire(outcome)
     assert (failing.calls, heard) == (3, [0, 1, 2])
     (logged,) = caplog.records
     assert logged.levelno == logging.ERROR
@@ -368,15 +368,15 @@ def test_of_two_callbacks_that_fail_each_is_logged(make: type[Failing], caplog: 
     callbacks = Callbacks[int]("request")
     callbacks.register(make())
     callbacks.register(make())
-    for told in range(2):
-        callbacks.fire(told)
+    for outcome in range(2):
+        callbacks.fire(outcome)
     assert len(caplog.records) == 2
 
 
 def test_callbacks_are_true_where_there_is_any() -> None:
     callbacks = Callbacks[int]("request")
     assert not callbacks
-    callbacks.register(lambda told: None)
+    callbacks.register(lambda outcome: None)
     assert callbacks
 
 
@@ -390,16 +390,19 @@ def malformed(version: int = PROTOCOL_VERSION, request_id: int = 7) -> Observati
 
 
 @pytest.mark.parametrize(
-    ("version", "request_id", "is_told"),
+    ("version", "request_id", "is_sent"),
     [(PROTOCOL_VERSION, 7, True), (PROTOCOL_VERSION, 0, False), (0, 7, False), (0, 0, False)],
 )
 async def test_a_malformed_message_is_counted_and_answered_if_its_sender_can_read_the_error(
-    version: int, request_id: int, is_told: bool, bench: EgressBench
+    version: int, request_id: int, is_sent: bool, bench: EgressBench
 ) -> None:
     identity, heard = bench.enter()
     bench.egress.reject_malformed(identity, malformed(version, request_id))
-    told = [(told.message.status, told.message.request_id, told.model_id, told.message.reason) for told in heard]
-    assert told == ([(Status.INVALID_OBSERVATION, 7, "policy", "urgency: no")] if is_told else [])
+    outcome = [
+        (outcome.message.status, outcome.message.request_id, outcome.model_id, outcome.message.reason)
+        for outcome in heard
+    ]
+    assert outcome == ([(Status.INVALID_OBSERVATION, 7, "policy", "urgency: no")] if is_sent else [])
     assert bench.points(names.OBSERVATION_ERRORS) == [{"client": "?", "error": "invalid"}]
     assert not bench.ended  # it never was a request
 
@@ -450,7 +453,7 @@ def test_nameless_and_strange_identities_share_one_label(identity: bytes, name: 
 def test_a_callback_that_would_have_to_be_awaited_is_refused() -> None:
     callbacks: Callbacks[int] = Callbacks("request")
 
-    async def wait(told: int) -> None: ...
+    async def wait(outcome: int) -> None: ...
 
     with pytest.raises(TypeError, match=r"request callback .*: it is called, not awaited"):
         callbacks.register(wait)  # type: ignore[arg-type]

@@ -58,8 +58,8 @@ def observation(client: str = "bad", version: int = 2, **fields: Any) -> Observa
 
 
 def tensor(**fields: Any) -> Tensor:
-    told = {"key": "x", "dtype": FLOAT32, "shape": [2], "byte_length": 8, "encoding": RAW, **fields}
-    return Tensor(**told)
+    given = {"key": "x", "dtype": FLOAT32, "shape": [2], "byte_length": 8, "encoding": RAW, **fields}
+    return Tensor(**given)
 
 
 @asynccontextmanager

@@ -47,15 +47,15 @@ def _clock() -> Iterator[None]:
         yield
 
 
-def envelope(client_id: str = "arm", **told: Any) -> bytes:
-    """An observation in the order of this line, which is known when it comes again; good but for what is told."""
+def envelope(client_id: str = "arm", **changed: Any) -> bytes:
+    """An observation in the order of this line, which is known when it comes again; valid but for what is changed."""
     fields = {
         "model_id": "policy",
         "protocol_version": PROTOCOL_VERSION,
         "timestamp_ns": NOW_NS - 5_000_000,
         "priority": 1,
         "request_id": 7,
-        **told,
+        **changed,
     }
     news = Observation(**{name: fields.pop(name) for name in _NEWS if name in fields})
     constant = Observation(client=Client(id=client_id, type="franka"), **fields)
@@ -80,7 +80,7 @@ class IngressBench:
         return self.ingress.receive(identity, message, payload, RECEIVED_AT)
 
     def owned(self, identity: bytes, client_id: str = "arm") -> None:
-        """Somebody speaks for a client."""
+        """A connection claims to be a client."""
         self.fleet.on_observation(client_id, "policy", "franka", identity, RECEIVED_AT)
 
     def knows(self, message: bytes) -> bool:
@@ -167,16 +167,16 @@ def test_an_error_has_what_an_answer_to_its_sender_needs(
     bench = IngressBench()
     if known:
         bench.receive(envelope(protocol_version=version))
-    with pytest.raises(ObservationError) as told:
+    with pytest.raises(ObservationError) as raised:
         bench.receive(envelope(protocol_version=version, request_id=99), identity, payload)
-    error = told.value
+    error = raised.value
     assert (error.client_id, error.model_id, error.request_id, error.protocol_version) == ("arm", "policy", 99, version)
 
 
 def test_an_unreadable_envelope_is_not_answered() -> None:
-    with pytest.raises(ObservationError, match="Failed to decode") as told:
+    with pytest.raises(ObservationError, match="Failed to decode") as raised:
         IngressBench().receive(b"\xff\xff\xff")
-    assert (told.value.client_id, told.value.request_id, told.value.protocol_version) == ("", 0, 0)
+    assert (raised.value.client_id, raised.value.request_id, raised.value.protocol_version) == ("", 0, 0)
 
 
 # What it is worth
@@ -185,7 +185,7 @@ ENTRY = {"id": "arm", "model": "policy"}
 
 
 @pytest.mark.parametrize(
-    ("told", "clients", "said", "holds"),
+    ("sent", "clients", "said", "holds"),
     [
         (0.0, {}, None, 50.0),
         (0.0, {"defaults": {"latency_budget_ms": 80.0}}, None, 80.0),
@@ -194,18 +194,18 @@ ENTRY = {"id": "arm", "model": "policy"}
         (0.0, {"known": [{**ENTRY, "latency_budget_ms": 30.0}]}, 30.0, 30.0),
         (20.0, {"known": [{**ENTRY, "model": "other", "latency_budget_ms": 30.0}]}, 20.0, 20.0),
     ],
-    ids=["nobody", "default", "client", "operator", "operator alone", "operator, of another model"],
+    ids=["unknown", "default", "client", "operator", "operator alone", "operator, of another model"],
 )
 def test_a_budget_is_the_operators_or_the_clients_or_the_default(
-    told: float, clients: dict[str, Any], said: float | None, holds: float
+    sent: float, clients: dict[str, Any], said: float | None, holds: float
 ) -> None:
-    arrival = IngressBench(clients=clients).receive(envelope(latency_budget_ms=told))
+    arrival = IngressBench(clients=clients).receive(envelope(latency_budget_ms=sent))
     assert (arrival.explicit_budget_ms, arrival.request.latency_budget_ms) == (said, holds)
     assert arrival.request.deadline == pytest.approx(RECEIVED_AT + holds / 1e3)
 
 
 @pytest.mark.parametrize(
-    ("told", "version", "known", "priority"),
+    ("sent", "version", "known", "priority"),
     [
         (3, PROTOCOL_VERSION, [], 3),
         (0, PROTOCOL_VERSION, [], 0),
@@ -217,16 +217,16 @@ def test_a_budget_is_the_operators_or_the_clients_or_the_default(
     ],
 )
 def test_priority_zero_is_the_highest_except_from_a_1_x_client(
-    told: int, version: int, known: list[dict[str, Any]], priority: int
+    sent: int, version: int, known: list[dict[str, Any]], priority: int
 ) -> None:
     bench = IngressBench(clients={"defaults": {"priority": 5}, "known": known})
     for _ in range(2):  # read whole, and by its news
-        arrival = bench.receive(envelope(priority=told, protocol_version=version))
+        arrival = bench.receive(envelope(priority=sent, protocol_version=version))
         assert arrival.request.priority == priority
 
 
 @pytest.mark.parametrize(
-    ("told", "of_model", "late"),
+    ("sent", "of_model", "late"),
     [
         (LATE_UNSPECIFIED, None, "serve"),
         (LATE_UNSPECIFIED, "refuse", "refuse"),
@@ -238,10 +238,10 @@ def test_priority_zero_is_the_highest_except_from_a_1_x_client(
     ],
 )
 def test_what_becomes_of_the_late_is_the_clients_choice_or_else_the_models(
-    told: Any, of_model: str | None, late: str
+    sent: Any, of_model: str | None, late: str
 ) -> None:
     bench = IngressBench(models={"known": {} if of_model is None else {"policy": {"late": of_model}}})
-    assert bench.receive(envelope(late=told)).request.late == late
+    assert bench.receive(envelope(late=sent)).request.late == late
 
 
 @pytest.mark.parametrize(
@@ -256,9 +256,9 @@ def test_whether_newer_observations_supersede_follows_configuration_and_client(
     assert [bench.receive(envelope(queue=queue)).request.takes_latest for queue in queues] == takes_latest
 
 
-@pytest.mark.parametrize(("told_ms", "period_s"), [(0.0, None), (20.0, 0.02)])
-def test_the_control_period_is_in_seconds_or_none(told_ms: float, period_s: float | None) -> None:
-    arrival = IngressBench().receive(envelope(control_period_ms=told_ms))
+@pytest.mark.parametrize(("sent_ms", "period_s"), [(0.0, None), (20.0, 0.02)])
+def test_the_control_period_is_in_seconds_or_none(sent_ms: float, period_s: float | None) -> None:
+    arrival = IngressBench().receive(envelope(control_period_ms=sent_ms))
     assert arrival.control_period_s == (None if period_s is None else pytest.approx(period_s))
 
 
@@ -342,18 +342,18 @@ RULES: dict[str, Any] = {
 
 
 def outcome(bench: IngressBench, message: bytes, sender: bytes) -> Any:
-    """All that came of a message, but for its own name and number, and when its tensors were measured, which nobody
+    """All that came of a message, but for its own name and number, and when its tensors were measured, which no test
     asks for."""
     try:
         arrival = bench.receive(message, sender)
     except ObservationError as error:
         return vars(error)
-    told = {field.name: getattr(arrival, field.name) for field in dataclasses.fields(arrival)}
-    request = told.pop("request")
-    told |= {field.name: getattr(request, field.name) for field in dataclasses.fields(request)}
-    told["slots"] = [slot._replace(timestamp_ns=0) for slot in request.slots]
-    del told["response_id"], told["arrival"]
-    return told
+    result = {field.name: getattr(arrival, field.name) for field in dataclasses.fields(arrival)}
+    request = result.pop("request")
+    result |= {field.name: getattr(request, field.name) for field in dataclasses.fields(request)}
+    result["slots"] = [slot._replace(timestamp_ns=0) for slot in request.slots]
+    del result["response_id"], result["arrival"]
+    return result
 
 
 @given(

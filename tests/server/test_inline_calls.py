@@ -56,8 +56,8 @@ async def test_a_callback_that_raises_cancelled_error_affects_no_other_request(
             return asyncio.gather(left.infer(2000, state=STATE), right.infer(2000, state=STATE))
 
         await both()
-        told, failed = [], []
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+        outcome, failed = [], []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: outcome.append(context["exception"]))
 
         @getattr(server, event)
         def cancelled(*_: Any) -> None:
@@ -67,7 +67,7 @@ async def test_a_callback_that_raises_cancelled_error_affects_no_other_request(
 
         assert None not in await both()
         assert None not in await both()
-        assert [str(error) for error in told] == ["of a callback"]
+        assert [str(error) for error in outcome] == ["of a callback"]
         assert server.status().in_flight == 0
 
 

@@ -258,9 +258,9 @@ async def test_the_loop_is_quiet_while_nothing_happens(serve: Any, connect: Conn
         model = connect(server).model("m")
         assert await model.infer(WAIT_MS, state=STATE) is not None
         before = server.status().counters["pump_runs"]
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(0.05)
         woken = server.status().counters["pump_runs"] - before
-        assert woken <= 6  # the sweep over the clients, a few times a second, and nothing else
+        assert woken <= 2  # the sweep over the clients, a few times a second, and nothing else
 
 
 async def test_a_request_expires_in_time_although_nothing_else_happens(

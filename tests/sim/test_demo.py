@@ -72,7 +72,7 @@ def test_hoppers_are_kept_up_over_real_sockets() -> None:
     assert 0 < summary["age_p50_ms"] <= summary["age_p95_ms"]
 
 
-def test_a_run_that_is_given_up_leaves_no_process_behind() -> None:
+def test_a_cancelled_run_leaves_no_process_behind() -> None:
     running = run(Plan(robots=2, seconds=60.0))
     next(running)
     running.close()

@@ -26,7 +26,7 @@ def short_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def short_connect(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For models that answer nobody before time counts."""
+    """for models that answer no client before time counts."""
     monkeypatch.setattr(load_module, "CONNECT_S", 0.1)
 
 

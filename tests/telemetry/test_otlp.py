@@ -24,7 +24,7 @@ from opentelemetry.trace import StatusCode
 from inferential import AsyncConnection, LocalDispatcher, ModelFailed, RequestRejected, Server
 from inferential.client.tracing import TracedAsyncModel
 from inferential.config import InferentialConfig
-from inferential.config.schema import OtlpConfig
+from inferential.config.services import OtlpConfig
 from inferential.telemetry.otlp import Telemetry, converted
 from inferential.telemetry.prometheus import Exporter
 from inferential.telemetry.traces import RequestTracer
@@ -67,8 +67,8 @@ class Collector:
     def spans(self) -> list[Any]:
         return [
             span
-            for told in self.traces
-            for resource in told.resource_spans
+            for reported in self.traces
+            for resource in reported.resource_spans
             for scope in resource.scope_spans
             for span in scope.spans
         ]
@@ -94,7 +94,7 @@ class Memory:
 
 
 class Arm:
-    """Batches; fails where it is told to, the first time or always."""
+    """Batches; fails where the test says so, the first time or always."""
 
     max_batch_size = 4
 
@@ -151,7 +151,7 @@ async def test_a_request_is_one_trace_from_the_robot_to_the_model_and_back() -> 
     assert infer.end_time <= observe.end_time
 
 
-async def test_rows_of_one_batch_are_told_by_its_id_and_linked_to_the_first() -> None:
+async def test_rows_of_one_batch_have_its_id_and_linked_to_the_first() -> None:
     fleet = Memory()
     async with serving(
         strategy="batch_optimized", batch_optimized={"max_batch_size": 3, "max_wait_ms": 5000}
@@ -221,7 +221,7 @@ async def test_a_robot_that_is_not_sampled_costs_no_spans() -> None:
     assert fleet.exporter.get_finished_spans() == ()
 
 
-async def test_what_nobody_took_ends_with_the_next_that_is_taken() -> None:
+async def test_what_no_robot_took_ends_with_the_next_that_is_taken() -> None:
     robot = Memory()
     async with serving() as server, AsyncConnection(server.address) as connection:
         arm = TracedAsyncModel(connection.model("arm"), robot.provider)
@@ -249,8 +249,8 @@ async def test_a_collector_gets_traces_and_metrics(collector: Collector) -> None
         ["infer arm", "queue", "batch arm", "model arm"] * 5
     )
     resource = collector.traces[0].resource_spans[0].resource
-    told = {one.key: one.value.string_value for one in resource.attributes}
-    assert told["service.name"] == "lab"
+    reported = {one.key: one.value.string_value for one in resource.attributes}
+    assert reported["service.name"] == "lab"
     [metrics] = collector.metrics
     by_name = {one.name: one for one in metrics.resource_metrics[0].scope_metrics[0].metrics}
     [served] = by_name["inferential_responses_served"].sum.data_points
@@ -272,7 +272,7 @@ async def test_metrics_are_sent_again_and_again(collector: Collector) -> None:
     assert collector.traces == []
 
 
-async def test_a_collector_that_is_away_hurts_nobody(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_collector_that_is_away_harms_no_request(caplog: pytest.LogCaptureFixture) -> None:
     nowhere = OtlpConfig(endpoint="http://127.0.0.1:9")
     async with (
         serving() as server,

@@ -1,4 +1,4 @@
-"""When a robot's actions run out, told or learned."""
+"""When a robot's actions run out, sent or learned."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def test_a_period_stated_once_is_kept() -> None:
 
 def test_the_period_is_learned_from_how_fast_steps_fall() -> None:
     horizon = ActionHorizonTracker()
-    told = [horizon.on_request("a", "m", 40 - 5 * number, None, 5.0 + 0.1 * number) for number in range(4)]
-    assert told[:3] == [None, None, None]
-    assert told[3] == pytest.approx(5.3 + 25 * 0.02)
+    horizons = [horizon.on_request("a", "m", 40 - 5 * number, None, 5.0 + 0.1 * number) for number in range(4)]
+    assert horizons[:3] == [None, None, None]
+    assert horizons[3] == pytest.approx(5.3 + 25 * 0.02)
 
 
 def test_a_fall_across_an_answer_tells_nothing_of_the_period() -> None:

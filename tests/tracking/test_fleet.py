@@ -1,4 +1,4 @@
-"""The fleet: who is there, who is late, who is gone; each told once, late before gone."""
+"""The fleet: who is there, who is late, who is gone; each reported once, late before gone."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_client_is_new_once() -> None:
     assert subject.on_observation("robot", "m", "arm", b"robot", 0.05).cadence_deviation_s == pytest.approx(0.01)
     assert subject.active_count == 1
     assert subject.owner("robot") == b"robot"
-    assert subject.owner("nobody") is None
+    assert subject.owner("unknown") is None
 
 
 def test_without_clients_no_sweep_is_due() -> None:
@@ -210,7 +210,7 @@ class FleetMachine(RuleBasedStateMachine):
         assert all(self.fleet.cadence.rhythms(client) for client in self.alive)
 
     @invariant()
-    def looks_again_soon_while_anybody_is_there(self) -> None:
+    def looks_again_soon_while_a_client_is_there(self) -> None:
         at = self.fleet.next_sweep_at()
         assert (at is None) == (not self.alive)
 

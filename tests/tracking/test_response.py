@@ -105,7 +105,7 @@ def test_an_issued_response_is_invalidated_by_its_id_but_by_no_other() -> None:
     assert not tracker.on_invalidated("robot", "why not", "r0")
     assert tracker.on_invalidated("robot", "it could not be delivered", "r1")
     assert not tracker.on_invalidated("robot", "again", "r1")
-    assert not tracker.on_invalidated("nobody", "why not")
+    assert not tracker.on_invalidated("unknown", "why not")
 
 
 def test_an_id_that_is_pending_is_opened_once() -> None:

@@ -56,9 +56,9 @@ def test_an_address_of_ipv6_has_brackets(bind: str) -> None:
     ["tcp://:5555", "tcp://127.0.0.1", "tcp://127.0.0.1:", "tcp://127.0.0.1:-1", "tcp://127.0.0.1:65536", "udp://*:5"],
 )
 def test_an_address_that_is_none_is_an_os_error(bind: str) -> None:
-    with pytest.raises(OSError) as told:
+    with pytest.raises(OSError) as raised:
         listen(bind)
-    assert told.value.errno == errno.EINVAL
+    assert raised.value.errno == errno.EINVAL
 
 
 def test_a_path_may_be_left_to_the_system_and_leaves_nothing_behind() -> None:
@@ -82,9 +82,9 @@ def test_the_name_of_a_server_that_is_gone_is_taken_over(tmp_path: Path) -> None
 
 def test_the_name_of_a_server_that_lives_is_in_use(tmp_path: Path) -> None:
     first = listen(f"ipc://{tmp_path}/robots.sock")
-    with pytest.raises(OSError) as told:
+    with pytest.raises(OSError) as raised:
         listen(f"ipc://{tmp_path}/robots.sock")
-    assert told.value.errno == errno.EADDRINUSE
+    assert raised.value.errno == errno.EADDRINUSE
     reached(first)
     first.close()
 

@@ -1,4 +1,4 @@
-"""The ROUTER and what may connect to it: who is nobody is let go, who leaves costs nothing, and nobody else notices."""
+"""The ROUTER and its peers: connections without an identity are closed, and one that leaves affects no other."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ async def until(condition: Callable[[], Any]) -> None:
             await asyncio.sleep(0.001)
 
 
-# Who is nobody
+# Unidentified connections
 
 
 @pytest.mark.parametrize(
@@ -267,9 +267,9 @@ async def test_a_robot_whose_connection_was_reset_is_not_connected(
     await next_of(heard)
     robot.reset()
     await until(lambda: not connections(transport))
-    with pytest.raises(OSError) as told:
+    with pytest.raises(OSError) as raised:
         transport.post(b"robot", b"answer", b"")
-    assert told.value.errno == errno.EHOSTUNREACH
+    assert raised.value.errno == errno.EHOSTUNREACH
 
 
 async def test_posting_to_a_robot_that_has_just_been_reset_is_an_os_error(
@@ -278,9 +278,9 @@ async def test_posting_to_a_robot_that_has_just_been_reset_is_an_os_error(
     robot = call(hello() + message())
     await next_of(heard)
     robot.reset()
-    with pytest.raises(OSError) as told:
+    with pytest.raises(OSError) as raised:
         transport.post(b"robot", b"answer", b"")  # before the event loop has had a look
-    assert told.value.errno == errno.EHOSTUNREACH
+    assert raised.value.errno == errno.EHOSTUNREACH
     assert not connections(transport)
 
 
@@ -530,7 +530,7 @@ def test_another_event_loop_than_asyncios_will_do() -> None:
 
 
 async def hear_both(transport: ZmqTransport) -> None:
-    """A robot that uses libzmq has spoken, and one of ours does: both are heard."""
+    """A robot that uses libzmq has sent, and one of ours does: both are read."""
     async with asyncio.timeout(10):
         assert (await transport.recv()).identity == b"robot"
     async with AsyncConnection(transport.address, "own") as connection:

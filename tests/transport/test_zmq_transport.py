@@ -187,11 +187,11 @@ async def test_waiting_for_a_message_leaves_the_event_loop_to_others_during_a_fl
     assert turns.count >= 1000
 
 
-@pytest.mark.parametrize("identity", [b"nobody", b"", b"\0\0\0\0\7", b"x" * 256])
+@pytest.mark.parametrize("identity", [b"unknown", b"", b"\0\0\0\0\7", b"x" * 256])
 async def test_posting_to_an_unknown_client_is_an_os_error(identity: bytes, transport: ZmqTransport) -> None:
-    with pytest.raises(OSError) as told:
+    with pytest.raises(OSError) as raised:
         transport.post(identity, b"answer", b"")
-    assert told.value.errno == errno.EHOSTUNREACH
+    assert raised.value.errno == errno.EHOSTUNREACH
     with pytest.raises(OSError):
         await transport.send(OutgoingResponse(identity, b"answer", b""))
 
@@ -208,9 +208,9 @@ async def test_posting_to_a_client_that_does_not_read_is_an_os_error_at_the_limi
             for _ in range(1000):  # what the system's own buffers take goes first
                 transport.post(b"robot", b"answer", payload)
 
-        with pytest.raises(OSError) as told:
+        with pytest.raises(OSError) as raised:
             post_many()
-        assert told.value.errno == errno.EAGAIN
+        assert raised.value.errno == errno.EAGAIN
     finally:
         await transport.close()
 
@@ -250,13 +250,13 @@ async def test_it_listens_on_a_path_too(tmp_path: Path, dial: Dial) -> None:
 
 async def test_it_listens_from_its_construction_on(transport: ZmqTransport) -> None:
     host, _, port = transport.address.removeprefix("tcp://").rpartition(":")
-    socket.create_connection((host, int(port)), timeout=10).close()  # nobody has asked for a message yet
+    socket.create_connection((host, int(port)), timeout=10).close()  # no caller has asked for a message yet
 
 
 async def test_an_address_in_use_is_named(transport: ZmqTransport) -> None:
-    with pytest.raises(OSError, match=r"transport\.bind: cannot listen on 'tcp://127.*': Address.*in use") as told:
+    with pytest.raises(OSError, match=r"transport\.bind: cannot listen on 'tcp://127.*': Address.*in use") as raised:
         ZmqTransport(TransportConfig(bind=transport.address))
-    assert told.value.errno == errno.EADDRINUSE
+    assert raised.value.errno == errno.EADDRINUSE
 
 
 @pytest.mark.parametrize("bind", ["tcp://127.0.0.1:99999", "ipc:///no/such/folder/robots.sock"])

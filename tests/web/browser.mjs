@@ -40,9 +40,9 @@ const commands = {
 };
 
 for await (const line of createInterface({ input: process.stdin })) {
-  const { name, ...told } = JSON.parse(line);
+  const { name, ...options } = JSON.parse(line);
   try {
-    console.log(JSON.stringify({ value: (await commands[name](told)) ?? null }));
+    console.log(JSON.stringify({ value: (await commands[name](options)) ?? null }));
   } catch (error) {
     console.log(JSON.stringify({ error: String(error) }));
   }

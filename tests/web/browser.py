@@ -73,20 +73,20 @@ class Browser:
             self._process.wait()
         self._process.stdout.close()
 
-    def do(self, name: str, **told: Any) -> Any:
+    def do(self, name: str, **options: Any) -> Any:
         """Runs a command of browser.mjs; RuntimeError where it failed."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"name": name, **told}) + "\n")
+        self._process.stdin.write(json.dumps({"name": name, **options}) + "\n")
         self._process.stdin.flush()
         answer = json.loads(self._process.stdout.readline())
         if "error" in answer:
             raise RuntimeError(answer["error"])
         return answer["value"]
 
-    def open(self, url: str, **told: Any) -> None:
+    def open(self, url: str, **options: Any) -> None:
         """A page of its own: width, height, scheme (light, dark)."""
-        self.do("open", url=url, **told)
+        self.do("open", url=url, **options)
 
     def evaluate(self, script: str) -> Any:
         """The value of a JavaScript expression."""

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from inferential import LocalDispatcher, ModelFailed, Server
 from inferential.config import InferentialConfig
-from inferential.config.schema import HttpConfig
+from inferential.config.services import HttpConfig
 from inferential.telemetry.prometheus import MAX_VALUES, OTHER
 from inferential.web import HttpServer
 from inferential.web.http import readiness
@@ -34,12 +34,12 @@ def opened() -> Open:
     """`async with opened(token=...) as (server, http):`"""
 
     @asynccontextmanager
-    async def start(**told: Any) -> AsyncIterator[tuple[Server, HttpServer]]:
+    async def start(**reported: Any) -> AsyncIterator[tuple[Server, HttpServer]]:
         config = InferentialConfig(server={"drain_timeout_s": 0.0})
         models = {"arm": echo, "leg": echo}
         async with (
             Server("tcp://127.0.0.1:0", config=config, dispatcher=LocalDispatcher(models)) as server,
-            HttpServer(server, HttpConfig(**{"port": 0, **told})) as page,
+            HttpServer(server, HttpConfig(**{"port": 0, **reported})) as page,
         ):
             yield server, page
 
@@ -53,8 +53,8 @@ async def get(page: HttpServer, path: str, **headers: str) -> tuple[int, dict[st
         connection = http.client.HTTPConnection(page.address.removeprefix("http://"), timeout=10)
         connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
         response = connection.getresponse()
-        told = {name.lower(): value for name, value in response.getheaders()}
-        found = response.status, told, response.read().decode()
+        reported = {name.lower(): value for name, value in response.getheaders()}
+        found = response.status, reported, response.read().decode()
         connection.close()
         return found
 
@@ -71,12 +71,12 @@ async def test_status_is_that_of_the_server(opened: Open) -> None:
     async with opened() as (server, page):
         await drive(server, "robot-1")
         code, _, body = await get(page, "/api/status")
-        told = json.loads(body)
+        reported = json.loads(body)
     assert code == 200
-    assert [client["client_id"] for client in told["clients"]] == ["robot-1"]
-    assert [model["model_id"] for model in told["models"]] == ["arm", "leg"]
-    assert told["batches"][0]["rows"] == 1
-    assert told["sizes"]["clients"] == 1
+    assert [client["client_id"] for client in reported["clients"]] == ["robot-1"]
+    assert [model["model_id"] for model in reported["models"]] == ["arm", "leg"]
+    assert reported["batches"][0]["rows"] == 1
+    assert reported["sizes"]["clients"] == 1
 
 
 async def test_the_stream_tells_the_status_and_then_what_is_new(opened: Open) -> None:
@@ -225,7 +225,7 @@ async def test_only_reading_is_possible(opened: Open) -> None:
         assert await asyncio.to_thread(post) == 405
 
 
-async def test_a_port_that_is_taken_is_told(opened: Open) -> None:
+async def test_a_port_that_is_taken_is_sent(opened: Open) -> None:
     async with opened() as (server, page):
         port = int(page.address.rpartition(":")[2])
         with pytest.raises(OSError, match="http: cannot listen on"):

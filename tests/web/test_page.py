@@ -13,7 +13,7 @@ from tests.web.browser import Browser, NoBrowser
 
 from inferential import Connection, LocalDispatcher, Server
 from inferential.config import InferentialConfig
-from inferential.config.schema import HttpConfig
+from inferential.config.services import HttpConfig
 from inferential.web import HttpServer
 
 pytestmark = [pytest.mark.slow]

@@ -62,7 +62,7 @@ messages = st.lists(sizes, min_size=1, max_size=3).flatmap(
 usual = st.tuples(st.sampled_from([1, 40, 254, 255]), st.sampled_from([0, 7, 255])).map(
     lambda chosen: [b"", body_of(chosen[0], 1), body_of(chosen[1], 2)]
 )
-commands = st.sampled_from([p.PING + b"\0\0", p.PONG, p.PING + b"\0\1context", b"\6NOBODY" + bytes(900)])
+commands = st.sampled_from([p.PING + b"\0\0", p.PONG, p.PING + b"\0\1context", b"\7UNKNOWN" + bytes(900)])
 
 
 # Frames

@@ -55,7 +55,7 @@ def serve(ready: Callable[[str], None], kind: str = "coroutine") -> None:
     async def main() -> None:
         server = Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"policy": model_of(kind)}))
         running = asyncio.create_task(server.run())
-        while not server.running:  # noqa: ASYNC110 (it tells nobody when it listens)
+        while not server.running:  # noqa: ASYNC110 (it does not say when it listens)
             await asyncio.sleep(0.01)
         ready(server.address)
         await asyncio.to_thread(sys.stdin.read)

@@ -54,7 +54,7 @@ def bench(
     model: Annotated[str, typer.Argument(help="The model's id.")],
     values: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="The observation, as of `inferential call`."),
+        typer.Argument(metavar="[KEY=VALUE]...", help="The observation, as for `inferential call`."),
     ] = None,
     robots: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 10,
     rate: Annotated[
@@ -74,7 +74,7 @@ def bench(
     ] = Queue.LATEST,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON and nothing else.")] = False,
 ) -> int:
-    """Put load on a server, and tell how it does.
+    """Put load on a server, and report how it does.
 
     Robots observe at their rate, answered or not, so that a server that cannot
     keep up shows it (open loop); their observations are spread over the period.
@@ -153,7 +153,7 @@ def _bytes(size: str) -> int:
 
 
 def _first(load: Load) -> None:
-    """One request before the load, so that a mistake is reported once, not a thousand times.
+    """Sends one request before the load, so that a mistake is reported once, not a thousand times.
 
     Raises:
         CliError: it was not answered.
@@ -209,8 +209,8 @@ def _quantiles(values: Sequence[float]) -> dict[str, float] | None:
 
 
 def _histogram(values: Sequence[float]) -> list[dict[str, float]]:
-    """How many round trips took at most so many milliseconds, and more than those before; from the first that has any
-    to the last."""
+    """Returns the number of round trips by time: each entry counts those of at most so many milliseconds that the entry
+    before does not count; from the first entry that has any to the last."""
     if not values:
         return []
     steps = np.ceil(_STEPS * np.log2(np.maximum(values, 1e-3))).astype(int)
@@ -244,7 +244,7 @@ def _show(load: Load, found: dict[str, Any]) -> None:
 
 
 def _ends(load: Load, found: dict[str, Any]) -> Table:
-    """What became of the observations, with their share of all."""
+    """Returns how observations ended, with the share of each."""
     table = Table(box=None, show_header=False, pad_edge=False)
     for justify in ("left", "right", "right", "left"):
         table.add_column(justify=justify)

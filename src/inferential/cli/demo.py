@@ -144,7 +144,7 @@ def _strategies(strategy: str, compare: str | None) -> list[str]:
 
 
 def _with_page(http: str) -> Software:
-    """Our own server, and its live page beside it."""
+    """Runs the demo's server with its live page."""
 
     try:
         config = load(overrides={"http": http_section(http)}, overrides_name=COMMAND_LINE).config.http

@@ -1,6 +1,6 @@
-"""What Ctrl-C does to a server: the first one has it end well, which is said, the second ends the process at once.
+"""Handles Ctrl-C: the first drains the server and says so, the second ends the process at once.
 
-How a server ends well is its own business.
+The server itself knows how to drain.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import signal
 from collections.abc import Callable
 
 INTERRUPTED = 130
-"""Exit code of whatever a person has interrupted."""
+"""Exit code of a process that was interrupted."""
 
 
 class Interrupts:
-    """Counts the interrupts that come.
+    """Counts interrupts.
 
     Args:
-        stop: has the server end well.
-        now: what it does for that, in words; asked after `stop`.
+        stop: makes the server drain and end.
+        now: returns what it does for that, in words; called after `stop`.
         end: ends the process, with an exit code.
     """
 
@@ -33,12 +33,12 @@ class Interrupts:
         self._came = False
 
     def handle(self) -> None:
-        """Has them come here while the event loop runs, where this is the main thread and the platform can."""
+        """Handles interrupts while the event loop runs, if this is the main thread and the platform can."""
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
             asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self)
 
     def __call__(self) -> None:
-        """Another one came."""
+        """Handles one more interrupt."""
         if self._came:
             # An orderly end would wait: for a model's call, a collector that is away, replicas.
             self._end(INTERRUPTED)

@@ -37,7 +37,7 @@ class TextFormatter(logging.Formatter):
     """For people: what a terminal would act on, in words of robots or models, is escaped; lines stay lines."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The text."""
+        """Returns the text of a record."""
         return printable_lines(super().format(record))
 
 
@@ -45,7 +45,7 @@ class JsonFormatter(logging.Formatter):
     """One object a line: time (ISO 8601, UTC), level, logger, message, and exception where there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """Returns the line of a record."""
         entry = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -59,7 +59,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def _escaped(found: re.Match[str]) -> str:
-    """As JSON escapes it, where it cannot be seen."""
+    """Returns a character as JSON escapes it, if it cannot be seen."""
     return found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1]
 
 

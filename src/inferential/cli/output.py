@@ -13,20 +13,20 @@ from typing import Any
 
 
 def printable(text: str) -> str:
-    """The text with what a terminal would act on, or that cannot be seen, as escapes: robots, servers and models send
-    what they like."""
+    """Returns the text with escapes in place of what a terminal would act on or what cannot be seen. Robots, servers
+    and models send any text."""
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def printable_lines(text: str) -> str:
-    """The same for text that may have several lines, and tabs in them."""
+    """Does the same for text that may have several lines, and tabs in them."""
     return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
 
 
 def wants_rich() -> bool:
-    """Whether standard output is a terminal that a person looks at, colours and all."""
+    """Returns whether standard output is a terminal that a person looks at, colours and all."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 

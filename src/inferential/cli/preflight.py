@@ -15,6 +15,7 @@ from inferential.config.loading import Loaded
 from inferential.config.problems import ConfigError, Problem, closest
 from inferential.config.profiles import load_profiles
 from inferential.config.schema import InferentialConfig
+from inferential.config.services import ListenerConfig, services
 from inferential.scheduler.time.profile import Profiles
 from inferential.transport.listening import LARGEST_PORT
 from inferential.zmtp.stream import MAX_PATH_BYTES
@@ -23,7 +24,6 @@ RAY = "ray:"
 """Begins the target of a model on Ray Serve."""
 
 _EVERYWHERE = ("*", "0.0.0.0", "::")
-_OPENPI: Key = ("gateways", "openpi", "host")
 
 
 def preflight(loaded: Loaded) -> list[Problem]:
@@ -52,31 +52,20 @@ def missing_packages(loaded: Loaded) -> list[Problem]:
     for model_id, target in targets(loaded.config).items():
         if target.startswith(RAY) and not _is_installed("ray"):
             found.append(_problem(loaded, _target(model_id), "needs ray: pip install 'inferential[server]'"))
-    if loaded.config.otlp is not None and not _is_installed("opentelemetry.sdk"):
-        found.append(_problem(loaded, ("otlp",), "needs opentelemetry.sdk: pip install 'inferential[otel]'"))
+    for place, section in services(loaded.config):
+        if section.package and not _is_installed(section.package):
+            hint = f"needs {section.package}: pip install 'inferential[{section.extra}]'"
+            found.append(_problem(loaded, place, hint))
     return found
 
 
 def listeners(config: InferentialConfig) -> list[tuple[str, str]]:
     """Returns what a server of this configuration will listen on or connect to: an address, and what is there."""
     found = [(config.transport.bind, "robots (ZeroMQ)")]
-    for section, scheme, what in (
-        (config.gateways.openpi, "ws", "openpi gateway"),
-        (config.gateways.gr00t, "tcp", "GR00T gateway"),
-    ):
-        if section is not None:
-            found.append((_address(scheme, section.host, section.port), f"{what}, model {section.model}"))
-    if config.http is not None:
-        access = "token required" if config.http.token is not None else "no token"
-        what = f"live page, /metrics, /healthz, /readyz ({access})"
-        found.append((_address("http", config.http.host, config.http.port), what))
-    if config.otlp is not None:
-        found.append((config.otlp.endpoint, "OpenTelemetry collector, connected to"))
+    for _, section in services(config):
+        address = section.address()
+        found.append((address.url, address.purpose))
     return found
-
-
-def _address(scheme: str, host: str, port: int) -> str:
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port or 'a free port'}"
 
 
 def _mixed(loaded: Loaded) -> Iterator[Problem]:
@@ -100,9 +89,10 @@ def _unusable_addresses(loaded: Loaded) -> Iterator[Problem]:
     if kind == "ipc" and len(os.fsencode(place)) > MAX_PATH_BYTES:
         expected = f"expected a path of at most {MAX_PATH_BYTES} bytes, got {len(os.fsencode(place))}"
         yield _problem(loaded, ("transport", "bind"), expected)
-    for section, key in ((loaded.config.http, ("http", "host")), (loaded.config.gateways.openpi, _OPENPI)):
-        if section is not None and section.host == "*":
-            yield _problem(loaded, key, "expected 0.0.0.0 for every interface, got '*'")
+    for where, section in services(loaded.config):
+        if isinstance(section, ListenerConfig) and section.host == "*" != section.every_interface:
+            expected = f"expected {section.every_interface} for every interface, got '*'"
+            yield _problem(loaded, (*where, "host"), expected)
 
 
 def _shared_ports(loaded: Loaded) -> Iterator[Problem]:
@@ -119,18 +109,14 @@ def _shared_ports(loaded: Loaded) -> Iterator[Problem]:
 def _listening(loaded: Loaded) -> Iterator[tuple[Key, str, int]]:
     """Yields where it will listen, as far as the ports are fixed."""
     config = loaded.config
-    kind, _, place = config.transport.bind.partition("://")
-    host, _, port = place.rpartition(":")
-    if kind == "tcp" and port.isdecimal() and int(port):
-        yield ("transport", "bind"), host, int(port)
-    sections = {
-        ("gateways", "openpi"): config.gateways.openpi,
-        ("gateways", "gr00t"): config.gateways.gr00t,
-        ("http",): config.http,
-    }
-    for key, section in sections.items():
-        if section is not None and section.port:
-            yield (*key, "port"), section.host, section.port
+    kind, _, robots = config.transport.bind.partition("://")
+    host, _, number = robots.rpartition(":")
+    if kind == "tcp" and number.isdecimal() and int(number):
+        yield ("transport", "bind"), host, int(number)
+    for place, section in services(config):
+        bind = section.address().bind
+        if bind is not None and bind[1]:
+            yield (*place, "port"), *bind
 
 
 def _bad_profiles(loaded: Loaded) -> Iterator[Problem]:

@@ -22,20 +22,23 @@ from inferential.cli.preflight import RAY, preflight, strategy_problem
 from inferential.cli.settings import COMMAND_LINE, http_section, targets
 from inferential.cli.targets import load_models
 from inferential.config.changes import diff
+from inferential.config.extensions import ExtensionError
+from inferential.config.fields import format_path
 from inferential.config.loading import Loaded, load
 from inferential.config.problems import ConfigError
-from inferential.config.schema import InferentialConfig, OtlpConfig
+from inferential.config.schema import InferentialConfig
+from inferential.config.services import GatewayConfig, services
 from inferential.config.watcher import ConfigWatcher
 from inferential.dispatch.base import Dispatcher
 from inferential.dispatch.local import LocalDispatcher
 from inferential.replica.outcomes import ModelLoadError
 from inferential.server import Server
+from inferential.server.service import service_class
 
 if TYPE_CHECKING:
     from inferential.cluster import ServerGroup
-    from inferential.telemetry.otlp import Telemetry
 
-logger = logging.getLogger("inferential.serve")
+logger: logging.Logger = logging.getLogger("inferential.serve")
 
 EXAMPLES = (
     "inferential serve fleet.yaml",
@@ -124,7 +127,7 @@ class _AnnouncedServer(Server):
         except (ModelLoadError, ValueError) as error:
             raise CliError(str(error)) from error
         try:
-            beside = await self._start_beside()
+            beside = await self._start_services()
         except BaseException as error:
             await self.shutdown()
             if isinstance(error, OSError):
@@ -139,28 +142,19 @@ class _AnnouncedServer(Server):
         await super().shutdown()
         await self._after.aclose()
 
-    async def _start_beside(self) -> list[str]:
-        """Starts what listens beside it; gives the lines that tell so."""
+    async def _start_services(self) -> list[str]:
+        """Starts what runs beside it; returns a line about each."""
         lines = []
-        gateways = self.config.gateways
-        if gateways.openpi is not None:
-            from inferential.gateway.openpi import OpenPiGateway
-
-            openpi = await self._beside.enter_async_context(OpenPiGateway(self, gateways.openpi))
-            lines.append(f"openpi gateway on {openpi.address}, model {gateways.openpi.model}")
-        if gateways.gr00t is not None:
-            from inferential.gateway.gr00t import Gr00tGateway
-
-            gr00t = await self._beside.enter_async_context(Gr00tGateway(self, gateways.gr00t))
-            lines.append(f"GR00T gateway on {gr00t.address}, model {gateways.gr00t.model}")
-        if self.config.otlp is not None:
-            await self._after.enter_async_context(_telemetry(self, self.config.otlp))
-            lines.append(f"traces and metrics to {self.config.otlp.endpoint}")
-        if self.config.http is not None:
-            from inferential.web import HttpServer
-
-            page = await self._beside.enter_async_context(HttpServer(self, self.config.http))
-            lines.append(f"page on {page.address}")
+        for place, section in services(self.config):
+            try:
+                kind = service_class(place)
+            except ModuleNotFoundError as error:
+                raise missing(format_path(place), error, section.extra) from error
+            except ExtensionError as error:
+                raise CliError(str(error)) from error
+            stack = self._after if kind.outlives_server else self._beside
+            service = await stack.enter_async_context(kind(self, section))
+            lines.append(service.announcement())
         return lines
 
     def _ending(self) -> str:
@@ -173,14 +167,6 @@ class _AnnouncedServer(Server):
         return f"listening on {self.address}, strategy {self.config.scheduling.strategy}, models: {models}"
 
 
-def _telemetry(server: Server, config: OtlpConfig) -> Telemetry:
-    try:
-        from inferential.telemetry.otlp import Telemetry
-    except ModuleNotFoundError as error:
-        raise missing("otlp", error, "otel") from error
-    return Telemetry(server, config)
-
-
 def _several(loaded: Loaded, path: Path | None, count: int) -> ServerGroup:
     wanted = _wanted(loaded, path)
     here = sorted(model_id for model_id, target in wanted.items() if not target.startswith(RAY))
@@ -189,8 +175,9 @@ def _several(loaded: Loaded, path: Path | None, count: int) -> ServerGroup:
             f"--servers: servers share models on Ray Serve, and {here[0]} is in the server's own process "
             f"({wanted[here[0]]}): make it ray:APPLICATION, or start one server"
         )
-    if loaded.config.gateways.model_fields_set:
-        raise CliError("--servers: a gateway's clients know one server; start one with the gateways beside these")
+    alone = [format_path(place) for place, section in services(loaded.config) if not section.on_every_server]
+    if alone:
+        raise CliError(f"--servers: clients of {alone[0]} know one server; start one with it beside these")
     try:
         from inferential.cluster import ServerGroup
     except ModuleNotFoundError as error:
@@ -220,7 +207,7 @@ async def _run_servers(servers: ServerGroup, watcher: ConfigWatcher | None, drai
 
 @contextlib.asynccontextmanager
 async def _begun(servers: ServerGroup) -> AsyncIterator[list[str]]:
-    """The servers, what keeps them from beginning as an error of the command."""
+    """Starts the servers, and turns what keeps them from it into an error of the command."""
     try:
         addresses = await servers.__aenter__()
     except (OSError, ValueError) as error:
@@ -243,9 +230,10 @@ def _wanted(loaded: Loaded, path: Path | None) -> dict[str, str]:
         )
     for model_id in sorted(loaded.config.models.known.keys() - wanted):
         logger.warning("models.known.%s has settings but no target: it is not served", model_id)
-    for name, gateway in (("openpi", loaded.config.gateways.openpi), ("gr00t", loaded.config.gateways.gr00t)):
-        if gateway is not None and gateway.model not in wanted:
-            logger.warning("gateways.%s.model: %r is not served: its robots will be refused", name, gateway.model)
+    for where, section in services(loaded.config):
+        if isinstance(section, GatewayConfig) and section.model not in wanted:
+            key = format_path((*where, "model"))
+            logger.warning("%s: %r is not served: its robots will be refused", key, section.model)
     return wanted
 
 

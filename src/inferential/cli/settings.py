@@ -14,12 +14,12 @@ COMMAND_LINE = "command line"
 
 
 def targets(config: InferentialConfig) -> dict[str, str]:
-    """Where the models are to be had, by model id; without those that only have settings."""
+    """Returns the target of each model, by model id; without models that only have settings."""
     return {model_id: known.target for model_id, known in config.models.known.items() if known.target is not None}
 
 
 def http_section(address: str) -> dict[str, Any]:
-    """What `--http [HOST:]PORT` sets of the section http.
+    """Returns what `--http [HOST:]PORT` sets of the section http.
 
     Raises:
         CliError: it has no port.

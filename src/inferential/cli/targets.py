@@ -1,23 +1,25 @@
 """From a target in a configuration or on the command line to a model.
 
-`module:object` leads to a model as `replica.targets` says, and `openpi://host:port` (`openpi+wss://` for TLS) to a
-policy server of openpi. No model is run here.
+`module:object` leads to a model as `replica.targets` says, and `SCHEME://...` to what the backend of that scheme
+makes of it: `openpi://host:port` (`openpi+wss://` for TLS) to a policy server of openpi, others by entry points of the
+group `inferential.backends`. No model is run here.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 from inferential.cli.errors import CliError
+from inferential.config.backends import scheme_of
+from inferential.config.extensions import BACKENDS, extension_names, load_extension
 from inferential.config.schema import ModelConfig
 from inferential.dispatch.local import LocalDispatcher
 from inferential.replica.outcomes import ModelLoadError
 from inferential.replica.spec import ModelInline, ModelProcess, ModelThread
 from inferential.replica.targets import TargetError, load_target
 
-_OPENPI = ("openpi://", "openpi+wss://")
 _OF_POLICY_SERVERS = ("timeout_ms", "api_key")
 _OF_PROCESSES = ("python", "env", "replicas", "load_timeout_s", "memory_limit_mb")
 
@@ -43,8 +45,8 @@ def load_model(model_id: str, target: str, config: ModelConfig | None = None) ->
     """
     config = config or ModelConfig(run="thread")
     try:
-        if target.startswith(_OPENPI):
-            return _policy_server(target, config)
+        if (scheme := scheme_of(target)) is not None:
+            return _backend(scheme)(target, config)
         for name in _OF_POLICY_SERVERS:
             if getattr(config, name) is not None:
                 raise TargetError(f"models.known.{model_id}.{name} is for openpi:// targets only; leave it out")
@@ -81,11 +83,28 @@ def try_models(models: Mapping[str, Any]) -> None:
         raise CliError(str(error)) from error
 
 
-def _policy_server(target: str, config: ModelConfig) -> Any:
+def open_policy_server(target: str, settings: ModelConfig) -> Any:
+    """Returns a policy server of openpi as a model: the backend of `openpi://` and `openpi+wss://`.
+
+    Args:
+        target: its address.
+        settings: of the model; `timeout_ms` and `api_key` are used.
+    """
     from inferential.dispatch.openpi import DEFAULT_TIMEOUT_S, OpenPiModel
 
-    api_key = None if config.api_key is None else config.api_key.get_secret_value()
-    return OpenPiModel(target, api_key, DEFAULT_TIMEOUT_S if config.timeout_ms is None else config.timeout_ms / 1e3)
+    api_key = None if settings.api_key is None else settings.api_key.get_secret_value()
+    return OpenPiModel(target, api_key, DEFAULT_TIMEOUT_S if settings.timeout_ms is None else settings.timeout_ms / 1e3)
+
+
+def _backend(scheme: str) -> Callable[[str, ModelConfig], Any]:
+    try:
+        backend = load_extension(BACKENDS, scheme)
+    except KeyError:
+        known = ", ".join(f"{name}://" for name in extension_names(BACKENDS))
+        raise CliError(f"no backend has the scheme {scheme!r}; expected module:object or one of {known}") from None
+    if not callable(backend):
+        raise CliError(f"backend {scheme!r}: expected a function of a target and its settings, got {backend!r}")
+    return cast("Callable[[str, ModelConfig], Any]", backend)
 
 
 def _process(target: str, config: ModelConfig) -> ModelProcess:

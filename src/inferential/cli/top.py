@@ -98,7 +98,7 @@ def _name(text: str) -> Text:
 
 
 def _printable(value: Any) -> Any:
-    """The same with every string as a terminal can take it: names are the robots' own."""
+    """Returns the same value with every string escaped for a terminal: robots choose their names."""
     if isinstance(value, dict):
         return {key: _printable(one) for key, one in value.items()}
     if isinstance(value, list | tuple):

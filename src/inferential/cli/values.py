@@ -36,7 +36,7 @@ def observation(arguments: Sequence[str] | None) -> dict[str, Any]:
 
 
 def parse(argument: str) -> tuple[str, Any]:
-    """Key and value of one argument.
+    """Returns key and value of one argument.
 
     Raises:
         CliError: it is none, naming the key.

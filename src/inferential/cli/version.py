@@ -21,7 +21,7 @@ _PACKAGES = ("inferential", "pyzmq", "protobuf", "numpy", "pydantic", "ray")
 def version(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Tell the versions of what is installed."""
+    """Show the versions of what is installed."""
     versions: dict[str, str | None] = {}
     for package in _PACKAGES:
         try:

@@ -92,8 +92,8 @@ class ServerFailover:
         )
         self._selector = selectors.DefaultSelector()
         self._servers = [_Server(address, client_id.encode(), timeouts, self._selector) for address in addresses]
-        self.fd = fd_of(self._selector)
-        self.closed = False
+        self.fd: int = fd_of(self._selector)
+        self.closed: bool = False
         now = time.monotonic()
         for server in self._servers:
             server.link.poll(now)

@@ -25,7 +25,7 @@ from inferential.zmtp import ConnectionEnded, Stream
 from inferential.zmtp.protocol import Buffer, Discarded, Frame
 from inferential.zmtp.stream import socket_path
 
-logger = logging.getLogger("inferential.client")
+logger: logging.Logger = logging.getLogger("inferential.client")
 
 CONNECT_S = 10.0
 """Longest time that connecting and the handshake may take before the next attempt."""
@@ -70,11 +70,11 @@ class Link:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.address = address
-        self.connected = False
+        self.connected: bool = False
         """Whether messages can be sent."""
-        self.writable = False
+        self.writable: bool = False
         """Whether it is connected and everything was handed to the system."""
-        self.next_poll_at = 0.0
+        self.next_poll_at: float = 0.0
         """When to call `poll` without an event, in seconds of `time.monotonic()`."""
         self._identity = identity
         self._timeouts = timeouts
@@ -85,9 +85,9 @@ class Link:
         self._connecting: socket.socket | None = None
         self._stream: Stream | None = None
         self._writing = False
-        self.more = False
+        self.more: bool = False
         """Whether there may be another message after the last one from `next`; if not, asking costs a system call."""
-        self.ended = False
+        self.ended: bool = False
         """Whether the connection was found closed; `poll` handles it."""
         self.last_error: str | None = "connecting"
         """Why there is no connection, in words; None while connected."""

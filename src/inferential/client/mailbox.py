@@ -29,9 +29,9 @@ class Mailbox:
         self.handle = handle
         self.writer = writer
         self.open: OrderedDict[int, float] = OrderedDict()
-        self.reference = ref(self)  # one for all requests
+        self.reference: ref[Mailbox] = ref(self)  # one for all requests
         self.unsent_id = 0
-        self.serve_interval_ms = 0.0
+        self.serve_interval_ms: float = 0.0
         self.unread: deque[tuple[int, Outcome]] = deque()
         """What `take` returns, the newest last."""
         self._stats = stats

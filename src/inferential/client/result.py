@@ -29,8 +29,8 @@ class Result(dict[str, Any]):
         self["response_id"] = message.response_id
         self["model_id"] = response.constant.model_id
         self["inference_latency_ms"] = message.inference_latency_ms
-        self.request_id = request_id
-        self.age_ms = age_ms
+        self.request_id: int = request_id
+        self.age_ms: float = age_ms
 
     @property
     def timing(self) -> ResponseTiming | None:

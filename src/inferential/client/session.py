@@ -76,9 +76,9 @@ class Session:
 
     def __init__(self, client_id: str | int, client_type: str) -> None:
         # 48 random bits: a fleet of a million unnamed robots meets a collision once in centuries.
-        self.client_id = _name("client_id", str(client_id)) or f"client-{secrets.token_hex(6)}"
-        self.client_type = _name("client_type", client_type)
-        self.stats = ClientStats()
+        self.client_id: str = _name("client_id", str(client_id)) or f"client-{secrets.token_hex(6)}"
+        self.client_type: str = _name("client_type", client_type)
+        self.stats: ClientStats = ClientStats()
         self._responses = ResponseReader(self.stats.response_cache)
         self._ids = itertools.count((secrets.randbits(31) | 1) << 32)
         # A mailbox lives as long as its handle, which alone can read it, or as an observation that is not sent yet.

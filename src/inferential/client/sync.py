@@ -376,7 +376,7 @@ class Model:
 
         Args:
             timeout_ms: longest wait in milliseconds.
-            urgency, steps_remaining, priority, values: as for `observe`.
+            **values: as for `observe`, as are the other arguments.
 
         Returns:
             The result, as from `get_result`; None after `timeout_ms`.

@@ -138,14 +138,14 @@ class TracedModel:
     def observe(
         self, urgency: float = 0.0, steps_remaining: int | None = None, priority: int | None = None, **values: Any
     ) -> int:
-        """As `Model.observe`; begins a span."""
+        """Does what `Model.observe` does, and begins a span."""
         span = self._spans.begin(values)
         with _unsent(span):
             request_id = self._model.observe(urgency, steps_remaining, priority, **values)
         return self._spans.sent(request_id, span)
 
     def get_result(self, timeout_ms: float = 100) -> Result | None:
-        """As `Model.get_result`; ends the span of what it returns or raises."""
+        """Does what `Model.get_result` does, and ends the span of what it returns or raises."""
         with self._spans.refusals():
             return self._spans.taken(self._model.get_result(timeout_ms))
 
@@ -157,7 +157,7 @@ class TracedModel:
         priority: int | None = None,
         **values: Any,
     ) -> Result | None:
-        """As `Model.infer`, in a span."""
+        """Does what `Model.infer` does, in a span."""
         with use_span(self._spans.begin(values), end_on_exit=True) as span:
             return _answered(span, self._model.infer(timeout_ms, urgency, steps_remaining, priority, **values))
 
@@ -191,14 +191,14 @@ class TracedAsyncModel:
     async def observe(
         self, urgency: float = 0.0, steps_remaining: int | None = None, priority: int | None = None, **values: Any
     ) -> int:
-        """As `AsyncModel.observe`; begins a span."""
+        """Does what `AsyncModel.observe` does, and begins a span."""
         span = self._spans.begin(values)
         with _unsent(span):
             request_id = await self._model.observe(urgency, steps_remaining, priority, **values)
         return self._spans.sent(request_id, span)
 
     async def get_result(self, timeout_ms: float = 100) -> Result | None:
-        """As `AsyncModel.get_result`; ends the span of what it returns or raises."""
+        """Does what `AsyncModel.get_result` does, and ends the span of what it returns or raises."""
         with self._spans.refusals():
             return self._spans.taken(await self._model.get_result(timeout_ms))
 
@@ -210,7 +210,7 @@ class TracedAsyncModel:
         priority: int | None = None,
         **values: Any,
     ) -> Result | None:
-        """As `AsyncModel.infer`, in a span."""
+        """Does what `AsyncModel.infer` does, in a span."""
         with use_span(self._spans.begin(values), end_on_exit=True) as span:
             return _answered(span, await self._model.infer(timeout_ms, urgency, steps_remaining, priority, **values))
 

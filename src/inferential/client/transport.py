@@ -115,8 +115,8 @@ class SingleServer:
         address, timeouts = normalize_address(server), link_timeouts(reconnect_ivl_ms, reconnect_max_ms)
         self._selector = selectors.DefaultSelector()
         self._link = Link(address, client_id.encode(), timeouts, self._selector)
-        self.fd = fd_of(self._selector)
-        self.closed = False
+        self.fd: int = fd_of(self._selector)
+        self.closed: bool = False
         self._link.poll(time.monotonic())
 
     def next_poll_at(self) -> float:

@@ -1,6 +1,6 @@
 """Compares two configurations: what differs, and which differences a running server can take on.
 
-Which fields these are follows from the marks in the schema (`config.schema.Effect`). Nothing is applied here.
+Which fields these are follows from the marks in the schema (`config.section.Effect`). Nothing is applied here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from inferential.config.fields import ROOT, Key, Node, format_value, values
-from inferential.config.schema import InferentialConfig, Section
+from inferential.config.schema import InferentialConfig
+from inferential.config.section import Section
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,10 @@ def _keep(new: Section, running: Section, node: Node) -> None:
                 _keep(kept := _defaults(before[key]), before[key], entry)
                 if kept != _defaults(kept):
                     after[key] = kept  # what was removed from the file and is still in force
-        elif not child.live:
+        elif not child.live and after != before:
             setattr(new, name, before)
+    if new.__pydantic_extra__ is not None and not node.live:  # gateways of other packages
+        new.__pydantic_extra__ = dict(running.model_extra or {})
 
 
 def _defaults(section: Section) -> Section:

@@ -1,6 +1,6 @@
-"""`INFERENTIAL_SECTION__FIELD=value`: what the environment says of the configuration.
+"""Reads settings from the environment, `INFERENTIAL_SECTION__FIELD=value`.
 
-It takes every name that begins with the prefix for a setting; whether there is such a key, validation finds.
+Every name with the prefix is a setting; validation finds out whether there is such a key.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BOOLEANS = {
 
 
 def read_environment(env: Mapping[str, str], below: Mapping[str, Any]) -> list[Layer]:
-    """One layer for each variable, those of whole tables before those of single fields.
+    """Returns one layer for each variable, those of whole tables before those of single fields.
 
     Args:
         env: names and values.
@@ -57,7 +57,7 @@ def read_environment(env: Mapping[str, str], below: Mapping[str, Any]) -> list[L
 
 
 def variable(path: str) -> str:
-    """The variable that sets the field at a path."""
+    """Returns the name of the variable that sets the field at a path."""
     return PREFIX + path.replace(".", SEPARATOR).upper()
 
 
@@ -72,7 +72,7 @@ def _key(parts: list[str], below: Any) -> Key:
 
 
 def _value(text: str, node: Node | None) -> Any:
-    """A value, read as what its field is: strings and booleans are written freely, all else is YAML."""
+    """Returns a value, read by the type of its field: strings and booleans in any spelling, all else as YAML."""
     if node is not None and (node.kind is str or get_origin(node.kind) is Literal):
         if node.nullable and text.lower() in ("", "~", "null"):
             return None

@@ -1,6 +1,6 @@
-"""What the schema says of each place in a configuration: its path, what it expects, its default, unit and meaning.
+"""Describes each place in a configuration: its path, what it expects, its default, unit and meaning.
 
-It knows the schema, no file and no values but those it is handed.
+It knows the schema; files and values come in as arguments.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from inferential.config.schema import Effect, Expected, InferentialConfig, Section
+from inferential.config.extensions import GATEWAYS, ExtensionError, extension_names
+from inferential.config.schema import GatewaysConfig, InferentialConfig
+from inferential.config.section import Effect, Expected, Section
+from inferential.config.services import gateway_section
 
 Key = tuple[str | int, ...]
 """A place in a configuration: names of fields, model ids, positions in lists."""
@@ -99,19 +102,35 @@ class Node:
         return _UNITS.get(str(name).rpartition("_")[2], "") if "_" in str(name) else ""
 
     def children(self) -> Iterator[Node]:
-        """The fields of a section, in the order of the schema."""
+        """Yields the fields of a section, in the order of the schema."""
         if self.section is not None:
             for name, info in self.section.model_fields.items():
                 yield self._field(name, info)
 
     def child(self, name: str | int) -> Node | None:
-        """What is at `name` inside; None where nothing can be."""
+        """Returns what is at `name` inside; None where nothing can be."""
         if self.section is not None:
             info = self.section.model_fields.get(str(name))
-            return None if info is None else self._field(str(name), info)
+            if info is None:
+                return self._gateway(str(name)) if self.section is GatewaysConfig else None
+            return self._field(str(name), info)
         if get_origin(self.kind) in (dict, list):
             return Node((*self.key, name), get_args(self.kind)[-1], effect=self.effect)
         return None
+
+    def names(self) -> list[str]:
+        """Returns the names of the fields of a section; for gateways, those of installed packages too."""
+        fields = [str(child.key[-1]) for child in self.children()]
+        return sorted({*fields, *extension_names(GATEWAYS)}) if self.section is GatewaysConfig else fields
+
+    def _gateway(self, name: str) -> Node | None:
+        """Returns the section of another package's gateway, None where there is none that can be used."""
+        try:
+            section = gateway_section(name)
+        except (KeyError, ExtensionError):
+            return None
+        description = " ".join((section.__doc__ or "").split())
+        return Node((*self.key, name), section | None, (), None, description, self.effect)
 
     def _field(self, name: str, info: FieldInfo) -> Node:
         return Node(
@@ -128,7 +147,7 @@ ROOT = Node((), InferentialConfig)
 
 
 def find(key: Key) -> Node | None:
-    """The schema's node at a place of a configuration, None where the schema has none."""
+    """Returns the schema's node at a place of a configuration, None where the schema has none."""
     node: Node | None = ROOT
     for name in key:
         if node is None:
@@ -138,7 +157,7 @@ def find(key: Key) -> Node | None:
 
 
 def leaves(node: Node = ROOT) -> Iterator[Node]:
-    """Every field that is no table of fixed names, those of list items and named entries included."""
+    """Yields every field that is not a table of fixed names, those of list items and named entries included."""
     if node.section is not None:
         for child in node.children():
             yield from leaves(child)
@@ -151,14 +170,18 @@ def leaves(node: Node = ROOT) -> Iterator[Node]:
 
 
 def values(section: Section, node: Node = ROOT) -> Iterator[tuple[Node, Any]]:
-    """The values of a configuration, a list as one value, the entries of a table of free names one by one."""
+    """Yields the values of a configuration, a list as one value, the entries of a table of free names one by one."""
     for child in node.children():
         value = getattr(section, str(child.key[-1]))
         yield from _values_of(child, value)
+    for name, value in (section.model_extra or {}).items():  # gateways of other packages
+        added = node.child(name)
+        assert added is not None
+        yield from _values_of(added, value)
 
 
 def items(node: Node, value: Any) -> Iterator[tuple[Node, Any]]:
-    """The values of the sections in a list; the value itself where it is no list of sections."""
+    """Yields the values of the sections in a list; the value itself where it is no list of sections."""
     inside = node.child(0) if node.is_list else None
     if inside is None or inside.section is None:
         yield node, value
@@ -170,7 +193,7 @@ def items(node: Node, value: Any) -> Iterator[tuple[Node, Any]]:
 
 
 def format_path(key: Sequence[str | int]) -> str:
-    """A place as people write it: `models.known."pi0.5".target`, `clients.known[3].id`."""
+    """Returns a place as people write it: `models.known."pi0.5".target`, `clients.known[3].id`."""
     text = ""
     for part in key:
         if isinstance(part, int):
@@ -181,7 +204,7 @@ def format_path(key: Sequence[str | int]) -> str:
 
 
 def format_value(value: Any) -> str:
-    """A value on one line, as YAML and JSON spell it, cut where it is long."""
+    """Returns a value on one line, as YAML and JSON spell it, cut where it is long."""
     if value is None or value is PydanticUndefined:
         return "null"
     if isinstance(value, bool):
@@ -208,7 +231,7 @@ def _values_of(node: Node, value: Any) -> Iterator[tuple[Node, Any]]:
 
 
 def _bare(annotation: Any) -> tuple[Any, tuple[Any, ...], bool]:
-    """A type without its annotations and `| None`, the annotations, and whether there was a `| None`."""
+    """Returns a type without its annotations and `| None`, the annotations, and whether there was a `| None`."""
     metadata: tuple[Any, ...] = ()
     nullable = False
     while True:

@@ -18,7 +18,8 @@ from inferential.config.environment import read_environment
 from inferential.config.fields import ROOT, Key, Node
 from inferential.config.files import read_file
 from inferential.config.problems import ConfigError, from_validation
-from inferential.config.schema import InferentialConfig, Section
+from inferential.config.schema import InferentialConfig
+from inferential.config.section import Section
 from inferential.config.text import Layer
 
 OVERRIDES = "overrides"
@@ -65,7 +66,7 @@ def load(
     overrides: Mapping[str, Any] | None = None,
     overrides_name: str = OVERRIDES,
 ) -> Loaded:
-    """Like `load_config`, and tells the source of each value.
+    """Reads the configuration like `load_config`, and keeps the source of each value.
 
     Args:
         path: as for `load_config`, and `env` and `overrides` too.
@@ -85,7 +86,7 @@ def combine(
     overrides: Mapping[str, Any] | None = None,
     overrides_name: str = OVERRIDES,
 ) -> Loaded:
-    """Like `load`, with a file that is read already.
+    """Does what `load` does, with a file that was read before.
 
     Raises:
         ConfigError: as from `load_config`.
@@ -133,7 +134,7 @@ def _merge_table(
 
 
 def _plain(value: Any, node: Node | None) -> Any:
-    """A heading with nothing under it, null to YAML, is an empty table or list."""
+    """Returns plain values; a heading with nothing under it, null to YAML, is an empty table or list."""
     if isinstance(value, Section):
         return value.model_dump(exclude_unset=True)
     if value is None and node is not None and not node.nullable:

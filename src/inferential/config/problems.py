@@ -1,6 +1,6 @@
-"""What is wrong with a configuration, in words for the person who wrote it.
+"""Words the problems of a configuration for the person who wrote it.
 
-It finds nothing wrong itself: files, the environment and the schema do.
+The problems are found elsewhere: by files, the environment and the schema.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class ConfigError(InferentialError, ValueError):
     """
 
     def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems = tuple(problems)
+        self.problems: tuple[Problem, ...] = tuple(problems)
         super().__init__("\n".join(map(str, self.problems)))
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -61,7 +61,7 @@ class ConfigError(InferentialError, ValueError):
 
 
 def from_validation(error: ValidationError, origin: Callable[[Key], Layer | None]) -> list[Problem]:
-    """What pydantic found, one problem for each place.
+    """Returns what pydantic found, one problem for each place.
 
     Args:
         error: raised by a strict validation of an `InferentialConfig`.
@@ -82,35 +82,38 @@ def _bad_value(key: Key, found: ErrorDetails) -> str:
     if found["type"] == "value_error":
         return str(found["ctx"]["error"])
     node = find(key)
-    expected = found["msg"] if node is None else node.expected
-    return f"expected {expected}, got {'nothing' if found['type'] == 'missing' else _got(found['input'], node)}"
+    if node is None or node.annotation is Any:  # inside a table that the schema does not describe
+        return found["msg"][:1].lower() + found["msg"][1:]
+    return f"expected {node.expected}, got {'nothing' if found['type'] == 'missing' else _got(found['input'], node)}"
 
 
 def _unknown_key(key: Key, layer: Layer) -> str:
     if known := _GONE.get(format_path(key)) or _ELSEWHERE.get(format_path(key)):
         return known
+    parent = find(key[:-1]) or ROOT
+    if not parent.names():
+        return "unknown key"
     meant = _meant(key)
     if meant is not None:
         return f"unknown key; did you mean {layer.spell(meant)}?"
-    parent = find(key[:-1]) or ROOT
-    return f"unknown key; there is: {', '.join(str(child.key[-1]) for child in parent.children())}"
+    return f"unknown key; there is: {', '.join(parent.names())}"
 
 
 def closest(name: str, known: Sequence[str]) -> str:
-    """`; did you mean ...?` where a known name is close, else ''."""
+    """Returns `; did you mean ...?` where a known name is close, else ''."""
     close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
 def _meant(key: Key) -> str | None:
-    """The path that may be meant: the right name in the wrong table, a name nearly right, or dots written else."""
+    """Returns the path that may be meant: the right name in the wrong table, a similar name, or other dots."""
     name = _plain(str(key[-1]))
     everywhere = [node.path for node in (*ROOT.children(), *leaves())]
     flat = {_plain(path): path for path in everywhere}
     if (whole := _plain("_".join(map(str, key)))) in flat:
         return flat[whole]
     parent = find(key[:-1]) or ROOT
-    siblings = {str(child.key[-1]): child.path for child in parent.children()}
+    siblings = {name: format_path((*parent.key, name)) for name in parent.names()}
     if close := difflib.get_close_matches(name, siblings, n=1):
         return siblings[close[0]]
     if same := [path for path in everywhere if path.rpartition(".")[2] == name]:

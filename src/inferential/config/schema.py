@@ -1,59 +1,34 @@
-"""What can be configured, with its default, unit and meaning.
+"""Declares what can be configured, with its default, unit and meaning.
 
 Nothing here reads a file or the environment: that is `config.loading`.
 """
 
 from __future__ import annotations
 
-import enum
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, field_validator, model_validator
 
+from inferential.config.backends import backend_options, check_scheme
+from inferential.config.gateways import ActConfig, LeRobotConfig
+from inferential.config.section import (
+    Count,
+    Effect,
+    Expected,
+    NotNegative,
+    Port,
+    Positive,
+    Secret,
+    Section,
+    SocketCount,
+)
+from inferential.config.services import GatewayConfig, HttpConfig, OtlpConfig, with_installed_gateways
 
-class Effect(enum.Enum):
-    """Says when a change of a field, and of all fields inside it, takes effect; the innermost mark counts.
-
-    Each table of `InferentialConfig` has one. `config.changes` goes by them.
-    """
-
-    LIVE = "live"
-    """At once, while the server runs."""
-    ON_RESTART = "restart"
-    """When the server starts next."""
-
-
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """Says in words what a value must be, where its type does not say enough."""
-
-    text: str
-
-
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-SocketCount = Annotated[int, Field(ge=1, le=2**31 - 1)]  # ZeroMQ keeps it in a C int
-Port = Annotated[int, Field(ge=0, le=65_535)]
-Secret = Annotated[SecretStr, Field(min_length=1)]  # an empty one would let everyone in
-HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$"), Expected("a URL as http://HOST:PORT")]
 Target = Annotated[
     str,
-    Field(pattern=r"^(ray:[^\s/]+(/[^\s/]+)?|openpi(\+wss)?://[^\s/]+(/\S*)?|\w+(\.\w+)*:\w+(\.\w+)*)$"),
+    Field(pattern=r"^(ray:[^\s/]+(/[^\s/]+)?|[a-z][a-z0-9+.-]*://[^\s/]+(/\S*)?|\w+(\.\w+)*:\w+(\.\w+)*)$"),
     Expected("module:object, ray:application, or openpi://HOST:PORT"),
 ]
-
-
-class Section(BaseModel):
-    """One table of the configuration: unknown keys are errors, assignments are checked."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        validate_assignment=True,
-        use_attribute_docstrings=True,
-        protected_namespaces=(),  # pydantic before 2.10 warns of `model_deadline`
-    )
 
 
 class TransportConfig(Section):
@@ -68,8 +43,8 @@ class TransportConfig(Section):
     ] = "tcp://*:5555"
     """Address to listen on: tcp://HOST:PORT (* for every interface, port 0 for a free one) or ipc://PATH."""
     recv_hwm: SocketCount = 1000
-    """Taken for the sake of 1.x configurations: of one client no more waits than the system's buffers hold, since it is
-    read again only once what it said before was heard."""
+    """Accepted for configurations of 1.x, without effect: messages of one client wait in the system's buffers; the
+    server reads the next one after it has handled the last."""
     send_hwm: SocketCount = 1000
     """Responses that may wait for one client that does not read; more are counted as send_errors."""
 
@@ -111,9 +86,9 @@ class SloAwareConfig(Section):
     latency_quantile: float = Field(default=0.95, ge=0.5, le=1.0)
     """By which quantile of a model's latency a deadline counts as met."""
     overload: Literal["priority", "even"] = "priority"
-    """Whom overload costs most: those of low priority and urgency, or all the same."""
+    """Which requests overload delays most: those of low priority and urgency, or all alike."""
     starvation_ms: Positive = 1000.0
-    """How long under overload a client may wait for those with more weight, beyond half of its own time."""
+    """How long under overload a client may wait for clients with more weight, beyond half of its own time."""
 
 
 class SchedulingConfig(Section):
@@ -126,7 +101,7 @@ class SchedulingConfig(Section):
     request_ttl_ms: Positive = 5000.0
     """Timeout of a waiting request: the longest it waits in the queue; then it ends as expired."""
     overflow_policy: Literal["drop_oldest", "reject_newest"] = "drop_oldest"
-    """Who goes when the queue is full: the oldest request of the client that has most waiting, or the newcomer."""
+    """What is dropped when the queue is full: the oldest of the client with most requests waiting, or the new one."""
     supersede: Literal["aware", "all", "off"] = "aware"
     """Whose waiting request gives way to a newer one of the same client and model: that of clients that asked
     for the latest only (aware), of every client (all), of none (off)."""
@@ -179,9 +154,24 @@ class ModelConfig(Section):
     """How long a call of an openpi:// target may take, its slow first call included; 120000 where it is not set."""
     api_key: Annotated[Secret | None, Effect.ON_RESTART] = None
     """Sent to an openpi:// target as Authorization: Api-Key KEY."""
+    options: Annotated[dict[str, Any], Effect.ON_RESTART] = Field(default_factory=dict)
+    """Settings of the backend of another package that serves the target; the backend declares and checks them."""
     late: Literal["serve", "refuse"] = "serve"
     """What becomes of a request that slo_aware cannot answer in time, where the client does not say: it is answered
     after those that can be, or refused as soon as that is known."""
+
+    @field_validator("target")
+    @classmethod
+    def _check_scheme(cls, target: str | None) -> str | None:
+        if target is not None:
+            check_scheme(target)
+        return target
+
+    @model_validator(mode="after")
+    def _check_options(self) -> Self:
+        if self.options:
+            backend_options(self.target, self.options)
+        return self
 
 
 class ModelsConfig(Section):
@@ -218,7 +208,7 @@ class ClientEntry(Section):
 
 
 class ClientsConfig(Section):
-    """Who may speak, and with which rights."""
+    """Which clients are served, and what each is given by default."""
 
     defaults: ClientDefaults = Field(default_factory=ClientDefaults)
     """For clients that send no values of their own."""
@@ -241,12 +231,12 @@ class ClientsConfig(Section):
 
 
 class ResponseTrackingConfig(Section):
-    """How a client's rhythm is learned and its silence judged."""
+    """How a client's cadence is learned, and when it counts as overdue or gone."""
 
     overdue_multiplier: float = Field(default=1.5, gt=1.0, allow_inf_nan=False)
     """A client is overdue after this many of its learned periods without an observation."""
     disconnect_timeout_s: Positive = 10.0
-    """After this long a silence a client counts as gone, and its waiting requests with it."""
+    """Timeout of a client: after this long without an observation it counts as gone, and its waiting requests end."""
     cadence_alpha: float = Field(default=0.3, gt=0, le=1.0)
     """Weight of the newest interval in the learned cadence."""
 
@@ -277,7 +267,7 @@ class ObservationConfig(Section):
 
 
 class MetricsConfig(Section):
-    """What is kept of what happened."""
+    """Which metrics are kept, and how many points."""
 
     ring_buffer_size: int = Field(default=10000, ge=100)
     """Newest points kept of each metric."""
@@ -288,19 +278,18 @@ class MetricsConfig(Section):
 
 
 class ServerConfig(Section):
-    """The life of the server itself."""
+    """How the server ends."""
 
     drain_timeout_s: NotNegative = 5.0
     """On shutdown, how long requests that the server already has may still be served."""
 
 
-class OpenPiConfig(Section):
+class OpenPiConfig(GatewayConfig):
     """Robots that speak openpi's websocket policy protocol."""
 
-    model: str = Field(min_length=1)
-    """The model that they ask."""
-    host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 for every interface."""
+    title: ClassVar[str] = "openpi gateway"
+    scheme: ClassVar[str] = "ws"
+
     port: Port = 8000
     """Port to listen on; 0 for a free one."""
     api_keys: list[Secret] = Field(default_factory=list)
@@ -311,11 +300,12 @@ class OpenPiConfig(Section):
     """How long a robot waits for an answer, a model's slow first call included; then its connection ends."""
 
 
-class Gr00tConfig(Section):
+class Gr00tConfig(GatewayConfig):
     """Robots that speak GR00T's ZeroMQ policy protocol."""
 
-    model: str = Field(min_length=1)
-    """The model that they ask."""
+    title: ClassVar[str] = "GR00T gateway"
+    every_interface: ClassVar[str] = "*"
+
     host: str = "127.0.0.1"
     """Address to listen on; * for every interface."""
     port: Port = 5556
@@ -329,49 +319,33 @@ class Gr00tConfig(Section):
 
 
 class GatewaysConfig(Section):
-    """Other clients' protocols; each is off unless its section is present."""
+    """Other clients' protocols; each is off unless its section is present.
+
+    Gateways of installed packages have sections too, by the names of their entry points (`config.extensions`).
+    """
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow")
 
     openpi: OpenPiConfig | None = None
     """Robots that speak openpi's websocket policy protocol."""
     gr00t: Gr00tConfig | None = None
     """Robots that speak GR00T's ZeroMQ policy protocol."""
+    lerobot: LeRobotConfig | None = None
+    """Robots that run LeRobot's `RobotClient`."""
+    act: ActConfig | None = None
+    """Robots that ask by POST /act in JSON."""
 
-
-class HttpConfig(Section):
-    """The live page, metrics and health over HTTP."""
-
-    port: Port = 8080
-    """Port to listen on; 0 for a free one."""
-    host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 for every interface, which wants a token."""
-    token: Secret | None = None
-    """Required from readers as Authorization: Bearer TOKEN, or once as ?token=TOKEN; none: no token is needed."""
-
-
-class OtlpConfig(Section):
-    """Traces and metrics to an OpenTelemetry collector."""
-
-    endpoint: HttpUrl = "http://localhost:4318"
-    """Where it takes OTLP over HTTP; /v1/traces and /v1/metrics are added."""
-    headers: dict[str, SecretStr] = Field(default_factory=dict)
-    """Sent with every export, as a key that the collector asks for."""
-    service_name: str = Field(default="inferential", min_length=1)
-    """The name of this server in traces."""
-    traces: bool = True
-    """Whether traces are exported."""
-    metrics: bool = True
-    """Whether metrics are exported."""
-    sample_ratio: float = Field(default=1.0, ge=0, le=1)
-    """Share of requests that are traced, of robots that do not trace themselves."""
-    metrics_interval_s: Positive = 10.0
-    """Seconds between exports of metrics."""
+    @model_validator(mode="wrap")
+    @classmethod
+    def _check_installed(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        return with_installed_gateways(cls, value, handler)
 
 
 class InferentialConfig(Section):
     """Everything; each field is a table of a configuration file."""
 
     server: Annotated[ServerConfig, Effect.LIVE] = Field(default_factory=ServerConfig)
-    """The life of the server itself."""
+    """How the server ends."""
     transport: Annotated[TransportConfig, Effect.ON_RESTART] = Field(default_factory=TransportConfig)
     """The socket that robots connect to."""
     scheduling: Annotated[SchedulingConfig, Effect.LIVE] = Field(default_factory=SchedulingConfig)
@@ -381,11 +355,11 @@ class InferentialConfig(Section):
     clients: Annotated[ClientsConfig, Effect.LIVE] = Field(default_factory=ClientsConfig)
     """The clients."""
     response_tracking: Annotated[ResponseTrackingConfig, Effect.LIVE] = Field(default_factory=ResponseTrackingConfig)
-    """Rhythm and silence of clients."""
+    """Cadence and silence of clients."""
     observations: Annotated[ObservationConfig, Effect.LIVE] = Field(default_factory=ObservationConfig)
     """Limits on what comes in."""
     metrics: Annotated[MetricsConfig, Effect.LIVE] = Field(default_factory=MetricsConfig)
-    """What is kept of what happened."""
+    """Which metrics are kept, and how many points."""
     gateways: Annotated[GatewaysConfig, Effect.ON_RESTART] = Field(default_factory=GatewaysConfig)
     """Other clients' protocols."""
     http: Annotated[HttpConfig | None, Effect.ON_RESTART] = None

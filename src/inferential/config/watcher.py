@@ -21,7 +21,7 @@ from inferential.config.loading import OVERRIDES, combine
 from inferential.config.problems import ConfigError
 from inferential.config.schema import InferentialConfig
 
-logger = logging.getLogger("inferential.config")
+logger: logging.Logger = logging.getLogger("inferential.config")
 
 ReloadCallback = Callable[[InferentialConfig], object]
 Directories = dict[Path, tuple[int, int] | None]
@@ -136,7 +136,7 @@ class ConfigWatcher:
         return combine(file, env=self._env, overrides=self._overrides, overrides_name=self._overrides_name).config
 
     def _content(self) -> bytes | None:
-        """The file's; None where there is none or next to none."""
+        """Returns the content of the file; None if there is no file or only blanks."""
         if self._path is None:
             return None
         try:
@@ -147,7 +147,7 @@ class ConfigWatcher:
 
 
 def _directories(path: Path) -> Directories:
-    """The directories to watch, with what tells whether one was replaced by another of its name.
+    """Returns the directories to watch, with what shows whether one was replaced by another of its name.
 
     Directories, because a watch on a file ends when the file is replaced, as editors do; and also that of the file
     which a symbolic link leads to. Kubernetes swaps a link beside the file, which is a change in its directory.

@@ -37,7 +37,7 @@ class OpenPiModel:
     There are no websocket pings: a server that computes, or compiles, answers none, and is alive.
 
     Args:
-        target: openpi://HOST[:PORT][/PATH], or openpi+wss:// for TLS; the default ports are 8000 and 443.
+        target: `openpi://HOST[:PORT][/PATH]`, or `openpi+wss://` for TLS; the default ports are 8000 and 443.
         api_key: sent as Authorization: Api-Key KEY.
         timeout_s: how long a call may take, making a connection included.
 

@@ -134,7 +134,9 @@ def _refusal(model_id: str, error: Exception) -> Refusal:
     if isinstance(error, UnknownModelError):
         return Refusal(RefusalKind.UNKNOWN_MODEL, str(error) or f"no model {model_id!r}", "unknown_model")
     if isinstance(error, ObservationError):
-        return Refusal(RefusalKind.INVALID_OBSERVATION, error.reason, "image")
+        # By its text, as it may come from another process.
+        cause = "structure" if error.reason.startswith(STRUCTURE_KEY) else "image"
+        return Refusal(RefusalKind.INVALID_OBSERVATION, error.reason, cause)
     if isinstance(error, RemoteModelError):
         return Refusal(RefusalKind.MODEL_FAILED, str(error), error.cause)
     return Refusal(RefusalKind.MODEL_FAILED, f"{type(error).__name__}: {error}", type(error).__name__)

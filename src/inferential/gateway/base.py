@@ -6,64 +6,45 @@ What an observation looks like on the wire is each gateway's own.
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from inferential.client.handles import AsyncModel
 from inferential.client.result import Result
+from inferential.config.services import GatewayConfig
 from inferential.errors import InferenceError, RequestExpired, RequestRejected, RequestSuperseded
 from inferential.proto.messages import ResponseTiming
 from inferential.proto.structure import STRUCTURE_KEY, flatten, restore
 from inferential.replica.structured import RESULT_FIELDS
 from inferential.server import Server
 from inferential.server.inprocess import InProcessConnection
+from inferential.server.service import Service
 
 RETRY_PAUSES_S = (0.05, 0.2, 1.0)
-"""Pauses before a request that the server refused is sent again."""
-AT_ONCE_S = 0.5
-"""A refusal that takes longer is of a request that was accepted first."""
+"""Pauses before a request that the server refused is sent again; the last one is repeated."""
+_LASTING = ("is not accepted", "is draining")
+"""Ends of the reasons of refusals that hold for every request; any other (no room, expired, evicted) may pass."""
 
 
-class Gateway(ABC):
+class Gateway(Service):
     """Listens for robots of one protocol while the server runs; an async context manager.
+
+    `Config`, the gateway's section `gateways.NAME`, is a subclass of `GatewayConfig`.
 
     Args:
         server: a running server.
+        config: address, model, and what else the section has.
     """
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
+    def __init__(self, server: Server, config: GatewayConfig) -> None:
+        super().__init__(server, config)
 
-    @property
-    @abstractmethod
-    def address(self) -> str:
-        """The address it listens on, with the real port."""
-
-    @abstractmethod
-    async def start(self) -> None:
-        """Begins to listen.
-
-        Raises:
-            OSError: the address cannot be bound.
-        """
-
-    @abstractmethod
-    async def stop(self) -> None:
-        """Ends all connections. Idempotent."""
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
+    def announcement(self) -> str:
+        """Returns its title, address and model."""
+        return f"{self._config.title} on {self.address}, model {self._config.model}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +64,8 @@ class GatewayClient:
     """One robot of another protocol, as a client of the server.
 
     Its protocol works in lockstep, and a refusal ends the robot's session. So its observations are served late rather
-    than refused, and a request that lost its place (expired, superseded, evicted) is sent again until the time-out. A
-    request that is refused on arrival is sent again three times, as its reason may not pass.
+    than refused, and a request that found no room or lost its place (expired, superseded, evicted) is sent again until
+    the time-out. Where the server does not accept the client, or drains, it is sent again three times.
 
     Args:
         connection: a connection of its own.
@@ -110,16 +91,14 @@ class GatewayClient:
         values[STRUCTURE_KEY] = structure
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._timeout_s
-        refused_at_once = attempts = 0
+        refused = attempts = 0
         while True:
-            began = loop.time()
             try:
-                return _answer(await self._ask(values, give_up_at - began))
+                return _answer(await self._ask(values, give_up_at - loop.time()))
             except (RequestExpired, RequestSuperseded, RequestRejected) as error:
-                now = loop.time()
-                refused_at_once += isinstance(error, RequestRejected) and now - began < AT_ONCE_S
+                refused += error.reason.endswith(_LASTING)
                 pause_s = RETRY_PAUSES_S[min(attempts, len(RETRY_PAUSES_S) - 1)]
-                if refused_at_once > len(RETRY_PAUSES_S) or now + pause_s >= give_up_at:
+                if refused > len(RETRY_PAUSES_S) or loop.time() + pause_s >= give_up_at:
                     raise
             attempts += 1
             await asyncio.sleep(pause_s)
@@ -140,6 +119,50 @@ class GatewayClient:
     def close(self) -> None:
         """Leaves the server; a waiting `infer` raises ConnectionError."""
         self._connection.close()
+
+
+class StreamingClient(GatewayClient):
+    """One robot that sends observations when it likes, and takes the newest answer when there is one.
+
+    A newer observation takes the place of one that still waits. Nothing is sent again: the robot goes on sending.
+
+    Args:
+        connection: a connection of its own.
+        model_id: the model that it asks.
+        timeout_ms: as for `GatewayClient`, for `infer`.
+        control_rate_hz: actions that it plays per second.
+    """
+
+    def __init__(
+        self, connection: InProcessConnection, model_id: str, timeout_ms: float, control_rate_hz: float
+    ) -> None:
+        super().__init__(connection, model_id, timeout_ms)
+        self._stream: AsyncModel = connection.model(
+            model_id, queue="latest", late="serve", control_rate_hz=control_rate_hz
+        )
+
+    def observe(self, values: Mapping[str, Any], steps_remaining: int) -> int:
+        """Sends an observation, flat arrays and strings by key; returns the request id.
+
+        Args:
+            values: what the model sees.
+            steps_remaining: actions that the robot still has to play.
+
+        Raises:
+            TypeError, ValueError: naming a value that cannot be sent.
+            ConnectionError: the connection was closed.
+        """
+        return self._connection.observe(self._stream, values, steps_remaining)
+
+    async def next_answer(self, timeout_s: float) -> tuple[int, GatewayAnswer] | None:
+        """Returns the newest answer and the id of its request; None where none comes in time.
+
+        Raises:
+            InferenceError: a request ended without a result.
+            ConnectionError: the connection was closed meanwhile.
+        """
+        result = await self._stream.get_result(timeout_s * 1e3)
+        return None if result is None else (result.request_id, _answer(result))
 
 
 def _answer(result: Result) -> GatewayAnswer:

@@ -18,20 +18,19 @@ import itertools
 import logging
 import secrets
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import zmq
 import zmq.asyncio
 
+from inferential.config.schema import Gr00tConfig
+from inferential.config.services import GatewayConfig
 from inferential.errors import InferenceError
 from inferential.gateway.base import Gateway, GatewayClient, describe_error
 from inferential.gateway.gr00t_messages import ArrayForm, pack, unpack, with_modality_markers
 from inferential.server import Server
 
-if TYPE_CHECKING:
-    from inferential.config.schema import Gr00tConfig
-
-logger = logging.getLogger("inferential.gateway.gr00t")
+logger: logging.Logger = logging.getLogger("inferential.gateway.gr00t")
 
 _MAX_CLIENTS = 4096  # REQ sockets do not say that they are gone: the one that asked longest ago is forgotten
 
@@ -46,9 +45,10 @@ class Gr00tGateway(Gateway):
         config: address, model and token.
     """
 
+    Config: ClassVar[type[GatewayConfig]] = Gr00tConfig
+
     def __init__(self, server: Server, config: Gr00tConfig) -> None:
-        super().__init__(server)
-        self._config = config
+        super().__init__(server, config)
         self._token = None if config.api_token is None else config.api_token.get_secret_value().encode()
         self._context: zmq.asyncio.Context | None = None
         self._socket: zmq.asyncio.Socket | None = None

@@ -16,23 +16,22 @@ import secrets
 import time
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 from websockets.asyncio.server import Server as WebsocketServer
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from inferential.config.schema import OpenPiConfig
+from inferential.config.services import GatewayConfig
 from inferential.errors import InferenceError
 from inferential.gateway.base import Gateway, GatewayClient, describe_error
 from inferential.proto.msgpack_numpy import pack, unpack
 from inferential.server import Server
 from inferential.transport.keepalive import enable_keepalive
 
-if TYPE_CHECKING:
-    from inferential.config.schema import OpenPiConfig
-
-logger = logging.getLogger("inferential.gateway.openpi")
+logger: logging.Logger = logging.getLogger("inferential.gateway.openpi")
 
 PATHS = ("/", "/v1/realtime/robot/openpi")
 CLIENT_ID_HEADER = "X-Client-Id"
@@ -48,9 +47,10 @@ class OpenPiGateway(Gateway):
         config: address, model and keys.
     """
 
+    Config: ClassVar[type[GatewayConfig]] = OpenPiConfig
+
     def __init__(self, server: Server, config: OpenPiConfig) -> None:
-        super().__init__(server)
-        self._config = config
+        super().__init__(server, config)
         self._keys = [key.get_secret_value().encode() for key in config.api_keys]
         self._listening: WebsocketServer | None = None
         self._names = map(f"openpi-{secrets.token_hex(3)}-%d".__mod__, itertools.count(1))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import get_ident
 
-logger = logging.getLogger("inferential.metrics")
+logger: logging.Logger = logging.getLogger("inferential.metrics")
 
 MetricCallback = Callable[[str, float, dict[str, str]], None]
 """Called with name, value and labels (a copy)."""

@@ -41,9 +41,11 @@ class MetricGroup:
     __slots__ = ("flush_at", "names", "overlapping", "rows")
 
     def __init__(self, names: tuple[str, ...], flush_at: int) -> None:
-        self.names = names
-        self.flush_at = flush_at
-        self.overlapping = [self]  # groups that share a metric with this one, oldest first: flushed together
+        self.names: tuple[str, ...] = names
+        self.flush_at: int = flush_at
+        self.overlapping: list[MetricGroup] = [
+            self
+        ]  # groups that share a metric with this one, oldest first: flushed together
         self.rows: deque[Row] = deque()  # whose append and popleft need no lock
 
 

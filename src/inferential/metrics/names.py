@@ -37,6 +37,10 @@ class Metric(str):
         metric.unit, metric.labels, metric.description, metric.exported = unit, labels, description, exported
         return metric
 
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        """Pickles the name alone: a callback may send what it is called with to another process."""
+        return str, (self.name,)
+
     @property
     def name(self) -> str:
         """The name as a plain string."""
@@ -94,7 +98,10 @@ INVALIDATION_COUNT = declare(
 )
 SEND_ERRORS = declare("send_errors", "1", (CLIENT, ERROR), "a message to a client could not be sent")
 OBSERVATION_ERRORS = declare(
-    "observation_errors", "1", _ALL, "a message was malformed (then without model), or an image could not be decoded"
+    "observation_errors",
+    "1",
+    _ALL,
+    "a message was malformed (then without model), or an image or the structure of its values could not be read",
 )
 ACTIVE_CLIENTS = declare(
     "active_clients", "clients", (), "a client connected or disconnected: number of connected clients", exported=False

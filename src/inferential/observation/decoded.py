@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from inferential.observation.slots import SlotInfo
 from inferential.proto.fields import ConstantFields, VaryingFields
@@ -44,17 +44,17 @@ class DecodedObservation:
     received_at: float
     staleness_ms: float
 
-    client_id = _Delegate(lambda self: self.constant.client_id)
-    client_type = _Delegate(lambda self: self.constant.client_type)
-    model_id = _Delegate(lambda self: self.constant.model_id)
-    latency_budget_ms = _Delegate(lambda self: self.constant.latency_budget_ms)
-    protocol_version = _Delegate(lambda self: self.constant.protocol_version)
-    queue = _Delegate(lambda self: self.constant.queue)
-    control_period_ms = _Delegate(lambda self: self.constant.control_period_ms)
-    late = _Delegate(lambda self: self.constant.late)
-    timestamp_ns = _Delegate(lambda self: self.varying.timestamp_ns)
-    urgency = _Delegate(lambda self: self.varying.urgency)
-    steps_remaining = _Delegate(lambda self: self.varying.steps_remaining)
-    metadata = _Delegate(lambda self: self.varying.metadata)
-    priority = _Delegate(lambda self: self.varying.priority)
-    request_id = _Delegate(lambda self: self.varying.request_id)
+    client_id: ClassVar[_Delegate[str]] = _Delegate(lambda self: self.constant.client_id)
+    client_type: ClassVar[_Delegate[str]] = _Delegate(lambda self: self.constant.client_type)
+    model_id: ClassVar[_Delegate[str]] = _Delegate(lambda self: self.constant.model_id)
+    latency_budget_ms: ClassVar[_Delegate[float | None]] = _Delegate(lambda self: self.constant.latency_budget_ms)
+    protocol_version: ClassVar[_Delegate[int]] = _Delegate(lambda self: self.constant.protocol_version)
+    queue: ClassVar[_Delegate[int]] = _Delegate(lambda self: self.constant.queue)
+    control_period_ms: ClassVar[_Delegate[float | None]] = _Delegate(lambda self: self.constant.control_period_ms)
+    late: ClassVar[_Delegate[int]] = _Delegate(lambda self: self.constant.late)
+    timestamp_ns: ClassVar[_Delegate[int]] = _Delegate(lambda self: self.varying.timestamp_ns)
+    urgency: ClassVar[_Delegate[float]] = _Delegate(lambda self: self.varying.urgency)
+    steps_remaining: ClassVar[_Delegate[int | None]] = _Delegate(lambda self: self.varying.steps_remaining)
+    metadata: ClassVar[_Delegate[dict[str, str]]] = _Delegate(lambda self: self.varying.metadata)
+    priority: ClassVar[_Delegate[int]] = _Delegate(lambda self: self.varying.priority)
+    request_id: ClassVar[_Delegate[int]] = _Delegate(lambda self: self.varying.request_id)

@@ -17,7 +17,7 @@ from inferential.proto.fields import CONSTANT, ConstantFields, VaryingFields, re
 if TYPE_CHECKING:
     from inferential.config.schema import ObservationConfig
 
-logger = logging.getLogger("inferential.observation")
+logger: logging.Logger = logging.getLogger("inferential.observation")
 
 # What an envelope may take beside its texts: the numbers, tags and lengths of the fields, with room for fields to come.
 _ENVELOPE_BASE_BYTES = 4096
@@ -34,9 +34,11 @@ class ObservationValidator:
 
     def __init__(self, config: ObservationConfig) -> None:
         self._config = config
-        self.max_payload_bytes = config.max_payload_bytes  # an attribute of a pydantic model takes as long as a call
-        self.max_staleness_ms = config.max_staleness_ms
-        self.max_envelope_bytes = (
+        self.max_payload_bytes: int = (
+            config.max_payload_bytes
+        )  # an attribute of a pydantic model takes as long as a call
+        self.max_staleness_ms: float = config.max_staleness_ms
+        self.max_envelope_bytes: int = (
             _ENVELOPE_BASE_BYTES
             + 3 * config.max_id_bytes  # client id, client type, model id
             + config.max_metadata_bytes

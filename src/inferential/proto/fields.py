@@ -216,8 +216,8 @@ def _getter(rows: Mapping[str, Field]) -> Callable[[Any], tuple[Any, ...]]:
     return attrgetter(*(row.path or name for name, row in rows.items()))
 
 
-constant_values = _getter(CONSTANT)
-constant_response_values = _getter(CONSTANT_RESPONSE)
+constant_values: Callable[[Any], tuple[Any, ...]] = _getter(CONSTANT)
+constant_response_values: Callable[[Any], tuple[Any, ...]] = _getter(CONSTANT_RESPONSE)
 
 
 def _has_presence(name: str) -> bool:
@@ -259,7 +259,7 @@ def _compile_read_varying() -> Callable[[pb.Observation], VaryingFields]:
     return cast(Callable[[pb.Observation], VaryingFields], names["read_varying"])
 
 
-read_varying = _compile_read_varying()
+read_varying: Callable[[pb.Observation], VaryingFields] = _compile_read_varying()
 """Returns the varying fields of an observation, or of a `VaryingMessage`; ValueError names a field whose value is not
 allowed."""
 
@@ -313,5 +313,5 @@ def _varying_message() -> type[pb.Observation]:
     return cast(type[pb.Observation], found)
 
 
-VaryingMessage = _varying_message()
+VaryingMessage: type[pb.Observation] = _varying_message()
 """A message of the varying fields: what is not in it is skipped by its reader. It is never sent."""

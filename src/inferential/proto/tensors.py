@@ -152,14 +152,14 @@ def _bytes_of(value: Array | EncodedImage) -> Buffer:
         value = np.asarray(value)  # a masked array's own tobytes would put fill values where it is masked
     if value.dtype.byteorder not in _NATIVE_ORDER:
         value = value.astype(value.dtype.newbyteorder("<"))
-    if value.nbytes > _SMALL_BYTES and value.flags.c_contiguous and not _writable_by_anyone(value):
+    if value.nbytes > _SMALL_BYTES and value.flags.c_contiguous and not _is_writable(value):
         if value.dtype.kind == "V":  # bfloat16, of which numpy gives no buffer
             value = value.view(np.uint8)
         return value.data.cast("B")
     return value.tobytes()
 
 
-def _writable_by_anyone(array: Array) -> bool:
+def _is_writable(array: Array) -> bool:
     """Returns whether the array or one that it is a view of is writable; foreign memory counts as writable."""
     base: Any = array
     while isinstance(base, np.ndarray):

@@ -35,7 +35,7 @@ from inferential.replica.registry import REGISTER_EVERY_S, Listed, registry
 
 __all__ = ["ONGOING", "autoscaling_policy", "direct"]
 
-logger = logging.getLogger("inferential.ray")
+logger: logging.Logger = logging.getLogger("inferential.ray")
 
 ONGOING = "inferential_ongoing"
 """The metric that a replica tells Serve's autoscaler: rows that run or wait for it, on servers too."""
@@ -157,7 +157,7 @@ class _Attached:
         )
         addresses = self.endpoint.start()
         self._listed = Listed(context.app_name, context.deployment, context.replica_tag, node, addresses)
-        # Nobody is let in before the key is known, so the replica is not ready before that either.
+        # No server is let in before the key is known, so the replica is not ready before that either.
         self._registry: Any = registry()
         self._register()
         self._closed = threading.Event()

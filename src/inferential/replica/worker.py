@@ -304,7 +304,8 @@ class Worker:
             frames = [one for one in traceback.extract_tb(error.__traceback__) if not one.filename.startswith(own)]
             where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
             text = f"model {self._model_id}, process {os.getpid()}: {type(error).__name__}: {error}{where}"
-            print(text, file=sys.stderr, flush=True)
+            # What the model says may come from a robot, and a terminal acts on control characters.
+            print(text if text.isprintable() else ascii(text), file=sys.stderr, flush=True)
         return f"{type(error).__name__}: {error}"
 
     def _mark(self, call: int, row: int) -> None:

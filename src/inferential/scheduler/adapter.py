@@ -26,7 +26,7 @@ class SchedulerAdapter(ModelAwareScheduler):
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
-        self.window = getattr(scheduler, "window", None)
+        self.window: int | None = getattr(scheduler, "window", None)
         self._set_aside: dict[str, dict[InferenceRequest, None]] = {}
         self._gave_nothing_at = -math.inf
 

@@ -77,8 +77,8 @@ class Scheduler(ABC):
     ...             priority=1,
     ...         )
     ...     )
-    >>> [request.client_id for request in scheduler.next_batch()]
-    ['arm-2']
+    >>> scheduler.next_batch()[0].client_id
+    'arm-2'
 
     In a server: `server.use_scheduler("newest_first")`, or `scheduling.strategy` in its configuration.
 

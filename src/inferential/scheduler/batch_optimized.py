@@ -28,7 +28,8 @@ class BatchOptimizedScheduler(QueueScheduler["BatchLane"]):
     def __init__(self, config: SchedulingConfig) -> None:
         super().__init__(config)
         self._max_wait_s = config.batch_optimized.max_wait_ms / 1000
-        self.unit = self.window = config.batch_optimized.max_batch_size
+        self.unit: int = config.batch_optimized.max_batch_size
+        self.window: int | None = self.unit
 
     def new_lane(self) -> BatchLane:
         return BatchLane(self.unit, self._max_wait_s)

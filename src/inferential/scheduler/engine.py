@@ -50,7 +50,7 @@ class Engine:
         capacity: Callable[[str], Capacity],
         profiles: Profiles | None = None,
     ) -> None:
-        self.profiles = Profiles() if profiles is None else profiles
+        self.profiles: Profiles = Profiles() if profiles is None else profiles
         self._capacity = capacity
         self._running = Running(capacity, self.profiles)
         self._admission = Admission(config, scheduler, self._running)

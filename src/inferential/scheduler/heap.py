@@ -41,7 +41,7 @@ class LazyHeap(Generic[T]):
         return item in self._entries
 
     def __iter__(self) -> Iterator[T]:
-        """The items, in the order they were put in."""
+        """Yields the items in the order they were put in."""
         return iter(self._entries)
 
     def push(self, item: T, *key: float) -> None:

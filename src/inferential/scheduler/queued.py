@@ -18,7 +18,7 @@ from inferential.scheduler.request import InferenceRequest
 if TYPE_CHECKING:
     from inferential.config.schema import SchedulingConfig
 
-log = logging.getLogger("inferential.scheduler")
+log: logging.Logger = logging.getLogger("inferential.scheduler")
 
 
 LaneT = TypeVar("LaneT", bound=Lane)

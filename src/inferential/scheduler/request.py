@@ -21,7 +21,7 @@ import enum
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from inferential.errors import InferentialError
 
@@ -39,7 +39,8 @@ class RequestState(enum.Enum):
     ANSWERED = "answered"
     REFUSED = "refused"
 
-    __hash__ = object.__hash__  # equal is identical; hashing the name takes longer than a move does otherwise
+    if not TYPE_CHECKING:  # equal is identical; hashing the name takes longer than a move does otherwise
+        __hash__ = object.__hash__
 
 
 # CPython 3.11 takes ten times as long to look a state up in its class, by a function of the class's own.
@@ -170,7 +171,7 @@ class InferenceRequest:
             self.deadline = self.received_at + self.latency_budget_ms / 1e3
 
     def __lt__(self, other: InferenceRequest) -> bool:
-        """Order of a heap that serves the highest score first, then the first to arrive."""
+        """Orders requests in a heap that serves the highest score first, then the first to arrive."""
         if self.score != other.score:
             return self.score > other.score
         return self.arrival < other.arrival

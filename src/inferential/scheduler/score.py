@@ -27,7 +27,7 @@ from inferential.scheduler.request import InferenceRequest
 if TYPE_CHECKING:
     from inferential.config.schema import DeadlineAwareConfig
 
-log = logging.getLogger("inferential.scheduler")
+log: logging.Logger = logging.getLogger("inferential.scheduler")
 
 # A latency budget comes from the client. Shorter ones count as this, so that no slope is infinite.
 _MIN_BUDGET_MS = 0.001
@@ -121,7 +121,7 @@ class GuardedPolicy:
     __slots__ = ("_failed", "_policy", "_weights", "name")
 
     def __init__(self, name: str, policy: Policy, weights: Weights) -> None:
-        self.name = name
+        self.name: str = name
         self._policy = policy
         self._weights = weights
         self._failed = False
@@ -129,7 +129,7 @@ class GuardedPolicy:
     def __call__(self, request: InferenceRequest, now: float) -> float:
         """Returns the policy's score; the built-in score at `now` if it raises or returns no number.
 
-        The policy sees `time_until_next` as of `now`: negative once the client is overdue, 0 while its cadence is
+        The policy sees the `time_until_next` of `now`: negative once the client is overdue, 0 while its cadence is
         unknown. The request itself keeps the value of its arrival, which the built-in score counts from.
         """
         at_arrival = request.time_until_next

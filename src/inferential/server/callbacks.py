@@ -10,7 +10,7 @@ from inferential.metrics.callbacks import check_callback
 from inferential.scheduler.request import InferenceRequest
 from inferential.scheduler.running import Batch
 
-logger = logging.getLogger("inferential")
+logger: logging.Logger = logging.getLogger("inferential")
 
 RequestCallback = Callable[[InferenceRequest], None]
 """Called with a request that has just ended: `state`, `refusal`, `received_at` and `dispatched_at` tell how."""

@@ -26,7 +26,7 @@ from inferential.server.ingress import Ingress
 from inferential.server.inprocess import InProcessClients
 from inferential.tracking.fleet import Fleet
 
-logger = logging.getLogger("inferential")
+logger: logging.Logger = logging.getLogger("inferential")
 
 
 class Core:
@@ -39,25 +39,27 @@ class Core:
     """
 
     def __init__(self, config: InferentialConfig, dispatcher: Dispatcher, models: Collection[str] | None) -> None:
-        self.config = config
+        self.config: InferentialConfig = config
         self.dispatcher = dispatcher
         self._models = models
         self._configured_scheduling = config.scheduling.model_copy(deep=True)
         self._weighs_priority = config.scheduling.slo_aware.overload == "priority"
-        self.metrics = MetricsCollector(config.metrics)
-        self.recorder = Recorder(self.metrics)
-        self.inprocess = InProcessClients()
-        self.capacities = Capacities(dispatcher, config.models)
+        self.metrics: MetricsCollector = MetricsCollector(config.metrics)
+        self.recorder: Recorder = Recorder(self.metrics)
+        self.inprocess: InProcessClients = InProcessClients()
+        self.capacities: Capacities = Capacities(dispatcher, config.models)
         profiles = Profiles(config.scheduling.slo_aware.latency_quantile)
         if config.models.profiles is not None:
             load_profiles(profiles, config.models.profiles)
-        self.engine = Engine(config.scheduling, create_scheduler(config.scheduling), self.capacities.of, profiles)
-        self.shares = FairShares(self.engine.availability)
+        self.engine: Engine = Engine(
+            config.scheduling, create_scheduler(config.scheduling), self.capacities.of, profiles
+        )
+        self.shares: FairShares = FairShares(self.engine.availability)
         fleet = Fleet(config.response_tracking)
-        self.accounting = Accounting(
+        self.accounting: Accounting = Accounting(
             fleet, self.recorder, self.shares, self.engine, self._weight_of, self._on_connected
         )
-        self.ingress = Ingress(config, self._owner, self.model_ids)
+        self.ingress: Ingress = Ingress(config, self._owner, self.model_ids)
 
     def model_ids(self) -> Collection[str] | None:
         """Returns the ids of the models that are served; None if every id may be one."""

@@ -18,7 +18,7 @@ from inferential.server.callbacks import Callbacks
 from inferential.server.inprocess import InProcessClients
 from inferential.transport.zmq_transport import ZmqTransport
 
-logger = logging.getLogger("inferential")
+logger: logging.Logger = logging.getLogger("inferential")
 
 
 class Egress:

@@ -18,7 +18,7 @@ from inferential.server.callbacks import Callbacks
 from inferential.server.egress import Egress
 from inferential.server.history import History
 
-logger = logging.getLogger("inferential")
+logger: logging.Logger = logging.getLogger("inferential")
 
 _NO_RESULT = Refusal(RefusalKind.MODEL_FAILED, "the backend gave no result", "no_result")
 
@@ -50,8 +50,8 @@ class Executor:
         max_retries: Callable[[], int | None],
         on_end: Callable[[], None],
     ) -> None:
-        self.inline_calls = 0
-        self.task_calls = 0
+        self.inline_calls: int = 0
+        self.task_calls: int = 0
         self._dispatcher = dispatcher
         self._engine = engine
         self._egress = egress

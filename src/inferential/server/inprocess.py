@@ -86,6 +86,10 @@ class InProcessConnection(AsyncHandles):
         """Does what `AsyncModel.infer` does, for values whose keys may be the names of its own arguments."""
         return await self._infer(model._mailbox, values, {}, timeout_ms)
 
+    def observe(self, model: AsyncModel, values: Mapping[str, Any], steps_remaining: int | None) -> int:
+        """Does what `AsyncModel.observe` does, for values whose keys may be the names of its own arguments."""
+        return self._observe(model._mailbox, values, {"steps_remaining": steps_remaining}, False)
+
     def _post(self, mailbox: Mailbox, request_id: int, frames: Frames) -> None:
         assert self._identity is not None
         _, envelope, payload = frames

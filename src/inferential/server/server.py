@@ -36,7 +36,7 @@ from inferential.transport.memory import raise_mmap_threshold
 from inferential.transport.messages import Received
 from inferential.transport.zmq_transport import ZmqTransport
 
-logger = logging.getLogger("inferential")
+logger: logging.Logger = logging.getLogger("inferential")
 
 # A client drops what it has not read when its connection ends; this is a control period or two to read it in.
 _READ_GRACE_S = 0.1
@@ -358,6 +358,11 @@ class Server:
             ValueError: the client id is invalid.
         """
         return InProcessConnection(client_id, client_type, self._core.inprocess, self._submit_inprocess)
+
+    def is_dispatched(self, client_id: str, request_id: int) -> bool:
+        """Returns whether a model computes the answer to a request now, so that no newer one can take its place."""
+        running = self._core.engine.running()
+        return any(request.request_id == request_id and request.client_id == client_id for request in running)
 
     async def model_metadata(self, model_id: str) -> Mapping[str, Any]:
         """Returns what a model says of itself, as an openpi policy or the policy server behind it does; else {}."""

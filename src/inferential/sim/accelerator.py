@@ -102,7 +102,7 @@ class AcceleratedModel:
     """Runs a policy on an accelerator: the model that the server is given."""
 
     def __init__(self, policy: Policy, accelerator: Accelerator) -> None:
-        self.max_batch_size = policy.max_batch_size
+        self.max_batch_size: int = policy.max_batch_size
         self._policy = policy
         self._accelerator = accelerator
 

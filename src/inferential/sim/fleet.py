@@ -93,7 +93,7 @@ def run(plan: Plan, software: Software = INFERENTIAL) -> Generator[list[Report],
 
 
 def _shares(plan: Plan) -> list[list[int]]:
-    """The numbers of the robots that each process drives."""
+    """Returns the numbers of the robots that each process drives."""
     workers = -(-plan.robots // ROBOTS_PER_PROCESS)
     return [list(range(first, plan.robots, workers)) for first in range(workers)]
 
@@ -117,7 +117,7 @@ def _receive(pipe: Pipe) -> Any:
 
 @contextmanager
 def _process(target: object, *args: object) -> Iterator[Pipe]:
-    """A process and our end of its pipe; it ends when that end is closed."""
+    """Starts a process and returns it with our end of its pipe; it ends when that end is closed."""
     ours, theirs = _spawn.Pipe()
     process = _spawn.Process(target=target, args=(*args, theirs), daemon=True)  # type: ignore[arg-type]
     # Ctrl-C reaches every process of the terminal; only this one acts on it, and closes the pipes. Processes begin

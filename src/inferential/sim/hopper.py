@@ -24,9 +24,12 @@ class Hopper(Robot):
     at 125 Hz and never pushes; here it is 50 Hz, `torque` tells what is in force, and a push comes about once a second.
     """
 
-    kind, model_id, xml = "hopper", "hopper", "envs/mujoco/assets/hopper.xml"
-    control_rate_hz, deadline_ms = 50.0, 100.0
-    physics_step_s = 0.002
+    kind: ClassVar[str] = "hopper"
+    model_id: ClassVar[str] = "hopper"
+    xml: ClassVar[str] = "envs/mujoco/assets/hopper.xml"
+    control_rate_hz: ClassVar[float] = 50.0
+    deadline_ms: ClassVar[float] = 100.0
+    physics_step_s: ClassVar[float] = 0.002
     push_m_s: ClassVar[float] = 0.3
     """Most that a push adds to the speed, either way."""
 

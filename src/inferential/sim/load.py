@@ -100,7 +100,7 @@ class Driver:
 
     def __init__(self, load: Load) -> None:
         self.load = load
-        self.tally = Tally()
+        self.tally: Tally = Tally()
         self._warm_up = Tally()  # not reported
         self._began_at = float("inf")
         self._until = float("inf")

@@ -41,12 +41,12 @@ class Robot(ABC):
     xml: ClassVar[str]
 
     def __init__(self, seed: int) -> None:
-        self.chance = np.random.default_rng(seed)
-        self.physics = mujoco.MjModel.from_xml_string(self.xml_file().read_text())
-        self.data = mujoco.MjData(self.physics)
-        self.falls = 0
-        self.time_s = 0.0
-        self.up_s = 0.0
+        self.chance: np.random.Generator = np.random.default_rng(seed)
+        self.physics: Any = mujoco.MjModel.from_xml_string(self.xml_file().read_text())
+        self.data: Any = mujoco.MjData(self.physics)
+        self.falls: int = 0
+        self.time_s: float = 0.0
+        self.up_s: float = 0.0
         self._down_until_s = -1.0
         self.reset()
 
@@ -107,8 +107,11 @@ class CartPole(Robot):
     `state` is [cart position in m, pole angle in rad, cart velocity, pole velocity]. It has failed beyond 0.6 rad.
     """
 
-    kind, model_id, xml = "cartpole", "balance", "cartpole.xml"
-    control_rate_hz, deadline_ms = 50.0, 100.0
+    kind: ClassVar[str] = "cartpole"
+    model_id: ClassVar[str] = "balance"
+    xml: ClassVar[str] = "cartpole.xml"
+    control_rate_hz: ClassVar[float] = 50.0
+    deadline_ms: ClassVar[float] = 100.0
 
     def observe(self) -> Observation:
         return {"state": np.concatenate([self.data.qpos, self.data.qvel]).astype(np.float32)}
@@ -132,8 +135,11 @@ class BallPlate(Robot):
     has left the plate.
     """
 
-    kind, model_id, xml = "ballplate", "ball", "ballplate.xml"
-    control_rate_hz, deadline_ms = 30.0, 150.0
+    kind: ClassVar[str] = "ballplate"
+    model_id: ClassVar[str] = "ball"
+    xml: ClassVar[str] = "ballplate.xml"
+    control_rate_hz: ClassVar[float] = 30.0
+    deadline_ms: ClassVar[float] = 150.0
     _image: npt.NDArray[np.uint8] | None = None
 
     def observe(self) -> Observation:

@@ -1,4 +1,4 @@
-"""What leaves a running server for other people's monitoring: Prometheus' text, OpenTelemetry's traces and metrics.
+"""Exports a running server's state to monitoring: text for Prometheus, traces and metrics for OpenTelemetry.
 
-What is recorded, and when, is the server's business; pages and health are `web`'s.
+The server decides what is recorded and when; `web` has pages and health.
 """

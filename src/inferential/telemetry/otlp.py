@@ -1,7 +1,7 @@
-"""OpenTelemetry out of a running server: traces and metrics, by OTLP over HTTP.
+"""Exports traces and metrics of a running server to OpenTelemetry, by OTLP over HTTP.
 
-What a span is made of is `traces`' business, what is counted `prometheus`'. Whatever the SDK reads from the
-environment (OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER, OTEL_BSP_*, certificates) holds here too.
+`traces` makes the spans, `prometheus` counts. What the SDK reads from the environment
+(OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER, OTEL_BSP_*, certificates) applies here too.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Self
+from typing import ClassVar
 
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -24,25 +24,28 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from prometheus_client import Metric
 
+from inferential.config.services import OtlpConfig, ServiceConfig
 from inferential.server import Server
+from inferential.server.service import Service
 from inferential.telemetry.prometheus import Exporter
 from inferential.telemetry.traces import RequestTracer
-
-if TYPE_CHECKING:
-    from inferential.config.schema import OtlpConfig
 
 _TIMEOUT_S = 3.0  # of one export; what a collector that is away may hold up the end of the server
 _UNITS = {"_seconds": "s", "_bytes": "By"}
 
 
-class Telemetry:
+class Telemetry(Service):
     """Exports a server's traces and metrics while it is entered; a context manager.
 
     Args:
-        server: that runs, on the event loop that enters.
-        config: where to, and what.
-        spans, metrics: take what is exported in place of the exporters that `config` asks for.
+        server: a running server, on the event loop that starts this.
+        config: where to export to, and what.
+        spans: takes spans in place of the exporter that `config` asks for.
+        metrics: takes metrics in place of the exporter that `config` asks for.
     """
+
+    Config: ClassVar[type[ServiceConfig]] = OtlpConfig
+    outlives_server: ClassVar[bool] = True  # the last requests are exported too
 
     def __init__(
         self,
@@ -51,7 +54,7 @@ class Telemetry:
         spans: SpanExporter | None = None,
         metrics: otel.MetricExporter | None = None,
     ) -> None:
-        self._config = config
+        super().__init__(server, config)
         resource = Resource.create(
             {
                 "service.name": config.service_name,
@@ -76,12 +79,21 @@ class Telemetry:
         self._metrics = None if metrics is None else _MetricsExport(server, resource, metrics)
         self._exporting: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> Self:
+    @property
+    def address(self) -> str:
+        """The collector's URL."""
+        return str(self._config.endpoint)
+
+    def announcement(self) -> str:
+        """Returns where it exports to."""
+        return f"traces and metrics to {self.address}"
+
+    async def start(self) -> None:
+        """Starts to export metrics; traces are recorded from the constructor on."""
         if self._metrics is not None:
             self._exporting = asyncio.create_task(self._metrics.run(self._config.metrics_interval_s))
-        return self
 
-    async def __aexit__(self, *error: object) -> None:
+    async def stop(self) -> None:
         """Exports what is left; takes some seconds where the collector is away."""
         if self._exporting is not None:
             self._exporting.cancel()
@@ -94,7 +106,7 @@ class Telemetry:
 
 
 class _MetricsExport:
-    """The families that Prometheus would scrape, handed to an exporter of the SDK every some seconds.
+    """Hands the families that Prometheus would scrape to an exporter of the SDK, at an interval.
 
     The SDK's own instruments would cost each request tens of microseconds; these are counted already.
     """
@@ -125,8 +137,8 @@ class _MetricsExport:
 
 
 def converted(families: Iterable[Metric], started_ns: int, now_ns: int) -> Iterator[otel.Metric]:
-    """Families of Prometheus as metrics of OpenTelemetry, by the same names (OpenTelemetry specification, "Prometheus
-    and OpenMetrics Compatibility")."""
+    """Yields families of Prometheus as metrics of OpenTelemetry, by the same names (OpenTelemetry specification,
+    "Prometheus and OpenMetrics Compatibility")."""
     for family in families:
         unit = next((unit for suffix, unit in _UNITS.items() if family.name.endswith(suffix)), "1")
         points: otel.Sum | otel.Gauge | otel.Histogram
@@ -146,7 +158,7 @@ _CUMULATIVE = otel.AggregationTemporality.CUMULATIVE
 
 
 def _histograms(family: Metric, started_ns: int, now_ns: int) -> Iterator[otel.HistogramDataPoint]:
-    """A family's samples come histogram by histogram: its buckets in order, then count and sum."""
+    """Yields a family's histograms; its samples come one histogram after another: buckets, count and sum."""
     bounds: list[float] = []
     counts: list[int] = []
     for sample in family.samples:

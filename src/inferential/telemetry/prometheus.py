@@ -85,21 +85,21 @@ class Exporter(Collector):
         server.metrics.add_sink(self._take)
 
     def text(self) -> bytes:
-        """The page that is scraped."""
+        """Returns the page that is scraped."""
         self._server.metrics.flush()
         return generate_latest(self._registry)
 
     def families(self) -> list[Metric]:
-        """The same, as families."""
+        """Returns the same, as families."""
         self._server.metrics.flush()
         return list(self.collect())
 
     def describe(self) -> list[Metric]:
-        """Nothing, so that registering collects nothing."""
+        """Returns nothing, so that registering collects nothing."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """All families, as they stand."""
+        """Yields all families as they are now."""
         for name, counts in self._counters.items():
             metric = names.METRICS[name]
             counter = CounterMetricFamily(_PREFIX + name, metric.description, labels=self._labels[name])

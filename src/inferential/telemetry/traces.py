@@ -73,7 +73,7 @@ class RequestTracer:
     def _write(
         self, request: InferenceRequest, ended_at: float, calls: list[_Call], first: SpanContext | None
     ) -> SpanContext | None:
-        """The spans of a request that has ended; gives that of its last call, None where it is not sampled."""
+        """Writes the spans of a request that has ended; returns that of its last call, None if it is not sampled."""
         clock = _Clock()
         span = self._tracer.start_span(
             f"infer {request.model_id}", _parent(request), SpanKind.SERVER, start_time=clock.ns(request.received_at)
@@ -148,7 +148,7 @@ class _Clock:
 
 
 def _parent(request: InferenceRequest) -> Context:
-    """What the robot said, else nothing: also where the server itself runs within a trace."""
+    """Returns the robot's trace context, else an empty one, even where the server itself runs within a trace."""
     return _PROPAGATOR.extract(request.metadata or {}, Context())
 
 

@@ -65,11 +65,11 @@ class Fleet:
     """All connected clients and what is tracked of them."""
 
     def __init__(self, config: ResponseTrackingConfig) -> None:
-        self.registry = ClientRegistry()
-        self.cadence = CadenceTracker(config.cadence_alpha, config.overdue_multiplier)
-        self.responses = ResponseTracker(config.disconnect_timeout_s)
-        self.action_horizon = ActionHorizonTracker()
-        self.outcomes = OutcomeTable()
+        self.registry: ClientRegistry = ClientRegistry()
+        self.cadence: CadenceTracker = CadenceTracker(config.cadence_alpha, config.overdue_multiplier)
+        self.responses: ResponseTracker = ResponseTracker(config.disconnect_timeout_s)
+        self.action_horizon: ActionHorizonTracker = ActionHorizonTracker()
+        self.outcomes: OutcomeTable = OutcomeTable()
         self.departed: OrderedDict[str, ClientState] = OrderedDict()
         """Clients that disconnected lately and have not returned, longest gone first."""
         self._timeout_s = config.disconnect_timeout_s

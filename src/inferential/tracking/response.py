@@ -17,6 +17,7 @@ import enum
 import time
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from inferential.tracking.limits import MAX_PENDING
 
@@ -30,7 +31,8 @@ class ResponseState(enum.Enum):
     INVALIDATED = "invalidated"
     EXPIRED = "expired"
 
-    __hash__ = object.__hash__  # Enum's own is written in Python, and would take as long as everything else here
+    if not TYPE_CHECKING:  # Enum's own is written in Python, and would take as long as everything else here
+        __hash__ = object.__hash__
 
 
 # As module constants: looking a member up in its class takes CPython 3.11 ten times as long.

@@ -25,12 +25,12 @@ class ClientConnection:
     __slots__ = ("events", "gone", "handshake_deadline", "identity", "queued", "stream")
 
     def __init__(self, stream: Stream, handshake_deadline: float) -> None:
-        self.stream = stream
-        self.handshake_deadline = handshake_deadline
-        self.identity = b""  # until the handshake is done
-        self.events = selectors.EVENT_READ
-        self.queued = False  # in the transport's `_ready`
-        self.gone = False  # closed; messages that were received before may remain to be returned
+        self.stream: Stream = stream
+        self.handshake_deadline: float = handshake_deadline
+        self.identity: bytes = b""  # until the handshake is done
+        self.events: int = selectors.EVENT_READ
+        self.queued: bool = False  # in the transport's `_ready`
+        self.gone: bool = False  # closed; messages that were received before may remain to be returned
 
 
 async def send_buffered(client: ClientConnection) -> None:

@@ -13,7 +13,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Iterator
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, ClassVar
 from urllib.parse import parse_qs
 
 import uvicorn
@@ -23,14 +23,13 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from inferential.config.services import HttpConfig, ServiceConfig
 from inferential.server import Server
+from inferential.server.service import Service
 from inferential.telemetry.prometheus import CONTENT_TYPE, Exporter
 from inferential.web.feed import Feed
 
-if TYPE_CHECKING:
-    from inferential.config.schema import HttpConfig
-
-logger = logging.getLogger("inferential.web")
+logger: logging.Logger = logging.getLogger("inferential.web")
 
 _STATIC = {"/": "index.html", "/app.js": "app.js", "/style.css": "style.css"}
 _TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
@@ -45,7 +44,7 @@ _HEADERS = {
 }
 
 
-class HttpServer:
+class HttpServer(Service):
     """Serves the page, `/api/status`, `/api/stream`, `/metrics`, `/healthz` and `/readyz`; a context manager.
 
     It runs on the event loop of the server that it shows.
@@ -55,9 +54,10 @@ class HttpServer:
         config: address and token.
     """
 
+    Config: ClassVar[type[ServiceConfig]] = HttpConfig
+
     def __init__(self, server: Server, config: HttpConfig) -> None:
-        self._server = server
-        self._config = config
+        super().__init__(server, config)
         self._feed = Feed(server)
         self._exporter = Exporter(server)
         self._socket: socket.socket | None = None
@@ -71,6 +71,10 @@ class HttpServer:
             raise RuntimeError("the page is not served: its address is known from start() to stop()")
         host, port = self._socket.getsockname()[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def announcement(self) -> str:
+        """Returns its URL."""
+        return f"page on {self.address}"
 
     async def start(self) -> None:
         """Starts to listen.
@@ -91,7 +95,7 @@ class HttpServer:
             raise OSError(error.errno, f"http: cannot listen on {where}: {error.strerror}") from error
         if config.token is None and not _is_loopback(config.host):
             logger.warning(
-                "http.host: everyone who reaches %s can read the page; set http.token to restrict it", config.host
+                "http.host: any client that reaches %s can read the page; set http.token to restrict it", config.host
             )
         self._socket = listening
         self._uvicorn = _Uvicorn(
@@ -110,13 +114,6 @@ class HttpServer:
         await self._serving
         self._socket.close()
         self._socket = None
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        await self.stop()
 
     def _app(self) -> ASGIApp:
         routes = [

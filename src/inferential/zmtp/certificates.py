@@ -19,7 +19,7 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!
 _VALUES = {digit: value for value, digit in enumerate(_DIGITS)}
 _KEY_CHARACTERS = 40
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
-_PUBLIC_HEAD = "# CURVE public certificate: may be given to anybody who is to trust its owner.\n"
+_PUBLIC_HEAD = "# CURVE public certificate: may be given to any peer that is to trust its owner.\n"
 _SECRET_HEAD = "# CURVE secret certificate: stays on this machine, readable by its owner alone.\n"
 
 
@@ -129,7 +129,7 @@ def read_certificate(path: str | Path) -> Certificate:
 
 
 def _lines(text: str) -> Iterator[tuple[str, str, str]]:
-    """The settings of a file in ZPL (https://rfc.zeromq.org/spec/4/): section, name, value."""
+    """Yields the settings of a file in ZPL (https://rfc.zeromq.org/spec/4/): section, name, value."""
     section = ""
     for line in text.splitlines():
         stripped = line.strip()

@@ -155,9 +155,9 @@ class CurveClient:
         self._own = key_pair(random_bytes)
         self._server_own = b""
         self._sent = 0
-        self.state = State.SEND_HELLO
+        self.state: State = State.SEND_HELLO
         self.session: Session | None = None
-        self.peer_metadata = b""
+        self.peer_metadata: bytes = b""
 
     def hello(self) -> bytes:
         """Returns the command that begins the handshake.
@@ -242,10 +242,10 @@ class CurveServer:
         self._client_own = b""
         self._own: KeyPair | None = None
         self._received = 0
-        self.state = State.EXPECT_HELLO
+        self.state: State = State.EXPECT_HELLO
         self.session: Session | None = None
-        self.peer_metadata = b""
-        self.client_key = b""
+        self.peer_metadata: bytes = b""
+        self.client_key: bytes = b""
         """The client's long-term public key, once it is proven."""
 
     def receive(self, command: bytes) -> bytes:
@@ -327,5 +327,5 @@ def _next(nonce: int) -> int:
 
 
 def _reason(command: bytes) -> str:
-    """What an ERROR command says: its length in a byte, and text."""
+    """Returns what an ERROR command says: its length in a byte, and text."""
     return command[7 : 7 + command[6]].decode("utf-8", "replace") if len(command) > 6 else "no reason given"

@@ -88,7 +88,7 @@ def check_greeting(data: bytes) -> None:
     if data[:1] not in (b"", b"\xff") or data[9:10] not in (b"", b"\x7f"):
         raise ProtocolError("peer does not speak ZMTP (ZeroMQ's protocol)")
     if data[10:11] not in (b"",) and data[10] < 3:
-        raise ProtocolError(f"peer speaks ZMTP {data[10]}; version 3 is supported, as of libzmq 4.0 and later")
+        raise ProtocolError(f"peer speaks ZMTP {data[10]}; version 3 is supported, which libzmq has from 4.0 on")
     if len(data) >= GREETING_BYTES and data[12:32] != _NULL:
         mechanism = data[12:32].rstrip(b"\0").decode("ascii", "replace")
         raise ProtocolError(f"peer requires mechanism {mechanism}; only NULL is supported")
@@ -242,7 +242,7 @@ class Reader:
         self._body_flags = 0
         self.space: memoryview | None = None
         """The rest of a large frame, to be read into; call `filled` after that."""
-        self.buffered = False
+        self.buffered: bool = False
         """Whether there are bytes that `next` has not consumed, be it because they are not a complete frame."""
 
     def feed(self, data: bytes) -> None:

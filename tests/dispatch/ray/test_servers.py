@@ -154,7 +154,7 @@ async def test_a_server_whose_node_goes_leaves_its_robots_to_the_others(
         async with asyncio.timeout(60):
             while not names <= (await clients_of(servers.actors[0])):  # noqa: ASYNC110 (nothing tells of it)
                 await asyncio.sleep(0.02)
-            while "is not begun again" not in caplog.text:  # noqa: ASYNC110 (nothing tells of it)
+            while "is not restarted" not in caplog.text:  # noqa: ASYNC110 (nothing tells of it)
                 await asyncio.sleep(0.02)
         stop.set()
         ends = sum(await asyncio.gather(*robots), Counter())

@@ -1,4 +1,4 @@
-"""How much is asked: a rate that is right from the first second on, and who asks."""
+"""How much is asked: a rate that is right from the first second on, and by which client."""
 
 from __future__ import annotations
 

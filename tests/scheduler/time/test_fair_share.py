@@ -38,7 +38,7 @@ def test_clients_that_ask_less_than_the_model_carries_have_no_limit() -> None:
     assert shares.interval_ms("unknown", "m") == 0.0
 
 
-def test_under_overload_all_get_the_same_but_who_asks_less() -> None:
+def test_under_overload_all_get_the_same_but_one_that_asks_less() -> None:
     shares = FairShares(Models({"m": 0.01}))
     shares.update([("fast", "m", 0.01), ("faster", "m", 0.005), ("slow", "m", 0.1)])
     # 90 a second: 10 for the slow one, 40 for each of the others

@@ -1,6 +1,6 @@
 """What is the same in every message of a robot, written and read once.
 
-Most of an observation or a response repeats: who asks, which model, what its tensors are. Each of the three modules
+Most of an observation or a response repeats: the client, the model, what its tensors are. Each of the three modules
 is a cache in front of a slow path that gives the same, with a test that both agree, and counts hits and misses:
 
 - `templates`: a robot writes observations;

@@ -46,9 +46,9 @@ class CachedEnvelope(Generic[Slot]):
     ) -> None:
         self._parts = parts
         self._size = size
-        self.constant = constant
-        self.slots = slots
-        self.payload_end = payload_end
+        self.constant: ConstantFields = constant
+        self.slots: Sequence[Slot] = slots
+        self.payload_end: int = payload_end
         self.policy: Any = None
 
     @classmethod
@@ -115,7 +115,7 @@ class EnvelopeCache(Generic[Slot]):
     """The envelopes that were read last, by client; its size is bounded, however many clients there are."""
 
     def __init__(self) -> None:
-        self.counts = CacheCounts()
+        self.counts: CacheCounts = CacheCounts()
         self._by_client: dict[bytes, deque[CachedEnvelope[Slot]]] = {}
         self._added_bytes = 0  # of envelopes, also of those that were replaced since
 

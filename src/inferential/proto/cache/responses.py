@@ -29,7 +29,7 @@ class ResponseReader:
     """
 
     def __init__(self, counts: CacheCounts | None = None) -> None:
-        self.counts = CacheCounts() if counts is None else counts
+        self.counts: CacheCounts = CacheCounts() if counts is None else counts
         self._parts: list[_CachedPart] = []  # newest first
 
     def __len__(self) -> int:

@@ -31,7 +31,7 @@ from typing import Any
 WINDOW = 64
 FORGET_AFTER = 256
 WARM_AFTER = 3
-"""Calls after which a profile is believed enough to refuse by it."""
+"""Calls after which a profile counts enough to refuse by it."""
 DEFAULT_QUANTILE = 0.95
 _ODD = 3.0
 _ODD_IN_A_ROW = 3
@@ -62,8 +62,8 @@ class LatencyProfile:
     """
 
     def __init__(self, quantile: float = DEFAULT_QUANTILE) -> None:
-        self.quantile = quantile
-        self.calls = 0
+        self.quantile: float = quantile
+        self.calls: int = 0
         self._windows: dict[int, _Window] = {}
         self._explored = 1
         self._typical: list[float] = []  # by batch size - 1, computed when asked for
@@ -143,7 +143,7 @@ class LatencyProfile:
         self._changed()
 
     def _changed(self) -> None:
-        """The curves are drawn anew when they are asked for."""
+        """Marks the curves as out of date; they are computed again when they are read."""
         self._explored = 2 * max(self._windows)
         self._typical, self._high = [], []
 
@@ -152,7 +152,7 @@ class LatencyProfile:
         self._windows = {size: window for size, window in self._windows.items() if window.last_call > oldest}
 
     def _draw(self, up_to: int) -> None:
-        """The two curves over batch sizes from 1; they never fall, as more rows do not take less time."""
+        """Computes the two curves over batch sizes from 1; they never fall, as more rows do not take less time."""
         known = sorted(self._windows)
         medians = [self._windows[size].median() for size in known]
         highs = [self._windows[size].high(self.quantile) for size in known]
@@ -229,7 +229,7 @@ class Profiles:
         self._profiles: dict[tuple[str, str], LatencyProfile] = {}
         self._loaded: dict[str, list[SizeProfile]] = {}
         self._last: dict[str, list[SizeProfile]] = {}
-        self.version = 0
+        self.version: int = 0
         """Changes whenever profiles that `of` returned before are no longer in use."""
 
     def of(self, model_id: str, replica: str = "") -> LatencyProfile:
@@ -243,7 +243,7 @@ class Profiles:
         return profile
 
     def _sizes_of(self, model_id: str) -> list[SizeProfile]:
-        """Of the model's replicas, what is known of the one most called."""
+        """Returns the profile of the model's replica with the most calls."""
         siblings = [self._profiles[model_id, replica] for replica in self.replicas(model_id)]
         return max(siblings, key=lambda profile: profile.calls).sizes() if siblings else []
 

@@ -70,7 +70,7 @@ def work_in_time(models: Sequence[ModelSpec], run: Run) -> float:
 
 
 def _jobs(models: Sequence[ModelSpec], arrivals: Iterable[Arrival], seconds: float) -> dict[str, list[_Job]]:
-    """The arrivals that can be answered in time by a call of their own, by model."""
+    """Returns the arrivals that can be answered in time by a call of their own, by model."""
     jobs: dict[str, list[_Job]] = {model.model_id: [] for model in models}
     alone_s = {model.model_id: model.latency_s[0] / max(model.speeds) for model in models}
     work_s = {model.model_id: model.least_row_s for model in models}
@@ -98,7 +98,7 @@ def _capacity(group: Sequence[ModelSpec]) -> float:
 
 
 def _most_work(jobs: Sequence[_Job], capacity: float) -> float:
-    """The most work that can be done of jobs in order of arrival: the earliest deadline first, in parts."""
+    """Returns the most work that can be done of jobs in order of arrival: the earliest deadline first, in parts."""
     waiting: list[tuple[float, float]] = []
     now, done, following = 0.0, 0.0, 0
     while following < len(jobs) or waiting:

@@ -68,9 +68,10 @@ class RobotLoop:
 
     def __init__(self, robot: ChunkedRobot, begins_at: float) -> None:
         self.robot = robot
-        self.player = Player(1 / robot.period_s)
-        self.next_tick_at = self._starts_at = begins_at + robot.starts_at
-        self.stops_at = begins_at + robot.stops_at
+        self.player: Player = Player(1 / robot.period_s)
+        self._starts_at = begins_at + robot.starts_at
+        self.next_tick_at: float = self._starts_at
+        self.stops_at: float = begins_at + robot.stops_at
         self._chance = random.Random(robot.seed)
         self._chunk = np.zeros((robot.chunk_steps or robot.horizon_steps, 1), np.float32)
         self._inbox: deque[tuple[float, str, Observation]] = deque()  # by time of arrival
@@ -260,21 +261,21 @@ class RobotLoop:
         return self.robot.slo_s
 
     def _end_with_coming(self) -> int:
-        """The first step without an action, chunks on their way included."""
+        """Returns the first step without an action, chunks on their way included."""
         if not self._inbox:
             return self._end
         ends = [self._end_of(one, self._step_at(one, at)) for at, end, one in self._inbox if end == ANSWERED]
         return max([self._end, *ends])
 
     def _end_of(self, observation: Observation, first: int) -> int:
-        """The first step without an action, after a chunk whose step `first` is the first one played."""
+        """Returns the first step without an action, after a chunk whose step `first` is the first one played."""
         robot = self.robot
         if robot.chunk_steps is None:
             return observation.step + robot.horizon_steps
         return min(observation.step + robot.chunk_steps, first + robot.horizon_steps)
 
     def _step_at(self, observation: Observation, arrives_at: float) -> int:
-        """The index of the next action when an answer arrives."""
+        """Returns the index of the next action when an answer arrives."""
         step = observation.step + math.ceil((arrives_at - observation.at) / self.robot.period_s - 1e-9)
         return step if self.robot.index == "time" else min(step, max(self._end, observation.step))
 

@@ -52,7 +52,7 @@ def most_in_time(models: Sequence[ModelSpec], arrivals: Sequence[Arrival]) -> in
 
 
 def _machines(models: Sequence[ModelSpec]) -> tuple[int, dict[str, list[tuple[int, float]]]]:
-    """How many calls can run at once, and by model the places that it may run in, with their speed."""
+    """Returns how many calls can run at once, and by model the places that it may run in, with their speed."""
     devices: dict[str, int] = {}
     places: dict[str, list[tuple[int, float]]] = {}
     count = 0

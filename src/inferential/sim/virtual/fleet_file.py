@@ -14,7 +14,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from inferential.config.files import parse_content, read_file
 from inferential.config.problems import ConfigError, Problem
-from inferential.config.schema import Count, InferentialConfig, ModelsConfig, NotNegative, Positive, Section
+from inferential.config.schema import InferentialConfig, ModelsConfig
+from inferential.config.section import Count, NotNegative, Positive, Section
 from inferential.config.text import Layer
 
 _CLOSED_ONLY = frozenset(
@@ -237,7 +238,7 @@ def _fleet(layer: Layer) -> Fleet:
 
 
 def _configures_a_server(layer: Layer) -> bool:
-    """Whether it is the other kind of file that there is; with robots it is a fleet, if perhaps a wrong one."""
+    """Returns whether it is a server's configuration; a file with robots is a fleet, perhaps a wrong one."""
     models = layer.values.get("models")
     of_models = models.keys() & ModelsConfig.model_fields.keys() if isinstance(models, Mapping) else ()
     others = layer.values.keys() & (InferentialConfig.model_fields.keys() - Fleet.model_fields.keys())

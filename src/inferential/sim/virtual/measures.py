@@ -136,7 +136,7 @@ def jain(shares: Any) -> float:
 
 
 def _longest_wait_s(own: Sequence[Outcome], seconds: float) -> float:
-    """Of one robot, the longest time from an observation to the first answer in time to it or to a later one."""
+    """Returns a robot's longest time from an observation to the first answer in time to it or a later one."""
     numbers = {id(one): number for number, one in enumerate(own)}
     waits, first = [], 0
     for one in sorted((one for one in own if one.in_time), key=lambda one: one.ended_at):

@@ -146,7 +146,7 @@ class _Simulation:
     ) -> Run:
         clock, events = self._clock, self._events
         self._begin(robots)
-        told_at = _BEGIN_S
+        reported_at = _BEGIN_S
         coming = iter(arrivals)
         following = next(coming, None)
         while True:
@@ -156,8 +156,8 @@ class _Simulation:
             if at >= self._end:
                 break
             clock.now = at
-            if progress is not None and at - told_at >= _PROGRESS_S:
-                told_at = at
+            if progress is not None and at - reported_at >= _PROGRESS_S:
+                reported_at = at
                 progress(at - _BEGIN_S)
             if at == event_at:
                 if not self._happens():
@@ -333,5 +333,5 @@ class _Simulation:
 
 
 def _high(spread: float) -> float:
-    """The 95th percentile of a lognormal factor around 1."""
+    """Returns the 95th percentile of a lognormal factor around 1."""
     return math.exp(1.645 * spread)

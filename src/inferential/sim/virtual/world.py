@@ -48,7 +48,7 @@ class Arrival:
 
     Attributes:
         at: seconds since the beginning.
-        client_id, model_id: who asks which model.
+        client_id, model_id: the client and the model that it asks.
         robot_class: the class of the fleet file that it belongs to, for the report.
         deadline: seconds since the beginning at which its answer must leave the server.
         priority, urgency: what a miss costs.

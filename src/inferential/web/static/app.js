@@ -10,7 +10,7 @@ const make = (tag, text) => {
 const setText = (element, text) => { if (element.textContent !== text) element.textContent = text; };
 const number = (value, digits = 0) => value === null || value === undefined ? "–" : value.toFixed(digits);
 
-// Theme: the system's, until somebody chooses.
+// Theme: the system's, until the user chooses.
 
 const theme = localStorage.getItem("theme");
 if (theme) document.documentElement.dataset.theme = theme;

@@ -1,0 +1,57 @@
+"""Checks what the configuration says of a model that a backend found by its target's scheme serves, `SCHEME://...`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from inferential.config.extensions import BACKENDS, ExtensionError, extension_names, load_extension
+from inferential.config.section import Section, details
+
+
+def scheme_of(target: str) -> str | None:
+    """Returns the scheme of `SCHEME://...`; None for targets of other forms."""
+    scheme, separator, _ = target.partition("://")
+    return scheme if separator else None
+
+
+def check_scheme(target: str) -> None:
+    """Raises ValueError if no backend has the target's scheme."""
+    scheme = scheme_of(target)
+    if scheme is not None and scheme not in (known := extension_names(BACKENDS)):
+        raise ValueError(
+            f"no backend has the scheme {scheme!r}; expected module:object, ray:application, or one of "
+            f"{', '.join(f'{name}://' for name in known)}"
+        )
+
+
+def backend_options(target: str | None, options: Mapping[str, Any]) -> Section | None:
+    """Returns the options of a model, checked by what its backend declares; None if the backend declares none.
+
+    Args:
+        target: of the model.
+        options: `models.known.ID.options`.
+
+    Raises:
+        ValueError: the target's backend takes no options, or cannot be imported.
+        ValidationError: of pydantic, with every problem of the options.
+    """
+    scheme = None if target is None else scheme_of(target)
+    declared: Any = None
+    if scheme is not None and scheme in extension_names(BACKENDS):
+        declared = getattr(load_extension(BACKENDS, scheme), "Options", None)
+    if declared is None:
+        if options:
+            raise ValueError("options are for targets of backends that declare some; leave them out")
+        return None
+    if not (isinstance(declared, type) and issubclass(declared, Section)):
+        raise ExtensionError(
+            f"backend {scheme!r}: expected the attribute Options to be a subclass of "
+            f"inferential.config.section.Section, got {declared!r}"
+        )
+    try:
+        return declared.model_validate(dict(options), strict=True)
+    except ValidationError as error:
+        raise ValidationError.from_exception_data("options", details(error, "options")) from None

@@ -1,0 +1,51 @@
+"""The tables of gateways for LeRobot's client and for JSON over HTTP; those of openpi and GR00T are in `schema`."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from inferential.config.section import NotNegative, Port, Positive, Secret
+from inferential.config.services import GatewayConfig
+
+
+class LeRobotConfig(GatewayConfig):
+    """Robots that run LeRobot's `RobotClient` (gRPC, asynchronous inference)."""
+
+    title: ClassVar[str] = "LeRobot gateway"
+    scheme: ClassVar[str] = "grpc"
+    package: ClassVar[str] = "grpc"
+    extra: ClassVar[str] = "lerobot"
+
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for every interface: the protocol has no key."""
+    port: Port = 8080
+    """Port to listen on; 0 for a free one."""
+    fps: Positive = 30.0
+    """Actions that the robots play per second (RobotClient's fps): for deadlines and the actions' timestamps."""
+    wait_ms: Annotated[float, Field(gt=0, le=10_000)] = 1000.0
+    """How long GetActions waits for actions before it answers that there are none yet."""
+    timeout_ms: Positive = 120_000.0
+    """How long an answer may take, a model's slow first call included; then the robot gets an error."""
+    skip_similar: bool = False
+    """Whether observations are skipped, unless the robot has no actions left, whose joints moved less than 1 in all,
+    or whose timestep was answered before, as LeRobot's own server does."""
+
+
+class ActConfig(GatewayConfig):
+    """Robots that ask by POST /act in JSON (OpenVLA's and MolmoAct's servers)."""
+
+    title: ClassVar[str] = "/act gateway"
+    scheme: ClassVar[str] = "http"
+
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for every interface, which wants a token."""
+    port: Port = 8202
+    """Port to listen on; 0 for a free one."""
+    token: Secret | None = None
+    """Required as Authorization: Bearer TOKEN; none: every robot is served."""
+    dt_ms: NotNegative = 0.0
+    """Milliseconds between two actions of a chunk, sent where the model's answer has no dt_ms; 0: not stated."""
+    timeout_ms: Positive = 120_000.0
+    """How long an answer may take, a model's slow first call included; then the robot gets an error."""

@@ -1,0 +1,272 @@
+"""LeRobot's asynchronous inference: gRPC to its `RobotClient`, which stays as it is.
+
+    Ready                     begins an episode
+    SendPolicyInstructions    what the robot is: names of its motors and cameras, actions per chunk
+    SendObservations          a stream of pieces that make one observation
+    GetActions                waits for actions a while; an empty answer means that the robot asks again
+
+A robot is a connection, since the protocol has no client id. It sends an observation in each control step while its
+queue of actions is at or below a share (a half) of a chunk, and asks for actions all the time. (lerobot 0.6.1,
+`async_inference/robot_client.py` and `policy_server.py`.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import secrets
+import socket
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, ClassVar
+
+try:
+    import grpc
+    import grpc.aio
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "the LeRobot gateway needs grpcio: pip install 'inferential[lerobot]'", name="grpc"
+    ) from error
+
+from inferential import errors
+from inferential.config.gateways import LeRobotConfig
+from inferential.config.services import GatewayConfig
+from inferential.gateway.base import Gateway, describe_error
+from inferential.gateway.lerobot.messages import (
+    MAX_MESSAGE_BYTES,
+    SERVICE,
+    Actions,
+    Empty,
+    Observation,
+    PolicySetup,
+    assembled,
+)
+from inferential.gateway.lerobot.pickles import read
+from inferential.gateway.lerobot.records import (
+    PolicyInstructions,
+    TimedObservation,
+    instructions_of,
+    observation_of,
+)
+from inferential.gateway.lerobot.robot import Robot, SharedConnection, UnusableAnswer
+from inferential.server import Server
+
+logger = logging.getLogger("inferential.gateway.lerobot")
+
+RECEIVE_S = 30.0
+"""How long all pieces of one observation may take."""
+FORGET_S = 60.0
+"""After this long without a call a robot is forgotten; a robot that is there asks for actions all the time."""
+_MAX_ROBOTS = 4096
+
+_Code = grpc.StatusCode
+_CODES: dict[type[BaseException], grpc.StatusCode] = {
+    errors.InvalidObservation: _Code.INVALID_ARGUMENT,
+    errors.UnknownModel: _Code.NOT_FOUND,
+    errors.RequestRejected: _Code.RESOURCE_EXHAUSTED,
+    errors.RequestExpired: _Code.ABORTED,
+    errors.RequestSuperseded: _Code.ABORTED,
+    errors.ModelFailed: _Code.INTERNAL,
+    UnusableAnswer: _Code.INTERNAL,
+    SharedConnection: _Code.ALREADY_EXISTS,
+    TimeoutError: _Code.ABORTED,  # the client would repeat a call that ends with DEADLINE_EXCEEDED or UNAVAILABLE
+    ConnectionError: _Code.CANCELLED,
+    TypeError: _Code.INVALID_ARGUMENT,
+    ValueError: _Code.INVALID_ARGUMENT,
+}
+
+
+class _CallRefused(Exception):
+    """Ends a call with a code and a text."""
+
+    def __init__(self, code: grpc.StatusCode, text: str) -> None:
+        self.code = code
+        super().__init__(text)
+
+
+_Handler = Callable[[Any, str], Awaitable[Any]]
+
+
+class LeRobotGateway(Gateway):
+    """Listens for gRPC; each connection is one client of the server.
+
+    Args:
+        server: a running server.
+        config: address, model and rate.
+    """
+
+    Config: ClassVar[type[GatewayConfig]] = LeRobotConfig
+
+    def __init__(self, server: Server, config: LeRobotConfig) -> None:
+        super().__init__(server, config)
+        self._grpc: grpc.aio.Server | None = None
+        self._address = ""
+        self._robots: dict[str, Robot] = {}
+        self._instructions: OrderedDict[tuple[str, frozenset[str]], PolicyInstructions] = OrderedDict()
+        self._last_refusal = ("", "")
+        self._names = map(f"lerobot-{secrets.token_hex(3)}-%d".__mod__, itertools.count(1))
+
+    @property
+    def address(self) -> str:
+        """As HOST:PORT, which is the client's server_address; RuntimeError while it does not listen."""
+        if self._grpc is None:
+            raise RuntimeError("the LeRobot gateway does not listen; its address is known between start() and stop()")
+        return self._address
+
+    async def start(self) -> None:
+        """Begins to listen; OSError if the address cannot be bound."""
+        host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
+        listening = grpc.aio.server(
+            options=(
+                ("grpc.so_reuseport", 0),  # else a second server shares the port, and robots reach either
+                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.max_concurrent_streams", 8),
+            )
+        )
+        calls = {
+            "Ready": grpc.unary_unary_rpc_method_handler(self._ending(self._ready), *_codec(Empty, Empty)),
+            "SendPolicyInstructions": grpc.unary_unary_rpc_method_handler(
+                self._ending(self._send_policy_instructions), *_codec(PolicySetup, Empty)
+            ),
+            "SendObservations": grpc.stream_unary_rpc_method_handler(
+                self._ending(self._send_observations), *_codec(Observation, Empty)
+            ),
+            "GetActions": grpc.unary_unary_rpc_method_handler(self._ending(self._get_actions), *_codec(Empty, Actions)),
+        }
+        listening.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, calls),))
+        try:
+            port = listening.add_insecure_port(f"{host}:{self._config.port}")
+        except RuntimeError as error:
+            raise _cannot_listen(self._config.host, self._config.port) from error
+        await listening.start()
+        self._grpc, self._address = listening, f"{host}:{port}"
+
+    async def stop(self) -> None:
+        """Ends all connections. Idempotent."""
+        listening, self._grpc = self._grpc, None
+        if listening is not None:
+            await listening.stop(None)
+            for peer in list(self._robots):
+                self._forget(peer)
+
+    # The calls
+
+    async def _ready(self, _: Any, peer: str) -> Any:
+        with self._robot(peer) as robot:
+            await robot.begin()
+        return Empty()
+
+    async def _send_policy_instructions(self, request: Any, peer: str) -> Any:
+        instructions = instructions_of(read(request.data))
+        with self._robot(peer) as robot:
+            robot.instructions = instructions
+            logger.info(
+                "%s at %s asks for %s, %d actions per chunk; model %s answers",
+                *(robot.name, peer, instructions.policy, instructions.actions_per_chunk, self._config.model),
+            )
+        return Empty()
+
+    async def _send_observations(self, pieces: AsyncIterator[Any], peer: str) -> Any:
+        with self._robot(peer) as robot:
+            if robot.is_sending:
+                raise _CallRefused(_Code.RESOURCE_EXHAUSTED, "this robot is sending another observation")
+            robot.is_sending = True
+            try:
+                async with asyncio.timeout(RECEIVE_S):
+                    data = await assembled(pieces, self._server.config.observations.max_payload_bytes)
+            except TimeoutError as error:
+                raise ValueError(f"the stream of an observation has not ended within {RECEIVE_S:g} s") from error
+            finally:
+                robot.is_sending = False
+            observation = observation_of(read(data))
+            robot.observe(observation, self._instructions_for(robot, peer, observation))
+        return Empty()
+
+    async def _get_actions(self, _: Any, peer: str) -> Any:
+        with self._robot(peer) as robot:
+            return Actions(data=await robot.actions(self._config.wait_ms / 1e3))
+
+    def _ending(self, handler: _Handler) -> Callable[[Any, Any], Awaitable[Any]]:
+        """Returns a handler of gRPC that ends each call with an answer, or with a code and a text for the robot."""
+
+        async def handle(request: Any, context: Any) -> Any:
+            peer = context.peer()
+            try:
+                return await handler(request, peer)
+            except _CallRefused as error:
+                code, text = error.code, str(error)
+            except tuple(_CODES) as error:
+                code = next(code for kind, code in _CODES.items() if isinstance(error, kind))
+                text = describe_error(error)
+            except Exception:
+                logger.exception("a call of the LeRobot robot at %s failed", peer)
+                code, text = _Code.INTERNAL, "internal error of the server; its log has more"
+            # A robot that is refused tries again in each control step; its log has all.
+            level = logging.DEBUG if self._last_refusal == (peer, text) else logging.INFO
+            self._last_refusal = (peer, text)
+            logger.log(level, "%s: %s", peer, text)
+            return await context.abort(code, text[:2000])
+
+        return handle
+
+    # Robots
+
+    @contextlib.contextmanager
+    def _robot(self, peer: str) -> Iterator[Robot]:
+        """The robot of a connection, during one call of it."""
+        robot = self._robots.get(peer)
+        if robot is None:
+            if len(self._robots) >= _MAX_ROBOTS:
+                raise _CallRefused(_Code.RESOURCE_EXHAUSTED, f"{_MAX_ROBOTS} robots are connected")
+            robot = self._robots[peer] = Robot(next(self._names), self._server, self._config)
+        robot.calls += 1
+        if robot.forgetting is not None:
+            robot.forgetting.cancel()
+        try:
+            yield robot
+        finally:
+            robot.calls -= 1
+            if robot.calls == 0 and self._grpc is not None:
+                robot.forgetting = asyncio.get_running_loop().call_later(FORGET_S, self._forget, peer)
+
+    def _forget(self, peer: str) -> None:
+        robot = self._robots.pop(peer, None)
+        if robot is not None:
+            robot.close()
+
+    def _instructions_for(self, robot: Robot, peer: str, observation: TimedObservation) -> PolicyInstructions:
+        """Returns a robot's instructions; after it lost its connection, which it does not notice, those it had before.
+
+        Such a robot is recognized by its host and the names of its motors and cameras.
+        """
+        likeness = (peer.rpartition(":")[0], frozenset(observation.values))
+        if robot.instructions is None:
+            robot.instructions = self._instructions.get(likeness)
+            if robot.instructions is None:
+                text = "no policy instructions of this robot: start its client again, which sends them first"
+                raise _CallRefused(_Code.FAILED_PRECONDITION, text)
+            logger.info("%s at %s has a new connection; its policy instructions are known", robot.name, peer)
+        self._instructions[likeness] = robot.instructions
+        self._instructions.move_to_end(likeness)
+        if len(self._instructions) > _MAX_ROBOTS:
+            self._instructions.popitem(last=False)
+        return robot.instructions
+
+
+def _codec(request: Any, response: Any) -> tuple[Callable[[bytes], Any], Callable[[Any], bytes]]:
+    return request.FromString, response.SerializeToString
+
+
+def _cannot_listen(host: str, port: int) -> OSError:
+    """Returns the error of an address that gRPC could not bind; gRPC does not say why, a socket does."""
+    why, number = "gRPC cannot bind it", None
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.bind(address)
+    except OSError as error:
+        why, number = error.strerror or str(error), error.errno
+    return OSError(number, f"gateways.lerobot: cannot listen on {host}:{port}: {why}")
