@@ -31,6 +31,7 @@ from inferential import (
 )
 from inferential.config import InferentialConfig
 from inferential.replica.outcomes import ModelLoadError
+from inferential.telemetry.prometheus import Exporter
 from inferential.web.http import impairments, readiness
 
 if sys.platform != "linux":
@@ -225,6 +226,17 @@ async def test_what_a_model_says_of_itself_is_known_in_the_server(serving: Servi
     server, _ = await serving(m=models("Speaking"), plain=models("echo"))
     assert await server.model_metadata("m") == {"action_horizon": 16, "mean": [0.0, 0.0], "names": ["x", "y"]}
     assert await server.model_metadata("plain") == {}
+
+
+async def test_memory_and_cpu_time_of_processes_are_known(serving: Serving, models: Any) -> None:
+    server, dispatcher = await serving(m=models("echo", replicas=2))
+    workers = server.status().workers
+    assert [(one.model_id, one.replica) for one in workers] == [("m", "0"), ("m", "1")]
+    assert [one.pid for one in workers] == dispatcher.process_ids("m")
+    assert all(5 < one.memory_mb < 500 and one.cpu_s > 0 for one in workers)
+    text = Exporter(server).text().decode()
+    assert 'inferential_worker_memory_bytes{model="m",replica="1"}' in text
+    assert 'inferential_worker_cpu_seconds_total{model="m",replica="0"}' in text
 
 
 async def test_stopping_ends_a_server_whose_models_still_load(models: Any) -> None:

@@ -31,7 +31,7 @@ def serve(ready: Callable[[str], None]) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    server = litserve.LitServer(Policy(), accelerator="cpu", workers_per_device=1)
+    server = litserve.LitServer(Policy(), accelerator="cpu", workers_per_device=1, max_payload_size="64MB")
     threading.Thread(target=_watch, args=(f"127.0.0.1:{port}", ready), daemon=True).start()
     server.run(host="127.0.0.1", port=port, num_api_servers=1, log_level="error", generate_client_file=False)
 

@@ -43,6 +43,7 @@ __all__ = [
     "RemoteModelError",
     "ReplicaLost",
     "UnknownModelError",
+    "WorkerUse",
 ]
 
 
@@ -65,6 +66,24 @@ class NodeUse:
     cpu_percent: float | None
     memory_used_mb: float | None
     gpus: tuple[GpuUse, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerUse:
+    """What a process of a model uses.
+
+    Attributes:
+        model_id, replica: whose it is; "" for the only replica.
+        pid: of the process.
+        memory_mb: resident memory.
+        cpu_s: CPU time since it started.
+    """
+
+    model_id: str
+    replica: str
+    pid: int
+    memory_mb: float
+    cpu_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +223,10 @@ class Dispatcher(ABC):
 
     def nodes(self) -> Sequence[NodeUse]:
         """Returns how busy the machines of the replicas are, where the backend knows."""
+        return ()
+
+    def workers(self) -> Sequence[WorkerUse]:
+        """Returns what the models' processes on this machine use now."""
         return ()
 
     def endpoint_health(self, model_id: str) -> EndpointHealth | None:

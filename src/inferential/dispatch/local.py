@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
-from inferential.dispatch.base import Dispatcher, ModelProblem, Observation, UnknownModelError
+from inferential.dispatch.base import Dispatcher, ModelProblem, Observation, UnknownModelError, WorkerUse
 from inferential.dispatch.inprocess import InProcessReplica
 from inferential.dispatch.process import ProcessRunner, infer
 from inferential.observation.values import is_encoded
@@ -18,6 +18,7 @@ from inferential.replica.inbox import Inbox
 from inferential.replica.outcomes import ModelLoadError
 from inferential.replica.process import WorkerProcess
 from inferential.replica.spec import ModelProcess
+from inferential.replica.usage import use_of
 from inferential.scheduler.request import InferenceRequest
 
 _ON_THE_WAY = ("dispatch", "outcomes", "infer_on")  # to a model
@@ -193,6 +194,18 @@ class LocalDispatcher(Dispatcher):
             if model.up:
                 return model.metadata
         return {}
+
+    def workers(self) -> list[WorkerUse]:
+        """Returns what each process that takes calls uses, read from the system now."""
+        found = []
+        for model_id, models in self._models.items():
+            for number, one in enumerate(models):
+                pid = one.pid if isinstance(one, WorkerProcess) and one.up else None
+                use = None if pid is None else use_of(pid)
+                if pid is not None and use is not None:
+                    replica = str(number) if len(models) > 1 else ""
+                    found.append(WorkerUse(model_id, replica, pid, use.memory_mb, use.cpu_s))
+        return found
 
     def process_ids(self, model_id: str) -> list[int]:
         """Returns the ids of a model's processes that take calls."""

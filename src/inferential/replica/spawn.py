@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inferential.replica.shared import ServersMemory
+from inferential.replica.usage import use_of
 
 logger = logging.getLogger("inferential.replica")
 
 _BOOTSTRAP = str(Path(__file__).with_name("bootstrap.py"))
-_MEGABYTE = 1_000_000
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(slots=True)
@@ -67,11 +66,8 @@ class Spawned:
 
     def resident_mb(self) -> float | None:
         """Returns its resident memory; None where it has ended or the platform does not say."""
-        try:
-            fields = Path(f"/proc/{self.pid}/statm").read_text().split()
-        except OSError:
-            return None
-        return int(fields[1]) * _PAGE_BYTES / _MEGABYTE
+        use = use_of(self.pid)
+        return None if use is None else use.memory_mb
 
 
 async def spawn(python: str | None, env: Mapping[str, str], inbox_fd: int = -1) -> Spawned:

@@ -29,7 +29,7 @@ from inferential.server.egress import Egress
 from inferential.server.executor import Executor
 from inferential.server.history import History
 from inferential.server.inprocess import InProcessConnection
-from inferential.server.process import frozen_garbage, stop_on_signals
+from inferential.server.process import Endable, frozen_garbage, stop_on_signals
 from inferential.server.pump import EventPump
 from inferential.server.status import ServerStatus, status_of
 from inferential.transport.memory import raise_mmap_threshold
@@ -108,7 +108,7 @@ class Server:
         self._run: _Run | None = None
         self._stop = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None  # of `run`
-        self._starting: asyncio.Timeout | None = None  # ends the start when `stop` is called
+        self._starting = Endable()  # the wait for models that load
 
     # Life cycle
 
@@ -121,25 +121,13 @@ class Server:
         self._loop = asyncio.get_running_loop()
         with stop_on_signals(self.stop), frozen_garbage():
             try:
-                if await self._start_unless_stopped():
+                if await self._starting.run(self.start()):
                     await self._main_loop()
+                else:
+                    self._stop.clear()
             finally:
                 await self.shutdown()
                 self._loop = None
-
-    async def _start_unless_stopped(self) -> bool:
-        """Does what `start` does; `stop` ends the wait for models that load. Returns whether it has started."""
-        try:
-            async with asyncio.timeout(None) as self._starting:
-                await self.start()
-        except TimeoutError:
-            if self._starting is None or not self._starting.expired():
-                raise  # of the backend's own
-            self._stop.clear()
-            return False
-        finally:
-            self._starting = None
-        return True
 
     async def start(self) -> None:
         """Starts the backend and listens.
@@ -197,8 +185,7 @@ class Server:
 
     def _on_stop(self) -> None:
         self._stop.set()
-        if self._starting is not None:
-            self._starting.reschedule(asyncio.get_running_loop().time())
+        self._starting.end()
 
     async def drain(self) -> None:
         """Refuses new requests, serves the others for `server.drain_timeout_s`, and refuses the rest.

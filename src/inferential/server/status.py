@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any, Literal
 
-from inferential.dispatch.base import Dispatcher, ModelProblem, NodeUse
+from inferential.dispatch.base import Dispatcher, ModelProblem, NodeUse, WorkerUse
 from inferential.dispatch.health import EndpointHealth
 from inferential.scheduler.engine import Capacity, Engine
 from inferential.scheduler.time.fair_share import FairShares
@@ -128,6 +128,7 @@ class ServerStatus:
         clients, models: by id.
         batches: the newest calls, oldest first.
         nodes: the machines of a cluster, if the backend knows them.
+        workers: memory and CPU time of the models' processes.
         counters: internal events since the server started.
         sizes: entries in each internal table, for finding leaks. The keys of both may change between versions.
     """
@@ -143,6 +144,7 @@ class ServerStatus:
     models: list[ModelStatus]
     batches: list[BatchStatus]
     nodes: list[NodeUse]
+    workers: list[WorkerUse]
     counters: dict[str, int]
     sizes: dict[str, int]
 
@@ -191,6 +193,7 @@ def status_of(
         ],
         batches=history.batches(),
         nodes=list(dispatcher.nodes()),
+        workers=list(dispatcher.workers()),
         counters=counters,
         sizes=sizes,
     )
