@@ -26,6 +26,7 @@ NAMES = (
     "closed_loop",
     "ray",
     "overload",
+    "curve",
 )
 SHOW_THEMSELVES = (
     "overhead",

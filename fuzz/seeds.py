@@ -20,6 +20,8 @@ from inferential.client.session import Session
 from inferential.proto import PROTOCOL_VERSION, Observation
 from inferential.proto.messages import ResponseTiming, content_of, write_refusal, write_response
 from inferential.proto.msgpack_numpy import pack
+from inferential.zmtp import curve
+from inferential.zmtp.boxes import BoxWire
 
 _PING = frame(b"\4PING\0\0context", COMMAND)
 _USUAL = message(b"", b"e" * 40, b"p" * 28)
@@ -73,6 +75,31 @@ def zmtp_handshake() -> dict[str, bytes]:
 
 def _pairs(*pairs: tuple[bytes, int]) -> bytes:
     return b"".join(len(one).to_bytes(2) + size.to_bytes(2) + one for one, size in pairs)
+
+
+def curve_handshake() -> dict[str, bytes]:
+    """Each command of the handshake, spoilt in each way."""
+    ways = {"noise": 0, "cut": 1, "longer": 2, "changed": 3}
+    return {
+        f"{name}-{step}": bytes((kind, step)) + b"\0\x70" + bytes(range(16))
+        for name, kind in ways.items()
+        for step in (0, 1)
+    }
+
+
+def curve_boxes() -> dict[str, bytes]:
+    """Frames that are boxes of another connection, or none."""
+    session = curve.Session(bytes(range(32)), b"CurveZMQMESSAGEC", b"CurveZMQMESSAGES", 4, 4)
+    wire = BoxWire(session, None, 3)
+    more = b"".join(bytes(part) for part in wire.message((b"", b"e" * 300, b"p" * 3000), 0))
+    return {
+        "usual": b"\x20\x02" + more,
+        "repeated": b"\x20\x02" + more + more,
+        "command": b"\x20\x02" + wire.command(b"\4PING\0\0context"),
+        "changed": b"\x20\x02" + more[:60] + b"?" + more[61:],
+        "plain": b"\x20\x02" + _USUAL,
+        "too-large": b"\x20\x02\x02" + (5000).to_bytes(8) + bytes(100),
+    }
 
 
 def observation() -> dict[str, bytes]:
@@ -245,7 +272,17 @@ def http_openpi() -> dict[str, bytes]:
 
 def main() -> None:
     """Writes them all."""
-    makers = (zmtp_reader, zmtp_handshake, observation, response, openpi_message, gr00t_message, structure)
+    makers = (
+        zmtp_reader,
+        zmtp_handshake,
+        curve_handshake,
+        curve_boxes,
+        observation,
+        response,
+        openpi_message,
+        gr00t_message,
+        structure,
+    )
     for maker in (*makers, http_page, http_openpi):
         folder = CORPUS / maker.__name__
         folder.mkdir(parents=True, exist_ok=True)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import random
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from unittest import mock
 
@@ -25,6 +26,8 @@ from inferential.proto.cache.responses import ResponseReader
 from inferential.proto.messages import Response, read_response
 from inferential.proto.msgpack_numpy import pack, unpack
 from inferential.proto.structure import STRUCTURE_KEY, flatten, restore
+from inferential.zmtp import curve
+from inferential.zmtp.boxes import BoxWire
 from inferential.zmtp.protocol import ConnectionEnded, Discarded, ProtocolError, Reader
 from inferential.zmtp.stream import Stream
 
@@ -82,6 +85,77 @@ def zmtp_conversation(pieces: Sequence[bytes]) -> tuple[Events, bytes]:
         with contextlib.suppress(BlockingIOError):
             answered = theirs.recv(1 << 20)
     return events, answered
+
+
+def _deterministic(seed: int) -> Callable[[int], bytes]:
+    """Random bytes that are the same in every run."""
+    return random.Random(seed).randbytes
+
+
+_SERVER, _CLIENT = curve.key_pair(_deterministic(1)), curve.key_pair(_deterministic(2))
+
+
+def curve_conversation(kind: int, at: int, noise: bytes) -> None:
+    """Says a handshake to a server, one command of which is spoilt; raises AssertionError if it is let in by that."""
+
+    def authorize(key: bytes) -> None:
+        assert key == _CLIENT.public, "a client was let in with a key that it does not hold"
+
+    server = curve.CurveServer(_SERVER, b"", _deterministic(3), authorize)
+    client = curve.CurveClient(_CLIENT, _SERVER.public, b"Socket-Type", _deterministic(4))
+    spoil = at % 2
+    welcome = b""
+    try:
+        for number in range(2):
+            command = client.hello() if number == 0 else client.receive(welcome)
+            assert command is not None
+            said = _spoilt(command, kind, noise) if number == spoil else command
+            welcome = server.receive(said)
+            # HELLO has 72 bytes of padding, which carry nothing.
+            same = said == command or (number == 0 and said[:8] + said[80:] == command[:8] + command[80:])
+            assert same, f"a spoilt command {number} was taken: {said!r}"
+    except ProtocolError:
+        assert server.session is None
+
+
+def _spoilt(command: bytes, kind: int, noise: bytes) -> bytes:
+    at = int.from_bytes(noise[:2], "big") % (len(command) + 1)
+    if kind % 4 == 0:
+        return noise
+    if kind % 4 == 1:
+        return command[:at]
+    if kind % 4 == 2:
+        return command + noise
+    return command[:at] + noise[2:] + command[at + len(noise[2:]) :]
+
+
+def box_events(pieces: Sequence[bytes]) -> Events:
+    """Returns what a connection with keys makes of these pieces after a true message; the text of an error is last."""
+    shared = bytes(range(32))
+    to_server, to_client = b"CurveZMQMESSAGEC", b"CurveZMQMESSAGES"
+    wire = BoxWire(curve.Session(shared, to_client, to_server, 1, 1), 4096, 3)
+    robot = BoxWire(curve.Session(shared, to_server, to_client, 1, 1), None, 3)
+    true = b"".join(bytes(part) for part in robot.message((b"", b"envelope", b"payload"), 0))
+    events: Events = []
+    try:
+        for piece in (true, *pieces):
+            rest = piece
+            while rest:
+                space = wire.reader.space
+                if space is not None:
+                    size = min(len(rest), len(space))
+                    space[:size] = rest[:size]
+                    wire.reader.filled(size)
+                else:
+                    size = len(rest)
+                    wire.reader.feed(rest)
+                rest = rest[size:]
+                while (found := wire.reader.next()) is not None:
+                    _note(found, events)
+    except ProtocolError as error:
+        events.append(f"error: {error}")
+    assert events[0] == [b"", b"envelope", b"payload"]
+    return events
 
 
 def _note(found: Any, events: Events) -> None:

@@ -43,6 +43,23 @@ def zmtp_handshake(data: bytes) -> None:
             assert answer == answered, f"{name}: {answer!r} instead of {answered!r}"
 
 
+def curve_handshake(data: bytes) -> None:
+    """A server with keys is not led astray by commands that were changed, cut, repeated or left out."""
+    if len(data) >= 2:
+        subjects.curve_conversation(data[0], data[1], data[2 : 2 + 2000])
+
+
+def curve_boxes(data: bytes) -> None:
+    """What is no box of the connection gives no message, however its bytes come, and ends in a ProtocolError."""
+    if len(data) < 2:
+        return
+    rest = data[2 : 2 + _LONGEST]
+    whole = subjects.box_events([rest])
+    for name, pieces in _cut(rest, data[0], data[1]):
+        told = subjects.box_events(pieces)
+        assert told == whole, f"{name}: {told} instead of {whole}"
+
+
 def _cut(data: bytes, first: int, step: int) -> Iterator[tuple[str, list[bytes]]]:
     yield "byte by byte", [data[at : at + 1] for at in range(len(data))]
     step = 1 + step * 9
@@ -133,6 +150,8 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     for target in (
         zmtp_reader,
         zmtp_handshake,
+        curve_handshake,
+        curve_boxes,
         observation,
         response,
         openpi_message,

@@ -28,3 +28,10 @@ def test_a_comparison_that_is_interrupted_is_reported_as_far_as_it_came(
     result = [(one["plan"]["strategy"], one["interrupted"], one["served"]) for one in json.loads(ran.out)]
     assert result == [("round_robin", False, 7), ("priority_tiered", True, 7)]
     assert list((place / "out").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_robots_with_keys_are_driven_as_those_without(run: Any, place: Path) -> None:
+    ran = run("demo", "--secure", "--robots", "2", "--seconds", "1", "--json", "--out", "out")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["served"] > 10

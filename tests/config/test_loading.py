@@ -209,7 +209,7 @@ def test_all_problems_are_reported_each_on_its_line_with_its_source(write: Write
         "transport.bind: expected an address like tcp://*:5555 or ipc:///run/robots.sock, got a table "
         "(INFERENTIAL_TRANSPORT__BIND__PORT)",
         "x: unknown key; there is: server, transport, scheduling, models, clients, response_tracking, observations, "
-        f"metrics, gateways, http, otlp, ray ({path})",
+        f"metrics, gateways, security, http, otlp, ray ({path})",
     ]
 
 
@@ -234,6 +234,8 @@ def _values(node: Node) -> st.SearchStrategy[Any]:
         children = [child for child in node.children() if "SecretStr" not in str(child.annotation)]
         required = {str(child.key[-1]): _values(child) for child in children if child.default is PydanticUndefined}
         optional = {str(child.key[-1]): _values(child) for child in children if child.default is not PydanticUndefined}
+        if node.path == "security":  # a mode needs keys
+            required, optional = optional, {}
         return st.fixed_dictionaries(required, optional=optional)
     if node.path.endswith(".options"):  # none: no backend of this package takes any
         return st.just({})
@@ -250,6 +252,8 @@ def _values(node: Node) -> st.SearchStrategy[Any]:
         inside = node.child(0 if node.is_list else "<id>")
         assert inside is not None
         entries = _values(inside)
+        if node.is_list and inside.section is None:
+            return st.lists(entries, max_size=3)
         if node.is_list:
             return st.lists(entries, max_size=4, unique_by=lambda entry: (entry["id"], entry["model"]))
         return st.dictionaries(_text, entries, max_size=4)

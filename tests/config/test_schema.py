@@ -11,6 +11,7 @@ from inferential import config as package
 from inferential.config import ClientsConfig, InferentialConfig, TransportConfig
 from inferential.config import schema as schema_module
 from inferential.config import watcher as watcher_module
+from inferential.config.changes import in_force
 
 
 def test_the_defaults_are_those_of_the_contract() -> None:
@@ -94,3 +95,10 @@ def test_no_number_is_infinite_or_none(value: float) -> None:
 def test_an_empty_secret_is_an_error(sections: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="at least 1"):
         InferentialConfig.model_validate(sections)
+
+
+def test_a_running_server_keeps_its_keys_whatever_a_new_file_says() -> None:
+    keys = {"mode": "required", "server_key": "s.key_secret", "clients": "clients"}
+    secure, open_to_all = InferentialConfig.model_validate({"security": keys}), InferentialConfig()
+    assert in_force(secure, open_to_all).security == secure.security
+    assert in_force(open_to_all, secure).security == open_to_all.security

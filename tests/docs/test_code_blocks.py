@@ -14,7 +14,8 @@ A block's language says what is done with it:
 - text: a drawing. No other language is let through untested.
 
 A comment before a block tells what cannot be seen: `<!-- continues -->` joins it to the python block before it,
-`<!-- file: NAME -->` makes it a file. In docstrings, python blocks alone are run.
+`<!-- file: NAME -->` makes it a file, and the commands of a
+`<!-- before -->` run before each of the page's others. In docstrings, python blocks alone are run.
 docs/configuration.md has a test of its own (tests/config/test_page.py).
 """
 
@@ -149,7 +150,9 @@ def asks(block: Block) -> bool:
 CLIENTS = [block for block in (*programs(), *commands()) if asks(block)]
 ALONE = [block for block in programs() if PORT not in block.text and not asks(block)]
 RUN = [
-    block for block in commands() if not block.text.startswith(("make", "pip")) and not block.serves and not asks(block)
+    block
+    for block in commands()
+    if not block.text.startswith(("make", "pip")) and not block.serves and not asks(block) and block.mark != "before"
 ]
 
 
@@ -192,6 +195,19 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("INFERENTIAL_")}
 
 
+def prepare(page: Path, directory: Path, ports: Ports) -> None:
+    write_files(page, directory, ports)
+    for block in commands():
+        if block.page == page and block.mark == "before":
+            run(block, directory, ports)
+
+
+def keys_in(directory: Path) -> dict[str, str]:
+    """Those of the first robot, where the page has made some."""
+    secret = next(iter(sorted(directory.glob("keys/clients/*.key_secret"))), None)
+    return {} if secret is None else {"server_key": str(directory / "keys/server.key"), "secret_key": str(secret)}
+
+
 def run(block: Block, directory: Path, ports: Ports) -> None:
     done = subprocess.run(
         command_of(block, ports),
@@ -209,7 +225,7 @@ def run(block: Block, directory: Path, ports: Ports) -> None:
 def running(server: Block, directory: Path, ports: Ports) -> Iterator[None]:
     process = subprocess.Popen(command_of(server, ports), cwd=directory, env=environment(), stdout=subprocess.DEVNULL)
     try:
-        with Connection(f"127.0.0.1:{ports.server}", reconnect_ivl_ms=20) as connection:
+        with Connection(f"127.0.0.1:{ports.server}", reconnect_ivl_ms=20, **keys_in(directory)) as connection:  # type: ignore[arg-type]
             probe = connection.model("is it there?")
             for _ in range(300):  # Ray takes its time
                 assert process.poll() is None, f"{server} ended"
@@ -240,7 +256,7 @@ def test_what_a_robot_uses_first_has_an_example(of: Callable[..., object]) -> No
 
 
 def test_every_mark_before_a_block_is_understood() -> None:
-    assert {block.mark for block in BLOCKS if block.file is None} <= {"", "continues"}
+    assert {block.mark for block in BLOCKS if block.file is None} <= {"", "continues", "before"}
     assert {block.language for block in BLOCKS if block.mark == "continues"} == {"python"}
     for page in PAGES:
         fences = re.findall(r"^```", page.read_text(encoding="utf-8"), re.MULTILINE)
@@ -258,7 +274,7 @@ def test_every_program_that_serves_for_good_tells_where() -> None:
     ("server", "client"), [(server, client) for client in CLIENTS for server in servers(client.page)], ids=str
 )
 def test_a_client_runs_against_a_server(server: Block, client: Block, ports: Ports, tmp_path: Path) -> None:
-    write_files(client.page, tmp_path, ports)
+    prepare(client.page, tmp_path, ports)
     with running(server, tmp_path, ports):
         run(client, tmp_path, ports)
 
@@ -271,7 +287,7 @@ def test_a_program_runs(program: Block, ports: Ports, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", RUN, ids=str)
 def test_a_command_runs(command: Block, ports: Ports, tmp_path: Path) -> None:
-    write_files(command.page, tmp_path, ports)
+    prepare(command.page, tmp_path, ports)
     run(command, tmp_path, ports)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -57,3 +58,9 @@ def test_the_table_of_the_documentation_has_it(new_metric: names.Metric, generat
 def test_a_name_cannot_be_declared_twice(new_metric: names.Metric) -> None:
     with pytest.raises(ValueError, match="'grasp_force_ms' is declared already"):
         names.declare("grasp_force_ms", "1", (), "something else")
+
+
+def test_another_process_gets_the_name_of_a_metric() -> None:
+    sent = pickle.loads(pickle.dumps({names.BATCH_SIZE: 2}))
+    assert sent == {"batch_size": 2}
+    assert type(next(iter(sent))) is str

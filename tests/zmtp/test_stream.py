@@ -367,7 +367,7 @@ def test_heartbeats_of_libzmq_keep_the_connection_up(open_zmq: Any, accept: Any)
         dealer.setsockopt(option, value)
     stream = accept(dealer)
     pings = 0
-    answer = p.pong
+    answer = p.pong_body
 
     def counted(body: bytes) -> bytes:
         nonlocal pings
@@ -375,7 +375,7 @@ def test_heartbeats_of_libzmq_keep_the_connection_up(open_zmq: Any, accept: Any)
         return answer(body)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "pong", counted)
+        patch.setattr(module, "pong_body", counted)
         while pings < 10:
             readable(stream)
             stream.read()

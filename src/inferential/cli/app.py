@@ -21,14 +21,16 @@ COMMANDS = {
     "demo": "Drive a fleet of simulated robots in real time.",
     "simulate": "Simulate a fleet and its server in virtual time.",
     "call": "Send one observation to a model and show the answer.",
-    "bench": "Put load on a server, and tell how it does.",
+    "bench": "Put load on a server, and report how it does.",
     "top": "Show the fleet, the models and what waits, live.",
     "check": "Validate a configuration and explain it.",
+    "keys": "Make, list and revoke the keys of server and robots.",
     "profile": "Measure how long a model's calls take.",
     "schedulers": "List the scheduling strategies there are.",
-    "version": "Tell the versions of what is installed.",
+    "version": "Show the versions of what is installed.",
 }
-"""Each is the function of its name in the module `inferential.cli.<name>`, and begins its docstring with this line.
+"""Each is the function of its name in the module `inferential.cli.<name>`, and begins its docstring with this line; one
+with commands of its own is the module's `APP`.
 
 The module may have `EXAMPLES`, a sequence of command lines that `--help` shows. A new command is one file and one line
 here.
@@ -92,8 +94,13 @@ def _loaded(name: str) -> Any:
         module = importlib.import_module(f"inferential.cli.{name}")
     except ModuleNotFoundError as error:
         raise missing(f"inferential {name}", error, "demo" if name == "demo" else "edge") from error
-    app = typer.Typer(rich_markup_mode=_markup(), add_completion=False)
     epilog = _epilog(getattr(module, "EXAMPLES", ()))
+    group: typer.Typer | None = getattr(module, "APP", None)
+    if group is not None:
+        group.info.name, group.info.help, group.info.epilog = name, COMMANDS[name], epilog
+        group.rich_markup_mode = _markup()
+        return typer.main.get_group(group)
+    app = typer.Typer(rich_markup_mode=_markup(), add_completion=False)
     app.command(name, epilog=epilog, context_settings=_SETTINGS)(getattr(module, name))
     return typer.main.get_command(app)
 

@@ -16,6 +16,7 @@ from inferential.cli.output import print_json, print_line, print_rows
 from inferential.cli.preflight import RAY, listeners, missing_packages, preflight, strategy_problem
 from inferential.cli.settings import targets
 from inferential.cli.targets import load_model, try_models
+from inferential.config.exposure import exposure
 from inferential.config.fields import format_value, items, values
 from inferential.config.loading import Loaded, load
 from inferential.config.problems import ConfigError, Problem
@@ -45,6 +46,7 @@ def check(
     subject = str(config) if config is not None else "environment"
     explained: list[dict[str, Any]] = []
     listening: list[tuple[str, str]] = []
+    warnings: list[str] = []
     try:
         loaded = load(config)
     except ConfigError as error:
@@ -55,6 +57,7 @@ def check(
         problems += [problem] if (problem := strategy_problem(loaded)) else []
         explained = _explained(loaded)
         listening = listeners(loaded.config)
+        warnings = exposure(loaded.config)
     if as_json:
         listed = [{"path": one.path, "message": one.message, "source": one.source} for one in problems]
         addresses = [{"address": address, "what": what} for address, what in listening]
@@ -65,10 +68,13 @@ def check(
                 "problems": listed,
                 "values": explained,
                 "listens": addresses,
+                "warnings": warnings,
             }
         )
     else:
         _print(subject, problems, explained, listening)
+        for warning in [] if problems else warnings:
+            print_line(f"warning: {warning}", "yellow")
     if problems:
         raise typer.Exit(1)
 

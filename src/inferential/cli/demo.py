@@ -9,13 +9,14 @@ import io
 import json
 import re
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -29,8 +30,9 @@ from inferential.config.loading import load
 from inferential.config.problems import ConfigError
 from inferential.scheduler import get_scheduler, scheduler_names
 from inferential.sim import table
-from inferential.sim.fleet import Plan, Report, run
+from inferential.sim.fleet import Plan, Report, robot_names, run
 from inferential.sim.link import INFERENTIAL, Software, serve
+from inferential.sim.secure import make_keys, secure_link, security_section
 from inferential.sim.watch import Watch
 from inferential.web import HttpServer
 
@@ -40,6 +42,7 @@ EXAMPLES = (
     "inferential demo --compare all --load 2 --seconds 10",
     "inferential demo --task hopper --load 4",
     "inferential demo --http 8080 --seconds 600",
+    "inferential demo --secure",
 )
 _PLAIN_LINE_S = 1.0
 
@@ -75,6 +78,9 @@ def demo(
         str | None,
         typer.Option(metavar="[HOST:]PORT", help="Serve the live page there meanwhile; the default host is 127.0.0.1."),
     ] = None,
+    secure: Annotated[
+        bool, typer.Option("--secure", help="Give the server and every robot keys, made for the run, and encrypt.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON and nothing else.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Print lines instead of a live table.")] = False,
 ) -> int:
@@ -88,15 +94,27 @@ def demo(
 
     Ctrl-C ends it early, with the summary of what ran so far, of which nothing is saved, and exit code 130.
     """
-    strategies = _strategies(strategy, compare)
+    plans = [
+        Plan(task=task.value, robots=robots, seconds=seconds, load=load, strategy=name, seed=seed)
+        for name in _strategies(strategy, compare)
+    ]
     software = INFERENTIAL if http is None else _with_page(http)
     _check_packages()
     _make(out)
+    with _encrypted(software, plans[0]) if secure else nullcontext(software) as chosen:
+        watches = _run_all(plans, chosen, quiet=as_json, live=wants_rich() and not plain)
+    interrupted = watches[-1].interrupted
+    # What an earlier run has saved is not replaced by half a run.
+    _show(watches, [] if interrupted else _save(watches, out), as_json=as_json, several=compare is not None)
+    return INTERRUPTED if interrupted else 0
+
+
+def _run_all(plans: Sequence[Plan], software: Software, *, quiet: bool, live: bool) -> list[Watch]:
     watches: list[Watch] = []
-    for name in strategies:
-        watch = Watch(Plan(task=task.value, robots=robots, seconds=seconds, load=load, strategy=name, seed=seed))
+    for plan in plans:
+        watch = Watch(plan)
         try:
-            _run(watch, software, quiet=as_json, live=wants_rich() and not plain)
+            _run(watch, software, quiet=quiet, live=live)
         except RuntimeError as error:
             raise CliError(str(error)) from error
         except KeyboardInterrupt:
@@ -106,10 +124,19 @@ def demo(
         watches.append(watch)
         if watch.interrupted:
             break
-    interrupted = watches[-1].interrupted
-    # What an earlier run has saved is not replaced by half a run.
-    _show(watches, [] if interrupted else _save(watches, out), as_json=as_json, several=compare is not None)
-    return INTERRUPTED if interrupted else 0
+    return watches
+
+
+@contextmanager
+def _encrypted(software: Software, plan: Plan) -> Iterator[Software]:
+    """The same software with keys for the server and each robot, for as long as this is entered."""
+    with TemporaryDirectory(prefix="inferential-keys-") as folder:
+        try:
+            make_keys(Path(folder), robot_names(plan))
+        except ModuleNotFoundError as error:
+            raise missing("the demo with keys", error, "demo") from error
+        serve_ours: Callable[..., Any] = software.serve  # `sim.link.serve`, with its page where there is one
+        yield Software(partial(serve_ours, security=security_section(folder)), partial(secure_link, folder=folder))
 
 
 def _show(watches: Sequence[Watch], saved: Sequence[Path], *, as_json: bool, several: bool) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from inferential.cli.settings import targets
+from inferential.config.exposure import unprotected
 from inferential.config.fields import Key, format_path
 from inferential.config.loading import Loaded
 from inferential.config.problems import ConfigError, Problem, closest
@@ -17,7 +19,9 @@ from inferential.config.profiles import load_profiles
 from inferential.config.schema import InferentialConfig
 from inferential.config.services import ListenerConfig, services
 from inferential.scheduler.time.profile import Profiles
+from inferential.transport.client_keys import read_folder
 from inferential.transport.listening import LARGEST_PORT
+from inferential.zmtp.certificates import CertificateError, read_certificate
 from inferential.zmtp.stream import MAX_PATH_BYTES
 
 RAY = "ray:"
@@ -28,7 +32,14 @@ _EVERYWHERE = ("*", "0.0.0.0", "::")
 
 def preflight(loaded: Loaded) -> list[Problem]:
     """Returns all problems but those of the strategy."""
-    return [*_mixed(loaded), *_unusable_addresses(loaded), *_shared_ports(loaded), *_bad_profiles(loaded)]
+    return [
+        *_mixed(loaded),
+        *_unusable_addresses(loaded),
+        *_shared_ports(loaded),
+        *_bad_profiles(loaded),
+        *_unusable_keys(loaded),
+        *_unprotected(loaded),
+    ]
 
 
 def strategy_problem(loaded: Loaded) -> Problem | None:
@@ -128,6 +139,29 @@ def _bad_profiles(loaded: Loaded) -> Iterator[Problem]:
     except ConfigError as error:
         for problem in error.problems:
             yield _problem(loaded, ("models", "profiles"), str(problem))
+
+
+def _unusable_keys(loaded: Loaded) -> Iterator[Problem]:
+    security = loaded.config.security
+    if security.mode == "off" or security.server_key is None or security.clients is None:
+        return
+    try:
+        if read_certificate(security.server_key).secret_key is None:
+            yield _problem(loaded, ("security", "server_key"), "expected the secret NAME.key_secret, got a public key")
+    except CertificateError as error:
+        yield _problem(loaded, ("security", "server_key"), f"{error}; `inferential keys new server` makes one")
+    try:
+        _, problems = read_folder(Path(security.clients), {})
+    except CertificateError as error:
+        problems = [f"{error}; `inferential keys new server` makes it"]
+    for problem in problems:
+        yield _problem(loaded, ("security", "clients"), problem)
+
+
+def _unprotected(loaded: Loaded) -> Iterator[Problem]:
+    for one in unprotected(loaded.config):
+        message = f"has neither a token nor TLS, and security.mode is required: {one.remedy}, or leave the section out"
+        yield _problem(loaded, tuple(one.path.split(".")), message)
 
 
 def _target(model_id: str) -> Key:

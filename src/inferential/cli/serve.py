@@ -132,6 +132,8 @@ class _AnnouncedServer(Server):
             await self.shutdown()
             if isinstance(error, OSError):
                 raise CliError(error.strerror or str(error)) from error
+            if isinstance(error, ValueError):
+                raise CliError(str(error)) from error
             raise
         for line in (self._announcement(), *beside):
             print(line, flush=True)

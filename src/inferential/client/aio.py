@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from inferential.client.failover import open_transport
 from inferential.client.handles import AsyncHandles, AsyncModel
+from inferential.client.keys import client_id_with, robot_keys
 from inferential.client.mailbox import Mailbox
 from inferential.client.session import Frames
 
@@ -53,9 +54,12 @@ class AsyncConnection(AsyncHandles):
         client_type: str = "",
         reconnect_ivl_ms: int = 100,
         reconnect_max_ms: int = 5000,
+        server_key: str | Sequence[str] | None = None,
+        secret_key: str | None = None,
     ) -> None:
-        super().__init__(client_id, client_type)
-        self._transport = open_transport(server, self._session.client_id, reconnect_ivl_ms, reconnect_max_ms)
+        keys = robot_keys(server_key, secret_key)
+        super().__init__(client_id_with(client_id, keys), client_type)
+        self._transport = open_transport(server, self._session.client_id, reconnect_ivl_ms, reconnect_max_ms, keys)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None  # for what there is to do though nothing comes
         self._timer_at = math.inf

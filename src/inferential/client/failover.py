@@ -15,10 +15,12 @@ from __future__ import annotations
 import hashlib
 import selectors
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from inferential.client.arguments import addresses_of
+from inferential.client.keys import HandshakeMaker, RobotKeys
 from inferential.client.link import Link, LinkTimeouts
 from inferential.client.mailbox import Mailbox
 from inferential.client.session import MAX_OPEN, Frames, Session
@@ -29,21 +31,30 @@ _HEARTBEAT_S, _SILENCE_S = 0.25, 1.0
 
 
 def open_transport(
-    server: str | Sequence[str], client_id: str, reconnect_ivl_ms: int, reconnect_max_ms: int
+    server: str | Sequence[str],
+    client_id: str,
+    reconnect_ivl_ms: int,
+    reconnect_max_ms: int,
+    keys: RobotKeys | None = None,
 ) -> ClientTransport:
     """Returns the transport to a server, or to several: a sequence of addresses, or one text separated by commas.
 
     Raises:
-        ValueError: an address cannot be used, or two are the same.
+        ValueError: an address cannot be used, two are the same, or there is not a key for each.
         TypeError: something is not an address.
     """
     servers = addresses_of(server)
+    makers: list[HandshakeMaker | None] = [None] * len(servers)
+    if keys is not None:
+        makers[:] = keys.makers(client_id.encode(), len(servers))
     if len(servers) == 1:
-        return SingleServer(servers[0], client_id, reconnect_ivl_ms, reconnect_max_ms)
+        return SingleServer(servers[0], client_id, reconnect_ivl_ms, reconnect_max_ms, makers[0])
     addresses = [normalize_address(one) for one in servers]
     if not addresses or len(set(addresses)) < len(addresses):
         raise ValueError(f"server: expected addresses that differ, got {server!r}")
-    return ServerFailover(rendezvous_order(addresses, client_id), client_id, reconnect_ivl_ms, reconnect_max_ms)
+    order = rendezvous_order(addresses, client_id)
+    handshakes = dict(zip(addresses, makers, strict=True))
+    return ServerFailover(order, client_id, reconnect_ivl_ms, reconnect_max_ms, handshakes)
 
 
 def rendezvous_order(addresses: Sequence[str], client_id: str) -> list[str]:
@@ -54,8 +65,15 @@ def rendezvous_order(addresses: Sequence[str], client_id: str) -> list[str]:
 class _Server:
     """One of several."""
 
-    def __init__(self, address: str, identity: bytes, timeouts: LinkTimeouts, selector: selectors.BaseSelector) -> None:
-        self.link = Link(address, identity, timeouts, selector)
+    def __init__(
+        self,
+        address: str,
+        identity: bytes,
+        timeouts: LinkTimeouts,
+        selector: selectors.BaseSelector,
+        make_handshake: HandshakeMaker | None,
+    ) -> None:
+        self.link = Link(address, identity, timeouts, selector, make_handshake=make_handshake)
         self.sent: dict[int, None] = {}
         """Ids of the newest requests that were sent to it, answered ones included."""
 
@@ -84,14 +102,25 @@ class ServerFailover:
         addresses: in the robot's order.
         client_id: the robot's.
         reconnect_ivl_ms, reconnect_max_ms: see `Connection`.
+        handshakes: makes the handshake with each server, by address.
     """
 
-    def __init__(self, addresses: Sequence[str], client_id: str, reconnect_ivl_ms: int, reconnect_max_ms: int) -> None:
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        client_id: str,
+        reconnect_ivl_ms: int,
+        reconnect_max_ms: int,
+        handshakes: Mapping[str, HandshakeMaker | None] = MappingProxyType({}),
+    ) -> None:
         timeouts = replace(
             link_timeouts(reconnect_ivl_ms, reconnect_max_ms), heartbeat_s=_HEARTBEAT_S, silence_s=_SILENCE_S
         )
         self._selector = selectors.DefaultSelector()
-        self._servers = [_Server(address, client_id.encode(), timeouts, self._selector) for address in addresses]
+        self._servers = [
+            _Server(address, client_id.encode(), timeouts, self._selector, handshakes.get(address))
+            for address in addresses
+        ]
         self.fd: int = fd_of(self._selector)
         self.closed: bool = False
         now = time.monotonic()

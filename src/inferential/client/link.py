@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from inferential.client.keys import HandshakeMaker
 from inferential.zmtp import ConnectionEnded, Stream
 from inferential.zmtp.protocol import Buffer, Discarded, Frame
 from inferential.zmtp.stream import socket_path
@@ -31,6 +32,7 @@ CONNECT_S = 10.0
 """Longest time that connecting and the handshake may take before the next attempt."""
 _SHORTEST_WAIT_S = 1e-3
 _FRAMES = 3  # empty, envelope, payload
+_MAX_WARNINGS = 8  # different ones, of one outage
 
 _Address = tuple[int, Any]  # address family and address
 
@@ -59,6 +61,7 @@ class Link:
         timeouts: its times.
         selector: the socket is registered with it.
         jitter: returns numbers from 0 to 1; they spread the attempts of robots that lost their server at the same time.
+        make_handshake: makes the handshake of each attempt; None: without keys.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class Link:
         timeouts: LinkTimeouts,
         selector: selectors.BaseSelector,
         jitter: Callable[[], float] = random.random,
+        make_handshake: HandshakeMaker | None = None,
     ) -> None:
         self.address = address
         self.connected: bool = False
@@ -80,6 +84,7 @@ class Link:
         self._timeouts = timeouts
         self._selector = selector
         self._jitter = jitter
+        self._make_handshake = make_handshake
         self._addresses: list[_Address] = []  # of the server, not tried yet
         self._resolver: _Resolver | None = None
         self._connecting: socket.socket | None = None
@@ -91,7 +96,7 @@ class Link:
         """Whether the connection was found closed; `poll` handles it."""
         self.last_error: str | None = "connecting"
         """Why there is no connection, in words; None while connected."""
-        self._warned = False
+        self._warned: set[str] = set()  # what was logged since it was connected
         self._give_up_at = 0.0
         self._wait_s = timeouts.reconnect_s
 
@@ -203,8 +208,8 @@ class Link:
         stood = self.connected
         self.close()
         self.last_error = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
-        if not self._warned:
-            self._warned = True
+        if self.last_error not in self._warned and len(self._warned) < _MAX_WARNINGS:
+            self._warned.add(self.last_error)
             logger.warning("cannot connect to %s (%s); retrying with backoff", self.address, self.last_error)
         if stood:
             self._wait_s = self._timeouts.reconnect_s
@@ -226,7 +231,8 @@ class Link:
             connecting.getpeername()
         except OSError:
             return  # not yet
-        stream = Stream(connecting, b"DEALER", self._identity, max_frames=_FRAMES)
+        handshake = None if self._make_handshake is None else self._make_handshake()
+        stream = Stream(connecting, b"DEALER", self._identity, max_frames=_FRAMES, handshake=handshake)
         self._selector.modify(connecting, selectors.EVENT_READ)
         self._connecting, self._stream = None, stream
         self._advance(self._stream, now)
@@ -243,7 +249,7 @@ class Link:
             self.writable = not self._writing
             self.last_error = None
             if self._warned:
-                self._warned = False
+                self._warned.clear()
                 logger.warning("connected to %s", self.address)
             self._wait_s = self._timeouts.reconnect_s
             self.next_poll_at = now + self._timeouts.heartbeat_s

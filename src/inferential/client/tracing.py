@@ -25,9 +25,9 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from inferential.client.handles import AsyncModel
+from inferential.client.model import Model
 from inferential.client.result import Result
 from inferential.client.session import MAX_OPEN
-from inferential.client.sync import Model
 from inferential.errors import InferenceError
 
 _PROPAGATOR = TraceContextTextMapPropagator()

@@ -9,6 +9,7 @@ import selectors
 import time
 from typing import Protocol
 
+from inferential.client.keys import HandshakeMaker
 from inferential.client.link import Link, LinkTimeouts
 from inferential.client.mailbox import Mailbox
 from inferential.client.session import Frames, Session
@@ -111,10 +112,17 @@ class SingleServer:
         ValueError: an address or a time is not one.
     """
 
-    def __init__(self, server: str, client_id: str, reconnect_ivl_ms: int, reconnect_max_ms: int) -> None:
+    def __init__(
+        self,
+        server: str,
+        client_id: str,
+        reconnect_ivl_ms: int,
+        reconnect_max_ms: int,
+        make_handshake: HandshakeMaker | None = None,
+    ) -> None:
         address, timeouts = normalize_address(server), link_timeouts(reconnect_ivl_ms, reconnect_max_ms)
         self._selector = selectors.DefaultSelector()
-        self._link = Link(address, client_id.encode(), timeouts, self._selector)
+        self._link = Link(address, client_id.encode(), timeouts, self._selector, make_handshake=make_handshake)
         self.fd: int = fd_of(self._selector)
         self.closed: bool = False
         self._link.poll(time.monotonic())

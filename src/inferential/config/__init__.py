@@ -26,6 +26,7 @@ from inferential.config.schema import (
     TieredConfig,
     TransportConfig,
 )
+from inferential.config.security import SecurityConfig
 
 if TYPE_CHECKING:
     from inferential.config.loading import load_config
@@ -47,6 +48,7 @@ __all__ = [
     "ObservationConfig",
     "ResponseTrackingConfig",
     "SchedulingConfig",
+    "SecurityConfig",
     "ServerConfig",
     "SloAwareConfig",
     "TieredConfig",

@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from inferential.config.schema import ClientEntry, ClientsConfig
+
+_LIMITS = ("max_rate_hz", "min_priority", "max_urgency", "max_payload_bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRights:
+    """What a client may ask of one model; None: no limit.
+
+    Attributes:
+        model_is_allowed: whether it may ask the model at all.
+        models: those that it may ask.
+        max_rate_hz: most requests a second.
+        min_priority: the best priority that it may claim.
+        max_urgency: the highest urgency that it may claim.
+        max_payload_bytes: all tensors of one observation.
+    """
+
+    model_is_allowed: bool
+    models: tuple[str, ...]
+    max_rate_hz: float | None
+    min_priority: int | None
+    max_urgency: float | None
+    max_payload_bytes: int | None
 
 
 class ClientPolicies:
@@ -19,6 +44,10 @@ class ClientPolicies:
         self._accept_unknown = config.accept_unknown
         self._ids = {entry.id for entry in config.known}
         self._entries: dict[tuple[str, str], ClientEntry] = {(entry.id, entry.model): entry for entry in config.known}
+        self._limited: dict[str, list[ClientEntry]] = {}
+        for entry in config.known:
+            if any(getattr(entry, name) is not None for name in ("models", *_LIMITS)):
+                self._limited.setdefault(entry.id, []).append(entry)
 
     def accepts(self, client_id: str) -> bool:
         """Returns whether the client is served at all."""
@@ -30,6 +59,26 @@ class ClientPolicies:
         if entry is not None and entry.latency_budget_ms is not None:
             return entry.latency_budget_ms
         return stated_ms
+
+    def rights(self, client_id: str, model_id: str) -> ClientRights | None:
+        """Returns the limits on a client's requests to a model; None if there are none.
+
+        A limit is that of the entry for the model, else the strictest of the client's other entries.
+        """
+        entries = self._limited.get(client_id)
+        if entries is None:
+            return None
+        own = self._entries.get((client_id, model_id))
+        lists = [entry.models for entry in entries if entry.models is not None]
+        models = sorted({model for models in lists for model in models})
+        return ClientRights(
+            not lists or model_id in models,
+            tuple(models),
+            _strictest(own, entries, "max_rate_hz", min),
+            _strictest(own, entries, "min_priority", max),
+            _strictest(own, entries, "max_urgency", min),
+            _strictest(own, entries, "max_payload_bytes", min),
+        )
 
     @property
     def default_budget_ms(self) -> float:
@@ -45,3 +94,12 @@ class ClientPolicies:
     def default_priority(self) -> int:
         """The priority if neither operator nor client sets one."""
         return self._defaults.priority
+
+
+def _strictest(
+    own: ClientEntry | None, entries: Sequence[ClientEntry], name: str, choose: Callable[[list[Any]], Any]
+) -> Any:
+    if own is not None and getattr(own, name) is not None:
+        return getattr(own, name)
+    stated = [value for entry in entries if (value := getattr(entry, name)) is not None]
+    return choose(stated) if stated else None

@@ -1,6 +1,6 @@
 """Reads settings from the environment, `INFERENTIAL_SECTION__FIELD=value`.
 
-Every name with the prefix is a setting; validation finds out whether there is such a key.
+Every name with the prefix is a setting, but the few that clients read; validation finds out whether such a key exists.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from inferential.config.text import Layer, SyntaxProblem
 from inferential.config.text_yaml import parse_yaml
 
 PREFIX = "INFERENTIAL_"
+NO_SETTINGS = frozenset({"INFERENTIAL_SERVER_KEY", "INFERENTIAL_SECRET_KEY", "INFERENTIAL_TOKEN"})
+"""What clients and commands read: keys of a robot, and the page's token."""
 SEPARATOR = "__"
 _BOOLEANS = {
     **dict.fromkeys(("true", "yes", "on", "1"), True),
@@ -35,7 +37,7 @@ def read_environment(env: Mapping[str, str], below: Mapping[str, Any]) -> list[L
     layers: dict[Key, Layer] = {}
     problems: list[Problem] = []
     for name in sorted(env):
-        if not name.upper().startswith(PREFIX):
+        if not name.upper().startswith(PREFIX) or name in NO_SETTINGS:
             continue
         key = _key(name[len(PREFIX) :].split(SEPARATOR), below)
         node = find(key)

@@ -44,7 +44,7 @@ class ActConfig(GatewayConfig):
     port: Port = 8202
     """Port to listen on; 0 for a free one."""
     token: Secret | None = None
-    """Required as Authorization: Bearer TOKEN; none: every robot is served."""
+    """Required as Authorization: Bearer TOKEN, or its hash as sha256:HEX; none: every robot is served."""
     dt_ms: NotNegative = 0.0
     """Milliseconds between two actions of a chunk, sent where the model's answer has no dt_ms; 0: not stated."""
     timeout_ms: Positive = 120_000.0

@@ -22,6 +22,7 @@ from inferential.config.section import (
     Section,
     SocketCount,
 )
+from inferential.config.security import FilePath, SecurityConfig
 from inferential.config.services import GatewayConfig, HttpConfig, OtlpConfig, with_installed_gateways
 
 Target = Annotated[
@@ -205,6 +206,17 @@ class ClientEntry(Section):
     """How old an action may be when it arrives."""
     priority: int | None = Field(default=None, ge=0)
     """Priority of its requests; 0 is the highest."""
+    models: list[str] | None = None
+    """The only models that the client may ask, of all its entries together; every model by default."""
+    max_rate_hz: Positive | None = None
+    """Most requests a second; more are refused with the time to wait. This and the limits below hold for every model,
+    unless another entry of the client is about that model and sets its own."""
+    min_priority: int | None = Field(default=None, ge=0)
+    """Best priority that it may claim, 0 being the highest; a better one counts as this."""
+    max_urgency: float | None = Field(default=None, ge=0, le=1)
+    """Highest urgency that it may claim; a higher one counts as this."""
+    max_payload_bytes: Count | None = None
+    """All tensors of one observation; more is refused."""
 
 
 class ClientsConfig(Section):
@@ -293,7 +305,12 @@ class OpenPiConfig(GatewayConfig):
     port: Port = 8000
     """Port to listen on; 0 for a free one."""
     api_keys: list[Secret] = Field(default_factory=list)
-    """Keys that are accepted in the header Authorization: Api-Key KEY; none: every robot is served."""
+    """Keys that are accepted in the header Authorization: Api-Key KEY, or their hashes as sha256:HEX; none: every robot
+    is served."""
+    tls_certificate: FilePath | None = None
+    """PEM file of the certificate, with those between it and its root; with it robots connect to wss://."""
+    tls_key: FilePath | None = None
+    """PEM file of the certificate's key; None: it is in the same file."""
     metadata: dict[str, Any] = Field(default_factory=dict)
     """Sent to each robot when it connects, over the metadata of the model itself."""
     timeout_ms: Positive = 120_000.0
@@ -311,7 +328,7 @@ class Gr00tConfig(GatewayConfig):
     port: Port = 5556
     """Port to listen on; 0 for a free one."""
     api_token: Secret | None = None
-    """Token that each request must carry as api_token; none: every robot is served."""
+    """Token that each request must carry as api_token, or its hash as sha256:HEX; none: every robot is served."""
     modality_config: dict[str, Any] = Field(default_factory=dict)
     """Answer of the endpoint get_modality_config; each modality config in it gets the markers of N1.6 and N1.7."""
     timeout_ms: Positive = 120_000.0
@@ -362,9 +379,22 @@ class InferentialConfig(Section):
     """Which metrics are kept, and how many points."""
     gateways: Annotated[GatewaysConfig, Effect.ON_RESTART] = Field(default_factory=GatewaysConfig)
     """Other clients' protocols."""
+    security: Annotated[SecurityConfig, Effect.ON_RESTART] = Field(default_factory=SecurityConfig)
+    """Keys and encryption."""
     http: Annotated[HttpConfig | None, Effect.ON_RESTART] = None
     """The live page, metrics and health over HTTP; off unless the section is present."""
     otlp: Annotated[OtlpConfig | None, Effect.ON_RESTART] = None
     """Traces and metrics to an OpenTelemetry collector; off unless the section is present."""
     ray: Annotated[dict[str, Any], Effect.ON_RESTART] = Field(default_factory=dict)
     """Arguments with which Ray is joined or started (those of its `init`), as `address`."""
+
+    @field_validator("security")
+    @classmethod
+    def _has_keys(cls, security: SecurityConfig) -> SecurityConfig:
+        # Not a rule of the section itself, which would hold while its fields are set one after another.
+        missing = [name for name in ("server_key", "clients") if getattr(security, name) is None]
+        if security.mode != "off" and missing:
+            raise ValueError(
+                f"mode {security.mode} needs {' and '.join(missing)}: `inferential keys new server` makes them"
+            )
+        return security

@@ -14,6 +14,7 @@ from pydantic_core import InitErrorDetails
 
 from inferential.config.extensions import GATEWAYS, ExtensionError, load_extension
 from inferential.config.section import HttpUrl, Port, Positive, Secret, Section, details
+from inferential.config.security import FilePath
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,12 @@ class HttpConfig(ListenerConfig):
     port: Port = 8080
     """Port to listen on; 0 for a free one."""
     token: Secret | None = None
-    """Required from readers as Authorization: Bearer TOKEN, or once as ?token=TOKEN; none: no token is needed."""
+    """Required from readers as Authorization: Bearer TOKEN, or once as ?token=TOKEN; in its place may stand its hash as
+    sha256:HEX. None: no token is needed."""
+    tls_certificate: FilePath | None = None
+    """PEM file of the certificate, with those between it and its root; with it the page is https://."""
+    tls_key: FilePath | None = None
+    """PEM file of the certificate's key; None: it is in the same file."""
 
     def purpose(self) -> str:
         """Returns its pages, and whether they need a token."""

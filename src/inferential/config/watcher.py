@@ -179,3 +179,25 @@ def _on_hangup(callback: Callable[[], None]) -> Iterator[None]:
     finally:
         loop.remove_signal_handler(number)
         signal.signal(number, before)
+
+
+async def watch_folder(folder: str | Path, on_change: Callable[[], object]) -> None:
+    """Calls back when watching begins and whenever something in a folder changes, until it is cancelled."""
+    inside = Path(folder) / "any"
+    try:
+        while True:
+            directories = _directories(inside)
+            async with contextlib.aclosing(awatch(*directories, watch_filter=None, recursive=False)) as changes:
+                upcoming = asyncio.ensure_future(anext(changes))
+                try:
+                    await asyncio.sleep(0)  # the watch is set up before the generator first waits
+                    on_change()
+                    while directories == _directories(inside):
+                        await upcoming
+                        upcoming = asyncio.ensure_future(anext(changes))
+                        on_change()
+                finally:
+                    upcoming.cancel()
+                    await asyncio.gather(upcoming, return_exceptions=True)
+    except (OSError, RuntimeError) as error:  # no such folder, or the system's limits on watches
+        logger.error("cannot watch %s, only SIGHUP reads it again: %s", folder, error)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import itertools
 import logging
 import secrets
@@ -30,6 +29,7 @@ from starlette.routing import Route
 from inferential import errors
 from inferential.config.gateways import ActConfig
 from inferential.config.services import GatewayConfig
+from inferential.config.tokens import KnownToken
 from inferential.errors import InferentialError
 from inferential.gateway.base import Gateway, GatewayAnswer, GatewayClient, describe_error
 from inferential.gateway.json_numpy import dumps, loads
@@ -83,7 +83,9 @@ class ActGateway(Gateway):
 
     def __init__(self, server: Server, config: ActConfig) -> None:
         super().__init__(server, config)
-        self._token = None if config.token is None else config.token.get_secret_value().encode()
+        self._token = (
+            None if config.token is None else KnownToken("gateways.act.token", config.token.get_secret_value())
+        )
         self._socket: socket.socket | None = None
         self._uvicorn: _Uvicorn | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -210,7 +212,7 @@ class ActGateway(Gateway):
     def _is_token(self, authorization: str) -> bool:
         assert self._token is not None
         scheme, _, token = authorization.partition(" ")
-        return scheme.lower() == "bearer" and hmac.compare_digest(token.strip().encode(), self._token)
+        return scheme.lower() == "bearer" and self._token.matches(token.strip())
 
     # Clients of the server
 

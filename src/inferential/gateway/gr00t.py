@@ -13,7 +13,6 @@ An answer has its arrays in the form of the request. A request to kill the serve
 from __future__ import annotations
 
 import asyncio
-import hmac
 import itertools
 import logging
 import secrets
@@ -25,6 +24,7 @@ import zmq.asyncio
 
 from inferential.config.schema import Gr00tConfig
 from inferential.config.services import GatewayConfig
+from inferential.config.tokens import KnownToken
 from inferential.errors import InferenceError
 from inferential.gateway.base import Gateway, GatewayClient, describe_error
 from inferential.gateway.gr00t_messages import ArrayForm, pack, unpack, with_modality_markers
@@ -49,7 +49,8 @@ class Gr00tGateway(Gateway):
 
     def __init__(self, server: Server, config: Gr00tConfig) -> None:
         super().__init__(server, config)
-        self._token = None if config.api_token is None else config.api_token.get_secret_value().encode()
+        token = config.api_token
+        self._token = None if token is None else KnownToken("gateways.gr00t.api_token", token.get_secret_value())
         self._context: zmq.asyncio.Context | None = None
         self._socket: zmq.asyncio.Socket | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -159,4 +160,4 @@ class Gr00tGateway(Gateway):
 
     def _is_token(self, token: Any) -> bool:
         assert self._token is not None
-        return isinstance(token, str) and hmac.compare_digest(token.encode(), self._token)
+        return isinstance(token, str) and self._token.matches(token)

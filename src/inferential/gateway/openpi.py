@@ -8,7 +8,6 @@ client cannot go on. `GET /healthz` answers OK. (openpi, `websocket_policy_serve
 from __future__ import annotations
 
 import asyncio
-import hmac
 import itertools
 import logging
 import os
@@ -25,10 +24,12 @@ from websockets.http11 import Request, Response
 
 from inferential.config.schema import OpenPiConfig
 from inferential.config.services import GatewayConfig
+from inferential.config.tokens import KnownToken
 from inferential.errors import InferenceError
 from inferential.gateway.base import Gateway, GatewayClient, describe_error
 from inferential.proto.msgpack_numpy import pack, unpack
 from inferential.server import Server
+from inferential.server.tls import check_tls
 from inferential.transport.keepalive import enable_keepalive
 
 logger: logging.Logger = logging.getLogger("inferential.gateway.openpi")
@@ -51,26 +52,29 @@ class OpenPiGateway(Gateway):
 
     def __init__(self, server: Server, config: OpenPiConfig) -> None:
         super().__init__(server, config)
-        self._keys = [key.get_secret_value().encode() for key in config.api_keys]
+        self._keys = [KnownToken("gateways.openpi.api_keys", key.get_secret_value()) for key in config.api_keys]
         self._listening: WebsocketServer | None = None
         self._names = map(f"openpi-{secrets.token_hex(3)}-%d".__mod__, itertools.count(1))
 
     @property
     def address(self) -> str:
-        """As ws://HOST:PORT; RuntimeError while it does not listen."""
+        """As ws://HOST:PORT, or wss:// with TLS; RuntimeError while it does not listen."""
         if self._listening is None:
             raise RuntimeError("the openpi gateway does not listen; its address is known between start() and stop()")
         host, port = next(iter(self._listening.sockets)).getsockname()[:2]
-        return f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
+        scheme = "ws" if self._config.tls_certificate is None else "wss"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     async def start(self) -> None:
-        """Begins to listen; OSError if the address cannot be bound."""
+        """Begins to listen; OSError if the address cannot be bound, or a file of TLS cannot be read."""
         config = self._config
+        tls = check_tls("gateways.openpi", config.tls_certificate, config.tls_key)
         try:
             self._listening = await serve(
                 self._robot,
                 config.host,
                 config.port,
+                ssl=tls,
                 process_request=self._admit,
                 compression=None,
                 ping_timeout=None,  # a robot that is busy, or a process that was, is not gone; TCP finds out who is
@@ -103,10 +107,9 @@ class OpenPiGateway(Gateway):
 
     def _knows(self, authorization: str) -> bool:
         scheme, _, key = authorization.partition(" ")
-        shown = key.strip().encode()
         # All are compared, each in constant time: the delay of an answer reveals nothing of a key.
         return (scheme.lower() == "api-key") & any(
-            [hmac.compare_digest(shown, known) for known in self._keys]  # noqa: C419 (any() would stop at the first)
+            [known.matches(key.strip()) for known in self._keys]  # noqa: C419 (any() would stop at the first)
         )
 
     async def _robot(self, websocket: ServerConnection) -> None:

@@ -97,6 +97,7 @@ INVALIDATION_COUNT = declare(
     "a response was invalidated: its request was refused, or it could not be delivered",
 )
 SEND_ERRORS = declare("send_errors", "1", (CLIENT, ERROR), "a message to a client could not be sent")
+HANDSHAKE_FAILURES = declare("handshake_failures", "1", (ERROR,), "a connection was refused before it was established")
 OBSERVATION_ERRORS = declare(
     "observation_errors",
     "1",

@@ -100,6 +100,10 @@ class Recorder:
         """Records a malformed message."""
         self._record(names.OBSERVATION_ERRORS, 1.0, {names.CLIENT: client_id, names.ERROR: error})
 
+    def handshake_failed(self, error: str) -> None:
+        """Records a connection that was refused before it was established."""
+        self._record(names.HANDSHAKE_FAILURES, 1.0, {names.ERROR: error})
+
     def send_error(self, client_id: str, error: str) -> None:
         """Records a message that could not be sent."""
         self._record(names.SEND_ERRORS, 1.0, {names.CLIENT: client_id, names.ERROR: error})

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from inferential.config.client_policy import ClientPolicies
+from inferential.config.client_policy import ClientPolicies, ClientRights
 from inferential.observation.assembler import ObservationAssembler
 from inferential.observation.slots import ObservationError, SlotInfo
 from inferential.proto import LATE_REFUSE, LATE_SERVE, PROTOCOL_VERSION, QUEUE_LATEST
@@ -19,6 +19,8 @@ from inferential.proto.cache import CacheCounts
 from inferential.proto.fields import ConstantFields, VaryingFields
 from inferential.proto.tensors import Buffer
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
+from inferential.server.rate_limits import RateLimits
+from inferential.server.rights import Claim, hold_to
 
 if TYPE_CHECKING:
     from inferential.config.schema import InferentialConfig
@@ -61,6 +63,7 @@ class ResolvedPolicy:
         control_period_s: how long one action of a chunk is played, in seconds; None if not stated.
         fixed_priority: the priority that the configuration sets; None if the client chooses it.
         default_priority: priority of an observation that carries 0, which from a 1.x client may mean "not set".
+        rights: limits on what the client may ask; None if there are none.
     """
 
     identity: bytes
@@ -72,6 +75,7 @@ class ResolvedPolicy:
     control_period_s: float | None
     fixed_priority: int | None
     default_priority: int
+    rights: ClientRights | None
 
 
 class Ingress:
@@ -93,6 +97,9 @@ class Ingress:
         self._model_ids = model_ids
         # A random prefix and a counter: as unique as a UUID, at a tenth of its cost.
         self._prefix, self._numbers = f"{secrets.token_hex(8)}-", itertools.count(1)
+        self._rates = RateLimits()
+        self.has_key: Callable[[str], bool] = lambda client_id: False
+        """Returns whether a client id belongs to a key, so that only the connection with that key may use it."""
         self.configure(config)
 
     def configure(self, config: InferentialConfig) -> None:
@@ -142,7 +149,10 @@ class Ingress:
         """
         client_id = constant.client_id
         if not identity.startswith(b"\0"):
-            reason = f"client.id: {client_id!r} is not the identity of the connection it came by"
+            name = identity.decode("utf-8", "replace")
+            reason = f"client.id: {client_id!r} is not the identity of the connection it came by, which is {name!r}"
+        elif self.has_key(client_id):
+            reason = f"client.id: {client_id!r} belongs to a key, and this observation came without it"
         elif self._owner(client_id) not in (None, identity):
             reason = f"client.id: {client_id!r} is in use by another connection"
         else:
@@ -171,6 +181,7 @@ class Ingress:
             None if sender.control_period_ms is None else sender.control_period_ms / 1e3,
             self._clients.fixed_priority(client_id, model_id),
             0 if sender.protocol_version >= PROTOCOL_VERSION else self._clients.default_priority,
+            self._clients.rights(client_id, model_id),
         )
 
     def _incoming(
@@ -188,6 +199,11 @@ class Ingress:
         model_id, priority = sender.model_id, policy.fixed_priority
         if priority is None:
             priority = varying.priority or policy.default_priority
+        urgency, refusal = varying.urgency, policy.refusal
+        if policy.rights is not None:
+            claim = Claim(urgency, priority, len(payload))
+            held = hold_to(policy.rights, claim, sender.client_id, model_id, self._rates, received_at)
+            urgency, priority, refusal = claim.urgency, claim.priority, refusal or held
         request = InferenceRequest(
             sender.client_id,
             model_id,
@@ -195,7 +211,7 @@ class Ingress:
             envelope,
             payload,
             received_at,
-            varying.urgency,
+            urgency,
             varying.steps_remaining,
             0.0,  # time_until_next: set by accounting, which knows the client's cadence
             policy.latency_budget_ms,
@@ -214,7 +230,7 @@ class Ingress:
             policy.control_period_s,
             staleness_ms,
             policy.explicit_budget_ms,
-            policy.refusal or self._unknown_model(model_id),
+            refusal or self._unknown_model(model_id),
         )
 
     def _late(self, sender: ConstantFields) -> Literal["serve", "refuse"]:

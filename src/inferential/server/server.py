@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from inferential.config.exposure import exposure
 from inferential.config.schema import InferentialConfig
 from inferential.dispatch.base import Dispatcher
 from inferential.metrics.callbacks import MetricCallback
@@ -29,9 +30,11 @@ from inferential.server.egress import Egress
 from inferential.server.executor import Executor
 from inferential.server.history import History
 from inferential.server.inprocess import InProcessConnection
+from inferential.server.key_watch import KeyWatch
 from inferential.server.process import Endable, frozen_garbage, stop_on_signals
 from inferential.server.pump import EventPump
 from inferential.server.status import ServerStatus, status_of
+from inferential.transport.handshakes import HandshakeGuard
 from inferential.transport.memory import raise_mmap_threshold
 from inferential.transport.messages import Received
 from inferential.transport.zmq_transport import ZmqTransport
@@ -51,6 +54,7 @@ class _Run:
     pump: EventPump
     executor: Executor
     history: History
+    keys: KeyWatch
 
 
 class Server:
@@ -134,6 +138,7 @@ class Server:
 
         Raises:
             OSError: the address cannot be bound.
+            CertificateError: a key file of `security` cannot be used.
             RuntimeError: the server runs already.
         """
         if self._run is not None:
@@ -141,8 +146,10 @@ class Server:
         raise_mmap_threshold()
         core, config = self._core, self._core.config
         # A client whose message is up to twice too large is sent an error; beyond that its connection is closed.
+        guard = HandshakeGuard(config.security, core.recorder.handshake_failed)
+        core.ingress.has_key = guard.has_key
         limit = 2 * config.observations.max_payload_bytes
-        transport = ZmqTransport(config.transport, limit, core.dispatcher.allocate)
+        transport = ZmqTransport(config.transport, limit, guard, core.dispatcher.allocate)
         egress = Egress(transport, core.inprocess, core.recorder, core.accounting, self._request_callbacks)
         pump = EventPump(transport, core.ingress, core.accounting, core.engine, egress)
 
@@ -167,9 +174,13 @@ class Server:
             lambda: None if pump.draining else core.config.scheduling.max_retries,
             pump.on_call_ended,
         )
-        self._run = _Run(asyncio.get_running_loop(), transport, pump, executor, history)
+        keys = KeyWatch(guard, transport, config.security.clients)
+        self._run = _Run(asyncio.get_running_loop(), transport, pump, executor, history, keys)
         pump.start(executor)
+        keys.start()
         logger.info("listening on %s, strategy %s", transport.address, config.scheduling.strategy)
+        for warning in exposure(config):
+            logger.warning("%s", warning)
 
     async def _main_loop(self) -> None:
         """Waits for `stop`; the pump is driven by events."""
@@ -204,6 +215,7 @@ class Server:
             await asyncio.sleep(_READ_GRACE_S)
         run, self._run = self._run, None
         run.pump.close()
+        await run.keys.stop()
         await self._core.dispatcher.close()
         await run.transport.close()
         self._stop.clear()
@@ -285,10 +297,12 @@ class Server:
             capacities=core.capacities,
             dispatcher=core.dispatcher,
             history=run.history,
+            warnings=exposure(core.config),
             counters={
                 "pump_runs": run.pump.runs,
                 "calls_inline": run.executor.inline_calls,
                 "calls_as_tasks": run.executor.task_calls,
+                "handshakes_failed": run.keys.failures,
             },
             sizes={
                 "timers": int(run.pump.timer_set),
@@ -385,6 +399,8 @@ class Server:
             ValueError: the strategy is unknown; nothing is changed then.
         """
         self._core.reconfigure(config)
+        if self._run is not None:
+            self._run.keys.reload()
         self._work()
 
     def _work(self) -> None:

@@ -129,6 +129,7 @@ class ServerStatus:
         batches: the newest calls, oldest first.
         nodes: the machines of a cluster, if the backend knows them.
         workers: memory and CPU time of the models' processes.
+        warnings: what the operator should know, such as that anybody on the network can speak as any robot.
         counters: internal events since the server started.
         sizes: entries in each internal table, for finding leaks. The keys of both may change between versions.
     """
@@ -145,6 +146,7 @@ class ServerStatus:
     batches: list[BatchStatus]
     nodes: list[NodeUse]
     workers: list[WorkerUse]
+    warnings: list[str]
     counters: dict[str, int]
     sizes: dict[str, int]
 
@@ -165,6 +167,7 @@ def status_of(
     capacities: Capacities,
     dispatcher: Dispatcher,
     history: History,
+    warnings: list[str],
     counters: dict[str, int],
     sizes: dict[str, int],
 ) -> ServerStatus:
@@ -194,6 +197,7 @@ def status_of(
         batches=history.batches(),
         nodes=list(dispatcher.nodes()),
         workers=list(dispatcher.workers()),
+        warnings=warnings,
         counters=counters,
         sizes=sizes,
     )

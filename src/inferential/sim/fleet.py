@@ -92,6 +92,14 @@ def run(plan: Plan, software: Software = INFERENTIAL) -> Generator[list[Report],
             yield reports
 
 
+def robot_names(plan: Plan) -> list[str]:
+    """Returns the robots' names, which are their client ids, by number."""
+    from inferential.sim.tasks import TASKS
+
+    task = TASKS[plan.task]
+    return [f"{task.kind_of(number).kind}-{number:02d}" for number in range(plan.robots)]
+
+
 def _shares(plan: Plan) -> list[list[int]]:
     """Returns the numbers of the robots that each process drives."""
     workers = -(-plan.robots // ROBOTS_PER_PROCESS)
@@ -178,7 +186,7 @@ def _drive(plan: Plan, software: Software, numbers: list[int], pipe: Pipe) -> No
         return  # given up before it began
 
     async def main() -> None:
-        names = {number: f"{robot.kind}-{number:02d}" for number, robot in robots.items()}
+        names = robot_names(plan)
         drivers = [
             Driver(robot, names[number], software.link(robot, names[number], address))
             for number, robot in robots.items()

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
@@ -76,10 +77,12 @@ class Software:
 class InferentialLink:
     """Connects a robot by the asyncio client of this package."""
 
-    def __init__(self, robot: Robot, name: str, server: str) -> None:
+    def __init__(self, robot: Robot, name: str, server: str, server_key: str = "", secret_key: str = "") -> None:
         from inferential import AsyncConnection
 
-        self._connection: AsyncConnection = AsyncConnection(server, name, robot.kind, reconnect_ivl_ms=20)
+        self._connection: AsyncConnection = AsyncConnection(
+            server, name, robot.kind, reconnect_ivl_ms=20, server_key=server_key, secret_key=secret_key
+        )
         self._model: AsyncModel = self._connection.model(
             robot.model_id, latency_budget_ms=robot.deadline_ms, control_rate_hz=robot.control_rate_hz
         )
@@ -121,7 +124,10 @@ class Page(Protocol):
 
 @asynccontextmanager
 async def serve(
-    strategy: str, models: dict[str, AcceleratedModel], page: Callable[[Server], Page] | None = None
+    strategy: str,
+    models: dict[str, AcceleratedModel],
+    page: Callable[[Server], Page] | None = None,
+    security: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[tuple[str, Served]]:
     """Starts the server of this package, which knows that the models share the accelerator.
 
@@ -129,6 +135,7 @@ async def serve(
         strategy: by which it schedules.
         models: by id.
         page: makes what shows the server meanwhile.
+        security: that section of the server's configuration.
 
     Raises:
         OSError: the page's address cannot be bound.
@@ -140,6 +147,7 @@ async def serve(
         {
             "scheduling": {"strategy": strategy},
             "server": {"drain_timeout_s": 0.5},
+            "security": dict(security),
             "models": {"known": {model_id: {"device": "accelerator"} for model_id in models}},
         }
     )

@@ -18,10 +18,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from inferential.transport.connections import ClientConnection, MalformedMessage, send_buffered
+from inferential.transport.connections import ClientConnection, DuplicateIds, MalformedMessage, send_buffered
+from inferential.transport.handshakes import HandshakeGuard
 from inferential.transport.listening import listen
 from inferential.transport.messages import IncomingObservation, OutgoingResponse, Received
 from inferential.zmtp import ConnectionEnded, ProtocolError, Stream
+from inferential.zmtp.handshake import HandshakeError
 from inferential.zmtp.protocol import Allocate, Buffer, Discarded
 
 if TYPE_CHECKING:
@@ -43,7 +45,6 @@ _POLL_AFTER = 16  # messages returned between two polls of all connections
 _MAX_DIRECT_READS = 16  # reads from an only client between two polls of all connections
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _ACCEPT_RETRY_S = 1.0
-_MAX_DUPLICATE_IDS = 1024
 
 
 class ZmqTransport:
@@ -52,6 +53,7 @@ class ZmqTransport:
     Args:
         config: the address, and how many messages may wait for a client.
         max_message_bytes: a larger frame closes its sender's connection before memory is allocated; None: no limit.
+        guard: decides who may connect; None: all may.
         allocate: returns memory for a large frame, or None: new memory.
 
     Raises:
@@ -59,7 +61,11 @@ class ZmqTransport:
     """
 
     def __init__(
-        self, config: TransportConfig, max_message_bytes: int | None = None, allocate: Allocate | None = None
+        self,
+        config: TransportConfig,
+        max_message_bytes: int | None = None,
+        guard: HandshakeGuard | None = None,
+        allocate: Allocate | None = None,
     ) -> None:
         self._allocate = allocate
         try:
@@ -70,6 +76,7 @@ class ZmqTransport:
         self.address = self._listener.address
         self._send_hwm = config.send_hwm
         self._max_frame_bytes = max_message_bytes
+        self._guard = HandshakeGuard() if guard is None else guard
         # One descriptor for the event loop, however many clients are connected: all messages that have arrived are read
         # in one turn of the loop, and can go into one batch.
         self._selector = selectors.DefaultSelector()
@@ -80,7 +87,7 @@ class ZmqTransport:
         self._returned = 0  # messages since the last poll
         self._direct_reads = 0  # since the last poll of all connections
         self._names = itertools.count(1)
-        self._duplicate_ids: set[bytes] = set()  # identities that connected while they were connected
+        self._duplicate_ids = DuplicateIds()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_readable: Callable[[], None] | None = None
         self._readable: asyncio.Event | None = None
@@ -162,6 +169,8 @@ class ZmqTransport:
             if events & selectors.EVENT_READ:
                 self._read(client)
         except ConnectionEnded as error:
+            if client in self._handshaking:
+                self._guard.failed(client.host, error, time.monotonic())
             self._drop(client, str(error))
 
     def _read_only_client(self) -> bool:
@@ -193,10 +202,10 @@ class ZmqTransport:
             self._ready.append(client)
 
     def _accept(self) -> None:
-        until = time.monotonic() + HANDSHAKE_S
+        now = time.monotonic()
         for _ in range(_ACCEPT_AT_ONCE):
             try:
-                accepted, _ = self._listener.socket.accept()
+                accepted, place = self._listener.socket.accept()
             except BlockingIOError:
                 return
             except OSError as error:
@@ -208,9 +217,13 @@ class ZmqTransport:
                 # A robot finishes its handshake within milliseconds; idle connections must not keep robots out.
                 self._drop(next(iter(self._handshaking)), "no file descriptor is left for a newer connection")
                 continue
+            host = place[0] if isinstance(place, tuple) else ""
             try:
-                stream = Stream(accepted, b"ROUTER", b"", self._max_frame_bytes, _FRAMES, self._allocate)
-                client = ClientConnection(stream, until)
+                if self._guard.refuses(host, now):
+                    raise ConnectionEnded("too many handshakes have failed")
+                handshake = self._guard.handshake()
+                stream = Stream(accepted, b"ROUTER", b"", self._max_frame_bytes, _FRAMES, handshake, self._allocate)
+                client = ClientConnection(stream, now + HANDSHAKE_S, host)
                 self._selector.register(client.stream, client.events, client)
             except (OSError, ConnectionEnded):
                 accepted.close()
@@ -223,7 +236,9 @@ class ZmqTransport:
         """Closes connections whose handshake takes too long, and sets the timer for the next one."""
         now = time.monotonic()
         while self._handshaking and (oldest := next(iter(self._handshaking))).handshake_deadline <= now:
-            self._drop(oldest, f"the handshake was not finished within {HANDSHAKE_S:g} s")
+            slow = HandshakeError(f"it was not finished within {HANDSHAKE_S:g} s", "slow")
+            self._guard.failed(oldest.host, slow, now)
+            self._drop(oldest, str(slow))
         self._handshake_timer = None
         if self._handshaking and self._loop is not None:
             self._handshake_timer = self._loop.call_later(
@@ -249,19 +264,14 @@ class ZmqTransport:
         """Registers a client whose handshake is done."""
         other = client.stream.peer
         assert other is not None
+        if (objection := self._guard.objection(other)) is not None:
+            raise objection
         if other.identity.startswith(b"\0"):
             raise ProtocolError("an identity must not begin with a zero byte: those are generated")
         identity = other.identity or b"\0" + next(self._names).to_bytes(8)
         former = self._clients.get(identity)
         if former is not None:
-            if identity not in self._duplicate_ids:
-                if len(self._duplicate_ids) < _MAX_DUPLICATE_IDS:
-                    self._duplicate_ids.add(identity)
-                logger.warning(
-                    "client %r connected again and replaces its former connection: it reconnected, or two robots have "
-                    "the same id; further replacements are not logged",
-                    identity.decode("utf-8", "replace"),
-                )
+            self._duplicate_ids.note(identity)
             self._drop(former, "the client connected again")
         del self._handshaking[client]
         client.identity = identity
@@ -278,6 +288,13 @@ class ZmqTransport:
             del self._clients[client.identity]
         self._selector.unregister(client.stream)
         client.stream.close()
+
+    def drop_revoked(self) -> None:
+        """Ends the connections of clients whose keys are not accepted any more."""
+        for client in list(self._clients.values()):
+            if (objection := self._guard.objection(client.stream.peer)) is not None:
+                logger.warning("connection ended: %s", objection)
+                self._drop(client, str(objection))
 
     def sizes(self) -> dict[str, int]:
         """Returns the number of connections and of buffered messages."""

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
-import ipaddress
 import logging
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -23,9 +21,12 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from inferential.config.exposure import is_loopback
 from inferential.config.services import HttpConfig, ServiceConfig
+from inferential.config.tokens import KnownToken
 from inferential.server import Server
 from inferential.server.service import Service
+from inferential.server.tls import check_tls
 from inferential.telemetry.prometheus import CONTENT_TYPE, Exporter
 from inferential.web.feed import Feed
 
@@ -66,11 +67,12 @@ class HttpServer(Service):
 
     @property
     def address(self) -> str:
-        """Its URL, as http://HOST:PORT; raises RuntimeError while it does not listen."""
+        """Its URL, as http://HOST:PORT, or https:// with TLS; raises RuntimeError while it does not listen."""
         if self._socket is None:
             raise RuntimeError("the page is not served: its address is known from start() to stop()")
         host, port = self._socket.getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        scheme = "http" if self._config.tls_certificate is None else "https"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     def announcement(self) -> str:
         """Returns its URL."""
@@ -80,9 +82,10 @@ class HttpServer(Service):
         """Starts to listen.
 
         Raises:
-            OSError: the address cannot be bound.
+            OSError: the address cannot be bound, or a file of TLS cannot be read.
         """
         config = self._config
+        check_tls("http", config.tls_certificate, config.tls_key)
         family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -93,14 +96,21 @@ class HttpServer(Service):
             listening.close()
             where = f"{config.host}:{config.port}"
             raise OSError(error.errno, f"http: cannot listen on {where}: {error.strerror}") from error
-        if config.token is None and not _is_loopback(config.host):
+        if config.token is None and not is_loopback(config.host):
             logger.warning(
                 "http.host: any client that reaches %s can read the page; set http.token to restrict it", config.host
             )
         self._socket = listening
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
-                self._app(), lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1, ws="none"
+                self._app(),
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                timeout_graceful_shutdown=1,
+                ws="none",
+                ssl_certfile=config.tls_certificate,
+                ssl_keyfile=config.tls_key,
             )
         )
         self._serving = asyncio.get_running_loop().create_task(self._uvicorn.serve([listening]))
@@ -125,7 +135,7 @@ class HttpServer(Service):
             Route("/readyz", self._readyz),
         ]
         token = None if self._config.token is None else self._config.token.get_secret_value()
-        return _Guarded(Starlette(routes=routes), token, only_local=_is_loopback(self._config.host))
+        return _Guarded(Starlette(routes=routes), token, only_local=is_loopback(self._config.host))
 
     async def _status(self, request: Request) -> Response:
         return Response(self._feed.now(), media_type="application/json")
@@ -193,7 +203,7 @@ class _Guarded:
 
     def __init__(self, app: ASGIApp, token: str | None, *, only_local: bool) -> None:
         self._app = app
-        self._token = None if token is None else token.encode()
+        self._token = None if token is None else KnownToken("http.token", token)
         self._only_local = only_local
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -208,7 +218,7 @@ class _Guarded:
         await (self._app if refusal is None else refusal)(scope, receive, sending)
 
     def _refusal(self, request: Request) -> Response | None:
-        if self._only_local and not _is_loopback((request.url.hostname or "").strip("[]")):
+        if self._only_local and not is_loopback((request.url.hostname or "").strip("[]")):
             return PlainTextResponse("this page listens on loopback only: open it as http://localhost\n", 403)
         if self._token is None or request.url.path == "/healthz" or self._may(_bearer(request)):
             return None
@@ -217,26 +227,18 @@ class _Guarded:
         asked = parse_qs(request.url.query).get("token", [""])[0]
         if self._may(asked):
             response = RedirectResponse(request.url.path)  # the token does not stay in the address line
-            response.set_cookie(_COOKIE, asked, httponly=True, samesite="strict")
+            secure = request.url.scheme == "https"
+            response.set_cookie(_COOKIE, asked, httponly=True, samesite="strict", secure=secure)
             return response
         return PlainTextResponse("expected Authorization: Bearer TOKEN, or ?token=TOKEN once\n", 401)
 
     def _may(self, token: str) -> bool:
-        return self._token is not None and hmac.compare_digest(token.encode(), self._token)
+        return self._token is not None and self._token.matches(token)
 
 
 def _bearer(request: Request) -> str:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class _Uvicorn(uvicorn.Server):

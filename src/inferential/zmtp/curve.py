@@ -23,11 +23,15 @@ import hmac
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from nacl import bindings
+
+# PyNaCl's own functions take and return bytes, at three copies of a large frame for each; these are what they call.
+from nacl._sodium import ffi, lib
 from nacl.exceptions import CryptoError
 
-from inferential.zmtp.protocol import ERROR, ProtocolError
+from inferential.zmtp.protocol import ERROR, Buffer, Frame, ProtocolError
 
 KEY_BYTES = 32
 GREETING_NAME = b"CURVE".ljust(20, b"\0")
@@ -46,6 +50,11 @@ _COOKIE_BYTES = 96
 _VOUCH_BYTES = 80
 _LEAST_INITIATE_BYTES = len(INITIATE) + _COOKIE_BYTES + 8 + 16 + KEY_BYTES + 16 + _VOUCH_BYTES
 _LAST_NONCE = 2**64 - 1
+_BOX_AT, _PLAIN_AT = 16, 32  # in a MESSAGE: authenticator and box; flags and body
+_LONG, _SHORT_BYTES, _LONG_HEAD_BYTES = 2, 255, 9  # of a frame of ZMTP
+_SHORT_HEAD, _LONG_HEAD, _NUMBER = struct.Struct(">BB8sQ"), struct.Struct(">BQ8sQ"), struct.Struct(">Q")
+_seal, _open = lib.crypto_box_easy_afternm, lib.crypto_box_open_easy_afternm
+_CANNOT_OPEN = "{} cannot be opened: it was changed on the way or made with another key"
 _TO_SERVER, _TO_CLIENT = b"CurveZMQMESSAGEC", b"CurveZMQMESSAGES"
 
 RandomBytes = Callable[[int], bytes]
@@ -95,12 +104,13 @@ class Session:
         sent, received: the nonces used last by the handshake.
     """
 
-    __slots__ = ("_received", "_receives", "_sends", "_sent", "_shared")
+    __slots__ = ("_received", "_receives", "_receives_at", "_sends", "_sends_at", "_sent", "_shared")
 
     def __init__(self, shared: bytes, sends: bytes, receives: bytes, sent: int, received: int) -> None:
         self._shared = shared
-        self._sends = sends
-        self._receives = receives
+        # A nonce is a prefix and a number; it is written where libsodium reads it.
+        self._sends, self._receives = bytearray(sends + bytes(8)), bytearray(receives + bytes(8))
+        self._sends_at, self._receives_at = pointer_to(self._sends), pointer_to(self._receives)
         self._sent = sent
         self._received = received
 
@@ -110,10 +120,47 @@ class Session:
         Raises:
             ProtocolError: the nonces are used up.
         """
-        self._sent = _next(self._sent)
-        nonce = struct.pack(">Q", self._sent)
-        box = bindings.crypto_box_easy_afternm(bytes((flags,)) + body, self._sends + nonce, self._shared)
-        return b"".join((MESSAGE, nonce, box))
+        out = bytearray(_LONG_HEAD_BYTES + OVERHEAD_BYTES + len(body))
+        end = self.seal_frame(memoryview(out), pointer_to(out), 0, flags, body, len(body))
+        return bytes(out[end - OVERHEAD_BYTES - len(body) : end])
+
+    def seal_frame(self, out: memoryview, pointer: Any, at: int, flags: int, frame: Frame, size: int) -> int:
+        """Writes the frame of ZMTP with the MESSAGE that carries a frame; returns where it ends.
+
+        Args:
+            out: memory to write to.
+            pointer: to the first byte of it.
+            at: where to begin.
+            flags: inside the box.
+            frame, size: the body, and how long it is.
+
+        Raises:
+            ProtocolError: the nonces are used up.
+        """
+        number = self._sent = _next(self._sent)
+        _NUMBER.pack_into(self._sends, 16, number)
+        size += OVERHEAD_BYTES
+        if size <= _SHORT_BYTES:
+            _SHORT_HEAD.pack_into(out, at, 0, size, MESSAGE, number)
+            plain = at + 2 + _PLAIN_AT
+        else:
+            _LONG_HEAD.pack_into(out, at, _LONG, size, MESSAGE, number)
+            plain = at + _LONG_HEAD_BYTES + _PLAIN_AT
+        out[plain] = flags
+        place = plain + 1
+        if isinstance(frame, list):
+            for piece in frame:
+                end = place + len(piece)
+                out[place:end] = piece
+                place = end
+        else:
+            end = place + len(frame)
+            out[place:end] = frame
+            place = end
+        # The box is made where the frame lies, with the authenticator before it.
+        if _seal(pointer + (plain - 16), pointer + plain, place - plain, self._sends_at, self._shared):
+            raise ProtocolError("a frame could not be encrypted")
+        return place
 
     def open(self, message: bytes) -> tuple[int, memoryview]:
         """Returns the flags and the body of the frame that a MESSAGE carries.
@@ -121,15 +168,36 @@ class Session:
         Raises:
             ProtocolError: it is no MESSAGE, was changed or repeated, or came out of order.
         """
-        if not message.startswith(MESSAGE) or len(message) < OVERHEAD_BYTES:
+        opened = bytearray(max(len(message) - _PLAIN_AT, 1))
+        self.open_box(message, pointer_to(message), 0, len(message), pointer_to(opened))
+        return opened[0], memoryview(opened)[1:]
+
+    def open_box(self, data: Buffer, pointer: Any, at: int, size: int, opened: Any) -> None:
+        """Writes the flags and the body of the frame that a MESSAGE carries.
+
+        Args:
+            data: memory with the MESSAGE.
+            pointer: to the first byte of it.
+            at, size: where the MESSAGE is.
+            opened: pointer to where they are written; it may be the place of the box itself.
+
+        Raises:
+            ProtocolError: as `open`.
+        """
+        if size < OVERHEAD_BYTES or bytes(data[at : at + 8]) != MESSAGE:
             raise ProtocolError("expected an encrypted MESSAGE")
-        nonce = message[8:16]
-        number = int.from_bytes(nonce, "big")
+        (number,) = _NUMBER.unpack_from(data, at + 8)
         if number <= self._received:
             raise ProtocolError("an encrypted message was repeated or came out of order")
-        opened = _open_afternm(message[16:], self._receives + nonce, self._shared, "MESSAGE")
+        _NUMBER.pack_into(self._receives, 16, number)
+        if _open(opened, pointer + (at + _BOX_AT), size - _BOX_AT, self._receives_at, self._shared):
+            raise ProtocolError(_CANNOT_OPEN.format("MESSAGE"))
         self._received = number
-        return opened[0], memoryview(opened)[1:]
+
+
+def pointer_to(memory: Buffer) -> Any:
+    """Returns a pointer to the first byte of memory, for libsodium."""
+    return ffi.from_buffer("unsigned char[]", memory) + 0
 
 
 class CurveClient:
@@ -300,8 +368,8 @@ class CurveServer:
             raise ProtocolError("the vouch cannot be opened: the client does not hold the key it names") from error
         if not hmac.compare_digest(vouched, self._client_own + self._keys.public):
             raise ProtocolError("the vouch is for another connection")
-        self._authorize(client_key)
         self.client_key, self.peer_metadata = client_key, metadata
+        self._authorize(client_key)
         ready_nonce = struct.pack(">Q", 1)
         box = bindings.crypto_box_easy_afternm(self._metadata, b"CurveZMQREADY---" + ready_nonce, shared)
         self.session = Session(shared, _TO_CLIENT, _TO_SERVER, 1, number)
@@ -317,7 +385,7 @@ def _open_afternm(box: bytes, nonce: bytes, shared: bytes, name: str) -> bytes:
     try:
         return bindings.crypto_box_open_easy_afternm(box, nonce, shared)
     except CryptoError as error:
-        raise ProtocolError(f"{name} cannot be opened: it was changed on the way or made with another key") from error
+        raise ProtocolError(_CANNOT_OPEN.format(name)) from error
 
 
 def _next(nonce: int) -> int:

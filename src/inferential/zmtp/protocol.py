@@ -11,7 +11,7 @@ flag MORE. https://rfc.zeromq.org/spec/37/
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,13 +23,14 @@ Frame = Buffer | list[Buffer]
 """The bytes of a frame: one buffer, or several that are sent one after another without a copy."""
 
 GREETING_BYTES = 64
+VERSION_BYTES = 12
+"""The start of a greeting that is the same for every mechanism: signature and version."""
 HEAD_FRAMES = 2
 """The first frames of a message, which are read here and returned as bytes; the others are payload, and writable."""
 
 _MORE, _LONG, _COMMAND = 1, 2, 4
 _SHORT_BYTES = 255
-_NULL = b"NULL".ljust(20, b"\0")
-_GREETING = b"\xff" + b"\0" * 8 + b"\x7f" + b"\3\1" + _NULL + b"\0" * 32
+_MECHANISM = slice(12, 32)  # of a greeting
 _IN_PLACE_BYTES = 2 * 1024
 """A frame of at least this size that is not complete gets a buffer of its own, which the rest is read into."""
 _MAX_COMMAND_BYTES = 1024
@@ -41,6 +42,7 @@ _MAX_DISCARDED = 64
 """Frames of an overlong message that are discarded before the caller gets a turn for other connections."""
 
 PING, PONG, READY, ERROR = b"\4PING", b"\4PONG", b"\5READY", b"\5ERROR"
+PING_BODY = PING + b"\0\0"
 
 COMPATIBLE_SOCKETS = {
     b"ROUTER": frozenset({b"DEALER", b"REQ", b"ROUTER"}),
@@ -59,10 +61,17 @@ class ProtocolError(ConnectionEnded):
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The properties of a READY command."""
+    """What a handshake found out of the peer.
+
+    Attributes:
+        socket_type: such as DEALER.
+        identity: as the peer says; of a client with a key, the name of the key.
+        key: the client's long-term public key, which it has proven to hold; b"" without encryption.
+    """
 
     socket_type: bytes
     identity: bytes
+    key: bytes = b""
 
 
 class Discarded(enum.Enum):
@@ -74,24 +83,27 @@ class Discarded(enum.Enum):
     """The message is complete."""
 
 
-def greeting() -> bytes:
-    """Returns the greeting, which either end sends first."""
-    return _GREETING
+def greeting(mechanism: str = "NULL", *, as_server: bool = False) -> bytes:
+    """Returns the greeting, which either end sends first; `as_server`: this end accepts, which CURVE wants to know."""
+    name = mechanism.encode().ljust(20, b"\0")
+    return b"\xff" + b"\0" * 8 + b"\x7f" + b"\3\1" + name + bytes((as_server,)) + b"\0" * 31
 
 
 def check_greeting(data: bytes) -> None:
     """Checks as much of the peer's greeting as was received.
 
     Raises:
-        ProtocolError: it is no greeting, or one of a version or a mechanism that is not supported.
+        ProtocolError: it is no greeting, or one of a version that is not supported.
     """
     if data[:1] not in (b"", b"\xff") or data[9:10] not in (b"", b"\x7f"):
         raise ProtocolError("peer does not speak ZMTP (ZeroMQ's protocol)")
     if data[10:11] not in (b"",) and data[10] < 3:
         raise ProtocolError(f"peer speaks ZMTP {data[10]}; version 3 is supported, which libzmq has from 4.0 on")
-    if len(data) >= GREETING_BYTES and data[12:32] != _NULL:
-        mechanism = data[12:32].rstrip(b"\0").decode("ascii", "replace")
-        raise ProtocolError(f"peer requires mechanism {mechanism}; only NULL is supported")
+
+
+def mechanism_of(data: bytes) -> str:
+    """Returns the name of the mechanism in a complete greeting, such as NULL or CURVE."""
+    return data[_MECHANISM].rstrip(b"\0").decode("ascii", "replace")
 
 
 def supports_heartbeats(data: bytes) -> bool:
@@ -101,7 +113,7 @@ def supports_heartbeats(data: bytes) -> bool:
 
 def ready(socket_type: bytes, identity: bytes) -> bytes:
     """Returns the READY command, which ends the handshake."""
-    return command(READY + _property(b"Socket-Type", socket_type) + _property(b"Identity", identity))
+    return command(READY + properties((b"Socket-Type", socket_type), (b"Identity", identity)))
 
 
 def read_ready(body: bytes, own_type: bytes) -> Ready:
@@ -118,16 +130,15 @@ def read_ready(body: bytes, own_type: bytes) -> Ready:
         raise ProtocolError(f"peer refused the connection: {body[7:].decode('utf-8', 'replace')}")
     if not body.startswith(READY):
         raise ProtocolError("expected the READY command")
-    properties = {}
-    at = len(READY)
-    while at < len(body):
-        name_end = at + 1 + body[at]
-        value_at = name_end + 4
-        end = value_at + int.from_bytes(body[name_end:value_at])
-        if value_at > len(body) or end > len(body):
-            raise ProtocolError("READY ends within a property")
-        properties[body[at + 1 : name_end].lower()] = body[value_at:end]
-        at = end
+    return ready_of(read_properties(body[len(READY) :]), own_type)
+
+
+def ready_of(properties: Mapping[bytes, bytes], own_type: bytes) -> Ready:
+    """Returns what the properties of a peer say of it; they are those of READY, or of CURVE's INITIATE and READY.
+
+    Raises:
+        ProtocolError: its socket type cannot connect to ours, or its identity is too long.
+    """
     socket_type, identity = properties.get(b"socket-type", b""), properties.get(b"identity", b"")
     if socket_type not in COMPATIBLE_SOCKETS[own_type]:
         shown = socket_type.decode("ascii", "replace")
@@ -137,8 +148,28 @@ def read_ready(body: bytes, own_type: bytes) -> Ready:
     return Ready(socket_type, identity)
 
 
-def _property(name: bytes, value: bytes) -> bytes:
-    return bytes((len(name),)) + name + len(value).to_bytes(4) + value
+def properties(*named: tuple[bytes, bytes]) -> bytes:
+    """Returns names and values as they are written in READY."""
+    return b"".join(bytes((len(name),)) + name + len(value).to_bytes(4) + value for name, value in named)
+
+
+def read_properties(data: bytes) -> dict[bytes, bytes]:
+    """Returns the values of properties, by their names in lower case.
+
+    Raises:
+        ProtocolError: the data end within a property.
+    """
+    found = {}
+    at = 0
+    while at < len(data):
+        name_end = at + 1 + data[at]
+        value_at = name_end + 4
+        end = value_at + int.from_bytes(data[name_end:value_at])
+        if value_at > len(data) or end > len(data):
+            raise ProtocolError("READY ends within a property")
+        found[data[at + 1 : name_end].lower()] = data[value_at:end]
+        at = end
+    return found
 
 
 def command(body: bytes) -> bytes:
@@ -148,13 +179,18 @@ def command(body: bytes) -> bytes:
 
 def ping() -> bytes:
     """Returns a PING command, without time to live and context."""
-    return command(PING + b"\0\0")
+    return command(PING_BODY)
 
 
 def pong(body: bytes) -> bytes:
     """Returns the PONG that answers a PING, with the same context."""
+    return command(pong_body(body))
+
+
+def pong_body(body: bytes) -> bytes:
+    """Returns what a PONG command says to the PING with this body."""
     context_at = len(PING) + 2  # after the time to live
-    return command(PONG + body[context_at : context_at + _MAX_CONTEXT_BYTES])
+    return PONG + body[context_at : context_at + _MAX_CONTEXT_BYTES]
 
 
 def _head(flags: int, size: int) -> bytes:
@@ -250,6 +286,10 @@ class Reader:
         self._data = self._data[self._at :] + data if self.buffered else data
         self._at = 0
         self.buffered = bool(self._data)
+
+    def rest(self) -> bytes:
+        """Returns the bytes that `next` has not consumed, for another reader to go on with."""
+        return self._data[self._at :]
 
     def filled(self, size: int) -> None:
         """Notes that the first `size` bytes of `space` were read."""

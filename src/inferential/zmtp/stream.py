@@ -12,9 +12,11 @@ import socket
 from collections import deque
 from collections.abc import Sequence
 
+from inferential.zmtp.handshake import Handshake, HandshakeError, NullHandshake
 from inferential.zmtp.protocol import (
     GREETING_BYTES,
     PING,
+    PING_BODY,
     Allocate,
     Buffer,
     ConnectionEnded,
@@ -24,14 +26,12 @@ from inferential.zmtp.protocol import (
     Reader,
     Ready,
     check_greeting,
-    greeting,
+    command,
     message,
-    ping,
-    pong,
-    read_ready,
-    ready,
+    pong_body,
     supports_heartbeats,
 )
+from inferential.zmtp.wire import FrameReader
 
 JOIN_BELOW_BYTES = 32 * 1024
 """Smaller frames are copied into one buffer with their headers, which is faster than a vector of buffers."""
@@ -70,6 +70,7 @@ class Stream:
         connected: the socket; the stream owns it.
         socket_type, identity: sent to the peer in READY.
         max_frame_bytes, max_frames, allocate: see `protocol.Reader`.
+        handshake: of another mechanism than NULL; it has socket type and identity itself then.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Stream:
         identity: bytes = b"",
         max_frame_bytes: int | None = None,
         max_frames: int = 3,
+        handshake: Handshake | None = None,
         allocate: Allocate | None = None,
     ) -> None:
         self._socket = connected
@@ -89,20 +91,25 @@ class Stream:
             for name, value in _KEEPALIVE.items():
                 if hasattr(socket, name):
                     connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        self._socket_type = socket_type
-        self._ready = ready(socket_type, identity)
+        self._handshake: Handshake = NullHandshake(socket_type, identity) if handshake is None else handshake
         self._greeting: bytearray | None = bytearray()  # None: it was whole
         self._supports_heartbeats = False
-        self._reader = Reader(max_frame_bytes, max_frames, allocate)
+        self._limits = max_frame_bytes, max_frames
+        self._allocate = allocate
+        # Another handshake may take a while: a peer that is not known yet gets no memory for more than its commands.
+        self._reader: FrameReader = Reader(max_frame_bytes if handshake is None else 0, max_frames, allocate)
+        # A connection with keys puts other functions here once it is established, so that one without has no branch.
+        self._message = message
+        self._command = command
         self._unsent: deque[tuple[memoryview, bool]] = deque()  # a buffer, and whether a message ends with it
         self.unsent = 0
         """Messages that are not completely handed to the system yet."""
         self.peer: Ready | None = None
-        """The peer's socket type and identity; None until the handshake is complete."""
+        """The peer's socket type, identity and key; None until the handshake is complete."""
         self.alive = True
         """Whether since the last `ping` something was received, or unsent data could be sent."""
         self.drained = False
-        self._send([greeting()])
+        self._send([self._handshake.greeting()])
 
     def fileno(self) -> int:
         """Returns the descriptor, for a selector."""
@@ -118,15 +125,44 @@ class Stream:
         Raises:
             ConnectionEnded: the connection was closed, or the peer broke a rule of ZMTP.
         """
-        while self.peer is None:
-            found = self._reader.next()
-            if isinstance(found, bytes):
-                self.peer = read_ready(found, self._socket_type)
-            elif found is not None:
-                raise ProtocolError("message before READY")
-            elif not self.read():
-                return False
+        if self.peer is not None:
+            return True
+        try:
+            while self.peer is None:
+                found = self._reader.next()
+                if isinstance(found, bytes):
+                    self._answer(self._handshake.receive(found))
+                    self.peer = self._handshake.peer
+                elif found is not None:
+                    raise ProtocolError("message before READY")
+                elif not self.read():
+                    return False
+        except HandshakeError as error:
+            with contextlib.suppress(ConnectionEnded):
+                self._answer(error.answer)
+            raise
+        except ProtocolError:
+            raise
+        except ConnectionEnded as error:
+            hint = self._handshake.cut_short()
+            raise ConnectionEnded(f"{error} during the handshake; {hint}" if hint else str(error)) from error
+        self._establish()
         return True
+
+    def _answer(self, data: bytes) -> None:
+        if data:
+            self._send([data])
+
+    def _establish(self) -> None:
+        """Goes on with the limits of messages, and in their encrypted form where the handshake has led to one."""
+        assert isinstance(self._reader, Reader)
+        before = self._reader
+        wire = self._handshake.wire(*self._limits)
+        if wire is None:
+            self._reader = Reader(*self._limits, self._allocate)
+        else:
+            self._reader, self._message, self._command = wire.reader, wire.message, wire.command
+        self._reader.feed(before.rest())
 
     def read(self) -> bool:
         """Reads once; returns False where nothing was there. `drained` is True where all was read.
@@ -176,8 +212,8 @@ class Stream:
             return b""
         self._supports_heartbeats = supports_heartbeats(bytes(self._greeting))
         rest = bytes(self._greeting[GREETING_BYTES:])
-        self._greeting = None
-        self._send([self._ready])
+        greeting, self._greeting = bytes(self._greeting), None
+        self._answer(self._handshake.greeted(greeting))
         return rest
 
     def next(self) -> list[Buffer] | Discarded | None:
@@ -217,7 +253,7 @@ class Stream:
         following: list[Buffer] | bytes | Discarded | None = found
         while isinstance(following, bytes):
             if following.startswith(PING):
-                pongs.append(pong(following))
+                pongs.append(self._command(pong_body(following)))
             following = self._reader.next()
         if pongs and not self._unsent:  # a peer that does not read gets no answers
             with contextlib.suppress(ConnectionEnded):  # reading finds it too, after what was received before
@@ -230,7 +266,7 @@ class Stream:
         Raises:
             ConnectionEnded: the connection was closed.
         """
-        self._send(message(frames, JOIN_BELOW_BYTES))
+        self._send(self._message(frames, JOIN_BELOW_BYTES))
 
     def ping(self) -> None:
         """Sends a heartbeat and resets `alive`; while data is unsent, sending some of it counts as an answer.
@@ -244,7 +280,7 @@ class Stream:
             return
         self.alive = False
         if not self._unsent:
-            self._send([ping()])
+            self._send([self._command(PING_BODY)])
 
     def _send(self, parts: list[Buffer]) -> None:
         sent = 0

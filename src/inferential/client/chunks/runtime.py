@@ -16,8 +16,8 @@ import numpy as np
 from inferential.client.aio import AsyncModel
 from inferential.client.chunks.plan import Array, Merge
 from inferential.client.chunks.player import ChunkStats, Player, Starved
+from inferential.client.model import Model
 from inferential.client.result import Result
-from inferential.client.sync import Model
 from inferential.errors import InferenceError
 
 Observe = Callable[[], Mapping[str, Any]]

@@ -314,6 +314,11 @@ function showFacts(status) {
   }
 }
 
+function showWarnings(warnings) {
+  byId("warnings").hidden = !warnings.length;
+  setText(byId("warnings"), warnings.join("\n"));
+}
+
 function duration(seconds) {
   const parts = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, Math.floor(seconds) % 60];
   return parts.map((part) => String(part).padStart(2, "0")).join(":");
@@ -329,6 +334,7 @@ stream.onmessage = (event) => {
   const status = JSON.parse(event.data);
   showConnection("live", status.draining ? "draining" : "live");
   showFacts(status);
+  showWarnings(status.warnings);
   takeBatches(status);
   showModels(status.models);
   showFleet(status.clients);

@@ -1,0 +1,115 @@
+"""`Model`: a handle to one model of the server, for threads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from inferential.client.mailbox import Mailbox
+from inferential.client.result import Result
+
+if TYPE_CHECKING:
+    from inferential.client.sync import Connection
+
+
+class Model:
+    """A handle to one model of the server; `Connection.model` makes it."""
+
+    def __init__(self, connection: Connection, mailbox: Mailbox) -> None:
+        self._connection = connection
+        self._mailbox = mailbox
+        self._model_id = mailbox.handle.model_id
+
+    @property
+    def model_id(self) -> str:
+        """The model's id."""
+        return self._model_id
+
+    @property
+    def serve_interval_ms(self) -> float:
+        """The shortest interval at which the server can serve this robot, in ms; 0: no limit is known."""
+        return self._mailbox.serve_interval_ms
+
+    def observe(
+        self,
+        urgency: float = 0.0,
+        steps_remaining: int | None = None,
+        priority: int | None = None,
+        **values: Any,
+    ) -> int:
+        """Sends an observation without waiting for the response.
+
+        Returns at once, also while the server is away. Only the first call on a connection may wait, for at most 50 ms,
+        until it is connected, and a call that finds the socket full, for at most 5 ms. Arrays may be reused as soon as
+        it returns, except those that are not writable, whose memory is sent without a copy.
+
+        Args:
+            urgency: 0 to 1.
+            steps_remaining: actions that the robot still has to play.
+            priority: 0 is the highest; None: that of the handle.
+            values: by key, np.ndarray of any shape and memory order (a tensor), `Jpeg(...)` or `Png(...)` of one, or
+                str (metadata).
+
+        Returns:
+            The request id; the result and any error carry it.
+
+        Raises:
+            TypeError: a value is of none of these types; the message names its key.
+            ValueError: a dtype that the wire does not have, or an image that the encoding cannot hold.
+            ConnectionError: the connection was closed.
+        """
+        hints = {"urgency": urgency, "steps_remaining": steps_remaining, "priority": priority}
+        return self._connection._observe(self._mailbox, values, hints)
+
+    def get_result(self, timeout_ms: float = 100) -> Result | None:
+        """Returns the next result of this handle, of a "latest" handle the newest.
+
+        Args:
+            timeout_ms: longest wait in milliseconds; 0: does not wait.
+
+        Returns:
+            Tensors as np.ndarray and metadata as str by key, with `response_id`, `model_id` and `inference_latency_ms`;
+            None after `timeout_ms`.
+
+        Raises:
+            InferenceError: a request ended without a result; superseded requests are skipped.
+            TypeError, ValueError: `timeout_ms` is not a number.
+            ConnectionError: the connection was closed.
+        """
+        return self._connection._get_result(self._mailbox, timeout_ms)
+
+    def infer(
+        self,
+        timeout_ms: float = 100,
+        urgency: float = 0.0,
+        steps_remaining: int | None = None,
+        priority: int | None = None,
+        **values: Any,
+    ) -> Result | None:
+        """Sends an observation and waits for its own response.
+
+        After a timeout the response is dropped when it arrives; an observation that was not sent yet is not sent.
+
+        Args:
+            timeout_ms: longest wait in milliseconds.
+            urgency, steps_remaining, priority, values: as for `observe`.
+
+        Returns:
+            The result, as from `get_result`; None after `timeout_ms`.
+
+        Raises:
+            InferenceError: the request ended without a result, RequestSuperseded included.
+            TypeError, ValueError, ConnectionError: as for `observe`.
+
+        Example:
+            ```python
+            import numpy as np
+            from inferential import Connection
+
+            with Connection("localhost:5555") as connection:
+                result = connection.model("policy").infer(timeout_ms=1000, state=np.zeros(7, dtype=np.float32))
+                assert result is not None
+                print(result["actions"], result.age_ms)
+            ```
+        """
+        hints = {"urgency": urgency, "steps_remaining": steps_remaining, "priority": priority}
+        return self._connection._infer(self._mailbox, values, hints, timeout_ms)

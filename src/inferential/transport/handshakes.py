@@ -1,0 +1,170 @@
+"""Who may connect: makes the handshakes of new connections, and counts, logs and limits those that fail."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from inferential.transport.client_keys import ClientKeys
+from inferential.zmtp import ProtocolError
+from inferential.zmtp.certificates import CertificateError, read_certificate
+from inferential.zmtp.handshake import Handshake, HandshakeError, NullHandshake
+from inferential.zmtp.protocol import Ready
+
+if TYPE_CHECKING:
+    from inferential.config.security import SecurityConfig
+    from inferential.zmtp.curve_handshake import ServerKeys
+
+logger = logging.getLogger("inferential.transport")
+
+LOG_EVERY_S = 60.0
+"""Time between two log lines about failures of one peer."""
+MAX_FAILURES = 100
+"""Failed handshakes of one peer, until further connections of it are closed as soon as they are made."""
+FAILURES_PER_S = 10.0
+"""At which rate they are forgiven."""
+_MAX_PEERS = 1024
+"""Peers that are remembered; the one that failed longest ago goes first."""
+TOO_MANY = "too_many"
+
+
+class _Peer:
+    """Failures of one address."""
+
+    __slots__ = ("at", "failures", "logged_at", "unlogged")
+
+    def __init__(self) -> None:
+        self.failures = 0.0
+        self.at = 0.0
+        self.logged_at = float("-inf")
+        self.unlogged = 0
+
+
+class HandshakeGuard:
+    """Decides who may connect to a ROUTER.
+
+    Args:
+        config: mode and keys; None: all may.
+        on_failure: called with one word for each handshake that fails.
+
+    Raises:
+        CertificateError: a key file or the folder cannot be used.
+        ImportError: keys are wanted, and PyNaCl is not installed.
+    """
+
+    def __init__(self, config: SecurityConfig | None = None, on_failure: Callable[[str], None] | None = None) -> None:
+        self.client_keys: ClientKeys | None = None
+        self.failures = 0
+        self._on_failure = on_failure
+        self._server_keys: ServerKeys | None = None
+        self._peers: OrderedDict[str, _Peer] = OrderedDict()
+        if config is not None and config.mode != "off":
+            self._load(config)
+
+    def _load(self, config: SecurityConfig) -> None:
+        try:
+            from inferential.zmtp.curve import KeyPair
+            from inferential.zmtp.curve_handshake import ServerKeys
+        except ModuleNotFoundError as error:
+            raise ImportError(
+                f"security.mode: encrypting needs {error.name}: pip install 'inferential[curve]'"
+            ) from error
+        assert config.server_key is not None
+        assert config.clients is not None
+        own = read_certificate(config.server_key)
+        if own.secret_key is None:
+            raise CertificateError(f"security.server_key: {config.server_key} is a public key; give NAME.key_secret")
+        clients = self.client_keys = ClientKeys(config.clients)
+        _log(clients.problems)
+        keys = KeyPair(own.public_key, own.secret_key)
+        self._server_keys = ServerKeys(keys, clients.name_of, config.mode == "required")
+
+    def reload(self) -> bool:
+        """Reads the folder of keys again; returns whether a key has changed, so that connections may have to end."""
+        if self.client_keys is None:
+            return False
+        before = self.client_keys.problems
+        try:
+            changed = self.client_keys.reload()
+        except CertificateError as error:
+            logger.error("the clients' keys stay as they were: %s", error)
+            return False
+        if self.client_keys.problems != before:
+            _log(self.client_keys.problems)
+        if changed:
+            logger.info("the clients' keys have changed; there are %d", len(self.client_keys))
+        return changed
+
+    def handshake(self) -> Handshake:
+        """Returns the handshake of a new connection."""
+        if self._server_keys is None:
+            return NullHandshake(b"ROUTER", b"", accepting=True)
+        from inferential.zmtp.curve_handshake import ServerCurveHandshake
+
+        return ServerCurveHandshake(b"ROUTER", self._server_keys)
+
+    def has_key(self, name: str) -> bool:
+        """Returns whether a client id belongs to a key, so that none but its holder may use it."""
+        return self.client_keys is not None and name in self.client_keys
+
+    def objection(self, peer: Ready | None) -> HandshakeError | None:
+        """Returns why a peer may not use its identity, or not any more after the keys have changed; None if it may."""
+        if self.client_keys is None or peer is None:
+            return None
+        name = peer.identity.decode("utf-8", "replace")
+        if peer.key and self.client_keys.name_of(peer.key) != name:
+            return HandshakeError(f"the key of {name!r} was revoked", "unknown_key")
+        if not peer.key and name in self.client_keys:
+            return HandshakeError(f"identity {name!r} belongs to a key, and this client came without it", "name_of_key")
+        return None
+
+    # Failures
+
+    def refuses(self, host: str, now: float) -> bool:
+        """Returns whether so many handshakes of an address failed lately that its next connection is closed unread.
+
+        Clients on this machine, by ipc://, have no addresses to tell them apart, and are not refused.
+        """
+        peer = self._peers.get(host) if host else None
+        if peer is None or self._left(peer, now) < MAX_FAILURES:
+            return False
+        self._count(TOO_MANY)
+        return True
+
+    def failed(self, host: str, error: Exception, now: float) -> None:
+        """Counts a handshake that failed, and logs it once per peer and minute.
+
+        A peer that only closes its connection, as health checks do, broke no rule.
+        """
+        if not isinstance(error, ProtocolError):
+            return
+        self._count(error.cause if isinstance(error, HandshakeError) else "protocol")
+        peer = self._peers.get(host)
+        if peer is None:
+            peer = self._peers[host] = _Peer()
+            if len(self._peers) > _MAX_PEERS:
+                self._peers.popitem(last=False)
+        self._peers.move_to_end(host)
+        peer.failures, peer.at = self._left(peer, now) + 1, now
+        if now - peer.logged_at < LOG_EVERY_S:
+            peer.unlogged += 1
+            return
+        more = f" (and {peer.unlogged} more failed since the last line)" if peer.unlogged else ""
+        peer.logged_at, peer.unlogged = now, 0
+        logger.warning("handshake with %s failed: %s%s", host or "a local client", error, more)
+
+    def _left(self, peer: _Peer, now: float) -> float:
+        """Returns a peer's failures that are not forgiven yet."""
+        return max(peer.failures - (now - peer.at) * FAILURES_PER_S, 0.0)
+
+    def _count(self, cause: str) -> None:
+        self.failures += 1
+        if self._on_failure is not None:
+            self._on_failure(cause)
+
+
+def _log(problems: list[str]) -> None:
+    for problem in problems:
+        logger.error("security.clients: %s", problem)

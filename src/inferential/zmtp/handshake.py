@@ -1,0 +1,129 @@
+"""The handshake of a connection, from the greeting to the peer's properties; `Stream` moves its bytes.
+
+Sans-I/O. NULL, which proves and encrypts nothing, is here; CURVE is in `curve_handshake`, which needs PyNaCl.
+
+An accepting end sends the mechanism of its greeting only once it has seen that the client's is the same. A client of
+libzmq that reads another mechanism never tries again, even after the server is configured anew; one whose connection
+is closed before does.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from inferential.zmtp.protocol import (
+    VERSION_BYTES,
+    ProtocolError,
+    Ready,
+    greeting,
+    mechanism_of,
+    read_ready,
+    ready,
+)
+from inferential.zmtp.wire import Wire
+
+NULL, CURVE = "NULL", "CURVE"
+
+
+class HandshakeError(ProtocolError):
+    """The two ends cannot agree; the text says what to change, and where.
+
+    Attributes:
+        cause: one word for metrics.
+        answer: what is to be sent before the connection is closed.
+    """
+
+    def __init__(self, reason: str, cause: str, answer: bytes = b"") -> None:
+        super().__init__(reason)
+        self.cause = cause
+        self.answer = answer
+
+
+class Handshake(Protocol):
+    """One end of a handshake."""
+
+    peer: Ready | None
+    """What was found out of the peer; None until the handshake is complete."""
+
+    def greeting(self) -> bytes:
+        """Returns what is sent first."""
+        ...
+
+    def greeted(self, peer_greeting: bytes) -> bytes:
+        """Takes the peer's complete greeting; returns what is to be sent.
+
+        Raises:
+            ProtocolError: the two ends do not use the same mechanism.
+        """
+        ...
+
+    def receive(self, command: bytes) -> bytes:
+        """Takes the peer's next command; returns what is to be sent.
+
+        Raises:
+            ProtocolError: the peer is refused, or refuses.
+        """
+        ...
+
+    def wire(self, max_frame_bytes: int | None, max_frames: int) -> Wire | None:
+        """Returns how messages are read and written after the handshake; None: as they are."""
+        ...
+
+    def cut_short(self) -> str:
+        """Returns what it may mean that the peer closed the connection now; "" if nothing is known."""
+        ...
+
+
+class NullHandshake:
+    """The handshake of a connection without keys.
+
+    Args:
+        socket_type, identity: sent to the peer.
+        accepting: whether this end waits for the client's mechanism before it sends its own.
+    """
+
+    def __init__(self, socket_type: bytes, identity: bytes, *, accepting: bool = False) -> None:
+        self._socket_type = socket_type
+        self._identity = identity
+        self._accepting = accepting
+        self._greeted = False
+        self.peer: Ready | None = None
+
+    def greeting(self) -> bytes:
+        return greeting()[:VERSION_BYTES] if self._accepting else greeting()
+
+    def greeted(self, peer_greeting: bytes) -> bytes:
+        self._greeted = True
+        mechanism = mechanism_of(peer_greeting)
+        if mechanism != NULL:
+            raise HandshakeError(self._wrong(mechanism), "mechanism")
+        rest = greeting()[VERSION_BYTES:] if self._accepting else b""
+        return rest + ready(self._socket_type, self._identity)
+
+    def receive(self, command: bytes) -> bytes:
+        self.peer = read_ready(command, self._socket_type)
+        return b""
+
+    def wire(self, max_frame_bytes: int | None, max_frames: int) -> Wire | None:
+        return None
+
+    def cut_short(self) -> str:
+        if self._accepting or self._greeted:
+            return ""
+        return NEEDS_KEYS
+
+    def _wrong(self, mechanism: str) -> str:
+        if mechanism != CURVE:
+            return f"peer requires mechanism {mechanism}; NULL and CURVE are supported"
+        if self._accepting:
+            return "the client has keys, and this server takes none: set security.mode, or leave its keys out"
+        return NEEDS_KEYS
+
+
+NEEDS_KEYS = (
+    "the server accepts no client without keys (security.mode: required): give server_key= and secret_key=, or "
+    "INFERENTIAL_SERVER_KEY and INFERENTIAL_SECRET_KEY; `inferential keys new client NAME` makes them"
+)
+TAKES_NO_KEYS = (
+    "the server takes no keys (security.mode: off): leave out server_key= and secret_key=, or set security.mode there"
+)

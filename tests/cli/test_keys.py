@@ -1,0 +1,128 @@
+"""`inferential keys`."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+import zmq.auth
+
+from inferential.cli.app import run
+from inferential.cli.errors import CliError
+from inferential.config import load_config
+from inferential.zmtp.certificates import read_certificate
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "keys"
+
+
+def test_the_lines_that_new_server_prints_are_a_configuration_that_can_be_served(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["keys", "new", "server"]) == 0
+    printed = capsys.readouterr().out
+    Path("fleet.yaml").write_text(printed[printed.index("security:") :])
+    config = load_config("fleet.yaml")
+    assert config.security.mode == "required"
+    with pytest.raises(CliError, match="not overwritten"):
+        run(["keys", "new", "server"])
+
+
+def test_new_files_are_read_by_zmq_auth_and_secret_ones_by_their_owner_alone(folder: Path) -> None:
+    run(["keys", "new", "client", "arm-01"])
+    secret = folder / "clients" / "arm-01.key_secret"
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    assert all(zmq.auth.load_certificate(str(secret)))
+    assert read_certificate(folder / "clients" / "arm-01.key").metadata == {"name": "arm-01"}
+
+
+def test_a_revoked_key_is_listed_as_such(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("arm-01", "arm-02"):
+        run(["keys", "new", "client", name])
+    run(["keys", "revoke", "arm-01"])
+    capsys.readouterr()
+    run(["keys", "list", "--json"])
+    listed = json.loads(capsys.readouterr().out)
+    assert [one["name"] for one in listed["accepted"]] == ["arm-02"]
+    assert listed["revoked"] == ["arm-01"]
+    run(["keys", "list"])
+    assert "arm-01  revoked" in capsys.readouterr().out
+
+
+def test_show_never_shows_a_secret_key(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["keys", "new", "client", "arm-01"])
+    capsys.readouterr()
+    path = folder / "clients" / "arm-01.key_secret"
+    public, secret = zmq.auth.load_certificate(str(path))
+    assert secret is not None
+    for more in ([], ["--json"]):
+        run(["keys", "show", str(path), *more])
+        shown = capsys.readouterr().out
+        assert public.decode() in shown
+        assert secret.decode() not in shown
+
+
+@pytest.mark.parametrize("name", ["", "../arm", ".arm", "a" * 256, "a\nb"])
+def test_a_name_that_can_be_no_client_id_is_refused(name: str) -> None:
+    with pytest.raises(CliError, match="printable text"):
+        run(["keys", "new", "client", name])
+
+
+def test_revoking_what_is_not_there_names_what_is(folder: Path) -> None:
+    run(["keys", "new", "client", "arm-01"])
+    with pytest.raises(CliError, match="no key of 'arm-02' in keys/clients; there is: arm-01"):
+        run(["keys", "revoke", "arm-02"])
+
+
+def test_two_names_for_one_key_are_a_problem(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["keys", "new", "client", "arm-01"])
+    (folder / "clients" / "arm-02.key").write_text((folder / "clients" / "arm-01.key").read_text())
+    assert run(["keys", "list"]) == 1
+    assert "it has the key of arm-01" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("section", "path"),
+    [
+        ("http: {port: 8080}", "http"),
+        ("gateways: {openpi: {model: m}}", "gateways.openpi"),
+        ("gateways: {gr00t: {model: m}}", "gateways.gr00t"),
+    ],
+)
+def test_a_page_or_gateway_without_token_keeps_a_server_that_requires_keys_from_starting(
+    section: str, path: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["keys", "new", "server"])
+    printed = capsys.readouterr().out
+    Path("fleet.yaml").write_text(printed[printed.index("security:") :] + section)
+    assert run(["check", "fleet.yaml"]) == 1
+    assert f"{path}: has neither a token nor TLS" in capsys.readouterr().out
+    with pytest.raises(CliError, match="has neither a token nor TLS"):
+        run(["serve", "fleet.yaml", "--model", "m=json:dumps"])
+
+
+def test_check_warns_of_an_address_that_everybody_can_reach(capsys: pytest.CaptureFixture[str]) -> None:
+    run(["check"])
+    assert "anybody who reaches it can read every observation" in capsys.readouterr().out
+    Path("local.yaml").write_text("transport: {bind: 'tcp://127.0.0.1:5555'}")
+    run(["check", "local.yaml"])
+    assert "anybody" not in capsys.readouterr().out
+
+
+def test_missing_keys_are_found_before_a_server_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("fleet.yaml").write_text("security: {mode: required, server_key: no.key_secret, clients: nowhere}")
+    assert run(["check", "fleet.yaml"]) == 1
+    printed = capsys.readouterr().out
+    assert "security.server_key: key file no.key_secret: No such file" in printed
+    assert "security.clients: folder nowhere: No such file" in printed
+
+
+def test_a_mode_without_keys_names_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("fleet.yaml").write_text("security: {mode: required}")
+    assert run(["check", "fleet.yaml"]) == 1
+    assert "needs server_key and clients" in capsys.readouterr().out

@@ -1,0 +1,63 @@
+"""TLS of the page and of openpi's gateway. localhost.pem is a certificate for localhost and its key, made for this."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import http.client
+import ssl
+from pathlib import Path
+
+import pytest
+from websockets.asyncio.client import connect
+
+from inferential import LocalDispatcher, Server
+from inferential.config.schema import OpenPiConfig
+from inferential.config.services import HttpConfig
+from inferential.gateway.openpi import OpenPiGateway
+from inferential.web import HttpServer
+
+CERTIFICATE = Path(__file__).with_name("localhost.pem")
+
+
+def trusting() -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(CERTIFICATE))
+
+
+def serving() -> Server:
+    return Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"m": lambda observation: 1.0}))
+
+
+async def test_a_page_with_a_certificate_is_read_by_https_with_its_token() -> None:
+    token = "sha256:" + hashlib.sha256(b"long and random").hexdigest()
+    config = HttpConfig.model_validate({"port": 0, "tls_certificate": str(CERTIFICATE), "token": token})
+
+    def ask(address: str, shown: str) -> int:
+        connection = http.client.HTTPSConnection(address.removeprefix("https://"), timeout=10, context=trusting())
+        connection.request("GET", "/api/status", headers={"Authorization": f"Bearer {shown}"})
+        try:
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+    async with serving() as server, HttpServer(server, config) as page:
+        assert page.address.startswith("https://")
+        assert await asyncio.to_thread(ask, page.address, "long and random") == 200
+        assert await asyncio.to_thread(ask, page.address, token) == 401
+
+
+async def test_a_robot_of_openpi_connects_by_wss_and_checks_the_certificate() -> None:
+    config = OpenPiConfig(model="m", port=0, tls_certificate=str(CERTIFICATE))
+    async with serving() as server, OpenPiGateway(server, config) as gateway:
+        assert gateway.address.startswith("wss://")
+        async with connect(gateway.address, ssl=trusting()) as robot:
+            assert isinstance(await robot.recv(), bytes)
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await connect(gateway.address)
+
+
+async def test_a_certificate_that_cannot_be_read_is_named_with_its_field(tmp_path: Path) -> None:
+    config = HttpConfig(port=0, tls_certificate=str(tmp_path / "no.pem"))
+    async with serving() as server:
+        with pytest.raises(OSError, match=r"http\.tls_certificate, tls_key: .*no\.pem"):
+            await HttpServer(server, config).start()
