@@ -13,6 +13,7 @@ from bench.harness import save
 
 NAMES = (
     "overhead",
+    "functions",
     "stages",
     "isolation",
     "churn",
@@ -29,6 +30,7 @@ NAMES = (
 )
 SHOW_THEMSELVES = (
     "overhead",
+    "functions",
     "schedulers",
     "fleet_rules",
     "fleet",

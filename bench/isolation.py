@@ -2,12 +2,18 @@
 
 A sync model of 50 ms has 20 clients in a closed loop; another model, which costs nothing, is asked by one client
 meanwhile, and before that without the crowd.
+
+And what models that hold the interpreter's lock cost an idle one: its client's round trips alone, beside one such model
+and beside two, with all models in threads, and in processes of their own.
 """
 
 from __future__ import annotations
 
+import functools
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +21,7 @@ import numpy as np
 from bench.harness import percentiles_ms, serving
 from inferential import Connection
 
+PLAIN = Path(__file__).parent / "overhead" / "models"
 CROWD = 20
 SLOW_S = 0.05
 
@@ -29,7 +36,51 @@ def models() -> dict[str, Any]:
     return {"slow": slow, "idle": lambda observation: observation["state"]}
 
 
+def holders(place: str) -> dict[str, Any]:
+    """One model that does nothing, and two that hold the interpreter's lock; all in threads or in processes."""
+    from inferential import ModelProcess, ModelThread
+
+    names = {"idle": "policy", "holder-0": "holding", "holder-1": "holding"}
+    if place == "process":
+        env = {"PYTHONPATH": str(PLAIN)}
+        return {model: ModelProcess(f"plain_policies:{name}", env=env) for model, name in names.items()}
+    sys.path.append(str(PLAIN))
+    import plain_policies
+
+    return {model: ModelThread(getattr(plain_policies, name)) for model, name in names.items()}
+
+
 def run(seconds: float) -> dict[str, Any]:
+    """Both cases."""
+    beside_holders = {place: _beside_holders(place, seconds) for place in ("thread", "process")}
+    return {**_beside_crowd(seconds), "beside_models_that_hold_the_lock": beside_holders}
+
+
+def _beside_holders(place: str, seconds: float) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    p99 = []
+    with serving(functools.partial(holders, place)) as address:
+        for count in range(3):
+            stop = threading.Event()
+            answers = [0] * count
+            asking = [
+                threading.Thread(target=_crowd, args=(address, n, stop, answers, f"holder-{n}")) for n in range(count)
+            ]
+            for thread in asking:
+                thread.start()
+            try:
+                time.sleep(0.2)
+                taken = _ask(address, f"beside-{count}", seconds)
+            finally:
+                stop.set()
+                for thread in asking:
+                    thread.join()
+            found[f"beside_{count}"] = percentiles_ms(taken)
+            p99.append(float(np.percentile(taken, 99)))
+    return {**found, "p99_ratios": [round(each / p99[0], 2) for each in p99]}
+
+
+def _beside_crowd(seconds: float) -> dict[str, Any]:
     """Round trips of the idle model's client, alone and beside the crowd."""
     with serving(models) as address:
         alone = _ask(address, "alone", seconds)
@@ -68,10 +119,10 @@ def _ask(address: str, name: str, seconds: float) -> list[float]:
     return taken
 
 
-def _crowd(address: str, number: int, stop: threading.Event, answers: list[int]) -> None:
+def _crowd(address: str, number: int, stop: threading.Event, answers: list[int], model_id: str = "slow") -> None:
     state = np.zeros(7, dtype=np.float32)
     with Connection(address, f"crowd-{number}") as connection:
-        model = connection.model("slow")
+        model = connection.model(model_id)
         while not stop.is_set():
             if model.infer(5000, state=state) is not None:
                 answers[number] += 1

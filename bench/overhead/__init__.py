@@ -31,7 +31,7 @@ def run(seconds: float) -> dict[str, Any]:
     Ray comes after the others, in rounds of its own with the raw echo beside it: its processes are busy also when
     no request is there.
     """
-    light = [name for name in PEERS if name not in HEAVY]
+    light = [name for name in PEERS if name not in HEAVY and ":" not in name and name != "litserve"]
     result = measure(light, JOBS, ROUNDS, seconds / 5)
     draw(result)
     result["with_ray"] = measure(["raw", *HEAVY], tuple(job for job in JOBS if job.rate_hz is None), 1, seconds / 5)

@@ -51,8 +51,33 @@ class Peer:
 PEERS = {
     "raw": Peer("raw ZeroMQ"),
     "ours": Peer("Inferential"),
+    "ours:function_inline": Peer("Inferential, function inline"),
+    "ours:function_thread": Peer("Inferential, function in a thread"),
+    "ours:function_process": Peer("Inferential, function in a process"),
+    "ours:batch_thread": Peer("Inferential, infer_batch in a thread"),
+    "ours:batch_process": Peer("Inferential, infer_batch in a process"),
     "inferential_1_4": Peer("Inferential 1.4.0", ("inferential==1.4.0",), environment="inferential-1.4.0"),
-    "openpi": Peer("openpi websocket", ("openpi-client==0.1.2", "typing_extensions"), environment="openpi-client"),
+    "inferential_1_4:function": Peer(
+        "Inferential 1.4.0, function", ("inferential==1.4.0",), environment="inferential-1.4.0"
+    ),
+    "openpi": Peer(
+        "openpi-server",
+        ("openpi-server==0.1.0", "openpi-client==0.1.2", "typing_extensions"),
+        environment="openpi-server-0.1.0",
+    ),
+    "litserve": Peer("LitServe", ("litserve==0.2.19", "numpy"), environment="litserve-0.2.19"),
     "grpc_echo": Peer("gRPC unary", needs="grpc"),
     "ray_http": Peer("Ray Serve HTTP", needs="ray"),
 }
+PLAIN = (
+    "raw",
+    "ours:function_process",
+    "ours:batch_process",
+    "ours:function_thread",
+    "ours:batch_thread",
+    "ours:function_inline",
+    "inferential_1_4:function",
+    "openpi",
+    "litserve",
+)
+"""Peers of which each has a policy as people write it: a function, or a class with `infer_batch`."""

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from inferential.dispatch.inline import completes_inline, start_inline
+from inferential.dispatch.inline import Resumed, completes_inline, start_inline
+from inferential.replica.pending import Pending
 
 
 async def plain(row: Any) -> Any:
@@ -178,11 +179,11 @@ async def test_of_one_that_waits_the_rest_is_given() -> None:
     rest = start_inline(waits())
     assert rest is not None
     assert seen == ["begun"]
-    task = asyncio.create_task(rest)
+    assert isinstance(rest, asyncio.Task)
     await slept.wait()
-    task.cancel()
+    rest.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await task
+        await rest
     assert seen == ["begun", "slept", "cancelled", "ended"]
 
 
@@ -196,8 +197,88 @@ async def test_what_it_raises_is_raised(waits: bool) -> None:
     async def stepped() -> None:
         rest = start_inline(fails())
         assert waits
-        assert rest is not None
+        assert isinstance(rest, asyncio.Task)
         await rest
 
     with pytest.raises(ValueError, match="in the midst"):
         await stepped()
+
+
+# What waits for another process
+
+
+@pytest.fixture
+async def first() -> Pending[str]:
+    return Pending(asyncio.get_running_loop())
+
+
+@pytest.fixture
+async def second() -> Pending[str]:
+    return Pending(asyncio.get_running_loop())
+
+
+async def test_a_coroutine_goes_on_where_its_answer_is_read(first: Pending[str], second: Pending[str]) -> None:
+    seen: list[str] = []
+
+    async def waits() -> None:
+        seen.append(await first)
+        seen.append(await second)
+
+    assert isinstance(start_inline(waits()), Resumed)
+    loop = asyncio.get_running_loop()
+    over = asyncio.Event()
+    loop.call_soon(lambda: (first.set_result("a"), seen.append("-"), second.set_result("b"), over.set()))
+    await over.wait()
+    assert seen == ["a", "-", "b"]
+
+
+async def test_it_is_a_task_once_it_waits_for_something_else(first: Pending[str]) -> None:
+    seen: list[str] = []
+    over = asyncio.Event()
+
+    async def waits() -> None:
+        seen.append(await first)
+        seen.append(await asyncio.wait_for(asyncio.sleep(0.001, "slept"), 5))
+        over.set()
+
+    assert isinstance(start_inline(waits()), Resumed)
+    first.set_result("a")
+    await over.wait()
+    assert seen == ["a", "slept"]
+
+
+@pytest.mark.parametrize("already", [False, True])
+async def test_it_can_be_cancelled_whatever_it_waits_for(
+    already: bool, first: Pending[str], second: Pending[str]
+) -> None:
+    seen: list[str] = []
+
+    async def waits() -> None:
+        try:
+            await first
+            await second
+        finally:
+            seen.append("ended")
+
+    rest = start_inline(waits())
+    assert isinstance(rest, Resumed)
+    if already:
+        first.set_result("a")  # within a task, so that it goes on in the loop's next turn
+    async with asyncio.timeout(5):
+        await rest.cancel()
+        await rest.cancel()
+    assert seen == ["ended"]
+
+
+async def test_what_it_raises_later_is_reported(first: Pending[str]) -> None:
+    reported: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, details: reported.append(details["exception"]))
+
+    async def fails() -> None:
+        await first
+        raise ValueError("in the midst of it")
+
+    start_inline(fails())
+    first.set_result("a")
+    await asyncio.sleep(0)
+    assert [str(one) for one in reported] == ["in the midst of it"]

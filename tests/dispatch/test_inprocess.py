@@ -113,7 +113,7 @@ async def test_a_call_over_its_time_fails_and_its_slot_is_lost_until_it_returns(
     (result,) = await finish(dispatcher.dispatch([stuck]))
     assert result.error == "CallTimeout: the call took longer than call_timeout_ms (20)"
     assert dispatcher.lost_slots("m") == 1
-    assert "1 calls took longer than call_timeout_ms" in dispatcher.problems()["m"]
+    assert "1 calls took longer than call_timeout_ms" in dispatcher.problems()["m"].reason
     assert "model m: a call took longer than call_timeout_ms (20)" in caplog.text
     changed.clear()
     model.release.set()

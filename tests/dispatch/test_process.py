@@ -31,6 +31,7 @@ from inferential import (
 )
 from inferential.config import InferentialConfig
 from inferential.replica.outcomes import ModelLoadError
+from inferential.telemetry.prometheus import Exporter
 
 if sys.platform != "linux":
     pytest.skip("worker processes are watched by pidfd", allow_module_level=True)
@@ -95,6 +96,15 @@ class Async:
 
 def environment(observation):
     return {"value": os.environ.get("WORKER_TEST", ""), "python": sys.version.split()[0], "numpy": np.__version__}
+
+class Speaking:
+    metadata = {"action_horizon": np.int64(16), "mean": np.zeros(2), "names": ["x", "y"]}
+
+    def infer(self, observation):
+        return observation["state"]
+
+class Unsayable(Speaking):
+    metadata = {"lock": threading.Lock()}
 
 class NeverLoads:
     def __init__(self):
@@ -211,6 +221,50 @@ async def test_the_models_version_comes_with_every_answer(serving: Serving, mode
         assert (await ask(model, state=np.ones(2))).model_version == "v7"
 
 
+async def test_what_a_model_says_of_itself_is_known_in_the_server(serving: Serving, models: Any) -> None:
+    server, _ = await serving(m=models("Speaking"), plain=models("echo"))
+    assert await server.model_metadata("m") == {"action_horizon": 16, "mean": [0.0, 0.0], "names": ["x", "y"]}
+    assert await server.model_metadata("plain") == {}
+
+
+async def test_memory_and_cpu_time_of_processes_are_known(serving: Serving, models: Any) -> None:
+    server, dispatcher = await serving(m=models("echo", replicas=2))
+    workers = server.status().workers
+    assert [(one.model_id, one.replica) for one in workers] == [("m", "0"), ("m", "1")]
+    assert [one.pid for one in workers] == dispatcher.process_ids("m")
+    assert all(5 < one.memory_mb < 500 and one.cpu_s > 0 for one in workers)
+    text = Exporter(server).text().decode()
+    assert 'inferential_worker_memory_bytes{model="m",replica="1"}' in text
+    assert 'inferential_worker_cpu_seconds_total{model="m",replica="0"}' in text
+
+
+async def test_stopping_ends_a_server_whose_models_still_load(models: Any) -> None:
+    server = Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"m": models("NeverLoads")}))
+    running = asyncio.create_task(server.run())
+    await asyncio.sleep(0.05)
+    assert not server.running
+    server.stop()
+    async with asyncio.timeout(20):
+        await running
+    assert not server.running
+
+
+async def test_readiness_names_a_model_that_lacks_processes(serving: Serving, models: Any) -> None:
+    server, dispatcher = await serving(m=models("strange", replicas=2))
+    os.kill(dispatcher.process_ids("m")[0], signal.SIGKILL)
+    await until(lambda: bool(dispatcher.problems()))
+    assert server.readiness() == []
+    (impairment,) = server.impairments()
+    assert impairment.startswith("model 'm' is impaired: 1 of 2 processes do not run: its process was killed")
+    (model,) = server.status().models
+    assert model.problem is not None
+    os.kill(dispatcher.process_ids("m")[0], signal.SIGKILL)
+    await until(lambda: dispatcher.problems()["m"].is_down)
+    assert server.impairments() == []
+    (problem,) = server.readiness()
+    assert problem.startswith("model 'm' has no replica: 2 of 2 processes do not run")
+
+
 @pytest.mark.parametrize("what", ["raise", "sys.exit"])
 async def test_what_a_model_raises_fails_its_call_alone_and_keeps_the_process(
     what: str, serving: Serving, models: Any
@@ -269,7 +323,7 @@ async def test_a_killed_replica_costs_no_request_where_there_is_another(serving:
         victim = dispatcher.process_ids("m")[0]
         os.kill(victim, signal.SIGKILL)
         await until(lambda: victim not in dispatcher.process_ids("m"))
-        assert "1 of 2 processes do not run" in dispatcher.problems()["m"]
+        assert "1 of 2 processes do not run" in dispatcher.problems()["m"].reason
         await until(lambda: not dispatcher.problems())
         answered = ends["answered"]
         await until(lambda: ends["answered"] > answered + 20)
@@ -305,6 +359,25 @@ async def test_rows_of_a_batch_that_failed_are_tried_alone_on_what_the_robots_se
             results = await asyncio.gather(*map(one, (1, 2, -1, 3)), return_exceptions=True)
         assert isinstance(results[2], ModelFailed)
         assert [float(results[at]["actions"][0]) for at in (0, 1, 3)] == [2.0, 4.0, 6.0]
+
+
+@pytest.mark.parametrize("size", [1000, 100_000])
+async def test_rows_that_are_tried_alone_are_what_the_robots_sent_at_any_size(
+    size: int, serving: Serving, models: Any
+) -> None:
+    server, _ = await serving(m=models("Slow", args={"seconds": 0.01}))
+
+    async def ask_for(number: int) -> Any:
+        async with robot(server, "m", f"robot-{number}") as model:
+            sent = np.full(size, number, np.float64)
+            return [await asyncio.gather(ask(model, state=sent), return_exceptions=True) for _ in range(5)]
+
+    for number, answers in zip(range(-1, 3), await asyncio.gather(*map(ask_for, range(-1, 3))), strict=True):
+        for (answer,) in answers:
+            if number < 0:
+                assert isinstance(answer, ModelFailed)
+            else:
+                assert set(answer["actions"].ravel().tolist()) == {2.0 * number}
 
 
 async def test_a_retry_sees_what_the_robot_sent(serving: Serving, models: Any) -> None:
@@ -376,6 +449,7 @@ async def test_environment_and_replicas_are_as_told(serving: Serving, models: An
         ("nothing", {}, "has no 'nothing'"),
         ("NoWeights", {"args": {"path": "w.safetensors"}}, "FileNotFoundError: w.safetensors"),
         ("NeverLoads", {"load_timeout_s": 0.5}, r"loading took longer than load_timeout_s \(0.5\)"),
+        ("Unsayable", {}, "metadata: 'lock': expected a value that JSON can hold: got lock"),
         ("echo", {"python": "/nowhere/python"}, "its interpreter /nowhere/python cannot be started"),
     ],
 )
@@ -396,7 +470,7 @@ async def test_a_model_whose_restart_fails_fails_its_requests_at_once(
         write(module, "raise RuntimeError('no GPU')")
         with pytest.raises(ModelFailed):
             await ask(model, state=np.zeros(2), do="exit")
-        await until(lambda: "no GPU" in dispatcher.problems().get("m", ""))
+        await until(lambda: "no GPU" in str(dispatcher.problems().get("m")))
         with pytest.raises(ModelFailed, match="RuntimeError: no GPU"):
             await ask(model, state=np.zeros(2))
         write(module, MODELS)

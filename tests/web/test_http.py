@@ -18,7 +18,6 @@ from inferential.config import InferentialConfig
 from inferential.config.services import HttpConfig
 from inferential.telemetry.prometheus import MAX_VALUES, OTHER
 from inferential.web import HttpServer
-from inferential.web.http import readiness
 
 Open = Callable[..., AbstractAsyncContextManager[tuple[Server, HttpServer]]]
 
@@ -177,7 +176,7 @@ async def test_a_model_without_replicas_is_not_ready() -> None:
             return 0
 
     async with Server("tcp://127.0.0.1:0", dispatcher=Absent({"arm": echo})) as server:
-        assert readiness(server) == ["model 'arm' has no replica"]
+        assert server.readiness() == ["model 'arm' has no replica"]
 
 
 async def test_the_page_loads_nothing_from_elsewhere(opened: Open) -> None:

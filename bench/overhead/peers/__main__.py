@@ -1,5 +1,7 @@
 """A peer's process: `NAME serve` prints its address and serves until its input ends; `NAME ask ADDRESS` takes jobs.
 
+What follows a colon in NAME is given to the peer's `serve`: which of its models.
+
 Jobs are lines of JSON: {"observation": ..., "clients": ...} to get ready, and with "rate_hz", "start", "seconds",
 "first" and "of" (see `loops`) to measure; each is answered by a line with the latencies.
 """
@@ -33,9 +35,11 @@ def main() -> None:
     """Runs one side of one peer."""
     sys.path.pop(0)  # this folder, whose modules are called like the packages that they are about
     name, side, *rest = sys.argv[1:]
+    name, _, model = name.partition(":")
     peer = load(HERE / f"{name}.py")
     if side == "serve":
-        peer.serve(lambda address: print(json.dumps([address, peer.version()]), flush=True))
+        models = (model,) if model else ()
+        peer.serve(lambda address: print(json.dumps([address, peer.version()]), flush=True), *models)
         return
     cases, loops = load(HERE.parent / "cases.py"), load(HERE.parent / "loops.py")
     clients: dict[str, list[Any]] = {}

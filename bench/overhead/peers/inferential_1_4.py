@@ -1,4 +1,4 @@
-"""Inferential 1.4.0 from PyPI, its model a coroutine that answers at once."""
+"""Inferential 1.4.0 from PyPI, its model a coroutine or a function that answers at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def version() -> str:
     return f"inferential {metadata.version('inferential')}"
 
 
-def serve(ready: Callable[[str], None]) -> None:
+def serve(ready: Callable[[str], None], kind: str = "coroutine") -> None:
     """Serves until standard input ends."""
     from inferential import LocalDispatcher, Server
 
@@ -27,11 +27,16 @@ def serve(ready: Callable[[str], None]) -> None:
     async def model(observation: dict[str, Any]) -> dict[str, Any]:
         return {"actions": action}
 
+    def function(observation: dict[str, Any]) -> dict[str, Any]:
+        return {"actions": action}
+
     async def main() -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
-        server = Server(bind=address, dispatcher=LocalDispatcher({"policy": model}))
+        server = Server(
+            bind=address, dispatcher=LocalDispatcher({"policy": model if kind == "coroutine" else function})
+        )
         running = asyncio.create_task(server.run())
         while server._transport is None:  # noqa: ASYNC110 (it has no event for when it listens)
             await asyncio.sleep(0.01)

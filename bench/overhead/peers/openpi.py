@@ -1,14 +1,12 @@
-"""openpi's websocket protocol: the client from PyPI, and a server as its protocol has it, with the same codec.
-
-The server of openpi is not on PyPI; this one is its loop: unpack, infer, pack, send, on `websockets`' asyncio server,
-without compression.
-"""
+"""openpi's websocket protocol: client and server from PyPI."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import socket
 import sys
+import threading
+import time
 from collections.abc import Callable
 from importlib import metadata
 from typing import Any
@@ -17,32 +15,36 @@ import numpy as np
 
 
 def version() -> str:
-    """Of client and websocket library."""
-    return ", ".join(f"{name} {metadata.version(name)}" for name in ("openpi-client", "websockets"))
+    """Of client, server and websocket library."""
+    return ", ".join(f"{name} {metadata.version(name)}" for name in ("openpi-client", "openpi-server", "websockets"))
+
+
+class Policy:
+    """Answers at once, on the server's event loop, as it runs every policy."""
+
+    action = np.zeros(16, dtype=np.float32)
+
+    def infer(self, observation: dict[str, Any]) -> dict[str, Any]:
+        """Returns the same action for every observation."""
+        return {"actions": self.action}
 
 
 def serve(ready: Callable[[str], None]) -> None:
     """Serves until standard input ends."""
-    from openpi_client import msgpack_numpy
-    from websockets.asyncio.server import serve as listen
-    from websockets.exceptions import ConnectionClosed
+    from openpi_server.websocket_policy_server import WebsocketPolicyServer
 
-    action = np.zeros(16, dtype=np.float32)
-
-    async def robot(websocket: Any) -> None:
-        packer = msgpack_numpy.Packer()
-        await websocket.send(packer.pack({}))
-        with contextlib.suppress(ConnectionClosed):
-            while True:
-                msgpack_numpy.unpackb(await websocket.recv())
-                await websocket.send(packer.pack({"actions": action, "server_timing": {"infer_ms": 0.0}}))
-
-    async def main() -> None:
-        async with listen(robot, "127.0.0.1", 0, compression=None, max_size=None) as server:
-            ready(str(server.sockets[0].getsockname()[1]))
-            await asyncio.to_thread(sys.stdin.read)
-
-    asyncio.run(main())
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = WebsocketPolicyServer(Policy(), host="127.0.0.1", port=port)
+    threading.Thread(target=lambda: asyncio.run(server.run()), daemon=True).start()
+    while True:
+        with socket.socket() as probe:
+            if not probe.connect_ex(("127.0.0.1", port)):
+                break
+        time.sleep(0.05)
+    ready(str(port))
+    sys.stdin.read()
 
 
 def client(address: str, observation: dict[str, Any]) -> Callable[[], Any]:

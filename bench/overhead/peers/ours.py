@@ -1,4 +1,4 @@
-"""This repository: the client SDK for threads, and a server whose model is a coroutine that answers at once."""
+"""This repository: the client SDK for threads, and a server whose model answers at once."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import asyncio
 import sys
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+PLAIN = Path(__file__).parents[1] / "models"
+"""Folder of `plain_policies`."""
 
 
 def version() -> str:
@@ -17,7 +21,7 @@ def version() -> str:
 
 
 class Model:
-    """Batches, and costs nothing."""
+    """A batch of coroutines without `await`."""
 
     max_batch_size = 8
     action = np.zeros(16, dtype=np.float32)
@@ -27,12 +31,29 @@ class Model:
         return [self.action] * len(observations)
 
 
-def serve(ready: Callable[[str], None]) -> None:
+def model_of(kind: str) -> Any:
+    """Returns a model: `coroutine`, or one of `plain_policies` and where it runs, as `function_process`."""
+    from inferential import ModelInline, ModelProcess, ModelThread
+
+    if kind == "coroutine":
+        return Model()
+    form, _, place = kind.partition("_")
+    name = {"function": "policy", "batch": "BatchPolicy"}[form]
+    if place == "process":
+        return ModelProcess(f"plain_policies:{name}", env={"PYTHONPATH": str(PLAIN)})
+    sys.path.append(str(PLAIN))
+    import plain_policies
+
+    found = getattr(plain_policies, name)
+    return {"thread": ModelThread, "inline": ModelInline}[place](found() if form == "batch" else found)
+
+
+def serve(ready: Callable[[str], None], kind: str = "coroutine") -> None:
     """Serves until standard input ends."""
     from inferential import LocalDispatcher, Server
 
     async def main() -> None:
-        server = Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"policy": Model()}))
+        server = Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"policy": model_of(kind)}))
         running = asyncio.create_task(server.run())
         while not server.running:  # noqa: ASYNC110 (it does not say when it listens)
             await asyncio.sleep(0.01)

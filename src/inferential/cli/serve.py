@@ -161,7 +161,7 @@ class _AnnouncedServer(Server):
 
     def _ending(self) -> str:
         if not self.running:
-            return "ending as soon as it has started"
+            return "ending"
         return draining(self.config.server.drain_timeout_s)
 
     def _announcement(self) -> str:

@@ -37,11 +37,13 @@ __all__ = [
     "DispatchResult",
     "Dispatcher",
     "GpuUse",
+    "ModelProblem",
     "NodeUse",
     "Observation",
     "RemoteModelError",
     "ReplicaLost",
     "UnknownModelError",
+    "WorkerUse",
 ]
 
 
@@ -64,6 +66,37 @@ class NodeUse:
     cpu_percent: float | None
     memory_used_mb: float | None
     gpus: tuple[GpuUse, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerUse:
+    """What a process of a model uses.
+
+    Attributes:
+        model_id, replica: whose it is; "" for the only replica.
+        pid: of the process.
+        memory_mb: resident memory.
+        cpu_s: CPU time since it started.
+    """
+
+    model_id: str
+    replica: str
+    pid: int
+    memory_mb: float
+    cpu_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelProblem:
+    """Why a model has less than it should.
+
+    Attributes:
+        reason: in words.
+        is_down: whether no call of the model can succeed now.
+    """
+
+    reason: str
+    is_down: bool
 
 
 class Dispatcher(ABC):
@@ -132,12 +165,20 @@ class Dispatcher(ABC):
         """Returns how many calls fewer each replica takes, because calls over their time still occupy threads."""
         return 0
 
-    def problems(self) -> Mapping[str, str]:
+    def problems(self) -> Mapping[str, ModelProblem]:
         """Returns, by model id, why a model cannot be called now or has fewer replicas than it should.
 
-        It is empty where all is well; readiness checks show it.
+        It is empty where all is well. `/readyz`, `Server.status` and the page show it.
         """
         return {}
+
+    def allocate(self, length: int) -> memoryview | None:
+        """Returns memory to receive a payload of so many bytes into; None: the server's own.
+
+        A backend that can hand it to its models without a copy overrides it. It must be free again when nothing looks
+        at it any more.
+        """
+        return None
 
     def use_retries(self, max_retries: Callable[[], int | None]) -> None:
         """Sets how often the server tries a failed request again; a model then gets copies of what may be needed again.
@@ -182,6 +223,10 @@ class Dispatcher(ABC):
 
     def nodes(self) -> Sequence[NodeUse]:
         """Returns how busy the machines of the replicas are, where the backend knows."""
+        return ()
+
+    def workers(self) -> Sequence[WorkerUse]:
+        """Returns what the models' processes on this machine use now."""
         return ()
 
     def endpoint_health(self, model_id: str) -> EndpointHealth | None:

@@ -10,13 +10,15 @@ import contextlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
-from inferential.dispatch.base import Dispatcher, Observation, UnknownModelError
+from inferential.dispatch.base import Dispatcher, ModelProblem, Observation, UnknownModelError, WorkerUse
 from inferential.dispatch.inprocess import InProcessReplica
 from inferential.dispatch.process import ProcessRunner, infer
 from inferential.observation.values import is_encoded
+from inferential.replica.inbox import Inbox
 from inferential.replica.outcomes import ModelLoadError
 from inferential.replica.process import WorkerProcess
 from inferential.replica.spec import ModelProcess
+from inferential.replica.usage import use_of
 from inferential.scheduler.request import InferenceRequest
 
 _ON_THE_WAY = ("dispatch", "outcomes", "infer_on")  # to a model
@@ -64,6 +66,7 @@ class LocalDispatcher(Dispatcher):
             raise TypeError(f"models: expected models by id, as {{'my-model': my_model}}, got {type(models).__name__}")
         self._models: dict[str, list[InProcessReplica | WorkerProcess]] = {}
         self._runners: dict[str, ProcessRunner] = {}  # of models that have processes
+        self._inbox: Inbox | None = None  # once there is a process
         self._running = False
         self._ending: set[asyncio.Task[None]] = set()
         self._completes_inline: set[str] = set()  # models that always do, in each of their forms
@@ -100,11 +103,19 @@ class LocalDispatcher(Dispatcher):
     def _made(self, model_id: str, model: Any) -> list[InProcessReplica | WorkerProcess]:
         if not isinstance(model, ModelProcess):
             return [InProcessReplica(model_id, model, self._on_change)]
+        if self._inbox is None:
+            with contextlib.suppress(OSError):  # the platform has none, and payloads are copied
+                self._inbox = Inbox()
         envs = model.environments()
         names = [str(number) for number in range(len(envs))] if len(envs) > 1 else [""]
         return [
-            WorkerProcess(model_id, name, model, env, self._on_change) for name, env in zip(names, envs, strict=True)
+            WorkerProcess(model_id, name, model, env, self._on_change, self._inbox)
+            for name, env in zip(names, envs, strict=True)
         ]
+
+    def allocate(self, length: int) -> memoryview | None:
+        """Returns memory that the models' processes see without a copy; None where there are none."""
+        return None if self._inbox is None else self._inbox.allocate(length)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         async def run() -> None:
@@ -160,22 +171,41 @@ class LocalDispatcher(Dispatcher):
         lost = min(_lost(models[number]) for number in taking)
         return [str(number) for number in taking if _lost(models[number]) == lost]
 
-    def problems(self) -> Mapping[str, str]:
+    def problems(self) -> Mapping[str, ModelProblem]:
         """Returns, by model id, which processes do not run, or how many slots calls over their time have taken."""
-        problems: dict[str, str] = {}
+        problems: dict[str, ModelProblem] = {}
         for model_id, models in self._models.items():
             down = [one.problem for one in models if isinstance(one, WorkerProcess) and one.problem is not None]
             lost = sum(map(_lost, models))
             if down:
-                problems[model_id] = f"{len(down)} of {len(models)} processes do not run: {down[0]}"
+                reason = f"{len(down)} of {len(models)} processes do not run: {down[0]}"
+                problems[model_id] = ModelProblem(reason, is_down=len(down) == len(models))
             elif lost:
-                problems[model_id] = f"{lost} calls took longer than call_timeout_ms and still occupy their slots"
+                reason = f"{lost} calls took longer than call_timeout_ms and still occupy their slots"
+                problems[model_id] = ModelProblem(reason, is_down=False)  # whether slots are left, the server knows
         return problems
 
     async def model_metadata(self, model_id: str) -> Mapping[str, Any]:
-        """Returns the `metadata` of the model's first replica; {} for a model in a process of its own."""
-        models = self._models.get(model_id)
-        return await models[0].metadata() if models and isinstance(models[0], InProcessReplica) else {}
+        """Returns the `metadata` of the model's first replica that is up; a process sends it when it has loaded."""
+        models = self._models.get(model_id, ())
+        for model in models:
+            if isinstance(model, InProcessReplica):
+                return await model.metadata()
+            if model.up:
+                return model.metadata
+        return {}
+
+    def workers(self) -> list[WorkerUse]:
+        """Returns what each process that takes calls uses, read from the system now."""
+        found = []
+        for model_id, models in self._models.items():
+            for number, one in enumerate(models):
+                pid = one.pid if isinstance(one, WorkerProcess) and one.up else None
+                use = None if pid is None else use_of(pid)
+                if pid is not None and use is not None:
+                    replica = str(number) if len(models) > 1 else ""
+                    found.append(WorkerUse(model_id, replica, pid, use.memory_mb, use.cpu_s))
+        return found
 
     def process_ids(self, model_id: str) -> list[int]:
         """Returns the ids of a model's processes that take calls."""
@@ -190,7 +220,11 @@ class LocalDispatcher(Dispatcher):
         """
         self._running = True
         workers = self._workers()
-        outcomes = await asyncio.gather(*(worker.start() for worker in workers), return_exceptions=True)
+        try:
+            outcomes = await asyncio.gather(*(worker.start() for worker in workers), return_exceptions=True)
+        except asyncio.CancelledError:
+            await self._close_workers()
+            raise
         failed = next((one for one in outcomes if isinstance(one, BaseException)), None)
         if failed is not None:
             await self._close_workers()

@@ -14,6 +14,7 @@ from inferential.dispatch.outcomes import (
     ReplicaLost,
 )
 from inferential.dispatch.suspects import run_apart
+from inferential.errors import InferentialError
 from inferential.observation.slots import ObservationError
 from inferential.proto import Observation as ObservationMessage
 from inferential.proto.messages import put_metadata, split_values
@@ -27,7 +28,7 @@ from inferential.scheduler.request import InferenceRequest
 logger = logging.getLogger("inferential.dispatch")
 
 
-class WorkerDied(Exception):
+class WorkerDied(InferentialError):
     """The process of a model ended while it ran an observation."""
 
 

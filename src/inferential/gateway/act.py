@@ -30,6 +30,7 @@ from inferential import errors
 from inferential.config.gateways import ActConfig
 from inferential.config.services import GatewayConfig
 from inferential.config.tokens import KnownToken
+from inferential.errors import InferentialError
 from inferential.gateway.base import Gateway, GatewayAnswer, GatewayClient, describe_error
 from inferential.gateway.json_numpy import dumps, loads
 from inferential.server import Server
@@ -59,7 +60,7 @@ _STATUS: dict[type[BaseException], HTTPStatus] = {
 }
 
 
-class _RequestRefused(Exception):
+class _RequestRefused(InferentialError):
     """Ends a request with a status and a text."""
 
     def __init__(self, status: HTTPStatus, text: str) -> None:

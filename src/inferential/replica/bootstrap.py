@@ -14,7 +14,7 @@ MINIMUM = (3, 10)
 
 
 def main():  # type: () -> None
-    """Runs the worker with the descriptors that were passed: of the socket, of the life line, of shared memory."""
+    """Runs the worker with the descriptors that were passed: of the socket, the life line, shared memory, the inbox."""
     sys.path.pop(0)  # this folder, whose modules must not hide those of others
     descriptors = [int(word) for word in sys.argv[1:]]
     del sys.argv[1:]

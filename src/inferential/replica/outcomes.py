@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from inferential.errors import InferentialError
 
-class ModelLoadError(Exception):
+
+class ModelLoadError(InferentialError):
     """A worker process could not load its model."""
 
 
-class CallFailed(Exception):
+class CallFailed(InferentialError):
     """A call failed as a whole; the text is what the model raised, its type in front."""
 
 

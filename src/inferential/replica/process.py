@@ -19,7 +19,10 @@ from typing import Any
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.tensors import Buffer
 from inferential.replica.channel import Stream
+from inferential.replica.inbox import Inbox
+from inferential.replica.lending import Lending
 from inferential.replica.lifecycle import Lifecycle
+from inferential.replica.memory_limit import MemoryLimit
 from inferential.replica.outcomes import CallFailed, Died, ModelLoadError, Refused, Values
 from inferential.replica.pace import SHARED_ROWS, Pace
 from inferential.replica.pending import Pending
@@ -34,7 +37,6 @@ logger = logging.getLogger("inferential.replica")
 Row = tuple[bytes, Buffer]
 """Description and payload of an observation."""
 
-_WATCH_MEMORY_S = 0.1
 _ENDS_WITHIN_S = 2.0
 _QUICK_INFLIGHT = 2  # of a model whose calls are short: the next call is there when one ends
 
@@ -54,16 +56,24 @@ class WorkerProcess:
         spec: what to run, and its limits.
         env: environment variables to add.
         on_change: called on the event loop when `up`, `max_batch_size` or `max_inflight` has changed.
+        inbox: what large payloads are received into; None: there is none.
     """
 
     def __init__(
-        self, model_id: str, name: str, spec: ModelProcess, env: Mapping[str, str], on_change: Callable[[], None]
+        self,
+        model_id: str,
+        name: str,
+        spec: ModelProcess,
+        env: Mapping[str, str],
+        on_change: Callable[[], None],
+        inbox: Inbox | None = None,
     ) -> None:
         self._model_id = model_id
         self._label = f"model {model_id}" + (f", replica {name}" if name else "")
         self._spec = spec
         self._env = dict(env)
         self._on_change = on_change
+        self._inbox = inbox
         timeout_ms = spec.call_timeout_ms
         self._life = Lifecycle(spec.load_timeout_s, None if timeout_ms is None else timeout_ms / 1e3)
         self._greeting: Greeting | None = None
@@ -75,9 +85,12 @@ class WorkerProcess:
         self._ran = 0, 0
         self._reader = RowReader(pb.ModelResponse)
         self._process: Spawned | None = None
+        self._lending = Lending(None, None)
         self._stream: Stream | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._memory_timer: asyncio.TimerHandle | None = None
+        self._memory_limit = MemoryLimit(
+            spec.memory_limit_mb, self._used_mb, lambda: bool(self._calls) or not self.up, self._kill
+        )
         self._killed_for: tuple[str, bool] | None = None  # why, and whether it is for a call's time
         self._first: asyncio.Future[None] | None = None
         self._starting: asyncio.Task[None] | None = None
@@ -105,6 +118,11 @@ class WorkerProcess:
     def pid(self) -> int | None:
         """Of the process that runs now."""
         return None if self._process is None else self._process.pid
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What the model says of itself; {} while it is not up."""
+        return {} if self._greeting is None else self._greeting.metadata
 
     @property
     def max_batch_size(self) -> int:
@@ -181,8 +199,7 @@ class WorkerProcess:
             return future
         self._numbers += 1
         number = self._numbers
-        memory = process.memory
-        places = [None if memory is None else memory.put(payload) for _, payload in rows]
+        places = [self._lending.lend(payload) for _, payload in rows]
         frames: list[Buffer] = [number.to_bytes(8, "little"), CALL, write_head(0, places)]
         for (description, payload), place in zip(rows, places, strict=True):
             frames += (description, payload if place is None else b"")
@@ -191,8 +208,7 @@ class WorkerProcess:
         stream.send(frames)
         if self._spec.call_timeout_ms is not None and self._timer is None:
             self._set_timer(loop)
-        if self._spec.memory_limit_mb is not None and self._memory_timer is None:
-            self._memory_timer = loop.call_later(_WATCH_MEMORY_S, self._watch_memory)
+        self._memory_limit.watch()
         return future
 
     def _on_end_of_stream(self, error: Exception | None) -> None:
@@ -222,7 +238,7 @@ class WorkerProcess:
 
     def _on_result(self, frames: list[bytes]) -> None:
         if len(frames) % 2 == 0:
-            self._free(read_offsets(frames.pop()))
+            self._lending.take_back(read_offsets(frames.pop()))
         call = self._answered(int.from_bytes(frames[0], "little"))
         if call is None or call.future.done():
             return
@@ -246,11 +262,6 @@ class WorkerProcess:
             self._idle.set()
         return call
 
-    def _free(self, offsets: Sequence[int]) -> None:
-        if self._process is not None and self._process.memory is not None:
-            for offset in offsets:
-                self._process.memory.give(offset)
-
     def _note_pace(self) -> None:
         if self._process is None or self._process.memory is None:
             return
@@ -273,26 +284,21 @@ class WorkerProcess:
         self._gone.clear()
         python = None if self._spec.python is None else str(self._spec.python)
         try:
-            spawned = await spawn(python, self._env)
+            spawned = await spawn(python, self._env, -1 if self._inbox is None else self._inbox.fd)
         except OSError as error:
             self._over(f"its interpreter {python or sys.executable} cannot be started: {error}")
             return
         finally:
             self._starting = None
         self._process = spawned
+        self._lending = Lending(spawned.memory, self._inbox)
         self._stream = Stream(spawned.connected, self._take, self._on_end_of_stream)
         if spawned.pidfd >= 0:
             loop.add_reader(spawned.pidfd, self._on_exit)
-        settings = {
-            "model_id": self._model_id,
-            "target": self._spec.target,
-            "args": dict(self._spec.args),
-            "path": [path for path in sys.path if path] if self._spec.python is None else [],
-        }
+        settings = {"model_id": self._model_id, **self._spec.settings()}
         self._stream.send([NO_CALL, HELLO, json.dumps(settings).encode()])
         self._set_timer(loop)
-        if self._spec.memory_limit_mb is not None:
-            self._watch_memory()
+        self._memory_limit.watch()
         if self._closed:
             self._kill("the server ends")
 
@@ -335,12 +341,13 @@ class WorkerProcess:
         if stream is not None:
             stream.close()
         self._process = self._stream = None
+        self._lending = Lending(None, None)
         self._gone.set()
         self._idle.set()
-        for timer in (self._timer, self._memory_timer):
-            if timer is not None:
-                timer.cancel()
-        self._timer = self._memory_timer = None
+        self._memory_limit.stop()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         delay_s = self._life.ended(time.monotonic())
         text = f"{self._label}: {reason}"
         if self._first is not None and not self._first.done():
@@ -369,6 +376,9 @@ class WorkerProcess:
 
     # Limits
 
+    def _used_mb(self) -> float | None:
+        return None if self._process is None else self._process.resident_mb()
+
     def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
         deadline = self._life.deadline()
@@ -385,15 +395,3 @@ class WorkerProcess:
             self._kill(f"a call took longer than call_timeout_ms ({self._spec.call_timeout_ms:g})", timed_out=True)
         else:
             self._kill(f"loading took longer than load_timeout_s ({self._spec.load_timeout_s:g})")
-
-    def _watch_memory(self) -> None:
-        """Looks at the process's memory while it loads or runs calls: an idle one takes no more."""
-        self._memory_timer = None
-        limit_mb = self._spec.memory_limit_mb
-        if self._process is None or limit_mb is None:
-            return
-        used_mb = self._process.resident_mb()
-        if used_mb is not None and used_mb > limit_mb:
-            self._kill(f"its process took {used_mb:.0f} MB, memory_limit_mb is {limit_mb:g}")
-        elif self._calls or not self.up:
-            self._memory_timer = asyncio.get_running_loop().call_later(_WATCH_MEMORY_S, self._watch_memory)

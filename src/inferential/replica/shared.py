@@ -112,6 +112,24 @@ class Offer:
         return offer
 
 
+def new_memory() -> int:
+    """Returns the descriptor of new memory of SIZE_BYTES, a size that nothing can change.
+
+    Raises:
+        OSError: there can be none.
+    """
+    if not _SEALS:
+        raise OSError("this platform has no memory that can be shared so")
+    fd = os.memfd_create("inferential", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, SIZE_BYTES)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
 class ServersMemory:
     """The memory, as the server has it.
 
@@ -120,12 +138,8 @@ class ServersMemory:
     """
 
     def __init__(self) -> None:
-        if not _SEALS:
-            raise OSError("this platform has no memory that can be shared so")
-        self._fd = os.memfd_create("inferential", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        self._fd = new_memory()
         try:
-            os.ftruncate(self._fd, SIZE_BYTES)
-            fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, _SEALS)
             mapped = mmap.mmap(self._fd, SIZE_BYTES)
         except BaseException:
             os.close(self._fd)

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inferential.replica.shared import ServersMemory
+from inferential.replica.usage import use_of
 
 logger = logging.getLogger("inferential.replica")
 
 _BOOTSTRAP = str(Path(__file__).with_name("bootstrap.py"))
-_MEGABYTE = 1_000_000
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(slots=True)
@@ -67,19 +66,17 @@ class Spawned:
 
     def resident_mb(self) -> float | None:
         """Returns its resident memory; None where it has ended or the platform does not say."""
-        try:
-            fields = Path(f"/proc/{self.pid}/statm").read_text().split()
-        except OSError:
-            return None
-        return int(fields[1]) * _PAGE_BYTES / _MEGABYTE
+        use = use_of(self.pid)
+        return None if use is None else use.memory_mb
 
 
-async def spawn(python: str | None, env: Mapping[str, str]) -> Spawned:
+async def spawn(python: str | None, env: Mapping[str, str], inbox_fd: int = -1) -> Spawned:
     """Starts a worker.
 
     Args:
         python: the interpreter; None: the one that runs this.
         env: environment variables to add.
+        inbox_fd: of the memory that payloads are received into; -1: there is none.
 
     Raises:
         OSError: the interpreter cannot be started.
@@ -92,8 +89,9 @@ async def spawn(python: str | None, env: Mapping[str, str]) -> Spawned:
         logger.info("no memory is shared with worker processes: %s", error)
         memory = None
     memory_fd = -1 if memory is None else memory.fd
-    command = [python or sys.executable, _BOOTSTRAP, str(theirs.fileno()), str(line), str(memory_fd)]
-    fds = [fd for fd in (theirs.fileno(), line, memory_fd) if fd >= 0]
+    descriptors = (theirs.fileno(), line, memory_fd, inbox_fd)
+    command = [python or sys.executable, _BOOTSTRAP, *map(str, descriptors)]
+    fds = [fd for fd in descriptors if fd >= 0]
 
     def start() -> subprocess.Popen[bytes]:
         return subprocess.Popen(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,6 +76,11 @@ class ModelProcess:
         """Returns the environment variables to add, for each replica."""
         each = [{}] * self.replicas if isinstance(self.replicas, int) else self.replicas
         return [{**self.env, **one} for one in each]
+
+    def settings(self) -> dict[str, Any]:
+        """Returns what a worker must know to make the model; the server's path where it has the same interpreter."""
+        path = [path for path in sys.path if path] if self.python is None else []
+        return {"target": self.target, "args": dict(self.args), "path": path}
 
 
 @dataclass(frozen=True)

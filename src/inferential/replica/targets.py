@@ -21,8 +21,10 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from inferential.errors import InferentialError
 
-class TargetError(Exception):
+
+class TargetError(InferentialError):
     """A target leads to no model; the text says why, and where in its module."""
 
 

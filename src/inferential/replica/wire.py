@@ -26,10 +26,11 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from inferential.errors import InferentialError
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.messages import put_metadata, read_response, split_values
 from inferential.proto.tensors import Buffer, pack
@@ -39,7 +40,7 @@ HELLO, CALL, RESULT, FAILED, FREE, GOODBYE = b"H", b"C", b"R", b"X", b"F", b"G"
 NO_CALL = bytes(8)
 
 
-class InvalidRow(Exception):
+class InvalidRow(InferentialError):
     """An observation cannot be read; the text says why."""
 
 
@@ -52,12 +53,14 @@ class Greeting:
         max_inflight: calls that it runs at once.
         memory: token of the memory that it shares with the server; "": of none.
         runs_singly: whether the model has no `infer_batch`, so that rows of a call run one after another.
+        metadata: what the model says of itself, values that JSON can hold.
     """
 
     max_batch_size: int
     max_inflight: int
     memory: str = ""
     runs_singly: bool = False
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """As a frame."""

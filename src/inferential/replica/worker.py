@@ -23,9 +23,11 @@ import numpy as np
 
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.images import ImageError
+from inferential.replica.inbox import INBOX_AT, InboxView
+from inferential.replica.metadata import metadata_of
 from inferential.replica.model import Method, methods_of
 from inferential.replica.rows import RowReader, RowWriter, write_refusal
-from inferential.replica.shared import ALL_ROWS, ReplicasMemory
+from inferential.replica.shared import ALL_ROWS, Place, ReplicasMemory
 from inferential.replica.stream import MessageReader, write_message
 from inferential.replica.structured import rows_of
 from inferential.replica.targets import TargetError, load_target
@@ -40,24 +42,29 @@ _MAX_INFLIGHT = 1
 _PLAIN = (np.ndarray, dict, list)  # what most models return, and no awaitable
 
 
-def main(socket_fd: int, life_fd: int, memory_fd: int) -> None:
+def main(socket_fd: int, life_fd: int, memory_fd: int, inbox_fd: int) -> None:
     """Runs a worker until its server goes.
 
     Args:
         socket_fd: of the stream to the server.
         life_fd: of a pipe whose other end the server has and never writes to.
         memory_fd: of the memory that both share; -1: none.
+        inbox_fd: of the memory that the server receives into; -1: none.
     """
     _end_with_server(life_fd)
-    for fd in (socket_fd, life_fd, memory_fd):
+    for fd in (socket_fd, life_fd, memory_fd, inbox_fd):
         if fd >= 0:
             os.set_inheritable(fd, False)
     memory = None
     if memory_fd >= 0:
         memory = ReplicasMemory(memory_fd)
         os.close(memory_fd)
+    inbox = None
+    if inbox_fd >= 0:
+        inbox = InboxView(inbox_fd)
+        os.close(inbox_fd)
     with socket.socket(fileno=socket_fd) as stream:
-        worker = Worker(stream, memory)
+        worker = Worker(stream, memory, inbox)
         if worker.load():
             worker.serve()
     os._exit(0)  # a model's threads or exit handlers must not keep it
@@ -88,9 +95,11 @@ class Worker:
     Args:
         stream: to the server.
         memory: shared with it; None: payloads come over the stream.
+        inbox: what it receives into; None: payloads do not lie there.
     """
 
-    def __init__(self, stream: socket.socket, memory: ReplicasMemory | None) -> None:
+    def __init__(self, stream: socket.socket, memory: ReplicasMemory | None, inbox: InboxView | None) -> None:
+        self._inbox = inbox
         self._stream = stream
         self._memory = memory
         self._messages = MessageReader()
@@ -121,6 +130,7 @@ class Worker:
         try:
             self._model = load_target(settings["target"], settings["args"])
             methods = methods_of(self._model_id, self._model)
+            metadata = metadata_of(self._model)
         except (TargetError, TypeError, ValueError) as error:
             text = str(error).removeprefix(f"model {self._model_id!r}: ")
             self._send([NO_CALL, FAILED, text.encode(errors="replace")])
@@ -130,7 +140,7 @@ class Worker:
             self._send([NO_CALL, FAILED, text.encode(errors="replace")])
             return False
         self._single, self._batch = methods.single, methods.batch
-        greeting = Greeting(methods.max_batch_size, _MAX_INFLIGHT, "", methods.batch is None)
+        greeting = Greeting(methods.max_batch_size, _MAX_INFLIGHT, "", methods.batch is None, metadata)
         self._send([NO_CALL, HELLO, greeting.to_bytes()])
         gc.collect()
         gc.freeze()  # collections do not look at the model again, which takes tens of milliseconds
@@ -188,10 +198,11 @@ class Worker:
         _, places = read_head(frames[2], count)
         rows: list[Any] = []
         refused: dict[int, bytes] = {}
+        payload: Any = None
         for at in range(count):
             place = places[at]
             try:
-                payload = bytearray(payloads[at]) if place is None else self._memory.view(place)  # type: ignore[union-attr]
+                payload = bytearray(payloads[at]) if place is None else self._seen(place)
                 rows.append(self._rows.layout(layouts[at]).values(payload))  # type: ignore[union-attr]
             except ImageError as error:
                 refused[at] = write_refusal("INVALID_OBSERVATION", str(error))
@@ -199,7 +210,7 @@ class Worker:
             except Exception as error:
                 refused[at] = write_refusal("MODEL_FAILED", f"{type(error).__name__}: {error}")
                 rows.append(None)
-            payload = None
+            payload = None  # else the view would outlive its call
         call = int.from_bytes(number, "little")
         if self._batch is not None and (count - len(refused) > 1 or self._single is None):
             answered = self._run_batch(call, rows, refused)
@@ -210,9 +221,18 @@ class Worker:
             return [number, FAILED, answered.encode(errors="replace")]
         version = str(getattr(self._model, "model_version", "") or "")
         answer: list[Any] = [number, RESULT, version.encode(errors="replace"), *answered]
-        if self._memory is not None and (freed := self._memory.freed()):
+        freed = [] if self._memory is None else self._memory.freed()
+        if self._inbox is not None:
+            freed += self._inbox.freed()
+        if freed:
             answer.append(write_offsets(freed))
         return answer
+
+    def _seen(self, place: Place) -> memoryview:
+        memory = self._inbox if place.offset >= INBOX_AT else self._memory
+        if memory is None:
+            raise ValueError("it is in memory that this process does not share")
+        return memory.view(place)
 
     def _run_batch(self, call: int, rows: list[Any], refused: dict[int, bytes]) -> list[Any] | str:
         sound = [row for at, row in enumerate(rows) if at not in refused]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 
 from inferential.dispatch.base import MAX_REPLICAS_LOST, REPLICA_LOST, Dispatcher, DispatchResult
-from inferential.dispatch.inline import start_inline
+from inferential.dispatch.inline import Resumed, start_inline
 from inferential.scheduler.engine import Engine
 from inferential.scheduler.request import DISPATCHED, InferenceRequest, Refusal, RefusalKind
 from inferential.scheduler.running import Batch
@@ -62,7 +62,7 @@ class Executor:
         dispatcher.use_retries(max_retries)
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
-        self._tasks: dict[Batch, asyncio.Task[None]] = {}
+        self._tasks: dict[Batch, asyncio.Task[None] | Resumed] = {}
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -97,7 +97,7 @@ class Executor:
             self._loop.call_exception_handler(details)
         else:
             if rest is not None:
-                self._tasks[batch] = self._loop.create_task(rest, context=context)
+                self._tasks[batch] = rest
 
     def completes_inline(self, batch: Batch) -> bool:
         """Returns whether `run_inline` runs a call within the turn."""
@@ -105,10 +105,14 @@ class Executor:
 
     async def cancel(self) -> None:
         """Cancels every running call and waits for its end."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        ends = []
+        for task in list(self._tasks.values()):
+            if isinstance(task, Resumed):
+                ends.append(task.cancel())
+            else:
+                task.cancel()
+                ends.append(task)
+        await asyncio.gather(*ends, return_exceptions=True)
 
     async def _run(self, batch: Batch) -> None:
         results: list[DispatchResult] = []

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import gc
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 
 @contextlib.contextmanager
@@ -23,6 +23,31 @@ def stop_on_signals(stop: Callable[[], None]) -> Iterator[None]:
     finally:
         for number in installed:
             loop.remove_signal_handler(number)
+
+
+class Endable:
+    """Work that `end` ends before it is done."""
+
+    def __init__(self) -> None:
+        self._scope: asyncio.Timeout | None = None
+
+    async def run(self, work: Awaitable[object]) -> bool:
+        """Awaits work; returns whether it was done."""
+        try:
+            async with asyncio.timeout(None) as self._scope:
+                await work
+        except TimeoutError:
+            if self._scope is None or not self._scope.expired():
+                raise  # of the work's own
+            return False
+        finally:
+            self._scope = None
+        return True
+
+    def end(self) -> None:
+        """Ends the work that is awaited now; does nothing where there is none."""
+        if self._scope is not None and not self._scope.expired():
+            self._scope.reschedule(asyncio.get_running_loop().time())
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ from inferential.server.executor import Executor
 from inferential.server.history import History
 from inferential.server.inprocess import InProcessConnection
 from inferential.server.key_watch import KeyWatch
-from inferential.server.process import frozen_garbage, stop_on_signals
+from inferential.server.process import Endable, frozen_garbage, stop_on_signals
 from inferential.server.pump import EventPump
 from inferential.server.status import ClientStatus, ServerStatus, some_clients, status_of
 from inferential.transport.handshakes import HandshakeGuard
@@ -111,6 +111,8 @@ class Server:
         self._batch_callbacks: Callbacks[Batch, float] = Callbacks("batch")
         self._run: _Run | None = None
         self._stop = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None  # of `run`
+        self._starting = Endable()  # the wait for models that load
 
     # Life cycle
 
@@ -120,12 +122,16 @@ class Server:
         Raises:
             OSError: the address cannot be bound.
         """
+        self._loop = asyncio.get_running_loop()
         with stop_on_signals(self.stop), frozen_garbage():
-            await self.start()
             try:
-                await self._main_loop()
+                if await self._starting.run(self.start()):
+                    await self._main_loop()
+                else:
+                    self._stop.clear()
             finally:
                 await self.shutdown()
+                self._loop = None
 
     async def start(self) -> None:
         """Starts the backend and listens.
@@ -142,7 +148,8 @@ class Server:
         # A client whose message is up to twice too large is sent an error; beyond that its connection is closed.
         guard = HandshakeGuard(config.security, core.recorder.handshake_failed)
         core.ingress.has_key = guard.has_key
-        transport = ZmqTransport(config.transport, 2 * config.observations.max_payload_bytes, guard)
+        limit = 2 * config.observations.max_payload_bytes
+        transport = ZmqTransport(config.transport, limit, guard, core.dispatcher.allocate)
         core.connected = transport.has_client
         egress = Egress(transport, core.inprocess, core.recorder, core.accounting, self._request_callbacks)
         pump = EventPump(transport, core.ingress, core.accounting, core.engine, egress)
@@ -183,10 +190,15 @@ class Server:
 
     def stop(self) -> None:
         """Ends `run`. May be called from any thread and from signal handlers."""
-        if self._run is None:
+        loop = self._loop if self._run is None else self._run.loop
+        if loop is None:
             self._stop.set()
         else:
-            self._run.loop.call_soon_threadsafe(self._stop.set)
+            loop.call_soon_threadsafe(self._on_stop)
+
+    def _on_stop(self) -> None:
+        self._stop.set()
+        self._starting.end()
 
     async def drain(self) -> None:
         """Refuses new requests, serves the others for `server.drain_timeout_s`, and refuses the rest.
@@ -324,7 +336,21 @@ class Server:
     def readiness(self) -> list[str]:
         """Returns why robots should not be sent here; empty if they may. Asks no client: it takes microseconds."""
         problems = ["the server is draining"] if self._require_run().pump.draining else []
-        return [*problems, *(f"model {model_id!r} has no replica" for model_id in self._core.without_replica())]
+        faults, without = self._core.dispatcher.problems(), set(self._core.without_replica())
+        down = without | {model_id for model_id, fault in faults.items() if fault.is_down}
+        for model_id in sorted(down):
+            reason = f": {faults[model_id].reason}" if model_id in faults else ""
+            problems.append(f"model {model_id!r} has no replica{reason}")
+        return problems
+
+    def impairments(self) -> list[str]:
+        """Returns which models have fewer replicas or slots than they should, and still answer."""
+        without = set(self._core.without_replica())
+        return [
+            f"model {model_id!r} is impaired: {fault.reason}"
+            for model_id, fault in sorted(self._core.dispatcher.problems().items())
+            if not fault.is_down and model_id not in without
+        ]
 
     def _require_run(self) -> _Run:
         if self._run is None:

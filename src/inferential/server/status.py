@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any, Literal
 
-from inferential.dispatch.base import Dispatcher, NodeUse
+from inferential.dispatch.base import Dispatcher, ModelProblem, NodeUse, WorkerUse
 from inferential.dispatch.health import EndpointHealth
 from inferential.scheduler.engine import Capacity, Engine
 from inferential.scheduler.time.fair_share import FairShares
@@ -98,6 +98,7 @@ class ModelStatus:
         calls: requests that its backend ran.
         error_rate: moving average of the share that failed, 0 to 1.
         last_error: text of the last failure; None if there was none.
+        problem: why it has fewer replicas or slots than it should; None if it has all.
     """
 
     model_id: str
@@ -110,6 +111,7 @@ class ModelStatus:
     calls: int
     error_rate: float
     last_error: str | None
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,7 @@ class ServerStatus:
         clients, models: by id.
         batches: the newest calls, oldest first.
         nodes: the machines of a cluster, if the backend knows them.
+        workers: memory and CPU time of the models' processes.
         warnings: what the operator should know, such as that anybody on the network can speak as any robot.
         counters: internal events since the server started.
         sizes: entries in each internal table, for finding leaks. The keys of both may change between versions.
@@ -142,6 +145,7 @@ class ServerStatus:
     models: list[ModelStatus]
     batches: list[BatchStatus]
     nodes: list[NodeUse]
+    workers: list[WorkerUse]
     warnings: list[str]
     counters: dict[str, int]
     sizes: dict[str, int]
@@ -174,6 +178,7 @@ def status_of(
     """
     now = time.monotonic()
     served = engine.profiles.models() if model_ids is None else model_ids
+    problems = dispatcher.problems()
     return ServerStatus(
         version=version("inferential"),
         address=address,
@@ -184,11 +189,18 @@ def status_of(
         in_flight=len(engine.running()),
         clients=some_clients(fleet, shares, now, client_ids),
         models=[
-            model_of(model_id, capacities.of(model_id), engine, dispatcher.endpoint_health(model_id))
+            model_of(
+                model_id,
+                capacities.of(model_id),
+                engine,
+                dispatcher.endpoint_health(model_id),
+                problems.get(model_id),
+            )
             for model_id in sorted(served)
         ],
         batches=history.batches(),
         nodes=list(dispatcher.nodes()),
+        workers=list(dispatcher.workers()),
         warnings=warnings,
         counters=counters,
         sizes=sizes,
@@ -229,7 +241,13 @@ def _use(fleet: Fleet, shares: FairShares, client_id: str, model_id: str) -> Mod
     )
 
 
-def model_of(model_id: str, capacity: Capacity, engine: Engine, health: EndpointHealth | None) -> ModelStatus:
+def model_of(
+    model_id: str,
+    capacity: Capacity,
+    engine: Engine,
+    health: EndpointHealth | None,
+    problem: ModelProblem | None = None,
+) -> ModelStatus:
     """Returns the status of one model with this capacity; `health` is None before its first request."""
     in_flight = engine.inflight_by_replica(model_id)
     return ModelStatus(
@@ -243,6 +261,7 @@ def model_of(model_id: str, capacity: Capacity, engine: Engine, health: Endpoint
         calls=0 if health is None else health.total_requests,
         error_rate=0.0 if health is None else health.error_rate,
         last_error=None if health is None else health.last_error,
+        problem=None if problem is None else problem.reason,
     )
 
 

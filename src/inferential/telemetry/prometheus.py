@@ -54,6 +54,9 @@ class _CustomSeries:
         self.last = 0.0
 
 
+_WORKER = ("model", "replica")
+
+
 class Exporter(Collector):
     """Collects from a server, from now on.
 
@@ -146,6 +149,15 @@ class Exporter(Collector):
             running.add_metric([model.model_id], model.in_flight)
             replicas.add_metric([model.model_id], len(model.replicas) if model.max_inflight else 0)
         yield from (waiting, running, replicas)
+        memory = GaugeMetricFamily(
+            f"{_PREFIX}worker_memory_bytes", "resident memory of a model's process", labels=_WORKER
+        )
+        cpu = CounterMetricFamily(f"{_PREFIX}worker_cpu_seconds", "CPU time of a model's process", labels=_WORKER)
+        for worker in status.workers[:MAX_VALUES]:
+            labels = [worker.model_id, worker.replica]
+            memory.add_metric(labels, worker.memory_mb * 1e6)
+            cpu.add_metric(labels, worker.cpu_s)
+        yield from (memory, cpu)
 
     def _take(self, name: str, values: Sequence[float], keys: Sequence[LabelSet]) -> None:
         counts = self._counters.get(name)

@@ -23,6 +23,7 @@ from inferential.transport.listening import Listener
 from inferential.transport.poller import READ
 from inferential.zmtp import ConnectionEnded, ProtocolError, Stream
 from inferential.zmtp.handshake import HandshakeError
+from inferential.zmtp.protocol import Allocate
 
 logger = logging.getLogger("inferential.transport")
 
@@ -47,6 +48,7 @@ class Acceptance:
         max_frame_bytes: a larger frame ends its connection; None: no limit.
         on_admitted: called with a connection that was not read while another one had its identity, and is now.
         guard: decides who may connect.
+        allocate: returns memory for a large frame, or None: new memory.
     """
 
     def __init__(
@@ -56,11 +58,13 @@ class Acceptance:
         max_frame_bytes: int | None,
         on_admitted: Callable[[ClientConnection], None],
         guard: HandshakeGuard,
+        allocate: Allocate | None,
     ) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connections = connections
         self._on_admitted = on_admitted
         self._guard = guard
+        self._allocate = allocate
         self.listener = listener
         self._max_frame_bytes = max_frame_bytes
         self._numbers = itertools.count(1)
@@ -107,7 +111,8 @@ class Acceptance:
             try:
                 if self._guard.refuses(_machine_of(host), now):
                     raise ConnectionEnded("too many handshakes have failed")
-                stream = Stream(accepted, b"ROUTER", b"", self._max_frame_bytes, _MAX_FRAMES, self._guard.handshake())
+                handshake = self._guard.handshake()
+                stream = Stream(accepted, b"ROUTER", b"", self._max_frame_bytes, _MAX_FRAMES, handshake, self._allocate)
                 client = ClientConnection(stream, now + HANDSHAKE_S, host)
                 self._connections.poller.register(accepted.fileno(), client.events, client)
             except (OSError, ConnectionEnded):

@@ -25,8 +25,7 @@ from inferential.transport.messages import Received
 from inferential.transport.parking import Parking
 from inferential.transport.poller import READ, WRITE
 from inferential.zmtp import ConnectionEnded, ProtocolError
-from inferential.zmtp.protocol import Buffer, Discarded, message
-from inferential.zmtp.stream import JOIN_BELOW_BYTES
+from inferential.zmtp.protocol import Allocate, Buffer, Discarded
 
 if TYPE_CHECKING:
     from inferential.config.schema import TransportConfig
@@ -50,13 +49,18 @@ class RouterSocket:
         config: the address, and how many messages may wait for a client.
         max_message_bytes: a larger frame closes its sender's connection before memory is allocated; None: no limit.
         guard: decides who may connect; None: all may.
+        allocate: returns memory for a large frame, or None: new memory.
 
     Raises:
         OSError: the address cannot be bound.
     """
 
     def __init__(
-        self, config: TransportConfig, max_message_bytes: int | None = None, guard: HandshakeGuard | None = None
+        self,
+        config: TransportConfig,
+        max_message_bytes: int | None = None,
+        guard: HandshakeGuard | None = None,
+        allocate: Allocate | None = None,
     ) -> None:
         try:
             self._listener = listen(config.bind)
@@ -76,7 +80,9 @@ class RouterSocket:
         self._stall_timer: asyncio.TimerHandle | None = None
         self._connections.on_closed.append(self._budget.closed)
         guard = HandshakeGuard() if guard is None else guard
-        self._acceptance = Acceptance(self._connections, self._listener, max_message_bytes, self._on_admitted, guard)
+        self._acceptance = Acceptance(
+            self._connections, self._listener, max_message_bytes, self._on_admitted, guard, allocate
+        )
         self._ready: deque[ClientConnection] = deque()  # clients that may have a message, in the order of their turns
         self._corked: list[ClientConnection] = []  # connections with corked refusals
         self.overtaken: list[Received] = []
@@ -358,17 +364,17 @@ class RouterSocket:
             (self._loop or asyncio.get_running_loop()).call_soon(self._uncork)
         if not client.corked:
             self._corked.append(client)
-        client.corked.append(b"".join(map(bytes, message((b"", envelope, b""), JOIN_BELOW_BYTES))))
+        client.corked.append((b"", envelope, b""))
 
     def _uncork(self) -> None:
         """Sends what was corked: one write for each connection."""
         corked, self._corked = self._corked, []
         for client in corked:
-            parts, client.corked = client.corked, []
+            messages, client.corked = client.corked, []
             if client.gone:
                 continue
             try:
-                client.stream.send_encoded(b"".join(parts))
+                client.stream.send_together(messages)
             except ConnectionEnded as error:
                 self._connections.drop(client, str(error))
                 continue

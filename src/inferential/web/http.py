@@ -154,13 +154,9 @@ class HttpServer(Service):
         return PlainTextResponse("OK\n")  # the event loop answers, which is what robots need of it
 
     async def _readyz(self, request: Request) -> Response:
-        problems = readiness(self._server)
-        return JSONResponse({"ready": not problems, "problems": problems}, status_code=503 if problems else 200)
-
-
-def readiness(server: Server) -> list[str]:
-    """Returns why robots should not be sent here; empty if they may."""
-    return server.readiness()
+        blocking = self._server.readiness()
+        problems = blocking + self._server.impairments()
+        return JSONResponse({"ready": not blocking, "problems": problems}, status_code=503 if blocking else 200)
 
 
 def _file(name: str) -> Any:

@@ -251,6 +251,9 @@ def _join(small: list[Buffer], parts: list[Buffer]) -> None:
     small.clear()
 
 
+Allocate = Callable[[int], memoryview | None]
+
+
 class Reader:
     """Splits a stream of bytes into messages and commands.
 
@@ -259,9 +262,11 @@ class Reader:
     Args:
         max_frame_bytes: a message frame above it is an error; None: no limit.
         max_frames: frames of a message; a message with more is discarded, and `next` returns `Discarded`.
+        allocate: returns memory for a large frame, or None: new memory.
     """
 
-    def __init__(self, max_frame_bytes: int | None, max_frames: int) -> None:
+    def __init__(self, max_frame_bytes: int | None, max_frames: int, allocate: Allocate | None = None) -> None:
+        self._allocate = allocate
         self._max_frame_bytes = max_frame_bytes
         self._max_frames = max_frames
         self._common_fits = max_frames > HEAD_FRAMES and (max_frame_bytes is None or max_frame_bytes >= _SHORT_BYTES)
@@ -395,9 +400,10 @@ class Reader:
     def _begin(self, flags: int, size: int, there: memoryview) -> None:
         if self.reserve is not None and not self.reserve(size):
             raise ProtocolError(f"no room for a frame of {size} bytes: too much is half received or not read")
+        body = None if self._allocate is None else self._allocate(size)
         try:
             # Uninitialized memory: it is filled before it is returned.
-            self._body, self._body_flags = np.empty(size, np.uint8).data, flags
+            self._body, self._body_flags = np.empty(size, np.uint8).data if body is None else body, flags
         except (MemoryError, ValueError) as error:
             raise ProtocolError(f"no memory for a frame of {size} bytes") from error
         self._body[: len(there)] = there

@@ -17,6 +17,7 @@ from inferential.zmtp.protocol import (
     GREETING_BYTES,
     PING,
     PING_BODY,
+    Allocate,
     Buffer,
     ConnectionEnded,
     Discarded,
@@ -69,7 +70,7 @@ class Stream:
     Args:
         connected: the socket; the stream owns it.
         socket_type, identity: sent to the peer in READY.
-        max_frame_bytes, max_frames: limits, see `protocol.Reader`.
+        max_frame_bytes, max_frames, allocate: see `protocol.Reader`.
         handshake: of another mechanism than NULL; it has socket type and identity itself then.
     """
 
@@ -81,6 +82,7 @@ class Stream:
         max_frame_bytes: int | None = None,
         max_frames: int = 3,
         handshake: Handshake | None = None,
+        allocate: Allocate | None = None,
     ) -> None:
         self._socket = connected
         connected.setblocking(False)
@@ -95,7 +97,7 @@ class Stream:
         self._supports_heartbeats = False
         self._limits = max_frame_bytes, max_frames
         # A peer that is not known yet gets no memory for more than the commands of a handshake.
-        self._reader: FrameReader = Reader(_HANDSHAKE_BYTES, max_frames)
+        self._reader: FrameReader = Reader(_HANDSHAKE_BYTES, max_frames, allocate)
         # A connection with keys puts other functions here once it is established, so that one without has no branch.
         self._message = message
         self._command = command
@@ -285,13 +287,13 @@ class Stream:
         """
         self._send(self._message(frames, JOIN_BELOW_BYTES))
 
-    def send_encoded(self, messages: bytes) -> None:
-        """Sends messages that are encoded already, as `protocol.message` does it; they count as one in `unsent`.
+    def send_together(self, messages: Sequence[Sequence[Frame]]) -> None:
+        """Sends small messages in one write; they count as one in `unsent`.
 
         Raises:
             ConnectionEnded: the connection was closed.
         """
-        self._send([messages])
+        self._send([b"".join(part for frames in messages for part in self._message(frames, JOIN_BELOW_BYTES))])
 
     def ping(self) -> None:
         """Sends a heartbeat and resets `alive`; while data is unsent, sending some of it counts as an answer.

@@ -33,6 +33,7 @@ except ModuleNotFoundError as error:
 from inferential import errors
 from inferential.config.gateways import LeRobotConfig
 from inferential.config.services import GatewayConfig
+from inferential.errors import InferentialError
 from inferential.gateway.base import Gateway, describe_error
 from inferential.gateway.lerobot.messages import (
     MAX_MESSAGE_BYTES,
@@ -78,7 +79,7 @@ _CODES: dict[type[BaseException], grpc.StatusCode] = {
 }
 
 
-class _CallRefused(Exception):
+class _CallRefused(InferentialError):
     """Ends a call with a code and a text."""
 
     def __init__(self, code: grpc.StatusCode, text: str) -> None:

@@ -169,7 +169,8 @@ function showModels(models) {
     setText(card.facts.answers, String(model.calls));
     showSizes(card.sizes, model.latency);
     const failing = model.error_rate > 0.005 && model.last_error;
-    setText(card.error, failing ? `${(100 * model.error_rate).toFixed(0)} % fail: ${model.last_error}` : "");
+    const failures = failing ? `${(100 * model.error_rate).toFixed(0)} % fail: ${model.last_error}` : "";
+    setText(card.error, [model.problem, failures].filter(Boolean).join("; "));
   }
   const known = new Set(models.map((model) => model.model_id));
   for (const [id, card] of cards) {
