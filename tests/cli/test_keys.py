@@ -106,12 +106,12 @@ def test_a_page_or_gateway_without_token_keeps_a_server_that_requires_keys_from_
         run(["serve", "fleet.yaml", "--model", "m=json:dumps"])
 
 
-def test_check_warns_of_an_address_that_everybody_can_reach(capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_warns_of_an_address_that_other_machines_can_reach(capsys: pytest.CaptureFixture[str]) -> None:
     run(["check"])
-    assert "anybody who reaches it can read every observation" in capsys.readouterr().out
+    assert "any machine that reaches it can read every observation" in capsys.readouterr().out
     Path("local.yaml").write_text("transport: {bind: 'tcp://127.0.0.1:5555'}")
     run(["check", "local.yaml"])
-    assert "anybody" not in capsys.readouterr().out
+    assert "any machine" not in capsys.readouterr().out
 
 
 def test_missing_keys_are_found_before_a_server_starts(capsys: pytest.CaptureFixture[str]) -> None:

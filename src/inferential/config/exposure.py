@@ -1,4 +1,4 @@
-"""What of a server is open to everybody on the network, in words: for its log, its page and `inferential check`."""
+"""What of a server is open to the whole network, in words: for its log, its page and `inferential check`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from dataclasses import dataclass
 
 from inferential.config.schema import InferentialConfig
 
-WHAT_ANYBODY_CAN_DO = (
-    "anybody who reaches it can read every observation, send in the name of any robot, and flood the server"
-)
+RISKS = "any machine that reaches it can read every observation, send in the name of any robot, and flood the server"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +30,7 @@ def exposure(config: InferentialConfig) -> list[str]:
     if config.security.mode != "off" or not reaches_beyond(bind):
         return []
     return [
-        f"transport.bind: {bind} listens beyond this machine without security: {WHAT_ANYBODY_CAN_DO}. Two lines end "
+        f"transport.bind: {bind} listens beyond this machine without security: {RISKS}. Two lines end "
         "that: run `inferential keys new server`, and set security: {mode: required, server_key: "
         "keys/server.key_secret, clients: keys/clients}; or bind to tcp://127.0.0.1:PORT"
     ]
@@ -55,7 +53,7 @@ def is_loopback(host: str) -> bool:
 
 
 def unprotected(config: InferentialConfig) -> Iterator[Unprotected]:
-    """Yields what lets in everybody although `security.mode` is required."""
+    """Yields what lets in any client although `security.mode` is required."""
     if config.security.mode != "required":
         return
     gateways = config.gateways
