@@ -1,4 +1,4 @@
-"""Servers with keys, on real sockets: who gets in, as whom, and what each end is told."""
+"""Servers with keys, on real sockets: who gets in, as whom, and which reason each end gets."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def robot(server: Server, keys: Path, name: str = "arm-01", client_id: str = "",
 
 
 async def error_of(connection: AsyncConnection, text: str) -> None:
-    """Waits until the robot is told this."""
+    """Waits until the robot has an error with this text."""
     connection.model("policy")
     for _ in range(500):
         with contextlib.suppress(Exception):
@@ -123,7 +123,7 @@ async def test_a_robot_cannot_take_over_the_connection_of_another_by_its_name(ke
             assert await handle.infer(5000, state=STATE) is not None
 
 
-async def test_a_robot_without_keys_is_told_what_it_needs_and_the_operator_too(
+async def test_a_robot_without_keys_and_the_operator_learn_what_it_needs(
     keys: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(settings(keys)) as server:
@@ -136,12 +136,12 @@ async def test_a_robot_without_keys_is_told_what_it_needs_and_the_operator_too(
     assert "has no keys" in lines[0]
 
 
-async def test_a_robot_with_keys_is_told_that_a_server_takes_none(keys: Path) -> None:
+async def test_a_robot_with_keys_learns_that_a_server_takes_none(keys: Path) -> None:
     async with serving(InferentialConfig()) as server, robot(server, keys) as arm:
         await error_of(arm, "leave out server_key=")
 
 
-async def test_a_robot_with_an_unknown_key_is_told_and_connects_once_it_is_accepted(keys: Path) -> None:
+async def test_a_robot_with_an_unknown_key_learns_why_and_connects_once_it_is_accepted(keys: Path) -> None:
     async with serving(settings(keys)) as server, robot(server, keys, "stranger") as arm:
         await error_of(arm, "its NAME.key is not in the folder security.clients")
         shutil.copy(keys / "stranger.key", keys / "clients" / "stranger.key")
@@ -152,7 +152,7 @@ async def test_a_robot_with_an_unknown_key_is_told_and_connects_once_it_is_accep
 
 
 async def test_a_robot_that_expects_another_server_does_not_talk_to_this_one(keys: Path) -> None:
-    """So nobody who takes the server's address can send actions, or read an observation."""
+    """So no process that takes the server's address can send actions, or read an observation."""
     async with (
         serving(settings(keys)) as server,
         robot(server, keys, server_key=str(keys / "stranger.key")) as arm,
@@ -174,7 +174,7 @@ async def test_revoking_a_key_ends_its_connection_at_once_and_no_other(keys: Pat
         assert await other.model("policy").infer(5000, state=STATE) is not None
 
 
-async def test_optional_serves_both_but_nobody_without_a_key_under_the_name_of_one(
+async def test_optional_serves_both_but_no_robot_without_a_key_under_the_name_of_one(
     keys: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(settings(keys, "optional")) as server, robot(server, keys) as arm:
@@ -301,7 +301,7 @@ async def test_a_model_that_is_not_allowed_is_refused_by_name(keys: Path) -> Non
             await arm.model("other").infer(5000, state=STATE)
 
 
-async def test_a_client_that_asks_too_fast_is_told_how_long_to_wait(keys: Path) -> None:
+async def test_a_client_that_asks_too_fast_learns_how_long_to_wait(keys: Path) -> None:
     async with serving(settings(keys, **known(max_rate_hz=0.5))) as server, robot(server, keys) as arm:
         handle = arm.model("policy", queue="all")
         assert await handle.infer(5000, state=STATE) is not None
@@ -336,13 +336,13 @@ async def test_rights_hold_for_a_client_in_the_servers_process_as_gateways_are()
 # Loud by default
 
 
-async def test_a_server_that_everybody_can_reach_without_keys_says_so(
+async def test_a_server_that_other_machines_can_reach_without_keys_says_so(
     keys: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "inferential")
     async with serving(InferentialConfig(), "tcp://0.0.0.0:0") as server:
         (warning,) = server.status().warnings
-    assert "anybody who reaches it can read every observation" in warning
+    assert "any machine that reaches it can read every observation" in warning
     assert warning in caplog.text
     async with serving(settings(keys), "tcp://0.0.0.0:0") as server:
         assert server.status().warnings == []
@@ -351,7 +351,7 @@ async def test_a_server_that_everybody_can_reach_without_keys_says_so(
 async def test_a_server_on_loopback_does_not_warn(caplog: pytest.LogCaptureFixture) -> None:
     async with serving(InferentialConfig()) as server:
         assert server.status().warnings == []
-    assert "anybody" not in caplog.text
+    assert "any machine" not in caplog.text
 
 
 async def test_a_server_whose_keys_are_missing_does_not_start(tmp_path: Path) -> None:
