@@ -92,8 +92,8 @@ async def serve() -> AsyncIterator[Serve]:
 def ask(serve: Serve) -> Callable[..., Any]:
     """`await ask(model, values)`: the result of one request to one model."""
 
-    async def asked(model: Any, values: Mapping[str, Any] | None = None, **told: Any) -> DispatchResult:
-        (result,) = await in_time(serve(m=model).dispatch([make_request("m", values, **told)]))
+    async def asked(model: Any, values: Mapping[str, Any] | None = None, **more: Any) -> DispatchResult:
+        (result,) = await in_time(serve(m=model).dispatch([make_request("m", values, **more)]))
         return result
 
     return asked
@@ -103,8 +103,8 @@ def ask(serve: Serve) -> Callable[..., Any]:
 def answer(ask: Callable[..., Any]) -> Callable[..., Any]:
     """`await answer(model, values)`: the same, which must have succeeded, as a robot reads it."""
 
-    async def answered(model: Any, values: Mapping[str, Any] | None = None, **told: Any) -> Response:
-        return read(await ask(model, values, **told))
+    async def answered(model: Any, values: Mapping[str, Any] | None = None, **more: Any) -> Response:
+        return read(await ask(model, values, **more))
 
     return answered
 

@@ -163,7 +163,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize(
-    ("result", "told"),
+    ("result", "expected"),
     [
         (np.arange(2, dtype=np.float32), {"actions": [0.0, 1.0]}),
         ([1, 2], {"actions": [1, 2]}),
@@ -181,8 +181,8 @@ asyncio.run(main())
         ({"a": np.zeros((0, 3))}, {"a": []}),
     ],
 )
-async def test_a_result_becomes_tensors_and_strings(result: Any, told: dict[str, Any], answer: Ask) -> None:
-    assert values_of(await answer(lambda obs: result)) == told
+async def test_a_result_becomes_tensors_and_strings(result: Any, expected: dict[str, Any], answer: Ask) -> None:
+    assert values_of(await answer(lambda obs: result)) == expected
 
 
 async def test_bfloat16_actions_stay_bfloat16(answer: Ask) -> None:
@@ -225,11 +225,11 @@ class Refuses:
 async def test_a_result_that_cannot_be_sent_is_a_failure_of_the_model_that_names_the_key(
     result: Any, text: str, ask: Ask
 ) -> None:
-    told = await ask(lambda obs: result)
-    assert not told.success
-    assert told.refusal.kind is RefusalKind.MODEL_FAILED
-    assert text in told.error
-    assert (told.envelope, told.payload, told.values) == (b"", b"", None)
+    failed = await ask(lambda obs: result)
+    assert not failed.success
+    assert failed.refusal.kind is RefusalKind.MODEL_FAILED
+    assert text in failed.error
+    assert (failed.envelope, failed.payload, failed.values) == (b"", b"", None)
 
 
 def test_a_bare_string_is_the_text_of_a_result() -> None:
@@ -247,14 +247,14 @@ async def test_a_response_tells_whose_it_is_and_where_the_time_went(
 ) -> None:
     dispatcher = serve(m=lambda obs: 1.0)
     request = request_of(client_id="arm-3", request_id=99)
-    request.response_id = "told-before"
+    request.response_id = "set-before"
     (result,) = await dispatcher.dispatch([request])
     assert (result.request, result.client_id, result.identity) == (request, "arm-3", b"arm-3")
-    assert (result.success, result.error, result.response_id) == (True, None, "told-before")
+    assert (result.success, result.error, result.response_id) == (True, None, "set-before")
     message = ModelResponse.FromString(result.envelope)
     assert (message.client.id, message.timestamp_ns > 0) == ("arm-3", True)
     response = read_result(result)
-    assert (response.message.request_id, response.message.response_id, response.model_id) == (99, "told-before", "m")
+    assert (response.message.request_id, response.message.response_id, response.model_id) == (99, "set-before", "m")
     timing = response.timing
     assert timing is not None
     assert timing.batch_size == 1

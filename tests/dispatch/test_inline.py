@@ -1,4 +1,4 @@
-"""What never waits is told from what may, in every form that a model can have."""
+"""What never waits is distinguished from what may, in every form that a model can have."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_what_is_no_coroutine_function_is_not_for_us_to_judge(function: Any) -> 
     assert not completes_inline(function)
 
 
-def test_of_what_has_no_bytecode_nobody_can_tell() -> None:
+def test_what_has_no_bytecode_does_not_complete_inline() -> None:
     assert not completes_inline(types.FunctionType(plain.__code__.replace(co_code=b""), {}))
 
 

@@ -157,7 +157,7 @@ def test_what_is_no_model_is_refused_by_name(model: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [Infers, InfersAsync, InfersBatches])
-def test_the_class_of_a_model_is_told_from_a_model(kind: type) -> None:
+def test_the_class_of_a_model_is_not_taken_for_a_model(kind: type) -> None:
     with pytest.raises(
         TypeError, match=rf"^model 'm': expected a model, got the class {kind.__name__}; {kind.__name__}\("
     ):
@@ -174,12 +174,12 @@ def test_a_class_that_is_a_model_itself_is_one() -> None:
 
 
 @pytest.mark.parametrize("models", [Infers(), [Infers()], "m"])
-def test_models_without_ids_are_told(models: Any) -> None:
+def test_models_without_ids_are_an_error(models: Any) -> None:
     with pytest.raises(TypeError, match=r"^models: expected models by id, as \{'my-model': my_model\}, got "):
         LocalDispatcher(models)
 
 
-async def test_an_unknown_model_is_told_with_those_there_are(serve: Serve, request_of: MakeRequest) -> None:
+async def test_the_error_of_an_unknown_model_names_those_there_are(serve: Serve, request_of: MakeRequest) -> None:
     (result,) = await serve(a=plain, b=plain).dispatch([request_of("c")])
     assert result.refusal is not None
     assert result.refusal.kind is RefusalKind.UNKNOWN_MODEL

@@ -437,7 +437,7 @@ async def test_a_model_may_be_replaced_by_one_in_another_process_while_it_serves
     assert ends["asked"] == ends["answered"]
 
 
-async def test_environment_and_replicas_are_as_told(serving: Serving, models: Any) -> None:
+async def test_environment_and_replicas_are_as_given(serving: Serving, models: Any) -> None:
     server, _ = await serving(m=models("environment", env={"WORKER_TEST": "x"}))
     async with robot(server, "m") as model:
         assert (await ask(model, state=np.zeros(1)))["value"] == "x"

@@ -54,7 +54,7 @@ def test_the_lowest_place_is_taken() -> None:
     assert (first, second) == (0, 2 * PAGE)
     places.give(0)
     places.give(0)  # twice is once
-    places.give(7)  # nobody's
+    places.give(7)  # a place that was not taken
     assert places.take(PAGE + 1) == 0
     assert places.take(8 * PAGE) is None
 

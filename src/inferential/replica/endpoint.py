@@ -50,7 +50,7 @@ _LINGER_MS = 500
 _STARTS_WITHIN_S = 30.0
 _NEAR = 0  # the number of the socket that only this user's processes reach
 _GONE_WITHIN_S = 0.1  # ZeroMQ tells of a connection's end before it has forgotten it
-_TOLD_HOLDS_S = 1.0  # a server with requests that wait calls again within that, or they wait no more
+_REPORT_HOLDS_S = 1.0  # a server with requests that wait calls again within that, or they wait no more
 # A peer that says nothing for so long is dead or stopped; it is noticed well within a second.
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 150, 450
 
@@ -88,14 +88,14 @@ class _Server:
     Attributes:
         socket, identity: the way to it.
         memory: what it shares with this replica.
-        waiting: how many requests wait there for this replica, as it said at `told_at`.
+        waiting: how many requests wait there for this replica, as it said at `reported_at`.
         calls: what it wants to have run, in order.
     """
 
     socket: WatchedSocket
     identity: bytes
     memory: ReplicasMemory | None
-    told_at: float = 0.0
+    reported_at: float = 0.0
     waiting: int = 0
     calls: deque[_Call] = field(default_factory=deque)
 
@@ -113,7 +113,7 @@ class Endpoint:
     """Serves one model to servers.
 
     Args:
-        model: as of `LocalDispatcher`; async methods run on the endpoint's own event loop.
+        model: as for `LocalDispatcher`; async methods run on the endpoint's own event loop.
         max_inflight: calls at once.
         model_version: gives the model's version as it is now; sent with every result. A model may be swapped within its
             replica, as by Serve's `user_config`.
@@ -164,8 +164,8 @@ class Endpoint:
         servers = list(self._servers.values())
         here = sum(len(call.rows) for server in servers for call in list(server.calls))
         running = sum(rows for _, rows in list(self._running.values()))
-        lately = time.monotonic() - _TOLD_HOLDS_S
-        return here + running + sum(server.waiting for server in servers if server.told_at > lately)
+        lately = time.monotonic() - _REPORT_HOLDS_S
+        return here + running + sum(server.waiting for server in servers if server.reported_at > lately)
 
     @property
     def is_alive(self) -> bool:
@@ -280,7 +280,7 @@ class Endpoint:
             logger.error("a call of a server cannot be read: %s", error)
             self._answer(server, number, "", [error] * len(envelopes))
             return
-        server.told_at = time.monotonic()
+        server.reported_at = time.monotonic()
         if not server.calls:
             self._turns.append(server)
         server.calls.append(_Call(server, number, rows))

@@ -163,7 +163,7 @@ class ServersMemory:
         return Place(offset, length)
 
     def give(self, offset: int) -> None:
-        """Nobody looks at that place any more."""
+        """Frees a place that is read no more."""
         self._places.give(offset)
 
     @property

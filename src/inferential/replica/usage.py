@@ -1,4 +1,4 @@
-"""What a process uses, as Linux says in /proc; read when somebody asks, never polled."""
+"""What a process uses, as Linux says in /proc; read when asked for, never polled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the dispatcher makes of what it is told, without Ray."""
+"""What the dispatcher makes of what Ray reports, without Ray."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def registry_that(*tells: Any) -> Any:
     async def watch(known: int) -> Any:
         if not left:
             await asyncio.Event().wait()
-        told = left.pop(0)
-        if isinstance(told, Exception):
-            raise told
-        return told
+        change = left.pop(0)
+        if isinstance(change, Exception):
+            raise change
+        return change
 
     return SimpleNamespace(watch=SimpleNamespace(remote=watch))
 

@@ -181,7 +181,7 @@ async def test_who_has_not_the_key_does_not_get_in(start: Start, connect: Connec
         await link.call([row(state=np.ones(2))], 0)
 
 
-def test_nobody_else_may_look_into_the_directory_of_the_sockets(start: Start, tmp_path: Path) -> None:
+def test_no_other_user_may_look_into_the_directory_of_the_sockets(start: Start, tmp_path: Path) -> None:
     start(Doubles())
     assert (tmp_path / "s").stat().st_mode & 0o777 == 0o700
 

@@ -1,4 +1,4 @@
-"""Calls by handle, of a Serve that does as it is told."""
+"""Calls by handle, of a Serve that does as the test says."""
 
 from __future__ import annotations
 
@@ -65,6 +65,6 @@ async def test_what_a_model_raises_is_its_row(handle: Any) -> None:
     assert await called.run([{}]) == ["done"]
 
 
-async def test_a_deployment_without_any_of_the_methods_is_told(handle: Any) -> None:
+async def test_a_deployment_without_any_of_the_methods_is_an_error(handle: Any) -> None:
     with pytest.raises(AttributeError, match=r"app/Policy has none of infer_batch, infer, __call__"):
         await handle("other", "never").run([{}])

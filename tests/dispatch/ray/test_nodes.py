@@ -32,7 +32,7 @@ def test_what_a_page_does_not_tell_is_not_known() -> None:
     assert (node.cpu_percent, node.memory_used_mb, node.gpus) == (None, None, ())
 
 
-def test_it_is_read_while_somebody_asks_and_not_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_read_while_it_is_asked_for_and_not_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     node = parse("n1", "10.0.0.1", PAGE.splitlines())

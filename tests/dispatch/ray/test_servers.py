@@ -29,8 +29,8 @@ ROBOTS = 12
 
 
 def config(**options: Any) -> InferentialConfig:
-    told = {"transport": {"bind": "tcp://127.0.0.1:0"}, "ray": {"address": "auto"}, **options}
-    return InferentialConfig.model_validate(told)
+    values = {"transport": {"bind": "tcp://127.0.0.1:0"}, "ray": {"address": "auto"}, **options}
+    return InferentialConfig.model_validate(values)
 
 
 async def served(addresses: list[str]) -> None:
@@ -42,7 +42,7 @@ async def served(addresses: list[str]) -> None:
 
 
 async def robot(addresses: list[str], number: int, stop: asyncio.Event) -> Counter[str]:
-    """Closed-loop requests until told to stop; how they ended."""
+    """Closed-loop requests until `stop` is set; how they ended."""
     ends: Counter[str] = Counter()
     async with AsyncConnection(addresses, f"robot-{number}", reconnect_ivl_ms=50) as connection:
         model = connection.model("doubles", latency_budget_ms=5000.0, queue="all")
@@ -74,8 +74,8 @@ def numbers_for(addresses: list[str]) -> list[int]:
 
 async def clients_of(actor: Any) -> set[str]:
     """The robots that a server has."""
-    told = await actor.status.remote()
-    return set() if told is None else {client["client_id"] for client in told["clients"]}
+    status = await actor.status.remote()
+    return set() if status is None else {client["client_id"] for client in status["clients"]}
 
 
 async def test_robots_are_spread_over_servers_and_a_killed_one_hands_them_over(cluster: Any, run: Any) -> None:
@@ -169,9 +169,9 @@ async def test_the_command_serves_models_of_a_running_cluster(
     cluster: Any, run: Any, tmp_path: Path, count: int
 ) -> None:
     run(deployment(Doubles).bind(), "doubles")
-    told = ["--model", "arm=ray:doubles", "--servers", str(count), "--http", "0", "--bind", "tcp://127.0.0.1:0"]
+    arguments = ["--model", "arm=ray:doubles", "--servers", str(count), "--http", "0", "--bind", "tcp://127.0.0.1:0"]
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "inferential.cli.main", "serve", *told),
+        *(sys.executable, "-m", "inferential.cli.main", "serve", *arguments),
         cwd=tmp_path,
         env={**os.environ, "RAY_ADDRESS": cluster.address},
         stdout=asyncio.subprocess.PIPE,

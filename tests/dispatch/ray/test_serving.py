@@ -120,7 +120,7 @@ async def replicas(server: Server, model_id: str, count: int) -> None:
 
 
 async def load(connection: AsyncConnection, model_id: str, stop: asyncio.Event, **values: Any) -> Counter[str]:
-    """Closed-loop requests until told to stop; how they ended."""
+    """Closed-loop requests until `stop` is set; how they ended."""
     model = connection.model(model_id, latency_budget_ms=5000.0, queue="all")
     ends: Counter[str] = Counter()
     while not stop.is_set():
@@ -267,7 +267,7 @@ async def test_a_broken_connection_to_another_node_is_made_again_even_with_anoth
     ray.kill(registry(), no_restart=False)
     async with asyncio.timeout(30):
         while not (await registry().watch.remote(-1))[2]:  # noqa: ASYNC110 (nothing tells of it)
-            await asyncio.sleep(0.02)  # the replica has not yet been told the new key
+            await asyncio.sleep(0.02)  # the replica does not have the new key yet
     os.kill(pid, signal.SIGSTOP)
     try:
         async with asyncio.timeout(30):

@@ -53,13 +53,13 @@ def details() -> list[Deployment]:
     if client is None:
         return []
     try:
-        told: dict[str, Any] = client.get_serve_details()
+        listed: dict[str, Any] = client.get_serve_details()
     except ray.exceptions.RayActorError:
         # Ray keeps it for good, and a Serve that is begun again elsewhere has another one.
         _set_global_client(None)  # type: ignore[no-untyped-call]
         raise
     found = []
-    for app, about in told.get("applications", {}).items():
+    for app, about in listed.get("applications", {}).items():
         ingress = (about.get("deployment_topology") or {}).get("ingress_deployment")
         if ingress is None and about.get("deployments") and about.get("status") != "DELETING":
             ingress = serve.get_app_handle(app).deployment_name  # an older Ray: a question more for each

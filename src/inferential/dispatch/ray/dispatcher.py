@@ -1,6 +1,6 @@
 """Models that Ray Serve hosts: which replica has which name, and how a call gets to it.
 
-It queues nothing and chooses no replica: the engine does, by what is told here of replicas and what they take.
+It queues nothing and chooses no replica: the engine does, by what this reports of replicas and what they take.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class RayDispatcher(Dispatcher):
         self._started_ray = False
 
     def watch(self, on_change: Callable[[], None], waiting: Callable[[str], int]) -> None:
-        """As of `Dispatcher`."""
+        """As in `Dispatcher`."""
         self._on_change, self._waiting = on_change, waiting
 
     async def start(self) -> None:
@@ -118,9 +118,9 @@ class RayDispatcher(Dispatcher):
 
     def _connect(self) -> tuple[Any, tuple[str, str], str]:
         if not ray.is_initialized():
-            told = {"log_to_driver": False, "logging_level": logging.WARNING, **self._ray_config}
+            options = {"log_to_driver": False, "logging_level": logging.WARNING, **self._ray_config}
             try:
-                ray.init(**told)
+                ray.init(**options)
             except Exception as error:
                 raise ConnectionError(
                     f"ray: cannot connect with {self._ray_config or 'no address'}: {error}"
@@ -151,7 +151,7 @@ class RayDispatcher(Dispatcher):
     # What there is
 
     def model_ids(self) -> list[str]:
-        """The models told, or all that Serve runs."""
+        """The models given, or all that Serve runs."""
         return list(self._models) if self._models is not None else model_ids(self._deployments)
 
     def replicas(self, model_id: str) -> Sequence[str]:
@@ -278,7 +278,7 @@ class RayDispatcher(Dispatcher):
                 logger.warning("the registry of endpoints does not answer: %s", error)
                 version = -1
                 await asyncio.sleep(_AGAIN_S)
-                with contextlib.suppress(Exception):  # told of with the next try
+                with contextlib.suppress(Exception):  # the next try logs it
                     handle = await loop.run_in_executor(None, registry)  # it may be another one by now
             else:
                 _guarded(self._take_listed, listed)

@@ -103,7 +103,7 @@ class Link:
 
         Args:
             requests: the rows.
-            waiting: how many more wait for the replica, which its autoscaler is told.
+            waiting: how many more wait for the replica, for its autoscaler.
 
         Raises:
             ReplicaLost: it is gone, or went while the call ran.
@@ -140,7 +140,7 @@ class Link:
                 self._memory.give(offset)
 
     def _offer(self) -> bytes:
-        """New memory for a new connection: of the old one nobody can tell what the replica still looks at."""
+        """New memory for a new connection: of the old one it is unknown what the replica still reads."""
         self._take_back()
         if not self._is_near:
             return b""

@@ -24,7 +24,7 @@ _WANTED = tuple(f"{name}{{" for name in (_CPU, _GPU, _MEMORY, _GPU_MEMORY))
 
 
 class Nodes:
-    """The last figures read; they are read anew, in a thread, while somebody asks for them.
+    """The last figures read; they are read anew, in a thread, while they are asked for.
 
     Args:
         run: runs a function in a thread and then calls another with its result on the event loop.
@@ -36,7 +36,7 @@ class Nodes:
         self._asked_at = -READ_EVERY_S
 
     def use(self) -> list[NodeUse]:
-        """What is known now; a few seconds old at most where somebody asks all the time."""
+        """What is known now; a few seconds old at most where it is asked for all the time."""
         now = time.monotonic()
         if now - self._asked_at >= READ_EVERY_S:
             self._asked_at = now
