@@ -39,7 +39,7 @@ class Notices:
 
         Args:
             key: what is the same when it comes again, such as a client and what it does.
-            message, args: as of `logging.Logger.log`.
+            message, args: as for `logging.Logger.log`.
             level: of the line.
         """
         if not self._logger.isEnabledFor(level):

@@ -242,7 +242,7 @@ class Engine:
         self._admission.queues.forget(client_id, now)
 
     def connection_gone(self, connection: int, now: float) -> None:
-        """Ends what waits of a connection that has ended, whoever uses its client's id now."""
+        """Ends what waits of a connection that has ended, whichever connection uses its client's id now."""
         self._admission.queues.forget_connection(connection, now)
 
     def waits(self, connection: int) -> bool:

@@ -129,7 +129,7 @@ class ServerStatus:
         batches: the newest calls, oldest first.
         nodes: the machines of a cluster, if the backend knows them.
         workers: memory and CPU time of the models' processes.
-        warnings: what the operator should know, such as that anybody on the network can speak as any robot.
+        warnings: what the operator should know, such as that any machine on the network can speak as any robot.
         counters: internal events since the server started.
         sizes: entries in each internal table, for finding leaks. The keys of both may change between versions.
     """

@@ -25,7 +25,7 @@ class ClientKeys:
         self._keys: dict[str, bytes] = {}
         self._names: dict[bytes, str] = {}
         self.problems = self._read()
-        """What is wrong with files of the folder, as of the last reading."""
+        """What is wrong with files of the folder, found by the last reading."""
 
     def name_of(self, key: bytes) -> str | None:
         """Returns the name of the client with a key; None if there is none."""

@@ -28,7 +28,7 @@ from inferential.zmtp.protocol import (
 from inferential.zmtp.wire import Wire
 
 _REFUSABLE = b"X-Inferential"
-"""Property of a client that comes back after ERROR, so that it can be told why it is refused; libzmq's would not."""
+"""Property of a client that comes back after ERROR, so that it can be sent the reason; libzmq's would not."""
 _MAX_REASON_BYTES = 255
 
 NameOf = Callable[[bytes], str | None]
@@ -141,8 +141,8 @@ class ServerCurveHandshake:
             except ProtocolError as error:
                 raise HandshakeError(str(error), "hello") from error
         answer = command(self._curve.receive(body))
-        told = ready_of(read_properties(self._curve.peer_metadata), self._socket_type)
-        self.peer = Ready(told.socket_type, self._name.encode(), self._curve.client_key)
+        ready = ready_of(read_properties(self._curve.peer_metadata), self._socket_type)
+        self.peer = Ready(ready.socket_type, self._name.encode(), self._curve.client_key)
         return answer
 
     def wire(self, max_frame_bytes: int | None, max_frames: int) -> Wire | None:
@@ -160,9 +160,9 @@ class ServerCurveHandshake:
             self._name = name
             return
         shown = encode_z85(client_key)
-        told = read_properties(self._curve.peer_metadata)
+        properties = read_properties(self._curve.peer_metadata)
         reason = f"no client has the key {shown}: it was revoked, or its NAME.key is not in the folder security.clients"
-        answer = refusal(reason) if _REFUSABLE.lower() in told else b""
+        answer = refusal(reason) if _REFUSABLE.lower() in properties else b""
         raise HandshakeError(reason, "unknown_key", answer)
 
 
