@@ -56,8 +56,8 @@ def curve_boxes(data: bytes) -> None:
     rest = data[2 : 2 + _LONGEST]
     whole = subjects.box_events([rest])
     for name, pieces in _cut(rest, data[0], data[1]):
-        told = subjects.box_events(pieces)
-        assert told == whole, f"{name}: {told} instead of {whole}"
+        parted = subjects.box_events(pieces)
+        assert parted == whole, f"{name}: {parted} instead of {whole}"
 
 
 def _cut(data: bytes, first: int, step: int) -> Iterator[tuple[str, list[bytes]]]:

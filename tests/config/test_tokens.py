@@ -14,7 +14,7 @@ _text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
 
 @given(token=_text, other=_text)
-def test_a_token_lets_in_who_shows_it_and_nobody_else_hashed_or_not(token: str, other: str) -> None:
+def test_a_token_lets_in_only_a_client_that_shows_it_hashed_or_not(token: str, other: str) -> None:
     digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
     hashed, plain = KnownToken("token", f"sha256:{digest}"), KnownToken("token", f"plain {token}")
     assert hashed.matches(token)
@@ -23,7 +23,7 @@ def test_a_token_lets_in_who_shows_it_and_nobody_else_hashed_or_not(token: str, 
     assert plain.matches(f"plain {other}") == (other == token)
 
 
-def test_the_hash_itself_lets_nobody_in() -> None:
+def test_the_hash_itself_lets_no_client_in() -> None:
     known = "sha256:" + hashlib.sha256(b"token").hexdigest()
     assert not KnownToken("token", known).matches(known)
 

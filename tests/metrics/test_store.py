@@ -209,7 +209,7 @@ def test_only_what_has_all_the_labels_is_forgotten() -> None:
     series = MetricSeries()
     for client, model in (("a", "m"), ("a", "n"), ("b", "m")):
         series.record(1.0, {"client": client, "model": model})
-    series.forget({"client": "a", "model": "m"}, {"client": "nobody"}, {})
+    series.forget({"client": "a", "model": "m"}, {"client": "unknown"}, {})
     series.forget()
     assert [tuple(point.labels.values()) for point in series] == [(), ("a", "n"), ("b", "m")]
 

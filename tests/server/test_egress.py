@@ -38,7 +38,7 @@ FAILURES = (
     *(names.DISPATCH_ERRORS, names.OBSERVATION_ERRORS),
 )
 Labels = dict[str, str]
-NOBODY = 999_999
+NO_CONNECTION = 999_999
 
 
 class EgressBench:
@@ -73,7 +73,7 @@ class EgressBench:
 
     def robot_connection(self) -> int:
         """The number of the robot's connection; one that no connection has, while it is not there."""
-        return self.transport.connection_of(b"arm") if self.transport.has_client(b"arm") else NOBODY
+        return self.transport.connection_of(b"arm") if self.transport.has_client(b"arm") else NO_CONNECTION
 
     def enter(self) -> tuple[int, list[Response]]:
         """An in-process client: the number of its connection, and the responses that it gets."""
@@ -145,7 +145,7 @@ def end(bench: EgressBench, request: InferenceRequest, how: RefusalKind | str) -
 async def test_a_request_ends_in_a_result_or_in_a_reason_or_in_a_count(
     version: int, receiver: str, how: RefusalKind | str, bench: EgressBench
 ) -> None:
-    identity, heard = (NOBODY, []) if receiver == "unknown" else bench.enter()
+    identity, heard = (NO_CONNECTION, []) if receiver == "unknown" else bench.enter()
     request = bench.running(identity, version)
     if receiver == "in-process, disconnected":
         bench.inprocess.remove(identity)
@@ -172,7 +172,7 @@ async def test_request_callbacks_are_called_once_after_a_request_has_ended(
 ) -> None:
     states: list[RequestState] = []
     bench.callbacks.register(lambda request: states.append(request.state))
-    request = bench.running(bench.enter()[0] if receiver == "in-process" else NOBODY)
+    request = bench.running(bench.enter()[0] if receiver == "in-process" else NO_CONNECTION)
     end(bench, request, how)
     assert bench.ended == [request]
     assert states == [request.state]
@@ -426,8 +426,8 @@ async def test_a_malformed_message_is_counted_and_answered_if_its_sender_can_rea
 ) -> None:
     identity, heard = bench.enter()
     bench.egress.reject_malformed(identity_of(identity), identity, malformed(version, request_id))
-    told = [(told.message.status, told.message.request_id, told.model_id, told.message.reason) for told in heard]
-    assert told == ([(Status.INVALID_OBSERVATION, 7, "policy", "urgency: no")] if is_sent else [])
+    sent = [(one.message.status, one.message.request_id, one.model_id, one.message.reason) for one in heard]
+    assert sent == ([(Status.INVALID_OBSERVATION, 7, "policy", "urgency: no")] if is_sent else [])
     assert bench.points(names.OBSERVATION_ERRORS) == [{"client": "?", "error": "invalid"}]
     assert not bench.ended  # it never was a request
 
@@ -445,7 +445,7 @@ async def test_the_error_for_a_foreign_client_id_goes_to_its_sender_only(
 
 
 async def test_a_malformed_message_of_a_disconnected_client_is_counted_under_its_identity(bench: EgressBench) -> None:
-    bench.egress.reject_malformed(b"leg", NOBODY, malformed())
+    bench.egress.reject_malformed(b"leg", NO_CONNECTION, malformed())
     assert bench.points(names.OBSERVATION_ERRORS) == [{"client": "leg", "error": "invalid"}]
     assert bench.points(names.SEND_ERRORS) == [
         {"client": "leg", "kind": "refusal", "error": "the client is not connected"}
@@ -491,7 +491,7 @@ def test_a_callback_that_would_have_to_be_awaited_is_refused() -> None:
 async def test_what_a_client_does_wrong_is_logged_once_a_minute_for_each_kind(bench: EgressBench, caplog: Any) -> None:
     caplog.set_level(logging.INFO, "inferential")
     for _ in range(3):
-        bench.egress.reject_malformed(b"arm", NOBODY, malformed())
+        bench.egress.reject_malformed(b"arm", NO_CONNECTION, malformed())
         bench.egress.count_wrong_frames(b"arm", "expected frames [empty, envelope, payload], got 2 of them")
         bench.egress.refuse(bench.running(), Refusal(RefusalKind.UNKNOWN_MODEL, "no model 'policy'", "unknown_model"))
         bench.egress.refuse(bench.running(), Refusal(RefusalKind.SUPERSEDED, "a newer one came", "newer"))

@@ -41,7 +41,7 @@ def test_a_robot_at_its_rate_is_never_refused_for_the_networks_jitter(rate_hz: f
     assert not any(limits.wait_s("arm", rate_hz, now) for now in arrivals)
 
 
-def test_who_waits_as_long_as_it_is_told_passes() -> None:
+def test_a_client_that_waits_as_long_as_its_refusal_says_passes() -> None:
     limits = RateLimits()
     assert limits.wait_s("arm", 2.0, 0.0) == 0.0
     wait_s = limits.wait_s("arm", 2.0, 0.01)

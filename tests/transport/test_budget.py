@@ -81,9 +81,9 @@ async def test_answers_that_are_not_read_are_bounded_in_bytes_not_in_number(tran
             for _ in range(100):
                 transport.post(number, b"answer", answer)
 
-        with pytest.raises(OSError, match=r"the client does not read: .* bytes wait") as told:
+        with pytest.raises(OSError, match=r"the client does not read: .* bytes wait") as raised:
             post_many()
-        assert told.value.errno == errno.EAGAIN
+        assert raised.value.errno == errno.EAGAIN
         assert LIMIT < transport.sizes()["bytes_held"] <= 2 * LIMIT + 1000
     await until(transport, connections=0, bytes_held=0)
 

@@ -285,9 +285,9 @@ async def test_a_robot_whose_connection_was_reset_is_not_connected(
     await next_of(heard)
     robot.reset()
     await until(lambda: not connections(transport))
-    with pytest.raises(OSError) as told:
+    with pytest.raises(OSError) as raised:
         transport.post(transport.connection_of(b"robot"), b"answer", b"")
-    assert told.value.errno == errno.EHOSTUNREACH
+    assert raised.value.errno == errno.EHOSTUNREACH
 
 
 async def test_posting_to_a_robot_that_has_just_been_reset_is_an_os_error(
@@ -296,9 +296,9 @@ async def test_posting_to_a_robot_that_has_just_been_reset_is_an_os_error(
     robot = call(hello() + message())
     await next_of(heard)
     robot.reset()
-    with pytest.raises(OSError) as told:
+    with pytest.raises(OSError) as raised:
         transport.post(transport.connection_of(b"robot"), b"answer", b"")  # before the event loop has had a look
-    assert told.value.errno == errno.EHOSTUNREACH
+    assert raised.value.errno == errno.EHOSTUNREACH
     assert not connections(transport)
 
 

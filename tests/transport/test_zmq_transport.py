@@ -189,9 +189,9 @@ async def test_waiting_for_a_message_leaves_the_event_loop_to_others_during_a_fl
 
 @pytest.mark.parametrize("identity", [b"unknown", b"", b"\0\0\0\0\7", b"x" * 256])
 async def test_posting_to_an_unknown_client_is_an_os_error(identity: bytes, transport: ZmqTransport) -> None:
-    with pytest.raises(OSError) as told:
+    with pytest.raises(OSError) as raised:
         transport.post(transport.connection_of(identity), b"answer", b"")
-    assert told.value.errno == errno.EHOSTUNREACH
+    assert raised.value.errno == errno.EHOSTUNREACH
     with pytest.raises(OSError):
         await transport.send(OutgoingResponse(identity, b"answer", b""))
 

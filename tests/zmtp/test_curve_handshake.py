@@ -1,4 +1,4 @@
-"""Two streams with keys, and a stream with keys and libzmq: who gets in, what each end is told, and what travels."""
+"""Two streams with keys, and a stream with keys and libzmq: who gets in, the reason each end gets, and what travels."""
 
 from __future__ import annotations
 
@@ -158,19 +158,19 @@ def test_a_message_of_too_many_frames_is_discarded_and_the_next_one_arrives(stre
 
 
 def refused(robot: Stream, accepting: Stream) -> tuple[ConnectionEnded, ConnectionEnded]:
-    """What either end is told of a handshake that fails."""
-    told: list[ConnectionEnded | None] = [None, None]
+    """Returns the error of each end of a handshake that fails."""
+    errors: list[ConnectionEnded | None] = [None, None]
     for _ in range(1000):
         for number, end in enumerate((robot, accepting)):
-            if told[number] is None:
+            if errors[number] is None:
                 try:
                     end.handshake()
                 except ConnectionEnded as error:
-                    told[number] = error
+                    errors[number] = error
                     end.close()
-        if told[0] is not None and told[1] is not None:
-            return told[0], told[1]
-    raise AssertionError(f"it does not fail: {told}")
+        if errors[0] is not None and errors[1] is not None:
+            return errors[0], errors[1]
+    raise AssertionError(f"it does not fail: {errors}")
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def refused(robot: Stream, accepting: Stream) -> tuple[ConnectionEnded, Connecti
     ],
     ids=["no keys", "server without keys", "another server key", "unknown key"],
 )
-def test_ends_that_cannot_agree_are_both_told_what_to_change(
+def test_ends_that_cannot_agree_both_learn_what_to_change(
     robot: Callable[[], Handshake],
     accepting: Callable[[], Handshake],
     to_robot: str,
@@ -361,7 +361,7 @@ def test_our_stream_speaks_with_a_libzmq_router_that_checks_keys(
 
 def test_a_libzmq_dealer_speaks_with_our_stream(context: zmq.Context[zmq.Socket[bytes]]) -> None:
     dealer = context.socket(zmq.DEALER)
-    dealer.identity, dealer.linger, dealer.heartbeat_ivl = b"somebody else", 0, 50
+    dealer.identity, dealer.linger, dealer.heartbeat_ivl = b"another name", 0, 50
     dealer.curve_serverkey = z85.encode(SERVER.public)
     dealer.curve_publickey, dealer.curve_secretkey = z85.encode(CLIENT.public), z85.encode(CLIENT.secret)
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -46,7 +46,7 @@ def test_under_overload_all_get_the_same_but_one_that_asks_less() -> None:
     assert shares.interval_ms("faster", "m") == pytest.approx(25.0)
 
 
-def test_only_who_asks_for_much_more_than_its_share_is_held_back_and_only_beside_others_that_do_not() -> None:
+def test_only_a_client_with_much_more_than_its_share_is_held_back_and_only_beside_others_that_do_not() -> None:
     shares = FairShares(Models({"m": 0.01}))
     shares.update([("flooder", "m", 1e-4), ("fast", "m", 0.02), ("slow", "m", 0.1)])
     # 90 a second: 10 for the slow one, 40 for each of the others
