@@ -91,7 +91,7 @@ async def test_rows_that_share_a_hand_over_fail_alone(serve: Serve, request_of: 
 
 
 class Hangs:
-    """Waits where its argument says so, until it is released."""
+    """Waits on a negative state, until it is released."""
 
     def __init__(self) -> None:
         self.release = threading.Event()
