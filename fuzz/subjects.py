@@ -28,7 +28,8 @@ from inferential.proto.msgpack_numpy import pack, unpack
 from inferential.proto.structure import STRUCTURE_KEY, flatten, restore
 from inferential.zmtp import curve
 from inferential.zmtp.boxes import BoxWire
-from inferential.zmtp.protocol import ConnectionEnded, Discarded, ProtocolError, Reader
+from inferential.zmtp.protocol import ConnectionEnded, Discarded, ProtocolError
+from inferential.zmtp.reader import Reader
 from inferential.zmtp.stream import Stream
 
 NOW_NS = 1_900_000_000_000_000_000

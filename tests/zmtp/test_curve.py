@@ -18,6 +18,7 @@ from zmq.utils import z85
 
 from inferential.zmtp import ProtocolError, curve
 from inferential.zmtp import protocol as p
+from inferential.zmtp.reader import Reader
 
 SERVER = curve.key_pair(os.urandom)
 CLIENT = curve.key_pair(os.urandom)
@@ -244,7 +245,7 @@ class Wire:
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
         connected.settimeout(10)
-        self._reader = p.Reader(None, 3)
+        self._reader = Reader(None, 3)
 
     def greet(self, *, as_server: bool) -> bytes:
         self._socket.sendall(greeting(as_server=as_server))

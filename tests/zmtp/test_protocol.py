@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from inferential.zmtp import ProtocolError
 from inferential.zmtp import protocol as p
+from inferential.zmtp.reader import Reader
 
 SIZES = [0, 1, 2, 254, 255, 256, 257, 2046, 2047, 2048, 2049, 8192, 20_000]
 sizes = st.sampled_from(SIZES)
@@ -27,7 +28,7 @@ def wire(*frames: bytes, long: bool = False) -> bytes:
 
 def read_all(data: bytes, cuts: list[int], max_frame_bytes: int | None = None, max_frames: int = 3) -> list[Any]:
     """What a reader gives of `data` that comes in pieces, as `Stream` would read it."""
-    reader = p.Reader(max_frame_bytes, max_frames)
+    reader = Reader(max_frame_bytes, max_frames)
     found: list[Any] = []
     at = 0
     edges = sorted({min(cut, len(data)) for cut in cuts} | {len(data)})
@@ -118,7 +119,7 @@ def test_the_fast_path_gives_what_the_long_way_gives(
     data = data[: len(data) - keep % (len(data) + 1)] if keep else data
 
     def inputs(fast: bool) -> Any:
-        reader = p.Reader(limit, max_frames)
+        reader = Reader(limit, max_frames)
         reader._common_fits &= fast
         reader.feed(data)
         try:

@@ -20,14 +20,13 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from inferential.scheduler.adapter import SchedulerAdapter
 from inferential.scheduler.backlog import Backlog, Source
 from inferential.scheduler.base import ModelAwareScheduler, QueueFullError, Scheduler
+from inferential.scheduler.client_queue import ClientQueue
 from inferential.scheduler.heap import LazyHeap
 from inferential.scheduler.request import (
     CLIENT_LEFT,
@@ -45,18 +44,6 @@ if TYPE_CHECKING:
     from inferential.config.schema import SchedulingConfig
 
 _MAX_PACED = 4096
-
-
-@dataclass(slots=True)
-class ClientQueue:
-    """The waiting requests of one client, or one connection whatever client ids it uses, for one model."""
-
-    shown: dict[InferenceRequest, None] = field(default_factory=dict)
-    """Submitted to the strategy."""
-    behind: OrderedDict[InferenceRequest, None] = field(default_factory=OrderedDict)
-    """Waiting behind those."""
-    latest: InferenceRequest | None = None
-    """The request that a newer observation supersedes; None: none of the waiting ones."""
 
 
 class ClientQueues:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,11 +17,8 @@ from inferential.config.exposure import exposure
 from inferential.config.schema import InferentialConfig
 from inferential.dispatch.base import Dispatcher
 from inferential.metrics.callbacks import MetricCallback
-from inferential.metrics.collector import MetricsCollector
-from inferential.scheduler.base import Scheduler
 from inferential.scheduler.request import InferenceRequest
 from inferential.scheduler.running import Batch
-from inferential.scheduler.time.profile import Profiles
 from inferential.server.arguments import DEFAULT_BIND, check_arguments, configured, ray_dispatcher
 from inferential.server.callbacks import BatchCallback, Callbacks, RequestCallback
 from inferential.server.core import Core
@@ -33,7 +29,7 @@ from inferential.server.inprocess import InProcessConnection
 from inferential.server.key_watch import KeyWatch
 from inferential.server.process import Endable, frozen_garbage, stop_on_signals
 from inferential.server.pump import EventPump
-from inferential.server.status import ClientStatus, ServerStatus, some_clients, status_of
+from inferential.server.view import Run, ServerView
 from inferential.transport.handshakes import HandshakeGuard
 from inferential.transport.memory import raise_mmap_threshold
 from inferential.transport.messages import Received
@@ -45,19 +41,7 @@ logger: logging.Logger = logging.getLogger("inferential")
 _READ_GRACE_S = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """What exists from `start` to `shutdown`."""
-
-    loop: asyncio.AbstractEventLoop
-    transport: ZmqTransport
-    pump: EventPump
-    executor: Executor
-    history: History
-    keys: KeyWatch
-
-
-class Server:
+class Server(ServerView):
     """Serves models to robots.
 
     Args:
@@ -106,10 +90,9 @@ class Server:
         settings = configured(config, bind)
         if dispatcher is None:
             dispatcher = ray_dispatcher(settings.ray, models)
-        self._core = Core(settings, dispatcher, None if models is None else frozenset(models))
+        super().__init__(Core(settings, dispatcher, None if models is None else frozenset(models)))
         self._request_callbacks: Callbacks[InferenceRequest] = Callbacks("request")
         self._batch_callbacks: Callbacks[Batch, float] = Callbacks("batch")
-        self._run: _Run | None = None
         self._stop = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None  # of `run`
         self._starting = Endable()  # the wait for models that load
@@ -176,7 +159,7 @@ class Server:
             pump.on_call_ended,
         )
         keys = KeyWatch(guard, transport, config.security.clients)
-        self._run = _Run(asyncio.get_running_loop(), transport, pump, executor, history, keys)
+        self._run = Run(asyncio.get_running_loop(), transport, pump, executor, history, keys)
         core.inprocess.on_closed = pump.on_closed
         pump.start(executor)
         keys.start()
@@ -230,132 +213,6 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.shutdown()
-
-    # Looking at it
-
-    @property
-    def running(self) -> bool:
-        """Whether it listens."""
-        return self._run is not None
-
-    @property
-    def address(self) -> str:
-        """The address it listens on, with the real port.
-
-        Raises:
-            RuntimeError: it does not run.
-        """
-        return self._require_run().transport.address
-
-    @property
-    def config(self) -> InferentialConfig:
-        """The configuration in force; change it with `reconfigure`."""
-        return self._core.config
-
-    @property
-    def dispatcher(self) -> Dispatcher:
-        """The backend that runs the models."""
-        return self._core.dispatcher
-
-    @property
-    def scheduler(self) -> Scheduler:
-        """The scheduler in use."""
-        return self._core.engine.scheduler
-
-    @property
-    def profiles(self) -> Profiles:
-        """The models' latencies by batch size, as learned so far."""
-        return self._core.engine.profiles
-
-    @property
-    def metrics(self) -> MetricsCollector:
-        """The metrics: record your own, read all, and add callbacks."""
-        return self._core.metrics
-
-    @property
-    def connected_robots(self) -> list[str]:
-        """The ids of the connected clients, longest connected first.
-
-        A client is connected from its first observation until it has been silent for
-        `response_tracking.disconnect_timeout_s`.
-        """
-        return list(self._core.accounting.fleet.registry.all_clients)
-
-    def status(self) -> ServerStatus:
-        """Returns the state of the fleet, the models and the newest batches.
-
-        Raises:
-            RuntimeError: it does not run.
-        """
-        return self._status(self.known_clients)
-
-    @property
-    def known_clients(self) -> list[str]:
-        """The ids of the connected clients, then of those that disconnected lately."""
-        return [*self.connected_robots, *self._core.accounting.fleet.departed]
-
-    def overview(self) -> ServerStatus:
-        """Returns the status without clients, whose number may be large; `client_status` has them, some at a time."""
-        return self._status(())
-
-    def client_status(self, client_ids: Iterable[str]) -> list[ClientStatus]:
-        """Returns the status of those of these clients that are connected, or disconnected lately."""
-        return some_clients(self._core.accounting.fleet, self._core.shares, time.monotonic(), client_ids)
-
-    def _status(self, client_ids: Iterable[str]) -> ServerStatus:
-        run, core = self._require_run(), self._core
-        return status_of(
-            client_ids=client_ids,
-            address=run.transport.address,
-            strategy=core.config.scheduling.strategy,
-            draining=run.pump.draining,
-            fleet=core.accounting.fleet,
-            shares=core.shares,
-            engine=core.engine,
-            model_ids=core.model_ids(),
-            capacities=core.capacities,
-            dispatcher=core.dispatcher,
-            history=run.history,
-            warnings=exposure(core.config),
-            counters={
-                "pump_runs": run.pump.runs,
-                "calls_inline": run.executor.inline_calls,
-                "observations_clock_off": core.ingress.clocks_off,
-                "calls_as_tasks": run.executor.task_calls,
-                "handshakes_failed": run.keys.failures,
-            },
-            sizes={
-                "timers": int(run.pump.timer_set),
-                "call_tasks": len(run.executor),
-                "calls_remembered": len(run.history),
-                **run.transport.sizes(),
-                **core.sizes(),
-            },
-        )
-
-    def readiness(self) -> list[str]:
-        """Returns why robots should not be sent here; empty if they may. Asks no client: it takes microseconds."""
-        problems = ["the server is draining"] if self._require_run().pump.draining else []
-        faults, without = self._core.dispatcher.problems(), set(self._core.without_replica())
-        down = without | {model_id for model_id, fault in faults.items() if fault.is_down}
-        for model_id in sorted(down):
-            reason = f": {faults[model_id].reason}" if model_id in faults else ""
-            problems.append(f"model {model_id!r} has no replica{reason}")
-        return problems
-
-    def impairments(self) -> list[str]:
-        """Returns which models have fewer replicas or slots than they should, and still answer."""
-        without = set(self._core.without_replica())
-        return [
-            f"model {model_id!r} is impaired: {fault.reason}"
-            for model_id, fault in sorted(self._core.dispatcher.problems().items())
-            if not fault.is_down and model_id not in without
-        ]
-
-    def _require_run(self) -> _Run:
-        if self._run is None:
-            raise RuntimeError("the server does not run: this is known from start() to shutdown()")
-        return self._run
 
     # Callbacks and clients in this process
 

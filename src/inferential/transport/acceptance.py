@@ -23,7 +23,7 @@ from inferential.transport.listening import Listener
 from inferential.transport.poller import READ
 from inferential.zmtp import ConnectionEnded, ProtocolError, Stream
 from inferential.zmtp.handshake import HandshakeError
-from inferential.zmtp.protocol import Allocate
+from inferential.zmtp.reader import Allocate
 
 logger = logging.getLogger("inferential.transport")
 

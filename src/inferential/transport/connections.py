@@ -6,12 +6,16 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from typing import TypeGuard
 
 from inferential.errors import InferentialError
 from inferential.transport.poller import READ, WRITE, Poller
 from inferential.zmtp import ConnectionEnded, Stream
+from inferential.zmtp.protocol import Buffer, Discarded
 
 logger = logging.getLogger("inferential.transport")
+
+_FRAMES = 3  # empty, envelope, payload
 
 
 class MalformedMessage(InferentialError):
@@ -138,3 +142,14 @@ async def send_buffered(client: ClientConnection) -> None:
                 client.stream.flush()
     finally:
         loop.remove_writer(fd)
+
+
+def is_well_formed(frames: list[Buffer] | Discarded) -> TypeGuard[list[Buffer]]:
+    """Returns whether a message has the frames of an observation or a result."""
+    return isinstance(frames, list) and len(frames) == _FRAMES and not len(frames[0])
+
+
+def malformed(client: ClientConnection, frames: list[Buffer] | Discarded) -> MalformedMessage:
+    """Returns the error for a message that does not."""
+    found = "more" if isinstance(frames, Discarded) else f"{len(frames)} of them"
+    return MalformedMessage(client.identity, f"expected frames [empty, envelope, payload], got {found}")

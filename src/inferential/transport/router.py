@@ -14,18 +14,19 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING
 
 from inferential.transport.acceptance import Acceptance
 from inferential.transport.budget import STALL_S, ByteBudget
-from inferential.transport.connections import ClientConnection, Connections, MalformedMessage
+from inferential.transport.connections import ClientConnection, Connections, MalformedMessage, is_well_formed, malformed
 from inferential.transport.handshakes import HandshakeGuard
 from inferential.transport.listening import listen
 from inferential.transport.messages import Received
 from inferential.transport.parking import Parking
 from inferential.transport.poller import READ, WRITE
 from inferential.zmtp import ConnectionEnded, ProtocolError
-from inferential.zmtp.protocol import Allocate, Buffer, Discarded
+from inferential.zmtp.protocol import Buffer
+from inferential.zmtp.reader import Allocate
 
 if TYPE_CHECKING:
     from inferential.config.schema import TransportConfig
@@ -35,7 +36,6 @@ GONE = "the client is gone"
 
 logger = logging.getLogger("inferential.transport")
 
-_FRAMES = 3  # empty, envelope, payload
 _POLL_AT_ONCE = 32  # connections that are read between two messages, at most
 _POLL_AFTER = 16  # messages returned between two polls of all connections
 _MAX_DIRECT_READS = 16  # reads from an only client between two polls of all connections
@@ -128,8 +128,8 @@ class RouterSocket:
                 after it.
         """
         if self._malformed is not None:
-            malformed, self._malformed = self._malformed, None
-            raise malformed
+            error, self._malformed = self._malformed, None
+            raise error
         if not self._ready and self._returned and not self._more:
             self._returned = 0
             return None  # a message that has arrived since makes the poller readable again
@@ -149,7 +149,7 @@ class RouterSocket:
             if frames is None:
                 client.queued = False
                 continue
-            if client.newest_only and not client.gone and _well_formed(frames):
+            if client.newest_only and not client.gone and is_well_formed(frames):
                 frames = self._newest(client, frames)
             if stream.buffered():
                 if client.gone:
@@ -162,9 +162,9 @@ class RouterSocket:
             client.asked = True
             if self._budget.used:
                 self._budget.received(client)
-            if _well_formed(frames):
+            if is_well_formed(frames):
                 return client.identity, frames[1], frames[2], time.monotonic(), client.number
-            raise _malformed(client, frames)
+            raise malformed(client, frames)
         return None
 
     def _newest(self, client: ClientConnection, frames: list[Buffer]) -> list[Buffer]:
@@ -184,8 +184,8 @@ class RouterSocket:
                     continue
             except ConnectionEnded:
                 return frames  # the next read finds it again
-            if not _well_formed(following):
-                self._malformed = _malformed(client, following)
+            if not is_well_formed(following):
+                self._malformed = malformed(client, following)
                 return frames
             self.overtaken.append((client.identity, frames[1], frames[2], now, client.number))
             frames = following
@@ -394,12 +394,3 @@ class RouterSocket:
         if client.stream.unsent and not self._budget.may_send(client, size):
             raise OSError(errno.EAGAIN, f"the client does not read: {client.stream.unsent_bytes} bytes wait for it")
         return client
-
-
-def _well_formed(frames: list[Buffer] | Discarded) -> TypeGuard[list[Buffer]]:
-    return isinstance(frames, list) and len(frames) == _FRAMES and not len(frames[0])
-
-
-def _malformed(client: ClientConnection, frames: list[Buffer] | Discarded) -> MalformedMessage:
-    found = "more" if isinstance(frames, Discarded) else f"{len(frames)} of them"
-    return MalformedMessage(client.identity, f"expected frames [empty, envelope, payload], got {found}")

@@ -2,7 +2,7 @@
 
     frame of ZMTP: flags 0, size | \\7MESSAGE | nonce, 8 bytes | authenticator, 16 | flags inside, 1 | body
 
-What `protocol.Reader` and `protocol.message` are to a connection without keys, these are to one with them. A body is
+What `reader.Reader` and `protocol.message` are to a connection without keys, these are to one with them. A body is
 copied once on its way out and never on its way in: boxes are sealed and opened where they lie.
 """
 
@@ -43,7 +43,7 @@ def _keep_freed_memory() -> None:
 
 
 class BoxReader:
-    """Splits received bytes into boxes and opens them; used as `protocol.Reader`.
+    """Splits received bytes into boxes and opens them; used as `reader.Reader`.
 
     Args:
         session: opens the boxes.

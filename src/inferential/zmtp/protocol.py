@@ -11,10 +11,8 @@ flag MORE. https://rfc.zeromq.org/spec/37/
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from inferential.errors import InferentialError
 
@@ -28,18 +26,13 @@ VERSION_BYTES = 12
 HEAD_FRAMES = 2
 """The first frames of a message, which are read here and returned as bytes; the others are payload, and writable."""
 
-_MORE, _LONG, _COMMAND = 1, 2, 4
-_SHORT_BYTES = 255
+MORE, LONG, COMMAND = 1, 2, 4
+"""The flags of a frame."""
+SHORT_BYTES = 255
+"""The longest frame whose size takes one byte."""
 _MECHANISM = slice(12, 32)  # of a greeting
-_IN_PLACE_BYTES = 2 * 1024
-"""A frame of at least this size that is not complete gets a buffer of its own, which the rest is read into."""
-_MAX_COMMAND_BYTES = 1024
 _MAX_IDENTITY_BYTES = 255
 _MAX_CONTEXT_BYTES = 16  # of a PING
-_COMMON_START = bytes((_MORE, 0, _MORE))  # an empty frame, and a short one after it
-_COMMON_BYTES = 6  # of three such heads
-_MAX_DISCARDED = 64
-"""Frames of an overlong message that are discarded before the caller gets a turn for other connections."""
 
 PING, PONG, READY, ERROR = b"\4PING", b"\4PONG", b"\5READY", b"\5ERROR"
 PING_BODY = PING + b"\0\0"
@@ -174,7 +167,7 @@ def read_properties(data: bytes) -> dict[bytes, bytes]:
 
 def command(body: bytes) -> bytes:
     """Returns a frame with a command: its name and its data."""
-    return _head(_COMMAND, len(body)) + body
+    return _head(COMMAND, len(body)) + body
 
 
 def ping() -> bytes:
@@ -194,14 +187,14 @@ def pong_body(body: bytes) -> bytes:
 
 
 def _head(flags: int, size: int) -> bytes:
-    if size <= _SHORT_BYTES:
+    if size <= SHORT_BYTES:
         return bytes((flags, size))
-    return bytes((flags | _LONG,)) + size.to_bytes(8)
+    return bytes((flags | LONG,)) + size.to_bytes(8)
 
 
-_LAST_HEADS = [_head(0, size) for size in range(_SHORT_BYTES + 1)]
-_MORE_HEADS = [_head(_MORE, size) for size in range(_SHORT_BYTES + 1)]
-_COMMON_HEADS = [_head(_MORE, 0) + head for head in _MORE_HEADS]  # an empty frame, and the head of one after it
+_LAST_HEADS = [_head(0, size) for size in range(SHORT_BYTES + 1)]
+_MORE_HEADS = [_head(MORE, size) for size in range(SHORT_BYTES + 1)]
+_COMMON_HEADS = [_head(MORE, 0) + head for head in _MORE_HEADS]  # an empty frame, and the head of one after it
 
 
 def message(frames: Sequence[Frame], join_below: int) -> list[Buffer]:
@@ -211,10 +204,10 @@ def message(frames: Sequence[Frame], join_below: int) -> list[Buffer]:
         # the cost.
         first, envelope, payload = frames
         size = len(envelope)
-        if not first and size <= _SHORT_BYTES and not isinstance(envelope, list) and not isinstance(payload, list):
+        if not first and size <= SHORT_BYTES and not isinstance(envelope, list) and not isinstance(payload, list):
             heads, size = _COMMON_HEADS[size], len(payload)
             if size < join_below:
-                head = _LAST_HEADS[size] if size <= _SHORT_BYTES else _head(0, size)
+                head = _LAST_HEADS[size] if size <= SHORT_BYTES else _head(0, size)
                 return [b"".join((heads, envelope, head, payload))]
             return [b"".join((heads, envelope, _head(0, size))), payload]
     *others, last = frames
@@ -222,10 +215,10 @@ def message(frames: Sequence[Frame], join_below: int) -> list[Buffer]:
     small: list[Buffer] = []
     for frame in others:
         size = _size(frame)
-        small.append(_MORE_HEADS[size] if size <= _SHORT_BYTES else _head(_MORE, size))
+        small.append(_MORE_HEADS[size] if size <= SHORT_BYTES else _head(MORE, size))
         _add(frame, parts, small, join_below)
     size = _size(last)
-    small.append(_LAST_HEADS[size] if size <= _SHORT_BYTES else _head(0, size))
+    small.append(_LAST_HEADS[size] if size <= SHORT_BYTES else _head(0, size))
     _add(last, parts, small, join_below)
     _join(small, parts)
     return parts
@@ -249,162 +242,3 @@ def _join(small: list[Buffer], parts: list[Buffer]) -> None:
     if joined:  # no part is empty: when the last one is sent, the message is
         parts.append(joined)
     small.clear()
-
-
-Allocate = Callable[[int], memoryview | None]
-
-
-class Reader:
-    """Splits a stream of bytes into messages and commands.
-
-    Received bytes are passed to `feed`, or, while `space` is not None, read into that; `next` returns what is complete.
-
-    Args:
-        max_frame_bytes: a message frame above it is an error; None: no limit.
-        max_frames: frames of a message; a message with more is discarded, and `next` returns `Discarded`.
-        allocate: returns memory for a large frame, or None: new memory.
-    """
-
-    def __init__(self, max_frame_bytes: int | None, max_frames: int, allocate: Allocate | None = None) -> None:
-        self._allocate = allocate
-        self._max_frame_bytes = max_frame_bytes
-        self._max_frames = max_frames
-        self._common_fits = max_frames > HEAD_FRAMES and (max_frame_bytes is None or max_frame_bytes >= _SHORT_BYTES)
-        self._data = b""
-        self._at = 0
-        self._frames: list[Buffer] = []
-        self._overlong = False
-        self._body: memoryview | None = None  # a large frame, and its flags
-        self._body_flags = 0
-        self.reserve: Callable[[int], bool] | None = None
-        """Asked before memory for a large frame is allocated; where it returns False, the frame is an error."""
-        self.space: memoryview | None = None
-        """The rest of a large frame, to be read into; call `filled` after that."""
-        self.buffered: bool = False
-        """Whether there are bytes that `next` has not consumed, be it because they are not a complete frame."""
-
-    def feed(self, data: bytes) -> None:
-        """Adds received bytes."""
-        self._data = self._data[self._at :] + data if self.buffered else data
-        self._at = 0
-        self.buffered = bool(self._data)
-
-    def rest(self) -> bytes:
-        """Returns the bytes that `next` has not consumed, for another reader to go on with."""
-        return self._data[self._at :]
-
-    def filled(self, size: int) -> None:
-        """Notes that the first `size` bytes of `space` were read."""
-        assert self.space is not None
-        self.space = self.space[size:] if size < len(self.space) else None
-
-    def next(self) -> list[Buffer] | bytes | Discarded | None:
-        """Returns the next message as its frames, the next command as bytes, or None where neither is complete.
-
-        Raises:
-            ProtocolError: the bytes are no frame, or one that is too large.
-        """
-        if self.space is not None:
-            return None
-        data, at, end = self._data, self._at, len(self._data)
-        # Fast path for [empty, short envelope, payload], which almost all messages are: the same frames at a third of
-        # the cost.
-        begins = self._body is None and not self._frames and self._common_fits
-        if begins and end - at >= _COMMON_BYTES and data.startswith(_COMMON_START, at):
-            envelope_at = at + 4
-            flags_at = envelope_at + data[at + 3]
-            payload_at = flags_at + 2
-            if payload_at > end:
-                pass
-            elif data[flags_at] == 0:
-                stop = payload_at + data[flags_at + 1]
-                if stop <= end:
-                    self._at, self.buffered = stop, stop < end
-                    return [b"", data[envelope_at:flags_at], bytearray(data[payload_at:stop])]
-            elif data[flags_at] == _LONG and payload_at + 7 <= end:
-                payload_at += 7
-                size = int.from_bytes(data[flags_at + 1 : payload_at])
-                if payload_at + size > end and size >= _IN_PLACE_BYTES:
-                    self._check(_LONG, size)
-                    self._begin(_LONG, size, memoryview(data)[payload_at:])
-                    self._frames = [b"", data[envelope_at:flags_at]]
-                    self._at, self.buffered = end, False
-                    return None
-        found = self._found(data, at, end)
-        self.buffered = self._at < end
-        return found
-
-    def _found(self, data: bytes, at: int, end: int) -> list[Buffer] | bytes | Discarded | None:
-        """Returns the next message or command, of any form."""
-        dropped = 0
-        frame: Buffer
-        while True:
-            if self._body is None:
-                start = at + 2
-                if start > end:
-                    break
-                flags, size = data[at], data[at + 1]
-                if flags & _LONG:
-                    start = at + 9
-                    if start > end:
-                        break
-                    size = int.from_bytes(data[at + 1 : start])
-                self._check(flags, size)
-                stop = start + size
-                if stop > end:
-                    if size >= _IN_PLACE_BYTES:
-                        self._begin(flags, size, memoryview(data)[start:])
-                        at = end
-                    break
-                at = stop
-                frame = data[start:stop]
-                if flags & _COMMAND:
-                    self._at = at
-                    return frame
-                if len(self._frames) >= HEAD_FRAMES:
-                    frame = bytearray(frame)
-            else:
-                flags, frame, self._body = self._body_flags, self._body, None
-                if len(self._frames) < HEAD_FRAMES:
-                    frame = bytes(frame)
-            if len(self._frames) < self._max_frames:
-                self._frames.append(frame)
-            else:
-                self._overlong = True
-                dropped += 1
-            if not flags & _MORE:
-                self._at = at
-                frames, self._frames = self._frames, []
-                overlong, self._overlong = self._overlong, False
-                return Discarded.MESSAGE if overlong else frames
-            if dropped >= _MAX_DISCARDED:
-                self._at = at
-                return Discarded.PART
-        self._at = at
-        return None
-
-    def _check(self, flags: int, size: int) -> None:
-        if flags > _MORE | _LONG:
-            if flags & ~_LONG != _COMMAND or size > _MAX_COMMAND_BYTES:
-                raise ProtocolError(f"frame of {size} bytes has invalid flags {flags:#04x}")
-        elif self._max_frame_bytes is not None and size > self._max_frame_bytes:
-            raise ProtocolError(f"frame of {size} bytes; at most {self._max_frame_bytes} are allowed")
-
-    def limit(self, max_frame_bytes: int | None) -> None:
-        """Changes the limit of frames."""
-        self._max_frame_bytes = max_frame_bytes
-        self._common_fits = self._max_frames > HEAD_FRAMES and (
-            max_frame_bytes is None or max_frame_bytes >= _SHORT_BYTES
-        )
-
-    def _begin(self, flags: int, size: int, there: memoryview) -> None:
-        if self.reserve is not None and not self.reserve(size):
-            raise ProtocolError(f"no room for a frame of {size} bytes: too much is half received or not read")
-        body = None if self._allocate is None else self._allocate(size)
-        try:
-            # Uninitialized memory: it is filled before it is returned.
-            self._body, self._body_flags = np.empty(size, np.uint8).data if body is None else body, flags
-        except (MemoryError, ValueError) as error:
-            raise ProtocolError(f"no memory for a frame of {size} bytes") from error
-        self._body[: len(there)] = there
-        self.space = self._body[len(there) :]

@@ -17,13 +17,11 @@ from inferential.zmtp.protocol import (
     GREETING_BYTES,
     PING,
     PING_BODY,
-    Allocate,
     Buffer,
     ConnectionEnded,
     Discarded,
     Frame,
     ProtocolError,
-    Reader,
     Ready,
     check_greeting,
     command,
@@ -31,6 +29,7 @@ from inferential.zmtp.protocol import (
     pong_body,
     supports_heartbeats,
 )
+from inferential.zmtp.reader import Allocate, Reader
 from inferential.zmtp.wire import FrameReader
 
 JOIN_BELOW_BYTES = 32 * 1024
@@ -70,7 +69,7 @@ class Stream:
     Args:
         connected: the socket; the stream owns it.
         socket_type, identity: sent to the peer in READY.
-        max_frame_bytes, max_frames, allocate: see `protocol.Reader`.
+        max_frame_bytes, max_frames, allocate: see `reader.Reader`.
         handshake: of another mechanism than NULL; it has socket type and identity itself then.
     """
 

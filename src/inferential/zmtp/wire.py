@@ -9,7 +9,7 @@ from inferential.zmtp.protocol import Buffer, Discarded, Frame
 
 
 class FrameReader(Protocol):
-    """Splits received bytes into messages and commands, as `protocol.Reader` does."""
+    """Splits received bytes into messages and commands, as `reader.Reader` does."""
 
     space: memoryview | None
     buffered: bool

@@ -1,0 +1,63 @@
+"""What the configuration says of clients: defaults, known clients and their rights."""
+
+from __future__ import annotations
+
+from pydantic import Field, field_validator
+
+from inferential.config.section import Count, Positive, Section
+
+
+class ClientDefaults(Section):
+    """What holds for a client that sends no values of its own."""
+
+    latency_budget_ms: Positive = 50.0
+    """How old an action may be when it arrives."""
+    priority: int = Field(default=1, ge=0)
+    """Priority of its requests; 0 is the highest."""
+
+
+class ClientEntry(Section):
+    """One known client; these values outrank those that the client sends."""
+
+    id: str = Field(min_length=1)
+    """The client's id."""
+    model: str
+    """The model that the entry is about."""
+    latency_budget_ms: Positive | None = None
+    """How old an action may be when it arrives."""
+    priority: int | None = Field(default=None, ge=0)
+    """Priority of its requests; 0 is the highest."""
+    models: list[str] | None = None
+    """The only models that the client may ask, of all its entries together; every model by default."""
+    max_rate_hz: Positive | None = None
+    """Most requests a second; more are refused with the time to wait. This and the limits below hold for every model,
+    unless another entry of the client is about that model and sets its own."""
+    min_priority: int | None = Field(default=None, ge=0)
+    """Best priority that it may claim, 0 being the highest; a better one counts as this."""
+    max_urgency: float | None = Field(default=None, ge=0, le=1)
+    """Highest urgency that it may claim; a higher one counts as this."""
+    max_payload_bytes: Count | None = None
+    """All tensors of one observation; more is refused."""
+
+
+class ClientsConfig(Section):
+    """Which clients are served, and what each is given by default."""
+
+    defaults: ClientDefaults = Field(default_factory=ClientDefaults)
+    """For clients that send no values of their own."""
+    known: list[ClientEntry] = Field(default_factory=list)
+    """The fleet, as far as it is known beforehand."""
+    accept_unknown: bool = True
+    """Whether a client that is not in `known` is served."""
+
+    @field_validator("known")
+    @classmethod
+    def _no_entry_twice(cls, known: list[ClientEntry]) -> list[ClientEntry]:
+        seen: dict[tuple[str, str], int] = {}
+        for index, entry in enumerate(known):
+            first = seen.setdefault((entry.id, entry.model), index)
+            if first != index:
+                raise ValueError(
+                    f"entries [{first}] and [{index}] are both for client {entry.id!r} and model {entry.model!r}"
+                )
+        return known

@@ -1,0 +1,166 @@
+"""What a server shows of itself: its parts, its state as plain values, and whether robots may be sent to it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from inferential.config.exposure import exposure
+from inferential.config.schema import InferentialConfig
+from inferential.dispatch.base import Dispatcher
+from inferential.metrics.collector import MetricsCollector
+from inferential.scheduler.base import Scheduler
+from inferential.scheduler.time.profile import Profiles
+from inferential.server.core import Core
+from inferential.server.executor import Executor
+from inferential.server.history import History
+from inferential.server.key_watch import KeyWatch
+from inferential.server.pump import EventPump
+from inferential.server.status import ClientStatus, ServerStatus, some_clients, status_of
+from inferential.transport.zmq_transport import ZmqTransport
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What exists of a server from `start` to `shutdown`."""
+
+    loop: asyncio.AbstractEventLoop
+    transport: ZmqTransport
+    pump: EventPump
+    executor: Executor
+    history: History
+    keys: KeyWatch
+
+
+class ServerView:
+    """The part of `Server` that changes nothing."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._run: Run | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether it listens."""
+        return self._run is not None
+
+    @property
+    def address(self) -> str:
+        """The address it listens on, with the real port.
+
+        Raises:
+            RuntimeError: it does not run.
+        """
+        return self._require_run().transport.address
+
+    @property
+    def config(self) -> InferentialConfig:
+        """The configuration in force; change it with `reconfigure`."""
+        return self._core.config
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        """The backend that runs the models."""
+        return self._core.dispatcher
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """The scheduler in use."""
+        return self._core.engine.scheduler
+
+    @property
+    def profiles(self) -> Profiles:
+        """The models' latencies by batch size, as learned so far."""
+        return self._core.engine.profiles
+
+    @property
+    def metrics(self) -> MetricsCollector:
+        """The metrics: record your own, read all, and add callbacks."""
+        return self._core.metrics
+
+    @property
+    def connected_robots(self) -> list[str]:
+        """The ids of the connected clients, longest connected first.
+
+        A client is connected from its first observation until it has been silent for
+        `response_tracking.disconnect_timeout_s`.
+        """
+        return list(self._core.accounting.fleet.registry.all_clients)
+
+    def status(self) -> ServerStatus:
+        """Returns the state of the fleet, the models and the newest batches.
+
+        Raises:
+            RuntimeError: it does not run.
+        """
+        return self._status(self.known_clients)
+
+    @property
+    def known_clients(self) -> list[str]:
+        """The ids of the connected clients, then of those that disconnected lately."""
+        return [*self.connected_robots, *self._core.accounting.fleet.departed]
+
+    def overview(self) -> ServerStatus:
+        """Returns the status without clients, whose number may be large; `client_status` has them, some at a time."""
+        return self._status(())
+
+    def client_status(self, client_ids: Iterable[str]) -> list[ClientStatus]:
+        """Returns the status of those of these clients that are connected, or disconnected lately."""
+        return some_clients(self._core.accounting.fleet, self._core.shares, time.monotonic(), client_ids)
+
+    def _status(self, client_ids: Iterable[str]) -> ServerStatus:
+        run, core = self._require_run(), self._core
+        return status_of(
+            client_ids=client_ids,
+            address=run.transport.address,
+            strategy=core.config.scheduling.strategy,
+            draining=run.pump.draining,
+            fleet=core.accounting.fleet,
+            shares=core.shares,
+            engine=core.engine,
+            model_ids=core.model_ids(),
+            capacities=core.capacities,
+            dispatcher=core.dispatcher,
+            history=run.history,
+            warnings=exposure(core.config),
+            counters={
+                "pump_runs": run.pump.runs,
+                "calls_inline": run.executor.inline_calls,
+                "observations_clock_off": core.ingress.clocks_off,
+                "calls_as_tasks": run.executor.task_calls,
+                "handshakes_failed": run.keys.failures,
+            },
+            sizes={
+                "timers": int(run.pump.timer_set),
+                "call_tasks": len(run.executor),
+                "calls_remembered": len(run.history),
+                **run.transport.sizes(),
+                **core.sizes(),
+            },
+        )
+
+    def readiness(self) -> list[str]:
+        """Returns why robots should not be sent here; empty if they may. Asks no client: it takes microseconds."""
+        problems = ["the server is draining"] if self._require_run().pump.draining else []
+        faults, without = self._core.dispatcher.problems(), set(self._core.without_replica())
+        down = without | {model_id for model_id, fault in faults.items() if fault.is_down}
+        for model_id in sorted(down):
+            reason = f": {faults[model_id].reason}" if model_id in faults else ""
+            problems.append(f"model {model_id!r} has no replica{reason}")
+        return problems
+
+    def impairments(self) -> list[str]:
+        """Returns which models have fewer replicas or slots than they should, and still answer."""
+        without = set(self._core.without_replica())
+        return [
+            f"model {model_id!r} is impaired: {fault.reason}"
+            for model_id, fault in sorted(self._core.dispatcher.problems().items())
+            if not fault.is_down and model_id not in without
+        ]
+
+    def _require_run(self) -> Run:
+        if self._run is None:
+            raise RuntimeError("the server does not run: this is known from start() to shutdown()")
+        return self._run
