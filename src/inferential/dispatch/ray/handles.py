@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray import serve
 
-from inferential.dispatch.base import Observation, ReplicaLost
+from inferential.dispatch.base import Observation, RemoteModelError, ReplicaLost
 from inferential.dispatch.ray.deployments import Deployment
 
 _METHODS = ("infer_batch", "infer", "__call__")
@@ -87,6 +87,9 @@ class Handle:
             return await response
         except _LOST as error:
             raise ReplicaLost(f"a replica of {self._path} died: {type(error).__name__}", ran=True) from error
+        except ray.exceptions.RayTaskError as error:
+            # Its text begins with kilobytes of Serve's own frames; what the model raised is at the end.
+            raise RemoteModelError(f"{type(error.cause).__name__}: {error.cause}") from error
 
 
 def _is_missing(error: Exception, method: str) -> bool:
