@@ -8,12 +8,14 @@ import http.client
 import ssl
 from pathlib import Path
 
+import numpy as np
 import pytest
 from websockets.asyncio.client import connect
 
 from inferential import LocalDispatcher, Server
 from inferential.config.schema import OpenPiConfig
 from inferential.config.services import HttpConfig
+from inferential.dispatch.openpi import OpenPiModel
 from inferential.gateway.openpi import OpenPiGateway
 from inferential.web import HttpServer
 
@@ -61,3 +63,18 @@ async def test_a_certificate_that_cannot_be_read_is_named_with_its_field(tmp_pat
     async with serving() as server:
         with pytest.raises(OSError, match=r"http\.tls_certificate, tls_key: .*no\.pem"):
             await HttpServer(server, config).start()
+
+
+async def test_a_policy_server_by_openpi_wss_is_a_model_if_its_certificate_is_trusted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = OpenPiConfig(model="m", port=0, tls_certificate=str(CERTIFICATE))
+    observation = {"state": np.zeros(2, np.float32)}
+    async with serving() as server, OpenPiGateway(server, config) as gateway:
+        target = f"openpi+wss://localhost:{gateway.address.rpartition(':')[2]}"
+        with pytest.raises(ConnectionError, match="certificate"):
+            await OpenPiModel(target).infer(observation)
+        monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+        model = OpenPiModel(target)
+        assert (await model.infer(observation))["actions"] == 1.0
+        await model.aclose()
