@@ -48,23 +48,25 @@ async def asked(address: str, number: int) -> Any:
         return answer if isinstance(answer, str) else unpack(answer)["actions"].tolist()
 
 
-@pytest.mark.parametrize(
-    "sections",
-    [
-        {"scheduling": {"request_ttl_ms": 10.0}},
-        {"response_tracking": {"disconnect_timeout_s": 0.04}, "scheduling": {"request_ttl_ms": 60_000.0}},
-    ],
-    ids=["its time to live ends", "its client counts as gone"],
-)
-async def test_sessions_live_while_a_model_compiles(
-    openpi: Open, sections: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_sessions_live_while_a_model_compiles(openpi: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("inferential.gateway.base.RETRY_PAUSES_S", (0.001,))
     model = Compiling()
-    async with openpi(model, sections) as (server, gateway):
+    async with openpi(model, {"scheduling": {"request_ttl_ms": 10.0}}) as (server, gateway):
         refused_often = refusals(server, 12)
         robots = [asyncio.create_task(asked(gateway.address, number)) for number in range(3)]
         await asyncio.wait_for(refused_often.wait(), 20)
+        model.leave.set()
+        assert await asyncio.wait_for(asyncio.gather(*robots), 20) == [[n, n] for n in range(3)]
+
+
+async def test_robots_that_wait_for_a_model_that_compiles_do_not_count_as_gone(openpi: Open) -> None:
+    model = Compiling()
+    sections = {"response_tracking": {"disconnect_timeout_s": 0.01}, "scheduling": {"request_ttl_ms": 60_000.0}}
+    async with openpi(model, sections) as (server, gateway):
+        refused = refusals(server, 1)
+        robots = [asyncio.create_task(asked(gateway.address, number)) for number in range(3)]
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(refused.wait(), 0.05)  # five times the silence after which a client is forgotten
         model.leave.set()
         assert await asyncio.wait_for(asyncio.gather(*robots), 20) == [[n, n] for n in range(3)]
 
