@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 from unittest.mock import patch
 
@@ -170,6 +171,10 @@ def test_a_request_cannot_be_answered_twice(make_request: MakeRequest) -> None:
 class EngineMachine(RuleBasedStateMachine):
     """Random events; at the end everything that was offered has ended exactly once."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._patches = ExitStack()
+
     @initialize(
         strategy=st.sampled_from(STRATEGIES),
         overflow=st.sampled_from(["drop_oldest", "reject_newest"]),
@@ -179,8 +184,7 @@ class EngineMachine(RuleBasedStateMachine):
     )
     def begin(self, strategy: str, overflow: str, size: int, inflight: int, rows: int) -> None:
         self.now = 1000.0
-        self._clock = patch.object(time, "monotonic", side_effect=lambda: self.now)
-        self._clock.start()
+        self._patches.enter_context(patch.object(time, "monotonic", side_effect=lambda: self.now))
         self.size, self.inflight, self.rows = size, inflight, rows
         self.options: dict[str, Any] = {"max_queue_size": size, "overflow_policy": overflow, "request_ttl_ms": 500}
         self.engine = make_engine(inflight, rows, strategy=strategy, **self.options)
@@ -190,13 +194,13 @@ class EngineMachine(RuleBasedStateMachine):
         self.retried = 0
 
     def teardown(self) -> None:
-        if not hasattr(self, "engine"):
-            return
-        self.engine.clear("the end", "end", self.now)
-        self._collect()
-        while self.running:
-            self._finish(self.running.pop(), fails=False)
-        self._clock.stop()
+        with self._patches:  # which ends also where the beginning was cut short
+            if not hasattr(self, "engine"):
+                return
+            self.engine.clear("the end", "end", self.now)
+            self._collect()
+            while self.running:
+                self._finish(self.running.pop(), fails=False)
         assert all(request.over for request in self.offered)
         assert all(self.ends[id(request)] == 1 for request in self.offered)
         assert self.engine.waiting() == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 from unittest.mock import patch
 
@@ -154,6 +155,10 @@ def test_slo_aware_waits_for_the_latest_start_of_the_replica_that_is_offered_fir
 class ProgressMachine(RuleBasedStateMachine):
     """Random fleets, replicas and deadlines; all that is due at a moment is done in one `work`."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._patches = ExitStack()
+
     @initialize(
         strategy=st.sampled_from([*STRATEGIES, *USERS, *["slo_aware"] * 6]),
         replicas=st.integers(1, 4),
@@ -164,10 +169,8 @@ class ProgressMachine(RuleBasedStateMachine):
     )
     def begin(self, strategy: str, replicas: int, inflight: int, rows: int, shared: bool, data: Any) -> None:
         self.now = 1000.0
-        self._clock = patch.object(time, "monotonic", side_effect=lambda: self.now)
-        self._clock.start()
-        self._retry = patch.object(inferential.scheduler.engine, "RETRY_S", RETRY_S)
-        self._retry.start()
+        self._patches.enter_context(patch.object(time, "monotonic", side_effect=lambda: self.now))
+        self._patches.enter_context(patch.object(inferential.scheduler.engine, "RETRY_S", RETRY_S))
         self.strategy = strategy
         config = SchedulingConfig(request_ttl_ms=TTL_S * 1e3)
         if strategy in STRATEGIES:
@@ -188,9 +191,7 @@ class ProgressMachine(RuleBasedStateMachine):
         self.settled = True
 
     def teardown(self) -> None:
-        if hasattr(self, "engine"):
-            self._retry.stop()
-            self._clock.stop()
+        self._patches.close()  # also of a machine whose beginning was cut short
 
     def _idle(self, model: str) -> bool:
         """Whether all replicas of a model, and its device, are free."""
