@@ -27,16 +27,24 @@ from typing import Any, Self
 import numpy as np
 
 assert version("inferential") == "1.4.0"
-SIM = Path(__file__).parents[2] / "src" / "inferential" / "sim"
-if "inferential.sim" not in sys.modules:
-    # Processes of the fleet import this file first, before what they are to run is looked up.
+OURS = Path(__file__).parents[2] / "src" / "inferential"
+
+
+def lend(name: str, file: Path, *folders: Path) -> None:
+    """Gives the released package a module of this one that it does not have: the robots, and what they import."""
+    if name in sys.modules:
+        return  # processes of the fleet import this file first, before what they are to run is looked up
     spec = importlib.util.spec_from_file_location(
-        "inferential.sim", SIM / "__init__.py", submodule_search_locations=[str(SIM)]
+        name, file, submodule_search_locations=list(map(str, folders)) or None
     )
     assert spec is not None
     assert spec.loader is not None
-    sys.modules["inferential.sim"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules["inferential.sim"])
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+
+
+lend("inferential.errors", OURS / "errors.py")
+lend("inferential.sim", OURS / "sim" / "__init__.py", OURS / "sim")
 
 from inferential import AsyncConnection, LocalDispatcher, Server  # noqa: E402
 from inferential.config.schema import InferentialConfig  # noqa: E402
