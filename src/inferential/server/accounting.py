@@ -108,7 +108,7 @@ class Accounting:
         if self._fleet.owner(request.client_id) != request.identity:
             return False
         request.serve_interval_ms = self._shares.interval_ms(request.client_id, request.model_id)
-        if request.serve_interval_ms:
+        if request.serve_interval_ms and not incoming.renews:
             request.pace_s = self._shares.pace_s(request.client_id, request.model_id)
         self._arrivals.append(incoming)
         return True
@@ -157,7 +157,8 @@ class Accounting:
             request.chunk = self._chunk_of(incoming)
         self._shares.note(client_id, model_id, self._weight_of(request))
         request.serve_interval_ms = self._shares.interval_ms(client_id, model_id)
-        if request.serve_interval_ms:
+        # A robot that is asked for newer observations sends several for each answer, and floods nothing by that.
+        if request.serve_interval_ms and not incoming.renews:
             request.pace_s = self._shares.pace_s(client_id, model_id)
         self._fleet.responses.on_request(client_id, request.response_id, model_id, now)
         self._recorder.observed(request, incoming.staleness_ms, update.learned_cadence_s, update.cadence_deviation_s)

@@ -61,6 +61,7 @@ class EventPump:
         self._idle = asyncio.Event()
         self._running = False
         self._continues = False  # `_continue` is scheduled
+        self._renewing: set[int] = set()  # connections of robots that are asked for newer observations
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0  # in the loop's time
 
@@ -70,7 +71,14 @@ class EventPump:
         """Receives from now on, and runs model calls by this executor."""
         self._executor = executor
         self._running = True
-        self._transport.watch(self._on_readable, self.on_closed, self._engine.waits)
+        self._transport.watch(self._on_readable, self.on_closed, self._may_park)
+
+    def _may_park(self, connection: int) -> bool:
+        """Returns whether a connection may be read later, as its requests wait.
+
+        What a robot sends while it waits because it was asked for a newer observation is wanted at once.
+        """
+        return connection not in self._renewing and self._engine.waits(connection)
 
     @property
     def timer_set(self) -> bool:
@@ -153,6 +161,7 @@ class EventPump:
 
     def on_closed(self, connection: int) -> None:
         """Ends the waiting requests of a connection that has ended."""
+        self._renewing.discard(connection)
         if not self._running:
             return
         self._engine.connection_gone(connection, time.monotonic())
@@ -184,12 +193,14 @@ class EventPump:
         if refusal is not None:
             self._egress.refuse(request, refusal)
             return
+        if incoming.renews:
+            self._renewing.add(request.connection)
         if self._engine.can_bypass(request) and self._accounting.defer(incoming):
             self._engine.stage(request)
             return
         self._accounting.arrived(incoming)
         self._engine.offer(request, request.received_at)
-        if request.takes_latest and request.connection > 0:
+        if request.takes_latest and request.connection > 0 and not incoming.renews:
             self._transport.prefer_newest(request.connection)
         self._send_refusals()
 
