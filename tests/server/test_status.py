@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 import numpy as np
+import pytest
 from tests.server.conftest import Gate, Serve, echo
 
 from inferential import InferenceRequest, LocalDispatcher, Server
@@ -70,3 +72,20 @@ def test_the_history_of_calls_is_bounded() -> None:
 
 def test_a_server_that_does_not_run_has_no_connected_robots() -> None:
     assert Server(dispatcher=LocalDispatcher({})).connected_robots == []
+
+
+@pytest.mark.parametrize("renews", [True, False])
+async def test_a_robot_that_is_asked_for_newer_observations_is_not_parked_while_it_waits(
+    serve: Serve, connect: Any, gate: Gate, renews: bool
+) -> None:
+    async with serve({"m": gate}) as server:
+        model = connect(server, "arm").model("m")
+        parked = 0
+        for number in range(8):
+            await model.observe(state=STATE, renews=renews)
+            if number == 0:
+                await gate.wait_entered()
+            await asyncio.sleep(0.01)
+            parked = max(parked, server.status().sizes["connections_parked"])
+        gate.let(10)
+        assert parked == (not renews)
