@@ -165,11 +165,6 @@ class InProcessReplica:
         self._on_change()
 
 
-def _way_of(form: Method, runs_inline: bool, ways: tuple[Any, Any, Any]) -> Any:
-    """Returns which of three ways runs a method: awaited, inline, or in a thread."""
-    return ways[0] if is_async(form) else ways[1] if runs_inline else ways[2]
-
-
 def _run_rows(form: Method, outcomes: list[Any], rows: Sequence[Observation]) -> float:
     """Runs rows one after another, in a thread; returns how many seconds they took."""
     began = time.perf_counter()
