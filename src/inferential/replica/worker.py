@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from inferential.errors import InvalidObservation
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.images import ImageError
 from inferential.replica.inbox import INBOX_AT, InboxView
@@ -248,6 +249,10 @@ class Worker:
                     results = rows_of(results, count)
                 if len(results) != count:
                     raise ValueError(f"the model gave {len(results)} results for {count} observations")
+            except InvalidObservation as error:
+                if count > 1:  # which one's, each alone will tell
+                    return self._failure(error)
+                results = [error]
             except BaseException as error:
                 return self._failure(error)
             self._note(began, count)
@@ -269,6 +274,8 @@ class Worker:
             try:
                 assert self._single is not None
                 result = self._call(self._single, row)
+            except InvalidObservation as error:
+                parts += (write_refusal("INVALID_OBSERVATION", error.reason), b"")
             except BaseException as error:
                 parts += (write_refusal("MODEL_FAILED", self._failure(error)), b"")
             else:
@@ -290,6 +297,8 @@ class Worker:
             if isinstance(outcome, Exception):
                 raise outcome
             return self._writer.values(as_values(outcome))
+        except InvalidObservation as error:
+            return write_refusal("INVALID_OBSERVATION", error.reason), b""
         except Exception as error:  # a result that the wire cannot carry, or that is not what it seems, fails alone
             return write_refusal("MODEL_FAILED", f"{type(error).__name__}: {error}"), b""
 
