@@ -89,6 +89,21 @@ class Mailbox:
             return None
         return self._kept.pop(request_id)
 
+    def reset(self) -> list[int]:
+        """Drops what is unread, and the outcomes of all open requests, whose ids it returns.
+
+        Those that were opened with `keep` end in RequestSuperseded.
+        """
+        dropped = list(self.open)
+        self.unread.clear()
+        for request_id in dropped:
+            if request_id in self._kept:
+                model_id = self.handle.model_id
+                error = RequestSuperseded("a new episode was begun", request_id=request_id, model_id=model_id)
+                self.deliver(request_id, error)
+        self.open.clear()
+        return dropped
+
     def abandon(self, request_id: int) -> None:
         """Forgets a request; its outcome will count as unmatched."""
         self._kept.pop(request_id, None)

@@ -153,6 +153,12 @@ class Connection(ModelFactory["Model"]):
         with self._lock:
             return self._send(mailbox, content, hints, now, timestamp_ns, keep=False)
 
+    def _reset(self, model_id: str) -> None:
+        with self._lock:
+            self._check_open()
+            self._session.reset(model_id)
+            self._notify()
+
     def _get_result(self, mailbox: Mailbox, timeout_ms: float) -> Result | None:
         deadline = time.monotonic() + timeout_s_of(timeout_ms)
         with self._lock:
