@@ -344,9 +344,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
 
     def _needed_s(self, request: InferenceRequest) -> float:
         """Returns how many seconds before its deadline a request must begin on an idle replica."""
-        return min(
-            slot.profile.high(self._wanted(request, slot)) for slot in self._availability.slots(request.pool)
-        )
+        return min(slot.profile.high(self._wanted(request, slot)) for slot in self._availability.slots(request.pool))
 
     def _wanted(self, request: InferenceRequest, slot: ReplicaSlot) -> int:
         """Returns the batch size that must fit before its deadline: the needed one, or what half of its time allows."""
