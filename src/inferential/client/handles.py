@@ -173,6 +173,9 @@ class AsyncModel:
         hints = {"urgency": urgency, "steps_remaining": steps_remaining, "priority": priority}
         return await self._connection._infer(self._mailbox, values, hints, timeout_ms)
 
+    def never_wait(self) -> None:
+        """Does nothing: `observe` never waits. For code that works with handles of both kinds."""
+
     async def reset(self) -> None:
         """Begins a new episode, as `Model.reset`."""
         self._connection._reset(self._model_id)

@@ -31,6 +31,8 @@ class Mailbox:
         self.open: OrderedDict[int, float] = OrderedDict()
         self.reference: ref[Mailbox] = ref(self)  # one for all requests
         self.unsent_id = 0
+        self.waits = True
+        """Whether `observe` may wait until it is connected, or until there is room in the socket."""
         self.serve_interval_ms: float = 0.0
         self.unread: deque[tuple[int, Outcome]] = deque()
         """What `take` returns, the newest last."""

@@ -114,6 +114,10 @@ class Model:
         hints = {"urgency": urgency, "steps_remaining": steps_remaining, "priority": priority}
         return self._connection._infer(self._mailbox, values, hints, timeout_ms)
 
+    def never_wait(self) -> None:
+        """Makes `observe` of this handle wait for nothing, the first time neither: for control loops."""
+        self._mailbox.waits = False
+
     def reset(self) -> None:
         """Begins a new episode: no answer to an observation made before is returned from here on.
 
