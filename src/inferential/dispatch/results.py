@@ -22,7 +22,7 @@ from inferential.proto.structure import STRUCTURE_KEY
 from inferential.replica.values import as_values
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
 
-logger = logging.getLogger("inferential.dispatch")
+logger: logging.Logger = logging.getLogger("inferential.dispatch")
 
 _LOG_EVERY_S = 1.0
 _PACKAGE = str(Path(__file__).parents[1])

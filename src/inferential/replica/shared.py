@@ -146,7 +146,7 @@ class ServersMemory:
             raise
         token = secrets.token_hex(_TOKEN_BYTES // 2)
         mapped[:_TOKEN_BYTES] = token.encode()
-        self.offer = Offer(os.getpid(), self._fd, token)
+        self.offer: Offer = Offer(os.getpid(), self._fd, token)
         self._map = mapped
         self._bytes = np.frombuffer(mapped, np.uint8)
         self._places = Places(_PAGE, SIZE_BYTES)
@@ -222,7 +222,7 @@ class ReplicasMemory:
             self._map = mmap.mmap(fd, SIZE_BYTES)
         except ValueError as error:
             raise OSError(str(error)) from error
-        self.token = self._map[:_TOKEN_BYTES].decode("ascii", "replace")
+        self.token: str = self._map[:_TOKEN_BYTES].decode("ascii", "replace")
         self._freed: deque[int] = deque()  # filled by whatever thread lets go last
 
     def mark(self, call: int, row: int) -> None:

@@ -25,7 +25,7 @@ from inferential.zmtp import ConnectionEnded, ProtocolError, Stream
 from inferential.zmtp.handshake import HandshakeError
 from inferential.zmtp.reader import Allocate
 
-logger = logging.getLogger("inferential.transport")
+logger: logging.Logger = logging.getLogger("inferential.transport")
 
 HANDSHAKE_S = 10.0
 """Connections that have not finished the handshake after so many seconds are closed."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 GONE = "the client is gone"
 """The objection to requests of a connection that has ended."""
 
-logger = logging.getLogger("inferential.transport")
+logger: logging.Logger = logging.getLogger("inferential.transport")
 
 _POLL_AT_ONCE = 32  # connections that are read between two messages, at most
 _POLL_AFTER = 16  # messages returned between two polls of all connections
@@ -67,7 +67,7 @@ class RouterSocket:
         except OSError as error:
             reason = error.strerror or str(error)
             raise OSError(error.errno, f"transport.bind: cannot listen on {config.bind!r}: {reason}") from error
-        self.address = self._listener.address
+        self.address: str = self._listener.address
         self._send_hwm = config.send_hwm
         self._max_frame_bytes = max_message_bytes
         # One descriptor for the event loop, however many clients are connected: all messages that have arrived are read

@@ -101,13 +101,13 @@ class Stream:
         self._message = message
         self._command = command
         self._unsent: deque[tuple[memoryview, bool]] = deque()  # a buffer, and whether a message ends with it
-        self.unsent = 0
+        self.unsent: int = 0
         """Messages that are not completely handed to the system yet."""
         self.peer: Ready | None = None
         """The peer's socket type, identity and key; None until the handshake is complete."""
-        self.alive = True
+        self.alive: bool = True
         """Whether since the last `ping` something was received, or unsent data could be sent."""
-        self.drained = False
+        self.drained: bool = False
         self._send([self._handshake.greeting()])
 
     def fileno(self) -> int:

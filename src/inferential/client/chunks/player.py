@@ -112,8 +112,8 @@ class Player:
             raise ValueError(f"quantile: expected a number above 0 and at most 1, got {quantile!r}")
         if rtc and merge != "replace":
             raise ValueError(f"merge: with rtc the policy itself makes chunks agree; expected 'replace', got {merge!r}")
-        self.period_s = 1 / control_rate_hz
-        self.stats = ChunkStats()
+        self.period_s: float = 1 / control_rate_hz
+        self.stats: ChunkStats = ChunkStats()
         self._merge = merge
         self._plan = new_plan(merge)
         self._version = ""

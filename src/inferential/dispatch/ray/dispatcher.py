@@ -31,7 +31,7 @@ from inferential.replica.registry import REGISTER_EVERY_S, Listed, registry
 from inferential.scheduler.request import InferenceRequest
 from inferential.transport.memory import raise_mmap_threshold
 
-logger = logging.getLogger("inferential.ray")
+logger: logging.Logger = logging.getLogger("inferential.ray")
 
 _LOOK_EVERY_S = 0.5  # at what Serve runs; endpoints tell of themselves at once
 _AGAIN_S = 1.0

@@ -33,7 +33,7 @@ from inferential.replica.wire import (
 from inferential.replica.zmq_socket import WatchedSocket
 from inferential.scheduler.request import InferenceRequest
 
-logger = logging.getLogger("inferential.ray")
+logger: logging.Logger = logging.getLogger("inferential.ray")
 
 _RECONNECT_MS = 100
 
