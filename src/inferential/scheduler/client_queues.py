@@ -86,7 +86,7 @@ class ClientQueues:
         self._order.bind(self._availability)
 
     def __len__(self) -> int:
-        return len(self._ages)
+        return len(self._ranks)  # one table further than `_ages` is, and `work` asks for every request
 
     def sizes(self) -> dict[str, int]:
         """Returns the number of rows in each table; all are 0 where nothing waits."""
