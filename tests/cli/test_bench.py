@@ -69,12 +69,12 @@ def test_an_observation_is_read_as_that_of_a_call(run: Any, served: tuple[str, s
     assert result["payload_bytes"] == 2 * 3 * 3 + 8
 
 
-def test_ctrl_c_ends_it_with_the_figures_so_far(served: tuple[str, str], start: Start) -> None:
-    process = start("bench", served[0], "arm", "state=1", "--rate", "50", "--seconds", "600", "--json")
+def test_ctrl_c_ends_it_with_the_figures_so_far(served_anew: tuple[str, str], start: Start) -> None:
+    process = start("bench", served_anew[0], "arm", "state=1", "--rate", "50", "--seconds", "600", "--json")
     answered = 0
     while answered < 600:  # more than those of the warm-up
         assert process.poll() is None
-        with urllib.request.urlopen(f"{served[1]}/api/status") as response:
+        with urllib.request.urlopen(f"{served_anew[1]}/api/status") as response:
             clients = json.load(response)["clients"]
         answered = sum(use["answered"] for client in clients for use in client["models"])
     process.send_signal(signal.SIGINT)
@@ -103,8 +103,8 @@ def test_on_a_terminal_there_is_a_bar_meanwhile(served: tuple[str, str]) -> None
     assert out.startswith(b"3 robots")
 
 
-def test_where_nothing_is_answered_the_exit_code_is_1(run: Any, served: tuple[str, str]) -> None:
-    ran = run("bench", served[0], "once", "state=1", "--json", *SHORT)
+def test_where_nothing_is_answered_the_exit_code_is_1(run: Any, served_anew: tuple[str, str]) -> None:
+    ran = run("bench", served_anew[0], "once", "state=1", "--json", *SHORT)
     assert ran.code == 1
     assert ran.json["refused"] == {"ModelFailed": ran.json["sent"] - ran.json["superseded"]}
     assert ran.json["round_trip_ms"] is None
