@@ -180,7 +180,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]
     (folder / "policies.py").write_text(POLICIES)
     env = {name: value for name, value in os.environ.items() if not name.upper().startswith("INFERENTIAL_")}
     command = [sys.executable, "-m", "inferential.cli.main", *_SERVE]
-    # Nobody reads what it logs: a pipe would fill up.
+    # What it logs is not read: a pipe would fill up.
     with subprocess.Popen(
         command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:

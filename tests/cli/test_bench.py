@@ -138,7 +138,7 @@ def test_what_is_wrong_is_one_line_before_any_load(
 
 
 def test_where_no_server_is_that_is_said(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_module, "_FIRST_ANSWER_MS", 50.0)
+    monkeypatch.setattr(bench_module, "FIRST_ANSWER_MS", 50.0)
     ran = run("bench", "127.0.0.1:1", "arm", "state=1")
     assert ran.code == 2
     assert "no answer from 127.0.0.1:1 within 0.05 s: Connection refused" in ran.err
@@ -152,7 +152,7 @@ def test_an_invalid_address_is_an_error(run: Any) -> None:
     ("text", "size"), [("64", 64), ("1.5kB", 1500), ("1 MB", 10**6), ("2KiB", 2048), ("256MiB", 2**28)]
 )
 def test_sizes_have_units(text: str, size: int) -> None:
-    assert bench_module._bytes(text) == size
+    assert bench_module.parse_size(text) == size
 
 
 LOAD = Load("localhost:5555", "arm", {"state": np.zeros(2)}, 1, 100.0, 2.0, 50.0)
@@ -173,7 +173,7 @@ def test_rows_in_a_batch_are_those_of_a_call() -> None:
 def test_a_load_that_is_late_itself_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
     for late_ms in (1.0, 3.0):
         tally = Tally(sent=1, unanswered=1, slip_ms=array("d", [late_ms]))
-        bench_module._show(LOAD, figures(LOAD, tally, 2.0))
+        bench_module.show(LOAD, figures(LOAD, tally, 2.0))
         assert ("warning: this machine was late itself" in capsys.readouterr().out) == (late_ms > 2)
 
 
@@ -187,4 +187,4 @@ async def test_it_runs_where_the_event_loop_knows_no_signals(monkeypatch: pytest
         async def run(self) -> None: ...
 
     monkeypatch.setattr(asyncio.get_running_loop(), "add_signal_handler", unknown)
-    assert await bench_module._driven(Done(), None) == 1.5  # type: ignore[arg-type]
+    assert await bench_module.driven(Done(), None) == 1.5  # type: ignore[arg-type]

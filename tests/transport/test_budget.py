@@ -62,7 +62,6 @@ async def test_a_half_sent_frame_counts_and_ends_its_connection_when_it_does_not
 
 
 async def test_all_connections_together_hold_no_more_than_the_total(transport: ZmqTransport) -> None:
-    transport._budget._total = 2 * LIMIT + 1
     robots = [
         call(transport, p.greeting() + p.ready(b"DEALER", b"%d" % number) + half(LIMIT, 5000)) for number in range(4)
     ]

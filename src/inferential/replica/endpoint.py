@@ -159,6 +159,11 @@ class Endpoint:
         self._allowed.keys = {public_key.encode()}
 
     @property
+    def server_count(self) -> int:
+        """How many servers are connected."""
+        return len(self._servers)
+
+    @property
     def load(self) -> float:
         """Rows that run or wait here, and those that wait for this replica on the servers."""
         servers = list(self._servers.values())

@@ -58,6 +58,9 @@ class Places:
         self._free: list[tuple[int, int]] = [(begin, end)]  # in order, none beside another
         self._taken: dict[int, int] = {}
 
+    def __len__(self) -> int:
+        return len(self._taken)
+
     def take(self, length: int) -> int | None:
         """The offset of so many bytes; None where there is no room for them."""
         size = -(-length // _PAGE) * _PAGE
@@ -170,6 +173,11 @@ class ServersMemory:
     def fd(self) -> int:
         """The descriptor, for a process that inherits it."""
         return self._fd
+
+    @property
+    def taken(self) -> int:
+        """How many payloads lie there that a replica still reads."""
+        return len(self._places)
 
     def marked(self) -> tuple[int, int]:
         """Returns the number of the call and of the row that the replica began last; 0 for a call: none."""

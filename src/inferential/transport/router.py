@@ -37,7 +37,8 @@ GONE = "the client is gone"
 logger: logging.Logger = logging.getLogger("inferential.transport")
 
 _POLL_AT_ONCE = 32  # connections that are read between two messages, at most
-_POLL_AFTER = 16  # messages returned between two polls of all connections
+POLL_AFTER = 16
+"""Messages that are returned between two polls of all connections."""
 _MAX_DIRECT_READS = 16  # reads from an only client between two polls of all connections
 _MAX_CATCH_UP_READS = 1  # in one turn, of a connection whose newest message is looked for
 
@@ -133,7 +134,7 @@ class RouterSocket:
         if not self._ready and self._returned and not self._more:
             self._returned = 0
             return None  # a message that has arrived since makes the poller readable again
-        if not self._ready or self._returned >= _POLL_AFTER:
+        if not self._ready or self._returned >= POLL_AFTER:
             self._poll()
         while self._ready:
             client = self._ready.popleft()

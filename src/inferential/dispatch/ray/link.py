@@ -85,6 +85,11 @@ class Link:
         socket.connect(address)
 
     @property
+    def shared_payloads(self) -> int | None:
+        """How many payloads lie in shared memory now; None where the replica is sent all of them."""
+        return self._memory.taken if self._memory is not None and self._shares else None
+
+    @property
     def up(self) -> bool:
         """Whether it takes calls."""
         return self.greeting is not None
