@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import select
 import socket
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -25,13 +24,18 @@ def read_exactly(end: socket.socket, size: int) -> bytes:
 
 def fill(fd: int) -> int:
     """Writes to a socket until the system takes no more; returns the number of bytes, which the other end must skip."""
-    filler, room, count = socket.socket(fileno=os.dup(fd)), select.poll(), 0
-    with filler:
+    count = 0
+    with socket.socket(fileno=os.dup(fd)) as filler:
         filler.setblocking(False)
-        room.register(filler, select.POLLOUT)
-        while room.poll(20):  # what the other end's system has taken makes room again
-            with contextlib.suppress(BlockingIOError):
-                count += filler.send(bytes(1_000_000))
+        for size in (1_000_000, 100, 1):  # a little may fit where much does not
+            full = 0
+            while full < 3:  # what the other end's system takes meanwhile makes room again
+                try:
+                    count += filler.send(bytes(size))
+                    full = 0
+                except BlockingIOError:
+                    full += 1
+                    time.sleep(0.005)
     return count
 
 
