@@ -8,6 +8,7 @@ OLDEST := .venv-oldest
 EXTRAS := edge demo otel bfloat16 lerobot
 COVERED ?= 85
 TYPED ?= 100
+JOBS ?= 2
 NEW_ENOUGH = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Inferential needs Python >= 3.11; try make PYTHON=python3.12")'
 
 .PHONY: demo test test-oldest coverage lint types bench bench-check bench-schedulers fuzz soak docs proto clean setup
@@ -15,8 +16,8 @@ NEW_ENOUGH = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and 
 demo: $(DEMO_READY)  ## a fleet of simulated robots, driven in real time; with ARGS='--http 8080' on the live page too
 	$(BIN)/inferential demo $(ARGS)
 
-test: lint  ## lint, types, import rules, then every test
-	$(BIN)/python -m pytest $(ARGS)
+test: lint  ## lint, types, import rules, then every test, in JOBS processes
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
 
 test-oldest: $(OLDEST)/.ready  ## the tests with the oldest packages that pyproject.toml allows; Ray and the docs apart
 	$(OLDEST)/bin/python -m pytest -m 'not peer' --ignore tests/dispatch/ray --ignore tests/docs $(ARGS)
