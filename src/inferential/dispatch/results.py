@@ -55,7 +55,7 @@ class ResultWriter:
                 outcome = error
         refusal = _refusal(request.model_id, outcome)
         if refusal.kind is RefusalKind.MODEL_FAILED:
-            self._note(request.model_id, latency_ms, refusal.reason)
+            self._note(request.pool, latency_ms, refusal.reason)
             self._log(request, refusal.reason, outcome)
         return DispatchResult(request, latency_ms, refusal=refusal)
 
@@ -86,7 +86,7 @@ class ResultWriter:
             serve_interval_ms=request.serve_interval_ms,
             model_version=model_version,
         )
-        self._note(request.model_id, latency_ms, None)
+        self._note(request.pool, latency_ms, None)
         return DispatchResult(request, latency_ms, response_id, envelope, payload, values)
 
     def _note(self, model_id: str, latency_ms: float, error: str | None) -> None:
@@ -97,7 +97,7 @@ class ResultWriter:
 
     def _log(self, request: InferenceRequest, reason: str, error: Exception) -> None:
         """Logs a model's failure, at most once a second: a broken model may fail with every request."""
-        model_id, now = request.model_id, time.monotonic()
+        model_id, now = request.pool, time.monotonic()
         logged_at, unlogged = self._logged.get(model_id, (-math.inf, 0))
         if now - logged_at < _LOG_EVERY_S:
             self._logged[model_id] = logged_at, unlogged + 1
