@@ -330,6 +330,11 @@ class Player:
         self._asked_step, self._asked_at, self._renews = self._step, now, False
         self.stats.asked += 1
 
+    @property
+    def open_requests(self) -> int:
+        """How many requests for chunks may still be answered, those that are given up as lost included."""
+        return len(self._in_flight) + len(self._lost)
+
     def delay_steps(self) -> int:
         """Returns the control steps that a round trip may take, by the quantile; 0 before the first."""
         return self._steps_of(self._trips.quantile(self._quantile))
