@@ -19,10 +19,11 @@ from inferential.observation.slots import ObservationError
 from inferential.proto import PROTOCOL_VERSION
 from inferential.proto.messages import ResponseTiming, write_response
 from inferential.proto.structure import STRUCTURE_KEY
+from inferential.replica.failures import words_of
 from inferential.replica.values import as_values
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
 
-logger = logging.getLogger("inferential.dispatch")
+logger: logging.Logger = logging.getLogger("inferential.dispatch")
 
 _LOG_EVERY_S = 1.0
 _PACKAGE = str(Path(__file__).parents[1])
@@ -139,4 +140,4 @@ def _refusal(model_id: str, error: Exception) -> Refusal:
         return Refusal(RefusalKind.INVALID_OBSERVATION, error.reason, cause)
     if isinstance(error, RemoteModelError):
         return Refusal(RefusalKind.MODEL_FAILED, str(error), error.cause)
-    return Refusal(RefusalKind.MODEL_FAILED, f"{type(error).__name__}: {error}", type(error).__name__)
+    return Refusal(RefusalKind.MODEL_FAILED, words_of(error), type(error).__name__)
