@@ -122,6 +122,8 @@ class Player:
         self._stop_action = stop_action
         self._rtc = rtc
         self._horizon = execution_horizon
+        self.suggested_horizon: int | None = None
+        """As the server suggests it of the newest chunk; it goes before `execution_horizon`."""
         self._quantile = quantile
         self._follow_rate = follow_rate
         self._on_starved = on_starved
@@ -211,7 +213,8 @@ class Player:
             return False
         if self._many:
             return True
-        return self._horizon is not None and self._step - self._chunk_step >= self._horizon - self.delay_steps()
+        horizon = self._horizon if self.suggested_horizon is None else self.suggested_horizon
+        return horizon is not None and self._step - self._chunk_step >= horizon - self.delay_steps()
 
     def rtc_values(self) -> dict[str, Array]:
         """Returns what is sent with the observation for real-time chunking; {} without."""

@@ -26,6 +26,7 @@ Act = Callable[[Array | None], object]
 """Takes an action [action_dim], None before the first chunk."""
 
 _CHUNK_KEYS = ("actions", "action")
+_CONFIDENCE_KEY = "confidence"  # of the model in its chunk, not a chunk
 
 
 ModelT = TypeVar("ModelT", Model, AsyncModel)
@@ -51,6 +52,7 @@ class _Runtime(Generic[ModelT]):
         on_error: Callable[[InferenceError], None] | None = None,
         refresh_ms: float | None = None,
         renew: bool = True,
+        follow_horizon: bool = True,
     ) -> None:
         self._player = Player(
             control_rate_hz,
@@ -65,6 +67,7 @@ class _Runtime(Generic[ModelT]):
             refresh_ms,
         )
         self._renew = renew
+        self._follow_horizon = follow_horizon
         self._model: ModelT = model
         self._key = key
         self._on_error = on_error
@@ -75,6 +78,8 @@ class _Runtime(Generic[ModelT]):
         return self._player.stats
 
     def _take(self, result: Result, now: float) -> None:
+        if self._follow_horizon:
+            self._player.suggested_horizon = result.execution_horizon
         self._player.answered(result.request_id, chunk_of(result, self._key), now, result.model_version)
 
     def _note_error(self, error: InferenceError) -> None:
@@ -125,6 +130,8 @@ class ChunkRuntime(_Runtime[Model]):
         refresh_ms: makes an observation anew that no answer came to for so long; it takes the place of one that
             waits on the server. None: only where the server asks for it.
         renew: makes an observation anew where the server asks for it, since few actions of its chunk would be left.
+        follow_horizon: plays as many actions of a chunk as the server suggests (`Result.execution_horizon`), whatever
+            `execution_horizon` says, unless that would starve the robot.
         on_error: called with the error of each failed request; the next step may send an observation again.
 
     Raises:
@@ -233,8 +240,9 @@ def chunk_of(result: Mapping[str, Any], key: str | None = None) -> Array:
     arrays = {name: value for name, value in result.items() if isinstance(value, np.ndarray)}
     if key is None:
         key = next((name for name in _CHUNK_KEYS if name in arrays), None)
-        if key is None and len(arrays) == 1:
-            key = next(iter(arrays))
+        others = arrays.keys() - {_CONFIDENCE_KEY}
+        if key is None and len(others) == 1:
+            (key,) = others
     if key not in arrays:
         wanted = "'actions' or 'action'" if key is None else repr(key)
         raise TypeError(f"result: expected an action chunk at {wanted}, got arrays at: {', '.join(arrays) or 'none'}")
