@@ -58,7 +58,7 @@ class ResultWriter:
                 outcome = error
         refusal = _refusal(request.model_id, outcome)
         if refusal.kind is RefusalKind.MODEL_FAILED:
-            self._note(request.model_id, latency_ms, refusal.reason)
+            self._note(request.pool, latency_ms, refusal.reason)
             self._log(request, refusal.reason, outcome)
         return DispatchResult(request, latency_ms, refusal=refusal)
 
@@ -90,7 +90,7 @@ class ResultWriter:
             model_version=model_version,
             execution_horizon=0 if request.steps_remaining is None else _horizon(request, values, now),
         )
-        self._note(request.model_id, latency_ms, None)
+        self._note(request.pool, latency_ms, None)
         return DispatchResult(request, latency_ms, response_id, envelope, payload, values)
 
     def _note(self, model_id: str, latency_ms: float, error: str | None) -> None:
@@ -101,7 +101,7 @@ class ResultWriter:
 
     def _log(self, request: InferenceRequest, reason: str, error: Exception) -> None:
         """Logs a model's failure, at most once a second: a broken model may fail with every request."""
-        model_id, now = request.model_id, time.monotonic()
+        model_id, now = request.pool, time.monotonic()
         logged_at, unlogged = self._logged.get(model_id, (-math.inf, 0))
         if now - logged_at < _LOG_EVERY_S:
             self._logged[model_id] = logged_at, unlogged + 1

@@ -135,6 +135,8 @@ class InferenceRequest:
             its share; 0: no such limit.
         late: whether it is still served where it cannot be in time, after all that can, or refused at once.
         chunk: what an answer adds to a robot that plays chunks; None: not known.
+        pool: which replicas may run it, see `models`: those of one version of its model; the model id where that has no
+            versions. What is called a model in this package, in capacities, profiles and backends is such a pool.
         waiting_since: since when it waits in its own right; later than `received_at` where an older
             request of the same client and model stood before it.
         dispatched_at: when it was last handed to its model.
@@ -172,6 +174,7 @@ class InferenceRequest:
     pace_s: float = 0.0
     control_period_s: float | None = None
     chunk: ChunkTime | None = None
+    pool: str = ""
     waiting_since: float = field(default=float("nan"), repr=False)
     dispatched_at: float = field(default=0.0, repr=False)
     inference_ms: float = field(default=0.0, repr=False)
@@ -180,6 +183,8 @@ class InferenceRequest:
     refusal: Refusal | None = None
 
     def __post_init__(self) -> None:
+        if not self.pool:
+            self.pool = self.model_id
         if self.waiting_since != self.waiting_since:  # NaN: not given
             self.waiting_since = self.received_at
         if self.deadline != self.deadline:
