@@ -19,6 +19,7 @@ from inferential.observation.slots import ObservationError
 from inferential.proto import PROTOCOL_VERSION
 from inferential.proto.messages import ResponseTiming, write_response
 from inferential.proto.structure import STRUCTURE_KEY
+from inferential.replica.failures import words_of
 from inferential.replica.values import as_values
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
 from inferential.scheduler.time.execution_horizon import execution_horizon
@@ -159,4 +160,4 @@ def _refusal(model_id: str, error: Exception) -> Refusal:
         return Refusal(RefusalKind.INVALID_OBSERVATION, error.reason, cause)
     if isinstance(error, RemoteModelError):
         return Refusal(RefusalKind.MODEL_FAILED, str(error), error.cause)
-    return Refusal(RefusalKind.MODEL_FAILED, f"{type(error).__name__}: {error}", type(error).__name__)
+    return Refusal(RefusalKind.MODEL_FAILED, words_of(error), type(error).__name__)

@@ -281,6 +281,7 @@ class Ingress:
             late=policy.late,
             connection=connection,
             control_period_s=policy.control_period_s,
+            episode=sender.episode,
         )
         return IncomingRequest(
             request,
