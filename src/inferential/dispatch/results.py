@@ -25,7 +25,7 @@ from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
 from inferential.scheduler.time.execution_horizon import execution_horizon
 from inferential.tracking.action_horizon import horizon_of
 
-logger = logging.getLogger("inferential.dispatch")
+logger: logging.Logger = logging.getLogger("inferential.dispatch")
 
 CONFIDENCE_KEY = "confidence"
 """Where a result says how far its chunk can be trusted: a number from 0 to 1, or one for each action."""
