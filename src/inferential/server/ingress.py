@@ -280,6 +280,7 @@ class Ingress:
             metadata=varying.metadata,
             late=policy.late,
             connection=connection,
+            control_period_s=policy.control_period_s,
             episode=sender.episode,
         )
         return IncomingRequest(
