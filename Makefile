@@ -24,7 +24,7 @@ test-oldest: $(OLDEST)/.ready  ## the tests with the oldest packages that pyproj
 
 coverage: $(READY)  ## lines and branches that the tests run; fails below COVERED percent
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest $(ARGS)
+	$(BIN)/python -m coverage run -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --skip-covered --sort=cover --fail-under=$(COVERED)
 
