@@ -24,8 +24,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from inferential.errors import InferentialError
+<<<<<<< HEAD
 from inferential.policies import KINDS, split_target
 from inferential.policies.files import PolicyFileError
+=======
+from inferential.replica.failures import words_of
+>>>>>>> main
 
 
 class TargetError(InferentialError):
@@ -127,7 +131,7 @@ def in_words(error: BaseException) -> str:
     """Returns type, message and place of an exception, on one line."""
     if isinstance(error, SyntaxError):
         return f"SyntaxError: {error.msg} ({error.filename}:{error.lineno})"
-    text = " ".join(f"{type(error).__name__}: {error}".split())
+    text = " ".join(words_of(error).split())
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
     if not frames or frames[-1].filename == __file__:
         return text
