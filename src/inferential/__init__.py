@@ -10,10 +10,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from inferential.errors import (
+    BatchFailed,
     InferenceError,
     InferentialError,
     InvalidObservation,
     ModelFailed,
+    ModelFailing,
+    ModelLoading,
     ObservationOutdated,
     RequestExpired,
     RequestRejected,
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncConnection",
     "AsyncModel",
+    "BatchFailed",
     "Connection",
     "InferenceError",
     "InferenceRequest",
@@ -44,7 +48,9 @@ __all__ = [
     "LocalDispatcher",
     "Model",
     "ModelFailed",
+    "ModelFailing",
     "ModelInline",
+    "ModelLoading",
     "ModelProcess",
     "ModelThread",
     "ObservationError",
