@@ -81,5 +81,12 @@ class BatchFailed(ModelFailed):
     """Another row of its call failed after a model that keeps state had begun with this one: it is not run again."""
 
 
+class InvalidChunk(InferenceError):
+    """The model answered, but a robot must not play it: not a chunk, not finite, or against its `action_spec`.
+
+    `ChunkRuntime` counts it and passes it to `on_error`; `reason` says what came and what was expected.
+    """
+
+
 def _rebuild(kind: type[InferenceError], reason: str, request_id: int, model_id: str) -> InferenceError:
     return kind(reason, request_id=request_id, model_id=model_id)

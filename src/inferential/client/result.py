@@ -46,6 +46,14 @@ class Result(dict[str, Any]):
         return self._message.serve_interval_ms
 
     @property
+    def execution_horizon(self) -> int | None:
+        """After how many actions of this chunk the next one had better follow; None where the server does not say.
+
+        It follows from the load and from the model's `confidence` in the chunk.
+        """
+        return self._message.execution_horizon or None
+
+    @property
     def model_version(self) -> str:
         """The version of the model that made the result; empty where the server does not know it."""
         return self._model_version

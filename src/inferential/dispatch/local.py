@@ -244,7 +244,9 @@ class LocalDispatcher(Dispatcher):
         models = self._models.get(model_id, ())
         for model in models:
             if model.up:
-                return await model.metadata() if isinstance(model, InProcessReplica) else model.metadata
+                if isinstance(model, InProcessReplica):
+                    return await model.metadata()
+                return {} if model.greeting is None else model.greeting.metadata
         return {}
 
     def workers(self) -> list[WorkerUse]:

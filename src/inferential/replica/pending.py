@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Generator
 from contextvars import Context
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -94,11 +93,3 @@ class Pending(Generic[T]):
         if waiter is not None:
             self._loop.call_soon(waiter[0], self, context=waiter[1])
         return True
-
-
-@dataclass(slots=True)
-class PendingRows:
-    """A call that was sent to another process: how many rows it has, and what is awaited for their outcomes."""
-
-    rows: int
-    future: Pending[list[Any]]

@@ -130,12 +130,14 @@ class RowReader:
         self._message = message
         self._known: dict[bytes, Layout] = {}
 
-    def layout(self, description: bytes) -> Layout | tuple[str, str]:
+    def layout(self, description: bytes | memoryview) -> Layout | tuple[str, str]:
         """Returns what a description says, or the name of a status and a reason where it is a refusal.
 
         Raises:
             ValueError: it is no description.
         """
+        if type(description) is not bytes:
+            description = bytes(description)
         layout = self._known.get(description)
         if layout is not None:
             return layout
@@ -179,9 +181,9 @@ def _describe(slots: Sequence[Any]) -> bytes:
 _ENCODINGS = {"raw": pb.RAW, "jpeg": pb.JPEG, "png": pb.PNG}
 
 
-def read_outcomes(reader: RowReader, frames: Sequence[bytes]) -> list[Values | Refused]:
+def read_outcomes(reader: RowReader, frames: Sequence[bytes | memoryview]) -> list[Values | Refused]:
     """Returns the rows of a result, whose frames are those of `wire.RESULT`."""
-    version = frames[2].decode()
+    version = bytes(frames[2]).decode()
     outcomes: list[Values | Refused] = []
     for at in range(3, len(frames), 2):
         layout = reader.layout(frames[at])

@@ -31,6 +31,7 @@ from inferential.scheduler.heap import LazyHeap
 from inferential.scheduler.request import (
     CLIENT_LEFT,
     DISPATCHED,
+    NEW_EPISODE,
     QUEUE_FULL,
     QUEUED,
     SUPERSEDED,
@@ -134,10 +135,14 @@ class ClientQueues:
     def offer(self, request: InferenceRequest, now: float) -> None:
         """Takes a new request, or refuses it; others may be refused for its sake."""
         queue = self._client_queues.get((request.connection or request.client_id, request.pool))
-        older = None if queue is None else queue.latest
-        if older is not None and older.client_id == request.client_id:
-            request.waiting_since, request.arrival = older.waiting_since, older.arrival
-            self._end(older, SUPERSEDED.kind, SUPERSEDED.reason, SUPERSEDED.cause, now)
+        if queue is not None:
+            older = queue.latest
+            if older is not None and older.client_id == request.client_id:
+                request.waiting_since, request.arrival = older.waiting_since, older.arrival
+                self._end(older, SUPERSEDED.kind, SUPERSEDED.reason, SUPERSEDED.cause, now)
+            if queue.episode != request.episode:
+                for former in queue.former_episodes(request):
+                    self._end(former, NEW_EPISODE.kind, NEW_EPISODE.reason, NEW_EPISODE.cause, now)
         rank = self._order.eviction_rank(request)
         if len(self._ages) >= self._max_queue_size and not self._make_room(rank, now):
             self._refuse(request, RefusalKind.REJECTED, self._full(), QUEUE_FULL)
@@ -174,6 +179,7 @@ class ClientQueues:
         self._waiting[request.pool] = self._waiting.get(request.pool, 0) + 1
         if request.takes_latest:
             queue.latest = request
+        queue.episode = request.episode
         if retried or (not queue.behind and self._has_room(queue) and not (self._not_before and self._hold(key, now))):
             self._show(request, queue, now, retried=retried)
         else:

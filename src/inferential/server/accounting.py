@@ -155,7 +155,7 @@ class Accounting:
         )
         if request.steps_remaining is not None and incoming.explicit_budget_ms is None:
             request.chunk = self._chunk_of(incoming)
-        self._shares.note(client_id, request.pool, self._weight_of(request))
+        self._shares.note(client_id, request.pool, self._weight_of(request), incoming.client_type)
         request.serve_interval_ms = self._shares.interval_ms(client_id, request.pool)
         # A robot that is asked for newer observations sends several for each answer, and floods nothing by that.
         if request.serve_interval_ms and not incoming.renews:

@@ -24,7 +24,7 @@ from inferential.server.ingress import IncomingRequest, Ingress
 from inferential.transport.messages import Received
 from inferential.transport.zmq_transport import GONE, MalformedMessage, ZmqTransport
 
-logger = logging.getLogger("inferential")
+logger: logging.Logger = logging.getLogger("inferential")
 
 _READ_SLICE_S = 0.001
 """How long messages are read in one turn of the loop, so that calls can end and answers leave."""
@@ -59,8 +59,8 @@ class EventPump:
         models: ModelManager | None = None,
     ) -> None:
         self._models = models or AllReady()
-        self.draining = False
-        self.runs = 0
+        self.draining: bool = False
+        self.runs: int = 0
         self._transport = transport
         self._ingress = ingress
         self._accounting = accounting
