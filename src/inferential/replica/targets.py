@@ -50,7 +50,7 @@ def load_target(target: str, args: Mapping[str, Any]) -> Any:
     """
     if (file := split_target(target)) is not None:
         return _from_file(*file, args)
-    found = _find(target)
+    found = find_target(target)
     if args or isinstance(found, type) or not (_is_model(found) or not callable(found)):
         found = _built(found, args)
     if not _is_model(found):
@@ -61,7 +61,7 @@ def load_target(target: str, args: Mapping[str, Any]) -> Any:
     return found
 
 
-def _find(target: str) -> Any:
+def find_target(target: str) -> Any:
     module_name, _, names = target.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
