@@ -24,12 +24,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from inferential.errors import InferentialError
-<<<<<<< HEAD
 from inferential.policies import KINDS, split_target
 from inferential.policies.files import PolicyFileError
-=======
 from inferential.replica.failures import words_of
->>>>>>> main
 
 
 class TargetError(InferentialError):
