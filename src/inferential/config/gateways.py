@@ -9,6 +9,9 @@ from pydantic import Field
 from inferential.config.section import NotNegative, Port, Positive, Secret
 from inferential.config.services import GatewayConfig
 
+ANY_MODEL = "*"
+"""In place of a model: every model."""
+
 
 class LeRobotConfig(GatewayConfig):
     """Robots that run LeRobot's `RobotClient` (gRPC, asynchronous inference)."""
@@ -49,3 +52,25 @@ class ActConfig(GatewayConfig):
     """Milliseconds between two actions of a chunk, sent where the model's answer has no dt_ms; 0: not stated."""
     timeout_ms: Positive = 120_000.0
     """How long an answer may take, a model's slow first call included; then the robot gets an error."""
+
+
+class KServeConfig(GatewayConfig):
+    """Clients of the Open Inference Protocol over HTTP (KServe's v2): tritonclient, perf_analyzer."""
+
+    title: ClassVar[str] = "KServe gateway"
+    scheme: ClassVar[str] = "http"
+
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for every interface, which wants a token."""
+    port: Port = 8203
+    """Port to listen on; 0 for a free one."""
+    model: str = Field(default="*", min_length=1)
+    """The model that its clients may ask; * for every model."""
+    token: Secret | None = None
+    """Required as Authorization: Bearer TOKEN, or its hash as sha256:HEX; none: every client is served."""
+    timeout_ms: Positive = 120_000.0
+    """How long an answer may take, a model's slow first call included; then the client gets an error."""
+
+    def purpose(self) -> str:
+        """Returns the title and the models."""
+        return f"{self.title}, {'every model' if self.model == ANY_MODEL else f'model {self.model}'}"

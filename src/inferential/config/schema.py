@@ -14,7 +14,7 @@ from inferential.config.backends import backend_options, check_scheme
 from inferential.config.clients import ClientDefaults as ClientDefaults  # names of this module for its users
 from inferential.config.clients import ClientEntry as ClientEntry
 from inferential.config.clients import ClientsConfig as ClientsConfig
-from inferential.config.gateways import ActConfig, LeRobotConfig
+from inferential.config.gateways import ActConfig, KServeConfig, LeRobotConfig
 from inferential.config.section import (
     Count,
     Effect,
@@ -29,6 +29,7 @@ from inferential.config.section import (
 from inferential.config.security import FilePath, SecurityConfig
 from inferential.config.services import GatewayConfig, HttpConfig, OtlpConfig, with_installed_gateways
 from inferential.policies import KINDS
+from inferential.policies.tensors import specs_of
 
 Target = Annotated[
     str,
@@ -131,6 +132,24 @@ class SchedulingConfig(Section):
     """Options of the strategy of that name."""
 
 
+class TensorConfig(Section):
+    """An input or output of a model, for one robot: without the axis of a batch."""
+
+    dtype: str = ""
+    """Its dtype as numpy names it, or string; any where it is empty."""
+    shape: list[Annotated[int, Field(ge=-1)]] | None = None
+    """Its sizes, -1 where one may vary; any shape where it is not given."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        specs_of({"": self.declared()}, "tensor")
+        return self
+
+    def declared(self) -> dict[str, Any]:
+        """Returns it as `policies.tensors.specs_of` takes it."""
+        return {"dtype": self.dtype, "shape": self.shape}
+
+
 class ModelConfig(Section):
     """What is known of one model."""
 
@@ -170,6 +189,10 @@ class ModelConfig(Section):
     ] = None
     """What a model runs before it answers: observations of a file, those that a function returns, or the last one that
     a robot sent. Its latencies are what the schedulers begin with."""
+    inputs: dict[str, TensorConfig] = Field(default_factory=dict)
+    """What an observation has, by key, for clients of the Open Inference Protocol; else what the model says itself."""
+    outputs: dict[str, TensorConfig] = Field(default_factory=dict)
+    """What a result has, by key, for clients of the Open Inference Protocol; else what the model says itself."""
     timeout_ms: Annotated[Positive | None, Effect.ON_RESTART] = None
     """How long a call of an openpi:// target may take, its slow first call included; 120000 where it is not set."""
     api_key: Annotated[Secret | None, Effect.ON_RESTART] = None
@@ -318,6 +341,8 @@ class GatewaysConfig(Section):
     """Robots that run LeRobot's `RobotClient`."""
     act: ActConfig | None = None
     """Robots that ask by POST /act in JSON."""
+    kserve: KServeConfig | None = None
+    """Clients of the Open Inference Protocol, as tritonclient."""
 
     @model_validator(mode="wrap")
     @classmethod
