@@ -161,8 +161,8 @@ def test_while_it_drains_robots_of_gateways_are_answered_and_readiness_says_so(s
     process = start("serve", "fleet.yaml")
     address(process)
     assert process.stdout is not None
-    gateway = process.stdout.readline().split()[3].rstrip(",")
-    page = process.stdout.readline().split()[-1]
+    announced = {line.split()[0]: line.split() for line in (process.stdout.readline(), process.stdout.readline())}
+    gateway, page = announced["openpi"][3].rstrip(","), announced["page"][-1]
     assert fetched(f"{page}/readyz") == (200, {"ready": True, "problems": []})
     with connect(gateway) as robot:
         robot.recv()
