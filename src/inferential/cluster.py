@@ -239,8 +239,10 @@ def _reachable(address: str, host: str) -> str:
     return f"tcp://{host}:{address.rpartition(':')[2]}" if _is_every_interface(address) else address
 
 
-def _binds(bind: str, count: int) -> list[str]:
+def _binds(bind: Any, count: int) -> list[str]:
     """Returns an address for each server."""
+    if not isinstance(bind, str):
+        raise ValueError("transport.bind: several servers need one tcp://HOST:PORT, got a list")
     host, _, port = bind.rpartition(":")
     if not bind.startswith("tcp://") or not port.isdecimal():
         raise ValueError(f"transport.bind: several servers need tcp://HOST:PORT, got {bind!r}")

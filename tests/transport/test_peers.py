@@ -214,14 +214,21 @@ class NoDescriptors:
         return getattr(self._real, name)
 
 
+def take_descriptors(transport: ZmqTransport, monkeypatch: pytest.MonkeyPatch, times: int) -> NoDescriptors:
+    """Lets accepting fail a number of times for want of descriptors."""
+    ((listening, security),) = transport._acceptance._sockets
+    none = NoDescriptors(listening, times)
+    monkeypatch.setattr(transport._acceptance, "_sockets", [(none, security)])
+    return none
+
+
 async def test_without_descriptors_connected_robots_are_served_and_others_accepted_later(
     transport: ZmqTransport, heard: Heard, call: Call, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     monkeypatch.setattr(acceptance, "_ACCEPT_RETRY_S", 0.01)
     there = call(hello(b"there") + message())
     await next_of(heard)
-    none = NoDescriptors(transport._listener.socket, 3)
-    monkeypatch.setattr(transport._listener, "socket", none)
+    none = take_descriptors(transport, monkeypatch, 3)
     refused = call(hello(b"refused"))
     there.say(message(b"still"))
     assert await next_of(heard) == (b"there", b"still")
@@ -238,7 +245,7 @@ async def test_an_idle_connection_gives_way_to_a_robot_when_descriptors_run_out(
     monkeypatch.setattr(acceptance, "_SETTLED_S", 0.0)
     silent = [call(), call()]
     await until(lambda: transport.sizes()["connections_handshaking"] == 2)
-    monkeypatch.setattr(transport._listener, "socket", NoDescriptors(transport._listener.socket, 1))
+    take_descriptors(transport, monkeypatch, 1)
     call(hello(b"good") + message())
     assert await next_of(heard) == (b"good", b"e")
     assert await silent[0].is_let_go()
@@ -251,10 +258,10 @@ async def test_a_robot_that_never_asked_gives_way_but_not_one_that_has_just_come
     idle, asking = call(hello(b"idle")), call(hello(b"asking") + message())
     await next_of(heard)
     await until(lambda: connections(transport) == 2)
-    monkeypatch.setattr(transport._listener, "socket", NoDescriptors(transport._listener.socket, 1))
+    take_descriptors(transport, monkeypatch, 1)
     assert await call(hello(b"refused")).is_let_go()  # the idle one has just come
     monkeypatch.setattr(acceptance, "_SETTLED_S", 0.0)
-    monkeypatch.setattr(transport._listener, "socket", NoDescriptors(transport._listener.socket._real, 1))
+    take_descriptors(transport, monkeypatch, 1)
     call(hello(b"good") + message())
     assert await next_of(heard) == (b"good", b"e")
     assert await idle.is_let_go()

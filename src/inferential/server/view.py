@@ -56,6 +56,15 @@ class ServerView:
         return self._require_run().transport.address
 
     @property
+    def addresses(self) -> list[str]:
+        """All addresses it listens on, in the order of `transport.bind`; `address` is the first.
+
+        Raises:
+            RuntimeError: it does not run.
+        """
+        return self._require_run().transport.addresses
+
+    @property
     def config(self) -> InferentialConfig:
         """The configuration in force; change it with `reconfigure`."""
         return self._core.config
