@@ -5,8 +5,11 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -32,6 +35,7 @@ _ROBOT_COLUMNS = (
 _WORDS = {"robot", "state", "model", "median ms by rows"}
 _SHRINKING = {"robot", "model", "median ms by rows"}
 """Columns that are cut with an ellipsis where the terminal is narrow; counts are always whole."""
+_WARNING_LINES = 5  # of a warning, at 80 columns
 _STYLES = {"active": "green", "overdue": "yellow", "gone": "dim"}
 
 
@@ -44,20 +48,25 @@ def top(
     token: Annotated[
         str | None, typer.Option(envvar="INFERENTIAL_TOKEN", help="The page's token, where it asks for one.")
     ] = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Certificate to trust (PEM), where the page has one of its own (https://)."),
+    ] = None,
 ) -> None:
     """Show the fleet, the models and what waits, live.
 
     Ends with Ctrl-C.
     """
+    page = _Page(url, token, certificate)
     if as_json:
-        print(json.dumps(_status(url, token)))
+        print(json.dumps(_status(page)))
         return
     console = Console()
     if once or not console.is_terminal:
-        console.print(view(_status(url, token), console.height * 10))
+        console.print(view(_status(page), console.height * 10))
         return
     with Live(console=console, screen=True, auto_refresh=False) as live:
-        for status in _stream(url, token):
+        for status in _stream(page):
             live.update(view(status, console.height), refresh=True)
     raise CliError(f"{url} ended the connection: the server has stopped")
 
@@ -71,6 +80,7 @@ def view(status: dict[str, Any], height: int) -> Group:
         f"waiting {status['waiting']}  in flight {status['in_flight']}",
         ("  draining", "yellow") if status["draining"] else "",
     )
+    warnings = [Text(f"warning: {warning}", "yellow") for warning in status.get("warnings", ())]
     models = _table(_MODEL_COLUMNS)
     for model in status["models"]:
         sizes = "  ".join(f"{size['batch_size']}: {size['median_ms']:.1f}" for size in model["latency"])
@@ -79,11 +89,11 @@ def view(status: dict[str, Any], height: int) -> Group:
         models.add_row(_name(model["model_id"]), *map(Text, map(str, counts)), _name(sizes))
     robots = _table(_ROBOT_COLUMNS)
     rows = _rows(status)
-    fit = max(height - len(status["models"]) - 7, 3)
+    fit = max(height - len(status["models"]) - 7 - _WARNING_LINES * len(warnings), 3)
     for state, cells in rows[:fit]:
         robots.add_row(_name(cells[0]), Text(state, _STYLES.get(state, "")), _name(cells[1]), *map(Text, cells[2:]))
     left = Text(f"and {len(rows) - fit} more", "dim") if len(rows) > fit else Text("")
-    return Group(head, Text(""), models, Text(""), robots, left)
+    return Group(head, *warnings, Text(""), models, Text(""), robots, left)
 
 
 def _table(columns: Sequence[str]) -> Table:
@@ -135,19 +145,28 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def _status(url: str, token: str | None) -> dict[str, Any]:
-    connection, response = _get(url, "/api/status", token)
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """Where a server's page is, and what it takes to read it."""
+
+    url: str
+    token: str | None
+    certificate: Path | None
+
+
+def _status(page: _Page) -> dict[str, Any]:
+    connection, response = _get(page, "/api/status")
     with closing(connection):
-        return _read(url, response.read())
+        return _read(page.url, response.read())
 
 
-def _stream(url: str, token: str | None) -> Iterator[dict[str, Any]]:
-    connection, response = _get(url, "/api/stream", token)
+def _stream(page: _Page) -> Iterator[dict[str, Any]]:
+    connection, response = _get(page, "/api/stream")
     with closing(connection):
         try:
             for line in response:
                 if line.startswith(b"data: "):
-                    yield _read(url, line[len(b"data: ") :])
+                    yield _read(page.url, line[len(b"data: ") :])
         except (OSError, http.client.HTTPException):
             return
 
@@ -162,22 +181,39 @@ def _read(url: str, body: bytes) -> dict[str, Any]:
     return status
 
 
-def _get(url: str, path: str, token: str | None) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-    kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
+def _trusting(certificate: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=certificate)
+    except OSError as error:
+        raise CliError(f"--certificate: {certificate}: {error.strerror or error}") from error
+
+
+def _get(page: _Page, path: str) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+    url = page.url
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         if not parts.hostname:
             raise ValueError("no host")
-        connection = kinds[parts.scheme](parts.netloc, timeout=_TIMEOUT_S)
-    except (KeyError, ValueError, http.client.InvalidURL) as error:
+        if parts.scheme not in ("http", "https"):
+            raise ValueError("another scheme")
+        connection = (
+            http.client.HTTPConnection(parts.netloc, timeout=_TIMEOUT_S)
+            if parts.scheme == "http"
+            else http.client.HTTPSConnection(parts.netloc, timeout=_TIMEOUT_S, context=_trusting(page.certificate))
+        )
+    except (ValueError, http.client.InvalidURL) as error:
         raise CliError(f"URL: expected http://HOST:PORT, got {url!r}") from error
-    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    headers = {} if page.token is None else {"Authorization": f"Bearer {page.token}"}
     try:
         connection.request("GET", parts.path.rstrip("/") + path, headers=headers)
         response = connection.getresponse()
     except (OSError, http.client.HTTPException) as error:
         connection.close()
         why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        if isinstance(error, ssl.SSLCertVerificationError):
+            raise CliError(
+                f"{url} has a certificate that is not trusted ({why}): give it with --certificate FILE"
+            ) from error
         raise CliError(f"nothing answers at {url}: {why} (a server shows its page with --http PORT)") from error
     if response.status == 200:
         return connection, response
