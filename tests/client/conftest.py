@@ -183,6 +183,9 @@ class _HandleInThreads:
     async def infer(self, *args: Any, **inputs: Any) -> Any:
         return await asyncio.to_thread(self._model.infer, *args, **inputs)
 
+    async def reset(self) -> None:
+        await asyncio.to_thread(self._model.reset)
+
 
 @pytest.fixture
 def peer() -> Iterator[Peer]:

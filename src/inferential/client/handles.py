@@ -76,6 +76,11 @@ class AsyncHandles(ModelFactory["AsyncModel"]):
         self._post(mailbox, request_id, frames)
         return request_id
 
+    def _reset(self, model_id: str) -> None:
+        self._start()
+        self._session.reset(model_id)
+        self._wake_waiters()
+
     async def _infer(
         self, mailbox: Mailbox, values: Mapping[str, Any], hints: ObservationHints, timeout_ms: float
     ) -> Result | None:
@@ -167,6 +172,13 @@ class AsyncModel:
         """Sends an observation and waits for its own response, as `Model.infer`; None after `timeout_ms`."""
         hints = {"urgency": urgency, "steps_remaining": steps_remaining, "priority": priority}
         return await self._connection._infer(self._mailbox, values, hints, timeout_ms)
+
+    def never_wait(self) -> None:
+        """Does nothing: `observe` never waits. For code that works with handles of both kinds."""
+
+    async def reset(self) -> None:
+        """Begins a new episode, as `Model.reset`."""
+        self._connection._reset(self._model_id)
 
 
 def _finish(waiter: asyncio.Future[None]) -> None:

@@ -153,6 +153,12 @@ class Connection(ModelFactory["Model"]):
         with self._lock:
             return self._send(mailbox, content, hints, now, timestamp_ns, keep=False)
 
+    def _reset(self, model_id: str) -> None:
+        with self._lock:
+            self._check_open()
+            self._session.reset(model_id)
+            self._notify()
+
     def _get_result(self, mailbox: Mailbox, timeout_ms: float) -> Result | None:
         deadline = time.monotonic() + timeout_s_of(timeout_ms)
         with self._lock:
@@ -188,22 +194,22 @@ class Connection(ModelFactory["Model"]):
         request_id, frames = self._session.observe(mailbox, content, hints, now, timestamp_ns, keep)
         # After a pause the connection may have been lost.
         ended = now >= transport.next_poll_at() and transport.pump(self._session) > 0
-        if not self._reached:
+        if not self._reached and mailbox.waits:
             self._reached = True
             ended = self._wait_until_writable(FIRST_CONNECT_MS) or ended
         ended = transport.send(self._session, mailbox, request_id, frames) or ended
         if transport.idle():
             self._was_writable = True
         else:
-            ended = self._finish_sending() or ended
+            ended = self._finish_sending(mailbox) or ended
         if ended:
             self._notify()
         return request_id
 
-    def _finish_sending(self) -> bool:
+    def _finish_sending(self, mailbox: Mailbox) -> bool:
         """Waits shortly for room in the socket and leaves the rest to a thread; returns whether requests ended."""
         ended = False
-        if self._was_writable and not self._transport.writable:
+        if self._was_writable and not self._transport.writable and mailbox.waits:
             # The system mostly accepts a large message in a fraction of a millisecond.
             ended = self._wait_until_writable(FULL_SOCKET_MS)
         self._was_writable = self._was_writable or self._transport.writable

@@ -78,7 +78,7 @@ class Runner:
     async def _call(
         self, requests: Sequence[InferenceRequest], observations: Sequence[Any], replica: str
     ) -> Sequence[Any]:
-        model_id = requests[0].model_id
+        model_id = requests[0].pool
         try:
             results = await self._infer(replica, model_id, observations)
             if len(results) != len(requests):

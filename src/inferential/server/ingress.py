@@ -280,6 +280,7 @@ class Ingress:
             metadata=varying.metadata,
             late=policy.late,
             connection=connection,
+            episode=sender.episode,
         )
         return IncomingRequest(
             request,

@@ -231,7 +231,7 @@ class RayDispatcher(Dispatcher):
         return await run_apart(requests, lambda some: self._call(link, some))
 
     async def _call(self, link: Link, requests: Sequence[InferenceRequest]) -> Sequence[Any]:
-        model_id = requests[0].model_id
+        model_id = requests[0].pool
         try:
             return await link.call(requests, self._waiting(model_id) // max(1, len(self.replicas(model_id))))
         except ReplicaLost as error:
