@@ -45,7 +45,7 @@ def test_addresses_of_one_ipv6_network_count_as_one_peer() -> None:
     assert not guard.refuses("2001:db8:0:1:ffff::9", 1.0)
 
 
-def test_addresses_of_a_link_are_told_apart() -> None:
+def test_addresses_of_a_link_count_each_for_itself() -> None:
     guard = HandshakeGuard()
     for number in range(1, 100):
         fail(guard, f"fe80::{number:x}%eth0", 50)
