@@ -81,9 +81,7 @@ async def test_a_robot_of_gr00t_that_takes_the_identity_of_another_gets_no_clien
     async with gr00t(api_token=KEYS) as (server, gateway):
         async with gr00t_client(gateway, "his") as robot:
             await robot.call(data=STATE)
-        async with gr00t_client(gateway, "shared") as thief:
-            thief._socket.setsockopt(5, b"id arm-01")  # ZMQ_IDENTITY
-            thief._socket.connect(gateway.address)
+        async with gr00t_client(gateway, "shared", b"id arm-01") as thief:
             await thief.call(data=STATE)
         assert len(server.known_clients) == 2
 

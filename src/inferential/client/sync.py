@@ -25,7 +25,7 @@ from inferential.client.keys import client_id_with, robot_keys
 from inferential.client.mailbox import Mailbox, Outcome, result_of
 from inferential.client.model import Model
 from inferential.client.result import ClientStats, Result
-from inferential.client.session import Session
+from inferential.client.session import Session, SessionSizes
 from inferential.proto.messages import Content
 
 FIRST_CONNECT_MS = 50
@@ -34,7 +34,8 @@ FULL_SOCKET_MS = 5
 """Longest time that an `observe` waits for room in the socket; later ones do not wait until there was room."""
 LONGEST_SLEEP_S = 3600.0
 """Longest single sleep: the system calls accept neither infinity nor very long times."""
-_BACKGROUND_PUMP_S = 0.5  # after which a connection without references can be collected
+BACKGROUND_PUMP_S = 0.5
+"""Longest sleep of the background thread, after which a connection without references can be collected."""
 
 
 class Connection(ModelFactory["Model"]):
@@ -119,6 +120,17 @@ class Connection(ModelFactory["Model"]):
     def stats(self) -> ClientStats:
         """Counts of observations and of what became of them; live, not a copy."""
         return self._session.stats
+
+    @property
+    def waiting(self) -> int:
+        """How many threads sleep in `get_result` or `infer` now."""
+        with self._lock:
+            return self._followers + self._leading
+
+    def sizes(self) -> SessionSizes:
+        """Returns the sizes of what the connection holds in memory; all are bounded while its handles are."""
+        with self._lock:
+            return self._session.sizes()
 
     def _open_model(self, handle: Handle) -> Model:
         with self._lock:
@@ -239,7 +251,7 @@ class Connection(ModelFactory["Model"]):
             if self._closed or self._transport.idle():
                 self._pump_thread = None
                 return False
-            self._sleep(min(_BACKGROUND_PUMP_S, self._transport.next_poll_at() - time.monotonic()))
+            self._sleep(min(BACKGROUND_PUMP_S, self._transport.next_poll_at() - time.monotonic()))
             if not self._closed and self._transport.pump(self._session):
                 self._notify()
             return True

@@ -23,7 +23,7 @@ from inferential.replica.failures import words_of
 from inferential.replica.values import as_values
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
 
-logger = logging.getLogger("inferential.dispatch")
+logger: logging.Logger = logging.getLogger("inferential.dispatch")
 
 _LOG_EVERY_S = 1.0
 _PACKAGE = str(Path(__file__).parents[1])

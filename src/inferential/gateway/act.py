@@ -36,7 +36,7 @@ from inferential.gateway.json_numpy import dumps, loads
 from inferential.server import Server
 from inferential.server.tls import check_tls
 
-logger = logging.getLogger("inferential.gateway.act")
+logger: logging.Logger = logging.getLogger("inferential.gateway.act")
 
 CLIENT_ID_HEADER = "X-Client-Id"
 """A robot that sends this header is known by its value; the others by their machine."""

@@ -33,7 +33,7 @@ from inferential.replica.spec import ModelProcess
 from inferential.replica.stream import Frame
 from inferential.replica.wire import CALL, FAILED, HELLO, NO_CALL, RESULT, Greeting, read_offsets, write_head
 
-logger = logging.getLogger("inferential.replica")
+logger: logging.Logger = logging.getLogger("inferential.replica")
 
 Row = tuple[bytes, Buffer]
 """Description and payload of an observation."""

@@ -15,7 +15,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from inferential.notices import Notices
@@ -30,14 +30,16 @@ from inferential.zmtp.reader import Allocate
 if TYPE_CHECKING:
     from inferential.config.addresses import SecurityMode
 
-logger = logging.getLogger("inferential.transport")
+logger: logging.Logger = logging.getLogger("inferential.transport")
 
 HANDSHAKE_S = 10.0
 """Connections that have not finished the handshake after so many seconds are closed."""
 _ACCEPT_AT_ONCE = 16
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_ACCEPT_RETRY_S = 1.0
-_SETTLED_S = 1.0
+ACCEPT_RETRY_S = 1.0
+"""How long no connection is accepted after descriptors ran out."""
+SETTLED_S = 1.0
+"""A connection of this age that never asked may be closed for a newer one."""
 """A robot finishes its handshake and asks within this time; who has not gives way where descriptors run out."""
 _ANSWER_S = 0.4
 """How long a connection has to answer when another one comes under its identity."""
@@ -70,8 +72,7 @@ class Acceptance:
         self._on_admitted = on_admitted
         self._guard = guard
         self._allocate = allocate
-        self._listeners = [listener for listener, _ in listeners]
-        self._sockets = [(one, security) for listener, security in listeners for one in listener.sockets]
+        self._listeners = listeners
         self._max_frame_bytes = max_frame_bytes
         self._numbers = itertools.count(1)
         self._rivals: dict[bytes, dict[ClientConnection, None]] = {}  # by identity, first come first
@@ -93,7 +94,7 @@ class Acceptance:
         for timer in (self._handshake_timer, self._retry_timer, *self._timers.values()):
             if timer is not None:
                 timer.cancel()
-        for listener in self._listeners:
+        for listener, _ in self._listeners:
             listener.close()
         os.close(self._reserve)
 
@@ -101,8 +102,9 @@ class Acceptance:
 
     def accept(self) -> None:
         """Accepts the connections that wait, up to a number from each socket."""
-        for listening, security in self._sockets:
-            self._accept_from(listening, security)
+        for listener, security in self._listeners:
+            for listening in listener.sockets:
+                self._accept_from(listening, security)
 
     def _accept_from(self, listening: socket.socket, security: SecurityMode | None) -> None:
         for _ in range(_ACCEPT_AT_ONCE):
@@ -135,7 +137,7 @@ class Acceptance:
 
     def _make_room(self) -> bool:
         """Closes a connection that says nothing for longer than a robot takes; False where there is none."""
-        settled = time.monotonic() - _SETTLED_S
+        settled = time.monotonic() - SETTLED_S
         oldest = next(iter(self._connections.handshaking), None)
         if oldest is not None and oldest.handshake_deadline - HANDSHAKE_S <= settled:
             self._connections.drop(oldest, "no file descriptor is left for a newer connection")
@@ -154,7 +156,7 @@ class Acceptance:
         self._notices.say(
             "descriptors",
             "cannot accept connections for %g s: %s; raise the limit of open files (ulimit -n)",
-            _ACCEPT_RETRY_S,
+            ACCEPT_RETRY_S,
             error.strerror,
             level=logging.ERROR,
         )
@@ -167,15 +169,19 @@ class Acceptance:
             self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         # Without a free descriptor the listeners would stay readable.
         if self._retry_timer is None:
-            for one, _ in self._sockets:
+            for one in self._sockets():
                 self._connections.poller.unregister(one.fileno())
             if self._loop is not None:
-                self._retry_timer = self._loop.call_later(_ACCEPT_RETRY_S, self._accept_again)
+                self._retry_timer = self._loop.call_later(ACCEPT_RETRY_S, self._accept_again)
 
     def _accept_again(self) -> None:
         self._retry_timer = None
-        for listening, _ in self._sockets:
+        for listening in self._sockets():
             self._connections.poller.register(listening.fileno(), READ, None)
+
+    def _sockets(self) -> Iterator[socket.socket]:
+        for listener, _ in self._listeners:
+            yield from listener.sockets
 
     def _expire_handshakes(self) -> None:
         """Closes connections whose handshake takes too long, and sets the timer for the next one."""

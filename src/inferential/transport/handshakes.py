@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from inferential.config.security import SecurityConfig
     from inferential.zmtp.curve_handshake import ServerKeys
 
-logger = logging.getLogger("inferential.transport")
+logger: logging.Logger = logging.getLogger("inferential.transport")
 
 LOG_EVERY_S = 60.0
 """Time between two log lines about failures of one peer."""
@@ -29,7 +29,7 @@ FAILURES_PER_S = 10.0
 """At which rate they are forgiven."""
 NETWORK_FACTOR = 10
 """So many times as much is allowed to the 64 bits of an IPv6 network, whose addresses one machine may all use."""
-_MAX_PEERS = 1024
+MAX_PEERS = 1024
 """Peers that are remembered; the one that failed longest ago goes first."""
 TOO_MANY = "too_many"
 
@@ -60,7 +60,7 @@ class HandshakeGuard:
 
     def __init__(self, config: SecurityConfig | None = None, on_failure: Callable[[str], None] | None = None) -> None:
         self.client_keys: ClientKeys | None = None
-        self.failures = 0
+        self.failures: int = 0
         self._on_failure = on_failure
         self._mode: SecurityMode = "off"
         self._server_keys: dict[SecurityMode, ServerKeys] = {}
@@ -136,6 +136,11 @@ class HandshakeGuard:
 
     # Failures
 
+    @property
+    def peers(self) -> int:
+        """How many addresses and networks are remembered."""
+        return len(self._peers)
+
     def refuses(self, host: str, now: float) -> bool:
         """Returns whether so many handshakes of an address failed lately that its next connection is closed unread.
 
@@ -162,7 +167,7 @@ class HandshakeGuard:
             self._peers[name] = peer
             self._peers.move_to_end(name)
             peer.failures, peer.at = _left(peer, factor, now) + 1, now
-        while len(self._peers) > _MAX_PEERS:
+        while len(self._peers) > MAX_PEERS:
             self._peers.popitem(last=False)
         if now - peer.logged_at < LOG_EVERY_S:
             peer.unlogged += 1
