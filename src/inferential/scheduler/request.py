@@ -131,6 +131,7 @@ class InferenceRequest:
         serve_interval_ms: the shortest interval at which its client can be served, sent with the answer; 0: no limit.
         connection: number of the connection that it came by and its answer goes to, below 0 for a client in this
             process; 0: none.
+        control_period_s: how long its robot plays one action of a chunk; None where it did not say.
         pace_s: seconds from its call to its connection's next one for the model, as its client asks for much more than
             its share; 0: no such limit.
         episode: how often its robot has begun a new episode with the model, see `proto.fields`. A connection numbers
@@ -174,6 +175,7 @@ class InferenceRequest:
     connection: int = 0
     serve_interval_ms: float = 0.0
     pace_s: float = 0.0
+    control_period_s: float | None = None
     episode: int = 0
     chunk: ChunkTime | None = None
     pool: str = ""
