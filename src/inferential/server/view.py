@@ -134,6 +134,7 @@ class ServerView:
             dispatcher=core.dispatcher,
             history=run.history,
             warnings=exposure(core.config),
+            late_by_cause=core.accounting.late_by_cause,
             counters={
                 "pump_runs": run.pump.runs,
                 "calls_inline": run.executor.inline_calls,
