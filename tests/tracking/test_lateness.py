@@ -99,7 +99,7 @@ def test_a_summary_tells_since_when_and_what_has_not_changed() -> None:
     )
 
 
-def test_what_is_older_than_the_window_is_not_told_and_memory_is_bounded() -> None:
+def test_what_is_older_than_the_window_is_left_out_and_memory_is_bounded() -> None:
     ages = ActionAges()
     for step in range(5000):
         ages.note(step / 10, times(), 300.0, 0.0)

@@ -22,7 +22,7 @@ EXAMPLES = (
     "inferential top http://10.0.0.5:8080 --token TOKEN",
     "inferential top --once --json",
 )
-_MODEL_COLUMNS = ("model", "waiting", "in flight", "replicas", "answers", "median ms by rows")
+_MODEL_COLUMNS = ("model", "state", "waiting", "in flight", "replicas", "answers", "median ms by rows")
 _ROBOT_COLUMNS = (
     "robot", "state", "model", "cadence\nms", "age\nms", "met\n%", "answers", "super-\nseded", "refused"
 )  # fmt: skip
@@ -30,6 +30,7 @@ _WORDS = {"robot", "state", "model", "median ms by rows"}
 _SHRINKING = {"robot", "model", "median ms by rows"}
 """Columns that are cut with an ellipsis where the terminal is narrow; counts are always whole."""
 _WARNING_LINES = 5  # of a warning, at 80 columns
+_STATES = {"ready": "green", "failing": "red", "hung": "red"}
 _STYLES = {"active": "green", "overdue": "yellow", "gone": "dim"}
 
 
@@ -81,7 +82,8 @@ def view(status: dict[str, Any], height: int) -> Group:
         sizes = "  ".join(f"{size['batch_size']}: {size['median_ms']:.1f}" for size in model["latency"])
         replicas = str(len(model["replicas"])) if model["max_inflight"] else "none up"
         counts = (model["waiting"], model["in_flight"], replicas, model["calls"])
-        models.add_row(_name(model["model_id"]), *map(Text, map(str, counts)), _name(sizes))
+        shown = Text(model["state"], _STATES.get(model["state"], "yellow"))
+        models.add_row(_name(model["model_id"]), shown, *map(Text, map(str, counts)), _name(sizes))
     robots = _table(_ROBOT_COLUMNS)
     rows = _rows(status)
     fit = max(height - len(status["models"]) - 7 - _WARNING_LINES * len(warnings) - len(lateness), 3)

@@ -16,6 +16,9 @@ _REFUSED = {
     RefusalKind.UNKNOWN_MODEL: names.DISPATCH_ERRORS,
     RefusalKind.INVALID_OBSERVATION: names.OBSERVATION_ERRORS,
     RefusalKind.MODEL_FAILED: names.DISPATCH_ERRORS,
+    RefusalKind.MODEL_LOADING: names.REQUESTS_REJECTED,
+    RefusalKind.MODEL_FAILING: names.REQUESTS_REJECTED,
+    RefusalKind.BATCH_FAILED: names.DISPATCH_ERRORS,
 }
 _WITHOUT_CAUSE = frozenset({RefusalKind.EXPIRED})
 
@@ -52,6 +55,10 @@ class Recorder:
         self._use = metrics.group(names.ACTION_AGE_MS, names.ACTION_UNREAD_MS)
         self._use_of_known = metrics.group(names.ACTION_AGE_MS, names.ACTION_UNREAD_MS, names.NETWORK_MS)
         self._late = metrics.group(names.LATE_ACTIONS)
+
+    def model_state(self, model_id: str, state: str) -> None:
+        """Records that a model has come to another state."""
+        self._record(names.MODEL_STATE_CHANGES, 1.0, {names.MODEL: model_id, names.STATE: state})
 
     def outdated(self, request: InferenceRequest) -> None:
         """Records that a robot is asked for a newer observation."""
