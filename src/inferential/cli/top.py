@@ -82,7 +82,8 @@ def view(status: dict[str, Any], height: int) -> Group:
         sizes = "  ".join(f"{size['batch_size']}: {size['median_ms']:.1f}" for size in model["latency"])
         replicas = str(len(model["replicas"])) if model["max_inflight"] else "none up"
         counts = (model["waiting"], model["in_flight"], replicas, model["calls"])
-        shown = Text(model["state"], _STATES.get(model["state"], "yellow"))
+        state = model.get("state", "ready")  # servers of before do not say
+        shown = Text(state, _STATES.get(state, "yellow"))
         models.add_row(_name(model["model_id"]), shown, *map(Text, map(str, counts)), _name(sizes))
     robots = _table(_ROBOT_COLUMNS)
     rows = _rows(status)
