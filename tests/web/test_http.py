@@ -18,6 +18,7 @@ from inferential.config import InferentialConfig
 from inferential.config.services import HttpConfig
 from inferential.telemetry.prometheus import MAX_VALUES, OTHER
 from inferential.web import HttpServer
+from inferential.web.feed import Feed
 
 Open = Callable[..., AbstractAsyncContextManager[tuple[Server, HttpServer]]]
 
@@ -79,9 +80,9 @@ async def test_status_is_that_of_the_server(opened: Open) -> None:
 
 
 async def test_the_stream_tells_the_status_and_then_what_is_new(opened: Open) -> None:
-    async with opened() as (server, page):
+    async with opened() as (server, _):
         await drive(server, "robot-1")
-        events = page._feed.events()
+        events = Feed(server).events()
         first = json.loads(await anext(events))
         await drive(server, "robot-2")
         second = json.loads(await anext(events))
@@ -164,7 +165,12 @@ async def test_health_and_readiness(opened: Open) -> None:
     async with opened() as (server, page):
         assert (await get(page, "/healthz"))[0] == 200
         code, _, body = await get(page, "/readyz")
-        assert (code, json.loads(body)) == (200, {"ready": True, "problems": []})
+        ready = json.loads(body)
+        assert (code, ready["ready"], ready["problems"]) == (200, True, [])
+        assert {model: one["state"] for model, one in ready["models"].items()} == {"arm": "ready", "leg": "ready"}
+        code, _, body = await get(page, "/readyz/arm")
+        assert (code, json.loads(body)["state"]) == (200, "ready")
+        assert (await get(page, "/readyz/nothing"))[0] == 404
         await server.drain()
         code, _, body = await get(page, "/readyz")
         assert (code, json.loads(body)["problems"]) == (503, ["the server is draining"])

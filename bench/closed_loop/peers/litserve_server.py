@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import litserve
@@ -36,9 +36,9 @@ class Policies(litserve.LitAPI):  # type: ignore[misc, unused-ignore]
         actions = iter(self.models.infer_batch(asked))
         return [next(actions) if each[0] else b"" for each in x]
 
-    def unbatch(self, output: Sequence[bytes]) -> Iterator[bytes]:
-        """Yields them."""
-        yield from output
+    def unbatch(self, output: Sequence[bytes]) -> Sequence[bytes]:
+        """Keeps them as they are."""
+        return output
 
     def encode_response(self, output: bytes) -> Response:
         """Returns bytes as they are."""

@@ -16,7 +16,7 @@ from inferential.client.arguments import check_names, timeout_s_of
 from inferential.client.handle import Handle, ModelFactory, ObservationHints
 from inferential.client.mailbox import Mailbox, Outcome, result_of
 from inferential.client.result import ClientStats, Result
-from inferential.client.session import Frames, Session
+from inferential.client.session import Frames, Session, SessionSizes
 
 
 class AsyncHandles(ModelFactory["AsyncModel"]):
@@ -55,6 +55,15 @@ class AsyncHandles(ModelFactory["AsyncModel"]):
     def stats(self) -> ClientStats:
         """Counts of observations and of what became of them; live, not a copy."""
         return self._session.stats
+
+    @property
+    def waiting(self) -> int:
+        """How many tasks wait in `get_result` or `infer` now."""
+        return len(self._waiters)
+
+    def sizes(self) -> SessionSizes:
+        """Returns the sizes of what the connection holds in memory; all are bounded while its handles are."""
+        return self._session.sizes()
 
     def _open_model(self, handle: Handle) -> AsyncModel:
         self._check_open()

@@ -25,7 +25,7 @@ from inferential.client.keys import client_id_with, robot_keys
 from inferential.client.mailbox import Mailbox, Outcome, result_of
 from inferential.client.model import Model
 from inferential.client.result import ClientStats, Result
-from inferential.client.session import Session
+from inferential.client.session import Session, SessionSizes
 from inferential.proto.messages import Content
 
 FIRST_CONNECT_MS = 50
@@ -34,7 +34,9 @@ FULL_SOCKET_MS = 5
 """Longest time that an `observe` waits for room in the socket; later ones do not wait until there was room."""
 LONGEST_SLEEP_S = 3600.0
 """Longest single sleep: the system calls accept neither infinity nor very long times."""
-_BACKGROUND_PUMP_S = 0.5  # after which a connection without references can be collected
+_UNREAD_S = 1e-3  # the system says by milliseconds when something came
+BACKGROUND_PUMP_S = 0.5
+"""Longest sleep of the background thread, after which a connection without references can be collected."""
 
 
 class Connection(ModelFactory["Model"]):
@@ -95,6 +97,7 @@ class Connection(ModelFactory["Model"]):
         self._closed = False
         self._reached = False
         self._was_writable = True
+        self._looked_at = time.monotonic()  # for answers
         self._woken = False
         self._woken_by, self._wakes = socket.socketpair()
         self._leader_poll = select.poll()  # used by one thread at a time, without the lock
@@ -119,6 +122,17 @@ class Connection(ModelFactory["Model"]):
     def stats(self) -> ClientStats:
         """Counts of observations and of what became of them; live, not a copy."""
         return self._session.stats
+
+    @property
+    def waiting(self) -> int:
+        """How many threads sleep in `get_result` or `infer` now."""
+        with self._lock:
+            return self._followers + self._leading
+
+    def sizes(self) -> SessionSizes:
+        """Returns the sizes of what the connection holds in memory; all are bounded while its handles are."""
+        with self._lock:
+            return self._session.sizes()
 
     def _open_model(self, handle: Handle) -> Model:
         with self._lock:
@@ -160,12 +174,17 @@ class Connection(ModelFactory["Model"]):
             self._notify()
 
     def _get_result(self, mailbox: Mailbox, timeout_ms: float) -> Result | None:
-        deadline = time.monotonic() + timeout_s_of(timeout_ms)
+        now = time.monotonic()
+        deadline = now + timeout_s_of(timeout_ms)
         with self._lock:
             self._check_open()
+            looked_at = self._looked_at
             if mailbox.unread and self._transport.pump(self._session):  # something newer may have arrived
                 self._notify()
             outcome = self._wait(mailbox.take, deadline)
+            self._looked_at = now
+            if isinstance(outcome, Result) and now - looked_at > _UNREAD_S:
+                outcome.lay_unread(min(self._transport.received_s_ago(), now - looked_at))
         return result_of(outcome)
 
     def _infer(
@@ -239,7 +258,7 @@ class Connection(ModelFactory["Model"]):
             if self._closed or self._transport.idle():
                 self._pump_thread = None
                 return False
-            self._sleep(min(_BACKGROUND_PUMP_S, self._transport.next_poll_at() - time.monotonic()))
+            self._sleep(min(BACKGROUND_PUMP_S, self._transport.next_poll_at() - time.monotonic()))
             if not self._closed and self._transport.pump(self._session):
                 self._notify()
             return True

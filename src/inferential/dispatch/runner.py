@@ -17,7 +17,7 @@ from inferential.observation.values import is_encoded, read_slots, to_values
 from inferential.replica.values import Observation
 from inferential.scheduler.request import InferenceRequest
 
-logger = logging.getLogger("inferential.dispatch")
+logger: logging.Logger = logging.getLogger("inferential.dispatch")
 
 Infer = Callable[[str, str, Sequence[Observation]], Awaitable[Sequence[Any]]]
 """Runs observations on a replica of a model: `Dispatcher.infer_on`."""

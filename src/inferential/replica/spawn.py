@@ -17,7 +17,7 @@ from pathlib import Path
 from inferential.replica.shared import ServersMemory
 from inferential.replica.usage import use_of
 
-logger = logging.getLogger("inferential.replica")
+logger: logging.Logger = logging.getLogger("inferential.replica")
 
 _BOOTSTRAP = str(Path(__file__).with_name("bootstrap.py"))
 
@@ -64,10 +64,11 @@ class Spawned:
                 os.close(fd)
         self.pidfd = self._life_fd = -1
 
-    def resident_mb(self) -> float | None:
-        """Returns its resident memory; None where it has ended or the platform does not say."""
-        use = use_of(self.pid)
-        return None if use is None else use.memory_mb
+
+def resident_mb(spawned: Spawned | None) -> float | None:
+    """Returns a process's resident memory; None where it has ended or the platform does not say."""
+    use = None if spawned is None else use_of(spawned.pid)
+    return None if use is None else use.memory_mb
 
 
 async def spawn(python: str | None, env: Mapping[str, str], inbox_fd: int = -1) -> Spawned:

@@ -62,7 +62,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
     """Serves the earliest deadline first among requests that can be in time, in batches that keep them in time."""
 
     strategy = "slo_aware"
-    window = None
+    window: int | None = None
 
     def __init__(self, config: SchedulingConfig) -> None:
         super().__init__(config)

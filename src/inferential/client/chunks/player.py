@@ -106,8 +106,8 @@ class Player:
             raise ValueError(f"merge: with rtc the policy itself makes chunks agree; expected 'replace', got {merge!r}")
         if index not in ("executed", "time"):
             raise ValueError(f"index: expected 'executed' or 'time', got {index!r}")
-        self.period_s = 1 / control_rate_hz
-        self.stats = ChunkStats()
+        self.period_s: float = 1 / control_rate_hz
+        self.stats: ChunkStats = ChunkStats()
         self.specs: ActionSpecs = ActionSpecs(action_spec)
         self.suggested_horizon: int | None = None
         """As the server suggests it of the newest chunk; it goes before `execution_horizon`."""
@@ -329,6 +329,11 @@ class Player:
         self._in_flight[request_id] = _Asked(self._step, now, self._stood)
         self._asked_step, self._asked_at, self._renews = self._step, now, False
         self.stats.asked += 1
+
+    @property
+    def open_requests(self) -> int:
+        """How many requests for chunks may still be answered, those that are given up as lost included."""
+        return len(self._in_flight) + len(self._lost)
 
     def delay_steps(self) -> int:
         """Returns the control steps that a round trip may take, by the quantile; 0 before the first."""
