@@ -130,10 +130,10 @@ class HttpLink(AskingLink):
         )
         self._writer.write(head.encode() + body)
         lines = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower().split("\r\n")
+        if " 200" not in lines[0]:
+            raise OSError(lines[0])
         size = next(int(line.split(":")[1]) for line in lines if line.startswith("content-length:"))
         answer = await self._reader.readexactly(size)
-        if " 200" not in lines[0]:
-            raise OSError(f"{lines[0]}: {answer[:200]!r}")
         return np.frombuffer(answer, np.float64)
 
     async def disconnect(self) -> None:

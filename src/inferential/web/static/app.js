@@ -188,7 +188,7 @@ function showModels(models, workers, now) {
   }
 }
 
-// CPU time is told as a sum: its growth over a second or more is the share of a core.
+// CPU time is given as a sum: its growth over a second or more is the share of a core.
 const CPU_OVER_S = 1;
 function showProcesses(card, workers, now) {
   const table = card.processes;
