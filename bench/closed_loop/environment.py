@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 HOME = Path(__file__).parents[2] / ".venv" / "peers"
+_ROBOTS = ("mujoco", "gymnasium", "onnxruntime")
 PEERS = {
     "1.4.0": ("with_inferential_1_4.py", ("inferential==1.4.0",)),
     "LitServe": ("with_litserve.py", ("litserve==0.2.19", "protobuf")),
@@ -32,8 +33,8 @@ def python(name: str) -> Path:
     _, requirements = PEERS[name]
     home = HOME / f"{requirements[0].replace('[serve]', '').replace('==', '-')}-robots"
     python = home / "bin" / "python"
-    # Which numpy is theirs to say.
-    wanted = [*requirements, "numpy", *(f"{package}=={version(package)}" for package in ("mujoco", "gymnasium"))]
+    pinned = [f"{package}=={version(package)}" for package in _ROBOTS]
+    wanted = [*requirements, "numpy", *pinned]  # which numpy is theirs to say
     ready = home / ".ready"
     if not ready.exists() or ready.read_text().split() != wanted:
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
