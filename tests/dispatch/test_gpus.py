@@ -53,17 +53,14 @@ def test_a_library_that_is_missing_is_asked_once() -> None:
     assert len(asked) == 1
 
 
-def test_figures_are_read_anew_after_a_second_and_by_a_thread() -> None:
-    now = [0.0]
-    nvml = Nvml()
-    gpus = Gpus(lambda: nvml, lambda: now[0])
-    assert gpus.latest() == ()
-    assert gpus._reader is not None
-    gpus._reader.join()
-    first = gpus._reader
+def test_figures_are_read_anew_after_a_second_beside_the_caller() -> None:
+    now, started = [0.0], []
+    gpus = Gpus(Nvml, lambda: now[0], started.append)
+    assert gpus.latest() == gpus.latest() == ()
+    assert len(started) == 1
+    started[0]()
     assert len(gpus.latest()) == 2
-    assert gpus._reader is first
+    assert len(started) == 1
     now[0] = 1.5
     assert len(gpus.latest()) == 2
-    assert gpus._reader is not first
-    gpus._reader.join()
+    assert len(started) == 2

@@ -22,25 +22,30 @@ class Gpus:
     Args:
         load: returns the library, begun; raises where there is none.
         clock: seconds.
+        start: runs a function beside the caller.
     """
 
-    def __init__(self, load: Callable[[], Any] | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        load: Callable[[], Any] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        start: Callable[[Callable[[], None]], None] | None = None,
+    ) -> None:
         self._load = load or _load
         self._clock = clock
+        self._start = start or _start
         self._nvml: Any = None
         self._found: tuple[GpuUse, ...] = ()
         self._read_at: float | None = None
-        self._reader: threading.Thread | None = None
-        self._is_missing = False
+        self._is_reading = self._is_missing = False
 
     def latest(self) -> tuple[GpuUse, ...]:
         """Returns what is known, () where nothing is yet, and has it read anew if it is older than a second."""
         found = self._found
-        busy = self._reader is not None and self._reader.is_alive()
         fresh = self._read_at is not None and self._clock() - self._read_at < _FRESH_S
-        if not (self._is_missing or busy or fresh):
-            self._reader = threading.Thread(target=self.read, name="inferential-gpus", daemon=True)
-            self._reader.start()
+        if not (self._is_missing or self._is_reading or fresh):
+            self._is_reading = True
+            self._start(self.read)
         return found
 
     def read(self) -> None:
@@ -53,6 +58,11 @@ class Gpus:
             self._found = ()
             self._is_missing = self._nvml is None
         self._read_at = self._clock()
+        self._is_reading = False
+
+
+def _start(function: Callable[[], None]) -> None:
+    threading.Thread(target=function, name="inferential-gpus", daemon=True).start()
 
 
 def _load() -> Any:
