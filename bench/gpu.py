@@ -4,7 +4,7 @@
     python -m bench.gpu --tiny          # a net that a CPU runs in milliseconds: does it work?
 
 It needs torch in this environment; with --python in that one alone, and then the thread is left out. How busy the GPU
-was is told where the extra `gpu` is installed.
+was is given where the extra `gpu` is installed.
 """
 
 from __future__ import annotations
