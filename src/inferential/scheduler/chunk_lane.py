@@ -79,7 +79,7 @@ class ChunkLane:
         self._rows = np.zeros((12, 16))
         self._served: OrderedDict[str, float] = OrderedDict()  # by client, since when it waits
         self._calls_since_turn = OWN_SHARE
-        self._comes_at: dict[str, float] = {}  # by client that was told its turn, when that comes
+        self._comes_at: dict[str, float] = {}  # by client that knows its turn, when that comes
         self._planned: dict[str, float] = {}  # by replica, the end of its call for which turns were planned
 
     def __len__(self) -> int:
