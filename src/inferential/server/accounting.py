@@ -214,7 +214,8 @@ class Accounting:
             return ChunkTime(found.runs_out_at, math.inf, found.lasts_s, most_s)
         renews = incoming.renews and request.protocol_version >= PROTOCOL_VERSION
         covers_until = request.received_at + found.lasts_s - found.lag_s
-        return ChunkTime(found.runs_out_at - found.lag_s, covers_until, found.lasts_s, renews=renews)
+        lead_s = found.lag_s + found.period_s if renews else 0.0
+        return ChunkTime(found.runs_out_at - found.lag_s, covers_until, found.lasts_s, renews=renews, lead_s=lead_s)
 
     def answered(self, result: DispatchResult, now: float) -> None:
         """Records a result that was sent at `now`."""
