@@ -36,6 +36,7 @@ _OWN = {
         "kserve+https": "inferential.cli.targets:open_kserve",
     },
     SERVICES: {
+        "recording": "inferential.recording.recorder:Recorder",
         "otlp": "inferential.telemetry.otlp:Telemetry",
         "http": "inferential.web.http:HttpServer",
     },
