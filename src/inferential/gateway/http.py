@@ -20,12 +20,13 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from inferential import errors
-from inferential.config.services import GatewayConfig
-from inferential.config.tokens import KnownToken
+from inferential.config.gateways import HttpGatewayConfig
+from inferential.config.tokens import KnownTokens
 from inferential.errors import InferentialError
 from inferential.gateway.base import Gateway, GatewayClient, describe_error
 from inferential.server import Server
 from inferential.server.inprocess import InProcessConnection
+from inferential.server.tls import check_tls
 
 logger = logging.getLogger("inferential.gateway.http")
 
@@ -70,8 +71,7 @@ class HttpGateway(Gateway):
 
     Args:
         server: a running server.
-        config: address, and what else the section has.
-        token: required as Authorization: Bearer TOKEN; None: none is.
+        config: address, tokens, and what else the section has.
 
     Attributes:
         name: of its section, `gateways.NAME`, and of its clients' kind.
@@ -79,9 +79,10 @@ class HttpGateway(Gateway):
 
     name: ClassVar[str]
 
-    def __init__(self, server: Server, config: GatewayConfig, token: str | None) -> None:
+    def __init__(self, server: Server, config: HttpGatewayConfig) -> None:
         super().__init__(server, config)
-        self._token = None if token is None else KnownToken(f"gateways.{self.name}.token", token)
+        self._config: HttpGatewayConfig = config
+        self._tokens = KnownTokens(f"gateways.{self.name}.token", config.token)
         self._socket: socket.socket | None = None
         self._uvicorn: _Uvicorn | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -98,15 +99,17 @@ class HttpGateway(Gateway):
 
     @property
     def address(self) -> str:
-        """As http://HOST:PORT; RuntimeError while it does not listen."""
+        """As http://HOST:PORT, or https:// with TLS; RuntimeError while it does not listen."""
         if self._socket is None:
             raise RuntimeError(f"the {self._config.title} does not listen; its address is known between start and stop")
         host, port = self._socket.getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        scheme = "http" if self._config.tls_certificate is None else "https"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     async def start(self) -> None:
-        """Begins to listen; OSError if the address cannot be bound."""
+        """Begins to listen; OSError if the address cannot be bound, or a file of TLS cannot be read."""
         config = self._config
+        check_tls(f"gateways.{self.name}", config.tls_certificate, config.tls_key)
         listening = socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -127,6 +130,8 @@ class HttpGateway(Gateway):
                 timeout_graceful_shutdown=1,
                 limit_concurrency=_MAX_AT_ONCE,
                 ws="none",
+                ssl_certfile=config.tls_certificate,
+                ssl_keyfile=config.tls_key,
             )
         )
         self._serving = asyncio.get_running_loop().create_task(self._uvicorn.serve([listening]))
@@ -147,7 +152,7 @@ class HttpGateway(Gateway):
 
         async def endpoint(request: Request) -> Response:
             try:
-                self._let_in(request)
+                request.state.client_id = self._client_id(request)  # before the body is read
                 return await answer(request)
             except RequestRefused as error:
                 status, text = error.status, str(error)
@@ -162,12 +167,22 @@ class HttpGateway(Gateway):
 
         return endpoint
 
-    def _let_in(self, request: Request) -> None:
-        if self._token is None:
-            return
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not self._token.matches(token.strip()):
+    def _client_id(self, request: Request) -> str:
+        """Returns the client's id, of its token or as it says itself; "" if it has none.
+
+        Raises:
+            RequestRefused: it has no token, or the id is another client's.
+        """
+        holder: str | None = ""
+        if self._tokens:
+            scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+            holder = self._tokens.holder(token.strip()) if scheme.lower() == "bearer" else None
+        if holder is None:
             raise RequestRefused(HTTPStatus.UNAUTHORIZED, "expected the header Authorization: Bearer TOKEN")
+        try:
+            return self._tokens.client_id(holder, request.headers.get(CLIENT_ID_HEADER, ""))
+        except ValueError as error:
+            raise RequestRefused(HTTPStatus.FORBIDDEN, f"{CLIENT_ID_HEADER}: {error}") from error
 
     async def body(self, request: Request) -> bytearray:
         """Returns the body of a request, of twice `observations.max_payload_bytes` at most, also once it is unpacked.
@@ -196,7 +211,7 @@ class HttpGateway(Gateway):
     @contextlib.contextmanager
     def client(self, request: Request) -> Iterator[HttpClient]:
         """Gives the client of the server that a request belongs to, for as long as it is answered."""
-        client_id = request.headers.get(CLIENT_ID_HEADER)
+        client_id: str = request.state.client_id
         group = f"id {client_id}" if client_id else f"at {request.client.host if request.client else ''}"
         known = reversed(self._clients.get(group, []))
         client = next((one for one in known if client_id or not one.requests), None)

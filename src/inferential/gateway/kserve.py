@@ -44,7 +44,7 @@ class KServeGateway(HttpGateway):
     name: ClassVar[str] = "kserve"
 
     def __init__(self, server: Server, config: KServeConfig) -> None:
-        super().__init__(server, config, None if config.token is None else config.token.get_secret_value())
+        super().__init__(server, config)
         self._only = None if config.model == ANY_MODEL else config.model
         self._timeout_ms = config.timeout_ms
         self._statistics: dict[str, Statistics] = {}
