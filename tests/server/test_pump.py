@@ -31,14 +31,18 @@ class Loop:
 
 
 class Clock:
-    """Each look at it takes 0.1 ms."""
+    """Each look at it takes 0.1 ms, of which the thread has the processor for a share."""
 
-    def __init__(self) -> None:
+    def __init__(self, share: float = 1.0) -> None:
         self.now = 0.0
+        self.share = share
 
     def monotonic(self) -> float:
         self.now += 0.0001
         return self.now
+
+    def thread_time(self) -> float:
+        return self.now * self.share
 
 
 class Endless:
@@ -85,6 +89,18 @@ async def test_a_turn_reads_for_a_slice_of_time_and_not_a_number_of_messages(mon
     assert transport.read == 9  # of 0.1 ms each, and the slice is 1 ms
     pump._on_readable()  # in the same turn of the loop, or before the continuation had its turn
     assert transport.read == 9
+
+
+async def test_a_slice_is_longer_where_other_programs_have_the_processor_and_ends_all_the_same(
+    monkeypatch: Any,
+) -> None:
+    pump, _, transport = make_pump(monkeypatch)
+    monkeypatch.setattr(pump_module, "time", Clock(share=0.5))
+    pump._on_readable()
+    assert transport.read == 19
+    monkeypatch.setattr(pump_module, "time", Clock(share=0.01))
+    pump._continue()
+    assert transport.read == 19 + 49  # 5 ms at most
 
 
 async def test_calls_that_complete_inline_follow_one_another_in_one_turn(serve: Any, connect: Any) -> None:

@@ -21,7 +21,7 @@ from inferential.scheduler.running import Batch
 from inferential.scheduler.time.deadline import deadline_of
 from inferential.scheduler.time.fair_share import FairShares
 from inferential.scheduler.time.robot_time import ChunkTime
-from inferential.server.ingress import IncomingRequest, OvertakenObservation
+from inferential.server.ingress import IncomingRequest, Overtaken
 from inferential.tracking.action_horizon import horizon_of
 from inferential.tracking.fleet import Fleet, FleetChanges
 
@@ -214,17 +214,13 @@ class Accounting:
                 counts.refused += 1
         self.invalidated(request, refusal)
 
-    def overtaken_together(self, client_id: str, model_id: str, count: int, now: float) -> None:
-        """Records how many observations were superseded unread since the client's last."""
+    def overtaken(self, overtaken: Overtaken, now: float) -> float:
+        """Records observations that were superseded unread; returns the client's serve interval in milliseconds."""
+        client_id, model_id, count = overtaken.client_id, overtaken.model_id, len(overtaken.request_ids)
+        self._recorder.overtaken(client_id, model_id, overtaken.payload_bytes, now)
         if self.fleet.client(client_id) is not None:
+            self._fleet.outcomes.of(client_id, model_id).superseded += count
             self._fleet.on_overtaken(client_id, model_id, count, now)
-
-    def overtaken(self, observation: OvertakenObservation, now: float) -> float:
-        """Records an observation that was superseded unread; returns the client's serve interval in milliseconds."""
-        client_id, model_id = observation.client_id, observation.model_id
-        self._recorder.overtaken(client_id, model_id, observation.payload_bytes, now)
-        if self._fleet.client(client_id) is not None:
-            self._fleet.outcomes.of(client_id, model_id).superseded += 1
         return self._shares.interval_ms(client_id, model_id)
 
     def retried(self, request: InferenceRequest) -> None:

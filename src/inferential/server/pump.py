@@ -27,6 +27,8 @@ logger = logging.getLogger("inferential")
 
 _READ_SLICE_S = 0.001
 """How long messages are read in one turn of the loop, so that calls can end and answers leave."""
+_LONGEST_SLICE_S = 0.005
+"""How long at most, where other programs have the processor meanwhile and less than `_READ_SLICE_S` was worked."""
 _WORK_SLICE_S = 0.001
 """How long calls are begun in one turn of the loop where models complete inline, or as long as was read before."""
 _DRAINING = Refusal(RefusalKind.REJECTED, "the server is draining", "draining")
@@ -126,8 +128,9 @@ class EventPump:
         if not self._running:
             return  # called for what was readable just before the end
         began = time.monotonic()
-        until = began + _READ_SLICE_S
-        while time.monotonic() < until:
+        until, worked_until = began + _READ_SLICE_S, time.thread_time() + _READ_SLICE_S
+        longest = began + _LONGEST_SLICE_S
+        while (now := time.monotonic()) < until or (now < longest and time.thread_time() < worked_until):
             try:
                 received = self._transport.receive()
             except MalformedMessage as error:
@@ -149,15 +152,11 @@ class EventPump:
             for message in older:
                 self.receive(message)
             return
-        count, last = 0, None
-        for found in self._ingress.overtaken(older, newest):
-            if isinstance(found, tuple):
-                self.receive(found)
-            else:
-                count, last = count + 1, found
-                self._egress.refuse_overtaken(found, newest[4])
-        if last is not None:
-            self._accounting.overtaken_together(last.client_id, last.model_id, count, newest[3])
+        overtaken, others = self._ingress.overtaken(older, newest)
+        for message in others:
+            self.receive(message)
+        if overtaken is not None:
+            self._egress.refuse_overtaken(overtaken, newest[4], newest[3])
 
     def on_closed(self, connection: int) -> None:
         """Ends the waiting requests of a connection that has ended."""

@@ -37,7 +37,7 @@ class ClientConnection:
         queued: messages that were read wait in the transport for their turn.
         reads: how often it was read since its requests began to wait.
         parked_at: since when it is not read because its requests wait, in seconds of `time.monotonic()`; 0: it is read.
-        corked: refusals that leave together, as their frames.
+        corked: envelopes of refusals that leave together.
         asked: a message of it was received.
         rival: it has the identity of another connection that stands, which keeps it.
         host: its address as HOST:PORT; "" of a local client.
@@ -62,7 +62,7 @@ class ClientConnection:
         self.reads = 0
         self.rival = False
         self.parked_at = 0.0
-        self.corked: list[tuple[bytes, bytes, bytes]] = []
+        self.corked: list[bytes] = []
         self.gone = False
 
 

@@ -13,7 +13,7 @@ import errno
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from inferential.transport.acceptance import Acceptance
@@ -353,28 +353,28 @@ class RouterSocket:
         if client.stream.unsent:
             self._note_unsent(client)
 
-    def cork(self, number: int, envelope: bytes) -> None:
-        """Sends a message without payload in the event loop's next turn, in one write with others for the connection.
+    def cork(self, number: int, envelopes: Sequence[bytes]) -> None:
+        """Sends messages without payload in the event loop's next turn, in one write with others for the connection.
 
         Raises:
             OSError: as `post`, as far as it is known by now.
         """
-        client = self._writable(number, len(envelope))
+        client = self._writable(number, sum(map(len, envelopes)))
         if not self._corked:
             (self._loop or asyncio.get_running_loop()).call_soon(self._uncork)
         if not client.corked:
             self._corked.append(client)
-        client.corked.append((b"", envelope, b""))
+        client.corked += envelopes
 
     def _uncork(self) -> None:
         """Sends what was corked: one write for each connection."""
         corked, self._corked = self._corked, []
         for client in corked:
-            messages, client.corked = client.corked, []
+            envelopes, client.corked = client.corked, []
             if client.gone:
                 continue
             try:
-                client.stream.send_together(messages)
+                client.stream.send_together([(b"", envelope, b"") for envelope in envelopes])
             except ConnectionEnded as error:
                 self._connections.drop(client, str(error))
                 continue
