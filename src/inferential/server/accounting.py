@@ -28,6 +28,9 @@ from inferential.tracking.fleet import Fleet, FleetChanges
 if TYPE_CHECKING:
     from inferential.tracking.outcome_counts import OutcomeCounts
 
+_SHARES_EACH_S = 0.001
+"""For each client, the time until shares are computed again: a thousandth of it is spent on that, however many ask."""
+
 
 class Accounting:
     """Writes what happens to requests into the fleet, the fair shares and the metrics.
@@ -56,6 +59,7 @@ class Accounting:
         self._on_connected = on_connected
         self._arrivals: deque[IncomingRequest] = deque()
         self._batches: deque[tuple[Batch, int]] = deque()
+        self._shares_due_at = -math.inf
 
     # Reading: deferred records are written first
 
@@ -253,7 +257,9 @@ class Accounting:
             return client_id in waiting
 
         changes = fleet.sweep(now, waits)
-        self._shares.update(fleet.periods())
+        if now >= self._shares_due_at:
+            self._shares_due_at = now + _SHARES_EACH_S * fleet.active_count
+            self._shares.update(fleet.periods())
         for client_id, model_id in changes.overdue:
             self._recorder.overdue(client_id, model_id)
         return changes

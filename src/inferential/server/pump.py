@@ -20,6 +20,7 @@ from inferential.server.accounting import Accounting
 from inferential.server.egress import Egress
 from inferential.server.executor import Executor
 from inferential.server.ingress import Ingress
+from inferential.server.renewals import Renewals
 from inferential.transport.messages import Received
 from inferential.transport.zmq_transport import GONE, MalformedMessage, ZmqTransport
 
@@ -64,6 +65,7 @@ class EventPump:
         self._running = False
         self._continues = False  # `_continue` is scheduled
         self._renewing: set[int] = set()  # connections of robots that are asked for newer observations
+        self._renewals = Renewals()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0  # in the loop's time
 
@@ -161,6 +163,7 @@ class EventPump:
     def on_closed(self, connection: int) -> None:
         """Ends the waiting requests of a connection that has ended."""
         self._renewing.discard(connection)
+        self._renewals.forget(connection)
         if not self._running:
             return
         self._engine.connection_gone(connection, time.monotonic())
@@ -193,7 +196,11 @@ class EventPump:
             self._egress.refuse(request, refusal)
             return
         if incoming.renews:
-            self._renewing.add(request.connection)
+            if self._renewals.believes(request.connection, request.received_at):
+                self._renewing.add(request.connection)
+            else:
+                incoming.renews = False
+                self._renewing.discard(request.connection)
         if self._engine.can_bypass(request) and self._accounting.defer(incoming):
             self._engine.stage(request)
             return
