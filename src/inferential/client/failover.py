@@ -27,7 +27,8 @@ from inferential.client.session import MAX_OPEN, Frames, Session
 from inferential.client.transport import ClientTransport, SingleServer, fd_of, link_timeouts, normalize_address, receive
 
 # A server that vanished without closing its connections is noticed after a second, and the next one takes over.
-_HEARTBEAT_S, _SILENCE_S = 0.25, 1.0
+HEARTBEAT_S, SILENCE_S = 0.25, 1.0
+"""Between two heartbeats, and after how long without an answer a server counts as gone."""
 
 
 def open_transport(
@@ -114,7 +115,7 @@ class ServerFailover:
         handshakes: Mapping[str, HandshakeMaker | None] = MappingProxyType({}),
     ) -> None:
         timeouts = replace(
-            link_timeouts(reconnect_ivl_ms, reconnect_max_ms), heartbeat_s=_HEARTBEAT_S, silence_s=_SILENCE_S
+            link_timeouts(reconnect_ivl_ms, reconnect_max_ms), heartbeat_s=HEARTBEAT_S, silence_s=SILENCE_S
         )
         self._selector = selectors.DefaultSelector()
         self._servers = [

@@ -31,6 +31,8 @@ class Mailbox:
         self.open: OrderedDict[int, float] = OrderedDict()
         self.reference: ref[Mailbox] = ref(self)  # one for all requests
         self.unsent_id = 0
+        self.waits = True
+        """Whether `observe` may wait until it is connected, or until there is room in the socket."""
         self.serve_interval_ms: float = 0.0
         self.unread: deque[tuple[int, Outcome]] = deque()
         """What `take` returns, the newest last."""
@@ -88,6 +90,21 @@ class Mailbox:
         if self._kept.get(request_id) is None:
             return None
         return self._kept.pop(request_id)
+
+    def reset(self) -> list[int]:
+        """Drops what is unread, and the outcomes of all open requests, whose ids it returns.
+
+        Those that were opened with `keep` end in RequestSuperseded.
+        """
+        dropped = list(self.open)
+        self.unread.clear()
+        for request_id in dropped:
+            if request_id in self._kept:
+                model_id = self.handle.model_id
+                error = RequestSuperseded("a new episode was begun", request_id=request_id, model_id=model_id)
+                self.deliver(request_id, error)
+        self.open.clear()
+        return dropped
 
     def abandon(self, request_id: int) -> None:
         """Forgets a request; its outcome will count as unmatched."""

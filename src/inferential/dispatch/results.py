@@ -19,10 +19,11 @@ from inferential.observation.slots import ObservationError
 from inferential.proto import PROTOCOL_VERSION
 from inferential.proto.messages import ResponseTiming, write_response
 from inferential.proto.structure import STRUCTURE_KEY
+from inferential.replica.failures import words_of
 from inferential.replica.values import as_values
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
 
-logger = logging.getLogger("inferential.dispatch")
+logger: logging.Logger = logging.getLogger("inferential.dispatch")
 
 _LOG_EVERY_S = 1.0
 _PACKAGE = str(Path(__file__).parents[1])
@@ -54,7 +55,7 @@ class ResultWriter:
                 outcome = error
         refusal = _refusal(request.model_id, outcome)
         if refusal.kind is RefusalKind.MODEL_FAILED:
-            self._note(request.model_id, latency_ms, refusal.reason)
+            self._note(request.pool, latency_ms, refusal.reason)
             self._log(request, refusal.reason, outcome)
         return DispatchResult(request, latency_ms, refusal=refusal)
 
@@ -85,7 +86,7 @@ class ResultWriter:
             serve_interval_ms=request.serve_interval_ms,
             model_version=model_version,
         )
-        self._note(request.model_id, latency_ms, None)
+        self._note(request.pool, latency_ms, None)
         return DispatchResult(request, latency_ms, response_id, envelope, payload, values)
 
     def _note(self, model_id: str, latency_ms: float, error: str | None) -> None:
@@ -96,7 +97,7 @@ class ResultWriter:
 
     def _log(self, request: InferenceRequest, reason: str, error: Exception) -> None:
         """Logs a model's failure, at most once a second: a broken model may fail with every request."""
-        model_id, now = request.model_id, time.monotonic()
+        model_id, now = request.pool, time.monotonic()
         logged_at, unlogged = self._logged.get(model_id, (-math.inf, 0))
         if now - logged_at < _LOG_EVERY_S:
             self._logged[model_id] = logged_at, unlogged + 1
@@ -139,4 +140,4 @@ def _refusal(model_id: str, error: Exception) -> Refusal:
         return Refusal(RefusalKind.INVALID_OBSERVATION, error.reason, cause)
     if isinstance(error, RemoteModelError):
         return Refusal(RefusalKind.MODEL_FAILED, str(error), error.cause)
-    return Refusal(RefusalKind.MODEL_FAILED, f"{type(error).__name__}: {error}", type(error).__name__)
+    return Refusal(RefusalKind.MODEL_FAILED, words_of(error), type(error).__name__)

@@ -44,7 +44,7 @@ class Batch:
     """Requests of one model that run in one call.
 
     Attributes:
-        model_id: the model.
+        model_id: the model, or the pool of one of its versions (`InferenceRequest.pool`).
         requests: one for each row.
         replica: name of the replica that runs it.
         started_at: when it was dispatched, in seconds of `time.monotonic()`.

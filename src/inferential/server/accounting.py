@@ -111,9 +111,9 @@ class Accounting:
         request = incoming.request
         if self._fleet.owner(request.client_id) != request.identity:
             return False
-        request.serve_interval_ms = self._shares.interval_ms(request.client_id, request.model_id)
+        request.serve_interval_ms = self._shares.interval_ms(request.client_id, request.pool)
         if request.serve_interval_ms and not incoming.renews:
-            request.pace_s = self._shares.pace_s(request.client_id, request.model_id)
+            request.pace_s = self._shares.pace_s(request.client_id, request.pool)
         self._arrivals.append(incoming)
         return True
 
@@ -127,7 +127,7 @@ class Accounting:
             self._arrived(self._arrivals.popleft())
         while self._batches:
             batch, queue_depth = self._batches.popleft()
-            self._recorder.dispatched(batch.model_id, batch.requests, queue_depth, batch.started_at)
+            self._recorder.dispatched(batch.requests[0].model_id, batch.requests, queue_depth, batch.started_at)
             for request in batch.requests:
                 if request.steps_remaining is not None:
                     self._fleet.action_horizon.on_dispatch(
@@ -159,11 +159,11 @@ class Accounting:
         )
         if request.steps_remaining is not None and incoming.explicit_budget_ms is None:
             request.chunk = self._chunk_of(incoming)
-        self._shares.note(client_id, model_id, self._weight_of(request))
-        request.serve_interval_ms = self._shares.interval_ms(client_id, model_id)
+        self._shares.note(client_id, request.pool, self._weight_of(request))
+        request.serve_interval_ms = self._shares.interval_ms(client_id, request.pool)
         # A robot that is asked for newer observations sends several for each answer, and floods nothing by that.
         if request.serve_interval_ms and not incoming.renews:
-            request.pace_s = self._shares.pace_s(client_id, model_id)
+            request.pace_s = self._shares.pace_s(client_id, request.pool)
         self._fleet.responses.on_request(client_id, request.response_id, model_id, now)
         self._recorder.observed(request, incoming.staleness_ms, update.learned_cadence_s, update.cadence_deviation_s)
 

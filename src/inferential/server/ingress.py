@@ -122,13 +122,13 @@ class Ingress:
         self.has_key: Callable[[str], bool] = lambda client_id: False
         """Returns whether a client id belongs to a key, so that only the connection with that key may use it."""
         self._clocks_off = 0  # before the configuration changed
-        self._assembler: ObservationAssembler = ObservationAssembler(config.observations)
+        self.assembler: ObservationAssembler = ObservationAssembler(config.observations)
         self.configure(config)
 
     def configure(self, config: InferentialConfig) -> None:
         """Applies a changed configuration to the messages that follow; cached envelopes are dropped."""
         self._clocks_off = self.clocks_off
-        self._assembler = ObservationAssembler(config.observations)
+        self.assembler = ObservationAssembler(config.observations)
         self._clients = ClientPolicies(config.clients)
         self._default_budget_ms = self._clients.default_budget_ms
         self._supersede = config.scheduling.supersede
@@ -142,7 +142,7 @@ class Ingress:
         Raises:
             ObservationError: it breaks a rule of the wire format or a limit, or its sender may not use its client id.
         """
-        found = self._assembler.lookup(envelope, payload)
+        found = self.assembler.lookup(envelope, payload)
         policy: ResolvedPolicy
         if found is not None:
             cached, varying, staleness_ms = found
@@ -151,7 +151,7 @@ class Ingress:
             if policy is None:
                 policy = cached.policy = self._resolve(constant)
         else:
-            decoded = self._assembler.decode_whole(envelope, payload, received_at)
+            decoded = self.assembler.decode_whole(envelope, payload, received_at)
             constant, varying, slots = decoded.constant, decoded.varying, decoded.slots
             staleness_ms = decoded.staleness_ms
             policy = self._resolve(constant)
@@ -168,7 +168,7 @@ class Ingress:
         tenth of the cost of `receive`. The others are returned as they are, to be received.
         """
         identity, envelope, payload, _, _ = newest
-        found = self._assembler.lookup(envelope, payload)
+        found = self.assembler.lookup(envelope, payload)
         cached = None if found is None else found[0]
         policy: ResolvedPolicy | None = None if cached is None else cached.policy
         served = policy is not None and policy.takes_latest and policy.refusal is None
@@ -193,16 +193,16 @@ class Ingress:
     @property
     def cache_counts(self) -> CacheCounts:
         """Counts the observations of which only the varying fields were read, and those that were read whole."""
-        return self._assembler.cache_counts
+        return self.assembler.cache_counts
 
     @property
     def clocks_off(self) -> int:
         """Observations so far with a timestamp far in the future, which was ignored."""
-        return self._clocks_off + self._assembler.clocks_off
+        return self._clocks_off + self.assembler.clocks_off
 
     def sizes(self) -> dict[str, int]:
         """Returns the bytes in the envelope cache."""
-        return {"envelope_cache_bytes": self._assembler.cache_bytes()}
+        return {"envelope_cache_bytes": self.assembler.cache_bytes()}
 
     def _check_sender(self, constant: ConstantFields, varying: VaryingFields, identity: bytes) -> None:
         """Requires that the connection's identity is the client id.
@@ -287,6 +287,7 @@ class Ingress:
             metadata=varying.metadata,
             late=policy.late,
             connection=connection,
+            episode=sender.episode,
         )
         return IncomingRequest(
             request,

@@ -34,13 +34,13 @@ from inferential.zmtp.wire import FrameReader
 
 JOIN_BELOW_BYTES = 32 * 1024
 """Smaller frames are copied into one buffer with their headers, which is faster than a vector of buffers."""
-_READ_BYTES = 4 * 1024
+READ_BYTES = 4 * 1024
 """One read takes dozens of small messages, copies little of a large one twice, and bounds a flood of heartbeats to a
 few hundred."""
 _HANDSHAKE_BYTES = 1024  # of a frame before the handshake is complete
 _MAX_BUFFERS = 64  # of one sendmsg, far below the limit of any system
 _LAST_READS, _LAST_READ_BYTES = 64, 64 * 1024  # on closing, of data that is discarded
-_MAX_BODY_READ_BYTES = 1024 * 1024
+MAX_BODY_READ_BYTES = 1024 * 1024
 """Bytes of a large frame that are read in one go, so that other connections get a turn meanwhile."""
 _KEEPALIVE = {
     "TCP_KEEPIDLE": 30,
@@ -101,13 +101,13 @@ class Stream:
         self._message = message
         self._command = command
         self._unsent: deque[tuple[memoryview, bool]] = deque()  # a buffer, and whether a message ends with it
-        self.unsent = 0
+        self.unsent: int = 0
         """Messages that are not completely handed to the system yet."""
         self.peer: Ready | None = None
         """The peer's socket type, identity and key; None until the handshake is complete."""
-        self.alive = True
+        self.alive: bool = True
         """Whether since the last `ping` something was received, or unsent data could be sent."""
-        self.drained = False
+        self.drained: bool = False
         self._send([self._handshake.greeting()])
 
     def fileno(self) -> int:
@@ -191,7 +191,7 @@ class Stream:
         try:
             if self._reader.space is not None:
                 return self._read_body()
-            data = self._socket.recv(_READ_BYTES)
+            data = self._socket.recv(READ_BYTES)
         except BlockingIOError:
             self.drained = True
             return False
@@ -200,7 +200,7 @@ class Stream:
         if not data:
             raise ConnectionEnded("peer closed the connection")
         self.alive = True
-        self.drained = len(data) < _READ_BYTES
+        self.drained = len(data) < READ_BYTES
         self._reader.feed(data if self._greeting is None else self._take_greeting(data))
         return True
 
@@ -208,7 +208,7 @@ class Stream:
         """Reads what is there of a large frame, up to a limit."""
         found = 0
         self.drained = False
-        while self._reader.space is not None and found < _MAX_BODY_READ_BYTES:
+        while self._reader.space is not None and found < MAX_BODY_READ_BYTES:
             try:
                 size = self._socket.recv_into(self._reader.space)
             except BlockingIOError:
