@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from inferential.server import pump as pump_module
 from inferential.server.pump import EventPump
@@ -94,16 +95,14 @@ async def test_a_turn_reads_for_a_slice_of_time_and_not_a_number_of_messages(mon
     assert transport.read == 9
 
 
+@pytest.mark.parametrize(("share", "read"), [(0.5, 19), (0.01, 49)])
 async def test_a_slice_is_longer_where_other_programs_have_the_processor_and_ends_all_the_same(
-    monkeypatch: Any,
+    monkeypatch: Any, share: float, read: int
 ) -> None:
-    pump, _, transport = make_pump(monkeypatch)
-    monkeypatch.setattr(pump_module, "time", Clock(share=0.5))
-    pump._on_readable()
-    assert transport.read == 19
-    monkeypatch.setattr(pump_module, "time", Clock(share=0.01))
-    pump._continue()
-    assert transport.read == 19 + 49  # 5 ms at most
+    _, _, transport = make_pump(monkeypatch)
+    monkeypatch.setattr(pump_module, "time", Clock(share))
+    transport.on_readable()
+    assert transport.read == read  # 5 ms at most
 
 
 async def test_calls_that_complete_inline_follow_one_another_in_one_turn(serve: Any, connect: Any) -> None:

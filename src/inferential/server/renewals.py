@@ -15,7 +15,7 @@ DISBELIEF_S = 10.0
 
 
 class Renewals:
-    """The claims of each connection. (A leaky bucket as in `rate_limits`, which a client that overflows it fills up.)"""
+    """The claims of each connection: a leaky bucket as in `rate_limits`, which a client that overflows it fills up."""
 
     def __init__(self) -> None:
         self._due: dict[int, float] = {}

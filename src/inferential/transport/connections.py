@@ -150,7 +150,27 @@ def is_well_formed(frames: list[Buffer] | Discarded) -> TypeGuard[list[Buffer]]:
     return isinstance(frames, list) and len(frames) == _FRAMES and not len(frames[0])
 
 
-def malformed(client: ClientConnection, frames: list[Buffer] | Discarded) -> MalformedMessage:
-    """Returns the error for a message that does not."""
-    found = "more" if isinstance(frames, Discarded) else f"{len(frames)} of them"
-    return MalformedMessage(client.identity, f"expected frames [empty, envelope, payload], got {found}")
+def malformed(client: ClientConnection, frames: list[Buffer] | Discarded) -> MalformedMessage | None:
+    """Returns the error for a message that has other frames.
+
+    None for an empty one, which ZMQ_PROBE_ROUTER sends on connecting and which asks for nothing.
+    """
+    if isinstance(frames, list) and len(frames) == 1 and not len(frames[0]):
+        return None
+    return MalformedMessage(client.identity, f"expected frames [empty, envelope, payload], got {_found(frames)}")
+
+
+def _found(frames: list[Buffer] | Discarded) -> str:
+    """Returns which frames came, and what may be the reason."""
+    if isinstance(frames, Discarded):
+        return "more: each proxy on the way adds one (its client's identity); robots connect to the server itself"
+    delimited = not len(frames[0])
+    if len(frames) == _FRAMES - 1:
+        return "2 of them: " + (
+            "the payload is missing, which may be empty" if delimited else "the empty delimiter is missing"
+        )
+    if len(frames) == _FRAMES and len(frames[1]) == 0:
+        return "3 of them, the second empty and not the first: a proxy on the way adds its client's identity before it"
+    if len(frames) == _FRAMES:
+        return "3 of them, the first not empty"
+    return f"{len(frames)} of them"

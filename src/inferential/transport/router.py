@@ -17,14 +17,16 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from inferential.transport.acceptance import Acceptance
-from inferential.transport.budget import STALL_S, ByteBudget
+from inferential.transport.budget import ByteBudget
 from inferential.transport.connections import ClientConnection, Connections, MalformedMessage, is_well_formed, malformed
 from inferential.transport.handshakes import HandshakeGuard
+from inferential.transport.heartbeats import Heartbeats
 from inferential.transport.listening import listen
 from inferential.transport.messages import Received
 from inferential.transport.parking import Parking
 from inferential.transport.poller import READ, WRITE
-from inferential.zmtp import ConnectionEnded, ProtocolError
+from inferential.transport.stalls import StallWatch
+from inferential.zmtp import ConnectionEnded
 from inferential.zmtp.protocol import Buffer
 from inferential.zmtp.reader import Allocate
 
@@ -78,7 +80,8 @@ class RouterSocket:
         self._parking = Parking(self._connections)
         # A message of the largest size, and one that is sent meanwhile; the frames of a message count together.
         self._budget = ByteBudget(None if max_message_bytes is None else 2 * max_message_bytes)
-        self._stall_timer: asyncio.TimerHandle | None = None
+        self._stalls = StallWatch(self._budget, self._end)
+        self._heartbeats = Heartbeats(self._connections)
         self._connections.on_closed.append(self._budget.closed)
         guard = HandshakeGuard() if guard is None else guard
         self._acceptance = Acceptance(
@@ -142,13 +145,14 @@ class RouterSocket:
             try:
                 frames = stream.next()
             except ConnectionEnded as error:
-                self._acceptance.failed(client, error)
-                self._connections.drop(client, str(error))
+                self._end(client, error)
                 continue
             if stream.unsent:
                 self._connections.update_events(client)  # a reply to its heartbeat
             if frames is None:
                 client.queued = False
+                if stream.ttl_s:  # of a PING that was just read
+                    self._heartbeats.heard(client, self._loop)
                 continue
             if client.newest_only and not client.gone and is_well_formed(frames):
                 frames = self._newest(client, frames)
@@ -165,7 +169,8 @@ class RouterSocket:
                 self._budget.received(client)
             if is_well_formed(frames):
                 return client.identity, frames[1], frames[2], time.monotonic(), client.number
-            raise malformed(client, frames)
+            if (wrong := malformed(client, frames)) is not None:
+                raise wrong
         return None
 
     def _newest(self, client: ClientConnection, frames: list[Buffer]) -> list[Buffer]:
@@ -187,6 +192,8 @@ class RouterSocket:
                 return frames  # the next read finds it again
             if not is_well_formed(following):
                 self._malformed = malformed(client, following)
+                if self._malformed is None:
+                    continue
                 return frames
             self.overtaken.append((client.identity, frames[1], frames[2], now, client.number))
             frames = following
@@ -240,23 +247,14 @@ class RouterSocket:
             ):
                 self._read(client)
         except ConnectionEnded as error:
-            self._acceptance.failed(client, error)
-            self._connections.drop(client, str(error))
+            self._end(client, error)
         except MemoryError:
             self._connections.drop(client, "no memory is left for what it sends")
 
-    def _watch_stalls(self) -> None:
-        """Looks, from time to time, for frames that do not come on."""
-        if self._stall_timer is None and self._loop is not None and self._budget.receiving:
-            self._stall_timer = self._loop.call_later(STALL_S, self._end_stalled)
-
-    def _end_stalled(self) -> None:
-        self._stall_timer = None
-        for client in list(self._budget.stalled()):
-            slow = ProtocolError(f"{client.stream.missing_bytes} bytes of a frame did not come within {STALL_S:g} s")
-            self._acceptance.failed(client, slow)
-            self._connections.drop(client, str(slow))
-        self._watch_stalls()
+    def _end(self, client: ClientConnection, error: ConnectionEnded) -> None:
+        """Closes a connection that has broken, or broke a rule, and says why."""
+        self._acceptance.failed(client, error)
+        self._connections.drop(client, str(error))
 
     def _read_only_client(self) -> bool:
         """Reads directly from the client if it is the only one; returns whether it had a message.
@@ -285,8 +283,10 @@ class RouterSocket:
             received = True
         else:
             return
-        if client.stream.missing_bytes:
-            self._watch_stalls()
+        if client.stream.missing_bytes and self._loop is not None:
+            self._stalls.start(self._loop)
+        if client.stream.ttl_s:
+            self._heartbeats.heard(client, self._loop)
         if received and not client.parked_at:
             self._queue(client)
 
