@@ -1,8 +1,12 @@
-"""Which tests run beside no other of their kind where tests run in parallel (`make test`)."""
+"""What holds for all tests: no deadlines of examples, and which run beside no other of their kind (`make test`)."""
 
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("any machine", deadline=None)  # how busy it is decides no test
+settings.load_profile("any machine")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups

@@ -7,7 +7,7 @@ import math
 import time
 import traceback
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,13 @@ from inferential.proto.structure import STRUCTURE_KEY
 from inferential.replica.failures import words_of
 from inferential.replica.values import as_values
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
+from inferential.scheduler.time.execution_horizon import execution_horizon
+from inferential.tracking.action_horizon import horizon_of
 
 logger: logging.Logger = logging.getLogger("inferential.dispatch")
 
+CONFIDENCE_KEY = "confidence"
+"""Where a result says how far its chunk can be trusted: a number from 0 to 1, or one for each action."""
 _LOG_EVERY_S = 1.0
 _PACKAGE = str(Path(__file__).parents[1])
 # The dtypes that this line added, and which dtype of the 1.x line holds their values.
@@ -36,6 +40,10 @@ class ResultWriter:
 
     def __init__(self) -> None:
         self.health: dict[str, EndpointHealth] = {}
+        self.version_of: Callable[[str], str] = lambda pool: ""
+        """Returns the version of a pool whose results do not have it."""
+        self.named: dict[str, str] = {}
+        """The versions that the operator has given names, by pool: these are what robots get."""
         # By model: when a failure was logged last, and how many were not logged since.
         self._logged: dict[str, tuple[float, int]] = {}
 
@@ -63,7 +71,9 @@ class ResultWriter:
         if isinstance(outcome, Answer):
             values, model_version = outcome.values, outcome.model_version
         else:
-            values, model_version = as_values(outcome), ""
+            values, model_version = as_values(outcome), self.version_of(request.pool)
+        if self.named:
+            model_version = self.named.get(request.pool, model_version)
         if STRUCTURE_KEY in values and STRUCTURE_KEY not in (request.metadata or ()):
             values = {key: value for key, value in values.items() if key != STRUCTURE_KEY}
         if request.protocol_version < PROTOCOL_VERSION:
@@ -85,6 +95,7 @@ class ResultWriter:
             ),
             serve_interval_ms=request.serve_interval_ms,
             model_version=model_version,
+            execution_horizon=0 if request.steps_remaining is None else _horizon(request, values, now),
         )
         self._note(request.pool, latency_ms, None)
         return DispatchResult(request, latency_ms, response_id, envelope, payload, values)
@@ -123,6 +134,21 @@ def widened(values: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"result {key!r}: {value.max()} does not fit int64, the widest that a 1.x client reads")
         known[key] = value.astype(wider)
     return known
+
+
+def _horizon(request: InferenceRequest, values: Mapping[str, Any], now: float) -> int:
+    """Returns how many actions of a result's chunk its robot had better play; 0 where it is not one, or for any."""
+    actions, period_s = horizon_of(values), request.control_period_s
+    if actions is None:
+        return 0
+    confidence = values.get(CONFIDENCE_KEY)
+    if period_s is None or not request.serve_interval_ms:
+        return execution_horizon(actions, confidence)
+    delay_steps = max(now - request.received_at, 0.0) / period_s
+    played = actions - (request.steps_remaining or 0) + math.ceil(min(delay_steps, actions))
+    # The horizon counts from a chunk's observation, and the next one arrives so much after it was asked for.
+    interval_steps = request.serve_interval_ms / 1e3 / period_s + delay_steps
+    return execution_horizon(actions, confidence, interval_steps=interval_steps, played_steps=played)
 
 
 def _where(error: Exception) -> str:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from inferential.errors import InferentialError
+
 Array = npt.NDArray[Any]
 Bound = float | Sequence[float] | Array
 
@@ -24,7 +26,7 @@ _TOLERANCE = 1e-6  # relative: bounds are float64, actions mostly float32
 _SPEC_FIELDS = frozenset({"shape", "low", "high", "max_change"})
 
 
-class BadActions(TypeError):
+class BadActions(InferentialError, TypeError):
     """The actions of a result cannot be played; the text says which key, what came and what was expected."""
 
 

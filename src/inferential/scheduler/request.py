@@ -57,6 +57,9 @@ class RefusalKind(enum.Enum):
     UNKNOWN_MODEL = "unknown_model"
     INVALID_OBSERVATION = "invalid_observation"
     MODEL_FAILED = "model_failed"
+    MODEL_LOADING = "model_loading"
+    MODEL_FAILING = "model_failing"
+    BATCH_FAILED = "batch_failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,11 @@ class IllegalTransition(InferentialError):
     """A request was moved to a state that its present one does not lead to: a bug in the server."""
 
 
+def family_of(pool: str) -> str:
+    """Returns the model whose version a pool is: that of `pi0@2026-11-20#2` is `pi0`, and so is that of `pi0`."""
+    return pool.partition("#")[0].partition("@")[0] or pool
+
+
 @dataclass(slots=True, eq=False)
 class InferenceRequest:
     """One observation that asks one model for an answer.
@@ -131,6 +139,7 @@ class InferenceRequest:
         serve_interval_ms: the shortest interval at which its client can be served, sent with the answer; 0: no limit.
         connection: number of the connection that it came by and its answer goes to, below 0 for a client in this
             process; 0: none.
+        control_period_s: how long its robot plays one action of a chunk; None where it did not say.
         pace_s: seconds from its call to its connection's next one for the model, as its client asks for much more than
             its share; 0: no such limit.
         episode: how often its robot has begun a new episode with the model, see `proto.fields`. A connection numbers
@@ -174,6 +183,7 @@ class InferenceRequest:
     connection: int = 0
     serve_interval_ms: float = 0.0
     pace_s: float = 0.0
+    control_period_s: float | None = None
     episode: int = 0
     chunk: ChunkTime | None = None
     pool: str = ""

@@ -13,11 +13,13 @@ from inferential.config.schema import InferentialConfig, SchedulingConfig
 from inferential.dispatch.base import Dispatcher
 from inferential.metrics.collector import MetricsCollector
 from inferential.metrics.recorder import Recorder
+from inferential.models.manager import ModelManager
 from inferential.scheduler import create_scheduler
 from inferential.scheduler.engine import Engine
 from inferential.scheduler.options import with_options
 from inferential.scheduler.request import InferenceRequest
 from inferential.scheduler.time.fair_share import FairShares
+from inferential.scheduler.time.planned_rates import ClassRate
 from inferential.scheduler.time.profile import Profiles
 from inferential.scheduler.weight import weight_of
 from inferential.server.accounting import Accounting
@@ -57,11 +59,20 @@ class Core:
             config.scheduling, create_scheduler(config.scheduling), self.capacities.of, profiles
         )
         self.shares: FairShares = FairShares(self.engine.availability)
+        self.shares.configure(_class_rates(config))
         fleet = Fleet(config.response_tracking)
         self.accounting: Accounting = Accounting(
             fleet, self.recorder, self.shares, self.engine, self._weight_of, self._on_connected
         )
         self.ingress: Ingress = Ingress(config, self._owner, self.model_ids)
+        self.models: ModelManager = ModelManager(
+            dispatcher,
+            self.engine,
+            self.capacities,
+            self.model_ids,
+            self.recorder.model_state,
+            lambda: self.config.scheduling.request_ttl_ms / 1e3,
+        )
 
     def model_ids(self) -> Collection[str] | None:
         """Returns the ids of the models that are served; None if every id may be one."""
@@ -104,6 +115,7 @@ class Core:
             raise
         self._configured_scheduling = config.scheduling.model_copy(deep=True)
         self.capacities.configure(self.config.models)
+        self.shares.configure(_class_rates(self.config))
         self.ingress.configure(self.config)
         self.accounting.fleet.configure(self.config.response_tracking)
         self.metrics.configure(self.config.metrics)
@@ -120,9 +132,15 @@ class Core:
         self.ingress.configure(self.config)
         self.accounting.engine.swap(config, scheduler, time.monotonic())
 
+    def begin(self, begun: bool) -> None:
+        """Notes whether the backend has begun."""
+        self.capacities.begin(begun)
+        self.models.refresh()
+
     def on_replicas_changed(self) -> None:
         """Forgets the capacities, and the latency profiles of replicas that have gone."""
         self.capacities.forget()
+        self.models.refresh()
         profiles = self.engine.profiles
         for model_id in profiles.models():
             known = set(self.dispatcher.replicas(model_id))
@@ -146,3 +164,7 @@ class Core:
             return None
         stands = self.inprocess.connected(identity)
         return identity if (self.connected(identity) if stands is None else stands) else None
+
+
+def _class_rates(config: InferentialConfig) -> dict[str, ClassRate]:
+    return {name: ClassRate(one.min_rate_hz, one.value) for name, one in config.clients.classes.items()}

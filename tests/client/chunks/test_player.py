@@ -291,3 +291,22 @@ def test_a_chunk_is_acknowledged_once_an_action_of_it_was_played() -> None:
     assert drive.player.acknowledgement() == {"played_id": 1000, "played_from": 3}
     drive.run(20)
     assert drive.player.acknowledgement() == {"played_id": 1001, "played_from": 3}
+
+
+def test_a_suggested_horizon_goes_before_the_own_one() -> None:
+    drive = Drive(25, lambda number: 2, execution_horizon=20)
+    drive.run(30)
+    drive.player.suggested_horizon = 8
+    drive.run(60)
+    assert set(np.diff(drive.asked[-5:])) == {8 - 2}  # it arrives two steps later, at the eighth
+    drive.player.suggested_horizon = None
+    drive.run(100)
+    assert set(np.diff(drive.asked[-3:])) == {20 - 2}
+
+
+def test_a_suggested_horizon_does_not_let_a_robot_starve() -> None:
+    drive = Drive(10, lambda number: 3, execution_horizon=5)
+    drive.run(20)
+    drive.player.suggested_horizon = 10_000
+    drive.run(60)
+    assert drive.player.stats.starved_steps == 0

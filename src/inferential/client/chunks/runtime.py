@@ -57,6 +57,7 @@ class _Runtime(Generic[ModelT]):
         on_error: Callable[[InferenceError], None] | None = None,
         refresh_ms: float | None = None,
         renew: bool = True,
+        follow_horizon: bool = True,
         hold_ms: float | None = None,
         action_spec: SpecArgument = None,
         index: Index = "executed",
@@ -77,6 +78,7 @@ class _Runtime(Generic[ModelT]):
             index,
         )
         self._renew = renew
+        self._follow_horizon = follow_horizon
         self._model: ModelT = model
         self._key = key
         self._on_error = on_error
@@ -89,11 +91,14 @@ class _Runtime(Generic[ModelT]):
         return self._player.stats
 
     def _take(self, result: Result, now: float) -> None:
+        if self._follow_horizon:
+            self._player.suggested_horizon = result.execution_horizon
         timing = result.timing
         server_ms = math.nan if timing is None else timing.server_ms
         try:
             chunk = self._chunk(result)
-            self._player.answered(result.request_id, chunk, now, result.model_version, server_ms)
+            if self._player.answered(result.request_id, chunk, now, result.model_version, server_ms):
+                result.applied()
         except BadActions as bad:
             error = InvalidChunk(str(bad), request_id=result.request_id, model_id=self._model.model_id)
             self._notices.say("chunk", "a chunk is not played: %s", error, level=logging.WARNING)
@@ -161,6 +166,8 @@ class ChunkRuntime(_Runtime[Model]):
         refresh_ms: makes an observation anew that no answer came to for so long; it takes the place of one that
             waits on the server. None: only where the server asks for it.
         renew: makes an observation anew where the server asks for it, since few actions of its chunk would be left.
+        follow_horizon: plays as many actions of a chunk as the server suggests (`Result.execution_horizon`), whatever
+            `execution_horizon` says, unless that would starve the robot.
         on_error: called with the error of each failed request; the next step may send an observation again.
         action_spec: what an action must be, an `ActionSpec` or a map of its arguments: shape, low, high, max_change; or
             these by key. A chunk that breaks it is not played, and nothing that is played changes by more than
