@@ -151,5 +151,5 @@ def test_what_an_orchestrator_sets_for_a_service_of_our_name_is_no_setting(name:
 
 
 @pytest.mark.parametrize("name", ["INFERENTIAL_PORT", "INFERENTIAL_NAME", "INFERENTIAL_HTTP_PORT"])
-def test_a_name_like_theirs_with_a_value_of_another_kind_is_a_mistake_that_is_told(name: str) -> None:
+def test_a_name_like_theirs_with_a_value_of_another_kind_is_reported_as_a_mistake(name: str) -> None:
     assert read_environment({name: "8080"}, {}) != []

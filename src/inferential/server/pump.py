@@ -205,7 +205,7 @@ class EventPump:
             self._egress.refuse(request, refusal)
             return
         if incoming.renews:
-            if self._renewals.believes(request.connection, request.received_at):
+            if self._renewals.accepts(request.connection, request.received_at):
                 self._renewing.add(request.connection)
             else:
                 incoming.renews = False
@@ -312,7 +312,8 @@ class EventPump:
             if self._models.unready:
                 self._models.explain(request)
             self._egress.send_refusal(request)
-            if self._transport.parked and not request.pace_s:
+            # What a newer one has superseded leaves that waiting.
+            if self._transport.parked and not request.pace_s and not self._engine.waits(request.connection):
                 self._transport.resume(request.connection)
 
     # Timers: the engine or the fleet asked to be called at a time

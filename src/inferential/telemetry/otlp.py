@@ -132,7 +132,7 @@ class _MetricsExport:
             await self._export()
 
     def last(self) -> Callable[[], None]:
-        """Returns what exports once more, as of now, and no more; it may be called in any thread."""
+        """Returns what exports the present state, and nothing after it; it may be called in any thread."""
         data = self._data()
 
         def export() -> None:

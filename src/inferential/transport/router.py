@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -36,12 +35,11 @@ if TYPE_CHECKING:
 GONE = "the client is gone"
 """The objection to requests of a connection that has ended."""
 
-logger: logging.Logger = logging.getLogger("inferential.transport")
-
 _POLL_AT_ONCE = 32  # connections that are read between two messages, at most
 POLL_AFTER = 16
 """Messages that are returned between two polls of all connections."""
 _MAX_DIRECT_READS = 16  # reads from an only client between two polls of all connections
+_FLOOD_MESSAGES = 16  # of one connection that came together
 _MAX_CATCH_UP_READS = 1  # in one turn, of a connection whose newest message is looked for
 
 
@@ -179,7 +177,8 @@ class RouterSocket:
         In an overload the system's buffers hold seconds of observations, which would be served in their order, each
         long out of date.
         """
-        stream, now, reads = client.stream, time.monotonic(), 0
+        stream, now, reads = client.stream, time.monotonic(), _MAX_CATCH_UP_READS if client.floods else 0
+        client.floods = False
         while True:
             try:
                 following = stream.next()
@@ -196,6 +195,7 @@ class RouterSocket:
                     continue
                 return frames
             self.overtaken.append((client.identity, frames[1], frames[2], now, client.number))
+            client.floods = len(self.overtaken) >= _FLOOD_MESSAGES
             frames = following
 
     def prefer_newest(self, number: int) -> None:
@@ -212,7 +212,7 @@ class RouterSocket:
 
     def _poll_all(self) -> None:
         self._direct_reads = 0
-        if self._connections.parked:
+        if self.parked:
             self._parking.resume_some()
         found = self._connections.poller.poll(_POLL_AT_ONCE)
         self._more = len(found) == _POLL_AT_ONCE
@@ -231,7 +231,7 @@ class RouterSocket:
     @property
     def parked(self) -> int:
         """How many connections are not read because their requests wait."""
-        return len(self._connections.parked)
+        return self._connections.parked_count
 
     def _handle_events(self, client: ClientConnection, events: int) -> None:
         """Reads from and writes to a connection, as far as it is ready."""

@@ -23,7 +23,7 @@ from inferential.scheduler.time.planned_rates import ClassRate, RateRequest, fil
 UTILISATION = 0.9
 FLOOD = 3.0
 MODEST = 0.2
-"""Where fewer of the clients ask for less than their share, it is the model that is too slow, and nobody floods it."""
+"""Where fewer of the clients ask for less than their share, the model is too slow, and no client floods it."""
 RISE = 1.25
 """The most by which a level rises from one update to the next."""
 _SHORTEST_S = 1e-6  # a period learned from requests that came at once
