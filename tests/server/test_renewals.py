@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from inferential.server.renewals import BURST, REJECTED_S, RATE_HZ, Renewals
+from inferential.server.renewals import BURST, RATE_HZ, REJECTED_S, Renewals
 
 
 def test_a_robot_that_renews_at_its_pace_is_always_accepted() -> None:
