@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterable
 
@@ -114,6 +115,7 @@ class Egress:
     def ask_anew(self, request: InferenceRequest) -> None:
         """Asks the robot of a request that waits for a newer observation."""
         self._recorder.outdated(request)
+        turn_in_s = request.turn_at - time.monotonic()
         envelope = write_refusal(
             client_id=request.client_id,
             model_id=request.model_id,
@@ -121,6 +123,7 @@ class Egress:
             status="OUTDATED",
             reason="it waits, and few actions of its chunk would be left to play: send a newer observation",
             serve_interval_ms=request.serve_interval_ms,
+            turn_in_ms=None if math.isnan(turn_in_s) else max(turn_in_s, 0.0) * 1e3,
         )
         self._post_refusal(request.connection, request.client_id, envelope)
 
