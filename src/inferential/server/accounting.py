@@ -65,6 +65,8 @@ class Accounting:
         self._arrivals: deque[IncomingRequest] = deque()
         self._batches: deque[tuple[Batch, int]] = deque()
         self._shares_due_at = -math.inf
+        self.on_dispatch: Callable[[Batch], None] | None = None
+        """Called with each batch before its model gets it."""
         self.late_by_cause: dict[str, int] = {}
         """Late actions of all robots so far, by cause."""
         self._calls: dict[str, deque[float]] = {}  # when the newest calls of each model began
@@ -128,6 +130,8 @@ class Accounting:
     def dispatched(self, batch: Batch, queue_depth: int) -> None:
         """Defers the record of a dispatched batch until `flush`."""
         self._batches.append((batch, queue_depth))
+        if self.on_dispatch is not None:
+            self.on_dispatch(batch)
 
     def flush(self) -> None:
         """Writes the deferred records."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from inferential.dispatch.base import DispatchResult
 from inferential.metrics.recorder import Recorder
@@ -54,6 +54,10 @@ class Egress:
         self._accounting = accounting
         self._callbacks = callbacks
         self._notices = Notices(logger)
+        self.on_result: Callable[[DispatchResult], None] | None = None
+        """Called with each result that was sent, once it is accounted for."""
+        self.on_end: Callable[[InferenceRequest], None] | None = None
+        """Called with each request that has ended."""
 
     def answer(self, results: Iterable[DispatchResult]) -> None:
         """Sends a call's results, all of them before the first is accounted for.
@@ -71,6 +75,8 @@ class Egress:
                 request = result.request
                 if at is not None:
                     self._accounting.answered(result, at)
+                    if self.on_result is not None:
+                        self.on_result(result)
                 else:
                     assert request.refusal is not None
                     self._accounting.invalidated(request, request.refusal)
@@ -174,6 +180,8 @@ class Egress:
         return self._transport.objection(connection) != GONE
 
     def _notify(self, request: InferenceRequest) -> None:
+        if self.on_end is not None:
+            self.on_end(request)
         if self._callbacks:
             self._callbacks.fire(request)
 
