@@ -246,7 +246,7 @@ async def test_a_token_is_asked_for(tmp_path: Path) -> None:
 
 async def test_a_server_of_the_protocol_is_a_model(served: Served) -> None:
     target = served.gateway.address.replace("http://", "kserve://")
-    arm, plain = KServeModel(f"{target}/arm"), KServeModel(f"{target}/declared")
+    arm, plain, leg = (KServeModel(f"{target}/{name}") for name in ("arm", "declared", "leg"))
     try:
         rows: list[dict[str, Any]] = [{"state": np.full(3, n, np.float64)} for n in range(10)]
         rows[4] = {"state": np.ones(2)}
@@ -259,9 +259,9 @@ async def test_a_server_of_the_protocol_is_a_model(served: Served) -> None:
         with pytest.raises(RemoteModelError, match="no such cup"):
             await plain.infer({"state": [1, 2], "task": "fail"})
         with pytest.raises(RemoteModelError, match="no model 'leg'"):
-            await KServeModel(f"{target}/leg").infer({})
+            await leg.infer({})
     finally:
-        await asyncio.gather(arm.aclose(), plain.aclose())
+        await asyncio.gather(arm.aclose(), plain.aclose(), leg.aclose())
 
 
 async def test_a_server_that_is_away_is_a_connection_error(unused_tcp_port: int) -> None:
