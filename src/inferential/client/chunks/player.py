@@ -142,6 +142,7 @@ class Player:
         self._asked_step = -1
         self._asked_at = -math.inf
         self._renews = False
+        self._renew_by = -math.inf
 
     def reset(self) -> None:
         """Begins a new episode: forgets what is left to play, what was played and what is in flight."""
@@ -252,11 +253,12 @@ class Player:
         self._transits.note(transit_s)
         return is_late and transit_s > max(_STALE_S, _STALE_TRANSITS * usual_s)
 
-    def outdated(self, request_id: int) -> None:
-        """Notes that the server asks for an observation that takes this one's place."""
+    def outdated(self, request_id: int, now: float = 0.0, turn_in_ms: float | None = None) -> None:
+        """Notes that the server asks for an observation in place of this one, to be there when its turn comes."""
         if self._in_flight and request_id == next(reversed(self._in_flight)):
             self.stats.renewed += 1
             self._renews = True
+            self._renew_by = -math.inf if turn_in_ms is None else now + turn_in_ms / 1e3 - 2 * self.period_s
 
     def acknowledgement(self) -> dict[str, int]:
         """Returns what an observation says of the newest chunk of which an action was played; {} before the first."""
@@ -283,7 +285,7 @@ class Player:
         self._give_up(now, heard_at)
         if self._asked_step == self._step:
             return False
-        if self._renews:
+        if self._renews and now + self.period_s > self._renew_by:  # the last step from which it arrives in time
             return True
         if self._in_flight and now - self._asked_at >= self._refresh_s - _ROUNDING_S:
             self.stats.refreshed += 1

@@ -116,7 +116,7 @@ class _Runtime(Generic[ModelT]):
 
     def _note_error(self, error: InferenceError) -> None:
         if isinstance(error, ObservationOutdated):
-            self._player.outdated(error.request_id)
+            self._player.outdated(error.request_id, time.monotonic(), error.turn_in_ms)
             return
         self._player.failed(error.request_id, type(error).__name__)
         if self._on_error is not None:
