@@ -105,8 +105,8 @@ async def test_a_robot_plays_the_action_of_each_step_while_the_policy_takes_its_
         stats = runtime.stats
         assert stats.steps == 75
         assert stats.chunks >= 2
-        # A machine that is busy elsewhere may cause either: a starved robot holds its last action and is blended in for as
-        # long, and one that skipped a step is ahead of the count kept here until its next chunk.
+        # A machine that is busy elsewhere may cause either: a starved robot holds its last action and is blended in for
+        # as long, and one that skipped a step is ahead of the count kept here until its next chunk.
         assert len(loop.wrong()) <= 2 * stats.starved_steps + HORIZON * (stats.skipped_steps + (stats.late_steps > 0))
         assert stats.delay_steps >= 3
 
