@@ -44,9 +44,13 @@ def write(source: BinaryIO, folder: Path) -> None:
     """Writes all entries of a stream, until it ends."""
     files, report = RecordingFiles(folder, 0, 0), _Report()
     while len(head := source.read(HEAD.size)) == HEAD.size:
+        (size,) = HEAD.unpack(head)
+        data = source.read(size)
+        if len(data) < size:
+            break  # the server is gone
         entry: Entry
         images: Images
-        entry, images, files.split_bytes, files.keep_bytes = pickle.loads(source.read(HEAD.unpack(head)[0]))
+        entry, images, files.split_bytes, files.keep_bytes = pickle.loads(data)
         try:
             for record in records_of(entry, images):
                 files.write(record, entry.sequence)
