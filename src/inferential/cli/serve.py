@@ -64,7 +64,10 @@ def serve(
         typer.Option("--model", "-m", metavar="ID=MODULE:OBJECT", help="A model to serve; may be given several times."),
     ] = None,
     bind: Annotated[
-        str | None, typer.Option(help="Address to listen on, as tcp://*:5555; outranks transport.bind.")
+        list[str] | None,
+        typer.Option(
+            help="Address to listen on, as tcp://*:5555; may be given several times; outranks transport.bind."
+        ),
     ] = None,
     strategy: Annotated[
         str | None, typer.Option(help="Scheduling strategy, see `inferential schedulers`; outranks the file.")
@@ -96,7 +99,7 @@ def serve(
     at once.
     """
     set_up_logging(log_level, log_format)
-    overrides = _overrides(model or [], bind, strategy, http, otlp)
+    overrides = _overrides(model or [], bind or [], strategy, http, otlp)
     # Before the file is read: models may take long to import, and it may change meanwhile.
     watcher = None if config is None else ConfigWatcher(config, overrides=overrides, overrides_name=COMMAND_LINE)
     try:
@@ -201,7 +204,7 @@ class _AnnouncedServer(Server):
 
     def _announcement(self) -> str:
         models = ", ".join(sorted(targets(self.config)))
-        return f"listening on {self.address}, strategy {self.config.scheduling.strategy}, models: {models}"
+        return f"listening on {', '.join(self.addresses)}, strategy {self.config.scheduling.strategy}, models: {models}"
 
 
 def _as_cli_error(error: BaseException) -> BaseException:
@@ -358,7 +361,7 @@ def _take_on(server: Server, new: InferentialConfig) -> None:
 
 
 def _overrides(
-    models: list[str], bind: str | None, strategy: str | None, http: str | None, otlp: str | None
+    models: list[str], bind: list[str], strategy: str | None, http: str | None, otlp: str | None
 ) -> dict[str, Any]:
     known: dict[str, dict[str, str]] = {}
     for option in models:
@@ -369,8 +372,8 @@ def _overrides(
             raise CliError(f"--model: {model_id!r} is given twice")
         known[model_id] = {"target": target}
     overrides: dict[str, Any] = {"models": {"known": known}}
-    if bind is not None:
-        overrides["transport"] = {"bind": bind}
+    if bind:
+        overrides["transport"] = {"bind": bind if len(bind) > 1 else bind[0]}
     if strategy is not None:
         overrides["scheduling"] = {"strategy": strategy}
     if http is not None:

@@ -46,8 +46,8 @@ class Server(ServerView):
     """Serves models to robots.
 
     Args:
-        bind: address to listen on, as tcp://HOST:PORT (port 0: a free one) or ipc://PATH; if it is not the default it
-            takes precedence over `config.transport.bind`.
+        bind: address to listen on, as tcp://HOST:PORT (port 0: a free one) or ipc://PATH, or several as
+            `transport.bind` takes them; if it is not the default it takes precedence over `config.transport.bind`.
         models: ids of the Ray Serve applications or deployments to serve, if no dispatcher is given; None: all.
         config: everything else; it is copied. None: the defaults.
         dispatcher: the backend that runs the models; None: Ray Serve.
@@ -82,7 +82,7 @@ class Server(ServerView):
 
     def __init__(
         self,
-        bind: str = DEFAULT_BIND,
+        bind: str | Sequence[str | Mapping[str, str]] = DEFAULT_BIND,
         models: Sequence[str] | None = None,
         config: InferentialConfig | None = None,
         dispatcher: Dispatcher | None = None,
@@ -163,7 +163,7 @@ class Server(ServerView):
         core.inprocess.on_closed = pump.on_closed
         pump.start(executor)
         keys.start()
-        logger.info("listening on %s, strategy %s", transport.address, config.scheduling.strategy)
+        logger.info("listening on %s, strategy %s", ", ".join(transport.addresses), config.scheduling.strategy)
         for warning in exposure(config):
             logger.warning("%s", warning)
         try:
