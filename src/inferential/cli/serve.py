@@ -48,6 +48,7 @@ EXAMPLES = (
     "inferential serve --model arm=policies:ArmPolicy",
     "inferential serve fleet.toml --bind tcp://127.0.0.1:6000",
     "inferential serve fleet.yaml --http 8080",
+    "inferential serve fleet.yaml --record",
     "inferential serve fleet.yaml --otlp http://localhost:4318",
     "inferential serve fleet.yaml --strategy round_robin --log-level debug",
     "inferential serve --model arm=ray:policy-v2",
@@ -76,6 +77,9 @@ def serve(
         str | None,
         typer.Option(metavar="[HOST:]PORT", help="Serve the live page, /metrics and health there; see docs/page.md."),
     ] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Record what robots send and are answered, to the folder recordings.")
+    ] = False,
     otlp: Annotated[
         str | None, typer.Option(metavar="URL", help="Export traces and metrics there (OpenTelemetry, OTLP over HTTP).")
     ] = None,
@@ -99,7 +103,7 @@ def serve(
     at once.
     """
     set_up_logging(log_level, log_format)
-    overrides = _overrides(model or [], bind or [], strategy, http, otlp)
+    overrides = _overrides(model or [], bind or [], strategy, http, otlp, record=record)
     # Before the file is read: models may take long to import, and it may change meanwhile.
     watcher = None if config is None else ConfigWatcher(config, overrides=overrides, overrides_name=COMMAND_LINE)
     try:
@@ -361,7 +365,7 @@ def _take_on(server: Server, new: InferentialConfig) -> None:
 
 
 def _overrides(
-    models: list[str], bind: list[str], strategy: str | None, http: str | None, otlp: str | None
+    models: list[str], bind: list[str], strategy: str | None, http: str | None, otlp: str | None, *, record: bool
 ) -> dict[str, Any]:
     known: dict[str, dict[str, str]] = {}
     for option in models:
@@ -378,6 +382,8 @@ def _overrides(
         overrides["scheduling"] = {"strategy": strategy}
     if http is not None:
         overrides["http"] = http_section(http)
+    if record:
+        overrides["recording"] = {}
     if otlp is not None:
         overrides["otlp"] = {"endpoint": otlp}
     return overrides

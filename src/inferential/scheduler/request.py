@@ -148,6 +148,7 @@ class InferenceRequest:
         chunk: what an answer adds to a robot that plays chunks; None: not known.
         pool: which replicas may run it, see `models`: those of one version of its model; the model id where that has no
             versions. What is called a model in this package, in capacities, profiles and backends is such a pool.
+        turn_at: when its robot was asked for a newer observation, when its turn comes; NaN: it was not asked.
         waiting_since: since when it waits in its own right; later than `received_at` where an older
             request of the same client and model stood before it.
         dispatched_at: when it was last handed to its model.
@@ -188,6 +189,7 @@ class InferenceRequest:
     episode: int = 0
     chunk: ChunkTime | None = None
     pool: str = ""
+    turn_at: float = field(default=float("nan"), repr=False)
     waiting_since: float = field(default=float("nan"), repr=False)
     dispatched_at: float = field(default=0.0, repr=False)
     inference_ms: float = field(default=0.0, repr=False)

@@ -61,6 +61,8 @@ class Accounting:
         self._on_connected = on_connected
         self._arrivals: deque[IncomingRequest] = deque()
         self._batches: deque[tuple[Batch, int]] = deque()
+        self.on_dispatch: Callable[[Batch], None] | None = None
+        """Called with each batch before its model gets it."""
         self.late_by_cause: dict[str, int] = {}
         """Late actions of all robots so far, by cause."""
         self._calls: dict[str, deque[float]] = {}  # when the newest calls of each model began
@@ -124,6 +126,8 @@ class Accounting:
     def dispatched(self, batch: Batch, queue_depth: int) -> None:
         """Defers the record of a dispatched batch until `flush`."""
         self._batches.append((batch, queue_depth))
+        if self.on_dispatch is not None:
+            self.on_dispatch(batch)
 
     def flush(self) -> None:
         """Writes the deferred records."""
@@ -210,7 +214,8 @@ class Accounting:
             return ChunkTime(found.runs_out_at, math.inf, found.lasts_s, most_s)
         renews = incoming.renews and request.protocol_version >= PROTOCOL_VERSION
         covers_until = request.received_at + found.lasts_s - found.lag_s
-        return ChunkTime(found.runs_out_at - found.lag_s, covers_until, found.lasts_s, renews=renews)
+        lead_s = found.lag_s + found.period_s if renews else 0.0
+        return ChunkTime(found.runs_out_at - found.lag_s, covers_until, found.lasts_s, renews=renews, lead_s=lead_s)
 
     def answered(self, result: DispatchResult, now: float) -> None:
         """Records a result that was sent at `now`."""
