@@ -55,8 +55,8 @@ class Recorder(Service):
 
     def __init__(self, server: Server, config: RecordingConfig) -> None:
         super().__init__(server, config)
-        self.recorded = 0
-        self.dropped = 0
+        self.recorded: int = 0
+        self.dropped: int = 0
         self._take_on(config)
         self._readers: list[threading.Thread] = []
         self._queue: SimpleQueue[Entry | None] = SimpleQueue()
