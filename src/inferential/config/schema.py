@@ -23,6 +23,7 @@ from inferential.config.clients import ClientDefaults as ClientDefaults  # names
 from inferential.config.clients import ClientEntry as ClientEntry
 from inferential.config.clients import ClientsConfig as ClientsConfig
 from inferential.config.gateways import ActConfig, LeRobotConfig
+from inferential.config.recording import RecordingConfig
 from inferential.config.section import (
     Count,
     Effect,
@@ -363,6 +364,8 @@ class InferentialConfig(Section):
         default_factory=SecurityConfig, validate_default=True
     )
     """Keys and encryption."""
+    recording: Annotated[RecordingConfig | None, Effect.LIVE] = None
+    """What robots send and are answered, as MCAP files; off unless the section is present."""
     http: Annotated[HttpConfig | None, Effect.ON_RESTART] = None
     """The live page, metrics and health over HTTP; off unless the section is present."""
     otlp: Annotated[OtlpConfig | None, Effect.ON_RESTART] = None

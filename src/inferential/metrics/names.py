@@ -85,6 +85,9 @@ NETWORK_MS = declare(
     _BOTH,
     "with an observation: of the last action's age, what was spent neither on the server nor unread on the robot",
 )
+RECORDING_DROPS = declare(
+    "recording_drops", "1", (), "a request was not recorded: its disk is slower than requests come, or not writable"
+)
 LATE_ACTIONS = declare(
     "late_actions",
     "1",

@@ -10,13 +10,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from inferential.config.exposure import exposure
 from inferential.config.schema import InferentialConfig
-from inferential.dispatch.base import Dispatcher
+from inferential.dispatch.base import Dispatcher, DispatchResult
 from inferential.metrics.callbacks import MetricCallback
 from inferential.scheduler.request import InferenceRequest
 from inferential.scheduler.running import Batch
@@ -291,6 +291,31 @@ class Server(ServerView):
         if self._run is None:
             raise ConnectionError("the server does not run")
         self._run.pump.receive_inprocess(received)
+
+    def record(
+        self,
+        on_dispatch: Callable[[Batch], None] | None,
+        on_result: Callable[[DispatchResult], None] | None,
+        on_end: Callable[[InferenceRequest], None] | None,
+    ) -> None:
+        """Calls a recorder of what robots send and are answered, from now on; None: no more.
+
+        Args:
+            on_dispatch: called with each batch before its model gets it.
+            on_result: called with each result that was sent, and its frames.
+            on_end: called with each request that has ended.
+
+        Raises:
+            RuntimeError: the server does not run.
+        """
+        egress = self._require_run().executor.egress
+        self._core.accounting.on_dispatch = on_dispatch
+        egress.on_result, egress.on_end = on_result, on_end
+
+    def client_type(self, client_id: str) -> str:
+        """Returns what a connected client says it is; "" for others."""
+        client = self._core.accounting.fleet.client(client_id)
+        return "" if client is None else client.client_type
 
     # Settings
 

@@ -217,7 +217,7 @@ class ChunkRuntime(_Runtime[Model]):
             if result is None:
                 break
             self._take(result, now)
-        if self._player.wants_chunk(now, self._model.serve_interval_ms / 1e3):
+        if self._player.wants_chunk(now, self._model.serve_interval_ms / 1e3, self._model.heard_s_ago):
             self._player.asked(self._model.observe(**self._observation(observe)), now)
         return self._player.play()
 
@@ -264,7 +264,7 @@ class AsyncChunkRuntime(_Runtime[AsyncModel]):
             if result is None:
                 break
             self._take(result, now)
-        if self._player.wants_chunk(now, self._model.serve_interval_ms / 1e3):
+        if self._player.wants_chunk(now, self._model.serve_interval_ms / 1e3, self._model.heard_s_ago):
             self._player.asked(await self._model.observe(**self._observation(observe)), now)
         return self._player.play()
 
