@@ -84,7 +84,7 @@ class SessionMachine(RuleBasedStateMachine):
             assert request_id not in self.seen, "sent twice"
             assert request_id not in self.abandoned, "sent although no call waits"
             self.seen.append(request_id)
-            self.session.sent()
+            self.session.sent(request_id)
         assert not self.session.has_unsent()
 
     @rule(data=st.data(), status=st.sampled_from(["OK", "OK", "OK", *STATUSES]), with_id=st.booleans())

@@ -15,6 +15,7 @@ from inferential.client.failover import open_transport
 from inferential.client.handles import AsyncHandles, AsyncModel
 from inferential.client.keys import client_id_with, robot_keys
 from inferential.client.mailbox import Mailbox
+from inferential.client.result import ClientStats
 from inferential.client.session import Frames
 
 __all__ = ["AsyncConnection", "AsyncModel"]
@@ -68,6 +69,12 @@ class AsyncConnection(AsyncHandles):
     def last_error(self) -> str | None:
         """Why the server cannot be reached, in words; None while it is connected, as far as is known."""
         return self._transport.last_error
+
+    @property
+    def stats(self) -> ClientStats:
+        """Counts of observations and of what became of them, live, not a copy; and the link's figures as of now."""
+        self._session.stats.note_link(self._transport.delivery)
+        return self._session.stats
 
     def close(self) -> None:
         """Closes the connection; tasks that wait in it raise ConnectionError. Closing twice does nothing."""

@@ -1,7 +1,7 @@
 """A robot's connection to one server: made without blocking, and made again whenever it is lost.
 
-It has no clock and never sleeps: its owner calls `poll` with the time whenever the selector that it registers with has
-an event, and at `next_poll_at`. It does not look into messages.
+It never sleeps: its owner calls `poll` with the time whenever the selector that it registers with has an event, and at
+`next_poll_at`. It does not look into messages.
 
     away, until `next_poll_at`  ->  connecting  ->  shaking hands  ->  connected
           ^                        |                |                 |
@@ -17,12 +17,14 @@ import random
 import selectors
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from inferential.client.keys import HandshakeMaker
 from inferential.zmtp import ConnectionEnded, Stream
+from inferential.zmtp.delivery import Delivery
 from inferential.zmtp.protocol import Buffer, Discarded, Frame
 from inferential.zmtp.stream import socket_path
 
@@ -36,6 +38,9 @@ _REFUSED_WAIT_S = 0.7
 _SHORTEST_WAIT_S = 1e-3
 _FRAMES = 3  # empty, envelope, payload
 _MAX_WARNINGS = 8  # different ones, of one outage
+
+_LEAST_UNSENT_BYTES, _MOST_UNSENT_BYTES = 16 * 1024, 256 * 1024
+"""Bounds of what the system may hold of a robot's data beyond what is under way; about a round trip of it."""
 
 _Address = tuple[int, Any]  # address family and address
 
@@ -92,6 +97,9 @@ class Link:
         self._resolver: _Resolver | None = None
         self._connecting: socket.socket | None = None
         self._stream: Stream | None = None
+        self.delivery: Delivery = Delivery()
+        """What the connection carries, and what is under way."""
+        self._limited = False
         self._writing = False
         self.more: bool = False
         """Whether there may be another message after the last one from `next`; if not, asking costs a system call."""
@@ -124,14 +132,31 @@ class Link:
         """Sends a message; returns False while the server is away or an earlier message is not sent completely."""
         if self._stream is None or not self.writable:
             return False
+        delivery = self.delivery
+        payload = frames[2]
+        size = len(frames[1]) + (sum(map(len, payload)) if type(payload) is list else len(payload))
+        delivery.unmarked += size
         try:
-            self._stream.send(frames)
+            if delivery.unmarked < delivery.mark_every or not self._stream.answers_pings:
+                self._stream.send(frames)
+            else:
+                self._stream.send_marked(frames, *delivery.send(size, time.monotonic()))
         except ConnectionEnded:
             self._note_end()
             return False
         if self._stream.unsent:
             self._watch_writability(self._stream)
         return True
+
+    def _on_pong(self, context: bytes) -> None:
+        delivery = self.delivery
+        delivery.pong(context, time.monotonic())
+        if delivery.is_thin != self._limited and self._stream is not None:
+            # What the system held would be out of date when it leaves; on a good link a low limit costs wakeups.
+            self._limited = delivery.is_thin
+            window = (delivery.rate_bytes_s or 0.0) * (delivery.round_trip_s or 0.0)
+            least = _LEAST_UNSENT_BYTES if self._limited else _MOST_UNSENT_BYTES
+            self._stream.limit_unsent(round(min(max(window, least), _MOST_UNSENT_BYTES)))
 
     def next(self) -> list[Buffer] | Discarded | None:
         """Returns the next message, None where none is complete."""
@@ -152,6 +177,7 @@ class Link:
     def close(self) -> None:
         """Closes the connection. Closing twice does nothing."""
         self.connected = self.writable = self._writing = self.ended = False
+        self.delivery = Delivery()
         if self._resolver is not None:
             self._selector.unregister(self._resolver.done)
             self._resolver.close()
@@ -242,6 +268,8 @@ class Link:
         stream = Stream(connecting, b"DEALER", self._identity, max_frames=_FRAMES, handshake=handshake)
         self._selector.modify(connecting, selectors.EVENT_READ)
         self._connecting, self._stream = None, stream
+        self.delivery, self._limited = Delivery(), False
+        stream.on_pong = self._on_pong
         self._advance(self._stream, now)
 
     # Connected
@@ -273,7 +301,7 @@ class Link:
                 raise ConnectionEnded("no answer to heartbeats")
             self.next_poll_at = self._give_up_at
         else:
-            stream.ping()
+            stream.ping(self.delivery.ping(now) if not stream.unsent and self.delivery.uncertain else b"")
             self._watch_writability(stream)
             self._give_up_at = now + self._timeouts.silence_s
             self.next_poll_at = now + self._timeouts.heartbeat_s

@@ -207,6 +207,10 @@ class Session:
         """Returns whether an observation is held."""
         return bool(self._unsent)
 
+    def must_wait(self, mailbox: Mailbox) -> bool:
+        """Returns whether others are held that an observation of this handle must not overtake."""
+        return bool(self._unsent if mailbox.handle.queue == "latest" else self._unsent_count["all"])
+
     def hold(self, mailbox: Mailbox, request_id: int, frames: Frames) -> bool:
         """Holds an observation that could not be sent; returns whether another request ended because of it."""
         queue = mailbox.handle.queue
@@ -234,15 +238,19 @@ class Session:
             mailbox.unsent_id = request_id
         return ended
 
-    def next_unsent(self) -> tuple[int, Frames] | None:
-        """Returns the id and frames of the observation to send next; call `sent` once it is."""
-        for request_id, (_, frames) in self._unsent.items():
-            return request_id, frames
+    def next_unsent(self, *, latest: bool = True) -> tuple[int, Frames] | None:
+        """Returns the id and frames of the observation to send next; call `sent` once it is.
+
+        Without `latest` those of "latest" handles go on waiting.
+        """
+        for request_id, (mailbox, frames) in self._unsent.items():
+            if latest or mailbox.handle.queue == "all":
+                return request_id, frames
         return None
 
-    def sent(self) -> None:
-        """Releases the observation that `next_unsent` returned."""
-        self._release(next(iter(self._unsent)))
+    def sent(self, request_id: int) -> None:
+        """Releases an observation that `next_unsent` returned."""
+        self._release(request_id)
 
     def lost(self, request_ids: Iterable[int], reason: str) -> int:
         """Ends those of the requests that are still open; returns their number."""

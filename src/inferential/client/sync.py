@@ -117,7 +117,8 @@ class Connection(ModelFactory["Model"]):
 
     @property
     def stats(self) -> ClientStats:
-        """Counts of observations and of what became of them; live, not a copy."""
+        """Counts of observations and of what became of them, live, not a copy; and the link's figures as of now."""
+        self._session.stats.note_link(self._transport.delivery)
         return self._session.stats
 
     def _open_model(self, handle: Handle) -> Model:

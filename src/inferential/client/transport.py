@@ -13,6 +13,7 @@ from inferential.client.keys import HandshakeMaker
 from inferential.client.link import Link, LinkTimeouts
 from inferential.client.mailbox import Mailbox
 from inferential.client.session import Frames, Session
+from inferential.zmtp.delivery import Delivery
 from inferential.zmtp.protocol import Discarded
 from inferential.zmtp.stream import MAX_PATH_BYTES
 
@@ -73,7 +74,8 @@ class ClientTransport(Protocol):
         ...
 
     def idle(self) -> bool:
-        """Returns whether there is nothing to do but to wait for answers: all connections are made, all data is sent.
+        """Returns whether there is nothing to do but to wait for answers: all connections are made, all data is sent
+        and, on a link that is not known to be fast, has arrived.
 
         It is `writable` then.
         """
@@ -82,6 +84,11 @@ class ClientTransport(Protocol):
     @property
     def last_error(self) -> str | None:
         """Why no server can be reached, in words; None while one is connected."""
+        ...
+
+    @property
+    def delivery(self) -> Delivery:
+        """What the connection to the robot's server carries."""
         ...
 
     @property
@@ -125,24 +132,38 @@ class SingleServer:
         self._link = Link(address, client_id.encode(), timeouts, self._selector, make_handshake=make_handshake)
         self.fd: int = fd_of(self._selector)
         self.closed: bool = False
+        self._held = False  # an observation waits until the link is clear
         self._link.poll(time.monotonic())
 
     def next_poll_at(self) -> float:
-        return self._link.next_poll_at
+        link = self._link
+        return min(link.next_poll_at, link.delivery.clear_at) if self._held and link.writable else link.next_poll_at
 
     @property
     def writable(self) -> bool:
         return self._link.writable
 
     def idle(self) -> bool:
-        return self._link.writable
+        delivery = self._link.delivery
+        return self._link.writable and not self._held and not (delivery.clear_at and delivery.expects)
 
     @property
     def last_error(self) -> str | None:
         return self._link.last_error
 
+    @property
+    def delivery(self) -> Delivery:
+        return self._link.delivery
+
     def send(self, session: Session, mailbox: Mailbox, request_id: int, frames: Frames) -> bool:
-        if session.has_unsent() or not self._link.try_send(frames):
+        link = self._link
+        clear_at = link.delivery.clear_at
+        if (
+            (clear_at and mailbox.handle.queue == "latest" and time.monotonic() < clear_at)
+            or (session.has_unsent() and session.must_wait(mailbox))
+            or not link.try_send(frames)
+        ):
+            self._held = True
             return session.hold(mailbox, request_id, frames)
         return False
 
@@ -150,10 +171,10 @@ class SingleServer:
         link = self._link
         ended = receive(link, session)
         now = time.monotonic()
-        if not link.writable or now >= link.next_poll_at:
+        if self._held or not link.writable or now >= link.next_poll_at:
             link.poll(now)
-            while (unsent := session.next_unsent()) is not None and link.try_send(unsent[1]):
-                session.sent()
+            send_held(link, session, now)
+            self._held = session.has_unsent()
             ended += receive(link, session)
         return ended
 
@@ -166,6 +187,14 @@ class SingleServer:
 def fd_of(selector: selectors.BaseSelector) -> int:
     """Returns the selector's own descriptor."""
     return selector.fileno()  # type: ignore[attr-defined,no-any-return]  # of epoll and kqueue, not of select
+
+
+def send_held(link: Link, session: Session, now: float) -> None:
+    """Sends what is held, as far as the link is clear for it."""
+    while (unsent := session.next_unsent(latest=link.delivery.clear_at <= now)) is not None:
+        if not link.try_send(unsent[1]):
+            return
+        session.sent(unsent[0])
 
 
 def receive(link: Link, session: Session) -> int:

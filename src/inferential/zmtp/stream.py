@@ -17,6 +17,7 @@ from inferential.zmtp.protocol import (
     GREETING_BYTES,
     PING,
     PING_BODY,
+    PONG,
     Buffer,
     ConnectionEnded,
     Discarded,
@@ -105,10 +106,22 @@ class Stream:
         """Messages that are not completely handed to the system yet."""
         self.peer: Ready | None = None
         """The peer's socket type, identity and key; None until the handshake is complete."""
+        self.on_pong: Callable[[bytes], None] | None = None
+        """Called with the context of each PONG."""
+        self._owed: bytes | None = None  # the newest PING that is to be answered once everything is sent
         self.alive = True
         """Whether since the last `ping` something was received, or unsent data could be sent."""
         self.drained = False
         self._send([self._handshake.greeting()])
+
+    def limit_unsent(self, size: int) -> None:
+        """Has the system hold about so many bytes at most beyond those that are under way; the rest is `unsent`.
+
+        On systems without TCP_NOTSENT_LOWAT, and for local connections, nothing changes.
+        """
+        option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+        if option is not None and self._socket.family != socket.AF_UNIX:
+            self._socket.setsockopt(socket.IPPROTO_TCP, option, size)
 
     def fileno(self) -> int:
         """Returns the descriptor, for a selector."""
@@ -267,15 +280,19 @@ class Stream:
 
     def _handle_commands(self, found: bytes) -> list[Buffer] | Discarded | None:
         """Handles commands up to the next message; the PINGs of one read are answered in one write."""
-        pongs = []
+        pings = []
         following: list[Buffer] | bytes | Discarded | None = found
         while isinstance(following, bytes):
             if following.startswith(PING):
-                pongs.append(self._command(pong_body(following)))
+                pings.append(following)
+            elif self.on_pong is not None and following.startswith(PONG):
+                self.on_pong(following[len(PONG) :])
             following = self._reader.next()
-        if pongs and not self._unsent:  # a peer that does not read gets no answers
+        if pings and self._unsent:
+            self._owed = pings[-1]  # a peer that does not read gets one answer, when it has read
+        elif pings:
             with contextlib.suppress(ConnectionEnded):  # reading finds it too, after what was received before
-                self._send([b"".join(pongs)])
+                self._send([b"".join([self._command(pong_body(one)) for one in pings])])
         return following
 
     def send(self, frames: Sequence[Frame]) -> None:
@@ -286,6 +303,17 @@ class Stream:
         """
         self._send(self._message(frames, JOIN_BELOW_BYTES))
 
+    def send_marked(self, frames: Sequence[Frame], before: bytes | None, after: bytes) -> None:
+        """Sends a message between two PINGs with these contexts, or before one.
+
+        Raises:
+            ConnectionEnded: the connection was closed.
+        """
+        parts: list[Buffer] = [] if before is None else [self._command(PING_BODY + before)]
+        parts += self._message(frames, JOIN_BELOW_BYTES)
+        parts.append(self._command(PING_BODY + after))
+        self._send(parts)
+
     def send_together(self, messages: Sequence[Sequence[Frame]]) -> None:
         """Sends small messages in one write; they count as one in `unsent`.
 
@@ -294,8 +322,10 @@ class Stream:
         """
         self._send([b"".join(part for frames in messages for part in self._message(frames, JOIN_BELOW_BYTES))])
 
-    def ping(self) -> None:
+    def ping(self, context: bytes = b"") -> None:
         """Sends a heartbeat and resets `alive`; while data is unsent, sending some of it counts as an answer.
+
+        Its PONG has the same context, of 16 bytes at most.
 
         A peer with ZMTP 3.0 (libzmq before 4.2) does not support heartbeats: it gets none and counts as alive.
 
@@ -306,7 +336,7 @@ class Stream:
             return
         self.alive = False
         if not self._unsent:
-            self._send([self._command(PING_BODY)])
+            self._send([self._command(PING_BODY + context)])
 
     def _send(self, parts: list[Buffer]) -> None:
         sent = 0
@@ -351,6 +381,9 @@ class Stream:
             else:
                 self._unsent.popleft()
                 self.unsent -= ends
+        if self._owed is not None:
+            owed, self._owed = self._owed, None
+            self._send([self._command(pong_body(owed))])
 
     def close(self) -> None:
         """Closes the connection. Data that was handed to the system still arrives. Closing twice does nothing."""
