@@ -7,7 +7,8 @@ DEMO_READY := $(VENV)/.demo-ready
 OLDEST := .venv-oldest
 EXTRAS := edge demo otel bfloat16 lerobot
 COVERED ?= 85
-TYPED ?= 98
+TYPED ?= 100
+JOBS ?= 2
 NEW_ENOUGH = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Inferential needs Python >= 3.11; try make PYTHON=python3.12")'
 
 .PHONY: demo test test-oldest coverage lint types bench bench-check bench-schedulers fuzz soak docs proto clean setup
@@ -15,15 +16,15 @@ NEW_ENOUGH = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and 
 demo: $(DEMO_READY)  ## a fleet of simulated robots, driven in real time; with ARGS='--http 8080' on the live page too
 	$(BIN)/inferential demo $(ARGS)
 
-test: lint  ## lint, types, import rules, then every test
-	$(BIN)/python -m pytest $(ARGS)
+test: lint  ## lint, types, import rules, then every test, in JOBS processes
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
 
 test-oldest: $(OLDEST)/.ready  ## the tests with the oldest packages that pyproject.toml allows; Ray and the docs apart
-	$(OLDEST)/bin/python -m pytest -m 'not peer' --ignore tests/dispatch/ray --ignore tests/docs $(ARGS)
+	$(OLDEST)/bin/python -m pytest -n $(JOBS) --dist loadgroup -m 'not peer' --ignore tests/dispatch/ray --ignore tests/docs $(ARGS)
 
 coverage: $(READY)  ## lines and branches that the tests run; fails below COVERED percent
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest $(ARGS)
+	$(BIN)/python -m coverage run -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --skip-covered --sort=cover --fail-under=$(COVERED)
 
@@ -35,7 +36,7 @@ lint: $(READY)  ## style, types, the import table and plain words
 	$(BIN)/python scripts/check_words.py
 
 types: $(READY)  ## fails where less than TYPED percent of the public names have a full type, as users of the package see it
-	$(BIN)/pyright --ignoreexternal --verifytypes inferential | tee .typed | tail -25
+	$(BIN)/pyright --pythonpath $(BIN)/python --ignoreexternal --verifytypes inferential | tee .typed | tail -25
 	$(BIN)/python -c 'import re; share = float(re.search(r"completeness score: ([\d.]+)%", open(".typed").read())[1]); raise SystemExit(share < $(TYPED) and f"{share} %, expected $(TYPED)")'
 
 bench: $(READY)  ## figures of this machine, written to bench/results

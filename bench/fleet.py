@@ -108,8 +108,8 @@ def _compared(strategies: Sequence[str], seconds: float) -> dict[str, Any]:
     for title in ("strategy", "", "starved", "worst", "gap s", "actions/s", "chunks/s", "apart"):
         table.add_column(title, justify="left" if title in ("strategy", "") else "right")
     for strategy in strategies:
-        live, overhead = _live(strategy, seconds)
-        simulated = _simulated(strategy, seconds, overhead)
+        live, overhead = run_live(strategy, seconds)
+        simulated = run_simulated(strategy, seconds, overhead)
         apart = abs(live.starved - simulated.starved) / max(live.starved, simulated.starved)
         table.add_row(strategy, "live", *_cells(live), f"{apart:.1%}")
         table.add_row("", "simulated", *_cells(simulated))
@@ -182,7 +182,7 @@ def _overhead(address: str) -> tuple[float, float]:
     return max(in_call_ms - BY_ROWS_MS[0], 0.0), max(float(np.mean(trips_ms[1:])) - in_call_ms, 0.0)
 
 
-def _live(strategy: str, seconds: float) -> tuple[Row, tuple[float, float]]:
+def run_live(strategy: str, seconds: float) -> tuple[Row, tuple[float, float]]:
     with serving(models, scheduling={"strategy": strategy}) as address:
         overhead = _overhead(address)
         begins_at = time.monotonic() + 0.5
@@ -203,7 +203,7 @@ def _live(strategy: str, seconds: float) -> tuple[Row, tuple[float, float]]:
     return row, overhead
 
 
-def _simulated(strategy: str, seconds: float, overhead: tuple[float, float]) -> Row:
+def run_simulated(strategy: str, seconds: float, overhead: tuple[float, float]) -> Row:
     described = fleet(overhead)
     done = simulate(
         generate.models(described),

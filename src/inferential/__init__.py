@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from inferential.errors import (
     InferenceError,
     InferentialError,
+    InvalidChunk,
     InvalidObservation,
     ModelFailed,
     ObservationOutdated,
@@ -39,6 +40,7 @@ __all__ = [
     "InferenceError",
     "InferenceRequest",
     "InferentialError",
+    "InvalidChunk",
     "InvalidObservation",
     "Jpeg",
     "LocalDispatcher",

@@ -58,7 +58,7 @@ class _Actor:
         """Returns the addresses of the server and of its page, if it has one; None while it does not listen."""
         if self._server is None:
             return None
-        return _reachable(self._server.address, str(ray.util.get_node_ip_address())), self._page  # type: ignore[no-untyped-call]
+        return reachable_address(self._server.address, str(ray.util.get_node_ip_address())), self._page  # type: ignore[no-untyped-call]
 
     async def reconfigure(self, config: InferentialConfig) -> None:
         """Takes on a new configuration; the server keeps its address."""
@@ -94,7 +94,7 @@ class ServerGroup:
             raise ValueError(f"servers: expected 1 or more, got {count}")
         self._config = config.model_copy(deep=True)
         self._models = dict(models)
-        self._binds = _binds(config.transport.bind, count)
+        self._binds = binds_for(config.transport.bind, count)
         for place, section in services(config):
             if isinstance(section, ListenerConfig) and section.port + count - 1 > LARGEST_PORT:
                 key = ".".join((*place, "port"))
@@ -156,7 +156,7 @@ class ServerGroup:
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
             )
             self._actors.append(options.remote())
-            configs.append(_of_one(self._config, bind, number))
+            configs.append(config_of_one(self._config, bind, number))
         self._calls = [
             asyncio.create_task(_ended(actor.serve.remote(config, self._models)))
             for actor, config in zip(self._actors, configs, strict=True)
@@ -210,7 +210,7 @@ class ServerGroup:
         return [None if isinstance(one, BaseException) else one for one in found]
 
 
-def _of_one(config: InferentialConfig, bind: str, number: int) -> InferentialConfig:
+def config_of_one(config: InferentialConfig, bind: str, number: int) -> InferentialConfig:
     """Returns the configuration of one of several servers."""
     own = _without_gateways(config)
     own.transport.bind = bind
@@ -234,13 +234,17 @@ def _is_every_interface(bind: str) -> bool:
     return bind.removeprefix("tcp://").rpartition(":")[0] in ("*", "0.0.0.0", "[::]")
 
 
-def _reachable(address: str, host: str) -> str:
+def reachable_address(address: str, host: str) -> str:
     """Returns an address that robots can use, if the server listens on every interface of a host."""
     return f"tcp://{host}:{address.rpartition(':')[2]}" if _is_every_interface(address) else address
 
 
-def _binds(bind: str, count: int) -> list[str]:
-    """Returns an address for each server."""
+def binds_for(bind: str, count: int) -> list[str]:
+    """Returns an address for each of `count` servers: ports from that of `bind` on; free ones where it is 0.
+
+    Raises:
+        ValueError: `bind` has no port, or there are not so many.
+    """
     host, _, port = bind.rpartition(":")
     if not bind.startswith("tcp://") or not port.isdecimal():
         raise ValueError(f"transport.bind: several servers need tcp://HOST:PORT, got {bind!r}")

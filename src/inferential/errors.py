@@ -69,5 +69,12 @@ class ModelFailed(InferenceError):
     """The model raised an exception; `reason` is its message."""
 
 
+class InvalidChunk(InferenceError):
+    """The model answered, but a robot must not play it: not a chunk, not finite, or against its `action_spec`.
+
+    `ChunkRuntime` counts it and passes it to `on_error`; `reason` says what came and what was expected.
+    """
+
+
 def _rebuild(kind: type[InferenceError], reason: str, request_id: int, model_id: str) -> InferenceError:
     return kind(reason, request_id=request_id, model_id=model_id)

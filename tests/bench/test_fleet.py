@@ -18,10 +18,11 @@ def test_the_overhead_is_added_to_calls_and_to_the_network() -> None:
     assert robots[0].delay_s == pytest.approx(0.0015)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_robots_over_real_sockets_are_measured_as_the_simulated_ones_are() -> None:
-    live, overhead = fleet._live("round_robin", 3.0)
-    simulated = fleet._simulated("round_robin", 3.0, overhead)
+    live, overhead = fleet.run_live("round_robin", 3.0)
+    simulated = fleet.run_simulated("round_robin", 3.0, overhead)
     assert simulated is not None
     for row in (live, simulated):
         assert 0 < row.starved <= row.starved_worst <= 1

@@ -19,7 +19,7 @@ from inferential.sim.virtual.world import ModelSpec
 @pytest.fixture(autouse=True)
 def _rules_are_strategies(monkeypatch: pytest.MonkeyPatch) -> None:
     """Registers the rules for one test."""
-    monkeypatch.setattr(base, "_schedulers", dict(base._schedulers))
+    monkeypatch.setattr(base, "factories", dict(base.factories))
     rules.register()
 
 

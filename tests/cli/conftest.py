@@ -160,15 +160,40 @@ def start(place: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process.communicate()
 
 
-@pytest.fixture
-def served(start: Callable[..., subprocess.Popen[str]]) -> tuple[str, str]:
-    """Address and page of a server with the models arm (twice the state), echo and once (then it fails)."""
-    models = ("-m", "arm=policies:Doubler", "-m", "echo=policies:echo", "-m", "once=policies:AnswersOnce")
-    process = start("serve", *models, "--bind", "tcp://127.0.0.1:0", "--http", "0")
+_SERVE = ("serve", "-m", "arm=policies:Doubler", "-m", "echo=policies:echo", "-m", "once=policies:AnswersOnce")
+_SERVE += ("--bind", "tcp://127.0.0.1:0", "--http", "0")
+
+
+def _announced(process: subprocess.Popen[str]) -> tuple[str, str]:
     assert process.stdout is not None
     address = process.stdout.readline().split()[2].rstrip(",")
-    page = process.stdout.readline().split()[-1]
-    return address, page
+    return address, process.stdout.readline().split()[-1]
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """Address and page of a server with the models arm (twice the state), echo and once (then it fails).
+
+    All tests of this folder use it; `served_anew` is one that only its test has used.
+    """
+    folder = tmp_path_factory.mktemp("served")
+    (folder / "policies.py").write_text(POLICIES)
+    env = {name: value for name, value in os.environ.items() if not name.upper().startswith("INFERENTIAL_")}
+    command = [sys.executable, "-m", "inferential.cli.main", *_SERVE]
+    # What it logs is not read: a pipe would fill up.
+    with subprocess.Popen(
+        command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        try:
+            yield _announced(process)
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def served_anew(start: Callable[..., subprocess.Popen[str]]) -> tuple[str, str]:
+    """The same of a server that has answered nothing yet."""
+    return _announced(start(*_SERVE))
 
 
 @pytest.fixture

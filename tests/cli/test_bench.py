@@ -69,12 +69,12 @@ def test_an_observation_is_read_as_that_of_a_call(run: Any, served: tuple[str, s
     assert result["payload_bytes"] == 2 * 3 * 3 + 8
 
 
-def test_ctrl_c_ends_it_with_the_figures_so_far(served: tuple[str, str], start: Start) -> None:
-    process = start("bench", served[0], "arm", "state=1", "--rate", "50", "--seconds", "600", "--json")
+def test_ctrl_c_ends_it_with_the_figures_so_far(served_anew: tuple[str, str], start: Start) -> None:
+    process = start("bench", served_anew[0], "arm", "state=1", "--rate", "50", "--seconds", "600", "--json")
     answered = 0
     while answered < 600:  # more than those of the warm-up
         assert process.poll() is None
-        with urllib.request.urlopen(f"{served[1]}/api/status") as response:
+        with urllib.request.urlopen(f"{served_anew[1]}/api/status") as response:
             clients = json.load(response)["clients"]
         answered = sum(use["answered"] for client in clients for use in client["models"])
     process.send_signal(signal.SIGINT)
@@ -103,8 +103,8 @@ def test_on_a_terminal_there_is_a_bar_meanwhile(served: tuple[str, str]) -> None
     assert out.startswith(b"3 robots")
 
 
-def test_where_nothing_is_answered_the_exit_code_is_1(run: Any, served: tuple[str, str]) -> None:
-    ran = run("bench", served[0], "once", "state=1", "--json", *SHORT)
+def test_where_nothing_is_answered_the_exit_code_is_1(run: Any, served_anew: tuple[str, str]) -> None:
+    ran = run("bench", served_anew[0], "once", "state=1", "--json", *SHORT)
     assert ran.code == 1
     assert ran.json["refused"] == {"ModelFailed": ran.json["sent"] - ran.json["superseded"]}
     assert ran.json["round_trip_ms"] is None
@@ -138,7 +138,7 @@ def test_what_is_wrong_is_one_line_before_any_load(
 
 
 def test_where_no_server_is_that_is_said(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_module, "_FIRST_ANSWER_MS", 50.0)
+    monkeypatch.setattr(bench_module, "FIRST_ANSWER_MS", 50.0)
     ran = run("bench", "127.0.0.1:1", "arm", "state=1")
     assert ran.code == 2
     assert "no answer from 127.0.0.1:1 within 0.05 s: Connection refused" in ran.err
@@ -152,7 +152,7 @@ def test_an_invalid_address_is_an_error(run: Any) -> None:
     ("text", "size"), [("64", 64), ("1.5kB", 1500), ("1 MB", 10**6), ("2KiB", 2048), ("256MiB", 2**28)]
 )
 def test_sizes_have_units(text: str, size: int) -> None:
-    assert bench_module._bytes(text) == size
+    assert bench_module.parse_size(text) == size
 
 
 LOAD = Load("localhost:5555", "arm", {"state": np.zeros(2)}, 1, 100.0, 2.0, 50.0)
@@ -173,7 +173,7 @@ def test_rows_in_a_batch_are_those_of_a_call() -> None:
 def test_a_load_that_is_late_itself_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
     for late_ms in (1.0, 3.0):
         tally = Tally(sent=1, unanswered=1, slip_ms=array("d", [late_ms]))
-        bench_module._show(LOAD, figures(LOAD, tally, 2.0))
+        bench_module.show(LOAD, figures(LOAD, tally, 2.0))
         assert ("warning: this machine was late itself" in capsys.readouterr().out) == (late_ms > 2)
 
 
@@ -187,4 +187,4 @@ async def test_it_runs_where_the_event_loop_knows_no_signals(monkeypatch: pytest
         async def run(self) -> None: ...
 
     monkeypatch.setattr(asyncio.get_running_loop(), "add_signal_handler", unknown)
-    assert await bench_module._driven(Done(), None) == 1.5  # type: ignore[arg-type]
+    assert await bench_module.driven(Done(), None) == 1.5  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import pytest
 
 from inferential.cli import preflight
 from inferential.config.schema import SchedulingConfig
-from inferential.scheduler.base import Scheduler, _schedulers
+from inferential.scheduler.base import Scheduler, factories
 
 FLEET = """\
 scheduling:
@@ -219,7 +219,7 @@ def test_a_strategy_that_cannot_be_made_is_a_problem(run: Any, place: Path, monk
     def broken(config: SchedulingConfig) -> Scheduler:
         raise OSError("no solver")
 
-    monkeypatch.setitem(_schedulers, "mine", broken)
+    monkeypatch.setitem(factories, "mine", broken)
     (place / "f.yaml").write_text("scheduling: {strategy: mine}\n" + ARM)
     problem = "scheduling.strategy: mine cannot be made: OSError: no solver (f.yaml:1)\n"
     assert without_columns(run("check", "f.yaml").out) == problem
@@ -244,7 +244,7 @@ def test_import_tells_which_packages_lack(run: Any, place: Path, monkeypatch: py
     (place / "f.yaml").write_text(
         "models: {known: {arm: {target: 'ray:arm'}}}\notlp: {traces: false}\ngateways: {lerobot: {model: arm}}"
     )
-    monkeypatch.setattr(preflight, "_is_installed", lambda package: False)
+    monkeypatch.setattr(preflight, "is_installed", lambda package: False)
     assert without_columns(run("check", "--import", "f.yaml").out).splitlines() == [
         "models.known.arm.target: needs ray: pip install 'inferential[server]' (f.yaml:1)",
         "gateways.lerobot: needs grpc: pip install 'inferential[lerobot]' (f.yaml:3)",

@@ -77,7 +77,7 @@ def test_debug_adds_the_traceback_wherever_it_stands(run: Any, args: tuple[str, 
 
 
 def test_an_unexpected_error_is_one_line_too(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inferential.cli.schedulers._names", lambda: {}["x\ny"])
+    monkeypatch.setattr("inferential.cli.schedulers.strategy_names", lambda: {}["x\ny"])
     ran = run("schedulers")
     assert ran.code == 2
     assert ran.err == "error: unexpected KeyError: 'x\\ny' (--debug shows where)\n"
@@ -87,7 +87,7 @@ def test_an_interrupt_ends_with_its_own_code(run: Any, monkeypatch: pytest.Monke
     def interrupted() -> list[str]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("inferential.cli.schedulers._names", interrupted)
+    monkeypatch.setattr("inferential.cli.schedulers.strategy_names", interrupted)
     assert run("schedulers").code == 130
 
 

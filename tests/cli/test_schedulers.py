@@ -14,7 +14,7 @@ BUILT_IN = {"batch_optimized", "deadline_aware", "model_deadline", "priority_tie
 @pytest.fixture(autouse=True)
 def registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Registrations of a test end with it."""
-    monkeypatch.setattr(base, "_schedulers", dict(base._schedulers))
+    monkeypatch.setattr(base, "factories", dict(base.factories))
 
 
 def test_each_strategy_is_a_line_with_what_it_does(run: Any) -> None:

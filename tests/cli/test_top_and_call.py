@@ -67,15 +67,15 @@ def test_where_no_server_is_that_is_said(run: Any) -> None:
     assert "no answer from 127.0.0.1:1 within 50 ms: Connection refused" in ran.err
 
 
-def test_top_shows_robots_and_models_once(run: Any, served: tuple[str, str]) -> None:
+def test_top_shows_robots_and_models_once(run: Any, served_anew: tuple[str, str]) -> None:
     for _ in range(3):
-        run("call", served[0], "arm", "state=1", "--client-id", "robot-7")
-    ran = run("top", served[1], "--once")
+        run("call", served_anew[0], "arm", "state=1", "--client-id", "robot-7")
+    ran = run("top", served_anew[1], "--once")
     assert ran.code == 0
     assert "robot-7" in ran.out
     assert "active" in ran.out
     assert "arm" in ran.out
-    result = run("top", served[1], "--json").json
+    result = run("top", served_anew[1], "--json").json
     assert result["clients"][0]["client_id"] == "robot-7"
 
 

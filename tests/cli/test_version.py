@@ -20,7 +20,7 @@ def test_it_tells_the_versions_of_what_is_installed(run: Any) -> None:
 
 
 def test_json_has_null_for_what_is_not_installed(run: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("inferential.cli.version._PACKAGES", ("numpy", "no-such-package"))
+    monkeypatch.setattr("inferential.cli.version.PACKAGES", ("numpy", "no-such-package"))
     assert run("version", "--json").json == {
         "numpy": version("numpy"),
         "no-such-package": None,

@@ -164,6 +164,7 @@ class InThreads:
     def __init__(self, connection: Connection) -> None:
         self.sync = connection
         self.client_id, self.stats, self.close = connection.client_id, connection.stats, connection.close
+        self.sizes = connection.sizes
 
     def model(self, *args: Any, **inputs: Any) -> Any:
         return _HandleInThreads(self.sync.model(*args, **inputs))
@@ -182,6 +183,9 @@ class _HandleInThreads:
 
     async def infer(self, *args: Any, **inputs: Any) -> Any:
         return await asyncio.to_thread(self._model.infer, *args, **inputs)
+
+    async def reset(self) -> None:
+        await asyncio.to_thread(self._model.reset)
 
 
 @pytest.fixture
@@ -269,9 +273,13 @@ class Talk:
             timestamp_ns=1,
             keep=keep,
         )
-        seen = Seen(self.session.client_id.encode(), frames[1], bytes(frames[2]))
+        seen = self.seen(frames)
         assert seen.request_id == request_id
         return seen
+
+    def seen(self, frames: Any) -> Seen:
+        """What the server would see of frames."""
+        return Seen(self.session.client_id.encode(), frames[1], bytes(frames[2]))
 
     def hold(self, mailbox: Mailbox, n: int = 0, *, keep: bool = False) -> Seen:
         """The same, of one that could not be sent."""

@@ -496,7 +496,7 @@ async def test_a_task_that_is_cancelled_while_it_waits_leaves_the_connection_usa
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        assert not connection._waiters
+        assert connection.waiting == 0
         peer.send(late, result_for(late))
         answering = asyncio.create_task(model.infer(WAIT_MS, n=n(2)))
         seen = await peer.next()

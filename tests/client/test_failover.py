@@ -113,8 +113,8 @@ async def test_when_it_goes_the_other_takes_over_and_what_it_had_ends(peers: lis
 async def test_a_server_that_falls_silent_without_ending_its_connections_is_left_too(
     peers: list[Peer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(failover, "_HEARTBEAT_S", 0.02)
-    monkeypatch.setattr(failover, "_SILENCE_S", 0.2)
+    monkeypatch.setattr(failover, "HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(failover, "SILENCE_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         addresses = [peers[0].address, f"tcp://127.0.0.1:{silent.getsockname()[1]}"]
         robot = next(name for name in map(str, range(99)) if rendezvous_order(addresses, name)[0] == addresses[1])

@@ -27,6 +27,7 @@ def result() -> Result:
         timing=TIMING,
         serve_interval_ms=20.0,
         model_version="v2",
+        execution_horizon=12,
     )
     return Result(read_response(*response), 7, 5.0)
 
@@ -35,7 +36,7 @@ def test_a_result_is_its_values_and_what_belongs_to_it(result: Result) -> None:
     assert np.array_equal(result.pop("actions"), np.arange(3.0))
     assert result == {"note": "ok", "response_id": "r", "model_id": "m", "inference_latency_ms": 2.0}
     assert (result.request_id, result.age_ms, result.timing) == (7, 5.0, TIMING)
-    assert (result.serve_interval_ms, result.model_version) == (20.0, "v2")
+    assert (result.serve_interval_ms, result.model_version, result.execution_horizon) == (20.0, "v2", 12)
 
 
 def test_what_is_taken_out_of_a_result_is_freed(result: Result) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import socket
 import threading
@@ -10,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ import pytest
 
 from inferential import Connection, RequestSuperseded
 from inferential.client import sync
+from inferential.client.mailbox import Mailbox
+from inferential.client.session import Session
+from inferential.client.transport import ClientTransport
 
 pytestmark = pytest.mark.usefixtures("patient")
 WAIT_MS = 20_000
@@ -130,65 +134,109 @@ def test_latest_gives_what_has_come_though_another_handle_read_an_older_result(
         if number == 0:
             while not connection.stats.results:
                 other.get_result(1)
-    unread: Any = connection._transport._link._stream._socket  # type: ignore[attr-defined]
-    for _ in range(WAIT_MS):
-        with suppress(BlockingIOError):
-            if b"actions" in unread.recv(4096, socket.MSG_PEEK):
-                break
-        time.sleep(1e-3)
+    until(lambda: unread_bytes(peer.address) >= sum(map(len, result_for(seen))))
     result = model.get_result(0)
     assert result is not None
     assert result["actions"] == 1
 
 
+class Scripted:
+    """A transport in the test's hands: what is sent goes nowhere, and nothing comes."""
+
+    def __init__(self) -> None:
+        self._never, self._other = socket.socketpair()
+        self.fd = self._never.fileno()
+        self.writable = True
+        self.closed = False
+        self.poll_at = math.inf
+        self.pumped = threading.Event()
+
+    @property
+    def last_error(self) -> str | None:
+        return None
+
+    def next_poll_at(self) -> float:
+        return self.poll_at
+
+    def idle(self) -> bool:
+        return self.writable
+
+    def send(self, session: Session, mailbox: Mailbox, request_id: int, frames: Any) -> bool:
+        return False
+
+    def pump(self, session: Session) -> int:
+        self.pumped.set()
+        return 0
+
+    def close(self) -> None:
+        self.closed = True
+        self._never.close()
+        self._other.close()
+
+
+def open_with(transport: ClientTransport, monkeypatch: pytest.MonkeyPatch) -> Connection:
+    monkeypatch.setattr(sync, "open_transport", lambda *_: transport)
+    return Connection("localhost:5555", "robot")
+
+
 def test_an_answer_that_comes_while_the_rest_is_sent_is_not_slept_on(
-    peer: Any, open_connection: Open, monkeypatch: pytest.MonkeyPatch
+    talk: Any, result_for: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connection = open_connection()
-    model = connection.model("m", queue="all")
-    transport, session = connection._transport, connection._session
-    with peer.serving():
-        assert model.infer(WAIT_MS, n=np.zeros(1)) is not None
-        idle = iter((False,))
-        monkeypatch.setattr(transport, "idle", lambda: next(idle, True))
+    class AnswersWhileSending(Scripted):
+        answer: Any = None
 
-        def until_it_came() -> bool:
-            until(lambda: transport.pump(session) > 0)
-            return True
+        def next_poll_at(self) -> float:
+            assert self.answer is None or not self.writable, "it sleeps"
+            return math.inf
 
-        monkeypatch.setattr(connection, "_finish_sending", until_it_came)
-        monkeypatch.setattr(connection, "_sleep", lambda timeout_s: pytest.fail(f"it sleeps for {timeout_s} s"))
-        assert model.infer(WAIT_MS, n=np.zeros(1)) is not None
+        def send(self, session: Session, mailbox: Mailbox, request_id: int, frames: Any) -> bool:
+            self.writable = False
+            self.answer = result_for(talk.seen(frames))
+            return False
+
+        def pump(self, session: Session) -> int:
+            if self.writable:
+                return 0
+            self.writable = True
+            session.receive(*self.answer, 0.0)
+            return 1
+
+    with open_with(AnswersWhileSending(), monkeypatch) as connection:
+        result = connection.model("m", queue="all").infer(WAIT_MS, n=np.array(3))
+    assert result is not None
+    assert result["actions"] == 3
 
 
-def test_who_waits_for_another_thread_first_sleeps_no_longer_than_it_said(
-    peer: Any, open_connection: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    connection = open_connection()
-    model = connection.model("m")
-    model.observe()
-    begun = threading.Event()
-    wakes_at: list[float] = []
-    lead = connection._wait_as_leader
+def test_who_waits_for_another_thread_first_sleeps_no_longer_than_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Busy(Scripted):
+        held, free = threading.Event(), threading.Event()
 
-    def noted(timeout_s: float) -> None:
-        wakes_at.append(time.monotonic() + timeout_s)
-        lead(timeout_s)
+        @property
+        def last_error(self) -> str | None:
+            self.held.set()  # by the caller: the connection is in use meanwhile
+            self.free.wait(10)
+            return None
 
-    def wait() -> float:
-        begun.set()
-        until = time.monotonic() + 0.1
-        assert model.get_result(100) is None
-        return until
+    class Clock:
+        now = 100.0
+        asked = threading.Event()
 
-    monkeypatch.setattr(connection, "_wait_as_leader", noted)
-    with ThreadPoolExecutor(1) as pool:
-        with connection._lock:
-            waiting = pool.submit(wait)
-            begun.wait(10)
-            time.sleep(0.05)
-        until = waiting.result(10)
-    assert wakes_at[0] < until + 0.04
+        def monotonic(self) -> float:
+            now = self.now
+            self.asked.set()
+            return now
+
+    transport, clock = Busy(), Clock()
+    with open_with(transport, monkeypatch) as connection, ThreadPoolExecutor(2) as pool:
+        model = connection.model("m")
+        monkeypatch.setattr(sync, "time", clock)
+        pool.submit(lambda: connection.last_error)
+        assert transport.held.wait(10)
+        waiting = pool.submit(model.get_result, 100)
+        assert clock.asked.wait(10)
+        clock.now += 5.0
+        transport.free.set()
+        assert waiting.result(10) is None  # else it would sleep again and again: its clock stands still
 
 
 def test_infer_raises_when_another_thread_sent_a_newer_observation(
@@ -217,8 +265,7 @@ def test_closing_while_many_wait_wakes_them_all(peer: Any, open_connection: Open
     with ThreadPoolExecutor(8) as pool:
         waiting = [pool.submit(wait) for _ in range(8)]
         begun.wait()
-        while not connection._leading:  # one of them sleeps on the socket now
-            threading.Event().wait(0.001)
+        until(lambda: connection.waiting)  # one of them sleeps on the socket now
         connection.close()
         for done in waiting:
             done.result(10)
@@ -240,6 +287,26 @@ def test_threads_that_close_at_once_all_return(open_connection: Open) -> None:
                 job.result(10)
 
 
+class OneHourLater:
+    """What `time` is to a robot that slept."""
+
+    time_ns = time.time_ns
+
+    @staticmethod
+    def monotonic() -> float:
+        return time.monotonic() + 3600.0
+
+
+def unread_bytes(address: str) -> int:
+    """The bytes that lie unread in this machine's sockets that are connected to an address."""
+    port, count = int(address.rpartition(":")[2]), 0
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, _, remote, _, queues, *_ = line.split()
+        if int(remote.rpartition(":")[2], 16) == port:
+            count += int(queues.rpartition(":")[2], 16)
+    return count
+
+
 def until(condition: Callable[[], Any]) -> None:
     end = time.monotonic() + 10
     while not condition():
@@ -256,7 +323,7 @@ def test_the_first_observation_may_come_while_another_thread_waits_already(
     model = connection.model("m", queue="all")
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(model.get_result, WAIT_MS)
-        until(lambda: connection._leading)
+        until(lambda: connection.waiting)
         model.observe(n=np.array(1))  # waits for the connection, on the same descriptor
         peer.start()
         with peer.serving():
@@ -275,7 +342,7 @@ def test_a_large_observation_may_wait_for_room_while_another_thread_waits_for_re
     with ThreadPoolExecutor(1) as pool:
         model.observe(n=np.array(1))
         waiting = pool.submit(model.get_result, WAIT_MS)
-        until(lambda: connection._leading)
+        until(lambda: connection.waiting)
         model.observe(n=np.array(2), image=image)
         with peer.serving():
             assert waiting.result(10)["actions"] == 1
@@ -291,11 +358,12 @@ def test_a_lost_server_is_found_again_without_a_waiting_call(
     peer.receive()
     peer.stop()
 
-    def held() -> bool:
-        model.observe(n=np.array(2))
-        return connection._session.has_unsent()
+    def lost() -> bool:
+        model.observe(n=np.array(0))
+        return connection.last_error is not None
 
-    until(held)
+    until(lost)
+    model.observe(n=np.array(2))
     peer.start()
     assert peer.receive().values["n"] == 2
 
@@ -310,8 +378,7 @@ def test_a_robot_that_slept_while_its_server_restarted_loses_no_observation(
     peer.receive()
     peer.stop()
     peer.start()
-    transport: Any = connection._transport
-    transport._link.next_poll_at = 0.0  # much later
+    monkeypatch.setattr(sync, "time", OneHourLater)
     model.observe(n=np.array(2))
     assert peer.receive().values["n"] == 2
 
@@ -326,7 +393,7 @@ def descriptors_and_threads() -> tuple[int, int]:
 def test_a_connection_that_was_not_closed_leaves_no_descriptor_and_no_thread(
     server: str, peer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sync, "_BACKGROUND_PUMP_S", 0.01)
+    monkeypatch.setattr(sync, "BACKGROUND_PUMP_S", 0.01)
     monkeypatch.setattr(sync, "FIRST_CONNECT_MS", 5)
     if server == "away":
         peer.stop()
@@ -354,22 +421,18 @@ def test_closing_while_the_server_is_away_ends_the_thread_that_looks_for_it(
     until(lambda: threading.active_count() == threads)
 
 
-def test_a_thread_that_waits_connects_anew_though_the_one_that_leads_sleeps_on(
-    peer: Any, open_connection: Open
-) -> None:
-    connection = open_connection()
+def test_a_thread_that_waits_connects_anew_though_the_one_that_leads_sleeps_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    transport = Scripted()
+    connection = open_with(transport, monkeypatch)
     model = connection.model("m", queue="all")
-    link: Any = connection._transport._link  # type: ignore[attr-defined]
-    model.observe()
-    peer.receive()
-    link.next_poll_at += 3600.0
     with ThreadPoolExecutor(2) as pool:
         waiting = [pool.submit(model.get_result, WAIT_MS)]
-        until(lambda: connection._leading)
-        with connection._lock:
-            link._failed(time.monotonic(), OSError("gone"))  # as another thread found; the leader knows nothing of it
+        until(lambda: connection.waiting)
+        # As another thread found the connection gone: the leader knows nothing of it.
+        transport.pumped.clear()
+        transport.poll_at = time.monotonic() + 0.05
         waiting.append(pool.submit(model.get_result, WAIT_MS))
-        until(lambda: link.connected)
+        assert transport.pumped.wait(10)
         connection.close()
         for one in waiting:
             with pytest.raises(ConnectionError):

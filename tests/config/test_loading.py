@@ -287,9 +287,9 @@ def _leaf(node: Node) -> st.SearchStrategy[Any]:
 
 
 def _inner(node: Node) -> tuple[Any, ...]:
-    from inferential.config.fields import _bare
+    from inferential.config.fields import unwrapped
 
-    return _bare(node.annotation)[1]
+    return unwrapped(node.annotation)[1]
 
 
 @pytest.mark.parametrize("suffix", [".yaml", ".json", ".toml"])

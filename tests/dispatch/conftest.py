@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import numpy as np
 import pytest
 
+from inferential import AsyncConnection, InferenceError, Server
+from inferential.config import InferentialConfig
 from inferential.dispatch import DispatchResult, LocalDispatcher
 from inferential.observation.values import read_slots
 from inferential.proto import Client, Observation
@@ -19,6 +23,7 @@ from inferential.scheduler.request import InferenceRequest
 
 MakeRequest = Callable[..., InferenceRequest]
 Serve = Callable[..., LocalDispatcher]
+Serving = Callable[..., Any]
 
 
 def make_request(
@@ -117,3 +122,65 @@ def read_result() -> Callable[[DispatchResult], Response]:
 @pytest.fixture
 def finish() -> Callable[[Any], Any]:
     return in_time
+
+
+# Whole servers, and robots that ask them
+
+
+@pytest.fixture
+async def serving() -> AsyncIterator[Serving]:
+    """`await serving(config, model_id=model, ...)`: a server and its dispatcher; closed after the test."""
+    async with AsyncExitStack() as stack:
+
+        async def serve(config: InferentialConfig | None = None, **given: Any) -> tuple[Server, LocalDispatcher]:
+            dispatcher = LocalDispatcher(given)
+            server = Server("tcp://127.0.0.1:0", dispatcher=dispatcher, config=config)
+            return await stack.enter_async_context(server), dispatcher
+
+        yield serve
+
+
+@asynccontextmanager
+async def robot(server: Server, model_id: str, client_id: str = "robot") -> AsyncIterator[Any]:
+    async with AsyncConnection(server.address, client_id=client_id) as connection:
+        yield connection.model(model_id, queue="all")
+
+
+@asynccontextmanager
+async def load(server: Server, model_id: str, robots: int = 3, gain: float = 1.0) -> AsyncIterator[Counter[str]]:
+    """Robots that ask a model all the time; every request is counted by what it ended in.
+
+    A right answer is what was sent times `gain`.
+    """
+    ends: Counter[str] = Counter()
+    over = asyncio.Event()
+
+    async def ask(number: int) -> None:
+        async with robot(server, model_id, f"load-{number}") as model:
+            while not over.is_set():
+                ends["asked"] += 1
+                try:
+                    result = await model.infer(timeout_ms=20_000, state=np.full(4, number, np.float32))
+                except InferenceError as error:
+                    ends[type(error).__name__] += 1
+                else:
+                    ends["none" if result is None else "answered"] += 1
+                    assert result is None or result["actions"][0] == gain * number
+
+    tasks = [asyncio.create_task(ask(number)) for number in range(robots)]
+    try:
+        yield ends
+    finally:
+        over.set()
+        await asyncio.gather(*tasks)
+
+
+async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.01)
+
+
+async def ask_robot(model: Any, **values: Any) -> Any:
+    return await model.infer(timeout_ms=20_000, **values)

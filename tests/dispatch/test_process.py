@@ -9,19 +9,16 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.dispatch.conftest import Serving, load, robot, until
+from tests.dispatch.conftest import ask_robot as ask
 
 from inferential import (
-    AsyncConnection,
-    InferenceError,
     InvalidObservation,
     LocalDispatcher,
     ModelFailed,
@@ -115,8 +112,6 @@ class NoWeights:
         raise FileNotFoundError(path)
 '''
 
-Serving = Callable[..., Any]
-
 
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ModelProcess]:
@@ -134,69 +129,10 @@ def module(models: Any, tmp_path: Path) -> Path:
     return found
 
 
-@pytest.fixture
-async def serving() -> AsyncIterator[Serving]:
-    """`await serving(config, model_id=model, ...)`: a server and its dispatcher; closed after the test."""
-    async with AsyncExitStack() as stack:
-
-        async def serve(config: InferentialConfig | None = None, **given: Any) -> tuple[Server, LocalDispatcher]:
-            dispatcher = LocalDispatcher(given)
-            server = Server("tcp://127.0.0.1:0", dispatcher=dispatcher, config=config)
-            return await stack.enter_async_context(server), dispatcher
-
-        yield serve
-
-
-@asynccontextmanager
-async def robot(server: Server, model_id: str, client_id: str = "robot") -> AsyncIterator[Any]:
-    async with AsyncConnection(server.address, client_id=client_id) as connection:
-        yield connection.model(model_id, queue="all")
-
-
-@asynccontextmanager
-async def load(server: Server, model_id: str, robots: int = 3, gain: float = 1.0) -> AsyncIterator[Counter[str]]:
-    """Robots that ask a model all the time; every request is counted by what it ended in.
-
-    A right answer is what was sent times `gain`.
-    """
-    ends: Counter[str] = Counter()
-    over = asyncio.Event()
-
-    async def ask(number: int) -> None:
-        async with robot(server, model_id, f"load-{number}") as model:
-            while not over.is_set():
-                ends["asked"] += 1
-                try:
-                    result = await model.infer(timeout_ms=20_000, state=np.full(4, number, np.float32))
-                except InferenceError as error:
-                    ends[type(error).__name__] += 1
-                else:
-                    ends["none" if result is None else "answered"] += 1
-                    assert result is None or result["actions"][0] == gain * number
-
-    tasks = [asyncio.create_task(ask(number)) for number in range(robots)]
-    try:
-        yield ends
-    finally:
-        over.set()
-        await asyncio.gather(*tasks)
-
-
 def write(module: Path, text: str) -> None:
     """Python compares times in whole seconds and sizes: what it compiled before must go."""
     module.write_text(text)
     shutil.rmtree(module.parent / "__pycache__", ignore_errors=True)
-
-
-async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        await asyncio.sleep(0.01)
-
-
-async def ask(model: Any, **values: Any) -> Any:
-    return await model.infer(timeout_ms=20_000, **values)
 
 
 async def test_a_model_in_a_process_answers_with_arrays_and_strings(serving: Serving, models: Any) -> None:

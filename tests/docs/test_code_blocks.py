@@ -36,6 +36,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 from ruamel.yaml import YAML
 from tests.peers.conftest import with_openpi_client
 
@@ -167,10 +168,22 @@ class Ports:
         return OPENPI_PORT.sub(str(self.openpi), text.replace(PORT, f":{self.server}"))
 
 
-@pytest.fixture
-def ports() -> Ports:
+def free_ports() -> Ports:
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
         return Ports(one.getsockname()[1], other.getsockname()[1])
+
+
+@pytest.fixture
+def ports() -> Ports:
+    return free_ports()
+
+
+@pytest.fixture(scope="module")
+def common(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
+    """Those of the tests' own server, which all pages without one share."""
+    ports = free_ports()
+    with running(Block(PAGES[0], 0, "python", SERVER_OF_THE_TESTS), tmp_path_factory.mktemp("common"), ports):
+        yield ports
 
 
 def write_files(page: Path, directory: Path, ports: Ports) -> None:
@@ -270,16 +283,29 @@ def test_every_program_that_serves_for_good_tells_where() -> None:
     assert [str(block) for block in silent] == []
 
 
+def marked(*blocks: Block) -> ParameterSet:
+    """A case; that of a page which starts Ray runs beside no other such test."""
+    marks = [pytest.mark.alone] if blocks[-1].page.name in ("ray.md", "with-ray.md") else []
+    return pytest.param(*blocks, marks=marks)
+
+
 @pytest.mark.parametrize(
-    ("server", "client"), [(server, client) for client in CLIENTS for server in servers(client.page)], ids=str
+    ("server", "client"), [marked(server, client) for client in CLIENTS for server in servers(client.page)], ids=str
 )
-def test_a_client_runs_against_a_server(server: Block, client: Block, ports: Ports, tmp_path: Path) -> None:
+def test_a_client_runs_against_a_server(
+    server: Block, client: Block, ports: Ports, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if server.text == SERVER_OF_THE_TESTS:
+        ports = replace(ports, server=request.getfixturevalue("common").server)
+        prepare(client.page, tmp_path, ports)
+        run(client, tmp_path, ports)
+        return
     prepare(client.page, tmp_path, ports)
     with running(server, tmp_path, ports):
         run(client, tmp_path, ports)
 
 
-@pytest.mark.parametrize("program", ALONE, ids=str)
+@pytest.mark.parametrize("program", [marked(program) for program in ALONE], ids=str)
 def test_a_program_runs(program: Block, ports: Ports, tmp_path: Path) -> None:
     write_files(program.page, tmp_path, ports)
     run(program, tmp_path, ports)

@@ -58,7 +58,7 @@ def test_every_metric_that_was_promised_is_declared() -> None:
     assert METRICS.keys() >= PROMISED_METRICS
 
 
-@pytest.mark.parametrize("message", [pb.Client, pb.Tensor, pb.Observation, pb.ModelResponse, pb.Timing])
+@pytest.mark.parametrize("message", [pb.Client, pb.Tensor, pb.Applied, pb.Observation, pb.ModelResponse, pb.Timing])
 def test_the_table_of_a_message_has_its_fields_and_their_numbers(message: type) -> None:
     descriptor = message.DESCRIPTOR  # type: ignore[attr-defined]
     documented = {row[0].strip("`"): row[1] for row in rows(section("protocol.md", descriptor.name)) if "`" in row[0]}

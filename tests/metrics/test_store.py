@@ -163,7 +163,7 @@ def test_a_new_label_set_never_inherits_the_points_of_one_that_was_dropped() -> 
     stats = series.get_stats()
     assert stats is not None
     assert stats.count == 50
-    assert len(series._label_sets) <= 6
+    assert series.sizes()["label_set_indexes"] <= 6
 
 
 def test_the_label_that_goes_is_the_one_recorded_longest_ago() -> None:
@@ -288,7 +288,7 @@ class SeriesMachine(RuleBasedStateMachine):
         assert self.series.label_set_count == len(self.recency) + len(self.folded)
         assert len(self.folded) <= 2
         pairs = [(("client", client), ("model", model)) for client, model in (*self.recency, *self.folded)]
-        assert set(self.series._having) == {label for pair in pairs for label in pair if label[1] is not None}
+        assert self.series.sizes()["labels"] == len({label for pair in pairs for label in pair if label[1] is not None})
 
 
 TestSeriesMachine = SeriesMachine.TestCase

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferential.proto import Client, ModelResponse, Observation
+from inferential.proto import Applied, Client, ModelResponse, Observation
 from inferential.proto.fields import (
     CONSTANT,
     CONSTANT_RESPONSE,
@@ -45,6 +45,8 @@ OBSERVATIONS = st.builds(
     queue=st.integers(0, 2),
     control_period_ms=st.floats(0, 1000, width=32),
     late=st.integers(0, 2),
+    episode=NUMBERS,
+    applied=st.none() | st.builds(Applied, request_id=NUMBERS, age_ms=st.floats(0, 1000, width=32)),
 )
 
 

@@ -67,7 +67,8 @@ def test_what_one_end_puts_there_the_other_sees_without_a_copy() -> None:
     seen = np.frombuffer(replica.view(place), np.float32)
     np.testing.assert_array_equal(seen, payload)
     seen[0] = 7.0  # a model may write into what it is given
-    assert server._bytes[place.offset : place.offset + 4].view(np.float32)[0] == 7.0
+    beside = open_memory(server.offer)
+    assert np.frombuffer(beside.view(place), np.float32)[0] == 7.0
 
 
 def test_a_place_is_free_again_when_nothing_looks_at_it_any_more() -> None:

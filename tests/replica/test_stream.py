@@ -42,3 +42,28 @@ def test_what_is_no_message_is_refused(count: int) -> None:
     reader.feed(struct.pack("<I", count))
     with pytest.raises(ValueError, match=f"a message of {count} frames"):
         reader.take()
+
+
+def test_a_large_message_is_read_into_one_buffer_and_what_follows_is_found() -> None:
+    large, small = [b"head", bytes(range(256)) * 1000, b"x"], [b"next"]
+    stream = b"".join(bytes(buffer) for message in (large, small) for buffer in write_message(message))
+    reader = MessageReader()
+    reader.feed(stream[:100])
+    assert reader.take() == []
+    at = 100
+    while reader.space is not None:
+        size = min(len(reader.space), 70_000)
+        reader.space[:size] = stream[at : at + size]
+        reader.filled(size)
+        at += size
+    reader.feed(stream[at:])
+    found = reader.take()
+    assert found == [large, small]
+    assert not found[0][1].readonly  # type: ignore[union-attr]
+
+
+def test_a_message_that_no_worker_sends_is_refused_before_there_is_memory_for_it() -> None:
+    reader = MessageReader()
+    reader.feed(struct.pack("<4I", 3, 2**32 - 1, 2**32 - 1, 2**32 - 1))
+    with pytest.raises(ValueError, match="a message of 12884901901 bytes"):
+        reader.take()

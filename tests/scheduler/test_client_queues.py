@@ -70,6 +70,23 @@ def test_requests_that_want_every_answer_are_not_superseded(
     assert [take(queues, "m", 1, clock.now)[0] for _ in range(3)] == requests
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_new_episode_ends_what_waits_of_the_former_one(
+    strategy: str, clock: Any, make_queues: Callable[..., ClientQueues], make_request: MakeRequest
+) -> None:
+    queues = make_queues(strategy)
+    old = [make_request("a") for _ in range(3)]
+    other, elsewhere = make_request("b"), make_request("a", "other")
+    new = [make_request("a", episode=1) for _ in range(2)]
+    for request in (*old, other, elsewhere, *new):
+        queues.offer(request, clock.now)
+    ended = queues.ended()
+    assert ended == old
+    assert {request.refusal.cause for request in ended if request.refusal is not None} == {"episode"}
+    assert set(kinds(ended)) == {RefusalKind.SUPERSEDED}
+    assert set(queues.requests()) == {other, elsewhere, *new}
+
+
 def test_a_newer_observation_for_one_model_leaves_those_for_others_alone(
     clock: Any, make_queues: Callable[..., ClientQueues], make_request: MakeRequest
 ) -> None:

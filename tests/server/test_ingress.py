@@ -85,7 +85,7 @@ class IngressBench:
 
     def knows(self, message: bytes) -> bool:
         """Whether a message will be read by its news alone."""
-        return self.ingress._assembler.lookup(message, PAYLOAD) is not None
+        return self.ingress.assembler.lookup(message, PAYLOAD) is not None
 
 
 # Who may speak for whom

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -54,17 +56,18 @@ class Endless:
         self.read += 1
         return (b"robot", b"", b"", 0.0, 1)
 
-    def watch(self, *callbacks: Any) -> None: ...
+    def watch(self, on_readable: Callable[[], None], *_: Any) -> None:
+        self.on_readable = on_readable
 
 
 def make_pump(monkeypatch: Any) -> tuple[EventPump, Loop, Endless]:
     """A pump that reads and does nothing else."""
     transport, loop = Endless(), Loop()
     nothing: Any = None
-    pump = EventPump(transport, nothing, nothing, nothing, nothing)  # type: ignore[arg-type]
-    pump._loop = loop  # type: ignore[assignment]
-    pump._running = True
-    pump._executor = type("Executor", (), {"run_inline": None})()  # type: ignore[assignment]
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncio, "get_running_loop", lambda: loop)
+        pump = EventPump(transport, nothing, nothing, nothing, nothing)  # type: ignore[arg-type]
+    pump.start(SimpleNamespace(run_inline=None))  # type: ignore[arg-type]
     monkeypatch.setattr(pump_module, "time", Clock())
     monkeypatch.setattr(pump, "receive", lambda received: None)
     monkeypatch.setattr(pump, "work", lambda *args: None)
@@ -72,18 +75,18 @@ def make_pump(monkeypatch: Any) -> tuple[EventPump, Loop, Endless]:
 
 
 async def test_however_often_the_socket_is_readable_one_continuation_is_scheduled(monkeypatch: Any) -> None:
-    pump, loop, _ = make_pump(monkeypatch)
+    _, loop, transport = make_pump(monkeypatch)
     for _ in range(10):
-        pump._on_readable()
+        transport.on_readable()
         loop.turn()
         assert len(loop.scheduled) == 1
 
 
 async def test_a_turn_reads_for_a_slice_of_time_and_not_a_number_of_messages(monkeypatch: Any) -> None:
-    pump, _, transport = make_pump(monkeypatch)
-    pump._on_readable()
+    _, _, transport = make_pump(monkeypatch)
+    transport.on_readable()
     assert transport.read == 9  # of 0.1 ms each, and the slice is 1 ms
-    pump._on_readable()  # in the same turn of the loop, or before the continuation had its turn
+    transport.on_readable()  # in the same turn of the loop, or before the continuation had its turn
     assert transport.read == 9
 
 

@@ -84,6 +84,7 @@ def test_a_strategy_that_is_not_known_is_one_clear_line() -> None:
     assert "no strategy 'best'; there are: batch_optimized" in done.stderr
 
 
+@pytest.mark.alone
 @pytest.mark.peer
 @pytest.mark.slow
 def test_this_software_and_1_4_0_drive_the_same_robots() -> None:

@@ -70,12 +70,12 @@ def test_the_hopper_fails_where_gymnasium_calls_it_unhealthy() -> None:
     # healthy_z_range, healthy_angle_range and healthy_state_range of Hopper-v5.
     for place, value in ((1, 0.69), (2, 0.21), (2, -0.21), (4, 101.0)):
         robot = Hopper(seed=0)
-        assert not robot._has_failed()
+        assert not robot.has_failed()
         robot.data.qpos[place] = value
-        assert robot._has_failed()
+        assert robot.has_failed()
     robot.reset()
     robot.data.qvel[3] = -101
-    assert robot._has_failed()
+    assert robot.has_failed()
 
 
 def test_the_hopper_observes_what_gymnasium_does() -> None:
@@ -118,7 +118,7 @@ def test_the_shipped_network_finds_the_ball_to_a_few_millimetres() -> None:
     chance = np.random.default_rng(123)
     positions = chance.uniform(-0.2, 0.2, (300, 2))
     images = np.stack([camera.draw(position, chance) for position in positions])
-    errors_m = np.linalg.norm(locate(images, BallPolicy()._weights) - positions, axis=1)
+    errors_m = np.linalg.norm(locate(images, BallPolicy().weights) - positions, axis=1)
     assert errors_m.mean() < 0.004
     assert np.percentile(errors_m, 99) < 0.015
 

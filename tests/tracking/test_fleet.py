@@ -111,7 +111,7 @@ def test_what_is_kept_of_a_client_that_asks_ever_other_models_is_bounded() -> No
         subject.sweep(now + 0.01)
     state = subject.client("robot")
     assert state is not None
-    assert max(len(state.model_ids), len(subject.cadence.rhythms("robot")), len(subject._overdue["robot"])) <= 64
+    assert max(len(state.model_ids), len(subject.cadence.rhythms("robot")), subject.sizes()["models_overdue"]) <= 64
 
 
 def test_a_client_without_a_rhythm_is_overdue_when_it_is_gone() -> None:

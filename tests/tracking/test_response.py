@@ -223,17 +223,21 @@ class ResponseMachine(RuleBasedStateMachine):
     def every_response_takes_legal_steps_and_is_open_or_has_ended_once(self) -> None:
         for record, state in self.states.items():
             assert record.state is state or (state, record.state) in LEGAL
-        self.states |= {record: record.state for record in [*self.states, *self.tracker._open]}
+        self.states |= {record: record.state for record in [*self.states, *self.tracker.open_responses()]}
         ended = Counter(state for state in self.states.values() if state not in OPEN)
         assert self.tracker.counts() == ended
-        assert {record for record, state in self.states.items() if state in OPEN} == set(self.tracker._open)
+        assert {record for record, state in self.states.items() if state in OPEN} == set(self.tracker.open_responses())
 
     @invariant()
     def keeps_what_is_open_and_active_only(self) -> None:
-        pending = {record for own in self.tracker._pending.values() for record in own.values()}
-        active = {record for own in self.tracker._active.values() for record in own.values()}
-        assert {record.state for record in pending} <= {ResponseState.PENDING}
-        assert pending | {record for record in active if record.state in OPEN} == set(self.tracker._open)
+        found = self.tracker.open_responses()
+        active = [self.tracker.get_active(client, model) for client in "ab" for model in "mn"]
+        issued = {record for record in active if record is not None and record.state in OPEN}
+        assert {record for record in found if record.state is ResponseState.ISSUED} == issued
+        sizes = self.tracker.sizes()
+        assert sizes["responses_open"] == len(found)
+        assert sizes["responses_pending"] == len(found) - len(issued)
+        assert sizes["responses_active"] == sum(record is not None for record in active)
 
 
 TestResponseMachine = ResponseMachine.TestCase

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -61,8 +62,14 @@ async def test_a_half_sent_frame_counts_and_ends_its_connection_when_it_does_not
         await until(transport, connections=0, bytes_held=0)
 
 
+@pytest.fixture
+def small_total(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A total that two frames of the largest size fill, for a transport that is opened next."""
+    monkeypatch.setattr(router, "ByteBudget", partial(ByteBudget, total=2 * LIMIT + 1))
+
+
+@pytest.mark.usefixtures("small_total")
 async def test_all_connections_together_hold_no_more_than_the_total(transport: ZmqTransport) -> None:
-    transport._budget._total = 2 * LIMIT + 1
     robots = [
         call(transport, p.greeting() + p.ready(b"DEALER", b"%d" % number) + half(LIMIT, 5000)) for number in range(4)
     ]

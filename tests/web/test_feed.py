@@ -22,7 +22,7 @@ async def test_an_event_has_every_client_and_leaves_the_loop_to_robots_between_t
             assert await robot.model("m").infer(10_000, state=np.ones(1)) is not None
         feed = Feed(server)
         async with Turns() as turns:
-            event = json.loads(await feed._next())
+            event = json.loads(await feed.next_event())
         assert turns.count >= 3
         whole = json.loads(feed.now())
         assert event.keys() == whole.keys()

@@ -18,6 +18,7 @@ from inferential.config import InferentialConfig
 from inferential.config.services import HttpConfig
 from inferential.telemetry.prometheus import MAX_VALUES, OTHER
 from inferential.web import HttpServer
+from inferential.web.feed import Feed
 
 Open = Callable[..., AbstractAsyncContextManager[tuple[Server, HttpServer]]]
 
@@ -79,9 +80,9 @@ async def test_status_is_that_of_the_server(opened: Open) -> None:
 
 
 async def test_the_stream_tells_the_status_and_then_what_is_new(opened: Open) -> None:
-    async with opened() as (server, page):
+    async with opened() as (server, _):
         await drive(server, "robot-1")
-        events = page._feed.events()
+        events = Feed(server).events()
         first = json.loads(await anext(events))
         await drive(server, "robot-2")
         second = json.loads(await anext(events))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
@@ -21,19 +22,21 @@ def read_exactly(end: socket.socket, size: int) -> bytes:
     return data
 
 
-def fill_once(stream: Any) -> None:
-    """Has the system take nothing of what a stream sends next."""
-    real = stream._socket
-
-    class Full:
-        def send(self, data: bytes) -> int:
-            stream._socket = real
-            raise BlockingIOError
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(real, name)
-
-    stream._socket = Full()
+def fill(fd: int) -> int:
+    """Writes to a socket until the system takes no more; returns the number of bytes, which the other end must skip."""
+    count = 0
+    with socket.socket(fileno=os.dup(fd)) as filler:
+        filler.setblocking(False)
+        for size in (1_000_000, 100, 1):  # a little may fit where much does not
+            full = 0
+            while full < 3:  # what the other end's system takes meanwhile makes room again
+                try:
+                    count += filler.send(bytes(size))
+                    full = 0
+                except BlockingIOError:
+                    full += 1
+                    time.sleep(0.005)
+    return count
 
 
 @pytest.fixture(params=["ipc", "tcp"])

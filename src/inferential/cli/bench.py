@@ -36,7 +36,8 @@ _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "kib": 2**10, "mib": 2**20}
 _MAX_BYTES = 2**28
 _RATE_HZ = 10.0
 _REFRESH_S = 0.25
-_FIRST_ANSWER_MS = 5000.0
+FIRST_ANSWER_MS = 5000.0
+"""How long the first observation, before the load, may take."""
 _STEPS = 3  # of the histogram, to a doubling
 _BAR = 40  # characters
 _LATE_SHARE = 0.2  # of a period: observations that leave later than that are no open loop any more
@@ -89,7 +90,7 @@ def bench(
     if payload is not None:
         if _PAYLOAD in given:
             raise CliError(f"--payload is the key {_PAYLOAD}, which is given: leave out one of them")
-        given[_PAYLOAD] = np.random.default_rng(0).integers(0, 256, _bytes(payload), np.uint8)
+        given[_PAYLOAD] = np.random.default_rng(0).integers(0, 256, parse_size(payload), np.uint8)
     if not given:
         raise CliError("nothing to send: give what the model reads as KEY=VALUE, or --payload SIZE")
     rate_hz = None if closed else _RATE_HZ if rate is None else rate
@@ -97,12 +98,12 @@ def bench(
     _first(load)
     driver = Driver(load)
     console = Console(stderr=True)
-    took_s = asyncio.run(_driven(driver, None if as_json or not console.is_interactive else console))
+    took_s = asyncio.run(driven(driver, None if as_json or not console.is_interactive else console))
     found = figures(load, driver.tally, took_s)
     if as_json:
         print_json(found)
     else:
-        _show(load, found)
+        show(load, found)
     return 0 if driver.tally.answered else 1
 
 
@@ -144,7 +145,12 @@ def figures(load: Load, tally: Tally, took_s: float) -> dict[str, Any]:
     }
 
 
-def _bytes(size: str) -> int:
+def parse_size(size: str) -> int:
+    """Returns the bytes of a size, as 64, 150kB or 1MB.
+
+    Raises:
+        CliError: it is none, or above 256 MiB.
+    """
     found = _SIZE.fullmatch(size.strip())
     count = 0 if found is None else int(float(found[1]) * _UNITS[(found[2] or "b").lower()])
     if not 0 < count <= _MAX_BYTES:
@@ -160,9 +166,9 @@ def _first(load: Load) -> None:
     """
     try:
         with Connection(load.server, client_type=CLIENT_TYPE) as connection:
-            result = connection.model(load.model_id, queue="all").infer(_FIRST_ANSWER_MS, **load.observation)
+            result = connection.model(load.model_id, queue="all").infer(FIRST_ANSWER_MS, **load.observation)
             if result is None:
-                raise CliError(no_answer(load.server, f"{_FIRST_ANSWER_MS / 1e3:g} s", connection))
+                raise CliError(no_answer(load.server, f"{FIRST_ANSWER_MS / 1e3:g} s", connection))
     except InferenceError as error:
         kind = type(error).__name__
         raise CliError(f"the first observation got no answer: {kind}: {error.reason}") from error
@@ -170,8 +176,8 @@ def _first(load: Load) -> None:
         raise CliError(str(error)) from error
 
 
-async def _driven(driver: Driver, console: Console | None) -> float:
-    """Drives until the end or Ctrl-C, with a bar on the console; gives the seconds that were counted."""
+async def driven(driver: Driver, console: Console | None) -> float:
+    """Drives until the end or Ctrl-C, with a bar on the console; returns the seconds that were counted."""
     running = asyncio.create_task(driver.run())
     with contextlib.suppress(NotImplementedError):  # on Windows, where Ctrl-C ends it without figures
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, running.cancel)
@@ -219,7 +225,8 @@ def _histogram(values: Sequence[float]) -> list[dict[str, float]]:
     return [{"up_to_ms": 2 ** ((first + at) / _STEPS), "count": int(count)} for at, count in enumerate(counts)]
 
 
-def _show(load: Load, found: dict[str, Any]) -> None:
+def show(load: Load, found: dict[str, Any]) -> None:
+    """Prints what `figures` returned for a load, for people to read."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
     each = "in closed loop" if load.rate_hz is None else f"at {load.rate_hz:g} Hz"
     console.print(

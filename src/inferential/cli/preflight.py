@@ -61,10 +61,10 @@ def missing_packages(loaded: Loaded) -> list[Problem]:
     """Returns a problem for each package that the configuration needs and that is not installed."""
     found = []
     for model_id, target in targets(loaded.config).items():
-        if target.startswith(RAY) and not _is_installed("ray"):
+        if target.startswith(RAY) and not is_installed("ray"):
             found.append(_problem(loaded, _target(model_id), "needs ray: pip install 'inferential[server]'"))
     for place, section in services(loaded.config):
-        if section.package and not _is_installed(section.package):
+        if section.package and not is_installed(section.package):
             hint = f"needs {section.package}: pip install 'inferential[{section.extra}]'"
             found.append(_problem(loaded, place, hint))
     return found
@@ -172,7 +172,8 @@ def _problem(loaded: Loaded, key: Key, message: str) -> Problem:
     return Problem(format_path(key), message, loaded.source_of(key))
 
 
-def _is_installed(package: str) -> bool:
+def is_installed(package: str) -> bool:
+    """Returns whether a package can be imported, without importing it."""
     try:
         return importlib.util.find_spec(package) is not None
     except ModuleNotFoundError:  # of the package that it is in

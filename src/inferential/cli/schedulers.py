@@ -22,7 +22,7 @@ def schedulers(
 
     Those of installed packages are among them (entry points of the group inferential.schedulers).
     """
-    found = [_described(name) for name in _names()]
+    found = [_described(name) for name in strategy_names()]
     if as_json:
         print_json(found)
     else:
@@ -30,7 +30,8 @@ def schedulers(
         print_rows(("strategy", "order"), rows)
 
 
-def _names() -> list[str]:
+def strategy_names() -> list[str]:
+    """Returns the names of all strategies; imports the built-in ones."""
     from inferential.scheduler import scheduler_names  # registers the built-in ones
 
     return scheduler_names()

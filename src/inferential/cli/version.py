@@ -15,7 +15,8 @@ import typer
 from inferential.cli.output import print_json, print_rows
 
 EXAMPLES = ("inferential version", "inferential version --json")
-_PACKAGES = ("inferential", "pyzmq", "protobuf", "numpy", "pydantic", "ray")
+PACKAGES = ("inferential", "pyzmq", "protobuf", "numpy", "pydantic", "ray")
+"""The packages whose versions are shown, in this order."""
 
 
 def version(
@@ -23,7 +24,7 @@ def version(
 ) -> None:
     """Show the versions of what is installed."""
     versions: dict[str, str | None] = {}
-    for package in _PACKAGES:
+    for package in PACKAGES:
         try:
             versions[package] = version_of(package)
         except PackageNotFoundError:

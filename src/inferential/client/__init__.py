@@ -6,13 +6,14 @@ It needs protobuf and numpy, and imports nothing of the server.
 from __future__ import annotations
 
 from inferential.client.aio import AsyncConnection, AsyncModel
-from inferential.client.chunks import AsyncChunkRuntime, ChunkRuntime, ChunkStats, average
+from inferential.client.chunks import ActionSpec, AsyncChunkRuntime, ChunkRuntime, ChunkStats, average
 from inferential.client.encoding import Jpeg, Png
 from inferential.client.model import Model
 from inferential.client.result import ClientStats, Result
 from inferential.client.sync import Connection
 
 __all__ = [
+    "ActionSpec",
     "AsyncChunkRuntime",
     "AsyncConnection",
     "AsyncModel",

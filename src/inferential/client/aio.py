@@ -72,7 +72,7 @@ class AsyncConnection(AsyncHandles):
 
     @property
     def stats(self) -> ClientStats:
-        """Counts of observations and of what became of them, live, not a copy; and the link's figures as of now."""
+        """Counts of observations and of what became of them, live, not a copy, and what is known of the link."""
         self._session.stats.note_link(self._transport.delivery)
         return self._session.stats
 

@@ -28,7 +28,8 @@ from inferential.client.transport import ClientTransport, SingleServer, fd_of, l
 from inferential.zmtp.delivery import Delivery
 
 # A server that vanished without closing its connections is noticed after a second, and the next one takes over.
-_HEARTBEAT_S, _SILENCE_S = 0.25, 1.0
+HEARTBEAT_S, SILENCE_S = 0.25, 1.0
+"""Between two heartbeats, and after how long without an answer a server counts as gone."""
 
 
 def open_transport(
@@ -115,7 +116,7 @@ class ServerFailover:
         handshakes: Mapping[str, HandshakeMaker | None] = MappingProxyType({}),
     ) -> None:
         timeouts = replace(
-            link_timeouts(reconnect_ivl_ms, reconnect_max_ms), heartbeat_s=_HEARTBEAT_S, silence_s=_SILENCE_S
+            link_timeouts(reconnect_ivl_ms, reconnect_max_ms), heartbeat_s=HEARTBEAT_S, silence_s=SILENCE_S
         )
         self._selector = selectors.DefaultSelector()
         self._servers = [
@@ -167,6 +168,10 @@ class ServerFailover:
             self._held = True
             return session.hold(mailbox, request_id, frames)
         return False
+
+    def received_s_ago(self) -> float:
+        server = self._first()
+        return 0.0 if server is None else server.link.received_s_ago()
 
     def pump(self, session: Session) -> int:
         now = time.monotonic()

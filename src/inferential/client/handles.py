@@ -16,7 +16,7 @@ from inferential.client.arguments import check_names, timeout_s_of
 from inferential.client.handle import Handle, ModelFactory, ObservationHints
 from inferential.client.mailbox import Mailbox, Outcome, result_of
 from inferential.client.result import ClientStats, Result
-from inferential.client.session import Frames, Session
+from inferential.client.session import Frames, Session, SessionSizes
 
 
 class AsyncHandles(ModelFactory["AsyncModel"]):
@@ -56,6 +56,15 @@ class AsyncHandles(ModelFactory["AsyncModel"]):
         """Counts of observations and of what became of them; live, not a copy."""
         return self._session.stats
 
+    @property
+    def waiting(self) -> int:
+        """How many tasks wait in `get_result` or `infer` now."""
+        return len(self._waiters)
+
+    def sizes(self) -> SessionSizes:
+        """Returns the sizes of what the connection holds in memory; all are bounded while its handles are."""
+        return self._session.sizes()
+
     def _open_model(self, handle: Handle) -> AsyncModel:
         self._check_open()
         return AsyncModel(self, self._session.mailbox(handle))
@@ -75,6 +84,11 @@ class AsyncHandles(ModelFactory["AsyncModel"]):
         request_id, frames = self._session.observe(mailbox, content, hints, now, timestamp_ns, keep)
         self._post(mailbox, request_id, frames)
         return request_id
+
+    def _reset(self, model_id: str) -> None:
+        self._start()
+        self._session.reset(model_id)
+        self._wake_waiters()
 
     async def _infer(
         self, mailbox: Mailbox, values: Mapping[str, Any], hints: ObservationHints, timeout_ms: float
@@ -167,6 +181,13 @@ class AsyncModel:
         """Sends an observation and waits for its own response, as `Model.infer`; None after `timeout_ms`."""
         hints = {"urgency": urgency, "steps_remaining": steps_remaining, "priority": priority}
         return await self._connection._infer(self._mailbox, values, hints, timeout_ms)
+
+    def never_wait(self) -> None:
+        """Does nothing: `observe` never waits. For code that works with handles of both kinds."""
+
+    async def reset(self) -> None:
+        """Begins a new episode, as `Model.reset`."""
+        self._connection._reset(self._model_id)
 
 
 def _finish(waiter: asyncio.Future[None]) -> None:

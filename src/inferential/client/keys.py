@@ -53,7 +53,7 @@ class RobotKeys:
         self._handshake = ClientCurveHandshake
         self._server_keys = list(server_keys)
         self._secret_key = secret_key
-        self.name = _name_of(secret_key)
+        self.name: str = _name_of(secret_key)
         """The name of the secret key's file, which is the robot's id on the server; "" if it is not in a file."""
         self._own()
         for key in self._server_keys:

@@ -31,7 +31,11 @@ class Mailbox:
         self.open: OrderedDict[int, float] = OrderedDict()
         self.reference: ref[Mailbox] = ref(self)  # one for all requests
         self.unsent_id = 0
+        self.waits = True
+        """Whether `observe` may wait until it is connected, or until there is room in the socket."""
         self.serve_interval_ms: float = 0.0
+        self.applied: tuple[int, float, float] | None = None
+        """What the next observation says of the last result that was used: request id, age and time unread in ms."""
         self.unread: deque[tuple[int, Outcome]] = deque()
         """What `take` returns, the newest last."""
         self._stats = stats
@@ -89,6 +93,21 @@ class Mailbox:
             return None
         return self._kept.pop(request_id)
 
+    def reset(self) -> list[int]:
+        """Drops what is unread, and the outcomes of all open requests, whose ids it returns.
+
+        Those that were opened with `keep` end in RequestSuperseded.
+        """
+        dropped = list(self.open)
+        self.unread.clear()
+        for request_id in dropped:
+            if request_id in self._kept:
+                model_id = self.handle.model_id
+                error = RequestSuperseded("a new episode was begun", request_id=request_id, model_id=model_id)
+                self.deliver(request_id, error)
+        self.open.clear()
+        return dropped
+
     def abandon(self, request_id: int) -> None:
         """Forgets a request; its outcome will count as unmatched."""
         self._kept.pop(request_id, None)
@@ -96,11 +115,13 @@ class Mailbox:
 
 
 def result_of(outcome: Outcome | None) -> Result | None:
-    """Returns the result where the request ended in one; None where it has not ended.
+    """Returns the result where the request ended in one, read from now on; None where it has not ended.
 
     Raises:
         InferenceError: it ended without a result.
     """
     if isinstance(outcome, InferenceError):
         raise outcome
+    if outcome is not None:
+        outcome.read()
     return outcome

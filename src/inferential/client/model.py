@@ -113,3 +113,19 @@ class Model:
         """
         hints = {"urgency": urgency, "steps_remaining": steps_remaining, "priority": priority}
         return self._connection._infer(self._mailbox, values, hints, timeout_ms)
+
+    def never_wait(self) -> None:
+        """Makes `observe` of this handle wait for nothing, the first time neither: for control loops."""
+        self._mailbox.waits = False
+
+    def reset(self) -> None:
+        """Begins a new episode: no answer to an observation made before is returned from here on.
+
+        It holds for all handles of this model on the connection. An `infer` that waits in another thread raises
+        RequestSuperseded. Never waits: the server learns of it with the next observation, and then ends those of the
+        former episode that wait there.
+
+        Raises:
+            ConnectionError: the connection was closed.
+        """
+        self._connection._reset(self._model_id)

@@ -87,6 +87,7 @@ class Session:
         self._owners: dict[int, ref[Mailbox]] = {}
         self._mailboxes: dict[str, WeakValueDictionary[int, Mailbox]] = {}
         self._serials = itertools.count()
+        self._episodes: dict[str, int] = {}  # by model; a model that never began a second one has no entry
         self._unsent: OrderedDict[int, tuple[Mailbox, Frames]] = OrderedDict()
         self._unsent_count: dict[QueueChoice, int] = {"latest": 0, "all": 0}
 
@@ -97,11 +98,28 @@ class Session:
 
     def mailbox(self, handle: Handle) -> Mailbox:
         """Returns a mailbox for a new handle."""
-        constant = handle.constant_fields(self.client_id, self.client_type)
-        mailbox = Mailbox(handle, ObservationWriter(constant, self.stats.template_cache), self.stats)
+        mailbox = Mailbox(handle, self._writer(handle), self.stats)
         finalize(mailbox, _forget, self._owners, mailbox.open).atexit = False
         self._mailboxes.setdefault(handle.model_id, WeakValueDictionary())[next(self._serials)] = mailbox
         return mailbox
+
+    def _writer(self, handle: Handle) -> ObservationWriter:
+        episode = self._episodes.get(handle.model_id, 0)
+        constant = handle.constant_fields(self.client_id, self.client_type)._replace(episode=episode)
+        return ObservationWriter(constant, self.stats.template_cache)
+
+    def reset(self, model_id: str) -> None:
+        """Begins a new episode with a model: outcomes of the requests that are open are dropped, read or not.
+
+        Requests whose outcome was to be kept end in RequestSuperseded. The server learns of it with the next
+        observation.
+        """
+        self._episodes[model_id] = self._episodes.get(model_id, 0) + 1
+        for mailbox in self._of_model(model_id):
+            for request_id in mailbox.reset():
+                self._release(request_id)
+                self._owners.pop(request_id, None)
+            mailbox.writer = self._writer(mailbox.handle)
 
     def observe(
         self,
@@ -136,6 +154,10 @@ class Session:
                 message.priority = mailbox.handle.priority
         except (TypeError, ValueError, OverflowError) as error:
             raise _hint_error(hints, error) from error
+        if mailbox.applied is not None:
+            applied = message.applied
+            applied.request_id, applied.age_ms, applied.unread_ms = mailbox.applied
+            mailbox.applied = None
         if metadata:
             put_metadata(message.metadata, metadata)
         envelope, payload = mailbox.writer.write(message, timestamp_ns, tensors, signature)
@@ -170,7 +192,7 @@ class Session:
             return
         observed_at = mailbox.open.get(request_id)
         age_ms = math.nan if observed_at is None else (now - observed_at) * 1e3
-        mailbox.deliver(request_id, Result(response, request_id, age_ms))
+        mailbox.deliver(request_id, Result(response, request_id, age_ms, now, mailbox.reference))
 
     def _note_outdated(self, request_id: int, reason: str, model_id: str) -> None:
         """Delivers that the server asks for a newer observation; the request stays open."""

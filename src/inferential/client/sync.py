@@ -25,7 +25,7 @@ from inferential.client.keys import client_id_with, robot_keys
 from inferential.client.mailbox import Mailbox, Outcome, result_of
 from inferential.client.model import Model
 from inferential.client.result import ClientStats, Result
-from inferential.client.session import Session
+from inferential.client.session import Session, SessionSizes
 from inferential.proto.messages import Content
 
 FIRST_CONNECT_MS = 50
@@ -34,7 +34,9 @@ FULL_SOCKET_MS = 5
 """Longest time that an `observe` waits for room in the socket; later ones do not wait until there was room."""
 LONGEST_SLEEP_S = 3600.0
 """Longest single sleep: the system calls accept neither infinity nor very long times."""
-_BACKGROUND_PUMP_S = 0.5  # after which a connection without references can be collected
+_UNREAD_S = 1e-3  # the system says by milliseconds when something came
+BACKGROUND_PUMP_S = 0.5
+"""Longest sleep of the background thread, after which a connection without references can be collected."""
 
 
 class Connection(ModelFactory["Model"]):
@@ -95,6 +97,7 @@ class Connection(ModelFactory["Model"]):
         self._closed = False
         self._reached = False
         self._was_writable = True
+        self._looked_at = time.monotonic()  # for answers
         self._woken = False
         self._woken_by, self._wakes = socket.socketpair()
         self._leader_poll = select.poll()  # used by one thread at a time, without the lock
@@ -117,9 +120,20 @@ class Connection(ModelFactory["Model"]):
 
     @property
     def stats(self) -> ClientStats:
-        """Counts of observations and of what became of them, live, not a copy; and the link's figures as of now."""
+        """Counts of observations and of what became of them, live, not a copy, and what is known of the link."""
         self._session.stats.note_link(self._transport.delivery)
         return self._session.stats
+
+    @property
+    def waiting(self) -> int:
+        """How many threads sleep in `get_result` or `infer` now."""
+        with self._lock:
+            return self._followers + self._leading
+
+    def sizes(self) -> SessionSizes:
+        """Returns the sizes of what the connection holds in memory; all are bounded while its handles are."""
+        with self._lock:
+            return self._session.sizes()
 
     def _open_model(self, handle: Handle) -> Model:
         with self._lock:
@@ -154,13 +168,24 @@ class Connection(ModelFactory["Model"]):
         with self._lock:
             return self._send(mailbox, content, hints, now, timestamp_ns, keep=False)
 
-    def _get_result(self, mailbox: Mailbox, timeout_ms: float) -> Result | None:
-        deadline = time.monotonic() + timeout_s_of(timeout_ms)
+    def _reset(self, model_id: str) -> None:
         with self._lock:
             self._check_open()
+            self._session.reset(model_id)
+            self._notify()
+
+    def _get_result(self, mailbox: Mailbox, timeout_ms: float) -> Result | None:
+        now = time.monotonic()
+        deadline = now + timeout_s_of(timeout_ms)
+        with self._lock:
+            self._check_open()
+            looked_at = self._looked_at
             if mailbox.unread and self._transport.pump(self._session):  # something newer may have arrived
                 self._notify()
             outcome = self._wait(mailbox.take, deadline)
+            self._looked_at = now
+            if isinstance(outcome, Result) and now - looked_at > _UNREAD_S:
+                outcome.lay_unread(min(self._transport.received_s_ago(), now - looked_at))
         return result_of(outcome)
 
     def _infer(
@@ -189,22 +214,22 @@ class Connection(ModelFactory["Model"]):
         request_id, frames = self._session.observe(mailbox, content, hints, now, timestamp_ns, keep)
         # After a pause the connection may have been lost.
         ended = now >= transport.next_poll_at() and transport.pump(self._session) > 0
-        if not self._reached:
+        if not self._reached and mailbox.waits:
             self._reached = True
             ended = self._wait_until_writable(FIRST_CONNECT_MS) or ended
         ended = transport.send(self._session, mailbox, request_id, frames) or ended
         if transport.idle():
             self._was_writable = True
         else:
-            ended = self._finish_sending() or ended
+            ended = self._finish_sending(mailbox) or ended
         if ended:
             self._notify()
         return request_id
 
-    def _finish_sending(self) -> bool:
+    def _finish_sending(self, mailbox: Mailbox) -> bool:
         """Waits shortly for room in the socket and leaves the rest to a thread; returns whether requests ended."""
         ended = False
-        if self._was_writable and not self._transport.writable:
+        if self._was_writable and not self._transport.writable and mailbox.waits:
             # The system mostly accepts a large message in a fraction of a millisecond.
             ended = self._wait_until_writable(FULL_SOCKET_MS)
         self._was_writable = self._was_writable or self._transport.writable
@@ -234,7 +259,7 @@ class Connection(ModelFactory["Model"]):
             if self._closed or self._transport.idle():
                 self._pump_thread = None
                 return False
-            self._sleep(min(_BACKGROUND_PUMP_S, self._transport.next_poll_at() - time.monotonic()))
+            self._sleep(min(BACKGROUND_PUMP_S, self._transport.next_poll_at() - time.monotonic()))
             if not self._closed and self._transport.pump(self._session):
                 self._notify()
             return True

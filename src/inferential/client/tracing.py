@@ -161,6 +161,15 @@ class TracedModel:
         with use_span(self._spans.begin(values), end_on_exit=True) as span:
             return _answered(span, self._model.infer(timeout_ms, urgency, steps_remaining, priority, **values))
 
+    def never_wait(self) -> None:
+        """Does what `Model.never_wait` does."""
+        self._model.never_wait()
+
+    def reset(self) -> None:
+        """Does what `Model.reset` does, and ends the open spans."""
+        self._model.reset()
+        self._spans.close()
+
     def close(self) -> None:
         """Ends the spans that are still open; the handle itself stays as it is."""
         self._spans.close()
@@ -213,6 +222,15 @@ class TracedAsyncModel:
         """Does what `AsyncModel.infer` does, in a span."""
         with use_span(self._spans.begin(values), end_on_exit=True) as span:
             return _answered(span, await self._model.infer(timeout_ms, urgency, steps_remaining, priority, **values))
+
+    def never_wait(self) -> None:
+        """Does what `AsyncModel.never_wait` does."""
+        self._model.never_wait()
+
+    async def reset(self) -> None:
+        """Does what `AsyncModel.reset` does, and ends the open spans."""
+        await self._model.reset()
+        self._spans.close()
 
     def close(self) -> None:
         """Ends the spans that are still open; the handle itself stays as it is."""

@@ -103,6 +103,10 @@ class ClientTransport(Protocol):
         """
         ...
 
+    def received_s_ago(self) -> float:
+        """Returns how long ago the newest data of the robot's server came, in seconds; 0 where that is not known."""
+        ...
+
     def pump(self, session: Session) -> int:
         """Sends what is held and reads all messages; returns the number of requests that ended."""
         ...
@@ -166,6 +170,9 @@ class SingleServer:
             self._held = True
             return session.hold(mailbox, request_id, frames)
         return False
+
+    def received_s_ago(self) -> float:
+        return self._link.received_s_ago()
 
     def pump(self, session: Session) -> int:
         link = self._link

@@ -40,6 +40,15 @@ class ClientEntry(Section):
     """All tensors of one observation; more is refused."""
 
 
+class ClientClass(Section):
+    """What robots of one type are due where more is asked than the models carry."""
+
+    min_rate_hz: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Answers a second that each of them gets before any robot gets more than its own minimum."""
+    value: Positive = 1.0
+    """Of an answer: what the minimum rates leave goes to the class with the most value per second of the model."""
+
+
 class ClientsConfig(Section):
     """Which clients are served, and what each is given by default."""
 
@@ -47,6 +56,9 @@ class ClientsConfig(Section):
     """For clients that send no values of their own."""
     known: list[ClientEntry] = Field(default_factory=list)
     """The fleet, as far as it is known beforehand."""
+    classes: dict[str, ClientClass] = Field(default_factory=dict)
+    """By the type that a client states (`Connection(client_type=)`), the rates of overload (`serve_interval_ms`); of
+    types that are not named, no minimum and the value 1."""
     accept_unknown: bool = True
     """Whether a client that is not in `known` is served."""
 

@@ -61,12 +61,12 @@ class Node:
     @property
     def kind(self) -> Any:
         """Its type without annotations and `| None`."""
-        return _bare(self.annotation)[0]
+        return unwrapped(self.annotation)[0]
 
     @property
     def nullable(self) -> bool:
         """Whether it may be null."""
-        return _bare(self.annotation)[2]
+        return unwrapped(self.annotation)[2]
 
     @property
     def section(self) -> type[Section] | None:
@@ -230,7 +230,7 @@ def _values_of(node: Node, value: Any) -> Iterator[tuple[Node, Any]]:
         yield from values(entry, item)
 
 
-def _bare(annotation: Any) -> tuple[Any, tuple[Any, ...], bool]:
+def unwrapped(annotation: Any) -> tuple[Any, tuple[Any, ...], bool]:
     """Returns a type without its annotations and `| None`, the annotations, and whether there was a `| None`."""
     metadata: tuple[Any, ...] = ()
     nullable = False
@@ -249,7 +249,7 @@ def _bare(annotation: Any) -> tuple[Any, tuple[Any, ...], bool]:
 
 
 def _expected(annotation: Any, metadata: tuple[Any, ...]) -> str:
-    bare, inner, nullable = _bare(annotation)
+    bare, inner, nullable = unwrapped(annotation)
     marks = (*metadata, *inner)
     return (_in_words(marks) or _type_in_words(bare, marks)) + (" or null" if nullable else "")
 

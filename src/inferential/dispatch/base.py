@@ -246,14 +246,14 @@ class Dispatcher(ABC):
             requests: what to run.
             replica: which replica runs them, where all are for one model.
         """
-        if len(requests) == 1 or len({request.model_id for request in requests}) <= 1:
+        if len(requests) == 1 or len({request.pool for request in requests}) <= 1:
             return self._dispatch_batch(requests, replica)
         return self._dispatch_each(requests)
 
     async def _dispatch_each(self, requests: Sequence[InferenceRequest]) -> list[DispatchResult]:
         by_model: dict[str, list[InferenceRequest]] = {}
         for request in requests:
-            by_model.setdefault(request.model_id, []).append(request)
+            by_model.setdefault(request.pool, []).append(request)
         batches = await asyncio.gather(*map(self._dispatch_batch, by_model.values()))
         results = {id(result.request): result for batch in batches for result in batch}
         return [results[id(request)] for request in requests]

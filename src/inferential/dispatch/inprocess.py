@@ -23,7 +23,7 @@ from inferential.replica.spec import ModelInline, ModelThread
 from inferential.replica.structured import rows_of
 from inferential.replica.values import Observation
 
-logger = logging.getLogger("inferential.dispatch")
+logger: logging.Logger = logging.getLogger("inferential.dispatch")
 
 
 class InProcessReplica:
@@ -46,7 +46,9 @@ class InProcessReplica:
         methods = methods_of(model_id, model)
         self._model = model
         forms = [form for form in (methods.single, methods.batch) if form is not None]
-        self.completes_inline = all(completes_inline(form) or (runs_inline and not is_async(form)) for form in forms)
+        self.completes_inline: bool = all(
+            completes_inline(form) or (runs_inline and not is_async(form)) for form in forms
+        )
         """Whether every call ends without waiting."""
         self._model_id = model_id
         self._timeout_s = None if timeout_ms is None else timeout_ms / 1e3

@@ -241,9 +241,9 @@ class LocalDispatcher(Dispatcher):
 
     def outcomes(self, requests: Sequence[InferenceRequest], replica: str) -> Coroutine[Any, Any, Sequence[Any]]:
         """Returns results and exceptions of one call; a process is sent what the robots sent."""
-        runner = self._runners.get(requests[0].model_id)
+        runner = self._runners.get(requests[0].pool)
         if runner is not None:
-            models = self._models[requests[0].model_id]
+            models = self._models[requests[0].pool]
             chosen = models[int(replica or 0) % len(models)]
             if isinstance(chosen, WorkerProcess):
                 return runner.run(chosen, requests)
@@ -277,7 +277,7 @@ class LocalDispatcher(Dispatcher):
         """
         if not self._is_plain:
             return False
-        model_id = requests[0].model_id
+        model_id = requests[0].pool
         if model_id in self._runners:
             return True
         if model_id not in self._completes_inline:

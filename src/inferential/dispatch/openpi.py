@@ -20,7 +20,7 @@ from inferential.dispatch.base import RemoteModelError
 from inferential.proto.msgpack_numpy import pack, unpack
 from inferential.transport.keepalive import enable_keepalive
 
-logger = logging.getLogger("inferential.dispatch.openpi")
+logger: logging.Logger = logging.getLogger("inferential.dispatch.openpi")
 
 DEFAULT_TIMEOUT_S = 120.0
 _SCHEMES = {"openpi": ("ws", 8000), "openpi+wss": ("wss", 443)}

@@ -25,7 +25,7 @@ from inferential.replica.rows import RowWriter
 from inferential.replica.values import Observation
 from inferential.scheduler.request import InferenceRequest
 
-logger = logging.getLogger("inferential.dispatch")
+logger: logging.Logger = logging.getLogger("inferential.dispatch")
 
 
 class WorkerDied(InferentialError):

@@ -19,11 +19,16 @@ from inferential.observation.slots import ObservationError
 from inferential.proto import PROTOCOL_VERSION
 from inferential.proto.messages import ResponseTiming, write_response
 from inferential.proto.structure import STRUCTURE_KEY
+from inferential.replica.failures import words_of
 from inferential.replica.values import as_values
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
+from inferential.scheduler.time.execution_horizon import execution_horizon
+from inferential.tracking.action_horizon import horizon_of
 
-logger = logging.getLogger("inferential.dispatch")
+logger: logging.Logger = logging.getLogger("inferential.dispatch")
 
+CONFIDENCE_KEY = "confidence"
+"""Where a result says how far its chunk can be trusted: a number from 0 to 1, or one for each action."""
 _LOG_EVERY_S = 1.0
 _PACKAGE = str(Path(__file__).parents[1])
 # The dtypes that this line added, and which dtype of the 1.x line holds their values.
@@ -54,7 +59,7 @@ class ResultWriter:
                 outcome = error
         refusal = _refusal(request.model_id, outcome)
         if refusal.kind is RefusalKind.MODEL_FAILED:
-            self._note(request.model_id, latency_ms, refusal.reason)
+            self._note(request.pool, latency_ms, refusal.reason)
             self._log(request, refusal.reason, outcome)
         return DispatchResult(request, latency_ms, refusal=refusal)
 
@@ -84,8 +89,9 @@ class ResultWriter:
             ),
             serve_interval_ms=request.serve_interval_ms,
             model_version=model_version,
+            execution_horizon=0 if request.steps_remaining is None else _horizon(request, values, now),
         )
-        self._note(request.model_id, latency_ms, None)
+        self._note(request.pool, latency_ms, None)
         return DispatchResult(request, latency_ms, response_id, envelope, payload, values)
 
     def _note(self, model_id: str, latency_ms: float, error: str | None) -> None:
@@ -96,7 +102,7 @@ class ResultWriter:
 
     def _log(self, request: InferenceRequest, reason: str, error: Exception) -> None:
         """Logs a model's failure, at most once a second: a broken model may fail with every request."""
-        model_id, now = request.model_id, time.monotonic()
+        model_id, now = request.pool, time.monotonic()
         logged_at, unlogged = self._logged.get(model_id, (-math.inf, 0))
         if now - logged_at < _LOG_EVERY_S:
             self._logged[model_id] = logged_at, unlogged + 1
@@ -124,6 +130,21 @@ def widened(values: Mapping[str, Any]) -> dict[str, Any]:
     return known
 
 
+def _horizon(request: InferenceRequest, values: Mapping[str, Any], now: float) -> int:
+    """Returns how many actions of a result's chunk its robot had better play; 0 where it is not one, or for any."""
+    actions, period_s = horizon_of(values), request.control_period_s
+    if actions is None:
+        return 0
+    confidence = values.get(CONFIDENCE_KEY)
+    if period_s is None or not request.serve_interval_ms:
+        return execution_horizon(actions, confidence)
+    delay_steps = max(now - request.received_at, 0.0) / period_s
+    played = actions - (request.steps_remaining or 0) + math.ceil(min(delay_steps, actions))
+    # The horizon counts from a chunk's observation, and the next one arrives so much after it was asked for.
+    interval_steps = request.serve_interval_ms / 1e3 / period_s + delay_steps
+    return execution_horizon(actions, confidence, interval_steps=interval_steps, played_steps=played)
+
+
 def _where(error: Exception) -> str:
     """Returns the line of the model's own code that raised; empty where the fault was found in this package."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_PACKAGE)]
@@ -139,4 +160,4 @@ def _refusal(model_id: str, error: Exception) -> Refusal:
         return Refusal(RefusalKind.INVALID_OBSERVATION, error.reason, cause)
     if isinstance(error, RemoteModelError):
         return Refusal(RefusalKind.MODEL_FAILED, str(error), error.cause)
-    return Refusal(RefusalKind.MODEL_FAILED, f"{type(error).__name__}: {error}", type(error).__name__)
+    return Refusal(RefusalKind.MODEL_FAILED, words_of(error), type(error).__name__)

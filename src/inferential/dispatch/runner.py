@@ -17,7 +17,7 @@ from inferential.observation.values import is_encoded, read_slots, to_values
 from inferential.replica.values import Observation
 from inferential.scheduler.request import InferenceRequest
 
-logger = logging.getLogger("inferential.dispatch")
+logger: logging.Logger = logging.getLogger("inferential.dispatch")
 
 Infer = Callable[[str, str, Sequence[Observation]], Awaitable[Sequence[Any]]]
 """Runs observations on a replica of a model: `Dispatcher.infer_on`."""
@@ -78,7 +78,7 @@ class Runner:
     async def _call(
         self, requests: Sequence[InferenceRequest], observations: Sequence[Any], replica: str
     ) -> Sequence[Any]:
-        model_id = requests[0].model_id
+        model_id = requests[0].pool
         try:
             results = await self._infer(replica, model_id, observations)
             if len(results) != len(requests):

@@ -35,7 +35,7 @@ from inferential.gateway.base import Gateway, GatewayAnswer, GatewayClient, desc
 from inferential.gateway.json_numpy import dumps, loads
 from inferential.server import Server
 
-logger = logging.getLogger("inferential.gateway.act")
+logger: logging.Logger = logging.getLogger("inferential.gateway.act")
 
 CLIENT_ID_HEADER = "X-Client-Id"
 """A robot that sends this header is known by its value; the others by their machine."""

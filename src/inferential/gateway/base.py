@@ -77,6 +77,7 @@ class GatewayClient:
         self._connection = connection
         self._model: AsyncModel = connection.model(model_id, queue="all", late="serve")
         self._timeout_s = timeout_ms / 1e3
+        self._episode = 0
 
     async def infer(self, observation: Mapping[Any, Any]) -> GatewayAnswer:
         """Returns the answer to one observation, which the model sees as it was sent.
@@ -92,13 +93,14 @@ class GatewayClient:
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._timeout_s
         refused = attempts = 0
+        episode = self._episode
         while True:
             try:
                 return _answer(await self._ask(values, give_up_at - loop.time()))
             except (RequestExpired, RequestSuperseded, RequestRejected) as error:
                 refused += error.reason.endswith(_LASTING)
                 pause_s = RETRY_PAUSES_S[min(attempts, len(RETRY_PAUSES_S) - 1)]
-                if refused > len(RETRY_PAUSES_S) or loop.time() + pause_s >= give_up_at:
+                if episode != self._episode or refused > len(RETRY_PAUSES_S) or loop.time() + pause_s >= give_up_at:
                     raise
             attempts += 1
             await asyncio.sleep(pause_s)
@@ -113,8 +115,10 @@ class GatewayClient:
     async def end_episode(self) -> None:
         """Ends the robot's episode: its next observation has nothing to do with those before.
 
-        Models keep no state of a robot today, so there is nothing to reset.
+        An `infer` that waits raises RequestSuperseded.
         """
+        self._episode += 1
+        await self._model.reset()
 
     def close(self) -> None:
         """Leaves the server; a waiting `infer` raises ConnectionError."""

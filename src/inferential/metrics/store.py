@@ -118,6 +118,15 @@ class MetricSeries:
         """Number of distinct label sets."""
         return len(self._indexes) + len(self._folded)
 
+    def sizes(self) -> dict[str, int]:
+        """Returns the number of entries in each table; all are bounded, however many label sets there ever were."""
+        return {
+            "points": len(self._times),
+            "label_sets": self.label_set_count,
+            "label_set_indexes": len(self._label_sets),
+            "labels": len(self._having),
+        }
+
     def __iter__(self) -> Iterator[MetricPoint]:
         """Yields the points stored now, oldest first."""
         times, values, sets = (part.tolist() for part in self._oldest_first())

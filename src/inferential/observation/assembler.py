@@ -66,7 +66,7 @@ class ObservationAssembler:
             return self.decode_whole(envelope, payload, received_at)
         cached, varying, staleness_ms = found
         timestamp_ns = varying.timestamp_ns
-        if timestamp_ns - time.time_ns() > self._max_future_ns:
+        if not staleness_ms and timestamp_ns - time.time_ns() > self._max_future_ns:
             timestamp_ns = 0
         slots = [
             SlotInfo(slot.key, slot.dtype, slot.shape, slot.byte_offset, slot.byte_length, timestamp_ns, slot.encoding)

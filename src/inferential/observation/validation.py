@@ -49,7 +49,7 @@ class ObservationValidator:
         self._good_places: dict[tuple[Any, ...], tuple[str, tuple[int, ...], str, int]] = {}
         self._max_future_ns = config.max_future_ms * 1e6
         self._notices = Notices(logger)
-        self.clocks_off = 0
+        self.clocks_off: int = 0
         """Observations with a timestamp that was ignored."""
 
     def constant(self, message: Observation) -> ConstantFields:

@@ -161,6 +161,8 @@ class ConstantFields(NamedTuple):
         int, Field(Argument("late", "'serve', 'refuse' or None", object, tuple(_LATE).__contains__, _LATE.get))
     ]
     """A `LateMode` of the wire."""
+    episode: Annotated[int, Field()] = 0
+    """How often the robot has begun a new episode with the model on this connection; 0 where it never said so."""
 
 
 class VaryingFields(NamedTuple):
@@ -189,6 +191,8 @@ class VaryingFields(NamedTuple):
     """The request id of the newest chunk of which the robot has played an action."""
     played_from: Annotated[int | None, Field(Argument("played_from", "a whole number from 0 to 2**32 - 1"))]
     """The index, in that chunk, of the first action that it played."""
+    applied: Annotated[pb.Applied, Field()]
+    """What became of a result that the robot has used; its request id is 0 where the robot says nothing."""
 
 
 class ConstantResponseFields(NamedTuple):

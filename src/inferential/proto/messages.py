@@ -161,6 +161,7 @@ def write_response(
     timing: ResponseTiming,
     serve_interval_ms: float = 0.0,
     model_version: str = "",
+    execution_horizon: int = 0,
 ) -> tuple[bytes, Buffer]:
     """Returns the envelope and payload of a result.
 
@@ -175,6 +176,8 @@ def write_response(
     message.request_id = request_id
     if serve_interval_ms:
         message.serve_interval_ms = serve_interval_ms
+    if execution_horizon:
+        message.execution_horizon = execution_horizon
     written = message.timing
     written.queue_ms = timing.queue_ms
     written.inference_ms = timing.inference_ms

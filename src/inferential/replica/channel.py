@@ -8,9 +8,10 @@ import socket
 from collections.abc import Callable, Sequence
 
 from inferential.proto.tensors import Buffer
-from inferential.replica.stream import MessageReader, write_message
+from inferential.replica.stream import Frame, MessageReader, write_message
 
 _READ_BYTES = 64 * 1024
+_MAX_READ_BYTES = 1024 * 1024  # of a large message in one turn, so that others get theirs
 
 
 class Stream:
@@ -25,7 +26,7 @@ class Stream:
     def __init__(
         self,
         connected: socket.socket,
-        on_message: Callable[[list[bytes]], None],
+        on_message: Callable[[list[Frame]], None],
         on_end: Callable[[Exception | None], None],
     ) -> None:
         self._socket = connected
@@ -67,7 +68,7 @@ class Stream:
 
     def _on_readable(self) -> None:
         try:
-            size = self._socket.recv_into(self._buffer)
+            size = self._read()
         except BlockingIOError:
             return
         except OSError:
@@ -76,18 +77,27 @@ class Stream:
             self._loop.remove_reader(self._fd)
             self._on_end(None)
             return
-        self._messages.feed(bytes(self._buffer[:size]))
         try:
             for frames in self._messages.take():
                 self._on_message(frames)
         except (ValueError, IndexError) as error:
             self._on_end(error)
 
+    def _read(self) -> int:
+        """Reads once; returns how many bytes came."""
+        messages = self._messages
+        if messages.space is not None:
+            size = self._socket.recv_into(messages.space[:_MAX_READ_BYTES])
+            messages.filled(size)
+            return size
+        size = self._socket.recv_into(self._buffer)
+        messages.feed(bytes(self._buffer[:size]))
+        return size
+
     def drain(self) -> None:
         """Takes all that has come."""
         with contextlib.suppress(ValueError, IndexError, OSError):
-            while size := self._socket.recv_into(self._buffer):
-                self._messages.feed(bytes(self._buffer[:size]))
+            while self._read():
                 for frames in self._messages.take():
                     self._on_message(frames)
 

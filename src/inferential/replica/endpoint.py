@@ -43,7 +43,7 @@ from inferential.replica.zmq_socket import WatchedSocket
 from inferential.scheduler.request import InferenceRequest
 from inferential.transport.memory import raise_mmap_threshold
 
-logger = logging.getLogger("inferential.ray")
+logger: logging.Logger = logging.getLogger("inferential.ray")
 
 MODEL = "model"  # a replica has one
 _LINGER_MS = 500
@@ -157,6 +157,11 @@ class Endpoint:
     def allow(self, public_key: str) -> None:
         """Lets servers with that key in, and no others."""
         self._allowed.keys = {public_key.encode()}
+
+    @property
+    def server_count(self) -> int:
+        """How many servers are connected."""
+        return len(self._servers)
 
     @property
     def load(self) -> float:

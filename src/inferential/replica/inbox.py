@@ -31,7 +31,7 @@ class Inbox:
     """
 
     def __init__(self) -> None:
-        self.fd = new_memory()
+        self.fd: int = new_memory()
         """The descriptor, for processes that inherit it."""
         weakref.finalize(self, os.close, self.fd)
         self._map = mmap.mmap(self.fd, SIZE_BYTES)

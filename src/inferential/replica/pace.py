@@ -19,7 +19,7 @@ class Pace:
     __slots__ = ("_contrary", "quick")
 
     def __init__(self) -> None:
-        self.quick = False
+        self.quick: bool = False
         """Whether calls are short."""
         self._contrary = 0
 

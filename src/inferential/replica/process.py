@@ -13,11 +13,11 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.tensors import Buffer
+from inferential.replica.calls import Call, end_lost
 from inferential.replica.channel import Stream
 from inferential.replica.inbox import Inbox
 from inferential.replica.lending import Lending
@@ -30,21 +30,17 @@ from inferential.replica.rows import Layout, RowReader
 from inferential.replica.shared import ALL_ROWS
 from inferential.replica.spawn import Spawned, spawn
 from inferential.replica.spec import ModelProcess
+from inferential.replica.stream import Frame
 from inferential.replica.wire import CALL, FAILED, HELLO, NO_CALL, RESULT, Greeting, read_offsets, write_head
 
-logger = logging.getLogger("inferential.replica")
+logger: logging.Logger = logging.getLogger("inferential.replica")
 
 Row = tuple[bytes, Buffer]
 """Description and payload of an observation."""
 
 _ENDS_WITHIN_S = 2.0
+_EXITS_WITHIN_S = 0.2  # after the end of its stream
 _QUICK_INFLIGHT = 2  # of a model whose calls are short: the next call is there when one ends
-
-
-@dataclass(slots=True)
-class _Call:
-    rows: int
-    future: Pending[list[Any]]
 
 
 class WorkerProcess:
@@ -79,7 +75,7 @@ class WorkerProcess:
         self._greeting: Greeting | None = None
         self._problem = "it has not been started"
         self._broken = False
-        self._calls: dict[int, _Call] = {}
+        self._calls: dict[int, Call] = {}
         self._numbers = 0
         self._pace = Pace()
         self._ran = 0, 0
@@ -203,7 +199,7 @@ class WorkerProcess:
         frames: list[Buffer] = [number.to_bytes(8, "little"), CALL, write_head(0, places)]
         for (description, payload), place in zip(rows, places, strict=True):
             frames += (description, payload if place is None else b"")
-        self._calls[number] = _Call(len(rows), future)
+        self._calls[number] = Call(len(rows), future)
         self._life.call_sent(time.monotonic())
         stream.send(frames)
         if self._spec.call_timeout_ms is not None and self._timer is None:
@@ -217,16 +213,22 @@ class WorkerProcess:
             self._kill(f"it speaks another protocol: {error}")
         elif self._process is not None and self._process.pidfd < 0:
             self._on_exit()
+        else:  # it ends, which its pidfd tells in a moment, or its model has closed what it does not know
+            asyncio.get_running_loop().call_later(_EXITS_WITHIN_S, self._end_deaf, self._process)
+
+    def _end_deaf(self, process: Spawned | None) -> None:
+        if process is self._process:
+            self._kill("it closed its connection to the server")
 
     # What comes
 
-    def _take(self, frames: list[bytes]) -> None:
+    def _take(self, frames: list[Frame]) -> None:
         kind = frames[1]
         if kind == RESULT:
             self._on_result(frames)
         elif kind == FAILED:
             number = int.from_bytes(frames[0], "little")
-            text = frames[2].decode(errors="replace")
+            text = bytes(frames[2]).decode(errors="replace")
             if number:
                 call = self._answered(number)
                 if call is not None and not call.future.done():
@@ -236,13 +238,14 @@ class WorkerProcess:
         elif kind == HELLO:
             self._on_greeting(Greeting.from_bytes(frames[2]))
 
-    def _on_result(self, frames: list[bytes]) -> None:
+    def _on_result(self, frames: list[Frame]) -> None:
         if len(frames) % 2 == 0:
             self._lending.take_back(read_offsets(frames.pop()))
-        call = self._answered(int.from_bytes(frames[0], "little"))
-        if call is None or call.future.done():
+        number = int.from_bytes(frames[0], "little")
+        call = self._calls.get(number)
+        if call is None:
             return
-        version = frames[2].decode()
+        version = bytes(frames[2]).decode()
         outcomes: list[Any] = []
         for at in range(3, len(frames), 2):
             layout = self._reader.layout(frames[at])
@@ -252,10 +255,13 @@ class WorkerProcess:
                 outcomes.append(Refused(*layout))
         if len(outcomes) != call.rows:
             raise ValueError(f"{len(outcomes)} results for {call.rows} observations")
+        self._answered(number)  # not before all was read: what it has not answered ends with it
+        if call.future.done():
+            return
         self._note_pace()
         call.future.set_result(outcomes)
 
-    def _answered(self, number: int) -> _Call | None:
+    def _answered(self, number: int) -> Call | None:
         call = self._calls.pop(number, None)
         self._life.call_answered(time.monotonic(), bool(self._calls))
         if not self._calls:
@@ -285,7 +291,7 @@ class WorkerProcess:
         python = None if self._spec.python is None else str(self._spec.python)
         try:
             spawned = await spawn(python, self._env, -1 if self._inbox is None else self._inbox.fd)
-        except OSError as error:
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no thread can be started
             self._over(f"its interpreter {python or sys.executable} cannot be started: {error}")
             return
         finally:
@@ -330,11 +336,11 @@ class WorkerProcess:
         self._broken = not was_up
         timed_out = self._killed_for is not None and self._killed_for[1]
         calls, self._calls = self._calls, {}
-        marked, row = min(calls, default=0), ALL_ROWS
+        marked = min(calls, default=0), ALL_ROWS
         process, stream = self._process, self._stream
         if process is not None:
             if process.memory is not None:
-                marked, row = process.memory.marked()
+                marked = process.memory.marked()
             if process.pidfd >= 0:
                 loop.remove_reader(process.pidfd)
             process.close()
@@ -359,12 +365,7 @@ class WorkerProcess:
             self._problem = f"{reason}; it is being started again"
             self._again = loop.call_later(delay_s, self._begin)
             self._on_change()  # first: the end of a call has the server look for what to run next
-        for number, call in calls.items():
-            if not call.future.done():
-                ran = number == marked
-                call.future.set_result(
-                    [Died(text, ran and row in (ALL_ROWS, at), ran and timed_out) for at in range(call.rows)]
-                )
+        end_lost(calls, marked, text, timed_out=timed_out)
 
     def _kill(self, reason: str, timed_out: bool = False) -> None:
         """Ends the process and all that it started; `_on_exit` follows."""

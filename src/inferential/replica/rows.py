@@ -129,12 +129,14 @@ class RowReader:
         self._message = message
         self._known: dict[bytes, Layout] = {}
 
-    def layout(self, description: bytes) -> Layout | tuple[str, str]:
+    def layout(self, description: bytes | memoryview) -> Layout | tuple[str, str]:
         """Returns what a description says, or the name of a status and a reason where it is a refusal.
 
         Raises:
             ValueError: it is no description.
         """
+        if type(description) is not bytes:
+            description = bytes(description)
         layout = self._known.get(description)
         if layout is not None:
             return layout

@@ -58,6 +58,9 @@ class Places:
         self._free: list[tuple[int, int]] = [(begin, end)]  # in order, none beside another
         self._taken: dict[int, int] = {}
 
+    def __len__(self) -> int:
+        return len(self._taken)
+
     def take(self, length: int) -> int | None:
         """The offset of so many bytes; None where there is no room for them."""
         size = -(-length // _PAGE) * _PAGE
@@ -146,7 +149,7 @@ class ServersMemory:
             raise
         token = secrets.token_hex(_TOKEN_BYTES // 2)
         mapped[:_TOKEN_BYTES] = token.encode()
-        self.offer = Offer(os.getpid(), self._fd, token)
+        self.offer: Offer = Offer(os.getpid(), self._fd, token)
         self._map = mapped
         self._bytes = np.frombuffer(mapped, np.uint8)
         self._places = Places(_PAGE, SIZE_BYTES)
@@ -170,6 +173,11 @@ class ServersMemory:
     def fd(self) -> int:
         """The descriptor, for a process that inherits it."""
         return self._fd
+
+    @property
+    def taken(self) -> int:
+        """How many payloads lie there that a replica still reads."""
+        return len(self._places)
 
     def marked(self) -> tuple[int, int]:
         """Returns the number of the call and of the row that the replica began last; 0 for a call: none."""
@@ -222,7 +230,7 @@ class ReplicasMemory:
             self._map = mmap.mmap(fd, SIZE_BYTES)
         except ValueError as error:
             raise OSError(str(error)) from error
-        self.token = self._map[:_TOKEN_BYTES].decode("ascii", "replace")
+        self.token: str = self._map[:_TOKEN_BYTES].decode("ascii", "replace")
         self._freed: deque[int] = deque()  # filled by whatever thread lets go last
 
     def mark(self, call: int, row: int) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from inferential.replica.shared import ServersMemory
 from inferential.replica.usage import use_of
 
-logger = logging.getLogger("inferential.replica")
+logger: logging.Logger = logging.getLogger("inferential.replica")
 
 _BOOTSTRAP = str(Path(__file__).with_name("bootstrap.py"))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -60,15 +61,23 @@ class ModelProcess:
             raise TypeError(f"target: expected module:object as text, got {type(self.target).__name__}")
         if not _TARGET.fullmatch(self.target):
             raise ValueError(f"target: expected module:object, got {self.target!r}")
-        for key, value in self.args.items():
-            try:
-                json.dumps({key: value})
-            except (TypeError, ValueError) as error:
-                raise TypeError(f"args: {key!r}: expected a value that JSON can hold: {error}") from error
-        if isinstance(self.replicas, int) and self.replicas < 1:
-            raise ValueError(f"replicas: expected a number above 0, got {self.replicas}")
+        if self.python is not None and not isinstance(self.python, str | os.PathLike):
+            raise TypeError(f"python: expected the path of an interpreter, got {type(self.python).__name__}")
+        _check_args(self.args)
+        _check_environment("env", self.env)
+        if isinstance(self.replicas, bool) or not isinstance(self.replicas, int | list | tuple):
+            kind = type(self.replicas).__name__
+            raise TypeError(f"replicas: expected a number or a list of maps of environment variables, got {kind}")
+        if isinstance(self.replicas, int):
+            if self.replicas < 1:
+                raise ValueError(f"replicas: expected a number above 0, got {self.replicas}")
+        else:
+            for number, env in enumerate(self.replicas):
+                _check_environment(f"replicas[{number}]", env)
         if not self.environments():
             raise ValueError("replicas: expected at least one map of environment variables, got an empty list")
+        if self.load_timeout_s is None:
+            raise TypeError("load_timeout_s: expected a number above 0, got None")
         for name in ("load_timeout_s", "call_timeout_ms", "memory_limit_mb"):
             _check_positive(name, getattr(self, name))
 
@@ -114,6 +123,33 @@ class ModelInline:
     model: Any
 
 
-def _check_positive(name: str, value: float | None) -> None:
-    if value is not None and not (value > 0 and math.isfinite(value)):
+def _check_positive(name: str, value: Any) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}: expected a number above 0, got {value!r}")
+    if not (value > 0 and math.isfinite(value)):
         raise ValueError(f"{name}: expected a number above 0, got {value}")
+
+
+def _check_args(args: Any) -> None:
+    if not isinstance(args, Mapping):
+        raise TypeError(f"args: expected a map of keyword arguments, got {type(args).__name__}")
+    for key, value in args.items():
+        if not isinstance(key, str):
+            raise TypeError(f"args: {key!r}: expected a name, got {type(key).__name__}")
+        try:
+            json.dumps({key: value})
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"args: {key!r}: expected a value that JSON can hold: {error}") from error
+
+
+def _check_environment(name: str, env: Any) -> None:
+    if not isinstance(env, Mapping):
+        raise TypeError(f"{name}: expected a map of environment variables, got {type(env).__name__}")
+    for key, value in env.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            kind = type(value if isinstance(key, str) else key).__name__
+            raise TypeError(f"{name}: {key!r}: expected text, got {kind}; as {{'CUDA_VISIBLE_DEVICES': '0'}}")
+        if not key or "=" in key or "\0" in key + value:
+            raise ValueError(f"{name}: {key!r}: the system has no environment variable of that name or value")

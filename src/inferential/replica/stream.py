@@ -14,6 +14,11 @@ from collections.abc import Sequence
 _U32 = struct.Struct("<I")
 _JOIN_UP_TO_BYTES = 256 * 1024  # above it, sending buffers one by one is cheaper than joining them
 _MAX_FRAMES = 1 << 16
+_IN_PLACE_BYTES = 64 * 1024
+_SHORT_BYTES = 4096  # copying it is cheaper than a view, and it keeps no large buffer
+MAX_MESSAGE_BYTES = 4 * 1024**3 - 1
+
+Frame = bytes | memoryview
 
 
 def write_message(frames: Sequence[bytes | bytearray | memoryview]) -> list[bytes | bytearray | memoryview]:
@@ -26,16 +31,27 @@ def write_message(frames: Sequence[bytes | bytearray | memoryview]) -> list[byte
 
 
 class MessageReader:
-    """Cuts a stream into messages: `feed` what came, then `take` the messages that are whole."""
+    """Cuts a stream into messages: `feed` what came, then `take` the messages that are whole.
 
-    __slots__ = ("_data", "_need")
+    While `space` is not None, a large message is half there: the rest is read into that, and `filled` says how much
+    came. Its frames are views on one buffer that nothing else has; those of other messages, and short ones, are bytes.
+    """
+
+    __slots__ = ("_data", "_need", "_whole", "space")
 
     def __init__(self) -> None:
         self._data: bytes | bytearray = b""
         self._need = 4  # bytes from which on there may be a message
+        self._whole: bytearray | None = None
+        self.space: memoryview | None = None
 
     def feed(self, data: bytes) -> None:
         """Takes in bytes that came."""
+        if self.space is not None:
+            size = min(len(data), len(self.space))
+            self.space[:size] = data[:size]
+            self.filled(size)
+            data = data[size:]
         if not self._data:
             self._data = data
         else:
@@ -43,15 +59,25 @@ class MessageReader:
                 self._data = bytearray(self._data)
             self._data += data
 
-    def take(self) -> list[list[bytes]]:
+    def filled(self, size: int) -> None:
+        """Notes that the first `size` bytes of `space` were read."""
+        assert self.space is not None
+        self.space = self.space[size:] if size < len(self.space) else None
+
+    def take(self) -> list[list[Frame]]:
         """Returns the frames of each whole message.
 
         Raises:
             ValueError: these are no messages.
         """
+        messages: list[list[Frame]] = []
+        if self._whole is not None:
+            if self.space is not None:
+                return messages
+            messages.append(_frames_of(self._whole))
+            self._whole = None
         at = 0
         data = self._data
-        messages: list[list[bytes]] = []
         if len(data) < self._need:
             return messages
         self._need = 4
@@ -65,9 +91,14 @@ class MessageReader:
             sizes = struct.unpack_from(f"<{count}I", data, at + 4)
             end = begin + sum(sizes)
             if len(data) < end:
+                if end - at > MAX_MESSAGE_BYTES:
+                    raise ValueError(f"a message of {end - at} bytes")
+                if end - at >= _IN_PLACE_BYTES:
+                    self._begin(data, at, end - at)
+                    return messages
                 self._need = end - at
                 break
-            frames = []
+            frames: list[Frame] = []
             for size in sizes:
                 frames.append(bytes(data[begin : begin + size]))
                 begin += size
@@ -75,3 +106,27 @@ class MessageReader:
             messages.append(frames)
         self._data = data[at:] if at else data
         return messages
+
+    def _begin(self, data: bytes | bytearray, at: int, size: int) -> None:
+        """Makes room for a large message, of which the last bytes of the data are the beginning."""
+        try:
+            self._whole = bytearray(size)
+        except MemoryError as error:
+            raise ValueError(f"no memory for a message of {size} bytes") from error
+        there = len(data) - at
+        self._whole[:there] = memoryview(data)[at:]
+        self.space = memoryview(self._whole)[there:]
+        self._data = b""
+
+
+def _frames_of(message: bytearray) -> list[Frame]:
+    (count,) = _U32.unpack_from(message)
+    sizes = struct.unpack_from(f"<{count}I", message, 4)
+    begin = 4 + 4 * count
+    frames: list[Frame] = []
+    whole = memoryview(message)
+    for size in sizes:
+        frame = whole[begin : begin + size]
+        frames.append(bytes(frame) if size <= _SHORT_BYTES else frame)
+        begin += size
+    return frames

@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from inferential.errors import InferentialError
+from inferential.replica.failures import words_of
 
 
 class TargetError(InferentialError):
@@ -105,7 +106,7 @@ def in_words(error: BaseException) -> str:
     """Returns type, message and place of an exception, on one line."""
     if isinstance(error, SyntaxError):
         return f"SyntaxError: {error.msg} ({error.filename}:{error.lineno})"
-    text = " ".join(f"{type(error).__name__}: {error}".split())
+    text = " ".join(words_of(error).split())
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
     if not frames or frames[-1].filename == __file__:
         return text

@@ -15,7 +15,6 @@ import signal
 import socket
 import sys
 import time
-import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,12 +22,13 @@ import numpy as np
 
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.images import ImageError
+from inferential.replica.failures import FailureLog, words_of
 from inferential.replica.inbox import INBOX_AT, InboxView
 from inferential.replica.metadata import metadata_of
 from inferential.replica.model import Method, methods_of
 from inferential.replica.rows import RowReader, RowWriter, write_refusal
 from inferential.replica.shared import ALL_ROWS, Place, ReplicasMemory
-from inferential.replica.stream import MessageReader, write_message
+from inferential.replica.stream import Frame, MessageReader, write_message
 from inferential.replica.structured import rows_of
 from inferential.replica.targets import TargetError, load_target
 from inferential.replica.values import as_values
@@ -37,8 +37,8 @@ from inferential.replica.wire import CALL, FAILED, HELLO, NO_CALL, RESULT, Greet
 _READ_BYTES = 256 * 1024
 _HOLD_S = 0.5e-3  # answers of short calls wait up to this long for those of the next calls that are there already
 _HOLD_BYTES = 64 * 1024
-_LOG_EVERY_S = 1.0
 _MAX_INFLIGHT = 1
+_MAX_RESULT_BYTES = 256 * 1024 * 1024
 _PLAIN = (np.ndarray, dict, list)  # what most models return, and no awaitable
 
 
@@ -111,7 +111,7 @@ class Worker:
         self._model: Any = None
         self._model_id = ""
         self._ran_ns = self._ran_rows = 0
-        self._logged_at = -_LOG_EVERY_S
+        self._failures = FailureLog("")
 
     def load(self) -> bool:
         """Makes the model as the server's first message says, and greets; returns whether there is one."""
@@ -122,8 +122,9 @@ class Worker:
                 return False
             self._messages.feed(data)
             for frames in self._messages.take():
-                settings = json.loads(frames[2])
+                settings = json.loads(bytes(frames[2]))
         self._model_id = settings["model_id"]
+        self._failures = FailureLog(self._model_id)
         for path in settings["path"]:
             if path not in sys.path:
                 sys.path.append(path)
@@ -136,10 +137,10 @@ class Worker:
             self._send([NO_CALL, FAILED, text.encode(errors="replace")])
             return False
         except BaseException as error:  # a module that calls sys.exit, for example
-            text = f"{type(error).__name__}: {error}"
-            self._send([NO_CALL, FAILED, text.encode(errors="replace")])
+            self._send([NO_CALL, FAILED, words_of(error).encode(errors="replace")])
             return False
         self._single, self._batch = methods.single, methods.batch
+        os.register_at_fork(after_in_child=self._leave)
         greeting = Greeting(methods.max_batch_size, _MAX_INFLIGHT, "", methods.batch is None, metadata)
         self._send([NO_CALL, HELLO, greeting.to_bytes()])
         gc.collect()
@@ -150,23 +151,26 @@ class Worker:
         for buffer in write_message(frames):
             self._stream.sendall(buffer)
 
+    def _leave(self) -> None:
+        """Lets go of the server in a process that the model has forked."""
+        self._stream.close()
+
     def serve(self) -> None:
         """Runs calls until the server goes."""
-        stream, messages = self._stream, self._messages
+        messages = self._messages
         held: list[Any] = []
         buffer = memoryview(bytearray(_READ_BYTES))  # one for all: new memory of this size costs more than a short call
         while True:
             try:
-                size = stream.recv_into(buffer)
+                size = self._read(buffer)
             except ConnectionError:
                 return
             if not size:
                 return
-            messages.feed(bytes(buffer[:size]))
             began = time.perf_counter()
             size = 0
             for frames in messages.take():
-                buffers = write_message(self._run(frames))
+                buffers = write_message(self._answer(frames))
                 held += buffers
                 size += sum(map(len, buffers))
                 del frames, buffers
@@ -175,6 +179,26 @@ class Worker:
                     began, size = time.perf_counter(), 0
             if held:
                 self._flush(held)
+
+    def _read(self, buffer: memoryview) -> int:
+        messages = self._messages
+        if messages.space is not None:
+            size = self._stream.recv_into(messages.space)
+            messages.filled(size)
+        else:
+            size = self._stream.recv_into(buffer)
+            messages.feed(bytes(buffer[:size]))
+        return size
+
+    def _answer(self, frames: list[Frame]) -> list[Any]:
+        """Runs one call, whatever the model does; returns the frames of its answer."""
+        try:
+            answer = self._run(frames)
+        except BaseException as error:  # where a result is looked at, for example
+            answer = [frames[0], FAILED, self._failures.note(error).encode(errors="replace")]
+        if self._stream.fileno() < 0:
+            os._exit(0)  # the model has forked, and this is not the process that was called
+        return answer
 
     def _flush(self, held: list[Any]) -> None:
         try:
@@ -187,7 +211,7 @@ class Worker:
             os._exit(0)  # the server is gone
         held.clear()
 
-    def _run(self, frames: list[bytes]) -> list[Any]:
+    def _run(self, frames: list[Frame]) -> list[Any]:
         """Runs one call; returns the frames of its answer."""
         number = frames[0]
         if frames[1] != CALL:
@@ -202,13 +226,15 @@ class Worker:
         for at in range(count):
             place = places[at]
             try:
-                payload = bytearray(payloads[at]) if place is None else self._seen(place)
+                payload = payloads[at] if place is None else self._seen(place)
+                if type(payload) is bytes:
+                    payload = bytearray(payload)
                 rows.append(self._rows.layout(layouts[at]).values(payload))  # type: ignore[union-attr]
             except ImageError as error:
                 refused[at] = write_refusal("INVALID_OBSERVATION", str(error))
                 rows.append(None)
             except Exception as error:
-                refused[at] = write_refusal("MODEL_FAILED", f"{type(error).__name__}: {error}")
+                refused[at] = write_refusal("MODEL_FAILED", words_of(error))
                 rows.append(None)
             payload = None  # else the view would outlive its call
         call = int.from_bytes(number, "little")
@@ -219,7 +245,8 @@ class Worker:
         rows.clear()  # and with them the views on shared memory
         if isinstance(answered, str):
             return [number, FAILED, answered.encode(errors="replace")]
-        version = str(getattr(self._model, "model_version", "") or "")
+        found = getattr(self._model, "model_version", None)
+        version = "" if found is None else str(found)
         answer: list[Any] = [number, RESULT, version.encode(errors="replace"), *answered]
         freed = [] if self._memory is None else self._memory.freed()
         if self._inbox is not None:
@@ -244,12 +271,11 @@ class Worker:
             try:
                 assert self._batch is not None
                 results = self._call(self._batch, sound)
-                if not isinstance(results, Sequence):
-                    results = rows_of(results, count)
+                results = list(results) if isinstance(results, Sequence) else rows_of(results, count)
                 if len(results) != count:
                     raise ValueError(f"the model gave {len(results)} results for {count} observations")
             except BaseException as error:
-                return self._failure(error)
+                return self._failures.note(error)
             self._note(began, count)
         outcomes = iter(results)
         return [
@@ -270,7 +296,7 @@ class Worker:
                 assert self._single is not None
                 result = self._call(self._single, row)
             except BaseException as error:
-                parts += (write_refusal("MODEL_FAILED", self._failure(error)), b"")
+                parts += (write_refusal("MODEL_FAILED", self._failures.note(error)), b"")
             else:
                 self._note(began, 1)
                 parts += self._written(result)
@@ -289,24 +315,16 @@ class Worker:
         try:
             if isinstance(outcome, Exception):
                 raise outcome
-            return self._writer.values(as_values(outcome))
-        except Exception as error:  # a result that the wire cannot carry, or that is not what it seems, fails alone
-            return write_refusal("MODEL_FAILED", f"{type(error).__name__}: {error}"), b""
-
-    def _failure(self, error: BaseException) -> str:
-        """Returns the error in words, and logs where it was raised, at most once a second."""
-        if not isinstance(error, Exception):
-            error = RuntimeError(f"{type(error).__name__}: {error}")
-        now = time.monotonic()
-        if now - self._logged_at >= _LOG_EVERY_S:
-            self._logged_at = now
-            own = os.path.dirname(os.path.dirname(__file__))
-            frames = [one for one in traceback.extract_tb(error.__traceback__) if not one.filename.startswith(own)]
-            where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-            text = f"model {self._model_id}, process {os.getpid()}: {type(error).__name__}: {error}{where}"
-            # What the model says may come from a robot, and a terminal acts on control characters.
-            print(text if text.isprintable() else ascii(text), file=sys.stderr, flush=True)
-        return f"{type(error).__name__}: {error}"
+            values = as_values(outcome)
+            size = 0
+            for value in values.values():
+                if type(value) is not str:
+                    size += value.nbytes
+            if size > _MAX_RESULT_BYTES:
+                raise ValueError(f"a result of {size} bytes; at most {_MAX_RESULT_BYTES} are sent")
+            return self._writer.values(values)
+        except BaseException as error:  # a result that the wire cannot carry, or that is not what it seems, fails alone
+            return write_refusal("MODEL_FAILED", words_of(error)), b""
 
     def _mark(self, call: int, row: int) -> None:
         if self._memory is not None:

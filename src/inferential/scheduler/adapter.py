@@ -65,7 +65,7 @@ class SchedulerAdapter(ModelAwareScheduler):
             for request in batch:
                 # A request that has ended meanwhile is still in the user's scheduler, which offers no removal.
                 if request.state is RequestState.QUEUED:
-                    self._set_aside.setdefault(request.model_id, {})[request] = None
+                    self._set_aside.setdefault(request.pool, {})[request] = None
             if model_id in self._set_aside:
                 return self._set_aside[model_id]
         return None
@@ -78,12 +78,12 @@ class SchedulerAdapter(ModelAwareScheduler):
 
     def remove(self, request: InferenceRequest) -> bool:
         """Removes a request that was set aside; in the user's scheduler it stays, and is skipped when it comes."""
-        lane = self._set_aside.get(request.model_id)
+        lane = self._set_aside.get(request.pool)
         if lane is None or request not in lane:
             return False
         del lane[request]
         if not lane:
-            del self._set_aside[request.model_id]
+            del self._set_aside[request.pool]
         return True
 
     def tick(self) -> int | None:

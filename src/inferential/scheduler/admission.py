@@ -75,12 +75,12 @@ class Admission:
 
     def can_bypass(self, request: InferenceRequest) -> bool:
         """Returns whether nothing that waits could go before a new request, so that it may be staged."""
-        group = self.staged.get(request.model_id)
+        group = self.staged.get(request.pool)
         return self._queues.is_alone(request) if group is None else request.client_id not in group
 
     def stage(self, request: InferenceRequest) -> None:
         """Keeps a new request for which `can_bypass` is true, as others for the same model may follow at once."""
-        self.staged.setdefault(request.model_id, {})[request.client_id] = request
+        self.staged.setdefault(request.pool, {})[request.client_id] = request
 
     def take_staged(self, model_id: str) -> list[InferenceRequest]:
         """Takes all staged requests of a model and marks them as dispatched."""

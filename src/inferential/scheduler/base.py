@@ -227,7 +227,8 @@ SchedulerFactory = Callable[["SchedulingConfig"], Scheduler]
 _SchedulerT = TypeVar("_SchedulerT", bound=SchedulerFactory)
 _PolicyT = TypeVar("_PolicyT", bound=Policy)
 
-_schedulers: dict[str, SchedulerFactory] = {}
+factories: dict[str, SchedulerFactory] = {}
+"""The strategies that are registered, by name; `register_scheduler` adds to them."""
 _policies: dict[str, Policy] = {}
 
 
@@ -235,7 +236,7 @@ def register_scheduler(name: str) -> Callable[[_SchedulerT], _SchedulerT]:
     """Registers the decorated class (or function), which is called with a SchedulingConfig, as strategy `name`."""
 
     def register(factory: _SchedulerT) -> _SchedulerT:
-        _schedulers[name] = factory
+        factories[name] = factory
         return factory
 
     return register
@@ -267,11 +268,11 @@ def get_scheduler(name: str) -> SchedulerFactory:
     Raises:
         ValueError: no strategy has that name.
     """
-    if name not in _schedulers:
+    if name not in factories:
         for entry in _installed().select(name=name):
-            _schedulers[name] = entry.load()
+            factories[name] = entry.load()
     try:
-        return _schedulers[name]
+        return factories[name]
     except KeyError:
         known = ", ".join(scheduler_names())
         raise ValueError(f"Unknown scheduler strategy '{name}'. Known: {known}") from None
@@ -279,7 +280,7 @@ def get_scheduler(name: str) -> SchedulerFactory:
 
 def scheduler_names() -> list[str]:
     """Returns the names of all strategies, sorted; those of installed packages are not imported for it."""
-    return sorted(_schedulers.keys() | _installed().names)
+    return sorted(factories.keys() | _installed().names)
 
 
 def create_scheduler(config: SchedulingConfig) -> Scheduler:

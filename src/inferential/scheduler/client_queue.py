@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from inferential.scheduler.request import InferenceRequest
 
@@ -18,3 +19,14 @@ class ClientQueue:
     """Waiting behind those."""
     latest: InferenceRequest | None = None
     """The request that a newer observation supersedes; None: none of the waiting ones."""
+    episode: int = 0
+    """Of the newest request."""
+
+    def former_episodes(self, request: InferenceRequest) -> list[InferenceRequest]:
+        """Returns the waiting requests that a new one ends because its client has begun another episode since."""
+
+        def is_former(other: InferenceRequest) -> bool:
+            return other.client_id == request.client_id and other.episode != request.episode
+
+        # They are the oldest: a connection that sends as many clients pays for its own requests only.
+        return [*takewhile(is_former, self.shown), *takewhile(is_former, self.behind)]

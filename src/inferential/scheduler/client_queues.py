@@ -31,6 +31,7 @@ from inferential.scheduler.heap import LazyHeap
 from inferential.scheduler.request import (
     CLIENT_LEFT,
     DISPATCHED,
+    NEW_EPISODE,
     QUEUE_FULL,
     QUEUED,
     SUPERSEDED,
@@ -86,7 +87,7 @@ class ClientQueues:
         self._order.bind(self._availability)
 
     def __len__(self) -> int:
-        return len(self._ages)
+        return len(self._ranks)  # one table further than `_ages` is, and `work` asks for every request
 
     def sizes(self) -> dict[str, int]:
         """Returns the number of rows in each table; all are 0 where nothing waits."""
@@ -124,20 +125,24 @@ class ClientQueues:
         return (
             self._straight_on
             and not self._order.may_defer
-            and request.model_id not in self._waiting
+            and request.pool not in self._waiting
             and (not request.pace_s or self._hold_until(request) <= request.received_at)
         )
 
     def _hold_until(self, request: InferenceRequest) -> float:
-        return self._not_before.get((request.connection or request.client_id, request.model_id), -math.inf)
+        return self._not_before.get((request.connection or request.client_id, request.pool), -math.inf)
 
     def offer(self, request: InferenceRequest, now: float) -> None:
         """Takes a new request, or refuses it; others may be refused for its sake."""
-        queue = self._client_queues.get((request.connection or request.client_id, request.model_id))
-        older = None if queue is None else queue.latest
-        if older is not None and older.client_id == request.client_id:
-            request.waiting_since, request.arrival = older.waiting_since, older.arrival
-            self._end(older, SUPERSEDED.kind, SUPERSEDED.reason, SUPERSEDED.cause, now)
+        queue = self._client_queues.get((request.connection or request.client_id, request.pool))
+        if queue is not None:
+            older = queue.latest
+            if older is not None and older.client_id == request.client_id:
+                request.waiting_since, request.arrival = older.waiting_since, older.arrival
+                self._end(older, SUPERSEDED.kind, SUPERSEDED.reason, SUPERSEDED.cause, now)
+            if queue.episode != request.episode:
+                for former in queue.former_episodes(request):
+                    self._end(former, NEW_EPISODE.kind, NEW_EPISODE.reason, NEW_EPISODE.cause, now)
         rank = self._order.eviction_rank(request)
         if len(self._ages) >= self._max_queue_size and not self._make_room(rank, now):
             self._refuse(request, RefusalKind.REJECTED, self._full(), QUEUE_FULL)
@@ -147,7 +152,7 @@ class ClientQueues:
 
     def retry(self, request: InferenceRequest, now: float) -> None:
         """Takes a dispatched request again, past the size limit and before its client's others."""
-        queue = self._client_queues.get((request.connection or request.client_id, request.model_id))
+        queue = self._client_queues.get((request.connection or request.client_id, request.pool))
         if request.takes_latest and queue is not None and queue.latest is not None:
             self._refuse(request, RefusalKind.SUPERSEDED, "a newer one came while it ran and failed", "newer")
             return
@@ -166,14 +171,15 @@ class ClientQueues:
         return f"the queue is full ({self._max_queue_size} requests wait)"
 
     def _enter(self, request: InferenceRequest, rank: int, now: float, *, retried: bool = False) -> None:
-        key = request.connection or request.client_id, request.model_id
+        key = request.connection or request.client_id, request.pool
         queue = self._client_queues.setdefault(key, ClientQueue())
         self._ages.push(request, request.received_at, request.arrival)
         self._ranks[request] = rank
         self._backlogs.setdefault(rank, Backlog()).add(request)
-        self._waiting[request.model_id] = self._waiting.get(request.model_id, 0) + 1
+        self._waiting[request.pool] = self._waiting.get(request.pool, 0) + 1
         if request.takes_latest:
             queue.latest = request
+        queue.episode = request.episode
         if retried or (not queue.behind and self._has_room(queue) and not (self._not_before and self._hold(key, now))):
             self._show(request, queue, now, retried=retried)
         else:
@@ -210,7 +216,7 @@ class ClientQueues:
         """Notes a call of a request whose client asks more than its share: its next one is held back for a while."""
         if len(self._not_before) >= _MAX_PACED:
             self._not_before = {key: at for key, at in self._not_before.items() if at > now}
-        self._not_before[request.connection or request.client_id, request.model_id] = now + request.pace_s
+        self._not_before[request.connection or request.client_id, request.pool] = now + request.pace_s
 
     def _show(self, request: InferenceRequest, queue: ClientQueue, now: float, *, retried: bool = False) -> None:
         # The limits are applied here. A user's own scheduler may have further ones; those of the built-in strategies
@@ -351,7 +357,7 @@ class ClientQueues:
         self._order.on_client_connected(client_id)
 
     def _end(self, request: InferenceRequest, kind: RefusalKind, reason: str, cause: str, now: float) -> None:
-        if request in self._client_queues[request.connection or request.client_id, request.model_id].shown:
+        if request in self._client_queues[request.connection or request.client_id, request.pool].shown:
             self._order.remove(request)
         self._leave(request, now)
         self._refuse(request, kind, reason, cause)
@@ -368,12 +374,12 @@ class ClientQueues:
         backlog.discard(request)
         if not backlog:
             del self._backlogs[rank]
-        count = self._waiting[request.model_id] - 1
+        count = self._waiting[request.pool] - 1
         if count:
-            self._waiting[request.model_id] = count
+            self._waiting[request.pool] = count
         else:
-            del self._waiting[request.model_id]
-        key = request.connection or request.client_id, request.model_id
+            del self._waiting[request.pool]
+        key = request.connection or request.client_id, request.pool
         queue = self._client_queues[key]
         if queue.latest is request:
             queue.latest = None

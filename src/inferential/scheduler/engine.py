@@ -132,16 +132,17 @@ class Engine:
         work on a small request.
         """
         batches: list[Batch] = []
-        staged = self._admission.staged
+        admission, running = self._admission, self._running
+        staged = admission.staged
         if not staged:
             return batches
-        self._running.begin_decision()
-        for model_id, group in list(staged.items()):
-            slot = self._running.free_alone(model_id)
-            if slot is None or len(group) > slot.max_batch_size:
+        running.begin_decision()
+        for model_id in tuple(staged):
+            slot = running.free_alone(model_id)
+            if slot is None or len(staged[model_id]) > slot.max_batch_size:
                 continue
-            batch = Batch(model_id, self._admission.take_staged(model_id), slot.replica, now)
-            self._running.begin(batch, None)
+            batch = Batch(model_id, admission.take_staged(model_id), slot.replica, now)
+            running.begin(batch, None)
             batches.append(batch)
         return batches
 
@@ -158,12 +159,14 @@ class Engine:
         queues.refuse_infeasible(now)
         shared: dict[str, list[str]] = {}
         for model_id in queues.models():
-            device = self._capacity(model_id).device
-            if device is None:
+            capacity = self._capacity(model_id)
+            if capacity.device is None:
                 while (batch := self._dispatch(queues, model_id, None, now)) is not None:
                     batches.append(batch)
+                    if capacity.single:
+                        break  # its only slot is taken
             else:
-                shared.setdefault(device, []).append(model_id)
+                shared.setdefault(capacity.device, []).append(model_id)
         for device, model_ids in shared.items():
             batch = self._dispatch_one_of(queues, model_ids, device, now)
             if batch is not None:

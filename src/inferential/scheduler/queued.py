@@ -86,9 +86,9 @@ class QueueScheduler(ModelAwareScheduler, Generic[LaneT]):
             rank = self.eviction_rank(request)
             self._victims.push(request, -rank, request.received_at, request.arrival)
         self._clients.setdefault(request.client_id, set()).add(request)
-        lane = self._lanes.get(request.model_id)
+        lane = self._lanes.get(request.pool)
         if lane is None:
-            lane = self._lanes[request.model_id] = self.new_lane()
+            lane = self._lanes[request.pool] = self.new_lane()
         self._push(lane, request)
 
     def _push(self, lane: LaneT, request: InferenceRequest) -> None:
@@ -134,10 +134,10 @@ class QueueScheduler(ModelAwareScheduler, Generic[LaneT]):
             self.remove(request)
 
     def _leave_lane(self, request: InferenceRequest) -> None:
-        lane = self._lanes[request.model_id]
+        lane = self._lanes[request.pool]
         lane.discard(request)
         if not lane:
-            del self._lanes[request.model_id]
+            del self._lanes[request.pool]
 
     def _forget(self, request: InferenceRequest) -> None:
         """Removes a request from every table but its lane."""

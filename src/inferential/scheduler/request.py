@@ -78,6 +78,7 @@ QUEUE_FULL = "queue_full"
 """Cause of a refusal because the queue is full."""
 CLIENT_GONE = "client_gone"
 """Cause of a refusal that has no reader, because the client is gone."""
+NEW_EPISODE = Refusal(RefusalKind.SUPERSEDED, "its robot began a new episode", "episode")
 SUPERSEDED = Refusal(RefusalKind.SUPERSEDED, "a newer observation took its place", "newer")
 """Ends a request whose place a newer one of the same client and model takes while it waits."""
 CLIENT_LEFT = Refusal(RefusalKind.REJECTED, "the client is gone", CLIENT_GONE)
@@ -130,10 +131,15 @@ class InferenceRequest:
         serve_interval_ms: the shortest interval at which its client can be served, sent with the answer; 0: no limit.
         connection: number of the connection that it came by and its answer goes to, below 0 for a client in this
             process; 0: none.
+        control_period_s: how long its robot plays one action of a chunk; None where it did not say.
         pace_s: seconds from its call to its connection's next one for the model, as its client asks for much more than
             its share; 0: no such limit.
+        episode: how often its robot has begun a new episode with the model, see `proto.fields`. A connection numbers
+            its episodes anew, and another one's request ids differ in their upper 32 bits.
         late: whether it is still served where it cannot be in time, after all that can, or refused at once.
         chunk: what an answer adds to a robot that plays chunks; None: not known.
+        pool: which replicas may run it, see `models`: those of one version of its model; the model id where that has no
+            versions. What is called a model in this package, in capacities, profiles and backends is such a pool.
         waiting_since: since when it waits in its own right; later than `received_at` where an older
             request of the same client and model stood before it.
         dispatched_at: when it was last handed to its model.
@@ -169,7 +175,10 @@ class InferenceRequest:
     connection: int = 0
     serve_interval_ms: float = 0.0
     pace_s: float = 0.0
+    control_period_s: float | None = None
+    episode: int = 0
     chunk: ChunkTime | None = None
+    pool: str = ""
     waiting_since: float = field(default=float("nan"), repr=False)
     dispatched_at: float = field(default=0.0, repr=False)
     inference_ms: float = field(default=0.0, repr=False)
@@ -178,6 +187,8 @@ class InferenceRequest:
     refusal: Refusal | None = None
 
     def __post_init__(self) -> None:
+        if not self.pool:
+            self.pool = self.model_id
         if self.waiting_since != self.waiting_since:  # NaN: not given
             self.waiting_since = self.received_at
         if self.deadline != self.deadline:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from inferential.scheduler.request import InferenceRequest
-from inferential.scheduler.time.availability import ReplicaSlot
+from inferential.scheduler.time.availability import FREE, ReplicaSlot
 from inferential.scheduler.time.profile import LatencyProfile, Profiles
 
 _REMEMBERED_MODELS = 1024
@@ -32,6 +32,11 @@ class Capacity:
     max_batch_size: int
     replicas: tuple[str, ...] = ("",)
     device: str | None = None
+    single: bool = field(init=False)
+    """Whether it takes one call at a time."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "single", self.max_inflight == 1 and len(self.replicas) == 1)
 
 
 @dataclass(slots=True, eq=False)  # not frozen, which would double the time that it takes to make one
@@ -39,7 +44,7 @@ class Batch:
     """Requests of one model that run in one call.
 
     Attributes:
-        model_id: the model.
+        model_id: the model, or the pool of one of its versions (`InferenceRequest.pool`).
         requests: one for each row.
         replica: name of the replica that runs it.
         started_at: when it was dispatched, in seconds of `time.monotonic()`.
@@ -131,13 +136,19 @@ class Running:
         """Returns the replicas that can begin a call now, the fastest first."""
         slots = self.slots(model_id)
         if len(slots) == 1:
-            return slots if slots[0].free_at == -math.inf else ()
-        return sorted((slot for slot in slots if slot.free_at == -math.inf), key=_typical)
+            return slots if slots[0].free_at == FREE else ()
+        return sorted((slot for slot in slots if slot.free_at == FREE), key=_typical)
 
     def free_alone(self, model_id: str) -> ReplicaSlot | None:
         """Returns the fastest free replica of a model that shares no device; None if none is free or it does share."""
         capacity = self.capacity(model_id)
-        return _fastest(self._slots_of(model_id, capacity)) if capacity.device is None else None
+        if capacity.device is not None:
+            return None
+        slots = self._slots_of(model_id, capacity)
+        if len(slots) == 1:
+            slot = slots[0]
+            return slot if slot.free_at == FREE else None
+        return min((slot for slot in slots if slot.free_at == FREE), key=_typical, default=None)
 
     # Availability
 
@@ -193,11 +204,11 @@ class Running:
 
     def _device_free_at(self, model_id: str, device: str | None) -> float:
         if device is None:
-            return -math.inf
+            return FREE
         self._members.setdefault(device, {})[model_id] = None
         batch = self._devices.get(device)
         if batch is None:
-            return -math.inf
+            return FREE
         return self._ends_at(batch)
 
     def _ends_at(self, batch: Batch) -> float:
@@ -206,14 +217,6 @@ class Running:
 
     def _profile(self, batch: Batch) -> LatencyProfile:
         return self.profiles.of(batch.model_id, batch.replica)
-
-
-def _fastest(slots: Sequence[ReplicaSlot]) -> ReplicaSlot | None:
-    """Returns the fastest free replica; None if none is free now."""
-    if len(slots) == 1:
-        return slots[0] if slots[0].free_at == -math.inf else None
-    free = [slot for slot in slots if slot.free_at == -math.inf]
-    return min(free, key=_typical, default=None)
 
 
 def _typical(slot: ReplicaSlot) -> float:

@@ -39,7 +39,7 @@ class ScoredScheduler(QueueScheduler[ScoredLane]):
         now = time.monotonic()
         self._lanes = {model_id: self.new_lane() for model_id in self._lanes}
         for request in self._ages:
-            self._lanes[request.model_id].push(request, now)
+            self._lanes[request.pool].push(request, now)
 
     def new_lane(self) -> ScoredLane:
         return KineticLane(self._weights) if self._policy is None else PolicyLane(self._policy)

@@ -62,7 +62,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
     """Serves the earliest deadline first among requests that can be in time, in batches that keep them in time."""
 
     strategy = "slo_aware"
-    window = None
+    window: int | None = None
 
     def __init__(self, config: SchedulingConfig) -> None:
         super().__init__(config)
@@ -84,7 +84,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
 
     def _push(self, lane: SloLane, request: InferenceRequest) -> None:
         now = time.monotonic()
-        model = self._model(request.model_id)
+        model = self._model(request.pool)
         model.demand.note(request.client_id, now)
         model.empty_until.clear()
         if self._by_robot_time and request.chunk is not None:
@@ -104,19 +104,19 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
             model.chunks = ChunkLane(self._starvation_s, weighted=self._weighted)
         lane.chunks = model.chunks
         self._any_chunks = True
-        model.chunks.push(request, *limits_of(request, chunk, self._availability.slots(request.model_id)))
+        model.chunks.push(request, *limits_of(request, chunk, self._availability.slots(request.pool)))
 
     def _misses(self, request: InferenceRequest, now: float) -> bool:
         """Returns whether no replica can answer it in time, even if it begins as soon as one is free."""
         return all(
             slot.finish(now, self._wanted(request, slot)) > request.deadline
-            for slot in self._availability.slots(request.model_id)
+            for slot in self._availability.slots(request.pool)
         )
 
     def _is_crowded_out(self, lane: SloLane, request: InferenceRequest, now: float) -> bool:
         """Returns whether those that go before it leave it no time, by the latency of calls of the needed size."""
-        slots = self._availability.slots(request.model_id)
-        needed = self._need(request.model_id, now)
+        slots = self._availability.slots(request.pool)
+        needed = self._need(request.pool, now)
         per_second = sum(slot.profile.rate(min(needed, slot.max_batch_size)) for slot in slots)
         start = min(max(now, slot.free_at) for slot in slots)
         last = min(slot.profile.typical(1) for slot in slots)
@@ -264,15 +264,15 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
                 model.chunks.forget(client_id)
 
     def _leave_lane(self, request: InferenceRequest) -> None:
-        chunks = self._lanes[request.model_id].chunks
+        chunks = self._lanes[request.pool].chunks
         if chunks is not None and request in chunks:
             super()._leave_lane(request)
             return
-        since = self._lanes[request.model_id].waits_since(request.client_id)
+        since = self._lanes[request.pool].waits_since(request.client_id)
         super()._leave_lane(request)
-        lane = self._lanes.get(request.model_id)
+        lane = self._lanes.get(request.pool)
         if since is not None and (lane is None or lane.waits_since(request.client_id) is None):
-            self._model(request.model_id).note_unserved(request.client_id, since)
+            self._model(request.pool).note_unserved(request.client_id, since)
 
     # Becoming late
 
@@ -312,7 +312,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         return at if at < math.inf else None
 
     def _why(self, request: InferenceRequest, now: float) -> str:
-        finish = min(slot.expected_finish(now, 1) for slot in self._availability.slots(request.model_id))
+        finish = min(slot.expected_finish(now, 1) for slot in self._availability.slots(request.pool))
         if finish == math.inf:
             return "it cannot be in time: no replica of its model is there"
         left_ms, needs_ms = (request.deadline - now) * 1e3, (finish - now) * 1e3
@@ -329,10 +329,10 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
                 lane.starts_again(request, latest_start)
             else:
                 self._is_late(lane, request, now)
-                self._model(request.model_id).overloaded_at = now
+                self._model(request.pool).overloaded_at = now
 
     def _is_late(self, lane: SloLane, request: InferenceRequest, now: float) -> None:
-        slots = self._availability.slots(request.model_id)
+        slots = self._availability.slots(request.pool)
         if not all(slot.profile.warm for slot in slots):
             lane.is_late(request, request.deadline)  # too little is known to refuse it before
         elif min(slot.expected_finish(now, 1) for slot in slots) > request.deadline:
@@ -344,13 +344,11 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
 
     def _needed_s(self, request: InferenceRequest) -> float:
         """Returns how many seconds before its deadline a request must begin on an idle replica."""
-        return min(
-            slot.profile.high(self._wanted(request, slot)) for slot in self._availability.slots(request.model_id)
-        )
+        return min(slot.profile.high(self._wanted(request, slot)) for slot in self._availability.slots(request.pool))
 
     def _wanted(self, request: InferenceRequest, slot: ReplicaSlot) -> int:
         """Returns the batch size that must fit before its deadline: the needed one, or what half of its time allows."""
-        needed = min(self._model(request.model_id).needed, slot.max_batch_size)
+        needed = min(self._model(request.pool).needed, slot.max_batch_size)
         if needed == 1:
             return 1
         return max(1, slot.profile.largest_within((request.deadline - request.received_at) / 2, needed))

@@ -44,7 +44,7 @@ class ClientQueue:
     __slots__ = ("late", "live", "since")
 
     def __init__(self, since: float) -> None:
-        self.since = since
+        self.since: float = since
         self.live: OrderedDict[InferenceRequest, None] = OrderedDict()
         self.late: OrderedDict[InferenceRequest, None] = OrderedDict()
 

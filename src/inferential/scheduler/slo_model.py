@@ -64,16 +64,16 @@ class ModelState:
     )
 
     def __init__(self, calls_since_late: int) -> None:
-        self.demand = Demand()
-        self.overloaded_at = -math.inf
-        self.called_at = -math.inf
-        self.calls_since_late = calls_since_late
+        self.demand: Demand = Demand()
+        self.overloaded_at: float = -math.inf
+        self.called_at: float = -math.inf
+        self.calls_since_late: int = calls_since_late
         self.chunks: ChunkLane | None = None
         """Its requests that are chosen by robot time; it outlives the lane, since it knows when robots were served."""
-        self.chunk_share = 0.0
+        self.chunk_share: float = 0.0
         """Part of a call that robots which play chunks are due, beside other clients."""
-        self.needed = 1
-        self.needed_since = -math.inf
+        self.needed: int = 1
+        self.needed_since: float = -math.inf
         self.empty_until: dict[str, float] = {}
         """By replica, until when a call on it would be empty, because other replicas can answer in time what waits."""
         self.unserved: OrderedDict[str, float] = OrderedDict()

@@ -18,6 +18,7 @@ from inferential.scheduler.engine import Engine
 from inferential.scheduler.options import with_options
 from inferential.scheduler.request import InferenceRequest
 from inferential.scheduler.time.fair_share import FairShares
+from inferential.scheduler.time.planned_rates import ClassRate
 from inferential.scheduler.time.profile import Profiles
 from inferential.scheduler.weight import weight_of
 from inferential.server.accounting import Accounting
@@ -57,6 +58,7 @@ class Core:
             config.scheduling, create_scheduler(config.scheduling), self.capacities.of, profiles
         )
         self.shares: FairShares = FairShares(self.engine.availability)
+        self.shares.configure(_class_rates(config))
         fleet = Fleet(config.response_tracking)
         self.accounting: Accounting = Accounting(
             fleet, self.recorder, self.shares, self.engine, self._weight_of, self._on_connected
@@ -104,6 +106,7 @@ class Core:
             raise
         self._configured_scheduling = config.scheduling.model_copy(deep=True)
         self.capacities.configure(self.config.models)
+        self.shares.configure(_class_rates(self.config))
         self.ingress.configure(self.config)
         self.accounting.fleet.configure(self.config.response_tracking)
         self.metrics.configure(self.config.metrics)
@@ -146,3 +149,7 @@ class Core:
             return None
         stands = self.inprocess.connected(identity)
         return identity if (self.connected(identity) if stands is None else stands) else None
+
+
+def _class_rates(config: InferentialConfig) -> dict[str, ClassRate]:
+    return {name: ClassRate(one.min_rate_hz, one.value) for name, one in config.clients.classes.items()}

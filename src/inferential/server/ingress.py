@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from inferential.config.client_policy import ClientPolicies, ClientRights
 from inferential.observation.assembler import ObservationAssembler
 from inferential.observation.slots import ObservationError, SlotInfo
-from inferential.proto import LATE_REFUSE, LATE_SERVE, PROTOCOL_VERSION, QUEUE_LATEST
+from inferential.proto import LATE_REFUSE, LATE_SERVE, PROTOCOL_VERSION, QUEUE_LATEST, Applied
 from inferential.proto.cache import CacheCounts
 from inferential.proto.fields import ConstantFields, VaryingFields
 from inferential.proto.tensors import Buffer
@@ -38,7 +38,7 @@ class IncomingRequest:
         client_type: the kind of robot, as the client states it.
         control_period_s: how long one action of a chunk is played, in seconds; None if the client did not state it.
         staleness_ms: age of the observation at arrival, by the client's clock.
-        renews, played_id, played_from: as the client states them, see `proto.fields`.
+        renews, played_id, played_from, applied: as the client states them, see `proto.fields`.
         explicit_budget_ms: maximum age of an action at its arrival, as client or configuration state it; None if
             neither does.
         refusal: why it must not be scheduled; None if it may be.
@@ -53,6 +53,7 @@ class IncomingRequest:
     renews: bool | None = None
     played_id: int | None = None
     played_from: int | None = None
+    applied: Applied | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +118,13 @@ class Ingress:
         self.has_key: Callable[[str], bool] = lambda client_id: False
         """Returns whether a client id belongs to a key, so that only the connection with that key may use it."""
         self._clocks_off = 0  # before the configuration changed
-        self._assembler: ObservationAssembler = ObservationAssembler(config.observations)
+        self.assembler: ObservationAssembler = ObservationAssembler(config.observations)
         self.configure(config)
 
     def configure(self, config: InferentialConfig) -> None:
         """Applies a changed configuration to the messages that follow; cached envelopes are dropped."""
         self._clocks_off = self.clocks_off
-        self._assembler = ObservationAssembler(config.observations)
+        self.assembler = ObservationAssembler(config.observations)
         self._clients = ClientPolicies(config.clients)
         self._default_budget_ms = self._clients.default_budget_ms
         self._supersede = config.scheduling.supersede
@@ -137,7 +138,7 @@ class Ingress:
         Raises:
             ObservationError: it breaks a rule of the wire format or a limit, or its sender may not use its client id.
         """
-        found = self._assembler.lookup(envelope, payload)
+        found = self.assembler.lookup(envelope, payload)
         policy: ResolvedPolicy
         if found is not None:
             cached, varying, staleness_ms = found
@@ -146,7 +147,7 @@ class Ingress:
             if policy is None:
                 policy = cached.policy = self._resolve(constant)
         else:
-            decoded = self._assembler.decode_whole(envelope, payload, received_at)
+            decoded = self.assembler.decode_whole(envelope, payload, received_at)
             constant, varying, slots = decoded.constant, decoded.varying, decoded.slots
             staleness_ms = decoded.staleness_ms
             policy = self._resolve(constant)
@@ -163,7 +164,7 @@ class Ingress:
         tenth of the cost of `receive`. Any other message is returned as it is.
         """
         identity, envelope, payload, _, _ = newest
-        found = self._assembler.lookup(envelope, payload)
+        found = self.assembler.lookup(envelope, payload)
         cached = None if found is None else found[0]
         policy: ResolvedPolicy | None = None if cached is None else cached.policy
         served = policy is not None and policy.takes_latest and policy.refusal is None
@@ -186,16 +187,16 @@ class Ingress:
     @property
     def cache_counts(self) -> CacheCounts:
         """Counts the observations of which only the varying fields were read, and those that were read whole."""
-        return self._assembler.cache_counts
+        return self.assembler.cache_counts
 
     @property
     def clocks_off(self) -> int:
         """Observations so far with a timestamp far in the future, which was ignored."""
-        return self._clocks_off + self._assembler.clocks_off
+        return self._clocks_off + self.assembler.clocks_off
 
     def sizes(self) -> dict[str, int]:
         """Returns the bytes in the envelope cache."""
-        return {"envelope_cache_bytes": self._assembler.cache_bytes()}
+        return {"envelope_cache_bytes": self.assembler.cache_bytes()}
 
     def _check_sender(self, constant: ConstantFields, varying: VaryingFields, identity: bytes) -> None:
         """Requires that the connection's identity is the client id.
@@ -280,6 +281,8 @@ class Ingress:
             metadata=varying.metadata,
             late=policy.late,
             connection=connection,
+            control_period_s=policy.control_period_s,
+            episode=sender.episode,
         )
         return IncomingRequest(
             request,
@@ -291,6 +294,7 @@ class Ingress:
             varying.renews,
             varying.played_id,
             varying.played_from,
+            varying.applied,
         )
 
     def _late(self, sender: ConstantFields) -> Literal["serve", "refuse"]:

@@ -23,7 +23,7 @@ from inferential.server.ingress import Ingress
 from inferential.transport.messages import Received
 from inferential.transport.zmq_transport import GONE, MalformedMessage, ZmqTransport
 
-logger = logging.getLogger("inferential")
+logger: logging.Logger = logging.getLogger("inferential")
 
 _READ_SLICE_S = 0.001
 """How long messages are read in one turn of the loop, so that calls can end and answers leave."""
@@ -50,8 +50,8 @@ class EventPump:
     def __init__(
         self, transport: ZmqTransport, ingress: Ingress, accounting: Accounting, engine: Engine, egress: Egress
     ) -> None:
-        self.draining = False
-        self.runs = 0
+        self.draining: bool = False
+        self.runs: int = 0
         self._transport = transport
         self._ingress = ingress
         self._accounting = accounting

@@ -50,7 +50,7 @@ class Hopper(Robot):
         if self.chance.random() < self.physics_step_s:
             self.data.qvel[0] += self.chance.uniform(-self.push_m_s, self.push_m_s)
 
-    def _has_failed(self) -> bool:
+    def has_failed(self) -> bool:
         height, angle = self.data.qpos[1:3]
         state = np.concatenate([self.data.qpos[2:], self.data.qvel])
         return bool(height < 0.7 or abs(angle) > 0.2 or np.abs(state).max() > 100)

@@ -71,12 +71,12 @@ class BallPolicy:
 
     def __init__(self) -> None:
         with np.load(str(files("inferential.sim").joinpath("ball_policy.npz"))) as weights:
-            self._weights = {name: weights[name] for name in weights.files}
+            self.weights: dict[str, Array] = {name: weights[name] for name in weights.files}
 
     def infer_batch(self, observations: Sequence[Observation]) -> list[dict[str, Array]]:
         """Answers observations with `camera` (2, 48, 48) and `tilt` (2,) -> `actions` (2,), tilts in rad."""
         images = np.stack([observation["camera"] for observation in observations])
-        positions = locate(images.reshape(-1, camera.PIXELS, camera.PIXELS), self._weights).reshape(-1, 2, 2)
+        positions = locate(images.reshape(-1, camera.PIXELS, camera.PIXELS), self.weights).reshape(-1, 2, 2)
         now = positions[:, 1]
         velocity = (now - positions[:, 0]) * BallPlate.control_rate_hz
         wanted = -(1.3 * now + 0.75 * velocity)  # acceleration over 5/7 g: about 3 rad/s, well damped

@@ -83,7 +83,7 @@ class Robot(ABC):
         self._disturb()
         mujoco.mj_step(self.physics, self.data)
         self.up_s += self.physics_step_s
-        if self._has_failed():
+        if self.has_failed():
             self.falls += 1
             self._down_until_s = self.time_s + DOWN_S
 
@@ -98,7 +98,8 @@ class Robot(ABC):
     def _disturb(self) -> None: ...
 
     @abstractmethod
-    def _has_failed(self) -> bool: ...
+    def has_failed(self) -> bool:
+        """Returns whether the robot has fallen, or lost what it holds; it is set up again then."""
 
 
 class CartPole(Robot):
@@ -124,7 +125,7 @@ class CartPole(Robot):
         if self.chance.random() < self.physics_step_s:
             self.data.qvel[1] += self.chance.normal(0, 0.25)
 
-    def _has_failed(self) -> bool:
+    def has_failed(self) -> bool:
         return bool(abs(self.data.qpos[1]) > 0.6 or abs(self.data.qpos[0]) > 2.35)
 
 
@@ -164,5 +165,5 @@ class BallPlate(Robot):
         if self.chance.random() < self.physics_step_s:
             self.data.qvel[2:4] += self.chance.normal(0, 0.12, 2)
 
-    def _has_failed(self) -> bool:
+    def has_failed(self) -> bool:
         return bool(np.abs(self.ball_position()).max() > 0.25 or self.data.body("ball").xpos[2] < 0.4)

@@ -19,7 +19,6 @@ from prometheus_client.core import (
     Metric,
     SummaryMetricFamily,
 )
-from prometheus_client.registry import Collector
 
 from inferential.metrics import names
 from inferential.metrics.store import LabelSet
@@ -57,7 +56,7 @@ class _CustomSeries:
 _WORKER = ("model", "replica")
 
 
-class Exporter(Collector):
+class Exporter:
     """Collects from a server, from now on.
 
     Args:

@@ -97,6 +97,7 @@ class Fleet:
             "clients": self.registry.active_count,
             "clients_departed": len(self.departed),
             "clients_overdue": len(self._overdue),
+            "models_overdue": sum(map(len, self._overdue.values())),
             "client_sweeps": len(self._quiet_until),
             "cadences": len(self.cadence),
             "action_horizons": len(self.action_horizon),

@@ -157,6 +157,10 @@ class ResponseTracker:
             expired.append(record)
         return expired
 
+    def open_responses(self) -> list[ResponseRecord]:
+        """Returns what is pending or issued, in the order in which it would expire."""
+        return list(self._open)
+
     def expires_at(self) -> float | None:
         """Returns when `expire` will find something; None while no response is open."""
         since = next(iter(self._open.values()), None)

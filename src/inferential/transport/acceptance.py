@@ -25,14 +25,16 @@ from inferential.zmtp import ConnectionEnded, ProtocolError, Stream
 from inferential.zmtp.handshake import HandshakeError
 from inferential.zmtp.reader import Allocate
 
-logger = logging.getLogger("inferential.transport")
+logger: logging.Logger = logging.getLogger("inferential.transport")
 
 HANDSHAKE_S = 10.0
 """Connections that have not finished the handshake after so many seconds are closed."""
 _ACCEPT_AT_ONCE = 16
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_ACCEPT_RETRY_S = 1.0
-_SETTLED_S = 1.0
+ACCEPT_RETRY_S = 1.0
+"""How long no connection is accepted after descriptors ran out."""
+SETTLED_S = 1.0
+"""A connection of this age that never asked may be closed for a newer one."""
 """A robot finishes its handshake and asks within this time; who has not gives way where descriptors run out."""
 _ANSWER_S = 0.4
 """How long a connection has to answer when another one comes under its identity."""
@@ -124,7 +126,7 @@ class Acceptance:
 
     def _make_room(self) -> bool:
         """Closes a connection that says nothing for longer than a robot takes; False where there is none."""
-        settled = time.monotonic() - _SETTLED_S
+        settled = time.monotonic() - SETTLED_S
         oldest = next(iter(self._connections.handshaking), None)
         if oldest is not None and oldest.handshake_deadline - HANDSHAKE_S <= settled:
             self._connections.drop(oldest, "no file descriptor is left for a newer connection")
@@ -143,7 +145,7 @@ class Acceptance:
         self._notices.say(
             "descriptors",
             "cannot accept connections for %g s: %s; raise the limit of open files (ulimit -n)",
-            _ACCEPT_RETRY_S,
+            ACCEPT_RETRY_S,
             error.strerror,
             level=logging.ERROR,
         )
@@ -157,7 +159,7 @@ class Acceptance:
         # Without a free descriptor the listener would stay readable.
         self._connections.poller.unregister(self.listener.socket.fileno())
         if self._loop is not None:
-            self._retry_timer = self._loop.call_later(_ACCEPT_RETRY_S, self._accept_again)
+            self._retry_timer = self._loop.call_later(ACCEPT_RETRY_S, self._accept_again)
 
     def _accept_again(self) -> None:
         self._connections.poller.register(self.listener.socket.fileno(), READ, None)

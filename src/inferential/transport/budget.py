@@ -29,7 +29,7 @@ class ByteBudget:
         self._received: dict[ClientConnection, int] = {}
         self._progress: dict[ClientConnection, int] = {}  # bytes that were missing when it was looked at last
         self._sending: dict[ClientConnection, int] = {}
-        self.used = 0
+        self.used: int = 0
         """Bytes that are reserved now."""
 
     def reserve(self, client: ClientConnection) -> Callable[[int], bool]:

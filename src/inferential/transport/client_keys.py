@@ -24,7 +24,7 @@ class ClientKeys:
         self._folder = Path(folder)
         self._keys: dict[str, bytes] = {}
         self._names: dict[bytes, str] = {}
-        self.problems = self._read()
+        self.problems: list[str] = self._read()
         """What is wrong with files of the folder, found by the last reading."""
 
     def name_of(self, key: bytes) -> str | None:

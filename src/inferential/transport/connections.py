@@ -13,7 +13,7 @@ from inferential.transport.poller import READ, WRITE, Poller
 from inferential.zmtp import ConnectionEnded, Stream
 from inferential.zmtp.protocol import Buffer, Discarded
 
-logger = logging.getLogger("inferential.transport")
+logger: logging.Logger = logging.getLogger("inferential.transport")
 
 _FRAMES = 3  # empty, envelope, payload
 
@@ -61,7 +61,7 @@ class ClientConnection:
         self.queued = False
         self.reads = 0
         self.rival = False
-        self.parked_at = 0.0
+        self.parked_at: float = 0.0
         self.corked: list[tuple[bytes, bytes, bytes]] = []
         self.gone = False
 
@@ -124,6 +124,7 @@ class Connections:
             "connections_handshaking": len(self.handshaking),
             "connections_parked": len(self.parked),
             "connections_rival": len(self.by_number) - len(self.by_identity),
+            "connections_watched": max(len(self.poller) - 1, 0),  # the poller has the listener too
             "messages_unsent": sum(client.stream.unsent for client in self.by_number.values()),
         }
 

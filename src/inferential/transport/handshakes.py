@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from inferential.config.security import SecurityConfig
     from inferential.zmtp.curve_handshake import ServerKeys
 
-logger = logging.getLogger("inferential.transport")
+logger: logging.Logger = logging.getLogger("inferential.transport")
 
 LOG_EVERY_S = 60.0
 """Time between two log lines about failures of one peer."""
@@ -56,7 +56,7 @@ class HandshakeGuard:
 
     def __init__(self, config: SecurityConfig | None = None, on_failure: Callable[[str], None] | None = None) -> None:
         self.client_keys: ClientKeys | None = None
-        self.failures = 0
+        self.failures: int = 0
         self._on_failure = on_failure
         self._server_keys: ServerKeys | None = None
         self._peers: OrderedDict[str, _Peer] = OrderedDict()

@@ -34,10 +34,11 @@ if TYPE_CHECKING:
 GONE = "the client is gone"
 """The objection to requests of a connection that has ended."""
 
-logger = logging.getLogger("inferential.transport")
+logger: logging.Logger = logging.getLogger("inferential.transport")
 
 _POLL_AT_ONCE = 32  # connections that are read between two messages, at most
-_POLL_AFTER = 16  # messages returned between two polls of all connections
+POLL_AFTER = 16
+"""Messages that are returned between two polls of all connections."""
 _MAX_DIRECT_READS = 16  # reads from an only client between two polls of all connections
 _MAX_CATCH_UP_READS = 1  # in one turn, of a connection whose newest message is looked for
 
@@ -67,7 +68,7 @@ class RouterSocket:
         except OSError as error:
             reason = error.strerror or str(error)
             raise OSError(error.errno, f"transport.bind: cannot listen on {config.bind!r}: {reason}") from error
-        self.address = self._listener.address
+        self.address: str = self._listener.address
         self._send_hwm = config.send_hwm
         self._max_frame_bytes = max_message_bytes
         # One descriptor for the event loop, however many clients are connected: all messages that have arrived are read
@@ -133,7 +134,7 @@ class RouterSocket:
         if not self._ready and self._returned and not self._more:
             self._returned = 0
             return None  # a message that has arrived since makes the poller readable again
-        if not self._ready or self._returned >= _POLL_AFTER:
+        if not self._ready or self._returned >= POLL_AFTER:
             self._poll()
         while self._ready:
             client = self._ready.popleft()

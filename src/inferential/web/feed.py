@@ -56,12 +56,12 @@ class Feed:
     async def _run(self) -> None:
         while self._viewers:
             await asyncio.sleep(INTERVAL_S)
-            event = await self._next()
+            event = await self.next_event()
             for queue in self._viewers:
                 _put(queue, event)
         self._task = None
 
-    async def _next(self) -> str:
+    async def next_event(self) -> str:
         """Returns an event; between some clients and the next ones the event loop is left to robots."""
         rows = []
         client_ids = self._server.known_clients

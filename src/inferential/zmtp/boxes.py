@@ -66,7 +66,7 @@ class BoxReader:
         self._opened_at = pointer_to(self._opened)
         self.reserve: Callable[[int], bool] | None = None
         self.space: memoryview | None = None
-        self.buffered = False
+        self.buffered: bool = False
 
     def feed(self, data: bytes) -> None:
         """Adds received bytes."""

@@ -12,6 +12,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from inferential.zmtp import tcp
 from inferential.zmtp.handshake import Handshake, HandshakeError, NullHandshake
 from inferential.zmtp.protocol import (
     GREETING_BYTES,
@@ -35,26 +36,14 @@ from inferential.zmtp.wire import FrameReader
 
 JOIN_BELOW_BYTES = 32 * 1024
 """Smaller frames are copied into one buffer with their headers, which is faster than a vector of buffers."""
-_READ_BYTES = 4 * 1024
+READ_BYTES = 4 * 1024
 """One read takes dozens of small messages, copies little of a large one twice, and bounds a flood of heartbeats to a
 few hundred."""
 _HANDSHAKE_BYTES = 1024  # of a frame before the handshake is complete
 _MAX_BUFFERS = 64  # of one sendmsg, far below the limit of any system
 _LAST_READS, _LAST_READ_BYTES = 64, 64 * 1024  # on closing, of data that is discarded
-_MAX_BODY_READ_BYTES = 1024 * 1024
+MAX_BODY_READ_BYTES = 1024 * 1024
 """Bytes of a large frame that are read in one go, so that other connections get a turn meanwhile."""
-_KEEPALIVE = {
-    "TCP_KEEPIDLE": 30,
-    "TCP_KEEPALIVE": 30,
-    "TCP_KEEPINTVL": 10,
-    "TCP_KEEPCNT": 3,
-    "TCP_USER_TIMEOUT": 60_000,
-}
-"""The system notices within a minute, not two hours, that a peer is gone: the server sends no heartbeats, and a robot
-out of reach would hold a descriptor. By TCP_USER_TIMEOUT Linux also closes a connection whose peer has
-acknowledged nothing for that long (milliseconds). TCP_KEEPALIVE is macOS's name for TCP_KEEPIDLE."""
-
-
 MAX_PATH_BYTES = 107
 """The longest path of a Unix socket, in bytes."""
 
@@ -86,12 +75,7 @@ class Stream:
     ) -> None:
         self._socket = connected
         connected.setblocking(False)
-        if connected.family != socket.AF_UNIX:
-            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for name, value in _KEEPALIVE.items():
-                if hasattr(socket, name):
-                    connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        tcp.prepare(connected)
         self._handshake: Handshake = NullHandshake(socket_type, identity) if handshake is None else handshake
         self._greeting: bytearray | None = bytearray()  # None: it was whole
         self._supports_heartbeats = False
@@ -102,26 +86,25 @@ class Stream:
         self._message = message
         self._command = command
         self._unsent: deque[tuple[memoryview, bool]] = deque()  # a buffer, and whether a message ends with it
-        self.unsent = 0
+        self.unsent: int = 0
         """Messages that are not completely handed to the system yet."""
         self.peer: Ready | None = None
         """The peer's socket type, identity and key; None until the handshake is complete."""
         self.on_pong: Callable[[bytes], None] | None = None
         """Called with the context of each PONG."""
         self._owed: bytes | None = None  # the newest PING that is to be answered once everything is sent
-        self.alive = True
+        self.alive: bool = True
         """Whether since the last `ping` something was received, or unsent data could be sent."""
-        self.drained = False
+        self.drained: bool = False
         self._send([self._handshake.greeting()])
 
     def limit_unsent(self, size: int) -> None:
-        """Has the system hold about so many bytes at most beyond those that are under way; the rest is `unsent`.
+        """Has the system hold about so many bytes at most beyond those that are under way; the rest is `unsent`."""
+        tcp.limit_unsent(self._socket, size)
 
-        On systems without TCP_NOTSENT_LOWAT, and for local connections, nothing changes.
-        """
-        option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
-        if option is not None and self._socket.family != socket.AF_UNIX:
-            self._socket.setsockopt(socket.IPPROTO_TCP, option, size)
+    def received_s_ago(self) -> float:
+        """Returns how long ago the system received the newest data, as `tcp.received_s_ago`."""
+        return tcp.received_s_ago(self._socket)
 
     def fileno(self) -> int:
         """Returns the descriptor, for a selector."""
@@ -204,7 +187,7 @@ class Stream:
         try:
             if self._reader.space is not None:
                 return self._read_body()
-            data = self._socket.recv(_READ_BYTES)
+            data = self._socket.recv(READ_BYTES)
         except BlockingIOError:
             self.drained = True
             return False
@@ -213,7 +196,7 @@ class Stream:
         if not data:
             raise ConnectionEnded("peer closed the connection")
         self.alive = True
-        self.drained = len(data) < _READ_BYTES
+        self.drained = len(data) < READ_BYTES
         self._reader.feed(data if self._greeting is None else self._take_greeting(data))
         return True
 
@@ -221,7 +204,7 @@ class Stream:
         """Reads what is there of a large frame, up to a limit."""
         found = 0
         self.drained = False
-        while self._reader.space is not None and found < _MAX_BODY_READ_BYTES:
+        while self._reader.space is not None and found < MAX_BODY_READ_BYTES:
             try:
                 size = self._socket.recv_into(self._reader.space)
             except BlockingIOError:

@@ -25,6 +25,7 @@ from inferential.client.chunks import AsyncChunkRuntime, ChunkRuntime
 from inferential.client.chunks.runtime import chunk_of
 from inferential.config import InferentialConfig
 
+pytestmark = pytest.mark.alone
 RATE_HZ = 50.0
 HORIZON = 25
 
@@ -42,6 +43,13 @@ class Ramp:
         step = float(observation["step"])
         steps = np.arange(step, step + HORIZON, dtype=np.float32)
         return {self.key: np.stack([steps, -steps], axis=1), "state": observation["step"]}
+
+
+class Doubtful:
+    """A policy that trusts only the first actions of its chunk."""
+
+    def infer(self, observation: dict[str, Any]) -> dict[str, Any]:
+        return {"actions": np.zeros((HORIZON, 2), np.float32), "confidence": np.float32(0.2)}
 
 
 class Inpainter:
@@ -246,7 +254,23 @@ async def test_a_robot_whose_observation_waits_is_asked_for_a_newer_one_and_that
                 await waiting.get_result(timeout_ms=5000)
             assert raised.value.request_id == first
             second = await waiting.observe(steps_remaining=0, renews=True, **inputs)
+            await asyncio.sleep(0.02)  # so that the server reads it before the call ends
             held.free.set()
             result = await waiting.get_result(timeout_ms=5000)
         assert result is not None
         assert result.request_id == second
+
+
+@pytest.mark.parametrize(("follows", "most"), [(True, 40), (False, 8)])
+async def test_a_runtime_plays_as_much_of_a_chunk_as_the_model_trusts(follows: bool, most: int) -> None:
+    async with serving(Doubtful()) as server, AsyncConnection(server.address) as connection:
+        model = connection.model("policy", control_rate_hz=RATE_HZ)
+        runtime = AsyncChunkRuntime(model, RATE_HZ, follow_horizon=follows)
+        for _ in range(100):
+            await runtime.step({"step": np.zeros(1)})
+            await asyncio.sleep(0.002)
+        result = await model.infer(10_000, steps_remaining=3, step=np.zeros(1))
+        assert result is not None
+        assert result.execution_horizon == 5
+    assert runtime.stats.chunks <= most
+    assert follows == (runtime.stats.chunks > 10)

@@ -9,13 +9,18 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import zmq
 
 pytest.importorskip("ray")
 
+from tests.dispatch.ray.test_endpoint import row
+
 import inferential.replica.deployment
+from inferential.dispatch.base import ReplicaLost
+from inferential.dispatch.ray.link import Link
 from inferential.replica import ONGOING, direct
-from inferential.replica.wire import NO_CALL
 
 
 class Registry:
@@ -26,6 +31,7 @@ class Registry:
         self.register = SimpleNamespace(remote=self._register)
         self.remove = SimpleNamespace(remote=self._remove)
         self.failures: list[Exception] = []
+        self.listed: Any = None
 
     def __call__(self) -> Registry:
         if self.failures:
@@ -34,6 +40,7 @@ class Registry:
 
     def _register(self, listed: Any) -> str:
         self.registered += 1
+        self.listed = listed
         if self.failures:
             raise self.failures.pop()
         return "key"
@@ -76,7 +83,9 @@ def test_a_replica_registers_again_whatever_kept_it_from_it(registry: Registry) 
     assert registry.removed == 1
 
 
-def test_a_replica_whose_call_hangs_takes_no_more_and_is_unhealthy_until_it_is_replaced(registry: Registry) -> None:
+async def test_a_replica_whose_call_hangs_takes_no_more_and_is_unhealthy_until_it_is_replaced(
+    registry: Registry,
+) -> None:
     entered, may_end = threading.Event(), threading.Event()
 
     @direct(hangs_after_s=0.0)
@@ -85,28 +94,27 @@ def test_a_replica_whose_call_hangs_takes_no_more_and_is_unhealthy_until_it_is_r
             entered.set()
             may_end.wait(10)
 
-    model = Hangs()
-    endpoint = model._inferential_endpoint.endpoint
-    asyncio.run(model.check_health())
-    endpoint._loop.call_soon_threadsafe(call, endpoint)
-    assert entered.wait(5)
-    with pytest.raises(RuntimeError, match=r"more than hangs_after_s"):
-        asyncio.run(model.check_health())
-    assert not endpoint.is_alive
-    assert registry.removed == 1
-    with pytest.raises(RuntimeError, match=r"endpoint has ended"):
-        asyncio.run(model.check_health())
-    may_end.set()
-
-
-def call(endpoint: Any) -> None:
-    """As if a server had called; it will not be there for the answer."""
-    from inferential.replica.endpoint import _as_request, _Call, _Server
-
-    server = _Server(SimpleNamespace(send=lambda frames: None), b"server", None)
-    server.calls.append(_Call(server, NO_CALL, [_as_request(b"", b"")]))
-    endpoint._turns.append(server)
-    endpoint._begin()
+    model, context, up = Hangs(), zmq.Context[Any](), asyncio.Event()
+    until(lambda: registry.listed is not None)
+    link = Link(context, "r1", registry.listed.addresses.ipc, "", ("", ""), lambda link: up.set())
+    try:
+        await model.check_health()
+        async with asyncio.timeout(10):
+            await up.wait()
+        calling = asyncio.create_task(link.call([row(state=np.ones(1))], 0))
+        assert await asyncio.to_thread(entered.wait, 10)
+        with pytest.raises(RuntimeError, match=r"more than hangs_after_s"):
+            await model.check_health()
+        assert registry.removed == 1
+        with pytest.raises(RuntimeError, match=r"endpoint has ended"):
+            await model.check_health()
+        link.close()
+        with pytest.raises(ReplicaLost):
+            await calling
+    finally:
+        may_end.set()
+        link.close()
+        context.term()
 
 
 def test_hooks_of_the_class_itself_are_called_too_be_they_sync_or_async(registry: Registry) -> None:

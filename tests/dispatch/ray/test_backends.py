@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from inferential.dispatch.dispatcher import RayDispatcher
 from inferential.replica import direct
 
 serve = pytest.importorskip("ray.serve")
-pytestmark = [pytest.mark.slow]
+pytestmark = [pytest.mark.alone, pytest.mark.slow]
 OPTIONS = {"ray_actor_options": {"num_cpus": 0.05}, "graceful_shutdown_wait_loop_s": 0.1}
 
 
@@ -36,27 +36,40 @@ class Policy:
         return {"actions": observation["state"] * 2, "rows": np.array(rows), "said": observation.get("do", "")}
 
 
+@pytest.fixture(scope="module")
+def deployed(cluster: Any) -> Iterator[None]:
+    """The policy as an application that is reached by handle, and as one that is reached directly."""
+    for name, cls in (("handle", Policy), ("direct", direct(Policy))):
+        serve.run(serve.deployment(**OPTIONS)(cls).bind(), name=name, route_prefix=None)
+    yield
+    for name in ("handle", "direct"):
+        serve.delete(name)
+
+
 @pytest.fixture(params=["local", "handle", "direct"])
-async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
+def model_id(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+async def server(model_id: str, request: pytest.FixtureRequest) -> AsyncIterator[Server]:
     dispatcher: Dispatcher
-    if request.param == "local":
-        dispatcher = LocalDispatcher({"policy": Policy()})
+    if model_id == "local":
+        dispatcher = LocalDispatcher({model_id: Policy()})
     else:
-        run = request.getfixturevalue("run")
-        cls = direct(Policy) if request.param == "direct" else Policy
-        run(serve.deployment(**OPTIONS)(cls).bind(), "policy")
-        dispatcher = RayDispatcher(models=["policy"], direct=request.param == "direct")
+        request.getfixturevalue("deployed")
+        dispatcher = RayDispatcher(models=[model_id], direct=model_id == "direct")
     async with Server("tcp://127.0.0.1:*", dispatcher=dispatcher) as server:
         async with asyncio.timeout(20):
-            while dispatcher.max_inflight("policy") == 0:  # noqa: ASYNC110 (nothing tells of it)
+            while dispatcher.max_inflight(model_id) == 0:  # noqa: ASYNC110 (nothing tells of it)
                 await asyncio.sleep(0.02)
         yield server
 
 
 @pytest.fixture
-async def model(server: Server) -> AsyncIterator[Any]:
+async def model(model_id: str, server: Server) -> AsyncIterator[Any]:
     async with AsyncConnection(server.address, client_id="robot") as connection:
-        model = connection.model("policy", queue="all", latency_budget_ms=10_000.0)
+        model = connection.model(model_id, queue="all", latency_budget_ms=10_000.0)
         await model.infer(timeout_ms=10_000, state=np.ones(1))  # by now it is known that it batches
         yield model
 

@@ -21,17 +21,6 @@ POLICY = Deployment("policy", "Policy", True, ("r1",), 3)
 LISTED = Listed("policy", "Policy", "r1", "node", Addresses("ipc:///nowhere", "", ""))
 
 
-@pytest.fixture
-async def dispatcher(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RayDispatcher]:
-    monkeypatch.setattr(module, "_AGAIN_S", 0.0)
-    monkeypatch.setattr(module, "_LOOK_EVERY_S", 0.0)
-    dispatcher = RayDispatcher(models=["policy"])
-    dispatcher._context = module.zmq.Context()
-    dispatcher._node = "node"
-    yield dispatcher
-    await dispatcher.close()
-
-
 def registry_that(*tells: Any) -> Any:
     """A registry that tells these in turn, and then nothing more."""
     left = list(tells)
@@ -53,18 +42,39 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
+class Offline(RayDispatcher):
+    """Knows of Ray what a test says."""
+
+    registry: Any = None
+
+    def connect(self) -> tuple[Any, tuple[str, str], str]:
+        return self.registry, ("", ""), "node"
+
+
+@pytest.fixture
+async def dispatcher(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Offline]:
+    monkeypatch.setattr(module, "AGAIN_S", 0.0)
+    monkeypatch.setattr(module, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(module, "details", lambda: [POLICY])
+    dispatcher = Offline(models=["policy"])
+    dispatcher.registry = registry_that(("", 0, []))
+    yield dispatcher
+    await dispatcher.close()
+
+
 async def test_whatever_keeps_the_registry_from_answering_it_is_asked_again(
-    dispatcher: RayDispatcher, monkeypatch: pytest.MonkeyPatch
+    dispatcher: Offline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     another = registry_that(("", 7, [LISTED]))
     monkeypatch.setattr(module, "registry", lambda: another)
-    handle = registry_that(ConnectionError("no head"))
-    dispatcher._tasks = [asyncio.create_task(dispatcher._watch_registry(handle, -1))]
-    await until(lambda: bool(dispatcher._links))
+    dispatcher.registry = registry_that(("", 0, []), ConnectionError("no head"))
+    await dispatcher.start()
+    assert dispatcher.max_inflight_limit("policy") == 3
+    await until(lambda: dispatcher.max_inflight_limit("policy") == 0)  # its endpoint is known, and not connected yet
 
 
 async def test_what_goes_wrong_elsewhere_when_replicas_change_does_not_end_the_watch(
-    dispatcher: RayDispatcher, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    dispatcher: Offline, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     changes: list[int] = []
 
@@ -73,18 +83,18 @@ async def test_what_goes_wrong_elsewhere_when_replicas_change_does_not_end_the_w
         if len(changes) == 1:
             raise RuntimeError("a strategy of a user")
 
-    dispatcher.watch(on_change, lambda model_id: 0)
-    found = iter([[POLICY], [], [POLICY]])
+    found = iter([[], [POLICY], [], [POLICY]])
     monkeypatch.setattr(module, "details", lambda: next(found, [POLICY]))
-    dispatcher._tasks = [asyncio.create_task(dispatcher._watch_serve())]
+    await dispatcher.start()
+    dispatcher.watch(on_change, lambda model_id: 0)
     await until(lambda: len(changes) == 3)
     assert "a strategy of a user" in caplog.text
     assert dispatcher.replicas("policy") == ("r1",)
 
 
-async def test_a_replica_takes_no_more_than_serve_lets_it_have(dispatcher: RayDispatcher) -> None:
+async def test_a_replica_takes_no_more_than_serve_lets_it_have(dispatcher: Offline) -> None:
     assert dispatcher.max_inflight_limit("policy") == 0  # it is not up
-    dispatcher._take_deployments([POLICY])
+    dispatcher.registry = registry_that(("", 0, []), ("", 1, [LISTED]))
+    await dispatcher.start()
     assert dispatcher.max_inflight_limit("policy") == 3
-    dispatcher._take_listed([LISTED])
-    assert dispatcher.max_inflight_limit("policy") == 0  # its endpoint is not connected yet
+    await until(lambda: dispatcher.max_inflight_limit("policy") == 0)  # its endpoint is not connected yet

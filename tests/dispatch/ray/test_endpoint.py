@@ -275,8 +275,8 @@ async def test_large_payloads_go_by_shared_memory_and_leave_it_as_free_as_it_was
         large, small = await link.call([row(state=state), row(state=state[:9])], 0)
         np.testing.assert_array_equal(large.values["actions"], state * 2)
         np.testing.assert_array_equal(small.values["actions"], state[:9] * 2)
-    assert link._memory is not None
-    assert len(link._memory._places._taken) <= 2
+    assert link.shared_payloads is not None
+    assert link.shared_payloads <= 2
 
 
 async def test_a_model_may_keep_what_it_was_given(start: Start, connect: Connect) -> None:
@@ -314,7 +314,7 @@ async def test_a_replica_that_cannot_open_the_memory_is_sent_everything(
     state = np.ones(250_000, np.float32)
     (answer,) = await link.call([row(state=state)], 0)
     np.testing.assert_array_equal(answer.values["actions"], state * 2)
-    assert not link._shares
+    assert link.shared_payloads is None
 
 
 async def test_a_server_that_goes_is_forgotten_and_its_calls_that_wait_do_not_run(
@@ -330,7 +330,7 @@ async def test_a_server_that_goes_is_forgotten_and_its_calls_that_wait_do_not_ru
     await until(lambda: endpoint.load == 5)
     going.close()
     await until(lambda: endpoint.load == 2)
-    assert len(endpoint._servers) == 1
+    assert endpoint.server_count == 1
     model.may_go_on.set()
     ends = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(end) for end in ends] == [list, ReplicaLost, ReplicaLost, ReplicaLost, list]
@@ -370,9 +370,9 @@ async def test_a_connection_that_comes_back_is_offered_other_memory(tmp_path: Pa
         assert second.token != first.token
         replica.send(identity, NO_CALL, HELLO, Greeting(1, 1, first.token).to_bytes())  # of the first connection
         await until(lambda: link.up)
-        assert not link._shares
+        assert link.shared_payloads is None
         replica.send(identity, NO_CALL, HELLO, Greeting(1, 1, second.token).to_bytes())
-        await until(lambda: link._shares)
+        await until(lambda: link.shared_payloads is not None)
     finally:
         replica.close()
         context.term()

@@ -11,6 +11,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,17 @@ from inferential.client.failover import rendezvous_order
 from inferential.cluster import ServerGroup
 from inferential.config import InferentialConfig
 
-ray = pytest.importorskip("ray")
-pytestmark = [pytest.mark.slow]
+serve = pytest.importorskip("ray.serve")
+pytestmark = [pytest.mark.alone, pytest.mark.slow]
 ROBOTS = 12
+
+
+@pytest.fixture(scope="module")
+def doubles(cluster: Any) -> Iterator[None]:
+    """The application "doubles", of one replica, for all tests that leave it as it is."""
+    serve.run(deployment(Doubles).bind(), name="doubles", route_prefix=None)
+    yield
+    serve.delete("doubles")
 
 
 def config(**options: Any) -> InferentialConfig:
@@ -79,8 +88,8 @@ async def clients_of(actor: Any) -> set[str]:
 
 
 async def test_robots_are_spread_over_servers_and_a_killed_one_hands_them_over(cluster: Any, run: Any) -> None:
-    run(deployment(Doubles, replicas=2).bind(), "doubles")
-    servers = ServerGroup(config(), {"doubles": "doubles"}, 2)
+    run(deployment(Doubles, replicas=2).bind(), "two-doubles")
+    servers = ServerGroup(config(), {"doubles": "two-doubles"}, 2)
     async with servers as addresses:
         assert len(set(addresses)) == 2
         await served(addresses)
@@ -110,8 +119,8 @@ async def test_robots_are_spread_over_servers_and_a_killed_one_hands_them_over(c
     assert ends["RequestRejected"] <= 2 * ROBOTS  # what was in flight, and at most once more
 
 
-async def test_each_server_tells_its_own_metrics_to_who_has_the_token(cluster: Any, run: Any) -> None:
-    run(deployment(Doubles).bind(), "doubles")
+@pytest.mark.usefixtures("doubles")
+async def test_each_server_tells_its_own_metrics_to_who_has_the_token() -> None:
     servers = ServerGroup(config(http={"port": 0, "token": "secret"}), {"doubles": "doubles"}, 2)
     async with servers as addresses:
         await served(addresses)
@@ -133,10 +142,10 @@ async def read(url: str, token: str) -> str:
     return await asyncio.get_running_loop().run_in_executor(None, _read)
 
 
+@pytest.mark.usefixtures("doubles")
 async def test_a_server_whose_node_goes_leaves_its_robots_to_the_others(
-    cluster: Any, run: Any, caplog: pytest.LogCaptureFixture
+    cluster: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run(deployment(Doubles).bind(), "doubles")
     node = cluster.add_node(num_cpus=1)
     loop = asyncio.get_running_loop()
     servers = ServerGroup(config(transport={"bind": "tcp://*:0"}), {"doubles": "doubles"}, 2)
@@ -164,11 +173,9 @@ async def test_a_server_whose_node_goes_leaves_its_robots_to_the_others(
     assert ends["RequestRejected"] <= 2 * ROBOTS
 
 
+@pytest.mark.usefixtures("doubles")
 @pytest.mark.parametrize("count", [1, 2])
-async def test_the_command_serves_models_of_a_running_cluster(
-    cluster: Any, run: Any, tmp_path: Path, count: int
-) -> None:
-    run(deployment(Doubles).bind(), "doubles")
+async def test_the_command_serves_models_of_a_running_cluster(cluster: Any, tmp_path: Path, count: int) -> None:
     arguments = ["--model", "arm=ray:doubles", "--servers", str(count), "--http", "0", "--bind", "tcp://127.0.0.1:0"]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "inferential.cli.main", "serve", *arguments),

@@ -34,6 +34,7 @@ def written(name: str = "actions", number: int = 1, model_id: str = "policy", ve
         timing=ResponseTiming(0.25, float(number), 0.5, number),
         serve_interval_ms=float(number % 3),
         model_version=version,
+        execution_horizon=number % 2,
     )
 
 

@@ -28,7 +28,7 @@ ROBOT = ChunkedRobot("a", "m", "arm", period_s=0.05, horizon_steps=10, ask="thre
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Strategies that a test registers are unknown to the next one."""
-    monkeypatch.setattr(base, "_schedulers", dict(base._schedulers))
+    monkeypatch.setattr(base, "factories", dict(base.factories))
 
 
 def run(*robots: ChunkedRobot, strategy: str = "round_robin", seconds: float = 10.0, model: ModelSpec = MODEL) -> Run:

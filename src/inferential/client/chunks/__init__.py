@@ -5,8 +5,19 @@
 
 from __future__ import annotations
 
+from inferential.client.chunks.motion import OnStarved, Starved
 from inferential.client.chunks.plan import Merge, average
-from inferential.client.chunks.player import ChunkStats, Starved
 from inferential.client.chunks.runtime import AsyncChunkRuntime, ChunkRuntime
+from inferential.client.chunks.stats import ChunkStats
+from inferential.proto.actions import ActionSpec
 
-__all__ = ["AsyncChunkRuntime", "ChunkRuntime", "ChunkStats", "Merge", "Starved", "average"]
+__all__ = [
+    "ActionSpec",
+    "AsyncChunkRuntime",
+    "ChunkRuntime",
+    "ChunkStats",
+    "Merge",
+    "OnStarved",
+    "Starved",
+    "average",
+]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections import deque
+from itertools import islice
 
 WINDOW = 64
+LATELY = 5
 
 
 class RoundTrips:
@@ -31,3 +33,8 @@ class RoundTrips:
         if not self._sorted:
             return math.nan
         return self._sorted[min(math.ceil(share * len(self._sorted)), len(self._sorted)) - 1]
+
+    def lately(self) -> float:
+        """Returns the median of the newest few, in seconds; nan before the first."""
+        newest = sorted(islice(reversed(self._newest), LATELY))
+        return newest[(len(newest) - 1) // 2] if newest else math.nan

@@ -1,7 +1,7 @@
 """The actions of a robot by control step, and how a new chunk is merged with them.
 
-Action i of a chunk belongs to control step `observed_step + i`: a chunk is aligned by the observation that it answers,
-so the steps that passed while it was made are skipped, not played late.
+Action i of a chunk belongs to control step `first_step + i`. The player finds that step: mostly that of the observation
+which the chunk answers, so the steps that passed while it was made are skipped, not played late.
 
 No clock and no I/O; the player decides when to request a chunk.
 """
@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from inferential.proto.actions import Array
+
 Merge = Callable[[Array, Array], Array]
 """Returns the actions to play from the old and the new ones of the same steps, each [K, action_dim]."""
 
@@ -29,12 +28,13 @@ class Plan(ABC):
     """Actions by control step."""
 
     @abstractmethod
-    def add(self, observed_step: int, actions: Array) -> bool:
+    def add(self, first_step: int, actions: Array, order: int | None = None) -> bool:
         """Merges a chunk [T, action_dim]; returns False where it is too old and changes nothing.
 
         Args:
-            observed_step: the control step of its observation.
+            first_step: the control step of its first action.
             actions: its actions.
+            order: the control step of its observation, by which the newer of two chunks is known; None: `first_step`.
         """
 
     @abstractmethod
@@ -64,19 +64,20 @@ class MergedPlan(Plan):
         self._actions: Array | None = None
         self._newest = -1
 
-    def add(self, observed_step: int, actions: Array) -> bool:
-        if observed_step <= self._newest:
+    def add(self, first_step: int, actions: Array, order: int | None = None) -> bool:
+        order = first_step if order is None else order
+        if order <= self._newest:
             return False
-        self._newest = observed_step
+        self._newest = order
         old = self._actions
-        if old is not None and self.end() > observed_step >= self._begin:
-            both = min(self.end() - observed_step, len(actions))
-            before = old[observed_step - self._begin :][:both]
+        if old is not None and self.end() > first_step >= self._begin:
+            both = min(self.end() - first_step, len(actions))
+            before = old[first_step - self._begin :][:both]
             merged = np.asarray(self._merge(before, actions[:both]))
             if merged.shape != before.shape:
                 raise ValueError(f"merge: expected actions of shape {before.shape}, got {merged.shape}")
             actions = np.concatenate([merged, actions[both:]])
-        self._begin, self._actions = observed_step, actions
+        self._begin, self._actions = first_step, actions
         return True
 
     def end(self) -> int:
@@ -97,20 +98,22 @@ class EnsemblePlan(Plan):
 
     def __init__(self, coefficient: float = ENSEMBLE_COEFFICIENT) -> None:
         self._coefficient = coefficient
-        self._chunks: dict[int, Array] = {}
+        self._chunks: dict[int, tuple[int, Array]] = {}  # by the step of their observation
         self._passed = 0
 
-    def add(self, observed_step: int, actions: Array) -> bool:
-        if observed_step in self._chunks or observed_step + len(actions) <= self._passed:
+    def add(self, first_step: int, actions: Array, order: int | None = None) -> bool:
+        order = first_step if order is None else order
+        if order in self._chunks or first_step + len(actions) <= self._passed:
             return False
-        self._chunks[observed_step] = actions
+        self._chunks[order] = first_step, actions
         return True
 
     def end(self) -> int:
-        return max((begin + len(actions) for begin, actions in self._chunks.items()), default=0)
+        return max((begin + len(actions) for begin, actions in self._chunks.values()), default=0)
 
     def action(self, step: int) -> Array | None:
-        found = [self._chunks[begin][step - begin] for begin in sorted(self._chunks) if self._has(begin, step)]
+        chunks = [self._chunks[order] for order in sorted(self._chunks)]
+        found = [actions[step - begin] for begin, actions in chunks if 0 <= step - begin < len(actions)]
         if not found:
             return None
         weights = np.exp(-self._coefficient * np.arange(len(found)))
@@ -118,10 +121,7 @@ class EnsemblePlan(Plan):
 
     def passed(self, step: int) -> None:
         self._passed = step
-        self._chunks = {begin: chunk for begin, chunk in self._chunks.items() if begin + len(chunk) > step}
-
-    def _has(self, begin: int, step: int) -> bool:
-        return 0 <= step - begin < len(self._chunks[begin])
+        self._chunks = {order: one for order, one in self._chunks.items() if one[0] + len(one[1]) > step}
 
 
 def replace(old: Array, new: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Decides when to request the next chunk, and what to play until it arrives.
+"""Decides when to request the next chunk, and which of its actions to play.
 
 It has no socket, no clock and no thread: `runtime` passes results and the time to it.
 
@@ -9,6 +9,16 @@ one included, are as few as a round trip may take:
 
 with q a high quantile of the newest round trips, not their mean: with the mean, every other chunk would be late. One
 request is in flight at a time, except with "ensemble", which averages many chunks: one per step.
+
+Slow policies. Action i of a chunk belongs to the control step of its observation plus i. Where a chunk comes so late
+that fewer of its steps are left by that than a usual round trip takes, the steps in which the robot had nothing to play
+do not count: it goes on with the first action that it has not executed since the observation. A chunk of T actions can
+be requested too early as well: what is executed until it is there is lost to it. With a round trip of more than T/2
+steps it is requested when T/2 are left, which gives the most actions; with one of T or more, when none is left, from
+where the robot stands.
+
+A request is given up (its answer is used nevertheless) when nothing was heard of the server for far longer than answers
+take; each time the player is more patient.
 
 Real-time chunking (RTC: Black, Galliker and Levine, 2025, arXiv:2506.07339): a policy that freezes what will have been
 executed by the time its chunk arrives, and inpaints the rest to agree with it, gets with each observation
@@ -23,68 +33,49 @@ and its chunk replaces the rest.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from inferential.client.chunks.latency import RoundTrips
-from inferential.client.chunks.plan import Array, EnsemblePlan, Merge, new_plan
-
-Starved = Literal["hold", "stop"] | Callable[[Array, int], Array]
-"""What is played where no action is left: the last one again, the stop action, or what a function returns for the last
-action and the number of steps starved."""
+from inferential.client.chunks.motion import Action, Motion, OnStarved, Starved
+from inferential.client.chunks.plan import EnsemblePlan, Merge, new_plan
+from inferential.client.chunks.stats import ChunkStats
+from inferential.proto.actions import ActionSpecs, Array, Layout, SpecArgument
 
 _MARGIN_STEPS = 1
 _MIN_TIMEOUT_S = 1.0
+_HEARD_TIMEOUT_S = 3.0  # where the link says when it last heard of the server, which it asks every second
+_ANSWER_TIMEOUT_S = 30.0  # of a server that is heard of
 _TIMEOUT_ROUND_TRIPS = 10
+_MOST_PATIENT = 6  # doublings
 _ROUNDING_S = 1e-9
 _MAX_IN_FLIGHT = 8  # of "ensemble"
+_MAX_LOST = 16  # requests whose answers would still be used
+_STALE_S = 1.0
+_STALE_TRANSITS = 4
+
+Index = Literal["executed", "time"]
+"""Which action of a late chunk is played first: the first that was not executed, or that of the present step."""
 
 
-@dataclass(slots=True)
-class ChunkStats:
-    """Counts of control steps and chunks."""
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """An observation that was sent: its control step, its time, and how many steps had no action before it."""
 
-    steps: int = 0
-    """Control steps so far."""
-    skipped_steps: int = 0
-    """The steps among them that the control loop itself missed."""
-    asked: int = 0
-    """Observations sent."""
-    chunks: int = 0
-    """Chunks merged."""
-    outdated: int = 0
-    """Chunks that arrived after a newer one, or after all their steps had passed."""
-    lost: int = 0
-    """Requests without an answer within ten usual round trips, at least a second."""
-    renewed: int = 0
-    """Observations that were made anew because the server asked for it."""
-    refreshed: int = 0
-    """Observations that were made anew because `refresh_ms` had passed without an answer."""
-    refused: Counter[str] = field(default_factory=Counter)
-    """Requests that ended in an error, by its type."""
-    starved_steps: int = 0
-    """Steps without an action, those before the first chunk not counted."""
-    starved_episodes: int = 0
-    """Sequences of starved steps."""
-    longest_starved_steps: int = 0
-    """The longest sequence of starved steps."""
-    delay_steps: int = 0
-    """Control steps that passed between the observation and the arrival of the newest chunk."""
-    round_trip_p50_ms: float = math.nan
-    """Median of the newest round trips, in milliseconds."""
-    round_trip_p95_ms: float = math.nan
-    """95th percentile of the newest round trips, in milliseconds."""
+    step: int
+    at: float
+    stood: int
 
 
 class Player:
     """Plays the chunks of one robot; the arguments are those of `ChunkRuntime`.
 
     Raises:
-        ValueError: naming the argument that is wrong.
+        TypeError, ValueError: naming the argument that is wrong.
     """
 
     def __init__(
@@ -92,81 +83,174 @@ class Player:
         control_rate_hz: float,
         merge: str | Merge = "replace",
         starved: Starved = "hold",
-        stop_action: Array | None = None,
+        stop_action: Action | None = None,
         rtc: bool = False,
         execution_horizon: int | None = None,
         quantile: float = 0.95,
         follow_rate: bool = True,
-        on_starved: Callable[[int], None] | None = None,
+        on_starved: OnStarved | None = None,
         refresh_ms: float | None = None,
+        hold_ms: float | None = None,
+        action_spec: SpecArgument = None,
+        index: Index = "executed",
     ) -> None:
         if refresh_ms is not None and not (refresh_ms > 0 and math.isfinite(refresh_ms)):
             raise ValueError(f"refresh_ms: expected a finite number above 0, or None, got {refresh_ms!r}")
         if not (control_rate_hz > 0 and math.isfinite(control_rate_hz)):
             raise ValueError(f"control_rate_hz: expected a finite number above 0, got {control_rate_hz!r}")
-        if isinstance(starved, str) and starved not in ("hold", "stop"):
-            raise ValueError(f"starved: expected 'hold', 'stop' or a function, got {starved!r}")
         if execution_horizon is not None and execution_horizon < 1:
             raise ValueError(f"execution_horizon: expected at least 1, got {execution_horizon!r}")
         if not 0 < quantile <= 1:
             raise ValueError(f"quantile: expected a number above 0 and at most 1, got {quantile!r}")
         if rtc and merge != "replace":
             raise ValueError(f"merge: with rtc the policy itself makes chunks agree; expected 'replace', got {merge!r}")
-        self.period_s = 1 / control_rate_hz
-        self.stats = ChunkStats()
+        if index not in ("executed", "time"):
+            raise ValueError(f"index: expected 'executed' or 'time', got {index!r}")
+        self.period_s: float = 1 / control_rate_hz
+        self.stats: ChunkStats = ChunkStats()
+        self.specs: ActionSpecs = ActionSpecs(action_spec)
+        self.suggested_horizon: int | None = None
+        """As the server suggests it of the newest chunk; it goes before `execution_horizon`."""
+        self._motion = Motion(self.period_s, self.stats, starved, stop_action, on_starved, hold_ms)
         self._merge = merge
-        self._plan = new_plan(merge)
-        self._version = ""
-        self._many = isinstance(self._plan, EnsemblePlan)
-        self._starved = starved
-        self._stop_action = stop_action
         self._rtc = rtc
         self._horizon = execution_horizon
         self._quantile = quantile
         self._follow_rate = follow_rate
-        self._on_starved = on_starved
         self._refresh_s = math.inf if refresh_ms is None else refresh_ms / 1e3
-        self._newest_id = 0  # of the chunk in force, and the step of its observation
+        self._index: Index = index
+        self._trips = RoundTrips()
+        self._transits = RoundTrips()  # without the time on the server
+        self._losses = 0  # in succession
+        self._step = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        """Sets what belongs to one episode."""
+        self._plan = new_plan(self._merge)
+        self._many = isinstance(self._plan, EnsemblePlan)
+        self._version: str | None = None
+        self._in_flight: dict[int, _Asked] = {}  # by request id
+        self._lost: OrderedDict[int, _Asked] = OrderedDict()
+        self._newest_id = 0  # of the chunk in force, and the step of its first action
         self._newest_step = 0
         self._played: tuple[int, int] | None = None
-        self._trips = RoundTrips()
-        self._step = 0
-        self._in_flight: dict[int, tuple[int, float]] = {}  # by request id: step and time of the observation
+        self._chunk_step = -1  # of the observation behind the newest chunk
+        self._chunk_steps = 0  # its actions
+        self._is_late = False  # it was not played by time
+        self._stood = 0  # steps without an action
         self._asked_step = -1
         self._asked_at = -math.inf
         self._renews = False
-        self._chunk_step = 0  # of the observation behind the newest chunk
-        self._last_action: Array | None = None
-        self._starved_steps = 0
+
+    def reset(self) -> None:
+        """Begins a new episode: forgets what is left to play, what was played and what is in flight."""
+        self._begin()
+        self._motion.reset()
+        self.suggested_horizon = None
 
     # Results
 
-    def answered(self, request_id: int, actions: Array, now: float, model_version: str = "") -> None:
-        """Merges a chunk that arrived, [T, action_dim]; chunks of two versions of the model are never merged."""
-        asked = self._in_flight.pop(request_id, None)
+    def answered(
+        self,
+        request_id: int,
+        chunk: Array | Mapping[str, Array],
+        now: float,
+        model_version: str = "",
+        server_ms: float = math.nan,
+    ) -> bool:
+        """Merges a chunk that arrived; chunks of two versions of the model are never merged.
+
+        Args:
+            request_id: of its observation.
+            chunk: its actions [T, ...], or those of each key.
+            now: seconds of a monotonic clock.
+            model_version: of the model that made it.
+            server_ms: how much of the round trip it was on the server; nan where that is unknown.
+
+        Returns:
+            Whether its actions are played.
+
+        Raises:
+            BadActions: its actions have another shape than those before; call `refused` then.
+        """
+        asked = self._in_flight.get(request_id) or self._lost.get(request_id)
         if asked is None:
-            self.stats.outdated += 1  # it counted as lost before
-            return
-        step, at = asked
+            self.stats.outdated += 1  # of the last episode, or forgotten
+            return False
+        parts = chunk if isinstance(chunk, Mapping) else {"actions": chunk}
+        layout = self._motion.layout or Layout(parts, is_spread=isinstance(chunk, Mapping))
+        actions = layout.join(parts)
+        self._close(request_id, asked)
+        is_newest = asked.step > self._chunk_step
+        passed, stood = self._step - asked.step, self._stood - asked.stood
+        is_late = self._first_action(len(actions), passed, stood) < passed
+        if self._is_stale(now - asked.at, server_ms, is_late=is_late):
+            self.stats.outdated += 1
+            return False
+        self._note_trip(now - asked.at)
+        first = self._first_action(len(actions), passed, stood)
+        if first >= len(actions) or not (is_newest or self._many):
+            self.stats.outdated += 1
+            if is_newest and self._index == "time":  # nothing newer is known to hold
+                self._chunk_step = asked.step
+                self._accept(layout, parts)
+                self._motion.hold(actions[-1])
+            return False
+        if model_version != self._version and (is_newest or self._version is None):
+            self._plan, self._version = new_plan(self._merge), model_version
+        if model_version != self._version or not self._plan.add(self._step - first, actions, asked.step):
+            self.stats.outdated += 1
+            return False
+        if is_newest:
+            self._chunk_step, self._chunk_steps = asked.step, len(actions)
+            self._is_late = first < passed and len(actions) > 1
+        self._accept(layout, parts)
+        self._motion.resumes_with(actions)
+        self._newest_id, self._newest_step = request_id, asked.step
+        self.stats.chunks += 1
+        self.stats.delay_steps = passed
+        return True
+
+    def _accept(self, layout: Layout, parts: Mapping[str, Array]) -> None:
+        if self._motion.layout is None:
+            self._motion.layout, self._motion.max_change = layout, self.specs.max_change(parts)
+
+    def _close(self, request_id: int, asked: _Asked) -> None:
+        """Ends a request, and those that its observation had replaced."""
+        self._in_flight.pop(request_id, None)
+        self._lost.pop(request_id, None)
+        self._losses = 0
         if not self._many:  # the server drops what an answered observation had replaced
-            self._in_flight = {key: one for key, one in self._in_flight.items() if one[0] > step}
-        self._trips.note(now - at)
+            self._in_flight = {key: one for key, one in self._in_flight.items() if one.step > asked.step}
+
+    def _note_trip(self, seconds: float) -> None:
+        self._trips.note(seconds)
         self.stats.round_trip_p50_ms = self._trips.quantile(0.5) * 1e3
         self.stats.round_trip_p95_ms = self._trips.quantile(0.95) * 1e3
-        if step + len(actions) <= self._step:
-            self.stats.outdated += 1
-            if step > self._chunk_step:  # all its steps have passed, but nothing newer is known to hold
-                self._chunk_step, self._last_action = step, actions[-1]
-            return
-        if model_version != self._version and (step > self._chunk_step or not self.stats.chunks):
-            self._plan, self._version = new_plan(self._merge), model_version
-        if model_version != self._version or not self._plan.add(step, actions):
-            self.stats.outdated += 1
-            return
-        self._chunk_step = max(self._chunk_step, step)
-        self._newest_id, self._newest_step = request_id, step
-        self.stats.chunks += 1
-        self.stats.delay_steps = self._step - step
+
+    def _first_action(self, steps: int, passed: int, stood: int) -> int:
+        """Returns the index of the action to play now, of a chunk whose observation is `passed` steps old.
+
+        Args:
+            steps: its actions.
+            passed: the control steps since its observation.
+            stood: those of them in which there was nothing to play.
+        """
+        if self._index == "executed" and steps == 1:
+            return 0  # a single action is for whenever it comes
+        if self._index == "time" or not stood or steps - passed >= max(self._usual_steps(), 1):
+            return passed
+        return passed - stood
+
+    def _is_stale(self, trip_s: float, server_ms: float, *, is_late: bool) -> bool:
+        """Returns whether a chunk was so much longer on the network than usual that a new observation is better."""
+        if server_ms != server_ms:
+            return False
+        transit_s = max(trip_s - server_ms / 1e3, 0.0)
+        usual_s = self._transits.quantile(0.5) if len(self._transits) else 0.0
+        self._transits.note(transit_s)
+        return is_late and transit_s > max(_STALE_S, _STALE_TRANSITS * usual_s)
 
     def outdated(self, request_id: int) -> None:
         """Notes that the server asks for an observation that takes this one's place."""
@@ -181,20 +265,22 @@ class Player:
         return {"played_id": self._played[0], "played_from": self._played[1]}
 
     def failed(self, request_id: int, error: str) -> None:
-        """Notes that a request ended in an error of this type."""
+        """Notes that a request ended in an error of this type, or in a chunk that must not be played."""
         self.stats.refused[error] += 1
         self._in_flight.pop(request_id, None)
+        self._lost.pop(request_id, None)
 
     # Requests
 
-    def wants_chunk(self, now: float, serve_interval_s: float = 0.0) -> bool:
+    def wants_chunk(self, now: float, serve_interval_s: float = 0.0, heard_at: float | None = None) -> bool:
         """Returns whether to send an observation now, before this step's action is played.
 
         Args:
             now: seconds of a monotonic clock.
             serve_interval_s: the shortest interval at which the server can serve this robot; 0: no limit.
+            heard_at: when the server was last heard of; None: not known.
         """
-        self._drop_lost(now)
+        self._give_up(now, heard_at)
         if self._asked_step == self._step:
             return False
         if self._renews:
@@ -205,13 +291,21 @@ class Player:
         if self._in_flight and not (self._many and len(self._in_flight) < _MAX_IN_FLIGHT):
             return False
         left = self._plan.end() - self._step
-        if left <= self.delay_steps() + _MARGIN_STEPS:
+        if left <= self._ask_at():
             return True  # it would starve otherwise, so the server's interval is ignored
         if self._follow_rate and now - self._asked_at < serve_interval_s:
             return False
         if self._many:
             return True
-        return self._horizon is not None and self._step - self._chunk_step >= self._horizon - self.delay_steps()
+        horizon = self._horizon if self.suggested_horizon is None else self.suggested_horizon
+        return horizon is not None and self._step - self._chunk_step >= horizon - self.delay_steps()
+
+    def _ask_at(self) -> int:
+        """Returns how many steps are left, the current one included, when the next chunk is to be requested."""
+        need, steps = self.delay_steps() + _MARGIN_STEPS, self._chunk_steps
+        if self._index == "time" or steps <= 1 or need <= steps / 2:
+            return need
+        return 0 if self._usual_steps() >= steps else max(steps // 2, 1)
 
     def rtc_values(self) -> dict[str, Array]:
         """Returns what is sent with the observation for real-time chunking; {} without."""
@@ -232,44 +326,61 @@ class Player:
 
     def asked(self, request_id: int, now: float) -> None:
         """Notes that an observation was sent."""
-        self._in_flight[request_id] = (self._step, now)
+        self._in_flight[request_id] = _Asked(self._step, now, self._stood)
         self._asked_step, self._asked_at, self._renews = self._step, now, False
         self.stats.asked += 1
 
+    @property
+    def open_requests(self) -> int:
+        """How many requests for chunks may still be answered, those that are given up as lost included."""
+        return len(self._in_flight) + len(self._lost)
+
     def delay_steps(self) -> int:
         """Returns the control steps that a round trip may take, by the quantile; 0 before the first."""
-        if not len(self._trips):
-            return 0
-        return math.ceil(self._trips.quantile(self._quantile) / self.period_s - 1e-9)
+        return self._steps_of(self._trips.quantile(self._quantile))
 
-    def _drop_lost(self, now: float) -> None:
-        """Drops requests whose answer takes far longer than usual."""
+    def _usual_steps(self) -> int:
+        """Returns the control steps that a round trip takes lately."""
+        return self._steps_of(self._trips.lately())
+
+    def _steps_of(self, seconds: float) -> int:
+        return math.ceil(seconds / self.period_s - 1e-9) if seconds == seconds else 0
+
+    def _give_up(self, now: float, heard_at: float | None) -> None:
+        """Gives up requests whose answer takes far longer than usual; it is used if it comes."""
         if not self._in_flight:
             return
         usual_s = self._trips.quantile(self._quantile) if len(self._trips) else 0.0
-        timeout_s = max(_MIN_TIMEOUT_S, _TIMEOUT_ROUND_TRIPS * usual_s)
-        for request_id, (_, at) in list(self._in_flight.items()):
-            if now - at > timeout_s:
+        least_s = _MIN_TIMEOUT_S if heard_at is None else _HEARD_TIMEOUT_S
+        patience = 2 ** min(self._losses, _MOST_PATIENT)
+        silence_s = max(least_s, _TIMEOUT_ROUND_TRIPS * usual_s) * patience
+        answer_s = max(_ANSWER_TIMEOUT_S, _TIMEOUT_ROUND_TRIPS * usual_s) * patience
+        for request_id, asked in list(self._in_flight.items()):
+            heard = asked.at if heard_at is None else max(asked.at, heard_at)
+            if now - heard > silence_s or now - asked.at > answer_s:
                 del self._in_flight[request_id]
+                self._lost[request_id] = asked
+                if len(self._lost) > _MAX_LOST:
+                    self._lost.popitem(last=False)
                 self.stats.lost += 1
+                self._losses += 1
 
     # Playing
 
-    def play(self) -> Array | None:
-        """Returns the action of this control step, [action_dim], and goes to the next step.
+    def play(self) -> Action | None:
+        """Returns the action of this control step and goes to the next step.
 
         Before the first chunk it returns `stop_action`, or None where that is not given.
         """
         action = self._plan.action(self._step)
-        if action is not None and self._newest_id and (self._played is None or self._played[0] != self._newest_id):
+        if action is None:
+            self._pass(1)
+            return self._motion.play_none()
+        if self._newest_id and (self._played is None or self._played[0] != self._newest_id):
             self._played = self._newest_id, self._step - self._newest_step
         self._pass(1)
-        if action is not None:
-            self._last_action, self._starved_steps = action, 0
-            return action
-        if self._last_action is None:
-            return self._stop_action
-        return self._play_starved(self._last_action)
+        self.stats.late_steps += self._is_late
+        return self._motion.play(action)
 
     def skip(self, steps: int) -> None:
         """Skips steps that the control loop itself missed."""
@@ -278,20 +389,6 @@ class Player:
 
     def _pass(self, steps: int) -> None:
         self._step += steps
+        self._stood += min(max(self._step - self._plan.end(), 0), steps)
         self.stats.steps += steps
         self._plan.passed(self._step)
-
-    def _play_starved(self, last_action: Array) -> Array:
-        stats = self.stats
-        self._starved_steps += 1
-        stats.starved_steps += 1
-        stats.starved_episodes += self._starved_steps == 1
-        stats.longest_starved_steps = max(stats.longest_starved_steps, self._starved_steps)
-        if self._on_starved is not None:
-            self._on_starved(self._starved_steps)
-        if self._starved == "hold":
-            return last_action
-        if self._starved == "stop":
-            return np.zeros_like(last_action) if self._stop_action is None else self._stop_action
-        assert callable(self._starved)
-        return self._starved(last_action, self._starved_steps)

@@ -6,26 +6,32 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-import numpy as np
-
 from inferential.client.aio import AsyncModel
-from inferential.client.chunks.plan import Array, Merge
-from inferential.client.chunks.player import ChunkStats, Player, Starved
+from inferential.client.chunks.motion import Action, OnStarved, Starved
+from inferential.client.chunks.plan import Merge
+from inferential.client.chunks.player import Index, Player
+from inferential.client.chunks.stats import ChunkStats
 from inferential.client.model import Model
 from inferential.client.result import Result
-from inferential.errors import InferenceError, ObservationOutdated
+from inferential.errors import InferenceError, InvalidChunk, ObservationOutdated
+from inferential.notices import Notices
+from inferential.proto.actions import Array, BadActions, SpecArgument, action_keys, read_chunk
+
+logger: logging.Logger = logging.getLogger("inferential.client")
 
 Observe = Callable[[], Mapping[str, Any]]
 """Returns an observation: arrays and strings by key."""
-Act = Callable[[Array | None], object]
-"""Takes an action [action_dim], None before the first chunk."""
+Act = Callable[[Action | None], object]
+"""Takes an action: an array, or arrays by key; None before the first chunk."""
 
-_CHUNK_KEYS = ("actions", "action")
+READ_S = 2e-3
+"""How long one step reads answers at most, in seconds: a server that floods the robot does not hold it up."""
 
 
 ModelT = TypeVar("ModelT", Model, AsyncModel)
@@ -46,11 +52,15 @@ class _Runtime(Generic[ModelT]):
         execution_horizon: int | None = None,
         quantile: float = 0.95,
         follow_rate: bool = True,
-        key: str | None = None,
-        on_starved: Callable[[int], None] | None = None,
+        key: str | Sequence[str] | None = None,
+        on_starved: OnStarved | None = None,
         on_error: Callable[[InferenceError], None] | None = None,
         refresh_ms: float | None = None,
         renew: bool = True,
+        follow_horizon: bool = True,
+        hold_ms: float | None = None,
+        action_spec: SpecArgument = None,
+        index: Index = "executed",
     ) -> None:
         self._player = Player(
             control_rate_hz,
@@ -63,11 +73,17 @@ class _Runtime(Generic[ModelT]):
             follow_rate,
             on_starved,
             refresh_ms,
+            hold_ms,
+            action_spec,
+            index,
         )
         self._renew = renew
+        self._follow_horizon = follow_horizon
         self._model: ModelT = model
         self._key = key
         self._on_error = on_error
+        self._notices = Notices(logger)
+        model.never_wait()
 
     @property
     def stats(self) -> ChunkStats:
@@ -75,7 +91,28 @@ class _Runtime(Generic[ModelT]):
         return self._player.stats
 
     def _take(self, result: Result, now: float) -> None:
-        self._player.answered(result.request_id, chunk_of(result, self._key), now, result.model_version)
+        if self._follow_horizon:
+            self._player.suggested_horizon = result.execution_horizon
+        timing = result.timing
+        server_ms = math.nan if timing is None else timing.server_ms
+        try:
+            chunk = self._chunk(result)
+            if self._player.answered(result.request_id, chunk, now, result.model_version, server_ms):
+                result.applied()
+        except BadActions as bad:
+            error = InvalidChunk(str(bad), request_id=result.request_id, model_id=self._model.model_id)
+            self._notices.say("chunk", "a chunk is not played: %s", error, level=logging.WARNING)
+            self._note_error(error)
+
+    def _chunk(self, result: Result) -> Array | dict[str, Array]:
+        """Returns the chunk of a result: an array, or arrays by key where it is spread over several.
+
+        Raises:
+            BadActions: naming the key, what came and what was expected.
+        """
+        keys = action_keys(result, self._key)
+        chunk = self._player.specs.read(result, keys)
+        return chunk if len(keys) > 1 else chunk[keys[0]]
 
     def _note_error(self, error: InferenceError) -> None:
         if isinstance(error, ObservationOutdated):
@@ -120,15 +157,26 @@ class ChunkRuntime(_Runtime[Model]):
             steps before its end as a round trip may take.
         quantile: the quantile of round trip times by which the next chunk is requested early enough.
         follow_rate: requests no more often than the server can serve this robot, unless that would starve it.
-        key: the key of the chunk in a result; None: "actions", "action", or the only array.
-        on_starved: called at each starved step with their number.
+        key: the key of the chunk in a result, or several keys of arrays that are played together; None: "actions",
+            "action", all that begin with "action.", or the only array. With several, actions are maps by key.
+        on_starved: what is played once no action was left for `hold_ms`: "hold" (the last one on: position control),
+            "zero" (zeros: velocity control), or what a function of the last action and the number of steps starved
+            returns. None: what `starved` says. A function of the number of steps alone is called at each starved step.
+        hold_ms: how long `starved` holds; None: two control periods, at least 200 ms.
         refresh_ms: makes an observation anew that no answer came to for so long; it takes the place of one that
             waits on the server. None: only where the server asks for it.
         renew: makes an observation anew where the server asks for it, since few actions of its chunk would be left.
+        follow_horizon: plays as many actions of a chunk as the server suggests (`Result.execution_horizon`), whatever
+            `execution_horizon` says, unless that would starve the robot.
         on_error: called with the error of each failed request; the next step may send an observation again.
+        action_spec: what an action must be, an `ActionSpec` or a map of its arguments: shape, low, high, max_change; or
+            these by key. A chunk that breaks it is not played, and nothing that is played changes by more than
+            `max_change` in a step.
+        index: of a chunk that came too late, "executed": the robot goes on with the first action that it has not
+            executed since the observation; "time": with that of the present step, if there is one.
 
     Raises:
-        ValueError: naming the argument that is wrong.
+        TypeError, ValueError: naming the argument that is wrong.
 
     Example:
         ```python
@@ -144,21 +192,23 @@ class ChunkRuntime(_Runtime[Model]):
         ```
     """
 
-    def step(self, observe: Observe | Mapping[str, Any]) -> Array | None:
+    def step(self, observe: Observe | Mapping[str, Any]) -> Action | None:
         """Takes one control step: reads the chunks that arrived, requests one if it is time to, and returns the action.
+
+        It does not wait for the network, the first one neither, whatever the server sends or answers.
 
         Args:
             observe: returns the observation; called only where a chunk is requested. Or the observation itself.
 
         Returns:
-            [action_dim]; None before the first chunk (see `stop_action`).
+            [action_dim], or such arrays by key; None before the first chunk (see `stop_action`).
 
         Raises:
-            TypeError: a result holds no chunk, or the observation no arrays and strings.
+            TypeError: the observation holds something else than arrays and strings.
             ConnectionError: the connection was closed.
         """
         now = time.monotonic()
-        while True:
+        while time.monotonic() - now < READ_S:
             try:
                 result = self._model.get_result(timeout_ms=0)
             except InferenceError as error:
@@ -170,6 +220,17 @@ class ChunkRuntime(_Runtime[Model]):
         if self._player.wants_chunk(now, self._model.serve_interval_ms / 1e3):
             self._player.asked(self._model.observe(**self._observation(observe)), now)
         return self._player.play()
+
+    def reset(self) -> None:
+        """Begins a new episode: nothing of the last one is played, and no answer to its observations.
+
+        The next step is as the first one; the server is informed as by `Model.reset`.
+
+        Raises:
+            ConnectionError: the connection was closed.
+        """
+        self._model.reset()
+        self._player.reset()
 
     def run(self, observe: Observe, act: Act, *, seconds: float = math.inf) -> None:
         """Calls `act` with the action of each step at the control rate, on a schedule that does not drift.
@@ -191,10 +252,10 @@ class ChunkRuntime(_Runtime[Model]):
 class AsyncChunkRuntime(_Runtime[AsyncModel]):
     """Plays action chunks as `ChunkRuntime` does, for asyncio: of an `AsyncModel`, with coroutines for methods."""
 
-    async def step(self, observe: Observe | Mapping[str, Any]) -> Array | None:
+    async def step(self, observe: Observe | Mapping[str, Any]) -> Action | None:
         """Takes one control step, as `ChunkRuntime.step`."""
         now = time.monotonic()
-        while True:
+        while time.monotonic() - now < READ_S:
             try:
                 result = await self._model.get_result(timeout_ms=0)
             except InferenceError as error:
@@ -207,8 +268,13 @@ class AsyncChunkRuntime(_Runtime[AsyncModel]):
             self._player.asked(await self._model.observe(**self._observation(observe)), now)
         return self._player.play()
 
+    async def reset(self) -> None:
+        """Begins a new episode, as `ChunkRuntime.reset`."""
+        await self._model.reset()
+        self._player.reset()
+
     async def run(
-        self, observe: Observe, act: Callable[[Array | None], Awaitable[object] | object], *, seconds: float = math.inf
+        self, observe: Observe, act: Callable[[Action | None], Awaitable[object] | object], *, seconds: float = math.inf
     ) -> None:
         """Calls `act` at the control rate, as `ChunkRuntime.run`; `act` may be a coroutine function."""
         period_s, start, number = self._player.period_s, time.monotonic(), 0
@@ -228,17 +294,7 @@ def chunk_of(result: Mapping[str, Any], key: str | None = None) -> Array:
         key: where it is; None: at "actions" or "action", or the only array.
 
     Raises:
-        TypeError: there is none, naming what there is.
+        BadActions: there is none, naming what there is.
     """
-    arrays = {name: value for name, value in result.items() if isinstance(value, np.ndarray)}
-    if key is None:
-        key = next((name for name in _CHUNK_KEYS if name in arrays), None)
-        if key is None and len(arrays) == 1:
-            key = next(iter(arrays))
-    if key not in arrays:
-        wanted = "'actions' or 'action'" if key is None else repr(key)
-        raise TypeError(f"result: expected an action chunk at {wanted}, got arrays at: {', '.join(arrays) or 'none'}")
-    chunk = arrays[key]
-    if chunk.ndim == 0 or not chunk.size:
-        raise TypeError(f"result {key!r}: expected a chunk [T, action_dim], got shape {chunk.shape}")
-    return chunk[np.newaxis] if chunk.ndim == 1 else chunk
+    (found,) = action_keys(result, key)
+    return read_chunk(result, [found])[found]

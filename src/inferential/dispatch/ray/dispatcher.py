@@ -31,10 +31,12 @@ from inferential.replica.registry import REGISTER_EVERY_S, Listed, registry
 from inferential.scheduler.request import InferenceRequest
 from inferential.transport.memory import raise_mmap_threshold
 
-logger = logging.getLogger("inferential.ray")
+logger: logging.Logger = logging.getLogger("inferential.ray")
 
-_LOOK_EVERY_S = 0.5  # at what Serve runs; endpoints tell of themselves at once
-_AGAIN_S = 1.0
+LOOK_EVERY_S = 0.5
+"""How often what Serve runs is read; endpoints announce themselves at once."""
+AGAIN_S = 1.0
+"""How long until what failed is tried again."""
 _REPORT_EVERY = 20  # looks, of a model that is not up
 _ABSENT = ("",)
 _Path = tuple[str, str]
@@ -105,7 +107,7 @@ class RayDispatcher(Dispatcher):
     async def _begin(self) -> None:
         loop = asyncio.get_running_loop()
         raise_mmap_threshold()
-        handle, self._keys, self._node = await loop.run_in_executor(None, self._connect)
+        handle, self._keys, self._node = await loop.run_in_executor(None, self.connect)
         self._context = zmq.Context()
         self._take_deployments(await loop.run_in_executor(None, details))
         for model_id in self._models or ():
@@ -116,7 +118,12 @@ class RayDispatcher(Dispatcher):
         self._take_listed(listed)
         self._tasks = [loop.create_task(self._watch_registry(handle, version)), loop.create_task(self._watch_serve())]
 
-    def _connect(self) -> tuple[Any, tuple[str, str], str]:
+    def connect(self) -> tuple[Any, tuple[str, str], str]:
+        """Connects to Ray; returns the registry's actor, its keys (public and secret) and this node's id.
+
+        Raises:
+            ConnectionError: the cluster cannot be reached.
+        """
         if not ray.is_initialized():
             options = {"log_to_driver": False, "logging_level": logging.WARNING, **self._ray_config}
             try:
@@ -231,7 +238,7 @@ class RayDispatcher(Dispatcher):
         return await run_apart(requests, lambda some: self._call(link, some))
 
     async def _call(self, link: Link, requests: Sequence[InferenceRequest]) -> Sequence[Any]:
-        model_id = requests[0].model_id
+        model_id = requests[0].pool
         try:
             return await link.call(requests, self._waiting(model_id) // max(1, len(self.replicas(model_id))))
         except ReplicaLost as error:
@@ -277,7 +284,7 @@ class RayDispatcher(Dispatcher):
             except Exception as error:  # it is being restarted, or Ray's head is: what is known goes on
                 logger.warning("the registry of endpoints does not answer: %s", error)
                 version = -1
-                await asyncio.sleep(_AGAIN_S)
+                await asyncio.sleep(AGAIN_S)
                 with contextlib.suppress(Exception):  # the next try logs it
                     handle = await loop.run_in_executor(None, registry)  # it may be another one by now
             else:
@@ -286,13 +293,13 @@ class RayDispatcher(Dispatcher):
     async def _watch_serve(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await asyncio.sleep(LOOK_EVERY_S)
             try:
                 deployments = await loop.run_in_executor(None, details)
             except Exception as error:  # Serve's controller is being restarted, or an application just went
                 logger.warning("Serve's controller does not answer: %s", error)
                 self._handles.clear()  # they have the address of that controller
-                await asyncio.sleep(_AGAIN_S)
+                await asyncio.sleep(AGAIN_S)
             else:
                 _guarded(self._take_deployments, deployments)
 

@@ -33,7 +33,7 @@ from inferential.replica.wire import (
 from inferential.replica.zmq_socket import WatchedSocket
 from inferential.scheduler.request import InferenceRequest
 
-logger = logging.getLogger("inferential.ray")
+logger: logging.Logger = logging.getLogger("inferential.ray")
 
 _RECONNECT_MS = 100
 
@@ -83,6 +83,11 @@ class Link:
         self._zmq_socket = socket
         self._socket = WatchedSocket(socket, self._on_message)
         socket.connect(address)
+
+    @property
+    def shared_payloads(self) -> int | None:
+        """How many payloads lie in shared memory now; None where the replica is sent all of them."""
+        return self._memory.taken if self._memory is not None and self._shares else None
 
     @property
     def up(self) -> bool:

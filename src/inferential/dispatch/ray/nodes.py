@@ -14,7 +14,7 @@ from typing import Any
 
 from inferential.dispatch.base import GpuUse, NodeUse
 
-logger = logging.getLogger("inferential.ray")
+logger: logging.Logger = logging.getLogger("inferential.ray")
 
 READ_EVERY_S = 5.0  # Ray's agents look about as often
 _TIMEOUT_S = 2.0

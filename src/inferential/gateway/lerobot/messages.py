@@ -38,7 +38,10 @@ def _service_messages() -> Callable[[str], Any]:
 
 
 _class_of = _service_messages()
-Empty, PolicySetup, Observation, Actions = map(_class_of, ("Empty", "PolicySetup", "Observation", "Actions"))
+Empty: Any = _class_of("Empty")
+PolicySetup: Any = _class_of("PolicySetup")
+Observation: Any = _class_of("Observation")
+Actions: Any = _class_of("Actions")
 
 
 async def assembled(pieces: AsyncIterator[Any], limit: int) -> bytearray:

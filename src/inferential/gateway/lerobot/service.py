@@ -25,10 +25,10 @@ from typing import Any, ClassVar
 try:
     import grpc
     import grpc.aio
-except ModuleNotFoundError as error:
+except ModuleNotFoundError as _error:
     raise ModuleNotFoundError(
         "the LeRobot gateway needs grpcio: pip install 'inferential[lerobot]'", name="grpc"
-    ) from error
+    ) from _error
 
 from inferential import errors
 from inferential.config.gateways import LeRobotConfig
@@ -54,7 +54,7 @@ from inferential.gateway.lerobot.records import (
 from inferential.gateway.lerobot.robot import Robot, SharedConnection, UnusableAnswer
 from inferential.server import Server
 
-logger = logging.getLogger("inferential.gateway.lerobot")
+logger: logging.Logger = logging.getLogger("inferential.gateway.lerobot")
 
 RECEIVE_S = 30.0
 """How long all pieces of one observation may take."""

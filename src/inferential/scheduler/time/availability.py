@@ -13,6 +13,8 @@ from typing import Protocol
 from inferential.scheduler.time.profile import LatencyProfile
 
 ANY_BATCH_SIZE = 2**31 - 1
+FREE = -math.inf
+"""When a replica is free that is free now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +26,14 @@ class ReplicaSlot:
         replica: the replica's name; "" where the model has only one.
         max_batch_size: the most requests in one call.
         profile: how long calls take on it.
-        free_at: when it is expected to be free, in seconds of `time.monotonic()`; -inf: it is free now.
+        free_at: when it is expected to be free, in seconds of `time.monotonic()`; `FREE`: it is free now.
     """
 
     model_id: str
     replica: str
     max_batch_size: int
     profile: LatencyProfile
-    free_at: float = -math.inf
+    free_at: float = FREE
 
     def finish(self, now: float, rows: int) -> float:
         """Returns when a call of `rows` requests, begun as soon as possible, ends by the high quantile."""

@@ -8,15 +8,17 @@ The models of one device, or a model alone, have one capacity, and a level `w` (
 r times a second is served min(r, g w) times, g being its weight. While more is asked than UTILISATION of the capacity,
 the level is the one that fills it (max-min fairness by water filling; Bertsekas and Gallager, Data Networks, 1992).
 When less is asked, clients may be following their intervals, so the level rises slowly until it limits no client.
+
+Where classes of clients are configured, `planned_rates` says in place of one level what each client is due.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from inferential.scheduler.time.availability import Availability
+from inferential.scheduler.time.planned_rates import ClassRate, RateRequest, filled, planned
 
 UTILISATION = 0.9
 FLOOD = 3.0
@@ -24,16 +26,6 @@ RISE = 1.25
 """The most by which a level rises from one update to the next."""
 _SHORTEST_S = 1e-6  # a period learned from requests that came at once
 _FREE = 4.0  # a level this many times above what every client asks for is none
-
-
-@dataclass(frozen=True, slots=True)
-class RateRequest:
-    """How often one client asks one model, per second, and the weight of its share."""
-
-    client_id: str
-    model_id: str
-    per_second: float
-    weight: float
 
 
 class FairShares:
@@ -48,11 +40,17 @@ class FairShares:
         self._levels: dict[str, float] = {}  # by the first model of a device
         self._intervals_ms: dict[tuple[str, str], float] = {}
         self._paces_s: dict[tuple[str, str], float] = {}
-        self._weights: dict[tuple[str, str], float] = {}
+        self._weights: dict[tuple[str, str], tuple[float, str]] = {}
+        self._classes: Mapping[str, ClassRate] = {}
+        self._planned: dict[tuple[str, str], float] = {}  # answers per second, of groups with a configured class
 
-    def note(self, client_id: str, model_id: str, weight: float) -> None:
-        """Notes the weight, above 0, of a client's share of a model."""
-        self._weights[client_id, model_id] = weight
+    def configure(self, classes: Mapping[str, ClassRate]) -> None:
+        """Sets what classes of clients are due, by name."""
+        self._classes = classes
+
+    def note(self, client_id: str, model_id: str, weight: float, robot_class: str = "") -> None:
+        """Notes the weight, above 0, of a client's share of a model, and the client's class."""
+        self._weights[client_id, model_id] = weight, robot_class
 
     def interval_ms(self, client_id: str, model_id: str) -> float:
         """Returns the shortest interval at which a client can be served, in ms; 0 where no limit is known."""
@@ -71,31 +69,49 @@ class FairShares:
         groups: dict[str, list[RateRequest]] = {}
         weights = {}
         for client_id, model_id, period_s in periods:
-            weight = weights[client_id, model_id] = self._weights.get((client_id, model_id), 1.0)
-            request = RateRequest(client_id, model_id, 1 / max(period_s, _SHORTEST_S), weight)
+            known = weights[client_id, model_id] = self._weights.get((client_id, model_id), (1.0, ""))
+            request = RateRequest(client_id, model_id, 1 / max(period_s, _SHORTEST_S), *known)
             groups.setdefault(min(self._availability.colocated_models(model_id)), []).append(request)
         self._weights = weights
+        due: dict[RateRequest, float] = {}
+        plans: list[Mapping[RateRequest, float]] = []
         self._levels = {group: self._level(group, asked) for group, asked in groups.items()}
-        self._intervals_ms = {
-            (request.client_id, request.model_id): 1e3 / (level * request.weight)
-            for group, asked in groups.items()
-            if (level := self._levels[group]) < math.inf
-            for request in asked
-        }
-        self._paces_s = {}
         for group, asked in groups.items():
-            level = self._levels[group]
-            shares = [(request, request.per_second / (level * request.weight)) for request in asked]
+            if any(request.robot_class in self._classes for request in asked):
+                plans.append(self._plan(asked))
+                due.update(plans[-1])
+            elif (level := self._levels[group]) < math.inf:
+                due.update({request: level * request.weight for request in asked})
+        self._planned = {
+            (request.client_id, request.model_id): rate for plan in plans for request, rate in plan.items()
+        }
+        self._intervals_ms = {(request.client_id, request.model_id): 1e3 / rate for request, rate in due.items()}
+        self._paces_s = {}
+        for asked in groups.values():
+            shares = [(request, request.per_second / due[request]) for request in asked if request in due]
             if any(part <= 1 for _, part in shares):
                 for request, part in shares:
                     if part > FLOOD:
-                        self._paces_s[request.client_id, request.model_id] = 1 / (level * request.weight)
+                        self._paces_s[request.client_id, request.model_id] = 1 / due[request]
+
+    def _plan(self, requests: Sequence[RateRequest]) -> Mapping[RateRequest, float]:
+        """Returns the answers per second that each request is due; {} where none is limited."""
+        costs = {model_id: self._cost_s(model_id) for model_id in {request.model_id for request in requests}}
+        asked = sum(request.per_second * costs[request.model_id] for request in requests)
+        if asked > UTILISATION:
+            return dict(zip(requests, planned(requests, costs, self._classes, UTILISATION), strict=True))
+        rise = min(RISE, UTILISATION / asked if asked > 0 else RISE)
+        before = [self._planned.get((request.client_id, request.model_id), math.inf) for request in requests]
+        if all(rate * rise > _FREE * request.per_second for request, rate in zip(requests, before, strict=True)):
+            return {}
+        return {request: rate * rise for request, rate in zip(requests, before, strict=True) if rate < math.inf}
 
     def _level(self, group: str, requests: Sequence[RateRequest]) -> float:
         costs = {model_id: self._cost_s(model_id) for model_id in {request.model_id for request in requests}}
         asked = sum(request.per_second * costs[request.model_id] for request in requests)
         if asked > UTILISATION:
-            return _filled(requests, costs)
+            rows = [(request.per_second, request.weight, costs[request.model_id]) for request in requests]
+            return filled(rows, UTILISATION)
         level = self._levels.get(group, math.inf) * min(RISE, UTILISATION / asked if asked > 0 else RISE)
         return math.inf if all(level * request.weight > _FREE * request.per_second for request in requests) else level
 
@@ -106,16 +122,3 @@ class FairShares:
             for slot in self._availability.slots(model_id)
         )
         return 1.0 / per_second
-
-
-def _filled(requests: Sequence[RateRequest], costs: Mapping[str, float]) -> float:
-    """Returns the level at which serving min(asked, weight * level) takes UTILISATION of the time."""
-    by_need = sorted(requests, key=lambda request: request.per_second / request.weight)
-    left = UTILISATION
-    slope = sum(request.weight * costs[request.model_id] for request in by_need)
-    for request in by_need:
-        if slope * request.per_second / request.weight >= left:
-            break
-        left -= request.per_second * costs[request.model_id]
-        slope -= request.weight * costs[request.model_id]
-    return left / slope if slope > 0 else math.inf

@@ -71,7 +71,7 @@ class RobotLoop:
 
     def __init__(self, robot: ChunkedRobot, begins_at: float) -> None:
         self.robot = robot
-        self.player: Player = Player(1 / robot.period_s)
+        self.player: Player = Player(1 / robot.period_s, index="time")
         self._starts_at = begins_at + robot.starts_at
         self.next_tick_at: float = self._starts_at
         self.stops_at: float = begins_at + robot.stops_at

@@ -1,0 +1,186 @@
+"""What a robot moves by: the actions of its chunks, what it does where none is left, and how it resumes.
+
+No clock and no I/O; the player says for each control step whether there is an action.
+
+Without an action the robot repeats its last one, or what `starved` says, for `hold_ms`; then `on_starved` stops it.
+Where a chunk then begins farther from there than it moves itself in a step, its first actions are blended in, over as
+many steps as the robot was without, less one, and at most `BLEND_S`: from where it stands towards what the chunk has
+for each step. With `max_change` no value ever changes by more in one step.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+
+from inferential.client.chunks.stats import ChunkStats
+from inferential.proto.actions import Array, BadActions, Layout
+
+Action = Any
+"""An array, or arrays by key where a chunk is spread over several keys."""
+Starved = Literal["hold", "stop"] | Callable[[Action, int], Action]
+"""What is played at first where no action is left: the last one again, the stop action, or what a function returns for
+the last action and the number of steps starved."""
+OnStarved = Literal["hold", "zero"] | Callable[..., Any]
+"""What is played once no action was left for `hold_ms`: the last one on and on, zeros, or what a function returns for
+the last action and the number of steps starved. A function of the number of steps alone is called at every starved
+step; what it returns is played after `hold_ms`, unless that is None."""
+
+BLEND_S = 0.2
+LEAST_HOLD_S = 0.2
+_HOLD_STEPS = 2
+
+
+class Motion:
+    """The actions that a robot plays, one each control step; the arguments are those of `ChunkRuntime`.
+
+    Raises:
+        TypeError, ValueError: naming the argument that is wrong.
+    """
+
+    def __init__(
+        self,
+        period_s: float,
+        stats: ChunkStats,
+        starved: Starved = "hold",
+        stop_action: Action | None = None,
+        on_starved: OnStarved | None = None,
+        hold_ms: float | None = None,
+    ) -> None:
+        if isinstance(starved, str) and starved not in ("hold", "stop"):
+            raise ValueError(f"starved: expected 'hold', 'stop' or a function, got {starved!r}")
+        if on_starved is not None and on_starved not in ("hold", "zero") and not callable(on_starved):
+            raise ValueError(f"on_starved: expected 'hold', 'zero', a function or None, got {on_starved!r}")
+        if hold_ms is not None and (isinstance(hold_ms, bool) or not hold_ms >= 0):
+            raise ValueError(f"hold_ms: expected a number of 0 or more, or None, got {hold_ms!r}")
+        self.layout: Layout | None = None
+        """How an action's values lie side by side; None before the first chunk."""
+        self.max_change: Array | None = None
+        """How much each value may change in one step; None: any."""
+        self._stats = stats
+        self._starved = starved
+        self._stop_action = stop_action
+        self._on_starved = on_starved
+        self._takes_steps_alone = callable(on_starved) and _arguments(on_starved) == 1
+        hold_s = max(_HOLD_STEPS * period_s, LEAST_HOLD_S) if hold_ms is None else hold_ms / 1e3
+        self._hold_steps = hold_s / period_s + 1e-9
+        self._most_blended = max(math.ceil(BLEND_S / period_s - 1e-9), 1)
+        self._last: Array | None = None  # of a chunk
+        self._output: Array | None = None  # whatever was played last
+        self._starved_steps = 0
+        self._blended = self._to_blend = 0
+        self._blends_from: Array | None = None
+        self._own_change: Array | None = None
+
+    def reset(self) -> None:
+        """Forgets what was played: the next chunk is the first."""
+        self.layout = self.max_change = self._last = self._output = self._blends_from = self._own_change = None
+        self._starved_steps = self._blended = self._to_blend = 0
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether an action of a chunk was played."""
+        return self._last is not None
+
+    def resumes_with(self, actions: Array) -> None:
+        """Notes the actions [T, N] with which a robot that has none resumes, to see whether they go on where it is."""
+        if self._starved_steps and len(actions) > 1:
+            self._own_change = np.abs(np.diff(actions.astype(np.float64), axis=0)).max(axis=0)
+
+    def hold(self, action: Array) -> None:
+        """Makes an action [N] of a chunk that came too late the one to hold."""
+        self._last = action
+
+    def play(self, action: Array) -> Action:
+        """Returns what to play where a chunk has an action [N] for this step."""
+        if self._starved_steps:
+            self._to_blend = min(self._starved_steps - 1, self._most_blended)
+            self._blended, self._blends_from = 0, None if self._goes_on(action) else self._output
+            self._starved_steps, self._own_change = 0, None
+        output = self._limited(self._blend(action))
+        self._last, self._output = action, output
+        return self._formed(output)
+
+    def _goes_on(self, action: Array) -> bool:
+        own, before = self._own_change, self._output
+        return own is not None and before is not None and bool((np.abs(action - before) <= own * 1.001).all())
+
+    def _blend(self, action: Array) -> Array:
+        begin = self._blends_from
+        if begin is None:
+            return action
+        self._blended += 1
+        if self._blended > self._to_blend:
+            self._blends_from = None
+            return action
+        share = self._blended / (self._to_blend + 1)
+        return np.asarray((1 - share) * begin + share * action, dtype=action.dtype)
+
+    def _limited(self, action: Array) -> Array:
+        before, most = self._output, self.max_change
+        if most is None or before is None:
+            return action
+        return np.clip(action, before - most, before + most).astype(action.dtype)
+
+    def play_none(self) -> Action | None:
+        """Returns what to play where there is no action for this step.
+
+        Before the first chunk that is the stop action, or None where it is not given.
+        """
+        last = self._last
+        if last is None:
+            return self._stop_action
+        stats = self._stats
+        self._starved_steps += 1
+        steps = self._starved_steps
+        stats.starved_steps += 1
+        stats.starved_episodes += steps == 1
+        stats.longest_starved_steps = max(stats.longest_starved_steps, steps)
+        is_stopped = steps > self._hold_steps
+        stats.stopped_steps += is_stopped
+        output = self._starved_action(last, steps, is_stopped)
+        try:
+            assert self.layout is not None
+            flat = self.layout.flat(output)
+        except BadActions:  # of a function: it is the user's to know what to play
+            self._output = None
+            return output
+        self._output = self._limited(flat)
+        return output if self._output is flat else self._formed(self._output)
+
+    def _starved_action(self, last: Array, steps: int, is_stopped: bool) -> Action:
+        if self._takes_steps_alone:
+            assert callable(self._on_starved)
+            chosen = self._on_starved(steps)
+            if is_stopped and chosen is not None:
+                return chosen
+        elif is_stopped and self._on_starved is not None:
+            if callable(self._on_starved):
+                chosen = self._on_starved(self._formed(last), steps)
+                return self._formed(last) if chosen is None else chosen
+            return self._formed(last if self._on_starved == "hold" else np.zeros_like(last))
+        if self._starved == "hold":
+            return self._formed(last)
+        if self._starved == "stop":
+            return self._formed(np.zeros_like(last)) if self._stop_action is None else self._stop_action
+        assert callable(self._starved)
+        return self._starved(self._formed(last), steps)
+
+    def _formed(self, action: Array) -> Action:
+        assert self.layout is not None
+        return self.layout.split(action)
+
+
+def _arguments(function: Callable[..., Any]) -> int:
+    """Returns how many arguments a function is to be called with, 1 or 2."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return 1
+    if any(one.kind is one.VAR_POSITIONAL for one in parameters):
+        return 2
+    return min(sum(one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) for one in parameters), 2)

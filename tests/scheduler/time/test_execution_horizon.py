@@ -1,0 +1,63 @@
+"""How many actions of a chunk to play: by load and confidence."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inferential.scheduler.time.execution_horizon import execution_horizon
+
+
+def test_without_load_and_confidence_nothing_is_suggested() -> None:
+    assert execution_horizon(25, None) == 0
+    assert execution_horizon(0, 0.5) == 0
+
+
+@pytest.mark.parametrize(
+    ("confidence", "expected"),
+    [
+        (0.4, 10),
+        (1.0, 25),
+        (7.0, 25),
+        (0.0, 1),
+        (-1.0, 1),
+        (np.float32(0.4), 10),
+        (np.array([[0.4]]), 10),
+        ([0.9] * 6 + [0.4] + [0.9] * 18, 6),
+        ([0.9] * 25, 25),
+        ([0.1] * 25, 1),
+        (math.nan, 0),
+        ([0.9] * 3, 0),
+        ([math.inf] * 25, 0),
+        ("high", 0),
+        ([], 0),
+    ],
+)
+def test_confidence_says_how_much_is_played(confidence: object, expected: int) -> None:
+    assert execution_horizon(25, confidence) == expected
+
+
+def test_load_lengthens_the_horizon_to_what_can_be_served() -> None:
+    assert execution_horizon(25, 0.2, interval_steps=12.3) == 13
+    assert execution_horizon(25, 0.8, interval_steps=12.3) == 20
+    assert execution_horizon(25, 0.2, interval_steps=400) == 25
+
+
+def test_under_load_alone_a_robot_is_not_asked_to_play_less_than_it_does() -> None:
+    assert execution_horizon(25, None, interval_steps=12, played_steps=5) == 12
+    assert execution_horizon(25, None, interval_steps=12, played_steps=24) == 24
+    assert execution_horizon(25, None, interval_steps=12, played_steps=90) == 25
+
+
+@given(
+    st.integers(1, 200),
+    st.one_of(st.none(), st.floats(), st.lists(st.floats(), max_size=8)),
+    st.floats(),
+    st.integers(-5, 500),
+)
+def test_a_suggestion_is_never_beyond_the_chunk(actions: int, confidence: object, interval: float, played: int) -> None:
+    assert 0 <= execution_horizon(actions, confidence, interval_steps=interval, played_steps=played) <= actions
