@@ -10,11 +10,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from inferential.errors import (
+    BatchFailed,
     InferenceError,
     InferentialError,
     InvalidChunk,
     InvalidObservation,
     ModelFailed,
+    ModelFailing,
+    ModelLoading,
     ObservationOutdated,
     RequestExpired,
     RequestRejected,
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncConnection",
     "AsyncModel",
+    "BatchFailed",
     "Connection",
     "InferenceError",
     "InferenceRequest",
@@ -46,7 +50,9 @@ __all__ = [
     "LocalDispatcher",
     "Model",
     "ModelFailed",
+    "ModelFailing",
     "ModelInline",
+    "ModelLoading",
     "ModelProcess",
     "ModelThread",
     "ObservationError",

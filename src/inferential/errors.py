@@ -41,6 +41,14 @@ class RequestRejected(InferenceError):
     """The server did not take the request: its queue is full, the client is not accepted, or it is draining."""
 
 
+class ModelLoading(RequestRejected):
+    """The model was not ready by the request's deadline: it is being loaded or warmed up. Ask again."""
+
+
+class ModelFailing(RequestRejected):
+    """The model has failed with every request lately, or could not be loaded; the server does not ask it for now."""
+
+
 class RequestExpired(InferenceError):
     """The request waited longer than its time to live, or its deadline could not be met."""
 
@@ -67,6 +75,10 @@ class InvalidObservation(InferenceError):
 
 class ModelFailed(InferenceError):
     """The model raised an exception; `reason` is its message."""
+
+
+class BatchFailed(ModelFailed):
+    """Another row of its call failed after a model that keeps state had begun with this one: it is not run again."""
 
 
 class InvalidChunk(InferenceError):

@@ -165,7 +165,12 @@ async def test_health_and_readiness(opened: Open) -> None:
     async with opened() as (server, page):
         assert (await get(page, "/healthz"))[0] == 200
         code, _, body = await get(page, "/readyz")
-        assert (code, json.loads(body)) == (200, {"ready": True, "problems": []})
+        ready = json.loads(body)
+        assert (code, ready["ready"], ready["problems"]) == (200, True, [])
+        assert {model: one["state"] for model, one in ready["models"].items()} == {"arm": "ready", "leg": "ready"}
+        code, _, body = await get(page, "/readyz/arm")
+        assert (code, json.loads(body)["state"]) == (200, "ready")
+        assert (await get(page, "/readyz/nothing"))[0] == 404
         await server.drain()
         code, _, body = await get(page, "/readyz")
         assert (code, json.loads(body)["problems"]) == (503, ["the server is draining"])

@@ -20,18 +20,20 @@ from inferential.cli.interrupts import Interrupts, draining
 from inferential.cli.logs import LogFormat, LogLevel, set_up_logging
 from inferential.cli.preflight import RAY, preflight, strategy_problem
 from inferential.cli.settings import COMMAND_LINE, http_section, targets
-from inferential.cli.targets import load_models
+from inferential.cli.targets import model_later
+from inferential.config.backends import scheme_of
 from inferential.config.changes import diff
 from inferential.config.extensions import ExtensionError
 from inferential.config.fields import format_path
 from inferential.config.loading import Loaded, load
 from inferential.config.problems import ConfigError
 from inferential.config.schema import InferentialConfig
-from inferential.config.services import GatewayConfig, services
+from inferential.config.services import GatewayConfig, ServiceConfig, services
 from inferential.config.watcher import ConfigWatcher
 from inferential.dispatch.base import Dispatcher
 from inferential.dispatch.local import LocalDispatcher
 from inferential.replica.outcomes import ModelLoadError
+from inferential.replica.targets import TargetError, find_target
 from inferential.server import Server
 from inferential.server.service import service_class
 
@@ -117,6 +119,9 @@ class _AnnouncedServer(Server):
         super().__init__(config=config, dispatcher=dispatcher)
         self._beside = contextlib.AsyncExitStack()
         self._after = contextlib.AsyncExitStack()  # ends when the last request has
+        self._lines: list[str] = []
+        self._waiting: set[asyncio.Task[None]] = set()  # gateways whose models are not ready
+        self._failure: BaseException | None = None
 
     async def start(self) -> None:
         Interrupts(self.stop, self._ending).handle()
@@ -127,37 +132,66 @@ class _AnnouncedServer(Server):
         except (ModelLoadError, ValueError) as error:
             raise CliError(str(error)) from error
         try:
-            beside = await self._start_services()
+            await self._open_gateways()
         except BaseException as error:
             await self.shutdown()
-            if isinstance(error, OSError):
-                raise CliError(error.strerror or str(error)) from error
-            if isinstance(error, ValueError):
-                raise CliError(str(error)) from error
-            raise
-        for line in (self._announcement(), *beside):
+            raise _as_cli_error(error) from error
+        for line in (self._announcement(), *self._lines):
             print(line, flush=True)
 
+    async def run(self) -> None:
+        await super().run()
+        if self._failure is not None:
+            raise _as_cli_error(self._failure) from self._failure
+
+    async def _on_listening(self) -> None:
+        self._lines.clear()
+        for place, section in services(self.config):
+            if not isinstance(section, GatewayConfig):
+                self._lines.append(await self._open(place, section))
+
+    async def _open_gateways(self) -> None:
+        """Opens the gateways whose models are ready; the others follow when theirs are."""
+        served = targets(self.config)
+        for place, section in services(self.config):
+            if not isinstance(section, GatewayConfig):
+                continue
+            if section.model not in served or self.is_ready(section.model):
+                self._lines.append(await self._open(place, section))
+            else:
+                logger.info("%s: waits for model %s", format_path(place), section.model)
+                task = asyncio.get_running_loop().create_task(self._open_later(place, section))
+                self._waiting.add(task)
+                task.add_done_callback(self._waiting.discard)
+
+    async def _open_later(self, place: tuple[str, ...], section: GatewayConfig) -> None:
+        try:
+            await self.model_ready(section.model)
+            print(await self._open(place, section), flush=True)
+        except (CliError, OSError, ValueError) as error:  # as it would at the start, it ends the server
+            self._failure = error
+            self.stop()
+
     async def shutdown(self) -> None:
+        for task in list(self._waiting):
+            task.cancel()
+        await asyncio.gather(*self._waiting, return_exceptions=True)
         await self.drain()  # gateways' robots get what they wait for, and /readyz tells that no more should come
         await self._beside.aclose()
         await super().shutdown()
         await self._after.aclose()
 
-    async def _start_services(self) -> list[str]:
-        """Starts what runs beside it; returns a line about each."""
-        lines = []
-        for place, section in services(self.config):
-            try:
-                kind = service_class(place)
-            except ModuleNotFoundError as error:
-                raise missing(format_path(place), error, section.extra) from error
-            except ExtensionError as error:
-                raise CliError(str(error)) from error
-            stack = self._after if kind.outlives_server else self._beside
-            service = await stack.enter_async_context(kind(self, section))
-            lines.append(service.announcement())
-        return lines
+    async def _open(self, place: tuple[str, ...], section: ServiceConfig) -> str:
+        """Starts one of what runs beside it; returns the line about it."""
+        try:
+            kind = service_class(place)
+        except ModuleNotFoundError as error:
+            raise missing(format_path(place), error, section.extra) from error
+        except ExtensionError as error:
+            raise CliError(str(error)) from error
+        stack = self._after if kind.outlives_server else self._beside
+        service = await stack.enter_async_context(kind(self, section))
+        return service.announcement()
 
     def _ending(self) -> str:
         if not self.running:
@@ -167,6 +201,13 @@ class _AnnouncedServer(Server):
     def _announcement(self) -> str:
         models = ", ".join(sorted(targets(self.config)))
         return f"listening on {self.address}, strategy {self.config.scheduling.strategy}, models: {models}"
+
+
+def _as_cli_error(error: BaseException) -> BaseException:
+    """Returns what keeps a server from starting as an error of the command."""
+    if isinstance(error, OSError):
+        return CliError(error.strerror or str(error))
+    return CliError(str(error)) if isinstance(error, ValueError) else error
 
 
 def _several(loaded: Loaded, path: Path | None, count: int) -> ServerGroup:
@@ -244,6 +285,8 @@ def _build(loaded: Loaded, path: Path | None) -> _AnnouncedServer:
     if found := preflight(loaded):
         raise CliError("\n".join(map(str, found)))
     dispatcher = _dispatcher(wanted, loaded.config)
+    if strategy_problem(loaded) is not None:
+        _import_threaded(loaded.config)  # their modules may register it
     if (problem := strategy_problem(loaded)) is not None:
         raise CliError(str(problem))
     try:
@@ -252,11 +295,20 @@ def _build(loaded: Loaded, path: Path | None) -> _AnnouncedServer:
         raise CliError(str(error)) from error
 
 
+def _import_threaded(config: InferentialConfig) -> None:
+    """Imports the modules of the models that run in this process."""
+    for model in config.models.known.values():
+        if model.target is not None and model.run != "process" and scheme_of(model.target) is None:
+            with contextlib.suppress(TargetError):  # the model says so when it is loaded
+                find_target(model.target)
+
+
 def _dispatcher(wanted: Mapping[str, str], config: InferentialConfig) -> Dispatcher:
     on_ray = {model_id: target.removeprefix(RAY) for model_id, target in wanted.items() if target.startswith(RAY)}
     if not on_ray:
         try:
-            return LocalDispatcher(load_models(wanted, config.models.known))
+            known = config.models.known
+            return LocalDispatcher({one: model_later(one, target, known[one]) for one, target in wanted.items()})
         except (TypeError, ValueError) as error:
             raise CliError(str(error)) from error
     try:

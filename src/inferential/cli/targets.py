@@ -8,6 +8,7 @@ group `inferential.backends`. No model is run here.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ from inferential.config.extensions import BACKENDS, extension_names, load_extens
 from inferential.config.schema import ModelConfig
 from inferential.dispatch.local import LocalDispatcher
 from inferential.replica.outcomes import ModelLoadError
-from inferential.replica.spec import ModelInline, ModelProcess, ModelThread
+from inferential.replica.spec import ModelInline, ModelLoader, ModelProcess, ModelThread
 from inferential.replica.targets import TargetError, load_target
 
 _OF_POLICY_SERVERS = ("timeout_ms", "api_key")
@@ -47,22 +48,45 @@ def load_model(model_id: str, target: str, config: ModelConfig | None = None) ->
     try:
         if (scheme := scheme_of(target)) is not None:
             return _backend(scheme)(target, config)
-        for name in _OF_POLICY_SERVERS:
-            if getattr(config, name) is not None:
-                raise TargetError(f"models.known.{model_id}.{name} is for openpi:// targets only; leave it out")
+        _check_settings(model_id, config)
         if config.run == "process":
             return _process(target, config)
-        for name in _OF_PROCESSES:
-            if name in config.model_fields_set:
-                raise TargetError(f"{name}: only a model with run: process has it, this one has run: {config.run}")
         model = load_target(target, config.args)
         if config.run == "inline":
-            if config.call_timeout_ms is not None:
-                raise TargetError("call_timeout_ms: nothing can end a call that runs inline; make it run: process")
             return ModelInline(model)
         return model if config.call_timeout_ms is None else ModelThread(model, config.call_timeout_ms)
     except (TargetError, ValueError) as error:
         raise CliError(f"model {model_id!r}, target {target!r}: {error}") from error.__cause__
+
+
+def model_later(model_id: str, target: str, config: ModelConfig) -> Any:
+    """Does what `load_model` does, for a server that listens already: no model is imported before it loads.
+
+    Raises:
+        CliError: the settings do not fit the target.
+    """
+    if scheme_of(target) is not None or config.run == "process":
+        return load_model(model_id, target, config)
+    try:
+        _check_settings(model_id, config)
+    except (TargetError, ValueError) as error:
+        raise CliError(f"model {model_id!r}, target {target!r}: {error}") from error.__cause__
+    make = functools.partial(load_target, target, config.args)
+    return ModelLoader(make, config.run == "inline", config.call_timeout_ms, config.warm_up)
+
+
+def _check_settings(model_id: str, config: ModelConfig) -> None:
+    """Raises TargetError where settings of a target of the form module:object do not fit how it runs."""
+    for name in _OF_POLICY_SERVERS:
+        if getattr(config, name) is not None:
+            raise TargetError(f"models.known.{model_id}.{name} is for openpi:// targets only; leave it out")
+    if config.run == "process":
+        return
+    for name in _OF_PROCESSES:
+        if name in config.model_fields_set:
+            raise TargetError(f"{name}: only a model with run: process has it, this one has run: {config.run}")
+    if config.run == "inline" and config.call_timeout_ms is not None:
+        raise TargetError("call_timeout_ms: nothing can end a call that runs inline; make it run: process")
 
 
 def try_models(models: Mapping[str, Any]) -> None:
@@ -117,4 +141,5 @@ def _process(target: str, config: ModelConfig) -> ModelProcess:
         load_timeout_s=config.load_timeout_s,
         call_timeout_ms=config.call_timeout_ms,
         memory_limit_mb=config.memory_limit_mb,
+        warm_up=config.warm_up,
     )

@@ -25,13 +25,14 @@ EXAMPLES = (
     "inferential top --once --json",
 )
 _TIMEOUT_S = 10.0
-_MODEL_COLUMNS = ("model", "waiting", "in flight", "replicas", "answers", "median ms by rows")
+_MODEL_COLUMNS = ("model", "state", "waiting", "in flight", "replicas", "answers", "median ms by rows")
 _ROBOT_COLUMNS = (
     "robot", "state", "model", "cadence\nms", "age\nms", "met\n%", "answers", "super-\nseded", "refused"
 )  # fmt: skip
 _WORDS = {"robot", "state", "model", "median ms by rows"}
 _SHRINKING = {"robot", "model", "median ms by rows"}
 """Columns that are cut with an ellipsis where the terminal is narrow; counts are always whole."""
+_STATES = {"ready": "green", "failing": "red", "hung": "red"}
 _STYLES = {"active": "green", "overdue": "yellow", "gone": "dim"}
 
 
@@ -76,7 +77,8 @@ def view(status: dict[str, Any], height: int) -> Group:
         sizes = "  ".join(f"{size['batch_size']}: {size['median_ms']:.1f}" for size in model["latency"])
         replicas = str(len(model["replicas"])) if model["max_inflight"] else "none up"
         counts = (model["waiting"], model["in_flight"], replicas, model["calls"])
-        models.add_row(_name(model["model_id"]), *map(Text, map(str, counts)), _name(sizes))
+        shown = Text(model["state"], _STATES.get(model["state"], "yellow"))
+        models.add_row(_name(model["model_id"]), shown, *map(Text, map(str, counts)), _name(sizes))
     robots = _table(_ROBOT_COLUMNS)
     rows = _rows(status)
     fit = max(height - len(status["models"]) - 7, 3)

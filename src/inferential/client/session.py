@@ -24,9 +24,12 @@ from inferential.client.handle import Handle, ObservationHints, QueueChoice
 from inferential.client.mailbox import Mailbox
 from inferential.client.result import ClientStats, Result
 from inferential.errors import (
+    BatchFailed,
     InferenceError,
     InvalidObservation,
     ModelFailed,
+    ModelFailing,
+    ModelLoading,
     ObservationOutdated,
     RequestExpired,
     RequestRejected,
@@ -58,6 +61,9 @@ _ERRORS: dict[int, type[InferenceError]] = {
     Status.UNKNOWN_MODEL: UnknownModel,
     Status.INVALID_OBSERVATION: InvalidObservation,
     Status.MODEL_FAILED: ModelFailed,
+    Status.MODEL_LOADING: ModelLoading,
+    Status.MODEL_FAILING: ModelFailing,
+    Status.BATCH_FAILED: BatchFailed,
 }
 
 

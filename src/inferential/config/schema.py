@@ -157,6 +157,13 @@ class ModelConfig(Section):
     """Rows in one call of infer_batch; the model's own max_batch_size, else 8, by default."""
     device: Annotated[str, Field(min_length=1)] | None = None
     """What it runs on, by any name: models of one device run one call at a time among them."""
+    warm_up: Annotated[
+        Annotated[str, Field(pattern=r"^(last|.+\.(npz|json)|\w+(\.\w+)*:\w+(\.\w+)*)$")] | None,
+        Effect.ON_RESTART,
+        Expected("FILE.npz, FILE.json, module:function or last"),
+    ] = None
+    """What a model runs before it answers: observations of a file, those that a function returns, or the last one that
+    a robot sent. Its latencies are what the schedulers begin with."""
     timeout_ms: Annotated[Positive | None, Effect.ON_RESTART] = None
     """How long a call of an openpi:// target may take, its slow first call included; 120000 where it is not set."""
     api_key: Annotated[Secret | None, Effect.ON_RESTART] = None
@@ -240,10 +247,12 @@ class MetricsConfig(Section):
 
 
 class ServerConfig(Section):
-    """How the server ends."""
+    """How the server starts and ends."""
 
     drain_timeout_s: NotNegative = 5.0
     """On shutdown, how long requests that the server already has may still be served."""
+    ready_wait_s: NotNegative = 2.0
+    """How long the start waits for models to be ready; the addresses are open meanwhile, and robots may ask."""
 
 
 class OpenPiConfig(GatewayConfig):
@@ -312,7 +321,7 @@ class InferentialConfig(Section):
     """Everything; each field is a table of a configuration file."""
 
     server: Annotated[ServerConfig, Effect.LIVE] = Field(default_factory=ServerConfig)
-    """How the server ends."""
+    """How the server starts and ends."""
     transport: Annotated[TransportConfig, Effect.ON_RESTART] = Field(default_factory=TransportConfig)
     """The socket that robots connect to."""
     scheduling: Annotated[SchedulingConfig, Effect.LIVE] = Field(default_factory=SchedulingConfig)

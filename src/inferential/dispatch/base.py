@@ -26,6 +26,7 @@ from inferential.dispatch.outcomes import (
 from inferential.dispatch.results import ResultWriter
 from inferential.dispatch.runner import Runner
 from inferential.observation.slots import ObservationError
+from inferential.replica.condition import Condition
 from inferential.replica.values import Observation
 from inferential.scheduler.request import InferenceRequest
 
@@ -201,6 +202,41 @@ class Dispatcher(ABC):
                 changed; the server remembers the former values until then.
             waiting: returns how many requests wait for a model.
         """
+
+    async def begin(self) -> None:
+        """Does what `start` does, without waiting for models: what each is at, `conditions` says.
+
+        The server, which listens already, calls it; robots that ask a model that loads wait.
+        """
+        await self.start()
+
+    def conditions(self) -> Mapping[str, Sequence[Condition]]:
+        """Returns what each replica of a model is at, by model id; a model that is not in it is taken to answer."""
+        return {}
+
+    def measured(self, model_id: str) -> Sequence[tuple[int, float]]:
+        """Returns rows of a call and its latency in seconds, as a warm-up has found them."""
+        return ()
+
+    def register_model(self, model_id: str, model: Any) -> None:
+        """Adds a model or replaces one.
+
+        Raises:
+            NotImplementedError: the backend takes its models from elsewhere.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot add a model while it runs")
+
+    def unregister_model(self, model_id: str) -> None:
+        """Removes a model, which gets no more calls.
+
+        Raises:
+            NotImplementedError: the backend takes its models from elsewhere.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot remove a model while it runs")
+
+    def name_version(self, model_id: str, version: str) -> None:
+        """Sets the version that results of a model carry, whatever the model says itself."""
+        self._results.named[model_id] = version
 
     async def start(self) -> None:  # noqa: B027 (most backends have nothing to do)
         """Prepares for requests; the server calls it each time it starts."""

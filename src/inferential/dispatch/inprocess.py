@@ -16,6 +16,7 @@ from typing import Any
 from inferential.dispatch.inline import completes_inline
 from inferential.dispatch.outcomes import CallTimeout
 from inferential.dispatch.threads import CallThreads, carriable
+from inferential.replica.condition import Condition, ModelState
 from inferential.replica.model import Method, is_async, methods_of
 from inferential.replica.pace import SHARED_ROWS, Pace
 from inferential.replica.pending import Pending
@@ -53,6 +54,8 @@ class InProcessReplica:
         self._model_id = model_id
         self._timeout_s = None if timeout_ms is None else timeout_ms / 1e3
         self._on_change = on_change
+        self._condition = Condition(ModelState.READY, time.monotonic())
+        self._lost_since: float | None = None
         self._threads = CallThreads(f"inferential-{model_id}", self._on_return)
         self._pace = Pace()
         self._max_batch_size = methods.max_batch_size
@@ -84,6 +87,23 @@ class InProcessReplica:
     def lost(self) -> int:
         """How many calls over their time still occupy threads."""
         return self._threads.lost
+
+    @property
+    def up(self) -> bool:
+        """Whether it takes calls."""
+        return True
+
+    @property
+    def model_version(self) -> str:
+        """What the model says its version is; "" where it says nothing."""
+        return str(getattr(self._model, "model_version", "") or "")
+
+    def condition(self) -> Condition:
+        """Returns what it is at."""
+        if self._lost_since is not None:
+            why = f"{self.lost} calls took longer than call_timeout_ms and still occupy their slots"
+            return Condition(ModelState.READY, self._lost_since, why)  # whether slots are left, the server knows
+        return self._condition
 
     def run(self, observations: Sequence[Observation]) -> Coroutine[Any, Any, Sequence[Any]]:
         """Runs the model; returns a result or an exception for each observation."""
@@ -149,6 +169,7 @@ class InProcessReplica:
         assert self._timeout_s is not None
         limit = f"call_timeout_ms ({self._timeout_s * 1e3:g})"
         self._threads.give_up(future)
+        self._lost_since = self._lost_since or time.monotonic()
         logger.error(
             "model %s: a call took longer than %s; its thread cannot be ended, %d slots are lost until calls return",
             self._model_id,
@@ -159,6 +180,8 @@ class InProcessReplica:
         future.set_exception(CallTimeout(f"the call took longer than {limit}"))
 
     def _on_return(self) -> None:
+        if not self.lost:
+            self._lost_since = None
         logger.warning(
             "model %s: a call that took longer than call_timeout_ms has returned; %d slots are still lost",
             self._model_id,

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from inferential.dispatch.base import Dispatcher, ModelProblem, Observation, UnknownModelError, WorkerUse
 from inferential.dispatch.inprocess import InProcessReplica
-from inferential.dispatch.process import ProcessRunner, infer
+from inferential.dispatch.loading import LoadedReplica
+from inferential.dispatch.process import ProcessRunner, description_of, infer
 from inferential.observation.values import is_encoded
+from inferential.replica.condition import Condition, best_of
 from inferential.replica.inbox import Inbox
 from inferential.replica.outcomes import ModelLoadError
-from inferential.replica.process import WorkerProcess
-from inferential.replica.spec import ModelProcess
+from inferential.replica.process import Row, WorkerProcess
+from inferential.replica.spec import ModelLoader, ModelProcess
 from inferential.replica.usage import use_of
-from inferential.scheduler.request import InferenceRequest
+from inferential.replica.warming import LAST
+from inferential.scheduler.request import InferenceRequest, family_of
 
 _ON_THE_WAY = ("dispatch", "outcomes", "infer_on")  # to a model
 
@@ -73,6 +76,9 @@ class LocalDispatcher(Dispatcher):
         # A subclass may wait before it calls the model.
         self._is_plain = all(getattr(type(self), name) is getattr(LocalDispatcher, name) for name in _ON_THE_WAY)
         self._notify: Callable[[], None] | None = None
+        self._newest: dict[str, Row] = {}  # by model, of those whose warm-up is the newest observation
+        self._keeps_newest: set[str] = set()
+        self._results.version_of = self._version_of
         for model_id, model in models.items():
             self.register_model(model_id, model)
 
@@ -83,24 +89,49 @@ class LocalDispatcher(Dispatcher):
             raise TypeError(f"model {model_id!r}: expected at least one replica, got an empty list")
         replaced = self._models.get(model_id, [])
         self._models[model_id] = models = [made for one in replicas for made in self._made(model_id, one)]
-        self._completes_inline.discard(model_id)
-        if all(isinstance(one, InProcessReplica) and one.completes_inline for one in models):
-            self._completes_inline.add(model_id)
+        self._note_inline(model_id)
         workers = [one for one in models if isinstance(one, WorkerProcess)]
         self._runners.pop(model_id, None)
         if workers:
             self._runners[model_id] = ProcessRunner(model_id, workers)
         if self._running:
-            for worker in workers:
-                self._in_background(worker.start())
-        for former in replaced:
-            if isinstance(former, InProcessReplica):
-                former.close()
-            elif self._running:
-                self._in_background(former.retire())
+            for one in models:
+                _begin(one)
+        self._retire(replaced)
         self._on_change()
 
+    def unregister_model(self, model_id: str) -> None:
+        """Removes a model; calls that run end, and its processes with them."""
+        former = self._models.pop(model_id, [])
+        self._runners.pop(model_id, None)
+        self._completes_inline.discard(model_id)
+        self._retire(former)
+        self._on_change()
+
+    def _retire(self, former: Sequence[InProcessReplica | WorkerProcess]) -> None:
+        for one in former:
+            if isinstance(one, InProcessReplica):
+                one.close()
+            if self._running:
+                self._in_background(one.aclose() if isinstance(one, InProcessReplica) else one.retire())
+
+    def _note_inline(self, model_id: str) -> None:
+        self._completes_inline.discard(model_id)
+        if all(isinstance(one, InProcessReplica) and one.completes_inline for one in self._models[model_id]):
+            self._completes_inline.add(model_id)
+
+    def _version_of(self, model_id: str) -> str:
+        models = self._models.get(model_id)
+        return models[0].model_version if models and isinstance(models[0], InProcessReplica) else ""
+
     def _made(self, model_id: str, model: Any) -> list[InProcessReplica | WorkerProcess]:
+        family = family_of(model_id)
+        if getattr(model, "warm_up", None) == LAST:
+            self._keeps_newest.add(family)
+        if isinstance(model, ModelLoader):
+            loaded = LoadedReplica(model_id, model, lambda: self._on_loading(model_id))
+            loaded.newest = lambda: self._newest.get(family)
+            return [loaded]
         if not isinstance(model, ModelProcess):
             return [InProcessReplica(model_id, model, self._on_change)]
         if self._inbox is None:
@@ -108,10 +139,18 @@ class LocalDispatcher(Dispatcher):
                 self._inbox = Inbox()
         envs = model.environments()
         names = [str(number) for number in range(len(envs))] if len(envs) > 1 else [""]
-        return [
+        workers = [
             WorkerProcess(model_id, name, model, env, self._on_change, self._inbox)
             for name, env in zip(names, envs, strict=True)
         ]
+        for worker in workers:
+            worker.newest = lambda: self._newest.get(family)
+        return list(workers)
+
+    def _on_loading(self, model_id: str) -> None:
+        if model_id in self._models:
+            self._note_inline(model_id)
+        self._on_change()
 
     def allocate(self, length: int) -> memoryview | None:
         """Returns memory that the models' processes see without a copy; None where there are none."""
@@ -152,9 +191,9 @@ class LocalDispatcher(Dispatcher):
 
     def max_inflight_limit(self, model_id: str) -> int | None:
         """Returns the same: more calls than a process takes would wait there, where no strategy sees them."""
+        models = self._models.get(model_id, ())
         if model_id not in self._runners:
-            return None
-        models = self._models[model_id]
+            return None if any(map(_takes_calls, models)) else 0
         taken = [one.max_inflight for one in models if isinstance(one, WorkerProcess) and one.max_inflight]
         return min(taken, default=0)
 
@@ -171,6 +210,19 @@ class LocalDispatcher(Dispatcher):
         lost = min(_lost(models[number]) for number in taking)
         return [str(number) for number in taking if _lost(models[number]) == lost]
 
+    def conditions(self) -> Mapping[str, Sequence[Condition]]:
+        """Returns, by model id, what each replica is at."""
+        return {model_id: [one.condition() for one in models] for model_id, models in self._models.items()}
+
+    def measured(self, model_id: str) -> Sequence[tuple[int, float]]:
+        """Returns what the warm-up of a replica that is up found."""
+        for one in self._models.get(model_id, ()):
+            if isinstance(one, LoadedReplica):
+                return one.measured
+            if isinstance(one, WorkerProcess) and one.greeting is not None:
+                return one.greeting.measured
+        return ()
+
     def problems(self) -> Mapping[str, ModelProblem]:
         """Returns, by model id, which processes do not run, or how many slots calls over their time have taken."""
         problems: dict[str, ModelProblem] = {}
@@ -180,6 +232,8 @@ class LocalDispatcher(Dispatcher):
             if down:
                 reason = f"{len(down)} of {len(models)} processes do not run: {down[0]}"
                 problems[model_id] = ModelProblem(reason, is_down=len(down) == len(models))
+            elif not any(map(_takes_calls, models)):
+                problems[model_id] = ModelProblem(best_of(one.condition() for one in models).brief, is_down=True)
             elif lost:
                 reason = f"{lost} calls took longer than call_timeout_ms and still occupy their slots"
                 problems[model_id] = ModelProblem(reason, is_down=False)  # whether slots are left, the server knows
@@ -189,10 +243,10 @@ class LocalDispatcher(Dispatcher):
         """Returns the `metadata` of the model's first replica that is up; a process sends it when it has loaded."""
         models = self._models.get(model_id, ())
         for model in models:
-            if isinstance(model, InProcessReplica):
-                return await model.metadata()
             if model.up:
-                return model.metadata
+                if isinstance(model, InProcessReplica):
+                    return await model.metadata()
+                return {} if model.greeting is None else model.greeting.metadata
         return {}
 
     def workers(self) -> list[WorkerUse]:
@@ -212,6 +266,13 @@ class LocalDispatcher(Dispatcher):
         models = self._models.get(model_id, ())
         return [one.pid for one in models if isinstance(one, WorkerProcess) and one.up and one.pid is not None]
 
+    async def begin(self) -> None:
+        """Begins to load the models, side by side; one that cannot be loaded is tried again."""
+        self._running = True
+        for models in self._models.values():
+            for one in models:
+                _begin(one)
+
     async def start(self) -> None:
         """Starts the models' processes, side by side, and waits until all are loaded.
 
@@ -219,9 +280,11 @@ class LocalDispatcher(Dispatcher):
             ModelLoadError: naming the model that cannot be loaded, and why.
         """
         self._running = True
-        workers = self._workers()
+        loading: list[Awaitable[None]] = [worker.start() for worker in self._workers()]
+        for models in self._models.values():
+            loading += [one.load() for one in models if isinstance(one, LoadedReplica)]
         try:
-            outcomes = await asyncio.gather(*(worker.start() for worker in workers), return_exceptions=True)
+            outcomes = await asyncio.gather(*loading, return_exceptions=True)
         except asyncio.CancelledError:
             await self._close_workers()
             raise
@@ -246,8 +309,17 @@ class LocalDispatcher(Dispatcher):
             models = self._models[requests[0].pool]
             chosen = models[int(replica or 0) % len(models)]
             if isinstance(chosen, WorkerProcess):
+                if self._keeps_newest:
+                    self._keep_newest(requests[0])
                 return runner.run(chosen, requests)
+        elif self._keeps_newest:
+            self._keep_newest(requests[0])
         return super().outcomes(requests, replica)
+
+    def _keep_newest(self, request: InferenceRequest) -> None:
+        family = family_of(request.pool)
+        if family in self._keeps_newest:
+            self._newest[family] = description_of(request), bytes(request.payload)
 
     async def infer(self, model_id: str, observations: Sequence[Observation]) -> Sequence[Any]:
         """Does what `infer_on` does, on the first replica."""
@@ -303,4 +375,11 @@ def _lost(replica: InProcessReplica | WorkerProcess) -> int:
 
 
 def _takes_calls(replica: InProcessReplica | WorkerProcess) -> bool:
-    return isinstance(replica, InProcessReplica) or replica.max_inflight > 0
+    return replica.up if isinstance(replica, InProcessReplica) else replica.max_inflight > 0
+
+
+def _begin(replica: InProcessReplica | WorkerProcess) -> None:
+    if isinstance(replica, WorkerProcess):
+        replica.begin()
+    elif isinstance(replica, LoadedReplica):
+        replica.load()

@@ -54,12 +54,7 @@ class ProcessRunner:
     async def _call(self, worker: WorkerProcess, requests: Sequence[InferenceRequest]) -> Sequence[Any]:
         if worker.broken:
             return [ModelLoadError(worker.problem)] * len(requests)
-        rows = []
-        for request in requests:
-            if request.slots is None or request.metadata is None:
-                rows.append((bytes(request.envelope), request.payload))
-            else:
-                rows.append((self._rows.observation(request.slots, request.metadata), request.payload))
+        rows = [(description_of(request, self._rows), request.payload) for request in requests]
         try:
             outcomes = await worker.call(rows)
         except CallFailed as error:
@@ -93,6 +88,16 @@ class ProcessRunner:
             return ReplicaLost(outcome.reason, ran=True)
         request.replicas_lost = MAX_REPLICAS_LOST  # none is there to try it, and its robot waits
         return WorkerDied(f"{outcome.reason} while it ran this observation")
+
+
+_rows = RowWriter()
+
+
+def description_of(request: InferenceRequest, rows: RowWriter = _rows) -> bytes:
+    """Returns the description of a request's observation, as a worker reads it."""
+    if request.slots is None or request.metadata is None:
+        return bytes(request.envelope)
+    return rows.observation(request.slots, request.metadata)
 
 
 async def infer(worker: WorkerProcess, observations: Sequence[Observation]) -> Sequence[Any]:

@@ -7,7 +7,7 @@ import math
 import time
 import traceback
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,10 @@ class ResultWriter:
 
     def __init__(self) -> None:
         self.health: dict[str, EndpointHealth] = {}
+        self.version_of: Callable[[str], str] = lambda pool: ""
+        """Returns the version of a pool whose results do not have it."""
+        self.named: dict[str, str] = {}
+        """The versions that the operator has given names, by pool: these are what robots get."""
         # By model: when a failure was logged last, and how many were not logged since.
         self._logged: dict[str, tuple[float, int]] = {}
 
@@ -67,7 +71,9 @@ class ResultWriter:
         if isinstance(outcome, Answer):
             values, model_version = outcome.values, outcome.model_version
         else:
-            values, model_version = as_values(outcome), ""
+            values, model_version = as_values(outcome), self.version_of(request.pool)
+        if self.named:
+            model_version = self.named.get(request.pool, model_version)
         if STRUCTURE_KEY in values and STRUCTURE_KEY not in (request.metadata or ()):
             values = {key: value for key, value in values.items() if key != STRUCTURE_KEY}
         if request.protocol_version < PROTOCOL_VERSION:

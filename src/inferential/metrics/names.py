@@ -12,6 +12,7 @@ CLIENT = "client"
 MODEL = "model"
 ERROR = "error"
 KIND = "kind"
+STATE = "state"
 
 METRICS: dict[str, Metric] = {}
 """All declared metrics by name, in the order of the documentation."""
@@ -129,6 +130,12 @@ OBSERVATION_ERRORS = declare(
 )
 ACTIVE_CLIENTS = declare(
     "active_clients", "clients", (), "a client connected or disconnected: number of connected clients", exported=False
+)
+MODEL_STATE_CHANGES = declare(
+    "model_state_changes",
+    "1",
+    (MODEL, STATE),
+    "a model came to a state: loading, warming, ready, ...",
 )
 CLIENT_OVERDUE = declare(
     "client_overdue", "1", _BOTH, "a client is overdue by its learned cadence; once for each silence"

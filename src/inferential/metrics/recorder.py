@@ -16,6 +16,9 @@ _REFUSED = {
     RefusalKind.UNKNOWN_MODEL: names.DISPATCH_ERRORS,
     RefusalKind.INVALID_OBSERVATION: names.OBSERVATION_ERRORS,
     RefusalKind.MODEL_FAILED: names.DISPATCH_ERRORS,
+    RefusalKind.MODEL_LOADING: names.REQUESTS_REJECTED,
+    RefusalKind.MODEL_FAILING: names.REQUESTS_REJECTED,
+    RefusalKind.BATCH_FAILED: names.DISPATCH_ERRORS,
 }
 _WITHOUT_CAUSE = frozenset({RefusalKind.EXPIRED})
 
@@ -50,6 +53,10 @@ class Recorder:
         self._overtaken = metrics.group(names.PAYLOAD_SIZE_BYTES)
         self._miss = metrics.group(names.DEADLINE_MISSES)
         self._use = metrics.group(names.ACTION_AGE_MS, names.ACTION_UNREAD_MS)
+
+    def model_state(self, model_id: str, state: str) -> None:
+        """Records that a model has come to another state."""
+        self._record(names.MODEL_STATE_CHANGES, 1.0, {names.MODEL: model_id, names.STATE: state})
 
     def outdated(self, request: InferenceRequest) -> None:
         """Records that a robot is asked for a newer observation."""

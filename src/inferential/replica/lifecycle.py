@@ -1,4 +1,4 @@
-"""When a worker process is started again, and when what it does takes too long.
+"""When a worker process is started again, when what it does takes too long, and what it is at.
 
 No I/O and no clock: events and the time, in seconds of `time.monotonic()`, go in.
 """
@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import math
 
+from inferential.replica.condition import Condition, ModelState
+
 FIRST_DELAY_S = 0.1
 LONGEST_DELAY_S = 30.0
 FORGIVEN_AFTER_S = 60.0
 """A process that was up for so long is started again as if it had never failed."""
+HUNG_AFTER_S = 60.0
+"""A call of a model without `call_timeout_ms` that runs for so long makes it count as hung."""
 
 
 class Lifecycle:
     """The deadlines of one worker process, over all its restarts.
 
     Args:
-        load_timeout_s: how long loading may take.
+        load_timeout_s: how long loading may take, its warm-up included.
         call_timeout_s: how long one call may take; None: for ever.
     """
 
@@ -28,26 +32,49 @@ class Lifecycle:
         self._up_at: float | None = None
         self._load_by = math.inf
         self._call_began_at: float | None = None
+        self._condition = Condition(ModelState.STOPPED, -math.inf, "it has not been started")
+        self._why = ""  # the latest process ended
+
+    def condition(self, now: float) -> Condition:
+        """Returns what the process is at."""
+        began = self._call_began_at
+        if self._condition.answers and began is not None and now - began > HUNG_AFTER_S:
+            return Condition(ModelState.HUNG, began, f"a call has run for {now - began:.0f} s")
+        return self._condition
 
     def started(self, now: float) -> None:
         """A process was started; it loads its model."""
         self._up_at = None
         self._load_by = now + self._load_timeout_s
         self._call_began_at = None
+        self._condition = Condition(ModelState.LOADING, now, self._why and f"it is started again: {self._why}")
+
+    def warming(self, now: float) -> None:
+        """The model was made, and runs its warm-up."""
+        self._condition = Condition(ModelState.WARMING, now, self._condition.why)
 
     def loaded(self, now: float) -> None:
         """The model is there."""
         self._up_at = now
         self._load_by = math.inf
+        self._condition = Condition(ModelState.READY, now)
 
-    def ended(self, now: float) -> float:
+    def ended(self, now: float, why: str = "", *, hung: bool = False) -> float:
         """The process has ended; returns after how many seconds to start another one."""
         if self._up_at is not None and now - self._up_at >= FORGIVEN_AFTER_S:
             self._failures = 0
         self._up_at, self._load_by, self._call_began_at = None, math.inf, None
+        self._why = why
+        if self._condition.state is not ModelState.STOPPED:
+            self._condition = Condition(ModelState.HUNG if hung else ModelState.FAILING, now, why)
         delay = min(FIRST_DELAY_S * 2.0**self._failures, LONGEST_DELAY_S)
         self._failures = min(self._failures + 1, 64)
         return delay
+
+    def closed(self, now: float) -> None:
+        """The process is ended, and none is started again."""
+        self._why = ""
+        self._condition = Condition(ModelState.STOPPED, now)
 
     def call_sent(self, now: float) -> None:
         """A call was sent; it runs at once where none ran."""

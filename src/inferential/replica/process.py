@@ -19,19 +19,21 @@ from inferential.proto import inferential_pb2 as pb
 from inferential.proto.tensors import Buffer
 from inferential.replica.calls import Call, end_lost
 from inferential.replica.channel import Stream
+from inferential.replica.condition import Condition
 from inferential.replica.inbox import Inbox
 from inferential.replica.lending import Lending
 from inferential.replica.lifecycle import Lifecycle
 from inferential.replica.memory_limit import MemoryLimit
-from inferential.replica.outcomes import CallFailed, Died, ModelLoadError, Refused, Values
+from inferential.replica.outcomes import CallFailed, Died, ModelLoadError
 from inferential.replica.pace import SHARED_ROWS, Pace
 from inferential.replica.pending import Pending
-from inferential.replica.rows import Layout, RowReader
+from inferential.replica.rows import RowReader, read_outcomes
 from inferential.replica.shared import ALL_ROWS
-from inferential.replica.spawn import Spawned, spawn
+from inferential.replica.spawn import Spawned, resident_mb, spawn
 from inferential.replica.spec import ModelProcess
 from inferential.replica.stream import Frame
-from inferential.replica.wire import CALL, FAILED, HELLO, NO_CALL, RESULT, Greeting, read_offsets, write_head
+from inferential.replica.warming import warm_up_rows
+from inferential.replica.wire import CALL, FAILED, HELLO, NO_CALL, RESULT, WARMING, Greeting, read_offsets, write_head
 
 logger: logging.Logger = logging.getLogger("inferential.replica")
 
@@ -70,9 +72,11 @@ class WorkerProcess:
         self._env = dict(env)
         self._on_change = on_change
         self._inbox = inbox
+        self.newest: Callable[[], Row | None] = lambda: None
+        """Returns the newest observation of the model, for its warm-up."""
         timeout_ms = spec.call_timeout_ms
         self._life = Lifecycle(spec.load_timeout_s, None if timeout_ms is None else timeout_ms / 1e3)
-        self._greeting: Greeting | None = None
+        self.greeting: Greeting | None = None  # while it takes calls
         self._problem = "it has not been started"
         self._broken = False
         self._calls: dict[int, Call] = {}
@@ -85,7 +89,10 @@ class WorkerProcess:
         self._stream: Stream | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._memory_limit = MemoryLimit(
-            spec.memory_limit_mb, self._used_mb, lambda: bool(self._calls) or not self.up, self._kill
+            spec.memory_limit_mb,
+            lambda: resident_mb(self._process),
+            lambda: bool(self._calls) or not self.up,
+            self._kill,
         )
         self._killed_for: tuple[str, bool] | None = None  # why, and whether it is for a call's time
         self._first: asyncio.Future[None] | None = None
@@ -98,7 +105,11 @@ class WorkerProcess:
     @property
     def up(self) -> bool:
         """Whether it takes calls."""
-        return self._greeting is not None
+        return self.greeting is not None
+
+    def condition(self) -> Condition:
+        """Returns what it is at."""
+        return self._life.condition(time.monotonic())
 
     @property
     def problem(self) -> str | None:
@@ -116,14 +127,9 @@ class WorkerProcess:
         return None if self._process is None else self._process.pid
 
     @property
-    def metadata(self) -> Mapping[str, Any]:
-        """What the model says of itself; {} while it is not up."""
-        return {} if self._greeting is None else self._greeting.metadata
-
-    @property
     def max_batch_size(self) -> int:
         """Rows that one call takes; of a model without `infer_batch`, rows that go over together."""
-        greeting = self._greeting
+        greeting = self.greeting
         if greeting is None:
             return 1
         return SHARED_ROWS if greeting.runs_singly and self._pace.quick else greeting.max_batch_size
@@ -134,9 +140,9 @@ class WorkerProcess:
 
         A broken one takes calls, to fail them at once.
         """
-        if self._greeting is None:
+        if self.greeting is None:
             return 1 if self._broken else 0
-        return _QUICK_INFLIGHT if self._pace.quick else self._greeting.max_inflight
+        return _QUICK_INFLIGHT if self._pace.quick else self.greeting.max_inflight
 
     async def start(self) -> None:
         """Starts the process and waits until it has loaded its model.
@@ -144,10 +150,14 @@ class WorkerProcess:
         Raises:
             ModelLoadError: it cannot; the text says why.
         """
-        self._closed = False
+        self.begin()
         self._first = asyncio.get_running_loop().create_future()
-        self._begin()
         await self._first
+
+    def begin(self) -> None:
+        """Starts the process, and another one whenever it cannot load its model."""
+        self._closed = False
+        self._begin()
 
     async def retire(self) -> None:
         """Ends the process once the calls that it has are over; it must get no more."""
@@ -162,6 +172,7 @@ class WorkerProcess:
         if self._again is not None:
             self._again.cancel()
             self._again = None
+        self._life.closed(time.monotonic())
         if self._starting is not None:
             with contextlib.suppress(Exception):
                 await self._starting
@@ -190,7 +201,7 @@ class WorkerProcess:
         loop = asyncio.get_running_loop()
         future: Pending[list[Any]] = Pending(loop)
         process, stream = self._process, self._stream
-        if self._greeting is None or process is None or stream is None:
+        if self.greeting is None or process is None or stream is None:
             future.set_result([Died(f"{self._label}: {self._problem}", ran=False)] * len(rows))
             return future
         self._numbers += 1
@@ -209,7 +220,6 @@ class WorkerProcess:
 
     def _on_end_of_stream(self, error: Exception | None) -> None:
         if error is not None:
-            logger.error("%s (process %s) speaks another protocol: %s", self._label, self.pid, error)
             self._kill(f"it speaks another protocol: {error}")
         elif self._process is not None and self._process.pidfd < 0:
             self._on_exit()
@@ -235,6 +245,9 @@ class WorkerProcess:
                     call.future.set_exception(CallFailed(text))
             else:
                 self._killed_for = text, False
+        elif kind == WARMING:
+            self._life.warming(time.monotonic())
+            self._on_change()
         elif kind == HELLO:
             self._on_greeting(Greeting.from_bytes(frames[2]))
 
@@ -245,14 +258,7 @@ class WorkerProcess:
         call = self._calls.get(number)
         if call is None:
             return
-        version = bytes(frames[2]).decode()
-        outcomes: list[Any] = []
-        for at in range(3, len(frames), 2):
-            layout = self._reader.layout(frames[at])
-            if isinstance(layout, Layout):
-                outcomes.append(Values(layout.values(frames[at + 1]), version))
-            else:
-                outcomes.append(Refused(*layout))
+        outcomes = read_outcomes(self._reader, frames)
         if len(outcomes) != call.rows:
             raise ValueError(f"{len(outcomes)} results for {call.rows} observations")
         self._answered(number)  # not before all was read: what it has not answered ends with it
@@ -280,13 +286,13 @@ class WorkerProcess:
 
     def _begin(self) -> None:
         self._again = None
+        self._life.started(time.monotonic())
         self._starting = asyncio.get_running_loop().create_task(self._spawn())
 
     async def _spawn(self) -> None:
         loop = asyncio.get_running_loop()
         self._killed_for, self._numbers, self._ran, self._pace = None, 0, (0, 0), Pace()
-        self._problem = "its process is loading"
-        self._life.started(time.monotonic())
+        self._problem = self._problem if self._broken else "its process is loading"
         self._gone.clear()
         python = None if self._spec.python is None else str(self._spec.python)
         try:
@@ -301,15 +307,15 @@ class WorkerProcess:
         self._stream = Stream(spawned.connected, self._take, self._on_end_of_stream)
         if spawned.pidfd >= 0:
             loop.add_reader(spawned.pidfd, self._on_exit)
-        settings = {"model_id": self._model_id, **self._spec.settings()}
-        self._stream.send([NO_CALL, HELLO, json.dumps(settings).encode()])
+        settings = self._spec.settings() | warm_up_rows(self._spec.warm_up, self.newest)
+        self._stream.send([NO_CALL, HELLO, json.dumps({"model_id": self._model_id, **settings}).encode()])
         self._set_timer(loop)
         self._memory_limit.watch()
         if self._closed:
             self._kill("the server ends")
 
     def _on_greeting(self, greeting: Greeting) -> None:
-        self._greeting, self._broken = greeting, False
+        self.greeting, self._broken = greeting, False
         self._life.loaded(time.monotonic())
         if self._timer is not None:
             self._timer.cancel()
@@ -332,7 +338,7 @@ class WorkerProcess:
 
     def _over(self, reason: str) -> None:
         loop = asyncio.get_running_loop()
-        was_up, self._greeting, self._problem = self.up, None, reason
+        was_up, self.greeting, self._problem = self.up, None, reason
         self._broken = not was_up
         timed_out = self._killed_for is not None and self._killed_for[1]
         calls, self._calls = self._calls, {}
@@ -354,7 +360,7 @@ class WorkerProcess:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        delay_s = self._life.ended(time.monotonic())
+        delay_s = self._life.ended(time.monotonic(), reason, hung=timed_out)
         text = f"{self._label}: {reason}"
         if self._first is not None and not self._first.done():
             whose = f"model {self._model_id!r}, target {self._spec.target!r}"
@@ -374,11 +380,6 @@ class WorkerProcess:
         if self._killed_for is None:
             self._killed_for = reason, timed_out
         self._process.kill()
-
-    # Limits
-
-    def _used_mb(self) -> float | None:
-        return None if self._process is None else self._process.resident_mb()
 
     def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None

@@ -17,6 +17,7 @@ from inferential.proto.images import decode
 from inferential.proto.messages import put_metadata, split_values
 from inferential.proto.structure import STRUCTURE_KEY, restore
 from inferential.proto.tensors import Buffer, gather, pack, view_checked
+from inferential.replica.outcomes import Refused, Values
 
 _REMEMBERED = 1024
 _LONGEST_BYTES = 2048  # of what is remembered
@@ -178,3 +179,16 @@ def _describe(slots: Sequence[Any]) -> bytes:
 
 
 _ENCODINGS = {"raw": pb.RAW, "jpeg": pb.JPEG, "png": pb.PNG}
+
+
+def read_outcomes(reader: RowReader, frames: Sequence[bytes | memoryview]) -> list[Values | Refused]:
+    """Returns the rows of a result, whose frames are those of `wire.RESULT`."""
+    version = bytes(frames[2]).decode()
+    outcomes: list[Values | Refused] = []
+    for at in range(3, len(frames), 2):
+        layout = reader.layout(frames[at])
+        if isinstance(layout, Layout):
+            outcomes.append(Values(layout.values(frames[at + 1]), version))
+        else:
+            outcomes.append(Refused(*layout))
+    return outcomes

@@ -64,10 +64,11 @@ class Spawned:
                 os.close(fd)
         self.pidfd = self._life_fd = -1
 
-    def resident_mb(self) -> float | None:
-        """Returns its resident memory; None where it has ended or the platform does not say."""
-        use = use_of(self.pid)
-        return None if use is None else use.memory_mb
+
+def resident_mb(spawned: Spawned | None) -> float | None:
+    """Returns a process's resident memory; None where it has ended or the platform does not say."""
+    use = None if spawned is None else use_of(spawned.pid)
+    return None if use is None else use.memory_mb
 
 
 async def spawn(python: str | None, env: Mapping[str, str], inbox_fd: int = -1) -> Spawned:

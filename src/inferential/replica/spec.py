@@ -10,7 +10,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ class ModelProcess:
         load_timeout_s: how long importing and making the model may take.
         call_timeout_ms: how long one call may take; then its process is ended, and another one started.
         memory_limit_mb: resident memory (RSS) above which a process is ended, and another one started.
+        warm_up: what is run before the model answers: a file of observations (.npz, .json), `module:function` which
+            returns some, or "last": the newest that a robot has sent for the model.
 
     Raises:
         TypeError, ValueError: naming the argument.
@@ -55,6 +57,7 @@ class ModelProcess:
     load_timeout_s: float = 600.0
     call_timeout_ms: float | None = None
     memory_limit_mb: float | None = None
+    warm_up: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.target, str):
@@ -89,7 +92,7 @@ class ModelProcess:
     def settings(self) -> dict[str, Any]:
         """Returns what a worker must know to make the model; the server's path where it has the same interpreter."""
         path = [path for path in sys.path if path] if self.python is None else []
-        return {"target": self.target, "args": dict(self.args), "path": path}
+        return {"target": self.target, "args": dict(self.args), "path": path, "warm_up": self.warm_up}
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,27 @@ class ModelInline:
     """
 
     model: Any
+
+
+@dataclass(frozen=True)
+class ModelLoader:
+    """A model of the server's process that is made once the server listens, in a thread; several load side by side.
+
+    Args:
+        make: returns the model, as for `LocalDispatcher`.
+        inline: whether it runs on the event loop, rather than in threads.
+        call_timeout_ms: as for `ModelThread`.
+        warm_up: as for `ModelProcess`.
+    """
+
+    make: Callable[[], Any]
+    inline: bool = False
+    call_timeout_ms: float | None = None
+    warm_up: str | None = None
+
+    def spec_of(self, model: Any) -> ModelThread | ModelInline:
+        """Returns how the model that was made is to run."""
+        return ModelInline(model) if self.inline else ModelThread(model, self.call_timeout_ms)
 
 
 def _check_positive(name: str, value: Any) -> None:

@@ -41,7 +41,7 @@ def load_target(target: str, args: Mapping[str, Any]) -> Any:
     Raises:
         TargetError: there is none.
     """
-    found = _find(target)
+    found = find_target(target)
     if args or isinstance(found, type) or not (_is_model(found) or not callable(found)):
         found = _built(found, args)
     if not _is_model(found):
@@ -52,7 +52,7 @@ def load_target(target: str, args: Mapping[str, Any]) -> Any:
     return found
 
 
-def _find(target: str) -> Any:
+def find_target(target: str) -> Any:
     module_name, _, names = target.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())

@@ -13,6 +13,7 @@ Frames, beside the identity that ROUTER puts in front; a call number is 8 bytes,
                       0, FREE, such places, or none: it wants to know whether the server is there
                       number, FAILED, text: the call failed as a whole; from a worker process also with number 0:
                       the model cannot be loaded
+                      0, WARMING: from a worker process: the model was made, and runs its warm-up
                       0, GOODBYE: it takes no more calls, and ends those that it has
 
 A call's head is the number of requests that wait on the server (4 bytes), and where shared memory is used, for each
@@ -36,7 +37,7 @@ from inferential.proto.messages import put_metadata, read_response, split_values
 from inferential.proto.tensors import Buffer, pack
 from inferential.replica.shared import Place
 
-HELLO, CALL, RESULT, FAILED, FREE, GOODBYE = b"H", b"C", b"R", b"X", b"F", b"G"
+HELLO, CALL, RESULT, FAILED, FREE, GOODBYE, WARMING = b"H", b"C", b"R", b"X", b"F", b"G", b"W"
 NO_CALL = bytes(8)
 
 
@@ -54,6 +55,7 @@ class Greeting:
         memory: token of the memory that it shares with the server; "": of none.
         runs_singly: whether the model has no `infer_batch`, so that rows of a call run one after another.
         metadata: what the model says of itself, values that JSON can hold.
+        measured: rows of a call and its latency in seconds, as its warm-up found them.
     """
 
     max_batch_size: int
@@ -61,6 +63,7 @@ class Greeting:
     memory: str = ""
     runs_singly: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    measured: Sequence[tuple[int, float]] = ()
 
     def to_bytes(self) -> bytes:
         """As a frame."""

@@ -7,6 +7,7 @@ with its server, however that one ends.
 from __future__ import annotations
 
 import asyncio
+import base64
 import gc
 import inspect
 import json
@@ -32,7 +33,8 @@ from inferential.replica.stream import Frame, MessageReader, write_message
 from inferential.replica.structured import rows_of
 from inferential.replica.targets import TargetError, load_target
 from inferential.replica.values import as_values
-from inferential.replica.wire import CALL, FAILED, HELLO, NO_CALL, RESULT, Greeting, read_head, write_offsets
+from inferential.replica.warming import LAST, Measured, load_observations, warmed
+from inferential.replica.wire import CALL, FAILED, HELLO, NO_CALL, RESULT, WARMING, Greeting, read_head, write_offsets
 
 _READ_BYTES = 256 * 1024
 _HOLD_S = 0.5e-3  # answers of short calls wait up to this long for those of the next calls that are there already
@@ -131,7 +133,9 @@ class Worker:
         try:
             self._model = load_target(settings["target"], settings["args"])
             methods = methods_of(self._model_id, self._model)
+            self._single, self._batch = methods.single, methods.batch
             metadata = metadata_of(self._model)
+            measured = self._warm_up(settings, methods.max_batch_size)
         except (TargetError, TypeError, ValueError) as error:
             text = str(error).removeprefix(f"model {self._model_id!r}: ")
             self._send([NO_CALL, FAILED, text.encode(errors="replace")])
@@ -139,13 +143,33 @@ class Worker:
         except BaseException as error:  # a module that calls sys.exit, for example
             self._send([NO_CALL, FAILED, words_of(error).encode(errors="replace")])
             return False
-        self._single, self._batch = methods.single, methods.batch
         os.register_at_fork(after_in_child=self._leave)
-        greeting = Greeting(methods.max_batch_size, _MAX_INFLIGHT, "", methods.batch is None, metadata)
+        greeting = Greeting(methods.max_batch_size, _MAX_INFLIGHT, "", methods.batch is None, metadata, measured)
         self._send([NO_CALL, HELLO, greeting.to_bytes()])
         gc.collect()
         gc.freeze()  # collections do not look at the model again, which takes tens of milliseconds
         return True
+
+    def _warm_up(self, settings: dict[str, Any], largest: int) -> Measured:
+        source = settings.get("warm_up")
+        if source is None:
+            return []
+        self._send([NO_CALL, WARMING, b""])
+        rows: list[Any] = [
+            self._rows.layout(base64.b64decode(description)).values(bytearray(base64.b64decode(payload)))  # type: ignore[union-attr]
+            for description, payload in settings.get("warm_up_rows", ())
+        ]
+        if source != LAST:
+            rows = load_observations(source)
+        return warmed(rows, self._run_warm_up, largest) if rows else []
+
+    def _run_warm_up(self, rows: list[Any]) -> None:
+        if self._batch is not None and (len(rows) > 1 or self._single is None):
+            self._call(self._batch, rows)
+            return
+        assert self._single is not None
+        for row in rows:
+            self._call(self._single, row)
 
     def _send(self, frames: Sequence[Any]) -> None:
         for buffer in write_message(frames):

@@ -292,6 +292,10 @@ class ClientQueues:
         """Returns when `refuse_infeasible` next has something to do; None: never by itself."""
         return self._order.infeasible_at() if self._refuses else None
 
+    def end(self, request: InferenceRequest, refusal: Refusal, now: float) -> None:
+        """Refuses a waiting request for a reason of the caller's."""
+        self._end(request, refusal.kind, refusal.reason, refusal.cause, now)
+
     def tick(self) -> None:
         """Lets the strategy do what only time brings about."""
         self._order.tick()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from inferential.scheduler.admission import Admission
 from inferential.scheduler.base import Scheduler
 from inferential.scheduler.client_queues import ClientQueues
-from inferential.scheduler.request import InferenceRequest
+from inferential.scheduler.request import InferenceRequest, Refusal
 from inferential.scheduler.running import Batch, Capacity, Running
 from inferential.scheduler.time.availability import Availability
 from inferential.scheduler.time.profile import Profiles
@@ -210,6 +210,10 @@ class Engine:
         self._decided_at = -math.inf
         request.retry_count += 1
         self._admission.queues.retry(request, now)
+
+    def refuse(self, request: InferenceRequest, refusal: Refusal, now: float) -> None:
+        """Ends a waiting request; `ended` returns it."""
+        self._admission.queues.end(request, refusal, now)
 
     def expire(self, now: float) -> None:
         """Ends requests that have outlived their time to live, and lets the strategy do what only time brings about."""

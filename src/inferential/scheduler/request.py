@@ -57,6 +57,9 @@ class RefusalKind(enum.Enum):
     UNKNOWN_MODEL = "unknown_model"
     INVALID_OBSERVATION = "invalid_observation"
     MODEL_FAILED = "model_failed"
+    MODEL_LOADING = "model_loading"
+    MODEL_FAILING = "model_failing"
+    BATCH_FAILED = "batch_failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,11 @@ _NEXT: dict[RequestState, frozenset[RequestState]] = {
 
 class IllegalTransition(InferentialError):
     """A request was moved to a state that its present one does not lead to: a bug in the server."""
+
+
+def family_of(pool: str) -> str:
+    """Returns the model whose version a pool is: that of `pi0@2026-11-20#2` is `pi0`, and so is that of `pi0`."""
+    return pool.partition("#")[0].partition("@")[0] or pool
 
 
 @dataclass(slots=True, eq=False)

@@ -26,6 +26,12 @@ class Capacities:
         self._dispatcher = dispatcher
         self._config = config
         self._cache: dict[str, Capacity] = {}
+        self._begun = True
+
+    def begin(self, begun: bool) -> None:
+        """Sets whether the backend has begun; before that no call can."""
+        self._begun = begun
+        self._cache.clear()
 
     def __len__(self) -> int:
         return len(self._cache)
@@ -64,7 +70,7 @@ class Capacities:
         if limit is not None:
             max_inflight = min(max_inflight, limit)  # calls above it would wait in the backend instead of here
         return Capacity(
-            max(0, max_inflight - self._dispatcher.lost_slots(model_id)),
+            max(0, max_inflight - self._dispatcher.lost_slots(model_id)) if self._begun else 0,
             max_batch_size,
             tuple(self._dispatcher.replicas(model_id)),
             None if settings is None else settings.device,

@@ -13,6 +13,7 @@ from inferential.config.schema import InferentialConfig, SchedulingConfig
 from inferential.dispatch.base import Dispatcher
 from inferential.metrics.collector import MetricsCollector
 from inferential.metrics.recorder import Recorder
+from inferential.models.manager import ModelManager
 from inferential.scheduler import create_scheduler
 from inferential.scheduler.engine import Engine
 from inferential.scheduler.options import with_options
@@ -64,6 +65,14 @@ class Core:
             fleet, self.recorder, self.shares, self.engine, self._weight_of, self._on_connected
         )
         self.ingress: Ingress = Ingress(config, self._owner, self.model_ids)
+        self.models: ModelManager = ModelManager(
+            dispatcher,
+            self.engine,
+            self.capacities,
+            self.model_ids,
+            self.recorder.model_state,
+            lambda: self.config.scheduling.request_ttl_ms / 1e3,
+        )
 
     def model_ids(self) -> Collection[str] | None:
         """Returns the ids of the models that are served; None if every id may be one."""
@@ -123,9 +132,15 @@ class Core:
         self.ingress.configure(self.config)
         self.accounting.engine.swap(config, scheduler, time.monotonic())
 
+    def begin(self, begun: bool) -> None:
+        """Notes whether the backend has begun."""
+        self.capacities.begin(begun)
+        self.models.refresh()
+
     def on_replicas_changed(self) -> None:
         """Forgets the capacities, and the latency profiles of replicas that have gone."""
         self.capacities.forget()
+        self.models.refresh()
         profiles = self.engine.profiles
         for model_id in profiles.models():
             known = set(self.dispatcher.replicas(model_id))

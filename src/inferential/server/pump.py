@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from inferential.models.manager import AllReady, ModelManager
 from inferential.observation.slots import ObservationError
 from inferential.scheduler.engine import Engine
 from inferential.scheduler.request import CLIENT_LEFT, Refusal, RefusalKind
@@ -19,7 +20,7 @@ from inferential.scheduler.running import Batch
 from inferential.server.accounting import Accounting
 from inferential.server.egress import Egress
 from inferential.server.executor import Executor
-from inferential.server.ingress import Ingress
+from inferential.server.ingress import IncomingRequest, Ingress
 from inferential.transport.messages import Received
 from inferential.transport.zmq_transport import GONE, MalformedMessage, ZmqTransport
 
@@ -41,6 +42,7 @@ class EventPump:
         accounting: accounts for requests. Its `engine` is the same engine after a flush, for what orders requests.
         engine: decides what is dispatched.
         egress: sends refusals.
+        models: what the models are at; None: all of them answer.
 
     Attributes:
         draining: new requests are refused.
@@ -48,8 +50,15 @@ class EventPump:
     """
 
     def __init__(
-        self, transport: ZmqTransport, ingress: Ingress, accounting: Accounting, engine: Engine, egress: Egress
+        self,
+        transport: ZmqTransport,
+        ingress: Ingress,
+        accounting: Accounting,
+        engine: Engine,
+        egress: Egress,
+        models: ModelManager | None = None,
     ) -> None:
+        self._models = models or AllReady()
         self.draining: bool = False
         self.runs: int = 0
         self._transport = transport
@@ -195,6 +204,9 @@ class EventPump:
             return
         if incoming.renews:
             self._renewing.add(request.connection)
+        if self._models.unready and request.pool in self._models.unready:
+            self._receive_early(incoming)
+            return
         if self._engine.can_bypass(request) and self._accounting.defer(incoming):
             self._engine.stage(request)
             return
@@ -202,6 +214,17 @@ class EventPump:
         self._engine.offer(request, request.received_at)
         if request.takes_latest and request.connection > 0 and not incoming.renews:
             self._transport.prefer_newest(request.connection)
+        self._send_refusals()
+
+    def _receive_early(self, incoming: IncomingRequest) -> None:
+        """Takes a request for a model that does not answer yet, or not any more."""
+        request, models = incoming.request, self._models
+        if (refusal := models.refusal(request)) is not None:
+            self._egress.refuse(request, refusal)
+            return
+        self._accounting.arrived(incoming)
+        self._engine.offer(request, request.received_at)
+        models.hold(request, explicit=incoming.explicit_budget_ms is not None)
         self._send_refusals()
 
     # Work: there may be something to dispatch
@@ -280,6 +303,8 @@ class EventPump:
         """Sends the refusals of requests that the engine has ended."""
         ended = self._engine.ended()
         for request in ended:
+            if self._models.unready:
+                self._models.explain(request)
             self._egress.send_refusal(request)
             if self._transport.parked and not request.pace_s:
                 self._transport.resume(request.connection)
@@ -287,7 +312,7 @@ class EventPump:
     # Timers: the engine or the fleet asked to be called at a time
 
     def _set_timer(self, now: float) -> None:
-        times = (self._engine.wake_at(), self._accounting.next_sweep_at())
+        times = (self._engine.wake_at(), self._accounting.next_sweep_at(), self._models.due_at())
         due = min((at for at in times if at is not None), default=None)
         if due is None:
             return
@@ -301,6 +326,7 @@ class EventPump:
     def _on_timer(self) -> None:
         self._timer = None
         now = time.monotonic()
+        self._models.expire(now)
         self._accounting.engine.expire(now)
         self._sweep(now)
         self.work()

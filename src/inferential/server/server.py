@@ -7,6 +7,7 @@ on one event loop. `Server` connects these parts; they decide.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -117,11 +118,14 @@ class Server(ServerView):
                 self._loop = None
 
     async def start(self) -> None:
-        """Starts the backend and listens.
+        """Listens, begins to load the models, and waits for them, for `server.ready_wait_s` at most.
+
+        Robots that ask a model which is not ready wait, or get `ModelLoading`.
 
         Raises:
             OSError: the address cannot be bound.
             CertificateError: a key file of `security` cannot be used.
+            ModelLoadError: none of the models can be loaded.
             RuntimeError: the server runs already.
         """
         if self._run is not None:
@@ -135,18 +139,14 @@ class Server(ServerView):
         transport = ZmqTransport(config.transport, limit, guard, core.dispatcher.allocate)
         core.connected = transport.has_client
         egress = Egress(transport, core.inprocess, core.recorder, core.accounting, self._request_callbacks)
-        pump = EventPump(transport, core.ingress, core.accounting, core.engine, egress)
+        pump = EventPump(transport, core.ingress, core.accounting, core.engine, egress, core.models)
 
         def on_replicas_changed() -> None:
             core.on_replicas_changed()
             pump.work()
 
         core.dispatcher.watch(on_replicas_changed, core.engine.waiting)
-        try:
-            await core.dispatcher.start()
-        except BaseException:
-            await transport.close()
-            raise
+        core.begin(False)
         history = History(time.monotonic())
         executor = Executor(
             core.dispatcher,
@@ -166,6 +166,28 @@ class Server(ServerView):
         logger.info("listening on %s, strategy %s", transport.address, config.scheduling.strategy)
         for warning in exposure(config):
             logger.warning("%s", warning)
+        try:
+            await self._on_listening()
+            await core.dispatcher.begin()
+            core.begin(True)
+            self._work()
+            await self._wait_for_models()
+        except BaseException:
+            await self.shutdown()
+            raise
+
+    async def _on_listening(self) -> None:
+        """Does what a subclass has to do before the models are begun, which may take long."""
+
+    async def _wait_for_models(self) -> None:
+        """Waits for the models that load, for a while: most are there within it, and robots need not ask in vain."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._core.config.server.ready_wait_s):
+                self._core.models.require_one(await self._core.models.settled())
+
+    async def model_ready(self, model_id: str) -> None:
+        """Returns when a model answers; at once where it does."""
+        await self._core.models.ready(model_id)
 
     async def _main_loop(self) -> None:
         """Waits for `stop`; the pump is driven by events."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any, Literal
 
 from inferential.dispatch.base import Dispatcher, ModelProblem, NodeUse, WorkerUse
 from inferential.dispatch.health import EndpointHealth
+from inferential.replica.condition import UNKNOWN, Condition
 from inferential.scheduler.engine import Capacity, Engine
 from inferential.scheduler.time.fair_share import FairShares
 from inferential.scheduler.time.profile import Profiles
@@ -102,6 +104,10 @@ class ModelStatus:
         error_rate: moving average of the share that failed, 0 to 1.
         last_error: text of the last failure; None if there was none.
         problem: why it has fewer replicas or slots than it should; None if it has all.
+        state: loading, warming, ready, failing, hung or stopped.
+        since_s_ago: for how many seconds it has been so; None: since the server started.
+        since: when that began, in seconds since 1970; None: when the server started.
+        why: the reason, "" where the state says enough.
     """
 
     model_id: str
@@ -115,6 +121,10 @@ class ModelStatus:
     error_rate: float
     last_error: str | None
     problem: str | None = None
+    state: str = "ready"
+    since_s_ago: float | None = None
+    since: float | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +181,7 @@ def status_of(
     capacities: Capacities,
     dispatcher: Dispatcher,
     history: History,
+    conditions: Callable[[str], Condition],
     warnings: list[str],
     counters: dict[str, int],
     sizes: dict[str, int],
@@ -198,6 +209,7 @@ def status_of(
                 engine,
                 dispatcher.endpoint_health(model_id),
                 problems.get(model_id),
+                conditions(model_id),
             )
             for model_id in sorted(served)
         ],
@@ -251,9 +263,11 @@ def model_of(
     engine: Engine,
     health: EndpointHealth | None,
     problem: ModelProblem | None = None,
+    condition: Condition = UNKNOWN,
 ) -> ModelStatus:
     """Returns the status of one model with this capacity; `health` is None before its first request."""
     in_flight = engine.inflight_by_replica(model_id)
+    ago_s = time.monotonic() - condition.since if math.isfinite(condition.since) else None
     return ModelStatus(
         model_id,
         max_batch_size=capacity.max_batch_size,
@@ -266,6 +280,10 @@ def model_of(
         error_rate=0.0 if health is None else health.error_rate,
         last_error=None if health is None else health.last_error,
         problem=None if problem is None else problem.reason,
+        state=condition.state.value,
+        since_s_ago=ago_s,
+        since=None if ago_s is None else time.time() - ago_s,
+        why=condition.why,
     )
 
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from inferential.config.exposure import exposure
 from inferential.config.schema import InferentialConfig
@@ -124,6 +125,7 @@ class ServerView:
             capacities=core.capacities,
             dispatcher=core.dispatcher,
             history=run.history,
+            conditions=core.models.condition,
             warnings=exposure(core.config),
             counters={
                 "pump_runs": run.pump.runs,
@@ -150,6 +152,17 @@ class ServerView:
             reason = f": {faults[model_id].reason}" if model_id in faults else ""
             problems.append(f"model {model_id!r} has no replica{reason}")
         return problems
+
+    def is_ready(self, model_id: str) -> bool:
+        """Returns whether a model answers."""
+        return self._core.models.condition(model_id).answers
+
+    def model_states(self) -> dict[str, dict[str, Any]]:
+        """Returns, by model id, {"state", "since", "why"}: `since` in seconds since 1970, None since the start."""
+        return {
+            model.model_id: {"state": model.state, "since": model.since, "why": model.why}
+            for model in self.overview().models
+        }
 
     def impairments(self) -> list[str]:
         """Returns which models have fewer replicas or slots than they should, and still answer."""

@@ -22,6 +22,7 @@ from prometheus_client.core import (
 
 from inferential.metrics import names
 from inferential.metrics.store import LabelSet
+from inferential.replica.condition import ModelState
 from inferential.server import Server
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -148,6 +149,11 @@ class Exporter:
             running.add_metric([model.model_id], model.in_flight)
             replicas.add_metric([model.model_id], len(model.replicas) if model.max_inflight else 0)
         yield from (waiting, running, replicas)
+        states = GaugeMetricFamily(f"{_PREFIX}model_state", "1 for the state of a model", labels=["model", "state"])
+        for model in status.models[:MAX_VALUES]:
+            for one in ModelState:
+                states.add_metric([model.model_id, one.value], model.state == one.value)
+        yield states
         memory = GaugeMetricFamily(
             f"{_PREFIX}worker_memory_bytes", "resident memory of a model's process", labels=_WORKER
         )

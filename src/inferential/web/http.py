@@ -133,6 +133,7 @@ class HttpServer(Service):
             Route("/metrics", self._metrics),
             Route("/healthz", self._healthz),
             Route("/readyz", self._readyz),
+            Route("/readyz/{model_id:path}", self._model_readyz),
         ]
         token = None if self._config.token is None else self._config.token.get_secret_value()
         return _Guarded(Starlette(routes=routes), token, only_local=is_loopback(self._config.host))
@@ -156,7 +157,16 @@ class HttpServer(Service):
     async def _readyz(self, request: Request) -> Response:
         blocking = self._server.readiness()
         problems = blocking + self._server.impairments()
-        return JSONResponse({"ready": not blocking, "problems": problems}, status_code=503 if blocking else 200)
+        content = {"ready": not blocking, "problems": problems, "models": self._server.model_states()}
+        return JSONResponse(content, status_code=503 if blocking else 200)
+
+    async def _model_readyz(self, request: Request) -> Response:
+        model_id = request.path_params["model_id"]
+        found = self._server.model_states().get(model_id)
+        if found is None:
+            return JSONResponse({"ready": False, "model": model_id, "state": "unknown"}, status_code=404)
+        ready = found["state"] == "ready"
+        return JSONResponse({"ready": ready, "model": model_id, **found}, status_code=200 if ready else 503)
 
 
 def _file(name: str) -> Any:

@@ -149,7 +149,7 @@ function showModels(models) {
       element.className = "card";
       const facts = {};
       const list = make("dl");
-      for (const name of ["waiting", "in flight", "replicas", "answers"]) {
+      for (const name of ["state", "waiting", "in flight", "replicas", "answers"]) {
         const group = make("div");
         facts[name] = make("dd");
         group.append(make("dt", name), facts[name]);
@@ -164,6 +164,8 @@ function showModels(models) {
       card = { element, facts, sizes, error };
       cards.set(model.model_id, card);
     }
+    setText(card.facts.state, model.state);
+    card.facts.state.title = [model.since ? `since ${new Date(model.since * 1000).toLocaleString()}` : "", model.why].filter(Boolean).join(": ");
     setText(card.facts.waiting, String(model.waiting));
     setText(card.facts["in flight"], String(model.in_flight));
     setText(card.facts.replicas, model.max_inflight ? String(model.replicas.length) : "none up");
@@ -171,7 +173,8 @@ function showModels(models) {
     showSizes(card.sizes, model.latency);
     const failing = model.error_rate > 0.005 && model.last_error;
     const failures = failing ? `${(100 * model.error_rate).toFixed(0)} % fail: ${model.last_error}` : "";
-    setText(card.error, [model.problem, failures].filter(Boolean).join("; "));
+    const state = model.state === "ready" || model.problem ? "" : `${model.state}: ${model.why}`;
+    setText(card.error, [state, model.problem, failures].filter(Boolean).join("; "));
   }
   const known = new Set(models.map((model) => model.model_id));
   for (const [id, card] of cards) {

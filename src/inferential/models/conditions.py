@@ -1,0 +1,105 @@
+"""What each pool is at, and what has changed since it was looked at last. No I/O and no clock."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from inferential.replica.condition import UNKNOWN, Condition, ModelState, best_of
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """A pool's change of state.
+
+    Attributes:
+        pool: which.
+        former, current: its conditions; `former` is None where the pool is new.
+    """
+
+    pool: str
+    former: Condition | None
+    current: Condition
+
+
+class Conditions:
+    """The condition of each pool.
+
+    Attributes:
+        starting: pools that load or warm up.
+        down: pools that neither answer nor start.
+        up_before: pools that have answered before.
+    """
+
+    def __init__(self) -> None:
+        self._pools: dict[str, Condition] = {}
+        self._overrides: dict[str, Condition] = {}
+        self.starting: frozenset[str] = frozenset()
+        self.down: frozenset[str] = frozenset()
+        self.up_before: set[str] = set()
+
+    def of(self, pool: str) -> Condition:
+        """Returns the condition of a pool; of one that the backend says nothing of, that it answers."""
+        return self._overrides.get(pool) or self._pools.get(pool, UNKNOWN)
+
+    def override(self, pool: str, condition: Condition | None) -> None:
+        """Sets what a pool is at, whatever its replicas say: a breaker is open; None: it goes by its replicas again."""
+        if condition is None:
+            self._overrides.pop(pool, None)
+        else:
+            self._overrides[pool] = condition
+        self._sort()
+
+    def update(
+        self, replicas: Mapping[str, Sequence[Condition]], answering: Mapping[str, bool], now: float
+    ) -> list[Transition]:
+        """Takes what replicas are at now; returns which pools have changed.
+
+        Args:
+            replicas: the condition of each replica, by pool, where the backend says it.
+            answering: by pool, for all pools there are: whether a call can begin on it.
+            now: seconds.
+        """
+        changes = []
+        for pool, takes_calls in answering.items():
+            former = self._pools.get(pool)
+            current = self._folded(pool, replicas.get(pool), takes_calls, now)
+            self._pools[pool] = current
+            if current.answers:
+                self.up_before.add(pool)
+            if former is None or former.state is not current.state or former.why != current.why:
+                changes.append(Transition(pool, former, current))
+        for pool in self._pools.keys() - answering.keys():
+            former = self._pools.pop(pool)
+            self.up_before.discard(pool)
+            self._overrides.pop(pool, None)
+            changes.append(Transition(pool, former, Condition(ModelState.STOPPED, now, "it was removed")))
+        self._sort()
+        return changes
+
+    def _folded(self, pool: str, replicas: Sequence[Condition] | None, takes_calls: bool, now: float) -> Condition:
+        former = self._pools.get(pool)
+        if replicas is not None:
+            found = best_of(replicas)
+            if found.answers and not takes_calls:
+                down = ModelState.FAILING if pool in self.up_before else ModelState.LOADING
+                found = Condition(ModelState.HUNG if found.why else down, found.since, found.why)
+            # "Ready since" is since the first of its replicas was, whichever is up now.
+            if former is not None and former.state is found.state and math.isfinite(former.since):
+                found = Condition(found.state, min(former.since, found.since), found.why)
+            return found
+        if takes_calls:
+            state, why = ModelState.READY, ""
+        elif pool in self.up_before:
+            state, why = ModelState.FAILING, "no replica takes calls"
+        else:
+            state, why = ModelState.LOADING, "no replica takes calls yet"
+        if former is not None and former.state is state:
+            return former
+        return Condition(state, now, why)
+
+    def _sort(self) -> None:
+        known = {pool: self.of(pool) for pool in self._pools}
+        self.starting = frozenset(pool for pool, one in known.items() if one.starts)
+        self.down = frozenset(pool for pool, one in known.items() if not one.starts and not one.answers)

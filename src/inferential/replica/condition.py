@@ -1,0 +1,79 @@
+"""What a replica, a version or a model is at: one state, since when, and why."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+
+class ModelState(enum.Enum):
+    """The states, from the most to the least that can be expected of a model in it."""
+
+    READY = "ready"
+    """It answers."""
+    WARMING = "warming"
+    """It is loaded, and runs its warm-up."""
+    LOADING = "loading"
+    """It is being imported and made."""
+    HUNG = "hung"
+    """A call took, or takes, too long."""
+    FAILING = "failing"
+    """It could not be loaded, its process ended, or it fails with every request."""
+    STOPPED = "stopped"
+    """It was ended, and is not started again by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A state with its reason.
+
+    Attributes:
+        state: what it is at.
+        since: when it came to that, in seconds of `time.monotonic()`.
+        why: in words; "" where the state says enough.
+    """
+
+    state: ModelState
+    since: float
+    why: str = ""
+
+    @property
+    def answers(self) -> bool:
+        """Whether it answers requests."""
+        return self.state is ModelState.READY
+
+    @property
+    def starts(self) -> bool:
+        """Whether it is on its way to answer."""
+        return self.state in (ModelState.LOADING, ModelState.WARMING)
+
+    def because(self, why: str) -> Condition:
+        """Returns the same state with another reason."""
+        return replace(self, why=why)
+
+    @property
+    def brief(self) -> str:
+        """The state and why: "it is failing: no weights"."""
+        return f"it is {self.state.value}" + (f": {self.why}" if self.why else "")
+
+    def in_words(self, now: float) -> str:
+        """Returns the state, for how long, and why: "loading for 12 s: its process was killed"."""
+        text = f"{self.state.value} for {max(now - self.since, 0.0):.0f} s"
+        return f"{text}: {self.why}" if self.why else text
+
+
+UNKNOWN = Condition(ModelState.READY, -math.inf)
+"""Of a model whose backend does not say, which is taken to answer."""
+
+_ORDER = list(ModelState)
+
+
+def best_of(conditions: Iterable[Condition]) -> Condition:
+    """Returns the condition of a whole from those of its replicas: the best state, since it was first reached.
+
+    Nothing at all is stopped.
+    """
+    found = sorted(conditions, key=lambda one: (_ORDER.index(one.state), one.since))
+    return found[0] if found else Condition(ModelState.STOPPED, -math.inf, "it has no replica")

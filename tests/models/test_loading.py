@@ -1,0 +1,172 @@
+"""Models that load while the server listens."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inferential import AsyncConnection, LocalDispatcher, ModelFailed, ModelLoading, ModelProcess, Server
+from inferential.config import InferentialConfig
+from inferential.replica.outcomes import ModelLoadError
+from inferential.replica.spec import ModelLoader
+
+MODELS = """
+import os, time
+import numpy as np
+
+def wait(name):
+    while not os.path.exists(name):
+        time.sleep(0.01)
+
+class Slow:
+    max_batch_size = 4
+    def __init__(self, go):
+        wait(go)
+        self.calls = 0
+    def infer_batch(self, rows):
+        self.calls += 1
+        return [{"actions": row["state"] * 2, "calls": self.calls} for row in rows]
+
+def echo(observation):
+    return observation
+
+def rows():
+    return {"state": np.ones(2)}
+
+class Broken:
+    def __init__(self):
+        raise RuntimeError("no weights")
+    def infer(self, observation): ...
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    (tmp_path / "loading_models.py").write_text(MODELS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    sys.modules.pop("loading_models", None)
+
+
+def config(wait_s: float = 0.0) -> InferentialConfig:
+    return InferentialConfig.model_validate({"server": {"ready_wait_s": wait_s}})
+
+
+async def until(what: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not what():  # noqa: ASYNC110 (of another process)
+            await asyncio.sleep(0.01)
+
+
+def state(server: Server, model_id: str = "m") -> str:
+    return next(model for model in server.status().models if model.model_id == model_id).state
+
+
+def served(models: dict[str, Any], wait_s: float = 0.0) -> Server:
+    return Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher(models), config=config(wait_s))
+
+
+async def ask(server: Server, model_id: str = "m", timeout_ms: float = 20_000, **options: Any) -> Any:
+    async with AsyncConnection(server.address) as connection:
+        return await connection.model(model_id, **options).infer(timeout_ms, state=np.ones(2, np.float32))
+
+
+def process(**options: Any) -> ModelProcess:
+    return ModelProcess("loading_models:Slow", {"go": "go"}, **options)
+
+
+async def test_ports_are_open_while_a_model_loads_and_robots_get_to_know(place: Path) -> None:
+    async with served({"m": process(), "quick": ModelProcess("loading_models:echo")}) as server:
+        assert state(server) == "loading"
+        assert (await ask(server, "quick")) is not None
+        assert any("'m'" in problem and "loading" in problem for problem in server.readiness())
+        with pytest.raises(ModelLoading, match="model 'm' is loading for"):
+            await ask(server, latency_budget_ms=30.0)
+        waiting = asyncio.create_task(ask(server))
+        (place / "go").touch()
+        assert (await waiting)["actions"].tolist() == [2.0, 2.0]
+        assert state(server) == "ready"
+        assert server.readiness() == []
+
+
+async def test_a_model_of_the_servers_process_is_made_in_a_thread_while_it_listens() -> None:
+    go, made_in = threading.Event(), []
+
+    def make() -> Callable[[Any], Any]:
+        go.wait(20)
+        made_in.append(threading.current_thread())
+        return lambda observation: observation["state"]
+
+    async with served({"m": ModelLoader(make)}) as server:
+        assert state(server) == "loading"
+        with pytest.raises(ModelLoading):
+            await ask(server, latency_budget_ms=30.0)
+        waiting = asyncio.create_task(ask(server))
+        go.set()
+        assert (await waiting) is not None
+    assert made_in[0] is not threading.main_thread()
+
+
+@pytest.mark.parametrize("source", ["loading_models:rows", "rows.json", "rows.npz"])
+@pytest.mark.parametrize("kind", ["process", "thread"])
+async def test_a_warm_up_runs_before_it_is_ready_and_its_latencies_are_the_first_profile(
+    place: Path, source: str, kind: str
+) -> None:
+    (place / "go").touch()
+    (place / "rows.json").write_text('{"state": [1, 2], "prompt": "go"}')
+    np.savez(place / "rows.npz", state=np.ones(2), prompt="go")
+    import loading_models
+
+    models = {
+        "process": process(warm_up=source),
+        "thread": ModelLoader(lambda: loading_models.Slow("go"), warm_up=source),
+    }
+    async with served({"m": models[kind]}) as server:
+        await until(lambda: state(server) == "ready")
+        sizes = [size.batch_size for model in server.status().models for size in model.latency]
+        assert sizes == [1, 2, 4]
+        assert (await ask(server))["calls"] == 13
+
+
+async def test_last_warms_up_a_restarted_process_with_what_a_robot_sent(place: Path) -> None:
+    (place / "go").touch()
+    dispatcher = LocalDispatcher({"m": process(warm_up="last")})
+    async with Server("tcp://127.0.0.1:0", dispatcher=dispatcher, config=config(20)) as server:
+        assert (await ask(server))["calls"] == 1
+        dispatcher.register_model("m", process(warm_up="last"))
+        await until(lambda: state(server) != "ready")
+        assert (await ask(server))["calls"] == 13
+
+
+async def test_one_model_that_cannot_be_loaded_leaves_the_others_served(place: Path) -> None:
+    models = {"m": ModelProcess("loading_models:Broken"), "n": ModelProcess("loading_models:echo")}
+    async with served(models, 20) as server:
+        assert (await ask(server, "n")) is not None
+        found = next(model for model in server.status().models if model.model_id == "m")
+        assert found.state in ("failing", "loading")
+        assert "no weights" in found.why
+        with pytest.raises(ModelFailed, match="no weights"):
+            await ask(server)
+
+
+async def test_a_server_none_of_whose_models_can_be_loaded_does_not_start(place: Path) -> None:
+    with pytest.raises(ModelLoadError, match="no weights"):
+        async with served({"m": ModelProcess("loading_models:Broken")}, 20):
+            pass
+
+
+async def test_ready_is_awaited(place: Path) -> None:
+    async with served({"m": process()}) as server:
+        waiting = asyncio.create_task(server.model_ready("m"))
+        await asyncio.sleep(0)
+        (place / "go").touch()
+        await asyncio.wait_for(waiting, 20)
+        assert state(server) == "ready"
