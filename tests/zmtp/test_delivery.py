@@ -115,7 +115,7 @@ def test_any_link_goes_on_and_its_queue_is_short(
     found = run(link, size, rate_hz, seconds=max(20.0, 20 / rate_hz))
     seconds = max(20.0, 20 / rate_hz)
     assert len(found.ages) >= 0.25 * min(rate / size, rate_hz) * seconds - 2
-    # Small ones with much jitter are few. Its own way, one interval, a queue of two round trips, and what comes before the first mark is answered.
+    # Its own way, one interval, a queue of two round trips, and what comes before the first mark is answered.
     assert found.age_s < 2.5 * size / rate + 1 / rate_hz + 2.5 * (round_trip_ms / 1e3 + 0.02)
 
 
