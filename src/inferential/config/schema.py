@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, field_validator, model_validator
 
+from inferential.config.actions import ActionsConfig
 from inferential.config.backends import backend_options, check_scheme
 from inferential.config.clients import ClientDefaults as ClientDefaults  # names of this module for its users
 from inferential.config.clients import ClientEntry as ClientEntry
@@ -173,6 +174,8 @@ class ModelConfig(Section):
     late: Literal["serve", "refuse"] = "serve"
     """What becomes of a request that slo_aware cannot answer in time, where the client does not say: it is answered
     after those that can be, or refused as soon as that is known."""
+    actions: ActionsConfig = Field(default_factory=ActionsConfig)
+    """What its actions must be; any by default."""
 
     @field_validator("target")
     @classmethod

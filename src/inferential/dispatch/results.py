@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from inferential.dispatch.health import EndpointHealth
+from inferential.dispatch.limits import ActionChecks
 from inferential.dispatch.outcomes import Answer, DispatchResult, RemoteModelError, UnknownModelError
 from inferential.observation.slots import ObservationError
 from inferential.proto import PROTOCOL_VERSION
@@ -39,6 +40,8 @@ class ResultWriter:
     """Writes what a backend's calls end in."""
 
     def __init__(self) -> None:
+        self.checks: ActionChecks | None = None
+        """What results are checked by; None: nothing."""
         self.health: dict[str, EndpointHealth] = {}
         self.version_of: Callable[[str], str] = lambda pool: ""
         """Returns the version of a pool whose results do not have it."""
@@ -76,6 +79,8 @@ class ResultWriter:
             model_version = self.named.get(request.pool, model_version)
         if STRUCTURE_KEY in values and STRUCTURE_KEY not in (request.metadata or ()):
             values = {key: value for key, value in values.items() if key != STRUCTURE_KEY}
+        if self.checks is not None:
+            values = self.checks.checked(request.model_id, values)
         if request.protocol_version < PROTOCOL_VERSION:
             values = widened(values)
         response_id = request.response_id or uuid.uuid4().hex
