@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.server.conftest import Serve, echo
+from tests.server.test_hostile import dealer, observation
 
 from inferential import AsyncConnection, Connection
 from inferential.client import ChunkRuntime
@@ -86,12 +87,13 @@ async def test_a_chunk_is_applied_in_the_step_that_plays_it(serve: Serve) -> Non
 
 @pytest.mark.parametrize("age_ms", [float("nan"), float("inf"), -1.0])
 async def test_a_report_that_cannot_be_is_ignored(serve: Serve, age_ms: float) -> None:
-    async with serve({"m": echo}) as server, server.connect("arm") as connection:
-        model = connection.model("m")
-        for _ in range(2):
-            assert await model.infer(5000, state=STATE) is not None
-            model._mailbox.applied = (1, age_ms, 0.0)
-        assert await model.infer(5000, state=STATE) is not None
+    async with serve({"m": echo}) as server:
+        with dealer(server.address, b"arm") as socket:
+            for number in (7, 8, 9):
+                message = observation("arm", request_id=number)
+                message.applied.CopyFrom(Applied(request_id=number - 1, age_ms=age_ms))
+                socket.send_multipart([b"", message.SerializeToString(), b""])
+                await asyncio.to_thread(socket.recv_multipart)
         assert server.metrics.get_stats("action_age_ms") is None
         assert use_of(server).answered == 3
 

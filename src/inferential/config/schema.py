@@ -28,11 +28,15 @@ from inferential.config.section import (
 )
 from inferential.config.security import FilePath, SecurityConfig
 from inferential.config.services import GatewayConfig, HttpConfig, OtlpConfig, with_installed_gateways
+from inferential.policies import KINDS
 
 Target = Annotated[
     str,
-    Field(pattern=r"^(ray:[^\s/]+(/[^\s/]+)?|[a-z][a-z0-9+.-]*://[^\s/]+(/\S*)?|\w+(\.\w+)*:\w+(\.\w+)*)$"),
-    Expected("module:object, ray:application, or openpi://HOST:PORT"),
+    Field(
+        pattern=r"^(ray:[^\s/]+(/[^\s/]+)?|[a-z][a-z0-9+.-]*://[^\s/]+(/\S*)?|\w+(\.\w+)*:\w+(\.\w+)*"
+        rf"|({'|'.join(KINDS)}):([^/]|/[^/]).*)$"
+    ),
+    Expected("module:object, onnx:FILE, ray:application, or openpi://HOST:PORT"),
 ]
 
 
@@ -131,9 +135,10 @@ class ModelConfig(Section):
     """What is known of one model."""
 
     target: Annotated[Target | None, Effect.ON_RESTART] = None
-    """Where `inferential serve` finds it, as module:object: a model, or a class or a function that makes one."""
+    """Where `inferential serve` finds it, as module:object: a model, or a class or a function that makes one; or a
+    policy in a file, as onnx:FILE, torchscript:FILE or lerobot:FOLDER."""
     args: Annotated[dict[str, Any], Effect.ON_RESTART] = Field(default_factory=dict)
-    """Keyword arguments that a class or a function which makes the model is called with."""
+    """Keyword arguments that a class or a function which makes the model is called with; options of a policy's file."""
     run: Annotated[Literal["process", "thread", "inline"], Effect.ON_RESTART] = "process"
     """Where a target of the form module:object runs: in processes of its own; in threads of the server; or on its event
     loop, which everything else waits for."""

@@ -83,7 +83,15 @@ class LocalDispatcher(Dispatcher):
             self.register_model(model_id, model)
 
     def register_model(self, model_id: str, model: Any) -> None:
-        """Adds a model or replaces one; calls that run keep the one they began with."""
+        """Adds a model or replaces one; calls that run keep the one they began with.
+
+        Args:
+            model_id: what robots call it.
+            model: a model, or a list of its replicas, as for the class.
+
+        Raises:
+            TypeError, ValueError: as for the class; an empty list is a TypeError.
+        """
         replicas = model if isinstance(model, list) else [model]
         if not replicas:
             raise TypeError(f"model {model_id!r}: expected at least one replica, got an empty list")

@@ -16,6 +16,7 @@ import numpy as np
 from inferential.dispatch.health import EndpointHealth
 from inferential.dispatch.limits import ActionChecks
 from inferential.dispatch.outcomes import Answer, DispatchResult, RemoteModelError, UnknownModelError
+from inferential.errors import InvalidObservation
 from inferential.observation.slots import ObservationError
 from inferential.proto import PROTOCOL_VERSION
 from inferential.proto.messages import ResponseTiming, write_response
@@ -169,6 +170,8 @@ def _refusal(model_id: str, error: Exception) -> Refusal:
         # By its text, as it may come from another process.
         cause = "structure" if error.reason.startswith(STRUCTURE_KEY) else "image"
         return Refusal(RefusalKind.INVALID_OBSERVATION, error.reason, cause)
+    if isinstance(error, InvalidObservation):  # the model's own judgement
+        return Refusal(RefusalKind.INVALID_OBSERVATION, error.reason, "model")
     if isinstance(error, RemoteModelError):
         return Refusal(RefusalKind.MODEL_FAILED, str(error), error.cause)
     return Refusal(RefusalKind.MODEL_FAILED, words_of(error), type(error).__name__)
