@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inferential.cli.errors import CliError, missing
-from inferential.cli.interrupts import Interrupts, draining
+from inferential.cli.interrupts import Interrupts, draining, signals_before_the_loop
 from inferential.cli.logs import LogFormat, LogLevel, set_up_logging
+from inferential.cli.output import announce
 from inferential.cli.preflight import RAY, preflight, strategy_problem
 from inferential.cli.settings import COMMAND_LINE, http_section, targets
 from inferential.cli.targets import model_later
@@ -48,6 +49,7 @@ EXAMPLES = (
     "inferential serve --model arm=policies:ArmPolicy",
     "inferential serve fleet.toml --bind tcp://127.0.0.1:6000",
     "inferential serve fleet.yaml --http 8080",
+    "inferential serve fleet.yaml --record",
     "inferential serve fleet.yaml --otlp http://localhost:4318",
     "inferential serve fleet.yaml --strategy round_robin --log-level debug",
     "inferential serve --model arm=ray:policy-v2",
@@ -64,7 +66,10 @@ def serve(
         typer.Option("--model", "-m", metavar="ID=MODULE:OBJECT", help="A model to serve; may be given several times."),
     ] = None,
     bind: Annotated[
-        str | None, typer.Option(help="Address to listen on, as tcp://*:5555; outranks transport.bind.")
+        list[str] | None,
+        typer.Option(
+            help="Address to listen on, as tcp://*:5555; may be given several times; outranks transport.bind."
+        ),
     ] = None,
     strategy: Annotated[
         str | None, typer.Option(help="Scheduling strategy, see `inferential schedulers`; outranks the file.")
@@ -73,6 +78,9 @@ def serve(
         str | None,
         typer.Option(metavar="[HOST:]PORT", help="Serve the live page, /metrics and health there; see docs/page.md."),
     ] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Record what robots send and are answered, to the folder recordings.")
+    ] = False,
     otlp: Annotated[
         str | None, typer.Option(metavar="URL", help="Export traces and metrics there (OpenTelemetry, OTLP over HTTP).")
     ] = None,
@@ -96,9 +104,14 @@ def serve(
     at once.
     """
     set_up_logging(log_level, log_format)
-    overrides = _overrides(model or [], bind, strategy, http, otlp)
+    with signals_before_the_loop():
+        overrides = _overrides(model or [], bind or [], strategy, http, otlp, record=record)
+        _serve(config, overrides, servers)
+
+
+def _serve(config: Path | None, overrides: dict[str, Any], servers: int) -> None:
     # Before the file is read: models may take long to import, and it may change meanwhile.
-    watcher = None if config is None else ConfigWatcher(config, overrides=overrides, overrides_name=COMMAND_LINE)
+    watcher = ConfigWatcher(config, overrides=overrides, overrides_name=COMMAND_LINE)
     try:
         loaded = load(config, overrides=overrides, overrides_name=COMMAND_LINE)
     except ConfigError as error:
@@ -108,8 +121,7 @@ def serve(
         asyncio.run(_run_servers(_several(loaded, config, servers), watcher, drain_timeout_s))
         return
     server = _build(loaded, config)
-    if watcher is not None:
-        watcher.on_reload(lambda new: _take_on(server, new))
+    watcher.on_reload(lambda new: _take_on(server, new))
     asyncio.run(_run(server, watcher))
 
 
@@ -138,7 +150,7 @@ class _AnnouncedServer(Server):
             await self.shutdown()
             raise _as_cli_error(error) from error
         for line in (self._announcement(), *self._lines):
-            print(line, flush=True)
+            announce(line)
 
     async def run(self) -> None:
         await super().run()
@@ -168,7 +180,7 @@ class _AnnouncedServer(Server):
     async def _open_later(self, place: tuple[str, ...], section: GatewayConfig) -> None:
         try:
             await self.model_ready(section.model)
-            print(await self._open(place, section), flush=True)
+            announce(await self._open(place, section))
         except (CliError, OSError, ValueError) as error:  # as it would at the start, it ends the server
             self._failure = error
             self.stop()
@@ -201,7 +213,7 @@ class _AnnouncedServer(Server):
 
     def _announcement(self) -> str:
         models = ", ".join(sorted(targets(self.config)))
-        return f"listening on {self.address}, strategy {self.config.scheduling.strategy}, models: {models}"
+        return f"listening on {', '.join(self.addresses)}, strategy {self.config.scheduling.strategy}, models: {models}"
 
 
 def _as_cli_error(error: BaseException) -> BaseException:
@@ -234,17 +246,16 @@ def _several(loaded: Loaded, path: Path | None, count: int) -> ServerGroup:
         raise CliError(str(error)) from error
 
 
-async def _run_servers(servers: ServerGroup, watcher: ConfigWatcher | None, drain_timeout_s: float) -> None:
+async def _run_servers(servers: ServerGroup, watcher: ConfigWatcher, drain_timeout_s: float) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     Interrupts(stop.set, lambda: draining(drain_timeout_s)).handle()
     async with _begun(servers) as addresses:
-        print(f"{len(addresses)} servers listening on {','.join(addresses)}", flush=True)
+        announce(f"{len(addresses)} servers listening on {','.join(addresses)}")
         if servers.pages:
-            print(f"pages on {', '.join(servers.pages)}", flush=True)
+            announce(f"pages on {', '.join(servers.pages)}")
         changes: set[asyncio.Task[None]] = set()
-        if watcher is not None:
-            watcher.on_reload(lambda new: changes.add(loop.create_task(servers.reconfigure(new))))
+        watcher.on_reload(lambda new: changes.add(loop.create_task(servers.reconfigure(new))))
         async with _watched(watcher):
             await stop.wait()
 
@@ -321,22 +332,21 @@ def _dispatcher(wanted: Mapping[str, str], config: InferentialConfig) -> Dispatc
     return RayDispatcher(config.ray, on_ray)
 
 
-async def _run(server: _AnnouncedServer, watcher: ConfigWatcher | None) -> None:
+async def _run(server: _AnnouncedServer, watcher: ConfigWatcher) -> None:
     async with _watched(watcher):
         await server.run()
 
 
 @contextlib.asynccontextmanager
-async def _watched(watcher: ConfigWatcher | None) -> AsyncIterator[None]:
-    watching = None if watcher is None else asyncio.create_task(_watch(watcher))
+async def _watched(watcher: ConfigWatcher) -> AsyncIterator[None]:
+    watching = asyncio.create_task(_watch(watcher))
     await asyncio.sleep(0)  # SIGHUP is handled from here on, before the line that the server listens is printed
     try:
         yield
     finally:
-        if watching is not None:
-            watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watching
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watching
 
 
 async def _watch(watcher: ConfigWatcher) -> None:
@@ -358,7 +368,7 @@ def _take_on(server: Server, new: InferentialConfig) -> None:
 
 
 def _overrides(
-    models: list[str], bind: str | None, strategy: str | None, http: str | None, otlp: str | None
+    models: list[str], bind: list[str], strategy: str | None, http: str | None, otlp: str | None, *, record: bool
 ) -> dict[str, Any]:
     known: dict[str, dict[str, str]] = {}
     for option in models:
@@ -369,12 +379,14 @@ def _overrides(
             raise CliError(f"--model: {model_id!r} is given twice")
         known[model_id] = {"target": target}
     overrides: dict[str, Any] = {"models": {"known": known}}
-    if bind is not None:
-        overrides["transport"] = {"bind": bind}
+    if bind:
+        overrides["transport"] = {"bind": bind if len(bind) > 1 else bind[0]}
     if strategy is not None:
         overrides["scheduling"] = {"strategy": strategy}
     if http is not None:
         overrides["http"] = http_section(http)
+    if record:
+        overrides["recording"] = {}
     if otlp is not None:
         overrides["otlp"] = {"endpoint": otlp}
     return overrides

@@ -6,6 +6,7 @@ What an observation looks like on the wire is each gateway's own.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from inferential.client.handles import AsyncModel
 from inferential.client.result import Result
 from inferential.config.services import GatewayConfig
 from inferential.errors import InferenceError, RequestExpired, RequestRejected, RequestSuperseded
+from inferential.metrics import names
 from inferential.proto.messages import ResponseTiming
 from inferential.proto.structure import STRUCTURE_KEY, flatten, restore
 from inferential.replica.structured import RESULT_FIELDS
@@ -23,10 +25,14 @@ from inferential.server import Server
 from inferential.server.inprocess import InProcessConnection
 from inferential.server.service import Service
 
+logger: logging.Logger = logging.getLogger("inferential.gateway")
+
 RETRY_PAUSES_S = (0.05, 0.2, 1.0)
 """Pauses before a request that the server refused is sent again; the last one is repeated."""
 _LASTING = ("is not accepted", "is draining")
 """Ends of the reasons of refusals that hold for every request; any other (no room, expired, evicted) may pass."""
+_FINAL = (" may not ask model ", " may send ")
+"""In the reasons of refusals by a client's rights, which the same request meets again."""
 
 
 class Gateway(Service):
@@ -41,6 +47,13 @@ class Gateway(Service):
 
     def __init__(self, server: Server, config: GatewayConfig) -> None:
         super().__init__(server, config)
+
+    def count_failure(self, client_id: str, error: Exception) -> None:
+        """Counts a request that ended in this gateway's decoder or encoder, and logs what was not foreseen."""
+        labels = {names.CLIENT: client_id, names.ERROR: "gateway"}
+        self._server.metrics.record(names.OBSERVATION_ERRORS, 1.0, labels)
+        if not isinstance(error, TypeError | ValueError):
+            logger.error("%s: a request of %s failed", self._config.title, client_id, exc_info=error)
 
     def announcement(self) -> str:
         """Returns its title, address and model."""
@@ -65,7 +78,8 @@ class GatewayClient:
 
     Its protocol works in lockstep, and a refusal ends the robot's session. So its observations are served late rather
     than refused, and a request that found no room or lost its place (expired, superseded, evicted) is sent again until
-    the time-out. Where the server does not accept the client, or drains, it is sent again three times.
+    the time-out. Where the server does not accept the client, or drains, it is sent again three times; where its rights
+    are against it, never.
 
     Args:
         connection: a connection of its own.
@@ -98,6 +112,8 @@ class GatewayClient:
             try:
                 return _answer(await self._ask(values, give_up_at - loop.time()))
             except (RequestExpired, RequestSuperseded, RequestRejected) as error:
+                if any(text in error.reason for text in _FINAL):
+                    raise
                 refused += error.reason.endswith(_LASTING)
                 pause_s = RETRY_PAUSES_S[min(attempts, len(RETRY_PAUSES_S) - 1)]
                 if episode != self._episode or refused > len(RETRY_PAUSES_S) or loop.time() + pause_s >= give_up_at:

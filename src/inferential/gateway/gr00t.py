@@ -24,14 +24,17 @@ import zmq.asyncio
 
 from inferential.config.schema import Gr00tConfig
 from inferential.config.services import GatewayConfig
-from inferential.config.tokens import KnownToken
+from inferential.config.tokens import KnownTokens
 from inferential.errors import InferenceError
 from inferential.gateway.base import Gateway, GatewayClient, describe_error
-from inferential.gateway.gr00t_messages import ArrayForm, pack, unpack, with_modality_markers
+from inferential.gateway.gr00t_messages import ArrayForm, pack, token_of, unpack, with_modality_markers
+from inferential.notices import Notices
 from inferential.server import Server
 
 logger: logging.Logger = logging.getLogger("inferential.gateway.gr00t")
 
+MAX_HELD_BYTES = 256 * 1024 * 1024
+"""Of requests that are being answered; while they have more, no other is received."""
 _MAX_CLIENTS = 4096  # REQ sockets do not say that they are gone: the one that asked longest ago is forgotten
 
 
@@ -49,13 +52,16 @@ class Gr00tGateway(Gateway):
 
     def __init__(self, server: Server, config: Gr00tConfig) -> None:
         super().__init__(server, config)
-        token = config.api_token
-        self._token = None if token is None else KnownToken("gateways.gr00t.api_token", token.get_secret_value())
+        self._tokens = KnownTokens("gateways.gr00t.api_token", config.api_token)
         self._context: zmq.asyncio.Context | None = None
         self._socket: zmq.asyncio.Socket | None = None
         self._listening: asyncio.Task[None] | None = None
         self._answering: set[asyncio.Task[None]] = set()
-        self._clients: OrderedDict[bytes, GatewayClient] = OrderedDict()
+        self._busy: dict[bytes, int] = {}  # by identity, the bytes of the request that is being answered
+        self._room = asyncio.Event()
+        self._room.set()
+        self._notices = Notices(logger)
+        self._clients: OrderedDict[bytes, GatewayClient] = OrderedDict()  # by id of a token, else by identity
         self._names = map(f"gr00t-{secrets.token_hex(3)}-%d".__mod__, itertools.count(1))
 
     @property
@@ -72,6 +78,7 @@ class Gr00tGateway(Gateway):
         context = zmq.asyncio.Context()
         socket = context.socket(zmq.ROUTER)
         socket.setsockopt(zmq.LINGER, 500)
+        socket.setsockopt(zmq.RCVHWM, 2)  # of each robot; a REQ socket has one request under way
         socket.setsockopt(zmq.MAXMSGSIZE, 2 * self._server.config.observations.max_payload_bytes)
         port = "*" if self._config.port == 0 else str(self._config.port)
         try:
@@ -99,65 +106,95 @@ class Gr00tGateway(Gateway):
 
     async def _listen(self, socket: zmq.asyncio.Socket) -> None:
         while True:
+            await self._room.wait()  # what is not received stays with libzmq, and in the end with the robots
             frames = await socket.recv_multipart()
             if len(frames) != 3 or frames[1]:
-                logger.warning("dropped a message of %d frames: it is not from a REQ socket", len(frames))
+                self._notices.say("frames", "dropped a message of %d frames: it is not from a REQ socket", len(frames))
                 continue
-            task = asyncio.create_task(self._serve(socket, frames[0], frames[2]))
+            identity, _, message = frames
+            if identity in self._busy:
+                self._notices.say(identity, "%s: more than one request at a time", identity.hex())
+                reply = pack({"error": "ValueError: one request at a time, as REQ sockets have it"}, ArrayForm.NPY)
+                await socket.send_multipart((identity, b"", reply))
+                continue
+            self._busy[identity] = len(message)
+            self._look_for_room()
+            task = asyncio.create_task(self._serve(socket, identity, message))
             self._answering.add(task)
             task.add_done_callback(self._answering.discard)
 
+    def _look_for_room(self) -> None:
+        if sum(self._busy.values()) < MAX_HELD_BYTES:
+            self._room.set()
+        else:
+            self._room.clear()
+
     async def _serve(self, socket: zmq.asyncio.Socket, identity: bytes, message: bytes) -> None:
-        form = ArrayForm.NPY
         try:
-            request, seen = unpack(message)
-            form = seen or form
-            reply = pack(await self._answer(identity, request), form)
-        except (InferenceError, ConnectionError, TimeoutError, TypeError, ValueError) as error:
-            logger.info("%s: %s", identity.hex(), describe_error(error))
-            reply = pack({"error": describe_error(error)}, form)
+            reply = await self._reply(identity, message)
+        finally:
+            del self._busy[identity]
+            self._look_for_room()
         await socket.send_multipart((identity, b"", reply))
 
-    async def _answer(self, identity: bytes, request: Any) -> Any:
+    async def _reply(self, identity: bytes, message: bytes) -> bytes:
+        form = ArrayForm.NPY
+        try:
+            holder = self._holder(token_of(message) if self._tokens else None)  # before anything is made of the rest
+            if holder is None:
+                raise ValueError("Unauthorized: Invalid API token")
+            request, seen = unpack(message)
+            form = seen or form
+            return pack(await self._answer(identity, holder, request), form)
+        except (InferenceError, ConnectionError, TimeoutError) as error:
+            text = describe_error(error)
+        except Exception as error:  # whatever a decoder or an encoder raises
+            self.count_failure(f"gr00t-{identity.hex()}", error)
+            text = describe_error(error)
+        self._notices.say((identity, text[:80]), "%s: %s", identity.hex(), text)
+        return pack({"error": text}, form)
+
+    async def _answer(self, identity: bytes, holder: str, request: Any) -> Any:
         if not isinstance(request, dict):
             raise ValueError(f"expected a map with the key 'endpoint', got {type(request).__name__}")
-        if self._token is not None and not self._is_token(request.get("api_token")):
-            raise ValueError("Unauthorized: Invalid API token")
+        key = b"id " + holder.encode() if holder else b"at " + identity  # who connects chooses its identity
         endpoint = request.get("endpoint", "get_action")
         if endpoint == "ping":
             return {"status": "ok", "message": "Server is running"}
         if endpoint == "get_modality_config":
             return with_modality_markers(self._config.modality_config)
         if endpoint == "reset":
-            if identity in self._clients:
-                await self._clients[identity].end_episode()
+            if key in self._clients:
+                await self._clients[key].end_episode()
             return {}
         if endpoint == "kill":
             raise ValueError("kill is refused: other robots use this server")
         if endpoint != "get_action":
             known = "get_action, get_modality_config, ping, reset"
             raise ValueError(f"no endpoint {endpoint!r}; expected one of {known}")
-        return await self._act(identity, request.get("data"))
+        return await self._act(key, holder, request.get("data"))
 
-    async def _act(self, identity: bytes, data: Any) -> Any:
+    async def _act(self, key: bytes, holder: str, data: Any) -> Any:
         if not isinstance(data, dict):
             raise ValueError(f"data: expected a map, got {type(data).__name__}")
         newer = isinstance(data.get("observation"), dict)
-        answer = await self._client(identity).infer(data["observation"] if newer else data)
+        answer = await self._client(key, holder).infer(data["observation"] if newer else data)
         return [answer.values, {}] if newer else answer.values
 
-    def _client(self, identity: bytes) -> GatewayClient:
-        client = self._clients.get(identity)
+    def _client(self, key: bytes, holder: str) -> GatewayClient:
+        client = self._clients.get(key)
         if client is None:
             if len(self._clients) >= _MAX_CLIENTS:
                 self._clients.popitem(last=False)[1].close()
-            connection = self._server.connect(next(self._names), "gr00t")
+            connection = self._server.connect(holder or next(self._names), "gr00t")
             client = GatewayClient(connection, self._config.model, self._config.timeout_ms)
-            self._clients[identity] = client
+            self._clients[key] = client
         else:
-            self._clients.move_to_end(identity)
+            self._clients.move_to_end(key)
         return client
 
-    def _is_token(self, token: Any) -> bool:
-        assert self._token is not None
-        return isinstance(token, str) and self._token.matches(token)
+    def _holder(self, token: Any) -> str | None:
+        """Returns the id of the robot whose token it is, "" for a token of no robot's own; None: it may not ask."""
+        if not self._tokens:
+            return ""
+        return self._tokens.holder(token) if isinstance(token, str) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from inferential.metrics import names
 from inferential.metrics.collector import MetricsCollector
@@ -50,9 +51,11 @@ class Recorder:
         self._departure = metrics.group(names.SCHEDULING_WAIT_MS)
         self._answer = metrics.group(names.INFERENCE_LATENCY_MS, names.E2E_LATENCY_MS, names.RESPONSES_SERVED)
         self._superseded = metrics.group(names.REQUESTS_SUPERSEDED)
-        self._overtaken = metrics.group(names.PAYLOAD_SIZE_BYTES)
+        self._overtaken = metrics.group(names.PAYLOAD_SIZE_BYTES, names.REQUESTS_SUPERSEDED)
         self._miss = metrics.group(names.DEADLINE_MISSES)
         self._use = metrics.group(names.ACTION_AGE_MS, names.ACTION_UNREAD_MS)
+        self._use_of_known = metrics.group(names.ACTION_AGE_MS, names.ACTION_UNREAD_MS, names.NETWORK_MS)
+        self._late = metrics.group(names.LATE_ACTIONS)
 
     def model_state(self, model_id: str, state: str) -> None:
         """Records that a model has come to another state."""
@@ -82,11 +85,10 @@ class Recorder:
             self._record(names.LEARNED_CADENCE_MS, learned_cadence_s * 1e3, labels)
             self._record(names.TIME_UNTIL_NEXT_MS, request.time_until_next * 1e3, labels)
 
-    def overtaken(self, client_id: str, model_id: str, payload_bytes: int, now: float) -> None:
-        """Records an observation that a newer one superseded before it was read whole."""
+    def overtaken(self, client_id: str, model_id: str, payload_bytes: Sequence[float], now: float) -> None:
+        """Records observations, by their sizes, that a newer one superseded before they were read whole."""
         key = (names.CLIENT, client_id), (names.MODEL, model_id)
-        self._add(self._overtaken, now, key, (float(payload_bytes),))
-        self._add(self._superseded, now, key, (1.0,))
+        self._metrics.add_all(self._overtaken, now, key, [(size, 1.0) for size in payload_bytes])
 
     def dispatched(self, model_id: str, requests: list[InferenceRequest], queue_depth: int, now: float) -> None:
         """Records a batch that was handed to its model at `now`."""
@@ -101,10 +103,20 @@ class Recorder:
         if now > request.deadline:
             self._add(self._miss, now, key, (1.0,))
 
-    def applied(self, request: InferenceRequest, age_ms: float, unread_ms: float, *, is_late: bool) -> None:
+    def late(self, request: InferenceRequest, cause: str, now: float) -> None:
+        """Records an action that was late, by its cause."""
+        key = (names.CAUSE, cause), *_key(request)
+        self._add(self._late, now, key, (1.0,))
+
+    def applied(
+        self, request: InferenceRequest, age_ms: float, unread_ms: float, network_ms: float | None, *, is_late: bool
+    ) -> None:
         """Records what the robot says, with a request, of the last result that it has used."""
         key = _key(request)
-        self._add(self._use, request.received_at, key, (age_ms, unread_ms))
+        if network_ms is None:
+            self._add(self._use, request.received_at, key, (age_ms, unread_ms))
+        else:
+            self._add(self._use_of_known, request.received_at, key, (age_ms, unread_ms, network_ms))
         if is_late:
             self._add(self._miss, request.received_at, key, (1.0,))
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from inferential.dispatch.base import DispatchResult
 from inferential.metrics.recorder import Recorder
 from inferential.notices import Notices
 from inferential.observation.slots import ObservationError
 from inferential.proto import PROTOCOL_VERSION
-from inferential.proto.messages import write_refusal
+from inferential.proto.messages import write_refusal, write_refusals
 from inferential.proto.tensors import Buffer
 from inferential.scheduler.request import (
     ANSWERED,
@@ -24,7 +25,7 @@ from inferential.scheduler.request import (
 )
 from inferential.server.accounting import Accounting
 from inferential.server.callbacks import Callbacks
-from inferential.server.ingress import OvertakenObservation
+from inferential.server.ingress import Overtaken
 from inferential.server.inprocess import InProcessClients
 from inferential.transport.zmq_transport import GONE, ZmqTransport
 
@@ -53,6 +54,10 @@ class Egress:
         self._accounting = accounting
         self._callbacks = callbacks
         self._notices = Notices(logger)
+        self.on_result: Callable[[DispatchResult], None] | None = None
+        """Called with each result that was sent, once it is accounted for."""
+        self.on_end: Callable[[InferenceRequest], None] | None = None
+        """Called with each request that has ended."""
 
     def answer(self, results: Iterable[DispatchResult]) -> None:
         """Sends a call's results, all of them before the first is accounted for.
@@ -70,6 +75,8 @@ class Egress:
                 request = result.request
                 if at is not None:
                     self._accounting.answered(result, at)
+                    if self.on_result is not None:
+                        self.on_result(result)
                 else:
                     assert request.refusal is not None
                     self._accounting.invalidated(request, request.refusal)
@@ -114,6 +121,7 @@ class Egress:
     def ask_anew(self, request: InferenceRequest) -> None:
         """Asks the robot of a request that waits for a newer observation."""
         self._recorder.outdated(request)
+        turn_in_s = request.turn_at - time.monotonic()
         envelope = write_refusal(
             client_id=request.client_id,
             model_id=request.model_id,
@@ -121,22 +129,23 @@ class Egress:
             status="OUTDATED",
             reason="it waits, and few actions of its chunk would be left to play: send a newer observation",
             serve_interval_ms=request.serve_interval_ms,
+            turn_in_ms=None if math.isnan(turn_in_s) else max(turn_in_s, 0.0) * 1e3,
         )
         self._post_refusal(request.connection, request.client_id, envelope)
 
-    def refuse_overtaken(self, observation: OvertakenObservation, connection: int) -> None:
-        """Accounts for an observation that was superseded unread, and sends its refusal."""
-        interval_ms = self._accounting.overtaken(observation, time.monotonic())
-        if observation.protocol_version >= PROTOCOL_VERSION:
-            envelope = write_refusal(
-                client_id=observation.client_id,
-                model_id=observation.model_id,
-                request_id=observation.request_id,
+    def refuse_overtaken(self, overtaken: Overtaken, connection: int, now: float) -> None:
+        """Accounts for observations that were superseded unread at `now`, and sends their refusals."""
+        interval_ms = self._accounting.overtaken(overtaken, now)
+        if overtaken.protocol_version >= PROTOCOL_VERSION:
+            refusals = write_refusals(
+                client_id=overtaken.client_id,
+                model_id=overtaken.model_id,
+                request_ids=overtaken.request_ids,
                 status=SUPERSEDED.kind.name,
                 reason=SUPERSEDED.reason,
                 serve_interval_ms=interval_ms,
             )
-            self._post_refusal(connection, observation.client_id, envelope)
+            self._post_refusal(connection, overtaken.client_id, *refusals)
 
     @property
     def watched(self) -> bool:
@@ -171,6 +180,8 @@ class Egress:
         return self._transport.objection(connection) != GONE
 
     def _notify(self, request: InferenceRequest) -> None:
+        if self.on_end is not None:
+            self.on_end(request)
         if self._callbacks:
             self._callbacks.fire(request)
 
@@ -185,15 +196,17 @@ class Egress:
             return False
         return True
 
-    def _post_refusal(self, connection: int, client_id: str, envelope: bytes) -> None:
-        """Sends a refusal at the end of this turn, with the others for the connection; counts it if it cannot be."""
+    def _post_refusal(self, connection: int, client_id: str, *envelopes: bytes) -> None:
+        """Sends refusals at the end of this turn, with the others for the connection; counts those that cannot be."""
         if connection < 0:
-            self._hand_over(connection, client_id, "refusal", envelope, b"")
+            for envelope in envelopes:
+                self._hand_over(connection, client_id, "refusal", envelope, b"")
             return
         try:
-            self._transport.cork(connection, envelope)
+            self._transport.cork(connection, envelopes)
         except OSError as error:
-            self._recorder.send_error(client_id, "refusal", error.strerror or "unknown")
+            for _ in envelopes:
+                self._recorder.send_error(client_id, "refusal", error.strerror or "unknown")
 
     def _hand_over(self, connection: int, client_id: str, kind: str, envelope: bytes, payload: Buffer) -> bool:
         receive = self._inprocess.receiver(connection)

@@ -8,17 +8,26 @@ writable. Any of these may leave something unsent, also `next` and `ping`.
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 
+<<<<<<< HEAD
 from inferential.zmtp import tcp
+=======
+from inferential.zmtp import zmtp2
+>>>>>>> main
 from inferential.zmtp.handshake import Handshake, HandshakeError, NullHandshake
 from inferential.zmtp.protocol import (
     GREETING_BYTES,
     PING,
     PING_BODY,
+<<<<<<< HEAD
     PONG,
+=======
+    VERSION_BYTES,
+>>>>>>> main
     Buffer,
     ConnectionEnded,
     Discarded,
@@ -30,9 +39,11 @@ from inferential.zmtp.protocol import (
     message,
     pong_body,
     supports_heartbeats,
+    ttl_s,
 )
 from inferential.zmtp.reader import Allocate, Reader
 from inferential.zmtp.wire import FrameReader
+from inferential.zmtp.zmtp2 import Zmtp2Handshake
 
 JOIN_BELOW_BYTES = 32 * 1024
 """Smaller frames are copied into one buffer with their headers, which is faster than a vector of buffers."""
@@ -96,8 +107,11 @@ class Stream:
         self.alive: bool = True
         """Whether since the last `ping` something was received, or unsent data could be sent."""
         self.drained: bool = False
+        self.ttl_s: float = 0.0
+        """The time to live of the peer's last PING: if it is not heard of for so long, it is gone. 0: not given."""
         self._send([self._handshake.greeting()])
 
+<<<<<<< HEAD
     def limit_unsent(self, size: int) -> None:
         """Has the system hold about so many bytes at most beyond those that are under way; the rest is `unsent`."""
         tcp.limit_unsent(self._socket, size)
@@ -105,6 +119,17 @@ class Stream:
     def received_s_ago(self) -> float:
         """Returns how long ago the system received the newest data, as `tcp.received_s_ago`."""
         return tcp.received_s_ago(self._socket)
+=======
+    def received_s_ago(self) -> float:
+        """Returns how long ago the system received the newest data, read or not, in seconds; nan if it does not say.
+
+        Linux says so of TCP, by whole milliseconds.
+        """
+        if sys.platform != "linux" or self._socket.family == socket.AF_UNIX:
+            return math.nan
+        info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_RECEIVED_AT + 4)
+        return int.from_bytes(info[_LAST_RECEIVED_AT:], sys.byteorder) / 1e3
+>>>>>>> main
 
     def fileno(self) -> int:
         """Returns the descriptor, for a selector."""
@@ -132,6 +157,9 @@ class Stream:
                 found = self._reader.next()
                 if isinstance(found, bytes):
                     self._answer(self._handshake.receive(found))
+                    self.peer = self._handshake.peer
+                elif isinstance(found, list) and isinstance(self._handshake, Zmtp2Handshake):
+                    self._handshake.receive_identity(found)
                     self.peer = self._handshake.peer
                 elif found is not None:
                     raise ProtocolError("message before READY")
@@ -221,11 +249,16 @@ class Stream:
         """Returns what follows the greeting; ProtocolError where it is invalid."""
         assert self._greeting is not None
         self._greeting += data
-        check_greeting(bytes(self._greeting))
-        if len(self._greeting) < GREETING_BYTES:
+        size = GREETING_BYTES
+        if self._greeting[VERSION_BYTES - 1 : VERSION_BYTES] and self._greeting[VERSION_BYTES - 1] in zmtp2.REVISIONS:
+            older = self._handshake.older()
+            if older is not None:
+                self._handshake, size = older, zmtp2.GREETING_BYTES
+        check_greeting(bytes(self._greeting), min(zmtp2.REVISIONS) if size == zmtp2.GREETING_BYTES else 3)
+        if len(self._greeting) < size:
             return b""
         self._supports_heartbeats = supports_heartbeats(bytes(self._greeting))
-        rest = bytes(self._greeting[GREETING_BYTES:])
+        rest = bytes(self._greeting[size:])
         greeting, self._greeting = bytes(self._greeting), None
         self._answer(self._handshake.greeted(greeting))
         return rest
@@ -267,9 +300,14 @@ class Stream:
         following: list[Buffer] | bytes | Discarded | None = found
         while isinstance(following, bytes):
             if following.startswith(PING):
+<<<<<<< HEAD
                 pings.append(following)
             elif self.on_pong is not None and following.startswith(PONG):
                 self.on_pong(following[len(PONG) :])
+=======
+                self.ttl_s = ttl_s(following)
+                pongs.append(self._command(pong_body(following)))
+>>>>>>> main
             following = self._reader.next()
         if pings and self._unsent:
             self._owed = pings[-1]  # a peer that does not read gets one answer, when it has read
