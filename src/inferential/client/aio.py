@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 
 from inferential.client.failover import open_transport
+from inferential.client.fork import forked, leave_to_parent
 from inferential.client.handles import AsyncHandles, AsyncModel
 from inferential.client.keys import client_id_with, robot_keys
 from inferential.client.mailbox import Mailbox
@@ -61,6 +62,8 @@ class AsyncConnection(AsyncHandles):
         keys = robot_keys(server_key, secret_key)
         super().__init__(client_id_with(client_id, keys), client_type)
         self._transport = open_transport(server, self._session.client_id, reconnect_ivl_ms, reconnect_max_ms, keys)
+        self._forked = False
+        leave_to_parent(self)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None  # for what there is to do though nothing comes
         self._timer_at = math.inf
@@ -94,6 +97,10 @@ class AsyncConnection(AsyncHandles):
             self._wake_waiters()
         self._set_timer()
 
+    def _take_back(self, request_ids: Sequence[int]) -> None:
+        if not self._transport.closed:
+            self._transport.cancel(self._session, request_ids)
+
     def _start(self) -> None:
         self._check_open()
         loop = asyncio.get_running_loop()
@@ -125,6 +132,12 @@ class AsyncConnection(AsyncHandles):
         self._timer, self._timer_at = None, math.inf
         self._pump()
 
+    def _after_fork(self) -> None:
+        """Leaves the connection to the parent: in the child nothing of it may be read, written or shut down."""
+        self._forked = self._transport.closed = True
+
     def _check_open(self) -> None:
+        if self._forked:
+            raise forked(self.client_id)
         if self._transport.closed:
             raise ConnectionError(f"the connection of client {self.client_id!r} is closed")

@@ -136,7 +136,7 @@ class TracedModel:
         return self._model.serve_interval_ms
 
     def observe(
-        self, urgency: float = 0.0, steps_remaining: int | None = None, priority: int | None = None, **values: Any
+        self, /, urgency: float = 0.0, steps_remaining: int | None = None, priority: int | None = None, **values: Any
     ) -> int:
         """Does what `Model.observe` does, and begins a span."""
         span = self._spans.begin(values)
@@ -151,6 +151,7 @@ class TracedModel:
 
     def infer(
         self,
+        /,
         timeout_ms: float = 100,
         urgency: float = 0.0,
         steps_remaining: int | None = None,
@@ -160,6 +161,10 @@ class TracedModel:
         """Does what `Model.infer` does, in a span."""
         with use_span(self._spans.begin(values), end_on_exit=True) as span:
             return _answered(span, self._model.infer(timeout_ms, urgency, steps_remaining, priority, **values))
+
+    def cancel(self) -> int:
+        """Does what `Model.cancel` does."""
+        return self._model.cancel()
 
     def never_wait(self) -> None:
         """Does what `Model.never_wait` does."""
@@ -198,7 +203,7 @@ class TracedAsyncModel:
         return self._model.serve_interval_ms
 
     async def observe(
-        self, urgency: float = 0.0, steps_remaining: int | None = None, priority: int | None = None, **values: Any
+        self, /, urgency: float = 0.0, steps_remaining: int | None = None, priority: int | None = None, **values: Any
     ) -> int:
         """Does what `AsyncModel.observe` does, and begins a span."""
         span = self._spans.begin(values)
@@ -211,8 +216,13 @@ class TracedAsyncModel:
         with self._spans.refusals():
             return self._spans.taken(await self._model.get_result(timeout_ms))
 
+    async def cancel(self) -> int:
+        """Does what `AsyncModel.cancel` does."""
+        return await self._model.cancel()
+
     async def infer(
         self,
+        /,
         timeout_ms: float = 100,
         urgency: float = 0.0,
         steps_remaining: int | None = None,

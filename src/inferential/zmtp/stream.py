@@ -42,6 +42,7 @@ few hundred."""
 _HANDSHAKE_BYTES = 1024  # of a frame before the handshake is complete
 _MAX_BUFFERS = 64  # of one sendmsg, far below the limit of any system
 _LAST_READS, _LAST_READ_BYTES = 64, 64 * 1024  # on closing, of data that is discarded
+_MAX_READS = 32  # without a message, before the caller gets a turn; `drained` is False then
 MAX_BODY_READ_BYTES = 1024 * 1024
 """Bytes of a large frame that are read in one go, so that other connections get a turn meanwhile."""
 MAX_PATH_BYTES = 107
@@ -253,8 +254,10 @@ class Stream:
             ConnectionEnded: as `next`.
         """
         found = self.next() if self._reader.buffered else None
+        reads = 0
         while found is None:
-            if not self.read():
+            reads += 1
+            if reads > _MAX_READS or not self.read():
                 return None
             found = self.next()
             if found is None and self.drained:
