@@ -132,6 +132,8 @@ class ServerFailover:
             server.link.poll(now)
 
     def next_poll_at(self) -> float:
+        if any(server.link.unread and server.link.connected for server in self._servers):
+            return 0.0  # what was read of the socket already does not make it readable
         next_poll_at = min(server.link.next_poll_at for server in self._servers)
         server = self._first() if self._held else None
         if server is None or not server.link.writable:
@@ -184,6 +186,12 @@ class ServerFailover:
             session.sent(unsent[0])
         self._held = session.has_unsent()
         return ended
+
+    def cancel(self, session: Session, request_ids: Sequence[int]) -> None:
+        for server in self._servers:
+            sent = [request_id for request_id in request_ids if request_id in server.sent]
+            if sent and server.link.takes_cancellations:
+                server.link.try_send(session.cancellation(sent))
 
     def close(self) -> None:
         self.closed = True

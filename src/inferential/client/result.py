@@ -154,6 +154,8 @@ class ClientStats:
     was full."""
     dropped_unsent: int = 0
     """Observations of `queue="all"` that were dropped while the server could not be reached."""
+    cancelled: int = 0
+    """Requests that the robot took back by `model.cancel()`."""
     outdated: int = 0
     """Results that were not taken before a newer one arrived, or that arrived after a newer one."""
     unmatched: int = 0

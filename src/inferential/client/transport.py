@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import selectors
 import time
+from collections.abc import Sequence
 from typing import Protocol
 
 from inferential.client.keys import HandshakeMaker
@@ -16,6 +17,9 @@ from inferential.client.session import Frames, Session
 from inferential.zmtp.delivery import Delivery
 from inferential.zmtp.protocol import Discarded
 from inferential.zmtp.stream import MAX_PATH_BYTES
+
+RECEIVE_S = 2e-3
+"""How long messages are read in one go, so that no server holds a robot's control loop."""
 
 
 def normalize_address(server: str) -> str:
@@ -91,10 +95,8 @@ class ClientTransport(Protocol):
         """What the connection to the robot's server carries."""
         ...
 
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        ...
+    closed: bool
+    """Whether `close` was called."""
 
     def send(self, session: Session, mailbox: Mailbox, request_id: int, frames: Frames) -> bool:
         """Sends an observation, or lets the session hold it where no server can be reached.
@@ -112,6 +114,10 @@ class ClientTransport(Protocol):
 
     def pump(self, session: Session) -> int:
         """Sends what is held and reads all messages; returns the number of requests that ended."""
+        ...
+
+    def cancel(self, session: Session, request_ids: Sequence[int]) -> None:
+        """Tells the server that nobody waits for the answers to these requests; does nothing while it is away."""
         ...
 
     def close(self) -> None:
@@ -144,6 +150,8 @@ class SingleServer:
 
     def next_poll_at(self) -> float:
         link = self._link
+        if link.unread and link.connected:
+            return 0.0  # what was read of the socket already does not make it readable
         return min(link.next_poll_at, link.delivery.clear_at) if self._held and link.writable else link.next_poll_at
 
     @property
@@ -182,11 +190,16 @@ class SingleServer:
         ended = receive(link, session)
         now = time.monotonic()
         if self._held or not link.writable or now >= link.next_poll_at:
-            link.poll(now)
+            if link.poll(now):
+                ended += session.lost_all(f"the connection to {link.address} was lost before the answer came")
             send_held(link, session, now)
             self._held = session.has_unsent()
             ended += receive(link, session)
         return ended
+
+    def cancel(self, session: Session, request_ids: Sequence[int]) -> None:
+        if request_ids and self._link.takes_cancellations:
+            self._link.try_send(session.cancellation(request_ids))
 
     def close(self) -> None:
         self.closed = True
@@ -208,15 +221,26 @@ def send_held(link: Link, session: Session, now: float) -> None:
 
 
 def receive(link: Link, session: Session) -> int:
-    """Reads all messages of a link; returns their number."""
-    count = 0
+    """Reads the messages of a link that have arrived; returns their number.
+
+    Those of a server that sends without end are read for `RECEIVE_S`; `link.unread` says that some may be left.
+    """
+    count, until = 0, 0.0
+    link.unread = False
     while (frames := link.next()) is not None:
         count += 1
+        now = time.monotonic()
         if isinstance(frames, list) and len(frames) == 3:
             _, envelope, payload = frames
-            session.receive(envelope, payload, time.monotonic())
+            session.receive(envelope, payload, now)
         elif frames is not Discarded.PART:
             session.stats.unmatched += 1
         if not link.more:
-            break
+            return count
+        if not until:
+            until = now + RECEIVE_S
+        elif now >= until:
+            link.unread = True
+            return count
+    link.unread = link.connected and not link.drained
     return count

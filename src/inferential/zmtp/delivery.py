@@ -25,6 +25,7 @@ _MARK_S = 5e-3
 """A mark follows what the link carries in this time; backlogs below it are not worth waiting for."""
 _SUSPICIOUS_S = 20e-3
 """A PONG later than on an idle link by more than this means that something queues, or that the network varies."""
+_LATE, _LATE_S = 2, 50e-3  # a PONG is late after so many of the shortest round trips, and this time
 _AHEAD_S, _AHEAD_SHARE = 8e-3, 0.15
 """How long before the link is free the next message leaves, so that the link does not run dry; the share is of its
 round trip."""
@@ -34,6 +35,8 @@ _ROUND_TRIPS = 9  # the round trip is the median of the newest ones
 _MOST_FADE, _FADE_S = 0.9, 0.5
 """What a sample of the rate leaves of the older ones' weight at most, and in how many seconds it falls to 1/e."""
 _COLLAPSE = 1 / 3  # a sample below so much of the rate is a new beginning: the robot has left a good network
+_JITTERS = 1.5  # how much longer than the jitter of round trips a sample of the rate is
+_TRIED_ALONE = 8  # messages on an idle link of which the fastest counts
 _SERIAL_BYTES = 8
 _LEAST_S = 1e-6
 _THIN_BYTES_S = 50e6
@@ -62,7 +65,19 @@ class Delivery:
     """
 
     __slots__ = (
-        *("_arrived", "_carried", "_clean_trip_s", "_drained_at", "_large", "_last", "_last_size", "_marks"),
+        "_alone",
+        *(
+            "_arrived",
+            "_began",
+            "_carried",
+            "_clean_trip_s",
+            "_drained_at",
+            "_jitter_s",
+            "_large",
+            "_last",
+            "_last_size",
+            "_marks",
+        ),
         *("_position", "_probed_at", "_serial", "_suspicious", "_took", "_trips"),
         *("clear_at", "mark_every", "rate_bytes_s", "round_trip_s", "unmarked"),
     )
@@ -78,6 +93,9 @@ class Delivery:
         self._arrived = 0  # bytes that are known to have arrived
         self._marks: deque[_Mark] = deque()
         self._last: tuple[_Mark, float] | None = None  # the mark of the last PONG, and when that came
+        self._began: tuple[_Mark, float] | None = None  # the same of the first since the link was idle or a sample
+        self._jitter_s = 0.0
+        self._alone: deque[float] = deque(maxlen=_TRIED_ALONE)
         self._last_size = 0
         self._large = False  # the last message is by itself worth a mark
         self._drained_at = 0.0  # when the link has probably carried everything
@@ -143,18 +161,36 @@ class Delivery:
         if mark.idle:
             self._trips.append(trip_s)
             self.round_trip_s = median(self._trips)
+            self._jitter_s = max(self._trips) - min(self._trips)
             self._clean_trip_s = sorted(self._trips)[(len(self._trips) - 1) // 3]
             self._probed_at = now
         self._suspicious = trip_s > (self.round_trip_s or 0.0) + _SUSPICIOUS_S
-        if self._last is not None:
-            last, last_at = self._last
-            # Else the link may have been idle between the two.
-            if mark.sent_at <= max(last.sent_at, last_at - self._clean_trip_s):
-                self._sample(mark.position - last.position, now - last_at)
-        self._last = mark, now
+        self._follow(mark, now)
         self._arrived = mark.position
         self._correct(now)
         self._plan(now)
+
+    def _follow(self, mark: _Mark, now: float) -> None:
+        """Learns the rate from marks that followed one another without a pause of the link.
+
+        Jitter is as large as what a message takes; over several messages it cancels out.
+        """
+        if self._last is None or self._began is None:
+            self._began = mark, now
+            self._last = mark, now
+            return
+        last, last_at = self._last
+        began, began_at = self._began
+        if last.idle and mark.sent_at == last.sent_at:
+            self._sample_alone(mark.position - last.position, now - last_at)
+            self._began = mark, now
+        elif mark.sent_at > last_at - self._clean_trip_s:
+            self._began = mark, now  # the link may have been idle between the two
+        elif now - began_at >= _JITTERS * self._jitter_s:
+            self._sample(mark.position - began.position, now - began_at)
+            self._alone.clear()
+            self._began = mark, now
+        self._last = mark, now
 
     def _mark(self, now: float) -> bytes:
         self._serial += 1
@@ -167,6 +203,19 @@ class Delivery:
         self._marks.clear()
         self._arrived = self._position
         self.mark_every, self.clear_at = math.inf, 0.0
+
+    def _sample_alone(self, size: int, took_s: float) -> None:
+        """Learns the rate from one message on an idle link.
+
+        Jitter may make it look slow, or fast: the best of several counts, and what queues tells the rest.
+        """
+        if size < _LEAST_MARK_BYTES:
+            return
+        self._alone.append(size / max(took_s, _LEAST_S))
+        best = max(self._alone)
+        if self.rate_bytes_s is None or best > self.rate_bytes_s or len(self._alone) == _TRIED_ALONE:
+            self._carried, self._took = best * _MARK_S, _MARK_S
+            self.rate_bytes_s = best
 
     def _sample(self, size: int, took_s: float) -> None:
         """Learns the rate from bytes that were under way together."""
@@ -202,8 +251,10 @@ class Delivery:
         outstanding = self.outstanding_bytes
         if not outstanding:
             self.clear_at = 0.0
-        elif rate is None and not self._large and not self._suspicious:
-            self.clear_at = 0.0  # many small ones: no sign yet that they queue
+        elif not self._large:
+            # Of small ones jitter is most of what PONGs tell: they wait once one is late by more than that.
+            late = now - self._marks[0].sent_at > _LATE * min(self._trips, default=math.inf) + _LATE_S
+            self.clear_at = math.inf if late else 0.0
         elif rate is None or self.round_trip_s is None or now - self._probed_at > _PROBE_S:
             self.clear_at = math.inf  # until a PONG tells
         elif outstanding > rate * (self._clean_trip_s + _MARK_S) + self._last_size:

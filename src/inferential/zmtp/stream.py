@@ -8,26 +8,18 @@ writable. Any of these may leave something unsent, also `next` and `ping`.
 from __future__ import annotations
 
 import contextlib
-import math
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 
-<<<<<<< HEAD
-from inferential.zmtp import tcp
-=======
-from inferential.zmtp import zmtp2
->>>>>>> main
+from inferential.zmtp import tcp, zmtp2
 from inferential.zmtp.handshake import Handshake, HandshakeError, NullHandshake
 from inferential.zmtp.protocol import (
     GREETING_BYTES,
     PING,
     PING_BODY,
-<<<<<<< HEAD
     PONG,
-=======
     VERSION_BYTES,
->>>>>>> main
     Buffer,
     ConnectionEnded,
     Discarded,
@@ -53,6 +45,7 @@ few hundred."""
 _HANDSHAKE_BYTES = 1024  # of a frame before the handshake is complete
 _MAX_BUFFERS = 64  # of one sendmsg, far below the limit of any system
 _LAST_READS, _LAST_READ_BYTES = 64, 64 * 1024  # on closing, of data that is discarded
+_MAX_READS = 32  # without a message, before the caller gets a turn; `drained` is False then
 MAX_BODY_READ_BYTES = 1024 * 1024
 """Bytes of a large frame that are read in one go, so that other connections get a turn meanwhile."""
 MAX_PATH_BYTES = 107
@@ -111,7 +104,6 @@ class Stream:
         """The time to live of the peer's last PING: if it is not heard of for so long, it is gone. 0: not given."""
         self._send([self._handshake.greeting()])
 
-<<<<<<< HEAD
     def limit_unsent(self, size: int) -> None:
         """Has the system hold about so many bytes at most beyond those that are under way; the rest is `unsent`."""
         tcp.limit_unsent(self._socket, size)
@@ -119,17 +111,6 @@ class Stream:
     def received_s_ago(self) -> float:
         """Returns how long ago the system received the newest data, as `tcp.received_s_ago`."""
         return tcp.received_s_ago(self._socket)
-=======
-    def received_s_ago(self) -> float:
-        """Returns how long ago the system received the newest data, read or not, in seconds; nan if it does not say.
-
-        Linux says so of TCP, by whole milliseconds.
-        """
-        if sys.platform != "linux" or self._socket.family == socket.AF_UNIX:
-            return math.nan
-        info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_RECEIVED_AT + 4)
-        return int.from_bytes(info[_LAST_RECEIVED_AT:], sys.byteorder) / 1e3
->>>>>>> main
 
     def fileno(self) -> int:
         """Returns the descriptor, for a selector."""
@@ -286,8 +267,10 @@ class Stream:
             ConnectionEnded: as `next`.
         """
         found = self.next() if self._reader.buffered else None
+        reads = 0
         while found is None:
-            if not self.read():
+            reads += 1
+            if reads > _MAX_READS or not self.read():
                 return None
             found = self.next()
             if found is None and self.drained:
@@ -300,14 +283,10 @@ class Stream:
         following: list[Buffer] | bytes | Discarded | None = found
         while isinstance(following, bytes):
             if following.startswith(PING):
-<<<<<<< HEAD
+                self.ttl_s = ttl_s(following)
                 pings.append(following)
             elif self.on_pong is not None and following.startswith(PONG):
                 self.on_pong(following[len(PONG) :])
-=======
-                self.ttl_s = ttl_s(following)
-                pongs.append(self._command(pong_body(following)))
->>>>>>> main
             following = self._reader.next()
         if pings and self._unsent:
             self._owed = pings[-1]  # a peer that does not read gets one answer, when it has read

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import sys
 
@@ -40,11 +41,11 @@ def limit_unsent(connected: socket.socket, size: int) -> None:
 
 
 def received_s_ago(connected: socket.socket) -> float:
-    """Returns how long ago the system received the newest data, read or not, in seconds; 0 where it does not say.
+    """Returns how long ago the system received the newest data, read or not, in seconds; nan if it does not say.
 
-    Linux says so, by whole milliseconds.
+    Linux says so of TCP, by whole milliseconds.
     """
     if sys.platform != "linux" or connected.family == socket.AF_UNIX:
-        return 0.0
+        return math.nan
     info = connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_RECEIVED_AT + 4)
     return int.from_bytes(info[_LAST_RECEIVED_AT:], sys.byteorder) / 1e3
