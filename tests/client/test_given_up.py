@@ -129,7 +129,7 @@ def refused(connection: Connection, model: Any) -> bool:
     return True
 
 
-async def test_a_forked_child_is_told_and_leaves_the_parent_its_connection() -> None:
+async def test_a_forked_child_gets_an_error_and_leaves_the_parent_its_connection() -> None:
     held = Held()
     held.free.set()
 

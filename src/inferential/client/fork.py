@@ -1,4 +1,4 @@
-"""Connections after a fork: they stay the parent's, and the child is told so.
+"""Connections after a fork: they stay the parent's, and the child gets an error.
 
 Parent and child share the socket and the selector of a connection that was open before. Whatever the child read, the
 parent would not get; what it closed properly would end the parent's connection.

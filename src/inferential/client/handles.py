@@ -43,7 +43,7 @@ class AsyncHandles(ModelFactory["AsyncModel"]):
         """Reads the responses that arrived."""
 
     def _take_back(self, request_ids: Sequence[int]) -> None:
-        """Tells the server that nobody waits for the answers to these requests, if there are any."""
+        """Takes sent requests back from the server, if there are any."""
 
     def _cancel(self, mailbox: Mailbox) -> int:
         self._start()

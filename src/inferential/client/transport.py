@@ -117,7 +117,7 @@ class ClientTransport(Protocol):
         ...
 
     def cancel(self, session: Session, request_ids: Sequence[int]) -> None:
-        """Tells the server that nobody waits for the answers to these requests; does nothing while it is away."""
+        """Takes sent requests back from the server; does nothing while it is away."""
         ...
 
     def close(self) -> None:
