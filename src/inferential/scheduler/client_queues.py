@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from inferential.config.schema import SchedulingConfig
 
 _MAX_PACED = 4096
+MAX_BYTES = 1024 * 1024 * 1024
+"""Of the payloads of all waiting requests."""
 
 
 class ClientQueues:
@@ -67,6 +69,7 @@ class ClientQueues:
         self._ages: LazyHeap[InferenceRequest] = LazyHeap()
         self._backlogs: dict[int, Backlog] = {}
         self._ranks: dict[InferenceRequest, int] = {}
+        self._held_bytes = 0
         self._ended: list[InferenceRequest] = []
         self._outdated: list[InferenceRequest] = []
         self._configure(config, scheduler)
@@ -93,6 +96,7 @@ class ClientQueues:
         """Returns the number of rows in each table; all are 0 where nothing waits."""
         return {
             "queue_requests": len(self._ages),
+            "queue_bytes": self._held_bytes,
             "queue_clients": len(self._client_queues),
             "queue_models": len(self._waiting),
             "queue_ranks": len(self._ranks),
@@ -147,6 +151,10 @@ class ClientQueues:
         if len(self._ages) >= self._max_queue_size and not self._make_room(rank, now):
             self._refuse(request, RefusalKind.REJECTED, self._full(), QUEUE_FULL)
             return
+        while self._held_bytes + len(request.payload) > MAX_BYTES:
+            if not self._make_room(rank, now):
+                self._refuse(request, RefusalKind.REJECTED, self._full(), QUEUE_FULL)
+                return
         request.move(QUEUED)
         self._enter(request, rank, now)
 
@@ -161,21 +169,27 @@ class ClientQueues:
 
     def _make_room(self, rank: int, now: float) -> bool:
         """Drops one request of the highest rank; returns False where the new request is the one to refuse."""
-        highest = max(self._backlogs)
+        highest = max(self._backlogs, default=-1)
         if not self._drops_oldest or rank > highest:
             return False
         self._end(self._backlogs[highest].victim(), RefusalKind.REJECTED, self._full(), QUEUE_FULL, now)
         return True
 
     def _full(self) -> str:
-        return f"the queue is full ({self._max_queue_size} requests wait)"
+        if len(self._ages) >= self._max_queue_size:
+            return f"the queue is full ({self._max_queue_size} requests wait)"
+        return f"the queue is full ({self._held_bytes} bytes of observations wait, at most {MAX_BYTES} may)"
 
     def _enter(self, request: InferenceRequest, rank: int, now: float, *, retried: bool = False) -> None:
         key = request.connection or request.client_id, request.pool
         queue = self._client_queues.setdefault(key, ClientQueue())
         self._ages.push(request, request.received_at, request.arrival)
         self._ranks[request] = rank
-        self._backlogs.setdefault(rank, Backlog()).add(request)
+        self._held_bytes += len(request.payload)
+        backlog = self._backlogs.get(rank)
+        if backlog is None:
+            backlog = self._backlogs[rank] = Backlog()
+        backlog.add(request)
         self._waiting[request.pool] = self._waiting.get(request.pool, 0) + 1
         if request.takes_latest:
             queue.latest = request
@@ -353,7 +367,7 @@ class ClientQueues:
             self._order.remove(request)
         for table in (self._client_queues, self._waiting, self._backlogs, self._ranks, self._not_before):
             table.clear()
-        self._ages = LazyHeap()
+        self._ages, self._held_bytes = LazyHeap(), 0
         self.held.clear()
         self._configure(config, scheduler)
         for request in requests:
@@ -377,9 +391,8 @@ class ClientQueues:
         """Removes a request from every table; the next of its queue moves up."""
         self._ages.discard(request)
         rank = self._ranks.pop(request)
-        backlog = self._backlogs[rank]
-        backlog.discard(request)
-        if not backlog:
+        self._held_bytes -= len(request.payload)
+        if not self._backlogs[rank].discard(request):
             del self._backlogs[rank]
         count = self._waiting[request.pool] - 1
         if count:
@@ -390,12 +403,11 @@ class ClientQueues:
         queue = self._client_queues[key]
         if queue.latest is request:
             queue.latest = None
-        if request in queue.behind:
-            del queue.behind[request]
+        if queue.behind:
+            del (queue.behind if request in queue.behind else queue.shown)[request]
+            self._move_up(queue, key, now)
         else:
             del queue.shown[request]
-        if queue.behind:
-            self._move_up(queue, key, now)
         if not queue.shown and not queue.behind:
             self._client_queues.pop(key, None)
 
