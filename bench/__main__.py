@@ -27,6 +27,7 @@ NAMES = (
     "ray",
     "overload",
     "curve",
+    "network",
 )
 SHOW_THEMSELVES = (
     "overhead",

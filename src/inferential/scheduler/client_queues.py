@@ -341,9 +341,12 @@ class ClientQueues:
 
     def forget_connection(self, connection: int, now: float) -> None:
         """Refuses all waiting requests that came by a connection which has ended."""
-        for backlog in list(self._backlogs.values()):
-            for request in backlog.of(connection):
-                self._end_gone(request, now)
+        for request in self.of_connection(connection):
+            self._end_gone(request, now)
+
+    def of_connection(self, connection: int) -> list[InferenceRequest]:
+        """Returns the waiting requests that came by a connection."""
+        return [request for backlog in self._backlogs.values() for request in backlog.of(connection)]
 
     def _end_gone(self, request: InferenceRequest, now: float) -> None:
         self._end(request, CLIENT_LEFT.kind, CLIENT_LEFT.reason, CLIENT_LEFT.cause, now)
