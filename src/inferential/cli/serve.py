@@ -18,13 +18,13 @@ import typer
 from inferential.cli.errors import CliError, missing
 from inferential.cli.interrupts import Interrupts, draining
 from inferential.cli.logs import LogFormat, LogLevel, set_up_logging
-from inferential.cli.preflight import RAY, preflight, strategy_problem
+from inferential.cli.preflight import preflight, strategy_problem
 from inferential.cli.settings import COMMAND_LINE, http_section, targets
-from inferential.cli.targets import model_later
+from inferential.cli.targets import RAY, model_later
 from inferential.config.backends import scheme_of
 from inferential.config.changes import diff
 from inferential.config.extensions import ExtensionError
-from inferential.config.fields import format_path
+from inferential.config.fields import format_path, format_value
 from inferential.config.loading import Loaded, load
 from inferential.config.problems import ConfigError
 from inferential.config.schema import InferentialConfig
@@ -108,7 +108,7 @@ def serve(
         return
     server = _build(loaded, config)
     if watcher is not None:
-        watcher.on_reload(lambda new: _take_on(server, new))
+        watcher.on_reload(Reloads(server).take_on)
     asyncio.run(_run(server, watcher))
 
 
@@ -117,6 +117,7 @@ class _AnnouncedServer(Server):
 
     def __init__(self, config: InferentialConfig, dispatcher: Dispatcher) -> None:
         super().__init__(config=config, dispatcher=dispatcher)
+        self.manage_models(model_later)
         self._beside = contextlib.AsyncExitStack()
         self._after = contextlib.AsyncExitStack()  # ends when the last request has
         self._lines: list[str] = []
@@ -290,7 +291,7 @@ def _build(loaded: Loaded, path: Path | None) -> _AnnouncedServer:
     if (problem := strategy_problem(loaded)) is not None:
         raise CliError(str(problem))
     try:
-        return _AnnouncedServer(config=loaded.config, dispatcher=dispatcher)
+        return _AnnouncedServer(loaded.config, dispatcher)
     except (TypeError, ValueError) as error:
         raise CliError(str(error)) from error
 
@@ -304,18 +305,13 @@ def _import_threaded(config: InferentialConfig) -> None:
 
 
 def _dispatcher(wanted: Mapping[str, str], config: InferentialConfig) -> Dispatcher:
-    on_ray = {model_id: target.removeprefix(RAY) for model_id, target in wanted.items() if target.startswith(RAY)}
-    if not on_ray:
-        try:
-            known = config.models.known
-            return LocalDispatcher({one: model_later(one, target, known[one]) for one, target in wanted.items()})
-        except (TypeError, ValueError) as error:
-            raise CliError(str(error)) from error
+    if not any(target.startswith(RAY) for target in wanted.values()):
+        return LocalDispatcher({})
     try:
         from inferential.dispatch.ray.dispatcher import RayDispatcher
     except ModuleNotFoundError as error:
         raise CliError(f"{error.name} is not installed: pip install 'inferential[server]'") from error
-    return RayDispatcher(config.ray, on_ray)
+    return RayDispatcher(config.ray, {})
 
 
 async def _run(server: _AnnouncedServer, watcher: ConfigWatcher | None) -> None:
@@ -343,15 +339,32 @@ async def _watch(watcher: ConfigWatcher) -> None:
         logger.exception("the configuration is no longer watched")
 
 
-def _take_on(server: Server, new: InferentialConfig) -> None:
-    changes = diff(server.config, new)
-    try:
-        server.reconfigure(new)
-    except ValueError as error:
-        logger.error("the new configuration is not taken on: %s", error)
-        return
-    for change in changes:
-        logger.info("%s", change)
+class Reloads:
+    """Takes changed configurations on, and says what each changes; what takes a restart is said once.
+
+    Args:
+        server: what is reconfigured.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._said: dict[str, Any] = {}
+
+    def take_on(self, new: InferentialConfig) -> None:
+        """Applies a configuration."""
+        changes = diff(self._server.config, new)
+        try:
+            self._server.reconfigure(new)
+        except (ValueError, CliError) as error:
+            logger.error("the new configuration is not taken on: %s", error)
+            return
+        left = {change.path: change.new for change in changes if not change.live}
+        for change in changes:
+            if change.live:
+                logger.info("%s", change)
+            elif change.path not in self._said or self._said[change.path] != change.new:
+                logger.warning("%s; until then it stays %s", change, format_value(change.old))
+        self._said = left
 
 
 def _overrides(

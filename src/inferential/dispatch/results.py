@@ -21,7 +21,7 @@ from inferential.proto.messages import ResponseTiming, write_response
 from inferential.proto.structure import STRUCTURE_KEY
 from inferential.replica.failures import words_of
 from inferential.replica.values import as_values
-from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
+from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, family_of
 from inferential.scheduler.time.execution_horizon import execution_horizon
 from inferential.tracking.action_horizon import horizon_of
 
@@ -42,8 +42,8 @@ class ResultWriter:
         self.health: dict[str, EndpointHealth] = {}
         self.version_of: Callable[[str], str] = lambda pool: ""
         """Returns the version of a pool whose results do not have it."""
-        self.named: dict[str, str] = {}
-        """The versions that the operator has given names, by pool: these are what robots get."""
+        self.named: dict[str, tuple[str, bool]] = {}
+        """The names of versions, by pool, and whether they stand back behind what the model says."""
         # By model: when a failure was logged last, and how many were not logged since.
         self._logged: dict[str, tuple[float, int]] = {}
 
@@ -72,8 +72,8 @@ class ResultWriter:
             values, model_version = outcome.values, outcome.model_version
         else:
             values, model_version = as_values(outcome), self.version_of(request.pool)
-        if self.named:
-            model_version = self.named.get(request.pool, model_version)
+        if self.named and (named := self.named.get(request.pool)) is not None and not (named[1] and model_version):
+            model_version = named[0]
         if STRUCTURE_KEY in values and STRUCTURE_KEY not in (request.metadata or ()):
             values = {key: value for key, value in values.items() if key != STRUCTURE_KEY}
         if request.protocol_version < PROTOCOL_VERSION:
@@ -95,6 +95,7 @@ class ResultWriter:
             ),
             serve_interval_ms=request.serve_interval_ms,
             model_version=model_version,
+            fallback="" if request.pool is request.model_id else _other_model(request),
             execution_horizon=0 if request.steps_remaining is None else _horizon(request, values, now),
         )
         self._note(request.pool, latency_ms, None)
@@ -149,6 +150,12 @@ def _horizon(request: InferenceRequest, values: Mapping[str, Any], now: float) -
     # The horizon counts from a chunk's observation, and the next one arrives so much after it was asked for.
     interval_steps = request.serve_interval_ms / 1e3 / period_s + delay_steps
     return execution_horizon(actions, confidence, interval_steps=interval_steps, played_steps=played)
+
+
+def _other_model(request: InferenceRequest) -> str:
+    """Returns the model that answers in place of the one that was asked; "" where it is the same."""
+    family = family_of(request.pool)
+    return "" if request.model_id in (family, request.pool) else family
 
 
 def _where(error: Exception) -> str:

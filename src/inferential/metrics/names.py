@@ -13,6 +13,7 @@ MODEL = "model"
 ERROR = "error"
 KIND = "kind"
 STATE = "state"
+DIMENSION = "dimension"
 
 METRICS: dict[str, Metric] = {}
 """All declared metrics by name, in the order of the documentation."""
@@ -122,6 +123,12 @@ MODEL_STATE_CHANGES = declare(
     "1",
     (MODEL, STATE),
     "a model came to a state: loading, warming, ready, ...",
+)
+SHADOW_DIFFERENCE = declare(
+    "shadow_difference",
+    "action units",
+    (MODEL, DIMENSION),
+    "for every answer that was compared: how far the version in the shadow is from what the robot got, mean over steps",
 )
 CLIENT_OVERDUE = declare(
     "client_overdue", "1", _BOTH, "a client is overdue by its learned cadence; once for each silence"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from inferential.metrics import names
 from inferential.metrics.collector import MetricsCollector
@@ -56,6 +57,11 @@ class Recorder:
     def model_state(self, model_id: str, state: str) -> None:
         """Records that a model has come to another state."""
         self._record(names.MODEL_STATE_CHANGES, 1.0, {names.MODEL: model_id, names.STATE: state})
+
+    def shadow_difference(self, model_id: str, apart: Sequence[float]) -> None:
+        """Records how far an answer of the version in the shadow is from the robot's, by action dimension."""
+        for dimension, value in enumerate(apart):
+            self._record(names.SHADOW_DIFFERENCE, value, {names.MODEL: model_id, names.DIMENSION: str(dimension)})
 
     def outdated(self, request: InferenceRequest) -> None:
         """Records that a robot is asked for a newer observation."""

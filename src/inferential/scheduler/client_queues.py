@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from inferential.scheduler.adapter import SchedulerAdapter
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from inferential.config.schema import SchedulingConfig
 
 _MAX_PACED = 4096
+_SAME: Mapping[str, str] = {}
 
 
 class ClientQueues:
@@ -113,8 +114,6 @@ class ClientQueues:
 
     def ended(self) -> list[InferenceRequest]:
         """Returns the requests that were refused since the last call."""
-        if not self._ended:
-            return []
         ended, self._ended = self._ended, []
         return ended
 
@@ -139,10 +138,10 @@ class ClientQueues:
             older = queue.latest
             if older is not None and older.client_id == request.client_id:
                 request.waiting_since, request.arrival = older.waiting_since, older.arrival
-                self._end(older, SUPERSEDED.kind, SUPERSEDED.reason, SUPERSEDED.cause, now)
+                self.end(older, SUPERSEDED, now)
             if queue.episode != request.episode:
                 for former in queue.former_episodes(request):
-                    self._end(former, NEW_EPISODE.kind, NEW_EPISODE.reason, NEW_EPISODE.cause, now)
+                    self.end(former, NEW_EPISODE, now)
         rank = self._order.eviction_rank(request)
         if len(self._ages) >= self._max_queue_size and not self._make_room(rank, now):
             self._refuse(request, RefusalKind.REJECTED, self._full(), QUEUE_FULL)
@@ -278,8 +277,6 @@ class ClientQueues:
 
     def outdated(self) -> list[InferenceRequest]:
         """Returns the waiting requests whose robots are to be asked for newer observations, since the last call."""
-        if not self._outdated:
-            return []
         outdated, self._outdated = self._outdated, []
         return outdated
 
@@ -322,17 +319,14 @@ class ClientQueues:
     def forget(self, client_id: str, now: float) -> None:
         """Refuses all waiting requests of a client that is gone."""
         for request in [request for request in self._ages if request.client_id == client_id]:
-            self._end_gone(request, now)
+            self.end(request, CLIENT_LEFT, now)
         self._order.on_client_disconnected(client_id)
 
     def forget_connection(self, connection: int, now: float) -> None:
         """Refuses all waiting requests that came by a connection which has ended."""
         for backlog in list(self._backlogs.values()):
             for request in backlog.of(connection):
-                self._end_gone(request, now)
-
-    def _end_gone(self, request: InferenceRequest, now: float) -> None:
-        self._end(request, CLIENT_LEFT.kind, CLIENT_LEFT.reason, CLIENT_LEFT.cause, now)
+                self.end(request, CLIENT_LEFT, now)
 
     def waits(self, connection: int) -> bool:
         """Returns whether a request of a connection waits."""
@@ -343,8 +337,10 @@ class ClientQueues:
         for request in list(self._ages):
             self._end(request, RefusalKind.REJECTED, reason, cause, now)
 
-    def swap(self, config: SchedulingConfig, scheduler: Scheduler, now: float) -> None:
-        """Puts another strategy in charge of all that waits."""
+    def swap(
+        self, config: SchedulingConfig, scheduler: Scheduler, now: float, pools: Mapping[str, str] = _SAME
+    ) -> None:
+        """Puts another strategy in charge of all that waits, and other pools, by the former ones."""
         requests = sorted(self._ages, key=lambda request: request.arrival)
         for request in requests:
             self._order.remove(request)
@@ -354,6 +350,7 @@ class ClientQueues:
         self.held.clear()
         self._configure(config, scheduler)
         for request in requests:
+            request.pool = pools.get(request.pool, request.pool)
             self._enter(request, self._order.eviction_rank(request), now)
 
     def client_connected(self, client_id: str) -> None:

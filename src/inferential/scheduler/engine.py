@@ -14,7 +14,7 @@ Progress is the engine's own guarantee: after `work(now)`, `wake_at()` is later 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from inferential.scheduler.admission import Admission
@@ -53,6 +53,7 @@ class Engine:
     ) -> None:
         self.profiles: Profiles = Profiles() if profiles is None else profiles
         self._capacity = capacity
+        self._config = config
         self._running = Running(capacity, self.profiles)
         self._admission = Admission(config, scheduler, self._running)
         self._last: dict[str, str] = {}  # by device, the model that had it last
@@ -259,7 +260,13 @@ class Engine:
     def swap(self, config: SchedulingConfig, scheduler: Scheduler, now: float) -> None:
         """Puts another strategy in charge, of the requests that wait too."""
         self._decided_at = -math.inf
+        self._config = config
         self._admission.queues.swap(config, scheduler, now)
+
+    def move(self, pools: Mapping[str, str], now: float) -> None:
+        """Has the requests that wait for some pools wait for others."""
+        self._decided_at = -math.inf
+        self._admission.queues.swap(self._config, self.scheduler, now, pools)
 
     def clear(self, reason: str, cause: str, now: float) -> None:
         """Refuses all that waits.

@@ -25,6 +25,7 @@ from inferential.transport.messages import Received
 
 if TYPE_CHECKING:
     from inferential.config.schema import InferentialConfig
+    from inferential.models.manager import ModelManager
 
 _LATE: dict[int, Literal["serve", "refuse"]] = {LATE_SERVE: "serve", LATE_REFUSE: "refuse"}
 
@@ -116,6 +117,8 @@ class Ingress:
         self._rates = RateLimits()
         self.has_key: Callable[[str], bool] = lambda client_id: False
         """Returns whether a client id belongs to a key, so that only the connection with that key may use it."""
+        self.models: ModelManager | None = None
+        """Which pool answers a request; None: that of its model's name."""
         self._clocks_off = 0  # before the configuration changed
         self.assembler: ObservationAssembler = ObservationAssembler(config.observations)
         self.configure(config)
@@ -253,6 +256,7 @@ class Ingress:
         connection: int,
     ) -> IncomingRequest:
         model_id, priority = sender.model_id, policy.fixed_priority
+        pool = self._pool_of(sender, varying, received_at) if self.models is not None and self.models.routes else ""
         if priority is None:
             priority = varying.priority or policy.default_priority
         urgency, refusal = varying.urgency, policy.refusal
@@ -282,6 +286,7 @@ class Ingress:
             connection=connection,
             control_period_s=policy.control_period_s,
             episode=sender.episode,
+            pool=pool,
         )
         return IncomingRequest(
             request,
@@ -293,6 +298,18 @@ class Ingress:
             varying.renews,
             varying.played_id,
             varying.played_from,
+        )
+
+    def _pool_of(self, sender: ConstantFields, varying: VaryingFields, now: float) -> str:
+        assert self.models is not None
+        return self.models.route(
+            sender.model_id,
+            sender.client_id,
+            sender.client_type,
+            episode=sender.episode,
+            # One that plays chunks by time never mixes those of two versions, wherever the second begins.
+            between_chunks=not varying.steps_remaining or varying.renews is not None,
+            now=now,
         )
 
     def _late(self, sender: ConstantFields) -> Literal["serve", "refuse"]:

@@ -12,7 +12,8 @@ import logging
 import time
 from collections.abc import Callable
 
-from inferential.models.manager import AllReady, ModelManager
+from inferential.models.manager import ModelManager
+from inferential.models.unmanaged import AllReady
 from inferential.observation.slots import ObservationError
 from inferential.scheduler.engine import Engine
 from inferential.scheduler.request import CLIENT_LEFT, Refusal, RefusalKind
@@ -239,6 +240,8 @@ class EventPump:
         if not self._running:
             return
         self.runs += 1
+        if self._models.changing:
+            self._models.settle()
         engine, accounting = self._engine, self._accounting
         now = time.monotonic()
         bypassed = engine.take_bypassed(now)
@@ -285,7 +288,7 @@ class EventPump:
             return
         self._send_refusals()
         # Without a timer the fleet was empty: the call's client may have disconnected meanwhile.
-        if self.draining or self._timer is None or self._engine.waiting():
+        if self.draining or self._timer is None or self._engine.waiting() or self._models.changing:
             self.work(self._run_next)
 
     def _run_next(self, batch: Batch) -> None:
@@ -342,4 +345,6 @@ class EventPump:
             self._accounting.engine.client_gone(client_id, now)
         self._send_refusals()
         if changes.gone:
+            for client_id in changes.gone:
+                self._models.forget_client(client_id)
             self._accounting.disconnected(changes.gone)

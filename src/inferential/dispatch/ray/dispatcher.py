@@ -67,7 +67,7 @@ class RayDispatcher(Dispatcher):
         self._ray_config = dict(ray_config or {})
         if models is not None and not isinstance(models, Mapping):
             models = {model_id: model_id for model_id in models}
-        self._models = models
+        self._models: dict[str, str] | None = None if models is None else dict(models)
         self._direct = direct
         self._on_change: Callable[[], None] = lambda: None
         self._waiting: Callable[[str], int] = lambda model_id: 0
@@ -154,6 +154,22 @@ class RayDispatcher(Dispatcher):
         if self._started_ray:
             self._started_ray = False
             await loop.run_in_executor(None, ray.shutdown)
+
+    def register_model(self, model_id: str, model: Any) -> None:
+        """Serves one more model: an application, `app/deployment`, or a deployment's name that is unique."""
+        if self._models is None:
+            raise ValueError("models: this backend serves all that Serve runs")
+        self._models[model_id] = str(model)
+        self._resolved.pop(model_id, None)
+        self._take_deployments(list(self._deployments))
+        self._on_change()
+
+    def unregister_model(self, model_id: str) -> None:
+        """Serves a model no more; its deployment goes on."""
+        if self._models is not None:
+            self._models.pop(model_id, None)
+        self._resolved.pop(model_id, None)
+        self._on_change()
 
     # What there is
 
