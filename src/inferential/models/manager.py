@@ -20,12 +20,11 @@ from inferential.models.routing import Router
 from inferential.models.trials import Outcome, Trials
 from inferential.replica.condition import Condition, ModelState
 from inferential.scheduler.request import QUEUED, InferenceRequest, Refusal, RefusalKind, family_of
-from inferential.scheduler.running import Batch
+from inferential.scheduler.running import Batch, Capacity
 
 if TYPE_CHECKING:
     from inferential.config.schema import ModelConfig, ModelsConfig
     from inferential.scheduler.engine import Engine
-    from inferential.server.capacities import Capacities
 
 logger: logging.Logger = logging.getLogger("inferential.models")
 
@@ -38,7 +37,7 @@ class ModelManager(Readiness):
     Args:
         dispatcher: the backend.
         engine: where requests wait.
-        capacities: how much each pool takes.
+        capacity: returns how much a pool takes.
         model_ids: returns the ids of the models that are served; None if every id may be one.
         on_state: called with model id and state whenever a model comes to another state.
         ttl_s: returns how long a request may wait at most.
@@ -48,14 +47,14 @@ class ModelManager(Readiness):
         self,
         dispatcher: Dispatcher,
         engine: Engine,
-        capacities: Capacities,
+        capacity: Callable[[str], Capacity],
         model_ids: Callable[[], Collection[str] | None],
         on_state: Callable[[str, str], None],
         ttl_s: Callable[[], float],
         on_difference: Callable[[str, list[float]], None] = lambda model_id, apart: None,
         clients_lately: Callable[[str], Collection[str]] = lambda model_id: (),
     ) -> None:
-        super().__init__(dispatcher, engine, capacities, on_state, ttl_s)
+        super().__init__(dispatcher, engine, capacity, on_state, ttl_s)
         self._model_ids = model_ids
         self.on_work: Callable[[], None] = lambda: None
         """Called when the server may have something to dispatch."""

@@ -18,10 +18,10 @@ from inferential.models.holding import Holding, failing_refusal, loading_refusal
 from inferential.replica.condition import Condition, ModelState
 from inferential.replica.outcomes import ModelLoadError
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
+from inferential.scheduler.running import Capacity
 
 if TYPE_CHECKING:
     from inferential.scheduler.engine import Engine
-    from inferential.server.capacities import Capacities
 
 logger: logging.Logger = logging.getLogger("inferential.models")
 
@@ -34,7 +34,7 @@ class Readiness(ABC):
     Args:
         dispatcher: the backend.
         engine: where requests wait.
-        capacities: how much each pool takes.
+        capacity: returns how much a pool takes.
         on_state: called with model id and state whenever a model comes to another state.
         ttl_s: returns how long a request may wait at most.
     """
@@ -43,13 +43,13 @@ class Readiness(ABC):
         self,
         dispatcher: Dispatcher,
         engine: Engine,
-        capacities: Capacities,
+        capacity: Callable[[str], Capacity],
         on_state: Callable[[str, str], None],
         ttl_s: Callable[[], float],
     ) -> None:
         self._dispatcher = dispatcher
         self._engine = engine
-        self._capacities = capacities
+        self._capacity = capacity
         self._on_state = on_state
         self._ttl_s = ttl_s
         self._conditions = Conditions()
@@ -84,7 +84,7 @@ class Readiness(ABC):
         now = time.monotonic()
         replicas = self._dispatcher.conditions()
         self._starting = any(one.starts for group in replicas.values() for one in group)
-        answering = {pool: self._capacities.of(pool).max_inflight > 0 for pool in self.pools()}
+        answering = {pool: self._capacity(pool).max_inflight > 0 for pool in self.pools()}
         changes = self._conditions.update(replicas, answering, now)
         for change in changes:
             self._note(change)
@@ -155,7 +155,7 @@ class Readiness(ABC):
         """Returns why a new request for a pool among `unready` is refused at once; None: it may wait."""
         if request.pool not in self._conditions.down:
             return None
-        if self._capacities.of(request.pool).max_inflight and not self._conditions.is_overridden(request.pool):
+        if self._capacity(request.pool).max_inflight and not self._conditions.is_overridden(request.pool):
             return None  # a process that cannot be loaded says why with each call
         condition = self._conditions.of(request.pool)
         if request.pool in self._conditions.up_before and not self._conditions.is_overridden(request.pool):

@@ -70,7 +70,7 @@ class Core:
         self.models: ModelManager = ModelManager(
             dispatcher,
             self.engine,
-            self.capacities,
+            self.capacities.of,
             self.model_ids,
             self.recorder.model_state,
             lambda: self.config.scheduling.request_ttl_ms / 1e3,
