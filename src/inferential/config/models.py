@@ -65,6 +65,8 @@ class ModelConfig(Section):
     """A version that gets copies of observations when there is room; its answers are compared, and never sent."""
     abort: AbortConfig | None = None
     """When a version on trial is taken back by the server itself; never by default."""
+    every_observation: bool = False
+    """Whether the model must see each observation of a robot, in order: then a newer one supersedes none that waits."""
     breaker: BreakerConfig = Field(default_factory=BreakerConfig)
     """When the model is not asked for a while, as it fails."""
     fallback: str | None = None

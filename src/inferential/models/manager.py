@@ -6,6 +6,7 @@ It runs on the server's event loop and reads the clock where it is called from o
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from inferential.dispatch.base import REPLICA_LOST, Dispatcher, DispatchResult
 from inferential.models.catalog import Plan, plans_of
 from inferential.models.holding import failing_refusal
 from inferential.models.lineup import Lineup, Pool
+from inferential.models.placement import Placement, whole
 from inferential.models.probes import Probes
 from inferential.models.readiness import Readiness
 from inferential.models.routing import Router
@@ -67,6 +69,8 @@ class ModelManager(Readiness):
         self._wanted: dict[str, Plan] = {}  # as configured, whatever was taken back
         self._routers: dict[str, Router] = {}
         self._routes: dict[str, str] = {}  # of models whose requests all go to one pool
+        self._placement = Placement()
+        self._stateful: frozenset[str] = frozenset()  # pools whose replicas keep state of robots
         self.changing: bool = False
         """Whether `settle` may have something to do."""
         self.routes: bool = False
@@ -126,6 +130,7 @@ class ModelManager(Readiness):
         """Ends a pool that has nothing to do any more."""
         self._dispatcher.unregister_model(pool.pool_id)
         self.trials.drop_pool(pool.pool_id)
+        self._placement.forget_pool(pool.pool_id)
         for replica in self._engine.profiles.replicas(pool.pool_id):
             self._engine.profiles.forget(pool.pool_id, replica)
 
@@ -135,7 +140,8 @@ class ModelManager(Readiness):
 
     def is_idle(self, pool_id: str) -> bool:
         """Returns whether no request waits for or runs on a pool."""
-        return not self._engine.waiting(pool_id) and not self._engine.inflight(pool_id)
+        parts = [pool_id, *self._placement.parts(pool_id)]
+        return not any(self._engine.waiting(part) or self._engine.inflight(part) for part in parts)
 
     def settle(self) -> None:
         """Lets versions take over that are ready, and ends what has drained."""
@@ -144,8 +150,16 @@ class ModelManager(Readiness):
         self.changing = self.lineup.changing
 
     def _on_changes(self) -> None:
+        known = self._stateful
+        self._stateful = frozenset(pool for pool in self.pools() if pool in known or self._dispatcher.keeps_state(pool))
+        if new := self._stateful - known:
+            self._engine.move(
+                lambda request: self._place(request, request.pool) if request.pool in new else None, time.monotonic()
+            )
         if self.managed:
             self.settle()
+        else:
+            self.routes = bool(self._stateful)
 
     def _route_anew(self) -> None:
         """Works out anew which pools answer, after they have changed."""
@@ -173,7 +187,7 @@ class ModelManager(Readiness):
                 self._move(gone, pool, now)
         for pool in self.unready:
             self._leave(pool, now)
-        self.routes = bool(self._routes or self._routers or (self.unready and self.managed))
+        self.routes = bool(self._routes or self._routers or self._stateful or (self.unready and self.managed))
 
     def _leave(self, pool: str, now: float) -> None:
         """Has what waits for a pool that is not to be asked answered by its model's fallback, or refused."""
@@ -186,9 +200,31 @@ class ModelManager(Readiness):
                     self._engine.refuse(request, failing_refusal(request.model_id, self._conditions.of(pool), now), now)
 
     def _move(self, pools: Sequence[str], other: str, now: float) -> None:
-        moved = {pool: other for pool in pools if pool != other and self._engine.waiting(pool)}
-        if moved:
-            self._engine.move(moved, now)
+        former = {
+            part
+            for pool in pools
+            if pool != other
+            for part in (pool, *self._placement.parts(pool))
+            if self._engine.waiting(part)
+        }
+        if not former:
+            return
+
+        def move(request: InferenceRequest) -> None:
+            if request.pool in former:
+                self._place(request, other)
+
+        self._engine.move(move, now)
+
+    def _place(self, request: InferenceRequest, pool: str) -> None:
+        """Gives a waiting request to a pool, or to the replica of it that has its robot's state."""
+        request.keeps_state = pool in self._stateful
+        request.pool = self._part(pool, request.client_id) if request.keeps_state else pool
+        if request.keeps_state:
+            request.pace_s = math.inf
+
+    def _part(self, pool: str, client_id: str) -> str:
+        return self._placement.place(pool, client_id, self._dispatcher.replicas(pool))
 
     def _fallback(self, pool: str) -> str | None:
         plan = self.lineup.plans.get(family_of(pool))
@@ -208,8 +244,14 @@ class ModelManager(Readiness):
             version = router.version_of(client_id, client_type, episode=episode, between_chunks=between_chunks, now=now)
             pool = self.lineup.pool(model_id, version) or model_id
         if pool in self.unready:
-            return self._fallback(pool) or pool
+            pool = self._fallback(pool) or pool
+        if pool in self._stateful:
+            return self._part(pool, client_id)
         return pool
+
+    def keeps_state(self, pool: str) -> bool:
+        """Returns whether a pool that `route` gave is a replica of a model that keeps state."""
+        return whole(pool) in self._stateful
 
     def robots(self, model_id: str) -> dict[str, int] | None:
         """Returns how many robots each version answers; None where one answers all."""
@@ -220,6 +262,9 @@ class ModelManager(Readiness):
         """Forgets a robot that is gone."""
         for router in self._routers.values():
             router.forget(client_id)
+        if self._stateful:
+            self._placement.forget_client(client_id)
+            self._dispatcher.end_session(client_id)
 
     # What becomes of requests
 
@@ -227,7 +272,7 @@ class ModelManager(Readiness):
         """Counts the outcomes of a call: for its version's trial, and for its breaker."""
         if not self.trials.observe and all(one.refusal is None for one in results):
             return
-        pool = batch.model_id
+        pool = whole(batch.model_id) if self._stateful else batch.model_id
         model_id = family_of(pool)
         plan = self.lineup.plans.get(model_id)
         is_tried = plan is not None and bool(plan.trials)
@@ -272,8 +317,8 @@ class ModelManager(Readiness):
     def second_chance(self, request: InferenceRequest, refusal: Refusal) -> bool:
         """Returns whether a request that its pool has failed is to be tried on another one, which it has then."""
         plan = self.lineup.plans.get(request.model_id)
-        if plan is None:
-            return False
+        if plan is None or request.keeps_state:
+            return False  # what a model with state has begun with is not run again
         active = self.lineup.pool(request.model_id)
         other = active if request.pool != active and family_of(request.pool) == request.model_id else None
         if other is None and request.pool in self.unready:

@@ -163,6 +163,7 @@ def write_response(
     model_version: str = "",
     execution_horizon: int = 0,
     fallback: str = "",
+    session: str = "",
 ) -> tuple[bytes, Buffer]:
     """Returns the envelope and payload of a result.
 
@@ -179,6 +180,8 @@ def write_response(
         message.serve_interval_ms = serve_interval_ms
     if execution_horizon:
         message.execution_horizon = execution_horizon
+    if session:
+        message.session = session
     if fallback:
         message.fallback = fallback
     written = message.timing

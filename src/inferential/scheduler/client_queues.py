@@ -1,26 +1,23 @@
 """Queues of waiting requests, one for each client and model, and the limits on what may wait.
 
-It orders nothing across clients: that is the strategy's part, which it feeds.
-
 Each client's queue for a model is first come, first served. The strategy sees only its head (as many requests as its
 `window` says), and the next moves up when the head is taken. A request that moves up waits, for the strategy, since
-that moment and not since it was received: a client waits behind itself on its own time. So a client that sends a
-thousand requests a second has one request in the strategy's order, like every other client, and whatever the order is,
-it costs another client no more than one place. One that asks for much more than its share of a model while others ask
-for less than theirs is also held back after each of its calls, as `time.fair_share` says.
+that moment and not since it was received: a client waits behind itself on its own time, and costs another one no more
+than one place, whatever it sends and whatever the order is. One that asks for much more than its share of a model while
+others ask for less than theirs is also held back after each of its calls, as `time.fair_share` says; and so is, until
+the end of the call, one whose model keeps state of it.
 
-A newer observation takes the place of an older one that still waits (superseding), and its standing: the robot has
-been waiting all that time. Were it sent to the end instead, a robot faster than the queue's cycle would never be
-served.
+A newer observation takes the place of an older one that still waits (superseding), and its standing: were it sent to
+the end instead, a robot faster than the queue's cycle would never be served.
 
-Requests that end here are returned by `ended` as refused; the caller sends the refusals to their clients.
+Requests that end here are returned by `ended` as refused; the caller sends the refusals.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from inferential.scheduler.adapter import SchedulerAdapter
@@ -45,7 +42,6 @@ if TYPE_CHECKING:
     from inferential.config.schema import SchedulingConfig
 
 _MAX_PACED = 4096
-_SAME: Mapping[str, str] = {}
 
 
 class ClientQueues:
@@ -178,14 +174,14 @@ class ClientQueues:
         self._waiting[request.pool] = self._waiting.get(request.pool, 0) + 1
         if request.takes_latest:
             queue.latest = request
-        queue.episode = request.episode
+        queue.episode, queue.serial = request.episode, request.keeps_state
         if retried or (not queue.behind and self._has_room(queue) and not (self._not_before and self._hold(key, now))):
             self._show(request, queue, now, retried=retried)
         else:
             queue.behind[request] = None
 
     def _has_room(self, queue: ClientQueue) -> bool:
-        window = self._order.window
+        window = 1 if queue.serial else self._order.window
         return window is None or len(queue.shown) < window
 
     def _hold(self, key: tuple[Source, str], now: float) -> bool:
@@ -196,7 +192,8 @@ class ClientQueues:
         if at <= now:
             del self._not_before[key]
             return False
-        heapq.heappush(self.held, (at, key))
+        if at < math.inf:
+            heapq.heappush(self.held, (at, key))
         return True
 
     def release(self, now: float) -> None:
@@ -208,7 +205,7 @@ class ClientQueues:
                 self._move_up(queue, key, now)
 
     def held_until(self) -> float | None:
-        """Returns when `release` next has something to do; None: nothing is held back, as `held` is empty."""
+        """Returns when `release` next has something to do; None: `held` is empty."""
         return self.held[0][0] if self.held else None
 
     def dispatched(self, request: InferenceRequest, now: float) -> None:
@@ -216,6 +213,13 @@ class ClientQueues:
         if len(self._not_before) >= _MAX_PACED:
             self._not_before = {key: at for key, at in self._not_before.items() if at > now}
         self._not_before[request.connection or request.client_id, request.pool] = now + request.pace_s
+
+    def released(self, request: InferenceRequest, now: float) -> None:
+        """Notes the end of a call of a request whose robot's next one had to wait for it."""
+        key = request.connection or request.client_id, request.pool
+        self._not_before.pop(key, None)
+        if (queue := self._client_queues.get(key)) is not None:
+            self._move_up(queue, key, now)
 
     def _show(self, request: InferenceRequest, queue: ClientQueue, now: float, *, retried: bool = False) -> None:
         # The limits are applied here. A user's own scheduler may have further ones; those of the built-in strategies
@@ -338,19 +342,20 @@ class ClientQueues:
             self._end(request, RefusalKind.REJECTED, reason, cause, now)
 
     def swap(
-        self, config: SchedulingConfig, scheduler: Scheduler, now: float, pools: Mapping[str, str] = _SAME
+        self, config: SchedulingConfig, scheduler: Scheduler, now: float, moved: Callable[[InferenceRequest], object] = id
     ) -> None:
-        """Puts another strategy in charge of all that waits, and other pools, by the former ones."""
+        """Puts another strategy in charge of all that waits; `moved` may change the pool of each."""
         requests = sorted(self._ages, key=lambda request: request.arrival)
         for request in requests:
             self._order.remove(request)
-        for table in (self._client_queues, self._waiting, self._backlogs, self._ranks, self._not_before):
+        for table in (self._client_queues, self._waiting, self._backlogs, self._ranks):
             table.clear()
+        self._not_before = {key: at for key, at in self._not_before.items() if at == math.inf}
         self._ages = LazyHeap()
         self.held.clear()
         self._configure(config, scheduler)
         for request in requests:
-            request.pool = pools.get(request.pool, request.pool)
+            moved(request)
             self._enter(request, self._order.eviction_rank(request), now)
 
     def client_connected(self, client_id: str) -> None:

@@ -14,7 +14,7 @@ Progress is the engine's own guarantee: after `work(now)`, `wake_at()` is later 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from inferential.scheduler.admission import Admission
@@ -205,6 +205,9 @@ class Engine:
             measured: whether to learn from its duration; False where it says nothing, as when the model failed.
         """
         self._running.end(batch, now, measured=measured)
+        if batch.requests[0].keeps_state:
+            for request in batch.requests:
+                self._admission.queues.released(request, now)
 
     def retry(self, request: InferenceRequest, now: float) -> None:
         """Takes a dispatched request again whose model failed."""
@@ -263,10 +266,10 @@ class Engine:
         self._config = config
         self._admission.queues.swap(config, scheduler, now)
 
-    def move(self, pools: Mapping[str, str], now: float) -> None:
-        """Has the requests that wait for some pools wait for others."""
+    def move(self, moved: Callable[[InferenceRequest], object], now: float) -> None:
+        """Has `moved` change the pools of waiting requests."""
         self._decided_at = -math.inf
-        self._admission.queues.swap(self._config, self.scheduler, now, pools)
+        self._admission.queues.swap(self._config, self.scheduler, now, moved)
 
     def clear(self, reason: str, cause: str, now: float) -> None:
         """Refuses all that waits.

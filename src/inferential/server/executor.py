@@ -164,6 +164,8 @@ class Executor:
         max_retries = self._max_retries()
         if max_retries is None or request.replicas_lost >= MAX_REPLICAS_LOST:
             return False
+        if request.keeps_state and refusal.cause != REPLICA_LOST:
+            return False  # the model has begun with it
         if refusal.cause == REPLICA_LOST:  # the fault of neither the model nor the observation
             in_time = request.late != "refuse" or time.monotonic() < self._accounting.deadline(request)
             return in_time and request.retry_count < max_retries + MAX_REPLICAS_LOST

@@ -6,6 +6,7 @@ Checks the observation, who sent it, and what the configuration allows its clien
 from __future__ import annotations
 
 import itertools
+import math
 import secrets
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -227,6 +228,7 @@ class Ingress:
         client_id, model_id = sender.client_id, sender.model_id
         explicit_budget_ms = self._clients.explicit_budget_ms(client_id, model_id, sender.latency_budget_ms)
         accepted = self._clients.accepts(client_id)
+        model = self._models.get(model_id)
         return ResolvedPolicy(
             client_id.encode(),
             None
@@ -234,7 +236,8 @@ class Ingress:
             else Refusal(RefusalKind.REJECTED, f"client {client_id!r} is not accepted", "not_accepted"),
             explicit_budget_ms,
             self._default_budget_ms if explicit_budget_ms is None else explicit_budget_ms,
-            self._supersede == "all" or (self._supersede == "aware" and sender.queue == QUEUE_LATEST),
+            (self._supersede == "all" or (self._supersede == "aware" and sender.queue == QUEUE_LATEST))
+            and not (model is not None and model.every_observation),
             self._late(sender),
             None if sender.control_period_ms is None else sender.control_period_ms / 1e3,
             self._clients.fixed_priority(client_id, model_id),
@@ -287,7 +290,10 @@ class Ingress:
             control_period_s=policy.control_period_s,
             episode=sender.episode,
             pool=pool,
+            client_type=sender.client_type,
         )
+        if pool and self.models is not None and self.models.keeps_state(pool):
+            request.keeps_state, request.pace_s = True, math.inf  # its robot's next one waits for its end
         return IncomingRequest(
             request,
             sender.client_type,

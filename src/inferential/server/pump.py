@@ -272,7 +272,8 @@ class EventPump:
                 (run or executor.submit)(batch)
                 if transport.parked:
                     for request in batch.requests:
-                        if not request.pace_s:  # a client that floods is read when it has been parked for its time
+                        # A client that floods is read when it has been parked for its time.
+                        if not request.pace_s or request.keeps_state:
                             transport.resume(request.connection)
             if executor.inline_calls == inline:
                 break  # their slots are taken until these calls end
@@ -309,7 +310,7 @@ class EventPump:
             if self._models.unready:
                 self._models.explain(request)
             self._egress.send_refusal(request)
-            if self._transport.parked and not request.pace_s:
+            if self._transport.parked and (not request.pace_s or request.keeps_state):
                 self._transport.resume(request.connection)
 
     # Timers: the engine or the fleet asked to be called at a time
