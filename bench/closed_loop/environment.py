@@ -20,7 +20,10 @@ def python() -> Path:
         RuntimeError: pip could not install what is needed.
     """
     python = HOME / "bin" / "python"
-    wanted = ["inferential==1.4.0", *(f"{name}=={version(name)}" for name in ("mujoco", "gymnasium", "numpy"))]
+    wanted = [
+        "inferential==1.4.0",
+        *(f"{name}=={version(name)}" for name in ("mujoco", "gymnasium", "numpy", "onnxruntime")),
+    ]
     ready = HOME / ".ready"
     if not ready.exists() or ready.read_text().split() != wanted:
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(HOME)], check=True)

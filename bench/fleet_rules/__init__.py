@@ -25,6 +25,7 @@ from bench.fleet_rules.report import tables, verdict
 from inferential.sim.virtual import generate
 from inferential.sim.virtual.fleet_file import Fleet
 from inferential.sim.virtual.measures import measure
+from inferential.sim.virtual.planning.search import Search
 from inferential.sim.virtual.simulation import simulate
 from inferential.sim.virtual.starvation import play_by_class, play_of, starved_share
 from inferential.sim.virtual.world import Run
@@ -37,6 +38,10 @@ RULES = (*OURS, *rules.NAMES)
 DRAWN = "64 H25"
 DRAWN_RULES = ("slo_aware", "deadline_aware", "robot_time", "rosa_rate")
 DRAWN_SECONDS = 20.0
+PLANNED = ("64 H50", "64 H25")
+PLANNED_RULES = ("slo_aware", "deadline_aware")
+PLANNED_DEVICES = 6
+PLANNED_SHARE = 0.95
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 _MOST_ROBOTS = 40
 
@@ -96,12 +101,20 @@ def run_quick(seconds: float = 5.0) -> dict[str, Any]:
 
 
 def draw() -> None:
-    """Draws each robot's share of steps without an action, of 64 robots with chunks of 25, to docs/images."""
+    """Draws each robot's share of steps without an action, and how many robots devices carry, to docs/images."""
     from inferential.sim.virtual import pictures
 
     (cell,) = (cell for cell in CELLS if cell.name == DRAWN)
     runs = [_run(cell.fleet, Job(cell, rule, 0, DRAWN_SECONDS), 1.0) for rule in DRAWN_RULES]
     pictures.save_starved(runs, [IMAGES / "sim-starved.png", IMAGES / "sim-starved.svg"])
+    curves = {}
+    for name in PLANNED:
+        (planned,) = (one for one in CELLS if one.name == name)
+        for rule in PLANNED_RULES:
+            search = Search(planned.fleet, rule, seconds=QUICK_SECONDS, seed=0)
+            carried = {devices: search.most_robots(devices, PLANNED_SHARE) for devices in range(1, PLANNED_DEVICES + 1)}
+            curves[f"chunks of {name.split('H')[1]}, {rule}"] = carried
+    pictures.save_plan(curves, [IMAGES / "sim-plan.png", IMAGES / "sim-plan.svg"], target=PLANNED_SHARE)
 
 
 def compare(cells: Sequence[Cell], names: Sequence[str], seeds: Sequence[int], seconds: float) -> dict[str, Any]:

@@ -70,7 +70,10 @@ class UnknownModel(InferenceError):
 
 
 class InvalidObservation(InferenceError):
-    """The observation breaks a rule of the wire or a limit of the server."""
+    """The observation breaks a rule of the wire, a limit of the server, or does not fit the model.
+
+    A model may raise it, or return it as the result of one row of `infer_batch`; the row's robot gets it.
+    """
 
 
 class ModelFailed(InferenceError):

@@ -161,9 +161,10 @@ def test_while_it_drains_robots_of_gateways_are_answered_and_readiness_says_so(s
     process = start("serve", "fleet.yaml")
     address(process)
     assert process.stdout is not None
-    gateway = process.stdout.readline().split()[3].rstrip(",")
-    page = process.stdout.readline().split()[-1]
-    assert fetched(f"{page}/readyz") == (200, {"ready": True, "problems": []})
+    announced = {line.split()[0]: line.split() for line in (process.stdout.readline(), process.stdout.readline())}
+    gateway, page = announced["openpi"][3].rstrip(","), announced["page"][-1]
+    code, reported = fetched(f"{page}/readyz")
+    assert (code, reported["ready"], reported["problems"]) == (200, True, [])
     with connect(gateway) as robot:
         robot.recv()
         robot.send(pack({"state": STATE}))
@@ -172,7 +173,7 @@ def test_while_it_drains_robots_of_gateways_are_answered_and_readiness_says_so(s
         process.send_signal(signal.SIGTERM)
         while (reported := fetched(f"{page}/readyz"))[0] == 200:
             assert process.poll() is None
-        assert reported == (503, {"ready": False, "problems": ["the server is draining"]})
+        assert (reported[0], reported[1]["ready"], reported[1]["problems"]) == (503, False, ["the server is draining"])
         (place / "go").touch()
         np.testing.assert_array_equal(unpack(robot.recv())["actions"], STATE)
     assert process.wait(timeout=60) == 0

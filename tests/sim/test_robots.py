@@ -10,7 +10,7 @@ import pytest
 
 from inferential.sim import camera
 from inferential.sim.hopper import Hopper
-from inferential.sim.policies import BalancePolicy, BallPolicy, HopperPolicy, locate
+from inferential.sim.policies import BalancePolicy, BallPolicy, HopperPolicy, locate, open_ball_policy
 from inferential.sim.robots import DOWN_S, BallPlate, CartPole, Robot
 
 POLICIES: dict[type[Robot], Any] = {CartPole: BalancePolicy, BallPlate: BallPolicy, Hopper: HopperPolicy}
@@ -121,6 +121,13 @@ def test_the_shipped_network_finds_the_ball_to_a_few_millimetres() -> None:
     errors_m = np.linalg.norm(locate(images, BallPolicy().weights) - positions, axis=1)
     assert errors_m.mean() < 0.004
     assert np.percentile(errors_m, 99) < 0.015
+
+
+def test_the_shipped_onnx_file_gives_what_the_policy_in_numpy_gives() -> None:
+    observations = [BallPlate(seed).observe() for seed in range(8)]
+    expected = BallPolicy().infer_batch(observations)
+    for got, wanted in zip(open_ball_policy().infer_batch(observations), expected, strict=True):
+        np.testing.assert_allclose(got["actions"], wanted["actions"], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

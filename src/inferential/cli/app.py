@@ -20,6 +20,7 @@ COMMANDS = {
     "serve": "Serve models to robots.",
     "demo": "Drive a fleet of simulated robots in real time.",
     "simulate": "Simulate a fleet and its server in virtual time.",
+    "plan": "Plan a fleet on so many devices: placement, batches and rates.",
     "call": "Send one observation to a model and show the answer.",
     "bench": "Put load on a server, and report how it does.",
     "top": "Show the fleet, the models and what waits, live.",

@@ -24,7 +24,7 @@ from rich.live import Live
 
 from inferential.cli.errors import CliError, missing
 from inferential.cli.interrupts import INTERRUPTED
-from inferential.cli.output import print_json, wants_rich
+from inferential.cli.output import make_folder, print_json, wants_rich
 from inferential.cli.settings import COMMAND_LINE, http_section
 from inferential.config.loading import load
 from inferential.config.problems import ConfigError
@@ -100,7 +100,7 @@ def demo(
     ]
     software = INFERENTIAL if http is None else _with_page(http)
     _check_packages()
-    _make(out)
+    make_folder(out)
     with _encrypted(software, plans[0]) if secure else nullcontext(software) as chosen:
         watches = _run_all(plans, chosen, quiet=as_json, live=wants_rich() and not plain)
     interrupted = watches[-1].interrupted
@@ -222,14 +222,6 @@ def _run_plain(watch: Watch, reports: Iterator[list[Report]], *, quiet: bool) ->
         if not quiet and watch.seconds and time.monotonic() >= next_line:
             next_line = time.monotonic() + _PLAIN_LINE_S
             print(table.line(watch), flush=True)
-
-
-def _make(out: Path) -> None:
-    """Raises, before anything runs, if the results cannot be saved."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CliError(f"--out: cannot write to {out}: {error.strerror or error}") from error
 
 
 def _save(watches: Sequence[Watch], out: Path) -> list[Path]:

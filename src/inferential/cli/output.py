@@ -9,7 +9,10 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from inferential.cli.errors import CliError
 
 
 def printable(text: str) -> str:
@@ -28,6 +31,18 @@ def printable_lines(text: str) -> str:
 def wants_rich() -> bool:
     """Returns whether standard output is a terminal that a person looks at, colours and all."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def make_folder(out: Path) -> None:
+    """Makes the folder of `--out`, before anything runs.
+
+    Raises:
+        CliError: it cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CliError(f"--out: cannot write to {out}: {error.strerror or error}") from error
 
 
 def print_json(value: Any) -> None:

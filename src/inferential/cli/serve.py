@@ -32,6 +32,7 @@ from inferential.config.services import GatewayConfig, ServiceConfig, services
 from inferential.config.watcher import ConfigWatcher
 from inferential.dispatch.base import Dispatcher
 from inferential.dispatch.local import LocalDispatcher
+from inferential.policies import split_target
 from inferential.replica.outcomes import ModelLoadError
 from inferential.replica.targets import TargetError, find_target
 from inferential.server import Server
@@ -299,7 +300,9 @@ def _build(loaded: Loaded, path: Path | None) -> _AnnouncedServer:
 def _import_threaded(config: InferentialConfig) -> None:
     """Imports the modules of the models that run in this process."""
     for model in config.models.known.values():
-        if model.target is not None and model.run != "process" and scheme_of(model.target) is None:
+        if model.target is None or model.run == "process":
+            continue
+        if scheme_of(model.target) is None and split_target(model.target) is None:
             with contextlib.suppress(TargetError):  # the model says so when it is loaded
                 find_target(model.target)
 

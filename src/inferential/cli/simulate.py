@@ -15,7 +15,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from inferential.cli.errors import CliError, missing
-from inferential.cli.output import print_json, printable, wants_rich
+from inferential.cli.output import make_folder, print_json, printable, wants_rich
 from inferential.config.problems import ConfigError
 from inferential.scheduler import get_scheduler, scheduler_names
 from inferential.sim.virtual import generate
@@ -78,7 +78,7 @@ def simulate(
     if trace_out is not None and not robots:
         _keep(arrivals, trace_out)
     if out is not None:
-        _make(out)
+        make_folder(out)
     models = generate.models(described)
     runs = _run(described, arrivals, robots, names, seconds, seed)
     if trace_out is not None and robots:
@@ -244,13 +244,6 @@ def _play_cells(play: Play) -> Sequence[str]:
         f"{play.qualified_per_s:.0f}",
         "-" if play.task_s is None else f"{play.task_s:.2f}",
     )
-
-
-def _make(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CliError(f"--out: cannot write to {out}: {error.strerror or error}") from error
 
 
 def _save(summary: list[dict[str, Any]], runs: Sequence[Run], out: Path) -> list[Path]:

@@ -150,6 +150,10 @@ class ServerFailover:
             return session.hold(mailbox, request_id, frames)
         return False
 
+    def received_s_ago(self) -> float:
+        server = self._first()
+        return 0.0 if server is None else server.link.received_s_ago()
+
     def pump(self, session: Session) -> int:
         now = time.monotonic()
         ended = sum(server.poll(session, now) for server in self._servers)

@@ -149,6 +149,10 @@ class Link:
         self.more = stream.buffered() or not stream.drained
         return found
 
+    def received_s_ago(self) -> float:
+        """Returns how long ago the system received the newest data, in seconds; 0 where it does not say."""
+        return 0.0 if self._stream is None else self._stream.received_s_ago()
+
     def close(self) -> None:
         """Closes the connection. Closing twice does nothing."""
         self.connected = self.writable = self._writing = self.ended = False

@@ -34,6 +34,8 @@ class Mailbox:
         self.waits = True
         """Whether `observe` may wait until it is connected, or until there is room in the socket."""
         self.serve_interval_ms: float = 0.0
+        self.applied: tuple[int, float, float] | None = None
+        """What the next observation says of the last result that was used: request id, age and time unread in ms."""
         self.unread: deque[tuple[int, Outcome]] = deque()
         """What `take` returns, the newest last."""
         self._stats = stats
@@ -113,11 +115,13 @@ class Mailbox:
 
 
 def result_of(outcome: Outcome | None) -> Result | None:
-    """Returns the result where the request ended in one; None where it has not ended.
+    """Returns the result where the request ended in one, read from now on; None where it has not ended.
 
     Raises:
         InferenceError: it ended without a result.
     """
     if isinstance(outcome, InferenceError):
         raise outcome
+    if outcome is not None:
+        outcome.read()
     return outcome

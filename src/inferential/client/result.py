@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,12 +20,28 @@ class Result(dict[str, Any]):
     Attributes:
         request_id: the id that `observe` returned for its observation; 0 where that is unknown (servers of the 1.x
             line).
-        age_ms: time from the observation to the arrival of this result, in milliseconds; nan where it is unknown.
+        unread_ms: time from the arrival of this result until it was read, in milliseconds, as far as is known.
     """
 
-    __slots__ = ("_message", "_model_version", "age_ms", "request_id")
+    __slots__ = (
+        "_age_ms",
+        "_arrived_at",
+        "_mailbox",
+        "_message",
+        "_model_version",
+        "_read_at",
+        "request_id",
+        "unread_ms",
+    )
 
-    def __init__(self, response: Response, request_id: int, age_ms: float) -> None:
+    def __init__(
+        self,
+        response: Response,
+        request_id: int,
+        age_ms: float,
+        arrived_at: float | None = None,
+        mailbox: Callable[[], Any] | None = None,
+    ) -> None:
         self.update(response.values)
         self._message = message = response.message
         self._model_version = response.constant.model_version
@@ -30,7 +49,51 @@ class Result(dict[str, Any]):
         self["model_id"] = response.constant.model_id
         self["inference_latency_ms"] = message.inference_latency_ms
         self.request_id: int = request_id
-        self.age_ms: float = age_ms
+        self.unread_ms: float = 0.0
+        self._age_ms = age_ms  # at its arrival, or when it was applied
+        self._arrived_at = arrived_at
+        self._read_at: float | None = None  # while its age goes on
+        self._mailbox = mailbox
+
+    @property
+    def age_ms(self) -> float:
+        """The time since its observation, in milliseconds; nan where it is unknown.
+
+        It goes on until `applied` is called, or the step of a `ChunkRuntime` that plays it.
+        """
+        if self._read_at is None:
+            return self._age_ms
+        return self._age_ms + (time.monotonic() - self._read_at) * 1e3
+
+    def applied(self) -> None:
+        """Says that the robot applies the actions now: their age stands still, and the server gets it.
+
+        It is sent with the handle's next observation. Where this is not called, the server gets the age when the
+        result was read. Calling it again does nothing.
+        """
+        if self._read_at is not None:
+            self._age_ms, self._read_at = self.age_ms, None
+            self._report()
+
+    def lay_unread(self, seconds: float) -> None:
+        """Notes how long it lay with the system, before a connection that reads only when it is asked."""
+        self.unread_ms += seconds * 1e3
+
+    def read(self) -> None:
+        """Begins to count on: called by the connection when it hands the result over."""
+        now = time.monotonic()
+        if self._arrived_at is not None:
+            waited_ms = (now - self._arrived_at) * 1e3
+            self.unread_ms += waited_ms
+            self._age_ms += waited_ms
+        self._read_at = now
+        self._report()
+
+    def _report(self) -> None:
+        """Leaves with the mailbox what the next observation says of this result."""
+        mailbox = None if self._mailbox is None else self._mailbox()
+        if mailbox is not None and self.request_id and math.isfinite(self._age_ms):
+            mailbox.applied = self.request_id, self._age_ms, self.unread_ms
 
     @property
     def timing(self) -> ResponseTiming | None:
@@ -74,8 +137,10 @@ class Result(dict[str, Any]):
         return self._message.SerializeToString(), self._model_version, self.request_id, self.age_ms
 
     def __setstate__(self, state: tuple[bytes, str, int, float]) -> None:
-        message, self._model_version, self.request_id, self.age_ms = state
+        message, self._model_version, self.request_id, self._age_ms = state
         self._message = parse_response(message)
+        self.unread_ms = 0.0
+        self._arrived_at = self._read_at = self._mailbox = None  # the age of a copy stands still
 
 
 @dataclass(slots=True)

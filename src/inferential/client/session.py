@@ -160,6 +160,10 @@ class Session:
                 message.priority = mailbox.handle.priority
         except (TypeError, ValueError, OverflowError) as error:
             raise _hint_error(hints, error) from error
+        if mailbox.applied is not None:
+            applied = message.applied
+            applied.request_id, applied.age_ms, applied.unread_ms = mailbox.applied
+            mailbox.applied = None
         if metadata:
             put_metadata(message.metadata, metadata)
         envelope, payload = mailbox.writer.write(message, timestamp_ns, tensors, signature)
@@ -194,7 +198,7 @@ class Session:
             return
         observed_at = mailbox.open.get(request_id)
         age_ms = math.nan if observed_at is None else (now - observed_at) * 1e3
-        mailbox.deliver(request_id, Result(response, request_id, age_ms))
+        mailbox.deliver(request_id, Result(response, request_id, age_ms, now, mailbox.reference))
 
     def _note_outdated(self, request_id: int, reason: str, model_id: str) -> None:
         """Delivers that the server asks for a newer observation; the request stays open."""

@@ -34,6 +34,7 @@ FULL_SOCKET_MS = 5
 """Longest time that an `observe` waits for room in the socket; later ones do not wait until there was room."""
 LONGEST_SLEEP_S = 3600.0
 """Longest single sleep: the system calls accept neither infinity nor very long times."""
+_UNREAD_S = 1e-3  # the system says by milliseconds when something came
 BACKGROUND_PUMP_S = 0.5
 """Longest sleep of the background thread, after which a connection without references can be collected."""
 
@@ -96,6 +97,7 @@ class Connection(ModelFactory["Model"]):
         self._closed = False
         self._reached = False
         self._was_writable = True
+        self._looked_at = time.monotonic()  # for answers
         self._woken = False
         self._woken_by, self._wakes = socket.socketpair()
         self._leader_poll = select.poll()  # used by one thread at a time, without the lock
@@ -172,12 +174,17 @@ class Connection(ModelFactory["Model"]):
             self._notify()
 
     def _get_result(self, mailbox: Mailbox, timeout_ms: float) -> Result | None:
-        deadline = time.monotonic() + timeout_s_of(timeout_ms)
+        now = time.monotonic()
+        deadline = now + timeout_s_of(timeout_ms)
         with self._lock:
             self._check_open()
+            looked_at = self._looked_at
             if mailbox.unread and self._transport.pump(self._session):  # something newer may have arrived
                 self._notify()
             outcome = self._wait(mailbox.take, deadline)
+            self._looked_at = now
+            if isinstance(outcome, Result) and now - looked_at > _UNREAD_S:
+                outcome.lay_unread(min(self._transport.received_s_ago(), now - looked_at))
         return result_of(outcome)
 
     def _infer(

@@ -96,6 +96,10 @@ class ClientTransport(Protocol):
         """
         ...
 
+    def received_s_ago(self) -> float:
+        """Returns how long ago the newest data of the robot's server came, in seconds; 0 where that is not known."""
+        ...
+
     def pump(self, session: Session) -> int:
         """Sends what is held and reads all messages; returns the number of requests that ended."""
         ...
@@ -145,6 +149,9 @@ class SingleServer:
         if session.has_unsent() or not self._link.try_send(frames):
             return session.hold(mailbox, request_id, frames)
         return False
+
+    def received_s_ago(self) -> float:
+        return self._link.received_s_ago()
 
     def pump(self, session: Session) -> int:
         link = self._link

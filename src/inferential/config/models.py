@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from inferential.config.actions import ActionsConfig
 from inferential.config.backends import backend_options, check_scheme
 from inferential.config.section import Count, Expected, Positive, Secret, Section
 from inferential.config.versions import AbortConfig, BreakerConfig, Target, TrialConfig, VersionConfig
@@ -15,9 +16,10 @@ class ModelConfig(Section):
     """What is known of one model."""
 
     target: Target | None = None
-    """Where `inferential serve` finds it, as module:object: a model, or a class or a function that makes one."""
+    """Where `inferential serve` finds it, as module:object: a model, or a class or a function that makes one; or a
+    policy in a file, as onnx:FILE, torchscript:FILE or lerobot:FOLDER."""
     args: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments that a class or a function which makes the model is called with."""
+    """Keyword arguments that a class or a function which makes the model is called with; options of a policy's file."""
     run: Literal["process", "thread", "inline"] = "process"
     """Where a target of the form module:object runs: in processes of its own; in threads of the server; or on its event
     loop, which everything else waits for."""
@@ -74,6 +76,8 @@ class ModelConfig(Section):
     late: Literal["serve", "refuse"] = "serve"
     """What becomes of a request that slo_aware cannot answer in time, where the client does not say: it is answered
     after those that can be, or refused as soon as that is known."""
+    actions: ActionsConfig = Field(default_factory=ActionsConfig)
+    """What its actions must be; any by default."""
 
     @field_validator("target")
     @classmethod

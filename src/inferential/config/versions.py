@@ -8,11 +8,15 @@ from pydantic import Field, model_validator
 
 from inferential.config.backends import check_scheme
 from inferential.config.section import Count, Expected, Positive, Section
+from inferential.policies import KINDS
 
 Target = Annotated[
     str,
-    Field(pattern=r"^(ray:[^\s/]+(/[^\s/]+)?|[a-z][a-z0-9+.-]*://[^\s/]+(/\S*)?|\w+(\.\w+)*:\w+(\.\w+)*)$"),
-    Expected("module:object, ray:application, or openpi://HOST:PORT"),
+    Field(
+        pattern=r"^(ray:[^\s/]+(/[^\s/]+)?|[a-z][a-z0-9+.-]*://[^\s/]+(/\S*)?|\w+(\.\w+)*:\w+(\.\w+)*"
+        rf"|({'|'.join(KINDS)}):([^/]|/[^/]).*)$"
+    ),
+    Expected("module:object, onnx:FILE, ray:application, or openpi://HOST:PORT"),
 ]
 Share = Annotated[float, Field(ge=0, le=1)]
 

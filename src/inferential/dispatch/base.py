@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inferential.dispatch.health import EndpointHealth
+from inferential.dispatch.limits import ActionChecks
 from inferential.dispatch.outcomes import (
     MAX_REPLICAS_LOST,
     REPLICA_LOST,
@@ -188,6 +189,10 @@ class Dispatcher(ABC):
             max_retries: returns `scheduling.max_retries`, or None while there are no retries.
         """
         self._max_retries = max_retries
+
+    def use_actions(self, checks: ActionChecks) -> None:
+        """Sets what results are checked by before they are sent."""
+        self._results.checks = checks
 
     def _may_retry(self) -> bool:
         return bool(self._max_retries())

@@ -13,7 +13,7 @@ from typing import Any
 from inferential.dispatch.base import Dispatcher, ModelProblem, Observation, UnknownModelError, WorkerUse
 from inferential.dispatch.inprocess import InProcessReplica
 from inferential.dispatch.loading import LoadedReplica
-from inferential.dispatch.local_replica import Replica, begin, keeps_state, lost, takes_calls
+from inferential.dispatch.local_replica import Replica, begin, keeps_state, lost, measured, takes_calls
 from inferential.dispatch.process import ProcessRunner, description_of, infer
 from inferential.observation.values import is_encoded
 from inferential.replica.condition import Condition, best_of
@@ -84,7 +84,15 @@ class LocalDispatcher(Dispatcher):
             self.register_model(model_id, model)
 
     def register_model(self, model_id: str, model: Any) -> None:
-        """Adds a model or replaces one; calls that run keep the one they began with."""
+        """Adds a model or replaces one; calls that run keep the one they began with.
+
+        Args:
+            model_id: what robots call it.
+            model: a model, or a list of its replicas, as for the class.
+
+        Raises:
+            TypeError, ValueError: as for the class; an empty list is a TypeError.
+        """
         replicas = model if isinstance(model, list) else [model]
         if not replicas:
             raise TypeError(f"model {model_id!r}: expected at least one replica, got an empty list")
@@ -240,12 +248,7 @@ class LocalDispatcher(Dispatcher):
 
     def measured(self, model_id: str) -> Sequence[tuple[int, float]]:
         """Returns what the warm-up of a replica that is up found."""
-        for one in self._of(model_id):
-            if isinstance(one, LoadedReplica):
-                return one.measured
-            if isinstance(one, WorkerProcess) and one.greeting is not None:
-                return one.greeting.measured
-        return ()
+        return next(filter(None, map(measured, self._of(model_id))), ())
 
     def problems(self) -> Mapping[str, ModelProblem]:
         """Returns, by model id, which processes do not run, or how many slots calls over their time have taken."""

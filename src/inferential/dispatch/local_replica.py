@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from inferential.dispatch.inprocess import InProcessReplica
 from inferential.dispatch.loading import LoadedReplica
 from inferential.replica.process import WorkerProcess
@@ -32,3 +34,10 @@ def keeps_state(replica: Replica) -> bool:
     if isinstance(replica, InProcessReplica):
         return replica.sessions is not None
     return replica.greeting is not None and replica.greeting.keeps_state
+
+
+def measured(replica: Replica) -> Sequence[tuple[int, float]]:
+    """Returns what its warm-up found."""
+    if isinstance(replica, WorkerProcess):
+        return () if replica.greeting is None else replica.greeting.measured
+    return replica.measured if isinstance(replica, LoadedReplica) else ()

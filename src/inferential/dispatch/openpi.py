@@ -25,8 +25,6 @@ logger: logging.Logger = logging.getLogger("inferential.dispatch.openpi")
 DEFAULT_TIMEOUT_S = 120.0
 _SCHEMES = {"openpi": ("ws", 8000), "openpi+wss": ("wss", 443)}
 """The websocket scheme and the default port of each scheme of a target."""
-SCHEMES = tuple(f"{scheme}://" for scheme in _SCHEMES)
-"""How targets of this kind begin."""
 _CLOSE_TIMEOUT_S = 1.0  # a server that computes does not answer a close
 
 

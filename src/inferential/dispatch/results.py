@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from inferential.dispatch.health import EndpointHealth
+from inferential.dispatch.limits import ActionChecks
 from inferential.dispatch.outcomes import Answer, BatchFailedError, DispatchResult, RemoteModelError, UnknownModelError
+from inferential.errors import InvalidObservation
 from inferential.observation.slots import ObservationError
 from inferential.proto import PROTOCOL_VERSION
 from inferential.proto.messages import ResponseTiming, write_response
@@ -39,6 +41,8 @@ class ResultWriter:
     """Writes what a backend's calls end in."""
 
     def __init__(self) -> None:
+        self.checks: ActionChecks | None = None
+        """What results are checked by; None: nothing."""
         self.health: dict[str, EndpointHealth] = {}
         self.version_of: Callable[[str], str] = lambda pool: ""
         """Returns the version of a pool whose results do not have it."""
@@ -80,6 +84,8 @@ class ResultWriter:
             model_version = named[0]
         if STRUCTURE_KEY in values and STRUCTURE_KEY not in (request.metadata or ()):
             values = {key: value for key, value in values.items() if key != STRUCTURE_KEY}
+        if self.checks is not None:
+            values = self.checks.checked(request.model_id, values)
         if request.protocol_version < PROTOCOL_VERSION:
             values = widened(values)
         response_id = request.response_id or uuid.uuid4().hex
@@ -193,6 +199,8 @@ def _refusal(model_id: str, error: Exception) -> Refusal:
         return Refusal(RefusalKind.INVALID_OBSERVATION, error.reason, cause)
     if isinstance(error, BatchFailedError):
         return Refusal(RefusalKind.BATCH_FAILED, str(error), "batch_failed")
+    if isinstance(error, InvalidObservation):  # the model's own judgement
+        return Refusal(RefusalKind.INVALID_OBSERVATION, error.reason, "model")
     if isinstance(error, RemoteModelError):
         return Refusal(RefusalKind.MODEL_FAILED, str(error), error.cause)
     return Refusal(RefusalKind.MODEL_FAILED, words_of(error), type(error).__name__)

@@ -70,6 +70,15 @@ INFERENCE_LATENCY_MS = declare(
 )
 SCHEDULING_WAIT_MS = declare("scheduling_wait_ms", "ms", _BOTH, "at dispatch: since arrival")
 E2E_LATENCY_MS = declare("e2e_latency_ms", "ms", _BOTH, "for every result: from arrival until it was sent")
+ACTION_AGE_MS = declare(
+    "action_age_ms", "ms", _BOTH, "with an observation: how old the last action was when the robot applied it"
+)
+ACTION_UNREAD_MS = declare(
+    "action_unread_ms",
+    "ms",
+    _BOTH,
+    "with an observation: how long the robot's last answer was unread after its arrival",
+)
 OBSERVATION_STALENESS_MS = declare(
     "observation_staleness_ms", "ms", _BOTH, "at arrival: the observation's age by the client's clock"
 )
@@ -94,7 +103,12 @@ REQUESTS_OUTDATED = declare(
 )
 DISPATCH_ERRORS = declare("dispatch_errors", "1", _ALL, "the model failed or is unknown")
 DISPATCH_RETRIES = declare("dispatch_retries", "1", _BOTH, "a failed request was queued again")
-DEADLINE_MISSES = declare("deadline_misses", "1", _BOTH, "a result was sent after its deadline, or the request expired")
+DEADLINE_MISSES = declare(
+    "deadline_misses",
+    "1",
+    _BOTH,
+    "a result was sent, or applied by its robot, after its deadline, or the request expired",
+)
 RESPONSES_SERVED = declare("responses_served", "1", _BOTH, "a result was sent")
 INVALIDATION_COUNT = declare(
     "invalidation_count",

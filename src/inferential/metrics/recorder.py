@@ -53,6 +53,7 @@ class Recorder:
         self._superseded = metrics.group(names.REQUESTS_SUPERSEDED)
         self._overtaken = metrics.group(names.PAYLOAD_SIZE_BYTES)
         self._miss = metrics.group(names.DEADLINE_MISSES)
+        self._use = metrics.group(names.ACTION_AGE_MS, names.ACTION_UNREAD_MS)
 
     def model_state(self, model_id: str, state: str) -> None:
         """Records that a model has come to another state."""
@@ -105,6 +106,13 @@ class Recorder:
         self._add(self._answer, now, key, (inference_ms, (now - request.received_at) * 1e3, 1.0))
         if now > request.deadline:
             self._add(self._miss, now, key, (1.0,))
+
+    def applied(self, request: InferenceRequest, age_ms: float, unread_ms: float, *, is_late: bool) -> None:
+        """Records what the robot says, with a request, of the last result that it has used."""
+        key = _key(request)
+        self._add(self._use, request.received_at, key, (age_ms, unread_ms))
+        if is_late:
+            self._add(self._miss, request.received_at, key, (1.0,))
 
     def refused(self, request: InferenceRequest) -> None:
         """Records a request that ended without a result."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from inferential.models.guard import Limits
 from inferential.models.routing import Trial
+from inferential.policies import KINDS
 
 if TYPE_CHECKING:
     from inferential.config.schema import ModelConfig, ModelsConfig
@@ -114,7 +115,10 @@ def code_stamp(target: str) -> list[tuple[str, int, int]]:
 
     Empty where its files are not found, as those of an interpreter of its own.
     """
-    module, colon, _ = target.partition(":")
+    module, colon, rest = target.partition(":")
+    if module in KINDS:
+        files = [Path(rest)] if Path(rest).is_file() else sorted(Path(rest).rglob("*"))
+        return _stamps(files)
     top = module.partition(".")[0]
     if not colon or not top.isidentifier() or target.partition("://")[1]:
         return []
@@ -126,6 +130,10 @@ def code_stamp(target: str) -> list[tuple[str, int, int]]:
     here = Path(f"{top}.py")
     origin = Path(spec.origin) if spec is not None and spec.origin and os.path.exists(spec.origin) else here
     files = sorted(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else [origin]
+    return _stamps(files)
+
+
+def _stamps(files: Sequence[Path]) -> list[tuple[str, int, int]]:
     found = []
     for file in files[:1000]:
         try:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from inferential.errors import InferentialError
+
 Array = npt.NDArray[Any]
 Bound = float | Sequence[float] | Array
 
@@ -24,7 +26,7 @@ _TOLERANCE = 1e-6  # relative: bounds are float64, actions mostly float32
 _SPEC_FIELDS = frozenset({"shape", "low", "high", "max_change"})
 
 
-class BadActions(TypeError):
+class BadActions(InferentialError, TypeError):
     """The actions of a result cannot be played; the text says which key, what came and what was expected."""
 
 
@@ -160,9 +162,10 @@ class ActionSpecs:
         """Returns the spec of a key; None where any finite actions are good."""
         return self._by_key.get(key, self._any)
 
-    def axes(self) -> dict[str, int]:
-        """Returns how many axes an action has, for the keys of which that is known."""
-        return {key: len(spec.shape) for key, spec in self._by_key.items() if spec.shape is not None}
+    def axes_of(self, keys: Sequence[str]) -> dict[str, int]:
+        """Returns how many axes an action has, for those of the keys of which that is known."""
+        specs = {key: self.of(key) for key in keys}
+        return {key: len(spec.shape) for key, spec in specs.items() if spec is not None and spec.shape is not None}
 
     def read(self, values: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Array]:
         """Returns the arrays of a chunk by key, as `read_chunk`, and checks them.
@@ -170,10 +173,7 @@ class ActionSpecs:
         Raises:
             BadActions: naming the key, what came and what was expected.
         """
-        axes = self.axes()
-        if self._any is not None and self._any.shape is not None:
-            axes = dict.fromkeys(keys, len(self._any.shape)) | axes
-        chunk = read_chunk(values, keys, axes)
+        chunk = read_chunk(values, keys, self.axes_of(keys))
         for key, actions in chunk.items():
             if (spec := self.of(key)) is not None:
                 spec.check(key, actions)

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from inferential.policies import split_target
+
 _TARGET = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
 
 
@@ -27,7 +29,7 @@ class ModelProcess:
 
     Args:
         target: module:object; a function of one observation, an object with `infer` or `infer_batch`, or a class or
-            function that makes one.
+            function that makes one. Or a policy in a file: onnx:FILE, torchscript:FILE, lerobot:FOLDER.
         args: keyword arguments that `target` is called with, values that JSON can hold.
         python: interpreter of another environment; the server's own by default.
         env: environment variables to add.
@@ -62,7 +64,7 @@ class ModelProcess:
     def __post_init__(self) -> None:
         if not isinstance(self.target, str):
             raise TypeError(f"target: expected module:object as text, got {type(self.target).__name__}")
-        if not _TARGET.fullmatch(self.target):
+        if split_target(self.target) is None and not _TARGET.fullmatch(self.target):
             raise ValueError(f"target: expected module:object, got {self.target!r}")
         if self.python is not None and not isinstance(self.python, str | os.PathLike):
             raise TypeError(f"python: expected the path of an interpreter, got {type(self.python).__name__}")

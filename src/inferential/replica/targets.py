@@ -7,6 +7,8 @@ What `object` is decides:
 - something that can be called with one argument, the observation: it is the model;
 - any other function: it is called without arguments, and what it returns is the model.
 
+`onnx:FILE`, `torchscript:FILE` and `lerobot:FOLDER` lead to the policy in a file, `args` being its options.
+
 It runs no model.
 """
 
@@ -22,6 +24,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from inferential.errors import InferentialError
+from inferential.policies import KINDS, split_target
+from inferential.policies.files import PolicyFileError
 from inferential.replica.failures import words_of
 
 
@@ -35,12 +39,14 @@ def load_target(target: str, args: Mapping[str, Any]) -> Any:
     Modules are found among what is installed and in the current directory.
 
     Args:
-        target: module:object.
+        target: module:object, or onnx:FILE, torchscript:FILE, lerobot:FOLDER.
         args: keyword arguments to call it with.
 
     Raises:
         TargetError: there is none.
     """
+    if (file := split_target(target)) is not None:
+        return _from_file(*file, args)
     found = find_target(target)
     if args or isinstance(found, type) or not (_is_model(found) or not callable(found)):
         found = _built(found, args)
@@ -74,6 +80,22 @@ def find_target(target: str) -> Any:
             raise TargetError(f"{path} has no {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")) from error
         path = f"{path}.{name}"
     return found
+
+
+def _from_file(kind: str, path: str, args: Mapping[str, Any]) -> Any:
+    module, _, name = KINDS[kind].partition(":")
+    make = getattr(importlib.import_module(module), name)
+    try:
+        inspect.signature(make).bind(path, **args)
+    except TypeError as error:
+        known = ", ".join(list(inspect.signature(make).parameters)[1:])
+        raise TargetError(f"args: {error}; {kind}:{path} takes {known}") from error
+    try:
+        return make(path, **args)
+    except (PolicyFileError, ValueError, TypeError) as error:
+        raise TargetError(str(error)) from error
+    except Exception as error:  # of the library that reads it
+        raise TargetError(in_words(error)) from error
 
 
 def _is_model(found: Any) -> bool:

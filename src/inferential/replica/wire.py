@@ -35,7 +35,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from inferential.errors import InferentialError
+from inferential.errors import InferentialError, InvalidObservation
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.messages import put_metadata, read_response, split_values
 from inferential.proto.tensors import Buffer, pack
@@ -119,6 +119,8 @@ def write_row(outcome: Any) -> tuple[bytes, Buffer]:
     if isinstance(outcome, Exception):
         if isinstance(outcome, InvalidRow):
             status, reason = "INVALID_OBSERVATION", str(outcome)
+        elif isinstance(outcome, InvalidObservation):
+            status, reason = "INVALID_OBSERVATION", outcome.reason
         else:
             status, reason = "MODEL_FAILED", f"{type(outcome).__name__}: {outcome}"
         return pb.ModelResponse(status=status, reason=reason.encode(errors="replace").decode()).SerializeToString(), b""

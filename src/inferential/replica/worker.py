@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from inferential.errors import InvalidObservation
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.images import ImageError
 from inferential.replica.failures import FailureLog, words_of
@@ -321,6 +322,10 @@ class Worker:
                 results = list(results) if isinstance(results, Sequence) else rows_of(results, count)
                 if len(results) != count:
                     raise ValueError(f"the model gave {len(results)} results for {count} observations")
+            except InvalidObservation as error:
+                if count > 1:  # which one's, each alone will tell
+                    return self._failures.note(error)
+                results = [error]
             except BaseException as error:
                 return self._failures.note(error)
             self._note(began, count)
@@ -342,6 +347,8 @@ class Worker:
             try:
                 assert self._single is not None
                 result = self._call(self._single, row)
+            except InvalidObservation as error:
+                parts += (write_refusal("INVALID_OBSERVATION", error.reason), b"")
             except BaseException as error:
                 parts += (write_refusal("MODEL_FAILED", self._failures.note(error)), b"")
             else:
@@ -370,6 +377,8 @@ class Worker:
             if size > _MAX_RESULT_BYTES:
                 raise ValueError(f"a result of {size} bytes; at most {_MAX_RESULT_BYTES} are sent")
             return self._writer.values(values)
+        except InvalidObservation as error:
+            return write_refusal("INVALID_OBSERVATION", error.reason), b""
         except BaseException as error:  # a result that the wire cannot carry, or that is not what it seems, fails alone
             return write_refusal("MODEL_FAILED", words_of(error)), b""
 

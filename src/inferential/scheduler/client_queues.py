@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from inferential.config.schema import SchedulingConfig
 
 _MAX_PACED = 4096
+Moved = Callable[[InferenceRequest], object]
 
 
 class ClientQueues:
@@ -88,13 +89,9 @@ class ClientQueues:
 
     def sizes(self) -> dict[str, int]:
         """Returns the number of rows in each table; all are 0 where nothing waits."""
-        return {
-            "queue_requests": len(self._ages),
-            "queue_clients": len(self._client_queues),
-            "queue_models": len(self._waiting),
-            "queue_ranks": len(self._ranks),
-            "queue_backlogs": len(self._backlogs),
-        }
+        tables = {"requests": self._ages, "clients": self._client_queues, "models": self._waiting}
+        tables |= {"ranks": self._ranks, "backlogs": self._backlogs}
+        return {f"queue_{name}": len(table) for name, table in tables.items()}
 
     def waiting(self, model_id: str) -> int:
         """Returns how many requests wait for a model."""
@@ -222,8 +219,7 @@ class ClientQueues:
             self._move_up(queue, key, now)
 
     def _show(self, request: InferenceRequest, queue: ClientQueue, now: float, *, retried: bool = False) -> None:
-        # The limits are applied here. A user's own scheduler may have further ones; those of the built-in strategies
-        # would drop, unnoticed, what passed ours.
+        # The limits are applied here: those of the built-in strategies would drop, unnoticed, what passed ours.
         limited = isinstance(self._order, SchedulerAdapter) and not retried
         try:
             if limited:
@@ -342,7 +338,11 @@ class ClientQueues:
             self._end(request, RefusalKind.REJECTED, reason, cause, now)
 
     def swap(
-        self, config: SchedulingConfig, scheduler: Scheduler, now: float, moved: Callable[[InferenceRequest], object] = id
+        self,
+        config: SchedulingConfig,
+        scheduler: Scheduler,
+        now: float,
+        moved: Callable[[InferenceRequest], object] = id,
     ) -> None:
         """Puts another strategy in charge of all that waits; `moved` may change the pool of each."""
         requests = sorted(self._ages, key=lambda request: request.arrival)

@@ -38,7 +38,7 @@ from inferential.scheduler.chunk_lane import WAKE_S, ChunkLane, limits_of
 from inferential.scheduler.queued import QueueScheduler
 from inferential.scheduler.request import InferenceRequest
 from inferential.scheduler.slo_lane import SloLane
-from inferential.scheduler.slo_model import ModelState, smallest_sufficient
+from inferential.scheduler.slo_model import ModelState, alternating, smallest_sufficient
 from inferential.scheduler.time.availability import ALWAYS_AVAILABLE, Availability, ReplicaSlot
 from inferential.scheduler.time.robot_time import ChunkTime
 
@@ -222,13 +222,10 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
             return -math.inf
         needed = min(self._need(slot.model_id, now), slot.max_batch_size)
         model = self._model(slot.model_id)
-        if live >= needed or live >= model.demand.clients(now):
+        if live >= needed or live >= model.demand.clients(now) or (self._any_chunks and len(lane) >= needed):
             return -math.inf
-        free = [
-            other.profile.high(live + 1)
-            for other in self._availability.slots(slot.model_id)
-            if other.free_at == -math.inf
-        ]
+        slots = self._availability.slots(slot.model_id)
+        free = [other.profile.high(live + 1) for other in slots if other.free_at == -math.inf]
         latest_start = first.deadline - min(free, default=slot.profile.high(live + 1)) - WAKE_S
         # Not the present rate, which falls while nothing comes, so that the end of the wait would move away from it.
         return min(latest_start, first.waiting_since + 2 * needed / max(model.demand.last_per_second(), 1e-9))
@@ -236,7 +233,13 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
     def in_turn(self, model_ids: Sequence[str]) -> Sequence[str]:
         """Returns the models, first that whose request must begin soonest; under overload, whose turn comes first."""
         now = time.monotonic()
-        return sorted(model_ids, key=lambda model_id: self._begins(model_id, now))
+        begins = {model_id: self._begins(model_id, now) for model_id in model_ids}
+        chunks = [slot for name in model_ids if self._model(name).chunks for slot in self._availability.slots(name)]
+        if not chunks:
+            return sorted(model_ids, key=begins.__getitem__)
+        called_at = {name: self._model(name).called_at for name in model_ids}
+        until = now + max(slot.profile.typical(slot.max_batch_size) for slot in chunks)
+        return alternating(begins, called_at, math.inf if self._is_overloaded(model_ids[0], now) else until)
 
     def _begins(self, model_id: str, now: float) -> float:
         lane = self._lanes.get(model_id)
@@ -307,8 +310,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         """Returns when the next late request that wants to be refused becomes infeasible; None: there is none."""
         at = min([lane.infeasible_at() for lane in self._lanes.values()], default=math.inf)
         if self._any_chunks:
-            chunks = [lane.chunks for lane in self._lanes.values() if lane.chunks is not None]
-            at = min([at, *(lane.due_at() for lane in chunks)])
+            at = min([at, *(lane.chunks.due_at() for lane in self._lanes.values() if lane.chunks is not None)])
         return at if at < math.inf else None
 
     def _why(self, request: InferenceRequest, now: float) -> str:
@@ -384,14 +386,14 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
     def status(self) -> dict[str, Any]:
         """Returns what every strategy does, and by model its live and late requests and the batch size it needs."""
         now = time.monotonic()
-        lanes = {
-            model_id: {
+        lanes = {}
+        for model_id, lane in self._lanes.items():
+            chunks = len(lane.chunks or ())
+            lanes[model_id] = {
                 "live": lane.live_count,
-                "late": len(lane) - lane.live_count - (0 if lane.chunks is None else len(lane.chunks)),
-                "chunks": 0 if lane.chunks is None else len(lane.chunks),
+                "late": len(lane) - lane.live_count - chunks,
+                "chunks": chunks,
                 "needed_batch_size": self._need(model_id, now),
                 "overloaded": self._is_overloaded(model_id, now),
             }
-            for model_id, lane in self._lanes.items()
-        }
         return super().status() | {"lanes": lanes}

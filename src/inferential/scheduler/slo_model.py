@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from inferential.scheduler.chunk_lane import ChunkLane
 from inferential.scheduler.time.availability import ReplicaSlot
@@ -41,6 +41,20 @@ def smallest_sufficient(
         return largest
     # Larger batches carry more, so that the sizes which do not suffice come first.
     return bisect_left(range(1, largest), True, key=lambda size: load(size) <= utilisation) + 1
+
+
+def alternating(begins: Mapping[str, float], called_at: Mapping[str, float], until: float) -> list[str]:
+    """Returns models in turn where robots of one play chunks, which may starve for long: else its calls took all turns.
+
+    Args:
+        begins: by model, when its next call must begin; infinite where all that waits for it is late.
+        called_at: by model, when its last call began: of those that must begin soon, the one not called for longest is
+            first.
+        until: what is soon: a call of the others may last until then.
+    """
+    soon = [name for name, at in begins.items() if at <= until or at == math.inf]
+    soon.sort(key=called_at.__getitem__)
+    return soon + sorted(begins.keys() - set(soon), key=begins.__getitem__)
 
 
 class ModelState:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from inferential.dispatch.base import DispatchResult
 from inferential.metrics.recorder import Recorder
-from inferential.proto import PROTOCOL_VERSION
+from inferential.proto import PROTOCOL_VERSION, Applied
 from inferential.scheduler.engine import Engine
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
 from inferential.scheduler.running import Batch
@@ -160,8 +160,19 @@ class Accounting:
         # A robot that is asked for newer observations sends several for each answer, and floods nothing by that.
         if request.serve_interval_ms and not incoming.renews and not request.keeps_state:
             request.pace_s = self._shares.pace_s(client_id, request.pool)
+        if incoming.applied is not None and incoming.applied.request_id:
+            self._applied(request, incoming.applied)
         self._fleet.responses.on_request(client_id, request.response_id, model_id, now)
         self._recorder.observed(request, incoming.staleness_ms, update.learned_cadence_s, update.cadence_deviation_s)
+
+    def _applied(self, request: InferenceRequest, applied: Applied) -> None:
+        """Records what a robot says of a result that it has used."""
+        age_ms, unread_ms = applied.age_ms, applied.unread_ms
+        if not (0 <= age_ms < math.inf and 0 <= unread_ms < math.inf):
+            return  # no robot SDK sends this, and it is no reason to refuse the observation
+        counts = self._fleet.outcomes.of(request.client_id, request.model_id)
+        is_late = counts.on_applied(applied.request_id, age_ms, unread_ms)
+        self._recorder.applied(request, age_ms, unread_ms, is_late=is_late)
 
     def _chunk_of(self, incoming: IncomingRequest) -> ChunkTime | None:
         """Returns what an answer adds to a robot that states its steps remaining; None while that is not known."""
@@ -193,9 +204,7 @@ class Accounting:
         self._recorder.answered(request, latency_ms, now)
         counts = self._counts(request)
         if counts is not None:
-            counts.answered += 1
-            counts.in_time += now <= request.deadline
-            counts.age_ms = (now - request.received_at) * 1e3
+            counts.on_answer(request.request_id, request.received_at, now, request.deadline)
         horizon = horizon_of(result.values)
         if horizon is not None:
             fleet.action_horizon.on_answer(client_id, model_id, horizon, request.received_at, request.request_id, now)

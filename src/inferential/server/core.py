@@ -11,6 +11,7 @@ from inferential.config.changes import in_force
 from inferential.config.profiles import load_profiles
 from inferential.config.schema import InferentialConfig, SchedulingConfig
 from inferential.dispatch.base import Dispatcher
+from inferential.dispatch.limits import ActionChecks
 from inferential.metrics.collector import MetricsCollector
 from inferential.metrics.recorder import Recorder
 from inferential.models.manager import ModelManager
@@ -67,6 +68,7 @@ class Core:
             fleet, self.recorder, self.shares, self.engine, self._weight_of, self._on_connected
         )
         self.ingress: Ingress = Ingress(config, self._owner, self.model_ids)
+        dispatcher.use_actions(ActionChecks(config.models.known))
         self.models: ModelManager = ModelManager(
             dispatcher,
             self.engine,
@@ -125,6 +127,7 @@ class Core:
             raise
         self._configured_scheduling = config.scheduling.model_copy(deep=True)
         self.capacities.configure(self.config.models)
+        self.dispatcher.use_actions(ActionChecks(self.config.models.known))
         self.shares.configure(_class_rates(self.config))
         self.ingress.configure(self.config)
         self.accounting.fleet.configure(self.config.response_tracking)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from inferential.config.client_policy import ClientPolicies, ClientRights
 from inferential.observation.assembler import ObservationAssembler
 from inferential.observation.slots import ObservationError, SlotInfo
-from inferential.proto import LATE_REFUSE, LATE_SERVE, PROTOCOL_VERSION, QUEUE_LATEST
+from inferential.proto import LATE_REFUSE, LATE_SERVE, PROTOCOL_VERSION, QUEUE_LATEST, Applied
 from inferential.proto.cache import CacheCounts
 from inferential.proto.fields import ConstantFields, VaryingFields
 from inferential.proto.tensors import Buffer
@@ -40,7 +40,7 @@ class IncomingRequest:
         client_type: the kind of robot, as the client states it.
         control_period_s: how long one action of a chunk is played, in seconds; None if the client did not state it.
         staleness_ms: age of the observation at arrival, by the client's clock.
-        renews, played_id, played_from: as the client states them, see `proto.fields`.
+        renews, played_id, played_from, applied: as the client states them, see `proto.fields`.
         explicit_budget_ms: maximum age of an action at its arrival, as client or configuration state it; None if
             neither does.
         refusal: why it must not be scheduled; None if it may be.
@@ -55,6 +55,7 @@ class IncomingRequest:
     renews: bool | None = None
     played_id: int | None = None
     played_from: int | None = None
+    applied: Applied | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +305,7 @@ class Ingress:
             varying.renews,
             varying.played_id,
             varying.played_from,
+            varying.applied,
         )
 
     def _pool_of(self, sender: ConstantFields, varying: VaryingFields, now: float) -> str:

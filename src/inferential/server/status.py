@@ -34,8 +34,10 @@ class ModelUse:
         control_rate_hz: actions that it plays per second, stated or learned; None while unknown.
         cadence_ms: learned period of its observations; None while unknown.
         answered, in_time, superseded, refused: how many of its requests ended how; `in_time` counts those of
-            `answered` that were sent before their deadline.
-        age_ms: age of the observation behind the last result when it was sent; None before the first.
+            `answered` that were sent and, where the robot says, applied before their deadline.
+        age_ms: age of the observation behind the last result when the robot applied it, or when it was sent where the
+            robot does not say; None before the first.
+        unread_ms: how long that result had waited unread on the robot; None where the robot does not say.
         serve_interval_ms: the shortest interval at which it can be served; 0: no limit.
     """
 
@@ -48,6 +50,7 @@ class ModelUse:
     refused: int
     age_ms: float | None
     serve_interval_ms: float
+    unread_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +259,7 @@ def _use(fleet: Fleet, shares: FairShares, client_id: str, model_id: str) -> Mod
         refused=counts.refused,
         age_ms=counts.age_ms,
         serve_interval_ms=shares.interval_ms(client_id, model_id),
+        unread_ms=counts.unread_ms,
     )
 
 

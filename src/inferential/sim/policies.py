@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from inferential.policies.onnx import BatchedOnnxPolicy, open_onnx
 from inferential.sim import camera
 from inferential.sim.robots import BallPlate, CartPole, Observation
 
 Array = npt.NDArray[np.float32]
 FILTER = 5
 """Width of the camera policy's filter, in pixels."""
+POSITION_GAIN, VELOCITY_GAIN = 1.3, 0.75
+"""Of the law that tilts the plate, rad per m and per m/s: about 3 rad/s, well damped."""
 
 
 class BalancePolicy:
@@ -64,7 +67,8 @@ def _lqr_gain() -> npt.NDArray[np.float64]:
 class BallPolicy:
     """Finds the ball in the camera images by a small network; a linear law on position and speed tilts the plate.
 
-    The weights are made by scripts/train_ball_policy.py.
+    It is written in numpy; `open_ball_policy` gives the same from an ONNX file. The weights are made by
+    scripts/train_ball_policy.py.
     """
 
     max_batch_size = 8
@@ -79,7 +83,7 @@ class BallPolicy:
         positions = locate(images.reshape(-1, camera.PIXELS, camera.PIXELS), self.weights).reshape(-1, 2, 2)
         now = positions[:, 1]
         velocity = (now - positions[:, 0]) * BallPlate.control_rate_hz
-        wanted = -(1.3 * now + 0.75 * velocity)  # acceleration over 5/7 g: about 3 rad/s, well damped
+        wanted = -(POSITION_GAIN * now + VELOCITY_GAIN * velocity)  # acceleration over 5/7 g
         # Tilting about y by +a rolls the ball to +x, about x by +a to -y.
         tilts = np.stack([wanted[:, 0], -wanted[:, 1]], axis=1)
         return [{"actions": action} for action in tilts.astype(np.float32)]
@@ -87,6 +91,13 @@ class BallPolicy:
     def infer(self, observation: Observation) -> dict[str, Array]:
         """Answers one observation, as `infer_batch`."""
         return self.infer_batch([observation])[0]
+
+
+def open_ball_policy() -> BatchedOnnxPolicy:
+    """Returns the same policy from an ONNX file, which scripts/export_ball_policy.py makes: what the demo runs."""
+    policy = open_onnx(str(files("inferential.sim").joinpath("ball_policy.onnx")), threads=1)
+    assert isinstance(policy, BatchedOnnxPolicy)  # the first axis of its input varies
+    return policy
 
 
 class HopperPolicy:

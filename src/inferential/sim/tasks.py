@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from inferential.sim.accelerator import Policy
 from inferential.sim.hopper import Hopper
-from inferential.sim.policies import BalancePolicy, BallPolicy, HopperPolicy
+from inferential.sim.policies import BalancePolicy, HopperPolicy, open_ball_policy
 from inferential.sim.robots import BallPlate, CartPole, Robot
 
 
@@ -32,6 +32,6 @@ class Task:
 
 
 TASKS: dict[str, Task] = {
-    "balance": Task((CartPole, BallPlate), {CartPole.model_id: BalancePolicy, BallPlate.model_id: BallPolicy}),
+    "balance": Task((CartPole, BallPlate), {CartPole.model_id: BalancePolicy, BallPlate.model_id: open_ball_policy}),
     "hopper": Task((Hopper,), {Hopper.model_id: HopperPolicy}),
 }

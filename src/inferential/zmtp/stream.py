@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -37,6 +38,7 @@ JOIN_BELOW_BYTES = 32 * 1024
 READ_BYTES = 4 * 1024
 """One read takes dozens of small messages, copies little of a large one twice, and bounds a flood of heartbeats to a
 few hundred."""
+_LAST_RECEIVED_AT = 52  # of tcpi_last_data_recv in Linux's struct tcp_info
 _HANDSHAKE_BYTES = 1024  # of a frame before the handshake is complete
 _MAX_BUFFERS = 64  # of one sendmsg, far below the limit of any system
 _LAST_READS, _LAST_READ_BYTES = 64, 64 * 1024  # on closing, of data that is discarded
@@ -109,6 +111,16 @@ class Stream:
         """Whether since the last `ping` something was received, or unsent data could be sent."""
         self.drained: bool = False
         self._send([self._handshake.greeting()])
+
+    def received_s_ago(self) -> float:
+        """Returns how long ago the system received the newest data, read or not, in seconds; 0 where it does not say.
+
+        Linux says so, by whole milliseconds.
+        """
+        if sys.platform != "linux" or self._socket.family == socket.AF_UNIX:
+            return 0.0
+        info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_RECEIVED_AT + 4)
+        return int.from_bytes(info[_LAST_RECEIVED_AT:], sys.byteorder) / 1e3
 
     def fileno(self) -> int:
         """Returns the descriptor, for a selector."""

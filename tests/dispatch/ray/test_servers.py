@@ -198,7 +198,7 @@ async def test_the_command_serves_models_of_a_running_cluster(cluster: Any, tmp_
                 assert result["actions"].tolist() == [2.0, 2.0]
             process.send_signal(signal.SIGTERM)
             _, err = await process.communicate()
-        assert process.returncode == 0
+        assert process.returncode == 0, err.decode()
         assert "Traceback" not in err.decode()
     finally:
         if process.returncode is None:

@@ -223,3 +223,30 @@ def test_a_strategy_that_promises_work_and_gives_none_does_not_stop_the_clock(re
 
     register_scheduler("liar")(liar)
     assert run(ROBOT, strategy="liar").calls == []
+
+
+def test_starved_robots_with_chunks_leave_other_models_of_their_device_their_turn() -> None:
+    """Forty robots that starve had all calls but one in seven, and the others two answers in three late."""
+    described = Fleet.model_validate(
+        {
+            "models": {
+                "policy": {"fixed_ms": 60, "per_row_ms": 10, "max_batch_size": 8, "device": "gpu0"},
+                "safety": {"fixed_ms": 20, "per_row_ms": 5, "max_batch_size": 8, "device": "gpu0"},
+            },
+            "robots": {
+                "arm": {"model": "policy", "count": 40, "kind": "chunked", "rate_hz": 20, "horizon_steps": 20},
+                "watcher": {"model": "safety", "count": 10, "rate_hz": 2, "budget_ms": 250},
+            },
+        }
+    )
+    run = simulate(
+        generate.models(described),
+        generate.arrivals(described, seconds=6, seed=0),
+        "slo_aware",
+        seconds=6,
+        seed=0,
+        robots=generate.chunked_robots(described, seed=0),
+        profiled=True,
+    )
+    answered = [one.end == "answered" for one in run.outcomes if one.arrival.robot_class == "watcher"]
+    assert sum(answered) / len(answered) > 0.75

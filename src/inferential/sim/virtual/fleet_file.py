@@ -18,9 +18,7 @@ from inferential.config.schema import InferentialConfig, ModelsConfig
 from inferential.config.section import Count, NotNegative, Positive, Section
 from inferential.config.text import Layer
 
-_CLOSED_ONLY = frozenset(
-    {"ask", "refresh", "index", "chunk_steps", "delay_ms", "loss", "slo_ms", "value", "task_steps"}
-)
+_CLOSED_ONLY = frozenset({"ask", "refresh", "index", "chunk_steps", "delay_ms", "loss", "slo_ms", "task_steps"})
 
 Speed = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -108,7 +106,9 @@ class RobotClass(Section):
     """In closed loop, the time from asking to the answer within which it is in SLO; without it, budget_ms, and without
     that, what the actions left at asking last."""
     value: Positive = 1.0
-    """Of an executed action, in closed loop."""
+    """Of an executed action, in closed loop; for `inferential plan`, in open loop of an answer in time."""
+    min_rate_hz: NotNegative = 0.0
+    """Answers a second that each robot is due, for `inferential plan`."""
     task_steps: Count = 500
     """Executed actions that make a task, in closed loop."""
     budget_ms: Positive | None = None

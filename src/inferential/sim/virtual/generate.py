@@ -18,7 +18,7 @@ def models(fleet: Fleet) -> list[ModelSpec]:
     return [
         ModelSpec(
             model_id,
-            _latency_s(model),
+            latencies_s(model),
             model.spread,
             (1.0,) * model.replicas if isinstance(model.replicas, int) else tuple(model.replicas),
             model.max_inflight,
@@ -128,7 +128,8 @@ def _moments(robots: RobotClass, end: float, chance: random.Random) -> Iterator[
         number += 1
 
 
-def _latency_s(model: FleetModel) -> tuple[float, ...]:
+def latencies_s(model: FleetModel) -> tuple[float, ...]:
+    """Returns the seconds that a call of 1, 2, ... rows of a model takes."""
     if model.profile is None:
         fixed_ms, per_row_ms = model.fixed_ms or 0.0, model.per_row_ms or 0.0
         return tuple((fixed_ms + per_row_ms * rows) / 1e3 for rows in range(1, model.max_batch_size + 1))

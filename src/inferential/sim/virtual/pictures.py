@@ -96,6 +96,34 @@ def save_starved(runs: Sequence[Run], paths: Sequence[Path]) -> None:
     _save(figure, paths)
 
 
+def save_plan(
+    curves: Mapping[str, Mapping[int, int]], paths: Sequence[Path], *, target: float, wanted: int | None = None
+) -> None:
+    """Draws how many robots so many devices carry.
+
+    Args:
+        curves: by name ("": no legend), robots by number of devices.
+        paths: files to write; the extension gives the format.
+        target: the share of its control steps with an action that each class of robots has.
+        wanted: robots that are to be carried, as a dashed line; None: none.
+    """
+    figure = _figure(6.4, 4.2)
+    axes = figure.add_subplot()
+    for number, (name, robots) in enumerate(curves.items()):
+        colour, mark = _COLOURS[number % len(_COLOURS)], _MARKS[number % len(_MARKS)]
+        axes.plot(list(robots), list(robots.values()), color=colour, marker=mark, linewidth=2, label=name)
+    if wanted is not None:
+        axes.axhline(wanted, color="#444444", linestyle="--", linewidth=1)
+    most = max((count for robots in curves.values() for count in robots), default=1)
+    axes.set(xlabel="devices", ylabel=f"robots with an action in {target:.0%} of their steps")
+    axes.set(xlim=(0, most * 1.05), ylim=(0, None))
+    axes.set_xticks(sorted({count for robots in curves.values() for count in robots}))
+    axes.grid(alpha=0.25)
+    if any(curves):
+        axes.legend(fontsize=8, loc="upper left")
+    _save(figure, paths)
+
+
 def save_timeline(run: Run, paths: Sequence[Path], *, begin_s: float, models: Sequence[str]) -> None:
     """Draws a second of calls: a row for each replica, the darker the more rows, red where an answer came too late."""
     calls = [call for call in run.calls if call.model_id in models and call.ended_at > begin_s]

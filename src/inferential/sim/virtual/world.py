@@ -90,6 +90,7 @@ class ChunkedRobot:
             skipped; by "executed" actions, only those are skipped that were executed since.
         delay_s, delay_jitter_s: of the network, each way: mean and standard deviation. Messages stay in order.
         loss: share of the messages that are lost, each way.
+        interval_s: the shortest time between two requests; 0: no limit.
         budget_s: time from an observation's arrival to its deadline; None: until the robot's actions run out.
         slo_s: time from asking to the answer's arrival within which it counts as in SLO; None: until the actions that
             were left at asking have run out.
@@ -114,6 +115,7 @@ class ChunkedRobot:
     delay_s: float = 0.0
     delay_jitter_s: float = 0.0
     loss: float = 0.0
+    interval_s: float = 0.0
     budget_s: float | None = None
     slo_s: float | None = None
     priority: int = 1

@@ -30,6 +30,7 @@ const COLUMNS = [
   ["rate", "Control rate, Hz", (row) => row.use?.control_rate_hz ?? null, 0],
   ["cadence", "Cadence, ms", (row) => row.use?.cadence_ms ?? null, 1],
   ["age", "Action age, ms", (row) => row.use?.age_ms ?? null, 1],
+  ["unread", "Unread, ms", (row) => row.use?.unread_ms ?? null, 1],
   ["hits", "Deadlines met, %", (row) => row.use?.answered ? 100 * row.use.in_time / row.use.answered : null, 1],
   ["answered", "Answers", (row) => row.use?.answered ?? null, 0],
   ["superseded", "Superseded", (row) => row.use?.superseded ?? null, 0],

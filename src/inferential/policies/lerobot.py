@@ -1,0 +1,276 @@
+"""A policy saved by LeRobot as a model: `target: lerobot:FOLDER`, of its `save_pretrained`.
+
+Robots are batched: a batch goes through the saved preprocessor, `predict_action_chunk` and the saved postprocessor.
+`select_action` is never called: its queues are one for all robots. A policy that sees several steps (diffusion) gets
+the last ones of each robot.
+
+Facts of LeRobot 0.6.1 (`policies/factory.py`, `configs/policies.py`, `processor/`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inferential.errors import InvalidObservation
+from inferential.policies.files import PolicyFileError, missing_package
+from inferential.policies.tensors import Array, TensorSpec, pick
+
+DEFAULT_MAX_BATCH_SIZE = 8
+TASK = "task"
+"""The key of an observation's instruction, a string; none is an empty one."""
+_IMAGES = "observation.images."
+_STATE = "observation.state"
+_HISTORY = "lerobot.history"
+_QUEUED = ("vqbet", "tdmpc")
+"""Policies whose predict_action_chunk reads queues that only select_action fills."""
+
+
+def open_lerobot(
+    path: str,
+    *,
+    device: str | None = None,
+    max_batch_size: int = DEFAULT_MAX_BATCH_SIZE,
+    rename: Mapping[str, str] | None = None,
+    resize_images: bool = True,
+    overrides: Mapping[str, Any] | None = None,
+) -> LeRobotPolicy:
+    """Returns the policy in a folder.
+
+    Args:
+        path: of the folder: config.json, model.safetensors and the processors' files.
+        device: as torch names it; "cuda" where there is one, else "cpu", by default.
+        max_batch_size: rows in one call.
+        rename: keys of the policy's inputs by the keys that robots send.
+        resize_images: whether images of another size are resized, as LeRobot's own server does; else they are refused.
+        overrides: fields of the policy's configuration to change, as `{num_inference_steps: 10}`.
+
+    Raises:
+        PolicyFileError: there is no such policy, or LeRobot cannot load it.
+        ValueError: naming the argument.
+    """
+    if type(max_batch_size) is not int or max_batch_size < 1:
+        raise ValueError(f"max_batch_size: expected a whole number above 0, got {max_batch_size!r}")
+    folder = Path(path).expanduser()
+    if not (folder / "config.json").is_file():
+        raise PolicyFileError(f"{path} has no config.json: expected a folder of a policy's save_pretrained()")
+    try:
+        import torch
+        from lerobot.configs.policies import PreTrainedConfig
+        from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+    except ModuleNotFoundError as error:
+        raise missing_package(error, "lerobot") from error
+    try:
+        chosen = str(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+    except RuntimeError as error:
+        raise ValueError(f"device: {str(error).splitlines()[0]}") from None
+    config = PreTrainedConfig.from_pretrained(str(folder))
+    if config.type in _QUEUED:
+        raise PolicyFileError(f"{path}: a {config.type} policy keeps its steps in queues that all robots would share")
+    config.device = chosen
+    if hasattr(config, "pretrained_backbone_weights"):
+        config.pretrained_backbone_weights = None  # else LeRobot downloads weights that the file replaces
+    for name, value in (overrides or {}).items():
+        if not hasattr(config, name):
+            raise ValueError(f"overrides: {type(config).__name__} has no field {name!r}")
+        setattr(config, name, value)
+    policy = get_policy_class(config.type).from_pretrained(str(folder), config=config)
+    policy.eval()
+    processors = make_pre_post_processors(
+        config,
+        pretrained_path=str(folder),
+        preprocessor_overrides={"device_processor": {"device": chosen}},
+        postprocessor_overrides={"device_processor": {"device": "cpu"}} if _moves(folder) else {},
+    )
+    return LeRobotPolicy(policy, config, processors, max_batch_size, rename or {}, resize_images)
+
+
+class LeRobotPolicy:
+    """Runs a policy of LeRobot on observations of several robots at once; `open_lerobot` makes it.
+
+    A result is `actions`: (steps, dimensions), a chunk in the robot's units.
+
+    Args:
+        policy, config, processors: of LeRobot, with its pre- and postprocessor.
+        max_batch_size: rows in one call.
+        rename: keys of the policy's inputs by those that robots send.
+        resize_images: whether images of another size are resized.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        config: Any,
+        processors: tuple[Any, Any],
+        max_batch_size: int,
+        rename: Mapping[str, str],
+        resize_images: bool,
+    ) -> None:
+        self._policy = policy
+        self._type = str(config.type)
+        self._before, self._after = processors
+        self._rename = dict(rename)
+        self._resizes = resize_images
+        self._steps = int(getattr(config, "n_obs_steps", 1) or 1)
+        self._images: dict[str, tuple[int, int, int]] = {}
+        self._states: list[TensorSpec] = []
+        for key, feature in config.input_features.items():
+            if feature.type.name == "VISUAL":
+                self._images[key] = tuple(feature.shape)
+            else:
+                self._states.append(TensorSpec(key, "float32", tuple(feature.shape)))
+        unknown = set(self._rename.values()) - {*self._images, *(one.name for one in self._states), TASK}
+        if unknown:
+            known = ", ".join([*self._images, *(one.name for one in self._states)])
+            raise ValueError(f"rename: the policy has no input {sorted(unknown)[0]!r}; it has {known}")
+        self._outputs = {key: tuple(feature.shape) for key, feature in config.output_features.items()}
+        self.max_batch_size = max_batch_size
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Inputs and outputs, the kind of policy, and how many steps of observations it sees."""
+        images = [TensorSpec(key, "uint8", (height, width, 3)) for key, (_, height, width) in self._images.items()]
+        dimensions = self._outputs.get("action", (None,))
+        return {
+            "platform": "lerobot",
+            "policy_type": self._type,
+            "inputs": [one.as_dict() for one in (*self._states, *images, TensorSpec(TASK, "string", ()))],
+            "outputs": [TensorSpec("actions", "float32", (None, *dimensions)).as_dict()],
+            "n_obs_steps": self._steps,
+        }
+
+    def infer(self, observation: Mapping[str, Any], session: Any = None) -> dict[str, Any]:
+        """Returns one robot's chunk.
+
+        Raises:
+            InvalidObservation: it does not fit the inputs.
+        """
+        outcome = self.infer_batch([observation], [session])[0]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def infer_batch(
+        self, observations: Sequence[Mapping[str, Any]], sessions: Sequence[Any] | None = None
+    ) -> list[dict[str, Any] | InvalidObservation]:
+        """Returns for each observation a chunk of actions, or the error of one that does not fit.
+
+        Args:
+            observations: arrays and strings by key.
+            sessions: the robots' sessions, whose `state` keeps what a robot has shown before.
+        """
+        outcomes: list[Any] = [None] * len(observations)
+        rows: list[tuple[int, dict[str, Any]]] = []
+        for number, observation in enumerate(observations):
+            try:
+                row = self._row(observation)
+            except InvalidObservation as error:
+                outcomes[number] = error
+            else:
+                rows.append((number, row))
+        if rows:
+            sound = [None if sessions is None else sessions[number] for number, _ in rows]
+            for (number, _), actions in zip(rows, self._run([row for _, row in rows], sound), strict=True):
+                outcomes[number] = {"actions": actions}
+        return outcomes
+
+    def _row(self, observation: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns a robot's inputs: float32 states, images (3, H, W) of 0 to 1, and the task."""
+        named = {self._rename.get(str(key), str(key)): value for key, value in observation.items()}
+        states = pick(self._states, self._by_full_name(named, [one.name for one in self._states]))
+        images = self._by_full_name(named, list(self._images))
+        row: dict[str, Any] = dict(states)
+        for key, shape in self._images.items():
+            row[key] = self._image(key, shape, images, named)
+        task = named.get(TASK, named.get("prompt", named.get("instruction", "")))
+        row[TASK] = task if isinstance(task, str) else str(np.asarray(task).reshape(-1)[0])
+        return row
+
+    @staticmethod
+    def _by_full_name(named: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+        """Returns what was sent, by the policy's names: `observation/state` and `state` are `observation.state`."""
+        found = {}
+        for key in keys:
+            slashed = key.replace(".", "/")
+            short = key.removeprefix(_IMAGES).removeprefix("observation.")
+            for candidate in (key, slashed, short, f"images.{short}", f"images/{short}"):
+                if candidate in named:
+                    found[key] = named[candidate]
+                    break
+        return found if len(found) == len(keys) else {**named, **found}
+
+    def _image(
+        self, key: str, shape: tuple[int, int, int], images: Mapping[str, Any], named: Mapping[str, Any]
+    ) -> Array:
+        if key not in images:
+            came = ", ".join(sorted(named)) or "nothing"
+            raise InvalidObservation(f"{key!r} is missing: expected an image, got {came}")
+        image = np.asarray(images[key])
+        channels, height, width = shape
+        image = image[0] if image.ndim == 4 and image.shape[0] == 1 else image
+        came = f"{image.dtype.name} {list(image.shape)}"
+        expected = f"{key!r}: expected an image, uint8 [{height}, {width}, {channels}], got {came}"
+        if image.ndim != 3 or image.dtype.kind not in "uf":
+            raise InvalidObservation(expected)
+        if image.shape[-1] == channels:
+            image = np.moveaxis(image, -1, 0)
+        if image.shape[0] != channels or (image.shape[1:] != (height, width) and not self._resizes):
+            raise InvalidObservation(expected)
+        scaled: Array = np.ascontiguousarray(image, np.float32)
+        return scaled / np.float32(255) if image.dtype == np.uint8 else scaled
+
+    def _run(self, rows: Sequence[dict[str, Any]], sessions: Sequence[Any]) -> list[Array]:
+        import torch
+
+        with torch.inference_mode():
+            batch: dict[str, Any] = {TASK: [row[TASK] for row in rows]}
+            for spec in self._states:
+                batch[spec.name] = torch.from_numpy(np.stack([row[spec.name] for row in rows]))
+            for key, (_, height, width) in self._images.items():
+                batch[key] = torch.stack([_resized(row[key], height, width) for row in rows])
+            ready = self._before(batch)
+            if self._steps > 1:
+                ready = self._with_history(ready, sessions)
+            chunk = self._after(self._policy.predict_action_chunk(ready))
+        actions: Array = chunk.to("cpu", torch.float32).numpy()
+        return list(actions)
+
+    def _with_history(self, ready: Mapping[str, Any], sessions: Sequence[Any]) -> dict[str, Any]:
+        """Returns the batch with the last steps of each robot, (B, T, ...); the first one is repeated."""
+        import torch
+
+        keys = [spec.name for spec in self._states] + list(self._images)
+        histories = []
+        for number, session in enumerate(sessions):
+            now = {key: ready[key][number] for key in keys}
+            history = deque([now] * self._steps, maxlen=self._steps)
+            if session is not None:
+                history = session.state.setdefault(_HISTORY, history)
+                history.append(now)
+            histories.append(history)
+        stacked = {key: torch.stack([torch.stack([step[key] for step in one]) for one in histories]) for key in keys}
+        return {**ready, **stacked}
+
+
+def _resized(image: Array, height: int, width: int) -> Any:
+    import torch
+
+    tensor = torch.from_numpy(image)
+    if tensor.shape[1:] == (height, width):
+        return tensor
+    resized = torch.nn.functional.interpolate(tensor[None], size=(height, width), mode="bilinear", align_corners=False)
+    return resized[0]
+
+
+def _moves(folder: Path) -> bool:
+    """Returns whether the saved postprocessor has a step that moves tensors to a device."""
+    try:
+        saved = json.loads((folder / "policy_postprocessor.json").read_text())
+        return any(step.get("registry_name") == "device_processor" for step in saved["steps"])
+    except (OSError, ValueError, KeyError):
+        return False

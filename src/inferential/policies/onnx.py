@@ -1,0 +1,182 @@
+"""An ONNX file as a model: `target: onnx:FILE`, through onnxruntime.
+
+Names, dtypes and shapes come from the file. Where the first axis of all its inputs may vary, observations of several
+robots run in one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from inferential.policies.batching import run_rows
+from inferential.policies.files import PolicyFileError, missing_package, policy_file
+from inferential.policies.tensors import TEXT, Array, TensorSpec, pick
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+DEFAULT_MAX_BATCH_SIZE = 8
+_CPU = "CPUExecutionProvider"
+_DTYPES = {
+    "tensor(float16)": "float16",
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(bfloat16)": "bfloat16",
+    "tensor(bool)": "bool",
+    "tensor(string)": TEXT,
+    **{f"tensor({kind}{bits})": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
+}
+
+
+def open_onnx(
+    path: str,
+    *,
+    max_batch_size: int = DEFAULT_MAX_BATCH_SIZE,
+    threads: int | None = None,
+    providers: Sequence[str] | None = None,
+    batched: bool | None = None,
+) -> OnnxPolicy:
+    """Returns the policy of an ONNX file.
+
+    Args:
+        path: of the file.
+        max_batch_size: rows in one call, where the file takes several.
+        threads: of one operation (`intra_op_num_threads`); by default one for each core. They never spin while idle.
+        providers: of onnxruntime, in order of preference; by default those that are installed, devices first.
+        batched: whether the first axis of inputs and outputs counts robots; by default it does where its size may vary
+            or is 1 in all inputs.
+
+    Raises:
+        PolicyFileError: there is no such file, onnxruntime cannot read it, or it has inputs that no robot sends.
+        ValueError: naming the argument.
+    """
+    if type(max_batch_size) is not int or max_batch_size < 1:
+        raise ValueError(f"max_batch_size: expected a whole number above 0, got {max_batch_size!r}")
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise ValueError(f"threads: expected a whole number above 0, got {threads!r}")
+    session = _session(path, threads, providers)
+    first = [one.shape[0] if one.shape else None for one in session.get_inputs()]
+    scalar = any(not one.shape for one in session.get_inputs())
+    if batched is None:
+        batched = bool(first) and not scalar and (all(_varies(size) for size in first) or all(s == 1 for s in first))
+    elif batched and (scalar or not all(_varies(size) or size == 1 for size in first)):
+        raise ValueError(
+            f"batched: {path}: expected inputs whose first axis varies or is 1, got "
+            + ", ".join(f"{one.name} {one.shape}" for one in session.get_inputs())
+        )
+    if batched and all(map(_varies, first)):
+        return BatchedOnnxPolicy(path, session, has_batch_axis=True, max_batch_size=max_batch_size)
+    return OnnxPolicy(path, session, has_batch_axis=batched)
+
+
+class OnnxPolicy:
+    """Runs an ONNX file, one observation a call; `open_onnx` makes it.
+
+    A result has the outputs by their names; an only output is `actions`.
+
+    Args:
+        path: of the file, for messages.
+        session: of onnxruntime.
+        has_batch_axis: whether inputs and outputs have an axis for the robots in front.
+
+    Raises:
+        PolicyFileError: an input or output is no tensor.
+    """
+
+    def __init__(self, path: str, session: onnxruntime.InferenceSession, *, has_batch_axis: bool) -> None:
+        self._session = session
+        self._has_batch_axis = has_batch_axis
+        self.inputs = [_spec(path, one, has_batch_axis) for one in session.get_inputs()]
+        """What it takes of an observation."""
+        outputs = [_spec(path, one, has_batch_axis) for one in session.get_outputs()]
+        self._names = [one.name for one in outputs]
+        self._keys = ["actions"] if len(outputs) == 1 else self._names
+        self.outputs = [TensorSpec(key, one.dtype, one.shape) for key, one in zip(self._keys, outputs, strict=True)]
+        """What a result has."""
+        described = session.get_modelmeta()
+        version = described.custom_metadata_map.get("version", "") or described.version
+        self.model_version = str(version) if version not in (0, 2**63 - 1) else ""  # the latter: it does not say
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Inputs and outputs, where it runs, and the file's names of the outputs."""
+        return {
+            "platform": "onnxruntime_onnx",
+            "inputs": [one.as_dict() for one in self.inputs],
+            "outputs": [one.as_dict() for one in self.outputs],
+            "output_names": self._names,
+            "providers": self._session.get_providers(),
+        }
+
+    def infer(self, observation: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the outputs for one observation.
+
+        Raises:
+            InvalidObservation: it does not fit the inputs.
+        """
+        if self._has_batch_axis:
+            outcome = run_rows(self.inputs, [observation], self._run)[0]
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+        return dict(self._run(pick(self.inputs, observation)))
+
+    def _run(self, arrays: dict[str, Array]) -> dict[str, Array]:
+        return dict(zip(self._keys, self._session.run(self._names, arrays), strict=True))
+
+
+class BatchedOnnxPolicy(OnnxPolicy):
+    """Runs an ONNX file, observations of several robots in one call.
+
+    Args:
+        path, session, has_batch_axis: as for `OnnxPolicy`.
+        max_batch_size: rows in one call.
+    """
+
+    def __init__(
+        self, path: str, session: onnxruntime.InferenceSession, *, has_batch_axis: bool, max_batch_size: int
+    ) -> None:
+        super().__init__(path, session, has_batch_axis=has_batch_axis)
+        self.max_batch_size = max_batch_size
+
+    def infer_batch(self, observations: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """Returns for each observation the outputs, or the error of one that does not fit."""
+        return run_rows(self.inputs, observations, self._run)
+
+
+def _session(path: str, threads: int | None, providers: Sequence[str] | None) -> onnxruntime.InferenceSession:
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise missing_package(error, "onnxruntime (or onnxruntime-gpu)") from error
+    path = policy_file(path)
+    options = onnxruntime.SessionOptions()
+    # Idle threads would spin, and take a core from the server and the other models.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    available = onnxruntime.get_available_providers()
+    if providers is None:
+        # Of what is there, what can run any file, and TensorRT would compile for minutes.
+        providers = [one for one in ("CUDAExecutionProvider", "ROCMExecutionProvider", _CPU) if one in available]
+    elif missing := [one for one in providers if one not in available]:
+        raise ValueError(f"providers: expected of {', '.join(available)}, got {missing[0]!r}")
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=list(providers))
+    except Exception as error:  # onnxruntime's own kinds have no common base but this
+        raise PolicyFileError(f"onnxruntime cannot read {path}: {' '.join(str(error).split())}") from error
+
+
+def _spec(path: str, node: Any, has_batch_axis: bool) -> TensorSpec:
+    dtype = _DTYPES.get(node.type)
+    if dtype is None:
+        raise PolicyFileError(f"{path}: {node.name}: expected a tensor of numbers or strings, got {node.type}")
+    sizes = tuple(None if _varies(size) else int(size) for size in node.shape)
+    return TensorSpec(node.name, dtype, sizes[1:] if has_batch_axis else sizes)
+
+
+def _varies(size: Any) -> bool:
+    return size is None or isinstance(size, str)  # the name of an axis

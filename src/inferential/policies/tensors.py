@@ -1,0 +1,164 @@
+"""What a policy declares of its tensors, and whether an observation fits them.
+
+No I/O, and nothing of the library that runs the policy.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from inferential.errors import InvalidObservation
+
+Array = npt.NDArray[Any]
+
+TEXT = "string"
+"""The dtype of a tensor of texts."""
+_FLOATS = ("float16", "float32", "float64", "bfloat16")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output of a policy, for one robot: without the axis of the batch.
+
+    Attributes:
+        name: the key in an observation or a result.
+        dtype: numpy's name of it; "string" for texts; "" where the file does not say.
+        shape: sizes; None where a size may vary. None for all where the file does not say.
+    """
+
+    name: str
+    dtype: str = ""
+    shape: tuple[int | None, ...] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.form}"
+
+    @property
+    def form(self) -> str:
+        """Dtype and shape, as "float32 [3, *, *]"."""
+        return f"{self.dtype or 'any dtype'} {_shape_text(self.shape)}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns it for JSON; -1 where a size may vary, as in the Open Inference Protocol."""
+        shape = None if self.shape is None else [-1 if size is None else size for size in self.shape]
+        return {"name": self.name, "dtype": self.dtype, "shape": shape}
+
+
+def specs_of(declared: Mapping[str, Any], argument: str) -> list[TensorSpec]:
+    """Returns what a configuration declares: `{NAME: {dtype: float32, shape: [3, -1]}}`.
+
+    Args:
+        declared: by name.
+        argument: what it is called, for errors.
+
+    Raises:
+        ValueError: naming the entry that says something else.
+    """
+    specs = []
+    for name, one in declared.items():
+        if not isinstance(one, Mapping) or not one.keys() <= {"dtype", "shape"}:
+            raise ValueError(f"{argument}: {name!r}: expected a map with dtype and shape, got {one!r}")
+        dtype, shape = one.get("dtype", ""), one.get("shape")
+        if dtype not in ("", TEXT, "bfloat16"):
+            try:
+                dtype = np.dtype(dtype).name
+            except TypeError:
+                raise ValueError(f"{argument}: {name!r}: expected a dtype as float32, got {dtype!r}") from None
+        if shape is not None:
+            if not isinstance(shape, Sequence) or not all(type(size) is int and size >= -1 for size in shape):
+                raise ValueError(f"{argument}: {name!r}: expected sizes, -1 where one may vary, got {shape!r}")
+            shape = tuple(None if size == -1 else size for size in shape)
+        specs.append(TensorSpec(name, dtype, shape))
+    return specs
+
+
+def pick(specs: Sequence[TensorSpec], observation: Mapping[str, Any]) -> dict[str, Array]:
+    """Returns the tensors that a policy takes of an observation, in its dtypes and in native byte order.
+
+    What else the observation has is left out. An axis of size 1 in front, which a policy's own batches have, is taken
+    off. Numbers change their dtype where their values stay: integers to wider ones and to floats, float64 to float32.
+
+    Args:
+        specs: the inputs.
+        observation: arrays, numbers and strings by key.
+
+    Raises:
+        InvalidObservation: naming the key, what came and what was expected.
+    """
+    return {spec.name: _fitted(spec, _value(spec, specs, observation)) for spec in specs}
+
+
+def _value(spec: TensorSpec, specs: Sequence[TensorSpec], observation: Mapping[str, Any]) -> Any:
+    try:
+        return observation[spec.name]
+    except KeyError:
+        others = [str(key) for key in observation if all(str(key) != one.name for one in specs)]
+        close = difflib.get_close_matches(spec.name, others, n=1)
+        hint = f"; did you mean {spec.name!r} by {close[0]!r}?" if close else ""
+        came = ", ".join(sorted(map(str, observation))) or "nothing"
+        raise InvalidObservation(f"{spec.name!r} is missing: expected {spec.form}, got {came}{hint}") from None
+
+
+def _fitted(spec: TensorSpec, value: Any) -> Array:
+    if isinstance(value, str):
+        array: Array = np.array(value, dtype=object)
+        came = TEXT
+    else:
+        array = np.asarray(value)
+        came = TEXT if array.dtype.kind in "OSU" else array.dtype.name
+    if (came == TEXT) != (spec.dtype == TEXT) and (came == TEXT or spec.dtype == TEXT):
+        raise _unfit(spec, came, array.shape)
+    if spec.shape is not None:
+        if array.ndim == len(spec.shape) + 1 and array.shape[0] == 1:
+            array = array[0]
+        elif came == TEXT and array.ndim == 0 and spec.shape in ((1,), (None,)):
+            array = array.reshape(1)
+        if len(spec.shape) != array.ndim or any(
+            size is not None and size != got for size, got in zip(spec.shape, array.shape, strict=True)
+        ):
+            raise _unfit(spec, came, np.shape(value))
+    if came == TEXT:
+        return array
+    return _cast(spec, array)
+
+
+def _cast(spec: TensorSpec, array: Array) -> Array:
+    wanted = np.dtype(array.dtype.name) if not spec.dtype else _dtype(spec.dtype)
+    if array.dtype == wanted:  # in native byte order
+        return array
+    from_float = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+    to_float = spec.dtype in _FLOATS or not spec.dtype
+    if (from_float and not to_float) or array.dtype.kind not in "biufV" or (wanted.kind == "b"):
+        raise _unfit(spec, array.dtype.name, array.shape)
+    if wanted.kind in "iu" and array.dtype.kind in "iu" and array.size and not np.can_cast(array.dtype, wanted):
+        limits = np.iinfo(wanted)
+        low, high = int(array.min()), int(array.max())
+        if low < limits.min or high > limits.max:
+            value = low if low < limits.min else high
+            raise InvalidObservation(f"{spec.name!r}: expected {spec.form}, got the value {value}")
+    return array.astype(wanted)
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    if name == "bfloat16":
+        import ml_dtypes
+
+        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return bfloat16
+    return np.dtype(name)
+
+
+def _unfit(spec: TensorSpec, dtype: str, shape: tuple[int, ...]) -> InvalidObservation:
+    return InvalidObservation(f"{spec.name!r}: expected {spec.form}, got {dtype} {_shape_text(shape)}")
+
+
+def _shape_text(shape: Sequence[int | None] | None) -> str:
+    if shape is None:
+        return "of any shape"
+    return f"[{', '.join('*' if size is None else str(size) for size in shape)}]"

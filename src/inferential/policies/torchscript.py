@@ -1,0 +1,159 @@
+"""A TorchScript file as a model: `target: torchscript:FILE`.
+
+Such a file tells the names of its inputs, not their dtypes and shapes: those can be declared.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from inferential.policies.batching import run_rows
+from inferential.policies.files import PolicyFileError, missing_package, policy_file
+from inferential.policies.tensors import Array, TensorSpec, specs_of
+
+if TYPE_CHECKING:
+    import torch
+
+DEFAULT_MAX_BATCH_SIZE = 8
+
+
+def open_torchscript(
+    path: str,
+    *,
+    inputs: Mapping[str, Any] | None = None,
+    outputs: Sequence[str] | None = None,
+    device: str | None = None,
+    max_batch_size: int = DEFAULT_MAX_BATCH_SIZE,
+    threads: int | None = None,
+) -> TorchScriptPolicy:
+    """Returns the policy of a TorchScript file; inputs and outputs have an axis for the robots in front.
+
+    Args:
+        path: of the file.
+        inputs: dtype and shape by name, as `{state: {dtype: float32, shape: [7]}}`, in the order of its arguments;
+            without them the file's argument names, in any dtype and shape.
+        outputs: names of the outputs, where it returns a tuple; an only output is `actions`.
+        device: as torch names it; "cuda" where there is one, else "cpu", by default.
+        max_batch_size: rows in one call.
+        threads: that one operation may use on the CPU.
+
+    Raises:
+        PolicyFileError: there is no such file, or torch cannot read it.
+        ValueError: naming the argument.
+    """
+    if type(max_batch_size) is not int or max_batch_size < 1:
+        raise ValueError(f"max_batch_size: expected a whole number above 0, got {max_batch_size!r}")
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise missing_package(error, "torch") from error
+    file = policy_file(path)
+    if threads is not None:
+        if type(threads) is not int or threads < 1:
+            raise ValueError(f"threads: expected a whole number above 0, got {threads!r}")
+        torch.set_num_threads(threads)
+    try:
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ValueError(f"device: {str(error).splitlines()[0]}") from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of torch.jit altogether, from torch 2.11 on
+        try:
+            module = torch.jit.load(file, map_location=chosen)
+        except RuntimeError as error:
+            raise PolicyFileError(f"torch cannot read {path} as TorchScript: {str(error).splitlines()[0]}") from error
+        module.eval()
+        arguments = [one.name for one in module.forward.schema.arguments if one.name != "self"]
+    if not arguments:
+        raise PolicyFileError(f"{path}: its forward() takes no argument, expected the tensors of an observation")
+    specs = [TensorSpec(name) for name in arguments]
+    if inputs is not None:
+        specs = specs_of(inputs, "inputs")
+        if len(specs) > len(arguments) or not specs:
+            raise ValueError(f"inputs: expected those of forward({', '.join(arguments)}), got {', '.join(inputs)}")
+    return TorchScriptPolicy(module, chosen, specs, outputs, max_batch_size)
+
+
+class TorchScriptPolicy:
+    """Runs a TorchScript module, observations of several robots in one call; `open_torchscript` makes it.
+
+    Args:
+        module: what is called with the inputs in order.
+        device: where it is.
+        inputs: what it takes of an observation.
+        outputs: names of what it returns in a tuple.
+        max_batch_size: rows in one call.
+    """
+
+    def __init__(
+        self,
+        module: torch.jit.ScriptModule,
+        device: torch.device,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[str] | None,
+        max_batch_size: int,
+    ) -> None:
+        self._module = module
+        self._device = device
+        self._names = None if outputs is None else list(outputs)
+        self.inputs = list(inputs)
+        self.max_batch_size = max_batch_size
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Inputs, as far as they are known, and the device."""
+        return {
+            "platform": "pytorch_torchscript",
+            "inputs": [one.as_dict() for one in self.inputs],
+            "outputs": [TensorSpec(name).as_dict() for name in self._names or ["actions"]],
+            "device": str(self._device),
+        }
+
+    def infer(self, observation: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the outputs for one observation.
+
+        Raises:
+            InvalidObservation: it does not fit the inputs.
+        """
+        outcome = run_rows(self.inputs, [observation], self._run)[0]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def infer_batch(self, observations: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """Returns for each observation the outputs, or the error of one that does not fit."""
+        return run_rows(self.inputs, observations, self._run)
+
+    def _run(self, arrays: dict[str, Array]) -> dict[str, Array]:
+        import torch
+
+        with torch.inference_mode():
+            given = [_tensor(array).to(self._device, non_blocking=True) for array in arrays.values()]
+            returned = self._module(*given)
+        if isinstance(returned, Mapping):
+            return {str(name): _array(value) for name, value in returned.items()}
+        several = returned if isinstance(returned, tuple | list) else (returned,)
+        names = self._names or (["actions"] if len(several) == 1 else [f"output_{at}" for at in range(len(several))])
+        if len(names) != len(several):
+            raise ValueError(f"outputs: {len(names)} names for the {len(several)} tensors that forward() returned")
+        return {name: _array(value) for name, value in zip(names, several, strict=True)}
+
+
+def _tensor(array: Array) -> torch.Tensor:
+    import torch
+
+    if array.dtype.name == "bfloat16":  # of ml_dtypes, which torch does not know
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def _array(tensor: torch.Tensor) -> Array:
+    import torch
+
+    tensor = tensor.detach().cpu()
+    array: Array = (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
+    return np.ascontiguousarray(array)

@@ -1,0 +1,146 @@
+"""Policies saved by LeRobot as models, with the real lerobot: ACT and diffusion, small and untrained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.policies import peers
+
+from inferential import AsyncConnection, InvalidObservation, LocalDispatcher, ModelProcess, Server
+
+SAVE = """
+import json, sys, torch
+from lerobot.configs.types import FeatureType, PolicyFeature
+from lerobot.policies.act.configuration_act import ACTConfig
+from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+
+features = {
+    "input_features": {
+        "observation.state": PolicyFeature(FeatureType.STATE, (6,)),
+        "observation.images.top": PolicyFeature(FeatureType.VISUAL, (3, 64, 96)),
+    },
+    "output_features": {"action": PolicyFeature(FeatureType.ACTION, (6,))},
+}
+moments = {"mean": torch.ones(6), "std": torch.full((6,), 2.0), "min": -torch.ones(6), "max": torch.ones(6) * 3}
+stats = {
+    "observation.state": moments,
+    "observation.images.top": {"mean": torch.full((3, 1, 1), 0.5), "std": torch.full((3, 1, 1), 0.25)},
+    "action": moments,
+}
+small = {"dim_model": 32, "n_heads": 2, "dim_feedforward": 64, "n_encoder_layers": 1, "use_vae": False}
+common = {**features, "pretrained_backbone_weights": None, "device": "cpu"}
+configs = [ACTConfig(**common, **small, chunk_size=12, n_action_steps=12)]
+try:
+    import diffusers
+    from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
+    configs.append(
+        DiffusionConfig(
+            **common, crop_shape=(48, 80), down_dims=(16, 32, 64),
+            num_train_timesteps=10, num_inference_steps=2, n_obs_steps=2, noise_scheduler_type="DDIM",
+        )
+    )
+except ImportError:
+    pass
+torch.manual_seed(0)
+for config in configs:
+    policy = get_policy_class(config.type)(config)
+    for one in (policy, *make_pre_post_processors(config, dataset_stats=stats)):
+        one.save_pretrained(f"{sys.argv[1]}/{config.type}")
+print(json.dumps([config.type for config in configs]))
+"""
+
+COMPARE = """
+import copy, json, numpy as np, torch
+from inferential.policies.lerobot import open_lerobot
+from lerobot.configs.policies import PreTrainedConfig
+from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+
+path, kind = sys.argv[1], sys.argv[2]
+config = PreTrainedConfig.from_pretrained(path)
+config.device, config.pretrained_backbone_weights = "cpu", None
+theirs = get_policy_class(config.type).from_pretrained(path, config=config).eval()
+before, after = make_pre_post_processors(config, pretrained_path=path)
+ours = open_lerobot(path, device="cpu")
+
+class Session:
+    def __init__(self):
+        self.state = {}
+
+chance = np.random.default_rng(1)
+robots, steps = 3, 3
+sessions = [Session() for _ in range(robots)]
+seen = [
+    [
+        {
+            "observation.state": chance.normal(size=6).astype(np.float32),
+            "observation.images.top": chance.integers(0, 256, (64, 96, 3), dtype=np.uint8),
+            "task": "pick",
+        }
+        for _ in range(robots)
+    ]
+    for _ in range(steps)
+]
+for observations in seen:
+    torch.manual_seed(5)
+    answers = ours.infer_batch(observations, sessions)
+widest = 0.0
+for robot in range(robots):
+    theirs.reset()
+    for step, observations in enumerate(seen):
+        one = observations[robot]
+        batch = {
+            "observation.state": torch.from_numpy(one["observation.state"])[None],
+            "observation.images.top": torch.from_numpy(one["observation.images.top"]).permute(2, 0, 1)[None] / 255.0,
+            "task": ["pick"],
+        }
+        ready = before(batch)
+        if kind == "diffusion":
+            # As its select_action fills the queues, which it does even where it has actions left.
+            from lerobot.policies.utils import populate_queues
+            ready = {key: value for key, value in ready.items() if key in theirs._queues and key != "action"}
+            ready["observation.images"] = torch.stack([before(batch)["observation.images.top"]], dim=-4)
+            theirs._queues = populate_queues(theirs._queues, ready)
+    noise = {}
+    if kind == "diffusion":
+        torch.manual_seed(5)
+        drawn = torch.randn(robots, config.horizon, 6)
+        noise = {"noise": drawn[robot : robot + 1]}
+    with torch.inference_mode():
+        chunk = after(theirs.predict_action_chunk(ready, **noise)).numpy()[0]
+    widest = max(widest, float(np.abs(chunk - answers[robot]["actions"]).max()))
+print(json.dumps([widest, list(answers[0]["actions"].shape)]))
+"""
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> str:
+    found = peers.interpreter("lerobot")
+    peers.run(found, SAVE, str(tmp_path))
+    return found
+
+
+@pytest.mark.parametrize("kind", ["act", "diffusion"])
+def test_a_batch_of_robots_gets_what_each_would_get_alone_from_lerobot(python: str, tmp_path: Path, kind: str) -> None:
+    if not (tmp_path / kind).exists():
+        pytest.skip(f"the interpreter lacks what a {kind} policy needs")
+    widest, shape = peers.run(python, COMPARE, str(tmp_path / kind), kind)
+    assert widest < 1e-3
+    assert shape[1] == 6
+
+
+async def test_it_is_served_from_its_own_environment(python: str, tmp_path: Path) -> None:
+    model = ModelProcess(f"lerobot:{tmp_path}/act", python=python, env={"HF_HUB_OFFLINE": "1"})
+    async with (
+        Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"act": model})) as server,
+        AsyncConnection(server.address) as connection,
+    ):
+        act = connection.model("act")
+        image = np.zeros((120, 160, 3), np.uint8)
+        result = await act.infer(60_000, state=np.zeros(6), top=image, task="pick")
+        assert result is not None
+        assert result["actions"].shape == (12, 6)
+        with pytest.raises(InvalidObservation, match=r"'observation.state': expected float32 \[6\], got float64 \[5\]"):
+            await act.infer(60_000, state=np.zeros(5), top=image)
+        assert (await server.model_metadata("act"))["policy_type"] == "act"

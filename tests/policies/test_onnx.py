@@ -1,0 +1,139 @@
+"""An ONNX file as a model: what the file decides, batches, and what does not fit."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+from tests.policies import onnx_files
+
+from inferential.errors import InvalidObservation
+from inferential.policies.files import PolicyFileError
+from inferential.policies.onnx import BatchedOnnxPolicy, OnnxPolicy, open_onnx
+
+FLOAT = TensorProto.FLOAT
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> BatchedOnnxPolicy:
+    found = open_onnx(str(onnx_files.doubling(tmp_path / "double.onnx")))
+    assert isinstance(found, BatchedOnnxPolicy)
+    return found
+
+
+def test_names_dtypes_and_shapes_come_from_the_file(policy: OnnxPolicy) -> None:
+    assert [str(one) for one in policy.inputs] == ["state: float32 [3]"]
+    assert policy.metadata["inputs"] == [{"name": "state", "dtype": "float32", "shape": [3]}]
+    assert policy.metadata["outputs"] == [{"name": "actions", "dtype": "float32", "shape": [3]}]
+    assert policy.metadata["output_names"] == ["action"]
+
+
+def test_an_only_output_is_the_actions(policy: OnnxPolicy) -> None:
+    assert policy.infer({"state": np.array([1, 2, 3])})["actions"].tolist() == [2, 4, 6]
+
+
+def test_a_batch_runs_at_once_and_a_row_that_does_not_fit_ends_alone(policy: BatchedOnnxPolicy) -> None:
+    rows: list[dict[str, Any]] = [{"state": np.full(3, n, np.float64)} for n in range(4)]
+    rows[2] = {"state": np.ones(5)}
+    outcomes = policy.infer_batch(rows)
+    assert isinstance(outcomes[2], InvalidObservation)
+    assert [outcomes[n]["actions"].tolist() for n in (0, 1, 3)] == [[0.0] * 3, [2.0] * 3, [6.0] * 3]
+
+
+def test_rows_of_different_sizes_run_apart(tmp_path: Path) -> None:
+    policy = open_onnx(str(onnx_files.doubling(tmp_path / "free.onnx", size="steps")))
+    assert isinstance(policy, BatchedOnnxPolicy)
+    outcomes = policy.infer_batch([{"state": np.ones(size)} for size in (2, 3, 2)])
+    assert [outcome["actions"].shape for outcome in outcomes] == [(2,), (3,), (2,)]
+
+
+def test_a_file_for_one_robot_gets_its_axis_and_no_batches(tmp_path: Path) -> None:
+    policy = open_onnx(str(onnx_files.doubling(tmp_path / "one.onnx", batch=1)))
+    assert not hasattr(policy, "infer_batch")
+    assert policy.infer({"state": np.ones(3)})["actions"].tolist() == [2.0] * 3
+
+
+def test_a_file_without_a_batch_axis_gets_arrays_as_they_are(tmp_path: Path) -> None:
+    policy = open_onnx(str(onnx_files.doubling(tmp_path / "none.onnx", batch=2)))
+    assert policy.infer({"state": np.ones((2, 3))})["actions"].shape == (2, 3)
+
+
+def test_several_outputs_keep_their_names(tmp_path: Path) -> None:
+    path = onnx_files.write(
+        tmp_path / "two.onnx",
+        [("Neg", ["x"], ["arm"]), ("Abs", ["x"], ["gripper"])],
+        {"x": (FLOAT, ["n", 2])},
+        {"arm": (FLOAT, ["n", 2]), "gripper": (FLOAT, ["n", 2])},
+        version="7",
+    )
+    policy = open_onnx(str(path))
+    assert {key: value.tolist() for key, value in policy.infer({"x": [1, 2]}).items()} == {
+        "arm": [-1, -2],
+        "gripper": [1, 2],
+    }
+    assert policy.model_version == "7"
+
+
+def test_an_output_without_rows_is_an_error(tmp_path: Path) -> None:
+    path = onnx_files.write(
+        tmp_path / "sum.onnx",
+        [("ReduceSum", ["x"], ["total"], {"keepdims": 0})],
+        {"x": (FLOAT, ["n", 2])},
+        {"total": (FLOAT, [])},
+    )
+    with pytest.raises(ValueError, match="output 'actions': expected 1 rows, one for each observation"):
+        open_onnx(str(path)).infer({"x": [1, 2]})
+
+
+@pytest.mark.parametrize("element", [TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.INT32])
+def test_whatever_dtype_the_file_has_the_robot_may_send_another(tmp_path: Path, element: int) -> None:
+    policy = open_onnx(str(onnx_files.doubling(tmp_path / "typed.onnx", element=element)))
+    assert policy.infer({"state": np.array([1, 2, 3], ">i2")})["actions"].tolist() == [2, 4, 6]
+
+
+def test_texts_are_inputs_too(tmp_path: Path) -> None:
+    path = onnx_files.write(
+        tmp_path / "text.onnx",
+        [("Identity", ["task"], ["said"])],
+        {"task": (TensorProto.STRING, ["n"])},
+        {"said": (TensorProto.STRING, ["n"])},
+    )
+    policy = open_onnx(str(path))
+    assert isinstance(policy, BatchedOnnxPolicy)
+    assert policy.infer_batch([{"task": "pick"}, {"task": "place"}]) == [{"actions": "pick"}, {"actions": "place"}]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"threads": 0}, "threads: expected a whole number above 0, got 0"),
+        ({"max_batch_size": 0}, "max_batch_size: expected a whole number above 0, got 0"),
+        ({"providers": ["TPU"]}, "providers: expected of "),
+    ],
+)
+def test_options_that_cannot_be_are_named(tmp_path: Path, options: dict[str, Any], text: str) -> None:
+    path = onnx_files.doubling(tmp_path / "double.onnx")
+    with pytest.raises(ValueError, match=re.escape(text)):
+        open_onnx(str(path), **options)
+
+
+def test_batched_needs_an_axis_that_varies(tmp_path: Path) -> None:
+    path = onnx_files.doubling(tmp_path / "none.onnx", batch=2)
+    with pytest.raises(
+        ValueError, match=re.escape("expected inputs whose first axis varies or is 1, got state [2, 3]")
+    ):
+        open_onnx(str(path), batched=True)
+
+
+def test_what_is_no_such_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(PolicyFileError, match="does not exist"):
+        open_onnx(str(tmp_path / "nowhere.onnx"))
+    with pytest.raises(PolicyFileError, match="is a folder"):
+        open_onnx(str(tmp_path))
+    (tmp_path / "bad.onnx").write_bytes(b"not a graph")
+    with pytest.raises(PolicyFileError, match=r"onnxruntime cannot read .*bad\.onnx"):
+        open_onnx(str(tmp_path / "bad.onnx"))

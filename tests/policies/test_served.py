@@ -1,0 +1,108 @@
+"""Policies from files behind a server: where they run, what robots get, and what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.policies import onnx_files
+
+from inferential import AsyncConnection, InvalidObservation, LocalDispatcher, ModelFailed, ModelProcess, Server
+from inferential.errors import InferenceError
+from inferential.replica.targets import TargetError, load_target
+
+WAIT_MS = 20_000
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return onnx_files.doubling(tmp_path / "double.onnx")
+
+
+def models(path: Path, run: str) -> LocalDispatcher:
+    target = f"onnx:{path}"
+    return LocalDispatcher({"arm": ModelProcess(target) if run == "process" else load_target(target, {})})
+
+
+@pytest.mark.parametrize("run", ["process", "thread"])
+async def test_robots_share_calls_and_one_that_does_not_fit_ends_alone(path: Path, run: str) -> None:
+    async def ask(connection: AsyncConnection, size: int) -> object:
+        try:
+            result = await connection.model("arm", queue="all").infer(WAIT_MS, state=np.full(size, size, ">f8"))
+        except InferenceError as error:
+            return error
+        assert result is not None
+        return result["actions"].tolist()
+
+    async with (
+        Server("tcp://127.0.0.1:0", dispatcher=models(path, run)) as server,
+        AsyncConnection(server.address, client_id="robot") as connection,
+    ):
+        answers = await asyncio.gather(*(ask(connection, size) for size in (3, 5, 3, 2, 3)))
+        metadata = await server.model_metadata("arm")
+    assert answers[0] == answers[2] == answers[4] == [6.0, 6.0, 6.0]
+    for error, size in ((answers[1], 5), (answers[3], 2)):
+        assert isinstance(error, InvalidObservation)
+        assert error.reason == f"'state': expected float32 [3], got float64 [{size}]"
+    assert metadata["inputs"] == [{"name": "state", "dtype": "float32", "shape": [3]}]
+
+
+MODEL = """
+from inferential import InvalidObservation
+
+def picky(observation):
+    raise InvalidObservation("state: too cold")
+
+class Batch:
+    max_batch_size = 4
+    def infer_batch(self, observations):
+        raise InvalidObservation("state: all too cold")
+
+def broken(observation):
+    raise ValueError("no")
+"""
+
+
+@pytest.mark.parametrize("run", ["process", "thread"])
+async def test_a_model_of_ones_own_may_refuse_an_observation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: str
+) -> None:
+    (tmp_path / f"picky_{run}.py").write_text(MODEL)
+    monkeypatch.syspath_prepend(tmp_path)
+    names = ("picky", "Batch", "broken")
+    made = {
+        name: ModelProcess(f"picky_{run}:{name}") if run == "process" else load_target(f"picky_{run}:{name}", {})
+        for name in names
+    }
+    async with (
+        Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher(made)) as server,
+        AsyncConnection(server.address) as connection,
+    ):
+        for name, kind, text in (
+            ("picky", InvalidObservation, "state: too cold"),
+            ("Batch", InvalidObservation, "state: all too cold"),
+            ("broken", ModelFailed, "ValueError: no"),
+        ):
+            with pytest.raises(kind) as caught:
+                await connection.model(name).infer(WAIT_MS, state=np.ones(1))
+            assert caught.value.reason == text
+
+
+@pytest.mark.parametrize(
+    ("target", "args", "text"),
+    [
+        ("onnx:nowhere.onnx", {}, "nowhere.onnx does not exist: expected a file"),
+        (
+            "onnx:{path}",
+            {"thread": 2},
+            "got an unexpected keyword argument 'thread'; onnx:.* takes max_batch_size, threads",
+        ),
+        ("onnx:{path}", {"threads": 0}, "threads: expected a whole number above 0"),
+        ("lerobot:{path}", {}, "has no config.json: expected a folder of a policy's save_pretrained"),
+    ],
+)
+def test_what_cannot_be_loaded_says_why(path: Path, target: str, args: dict[str, object], text: str) -> None:
+    with pytest.raises(TargetError, match=text):
+        load_target(target.format(path=path), args)

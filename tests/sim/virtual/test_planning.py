@@ -1,0 +1,102 @@
+"""Plans: every model is placed, minimum rates come first, and more devices carry more robots."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inferential.sim.virtual.fleet_file import Fleet, example
+from inferential.sim.virtual.planning.placement import MOST_MODELS, placements
+from inferential.sim.virtual.planning.search import Plan, Search
+
+ARM = {"model": "policy", "kind": "chunked", "rate_hz": 20, "horizon_steps": 20, "delay_ms": 2}
+WATCHER = {"model": "safety", "rate_hz": 2, "budget_ms": 250}
+POLICY = {"fixed_ms": 60, "per_row_ms": 10, "max_batch_size": 8}
+SAFETY = {"fixed_ms": 20, "per_row_ms": 5, "max_batch_size": 8}
+
+
+def fleet(**robots: dict[str, Any]) -> Fleet:
+    asked = {one["model"] for one in robots.values()}
+    models = {name: model for name, model in (("policy", POLICY), ("safety", SAFETY)) if name in asked}
+    return Fleet.model_validate({"models": models, "robots": robots})
+
+
+def planned(described: Fleet, devices: int, load: float = 1.0) -> Plan:
+    return Search(described, "slo_aware", seconds=3.0, seed=0).best(devices, load)
+
+
+models = st.builds(
+    lambda fixed, row, most: {"fixed_ms": fixed, "per_row_ms": row, "max_batch_size": most},
+    st.floats(0.1, 500),
+    st.floats(0, 100),
+    st.integers(1, 8),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(models, min_size=1, max_size=4), st.integers(1, 5), st.floats(0.1, 4))
+def test_every_placement_holds_each_model_once_on_the_devices_there_are(
+    described: list[dict[str, Any]], devices: int, load: float
+) -> None:
+    names = [f"m{number}" for number in range(len(described))]
+    robots = {name: {**(ARM if number % 2 else WATCHER), "model": name} for number, name in enumerate(names)}
+    found = placements(
+        Fleet.model_validate({"models": dict(zip(names, described, strict=True)), "robots": robots}), devices, load
+    )
+    assert found
+    assert [one.estimate for one in found] == sorted((one.estimate for one in found), reverse=True)
+    for one in found:
+        assert sorted(model for group in one.groups for model in group.models) == names
+        assert sum(group.devices for group in one.groups) <= devices
+        assert all(
+            1 <= one.batch_size(name) <= model["max_batch_size"] for name, model in zip(names, described, strict=True)
+        )
+
+
+def test_models_share_the_only_device_and_get_their_own_where_there_are_two() -> None:
+    described = fleet(arm={**ARM, "count": 2}, watcher={**WATCHER, "count": 2})
+    one = planned(described, 1)
+    assert (one.models["policy"].shares_with, one.models["safety"].devices) == (("safety",), (0,))
+    two = planned(described, 2)
+    assert not two.models["policy"].shares_with
+    assert {two.models["policy"].devices, two.models["safety"].devices} == {(0,), (1,)}
+
+
+def test_beyond_capacity_minimum_rates_are_kept_before_value_counts() -> None:
+    described = fleet(
+        arm={**ARM, "count": 40, "value": 5}, watcher={**WATCHER, "count": 10, "value": 0.01, "min_rate_hz": 1.5}
+    )
+    found = planned(described, 1)
+    assert found.robots["watcher"].keeps_min_rate
+    assert found.robots["arm"].with_action < 0.97
+
+
+def test_rates_are_planned_where_they_gain_something() -> None:
+    described = fleet(watcher={**WATCHER, "count": 60, "rate_hz": 20})
+    found = planned(described, 1).robots["watcher"]
+    assert found.serve_interval_ms > 50
+    assert found.rate_hz == pytest.approx(1e3 / found.serve_interval_ms, rel=0.1)
+
+
+def test_more_devices_carry_more_robots() -> None:
+    search = Search(fleet(arm={**ARM, "count": 4}), "slo_aware", seconds=2.0, seed=0)
+    carried = [search.most_robots(devices, 0.95) for devices in (1, 2)]
+    assert 0 < carried[0] < carried[1]
+
+
+def test_a_plan_is_the_same_each_time() -> None:
+    described = example("chunks")
+    first, second = (Search(described, "round_robin", seconds=1.0, seed=1).best(2, 0.1) for _ in range(2))
+    assert first == second
+
+
+def test_too_many_models_are_refused_by_number() -> None:
+    names = [f"m{number}" for number in range(MOST_MODELS + 1)]
+    described = Fleet.model_validate(
+        {"models": dict.fromkeys(names, POLICY), "robots": {"arm": {**ARM, "model": names[0]}}}
+    )
+    with pytest.raises(ValueError, match=r"models: expected at most 10, got 11"):
+        placements(described, 2)
