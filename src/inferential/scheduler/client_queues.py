@@ -4,8 +4,8 @@ Each client's queue for a model is first come, first served. The strategy sees o
 `window` says), and the next moves up when the head is taken. A request that moves up waits, for the strategy, since
 that moment and not since it was received: a client waits behind itself on its own time, and costs another one no more
 than one place, whatever it sends and whatever the order is. One that asks for much more than its share of a model while
-others ask for less than theirs is also held back after each of its calls, as `time.fair_share` says; and so is, until
-the end of the call, one whose model keeps state of it.
+others ask for less than theirs is also held back after each of its calls (`time.fair_share`); and so is, until the end
+of the call, one whose model keeps state of it.
 
 A newer observation takes the place of an older one that still waits (superseding), and its standing: were it sent to
 the end instead, a robot faster than the queue's cycle would never be served.
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from typing import TYPE_CHECKING
 
 from inferential.scheduler.adapter import SchedulerAdapter
@@ -89,9 +89,9 @@ class ClientQueues:
 
     def sizes(self) -> dict[str, int]:
         """Returns the number of rows in each table; all are 0 where nothing waits."""
-        tables = {"requests": self._ages, "clients": self._client_queues, "models": self._waiting}
-        tables |= {"ranks": self._ranks, "backlogs": self._backlogs}
-        return {f"queue_{name}": len(table) for name, table in tables.items()}
+        names = ("requests", "clients", "models", "ranks", "backlogs")
+        tables: tuple[Sized, ...] = (self._ages, self._client_queues, self._waiting, self._ranks, self._backlogs)
+        return {f"queue_{name}": len(table) for name, table in zip(names, tables, strict=True)}
 
     def waiting(self, model_id: str) -> int:
         """Returns how many requests wait for a model."""
@@ -137,7 +137,7 @@ class ClientQueues:
                     self.end(former, NEW_EPISODE, now)
         rank = self._order.eviction_rank(request)
         if len(self._ages) >= self._max_queue_size and not self._make_room(rank, now):
-            self._refuse(request, RefusalKind.REJECTED, self._full(), QUEUE_FULL)
+            self._refuse(request, Refusal(RefusalKind.REJECTED, self._full(), QUEUE_FULL))
             return
         request.move(QUEUED)
         self._enter(request, rank, now)
@@ -146,7 +146,7 @@ class ClientQueues:
         """Takes a dispatched request again, past the size limit and before its client's others."""
         queue = self._client_queues.get((request.connection or request.client_id, request.pool))
         if request.takes_latest and queue is not None and queue.latest is not None:
-            self._refuse(request, RefusalKind.SUPERSEDED, "a newer one came while it ran and failed", "newer")
+            self._refuse(request, Refusal(RefusalKind.SUPERSEDED, "a newer one came while it ran and failed", "newer"))
             return
         request.move(QUEUED)
         self._enter(request, self._order.eviction_rank(request), now, retried=True)
@@ -156,7 +156,7 @@ class ClientQueues:
         highest = max(self._backlogs)
         if not self._drops_oldest or rank > highest:
             return False
-        self._end(self._backlogs[highest].victim(), RefusalKind.REJECTED, self._full(), QUEUE_FULL, now)
+        self.end(self._backlogs[highest].victim(), Refusal(RefusalKind.REJECTED, self._full(), QUEUE_FULL), now)
         return True
 
     def _full(self) -> str:
@@ -178,8 +178,7 @@ class ClientQueues:
             queue.behind[request] = None
 
     def _has_room(self, queue: ClientQueue) -> bool:
-        window = 1 if queue.serial else self._order.window
-        return window is None or len(queue.shown) < window
+        return (window := 1 if queue.serial else self._order.window) is None or len(queue.shown) < window
 
     def _hold(self, key: tuple[Source, str], now: float) -> bool:
         """Returns whether the next request of a queue is not shown yet, and notes when it will be."""
@@ -197,8 +196,7 @@ class ClientQueues:
         """Shows the strategy the requests that were held back until now; call it before `take`."""
         while self.held and self.held[0][0] <= now:
             _, key = heapq.heappop(self.held)
-            queue = self._client_queues.get(key)
-            if queue is not None:
+            if (queue := self._client_queues.get(key)) is not None:
                 self._move_up(queue, key, now)
 
     def held_until(self) -> float | None:
@@ -228,7 +226,7 @@ class ClientQueues:
                 self._order.resubmit(request)
         except QueueFullError:
             queue.behind[request] = None
-            self._end(request, RefusalKind.REJECTED, "the scheduler takes no more requests", QUEUE_FULL, now)
+            self.end(request, Refusal(RefusalKind.REJECTED, "the scheduler takes no more requests", QUEUE_FULL), now)
         else:
             queue.shown[request] = None
 
@@ -272,7 +270,7 @@ class ClientQueues:
             return
         for request, reason in self._order.take_infeasible():
             self._leave(request, now)
-            self._refuse(request, RefusalKind.EXPIRED, reason, "deadline")
+            self._refuse(request, Refusal(RefusalKind.EXPIRED, reason, "deadline"))
         self._outdated += self._order.take_outdated()
 
     def outdated(self) -> list[InferenceRequest]:
@@ -290,8 +288,11 @@ class ClientQueues:
         return self._order.infeasible_at() if self._refuses else None
 
     def end(self, request: InferenceRequest, refusal: Refusal, now: float) -> None:
-        """Refuses a waiting request for a reason of the caller's."""
-        self._end(request, refusal.kind, refusal.reason, refusal.cause, now)
+        """Refuses a waiting request."""
+        if request in self._client_queues[request.connection or request.client_id, request.pool].shown:
+            self._order.remove(request)
+        self._leave(request, now)
+        self._refuse(request, refusal)
 
     def tick(self) -> None:
         """Lets the strategy do what only time brings about."""
@@ -304,7 +305,7 @@ class ClientQueues:
             if now < received_at + self._ttl_s:
                 break
             reason = f"it waited {self._ttl_s * 1e3:g} ms in the queue"
-            self._end(request, RefusalKind.EXPIRED, reason, "ttl", now)
+            self.end(request, Refusal(RefusalKind.EXPIRED, reason, "ttl"), now)
 
     def expires_at(self) -> float | None:
         """Returns when `expire` next has something to do; None: nothing waits."""
@@ -335,7 +336,7 @@ class ClientQueues:
     def clear(self, reason: str, cause: str, now: float) -> None:
         """Refuses all that waits."""
         for request in list(self._ages):
-            self._end(request, RefusalKind.REJECTED, reason, cause, now)
+            self.end(request, Refusal(RefusalKind.REJECTED, reason, cause), now)
 
     def swap(
         self,
@@ -362,14 +363,8 @@ class ClientQueues:
         """Notifies the strategy of a client's first request."""
         self._order.on_client_connected(client_id)
 
-    def _end(self, request: InferenceRequest, kind: RefusalKind, reason: str, cause: str, now: float) -> None:
-        if request in self._client_queues[request.connection or request.client_id, request.pool].shown:
-            self._order.remove(request)
-        self._leave(request, now)
-        self._refuse(request, kind, reason, cause)
-
-    def _refuse(self, request: InferenceRequest, kind: RefusalKind, reason: str, cause: str) -> None:
-        request.refuse(Refusal(kind, reason, cause))
+    def _refuse(self, request: InferenceRequest, refusal: Refusal) -> None:
+        request.refuse(refusal)
         self._ended.append(request)
 
     def _leave(self, request: InferenceRequest, now: float) -> None:
