@@ -302,8 +302,8 @@ def test_a_gateway_to_a_model_that_is_not_served_is_logged(start: Start, place: 
         (("-m", "a=policies:echo", "-m", "a=policies:make"), "--model: 'a' is given twice"),
         (
             ("-m", "arm=policies"),
-            "models.known.arm.target: expected module:object, ray:application, or openpi://HOST:PORT or null, "
-            "got 'policies' (command line)",
+            "models.known.arm.target: expected module:object, onnx:FILE, ray:application, or openpi://HOST:PORT or "
+            "null, got 'policies' (command line)",
         ),
         (
             ("-m", "arm=policies:Doubler", "-m", "leg=ray:leg"),

@@ -33,7 +33,10 @@ def test_every_duration_and_size_has_its_unit_in_its_name() -> None:
         (("scheduling", "supersede"), "aware, all or off"),
         (("transport", "type"), "zmq"),
         (("transport", "bind"), "an address like tcp://*:5555 or ipc:///run/robots.sock"),
-        (("models", "known", "arm", "target"), "module:object, ray:application, or openpi://HOST:PORT or null"),
+        (
+            ("models", "known", "arm", "target"),
+            "module:object, onnx:FILE, ray:application, or openpi://HOST:PORT or null",
+        ),
         (("models", "known", "arm", "max_inflight"), "a whole number of at least 1 or null"),
         (("metrics", "enabled"), "true or false"),
         (("scheduling", "strategy"), "a string"),

@@ -24,6 +24,7 @@ COMMANDS = {
     "call": "Send one observation to a model and show the answer.",
     "bench": "Put load on a server, and report how it does.",
     "top": "Show the fleet, the models and what waits, live.",
+    "models": "Show the models, their versions and how these compare.",
     "check": "Validate a configuration and explain it.",
     "keys": "Make, list and revoke the keys of server and robots.",
     "profile": "Measure how long a model's calls take.",

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,12 +20,12 @@ from inferential.cli.errors import CliError, missing
 from inferential.cli.interrupts import Interrupts, draining
 from inferential.cli.logs import LogFormat, LogLevel, set_up_logging
 from inferential.cli.preflight import preflight, strategy_problem
+from inferential.cli.reloads import Reloads
 from inferential.cli.settings import COMMAND_LINE, http_section, targets
 from inferential.cli.targets import RAY, model_later
 from inferential.config.backends import scheme_of
-from inferential.config.changes import diff
 from inferential.config.extensions import ExtensionError
-from inferential.config.fields import format_path, format_value
+from inferential.config.fields import format_path
 from inferential.config.loading import Loaded, load
 from inferential.config.problems import ConfigError
 from inferential.config.schema import InferentialConfig
@@ -121,7 +122,7 @@ class _AnnouncedServer(Server):
         self.manage_models(model_later)
         self._beside = contextlib.AsyncExitStack()
         self._after = contextlib.AsyncExitStack()  # ends when the last request has
-        self._lines: list[str] = []
+        self._lines: dict[tuple[str, ...], str] = {}  # about what is open, by its section
         self._waiting: set[asyncio.Task[None]] = set()  # gateways whose models are not ready
         self._failure: BaseException | None = None
 
@@ -138,7 +139,8 @@ class _AnnouncedServer(Server):
         except BaseException as error:
             await self.shutdown()
             raise _as_cli_error(error) from error
-        for line in (self._announcement(), *self._lines):
+        beside = [self._lines[place] for place, _ in services(self.config) if place in self._lines]
+        for line in (self._announcement(), *beside):
             print(line, flush=True)
 
     async def run(self) -> None:
@@ -150,7 +152,7 @@ class _AnnouncedServer(Server):
         self._lines.clear()
         for place, section in services(self.config):
             if not isinstance(section, GatewayConfig):
-                self._lines.append(await self._open(place, section))
+                self._lines[place] = await self._open(place, section)
 
     async def _open_gateways(self) -> None:
         """Opens the gateways whose models are ready; the others follow when theirs are."""
@@ -159,8 +161,9 @@ class _AnnouncedServer(Server):
             if not isinstance(section, GatewayConfig):
                 continue
             if section.model not in served or self.is_ready(section.model):
-                self._lines.append(await self._open(place, section))
+                self._lines[place] = await self._open(place, section)
             else:
+                _try_address(place, section)
                 logger.info("%s: waits for model %s", format_path(place), section.model)
                 task = asyncio.get_running_loop().create_task(self._open_later(place, section))
                 self._waiting.add(task)
@@ -203,6 +206,22 @@ class _AnnouncedServer(Server):
     def _announcement(self) -> str:
         models = ", ".join(sorted(targets(self.config)))
         return f"listening on {self.address}, strategy {self.config.scheduling.strategy}, models: {models}"
+
+
+def _try_address(place: tuple[str, ...], section: GatewayConfig) -> None:
+    """Raises OSError where a gateway, which opens later, could not listen even now."""
+    bind = section.address().bind
+    if bind is None or not bind[1]:
+        return
+    host, port = bind
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind(("" if host == "*" else host, port))
+        except OSError as error:
+            where = f"{format_path(place)}: cannot listen on {host}:{port}: {error.strerror}"
+            raise OSError(error.errno, where) from error
 
 
 def _as_cli_error(error: BaseException) -> BaseException:
@@ -340,34 +359,6 @@ async def _watch(watcher: ConfigWatcher) -> None:
         await watcher.watch()
     except Exception:
         logger.exception("the configuration is no longer watched")
-
-
-class Reloads:
-    """Takes changed configurations on, and says what each changes; what takes a restart is said once.
-
-    Args:
-        server: what is reconfigured.
-    """
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._said: dict[str, Any] = {}
-
-    def take_on(self, new: InferentialConfig) -> None:
-        """Applies a configuration."""
-        changes = diff(self._server.config, new)
-        try:
-            self._server.reconfigure(new)
-        except (ValueError, CliError) as error:
-            logger.error("the new configuration is not taken on: %s", error)
-            return
-        left = {change.path: change.new for change in changes if not change.live}
-        for change in changes:
-            if change.live:
-                logger.info("%s", change)
-            elif change.path not in self._said or self._said[change.path] != change.new:
-                logger.warning("%s; until then it stays %s", change, format_value(change.old))
-        self._said = left
 
 
 def _overrides(

@@ -51,11 +51,11 @@ def top(
     Ends with Ctrl-C.
     """
     if as_json:
-        print(json.dumps(_status(url, token)))
+        print(json.dumps(read_status(url, token)))
         return
     console = Console()
     if once or not console.is_terminal:
-        console.print(view(_status(url, token), console.height * 10))
+        console.print(view(read_status(url, token), console.height * 10))
         return
     with Live(console=console, screen=True, auto_refresh=False) as live:
         for status in _stream(url, token):
@@ -77,7 +77,8 @@ def view(status: dict[str, Any], height: int) -> Group:
         sizes = "  ".join(f"{size['batch_size']}: {size['median_ms']:.1f}" for size in model["latency"])
         replicas = str(len(model["replicas"])) if model["max_inflight"] else "none up"
         counts = (model["waiting"], model["in_flight"], replicas, model["calls"])
-        shown = Text(model["state"], _STATES.get(model["state"], "yellow"))
+        state = model.get("state", "")  # servers of before have none
+        shown = Text(state, _STATES.get(state, "yellow"))
         models.add_row(_name(model["model_id"]), shown, *map(Text, map(str, counts)), _name(sizes))
     robots = _table(_ROBOT_COLUMNS)
     rows = _rows(status)
@@ -137,7 +138,12 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def _status(url: str, token: str | None) -> dict[str, Any]:
+def read_status(url: str, token: str | None) -> dict[str, Any]:
+    """Returns the status that a server's page shows.
+
+    Raises:
+        CliError: no page answers there, or it asks for a token.
+    """
     connection, response = _get(url, "/api/status", token)
     with closing(connection):
         return _read(url, response.read())

@@ -119,6 +119,8 @@ def write_row(outcome: Any) -> tuple[bytes, Buffer]:
     if isinstance(outcome, Exception):
         if isinstance(outcome, InvalidRow):
             status, reason = "INVALID_OBSERVATION", str(outcome)
+        elif type(outcome).__name__ == "BatchFailedError":  # of the room above
+            status, reason = "BATCH_FAILED", str(outcome)
         elif isinstance(outcome, InvalidObservation):
             status, reason = "INVALID_OBSERVATION", outcome.reason
         else:
