@@ -121,6 +121,8 @@ class Core:
                 self.config.scheduling = old.scheduling  # with what `use_scheduler` has changed since
             else:
                 self._schedule(self.config.scheduling, None)
+            if config.models.profiles is not None and config.models.profiles != old.models.profiles:
+                load_profiles(self.engine.profiles, config.models.profiles)
             self.models.configure(self.config.models)
         except Exception:
             self.config = old
