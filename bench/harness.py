@@ -50,15 +50,15 @@ def save(name: str, result: dict[str, Any]) -> Path:
 
 
 @contextmanager
-def serving(models: Callable[[], dict[str, Any]], **config: Any) -> Iterator[str]:
+def serving(models: Callable[[], dict[str, Any]], ready_s: float = 30.0, **config: Any) -> Iterator[str]:
     """The address of a server in a process of its own, with the models that `models` makes there."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(models, config, theirs), daemon=True)
     process.start()
     try:
-        if not ours.poll(30):
-            raise TimeoutError("the server did not start within 30 s")
+        if not ours.poll(ready_s):
+            raise TimeoutError(f"the server did not start within {ready_s:g} s")
         yield ours.recv()
     finally:
         ours.close()

@@ -1,4 +1,4 @@
-"""Robots kept up against load: every strategy, and Inferential 1.4.0 in an environment of its own, in one run.
+"""Robots kept up against load: every strategy, and other software in environments of its own, in one run.
 
 Each cell is a fleet in real time, as in `inferential demo`: same robots, seed, cost of the models and length for all.
 Cells take turns, so that other load on the machine affects all.
@@ -27,7 +27,8 @@ from inferential.sim.fleet import run as run_fleet
 from inferential.sim.tasks import TASKS
 from inferential.sim.watch import Watch
 
-PEER = "1.4.0"
+PEERS = tuple(environment.PEERS)
+"""Inferential 1.4.0, and other servers at their best; a load may be above what they are left of the machine."""
 LOADS = (0.2, 0.7, 1.5, 3.0, 4.5, 6.0)
 QUICK_LOADS = (0.7, 3.0)
 ROBOTS = 12
@@ -40,7 +41,7 @@ class Options:
 
     Attributes:
         seconds: length of a cell.
-        loads, tasks, strategies: each with each; the strategy `1.4.0` is that software, with its default strategy.
+        loads, tasks, strategies: each with each; a name of PEERS is that software, with its default strategy.
         rounds: how often, each time with another seed.
         robots: in each cell.
     """
@@ -48,7 +49,7 @@ class Options:
     seconds: float = 6.0
     loads: tuple[float, ...] = LOADS
     tasks: tuple[str, ...] = tuple(TASKS)
-    strategies: tuple[str, ...] = (*scheduler_names(), PEER)
+    strategies: tuple[str, ...] = (*scheduler_names(), *PEERS)
     rounds: int = 1
     robots: int = ROBOTS
 
@@ -69,9 +70,9 @@ def measure(options: Options, console: Console) -> dict[str, Any]:
     """Runs every cell and prints the table.
 
     Raises:
-        RuntimeError: a process of a cell failed, or the environment of 1.4.0 cannot be made.
+        RuntimeError: a process of a cell failed, or the environment of a peer cannot be made.
     """
-    peer = environment.python() if PEER in options.strategies else None
+    pythons = {name: environment.python(name) for name in options.strategies if name in PEERS}
     todo = [
         (task, load, seed, strategy)
         for seed in range(options.rounds)
@@ -85,10 +86,10 @@ def measure(options: Options, console: Console) -> dict[str, Any]:
         bar = progress.add_task("closed loop", total=len(todo))
         for task, load, seed, strategy in todo:
             progress.update(bar, description=f"{task} {load:g}x {strategy}")
-            software = PEER if strategy == PEER else "this"
-            ran = "deadline_aware" if strategy == PEER else strategy
-            plan = Plan(task, options.robots, options.seconds, load, ran, seed)
-            summary = _of_peer(peer, plan) if peer is not None and strategy == PEER else _of_ours(plan)
+            is_peer = strategy in pythons
+            software = strategy if is_peer else "this"
+            plan = Plan(task, options.robots, options.seconds, load, "deadline_aware" if is_peer else strategy, seed)
+            summary = _of_peer(strategy, pythons[strategy], plan) if is_peer else _of_ours(plan)
             cells.append({"software": software, "strategy": strategy, **cell(summary)})
             progress.advance(bar)
     console.print(table(cells))
@@ -96,7 +97,8 @@ def measure(options: Options, console: Console) -> dict[str, Any]:
         console.print(f"warning: {warning}", soft_wrap=True)
     return {
         "options": asdict(options),
-        "versions": {name: version(name) for name in ("mujoco", "gymnasium")} | {"peer": PEER},
+        "versions": {name: version(name) for name in ("mujoco", "gymnasium")}
+        | {"peers": [environment.PEERS[name][1][0] for name in pythons]},
         "cells": cells,
     }
 
@@ -117,6 +119,7 @@ def cell(summary: dict[str, Any]) -> dict[str, Any]:
         "age_p50_ms": summary["age_p50_ms"],
         "age_p95_ms": summary["age_p95_ms"],
         "on_time": round(sum(robot["on_time"] for robot in robots) / periods, 4),
+        "actions_per_s": round(sum(robot["fresh"] for robot in robots) / seconds, 1),
         "served_per_s": round(summary["served"] / seconds, 1),
         "mean_batch_size": summary["mean_batch_size"],
         "refused": summary["refused"],
@@ -131,12 +134,11 @@ def _of_ours(plan: Plan) -> dict[str, Any]:
     return watch.summary()
 
 
-def _of_peer(python: Path, plan: Plan) -> dict[str, Any]:
+def _of_peer(name: str, python: Path, plan: Plan) -> dict[str, Any]:
     """1.4.0 logs an error for each robot that has left before its answer: printed only where the run fails."""
-    script = Path(__file__).with_name("peer.py")
     with tempfile.TemporaryFile("w+") as errors:
         done = subprocess.run(
-            [str(python), str(script)],
+            [str(python), str(environment.program(name))],
             input=json.dumps(asdict(plan)),
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -146,7 +148,7 @@ def _of_peer(python: Path, plan: Plan) -> dict[str, Any]:
         )
         if done.returncode:
             errors.seek(0)
-            raise RuntimeError(f"the run of {PEER} failed:\n{errors.read()[-2000:]}")
+            raise RuntimeError(f"the run of {name} failed:\n{errors.read()[-2000:]}")
     summary: dict[str, Any] = json.loads(done.stdout)
     return summary
 

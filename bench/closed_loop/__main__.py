@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from bench.closed_loop import PEER, QUICK_LOADS, Options, measure, picture
+from bench.closed_loop import PEERS, QUICK_LOADS, Options, measure, picture
 from bench.harness import save
 from inferential.scheduler import scheduler_names
 from inferential.sim.tasks import TASKS
@@ -36,7 +36,7 @@ def main() -> None:
             seconds=3.0 if args.quick else args.seconds,
             loads=QUICK_LOADS if args.quick else tuple(float(load) for load in args.loads.split(",")),
             tasks=names(args.tasks, tuple(TASKS), "task"),
-            strategies=names(args.strategies, (*scheduler_names(), PEER), "strategy"),
+            strategies=names(args.strategies, (*scheduler_names(), *PEERS), "strategy"),
             rounds=args.rounds,
             robots=args.robots,
         )

@@ -19,7 +19,7 @@ def table(cells: Sequence[dict[str, Any]]) -> Table:
     shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for title in ("task", "load", "strategy"):
         shown.add_column(title, no_wrap=True)
-    for title in ("kept up", "up", "falls", "age ms\np50, p95", "on time", "served/s", "batch", "behind"):
+    for title in ("kept up", "up", "falls", "age ms\np50, p95", "on time", "actions/s", "batch", "behind"):
         shown.add_column(title, justify="right", no_wrap=True)
     group = None
     for cell in sorted(cells, key=lambda cell: (cell["task"], cell["load"], cell["seed"])):
@@ -35,8 +35,8 @@ def table(cells: Sequence[dict[str, Any]]) -> Table:
             str(cell["falls"]),
             "-" if cell["age_p50_ms"] is None else f"{cell['age_p50_ms']:.0f}, {cell['age_p95_ms']:.0f}",
             f"{cell['on_time']:.1%}",
-            f"{cell['served_per_s']:.0f}",
-            f"{cell['mean_batch_size']:.1f}",
+            f"{cell['actions_per_s']:.0f}",
+            f"{cell['mean_batch_size']:.1f}" if cell["mean_batch_size"] else "-",
             f"{cell['behind']:.1%}",
         )
     return shown

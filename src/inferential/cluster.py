@@ -239,12 +239,14 @@ def reachable_address(address: str, host: str) -> str:
     return f"tcp://{host}:{address.rpartition(':')[2]}" if _is_every_interface(address) else address
 
 
-def binds_for(bind: str, count: int) -> list[str]:
+def binds_for(bind: Any, count: int) -> list[str]:
     """Returns an address for each of `count` servers: ports from that of `bind` on; free ones where it is 0.
 
     Raises:
-        ValueError: `bind` has no port, or there are not so many.
+        ValueError: `bind` has no port, or there are not so many; or it is a list.
     """
+    if not isinstance(bind, str):
+        raise ValueError("transport.bind: several servers need one tcp://HOST:PORT, got a list")
     host, _, port = bind.rpartition(":")
     if not bind.startswith("tcp://") or not port.isdecimal():
         raise ValueError(f"transport.bind: several servers need tcp://HOST:PORT, got {bind!r}")

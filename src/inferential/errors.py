@@ -62,7 +62,12 @@ class ObservationOutdated(InferenceError):
 
     Only a robot that announces `renews` gets it, as `ChunkRuntime` does, which observes anew by itself. Where no newer
     observation comes, the request is answered all the same.
+
+    Attributes:
+        turn_in_ms: in how many milliseconds, from when this was sent on, the request's turn comes; None: at any time.
     """
+
+    turn_in_ms: float | None = None
 
 
 class UnknownModel(InferenceError):

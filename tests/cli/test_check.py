@@ -176,6 +176,18 @@ ARM = "models: {known: {arm: {target: 'policies:Doubler'}}}\n"
             "transport.bind: expected a port of at most 65535, got 99999 (f.yaml:2)",
         ),
         (
+            ARM + "transport: {bind: ['ipc:///tmp/a', 'tcp://*:5555', 'tcp://[::1]:5555']}",
+            "transport.bind[2]: expected a port of its own, got 5555, that of transport.bind[1] (f.yaml:2)",
+        ),
+        (
+            ARM + "transport: {bind: ['ipc:///tmp/a', {address: 'tcp://*:99999'}]}",
+            "transport.bind[1]: expected a port of at most 65535, got 99999 (f.yaml:2)",
+        ),
+        (
+            ARM + "transport: {bind: [{address: 'tcp://*:1', security: maybe}]}",
+            "transport.bind: entry 0: security: expected off, optional or required, got 'maybe' (f.yaml:2)",
+        ),
+        (
             ARM + f"transport: {{bind: 'ipc://{'x' * 120}'}}",
             "transport.bind: expected a path of at most 107 bytes, got 120 (f.yaml:2)",
         ),
@@ -275,3 +287,12 @@ def test_a_strategy_that_a_model_registers_is_known_after_import(run_apart: Any,
     (place / "f.yaml").write_text("scheduling: {strategy: mine}\n" + model)
     assert run_apart("check", "f.yaml").code == 1
     assert run_apart("check", "f.yaml", "--import").code == 0
+
+
+def test_addresses_of_both_kinds_and_their_keys_are_listed(run: Any, place: Path) -> None:
+    bind = "['tcp://0.0.0.0:5555', 'tcp://[::]:5555', {address: 'ipc:///tmp/a', security: off}]"
+    (place / "f.yaml").write_text(ARM + f"transport: {{bind: {bind}}}")
+    found = run("check", "--json", "f.yaml").json
+    assert found["valid"]
+    assert [one["address"] for one in found["listens"]] == ["tcp://0.0.0.0:5555", "tcp://[::]:5555", "ipc:///tmp/a"]
+    assert "tcp://0.0.0.0:5555, tcp://[::]:5555 listens beyond this machine" in found["warnings"][0]

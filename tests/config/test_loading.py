@@ -209,7 +209,7 @@ def test_all_problems_are_reported_each_on_its_line_with_its_source(write: Write
         "transport.bind: expected an address like tcp://*:5555 or ipc:///run/robots.sock, got a table "
         "(INFERENTIAL_TRANSPORT__BIND__PORT)",
         "x: unknown key; there is: server, transport, scheduling, models, clients, response_tracking, observations, "
-        f"metrics, gateways, security, http, otlp, ray ({path})",
+        f"metrics, gateways, security, recording, http, otlp, ray ({path})",
     ]
 
 
@@ -264,6 +264,7 @@ _text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 _SPECIAL = {
     "endpoint": ["http://localhost:4318", "https://otel.lab:443/in"],
     "bind": ["tcp://*:5555", "ipc:///tmp/x y.sock"],
+    "images": ["keep", "jpeg:70", "none"],
     "target": ["a:b", "päckage.module_1:Outer.make"],
 }
 

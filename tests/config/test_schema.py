@@ -102,3 +102,27 @@ def test_a_running_server_keeps_its_keys_whatever_a_new_file_says() -> None:
     secure, open_to_all = InferentialConfig.model_validate({"security": keys}), InferentialConfig()
     assert in_force(secure, open_to_all).security == secure.security
     assert in_force(open_to_all, secure).security == open_to_all.security
+
+
+def test_several_addresses_may_say_each_whether_it_asks_for_keys() -> None:
+    bind = ["ipc:///run/robots.sock", {"address": "tcp://*:5555", "security": "off"}]
+    found = TransportConfig.model_validate({"bind": bind}).addresses
+    assert [(one.bind, one.security) for one in found] == [("ipc:///run/robots.sock", None), ("tcp://*:5555", "off")]
+
+
+@pytest.mark.parametrize(
+    ("bind", "problem"),
+    [
+        ([], "expected at least one address"),
+        (["tcp://*:5555", "robots"], "entry 1: expected an address like"),
+        (["tcp://*:5555", "tcp://*:5555"], "expected each address once"),
+        ([{"security": "off"}], "entry 0: no address"),
+        ([{"address": "tcp://*:1", "keys": "off"}], "entry 0: unknown key 'keys'"),
+        ([{"address": "tcp://*:1", "security": "on"}], "expected off, optional or required, got 'on'"),
+        ([["tcp://*:1"]], "entry 0: expected an address like .*, got a list"),
+        (5555, "got 5555"),
+    ],
+)
+def test_a_list_of_addresses_that_cannot_be_used_is_explained(bind: object, problem: str) -> None:
+    with pytest.raises(ValidationError, match=problem):
+        TransportConfig.model_validate({"bind": bind})

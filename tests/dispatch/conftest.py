@@ -135,7 +135,10 @@ async def serving() -> AsyncIterator[Serving]:
         async def serve(config: InferentialConfig | None = None, **given: Any) -> tuple[Server, LocalDispatcher]:
             dispatcher = LocalDispatcher(given)
             server = Server("tcp://127.0.0.1:0", dispatcher=dispatcher, config=config)
-            return await stack.enter_async_context(server), dispatcher
+            await stack.enter_async_context(server)
+            for model_id in given:
+                await server.model_ready(model_id)
+            return server, dispatcher
 
         yield serve
 

@@ -92,7 +92,9 @@ class Async:
         return observation["state"]
 
 def environment(observation):
-    return {"value": os.environ.get("WORKER_TEST", ""), "python": sys.version.split()[0], "numpy": np.__version__}
+    waits = os.environ["OMP_WAIT_POLICY"]
+    python = sys.version.split()[0]
+    return {"value": os.environ.get("WORKER_TEST", ""), "waits": waits, "python": python, "numpy": np.__version__}
 
 class Speaking:
     metadata = {"action_horizon": np.int64(16), "mean": np.zeros(2), "names": ["x", "y"]}
@@ -376,7 +378,15 @@ async def test_a_model_may_be_replaced_by_one_in_another_process_while_it_serves
 async def test_environment_and_replicas_are_as_given(serving: Serving, models: Any) -> None:
     server, _ = await serving(m=models("environment", env={"WORKER_TEST": "x"}))
     async with robot(server, "m") as model:
-        assert (await ask(model, state=np.zeros(1)))["value"] == "x"
+        result = await ask(model, state=np.zeros(1))
+        assert result["value"] == "x"
+        assert result["waits"] == "PASSIVE"  # threads of OpenMP do not spin on cores that others need
+
+
+async def test_how_openmp_waits_may_be_set(serving: Serving, models: Any) -> None:
+    server, _ = await serving(m=models("environment", env={"OMP_WAIT_POLICY": "ACTIVE"}))
+    async with robot(server, "m") as model:
+        assert (await ask(model, state=np.zeros(1)))["waits"] == "ACTIVE"
 
 
 @pytest.mark.parametrize(
@@ -518,3 +528,34 @@ async def test_an_environment_that_lacks_what_a_worker_needs_is_reported(version
     dispatcher = LocalDispatcher({"m": models("echo", python=python)})
     with pytest.raises(ModelLoadError, match=text):
         await dispatcher.start()
+
+
+async def test_an_idle_process_is_never_woken(serving: Serving, models: Any) -> None:
+    server, dispatcher = await serving(m=models("echo", call_timeout_ms=1000, memory_limit_mb=2000))
+    (pid,) = dispatcher.process_ids("m")
+
+    def wakeups() -> list[str]:
+        status = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return [line for line in status if "ctxt_switches" in line]
+
+    async with robot(server, "m") as model:
+        for _ in range(20):
+            await ask(model, state=np.zeros(2))
+        for _ in range(20):  # until it has got to where it waits, on a busy machine
+            before = wakeups()
+            await asyncio.sleep(0.3)
+            if wakeups() == before:
+                return
+    pytest.fail("it wakes up although there is nothing to do")
+
+
+async def test_a_process_takes_little_beside_what_its_model_imports(
+    serving: Serving, models: Any, module: Path
+) -> None:
+    _, dispatcher = await serving(m=models("echo"))
+    (worker,) = dispatcher.workers()
+    program = f"import {module.stem}, time; print(open('/proc/self/status').read())"
+    bare = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE)
+    output, _ = await bare.communicate()
+    resident_kb = next(int(line.split()[1]) for line in output.decode().splitlines() if line.startswith("VmRSS"))
+    assert worker.memory_mb - resident_kb * 1024 / 1e6 < 15

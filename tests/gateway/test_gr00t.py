@@ -34,9 +34,11 @@ def decode(value: dict[Any, Any]) -> Any:
 class Client:
     """As the published one: a REQ socket, one request after another."""
 
-    def __init__(self, address: str, api_token: str | None = None) -> None:
+    def __init__(self, address: str, api_token: str | None = None, identity: bytes = b"") -> None:
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.REQ)
+        if identity:
+            self._socket.setsockopt(zmq.IDENTITY, identity)
         self._socket.connect(address)
         self._token = api_token
 
@@ -58,8 +60,8 @@ class Client:
 
 
 @asynccontextmanager
-async def client(gateway: Gr00tGateway, token: str | None = None) -> AsyncIterator[Client]:
-    made = Client(gateway.address, token)
+async def client(gateway: Gr00tGateway, token: str | None = None, identity: bytes = b"") -> AsyncIterator[Client]:
+    made = Client(gateway.address, token, identity)
     try:
         yield made
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,11 +14,13 @@ from hypothesis import strategies as st
 
 from inferential.scheduler import InferenceRequest
 from inferential.scheduler.chunk_lane import OWN_SHARE, ChunkLane
+from inferential.scheduler.time.availability import ReplicaSlot
 from inferential.scheduler.time.profile import LatencyProfile
 from inferential.scheduler.time.robot_time import ChunkTime
 
 NOW = 100.0
 LATENCIES_MS = (76, 86, 97, 108, 118, 129, 139, 150)
+FREE = [ReplicaSlot("m", "0", 8, LatencyProfile())]
 MakeRequest = Callable[..., InferenceRequest]
 
 
@@ -123,18 +126,70 @@ def test_a_robot_is_asked_once_for_a_newer_observation_and_waits_on(
 ) -> None:
     lane.push(first := ask("a"), NOW + 0.2)
     lane.push(ask("b"))
-    assert lane.due_at() == NOW + 0.2
-    assert lane.take_outdated(NOW + 0.1) == []
-    assert lane.take_outdated(NOW + 0.2) == [first]
-    assert lane.take_outdated(NOW + 0.3) == []
-    assert lane.due_at() == math.inf
+    assert lane.due_at(FREE) == NOW + 0.2
+    assert lane.take_outdated(NOW + 0.1, FREE) == []
+    assert lane.take_outdated(NOW + 0.2, FREE) == [first]
+    assert lane.take_outdated(NOW + 0.3, FREE) == []
+    assert lane.due_at(FREE) == math.inf
     assert len(lane) == 2
+
+
+def renewing(ask: Callable[..., InferenceRequest], client: str, lead_s: float, **fields: Any) -> InferenceRequest:
+    request = ask(client, **fields)
+    request.chunk = replace(request.chunk, renews=True, lead_s=lead_s)
+    return request
+
+
+def test_robots_are_asked_before_the_call_that_is_theirs_and_no_others(
+    lane: ChunkLane, ask: Callable[..., InferenceRequest], profile: LatencyProfile
+) -> None:
+    """Three wait, two of them for a call of two that can begin in 0.1 s, and one for that of another replica."""
+    busy = [ReplicaSlot("m", "0", 2, profile, NOW + 0.1), ReplicaSlot("m", "1", 2, profile, NOW + 0.15)]
+    for client, since in (("a", 0.4), ("b", 0.3), ("c", 0.2)):
+        lane.push(renewing(ask, client, 0.03, age_s=0.2, waiting_since=NOW - since), NOW)
+    assert lane.due_at(busy) == pytest.approx(NOW + 0.07)
+    assert lane.take_outdated(NOW + 0.05, busy) == []
+    first = lane.take_outdated(NOW + 0.075, busy)
+    assert sorted(names(first)) == ["a", "b"]
+    assert [request.turn_at for request in first] == [NOW + 0.1] * 2
+    assert lane.take_outdated(NOW + 0.08, busy) == []
+    assert lane.due_at(busy) == pytest.approx(NOW + 0.12)
+    for request in first:  # their observations come, and the call begins
+        lane.discard(request)
+        lane.push(renewing(ask, request.client_id, 0.03, waiting_since=request.waiting_since), NOW + 0.2)
+    assert sorted(names(lane.take(profile, 2, NOW + 0.1))) == ["a", "b"]
+    busy[0] = ReplicaSlot("m", "0", 2, profile, NOW + 0.2)
+    assert names(lane.take_outdated(NOW + 0.125, busy)) == ["c"]
+    assert lane.due_at(busy) == math.inf
+
+
+def test_an_observation_that_is_new_enough_is_not_asked_for_again(
+    lane: ChunkLane, ask: Callable[..., InferenceRequest], profile: LatencyProfile
+) -> None:
+    busy = [ReplicaSlot("m", "0", 2, profile, NOW + 0.1)]
+    lane.push(renewing(ask, "a", 0.03), NOW + 0.2)
+    assert lane.take_outdated(NOW + 0.09, busy) == []
+
+
+@pytest.mark.parametrize("ends_at", [-math.inf, NOW - 5.0, NOW, NOW + 1e9, math.inf])
+def test_turns_end_whatever_the_times_of_slots_are(
+    lane: ChunkLane, ask: Callable[..., InferenceRequest], ends_at: float
+) -> None:
+    slots = [ReplicaSlot("m", str(number), 2, LatencyProfile(), ends_at) for number in range(3)]
+    for number in range(9):
+        lane.push(renewing(ask, str(number), 0.03, age_s=0.2), NOW)
+    for _ in range(8):
+        asked = lane.take_outdated(NOW, slots)
+        if not asked:
+            break
+    assert lane.take_outdated(NOW, slots) == []
+    assert lane.due_at(slots) > NOW
 
 
 def test_a_request_is_too_late_from_when_its_caller_says(lane: ChunkLane, ask: Callable[..., InferenceRequest]) -> None:
     lane.push(first := ask("a"), math.inf, NOW + 0.2)
     lane.push(ask("b"))
-    assert lane.due_at() == NOW + 0.2
+    assert lane.due_at(FREE) == NOW + 0.2
     assert lane.too_late(NOW + 0.1) == []
     assert lane.too_late(NOW + 0.2) == [first]
 

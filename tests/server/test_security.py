@@ -20,12 +20,18 @@ import zmq.auth
 
 from inferential import AsyncConnection, Connection, InvalidObservation, LocalDispatcher, RequestRejected, Server
 from inferential.config import InferentialConfig
+from inferential.config.gateways import ActConfig
+from inferential.config.schema import Gr00tConfig, OpenPiConfig
+from inferential.config.services import HttpConfig
+from inferential.gateway import ActGateway, Gr00tGateway, OpenPiGateway
+from inferential.web import HttpServer
 from inferential.zmtp import curve
 from inferential.zmtp import protocol as p
 from inferential.zmtp.certificates import CertificateError, write_certificates
 
 Start = Callable[..., Any]
 STATE = np.zeros(7, np.float32)
+HOSTS = ["127.0.0.1", *(["[::1]"] if os.path.exists("/proc/net/if_inet6") else [])]
 
 
 def new_key(folder: Path, name: str) -> Path:
@@ -239,6 +245,97 @@ def test_a_secret_key_that_others_may_read_is_refused(keys: Path) -> None:
         Connection("localhost:1", server_key=str(keys / "server.key"), secret_key=str(secret))
 
 
+# Several addresses
+
+
+def several(keys: Path, local: str | None, mode: str = "required") -> tuple[InferentialConfig, list[Any]]:
+    config = settings(keys, mode)
+    path = f"ipc://{keys}/robots.sock"
+    return config, [path if local is None else {"address": path, "security": local}, "tcp://127.0.0.1:0"]
+
+
+@contextlib.asynccontextmanager
+async def serving_on(config: InferentialConfig, bind: list[Any]) -> AsyncIterator[Server]:
+    config.transport.bind = bind
+    async with Server(config=config, dispatcher=LocalDispatcher({"policy": lambda observation: 1.0})) as server:
+        yield server
+
+
+async def test_robots_of_one_machine_come_without_keys_while_those_of_the_network_need_them(keys: Path) -> None:
+    async with serving_on(*several(keys, "off")) as server:
+        local, network = server.addresses
+        assert local == server.address == f"ipc://{keys}/robots.sock"
+        async with AsyncConnection(local, "local-arm") as inside:
+            assert await inside.model("policy").infer(5000, state=STATE) is not None
+        async with robot(server, keys) as arm:  # by the address without keys
+            await error_of(arm, "leave out server_key=")
+        paths = {"server_key": str(keys / "server.key"), "secret_key": str(keys / "clients" / "arm-01.key_secret")}
+        async with AsyncConnection(network, **paths) as arm:
+            assert await arm.model("policy").infer(5000, state=STATE) is not None
+        async with AsyncConnection(network, "arm-03", reconnect_ivl_ms=10) as outsider:
+            await error_of(outsider, "give server_key= and secret_key=")
+
+
+async def test_no_robot_takes_the_id_of_a_key_by_the_address_without_keys(keys: Path) -> None:
+    async with serving_on(*several(keys, "off")) as server:
+        async with AsyncConnection(server.address, "arm-01", reconnect_ivl_ms=10) as thief:
+            assert await thief.model("policy").infer(300, state=STATE) is None
+        assert server.connected_robots == []
+        assert server.metrics.get_stats("handshake_failures", {"error": "name_of_key"}) is not None
+
+
+@pytest.mark.parametrize(("local", "mode", "served"), [(None, "required", False), ("optional", "required", True)])
+async def test_an_address_that_says_nothing_asks_for_keys_as_all_do(
+    keys: Path, local: str | None, mode: str, served: bool
+) -> None:
+    async with (
+        serving_on(*several(keys, local, mode)) as server,
+        AsyncConnection(server.address, "guest", reconnect_ivl_ms=10) as guest,
+    ):
+        if served:
+            assert await guest.model("policy").infer(5000, state=STATE) is not None
+        else:
+            await error_of(guest, "give server_key= and secret_key=")
+
+
+async def test_every_address_of_a_list_is_closed_when_one_cannot_be_had(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        bind = [f"ipc://{tmp_path}/robots.sock", f"tcp://127.0.0.1:{taken.getsockname()[1]}"]
+        with pytest.raises(OSError, match=r"transport\.bind: cannot listen on 'tcp://127"):
+            async with Server(bind, dispatcher=LocalDispatcher({"policy": lambda observation: 1.0})):
+                pass
+    assert not (tmp_path / "robots.sock").exists()
+
+
+async def test_a_server_of_every_interface_serves_robots_by_ipv4_and_ipv6_at_once() -> None:
+    async with serving(InferentialConfig(), "tcp://*:0") as server:
+        port = server.address.rpartition(":")[2]
+        for number, host in enumerate(HOSTS):
+            async with AsyncConnection(f"tcp://{host}:{port}", f"arm-{number}") as arm:
+                assert await arm.model("policy").infer(5000, state=STATE) is not None
+
+
+def test_an_address_cannot_ask_for_keys_where_there_are_none(keys: Path) -> None:
+    bind = [{"address": "tcp://*:5555", "security": "required"}]
+    with pytest.raises(ValueError, match=r"transport\.bind has security: required for tcp://\*:5555"):
+        InferentialConfig.model_validate({"transport": {"bind": bind}})
+
+
+async def test_a_folder_of_keys_that_others_may_write_to_is_refused_and_keeps_the_keys_of_a_running_server(
+    keys: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(settings(keys)) as server, robot(server, keys) as arm:
+        assert await arm.model("policy").infer(5000, state=STATE) is not None
+        (keys / "clients").chmod(0o777)
+        shutil.copy(keys / "stranger.key", keys / "clients" / "stranger.key")
+        async with robot(server, keys, "stranger") as stranger:
+            await error_of(stranger, "its NAME.key is not in the folder security.clients")
+        assert await arm.model("policy").infer(5000, state=STATE) is not None
+    with pytest.raises(CertificateError, match=r"others may write to it, .*: chmod o-w"):
+        async with serving(settings(keys)):
+            pass
+
+
 # libzmq's clients
 
 
@@ -348,10 +445,38 @@ async def test_a_server_that_other_machines_can_reach_without_keys_says_so(
         assert server.status().warnings == []
 
 
+async def test_an_open_address_of_several_is_warned_of_by_its_name(keys: Path) -> None:
+    bind = [{"address": "tcp://0.0.0.0:0", "security": "off"}, "tcp://127.0.0.1:0", "ipc://*"]
+    async with serving_on(settings(keys), bind) as server:
+        (warning,) = server.status().warnings
+    assert warning.startswith("transport.bind: tcp://0.0.0.0:0 listens beyond this machine without security")
+    assert "leave out security: off there" in warning
+
+
 async def test_a_server_on_loopback_does_not_warn(caplog: pytest.LogCaptureFixture) -> None:
     async with serving(InferentialConfig()) as server:
         assert server.status().warnings == []
     assert "any machine" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "section", "token"),
+    [
+        (HttpServer, HttpConfig(port=0), {"token": "t"}),
+        (OpenPiGateway, OpenPiConfig(model="policy", port=0), {"api_keys": ["t"]}),
+        (Gr00tGateway, Gr00tConfig(model="policy", port=0), {"api_token": "t"}),
+        (ActGateway, ActConfig(model="policy", port=0), {"token": "t"}),
+    ],
+)
+async def test_beside_a_server_that_requires_keys_nothing_starts_that_lets_in_any_client(
+    keys: Path, kind: Any, section: Any, token: dict[str, Any]
+) -> None:
+    async with serving(settings(keys)) as server:
+        with pytest.raises(ValueError, match=r"has neither a token nor TLS, and security\.mode is required: set "):
+            async with kind(server, section):
+                pass
+        async with kind(server, type(section).model_validate({**section.model_dump(), **token})):
+            pass
 
 
 async def test_a_server_whose_keys_are_missing_does_not_start(tmp_path: Path) -> None:

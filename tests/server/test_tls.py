@@ -1,10 +1,15 @@
-"""TLS of the page and of openpi's gateway. localhost.pem is a certificate for localhost and its key, made for this."""
+"""TLS of the page and of the gateways of openpi and /act.
+
+localhost.pem is a certificate for localhost and its key, made for this.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import http.client
+import json
 import ssl
 from pathlib import Path
 
@@ -13,9 +18,11 @@ import pytest
 from websockets.asyncio.client import connect
 
 from inferential import LocalDispatcher, Server
+from inferential.config.gateways import ActConfig
 from inferential.config.schema import OpenPiConfig
 from inferential.config.services import HttpConfig
 from inferential.dispatch.openpi import OpenPiModel
+from inferential.gateway.act import ActGateway
 from inferential.gateway.openpi import OpenPiGateway
 from inferential.web import HttpServer
 
@@ -56,6 +63,32 @@ async def test_a_robot_of_openpi_connects_by_wss_and_checks_the_certificate() ->
             assert isinstance(await robot.recv(), bytes)
         with pytest.raises(ssl.SSLCertVerificationError):
             await connect(gateway.address)
+
+
+async def test_a_robot_of_act_asks_by_https_and_checks_the_certificate() -> None:
+    config = ActConfig(model="m", port=0, tls_certificate=str(CERTIFICATE), token="t")
+
+    def ask(address: str, context: ssl.SSLContext) -> int:
+        with contextlib.closing(
+            http.client.HTTPSConnection(address.removeprefix("https://"), timeout=10, context=context)
+        ) as connection:
+            connection.request("POST", "/act", json.dumps({"instruction": "go"}), {"Authorization": "Bearer t"})
+            return connection.getresponse().status
+
+    def ask_in_plain_text(address: str) -> None:
+        with contextlib.closing(http.client.HTTPConnection(address.removeprefix("https://"), timeout=10)) as connection:
+            connection.request("POST", "/act", b"{}", {"Authorization": "Bearer t"})
+            connection.getresponse()
+
+    dispatcher = LocalDispatcher({"m": lambda observation: {"actions": np.zeros(2)}})
+    async with Server("tcp://127.0.0.1:0", dispatcher=dispatcher) as server, ActGateway(server, config) as gateway:
+        address = gateway.address.replace("127.0.0.1", "localhost")
+        assert address.startswith("https://")
+        assert await asyncio.to_thread(ask, address, trusting()) == 200
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await asyncio.to_thread(ask, address, ssl.create_default_context())
+        with pytest.raises((OSError, http.client.HTTPException)):
+            await asyncio.to_thread(ask_in_plain_text, address)
 
 
 async def test_a_certificate_that_cannot_be_read_is_named_with_its_field(tmp_path: Path) -> None:

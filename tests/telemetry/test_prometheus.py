@@ -9,6 +9,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from inferential import LocalDispatcher, Server
+from inferential.dispatch.base import GpuUse, NodeUse
 from inferential.telemetry.prometheus import MAX_VALUES, OTHER, Exporter
 
 
@@ -81,3 +82,15 @@ async def test_metrics_whose_names_differ_by_what_is_added_do_not_collide(server
     for name in ("drops", "drops_count", "last_drops", "custom_drops"):
         server.metrics.record(name, 1.0)
     assert len(custom(exporter)) == 8
+
+
+async def test_gpus_are_gauges_as_far_as_they_are_known() -> None:
+    class OnGpus(LocalDispatcher):
+        def nodes(self) -> list[NodeUse]:
+            return [NodeUse("", "gpu-1", None, None, (GpuUse(0, "H200", 37.0, 2500.0), GpuUse(1, "A30", None, 10.0)))]
+
+    async with Server("tcp://127.0.0.1:0", dispatcher=OnGpus({})) as server:
+        lines = Exporter(server).text().decode().splitlines()
+    assert 'inferential_gpu_utilization{gpu="0",node="gpu-1"} 0.37' in lines
+    assert 'inferential_gpu_memory_bytes{gpu="1",node="gpu-1"} 1e+07' in lines
+    assert not any(line.startswith('inferential_gpu_utilization{gpu="1"') for line in lines)

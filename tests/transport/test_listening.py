@@ -43,6 +43,53 @@ def test_the_address_has_the_real_port_and_can_be_reached(bind: str) -> None:
 
 
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+@pytest.mark.parametrize("bind", ["tcp://*:0", "tcp://*:*"])
+def test_every_interface_is_that_of_ipv4_and_of_ipv6_on_one_port(bind: str) -> None:
+    listener = listen(bind)
+    port = int(listener.address.rpartition(":")[2])
+    for host in ("127.0.0.1", "::1"):
+        socket.create_connection((host, port), timeout=10).close()
+    assert listener.address == f"tcp://0.0.0.0:{port}"
+    listener.close()
+    for host in ("127.0.0.1", "::1"):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((host, port), timeout=10)
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+def test_every_interface_needs_the_port_for_both_kinds_of_addresses() -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError) as raised:
+            listen(f"tcp://*:{port}")
+    assert raised.value.errno == errno.EADDRINUSE
+    socket.create_server(("127.0.0.1", port)).close()  # it was given back
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+def test_all_of_one_kind_leaves_the_port_of_the_other_kind_free() -> None:
+    first = listen("tcp://0.0.0.0:0")
+    second = listen(f"tcp://[::]:{first.address.rpartition(':')[2]}")
+    reached(first)
+    first.close()
+    second.close()
+
+
+def test_a_machine_without_ipv6_listens_on_every_interface_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    create = socket.create_server
+
+    def create_server(address: tuple[str, int], *, family: int, backlog: int) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return create(address, family=family, backlog=backlog)
+
+    monkeypatch.setattr(socket, "create_server", create_server)
+    listener = listen("tcp://*:0")
+    reached(listener)
+    listener.close()
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 @pytest.mark.parametrize("bind", ["tcp://[::1]:0", "tcp://::1:*"])
 def test_an_address_of_ipv6_has_brackets(bind: str) -> None:
     listener = listen(bind)

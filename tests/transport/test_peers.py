@@ -235,11 +235,13 @@ def listened(monkeypatch: pytest.MonkeyPatch) -> list[Listener]:
     """What the transport listens on."""
     found: list[Listener] = []
 
+    real = listening.listen
+
     def listen_so(bind: str) -> Listener:
-        found.append(listening.listen(bind))
+        found.append(real(bind))
         return found[-1]
 
-    monkeypatch.setattr(router, "listen", listen_so)
+    monkeypatch.setattr(listening, "listen", listen_so)
     return found
 
 
@@ -251,8 +253,8 @@ async def transport(listened: list[Listener], transport: ZmqTransport) -> ZmqTra
 
 @pytest.fixture
 def descriptors(transport: ZmqTransport, listened: list[Listener], monkeypatch: pytest.MonkeyPatch) -> Descriptors:
-    scarce = Descriptors(listened[0].socket)
-    monkeypatch.setattr(listened[0], "socket", scarce)
+    scarce = Descriptors(listened[0].sockets[0])
+    monkeypatch.setattr(listened[0], "sockets", [scarce])
     return scarce
 
 

@@ -46,6 +46,19 @@ def opened() -> Open:
     return start
 
 
+@pytest.mark.parametrize(("bind", "warned"), [("tcp://127.0.0.1:0", False), ("tcp://0.0.0.0:0", True)])
+async def test_the_page_has_a_banner_for_what_is_open_to_the_whole_network(bind: str, warned: bool) -> None:
+    dispatcher = LocalDispatcher({"arm": echo})
+    async with (
+        Server(bind, dispatcher=dispatcher) as server,
+        HttpServer(server, HttpConfig(port=0)) as page,
+    ):
+        warnings = json.loads((await get(page, "/api/status"))[2])["warnings"]
+        assert any("any machine that reaches it can read every observation" in one for one in warnings) == warned
+        assert '<p id="warnings" role="alert" hidden></p>' in (await get(page, "/"))[2]
+        assert "showWarnings(status.warnings)" in (await get(page, "/app.js"))[2]
+
+
 async def get(page: HttpServer, path: str, **headers: str) -> tuple[int, dict[str, str], str]:
     """Status, headers and body."""
 

@@ -30,7 +30,8 @@ class Policy:
 class Site:
     """A server with a page, in a thread of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, bind: str = "tcp://127.0.0.1:0") -> None:
+        self._bind = bind
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))
         self._thread.start()
@@ -42,7 +43,7 @@ class Site:
         )
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         async with (
-            Server("tcp://127.0.0.1:0", config=config, dispatcher=LocalDispatcher({"arm": Policy()})) as server,
+            Server(self._bind, config=config, dispatcher=LocalDispatcher({"arm": Policy()})) as server,
             HttpServer(server, HttpConfig(port=0)) as page,
         ):
             self.address, self.url = server.address, page.address
@@ -121,6 +122,22 @@ def test_it_shows_the_fleet_live_and_a_robot_that_stops_as_overdue_and_then_gone
     browser.wait(f"{STATE_OF_0}.dataset.state === 'gone'")
     browser.wait("document.getElementById('announcer').textContent.includes('robot')")
     assert browser.problems() == []
+
+
+def test_what_is_open_to_the_whole_network_is_said_above_all_else(browser: Browser, site: Site) -> None:
+    banner = "document.getElementById('warnings')"
+    browser.open(site.url)
+    browser.wait("document.getElementById('connection').dataset.state === 'live'")
+    assert browser.evaluate(f"{banner}.hidden") is True
+    exposed = Site("tcp://0.0.0.0:0")
+    try:
+        browser.open(exposed.url)
+        browser.wait(f"{banner}.textContent.includes('any machine that reaches it can read every observation')")
+        assert (
+            browser.evaluate(f"{banner}.getBoundingClientRect().height > 0 && {banner}.getAttribute('role')") == "alert"
+        )
+    finally:
+        exposed.close()
 
 
 def test_batches_are_drawn_on_the_timeline(browser: Browser, site: Site, robots: Robots) -> None:

@@ -31,7 +31,8 @@ def serve(ready: Callable[[str], None]) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    server = litserve.LitServer(Policy(), accelerator="cpu", workers_per_device=1, max_payload_size="64MB")
+    # A number: a limit in words ("64MB"), as its own text has it, is compared with the size and refuses every request.
+    server = litserve.LitServer(Policy(), accelerator="cpu", workers_per_device=1, max_payload_size=64_000_000)
     threading.Thread(target=_watch, args=(f"127.0.0.1:{port}", ready), daemon=True).start()
     server.run(host="127.0.0.1", port=port, num_api_servers=1, log_level="error", generate_client_file=False)
 
@@ -56,11 +57,18 @@ def client(address: str, observation: dict[str, Any]) -> Callable[[], Any]:
 
     def ask() -> Any:
         body = b"".join(array.data.cast("B") for array in (each.reshape(-1) for each in arrays)) or b"0"
+        try:
+            return answer(body)
+        except (http.client.RemoteDisconnected, ConnectionError):  # it closes what was idle for 5 s, between rounds
+            connection.close()
+            return answer(body)
+
+    def answer(body: bytes) -> bytes:
         connection.request("POST", "/predict", body, {"Content-Type": "application/octet-stream"})
         response = connection.getresponse()
-        answer = response.read()
+        read = response.read()
         if response.status != 200:
-            raise RuntimeError(f"HTTP {response.status}: {answer[:200]!r}")
-        return answer
+            raise RuntimeError(f"HTTP {response.status}: {read[:200]!r}")
+        return read
 
     return ask

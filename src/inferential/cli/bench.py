@@ -22,6 +22,7 @@ from rich.table import Table
 from inferential import Connection, InferenceError
 from inferential.cli.errors import CliError, no_answer
 from inferential.cli.output import print_json
+from inferential.cli.robot_keys import ServerKey, secret_keys
 from inferential.cli.values import observation
 from inferential.sim.load import CLIENT_TYPE, Driver, Load, Tally
 
@@ -73,6 +74,16 @@ def bench(
     queue: Annotated[
         Queue, typer.Option(help="latest: a newer observation takes the place of one that waits.")
     ] = Queue.LATEST,
+    server_key: ServerKey = None,
+    secret_key: Annotated[
+        str | None,
+        typer.Option(
+            "--secret-key",
+            metavar="PATH",
+            envvar="INFERENTIAL_SECRET_KEY",
+            help="The NAME.key_secret file to connect with, or a folder with one for each robot.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON and nothing else.")] = False,
 ) -> int:
     """Put load on a server, and report how it does.
@@ -94,7 +105,8 @@ def bench(
     if not given:
         raise CliError("nothing to send: give what the model reads as KEY=VALUE, or --payload SIZE")
     rate_hz = None if closed else _RATE_HZ if rate is None else rate
-    load = Load(server, model, given, robots, rate_hz, seconds, budget_ms, queue.value)
+    keys = secret_keys(secret_key, robots)
+    load = Load(server, model, given, robots, rate_hz, seconds, budget_ms, queue.value, server_key, keys)
     _first(load)
     driver = Driver(load)
     console = Console(stderr=True)
@@ -165,14 +177,19 @@ def _first(load: Load) -> None:
         CliError: it was not answered.
     """
     try:
-        with Connection(load.server, client_type=CLIENT_TYPE) as connection:
+        with Connection(
+            load.server,
+            client_type=CLIENT_TYPE,
+            server_key=load.server_key,
+            secret_key=load.secret_keys[0] if load.secret_keys else None,
+        ) as connection:
             result = connection.model(load.model_id, queue="all").infer(FIRST_ANSWER_MS, **load.observation)
             if result is None:
                 raise CliError(no_answer(load.server, f"{FIRST_ANSWER_MS / 1e3:g} s", connection))
     except InferenceError as error:
         kind = type(error).__name__
         raise CliError(f"the first observation got no answer: {kind}: {error.reason}") from error
-    except (TypeError, ValueError) as error:
+    except (ImportError, TypeError, ValueError) as error:
         raise CliError(str(error)) from error
 
 

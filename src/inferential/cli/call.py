@@ -19,12 +19,14 @@ from rich.text import Text
 from inferential import Connection, InferenceError
 from inferential.cli.errors import CliError, no_answer
 from inferential.cli.output import printable, printable_lines
+from inferential.cli.robot_keys import SecretKey, ServerKey
 from inferential.cli.values import observation
 
 EXAMPLES = (
     "inferential call localhost:5555 arm state=[0,0.5,1]",
     'inferential call localhost:5555 vla image=@cup.png prompt="pick it up"',
     "inferential call localhost:5555 arm state:float64=@state.npy --json",
+    "inferential call localhost:5555 arm state=[0] --server-key keys/server.key --secret-key arm-01.key_secret",
 )
 _SHOWN = 6  # values of an array
 
@@ -39,7 +41,9 @@ def call(
     timeout_ms: Annotated[float, typer.Option(min=1, help="How long to wait for each answer.")] = 5000,
     budget_ms: Annotated[float | None, typer.Option(min=0.001, help="Latency budget to send to the server.")] = None,
     repeat: Annotated[int, typer.Option(min=1, help="Requests, one after another.")] = 1,
-    client_id: Annotated[str, typer.Option(help="Name to call by; one is made up.")] = "",
+    client_id: Annotated[str, typer.Option(help="Name to call by; that of --secret-key, else one is made up.")] = "",
+    server_key: ServerKey = None,
+    secret_key: SecretKey = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the last answer, with all values, as JSON.")] = False,
 ) -> int:
     """Send one observation to a model and show the answer.
@@ -55,7 +59,9 @@ def call(
     result: Any = None
     taken: list[float] = []
     try:
-        with Connection(server, client_id, "inferential call") as connection:
+        with Connection(
+            server, client_id, "inferential call", server_key=server_key, secret_key=secret_key
+        ) as connection:
             handle = connection.model(model, queue="all", **budget)
             for _ in range(repeat):
                 began = time.perf_counter()
@@ -67,7 +73,7 @@ def call(
     except InferenceError as error:
         _fail(as_json, type(error).__name__, error.reason)
         return 1
-    except (TypeError, ValueError) as error:
+    except (ImportError, TypeError, ValueError) as error:
         raise CliError(str(error)) from error
     timing = result.timing
     report = {

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from inferential.cli.output import print_rows, printable
-from inferential.cli.top import read_status
+from inferential.cli.page import CERTIFICATE_HELP, TOKEN_HELP, Page, read_status
 
 EXAMPLES = (
     "inferential models",
@@ -28,8 +29,10 @@ def models(
         bool, typer.Option("--diff", help="Compare versions with the active one: errors, lateness, latency, actions.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the models as JSON.")] = False,
-    token: Annotated[
-        str | None, typer.Option(envvar="INFERENTIAL_TOKEN", help="The page's token, where it asks for one.")
+    token: Annotated[str | None, typer.Option(envvar="INFERENTIAL_TOKEN", help=TOKEN_HELP)] = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help=CERTIFICATE_HELP),
     ] = None,
 ) -> None:
     """Show the models, their versions and how these compare.
@@ -39,7 +42,7 @@ def models(
     With --diff also what became of each version's requests, and how far the
     actions of the one in the shadow are from those that robots got.
     """
-    found = read_status(url, token)["models"]
+    found = read_status(Page(url, token, certificate))["models"]
     if as_json:
         print(json.dumps(found))
         return

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from inferential.cli.settings import targets
 from inferential.cli.targets import RAY
-from inferential.config.exposure import unprotected
+from inferential.config.exposure import NEITHER, unprotected
 from inferential.config.fields import Key, format_path
 from inferential.config.loading import Loaded
 from inferential.config.problems import ConfigError, Problem, closest
@@ -25,7 +25,7 @@ from inferential.transport.listening import LARGEST_PORT
 from inferential.zmtp.certificates import CertificateError, read_certificate
 from inferential.zmtp.stream import MAX_PATH_BYTES
 
-_EVERYWHERE = ("*", "0.0.0.0", "::")
+_EVERYWHERE = "*"
 
 
 def preflight(loaded: Loaded) -> list[Problem]:
@@ -70,11 +70,16 @@ def missing_packages(loaded: Loaded) -> list[Problem]:
 
 def listeners(config: InferentialConfig) -> list[tuple[str, str]]:
     """Returns what a server of this configuration will listen on or connect to: an address, and what is there."""
-    found = [(config.transport.bind, "robots (ZeroMQ)")]
+    found = [(one.bind, _robots(one.security, config)) for one in config.transport.addresses]
     for _, section in services(config):
         address = section.address()
         found.append((address.url, address.purpose))
     return found
+
+
+def _robots(own: str | None, config: InferentialConfig) -> str:
+    keys = {"off": "", "optional": ", keys optional", "required": ", keys required"}
+    return f"robots (ZeroMQ{keys[own or config.security.mode]})"
 
 
 def _mixed(loaded: Loaded) -> Iterator[Problem]:
@@ -91,17 +96,25 @@ def _mixed(loaded: Loaded) -> Iterator[Problem]:
 
 
 def _unusable_addresses(loaded: Loaded) -> Iterator[Problem]:
-    kind, _, place = loaded.config.transport.bind.partition("://")
-    port = place.rpartition(":")[2]
-    if kind == "tcp" and port.isdecimal() and int(port) > LARGEST_PORT:
-        yield _problem(loaded, ("transport", "bind"), f"expected a port of at most {LARGEST_PORT}, got {port}")
-    if kind == "ipc" and len(os.fsencode(place)) > MAX_PATH_BYTES:
-        expected = f"expected a path of at most {MAX_PATH_BYTES} bytes, got {len(os.fsencode(place))}"
-        yield _problem(loaded, ("transport", "bind"), expected)
+    for key, bind in _binds(loaded.config):
+        kind, _, place = bind.partition("://")
+        port = place.rpartition(":")[2]
+        if kind == "tcp" and port.isdecimal() and int(port) > LARGEST_PORT:
+            yield _problem(loaded, key, f"expected a port of at most {LARGEST_PORT}, got {port}")
+        if kind == "ipc" and len(os.fsencode(place)) > MAX_PATH_BYTES:
+            expected = f"expected a path of at most {MAX_PATH_BYTES} bytes, got {len(os.fsencode(place))}"
+            yield _problem(loaded, key, expected)
     for where, section in services(loaded.config):
         if isinstance(section, ListenerConfig) and section.host == "*" != section.every_interface:
             expected = f"expected {section.every_interface} for every interface, got '*'"
             yield _problem(loaded, (*where, "host"), expected)
+
+
+def _binds(config: InferentialConfig) -> Iterator[tuple[Key, str]]:
+    """Yields the addresses for robots, and where each stands."""
+    alone = not isinstance(config.transport.bind, list)
+    for number, one in enumerate(config.transport.addresses):
+        yield ("transport", "bind") if alone else ("transport", "bind", number), one.bind
 
 
 def _shared_ports(loaded: Loaded) -> Iterator[Problem]:
@@ -109,23 +122,32 @@ def _shared_ports(loaded: Loaded) -> Iterator[Problem]:
     for key, host, port in _listening(loaded):
         path, host = format_path(key), "127.0.0.1" if host == "localhost" else host.strip("[]")
         for other, there, same in taken:
-            if port == same and (host == there or host in _EVERYWHERE or there in _EVERYWHERE):
+            if port == same and (_includes(host, there) or _includes(there, host)):
                 yield _problem(loaded, key, f"expected a port of its own, got {port}, that of {other}")
                 break
         taken.append((path, host, port))
 
 
+def _includes(host: str, other: str) -> bool:
+    """Returns whether who listens on a host has the ports of another one too."""
+    if host in (_EVERYWHERE, other):
+        return True
+    return (host == "0.0.0.0" and ":" not in other) or (host == "::" and ":" in other)
+
+
 def _listening(loaded: Loaded) -> Iterator[tuple[Key, str, int]]:
     """Yields where it will listen, as far as the ports are fixed."""
     config = loaded.config
-    kind, _, robots = config.transport.bind.partition("://")
-    host, _, number = robots.rpartition(":")
-    if kind == "tcp" and number.isdecimal() and int(number):
-        yield ("transport", "bind"), host, int(number)
+    for key, bind in _binds(config):
+        kind, _, robots = bind.partition("://")
+        host, _, number = robots.rpartition(":")
+        if kind == "tcp" and number.isdecimal() and int(number):
+            yield key, host, int(number)
     for place, section in services(config):
-        bind = section.address().bind
-        if bind is not None and bind[1]:
-            yield (*place, "port"), *bind
+        service = section.address().bind
+        if service is not None and service[1]:
+            host = _EVERYWHERE if service[0] == "::" else service[0]  # its socket takes IPv4 too
+            yield (*place, "port"), host, service[1]
 
 
 def _bad_profiles(loaded: Loaded) -> Iterator[Problem]:
@@ -158,7 +180,7 @@ def _unusable_keys(loaded: Loaded) -> Iterator[Problem]:
 
 def _unprotected(loaded: Loaded) -> Iterator[Problem]:
     for one in unprotected(loaded.config):
-        message = f"has neither a token nor TLS, and security.mode is required: {one.remedy}, or leave the section out"
+        message = f"{NEITHER}: {one.remedy}, or leave the section out"
         yield _problem(loaded, tuple(one.path.split(".")), message)
 
 

@@ -49,6 +49,7 @@ EXAMPLES = (
     "inferential serve --model arm=policies:ArmPolicy",
     "inferential serve fleet.toml --bind tcp://127.0.0.1:6000",
     "inferential serve fleet.yaml --http 8080",
+    "inferential serve fleet.yaml --record",
     "inferential serve fleet.yaml --otlp http://localhost:4318",
     "inferential serve fleet.yaml --strategy round_robin --log-level debug",
     "inferential serve --model arm=ray:policy-v2",
@@ -65,7 +66,10 @@ def serve(
         typer.Option("--model", "-m", metavar="ID=MODULE:OBJECT", help="A model to serve; may be given several times."),
     ] = None,
     bind: Annotated[
-        str | None, typer.Option(help="Address to listen on, as tcp://*:5555; outranks transport.bind.")
+        list[str] | None,
+        typer.Option(
+            help="Address to listen on, as tcp://*:5555; may be given several times; outranks transport.bind."
+        ),
     ] = None,
     strategy: Annotated[
         str | None, typer.Option(help="Scheduling strategy, see `inferential schedulers`; outranks the file.")
@@ -74,6 +78,9 @@ def serve(
         str | None,
         typer.Option(metavar="[HOST:]PORT", help="Serve the live page, /metrics and health there; see docs/page.md."),
     ] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Record what robots send and are answered, to the folder recordings.")
+    ] = False,
     otlp: Annotated[
         str | None, typer.Option(metavar="URL", help="Export traces and metrics there (OpenTelemetry, OTLP over HTTP).")
     ] = None,
@@ -97,7 +104,7 @@ def serve(
     at once.
     """
     set_up_logging(log_level, log_format)
-    overrides = _overrides(model or [], bind, strategy, http, otlp)
+    overrides = _overrides(model or [], bind or [], strategy, http, otlp, record=record)
     # Before the file is read: models may take long to import, and it may change meanwhile.
     watcher = None if config is None else ConfigWatcher(config, overrides=overrides, overrides_name=COMMAND_LINE)
     try:
@@ -205,7 +212,7 @@ class _AnnouncedServer(Server):
 
     def _announcement(self) -> str:
         models = ", ".join(sorted(targets(self.config)))
-        return f"listening on {self.address}, strategy {self.config.scheduling.strategy}, models: {models}"
+        return f"listening on {', '.join(self.addresses)}, strategy {self.config.scheduling.strategy}, models: {models}"
 
 
 def _try_address(place: tuple[str, ...], section: GatewayConfig) -> None:
@@ -362,7 +369,7 @@ async def _watch(watcher: ConfigWatcher) -> None:
 
 
 def _overrides(
-    models: list[str], bind: str | None, strategy: str | None, http: str | None, otlp: str | None
+    models: list[str], bind: list[str], strategy: str | None, http: str | None, otlp: str | None, *, record: bool
 ) -> dict[str, Any]:
     known: dict[str, dict[str, str]] = {}
     for option in models:
@@ -373,12 +380,14 @@ def _overrides(
             raise CliError(f"--model: {model_id!r} is given twice")
         known[model_id] = {"target": target}
     overrides: dict[str, Any] = {"models": {"known": known}}
-    if bind is not None:
-        overrides["transport"] = {"bind": bind}
+    if bind:
+        overrides["transport"] = {"bind": bind if len(bind) > 1 else bind[0]}
     if strategy is not None:
         overrides["scheduling"] = {"strategy": strategy}
     if http is not None:
         overrides["http"] = http_section(http)
+    if record:
+        overrides["recording"] = {}
     if otlp is not None:
         overrides["otlp"] = {"endpoint": otlp}
     return overrides

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console, Group
@@ -18,13 +15,13 @@ from rich.text import Text
 
 from inferential.cli.errors import CliError
 from inferential.cli.output import printable
+from inferential.cli.page import CERTIFICATE_HELP, TOKEN_HELP, Page, read_status, stream_status
 
 EXAMPLES = (
     "inferential top",
     "inferential top http://10.0.0.5:8080 --token TOKEN",
     "inferential top --once --json",
 )
-_TIMEOUT_S = 10.0
 _MODEL_COLUMNS = ("model", "state", "waiting", "in flight", "replicas", "answers", "median ms by rows")
 _ROBOT_COLUMNS = (
     "robot", "state", "model", "cadence\nms", "age\nms", "met\n%", "answers", "super-\nseded", "refused"
@@ -32,6 +29,7 @@ _ROBOT_COLUMNS = (
 _WORDS = {"robot", "state", "model", "median ms by rows"}
 _SHRINKING = {"robot", "model", "median ms by rows"}
 """Columns that are cut with an ellipsis where the terminal is narrow; counts are always whole."""
+_WARNING_LINES = 5  # of a warning, at 80 columns
 _STATES = {"ready": "green", "failing": "red", "hung": "red"}
 _STYLES = {"active": "green", "overdue": "yellow", "gone": "dim"}
 
@@ -42,23 +40,26 @@ def top(
     ),
     once: Annotated[bool, typer.Option("--once", help="Show it once; so it does without a terminal.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the status as JSON, once.")] = False,
-    token: Annotated[
-        str | None, typer.Option(envvar="INFERENTIAL_TOKEN", help="The page's token, where it asks for one.")
+    token: Annotated[str | None, typer.Option(envvar="INFERENTIAL_TOKEN", help=TOKEN_HELP)] = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help=CERTIFICATE_HELP),
     ] = None,
 ) -> None:
     """Show the fleet, the models and what waits, live.
 
     Ends with Ctrl-C.
     """
+    page = Page(url, token, certificate)
     if as_json:
-        print(json.dumps(read_status(url, token)))
+        print(json.dumps(read_status(page)))
         return
     console = Console()
     if once or not console.is_terminal:
-        console.print(view(read_status(url, token), console.height * 10))
+        console.print(view(read_status(page), console.height * 10))
         return
     with Live(console=console, screen=True, auto_refresh=False) as live:
-        for status in _stream(url, token):
+        for status in stream_status(page):
             live.update(view(status, console.height), refresh=True)
     raise CliError(f"{url} ended the connection: the server has stopped")
 
@@ -72,21 +73,25 @@ def view(status: dict[str, Any], height: int) -> Group:
         f"waiting {status['waiting']}  in flight {status['in_flight']}",
         ("  draining", "yellow") if status["draining"] else "",
     )
+    warnings = [Text(f"warning: {warning}", "yellow") for warning in status.get("warnings", ())]
+    late = sorted(status.get("late_by_cause", {}).items(), key=lambda one: -one[1])
+    causes = ", ".join(f"{cause} {count}" for cause, count in late)
+    lateness = [Text(f"late actions by cause: {causes} (inferential why ROBOT)", "yellow")] if late else []
     models = _table(_MODEL_COLUMNS)
     for model in status["models"]:
         sizes = "  ".join(f"{size['batch_size']}: {size['median_ms']:.1f}" for size in model["latency"])
         replicas = str(len(model["replicas"])) if model["max_inflight"] else "none up"
         counts = (model["waiting"], model["in_flight"], replicas, model["calls"])
-        state = model.get("state", "")  # servers of before have none
+        state = model.get("state", "ready")  # servers of before do not say
         shown = Text(state, _STATES.get(state, "yellow"))
         models.add_row(_name(model["model_id"]), shown, *map(Text, map(str, counts)), _name(sizes))
     robots = _table(_ROBOT_COLUMNS)
     rows = _rows(status)
-    fit = max(height - len(status["models"]) - 7, 3)
+    fit = max(height - len(status["models"]) - 7 - _WARNING_LINES * len(warnings) - len(lateness), 3)
     for state, cells in rows[:fit]:
         robots.add_row(_name(cells[0]), Text(state, _STYLES.get(state, "")), _name(cells[1]), *map(Text, cells[2:]))
     left = Text(f"and {len(rows) - fit} more", "dim") if len(rows) > fit else Text("")
-    return Group(head, Text(""), models, Text(""), robots, left)
+    return Group(head, *warnings, *lateness, Text(""), models, Text(""), robots, left)
 
 
 def _table(columns: Sequence[str]) -> Table:
@@ -136,61 +141,3 @@ def _cells(use: dict[str, Any] | None) -> list[str]:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
-
-
-def read_status(url: str, token: str | None) -> dict[str, Any]:
-    """Returns the status that a server's page shows.
-
-    Raises:
-        CliError: no page answers there, or it asks for a token.
-    """
-    connection, response = _get(url, "/api/status", token)
-    with closing(connection):
-        return _read(url, response.read())
-
-
-def _stream(url: str, token: str | None) -> Iterator[dict[str, Any]]:
-    connection, response = _get(url, "/api/stream", token)
-    with closing(connection):
-        try:
-            for line in response:
-                if line.startswith(b"data: "):
-                    yield _read(url, line[len(b"data: ") :])
-        except (OSError, http.client.HTTPException):
-            return
-
-
-def _read(url: str, body: bytes) -> dict[str, Any]:
-    try:
-        status = json.loads(body)
-    except ValueError:
-        status = None
-    if not isinstance(status, dict) or "clients" not in status:
-        raise CliError(f"what answers at {url} is no page of `inferential serve --http`")
-    return status
-
-
-def _get(url: str, path: str, token: str | None) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-    kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
-    try:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        if not parts.hostname:
-            raise ValueError("no host")
-        connection = kinds[parts.scheme](parts.netloc, timeout=_TIMEOUT_S)
-    except (KeyError, ValueError, http.client.InvalidURL) as error:
-        raise CliError(f"URL: expected http://HOST:PORT, got {url!r}") from error
-    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    try:
-        connection.request("GET", parts.path.rstrip("/") + path, headers=headers)
-        response = connection.getresponse()
-    except (OSError, http.client.HTTPException) as error:
-        connection.close()
-        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-        raise CliError(f"nothing answers at {url}: {why} (a server shows its page with --http PORT)") from error
-    if response.status == 200:
-        return connection, response
-    body = response.read(200).decode(errors="replace").strip()
-    connection.close()
-    if response.status == 401:
-        raise CliError(f"{url} asks for a token: --token TOKEN, or INFERENTIAL_TOKEN")
-    raise CliError(f"{url}: HTTP {response.status} {body}")

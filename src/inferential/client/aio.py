@@ -118,6 +118,9 @@ class AsyncConnection(AsyncHandles):
         self._timer, self._timer_at = None, math.inf
         self._pump()
 
+    def _heard_s_ago(self) -> float:
+        return self._transport.received_s_ago()
+
     def _check_open(self) -> None:
         if self._transport.closed:
             raise ConnectionError(f"the connection of client {self.client_id!r} is closed")

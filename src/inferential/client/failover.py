@@ -13,6 +13,7 @@ lost, the requests that were sent by it end too; when it is made again, observat
 from __future__ import annotations
 
 import hashlib
+import math
 import selectors
 import time
 from collections.abc import Mapping, Sequence
@@ -152,7 +153,7 @@ class ServerFailover:
 
     def received_s_ago(self) -> float:
         server = self._first()
-        return 0.0 if server is None else server.link.received_s_ago()
+        return math.inf if server is None else server.link.received_s_ago()
 
     def pump(self, session: Session) -> int:
         now = time.monotonic()

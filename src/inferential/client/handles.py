@@ -85,6 +85,10 @@ class AsyncHandles(ModelFactory["AsyncModel"]):
         self._post(mailbox, request_id, frames)
         return request_id
 
+    def _heard_s_ago(self) -> float:
+        """Returns how long ago anything came from the server; a server within the process is always there."""
+        return 0.0
+
     def _reset(self, model_id: str) -> None:
         self._start()
         self._session.reset(model_id)
@@ -181,6 +185,10 @@ class AsyncModel:
         """Sends an observation and waits for its own response, as `Model.infer`; None after `timeout_ms`."""
         hints = {"urgency": urgency, "steps_remaining": steps_remaining, "priority": priority}
         return await self._connection._infer(self._mailbox, values, hints, timeout_ms)
+
+    def heard_s_ago(self) -> float:
+        """Returns how long ago anything came from the server, as `Model.heard_s_ago`."""
+        return self._connection._heard_s_ago()
 
     def never_wait(self) -> None:
         """Does nothing: `observe` never waits. For code that works with handles of both kinds."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import random
 import selectors
@@ -150,8 +151,11 @@ class Link:
         return found
 
     def received_s_ago(self) -> float:
-        """Returns how long ago the system received the newest data, in seconds; 0 where it does not say."""
-        return 0.0 if self._stream is None else self._stream.received_s_ago()
+        """Returns how long ago the system received the newest data, in seconds.
+
+        Infinite while there is no connection; nan where the system does not say.
+        """
+        return math.inf if self._stream is None else self._stream.received_s_ago()
 
     def close(self) -> None:
         """Closes the connection. Closing twice does nothing."""

@@ -114,6 +114,13 @@ class Model:
         hints = {"urgency": urgency, "steps_remaining": steps_remaining, "priority": priority}
         return self._connection._infer(self._mailbox, values, hints, timeout_ms)
 
+    def heard_s_ago(self) -> float:
+        """Returns how long ago anything came from the server, in seconds: answers, or its signs of life every second.
+
+        Infinite while there is no connection; nan where the system does not say.
+        """
+        return self._connection._heard_s_ago()
+
     def never_wait(self) -> None:
         """Makes `observe` of this handle wait for nothing, the first time neither: for control loops."""
         self._mailbox.waits = False

@@ -77,7 +77,10 @@ class Result(dict[str, Any]):
 
     def lay_unread(self, seconds: float) -> None:
         """Notes how long it lay with the system, before a connection that reads only when it is asked."""
-        self.unread_ms += seconds * 1e3
+        timing = self.timing
+        elsewhere_ms = 0.0 if timing is None else timing.server_ms
+        # The system counts whole milliseconds.
+        self.unread_ms += max(min(seconds * 1e3, self._age_ms - elsewhere_ms), 0.0)
 
     def read(self) -> None:
         """Begins to count on: called by the connection when it hands the result over."""

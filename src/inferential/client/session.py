@@ -36,7 +36,7 @@ from inferential.errors import (
     RequestSuperseded,
     UnknownModel,
 )
-from inferential.proto import Observation, Status
+from inferential.proto import ModelResponse, Observation, Status
 from inferential.proto.cache.responses import ResponseReader
 from inferential.proto.cache.templates import ObservationWriter
 from inferential.proto.fields import VARYING
@@ -184,7 +184,7 @@ class Session:
         message = response.message
         request_id = message.request_id or self._oldest(response.model_id)
         if message.status == _OUTDATED:
-            self._note_outdated(request_id, message.reason, response.model_id)
+            self._note_outdated(request_id, message, response.model_id)
             return
         owner = self._owners.pop(request_id, None)
         mailbox = owner() if owner is not None else None if request_id else self._newest_handle(response.model_id)
@@ -200,14 +200,18 @@ class Session:
         age_ms = math.nan if observed_at is None else (now - observed_at) * 1e3
         mailbox.deliver(request_id, Result(response, request_id, age_ms, now, mailbox.reference))
 
-    def _note_outdated(self, request_id: int, reason: str, model_id: str) -> None:
+    def _note_outdated(self, request_id: int, message: ModelResponse, model_id: str) -> None:
         """Delivers that the server asks for a newer observation; the request stays open."""
         owner = self._owners.get(request_id)
         mailbox = None if owner is None else owner()
         if mailbox is None:
             self.stats.unmatched += 1
         else:
-            mailbox.outdated(ObservationOutdated(reason, request_id=request_id, model_id=model_id))
+            notice = ObservationOutdated(message.reason, request_id=request_id, model_id=model_id)
+            notice.turn_in_ms = (
+                message.turn_in_ms if math.isfinite(message.turn_in_ms) and message.HasField("turn_in_ms") else None
+            )
+            mailbox.outdated(notice)
 
     def _oldest(self, model_id: str) -> int:
         """Returns the oldest open request of a model that was sent; 0 where there is none."""

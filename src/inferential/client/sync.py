@@ -167,6 +167,10 @@ class Connection(ModelFactory["Model"]):
         with self._lock:
             return self._send(mailbox, content, hints, now, timestamp_ns, keep=False)
 
+    def _heard_s_ago(self) -> float:
+        with self._lock:
+            return self._transport.received_s_ago()
+
     def _reset(self, model_id: str) -> None:
         with self._lock:
             self._check_open()
@@ -184,7 +188,9 @@ class Connection(ModelFactory["Model"]):
             outcome = self._wait(mailbox.take, deadline)
             self._looked_at = now
             if isinstance(outcome, Result) and now - looked_at > _UNREAD_S:
-                outcome.lay_unread(min(self._transport.received_s_ago(), now - looked_at))
+                lay_s = self._transport.received_s_ago()
+                if lay_s == lay_s:  # not nan
+                    outcome.lay_unread(min(lay_s, now - looked_at))
         return result_of(outcome)
 
     def _infer(

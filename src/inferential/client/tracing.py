@@ -161,6 +161,10 @@ class TracedModel:
         with use_span(self._spans.begin(values), end_on_exit=True) as span:
             return _answered(span, self._model.infer(timeout_ms, urgency, steps_remaining, priority, **values))
 
+    def heard_s_ago(self) -> float:
+        """As `Model.heard_s_ago`."""
+        return self._model.heard_s_ago()
+
     def never_wait(self) -> None:
         """Does what `Model.never_wait` does."""
         self._model.never_wait()
@@ -222,6 +226,10 @@ class TracedAsyncModel:
         """Does what `AsyncModel.infer` does, in a span."""
         with use_span(self._spans.begin(values), end_on_exit=True) as span:
             return _answered(span, await self._model.infer(timeout_ms, urgency, steps_remaining, priority, **values))
+
+    def heard_s_ago(self) -> float:
+        """As `AsyncModel.heard_s_ago`."""
+        return self._model.heard_s_ago()
 
     def never_wait(self) -> None:
         """Does what `AsyncModel.never_wait` does."""

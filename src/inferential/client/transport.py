@@ -97,7 +97,10 @@ class ClientTransport(Protocol):
         ...
 
     def received_s_ago(self) -> float:
-        """Returns how long ago the newest data of the robot's server came, in seconds; 0 where that is not known."""
+        """Returns how long ago the newest data of the robot's server came, in seconds.
+
+        Infinite while none is connected; nan where the system does not say.
+        """
         ...
 
     def pump(self, session: Session) -> int:

@@ -6,7 +6,7 @@ Every name with the prefix is a setting, but the few that clients read; validati
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from inferential.config.fields import Key, Node, find
 from inferential.config.problems import ConfigError, Problem
@@ -79,6 +79,8 @@ def _value(text: str, node: Node | None) -> Any:
         if node.nullable and text.lower() in ("", "~", "null"):
             return None
         return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+    if node is not None and str in get_args(node.kind) and not text.lstrip().startswith(("[", "{")):
+        return text  # one of what may be a list too
     if node is not None and node.kind is bool:
         return _BOOLEANS.get(text.lower(), text)
     try:

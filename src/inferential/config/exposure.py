@@ -6,8 +6,11 @@ import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from inferential.config.schema import InferentialConfig
+from inferential.config.gateways import ActConfig, LeRobotConfig
+from inferential.config.schema import Gr00tConfig, InferentialConfig, OpenPiConfig
+from inferential.config.services import HttpConfig, ServiceConfig, services
 
+NEITHER = "has neither a token nor TLS, and security.mode is required"
 RISKS = "any machine that reaches it can read every observation, send in the name of any robot, and flood the server"
 
 
@@ -26,13 +29,21 @@ class Unprotected:
 
 def exposure(config: InferentialConfig) -> list[str]:
     """Returns a warning where robots' address is open beyond this machine without keys; else nothing."""
-    bind = config.transport.bind
-    if config.security.mode != "off" or not reaches_beyond(bind):
+    mode = config.security.mode
+    open_to_all = [
+        one.bind for one in config.transport.addresses if (one.security or mode) == "off" and reaches_beyond(one.bind)
+    ]
+    if not open_to_all:
         return []
+    remedy = (
+        "run `inferential keys new server`, and set security: {mode: required, server_key: keys/server.key_secret, "
+        "clients: keys/clients}"
+        if mode == "off"
+        else f"leave out security: off there, so that security.mode ({mode}) holds; robots need keys then"
+    )
     return [
-        f"transport.bind: {bind} listens beyond this machine without security: {RISKS}. Two lines end "
-        "that: run `inferential keys new server`, and set security: {mode: required, server_key: "
-        "keys/server.key_secret, clients: keys/clients}; or bind to tcp://127.0.0.1:PORT"
+        f"transport.bind: {', '.join(open_to_all)} listens beyond this machine without security: {RISKS}. Two lines "
+        f"end that: {remedy}; or bind to tcp://127.0.0.1:PORT"
     ]
 
 
@@ -56,15 +67,27 @@ def unprotected(config: InferentialConfig) -> Iterator[Unprotected]:
     """Yields what lets in any client although `security.mode` is required."""
     if config.security.mode != "required":
         return
-    gateways = config.gateways
-    if config.http is not None and config.http.token is None and config.http.tls_certificate is None:
-        yield Unprotected("http", "set http.token")
-    openpi = gateways.openpi
-    if openpi is not None and not openpi.api_keys and openpi.tls_certificate is None:
-        yield Unprotected("gateways.openpi", "set gateways.openpi.api_keys")
-    if gateways.gr00t is not None and gateways.gr00t.api_token is None:
-        yield Unprotected("gateways.gr00t", "set gateways.gr00t.api_token")
-    if gateways.act is not None and gateways.act.token is None:
-        yield Unprotected("gateways.act", "set gateways.act.token")
-    if gateways.lerobot is not None:
-        yield Unprotected("gateways.lerobot", "serve its robots, whose protocol has no key, by a server of their own")
+    for _, section in services(config):
+        if (found := without_protection(section)) is not None:
+            yield found
+
+
+def without_protection(section: ServiceConfig) -> Unprotected | None:
+    """Returns what lacks both a token and TLS; None for a section that has one, or that can have none."""
+    for kind, path, token in _TOKENS:
+        if not isinstance(section, kind):
+            continue
+        if getattr(section, token) or getattr(section, "tls_certificate", None) is not None:
+            return None
+        return Unprotected(path, f"set {path}.{token}")
+    if isinstance(section, LeRobotConfig):
+        return Unprotected("gateways.lerobot", "serve its robots, whose protocol has no key, by a server of their own")
+    return None
+
+
+_TOKENS: tuple[tuple[type[ServiceConfig], str, str], ...] = (
+    (HttpConfig, "http", "token"),
+    (OpenPiConfig, "gateways.openpi", "api_keys"),
+    (Gr00tConfig, "gateways.gr00t", "api_token"),
+    (ActConfig, "gateways.act", "token"),
+)

@@ -33,6 +33,7 @@ _OWN = {
         "openpi+wss": "inferential.cli.targets:open_policy_server",
     },
     SERVICES: {
+        "recording": "inferential.recording.recorder:Recorder",
         "otlp": "inferential.telemetry.otlp:Telemetry",
         "http": "inferential.web.http:HttpServer",
     },

@@ -6,8 +6,10 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from inferential.config.section import NotNegative, Port, Positive, Secret
+from inferential.config.section import NotNegative, Port, Positive
+from inferential.config.security import FilePath
 from inferential.config.services import GatewayConfig
+from inferential.config.tokens import RobotTokens
 
 
 class LeRobotConfig(GatewayConfig):
@@ -43,8 +45,13 @@ class ActConfig(GatewayConfig):
     """Address to listen on; 0.0.0.0 for every interface, which wants a token."""
     port: Port = 8202
     """Port to listen on; 0 for a free one."""
-    token: Secret | None = None
-    """Required as Authorization: Bearer TOKEN, or its hash as sha256:HEX; none: every robot is served."""
+    token: RobotTokens = None
+    """Required as Authorization: Bearer TOKEN, or its hash as sha256:HEX, or a list of tokens; none: every robot is
+    served. A map {id, key} is the token of one robot, which has that id and its rights."""
+    tls_certificate: FilePath | None = None
+    """PEM file of the certificate, with those between it and its root; with it robots ask by https://."""
+    tls_key: FilePath | None = None
+    """PEM file of the certificate's key; None: it is in the same file."""
     dt_ms: NotNegative = 0.0
     """Milliseconds between two actions of a chunk, sent where the model's answer has no dt_ms; 0: not stated."""
     timeout_ms: Positive = 120_000.0

@@ -7,27 +7,35 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from inferential.config.addresses import Bind, ListenAddress, listen_addresses
 from inferential.config.clients import ClientDefaults as ClientDefaults  # names of this module for its users
 from inferential.config.clients import ClientEntry as ClientEntry
 from inferential.config.clients import ClientsConfig as ClientsConfig
 from inferential.config.gateways import ActConfig, LeRobotConfig
 from inferential.config.models import ModelConfig as ModelConfig
 from inferential.config.models import ModelsConfig as ModelsConfig
+from inferential.config.recording import RecordingConfig
 from inferential.config.section import (
     Count,
     Effect,
-    Expected,
     NotNegative,
     Port,
     Positive,
-    Secret,
     Section,
     SocketCount,
 )
 from inferential.config.security import FilePath, SecurityConfig
 from inferential.config.services import GatewayConfig, HttpConfig, OtlpConfig, with_installed_gateways
+from inferential.config.tokens import RobotKeys, RobotTokens
 
 
 class TransportConfig(Section):
@@ -35,17 +43,20 @@ class TransportConfig(Section):
 
     type: Literal["zmq"] = "zmq"
     """The only transport there is."""
-    bind: Annotated[
-        str,
-        Field(pattern=r"^(tcp://.+:(\d+|\*)|ipc://.+)$"),
-        Expected("an address like tcp://*:5555 or ipc:///run/robots.sock"),
-    ] = "tcp://*:5555"
-    """Address to listen on: tcp://HOST:PORT (* for every interface, port 0 for a free one) or ipc://PATH."""
+    bind: Bind = "tcp://*:5555"
+    """Address to listen on: tcp://HOST:PORT (* for every interface by IPv4 and IPv6, port 0 for a free one) or
+    ipc://PATH; or a list of such addresses. An entry of the list may be a map {address, security}, whose security
+    (off, optional, required) holds for that address in place of security.mode."""
     recv_hwm: SocketCount = 1000
     """Accepted for configurations of 1.x, without effect: messages of one client wait in the system's buffers; the
     server reads the next one after it has handled the last."""
     send_hwm: SocketCount = 1000
     """Responses that may wait for one client that does not read; more are counted as send_errors."""
+
+    @property
+    def addresses(self) -> list[ListenAddress]:
+        """The addresses of `bind`, each with the security that it asks for itself."""
+        return listen_addresses(self.bind)
 
 
 class DeadlineAwareConfig(Section):
@@ -185,9 +196,9 @@ class OpenPiConfig(GatewayConfig):
 
     port: Port = 8000
     """Port to listen on; 0 for a free one."""
-    api_keys: list[Secret] = Field(default_factory=list)
+    api_keys: RobotKeys = Field(default_factory=list)
     """Keys that are accepted in the header Authorization: Api-Key KEY, or their hashes as sha256:HEX; none: every robot
-    is served."""
+    is served. A map {id, key} is the key of one robot, which has that id and its rights."""
     tls_certificate: FilePath | None = None
     """PEM file of the certificate, with those between it and its root; with it robots connect to wss://."""
     tls_key: FilePath | None = None
@@ -208,8 +219,9 @@ class Gr00tConfig(GatewayConfig):
     """Address to listen on; * for every interface."""
     port: Port = 5556
     """Port to listen on; 0 for a free one."""
-    api_token: Secret | None = None
-    """Token that each request must carry as api_token, or its hash as sha256:HEX; none: every robot is served."""
+    api_token: RobotTokens = None
+    """Token that each request must carry as api_token, or its hash as sha256:HEX, or a list of tokens; none: every
+    robot is served. A map {id, key} is the token of one robot, which has that id and its rights."""
     modality_config: dict[str, Any] = Field(default_factory=dict)
     """Answer of the endpoint get_modality_config; each modality config in it gets the markers of N1.6 and N1.7."""
     timeout_ms: Positive = 120_000.0
@@ -260,8 +272,12 @@ class InferentialConfig(Section):
     """Which metrics are kept, and how many points."""
     gateways: Annotated[GatewaysConfig, Effect.ON_RESTART] = Field(default_factory=GatewaysConfig)
     """Other clients' protocols."""
-    security: Annotated[SecurityConfig, Effect.ON_RESTART] = Field(default_factory=SecurityConfig)
+    security: Annotated[SecurityConfig, Effect.ON_RESTART] = Field(
+        default_factory=SecurityConfig, validate_default=True
+    )
     """Keys and encryption."""
+    recording: Annotated[RecordingConfig | None, Effect.LIVE] = None
+    """What robots send and are answered, as MCAP files; off unless the section is present."""
     http: Annotated[HttpConfig | None, Effect.ON_RESTART] = None
     """The live page, metrics and health over HTTP; off unless the section is present."""
     otlp: Annotated[OtlpConfig | None, Effect.ON_RESTART] = None
@@ -271,11 +287,18 @@ class InferentialConfig(Section):
 
     @field_validator("security")
     @classmethod
-    def _has_keys(cls, security: SecurityConfig) -> SecurityConfig:
+    def _has_keys(cls, security: SecurityConfig, info: ValidationInfo) -> SecurityConfig:
         # Not a rule of the section itself, which would hold while its fields are set one after another.
         missing = [name for name in ("server_key", "clients") if getattr(security, name) is None]
         if security.mode != "off" and missing:
             raise ValueError(
                 f"mode {security.mode} needs {' and '.join(missing)}: `inferential keys new server` makes them"
+            )
+        transport = info.data.get("transport")
+        asking = [] if transport is None else [one for one in transport.addresses if one.security not in (None, "off")]
+        if security.mode == "off" and asking:
+            raise ValueError(
+                f"mode is off, and transport.bind has security: {asking[0].security} for {asking[0].bind}: set "
+                "security.mode to what holds for the other addresses, and security: off for those that ask for no keys"
             )
         return security

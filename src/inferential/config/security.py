@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
+from inferential.config.addresses import SecurityMode
 from inferential.config.section import Section
 
 FilePath = Annotated[str, Field(min_length=1)]
@@ -14,7 +15,7 @@ FilePath = Annotated[str, Field(min_length=1)]
 class SecurityConfig(Section):
     """Keys of server and robots, on the address that robots connect to."""
 
-    mode: Literal["off", "optional", "required"] = "off"
+    mode: SecurityMode = "off"
     """Whether robots prove who they are by keys, and all is encrypted: no (off), those that have keys (optional), or
     every robot (required)."""
     server_key: Annotated[str, Field(min_length=1)] | None = None

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import platform
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
-from inferential.dispatch.base import Dispatcher, ModelProblem, Observation, UnknownModelError, WorkerUse
+from inferential.dispatch.base import Dispatcher, ModelProblem, NodeUse, Observation, UnknownModelError, WorkerUse
+from inferential.dispatch.gpus import Gpus
 from inferential.dispatch.inprocess import InProcessReplica
 from inferential.dispatch.loading import LoadedReplica
 from inferential.dispatch.local_replica import Replica, begin, keeps_state, lost, measured, takes_calls
@@ -71,6 +73,7 @@ class LocalDispatcher(Dispatcher):
         self._models: dict[str, list[Replica]] = {}
         self._runners: dict[str, ProcessRunner] = {}  # of models that have processes
         self._inbox: Inbox | None = None  # once there is a process
+        self._gpus = Gpus()
         self._running = False
         self._ending: set[asyncio.Task[None]] = set()
         self._completes_inline: set[str] = set()  # models that always do, in each of their forms
@@ -287,6 +290,11 @@ class LocalDispatcher(Dispatcher):
                     replica = str(number) if len(models) > 1 else ""
                     found.append(WorkerUse(model_id, replica, pid, use.memory_mb, use.cpu_s))
         return found
+
+    def nodes(self) -> list[NodeUse]:
+        """Returns this machine with its GPUs, where it has any and the extra `gpu` is installed."""
+        gpus = self._gpus.latest()
+        return [NodeUse("", platform.node(), cpu_percent=None, memory_used_mb=None, gpus=gpus)] if gpus else []
 
     def process_ids(self, model_id: str) -> list[int]:
         """Returns the ids of a model's processes that take calls."""

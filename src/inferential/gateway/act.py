@@ -29,11 +29,12 @@ from starlette.routing import Route
 from inferential import errors
 from inferential.config.gateways import ActConfig
 from inferential.config.services import GatewayConfig
-from inferential.config.tokens import KnownToken
+from inferential.config.tokens import KnownTokens
 from inferential.errors import InferentialError
 from inferential.gateway.base import Gateway, GatewayAnswer, GatewayClient, describe_error
 from inferential.gateway.json_numpy import dumps, loads
 from inferential.server import Server
+from inferential.server.tls import check_tls
 
 logger: logging.Logger = logging.getLogger("inferential.gateway.act")
 
@@ -83,9 +84,7 @@ class ActGateway(Gateway):
 
     def __init__(self, server: Server, config: ActConfig) -> None:
         super().__init__(server, config)
-        self._token = (
-            None if config.token is None else KnownToken("gateways.act.token", config.token.get_secret_value())
-        )
+        self._tokens = KnownTokens("gateways.act.token", config.token)
         self._socket: socket.socket | None = None
         self._uvicorn: _Uvicorn | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -94,15 +93,17 @@ class ActGateway(Gateway):
 
     @property
     def address(self) -> str:
-        """As http://HOST:PORT; RuntimeError while it does not listen."""
+        """As http://HOST:PORT, or https:// with TLS; RuntimeError while it does not listen."""
         if self._socket is None:
             raise RuntimeError("the /act gateway does not listen; its address is known between start() and stop()")
         host, port = self._socket.getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        scheme = "http" if self._config.tls_certificate is None else "https"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     async def start(self) -> None:
-        """Begins to listen; OSError if the address cannot be bound."""
+        """Begins to listen; OSError if the address cannot be bound, or a file of TLS cannot be read."""
         config = self._config
+        check_tls("gateways.act", config.tls_certificate, config.tls_key)
         listening = socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -123,6 +124,8 @@ class ActGateway(Gateway):
                 timeout_graceful_shutdown=1,
                 limit_concurrency=_MAX_AT_ONCE,
                 ws="none",
+                ssl_certfile=config.tls_certificate,
+                ssl_keyfile=config.tls_key,
             )
         )
         self._serving = asyncio.get_running_loop().create_task(self._uvicorn.serve([listening]))
@@ -154,10 +157,9 @@ class ActGateway(Gateway):
         return _json(dumps({"error": text}), status)
 
     async def _answer(self, request: Request) -> Response:
-        if self._token is not None and not self._is_token(request.headers.get("Authorization", "")):
-            raise _RequestRefused(HTTPStatus.UNAUTHORIZED, "expected the header Authorization: Bearer TOKEN")
+        client_id = self._client_id(request)
         observation, doubled = _read(await self._body(request))
-        with self._client(request) as client:
+        with self._client(request, client_id) as client:
             answer = await self._infer(client, observation, request)
         try:
             text = dumps(self._content(answer, observation))
@@ -209,17 +211,28 @@ class ActGateway(Gateway):
             return {"dt_ms": self._config.dt_ms, **answer.values}
         return answer.values["actions"]
 
-    def _is_token(self, authorization: str) -> bool:
-        assert self._token is not None
-        scheme, _, token = authorization.partition(" ")
-        return scheme.lower() == "bearer" and self._token.matches(token.strip())
+    def _client_id(self, request: Request) -> str:
+        """Returns the robot's id, of its token or as it says itself; "" if it has none.
+
+        Raises:
+            _RequestRefused: it has no token, or the id is another robot's.
+        """
+        holder: str | None = ""
+        if self._tokens:
+            scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+            holder = self._tokens.holder(token.strip()) if scheme.lower() == "bearer" else None
+        if holder is None:
+            raise _RequestRefused(HTTPStatus.UNAUTHORIZED, "expected the header Authorization: Bearer TOKEN")
+        try:
+            return self._tokens.client_id(holder, request.headers.get(CLIENT_ID_HEADER, ""))
+        except ValueError as error:
+            raise _RequestRefused(HTTPStatus.FORBIDDEN, f"{CLIENT_ID_HEADER}: {error}") from error
 
     # Clients of the server
 
     @contextlib.contextmanager
-    def _client(self, request: Request) -> Iterator[_Client]:
+    def _client(self, request: Request, client_id: str) -> Iterator[_Client]:
         """The client of the server that a request belongs to, for as long as it is answered."""
-        client_id = request.headers.get(CLIENT_ID_HEADER)
         group = f"id {client_id}" if client_id else f"at {request.client.host if request.client else ''}"
         known = reversed(self._clients.get(group, []))
         client = next((one for one in known if client_id or not one.requests), None)

@@ -27,6 +27,8 @@ RETRY_PAUSES_S = (0.05, 0.2, 1.0)
 """Pauses before a request that the server refused is sent again; the last one is repeated."""
 _LASTING = ("is not accepted", "is draining")
 """Ends of the reasons of refusals that hold for every request; any other (no room, expired, evicted) may pass."""
+_FINAL = (" may not ask model ", " may send ")
+"""In the reasons of refusals by a client's rights, which the same request meets again."""
 
 
 class Gateway(Service):
@@ -65,7 +67,8 @@ class GatewayClient:
 
     Its protocol works in lockstep, and a refusal ends the robot's session. So its observations are served late rather
     than refused, and a request that found no room or lost its place (expired, superseded, evicted) is sent again until
-    the time-out. Where the server does not accept the client, or drains, it is sent again three times.
+    the time-out. Where the server does not accept the client, or drains, it is sent again three times; where its rights
+    are against it, never.
 
     Args:
         connection: a connection of its own.
@@ -98,6 +101,8 @@ class GatewayClient:
             try:
                 return _answer(await self._ask(values, give_up_at - loop.time()))
             except (RequestExpired, RequestSuperseded, RequestRejected) as error:
+                if any(text in error.reason for text in _FINAL):
+                    raise
                 refused += error.reason.endswith(_LASTING)
                 pause_s = RETRY_PAUSES_S[min(attempts, len(RETRY_PAUSES_S) - 1)]
                 if episode != self._episode or refused > len(RETRY_PAUSES_S) or loop.time() + pause_s >= give_up_at:

@@ -24,7 +24,7 @@ import zmq.asyncio
 
 from inferential.config.schema import Gr00tConfig
 from inferential.config.services import GatewayConfig
-from inferential.config.tokens import KnownToken
+from inferential.config.tokens import KnownTokens
 from inferential.errors import InferenceError
 from inferential.gateway.base import Gateway, GatewayClient, describe_error
 from inferential.gateway.gr00t_messages import ArrayForm, pack, unpack, with_modality_markers
@@ -49,13 +49,12 @@ class Gr00tGateway(Gateway):
 
     def __init__(self, server: Server, config: Gr00tConfig) -> None:
         super().__init__(server, config)
-        token = config.api_token
-        self._token = None if token is None else KnownToken("gateways.gr00t.api_token", token.get_secret_value())
+        self._tokens = KnownTokens("gateways.gr00t.api_token", config.api_token)
         self._context: zmq.asyncio.Context | None = None
         self._socket: zmq.asyncio.Socket | None = None
         self._listening: asyncio.Task[None] | None = None
         self._answering: set[asyncio.Task[None]] = set()
-        self._clients: OrderedDict[bytes, GatewayClient] = OrderedDict()
+        self._clients: OrderedDict[bytes, GatewayClient] = OrderedDict()  # by id of a token, else by identity
         self._names = map(f"gr00t-{secrets.token_hex(3)}-%d".__mod__, itertools.count(1))
 
     @property
@@ -121,43 +120,47 @@ class Gr00tGateway(Gateway):
     async def _answer(self, identity: bytes, request: Any) -> Any:
         if not isinstance(request, dict):
             raise ValueError(f"expected a map with the key 'endpoint', got {type(request).__name__}")
-        if self._token is not None and not self._is_token(request.get("api_token")):
+        holder = self._holder(request.get("api_token"))
+        if holder is None:
             raise ValueError("Unauthorized: Invalid API token")
+        key = b"id " + holder.encode() if holder else b"at " + identity  # who connects chooses its identity
         endpoint = request.get("endpoint", "get_action")
         if endpoint == "ping":
             return {"status": "ok", "message": "Server is running"}
         if endpoint == "get_modality_config":
             return with_modality_markers(self._config.modality_config)
         if endpoint == "reset":
-            if identity in self._clients:
-                await self._clients[identity].end_episode()
+            if key in self._clients:
+                await self._clients[key].end_episode()
             return {}
         if endpoint == "kill":
             raise ValueError("kill is refused: other robots use this server")
         if endpoint != "get_action":
             known = "get_action, get_modality_config, ping, reset"
             raise ValueError(f"no endpoint {endpoint!r}; expected one of {known}")
-        return await self._act(identity, request.get("data"))
+        return await self._act(key, holder, request.get("data"))
 
-    async def _act(self, identity: bytes, data: Any) -> Any:
+    async def _act(self, key: bytes, holder: str, data: Any) -> Any:
         if not isinstance(data, dict):
             raise ValueError(f"data: expected a map, got {type(data).__name__}")
         newer = isinstance(data.get("observation"), dict)
-        answer = await self._client(identity).infer(data["observation"] if newer else data)
+        answer = await self._client(key, holder).infer(data["observation"] if newer else data)
         return [answer.values, {}] if newer else answer.values
 
-    def _client(self, identity: bytes) -> GatewayClient:
-        client = self._clients.get(identity)
+    def _client(self, key: bytes, holder: str) -> GatewayClient:
+        client = self._clients.get(key)
         if client is None:
             if len(self._clients) >= _MAX_CLIENTS:
                 self._clients.popitem(last=False)[1].close()
-            connection = self._server.connect(next(self._names), "gr00t")
+            connection = self._server.connect(holder or next(self._names), "gr00t")
             client = GatewayClient(connection, self._config.model, self._config.timeout_ms)
-            self._clients[identity] = client
+            self._clients[key] = client
         else:
-            self._clients.move_to_end(identity)
+            self._clients.move_to_end(key)
         return client
 
-    def _is_token(self, token: Any) -> bool:
-        assert self._token is not None
-        return isinstance(token, str) and self._token.matches(token)
+    def _holder(self, token: Any) -> str | None:
+        """Returns the id of the robot whose token it is, "" for a token of no robot's own; None: it may not ask."""
+        if not self._tokens:
+            return ""
+        return self._tokens.holder(token) if isinstance(token, str) else None

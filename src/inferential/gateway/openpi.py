@@ -24,7 +24,7 @@ from websockets.http11 import Request, Response
 
 from inferential.config.schema import OpenPiConfig
 from inferential.config.services import GatewayConfig
-from inferential.config.tokens import KnownToken
+from inferential.config.tokens import KnownTokens
 from inferential.errors import InferenceError
 from inferential.gateway.base import Gateway, GatewayClient, describe_error
 from inferential.proto.msgpack_numpy import pack, unpack
@@ -52,7 +52,7 @@ class OpenPiGateway(Gateway):
 
     def __init__(self, server: Server, config: OpenPiConfig) -> None:
         super().__init__(server, config)
-        self._keys = [KnownToken("gateways.openpi.api_keys", key.get_secret_value()) for key in config.api_keys]
+        self._keys = KnownTokens("gateways.openpi.api_keys", config.api_keys)
         self._listening: WebsocketServer | None = None
         self._names = map(f"openpi-{secrets.token_hex(3)}-%d".__mod__, itertools.count(1))
 
@@ -101,21 +101,23 @@ class OpenPiGateway(Gateway):
             return connection.respond(HTTPStatus.OK, "OK\n")
         if path not in PATHS:
             return connection.respond(HTTPStatus.NOT_FOUND, f"no such path; robots connect to {' or '.join(PATHS)}\n")
-        if self._keys and not self._knows(request.headers.get("Authorization", "")):
+        if self._holder(request) is None:
             return connection.respond(HTTPStatus.UNAUTHORIZED, "expected the header Authorization: Api-Key KEY\n")
         return None
 
-    def _knows(self, authorization: str) -> bool:
-        scheme, _, key = authorization.partition(" ")
-        # All are compared, each in constant time: the delay of an answer reveals nothing of a key.
-        return (scheme.lower() == "api-key") & any(
-            [known.matches(key.strip()) for known in self._keys]  # noqa: C419 (any() would stop at the first)
-        )
+    def _holder(self, request: Request) -> str | None:
+        """Returns the id of the robot whose key it shows, "" for a key of no robot's own; None: it may not connect."""
+        if not self._keys:
+            return ""
+        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+        holder = self._keys.holder(key.strip())
+        return holder if scheme.lower() == "api-key" else None
 
     async def _robot(self, websocket: ServerConnection) -> None:
         assert websocket.request is not None
         try:
-            name = websocket.request.headers.get(CLIENT_ID_HEADER) or next(self._names)
+            asked = websocket.request.headers.get(CLIENT_ID_HEADER) or ""
+            name = self._keys.client_id(self._holder(websocket.request) or "", asked) or next(self._names)
             connection = self._server.connect(name, "openpi")
         except ValueError as error:
             await _fail(websocket, f"{CLIENT_ID_HEADER}: {error}")

@@ -12,6 +12,7 @@ CLIENT = "client"
 MODEL = "model"
 ERROR = "error"
 KIND = "kind"
+CAUSE = "cause"
 STATE = "state"
 DIMENSION = "dimension"
 
@@ -78,6 +79,22 @@ ACTION_UNREAD_MS = declare(
     "ms",
     _BOTH,
     "with an observation: how long the robot's last answer was unread after its arrival",
+)
+NETWORK_MS = declare(
+    "network_ms",
+    "ms",
+    _BOTH,
+    "with an observation: of the last action's age, what was spent neither on the server nor unread on the robot",
+)
+RECORDING_DROPS = declare(
+    "recording_drops", "1", (), "a request was not recorded: its disk is slower than requests come, or not writable"
+)
+LATE_ACTIONS = declare(
+    "late_actions",
+    "1",
+    (CLIENT, MODEL, CAUSE),
+    "an action was too old when it was applied, or sent where the robot does not say; cause: network, queue, batch, "
+    "model, encode or unread",
 )
 OBSERVATION_STALENESS_MS = declare(
     "observation_staleness_ms", "ms", _BOTH, "at arrival: the observation's age by the client's clock"

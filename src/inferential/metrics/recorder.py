@@ -54,6 +54,8 @@ class Recorder:
         self._overtaken = metrics.group(names.PAYLOAD_SIZE_BYTES)
         self._miss = metrics.group(names.DEADLINE_MISSES)
         self._use = metrics.group(names.ACTION_AGE_MS, names.ACTION_UNREAD_MS)
+        self._use_of_known = metrics.group(names.ACTION_AGE_MS, names.ACTION_UNREAD_MS, names.NETWORK_MS)
+        self._late = metrics.group(names.LATE_ACTIONS)
 
     def model_state(self, model_id: str, state: str) -> None:
         """Records that a model has come to another state."""
@@ -107,10 +109,20 @@ class Recorder:
         if now > request.deadline:
             self._add(self._miss, now, key, (1.0,))
 
-    def applied(self, request: InferenceRequest, age_ms: float, unread_ms: float, *, is_late: bool) -> None:
+    def late(self, request: InferenceRequest, cause: str, now: float) -> None:
+        """Records an action that was late, by its cause."""
+        key = (names.CAUSE, cause), *_key(request)
+        self._add(self._late, now, key, (1.0,))
+
+    def applied(
+        self, request: InferenceRequest, age_ms: float, unread_ms: float, network_ms: float | None, *, is_late: bool
+    ) -> None:
         """Records what the robot says, with a request, of the last result that it has used."""
         key = _key(request)
-        self._add(self._use, request.received_at, key, (age_ms, unread_ms))
+        if network_ms is None:
+            self._add(self._use, request.received_at, key, (age_ms, unread_ms))
+        else:
+            self._add(self._use_of_known, request.received_at, key, (age_ms, unread_ms, network_ms))
         if is_late:
             self._add(self._miss, request.received_at, key, (1.0,))
 

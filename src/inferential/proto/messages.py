@@ -200,11 +200,19 @@ def write_response(
 
 
 def write_refusal(
-    *, client_id: str, model_id: str, request_id: int, status: str, reason: str, serve_interval_ms: float = 0.0
+    *,
+    client_id: str,
+    model_id: str,
+    request_id: int,
+    status: str,
+    reason: str,
+    serve_interval_ms: float = 0.0,
+    turn_in_ms: float | None = None,
 ) -> bytes:
     """Returns the envelope of a response without a result; its payload is empty. `status` is the name of a Status."""
     part = response_part(client_id, model_id, PROTOCOL_VERSION, "", ())
-    return part + request_id_field(request_id) + refusal_part(status, reason, serve_interval_ms)
+    refusal = part + request_id_field(request_id) + refusal_part(status, reason, serve_interval_ms)
+    return refusal if turn_in_ms is None else refusal + pb.ModelResponse(turn_in_ms=turn_in_ms).SerializeToString()
 
 
 def read_response(envelope: Buffer, payload: Buffer) -> Response:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import json
 from collections.abc import Mapping
@@ -23,6 +22,8 @@ def metadata_of(model: Any) -> dict[str, Any]:
     if callable(found):
         found = found()
     if inspect.isawaitable(found):
+        import asyncio  # not for all workers: it takes as much memory as the rest of one
+
         found = asyncio.run(_awaited(found))
     if not isinstance(found, Mapping):
         return {}

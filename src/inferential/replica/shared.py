@@ -17,7 +17,6 @@ import fcntl
 import json
 import mmap
 import os
-import secrets
 import struct
 import weakref
 from collections import deque
@@ -147,6 +146,8 @@ class ServersMemory:
         except BaseException:
             os.close(self._fd)
             raise
+        import secrets  # not in workers: it loads OpenSSL
+
         token = secrets.token_hex(_TOKEN_BYTES // 2)
         mapped[:_TOKEN_BYTES] = token.encode()
         self.offer: Offer = Offer(os.getpid(), self._fd, token)
@@ -203,6 +204,8 @@ def open_memory(offer: Offer) -> ReplicasMemory:
     Raises:
         OSError: it cannot be opened from here, or is not what it should be.
     """
+    import secrets
+
     fd = os.open(f"/proc/{offer.pid}/fd/{offer.fd}", os.O_RDWR | os.O_CLOEXEC)
     try:
         memory = ReplicasMemory(fd)

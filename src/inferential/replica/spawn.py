@@ -19,6 +19,9 @@ from inferential.replica.usage import use_of
 
 logger: logging.Logger = logging.getLogger("inferential.replica")
 
+# OpenMP's threads (numpy's, torch's) would wait for their next work by spinning, on cores that the server, robots and
+# other models need: with more to run than there are cores, one call takes ten times as long.
+_DEFAULTS = {"OMP_WAIT_POLICY": "PASSIVE"}
 _BOOTSTRAP = str(Path(__file__).with_name("bootstrap.py"))
 
 
@@ -99,7 +102,7 @@ async def spawn(python: str | None, env: Mapping[str, str], inbox_fd: int = -1) 
             command,
             stdin=subprocess.DEVNULL,
             pass_fds=fds,
-            env={**os.environ, **env},
+            env={**_DEFAULTS, **os.environ, **env},
             # Ctrl-C is for the server, which then drains. With a session of its own, a worker would weigh as much to
             # the kernel as the server and all else of its session together (sched(7), autogroups).
             process_group=0,

@@ -6,7 +6,6 @@ with its server, however that one ends.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import gc
 import inspect
@@ -16,7 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -49,6 +48,9 @@ from inferential.replica.wire import (
     read_head,
     write_offsets,
 )
+
+if TYPE_CHECKING:
+    import asyncio
 
 _READ_BYTES = 256 * 1024
 _HOLD_S = 0.5e-3  # answers of short calls wait up to this long for those of the next calls that are there already
@@ -361,6 +363,8 @@ class Worker:
         result = method(argument)
         if type(result) not in _PLAIN and inspect.isawaitable(result):
             if self._loop is None:
+                import asyncio  # half of a worker's own memory, and most models have no coroutines
+
                 self._loop = asyncio.new_event_loop()
             return self._loop.run_until_complete(_awaited(result))
         return result

@@ -16,6 +16,8 @@ their efficiency is worth. While only requests wait that gain less than WORTH_SH
 robot's actions run out.
 
 A robot that renews observations is asked for one when its own has aged (`limits_of`); the new one takes its place.
+While all replicas are busy, only those are asked that the next calls would take, were their observations new, and so
+long before the call as their observations travel: their turn comes then.
 
 No client is abandoned, whatever the load and the weights: a client whose turn has come,
 
@@ -54,9 +56,10 @@ WORTH_SHARE = 0.25
 OWN_SHARE = 16
 """One in this many calls of a single row begins with the client whose turn has come."""
 Array = npt.NDArray[Any]
+_MAX_REPLICAS = 1024  # that are remembered
 _LEAST_GAIN = 2e-3  # so that requests without gain have an order too
 _MAX_CLIENTS = 4096  # whose last service is remembered; beyond it, those served longest ago are forgotten
-_RUNS_OUT, _COVERS, _LASTS, _MOST, _WEIGHT, _SINCE, _TURN, _RENEWED, _REFUSED = range(9)
+_RUNS_OUT, _COVERS, _LASTS, _MOST, _WEIGHT, _SINCE, _TURN, _RENEWED, _REFUSED, _SPAN, _LEAD, _COMES = range(12)
 
 
 class ChunkLane:
@@ -73,9 +76,11 @@ class ChunkLane:
         self._requests: list[InferenceRequest] = []
         self._places: dict[InferenceRequest, int] = {}
         self._of_client: Counter[str] = Counter()
-        self._rows = np.zeros((9, 16))
+        self._rows = np.zeros((12, 16))
         self._served: OrderedDict[str, float] = OrderedDict()  # by client, since when it waits
         self._calls_since_turn = OWN_SHARE
+        self._comes_at: dict[str, float] = {}  # by client that knows its turn, when that comes
+        self._planned: dict[str, float] = {}  # by replica, the end of its call for which turns were planned
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -112,6 +117,9 @@ class ChunkLane:
             since + self._patience_s(request),
             renewed_from,
             refused_from,
+            chunk.covers_until - request.received_at,
+            chunk.lead_s,
+            self._comes_at.pop(request.client_id, -math.inf),
         )
         if len(self._served) > _MAX_CLIENTS + len(self._requests):
             self._served.popitem(last=False)
@@ -131,6 +139,7 @@ class ChunkLane:
     def forget(self, client_id: str) -> None:
         """Forgets since when a client waits."""
         self._served.pop(client_id, None)
+        self._comes_at.pop(client_id, None)
 
     def clients_remembered(self) -> int:
         """Returns of how many clients it is known since when they wait."""
@@ -161,16 +170,66 @@ class ChunkLane:
         worth = self.worth_a_call(now + profile.typical(1))
         return -math.inf if worth >= enough else self.runs_out_at() - profile.high(worth + 1) - WAKE_S
 
-    def due_at(self) -> float:
+    def due_at(self, slots: Sequence[ReplicaSlot]) -> float:
         """Returns when `take_outdated` or `too_late` returns something next; infinite where they will not."""
-        return float(self._rows[_RENEWED:, : len(self._requests)].min(initial=math.inf))
+        rows = self._rows[:, : len(self._requests)]
+        refused_at = float(rows[_REFUSED].min(initial=math.inf))
+        if any(slot.free_at == -math.inf for slot in slots):
+            return min(refused_at, float(rows[_RENEWED].min(initial=math.inf)))
+        lead_s = float(rows[_LEAD, rows[_RENEWED] < math.inf].max(initial=0.0))
+        ends = [slot.free_at for slot in slots if self._planned.get(slot.replica) != slot.free_at]
+        return min(refused_at, min(ends, default=math.inf) - lead_s) if lead_s else refused_at
 
-    def take_outdated(self, now: float) -> list[InferenceRequest]:
-        """Returns the requests whose robots are to be asked for newer observations now, each once; they wait on."""
-        row = self._rows[_RENEWED, : len(self._requests)]
-        places = np.flatnonzero(row <= now)
-        row[places] = math.inf
-        return [self._requests[place] for place in places]
+    def take_outdated(self, now: float, slots: Sequence[ReplicaSlot]) -> list[InferenceRequest]:
+        """Returns the requests whose robots are to be asked for newer observations now, each once; they wait on.
+
+        While all replicas are busy, these are requests of the next calls, so long before a call ends as their robots
+        need; `InferenceRequest.turn_at` says when it ends.
+        """
+        rows = self._rows[:, : len(self._requests)]
+        if any(slot.free_at == -math.inf for slot in slots):
+            return self._ask(np.flatnonzero(rows[_RENEWED] <= now), now)
+        asked: list[InferenceRequest] = []
+        for slot in sorted(slots, key=lambda slot: slot.free_at):
+            ends_at = slot.free_at
+            open_to = rows[_RENEWED] < math.inf
+            if not open_to.any() or now < ends_at - rows[_LEAD, open_to].max():
+                break
+            if ends_at == math.inf:
+                break
+            if len(self._planned) > _MAX_REPLICAS:
+                self._planned.clear()
+            self._planned[slot.replica] = ends_at
+            next_of = self._of_next_call(slot, max(ends_at, now), now)
+            asked += self._ask(next_of[rows[_RENEWED, next_of] <= max(ends_at, now)], max(ends_at, now))
+            rows[_COMES, next_of] = max(ends_at, now)
+        return asked
+
+    def _of_next_call(self, slot: ReplicaSlot, begins_at: float, now: float) -> npt.NDArray[np.intp]:
+        """Returns the places of the requests that a call would take, were all observations that can be renewed new."""
+        rows = self._rows[:, : len(self._requests)].copy()
+        fresh_until = begins_at - rows[_LEAD] / 2 + rows[_SPAN]
+        rows[_COVERS] = np.where(rows[_LEAD] > 0, np.maximum(rows[_COVERS], fresh_until), rows[_COVERS])
+        limit = min(slot.max_batch_size, slot.profile.explored(), rows.shape[1])
+        value = self._value(rows, slot.profile.typical(limit), begins_at)
+        value[(rows[_COMES] > now) & (rows[_COMES] < begins_at)] = -1.0  # of the call of another replica
+        best = value.argpartition(rows.shape[1] - limit)[rows.shape[1] - limit :]
+        return best[value[best] >= 0]
+
+    @staticmethod
+    def _value(rows: Array, full_s: float, now: float) -> Array:
+        urgency = (now - rows[_SINCE]).clip(0.0) * (AGING / rows[_LASTS])
+        urgency += 1.0
+        urgency *= rows[_WEIGHT]
+        value: Array = _values(rows, now + full_s, full_s / 2) * urgency
+        return value
+
+    def _ask(self, places: npt.NDArray[np.intp], turn_at: float) -> list[InferenceRequest]:
+        self._rows[_RENEWED, places] = math.inf
+        asked = [self._requests[place] for place in places]
+        for request in asked:
+            request.turn_at = self._comes_at[request.client_id] = turn_at
+        return asked
 
     def too_late(self, now: float) -> list[InferenceRequest]:
         """Returns the requests that are to be refused now."""
@@ -186,6 +245,7 @@ class ChunkLane:
 
     def _serve(self, request: InferenceRequest, answered_at: float, now: float) -> None:
         client_id, chunk = request.client_id, request.chunk
+        self._comes_at.pop(client_id, None)
         assert chunk is not None
         rows = self._rows
         since, patience_s = self._served.get(client_id, now), self._patience_s(request)

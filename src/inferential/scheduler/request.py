@@ -156,10 +156,12 @@ class InferenceRequest:
             not again once the model has begun with it.
         pool: which replicas may run it, see `models`: those of one version of its model; the model id where that has no
             versions. What is called a model in this package, in capacities, profiles and backends is such a pool.
+        turn_at: when its robot was asked for a newer observation, when its turn comes; NaN: it was not asked.
         waiting_since: since when it waits in its own right; later than `received_at` where an older
             request of the same client and model stood before it.
         dispatched_at: when it was last handed to its model.
         inference_ms: from there to the model's answer, once it is answered.
+        rows: how many requests its call had.
         arrival: a number that grows with every request made; ties are broken by it. A request that supersedes
             another takes over its number and its `waiting_since`.
         state: where it stands.
@@ -197,9 +199,11 @@ class InferenceRequest:
     client_type: str = ""
     keeps_state: bool = False
     pool: str = ""
+    turn_at: float = field(default=float("nan"), repr=False)
     waiting_since: float = field(default=float("nan"), repr=False)
     dispatched_at: float = field(default=0.0, repr=False)
     inference_ms: float = field(default=0.0, repr=False)
+    rows: int = field(default=1, repr=False)
     arrival: int = field(default_factory=_arrivals.__next__, repr=False)
     state: RequestState = NEW
     refusal: Refusal | None = None

@@ -302,15 +302,16 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         """Returns waiting requests whose robots are to be asked for a newer observation, each of them once."""
         if not self._any_chunks:
             return []
-        now = time.monotonic()
-        chunks = [lane.chunks for lane in self._lanes.values() if lane.chunks is not None]
-        return [request for lane in chunks for request in lane.take_outdated(now)]
+        now, slots = time.monotonic(), self._availability.slots
+        chunks = [(lane.chunks, slots(name)) for name, lane in self._lanes.items() if lane.chunks]
+        return [request for lane, of_model in chunks for request in lane.take_outdated(now, of_model)]
 
     def infeasible_at(self) -> float | None:
         """Returns when the next late request that wants to be refused becomes infeasible; None: there is none."""
         at = min([lane.infeasible_at() for lane in self._lanes.values()], default=math.inf)
         if self._any_chunks:
-            at = min([at, *(lane.chunks.due_at() for lane in self._lanes.values() if lane.chunks is not None)])
+            slots = self._availability.slots
+            at = min([at, *(one.chunks.due_at(slots(name)) for name, one in self._lanes.items() if one.chunks)])
         return at if at < math.inf else None
 
     def _why(self, request: InferenceRequest, now: float) -> str:
@@ -385,8 +386,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
 
     def status(self) -> dict[str, Any]:
         """Returns what every strategy does, and by model its live and late requests and the batch size it needs."""
-        now = time.monotonic()
-        lanes = {}
+        now, lanes = time.monotonic(), {}
         for model_id, lane in self._lanes.items():
             chunks = len(lane.chunks or ())
             lanes[model_id] = {

@@ -24,9 +24,14 @@ from inferential.scheduler.time.robot_time import ChunkTime
 from inferential.server.ingress import IncomingRequest, OvertakenObservation
 from inferential.tracking.action_horizon import horizon_of
 from inferential.tracking.fleet import Fleet, FleetChanges
+from inferential.tracking.lateness import ServerTimes
 
 if TYPE_CHECKING:
     from inferential.tracking.outcome_counts import OutcomeCounts
+
+
+_WAITED_S = 1e-3  # for less than that it is not asked what a request waited for
+_REMEMBERED_CALLS = 64
 
 
 class Accounting:
@@ -56,6 +61,11 @@ class Accounting:
         self._on_connected = on_connected
         self._arrivals: deque[IncomingRequest] = deque()
         self._batches: deque[tuple[Batch, int]] = deque()
+        self.on_dispatch: Callable[[Batch], None] | None = None
+        """Called with each batch before its model gets it."""
+        self.late_by_cause: dict[str, int] = {}
+        """Late actions of all robots so far, by cause."""
+        self._calls: dict[str, deque[float]] = {}  # when the newest calls of each model began
 
     # Reading: deferred records are written first
 
@@ -116,6 +126,8 @@ class Accounting:
     def dispatched(self, batch: Batch, queue_depth: int) -> None:
         """Defers the record of a dispatched batch until `flush`."""
         self._batches.append((batch, queue_depth))
+        if self.on_dispatch is not None:
+            self.on_dispatch(batch)
 
     def flush(self) -> None:
         """Writes the deferred records."""
@@ -123,8 +135,15 @@ class Accounting:
             self._arrived(self._arrivals.popleft())
         while self._batches:
             batch, queue_depth = self._batches.popleft()
+            rows = len(batch.requests)
             self._recorder.dispatched(batch.requests[0].model_id, batch.requests, queue_depth, batch.started_at)
+            calls = self._calls.get(batch.model_id)
+            if calls is None:
+                calls = self._calls[batch.model_id] = deque(maxlen=_REMEMBERED_CALLS)
+            calls.append(batch.started_at)
             for request in batch.requests:
+                if rows > 1:
+                    request.rows = rows
                 if request.steps_remaining is not None:
                     self._fleet.action_horizon.on_dispatch(
                         request.client_id, request.model_id, request.request_id, request.received_at
@@ -171,8 +190,10 @@ class Accounting:
         if not (0 <= age_ms < math.inf and 0 <= unread_ms < math.inf):
             return  # no robot SDK sends this, and it is no reason to refuse the observation
         counts = self._fleet.outcomes.of(request.client_id, request.model_id)
-        is_late = counts.on_applied(applied.request_id, age_ms, unread_ms)
-        self._recorder.applied(request, age_ms, unread_ms, is_late=is_late)
+        found = counts.on_applied(applied.request_id, age_ms, unread_ms, request.received_at)
+        self._recorder.applied(request, age_ms, unread_ms, found.network_ms, is_late=found.is_late)
+        if found.cause is not None:
+            self._late(request, found.cause, request.received_at)
 
     def _chunk_of(self, incoming: IncomingRequest) -> ChunkTime | None:
         """Returns what an answer adds to a robot that states its steps remaining; None while that is not known."""
@@ -193,7 +214,8 @@ class Accounting:
             return ChunkTime(found.runs_out_at, math.inf, found.lasts_s, most_s)
         renews = incoming.renews and request.protocol_version >= PROTOCOL_VERSION
         covers_until = request.received_at + found.lasts_s - found.lag_s
-        return ChunkTime(found.runs_out_at - found.lag_s, covers_until, found.lasts_s, renews=renews)
+        lead_s = found.lag_s + found.period_s if renews else 0.0
+        return ChunkTime(found.runs_out_at - found.lag_s, covers_until, found.lasts_s, renews=renews, lead_s=lead_s)
 
     def answered(self, result: DispatchResult, now: float) -> None:
         """Records a result that was sent at `now`."""
@@ -204,10 +226,27 @@ class Accounting:
         self._recorder.answered(request, latency_ms, now)
         counts = self._counts(request)
         if counts is not None:
-            counts.on_answer(request.request_id, request.received_at, now, request.deadline)
+            reports = request.protocol_version >= PROTOCOL_VERSION and request.connection >= 0
+            cause = counts.on_answer(request.request_id, self._times_of(request, latency_ms, now), reports=reports)
+            if cause is not None:
+                self._late(request, cause, now)
         horizon = horizon_of(result.values)
         if horizon is not None:
             fleet.action_horizon.on_answer(client_id, model_id, horizon, request.received_at, request.request_id, now)
+
+    def _late(self, request: InferenceRequest, cause: str, now: float) -> None:
+        self.late_by_cause[cause] = self.late_by_cause.get(cause, 0) + 1
+        self._recorder.late(request, cause, now)
+
+    def _times_of(self, request: InferenceRequest, inference_ms: float, sent_at: float) -> ServerTimes:
+        received_at, dispatched_at = request.received_at, request.dispatched_at
+        first_call_at = dispatched_at
+        if dispatched_at - received_at > _WAITED_S:
+            first_call_at = next((at for at in self._calls.get(request.pool, ()) if at >= received_at), dispatched_at)
+        alone_ms = inference_ms
+        if request.rows > 1:
+            alone_ms = self._engine.profiles.of(request.pool).typical(1) * 1e3 or inference_ms
+        return ServerTimes(received_at, dispatched_at, sent_at, request.deadline, first_call_at, inference_ms, alone_ms)
 
     def refused(self, request: InferenceRequest, refusal: Refusal) -> None:
         """Records a request that ended without a result."""

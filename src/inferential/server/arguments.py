@@ -32,7 +32,7 @@ def check_arguments(models: object, config: object, dispatcher: object) -> None:
         raise TypeError(f"dispatcher: expected one, as LocalDispatcher({{'my-model': my_model}}), got {kind}")
 
 
-def configured(config: InferentialConfig | None, bind: str) -> InferentialConfig:
+def configured(config: InferentialConfig | None, bind: str | Sequence[str | Mapping[str, str]]) -> InferentialConfig:
     """Returns a copy of the configuration, with `bind` in force if it is not the default.
 
     Raises:
@@ -41,9 +41,9 @@ def configured(config: InferentialConfig | None, bind: str) -> InferentialConfig
     config = InferentialConfig() if config is None else config.model_copy(deep=True)
     if bind != DEFAULT_BIND:
         try:
-            config.transport.bind = bind
-        except ValueError:  # its text is pydantic's
-            expected = "tcp://HOST:PORT (tcp://*:5555: every interface) or ipc://PATH"
+            config.transport.bind = bind if isinstance(bind, str) else list(bind)  # type: ignore[arg-type]
+        except (TypeError, ValueError):  # its text is pydantic's
+            expected = "tcp://HOST:PORT (tcp://*:5555: every interface), ipc://PATH, or a list of them"
             raise ValueError(f"bind: expected {expected}, got {bind!r}") from None
     return config
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from inferential.dispatch.base import DispatchResult
 from inferential.metrics.recorder import Recorder
@@ -53,6 +54,10 @@ class Egress:
         self._accounting = accounting
         self._callbacks = callbacks
         self._notices = Notices(logger)
+        self.on_result: Callable[[DispatchResult], None] | None = None
+        """Called with each result that was sent, once it is accounted for."""
+        self.on_end: Callable[[InferenceRequest], None] | None = None
+        """Called with each request that has ended."""
 
     def answer(self, results: Iterable[DispatchResult]) -> None:
         """Sends a call's results, all of them before the first is accounted for.
@@ -70,6 +75,8 @@ class Egress:
                 request = result.request
                 if at is not None:
                     self._accounting.answered(result, at)
+                    if self.on_result is not None:
+                        self.on_result(result)
                 else:
                     assert request.refusal is not None
                     self._accounting.invalidated(request, request.refusal)
@@ -114,6 +121,7 @@ class Egress:
     def ask_anew(self, request: InferenceRequest) -> None:
         """Asks the robot of a request that waits for a newer observation."""
         self._recorder.outdated(request)
+        turn_in_s = request.turn_at - time.monotonic()
         envelope = write_refusal(
             client_id=request.client_id,
             model_id=request.model_id,
@@ -121,6 +129,7 @@ class Egress:
             status="OUTDATED",
             reason="it waits, and few actions of its chunk would be left to play: send a newer observation",
             serve_interval_ms=request.serve_interval_ms,
+            turn_in_ms=None if math.isnan(turn_in_s) else max(turn_in_s, 0.0) * 1e3,
         )
         self._post_refusal(request.connection, request.client_id, envelope)
 
@@ -171,6 +180,8 @@ class Egress:
         return self._transport.objection(connection) != GONE
 
     def _notify(self, request: InferenceRequest) -> None:
+        if self.on_end is not None:
+            self.on_end(request)
         if self._callbacks:
             self._callbacks.fire(request)
 

@@ -72,6 +72,11 @@ class Executor:
     def __len__(self) -> int:
         return len(self._tasks)
 
+    @property
+    def egress(self) -> Egress:
+        """What sends the answers."""
+        return self._egress
+
     def submit(self, batch: Batch) -> None:
         """Starts a call as a task, which runs from the event loop's next turn on."""
         self.task_calls += 1

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from inferential.config.exposure import exposure
 from inferential.config.schema import InferentialConfig, ModelConfig
-from inferential.dispatch.base import Dispatcher
+from inferential.dispatch.base import Dispatcher, DispatchResult
 from inferential.metrics.callbacks import MetricCallback
 from inferential.scheduler.request import InferenceRequest
 from inferential.scheduler.running import Batch
@@ -46,8 +46,8 @@ class Server(ServerView):
     """Serves models to robots.
 
     Args:
-        bind: address to listen on, as tcp://HOST:PORT (port 0: a free one) or ipc://PATH; if it is not the default it
-            takes precedence over `config.transport.bind`.
+        bind: address to listen on, as tcp://HOST:PORT (port 0: a free one) or ipc://PATH, or several as
+            `transport.bind` takes them; if it is not the default it takes precedence over `config.transport.bind`.
         models: ids of the Ray Serve applications or deployments to serve, if no dispatcher is given; None: all.
         config: everything else; it is copied. None: the defaults.
         dispatcher: the backend that runs the models; None: Ray Serve.
@@ -82,7 +82,7 @@ class Server(ServerView):
 
     def __init__(
         self,
-        bind: str = DEFAULT_BIND,
+        bind: str | Sequence[str | Mapping[str, str]] = DEFAULT_BIND,
         models: Sequence[str] | None = None,
         config: InferentialConfig | None = None,
         dispatcher: Dispatcher | None = None,
@@ -165,7 +165,7 @@ class Server(ServerView):
         core.inprocess.on_closed = pump.on_closed
         pump.start(executor)
         keys.start()
-        logger.info("listening on %s, strategy %s", transport.address, config.scheduling.strategy)
+        logger.info("listening on %s, strategy %s", ", ".join(transport.addresses), config.scheduling.strategy)
         for warning in exposure(config):
             logger.warning("%s", warning)
         try:
@@ -293,6 +293,31 @@ class Server(ServerView):
         if self._run is None:
             raise ConnectionError("the server does not run")
         self._run.pump.receive_inprocess(received)
+
+    def record(
+        self,
+        on_dispatch: Callable[[Batch], None] | None,
+        on_result: Callable[[DispatchResult], None] | None,
+        on_end: Callable[[InferenceRequest], None] | None,
+    ) -> None:
+        """Calls a recorder of what robots send and are answered, from now on; None: no more.
+
+        Args:
+            on_dispatch: called with each batch before its model gets it.
+            on_result: called with each result that was sent, and its frames.
+            on_end: called with each request that has ended.
+
+        Raises:
+            RuntimeError: the server does not run.
+        """
+        egress = self._require_run().executor.egress
+        self._core.accounting.on_dispatch = on_dispatch
+        egress.on_result, egress.on_end = on_result, on_end
+
+    def client_type(self, client_id: str) -> str:
+        """Returns what a connected client says it is; "" for others."""
+        client = self._core.accounting.fleet.client(client_id)
+        return "" if client is None else client.client_type
 
     # Settings
 

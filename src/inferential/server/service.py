@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
+from inferential.config.exposure import NEITHER, without_protection
 from inferential.config.extensions import GATEWAYS, SERVICES, load_extension
 from inferential.config.services import ServiceConfig
 
@@ -57,6 +58,16 @@ class Service(ABC):
         """Ends all connections; does nothing if it is stopped already."""
 
     async def __aenter__(self) -> Self:
+        """Starts it.
+
+        Raises:
+            OSError: as `start`.
+            ValueError: `security.mode` is required, and it would let in any client.
+        """
+        if self._server.config.security.mode == "required":
+            found = without_protection(self._config)
+            if found is not None:
+                raise ValueError(f"{found.path}: {NEITHER}: {found.remedy}")
         await self.start()
         return self
 

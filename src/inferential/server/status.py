@@ -20,6 +20,7 @@ from inferential.scheduler.time.profile import Profiles
 from inferential.server.capacities import Capacities
 from inferential.server.history import BatchStatus, History
 from inferential.tracking.fleet import Fleet
+from inferential.tracking.lateness import Lateness
 from inferential.tracking.outcome_counts import OutcomeCounts
 
 ClientState = Literal["active", "overdue", "gone"]
@@ -38,6 +39,7 @@ class ModelUse:
         age_ms: age of the observation behind the last result when the robot applied it, or when it was sent where the
             robot does not say; None before the first.
         unread_ms: how long that result had waited unread on the robot; None where the robot does not say.
+        lateness: its actions of the last minute: ages, their parts, and what made them late; None: there were none.
         serve_interval_ms: the shortest interval at which it can be served; 0: no limit.
     """
 
@@ -51,6 +53,7 @@ class ModelUse:
     age_ms: float | None
     serve_interval_ms: float
     unread_ms: float | None = None
+    lateness: Lateness | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +149,7 @@ class ServerStatus:
         batches: the newest calls, oldest first.
         nodes: the machines of a cluster, if the backend knows them.
         workers: memory and CPU time of the models' processes.
+        late_by_cause: late actions of all robots since the server started, by what made them late.
         warnings: what the operator should know, such as that any machine on the network can speak as any robot.
         counters: internal events since the server started.
         sizes: entries in each internal table, for finding leaks. The keys of both may change between versions.
@@ -166,6 +170,7 @@ class ServerStatus:
     warnings: list[str]
     counters: dict[str, int]
     sizes: dict[str, int]
+    late_by_cause: dict[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Returns it as dicts, lists and plain values, ready for JSON."""
@@ -189,6 +194,7 @@ def status_of(
     warnings: list[str],
     counters: dict[str, int],
     sizes: dict[str, int],
+    late_by_cause: dict[str, int],
 ) -> ServerStatus:
     """Returns the status of a server from its parts, with these of its clients.
 
@@ -225,6 +231,7 @@ def status_of(
         warnings=warnings,
         counters=counters,
         sizes=sizes,
+        late_by_cause=dict(late_by_cause),
     )
 
 
@@ -238,14 +245,14 @@ def some_clients(fleet: Fleet, shares: FairShares, now: float, client_ids: Itera
                 seen_s_ago = now - former.last_seen
                 gone.append(ClientStatus(client_id, former.client_type, "gone", seen_s_ago, former.total_requests))
             continue
-        models = [_use(fleet, shares, client_id, model_id) for model_id in sorted(client.model_ids)]
+        models = [_use(fleet, shares, now, client_id, model_id) for model_id in sorted(client.model_ids)]
         state: ClientState = "overdue" if fleet.is_overdue(client_id) else "active"
         seen_s_ago = now - client.last_seen
         connected.append(ClientStatus(client_id, client.client_type, state, seen_s_ago, client.total_requests, models))
     return connected + gone
 
 
-def _use(fleet: Fleet, shares: FairShares, client_id: str, model_id: str) -> ModelUse:
+def _use(fleet: Fleet, shares: FairShares, now: float, client_id: str, model_id: str) -> ModelUse:
     counts = fleet.outcomes.models(client_id).get(model_id) or OutcomeCounts()
     cadence_s = fleet.cadence.learned_cadence(client_id, model_id)
     period_s = fleet.action_horizon.period_s(client_id, model_id)
@@ -260,6 +267,7 @@ def _use(fleet: Fleet, shares: FairShares, client_id: str, model_id: str) -> Mod
         age_ms=counts.age_ms,
         serve_interval_ms=shares.interval_ms(client_id, model_id),
         unread_ms=counts.unread_ms,
+        lateness=counts.ages.summary(now),
     )
 
 

@@ -57,6 +57,15 @@ class ServerView:
         return self._require_run().transport.address
 
     @property
+    def addresses(self) -> list[str]:
+        """All addresses it listens on, in the order of `transport.bind`; `address` is the first.
+
+        Raises:
+            RuntimeError: it does not run.
+        """
+        return self._require_run().transport.addresses
+
+    @property
     def config(self) -> InferentialConfig:
         """The configuration in force; change it with `reconfigure`."""
         return self._core.config
@@ -127,6 +136,7 @@ class ServerView:
             history=run.history,
             models=core.models,
             warnings=exposure(core.config),
+            late_by_cause=core.accounting.late_by_cause,
             counters={
                 "pump_runs": run.pump.runs,
                 "calls_inline": run.executor.inline_calls,

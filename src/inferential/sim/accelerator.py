@@ -106,6 +106,11 @@ class AcceleratedModel:
         self._policy = policy
         self._accelerator = accelerator
 
+    @property
+    def cost(self) -> CallCost:
+        """Returns what a call takes."""
+        return self._accelerator.cost
+
     def infer_batch(self, observations: Sequence[Any]) -> list[Any]:
         """Runs the policy, one result for each observation."""
         return self._accelerator.run(self._policy, observations)

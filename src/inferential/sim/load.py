@@ -11,7 +11,7 @@ import itertools
 import time
 from array import array
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +43,7 @@ class Load:
         seconds: how long, once every robot is connected and WARM_UP_S have gone.
         budget_ms: latency budget, sent to the server, and by which answers count as in time.
         queue: as for `Connection.model`.
+        server_key, secret_keys: as `Connection` takes them, a secret key for each robot; empty: none.
     """
 
     server: str
@@ -53,6 +54,8 @@ class Load:
     seconds: float
     budget_ms: float
     queue: QueueChoice = "latest"
+    server_key: str | None = None
+    secret_keys: Sequence[str | None] = ()
 
 
 @dataclass(slots=True)
@@ -115,8 +118,10 @@ class Driver:
         load = self.load
         async with contextlib.AsyncExitStack() as connections:
             models = []
-            for _ in range(load.robots):
-                connection = AsyncConnection(load.server, client_type=CLIENT_TYPE)
+            for secret_key in load.secret_keys or [None] * load.robots:
+                connection = AsyncConnection(
+                    load.server, client_type=CLIENT_TYPE, server_key=load.server_key, secret_key=secret_key
+                )
                 await connections.enter_async_context(connection)
                 models.append(connection.model(load.model_id, load.budget_ms, queue=load.queue))
             await self._connect(models)

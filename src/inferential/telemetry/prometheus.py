@@ -55,6 +55,7 @@ class _CustomSeries:
 
 
 _WORKER = ("model", "replica")
+_GPU = ("node", "gpu")
 
 
 class Exporter:
@@ -163,6 +164,16 @@ class Exporter:
             memory.add_metric(labels, worker.memory_mb * 1e6)
             cpu.add_metric(labels, worker.cpu_s)
         yield from (memory, cpu)
+        busy = GaugeMetricFamily(f"{_PREFIX}gpu_utilization", "share of time that a GPU computes", labels=_GPU)
+        used = GaugeMetricFamily(f"{_PREFIX}gpu_memory_bytes", "memory of a GPU that is used", labels=_GPU)
+        for node in status.nodes[:MAX_VALUES]:
+            for gpu in node.gpus:
+                labels = [node.address, str(gpu.index)]
+                if gpu.utilisation_percent is not None:
+                    busy.add_metric(labels, gpu.utilisation_percent / 100)
+                if gpu.memory_used_mb is not None:
+                    used.add_metric(labels, gpu.memory_used_mb * 1e6)
+        yield from (busy, used)
 
     def _take(self, name: str, values: Sequence[float], keys: Sequence[LabelSet]) -> None:
         counts = self._counters.get(name)

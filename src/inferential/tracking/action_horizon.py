@@ -50,11 +50,13 @@ class ActionQueue:
         runs_out_at: when its actions run out, those under way included, in seconds of `time.monotonic()`.
         lasts_s: how long a chunk lasts.
         lag_s: how long after its departure an answer is played.
+        period_s: how long one action is played.
     """
 
     runs_out_at: float
     lasts_s: float
     lag_s: float
+    period_s: float
 
 
 @dataclass(slots=True)
@@ -152,7 +154,7 @@ class ActionHorizonTracker:
             self._acknowledge(state, played_id, played_from, period_s)
         lasts_s = horizon * period_s
         ends = [one.observed_at + lasts_s for one in state.under_way.values()]
-        return ActionQueue(max([now + steps_remaining * period_s, *ends]), lasts_s, state.lag_s)
+        return ActionQueue(max([now + steps_remaining * period_s, *ends]), lasts_s, state.lag_s, period_s)
 
     @staticmethod
     def _acknowledge(state: _ActionHorizon, played_id: int, played_from: int | None, period_s: float) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from inferential.tracking.lateness import ActionAges, ServerTimes
 from inferential.tracking.limits import MAX_MODELS
 
-_MAX_ALLOWED = 8  # answers of which the robot may still say when it used them
+_MAX_OPEN = 8  # answers of which the robot may still say when it used them
 
 
 @dataclass(slots=True)
@@ -22,6 +24,7 @@ class OutcomeCounts:
         sent_age_ms: age of the observation behind the last result when it was sent; None before the first.
         applied_age_ms: the same when the robot applied it, by the robot's clock; None where it does not say.
         unread_ms: how long that result had waited on the robot until it was read; None where it does not say.
+        ages: the parts of its actions' ages.
     """
 
     answered: int = 0
@@ -31,33 +34,70 @@ class OutcomeCounts:
     sent_age_ms: float | None = None
     applied_age_ms: float | None = None
     unread_ms: float | None = None
-    _allowed_ms: dict[int, float] = field(default_factory=dict)  # by request id, of answers that were sent in time
+    ages: ActionAges = field(default_factory=ActionAges)
+    _open: dict[int, ServerTimes] = field(default_factory=dict)  # by request id, of answers that may be used yet
 
     @property
     def age_ms(self) -> float | None:
         """The age of the last action: as the robot says, else when it was sent."""
         return self.sent_age_ms if self.applied_age_ms is None else self.applied_age_ms
 
-    def on_answer(self, request_id: int, received_at: float, sent_at: float, deadline: float) -> None:
-        """Counts a result that was sent; times are seconds of `time.monotonic()`."""
-        self.answered += 1
-        self.sent_age_ms = (sent_at - received_at) * 1e3
-        if sent_at > deadline:
-            return
-        self.in_time += 1
-        if request_id:
-            self._allowed_ms[request_id] = (deadline - received_at) * 1e3
-            if len(self._allowed_ms) > _MAX_ALLOWED:
-                del self._allowed_ms[next(iter(self._allowed_ms))]
+    def on_answer(self, request_id: int, times: ServerTimes, *, reports: bool) -> str | None:
+        """Counts a result that was sent.
 
-    def on_applied(self, request_id: int, age_ms: float, unread_ms: float) -> bool:
-        """Takes what the robot says of a result; returns whether it was used too late, though it was sent in time."""
+        Args:
+            request_id: of its request; 0: the client does not match by ids.
+            times: of the answer.
+            reports: whether the client may say with its next request when it used the result.
+
+        Returns:
+            What made an action late of which the client has not said, and will not say, when it was used; None: none
+            is known to be late.
+        """
+        self.answered += 1
+        self.sent_age_ms = (times.sent_at - times.received_at) * 1e3
+        self.in_time += times.sent_at <= times.deadline
+        if not (reports and request_id):
+            return self.ages.note(times.sent_at, times, math.nan, 0.0)
+        waiting = self._open
+        waiting[request_id] = times
+        if len(waiting) <= _MAX_OPEN:
+            return None
+        oldest = waiting.pop(next(iter(waiting)))
+        if self.applied_age_ms is not None:
+            return None  # a robot that says which it used has not used this one
+        return self.ages.note(oldest.sent_at, oldest, math.nan, 0.0)
+
+    def on_applied(self, request_id: int, age_ms: float, unread_ms: float, now: float) -> Applied:
+        """Takes what the robot says of a result."""
         self.applied_age_ms, self.unread_ms = age_ms, unread_ms
-        if age_ms <= self._allowed_ms.get(request_id, math.inf):
-            return False
-        del self._allowed_ms[request_id]
-        self.in_time -= 1
-        return True
+        times = self._open.pop(request_id, None)
+        if times is None:
+            return _UNKNOWN
+        for earlier in [one for one in self._open if one < request_id]:
+            del self._open[earlier]  # it has used a newer one
+        server_ms = (times.sent_at - times.received_at) * 1e3
+        cause = self.ages.note(now, times, age_ms, unread_ms)
+        is_late = cause is not None and times.sent_at <= times.deadline
+        self.in_time -= is_late
+        return Applied(max(age_ms - server_ms - unread_ms, 0.0), cause, is_late)
+
+
+class Applied(NamedTuple):
+    """What follows from what a robot says of a result.
+
+    Attributes:
+        network_ms: of its age, what was spent neither on the server nor unread; None: the result is not known.
+        cause: what made its action late; None: it was in time, as far as is known.
+        is_late: whether it was sent in time and used too late.
+    """
+
+    network_ms: float | None
+    cause: str | None
+    is_late: bool
+
+
+_UNKNOWN = Applied(None, None, False)
 
 
 class OutcomeTable:

@@ -13,8 +13,10 @@ import errno
 import itertools
 import logging
 import os
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from inferential.notices import Notices
 from inferential.transport.connections import ClientConnection, Connections
@@ -24,6 +26,9 @@ from inferential.transport.poller import READ
 from inferential.zmtp import ConnectionEnded, ProtocolError, Stream
 from inferential.zmtp.handshake import HandshakeError
 from inferential.zmtp.reader import Allocate
+
+if TYPE_CHECKING:
+    from inferential.config.addresses import SecurityMode
 
 logger: logging.Logger = logging.getLogger("inferential.transport")
 
@@ -42,11 +47,11 @@ _MAX_FRAMES = 3  # empty, envelope, payload
 
 
 class Acceptance:
-    """Accepts from a listening socket into a table of connections.
+    """Accepts from listening sockets into a table of connections.
 
     Args:
         connections: the table.
-        listener: the socket.
+        listeners: what listens, and the mode of security that each has of its own.
         max_frame_bytes: a larger frame ends its connection; None: no limit.
         on_admitted: called with a connection that was not read while another one had its identity, and is now.
         guard: decides who may connect.
@@ -56,7 +61,7 @@ class Acceptance:
     def __init__(
         self,
         connections: Connections,
-        listener: Listener,
+        listeners: list[tuple[Listener, SecurityMode | None]],
         max_frame_bytes: int | None,
         on_admitted: Callable[[ClientConnection], None],
         guard: HandshakeGuard,
@@ -67,7 +72,7 @@ class Acceptance:
         self._on_admitted = on_admitted
         self._guard = guard
         self._allocate = allocate
-        self.listener = listener
+        self._listeners = listeners
         self._max_frame_bytes = max_frame_bytes
         self._numbers = itertools.count(1)
         self._rivals: dict[bytes, dict[ClientConnection, None]] = {}  # by identity, first come first
@@ -77,7 +82,7 @@ class Acceptance:
         self._notices = Notices(logger)
         # Given up for a moment where there is no other: to accept a connection, and close it, needs one.
         self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        connections.poller.register(listener.socket.fileno(), READ, None)
+        self._accept_again()
         connections.on_closed.append(self._on_closed)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -89,23 +94,29 @@ class Acceptance:
         for timer in (self._handshake_timer, self._retry_timer, *self._timers.values()):
             if timer is not None:
                 timer.cancel()
-        self.listener.close()
+        for listener, _ in self._listeners:
+            listener.close()
         os.close(self._reserve)
 
     # Accepting
 
     def accept(self) -> None:
-        """Accepts the connections that wait, up to a number."""
+        """Accepts the connections that wait, up to a number from each socket."""
+        for listener, security in self._listeners:
+            for listening in listener.sockets:
+                self._accept_from(listening, security)
+
+    def _accept_from(self, listening: socket.socket, security: SecurityMode | None) -> None:
         for _ in range(_ACCEPT_AT_ONCE):
             try:
-                accepted, place = self.listener.socket.accept()
+                accepted, place = listening.accept()
             except BlockingIOError:
                 return
             except OSError as error:
                 if error.errno not in _NO_DESCRIPTORS:
                     continue  # the connection is closed already
                 if not self._make_room():
-                    self._refuse_one(error)
+                    self._refuse_one(listening, error)
                     return
                 continue
             now = time.monotonic()
@@ -113,7 +124,7 @@ class Acceptance:
             try:
                 if self._guard.refuses(_machine_of(host), now):
                     raise ConnectionEnded("too many handshakes have failed")
-                handshake = self._guard.handshake()
+                handshake = self._guard.handshake(security)
                 stream = Stream(accepted, b"ROUTER", b"", self._max_frame_bytes, _MAX_FRAMES, handshake, self._allocate)
                 client = ClientConnection(stream, now + HANDSHAKE_S, host)
                 self._connections.poller.register(accepted.fileno(), client.events, client)
@@ -140,7 +151,7 @@ class Acceptance:
                 return True
         return False
 
-    def _refuse_one(self, error: OSError) -> None:
+    def _refuse_one(self, listening: socket.socket, error: OSError) -> None:
         """Closes the connection that waits longest, so that its robot knows, and stops accepting for a while."""
         self._notices.say(
             "descriptors",
@@ -151,18 +162,26 @@ class Acceptance:
         )
         os.close(self._reserve)
         try:
-            self.listener.socket.accept()[0].close()
+            listening.accept()[0].close()
         except OSError:
             pass  # it has gone, or another program took the descriptor: it waits in the system's queue
         finally:
             self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        # Without a free descriptor the listener would stay readable.
-        self._connections.poller.unregister(self.listener.socket.fileno())
-        if self._loop is not None:
-            self._retry_timer = self._loop.call_later(ACCEPT_RETRY_S, self._accept_again)
+        # Without a free descriptor the listeners would stay readable.
+        if self._retry_timer is None:
+            for one in self._sockets():
+                self._connections.poller.unregister(one.fileno())
+            if self._loop is not None:
+                self._retry_timer = self._loop.call_later(ACCEPT_RETRY_S, self._accept_again)
 
     def _accept_again(self) -> None:
-        self._connections.poller.register(self.listener.socket.fileno(), READ, None)
+        self._retry_timer = None
+        for listening in self._sockets():
+            self._connections.poller.register(listening.fileno(), READ, None)
+
+    def _sockets(self) -> Iterator[socket.socket]:
+        for listener, _ in self._listeners:
+            yield from listener.sockets
 
     def _expire_handshakes(self) -> None:
         """Closes connections whose handshake takes too long, and sets the timer for the next one."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -64,10 +66,14 @@ def read_folder(folder: Path, before: Mapping[str, bytes]) -> tuple[dict[str, by
         before: the keys that files which cannot be read had before.
 
     Raises:
-        CertificateError: it cannot be read.
+        CertificateError: it cannot be read, or others than its owner's group may write to it.
     """
     keys: dict[str, bytes] = {}
     problems: list[str] = []
+    if os.name == "posix" and folder.is_dir() and folder.stat().st_mode & stat.S_IWOTH:
+        raise CertificateError(
+            f"folder {folder}: others may write to it, and let in whom they like: chmod o-w {folder}"
+        )
     try:
         paths = sorted(path for path in folder.iterdir() if path.suffix == PUBLIC_SUFFIX)
     except OSError as error:

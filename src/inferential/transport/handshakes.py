@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from inferential.zmtp.handshake import Handshake, HandshakeError, NullHandshake
 from inferential.zmtp.protocol import Ready
 
 if TYPE_CHECKING:
+    from inferential.config.addresses import SecurityMode
     from inferential.config.security import SecurityConfig
     from inferential.zmtp.curve_handshake import ServerKeys
 
@@ -25,7 +27,9 @@ MAX_FAILURES = 100
 """Failed handshakes of one peer, until further connections of it are closed as soon as they are made."""
 FAILURES_PER_S = 10.0
 """At which rate they are forgiven."""
-_MAX_PEERS = 1024
+NETWORK_FACTOR = 10
+"""So many times as much is allowed to the 64 bits of an IPv6 network, whose addresses one machine may all use."""
+MAX_PEERS = 1024
 """Peers that are remembered; the one that failed longest ago goes first."""
 TOO_MANY = "too_many"
 
@@ -58,7 +62,8 @@ class HandshakeGuard:
         self.client_keys: ClientKeys | None = None
         self.failures: int = 0
         self._on_failure = on_failure
-        self._server_keys: ServerKeys | None = None
+        self._mode: SecurityMode = "off"
+        self._server_keys: dict[SecurityMode, ServerKeys] = {}
         self._peers: OrderedDict[str, _Peer] = OrderedDict()
         if config is not None and config.mode != "off":
             self._load(config)
@@ -79,7 +84,11 @@ class HandshakeGuard:
         clients = self.client_keys = ClientKeys(config.clients)
         _log(clients.problems)
         keys = KeyPair(own.public_key, own.secret_key)
-        self._server_keys = ServerKeys(keys, clients.name_of, config.mode == "required")
+        self._mode = config.mode
+        self._server_keys = {
+            "optional": ServerKeys(keys, clients.name_of, False),
+            "required": ServerKeys(keys, clients.name_of, True),
+        }
 
     def reload(self) -> bool:
         """Reads the folder of keys again; returns whether a key has changed, so that connections may have to end."""
@@ -97,13 +106,18 @@ class HandshakeGuard:
             logger.info("the clients' keys have changed; there are %d", len(self.client_keys))
         return changed
 
-    def handshake(self) -> Handshake:
-        """Returns the handshake of a new connection."""
-        if self._server_keys is None:
+    def handshake(self, security: SecurityMode | None = None) -> Handshake:
+        """Returns the handshake of a new connection.
+
+        Args:
+            security: the mode of the address that it came by; None: that of all.
+        """
+        keys = self._server_keys.get(security or self._mode)
+        if keys is None:
             return NullHandshake(b"ROUTER", b"", accepting=True)
         from inferential.zmtp.curve_handshake import ServerCurveHandshake
 
-        return ServerCurveHandshake(b"ROUTER", self._server_keys)
+        return ServerCurveHandshake(b"ROUTER", keys)
 
     def has_key(self, name: str) -> bool:
         """Returns whether a client id belongs to a key, so that none but its holder may use it."""
@@ -122,16 +136,22 @@ class HandshakeGuard:
 
     # Failures
 
+    @property
+    def peers(self) -> int:
+        """How many addresses and networks are remembered."""
+        return len(self._peers)
+
     def refuses(self, host: str, now: float) -> bool:
         """Returns whether so many handshakes of an address failed lately that its next connection is closed unread.
 
         Clients on this machine, by ipc://, have no addresses to tell them apart, and are not refused.
         """
-        peer = self._peers.get(host) if host else None
-        if peer is None or self._left(peer, now) < MAX_FAILURES:
-            return False
-        self._count(TOO_MANY)
-        return True
+        for name, factor in _names(host) if host else ():
+            peer = self._peers.get(name)
+            if peer is not None and _left(peer, factor, now) >= MAX_FAILURES * factor:
+                self._count(TOO_MANY)
+                return True
+        return False
 
     def failed(self, host: str, error: Exception, now: float) -> None:
         """Counts a handshake that failed, and logs it once per peer and minute.
@@ -141,13 +161,14 @@ class HandshakeGuard:
         if not isinstance(error, ProtocolError):
             return
         self._count(error.cause if isinstance(error, HandshakeError) else "protocol")
-        peer = self._peers.get(host)
-        if peer is None:
-            peer = self._peers[host] = _Peer()
-            if len(self._peers) > _MAX_PEERS:
-                self._peers.popitem(last=False)
-        self._peers.move_to_end(host)
-        peer.failures, peer.at = self._left(peer, now) + 1, now
+        peer = _Peer()
+        for name, factor in reversed(_names(host)):  # the address itself last: it is the one that is logged
+            peer = self._peers.get(name) or _Peer()
+            self._peers[name] = peer
+            self._peers.move_to_end(name)
+            peer.failures, peer.at = _left(peer, factor, now) + 1, now
+        while len(self._peers) > MAX_PEERS:
+            self._peers.popitem(last=False)
         if now - peer.logged_at < LOG_EVERY_S:
             peer.unlogged += 1
             return
@@ -155,14 +176,25 @@ class HandshakeGuard:
         peer.logged_at, peer.unlogged = now, 0
         logger.warning("handshake with %s failed: %s%s", host or "a local client", error, more)
 
-    def _left(self, peer: _Peer, now: float) -> float:
-        """Returns a peer's failures that are not forgiven yet."""
-        return max(peer.failures - (now - peer.at) * FAILURES_PER_S, 0.0)
-
     def _count(self, cause: str) -> None:
         self.failures += 1
         if self._on_failure is not None:
             self._on_failure(cause)
+
+
+def _names(host: str) -> list[tuple[str, int]]:
+    """Returns what failures of an address count for, and how many times as much is allowed there."""
+    if ":" not in host:
+        return [(host, 1)]
+    address = ipaddress.IPv6Address(host.partition("%")[0])
+    if address.is_link_local or address.is_loopback:
+        return [(host, 1)]
+    return [(host, 1), (f"{ipaddress.IPv6Address(address.packed[:8] + bytes(8))}/64", NETWORK_FACTOR)]
+
+
+def _left(peer: _Peer, factor: int, now: float) -> float:
+    """Returns a peer's failures that are not forgiven yet."""
+    return max(peer.failures - (now - peer.at) * FAILURES_PER_S * factor, 0.0)
 
 
 def _log(problems: list[str]) -> None:

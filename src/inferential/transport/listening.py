@@ -1,4 +1,8 @@
-"""Listening sockets for ZeroMQ addresses: tcp://HOST:PORT or ipc://PATH."""
+"""Listening sockets for ZeroMQ addresses: tcp://HOST:PORT or ipc://PATH.
+
+`*` is every interface, by IPv4 and IPv6, and a name is every address that it has: each is a socket of its own, on one
+port, so that robots are known by plain addresses of either kind.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +12,32 @@ import os
 import socket
 import stat
 import tempfile
+from collections.abc import Iterable
 
 from inferential.zmtp.stream import socket_path
 
 _BACKLOG = 512
 LARGEST_PORT = 65_535
+_EVERY_INTERFACE = [(int(socket.AF_INET), "0.0.0.0"), (int(socket.AF_INET6), "::")]
+_LACKING = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
+"""Errors for an address, or a kind of address, that a machine does not have."""
+_TRIES = 8  # to find a port that is free for both kinds of addresses
 
 
 class Listener:
-    """A listening socket.
+    """What listens on one address.
 
     Args:
-        listening: the socket.
+        sockets: at least one; all on the same port.
         address: the address that robots connect to.
         path: the socket's path in the file system; "" if it has none.
         folder: the folder that was created for it; "" if none was.
     """
 
-    def __init__(self, listening: socket.socket, address: str, path: str = "", folder: str = "") -> None:
-        listening.setblocking(False)
-        self.socket = listening
+    def __init__(self, sockets: list[socket.socket], address: str, path: str = "", folder: str = "") -> None:
+        for one in sockets:
+            one.setblocking(False)
+        self.sockets = sockets
         self.address = address
         self._path = path
         self._folder = folder
@@ -35,7 +45,8 @@ class Listener:
 
     def close(self) -> None:
         """Stops listening, and removes its path unless another server has taken it over."""
-        self.socket.close()
+        for one in self.sockets:
+            one.close()
         with contextlib.suppress(OSError):
             if self._path and os.lstat(self._path).st_ino == self._inode:
                 os.unlink(self._path)
@@ -43,12 +54,31 @@ class Listener:
                 os.rmdir(self._folder)
 
 
+def listen_on_all(binds: Iterable[str]) -> list[Listener]:
+    """Begins to listen on several addresses.
+
+    Raises:
+        OSError: one cannot be bound; the text names it, and no other is listened on then.
+    """
+    opened: list[Listener] = []
+    for bind in binds:
+        try:
+            opened.append(listen(bind))
+        except OSError as error:
+            for one in opened:
+                one.close()
+            reason = error.strerror or str(error)
+            raise OSError(error.errno, f"transport.bind: cannot listen on {bind!r}: {reason}") from error
+    return opened
+
+
 def listen(bind: str) -> Listener:
-    """Returns a socket that listens on an address.
+    """Begins to listen on an address.
 
     Args:
-        bind: tcp://HOST:PORT, where HOST may be * for every interface and PORT 0 or * for a free one; or ipc://PATH,
-            where PATH may be * for a new one, or begin with @ for an abstract socket (Linux).
+        bind: tcp://HOST:PORT, where HOST may be * for every interface (IPv6 where the machine has it) and PORT 0 or *
+            for a free one; or ipc://PATH, where PATH may be * for a new one, or begin with @ for an abstract socket
+            (Linux).
 
     Raises:
         OSError: the address cannot be bound.
@@ -63,12 +93,47 @@ def listen(bind: str) -> Listener:
     if port != "*" and int(port) > LARGEST_PORT:
         raise OSError(errno.EINVAL, f"port: at most {LARGEST_PORT}, got {port}")
     number = 0 if port == "*" else int(port)
-    found = socket.getaddrinfo("0.0.0.0" if host == "*" else host, number, type=socket.SOCK_STREAM)
-    family, _, _, _, address = found[0]
-    listening = socket.create_server((str(address[0]), number), family=family, backlog=_BACKLOG)
-    name, real_port = listening.getsockname()[:2]
-    shown = f"[{name}]" if family == socket.AF_INET6 else name
-    return Listener(listening, f"tcp://{shown}:{real_port}")
+    hosts = _EVERY_INTERFACE if host == "*" else _hosts(host)
+    for _ in range(_TRIES - 1 if number == 0 and len(hosts) > 1 else 0):
+        with contextlib.suppress(OSError):
+            return _listen_on(hosts, number)
+    return _listen_on(hosts, number)
+
+
+def _hosts(host: str) -> list[tuple[int, str]]:
+    """Returns the families and addresses of a host, IPv4 first: robots that know none of the two try that first."""
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    hosts = dict.fromkeys((int(family), str(place[0])) for family, _, _, _, place in found)
+    return sorted(hosts, key=lambda one: one[0] != socket.AF_INET)
+
+
+def _listen_on(hosts: list[tuple[int, str]], number: int) -> Listener:
+    """Listens on all of these addresses that the machine has, on one port.
+
+    Raises:
+        OSError: the port is in use on one of them, or it has none of them.
+    """
+    sockets: list[socket.socket] = []
+    lacking: OSError | None = None
+    try:
+        for family, host in hosts:
+            port = sockets[0].getsockname()[1] if sockets else number
+            try:
+                sockets.append(socket.create_server((host, port), family=family, backlog=_BACKLOG))
+            except OSError as error:
+                if error.errno not in _LACKING:
+                    raise
+                lacking = error
+        if not sockets:
+            assert lacking is not None
+            raise lacking
+    except BaseException:
+        for one in sockets:
+            one.close()
+        raise
+    name, port = sockets[0].getsockname()[:2]
+    shown = f"[{name}]" if sockets[0].family == socket.AF_INET6 else name
+    return Listener(sockets, f"tcp://{shown}:{port}")
 
 
 def _listen_at(path: str) -> Listener:
@@ -83,7 +148,7 @@ def _listen_at(path: str) -> Listener:
     try:
         listening.bind(socket_path(path))
         listening.listen(_BACKLOG)
-        return Listener(listening, f"ipc://{path}", path if named else "", folder)
+        return Listener([listening], f"ipc://{path}", path if named else "", folder)
     except BaseException:
         listening.close()
         raise

@@ -20,7 +20,7 @@ from inferential.transport.acceptance import Acceptance
 from inferential.transport.budget import STALL_S, ByteBudget
 from inferential.transport.connections import ClientConnection, Connections, MalformedMessage, is_well_formed, malformed
 from inferential.transport.handshakes import HandshakeGuard
-from inferential.transport.listening import listen
+from inferential.transport.listening import listen_on_all
 from inferential.transport.messages import Received
 from inferential.transport.parking import Parking
 from inferential.transport.poller import READ, WRITE
@@ -47,13 +47,13 @@ class RouterSocket:
     """A bound ROUTER socket.
 
     Args:
-        config: the address, and how many messages may wait for a client.
+        config: the addresses, and how many messages may wait for a client.
         max_message_bytes: a larger frame closes its sender's connection before memory is allocated; None: no limit.
         guard: decides who may connect; None: all may.
         allocate: returns memory for a large frame, or None: new memory.
 
     Raises:
-        OSError: the address cannot be bound.
+        OSError: an address cannot be bound.
     """
 
     def __init__(
@@ -63,12 +63,11 @@ class RouterSocket:
         guard: HandshakeGuard | None = None,
         allocate: Allocate | None = None,
     ) -> None:
-        try:
-            self._listener = listen(config.bind)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise OSError(error.errno, f"transport.bind: cannot listen on {config.bind!r}: {reason}") from error
-        self.address: str = self._listener.address
+        addresses = config.addresses
+        opened = listen_on_all([one.bind for one in addresses])
+        listeners = [(listener, one.security) for listener, one in zip(opened, addresses, strict=True)]
+        self.addresses: list[str] = [listener.address for listener in opened]
+        self.address: str = self.addresses[0]
         self._send_hwm = config.send_hwm
         self._max_frame_bytes = max_message_bytes
         # One descriptor for the event loop, however many clients are connected: all messages that have arrived are read
@@ -82,7 +81,7 @@ class RouterSocket:
         self._connections.on_closed.append(self._budget.closed)
         guard = HandshakeGuard() if guard is None else guard
         self._acceptance = Acceptance(
-            self._connections, self._listener, max_message_bytes, self._on_admitted, guard, allocate
+            self._connections, listeners, max_message_bytes, self._on_admitted, guard, allocate
         )
         self._ready: deque[ClientConnection] = deque()  # clients that may have a message, in the order of their turns
         self._corked: list[ClientConnection] = []  # connections with corked refusals

@@ -8,6 +8,7 @@ writable. Any of these may leave something unsent, also `next` and `ping`.
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import sys
 from collections import deque
@@ -113,12 +114,12 @@ class Stream:
         self._send([self._handshake.greeting()])
 
     def received_s_ago(self) -> float:
-        """Returns how long ago the system received the newest data, read or not, in seconds; 0 where it does not say.
+        """Returns how long ago the system received the newest data, read or not, in seconds; nan if it does not say.
 
-        Linux says so, by whole milliseconds.
+        Linux says so of TCP, by whole milliseconds.
         """
         if sys.platform != "linux" or self._socket.family == socket.AF_UNIX:
-            return 0.0
+            return math.nan
         info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_RECEIVED_AT + 4)
         return int.from_bytes(info[_LAST_RECEIVED_AT:], sys.byteorder) / 1e3
 

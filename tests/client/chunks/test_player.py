@@ -293,6 +293,17 @@ def test_a_chunk_is_acknowledged_once_an_action_of_it_was_played() -> None:
     assert drive.player.acknowledgement() == {"played_id": 1001, "played_from": 3}
 
 
+def test_an_observation_is_made_anew_at_the_last_step_before_its_turn() -> None:
+    drive = Drive(25, lambda number: None)
+    drive.run(1)
+    drive.player.outdated(1000, drive.now, turn_in_ms=200.0)
+    drive.run(30)
+    assert drive.asked[1] in (8, 9)  # one step to travel in, and one that the notice may have waited
+    drive.player.outdated(1001, drive.now)
+    drive.run(1)
+    assert drive.asked[2] == 31
+
+
 def test_a_suggested_horizon_goes_before_the_own_one() -> None:
     drive = Drive(25, lambda number: 2, execution_horizon=20)
     drive.run(30)

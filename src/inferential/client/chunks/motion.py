@@ -81,6 +81,11 @@ class Motion:
         self.layout = self.max_change = self._last = self._output = self._blends_from = self._own_change = None
         self._starved_steps = self._blended = self._to_blend = 0
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether an action of a chunk was played."""
+        return self._last is not None
+
     def resumes_with(self, actions: Array) -> None:
         """Notes the actions [T, N] with which a robot that has none resumes, to see whether they go on where it is."""
         if self._starved_steps and len(actions) > 1:

@@ -12,13 +12,15 @@ request is in flight at a time, except with "ensemble", which averages many chun
 
 Slow policies. Action i of a chunk belongs to the control step of its observation plus i. Where a chunk comes so late
 that fewer of its steps are left by that than a usual round trip takes, the steps in which the robot had nothing to play
-do not count: it goes on with the first action that it has not executed since the observation. A chunk of T actions can
+do not count: it goes on with the first action that it has not executed since the observation. That is the first one of
+all where it has stood since then, unless it has not moved before and not much is skipped. A chunk of T actions can
 be requested too early as well: what is executed until it is there is lost to it. With a round trip of more than T/2
 steps it is requested when T/2 are left, which gives the most actions; with one of T or more, when none is left, from
 where the robot stands.
 
-A request is given up (its answer is used nevertheless) when nothing was heard of the server for far longer than answers
-take; each time the player is more patient.
+While nothing is heard of the server for longer than its link would let it be silent, observations are made anew all the
+time: where the link holds the newest only, that leaves first when the network is back. A request that is not answered
+for far longer than usual is given up (its answer is used nevertheless); each time the player is more patient.
 
 Real-time chunking (RTC: Black, Galliker and Levine, 2025, arXiv:2506.07339): a policy that freezes what will have been
 executed by the time its chunk arrives, and inpaints the rest to agree with it, gets with each observation
@@ -33,42 +35,31 @@ and its chunk replaces the rest.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import numpy as np
 
 from inferential.client.chunks.latency import RoundTrips
 from inferential.client.chunks.motion import Action, Motion, OnStarved, Starved
+from inferential.client.chunks.open_requests import Asked, OpenRequests
 from inferential.client.chunks.plan import EnsemblePlan, Merge, new_plan
 from inferential.client.chunks.stats import ChunkStats
 from inferential.proto.actions import ActionSpecs, Array, Layout, SpecArgument
 
 _MARGIN_STEPS = 1
 _MIN_TIMEOUT_S = 1.0
-_HEARD_TIMEOUT_S = 3.0  # where the link says when it last heard of the server, which it asks every second
-_ANSWER_TIMEOUT_S = 30.0  # of a server that is heard of
+_SILENCE_S = 1.5  # links ask the server for a sign of life every second
+_SILENT_REFRESH_S = 0.1  # between observations while nothing is heard: the newest is to leave when the link is back
+_ANSWER_TIMEOUT_S = 30.0  # where the link says when the server was heard of
 _TIMEOUT_ROUND_TRIPS = 10
-_MOST_PATIENT = 6  # doublings
 _ROUNDING_S = 1e-9
 _MAX_IN_FLIGHT = 8  # of "ensemble"
-_MAX_LOST = 16  # requests whose answers would still be used
 _STALE_S = 1.0
 _STALE_TRANSITS = 4
 
 Index = Literal["executed", "time"]
 """Which action of a late chunk is played first: the first that was not executed, or that of the present step."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """An observation that was sent: its control step, its time, and how many steps had no action before it."""
-
-    step: int
-    at: float
-    stood: int
 
 
 class Player:
@@ -121,7 +112,6 @@ class Player:
         self._index: Index = index
         self._trips = RoundTrips()
         self._transits = RoundTrips()  # without the time on the server
-        self._losses = 0  # in succession
         self._step = 0
         self._begin()
 
@@ -130,8 +120,7 @@ class Player:
         self._plan = new_plan(self._merge)
         self._many = isinstance(self._plan, EnsemblePlan)
         self._version: str | None = None
-        self._in_flight: dict[int, _Asked] = {}  # by request id
-        self._lost: OrderedDict[int, _Asked] = OrderedDict()
+        self._open = OpenRequests()
         self._newest_id = 0  # of the chunk in force, and the step of its first action
         self._newest_step = 0
         self._played: tuple[int, int] | None = None
@@ -142,6 +131,7 @@ class Player:
         self._asked_step = -1
         self._asked_at = -math.inf
         self._renews = False
+        self._renew_by = -math.inf
 
     def reset(self) -> None:
         """Begins a new episode: forgets what is left to play, what was played and what is in flight."""
@@ -174,14 +164,14 @@ class Player:
         Raises:
             BadActions: its actions have another shape than those before; call `refused` then.
         """
-        asked = self._in_flight.get(request_id) or self._lost.get(request_id)
+        asked = self._open.get(request_id)
         if asked is None:
             self.stats.outdated += 1  # of the last episode, or forgotten
             return False
         parts = chunk if isinstance(chunk, Mapping) else {"actions": chunk}
         layout = self._motion.layout or Layout(parts, is_spread=isinstance(chunk, Mapping))
         actions = layout.join(parts)
-        self._close(request_id, asked)
+        self._open.answered(request_id, asked, each_is_answered=self._many)
         is_newest = asked.step > self._chunk_step
         passed, stood = self._step - asked.step, self._stood - asked.stood
         is_late = self._first_action(len(actions), passed, stood) < passed
@@ -216,14 +206,6 @@ class Player:
         if self._motion.layout is None:
             self._motion.layout, self._motion.max_change = layout, self.specs.max_change(parts)
 
-    def _close(self, request_id: int, asked: _Asked) -> None:
-        """Ends a request, and those that its observation had replaced."""
-        self._in_flight.pop(request_id, None)
-        self._lost.pop(request_id, None)
-        self._losses = 0
-        if not self._many:  # the server drops what an answered observation had replaced
-            self._in_flight = {key: one for key, one in self._in_flight.items() if one.step > asked.step}
-
     def _note_trip(self, seconds: float) -> None:
         self._trips.note(seconds)
         self.stats.round_trip_p50_ms = self._trips.quantile(0.5) * 1e3
@@ -239,9 +221,11 @@ class Player:
         """
         if self._index == "executed" and steps == 1:
             return 0  # a single action is for whenever it comes
-        if self._index == "time" or not stood or steps - passed >= max(self._usual_steps(), 1):
+        if self._index == "time" or not stood:
             return passed
-        return passed - stood
+        if stood == passed:  # it stands where it was observed
+            return passed if not self._motion.has_begun and passed <= steps / 2 else 0
+        return passed if steps - passed >= max(self._usual_steps(), 1) else passed - stood
 
     def _is_stale(self, trip_s: float, server_ms: float, *, is_late: bool) -> bool:
         """Returns whether a chunk was so much longer on the network than usual that a new observation is better."""
@@ -252,11 +236,12 @@ class Player:
         self._transits.note(transit_s)
         return is_late and transit_s > max(_STALE_S, _STALE_TRANSITS * usual_s)
 
-    def outdated(self, request_id: int) -> None:
-        """Notes that the server asks for an observation that takes this one's place."""
-        if self._in_flight and request_id == next(reversed(self._in_flight)):
+    def outdated(self, request_id: int, now: float = 0.0, turn_in_ms: float | None = None) -> None:
+        """Notes that the server asks for an observation in place of this one, to be there when its turn comes."""
+        if self._open.newest_is(request_id):
             self.stats.renewed += 1
             self._renews = True
+            self._renew_by = -math.inf if turn_in_ms is None else now + turn_in_ms / 1e3 - 2 * self.period_s
 
     def acknowledgement(self) -> dict[str, int]:
         """Returns what an observation says of the newest chunk of which an action was played; {} before the first."""
@@ -267,28 +252,36 @@ class Player:
     def failed(self, request_id: int, error: str) -> None:
         """Notes that a request ended in an error of this type, or in a chunk that must not be played."""
         self.stats.refused[error] += 1
-        self._in_flight.pop(request_id, None)
-        self._lost.pop(request_id, None)
+        self._open.remove(request_id)
 
     # Requests
 
-    def wants_chunk(self, now: float, serve_interval_s: float = 0.0, heard_at: float | None = None) -> bool:
+    def wants_chunk(
+        self, now: float, serve_interval_s: float = 0.0, heard_s_ago: Callable[[], float] | None = None
+    ) -> bool:
         """Returns whether to send an observation now, before this step's action is played.
 
         Args:
             now: seconds of a monotonic clock.
             serve_interval_s: the shortest interval at which the server can serve this robot; 0: no limit.
-            heard_at: when the server was last heard of; None: not known.
+            heard_s_ago: returns how long ago the server was last heard of; None, or nan: not known.
         """
-        self._give_up(now, heard_at)
+        in_flight = self._open.in_flight
+        silence_s = self._silence_s(now, heard_s_ago)
+        least_s = _MIN_TIMEOUT_S if silence_s != silence_s else _ANSWER_TIMEOUT_S
+        usual_s = self._trips.quantile(self._quantile) if len(self._trips) else 0.0
+        self.stats.lost += self._open.give_up(now, max(least_s, _TIMEOUT_ROUND_TRIPS * usual_s))
         if self._asked_step == self._step:
             return False
-        if self._renews:
+        if self._renews and now + self.period_s > self._renew_by:  # the last step from which it arrives in time
             return True
-        if self._in_flight and now - self._asked_at >= self._refresh_s - _ROUNDING_S:
+        if in_flight and now - self._asked_at >= self._refresh_s - _ROUNDING_S:
             self.stats.refreshed += 1
             return True
-        if self._in_flight and not (self._many and len(self._in_flight) < _MAX_IN_FLIGHT):
+        if silence_s > _SILENCE_S:
+            self.stats.refreshed += 1
+            return True
+        if in_flight and not (self._many and len(in_flight) < _MAX_IN_FLIGHT):
             return False
         left = self._plan.end() - self._step
         if left <= self._ask_at():
@@ -326,14 +319,14 @@ class Player:
 
     def asked(self, request_id: int, now: float) -> None:
         """Notes that an observation was sent."""
-        self._in_flight[request_id] = _Asked(self._step, now, self._stood)
+        self._open.add(request_id, Asked(self._step, now, self._stood))
         self._asked_step, self._asked_at, self._renews = self._step, now, False
         self.stats.asked += 1
 
     @property
     def open_requests(self) -> int:
         """How many requests for chunks may still be answered, those that are given up as lost included."""
-        return len(self._in_flight) + len(self._lost)
+        return len(self._open)
 
     def delay_steps(self) -> int:
         """Returns the control steps that a round trip may take, by the quantile; 0 before the first."""
@@ -346,24 +339,11 @@ class Player:
     def _steps_of(self, seconds: float) -> int:
         return math.ceil(seconds / self.period_s - 1e-9) if seconds == seconds else 0
 
-    def _give_up(self, now: float, heard_at: float | None) -> None:
-        """Gives up requests whose answer takes far longer than usual; it is used if it comes."""
-        if not self._in_flight:
-            return
-        usual_s = self._trips.quantile(self._quantile) if len(self._trips) else 0.0
-        least_s = _MIN_TIMEOUT_S if heard_at is None else _HEARD_TIMEOUT_S
-        patience = 2 ** min(self._losses, _MOST_PATIENT)
-        silence_s = max(least_s, _TIMEOUT_ROUND_TRIPS * usual_s) * patience
-        answer_s = max(_ANSWER_TIMEOUT_S, _TIMEOUT_ROUND_TRIPS * usual_s) * patience
-        for request_id, asked in list(self._in_flight.items()):
-            heard = asked.at if heard_at is None else max(asked.at, heard_at)
-            if now - heard > silence_s or now - asked.at > answer_s:
-                del self._in_flight[request_id]
-                self._lost[request_id] = asked
-                if len(self._lost) > _MAX_LOST:
-                    self._lost.popitem(last=False)
-                self.stats.lost += 1
-                self._losses += 1
+    def _silence_s(self, now: float, heard_s_ago: Callable[[], float] | None) -> float:
+        """Returns for how long nothing was heard of the server that has a request; nan where that is not known."""
+        if heard_s_ago is None or not self._open.in_flight:
+            return math.nan
+        return 0.0 if now - self._asked_at < _SILENT_REFRESH_S - _ROUNDING_S else heard_s_ago()
 
     # Playing
 

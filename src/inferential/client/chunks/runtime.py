@@ -116,7 +116,7 @@ class _Runtime(Generic[ModelT]):
 
     def _note_error(self, error: InferenceError) -> None:
         if isinstance(error, ObservationOutdated):
-            self._player.outdated(error.request_id)
+            self._player.outdated(error.request_id, time.monotonic(), error.turn_in_ms)
             return
         self._player.failed(error.request_id, type(error).__name__)
         if self._on_error is not None:
@@ -217,7 +217,7 @@ class ChunkRuntime(_Runtime[Model]):
             if result is None:
                 break
             self._take(result, now)
-        if self._player.wants_chunk(now, self._model.serve_interval_ms / 1e3):
+        if self._player.wants_chunk(now, self._model.serve_interval_ms / 1e3, self._model.heard_s_ago):
             self._player.asked(self._model.observe(**self._observation(observe)), now)
         return self._player.play()
 
@@ -264,7 +264,7 @@ class AsyncChunkRuntime(_Runtime[AsyncModel]):
             if result is None:
                 break
             self._take(result, now)
-        if self._player.wants_chunk(now, self._model.serve_interval_ms / 1e3):
+        if self._player.wants_chunk(now, self._model.serve_interval_ms / 1e3, self._model.heard_s_ago):
             self._player.asked(await self._model.observe(**self._observation(observe)), now)
         return self._player.play()
 

@@ -20,6 +20,7 @@ class ChunkTime:
             action, however late it is.
         lasts_s: the longest that it plays one answer, from its arrival on.
         most_s: the most that an answer can add.
+        lead_s: of a robot that renews observations, from the moment that it is asked for one to its arrival at most.
         renews: whether the robot observes anew, at once, where its observation is refused as outdated.
     """
 
@@ -28,6 +29,7 @@ class ChunkTime:
     lasts_s: float
     most_s: float = math.inf
     renews: bool = False
+    lead_s: float = 0.0
 
     def gained_s(self, answered_at: float) -> float:
         """Returns the seconds of robot time that an answer at this moment adds."""

@@ -81,6 +81,9 @@ class RobotLoop:
         self._up_at = self._down_at = -math.inf
         self._open: dict[int, Observation] = {}
         self._asked_at = -math.inf
+        self.turn_in_s: float = 0.0
+        """In how many seconds its turn comes, as the server says with OUTDATED."""
+        self._renew_by = -math.inf
         self._renews = False  # the server asks for an observation in place of that which waits
         self._ticks = 0
         self._step = 0  # index of the next action
@@ -122,6 +125,7 @@ class RobotLoop:
         number = observation.number
         if end == OUTDATED:
             self._renews = number in self._open
+            self._renew_by = now + self.turn_in_s - 2 * self.robot.period_s  # as the player does
             return
         if end != ANSWERED:
             self._close([number], now)
@@ -156,7 +160,8 @@ class RobotLoop:
         robot = self.robot
         if self._open:
             if self._renews:
-                return True
+                # At the last step from which an observation arrives in time.
+                return now + robot.period_s > self._renew_by
             if robot.refresh:
                 self._give_up(now)
                 return bool(self._open) or self._asks(now, interval_s)

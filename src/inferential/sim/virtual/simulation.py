@@ -277,7 +277,8 @@ class _Simulation:
         lasts_s = robot.horizon_steps * robot.period_s
         whole_s = (robot.chunk_steps or robot.horizon_steps) * robot.period_s
         if robot.index == "time":
-            return ChunkTime(runs_out_at, now + whole_s, lasts_s, renews=robot.renews)
+            lead_s = 2 * robot.delay_s + robot.period_s if robot.renews else 0.0
+            return ChunkTime(runs_out_at, now + whole_s, lasts_s, renews=robot.renews, lead_s=lead_s)
         return ChunkTime(runs_out_at, math.inf, lasts_s, whole_s - observation.steps_remaining * robot.period_s)
 
     def _work(self) -> None:
@@ -321,7 +322,9 @@ class _Simulation:
         self._idle_wakes = 0
         observation = self._observations.get(request)
         if observation is not None:
-            self._loops[request.client_id].deliver(self._clock.now, OUTDATED, observation)
+            loop = self._loops[request.client_id]
+            loop.turn_in_s = max(request.turn_at - self._clock.now, 0.0)
+            loop.deliver(self._clock.now, OUTDATED, observation)
 
     def _ended(self, request: InferenceRequest, end: str, started_at: float | None) -> Outcome:
         now = self._clock.now

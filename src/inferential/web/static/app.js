@@ -141,7 +141,7 @@ function announce(text) {
 // Models
 
 const cards = new Map();
-function showModels(models) {
+function showModels(models, workers, now) {
   for (const model of models) {
     let card = cards.get(model.model_id);
     if (!card) {
@@ -159,9 +159,11 @@ function showModels(models) {
       sizes.className = "sizes";
       const error = make("p");
       error.className = "error";
-      element.append(make("h3", model.model_id), list, sizes, error);
+      const processes = make("table");
+      processes.className = "sizes";
+      element.append(make("h3", model.model_id), list, sizes, processes, error);
       byId("models").append(element);
-      card = { element, facts, sizes, error };
+      card = { element, facts, sizes, processes, error, cpu: new Map() };
       cards.set(model.model_id, card);
     }
     setText(card.facts.state, model.state);
@@ -171,6 +173,7 @@ function showModels(models) {
     setText(card.facts.replicas, model.max_inflight ? String(model.replicas.length) : "none up");
     setText(card.facts.answers, String(model.calls));
     showSizes(card.sizes, model.latency);
+    showProcesses(card, workers.filter((worker) => worker.model_id === model.model_id), now);
     const failing = model.error_rate > 0.005 && model.last_error;
     const failures = failing ? `${(100 * model.error_rate).toFixed(0)} % fail: ${model.last_error}` : "";
     const state = model.state === "ready" || model.problem ? "" : `${model.state}: ${model.why}`;
@@ -183,6 +186,46 @@ function showModels(models) {
       cards.delete(id);
     }
   }
+}
+
+// CPU time is given as a sum: its growth over a second or more is the share of a core.
+const CPU_OVER_S = 1;
+function showProcesses(card, workers, now) {
+  const table = card.processes;
+  if (!workers.length) {
+    table.replaceChildren();
+    return;
+  }
+  if (!table.tHead) {
+    const head = table.createTHead().insertRow();
+    for (const title of ["process", "memory, MB", "CPU, %"]) {
+      const cell = make("th", title);
+      cell.scope = "col";
+      head.append(cell);
+    }
+    table.createTBody();
+  }
+  const body = table.tBodies[0];
+  while (body.rows.length < workers.length) {
+    const row = body.insertRow();
+    for (let index = 0; index < 3; index += 1) row.insertCell();
+  }
+  while (body.rows.length > workers.length) body.deleteRow(-1);
+  for (const [index, worker] of workers.entries()) {
+    let seen = card.cpu.get(worker.pid);
+    if (!seen) card.cpu.set(worker.pid, (seen = { at: now, cpu_s: worker.cpu_s, percent: null }));
+    if (now - seen.at >= CPU_OVER_S) {
+      seen.percent = 100 * (worker.cpu_s - seen.cpu_s) / (now - seen.at);
+      seen.at = now;
+      seen.cpu_s = worker.cpu_s;
+    }
+    const cells = body.rows[index].cells;
+    setText(cells[0], String(worker.pid));
+    setText(cells[1], number(worker.memory_mb, 0));
+    setText(cells[2], number(seen.percent, 0));
+  }
+  const alive = new Set(workers.map((worker) => worker.pid));
+  for (const pid of card.cpu.keys()) if (!alive.has(pid)) card.cpu.delete(pid);
 }
 
 function showSizes(table, latency) {
@@ -305,6 +348,12 @@ function showFacts(status) {
     robots: String(status.clients.filter((client) => client.state !== "gone").length),
     version: status.version,
   };
+  for (const node of status.nodes) {
+    for (const gpu of node.gpus) {
+      const memory = gpu.memory_used_mb === null ? "" : ` ${number(gpu.memory_used_mb / 1000, 1)} GB`;
+      facts[`${node.address} GPU ${gpu.index}`.trim()] = `${number(gpu.utilisation_percent, 0)} %${memory}`;
+    }
+  }
   const list = byId("facts");
   for (const [name, value] of Object.entries(facts)) {
     let group = list.querySelector(`[data-name="${name}"]`);

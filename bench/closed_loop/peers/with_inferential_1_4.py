@@ -1,6 +1,6 @@
 """The same fleet over Inferential 1.4.0: run by the interpreter of an environment that has it.
 
-    .venv/peers/inferential-1.4.0/bin/python bench/closed_loop/peer.py
+    .venv/peers/inferential-1.4.0-robots/bin/python bench/closed_loop/peers/with_inferential_1_4.py
 
 takes a plan as JSON on standard input and prints its summary. Robots, policies, accelerator and accounting are this
 repository's, loaded from its files; server and clients are 1.4.0's. It imports nothing else of this repository.
@@ -27,7 +27,7 @@ from typing import Any, Self
 import numpy as np
 
 assert version("inferential") == "1.4.0"
-OURS = Path(__file__).parents[2] / "src" / "inferential"
+OURS = Path(__file__).parents[3] / "src" / "inferential"
 
 
 def lend(name: str, file: Path, *folders: Path) -> None:

@@ -1,0 +1,109 @@
+"""Reads a running server's status over HTTP, as its live page does."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import ssl
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from inferential.cli.errors import CliError
+
+TOKEN_HELP = "The page's token, where it asks for one."
+CERTIFICATE_HELP = "Certificate to trust (PEM), where the page has one of its own (https://)."
+_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Where a server's page is, and what it takes to read it."""
+
+    url: str
+    token: str | None
+    certificate: Path | None
+
+
+def read_status(page: Page) -> dict[str, Any]:
+    """Returns the status now.
+
+    Raises:
+        CliError: there is no page, or it asks for something else.
+    """
+    connection, response = _get(page, "/api/status")
+    with closing(connection):
+        return _read(page.url, response.read())
+
+
+def stream_status(page: Page) -> Iterator[dict[str, Any]]:
+    """Yields the status whenever the page has a new one, until the server ends.
+
+    Raises:
+        CliError: there is no page, or it asks for something else.
+    """
+    connection, response = _get(page, "/api/stream")
+    with closing(connection):
+        try:
+            for line in response:
+                if line.startswith(b"data: "):
+                    yield _read(page.url, line[len(b"data: ") :])
+        except (OSError, http.client.HTTPException):
+            return
+
+
+def _read(url: str, body: bytes) -> dict[str, Any]:
+    try:
+        status = json.loads(body)
+    except ValueError:
+        status = None
+    if not isinstance(status, dict) or "clients" not in status:
+        raise CliError(f"what answers at {url} is no page of `inferential serve --http`")
+    return status
+
+
+def _trusting(certificate: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=certificate)
+    except OSError as error:
+        raise CliError(f"--certificate: {certificate}: {error.strerror or error}") from error
+
+
+def _get(page: Page, path: str) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+    url = page.url
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        if not parts.hostname:
+            raise ValueError("no host")
+        if parts.scheme not in ("http", "https"):
+            raise ValueError("another scheme")
+        connection = (
+            http.client.HTTPConnection(parts.netloc, timeout=_TIMEOUT_S)
+            if parts.scheme == "http"
+            else http.client.HTTPSConnection(parts.netloc, timeout=_TIMEOUT_S, context=_trusting(page.certificate))
+        )
+    except (ValueError, http.client.InvalidURL) as error:
+        raise CliError(f"URL: expected http://HOST:PORT, got {url!r}") from error
+    headers = {} if page.token is None else {"Authorization": f"Bearer {page.token}"}
+    try:
+        connection.request("GET", parts.path.rstrip("/") + path, headers=headers)
+        response = connection.getresponse()
+    except (OSError, http.client.HTTPException) as error:
+        connection.close()
+        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        if isinstance(error, ssl.SSLCertVerificationError):
+            raise CliError(
+                f"{url} has a certificate that is not trusted ({why}): give it with --certificate FILE"
+            ) from error
+        raise CliError(f"nothing answers at {url}: {why} (a server shows its page with --http PORT)") from error
+    if response.status == 200:
+        return connection, response
+    body = response.read(200).decode(errors="replace").strip()
+    connection.close()
+    if response.status == 401:
+        raise CliError(f"{url} asks for a token: --token TOKEN, or INFERENTIAL_TOKEN")
+    raise CliError(f"{url}: HTTP {response.status} {body}")

@@ -1,0 +1,70 @@
+"""The requests of a robot that plays chunks: in flight, or given up while their answer may still come. No clock."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+_MAX_OPEN = 64
+_MAX_LOST = 16
+_MOST_PATIENT = 6  # doublings
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An observation that was sent: its control step, its time, and how many steps had no action before it."""
+
+    step: int
+    at: float
+    stood: int
+
+
+class OpenRequests:
+    """Requests by id, oldest first; bounded."""
+
+    def __init__(self) -> None:
+        self.in_flight: OrderedDict[int, Asked] = OrderedDict()
+        self.lost: OrderedDict[int, Asked] = OrderedDict()
+        """Given up; an answer that comes is used all the same."""
+        self._losses = 0  # in succession
+
+    def __len__(self) -> int:
+        return len(self.in_flight) + len(self.lost)
+
+    def add(self, request_id: int, asked: Asked) -> None:
+        """Adds a request."""
+        self.in_flight[request_id] = asked
+        if len(self.in_flight) > _MAX_OPEN:
+            self.in_flight.popitem(last=False)
+
+    def get(self, request_id: int) -> Asked | None:
+        """Returns a request; None for one that is not known."""
+        return self.in_flight.get(request_id) or self.lost.get(request_id)
+
+    def newest_is(self, request_id: int) -> bool:
+        """Returns whether a request is in flight and none was made after it."""
+        return bool(self.in_flight) and request_id == next(reversed(self.in_flight))
+
+    def remove(self, request_id: int) -> None:
+        """Removes a request that has ended."""
+        self.in_flight.pop(request_id, None)
+        self.lost.pop(request_id, None)
+
+    def answered(self, request_id: int, asked: Asked, *, each_is_answered: bool) -> None:
+        """Removes a request, and those that its observation had replaced: the server drops them."""
+        self.remove(request_id)
+        self._losses = 0
+        if not each_is_answered:
+            for older in [key for key, one in self.in_flight.items() if one.step <= asked.step]:
+                del self.in_flight[older]
+
+    def give_up(self, now: float, patience_s: float) -> int:
+        """Gives up requests that are older than that, twice as old with each loss; returns their number."""
+        patience_s *= 2 ** min(self._losses, _MOST_PATIENT)
+        late = [request_id for request_id, asked in self.in_flight.items() if now - asked.at > patience_s]
+        for request_id in late:
+            self.lost[request_id] = self.in_flight.pop(request_id)
+            if len(self.lost) > _MAX_LOST:
+                self.lost.popitem(last=False)
+        self._losses += len(late)
+        return len(late)

@@ -1,0 +1,1 @@
+"""Recordings of what robots sent and were answered, as MCAP files."""

@@ -1,0 +1,218 @@
+"""Records what robots send and are answered beside a running server.
+
+The event loop copies a payload and puts an entry into a queue bounded in bytes; a thread reads, compresses and writes.
+Where the queue is full an entry is dropped and counted: recording costs no action.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import threading
+import time
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, ClassVar
+
+from inferential.config.recording import RecordingConfig
+from inferential.config.services import ServiceConfig
+from inferential.dispatch.base import DispatchResult
+from inferential.metrics import names
+from inferential.notices import Notices
+from inferential.recording.entries import Entry, images_of, records_of
+from inferential.recording.files import RecordingFiles
+from inferential.scheduler.request import InferenceRequest, RefusalKind
+from inferential.scheduler.running import Batch
+from inferential.server import Server
+from inferential.server.service import Service
+
+logger: logging.Logger = logging.getLogger("inferential.recording")
+
+RETRY_S = 5.0
+"""After an error of the disk, entries are dropped for so long."""
+
+
+class Recorder(Service):
+    """Records while it is entered; an async context manager.
+
+    Args:
+        server: a running server.
+        config: where to, and what.
+
+    Attributes:
+        recorded, dropped: requests so far that were written, and that were not.
+    """
+
+    Config: ClassVar[type[ServiceConfig]] = RecordingConfig
+    outlives_server: ClassVar[bool] = True  # the last requests are recorded too
+
+    def __init__(self, server: Server, config: RecordingConfig) -> None:
+        super().__init__(server, config)
+        self.recorded = 0
+        self.dropped = 0
+        self._files = RecordingFiles(Path(config.path), 0, 0)
+        self._take_on(config)
+        self._queue: SimpleQueue[Entry | None] = SimpleQueue()
+        self._held = 0  # bytes in the queue
+        self._lock = threading.Lock()
+        self._payloads: dict[InferenceRequest, bytes] = {}  # of running requests, as they were sent
+        self._numbers = itertools.count(1)
+        self._notices = Notices(logger)
+        self._thread: threading.Thread | None = None
+        self._writable_at = 0.0
+
+    @property
+    def address(self) -> str:
+        """The folder of its files."""
+        return str(self._config.path)
+
+    def announcement(self) -> str:
+        """Returns the folder, and how much of it is kept."""
+        return f"recording to {self.address}, at most {self._config.keep_gb:g} GB"
+
+    async def start(self) -> None:
+        """Begins to record. A folder that cannot be written is an error in the log, and tried again."""
+        self._server.record(self._dispatched, self._answered, self._ended)
+        self._thread = threading.Thread(target=self._write, name="recording", daemon=True)
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Writes what waits, and finishes the file."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        self._server.record(None, None, None)
+        self._queue.put(None)
+        await asyncio.get_running_loop().run_in_executor(None, thread.join)
+
+    # On the event loop
+
+    def _take_on(self, config: RecordingConfig) -> None:
+        """Goes by a configuration from now on; the folder stays."""
+        self._config = config
+        self._images = images_of(config.images)
+        self._clients = frozenset(config.clients)
+        self._models = frozenset(config.models)
+        self._files.split_bytes, self._files.keep_bytes = int(config.split_mb * 1e6), int(config.keep_gb * 1e9)
+
+    def _wants(self, request: InferenceRequest) -> bool:
+        config = self._server.config.recording
+        if config is not None and config is not self._config:
+            self._take_on(config)
+        return (not self._clients or request.client_id in self._clients) and (
+            not self._models or request.model_id in self._models
+        )
+
+    def _dispatched(self, batch: Batch) -> None:
+        """Copies payloads before the model gets them: arrays are its own, and it may write into them."""
+        for request in batch.requests:
+            if request not in self._payloads and self._wants(request):
+                self._payloads[request] = bytes(request.payload)
+
+    def _answered(self, result: DispatchResult) -> None:
+        request = result.request
+        payload = self._payloads.pop(request, None)
+        if payload is None:
+            return
+        now = time.monotonic()
+        late = now > request.deadline
+        if self._config.only == "failed" or (self._config.only == "late" and not late):
+            return
+        answer = {"end": "answered", "late": late}
+        self._put(request, answer, payload, request.envelope, result.envelope, result.payload, now)
+
+    def _ended(self, request: InferenceRequest) -> None:
+        """Records a request that got no result."""
+        if request.refusal is None:
+            return
+        payload = self._payloads.pop(request, None)
+        if not self._wants(request):
+            return
+        refusal = request.refusal
+        superseded, expired = refusal.kind is RefusalKind.SUPERSEDED, refusal.kind is RefusalKind.EXPIRED
+        only = self._config.only
+        if (only == "late" and not expired) or (only == "failed" and superseded):
+            return
+        answer = {"end": refusal.kind.name.lower(), "reason": refusal.reason, "late": expired}
+        envelope = None if superseded else request.envelope  # of those it is enough to know when they came
+        if envelope is not None and payload is None:
+            payload = bytes(request.payload)
+        self._put(request, answer, payload or b"", envelope, None, b"", time.monotonic())
+
+    def _put(
+        self,
+        request: InferenceRequest,
+        answer: dict[str, Any],
+        payload: bytes,
+        envelope: Any,
+        result_envelope: bytes | None,
+        result_payload: Any,
+        now: float,
+    ) -> None:
+        now_ns = time.time_ns()
+        steps = request.steps_remaining
+        answer["server_ms"] = (now - request.received_at) * 1e3
+        answer["budget_ms"] = min((request.deadline - request.received_at) * 1e3, 1e12)
+        client = self._server.client_type(request.client_id)
+        entry = Entry(
+            now_ns - int((now - request.received_at) * 1e9),
+            now_ns,
+            next(self._numbers) & 0xFFFF_FFFF,
+            {
+                "client_id": request.client_id,
+                "client_type": client,
+                "model_id": request.model_id,
+                "session": f"{request.connection}-{request.episode}",
+                "request_id": request.request_id,
+            },
+            {
+                "latency_budget_ms": request.latency_budget_ms,
+                "steps_remaining": -1 if steps is None else steps,
+                "priority": request.priority,
+                "urgency": request.urgency,
+            },
+            answer,
+            envelope,
+            payload,
+            result_envelope,
+            result_payload,
+        )
+        size = entry.bytes_held
+        if self._held + size > self._config.queue_mb * 1e6 or now < self._writable_at:
+            self._drop()
+            return
+        with self._lock:
+            self._held += size
+        self._queue.put(entry)
+
+    def _drop(self) -> None:
+        self.dropped += 1
+        self._server.metrics.record(names.RECORDING_DROPS, 1.0)
+        self._notices.say(
+            "dropped", "requests are not recorded: the disk is slower than they come, or cannot be written",
+            level=logging.WARNING,
+        )  # fmt: skip
+
+    # In the thread
+
+    def _write(self) -> None:
+        while (entry := self._queue.get()) is not None:
+            try:
+                for record in records_of(entry, self._images):
+                    self._files.write(record, entry.sequence)
+                self.recorded += 1
+            except OSError as error:
+                self._writable_at = time.monotonic() + RETRY_S
+                self.dropped += 1
+                text = "cannot record to %s: %s; tried again every %g s, and serving goes on"
+                self._notices.say("disk", text, self.address, error.strerror or error, RETRY_S, level=logging.ERROR)
+            except Exception:
+                self.dropped += 1
+                logger.exception("a request of %s cannot be recorded", entry.common["client_id"])
+            with self._lock:
+                self._held -= entry.bytes_held
+        try:
+            self._files.close()
+        except OSError as error:
+            logger.error("the recording's last file is not finished: %s", error.strerror or error)

@@ -1,0 +1,112 @@
+"""`inferential replay`: a recording asked again of the same model, of another one, and of a server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mcap")
+
+from tests.recording.test_recorder import ask, files, policy, recording
+
+from inferential import LocalDispatcher, Server
+from inferential.cli.app import run
+from inferential.cli.errors import CliError
+
+POLICIES = """
+import numpy as np
+
+def same(observation):
+    state = observation["state"] + 1
+    return {"actions": np.stack([state, state]), "note": "ok"}
+
+def newer(observation):
+    state = observation["state"] + 1
+    state[2] += 0.25
+    return {"actions": np.stack([state, state])}
+
+def shorter(observation):
+    return {"actions": observation["state"][None]}
+
+def broken(observation):
+    state = observation["state"] + 1
+    state[0] = np.nan
+    return {"actions": np.stack([state, state])}
+
+def failing(observation):
+    raise ValueError("no cup")
+"""
+
+
+@pytest.fixture
+async def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recording of two robots, in the current directory, beside `replayed_policies.py`."""
+    (tmp_path / "replayed_policies.py").write_text(POLICIES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    async with recording(tmp_path / "recordings") as (server, _):
+        await ask(server, "arm-01")
+        await ask(server, "arm-02")
+    (found,) = files(tmp_path / "recordings")
+    return found
+
+
+def replayed(path: Path, model: str, *options: str) -> int:
+    return int(run(["replay", str(path), "--model", f"replayed_policies:{model}", *options]) or 0)
+
+
+async def test_the_same_model_answers_the_same(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert await asyncio.to_thread(replayed, path, "same", "--max-difference", "0") == 0
+    assert "6 answers compared; largest difference 0, 0 allowed" in capsys.readouterr().out
+
+
+async def test_another_model_is_compared_by_dimension(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert await asyncio.to_thread(replayed, path, "newer", "--max-difference", "0.1", "--json") == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["compared"], found["max_difference"], found["passed"]) == (6, 0.25, False)
+    by_dimension = {row["dimension"]: row["max"] for row in found["differences"]}
+    assert by_dimension == {dimension: 0.25 if dimension == 2 else 0.0 for dimension in range(7)}
+    assert await asyncio.to_thread(replayed, path, "newer", "--max-difference", "0.3") == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "text"), [("shorter", "6 x actions: (1, 7) in place of (2, 7)"), ("failing", "no cup")]
+)
+async def test_answers_that_cannot_be_compared_fail(
+    model: str, text: str, path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await asyncio.to_thread(replayed, path, model) == 1
+    assert text in capsys.readouterr().out
+
+
+async def test_nan_in_place_of_a_number_is_no_small_difference(path: Path) -> None:
+    assert await asyncio.to_thread(replayed, path, "broken", "--max-difference", "1e9") == 1
+
+
+async def test_a_server_is_asked_as_the_fleet_asked(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"pi0": policy})) as server:
+        arguments = ["replay", str(path), "--server", server.address, "--speed", "4", "--max-difference", "0"]
+        assert not await asyncio.to_thread(run, arguments)
+        assert set(server.known_clients) == {"arm-01", "arm-02"}
+    assert "6 answers compared" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ([], "give one of --model MODULE:OBJECT and --server ADDRESS"),
+        (["--model", "m:o", "--server", "x"], "give one of --model"),
+        (["--model", "m:o", "--only", "leg"], "no observation with an answer of model 'leg'; models: pi0"),
+    ],
+)
+async def test_mistakes_are_explained(arguments: list[str], problem: str, path: Path) -> None:
+    with pytest.raises(CliError, match=problem):
+        await asyncio.to_thread(run, ["replay", str(path), *arguments])
+
+
+async def test_a_file_that_is_not_there_is_an_error(path: Path) -> None:
+    with pytest.raises(CliError, match=r"no\.mcap: No such file"):
+        await asyncio.to_thread(run, ["replay", "no.mcap", "--model", "m:o"])

@@ -1,0 +1,144 @@
+"""Why actions are late, with a made-up clock."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inferential.tracking.lateness import CAUSES, WINDOW_S, ActionAges, ServerTimes, cause_of, sentence, split
+from inferential.tracking.outcome_counts import OutcomeCounts
+
+_ms = st.floats(0, 500)
+
+
+def times(
+    wait_ms: float = 0.0,
+    model_ms: float = 10.0,
+    encode_ms: float = 1.0,
+    *,
+    budget_ms: float = 50.0,
+    before_ms: float | None = None,
+    alone_ms: float | None = None,
+    at: float = 100.0,
+) -> ServerTimes:
+    """Of an answer whose request came at `at`; of its wait `before_ms` went until its model's next call."""
+    dispatched = at + wait_ms / 1e3
+    return ServerTimes(
+        at,
+        dispatched,
+        dispatched + (model_ms + encode_ms) / 1e3,
+        at + budget_ms / 1e3,
+        dispatched if before_ms is None else at + before_ms / 1e3,
+        model_ms,
+        model_ms if alone_ms is None else alone_ms,
+    )
+
+
+@given(_ms, _ms, _ms, _ms, _ms, _ms, st.floats(0, 2000) | st.just(math.nan), _ms)
+def test_the_parts_add_up_to_the_age_and_none_is_negative(
+    wait: float, model: float, encode: float, before: float, alone: float, budget: float, age: float, unread: float
+) -> None:
+    answer = times(wait, model, encode, before_ms=before, alone_ms=alone, budget_ms=budget)
+    parts = split(answer, age, unread)
+    server_ms = (answer.sent_at - answer.received_at) * 1e3
+    assert all(part >= -1e-6 for part in parts)
+    assert sum(parts) == pytest.approx(server_ms if math.isnan(age) else max(age, server_ms), abs=1e-3)
+    ages = ActionAges()
+    cause = ages.note(200.0, answer, age, unread)
+    summary = ages.summary(200.0)
+    assert summary is not None
+    assert [summary.parts[name].p50 for name in CAUSES] == pytest.approx(list(parts), abs=1e-6)
+    if abs(sum(parts) - budget) > 1e-3:
+        assert (summary.late, summary.causes) == ((0, {}) if cause is None else (1, {cause: 1.0}))
+
+
+@given(st.lists(_ms, min_size=6, max_size=6), _ms)
+def test_taking_the_cause_away_saves_the_action_if_any_single_part_does(parts: list[float], budget: float) -> None:
+    cause = cause_of(parts, budget)
+    assert (cause is None) == (sum(parts) <= budget)
+    if cause is not None:
+        rest = sum(parts) - parts[CAUSES.index(cause)]
+        assert rest <= budget or all(sum(parts) - part > budget for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("answer", "age_ms", "unread_ms", "cause"),
+    [
+        (times(), 211.0, 0.0, "network"),
+        (times(model_ms=180.0), 195.0, 1.0, "model"),
+        (times(wait_ms=200.0, before_ms=8.0), 215.0, 0.0, "queue"),
+        (times(wait_ms=60.0, before_ms=60.0), 75.0, 0.0, "batch"),
+        (times(model_ms=90.0, alone_ms=10.0), 95.0, 0.0, "batch"),
+        (times(encode_ms=80.0), 95.0, 0.0, "encode"),
+        (times(), 120.0, 105.0, "unread"),
+        (times(), 20.0, 5.0, None),
+        (times(model_ms=180.0), math.nan, 0.0, "model"),
+    ],
+)
+def test_each_cause_is_named(answer: ServerTimes, age_ms: float, unread_ms: float, cause: str | None) -> None:
+    assert ActionAges().note(100.5, answer, age_ms, unread_ms) == cause
+
+
+def test_a_summary_tells_since_when_and_what_has_not_changed() -> None:
+    ages = ActionAges()
+    for step in range(40):
+        network_ms = 5.0 if step < 20 else 180.0
+        ages.note(100.0 + step / 10, times(), 11.0 + network_ms, 0.0)
+    summary = ages.summary(104.0)
+    assert summary is not None
+    assert (summary.actions, summary.late, summary.causes) == (40, 20, {"network": 1.0})
+    assert summary.late_s_ago == pytest.approx(2.0)
+    assert {"queue", "model"} <= set(summary.unchanged)
+    assert "network" not in summary.unchanged
+    text = sentence("arm-03", summary, "12:03")
+    assert text == (
+        "arm-03: 50 % late since 12:03, all network (p95 180 of 191 ms, 50 ms allowed); queue and model unchanged"
+    )
+
+
+def test_what_is_older_than_the_window_is_left_out_and_memory_is_bounded() -> None:
+    ages = ActionAges()
+    for step in range(5000):
+        ages.note(step / 10, times(), 300.0, 0.0)
+    summary = ages.summary(500.0)
+    assert summary is not None
+    assert summary.actions <= 256
+    assert ages.late_by_cause == {"network": 5000}
+    assert ages.summary(500.0 + WINDOW_S + 2) is None
+    assert sentence("arm", None) == "arm: no action in the last 60 s"
+
+
+def test_in_time_is_said_in_a_sentence_too() -> None:
+    ages = ActionAges()
+    ages.note(1.0, times(), 20.0, 0.0)
+    assert sentence("arm", ages.summary(1.0)) == "arm: all 1 actions in time (p95 20 ms, 50 ms allowed)"
+
+
+def test_a_robot_that_says_nothing_is_judged_by_when_its_answers_were_sent() -> None:
+    counts = OutcomeCounts()
+    assert counts.on_answer(7, times(model_ms=180.0), reports=False) == "model"
+    assert (counts.answered, counts.in_time) == (1, 0)
+
+
+def test_a_robot_that_may_say_is_judged_once_it_does_or_has_let_many_pass() -> None:
+    counts = OutcomeCounts()
+    assert counts.on_answer(1, times(model_ms=180.0), reports=True) is None
+    found = counts.on_applied(1, 300.0, 0.0, 101.0)
+    assert (found.cause, found.is_late) == ("model", False)  # it was sent too late already
+    silent = OutcomeCounts()
+    causes = [silent.on_answer(number, times(model_ms=180.0), reports=True) for number in range(1, 12)]
+    assert [cause for cause in causes if cause] == ["model"] * 3
+
+
+def test_answers_that_a_robot_did_not_use_are_no_actions() -> None:
+    counts = OutcomeCounts()
+    for number in (1, 2, 3):
+        counts.on_answer(number, times(), reports=True)
+    counts.on_applied(3, 20.0, 0.0, 101.0)
+    counts.on_applied(2, 900.0, 0.0, 101.0)
+    summary = counts.ages.summary(101.0)
+    assert summary is not None
+    assert (summary.actions, summary.late) == (1, 0)
