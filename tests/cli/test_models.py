@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,12 @@ def test_models_and_their_versions_are_shown(start: Start, place: Path, run: Any
     process = start("serve", "f.yaml")
     url = re.search(r"http://\S+", line_with("page on", process.stdout))
     assert url is not None
-    shown = run("models", url[0])
-    assert shown.code == 0
+    for _ in range(200):  # they may still load
+        shown = run("models", url[0])
+        assert shown.code == 0
+        if "loading" not in shown.out:
+            break
+        time.sleep(0.05)
     for words in (("m", "a", "active", "ready"), ("m", "b", "shadow"), ("m", "c", "idle", "stopped"), ("n", "active")):
         assert any(all(word in line.split() for word in words) for line in shown.out.splitlines()), (words, shown.out)
     compared = run("models", url[0], "--diff")

@@ -127,3 +127,29 @@ def test_an_unknown_name_is_an_error_that_tells_the_one_meant(name: str, hint: s
 def test_an_unknown_name_like_none_gets_a_list_of_those_there_are(name: str) -> None:
     with pytest.raises(ConfigError, match=r"unknown key; there is: server, transport, .*\(INFERENTIAL_"):
         load_config(env={name: "x"})
+
+
+SERVICES = {
+    "INFERENTIAL_SERVICE_HOST": "10.0.0.1",
+    "INFERENTIAL_SERVICE_PORT": "5555",
+    "INFERENTIAL_SERVICE_PORT_ROBOTS": "5555",
+    "INFERENTIAL_PORT": "tcp://10.0.0.1:5555",
+    "INFERENTIAL_PORT_5555_TCP": "tcp://10.0.0.1:5555",
+    "INFERENTIAL_PORT_5555_TCP_PROTO": "tcp",
+    "INFERENTIAL_PORT_5555_TCP_PORT": "5555",
+    "INFERENTIAL_PORT_5555_TCP_ADDR": "10.0.0.1",
+    "INFERENTIAL_GPU_SERVICE_HOST": "10.0.0.2",
+    "INFERENTIAL_GPU_PORT_8080_TCP": "tcp://10.0.0.2:8080",
+    "INFERENTIAL_NAME": "/web/inferential",
+    "INFERENTIAL_ENV_PATH": "/usr/bin",
+}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_what_an_orchestrator_sets_for_a_service_of_our_name_is_no_setting(name: str) -> None:
+    assert read_environment({name: SERVICES[name]}, {}) == []
+
+
+@pytest.mark.parametrize("name", ["INFERENTIAL_PORT", "INFERENTIAL_NAME", "INFERENTIAL_HTTP_PORT"])
+def test_a_name_like_theirs_with_a_value_of_another_kind_is_reported_as_a_mistake(name: str) -> None:
+    assert read_environment({name: "8080"}, {}) != []

@@ -17,6 +17,8 @@ import zmq.asyncio
 from tests.gateway.conftest import ArmPolicy, Open, Recorder
 
 from inferential.gateway import Gr00tGateway
+from inferential.gateway import gr00t as gr00t_module
+from inferential.gateway.gr00t_messages import token_of
 
 
 def encode(value: Any) -> Any:
@@ -314,3 +316,61 @@ async def test_narrow_floats_are_sent_as_float32(gr00t: Open, name: str) -> None
         answer = await robot.call(data=STATE)
     assert answer["arm"].dtype == np.float32
     assert answer["arm"].shape == (1, 4, 7)
+
+
+def test_the_token_is_found_without_making_anything_of_the_rest() -> None:
+    deep: Any = []
+    for _ in range(100):
+        deep = [deep]
+    assert token_of(msgpack.packb({"data": deep, "api_token": "s3cret"})) == "s3cret"
+    assert token_of(msgpack.packb({"data": 1})) is None
+    for broken in (b"", b"\x81", b"\xc1", b"\x93\1\2\3", msgpack.packb({"data": 1})[:-1]):
+        assert token_of(broken) is None
+
+
+@pytest.mark.parametrize("where", ["unpack", "pack"])
+async def test_whatever_a_decoder_or_encoder_raises_is_answered_and_costs_its_own_request_only(
+    gr00t: Open, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    async with gr00t() as (server, gateway), client(gateway) as robot:
+        calls = 0
+
+        def fail(*given: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls > 1:
+                return real(*given)
+            raise RecursionError("too deep")
+
+        real = getattr(gr00t_module, where)
+        monkeypatch.setattr(gr00t_module, where, fail)
+        assert await robot.call("ping") == {"error": "RecursionError: too deep"}
+        assert (await robot.call("ping"))["status"] == "ok"
+        stats = server.metrics.get_stats("observation_errors", {"error": "gateway"})
+        assert stats is not None
+        assert stats.count == 1
+
+
+async def test_a_robot_that_sends_requests_without_waiting_holds_one_of_them_in_memory(gr00t: Open) -> None:
+    async with gr00t() as (_, gateway):
+        context = zmq.asyncio.Context()
+        flood = context.socket(zmq.DEALER)
+        flood.connect(gateway.address)
+        request = msgpack.packb({"endpoint": "get_action", "data": {"state": np.zeros(3)}}, default=encode)
+        for _ in range(50):
+            await flood.send_multipart([b"", request])
+        async with asyncio.timeout(20):
+            replies = [msgpack.unpackb((await flood.recv_multipart())[1], object_hook=decode) for _ in range(2)]
+        assert any("one request at a time" in str(reply.get("error")) for reply in replies)
+        context.destroy(linger=0)
+        async with client(gateway) as robot:
+            assert (await robot.call("ping"))["status"] == "ok"
+
+
+async def test_no_request_is_received_while_those_that_are_answered_fill_their_bytes(
+    gr00t: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gr00t_module, "MAX_HELD_BYTES", 1)
+    async with gr00t() as (_, gateway), client(gateway) as one, client(gateway) as other:
+        asked = [one.call("ping"), other.call("ping")]
+        assert [reply["status"] for reply in await asyncio.gather(*asked)] == ["ok", "ok"]

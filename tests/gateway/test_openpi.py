@@ -15,6 +15,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
 
 from inferential import InferenceRequest
+from inferential.gateway import openpi as openpi_module
 from inferential.proto.msgpack_numpy import pack, unpack
 
 
@@ -310,3 +311,64 @@ async def test_a_robot_that_leaves_while_it_waits_gives_its_name_back(openpi: Op
                 async with connect(gateway.address, additional_headers=named) as robot:
                     answer = await act(robot)
     assert unpack(answer)["actions"].tolist() == [0, 1, 2]
+
+
+UPGRADE = (
+    "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nX-Client-Id: arm\r\n\r\n"
+)
+
+
+async def answered_as(name: str, address: str) -> Any:
+    async with connect(address, additional_headers={"X-Client-Id": name}) as websocket:
+        await websocket.recv()
+        await websocket.send(pack(observation()))
+        answer = await websocket.recv()
+        return answer if isinstance(answer, str) else unpack(answer)
+
+
+async def test_a_robot_that_returns_is_served_although_its_old_connection_is_half_open(
+    openpi: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openpi_module, "ANSWER_S", 0.02)
+    async with openpi() as (_, gateway):
+        host, _, port = gateway.address.removeprefix("ws://").rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(UPGRADE.encode())
+        assert b"101" in await reader.readline()  # it reads no more, so it answers no ping
+        for _ in range(2):
+            assert "actions" in await answered_as("arm", gateway.address)
+        writer.close()
+
+
+async def test_a_robot_that_answers_keeps_its_name(openpi: Open) -> None:
+    async with openpi() as (_, gateway), connect(gateway.address, additional_headers={"X-Client-Id": "arm"}) as first:
+        await first.recv()
+        for _ in range(2):
+            await first.send(pack(observation()))
+            assert "actions" in unpack(await first.recv())
+            assert "in use by another connection" in await answered_as("arm", gateway.address)
+
+
+@pytest.mark.parametrize("where", ["unpack", "pack"])
+@pytest.mark.parametrize("error", [RecursionError("too deep"), KeyError("x"), OverflowError("big"), MemoryError()])
+async def test_whatever_a_decoder_or_encoder_raises_costs_its_own_request_only(
+    openpi: Open, monkeypatch: pytest.MonkeyPatch, where: str, error: Exception
+) -> None:
+    async with openpi() as (server, gateway), connect(gateway.address) as other:
+        await other.recv()
+        async with connect(gateway.address) as websocket:
+            await websocket.recv()
+            with monkeypatch.context() as patched:
+
+                def fail(*_: Any) -> Any:
+                    raise error
+
+                patched.setattr(openpi_module, where, fail)
+                await websocket.send(pack(observation()))
+                assert str(await websocket.recv()).startswith(type(error).__name__)
+        await other.send(pack(observation()))
+        assert "actions" in unpack(await other.recv())
+        stats = server.metrics.get_stats("observation_errors", {"error": "gateway"})
+        assert stats is not None
+        assert stats.count == 1

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from inferential.server import pump as pump_module
 from inferential.server.pump import EventPump
@@ -33,14 +34,18 @@ class Loop:
 
 
 class Clock:
-    """Each look at it takes 0.1 ms."""
+    """Each look at it takes 0.1 ms, of which the thread has the processor for a share."""
 
-    def __init__(self) -> None:
+    def __init__(self, share: float = 1.0) -> None:
         self.now = 0.0
+        self.share = share
 
     def monotonic(self) -> float:
         self.now += 0.0001
         return self.now
+
+    def thread_time(self) -> float:
+        return self.now * self.share
 
 
 class Endless:
@@ -88,6 +93,16 @@ async def test_a_turn_reads_for_a_slice_of_time_and_not_a_number_of_messages(mon
     assert transport.read == 9  # of 0.1 ms each, and the slice is 1 ms
     transport.on_readable()  # in the same turn of the loop, or before the continuation had its turn
     assert transport.read == 9
+
+
+@pytest.mark.parametrize(("share", "read"), [(0.5, 19), (0.01, 49)])
+async def test_a_slice_is_longer_where_other_programs_have_the_processor_and_ends_all_the_same(
+    monkeypatch: Any, share: float, read: int
+) -> None:
+    _, _, transport = make_pump(monkeypatch)
+    monkeypatch.setattr(pump_module, "time", Clock(share))
+    transport.on_readable()
+    assert transport.read == read  # 5 ms at most
 
 
 async def test_calls_that_complete_inline_follow_one_another_in_one_turn(serve: Any, connect: Any) -> None:

@@ -89,3 +89,19 @@ async def test_a_robot_that_is_asked_for_newer_observations_is_not_parked_while_
             parked = max(parked, server.status().sizes["connections_parked"])
         gate.let(10)
         assert parked == (not renews)
+
+
+async def test_a_robot_that_floods_is_parked_though_it_says_that_it_renews(
+    serve: Serve, connect: Any, gate: Gate
+) -> None:
+    async with serve({"m": gate}) as server:
+        model = connect(server, "arm").model("m", queue="all")
+        parked = 0
+        for number in range(60):
+            await model.observe(state=STATE, renews=True)
+            if number == 0:
+                await gate.wait_entered()
+            await asyncio.sleep(0.001)
+            parked = max(parked, server.status().sizes["connections_parked"])
+        gate.let(100)
+        assert parked == 1

@@ -17,7 +17,7 @@ import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
@@ -25,6 +25,7 @@ from inferential import AsyncConnection, LocalDispatcher, ModelFailed, RequestRe
 from inferential.client.tracing import TracedAsyncModel
 from inferential.config import InferentialConfig
 from inferential.config.services import OtlpConfig
+from inferential.telemetry import otlp
 from inferential.telemetry.otlp import Telemetry, converted
 from inferential.telemetry.prometheus import Exporter
 from inferential.telemetry.traces import RequestTracer
@@ -281,6 +282,26 @@ async def test_a_collector_that_is_away_harms_no_request(caplog: pytest.LogCaptu
     ):
         assert await connection.model("arm").infer(1000, state=np.zeros(1)) is not None
     assert any("opentelemetry" in record.name for record in caplog.records)
+
+
+async def test_a_collector_that_never_answers_holds_up_the_end_for_a_while_only(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = threading.Event()
+
+    class Silent(SpanExporter):
+        def export(self, spans: Any) -> SpanExportResult:
+            answers.wait(60)
+            return SpanExportResult.FAILURE
+
+    monkeypatch.setattr(otlp, "END_S", 0.05)
+    config = OtlpConfig(endpoint="http://127.0.0.1:9", metrics=False)
+    async with serving() as server, AsyncConnection(server.address) as connection:
+        async with Telemetry(server, config, spans=Silent()):
+            assert await connection.model("arm").infer(1000, state=np.zeros(1)) is not None
+        assert not answers.is_set()
+    answers.set()
+    assert "does not answer: the newest traces and metrics are lost" in caplog.text
 
 
 async def test_all_that_prometheus_sees_is_converted() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from inferential.config import TransportConfig
-from inferential.transport import ZmqTransport, router
+from inferential.transport import ZmqTransport, router, stalls
 from inferential.transport.budget import ByteBudget
 from inferential.zmtp import protocol as p
 
@@ -56,7 +56,7 @@ async def test_before_the_handshake_a_frame_has_a_kilobyte_at_most(transport: Zm
 async def test_a_half_sent_frame_counts_and_ends_its_connection_when_it_does_not_come_on(
     transport: ZmqTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(router, "STALL_S", 0.01)
+    monkeypatch.setattr(stalls, "STALL_S", 0.01)
     with call(transport, HELLO + half(LIMIT, 5000)):
         await until(transport, connections=1, bytes_held=LIMIT)
         await until(transport, connections=0, bytes_held=0)

@@ -107,3 +107,26 @@ async def test_of_messages_that_came_together_the_newest_is_first_and_none_is_lo
             older, transport.overtaken = transport.overtaken, []
             seen += [*(int(bytes(each[1])) for each in older), newest]
         assert seen == list(range(1, 500))
+
+
+async def test_a_connection_that_floods_is_parked_for_longer(
+    transport: ZmqTransport, waits: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parking, "PARKED_S", 0.0)
+    monkeypatch.setattr(parking, "FLOOD_PARKED_S", 1000.0)
+    with call(transport, b"flood", message(0, 10)) as flood, call(transport, b"good", message(0, 10)) as good:
+        await next_of(transport)
+        await next_of(transport)
+        number = transport.connection_of(b"flood")
+        transport.prefer_newest(number)
+        waits.numbers.add(number)
+        async with asyncio.timeout(10):
+            while not transport.parked:
+                flood.sendall(b"".join(message(at, 10) for at in range(100)))
+                transport.receive()
+                await asyncio.sleep(0)
+        for number in range(5):
+            good.sendall(message(number, 10))
+            while await next_of(transport) != (transport.connection_of(b"good"), number):
+                pass
+            assert transport.parked == 1

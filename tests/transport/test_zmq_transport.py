@@ -107,7 +107,6 @@ async def test_nothing_to_receive_is_none(transport: ZmqTransport) -> None:
 
 
 MALFORMED: dict[str, list[bytes]] = {
-    "one frame": [b""],
     "one frame of something": [b"x"],
     "two frames": [b"", b"envelope"],
     "no empty frame first": [b"x", b"envelope", b"payload"],
@@ -150,6 +149,31 @@ async def test_a_malformed_message_is_reported_with_its_sender_and_the_next_is_r
     assert errors
     assert {error.identity for error in errors} == {b"robot"}
     assert all("expected frames [empty, envelope, payload]" in error.reason for error in errors)
+
+
+async def test_the_message_by_which_a_socket_probes_a_router_is_no_error(transport: ZmqTransport, dial: Dial) -> None:
+    robot = dial(transport.address, b"robot", PROBE_ROUTER=1)
+    robot.send_multipart([b"", b"good", b""])
+    assert await refused(transport) == []
+
+
+@pytest.mark.parametrize(
+    ("frames", "hint"),
+    [
+        ([b"", b"envelope"], "the payload is missing"),
+        ([b"envelope", b"payload"], "the empty delimiter is missing"),
+        ([b"robot", b"", b"envelope"], "a proxy on the way"),
+        ([b"robot", b"", b"envelope", b"payload"], "proxy on the way"),
+    ],
+)
+async def test_the_error_says_what_may_be_the_reason(
+    frames: list[bytes], hint: str, transport: ZmqTransport, dial: Dial
+) -> None:
+    robot = dial(transport.address, b"robot")
+    robot.send_multipart(frames)
+    robot.send_multipart([b"", b"good", b""])
+    (error,) = await refused(transport)
+    assert hint in error.reason
 
 
 async def test_a_client_without_an_identity_gets_one_that_begins_with_a_zero_byte(

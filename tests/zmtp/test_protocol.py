@@ -239,6 +239,10 @@ def test_a_minor_version_to_come_is_no_hindrance() -> None:
         (b"\x05\0robot", "does not speak ZMTP"),  # ZMTP 1.0: an identity as a frame
         (greet(b9=0)[:10], "does not speak ZMTP"),
         (greet(b10=1)[:11], "ZMTP 1; version 3 is supported"),  # 2.0 calls itself so
+        (b"GET / HTTP/1.1", "it speaks HTTP"),
+        (b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n", "a header of its own"),
+        (b"\x16\x03\x01\x02\x00", "it speaks TLS"),
+        (b"\x05\0robot", "perhaps ZMTP 1"),
         (greet(b10=0)[:11], "ZMTP 0; version 3 is supported"),
     ],
 )

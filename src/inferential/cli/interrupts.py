@@ -9,7 +9,9 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
 
 INTERRUPTED = 130
 """Exit code of a process that was interrupted."""
@@ -47,6 +49,30 @@ class Interrupts:
         self._stop()
         with contextlib.suppress(OSError):  # the reader is gone
             print(f"{self._now()}; Ctrl-C again ends it at once", flush=True)
+
+
+@contextlib.contextmanager
+def signals_before_the_loop() -> Iterator[None]:
+    """Makes SIGTERM end the process while models are imported, also that of number 1, and SIGHUP do nothing.
+
+    The system ignores signals to a container's first process for which it has no handler. The server's own handlers
+    take their place.
+    """
+    handlers: dict[int, Any] = {signal.SIGTERM: _end_before_the_loop}
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        handlers[signal.SIGHUP] = lambda number, frame: None
+    before: dict[int, Any] = {}
+    try:
+        with contextlib.suppress(ValueError):  # this is not the main thread
+            before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end_before_the_loop(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(0)
 
 
 def draining(timeout_s: float) -> str:

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from inferential.cli.errors import CliError, missing
-from inferential.cli.output import printable
+from inferential.cli.output import fill_standard_streams, printable
 
 DEBUG = "--debug"
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Runs a command and exits: 0 well, 1 `check` found problems, 2 an error, 130 interrupted."""
+    fill_standard_streams()
     args = list(sys.argv[1:] if argv is None else argv)
     debug = DEBUG in args
     if debug:  # wherever it stands

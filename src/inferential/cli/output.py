@@ -6,6 +6,7 @@ Errors are raised as CliError and printed by `main`.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from inferential.cli.errors import CliError
+
+logger = logging.getLogger("inferential")
 
 
 def printable(text: str) -> str:
@@ -43,6 +46,32 @@ def make_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CliError(f"--out: cannot write to {out}: {error.strerror or error}") from error
+
+
+def announce(line: str) -> None:
+    """Prints a line that a service does not depend on: without a reader, or on a full disk, it is logged instead."""
+    try:
+        print(line, flush=True)
+    except (OSError, ValueError) as error:
+        logger.warning("cannot write to standard output (%s); it was: %s", error, printable(line))
+        # Nor may the interpreter's end fail by what is still buffered.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for as long as the process runs)
+
+
+def fill_standard_streams() -> None:
+    """Opens the null device for standard streams that were closed, so that no robot's connection gets their number.
+
+    Whatever a model or a library prints would go to that robot otherwise.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the least number that is free
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for as long as the process runs)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
 def print_json(value: Any) -> None:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inferential.cli.errors import CliError, missing
-from inferential.cli.interrupts import Interrupts, draining
+from inferential.cli.interrupts import Interrupts, draining, signals_before_the_loop
 from inferential.cli.logs import LogFormat, LogLevel, set_up_logging
+from inferential.cli.output import announce
 from inferential.cli.preflight import preflight, strategy_problem
 from inferential.cli.reloads import Reloads
 from inferential.cli.settings import COMMAND_LINE, http_section, targets
@@ -104,9 +105,14 @@ def serve(
     at once.
     """
     set_up_logging(log_level, log_format)
-    overrides = _overrides(model or [], bind or [], strategy, http, otlp, record=record)
+    with signals_before_the_loop():
+        overrides = _overrides(model or [], bind or [], strategy, http, otlp, record=record)
+        _serve(config, overrides, servers)
+
+
+def _serve(config: Path | None, overrides: dict[str, Any], servers: int) -> None:
     # Before the file is read: models may take long to import, and it may change meanwhile.
-    watcher = None if config is None else ConfigWatcher(config, overrides=overrides, overrides_name=COMMAND_LINE)
+    watcher = ConfigWatcher(config, overrides=overrides, overrides_name=COMMAND_LINE)
     try:
         loaded = load(config, overrides=overrides, overrides_name=COMMAND_LINE)
     except ConfigError as error:
@@ -116,8 +122,7 @@ def serve(
         asyncio.run(_run_servers(_several(loaded, config, servers), watcher, drain_timeout_s))
         return
     server = _build(loaded, config)
-    if watcher is not None:
-        watcher.on_reload(Reloads(server).take_on)
+    watcher.on_reload(Reloads(server).take_on)
     asyncio.run(_run(server, watcher))
 
 
@@ -148,7 +153,7 @@ class _AnnouncedServer(Server):
             raise _as_cli_error(error) from error
         beside = [self._lines[place] for place, _ in services(self.config) if place in self._lines]
         for line in (self._announcement(), *beside):
-            print(line, flush=True)
+            announce(line)
 
     async def run(self) -> None:
         await super().run()
@@ -179,7 +184,7 @@ class _AnnouncedServer(Server):
     async def _open_later(self, place: tuple[str, ...], section: GatewayConfig) -> None:
         try:
             await self.model_ready(section.model)
-            print(await self._open(place, section), flush=True)
+            announce(await self._open(place, section))
         except (CliError, OSError, ValueError) as error:  # as it would at the start, it ends the server
             self._failure = error
             self.stop()
@@ -261,17 +266,16 @@ def _several(loaded: Loaded, path: Path | None, count: int) -> ServerGroup:
         raise CliError(str(error)) from error
 
 
-async def _run_servers(servers: ServerGroup, watcher: ConfigWatcher | None, drain_timeout_s: float) -> None:
+async def _run_servers(servers: ServerGroup, watcher: ConfigWatcher, drain_timeout_s: float) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     Interrupts(stop.set, lambda: draining(drain_timeout_s)).handle()
     async with _begun(servers) as addresses:
-        print(f"{len(addresses)} servers listening on {','.join(addresses)}", flush=True)
+        announce(f"{len(addresses)} servers listening on {','.join(addresses)}")
         if servers.pages:
-            print(f"pages on {', '.join(servers.pages)}", flush=True)
+            announce(f"pages on {', '.join(servers.pages)}")
         changes: set[asyncio.Task[None]] = set()
-        if watcher is not None:
-            watcher.on_reload(lambda new: changes.add(loop.create_task(servers.reconfigure(new))))
+        watcher.on_reload(lambda new: changes.add(loop.create_task(servers.reconfigure(new))))
         async with _watched(watcher):
             await stop.wait()
 
@@ -343,22 +347,21 @@ def _dispatcher(wanted: Mapping[str, str], config: InferentialConfig) -> Dispatc
     return RayDispatcher(config.ray, {})
 
 
-async def _run(server: _AnnouncedServer, watcher: ConfigWatcher | None) -> None:
+async def _run(server: _AnnouncedServer, watcher: ConfigWatcher) -> None:
     async with _watched(watcher):
         await server.run()
 
 
 @contextlib.asynccontextmanager
-async def _watched(watcher: ConfigWatcher | None) -> AsyncIterator[None]:
-    watching = None if watcher is None else asyncio.create_task(_watch(watcher))
+async def _watched(watcher: ConfigWatcher) -> AsyncIterator[None]:
+    watching = asyncio.create_task(_watch(watcher))
     await asyncio.sleep(0)  # SIGHUP is handled from here on, before the line that the server listens is printed
     try:
         yield
     finally:
-        if watching is not None:
-            watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watching
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watching
 
 
 async def _watch(watcher: ConfigWatcher) -> None:

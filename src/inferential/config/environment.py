@@ -1,10 +1,12 @@
 """Reads settings from the environment, `INFERENTIAL_SECTION__FIELD=value`.
 
-Every name with the prefix is a setting, but the few that clients read; validation finds out whether such a key exists.
+Every name with the prefix is a setting, but the few that clients read and those that an orchestrator sets for services;
+validation finds out whether such a key exists.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
@@ -17,6 +19,12 @@ PREFIX = "INFERENTIAL_"
 NO_SETTINGS = frozenset({"INFERENTIAL_SERVER_KEY", "INFERENTIAL_SECRET_KEY", "INFERENTIAL_TOKEN"})
 """What clients and commands read: keys of a robot, and the page's token."""
 SEPARATOR = "__"
+_SERVICE = re.compile(
+    r"([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?|NAME|ENV_.+)"
+)
+"""What Kubernetes puts into the environment of each container for a service called inferential or inferential-..., and
+Docker for a linked container of that name."""
+_PLACE = re.compile(r"[a-z]+://\S+|/\S+")
 _BOOLEANS = {
     **dict.fromkeys(("true", "yes", "on", "1"), True),
     **dict.fromkeys(("false", "no", "off", "0"), False),
@@ -37,7 +45,7 @@ def read_environment(env: Mapping[str, str], below: Mapping[str, Any]) -> list[L
     layers: dict[Key, Layer] = {}
     problems: list[Problem] = []
     for name in sorted(env):
-        if not name.upper().startswith(PREFIX) or name in NO_SETTINGS:
+        if not name.upper().startswith(PREFIX) or name in NO_SETTINGS or _is_of_a_service(name, env[name]):
             continue
         key = _key(name[len(PREFIX) :].split(SEPARATOR), below)
         node = find(key)
@@ -56,6 +64,16 @@ def read_environment(env: Mapping[str, str], below: Mapping[str, Any]) -> list[L
     if problems:
         raise ConfigError(problems)
     return [layers[key] for key in sorted(layers, key=len)]
+
+
+def _is_of_a_service(name: str, value: str) -> bool:
+    """Returns whether an orchestrator has set a variable for a service that has our name."""
+    rest = name[len(PREFIX) :]
+    if SEPARATOR in rest or _SERVICE.fullmatch(rest) is None:
+        return False
+    return (
+        not rest.endswith(("PORT", "NAME")) or "_PORT_" in f"_{rest}" or "SERVICE" in rest or bool(_PLACE.match(value))
+    )
 
 
 def variable(path: str) -> str:

@@ -6,6 +6,7 @@ What an observation looks like on the wire is each gateway's own.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +17,15 @@ from inferential.client.handles import AsyncModel
 from inferential.client.result import Result
 from inferential.config.services import GatewayConfig
 from inferential.errors import InferenceError, RequestExpired, RequestRejected, RequestSuperseded
+from inferential.metrics import names
 from inferential.proto.messages import ResponseTiming
 from inferential.proto.structure import STRUCTURE_KEY, flatten, restore
 from inferential.replica.structured import RESULT_FIELDS
 from inferential.server import Server
 from inferential.server.inprocess import InProcessConnection
 from inferential.server.service import Service
+
+logger: logging.Logger = logging.getLogger("inferential.gateway")
 
 RETRY_PAUSES_S = (0.05, 0.2, 1.0)
 """Pauses before a request that the server refused is sent again; the last one is repeated."""
@@ -43,6 +47,13 @@ class Gateway(Service):
 
     def __init__(self, server: Server, config: GatewayConfig) -> None:
         super().__init__(server, config)
+
+    def count_failure(self, client_id: str, error: Exception) -> None:
+        """Counts a request that ended in this gateway's decoder or encoder, and logs what was not foreseen."""
+        labels = {names.CLIENT: client_id, names.ERROR: "gateway"}
+        self._server.metrics.record(names.OBSERVATION_ERRORS, 1.0, labels)
+        if not isinstance(error, TypeError | ValueError):
+            logger.error("%s: a request of %s failed", self._config.title, client_id, exc_info=error)
 
     def announcement(self) -> str:
         """Returns its title, address and model."""

@@ -27,11 +27,14 @@ from inferential.config.services import GatewayConfig
 from inferential.config.tokens import KnownTokens
 from inferential.errors import InferenceError
 from inferential.gateway.base import Gateway, GatewayClient, describe_error
-from inferential.gateway.gr00t_messages import ArrayForm, pack, unpack, with_modality_markers
+from inferential.gateway.gr00t_messages import ArrayForm, pack, token_of, unpack, with_modality_markers
+from inferential.notices import Notices
 from inferential.server import Server
 
 logger: logging.Logger = logging.getLogger("inferential.gateway.gr00t")
 
+MAX_HELD_BYTES = 256 * 1024 * 1024
+"""Of requests that are being answered; while they have more, no other is received."""
 _MAX_CLIENTS = 4096  # REQ sockets do not say that they are gone: the one that asked longest ago is forgotten
 
 
@@ -54,6 +57,10 @@ class Gr00tGateway(Gateway):
         self._socket: zmq.asyncio.Socket | None = None
         self._listening: asyncio.Task[None] | None = None
         self._answering: set[asyncio.Task[None]] = set()
+        self._busy: dict[bytes, int] = {}  # by identity, the bytes of the request that is being answered
+        self._room = asyncio.Event()
+        self._room.set()
+        self._notices = Notices(logger)
         self._clients: OrderedDict[bytes, GatewayClient] = OrderedDict()  # by id of a token, else by identity
         self._names = map(f"gr00t-{secrets.token_hex(3)}-%d".__mod__, itertools.count(1))
 
@@ -71,6 +78,7 @@ class Gr00tGateway(Gateway):
         context = zmq.asyncio.Context()
         socket = context.socket(zmq.ROUTER)
         socket.setsockopt(zmq.LINGER, 500)
+        socket.setsockopt(zmq.RCVHWM, 2)  # of each robot; a REQ socket has one request under way
         socket.setsockopt(zmq.MAXMSGSIZE, 2 * self._server.config.observations.max_payload_bytes)
         port = "*" if self._config.port == 0 else str(self._config.port)
         try:
@@ -98,31 +106,57 @@ class Gr00tGateway(Gateway):
 
     async def _listen(self, socket: zmq.asyncio.Socket) -> None:
         while True:
+            await self._room.wait()  # what is not received stays with libzmq, and in the end with the robots
             frames = await socket.recv_multipart()
             if len(frames) != 3 or frames[1]:
-                logger.warning("dropped a message of %d frames: it is not from a REQ socket", len(frames))
+                self._notices.say("frames", "dropped a message of %d frames: it is not from a REQ socket", len(frames))
                 continue
-            task = asyncio.create_task(self._serve(socket, frames[0], frames[2]))
+            identity, _, message = frames
+            if identity in self._busy:
+                self._notices.say(identity, "%s: more than one request at a time", identity.hex())
+                reply = pack({"error": "ValueError: one request at a time, as REQ sockets have it"}, ArrayForm.NPY)
+                await socket.send_multipart((identity, b"", reply))
+                continue
+            self._busy[identity] = len(message)
+            self._look_for_room()
+            task = asyncio.create_task(self._serve(socket, identity, message))
             self._answering.add(task)
             task.add_done_callback(self._answering.discard)
 
+    def _look_for_room(self) -> None:
+        if sum(self._busy.values()) < MAX_HELD_BYTES:
+            self._room.set()
+        else:
+            self._room.clear()
+
     async def _serve(self, socket: zmq.asyncio.Socket, identity: bytes, message: bytes) -> None:
-        form = ArrayForm.NPY
         try:
-            request, seen = unpack(message)
-            form = seen or form
-            reply = pack(await self._answer(identity, request), form)
-        except (InferenceError, ConnectionError, TimeoutError, TypeError, ValueError) as error:
-            logger.info("%s: %s", identity.hex(), describe_error(error))
-            reply = pack({"error": describe_error(error)}, form)
+            reply = await self._reply(identity, message)
+        finally:
+            del self._busy[identity]
+            self._look_for_room()
         await socket.send_multipart((identity, b"", reply))
 
-    async def _answer(self, identity: bytes, request: Any) -> Any:
+    async def _reply(self, identity: bytes, message: bytes) -> bytes:
+        form = ArrayForm.NPY
+        try:
+            holder = self._holder(token_of(message) if self._tokens else None)  # before anything is made of the rest
+            if holder is None:
+                raise ValueError("Unauthorized: Invalid API token")
+            request, seen = unpack(message)
+            form = seen or form
+            return pack(await self._answer(identity, holder, request), form)
+        except (InferenceError, ConnectionError, TimeoutError) as error:
+            text = describe_error(error)
+        except Exception as error:  # whatever a decoder or an encoder raises
+            self.count_failure(f"gr00t-{identity.hex()}", error)
+            text = describe_error(error)
+        self._notices.say((identity, text[:80]), "%s: %s", identity.hex(), text)
+        return pack({"error": text}, form)
+
+    async def _answer(self, identity: bytes, holder: str, request: Any) -> Any:
         if not isinstance(request, dict):
             raise ValueError(f"expected a map with the key 'endpoint', got {type(request).__name__}")
-        holder = self._holder(request.get("api_token"))
-        if holder is None:
-            raise ValueError("Unauthorized: Invalid API token")
         key = b"id " + holder.encode() if holder else b"at " + identity  # who connects chooses its identity
         endpoint = request.get("endpoint", "get_action")
         if endpoint == "ping":

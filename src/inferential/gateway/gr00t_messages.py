@@ -56,6 +56,24 @@ def unpack(message: bytes) -> tuple[Any, ArrayForm | None]:
     return value, seen[-1] if seen else None
 
 
+def token_of(message: bytes) -> Any:
+    """Returns the value of `api_token` in a message, of which nothing else is read; None where there is none.
+
+    A small message may stand for many objects: who may send it is looked at before they are made.
+    """
+    unpacker = msgpack.Unpacker(None, max_buffer_size=len(message), strict_map_key=False)
+    unpacker.feed(message)
+    try:
+        for _ in range(unpacker.read_map_header()):
+            key = unpacker.unpack()
+            if key == "api_token":
+                return unpacker.unpack()
+            unpacker.skip()
+    except (msgpack.exceptions.UnpackException, ValueError, RecursionError):
+        return None
+    return None
+
+
 def pack(answer: Any, form: ArrayForm) -> bytes:
     """Returns an answer as msgpack, its arrays in that form; bfloat16 and float8 as float32.
 

@@ -37,6 +37,8 @@ logger: logging.Logger = logging.getLogger("inferential.gateway.openpi")
 PATHS = ("/", "/v1/realtime/robot/openpi")
 CLIENT_ID_HEADER = "X-Client-Id"
 """A robot that sends this header is known by its value; the others get a name."""
+ANSWER_S = 0.4
+"""How long the connection of a robot has to answer when the robot connects again."""
 _INTERNAL_ERROR = 1011
 
 
@@ -54,6 +56,7 @@ class OpenPiGateway(Gateway):
         super().__init__(server, config)
         self._keys = KnownTokens("gateways.openpi.api_keys", config.api_keys)
         self._listening: WebsocketServer | None = None
+        self._robots: dict[str, ServerConnection] = {}  # by client id
         self._names = map(f"openpi-{secrets.token_hex(3)}-%d".__mod__, itertools.count(1))
 
     @property
@@ -118,22 +121,43 @@ class OpenPiGateway(Gateway):
         try:
             asked = websocket.request.headers.get(CLIENT_ID_HEADER) or ""
             name = self._keys.client_id(self._holder(websocket.request) or "", asked) or next(self._names)
+            if name in self._robots:
+                await self._end_if_gone(name)
             connection = self._server.connect(name, "openpi")
         except ValueError as error:
             await _fail(websocket, f"{CLIENT_ID_HEADER}: {error}")
             return
+        self._robots.setdefault(name, websocket)
         enable_keepalive(websocket.transport.get_extra_info("socket"))
         robot = GatewayClient(connection, self._config.model, self._config.timeout_ms)
         # A robot that leaves while it waits frees its place at once; its answer is dropped.
         websocket.connection_lost_waiter.add_done_callback(lambda _: robot.close())
         try:
-            await self._converse(websocket, robot)
+            await self._converse(websocket, robot, name)
         except (ConnectionClosed, ConnectionError):
             logger.debug("%s has left", name)
         finally:
             robot.close()
+            if self._robots.get(name) is websocket:
+                del self._robots[name]
 
-    async def _converse(self, websocket: ServerConnection, robot: GatewayClient) -> None:
+    async def _end_if_gone(self, name: str) -> None:
+        """Ends the connection of a robot that has come again, if the former one does not answer any more.
+
+        A robot that crashed or lost its network leaves a connection that looks open until TCP gives up.
+        """
+        former = self._robots[name]
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await (await former.ping())
+        except TimeoutError:
+            logger.info("%s connected again: its former connection does not answer", name)
+            former.transport.abort()
+            await former.wait_closed()
+        except ConnectionClosed:
+            await former.wait_closed()
+
+    async def _converse(self, websocket: ServerConnection, robot: GatewayClient, name: str) -> None:
         try:
             await websocket.send(pack({**await self._model_metadata(), **self._config.metadata}))
         except (TypeError, ValueError) as error:
@@ -144,7 +168,11 @@ class OpenPiGateway(Gateway):
             began = time.monotonic()
             try:
                 packed = await _answered(message, robot, last_total_ms)
-            except (InferenceError, TimeoutError, TypeError, ValueError) as error:
+            except (InferenceError, TimeoutError, ConnectionError) as error:
+                await _fail(websocket, describe_error(error))
+                return
+            except Exception as error:  # whatever a decoder or an encoder raises
+                self.count_failure(name, error)
                 await _fail(websocket, describe_error(error))
                 return
             await websocket.send(packed)

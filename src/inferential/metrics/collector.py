@@ -135,6 +135,17 @@ class MetricsCollector:
             with self._lock:
                 self._flush(group.overlapping)
 
+    def add_all(self, group: MetricGroup, at: float, labels: LabelSet, values: Sequence[tuple[float, ...]]) -> None:
+        """Records events of one moment and one set of labels, as `add` does each of them."""
+        if self._has_callbacks or not self._enabled:
+            for row in values:
+                self.add(group, at, labels, row)
+            return
+        group.rows.extend([(at, labels, row) for row in values])
+        if len(group.rows) >= group.flush_at:
+            with self._lock:
+                self._flush(group.overlapping)
+
     def _flush(self, groups: Sequence[MetricGroup] | None = None) -> None:
         """Flushes buffered rows, of all groups or of these, into their series; the caller holds the lock."""
         for group in self._groups if groups is None else groups:

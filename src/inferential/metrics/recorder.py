@@ -51,7 +51,7 @@ class Recorder:
         self._departure = metrics.group(names.SCHEDULING_WAIT_MS)
         self._answer = metrics.group(names.INFERENCE_LATENCY_MS, names.E2E_LATENCY_MS, names.RESPONSES_SERVED)
         self._superseded = metrics.group(names.REQUESTS_SUPERSEDED)
-        self._overtaken = metrics.group(names.PAYLOAD_SIZE_BYTES)
+        self._overtaken = metrics.group(names.PAYLOAD_SIZE_BYTES, names.REQUESTS_SUPERSEDED)
         self._miss = metrics.group(names.DEADLINE_MISSES)
         self._use = metrics.group(names.ACTION_AGE_MS, names.ACTION_UNREAD_MS)
         self._use_of_known = metrics.group(names.ACTION_AGE_MS, names.ACTION_UNREAD_MS, names.NETWORK_MS)
@@ -90,11 +90,10 @@ class Recorder:
             self._record(names.LEARNED_CADENCE_MS, learned_cadence_s * 1e3, labels)
             self._record(names.TIME_UNTIL_NEXT_MS, request.time_until_next * 1e3, labels)
 
-    def overtaken(self, client_id: str, model_id: str, payload_bytes: int, now: float) -> None:
-        """Records an observation that a newer one superseded before it was read whole."""
+    def overtaken(self, client_id: str, model_id: str, payload_bytes: Sequence[float], now: float) -> None:
+        """Records observations, by their sizes, that a newer one superseded before they were read whole."""
         key = (names.CLIENT, client_id), (names.MODEL, model_id)
-        self._add(self._overtaken, now, key, (float(payload_bytes),))
-        self._add(self._superseded, now, key, (1.0,))
+        self._metrics.add_all(self._overtaken, now, key, [(size, 1.0) for size in payload_bytes])
 
     def dispatched(self, model_id: str, requests: list[InferenceRequest], queue_depth: int, now: float) -> None:
         """Records a batch that was handed to its model at `now`."""

@@ -5,7 +5,7 @@ Observations that come from outside are checked by `inferential.observation`; re
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -213,6 +213,21 @@ def write_refusal(
     part = response_part(client_id, model_id, PROTOCOL_VERSION, "", ())
     refusal = part + request_id_field(request_id) + refusal_part(status, reason, serve_interval_ms)
     return refusal if turn_in_ms is None else refusal + pb.ModelResponse(turn_in_ms=turn_in_ms).SerializeToString()
+
+
+def write_refusals(
+    *,
+    client_id: str,
+    model_id: str,
+    request_ids: Sequence[int],
+    status: str,
+    reason: str,
+    serve_interval_ms: float = 0.0,
+) -> list[bytes]:
+    """Returns what `write_refusal` does for each of several requests."""
+    part = response_part(client_id, model_id, PROTOCOL_VERSION, "", ())
+    rest = refusal_part(status, reason, serve_interval_ms)
+    return [part + request_id_field(request_id) + rest for request_id in request_ids]
 
 
 def read_response(envelope: Buffer, payload: Buffer) -> Response:

@@ -110,14 +110,16 @@ class Running:
 
     def begin(self, batch: Batch, device: str | None) -> None:
         """Adds a call that was dispatched; `device` is the one that it occupies, if its model shares one."""
-        self._room_changed()
+        if self._slots:
+            self._room_changed()
         self._models.setdefault(batch.model_id, {}).setdefault(batch.replica, {})[batch] = None
         if device is not None:
             self._devices[device] = batch
 
     def end(self, batch: Batch, now: float, *, measured: bool) -> None:
         """Removes a call that ended; learns from its duration if `measured`."""
-        self._room_changed()
+        if self._slots:
+            self._room_changed()
         calls = self._models[batch.model_id]
         batches = calls[batch.replica]
         del batches[batch]
@@ -125,10 +127,8 @@ class Running:
             del calls[batch.replica]
             if not calls:
                 del self._models[batch.model_id]
-        for device, running in self._devices.items():
-            if running is batch:
-                del self._devices[device]
-                break
+        if self._devices:
+            self._devices = {device: running for device, running in self._devices.items() if running is not batch}
         if measured:
             self._profile(batch).note(len(batch.requests), now - batch.started_at)
 
@@ -144,7 +144,8 @@ class Running:
         capacity = self.capacity(model_id)
         if capacity.device is not None:
             return None
-        slots = self._slots_of(model_id, capacity)
+        known = self._idle.get(model_id) if model_id not in self._models else None
+        slots = self._slots_of(model_id, capacity) if known is None or known[0] is not capacity else known[1]
         if len(slots) == 1:
             slot = slots[0]
             return slot if slot.free_at == FREE else None
@@ -172,9 +173,8 @@ class Running:
         return known[1]
 
     def _room_changed(self) -> None:
-        if self._slots:
-            self._slots.clear()
-            self._asked.clear()
+        self._slots.clear()
+        self._asked.clear()
 
     def _worked_out(self, model_id: str, capacity: Capacity) -> Sequence[ReplicaSlot]:
         device_free_at = self._device_free_at(model_id, capacity.device)

@@ -21,13 +21,16 @@ from inferential.scheduler.running import Batch
 from inferential.scheduler.time.deadline import deadline_of
 from inferential.scheduler.time.fair_share import FairShares
 from inferential.scheduler.time.robot_time import ChunkTime
-from inferential.server.ingress import IncomingRequest, OvertakenObservation
+from inferential.server.ingress import IncomingRequest, Overtaken
 from inferential.tracking.action_horizon import horizon_of
 from inferential.tracking.fleet import Fleet, FleetChanges
 from inferential.tracking.lateness import ServerTimes
 
 if TYPE_CHECKING:
     from inferential.tracking.outcome_counts import OutcomeCounts
+
+_SHARES_EACH_S = 0.001
+"""For each client, the time until shares are computed again: a thousandth of it is spent on that, however many ask."""
 
 
 _WAITED_S = 1e-3  # for less than that it is not asked what a request waited for
@@ -61,6 +64,7 @@ class Accounting:
         self._on_connected = on_connected
         self._arrivals: deque[IncomingRequest] = deque()
         self._batches: deque[tuple[Batch, int]] = deque()
+        self._shares_due_at = -math.inf
         self.on_dispatch: Callable[[Batch], None] | None = None
         """Called with each batch before its model gets it."""
         self.late_by_cause: dict[str, int] = {}
@@ -262,17 +266,13 @@ class Accounting:
                 counts.refused += 1
         self.invalidated(request, refusal)
 
-    def overtaken_together(self, client_id: str, model_id: str, count: int, now: float) -> None:
-        """Records how many observations were superseded unread since the client's last."""
+    def overtaken(self, overtaken: Overtaken, now: float) -> float:
+        """Records observations that were superseded unread; returns the client's serve interval in milliseconds."""
+        client_id, model_id, count = overtaken.client_id, overtaken.model_id, len(overtaken.request_ids)
+        self._recorder.overtaken(client_id, model_id, overtaken.payload_bytes, now)
         if self.fleet.client(client_id) is not None:
+            self._fleet.outcomes.of(client_id, model_id).superseded += count
             self._fleet.on_overtaken(client_id, model_id, count, now)
-
-    def overtaken(self, observation: OvertakenObservation, now: float) -> float:
-        """Records an observation that was superseded unread; returns the client's serve interval in milliseconds."""
-        client_id, model_id = observation.client_id, observation.model_id
-        self._recorder.overtaken(client_id, model_id, observation.payload_bytes, now)
-        if self._fleet.client(client_id) is not None:
-            self._fleet.outcomes.of(client_id, model_id).superseded += 1
         return self._shares.interval_ms(client_id, model_id)
 
     def retried(self, request: InferenceRequest) -> None:
@@ -305,7 +305,9 @@ class Accounting:
             return client_id in waiting
 
         changes = fleet.sweep(now, waits)
-        self._shares.update(fleet.periods())
+        if now >= self._shares_due_at:
+            self._shares_due_at = now + _SHARES_EACH_S * fleet.active_count
+            self._shares.update(fleet.periods())
         for client_id, model_id in changes.overdue:
             self._recorder.overdue(client_id, model_id)
         return changes

@@ -12,7 +12,7 @@ from inferential.metrics.recorder import Recorder
 from inferential.notices import Notices
 from inferential.observation.slots import ObservationError
 from inferential.proto import PROTOCOL_VERSION
-from inferential.proto.messages import write_refusal
+from inferential.proto.messages import write_refusal, write_refusals
 from inferential.proto.tensors import Buffer
 from inferential.scheduler.request import (
     ANSWERED,
@@ -25,7 +25,7 @@ from inferential.scheduler.request import (
 )
 from inferential.server.accounting import Accounting
 from inferential.server.callbacks import Callbacks
-from inferential.server.ingress import OvertakenObservation
+from inferential.server.ingress import Overtaken
 from inferential.server.inprocess import InProcessClients
 from inferential.transport.zmq_transport import GONE, ZmqTransport
 
@@ -133,19 +133,19 @@ class Egress:
         )
         self._post_refusal(request.connection, request.client_id, envelope)
 
-    def refuse_overtaken(self, observation: OvertakenObservation, connection: int) -> None:
-        """Accounts for an observation that was superseded unread, and sends its refusal."""
-        interval_ms = self._accounting.overtaken(observation, time.monotonic())
-        if observation.protocol_version >= PROTOCOL_VERSION:
-            envelope = write_refusal(
-                client_id=observation.client_id,
-                model_id=observation.model_id,
-                request_id=observation.request_id,
+    def refuse_overtaken(self, overtaken: Overtaken, connection: int, now: float) -> None:
+        """Accounts for observations that were superseded unread at `now`, and sends their refusals."""
+        interval_ms = self._accounting.overtaken(overtaken, now)
+        if overtaken.protocol_version >= PROTOCOL_VERSION:
+            refusals = write_refusals(
+                client_id=overtaken.client_id,
+                model_id=overtaken.model_id,
+                request_ids=overtaken.request_ids,
                 status=SUPERSEDED.kind.name,
                 reason=SUPERSEDED.reason,
                 serve_interval_ms=interval_ms,
             )
-            self._post_refusal(connection, observation.client_id, envelope)
+            self._post_refusal(connection, overtaken.client_id, *refusals)
 
     @property
     def watched(self) -> bool:
@@ -196,15 +196,17 @@ class Egress:
             return False
         return True
 
-    def _post_refusal(self, connection: int, client_id: str, envelope: bytes) -> None:
-        """Sends a refusal at the end of this turn, with the others for the connection; counts it if it cannot be."""
+    def _post_refusal(self, connection: int, client_id: str, *envelopes: bytes) -> None:
+        """Sends refusals at the end of this turn, with the others for the connection; counts those that cannot be."""
         if connection < 0:
-            self._hand_over(connection, client_id, "refusal", envelope, b"")
+            for envelope in envelopes:
+                self._hand_over(connection, client_id, "refusal", envelope, b"")
             return
         try:
-            self._transport.cork(connection, envelope)
+            self._transport.cork(connection, envelopes)
         except OSError as error:
-            self._recorder.send_error(client_id, "refusal", error.strerror or "unknown")
+            for _ in envelopes:
+                self._recorder.send_error(client_id, "refusal", error.strerror or "unknown")
 
     def _hand_over(self, connection: int, client_id: str, kind: str, envelope: bytes, payload: Buffer) -> bool:
         receive = self._inprocess.receiver(connection)

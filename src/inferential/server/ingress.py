@@ -8,8 +8,8 @@ from __future__ import annotations
 import itertools
 import math
 import secrets
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from inferential.config.client_policy import ClientPolicies, ClientRights
@@ -87,14 +87,19 @@ class ResolvedPolicy:
 
 
 @dataclass(slots=True)
-class OvertakenObservation:
-    """An observation that a newer one superseded before it was read whole."""
+class Overtaken:
+    """Observations of one client and model that a newer one superseded before they were read whole.
+
+    Attributes:
+        request_ids: their numbers.
+        payload_bytes: the size of each payload.
+    """
 
     client_id: str
     model_id: str
-    request_id: int
     protocol_version: int
-    payload_bytes: int
+    request_ids: list[int] = field(default_factory=list)
+    payload_bytes: list[float] = field(default_factory=list)
 
 
 class Ingress:
@@ -161,11 +166,11 @@ class Ingress:
             constant, varying, staleness_ms, slots, policy, identity, envelope, payload, received_at, connection
         )
 
-    def overtaken(self, older: Sequence[Received], newest: Received) -> Iterator[OvertakenObservation | Received]:
-        """Yields what becomes of messages that came together with a newer one of the same connection.
+    def overtaken(self, older: Sequence[Received], newest: Received) -> tuple[Overtaken | None, Sequence[Received]]:
+        """Returns what becomes of messages that came together with a newer one of the same connection.
 
-        An observation of the same form as the newest, whose place that takes, is read as far as needed to refuse it: a
-        tenth of the cost of `receive`. Any other message is returned as it is.
+        Observations of the same form as the newest, whose place that takes, are read as far as needed to refuse them: a
+        tenth of the cost of `receive`. The others are returned as they are, to be received.
         """
         identity, envelope, payload, _, _ = newest
         found = self.assembler.lookup(envelope, payload)
@@ -177,16 +182,18 @@ class Ingress:
             or not served
             or identity not in (cached.policy.identity, self._owner(cached.constant.client_id))
         ):
-            yield from older
-            return
+            return None, older
         constant = cached.constant
+        overtaken, others = Overtaken(constant.client_id, constant.model_id, constant.protocol_version), []
+        varying_of, ids, sizes = cached.varying, overtaken.request_ids, overtaken.payload_bytes
         for message in older:
-            varying = cached.varying(message[1]) if isinstance(message[1], bytes) else None
+            varying = varying_of(message[1]) if isinstance(message[1], bytes) else None
             if varying is None:
-                yield message
+                others.append(message)
             else:
-                size, version = len(message[2]), constant.protocol_version
-                yield OvertakenObservation(constant.client_id, constant.model_id, varying.request_id, version, size)
+                ids.append(varying.request_id)
+                sizes.append(float(len(message[2])))
+        return overtaken if ids else None, others
 
     @property
     def cache_counts(self) -> CacheCounts:

@@ -22,6 +22,7 @@ from inferential.server.accounting import Accounting
 from inferential.server.egress import Egress
 from inferential.server.executor import Executor
 from inferential.server.ingress import IncomingRequest, Ingress
+from inferential.server.renewals import Renewals
 from inferential.transport.messages import Received
 from inferential.transport.zmq_transport import GONE, MalformedMessage, ZmqTransport
 
@@ -29,6 +30,8 @@ logger: logging.Logger = logging.getLogger("inferential")
 
 _READ_SLICE_S = 0.001
 """How long messages are read in one turn of the loop, so that calls can end and answers leave."""
+_LONGEST_SLICE_S = 0.005
+"""How long at most, where other programs have the processor meanwhile and less than `_READ_SLICE_S` was worked."""
 _WORK_SLICE_S = 0.001
 """How long calls are begun in one turn of the loop where models complete inline, or as long as was read before."""
 _DRAINING = Refusal(RefusalKind.REJECTED, "the server is draining", "draining")
@@ -72,6 +75,7 @@ class EventPump:
         self._running = False
         self._continues = False  # `_continue` is scheduled
         self._renewing: set[int] = set()  # connections of robots that are asked for newer observations
+        self._renewals = Renewals()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0  # in the loop's time
 
@@ -136,8 +140,9 @@ class EventPump:
         if not self._running:
             return  # called for what was readable just before the end
         began = time.monotonic()
-        until = began + _READ_SLICE_S
-        while time.monotonic() < until:
+        until, worked_until = began + _READ_SLICE_S, time.thread_time() + _READ_SLICE_S
+        longest = began + _LONGEST_SLICE_S
+        while (now := time.monotonic()) < until or (now < longest and time.thread_time() < worked_until):
             try:
                 received = self._transport.receive()
             except MalformedMessage as error:
@@ -159,19 +164,16 @@ class EventPump:
             for message in older:
                 self.receive(message)
             return
-        count, last = 0, None
-        for found in self._ingress.overtaken(older, newest):
-            if isinstance(found, tuple):
-                self.receive(found)
-            else:
-                count, last = count + 1, found
-                self._egress.refuse_overtaken(found, newest[4])
-        if last is not None:
-            self._accounting.overtaken_together(last.client_id, last.model_id, count, newest[3])
+        overtaken, others = self._ingress.overtaken(older, newest)
+        for message in others:
+            self.receive(message)
+        if overtaken is not None:
+            self._egress.refuse_overtaken(overtaken, newest[4], newest[3])
 
     def on_closed(self, connection: int) -> None:
         """Ends the waiting requests of a connection that has ended."""
         self._renewing.discard(connection)
+        self._renewals.forget(connection)
         if not self._running:
             return
         self._engine.connection_gone(connection, time.monotonic())
@@ -204,7 +206,11 @@ class EventPump:
             self._egress.refuse(request, refusal)
             return
         if incoming.renews:
-            self._renewing.add(request.connection)
+            if self._renewals.accepts(request.connection, request.received_at):
+                self._renewing.add(request.connection)
+            else:
+                incoming.renews = False
+                self._renewing.discard(request.connection)
         if self._models.unready and request.pool in self._models.unready:
             self._receive_early(incoming)
             return
@@ -310,7 +316,9 @@ class EventPump:
             if self._models.unready:
                 self._models.explain(request)
             self._egress.send_refusal(request)
-            if self._transport.parked and (not request.pace_s or request.keeps_state):
+            # What a newer one has superseded leaves that waiting.
+            paced = request.pace_s and not request.keeps_state
+            if self._transport.parked and not paced and not self._engine.waits(request.connection):
                 self._transport.resume(request.connection)
 
     # Timers: the engine or the fleet asked to be called at a time

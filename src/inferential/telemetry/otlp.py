@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from typing import ClassVar
 
@@ -30,7 +32,11 @@ from inferential.server.service import Service
 from inferential.telemetry.prometheus import Exporter
 from inferential.telemetry.traces import RequestTracer
 
-_TIMEOUT_S = 3.0  # of one export; what a collector that is away may hold up the end of the server
+logger = logging.getLogger("inferential.telemetry")
+
+_TIMEOUT_S = 3.0  # of one export
+END_S = 4.0
+"""What a collector that does not answer may hold up the end of the server."""
 _UNITS = {"_seconds": "s", "_bytes": "By"}
 
 
@@ -94,15 +100,16 @@ class Telemetry(Service):
             self._exporting = asyncio.create_task(self._metrics.run(self._config.metrics_interval_s))
 
     async def stop(self) -> None:
-        """Exports what is left; takes some seconds where the collector is away."""
+        """Exports what is left, for `END_S` at most; then what a collector has not taken is dropped, and logged."""
         if self._exporting is not None:
             self._exporting.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._exporting
-        ends = [] if self._metrics is None else [self._metrics.close()]
+        ends = [] if self._metrics is None else [self._metrics.last()]
         if self._provider is not None:
-            ends.append(asyncio.to_thread(self._provider.shutdown))
-        await asyncio.gather(*ends)
+            ends.append(self._provider.shutdown)
+        if not all(await asyncio.gather(*map(_done_in_time, ends))):
+            logger.warning("%s does not answer: the newest traces and metrics are lost", self.address)
 
 
 class _MetricsExport:
@@ -124,16 +131,43 @@ class _MetricsExport:
             await asyncio.sleep(interval_s)
             await self._export()
 
-    async def close(self) -> None:
-        """Exports once more, and no more."""
-        await self._export()
-        await asyncio.to_thread(self._exporter.shutdown)
+    def last(self) -> Callable[[], None]:
+        """Returns what exports the present state, and nothing after it; it may be called in any thread."""
+        data = self._data()
+
+        def export() -> None:
+            self._exporter.export(data)
+            self._exporter.shutdown()
+
+        return export
 
     async def _export(self) -> None:
+        await asyncio.to_thread(self._exporter.export, self._data())
+
+    def _data(self) -> otel.MetricsData:
         metrics = list(converted(self._families.families(), self._started_ns, time.time_ns()))
         scope = otel.ScopeMetrics(InstrumentationScope("inferential", version("inferential")), metrics, "")
-        data = otel.MetricsData([otel.ResourceMetrics(self._resource, [scope], "")])
-        await asyncio.to_thread(self._exporter.export, data)
+        return otel.MetricsData([otel.ResourceMetrics(self._resource, [scope], "")])
+
+
+async def _done_in_time(work: Callable[[], object]) -> bool:
+    """Runs work in a thread that does not hold up the process's end; returns whether it was done within `END_S`."""
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+    def run() -> None:
+        try:
+            work()
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(done.set)
+
+    threading.Thread(target=run, name="otlp-end", daemon=True).start()
+    try:
+        async with asyncio.timeout(END_S):
+            await done.wait()
+    except TimeoutError:
+        return False
+    return True
 
 
 def converted(families: Iterable[Metric], started_ns: int, now_ns: int) -> Iterator[otel.Metric]:

@@ -35,9 +35,10 @@ class ClientConnection:
         events: what the poller looks for.
         newest_only: of messages that came together the newest is returned first, see `ZmqTransport.prefer_newest`.
         queued: messages that were read wait in the transport for their turn.
+        floods: so many messages came together when it was last read that it sends far more than is served.
         reads: how often it was read since its requests began to wait.
         parked_at: since when it is not read because its requests wait, in seconds of `time.monotonic()`; 0: it is read.
-        corked: refusals that leave together, as their frames.
+        corked: envelopes of refusals that leave together.
         asked: a message of it was received.
         rival: it has the identity of another connection that stands, which keeps it.
         host: its address as HOST:PORT; "" of a local client.
@@ -45,7 +46,18 @@ class ClientConnection:
     """
 
     __slots__ = (
-        *("asked", "corked", "events", "gone", "handshake_deadline", "host", "identity", "newest_only", "number"),
+        *(
+            "asked",
+            "corked",
+            "events",
+            "floods",
+            "gone",
+            "handshake_deadline",
+            "host",
+            "identity",
+            "newest_only",
+            "number",
+        ),
         *("parked_at", "queued", "reads", "rival", "stream"),
     )
 
@@ -58,11 +70,12 @@ class ClientConnection:
         self.events = READ
         self.asked = False
         self.newest_only = False
+        self.floods = False
         self.queued = False
         self.reads = 0
         self.rival = False
         self.parked_at: float = 0.0
-        self.corked: list[tuple[bytes, bytes, bytes]] = []
+        self.corked: list[bytes] = []
         self.gone = False
 
 
@@ -74,7 +87,7 @@ class Connections:
         by_identity: the clients that are connected.
         by_number: the same and their rivals, longest connected first.
         handshaking: connections in their handshake, oldest first.
-        parked: connections that are not read, longest parked first.
+        parked, parked_floods: connections that are not read, longest parked first; those that flood apart.
         on_closed: called with the number of one that has ended.
     """
 
@@ -84,7 +97,13 @@ class Connections:
         self.by_number: dict[int, ClientConnection] = {}
         self.handshaking: dict[ClientConnection, None] = {}
         self.parked: dict[ClientConnection, None] = {}
+        self.parked_floods: dict[ClientConnection, None] = {}
         self.on_closed: list[Callable[[ClientConnection], None]] = []
+
+    @property
+    def parked_count(self) -> int:
+        """How many connections are not read."""
+        return len(self.parked) + len(self.parked_floods)
 
     def update_events(self, client: ClientConnection) -> None:
         """Watches for writability while a client has unsent messages, and for messages while it is not parked."""
@@ -98,6 +117,7 @@ class Connections:
         client.reads = 0
         if client.parked_at:
             self.parked.pop(client, None)
+            self.parked_floods.pop(client, None)
             client.parked_at = 0.0
             self.update_events(client)
 
@@ -111,6 +131,7 @@ class Connections:
         if self.by_identity.get(client.identity) is client:
             del self.by_identity[client.identity]
         self.parked.pop(client, None)
+        self.parked_floods.pop(client, None)
         self.poller.unregister(client.stream.fileno())
         client.stream.close()
         if self.by_number.pop(client.number, None) is not None:
@@ -122,7 +143,7 @@ class Connections:
         return {
             "connections": len(self.by_identity),
             "connections_handshaking": len(self.handshaking),
-            "connections_parked": len(self.parked),
+            "connections_parked": self.parked_count,
             "connections_rival": len(self.by_number) - len(self.by_identity),
             "connections_watched": max(len(self.poller) - 1, 0),  # the poller has the listener too
             "messages_unsent": sum(client.stream.unsent for client in self.by_number.values()),
@@ -150,7 +171,27 @@ def is_well_formed(frames: list[Buffer] | Discarded) -> TypeGuard[list[Buffer]]:
     return isinstance(frames, list) and len(frames) == _FRAMES and not len(frames[0])
 
 
-def malformed(client: ClientConnection, frames: list[Buffer] | Discarded) -> MalformedMessage:
-    """Returns the error for a message that does not."""
-    found = "more" if isinstance(frames, Discarded) else f"{len(frames)} of them"
-    return MalformedMessage(client.identity, f"expected frames [empty, envelope, payload], got {found}")
+def malformed(client: ClientConnection, frames: list[Buffer] | Discarded) -> MalformedMessage | None:
+    """Returns the error for a message that has other frames.
+
+    None for an empty one, which ZMQ_PROBE_ROUTER sends on connecting and which asks for nothing.
+    """
+    if isinstance(frames, list) and len(frames) == 1 and not len(frames[0]):
+        return None
+    return MalformedMessage(client.identity, f"expected frames [empty, envelope, payload], got {_found(frames)}")
+
+
+def _found(frames: list[Buffer] | Discarded) -> str:
+    """Returns which frames came, and what may be the reason."""
+    if isinstance(frames, Discarded):
+        return "more: each proxy on the way adds one (its client's identity); robots connect to the server itself"
+    delimited = not len(frames[0])
+    if len(frames) == _FRAMES - 1:
+        return "2 of them: " + (
+            "the payload is missing, which may be empty" if delimited else "the empty delimiter is missing"
+        )
+    if len(frames) == _FRAMES and len(frames[1]) == 0:
+        return "3 of them, the second empty and not the first: a proxy on the way adds its client's identity before it"
+    if len(frames) == _FRAMES:
+        return "3 of them, the first not empty"
+    return f"{len(frames)} of them"

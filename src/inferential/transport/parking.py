@@ -14,11 +14,13 @@ from inferential.transport.connections import ClientConnection, Connections
 
 PARKED_S = 0.1
 """How long a connection is not read at most: its heartbeats are answered, and its newest observation is seen."""
+FLOOD_PARKED_S = 0.4
+"""The same of one that floods: at each reading a good part of it is spent on refusing what it sent meanwhile."""
 _READS_WHILE_WAITING = 2  # of a connection whose requests wait, before it is parked
 
 
 class Parking:
-    """Parks connections, and resumes each after `PARKED_S` at the latest."""
+    """Parks connections, and resumes each after `PARKED_S`, or `FLOOD_PARKED_S`, at the latest."""
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
@@ -52,17 +54,21 @@ class Parking:
         if client.reads <= _READS_WHILE_WAITING and not pressed:
             return False
         client.parked_at = time.monotonic()
-        self._connections.parked[client] = None
+        (self._connections.parked_floods if client.floods else self._connections.parked)[client] = None
         self._connections.update_events(client)
         self._set_timer()
         return True
 
     def resume_some(self) -> None:
         """Resumes the connections that have been parked for long enough; the poller finds them readable."""
-        since, parked = time.monotonic() - PARKED_S, self._connections.parked
-        while parked and (client := next(iter(parked))).parked_at <= since:
-            self._connections.resume(client)
-            client.reads = _READS_WHILE_WAITING - 1  # once; then it is parked again if its requests still wait
+        now, connections = time.monotonic(), self._connections
+        for parked, since in (
+            (connections.parked, now - PARKED_S),
+            (connections.parked_floods, now - FLOOD_PARKED_S),
+        ):
+            while parked and (client := next(iter(parked))).parked_at <= since:
+                connections.resume(client)
+                client.reads = _READS_WHILE_WAITING - 1  # once; then it is parked again if its requests still wait
 
     def _set_timer(self) -> None:
         if self._timer is None and self._loop is not None:
@@ -71,5 +77,5 @@ class Parking:
     def _on_timer(self) -> None:
         self._timer = None
         self.resume_some()
-        if self._connections.parked:
+        if self._connections.parked or self._connections.parked_floods:
             self._set_timer()

@@ -10,21 +10,22 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from inferential.transport.acceptance import Acceptance
-from inferential.transport.budget import STALL_S, ByteBudget
+from inferential.transport.budget import ByteBudget
 from inferential.transport.connections import ClientConnection, Connections, MalformedMessage, is_well_formed, malformed
 from inferential.transport.handshakes import HandshakeGuard
+from inferential.transport.heartbeats import Heartbeats
 from inferential.transport.listening import listen_on_all
 from inferential.transport.messages import Received
 from inferential.transport.parking import Parking
 from inferential.transport.poller import READ, WRITE
-from inferential.zmtp import ConnectionEnded, ProtocolError
+from inferential.transport.stalls import StallWatch
+from inferential.zmtp import ConnectionEnded
 from inferential.zmtp.protocol import Buffer
 from inferential.zmtp.reader import Allocate
 
@@ -34,12 +35,11 @@ if TYPE_CHECKING:
 GONE = "the client is gone"
 """The objection to requests of a connection that has ended."""
 
-logger: logging.Logger = logging.getLogger("inferential.transport")
-
 _POLL_AT_ONCE = 32  # connections that are read between two messages, at most
 POLL_AFTER = 16
 """Messages that are returned between two polls of all connections."""
 _MAX_DIRECT_READS = 16  # reads from an only client between two polls of all connections
+_FLOOD_MESSAGES = 16  # of one connection that came together
 _MAX_CATCH_UP_READS = 1  # in one turn, of a connection whose newest message is looked for
 
 
@@ -77,7 +77,8 @@ class RouterSocket:
         self._parking = Parking(self._connections)
         # A message of the largest size, and one that is sent meanwhile; the frames of a message count together.
         self._budget = ByteBudget(None if max_message_bytes is None else 2 * max_message_bytes)
-        self._stall_timer: asyncio.TimerHandle | None = None
+        self._stalls = StallWatch(self._budget, self._end)
+        self._heartbeats = Heartbeats(self._connections)
         self._connections.on_closed.append(self._budget.closed)
         guard = HandshakeGuard() if guard is None else guard
         self._acceptance = Acceptance(
@@ -141,13 +142,14 @@ class RouterSocket:
             try:
                 frames = stream.next()
             except ConnectionEnded as error:
-                self._acceptance.failed(client, error)
-                self._connections.drop(client, str(error))
+                self._end(client, error)
                 continue
             if stream.unsent:
                 self._connections.update_events(client)  # a reply to its heartbeat
             if frames is None:
                 client.queued = False
+                if stream.ttl_s:  # of a PING that was just read
+                    self._heartbeats.heard(client, self._loop)
                 continue
             if client.newest_only and not client.gone and is_well_formed(frames):
                 frames = self._newest(client, frames)
@@ -164,7 +166,8 @@ class RouterSocket:
                 self._budget.received(client)
             if is_well_formed(frames):
                 return client.identity, frames[1], frames[2], time.monotonic(), client.number
-            raise malformed(client, frames)
+            if (wrong := malformed(client, frames)) is not None:
+                raise wrong
         return None
 
     def _newest(self, client: ClientConnection, frames: list[Buffer]) -> list[Buffer]:
@@ -173,7 +176,8 @@ class RouterSocket:
         In an overload the system's buffers hold seconds of observations, which would be served in their order, each
         long out of date.
         """
-        stream, now, reads = client.stream, time.monotonic(), 0
+        stream, now, reads = client.stream, time.monotonic(), _MAX_CATCH_UP_READS if client.floods else 0
+        client.floods = False
         while True:
             try:
                 following = stream.next()
@@ -186,8 +190,11 @@ class RouterSocket:
                 return frames  # the next read finds it again
             if not is_well_formed(following):
                 self._malformed = malformed(client, following)
+                if self._malformed is None:
+                    continue
                 return frames
             self.overtaken.append((client.identity, frames[1], frames[2], now, client.number))
+            client.floods = len(self.overtaken) >= _FLOOD_MESSAGES
             frames = following
 
     def prefer_newest(self, number: int) -> None:
@@ -204,7 +211,7 @@ class RouterSocket:
 
     def _poll_all(self) -> None:
         self._direct_reads = 0
-        if self._connections.parked:
+        if self.parked:
             self._parking.resume_some()
         found = self._connections.poller.poll(_POLL_AT_ONCE)
         self._more = len(found) == _POLL_AT_ONCE
@@ -223,7 +230,7 @@ class RouterSocket:
     @property
     def parked(self) -> int:
         """How many connections are not read because their requests wait."""
-        return len(self._connections.parked)
+        return self._connections.parked_count
 
     def _handle_events(self, client: ClientConnection, events: int) -> None:
         """Reads from and writes to a connection, as far as it is ready."""
@@ -239,23 +246,14 @@ class RouterSocket:
             ):
                 self._read(client)
         except ConnectionEnded as error:
-            self._acceptance.failed(client, error)
-            self._connections.drop(client, str(error))
+            self._end(client, error)
         except MemoryError:
             self._connections.drop(client, "no memory is left for what it sends")
 
-    def _watch_stalls(self) -> None:
-        """Looks, from time to time, for frames that do not come on."""
-        if self._stall_timer is None and self._loop is not None and self._budget.receiving:
-            self._stall_timer = self._loop.call_later(STALL_S, self._end_stalled)
-
-    def _end_stalled(self) -> None:
-        self._stall_timer = None
-        for client in list(self._budget.stalled()):
-            slow = ProtocolError(f"{client.stream.missing_bytes} bytes of a frame did not come within {STALL_S:g} s")
-            self._acceptance.failed(client, slow)
-            self._connections.drop(client, str(slow))
-        self._watch_stalls()
+    def _end(self, client: ClientConnection, error: ConnectionEnded) -> None:
+        """Closes a connection that has broken, or broke a rule, and says why."""
+        self._acceptance.failed(client, error)
+        self._connections.drop(client, str(error))
 
     def _read_only_client(self) -> bool:
         """Reads directly from the client if it is the only one; returns whether it had a message.
@@ -284,8 +282,10 @@ class RouterSocket:
             received = True
         else:
             return
-        if client.stream.missing_bytes:
-            self._watch_stalls()
+        if client.stream.missing_bytes and self._loop is not None:
+            self._stalls.start(self._loop)
+        if client.stream.ttl_s:
+            self._heartbeats.heard(client, self._loop)
         if received and not client.parked_at:
             self._queue(client)
 
@@ -353,28 +353,28 @@ class RouterSocket:
         if client.stream.unsent:
             self._note_unsent(client)
 
-    def cork(self, number: int, envelope: bytes) -> None:
-        """Sends a message without payload in the event loop's next turn, in one write with others for the connection.
+    def cork(self, number: int, envelopes: Sequence[bytes]) -> None:
+        """Sends messages without payload in the event loop's next turn, in one write with others for the connection.
 
         Raises:
             OSError: as `post`, as far as it is known by now.
         """
-        client = self._writable(number, len(envelope))
+        client = self._writable(number, sum(map(len, envelopes)))
         if not self._corked:
             (self._loop or asyncio.get_running_loop()).call_soon(self._uncork)
         if not client.corked:
             self._corked.append(client)
-        client.corked.append((b"", envelope, b""))
+        client.corked += envelopes
 
     def _uncork(self) -> None:
         """Sends what was corked: one write for each connection."""
         corked, self._corked = self._corked, []
         for client in corked:
-            messages, client.corked = client.corked, []
+            envelopes, client.corked = client.corked, []
             if client.gone:
                 continue
             try:
-                client.stream.send_together(messages)
+                client.stream.send_together([(b"", envelope, b"") for envelope in envelopes])
             except ConnectionEnded as error:
                 self._connections.drop(client, str(error))
                 continue

@@ -79,8 +79,8 @@ class ZmqTransport(RouterSocket):
         if self._loop is not None:
             self._loop.remove_reader(self._connections.poller.fileno())
         self._parking.stop()
-        if self._stall_timer is not None:
-            self._stall_timer.cancel()
+        self._stalls.stop()
+        self._heartbeats.stop()
         self._tell_closed = None
         self._acceptance.close()
         unsent = [client for client in self._connections.by_number.values() if client.stream.unsent]

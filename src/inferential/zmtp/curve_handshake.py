@@ -26,6 +26,7 @@ from inferential.zmtp.protocol import (
     ready_of,
 )
 from inferential.zmtp.wire import Wire
+from inferential.zmtp.zmtp2 import Zmtp2Handshake
 
 _REFUSABLE = b"X-Inferential"
 """Property of a client that comes back after ERROR, so that it can be sent the reason; libzmq's would not."""
@@ -70,6 +71,9 @@ class ClientCurveHandshake:
     def wire(self, max_frame_bytes: int | None, max_frames: int) -> Wire:
         assert self._curve.session is not None
         return BoxWire(self._curve.session, max_frame_bytes, max_frames)
+
+    def older(self) -> None:
+        return None
 
     def cut_short(self) -> str:
         if self._curve.state is State.SEND_HELLO:
@@ -150,6 +154,11 @@ class ServerCurveHandshake:
             return None
         assert self._curve.session is not None
         return BoxWire(self._curve.session, max_frame_bytes, max_frames)
+
+    def older(self) -> Zmtp2Handshake:
+        if self._server_keys.required:
+            raise HandshakeError("the client has ZMTP 2, which has no keys, and security.mode is required", "no_keys")
+        return Zmtp2Handshake(self._socket_type)
 
     def cut_short(self) -> str:
         return ""

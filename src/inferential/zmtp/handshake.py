@@ -21,6 +21,7 @@ from inferential.zmtp.protocol import (
     ready,
 )
 from inferential.zmtp.wire import Wire
+from inferential.zmtp.zmtp2 import Zmtp2Handshake
 
 NULL, CURVE = "NULL", "CURVE"
 
@@ -69,6 +70,14 @@ class Handshake(Protocol):
         """Returns how messages are read and written after the handshake; None: as they are."""
         ...
 
+    def older(self) -> Zmtp2Handshake | None:
+        """Returns the handshake with a peer that has ZMTP 2; None where this end has no such.
+
+        Raises:
+            HandshakeError: this end requires keys, which ZMTP 2 does not have.
+        """
+        ...
+
     def cut_short(self) -> str:
         """Returns what it may mean that the peer closed the connection now; "" if nothing is known."""
         ...
@@ -106,6 +115,9 @@ class NullHandshake:
 
     def wire(self, max_frame_bytes: int | None, max_frames: int) -> Wire | None:
         return None
+
+    def older(self) -> Zmtp2Handshake | None:
+        return Zmtp2Handshake(self._socket_type) if self._accepting else None
 
     def cut_short(self) -> str:
         if self._accepting or self._greeted:

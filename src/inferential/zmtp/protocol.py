@@ -11,6 +11,7 @@ flag MORE. https://rfc.zeromq.org/spec/37/
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,8 +22,8 @@ Frame = Buffer | list[Buffer]
 """The bytes of a frame: one buffer, or several that are sent one after another without a copy."""
 
 GREETING_BYTES = 64
-VERSION_BYTES = 12
-"""The start of a greeting that is the same for every mechanism: signature and version."""
+VERSION_BYTES = 11
+"""The start of a greeting that is the same for every peer: signature and major version."""
 HEAD_FRAMES = 2
 """The first frames of a message, which are read here and returned as bytes; the others are payload, and writable."""
 
@@ -36,6 +37,7 @@ _MAX_CONTEXT_BYTES = 16  # of a PING
 
 PING, PONG, READY, ERROR = b"\4PING", b"\4PONG", b"\5READY", b"\5ERROR"
 PING_BODY = PING + b"\0\0"
+_HTTP = re.compile(rb"[A-Z]{3,7} [/*h]")
 
 COMPATIBLE_SOCKETS = {
     b"ROUTER": frozenset({b"DEALER", b"REQ", b"ROUTER"}),
@@ -82,16 +84,33 @@ def greeting(mechanism: str = "NULL", *, as_server: bool = False) -> bytes:
     return b"\xff" + b"\0" * 8 + b"\x7f" + b"\3\1" + name + bytes((as_server,)) + b"\0" * 31
 
 
-def check_greeting(data: bytes) -> None:
+def check_greeting(data: bytes, oldest: int = 3) -> None:
     """Checks as much of the peer's greeting as was received.
+
+    Args:
+        data: the bytes.
+        oldest: the least major version that is supported; that of ZMTP 2 is 1.
 
     Raises:
         ProtocolError: it is no greeting, or one of a version that is not supported.
     """
     if data[:1] not in (b"", b"\xff") or data[9:10] not in (b"", b"\x7f"):
-        raise ProtocolError("peer does not speak ZMTP (ZeroMQ's protocol)")
-    if data[10:11] not in (b"",) and data[10] < 3:
+        raise ProtocolError(f"peer does not speak ZMTP (ZeroMQ's protocol){_what_it_speaks(data)}")
+    if data[10:11] not in (b"",) and data[10] < oldest:
         raise ProtocolError(f"peer speaks ZMTP {data[10]}; version 3 is supported, which libzmq has from 4.0 on")
+
+
+def _what_it_speaks(data: bytes) -> str:
+    """Returns what to do about a peer that begins in another way, as far as that is known; else ""."""
+    if data.startswith((b"PROXY ", b"\r\n\r\n\0\r\nQUIT\n")):
+        return ": a proxy sends a header of its own (the PROXY protocol); turn that off for this port"
+    if data.startswith(b"\x16\x03"):
+        return ": it speaks TLS; robots encrypt by security.mode, and the page and gateways have ports of their own"
+    if _HTTP.match(data):
+        return ": it speaks HTTP; the page and the gateways have ports of their own"
+    if data[1:2] == b"\0":
+        return ": perhaps ZMTP 1, of libzmq 2; libzmq has version 2 from 3.0 on, version 3 from 4.0 on"
+    return ""
 
 
 def mechanism_of(data: bytes) -> str:
@@ -184,6 +203,11 @@ def pong_body(body: bytes) -> bytes:
     """Returns what a PONG command says to the PING with this body."""
     context_at = len(PING) + 2  # after the time to live
     return PONG + body[context_at : context_at + _MAX_CONTEXT_BYTES]
+
+
+def ttl_s(body: bytes) -> float:
+    """Returns for how long the sender of a PING waits for it to be received, in seconds; 0: it does not say."""
+    return int.from_bytes(body[len(PING) : len(PING) + 2]) / 10
 
 
 def _head(flags: int, size: int) -> bytes:

@@ -14,11 +14,13 @@ import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from inferential.zmtp import zmtp2
 from inferential.zmtp.handshake import Handshake, HandshakeError, NullHandshake
 from inferential.zmtp.protocol import (
     GREETING_BYTES,
     PING,
     PING_BODY,
+    VERSION_BYTES,
     Buffer,
     ConnectionEnded,
     Discarded,
@@ -30,9 +32,11 @@ from inferential.zmtp.protocol import (
     message,
     pong_body,
     supports_heartbeats,
+    ttl_s,
 )
 from inferential.zmtp.reader import Allocate, Reader
 from inferential.zmtp.wire import FrameReader
+from inferential.zmtp.zmtp2 import Zmtp2Handshake
 
 JOIN_BELOW_BYTES = 32 * 1024
 """Smaller frames are copied into one buffer with their headers, which is faster than a vector of buffers."""
@@ -111,6 +115,8 @@ class Stream:
         self.alive: bool = True
         """Whether since the last `ping` something was received, or unsent data could be sent."""
         self.drained: bool = False
+        self.ttl_s: float = 0.0
+        """The time to live of the peer's last PING: if it is not heard of for so long, it is gone. 0: not given."""
         self._send([self._handshake.greeting()])
 
     def received_s_ago(self) -> float:
@@ -149,6 +155,9 @@ class Stream:
                 found = self._reader.next()
                 if isinstance(found, bytes):
                     self._answer(self._handshake.receive(found))
+                    self.peer = self._handshake.peer
+                elif isinstance(found, list) and isinstance(self._handshake, Zmtp2Handshake):
+                    self._handshake.receive_identity(found)
                     self.peer = self._handshake.peer
                 elif found is not None:
                     raise ProtocolError("message before READY")
@@ -238,11 +247,16 @@ class Stream:
         """Returns what follows the greeting; ProtocolError where it is invalid."""
         assert self._greeting is not None
         self._greeting += data
-        check_greeting(bytes(self._greeting))
-        if len(self._greeting) < GREETING_BYTES:
+        size = GREETING_BYTES
+        if self._greeting[VERSION_BYTES - 1 : VERSION_BYTES] and self._greeting[VERSION_BYTES - 1] in zmtp2.REVISIONS:
+            older = self._handshake.older()
+            if older is not None:
+                self._handshake, size = older, zmtp2.GREETING_BYTES
+        check_greeting(bytes(self._greeting), min(zmtp2.REVISIONS) if size == zmtp2.GREETING_BYTES else 3)
+        if len(self._greeting) < size:
             return b""
         self._supports_heartbeats = supports_heartbeats(bytes(self._greeting))
-        rest = bytes(self._greeting[GREETING_BYTES:])
+        rest = bytes(self._greeting[size:])
         greeting, self._greeting = bytes(self._greeting), None
         self._answer(self._handshake.greeted(greeting))
         return rest
@@ -284,6 +298,7 @@ class Stream:
         following: list[Buffer] | bytes | Discarded | None = found
         while isinstance(following, bytes):
             if following.startswith(PING):
+                self.ttl_s = ttl_s(following)
                 pongs.append(self._command(pong_body(following)))
             following = self._reader.next()
         if pongs and not self._unsent:  # a peer that does not read gets no answers

@@ -1,8 +1,8 @@
 """Fair shares: the interval at which each client can be served, sent with answers so that a fleet can follow it.
 
 It limits no client that asks for about as much as the others. One that asks for more than FLOOD times its share of a
-model, while others ask for less than theirs, is served at that share only (`pace_s`): it finds the model busy anyway,
-and the others find it free as often as UTILISATION says.
+model, while a good part of the others (MODEST) ask for less than theirs, is served at that share only (`pace_s`): it
+finds the model busy anyway, and the others find it free as often as UTILISATION says.
 
 The models of one device, or a model alone, have one capacity, and a level `w` (answers per second): a client that asks
 r times a second is served min(r, g w) times, g being its weight. While more is asked than UTILISATION of the capacity,
@@ -22,6 +22,8 @@ from inferential.scheduler.time.planned_rates import ClassRate, RateRequest, fil
 
 UTILISATION = 0.9
 FLOOD = 3.0
+MODEST = 0.2
+"""Where fewer of the clients ask for less than their share, the model is too slow, and no client floods it."""
 RISE = 1.25
 """The most by which a level rises from one update to the next."""
 _SHORTEST_S = 1e-6  # a period learned from requests that came at once
@@ -89,7 +91,7 @@ class FairShares:
         self._paces_s = {}
         for asked in groups.values():
             shares = [(request, request.per_second / due[request]) for request in asked if request in due]
-            if any(part <= 1 for _, part in shares):
+            if sum(part <= 1 for _, part in shares) >= MODEST * len(shares):
                 for request, part in shares:
                     if part > FLOOD:
                         self._paces_s[request.client_id, request.model_id] = 1 / due[request]

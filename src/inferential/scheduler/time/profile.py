@@ -156,7 +156,7 @@ class LatencyProfile:
         known = sorted(self._windows)
         medians = [self._windows[size].median() for size in known]
         highs = [self._windows[size].high(self.quantile) for size in known]
-        up_to = max(up_to, 8)
+        up_to = max(up_to, self._explored, 8)  # all sizes worth trying: they are asked for one after another
         self._typical = _curve(up_to, known, medians)
         self._high = _curve(up_to, known, highs)
 

@@ -1,0 +1,120 @@
+"""What a server may answer to a chunk runtime: good chunks in any form are played, all others counted, none raises."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.client.chunks.test_runtime import RATE_HZ, serving
+
+from inferential import AsyncConnection, InvalidChunk
+from inferential.client import ActionSpec, AsyncChunkRuntime, Connection
+from inferential.client.chunks import ChunkRuntime
+
+STATE = {"state": np.zeros(3, np.float32)}
+GOOD = np.ones((10, 3), np.float32)
+
+
+async def played(answer: Any, seconds: float = 0.4, **options: Any) -> tuple[AsyncChunkRuntime, list[Any], list[Any]]:
+    actions: list[Any] = []
+    errors: list[Any] = []
+    async with serving(lambda observation: answer) as server, AsyncConnection(server.address) as connection:
+        model = connection.model("policy", control_rate_hz=RATE_HZ)
+        runtime = AsyncChunkRuntime(model, RATE_HZ, on_error=errors.append, **options)
+        await runtime.run(lambda: STATE, actions.append, seconds=seconds)
+    return runtime, [action for action in actions if action is not None], errors
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (np.full((10, 3), np.nan), "expected finite numbers, got nan"),
+        (np.full((10, 3), -np.inf), "expected finite numbers, got -inf"),
+        (np.zeros((2, 10, 3)), r"or \[1, T, action_dim\], got shape \(2, 10, 3\)"),
+        (np.zeros((0, 3)), r"got shape \(0, 3\)"),
+        ({"text": "I cannot"}, "got arrays at: none"),
+        ({"a": GOOD, "b": GOOD}, "got arrays at: a, b"),
+        ({"action.arm": GOOD, "action.hand": GOOD[:4]}, "got 10 at 'action.arm', 4 at 'action.hand'"),
+    ],
+)
+async def test_a_bad_chunk_is_refused_counted_and_never_raises(answer: Any, problem: str) -> None:
+    runtime, actions, errors = await played(answer)
+    assert not actions
+    assert runtime.stats.refused["InvalidChunk"] == len(errors) >= 1
+    assert all(isinstance(error, InvalidChunk) for error in errors)
+    with pytest.raises(InvalidChunk, match=problem):
+        raise errors[0]
+
+
+async def test_a_chunk_against_the_spec_is_refused() -> None:
+    spec = ActionSpec(shape=(3,), low=-1, high=1, max_change=0.5)
+    for bad in (GOOD * 2, GOOD[:, :2], np.cumsum(GOOD, axis=0) / 20 * 12 - 1):
+        runtime, actions, _ = await played(bad, action_spec=spec)
+        assert not actions
+        assert runtime.stats.refused["InvalidChunk"] >= 1
+    _, actions, _ = await played(GOOD, action_spec={"shape": [3], "high": 1.0})
+    assert actions
+
+
+@pytest.mark.parametrize(
+    "answer", [GOOD, GOOD[np.newaxis], GOOD[0], {"action": GOOD[np.newaxis], "state": np.zeros(9)}]
+)
+async def test_a_batch_of_one_and_a_single_action_are_played(answer: Any) -> None:
+    _, actions, _ = await played(answer)
+    assert actions
+    assert all(action.tolist() == [1, 1, 1] for action in actions)
+
+
+async def test_chunks_over_several_keys_are_played_together() -> None:
+    arm = np.arange(20, dtype=np.float32).reshape(1, 10, 2)
+    hand = np.arange(10, dtype=np.float32)
+    runtime, actions, _ = await played({"action.left_arm": arm, "action.hand": hand, "state": np.zeros(4)}, 0.6)
+    assert runtime.stats.chunks >= 1
+    for action in actions:
+        assert action.keys() == {"action.left_arm", "action.hand"}
+        assert action["action.left_arm"].shape == (2,)
+        assert action["action.left_arm"][0] == pytest.approx(2 * action["action.hand"], abs=1e-4)
+
+
+async def test_a_chunk_of_another_shape_than_before_is_refused_and_the_robot_goes_on() -> None:
+    calls = iter(range(10**6))
+
+    def policy(observation: Any) -> Any:
+        return GOOD if next(calls) % 2 == 0 else GOOD[:, :2]
+
+    actions: list[Any] = []
+    async with serving(policy) as server, AsyncConnection(server.address) as connection:
+        runtime = AsyncChunkRuntime(connection.model("policy"), RATE_HZ)
+        await runtime.run(lambda: STATE, actions.append, seconds=1.0)
+    assert runtime.stats.refused["InvalidChunk"] >= 1
+    assert runtime.stats.chunks >= 2
+    assert {action.shape for action in actions if action is not None} == {(3,)}
+
+
+async def test_a_reset_reaches_the_server_and_nothing_of_the_last_episode_is_played() -> None:
+    seen: list[Any] = []
+    async with serving(lambda observation: np.full((50, 1), observation["n"])) as server:
+        server.on_request(seen.append)
+        async with AsyncConnection(server.address) as connection:
+            runtime = AsyncChunkRuntime(connection.model("policy"), RATE_HZ)
+            actions: list[Any] = []
+            for episode in range(2):
+                await runtime.run(lambda n=episode: {"n": np.array(float(n))}, actions.append, seconds=0.3)
+                if episode == 0:
+                    assert actions[-1] == 0.0
+                    await runtime.reset()
+                    actions.clear()
+    assert actions[0] is None
+    assert {float(action[0]) for action in actions if action is not None} == {1.0}
+    assert {request.episode for request in seen} == {0, 1}
+
+
+def test_the_first_step_waits_for_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    with Connection("tcp://127.0.0.1:1", client_id="arm") as connection:
+        monkeypatch.setattr(connection, "_wait_until_writable", lambda timeout_ms: waited.append(timeout_ms) or False)
+        runtime = ChunkRuntime(connection.model("policy"), RATE_HZ)
+        for _ in range(3):
+            assert runtime.step(STATE) is None
+        assert not waited
