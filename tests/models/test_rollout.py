@@ -49,7 +49,7 @@ async def test_robots_are_named_for_a_trial_by_id_and_by_type(serve: Serve) -> N
     assert (await ask(server, "arm-2", client_type="so101")).model_version == "b"
 
 
-@pytest.mark.parametrize(("fault", "why"), [({"fails": "models"}, "is there"), ({"dies": True}, "failed")])
+@pytest.mark.parametrize(("fault", "why"), [({"fails": "models"}, "is there"), ({"dies": True}, "its process exited")])
 async def test_a_version_that_fails_is_taken_back_and_no_request_is_lost(
     serve: Serve, place: Path, fault: dict[str, Any], why: str
 ) -> None:

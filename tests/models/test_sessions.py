@@ -158,3 +158,12 @@ async def test_an_observation_under_which_its_process_died_is_not_run_again(serv
         with pytest.raises(ModelFailed, match="not run again"):
             await handle.infer(20_000, state=np.ones(1), do="exit")
         assert await handle.infer(20_000, state=np.ones(1)) is not None
+
+
+async def test_a_single_method_without_sessions_is_not_called_beside_a_batch_with_them(
+    serve: Serve, place: Path
+) -> None:
+    source = MEMORY + "\n    def infer(self, observation):\n        return self.infer_batch([observation], [])[0]\n"
+    (place / "memory.py").write_text(source)
+    server = await serve(m=model("Together"))
+    assert (await ask(server))["steps"] == 1

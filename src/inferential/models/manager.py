@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from inferential.dispatch.base import REPLICA_LOST, Dispatcher, DispatchResult
 from inferential.models.catalog import Plan, plans_of
+from inferential.models.conditions import Transition
 from inferential.models.holding import failing_refusal
 from inferential.models.lineup import Lineup, Pool
 from inferential.models.placement import Placement, whole
@@ -299,20 +300,39 @@ class ModelManager(Readiness):
             failed = [one.request for one in results if one.refusal is not None]
             self._open(pool, failed[-1], now)
 
+    def _note(self, change: Transition) -> None:
+        super()._note(change)
+        went_down = (
+            change.former is not None
+            and change.former.answers
+            and not change.current.answers
+            and not change.current.starts
+        )
+        pool = next((one for one in self.lineup.pools() if one.pool_id == change.pool), None)
+        if went_down and pool is not None and self.lineup.role(pool) == "rollout":
+            self._take_back(pool.model_id, pool.version, change.current.why)
+
+    def _take_back(self, model_id: str, version: str, why: str) -> None:
+        """Ends a trial, if it may be ended: its robots and their requests go to the active version."""
+        plan = self.lineup.plans[model_id]
+        if plan.limits is None:
+            return
+        logger.error("model %s: version %s is taken back: %s", model_id, version, why)
+        self.trials.aborted[model_id, version] = why
+        former, active = self.lineup.pool(model_id, version), self.lineup.pool(model_id)
+        self._on_state(former or model_id, "aborted")
+        self.lineup.plans[model_id] = plan.without([version])
+        if former is not None and active is not None:
+            self._move([former], active, time.monotonic())
+        self.settle()
+
     def _note_trial(self, model_id: str, plan: Plan, pool: str, outcomes: Sequence[Outcome]) -> None:
         version = next((one.version for one in self.lineup.pools() if one.pool_id == pool), None)
         if version is None:
             return
         why = self.trials.note(model_id, version, plan, outcomes, self.lineup.active[model_id])
         if why is not None:
-            logger.error("model %s: version %s is taken back: %s", model_id, version, why)
-            self._on_state(pool, "aborted")
-            former = self.lineup.pool(model_id, version)
-            active = self.lineup.pool(model_id)
-            self.lineup.plans[model_id] = plan.without([version])
-            if former is not None and active is not None:
-                self._move([former], active, time.monotonic())
-            self.settle()
+            self._take_back(model_id, version, why)
 
     def second_chance(self, request: InferenceRequest, refusal: Refusal) -> bool:
         """Returns whether a request that its pool has failed is to be tried on another one, which it has then."""

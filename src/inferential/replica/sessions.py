@@ -99,7 +99,9 @@ class SessionStore:
 
 
 def with_sessions(single: Any, batch: Any, store: SessionStore) -> tuple[Any, Any]:
-    """Returns a model's methods as functions of `SessionRow`s."""
+    """Returns a model's methods as functions of `SessionRow`s; one beside the other that takes no session is left out."""
+    if single is not None and batch is not None and _has(single, "session") != _has(batch, "sessions"):
+        single, batch = (single, None) if _has(single, "session") else (None, batch)
     return (
         None if single is None else _each(single, store),
         None if batch is None else _together(batch, store),
