@@ -73,8 +73,11 @@ def _serve(models: Callable[[], dict[str, Any]], config: dict[str, Any], pipe: P
     from inferential.config import InferentialConfig
 
     async def main() -> None:
-        server = Server("tcp://127.0.0.1:0", config=InferentialConfig(**config), dispatcher=LocalDispatcher(models()))
+        dispatcher = LocalDispatcher(models())
+        server = Server("tcp://127.0.0.1:0", config=InferentialConfig(**config), dispatcher=dispatcher)
         async with server:
+            for model_id in dispatcher.model_ids():
+                await server.model_ready(model_id)
             pipe.send(server.address)
             closed = asyncio.Event()
             asyncio.get_running_loop().add_reader(pipe.fileno(), closed.set)  # readable when the parent closes

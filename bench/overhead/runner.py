@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -98,8 +100,12 @@ class Running:
         return sum(sum(process.cpu_times()[:2]) for process in self._family())
 
     def _start(self, *arguments: str) -> subprocess.Popen[str]:
+        env = dict(os.environ)
+        if self._command[0] != sys.executable:
+            env.pop("PYTHONPATH", None)  # it may lead to this package in place of theirs
         process = subprocess.Popen(
             [*self._command, *arguments],
+            env=env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

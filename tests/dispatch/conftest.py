@@ -138,6 +138,7 @@ async def serving() -> AsyncIterator[Serving]:
             await stack.enter_async_context(server)
             for model_id in given:
                 await server.model_ready(model_id)
+            await until(lambda: not dispatcher.problems())  # all replicas, too
             return server, dispatcher
 
         yield serve

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from inferential.replica.pace import SHORT_S, Pace
+from inferential.replica.pace import HEAVY_S, SHORT_S, Pace
 
 
 def test_a_model_is_not_quick_before_it_has_shown_so() -> None:
@@ -24,4 +24,21 @@ def test_one_long_call_among_short_ones_changes_nothing() -> None:
     for _ in range(20):
         assert not pace.note(1.0)
         assert not pace.note(SHORT_S / 2)
+    assert pace.quick
+
+
+def test_long_calls_in_a_row_make_a_model_heavy() -> None:
+    pace = Pace()
+    for _ in range(4):
+        assert not pace.heavy
+        pace.note(2 * HEAVY_S)
+    assert pace.heavy
+
+
+def test_durations_are_taken_from_what_ran_in_all() -> None:
+    pace, changed = Pace(), []
+    for call in range(1, 6):
+        changed.append(pace.note_total(call * 8 * 50_000, call * 8))
+        assert not pace.note_total(call * 8 * 50_000, call * 8)  # no row more
+    assert changed == [False, False, False, True, False]
     assert pace.quick

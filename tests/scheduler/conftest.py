@@ -41,11 +41,10 @@ def _request(client: str = "c", model: str = "m", **fields: Any) -> InferenceReq
         "time_until_next": 1.0,
         "latency_budget_ms": 50.0,
         "priority": 1,
+        "payload": b"",
     }
     given |= fields
-    return InferenceRequest(
-        client_id=client, model_id=model, identity=client.encode(), envelope=b"", payload=b"", **given
-    )
+    return InferenceRequest(client_id=client, model_id=model, identity=client.encode(), envelope=b"", **given)
 
 
 def _scheduler(strategy: str, **options: Any) -> ModelAwareScheduler:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from inferential.config.schema import SchedulingConfig
-from inferential.scheduler import InferenceRequest, ModelAwareScheduler, create_scheduler
+from inferential.scheduler import InferenceRequest, ModelAwareScheduler, client_queues, create_scheduler
 from inferential.scheduler.base import QueueFullError, Scheduler
 from inferential.scheduler.client_queues import ClientQueues
 from inferential.scheduler.request import RefusalKind, RequestState
@@ -406,3 +406,35 @@ def test_the_requests_of_a_connection_that_ended_end_and_those_of_its_successor_
     queues.forget_connection(1, clock.now)
     assert (old.state, new.state, queues.waits(1)) == (RequestState.REFUSED, RequestState.QUEUED, False)
     assert take(queues, "m", 1, clock.now) == [new]
+
+
+def test_the_payloads_that_wait_are_bounded_in_bytes(
+    clock: Any, make_queues: Callable[..., ClientQueues], make_request: MakeRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_queues, "MAX_BYTES", 1000)
+    queues = make_queues()
+    first, greedy = make_request("a", payload=bytes(400)), [make_request("b", payload=bytes(300)) for _ in range(3)]
+    for request in (first, *greedy):
+        queues.offer(request, clock.now)
+    assert queues.ended() == [greedy[0]]  # the oldest of the client that has most waiting
+    assert greedy[0].refusal is not None
+    assert "bytes of observations wait" in greedy[0].refusal.reason
+    assert queues.sizes()["queue_bytes"] == 1000
+    too_large = make_request("c", payload=bytes(1001))
+    queues.offer(too_large, clock.now)
+    assert too_large in queues.ended()
+    queues.clear("", "", clock.now)
+    assert queues.sizes()["queue_bytes"] == 0
+
+
+def test_a_full_queue_that_rejects_the_newest_does_so_by_bytes_too(
+    clock: Any, make_queues: Callable[..., ClientQueues], make_request: MakeRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_queues, "MAX_BYTES", 1000)
+    queues = make_queues(overflow_policy="reject_newest")
+    requests = [make_request(name, payload=bytes(600)) for name in "ab"]
+    for request in requests:
+        queues.offer(request, clock.now)
+    assert queues.ended() == [requests[1]]
+    assert take(queues, "m", 1, clock.now) == [requests[0]]
+    assert queues.sizes()["queue_bytes"] == 0

@@ -57,6 +57,7 @@ def serve(ready: Callable[[str], None], kind: str = "coroutine") -> None:
         running = asyncio.create_task(server.run())
         while not server.running:  # noqa: ASYNC110 (it does not say when it listens)
             await asyncio.sleep(0.01)
+        await server.model_ready("policy")
         ready(server.address)
         await asyncio.to_thread(sys.stdin.read)
         server.stop()

@@ -13,18 +13,36 @@ _LONG_S = 2 * SHORT_S
 _IN_A_ROW = 4  # calls that change the judgement: a pause of the system makes one call long
 
 
+HEAVY_S = 1e-3
+"""A model whose calls take longer gives way to those who share its cores."""
+
+
 class Pace:
     """Judges a model's calls by the latest of them; a model is not quick until it has shown so."""
 
-    __slots__ = ("_contrary", "quick")
+    __slots__ = ("_contrary", "_heavy", "_total_ns", "_total_rows", "quick")
 
     def __init__(self) -> None:
         self.quick: bool = False
         """Whether calls are short."""
         self._contrary = 0
+        self._heavy = 0
+        self._total_ns = self._total_rows = 0
+
+    @property
+    def heavy(self) -> bool:
+        """Whether the latest calls took longer than HEAVY_S."""
+        return self._heavy >= _IN_A_ROW
+
+    def note_total(self, nanoseconds: int, rows: int) -> bool:
+        """Takes in for how long, and how many rows, a model has run in all; returns what `note` does."""
+        more_ns, more_rows = nanoseconds - self._total_ns, rows - self._total_rows
+        self._total_ns, self._total_rows = nanoseconds, rows
+        return more_rows > 0 and self.note(more_ns / more_rows / 1e9)
 
     def note(self, seconds: float) -> bool:
         """Takes in the duration of one call; returns whether `quick` has changed by it."""
+        self._heavy = self._heavy + 1 if seconds > HEAVY_S else 0
         if seconds <= SHORT_S if not self.quick else seconds > _LONG_S:
             self._contrary += 1
             if self._contrary == _IN_A_ROW:

@@ -94,7 +94,6 @@ class WorkerProcess(WorkerView):
         self._calls: dict[int, Call] = {}
         self._numbers = 0
         self._pace = Pace()
-        self._ran = 0, 0
         self._reader = RowReader(pb.ModelResponse)
         self._process: Spawned | None = None
         self._lending = Lending(None, None)
@@ -252,12 +251,13 @@ class WorkerProcess(WorkerView):
         return call
 
     def _note_pace(self) -> None:
-        if self._process is None or self._process.memory is None:
+        process = self._process
+        if process is None or process.memory is None:
             return
-        before_ns, before_rows = self._ran
-        self._ran = ran_ns, rows = self._process.memory.run_noted()
-        if rows > before_rows and self._pace.note((ran_ns - before_ns) / (rows - before_rows) / 1e9):
+        if self._pace.note_total(*process.memory.run_noted()):
             self._on_change()
+        if self._pace.heavy:
+            process.give_way()
 
     # Life
 
@@ -268,7 +268,7 @@ class WorkerProcess(WorkerView):
 
     async def _spawn(self) -> None:
         loop = asyncio.get_running_loop()
-        self._killed_for, self._numbers, self._ran, self._pace = None, 0, (0, 0), Pace()
+        self._killed_for, self._numbers, self._pace = None, 0, Pace()
         self._problem = self._problem if self._broken else "its process is loading"
         self._gone.clear()
         python = None if self._spec.python is None else str(self._spec.python)

@@ -99,7 +99,7 @@ class SessionStore:
 
 
 def with_sessions(single: Any, batch: Any, store: SessionStore) -> tuple[Any, Any]:
-    """Returns a model's methods as functions of `SessionRow`s; one beside the other that takes no session is left out."""
+    """Returns a model's methods as functions of `SessionRow`s; one without sessions is left out beside another."""
     if single is not None and batch is not None and _has(single, "session") != _has(batch, "sessions"):
         single, batch = (single, None) if _has(single, "session") else (None, batch)
     return (

@@ -22,6 +22,7 @@ logger: logging.Logger = logging.getLogger("inferential.replica")
 # OpenMP's threads (numpy's, torch's) would wait for their next work by spinning, on cores that the server, robots and
 # other models need: with more to run than there are cores, one call takes ten times as long.
 _DEFAULTS = {"OMP_WAIT_POLICY": "PASSIVE"}
+_NICER_BY = 5  # a third of the server's weight (sched(7))
 _BOOTSTRAP = str(Path(__file__).with_name("bootstrap.py"))
 
 
@@ -41,11 +42,25 @@ class Spawned:
     memory: ServersMemory | None
     pidfd: int
     _life_fd: int
+    _gives_way: bool = False
 
     @property
     def pid(self) -> int:
         """Its id."""
         return self.process.pid
+
+    def give_way(self) -> None:
+        """Lets others come first who share its cores: the server, robots, and models whose calls are short.
+
+        Nothing is lost where cores are free. It cannot be taken back: to come first again takes privileges.
+        """
+        if self._gives_way:
+            return
+        self._gives_way = True
+        with contextlib.suppress(OSError):
+            for thread in os.listdir(f"/proc/{self.pid}/task"):
+                with contextlib.suppress(OSError):
+                    os.setpriority(os.PRIO_PROCESS, int(thread), os.getpriority(os.PRIO_PROCESS, 0) + _NICER_BY)
 
     def kill(self) -> None:
         """Ends it and all that it started."""

@@ -38,14 +38,16 @@ class Backlog:
         requests[request] = None
         self._move(source, len(requests) - 1, len(requests))
 
-    def discard(self, request: InferenceRequest) -> None:
-        """Removes a request that waits no more."""
+    def discard(self, request: InferenceRequest) -> bool:
+        """Removes a request that waits no more; returns whether any other waits."""
         source = request.connection or request.client_id
         requests = self._by_source[source]
         del requests[request]
         self._move(source, len(requests) + 1, len(requests))
-        if not requests:
-            del self._by_source[source]
+        if requests:
+            return True
+        del self._by_source[source]
+        return bool(self._by_source)
 
     def of(self, source: Source) -> list[InferenceRequest]:
         """Returns a source's waiting requests, oldest first."""

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 _MAX_PACED = 4096
 Moved = Callable[[InferenceRequest], object]
+MAX_BYTES = 1024 * 1024 * 1024
+"""Of the payloads of all waiting requests."""
 
 
 class ClientQueues:
@@ -65,6 +67,7 @@ class ClientQueues:
         self._ages: LazyHeap[InferenceRequest] = LazyHeap()
         self._backlogs: dict[int, Backlog] = {}
         self._ranks: dict[InferenceRequest, int] = {}
+        self._held_bytes = 0
         self._ended: list[InferenceRequest] = []
         self._outdated: list[InferenceRequest] = []
         self._configure(config, scheduler)
@@ -91,7 +94,8 @@ class ClientQueues:
         """Returns the number of rows in each table; all are 0 where nothing waits."""
         names = ("requests", "clients", "models", "ranks", "backlogs")
         tables: tuple[Sized, ...] = (self._ages, self._client_queues, self._waiting, self._ranks, self._backlogs)
-        return {f"queue_{name}": len(table) for name, table in zip(names, tables, strict=True)}
+        counts = {f"queue_{name}": len(table) for name, table in zip(names, tables, strict=True)}
+        return counts | {"queue_bytes": self._held_bytes}
 
     def waiting(self, model_id: str) -> int:
         """Returns how many requests wait for a model."""
@@ -139,6 +143,10 @@ class ClientQueues:
         if len(self._ages) >= self._max_queue_size and not self._make_room(rank, now):
             self._refuse(request, Refusal(RefusalKind.REJECTED, self._full(), QUEUE_FULL))
             return
+        while self._held_bytes + len(request.payload) > MAX_BYTES:
+            if not self._make_room(rank, now):
+                self._refuse(request, Refusal(RefusalKind.REJECTED, self._full(), QUEUE_FULL))
+                return
         request.move(QUEUED)
         self._enter(request, rank, now)
 
@@ -153,21 +161,27 @@ class ClientQueues:
 
     def _make_room(self, rank: int, now: float) -> bool:
         """Drops one request of the highest rank; returns False where the new request is the one to refuse."""
-        highest = max(self._backlogs)
+        highest = max(self._backlogs, default=-1)
         if not self._drops_oldest or rank > highest:
             return False
         self.end(self._backlogs[highest].victim(), Refusal(RefusalKind.REJECTED, self._full(), QUEUE_FULL), now)
         return True
 
     def _full(self) -> str:
-        return f"the queue is full ({self._max_queue_size} requests wait)"
+        if len(self._ages) >= self._max_queue_size:
+            return f"the queue is full ({self._max_queue_size} requests wait)"
+        return f"the queue is full ({self._held_bytes} bytes of observations wait, at most {MAX_BYTES} may)"
 
     def _enter(self, request: InferenceRequest, rank: int, now: float, *, retried: bool = False) -> None:
         key = request.connection or request.client_id, request.pool
         queue = self._client_queues.setdefault(key, ClientQueue())
         self._ages.push(request, request.received_at, request.arrival)
         self._ranks[request] = rank
-        self._backlogs.setdefault(rank, Backlog()).add(request)
+        self._held_bytes += len(request.payload)
+        backlog = self._backlogs.get(rank)
+        if backlog is None:
+            backlog = self._backlogs[rank] = Backlog()
+        backlog.add(request)
         self._waiting[request.pool] = self._waiting.get(request.pool, 0) + 1
         if request.takes_latest:
             queue.latest = request
@@ -352,7 +366,7 @@ class ClientQueues:
         for table in (self._client_queues, self._waiting, self._backlogs, self._ranks):
             table.clear()
         self._not_before = {key: at for key, at in self._not_before.items() if at == math.inf}
-        self._ages = LazyHeap()
+        self._ages, self._held_bytes = LazyHeap(), 0
         self.held.clear()
         self._configure(config, scheduler)
         for request in requests:
@@ -371,9 +385,8 @@ class ClientQueues:
         """Removes a request from every table; the next of its queue moves up."""
         self._ages.discard(request)
         rank = self._ranks.pop(request)
-        backlog = self._backlogs[rank]
-        backlog.discard(request)
-        if not backlog:
+        self._held_bytes -= len(request.payload)
+        if not self._backlogs[rank].discard(request):
             del self._backlogs[rank]
         count = self._waiting[request.pool] - 1
         if count:
@@ -384,12 +397,11 @@ class ClientQueues:
         queue = self._client_queues[key]
         if queue.latest is request:
             queue.latest = None
-        if request in queue.behind:
-            del queue.behind[request]
+        if queue.behind:
+            del (queue.behind if request in queue.behind else queue.shown)[request]
+            self._move_up(queue, key, now)
         else:
             del queue.shown[request]
-        if queue.behind:
-            self._move_up(queue, key, now)
         if not queue.shown and not queue.behind:
             self._client_queues.pop(key, None)
 

@@ -78,9 +78,10 @@ def test_with_a_steady_server_no_step_is_starved_and_each_has_its_own_action(
     latency: int, spare: int, jitter: list[int]
 ) -> None:
     # The longest round trip is seen first, so that it is among those that count. With one request under way at a time
-    # a chunk must last two of them: one until it is there, and one until the next is.
+    # a chunk must last two of them: one until it is there, and one until the next is. The first one of all is played by
+    # time where a third of it has passed at most.
     delays = [latency + 2, *[latency + one for one in jitter]]
-    drive = Drive(horizon=2 * (latency + 2) + spare, latency=lambda number: delays[number % len(delays)], quantile=1.0)
+    drive = Drive(horizon=3 * (latency + 2) + spare, latency=lambda number: delays[number % len(delays)], quantile=1.0)
     actions = drive.run(200)
     assert actions == [None] * (latency + 2) + list(range(latency + 2, 200))
     assert drive.player.stats.starved_steps == 0
@@ -129,7 +130,7 @@ def test_starved_it_does_what_the_user_chose(options: dict[str, Any], played: fl
 
 
 def test_a_stop_action_is_played_before_the_first_chunk_too() -> None:
-    drive = Drive(horizon=4, latency=lambda number: 2, stop_action=np.array([7.0]))
+    drive = Drive(horizon=8, latency=lambda number: 2, stop_action=np.array([7.0]))
     assert drive.run(3) == [7.0, 7.0, 2.0]
 
 

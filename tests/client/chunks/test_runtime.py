@@ -105,9 +105,9 @@ async def test_a_robot_plays_the_action_of_each_step_while_the_policy_takes_its_
         stats = runtime.stats
         assert stats.steps == 75
         assert stats.chunks >= 2
-        # A machine that is busy elsewhere may cause either: a starved robot holds its last action, and one that skipped
-        # a step is ahead of the count kept here until its next chunk.
-        assert len(loop.wrong()) <= stats.starved_steps + HORIZON * stats.skipped_steps
+        # A machine that is busy elsewhere may cause either: a starved robot holds its last action and is blended in for
+        # as long, and one that skipped a step is ahead of the count kept here until its next chunk.
+        assert len(loop.wrong()) <= 2 * stats.starved_steps + HORIZON * (stats.skipped_steps + (stats.late_steps > 0))
         assert stats.delay_steps >= 3
 
 
@@ -123,7 +123,7 @@ async def test_the_sync_runtime_does_the_same() -> None:
 
         loop, runtime = await asyncio.to_thread(drive)
         assert runtime.stats.chunks >= 1
-        assert len(loop.wrong()) <= runtime.stats.starved_steps + runtime.stats.skipped_steps
+        assert len(loop.wrong()) <= 2 * runtime.stats.starved_steps + HORIZON * runtime.stats.skipped_steps
 
 
 async def test_steps_remaining_and_control_rate_reach_the_server() -> None:

@@ -224,7 +224,7 @@ class Player:
         if self._index == "time" or not stood:
             return passed
         if stood == passed:  # it stands where it was observed
-            return passed if not self._motion.has_begun and passed <= steps / 2 else 0
+            return passed if not self._motion.has_begun and passed <= steps / 3 else 0
         return passed if steps - passed >= max(self._usual_steps(), 1) else passed - stood
 
     def _is_stale(self, trip_s: float, server_ms: float, *, is_late: bool) -> bool:
