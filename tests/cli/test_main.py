@@ -27,6 +27,7 @@ OWN = (
     "models",
     "check",
     "keys",
+    "plan",
     "profile",
     "schedulers",
     "version",

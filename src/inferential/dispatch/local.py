@@ -90,11 +90,10 @@ class LocalDispatcher(Dispatcher):
         """Adds a model or replaces one; calls that run keep the one they began with.
 
         Args:
-            model_id: what robots call it.
             model: a model, or a list of its replicas, as for the class.
 
         Raises:
-            TypeError, ValueError: as for the class; an empty list is a TypeError.
+            TypeError, ValueError: as for the class.
         """
         replicas = model if isinstance(model, list) else [model]
         if not replicas:

@@ -49,8 +49,8 @@ class Recorder(Service):
 
     def __init__(self, server: Server, config: RecordingConfig) -> None:
         super().__init__(server, config)
-        self.recorded = 0
-        self.dropped = 0
+        self.recorded: int = 0
+        self.dropped: int = 0
         self._files = RecordingFiles(Path(config.path), 0, 0)
         self._take_on(config)
         self._queue: SimpleQueue[Entry | None] = SimpleQueue()

@@ -288,12 +288,19 @@ class Accounting:
         if responses.on_invalidated(request.client_id, refusal.cause, request.response_id, request.model_id):
             self._recorder.invalidated(request.client_id)
 
-    def sweep(self, now: float, stands: Callable[[int], bool] = lambda connection: True) -> FleetChanges:
+    def sweep(
+        self,
+        now: float,
+        stands: Callable[[int], bool] = lambda connection: True,
+        has_unread: Callable[[bytes], bool] = lambda identity: False,
+    ) -> FleetChanges:
         """Finds clients that have fallen silent, records the overdue ones, and updates the fair shares.
 
         Args:
             now: seconds of `time.monotonic()`.
             stands: returns whether the connection with a number stands: who waits for an answer by it is not gone.
+            has_unread: returns whether the connection with an identity has sent what was not looked at yet: in an
+                overload it is the server that is late, and the client is not gone.
         """
         fleet = self.fleet
         waiting: set[str] | None = None
@@ -302,7 +309,10 @@ class Accounting:
             nonlocal waiting
             if waiting is None:
                 waiting = {request.client_id for request in self._engine.requests() if stands(request.connection)}
-            return client_id in waiting
+            if client_id in waiting:
+                return True
+            client = fleet.client(client_id)
+            return client is not None and has_unread(client.identity)
 
         changes = fleet.sweep(now, waits)
         if now >= self._shares_due_at:

@@ -179,6 +179,10 @@ class Egress:
             return self._inprocess.receiver(connection) is not None
         return self._transport.objection(connection) != GONE
 
+    def has_unread(self, identity: bytes) -> bool:
+        """Returns whether a connected robot has sent something that was not looked at yet."""
+        return self._transport.has_unread(identity)
+
     def _notify(self, request: InferenceRequest) -> None:
         if self.on_end is not None:
             self.on_end(request)

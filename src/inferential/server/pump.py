@@ -348,7 +348,7 @@ class EventPump:
         at = self._accounting.next_sweep_at()
         if at is None or at > now:
             return
-        changes = self._accounting.sweep(now, self._egress.reaches)
+        changes = self._accounting.sweep(now, self._egress.reaches, self._egress.has_unread)
         for client_id in changes.gone:
             logger.info("client %s disconnected: nothing received within the time-out", client_id)
             self._accounting.engine.client_gone(client_id, now)

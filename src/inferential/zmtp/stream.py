@@ -142,6 +142,13 @@ class Stream:
         """Returns whether `next` may return something without another `read`."""
         return self._reader.buffered
 
+    def has_unread(self) -> bool:
+        """Returns whether the system has bytes of the peer that `read` has not taken."""
+        try:
+            return bool(self._socket.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
+
     def handshake(self) -> bool:
         """Continues the handshake as far as data was received; returns True once it is complete.
 

@@ -25,7 +25,6 @@ from inferential.client.chunks import AsyncChunkRuntime, ChunkRuntime
 from inferential.client.chunks.runtime import chunk_of
 from inferential.config import InferentialConfig
 
-pytestmark = pytest.mark.alone
 RATE_HZ = 50.0
 HORIZON = 25
 
