@@ -28,6 +28,7 @@ NAMES = (
     "overload",
     "curve",
     "rollout",
+    "network",
 )
 SHOW_THEMSELVES = (
     "overhead",

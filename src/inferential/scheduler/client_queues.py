@@ -339,9 +339,12 @@ class ClientQueues:
 
     def forget_connection(self, connection: int, now: float) -> None:
         """Refuses all waiting requests that came by a connection which has ended."""
-        for backlog in list(self._backlogs.values()):
-            for request in backlog.of(connection):
-                self.end(request, CLIENT_LEFT, now)
+        for request in self.of_connection(connection):
+            self.end(request, CLIENT_LEFT, now)
+
+    def of_connection(self, connection: int) -> list[InferenceRequest]:
+        """Returns the waiting requests that came by a connection."""
+        return [request for backlog in self._backlogs.values() for request in backlog.of(connection)]
 
     def waits(self, connection: int) -> bool:
         """Returns whether a request of a connection waits."""

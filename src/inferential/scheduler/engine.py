@@ -14,13 +14,13 @@ Progress is the engine's own guarantee: after `work(now)`, `wake_at()` is later 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from inferential.scheduler.admission import Admission
 from inferential.scheduler.base import Scheduler
 from inferential.scheduler.client_queues import ClientQueues
-from inferential.scheduler.request import InferenceRequest, Refusal
+from inferential.scheduler.request import CANCELLED, InferenceRequest, Refusal
 from inferential.scheduler.running import Batch, Capacity, Running
 from inferential.scheduler.time.availability import Availability
 from inferential.scheduler.time.profile import Profiles
@@ -255,6 +255,13 @@ class Engine:
     def connection_gone(self, connection: int, now: float) -> None:
         """Ends what waits of a connection that has ended, whichever connection uses its client's id now."""
         self._admission.queues.forget_connection(connection, now)
+
+    def cancel(self, connection: int, request_ids: Collection[int], now: float) -> None:
+        """Ends those requests of a connection that wait still, as the robot takes them back."""
+        queues = self._admission.queues
+        for request in queues.of_connection(connection):
+            if request.request_id in request_ids:
+                queues.end(request, CANCELLED, now)
 
     def waits(self, connection: int) -> bool:
         """Returns whether a request of a connection waits."""

@@ -84,6 +84,7 @@ CLIENT_GONE = "client_gone"
 NEW_EPISODE = Refusal(RefusalKind.SUPERSEDED, "its robot began a new episode", "episode")
 SUPERSEDED = Refusal(RefusalKind.SUPERSEDED, "a newer observation took its place", "newer")
 """Ends a request whose place a newer one of the same client and model takes while it waits."""
+CANCELLED = Refusal(RefusalKind.REJECTED, "its robot cancelled it", "cancelled")
 CLIENT_LEFT = Refusal(RefusalKind.REJECTED, "the client is gone", CLIENT_GONE)
 """Ends the requests of a connection that has ended."""
 

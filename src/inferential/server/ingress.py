@@ -12,10 +12,12 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from google.protobuf.message import DecodeError
+
 from inferential.config.client_policy import ClientPolicies, ClientRights
 from inferential.observation.assembler import ObservationAssembler
 from inferential.observation.slots import ObservationError, SlotInfo
-from inferential.proto import LATE_REFUSE, LATE_SERVE, PROTOCOL_VERSION, QUEUE_LATEST, Applied
+from inferential.proto import LATE_REFUSE, LATE_SERVE, PROTOCOL_VERSION, QUEUE_LATEST, Applied, Cancellation
 from inferential.proto.cache import CacheCounts
 from inferential.proto.fields import ConstantFields, VaryingFields
 from inferential.proto.tensors import Buffer
@@ -194,6 +196,13 @@ class Ingress:
                 ids.append(varying.request_id)
                 sizes.append(float(len(message[2])))
         return overtaken if ids else None, others
+
+    def cancelled(self, envelope: Buffer) -> list[int]:
+        """Returns the request ids that a message takes back which is no observation; none where it is another."""
+        try:
+            return list(Cancellation.FromString(bytes(envelope)).request_ids)
+        except DecodeError:
+            return []
 
     @property
     def cache_counts(self) -> CacheCounts:

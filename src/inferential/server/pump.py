@@ -195,6 +195,10 @@ class EventPump:
         try:
             incoming = self._ingress.receive(*received)
         except ObservationError as error:
+            if cancelled := self._ingress.cancelled(received[1]):
+                self._engine.cancel(received[4], cancelled, time.monotonic())
+                self._send_refusals()
+                return
             self._egress.reject_malformed(received[0], received[4], error)
             return
         request = incoming.request
