@@ -35,6 +35,7 @@ _SHARES_EACH_S = 0.001
 
 _WAITED_S = 1e-3  # for less than that it is not asked what a request waited for
 _REMEMBERED_CALLS = 64
+_MAX_LEAD_S = 0.5  # a robot is not asked for a newer observation earlier before its turn
 
 
 class Accounting:
@@ -218,7 +219,7 @@ class Accounting:
             return ChunkTime(found.runs_out_at, math.inf, found.lasts_s, most_s)
         renews = incoming.renews and request.protocol_version >= PROTOCOL_VERSION
         covers_until = request.received_at + found.lasts_s - found.lag_s
-        lead_s = found.lag_s + found.period_s if renews else 0.0
+        lead_s = min(found.lag_s + found.period_s, _MAX_LEAD_S) if renews else 0.0
         return ChunkTime(found.runs_out_at - found.lag_s, covers_until, found.lasts_s, renews=renews, lead_s=lead_s)
 
     def answered(self, result: DispatchResult, now: float) -> None:
