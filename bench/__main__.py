@@ -27,6 +27,7 @@ NAMES = (
     "ray",
     "overload",
     "curve",
+    "rollout",
     "network",
 )
 SHOW_THEMSELVES = (

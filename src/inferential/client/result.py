@@ -121,6 +121,16 @@ class Result(dict[str, Any]):
         return self._message.execution_horizon or None
 
     @property
+    def session(self) -> str:
+        """Says "restarted" where a model that keeps state of the robot had lost it within the episode; else empty."""
+        return self._message.session
+
+    @property
+    def fallback(self) -> str:
+        """The model that answered in place of the one that was asked, because that one fails; empty: none did."""
+        return self._message.fallback
+
+    @property
     def model_version(self) -> str:
         """The version of the model that made the result; empty where the server does not know it."""
         return self._model_version

@@ -53,6 +53,7 @@ class Engine:
     ) -> None:
         self.profiles: Profiles = Profiles() if profiles is None else profiles
         self._capacity = capacity
+        self._config = config
         self._running = Running(capacity, self.profiles)
         self._admission = Admission(config, scheduler, self._running)
         self._last: dict[str, str] = {}  # by device, the model that had it last
@@ -204,6 +205,9 @@ class Engine:
             measured: whether to learn from its duration; False where it says nothing, as when the model failed.
         """
         self._running.end(batch, now, measured=measured)
+        if batch.requests[0].keeps_state:
+            for request in batch.requests:
+                self._admission.queues.released(request, now)
 
     def retry(self, request: InferenceRequest, now: float) -> None:
         """Takes a dispatched request again whose model failed."""
@@ -266,7 +270,13 @@ class Engine:
     def swap(self, config: SchedulingConfig, scheduler: Scheduler, now: float) -> None:
         """Puts another strategy in charge, of the requests that wait too."""
         self._decided_at = -math.inf
+        self._config = config
         self._admission.queues.swap(config, scheduler, now)
+
+    def move(self, moved: Callable[[InferenceRequest], object], now: float) -> None:
+        """Has `moved` change the pools of waiting requests."""
+        self._decided_at = -math.inf
+        self._admission.queues.swap(self._config, self.scheduler, now, moved)
 
     def clear(self, reason: str, cause: str, now: float) -> None:
         """Refuses all that waits.
