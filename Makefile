@@ -17,14 +17,14 @@ demo: $(DEMO_READY)  ## a fleet of simulated robots, driven in real time; with A
 	$(BIN)/inferential demo $(ARGS)
 
 test: lint  ## lint, types, import rules, then every test, in JOBS processes
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
 test-oldest: $(OLDEST)/.ready  ## the tests with the oldest packages that pyproject.toml allows; Ray and the docs apart
-	$(OLDEST)/bin/python -m pytest -n $(JOBS) --dist loadgroup -m 'not peer' --ignore tests/dispatch/ray --ignore tests/docs $(ARGS)
+	$(OLDEST)/bin/python -m pytest -n $(JOBS) -m 'not peer' --ignore tests/dispatch/ray --ignore tests/docs $(ARGS)
 
 coverage: $(READY)  ## lines and branches that the tests run; fails below COVERED percent
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
+	$(BIN)/python -m coverage run -m pytest -n $(JOBS) $(ARGS)
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --skip-covered --sort=cover --fail-under=$(COVERED)
 

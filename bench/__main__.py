@@ -27,6 +27,8 @@ NAMES = (
     "ray",
     "overload",
     "curve",
+    "rollout",
+    "network",
 )
 SHOW_THEMSELVES = (
     "overhead",

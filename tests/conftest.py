@@ -2,17 +2,52 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import settings
 
 settings.register_profile("any machine", deadline=None)  # how busy it is decides no test
 settings.load_profile("any machine")
 
+ALONE = (
+    "tests/bench/test_fleet.py",
+    "tests/bench/test_soak.py",
+    "tests/bench/test_stages.py",
+    "tests/cli/test_demo.py",
+    "tests/client/chunks/test_runtime.py",
+    "tests/dispatch/ray/",
+    "tests/gateway/test_act_peers.py",
+    "tests/gateway/test_lerobot_peers.py",
+    "tests/gateway/test_peers.py",
+    "tests/peers/",
+    "tests/sim/test_closed_loop.py",
+    "tests/web/test_page.py",
+)
+"""They drive robots in real time or start many processes; of these one runs at a time."""
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
+
+def is_alone(nodeid: str) -> bool:
+    """Whether a test is one of these, or of a page that starts Ray."""
+    return nodeid.startswith(ALONE) or "[ray.md" in nodeid or "[with-ray.md" in nodeid
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Gives all of these to one process, first of all, and the rest to whichever is free.
+
+    pytest-xdist's own groups (3.8) have no effect with pytest 9.2: they are put into ids, which no longer change.
+    """
+    from xdist.scheduler.loadscope import LoadScopeScheduling
+
+    class OneAtATime(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "alone" if is_alone(nodeid) else nodeid
+
+    return OneAtATime(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if " at 0x" in item.nodeid:
             raise pytest.UsageError(f"{item.nodeid}: an address differs from process to process; give the case an id")
-        if item.get_closest_marker("alone"):
-            item.add_marker(pytest.mark.xdist_group("alone"))

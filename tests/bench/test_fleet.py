@@ -18,7 +18,6 @@ def test_the_overhead_is_added_to_calls_and_to_the_network() -> None:
     assert robots[0].delay_s == pytest.approx(0.0015)
 
 
-@pytest.mark.alone
 @pytest.mark.slow
 def test_robots_over_real_sockets_are_measured_as_the_simulated_ones_are() -> None:
     live, overhead = fleet.run_live("round_robin", 3.0)

@@ -64,7 +64,6 @@ def test_a_traceback_in_the_log_is_found() -> None:
     assert not checks.nothing_unexpected("10:00 ERROR x\nTraceback (most recent call last):\n  File").holds
 
 
-@pytest.mark.alone
 @pytest.mark.slow
 def test_a_short_soak_finds_every_request_ended_and_leaves_no_process() -> None:
     report = soak(3.0, seed=1)

@@ -6,7 +6,6 @@ import pytest
 from bench import stages
 
 
-@pytest.mark.alone
 def test_the_stages_of_a_round_trip_add_up_to_it() -> None:
     found = stages.run(0.3)
     assert list(found["stages"]) == [title for title, _, _ in stages.STAGES]

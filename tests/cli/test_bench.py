@@ -41,7 +41,7 @@ def test_it_tells_what_became_of_the_observations_and_how_long_they_took(run: An
     assert re.search(r"^answered +[1-9]\d* +\d+\.\d\d %", ran.out, re.MULTILINE)  # a busy machine supersedes some
     assert re.search(r"^round trip( +\d+\.\d\d){6}$", ran.out, re.MULTILINE)
     assert "█" in ran.out
-    assert "rows in a batch: 1.0" in ran.out
+    assert re.search(r"rows in a batch: \d", ran.out)
     assert ran.err == ""
 
 

@@ -30,7 +30,6 @@ def test_a_comparison_that_is_interrupted_is_reported_as_far_as_it_came(
     assert list((place / "out").iterdir()) == []
 
 
-@pytest.mark.alone
 @pytest.mark.slow
 def test_robots_with_keys_are_driven_as_those_without(run: Any, place: Path) -> None:
     ran = run("demo", "--secure", "--robots", "2", "--seconds", "1", "--json", "--out", "out")

@@ -17,7 +17,21 @@ from inferential.cli import app as app_module
 from inferential.cli import output
 from inferential.cli.app import COMMANDS, build
 
-OWN = ("serve", "demo", "simulate", "call", "bench", "top", "check", "keys", "profile", "schedulers", "version")
+OWN = (
+    "serve",
+    "demo",
+    "simulate",
+    "call",
+    "bench",
+    "top",
+    "models",
+    "check",
+    "keys",
+    "plan",
+    "profile",
+    "schedulers",
+    "version",
+)
 
 
 @pytest.mark.parametrize("args", [(), ("--help",), ("-h",), ("--debug",)])

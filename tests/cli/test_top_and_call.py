@@ -118,12 +118,13 @@ def test_top_needs_the_token_where_there_is_one(run: Any, start: Start, place: P
     )
     process = start("serve", "fleet.yaml")
     assert process.stdout is not None
-    lines = [process.stdout.readline() for _ in range(6)]
-    assert lines[1].startswith("openpi gateway on ws://127.0.0.1:")
-    assert lines[2].startswith("GR00T gateway on tcp://127.0.0.1:")
-    assert lines[3].startswith("LeRobot gateway on 127.0.0.1:")
-    assert lines[4].startswith("/act gateway on http://127.0.0.1:")
-    page = lines[5].split()[-1]
+    process.stdout.readline()
+    page, *gateways = [process.stdout.readline() for _ in range(5)]
+    assert gateways[0].startswith("openpi gateway on ws://127.0.0.1:")
+    assert gateways[1].startswith("GR00T gateway on tcp://127.0.0.1:")
+    assert gateways[2].startswith("LeRobot gateway on 127.0.0.1:")
+    assert gateways[3].startswith("/act gateway on http://127.0.0.1:")
+    page = page.split()[-1]
     assert "asks for a token" in run("top", page, "--once").err
     assert run("top", page, "--once", "--token", "s3cret").code == 0
 
@@ -151,7 +152,15 @@ def test_on_a_narrow_terminal_robots_keep_their_names_and_a_model_its_line() -> 
     use = {"model_id": "balance", "cadence_ms": 19.4, "age_ms": 113.0, "answered": 12345, "in_time": 12345}
     client = {"client_id": "ballplate-01", "state": "overdue", "models": [{**use, "superseded": 99999, "refused": 0}]}
     latency = [{"batch_size": size, "median_ms": 100.0} for size in range(1, 20)]
-    model = {"model_id": "balance", "waiting": 0, "in_flight": 0, "replicas": ["a"], "max_inflight": 1, "calls": 9}
+    model = {
+        "model_id": "balance",
+        "state": "ready",
+        "waiting": 0,
+        "in_flight": 0,
+        "replicas": ["a"],
+        "max_inflight": 1,
+        "calls": 9,
+    }
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(view(status_of(client, models=[{**model, "latency": latency}]), 24))
     lines = console.export_text().splitlines()
@@ -168,7 +177,14 @@ def test_long_names_are_cut_so_that_counts_stay_whole_in_80_columns() -> None:
         "state": "overdue",
         "models": [{**use, "superseded": 99999, "refused": 7}],
     }
-    model = {"model_id": use["model_id"], "waiting": 1234, "in_flight": 1, "replicas": ["a"], "max_inflight": 1}
+    model = {
+        "model_id": use["model_id"],
+        "state": "loading",
+        "waiting": 1234,
+        "in_flight": 1,
+        "replicas": ["a"],
+        "max_inflight": 1,
+    }
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(view(status_of(client, models=[{**model, "calls": 9876543, "latency": []}]), 24))
     lines = console.export_text().splitlines()
@@ -176,7 +192,7 @@ def test_long_names_are_cut_so_that_counts_stay_whole_in_80_columns() -> None:
     (robot,) = [line.split() for line in lines if line.startswith("robot-")]
     assert robot[3:] == ["1019.4", "1113.0", "0.0", "1234567", "99999", "7"]
     (served,) = [line.split() for line in lines if line.startswith("pi0.5-")]
-    assert served[1:] == ["1234", "1", "1", "9876543"]
+    assert served[1:] == ["loading", "1234", "1", "1", "9876543"]
 
 
 FOREIGN = "\x1b[2J\x9b31m\u202e[/b]"
@@ -187,7 +203,15 @@ SHOWN = "\\x1b[2J\\x9b31m\\u202e[/b]"
 def test_top_shows_what_robots_are_called_and_nothing_that_a_terminal_acts_on() -> None:
     use = {"model_id": f"m{FOREIGN}", "cadence_ms": None, "age_ms": 1.0, "answered": 1, "in_time": 1}
     client = {"client_id": f"r{FOREIGN}", "state": "active", "models": [{**use, "superseded": 0, "refused": 0}]}
-    model = {"model_id": f"n{FOREIGN}", "waiting": 0, "in_flight": 0, "replicas": [], "max_inflight": 1, "calls": 9}
+    model = {
+        "model_id": f"n{FOREIGN}",
+        "state": "ready",
+        "waiting": 0,
+        "in_flight": 0,
+        "replicas": [],
+        "max_inflight": 1,
+        "calls": 9,
+    }
     status = status_of(client, models=[{**model, "latency": []}])
     console = Console(width=300, file=io.StringIO())
     console.print(view({**status, "strategy": FOREIGN}, 24))

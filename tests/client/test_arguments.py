@@ -83,7 +83,7 @@ async def test_numbers_of_numpy_are_numbers(connect: Connect, peer: Any) -> None
 
 
 BAD_OBSERVATIONS: list[dict[str, Any]] = [
-    *({"state": value} for value in ([1.0], None, 1.0, True, b"x", np.float32(1), np.array([None]))),
+    *({"state": value} for value in (object(), {1}, 1j, np.array([None]), {"a": object()})),
     *({"steps_remaining": value, "state": STATE} for value in (-1, 1.5, "3", 2**40)),
     *({"priority": value, "state": STATE} for value in (-1, 1.5)),
     {"urgency": "high", "state": STATE},
@@ -105,11 +105,6 @@ async def test_after_observations_that_are_none_the_connection_works_on(
     peer.send(seen, result_for(seen))
     assert await model.get_result(WAIT_MS) is not None
     assert peer.is_quiet()
-
-
-def test_the_error_for_a_number_of_numpy_says_how_to_send_it() -> None:
-    with Connection("localhost:1") as connection, pytest.raises(TypeError, match=r"float32; np\.asarray\(\.\.\.\)"):
-        connection.model("m").observe(state=np.float32(1))
 
 
 @pytest.mark.parametrize("timeout_ms", [None, "5", math.nan, 1j, 10**400, timedelta(milliseconds=5)])

@@ -354,14 +354,14 @@ async def test_infer_that_is_not_answered_in_time_is_none_and_leaves_nothing_beh
 # What cannot be said
 
 
-@pytest.mark.parametrize("value", [1.5, 3, [1, 2], None, b"x", {"a": 1}, object()])
-async def test_a_value_that_is_neither_array_nor_text_is_a_type_error_that_names_the_key(
+@pytest.mark.parametrize("value", [object(), {1, 2}, [object()], {"a": 1j}, {"a": {"b": object()}}])
+async def test_a_value_that_cannot_be_sent_is_a_type_error_that_names_the_key(
     value: Any, connect: Connect, peer: Any
 ) -> None:
     model = connect().model("m")
-    with pytest.raises(TypeError, match=rf"^joints: expected np\.ndarray .* or str .* got {type(value).__name__}"):
+    with pytest.raises(TypeError, match=r"^joints.*: expected an array, a number, .* got"):
         await model.observe(ok=np.zeros(1), joints=value)
-    with pytest.raises(TypeError, match=r"^joints: "):
+    with pytest.raises(TypeError, match=r"^joints"):
         await model.infer(0, joints=value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import selectors
 import socket
 import threading
@@ -276,6 +277,30 @@ def test_of_several_addresses_the_next_is_tried_at_once(
     assert robot.now == 0.0
 
 
+def test_an_address_that_does_not_answer_costs_a_quarter_of_a_second(
+    server: Server, make_robot: Make, names: dict[str, Any]
+) -> None:
+    """By a listener whose queue is full: the system answers no attempt to connect to it."""
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.3", server.port))
+        deaf.listen(0)
+        waiting = [socket.socket() for _ in range(3)]
+        for one in waiting:
+            one.setblocking(False)
+            one.connect_ex(("127.0.0.3", server.port))
+        names["server.lan"] = ["127.0.0.3", "127.0.0.1"]
+        names["asked"].set()
+        robot = make_robot(f"tcp://server.lan:{server.port}")
+        robot.poll(0.0)
+        while robot.link.next_poll_at != 0.25:
+            robot.wake()
+        robot.poll(0.25)
+        robot.connect(server)
+        assert robot.now == 0.25
+        for one in waiting:
+            one.close()
+
+
 def test_a_server_that_was_lost_may_be_found_elsewhere(server: Server, make_robot: Make, names: dict[str, Any]) -> None:
     names["server.lan"] = ["127.0.0.1", "127.0.0.9"]
     names["asked"].set()
@@ -368,6 +393,7 @@ def test_messages_go_and_come(server: Server, robot: Robot) -> None:
 
 def test_what_the_system_does_not_take_is_sent_when_it_does(server: Server, robot: Robot) -> None:
     end = robot.connect(server)
+    robot.link.delivery.mark_every = math.inf
     assert robot.link.try_send((b"", b"e", LARGE))
     assert robot.link.connected
     assert not robot.link.writable

@@ -149,14 +149,18 @@ async def test_requests_that_died_with_the_server_are_no_burden(connect: Connect
     lost = await peer.next()
     peer.stop()
     peer.start()
+    with pytest.raises(RequestRejected, match="lost"):
+        await model.get_result(WAIT_MS)
     await answered(model, peer, result_for, 2)
     assert await model.get_result(0) is None
     await model.observe(n=n(3))
     here = await peer.next()
     peer.send(here, result_for(lost))  # it may come yet
+    peer.send(here, result_for(here))
     result = await model.get_result(WAIT_MS)
     assert result is not None
-    assert result["actions"] == 1
+    assert result["actions"] == 3
+    assert connection.stats.unmatched == 1
 
 
 async def test_observations_without_an_answer_take_bounded_memory(connect: Connect, peer: Any) -> None:

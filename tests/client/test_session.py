@@ -391,7 +391,7 @@ def unsent(session: Session) -> list[int]:
     taken = []
     while (frames := session.next_unsent()) is not None:
         taken.append(int(np.frombuffer(frames[1][2], np.int64)[0]))
-        session.sent()
+        session.sent(frames[0])
     return taken
 
 

@@ -92,7 +92,7 @@ class SessionMachine(RuleBasedStateMachine):
             if queue == "latest":
                 latest.remove(request_id)  # one of a handle at most
             self.seen.append(request_id)
-            self.session.sent()
+            self.session.sent(request_id)
         assert not self.session.has_unsent()
         assert not latest
         assert max(held.values(), default=0) <= LIMIT

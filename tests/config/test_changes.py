@@ -35,7 +35,7 @@ def test_sockets_backends_and_targets_take_a_restart() -> None:
     }
     assert {change.path: change.live for change in changes({}, new)} == {
         "transport.bind": False,
-        "models.known.arm.target": False,
+        "models.known.arm.target": True,
         "models.known.arm.max_inflight": True,
         "ray": False,
         "observations.max_tensors": True,
@@ -94,10 +94,10 @@ def test_fields_that_need_a_restart_keep_their_running_values() -> None:
     }
     config = taken_on(running, new)
     assert config.transport.bind == "tcp://*:1"
-    assert config.models.profiles == "a.json"
-    assert config.models.known["arm"].target == "a:b"
+    assert config.models.profiles == "b.json"
+    assert config.models.known["arm"].target == "a:x"
     assert config.models.known["arm"].max_inflight == 3
-    assert config.models.known["hand"].target is None
+    assert config.models.known["hand"].target == "a:d"
     assert (config.http and config.http.port, config.otlp, config.gateways.openpi, config.ray) == (1, None, None, {})
 
 
@@ -112,12 +112,9 @@ def test_what_is_in_force_differs_from_the_new_configuration_only_in_what_needs_
     assert all(node.effect is not None for node, _ in values(config))
 
 
-def test_an_entry_that_was_removed_keeps_what_needs_a_restart() -> None:
+def test_a_model_that_was_removed_is_gone() -> None:
     running = {"models": {"known": {"arm": {"target": "a:b", "max_inflight": 2}, "leg": {"max_inflight": 2}}}}
-    known = taken_on(running, {}).models.known
-    assert {name: model.model_dump(exclude_defaults=True) for name, model in known.items()} == {
-        "arm": {"target": "a:b"}
-    }
+    assert taken_on(running, {}).models.known == {}
 
 
 def test_neither_configuration_is_changed() -> None:

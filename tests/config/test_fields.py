@@ -58,27 +58,13 @@ def test_there_is_no_node_where_the_schema_has_none(key: tuple[str, ...]) -> Non
     assert find(key) is None
 
 
-def test_only_socket_backend_and_targets_take_a_restart() -> None:
+def test_only_sockets_gateways_and_backends_take_a_restart() -> None:
     fixed = {node.path for node in leaves() if not node.live}
     assert fixed == {
-        "models.profiles",
         "transport.type",
         "transport.bind",
         "transport.recv_hwm",
         "transport.send_hwm",
-        "models.known.<id>.target",
-        "models.known.<id>.args",
-        "models.known.<id>.call_timeout_ms",
-        "models.known.<id>.env",
-        "models.known.<id>.load_timeout_s",
-        "models.known.<id>.memory_limit_mb",
-        "models.known.<id>.python",
-        "models.known.<id>.replicas",
-        "models.known.<id>.run",
-        "models.known.<id>.timeout_ms",
-        "models.known.<id>.api_key",
-        "models.known.<id>.options",
-        "models.known.<id>.warm_up",
         "ray",
         *(f"gateways.openpi.{name}" for name in ("model", "host", "port", "api_keys", "metadata", "timeout_ms")),
         *(f"gateways.openpi.{name}" for name in ("tls_certificate", "tls_key")),

@@ -155,9 +155,8 @@ def test_the_source_of_every_value_is_known(write: Write) -> None:
         ("models: {known: [a]}", "models.known: expected a table, got a list", 1),
         (
             "models: {known: {pi0.5: {target: pi}}}",
-            'models.known."pi0.5".target: expected module:object, onnx:FILE, ray:application, or '
-            "openpi://HOST:PORT or null, "
-            "got 'pi'",
+            'models.known."pi0.5".target: expected module:object, onnx:FILE, ray:application, or openpi://HOST:PORT or '
+            "null, got 'pi'",
             1,
         ),
         ("clients: {known: {a: {}}}", "clients.known: expected a list of tables, got a table", 1),

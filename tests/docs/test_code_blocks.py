@@ -36,7 +36,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from _pytest.mark import ParameterSet
 from ruamel.yaml import YAML
 from tests.peers.conftest import with_openpi_client
 
@@ -283,14 +282,8 @@ def test_every_program_that_serves_for_good_tells_where() -> None:
     assert [str(block) for block in silent] == []
 
 
-def marked(*blocks: Block) -> ParameterSet:
-    """A case; that of a page which starts Ray runs beside no other such test."""
-    marks = [pytest.mark.alone] if blocks[-1].page.name in ("ray.md", "with-ray.md") else []
-    return pytest.param(*blocks, marks=marks)
-
-
 @pytest.mark.parametrize(
-    ("server", "client"), [marked(server, client) for client in CLIENTS for server in servers(client.page)], ids=str
+    ("server", "client"), [(server, client) for client in CLIENTS for server in servers(client.page)], ids=str
 )
 def test_a_client_runs_against_a_server(
     server: Block, client: Block, ports: Ports, tmp_path: Path, request: pytest.FixtureRequest
@@ -305,7 +298,7 @@ def test_a_client_runs_against_a_server(
         run(client, tmp_path, ports)
 
 
-@pytest.mark.parametrize("program", [marked(program) for program in ALONE], ids=str)
+@pytest.mark.parametrize("program", ALONE, ids=str)
 def test_a_program_runs(program: Block, ports: Ports, tmp_path: Path) -> None:
     write_files(program.page, tmp_path, ports)
     run(program, tmp_path, ports)

@@ -9,7 +9,7 @@ import pytest
 from tests.gateway.conftest import Open
 from tests.peers.conftest import run_client, with_yam
 
-pytestmark = [pytest.mark.alone, pytest.mark.peer]
+pytestmark = pytest.mark.peer
 
 
 # inspect-robots-yam 0.37.0: POST /act in JSON

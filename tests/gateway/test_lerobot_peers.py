@@ -14,7 +14,7 @@ import pytest
 from tests.gateway.conftest import Open
 from tests.peers.conftest import with_lerobot
 
-pytestmark = [pytest.mark.alone, pytest.mark.peer, pytest.mark.slow]
+pytestmark = [pytest.mark.peer, pytest.mark.slow]
 
 
 COUNTING = """

@@ -23,7 +23,7 @@ from inferential import LocalDispatcher, Server
 from inferential.dispatch.openpi import OpenPiModel
 from inferential.proto.msgpack_numpy import pack
 
-pytestmark = [pytest.mark.alone, pytest.mark.peer]
+pytestmark = pytest.mark.peer
 
 
 def port_of(gateway: Any) -> str:

@@ -9,7 +9,7 @@ import tarfile
 import pytest
 from tests.peers.conftest import PEERS
 
-pytestmark = [pytest.mark.alone, pytest.mark.peer]
+pytestmark = pytest.mark.peer
 
 COUNT = 85
 

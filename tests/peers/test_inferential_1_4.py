@@ -14,7 +14,7 @@ import pytest
 
 from inferential import AsyncConnection, Connection, LocalDispatcher, Server
 
-pytestmark = [pytest.mark.alone, pytest.mark.peer]
+pytestmark = pytest.mark.peer
 WAIT_MS = 10_000
 
 CLIENT = """

@@ -208,7 +208,12 @@ class ProgressMachine(RuleBasedStateMachine):
         time_ms=st.one_of(st.floats(-50, 400), st.sampled_from([0.0, 1e-9, 1e9])),
         chunk=st.one_of(
             st.none(),
-            st.tuples(st.floats(-0.1, 0.4), st.sampled_from([-1.0, 0.2, 0.5, 1e9]), st.booleans()),
+            st.tuples(
+                st.floats(-0.1, 0.4),
+                st.sampled_from([-1.0, 0.2, 0.5, 1e9]),
+                st.booleans(),
+                st.sampled_from([0.0, 0.03, 0.2, 1e9]),
+            ),
         ),
     )
     def offer(
@@ -219,7 +224,7 @@ class ProgressMachine(RuleBasedStateMachine):
         refuse: bool,
         priority: int,
         time_ms: float,
-        chunk: tuple[float, float, bool] | None,
+        chunk: tuple[float, float, bool, float] | None,
     ) -> None:
         request = InferenceRequest(
             client,
@@ -236,7 +241,7 @@ class ProgressMachine(RuleBasedStateMachine):
             takes_latest=latest,
             late="refuse" if refuse else "serve",
             deadline=self.now + time_ms / 1e3,
-            chunk=None if chunk is None else ChunkTime(self.now + chunk[0], self.now + chunk[1], 0.5, 0.5, chunk[2]),
+            chunk=None if chunk is None else ChunkTime(self.now + chunk[0], self.now + chunk[1], 0.5, 0.5, *chunk[2:]),
         )
         self.offered.append(request)
         self.engine.offer(request, self.now)

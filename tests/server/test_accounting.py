@@ -246,3 +246,11 @@ def test_a_request_that_is_tried_again_has_its_deadline(ledger: Ledger) -> None:
     ledger.accounting.retried(arrival.request)
     assert arrival.request.deadline == pytest.approx(ledger.now + 0.02)
     assert ledger.count(names.DISPATCH_RETRIES) == 1
+
+
+def test_a_client_that_the_server_has_not_read_yet_is_not_gone(ledger: Ledger) -> None:
+    for client_id in ("unread", "silent"):
+        ledger.accounting.arrived(ledger.arrival(client_id))
+    ledger.now += 3600
+    assert ledger.accounting.sweep(ledger.now, has_unread=lambda identity: identity == b"unread").gone == ["silent"]
+    assert ledger.accounting.sweep(ledger.now).gone == ["unread"]

@@ -85,7 +85,6 @@ def test_a_strategy_that_is_not_known_is_one_clear_line() -> None:
     assert "no strategy 'best'; there are: batch_optimized" in done.stderr
 
 
-@pytest.mark.alone
 @pytest.mark.peer
 @pytest.mark.slow
 @pytest.mark.timeout(400)

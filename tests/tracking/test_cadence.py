@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import time
 from unittest.mock import patch
 
@@ -182,3 +183,20 @@ def test_one_pause_does_not_touch_a_rhythm_that_is_known(
     tracker.on_request("robot", now=now + period * pause_periods)
     assert tracker.learned_cadence("robot") == before
     assert tracker.confidence("robot") == 1.0
+
+
+@pytest.mark.parametrize("kind", ["exponential", "uniform"])
+def test_a_client_that_asks_irregularly_is_hardly_ever_overdue_and_a_regular_one_is(kind: str) -> None:
+    draws = random.Random(1)
+    tracker, now, alarms = CadenceTracker(), 0.0, 0
+    for _ in range(200):
+        gap = draws.expovariate(1 / 5) if kind == "exponential" else draws.uniform(1, 10)
+        alarms += tracker.is_overdue("vlm", now=now + gap)
+        now += gap
+        tracker.on_request("vlm", now=now)
+    assert alarms <= 8
+    assert tracker.confidence("vlm") < 0.8
+    for number in range(50):
+        tracker.on_request("arm", now=0.1 * number)
+    assert tracker.confidence("arm") > 0.99
+    assert tracker.is_overdue("arm", now=4.9 + 0.151)

@@ -130,3 +130,24 @@ async def test_a_connection_that_floods_is_parked_for_longer(
             while await next_of(transport) != (transport.connection_of(b"good"), number):
                 pass
             assert transport.parked == 1
+
+
+async def test_many_parked_connections_are_parked_for_longer(
+    transport: ZmqTransport, waits: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parking, "PARKED_S", 0.0)
+    monkeypatch.setattr(parking, "RESUME_EACH_S", 1000.0)
+    with call(transport, b"busy", message(0)) as busy, call(transport, b"good", message(0)) as good:
+        await next_of(transport)
+        await next_of(transport)
+        waits.numbers.add(transport.connection_of(b"busy"))
+        busy.sendall(b"".join(message(number) for number in range(1, 20)))
+        async with asyncio.timeout(10):
+            while not transport.parked:
+                transport.receive()
+                await asyncio.sleep(0)
+        for number in range(5):
+            good.sendall(message(number))
+            while await next_of(transport) != (transport.connection_of(b"good"), number):
+                pass
+            assert transport.parked == 1

@@ -357,3 +357,19 @@ async def test_a_frame_above_the_limit_ends_its_senders_connection_alone(dial: D
         assert (incoming.identity, len(incoming.payload)) == (b"good", 1000)
     finally:
         await transport.close()
+
+
+async def test_it_knows_whether_a_client_has_sent_something_that_was_not_looked_at(
+    transport: ZmqTransport, dial: Dial
+) -> None:
+    robot = dial(transport.address, b"robot")
+    robot.send_multipart([b"", b"first", b""])
+    await received(transport)
+    assert not transport.has_unread(b"robot")
+    assert not transport.has_unread(b"other")
+    robot.send_multipart([b"", b"second", b""])
+    async with asyncio.timeout(10):
+        while not transport.has_unread(b"robot"):  # noqa: ASYNC110 (a socket of another thread)
+            await asyncio.sleep(0.001)
+    await received(transport)
+    assert not transport.has_unread(b"robot")

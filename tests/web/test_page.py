@@ -16,7 +16,7 @@ from inferential.config import InferentialConfig
 from inferential.config.services import HttpConfig
 from inferential.web import HttpServer
 
-pytestmark = [pytest.mark.alone, pytest.mark.slow]
+pytestmark = [pytest.mark.slow]
 TIMEOUT_S = 1.5
 
 

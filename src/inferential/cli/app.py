@@ -24,6 +24,7 @@ COMMANDS = {
     "call": "Send one observation to a model and show the answer.",
     "bench": "Put load on a server, and report how it does.",
     "top": "Show the fleet, the models and what waits, live.",
+    "models": "Show the models, their versions and how these compare.",
     "why": "Say why a robot's actions are late.",
     "replay": "Ask a model or a server what robots asked, and compare the answers.",
     "check": "Validate a configuration and explain it.",

@@ -13,9 +13,9 @@ from pydantic_core import PydanticUndefined
 
 from inferential.cli.errors import CliError
 from inferential.cli.output import print_json, print_line, print_rows
-from inferential.cli.preflight import RAY, listeners, missing_packages, preflight, strategy_problem
+from inferential.cli.preflight import listeners, missing_packages, preflight, strategy_problem
 from inferential.cli.settings import targets
-from inferential.cli.targets import load_model, try_models
+from inferential.cli.targets import RAY, load_model, try_models
 from inferential.config.exposure import exposure
 from inferential.config.fields import format_value, items, values
 from inferential.config.loading import Loaded, load

@@ -15,7 +15,7 @@ from typing import Any
 
 from inferential.cli.errors import CliError
 
-logger = logging.getLogger("inferential")
+logger: logging.Logger = logging.getLogger("inferential")
 
 
 def printable(text: str) -> str:

@@ -14,7 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from inferential.cli.errors import CliError, missing
-from inferential.cli.output import print_json, printable, wants_rich
+from inferential.cli.output import make_folder, print_json, printable, wants_rich
 from inferential.config.problems import ConfigError
 from inferential.scheduler import get_scheduler
 from inferential.sim.virtual.fleet_file import Fleet, example, example_names, load_fleet
@@ -56,7 +56,7 @@ def plan(
     out: Annotated[Path | None, typer.Option(file_okay=False, help="Where plan.json and pictures are saved.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON and nothing else.")] = False,
 ) -> None:
-    """Plan a fleet on so many devices.
+    """Plan a fleet on so many devices: placement, batches and rates.
 
     Places each model on devices of its own or lets models share one, chooses batch sizes, and beyond capacity the rates
     of the classes: minimum rates first, then value. The best placements by the models' latencies are simulated, with
@@ -68,7 +68,7 @@ def plan(
     except ValueError as error:
         raise CliError(str(error)) from error
     if out is not None:
-        _make(out)
+        make_folder(out)
     counts = _counts(devices)
     console = Console(stderr=True)
     with Progress(console=console, transient=True) if console.is_terminal and not as_json else nullcontext() as shown:
@@ -160,13 +160,6 @@ def _robots(found: Plan) -> Table:
             "kept" if one.keeps_min_rate else "missed",
         )
     return table
-
-
-def _make(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CliError(f"--out: cannot write to {out}: {error.strerror or error}") from error
 
 
 def _save(summary: dict[str, Any], carried: dict[int, int], found: Plan, target: float, out: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from inferential.cli.settings import targets
+from inferential.cli.targets import RAY
 from inferential.config.exposure import NEITHER, unprotected
 from inferential.config.fields import Key, format_path
 from inferential.config.loading import Loaded
@@ -23,9 +24,6 @@ from inferential.transport.client_keys import read_folder
 from inferential.transport.listening import LARGEST_PORT
 from inferential.zmtp.certificates import CertificateError, read_certificate
 from inferential.zmtp.stream import MAX_PATH_BYTES
-
-RAY = "ray:"
-"""Begins the target of a model on Ray Serve."""
 
 _EVERYWHERE = "*"
 

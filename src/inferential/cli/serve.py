@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,11 +20,11 @@ from inferential.cli.errors import CliError, missing
 from inferential.cli.interrupts import Interrupts, draining, signals_before_the_loop
 from inferential.cli.logs import LogFormat, LogLevel, set_up_logging
 from inferential.cli.output import announce
-from inferential.cli.preflight import RAY, preflight, strategy_problem
+from inferential.cli.preflight import preflight, strategy_problem
+from inferential.cli.reloads import Reloads
 from inferential.cli.settings import COMMAND_LINE, http_section, targets
-from inferential.cli.targets import model_later
+from inferential.cli.targets import RAY, model_later
 from inferential.config.backends import scheme_of
-from inferential.config.changes import diff
 from inferential.config.extensions import ExtensionError
 from inferential.config.fields import format_path
 from inferential.config.loading import Loaded, load
@@ -121,7 +122,7 @@ def _serve(config: Path | None, overrides: dict[str, Any], servers: int) -> None
         asyncio.run(_run_servers(_several(loaded, config, servers), watcher, drain_timeout_s))
         return
     server = _build(loaded, config)
-    watcher.on_reload(lambda new: _take_on(server, new))
+    watcher.on_reload(Reloads(server).take_on)
     asyncio.run(_run(server, watcher))
 
 
@@ -130,9 +131,10 @@ class _AnnouncedServer(Server):
 
     def __init__(self, config: InferentialConfig, dispatcher: Dispatcher) -> None:
         super().__init__(config=config, dispatcher=dispatcher)
+        self.manage_models(model_later)
         self._beside = contextlib.AsyncExitStack()
         self._after = contextlib.AsyncExitStack()  # ends when the last request has
-        self._lines: list[str] = []
+        self._lines: dict[tuple[str, ...], str] = {}  # about what is open, by its section
         self._waiting: set[asyncio.Task[None]] = set()  # gateways whose models are not ready
         self._failure: BaseException | None = None
 
@@ -149,7 +151,8 @@ class _AnnouncedServer(Server):
         except BaseException as error:
             await self.shutdown()
             raise _as_cli_error(error) from error
-        for line in (self._announcement(), *self._lines):
+        beside = [self._lines[place] for place, _ in services(self.config) if place in self._lines]
+        for line in (self._announcement(), *beside):
             announce(line)
 
     async def run(self) -> None:
@@ -161,7 +164,7 @@ class _AnnouncedServer(Server):
         self._lines.clear()
         for place, section in services(self.config):
             if not isinstance(section, GatewayConfig):
-                self._lines.append(await self._open(place, section))
+                self._lines[place] = await self._open(place, section)
 
     async def _open_gateways(self) -> None:
         """Opens the gateways whose models are ready; the others follow when theirs are."""
@@ -170,8 +173,9 @@ class _AnnouncedServer(Server):
             if not isinstance(section, GatewayConfig):
                 continue
             if section.model not in served or self.is_ready(section.model):
-                self._lines.append(await self._open(place, section))
+                self._lines[place] = await self._open(place, section)
             else:
+                _try_address(place, section)
                 logger.info("%s: waits for model %s", format_path(place), section.model)
                 task = asyncio.get_running_loop().create_task(self._open_later(place, section))
                 self._waiting.add(task)
@@ -214,6 +218,22 @@ class _AnnouncedServer(Server):
     def _announcement(self) -> str:
         models = ", ".join(sorted(targets(self.config)))
         return f"listening on {', '.join(self.addresses)}, strategy {self.config.scheduling.strategy}, models: {models}"
+
+
+def _try_address(place: tuple[str, ...], section: GatewayConfig) -> None:
+    """Raises OSError where a gateway, which opens later, could not listen even now."""
+    bind = section.address().bind
+    if bind is None or not bind[1]:
+        return
+    host, port = bind
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind(("" if host == "*" else host, port))
+        except OSError as error:
+            where = f"{format_path(place)}: cannot listen on {host}:{port}: {error.strerror}"
+            raise OSError(error.errno, where) from error
 
 
 def _as_cli_error(error: BaseException) -> BaseException:
@@ -302,7 +322,7 @@ def _build(loaded: Loaded, path: Path | None) -> _AnnouncedServer:
     if (problem := strategy_problem(loaded)) is not None:
         raise CliError(str(problem))
     try:
-        return _AnnouncedServer(config=loaded.config, dispatcher=dispatcher)
+        return _AnnouncedServer(loaded.config, dispatcher)
     except (TypeError, ValueError) as error:
         raise CliError(str(error)) from error
 
@@ -318,18 +338,13 @@ def _import_threaded(config: InferentialConfig) -> None:
 
 
 def _dispatcher(wanted: Mapping[str, str], config: InferentialConfig) -> Dispatcher:
-    on_ray = {model_id: target.removeprefix(RAY) for model_id, target in wanted.items() if target.startswith(RAY)}
-    if not on_ray:
-        try:
-            known = config.models.known
-            return LocalDispatcher({one: model_later(one, target, known[one]) for one, target in wanted.items()})
-        except (TypeError, ValueError) as error:
-            raise CliError(str(error)) from error
+    if not any(target.startswith(RAY) for target in wanted.values()):
+        return LocalDispatcher({})
     try:
         from inferential.dispatch.ray.dispatcher import RayDispatcher
     except ModuleNotFoundError as error:
         raise CliError(f"{error.name} is not installed: pip install 'inferential[server]'") from error
-    return RayDispatcher(config.ray, on_ray)
+    return RayDispatcher(config.ray, {})
 
 
 async def _run(server: _AnnouncedServer, watcher: ConfigWatcher) -> None:
@@ -354,17 +369,6 @@ async def _watch(watcher: ConfigWatcher) -> None:
         await watcher.watch()
     except Exception:
         logger.exception("the configuration is no longer watched")
-
-
-def _take_on(server: Server, new: InferentialConfig) -> None:
-    changes = diff(server.config, new)
-    try:
-        server.reconfigure(new)
-    except ValueError as error:
-        logger.error("the new configuration is not taken on: %s", error)
-        return
-    for change in changes:
-        logger.info("%s", change)
 
 
 def _overrides(

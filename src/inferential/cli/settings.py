@@ -15,7 +15,8 @@ COMMAND_LINE = "command line"
 
 def targets(config: InferentialConfig) -> dict[str, str]:
     """Returns the target of each model, by model id; without models that only have settings."""
-    return {model_id: known.target for model_id, known in config.models.known.items() if known.target is not None}
+    found = {model_id: known.wanted_target() for model_id, known in config.models.known.items()}
+    return {model_id: target for model_id, target in found.items() if target is not None}
 
 
 def http_section(address: str) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from inferential.replica.outcomes import ModelLoadError
 from inferential.replica.spec import ModelInline, ModelLoader, ModelProcess, ModelThread
 from inferential.replica.targets import TargetError, load_target
 
+RAY = "ray:"
+"""Begins the target of a model on Ray Serve."""
 _OF_POLICY_SERVERS = ("timeout_ms", "api_key")
 _OF_PROCESSES = ("python", "env", "replicas", "load_timeout_s", "memory_limit_mb")
 
@@ -59,12 +61,15 @@ def load_model(model_id: str, target: str, config: ModelConfig | None = None) ->
         raise CliError(f"model {model_id!r}, target {target!r}: {error}") from error.__cause__
 
 
-def model_later(model_id: str, target: str, config: ModelConfig) -> Any:
+def model_later(model_id: str, config: ModelConfig) -> Any:
     """Does what `load_model` does, for a server that listens already: no model is imported before it loads.
 
     Raises:
         CliError: the settings do not fit the target.
     """
+    target = config.target or ""
+    if target.startswith(RAY):
+        return target.removeprefix(RAY)
     if scheme_of(target) is not None or config.run == "process":
         return load_model(model_id, target, config)
     try:

@@ -12,9 +12,11 @@ import time
 from collections.abc import Sequence
 
 from inferential.client.failover import open_transport
+from inferential.client.fork import forked, leave_to_parent
 from inferential.client.handles import AsyncHandles, AsyncModel
 from inferential.client.keys import client_id_with, robot_keys
 from inferential.client.mailbox import Mailbox
+from inferential.client.result import ClientStats
 from inferential.client.session import Frames
 
 __all__ = ["AsyncConnection", "AsyncModel"]
@@ -60,6 +62,8 @@ class AsyncConnection(AsyncHandles):
         keys = robot_keys(server_key, secret_key)
         super().__init__(client_id_with(client_id, keys), client_type)
         self._transport = open_transport(server, self._session.client_id, reconnect_ivl_ms, reconnect_max_ms, keys)
+        self._forked = False
+        leave_to_parent(self)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None  # for what there is to do though nothing comes
         self._timer_at = math.inf
@@ -68,6 +72,12 @@ class AsyncConnection(AsyncHandles):
     def last_error(self) -> str | None:
         """Why the server cannot be reached, in words; None while it is connected, as far as is known."""
         return self._transport.last_error
+
+    @property
+    def stats(self) -> ClientStats:
+        """Counts of observations and of what became of them, live, not a copy, and what is known of the link."""
+        self._session.stats.note_link(self._transport.delivery)
+        return self._session.stats
 
     def close(self) -> None:
         """Closes the connection; tasks that wait in it raise ConnectionError. Closing twice does nothing."""
@@ -86,6 +96,10 @@ class AsyncConnection(AsyncHandles):
         if self._transport.send(self._session, mailbox, request_id, frames):
             self._wake_waiters()
         self._set_timer()
+
+    def _take_back(self, request_ids: Sequence[int]) -> None:
+        if not self._transport.closed:
+            self._transport.cancel(self._session, request_ids)
 
     def _start(self) -> None:
         self._check_open()
@@ -121,6 +135,12 @@ class AsyncConnection(AsyncHandles):
     def _heard_s_ago(self) -> float:
         return self._transport.received_s_ago()
 
+    def _after_fork(self) -> None:
+        """Leaves the connection to the parent: in the child nothing of it may be read, written or shut down."""
+        self._forked = self._transport.closed = True
+
     def _check_open(self) -> None:
+        if self._forked:
+            raise forked(self.client_id)
         if self._transport.closed:
             raise ConnectionError(f"the connection of client {self.client_id!r} is closed")

@@ -14,8 +14,10 @@ from inferential.client.arguments import check_encode
 from inferential.proto import JPEG, PNG, RAW, Encoding
 from inferential.proto.images import DEFAULT_JPEG_QUALITY, ImageError, encode
 from inferential.proto.messages import Content, arrays_alone, mixed_content
+from inferential.proto.structure import STRUCTURE_KEY, flatten
 from inferential.proto.tensors import EncodedImage
 
+_ON_THE_WIRE = (np.ndarray, str, EncodedImage)
 _NAMES = {"raw": RAW, "jpeg": JPEG, "png": PNG}
 
 
@@ -66,12 +68,16 @@ class EncodingRules:
         """Returns what is sent, with images compressed where a rule or a wrapper asks for it.
 
         Raises:
-            TypeError: naming the key of a value that is neither array nor string, or of a wrapper around what is no
-                array.
+            TypeError: naming the key of a value that cannot be sent, or of a wrapper around what is no array.
             ImageError: (a ValueError) naming the key of an array that is no image of that format.
         """
         content = None if self._rules else arrays_alone(values)
-        return content or mixed_content(self._compressed(values))
+        if content is not None:
+            return content
+        values = self._compressed(values)
+        if not all(isinstance(value, _ON_THE_WIRE) for value in values.values()):
+            values = _flattened(values)
+        return mixed_content(values)
 
     def _compressed(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         changed: dict[str, Any] = {}
@@ -92,6 +98,23 @@ class EncodingRules:
         except KeyError:
             found = next((rule for rule in self._rules if fnmatch.fnmatchcase(key, rule.pattern)), None)
             return self._by_key.setdefault(key, found)
+
+
+def _flattened(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns numbers, lists and maps as arrays and strings, with a text by which the server restores them.
+
+    Raises:
+        TypeError: naming the key of a value that cannot be sent.
+    """
+    images = {key: value for key, value in values.items() if isinstance(value, EncodedImage)}
+    placeholders = {key: np.zeros((), np.uint8) for key in images}
+    try:
+        flat, structure = flatten({**values, **placeholders})
+    except ValueError as error:
+        raise TypeError(str(error)) from error
+    by_placeholder = {id(placeholders[key]): image for key, image in images.items()}
+    found = {key: by_placeholder.get(id(value), value) for key, value in flat.items()}
+    return {**found, STRUCTURE_KEY: structure} if structure else found
 
 
 def _encoded(key: str, array: Any, encoding: Encoding, quality: int) -> EncodedImage:

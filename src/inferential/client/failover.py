@@ -26,6 +26,7 @@ from inferential.client.link import Link, LinkTimeouts
 from inferential.client.mailbox import Mailbox
 from inferential.client.session import MAX_OPEN, Frames, Session
 from inferential.client.transport import ClientTransport, SingleServer, fd_of, link_timeouts, normalize_address, receive
+from inferential.zmtp.delivery import Delivery
 
 # A server that vanished without closing its connections is noticed after a second, and the next one takes over.
 HEARTBEAT_S, SILENCE_S = 0.25, 1.0
@@ -125,19 +126,33 @@ class ServerFailover:
         ]
         self.fd: int = fd_of(self._selector)
         self.closed: bool = False
+        self._held = False  # an observation waits for a server, or until the link to it is clear
         now = time.monotonic()
         for server in self._servers:
             server.link.poll(now)
 
     def next_poll_at(self) -> float:
-        return min(server.link.next_poll_at for server in self._servers)
+        if any(server.link.unread and server.link.connected for server in self._servers):
+            return 0.0  # what was read of the socket already does not make it readable
+        next_poll_at = min(server.link.next_poll_at for server in self._servers)
+        server = self._first() if self._held else None
+        if server is None or not server.link.writable:
+            return next_poll_at
+        return min(next_poll_at, server.link.delivery.clear_at)
 
     @property
     def writable(self) -> bool:
         return self._servers[0].link.writable
 
     def idle(self) -> bool:
+        delivery = self.delivery
+        if self._held or (delivery.clear_at and delivery.expects):
+            return False
         return all(server.link.writable for server in self._servers)
+
+    @property
+    def delivery(self) -> Delivery:
+        return (self._first() or self._servers[0]).link.delivery
 
     @property
     def last_error(self) -> str | None:
@@ -147,7 +162,13 @@ class ServerFailover:
 
     def send(self, session: Session, mailbox: Mailbox, request_id: int, frames: Frames) -> bool:
         server = self._first()
-        if session.has_unsent() or server is None or not server.try_send(request_id, frames):
+        if (
+            server is None
+            or (mailbox.handle.queue == "latest" and server.link.delivery.clear_at > time.monotonic())
+            or session.must_wait(mailbox)
+            or not server.try_send(request_id, frames)
+        ):
+            self._held = True
             return session.hold(mailbox, request_id, frames)
         return False
 
@@ -159,11 +180,18 @@ class ServerFailover:
         now = time.monotonic()
         ended = sum(server.poll(session, now) for server in self._servers)
         while session.has_unsent() and (server := self._first()) is not None:
-            unsent = session.next_unsent()
+            unsent = session.next_unsent(latest=server.link.delivery.clear_at <= now)
             if unsent is None or not server.try_send(*unsent):
                 break
-            session.sent()
+            session.sent(unsent[0])
+        self._held = session.has_unsent()
         return ended
+
+    def cancel(self, session: Session, request_ids: Sequence[int]) -> None:
+        for server in self._servers:
+            sent = [request_id for request_id in request_ids if request_id in server.sent]
+            if sent and server.link.takes_cancellations:
+                server.link.try_send(session.cancellation(sent))
 
     def close(self) -> None:
         self.closed = True

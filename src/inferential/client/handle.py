@@ -69,10 +69,22 @@ class Handle:
         Raises:
             TypeError, ValueError: as `EncodingRules.apply`.
         """
-        if _MORE_HINTS and not _MORE_HINTS.isdisjoint(values):
+        more = values.get("observation")
+        if isinstance(more, Mapping):
+            values = _merged(values, more, hints)
+        elif _MORE_HINTS and not _MORE_HINTS.isdisjoint(values):
             hints.update({name: values[name] for name in _MORE_HINTS & values.keys()})
             values = {key: value for key, value in values.items() if key not in _MORE_HINTS}
         return self.rules.apply(values)
+
+
+def _merged(values: Mapping[str, Any], more: Mapping[str, Any], hints: ObservationHints) -> Mapping[str, Any]:
+    """Returns the values of `observation=` and the others; hints are taken from the others alone."""
+    hints.update({name: values[name] for name in _MORE_HINTS & values.keys()})
+    others = {key: value for key, value in values.items() if key not in _MORE_HINTS and key != "observation"}
+    if twice := others.keys() & more.keys():
+        raise ValueError(f"observation: the key {min(twice)!r} is given beside it too; give it once")
+    return {**more, **others}
 
 
 class ModelFactory(ABC, Generic[ModelT]):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -41,6 +41,16 @@ class AsyncHandles(ModelFactory["AsyncModel"]):
 
     def _pump(self) -> None:
         """Reads the responses that arrived."""
+
+    def _take_back(self, request_ids: Sequence[int]) -> None:
+        """Takes sent requests back from the server, if there are any."""
+
+    def _cancel(self, mailbox: Mailbox) -> int:
+        self._start()
+        count, sent = self._session.cancel(mailbox)
+        self._take_back(sent)
+        self._wake_waiters()
+        return count
 
     @abstractmethod
     def close(self) -> None:
@@ -104,7 +114,7 @@ class AsyncHandles(ModelFactory["AsyncModel"]):
             outcome = await self._wait(lambda: mailbox.take_kept(request_id), timeout_s)
         finally:
             if outcome is None:
-                self._session.abandon(mailbox, request_id)
+                self._take_back(self._session.abandon(mailbox, request_id))
         return result_of(outcome)
 
     async def _wait(self, take: Callable[[], Outcome | None], timeout_s: float) -> Outcome | None:
@@ -161,6 +171,7 @@ class AsyncModel:
 
     async def observe(
         self,
+        /,
         urgency: float = 0.0,
         steps_remaining: int | None = None,
         priority: int | None = None,
@@ -174,8 +185,18 @@ class AsyncModel:
         """Returns the next result of this handle, as `Model.get_result`; None after `timeout_ms`."""
         return result_of(await self._connection._wait(self._mailbox.take, timeout_s_of(timeout_ms)))
 
+    async def cancel(self) -> int:
+        """Takes back all open requests of this handle, and returns their number.
+
+        Those that are not sent yet are not sent; those that wait on the server end there (metric `requests_rejected`
+        with the error `cancelled`); the results of those that run are dropped. A call of `infer` that waits raises
+        RequestRejected.
+        """
+        return self._connection._cancel(self._mailbox)
+
     async def infer(
         self,
+        /,
         timeout_ms: float = 100,
         urgency: float = 0.0,
         steps_remaining: int | None = None,

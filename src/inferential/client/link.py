@@ -1,7 +1,7 @@
 """A robot's connection to one server: made without blocking, and made again whenever it is lost.
 
-It has no clock and never sleeps: its owner calls `poll` with the time whenever the selector that it registers with has
-an event, and at `next_poll_at`. It does not look into messages.
+It never sleeps: its owner calls `poll` with the time whenever the selector that it registers with has an event, and at
+`next_poll_at`. It does not look into messages.
 
     away, until `next_poll_at`  ->  connecting  ->  shaking hands  ->  connected
           ^                        |                |                 |
@@ -17,13 +17,14 @@ import os
 import random
 import selectors
 import socket
-import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from inferential.client.keys import HandshakeMaker
+from inferential.client.resolver import Address, Resolver, find_addresses
 from inferential.zmtp import ConnectionEnded, Stream
+from inferential.zmtp.delivery import Delivery
 from inferential.zmtp.protocol import Buffer, Discarded, Frame
 from inferential.zmtp.stream import socket_path
 
@@ -31,6 +32,8 @@ logger: logging.Logger = logging.getLogger("inferential.client")
 
 CONNECT_S = 10.0
 """Longest time that connecting and the handshake may take before the next attempt."""
+_NEXT_ADDRESS_S = 0.25
+"""How long an address has before the server's next one is tried beside it (RFC 8305, section 5)."""
 _AT_ONCE = frozenset({errno.ECONNREFUSED, errno.ENOENT})  # errors by which a machine says that no server is there
 _REFUSED_WAIT_S = 0.7
 """The longest wait, without its jitter of as much, after one of these: of 300 robots one tries every 4 ms."""
@@ -38,7 +41,8 @@ _SHORTEST_WAIT_S = 1e-3
 _FRAMES = 3  # empty, envelope, payload
 _MAX_WARNINGS = 8  # different ones, of one outage
 
-_Address = tuple[int, Any]  # address family and address
+_LEAST_UNSENT_BYTES, _MOST_UNSENT_BYTES = 16 * 1024, 256 * 1024
+"""Bounds of what the system may hold of a robot's data beyond what is under way; about a round trip of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +93,19 @@ class Link:
         self._selector = selector
         self._jitter = jitter
         self._make_handshake = make_handshake
-        self._addresses: list[_Address] = []  # of the server, not tried yet
-        self._resolver: _Resolver | None = None
-        self._connecting: socket.socket | None = None
+        self._addresses: list[Address] = []  # of the server, not tried yet
+        self._resolver: Resolver | None = None
+        self._attempts: dict[socket.socket, None] = {}  # connections that are being made, the oldest first
+        self._next_attempt_at = 0.0
         self._stream: Stream | None = None
+        self.delivery: Delivery = Delivery()
+        """What the connection carries, and what is under way."""
+        self._limited = False
         self._writing = False
         self.more: bool = False
         """Whether there may be another message after the last one from `next`; if not, asking costs a system call."""
+        self.unread: bool = False
+        """Whether messages were left to be read later, as there are so many; `client.transport.receive` sets it."""
         self.ended: bool = False
         """Whether the connection was found closed; `poll` handles it."""
         self.last_error: str | None = "connecting"
@@ -113,8 +123,8 @@ class Link:
         try:
             if self._stream is not None:
                 self._advance(self._stream, now)
-            elif self._connecting is not None:
-                self._finish_connecting(self._connecting, now)
+            elif self._attempts:
+                self._continue_connecting(now)
             elif now >= self.next_poll_at or self._resolver is not None:
                 self._begin(now)
         except (ConnectionEnded, OSError) as error:
@@ -125,14 +135,31 @@ class Link:
         """Sends a message; returns False while the server is away or an earlier message is not sent completely."""
         if self._stream is None or not self.writable:
             return False
+        delivery = self.delivery
+        payload = frames[2]
+        size = len(frames[1]) + (sum(map(len, payload)) if type(payload) is list else len(payload))
+        delivery.unmarked += size
         try:
-            self._stream.send(frames)
+            if delivery.unmarked < delivery.mark_every or not self._stream.answers_pings:
+                self._stream.send(frames)
+            else:
+                self._stream.send_marked(frames, *delivery.send(size, time.monotonic()))
         except ConnectionEnded:
             self._note_end()
             return False
         if self._stream.unsent:
             self._watch_writability(self._stream)
         return True
+
+    def _on_pong(self, context: bytes) -> None:
+        delivery = self.delivery
+        delivery.pong(context, time.monotonic())
+        if delivery.is_thin != self._limited and self._stream is not None:
+            # What the system held would be out of date when it leaves; on a good link a low limit costs wakeups.
+            self._limited = delivery.is_thin
+            window = (delivery.rate_bytes_s or 0.0) * (delivery.round_trip_s or 0.0)
+            least = _LEAST_UNSENT_BYTES if self._limited else _MOST_UNSENT_BYTES
+            self._stream.limit_unsent(round(min(max(window, least), _MOST_UNSENT_BYTES)))
 
     def next(self) -> list[Buffer] | Discarded | None:
         """Returns the next message, None where none is complete."""
@@ -157,18 +184,31 @@ class Link:
         """
         return math.inf if self._stream is None else self._stream.received_s_ago()
 
+    @property
+    def takes_cancellations(self) -> bool:
+        """Whether the server is connected and understands that requests are taken back."""
+        peer = None if self._stream is None else self._stream.peer
+        return self.writable and peer is not None and bool(peer.extensions)
+
+    @property
+    def drained(self) -> bool:
+        """Whether all that has arrived was read."""
+        return self._stream is None or self._stream.drained
+
     def close(self) -> None:
         """Closes the connection. Closing twice does nothing."""
         self.connected = self.writable = self._writing = self.ended = False
+        self.delivery = Delivery()
         if self._resolver is not None:
             self._selector.unregister(self._resolver.done)
             self._resolver.close()
             self._resolver = None
-        for opened in (self._stream, self._connecting):
-            if opened is not None:
-                self._selector.unregister(opened)
-                opened.close()
-        self._stream = self._connecting = None
+        for attempt in list(self._attempts):
+            self._end_attempt(attempt)
+        if self._stream is not None:
+            self._selector.unregister(self._stream)
+            self._stream.close()
+        self._stream = None
 
     # Disconnected
 
@@ -179,18 +219,37 @@ class Link:
             if not self._addresses:
                 self.next_poll_at = now + CONNECT_S
                 return  # the resolver wakes the selector
-        family, place = self._addresses.pop(0)
-        self._connecting = socket.socket(family, socket.SOCK_STREAM)
-        self._connecting.setblocking(False)
-        self._selector.register(self._connecting, selectors.EVENT_WRITE)
-        code = self._connecting.connect_ex(place)
-        if code not in (0, errno.EINPROGRESS):
-            raise OSError(code, os.strerror(code))
-        self.next_poll_at = self._give_up_at = now + CONNECT_S
-        if code == 0:
-            self._finish_connecting(self._connecting, now)
+        self._give_up_at = now + CONNECT_S
+        self._try_next(now)
+        self._continue_connecting(now)
 
-    def _found(self) -> list[_Address]:
+    def _try_next(self, now: float) -> None:
+        """Begins a connection to the next address, beside those that are being made."""
+        family, place = self._addresses.pop(0)
+        attempt = socket.socket(family, socket.SOCK_STREAM)
+        attempt.setblocking(False)
+        code = attempt.connect_ex(place)
+        if code not in (0, errno.EINPROGRESS):
+            attempt.close()
+            self._fail_attempt(OSError(code, os.strerror(code)), now)
+            return
+        self._attempts[attempt] = None
+        self._selector.register(attempt, selectors.EVENT_WRITE)
+        self._next_attempt_at = now + _NEXT_ADDRESS_S
+
+    def _fail_attempt(self, error: OSError, now: float) -> None:
+        """Goes on with the next address at once; raises the error where nothing else is being tried."""
+        if not self._attempts:
+            raise error
+        if self._addresses:
+            self._try_next(now)
+
+    def _end_attempt(self, attempt: socket.socket) -> None:
+        del self._attempts[attempt]
+        self._selector.unregister(attempt)
+        attempt.close()
+
+    def _found(self) -> list[Address]:
         """Returns the server's addresses; none while its name is being resolved, which may take seconds."""
         kind, _, name = self.address.partition("://")
         if kind == "ipc":
@@ -208,9 +267,9 @@ class Link:
         host, _, port = name.rpartition(":")
         host = host.strip("[]")
         try:
-            return _addresses(host, port, 0 if host == "localhost" else socket.AI_NUMERICHOST)
+            return find_addresses(host, port, 0 if host == "localhost" else socket.AI_NUMERICHOST)
         except socket.gaierror:
-            self._resolver = _Resolver(host, port)
+            self._resolver = Resolver(host, port)
             self._selector.register(self._resolver.done, selectors.EVENT_READ)
             return []
 
@@ -237,20 +296,34 @@ class Link:
 
     # Connecting and handshake
 
-    def _finish_connecting(self, connecting: socket.socket, now: float) -> None:
-        code = connecting.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code or now >= self._give_up_at:
-            code = code or errno.ETIMEDOUT
-            raise OSError(code, os.strerror(code))
-        try:
-            connecting.getpeername()
-        except OSError:
-            return  # not yet
+    def _continue_connecting(self, now: float) -> None:
+        """Uses the first connection that was made, and begins another where the others take long."""
+        for attempt in list(self._attempts):
+            code = attempt.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code:
+                self._end_attempt(attempt)
+                self._fail_attempt(OSError(code, os.strerror(code)), now)
+            elif _is_connected(attempt):
+                self._use(attempt, now)
+                return
+        if now >= self._give_up_at:
+            raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+        if self._addresses and now >= self._next_attempt_at:
+            self._try_next(now)
+        self.next_poll_at = min(self._give_up_at, self._next_attempt_at) if self._addresses else self._give_up_at
+
+    def _use(self, connected: socket.socket, now: float) -> None:
         handshake = None if self._make_handshake is None else self._make_handshake()
-        stream = Stream(connecting, b"DEALER", self._identity, max_frames=_FRAMES, handshake=handshake)
-        self._selector.modify(connecting, selectors.EVENT_READ)
-        self._connecting, self._stream = None, stream
-        self._advance(self._stream, now)
+        stream = Stream(connected, b"DEALER", self._identity, max_frames=_FRAMES, handshake=handshake)
+        del self._attempts[connected]
+        for attempt in list(self._attempts):
+            self._end_attempt(attempt)
+        self._selector.modify(connected, selectors.EVENT_READ)
+        self._stream = stream
+        self.delivery, self._limited = Delivery(), False
+        stream.on_pong = self._on_pong
+        self.next_poll_at = self._give_up_at = now + CONNECT_S
+        self._advance(stream, now)
 
     # Connected
 
@@ -281,7 +354,7 @@ class Link:
                 raise ConnectionEnded("no answer to heartbeats")
             self.next_poll_at = self._give_up_at
         else:
-            stream.ping()
+            stream.ping(self.delivery.ping(now) if not stream.unsent and self.delivery.uncertain else b"")
             self._watch_writability(stream)
             self._give_up_at = now + self._timeouts.silence_s
             self.next_poll_at = now + self._timeouts.heartbeat_s
@@ -297,28 +370,9 @@ class Link:
             self._selector.modify(stream, events)
 
 
-class _Resolver:
-    """Resolves a host's name in a thread, since getaddrinfo may block for seconds."""
-
-    def __init__(self, host: str, port: str) -> None:
-        self.places: list[_Address] | None = None
-        """The addresses, empty where there are none; None until the name is resolved."""
-        self.done, self._tell = socket.socketpair()  # readable when done
-        threading.Thread(target=self._find, args=(host, port), name="inferential-find-host", daemon=True).start()
-
-    def _find(self, host: str, port: str) -> None:
-        try:
-            self.places = _addresses(host, port, 0)
-        except OSError:
-            self.places = []
-        self._tell.close()
-
-    def close(self) -> None:
-        """Discards the outcome."""
-        self.done.close()
-
-
-def _addresses(host: str, port: str, flags: int) -> list[_Address]:
-    found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM, flags=flags)
-    # IPv4 first: servers that listen on every interface mostly do so by IPv4.
-    return sorted(((int(family), place) for family, _, _, _, place in found), key=lambda one: one[0] != socket.AF_INET)
+def _is_connected(attempt: socket.socket) -> bool:
+    try:
+        attempt.getpeername()
+    except OSError:
+        return False
+    return True

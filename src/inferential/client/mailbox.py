@@ -7,7 +7,7 @@ from weakref import ref
 
 from inferential.client.handle import Handle
 from inferential.client.result import ClientStats, Result
-from inferential.errors import InferenceError, ObservationOutdated, RequestSuperseded
+from inferential.errors import InferenceError, ObservationOutdated, RequestRejected, RequestSuperseded
 from inferential.proto.cache.templates import ObservationWriter
 
 Outcome = Result | InferenceError
@@ -107,6 +107,13 @@ class Mailbox:
                 self.deliver(request_id, error)
         self.open.clear()
         return dropped
+
+    def cancel(self, request_id: int) -> None:
+        """Ends an open request because the robot takes it back."""
+        self.open.pop(request_id, None)
+        if request_id in self._kept:
+            model_id = self.handle.model_id
+            self._kept[request_id] = RequestRejected("it was cancelled", request_id=request_id, model_id=model_id)
 
     def abandon(self, request_id: int) -> None:
         """Forgets a request; its outcome will count as unmatched."""

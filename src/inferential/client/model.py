@@ -31,6 +31,7 @@ class Model:
 
     def observe(
         self,
+        /,
         urgency: float = 0.0,
         steps_remaining: int | None = None,
         priority: int | None = None,
@@ -46,8 +47,9 @@ class Model:
             urgency: 0 to 1.
             steps_remaining: actions that the robot still has to play.
             priority: 0 is the highest; None: that of the handle.
-            values: by key, np.ndarray of any shape and memory order (a tensor), `Jpeg(...)` or `Png(...)` of one, or
-                str (metadata).
+            values: by key, np.ndarray of any shape and memory order (a tensor), `Jpeg(...)` or `Png(...)` of one, str
+                (metadata), numbers, lists, None, and maps of all these. `observation={...}` gives values whose keys
+                are names of arguments.
 
         Returns:
             The request id; the result and any error carry it.
@@ -77,8 +79,18 @@ class Model:
         """
         return self._connection._get_result(self._mailbox, timeout_ms)
 
+    def cancel(self) -> int:
+        """Takes back all open requests of this handle, and returns their number.
+
+        Those that are not sent yet are not sent; those that wait on the server end there (metric `requests_rejected`
+        with the error `cancelled`); the results of those that run are dropped. A call of `infer` that waits raises
+        RequestRejected.
+        """
+        return self._connection._cancel(self._mailbox)
+
     def infer(
         self,
+        /,
         timeout_ms: float = 100,
         urgency: float = 0.0,
         steps_remaining: int | None = None,

@@ -10,6 +10,7 @@ from typing import Any
 
 from inferential.proto.cache import CacheCounts
 from inferential.proto.messages import Response, ResponseTiming, parse_response, timing_of
+from inferential.zmtp.delivery import Delivery
 
 
 class Result(dict[str, Any]):
@@ -120,6 +121,16 @@ class Result(dict[str, Any]):
         return self._message.execution_horizon or None
 
     @property
+    def session(self) -> str:
+        """Says "restarted" where a model that keeps state of the robot had lost it within the episode; else empty."""
+        return self._message.session
+
+    @property
+    def fallback(self) -> str:
+        """The model that answered in place of the one that was asked, because that one fails; empty: none did."""
+        return self._message.fallback
+
+    @property
     def model_version(self) -> str:
         """The version of the model that made the result; empty where the server does not know it."""
         return self._model_version
@@ -138,7 +149,7 @@ class Result(dict[str, Any]):
 
 @dataclass(slots=True)
 class ClientStats:
-    """Counts of a connection's observations and of what became of them."""
+    """Counts of a connection's observations and of what became of them, and what is known of its link."""
 
     observed: int = 0
     """Observations made."""
@@ -149,14 +160,30 @@ class ClientStats:
     superseded: int = 0
     """Requests that a newer observation replaced, on the server or before they were sent."""
     replaced_unsent: int = 0
-    """Of the superseded requests, those that were never sent because the server could not be reached."""
+    """Of the superseded requests, those that were never sent because the server could not be reached or the link to it
+    was full."""
     dropped_unsent: int = 0
     """Observations of `queue="all"` that were dropped while the server could not be reached."""
+    cancelled: int = 0
+    """Requests that the robot took back by `model.cancel()`."""
     outdated: int = 0
     """Results that were not taken before a newer one arrived, or that arrived after a newer one."""
     unmatched: int = 0
     """Responses that match no open request, and messages that are no response."""
+    link_bytes_s: float | None = None
+    """What the link to the server carries, in bytes per second, learned from large observations and from those that
+    queue; None while it is not known."""
+    link_round_trip_ms: float | None = None
+    """The round trip of the link while nothing else is under way, in milliseconds; None while it is not known."""
+    link_unconfirmed_bytes: int = 0
+    """Bytes of observations that were sent and are not known to have arrived, on a link that large ones pass."""
     template_cache: CacheCounts = field(default_factory=CacheCounts)
     """Observations whose envelope came from a template, and those that were serialized whole."""
     response_cache: CacheCounts = field(default_factory=CacheCounts)
     """Responses of which only the new part was read, and those that were read whole."""
+
+    def note_link(self, delivery: Delivery) -> None:
+        """Takes over what is known of the link."""
+        self.link_bytes_s = delivery.rate_bytes_s
+        self.link_round_trip_ms = None if delivery.round_trip_s is None else delivery.round_trip_s * 1e3
+        self.link_unconfirmed_bytes = delivery.outstanding_bytes

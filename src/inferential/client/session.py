@@ -15,7 +15,7 @@ import itertools
 import math
 import secrets
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary, finalize, ref
@@ -36,11 +36,11 @@ from inferential.errors import (
     RequestSuperseded,
     UnknownModel,
 )
-from inferential.proto import ModelResponse, Observation, Status
+from inferential.proto import Cancellation, ModelResponse, Observation, Status
 from inferential.proto.cache.responses import ResponseReader
 from inferential.proto.cache.templates import ObservationWriter
 from inferential.proto.fields import VARYING
-from inferential.proto.messages import Content, put_metadata
+from inferential.proto.messages import PROTOCOL_VERSION, Content, put_metadata
 from inferential.proto.tensors import Buffer, Payload
 
 Frames = tuple[bytes, bytes, Payload]
@@ -226,11 +226,39 @@ class Session:
         known = self._mailboxes.get(model_id)
         return [] if known is None else list(known.values())
 
-    def abandon(self, mailbox: Mailbox, request_id: int) -> None:
-        """Forgets a request; if it is not sent yet, it is not sent."""
+    def abandon(self, mailbox: Mailbox, request_id: int) -> list[int]:
+        """Forgets a request; if it is not sent yet, it is not sent. Returns its id if the server may have it."""
+        sent = request_id in self._owners and request_id not in self._unsent
         self._owners.pop(request_id, None)
         self._release(request_id)
         mailbox.abandon(request_id)
+        return [request_id] if sent else []
+
+    def cancel(self, mailbox: Mailbox) -> tuple[int, list[int]]:
+        """Ends all open requests of a handle; those that are not sent yet are not sent.
+
+        A request that was opened with `keep` ends in RequestRejected; of the others nothing is heard.
+
+        Returns:
+            The number of requests, and the ids of those that the server may have.
+        """
+        ended = list(mailbox.open)
+        sent = [request_id for request_id in ended if request_id not in self._unsent]
+        for request_id in ended:
+            self._release(request_id)
+            self._owners.pop(request_id, None)
+            mailbox.cancel(request_id)
+        self.stats.cancelled += len(ended)
+        return len(ended), sent
+
+    def cancellation(self, request_ids: Sequence[int]) -> Frames:
+        """Returns the frames of a message that takes requests back.
+
+        It names no model, so that a server that does not know it takes it for a broken observation and runs nothing.
+        """
+        message = Cancellation(protocol_version=PROTOCOL_VERSION, request_ids=request_ids)
+        message.client.id = self.client_id
+        return b"", message.SerializeToString(), b""
 
     # While the server cannot be reached, the newest observation of each "latest" handle is held, and of all "all"
     # handles together up to MAX_UNSENT, in order.
@@ -238,6 +266,10 @@ class Session:
     def has_unsent(self) -> bool:
         """Returns whether an observation is held."""
         return bool(self._unsent)
+
+    def must_wait(self, mailbox: Mailbox) -> bool:
+        """Returns whether others are held that an observation of this handle must not overtake."""
+        return bool(self._unsent if mailbox.handle.queue == "latest" else self._unsent_count["all"])
 
     def hold(self, mailbox: Mailbox, request_id: int, frames: Frames) -> bool:
         """Holds an observation that could not be sent; returns whether another request ended because of it."""
@@ -266,15 +298,23 @@ class Session:
             mailbox.unsent_id = request_id
         return ended
 
-    def next_unsent(self) -> tuple[int, Frames] | None:
-        """Returns the id and frames of the observation to send next; call `sent` once it is."""
-        for request_id, (_, frames) in self._unsent.items():
-            return request_id, frames
+    def next_unsent(self, *, latest: bool = True) -> tuple[int, Frames] | None:
+        """Returns the id and frames of the observation to send next; call `sent` once it is.
+
+        Without `latest` those of "latest" handles go on waiting.
+        """
+        for request_id, (mailbox, frames) in self._unsent.items():
+            if latest or mailbox.handle.queue == "all":
+                return request_id, frames
         return None
 
-    def sent(self) -> None:
-        """Releases the observation that `next_unsent` returned."""
-        self._release(next(iter(self._unsent)))
+    def sent(self, request_id: int) -> None:
+        """Releases an observation that `next_unsent` returned."""
+        self._release(request_id)
+
+    def lost_all(self, reason: str) -> int:
+        """Ends all open requests that were sent; returns their number."""
+        return self.lost([request_id for request_id in self._owners if request_id not in self._unsent], reason)
 
     def lost(self, request_ids: Iterable[int], reason: str) -> int:
         """Ends those of the requests that are still open; returns their number."""

@@ -20,6 +20,7 @@ from weakref import ref
 
 from inferential.client.arguments import check_names, timeout_s_of
 from inferential.client.failover import open_transport
+from inferential.client.fork import forked, leave_to_parent
 from inferential.client.handle import Handle, ModelFactory, ObservationHints
 from inferential.client.keys import client_id_with, robot_keys
 from inferential.client.mailbox import Mailbox, Outcome, result_of
@@ -94,7 +95,8 @@ class Connection(ModelFactory["Model"]):
         self._arrived = threading.Condition(self._lock)
         self._followers = 0
         self._leading = False
-        self._closed = False
+        self._closed = self._forked = False
+        leave_to_parent(self)
         self._reached = False
         self._was_writable = True
         self._looked_at = time.monotonic()  # for answers
@@ -120,7 +122,8 @@ class Connection(ModelFactory["Model"]):
 
     @property
     def stats(self) -> ClientStats:
-        """Counts of observations and of what became of them; live, not a copy."""
+        """Counts of observations and of what became of them, live, not a copy, and what is known of the link."""
+        self._session.stats.note_link(self._transport.delivery)
         return self._session.stats
 
     @property
@@ -171,6 +174,14 @@ class Connection(ModelFactory["Model"]):
         with self._lock:
             return self._transport.received_s_ago()
 
+    def _cancel(self, mailbox: Mailbox) -> int:
+        with self._lock:
+            self._check_open()
+            count, sent = self._session.cancel(mailbox)
+            self._transport.cancel(self._session, sent)
+            self._notify()
+            return count
+
     def _reset(self, model_id: str) -> None:
         with self._lock:
             self._check_open()
@@ -206,7 +217,7 @@ class Connection(ModelFactory["Model"]):
                 outcome = self._wait(lambda: mailbox.take_kept(request_id), time.monotonic() + timeout_s)
             finally:
                 if outcome is None:
-                    self._session.abandon(mailbox, request_id)
+                    self._transport.cancel(self._session, self._session.abandon(mailbox, request_id))
         return result_of(outcome)
 
     # Under the lock
@@ -327,7 +338,14 @@ class Connection(ModelFactory["Model"]):
             self._woken = True
             self._wakes.send(b"\0")
 
+    def _after_fork(self) -> None:
+        """Leaves the connection to the parent: in the child nothing of it may be read, written or shut down."""
+        self._forked = self._closed = True
+        self._lock = threading.Lock()  # another thread of the parent may have held the one before
+
     def _check_open(self) -> None:
+        if self._forked:
+            raise forked(self.client_id)
         if self._closed:
             raise ConnectionError(f"the connection of client {self.client_id!r} is closed")
 

@@ -136,7 +136,7 @@ class TracedModel:
         return self._model.serve_interval_ms
 
     def observe(
-        self, urgency: float = 0.0, steps_remaining: int | None = None, priority: int | None = None, **values: Any
+        self, /, urgency: float = 0.0, steps_remaining: int | None = None, priority: int | None = None, **values: Any
     ) -> int:
         """Does what `Model.observe` does, and begins a span."""
         span = self._spans.begin(values)
@@ -151,6 +151,7 @@ class TracedModel:
 
     def infer(
         self,
+        /,
         timeout_ms: float = 100,
         urgency: float = 0.0,
         steps_remaining: int | None = None,
@@ -164,6 +165,10 @@ class TracedModel:
     def heard_s_ago(self) -> float:
         """As `Model.heard_s_ago`."""
         return self._model.heard_s_ago()
+
+    def cancel(self) -> int:
+        """Does what `Model.cancel` does."""
+        return self._model.cancel()
 
     def never_wait(self) -> None:
         """Does what `Model.never_wait` does."""
@@ -202,7 +207,7 @@ class TracedAsyncModel:
         return self._model.serve_interval_ms
 
     async def observe(
-        self, urgency: float = 0.0, steps_remaining: int | None = None, priority: int | None = None, **values: Any
+        self, /, urgency: float = 0.0, steps_remaining: int | None = None, priority: int | None = None, **values: Any
     ) -> int:
         """Does what `AsyncModel.observe` does, and begins a span."""
         span = self._spans.begin(values)
@@ -215,8 +220,13 @@ class TracedAsyncModel:
         with self._spans.refusals():
             return self._spans.taken(await self._model.get_result(timeout_ms))
 
+    async def cancel(self) -> int:
+        """Does what `AsyncModel.cancel` does."""
+        return await self._model.cancel()
+
     async def infer(
         self,
+        /,
         timeout_ms: float = 100,
         urgency: float = 0.0,
         steps_remaining: int | None = None,

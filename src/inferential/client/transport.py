@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import selectors
 import time
+from collections.abc import Sequence
 from typing import Protocol
 
 from inferential.client.keys import HandshakeMaker
 from inferential.client.link import Link, LinkTimeouts
 from inferential.client.mailbox import Mailbox
 from inferential.client.session import Frames, Session
+from inferential.zmtp.delivery import Delivery
 from inferential.zmtp.protocol import Discarded
 from inferential.zmtp.stream import MAX_PATH_BYTES
+
+RECEIVE_S = 2e-3
+"""How long messages are read in one go, so that no server holds a robot's control loop."""
 
 
 def normalize_address(server: str) -> str:
@@ -73,7 +78,8 @@ class ClientTransport(Protocol):
         ...
 
     def idle(self) -> bool:
-        """Returns whether there is nothing to do but to wait for answers: all connections are made, all data is sent.
+        """Returns whether there is nothing to do but to wait for answers: all connections are made, all data is sent
+        and, on a link that is not known to be fast, has arrived.
 
         It is `writable` then.
         """
@@ -85,9 +91,12 @@ class ClientTransport(Protocol):
         ...
 
     @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
+    def delivery(self) -> Delivery:
+        """What the connection to the robot's server carries."""
         ...
+
+    closed: bool
+    """Whether `close` was called."""
 
     def send(self, session: Session, mailbox: Mailbox, request_id: int, frames: Frames) -> bool:
         """Sends an observation, or lets the session hold it where no server can be reached.
@@ -105,6 +114,10 @@ class ClientTransport(Protocol):
 
     def pump(self, session: Session) -> int:
         """Sends what is held and reads all messages; returns the number of requests that ended."""
+        ...
+
+    def cancel(self, session: Session, request_ids: Sequence[int]) -> None:
+        """Takes sent requests back from the server; does nothing while it is away."""
         ...
 
     def close(self) -> None:
@@ -132,24 +145,40 @@ class SingleServer:
         self._link = Link(address, client_id.encode(), timeouts, self._selector, make_handshake=make_handshake)
         self.fd: int = fd_of(self._selector)
         self.closed: bool = False
+        self._held = False  # an observation waits until the link is clear
         self._link.poll(time.monotonic())
 
     def next_poll_at(self) -> float:
-        return self._link.next_poll_at
+        link = self._link
+        if link.unread and link.connected:
+            return 0.0  # what was read of the socket already does not make it readable
+        return min(link.next_poll_at, link.delivery.clear_at) if self._held and link.writable else link.next_poll_at
 
     @property
     def writable(self) -> bool:
         return self._link.writable
 
     def idle(self) -> bool:
-        return self._link.writable
+        delivery = self._link.delivery
+        return self._link.writable and not self._held and not (delivery.clear_at and delivery.expects)
 
     @property
     def last_error(self) -> str | None:
         return self._link.last_error
 
+    @property
+    def delivery(self) -> Delivery:
+        return self._link.delivery
+
     def send(self, session: Session, mailbox: Mailbox, request_id: int, frames: Frames) -> bool:
-        if session.has_unsent() or not self._link.try_send(frames):
+        link = self._link
+        clear_at = link.delivery.clear_at
+        if (
+            (clear_at and mailbox.handle.queue == "latest" and time.monotonic() < clear_at)
+            or (session.has_unsent() and session.must_wait(mailbox))
+            or not link.try_send(frames)
+        ):
+            self._held = True
             return session.hold(mailbox, request_id, frames)
         return False
 
@@ -160,12 +189,17 @@ class SingleServer:
         link = self._link
         ended = receive(link, session)
         now = time.monotonic()
-        if not link.writable or now >= link.next_poll_at:
-            link.poll(now)
-            while (unsent := session.next_unsent()) is not None and link.try_send(unsent[1]):
-                session.sent()
+        if self._held or not link.writable or now >= link.next_poll_at:
+            if link.poll(now):
+                ended += session.lost_all(f"the connection to {link.address} was lost before the answer came")
+            send_held(link, session, now)
+            self._held = session.has_unsent()
             ended += receive(link, session)
         return ended
+
+    def cancel(self, session: Session, request_ids: Sequence[int]) -> None:
+        if request_ids and self._link.takes_cancellations:
+            self._link.try_send(session.cancellation(request_ids))
 
     def close(self) -> None:
         self.closed = True
@@ -178,16 +212,35 @@ def fd_of(selector: selectors.BaseSelector) -> int:
     return selector.fileno()  # type: ignore[attr-defined,no-any-return]  # of epoll and kqueue, not of select
 
 
+def send_held(link: Link, session: Session, now: float) -> None:
+    """Sends what is held, as far as the link is clear for it."""
+    while (unsent := session.next_unsent(latest=link.delivery.clear_at <= now)) is not None:
+        if not link.try_send(unsent[1]):
+            return
+        session.sent(unsent[0])
+
+
 def receive(link: Link, session: Session) -> int:
-    """Reads all messages of a link; returns their number."""
-    count = 0
+    """Reads the messages of a link that have arrived; returns their number.
+
+    Those of a server that sends without end are read for `RECEIVE_S`; `link.unread` says that some may be left.
+    """
+    count, until = 0, 0.0
+    link.unread = False
     while (frames := link.next()) is not None:
         count += 1
+        now = time.monotonic()
         if isinstance(frames, list) and len(frames) == 3:
             _, envelope, payload = frames
-            session.receive(envelope, payload, time.monotonic())
+            session.receive(envelope, payload, now)
         elif frames is not Discarded.PART:
             session.stats.unmatched += 1
         if not link.more:
-            break
+            return count
+        if not until:
+            until = now + RECEIVE_S
+        elif now >= until:
+            link.unread = True
+            return count
+    link.unread = link.connected and not link.drained
     return count

@@ -16,39 +16,26 @@ from pydantic import (
     model_validator,
 )
 
-from inferential.config.actions import ActionsConfig
 from inferential.config.addresses import Bind, ListenAddress, listen_addresses
-from inferential.config.backends import backend_options, check_scheme
 from inferential.config.clients import ClientDefaults as ClientDefaults  # names of this module for its users
 from inferential.config.clients import ClientEntry as ClientEntry
 from inferential.config.clients import ClientsConfig as ClientsConfig
 from inferential.config.gateways import ActConfig, KServeConfig, LeRobotConfig
+from inferential.config.models import ModelConfig as ModelConfig
+from inferential.config.models import ModelsConfig as ModelsConfig
 from inferential.config.recording import RecordingConfig
 from inferential.config.section import (
     Count,
     Effect,
-    Expected,
     NotNegative,
     Port,
     Positive,
-    Secret,
     Section,
     SocketCount,
 )
 from inferential.config.security import FilePath, SecurityConfig
 from inferential.config.services import GatewayConfig, HttpConfig, OtlpConfig, with_installed_gateways
 from inferential.config.tokens import RobotKeys, RobotTokens
-from inferential.policies import KINDS
-from inferential.policies.tensors import specs_of
-
-Target = Annotated[
-    str,
-    Field(
-        pattern=r"^(ray:[^\s/]+(/[^\s/]+)?|[a-z][a-z0-9+.-]*://[^\s/]+(/\S*)?|\w+(\.\w+)*:\w+(\.\w+)*"
-        rf"|({'|'.join(KINDS)}):([^/]|/[^/]).*)$"
-    ),
-    Expected("module:object, onnx:FILE, ray:application, or openpi://HOST:PORT"),
-]
 
 
 class TransportConfig(Section):
@@ -143,104 +130,6 @@ class SchedulingConfig(Section):
     """Options of the strategy of that name."""
     slo_aware: SloAwareConfig = Field(default_factory=SloAwareConfig)
     """Options of the strategy of that name."""
-
-
-class TensorConfig(Section):
-    """An input or output of a model, for one robot: without the axis of a batch."""
-
-    dtype: str = ""
-    """Its dtype as numpy names it, or string; any where it is empty."""
-    shape: list[Annotated[int, Field(ge=-1)]] | None = None
-    """Its sizes, -1 where one may vary; any shape where it is not given."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        specs_of({"": self.declared()}, "tensor")
-        return self
-
-    def declared(self) -> dict[str, Any]:
-        """Returns it as `policies.tensors.specs_of` takes it."""
-        return {"dtype": self.dtype, "shape": self.shape}
-
-
-class ModelConfig(Section):
-    """What is known of one model."""
-
-    target: Annotated[Target | None, Effect.ON_RESTART] = None
-    """Where `inferential serve` finds it, as module:object: a model, or a class or a function that makes one; or a
-    policy in a file, as onnx:FILE, torchscript:FILE or lerobot:FOLDER."""
-    args: Annotated[dict[str, Any], Effect.ON_RESTART] = Field(default_factory=dict)
-    """Keyword arguments that a class or a function which makes the model is called with; options of a policy's file."""
-    run: Annotated[Literal["process", "thread", "inline"], Effect.ON_RESTART] = "process"
-    """Where a target of the form module:object runs: in processes of its own; in threads of the server; or on its event
-    loop, which everything else waits for."""
-    python: Annotated[str | None, Effect.ON_RESTART] = None
-    """Interpreter of the model's processes, of 3.10 or newer with numpy and protobuf; the server's own by default."""
-    env: Annotated[dict[str, str], Effect.ON_RESTART] = Field(default_factory=dict)
-    """Environment variables that are added for the model's processes."""
-    replicas: Annotated[
-        Count | list[dict[str, str]], Effect.ON_RESTART, Expected("a number above 0, or a list of maps")
-    ] = 1
-    """How many processes the model has; or, for each of them, environment variables that are added."""
-    load_timeout_s: Annotated[Positive, Effect.ON_RESTART] = 600.0
-    """How long a process may take to import and make the model."""
-    call_timeout_ms: Annotated[Positive | None, Effect.ON_RESTART] = None
-    """How long one call may take. Then its robot gets an error, and a process is replaced; a thread cannot be ended,
-    and its slot is lost until the call returns."""
-    memory_limit_mb: Annotated[Positive | None, Effect.ON_RESTART] = None
-    """Resident memory from which on a process of the model is replaced."""
-    max_inflight: Count | None = None
-    """Calls of the model that may run at once; models.default_max_inflight by default."""
-    max_batch_size: Count | None = None
-    """Rows in one call of infer_batch; the model's own max_batch_size, else 8, by default."""
-    device: Annotated[str, Field(min_length=1)] | None = None
-    """What it runs on, by any name: models of one device run one call at a time among them."""
-    warm_up: Annotated[
-        Annotated[str, Field(pattern=r"^(last|.+\.(npz|json)|\w+(\.\w+)*:\w+(\.\w+)*)$")] | None,
-        Effect.ON_RESTART,
-        Expected("FILE.npz, FILE.json, module:function or last"),
-    ] = None
-    """What a model runs before it answers: observations of a file, those that a function returns, or the last one that
-    a robot sent. Its latencies are what the schedulers begin with."""
-    inputs: dict[str, TensorConfig] = Field(default_factory=dict)
-    """What an observation has, by key, for clients of the Open Inference Protocol; else what the model says itself."""
-    outputs: dict[str, TensorConfig] = Field(default_factory=dict)
-    """What a result has, by key, for clients of the Open Inference Protocol; else what the model says itself."""
-    timeout_ms: Annotated[Positive | None, Effect.ON_RESTART] = None
-    """How long a call of an openpi:// target may take, its slow first call included; 120000 where it is not set."""
-    api_key: Annotated[Secret | None, Effect.ON_RESTART] = None
-    """Sent to an openpi:// target as Authorization: Api-Key KEY."""
-    options: Annotated[dict[str, Any], Effect.ON_RESTART] = Field(default_factory=dict)
-    """Settings of the backend of another package that serves the target; the backend declares and checks them."""
-    late: Literal["serve", "refuse"] = "serve"
-    """What becomes of a request that slo_aware cannot answer in time, where the client does not say: it is answered
-    after those that can be, or refused as soon as that is known."""
-    actions: ActionsConfig = Field(default_factory=ActionsConfig)
-    """What its actions must be; any by default."""
-
-    @field_validator("target")
-    @classmethod
-    def _check_scheme(cls, target: str | None) -> str | None:
-        if target is not None:
-            check_scheme(target)
-        return target
-
-    @model_validator(mode="after")
-    def _check_options(self) -> Self:
-        if self.options:
-            backend_options(self.target, self.options)
-        return self
-
-
-class ModelsConfig(Section):
-    """The models and how much each takes at once."""
-
-    known: dict[str, ModelConfig] = Field(default_factory=dict)
-    """Settings by model id."""
-    default_max_inflight: Count = 1
-    """Calls of one model that may run at once."""
-    profiles: Annotated[str | None, Effect.ON_RESTART] = None
-    """File of latencies by model and batch size, as `inferential profile` writes it: what slo_aware begins with."""
 
 
 class ResponseTrackingConfig(Section):

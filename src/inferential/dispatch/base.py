@@ -239,9 +239,17 @@ class Dispatcher(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} cannot remove a model while it runs")
 
-    def name_version(self, model_id: str, version: str) -> None:
-        """Sets the version that results of a model carry, whatever the model says itself."""
-        self._results.named[model_id] = version
+    def keeps_state(self, model_id: str) -> bool:
+        """Returns whether a model keeps state of its robots: its methods take their sessions."""
+        return False
+
+    def end_session(self, client_id: str) -> None:
+        """Ends the sessions of a robot that is gone."""
+        self._results.forget(client_id)
+
+    def name_version(self, model_id: str, version: str, *, unless_said: bool = False) -> None:
+        """Sets the version that results of a model carry; with `unless_said` only where the model says none."""
+        self._results.named[model_id] = version, unless_said
 
     async def start(self) -> None:  # noqa: B027 (most backends have nothing to do)
         """Prepares for requests; the server calls it each time it starts."""

@@ -62,6 +62,9 @@ class InProcessReplica:
         self._shares = methods.batch is None and not is_async(methods.single)
         self._pace.quick = runs_inline  # else it would have no reason to run so
         self._aclose = methods.aclose
+        self.sessions = methods.sessions
+        """Those of its robots; `run` takes `SessionRow`s then. None: the model keeps no state."""
+        self._closes_in_thread = not runs_inline and not any(map(is_async, forms))
         self._each: Callable[[Sequence[Observation]], Coroutine[Any, Any, Sequence[Any]]] | None = None
         if methods.single is not None:
             self._each = self._run_form(
@@ -111,6 +114,19 @@ class InProcessReplica:
             return self._batch(list(observations))
         assert self._each is not None
         return self._each(observations)
+
+    async def end_session(self, client_id: str) -> None:
+        """Ends the session of a robot that is gone, after the calls that were made before."""
+        if self.sessions is None:
+            return
+        try:
+            ended = await self._threads.call(self.sessions.end, client_id) if self._closes_in_thread else None
+            if not self._closes_in_thread:
+                ended = self.sessions.end(client_id)
+            if inspect.isawaitable(ended):
+                await ended
+        except Exception as error:
+            logger.error("model %s: close failed: %s: %s", self._model_id, type(error).__name__, error)
 
     def close(self) -> None:
         """Ends the threads when their calls do."""

@@ -22,7 +22,7 @@ from inferential.replica.spec import ModelLoader
 from inferential.replica.targets import TargetError
 from inferential.replica.warming import LAST, Measured, load_observations, warmed
 
-logger = logging.getLogger("inferential.dispatch")
+logger: logging.Logger = logging.getLogger("inferential.dispatch")
 
 
 class LoadedReplica(InProcessReplica):

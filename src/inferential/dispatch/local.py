@@ -15,6 +15,7 @@ from inferential.dispatch.base import Dispatcher, ModelProblem, NodeUse, Observa
 from inferential.dispatch.gpus import Gpus
 from inferential.dispatch.inprocess import InProcessReplica
 from inferential.dispatch.loading import LoadedReplica
+from inferential.dispatch.local_replica import Replica, begin, keeps_state, lost, measured, takes_calls
 from inferential.dispatch.process import ProcessRunner, description_of, infer
 from inferential.observation.values import is_encoded
 from inferential.replica.condition import Condition, best_of
@@ -69,7 +70,7 @@ class LocalDispatcher(Dispatcher):
         super().__init__()
         if not isinstance(models, Mapping):
             raise TypeError(f"models: expected models by id, as {{'my-model': my_model}}, got {type(models).__name__}")
-        self._models: dict[str, list[InProcessReplica | WorkerProcess]] = {}
+        self._models: dict[str, list[Replica]] = {}
         self._runners: dict[str, ProcessRunner] = {}  # of models that have processes
         self._inbox: Inbox | None = None  # once there is a process
         self._gpus = Gpus()
@@ -81,7 +82,7 @@ class LocalDispatcher(Dispatcher):
         self._notify: Callable[[], None] | None = None
         self._newest: dict[str, Row] = {}  # by model, of those whose warm-up is the newest observation
         self._keeps_newest: set[str] = set()
-        self._results.version_of = self._version_of
+        self._results.version_of = self._runner.version_of = self._version_of
         for model_id, model in models.items():
             self.register_model(model_id, model)
 
@@ -89,11 +90,10 @@ class LocalDispatcher(Dispatcher):
         """Adds a model or replaces one; calls that run keep the one they began with.
 
         Args:
-            model_id: what robots call it.
             model: a model, or a list of its replicas, as for the class.
 
         Raises:
-            TypeError, ValueError: as for the class; an empty list is a TypeError.
+            TypeError, ValueError: as for the class.
         """
         replicas = model if isinstance(model, list) else [model]
         if not replicas:
@@ -107,7 +107,7 @@ class LocalDispatcher(Dispatcher):
             self._runners[model_id] = ProcessRunner(model_id, workers)
         if self._running:
             for one in models:
-                _begin(one)
+                begin(one)
         self._retire(replaced)
         self._on_change()
 
@@ -119,7 +119,7 @@ class LocalDispatcher(Dispatcher):
         self._retire(former)
         self._on_change()
 
-    def _retire(self, former: Sequence[InProcessReplica | WorkerProcess]) -> None:
+    def _retire(self, former: Sequence[Replica]) -> None:
         for one in former:
             if isinstance(one, InProcessReplica):
                 one.close()
@@ -132,10 +132,10 @@ class LocalDispatcher(Dispatcher):
             self._completes_inline.add(model_id)
 
     def _version_of(self, model_id: str) -> str:
-        models = self._models.get(model_id)
+        models = self._of(model_id)
         return models[0].model_version if models and isinstance(models[0], InProcessReplica) else ""
 
-    def _made(self, model_id: str, model: Any) -> list[InProcessReplica | WorkerProcess]:
+    def _made(self, model_id: str, model: Any) -> list[Replica]:
         family = family_of(model_id)
         if getattr(model, "warm_up", None) == LAST:
             self._keeps_newest.add(family)
@@ -194,7 +194,7 @@ class LocalDispatcher(Dispatcher):
         Of several replicas it is the least. A model whose calls are short, in a thread, takes 8: they share their
         hand-over, and run one after another.
         """
-        return min((model.max_batch_size for model in self._models.get(model_id, ())), default=1)
+        return min((model.max_batch_size for model in self._of(model_id)), default=1)
 
     def max_inflight(self, model_id: str) -> int | None:
         """Returns what a model's processes take, 0 while none is up; None for a model in the server's process."""
@@ -202,24 +202,47 @@ class LocalDispatcher(Dispatcher):
 
     def max_inflight_limit(self, model_id: str) -> int | None:
         """Returns the same: more calls than a process takes would wait there, where no strategy sees them."""
-        models = self._models.get(model_id, ())
-        if model_id not in self._runners:
-            return None if any(map(_takes_calls, models)) else 0
+        models = self._of(model_id)
+        if not any(isinstance(one, WorkerProcess) for one in models):
+            return None if any(map(takes_calls, models)) else 0
         taken = [one.max_inflight for one in models if isinstance(one, WorkerProcess) and one.max_inflight]
         return min(taken, default=0)
 
     def lost_slots(self, model_id: str) -> int:
         """Returns how many calls over their time each replica that `replicas` names has to bear."""
-        return min(map(_lost, self._models.get(model_id, ())), default=0)
+        return min(map(lost, self._of(model_id)), default=0)
 
     def replicas(self, model_id: str) -> Sequence[str]:
         """Returns ("",) for a single replica, else "0", "1", ...: those that take the most calls now."""
-        models = self._models.get(model_id, ())
+        models = self._of(model_id)
         if len(models) < 2:
             return ("",)
-        taking = [number for number, one in enumerate(models) if _takes_calls(one)] or range(len(models))
-        lost = min(_lost(models[number]) for number in taking)
-        return [str(number) for number in taking if _lost(models[number]) == lost]
+        taking = [number for number, one in enumerate(models) if takes_calls(one)] or range(len(models))
+        least = min(lost(models[number]) for number in taking)
+        return [str(number) for number in taking if lost(models[number]) == least]
+
+    def keeps_state(self, model_id: str) -> bool:
+        """Returns whether a replica of the model that is up takes the robots' sessions."""
+        return any(map(keeps_state, self._of(model_id)))
+
+    def end_session(self, client_id: str) -> None:
+        """Ends the sessions of a robot that is gone."""
+        super().end_session(client_id)
+        for models in self._models.values():
+            for one in models:
+                if isinstance(one, WorkerProcess):
+                    one.end_session(client_id)
+                elif one.sessions is not None and self._running:
+                    self._in_background(one.end_session(client_id))
+
+    def _of(self, model_id: str) -> list[Replica]:
+        """Returns the replicas of a model, or of `MODEL%N` its replica N alone."""
+        found = self._models.get(model_id)
+        if found is not None or "%" not in model_id:
+            return found or []
+        base, _, number = model_id.rpartition("%")
+        models = self._models.get(base, [])
+        return [models[int(number)]] if number.isdigit() and int(number) < len(models) else []
 
     def conditions(self) -> Mapping[str, Sequence[Condition]]:
         """Returns, by model id, what each replica is at."""
@@ -227,26 +250,21 @@ class LocalDispatcher(Dispatcher):
 
     def measured(self, model_id: str) -> Sequence[tuple[int, float]]:
         """Returns what the warm-up of a replica that is up found."""
-        for one in self._models.get(model_id, ()):
-            if isinstance(one, LoadedReplica):
-                return one.measured
-            if isinstance(one, WorkerProcess) and one.greeting is not None:
-                return one.greeting.measured
-        return ()
+        return next(filter(None, map(measured, self._of(model_id))), ())
 
     def problems(self) -> Mapping[str, ModelProblem]:
         """Returns, by model id, which processes do not run, or how many slots calls over their time have taken."""
         problems: dict[str, ModelProblem] = {}
         for model_id, models in self._models.items():
             down = [one.problem for one in models if isinstance(one, WorkerProcess) and one.problem is not None]
-            lost = sum(map(_lost, models))
+            gone = sum(map(lost, models))
             if down:
                 reason = f"{len(down)} of {len(models)} processes do not run: {down[0]}"
                 problems[model_id] = ModelProblem(reason, is_down=len(down) == len(models))
-            elif not any(map(_takes_calls, models)):
+            elif not any(map(takes_calls, models)):
                 problems[model_id] = ModelProblem(best_of(one.condition() for one in models).brief, is_down=True)
-            elif lost:
-                reason = f"{lost} calls took longer than call_timeout_ms and still occupy their slots"
+            elif gone:
+                reason = f"{gone} calls took longer than call_timeout_ms and still occupy their slots"
                 problems[model_id] = ModelProblem(reason, is_down=False)  # whether slots are left, the server knows
         return problems
 
@@ -287,7 +305,7 @@ class LocalDispatcher(Dispatcher):
         self._running = True
         for models in self._models.values():
             for one in models:
-                _begin(one)
+                begin(one)
 
     async def start(self) -> None:
         """Starts the models' processes, side by side, and waits until all are loaded.
@@ -320,9 +338,10 @@ class LocalDispatcher(Dispatcher):
 
     def outcomes(self, requests: Sequence[InferenceRequest], replica: str) -> Coroutine[Any, Any, Sequence[Any]]:
         """Returns results and exceptions of one call; a process is sent what the robots sent."""
-        runner = self._runners.get(requests[0].pool)
+        pool = requests[0].pool
+        runner = self._runners.get(pool) or (self._runners.get(pool.rpartition("%")[0]) if "%" in pool else None)
         if runner is not None:
-            models = self._models[requests[0].pool]
+            models = self._of(pool)
             chosen = models[int(replica or 0) % len(models)]
             if isinstance(chosen, WorkerProcess):
                 if self._keeps_newest:
@@ -349,8 +368,8 @@ class LocalDispatcher(Dispatcher):
         Raises:
             UnknownModelError: "No model registered ..."; at once, not when it is awaited.
         """
-        models = self._models.get(model_id)
-        if models is None:
+        models = self._of(model_id)
+        if not models:
             known = ", ".join(self._models) or "none"
             raise UnknownModelError(f"No model registered for {model_id!r}; there is: {known}")
         # Fewer replicas may have been registered since the call was decided.
@@ -384,18 +403,3 @@ class LocalDispatcher(Dispatcher):
                 if isinstance(model, InProcessReplica):
                     model.close()
                     await model.aclose()
-
-
-def _lost(replica: InProcessReplica | WorkerProcess) -> int:
-    return replica.lost if isinstance(replica, InProcessReplica) else 0
-
-
-def _takes_calls(replica: InProcessReplica | WorkerProcess) -> bool:
-    return replica.up if isinstance(replica, InProcessReplica) else replica.max_inflight > 0
-
-
-def _begin(replica: InProcessReplica | WorkerProcess) -> None:
-    if isinstance(replica, WorkerProcess):
-        replica.begin()
-    elif isinstance(replica, LoadedReplica):
-        replica.load()

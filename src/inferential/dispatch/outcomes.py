@@ -47,6 +47,10 @@ class RemoteModelError(InferentialError):
         return str(self).partition(":")[0]
 
 
+class BatchFailedError(InferentialError):
+    """A call of a model that keeps state failed, and its rows are not run again."""
+
+
 class CallTimeout(InferentialError):
     """A call took longer than `call_timeout_ms`."""
 
@@ -58,10 +62,12 @@ class Answer:
     Attributes:
         values: arrays and strings by key.
         model_version: of the model that made it.
+        fresh: whether the session of its robot began with it, of a model that keeps state; None: of any other.
     """
 
     values: Mapping[str, Any]
     model_version: str
+    fresh: bool | None = None
 
 
 @dataclass(slots=True)

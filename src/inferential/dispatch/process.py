@@ -13,7 +13,7 @@ from inferential.dispatch.outcomes import (
     RemoteModelError,
     ReplicaLost,
 )
-from inferential.dispatch.suspects import run_apart
+from inferential.dispatch.suspects import not_again, run_apart, session_of
 from inferential.errors import InferentialError
 from inferential.observation.slots import ObservationError
 from inferential.proto import Observation as ObservationMessage
@@ -55,11 +55,15 @@ class ProcessRunner:
         if worker.broken:
             return [ModelLoadError(worker.problem)] * len(requests)
         rows = [(description_of(request, self._rows), request.payload) for request in requests]
+        keeps_state = worker.greeting is not None and worker.greeting.keeps_state
+        sessions = [session_of(request) for request in requests] if keeps_state else ()
         try:
-            outcomes = await worker.call(rows)
+            outcomes = await worker.call(rows, sessions)
         except CallFailed as error:
             if len(requests) == 1:
                 return [RemoteModelError(str(error))]
+            if keeps_state:
+                return [not_again(str(error), len(requests)) for _ in requests]
             # One client's observation may have failed the call for all; alone, only that one fails.
             logger.info(
                 "model %s failed on %d observations, trying each alone: %s", self._model_id, len(requests), error
@@ -69,7 +73,7 @@ class ProcessRunner:
 
     def _outcome(self, request: InferenceRequest, outcome: Any) -> Any:
         if isinstance(outcome, Values):
-            return Answer(outcome.values, outcome.model_version)
+            return Answer(outcome.values, outcome.model_version, outcome.fresh)
         if isinstance(outcome, Refused):
             is_invalid = outcome.status == "INVALID_OBSERVATION"
             return ObservationError(outcome.reason) if is_invalid else RemoteModelError(outcome.reason)
@@ -77,6 +81,9 @@ class ProcessRunner:
         if not outcome.ran:
             return ReplicaLost(outcome.reason)
         request.replicas_lost += 1
+        if request.keeps_state:
+            request.replicas_lost = MAX_REPLICAS_LOST
+            return WorkerDied(f"{outcome.reason} while it ran this observation, which is not run again")
         if outcome.timed_out:
             request.replicas_lost = MAX_REPLICAS_LOST  # another process would take as long
             return CallTimeout(outcome.reason)

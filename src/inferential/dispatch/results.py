@@ -15,7 +15,7 @@ import numpy as np
 
 from inferential.dispatch.health import EndpointHealth
 from inferential.dispatch.limits import ActionChecks
-from inferential.dispatch.outcomes import Answer, DispatchResult, RemoteModelError, UnknownModelError
+from inferential.dispatch.outcomes import Answer, BatchFailedError, DispatchResult, RemoteModelError, UnknownModelError
 from inferential.errors import InvalidObservation
 from inferential.observation.slots import ObservationError
 from inferential.proto import PROTOCOL_VERSION
@@ -23,7 +23,7 @@ from inferential.proto.messages import ResponseTiming, write_response
 from inferential.proto.structure import STRUCTURE_KEY
 from inferential.replica.failures import words_of
 from inferential.replica.values import as_values
-from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
+from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, episode_key, family_of
 from inferential.scheduler.time.execution_horizon import execution_horizon
 from inferential.tracking.action_horizon import horizon_of
 
@@ -46,8 +46,9 @@ class ResultWriter:
         self.health: dict[str, EndpointHealth] = {}
         self.version_of: Callable[[str], str] = lambda pool: ""
         """Returns the version of a pool whose results do not have it."""
-        self.named: dict[str, str] = {}
-        """The versions that the operator has given names, by pool: these are what robots get."""
+        self._episodes: dict[tuple[str, str], str] = {}  # by model and robot, of models that keep state
+        self.named: dict[str, tuple[str, bool]] = {}
+        """The names of versions, by pool, and whether they stand back behind what the model says."""
         # By model: when a failure was logged last, and how many were not logged since.
         self._logged: dict[str, tuple[float, int]] = {}
 
@@ -72,12 +73,15 @@ class ResultWriter:
         return DispatchResult(request, latency_ms, refusal=refusal)
 
     def _response(self, request: InferenceRequest, outcome: Any, latency_ms: float, batch_size: int) -> DispatchResult:
+        session = ""
         if isinstance(outcome, Answer):
             values, model_version = outcome.values, outcome.model_version
+            if outcome.fresh is not None and self._is_restarted(request, fresh=outcome.fresh):
+                session = "restarted"
         else:
             values, model_version = as_values(outcome), self.version_of(request.pool)
-        if self.named:
-            model_version = self.named.get(request.pool, model_version)
+        if self.named and (named := self.named.get(request.pool)) is not None and not (named[1] and model_version):
+            model_version = named[0]
         if STRUCTURE_KEY in values and STRUCTURE_KEY not in (request.metadata or ()):
             values = {key: value for key, value in values.items() if key != STRUCTURE_KEY}
         if self.checks is not None:
@@ -101,10 +105,27 @@ class ResultWriter:
             ),
             serve_interval_ms=request.serve_interval_ms,
             model_version=model_version,
+            session=session,
+            fallback="" if request.pool is request.model_id else _other_model(request),
             execution_horizon=0 if request.steps_remaining is None else _horizon(request, values, now),
         )
         self._note(request.pool, latency_ms, None)
         return DispatchResult(request, latency_ms, response_id, envelope, payload, values)
+
+    def _is_restarted(self, request: InferenceRequest, *, fresh: bool) -> bool:
+        """Returns whether the state of a robot was lost within its episode, whose results so far it has."""
+        key = request.model_id, request.client_id
+        episode = episode_key(request)
+        known = self._episodes.get(key)
+        if known != episode:
+            self._episodes[key] = episode
+            return False
+        return fresh
+
+    def forget(self, client_id: str) -> None:
+        """Forgets the episodes of a robot that is gone."""
+        for key in [key for key in self._episodes if key[1] == client_id]:
+            del self._episodes[key]
 
     def _note(self, model_id: str, latency_ms: float, error: str | None) -> None:
         health = self.health.get(model_id)
@@ -157,6 +178,12 @@ def _horizon(request: InferenceRequest, values: Mapping[str, Any], now: float) -
     return execution_horizon(actions, confidence, interval_steps=interval_steps, played_steps=played)
 
 
+def _other_model(request: InferenceRequest) -> str:
+    """Returns the model that answers in place of the one that was asked; "" where it is the same."""
+    family = family_of(request.pool)
+    return "" if request.model_id in (family, request.pool) else family
+
+
 def _where(error: Exception) -> str:
     """Returns the line of the model's own code that raised; empty where the fault was found in this package."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_PACKAGE)]
@@ -170,6 +197,8 @@ def _refusal(model_id: str, error: Exception) -> Refusal:
         # By its text, as it may come from another process.
         cause = "structure" if error.reason.startswith(STRUCTURE_KEY) else "image"
         return Refusal(RefusalKind.INVALID_OBSERVATION, error.reason, cause)
+    if isinstance(error, BatchFailedError):
+        return Refusal(RefusalKind.BATCH_FAILED, str(error), "batch_failed")
     if isinstance(error, InvalidObservation):  # the model's own judgement
         return Refusal(RefusalKind.INVALID_OBSERVATION, error.reason, "model")
     if isinstance(error, RemoteModelError):

@@ -11,10 +11,11 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
-from inferential.dispatch.outcomes import ReplicaLost, UnknownModelError
-from inferential.dispatch.suspects import after_loss
+from inferential.dispatch.outcomes import Answer, ReplicaLost, UnknownModelError
+from inferential.dispatch.suspects import after_loss, not_again, session_of
 from inferential.observation.values import is_encoded, read_slots, to_values
-from inferential.replica.values import Observation
+from inferential.replica.sessions import SessionRow
+from inferential.replica.values import Observation, as_values
 from inferential.scheduler.request import InferenceRequest
 
 logger: logging.Logger = logging.getLogger("inferential.dispatch")
@@ -35,6 +36,8 @@ class Runner:
         self._infer = infer
         self._may_retry = may_retry
         self._image_pool: Executor | None = None
+        self.version_of: Callable[[str], str] = lambda pool: ""
+        """Returns the version of a model that keeps state."""
 
     def close(self) -> None:
         """Ends the threads that decode images; a later run starts new ones."""
@@ -79,8 +82,11 @@ class Runner:
         self, requests: Sequence[InferenceRequest], observations: Sequence[Any], replica: str
     ) -> Sequence[Any]:
         model_id = requests[0].pool
+        rows = observations
+        if requests[0].keeps_state:
+            rows = [SessionRow(row, *session_of(one)) for one, row in zip(requests, observations, strict=True)]
         try:
-            results = await self._infer(replica, model_id, observations)
+            results = await self._infer(replica, model_id, rows)
             if len(results) != len(requests):
                 raise ValueError(f"the model gave {len(results)} results for {len(requests)} observations")
         except UnknownModelError as error:
@@ -90,10 +96,24 @@ class Runner:
         except Exception as error:
             if len(requests) == 1:
                 return [error]
+            if requests[0].keeps_state:
+                return [not_again(f"{type(error).__name__}: {error}", len(requests)) for _ in requests]
             # One client's observation may have failed the call for all; alone, only that one fails.
             logger.info("model %s failed on %d observations, trying each alone: %s", model_id, len(requests), error)
             return [(await self.run([request], replica))[0] for request in requests]
+        if requests[0].keeps_state:
+            version = self.version_of(model_id)
+            return [_with_session(row, result, version) for row, result in zip(rows, results, strict=True)]
         return results
+
+
+def _with_session(row: SessionRow, result: Any, version: str) -> Any:
+    if isinstance(result, Exception):
+        return result
+    try:
+        return Answer(as_values(result), version, row.fresh)
+    except (TypeError, ValueError) as error:
+        return error
 
 
 def read(request: InferenceRequest, own: bool) -> Observation | Exception:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from inferential.dispatch.outcomes import MAX_REPLICAS_LOST, RemoteModelError, ReplicaLost
-from inferential.scheduler.request import InferenceRequest
+from inferential.dispatch.outcomes import MAX_REPLICAS_LOST, BatchFailedError, RemoteModelError, ReplicaLost
+from inferential.scheduler.request import InferenceRequest, episode_key
 
 Run = Callable[[Sequence[InferenceRequest]], Awaitable[Sequence[Any]]]
 
@@ -41,3 +41,13 @@ def after_loss(request: InferenceRequest, error: ReplicaLost) -> Exception:
     if request.replicas_lost < MAX_REPLICAS_LOST:
         return error
     return RemoteModelError(f"ReplicaLost: {request.replicas_lost} replicas ended while they ran it: {error}")
+
+
+def session_of(request: InferenceRequest) -> tuple[str, str, int, str]:
+    """Returns whose a request is: client id and type, episode and its key."""
+    return request.client_id, request.client_type, request.episode, episode_key(request)
+
+
+def not_again(why: str, rows: int) -> BatchFailedError:
+    """Returns the outcome of each row of a call that failed as a whole, of a model that keeps state."""
+    return BatchFailedError(f"{why}: one of {rows} observations of a call; as the model keeps state, none is run again")

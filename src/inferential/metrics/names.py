@@ -14,6 +14,7 @@ ERROR = "error"
 KIND = "kind"
 CAUSE = "cause"
 STATE = "state"
+DIMENSION = "dimension"
 
 METRICS: dict[str, Metric] = {}
 """All declared metrics by name, in the order of the documentation."""
@@ -153,6 +154,12 @@ MODEL_STATE_CHANGES = declare(
     "1",
     (MODEL, STATE),
     "a model came to a state: loading, warming, ready, ...",
+)
+SHADOW_DIFFERENCE = declare(
+    "shadow_difference",
+    "action units",
+    (MODEL, DIMENSION),
+    "for every answer that was compared: how far the version in the shadow is from what the robot got, mean over steps",
 )
 CLIENT_OVERDUE = declare(
     "client_overdue", "1", _BOTH, "a client is overdue by its learned cadence; once for each silence"

@@ -61,6 +61,11 @@ class Recorder:
         """Records that a model has come to another state."""
         self._record(names.MODEL_STATE_CHANGES, 1.0, {names.MODEL: model_id, names.STATE: state})
 
+    def shadow_difference(self, model_id: str, apart: Sequence[float]) -> None:
+        """Records how far an answer of the version in the shadow is from the robot's, by action dimension."""
+        for dimension, value in enumerate(apart):
+            self._record(names.SHADOW_DIFFERENCE, value, {names.MODEL: model_id, names.DIMENSION: str(dimension)})
+
     def outdated(self, request: InferenceRequest) -> None:
         """Records that a robot is asked for a newer observation."""
         self._record(names.REQUESTS_OUTDATED, 1.0, _labels_of(request))

@@ -43,6 +43,14 @@ class Conditions:
         """Returns the condition of a pool; of one that the backend says nothing of, that it answers."""
         return self._overrides.get(pool) or self._pools.get(pool, UNKNOWN)
 
+    def knows(self, pool: str) -> bool:
+        """Returns whether a pool has been looked at."""
+        return pool in self._pools
+
+    def is_overridden(self, pool: str) -> bool:
+        """Returns whether `override` says what a pool is at."""
+        return pool in self._overrides
+
     def override(self, pool: str, condition: Condition | None) -> None:
         """Sets what a pool is at, whatever its replicas say: a breaker is open; None: it goes by its replicas again."""
         if condition is None:

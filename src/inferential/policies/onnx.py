@@ -89,16 +89,18 @@ class OnnxPolicy:
     def __init__(self, path: str, session: onnxruntime.InferenceSession, *, has_batch_axis: bool) -> None:
         self._session = session
         self._has_batch_axis = has_batch_axis
-        self.inputs = [_spec(path, one, has_batch_axis) for one in session.get_inputs()]
+        self.inputs: list[TensorSpec] = [_spec(path, one, has_batch_axis) for one in session.get_inputs()]
         """What it takes of an observation."""
         outputs = [_spec(path, one, has_batch_axis) for one in session.get_outputs()]
         self._names = [one.name for one in outputs]
         self._keys = ["actions"] if len(outputs) == 1 else self._names
-        self.outputs = [TensorSpec(key, one.dtype, one.shape) for key, one in zip(self._keys, outputs, strict=True)]
+        self.outputs: list[TensorSpec] = [
+            TensorSpec(key, one.dtype, one.shape) for key, one in zip(self._keys, outputs, strict=True)
+        ]
         """What a result has."""
         described = session.get_modelmeta()
         version = described.custom_metadata_map.get("version", "") or described.version
-        self.model_version = str(version) if version not in (0, 2**63 - 1) else ""  # the latter: it does not say
+        self.model_version: str = str(version) if version not in (0, 2**63 - 1) else ""  # the latter: it does not say
 
     @property
     def metadata(self) -> dict[str, Any]:

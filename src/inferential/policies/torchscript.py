@@ -100,7 +100,7 @@ class TorchScriptPolicy:
         self._module = module
         self._device = device
         self._names = None if outputs is None else list(outputs)
-        self.inputs = list(inputs)
+        self.inputs: list[TensorSpec] = list(inputs)
         self.max_batch_size = max_batch_size
 
     @property

@@ -162,6 +162,8 @@ def write_response(
     serve_interval_ms: float = 0.0,
     model_version: str = "",
     execution_horizon: int = 0,
+    fallback: str = "",
+    session: str = "",
 ) -> tuple[bytes, Buffer]:
     """Returns the envelope and payload of a result.
 
@@ -178,6 +180,10 @@ def write_response(
         message.serve_interval_ms = serve_interval_ms
     if execution_horizon:
         message.execution_horizon = execution_horizon
+    if session:
+        message.session = session
+    if fallback:
+        message.fallback = fallback
     written = message.timing
     written.queue_ms = timing.queue_ms
     written.inference_ms = timing.inference_ms

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import threading
 import time
@@ -21,23 +22,23 @@ import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
 from inferential.dispatch.local import LocalDispatcher
-from inferential.observation.slots import ObservationError
+from inferential.dispatch.outcomes import Answer
+from inferential.proto import inferential_pb2 as pb
 from inferential.proto.tensors import Buffer
 from inferential.replica.directory import prepare
-from inferential.replica.shared import Offer, Place, ReplicasMemory, open_memory
-from inferential.replica.values import as_values
+from inferential.replica.endpoint_rows import MODEL, as_request, seen, written
+from inferential.replica.shared import Offer, ReplicasMemory, open_memory
 from inferential.replica.wire import (
     CALL,
     FREE,
+    GONE,
     GOODBYE,
     HELLO,
     NO_CALL,
     RESULT,
     Greeting,
-    InvalidRow,
     read_head,
     write_offsets,
-    write_row,
 )
 from inferential.replica.zmq_socket import WatchedSocket
 from inferential.scheduler.request import InferenceRequest
@@ -45,7 +46,6 @@ from inferential.transport.memory import raise_mmap_threshold
 
 logger: logging.Logger = logging.getLogger("inferential.ray")
 
-MODEL = "model"  # a replica has one
 _LINGER_MS = 500
 _STARTS_WITHIN_S = 30.0
 _NEAR = 0  # the number of the socket that only this user's processes reach
@@ -126,7 +126,10 @@ class Endpoint:
     ) -> None:
         self._local = LocalDispatcher({MODEL: model})
         self._model_version = model_version
-        self._greeting = Greeting(self._local.max_batch_size(MODEL), max_inflight)
+        self._keeps_state = self._local.keeps_state(MODEL)
+        self._greeting = Greeting(
+            self._local.max_batch_size(MODEL), 1 if self._keeps_state else max_inflight, keeps_state=self._keeps_state
+        )
         self._directory = directory
         self._host = host
         self._allowed = AllowedKeys()
@@ -271,6 +274,9 @@ class Endpoint:
             self._send(self._servers[identity], [NO_CALL, HELLO, greeting.to_bytes()])
         elif kind == CALL and identity in self._servers:
             self._take_call(self._servers[identity], call_number, frames[3:])
+        elif kind == GONE and self._keeps_state:
+            for client_id in json.loads(frames[3].bytes):
+                self._local.end_session(client_id)
         # Else it is a call that waited in a connection which broke: the server has given it up.
 
     def _take_call(self, server: _Server, number: bytes, frames: Sequence[zmq.Frame]) -> None:
@@ -278,7 +284,7 @@ class Endpoint:
         try:
             server.waiting, places = read_head(frames[0].buffer, len(envelopes))
             rows = [
-                _as_request(envelope.buffer, payload.buffer if place is None else _seen(server.memory, place))
+                self._as_request(envelope.buffer, payload.buffer if place is None else seen(server.memory, place))
                 for envelope, payload, place in zip(envelopes, payloads, places, strict=True)
             ]
         except ValueError as error:
@@ -290,6 +296,15 @@ class Endpoint:
             self._turns.append(server)
         server.calls.append(_Call(server, number, rows))
         self._begin()
+
+    def _as_request(self, envelope: Buffer, payload: Buffer) -> InferenceRequest:
+        request = as_request(envelope, payload)
+        if self._keeps_state:
+            message = pb.Observation.FromString(bytes(envelope))
+            request.client_id, request.client_type = message.client.id, message.client.type
+            request.episode, request.request_id = message.episode, message.request_id
+            request.keeps_state = True
+        return request
 
     def _begin(self) -> None:
         """Begins what may run: the oldest call of the server whose turn it is."""
@@ -320,9 +335,11 @@ class Endpoint:
         self._answer(call.server, call.number, version, outcomes)
 
     def _answer(self, server: _Server, number: bytes, version: str, outcomes: Sequence[Any]) -> None:
+        if self._keeps_state:
+            version += "\0" + "".join(str(int(isinstance(one, Answer) and bool(one.fresh))) for one in outcomes)
         frames: list[Buffer] = [number, RESULT, version.encode(errors="replace")]
         for outcome in outcomes:
-            frames.extend(_written(outcome))
+            frames.extend(written(outcome))
         if server.memory is not None and (freed := server.memory.freed()):
             frames.append(write_offsets(freed))
         self._send(server, frames)
@@ -362,35 +379,3 @@ def _opened(frame: Buffer) -> ReplicasMemory | None:
     except (OSError, ValueError) as error:  # in another container, for example: payloads are sent then
         logger.info("a server's memory cannot be shared: %s", error)
         return None
-
-
-def _seen(memory: ReplicasMemory | None, place: Place) -> Buffer:
-    if memory is None:
-        raise ValueError("it is in memory that this replica does not share")
-    return memory.view(place)
-
-
-def _as_request(envelope: Buffer, payload: Buffer) -> InferenceRequest:
-    """A row, as far as reading it is concerned; the server has checked it."""
-    return InferenceRequest(
-        client_id="",
-        model_id=MODEL,
-        identity=b"",
-        envelope=envelope,
-        payload=payload,
-        received_at=0.0,
-        urgency=0.0,
-        steps_remaining=None,
-        time_until_next=0.0,
-        latency_budget_ms=0.0,
-        priority=0,
-    )
-
-
-def _written(outcome: Any) -> tuple[bytes, Buffer]:
-    try:
-        if isinstance(outcome, ObservationError):
-            outcome = InvalidRow(outcome.reason)
-        return write_row(outcome if isinstance(outcome, Exception) else as_values(outcome))
-    except Exception as error:  # a result that the wire cannot carry, or that is not what it seems, fails alone
-        return write_row(error)

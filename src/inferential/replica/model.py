@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from inferential.replica.sessions import SessionStore, keeps_state, with_sessions
+
 DEFAULT_MAX_BATCH_SIZE = 8
 """Of a model that has `infer_batch` and no `max_batch_size`."""
 
@@ -23,12 +25,14 @@ class ModelMethods:
         batch: runs a list of observations; None where the model has no `infer_batch`.
         max_batch_size: rows that `batch` takes; 1 without it.
         aclose: coroutine function that releases the model; None where it has none.
+        sessions: those of its robots; `single` and `batch` take `SessionRow`s then. None: it keeps no state.
     """
 
     single: Method | None
     batch: Method | None
     max_batch_size: int
     aclose: Callable[[], Awaitable[None]] | None
+    sessions: SessionStore | None = None
 
 
 def methods_of(model_id: str, model: Any) -> ModelMethods:
@@ -53,7 +57,11 @@ def methods_of(model_id: str, model: Any) -> ModelMethods:
             f"infer_batch(observations), got {type(model).__name__}"
         )
     max_batch_size = 1 if batch is None else _max_batch_size(model_id, model)
-    return ModelMethods(single, batch, max_batch_size, getattr(model, "aclose", None))
+    aclose = getattr(model, "aclose", None)
+    if not keeps_state(single, batch):
+        return ModelMethods(single, batch, max_batch_size, aclose)
+    sessions = SessionStore(model)
+    return ModelMethods(*with_sessions(single, batch, sessions), max_batch_size, aclose, sessions)
 
 
 def is_async(function: Any) -> bool:

@@ -47,7 +47,9 @@ class Values:
     Attributes:
         values: arrays and strings by key.
         model_version: as the model says.
+        fresh: whether the session of its robot began with it, of a model that keeps state; None: of any other.
     """
 
     values: Mapping[str, Any]
     model_version: str
+    fresh: bool | None = None

@@ -19,21 +19,33 @@ from inferential.proto import inferential_pb2 as pb
 from inferential.proto.tensors import Buffer
 from inferential.replica.calls import Call, end_lost
 from inferential.replica.channel import Stream
-from inferential.replica.condition import Condition
 from inferential.replica.inbox import Inbox
 from inferential.replica.lending import Lending
 from inferential.replica.lifecycle import Lifecycle
 from inferential.replica.memory_limit import MemoryLimit
 from inferential.replica.outcomes import CallFailed, Died, ModelLoadError
-from inferential.replica.pace import SHARED_ROWS, Pace
+from inferential.replica.pace import Pace
 from inferential.replica.pending import Pending
 from inferential.replica.rows import RowReader, read_outcomes
 from inferential.replica.shared import ALL_ROWS
 from inferential.replica.spawn import Spawned, resident_mb, spawn
 from inferential.replica.spec import ModelProcess
 from inferential.replica.stream import Frame
+from inferential.replica.view import WorkerView
 from inferential.replica.warming import warm_up_rows
-from inferential.replica.wire import CALL, FAILED, HELLO, NO_CALL, RESULT, WARMING, Greeting, read_offsets, write_head
+from inferential.replica.wire import (
+    CALL,
+    FAILED,
+    GONE,
+    HELLO,
+    NO_CALL,
+    RESULT,
+    SESSIONS,
+    WARMING,
+    Greeting,
+    read_offsets,
+    write_head,
+)
 
 logger: logging.Logger = logging.getLogger("inferential.replica")
 
@@ -45,7 +57,7 @@ _EXITS_WITHIN_S = 0.2  # after the end of its stream
 _QUICK_INFLIGHT = 2  # of a model whose calls are short: the next call is there when one ends
 
 
-class WorkerProcess:
+class WorkerProcess(WorkerView):
     """One replica of a `ModelProcess`.
 
     Args:
@@ -101,48 +113,6 @@ class WorkerProcess:
         self._idle = asyncio.Event()  # set when the last call ends
         self._closed = True
 
-    @property
-    def up(self) -> bool:
-        """Whether it takes calls."""
-        return self.greeting is not None
-
-    def condition(self) -> Condition:
-        """Returns what it is at."""
-        return self._life.condition(time.monotonic())
-
-    @property
-    def problem(self) -> str | None:
-        """Why it takes no calls; None where it does."""
-        return None if self.up else self._problem
-
-    @property
-    def broken(self) -> bool:
-        """Whether the latest process ended before its model was loaded: waiting for the next one is of little use."""
-        return self._broken
-
-    @property
-    def pid(self) -> int | None:
-        """Of the process that runs now."""
-        return None if self._process is None else self._process.pid
-
-    @property
-    def max_batch_size(self) -> int:
-        """Rows that one call takes; of a model without `infer_batch`, rows that go over together."""
-        greeting = self.greeting
-        if greeting is None:
-            return 1
-        return SHARED_ROWS if greeting.runs_singly and self._pace.quick else greeting.max_batch_size
-
-    @property
-    def max_inflight(self) -> int:
-        """Calls that it takes at once, of which it runs one; 0 while it takes none.
-
-        A broken one takes calls, to fail them at once.
-        """
-        if self.greeting is None:
-            return 1 if self._broken else 0
-        return _QUICK_INFLIGHT if self._pace.quick else self.greeting.max_inflight
-
     async def start(self) -> None:
         """Starts the process and waits until it has loaded its model.
 
@@ -190,8 +160,8 @@ class WorkerProcess:
 
     # Calls
 
-    def call(self, rows: Sequence[Row]) -> Pending[list[Any]]:
-        """Runs rows as one call.
+    def call(self, rows: Sequence[Row], sessions: Sequence[Sequence[Any]] = ()) -> Pending[list[Any]]:
+        """Runs rows as one call, of `sessions` where the model keeps state.
 
         Returns:
             What to await for one `Values`, `Refused` or `Died` for each row; it raises CallFailed where the model
@@ -211,11 +181,18 @@ class WorkerProcess:
             frames += (description, payload if place is None else b"")
         self._calls[number] = Call(len(rows), future)
         self._life.call_sent(time.monotonic())
+        if sessions:
+            stream.send([NO_CALL, SESSIONS, json.dumps(sessions).encode()])
         stream.send(frames)
         if self._spec.call_timeout_ms is not None and self._timer is None:
             self._set_timer(loop)
         self._memory_limit.watch()
         return future
+
+    def end_session(self, client_id: str) -> None:
+        """Ends the session of a robot that is gone."""
+        if self._stream is not None and self.greeting is not None and self.greeting.keeps_state:
+            self._stream.send([NO_CALL, GONE, json.dumps([client_id]).encode()])
 
     def _on_end_of_stream(self, error: Exception | None) -> None:
         if error is not None:

@@ -183,12 +183,13 @@ _ENCODINGS = {"raw": pb.RAW, "jpeg": pb.JPEG, "png": pb.PNG}
 
 def read_outcomes(reader: RowReader, frames: Sequence[bytes | memoryview]) -> list[Values | Refused]:
     """Returns the rows of a result, whose frames are those of `wire.RESULT`."""
-    version = bytes(frames[2]).decode()
+    version, _, fresh = bytes(frames[2]).decode().partition("\0")
     outcomes: list[Values | Refused] = []
     for at in range(3, len(frames), 2):
         layout = reader.layout(frames[at])
         if isinstance(layout, Layout):
-            outcomes.append(Values(layout.values(frames[at + 1]), version))
+            values = layout.values(frames[at + 1])
+            outcomes.append(Values(values, version, fresh[(at - 3) // 2] == "1") if fresh else Values(values, version))
         else:
             outcomes.append(Refused(*layout))
     return outcomes

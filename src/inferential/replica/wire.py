@@ -7,9 +7,13 @@ Frames, beside the identity that ROUTER puts in front; a call number is 8 bytes,
     to the replica    0, HELLO, JSON of an `Offer` of shared memory or nothing
                       number, CALL, a head, then for each row: the observation's envelope and payload, as the robot
                       sent them; nothing where the head tells the payload's place in shared memory
+                      0, SESSIONS, JSON of the rows of the next call: client id and type, episode and its key; to a
+                      worker process with a model that keeps state
+                      0, GONE, client ids, one a line: their sessions end
     to the server     0, HELLO, JSON of a `Greeting`
-                      number, RESULT, model version, then for each row: a `ModelResponse` and its payload; last,
-                      where there are any, the places in shared memory that are free again
+                      number, RESULT, model version (of a model that keeps state then a zero byte, and for each row 1
+                      where its session began with it, else 0), then for each row: a `ModelResponse` and its payload;
+                      last, where there are any, the places in shared memory that are free again
                       0, FREE, such places, or none: it wants to know whether the server is there
                       number, FAILED, text: the call failed as a whole; from a worker process also with number 0:
                       the model cannot be loaded
@@ -37,7 +41,8 @@ from inferential.proto.messages import put_metadata, read_response, split_values
 from inferential.proto.tensors import Buffer, pack
 from inferential.replica.shared import Place
 
-HELLO, CALL, RESULT, FAILED, FREE, GOODBYE, WARMING = b"H", b"C", b"R", b"X", b"F", b"G", b"W"
+HELLO, CALL, RESULT, FAILED, FREE, GOODBYE = b"H", b"C", b"R", b"X", b"F", b"G"
+WARMING, SESSIONS, GONE = b"W", b"S", b"E"
 NO_CALL = bytes(8)
 
 
@@ -55,6 +60,7 @@ class Greeting:
         memory: token of the memory that it shares with the server; "": of none.
         runs_singly: whether the model has no `infer_batch`, so that rows of a call run one after another.
         metadata: what the model says of itself, values that JSON can hold.
+        keeps_state: whether the model's methods take the robots' sessions.
         measured: rows of a call and its latency in seconds, as its warm-up found them.
     """
 
@@ -64,6 +70,7 @@ class Greeting:
     runs_singly: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
     measured: Sequence[tuple[int, float]] = ()
+    keeps_state: bool = False
 
     def to_bytes(self) -> bytes:
         """As a frame."""
@@ -112,6 +119,8 @@ def write_row(outcome: Any) -> tuple[bytes, Buffer]:
     if isinstance(outcome, Exception):
         if isinstance(outcome, InvalidRow):
             status, reason = "INVALID_OBSERVATION", str(outcome)
+        elif type(outcome).__name__ == "BatchFailedError":  # of the room above
+            status, reason = "BATCH_FAILED", str(outcome)
         elif isinstance(outcome, InvalidObservation):
             status, reason = "INVALID_OBSERVATION", outcome.reason
         else:

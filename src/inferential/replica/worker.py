@@ -11,7 +11,6 @@ import gc
 import inspect
 import json
 import os
-import signal
 import socket
 import sys
 import time
@@ -25,16 +24,30 @@ from inferential.proto import inferential_pb2 as pb
 from inferential.proto.images import ImageError
 from inferential.replica.failures import FailureLog, words_of
 from inferential.replica.inbox import INBOX_AT, InboxView
+from inferential.replica.life_line import end_with_server
 from inferential.replica.metadata import metadata_of
 from inferential.replica.model import Method, methods_of
 from inferential.replica.rows import RowReader, RowWriter, write_refusal
+from inferential.replica.sessions import NO_ROBOT, SessionRow, SessionStore
 from inferential.replica.shared import ALL_ROWS, Place, ReplicasMemory
 from inferential.replica.stream import Frame, MessageReader, write_message
 from inferential.replica.structured import rows_of
 from inferential.replica.targets import TargetError, load_target
 from inferential.replica.values import as_values
 from inferential.replica.warming import LAST, Measured, load_observations, warmed
-from inferential.replica.wire import CALL, FAILED, HELLO, NO_CALL, RESULT, WARMING, Greeting, read_head, write_offsets
+from inferential.replica.wire import (
+    CALL,
+    FAILED,
+    GONE,
+    HELLO,
+    NO_CALL,
+    RESULT,
+    SESSIONS,
+    WARMING,
+    Greeting,
+    read_head,
+    write_offsets,
+)
 
 if TYPE_CHECKING:
     import asyncio
@@ -56,7 +69,7 @@ def main(socket_fd: int, life_fd: int, memory_fd: int, inbox_fd: int) -> None:
         memory_fd: of the memory that both share; -1: none.
         inbox_fd: of the memory that the server receives into; -1: none.
     """
-    _end_with_server(life_fd)
+    end_with_server(life_fd)
     for fd in (socket_fd, life_fd, memory_fd, inbox_fd):
         if fd >= 0:
             os.set_inheritable(fd, False)
@@ -73,25 +86,6 @@ def main(socket_fd: int, life_fd: int, memory_fd: int, inbox_fd: int) -> None:
         if worker.load():
             worker.serve()
     os._exit(0)  # a model's threads or exit handlers must not keep it
-
-
-def _end_with_server(life_fd: int) -> None:
-    """Has the kernel kill this process group when the life line breaks, whatever the model is doing then.
-
-    fcntl(2): a descriptor with O_ASYNC sends the signal of F_SETSIG, which no code can catch or hold up. With
-    PR_SET_PDEATHSIG the worker would end already with the server's *thread* that started it.
-    """
-    import fcntl
-
-    if not hasattr(fcntl, "F_SETSIG"):  # of Linux; elsewhere the end of the stream must do
-        return
-    fcntl.fcntl(life_fd, fcntl.F_SETOWN, -os.getpgrp())
-    fcntl.fcntl(life_fd, fcntl.F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(life_fd, fcntl.F_SETFL, fcntl.fcntl(life_fd, fcntl.F_GETFL) | os.O_ASYNC)
-    import select
-
-    if select.select([life_fd], [], [], 0)[0]:  # it broke before there was a signal
-        os._exit(0)
 
 
 class Worker:
@@ -112,6 +106,8 @@ class Worker:
         self._writer = RowWriter()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._single: Method | None = None
+        self._sessions: SessionStore | None = None
+        self._rows_of: list[list[Any]] = []  # whose the rows of the next call are
         self._batch: Method | None = None
         self._model: Any = None
         self._model_id = ""
@@ -136,7 +132,7 @@ class Worker:
         try:
             self._model = load_target(settings["target"], settings["args"])
             methods = methods_of(self._model_id, self._model)
-            self._single, self._batch = methods.single, methods.batch
+            self._single, self._batch, self._sessions = methods.single, methods.batch, methods.sessions
             metadata = metadata_of(self._model)
             measured = self._warm_up(settings, methods.max_batch_size)
         except (TargetError, TypeError, ValueError) as error:
@@ -147,7 +143,8 @@ class Worker:
             self._send([NO_CALL, FAILED, words_of(error).encode(errors="replace")])
             return False
         os.register_at_fork(after_in_child=self._leave)
-        greeting = Greeting(methods.max_batch_size, _MAX_INFLIGHT, "", methods.batch is None, metadata, measured)
+        singly, sessions = methods.batch is None, self._sessions is not None
+        greeting = Greeting(methods.max_batch_size, _MAX_INFLIGHT, "", singly, metadata, measured, sessions)
         self._send([NO_CALL, HELLO, greeting.to_bytes()])
         gc.collect()
         gc.freeze()  # collections do not look at the model again, which takes tens of milliseconds
@@ -164,9 +161,14 @@ class Worker:
         ]
         if source != LAST:
             rows = load_observations(source)
-        return warmed(rows, self._run_warm_up, largest) if rows else []
+        measured = warmed(rows, self._run_warm_up, largest) if rows else []
+        if rows and self._sessions is not None:
+            self._call(self._sessions.end, NO_ROBOT[0])
+        return measured
 
     def _run_warm_up(self, rows: list[Any]) -> None:
+        if self._sessions is not None:
+            rows = [SessionRow(row, *NO_ROBOT) for row in rows]
         if self._batch is not None and (len(rows) > 1 or self._single is None):
             self._call(self._batch, rows)
             return
@@ -197,6 +199,9 @@ class Worker:
             began = time.perf_counter()
             size = 0
             for frames in messages.take():
+                if frames[1] in (SESSIONS, GONE):
+                    self._on_sessions(frames)
+                    continue
                 buffers = write_message(self._answer(frames))
                 held += buffers
                 size += sum(map(len, buffers))
@@ -206,6 +211,17 @@ class Worker:
                     began, size = time.perf_counter(), 0
             if held:
                 self._flush(held)
+
+    def _on_sessions(self, frames: list[Frame]) -> None:
+        if frames[1] == SESSIONS:
+            self._rows_of = json.loads(bytes(frames[2]))
+            return
+        for client_id in json.loads(bytes(frames[2])):
+            try:
+                if self._sessions is not None:
+                    self._call(self._sessions.end, client_id)
+            except BaseException as error:
+                self._failures.note(error)
 
     def _read(self, buffer: memoryview) -> int:
         messages = self._messages
@@ -257,6 +273,8 @@ class Worker:
                 if type(payload) is bytes:
                     payload = bytearray(payload)
                 rows.append(self._rows.layout(layouts[at]).values(payload))  # type: ignore[union-attr]
+                if self._sessions is not None:
+                    rows[at] = SessionRow(rows[at], *(self._rows_of[at] if self._rows_of else NO_ROBOT))
             except ImageError as error:
                 refused[at] = write_refusal("INVALID_OBSERVATION", str(error))
                 rows.append(None)
@@ -265,15 +283,20 @@ class Worker:
                 rows.append(None)
             payload = None  # else the view would outlive its call
         call = int.from_bytes(number, "little")
+        known = list(rows) if self._sessions is not None else []
+        self._rows_of = []
         if self._batch is not None and (count - len(refused) > 1 or self._single is None):
             answered = self._run_batch(call, rows, refused)
         else:
             answered = self._run_each(call, rows, refused)
+        fresh = "".join(str(int(getattr(row, "fresh", False))) for row in known)
         rows.clear()  # and with them the views on shared memory
         if isinstance(answered, str):
             return [number, FAILED, answered.encode(errors="replace")]
         found = getattr(self._model, "model_version", None)
         version = "" if found is None else str(found)
+        if known:
+            version, known = f"{version}\0{fresh}", []
         answer: list[Any] = [number, RESULT, version.encode(errors="replace"), *answered]
         freed = [] if self._memory is None else self._memory.freed()
         if self._inbox is not None:

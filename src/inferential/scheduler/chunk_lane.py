@@ -211,18 +211,21 @@ class ChunkLane:
         fresh_until = begins_at - rows[_LEAD] / 2 + rows[_SPAN]
         rows[_COVERS] = np.where(rows[_LEAD] > 0, np.maximum(rows[_COVERS], fresh_until), rows[_COVERS])
         limit = min(slot.max_batch_size, slot.profile.explored(), rows.shape[1])
-        value = self._value(rows, slot.profile.typical(limit), begins_at)
+        full_s = slot.profile.typical(limit)
+        value = _values(rows, begins_at + full_s, full_s / 2) * self._urgency(rows, begins_at)
         value[(rows[_COMES] > now) & (rows[_COMES] < begins_at)] = -1.0  # of the call of another replica
         best = value.argpartition(rows.shape[1] - limit)[rows.shape[1] - limit :]
         return best[value[best] >= 0]
 
     @staticmethod
-    def _value(rows: Array, full_s: float, now: float) -> Array:
-        urgency = (now - rows[_SINCE]).clip(0.0) * (AGING / rows[_LASTS])
+    def _urgency(rows: Array, now: float) -> Array:
+        urgency: Array = now - rows[_SINCE]
+        np.maximum(urgency, 0.0, out=urgency)
+        urgency *= AGING
+        urgency /= rows[_LASTS]
         urgency += 1.0
         urgency *= rows[_WEIGHT]
-        value: Array = _values(rows, now + full_s, full_s / 2) * urgency
-        return value
+        return urgency
 
     def _ask(self, places: npt.NDArray[np.intp], turn_at: float) -> list[InferenceRequest]:
         self._rows[_RENEWED, places] = math.inf
@@ -239,8 +242,9 @@ class ChunkLane:
         """Removes and returns the requests of a call that begins now, at most `limit` of them."""
         batch = [self._requests[place] for place in self._choose(profile, limit, now)]
         self._calls_since_turn += 1
+        answered_at = now + profile.typical(len(batch))
         for request in batch:
-            self._serve(request, now + profile.typical(len(batch)), now)
+            self._serve(request, answered_at, now)
         return batch
 
     def _serve(self, request: InferenceRequest, answered_at: float, now: float) -> None:
@@ -268,9 +272,7 @@ class ChunkLane:
         limit = min(limit, count)
         rows = self._rows[:, :count]
         full_s = profile.typical(limit)
-        urgency = (now - rows[_SINCE]).clip(0.0) * (AGING / rows[_LASTS])
-        urgency += 1.0
-        urgency *= rows[_WEIGHT]
+        urgency = self._urgency(rows, now)
         value = _values(rows, now + full_s, full_s / 2) * urgency
         best = value.argpartition(count - limit)[count - limit :] if count > limit else np.arange(count)
         order = best[value[best].argsort()[::-1]]
@@ -281,7 +283,8 @@ class ChunkLane:
         if limit == 1 or not profile.known:
             return places
         latency_s = np.array([profile.typical(size) for size in range(1, limit + 1)])
-        each = _values(rows[:, order][:, np.newaxis, :], now + latency_s[:, np.newaxis], full_s / 2) * urgency[order]
+        chosen = rows[: _MOST + 1, order][:, np.newaxis, :]
+        each = _values(chosen, now + latency_s[:, np.newaxis], full_s / 2) * urgency[order]
         totals = each.cumsum(axis=1).diagonal()
         return places[: int((totals / latency_s).argmax()) + 1]
 
@@ -309,9 +312,11 @@ def _values(rows: Array, answered_at: Array | float, next_s: float) -> Array:
     begins_at = np.maximum(rows[_RUNS_OUT], answered_at)
     gain: Array = np.minimum(rows[_COVERS], answered_at + lasts_s)
     gain -= begins_at
-    np.minimum(gain.clip(0.0, out=gain), rows[_MOST], out=gain)
-    lost = (answered_at + next_s) - begins_at
-    gain += np.minimum(gain, lost.clip(0.0, out=lost))
+    np.maximum(gain, 0.0, out=gain)
+    np.minimum(gain, rows[_MOST], out=gain)
+    lost: Array = np.subtract(answered_at + next_s, begins_at)
+    np.maximum(lost, 0.0, out=lost)
+    gain += np.minimum(gain, lost, out=lost)
     gain /= 2 * lasts_s
     gain += _LEAST_GAIN
     return gain

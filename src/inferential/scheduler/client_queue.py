@@ -21,6 +21,8 @@ class ClientQueue:
     """The request that a newer observation supersedes; None: none of the waiting ones."""
     episode: int = 0
     """Of the newest request."""
+    serial: bool = False
+    """Whether the strategy sees one request at a time, as their model keeps state of the robot."""
 
     def former_episodes(self, request: InferenceRequest) -> list[InferenceRequest]:
         """Returns the waiting requests that a new one ends because its client has begun another episode since."""

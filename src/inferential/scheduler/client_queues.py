@@ -1,26 +1,23 @@
 """Queues of waiting requests, one for each client and model, and the limits on what may wait.
 
-It orders nothing across clients: that is the strategy's part, which it feeds.
-
 Each client's queue for a model is first come, first served. The strategy sees only its head (as many requests as its
 `window` says), and the next moves up when the head is taken. A request that moves up waits, for the strategy, since
-that moment and not since it was received: a client waits behind itself on its own time. So a client that sends a
-thousand requests a second has one request in the strategy's order, like every other client, and whatever the order is,
-it costs another client no more than one place. One that asks for much more than its share of a model while others ask
-for less than theirs is also held back after each of its calls, as `time.fair_share` says.
+that moment and not since it was received: a client waits behind itself on its own time, and costs another one no more
+than one place, whatever it sends and whatever the order is. One that asks for much more than its share of a model while
+others ask for less than theirs is also held back after each of its calls (`time.fair_share`); and so is, until the end
+of the call, one whose model keeps state of it.
 
-A newer observation takes the place of an older one that still waits (superseding), and its standing: the robot has
-been waiting all that time. Were it sent to the end instead, a robot faster than the queue's cycle would never be
-served.
+A newer observation takes the place of an older one that still waits (superseding), and its standing: were it sent to
+the end instead, a robot faster than the queue's cycle would never be served.
 
-Requests that end here are returned by `ended` as refused; the caller sends the refusals to their clients.
+Requests that end here are returned by `ended` as refused; the caller sends the refusals.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence, Sized
 from typing import TYPE_CHECKING
 
 from inferential.scheduler.adapter import SchedulerAdapter
@@ -45,6 +42,7 @@ if TYPE_CHECKING:
     from inferential.config.schema import SchedulingConfig
 
 _MAX_PACED = 4096
+Moved = Callable[[InferenceRequest], object]
 MAX_BYTES = 1024 * 1024 * 1024
 """Of the payloads of all waiting requests."""
 
@@ -94,14 +92,10 @@ class ClientQueues:
 
     def sizes(self) -> dict[str, int]:
         """Returns the number of rows in each table; all are 0 where nothing waits."""
-        return {
-            "queue_requests": len(self._ages),
-            "queue_bytes": self._held_bytes,
-            "queue_clients": len(self._client_queues),
-            "queue_models": len(self._waiting),
-            "queue_ranks": len(self._ranks),
-            "queue_backlogs": len(self._backlogs),
-        }
+        names = ("requests", "clients", "models", "ranks", "backlogs")
+        tables: tuple[Sized, ...] = (self._ages, self._client_queues, self._waiting, self._ranks, self._backlogs)
+        counts = {f"queue_{name}": len(table) for name, table in zip(names, tables, strict=True)}
+        return counts | {"queue_bytes": self._held_bytes}
 
     def waiting(self, model_id: str) -> int:
         """Returns how many requests wait for a model."""
@@ -117,8 +111,6 @@ class ClientQueues:
 
     def ended(self) -> list[InferenceRequest]:
         """Returns the requests that were refused since the last call."""
-        if not self._ended:
-            return []
         ended, self._ended = self._ended, []
         return ended
 
@@ -143,17 +135,17 @@ class ClientQueues:
             older = queue.latest
             if older is not None and older.client_id == request.client_id:
                 request.waiting_since, request.arrival = older.waiting_since, older.arrival
-                self._end(older, SUPERSEDED.kind, SUPERSEDED.reason, SUPERSEDED.cause, now)
+                self.end(older, SUPERSEDED, now)
             if queue.episode != request.episode:
                 for former in queue.former_episodes(request):
-                    self._end(former, NEW_EPISODE.kind, NEW_EPISODE.reason, NEW_EPISODE.cause, now)
+                    self.end(former, NEW_EPISODE, now)
         rank = self._order.eviction_rank(request)
         if len(self._ages) >= self._max_queue_size and not self._make_room(rank, now):
-            self._refuse(request, RefusalKind.REJECTED, self._full(), QUEUE_FULL)
+            self._refuse(request, Refusal(RefusalKind.REJECTED, self._full(), QUEUE_FULL))
             return
         while self._held_bytes + len(request.payload) > MAX_BYTES:
             if not self._make_room(rank, now):
-                self._refuse(request, RefusalKind.REJECTED, self._full(), QUEUE_FULL)
+                self._refuse(request, Refusal(RefusalKind.REJECTED, self._full(), QUEUE_FULL))
                 return
         request.move(QUEUED)
         self._enter(request, rank, now)
@@ -162,7 +154,7 @@ class ClientQueues:
         """Takes a dispatched request again, past the size limit and before its client's others."""
         queue = self._client_queues.get((request.connection or request.client_id, request.pool))
         if request.takes_latest and queue is not None and queue.latest is not None:
-            self._refuse(request, RefusalKind.SUPERSEDED, "a newer one came while it ran and failed", "newer")
+            self._refuse(request, Refusal(RefusalKind.SUPERSEDED, "a newer one came while it ran and failed", "newer"))
             return
         request.move(QUEUED)
         self._enter(request, self._order.eviction_rank(request), now, retried=True)
@@ -172,7 +164,7 @@ class ClientQueues:
         highest = max(self._backlogs, default=-1)
         if not self._drops_oldest or rank > highest:
             return False
-        self._end(self._backlogs[highest].victim(), RefusalKind.REJECTED, self._full(), QUEUE_FULL, now)
+        self.end(self._backlogs[highest].victim(), Refusal(RefusalKind.REJECTED, self._full(), QUEUE_FULL), now)
         return True
 
     def _full(self) -> str:
@@ -193,15 +185,14 @@ class ClientQueues:
         self._waiting[request.pool] = self._waiting.get(request.pool, 0) + 1
         if request.takes_latest:
             queue.latest = request
-        queue.episode = request.episode
+        queue.episode, queue.serial = request.episode, request.keeps_state
         if retried or (not queue.behind and self._has_room(queue) and not (self._not_before and self._hold(key, now))):
             self._show(request, queue, now, retried=retried)
         else:
             queue.behind[request] = None
 
     def _has_room(self, queue: ClientQueue) -> bool:
-        window = self._order.window
-        return window is None or len(queue.shown) < window
+        return (window := 1 if queue.serial else self._order.window) is None or len(queue.shown) < window
 
     def _hold(self, key: tuple[Source, str], now: float) -> bool:
         """Returns whether the next request of a queue is not shown yet, and notes when it will be."""
@@ -211,19 +202,19 @@ class ClientQueues:
         if at <= now:
             del self._not_before[key]
             return False
-        heapq.heappush(self.held, (at, key))
+        if at < math.inf:
+            heapq.heappush(self.held, (at, key))
         return True
 
     def release(self, now: float) -> None:
         """Shows the strategy the requests that were held back until now; call it before `take`."""
         while self.held and self.held[0][0] <= now:
             _, key = heapq.heappop(self.held)
-            queue = self._client_queues.get(key)
-            if queue is not None:
+            if (queue := self._client_queues.get(key)) is not None:
                 self._move_up(queue, key, now)
 
     def held_until(self) -> float | None:
-        """Returns when `release` next has something to do; None: nothing is held back, as `held` is empty."""
+        """Returns when `release` next has something to do; None: `held` is empty."""
         return self.held[0][0] if self.held else None
 
     def dispatched(self, request: InferenceRequest, now: float) -> None:
@@ -232,9 +223,15 @@ class ClientQueues:
             self._not_before = {key: at for key, at in self._not_before.items() if at > now}
         self._not_before[request.connection or request.client_id, request.pool] = now + request.pace_s
 
+    def released(self, request: InferenceRequest, now: float) -> None:
+        """Notes the end of a call of a request whose robot's next one had to wait for it."""
+        key = request.connection or request.client_id, request.pool
+        self._not_before.pop(key, None)
+        if (queue := self._client_queues.get(key)) is not None:
+            self._move_up(queue, key, now)
+
     def _show(self, request: InferenceRequest, queue: ClientQueue, now: float, *, retried: bool = False) -> None:
-        # The limits are applied here. A user's own scheduler may have further ones; those of the built-in strategies
-        # would drop, unnoticed, what passed ours.
+        # The limits are applied here: those of the built-in strategies would drop, unnoticed, what passed ours.
         limited = isinstance(self._order, SchedulerAdapter) and not retried
         try:
             if limited:
@@ -243,7 +240,7 @@ class ClientQueues:
                 self._order.resubmit(request)
         except QueueFullError:
             queue.behind[request] = None
-            self._end(request, RefusalKind.REJECTED, "the scheduler takes no more requests", QUEUE_FULL, now)
+            self.end(request, Refusal(RefusalKind.REJECTED, "the scheduler takes no more requests", QUEUE_FULL), now)
         else:
             queue.shown[request] = None
 
@@ -287,13 +284,11 @@ class ClientQueues:
             return
         for request, reason in self._order.take_infeasible():
             self._leave(request, now)
-            self._refuse(request, RefusalKind.EXPIRED, reason, "deadline")
+            self._refuse(request, Refusal(RefusalKind.EXPIRED, reason, "deadline"))
         self._outdated += self._order.take_outdated()
 
     def outdated(self) -> list[InferenceRequest]:
         """Returns the waiting requests whose robots are to be asked for newer observations, since the last call."""
-        if not self._outdated:
-            return []
         outdated, self._outdated = self._outdated, []
         return outdated
 
@@ -307,8 +302,11 @@ class ClientQueues:
         return self._order.infeasible_at() if self._refuses else None
 
     def end(self, request: InferenceRequest, refusal: Refusal, now: float) -> None:
-        """Refuses a waiting request for a reason of the caller's."""
-        self._end(request, refusal.kind, refusal.reason, refusal.cause, now)
+        """Refuses a waiting request."""
+        if request in self._client_queues[request.connection or request.client_id, request.pool].shown:
+            self._order.remove(request)
+        self._leave(request, now)
+        self._refuse(request, refusal)
 
     def tick(self) -> None:
         """Lets the strategy do what only time brings about."""
@@ -321,7 +319,7 @@ class ClientQueues:
             if now < received_at + self._ttl_s:
                 break
             reason = f"it waited {self._ttl_s * 1e3:g} ms in the queue"
-            self._end(request, RefusalKind.EXPIRED, reason, "ttl", now)
+            self.end(request, Refusal(RefusalKind.EXPIRED, reason, "ttl"), now)
 
     def expires_at(self) -> float | None:
         """Returns when `expire` next has something to do; None: nothing waits."""
@@ -336,17 +334,17 @@ class ClientQueues:
     def forget(self, client_id: str, now: float) -> None:
         """Refuses all waiting requests of a client that is gone."""
         for request in [request for request in self._ages if request.client_id == client_id]:
-            self._end_gone(request, now)
+            self.end(request, CLIENT_LEFT, now)
         self._order.on_client_disconnected(client_id)
 
     def forget_connection(self, connection: int, now: float) -> None:
         """Refuses all waiting requests that came by a connection which has ended."""
-        for backlog in list(self._backlogs.values()):
-            for request in backlog.of(connection):
-                self._end_gone(request, now)
+        for request in self.of_connection(connection):
+            self.end(request, CLIENT_LEFT, now)
 
-    def _end_gone(self, request: InferenceRequest, now: float) -> None:
-        self._end(request, CLIENT_LEFT.kind, CLIENT_LEFT.reason, CLIENT_LEFT.cause, now)
+    def of_connection(self, connection: int) -> list[InferenceRequest]:
+        """Returns the waiting requests that came by a connection."""
+        return [request for backlog in self._backlogs.values() for request in backlog.of(connection)]
 
     def waits(self, connection: int) -> bool:
         """Returns whether a request of a connection waits."""
@@ -355,33 +353,35 @@ class ClientQueues:
     def clear(self, reason: str, cause: str, now: float) -> None:
         """Refuses all that waits."""
         for request in list(self._ages):
-            self._end(request, RefusalKind.REJECTED, reason, cause, now)
+            self.end(request, Refusal(RefusalKind.REJECTED, reason, cause), now)
 
-    def swap(self, config: SchedulingConfig, scheduler: Scheduler, now: float) -> None:
-        """Puts another strategy in charge of all that waits."""
+    def swap(
+        self,
+        config: SchedulingConfig,
+        scheduler: Scheduler,
+        now: float,
+        moved: Callable[[InferenceRequest], object] = id,
+    ) -> None:
+        """Puts another strategy in charge of all that waits; `moved` may change the pool of each."""
         requests = sorted(self._ages, key=lambda request: request.arrival)
         for request in requests:
             self._order.remove(request)
-        for table in (self._client_queues, self._waiting, self._backlogs, self._ranks, self._not_before):
+        for table in (self._client_queues, self._waiting, self._backlogs, self._ranks):
             table.clear()
+        self._not_before = {key: at for key, at in self._not_before.items() if at == math.inf}
         self._ages, self._held_bytes = LazyHeap(), 0
         self.held.clear()
         self._configure(config, scheduler)
         for request in requests:
+            moved(request)
             self._enter(request, self._order.eviction_rank(request), now)
 
     def client_connected(self, client_id: str) -> None:
         """Notifies the strategy of a client's first request."""
         self._order.on_client_connected(client_id)
 
-    def _end(self, request: InferenceRequest, kind: RefusalKind, reason: str, cause: str, now: float) -> None:
-        if request in self._client_queues[request.connection or request.client_id, request.pool].shown:
-            self._order.remove(request)
-        self._leave(request, now)
-        self._refuse(request, kind, reason, cause)
-
-    def _refuse(self, request: InferenceRequest, kind: RefusalKind, reason: str, cause: str) -> None:
-        request.refuse(Refusal(kind, reason, cause))
+    def _refuse(self, request: InferenceRequest, refusal: Refusal) -> None:
+        request.refuse(refusal)
         self._ended.append(request)
 
     def _leave(self, request: InferenceRequest, now: float) -> None:

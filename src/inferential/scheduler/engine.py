@@ -14,13 +14,13 @@ Progress is the engine's own guarantee: after `work(now)`, `wake_at()` is later 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from inferential.scheduler.admission import Admission
 from inferential.scheduler.base import Scheduler
 from inferential.scheduler.client_queues import ClientQueues
-from inferential.scheduler.request import InferenceRequest, Refusal
+from inferential.scheduler.request import CANCELLED, InferenceRequest, Refusal
 from inferential.scheduler.running import Batch, Capacity, Running
 from inferential.scheduler.time.availability import Availability
 from inferential.scheduler.time.profile import Profiles
@@ -53,6 +53,7 @@ class Engine:
     ) -> None:
         self.profiles: Profiles = Profiles() if profiles is None else profiles
         self._capacity = capacity
+        self._config = config
         self._running = Running(capacity, self.profiles)
         self._admission = Admission(config, scheduler, self._running)
         self._last: dict[str, str] = {}  # by device, the model that had it last
@@ -204,6 +205,9 @@ class Engine:
             measured: whether to learn from its duration; False where it says nothing, as when the model failed.
         """
         self._running.end(batch, now, measured=measured)
+        if batch.requests[0].keeps_state:
+            for request in batch.requests:
+                self._admission.queues.released(request, now)
 
     def retry(self, request: InferenceRequest, now: float) -> None:
         """Takes a dispatched request again whose model failed."""
@@ -252,6 +256,13 @@ class Engine:
         """Ends what waits of a connection that has ended, whichever connection uses its client's id now."""
         self._admission.queues.forget_connection(connection, now)
 
+    def cancel(self, connection: int, request_ids: Collection[int], now: float) -> None:
+        """Ends those requests of a connection that wait still, as the robot takes them back."""
+        queues = self._admission.queues
+        for request in queues.of_connection(connection):
+            if request.request_id in request_ids:
+                queues.end(request, CANCELLED, now)
+
     def waits(self, connection: int) -> bool:
         """Returns whether a request of a connection waits."""
         return self._admission.waits(connection)
@@ -259,7 +270,13 @@ class Engine:
     def swap(self, config: SchedulingConfig, scheduler: Scheduler, now: float) -> None:
         """Puts another strategy in charge, of the requests that wait too."""
         self._decided_at = -math.inf
+        self._config = config
         self._admission.queues.swap(config, scheduler, now)
+
+    def move(self, moved: Callable[[InferenceRequest], object], now: float) -> None:
+        """Has `moved` change the pools of waiting requests."""
+        self._decided_at = -math.inf
+        self._admission.queues.swap(self._config, self.scheduler, now, moved)
 
     def clear(self, reason: str, cause: str, now: float) -> None:
         """Refuses all that waits.

@@ -84,6 +84,7 @@ CLIENT_GONE = "client_gone"
 NEW_EPISODE = Refusal(RefusalKind.SUPERSEDED, "its robot began a new episode", "episode")
 SUPERSEDED = Refusal(RefusalKind.SUPERSEDED, "a newer observation took its place", "newer")
 """Ends a request whose place a newer one of the same client and model takes while it waits."""
+CANCELLED = Refusal(RefusalKind.REJECTED, "its robot cancelled it", "cancelled")
 CLIENT_LEFT = Refusal(RefusalKind.REJECTED, "the client is gone", CLIENT_GONE)
 """Ends the requests of a connection that has ended."""
 
@@ -101,9 +102,14 @@ class IllegalTransition(InferentialError):
     """A request was moved to a state that its present one does not lead to: a bug in the server."""
 
 
+def episode_key(request: InferenceRequest) -> str:
+    """Returns which episode of which connection a request belongs to."""
+    return f"{request.request_id >> 32:x}.{request.episode}"
+
+
 def family_of(pool: str) -> str:
     """Returns the model whose version a pool is: that of `pi0@2026-11-20#2` is `pi0`, and so is that of `pi0`."""
-    return pool.partition("#")[0].partition("@")[0] or pool
+    return pool.partition("%")[0].partition("#")[0].partition("@")[0] or pool
 
 
 @dataclass(slots=True, eq=False)
@@ -146,6 +152,9 @@ class InferenceRequest:
             its episodes anew, and another one's request ids differ in their upper 32 bits.
         late: whether it is still served where it cannot be in time, after all that can, or refused at once.
         chunk: what an answer adds to a robot that plays chunks; None: not known.
+        client_type: what kind of robot its client is, as that says.
+        keeps_state: whether its model keeps state of its robot: it runs when the former one of its robot has ended, and
+            not again once the model has begun with it.
         pool: which replicas may run it, see `models`: those of one version of its model; the model id where that has no
             versions. What is called a model in this package, in capacities, profiles and backends is such a pool.
         turn_at: when its robot was asked for a newer observation, when its turn comes; NaN: it was not asked.
@@ -188,6 +197,8 @@ class InferenceRequest:
     control_period_s: float | None = None
     episode: int = 0
     chunk: ChunkTime | None = None
+    client_type: str = ""
+    keeps_state: bool = False
     pool: str = ""
     turn_at: float = field(default=float("nan"), repr=False)
     waiting_since: float = field(default=float("nan"), repr=False)

@@ -35,6 +35,7 @@ _SHARES_EACH_S = 0.001
 
 _WAITED_S = 1e-3  # for less than that it is not asked what a request waited for
 _REMEMBERED_CALLS = 64
+_MAX_LEAD_S = 0.5  # a robot is not asked for a newer observation earlier before its turn
 
 
 class Accounting:
@@ -122,7 +123,7 @@ class Accounting:
         if self._fleet.owner(request.client_id) != request.identity:
             return False
         request.serve_interval_ms = self._shares.interval_ms(request.client_id, request.pool)
-        if request.serve_interval_ms and not incoming.renews:
+        if request.serve_interval_ms and not incoming.renews and not request.keeps_state:
             request.pace_s = self._shares.pace_s(request.client_id, request.pool)
         self._arrivals.append(incoming)
         return True
@@ -181,7 +182,7 @@ class Accounting:
         self._shares.note(client_id, request.pool, self._weight_of(request), incoming.client_type)
         request.serve_interval_ms = self._shares.interval_ms(client_id, request.pool)
         # A robot that is asked for newer observations sends several for each answer, and floods nothing by that.
-        if request.serve_interval_ms and not incoming.renews:
+        if request.serve_interval_ms and not incoming.renews and not request.keeps_state:
             request.pace_s = self._shares.pace_s(client_id, request.pool)
         if incoming.applied is not None and incoming.applied.request_id:
             self._applied(request, incoming.applied)
@@ -218,7 +219,7 @@ class Accounting:
             return ChunkTime(found.runs_out_at, math.inf, found.lasts_s, most_s)
         renews = incoming.renews and request.protocol_version >= PROTOCOL_VERSION
         covers_until = request.received_at + found.lasts_s - found.lag_s
-        lead_s = found.lag_s + found.period_s if renews else 0.0
+        lead_s = min(found.lag_s + found.period_s, _MAX_LEAD_S) if renews else 0.0
         return ChunkTime(found.runs_out_at - found.lag_s, covers_until, found.lasts_s, renews=renews, lead_s=lead_s)
 
     def answered(self, result: DispatchResult, now: float) -> None:
@@ -288,12 +289,19 @@ class Accounting:
         if responses.on_invalidated(request.client_id, refusal.cause, request.response_id, request.model_id):
             self._recorder.invalidated(request.client_id)
 
-    def sweep(self, now: float, stands: Callable[[int], bool] = lambda connection: True) -> FleetChanges:
+    def sweep(
+        self,
+        now: float,
+        stands: Callable[[int], bool] = lambda connection: True,
+        has_unread: Callable[[bytes], bool] = lambda identity: False,
+    ) -> FleetChanges:
         """Finds clients that have fallen silent, records the overdue ones, and updates the fair shares.
 
         Args:
             now: seconds of `time.monotonic()`.
             stands: returns whether the connection with a number stands: who waits for an answer by it is not gone.
+            has_unread: returns whether the connection with an identity has sent what was not looked at yet: in an
+                overload it is the server that is late, and the client is not gone.
         """
         fleet = self.fleet
         waiting: set[str] | None = None
@@ -302,7 +310,10 @@ class Accounting:
             nonlocal waiting
             if waiting is None:
                 waiting = {request.client_id for request in self._engine.requests() if stands(request.connection)}
-            return client_id in waiting
+            if client_id in waiting:
+                return True
+            client = fleet.client(client_id)
+            return client is not None and has_unread(client.identity)
 
         changes = fleet.sweep(now, waits)
         if now >= self._shares_due_at:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from inferential.dispatch.base import Dispatcher
+from inferential.scheduler.request import family_of
 from inferential.scheduler.running import Capacity
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Capacities:
         self._cache.clear()
 
     def _compute(self, model_id: str) -> Capacity:
-        settings = self._config.known.get(model_id)
+        settings = self._config.known.get(model_id) or self._config.known.get(family_of(model_id))
         max_batch_size = self._dispatcher.max_batch_size(model_id)
         max_inflight = self._config.default_max_inflight
         backend_inflight = self._dispatcher.max_inflight(model_id)

@@ -31,6 +31,8 @@ from inferential.tracking.fleet import Fleet
 
 logger: logging.Logger = logging.getLogger("inferential")
 
+_LATELY_S = 5.0
+
 
 class Core:
     """Creates the parts from a configuration, and applies changes of it to them.
@@ -70,21 +72,28 @@ class Core:
         self.models: ModelManager = ModelManager(
             dispatcher,
             self.engine,
-            self.capacities,
+            self.capacities.of,
             self.model_ids,
             self.recorder.model_state,
             lambda: self.config.scheduling.request_ttl_ms / 1e3,
+            self.recorder.shadow_difference,
+            self._clients_lately,
         )
+        self.models.configure(config.models)
+        self.ingress.models = self.models
 
     def model_ids(self) -> Collection[str] | None:
         """Returns the ids of the models that are served; None if every id may be one."""
+        if self.models.managed:
+            return self.models.model_ids()
         return self.dispatcher.model_ids() if self._models is None else self._models
 
     def without_replica(self) -> list[str]:
         """Returns the ids of the models that no replica serves."""
         known = self.model_ids()
         model_ids = sorted(self.engine.profiles.models() if known is None else known)
-        return [model_id for model_id in model_ids if self.capacities.of(model_id).max_inflight == 0]
+        pools = {model_id: self.models.pool_of(model_id) for model_id in model_ids}
+        return [model_id for model_id, pool in pools.items() if self.capacities.of(pool).max_inflight == 0]
 
     def sizes(self) -> dict[str, int]:
         """Returns the number of entries in each table of the parts."""
@@ -112,7 +121,10 @@ class Core:
                 self.config.scheduling = old.scheduling  # with what `use_scheduler` has changed since
             else:
                 self._schedule(self.config.scheduling, None)
-        except ValueError:
+            if config.models.profiles is not None and config.models.profiles != old.models.profiles:
+                load_profiles(self.engine.profiles, config.models.profiles)
+            self.models.configure(self.config.models)
+        except Exception:
             self.config = old
             raise
         self._configured_scheduling = config.scheduling.model_copy(deep=True)
@@ -152,6 +164,16 @@ class Core:
                     profiles.forget(model_id, replica)
 
     # What the parts ask for
+
+    def _clients_lately(self, model_id: str) -> set[str]:
+        """Returns the clients that have asked a model within the last seconds."""
+        fleet, since = self.accounting.fleet, time.monotonic() - _LATELY_S
+        known = {client_id: fleet.client(client_id) for client_id in fleet.registry.all_clients}
+        return {
+            client_id
+            for client_id, one in known.items()
+            if one is not None and one.last_seen > since and model_id in one.model_ids
+        }
 
     def _on_connected(self, client_id: str) -> None:
         logger.info("client %s connected", client_id)

@@ -16,6 +16,7 @@ from inferential.proto.messages import write_refusal, write_refusals
 from inferential.proto.tensors import Buffer
 from inferential.scheduler.request import (
     ANSWERED,
+    CANCELLED,
     CLIENT_GONE,
     DISPATCHED,
     SUPERSEDED,
@@ -32,6 +33,7 @@ from inferential.transport.zmq_transport import GONE, ZmqTransport
 logger: logging.Logger = logging.getLogger("inferential")
 
 _MAX_REASON = 2048
+_UNREAD = frozenset({CLIENT_GONE, CANCELLED.cause})  # causes of refusals that have no reader
 
 
 class Egress:
@@ -102,11 +104,11 @@ class Egress:
         refusal = request.refusal
         assert refusal is not None
         self._accounting.refused(request, refusal)
-        if refusal.kind is not RefusalKind.SUPERSEDED and refusal.cause != CLIENT_GONE:
+        if refusal.kind is not RefusalKind.SUPERSEDED and refusal.cause not in _UNREAD:
             key = (request.client_id, request.model_id, refusal.cause)
             text = "client %s: a request for model %s was refused (%s): %s"
             self._notices.say(key, text, request.client_id, request.model_id, refusal.cause, refusal.reason)
-        if request.protocol_version >= PROTOCOL_VERSION and refusal.cause != CLIENT_GONE:
+        if request.protocol_version >= PROTOCOL_VERSION and refusal.cause not in _UNREAD:
             envelope = write_refusal(
                 client_id=request.client_id,
                 model_id=request.model_id,
@@ -178,6 +180,10 @@ class Egress:
         if connection < 0:
             return self._inprocess.receiver(connection) is not None
         return self._transport.objection(connection) != GONE
+
+    def has_unread(self, identity: bytes) -> bool:
+        """Returns whether a connected robot has sent something that was not looked at yet."""
+        return self._transport.has_unread(identity)
 
     def _notify(self, request: InferenceRequest) -> None:
         if self.on_end is not None:

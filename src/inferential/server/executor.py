@@ -10,6 +10,8 @@ from contextvars import copy_context
 
 from inferential.dispatch.base import MAX_REPLICAS_LOST, REPLICA_LOST, Dispatcher, DispatchResult
 from inferential.dispatch.inline import Resumed, start_inline
+from inferential.models.manager import ModelManager
+from inferential.models.unmanaged import AllReady
 from inferential.scheduler.engine import Engine
 from inferential.scheduler.request import DISPATCHED, InferenceRequest, Refusal, RefusalKind
 from inferential.scheduler.running import Batch
@@ -34,6 +36,7 @@ class Executor:
         callbacks: called with each call that has ended.
         max_retries: returns how often a failed request is retried; None: never, whatever the failure.
         on_end: called when a call that ran as a task has ended.
+        models: notified of each call, and asked for another version where one fails; None: there is none.
 
     Attributes:
         inline_calls, task_calls: calls so far that were run inline, and that were started as tasks.
@@ -49,7 +52,9 @@ class Executor:
         callbacks: Callbacks[Batch, float],
         max_retries: Callable[[], int | None],
         on_end: Callable[[], None],
+        models: ModelManager | None = None,
     ) -> None:
+        self._models = models or AllReady()
         self.inline_calls: int = 0
         self.task_calls: int = 0
         self._dispatcher = dispatcher
@@ -136,6 +141,7 @@ class Executor:
                 task = self._tasks.pop(batch, None)
                 self._engine.finished(batch, now, measured=succeeded)
                 self._history.ended(batch, now, ok=succeeded)
+                self._models.note_call(batch, results, now)
                 if self._callbacks:
                     self._callbacks.fire(batch, now)
         if task is not None:
@@ -152,7 +158,8 @@ class Executor:
                 self._egress.refuse(request, _NO_RESULT)
 
     def _retry_or_refuse(self, request: InferenceRequest, refusal: Refusal) -> None:
-        if refusal.kind is RefusalKind.MODEL_FAILED and self._may_retry(request, refusal):
+        failed = refusal.kind is RefusalKind.MODEL_FAILED
+        if failed and (self._models.second_chance(request, refusal) or self._may_retry(request, refusal)):
             self._accounting.retried(request)
             self._engine.retry(request, time.monotonic())
         else:
@@ -162,6 +169,8 @@ class Executor:
         max_retries = self._max_retries()
         if max_retries is None or request.replicas_lost >= MAX_REPLICAS_LOST:
             return False
+        if request.keeps_state and refusal.cause != REPLICA_LOST:
+            return False  # the model has begun with it
         if refusal.cause == REPLICA_LOST:  # the fault of neither the model nor the observation
             in_time = request.late != "refuse" or time.monotonic() < self._accounting.deadline(request)
             return in_time and request.retry_count < max_retries + MAX_REPLICAS_LOST

@@ -6,15 +6,18 @@ Checks the observation, who sent it, and what the configuration allows its clien
 from __future__ import annotations
 
 import itertools
+import math
 import secrets
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from google.protobuf.message import DecodeError
+
 from inferential.config.client_policy import ClientPolicies, ClientRights
 from inferential.observation.assembler import ObservationAssembler
 from inferential.observation.slots import ObservationError, SlotInfo
-from inferential.proto import LATE_REFUSE, LATE_SERVE, PROTOCOL_VERSION, QUEUE_LATEST, Applied
+from inferential.proto import LATE_REFUSE, LATE_SERVE, PROTOCOL_VERSION, QUEUE_LATEST, Applied, Cancellation
 from inferential.proto.cache import CacheCounts
 from inferential.proto.fields import ConstantFields, VaryingFields
 from inferential.proto.tensors import Buffer
@@ -25,6 +28,7 @@ from inferential.transport.messages import Received
 
 if TYPE_CHECKING:
     from inferential.config.schema import InferentialConfig
+    from inferential.models.manager import ModelManager
 
 _LATE: dict[int, Literal["serve", "refuse"]] = {LATE_SERVE: "serve", LATE_REFUSE: "refuse"}
 
@@ -122,6 +126,8 @@ class Ingress:
         self._rates = RateLimits()
         self.has_key: Callable[[str], bool] = lambda client_id: False
         """Returns whether a client id belongs to a key, so that only the connection with that key may use it."""
+        self.models: ModelManager | None = None
+        """Which pool answers a request; None: that of its model's name."""
         self._clocks_off = 0  # before the configuration changed
         self.assembler: ObservationAssembler = ObservationAssembler(config.observations)
         self.configure(config)
@@ -191,6 +197,13 @@ class Ingress:
                 sizes.append(float(len(message[2])))
         return overtaken if ids else None, others
 
+    def cancelled(self, envelope: Buffer) -> list[int]:
+        """Returns the request ids that a message takes back which is no observation; none where it is another."""
+        try:
+            return list(Cancellation.FromString(bytes(envelope)).request_ids)
+        except DecodeError:
+            return []
+
     @property
     def cache_counts(self) -> CacheCounts:
         """Counts the observations of which only the varying fields were read, and those that were read whole."""
@@ -232,6 +245,7 @@ class Ingress:
         client_id, model_id = sender.client_id, sender.model_id
         explicit_budget_ms = self._clients.explicit_budget_ms(client_id, model_id, sender.latency_budget_ms)
         accepted = self._clients.accepts(client_id)
+        model = self._models.get(model_id)
         return ResolvedPolicy(
             client_id.encode(),
             None
@@ -239,7 +253,8 @@ class Ingress:
             else Refusal(RefusalKind.REJECTED, f"client {client_id!r} is not accepted", "not_accepted"),
             explicit_budget_ms,
             self._default_budget_ms if explicit_budget_ms is None else explicit_budget_ms,
-            self._supersede == "all" or (self._supersede == "aware" and sender.queue == QUEUE_LATEST),
+            (self._supersede == "all" or (self._supersede == "aware" and sender.queue == QUEUE_LATEST))
+            and not (model is not None and model.every_observation),
             self._late(sender),
             None if sender.control_period_ms is None else sender.control_period_ms / 1e3,
             self._clients.fixed_priority(client_id, model_id),
@@ -261,6 +276,7 @@ class Ingress:
         connection: int,
     ) -> IncomingRequest:
         model_id, priority = sender.model_id, policy.fixed_priority
+        pool = self._pool_of(sender, varying, received_at) if self.models is not None and self.models.routes else ""
         if priority is None:
             priority = varying.priority or policy.default_priority
         urgency, refusal = varying.urgency, policy.refusal
@@ -290,7 +306,11 @@ class Ingress:
             connection=connection,
             control_period_s=policy.control_period_s,
             episode=sender.episode,
+            pool=pool,
+            client_type=sender.client_type,
         )
+        if pool and self.models is not None and self.models.keeps_state(pool):
+            request.keeps_state, request.pace_s = True, math.inf  # its robot's next one waits for its end
         return IncomingRequest(
             request,
             sender.client_type,
@@ -302,6 +322,18 @@ class Ingress:
             varying.played_id,
             varying.played_from,
             varying.applied,
+        )
+
+    def _pool_of(self, sender: ConstantFields, varying: VaryingFields, now: float) -> str:
+        assert self.models is not None
+        return self.models.route(
+            sender.model_id,
+            sender.client_id,
+            sender.client_type,
+            episode=sender.episode,
+            # One that plays chunks by time never mixes those of two versions, wherever the second begins.
+            between_chunks=not varying.steps_remaining or varying.renews is not None,
+            now=now,
         )
 
     def _late(self, sender: ConstantFields) -> Literal["serve", "refuse"]:

@@ -12,7 +12,8 @@ import logging
 import time
 from collections.abc import Callable
 
-from inferential.models.manager import AllReady, ModelManager
+from inferential.models.manager import ModelManager
+from inferential.models.unmanaged import AllReady
 from inferential.observation.slots import ObservationError
 from inferential.scheduler.engine import Engine
 from inferential.scheduler.request import CLIENT_LEFT, Refusal, RefusalKind
@@ -194,6 +195,10 @@ class EventPump:
         try:
             incoming = self._ingress.receive(*received)
         except ObservationError as error:
+            if cancelled := self._ingress.cancelled(received[1]):
+                self._engine.cancel(received[4], cancelled, time.monotonic())
+                self._send_refusals()
+                return
             self._egress.reject_malformed(received[0], received[4], error)
             return
         request = incoming.request
@@ -245,6 +250,8 @@ class EventPump:
         if not self._running:
             return
         self.runs += 1
+        if self._models.changing:
+            self._models.settle()
         engine, accounting = self._engine, self._accounting
         now = time.monotonic()
         bypassed = engine.take_bypassed(now)
@@ -275,7 +282,8 @@ class EventPump:
                 (run or executor.submit)(batch)
                 if transport.parked:
                     for request in batch.requests:
-                        if not request.pace_s:  # a client that floods is read when it has been parked for its time
+                        # A client that floods is read when it has been parked for its time.
+                        if not request.pace_s or request.keeps_state:
                             transport.resume(request.connection)
             if executor.inline_calls == inline:
                 break  # their slots are taken until these calls end
@@ -291,7 +299,7 @@ class EventPump:
             return
         self._send_refusals()
         # Without a timer the fleet was empty: the call's client may have disconnected meanwhile.
-        if self.draining or self._timer is None or self._engine.waiting():
+        if self.draining or self._timer is None or self._engine.waiting() or self._models.changing:
             self.work(self._run_next)
 
     def _run_next(self, batch: Batch) -> None:
@@ -313,7 +321,8 @@ class EventPump:
                 self._models.explain(request)
             self._egress.send_refusal(request)
             # What a newer one has superseded leaves that waiting.
-            if self._transport.parked and not request.pace_s and not self._engine.waits(request.connection):
+            paced = request.pace_s and not request.keeps_state
+            if self._transport.parked and not paced and not self._engine.waits(request.connection):
                 self._transport.resume(request.connection)
 
     # Timers: the engine or the fleet asked to be called at a time
@@ -343,10 +352,12 @@ class EventPump:
         at = self._accounting.next_sweep_at()
         if at is None or at > now:
             return
-        changes = self._accounting.sweep(now, self._egress.reaches)
+        changes = self._accounting.sweep(now, self._egress.reaches, self._egress.has_unread)
         for client_id in changes.gone:
             logger.info("client %s disconnected: nothing received within the time-out", client_id)
             self._accounting.engine.client_gone(client_id, now)
         self._send_refusals()
         if changes.gone:
+            for client_id in changes.gone:
+                self._models.forget_client(client_id)
             self._accounting.disconnected(changes.gone)

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from inferential.config.exposure import exposure
-from inferential.config.schema import InferentialConfig
+from inferential.config.schema import InferentialConfig, ModelConfig
 from inferential.dispatch.base import Dispatcher, DispatchResult
 from inferential.metrics.callbacks import MetricCallback
 from inferential.scheduler.request import InferenceRequest
@@ -157,7 +157,9 @@ class Server(ServerView):
             self._batch_callbacks,
             lambda: None if pump.draining else core.config.scheduling.max_retries,
             pump.on_call_ended,
+            core.models,
         )
+        core.models.on_work = pump.work
         keys = KeyWatch(guard, transport, config.security.clients)
         self._run = Run(asyncio.get_running_loop(), transport, pump, executor, history, keys)
         core.inprocess.on_closed = pump.on_closed
@@ -332,6 +334,19 @@ class Server(ServerView):
         """
         self._core.use_scheduler(strategy, policy, options)
         self._work()
+
+    def manage_models(self, build: Callable[[str, ModelConfig], Any]) -> None:
+        """Has the server load the models of its configuration, and follow it when it changes.
+
+        Args:
+            build: makes what the backend's `register_model` takes, of a model's id and its settings, of which `target`
+                is set. It is called again for each version that is loaded.
+
+        Raises:
+            ValueError: the settings of a model do not fit its target.
+        """
+        self._core.models.build = build
+        self._core.models.configure(self._core.config.models)
 
     def reconfigure(self, config: InferentialConfig) -> None:
         """Applies a changed configuration; fields that take a restart keep their values.

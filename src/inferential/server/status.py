@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any, Literal
 
 from inferential.dispatch.base import Dispatcher, ModelProblem, NodeUse, WorkerUse
 from inferential.dispatch.health import EndpointHealth
+from inferential.models.manager import ModelManager
+from inferential.models.report import VersionStatus, versions_of
 from inferential.replica.condition import UNKNOWN, Condition
 from inferential.scheduler.engine import Capacity, Engine
 from inferential.scheduler.time.fair_share import FairShares
@@ -111,6 +113,7 @@ class ModelStatus:
         since_s_ago: for how many seconds it has been so; None: since the server started.
         since: when that began, in seconds since 1970; None: when the server started.
         why: the reason, "" where the state says enough.
+        versions: its versions, where the server loads its models itself.
     """
 
     model_id: str
@@ -128,6 +131,7 @@ class ModelStatus:
     since_s_ago: float | None = None
     since: float | None = None
     why: str = ""
+    versions: list[VersionStatus] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +190,7 @@ def status_of(
     capacities: Capacities,
     dispatcher: Dispatcher,
     history: History,
-    conditions: Callable[[str], Condition],
+    models: ModelManager,
     warnings: list[str],
     counters: dict[str, int],
     sizes: dict[str, int],
@@ -211,11 +215,13 @@ def status_of(
         models=[
             model_of(
                 model_id,
-                capacities.of(model_id),
+                capacities.of(models.pool_of(model_id)),
                 engine,
-                dispatcher.endpoint_health(model_id),
-                problems.get(model_id),
-                conditions(model_id),
+                dispatcher.endpoint_health(models.pool_of(model_id)),
+                problems.get(models.pool_of(model_id)),
+                models.condition(model_id),
+                models.pool_of(model_id),
+                versions_of(models, model_id),
             )
             for model_id in sorted(served)
         ],
@@ -272,18 +278,21 @@ def model_of(
     health: EndpointHealth | None,
     problem: ModelProblem | None = None,
     condition: Condition = UNKNOWN,
+    pool: str = "",
+    versions: list[VersionStatus] | None = None,
 ) -> ModelStatus:
     """Returns the status of one model with this capacity; `health` is None before its first request."""
-    in_flight = engine.inflight_by_replica(model_id)
+    pool = pool or model_id
+    in_flight = engine.inflight_by_replica(pool)
     ago_s = time.monotonic() - condition.since if math.isfinite(condition.since) else None
     return ModelStatus(
         model_id,
         max_batch_size=capacity.max_batch_size,
         max_inflight=capacity.max_inflight,
-        waiting=engine.waiting(model_id),
+        waiting=engine.waiting(pool),
         in_flight=sum(in_flight.values()),
         replicas=[ReplicaStatus(name, in_flight.get(name, 0)) for name in capacity.replicas],
-        latency=_latency(engine.profiles, model_id),
+        latency=_latency(engine.profiles, pool),
         calls=0 if health is None else health.total_requests,
         error_rate=0.0 if health is None else health.error_rate,
         last_error=None if health is None else health.last_error,
@@ -292,6 +301,7 @@ def model_of(
         since_s_ago=ago_s,
         since=None if ago_s is None else time.time() - ago_s,
         why=condition.why,
+        versions=versions or [],
     )
 
 

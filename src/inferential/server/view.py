@@ -10,7 +10,7 @@ from typing import Any
 
 from inferential.config.exposure import exposure
 from inferential.config.schema import InferentialConfig
-from inferential.dispatch.base import Dispatcher
+from inferential.dispatch.base import Dispatcher, ModelProblem
 from inferential.metrics.collector import MetricsCollector
 from inferential.scheduler.base import Scheduler
 from inferential.scheduler.time.profile import Profiles
@@ -134,7 +134,7 @@ class ServerView:
             capacities=core.capacities,
             dispatcher=core.dispatcher,
             history=run.history,
-            conditions=core.models.condition,
+            models=core.models,
             warnings=exposure(core.config),
             late_by_cause=core.accounting.late_by_cause,
             counters={
@@ -156,7 +156,7 @@ class ServerView:
     def readiness(self) -> list[str]:
         """Returns why robots should not be sent here; empty if they may. Asks no client: it takes microseconds."""
         problems = ["the server is draining"] if self._require_run().pump.draining else []
-        faults, without = self._core.dispatcher.problems(), set(self._core.without_replica())
+        faults, without = self._faults(), set(self._core.without_replica())
         down = without | {model_id for model_id, fault in faults.items() if fault.is_down}
         for model_id in sorted(down):
             reason = f": {faults[model_id].reason}" if model_id in faults else ""
@@ -179,9 +179,17 @@ class ServerView:
         without = set(self._core.without_replica())
         return [
             f"model {model_id!r} is impaired: {fault.reason}"
-            for model_id, fault in sorted(self._core.dispatcher.problems().items())
+            for model_id, fault in sorted(self._faults().items())
             if not fault.is_down and model_id not in without
         ]
+
+    def _faults(self) -> dict[str, ModelProblem]:
+        """Returns the problems of the pools that answer, by the ids of their models."""
+        models, problems = self._core.models, self._core.dispatcher.problems()
+        if not models.managed:
+            return dict(problems)
+        pools = {model_id: models.pool_of(model_id) for model_id in models.model_ids()}
+        return {model_id: problems[pool] for model_id, pool in pools.items() if pool in problems}
 
     def _require_run(self) -> Run:
         if self._run is None:

@@ -150,6 +150,8 @@ class EmulatedNetwork:
         try:
             server, to_server = await asyncio.open_connection(*self._target, limit=_READ_BYTES)
             writers.append(to_server)
+            # asyncio does so for sockets that it has made itself only.
+            to_robot.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._writers.update(writers)
             ways = zip((robot, server), (to_server, to_robot), self._directions, seeds, strict=True)
             async with asyncio.TaskGroup() as group:

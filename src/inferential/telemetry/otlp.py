@@ -32,7 +32,7 @@ from inferential.server.service import Service
 from inferential.telemetry.prometheus import Exporter
 from inferential.telemetry.traces import RequestTracer
 
-logger = logging.getLogger("inferential.telemetry")
+logger: logging.Logger = logging.getLogger("inferential.telemetry")
 
 _TIMEOUT_S = 3.0  # of one export
 END_S = 4.0

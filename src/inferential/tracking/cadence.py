@@ -12,6 +12,9 @@ is followed soon:
     < 1/5 of a period   requests that bunched up on their way       moves by alpha
       a third in a row  a faster rhythm                             is this interval
 
+How far intervals are from the period on average, their spread, is learned beside it: a client whose intervals differ by
+more than 40 % on average is never overdue, and its mean interval is no deadline.
+
 So after a pause the period is known at once, a client that changes its rate for good is followed within three
 requests, and one that asks in pairs (1 ms, 99 ms, 1 ms, ...) is learned as what it is on average, not as all pauses.
 """
@@ -30,6 +33,9 @@ PAUSE = 5.0
 _SETTLED = 5  # regular intervals in a row after which a long one is a pause
 _SLOWER = 2  # long intervals in a row that make a new rhythm
 _FASTER = 3  # short intervals; two or more arrive together after a network stall
+_USUAL = 0.3  # of the period, the spread that a robot's network may cause
+_IRREGULAR = 0.4  # of the period, the spread of intervals above which no next one is expected
+_SPREADS = 3.0  # how many times the spread an interval exceeds the period before it is overdue
 _CONFIDENT_AFTER = 10  # intervals after which the confidence is 1
 
 
@@ -46,11 +52,26 @@ class Rhythm:
     regular: int = 0  # in a row; the count of outliers in a row is in the next two
     long: int = 0
     short: int = 0
+    spread: float = 0.0
+    """How far intervals are from the period on average, either way."""
 
     @property
     def confidence(self) -> float:
-        """0 to 1; reaches 1 after ten intervals."""
-        return min(self.intervals / _CONFIDENT_AFTER, 1.0)
+        """0 to 1; reaches 1 after ten intervals, and falls where their spread is above three tenths of the period."""
+        excess = self.spread - _USUAL * self.period
+        falls = 1.0 if excess <= 0 else max(1.0 - excess / (_USUAL * self.period), 0.0)
+        return min(self.intervals / _CONFIDENT_AFTER, 1.0) * falls
+
+    @property
+    def is_irregular(self) -> bool:
+        """Whether the intervals differ so much that their mean says nothing about the next one."""
+        return self.spread > _IRREGULAR * self.period
+
+    def overdue_from(self, multiplier: float) -> float:
+        """Returns when the next request is overdue; infinite where the intervals are too irregular to tell."""
+        if self.is_irregular:
+            return math.inf
+        return self.last + max(multiplier * self.period, self.period + _SPREADS * self.spread)
 
     def learn(self, interval: float, alpha: float) -> None:
         """Updates the period with an interval, by the table above."""
@@ -60,19 +81,21 @@ class Rhythm:
             paused = self.regular >= _SETTLED
             self.long, self.short, self.regular = self.long + 1, 0, 0
             if self.long >= _SLOWER:
-                self.period, self.long = interval, 0
+                self.period, self.long, self.spread = interval, 0, 0.0
             elif paused:
                 return
             else:
+                self.spread += alpha * ((PAUSE - 1) * self.period - self.spread)
                 self.period += alpha * (PAUSE - 1) * self.period
         elif interval * PAUSE < self.period:
             self.short, self.long, self.regular = self.short + 1, 0, 0
             if self.short >= _FASTER:
-                self.period, self.short = interval, 0
+                self.period, self.short, self.spread = interval, 0, 0.0
             else:
                 self.period += alpha * (interval - self.period)
         else:
             self.regular, self.long, self.short = self.regular + 1, 0, 0
+            self.spread += alpha * (abs(interval - self.period) - self.spread)
             self.period += alpha * (interval - self.period)
         self.intervals += 1
 
@@ -139,7 +162,7 @@ class CadenceTracker:
         return None if rhythm is None else rhythm.period
 
     def confidence(self, client_id: str, model_id: str = "") -> float:
-        """Returns 0 before the second request, rising to 1 after ten intervals."""
+        """Returns 0 before the second request, rising to 1 after ten intervals; less for irregular ones."""
         rhythm = self.rhythm(client_id, model_id)
         return 0.0 if rhythm is None else rhythm.confidence
 
@@ -150,7 +173,7 @@ class CadenceTracker:
     def overdue_from(self, client_id: str, model_id: str = "") -> float:
         """Returns the `time.monotonic()` from which `is_overdue` is true; infinite while the rhythm is unknown."""
         rhythm = self.rhythm(client_id, model_id)
-        return math.inf if rhythm is None else rhythm.last + rhythm.period * self.overdue_multiplier
+        return math.inf if rhythm is None else rhythm.overdue_from(self.overdue_multiplier)
 
     def forget(self, client_id: str) -> None:
         """Drops a client."""

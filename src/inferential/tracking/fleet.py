@@ -144,7 +144,7 @@ class Fleet:
             0.0 if learned is None else learned,
             learned,
             None if before is None or interval is None else interval - before,
-            learned if rhythm.intervals >= _STEADY_AFTER else None,
+            learned if rhythm.intervals >= _STEADY_AFTER and not rhythm.is_irregular else None,
             self.action_horizon.on_request(client_id, model_id, steps_remaining, control_period_s, now),
         )
 
@@ -162,7 +162,7 @@ class Fleet:
         """Yields client, model and learned period in seconds, of the cadences that are known well enough to rely on."""
         for client_id in self.registry.all_clients:
             for model_id, rhythm in self.cadence.rhythms(client_id).items():
-                if rhythm.intervals >= _STEADY_AFTER:
+                if rhythm.intervals >= _STEADY_AFTER and not rhythm.is_irregular:
                     yield client_id, model_id, rhythm.period
 
     def next_sweep_at(self) -> float | None:
@@ -225,7 +225,7 @@ class Fleet:
         """Returns from when on a client is overdue for a model; infinite while its cadence is not known well enough."""
         if rhythm.intervals < _STEADY_AFTER:
             return math.inf
-        return rhythm.last + rhythm.period * self.cadence.overdue_multiplier
+        return rhythm.overdue_from(self.cadence.overdue_multiplier)
 
     def _next_change(self, client_id: str, last_seen: float) -> float:
         """Returns when a client that stays silent becomes overdue for another model, or gone."""

@@ -22,6 +22,11 @@ SEND_WAIT_S = 1.0
 class ZmqTransport(RouterSocket):
     """A bound ROUTER socket with messages to await."""
 
+    def has_unread(self, identity: bytes) -> bool:
+        """Returns whether a connected client has sent something that was not looked at yet."""
+        client = self._connections.by_identity.get(identity)
+        return client is not None and (client.queued or client.stream.has_unread())
+
     async def recv(self) -> IncomingObservation:
         """Waits for the next well-formed message and returns it.
 

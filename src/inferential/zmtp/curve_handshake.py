@@ -15,6 +15,7 @@ from inferential.zmtp.curve import CurveClient, CurveServer, KeyPair, State
 from inferential.zmtp.handshake import CURVE, NULL, TAKES_NO_KEYS, HandshakeError, NullHandshake
 from inferential.zmtp.protocol import (
     ERROR,
+    EXTENSIONS,
     VERSION_BYTES,
     ProtocolError,
     Ready,
@@ -110,7 +111,7 @@ class ServerCurveHandshake:
         self._socket_type = socket_type
         self._server_keys = server_keys
         self._null: NullHandshake | None = None
-        metadata = properties((b"Socket-Type", socket_type), (b"Identity", b""))
+        metadata = properties((b"Socket-Type", socket_type), (b"Identity", b""), EXTENSIONS)
         self._curve = CurveServer(server_keys.keys, metadata, os.urandom, self._authorize)
         self._name = ""
         self.peer: Ready | None = None

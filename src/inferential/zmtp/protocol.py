@@ -13,7 +13,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from inferential.errors import InferentialError
 
@@ -39,6 +39,9 @@ PING, PONG, READY, ERROR = b"\4PING", b"\4PONG", b"\5READY", b"\5ERROR"
 PING_BODY = PING + b"\0\0"
 _HTTP = re.compile(rb"[A-Z]{3,7} [/*h]")
 
+EXTENSIONS = b"X-Inferential-Cancels", b"1"
+"""A property of READY by which a server says that it understands cancellations; other peers skip it."""
+
 COMPATIBLE_SOCKETS = {
     b"ROUTER": frozenset({b"DEALER", b"REQ", b"ROUTER"}),
     b"DEALER": frozenset({b"ROUTER", b"REP", b"DEALER"}),
@@ -62,11 +65,13 @@ class Ready:
         socket_type: such as DEALER.
         identity: as the peer says; of a client with a key, the name of the key.
         key: the client's long-term public key, which it has proven to hold; b"" without encryption.
+        extensions: the value of `EXTENSIONS`; b"" of a peer that has none.
     """
 
     socket_type: bytes
     identity: bytes
     key: bytes = b""
+    extensions: bytes = field(default=b"", compare=False)
 
 
 class Discarded(enum.Enum):
@@ -125,7 +130,8 @@ def supports_heartbeats(data: bytes) -> bool:
 
 def ready(socket_type: bytes, identity: bytes) -> bytes:
     """Returns the READY command, which ends the handshake."""
-    return command(READY + properties((b"Socket-Type", socket_type), (b"Identity", identity)))
+    extra = (EXTENSIONS,) if socket_type == b"ROUTER" else ()
+    return command(READY + properties((b"Socket-Type", socket_type), (b"Identity", identity), *extra))
 
 
 def read_ready(body: bytes, own_type: bytes) -> Ready:
@@ -157,7 +163,7 @@ def ready_of(properties: Mapping[bytes, bytes], own_type: bytes) -> Ready:
         raise ProtocolError(f"peer is a {shown} socket, which cannot connect to a {own_type.decode()}")
     if len(identity) > _MAX_IDENTITY_BYTES:
         raise ProtocolError(f"identity of {len(identity)} bytes; at most {_MAX_IDENTITY_BYTES} are allowed")
-    return Ready(socket_type, identity)
+    return Ready(socket_type, identity, extensions=properties.get(EXTENSIONS[0].lower(), b""))
 
 
 def properties(*named: tuple[bytes, bytes]) -> bytes:

@@ -8,18 +8,17 @@ writable. Any of these may leave something unsent, also `next` and `ping`.
 from __future__ import annotations
 
 import contextlib
-import math
 import socket
-import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from inferential.zmtp import zmtp2
+from inferential.zmtp import tcp, zmtp2
 from inferential.zmtp.handshake import Handshake, HandshakeError, NullHandshake
 from inferential.zmtp.protocol import (
     GREETING_BYTES,
     PING,
     PING_BODY,
+    PONG,
     VERSION_BYTES,
     Buffer,
     ConnectionEnded,
@@ -43,24 +42,12 @@ JOIN_BELOW_BYTES = 32 * 1024
 READ_BYTES = 4 * 1024
 """One read takes dozens of small messages, copies little of a large one twice, and bounds a flood of heartbeats to a
 few hundred."""
-_LAST_RECEIVED_AT = 52  # of tcpi_last_data_recv in Linux's struct tcp_info
 _HANDSHAKE_BYTES = 1024  # of a frame before the handshake is complete
 _MAX_BUFFERS = 64  # of one sendmsg, far below the limit of any system
 _LAST_READS, _LAST_READ_BYTES = 64, 64 * 1024  # on closing, of data that is discarded
+_MAX_READS = 32  # without a message, before the caller gets a turn; `drained` is False then
 MAX_BODY_READ_BYTES = 1024 * 1024
 """Bytes of a large frame that are read in one go, so that other connections get a turn meanwhile."""
-_KEEPALIVE = {
-    "TCP_KEEPIDLE": 30,
-    "TCP_KEEPALIVE": 30,
-    "TCP_KEEPINTVL": 10,
-    "TCP_KEEPCNT": 3,
-    "TCP_USER_TIMEOUT": 60_000,
-}
-"""The system notices within a minute, not two hours, that a peer is gone: the server sends no heartbeats, and a robot
-out of reach would hold a descriptor. By TCP_USER_TIMEOUT Linux also closes a connection whose peer has
-acknowledged nothing for that long (milliseconds). TCP_KEEPALIVE is macOS's name for TCP_KEEPIDLE."""
-
-
 MAX_PATH_BYTES = 107
 """The longest path of a Unix socket, in bytes."""
 
@@ -92,12 +79,7 @@ class Stream:
     ) -> None:
         self._socket = connected
         connected.setblocking(False)
-        if connected.family != socket.AF_UNIX:
-            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for name, value in _KEEPALIVE.items():
-                if hasattr(socket, name):
-                    connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        tcp.prepare(connected)
         self._handshake: Handshake = NullHandshake(socket_type, identity) if handshake is None else handshake
         self._greeting: bytearray | None = bytearray()  # None: it was whole
         self._supports_heartbeats = False
@@ -112,6 +94,9 @@ class Stream:
         """Messages that are not completely handed to the system yet."""
         self.peer: Ready | None = None
         """The peer's socket type, identity and key; None until the handshake is complete."""
+        self.on_pong: Callable[[bytes], None] | None = None
+        """Called with the context of each PONG."""
+        self._owed: bytes | None = None  # the newest PING that is to be answered once everything is sent
         self.alive: bool = True
         """Whether since the last `ping` something was received, or unsent data could be sent."""
         self.drained: bool = False
@@ -119,15 +104,13 @@ class Stream:
         """The time to live of the peer's last PING: if it is not heard of for so long, it is gone. 0: not given."""
         self._send([self._handshake.greeting()])
 
-    def received_s_ago(self) -> float:
-        """Returns how long ago the system received the newest data, read or not, in seconds; nan if it does not say.
+    def limit_unsent(self, size: int) -> None:
+        """Has the system hold about so many bytes at most beyond those that are under way; the rest is `unsent`."""
+        tcp.limit_unsent(self._socket, size)
 
-        Linux says so of TCP, by whole milliseconds.
-        """
-        if sys.platform != "linux" or self._socket.family == socket.AF_UNIX:
-            return math.nan
-        info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_RECEIVED_AT + 4)
-        return int.from_bytes(info[_LAST_RECEIVED_AT:], sys.byteorder) / 1e3
+    def received_s_ago(self) -> float:
+        """Returns how long ago the system received the newest data, as `tcp.received_s_ago`."""
+        return tcp.received_s_ago(self._socket)
 
     def fileno(self) -> int:
         """Returns the descriptor, for a selector."""
@@ -141,6 +124,13 @@ class Stream:
     def buffered(self) -> bool:
         """Returns whether `next` may return something without another `read`."""
         return self._reader.buffered
+
+    def has_unread(self) -> bool:
+        """Returns whether the system has bytes of the peer that `read` has not taken."""
+        try:
+            return bool(self._socket.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
 
     def handshake(self) -> bool:
         """Continues the handshake as far as data was received; returns True once it is complete.
@@ -284,8 +274,10 @@ class Stream:
             ConnectionEnded: as `next`.
         """
         found = self.next() if self._reader.buffered else None
+        reads = 0
         while found is None:
-            if not self.read():
+            reads += 1
+            if reads > _MAX_READS or not self.read():
                 return None
             found = self.next()
             if found is None and self.drained:
@@ -294,16 +286,20 @@ class Stream:
 
     def _handle_commands(self, found: bytes) -> list[Buffer] | Discarded | None:
         """Handles commands up to the next message; the PINGs of one read are answered in one write."""
-        pongs = []
+        pings = []
         following: list[Buffer] | bytes | Discarded | None = found
         while isinstance(following, bytes):
             if following.startswith(PING):
                 self.ttl_s = ttl_s(following)
-                pongs.append(self._command(pong_body(following)))
+                pings.append(following)
+            elif self.on_pong is not None and following.startswith(PONG):
+                self.on_pong(following[len(PONG) :])
             following = self._reader.next()
-        if pongs and not self._unsent:  # a peer that does not read gets no answers
+        if pings and self._unsent:
+            self._owed = pings[-1]  # a peer that does not read gets one answer, when it has read
+        elif pings:
             with contextlib.suppress(ConnectionEnded):  # reading finds it too, after what was received before
-                self._send([b"".join(pongs)])
+                self._send([b"".join([self._command(pong_body(one)) for one in pings])])
         return following
 
     def send(self, frames: Sequence[Frame]) -> None:
@@ -314,6 +310,17 @@ class Stream:
         """
         self._send(self._message(frames, JOIN_BELOW_BYTES))
 
+    def send_marked(self, frames: Sequence[Frame], before: bytes | None, after: bytes) -> None:
+        """Sends a message between two PINGs with these contexts, or before one.
+
+        Raises:
+            ConnectionEnded: the connection was closed.
+        """
+        parts: list[Buffer] = [] if before is None else [self._command(PING_BODY + before)]
+        parts += self._message(frames, JOIN_BELOW_BYTES)
+        parts.append(self._command(PING_BODY + after))
+        self._send(parts)
+
     def send_together(self, messages: Sequence[Sequence[Frame]]) -> None:
         """Sends small messages in one write; they count as one in `unsent`.
 
@@ -322,8 +329,10 @@ class Stream:
         """
         self._send([b"".join(part for frames in messages for part in self._message(frames, JOIN_BELOW_BYTES))])
 
-    def ping(self) -> None:
+    def ping(self, context: bytes = b"") -> None:
         """Sends a heartbeat and resets `alive`; while data is unsent, sending some of it counts as an answer.
+
+        Its PONG has the same context, of 16 bytes at most.
 
         A peer with ZMTP 3.0 (libzmq before 4.2) does not support heartbeats: it gets none and counts as alive.
 
@@ -334,7 +343,7 @@ class Stream:
             return
         self.alive = False
         if not self._unsent:
-            self._send([self._command(PING_BODY)])
+            self._send([self._command(PING_BODY + context)])
 
     def _send(self, parts: list[Buffer]) -> None:
         sent = 0
@@ -379,6 +388,9 @@ class Stream:
             else:
                 self._unsent.popleft()
                 self.unsent -= ends
+        if self._owed is not None:
+            owed, self._owed = self._owed, None
+            self._send([self._command(pong_body(owed))])
 
     def close(self) -> None:
         """Closes the connection. Data that was handed to the system still arrives. Closing twice does nothing."""

@@ -16,7 +16,7 @@ from inferential.dispatch.dispatcher import RayDispatcher
 from inferential.replica import direct
 
 serve = pytest.importorskip("ray.serve")
-pytestmark = [pytest.mark.alone, pytest.mark.slow]
+pytestmark = [pytest.mark.slow]
 OPTIONS = {"ray_actor_options": {"num_cpus": 0.05}, "graceful_shutdown_wait_loop_s": 0.1}
 
 

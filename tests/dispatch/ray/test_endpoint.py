@@ -421,3 +421,41 @@ def test_a_link_to_a_directory_is_not_followed(start: Start, tmp_path: Path) -> 
     (tmp_path / "s").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="only this user can enter"):
         start(Doubles())
+
+
+class Remembers:
+    """A model that keeps state of its robots."""
+
+    def __init__(self) -> None:
+        self.closed: list[str] = []
+
+    def reset(self, session: Any) -> None:
+        session.state = 0
+
+    def close(self, session: Any) -> None:
+        self.closed.append(session.client_id)
+
+    def infer(self, observation: dict[str, Any], session: Any) -> Any:
+        session.state += 1
+        return {"steps": session.state, "who": f"{session.client_id} {session.client_type} {session.episode}"}
+
+
+async def test_a_model_that_keeps_state_gets_the_sessions_of_robots(start: Start, connect: Connect) -> None:
+    model = Remembers()
+    _, addresses = start(model)
+    link = await connect(addresses)
+    assert link.greeting.keeps_state
+
+    def request(episode: int) -> InferenceRequest:
+        message = pb.Observation(episode=episode, request_id=1 << 32)
+        message.client.id, message.client.type = "arm", "so101"
+        payload = pack(message.tensors, {"state": np.ones(1)})
+        return InferenceRequest("arm", "m", b"", message.SerializeToString(), payload, 0.0, 0.0, None, 0.0, 50.0, 1)
+
+    answers = [(await link.call([request(episode)], 0))[0] for episode in (0, 0, 1)]
+    assert [(int(one.values["steps"]), one.fresh) for one in answers] == [(1, True), (2, False), (1, False)]
+    assert answers[2].values["who"] == "arm so101 1"
+    link.end_session("arm")
+    async with asyncio.timeout(10):
+        while not model.closed:  # noqa: ASYNC110 (of another thread)
+            await asyncio.sleep(0.01)

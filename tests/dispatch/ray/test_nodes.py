@@ -49,7 +49,6 @@ def test_it_is_read_while_it_is_asked_for_and_not_more_often(monkeypatch: pytest
     assert len(reads) == 2
 
 
-@pytest.mark.alone
 @pytest.mark.slow
 def test_a_real_cluster_tells_of_its_nodes(cluster: Any) -> None:
     for node in read():  # none where Ray's agent is not installed

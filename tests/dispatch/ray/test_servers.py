@@ -25,7 +25,7 @@ from inferential.cluster import ServerGroup
 from inferential.config import InferentialConfig
 
 serve = pytest.importorskip("ray.serve")
-pytestmark = [pytest.mark.alone, pytest.mark.slow]
+pytestmark = [pytest.mark.slow]
 ROBOTS = 12
 
 

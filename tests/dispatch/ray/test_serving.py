@@ -23,7 +23,7 @@ from inferential.replica import ONGOING, autoscaling_policy, direct
 from inferential.replica.registry import registry
 
 serve = pytest.importorskip("ray.serve")
-pytestmark = [pytest.mark.alone, pytest.mark.slow]
+pytestmark = [pytest.mark.slow]
 Serving = Callable[..., Any]
 
 

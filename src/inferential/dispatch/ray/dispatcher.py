@@ -67,7 +67,7 @@ class RayDispatcher(Dispatcher):
         self._ray_config = dict(ray_config or {})
         if models is not None and not isinstance(models, Mapping):
             models = {model_id: model_id for model_id in models}
-        self._models = models
+        self._models: dict[str, str] | None = None if models is None else dict(models)
         self._direct = direct
         self._on_change: Callable[[], None] = lambda: None
         self._waiting: Callable[[str], int] = lambda model_id: 0
@@ -155,6 +155,22 @@ class RayDispatcher(Dispatcher):
             self._started_ray = False
             await loop.run_in_executor(None, ray.shutdown)
 
+    def register_model(self, model_id: str, model: Any) -> None:
+        """Serves one more model: an application, `app/deployment`, or a deployment's name that is unique."""
+        if self._models is None:
+            raise ValueError("models: this backend serves all that Serve runs")
+        self._models[model_id] = str(model)
+        self._resolved.pop(model_id, None)
+        self._take_deployments(list(self._deployments))
+        self._on_change()
+
+    def unregister_model(self, model_id: str) -> None:
+        """Serves a model no more; its deployment goes on."""
+        if self._models is not None:
+            self._models.pop(model_id, None)
+        self._resolved.pop(model_id, None)
+        self._on_change()
+
     # What there is
 
     def model_ids(self) -> list[str]:
@@ -167,7 +183,9 @@ class RayDispatcher(Dispatcher):
         if found is None:
             return _ABSENT
         if self._is_direct(found):
-            return self._up(found) or _ABSENT
+            names = self._up(found)
+            part = model_id.rpartition("%")[2]
+            return ([part] if part in names else names) or _ABSENT
         return found.replicas or _ABSENT
 
     def max_inflight(self, model_id: str) -> int | None:
@@ -196,7 +214,22 @@ class RayDispatcher(Dispatcher):
         handle = self._handles.get((found.app, found.name))
         return DEFAULT_MAX_BATCH_SIZE if handle is not None and handle.batches else 1
 
+    def keeps_state(self, model_id: str) -> bool:
+        """Returns whether a replica with an endpoint takes the robots' sessions."""
+        found = self._target(model_id)
+        if found is None or not self._is_direct(found):
+            return False
+        return any(self._greeting(name).keeps_state for name in self._up(found))
+
+    def end_session(self, client_id: str) -> None:
+        """Ends the sessions of a robot that is gone."""
+        super().end_session(client_id)
+        for link in self._links.values():
+            link.end_session(client_id)
+
     def _target(self, model_id: str) -> Deployment | None:
+        if model_id not in self._resolved and "%" in model_id:
+            model_id = model_id.rpartition("%")[0]  # one replica of it
         found = self._resolved.get(model_id)
         if found is None and self._models is None:
             with contextlib.suppress(AmbiguousModel):
@@ -318,7 +351,10 @@ class RayDispatcher(Dispatcher):
                     self._resolved[model_id] = str(error)
                     logger.error("model %s: %s", model_id, error)
             if self._looks % _REPORT_EVERY == 0 and self._is_awaited(model_id):
-                logger.warning("model %s is not up yet on Ray Serve; its requests wait", _named(model_id, name))
+                logger.warning(
+                    "model %s is not up yet on Ray Serve; its requests wait",
+                    model_id if model_id == name else f"{model_id} ({name})",
+                )
         self._looks += 1
         if changed:
             self._on_change()
@@ -364,7 +400,3 @@ def _guarded(take: Callable[[_News], None], news: _News) -> None:
         take(news)
     except Exception:
         logger.exception("what has changed on Ray Serve made an error")
-
-
-def _named(model_id: str, name: str) -> str:
-    return model_id if model_id == name else f"{model_id} ({name})"

@@ -6,6 +6,8 @@ It chooses no replica and retries nothing: a call that cannot be answered any mo
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -14,6 +16,7 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from inferential.dispatch.base import Answer, RemoteModelError, ReplicaLost
+from inferential.dispatch.outcomes import BatchFailedError
 from inferential.observation.slots import ObservationError
 from inferential.proto.tensors import Buffer
 from inferential.replica.endpoint import HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS
@@ -21,6 +24,7 @@ from inferential.replica.shared import Place, ServersMemory
 from inferential.replica.wire import (
     CALL,
     FREE,
+    GONE,
     GOODBYE,
     HELLO,
     NO_CALL,
@@ -162,6 +166,12 @@ class Link:
             self._memory.close()
             self._memory = None
 
+    def end_session(self, client_id: str) -> None:
+        """Ends the session of a robot that is gone."""
+        if self.greeting is not None and self.greeting.keeps_state:
+            with contextlib.suppress(OSError):  # its sessions end with it
+                self._socket.send([NO_CALL, GONE, json.dumps([client_id]).encode()])
+
     def give_up(self, why: str) -> None:
         """It takes no more calls, and those that run are lost."""
         was_up, self.greeting = self.up, None
@@ -241,15 +251,19 @@ class Link:
         future = self._calls.get(number)
         if future is None or future.done():
             return  # it was given up
-        version = frames[2].bytes.decode()
+        version, _, fresh = frames[2].bytes.decode().partition("\0")
+        rows = range(3, len(frames) - 1, 2)
+        known: list[bool | None] = [flag == "1" for flag in fresh] or [None] * len(rows)
         future.set_result(
-            [_row(frames[at].buffer, frames[at + 1].buffer, version) for at in range(3, len(frames) - 1, 2)]
+            [_row(frames[at].buffer, frames[at + 1].buffer, version, one) for at, one in zip(rows, known, strict=True)]
         )
 
 
-def _row(envelope: Buffer, payload: Buffer, version: str) -> Any:
+def _row(envelope: Buffer, payload: Buffer, version: str, fresh: bool | None) -> Any:
     row = read_row(envelope, payload)
     if isinstance(row, dict):
-        return Answer(row, version)
+        return Answer(row, version, fresh)
     status, reason = row
+    if status == "BATCH_FAILED":
+        return BatchFailedError(reason)
     return ObservationError(reason) if status == "INVALID_OBSERVATION" else RemoteModelError(reason)

@@ -1,0 +1,194 @@
+"""Models that change under robots: swapped, crashed, slowed, shadowed and killed, with 16 robots in closed loop.
+
+Each trial has 16 poles to balance at 50 Hz, over real sockets, by policies in processes of their own. What is counted:
+falls, requests that ended in an error or in nothing, results that another version made than they say or that come back
+to a version which their robot had left, and after how many requests and seconds a bad version was taken back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from inferential import AsyncConnection, InferenceError, LocalDispatcher, RequestSuperseded, Server
+from inferential.cli.targets import model_later
+from inferential.config import InferentialConfig
+from inferential.sim.robots import CartPole
+
+ROBOTS = 16
+_LEAST_S = 8.0
+_AFTER_S = 2.0  # what happens, happens then
+_TARGET = "bench.rollout_models:Policy"
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What the robots of one trial have seen."""
+
+    requests: int = 0
+    results: int = 0
+    superseded: int = 0
+    lost: int = 0
+    mixed: int = 0
+    falls: int = 0
+    restarted: int = 0
+    lost_why: list[str] = field(default_factory=list)
+
+
+def run(seconds: float) -> dict[str, Any]:
+    """What each trial has cost the robots."""
+    length_s = max(seconds, _LEAST_S)
+    return asyncio.run(_run(length_s))
+
+
+async def _run(length_s: float) -> dict[str, Any]:
+    good = {"target": _TARGET, "args": {"name": "a"}}
+    limits = {"error_rate": 0.02, "deadline_misses": 0.05, "latency_ratio": 1.5, "min_requests": 200}
+
+    def tried(**fault: Any) -> dict[str, Any]:
+        bad = {"target": _TARGET, "args": {"name": "b", **fault}}
+        return {"versions": {"a": good, "b": bad}, "active": "a", "rollout": {"b": {"share": 0.25}}, "abort": limits}
+
+    before = {"versions": {"a": good}, "active": "a"}
+    swapped = {"target": _TARGET, "args": {"name": "new"}}
+    shadowed = {**before, "versions": {"a": good, "b": {"target": _TARGET, "args": {"name": "b", "scale": 1.5}}}}
+    memory = {"target": "bench.rollout_models:Remembers"}
+    found = {
+        "swap under load": await _trial({"target": _TARGET, "args": {"name": "old"}}, _to(swapped), length_s),
+        "crash of the new version at 25 %": await _trial(before, _to(tried(dies_after=20)), length_s),
+        "slow new version at 25 %": await _trial(before, _to(tried(slow_s=0.015)), length_s),
+        "other action scale, in the shadow": await _trial(before, _to({**shadowed, "shadow": "b"}), length_s),
+        "worker with state killed": await _trial(memory, _kill, length_s),
+    }
+    return {"robots": ROBOTS, "seconds": length_s, "trials": found}
+
+
+def _settings(model: dict[str, Any]) -> InferentialConfig:
+    return InferentialConfig.model_validate({"models": {"known": {"balance": model}}, "server": {"ready_wait_s": 60.0}})
+
+
+def _to(model: dict[str, Any]) -> Callable[[Server], None]:
+    return lambda server: server.reconfigure(_settings(model))
+
+
+def _kill(server: Server) -> None:
+    dispatcher = server.dispatcher
+    assert isinstance(dispatcher, LocalDispatcher)
+    os.kill(dispatcher.process_ids("balance")[0], signal.SIGKILL)
+
+
+async def _trial(model: dict[str, Any], change: Callable[[Server], None], length_s: float) -> dict[str, Any]:
+    server = Server("tcp://127.0.0.1:0", config=_settings(model), dispatcher=LocalDispatcher({}))
+    server.manage_models(model_later)
+    taken_back: dict[str, Any] = {}
+    async with server:
+        loop = asyncio.get_running_loop()
+        watching = asyncio.create_task(_watch(server, taken_back))
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            # Robots have a process of their own, as on a real floor; the clock is the system's.
+            await loop.run_in_executor(pool, _import)
+            loop.call_later(_AFTER_S, change, server)
+            seen = await loop.run_in_executor(pool, _drive, server.address, time.monotonic() + 0.3, length_s)
+        watching.cancel()
+        (status,) = server.status().models
+    shadow = [one for one in status.versions if one.compared]
+    return {
+        "requests": seen.requests,
+        "results": seen.results,
+        "superseded": seen.superseded,
+        "falls": seen.falls,
+        "lost": seen.lost,
+        "lost_why": seen.lost_why[:3],
+        "mixed": seen.mixed,
+        **({"restarted": seen.restarted} if seen.restarted else {}),
+        **taken_back,
+        **({"compared": shadow[0].compared} if shadow else {}),
+        "difference_mean": next((one.difference_mean for one in status.versions if one.difference_mean), []),
+    }
+
+
+async def _watch(server: Server, taken_back: dict[str, Any]) -> None:
+    """Notes when a version on trial is taken back, and after how many of its requests."""
+    began: float | None = None
+    requests = 0
+    while True:
+        await asyncio.sleep(0.05)
+        for one in server.status().models[0].versions:
+            if one.version != "b":
+                continue
+            requests = max(requests, one.requests)
+            if one.requests and began is None:
+                began = time.monotonic()
+            if one.why.startswith("taken back") and not taken_back and began is not None:
+                taken_back.update(
+                    taken_back_after_requests=requests, taken_back_after_s=time.monotonic() - began, why=one.why
+                )
+
+
+def _import() -> None:
+    """Has the process of the robots import what they need."""
+    CartPole(0)
+
+
+def _drive(address: str, start: float, length_s: float) -> _Seen:
+    async def drive() -> _Seen:
+        seen = _Seen()
+        await asyncio.gather(*(_robot(address, number, start, length_s, seen) for number in range(ROBOTS)))
+        return seen
+
+    return asyncio.run(drive())
+
+
+async def _robot(address: str, number: int, start: float, length_s: float, seen: _Seen) -> None:
+    pole = CartPole(number)
+    versions: list[str] = []
+    open_ids: set[int] = set()
+    async with AsyncConnection(address, f"pole-{number}", "cartpole") as connection:
+        model = connection.model("balance", pole.deadline_ms)
+
+        async def receive() -> None:
+            while True:
+                try:
+                    result = await model.get_result(1000)
+                except RequestSuperseded:
+                    continue
+                except InferenceError as error:
+                    open_ids.discard(error.request_id)
+                    seen.lost += 1
+                    seen.lost_why.append(f"{type(error).__name__}: {error.reason}"[:200])
+                    continue
+                if result is None:
+                    continue
+                seen.results += 1
+                seen.restarted += result.session == "restarted"
+                open_ids.difference_update([one for one in open_ids if one <= result.request_id])
+                version = result.model_version
+                name = str(result["name"])
+                seen.mixed += name in ("a", "b") and name != version
+                if not versions or versions[-1] != version:
+                    seen.mixed += versions.count(version) > 1
+                    versions.append(version)
+                pole.act(np.asarray(result["actions"]))
+
+        receiving = asyncio.create_task(receive())
+        for step in range(round(length_s * pole.control_rate_hz)):
+            await asyncio.sleep(max(start + step / pole.control_rate_hz - time.monotonic(), 0.0))
+            for _ in range(4):
+                pole.step()
+            open_ids.add(await model.observe(**pole.observe()))
+            seen.requests += 1
+        await asyncio.sleep(1.0)
+        seen.lost += len(open_ids)
+        seen.superseded += connection.stats.superseded
+        receiving.cancel()
+        await asyncio.gather(receiving, return_exceptions=True)
+    seen.falls += pole.falls

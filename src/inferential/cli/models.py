@@ -1,0 +1,116 @@
+"""`inferential models`: what each model and each of its versions is at, read over HTTP as the live page is."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from inferential.cli.output import print_rows, printable
+from inferential.cli.page import CERTIFICATE_HELP, TOKEN_HELP, Page, read_status
+
+EXAMPLES = (
+    "inferential models",
+    "inferential models http://10.0.0.5:8080 --diff",
+    "inferential models --json",
+)
+_ABSENT = "-"
+
+
+def models(
+    url: Annotated[str, typer.Argument(help="Where the server's page is (inferential serve --http).")] = (
+        "http://127.0.0.1:8080"
+    ),
+    diff: Annotated[
+        bool, typer.Option("--diff", help="Compare versions with the active one: errors, lateness, latency, actions.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the models as JSON.")] = False,
+    token: Annotated[str | None, typer.Option(envvar="INFERENTIAL_TOKEN", help=TOKEN_HELP)] = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help=CERTIFICATE_HELP),
+    ] = None,
+) -> None:
+    """Show the models, their versions and how these compare.
+
+    State, since when, and why.
+
+    With --diff also what became of each version's requests, and how far the
+    actions of the one in the shadow are from those that robots got.
+    """
+    found = read_status(Page(url, token, certificate))["models"]
+    if as_json:
+        print(json.dumps(found))
+        return
+    if not found:
+        Console().print("no models")
+        return
+    if diff:
+        print_rows(_DIFF, [row for model in found for row in _compared(model)])
+        for model in found:
+            for version in model["versions"]:
+                if version["difference_mean"]:
+                    print_rows(("dimension", "mean difference", "largest"), _dimensions(version))
+        return
+    print_rows(_STATES, [row for model in found for row in _states(model)])
+
+
+_STATES = ("model", "version", "role", "state", "for", "robots", "why")
+_DIFF = ("model", "version", "role", "requests", "errors", "late", "median ms", "compared")
+
+
+def _states(model: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Returns a row for the model, or for each of its versions."""
+    versions = model["versions"] or [{"version": "", "role": "active", "robots": None, **model}]
+    return [
+        (
+            printable(model["model_id"]),
+            printable(one["version"]) or _ABSENT,
+            one["role"],
+            one["state"],
+            _age(one["since"]),
+            _number(one["robots"]),
+            printable(one["why"]),
+        )
+        for one in versions
+    ]
+
+
+def _compared(model: dict[str, Any]) -> list[tuple[str, ...]]:
+    return [
+        (
+            printable(model["model_id"]),
+            printable(one["version"]) or _ABSENT,
+            one["role"],
+            str(one["requests"]),
+            _share(one["errors"], one["requests"]),
+            _share(one["deadline_misses"], one["requests"]),
+            _ABSENT if one["latency_ms"] is None else f"{one['latency_ms']:.1f}",
+            str(one["compared"]) if one["role"] == "shadow" or one["difference_mean"] else _ABSENT,
+        )
+        for one in model["versions"]
+    ]
+
+
+def _dimensions(version: dict[str, Any]) -> list[tuple[str, ...]]:
+    pairs = zip(version["difference_mean"], version["difference_max"], strict=True)
+    return [(str(number), f"{mean:.4g}", f"{largest:.4g}") for number, (mean, largest) in enumerate(pairs)]
+
+
+def _share(count: int, of: int) -> str:
+    return f"{count} ({100 * count / of:.1f} %)" if of else _ABSENT
+
+
+def _number(value: int | None) -> str:
+    return _ABSENT if value is None else str(value)
+
+
+def _age(since: float | None) -> str:
+    if since is None:
+        return _ABSENT
+    seconds = max(time.time() - since, 0.0)
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,57 @@
+"""Which replica has the state of a robot. No I/O and no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+SEPARATOR = "%"
+"""Between a pool and the name of one of its replicas, in the id of the pool that this replica alone is."""
+
+
+class Placement:
+    """The robots of models that keep state, each on one replica."""
+
+    def __init__(self) -> None:
+        self._replicas: dict[tuple[str, str], str] = {}  # by pool and robot
+
+    def __len__(self) -> int:
+        return len(self._replicas)
+
+    def place(self, pool: str, client_id: str, up: Sequence[str]) -> str:
+        """Returns the id of the pool that is the replica with a robot's state; a new robot goes where fewest are.
+
+        Args:
+            pool: of the model's version.
+            client_id: the robot.
+            up: names of the replicas that take calls, at least one.
+        """
+        key = pool, client_id
+        replica = self._replicas.get(key)
+        if replica is None or replica not in up:
+            counts = dict.fromkeys(up, 0)
+            for (other, _), one in self._replicas.items():
+                if other == pool and one in counts:
+                    counts[one] += 1
+            replica = self._replicas[key] = min(up, key=counts.__getitem__)
+        return f"{pool}{SEPARATOR}{replica or '0'}"
+
+    def parts(self, pool: str) -> list[str]:
+        """Returns the ids of the pools that robots of a pool were placed on."""
+        names = {replica for (other, _), replica in self._replicas.items() if other == pool}
+        return [f"{pool}{SEPARATOR}{name or '0'}" for name in sorted(names)]
+
+    def forget_client(self, client_id: str) -> None:
+        """Forgets a robot that is gone."""
+        for key in [key for key in self._replicas if key[1] == client_id]:
+            del self._replicas[key]
+
+    def forget_pool(self, pool: str) -> None:
+        """Forgets a pool that has ended."""
+        for key in [key for key in self._replicas if key[0] == pool]:
+            del self._replicas[key]
+
+
+def whole(pool: str) -> str:
+    """Returns the pool that a replica's pool is a part of."""
+    base, separator, _ = pool.rpartition(SEPARATOR)
+    return base if separator else pool

@@ -1,0 +1,101 @@
+"""Calls that no robot waits for: one probe of a model that fails, and copies of observations for a shadow.
+
+They go past the engine: at most one for a pool, and only where the caller has found room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from inferential.dispatch.base import Dispatcher, DispatchResult
+from inferential.scheduler.engine import Engine
+from inferential.scheduler.request import InferenceRequest
+
+PROBE = "inferential-probe"
+"""Client id of a probe, for models that ask."""
+
+
+class Probes:
+    """Runs them as tasks.
+
+    Args:
+        dispatcher: the backend.
+        engine: which pools are idle.
+        on_probed: called with a pool, and why it failed or None.
+        on_compared: called with the pool in the shadow, a result that a robot got, and the shadow's for the same.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        engine: Engine,
+        on_probed: Callable[[str, str | None], None],
+        on_compared: Callable[[str, DispatchResult, DispatchResult], None],
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._engine = engine
+        self._on_probed = on_probed
+        self._on_compared = on_compared
+        self._rows: dict[str, InferenceRequest] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def remember(self, pool: str, failed: InferenceRequest) -> None:
+        """Keeps an observation that a pool has failed on, to be asked again."""
+        self._rows[pool] = copy_of(failed, pool, PROBE)
+
+    def probe(self, pool: str) -> None:
+        """Asks a pool once."""
+        row = self._rows.get(pool)
+        if row is None or pool in self._tasks:
+            self._on_probed(pool, None if row is None else "a call still runs")
+            return
+        self._start(pool, self._probe(pool, copy_of(row, pool, PROBE)))
+
+    def shadow(self, pool: str, answered: DispatchResult) -> None:
+        """Asks a pool what a robot has been answered; does nothing while it is busy with another one."""
+        if pool not in self._tasks:
+            request = answered.request
+            self._start(pool, self._compare(pool, answered, copy_of(request, pool, request.client_id)))
+
+    def _start(self, pool: str, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks[pool] = task
+        task.add_done_callback(lambda _: self._tasks.pop(pool, None))
+
+    async def _probe(self, pool: str, request: InferenceRequest) -> None:
+        result = await self._call(request)
+        self._tasks.pop(pool, None)
+        if result.refusal is None:
+            self._rows.pop(pool, None)
+        self._on_probed(pool, None if result.refusal is None else result.refusal.reason)
+
+    async def _compare(self, pool: str, answered: DispatchResult, request: InferenceRequest) -> None:
+        self._on_compared(pool, answered, await self._call(request))
+
+    async def _call(self, request: InferenceRequest) -> DispatchResult:
+        replica = next(iter(self._dispatcher.replicas(request.pool)), "")
+        (result,) = await self._dispatcher.dispatch([request], replica)
+        return result
+
+
+def copy_of(request: InferenceRequest, pool: str, client_id: str) -> InferenceRequest:
+    """Returns a request for the same observation that no robot waits for, with memory of its own."""
+    return InferenceRequest(
+        client_id,
+        request.model_id,
+        request.identity,
+        bytes(request.envelope),
+        bytes(request.payload),
+        time.monotonic(),
+        request.urgency,
+        request.steps_remaining,
+        0.0,
+        request.latency_budget_ms,
+        request.priority,
+        slots=request.slots,
+        metadata=None if request.metadata is None else dict(request.metadata),
+        pool=pool,
+    )

@@ -1,0 +1,70 @@
+"""What a worker process shows of itself to its dispatcher."""
+
+from __future__ import annotations
+
+import time
+
+from inferential.replica.condition import Condition
+from inferential.replica.lifecycle import Lifecycle
+from inferential.replica.pace import SHARED_ROWS, Pace
+from inferential.replica.spawn import Spawned
+from inferential.replica.wire import Greeting
+
+_QUICK_INFLIGHT = 2  # of a model whose calls are short: the next call is there when one ends
+
+
+class WorkerView:
+    """The part of `WorkerProcess` that changes nothing.
+
+    Attributes:
+        greeting: what the process has said of itself; None while it takes no calls.
+    """
+
+    greeting: Greeting | None
+    _problem: str
+    _broken: bool
+    _process: Spawned | None
+    _pace: Pace
+    _life: Lifecycle
+
+    @property
+    def up(self) -> bool:
+        """Whether it takes calls."""
+        return self.greeting is not None
+
+    def condition(self) -> Condition:
+        """Returns what it is at."""
+        return self._life.condition(time.monotonic())
+
+    @property
+    def problem(self) -> str | None:
+        """Why it takes no calls; None where it does."""
+        return None if self.up else self._problem
+
+    @property
+    def broken(self) -> bool:
+        """Whether the latest process ended before its model was loaded: waiting for the next one is of little use."""
+        return self._broken
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process that runs now."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def max_batch_size(self) -> int:
+        """Rows that one call takes; of a model without `infer_batch`, rows that go over together."""
+        greeting = self.greeting
+        if greeting is None:
+            return 1
+        return SHARED_ROWS if greeting.runs_singly and self._pace.quick else greeting.max_batch_size
+
+    @property
+    def max_inflight(self) -> int:
+        """Calls that it takes at once, of which it runs one; 0 while it takes none.
+
+        A broken one takes calls, to fail them at once.
+        """
+        if self.greeting is None:
+            return 1 if self._broken else 0
+        return _QUICK_INFLIGHT if self._pace.quick else self.greeting.max_inflight

@@ -1,0 +1,51 @@
+"""What the system does for a TCP connection: keepalive, what it holds unsent, and when it received something."""
+
+from __future__ import annotations
+
+import math
+import socket
+import sys
+
+_KEEPALIVE = {
+    "TCP_KEEPIDLE": 30,
+    "TCP_KEEPALIVE": 30,
+    "TCP_KEEPINTVL": 10,
+    "TCP_KEEPCNT": 3,
+    "TCP_USER_TIMEOUT": 60_000,
+}
+"""The system notices within a minute, not two hours, that a peer is gone: the server sends no heartbeats, and a robot
+out of reach would hold a descriptor. By TCP_USER_TIMEOUT Linux also closes a connection whose peer has
+acknowledged nothing for that long (milliseconds). TCP_KEEPALIVE is macOS's name for TCP_KEEPIDLE."""
+_LAST_RECEIVED_AT = 52  # of tcpi_last_data_recv in Linux's struct tcp_info
+
+
+def prepare(connected: socket.socket) -> None:
+    """Sets the options of a connection, if it is not a local one."""
+    if connected.family == socket.AF_UNIX:
+        return
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():
+        if hasattr(socket, name):
+            connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def limit_unsent(connected: socket.socket, size: int) -> None:
+    """Has the system hold about so many bytes at most beyond those that are under way.
+
+    On systems without TCP_NOTSENT_LOWAT, and for local connections, nothing changes.
+    """
+    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+    if option is not None and connected.family != socket.AF_UNIX:
+        connected.setsockopt(socket.IPPROTO_TCP, option, size)
+
+
+def received_s_ago(connected: socket.socket) -> float:
+    """Returns how long ago the system received the newest data, read or not, in seconds; nan if it does not say.
+
+    Linux says so of TCP, by whole milliseconds.
+    """
+    if sys.platform != "linux" or connected.family == socket.AF_UNIX:
+        return math.nan
+    info = connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_RECEIVED_AT + 4)
+    return int.from_bytes(info[_LAST_RECEIVED_AT:], sys.byteorder) / 1e3

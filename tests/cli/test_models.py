@@ -1,0 +1,52 @@
+"""`inferential models`, against a server with a page."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.cli.test_serve import Start, line_with
+
+CONFIG = """
+transport: {bind: "tcp://127.0.0.1:0"}
+http: {port: 0}
+models:
+  known:
+    m:
+      versions:
+        a: {target: "policies:make_with_options", args: {scale: 1}}
+        b: {target: "policies:make_with_options", args: {scale: 2}}
+        c: {target: "policies:make_with_options", args: {scale: 3}}
+      active: a
+      shadow: b
+    n: {target: "policies:echo"}
+"""
+
+
+def test_models_and_their_versions_are_shown(start: Start, place: Path, run: Any) -> None:
+    (place / "f.yaml").write_text(CONFIG)
+    process = start("serve", "f.yaml")
+    url = re.search(r"http://\S+", line_with("page on", process.stdout))
+    assert url is not None
+    for _ in range(200):  # they may still load
+        shown = run("models", url[0])
+        assert shown.code == 0
+        if "loading" not in shown.out:
+            break
+        time.sleep(0.05)
+    for words in (("m", "a", "active", "ready"), ("m", "b", "shadow"), ("m", "c", "idle", "stopped"), ("n", "active")):
+        assert any(all(word in line.split() for word in words) for line in shown.out.splitlines()), (words, shown.out)
+    compared = run("models", url[0], "--diff")
+    assert compared.code == 0
+    assert "median ms" in compared.out
+    found = json.loads(run("models", url[0], "--json").out)
+    assert [one["version"] for one in found[0]["versions"]] == ["a", "b", "c"]
+
+
+def test_no_page_is_an_error(run: Any) -> None:
+    shown = run("models", "http://127.0.0.1:1")
+    assert shown.code == 2
+    assert "nothing answers at http://127.0.0.1:1" in shown.err

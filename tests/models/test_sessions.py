@@ -1,0 +1,169 @@
+"""Models that keep state of their robots: sessions, episodes, order, and what becomes of state that is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.models.conftest import Serve, ask, settings, until
+
+from inferential import AsyncConnection, BatchFailed, ModelFailed, Server
+
+MEMORY = """
+import os
+import numpy as np
+
+class Memory:
+    def __init__(self, version=""):
+        self.version = version
+
+    def reset(self, session):
+        session.state = {"steps": 0}
+        with open("resets", "a") as file:
+            file.write(f"{session.client_id} {session.episode}\\n")
+
+    def close(self, session):
+        with open("closed", "a") as file:
+            file.write(f"{session.client_id} {session.state['steps']}\\n")
+
+class Counts(Memory):
+    def infer(self, observation, session):
+        do = observation.get("do", "")
+        if do == "raise":
+            raise RuntimeError("no")
+        if do == "exit":
+            os._exit(3)
+        session.state["steps"] += 1
+        who = f"{session.client_id} {session.client_type}"
+        return {"steps": session.state["steps"], "who": who, "pid": os.getpid(), "number": observation["state"]}
+
+class Together(Memory):
+    max_batch_size = 8
+    def infer_batch(self, observations, sessions):
+        import time
+        time.sleep(0.02)
+        for session in sessions:
+            session.state["steps"] += 1
+        if any(one.get("do") == "raise" for one in observations):
+            raise RuntimeError("one is broken")
+        return [{"steps": session.state["steps"], "pid": os.getpid()} for session in sessions]
+"""
+
+
+@pytest.fixture(autouse=True)
+def memory(place: Path) -> None:
+    (place / "memory.py").write_text(MEMORY)
+
+
+def model(name: str = "Counts", **more: Any) -> dict[str, Any]:
+    return {"target": f"memory:{name}", **more}
+
+
+@pytest.mark.parametrize("run", ["process", "thread"])
+async def test_a_robot_has_a_session_for_each_episode(serve: Serve, place: Path, run: str) -> None:
+    server = await serve(m=model(run=run))
+    async with AsyncConnection(server.address, "arm", "so101") as connection:
+        handle = connection.model("m", 5000.0)
+        for step in (1, 2, 3):
+            result = await handle.infer(20_000, state=np.ones(1))
+            assert result is not None
+            assert (result["steps"], result["who"], result.session) == (step, "arm so101", "")
+        await handle.reset()
+        result = await handle.infer(20_000, state=np.ones(1))
+        assert result is not None
+        assert (result["steps"], result.session) == (1, "")
+    assert (place / "resets").read_text() == "arm 0\narm 1\n"
+
+
+@pytest.mark.parametrize("run", ["process", "thread"])
+async def test_close_is_called_when_a_robot_is_gone(serve: Serve, place: Path, run: str) -> None:
+    server = await serve(m=model(run=run))
+    config = settings(m=model(run=run))
+    config.response_tracking.disconnect_timeout_s = 0.3
+    server.reconfigure(config)
+    await ask(server)
+    await until(lambda: (place / "closed").exists())
+    assert (place / "closed").read_text() == "arm 1\n"
+
+
+async def test_a_robot_stays_on_the_replica_with_its_state_and_its_rows_run_in_order(serve: Serve) -> None:
+    server = await serve(m=model(replicas=2, every_observation=True))
+
+    async def drive(client_id: str) -> set[int]:
+        async with AsyncConnection(server.address, client_id) as connection:
+            handle = connection.model("m", 5000.0, queue="all")
+            ids = [await handle.observe(state=np.full(1, number)) for number in range(20)]
+            results = [await handle.get_result(20_000) for _ in ids]
+            assert [int(one["number"][0]) for one in results if one is not None] == list(range(20))
+            assert [int(one["steps"]) for one in results if one is not None] == list(range(1, 21))
+            return {int(one["pid"]) for one in results if one is not None}
+
+    found = await asyncio.gather(*(drive(f"arm-{number}") for number in range(4)))
+    assert all(len(pids) == 1 for pids in found)
+    assert len(set.union(*found)) == 2
+
+
+@pytest.mark.parametrize("run", ["process", "thread"])
+async def test_no_row_of_a_failed_batch_runs_twice(serve: Serve, run: str) -> None:
+    server = await serve(m=model("Together", run=run))
+    async with AsyncConnection(server.address, "first") as first, AsyncConnection(server.address, "second") as second:
+        handles = [first.model("m", 5000.0), second.model("m", 5000.0)]
+        for handle in handles:
+            assert await handle.infer(20_000, state=np.ones(1)) is not None
+        blocker = asyncio.create_task(ask(server, "third"))  # so that the next two wait, and run together
+        await asyncio.sleep(0.005)
+        failing = [handle.infer(20_000, state=np.ones(1), do="raise") for handle in handles]
+        outcomes = await asyncio.gather(*failing, return_exceptions=True)
+        await asyncio.gather(blocker, return_exceptions=True)
+        assert all(isinstance(one, ModelFailed) for one in outcomes)
+        if all(isinstance(one, BatchFailed) for one in outcomes):
+            assert "none is run again" in str(outcomes[0])
+        for handle in handles:
+            result = await handle.infer(20_000, state=np.ones(1))
+            assert result is not None
+            assert result["steps"] == 3
+
+
+async def test_a_robot_gets_to_know_that_its_state_was_lost(serve: Serve, place: Path) -> None:
+    server = await serve(m=model())
+    async with AsyncConnection(server.address, "arm") as connection:
+        handle = connection.model("m", 5000.0)
+        result = await handle.infer(20_000, state=np.ones(1))
+        assert result is not None
+        os.kill(int(result["pid"]), signal.SIGKILL)
+        await until(lambda: server.status().models[0].state != "ready")
+        result = await handle.infer(20_000, state=np.ones(1))
+        assert result is not None
+        assert (result["steps"], result.session) == (1, "restarted")
+        result = await handle.infer(20_000, state=np.ones(1))
+        assert result is not None
+        assert (result["steps"], result.session) == (2, "")
+        server.reconfigure(settings(m=model(args={"version": "2"})))
+        await until(lambda: list(server.dispatcher.conditions()) == ["m#2"])
+        result = await handle.infer(20_000, state=np.ones(1))
+        assert result is not None
+        assert (result["steps"], result.session) == (1, "restarted")
+    assert (place / "resets").read_text() == "arm 0\n" * 3
+
+
+async def test_an_observation_under_which_its_process_died_is_not_run_again(serve: Serve) -> None:
+    server: Server = await serve(m=model())
+    async with AsyncConnection(server.address, "arm") as connection:
+        handle = connection.model("m", 5000.0)
+        with pytest.raises(ModelFailed, match="not run again"):
+            await handle.infer(20_000, state=np.ones(1), do="exit")
+        assert await handle.infer(20_000, state=np.ones(1)) is not None
+
+
+async def test_a_single_method_without_sessions_is_not_called_beside_a_batch_with_them(
+    serve: Serve, place: Path
+) -> None:
+    source = MEMORY + "\n    def infer(self, observation):\n        return self.infer_batch([observation], [])[0]\n"
+    (place / "memory.py").write_text(source)
+    server = await serve(m=model("Together"))
+    assert (await ask(server))["steps"] == 1
