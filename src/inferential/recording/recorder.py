@@ -1,17 +1,23 @@
 """Records what robots send and are answered beside a running server.
 
-The event loop copies a payload and puts an entry into a queue bounded in bytes; a thread reads, compresses and writes.
+The event loop copies a payload and puts an entry into a queue bounded in bytes; a thread hands it to a process, which
+reads, compresses and writes (`process`).
 Where the queue is full an entry is dropped and counted: recording costs no action.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import json
 import logging
+import os
+import pickle
+import subprocess
+import sys
 import threading
 import time
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, ClassVar
 
@@ -20,8 +26,8 @@ from inferential.config.services import ServiceConfig
 from inferential.dispatch.base import DispatchResult
 from inferential.metrics import names
 from inferential.notices import Notices
-from inferential.recording.entries import Entry, images_of, records_of
-from inferential.recording.files import RecordingFiles
+from inferential.recording.entries import Entry, images_of
+from inferential.recording.process import HEAD
 from inferential.scheduler.request import InferenceRequest, RefusalKind
 from inferential.scheduler.running import Batch
 from inferential.server import Server
@@ -51,8 +57,8 @@ class Recorder(Service):
         super().__init__(server, config)
         self.recorded: int = 0
         self.dropped: int = 0
-        self._files = RecordingFiles(Path(config.path), 0, 0)
         self._take_on(config)
+        self._readers: list[threading.Thread] = []
         self._queue: SimpleQueue[Entry | None] = SimpleQueue()
         self._held = 0  # bytes in the queue
         self._lock = threading.Lock()
@@ -94,7 +100,7 @@ class Recorder(Service):
         self._images = images_of(config.images)
         self._clients = frozenset(config.clients)
         self._models = frozenset(config.models)
-        self._files.split_bytes, self._files.keep_bytes = int(config.split_mb * 1e6), int(config.keep_gb * 1e9)
+        self._split_bytes, self._keep_bytes = int(config.split_mb * 1e6), int(config.keep_gb * 1e9)
 
     def _wants(self, request: InferenceRequest) -> bool:
         config = self._server.config.recording
@@ -120,7 +126,7 @@ class Recorder(Service):
         if self._config.only == "failed" or (self._config.only == "late" and not late):
             return
         answer = {"end": "answered", "late": late}
-        self._put(request, answer, payload, request.envelope, result.envelope, result.payload, now)
+        self._put(request, answer, payload, bytes(request.envelope), result.envelope, bytes(result.payload), now)
 
     def _ended(self, request: InferenceRequest) -> None:
         """Records a request that got no result."""
@@ -135,7 +141,7 @@ class Recorder(Service):
         if (only == "late" and not expired) or (only == "failed" and superseded):
             return
         answer = {"end": refusal.kind.name.lower(), "reason": refusal.reason, "late": expired}
-        envelope = None if superseded else request.envelope  # of those it is enough to know when they came
+        envelope = None if superseded else bytes(request.envelope)  # of those it is enough to know when they came
         if envelope is not None and payload is None:
             payload = bytes(request.payload)
         self._put(request, answer, payload or b"", envelope, None, b"", time.monotonic())
@@ -194,25 +200,61 @@ class Recorder(Service):
             level=logging.WARNING,
         )  # fmt: skip
 
-    # In the thread
+    # In threads
 
     def _write(self) -> None:
+        """Hands entries to the process, which is started anew where it has ended."""
+        process: subprocess.Popen[bytes] | None = None
         while (entry := self._queue.get()) is not None:
             try:
-                for record in records_of(entry, self._images):
-                    self._files.write(record, entry.sequence)
-                self.recorded += 1
+                if process is None or process.poll() is not None:
+                    process = self._start_process()
+                assert process.stdin is not None
+                data = pickle.dumps((entry, self._images, self._split_bytes, self._keep_bytes), 5)
+                process.stdin.write(HEAD.pack(len(data)))
+                process.stdin.write(data)
+                process.stdin.flush()
             except OSError as error:
-                self._writable_at = time.monotonic() + RETRY_S
                 self.dropped += 1
-                text = "cannot record to %s: %s; tried again every %g s, and serving goes on"
-                self._notices.say("disk", text, self.address, error.strerror or error, RETRY_S, level=logging.ERROR)
-            except Exception:
-                self.dropped += 1
-                logger.exception("a request of %s cannot be recorded", entry.common["client_id"])
+                self._fail(error.strerror or str(error))
             with self._lock:
                 self._held -= entry.bytes_held
-        try:
-            self._files.close()
-        except OSError as error:
-            logger.error("the recording's last file is not finished: %s", error.strerror or error)
+        if process is not None:
+            assert process.stdin is not None
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+            process.wait()
+            for reader in self._readers:
+                reader.join()
+
+    def _start_process(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "inferential.recording.process", str(self._config.path)]
+        # In a session of its own: Ctrl-C ends the server, which then lets this one finish its file.
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, env=_environment()
+        )
+        reader = threading.Thread(target=self._read, args=(process,), name="recording-reports", daemon=True)
+        self._readers = [one for one in self._readers if one.is_alive()] + [reader]
+        reader.start()
+        return process
+
+    def _read(self, process: subprocess.Popen[bytes]) -> None:
+        """Takes what the process says of what it wrote."""
+        assert process.stdout is not None
+        with process.stdout as lines:
+            for line in lines:
+                found = json.loads(line)
+                self.recorded += found["recorded"]
+                self.dropped += found["dropped"]
+                if found["problem"].strip():
+                    self._fail(found["problem"])
+
+    def _fail(self, reason: str) -> None:
+        self._writable_at = time.monotonic() + RETRY_S
+        text = "cannot record to %s: %s; tried again every %g s, and serving goes on"
+        self._notices.say("disk", text, self.address, reason, RETRY_S, level=logging.ERROR)
+
+
+def _environment() -> dict[str, str]:
+    """Returns the environment of a process that finds the same packages."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
