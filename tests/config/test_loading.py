@@ -234,8 +234,6 @@ def _values(node: Node) -> st.SearchStrategy[Any]:
     if node.section is not None:
         # A secret is not written back: it would not be one any more.
         together = _TOGETHER if node.path == "models.known.<id>" else set()
-            {"versions", "active", "rollout", "shadow", "fallback"} if node.path == "models.known.<id>" else set()
-        )
         children = [child for child in node.children() if "SecretStr" not in str(child.annotation)]
         children = [child for child in children if child.key[-1] not in together]
         required = {str(child.key[-1]): _values(child) for child in children if child.default is PydanticUndefined}
