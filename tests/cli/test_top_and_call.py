@@ -119,16 +119,17 @@ def test_top_needs_the_token_where_there_is_one(run: Any, start: Start, place: P
     process = start("serve", "fleet.yaml")
     assert process.stdout is not None
     process.stdout.readline()
-    page, *gateways = [process.stdout.readline() for _ in range(5)]
+    lines = sorted(process.stdout.readline() for _ in range(5))  # each opens once its model is ready
     where = (
         "/act gateway on http://127.0.0.1:",
         "GR00T gateway on tcp://127.0.0.1:",
         "LeRobot gateway on 127.0.0.1:",
         "openpi gateway on ws://127.0.0.1:",
+        "page on http://127.0.0.1:",
     )
-    for line, expected in zip(sorted(gateways), where, strict=True):  # each opens once the model is ready
+    for line, expected in zip(lines, where, strict=True):
         assert line.startswith(expected)
-    page = page.split()[-1]
+    page = lines[-1].split()[-1]
     assert "asks for a token" in run("top", page, "--once").err
     assert run("top", page, "--once", "--token", "s3cret").code == 0
 
