@@ -1,4 +1,4 @@
-# Every target sets up what it needs in .venv: Python >= 3.11 and make are enough.
+# Every target sets up what it needs in .venv: Python >= 3.11 and make are enough. Robots need 3.10, which tests use where it is.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,7 @@ EXTRAS := edge demo otel bfloat16 lerobot
 COVERED ?= 85
 TYPED ?= 100
 JOBS ?= 2
-NEW_ENOUGH = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Inferential needs Python >= 3.11; try make PYTHON=python3.12")'
+NEW_ENOUGH = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "the server and its tests need Python >= 3.11; try make PYTHON=python3.12")'
 
 .PHONY: demo test test-oldest coverage lint types bench bench-check bench-schedulers fuzz soak docs proto clean setup
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 import os
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+from tests.wheels import build_wheel
 
 import inferential
 
@@ -146,16 +146,7 @@ def test_the_version_is_that_of_the_project() -> None:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from the sources alone, as `pip install .` does it: no generated code lies about."""
-    place = tmp_path_factory.mktemp("build")
-    for name in ("pyproject.toml", "hatch_build.py", "README.md", "CHANGELOG.md", "LICENSE"):
-        shutil.copy(ROOT / name, place / name)
-    shutil.copytree(ROOT / "src", place / "src", ignore=shutil.ignore_patterns("*_pb2*", "__pycache__"))
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(place / "dist"), str(place)]
-    done = subprocess.run(build, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (built,) = (place / "dist").glob("*.whl")
-    return built
+    return build_wheel(tmp_path_factory.mktemp("build"))
 
 
 @pytest.mark.slow

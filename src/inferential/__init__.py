@@ -7,6 +7,7 @@ without numpy.
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from inferential.errors import (
@@ -24,6 +25,11 @@ from inferential.errors import (
     RequestSuperseded,
     UnknownModel,
 )
+
+if sys.version_info < (3, 11):
+    from inferential.old_python import refuse_server
+
+    refuse_server()
 
 if TYPE_CHECKING:
     from inferential.client import AsyncConnection, AsyncModel, Connection, Jpeg, Model, Png, Result

@@ -10,13 +10,16 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 from inferential.client.arguments import check_names, timeout_s_of
 from inferential.client.handle import Handle, ModelFactory, ObservationHints
 from inferential.client.mailbox import Mailbox, Outcome, result_of
 from inferential.client.result import ClientStats, Result
 from inferential.client.session import Frames, Session, SessionSizes
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class AsyncHandles(ModelFactory["AsyncModel"]):

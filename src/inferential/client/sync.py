@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from inferential.client.arguments import check_names, timeout_s_of
@@ -28,6 +28,9 @@ from inferential.client.model import Model
 from inferential.client.result import ClientStats, Result
 from inferential.client.session import Session, SessionSizes
 from inferential.proto.messages import Content
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 FIRST_CONNECT_MS = 50
 """Longest time in milliseconds that the first `observe` of a connection waits until it is connected."""

@@ -137,7 +137,7 @@ class BoxReader:
             start = at + 9
             if start > end:
                 return 0
-            size = int.from_bytes(data[at + 1 : start])
+            size = int.from_bytes(data[at + 1 : start], "big")
         if size < OVERHEAD_BYTES:
             raise ProtocolError(f"frame of {size} bytes, too few for a box")
         if self._max_box_bytes is not None and size > self._max_box_bytes:

@@ -151,7 +151,7 @@ class Delivery:
         if not context:
             self._give_up()
             return
-        serial = int.from_bytes(context)
+        serial = int.from_bytes(context, "big")
         if len(context) != _SERIAL_BYTES or not self._marks or not self._marks[0].serial <= serial <= self._serial:
             return
         mark = self._marks.popleft()
@@ -196,7 +196,7 @@ class Delivery:
         self._serial += 1
         idle = self._position == self._arrived and not self._marks
         self._marks.append(_Mark(self._serial, self._position, now, idle))
-        return self._serial.to_bytes(_SERIAL_BYTES)
+        return self._serial.to_bytes(_SERIAL_BYTES, "big")
 
     def _give_up(self) -> None:
         """Sends no more marks: the peer's PONGs do not say which PING they answer (libzmq before 4.3)."""

@@ -168,7 +168,7 @@ def ready_of(properties: Mapping[bytes, bytes], own_type: bytes) -> Ready:
 
 def properties(*named: tuple[bytes, bytes]) -> bytes:
     """Returns names and values as they are written in READY."""
-    return b"".join(bytes((len(name),)) + name + len(value).to_bytes(4) + value for name, value in named)
+    return b"".join(bytes((len(name),)) + name + len(value).to_bytes(4, "big") + value for name, value in named)
 
 
 def read_properties(data: bytes) -> dict[bytes, bytes]:
@@ -182,7 +182,7 @@ def read_properties(data: bytes) -> dict[bytes, bytes]:
     while at < len(data):
         name_end = at + 1 + data[at]
         value_at = name_end + 4
-        end = value_at + int.from_bytes(data[name_end:value_at])
+        end = value_at + int.from_bytes(data[name_end:value_at], "big")
         if value_at > len(data) or end > len(data):
             raise ProtocolError("READY ends within a property")
         found[data[at + 1 : name_end].lower()] = data[value_at:end]
@@ -213,13 +213,13 @@ def pong_body(body: bytes) -> bytes:
 
 def ttl_s(body: bytes) -> float:
     """Returns for how long the sender of a PING waits for it to be received, in seconds; 0: it does not say."""
-    return int.from_bytes(body[len(PING) : len(PING) + 2]) / 10
+    return int.from_bytes(body[len(PING) : len(PING) + 2], "big") / 10
 
 
 def _head(flags: int, size: int) -> bytes:
     if size <= SHORT_BYTES:
         return bytes((flags, size))
-    return bytes((flags | LONG,)) + size.to_bytes(8)
+    return bytes((flags | LONG,)) + size.to_bytes(8, "big")
 
 
 _LAST_HEADS = [_head(0, size) for size in range(SHORT_BYTES + 1)]

@@ -97,7 +97,7 @@ class Reader:
                     return [b"", data[envelope_at:flags_at], bytearray(data[payload_at:stop])]
             elif data[flags_at] == LONG and payload_at + 7 <= end:
                 payload_at += 7
-                size = int.from_bytes(data[flags_at + 1 : payload_at])
+                size = int.from_bytes(data[flags_at + 1 : payload_at], "big")
                 if payload_at + size > end and size >= _IN_PLACE_BYTES:
                     self._check(LONG, size)
                     self._begin(LONG, size, memoryview(data)[payload_at:])
@@ -122,7 +122,7 @@ class Reader:
                     start = at + 9
                     if start > end:
                         break
-                    size = int.from_bytes(data[at + 1 : start])
+                    size = int.from_bytes(data[at + 1 : start], "big")
                 self._check(flags, size)
                 stop = start + size
                 if stop > end:

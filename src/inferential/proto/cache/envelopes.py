@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from google.protobuf.message import DecodeError
 
@@ -20,6 +20,9 @@ from inferential.proto import inferential_pb2 as pb
 from inferential.proto.cache.counts import CacheCounts
 from inferential.proto.cache.templates import STAMP_BYTES, STAMPS, stamp_of
 from inferential.proto.fields import ConstantFields, VaryingMessage
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _MAX_ENVELOPE_BYTES = 2048
 _MAX_BYTES = 4 * 1024 * 1024  # of envelopes; what is read from them takes up to ten times as much

@@ -6,7 +6,7 @@ A response of this line is a constant part, which names client, model and tensor
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
 
@@ -16,6 +16,9 @@ from inferential.proto.dtypes import dtype_to_numpy
 from inferential.proto.fields import constant_response_values, read_constant_response, write_constant
 from inferential.proto.messages import Response, parse_response, read_parsed
 from inferential.proto.tensors import Buffer, view_checked
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _MAX_PARTS = 4  # one for each model and form of its results
 _MAX_PART_BYTES = 2048
