@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from inferential.client.handles import AsyncHandles, AsyncModel
@@ -102,6 +103,12 @@ class InProcessConnection(AsyncHandles):
         assert self._number is not None
         _, envelope, payload = frames
         self._submit((identity_of(self._number), envelope, whole(payload), time.monotonic(), self._number))
+
+    def _take_back(self, request_ids: Sequence[int]) -> None:
+        if request_ids and self._number is not None:
+            _, envelope, _ = self._session.cancellation(request_ids)
+            with suppress(ConnectionError):  # the server has stopped, and its requests with it
+                self._submit((identity_of(self._number), envelope, b"", time.monotonic(), self._number))
 
     def _receive(self, envelope: Buffer, payload: Buffer) -> None:
         self._session.receive(envelope, payload, time.monotonic())
