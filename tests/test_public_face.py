@@ -22,7 +22,7 @@ def private_looks(source: str) -> Iterator[int]:
     """Yields the lines that look at what is private to another object or to a module of the package."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute) and is_private(node.attr):
-            own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls", "os")  # os._exit is public
             if not own:
                 yield node.lineno
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("inferential"):

@@ -73,8 +73,12 @@ def test_only_sockets_gateways_and_backends_take_a_restart() -> None:
         *(f"http.{name}" for name in ("port", "host", "token", "tls_certificate", "tls_key")),
         *(f"gateways.lerobot.{name}" for name in ("model", "host", "port", "fps", "wait_ms", "timeout_ms")),
         "gateways.lerobot.skip_similar",
-        *(f"gateways.act.{name}" for name in ("model", "host", "port", "token", "dt_ms", "timeout_ms")),
-        *(f"gateways.act.{name}" for name in ("tls_certificate", "tls_key")),
+        *(
+            f"gateways.{gateway}.{name}"
+            for gateway in ("act", "kserve")
+            for name in ("model", "host", "port", "token", "timeout_ms", "tls_certificate", "tls_key")
+        ),
+        "gateways.act.dt_ms",
         "recording.path",
         *(f"otlp.{name}" for name in ("endpoint", "headers", "service_name", "traces", "metrics")),
         *(f"otlp.{name}" for name in ("sample_ratio", "metrics_interval_s")),

@@ -229,24 +229,29 @@ def test_an_error_has_its_problems_as_fields_and_can_be_pickled(write: Write) ->
 
 def _values(node: Node) -> st.SearchStrategy[Any]:
     """Any valid value for a place of the schema, as a file would hold it."""
+    if node.path.endswith(".actions"):
+        return st.sampled_from([{}, {"shape": [7], "low": -1.0, "high": [0.5] * 7, "on_bad": "clip"}])
     if node.section is not None:
         # A secret is not written back: it would not be one any more.
+        together = _TOGETHER if node.path == "models.known.<id>" else set()
         children = [child for child in node.children() if "SecretStr" not in str(child.annotation)]
+        children = [child for child in children if child.key[-1] not in together]
         required = {str(child.key[-1]): _values(child) for child in children if child.default is PydanticUndefined}
         optional = {str(child.key[-1]): _values(child) for child in children if child.default is not PydanticUndefined}
         if node.path == "security":  # a mode needs keys
             required, optional = optional, {}
-        return st.fixed_dictionaries(required, optional=optional)
+        plain = st.fixed_dictionaries(required, optional=optional)
+        return st.tuples(plain, _versions).map(lambda both: {**both[0], **both[1]}) if together else plain
     if node.path.endswith(".options"):  # none: no backend of this package takes any
         return st.just({})
     if node.path.endswith(".replicas"):
         return st.integers(1, 8) | st.lists(st.dictionaries(st.text("AB", min_size=1), st.text("01")), min_size=1)
     if node.path == "ray" or node.path.endswith((".metadata", ".modality_config", ".args")):
-        plain = (
+        scalar = (
             st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | _text
         )
         return st.dictionaries(
-            _text, st.recursive(plain, lambda inner: st.lists(inner, max_size=3), max_leaves=5), max_size=3
+            _text, st.recursive(scalar, lambda inner: st.lists(inner, max_size=3), max_leaves=5), max_size=3
         )
     if node.is_table or node.is_list:
         inside = node.child(0 if node.is_list else "<id>")
@@ -265,8 +270,23 @@ _SPECIAL = {
     "endpoint": ["http://localhost:4318", "https://otel.lab:443/in"],
     "bind": ["tcp://*:5555", "ipc:///tmp/x y.sock"],
     "images": ["keep", "jpeg:70", "none"],
-    "target": ["a:b", "päckage.module_1:Outer.make"],
+    "target": ["a:b", "päckage.module_1:Outer.make", "onnx:models/päckage 1.onnx"],
+    "warm_up": ["last", "seen.npz", "a:b"],
+    "dtype": ["", "float32", "string"],
 }
+_TOGETHER = {"versions", "active", "rollout", "shadow", "fallback"}
+_versions = st.sampled_from(
+    [
+        {},
+        {"versions": {"1": {"target": "a:b"}}, "active": "1"},
+        {
+            "versions": {"1": {"target": "a:b"}, "2": {"target": "a:c", "args": {"gain": 2}}},
+            "active": "1",
+            "rollout": {"2": {"share": 0.25, "clients": ["arm-01"]}},
+        },
+        {"versions": {"1": {"target": "a:b"}, "2": {"target": "a:c"}}, "active": "2", "shadow": "1"},
+    ]
+)
 
 
 def _leaf(node: Node) -> st.SearchStrategy[Any]:

@@ -55,6 +55,11 @@ def with_yam() -> Path:
     return python_of("yam-0.37.0", "inspect-robots-yam==0.37.0")
 
 
+def with_tritonclient() -> Path:
+    """The interpreter of an environment with Triton's HTTP client."""
+    return python_of("tritonclient-2.73.0", "tritonclient[http]==2.73.0")
+
+
 def with_lerobot() -> Path:
     """The interpreter of an environment with LeRobot, which needs Python 3.12 and, with torch, 5.5 GB.
 

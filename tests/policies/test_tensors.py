@@ -58,6 +58,7 @@ def test_a_text_fits_a_tensor_of_texts() -> None:
         (STATE, np.float32(1), "'state': expected float32 [3], got float32 []"),
         (STATE, "up", "'state': expected float32 [3], got string []"),
         (STATE, np.ones(3, np.complex64), "'state': expected float32 [3], got complex64 [3]"),
+        (STATE, np.full(3, 1e39), "'state': expected float32 [3], got the value 1e+39"),
         (IMAGE, np.ones((4, 4, 3), np.float32), "'image': expected uint8 [*, *, 3], got float32 [4, 4, 3]"),
         (IMAGE, np.full((4, 4, 3), 300), "'image': expected uint8 [*, *, 3], got the value 300"),
         (IMAGE, np.full((4, 4, 3), -1), "'image': expected uint8 [*, *, 3], got the value -1"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from inferential.transport.listening import Listener, listen
-from inferential.zmtp.stream import socket_path
+from inferential.zmtp.ipc import socket_path
 
 
 def has_ipv6() -> bool:

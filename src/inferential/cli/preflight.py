@@ -23,7 +23,7 @@ from inferential.scheduler.time.profile import Profiles
 from inferential.transport.client_keys import read_folder
 from inferential.transport.listening import LARGEST_PORT
 from inferential.zmtp.certificates import CertificateError, read_certificate
-from inferential.zmtp.stream import MAX_PATH_BYTES
+from inferential.zmtp.ipc import MAX_PATH_BYTES
 
 _EVERYWHERE = "*"
 

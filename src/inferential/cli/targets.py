@@ -125,6 +125,22 @@ def open_policy_server(target: str, settings: ModelConfig) -> Any:
     return OpenPiModel(target, api_key, DEFAULT_TIMEOUT_S if settings.timeout_ms is None else settings.timeout_ms / 1e3)
 
 
+def open_kserve(target: str, settings: ModelConfig) -> Any:
+    """Returns a model of a server of the Open Inference Protocol: the backend of `kserve://` and `kserve+https://`.
+
+    Args:
+        target: its address.
+        settings: of the model; `timeout_ms` and `api_key` are used.
+    """
+    try:
+        from inferential.dispatch.kserve import DEFAULT_TIMEOUT_S, KServeModel
+    except ModuleNotFoundError as error:
+        raise TargetError(f"{error.name} is not installed: pip install 'inferential[kserve]'") from error
+
+    api_key = None if settings.api_key is None else settings.api_key.get_secret_value()
+    return KServeModel(target, api_key, DEFAULT_TIMEOUT_S if settings.timeout_ms is None else settings.timeout_ms / 1e3)
+
+
 def _backend(scheme: str) -> Callable[[str, ModelConfig], Any]:
     try:
         backend = load_extension(BACKENDS, scheme)

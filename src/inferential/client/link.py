@@ -25,8 +25,8 @@ from inferential.client.keys import HandshakeMaker
 from inferential.client.resolver import Address, Resolver, find_addresses
 from inferential.zmtp import ConnectionEnded, Stream
 from inferential.zmtp.delivery import Delivery
+from inferential.zmtp.ipc import socket_path
 from inferential.zmtp.protocol import Buffer, Discarded, Frame
-from inferential.zmtp.stream import socket_path
 
 logger: logging.Logger = logging.getLogger("inferential.client")
 

@@ -15,8 +15,8 @@ from inferential.client.link import Link, LinkTimeouts
 from inferential.client.mailbox import Mailbox
 from inferential.client.session import Frames, Session
 from inferential.zmtp.delivery import Delivery
+from inferential.zmtp.ipc import MAX_PATH_BYTES
 from inferential.zmtp.protocol import Discarded
-from inferential.zmtp.stream import MAX_PATH_BYTES
 
 RECEIVE_S = 2e-3
 """How long messages are read in one go, so that no server holds a robot's control loop."""

@@ -27,10 +27,13 @@ _OWN = {
         "gr00t": "inferential.gateway.gr00t:Gr00tGateway",
         "lerobot": "inferential.gateway.lerobot:LeRobotGateway",
         "act": "inferential.gateway.act:ActGateway",
+        "kserve": "inferential.gateway.kserve:KServeGateway",
     },
     BACKENDS: {
         "openpi": "inferential.cli.targets:open_policy_server",
         "openpi+wss": "inferential.cli.targets:open_policy_server",
+        "kserve": "inferential.cli.targets:open_kserve",
+        "kserve+https": "inferential.cli.targets:open_kserve",
     },
     SERVICES: {
         "recording": "inferential.recording.recorder:Recorder",

@@ -11,6 +11,9 @@ from inferential.config.security import FilePath
 from inferential.config.services import GatewayConfig
 from inferential.config.tokens import RobotTokens
 
+ANY_MODEL = "*"
+"""In place of a model: every model."""
+
 
 class LeRobotConfig(GatewayConfig):
     """Robots that run LeRobot's `RobotClient` (gRPC, asynchronous inference)."""
@@ -35,16 +38,13 @@ class LeRobotConfig(GatewayConfig):
     or whose timestep was answered before, as LeRobot's own server does."""
 
 
-class ActConfig(GatewayConfig):
-    """Robots that ask by POST /act in JSON (OpenVLA's and MolmoAct's servers)."""
+class HttpGatewayConfig(GatewayConfig):
+    """A gateway over HTTP."""
 
-    title: ClassVar[str] = "/act gateway"
     scheme: ClassVar[str] = "http"
 
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for every interface, which wants a token."""
-    port: Port = 8202
-    """Port to listen on; 0 for a free one."""
     token: RobotTokens = None
     """Required as Authorization: Bearer TOKEN, or its hash as sha256:HEX, or a list of tokens; none: every robot is
     served. A map {id, key} is the token of one robot, which has that id and its rights."""
@@ -52,7 +52,31 @@ class ActConfig(GatewayConfig):
     """PEM file of the certificate, with those between it and its root; with it robots ask by https://."""
     tls_key: FilePath | None = None
     """PEM file of the certificate's key; None: it is in the same file."""
-    dt_ms: NotNegative = 0.0
-    """Milliseconds between two actions of a chunk, sent where the model's answer has no dt_ms; 0: not stated."""
     timeout_ms: Positive = 120_000.0
     """How long an answer may take, a model's slow first call included; then the robot gets an error."""
+
+
+class ActConfig(HttpGatewayConfig):
+    """Robots that ask by POST /act in JSON (OpenVLA's and MolmoAct's servers)."""
+
+    title: ClassVar[str] = "/act gateway"
+
+    port: Port = 8202
+    """Port to listen on; 0 for a free one."""
+    dt_ms: NotNegative = 0.0
+    """Milliseconds between two actions of a chunk, sent where the model's answer has no dt_ms; 0: not stated."""
+
+
+class KServeConfig(HttpGatewayConfig):
+    """Clients of the Open Inference Protocol over HTTP (KServe's v2): tritonclient, perf_analyzer."""
+
+    title: ClassVar[str] = "KServe gateway"
+
+    port: Port = 8203
+    """Port to listen on; 0 for a free one."""
+    model: str = Field(default=ANY_MODEL, min_length=1)
+    """The model that its clients may ask; * for every model."""
+
+    def purpose(self) -> str:
+        """Returns the title and the models."""
+        return f"{self.title}, {'every model' if self.model == ANY_MODEL else f'model {self.model}'}"

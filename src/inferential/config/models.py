@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from inferential.config.actions import ActionsConfig
 from inferential.config.backends import backend_options, check_scheme
 from inferential.config.section import Count, Expected, Positive, Secret, Section
+from inferential.config.tensors import TensorConfig
 from inferential.config.versions import AbortConfig, BreakerConfig, Target, TrialConfig, VersionConfig
 
 
@@ -48,6 +49,10 @@ class ModelConfig(Section):
     ] = None
     """What a model runs before it answers: observations of a file, those that a function returns, or the last one that
     a robot sent. Its latencies are what the schedulers begin with."""
+    inputs: dict[str, TensorConfig] = Field(default_factory=dict)
+    """What an observation has, by key, for clients of the Open Inference Protocol; else what the model says itself."""
+    outputs: dict[str, TensorConfig] = Field(default_factory=dict)
+    """What a result has, by key, for clients of the Open Inference Protocol; else what the model says itself."""
     timeout_ms: Positive | None = None
     """How long a call of an openpi:// target may take, its slow first call included; 120000 where it is not set."""
     api_key: Secret | None = None

@@ -85,11 +85,12 @@ class GatewayClient:
         connection: a connection of its own.
         model_id: the model that it asks.
         timeout_ms: how long an answer may take, all attempts together.
+        arguments: further ones of `connection.model`.
     """
 
-    def __init__(self, connection: InProcessConnection, model_id: str, timeout_ms: float) -> None:
+    def __init__(self, connection: InProcessConnection, model_id: str, timeout_ms: float, **arguments: Any) -> None:
         self._connection = connection
-        self._model: AsyncModel = connection.model(model_id, queue="all", late="serve")
+        self._model: AsyncModel = connection.model(model_id, queue="all", late="serve", **arguments)
         self._timeout_s = timeout_ms / 1e3
         self._episode = 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,44 @@ def run_rows(
     Raises:
         ValueError: an output has not one row for each observation.
     """
+    outcomes, batches = stack(specs, observations)
+    for batch in batches:
+        batch.put(run(batch.arrays), outcomes)
+    return outcomes
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Observations of one form.
+
+    Attributes:
+        numbers: which of the observations they are.
+        arrays: their inputs, with the axis of the batch in front.
+    """
+
+    numbers: Sequence[int]
+    arrays: dict[str, Array]
+
+    def put(self, outputs: Mapping[str, Any], outcomes: list[Any]) -> None:
+        """Puts each observation's part of the outputs in its place.
+
+        Raises:
+            ValueError: an output has not one row for each observation.
+        """
+        for number, result in zip(self.numbers, split(outputs, len(self.numbers)), strict=True):
+            outcomes[number] = result
+
+
+def stack(
+    specs: Sequence[TensorSpec], observations: Sequence[Mapping[str, Any]], largest: int | None = None
+) -> tuple[list[Any], list[Batch]]:
+    """Returns a place for each outcome, with the errors of those that do not fit, and the batches of the others.
+
+    Args:
+        specs: the policy's inputs.
+        observations: of robots.
+        largest: rows of a batch at most; None: any number.
+    """
     outcomes: list[Any] = [None] * len(observations)
     forms: dict[tuple[tuple[int, ...], ...], list[tuple[int, dict[str, Array]]]] = {}
     for number, observation in enumerate(observations):
@@ -37,12 +76,13 @@ def run_rows(
         else:
             # Sizes that may vary make no batch where they do.
             forms.setdefault(tuple(array.shape for array in row.values()), []).append((number, row))
-    for rows in forms.values():
-        stacked = {name: np.stack([row[name] for _, row in rows]) for name in rows[0][1]}
-        results = split(run(stacked), len(rows))
-        for (number, _), result in zip(rows, results, strict=True):
-            outcomes[number] = result
-    return outcomes
+    step = largest or max(len(observations), 1)
+    return outcomes, [_batch(rows[at : at + step]) for rows in forms.values() for at in range(0, len(rows), step)]
+
+
+def _batch(rows: Sequence[tuple[int, dict[str, Array]]]) -> Batch:
+    arrays = {name: np.stack([row[name] for _, row in rows]) for name in rows[0][1]}
+    return Batch([number for number, _ in rows], arrays)
 
 
 def split(outputs: Mapping[str, Array], count: int) -> list[dict[str, Any]]:

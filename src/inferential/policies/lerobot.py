@@ -138,6 +138,7 @@ class LeRobotPolicy:
         dimensions = self._outputs.get("action", (None,))
         return {
             "platform": "lerobot",
+            "max_batch_size": self.max_batch_size,
             "policy_type": self._type,
             "inputs": [one.as_dict() for one in (*self._states, *images, TensorSpec(TASK, "string", ()))],
             "outputs": [TensorSpec("actions", "float32", (None, *dimensions)).as_dict()],

@@ -84,6 +84,8 @@ class OnnxPolicy:
         PolicyFileError: an input or output is no tensor.
     """
 
+    max_batch_size = 1
+
     def __init__(self, path: str, session: onnxruntime.InferenceSession, *, has_batch_axis: bool) -> None:
         self._session = session
         self._has_batch_axis = has_batch_axis
@@ -105,6 +107,7 @@ class OnnxPolicy:
         """Inputs and outputs, where it runs, and the file's names of the outputs."""
         return {
             "platform": "onnxruntime_onnx",
+            "max_batch_size": self.max_batch_size,
             "inputs": [one.as_dict() for one in self.inputs],
             "outputs": [one.as_dict() for one in self.outputs],
             "output_names": self._names,

@@ -142,7 +142,12 @@ def _cast(spec: TensorSpec, array: Array) -> Array:
         if low < limits.min or high > limits.max:
             value = low if low < limits.min else high
             raise InvalidObservation(f"{spec.name!r}: expected {spec.form}, got the value {value}")
-    return array.astype(wanted)
+    try:
+        with np.errstate(over="raise"):
+            return array.astype(wanted)
+    except FloatingPointError:
+        largest = np.abs(array).max()
+        raise InvalidObservation(f"{spec.name!r}: expected {spec.form}, got the value {largest:g}") from None
 
 
 def _dtype(name: str) -> np.dtype[Any]:

@@ -108,6 +108,7 @@ class TorchScriptPolicy:
         """Inputs, as far as they are known, and the device."""
         return {
             "platform": "pytorch_torchscript",
+            "max_batch_size": self.max_batch_size,
             "inputs": [one.as_dict() for one in self.inputs],
             "outputs": [TensorSpec(name).as_dict() for name in self._names or ["actions"]],
             "device": str(self._device),

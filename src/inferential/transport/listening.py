@@ -14,7 +14,7 @@ import stat
 import tempfile
 from collections.abc import Iterable
 
-from inferential.zmtp.stream import socket_path
+from inferential.zmtp.ipc import socket_path
 
 _BACKLOG = 512
 LARGEST_PORT = 65_535

@@ -12,7 +12,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from inferential.zmtp import tcp, zmtp2
+from inferential.zmtp import sockets, tcp, zmtp2
 from inferential.zmtp.handshake import Handshake, HandshakeError, NullHandshake
 from inferential.zmtp.protocol import (
     GREETING_BYTES,
@@ -44,17 +44,9 @@ READ_BYTES = 4 * 1024
 few hundred."""
 _HANDSHAKE_BYTES = 1024  # of a frame before the handshake is complete
 _MAX_BUFFERS = 64  # of one sendmsg, far below the limit of any system
-_LAST_READS, _LAST_READ_BYTES = 64, 64 * 1024  # on closing, of data that is discarded
 _MAX_READS = 32  # without a message, before the caller gets a turn; `drained` is False then
 MAX_BODY_READ_BYTES = 1024 * 1024
 """Bytes of a large frame that are read in one go, so that other connections get a turn meanwhile."""
-MAX_PATH_BYTES = 107
-"""The longest path of a Unix socket, in bytes."""
-
-
-def socket_path(path: str) -> str:
-    """Returns the system's address for ipc://PATH; a leading @ means the abstract namespace, as in libzmq."""
-    return "\0" + path[1:] if path.startswith("@") else path
 
 
 class Stream:
@@ -127,10 +119,7 @@ class Stream:
 
     def has_unread(self) -> bool:
         """Returns whether the system has bytes of the peer that `read` has not taken."""
-        try:
-            return bool(self._socket.recv(1, socket.MSG_PEEK))
-        except OSError:
-            return False
+        return sockets.has_unread(self._socket)
 
     def handshake(self) -> bool:
         """Continues the handshake as far as data was received; returns True once it is complete.
@@ -394,11 +383,6 @@ class Stream:
 
     def close(self) -> None:
         """Closes the connection. Data that was handed to the system still arrives. Closing twice does nothing."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_WR)
-            for _ in range(_LAST_READS):  # closing with unread data would discard data that is being sent
-                if not self._socket.recv(_LAST_READ_BYTES):
-                    break
         self._unsent.clear()
         self.unsent = 0
-        self._socket.close()
+        sockets.close(self._socket)

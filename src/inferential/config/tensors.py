@@ -1,0 +1,28 @@
+"""What the configuration declares of a model's inputs and outputs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
+
+from inferential.config.section import Section
+from inferential.policies.tensors import specs_of
+
+
+class TensorConfig(Section):
+    """An input or output of a model, for one robot: without the axis of a batch."""
+
+    dtype: str = ""
+    """Its dtype as numpy names it, or string; any where it is empty."""
+    shape: list[Annotated[int, Field(ge=-1)]] | None = None
+    """Its sizes, -1 where one may vary; any shape where it is not given."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        specs_of({"": self.declared()}, "tensor")
+        return self
+
+    def declared(self) -> dict[str, Any]:
+        """Returns it as `policies.tensors.specs_of` takes it."""
+        return {"dtype": self.dtype, "shape": self.shape}

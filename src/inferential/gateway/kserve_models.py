@@ -1,0 +1,289 @@
+"""What the Open Inference Protocol says of a model: metadata, configuration, statistics, and rows of its batches.
+
+No I/O. A model that batches has the axis of the batch in front of its inputs and outputs, as Triton has it: a request
+of several rows is several observations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from inferential.errors import InvalidObservation
+from inferential.policies.tensors import TEXT, Array, TensorSpec
+from inferential.proto.messages import ResponseTiming
+from inferential.proto.open_inference import datatype_of
+
+VERSION = "1"
+"""Of a model that does not say its version."""
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """One model as clients of the protocol see it.
+
+    Attributes:
+        name: its id.
+        version: as it says.
+        platform: what runs it.
+        inputs, outputs: for one robot; empty where nothing is known of them.
+        output_keys: the key in a result by the output's name.
+        max_batch_size: rows in one request; 0: it has no axis of a batch.
+    """
+
+    name: str
+    version: str
+    platform: str
+    inputs: Sequence[TensorSpec]
+    outputs: Sequence[TensorSpec]
+    output_keys: Mapping[str, str]
+    max_batch_size: int
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        metadata: Mapping[str, Any],
+        declared: tuple[Sequence[TensorSpec], Sequence[TensorSpec]],
+    ) -> ServedModel:
+        """Returns a model by what it says of itself and what a configuration declares, which outranks that.
+
+        Args:
+            name: its id.
+            metadata: of the model; with `max_batch_size` it takes several robots' rows in one request.
+            declared: inputs and outputs.
+        """
+        inputs = declared[0] or _specs(metadata.get("inputs"))
+        outputs = declared[1] or _specs(metadata.get("outputs"))
+        keys = {one.name: one.name for one in outputs}
+        largest = metadata.get("max_batch_size")
+        names = metadata.get("output_names")
+        if not declared[1] and isinstance(names, list) and len(names) == len(outputs):  # the file's own
+            keys = {str(name): one.name for name, one in zip(names, outputs, strict=True)}
+            outputs = [TensorSpec(str(name), one.dtype, one.shape) for name, one in zip(names, outputs, strict=True)]
+        return cls(
+            name,
+            str(metadata.get("version") or VERSION),
+            str(metadata.get("platform") or "inferential"),
+            inputs,
+            outputs,
+            keys,
+            largest if inputs and type(largest) is int and largest > 1 else 0,
+        )
+
+    def metadata(self) -> dict[str, Any]:
+        """Returns the body of `GET /v2/models/M`."""
+        return {
+            "name": self.name,
+            "versions": [self.version],
+            "platform": self.platform,
+            "inputs": [self._described(one) for one in self.inputs],
+            "outputs": [self._described(one) for one in self.outputs],
+        }
+
+    def config(self) -> dict[str, Any]:
+        """Returns the body of `GET /v2/models/M/config`, as far as clients read it."""
+        return {
+            "name": self.name,
+            "platform": self.platform,
+            "backend": self.platform,
+            "version_policy": {"latest": {"num_versions": 1}},
+            "max_batch_size": self.max_batch_size,
+            "input": [self._configured(one) for one in self.inputs],
+            "output": [self._configured(one) for one in self.outputs],
+            "instance_group": [],
+            "dynamic_batching": {},
+            "parameters": {},
+            "model_transaction_policy": {"decoupled": False},
+        }
+
+    def _described(self, spec: TensorSpec) -> dict[str, Any]:
+        return {
+            "name": spec.name,
+            "datatype": datatype_of(spec.dtype or "float32"),
+            "shape": [*([-1] if self.max_batch_size else []), *_sizes(spec)],
+        }
+
+    def _configured(self, spec: TensorSpec) -> dict[str, Any]:
+        datatype = datatype_of(spec.dtype or "float32")
+        return {
+            "name": spec.name,
+            "data_type": f"TYPE_{'STRING' if datatype == 'BYTES' else datatype}",
+            "dims": _sizes(spec),
+        }
+
+    def rows(self, tensors: Mapping[str, Array]) -> list[dict[str, Any]]:
+        """Returns the observations of a request.
+
+        Raises:
+            InvalidObservation: naming the tensor, what came and what was expected.
+        """
+        if not self.inputs:
+            return [{name: _value(array) for name, array in tensors.items()}]
+        for spec in self.inputs:
+            if spec.name not in tensors:
+                came = ", ".join(sorted(tensors)) or "none"
+                raise InvalidObservation(f"input {spec.name!r} is missing: expected {spec.form}, got {came}")
+            self._check(spec, tensors[spec.name])
+        if unknown := sorted(tensors.keys() - {one.name for one in self.inputs}):
+            names = ", ".join(one.name for one in self.inputs)
+            raise InvalidObservation(f"unexpected input {unknown[0]!r}: model {self.name!r} takes {names}")
+        if not self.max_batch_size:
+            return [{name: _value(array) for name, array in tensors.items()}]
+        counts = {name: len(array) for name, array in tensors.items()}
+        count = next(iter(counts.values()))
+        if any(other != count for other in counts.values()):
+            raise InvalidObservation(f"inputs of different numbers of rows: {counts}")
+        if not 1 <= count <= self.max_batch_size:
+            raise InvalidObservation(f"expected 1 to {self.max_batch_size} rows, got {count}")
+        return [{name: _value(array[row]) for name, array in tensors.items()} for row in range(count)]
+
+    def _check(self, spec: TensorSpec, array: Array) -> None:
+        dtype = TEXT if array.dtype.kind == "O" else array.dtype.name
+        batch = ("*",) if self.max_batch_size else ()
+        sizes = spec.shape
+        is_fit = not spec.dtype or dtype == spec.dtype
+        if sizes is not None:
+            wanted = (*([None] if batch else []), *sizes)
+            is_fit = is_fit and len(wanted) == array.ndim
+            is_fit = is_fit and all(size in (None, got) for size, got in zip(wanted, array.shape, strict=False))
+        elif batch:
+            is_fit = is_fit and array.ndim > 0
+        if not is_fit:
+            shown = [*batch, *("*" if size is None else size for size in sizes or ())]
+            expected = f"{datatype_of(spec.dtype) if spec.dtype else 'any datatype'} [{', '.join(map(str, shown))}]"
+            came = f"{datatype_of(dtype)} {list(array.shape)}"
+            raise InvalidObservation(f"input {spec.name!r}: expected {expected}, got {came}")
+
+    def outputs_of(self, results: Sequence[Mapping[str, Any]], wanted: Sequence[str] | None) -> dict[str, Array]:
+        """Returns the outputs of a request by name, rows stacked.
+
+        Args:
+            results: of its rows.
+            wanted: the outputs asked for; None: all.
+
+        Raises:
+            ValueError: naming an output that the model does not have, or of which rows differ in shape.
+        """
+        keys = dict(self.output_keys) or {key: key for key in results[0]}
+        if wanted is not None:
+            known = {**{key: key for key in results[0]}, **keys}  # also by the key of a result
+            for name in wanted:
+                if known.get(name) not in results[0]:
+                    raise ValueError(f"unexpected output {name!r}: model {self.name!r} gives {', '.join(keys)}")
+            keys = {name: known[name] for name in wanted}
+        outputs: dict[str, Array] = {}
+        for name, key in keys.items():
+            if key not in results[0]:
+                raise ValueError(f"model {self.name!r} declares {key!r} and gave {', '.join(results[0]) or 'nothing'}")
+            rows = [_array(result[key]) for result in results]
+            if len({row.shape for row in rows}) > 1:
+                raise ValueError(f"output {name!r}: rows of different shapes: {[row.shape for row in rows]}")
+            outputs[name] = np.stack(rows) if self.max_batch_size else rows[0]
+        return outputs
+
+
+@dataclass(slots=True)
+class Statistics:
+    """What `GET /v2/models/M/stats` counts of one model; durations in nanoseconds."""
+
+    rows: int = 0
+    requests: int = 0
+    failures: int = 0
+    failed_ns: int = 0
+    success_ns: int = 0
+    queue_ns: int = 0
+    infer_ns: int = 0
+    last_ms: int = 0
+    by_batch: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+    def note(self, timings: Sequence[ResponseTiming], took_ns: int, now_ms: int) -> None:
+        """Counts an answered request.
+
+        Args:
+            timings: of its rows.
+            took_ns: how long it took.
+            now_ms: in milliseconds since 1970.
+        """
+        self.requests += 1
+        self.rows += len(timings)
+        self.success_ns += took_ns
+        self.last_ms = now_ms
+        for one in timings:
+            self.queue_ns += int(one.queue_ms * 1e6)
+            self.infer_ns += int(one.inference_ms * 1e6)
+            count, ns = self.by_batch.get(one.batch_size, (0, 0))
+            self.by_batch[one.batch_size] = count + 1, ns + int(one.inference_ms * 1e6)
+
+    def note_failure(self, took_ns: int) -> None:
+        """Counts a request that ended in an error."""
+        self.failures += 1
+        self.failed_ns += took_ns
+
+    def as_dict(self, model: ServedModel) -> dict[str, Any]:
+        """Returns the entry of `model_stats`."""
+        nothing = {"count": 0, "ns": 0}
+        calls = {size: (-(-count // size), ns // size) for size, (count, ns) in self.by_batch.items() if size}
+        return {
+            "name": model.name,
+            "version": model.version,
+            "last_inference": self.last_ms,
+            "inference_count": self.rows,
+            "execution_count": sum(count for count, _ in calls.values()),
+            "inference_stats": {
+                "success": {"count": self.requests, "ns": self.success_ns},
+                "fail": {"count": self.failures, "ns": self.failed_ns},
+                "queue": {"count": self.rows, "ns": self.queue_ns},
+                "compute_input": {"count": self.rows, "ns": 0},
+                "compute_infer": {"count": self.rows, "ns": self.infer_ns},
+                "compute_output": {"count": self.rows, "ns": 0},
+                "cache_hit": nothing,
+                "cache_miss": nothing,
+            },
+            "batch_stats": [
+                {
+                    "batch_size": size,
+                    "compute_input": {"count": count, "ns": 0},
+                    "compute_infer": {"count": count, "ns": ns},
+                    "compute_output": {"count": count, "ns": 0},
+                }
+                for size, (count, ns) in sorted(calls.items())
+            ],
+        }
+
+
+def _specs(described: Any) -> list[TensorSpec]:
+    """Returns what a model's metadata lists; empty where it does not say it in that form."""
+    specs = []
+    for one in described if isinstance(described, list) else []:
+        if not isinstance(one, Mapping) or not isinstance(one.get("name"), str):
+            return []
+        shape = one.get("shape")
+        sizes = None if shape is None else tuple(None if int(size) < 0 else int(size) for size in shape)
+        specs.append(TensorSpec(one["name"], str(one.get("dtype") or ""), sizes))
+    return specs
+
+
+def _sizes(spec: TensorSpec) -> list[int]:
+    return [-1] if spec.shape is None else [-1 if size is None else size for size in spec.shape]
+
+
+def _value(array: Any) -> Any:
+    """Returns what a model sees: texts as str."""
+    if isinstance(array, str):
+        return array
+    array = np.asarray(array)
+    if array.dtype.kind == "O":
+        if array.size == 1:
+            return str(array.reshape(-1)[0])
+        return [str(one) for one in array.reshape(-1)]
+    return array
+
+
+def _array(value: Any) -> Array:
+    if isinstance(value, str):
+        return np.array(value, dtype=object)
+    return np.asarray(value)

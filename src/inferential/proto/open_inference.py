@@ -1,0 +1,235 @@
+"""Tensors in the messages of the Open Inference Protocol over HTTP (KServe's v2, Triton), both ways.
+
+A message is JSON, and behind it the bytes of those tensors that have no `data` in it, in order; the header
+`Inference-Header-Content-Length` has the length of the JSON where bytes follow. Little-endian; a text is its length
+in 4 bytes and itself.
+
+(KServe, "Open Inference Protocol"; Triton, "Binary data extension".)
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from inferential.proto.tensors import Buffer
+
+Array = npt.NDArray[Any]
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+"""The header with the length of the JSON."""
+BYTES = "BYTES"
+"""The datatype of texts."""
+_DATATYPES = {
+    "bool": "BOOL",
+    "float16": "FP16",
+    "bfloat16": "BF16",
+    "float32": "FP32",
+    "float64": "FP64",
+    "string": BYTES,
+    **{f"{kind}{bits}": f"{kind.upper()}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
+}
+_DTYPES = {datatype: dtype for dtype, datatype in _DATATYPES.items()}
+_BINARY_ONLY = ("FP16", "BF16")
+
+
+def datatype_of(dtype: str) -> str:
+    """Returns the protocol's name of a numpy dtype, "string" for texts.
+
+    Raises:
+        ValueError: it has none.
+    """
+    try:
+        return _DATATYPES[dtype]
+    except KeyError:
+        raise ValueError(f"no datatype of the protocol for {dtype!r}") from None
+
+
+def dtype_of(datatype: str) -> str:
+    """Returns numpy's name of a datatype, "string" for texts.
+
+    Raises:
+        ValueError: the protocol has none of that name.
+    """
+    try:
+        return _DTYPES[datatype]
+    except (KeyError, TypeError):
+        raise ValueError(f"expected a datatype as FP32, got {datatype!r}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class InferMessage:
+    """A request or response.
+
+    Attributes:
+        tensors: arrays by name; texts as arrays of str objects.
+        fields: the JSON without the tensors: id, parameters, outputs, model_name.
+    """
+
+    tensors: Mapping[str, Array]
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_infer(body: Buffer, header_length: int | None, key: str) -> InferMessage:
+    """Returns a request (`key` "inputs") or a response ("outputs").
+
+    Arrays are views on the body where it has their bytes.
+
+    Args:
+        body: of the HTTP message.
+        header_length: the value of `HEADER_LENGTH`; None without that header.
+        key: which list has the tensors.
+
+    Raises:
+        ValueError: naming the tensor and what is wrong with it.
+    """
+    view = memoryview(body).cast("B")
+    length = len(view) if header_length is None else header_length
+    if not 0 <= length <= len(view):
+        raise ValueError(f"{HEADER_LENGTH}: expected at most {len(view)}, the length of the body, got {length}")
+    try:
+        parsed = json.loads(bytes(view[:length]))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"expected JSON: {error}") from None
+    listed = parsed.get(key) if isinstance(parsed, dict) else None
+    if not isinstance(listed, list):
+        raise ValueError(f"{key}: expected a list of tensors")
+    rest = view[length:]
+    tensors: dict[str, Array] = {}
+    for one in listed:
+        name, array, taken = _read_tensor(one, rest)
+        if name in tensors:
+            raise ValueError(f"{key}: there are two named {name!r}")
+        tensors[name] = array
+        rest = rest[taken:]
+    if len(rest):
+        raise ValueError(f"{len(rest)} bytes behind the last tensor")
+    return InferMessage(tensors, {name: value for name, value in parsed.items() if name != key})
+
+
+def _read_tensor(described: Any, rest: memoryview) -> tuple[str, Array, int]:
+    """Returns name and array of a tensor, and how many bytes of `rest` it takes."""
+    if not isinstance(described, dict) or not isinstance(described.get("name"), str):
+        raise ValueError("a tensor without a name")
+    name, shape = described["name"], described.get("shape")
+    try:
+        dtype = dtype_of(described.get("datatype", ""))
+        if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
+            raise ValueError(f"shape: expected sizes, got {shape!r}")
+        parameters = described.get("parameters") or {}
+        size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
+        if size is None:
+            return name, _from_json(described, dtype, shape), 0
+        if type(size) is not int or not 0 <= size <= len(rest):
+            raise ValueError(f"binary_data_size: expected at most {len(rest)}, got {size!r}")
+        return name, _from_bytes(rest[:size], dtype, shape), size
+    except ValueError as error:
+        raise ValueError(f"{name!r}: {error}") from None
+
+
+def _from_json(described: Mapping[str, Any], dtype: str, shape: Sequence[int]) -> Array:
+    data = described.get("data")
+    if not isinstance(data, list):
+        raise ValueError("expected data or binary_data_size")
+    if described["datatype"] in _BINARY_ONLY:
+        raise ValueError(f"{described['datatype']} travels as binary data only")
+    try:
+        if dtype == "string":
+            array = np.array(data, dtype=object)
+            if not all(isinstance(one, str) for one in array.reshape(-1)):
+                raise ValueError("expected texts")
+        else:
+            array = np.array(data, dtype=dtype)
+            if dtype != "bool" and any(isinstance(one, str) for one in data):
+                raise ValueError("expected numbers, got a text")
+        return array.reshape(shape)
+    except (TypeError, OverflowError) as error:
+        raise ValueError(str(error)) from None
+
+
+def _from_bytes(data: memoryview, dtype: str, shape: Sequence[int]) -> Array:
+    count = math.prod(shape)
+    if dtype == "string":
+        texts = list(_texts(data))
+        if len(texts) != count:
+            raise ValueError(f"expected {count} texts for shape {list(shape)}, got {len(texts)}")
+        array = np.empty(count, dtype=object)
+        array[:] = texts
+        return array.reshape(shape)
+    kind = _numpy_dtype(dtype)
+    if len(data) != count * kind.itemsize:
+        raise ValueError(f"expected {count * kind.itemsize} bytes for shape {list(shape)}, got {len(data)}")
+    return np.frombuffer(data, dtype=kind).reshape(shape)
+
+
+def _texts(data: memoryview) -> Iterable[str]:
+    at = 0
+    while at < len(data):
+        if at + 4 > len(data):
+            raise ValueError("a text whose length is cut off")
+        (length,) = struct.unpack_from("<I", data, at)
+        if at + 4 + length > len(data):
+            raise ValueError(f"a text of {length} bytes, and {len(data) - at - 4} bytes left")
+        yield bytes(data[at + 4 : at + 4 + length]).decode("utf-8", "surrogateescape")
+        at += 4 + length
+
+
+def write_infer(
+    fields: Mapping[str, Any], key: str, tensors: Mapping[str, Array], binary: Mapping[str, bool]
+) -> tuple[bytes, int | None]:
+    """Returns the body of a request or response, and the value of `HEADER_LENGTH`; None where no bytes follow.
+
+    Args:
+        fields: of the JSON beside the tensors.
+        key: which list has the tensors, "inputs" or "outputs".
+        tensors: arrays by name.
+        binary: whether each travels as bytes; true where it is not said.
+
+    Raises:
+        ValueError: naming an array whose dtype the protocol does not have.
+    """
+    described: list[dict[str, Any]] = []
+    parts: list[bytes] = []
+    for name, array in tensors.items():
+        is_text = array.dtype.kind in "OUS"
+        try:
+            datatype = BYTES if is_text else datatype_of(array.dtype.name)
+        except ValueError as error:
+            raise ValueError(f"{name!r}: {error}") from None
+        one: dict[str, Any] = {"name": name, "datatype": datatype, "shape": list(array.shape)}
+        if binary.get(name, True) or datatype in _BINARY_ONLY:
+            data = (
+                _text_bytes(array) if is_text else np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+            )
+            parts.append(data)
+            one["parameters"] = {"binary_data_size": len(data)}
+        else:
+            one["data"] = array.reshape(-1).tolist()
+        described.append(one)
+    head = json.dumps({**fields, key: described}).encode()
+    if not parts and not any("parameters" in one for one in described):
+        return head, None
+    return b"".join([head, *parts]), len(head)
+
+
+def _text_bytes(array: Array) -> bytes:
+    texts = [str(one).encode("utf-8", "surrogateescape") for one in array.reshape(-1)]
+    return b"".join(struct.pack("<I", len(text)) + text for text in texts)
+
+
+def _numpy_dtype(name: str) -> np.dtype[Any]:
+    if name == "bfloat16":
+        try:
+            import ml_dtypes
+        except ModuleNotFoundError:
+            raise ValueError("BF16 needs ml_dtypes: pip install 'inferential[bfloat16]'") from None
+        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return bfloat16
+    return np.dtype(name).newbyteorder("<")

@@ -1,0 +1,11 @@
+"""The addresses of Unix sockets."""
+
+from __future__ import annotations
+
+MAX_PATH_BYTES = 107
+"""The longest path of a Unix socket, in bytes."""
+
+
+def socket_path(path: str) -> str:
+    """Returns the system's address for ipc://PATH; a leading @ means the abstract namespace, as in libzmq."""
+    return "\0" + path[1:] if path.startswith("@") else path

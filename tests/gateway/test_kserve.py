@@ -1,0 +1,277 @@
+"""The Open Inference Protocol over HTTP: what its endpoints say, batches, priorities, and what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pytest
+from tests.policies import onnx_files
+
+from inferential import InvalidObservation, LocalDispatcher, ModelInline, Server
+from inferential.config import InferentialConfig
+from inferential.config.gateways import KServeConfig
+from inferential.dispatch.kserve import KServeModel
+from inferential.dispatch.outcomes import RemoteModelError
+from inferential.gateway.kserve import KServeGateway
+from inferential.policies.onnx import open_onnx
+from inferential.proto.open_inference import HEADER_LENGTH, read_infer, write_infer
+
+DECLARED = {
+    "inputs": {"state": {"dtype": "float32", "shape": [2]}, "task": {"dtype": "string", "shape": []}},
+    "outputs": {"actions": {"dtype": "float32", "shape": [2]}},
+}
+
+
+def declared(observation: dict[str, Any]) -> Any:
+    if observation["task"] == "fail":
+        raise RuntimeError("no such cup")
+    return observation["state"] * 2
+
+
+def free(observation: dict[str, Any]) -> Any:
+    return dict(observation)
+
+
+class Served:
+    """A gateway and a session of HTTP."""
+
+    def __init__(self, server: Server, gateway: KServeGateway, session: aiohttp.ClientSession) -> None:
+        self.server, self.gateway, self.session = server, gateway, session
+
+    async def get(self, path: str) -> tuple[int, Any]:
+        async with self.session.get(self.gateway.address + path) as response:
+            return response.status, json.loads(await response.read())
+
+    async def post(self, path: str, body: bytes, **headers: str) -> tuple[int, Any]:
+        async with self.session.post(self.gateway.address + path, data=body, headers=headers) as response:
+            answer = await response.read()
+            length = response.headers.get(HEADER_LENGTH)
+            if response.status == 200 and length is not None:
+                return response.status, read_infer(bytearray(answer), int(length), "outputs")
+            return response.status, json.loads(answer)
+
+    async def infer(self, model: str, tensors: dict[str, Any], **fields: Any) -> tuple[int, Any]:
+        body, length = write_infer(fields, "inputs", tensors, {})
+        headers = {} if length is None else {HEADER_LENGTH: str(length)}
+        return await self.post(f"/v2/models/{model}/infer", body, **headers)
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
+    config = InferentialConfig.model_validate(
+        {
+            "transport": {"bind": "tcp://127.0.0.1:0"},
+            "observations": {"max_payload_bytes": 1_000_000},
+            "models": {"known": {"declared": DECLARED}},
+        }
+    )
+    models = {
+        "arm": open_onnx(str(onnx_files.doubling(tmp_path / "double.onnx"))),
+        "declared": ModelInline(declared),
+        "free": ModelInline(free),
+    }
+    async with (
+        Server(config=config, dispatcher=LocalDispatcher(models)) as server,
+        KServeGateway(server, KServeConfig(port=0)) as gateway,
+        aiohttp.ClientSession() as session,
+    ):
+        yield Served(server, gateway, session)
+
+
+async def test_it_says_what_there_is(served: Served) -> None:
+    assert (await served.get("/v2/health/live"))[0] == 200
+    assert (await served.get("/v2/health/ready"))[0] == 200
+    assert (await served.get("/v2"))[1]["name"] == "inferential"
+    assert (await served.get("/v2/models/arm"))[1] == {
+        "name": "arm",
+        "versions": ["1"],
+        "platform": "onnxruntime_onnx",
+        "inputs": [{"name": "state", "datatype": "FP32", "shape": [-1, 3]}],
+        "outputs": [{"name": "action", "datatype": "FP32", "shape": [-1, 3]}],
+    }
+    config = (await served.get("/v2/models/arm/versions/1/config"))[1]
+    assert (config["max_batch_size"], config["input"]) == (
+        8,
+        [{"name": "state", "data_type": "TYPE_FP32", "dims": [3]}],
+    )
+    assert (await served.get("/v2/models/declared"))[1]["inputs"] == [
+        {"name": "state", "datatype": "FP32", "shape": [2]},
+        {"name": "task", "datatype": "BYTES", "shape": []},
+    ]
+    index = (await served.post("/v2/repository/index", b"{}"))[1]
+    assert [(one["name"], one["state"]) for one in index] == [(name, "READY") for name in ("arm", "declared", "free")]
+
+
+@pytest.mark.parametrize(
+    "path", ["/v2/models/leg", "/v2/models/leg/infer", "/v2/models/arm/versions/2", "/v1/models", "/v2/models/arm/x"]
+)
+async def test_what_there_is_not_is_404_with_the_reason(served: Served, path: str) -> None:
+    status, answer = await served.post(path, b"{}") if path.endswith("infer") else await served.get(path)
+    assert status == 404
+    assert answer["error"]
+
+
+async def test_rows_of_a_request_are_observations_and_come_back_stacked(served: Served) -> None:
+    state = np.arange(9, dtype=np.float32).reshape(3, 3)
+    status, message = await served.infer("arm", {"state": state}, id="7", parameters={"binary_data_output": True})
+    assert (status, message.fields) == (200, {"model_name": "arm", "model_version": "1", "id": "7"})
+    np.testing.assert_array_equal(message.tensors["action"], state * 2)
+    assert message.tensors["action"].dtype == np.float32
+    stats = (await served.get("/v2/models/arm/stats"))[1]["model_stats"][0]
+    assert (stats["inference_count"], stats["inference_stats"]["success"]["count"]) == (3, 1)
+    assert stats["inference_stats"]["compute_infer"]["ns"] > 0
+
+
+async def test_json_is_answered_in_json_and_gzip_is_read(served: Served) -> None:
+    asked = {"inputs": [{"name": "state", "datatype": "FP32", "shape": [1, 3], "data": [[1, 2, 3]]}]}
+    status, answer = await served.post(
+        "/v2/models/arm/infer", gzip.compress(json.dumps(asked).encode()), **{"Content-Encoding": "gzip"}
+    )
+    assert status == 200
+    assert answer["outputs"] == [{"name": "action", "datatype": "FP32", "shape": [1, 3], "data": [2.0, 4.0, 6.0]}]
+
+
+async def test_only_the_outputs_asked_for_come_each_in_its_form(served: Served) -> None:
+    state = np.ones((1, 3), np.float32)
+    asked = [{"name": "action", "parameters": {"binary_data": False}}]
+    status, answer = await served.infer("arm", {"state": state}, outputs=asked)
+    assert (status, answer["outputs"][0]["data"]) == (200, [2.0, 2.0, 2.0])
+    status, answer = await served.infer("arm", {"state": state}, outputs=[{"name": "force"}])
+    assert (status, answer["error"]) == (400, "unexpected output 'force': model 'arm' gives action")
+
+
+async def test_texts_and_arrays_of_models_that_declare_nothing_pass_as_they_are(served: Served) -> None:
+    status, message = await served.infer(
+        "free",
+        {"task": np.array(["pick"], object), "image": np.arange(6, dtype=np.uint8).reshape(1, 2, 3)},
+        parameters={"binary_data_output": True},
+    )
+    assert status == 200
+    assert message.tensors["task"].tolist() == "pick"
+    assert message.tensors["image"].shape == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("model", "tensors", "text"),
+    [
+        ("arm", {}, "input 'state' is missing: expected float32 [3], got none"),
+        ("arm", {"state": np.ones((1, 4), np.float32)}, "input 'state': expected FP32 [*, 3], got FP32 [1, 4]"),
+        ("arm", {"state": np.ones((1, 3))}, "input 'state': expected FP32 [*, 3], got FP64 [1, 3]"),
+        ("arm", {"state": np.ones(3, np.float32)}, "input 'state': expected FP32 [*, 3], got FP32 [3]"),
+        ("arm", {"state": np.ones((9, 3), np.float32)}, "expected 1 to 8 rows, got 9"),
+        (
+            "arm",
+            {"state": np.ones((1, 3), np.float32), "x": np.ones(1)},
+            "unexpected input 'x': model 'arm' takes state",
+        ),
+        (
+            "declared",
+            {"state": np.ones(2, np.float32), "task": np.ones(1)},
+            "input 'task': expected BYTES [], got FP64",
+        ),
+    ],
+)
+async def test_what_does_not_fit_is_400_with_the_reason(
+    served: Served, model: str, tensors: dict[str, Any], text: str
+) -> None:
+    status, answer = await served.infer(model, tensors)
+    assert status == 400
+    assert text in answer["error"]
+
+
+async def test_a_models_failure_is_500_and_counted(served: Served) -> None:
+    tensors = {"state": np.ones(2, np.float32), "task": np.array("fail", object)}
+    status, answer = await served.infer("declared", tensors)
+    assert (status, answer["error"]) == (500, "ModelFailed: RuntimeError: no such cup")
+    stats = (await served.get("/v2/models/declared/stats"))[1]["model_stats"][0]
+    assert stats["inference_stats"]["fail"]["count"] == 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        ({HEADER_LENGTH: "-1"}, b"{}", 400),
+        ({HEADER_LENGTH: "9999"}, b"{}", 400),
+        ({}, b"\xff", 400),
+        ({"Content-Encoding": "gzip"}, b"not gzip", 400),
+        ({"Content-Encoding": "br"}, b"{}", 415),
+        ({"Content-Encoding": "gzip"}, gzip.compress(bytes(20_000_000)), 413),
+    ],
+    ids=["negative", "beyond", "no json", "no gzip", "brotli", "bomb"],
+)
+async def test_what_cannot_be_read_is_refused(
+    served: Served, headers: dict[str, str], body: bytes, status: int
+) -> None:
+    found, answer = await served.post("/v2/models/arm/infer", body, **headers)
+    assert found == status, answer
+    assert answer["error"]
+
+
+async def test_priority_and_timeout_are_the_requests(served: Served) -> None:
+    seen: list[tuple[int, float]] = []
+    served.server.on_request(lambda request: seen.append((request.priority, request.latency_budget_ms)))
+    state = {"state": np.ones((1, 3), np.float32)}
+    assert (await served.infer("arm", state, parameters={"priority": 3, "timeout": 400_000}))[0] == 200
+    assert (await served.infer("arm", state))[0] == 200
+    assert seen == [(2, 400.0), (1, 50.0)]
+    status, answer = await served.infer("arm", state, parameters={"priority": "high"})
+    assert (status, answer["error"]) == (
+        400,
+        "InvalidObservation: parameters: priority: expected a whole number from 0, got 'high'",
+    )
+
+
+async def test_a_token_is_asked_for(tmp_path: Path) -> None:
+    models = {"arm": open_onnx(str(onnx_files.doubling(tmp_path / "double.onnx")))}
+    async with (
+        Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher(models)) as server,
+        KServeGateway(server, KServeConfig.model_validate({"port": 0, "token": "secret"})) as gateway,
+        aiohttp.ClientSession() as session,
+    ):
+        for token, status in (("wrong", 401), ("secret", 200)):
+            url, headers = f"{gateway.address}/v2/models/arm", {"Authorization": f"Bearer {token}"}
+            async with session.get(url, headers=headers) as response:
+                assert response.status == status
+
+
+# Behind our scheduler: kserve:// as a model, asked at our own gateway
+
+
+async def test_a_server_of_the_protocol_is_a_model(served: Served) -> None:
+    target = served.gateway.address.replace("http://", "kserve://")
+    arm, plain, leg = (KServeModel(f"{target}/{name}") for name in ("arm", "declared", "leg"))
+    try:
+        rows: list[dict[str, Any]] = [{"state": np.full(3, n, np.float64)} for n in range(10)]
+        rows[4] = {"state": np.ones(2)}
+        outcomes = await arm.infer_batch(rows)
+        assert isinstance(outcomes[4], InvalidObservation)
+        assert [one["actions"].tolist() for one in (outcomes[0], outcomes[9])] == [[0.0] * 3, [18.0] * 3]
+        assert arm.max_batch_size == 8
+        assert (await arm.metadata())["inputs"] == [{"name": "state", "dtype": "float32", "shape": [3]}]
+        assert (await plain.infer({"state": [1, 2], "task": "pick"}))["actions"].tolist() == [2, 4]
+        with pytest.raises(RemoteModelError, match="no such cup"):
+            await plain.infer({"state": [1, 2], "task": "fail"})
+        with pytest.raises(RemoteModelError, match="no model 'leg'"):
+            await leg.infer({})
+    finally:
+        await asyncio.gather(arm.aclose(), plain.aclose(), leg.aclose())
+
+
+async def test_a_server_that_is_away_is_a_connection_error(unused_tcp_port: int) -> None:
+    model = KServeModel(f"kserve://127.0.0.1:{unused_tcp_port}/arm")
+    with pytest.raises(ConnectionError, match="cannot be reached"):
+        await model.infer({"state": np.ones(3)})
+    await model.aclose()
+
+
+@pytest.mark.parametrize("target", ["kserve://", "kserve://host:1", "http://host/arm", "kserve://host:x/arm"])
+def test_a_target_that_is_no_address_is_refused(target: str) -> None:
+    with pytest.raises(ValueError, match="expected kserve://HOST:PORT/MODEL"):
+        KServeModel(target)
