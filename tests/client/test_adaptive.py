@@ -60,10 +60,10 @@ def test_answers_come_within_the_budget_or_images_are_as_small_as_they_may_be(
 
 
 @given(st.lists(st.one_of(st.none(), st.tuples(st.floats(1.0, 1e9), st.floats(0.0, 1e5), st.floats(0.0, 1e9)))))
-def test_whatever_the_link_tells_the_limits_hold(told: list[tuple[float, float, float] | None]) -> None:
+def test_whatever_the_link_tells_the_limits_hold(reported: list[tuple[float, float, float] | None]) -> None:
     control = QualityControl(50.0, scales=True)
     auto = Auto(quality=(30, 80), scale=(0.25, 0.75))
-    for seen in told:
+    for seen in reported:
         control.follow(*((None, None) if seen is None else seen[:2]))
         quality, scale = auto.at(control.level)
         assert 30 <= quality <= 80
