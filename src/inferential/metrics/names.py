@@ -97,7 +97,20 @@ LATE_ACTIONS = declare(
     "model, encode or unread",
 )
 OBSERVATION_STALENESS_MS = declare(
-    "observation_staleness_ms", "ms", _BOTH, "at arrival: the observation's age by the client's clock"
+    "observation_staleness_ms",
+    "ms",
+    _BOTH,
+    "at arrival: the observation's age as its robot says it (`captured_at`), else by the client's wall clock",
+)
+OBSERVATIONS_STALE = declare(
+    "observations_stale", "1", _BOTH, "at arrival: the robot says an age above `observations.max_staleness_ms`"
+)
+OBSERVATION_MISALIGNMENT_MS = declare(
+    "observation_misalignment_ms",
+    "ms",
+    _BOTH,
+    "at arrival, of an observation whose values were seen more than `observations.temporal_alignment_threshold_ms` "
+    "apart: how far",
 )
 PAYLOAD_SIZE_BYTES = declare("payload_size_bytes", "bytes", _BOTH, "at arrival")
 QUEUE_DEPTH = declare(

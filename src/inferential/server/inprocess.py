@@ -92,11 +92,11 @@ class InProcessConnection(AsyncHandles):
 
     async def infer(self, model: AsyncModel, values: Mapping[str, Any], timeout_ms: float) -> Result | None:
         """Does what `AsyncModel.infer` does, for values whose keys may be the names of its own arguments."""
-        return await self._infer(model._mailbox, values, {}, timeout_ms)
+        return await self._infer(model._mailbox, {"observation": values}, {}, timeout_ms)
 
     def observe(self, model: AsyncModel, values: Mapping[str, Any], steps_remaining: int | None) -> int:
         """Does what `AsyncModel.observe` does, for values whose keys may be the names of its own arguments."""
-        return self._observe(model._mailbox, values, {"steps_remaining": steps_remaining}, False)
+        return self._observe(model._mailbox, {"observation": values}, {"steps_remaining": steps_remaining}, False)
 
     def _post(self, mailbox: Mailbox, request_id: int, frames: Frames) -> None:
         assert self._number is not None
