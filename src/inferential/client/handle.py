@@ -6,9 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
+from weakref import ref
 
+from inferential.client.adaptive import Auto
 from inferential.client.captured import CAPTURE_ARGUMENTS, captured_of
 from inferential.client.encoding import EncodingRules
+from inferential.client.result import ClientStats
 from inferential.proto.fields import CONSTANT, DEFAULT_BUDGET_MS, VARYING, ConstantFields, arguments
 from inferential.proto.messages import PROTOCOL_VERSION, Content
 
@@ -107,7 +110,7 @@ class ModelFactory(ABC, Generic[ModelT]):
         priority: int = 1,
         *,
         queue: QueueChoice = "latest",
-        encode: Mapping[str, str] | None = None,
+        encode: Mapping[str, str | Auto] | None = None,
         control_rate_hz: float | None = None,
         late: LateChoice | None = None,
     ) -> ModelT:
@@ -121,7 +124,8 @@ class ModelFactory(ABC, Generic[ModelT]):
             queue: "latest": a newer observation replaces one that still waits, and `get_result` returns the newest
                 result; "all": every observation is answered, in the order in which the answers arrive.
             encode: images to compress, by patterns on their keys: {"camera/*": "jpeg", "wrist": "jpeg:70",
-                "depth": "png"}; the first match applies.
+                "depth": "png"}; the first match applies. "auto" (or `Auto` with limits) is JPEG of a quality that
+                follows the link, so that answers fit the latency budget.
             control_rate_hz: actions that the robot plays per second; with `steps_remaining` the server knows when they
                 run out.
             late: what happens to a request that cannot be answered in time: "serve": it is answered nevertheless,
@@ -132,9 +136,19 @@ class ModelFactory(ABC, Generic[ModelT]):
             TypeError, ValueError: naming an argument, its value and what is expected.
             ConnectionError: after `close`.
         """
-        return self._open_model(
-            Handle(model_id, latency_budget_ms, priority, queue, EncodingRules(encode), control_rate_hz, late)
-        )
+        reference = ref(self)  # what waits to be sent keeps no connection
+
+        def stats() -> ClientStats | None:
+            connection = reference()
+            return None if connection is None else connection.stats
+
+        rules = EncodingRules(encode, latency_budget_ms, stats)
+        return self._open_model(Handle(model_id, latency_budget_ms, priority, queue, rules, control_rate_hz, late))
+
+    @property
+    @abstractmethod
+    def stats(self) -> ClientStats:
+        """What became of the observations, and what is known of the link."""
 
     @abstractmethod
     def _open_model(self, handle: Handle) -> ModelT:

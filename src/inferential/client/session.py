@@ -206,6 +206,9 @@ class Session:
             return
         observed_at = mailbox.open.get(request_id)
         age_ms = math.nan if observed_at is None else (now - observed_at) * 1e3
+        control = mailbox.handle.rules.control
+        if control is not None:
+            control.answered(age_ms)
         mailbox.deliver(request_id, Result(response, request_id, age_ms, now, mailbox.reference))
 
     def _note_outdated(self, request_id: int, message: ModelResponse, model_id: str) -> None:
