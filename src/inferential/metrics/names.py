@@ -131,6 +131,9 @@ REQUESTS_SUPERSEDED = declare("requests_superseded", "1", _BOTH, "replaced by a 
 REQUESTS_OUTDATED = declare(
     "requests_outdated", "1", _BOTH, "the robot of a request that waits was asked for a newer observation"
 )
+RESULTS_REPLACED = declare(
+    "results_replaced", "1", _BOTH, "a result that waited for its robot's link was replaced by a newer one, unsent"
+)
 DISPATCH_ERRORS = declare("dispatch_errors", "1", _ALL, "the model failed or is unknown")
 DISPATCH_RETRIES = declare("dispatch_retries", "1", _BOTH, "a failed request was queued again")
 DEADLINE_MISSES = declare(

@@ -70,6 +70,10 @@ class Recorder:
         """Records that a robot is asked for a newer observation."""
         self._record(names.REQUESTS_OUTDATED, 1.0, _labels_of(request))
 
+    def replaced(self, request: InferenceRequest) -> None:
+        """Records a result that was not sent, as a newer one was there."""
+        self._record(names.RESULTS_REPLACED, 1.0, _labels_of(request))
+
     def observed(
         self,
         request: InferenceRequest,
