@@ -141,7 +141,7 @@ def test_a_heartbeat_that_will_get_no_answer_of_its_own_holds_nothing_up() -> No
     delivery.stall()
     assert delivery.clear_at == 0.0
     delivery.ping(now=1.0)
-    delivery.pong(b"", 1.1)  # as of libzmq before 4.3
+    delivery.pong(b"", 1.1)  # libzmq before 4.3 sends this
     delivery.stall()
     assert delivery.clear_at == 0.0
 
