@@ -18,9 +18,12 @@ ALONE = (
     "tests/client/chunks/test_runtime.py",
     "tests/dispatch/ray/",
     "tests/gateway/test_act_peers.py",
+    "tests/gateway/test_kserve_peers.py",
     "tests/gateway/test_lerobot_peers.py",
     "tests/gateway/test_peers.py",
     "tests/peers/",
+    "tests/policies/test_lerobot.py",
+    "tests/policies/test_torchscript.py",
     "tests/sim/test_closed_loop.py",
     "tests/web/test_page.py",
 )

@@ -13,7 +13,7 @@ from inferential.config.gateways import KServeConfig
 from inferential.gateway.kserve import KServeGateway
 from inferential.policies.onnx import open_onnx
 
-pytestmark = [pytest.mark.alone, pytest.mark.peer]
+pytestmark = pytest.mark.peer
 
 CLIENT = """
 import json, sys
