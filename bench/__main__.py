@@ -29,6 +29,7 @@ NAMES = (
     "curve",
     "rollout",
     "network",
+    "policies",
 )
 SHOW_THEMSELVES = (
     "overhead",

@@ -9,20 +9,20 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-_NAMED_TUPLES = {"_asdict", "_fields", "_make", "_replace"}  # their public face
+_PUBLIC = {"_asdict", "_fields", "_make", "_replace", "_exit"}  # the public face of named tuples, and of os
 _BY_NAME = {"delattr", "getattr", "hasattr", "multiple", "object", "patch", "setattr"}
 
 
 def is_private(name: str) -> bool:
     last = name.rpartition(".")[2]
-    return last.startswith("_") and not last.startswith("__") and last not in _NAMED_TUPLES
+    return last.startswith("_") and not last.startswith("__") and last not in _PUBLIC
 
 
 def private_looks(source: str) -> Iterator[int]:
     """Yields the lines that look at what is private to another object or to a module of the package."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute) and is_private(node.attr):
-            own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls", "os")  # os._exit is public
             if not own:
                 yield node.lineno
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("inferential"):

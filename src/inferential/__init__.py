@@ -32,7 +32,7 @@ if sys.version_info < (3, 11):
     refuse_server()
 
 if TYPE_CHECKING:
-    from inferential.client import AsyncConnection, AsyncModel, Connection, Jpeg, Model, Png, Result
+    from inferential.client import AsyncConnection, AsyncModel, Auto, Connection, Jpeg, Model, Png, Result
     from inferential.dispatch.local import LocalDispatcher
     from inferential.observation.slots import ObservationError
     from inferential.replica.spec import ModelInline, ModelProcess, ModelThread
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncConnection",
     "AsyncModel",
+    "Auto",
     "BatchFailed",
     "Connection",
     "InferenceError",
@@ -75,7 +76,7 @@ __all__ = [
     "register_policy",
 ]
 
-_CLIENT_SIDE = ("AsyncConnection", "AsyncModel", "Connection", "Jpeg", "Model", "Png", "Result")
+_CLIENT_SIDE = ("AsyncConnection", "AsyncModel", "Auto", "Connection", "Jpeg", "Model", "Png", "Result")
 _SERVER_SIDE = {
     "InferenceRequest": "inferential.scheduler.request",
     "LocalDispatcher": "inferential.dispatch.local",

@@ -50,7 +50,7 @@ def test_an_observation_that_waits_to_be_sent_is_not_sent_after_its_episode(talk
     talk.session.reset("m")
     assert not talk.session.has_unsent()
     kept = talk.hold(mailbox, 2)
-    assert talk.session.next_unsent()[0] == kept.request_id
+    assert talk.session.next_unsent(0.0)[0] == kept.request_id
 
 
 def test_a_kept_request_ends_superseded(talk: Any) -> None:

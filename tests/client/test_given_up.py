@@ -175,3 +175,30 @@ def test_a_server_that_floods_does_not_hold_a_call_that_does_not_wait() -> None:
         done.set()
         thread.join(10)
         context.destroy(linger=0)
+
+
+async def test_a_client_of_the_server_s_process_takes_its_requests_back_too(busy: Any) -> None:
+    server, held, connection = busy
+    async with server.connect("inside") as inside:
+        model = inside.model("policy", queue="all")
+        assert await model.infer(timeout_ms=30, **VALUES) is None
+        await until_cancelled(server, 1, connection)
+        await model.observe(**VALUES)
+        assert await model.cancel() == 1
+        await until_cancelled(server, 2, connection)
+        held.free.set()
+        assert await model.infer(timeout_ms=WAIT_MS, **VALUES) is not None
+        assert held.seen == 2
+
+
+async def test_a_client_of_a_server_s_process_may_give_up_once_that_has_stopped() -> None:
+    held = Held()
+    async with serving(held) as server:
+        inside = server.connect("inside")
+        waiting = asyncio.ensure_future(inside.model("policy").infer(timeout_ms=WAIT_MS, **VALUES))
+        assert await asyncio.to_thread(held.begun.wait, 10)
+        held.free.set()
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert await inside.model("policy").cancel() == 0
+    inside.close()

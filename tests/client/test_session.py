@@ -389,7 +389,7 @@ def test_an_answer_without_an_id_does_not_let_an_older_result_pass_for_the_newes
 
 def unsent(session: Session) -> list[int]:
     taken = []
-    while (frames := session.next_unsent()) is not None:
+    while (frames := session.next_unsent(0.0)) is not None:
         taken.append(int(np.frombuffer(frames[1][2], np.int64)[0]))
         session.sent(frames[0])
     return taken

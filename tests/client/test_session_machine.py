@@ -81,7 +81,7 @@ class SessionMachine(RuleBasedStateMachine):
     def reach_the_server(self) -> None:
         held: Counter[Any] = Counter()
         latest = {mailbox.unsent_id for mailbox in self.handles if mailbox.handle.queue == "latest"} - {0}
-        while (unsent := self.session.next_unsent()) is not None:
+        while (unsent := self.session.next_unsent(0.0)) is not None:
             request_id = Observation.FromString(unsent[1][1]).request_id
             assert request_id == unsent[0]
             assert request_id not in self.seen, "sent twice"

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from inferential import AsyncConnection, Connection, LocalDispatcher, Server
+from inferential.client import transport
+from inferential.client.link import LinkTimeouts
 from inferential.sim.network import EmulatedNetwork, NetworkProfile
 
 IMAGE = np.zeros(150_000, np.uint8)
@@ -68,6 +70,29 @@ async def test_of_what_a_network_does_not_carry_the_newest_is_sent_when_it_does(
             assert stats.replaced_unsent == stats.superseded == LAST - 1
         else:
             assert seen.numbers == list(range(-1, LAST + 1))
+
+
+async def test_small_observations_wait_with_the_robot_once_a_heartbeat_has_no_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transport, "link_timeouts", lambda *_: LinkTimeouts(0.1, 1.0, heartbeat_s=0.03, silence_s=60.0))
+    seen = Seen()
+    async with serving(seen) as network, AsyncConnection(network.address) as connection:
+        model = connection.model("policy")
+        assert await model.infer(timeout_ms=10_000, n=number(-1)) is not None
+        network.cut()
+        sent = 0
+        while not connection.sizes().unsent and sent < 2000:
+            await model.observe(n=number(-2))
+            sent += 1
+            await asyncio.sleep(0.005)
+        for n in range(LAST + 1):
+            await model.observe(n=number(n))
+        network.mend()
+        assert await asyncio.to_thread(seen.last.wait, 10)
+        assert connection.stats.replaced_unsent == LAST + 1
+        assert not {*range(LAST)} & {*seen.numbers}
+        assert sent < 2000
 
 
 async def test_a_robot_that_sleeps_between_its_steps_sends_as_soon_as_the_link_is_free() -> None:

@@ -218,7 +218,7 @@ def test_a_payload_that_is_too_large_is_refused(decode: Decode, observation: Mak
 
 def test_an_envelope_that_no_limit_allows_is_not_even_parsed(decode: Decode, observation: MakeObservation) -> None:
     envelope = observation().SerializeToString()
-    unknown = b"\xfa\x07" + b"\x80\x80\x08" + bytes(131_072)  # an unknown field, of 128 KiB
+    unknown = b"\xfa\x07" + b"\x80\x80\x10" + bytes(262_144)  # an unknown field, of 256 KiB
     with pytest.raises(
         ObservationError, match=r"Failed to decode the envelope: \d+ bytes, the limits allow \d+"
     ) as raised:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferential.proto import Applied, Client, ModelResponse, Observation
+from inferential.proto import Applied, Captured, Client, ModelResponse, Observation
 from inferential.proto.fields import (
     CONSTANT,
     CONSTANT_RESPONSE,
@@ -47,6 +47,8 @@ OBSERVATIONS = st.builds(
     late=st.integers(0, 2),
     episode=NUMBERS,
     applied=st.none() | st.builds(Applied, request_id=NUMBERS, age_ms=st.floats(0, 1000, width=32)),
+    captured=st.none()
+    | st.builds(Captured, age_ms=st.floats(0, 1e6), tensor_ages_ms=st.dictionaries(TEXTS, st.floats(0, 1e6))),
 )
 
 
@@ -152,7 +154,7 @@ class Copy:
 def test_a_new_varying_field_takes_a_line_in_the_schema_and_a_row_of_the_table(tmp_path: Path) -> None:
     copy = Copy(tmp_path)
     copy.change(
-        "proto/inferential.proto", "LateMode late = 21;", "LateMode late = 21; optional uint32 grip_force = 30;"
+        "proto/inferential.proto", "LateMode late = 21;", "LateMode late = 21; optional uint32 grip_force = 60;"
     )
     row = '    grip_force: Annotated[int | None, Field(Argument("grip_force", "a whole number"))]\n'
     copy.change("proto/fields.py", "    request_id: Annotated", row + "    request_id: Annotated")
@@ -165,7 +167,7 @@ def test_a_new_varying_field_takes_a_line_in_the_schema_and_a_row_of_the_table(t
 
 def test_a_new_constant_field_takes_also_an_argument_of_a_handle(tmp_path: Path) -> None:
     copy = Copy(tmp_path)
-    copy.change("proto/inferential.proto", "LateMode late = 21;", "LateMode late = 21; uint32 grip_force = 30;")
+    copy.change("proto/inferential.proto", "LateMode late = 21;", "LateMode late = 21; uint32 grip_force = 60;")
     row = '    grip_force: Annotated[int, Field(Argument("grip_force", "a whole number", int))]\n'
     copy.change("proto/fields.py", "    late: Annotated", row + "    late: Annotated")
     handle = "client/handle.py"

@@ -322,6 +322,45 @@ async def test_what_a_robot_does_not_read_is_counted_and_all_else_is_answered(ro
         await bench.transport.close()
 
 
+async def test_a_newer_answer_replaces_one_that_is_not_sent_yet(bench: EgressBench, robot: zmq.Socket[bytes]) -> None:
+    await bench.meet(robot)
+    bench.transport.watch(lambda: None)
+    large = np.zeros(1_000_000, np.uint8)
+    requests: list[InferenceRequest] = []
+
+    def answer() -> None:
+        request = bench.running()
+        request.takes_latest = True
+        requests.append(request)
+        bench.egress.answer([result(request, large)])
+
+    while not bench.transport.backlogged:  # what the system's own buffers take goes first
+        answer()
+    sent = len(requests)
+    for _ in range(5):
+        answer()
+    assert {request.state for request in requests} == {RequestState.ANSWERED}
+    assert len(bench.points(names.RESULTS_REPLACED)) == 4
+    heard: dict[int, str] = {}
+
+    def read_all() -> None:
+        while len(heard) < len(requests):
+            _, envelope, payload = robot.recv_multipart()
+            response = read_response(envelope, payload)
+            heard[response.message.request_id] = Status.Name(response.message.status)
+
+    reading = asyncio.create_task(asyncio.to_thread(read_all))
+    while not reading.done():
+        bench.transport.receive()
+        await asyncio.sleep(0.001)
+    await reading
+    ids = [request.request_id for request in requests]
+    assert [heard[one] for one in ids[:sent]] == ["OK"] * sent
+    assert [heard[one] for one in ids[sent:]] == ["SUPERSEDED"] * 4 + ["OK"]
+    assert not bench.transport.backlogged
+    assert bench.transport.sizes()["bytes_held"] == 0
+
+
 async def test_an_answer_to_a_client_that_disconnected_is_counted_although_it_is_forgotten(
     bench: EgressBench,
 ) -> None:

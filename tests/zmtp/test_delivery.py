@@ -125,6 +125,27 @@ def test_small_observations_on_a_good_link_are_not_marked() -> None:
     assert delivery.mark_every > 300 * 100
 
 
+def test_nothing_leaves_while_a_heartbeat_has_no_answer() -> None:
+    delivery = Delivery()
+    delivery.unmarked = 100
+    context = delivery.ping(now=1.0)
+    assert delivery.clear_at == 0.0
+    delivery.stall()
+    assert delivery.clear_at == math.inf
+    delivery.pong(context, 3.0)
+    assert delivery.clear_at == 0.0
+
+
+def test_a_heartbeat_that_will_get_no_answer_of_its_own_holds_nothing_up() -> None:
+    delivery = Delivery()
+    delivery.stall()
+    assert delivery.clear_at == 0.0
+    delivery.ping(now=1.0)
+    delivery.pong(b"", 1.1)  # libzmq before 4.3 sends this
+    delivery.stall()
+    assert delivery.clear_at == 0.0
+
+
 def test_a_mark_is_answered_and_the_link_is_known() -> None:
     delivery = Delivery()
     delivery.unmarked = 150_000

@@ -26,7 +26,7 @@ COMMANDS = {
     "top": "Show the fleet, the models and what waits, live.",
     "models": "Show the models, their versions and how these compare.",
     "why": "Say why a robot's actions are late.",
-    "replay": "Ask a model or a server what robots asked, and compare the answers.",
+    "replay": "Ask anew what robots asked, and compare the answers.",
     "check": "Validate a configuration and explain it.",
     "keys": "Make, list and revoke the keys of server and robots.",
     "profile": "Measure how long a model's calls take.",

@@ -102,7 +102,7 @@ def replay(
     secret_key: SecretKey = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> int:
-    """Ask a model or a server what robots asked, and compare the answers.
+    """Ask anew what robots asked, and compare the answers.
 
     Each recorded observation is sent as it was; the answers are compared with
     those recorded, dimension by dimension: a regression test for policies.

@@ -5,6 +5,7 @@ It needs protobuf and numpy, and imports nothing of the server.
 
 from __future__ import annotations
 
+from inferential.client.adaptive import Auto
 from inferential.client.aio import AsyncConnection, AsyncModel
 from inferential.client.chunks import ActionSpec, AsyncChunkRuntime, ChunkRuntime, ChunkStats, average
 from inferential.client.encoding import Jpeg, Png
@@ -17,6 +18,7 @@ __all__ = [
     "AsyncChunkRuntime",
     "AsyncConnection",
     "AsyncModel",
+    "Auto",
     "ChunkRuntime",
     "ChunkStats",
     "ClientStats",

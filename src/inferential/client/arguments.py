@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
+from inferential.client.adaptive import Auto
+
 
 def check_names(client_id: str | int, client_type: str) -> None:
     """Checks the types of a client's id and type.
@@ -38,11 +40,11 @@ def addresses_of(server: str | Sequence[str]) -> list[str]:
     return servers
 
 
-def check_encode(rules: Mapping[str, str] | None) -> None:
+def check_encode(rules: Mapping[str, str | Auto] | None) -> None:
     """Checks the type of `encode=`.
 
     Raises:
-        TypeError: it is not a mapping of text to text.
+        TypeError: it is not a mapping of text to text or Auto.
     """
     if rules is None:
         return
@@ -51,8 +53,9 @@ def check_encode(rules: Mapping[str, str] | None) -> None:
     for pattern, how in rules.items():
         if not isinstance(pattern, str):
             raise _wrong("encode", "patterns on keys, as 'camera/*'", pattern)
-        if not isinstance(how, str):
-            raise _wrong(f"encode[{pattern!r}]", "'raw', 'png', 'jpeg' or 'jpeg:QUALITY' of 1 to 100", how)
+        if not isinstance(how, str | Auto):
+            expected = "'raw', 'png', 'jpeg' or 'jpeg:QUALITY' of 1 to 100, 'auto' or Auto"
+            raise _wrong(f"encode[{pattern!r}]", expected, how)
 
 
 def timeout_s_of(timeout_ms: float) -> float:

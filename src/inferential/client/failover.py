@@ -180,7 +180,7 @@ class ServerFailover:
         now = time.monotonic()
         ended = sum(server.poll(session, now) for server in self._servers)
         while session.has_unsent() and (server := self._first()) is not None:
-            unsent = session.next_unsent(latest=server.link.delivery.clear_at <= now)
+            unsent = session.next_unsent(now, latest=server.link.delivery.clear_at <= now)
             if unsent is None or not server.try_send(*unsent):
                 break
             session.sent(unsent[0])

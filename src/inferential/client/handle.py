@@ -6,8 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
+from weakref import ref
 
+from inferential.client.adaptive import Auto
+from inferential.client.captured import CAPTURE_ARGUMENTS, captured_of
 from inferential.client.encoding import EncodingRules
+from inferential.client.result import ClientStats
 from inferential.proto.fields import CONSTANT, DEFAULT_BUDGET_MS, VARYING, ConstantFields, arguments
 from inferential.proto.messages import PROTOCOL_VERSION, Content
 
@@ -19,8 +23,8 @@ ObservationHints = dict[str, Any]
 _CHECKED = [row.argument for row in (*CONSTANT.values(), VARYING["priority"]) if row.argument is not None]
 _SIGNATURE = ("urgency", "steps_remaining", "priority")
 """The hints that the signature of `observe` names."""
-_MORE_HINTS = frozenset(arguments(VARYING)) - frozenset(_SIGNATURE)
-"""Hints of the table that it does not: they come among the values."""
+_MORE_HINTS = (frozenset(arguments(VARYING)) | CAPTURE_ARGUMENTS) - frozenset(_SIGNATURE)
+"""Hints that it does not, of the table and of when things were seen: they come among the values."""
 
 ModelT = TypeVar("ModelT")
 
@@ -64,27 +68,36 @@ class Handle:
 
         Args:
             values: what the user gave by name: tensors, strings, and hints that the signature does not name.
-            hints: gets those hints.
+            hints: gets those hints, and as `captured` how old the values are once images are compressed.
 
         Raises:
-            TypeError, ValueError: as `EncodingRules.apply`.
+            TypeError, ValueError: as `EncodingRules.apply` and `captured_of`.
         """
         more = values.get("observation")
-        if isinstance(more, Mapping):
-            values = _merged(values, more, hints)
-        elif _MORE_HINTS and not _MORE_HINTS.isdisjoint(values):
-            hints.update({name: values[name] for name in _MORE_HINTS & values.keys()})
-            values = {key: value for key, value in values.items() if key not in _MORE_HINTS}
+        if isinstance(more, Mapping) or not _MORE_HINTS.isdisjoint(values):
+            return self._hinted_content(values, more if isinstance(more, Mapping) else None, hints)
         return self.rules.apply(values)
 
-
-def _merged(values: Mapping[str, Any], more: Mapping[str, Any], hints: ObservationHints) -> Mapping[str, Any]:
-    """Returns the values of `observation=` and the others; hints are taken from the others alone."""
-    hints.update({name: values[name] for name in _MORE_HINTS & values.keys()})
-    others = {key: value for key, value in values.items() if key not in _MORE_HINTS and key != "observation"}
-    if twice := others.keys() & more.keys():
-        raise ValueError(f"observation: the key {min(twice)!r} is given beside it too; give it once")
-    return {**more, **others}
+    def _hinted_content(
+        self, values: Mapping[str, Any], more: Mapping[str, Any] | None, hints: ObservationHints
+    ) -> Content:
+        """Returns the content of values that hold hints, or `observation=`: hints are taken from the others alone."""
+        taken = _MORE_HINTS & values.keys()
+        captured = {name: values[name] for name in taken & CAPTURE_ARGUMENTS}
+        if any(value is not None for value in captured.values()) and "clock" in values:
+            captured["clock"] = values["clock"]
+        hints.update({name: values[name] for name in taken - CAPTURE_ARGUMENTS})
+        rest = {key: value for key, value in values.items() if key not in taken and key not in captured}
+        if more is not None:
+            del rest["observation"]
+            if twice := rest.keys() & more.keys():
+                raise ValueError(f"observation: the key {min(twice)!r} is given beside it too; give it once")
+            rest = {**more, **rest}
+        content = self.rules.apply(rest)
+        found = captured_of(captured, rest.keys() | content[0].keys()) if captured else None
+        if found is not None:
+            hints["captured"] = found
+        return content
 
 
 class ModelFactory(ABC, Generic[ModelT]):
@@ -97,7 +110,7 @@ class ModelFactory(ABC, Generic[ModelT]):
         priority: int = 1,
         *,
         queue: QueueChoice = "latest",
-        encode: Mapping[str, str] | None = None,
+        encode: Mapping[str, str | Auto] | None = None,
         control_rate_hz: float | None = None,
         late: LateChoice | None = None,
     ) -> ModelT:
@@ -111,7 +124,8 @@ class ModelFactory(ABC, Generic[ModelT]):
             queue: "latest": a newer observation replaces one that still waits, and `get_result` returns the newest
                 result; "all": every observation is answered, in the order in which the answers arrive.
             encode: images to compress, by patterns on their keys: {"camera/*": "jpeg", "wrist": "jpeg:70",
-                "depth": "png"}; the first match applies.
+                "depth": "png"}; the first match applies. "auto" (or `Auto` with limits) is JPEG of a quality that
+                follows the link, so that answers fit the latency budget.
             control_rate_hz: actions that the robot plays per second; with `steps_remaining` the server knows when they
                 run out.
             late: what happens to a request that cannot be answered in time: "serve": it is answered nevertheless,
@@ -122,9 +136,19 @@ class ModelFactory(ABC, Generic[ModelT]):
             TypeError, ValueError: naming an argument, its value and what is expected.
             ConnectionError: after `close`.
         """
-        return self._open_model(
-            Handle(model_id, latency_budget_ms, priority, queue, EncodingRules(encode), control_rate_hz, late)
-        )
+        reference = ref(self)  # what waits to be sent keeps no connection
+
+        def stats() -> ClientStats | None:
+            connection = reference()
+            return None if connection is None else connection.stats
+
+        rules = EncodingRules(encode, latency_budget_ms, stats)
+        return self._open_model(Handle(model_id, latency_budget_ms, priority, queue, rules, control_rate_hz, late))
+
+    @property
+    @abstractmethod
+    def stats(self) -> ClientStats:
+        """What became of the observations, and what is known of the link."""
 
     @abstractmethod
     def _open_model(self, handle: Handle) -> ModelT:

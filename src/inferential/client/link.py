@@ -352,6 +352,7 @@ class Link:
         if not stream.alive:
             if now >= self._give_up_at:
                 raise ConnectionEnded("no answer to heartbeats")
+            self.delivery.stall()
             self.next_poll_at = self._give_up_at
         else:
             stream.ping(self.delivery.ping(now) if not stream.unsent and self.delivery.uncertain else b"")

@@ -49,14 +49,17 @@ class Model:
             priority: 0 is the highest; None: that of the handle.
             values: by key, np.ndarray of any shape and memory order (a tensor), `Jpeg(...)` or `Png(...)` of one, str
                 (metadata), numbers, lists, None, and maps of all these. `observation={...}` gives values whose keys
-                are names of arguments.
+                are names of arguments. `captured_at`, a time, and `timestamps`, times by key, say when the values were
+                seen: seconds as a float or nanoseconds as an int, of `time.monotonic()`, or with `clock="wall"` of
+                `time.time()`.
 
         Returns:
             The request id; the result and any error carry it.
 
         Raises:
             TypeError: a value is of none of these types; the message names its key.
-            ValueError: a dtype that the wire does not have, or an image that the encoding cannot hold.
+            ValueError: a dtype that the wire does not have, an image that the encoding cannot hold, or a time in the
+                future.
             ConnectionError: the connection was closed.
         """
         hints = {"urgency": urgency, "steps_remaining": steps_remaining, "priority": priority}

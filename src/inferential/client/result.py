@@ -177,6 +177,10 @@ class ClientStats:
     """The round trip of the link while nothing else is under way, in milliseconds; None while it is not known."""
     link_unconfirmed_bytes: int = 0
     """Bytes of observations that were sent and are not known to have arrived, on a link that large ones pass."""
+    image_quality: dict[str, int] = field(default_factory=dict)
+    """JPEG quality of the newest image by its key, of those whose `encode` is "auto"."""
+    image_scale: dict[str, float] = field(default_factory=dict)
+    """Their size, as a share of both sides."""
     template_cache: CacheCounts = field(default_factory=CacheCounts)
     """Observations whose envelope came from a template, and those that were serialized whole."""
     response_cache: CacheCounts = field(default_factory=CacheCounts)

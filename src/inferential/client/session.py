@@ -36,7 +36,7 @@ from inferential.errors import (
     RequestSuperseded,
     UnknownModel,
 )
-from inferential.proto import Cancellation, ModelResponse, Observation, Status
+from inferential.proto import Cancellation, Captured, ModelResponse, Observation, Status
 from inferential.proto.cache.responses import ResponseReader
 from inferential.proto.cache.templates import ObservationWriter
 from inferential.proto.fields import VARYING
@@ -65,6 +65,14 @@ _ERRORS: dict[int, type[InferenceError]] = {
     Status.MODEL_FAILING: ModelFailing,
     Status.BATCH_FAILED: BatchFailed,
 }
+
+
+class DatedEnvelope(bytes):
+    """The envelope of an observation that says how old it is."""
+
+    def held(self, held_ms: float) -> bytes:
+        """Returns the envelope once it was held back for so long: messages of protobuf are merged by appending."""
+        return bytes(self) + Observation(captured=Captured(held_ms=held_ms)).SerializeToString()
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +206,9 @@ class Session:
             return
         observed_at = mailbox.open.get(request_id)
         age_ms = math.nan if observed_at is None else (now - observed_at) * 1e3
+        control = mailbox.handle.rules.control
+        if control is not None:
+            control.answered(age_ms)
         mailbox.deliver(request_id, Result(response, request_id, age_ms, now, mailbox.reference))
 
     def _note_outdated(self, request_id: int, message: ModelResponse, model_id: str) -> None:
@@ -292,19 +303,24 @@ class Session:
             self._end(owner, dropped, RequestRejected(reason))
         else:
             ended = False
+        if Observation.FromString(frames[1]).captured.age_ms:
+            frames = frames[0], DatedEnvelope(frames[1]), frames[2]
         self._unsent[request_id] = (mailbox, frames)
         self._unsent_count[queue] += 1
         if queue == "latest":
             mailbox.unsent_id = request_id
         return ended
 
-    def next_unsent(self, *, latest: bool = True) -> tuple[int, Frames] | None:
-        """Returns the id and frames of the observation to send next; call `sent` once it is.
+    def next_unsent(self, now: float, *, latest: bool = True) -> tuple[int, Frames] | None:
+        """Returns the id and frames of the observation to send next at `now`; call `sent` once it is.
 
         Without `latest` those of "latest" handles go on waiting.
         """
         for request_id, (mailbox, frames) in self._unsent.items():
             if latest or mailbox.handle.queue == "all":
+                if isinstance(frames[1], DatedEnvelope):
+                    held_ms = max(now - mailbox.open.get(request_id, now), 0.0) * 1e3
+                    frames = frames[0], frames[1].held(held_ms), frames[2]
                 return request_id, frames
         return None
 

@@ -214,7 +214,7 @@ def fd_of(selector: selectors.BaseSelector) -> int:
 
 def send_held(link: Link, session: Session, now: float) -> None:
     """Sends what is held, as far as the link is clear for it."""
-    while (unsent := session.next_unsent(latest=link.delivery.clear_at <= now)) is not None:
+    while (unsent := session.next_unsent(now, latest=link.delivery.clear_at <= now)) is not None:
         if not link.try_send(unsent[1]):
             return
         session.sent(unsent[0])

@@ -147,9 +147,15 @@ class ObservationConfig(Section):
     """Limits that an observation must keep to be accepted."""
 
     max_staleness_ms: Positive = 1000.0
-    """By the sender's clock, how old an observation may be before it is logged as stale."""
+    """How old an observation may be on arrival, by its robot's `captured_at`, before it is stale; one whose robot does
+    not give that is logged where it is older by the robot's wall clock."""
+    stale: Literal["count", "refuse"] = "count"
+    """What becomes of a stale observation: it is counted (`observations_stale`), or refused too."""
     temporal_alignment_threshold_ms: Positive = 20.0
-    """How far the timestamps of one observation's tensors may lie apart before it is logged."""
+    """How far apart the values of one observation may have been seen before they are misaligned, which is logged."""
+    misaligned: Literal["count", "refuse"] = "count"
+    """What becomes of an observation whose values are misaligned: it is counted (`observation_misalignment_ms`), or
+    refused too."""
     max_future_ms: Positive = 60_000.0
     """How far in the future, by the server's clock, a timestamp may lie; one beyond counts as not given."""
     max_id_bytes: Count = 255

@@ -64,6 +64,8 @@ class InProcessReplica:
         self._aclose = methods.aclose
         self.sessions = methods.sessions
         """Those of its robots; `run` takes `SessionRow`s then. None: the model keeps no state."""
+        self.sees_timestamps: bool = bool(getattr(model, "sees_timestamps", False))
+        """Whether it wants to know when its observations were seen."""
         self._closes_in_thread = not runs_inline and not any(map(is_async, forms))
         self._each: Callable[[Sequence[Observation]], Coroutine[Any, Any, Sequence[Any]]] | None = None
         if methods.single is not None:

@@ -15,7 +15,16 @@ from inferential.dispatch.base import Dispatcher, ModelProblem, NodeUse, Observa
 from inferential.dispatch.gpus import Gpus
 from inferential.dispatch.inprocess import InProcessReplica
 from inferential.dispatch.loading import LoadedReplica
-from inferential.dispatch.local_replica import Replica, begin, keeps_state, lost, measured, problem_of, takes_calls
+from inferential.dispatch.local_replica import (
+    Replica,
+    begin,
+    keeps_state,
+    lost,
+    measured,
+    problem_of,
+    sees_timestamps,
+    takes_calls,
+)
 from inferential.dispatch.process import ProcessRunner, description_of, infer
 from inferential.observation.values import is_encoded
 from inferential.replica.condition import Condition
@@ -83,6 +92,7 @@ class LocalDispatcher(Dispatcher):
         self._newest: dict[str, Row] = {}  # by model, of those whose warm-up is the newest observation
         self._keeps_newest: set[str] = set()
         self._results.version_of = self._runner.version_of = self._version_of
+        self._runner.sees_timestamps = lambda pool: any(map(sees_timestamps, self._of(pool)))
         for model_id, model in models.items():
             self.register_model(model_id, model)
 

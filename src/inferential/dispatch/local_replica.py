@@ -38,6 +38,13 @@ def keeps_state(replica: Replica) -> bool:
     return replica.greeting is not None and replica.greeting.keeps_state
 
 
+def sees_timestamps(replica: Replica) -> bool:
+    """Returns whether its model wants to know when its observations were seen."""
+    if isinstance(replica, InProcessReplica):
+        return replica.sees_timestamps
+    return replica.greeting is not None and replica.greeting.sees_timestamps
+
+
 def measured(replica: Replica) -> Sequence[tuple[int, float]]:
     """Returns what its warm-up found."""
     if isinstance(replica, WorkerProcess):

@@ -18,6 +18,7 @@ from inferential.errors import InferentialError
 from inferential.observation.slots import ObservationError
 from inferential.proto import Observation as ObservationMessage
 from inferential.proto.messages import put_metadata, split_values
+from inferential.proto.seen import SEEN_KEY
 from inferential.proto.tensors import pack
 from inferential.replica.outcomes import CallFailed, Died, ModelLoadError, Refused, Values
 from inferential.replica.process import Row, WorkerProcess
@@ -54,7 +55,8 @@ class ProcessRunner:
     async def _call(self, worker: WorkerProcess, requests: Sequence[InferenceRequest]) -> Sequence[Any]:
         if worker.broken:
             return [ModelLoadError(worker.problem)] * len(requests)
-        rows = [(description_of(request, self._rows), request.payload) for request in requests]
+        sees = worker.greeting is not None and worker.greeting.sees_timestamps
+        rows = [(description_of(request, self._rows, sees=sees), request.payload) for request in requests]
         keeps_state = worker.greeting is not None and worker.greeting.keeps_state
         sessions = [session_of(request) for request in requests] if keeps_state else ()
         try:
@@ -100,10 +102,12 @@ class ProcessRunner:
 _rows = RowWriter()
 
 
-def description_of(request: InferenceRequest, rows: RowWriter = _rows) -> bytes:
-    """Returns the description of a request's observation, as a worker reads it."""
+def description_of(request: InferenceRequest, rows: RowWriter = _rows, *, sees: bool = False) -> bytes:
+    """Returns the description of a request's observation, as a worker reads it; with `sees` when it was seen too."""
     if request.slots is None or request.metadata is None:
         return bytes(request.envelope)
+    if sees and request.seen is not None:
+        return rows.observation(request.slots, {**request.metadata, SEEN_KEY: request.seen.to_text()})
     return rows.observation(request.slots, request.metadata)
 
 

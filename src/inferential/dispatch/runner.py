@@ -38,6 +38,8 @@ class Runner:
         self._image_pool: Executor | None = None
         self.version_of: Callable[[str], str] = lambda pool: ""
         """Returns the version of a model that keeps state."""
+        self.sees_timestamps: Callable[[str], bool] = lambda pool: False
+        """Returns whether a model wants to know when its observations were seen."""
 
     def close(self) -> None:
         """Ends the threads that decode images; a later run starts new ones."""
@@ -49,6 +51,8 @@ class Runner:
         """Returns results and exceptions of one call, one for each request; raises nothing."""
         if len(requests) == 1 and not is_encoded(requests[0].slots):
             observation = read(requests[0], own=self._may_retry())
+            if requests[0].seen is not None:
+                self._add_times(requests[0], observation)
             if not isinstance(observation, Exception):  # without a layer of coroutines, which costs as much as reading
                 return self._call(requests, [observation], replica)
         return self._run(requests, replica)
@@ -76,7 +80,15 @@ class Runner:
                 jobs.append(loop.run_in_executor(self._image_pool, read, request, own))
             else:
                 jobs.append(read(request, own=own))
-        return [await job if isinstance(job, asyncio.Future) else job for job in jobs]
+        observations = [await job if isinstance(job, asyncio.Future) else job for job in jobs]
+        for request, observation in zip(requests, observations, strict=True):
+            if request.seen is not None:
+                self._add_times(request, observation)
+        return observations
+
+    def _add_times(self, request: InferenceRequest, observation: Observation | Exception) -> None:
+        if request.seen is not None and isinstance(observation, dict) and self.sees_timestamps(request.pool):
+            observation.update(request.seen.values())
 
     async def _call(
         self, requests: Sequence[InferenceRequest], observations: Sequence[Any], replica: str

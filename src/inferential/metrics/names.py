@@ -97,7 +97,20 @@ LATE_ACTIONS = declare(
     "model, encode or unread",
 )
 OBSERVATION_STALENESS_MS = declare(
-    "observation_staleness_ms", "ms", _BOTH, "at arrival: the observation's age by the client's clock"
+    "observation_staleness_ms",
+    "ms",
+    _BOTH,
+    "at arrival: the observation's age as its robot says it (`captured_at`), else by the client's wall clock",
+)
+OBSERVATIONS_STALE = declare(
+    "observations_stale", "1", _BOTH, "at arrival: the robot says an age above `observations.max_staleness_ms`"
+)
+OBSERVATION_MISALIGNMENT_MS = declare(
+    "observation_misalignment_ms",
+    "ms",
+    _BOTH,
+    "at arrival, of an observation whose values were seen more than `observations.temporal_alignment_threshold_ms` "
+    "apart: how far",
 )
 PAYLOAD_SIZE_BYTES = declare("payload_size_bytes", "bytes", _BOTH, "at arrival")
 QUEUE_DEPTH = declare(
@@ -117,6 +130,9 @@ REQUESTS_EXPIRED = declare(
 REQUESTS_SUPERSEDED = declare("requests_superseded", "1", _BOTH, "replaced by a newer observation")
 REQUESTS_OUTDATED = declare(
     "requests_outdated", "1", _BOTH, "the robot of a request that waits was asked for a newer observation"
+)
+RESULTS_REPLACED = declare(
+    "results_replaced", "1", _BOTH, "a result that waited for its robot's link was replaced by a newer one, unsent"
 )
 DISPATCH_ERRORS = declare("dispatch_errors", "1", _ALL, "the model failed or is unknown")
 DISPATCH_RETRIES = declare("dispatch_retries", "1", _BOTH, "a failed request was queued again")

@@ -70,6 +70,10 @@ class Recorder:
         """Records that a robot is asked for a newer observation."""
         self._record(names.REQUESTS_OUTDATED, 1.0, _labels_of(request))
 
+    def replaced(self, request: InferenceRequest) -> None:
+        """Records a result that was not sent, as a newer one was there."""
+        self._record(names.RESULTS_REPLACED, 1.0, _labels_of(request))
+
     def observed(
         self,
         request: InferenceRequest,
@@ -89,6 +93,20 @@ class Recorder:
             labels = _labels_of(request)
             self._record(names.LEARNED_CADENCE_MS, learned_cadence_s * 1e3, labels)
             self._record(names.TIME_UNTIL_NEXT_MS, request.time_until_next * 1e3, labels)
+
+    def flawed(
+        self, request: InferenceRequest, misalignment_ms: float, *, is_stale: bool, staleness_ms: float | None = None
+    ) -> None:
+        """Records an observation that is stale, or whose values were seen too far apart; 0: they were not.
+
+        With `staleness_ms` its age too, which `observed` does not record as it is refused.
+        """
+        if staleness_ms is not None:
+            self._record(names.OBSERVATION_STALENESS_MS, staleness_ms, _labels_of(request))
+        if is_stale:
+            self._record(names.OBSERVATIONS_STALE, 1.0, _labels_of(request))
+        if misalignment_ms:
+            self._record(names.OBSERVATION_MISALIGNMENT_MS, misalignment_ms, _labels_of(request))
 
     def overtaken(self, client_id: str, model_id: str, payload_bytes: Sequence[float], now: float) -> None:
         """Records observations, by their sizes, that a newer one superseded before they were read whole."""

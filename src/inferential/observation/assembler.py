@@ -79,6 +79,11 @@ class ObservationAssembler:
         """Observations so far with a timestamp far in the future, which was ignored."""
         return self._validator.clocks_off
 
+    @property
+    def validator(self) -> ObservationValidator:
+        """The checks on single fields."""
+        return self._validator
+
     def lookup(self, envelope: Buffer, payload: Buffer) -> CachedObservation | None:
         """Returns an observation of which only the varying fields are read, and checked.
 
@@ -149,6 +154,7 @@ class ObservationAssembler:
         varying = validator.varying(message, slots)
         staleness_ms = (now_ns - timestamp_ns) / 1e6 if 0 < timestamp_ns < now_ns else 0.0
         validator.check_staleness(constant.client_id, staleness_ms)
+        decoded = DecodedObservation(constant, varying, slots, envelope, payload, received_at, staleness_ms)
         if len(slots) > 1:
-            validator.check_alignment(constant.client_id, slots)
-        return DecodedObservation(constant, varying, slots, envelope, payload, received_at, staleness_ms)
+            decoded.misalignment_ms = validator.check_alignment(constant.client_id, slots)
+        return decoded

@@ -33,7 +33,8 @@ class DecodedObservation:
         slots: the tensors' places in the payload.
         envelope, payload: the frames.
         received_at: seconds of `time.monotonic()`.
-        staleness_ms: its age on arrival by the client's clock, 0 where that is not known.
+        staleness_ms: its age on arrival by the client's wall clock, 0 where that is not known.
+        misalignment_ms: how far the timestamps of its tensors lie apart; 0: within the limit.
     """
 
     constant: ConstantFields
@@ -43,6 +44,7 @@ class DecodedObservation:
     payload: Buffer
     received_at: float
     staleness_ms: float
+    misalignment_ms: float = 0.0
 
     client_id: ClassVar[_Delegate[str]] = _Delegate(lambda self: self.constant.client_id)
     client_type: ClassVar[_Delegate[str]] = _Delegate(lambda self: self.constant.client_type)

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from inferential.notices import Notices
+from inferential.observation.ages import Ages
 from inferential.observation.slots import ObservationError, SlotInfo, slot_of, validate_slots
-from inferential.proto import Observation
+from inferential.proto import Captured, Observation
 from inferential.proto.fields import CONSTANT, ConstantFields, VaryingFields, read_constant, read_varying
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ _ENVELOPE_BASE_BYTES = 4096
 _ENVELOPE_PER_TENSOR_BYTES = 96
 _ENVELOPE_PER_DIM_BYTES = 10  # the longest varint
 _ENVELOPE_PER_ENTRY_BYTES = 32
+_ENVELOPE_PER_AGE_BYTES = 16
+_LONGEST_AGE_MS = 1e12  # some 30 years
 _MAX_GOOD_NAMES = 4096
 _MAX_GOOD_PLACES = 4096
 
@@ -44,6 +47,7 @@ class ObservationValidator:
             + config.max_metadata_entries * _ENVELOPE_PER_ENTRY_BYTES
             + config.max_tensors
             * (config.max_id_bytes + config.max_dims * _ENVELOPE_PER_DIM_BYTES + _ENVELOPE_PER_TENSOR_BYTES)
+            + (config.max_tensors + config.max_metadata_entries) * (config.max_id_bytes + _ENVELOPE_PER_AGE_BYTES)
         )
         self._good_names: set[str] = set()
         self._good_places: dict[tuple[Any, ...], tuple[str, tuple[int, ...], str, int]] = {}
@@ -162,13 +166,41 @@ class ObservationValidator:
             slots.append(slot)
         return slots
 
-    def check_alignment(self, client_id: str, slots: list[SlotInfo]) -> None:
-        """Warns, once a minute for each client, where the tensors of one observation were measured too far apart."""
+    def check_alignment(self, client_id: str, slots: list[SlotInfo]) -> float:
+        """Warns, once a minute for each client, where the tensors of one observation were measured too far apart.
+
+        Returns:
+            How far, in ms; 0 where that is within the limit.
+        """
         times = [slot.timestamp_ns for slot in slots if slot.timestamp_ns]
-        if len(times) > 1:
-            spread_ms = (max(times) - min(times)) / 1e6
-            if spread_ms > self._config.temporal_alignment_threshold_ms:
-                self._warn(client_id, "alignment", "tensors of one observation were measured %.0f ms apart", spread_ms)
+        return self.misalignment_ms(client_id, (max(times) - min(times)) / 1e6) if len(times) > 1 else 0.0
+
+    def misalignment_ms(self, client_id: str, spread_ms: float) -> float:
+        """Returns how far apart the values of an observation were seen, 0 where that is within the limit; warns as
+        `check_alignment`."""
+        if not spread_ms > self._config.temporal_alignment_threshold_ms:
+            return 0.0
+        self._warn(client_id, "alignment", "tensors of one observation were measured %.0f ms apart", spread_ms)
+        return spread_ms
+
+    def ages(self, captured: Captured) -> Ages:
+        """Returns how old an observation and its values were on arrival, as far as its robot knows.
+
+        Raises:
+            ObservationError: an age is no duration, or there are more than an observation has values.
+        """
+        config, ages_ms = self._config, captured.tensor_ages_ms
+        if len(ages_ms) > config.max_tensors + config.max_metadata_entries:
+            raise ObservationError(
+                f"captured: {len(ages_ms)} ages, observations.max_tensors is {config.max_tensors} and "
+                f"max_metadata_entries {config.max_metadata_entries}"
+            )
+        for name, age_ms in (("age_ms", captured.age_ms), ("held_ms", captured.held_ms), *ages_ms.items()):
+            self._check_name("captured", name)
+            if not 0 <= age_ms <= _LONGEST_AGE_MS:
+                raise ObservationError(f"captured: expected an age in ms, 0 or above, got {age_ms} for {name!r}")
+        held_ms = captured.held_ms
+        return Ages(captured.age_ms + held_ms, {key: age_ms + held_ms for key, age_ms in ages_ms.items()})
 
     def _check_name(self, field: str, text: str) -> None:
         if text in self._good_names:  # a fleet sends the same few names again and again

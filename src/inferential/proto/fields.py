@@ -193,6 +193,8 @@ class VaryingFields(NamedTuple):
     """The index, in that chunk, of the first action that it played."""
     applied: Annotated[pb.Applied, Field()]
     """What became of a result that the robot has used; its request id is 0 where the robot says nothing."""
+    captured: Annotated[pb.Captured, Field()]
+    """How old the observation was when it was sent; its age is 0 where the robot says nothing."""
 
 
 class ConstantResponseFields(NamedTuple):

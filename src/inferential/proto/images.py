@@ -68,13 +68,16 @@ def check_shape(encoding: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> 
         raise ImageError(f"{name} cannot hold {dtype.name} of shape {shape}: {held}")
 
 
-def encode(array: Array, encoding: pb.Encoding, quality: int = DEFAULT_JPEG_QUALITY) -> EncodedImage:
+def encode(
+    array: Array, encoding: pb.Encoding, quality: int = DEFAULT_JPEG_QUALITY, scale: float = 1.0
+) -> EncodedImage:
     """Compresses an image array.
 
     Args:
         array: shape (H, W) or (H, W, C), rows from the top, channels in RGB order.
         encoding: JPEG or PNG.
         quality: 1 to 100, for JPEG.
+        scale: of both sides; below 1 the image is made smaller, at least one pixel each.
 
     Raises:
         ImageError: the format cannot hold the array.
@@ -85,12 +88,16 @@ def encode(array: Array, encoding: pb.Encoding, quality: int = DEFAULT_JPEG_QUAL
     if pixels.dtype.name == "uint16":
         pixels = pixels.astype("<u2", copy=False)
     image = _pillow().fromarray(np.ascontiguousarray(pixels))
+    shape = array.shape
+    if scale < 1.0:
+        height, width = (max(round(side * scale), 1) for side in shape[:2])
+        image, shape = image.resize((width, height), _pillow().Resampling.BOX), (height, width, *shape[2:])
     out = io.BytesIO()
     if encoding == pb.JPEG:
         image.save(out, "JPEG", quality=quality)
     else:
         image.save(out, "PNG", compress_level=1)  # a robot has more bandwidth than time
-    return EncodedImage(out.getvalue(), array.dtype, array.shape, encoding)
+    return EncodedImage(out.getvalue(), array.dtype, shape, encoding)
 
 
 def decode(data: Buffer, encoding: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:

@@ -15,6 +15,7 @@ from inferential.proto import inferential_pb2 as pb
 from inferential.proto.dtypes import dtype_from_numpy, dtype_to_numpy
 from inferential.proto.images import decode
 from inferential.proto.messages import put_metadata, split_values
+from inferential.proto.seen import SEEN_KEY, Seen
 from inferential.proto.structure import STRUCTURE_KEY, restore
 from inferential.proto.tensors import Buffer, gather, pack, view_checked
 from inferential.replica.outcomes import Refused, Values
@@ -26,7 +27,7 @@ _LONGEST_BYTES = 2048  # of what is remembered
 class Layout:
     """What a description says: where each tensor lies in the payload, and the strings."""
 
-    __slots__ = ("_encoded", "_end", "_raw", "_strings", "_structured")
+    __slots__ = ("_encoded", "_end", "_raw", "_strings", "_structured", "seen")
 
     def __init__(self, tensors: Any, strings: Mapping[str, str], *, structured: bool) -> None:
         self._raw: list[tuple[str, np.dtype[Any], tuple[int, ...], int]] = []
@@ -34,6 +35,8 @@ class Layout:
         self._strings = dict(strings)
         self._structured = structured
         self._end = 0
+        self.seen: Seen | None = None
+        """When it was seen, where the model wants to know."""
         for tensor in tensors:
             dtype, shape, offset = dtype_to_numpy(tensor.dtype), tuple(tensor.shape), tensor.byte_offset
             self._end = max(self._end, offset + tensor.byte_length)
@@ -58,7 +61,10 @@ class Layout:
             values[key] = decode(memoryview(payload)[offset : offset + length], encoding, dtype, shape)
         if self._strings:
             values.update(self._strings)
-        return restore(values) if self._structured else values
+        values = restore(values) if self._structured else values
+        if self.seen is not None:
+            values.update(self.seen.values())
+        return values
 
 
 class RowWriter:
@@ -150,8 +156,11 @@ class RowReader:
             return pb.Status.Name(message.status), message.reason
         # What a model returns stays flat on its way to the robot; what it is given does not.
         structured = self._message is pb.Observation and STRUCTURE_KEY in message.metadata
+        seen = message.metadata.pop(SEEN_KEY, "") if SEEN_KEY in message.metadata else ""
         layout = Layout(message.tensors, message.metadata, structured=structured)
-        if len(description) <= _LONGEST_BYTES:
+        if seen:
+            layout.seen = Seen.from_text(seen)
+        elif len(description) <= _LONGEST_BYTES:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
             self._known[description] = layout

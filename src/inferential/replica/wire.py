@@ -61,6 +61,7 @@ class Greeting:
         runs_singly: whether the model has no `infer_batch`, so that rows of a call run one after another.
         metadata: what the model says of itself, values that JSON can hold.
         keeps_state: whether the model's methods take the robots' sessions.
+        sees_timestamps: whether the model wants to know when its observations were seen.
         measured: rows of a call and its latency in seconds, as its warm-up found them.
     """
 
@@ -71,6 +72,7 @@ class Greeting:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     measured: Sequence[tuple[int, float]] = ()
     keeps_state: bool = False
+    sees_timestamps: bool = False
 
     def to_bytes(self) -> bytes:
         """As a frame."""

@@ -143,7 +143,8 @@ class Worker:
             return False
         os.register_at_fork(after_in_child=self._leave)
         singly, sessions = methods.batch is None, self._sessions is not None
-        greeting = Greeting(methods.max_batch_size, _MAX_INFLIGHT, "", singly, metadata, measured, sessions)
+        sees = bool(getattr(self._model, "sees_timestamps", False))
+        greeting = Greeting(methods.max_batch_size, _MAX_INFLIGHT, "", singly, metadata, measured, sessions, sees)
         self._send([NO_CALL, HELLO, greeting.to_bytes()])
         gc.collect()
         gc.freeze()  # collections do not look at the model again, which takes tens of milliseconds

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from inferential.errors import InferentialError
+from inferential.proto.seen import Seen
 from inferential.scheduler.time.robot_time import ChunkTime
 
 Buffer = bytes | bytearray | memoryview
@@ -157,6 +158,7 @@ class InferenceRequest:
             not again once the model has begun with it.
         pool: which replicas may run it, see `models`: those of one version of its model; the model id where that has no
             versions. What is called a model in this package, in capacities, profiles and backends is such a pool.
+        seen: when its values were seen; None where its robot did not say.
         turn_at: when its robot was asked for a newer observation, when its turn comes; NaN: it was not asked.
         waiting_since: since when it waits in its own right; later than `received_at` where an older
             request of the same client and model stood before it.
@@ -200,6 +202,7 @@ class InferenceRequest:
     client_type: str = ""
     keeps_state: bool = False
     pool: str = ""
+    seen: Seen | None = None
     turn_at: float = field(default=float("nan"), repr=False)
     waiting_since: float = field(default=float("nan"), repr=False)
     dispatched_at: float = field(default=0.0, repr=False)

@@ -188,6 +188,19 @@ class Accounting:
             self._applied(request, incoming.applied)
         self._fleet.responses.on_request(client_id, request.response_id, model_id, now)
         self._recorder.observed(request, incoming.staleness_ms, update.learned_cadence_s, update.cadence_deviation_s)
+        if incoming.is_stale or incoming.misalignment_ms:
+            self._recorder.flawed(request, incoming.misalignment_ms, is_stale=incoming.is_stale)
+
+    def refused_on_arrival(self, incoming: IncomingRequest) -> None:
+        """Records what an observation that is refused says of its age; its refusal is recorded by `refused`."""
+        if incoming.is_stale or incoming.misalignment_ms:
+            self.flush()
+            self._recorder.flawed(
+                incoming.request,
+                incoming.misalignment_ms,
+                is_stale=incoming.is_stale,
+                staleness_ms=incoming.staleness_ms,
+            )
 
     def _applied(self, request: InferenceRequest, applied: Applied) -> None:
         """Records what a robot says of a result that it has used."""

@@ -87,12 +87,38 @@ class Egress:
     def _send_result(self, result: DispatchResult) -> float | None:
         """Sends a result and ends its request; returns when it was sent, None if the client is unreachable."""
         request = result.request
-        if not self._post(request.connection, request.client_id, result.envelope, result.payload):
+        if self._transport.backlogged and request.takes_latest and request.connection in self._transport.backlogged:
+            posted = self._post_newest(request, result.envelope, result.payload)
+        else:
+            posted = self._post(request.connection, request.client_id, result.envelope, result.payload)
+        if not posted:
             request.refuse(Refusal(RefusalKind.REJECTED, "the client cannot be reached", CLIENT_GONE))
             return None
         request.move(ANSWERED)
         request.inference_ms = result.latency_ms
         return time.monotonic()
+
+    def _post_newest(self, request: InferenceRequest, envelope: bytes, payload: Buffer) -> bool:
+        """Sends a result over a connection that has more to send than it takes; a newer one replaces an older."""
+        if request.protocol_version < PROTOCOL_VERSION:  # its client knows no answer but a result
+            return self._post(request.connection, request.client_id, envelope, payload)
+        try:
+            old = self._transport.post_newest(request, envelope, payload)
+        except OSError as error:
+            self._recorder.send_error(request.client_id, "result", error.strerror or "unknown")
+            return False
+        if old is not None:
+            self._recorder.replaced(old)
+            refusal = write_refusal(
+                client_id=old.client_id,
+                model_id=old.model_id,
+                request_id=old.request_id,
+                status=SUPERSEDED.kind.name,
+                reason="a newer result was there before this one could be sent: the client or its link is too slow",
+                serve_interval_ms=old.serve_interval_ms,
+            )
+            self._post_refusal(old.connection, old.client_id, refusal)
+        return True
 
     def refuse(self, request: InferenceRequest, refusal: Refusal) -> None:
         """Ends a request without a result, and sends the refusal."""

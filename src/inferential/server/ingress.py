@@ -22,6 +22,7 @@ from inferential.proto.cache import CacheCounts
 from inferential.proto.fields import ConstantFields, VaryingFields
 from inferential.proto.tensors import Buffer
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
+from inferential.server.capture_checks import CaptureChecks
 from inferential.server.rate_limits import RateLimits
 from inferential.server.rights import Claim, hold_to
 from inferential.transport.messages import Received
@@ -41,11 +42,13 @@ class IncomingRequest:
         request: the request that is scheduled.
         client_type: the kind of robot, as the client states it.
         control_period_s: how long one action of a chunk is played, in seconds; None if the client did not state it.
-        staleness_ms: age of the observation at arrival, by the client's clock.
+        staleness_ms: age of the observation at arrival, as its robot says, else by the client's wall clock.
         renews, played_id, played_from, applied: as the client states them, see `proto.fields`.
         explicit_budget_ms: maximum age of an action at its arrival, as client or configuration state it; None if
             neither does.
         refusal: why it must not be scheduled; None if it may be.
+        is_stale: whether its robot says that it is older than the limit.
+        misalignment_ms: how far apart its values were seen; 0: within the limit.
     """
 
     request: InferenceRequest
@@ -58,6 +61,8 @@ class IncomingRequest:
     played_id: int | None = None
     played_from: int | None = None
     applied: Applied | None = None
+    is_stale: bool = False
+    misalignment_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +141,7 @@ class Ingress:
         """Applies a changed configuration to the messages that follow; cached envelopes are dropped."""
         self._clocks_off = self.clocks_off
         self.assembler = ObservationAssembler(config.observations)
+        self._capture_checks = CaptureChecks(config.observations, self.assembler.validator)
         self._clients = ClientPolicies(config.clients)
         self._default_budget_ms = self._clients.default_budget_ms
         self._supersede = config.scheduling.supersede
@@ -151,6 +157,7 @@ class Ingress:
         """
         found = self.assembler.lookup(envelope, payload)
         policy: ResolvedPolicy
+        misalignment_ms = 0.0
         if found is not None:
             cached, varying, staleness_ms = found
             constant, slots = cached.constant, cached.slots
@@ -160,13 +167,16 @@ class Ingress:
         else:
             decoded = self.assembler.decode_whole(envelope, payload, received_at)
             constant, varying, slots = decoded.constant, decoded.varying, decoded.slots
-            staleness_ms = decoded.staleness_ms
+            staleness_ms, misalignment_ms = decoded.staleness_ms, decoded.misalignment_ms
             policy = self._resolve(constant)
         if identity != policy.identity:
             self._check_sender(constant, varying, identity)
-        return self._incoming(
+        incoming = self._incoming(
             constant, varying, staleness_ms, slots, policy, identity, envelope, payload, received_at, connection
         )
+        if varying.captured.age_ms or misalignment_ms:
+            self._capture_checks.apply(incoming, varying.captured, slots, misalignment_ms)
+        return incoming
 
     def overtaken(self, older: Sequence[Received], newest: Received) -> tuple[Overtaken | None, Sequence[Received]]:
         """Returns what becomes of messages that came together with a newer one of the same connection.

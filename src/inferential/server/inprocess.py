@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from inferential.client.handles import AsyncHandles, AsyncModel
@@ -92,16 +93,22 @@ class InProcessConnection(AsyncHandles):
 
     async def infer(self, model: AsyncModel, values: Mapping[str, Any], timeout_ms: float) -> Result | None:
         """Does what `AsyncModel.infer` does, for values whose keys may be the names of its own arguments."""
-        return await self._infer(model._mailbox, values, {}, timeout_ms)
+        return await self._infer(model._mailbox, {"observation": values}, {}, timeout_ms)
 
     def observe(self, model: AsyncModel, values: Mapping[str, Any], steps_remaining: int | None) -> int:
         """Does what `AsyncModel.observe` does, for values whose keys may be the names of its own arguments."""
-        return self._observe(model._mailbox, values, {"steps_remaining": steps_remaining}, False)
+        return self._observe(model._mailbox, {"observation": values}, {"steps_remaining": steps_remaining}, False)
 
     def _post(self, mailbox: Mailbox, request_id: int, frames: Frames) -> None:
         assert self._number is not None
         _, envelope, payload = frames
         self._submit((identity_of(self._number), envelope, whole(payload), time.monotonic(), self._number))
+
+    def _take_back(self, request_ids: Sequence[int]) -> None:
+        if request_ids and self._number is not None:
+            _, envelope, _ = self._session.cancellation(request_ids)
+            with suppress(ConnectionError):  # the server has stopped, and its requests with it
+                self._submit((identity_of(self._number), envelope, b"", time.monotonic(), self._number))
 
     def _receive(self, envelope: Buffer, payload: Buffer) -> None:
         self._session.receive(envelope, payload, time.monotonic())

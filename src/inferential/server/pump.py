@@ -207,6 +207,7 @@ class EventPump:
         if objection is not None:
             refusal = CLIENT_LEFT if objection is GONE else Refusal(RefusalKind.REJECTED, objection, "id_in_use")
         if refusal is not None:
+            self._accounting.refused_on_arrival(incoming)
             self._egress.refuse(request, refusal)
             return
         if incoming.renews:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from inferential.notices import Notices
 from inferential.transport.connections import ClientConnection, Connections
 from inferential.transport.handshakes import HandshakeGuard
+from inferential.transport.held import UNSENT_BYTES
 from inferential.transport.listening import Listener
 from inferential.transport.poller import READ
 from inferential.zmtp import ConnectionEnded, ProtocolError, Stream
@@ -221,6 +222,7 @@ class Acceptance:
         connections = self._connections
         client.number = next(self._numbers)
         client.identity = peer.identity or b"\0" + client.number.to_bytes(8)
+        client.stream.limit_unsent(UNSENT_BYTES)
         del connections.handshaking[client]
         connections.by_number[client.number] = client
         former = connections.by_identity.get(client.identity)

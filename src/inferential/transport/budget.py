@@ -52,11 +52,11 @@ class ByteBudget:
 
     def may_send(self, client: ClientConnection, size: int) -> bool:
         """Returns whether so many bytes more may wait until a connection reads them."""
-        return not self._exceeds(client.stream.unsent_bytes + size, size)
+        return not self._exceeds(client.stream.unsent_bytes + client.held_bytes + size, size)
 
     def sending(self, client: ClientConnection) -> None:
         """Notes how many bytes wait for a connection now."""
-        size = 0 if client.gone else client.stream.unsent_bytes
+        size = 0 if client.gone else client.stream.unsent_bytes + client.held_bytes
         self.used += size - self._sending.get(client, 0)
         if size:
             self._sending[client] = size

@@ -39,6 +39,7 @@ class ClientConnection:
         reads: how often it was read since its requests began to wait.
         parked_at: since when it is not read because its requests wait, in seconds of `time.monotonic()`; 0: it is read.
         corked: envelopes of refusals that leave together.
+        held_bytes: of answers that wait until it takes more.
         asked: a message of it was received.
         rival: it has the identity of another connection that stands, which keeps it.
         host: its address as HOST:PORT; "" of a local client.
@@ -53,6 +54,7 @@ class ClientConnection:
             "floods",
             "gone",
             "handshake_deadline",
+            "held_bytes",
             "host",
             "identity",
             "newest_only",
@@ -76,6 +78,7 @@ class ClientConnection:
         self.rival = False
         self.parked_at: float = 0.0
         self.corked: list[bytes] = []
+        self.held_bytes = 0
         self.gone = False
 
 

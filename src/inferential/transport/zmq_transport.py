@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+from typing import Any
 
+from inferential.proto.tensors import Buffer
 from inferential.transport.acceptance import HANDSHAKE_S
-from inferential.transport.connections import MalformedMessage, send_buffered
+from inferential.transport.connections import ClientConnection, MalformedMessage, send_buffered
+from inferential.transport.held import SLOW_UNSENT_BYTES, HeldAnswer, HeldAnswers, T
 from inferential.transport.messages import IncomingObservation, OutgoingResponse
 from inferential.transport.router import GONE, RouterSocket
+from inferential.zmtp import ConnectionEnded
 
 __all__ = ["GONE", "HANDSHAKE_S", "LINGER_MS", "MalformedMessage", "ZmqTransport"]
 
@@ -20,7 +24,54 @@ SEND_WAIT_S = 1.0
 
 
 class ZmqTransport(RouterSocket):
-    """A bound ROUTER socket with messages to await."""
+    """A bound ROUTER socket with messages to await, and with answers that newer ones replace."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.backlogged: dict[int, HeldAnswers[Any]] = {}
+        """By number, the connections to which something is unsent, and the answers that wait for it."""
+
+    def post_newest(self, request: T, envelope: Buffer, payload: Buffer) -> T | None:
+        """Sends an answer of a model as soon as its connection takes more, unless a newer one comes before.
+
+        Returns:
+            The request whose answer is not sent, as a newer one is.
+
+        Raises:
+            OSError: as `post`.
+        """
+        held: HeldAnswers[T] | None = self.backlogged.get(request.connection)
+        if held is None:
+            self.post(request.connection, envelope, payload)
+            return None
+        client = self._writable(request.connection, len(payload))
+        old = held.put(HeldAnswer(request, envelope, payload))
+        client.held_bytes = held.size
+        self._budget.sending(client)
+        return None if old is None else old.request
+
+    def _note_unsent(self, client: ClientConnection) -> None:
+        number = client.number
+        if client.stream.unsent:
+            if number not in self.backlogged:
+                self.backlogged[number] = HeldAnswers()
+                client.stream.limit_unsent(SLOW_UNSENT_BYTES)
+        elif (held := self.backlogged.pop(number, None)) is not None:
+            self._release(client, held)
+        super()._note_unsent(client)
+
+    def _release(self, client: ClientConnection, held: HeldAnswers[Any]) -> None:
+        """Hands over what waited for a connection; one that has ended is found when it is read."""
+        client.held_bytes = 0
+        with contextlib.suppress(ConnectionEnded):
+            for answer in held.take():
+                client.stream.send((b"", answer.envelope, answer.payload))
+        if client.stream.unsent:
+            self.backlogged[client.number] = held
+
+    def _on_closed(self, client: ClientConnection) -> None:
+        self.backlogged.pop(client.number, None)
+        super()._on_closed(client)
 
     def has_unread(self, identity: bytes) -> bool:
         """Returns whether a connected client has sent something that was not looked at yet."""
@@ -81,6 +132,8 @@ class ZmqTransport(RouterSocket):
             return
         self._closed = True
         self._uncork()
+        for number, held in list(self.backlogged.items()):
+            self._release(self._connections.by_number[number], held)
         if self._loop is not None:
             self._loop.remove_reader(self._connections.poller.fileno())
         self._parking.stop()

@@ -146,6 +146,11 @@ class Delivery:
         """Returns the context of a PING that is sent for another reason, as a heartbeat."""
         return self._mark(now)
 
+    def stall(self) -> None:
+        """Lets nothing leave until a PONG comes, as a heartbeat has none: what left now would arrive out of date."""
+        if self._marks and self.mark_every != math.inf:
+            self.clear_at = math.inf
+
     def pong(self, context: bytes, now: float) -> None:
         """Notes a PONG; one that answers no mark is ignored."""
         if not context:
