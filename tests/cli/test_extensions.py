@@ -92,7 +92,7 @@ def test_the_environment_sets_fields_of_an_installed_gateway(package: Path) -> N
 
 def test_a_gateway_that_no_package_has_is_an_unknown_key_beside_the_names_there_are(package: Path) -> None:
     assert problems(gateways={"zmodem": {}}) == [
-        "gateways.zmodem: unknown key; there is: act, broken, gr00t, lerobot, line, nothing, openpi"
+        "gateways.zmodem: unknown key; there is: act, broken, gr00t, kserve, lerobot, line, nothing, openpi"
     ]
     assert problems(gateways={"lines": {}}) == ["gateways.lines: unknown key; did you mean gateways.line?"]
 
@@ -121,7 +121,7 @@ def test_options_of_a_model_whose_backend_has_none_are_a_problem(package: Path, 
 def test_a_scheme_that_no_backend_has_is_a_problem_beside_those_there_are(package: Path) -> None:
     assert problems(models={"known": {"arm": {"target": "onnx://model"}}}) == [
         "models.known.arm.target: no backend has the scheme 'onnx'; expected module:object, ray:application, or one of "
-        "openpi://, openpi+wss://, scale://"
+        "kserve://, kserve+https://, openpi://, openpi+wss://, scale://"
     ]
 
 
@@ -138,8 +138,8 @@ def test_a_section_that_changes_takes_effect_at_the_next_start(package: Path) ->
 
 
 def test_names_are_listed_without_importing_anything(package: Path) -> None:
-    assert extension_names(GATEWAYS) == ["act", "broken", "gr00t", "lerobot", "line", "nothing", "openpi"]
-    assert extension_names(BACKENDS) == ["openpi", "openpi+wss", "scale"]
+    assert extension_names(GATEWAYS) == ["act", "broken", "gr00t", "kserve", "lerobot", "line", "nothing", "openpi"]
+    assert extension_names(BACKENDS) == ["kserve", "kserve+https", "openpi", "openpi+wss", "scale"]
     with pytest.raises(ExtensionError, match="cannot be imported"):
         load_extension(GATEWAYS, "broken")
     with pytest.raises(KeyError):

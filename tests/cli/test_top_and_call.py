@@ -119,12 +119,17 @@ def test_top_needs_the_token_where_there_is_one(run: Any, start: Start, place: P
     process = start("serve", "fleet.yaml")
     assert process.stdout is not None
     process.stdout.readline()
-    page, *gateways = [process.stdout.readline() for _ in range(5)]
-    assert gateways[0].startswith("openpi gateway on ws://127.0.0.1:")
-    assert gateways[1].startswith("GR00T gateway on tcp://127.0.0.1:")
-    assert gateways[2].startswith("LeRobot gateway on 127.0.0.1:")
-    assert gateways[3].startswith("/act gateway on http://127.0.0.1:")
-    page = page.split()[-1]
+    lines = sorted(process.stdout.readline() for _ in range(5))  # each opens once its model is ready
+    where = (
+        "/act gateway on http://127.0.0.1:",
+        "GR00T gateway on tcp://127.0.0.1:",
+        "LeRobot gateway on 127.0.0.1:",
+        "openpi gateway on ws://127.0.0.1:",
+        "page on http://127.0.0.1:",
+    )
+    for line, expected in zip(lines, where, strict=True):
+        assert line.startswith(expected)
+    page = lines[-1].split()[-1]
     assert "asks for a token" in run("top", page, "--once").err
     assert run("top", page, "--once", "--token", "s3cret").code == 0
 

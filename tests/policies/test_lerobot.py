@@ -66,7 +66,7 @@ ours = open_lerobot(path, device="cpu")
 
 class Session:
     def __init__(self):
-        self.state = {}
+        self.state = None
 
 chance = np.random.default_rng(1)
 robots, steps = 3, 3
@@ -84,7 +84,7 @@ seen = [
 ]
 for observations in seen:
     torch.manual_seed(5)
-    answers = ours.infer_batch(observations, sessions)
+    answers = ours.infer_batch(observations, sessions) if kind == "diffusion" else ours.infer_batch(observations)
 widest = 0.0
 for robot in range(robots):
     theirs.reset()
@@ -136,6 +136,7 @@ async def test_it_is_served_from_its_own_environment(python: str, tmp_path: Path
         Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"act": model})) as server,
         AsyncConnection(server.address) as connection,
     ):
+        await server.model_ready("act")
         act = connection.model("act")
         image = np.zeros((120, 160, 3), np.uint8)
         result = await act.infer(60_000, state=np.zeros(6), top=image, task="pick")
@@ -144,3 +145,20 @@ async def test_it_is_served_from_its_own_environment(python: str, tmp_path: Path
         with pytest.raises(InvalidObservation, match=r"'observation.state': expected float32 \[6\], got float64 \[5\]"):
             await act.infer(60_000, state=np.zeros(5), top=image)
         assert (await server.model_metadata("act"))["policy_type"] == "act"
+
+
+async def test_each_robot_has_its_own_history(python: str, tmp_path: Path) -> None:
+    if not (tmp_path / "diffusion").exists():
+        pytest.skip("the interpreter lacks what a diffusion policy needs")
+    model = ModelProcess(f"lerobot:{tmp_path}/diffusion", python=python, env={"HF_HUB_OFFLINE": "1"})
+    image = np.zeros((64, 96, 3), np.uint8)
+    async with Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"policy": model})) as server:
+        await server.model_ready("policy")
+        for robot in ("arm-01", "arm-02"):
+            async with AsyncConnection(server.address, robot) as connection:
+                handle = connection.model("policy")
+                for _ in range(2):
+                    result = await handle.infer(60_000, state=np.zeros(6), top=image, task="pick")
+                    assert result is not None
+                    assert result["actions"].shape[1] == 6
+                await handle.reset()

@@ -46,6 +46,8 @@ async def test_robots_share_calls_and_get_each_their_row(python: str, tmp_path: 
         Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher(models)) as server,
         AsyncConnection(server.address) as connection,
     ):
+        for model_id in models:
+            await server.model_ready(model_id)
         reach = connection.model("reach", queue="all")
         rows = await asyncio.gather(
             *(reach.infer(20_000, state=np.full(2, n, ">f8"), goal=np.full(2, 8)) for n in range(4))

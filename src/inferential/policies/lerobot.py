@@ -26,7 +26,6 @@ TASK = "task"
 """The key of an observation's instruction, a string; none is an empty one."""
 _IMAGES = "observation.images."
 _STATE = "observation.state"
-_HISTORY = "lerobot.history"
 _QUEUED = ("vqbet", "tdmpc")
 """Policies whose predict_action_chunk reads queues that only select_action fills."""
 
@@ -39,7 +38,7 @@ def open_lerobot(
     rename: Mapping[str, str] | None = None,
     resize_images: bool = True,
     overrides: Mapping[str, Any] | None = None,
-) -> LeRobotPolicy:
+) -> LeRobotPolicy | LeRobotHistoryPolicy:
     """Returns the policy in a folder.
 
     Args:
@@ -87,11 +86,13 @@ def open_lerobot(
         preprocessor_overrides={"device_processor": {"device": chosen}},
         postprocessor_overrides={"device_processor": {"device": "cpu"}} if _moves(folder) else {},
     )
-    return LeRobotPolicy(policy, config, processors, max_batch_size, rename or {}, resize_images)
+    sees_history = int(getattr(config, "n_obs_steps", 1) or 1) > 1
+    made = LeRobotHistoryPolicy if sees_history else LeRobotPolicy
+    return made(policy, config, processors, max_batch_size, rename or {}, resize_images)
 
 
-class LeRobotPolicy:
-    """Runs a policy of LeRobot on observations of several robots at once; `open_lerobot` makes it.
+class _SavedPolicy:
+    """Runs a policy of LeRobot on observations of several robots at once.
 
     A result is `actions`: (steps, dimensions), a chunk in the robot's units.
 
@@ -145,25 +146,14 @@ class LeRobotPolicy:
             "n_obs_steps": self._steps,
         }
 
-    def infer(self, observation: Mapping[str, Any], session: Any = None) -> dict[str, Any]:
-        """Returns one robot's chunk.
-
-        Raises:
-            InvalidObservation: it does not fit the inputs.
-        """
-        outcome = self.infer_batch([observation], [session])[0]
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
-
-    def infer_batch(
-        self, observations: Sequence[Mapping[str, Any]], sessions: Sequence[Any] | None = None
+    def answers(
+        self, observations: Sequence[Mapping[str, Any]], sessions: Sequence[Any]
     ) -> list[dict[str, Any] | InvalidObservation]:
         """Returns for each observation a chunk of actions, or the error of one that does not fit.
 
         Args:
             observations: arrays and strings by key.
-            sessions: the robots' sessions, whose `state` keeps what a robot has shown before.
+            sessions: the robots', whose `state` keeps what a robot has shown before; None: nothing is kept.
         """
         outcomes: list[Any] = [None] * len(observations)
         rows: list[tuple[int, dict[str, Any]]] = []
@@ -175,7 +165,7 @@ class LeRobotPolicy:
             else:
                 rows.append((number, row))
         if rows:
-            sound = [None if sessions is None else sessions[number] for number, _ in rows]
+            sound = [sessions[number] for number, _ in rows]
             for (number, _), actions in zip(rows, self._run([row for _, row in rows], sound), strict=True):
                 outcomes[number] = {"actions": actions}
         return outcomes
@@ -251,11 +241,43 @@ class LeRobotPolicy:
             now = {key: ready[key][number] for key in keys}
             history = deque([now] * self._steps, maxlen=self._steps)
             if session is not None:
-                history = session.state.setdefault(_HISTORY, history)
+                if session.state is None:  # the episode begins
+                    session.state = history
+                history = session.state
                 history.append(now)
             histories.append(history)
         stacked = {key: torch.stack([torch.stack([step[key] for step in one]) for one in histories]) for key in keys}
         return {**ready, **stacked}
+
+
+class LeRobotPolicy(_SavedPolicy):
+    """A policy that sees the present alone, as ACT; `open_lerobot` makes it."""
+
+    def infer(self, observation: Mapping[str, Any]) -> Any:
+        """Returns one robot's chunk; raises InvalidObservation where the observation does not fit the inputs."""
+        return _or_raise(self.answers([observation], [None])[0])
+
+    def infer_batch(self, observations: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """Returns for each observation a chunk of actions, or the error of one that does not fit."""
+        return self.answers(observations, [None] * len(observations))
+
+
+class LeRobotHistoryPolicy(_SavedPolicy):
+    """A policy that sees several steps of each robot, as diffusion; `open_lerobot` makes it."""
+
+    def infer(self, observation: Mapping[str, Any], session: Any) -> Any:
+        """Returns one robot's chunk; raises InvalidObservation where the observation does not fit the inputs."""
+        return _or_raise(self.answers([observation], [session])[0])
+
+    def infer_batch(self, observations: Sequence[Mapping[str, Any]], sessions: Sequence[Any]) -> list[Any]:
+        """Returns for each observation a chunk of actions, or the error of one that does not fit."""
+        return self.answers(observations, sessions)
+
+
+def _or_raise(outcome: Any) -> Any:
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 def _resized(image: Array, height: int, width: int) -> Any:
