@@ -133,6 +133,12 @@ def test_the_modules_of_the_contract_keep_their_place(place: str) -> None:
         assert hasattr(module, name), name
 
 
+def test_no_module_has_more_than_400_lines() -> None:
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / "src").rglob("*.py")}
+    generated = ROOT / "src/inferential/proto/inferential_pb2.py"
+    assert {str(path): count for path, count in lines.items() if count > 400 and path != generated} == {}
+
+
 def test_a_name_that_is_not_offered_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'inferential' has no attribute 'Sever'"):
         inferential.Sever  # noqa: B018

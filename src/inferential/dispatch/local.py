@@ -15,10 +15,19 @@ from inferential.dispatch.base import Dispatcher, ModelProblem, NodeUse, Observa
 from inferential.dispatch.gpus import Gpus
 from inferential.dispatch.inprocess import InProcessReplica
 from inferential.dispatch.loading import LoadedReplica
-from inferential.dispatch.local_replica import Replica, begin, keeps_state, lost, measured, sees_timestamps, takes_calls
+from inferential.dispatch.local_replica import (
+    Replica,
+    begin,
+    keeps_state,
+    lost,
+    measured,
+    problem_of,
+    sees_timestamps,
+    takes_calls,
+)
 from inferential.dispatch.process import ProcessRunner, description_of, infer
 from inferential.observation.values import is_encoded
-from inferential.replica.condition import Condition, best_of
+from inferential.replica.condition import Condition
 from inferential.replica.inbox import Inbox
 from inferential.replica.outcomes import ModelLoadError
 from inferential.replica.process import Row, WorkerProcess
@@ -255,19 +264,8 @@ class LocalDispatcher(Dispatcher):
 
     def problems(self) -> Mapping[str, ModelProblem]:
         """Returns, by model id, which processes do not run, or how many slots calls over their time have taken."""
-        problems: dict[str, ModelProblem] = {}
-        for model_id, models in self._models.items():
-            down = [one.problem for one in models if isinstance(one, WorkerProcess) and one.problem is not None]
-            gone = sum(map(lost, models))
-            if down:
-                reason = f"{len(down)} of {len(models)} processes do not run: {down[0]}"
-                problems[model_id] = ModelProblem(reason, is_down=len(down) == len(models))
-            elif not any(map(takes_calls, models)):
-                problems[model_id] = ModelProblem(best_of(one.condition() for one in models).brief, is_down=True)
-            elif gone:
-                reason = f"{gone} calls took longer than call_timeout_ms and still occupy their slots"
-                problems[model_id] = ModelProblem(reason, is_down=False)  # whether slots are left, the server knows
-        return problems
+        found = {model_id: problem_of(models) for model_id, models in self._models.items()}
+        return {model_id: problem for model_id, problem in found.items() if problem is not None}
 
     async def model_metadata(self, model_id: str) -> Mapping[str, Any]:
         """Returns the `metadata` of the model's first replica that is up; a process sends it when it has loaded."""

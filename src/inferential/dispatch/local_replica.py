@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from inferential.dispatch.base import ModelProblem
 from inferential.dispatch.inprocess import InProcessReplica
 from inferential.dispatch.loading import LoadedReplica
+from inferential.replica.condition import best_of
 from inferential.replica.process import WorkerProcess
 
 Replica = InProcessReplica | WorkerProcess
@@ -48,3 +50,18 @@ def measured(replica: Replica) -> Sequence[tuple[int, float]]:
     if isinstance(replica, WorkerProcess):
         return () if replica.greeting is None else replica.greeting.measured
     return replica.measured if isinstance(replica, LoadedReplica) else ()
+
+
+def problem_of(replicas: Sequence[Replica]) -> ModelProblem | None:
+    """Returns which processes of a model do not run, or how many slots calls over their time have taken; else None."""
+    down = [one.problem for one in replicas if isinstance(one, WorkerProcess) and one.problem is not None]
+    gone = sum(map(lost, replicas))
+    if down:
+        reason = f"{len(down)} of {len(replicas)} processes do not run: {down[0]}"
+        return ModelProblem(reason, is_down=len(down) == len(replicas))
+    if not any(map(takes_calls, replicas)):
+        return ModelProblem(best_of(one.condition() for one in replicas).brief, is_down=True)
+    if gone:
+        reason = f"{gone} calls took longer than call_timeout_ms and still occupy their slots"
+        return ModelProblem(reason, is_down=False)  # whether slots are left, the server knows
+    return None

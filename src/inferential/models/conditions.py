@@ -22,6 +22,12 @@ class Transition:
     former: Condition | None
     current: Condition
 
+    @property
+    def went_down(self) -> bool:
+        """Whether it answered before, and neither answers nor starts now."""
+        former, current = self.former, self.current
+        return former is not None and former.answers and not current.answers and not current.starts
+
 
 class Conditions:
     """The condition of each pool.

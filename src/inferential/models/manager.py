@@ -16,13 +16,14 @@ from inferential.models.catalog import Plan, plans_of
 from inferential.models.conditions import Transition
 from inferential.models.holding import failing_refusal
 from inferential.models.lineup import Lineup, Pool
+from inferential.models.outcomes import compare, outcomes_of
 from inferential.models.placement import Placement, whole
 from inferential.models.probes import Probes
 from inferential.models.readiness import Readiness
 from inferential.models.routing import Router
 from inferential.models.trials import Outcome, Trials
 from inferential.replica.condition import Condition, ModelState
-from inferential.scheduler.request import QUEUED, InferenceRequest, Refusal, RefusalKind, family_of
+from inferential.scheduler.request import QUEUED, InferenceRequest, Refusal, family_of
 from inferential.scheduler.running import Batch, Capacity
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from inferential.scheduler.engine import Engine
 
 logger: logging.Logger = logging.getLogger("inferential.models")
-
-_LEVELS = {ModelState.FAILING: logging.ERROR, ModelState.HUNG: logging.ERROR}
 
 
 class ModelManager(Readiness):
@@ -281,16 +280,7 @@ class ModelManager(Readiness):
             if plan is not None and plan.shadow is not None and not self._engine.waiting():
                 self._shadow(model_id, plan, results)
             return
-        outcomes = [
-            Outcome(
-                one.request.client_id,
-                None if one.refusal is None else one.refusal.reason,
-                now > one.request.deadline,
-                one.latency_ms,
-            )
-            for one in results
-            if one.refusal is None or one.refusal.kind is RefusalKind.MODEL_FAILED
-        ]
+        outcomes = outcomes_of(results, now)
         if plan is not None and is_tried:
             self._note_trial(model_id, plan, pool, outcomes)
             if plan.shadow is not None and not self._engine.waiting():
@@ -302,14 +292,8 @@ class ModelManager(Readiness):
 
     def _note(self, change: Transition) -> None:
         super()._note(change)
-        went_down = (
-            change.former is not None
-            and change.former.answers
-            and not change.current.answers
-            and not change.current.starts
-        )
         pool = next((one for one in self.lineup.pools() if one.pool_id == change.pool), None)
-        if went_down and pool is not None and self.lineup.role(pool) == "rollout":
+        if change.went_down and pool is not None and self.lineup.role(pool) == "rollout":
             self._take_back(pool.model_id, pool.version, change.current.why)
 
     def _take_back(self, model_id: str, version: str, why: str) -> None:
@@ -382,15 +366,9 @@ class ModelManager(Readiness):
 
     def _on_compared(self, pool: str, active: DispatchResult, shadow: DispatchResult) -> None:
         comparison = self.trials.comparison(family_of(pool))
-        if comparison is None or active.values is None:
-            return
-        comparison.active.note(active.latency_ms, missed=False)
-        error = None if shadow.refusal is None else shadow.refusal.reason
-        comparison.shadow.note(shadow.latency_ms, missed=False, error=error)
-        if shadow.values is not None:
-            apart = comparison.add(active.values, shadow.values)
-            if apart is not None:
-                self._on_difference(family_of(pool), [float(one) for one in apart])
+        apart = None if comparison is None else compare(comparison, active, shadow)
+        if apart is not None:
+            self._on_difference(family_of(pool), apart)
 
     def due_at(self) -> float | None:
         """Returns when `expire` next has something to do; None: not by itself."""
@@ -399,11 +377,8 @@ class ModelManager(Readiness):
 
     def expire(self, now: float) -> None:
         """Begins the probes that are due, and refuses requests that have waited until their deadlines."""
-        for pool, breaker in self.trials.open_breakers().items():
-            at = breaker.probe_at()
-            if at is not None and at <= now:
-                breaker.probe_begun()
-                self._probes.probe(pool)
+        for pool in self.trials.begin_probes(now):
+            self._probes.probe(pool)
         super().expire(now)
 
     def pools(self) -> list[str]:

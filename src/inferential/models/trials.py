@@ -5,7 +5,7 @@ No I/O and no clock: the manager tells it of calls, and does what it says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from inferential.models.breaker import Breaker, BreakerLimits
@@ -123,6 +123,14 @@ class Trials:
     def observe(self) -> bool:
         """Whether outcomes of calls that succeed matter."""
         return bool(self._counts or self._comparisons or self._breakers)
+
+    def begin_probes(self, now: float) -> Iterator[str]:
+        """Yields the pools that are to be probed now; each counts as begun."""
+        for pool, breaker in self.open_breakers().items():
+            at = breaker.probe_at()
+            if at is not None and at <= now:
+                breaker.probe_begun()
+                yield pool
 
     def open_breakers(self) -> dict[str, Breaker]:
         """Returns the breakers of the pools that are not asked."""

@@ -27,13 +27,13 @@ from inferential.replica.inbox import INBOX_AT, InboxView
 from inferential.replica.life_line import end_with_server
 from inferential.replica.metadata import metadata_of
 from inferential.replica.model import Method, methods_of
-from inferential.replica.rows import RowReader, RowWriter, write_refusal
+from inferential.replica.results import ResultWriter
+from inferential.replica.rows import RowReader, write_refusal
 from inferential.replica.sessions import NO_ROBOT, SessionRow, SessionStore
 from inferential.replica.shared import ALL_ROWS, Place, ReplicasMemory
 from inferential.replica.stream import Frame, MessageReader, write_message
 from inferential.replica.structured import rows_of
 from inferential.replica.targets import TargetError, load_target
-from inferential.replica.values import as_values
 from inferential.replica.warming import LAST, Measured, load_observations, warmed
 from inferential.replica.wire import (
     CALL,
@@ -56,7 +56,6 @@ _READ_BYTES = 256 * 1024
 _HOLD_S = 0.5e-3  # answers of short calls wait up to this long for those of the next calls that are there already
 _HOLD_BYTES = 64 * 1024
 _MAX_INFLIGHT = 1
-_MAX_RESULT_BYTES = 256 * 1024 * 1024
 _PLAIN = (np.ndarray, dict, list)  # what most models return, and no awaitable
 
 
@@ -103,7 +102,7 @@ class Worker:
         self._memory = memory
         self._messages = MessageReader()
         self._rows = RowReader(pb.Observation)
-        self._writer = RowWriter()
+        self._written = ResultWriter().write
         self._loop: asyncio.AbstractEventLoop | None = None
         self._single: Method | None = None
         self._sessions: SessionStore | None = None
@@ -369,23 +368,6 @@ class Worker:
                 self._loop = asyncio.new_event_loop()
             return self._loop.run_until_complete(_awaited(result))
         return result
-
-    def _written(self, outcome: Any) -> tuple[bytes, Any]:
-        try:
-            if isinstance(outcome, Exception):
-                raise outcome
-            values = as_values(outcome)
-            size = 0
-            for value in values.values():
-                if type(value) is not str:
-                    size += value.nbytes
-            if size > _MAX_RESULT_BYTES:
-                raise ValueError(f"a result of {size} bytes; at most {_MAX_RESULT_BYTES} are sent")
-            return self._writer.values(values)
-        except InvalidObservation as error:
-            return write_refusal("INVALID_OBSERVATION", error.reason), b""
-        except BaseException as error:  # a result that the wire cannot carry, or that is not what it seems, fails alone
-            return write_refusal("MODEL_FAILED", words_of(error)), b""
 
     def _mark(self, call: int, row: int) -> None:
         if self._memory is not None:

@@ -15,8 +15,6 @@ Requests that end here are returned by `ended` as refused; the caller sends the 
 
 from __future__ import annotations
 
-import heapq
-import math
 from collections.abc import Callable, Sequence, Sized
 from typing import TYPE_CHECKING
 
@@ -25,6 +23,7 @@ from inferential.scheduler.backlog import Backlog, Source
 from inferential.scheduler.base import ModelAwareScheduler, QueueFullError, Scheduler
 from inferential.scheduler.client_queue import ClientQueue
 from inferential.scheduler.heap import LazyHeap
+from inferential.scheduler.holds import Holds
 from inferential.scheduler.request import (
     CLIENT_LEFT,
     DISPATCHED,
@@ -41,7 +40,6 @@ from inferential.scheduler.time.availability import ALWAYS_AVAILABLE, Availabili
 if TYPE_CHECKING:
     from inferential.config.schema import SchedulingConfig
 
-_MAX_PACED = 4096
 Moved = Callable[[InferenceRequest], object]
 MAX_BYTES = 1024 * 1024 * 1024
 """Of the payloads of all waiting requests."""
@@ -61,8 +59,9 @@ class ClientQueues:
     ) -> None:
         self._availability = availability
         self._client_queues: dict[tuple[Source, str], ClientQueue] = {}
-        self._not_before: dict[tuple[Source, str], float] = {}  # of queues whose clients ask more than their share
-        self.held: list[tuple[float, tuple[Source, str]]] = []  # a heap: queues whose next request is not shown yet
+        self._holds: Holds[tuple[Source, str]] = Holds()
+        self._not_before = self._holds.not_before
+        self.held = self._holds.queue  # queues whose next request is not shown yet
         self._waiting: dict[str, int] = {}
         self._ages: LazyHeap[InferenceRequest] = LazyHeap()
         self._backlogs: dict[int, Backlog] = {}
@@ -122,11 +121,11 @@ class ClientQueues:
             self._straight_on
             and not self._order.may_defer
             and request.pool not in self._waiting
-            and (not request.pace_s or self._hold_until(request) <= request.received_at)
+            and (
+                not request.pace_s
+                or self._holds.until((request.connection or request.client_id, request.pool)) <= request.received_at
+            )
         )
-
-    def _hold_until(self, request: InferenceRequest) -> float:
-        return self._not_before.get((request.connection or request.client_id, request.pool), -math.inf)
 
     def offer(self, request: InferenceRequest, now: float) -> None:
         """Takes a new request, or refuses it; others may be refused for its sake."""
@@ -186,7 +185,9 @@ class ClientQueues:
         if request.takes_latest:
             queue.latest = request
         queue.episode, queue.serial = request.episode, request.keeps_state
-        if retried or (not queue.behind and self._has_room(queue) and not (self._not_before and self._hold(key, now))):
+        if retried or (
+            not queue.behind and self._has_room(queue) and not (self._not_before and self._holds.stops(key, now))
+        ):
             self._show(request, queue, now, retried=retried)
         else:
             queue.behind[request] = None
@@ -194,22 +195,9 @@ class ClientQueues:
     def _has_room(self, queue: ClientQueue) -> bool:
         return (window := 1 if queue.serial else self._order.window) is None or len(queue.shown) < window
 
-    def _hold(self, key: tuple[Source, str], now: float) -> bool:
-        """Returns whether the next request of a queue is not shown yet, and notes when it will be."""
-        at = self._not_before.get(key)
-        if at is None:
-            return False
-        if at <= now:
-            del self._not_before[key]
-            return False
-        if at < math.inf:
-            heapq.heappush(self.held, (at, key))
-        return True
-
     def release(self, now: float) -> None:
         """Shows the strategy the requests that were held back until now; call it before `take`."""
-        while self.held and self.held[0][0] <= now:
-            _, key = heapq.heappop(self.held)
+        for key in self._holds.due(now):
             if (queue := self._client_queues.get(key)) is not None:
                 self._move_up(queue, key, now)
 
@@ -219,14 +207,12 @@ class ClientQueues:
 
     def dispatched(self, request: InferenceRequest, now: float) -> None:
         """Notes a call of a request whose client asks more than its share: its next one is held back for a while."""
-        if len(self._not_before) >= _MAX_PACED:
-            self._not_before = {key: at for key, at in self._not_before.items() if at > now}
-        self._not_before[request.connection or request.client_id, request.pool] = now + request.pace_s
+        self._holds.begin((request.connection or request.client_id, request.pool), now + request.pace_s, now)
 
     def released(self, request: InferenceRequest, now: float) -> None:
         """Notes the end of a call of a request whose robot's next one had to wait for it."""
         key = request.connection or request.client_id, request.pool
-        self._not_before.pop(key, None)
+        self._holds.end(key)
         if (queue := self._client_queues.get(key)) is not None:
             self._move_up(queue, key, now)
 
@@ -355,22 +341,15 @@ class ClientQueues:
         for request in list(self._ages):
             self.end(request, Refusal(RefusalKind.REJECTED, reason, cause), now)
 
-    def swap(
-        self,
-        config: SchedulingConfig,
-        scheduler: Scheduler,
-        now: float,
-        moved: Callable[[InferenceRequest], object] = id,
-    ) -> None:
+    def swap(self, config: SchedulingConfig, scheduler: Scheduler, now: float, moved: Moved = id) -> None:
         """Puts another strategy in charge of all that waits; `moved` may change the pool of each."""
         requests = sorted(self._ages, key=lambda request: request.arrival)
         for request in requests:
             self._order.remove(request)
         for table in (self._client_queues, self._waiting, self._backlogs, self._ranks):
             table.clear()
-        self._not_before = {key: at for key, at in self._not_before.items() if at == math.inf}
         self._ages, self._held_bytes = LazyHeap(), 0
-        self.held.clear()
+        self._holds.keep_endless()
         self._configure(config, scheduler)
         for request in requests:
             moved(request)
@@ -409,7 +388,7 @@ class ClientQueues:
             self._client_queues.pop(key, None)
 
     def _move_up(self, queue: ClientQueue, key: tuple[Source, str], now: float) -> None:
-        while queue.behind and self._has_room(queue) and not self._hold(key, now):
+        while queue.behind and self._has_room(queue) and not self._holds.stops(key, now):
             following, _ = queue.behind.popitem(last=False)
             following.waiting_since = max(following.waiting_since, now)
             self._show(following, queue, now)

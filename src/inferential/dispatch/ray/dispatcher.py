@@ -25,6 +25,7 @@ from inferential.dispatch.ray.deployments import AmbiguousModel, Deployment, det
 from inferential.dispatch.ray.handles import Handle
 from inferential.dispatch.ray.link import Link
 from inferential.dispatch.ray.nodes import Nodes
+from inferential.dispatch.ray.reads import Reads
 from inferential.dispatch.suspects import after_loss, run_apart
 from inferential.replica.model import DEFAULT_MAX_BATCH_SIZE
 from inferential.replica.registry import REGISTER_EVERY_S, Listed, registry
@@ -82,8 +83,8 @@ class RayDispatcher(Dispatcher):
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._keys = ("", "")
         self._node = ""
-        self._nodes = Nodes(self._aside)
-        self._reading: set[asyncio.Task[None]] = set()
+        self._reads = Reads()
+        self._nodes = Nodes(self._reads.begin)
         self._looks = 0
         self._started_ray = False
 
@@ -141,7 +142,7 @@ class RayDispatcher(Dispatcher):
         await super().close()
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, *self._reading, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._reads, return_exceptions=True)
         for link in (*self._links.values(), *self._retired):
             link.close()
         self._retired.clear()
@@ -249,17 +250,6 @@ class RayDispatcher(Dispatcher):
     def nodes(self) -> Sequence[NodeUse]:
         """What Ray's own metrics tell of its nodes and their GPUs; none before it was asked a first time."""
         return self._nodes.use()
-
-    def _aside(self, work: Callable[[], list[NodeUse]], take: Callable[[list[NodeUse]], None]) -> None:
-        async def read() -> None:
-            try:
-                take(await asyncio.get_running_loop().run_in_executor(None, work))
-            except Exception as error:  # what a person sees must not hurt what robots get
-                logger.warning("Ray's metrics cannot be read: %s", error)
-
-        task = asyncio.get_running_loop().create_task(read())
-        self._reading.add(task)
-        task.add_done_callback(self._reading.discard)
 
     # Running
 

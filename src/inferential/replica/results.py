@@ -1,0 +1,37 @@
+"""What a worker sends of one result of its model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from inferential.errors import InvalidObservation
+from inferential.replica.failures import words_of
+from inferential.replica.rows import RowWriter, write_refusal
+from inferential.replica.values import as_values
+
+_MAX_RESULT_BYTES = 256 * 1024 * 1024
+
+
+class ResultWriter:
+    """Writes results; one that cannot be sent becomes a refusal of its request alone."""
+
+    def __init__(self) -> None:
+        self._writer = RowWriter()
+
+    def write(self, outcome: Any) -> tuple[bytes, Any]:
+        """Returns the two frames of what a model returned for an observation, or of the exception that it gave."""
+        try:
+            if isinstance(outcome, Exception):
+                raise outcome
+            values = as_values(outcome)
+            size = 0
+            for value in values.values():
+                if type(value) is not str:
+                    size += value.nbytes
+            if size > _MAX_RESULT_BYTES:
+                raise ValueError(f"a result of {size} bytes; at most {_MAX_RESULT_BYTES} are sent")
+            return self._writer.values(values)
+        except InvalidObservation as error:
+            return write_refusal("INVALID_OBSERVATION", error.reason), b""
+        except BaseException as error:  # a result that the wire cannot carry, or that is not what it seems, fails alone
+            return write_refusal("MODEL_FAILED", words_of(error)), b""
