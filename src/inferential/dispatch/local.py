@@ -24,6 +24,7 @@ from inferential.dispatch.local_replica import (
     problem_of,
     sees_timestamps,
     takes_calls,
+    uses_of,
 )
 from inferential.dispatch.process import ProcessRunner, description_of, infer
 from inferential.observation.values import is_encoded
@@ -32,7 +33,6 @@ from inferential.replica.inbox import Inbox
 from inferential.replica.outcomes import ModelLoadError
 from inferential.replica.process import Row, WorkerProcess
 from inferential.replica.spec import ModelLoader, ModelProcess
-from inferential.replica.usage import use_of
 from inferential.replica.warming import LAST
 from inferential.scheduler.request import InferenceRequest, family_of
 
@@ -279,15 +279,7 @@ class LocalDispatcher(Dispatcher):
 
     def workers(self) -> list[WorkerUse]:
         """Returns what each process that takes calls uses, read from the system now."""
-        found = []
-        for model_id, models in self._models.items():
-            for number, one in enumerate(models):
-                pid = one.pid if isinstance(one, WorkerProcess) and one.up else None
-                use = None if pid is None else use_of(pid)
-                if pid is not None and use is not None:
-                    replica = str(number) if len(models) > 1 else ""
-                    found.append(WorkerUse(model_id, replica, pid, use.memory_mb, use.cpu_s))
-        return found
+        return [use for model_id, models in self._models.items() for use in uses_of(model_id, models)]
 
     def nodes(self) -> list[NodeUse]:
         """Returns this machine with its GPUs, where it has any and the extra `gpu` is installed."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from inferential.dispatch.base import ModelProblem
+from inferential.dispatch.base import ModelProblem, WorkerUse
 from inferential.dispatch.inprocess import InProcessReplica
 from inferential.dispatch.loading import LoadedReplica
 from inferential.replica.condition import best_of
 from inferential.replica.process import WorkerProcess
+from inferential.replica.usage import use_of
 
 Replica = InProcessReplica | WorkerProcess
 
@@ -65,3 +66,15 @@ def problem_of(replicas: Sequence[Replica]) -> ModelProblem | None:
         reason = f"{gone} calls took longer than call_timeout_ms and still occupy their slots"
         return ModelProblem(reason, is_down=False)  # whether slots are left, the server knows
     return None
+
+
+def uses_of(model_id: str, replicas: Sequence[Replica]) -> list[WorkerUse]:
+    """Returns what each process of a model that takes calls uses, read from the system now."""
+    found = []
+    for number, one in enumerate(replicas):
+        pid = one.pid if isinstance(one, WorkerProcess) and one.up else None
+        use = None if pid is None else use_of(pid)
+        if pid is not None and use is not None:
+            replica = str(number) if len(replicas) > 1 else ""
+            found.append(WorkerUse(model_id, replica, pid, use.memory_mb, use.cpu_s))
+    return found
