@@ -123,7 +123,7 @@ async def connect() -> AsyncIterator[Connect]:
     yield _connect
     for link in links:
         link.close()
-    context.term()
+    context.destroy(linger=0)  # `term` would wait for ever for a link that could not be made
 
 
 @pytest.mark.parametrize("near", [True, False], ids=["ipc", "tcp"])
@@ -443,7 +443,7 @@ class Remembers:
 async def test_a_model_that_keeps_state_gets_the_sessions_of_robots(start: Start, connect: Connect) -> None:
     model = Remembers()
     _, addresses = start(model)
-    link = await connect(addresses)
+    link = await connect(addresses.ipc)
     assert link.greeting.keeps_state
 
     def request(episode: int) -> InferenceRequest:
