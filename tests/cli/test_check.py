@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.policies import onnx_files
 
 from inferential.cli import preflight
 from inferential.config.schema import SchedulingConfig
@@ -296,3 +297,20 @@ def test_addresses_of_both_kinds_and_their_keys_are_listed(run: Any, place: Path
     assert found["valid"]
     assert [one["address"] for one in found["listens"]] == ["tcp://0.0.0.0:5555", "tcp://[::]:5555", "ipc:///tmp/a"]
     assert "tcp://0.0.0.0:5555, tcp://[::]:5555 listens beyond this machine" in found["warnings"][0]
+
+
+def test_what_a_policy_from_a_file_takes_and_gives_is_shown(run: Any, place: Path) -> None:
+    onnx_files.doubling(place / "arm.onnx")
+    (place / "fleet.yaml").write_text(
+        "models: {known: {arm: {target: 'onnx:arm.onnx'}, own: {target: 'policies:echo'}}}"
+    )
+    ran = run("check", "--import", "fleet.yaml", "--json")
+    assert ran.json["models"] == {
+        "arm": {
+            "inputs": [{"name": "state", "dtype": "float32", "shape": [3]}],
+            "outputs": [{"name": "actions", "dtype": "float32", "shape": [3]}],
+        }
+    }
+    shown = run("check", "--import", "fleet.yaml").out
+    assert "state: float32 [3]" in shown
+    assert "actions: float32 [3]" in shown

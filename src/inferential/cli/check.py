@@ -15,7 +15,7 @@ from inferential.cli.errors import CliError
 from inferential.cli.output import print_json, print_line, print_rows
 from inferential.cli.preflight import listeners, missing_packages, preflight, strategy_problem
 from inferential.cli.settings import targets
-from inferential.cli.targets import RAY, load_model, try_models
+from inferential.cli.targets import RAY, try_model
 from inferential.config.exposure import exposure
 from inferential.config.fields import format_value, items, values
 from inferential.config.loading import Loaded, load
@@ -47,13 +47,14 @@ def check(
     explained: list[dict[str, Any]] = []
     listening: list[tuple[str, str]] = []
     warnings: list[str] = []
+    models: dict[str, dict[str, Any]] = {}
     try:
         loaded = load(config)
     except ConfigError as error:
         problems = list(error.problems)
     else:
         problems = preflight(loaded)
-        problems += _import(loaded) if import_models else []
+        problems += _import(loaded, models) if import_models else []
         problems += [problem] if (problem := strategy_problem(loaded)) else []
         explained = _explained(loaded)
         listening = listeners(loaded.config)
@@ -69,27 +70,46 @@ def check(
                 "values": explained,
                 "listens": addresses,
                 "warnings": warnings,
+                "models": models,
             }
         )
     else:
         _print(subject, problems, explained, listening)
+        if models and not problems:
+            rows = [(one, _tensors(said["inputs"]), _tensors(said["outputs"])) for one, said in models.items()]
+            print_rows(("model", "takes", "gives"), rows)
         for warning in [] if problems else warnings:
             print_line(f"warning: {warning}", "yellow")
     if problems:
         raise typer.Exit(1)
 
 
-def _import(loaded: Loaded) -> list[Problem]:
+def _import(loaded: Loaded, models: dict[str, dict[str, Any]]) -> list[Problem]:
+    """Returns what keeps models from being loaded; puts into `models` what those that can be say of their tensors."""
     problems = missing_packages(loaded)
     for model_id, target in targets(loaded.config).items():
         if target.startswith(RAY):
             continue  # it is on Ray Serve, and need not be up yet
         try:
-            try_models({model_id: load_model(model_id, target, loaded.config.models.known.get(model_id))})
+            said = try_model(model_id, target, loaded.config.models.known.get(model_id))
+            if isinstance(said.get("inputs"), list):
+                models[model_id] = {"inputs": said["inputs"], "outputs": said.get("outputs") or []}
         except CliError as error:
             source = loaded.source_of(("models", "known", model_id, "target"))
             problems.append(Problem(f"models.known.{model_id}.target", str(error), source))
     return problems
+
+
+def _tensors(described: list[Any]) -> str:
+    """Returns tensors as "state: float32 [3]", whatever form a model of one's own gives them."""
+    texts = []
+    for one in described:
+        if not isinstance(one, dict) or "name" not in one:
+            return str(described)
+        shape = one.get("shape")
+        sizes = "any shape" if shape is None else f"[{', '.join('*' if size == -1 else str(size) for size in shape)}]"
+        texts.append(f"{one['name']}: {one.get('dtype') or 'any dtype'} {sizes}")
+    return ", ".join(texts)
 
 
 def _explained(loaded: Loaded) -> list[dict[str, Any]]:

@@ -94,20 +94,26 @@ def _check_settings(model_id: str, config: ModelConfig) -> None:
         raise TargetError("call_timeout_ms: nothing can end a call that runs inline; make it run: process")
 
 
-def try_models(models: Mapping[str, Any]) -> None:
-    """Loads models as the server would, in processes where they run in such, and ends them again.
+def try_model(model_id: str, target: str, config: ModelConfig | None) -> Mapping[str, Any]:
+    """Loads a model as the server would, in processes where it runs in such, and ends it again.
+
+    Returns:
+        What the model says of itself; {} of one behind another server, which need not be up yet.
 
     Raises:
-        CliError: one cannot be loaded.
+        CliError: it cannot be loaded.
     """
 
-    async def run() -> None:
-        dispatcher = LocalDispatcher(models)
+    async def run() -> Mapping[str, Any]:
+        dispatcher = LocalDispatcher({model_id: load_model(model_id, target, config)})
         await dispatcher.start()
-        await dispatcher.close()
+        try:
+            return {} if scheme_of(target) is not None else await dispatcher.model_metadata(model_id)
+        finally:
+            await dispatcher.close()
 
     try:
-        asyncio.run(run())
+        return asyncio.run(run())
     except (ModelLoadError, TypeError, ValueError) as error:
         raise CliError(str(error)) from error
 
