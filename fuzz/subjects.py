@@ -40,6 +40,12 @@ Pair = tuple[bytes, bytes]
 # ZMTP
 
 
+def _ending(error: Exception) -> str:
+    """Returns an error without the hint at what else a peer speaks, which depends on how many bytes have come."""
+    text, mark, _ = f"error: {error}".partition("(ZeroMQ's protocol)")
+    return text + mark
+
+
 def zmtp_events(pieces: Sequence[bytes], max_frame_bytes: int, max_frames: int) -> Events:
     """Returns messages and commands that come out of these pieces; the text of an error is the last."""
     reader = Reader(max_frame_bytes, max_frames)
@@ -59,7 +65,7 @@ def zmtp_events(pieces: Sequence[bytes], max_frame_bytes: int, max_frames: int) 
                 while (found := reader.next()) is not None:
                     _note(found, events)
     except ProtocolError as error:
-        events.append(f"error: {error}")
+        events.append(_ending(error))
     return events
 
 
@@ -80,7 +86,7 @@ def zmtp_conversation(pieces: Sequence[bytes]) -> tuple[Events, bytes]:
                 while shaken and (found := stream.receive()) is not None:
                     _note(found, events)
         except ConnectionEnded as error:
-            events.append(f"error: {error}")
+            events.append(_ending(error))
         theirs.setblocking(False)
         answered = b""
         with contextlib.suppress(BlockingIOError):
@@ -154,7 +160,7 @@ def box_events(pieces: Sequence[bytes]) -> Events:
                 while (found := wire.reader.next()) is not None:
                     _note(found, events)
     except ProtocolError as error:
-        events.append(f"error: {error}")
+        events.append(_ending(error))
     assert events[0] == [b"", b"envelope", b"payload"]
     return events
 
