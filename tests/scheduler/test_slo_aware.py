@@ -190,9 +190,9 @@ def test_a_decision_among_a_thousand_leaves_nothing_behind(clock: Any, make_requ
 
 def chunk_at(make_request: MakeRequest, clock: Any, client: str, received: float, **fields: Any) -> Any:
     """An arrival of a robot without actions whose chunks last 500 ms; times in milliseconds."""
-    renews = fields.pop("renews", False)
+    renews, lead_s = fields.pop("renews", False), fields.pop("lead_s", 0.0)
     received_at = clock.now + received / 1e3
-    chunk = ChunkTime(received_at, received_at + 0.5, 0.5, renews=renews)
+    chunk = ChunkTime(received_at, received_at + 0.5, 0.5, renews=renews, lead_s=lead_s)
     return at(make_request, clock, client, received, received + 20, chunk=chunk, **fields)
 
 
@@ -229,18 +229,19 @@ def test_robots_with_chunks_and_others_have_calls_in_proportion(
 def test_a_robot_that_renews_is_asked_once_for_a_newer_observation_and_keeps_its_place(
     clock: Any, make_request: MakeRequest, bench: Any
 ) -> None:
-    begin, run = clock.now, bench(clock, [100.0])
+    begin, run = clock.now, bench(clock, [100.0, 100.0])
     engine = run.engine
+    renewing = {"renews": True, "takes_latest": True, "lead_s": 0.03}
     for client in ("first", "a", "b"):
-        engine.offer(chunk_at(make_request, clock, client, 0, renews=True, takes_latest=True)[1], clock.now)
+        engine.offer(chunk_at(make_request, clock, client, 0, **renewing)[1], clock.now)
         engine.work(clock.now)
     assert engine.outdated() == []
     clock.now = engine.wake_at()
-    assert clock.now == pytest.approx(begin + 0.02)  # a twentieth of the 400 ms that an answer could give is lost
+    assert clock.now == pytest.approx(begin + 0.07)  # the call ends after 100 ms, and a robot needs 30
     assert engine.work(clock.now) == []
     assert [request.client_id for request in engine.outdated()] == ["a", "b"]
     assert engine.wake_at() > clock.now + 1.0
-    newer = chunk_at(make_request, clock, "a", 20, renews=True, takes_latest=True)[1]
+    newer = chunk_at(make_request, clock, "a", 70, **renewing)[1]
     newer.received_at = clock.now
     engine.offer(newer, clock.now)
     (ended,) = engine.ended()

@@ -38,7 +38,8 @@ async def test_errors_of_the_server_are_counted_by_type() -> None:
         raise ValueError("no")
 
     report = (await driven(broken, 0.3)).report()
-    assert list(report.refused) == ["ModelFailed"]
+    assert set(report.refused) <= {"ModelFailed", "ModelFailing"}  # after ten in a row it is not asked
+    assert report.refused["ModelFailed"] >= 1
     assert report.fresh == 0
     assert report.on_time == 0
 

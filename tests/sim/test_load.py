@@ -69,7 +69,7 @@ async def test_each_robot_observes_at_its_rate_and_every_answer_is_measured(serv
     assert tally.sent == pytest.approx(ROBOTS * RATE_HZ * SECONDS, abs=ROBOTS)
     assert tally.answered == tally.sent
     assert len(tally.round_trip_ms) == len(tally.queue_ms) == len(tally.inference_ms) == tally.answered
-    assert tally.batch_sizes == {1: tally.answered}
+    assert sum(tally.batch_sizes.values()) == tally.answered  # short calls share their hand-over
     assert len(tally.slip_ms) == tally.sent
     assert all(
         whole >= queued + inside > 0
@@ -113,7 +113,8 @@ async def test_refusals_are_counted_by_their_error(serving: Serving) -> None:
 
     async with serving(fails) as server:
         tally = await driven(server, queue="all")  # a stall of the loop supersedes otherwise
-    assert tally.refused == {"ModelFailed": tally.sent}
+    assert tally.refused.keys() <= {"ModelFailed", "ModelFailing"}  # after ten in a row it is not asked
+    assert sum(tally.refused.values()) == tally.sent
     assert tally.answered == 0
 
 
