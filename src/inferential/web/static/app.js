@@ -389,7 +389,7 @@ stream.onmessage = (event) => {
   showFacts(status);
   showWarnings(status.warnings);
   takeBatches(status);
-  showModels(status.models);
+  showModels(status.models, status.workers, status.uptime_s);
   showFleet(status.clients);
   if (!drawing) animate();
 };
