@@ -110,9 +110,9 @@ def test_it_shows_the_fleet_live_and_a_robot_that_stops_as_overdue_and_then_gone
 ) -> None:
     browser.open(site.url)
     browser.wait("document.querySelectorAll('#robots tr[data-state=active]').length === 3")
-    browser.wait(f"Number({STATE_OF_0}.cells[7].textContent) > 5")
-    before = browser.evaluate(f"Number({STATE_OF_0}.cells[7].textContent)")
-    browser.wait(f"Number({STATE_OF_0}.cells[7].textContent) > {before}")
+    browser.wait(f"Number({STATE_OF_0}.cells[8].textContent) > 5")
+    before = browser.evaluate(f"Number({STATE_OF_0}.cells[8].textContent)")
+    browser.wait(f"Number({STATE_OF_0}.cells[8].textContent) > {before}")
     assert browser.evaluate(f"{STATE_OF_0}.cells[2].textContent") == "arm"
     assert browser.evaluate(f"{STATE_OF_0}.cells[3].textContent") == "50"
     assert browser.evaluate("document.querySelector('#models h3').textContent") == "arm"
@@ -221,8 +221,8 @@ def test_200_robots_are_updated_in_place(browser: Browser, site: Site) -> None:
         browser.open(site.url)
         browser.wait("document.querySelectorAll('#robots tr').length === 200")
         browser.evaluate("window.kept = [...document.querySelectorAll('#robots tr')]; true")
-        before = browser.evaluate("kept.reduce((sum, row) => sum + Number(row.cells[7].textContent), 0)")
-        browser.wait(f"kept.reduce((sum, row) => sum + Number(row.cells[7].textContent), 0) > {before} + 100")
+        before = browser.evaluate("kept.reduce((sum, row) => sum + Number(row.cells[8].textContent), 0)")
+        browser.wait(f"kept.reduce((sum, row) => sum + Number(row.cells[8].textContent), 0) > {before} + 100")
         assert browser.evaluate("kept.every((row) => row.isConnected)")
         assert browser.problems() == []
     finally:
