@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from inferential.zmtp.certificates import SECRET_SUFFIX, CertificateError, decode_key, decode_z85, read_certificate
 from inferential.zmtp.handshake import Handshake
-from inferential.zmtp.protocol import ConnectionEnded
+from inferential.zmtp.protocol import LIFE_BYTES, ConnectionEnded
 
 if TYPE_CHECKING:
     from inferential.zmtp.curve import KeyPair
@@ -73,9 +73,11 @@ class RobotKeys:
         return [self._maker(identity, key) for key in keys]
 
     def _maker(self, identity: bytes, server_key: str) -> HandshakeMaker:
+        life = os.urandom(LIFE_BYTES)
+
         def make() -> Handshake:
             try:
-                return self._handshake(b"DEALER", identity, self._own(), _public(server_key))
+                return self._handshake(b"DEALER", identity, self._own(), _public(server_key), life)
             except CertificateError as error:
                 raise ConnectionEnded(str(error)) from error
 

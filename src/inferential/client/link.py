@@ -25,8 +25,9 @@ from inferential.client.keys import HandshakeMaker
 from inferential.client.resolver import Address, Resolver, find_addresses
 from inferential.zmtp import ConnectionEnded, Stream
 from inferential.zmtp.delivery import Delivery
+from inferential.zmtp.handshake import NullHandshake
 from inferential.zmtp.ipc import socket_path
-from inferential.zmtp.protocol import Buffer, Discarded, Frame
+from inferential.zmtp.protocol import LIFE_BYTES, Buffer, Discarded, Frame
 
 logger: logging.Logger = logging.getLogger("inferential.client")
 
@@ -58,6 +59,10 @@ class LinkTimeouts:
     silence_s: float = 5.0
     """After a heartbeat without an answer the connection counts as lost; while a large message is sent, its progress
     counts as an answer."""
+
+
+class _Silent(ConnectionEnded):
+    """The server did not answer in time."""
 
 
 class Link:
@@ -92,7 +97,8 @@ class Link:
         self._timeouts = timeouts
         self._selector = selector
         self._jitter = jitter
-        self._make_handshake = make_handshake
+        life = os.urandom(LIFE_BYTES)
+        self._make_handshake = make_handshake or (lambda: NullHandshake(b"DEALER", identity, life=life))
         self._addresses: list[Address] = []  # of the server, not tried yet
         self._resolver: Resolver | None = None
         self._attempts: dict[socket.socket, None] = {}  # connections that are being made, the oldest first
@@ -110,6 +116,10 @@ class Link:
         """Whether the connection was found closed; `poll` handles it."""
         self.last_error: str | None = "connecting"
         """Why there is no connection, in words; None while connected."""
+        self.silent: bool = False
+        """Whether there is no connection only as nothing was heard of the server: it may live and be busy."""
+        self.keeps_answers: bool = False
+        """Whether the server of the last connection keeps what it owes to a robot that comes back."""
         self._warned: set[str] = set()  # what was logged since it was connected
         self._give_up_at = 0.0
         self._wait_s = timeouts.reconnect_s
@@ -277,6 +287,7 @@ class Link:
         """Closes the connection and sets the time of the next attempt."""
         stood = self.connected
         self.close()
+        self.silent = isinstance(error, _Silent) or (isinstance(error, OSError) and error.errno == errno.ETIMEDOUT)
         self.last_error = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
         if self.last_error not in self._warned and len(self._warned) < _MAX_WARNINGS:
             self._warned.add(self.last_error)
@@ -313,7 +324,7 @@ class Link:
         self.next_poll_at = min(self._give_up_at, self._next_attempt_at) if self._addresses else self._give_up_at
 
     def _use(self, connected: socket.socket, now: float) -> None:
-        handshake = None if self._make_handshake is None else self._make_handshake()
+        handshake = self._make_handshake()
         stream = Stream(connected, b"DEALER", self._identity, max_frames=_FRAMES, handshake=handshake)
         del self._attempts[connected]
         for attempt in list(self._attempts):
@@ -331,11 +342,12 @@ class Link:
         if not self.connected:
             if not stream.handshake():
                 if now >= self._give_up_at:
-                    raise ConnectionEnded("no answer to the handshake")
+                    raise _Silent("no answer to the handshake")
                 return
             self.connected = True
             self.writable = not self._writing
             self.last_error = None
+            self.keeps_answers = stream.peer is not None and stream.peer.keeps_answers
             if self._warned:
                 self._warned.clear()
                 logger.warning("connected to %s", self.address)
@@ -351,7 +363,7 @@ class Link:
             return
         if not stream.alive:
             if now >= self._give_up_at:
-                raise ConnectionEnded("no answer to heartbeats")
+                raise _Silent("no answer to heartbeats")
             self.delivery.stall()
             self.next_poll_at = self._give_up_at
         else:

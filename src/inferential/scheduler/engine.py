@@ -256,6 +256,10 @@ class Engine:
         """Ends what waits of a connection that has ended, whichever connection uses its client's id now."""
         self._admission.queues.forget_connection(connection, now)
 
+    def waiting_of(self, connection: int) -> list[InferenceRequest]:
+        """Returns the waiting requests that came by a connection."""
+        return self._admission.queues.of_connection(connection)
+
     def cancel(self, connection: int, request_ids: Collection[int], now: float) -> None:
         """Ends those requests of a connection that wait still, as the robot takes them back."""
         queues = self._admission.queues

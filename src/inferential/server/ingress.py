@@ -207,12 +207,13 @@ class Ingress:
                 sizes.append(float(len(message[2])))
         return overtaken if ids else None, others
 
-    def cancelled(self, envelope: Buffer) -> list[int]:
-        """Returns the request ids that a message takes back which is no observation; none where it is another."""
+    def cancellation(self, envelope: Buffer) -> Cancellation | None:
+        """Returns the message that takes requests back, or asks for those of a former connection; None: it is none."""
         try:
-            return list(Cancellation.FromString(bytes(envelope)).request_ids)
+            found = Cancellation.FromString(bytes(envelope))
         except DecodeError:
-            return []
+            return None
+        return found if found.request_ids or found.awaited_ids else None
 
     @property
     def cache_counts(self) -> CacheCounts:

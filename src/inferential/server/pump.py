@@ -85,6 +85,7 @@ class EventPump:
         """Receives from now on, and runs model calls by this executor."""
         self._executor = executor
         self._running = True
+        self._transport.on_inherited = self._on_inherited
         self._transport.watch(self._on_readable, self.on_closed, self._may_park)
 
     def _may_park(self, connection: int) -> bool:
@@ -176,8 +177,27 @@ class EventPump:
         self._renewals.forget(connection)
         if not self._running:
             return
+        if self._transport.is_away(connection):
+            waiting = self._engine.waiting_of(connection)
+            for request in waiting:
+                message = (request.identity, request.envelope, request.payload, request.received_at, connection)
+                self._transport.keep_waiting(message)
+            place = self._transport.place
+            if not waiting and all(place(request.connection) != connection for request in self._engine.running()):
+                self._transport.owe_nothing(connection)
         self._engine.connection_gone(connection, time.monotonic())
         self._send_refusals()
+
+    def _take_inherited(self) -> None:
+        """Takes the messages of connections that have ended, whose robots have come back or will not."""
+        messages, self._transport.inherited = self._transport.inherited, []
+        for message in messages:
+            self.receive(message)
+
+    def _on_inherited(self) -> None:
+        if self._running:
+            self._take_inherited()
+            self.work(self._executor.run_inline)
 
     def receive_inprocess(self, received: Received) -> None:
         """Takes a message of a client in this process.
@@ -195,9 +215,12 @@ class EventPump:
         try:
             incoming = self._ingress.receive(*received)
         except ObservationError as error:
-            if cancelled := self._ingress.cancelled(received[1]):
-                self._engine.cancel(received[4], cancelled, time.monotonic())
+            if (cancellation := self._ingress.cancellation(received[1])) is not None:
+                self._engine.cancel(received[4], cancellation.request_ids, time.monotonic())
                 self._send_refusals()
+                if cancellation.awaited_ids:
+                    self._take_inherited()
+                    self._egress.tell_rest(received[4], cancellation.client.id, cancellation.awaited_ids)
                 return
             self._egress.reject_malformed(received[0], received[4], error)
             return

@@ -89,12 +89,14 @@ class NullHandshake:
     Args:
         socket_type, identity: sent to the peer.
         accepting: whether this end waits for the client's mechanism before it sends its own.
+        life: sent to the peer, see `protocol.LIFE`; b"": not sent.
     """
 
-    def __init__(self, socket_type: bytes, identity: bytes, *, accepting: bool = False) -> None:
+    def __init__(self, socket_type: bytes, identity: bytes, *, accepting: bool = False, life: bytes = b"") -> None:
         self._socket_type = socket_type
         self._identity = identity
         self._accepting = accepting
+        self._life = life
         self._greeted = False
         self.peer: Ready | None = None
 
@@ -107,7 +109,7 @@ class NullHandshake:
         if mechanism != NULL:
             raise HandshakeError(self._wrong(mechanism), "mechanism")
         rest = greeting()[VERSION_BYTES:] if self._accepting else b""
-        return rest + ready(self._socket_type, self._identity)
+        return rest + ready(self._socket_type, self._identity, self._life)
 
     def receive(self, command: bytes) -> bytes:
         self.peer = read_ready(command, self._socket_type)

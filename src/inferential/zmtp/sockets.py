@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
+import sys
 
 _LAST_READS, _LAST_READ_BYTES = 64, 64 * 1024  # on closing, of data that is discarded
 
@@ -14,6 +16,20 @@ def has_unread(connected: socket.socket) -> bool:
         return bool(connected.recv(1, socket.MSG_PEEK))
     except OSError:
         return False
+
+
+def has_hung_up(connected: socket.socket) -> bool:
+    """Returns whether the peer has closed the connection, whatever it had sent before; the socket does not block."""
+    try:
+        if sys.platform == "linux":
+            poll = select.poll()
+            poll.register(connected, select.POLLRDHUP)
+            return bool(poll.poll(0))
+        return not connected.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def close(connected: socket.socket) -> None:

@@ -121,6 +121,10 @@ class Stream:
         """Returns whether the system has bytes of the peer that `read` has not taken."""
         return sockets.has_unread(self._socket)
 
+    def has_hung_up(self) -> bool:
+        """Returns whether the peer has closed the connection, even if data of it are still to be read."""
+        return sockets.has_hung_up(self._socket)
+
     def handshake(self) -> bool:
         """Continues the handshake as far as data was received; returns True once it is complete.
 
