@@ -108,10 +108,10 @@ class Recorder:
         if misalignment_ms:
             self._record(names.OBSERVATION_MISALIGNMENT_MS, misalignment_ms, _labels_of(request))
 
-    def overtaken(self, client_id: str, model_id: str, payload_bytes: Sequence[float], now: float) -> None:
+    def overtaken(self, client_id: str, model_id: str, payload_bytes: Sequence[int], now: float) -> None:
         """Records observations, by their sizes, that a newer one superseded before they were read whole."""
         key = (names.CLIENT, client_id), (names.MODEL, model_id)
-        self._metrics.add_all(self._overtaken, now, key, [(size, 1.0) for size in payload_bytes])
+        self._metrics.add_all(self._overtaken, now, key, [(float(size), 1.0) for size in payload_bytes])
 
     def dispatched(self, model_id: str, requests: list[InferenceRequest], queue_depth: int, now: float) -> None:
         """Records a batch that was handed to its model at `now`."""

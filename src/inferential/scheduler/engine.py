@@ -81,6 +81,10 @@ class Engine:
         """Returns the requests that wait or run."""
         return [*self._admission.queues.requests(), *self._running.requests()]
 
+    def waiting_requests(self) -> list[InferenceRequest]:
+        """Returns the requests that wait."""
+        return self._admission.queues.requests()
+
     def running(self) -> list[InferenceRequest]:
         """Returns the requests that are dispatched."""
         return self._running.requests()
@@ -267,8 +271,8 @@ class Engine:
             if request.request_id in request_ids:
                 queues.end(request, CANCELLED, now)
 
-    def waits(self, connection: int) -> bool:
-        """Returns whether a request of a connection waits."""
+    def waits(self, connection: int) -> int:
+        """Returns how many requests of a connection wait."""
         return self._admission.waits(connection)
 
     def swap(self, config: SchedulingConfig, scheduler: Scheduler, now: float) -> None:

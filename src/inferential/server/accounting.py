@@ -34,6 +34,8 @@ _SHARES_EACH_S = 0.001
 
 
 _WAITED_S = 1e-3  # for less than that it is not asked what a request waited for
+_CALLS_WAITED, _WAITED_BESIDE_S = 3, 5e-3
+"""Calls and seconds that a request may wait beside a flood before less is shared with that."""
 _REMEMBERED_CALLS = 64
 _MAX_LEAD_S = 0.5  # a robot is not asked for a newer observation earlier before its turn
 
@@ -331,10 +333,21 @@ class Accounting:
         changes = fleet.sweep(now, waits)
         if now >= self._shares_due_at:
             self._shares_due_at = now + _SHARES_EACH_S * fleet.active_count
-            self._shares.update(fleet.periods())
+            self._shares.update(fleet.periods(now), self._pressed(now))
         for client_id, model_id in changes.overdue:
             self._recorder.overdue(client_id, model_id)
         return changes
+
+    def _pressed(self, now: float) -> set[str]:
+        """Returns the pools for which clients wait long that do not flood them, beside ones that do."""
+        pressed: set[str] = set()
+        if self._shares.finds_floods:
+            for request in self._engine.waiting_requests():
+                if not request.pace_s and request.pool not in pressed:
+                    most_s = _CALLS_WAITED * self._engine.profiles.of(request.pool).typical(1) + _WAITED_BESIDE_S
+                    if now - request.received_at > most_s:
+                        pressed.add(request.pool)
+        return pressed
 
     def disconnected(self, client_ids: list[str]) -> None:
         """Records that clients have disconnected and drops their metrics; call it once their requests have ended."""

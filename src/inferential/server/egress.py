@@ -36,6 +36,7 @@ logger: logging.Logger = logging.getLogger("inferential")
 
 _MAX_REASON = 2048
 _NOT_ARRIVED = "the connection was lost before it arrived, or with its answer on the way"
+_SUPERSEDED = SUPERSEDED.kind.name
 _UNREAD = frozenset({CLIENT_GONE, CANCELLED.cause})  # causes of refusals that have no reader
 
 
@@ -173,11 +174,11 @@ class Egress:
                 client_id=overtaken.client_id,
                 model_id=overtaken.model_id,
                 request_ids=overtaken.request_ids,
-                status=SUPERSEDED.kind.name,
+                status=_SUPERSEDED,
                 reason=SUPERSEDED.reason,
                 serve_interval_ms=interval_ms,
             )
-            self._post_refusal(connection, overtaken.client_id, *refusals)
+            self._post_refusal(connection, overtaken.client_id, *refusals, late=True)
 
     @property
     def watched(self) -> bool:
@@ -266,14 +267,21 @@ class Egress:
             )
             self._post_refusal(connection, client_id, *refusals)
 
-    def _post_refusal(self, connection: int, client_id: str, *envelopes: bytes) -> None:
-        """Sends refusals at the end of this turn, with the others for the connection; counts those that cannot be."""
+    def _post_refusal(self, connection: int, client_id: str, *envelopes: bytes, late: bool = False) -> None:
+        """Sends refusals at the end of this turn, with the others for the connection; counts those that cannot be.
+
+        Args:
+            connection: its number.
+            client_id: whose requests they are of.
+            envelopes: of the refusals.
+            late: they may go with the next answer, if there is one within moments.
+        """
         if connection < 0:
             for envelope in envelopes:
                 self._hand_over(connection, client_id, "refusal", envelope, b"")
             return
         try:
-            self._transport.cork(connection, envelopes)
+            self._transport.cork(connection, envelopes, late=late)
         except OSError as error:
             for _ in envelopes:
                 self._recorder.send_error(client_id, "refusal", error.strerror or "unknown")

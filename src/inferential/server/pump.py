@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from inferential.models.manager import ModelManager
 from inferential.models.unmanaged import AllReady
@@ -21,16 +21,16 @@ from inferential.scheduler.running import Batch
 from inferential.server.accounting import Accounting
 from inferential.server.egress import Egress
 from inferential.server.executor import Executor
-from inferential.server.ingress import IncomingRequest, Ingress
+from inferential.server.ingress import IncomingRequest, Ingress, Overtaken
 from inferential.server.renewals import Renewals
-from inferential.transport.messages import Received
+from inferential.transport.messages import Received, Skimmed
 from inferential.transport.zmq_transport import GONE, MalformedMessage, ZmqTransport
 
 logger: logging.Logger = logging.getLogger("inferential")
 
 _READ_SLICE_S = 0.001
 """How long messages are read in one turn of the loop, so that calls can end and answers leave."""
-_LONGEST_SLICE_S = 0.005
+_LONGEST_SLICE_S = 0.002
 """How long at most, where other programs have the processor meanwhile and less than `_READ_SLICE_S` was worked."""
 _WORK_SLICE_S = 0.001
 """How long calls are begun in one turn of the loop where models complete inline, or as long as was read before."""
@@ -88,12 +88,12 @@ class EventPump:
         self._transport.on_inherited = self._on_inherited
         self._transport.watch(self._on_readable, self.on_closed, self._may_park)
 
-    def _may_park(self, connection: int) -> bool:
-        """Returns whether a connection may be read later, as its requests wait.
+    def _may_park(self, connection: int) -> int:
+        """Returns for how many waiting requests a connection may be read later; 0: it is read at once.
 
         What a robot sends while it waits because it was asked for a newer observation is wanted at once.
         """
-        return connection not in self._renewing and self._engine.waits(connection)
+        return 0 if connection in self._renewing else self._engine.waits(connection)
 
     @property
     def timer_set(self) -> bool:
@@ -161,13 +161,12 @@ class EventPump:
     def _refuse_overtaken(self, newest: Received) -> None:
         """Ends the older messages that came together with one of the same connection, as far as it supersedes them."""
         older, self._transport.overtaken = self._transport.overtaken, []
-        if self.draining or self._egress.watched:
-            for message in older:
-                self.receive(message)
-            return
-        overtaken, others = self._ingress.overtaken(older, newest)
-        for message in others:
-            self.receive(message)
+        overtaken: Overtaken | None = None
+        others: Sequence[Skimmed] = older
+        if not self.draining and not self._egress.watched:
+            overtaken, others = self._ingress.overtaken(older, newest)
+        for envelope, data, start, end in others:
+            self.receive((newest[0], envelope, bytearray(data[start:end]), newest[3], newest[4]))
         if overtaken is not None:
             self._egress.refuse_overtaken(overtaken, newest[4], newest[3])
 

@@ -132,7 +132,7 @@ class ZmqTransport(KeepingRouter):
         if self._closed:
             return
         self._closed = True
-        self._uncork()
+        self._corks.send_all()
         for number, held in list(self.backlogged.items()):
             self._release(self._connections.by_number[number], held)
         if self._loop is not None:

@@ -259,6 +259,10 @@ class Stream:
             found = reader.next()
         return self._handle_commands(found) if isinstance(found, bytes) else found
 
+    def burst(self) -> list[tuple[bytes, Buffer, int, int]]:
+        """Returns small messages that were read already and follow each other, see `reader.Reader.burst`."""
+        return self._reader.burst() if self._reader.buffered else []
+
     def receive(self) -> list[Buffer] | Discarded | None:
         """Returns what `next` does, and reads where none is complete yet. By `buffered` and `drained` the caller sees
         whether there may be another.

@@ -15,7 +15,7 @@ Where classes of clients are configured, `planned_rates` says in place of one le
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from inferential.scheduler.time.availability import Availability
 from inferential.scheduler.time.planned_rates import ClassRate, RateRequest, filled, planned
@@ -26,6 +26,9 @@ MODEST = 0.2
 """Where fewer of the clients ask for less than their share, the model is too slow, and no client floods it."""
 RISE = 1.25
 """The most by which a level rises from one update to the next."""
+FALL, _REGAIN, _LEAST = 0.8, 1.03, 0.1
+"""How what is shared falls while a flood keeps others waiting, rises again, and its least part of the capacity: a busy
+machine serves less than the latency of single calls promises."""
 _SHORTEST_S = 1e-6  # a period learned from requests that came at once
 _FREE = 4.0  # a level this many times above what every client asks for is none
 
@@ -40,6 +43,7 @@ class FairShares:
     def __init__(self, availability: Availability) -> None:
         self._availability = availability
         self._levels: dict[str, float] = {}  # by the first model of a device
+        self._factors: dict[str, float] = {}  # the same; of the capacity, how much is shared
         self._intervals_ms: dict[tuple[str, str], float] = {}
         self._paces_s: dict[tuple[str, str], float] = {}
         self._weights: dict[tuple[str, str], tuple[float, str]] = {}
@@ -62,11 +66,17 @@ class FairShares:
         """Returns how long after a call a client is not served again that floods a model, in s; 0: it does not."""
         return self._paces_s.get((client_id, model_id), 0.0)
 
-    def update(self, periods: Iterable[tuple[str, str, float]]) -> None:
+    @property
+    def finds_floods(self) -> bool:
+        """Whether any client is held back that floods a model."""
+        return bool(self._paces_s)
+
+    def update(self, periods: Iterable[tuple[str, str, float]], pressed: Collection[str] = ()) -> None:
         """Computes the shares of the clients that ask now, and forgets the others.
 
         Args:
             periods: (client id, model id, seconds between requests) of each.
+            pressed: models for which clients wait that do not flood them: there is less to share than is known.
         """
         groups: dict[str, list[RateRequest]] = {}
         weights = {}
@@ -75,6 +85,7 @@ class FairShares:
             request = RateRequest(client_id, model_id, 1 / max(period_s, _SHORTEST_S), *known)
             groups.setdefault(min(self._availability.colocated_models(model_id)), []).append(request)
         self._weights = weights
+        self._adjust(groups, pressed)
         due: dict[RateRequest, float] = {}
         plans: list[Mapping[RateRequest, float]] = []
         self._levels = {group: self._level(group, asked) for group, asked in groups.items()}
@@ -96,6 +107,18 @@ class FairShares:
                     if part > FLOOD:
                         self._paces_s[request.client_id, request.model_id] = 1 / due[request]
 
+    def _adjust(self, groups: Mapping[str, list[RateRequest]], pressed: Collection[str]) -> None:
+        """Shares less of a model while a flood keeps others waiting, and more again in time."""
+        held = {model_id for _, model_id in self._paces_s}
+        factors = {}
+        for group, asked in groups.items():
+            model_ids = {request.model_id for request in asked}
+            factor = self._factors.get(group, 1.0)
+            if not model_ids.isdisjoint(held):
+                factor = max(factor * FALL, _LEAST) if not model_ids.isdisjoint(pressed) else factor * _REGAIN
+                factors[group] = min(factor, 1.0)
+        self._factors = factors
+
     def _plan(self, requests: Sequence[RateRequest]) -> Mapping[RateRequest, float]:
         """Returns the answers per second that each request is due; {} where none is limited."""
         costs = {model_id: self._cost_s(model_id) for model_id in {request.model_id for request in requests}}
@@ -109,12 +132,13 @@ class FairShares:
         return {request: rate * rise for request, rate in zip(requests, before, strict=True) if rate < math.inf}
 
     def _level(self, group: str, requests: Sequence[RateRequest]) -> float:
+        utilisation = UTILISATION * self._factors.get(group, 1.0)
         costs = {model_id: self._cost_s(model_id) for model_id in {request.model_id for request in requests}}
         asked = sum(request.per_second * costs[request.model_id] for request in requests)
-        if asked > UTILISATION:
+        if asked > utilisation:
             rows = [(request.per_second, request.weight, costs[request.model_id]) for request in requests]
-            return filled(rows, UTILISATION)
-        level = self._levels.get(group, math.inf) * min(RISE, UTILISATION / asked if asked > 0 else RISE)
+            return filled(rows, utilisation)
+        level = self._levels.get(group, math.inf) * min(RISE, utilisation / asked if asked > 0 else RISE)
         return math.inf if all(level * request.weight > _FREE * request.per_second for request in requests) else level
 
     def _cost_s(self, model_id: str) -> float:

@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,20 +100,20 @@ class LatencyProfile:
     def typical(self, batch_size: int) -> float:
         """Returns the median latency in seconds; 0 while nothing is known."""
         if batch_size > len(self._typical):
-            self._draw(batch_size)
+            self._typical = self._drawn(batch_size, _Window.median)
         return self._typical[batch_size - 1]
 
     def high(self, batch_size: int) -> float:
         """Returns the high quantile in seconds; 0 while nothing is known."""
         if batch_size > len(self._high):
-            self._draw(batch_size)
+            self._high = self._drawn(batch_size, self._high_of)
         return self._high[batch_size - 1]
 
     def largest_within(self, seconds: float, limit: int) -> int:
         """Returns how many rows, `limit` at most, one call answers within `seconds` by the high quantile; 0: none."""
         limit = min(limit, self._explored)
         if limit > len(self._high):
-            self._draw(limit)
+            self._high = self._drawn(limit, self._high_of)
         return bisect_right(self._high, seconds, 0, limit)
 
     def explored(self) -> int:
@@ -151,14 +151,14 @@ class LatencyProfile:
         oldest = self.calls - FORGET_AFTER
         self._windows = {size: window for size, window in self._windows.items() if window.last_call > oldest}
 
-    def _draw(self, up_to: int) -> None:
-        """Computes the two curves over batch sizes from 1; they never fall, as more rows do not take less time."""
+    def _high_of(self, window: _Window) -> float:
+        return window.high(self.quantile)
+
+    def _drawn(self, up_to: int, of: Callable[[_Window], float]) -> list[float]:
+        """Returns a curve over batch sizes from 1; it never falls, as more rows do not take less time."""
         known = sorted(self._windows)
-        medians = [self._windows[size].median() for size in known]
-        highs = [self._windows[size].high(self.quantile) for size in known]
         up_to = max(up_to, self._explored, 8)  # all sizes worth trying: they are asked for one after another
-        self._typical = _curve(up_to, known, medians)
-        self._high = _curve(up_to, known, highs)
+        return _curve(up_to, known, [of(self._windows[size]) for size in known])
 
 
 class _Window:
