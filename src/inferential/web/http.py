@@ -48,7 +48,8 @@ _HEADERS = {
 
 
 class HttpServer(Service):
-    """Serves the page, `/api/status`, `/api/stream`, `/api/models`, `/metrics`, `/healthz` and `/readyz`; a context manager.
+    """Serves the page, `/api/status`, `/api/stream`, `/api/models`, `/metrics`, `/healthz`, `/readyz`; a context
+    manager.
 
     It runs on the event loop of the server that it shows.
 
