@@ -94,6 +94,13 @@ class Recorder:
             self._record(names.LEARNED_CADENCE_MS, learned_cadence_s * 1e3, labels)
             self._record(names.TIME_UNTIL_NEXT_MS, request.time_until_next * 1e3, labels)
 
+    def turned_away(self, request: InferenceRequest, cause: str) -> None:
+        """Records an observation that is refused on its arrival: without it more requests would end than arrive."""
+        labels = _labels_of(request)
+        if cause == CLIENT_GONE:
+            del labels[names.CLIENT]
+        self._record(names.PAYLOAD_SIZE_BYTES, float(len(request.payload)), labels)
+
     def flawed(
         self, request: InferenceRequest, misalignment_ms: float, *, is_stale: bool, staleness_ms: float | None = None
     ) -> None:

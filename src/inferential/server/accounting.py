@@ -193,8 +193,10 @@ class Accounting:
         if incoming.is_stale or incoming.misalignment_ms:
             self._recorder.flawed(request, incoming.misalignment_ms, is_stale=incoming.is_stale)
 
-    def refused_on_arrival(self, incoming: IncomingRequest) -> None:
-        """Records what an observation that is refused says of its age; its refusal is recorded by `refused`."""
+    def refused_on_arrival(self, incoming: IncomingRequest, refusal: Refusal) -> None:
+        """Records that an observation arrived which is refused at once; its refusal is recorded by `refused`."""
+        if refusal.kind is not RefusalKind.UNKNOWN_MODEL:  # whose names are as many as clients make up
+            self._recorder.turned_away(incoming.request, refusal.cause)
         if incoming.is_stale or incoming.misalignment_ms:
             self.flush()
             self._recorder.flawed(

@@ -242,7 +242,7 @@ class Egress:
         self._transport.find_ended([request.connection for request in requests])
 
     def _on_lost(self, answer: KeptAnswer) -> None:
-        self._recorder.send_error(answer.client_id, "result", "the client did not come back")
+        self._recorder.send_error(answer.client_id, "kept result", "the client did not come back")
 
     def tell_rest(self, connection: int, client_id: str, awaited: Sequence[int]) -> None:
         """Refuses those requests of a robot's former connections that this server does not have.

@@ -229,7 +229,7 @@ class EventPump:
         if objection is not None:
             refusal = CLIENT_LEFT if objection is GONE else Refusal(RefusalKind.REJECTED, objection, "id_in_use")
         if refusal is not None:
-            self._accounting.refused_on_arrival(incoming)
+            self._accounting.refused_on_arrival(incoming, refusal)
             self._egress.refuse(request, refusal)
             return
         if incoming.renews:
@@ -254,6 +254,7 @@ class EventPump:
         """Takes a request for a model that does not answer yet, or not any more."""
         request, models = incoming.request, self._models
         if (refusal := models.refusal(request)) is not None:
+            self._accounting.refused_on_arrival(incoming, refusal)
             self._egress.refuse(request, refusal)
             return
         self._accounting.arrived(incoming)
