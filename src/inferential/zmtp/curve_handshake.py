@@ -51,6 +51,7 @@ class ClientCurveHandshake:
     def __init__(
         self, socket_type: bytes, identity: bytes, keys: KeyPair, server_key: bytes, life: bytes = b""
     ) -> None:
+        self.accepting = False
         self._socket_type = socket_type
         named = [(b"Socket-Type", socket_type), (b"Identity", identity), (_REFUSABLE, b"1")]
         if life:
@@ -114,6 +115,7 @@ class ServerCurveHandshake:
     """
 
     def __init__(self, socket_type: bytes, server_keys: ServerKeys) -> None:
+        self.accepting = True
         self._socket_type = socket_type
         self._server_keys = server_keys
         self._null: NullHandshake | None = None
@@ -168,7 +170,7 @@ class ServerCurveHandshake:
         return Zmtp2Handshake(self._socket_type)
 
     def cut_short(self) -> str:
-        return ""
+        return "" if self._null is None else self._null.cut_short()
 
     def _authorize(self, client_key: bytes) -> None:
         name = self._server_keys.name_of(client_key)

@@ -58,6 +58,10 @@ class ConnectionEnded(InferentialError):
     """The peer closed the connection, or it broke."""
 
 
+class CutShort(ConnectionEnded):
+    """The peer closed the connection during the handshake, after it had read what this end is."""
+
+
 class ProtocolError(ConnectionEnded):
     """The peer broke a rule of ZMTP; the connection has to be closed."""
 

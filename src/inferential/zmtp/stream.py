@@ -22,6 +22,7 @@ from inferential.zmtp.protocol import (
     VERSION_BYTES,
     Buffer,
     ConnectionEnded,
+    CutShort,
     Discarded,
     Frame,
     ProtocolError,
@@ -154,7 +155,8 @@ class Stream:
             raise
         except ConnectionEnded as error:
             hint = self._handshake.cut_short()
-            raise ConnectionEnded(f"{error} during the handshake; {hint}" if hint else str(error)) from error
+            kind = CutShort if self._handshake.accepting else ConnectionEnded
+            raise kind(f"{error} during the handshake; {hint}") if hint else ConnectionEnded(str(error)) from error
         self._establish()
         return True
 

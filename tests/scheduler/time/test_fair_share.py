@@ -123,3 +123,10 @@ def test_what_a_flood_gets_shrinks_while_others_wait_and_comes_back() -> None:
     for _ in range(60):
         shares.update(asked, pressed={"another"})
     assert shares.pace_s("flooder", "m") == pytest.approx(usual_s)
+
+
+def test_a_flood_is_held_back_where_the_model_is_too_slow_for_the_others_too() -> None:
+    shares = FairShares(Models({"m": 1.0}))
+    shares.update([("flooder", "m", 1e-3), *((str(number), "m", 0.2) for number in range(4))])
+    assert shares.pace_s("flooder", "m") == pytest.approx(5 / UTILISATION)
+    assert all(shares.pace_s(str(number), "m") == 0.0 for number in range(4))

@@ -1,8 +1,9 @@
 """Fair shares: the interval at which each client can be served, sent with answers so that a fleet can follow it.
 
 It limits no client that asks for about as much as the others. One that asks for more than FLOOD times its share of a
-model, while a good part of the others (MODEST) ask for less than theirs, is served at that share only (`pace_s`): it
-finds the model busy anyway, and the others find it free as often as UTILISATION says.
+model, while a good part of the others (MODEST) ask for less than theirs, or for FAR times less than that client, is
+served at that share only (`pace_s`): it finds the model busy anyway, and the others find it free as often as
+UTILISATION says.
 
 The models of one device, or a model alone, have one capacity, and a level `w` (answers per second): a client that asks
 r times a second is served min(r, g w) times, g being its weight. While more is asked than UTILISATION of the capacity,
@@ -26,6 +27,8 @@ MODEST = 0.2
 """Where fewer of the clients ask for less than their share, the model is too slow, and no client floods it."""
 RISE = 1.25
 """The most by which a level rises from one update to the next."""
+FAR = 10.0
+"""Times what a good part of the others ask for, by which a client floods a model that is too slow for all of them."""
 FALL, _REGAIN, _LEAST = 0.8, 1.03, 0.1
 """How what is shared falls while a flood keeps others waiting, rises again, and its least part of the capacity: a busy
 machine serves less than the latency of single calls promises."""
@@ -102,10 +105,12 @@ class FairShares:
         self._paces_s = {}
         for asked in groups.values():
             shares = [(request, request.per_second / due[request]) for request in asked if request in due]
-            if sum(part <= 1 for _, part in shares) >= MODEST * len(shares):
-                for request, part in shares:
-                    if part > FLOOD:
-                        self._paces_s[request.client_id, request.model_id] = 1 / due[request]
+            rates = sorted(request.per_second / request.weight for request, _ in shares)
+            modest = rates[int(MODEST * len(rates))] if rates else 0.0
+            enough = sum(part <= 1 for _, part in shares) >= MODEST * len(shares)
+            for request, part in shares:
+                if part > FLOOD and (enough or request.per_second / request.weight > FAR * modest):
+                    self._paces_s[request.client_id, request.model_id] = 1 / due[request]
 
     def _adjust(self, groups: Mapping[str, list[RateRequest]], pressed: Collection[str]) -> None:
         """Shares less of a model while a flood keeps others waiting, and more again in time."""
