@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -195,8 +196,9 @@ def status_of(
     counters: dict[str, int],
     sizes: dict[str, int],
     late_by_cause: dict[str, int],
+    batches_after: int = 0,
 ) -> ServerStatus:
-    """Returns the status of a server from its parts, with these of its clients.
+    """Returns the status of a server from its parts, with these of its clients, and its calls after that number.
 
     `model_ids` is None if every id may be a model's.
     """
@@ -204,7 +206,7 @@ def status_of(
     served = engine.profiles.models() if model_ids is None else model_ids
     problems = dispatcher.problems()
     return ServerStatus(
-        version=version("inferential"),
+        version=_version(),
         address=address,
         strategy=strategy,
         uptime_s=now - history.started_at,
@@ -225,7 +227,7 @@ def status_of(
             )
             for model_id in sorted(served)
         ],
-        batches=history.batches(),
+        batches=history.batches(batches_after),
         nodes=list(dispatcher.nodes()),
         workers=list(dispatcher.workers()),
         warnings=warnings,
@@ -284,7 +286,7 @@ def model_of(
     """Returns the status of one model with this capacity; `health` is None before its first request."""
     pool = pool or model_id
     in_flight = engine.inflight_by_replica(pool)
-    ago_s = time.monotonic() - condition.since if math.isfinite(condition.since) else None
+    since, ago_s = since_of(condition)
     return ModelStatus(
         model_id,
         max_batch_size=capacity.max_batch_size,
@@ -299,10 +301,24 @@ def model_of(
         problem=None if problem is None else problem.reason,
         state=condition.state.value,
         since_s_ago=ago_s,
-        since=None if ago_s is None else time.time() - ago_s,
+        since=since,
         why=condition.why,
         versions=versions or [],
     )
+
+
+def since_of(condition: Condition) -> tuple[float | None, float | None]:
+    """Returns since when a condition holds, in seconds since 1970, and how many seconds ago that is; None: always."""
+    if not math.isfinite(condition.since):
+        return None, None
+    ago_s = time.monotonic() - condition.since
+    return time.time() - ago_s, ago_s
+
+
+@cache
+def _version() -> str:
+    """Returns the version of the package, which is read from its metadata in a millisecond."""
+    return version("inferential")
 
 
 def _latency(profiles: Profiles, model_id: str) -> list[BatchLatency]:

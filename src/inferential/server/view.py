@@ -19,7 +19,7 @@ from inferential.server.executor import Executor
 from inferential.server.history import History
 from inferential.server.key_watch import KeyWatch
 from inferential.server.pump import EventPump
-from inferential.server.status import ClientStatus, ServerStatus, some_clients, status_of
+from inferential.server.status import ClientStatus, ServerStatus, since_of, some_clients, status_of
 from inferential.transport.zmq_transport import ZmqTransport
 
 
@@ -112,18 +112,23 @@ class ServerView:
         """The ids of the connected clients, then of those that disconnected lately."""
         return [*self.connected_robots, *self._core.accounting.fleet.departed]
 
-    def overview(self) -> ServerStatus:
-        """Returns the status without clients, whose number may be large; `client_status` has them, some at a time."""
-        return self._status(())
+    def overview(self, batches_after: int = 0) -> ServerStatus:
+        """Returns the status without clients, whose number may be large; `client_status` has them, some at a time.
+
+        Args:
+            batches_after: the number of a call; ended ones up to that are left out.
+        """
+        return self._status((), batches_after)
 
     def client_status(self, client_ids: Iterable[str]) -> list[ClientStatus]:
         """Returns the status of those of these clients that are connected, or disconnected lately."""
         return some_clients(self._core.accounting.fleet, self._core.shares, time.monotonic(), client_ids)
 
-    def _status(self, client_ids: Iterable[str]) -> ServerStatus:
+    def _status(self, client_ids: Iterable[str], batches_after: int = 0) -> ServerStatus:
         run, core = self._require_run(), self._core
         return status_of(
             client_ids=client_ids,
+            batches_after=batches_after,
             address=run.transport.address,
             strategy=core.config.scheduling.strategy,
             draining=run.pump.draining,
@@ -169,9 +174,15 @@ class ServerView:
 
     def model_states(self) -> dict[str, dict[str, Any]]:
         """Returns, by model id, {"state", "since", "why"}: `since` in seconds since 1970, None since the start."""
+        self._require_run()
+        core, served = self._core, self._core.model_ids()
+        conditions = {
+            model_id: core.models.condition(model_id)
+            for model_id in sorted(core.engine.profiles.models() if served is None else served)
+        }
         return {
-            model.model_id: {"state": model.state, "since": model.since, "why": model.why}
-            for model in self.overview().models
+            model_id: {"state": one.state.value, "since": since_of(one)[0], "why": one.why}
+            for model_id, one in conditions.items()
         }
 
     def impairments(self) -> list[str]:

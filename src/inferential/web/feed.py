@@ -11,8 +11,8 @@ from typing import Any
 from inferential.server import Server
 
 INTERVAL_S = 0.25
-CLIENTS_AT_ONCE = 50
-_NO_CLIENTS = '"clients":[]'
+AT_ONCE = 20
+"""Clients, or calls, that are written before the event loop is left to robots."""
 
 
 class Feed:
@@ -28,9 +28,9 @@ class Feed:
         self._viewers: set[asyncio.Queue[str | None]] = set()
         self._last_batch = 0
 
-    def now(self) -> str:
-        """Returns the whole status as JSON."""
-        return _json(self._server.status())
+    async def now(self) -> str:
+        """Returns the whole status as JSON; between some clients and the next ones the event loop is left to robots."""
+        return (await self._status(0))[0]
 
     async def events(self) -> AsyncIterator[str]:
         """Yields the status now, then every change; a viewer that is too slow misses some."""
@@ -39,7 +39,7 @@ class Feed:
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
         try:
-            yield self.now()
+            yield await self.now()
             while (event := await queue.get()) is not None:
                 yield event
         finally:
@@ -62,19 +62,29 @@ class Feed:
         self._task = None
 
     async def next_event(self) -> str:
-        """Returns an event; between some clients and the next ones the event loop is left to robots."""
-        rows = []
+        """Returns an event, with the calls that are new since the one before; otherwise as `now`."""
+        text, self._last_batch = await self._status(self._last_batch)
+        return text
+
+    async def _status(self, batches_after: int) -> tuple[str, int]:
+        """Returns the status with the calls after this number, and the highest number of those that ended."""
+        clients: list[str] = []
         client_ids = self._server.known_clients
-        for at in range(0, len(client_ids), CLIENTS_AT_ONCE):
-            rows += [_json(client) for client in self._server.client_status(client_ids[at : at + CLIENTS_AT_ONCE])]
+        for at in range(0, len(client_ids), AT_ONCE):
+            clients += map(_json, self._server.client_status(client_ids[at : at + AT_ONCE]))
             await asyncio.sleep(0)
-        status = self._server.overview()
-        batches = [batch for batch in status.batches if batch.ended_s is None or batch.number > self._last_batch]
-        ended = [batch.number for batch in status.batches if batch.ended_s is not None]
-        self._last_batch = max(ended, default=0)
-        status.batches[:] = batches
-        before, after = _json(status).split(_NO_CLIENTS, 1)
-        return f'{before}"clients":[{",".join(rows)}]{after}'
+        status = self._server.overview(batches_after)
+        calls = list(status.batches)
+        status.batches.clear()
+        batches: list[str] = []
+        for at in range(0, len(calls), AT_ONCE):
+            batches += map(_json, calls[at : at + AT_ONCE])
+            await asyncio.sleep(0)
+        text = _json(status)
+        for name, rows in (("clients", clients), ("batches", batches)):
+            before, after = text.split(f'"{name}":[]', 1)
+            text = f'{before}"{name}":[{",".join(rows)}]{after}'
+        return text, max((call.number for call in calls if call.ended_s is not None), default=batches_after)
 
 
 def _put(queue: asyncio.Queue[str | None], event: str | None) -> None:
