@@ -190,17 +190,17 @@ def status_of(
     model_ids: Collection[str] | None,
     capacities: Capacities,
     dispatcher: Dispatcher,
-    history: History,
+    started_at: float,
+    history: History | None,
     models: ModelManager,
     warnings: list[str],
     counters: dict[str, int],
     sizes: dict[str, int],
     late_by_cause: dict[str, int],
-    batches_after: int = 0,
 ) -> ServerStatus:
-    """Returns the status of a server from its parts, with these of its clients, and its calls after that number.
+    """Returns the status of a server from its parts, with these of its clients.
 
-    `model_ids` is None if every id may be a model's.
+    `model_ids` is None if every id may be a model's; `history` is None where the calls are left out.
     """
     now = time.monotonic()
     served = engine.profiles.models() if model_ids is None else model_ids
@@ -209,7 +209,7 @@ def status_of(
         version=_version(),
         address=address,
         strategy=strategy,
-        uptime_s=now - history.started_at,
+        uptime_s=now - started_at,
         draining=draining,
         waiting=engine.waiting(),
         in_flight=len(engine.running()),
@@ -227,7 +227,7 @@ def status_of(
             )
             for model_id in sorted(served)
         ],
-        batches=history.batches(batches_after),
+        batches=[] if history is None else history.batches(),
         nodes=list(dispatcher.nodes()),
         workers=list(dispatcher.workers()),
         warnings=warnings,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from inferential.scheduler.base import Scheduler
 from inferential.scheduler.time.profile import Profiles
 from inferential.server.core import Core
 from inferential.server.executor import Executor
-from inferential.server.history import History
+from inferential.server.history import BatchStatus, History
 from inferential.server.key_watch import KeyWatch
 from inferential.server.pump import EventPump
 from inferential.server.status import ClientStatus, ServerStatus, since_of, some_clients, status_of
@@ -112,23 +112,25 @@ class ServerView:
         """The ids of the connected clients, then of those that disconnected lately."""
         return [*self.connected_robots, *self._core.accounting.fleet.departed]
 
-    def overview(self, batches_after: int = 0) -> ServerStatus:
-        """Returns the status without clients, whose number may be large; `client_status` has them, some at a time.
+    def overview(self) -> ServerStatus:
+        """Returns the status without clients and calls, whose number may be large.
 
-        Args:
-            batches_after: the number of a call; ended ones up to that are left out.
+        `client_status` and `calls` have them, some at a time.
         """
-        return self._status((), batches_after)
+        return self._status((), with_calls=False)
+
+    def calls(self, after: int) -> Iterator[BatchStatus]:
+        """Yields the newest calls as they are now, of ended ones those with a higher number than `after`."""
+        return self._require_run().history.each(after)
 
     def client_status(self, client_ids: Iterable[str]) -> list[ClientStatus]:
         """Returns the status of those of these clients that are connected, or disconnected lately."""
         return some_clients(self._core.accounting.fleet, self._core.shares, time.monotonic(), client_ids)
 
-    def _status(self, client_ids: Iterable[str], batches_after: int = 0) -> ServerStatus:
+    def _status(self, client_ids: Iterable[str], *, with_calls: bool = True) -> ServerStatus:
         run, core = self._require_run(), self._core
         return status_of(
             client_ids=client_ids,
-            batches_after=batches_after,
             address=run.transport.address,
             strategy=core.config.scheduling.strategy,
             draining=run.pump.draining,
@@ -138,7 +140,8 @@ class ServerView:
             model_ids=core.model_ids(),
             capacities=core.capacities,
             dispatcher=core.dispatcher,
-            history=run.history,
+            started_at=run.history.started_at,
+            history=run.history if with_calls else None,
             models=core.models,
             warnings=exposure(core.config),
             late_by_cause=core.accounting.late_by_cause,

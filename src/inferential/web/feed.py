@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import fields
+from itertools import islice
 from typing import Any
 
 from inferential.server import Server
@@ -73,18 +74,16 @@ class Feed:
         for at in range(0, len(client_ids), AT_ONCE):
             clients += map(_json, self._server.client_status(client_ids[at : at + AT_ONCE]))
             await asyncio.sleep(0)
-        status = self._server.overview(batches_after)
-        calls = list(status.batches)
-        status.batches.clear()
-        batches: list[str] = []
-        for at in range(0, len(calls), AT_ONCE):
-            batches += map(_json, calls[at : at + AT_ONCE])
+        last, calls, batches = batches_after, self._server.calls(batches_after), list[str]()
+        while some := list(islice(calls, AT_ONCE)):
+            last = max([last, *(call.number for call in some if call.ended_s is not None)])
+            batches += map(_json, some)
             await asyncio.sleep(0)
-        text = _json(status)
+        text = _json(self._server.overview())
         for name, rows in (("clients", clients), ("batches", batches)):
             before, after = text.split(f'"{name}":[]', 1)
             text = f'{before}"{name}":[{",".join(rows)}]{after}'
-        return text, max((call.number for call in calls if call.ended_s is not None), default=batches_after)
+        return text, last
 
 
 def _put(queue: asyncio.Queue[str | None], event: str | None) -> None:
