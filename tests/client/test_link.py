@@ -59,7 +59,6 @@ class Robot:
         self.selector = selectors.DefaultSelector()
         self.link = Link(address, b"robot", timeouts, self.selector, jitter)
         self.now = 0.0
-        self.life = b""
 
     def poll(self, now: float | None = None) -> bool:
         self.now = self.now if now is None else now
@@ -86,11 +85,7 @@ class Robot:
         end.sendall(HELLO)
         self.until(lambda: self.link.connected)
         assert read_exactly(end, 64) == p.greeting()
-        said = read_exactly(end, len(p.ready(b"DEALER", b"robot", bytes(p.LIFE_BYTES))))
-        life = said[-p.LIFE_BYTES :]
-        assert said == p.ready(b"DEALER", b"robot", life)
-        assert self.life in (b"", life)  # the same by all connections
-        self.life = life
+        assert read_exactly(end, len(p.ready(b"DEALER", b"robot"))) == p.ready(b"DEALER", b"robot")
         return end
 
     @property

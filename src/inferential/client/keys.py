@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from inferential.zmtp.certificates import SECRET_SUFFIX, CertificateError, decode_key, decode_z85, read_certificate
 from inferential.zmtp.handshake import Handshake
-from inferential.zmtp.protocol import LIFE_BYTES, ConnectionEnded
+from inferential.zmtp.protocol import ConnectionEnded
 
 if TYPE_CHECKING:
     from inferential.zmtp.curve import KeyPair
@@ -21,7 +21,8 @@ SERVER_KEY, SECRET_KEY = "INFERENTIAL_SERVER_KEY", "INFERENTIAL_SECRET_KEY"
 """The environment variables that are read where an argument is None."""
 _KEY_CHARACTERS = 40
 
-HandshakeMaker = Callable[[], Handshake]
+HandshakeMaker = Callable[[bytes], Handshake]
+"""Makes a handshake that says this life, see `zmtp.protocol.LIFE`; b"": none."""
 """Makes the handshake of one attempt to connect.
 
 Raises:
@@ -73,9 +74,7 @@ class RobotKeys:
         return [self._maker(identity, key) for key in keys]
 
     def _maker(self, identity: bytes, server_key: str) -> HandshakeMaker:
-        life = os.urandom(LIFE_BYTES)
-
-        def make() -> Handshake:
+        def make(life: bytes) -> Handshake:
             try:
                 return self._handshake(b"DEALER", identity, self._own(), _public(server_key), life)
             except CertificateError as error:

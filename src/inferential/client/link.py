@@ -27,7 +27,7 @@ from inferential.zmtp import ConnectionEnded, Stream
 from inferential.zmtp.delivery import Delivery
 from inferential.zmtp.handshake import NullHandshake
 from inferential.zmtp.ipc import socket_path
-from inferential.zmtp.protocol import LIFE_BYTES, Buffer, Discarded, Frame
+from inferential.zmtp.protocol import Buffer, Discarded, Frame
 
 logger: logging.Logger = logging.getLogger("inferential.client")
 
@@ -97,8 +97,9 @@ class Link:
         self._timeouts = timeouts
         self._selector = selector
         self._jitter = jitter
-        life = os.urandom(LIFE_BYTES)
-        self._make_handshake = make_handshake or (lambda: NullHandshake(b"DEALER", identity, life=life))
+        self._make_handshake = make_handshake or (lambda life: NullHandshake(b"DEALER", identity, life=life))
+        self.life: bytes = b""
+        """Said to the server: it keeps what it owes to this robot for another connection of the same life; b"": not."""
         self._addresses: list[Address] = []  # of the server, not tried yet
         self._resolver: Resolver | None = None
         self._attempts: dict[socket.socket, None] = {}  # connections that are being made, the oldest first
@@ -324,7 +325,7 @@ class Link:
         self.next_poll_at = min(self._give_up_at, self._next_attempt_at) if self._addresses else self._give_up_at
 
     def _use(self, connected: socket.socket, now: float) -> None:
-        handshake = self._make_handshake()
+        handshake = self._make_handshake(self.life)
         stream = Stream(connected, b"DEALER", self._identity, max_frames=_FRAMES, handshake=handshake)
         del self._attempts[connected]
         for attempt in list(self._attempts):

@@ -7,8 +7,11 @@ once it goes on. No I/O of its own, no clock.
 
 from __future__ import annotations
 
+import os
+
 from inferential.client.link import Link
 from inferential.client.session import Session
+from inferential.zmtp.protocol import LIFE_BYTES
 
 AWAITED_S = 60.0
 """How long requests stay open at most while the server stays silent."""
@@ -24,12 +27,14 @@ class Returning:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._until = 0.0
+        link.life = os.urandom(LIFE_BYTES)
         self.awaited: list[int] = []
         """Requests that were sent by a connection which fell silent, until there is another one."""
 
     def lost(self, session: Session, now: float) -> int:
         """Ends the open requests of the connection that was lost, unless it fell silent; returns how many ended."""
         if not (self._link.silent and self._link.keeps_answers):
+            self._link.life = os.urandom(LIFE_BYTES)  # the server is to keep nothing of what ends here
             return session.lost_all(self._reason)
         self._until = now + AWAITED_S
         self.awaited = session.sent_ids()
@@ -46,6 +51,7 @@ class Returning:
             awaited = [request_id for request_id in awaited if request_id in still_open]
             if not awaited or link.try_send(session.cancellation((), awaited)):
                 return 0  # the server answers each of them
+        link.life = os.urandom(LIFE_BYTES)
         return session.lost(awaited, self._reason)
 
     @property
