@@ -23,7 +23,7 @@ class KeepingRouter(RouterSocket):
         """Messages of connections that have ended, as if they had come by those that followed; the caller takes them
         out before it looks at what the others have sent."""
         self.on_inherited: Callable[[], None] | None = None
-        """Called when there are any."""
+        """Called when there are any; None: nothing is kept."""
         self.on_lost: Callable[[KeptAnswer], None] | None = None
         """Called with each answer that was kept for a robot which did not come back."""
         self.answered_late: dict[int, set[int]] = {}
@@ -75,6 +75,8 @@ class KeepingRouter(RouterSocket):
 
     def _take_rest(self, client: ClientConnection) -> None:
         """Ends a connection that its robot has given up, and keeps what it had sent."""
+        if self.on_inherited is None:
+            return  # it is asked by a PING, as any other
         messages: list[Received] = []
         now = time.monotonic()
         try:
@@ -87,12 +89,12 @@ class KeepingRouter(RouterSocket):
         self._connections.drop(client, "its robot has connected anew, or is about to")
 
     def _on_closed(self, client: ClientConnection) -> None:
-        if client.life and self._loop is not None and not self._closed and not client.rival:
+        if client.life and self.on_inherited is not None and not self._closed and not client.rival:
             now = time.monotonic()
             self._give_up(self._returns.left(client.number, client.identity, client.life, now))
             for message in self._unread.pop(client.number, ()):
                 self._returns.keep_unread(message)
-            if self._expiry is None:
+            if self._expiry is None and self._loop is not None:
                 self._expiry = self._loop.call_later(KEPT_S, self._expire)
         self.answered_late.pop(client.number, None)
         super()._on_closed(client)
