@@ -150,7 +150,8 @@ def asks(block: Block) -> bool:
 
 
 CLIENTS = [block for block in (*programs(), *commands()) if asks(block)]
-PAIRS = sorted(((server, client) for client in CLIENTS for server in servers(client.page)), key=lambda pair: str(pair[0]))
+PAIRS = [(server, client) for client in CLIENTS for server in servers(client.page)]
+PAIRS.sort(key=lambda pair: str(pair[0]))
 ALONE = [block for block in programs() if PORT not in block.text and not asks(block)]
 RUN = [
     block
@@ -183,8 +184,8 @@ def ports() -> Ports:
 class Running:
     """The server that a test needs: that of the test before it, where it is the same.
 
-    A server that is not needed any more is ended, and must end well; `tests/conftest.py` gives the clients of one server
-    to one process.
+    A server that is not needed any more is ended, and must end well; `tests/conftest.py` gives the clients of one
+    server to one process.
     """
 
     def __init__(self, folders: pytest.TempPathFactory) -> None:
