@@ -149,7 +149,7 @@ async def test_steps_remaining_and_control_rate_reach_the_server() -> None:
 
 async def test_a_policy_that_inpaints_makes_chunks_agree() -> None:
     def jumps(played: list[np.ndarray | None]) -> float:
-        """The mean of the largest, one for each chunk: a busy machine's delay is not what the policy was told."""
+        """The mean of the largest, one for each chunk: a busy machine's delay is not the one that the policy got."""
         values = np.array([float(one[0]) for one in played if one is not None])
         return float(np.sort(np.abs(np.diff(values)))[-8:].mean())
 
