@@ -118,7 +118,7 @@ def bare() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
-@pytest.fixture(params=sorted(OLDEST))
+@pytest.fixture(scope="module", params=sorted(OLDEST))
 def installed(request: pytest.FixtureRequest, wheel: Path) -> Path:
     """An interpreter with the wheel, without extras, and the oldest packages."""
     python = environment(request.param, *OLDEST[request.param])
