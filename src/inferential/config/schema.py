@@ -147,8 +147,9 @@ class ObservationConfig(Section):
     """Limits that an observation must keep to be accepted."""
 
     max_staleness_ms: Positive = 1000.0
-    """How old an observation may be on arrival, by its robot's `captured_at`, before it is stale; one whose robot does
-    not give that is logged where it is older by the robot's wall clock."""
+    """How old an observation may be on arrival, by its robot's `captured_at`, before it is stale; one that is to be
+    refused then also is where it becomes as old while it waits. One whose robot does not give that is logged where it
+    is older by the robot's wall clock."""
     stale: Literal["count", "refuse"] = "count"
     """What becomes of a stale observation: it is counted (`observations_stale`), or refused too."""
     temporal_alignment_threshold_ms: Positive = 20.0

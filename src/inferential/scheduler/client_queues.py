@@ -30,6 +30,7 @@ from inferential.scheduler.request import (
     NEW_EPISODE,
     QUEUE_FULL,
     QUEUED,
+    STALE,
     SUPERSEDED,
     InferenceRequest,
     Refusal,
@@ -176,7 +177,8 @@ class ClientQueues:
         queue = self._client_queues.get(key)
         if queue is None:
             queue = self._client_queues[key] = ClientQueue()
-        self._ages.push(request, request.received_at, request.arrival)
+        since, stale_at = request.received_at, request.stale_at
+        self._ages.push(request, since if stale_at is None else min(since, stale_at - self._ttl_s), request.arrival)
         self._ranks[request] = rank
         self._held_bytes += len(request.payload)
         backlog = self._backlogs.get(rank)
@@ -301,13 +303,13 @@ class ClientQueues:
         self._order.tick()
 
     def expire(self, now: float) -> None:
-        """Refuses what has waited longer than its time to live."""
+        """Refuses what has waited longer than its time to live, or until it was stale."""
         while self._ages:
-            received_at, request = self._ages.top()
-            if now < received_at + self._ttl_s:
+            since, request = self._ages.top()
+            if now < since + self._ttl_s:
                 break
-            reason = f"it waited {self._ttl_s * 1e3:g} ms in the queue"
-            self.end(request, Refusal(RefusalKind.EXPIRED, reason, "ttl"), now)
+            expired = Refusal(RefusalKind.EXPIRED, f"it waited {self._ttl_s * 1e3:g} ms in the queue", "ttl")
+            self.end(request, STALE if since < request.received_at else expired, now)
 
     def expires_at(self) -> float | None:
         """Returns when `expire` next has something to do; None: nothing waits."""
