@@ -346,7 +346,7 @@ class Link:
     def _continue_race(self, stream: Stream, now: float) -> None:
         """Goes on with whichever connection comes through first."""
         fresh, _ = self._attempts.advance()
-        if stream.alive or (fresh is not None and stream.stuck_at() is None):
+        if stream.alive:
             self._attempts.close()
             if fresh is not None:
                 self._discard(fresh)
