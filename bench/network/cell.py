@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.network import lerobot, robots, tunnel
+from bench.network import robots, tunnel
 from bench.network.seen import Seen, summary
 from bench.overhead.environment import Peer
 from inferential import LocalDispatcher, Server
@@ -25,7 +26,7 @@ from inferential.sim.network import EmulatedNetwork, NetworkProfile
 
 INFERENCE_S = 0.03
 CUT_S = 5.0
-WARM_S = 2.0
+WARM_S = 5.0
 AFTER_S = 11.0
 NETWORKS = {
     "rtt 50 +- 30 ms": (NetworkProfile(rtt_ms=50, jitter_ms=30), 2_000),
@@ -65,9 +66,18 @@ async def _policy(observation: dict[str, Any]) -> dict[str, Any]:
 
 async def drive_openpi(address: str, image: Any, until: float, seen: Seen) -> None:
     """Runs openpi's own client in an environment of its own."""
-    host, _, port = address.removeprefix("tcp://").rpartition(":")
     program = Path(__file__).parent / "peers" / "with_openpi.py"
-    command = [str(OPENPI.python()), str(program), host, port, str(until), str(image.size)]
+    await _drive_program([str(OPENPI.python()), str(program)], address, image, until, seen)
+
+
+async def drive_lerobot(address: str, image: Any, until: float, seen: Seen) -> None:
+    """Runs a robot by LeRobot's rules in a process of its own: gRPC's threads are those of the whole process."""
+    await _drive_program([sys.executable, "-m", "bench.network.lerobot"], address, image, until, seen)
+
+
+async def _drive_program(program: Sequence[str], address: str, image: Any, until: float, seen: Seen) -> None:
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    command = [*program, host, port, str(until), str(image.size)]
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     output, _ = await process.communicate()
     found = json.loads(output)
@@ -80,7 +90,7 @@ _DRIVES: dict[str, _Drive] = {
     "async": robots.go_on_observing,
     "chunks": robots.play_chunks,
     "openpi": drive_openpi,
-    "lerobot": lerobot.drive,
+    "lerobot": drive_lerobot,
 }
 
 
@@ -100,12 +110,6 @@ async def serving(robot: str, host: str) -> AsyncIterator[str]:
             yield server.address
 
 
-def image_for(robot: str, size: int) -> Any:
-    """Returns what a robot sees: as many bytes; LeRobot's images have three axes."""
-    image = np.random.default_rng(0).integers(0, 255, size, np.uint8)
-    return image.reshape(-1, 10, 1) if robot == "lerobot" else image
-
-
 async def run_emulated(cell: Cell) -> dict[str, Any]:
     """Runs a cell over the proxy in this process."""
     profile, size = NETWORKS[cell.network]
@@ -119,7 +123,8 @@ async def run_emulated(cell: Cell) -> dict[str, Any]:
 async def _run(cell: Cell, address: str, size: int, network: Any) -> dict[str, Any]:
     seen, started = Seen(), time.monotonic()
     until = started + WARM_S + cell.seconds + CUT_S + AFTER_S
-    driving = asyncio.ensure_future(_DRIVES[cell.robot](address, image_for(cell.robot, size), until, seen))
+    image = np.random.default_rng(0).integers(0, 255, size, np.uint8)
+    driving = asyncio.ensure_future(_DRIVES[cell.robot](address, image, until, seen))
     await asyncio.sleep(WARM_S + cell.seconds)
     network.cut()
     cut_at = time.monotonic()

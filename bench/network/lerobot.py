@@ -8,7 +8,9 @@ and those that are queued already are merged: 0.3 of the old one and 0.7 of the 
 from __future__ import annotations
 
 import asyncio
+import json
 import pickle
+import sys
 import time
 from typing import Any
 
@@ -26,9 +28,9 @@ _AGAIN_S = 0.1
 
 
 async def drive(address: str, image: Any, until: float, seen: Seen) -> None:
-    """Runs the robot; a call that fails is made again, as the client does."""
+    """Runs the robot at HOST:PORT; a call that fails is made again, as the client does."""
     channel_options = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_reconnect_backoff_ms", 1000))
-    async with grpc.aio.insecure_channel(address.removeprefix("tcp://"), channel_options) as channel:
+    async with grpc.aio.insecure_channel(address, channel_options) as channel:
         robot = Robot(channel)
         await robot.begin(_instructions(image))
         client = _Client(robot, image, seen)
@@ -93,6 +95,14 @@ class _Client:
                 self._queue[one.timestep] = one.action if old is None else _OLD * old + _NEW * np.asarray(one.action)
 
 
+def main() -> None:
+    """Runs a robot: `python -m bench.network.lerobot HOST PORT UNTIL BYTES`; prints what it saw as JSON."""
+    host, port, until, size = sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
+    image, seen = np.random.default_rng(0).integers(0, 255, size, np.uint8).reshape(-1, 10, 1), Seen()
+    asyncio.run(drive(f"{host}:{port}", image, until, seen))
+    print(json.dumps({"answers": seen.answers, "steps": seen.steps}))
+
+
 def _instructions(image: Any) -> bytes:
     names = ["joint.pos"]
     shape = tuple(image.shape)
@@ -101,3 +111,7 @@ def _instructions(image: Any) -> bytes:
         "observation.images.front": {"dtype": "image", "shape": shape, "names": ["height", "width", "channels"]},
     }
     return dumped(RemotePolicyConfig("act", "policies/act", features, _CHUNK))
+
+
+if __name__ == "__main__":
+    main()

@@ -459,8 +459,8 @@ def test_a_server_that_gives_no_sign_of_life_after_a_heartbeat_is_lost(server: S
     assert not robot.poll(1.0)
     assert pinged(end)
     assert not robot.poll(2.0)
-    assert robot.link.next_poll_at == 2.1  # to see whether the network is away
-    assert not robot.poll(5.9)
+    assert robot.link.next_poll_at == 2.05  # to see whether the network is away
+    assert not robot.poll(5.96)
     assert robot.link.next_poll_at == 6.0
     assert robot.poll(6.0)
     assert robot.is_away
@@ -478,6 +478,17 @@ def test_any_sign_of_life_will_do(sign: bytes, server: Server, robot: Robot) -> 
             read_exactly(end, len(p.command(p.PONG)))
         while robot.link.next() is not None:
             pass
+
+
+def test_a_heartbeat_of_an_idle_robot_does_not_end_the_measuring_of_its_link(server: Server, robot: Robot) -> None:
+    """Its PONG is as empty as that of a peer which cannot say what it answers."""
+    end = robot.connect(server)
+    assert not robot.poll(1.0)
+    assert pinged(end)
+    end.sendall(p.command(p.PONG))
+    robot.next()
+    robot.link.try_send((b"", b"e", bytes(150_000)))
+    assert robot.link.delivery.outstanding_bytes == 150_001
 
 
 def test_a_robot_that_slept_and_was_answered_meanwhile_is_still_connected(server: Server, robot: Robot) -> None:

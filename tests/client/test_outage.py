@@ -148,7 +148,7 @@ def test_another_server_in_its_place_is_found_out(
 
 
 def test_attempts_become_rarer_with_the_outage() -> None:
-    assert [every_s(outage) for outage in (0.0, 5.0, 30.0, 3600.0)] == [0.1, 0.1, 0.3, 1.0]
+    assert [every_s(outage) for outage in (0.0, 5.0, 30.0, 3600.0)] == [0.05, 0.05, 0.3, 1.0]
 
 
 def test_of_many_attempts_the_first_ones_and_the_newest_go_on() -> None:

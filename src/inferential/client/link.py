@@ -324,7 +324,11 @@ class Link:
             self.delivery.stall()
             self._race(stream, now)
         else:
-            stream.ping(self.delivery.ping(now) if not stream.unsent and self.delivery.uncertain else b"")
+            if not stream.unsent:
+                delivery = self.delivery
+                stream.ping(delivery.ping(now) if delivery.uncertain else delivery.plain_ping())
+            else:
+                stream.ping()  # sends nothing
             self._watch_writability(stream)
             self._give_up_at = now + self._timeouts.silence_s
             self.next_poll_at = now + self._timeouts.heartbeat_s
