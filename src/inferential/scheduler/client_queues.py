@@ -67,7 +67,7 @@ class ClientQueues:
         self._ages: LazyHeap[InferenceRequest] = LazyHeap()
         self._backlogs: dict[int, Backlog] = {}
         self._ranks: dict[InferenceRequest, int] = {}
-        self._held_bytes = 0
+        self._held_bytes, self.perishes = 0, False  # whether any request of lately may become stale
         self._ended: list[InferenceRequest] = []
         self._outdated: list[InferenceRequest] = []
         self._configure(config, scheduler)
@@ -177,8 +177,10 @@ class ClientQueues:
         queue = self._client_queues.get(key)
         if queue is None:
             queue = self._client_queues[key] = ClientQueue()
-        since, stale_at = request.received_at, request.stale_at
-        self._ages.push(request, since if stale_at is None else min(since, stale_at - self._ttl_s), request.arrival)
+        since = request.received_at
+        if request.stale_at is not None:
+            since, self.perishes = min(since, request.stale_at - self._ttl_s), True
+        self._ages.push(request, since, request.arrival)
         self._ranks[request] = rank
         self._held_bytes += len(request.payload)
         backlog = self._backlogs.get(rank)
