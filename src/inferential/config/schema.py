@@ -20,7 +20,7 @@ from inferential.config.addresses import Bind, ListenAddress, listen_addresses
 from inferential.config.clients import ClientDefaults as ClientDefaults  # names of this module for its users
 from inferential.config.clients import ClientEntry as ClientEntry
 from inferential.config.clients import ClientsConfig as ClientsConfig
-from inferential.config.gateways import ActConfig, KServeConfig, LeRobotConfig
+from inferential.config.gateways import ActConfig, KServeConfig, KServeGrpcConfig, LeRobotConfig
 from inferential.config.models import ModelConfig as ModelConfig
 from inferential.config.models import ModelsConfig as ModelsConfig
 from inferential.config.recording import RecordingConfig
@@ -251,7 +251,9 @@ class GatewaysConfig(Section):
     act: ActConfig | None = None
     """Robots that ask by POST /act in JSON."""
     kserve: KServeConfig | None = None
-    """Clients of the Open Inference Protocol, as tritonclient."""
+    """Clients of the Open Inference Protocol over HTTP, as tritonclient."""
+    kserve_grpc: KServeGrpcConfig | None = None
+    """Clients of the Open Inference Protocol over gRPC."""
 
     @model_validator(mode="wrap")
     @classmethod

@@ -30,11 +30,13 @@ class TensorSpec:
         name: the key in an observation or a result.
         dtype: numpy's name of it; "string" for texts; "" where the file does not say.
         shape: sizes; None where a size may vary. None for all where the file does not say.
+        optional: whether an observation may lack it.
     """
 
     name: str
     dtype: str = ""
     shape: tuple[int | None, ...] | None = None
+    optional: bool = False
 
     def __str__(self) -> str:
         return f"{self.name}: {self.form}"
@@ -47,7 +49,8 @@ class TensorSpec:
     def as_dict(self) -> dict[str, Any]:
         """Returns it for JSON; -1 where a size may vary, as in the Open Inference Protocol."""
         shape = None if self.shape is None else [-1 if size is None else size for size in self.shape]
-        return {"name": self.name, "dtype": self.dtype, "shape": shape}
+        described = {"name": self.name, "dtype": self.dtype, "shape": shape}
+        return {**described, "optional": True} if self.optional else described
 
 
 def specs_of(declared: Mapping[str, Any], argument: str) -> list[TensorSpec]:
@@ -91,7 +94,7 @@ def read_specs(said: Any) -> list[TensorSpec]:
         if not isinstance(one, Mapping) or not isinstance(one.get("name"), str) or not is_shape:
             return []
         sizes = None if shape is None else tuple(None if size < 0 else size for size in shape)
-        specs.append(TensorSpec(one["name"], str(one.get("dtype") or ""), sizes))
+        specs.append(TensorSpec(one["name"], str(one.get("dtype") or ""), sizes, one.get("optional") is True))
     return specs
 
 
@@ -108,7 +111,11 @@ def pick(specs: Sequence[TensorSpec], observation: Mapping[str, Any]) -> dict[st
     Raises:
         InvalidObservation: naming the key, what came and what was expected.
     """
-    return {spec.name: _fitted(spec, _value(spec, specs, observation)) for spec in specs}
+    return {
+        spec.name: _fitted(spec, _value(spec, specs, observation))
+        for spec in specs
+        if not spec.optional or spec.name in observation
+    }
 
 
 def _value(spec: TensorSpec, specs: Sequence[TensorSpec], observation: Mapping[str, Any]) -> Any:

@@ -37,6 +37,7 @@ _DATATYPES = {
     **{f"{kind}{bits}": f"{kind.upper()}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
 }
 _DTYPES = {datatype: dtype for dtype, datatype in _DATATYPES.items()}
+NO_SHARED_MEMORY = "shared memory is not served: send the tensors in the request"
 _BINARY_ONLY = ("FP16", "BF16")
 
 
@@ -124,12 +125,16 @@ def _read_tensor(described: Any, rest: memoryview) -> tuple[str, Array, int]:
         if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
             raise ValueError(f"shape: expected sizes, got {shape!r}")
         parameters = described.get("parameters") or {}
-        size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
+        if not isinstance(parameters, dict):
+            raise ValueError(f"parameters: expected a map, got {type(parameters).__name__}")
+        if "shared_memory_region" in parameters:
+            raise ValueError(NO_SHARED_MEMORY)
+        size = parameters.get("binary_data_size")
         if size is None:
             return name, _from_json(described, dtype, shape), 0
         if type(size) is not int or not 0 <= size <= len(rest):
             raise ValueError(f"binary_data_size: expected at most {len(rest)}, got {size!r}")
-        return name, _from_bytes(rest[:size], dtype, shape), size
+        return name, array_from_bytes(rest[:size], dtype, shape), size
     except ValueError as error:
         raise ValueError(f"{name!r}: {error}") from None
 
@@ -154,7 +159,17 @@ def _from_json(described: Mapping[str, Any], dtype: str, shape: Sequence[int]) -
         raise ValueError(str(error)) from None
 
 
-def _from_bytes(data: memoryview, dtype: str, shape: Sequence[int]) -> Array:
+def array_from_bytes(data: memoryview, dtype: str, shape: Sequence[int]) -> Array:
+    """Returns the array whose bytes a message has, a view of them; texts as str objects.
+
+    Args:
+        data: the bytes.
+        dtype: numpy's name, "string" for texts.
+        shape: sizes.
+
+    Raises:
+        ValueError: it has another number of bytes.
+    """
     count = math.prod(shape)
     if dtype == "string":
         texts = list(_texts(data))
@@ -179,6 +194,17 @@ def _texts(data: memoryview) -> Iterable[str]:
             raise ValueError(f"a text of {length} bytes, and {len(data) - at - 4} bytes left")
         yield bytes(data[at + 4 : at + 4 + length]).decode("utf-8", "surrogateescape")
         at += 4 + length
+
+
+def bytes_of(array: Array) -> tuple[str, bytes]:
+    """Returns the datatype and the bytes of an array.
+
+    Raises:
+        ValueError: the protocol does not have its dtype.
+    """
+    if array.dtype.kind in "OUS":
+        return BYTES, _text_bytes(array)
+    return datatype_of(array.dtype.name), np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
 
 
 def write_infer(
