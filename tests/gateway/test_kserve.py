@@ -144,7 +144,10 @@ async def test_only_the_outputs_asked_for_come_each_in_its_form(served: Served) 
     status, answer = await served.infer("arm", {"state": state}, outputs=asked)
     assert (status, answer["outputs"][0]["data"]) == (200, [2.0, 2.0, 2.0])
     status, answer = await served.infer("arm", {"state": state}, outputs=[{"name": "force"}])
-    assert (status, answer["error"]) == (400, "unexpected output 'force': model 'arm' gives action")
+    assert (status, answer["error"]) == (
+        400,
+        "InvalidObservation: unexpected output 'force': model 'arm' gives action",
+    )
 
 
 async def test_texts_and_arrays_of_models_that_declare_nothing_pass_as_they_are(served: Served) -> None:

@@ -83,7 +83,7 @@ class KServeConfig(HttpGatewayConfig):
 
 
 class KServeGrpcConfig(KServeConfig):
-    """Clients of the Open Inference Protocol over gRPC (inference.GRPCInferenceService): tritonclient, perf_analyzer."""
+    """Clients of the Open Inference Protocol over gRPC (inference.GRPCInferenceService)."""
 
     title: ClassVar[str] = "KServe gateway over gRPC"
     scheme: ClassVar[str] = "grpc"

@@ -1,4 +1,4 @@
-"""What a request is answered with that gets no result: a status of HTTP, which other protocols have a code for, and a text."""
+"""What a request that gets no result is answered with: a text, and a status of HTTP, or what is like it elsewhere."""
 
 from __future__ import annotations
 

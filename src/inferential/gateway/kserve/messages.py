@@ -15,11 +15,16 @@ from google.protobuf.message_factory import GetMessageClass
 SERVICE = "inference.GRPCInferenceService"
 _ENUM = "DataType"
 _DATA_TYPES = (
-    "INVALID BOOL UINT8 UINT16 UINT32 UINT64 INT8 INT16 INT32 INT64 FP16 FP32 FP64 STRING BF16".split()  # by number
+    "INVALID",
+    "BOOL",
+    *(f"{kind}{bits}" for kind in ("UINT", "INT") for bits in (8, 16, 32, 64)),
+    *("FP16", "FP32", "FP64", "STRING", "BF16"),
 )
+"""By number."""
 _REPEATED, _MAP, _CHOICE = "*", "%", "?"
 """Behind a type: several of it; a map from strings to it; one of the message's fields alone."""
 
+_COMPUTE = ("compute_input", "compute_infer", "compute_output")
 _NAMED = {"name": (1, "string"), "version": (2, "string")}
 _MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
     "ServerLiveRequest": {},
@@ -111,14 +116,13 @@ _MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
     "InferStatistics": {
         name: (number, "StatisticDuration")
         for number, name in enumerate(
-            "success fail queue compute_input compute_infer compute_output cache_hit cache_miss".split(), 1
+            ["success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss"],
+            1,
         )
     },
     "InferBatchStatistics": {
         "batch_size": (1, "uint64"),
-        "compute_input": (2, "StatisticDuration"),
-        "compute_infer": (3, "StatisticDuration"),
-        "compute_output": (4, "StatisticDuration"),
+        **{name: (number, "StatisticDuration") for number, name in enumerate(_COMPUTE, 2)},
     },
     "ModelStatistics": {
         "name": (1, "string"),
@@ -153,7 +157,9 @@ def _pool() -> DescriptorPool:
 
 def _add(message: DescriptorProto, name: str, number: int, kind: str) -> None:
     bare = kind.rstrip(_REPEATED + _MAP + _CHOICE)
-    label = FieldDescriptorProto.LABEL_REPEATED if kind[-1] in (_REPEATED, _MAP) else FieldDescriptorProto.LABEL_OPTIONAL
+    label = (
+        FieldDescriptorProto.LABEL_REPEATED if kind[-1] in (_REPEATED, _MAP) else FieldDescriptorProto.LABEL_OPTIONAL
+    )
     field = message.field.add(name=name, number=number, label=label)
     if kind.endswith(_MAP):
         entry_name = f"{name.title().replace('_', '')}Entry"

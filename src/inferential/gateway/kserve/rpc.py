@@ -15,7 +15,9 @@ try:
     import grpc
     import grpc.aio
 except ModuleNotFoundError as _error:
-    raise ModuleNotFoundError("gateways.kserve_grpc needs grpcio: pip install 'inferential[kserve]'", name="grpc") from _error
+    raise ModuleNotFoundError(
+        "gateways.kserve_grpc needs grpcio: pip install 'inferential[kserve]'", name="grpc"
+    ) from _error
 from google.protobuf.json_format import ParseDict
 
 from inferential.config.gateways import KServeGrpcConfig
@@ -226,7 +228,9 @@ class KServeGrpcGateway(Gateway):
         except Exception as error:
             _, text = refusal_of(error, context.peer())
             logger.info("%s: %s", context.peer(), text)
-            return response(error_message=text[:2000], infer_response=message_class("ModelInferResponse")(id=request.id))
+            return response(
+                error_message=text[:2000], infer_response=message_class("ModelInferResponse")(id=request.id)
+            )
 
 
 def _refusing(text: str) -> _Handler:

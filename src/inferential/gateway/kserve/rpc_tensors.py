@@ -35,7 +35,9 @@ def asked_of(request: Any) -> Asked:
     """
     raw = list(request.raw_input_contents)
     if raw and len(raw) != len(request.inputs):
-        raise InvalidObservation(f"raw_input_contents: expected {len(request.inputs)}, one for each input, got {len(raw)}")
+        raise InvalidObservation(
+            f"raw_input_contents: expected {len(request.inputs)}, one for each input, got {len(raw)}"
+        )
     tensors: dict[str, Array] = {}
     for number, one in enumerate(request.inputs):
         check_tensor_parameters(one.name, one.parameters)
