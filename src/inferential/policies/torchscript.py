@@ -14,6 +14,7 @@ import numpy as np
 from inferential.policies.batching import run_row, run_rows
 from inferential.policies.files import PolicyFileError, check_count, missing_package, policy_file
 from inferential.policies.tensors import Array, TensorSpec, specs_of
+from inferential.policies.torch_device import torch_device
 
 if TYPE_CHECKING:
     import torch
@@ -54,10 +55,7 @@ def open_torchscript(
     if threads is not None:
         check_count("threads", threads)
         torch.set_num_threads(threads)
-    try:
-        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise ValueError(f"device: {str(error).splitlines()[0]}") from None
+    chosen = torch_device(device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of torch.jit altogether, from torch 2.11 on
         try:
