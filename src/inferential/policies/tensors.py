@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from inferential.dtype_names import named_dtype
 from inferential.errors import InvalidObservation
 
 Array = npt.NDArray[Any]
@@ -153,7 +154,7 @@ def _fitted(spec: TensorSpec, value: Any) -> Array:
 
 
 def _cast(spec: TensorSpec, array: Array) -> Array:
-    wanted = np.dtype(array.dtype.name) if not spec.dtype else _dtype(spec.dtype)
+    wanted = np.dtype(array.dtype.name) if not spec.dtype else named_dtype(spec.dtype)
     if array.dtype == wanted:  # in native byte order
         return array
     from_float = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
@@ -172,15 +173,6 @@ def _cast(spec: TensorSpec, array: Array) -> Array:
     except FloatingPointError:
         largest = np.abs(array).max()
         raise InvalidObservation(f"{spec.name!r}: expected {spec.form}, got the value {largest:g}") from None
-
-
-def _dtype(name: str) -> np.dtype[Any]:
-    if name == "bfloat16":
-        import ml_dtypes
-
-        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-        return bfloat16
-    return np.dtype(name)
 
 
 def _unfit(spec: TensorSpec, dtype: str, shape: tuple[int, ...]) -> InvalidObservation:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from inferential.dtype_names import named_dtype
 from inferential.proto.tensors import Buffer
 
 Array = npt.NDArray[Any]
@@ -178,7 +179,7 @@ def array_from_bytes(data: memoryview, dtype: str, shape: Sequence[int]) -> Arra
         array = np.empty(count, dtype=object)
         array[:] = texts
         return array.reshape(shape)
-    kind = _numpy_dtype(dtype)
+    kind = named_dtype(dtype).newbyteorder("<")
     if len(data) != count * kind.itemsize:
         raise ValueError(f"expected {count * kind.itemsize} bytes for shape {list(shape)}, got {len(data)}")
     return np.frombuffer(data, dtype=kind).reshape(shape)
@@ -248,14 +249,3 @@ def write_infer(
 def _text_bytes(array: Array) -> bytes:
     texts = [str(one).encode("utf-8", "surrogateescape") for one in array.reshape(-1)]
     return b"".join(struct.pack("<I", len(text)) + text for text in texts)
-
-
-def _numpy_dtype(name: str) -> np.dtype[Any]:
-    if name == "bfloat16":
-        try:
-            import ml_dtypes
-        except ModuleNotFoundError:
-            raise ValueError("BF16 needs ml_dtypes: pip install 'inferential[bfloat16]'") from None
-        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-        return bfloat16
-    return np.dtype(name).newbyteorder("<")
