@@ -99,10 +99,11 @@ tensor.set_data_from_numpy(state)
 action = triton.InferRequestedOutput("action")
 result = client.infer("arm", [tensor], outputs=[action], request_id="7", priority=1, timeout=2_000_000)
 found["infer"] = [result.as_numpy("action").tolist(), result.get_response().id]
-waiting = [client.async_infer("arm", [tensor]) for _ in range(8)]
-found["async"] = [one.get_result().as_numpy("action").tolist() for one in waiting]
 answers = queue.Queue()
-client.start_stream(lambda result, error: answers.put(str(error) if error else result.as_numpy("action").tolist()))
+keep = lambda result, error: answers.put(error.message() if error else result.as_numpy("action").tolist())
+waiting = [client.async_infer("arm", [tensor], keep) for _ in range(8)]
+found["async"] = [answers.get(timeout=30) for _ in waiting]
+client.start_stream(keep)
 for model in ("arm", "leg", "arm"):
     client.async_stream_infer(model, [tensor])
 found["stream"] = [answers.get(timeout=30) for _ in range(3)]
