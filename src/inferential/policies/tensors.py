@@ -131,17 +131,12 @@ def _value(spec: TensorSpec, specs: Sequence[TensorSpec], observation: Mapping[s
 
 
 def _fitted(spec: TensorSpec, value: Any) -> Array:
-    if isinstance(value, str):
-        array: Array = np.array(value, dtype=object)
-        came = TEXT
-    else:
-        array = np.asarray(value)
-        came = TEXT if array.dtype.kind in "OSU" else array.dtype.name
-    if (came == TEXT) != (spec.dtype == TEXT) and (came == TEXT or spec.dtype == TEXT):
+    array, came = _read(spec, value)
+    if (came == TEXT) != (spec.dtype == TEXT) or (came != TEXT and array.dtype.hasobject):
         raise _unfit(spec, came, array.shape)
     if spec.shape is not None:
         if array.ndim == len(spec.shape) + 1 and array.shape[0] == 1:
-            array = array[0]
+            array = array.reshape(array.shape[1:])  # not array[0], which is no array where it has no other axis
         elif came == TEXT and array.ndim == 0 and spec.shape in ((1,), (None,)):
             array = array.reshape(1)
         if len(spec.shape) != array.ndim or any(
@@ -151,6 +146,27 @@ def _fitted(spec: TensorSpec, value: Any) -> Array:
     if came == TEXT:
         return array
     return _cast(spec, array)
+
+
+def _read(spec: TensorSpec, value: Any) -> tuple[Array, str]:
+    """Returns a value as an array, texts as str objects, and the name of its dtype."""
+    if isinstance(value, str):
+        return np.array(value, dtype=object), TEXT
+    try:
+        array: Array = np.asarray(value)
+    except ValueError:
+        raise InvalidObservation(f"{spec.name!r}: expected {spec.form}, got lists of unequal lengths") from None
+    if array.dtype.kind not in "OSU":
+        return array, array.dtype.name
+    texts = np.empty(array.shape, object)
+    for place, one in np.ndenumerate(array):
+        try:
+            texts[place] = one.decode() if isinstance(one, bytes) else one
+        except UnicodeDecodeError:
+            raise InvalidObservation(f"{spec.name!r}: expected {spec.form}, got bytes that are no UTF-8") from None
+        if not isinstance(texts[place], str):
+            return array, type(one).__name__
+    return texts, TEXT
 
 
 def _cast(spec: TensorSpec, array: Array) -> Array:
