@@ -147,17 +147,24 @@ def _from_json(described: Mapping[str, Any], dtype: str, shape: Sequence[int]) -
     if described["datatype"] in _BINARY_ONLY:
         raise ValueError(f"{described['datatype']} travels as binary data only")
     try:
-        if dtype == "string":
-            array = np.array(data, dtype=object)
-            if not all(isinstance(one, str) for one in array.reshape(-1)):
-                raise ValueError("expected texts")
-        else:
-            array = np.array(data, dtype=dtype)
-            if dtype != "bool" and any(isinstance(one, str) for one in data):
-                raise ValueError("expected numbers, got a text")
+        given = np.array(data, dtype=object if dtype == "string" else None)
+        if given.size and not _fits(given, dtype):
+            raise ValueError(f"data: expected {described['datatype']}, got {type(given.flat[0]).__name__}")
+        with np.errstate(over="raise"):
+            array = given.astype(object if dtype == "string" else dtype)
+            if given.size and array.dtype.kind in "iu" and not np.array_equal(array, given):
+                raise ValueError(f"data: a value out of the range of {described['datatype']}")
         return array.reshape(shape)
-    except (TypeError, OverflowError) as error:
-        raise ValueError(str(error)) from None
+    except (TypeError, OverflowError, FloatingPointError) as error:
+        raise ValueError(f"data: {error}") from None
+
+
+def _fits(given: Array, dtype: str) -> bool:
+    """Returns whether numbers, truth values or texts of JSON become a dtype without changing."""
+    if dtype == "string":
+        return all(isinstance(one, str) for one in given.flat)
+    kinds = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}
+    return given.dtype.kind in kinds[np.dtype(dtype).kind]
 
 
 def array_from_bytes(data: memoryview, dtype: str, shape: Sequence[int]) -> Array:
@@ -220,7 +227,7 @@ def write_infer(
         binary: whether each travels as bytes; true where it is not said.
 
     Raises:
-        ValueError: naming an array whose dtype the protocol does not have.
+        ValueError: naming an array that the protocol, or JSON, has no form for.
     """
     described: list[dict[str, Any]] = []
     parts: list[bytes] = []
@@ -238,6 +245,8 @@ def write_infer(
             parts.append(data)
             one["parameters"] = {"binary_data_size": len(data)}
         else:
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise ValueError(f"{name!r}: NaN and infinite numbers have no form in JSON: ask for it as binary data")
             one["data"] = array.reshape(-1).tolist()
         described.append(one)
     head = json.dumps({**fields, key: described}).encode()

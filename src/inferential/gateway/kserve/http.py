@@ -166,7 +166,10 @@ def _response(
     head: dict[str, Any] = {"model_name": model.name, "model_version": model.version}
     if "id" in fields:
         head["id"] = fields["id"]
-    body, length = write_infer(head, "outputs", outputs, binary)
+    try:
+        body, length = write_infer(head, "outputs", outputs, binary)
+    except ValueError as error:
+        raise RequestRefused(HTTPStatus.INTERNAL_SERVER_ERROR, f"output {error}") from error
     if length is None:
         return Response(body, media_type="application/json")
     return Response(body, headers={HEADER_LENGTH: str(length)}, media_type="application/octet-stream")

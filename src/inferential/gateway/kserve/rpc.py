@@ -198,7 +198,10 @@ class KServeGrpcGateway(Gateway):
             with self._clients.client(self._client_id(context), _host(context.peer())) as client:
                 answers = await self._inference.infer(client, model, asked)
             timings += [one.timing for one in answers]
-            return response_of(request.id, model, self._inference.outputs(model, asked, answers))
+            try:
+                return response_of(request.id, model, self._inference.outputs(model, asked, answers))
+            except ValueError as error:  # what the model gave has no datatype
+                raise RequestRefused(HTTPStatus.INTERNAL_SERVER_ERROR, str(error)) from error
 
     async def _stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         """Answers the requests of a stream in their order, several at once; an error ends its request alone."""
