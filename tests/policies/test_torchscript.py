@@ -40,6 +40,9 @@ print(json.dumps(torch.__version__))
 """
 
 
+pytestmark = pytest.mark.timeout(600)  # importing torch takes long on a slow machine
+
+
 @pytest.fixture
 def python(tmp_path: Path) -> str:
     found = peers.interpreter("torch")

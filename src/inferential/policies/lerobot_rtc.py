@@ -93,7 +93,7 @@ def rtc_of(policy: Any, options: Mapping[str, Any] | None, dimensions: int | Non
     has_rtc = getattr(policy, "supports_rtc", None)
     if not callable(has_rtc) or not has_rtc():
         if options:
-            raise ValueError(f"rtc: a {policy.config.type} policy has no real-time chunking")
+            raise ValueError(f"rtc: policies of type {policy.config.type} have no real-time chunking")
         return None
     from lerobot.configs.types import RTCAttentionSchedule
     from lerobot.policies.rtc.configuration_rtc import RTCConfig
