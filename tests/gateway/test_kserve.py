@@ -192,16 +192,16 @@ async def test_what_does_not_fit_is_400_with_the_reason(
 @pytest.mark.parametrize(
     ("datatype", "data", "text"),
     [
-        ("INT32", [1.5], "data: expected INT32, got float64"),
+        ("INT32", [1.5], "data: expected INT32, got numbers with fractions"),
         ("INT8", [300], "data: a value out of the range of INT8"),
         ("UINT8", [-1], "data: a value out of the range of UINT8"),
-        ("BOOL", [2], "data: expected BOOL, got int64"),
-        ("BOOL", ["false"], "data: expected BOOL, got str_"),
-        ("FP32", [None], "data: expected FP32, got NoneType"),
-        ("FP32", [True], "data: expected FP32, got bool"),
-        ("FP32", [["1"]], "data: expected FP32, got str_"),
+        ("BOOL", [2], "data: expected BOOL, got whole numbers"),
+        ("BOOL", ["false"], "data: expected BOOL, got texts"),
+        ("FP32", [None], "data: expected FP32, got other values"),
+        ("FP32", [True], "data: expected FP32, got true or false"),
+        ("FP32", [["1"]], "data: expected FP32, got texts"),
         ("FP32", [1e39], "data: overflow encountered in cast"),
-        ("BYTES", [1], "data: expected BYTES, got int"),
+        ("BYTES", [1], "data: expected BYTES, got other values"),
         ("FP16", [1], "FP16 travels as binary data only"),
     ],
 )

@@ -163,9 +163,7 @@ async def test_the_chunk_runtime_is_served_with_real_time_chunking(python: str, 
             await asyncio.sleep(0.05)  # a control period
         assert runtime.stats.chunks >= 3
         assert not runtime.stats.refused
-        with pytest.raises(
-            InvalidObservation, match=r"'prev_chunk_left_over': expected float32 \[\*, 6\], got float"
-        ):
+        with pytest.raises(InvalidObservation, match=r"'prev_chunk_left_over': expected float32 \[\*, 6\], got float"):
             await connection.model("vla").infer(
                 60_000, state=np.zeros(6), top=image, prev_chunk_left_over=np.zeros((4, 5))
             )

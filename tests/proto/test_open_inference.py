@@ -49,7 +49,7 @@ def one(**fields: Any) -> bytes:
         (b"{}", 7, "Inference-Header-Content-Length: expected at most 2, the length of the body, got 7"),
         (one(), None, "'x': expected data or binary_data_size"),
         (one(data=[1]), None, "'x': cannot reshape"),
-        (one(data=[1, "2"]), None, "'x': expected numbers, got a text"),
+        (one(data=[1, "2"]), None, "'x': data: expected FP32, got texts"),
         (one(data=[1, None], datatype="INT32"), None, "'x': "),
         (one(data=[[1], [2, 3]]), None, "'x': "),
         (one(data=[1, 2], datatype="FP99"), None, "'x': expected a datatype as FP32, got 'FP99'"),
@@ -57,7 +57,7 @@ def one(**fields: Any) -> bytes:
         (one(data=[1, 2], datatype="FP16"), None, "'x': FP16 travels as binary data only"),
         (one(data=[1, 2], shape=[-1]), None, "'x': shape: expected sizes, got [-1]"),
         (one(data=[1, 2], shape=2), None, "'x': shape: expected sizes, got 2"),
-        (one(data=[1, 2], datatype="BYTES"), None, "'x': expected texts"),
+        (one(data=[1, 2], datatype="BYTES"), None, "'x': data: expected BYTES, got other values"),
         (one(data=[300, 1], datatype="UINT8"), None, "'x': "),
     ],
 )

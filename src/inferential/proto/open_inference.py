@@ -149,7 +149,7 @@ def _from_json(described: Mapping[str, Any], dtype: str, shape: Sequence[int]) -
     try:
         given = np.array(data, dtype=object if dtype == "string" else None)
         if given.size and not _fits(given, dtype):
-            raise ValueError(f"data: expected {described['datatype']}, got {type(given.flat[0]).__name__}")
+            raise ValueError(f"data: expected {described['datatype']}, got {_in_words(given)}")
         with np.errstate(over="raise"):
             array = given.astype(object if dtype == "string" else dtype)
             if given.size and array.dtype.kind in "iu" and not np.array_equal(array, given):
@@ -165,6 +165,11 @@ def _fits(given: Array, dtype: str) -> bool:
         return all(isinstance(one, str) for one in given.flat)
     kinds = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}
     return given.dtype.kind in kinds[np.dtype(dtype).kind]
+
+
+def _in_words(given: Array) -> str:
+    words = {"b": "true or false", "i": "whole numbers", "u": "whole numbers", "f": "numbers with fractions"}
+    return words.get(given.dtype.kind, "texts" if given.dtype.kind == "U" else "other values")
 
 
 def array_from_bytes(data: memoryview, dtype: str, shape: Sequence[int]) -> Array:
