@@ -20,7 +20,7 @@ from bench.policy_backends import BATCH, Backend, layers_of, lerobot_backend, on
 from inferential import AsyncConnection, ModelProcess
 
 ROBOTS = 16
-_TURNS = 4
+_TURNS = 3
 
 
 def run(seconds: float) -> dict[str, Any]:

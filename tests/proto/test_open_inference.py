@@ -87,3 +87,10 @@ def test_a_name_comes_once() -> None:
     described = {"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}
     with pytest.raises(ValueError, match="there are two named 'x'"):
         read_infer(json.dumps({"inputs": [described, described]}).encode(), None, "inputs")
+
+
+def test_any_byte_but_zero_is_true() -> None:
+    described = {"name": "x", "datatype": "BOOL", "shape": [3], "parameters": {"binary_data_size": 3}}
+    head = json.dumps({"inputs": [described]}).encode()
+    seen = read_infer(head + b"\x00\x01\x07", len(head), "inputs").tensors["x"]
+    assert seen.view(np.uint8).tolist() == [0, 1, 1]
