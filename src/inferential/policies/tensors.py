@@ -131,6 +131,10 @@ def _value(spec: TensorSpec, specs: Sequence[TensorSpec], observation: Mapping[s
 
 
 def _fitted(spec: TensorSpec, value: Any) -> Array:
+    if type(value) is np.ndarray and value.shape == spec.shape and spec.dtype not in ("", TEXT):
+        same: Array = value
+        if same.dtype == named_dtype(spec.dtype):  # in native byte order: the usual case
+            return same
     array, came = _read(spec, value)
     if (came == TEXT) != (spec.dtype == TEXT) or (came != TEXT and array.dtype.hasobject):
         raise _unfit(spec, came, array.shape)
