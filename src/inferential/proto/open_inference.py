@@ -195,7 +195,8 @@ def array_from_bytes(data: memoryview, dtype: str, shape: Sequence[int]) -> Arra
     if len(data) != count * kind.itemsize:
         raise ValueError(f"expected {count * kind.itemsize} bytes for shape {list(shape)}, got {len(data)}")
     if dtype == "bool":  # any byte but 0 is true; numpy would keep a 7, which compares as neither
-        return (np.frombuffer(data, np.uint8) != 0).reshape(shape)
+        truths: Array = np.frombuffer(data, np.uint8) != 0
+        return truths.reshape(shape)
     return np.frombuffer(data, dtype=kind).reshape(shape)
 
 
