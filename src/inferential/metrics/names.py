@@ -140,7 +140,13 @@ DEADLINE_MISSES = declare(
     "deadline_misses",
     "1",
     _BOTH,
-    "a result was sent, or applied by its robot, after its deadline, or the request expired",
+    "a result was sent, or applied by its robot, after its deadline, or none was sent (`requests_unanswered`)",
+)
+REQUESTS_UNANSWERED = declare(
+    "requests_unanswered",
+    "1",
+    _BOTH,
+    "a request expired, or ended without a result while its robot had got none for a second and its budget",
 )
 RESPONSES_SERVED = declare("responses_served", "1", _BOTH, "a result was sent")
 INVALIDATION_COUNT = declare(

@@ -53,6 +53,7 @@ class Recorder:
         self._superseded = metrics.group(names.REQUESTS_SUPERSEDED)
         self._overtaken = metrics.group(names.PAYLOAD_SIZE_BYTES, names.REQUESTS_SUPERSEDED)
         self._miss = metrics.group(names.DEADLINE_MISSES)
+        self._unanswered = metrics.group(names.DEADLINE_MISSES, names.REQUESTS_UNANSWERED)
         self._use = metrics.group(names.ACTION_AGE_MS, names.ACTION_UNREAD_MS)
         self._use_of_known = metrics.group(names.ACTION_AGE_MS, names.ACTION_UNREAD_MS, names.NETWORK_MS)
         self._late = metrics.group(names.LATE_ACTIONS)
@@ -143,9 +144,11 @@ class Recorder:
         if is_late:
             self._add(self._miss, request.received_at, key, (1.0,))
 
-    def refused(self, request: InferenceRequest) -> None:
-        """Records a request that ended without a result."""
+    def refused(self, request: InferenceRequest, *, is_miss: bool) -> None:
+        """Records a request that ended without a result; `is_miss`: it expired, or its robot gets nothing at all."""
         assert request.refusal is not None
+        if is_miss:
+            self._add(self._unanswered, time.monotonic(), _key(request), (1.0, 1.0))
         kind, cause = request.refusal.kind, request.refusal.cause
         if kind is RefusalKind.SUPERSEDED:
             self._add(self._superseded, time.monotonic(), _key(request), (1.0,))
@@ -156,8 +159,6 @@ class Recorder:
         if cause == CLIENT_GONE or kind not in _WITHOUT_CAUSE:
             labels[names.ERROR] = cause
         self._record(names.QUEUE_FULL_DROPS if cause == QUEUE_FULL else _REFUSED[kind], 1.0, labels)
-        if kind is RefusalKind.EXPIRED:
-            self._record(names.DEADLINE_MISSES, 1.0, labels)
 
     def retried(self, request: InferenceRequest) -> None:
         """Records a failed request that is queued again."""

@@ -104,6 +104,8 @@ class Exporter:
 
     def collect(self) -> Iterator[Metric]:
         """Yields all families as they are now."""
+        if self._server.running:
+            self._begin_counters()
         for name, counts in self._counters.items():
             metric = names.METRICS[name]
             counter = CounterMetricFamily(_PREFIX + name, metric.description, labels=self._labels[name])
@@ -120,6 +122,14 @@ class Exporter:
         yield from self._custom_families()
         if self._server.running:
             yield from self._gauges()
+
+    def _begin_counters(self) -> None:
+        """Has the counters of every model begin at 0: a rate needs a value from before the first event."""
+        models = [self._bounded(names.MODEL, model_id) for model_id in self._server.model_ids]
+        for name, counts in self._counters.items():
+            if self._labels[name] == (names.MODEL,):
+                for model_id in models:
+                    counts.setdefault((model_id,), 0.0)
 
     def _custom_families(self) -> Iterator[Metric]:
         for name, by_labels in self._custom.items():

@@ -32,6 +32,11 @@ class Feed:
         """Returns the whole status as JSON."""
         return _json(self._server.status())
 
+    def robot(self, client_id: str) -> str | None:
+        """Returns one robot in full as JSON; None: it is not known."""
+        found = self._server.robot(client_id)
+        return None if found is None else _json(found)
+
     async def events(self) -> AsyncIterator[str]:
         """Yields the status now, then every change; a viewer that is too slow misses some."""
         queue: asyncio.Queue[str | None] = asyncio.Queue(maxsize=2)
@@ -66,7 +71,8 @@ class Feed:
         rows = []
         client_ids = self._server.known_clients
         for at in range(0, len(client_ids), CLIENTS_AT_ONCE):
-            rows += [_json(client) for client in self._server.client_status(client_ids[at : at + CLIENTS_AT_ONCE])]
+            some = self._server.client_status(client_ids[at : at + CLIENTS_AT_ONCE], with_lateness=False)
+            rows += [_json(client) for client in some]
             await asyncio.sleep(0)
         status = self._server.overview()
         batches = [batch for batch in status.batches if batch.ended_s is None or batch.number > self._last_batch]

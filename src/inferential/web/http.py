@@ -32,7 +32,8 @@ from inferential.web.feed import Feed
 
 logger: logging.Logger = logging.getLogger("inferential.web")
 
-_STATIC = {"/": "index.html", "/app.js": "app.js", "/style.css": "style.css"}
+_SCRIPTS = ("app.js", "page.js", "fleet.js", "robot.js", "models.js", "timeline.js")
+_STATIC = {"/": "index.html", "/style.css": "style.css", **{f"/{name}": name for name in _SCRIPTS}}
 _TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
 _COOKIE = "inferential_token"
 _HEADERS = {
@@ -46,9 +47,9 @@ _HEADERS = {
 
 
 class HttpServer(Service):
-    """Serves the page, `/api/status`, `/api/stream`, `/metrics`, `/healthz` and `/readyz`; a context manager.
+    """Serves the page, `/api/status`, `/api/stream`, `/api/robots/ID`, `/metrics`, `/healthz` and `/readyz`.
 
-    It runs on the event loop of the server that it shows.
+    A context manager.     It runs on the event loop of the server that it shows.
 
     Args:
         server: the running server to show.
@@ -130,6 +131,7 @@ class HttpServer(Service):
             *(Route(path, _file(name)) for path, name in _STATIC.items()),
             Route("/api/status", self._status),
             Route("/api/stream", self._stream),
+            Route("/api/robots/{client_id:path}", self._robot),
             Route("/metrics", self._metrics),
             Route("/healthz", self._healthz),
             Route("/readyz", self._readyz),
@@ -147,6 +149,12 @@ class HttpServer(Service):
                 yield f"data: {event}\n\n"
 
         return StreamingResponse(events(), media_type="text/event-stream")
+
+    async def _robot(self, request: Request) -> Response:
+        found = self._feed.robot(request.path_params["client_id"])
+        if found is None:
+            return JSONResponse({"error": "no robot of that id"}, status_code=404)
+        return Response(found, media_type="application/json")
 
     async def _metrics(self, request: Request) -> Response:
         return Response(self._exporter.text(), headers={"Content-Type": CONTENT_TYPE})
