@@ -1,6 +1,6 @@
 // The live page: one stream of status, drawn in place. Nothing is loaded from elsewhere and nothing is sent.
 import { showFleet } from "./fleet.js";
-import { showModels } from "./models.js";
+import { showModels, showTensors } from "./models.js";
 import { byId, duration, make, number, setText } from "./page.js";
 import { animate, takeBatches } from "./timeline.js";
 
@@ -63,6 +63,7 @@ stream.onmessage = (event) => {
   showWarnings(status.warnings);
   takeBatches(status);
   showModels(status.models, status.workers, status.uptime_s);
+  showTensors(status.models);
   showFleet(status.clients);
   animate();
 };

@@ -27,7 +27,7 @@ function newCard(id) {
   const card = {
     element: make("article", undefined, "card"), state: make("p", undefined, "condition"), facts: {},
     sizes: make("table", undefined, "sizes"), processes: make("table", undefined, "sizes"),
-    error: make("p", undefined, "error"), cpu: new Map(),
+    tensors: make("p", undefined, "tensors"), error: make("p", undefined, "error"), cpu: new Map(),
   };
   const list = make("dl");
   for (const name of FACTS) {
@@ -36,7 +36,7 @@ function newCard(id) {
     group.append(make("dt", name), card.facts[name]);
     list.append(group);
   }
-  card.element.append(make("h3", id), card.state, list, card.sizes, card.processes, card.error);
+  card.element.append(make("h3", id), card.state, list, card.sizes, card.processes, card.tensors, card.error);
   return card;
 }
 
@@ -56,6 +56,24 @@ function showCard(card, model, workers, now) {
   const problem = model.problem && !model.why.includes(model.problem) ? model.problem : "";
   setText(card.error, [problem, failures].filter(Boolean).join("; "));
 }
+
+// What models take and give, asked for whenever one has become another.
+let shownStates = "";
+export async function showTensors(models) {
+  const states = models.map((model) => `${model.model_id} ${model.state} ${model.since}`).join("\n");
+  if (states === shownStates) return;
+  shownStates = states;
+  const response = await fetch("api/models").catch(() => null);
+  const said = response?.ok ? await response.json() : {};
+  for (const [id, card] of cards) {
+    const { inputs, outputs } = said[id] ?? { inputs: [], outputs: [] };
+    const lines = [["takes", inputs], ["gives", outputs]].filter(([, tensors]) => tensors.length);
+    setText(card.tensors, lines.map(([verb, tensors]) => `${verb} ${tensors.map(tensorText).join(", ")}`).join("\n"));
+  }
+}
+
+const tensorText = ({ name, dtype, shape }) =>
+  `${name}: ${dtype || "any dtype"} ${shape ? `[${shape.map((size) => (size < 0 ? "*" : size)).join(", ")}]` : "of any shape"}`;
 
 // CPU time is given as a sum: its growth over a second or more is the share of a core.
 const CPU_OVER_S = 1;
