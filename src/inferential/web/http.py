@@ -47,9 +47,9 @@ _HEADERS = {
 
 
 class HttpServer(Service):
-    """Serves the page, `/api/status`, `/api/stream`, `/api/models`, `/api/robots/ID`, `/metrics`, `/healthz`, `/readyz`.
+    """Serves the page, its `/api`, `/metrics`, `/healthz` and `/readyz`; a context manager.
 
-    A context manager.     It runs on the event loop of the server that it shows.
+    It runs on the event loop of the server that it shows.
 
     Args:
         server: the running server to show.
