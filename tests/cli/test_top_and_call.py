@@ -303,7 +303,7 @@ def test_a_logged_exception_is_part_of_its_object() -> None:
     assert result["time"].endswith("+00:00")
 
 
-def test_a_model_that_hangs_and_robots_without_answers_are_told_first_and_why() -> None:
+def test_a_model_that_hangs_and_robots_without_answers_come_first() -> None:
     use = {"model_id": "arm", "cadence_ms": 50.0, "age_ms": 20.0, "answered": 90, "in_time": 90, "missed": 10}
     counts = {"superseded": 0, "refused": 0}
     clients = [

@@ -43,7 +43,7 @@ async def test_readiness_asks_no_client() -> None:
         assert server.readiness() == []
 
 
-async def test_one_robot_is_told_in_full_and_the_stream_has_no_more_of_it_than_a_row_shows() -> None:
+async def test_one_robot_is_shown_in_full_and_the_stream_has_no_more_of_it_than_a_row_shows() -> None:
     def fails_on_nan(observation: dict[str, Any]) -> Any:
         if np.isnan(observation["state"]).any():
             raise ValueError("not a number")

@@ -20,7 +20,7 @@ class RobotError:
     """Requests in a row that ended without a result for the same cause.
 
     Attributes:
-        kind, cause, reason: as of a refusal; the reason is of the last of them.
+        kind, cause, reason: those of their refusals; the reason is of the last of them.
         count: how many.
         first_s_ago, last_s_ago: when.
     """

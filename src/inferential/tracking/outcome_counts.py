@@ -21,7 +21,7 @@ class Refused:
     """Requests in a row that ended without a result for the same cause.
 
     Attributes:
-        kind, cause: as of a refusal.
+        kind, cause: those of their refusals.
         reason: in words, of the last of them.
         count: how many.
         first_at, last_at: in seconds of `time.monotonic()`.
