@@ -134,6 +134,13 @@ REQUESTS_OUTDATED = declare(
 RESULTS_REPLACED = declare(
     "results_replaced", "1", _BOTH, "a result that waited for its robot's link was replaced by a newer one, unsent"
 )
+REQUESTS_REFUSED = declare(
+    "requests_refused",
+    "1",
+    (MODEL,),
+    "a request ended without a result, and not as a newer one took its place or its robot left; each is counted by "
+    "its cause too, in one of the metrics around this one",
+)
 DISPATCH_ERRORS = declare("dispatch_errors", "1", _ALL, "the model failed or is unknown")
 DISPATCH_RETRIES = declare("dispatch_retries", "1", _BOTH, "a failed request was queued again")
 DEADLINE_MISSES = declare(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from inferential.metrics import names
 from inferential.metrics.collector import MetricsCollector
 from inferential.metrics.store import LabelSet
-from inferential.scheduler.request import CLIENT_GONE, QUEUE_FULL, InferenceRequest, RefusalKind
+from inferential.scheduler.request import CANCELLED, CLIENT_GONE, QUEUE_FULL, InferenceRequest, RefusalKind
 
 _REFUSED = {
     RefusalKind.REJECTED: names.REQUESTS_REJECTED,
@@ -21,6 +21,7 @@ _REFUSED = {
     RefusalKind.MODEL_FAILING: names.REQUESTS_REJECTED,
     RefusalKind.BATCH_FAILED: names.DISPATCH_ERRORS,
 }
+_OF_ROBOT = frozenset({CLIENT_GONE, CANCELLED.cause})
 _WITHOUT_CAUSE = frozenset({RefusalKind.EXPIRED})
 
 
@@ -153,6 +154,8 @@ class Recorder:
         if kind is RefusalKind.SUPERSEDED:
             self._add(self._superseded, time.monotonic(), _key(request), (1.0,))
             return
+        if cause not in _OF_ROBOT:
+            self._record(names.REQUESTS_REFUSED, 1.0, {names.MODEL: request.model_id})
         labels = _labels_of(request)
         if cause == CLIENT_GONE:
             del labels[names.CLIENT]  # the label is dropped when the client disconnects

@@ -109,9 +109,19 @@ class ServerView:
         return self._status(self.known_clients)
 
     @property
+    def late_by_cause(self) -> dict[str, int]:
+        """Late actions of all robots since the server started, by what made them late."""
+        return dict(self._core.accounting.late_by_cause)
+
+    @property
+    def departed_robots(self) -> list[str]:
+        """The ids of the newest clients that are gone and have not returned, longest gone first."""
+        return list(self._core.accounting.fleet.departed)
+
+    @property
     def known_clients(self) -> list[str]:
         """The ids of the connected clients, then of those that disconnected lately."""
-        return [*self.connected_robots, *self._core.accounting.fleet.departed]
+        return [*self.connected_robots, *self.departed_robots]
 
     @property
     def model_ids(self) -> list[str]:
@@ -192,10 +202,15 @@ class ServerView:
 
     def model_states(self) -> dict[str, dict[str, Any]]:
         """Returns, by model id, {"state", "since", "why"}: `since` in seconds since 1970, None since the start."""
-        return {
-            model.model_id: {"state": model.state, "since": model.since, "why": model.why}
-            for model in self.overview().models
-        }
+        found = {}
+        for model_id in self.model_ids:
+            condition = self._core.models.condition(model_id)
+            found[model_id] = {
+                "state": condition.state.value,
+                "since": condition.since_unix(time.monotonic(), time.time()),
+                "why": condition.why,
+            }
+        return found
 
     def impairments(self) -> list[str]:
         """Returns which models have fewer replicas or slots than they should, and still answer."""

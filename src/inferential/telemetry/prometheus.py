@@ -124,10 +124,12 @@ class Exporter:
             yield from self._gauges()
 
     def _begin_counters(self) -> None:
-        """Has the counters of every model begin at 0: a rate needs a value from before the first event."""
+        """Has counters, those of every model, begin at 0: a rate needs a value from before the first event."""
         models = [self._bounded(names.MODEL, model_id) for model_id in self._server.model_ids]
         for name, counts in self._counters.items():
-            if self._labels[name] == (names.MODEL,):
+            if not self._labels[name]:
+                counts.setdefault((), 0.0)
+            elif self._labels[name] == (names.MODEL,):
                 for model_id in models:
                     counts.setdefault((model_id,), 0.0)
 
