@@ -183,7 +183,7 @@ def test_what_would_fail_again_is_not_tried_again(
     assert f"not posted, HTTP {answer}: the arm hangs" in caplog.text
 
 
-def test_a_webhook_that_does_not_answer_keeps_nobody_waiting() -> None:
+def test_a_webhook_that_does_not_answer_keeps_no_caller_waiting() -> None:
     webhook = Webhook()
     for number in range(200):
         webhook.post(Post(URL, {}, {"text": str(number)}, 10.0))
