@@ -109,6 +109,12 @@ async def main() -> None:
         loop = asyncio.get_running_loop()
 
         def photograph() -> None:
+            try:
+                take_all()
+            finally:
+                loop.call_soon_threadsafe(done.set)
+
+        def take_all() -> None:
             with Browser() as browser:
                 time.sleep(10)  # until the first of each kind is overdue
                 for name, opened, options in SHOTS:
@@ -120,7 +126,6 @@ async def main() -> None:
                         browser.wait("document.querySelectorAll('.answers tbody tr').length > 5")
                     time.sleep(0.8)
                     browser.do("screenshot", path=str(ROOT / "docs" / "images" / f"page-{name}.png"))
-            loop.call_soon_threadsafe(done.set)
 
         threading.Thread(target=photograph).start()
         await done.wait()
