@@ -100,7 +100,7 @@ async def main() -> None:
         now = time.monotonic()
         drivers = [
             asyncio.create_task(
-                robot(server.address, f"{kind}-{number:02}", kind, model_id, rate, every, now + (24 if number else 9))
+                robot(server.address, f"{kind}-{number:02}", kind, model_id, rate, every, now + (120 if number else 9))
             )
             for kind, model_id, count, rate, every in FLEET
             for number in range(count)
@@ -129,7 +129,9 @@ async def main() -> None:
 
         threading.Thread(target=photograph).start()
         await done.wait()
-        await asyncio.gather(*drivers)
+        for driver in drivers:
+            driver.cancel()
+        await asyncio.gather(*drivers, return_exceptions=True)
 
 
 asyncio.run(main())
