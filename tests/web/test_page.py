@@ -246,6 +246,16 @@ def test_all_text_can_be_read_in_both_schemes(browser: Browser, site: Site, robo
     assert browser.evaluate(CONTRAST) == []
 
 
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 375)])
+def test_axe_finds_nothing(browser: Browser, site: Site, robots: Robots, scheme: str, width: int) -> None:
+    browser.open(site.url, scheme=scheme, width=width)
+    browser.wait("document.querySelectorAll('.sizes tbody tr').length > 0")
+    assert browser.axe() == []
+    browser.evaluate("document.querySelector('.opens').click()")
+    browser.wait("document.querySelectorAll('.answers tbody tr').length > 0")
+    assert browser.axe() == []
+
+
 def test_it_is_usable_with_the_keyboard_alone(browser: Browser, site: Site, robots: Robots) -> None:
     browser.open(site.url)
     browser.wait("document.querySelectorAll('#robots tr').length === 3")
