@@ -170,12 +170,17 @@ class Exporter:
         memory = GaugeMetricFamily(
             f"{_PREFIX}worker_memory_bytes", "resident memory of a model's process", labels=_WORKER
         )
+        on_gpu = GaugeMetricFamily(
+            f"{_PREFIX}worker_gpu_memory_bytes", "GPU memory of a model's process", labels=_WORKER
+        )
         cpu = CounterMetricFamily(f"{_PREFIX}worker_cpu_seconds", "CPU time of a model's process", labels=_WORKER)
         for worker in status.workers[:MAX_VALUES]:
             labels = [worker.model_id, worker.replica]
             memory.add_metric(labels, worker.memory_mb * 1e6)
             cpu.add_metric(labels, worker.cpu_s)
-        yield from (memory, cpu)
+            if worker.gpu_memory_mb is not None:
+                on_gpu.add_metric(labels, worker.gpu_memory_mb * 1e6)
+        yield from (memory, cpu, on_gpu)
         busy = GaugeMetricFamily(f"{_PREFIX}gpu_utilization", "share of time that a GPU computes", labels=_GPU)
         used = GaugeMetricFamily(f"{_PREFIX}gpu_memory_bytes", "memory of a GPU that is used", labels=_GPU)
         for node in status.nodes[:MAX_VALUES]:
