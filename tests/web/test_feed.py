@@ -26,7 +26,7 @@ async def test_an_event_has_every_client_and_leaves_the_loop_to_robots_between_t
         async with Turns() as turns:
             event = json.loads(await feed.next_event())
         assert turns.count >= 3
-        whole = json.loads(feed.now())
+        whole = json.loads(await feed.now())
         assert event.keys() == whole.keys()
         shown = [client["client_id"] for client in event["clients"]]
         assert shown == [client["client_id"] for client in whole["clients"]]

@@ -110,7 +110,7 @@ class HttpServer(Service):
         return _Guarded(Starlette(routes=routes), token, only_local=is_loopback(self._config.host))
 
     async def _status(self, request: Request) -> Response:
-        return Response(self._feed.now(), media_type="application/json")
+        return Response(await self._feed.now(), media_type="application/json")
 
     async def _models(self, request: Request) -> Response:
         ready = [model_id for model_id in self._server.model_states() if self._server.is_ready(model_id)]
