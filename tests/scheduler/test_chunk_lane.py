@@ -200,7 +200,7 @@ def test_a_call_is_worth_it_for_robots_that_starve_or_gain_much(
     lane.push(ask("starves", age_s=0.45))
     lane.push(ask("gains much", left_s=0.3))
     lane.push(ask("covered", left_s=0.49))
-    assert lane.worth_a_call(NOW + 0.1) == 2
+    assert lane.worth_a_call(NOW + 0.1, 9) == 2
 
 
 def test_memory_of_clients_is_bounded(lane: ChunkLane, ask: Callable[..., InferenceRequest]) -> None:
