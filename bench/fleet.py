@@ -83,6 +83,7 @@ def fleet(overhead: tuple[float, float] = (0.0, 0.0)) -> Fleet:
         "kind": "chunked",
         "rate_hz": RATE_HZ,
         "horizon_steps": HORIZON_STEPS,
+        "index": "executed",
         "delay_ms": around_ms / 2,
     }
     described = {

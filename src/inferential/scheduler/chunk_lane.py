@@ -207,7 +207,9 @@ class ChunkLane:
             self._planned[slot.replica] = slot.free_at
             begins_at = max(slot.free_at, now)
             next_of = self._of_next_call(slot, begins_at, now)
-            asked += self._ask(next_of[rows[values.RENEWED, next_of] <= begins_at], begins_at)
+            is_old = rows[values.RENEWED, next_of] <= begins_at
+            is_old &= rows[values.COMES, next_of] != begins_at  # else it was renewed for this call
+            asked += self._ask(next_of[is_old], begins_at)
             rows[values.COMES, next_of] = begins_at
         return asked
 

@@ -40,7 +40,7 @@ from inferential.scheduler.queued import QueueScheduler
 from inferential.scheduler.request import InferenceRequest
 from inferential.scheduler.slo_lane import SloLane
 from inferential.scheduler.slo_model import ModelState, alternating, is_alone, smallest_sufficient, why_infeasible
-from inferential.scheduler.time.availability import ALWAYS_AVAILABLE, Availability, ReplicaSlot
+from inferential.scheduler.time.availability import ALWAYS_AVAILABLE, FREE, Availability, ReplicaSlot
 from inferential.scheduler.time.robot_time import ChunkTime
 
 if TYPE_CHECKING:
@@ -308,8 +308,15 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         if not self._any_chunks:
             return []
         now, slots = time.monotonic(), self._availability.slots
-        chunks = [(lane.chunks, slots(name)) for name, lane in self._lanes.items() if lane.chunks]
-        return [request for lane, of_model in chunks for request in lane.take_outdated(now, of_model)]
+        chunks = [(lane.chunks, slots(name)) for name, lane in self._lanes.items() if self._may_renew(lane, name, now)]
+        return [request for lane, of_model in chunks if lane for request in lane.take_outdated(now, of_model)]
+
+    def _may_renew(self, lane: SloLane, model_id: str, now: float) -> bool:
+        """Returns whether newer observations could still come before a call: not where one is to begin now."""
+        if not lane.chunks:
+            return False
+        free = [slot for slot in self._availability.slots(model_id) if slot.free_at == FREE]
+        return not free or self._waits_until(lane, free[0], now) > now
 
     def infeasible_at(self) -> float | None:
         """Returns when the next late request that wants to be refused becomes infeasible; None: there is none."""
