@@ -33,6 +33,8 @@ import numpy.typing as npt
 
 WINDOW = 64
 FORGET_AFTER = 256
+LONGEST_S = 1e6
+"""Seconds beyond which a latency is a mistake."""
 WARM_AFTER = 3
 """Calls after which a profile counts enough to refuse by it."""
 DEFAULT_QUANTILE = 0.95
@@ -92,7 +94,9 @@ class LatencyProfile:
         self._forget_curves()
 
     def note(self, batch_size: int, latency_s: float) -> None:
-        """Learns from one call of `batch_size` requests, which took `latency_s` seconds."""
+        """Learns from one call of `batch_size` requests, which took `latency_s` seconds; not from what is no duration."""
+        if not 0 <= latency_s <= LONGEST_S:
+            return
         self.calls += 1
         window = self._windows.get(batch_size)
         if window is None:
@@ -170,7 +174,10 @@ class LatencyProfile:
         ]
 
     def load(self, batch_size: int, median_s: float, high_s: float) -> None:
-        """Takes figures from elsewhere as if they had been measured in 20 calls."""
+        """Takes figures from elsewhere as if they had been measured in 20 calls; not a median that is no duration."""
+        if not 0 <= median_s <= LONGEST_S:
+            return
+        high_s = high_s if median_s <= high_s <= LONGEST_S else median_s
         window = self._windows[batch_size] = _Window()
         rare = max(1, round((1 - self.quantile) * _LOADED_CALLS))
         for latency_s in [median_s] * (_LOADED_CALLS - rare) + [high_s] * rare:
