@@ -94,7 +94,7 @@ class LatencyProfile:
         self._forget_curves()
 
     def note(self, batch_size: int, latency_s: float) -> None:
-        """Learns from one call of `batch_size` requests, which took `latency_s` seconds; not from what is no duration."""
+        """Learns from one call of `batch_size` requests, which took `latency_s` seconds, unless that is no duration."""
         if not 0 <= latency_s <= LONGEST_S:
             return
         self.calls += 1
