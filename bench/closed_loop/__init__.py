@@ -54,6 +54,12 @@ class Options:
     robots: int = ROBOTS
 
 
+PEERS_OPTIONS = Options(
+    seconds=5.0, loads=(0.3, 0.7, 1.5, 3.0, 4.5), tasks=("balance",), strategies=("deadline_aware", *PEERS)
+)
+"""Other servers beside this one, with its default strategy."""
+
+
 def run(seconds: float) -> dict[str, Any]:
     """The whole of it, cells of so many seconds; draws the picture."""
     result = measure(Options(seconds=seconds), _console())

@@ -1,6 +1,7 @@
 """`python -m bench.closed_loop`: the closed loop with options.
 
-It writes bench/results/closed_loop.json and docs/images/closed-loop.png and .svg; with --quick, nothing.
+It writes bench/results/closed_loop.json and docs/images/closed-loop.png and .svg; with --peers those of
+closed_loop_peers; with --quick, nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from bench.closed_loop import PEERS, QUICK_LOADS, Options, measure, picture
+from bench.closed_loop import PEERS, PEERS_OPTIONS, QUICK_LOADS, Options, measure, picture
 from bench.harness import save
 from inferential.scheduler import scheduler_names
 from inferential.sim.tasks import TASKS
@@ -30,22 +31,28 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=standard.rounds, help="with a seed each (default %(default)s)")
     parser.add_argument("--robots", type=int, default=standard.robots, help="in a cell (default %(default)s)")
     parser.add_argument("--quick", action="store_true", help="two loads, 3 s a cell, nothing saved")
+    parser.add_argument("--peers", action="store_true", help="all peers beside the default strategy, in 6 minutes")
     args = parser.parse_args()
     try:
-        options = Options(
-            seconds=3.0 if args.quick else args.seconds,
-            loads=QUICK_LOADS if args.quick else tuple(float(load) for load in args.loads.split(",")),
-            tasks=names(args.tasks, tuple(TASKS), "task"),
-            strategies=names(args.strategies, (*scheduler_names(), *PEERS), "strategy"),
-            rounds=args.rounds,
-            robots=args.robots,
+        options = (
+            PEERS_OPTIONS
+            if args.peers and not args.quick
+            else Options(
+                seconds=3.0 if args.quick else args.seconds,
+                loads=QUICK_LOADS if args.quick else tuple(float(load) for load in args.loads.split(",")),
+                tasks=names(args.tasks, tuple(TASKS), "task"),
+                strategies=names(args.strategies, (*scheduler_names(), *PEERS), "strategy"),
+                rounds=args.rounds,
+                robots=args.robots,
+            )
         )
     except ValueError as error:
         parser.error(str(error))
     console = Console(width=None if sys.stdout.isatty() else 120)
+    name, draw = ("closed_loop_peers", picture.save_peers) if args.peers else ("closed_loop", picture.save)
     result = measure(options, console)
     if not args.quick:
-        for path in (save("closed_loop", result), *picture.save(result["cells"])):
+        for path in (save(name, result), *draw(result["cells"])):
             console.print(f"saved {path}")
 
 
