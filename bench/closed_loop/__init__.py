@@ -55,7 +55,7 @@ class Options:
 
 
 PEERS_OPTIONS = Options(
-    seconds=5.0, loads=(0.3, 0.7, 1.5, 3.0, 4.5), tasks=("balance",), strategies=("deadline_aware", *PEERS)
+    seconds=5.0, loads=(0.2, 0.7, 1.5, 3.0, 6.0), tasks=("balance",), strategies=("deadline_aware", *PEERS)
 )
 """Other servers beside this one, with its default strategy."""
 
