@@ -7,6 +7,7 @@ Cells take turns, so that other load on the machine affects all.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -142,9 +143,11 @@ def _of_ours(plan: Plan) -> dict[str, Any]:
 
 def _of_peer(name: str, python: Path, plan: Plan) -> dict[str, Any]:
     """1.4.0 logs an error for each robot that has left before its answer: printed only where the run fails."""
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}  # it may lead to this package
     with tempfile.TemporaryFile("w+") as errors:
         done = subprocess.run(
             [str(python), str(environment.program(name))],
+            env=env,
             input=json.dumps(asdict(plan)),
             stdout=subprocess.PIPE,
             stderr=errors,
