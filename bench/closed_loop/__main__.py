@@ -20,31 +20,28 @@ from inferential.sim.tasks import TASKS
 
 def main() -> None:
     """Command line."""
-    standard = Options()
+    usual = Options()
     parser = argparse.ArgumentParser(prog="python -m bench.closed_loop", description=__doc__)
-    parser.add_argument(
-        "--seconds", type=float, default=standard.seconds, help="length of a cell (default %(default)s)"
-    )
-    parser.add_argument("--loads", default=",".join(f"{load:g}" for load in standard.loads), help="default %(default)s")
-    parser.add_argument("--tasks", default=",".join(standard.tasks), help="default %(default)s")
-    parser.add_argument("--strategies", default=",".join(standard.strategies), help="default %(default)s")
-    parser.add_argument("--rounds", type=int, default=standard.rounds, help="with a seed each (default %(default)s)")
-    parser.add_argument("--robots", type=int, default=standard.robots, help="in a cell (default %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="two loads, 3 s a cell, nothing saved")
     parser.add_argument("--peers", action="store_true", help="all peers beside the default strategy, in 6 minutes")
+    parser.add_argument("--seconds", type=float, help=f"length of a cell (default {usual.seconds:g})")
+    parser.add_argument("--loads", help=f"default {','.join(f'{load:g}' for load in usual.loads)}")
+    parser.add_argument("--tasks", help=f"default {','.join(usual.tasks)}")
+    parser.add_argument("--strategies", help=f"default {','.join(usual.strategies)}")
+    parser.add_argument("--rounds", type=int, default=usual.rounds, help="with a seed each (default %(default)s)")
+    parser.add_argument("--robots", type=int, default=usual.robots, help="in a cell (default %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="two loads, 3 s a cell, nothing saved")
     args = parser.parse_args()
+    usual = PEERS_OPTIONS if args.peers else usual
+    loads = QUICK_LOADS if args.quick else usual.loads
+    known = (*scheduler_names(), *PEERS)
     try:
-        options = (
-            PEERS_OPTIONS
-            if args.peers and not args.quick
-            else Options(
-                seconds=3.0 if args.quick else args.seconds,
-                loads=QUICK_LOADS if args.quick else tuple(float(load) for load in args.loads.split(",")),
-                tasks=names(args.tasks, tuple(TASKS), "task"),
-                strategies=names(args.strategies, (*scheduler_names(), *PEERS), "strategy"),
-                rounds=args.rounds,
-                robots=args.robots,
-            )
+        options = Options(
+            seconds=args.seconds or (3.0 if args.quick else usual.seconds),
+            loads=tuple(map(float, args.loads.split(","))) if args.loads else loads,
+            tasks=names(args.tasks, tuple(TASKS), "task") if args.tasks else usual.tasks,
+            strategies=names(args.strategies, known, "strategy") if args.strategies else usual.strategies,
+            rounds=args.rounds,
+            robots=args.robots,
         )
     except ValueError as error:
         parser.error(str(error))
