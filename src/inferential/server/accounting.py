@@ -269,7 +269,10 @@ class Accounting:
         received_at, dispatched_at = request.received_at, request.dispatched_at
         first_call_at = dispatched_at
         if dispatched_at - received_at > _WAITED_S:
-            first_call_at = next((at for at in self._calls.get(request.pool, ()) if at >= received_at), dispatched_at)
+            for at in reversed(self._calls.get(request.pool, ())):  # mostly one of the newest
+                if at < received_at:
+                    break
+                first_call_at = at
         alone_ms = inference_ms
         if request.rows > 1:
             alone_ms = self._engine.profiles.of(request.pool).typical(1) * 1e3 or inference_ms
