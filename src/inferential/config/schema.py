@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from inferential.config.addresses import Bind, ListenAddress, listen_addresses
+from inferential.config.alerts import AlertsConfig
 from inferential.config.clients import ClientDefaults as ClientDefaults  # names of this module for its users
 from inferential.config.clients import ClientEntry as ClientEntry
 from inferential.config.clients import ClientsConfig as ClientsConfig
@@ -288,6 +289,8 @@ class InferentialConfig(Section):
     """Keys and encryption."""
     recording: Annotated[RecordingConfig | None, Effect.LIVE] = None
     """What robots send and are answered, as MCAP files; off unless the section is present."""
+    alerts: Annotated[AlertsConfig | None, Effect.LIVE] = None
+    """Changes that are posted to a webhook; off unless the section is present."""
     http: Annotated[HttpConfig | None, Effect.ON_RESTART] = None
     """The live page, metrics and health over HTTP; off unless the section is present."""
     otlp: Annotated[OtlpConfig | None, Effect.ON_RESTART] = None
