@@ -322,6 +322,10 @@ class Player:
         """Returns the number of actions left after the current one."""
         return max(self._plan.end() - self._step - 1, 0)
 
+    def actions_left(self) -> int:
+        """Returns the number of actions left, the current one included; 0 where it has none for this step."""
+        return max(self._plan.end() - self._step, 0)
+
     def asked(self, request_id: int, now: float) -> None:
         """Notes that an observation was sent."""
         self._open.add(request_id, Asked(self._step, now, self._stood))
