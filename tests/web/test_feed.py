@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
+import pytest
 from tests.turns import Turns
 
-from inferential import LocalDispatcher, Server
+from inferential import LocalDispatcher, ModelFailed, Server
 from inferential.config import InferentialConfig
-from inferential.web.feed import AT_ONCE, Feed
+from inferential.web.feed import CLIENTS_AT_ONCE, Feed
 
 
 async def test_an_event_has_every_client_and_leaves_the_loop_to_robots_between_them() -> None:
     config = InferentialConfig(server={"drain_timeout_s": 0.0})
     dispatcher = LocalDispatcher({"m": lambda observation: observation["state"]})
     async with Server("tcp://127.0.0.1:0", config=config, dispatcher=dispatcher) as server:
-        count = 3 * AT_ONCE
+        count = 3 * CLIENTS_AT_ONCE
         robots = [server.connect(f"robot-{number}") for number in range(count)]
         for robot in robots:
             assert await robot.model("m").infer(10_000, state=np.ones(1)) is not None
@@ -41,20 +43,34 @@ async def test_readiness_asks_no_client() -> None:
         assert server.readiness() == []
 
 
-async def test_an_event_has_the_calls_since_the_one_before_and_the_first_has_all() -> None:
-    dispatcher = LocalDispatcher({"m": lambda observation: observation["state"]})
+async def test_one_robot_is_shown_in_full_and_the_stream_has_no_more_of_it_than_a_row_shows() -> None:
+    def fails_on_nan(observation: dict[str, Any]) -> Any:
+        if np.isnan(observation["state"]).any():
+            raise ValueError("not a number")
+        return observation["state"]
+
+    dispatcher = LocalDispatcher({"m": fails_on_nan})
     async with Server("tcp://127.0.0.1:0", dispatcher=dispatcher) as server:
-        robot = server.connect("arm")
         feed = Feed(server)
-
-        async def calls(event: str) -> list[int]:
-            return [call["number"] for call in json.loads(event)["batches"]]
-
-        for number in (1, 2, 3):
-            assert await robot.model("m").infer(10_000, state=np.ones(1)) is not None
-            assert await calls(await feed.next_event()) == [number]
-        assert await calls(await feed.next_event()) == []
-        assert await calls(await feed.now()) == [1, 2, 3]
-        states = server.model_states()
-        assert (states["m"]["state"], states.keys()) == (server.overview().models[0].state, {"m"})
+        robot = server.connect("arm/1")
+        model = robot.model("m")
+        for _ in range(5):
+            await model.infer(10_000, state=np.ones(1))
+        with pytest.raises(ModelFailed):
+            await model.infer(10_000, state=np.full(1, np.nan))
+        text = feed.robot("arm/1")
+        assert text is not None
+        found = json.loads(text)
+        (use,) = found["models"]
+        assert len(use["actions"]) == 5
+        assert set(use["actions"][0]) == {"ago_s", "parts", "budget_ms", "cause"}
+        assert use["text"].startswith("arm/1: ")
+        assert [(error["kind"], error["count"]) for error in use["errors"]] == [("model_failed", 1)]
+        assert "not a number" in use["errors"][0]["reason"]
+        assert found["client"]["models"][0]["lateness"]["actions"] == 5
+        (row,) = json.loads(await feed.next_event())["clients"]
+        assert row["models"][0]["lateness"] is None
+        assert feed.robot("leg") is None
+        status = server.status()
+        assert (status.models[0].calls, status.models[0].answers) == (6, 5)
         robot.close()

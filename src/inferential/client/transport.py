@@ -10,8 +10,9 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
+from inferential.client.backoff import LinkTimeouts
 from inferential.client.keys import HandshakeMaker
-from inferential.client.link import Link, LinkTimeouts
+from inferential.client.link import Link
 from inferential.client.mailbox import Mailbox
 from inferential.client.returning import Returning
 from inferential.client.session import Frames, Session
@@ -194,7 +195,7 @@ class SingleServer:
         if self._held or not link.writable or now >= link.next_poll_at:
             if link.poll(now):
                 ended += self._returning.lost(session, now)
-            elif self._returning.awaited:
+            if self._returning.awaited:
                 ended += self._returning.settle(session, now)
             send_held(link, session, now)
             self._held = session.has_unsent()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from inferential.scheduler.running import Batch
@@ -39,7 +38,6 @@ class BatchStatus:
 
 _FinishedCall = tuple[int, str, str, float, float, bool, list[str]]
 """The fields of a `BatchStatus`, which is built only when the status is read."""
-_RunningCall = tuple[int, str, str, float, list[str]]
 
 
 class History:
@@ -70,24 +68,13 @@ class History:
             (self._running.pop(batch), batch.model_id, batch.replica, batch.started_at, now, ok, clients)
         )
 
-    def batches(self, after: int = 0) -> list[BatchStatus]:
-        """Returns the finished calls with a higher number than `after`, oldest first, then the running ones."""
-        return list(self.each(after))
-
-    def each(self, after: int = 0) -> Iterator[BatchStatus]:
-        """Yields what `batches` returns, as it is now, one by one: that of a thousand calls takes milliseconds."""
-        finished = [call for call in self._finished if call[0] > after]
-        running = [
-            (number, batch.model_id, batch.replica, batch.started_at, [request.client_id for request in batch.requests])
-            for batch, number in self._running.items()
-        ]
-        return self._statuses(finished, running)
-
-    def _statuses(self, finished: list[_FinishedCall], running: list[_RunningCall]) -> Iterator[BatchStatus]:
-        for call in finished:
-            yield self._status(*call)
-        for number, model_id, replica, started_at, clients in running:
-            yield self._status(number, model_id, replica, started_at, None, True, clients)
+    def batches(self) -> list[BatchStatus]:
+        """Returns the finished calls, oldest first, then the running ones."""
+        found = [self._status(*call) for call in self._finished]
+        for batch, number in self._running.items():
+            clients = [request.client_id for request in batch.requests]
+            found.append(self._status(number, batch.model_id, batch.replica, batch.started_at, None, True, clients))
+        return found
 
     def _status(
         self,

@@ -13,6 +13,8 @@ from typing import Protocol
 
 from inferential.zmtp.protocol import (
     VERSION_BYTES,
+    ConnectionEnded,
+    CutShort,
     ProtocolError,
     Ready,
     greeting,
@@ -84,6 +86,15 @@ class Handshake(Protocol):
     def cut_short(self) -> str:
         """Returns what it may mean that the peer closed the connection now; "" if nothing is known."""
         ...
+
+
+def cut_short(handshake: Handshake, error: ConnectionEnded) -> ConnectionEnded:
+    """Returns the error for a connection that the peer has closed during its handshake, with what that may mean."""
+    hint = handshake.cut_short()
+    if not hint:
+        return ConnectionEnded(str(error))
+    kind = CutShort if handshake.accepting else ConnectionEnded
+    return kind(f"{error} during the handshake; {hint}")
 
 
 class NullHandshake:
