@@ -22,12 +22,15 @@ import numpy as np
 
 class Policy:
     max_batch_size = 4
-    def __init__(self, name="", scale=1.0, fails="", slow_s=0.0, go="", dies=False):
+    def __init__(self, name="", scale=1.0, fails="", slow_s=0.0, go="", dies=False, hangs=""):
         while go and not os.path.exists(go):
             time.sleep(0.01)
         self.name, self.scale, self.fails, self.slow_s, self.dies = name, scale, fails, slow_s, dies
+        self.hangs = hangs
     def infer_batch(self, rows):
         time.sleep(self.slow_s)
+        while self.hangs and os.path.exists(self.hangs):
+            time.sleep(0.01)
         if self.dies:
             os._exit(3)
         if self.fails and os.path.exists(self.fails):
@@ -65,8 +68,9 @@ Serve = Callable[..., Any]
 async def serve(place: Path) -> AsyncIterator[Serve]:
     async with AsyncExitStack() as stack:
 
-        async def start(**known: Any) -> Server:
-            server = Server("tcp://127.0.0.1:0", config=settings(**known), dispatcher=LocalDispatcher({}))
+        async def start(config: InferentialConfig | None = None, **known: Any) -> Server:
+            found = settings(**known) if config is None else config
+            server = Server("tcp://127.0.0.1:0", config=found, dispatcher=LocalDispatcher({}))
             server.manage_models(model_later)
             return await stack.enter_async_context(server)
 

@@ -42,6 +42,12 @@ class Counts(Memory):
         who = f"{session.client_id} {session.client_type}"
         return {"steps": session.state["steps"], "who": who, "pid": os.getpid(), "number": observation["state"]}
 
+class Fussy(Counts):
+    def reset(self, session):
+        if session.episode and not os.path.exists("reset works"):
+            raise RuntimeError("no reset")
+        super().reset(session)
+
 class Together(Memory):
     max_batch_size = 8
     def infer_batch(self, observations, sessions):
@@ -127,6 +133,49 @@ async def test_no_row_of_a_failed_batch_runs_twice(serve: Serve, run: str) -> No
             result = await handle.infer(20_000, state=np.ones(1))
             assert result is not None
             assert result["steps"] == 3
+
+
+async def test_a_robot_that_breaks_its_calls_goes_alone_and_the_others_are_served(serve: Serve) -> None:
+    server = await serve(m=model("Together"))
+    stop, good = asyncio.Event(), 0
+
+    async def drive(client_id: str, **more: Any) -> None:
+        nonlocal good
+        async with AsyncConnection(server.address, client_id) as connection:
+            handle = connection.model("m", 5000.0)
+            failures = 0
+            while not stop.is_set():
+                try:
+                    assert await handle.infer(20_000, state=np.ones(1), **more) is not None
+                except ModelFailed:
+                    failures += 1
+                else:
+                    good += 1
+            # Each but the one that is broken fails with that one once, and once more if it was in a call meanwhile.
+            assert more or failures <= 2
+
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(3):
+            tasks.create_task(drive(f"arm-{number}"))
+        tasks.create_task(drive("broken", do="raise"))
+        await until(lambda: good > 30)
+        stop.set()
+
+
+@pytest.mark.parametrize("run", ["process", "thread"])
+async def test_an_episode_whose_reset_has_failed_is_begun_again(serve: Serve, place: Path, run: str) -> None:
+    server = await serve(m=model("Fussy", run=run))
+    async with AsyncConnection(server.address, "arm") as connection:
+        handle = connection.model("m", 5000.0)
+        assert await handle.infer(20_000, state=np.ones(1)) is not None
+        await handle.reset()
+        for _ in range(2):
+            with pytest.raises(ModelFailed, match="no reset"):
+                await handle.infer(20_000, state=np.ones(1))
+        (place / "reset works").touch()
+        result = await handle.infer(20_000, state=np.ones(1))
+        assert result is not None
+        assert (result["steps"], result.session) == (1, "")
 
 
 async def test_a_robot_gets_to_know_that_its_state_was_lost(serve: Serve, place: Path) -> None:

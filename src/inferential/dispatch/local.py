@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import platform
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from inferential.dispatch.base import Dispatcher, ModelProblem, NodeUse, Observation, UnknownModelError, WorkerUse
@@ -18,9 +19,11 @@ from inferential.dispatch.loading import LoadedReplica
 from inferential.dispatch.local_replica import (
     Replica,
     begin,
+    end_calls,
     keeps_state,
     lost,
     measured,
+    metadata_of,
     problem_of,
     sees_timestamps,
     takes_calls,
@@ -121,12 +124,22 @@ class LocalDispatcher(Dispatcher):
         self._retire(replaced)
         self._on_change()
 
+    def check_model(self, model_id: str, model: Any) -> None:
+        """Raises ValueError for a name on Ray Serve."""
+        if isinstance(model, str):
+            raise ValueError(
+                f"model {model_id!r}: ray:{model} is for a server of models on Ray Serve; start one for it"
+            )
+
+    def end_calls(self, model_id: str) -> None:
+        """Ends the processes of a model that have calls; a call in a thread cannot be ended."""
+        list(map(end_calls, self._of(model_id)))
+
     def unregister_model(self, model_id: str) -> None:
         """Removes a model; calls that run end, and its processes with them."""
-        former = self._models.pop(model_id, [])
         self._runners.pop(model_id, None)
         self._completes_inline.discard(model_id)
-        self._retire(former)
+        self._retire(self._models.pop(model_id, []))
         self._on_change()
 
     def _retire(self, former: Sequence[Replica]) -> None:
@@ -186,6 +199,9 @@ class LocalDispatcher(Dispatcher):
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
+    def _workers(self) -> list[WorkerProcess]:
+        return [one for models in self._models.values() for one in models if isinstance(one, WorkerProcess)]
+
     def _on_change(self) -> None:
         if self._notify is not None:
             self._notify()
@@ -238,12 +254,11 @@ class LocalDispatcher(Dispatcher):
     def end_session(self, client_id: str) -> None:
         """Ends the sessions of a robot that is gone."""
         super().end_session(client_id)
-        for models in self._models.values():
-            for one in models:
-                if isinstance(one, WorkerProcess):
-                    one.end_session(client_id)
-                elif one.sessions is not None and self._running:
-                    self._in_background(one.end_session(client_id))
+        for one in chain.from_iterable(self._models.values()):
+            if isinstance(one, WorkerProcess):
+                one.end_session(client_id)
+            elif one.sessions is not None and self._running:
+                self._in_background(one.end_session(client_id))
 
     def _of(self, model_id: str) -> list[Replica]:
         """Returns the replicas of a model, or of `MODEL%N` its replica N alone."""
@@ -255,7 +270,7 @@ class LocalDispatcher(Dispatcher):
         return [models[int(number)]] if number.isdigit() and int(number) < len(models) else []
 
     def conditions(self) -> Mapping[str, Sequence[Condition]]:
-        """Returns, by model id, what each replica is at."""
+        """As in `Dispatcher`."""
         return {model_id: [one.condition() for one in models] for model_id, models in self._models.items()}
 
     def measured(self, model_id: str) -> Sequence[tuple[int, float]]:
@@ -264,21 +279,15 @@ class LocalDispatcher(Dispatcher):
 
     def problems(self) -> Mapping[str, ModelProblem]:
         """Returns, by model id, which processes do not run, or how many slots calls over their time have taken."""
-        found = {model_id: problem_of(models) for model_id, models in self._models.items()}
-        return {model_id: problem for model_id, problem in found.items() if problem is not None}
+        found = ((model_id, problem_of(models)) for model_id, models in self._models.items())
+        return {model_id: problem for model_id, problem in found if problem is not None}
 
     async def model_metadata(self, model_id: str) -> Mapping[str, Any]:
-        """Returns the `metadata` of the model's first replica that is up; a process sends it when it has loaded."""
-        models = self._models.get(model_id, ())
-        for model in models:
-            if model.up:
-                if isinstance(model, InProcessReplica):
-                    return await model.metadata()
-                return {} if model.greeting is None else model.greeting.metadata
-        return {}
+        """Returns the `metadata` of the model's first replica that is up."""
+        return await metadata_of(self._models.get(model_id, ()))
 
     def workers(self) -> list[WorkerUse]:
-        """Returns what each process that takes calls uses, read from the system now."""
+        """As in `Dispatcher`."""
         return [use for model_id, models in self._models.items() for use in uses_of(model_id, models)]
 
     def nodes(self) -> list[NodeUse]:
@@ -288,15 +297,14 @@ class LocalDispatcher(Dispatcher):
 
     def process_ids(self, model_id: str) -> list[int]:
         """Returns the ids of a model's processes that take calls."""
-        models = self._models.get(model_id, ())
+        models = self._of(model_id)
         return [one.pid for one in models if isinstance(one, WorkerProcess) and one.up and one.pid is not None]
 
     async def begin(self) -> None:
         """Begins to load the models, side by side; one that cannot be loaded is tried again."""
         self._running = True
-        for models in self._models.values():
-            for one in models:
-                begin(one)
+        for one in chain.from_iterable(self._models.values()):
+            begin(one)
 
     async def start(self) -> None:
         """Starts the models' processes, side by side, and waits until all are loaded.
@@ -317,9 +325,6 @@ class LocalDispatcher(Dispatcher):
         if failed is not None:
             await self._close_workers()
             raise failed
-
-    def _workers(self) -> list[WorkerProcess]:
-        return [one for models in self._models.values() for one in models if isinstance(one, WorkerProcess)]
 
     async def _close_workers(self) -> None:
         self._running = False
@@ -389,8 +394,7 @@ class LocalDispatcher(Dispatcher):
         """Ends the models' processes, and lets threads end when their calls do."""
         await super().close()
         await self._close_workers()
-        for models in self._models.values():
-            for model in models:
-                if isinstance(model, InProcessReplica):
-                    model.close()
-                    await model.aclose()
+        for model in chain.from_iterable(self._models.values()):
+            if isinstance(model, InProcessReplica):
+                model.close()
+                await model.aclose()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from inferential.dispatch.base import ModelProblem, WorkerUse
 from inferential.dispatch.inprocess import InProcessReplica
@@ -30,6 +31,22 @@ def begin(replica: Replica) -> None:
         replica.begin()
     elif isinstance(replica, LoadedReplica):
         replica.load()
+
+
+def end_calls(replica: Replica) -> None:
+    """Ends the calls that run on it, where something can."""
+    if isinstance(replica, WorkerProcess):
+        replica.end_calls("it was replaced, and its call did not end")
+
+
+async def metadata_of(replicas: Sequence[Replica]) -> Mapping[str, Any]:
+    """Returns what the model of the first replica that is up says of itself; {} where none is."""
+    for one in replicas:
+        if one.up:
+            if isinstance(one, InProcessReplica):
+                return await one.metadata()
+            return {} if one.greeting is None else one.greeting.metadata
+    return {}
 
 
 def keeps_state(replica: Replica) -> bool:

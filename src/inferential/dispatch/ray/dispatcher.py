@@ -156,10 +156,17 @@ class RayDispatcher(Dispatcher):
             self._started_ray = False
             await loop.run_in_executor(None, ray.shutdown)
 
-    def register_model(self, model_id: str, model: Any) -> None:
-        """Serves one more model: an application, `app/deployment`, or a deployment's name that is unique."""
+    def check_model(self, model_id: str, model: Any) -> None:
+        """Raises ValueError for what is not on Ray Serve, or where all that is there is served anyway."""
         if self._models is None:
             raise ValueError("models: this backend serves all that Serve runs")
+        if not isinstance(model, str):
+            raise ValueError(f"model {model_id!r}: this server's models are on Ray Serve: make it ray:APPLICATION")
+
+    def register_model(self, model_id: str, model: Any) -> None:
+        """Serves one more model: an application, `app/deployment`, or a deployment's name that is unique."""
+        self.check_model(model_id, model)
+        assert self._models is not None
         self._models[model_id] = str(model)
         self._resolved.pop(model_id, None)
         self._take_deployments(list(self._deployments))
