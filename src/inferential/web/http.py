@@ -8,13 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Mapping
 from importlib import resources
 from typing import Any, ClassVar
 from urllib.parse import parse_qs
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
@@ -24,9 +22,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from inferential.config.exposure import is_loopback
 from inferential.config.services import HttpConfig, ServiceConfig
 from inferential.config.tokens import KnownToken
+from inferential.policies.tensors import read_specs
 from inferential.server import Server
+from inferential.server.http_listener import HttpListener
 from inferential.server.service import Service
-from inferential.server.tls import check_tls
 from inferential.telemetry.prometheus import CONTENT_TYPE, Exporter
 from inferential.web.feed import Feed
 
@@ -34,6 +33,7 @@ logger: logging.Logger = logging.getLogger("inferential.web")
 
 _STATIC = {"/": "index.html", "/app.js": "app.js", "/style.css": "style.css"}
 _TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
+_ASK_S = 5.0  # how long a model may take to say what it takes; one behind another server is asked there
 _COOKIE = "inferential_token"
 _HEADERS = {
     # Nothing from elsewhere is loaded, framed or sent to.
@@ -46,7 +46,8 @@ _HEADERS = {
 
 
 class HttpServer(Service):
-    """Serves the page, `/api/status`, `/api/stream`, `/metrics`, `/healthz` and `/readyz`; a context manager.
+    """Serves the page, `/api/status`, `/api/stream`, `/api/models`, `/metrics`, `/healthz`, `/readyz`; a context
+    manager.
 
     It runs on the event loop of the server that it shows.
 
@@ -61,18 +62,15 @@ class HttpServer(Service):
         super().__init__(server, config)
         self._feed = Feed(server)
         self._exporter = Exporter(server)
-        self._socket: socket.socket | None = None
-        self._uvicorn: _Uvicorn | None = None
-        self._serving: asyncio.Task[None] | None = None
+        self._listener = HttpListener("http", config)
 
     @property
     def address(self) -> str:
         """Its URL, as http://HOST:PORT, or https:// with TLS; raises RuntimeError while it does not listen."""
-        if self._socket is None:
+        address = self._listener.address
+        if address is None:
             raise RuntimeError("the page is not served: its address is known from start() to stop()")
-        host, port = self._socket.getsockname()[:2]
-        scheme = "http" if self._config.tls_certificate is None else "https"
-        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+        return address
 
     def announcement(self) -> str:
         """Returns its URL."""
@@ -84,52 +82,24 @@ class HttpServer(Service):
         Raises:
             OSError: the address cannot be bound, or a file of TLS cannot be read.
         """
+        await self._listener.start(self._app())
         config = self._config
-        check_tls("http", config.tls_certificate, config.tls_key)
-        family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-        listening = socket.socket(family, socket.SOCK_STREAM)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind((config.host, config.port))
-            listening.listen(128)  # from here on connections are accepted
-        except OSError as error:
-            listening.close()
-            where = f"{config.host}:{config.port}"
-            raise OSError(error.errno, f"http: cannot listen on {where}: {error.strerror}") from error
         if config.token is None and not is_loopback(config.host):
             logger.warning(
                 "http.host: any client that reaches %s can read the page; set http.token to restrict it", config.host
             )
-        self._socket = listening
-        self._uvicorn = _Uvicorn(
-            uvicorn.Config(
-                self._app(),
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                timeout_graceful_shutdown=1,
-                ws="none",
-                ssl_certfile=config.tls_certificate,
-                ssl_keyfile=config.tls_key,
-            )
-        )
-        self._serving = asyncio.get_running_loop().create_task(self._uvicorn.serve([listening]))
 
     async def stop(self) -> None:
         """Closes all connections; does nothing if it is stopped already."""
-        if self._socket is None or self._uvicorn is None or self._serving is None:
-            return
         self._feed.close()
-        self._uvicorn.should_exit = True
-        await self._serving
-        self._socket.close()
-        self._socket = None
+        await self._listener.stop()
 
     def _app(self) -> ASGIApp:
         routes = [
             *(Route(path, _file(name)) for path, name in _STATIC.items()),
             Route("/api/status", self._status),
             Route("/api/stream", self._stream),
+            Route("/api/models", self._models),
             Route("/metrics", self._metrics),
             Route("/healthz", self._healthz),
             Route("/readyz", self._readyz),
@@ -140,6 +110,19 @@ class HttpServer(Service):
 
     async def _status(self, request: Request) -> Response:
         return Response(self._feed.now(), media_type="application/json")
+
+    async def _models(self, request: Request) -> Response:
+        ready = [model_id for model_id in self._server.model_states() if self._server.is_ready(model_id)]
+        said = await asyncio.gather(*map(self._tensors, ready))
+        return JSONResponse(dict(zip(ready, said, strict=True)))
+
+    async def _tensors(self, model_id: str) -> dict[str, Any]:
+        """Returns what a model takes and gives; empty lists where it does not say, or cannot be asked."""
+        said: Mapping[str, Any] = {}
+        with contextlib.suppress(Exception):  # a user's model, or a server that is away
+            async with asyncio.timeout(_ASK_S):
+                said = await self._server.model_metadata(model_id)
+        return {key: [one.as_dict() for one in read_specs(said.get(key))] for key in ("inputs", "outputs")}
 
     async def _stream(self, request: Request) -> Response:
         async def events() -> AsyncIterator[str]:
@@ -226,11 +209,3 @@ class _Guarded:
 def _bearer(request: Request) -> str:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
-
-
-class _Uvicorn(uvicorn.Server):
-    """Leaves signals to the policy server."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
