@@ -12,7 +12,6 @@ from inferential.config.section import Count, Expected, Positive, Secret, Sectio
 from inferential.config.tensors import TensorConfig
 from inferential.config.versions import AbortConfig, BreakerConfig, Target, TrialConfig, VersionConfig
 
-
 RESERVED = frozenset("@#%")
 """In the name of a pool, before a version, its generation, and a replica."""
 _RESERVED_TEXT = ", ".join(sorted(RESERVED))

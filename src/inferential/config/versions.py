@@ -75,5 +75,5 @@ class BreakerConfig(Section):
     failures: Count | None = 10
     """Requests in a row that fail, of every robot that asks; null: it is always asked."""
     pause_ms: Positive = 1000.0
-    """From then to the first probe, which asks the model once with the newest observation that it was to answer; twice as
-    long after each probe that fails, up to 30 s."""
+    """From then to the first probe, which asks the model once with the newest observation that it was to answer; twice
+    as long after each probe that fails, up to 30 s."""
