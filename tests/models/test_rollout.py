@@ -42,6 +42,19 @@ async def test_a_share_of_the_robots_tries_a_version_and_stays_with_it(serve: Se
     }
 
 
+async def test_versions_and_their_shares_are_in_the_status(serve: Serve) -> None:
+    server = await serve(m=two(rollout={"b": {"share": 0.25}}))
+    await until(lambda: all(one.state == "ready" for one in server.status().models[0].versions))
+    await versions(server)
+    (status,) = server.status().models
+    assert [(one.version, one.role, one.share, one.robots) for one in status.versions] == [
+        ("a", "active", None, 6),
+        ("b", "rollout", 0.25, 2),
+    ]
+    assert status.calls == 16
+    assert sum(one.requests for one in status.versions) == 16
+
+
 async def test_robots_are_named_for_a_trial_by_id_and_by_type(serve: Serve) -> None:
     server = await serve(m=two(rollout={"b": {"clients": ["arm-1"], "client_types": ["so101"]}}))
     assert (await ask(server, "arm-0")).model_version == "a"

@@ -112,6 +112,11 @@ async def test_a_robot_stays_on_the_replica_with_its_state_and_its_rows_run_in_o
     found = await asyncio.gather(*(drive(f"arm-{number}") for number in range(4)))
     assert all(len(pids) == 1 for pids in found)
     assert len(set.union(*found)) == 2
+    (status,) = server.status().models
+    assert status.calls == 80
+    assert status.latency
+    assert {batch.model_id for batch in server.status().batches} == {"m"}
+    assert {batch.replica for batch in server.status().batches} == {"0", "1"}
 
 
 @pytest.mark.parametrize("run", ["process", "thread"])

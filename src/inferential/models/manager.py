@@ -139,7 +139,7 @@ class ModelManager(Routes):
         self._dispatcher.unregister_model(pool.pool_id)
         self.trials.drop_pool(pool.pool_id)
         self._probes.forget(pool.pool_id)
-        for part in self._parts(pool.pool_id):
+        for part in self.parts_of(pool.pool_id):
             for replica in self._engine.profiles.replicas(part):
                 self._engine.profiles.forget(part, replica)
         self._placement.forget_pool(pool.pool_id)

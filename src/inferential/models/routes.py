@@ -92,7 +92,7 @@ class Routes(Readiness):
         return not self._is_busy(pool_id) or self._drains.get(pool_id, math.inf) <= time.monotonic()
 
     def _is_busy(self, pool_id: str) -> bool:
-        parts = self._parts(pool_id)
+        parts = self.parts_of(pool_id)
         return any(self._engine.waiting(part) or self._engine.inflight(part) for part in parts)
 
     def is_used(self, model_id: str, version: str) -> bool:
@@ -138,8 +138,19 @@ class Routes(Readiness):
     def _drain_s(self, pool: Pool) -> float:
         return _ABORTED_DRAINS_S if self.is_taken_back(pool.model_id, pool.version) else HUNG_AFTER_S
 
-    def _parts(self, pool_id: str) -> list[str]:
+    def parts_of(self, pool_id: str) -> list[str]:
+        """Returns a pool, and those of its replicas that keep state of robots."""
         return [pool_id, *self._placement.parts(pool_id)]
+
+    def load_of(self, pool_id: str) -> tuple[int, int]:
+        """Returns how many requests wait for a pool, and how many calls of it run, with those of its replicas."""
+        parts = self.parts_of(pool_id)
+        return sum(map(self._engine.waiting, parts)), sum(map(self._engine.inflight, parts))
+
+    def pools_of(self, model_id: str) -> list[str]:
+        """Returns all pools of a model, with those of replicas; the model's own where it has no other."""
+        pools = [pool.pool_id for pool in self.lineup.pools() if pool.model_id == model_id] or [model_id]
+        return [part for pool in pools for part in self.parts_of(pool)]
 
     def _on_changes(self) -> None:
         known = self._stateful
@@ -210,12 +221,12 @@ class Routes(Readiness):
             self._engine.refuse(request, gone_refusal(request.model_id), now)
 
     def _waiting_for(self, pool: str) -> Iterator[InferenceRequest]:
-        parts = {part for part in self._parts(pool) if self._engine.waiting(part)}
+        parts = {part for part in self.parts_of(pool) if self._engine.waiting(part)}
         if parts:
             yield from [one for one in self._engine.requests() if one.pool in parts and one.state is QUEUED]
 
     def _move(self, pools: Sequence[str], other: str, now: float) -> None:
-        former = {part for pool in pools if pool != other for part in self._parts(pool) if self._engine.waiting(part)}
+        former = {part for pool in pools if pool != other for part in self.parts_of(pool) if self._engine.waiting(part)}
         if not former:
             return
 

@@ -163,9 +163,11 @@ function showModels(models, workers, now) {
       processes.className = "sizes";
       const tensors = make("p");
       tensors.className = "tensors";
-      element.append(make("h3", model.model_id), list, sizes, processes, tensors, error);
+      const versions = make("table");
+      versions.className = "sizes versions";
+      element.append(make("h3", model.model_id), list, versions, sizes, processes, tensors, error);
       byId("models").append(element);
-      card = { element, facts, sizes, processes, tensors, error, cpu: new Map() };
+      card = { element, facts, versions, sizes, processes, tensors, error, cpu: new Map() };
       cards.set(model.model_id, card);
     }
     setText(card.facts.state, model.state);
@@ -174,8 +176,9 @@ function showModels(models, workers, now) {
     setText(card.facts["in flight"], String(model.in_flight));
     setText(card.facts.replicas, model.max_inflight ? String(model.replicas.length) : "none up");
     setText(card.facts.answers, String(model.calls));
+    showVersions(card.versions, model.versions);
     showSizes(card.sizes, model.latency);
-    showProcesses(card, workers.filter((worker) => worker.model_id === model.model_id), now);
+    showProcesses(card, workers.filter((worker) => modelOf(worker.model_id) === model.model_id), now);
     const failing = model.error_rate > 0.005 && model.last_error;
     const failures = failing ? `${(100 * model.error_rate).toFixed(0)} % fail: ${model.last_error}` : "";
     const state = model.state === "ready" || model.problem ? "" : `${model.state}: ${model.why}`;
@@ -187,6 +190,48 @@ function showModels(models, workers, now) {
       card.element.remove();
       cards.delete(id);
     }
+  }
+}
+
+// The model whose version, or whose replica, a pool is.
+const modelOf = (pool) => pool.split(/[@#%]/, 1)[0];
+
+// Versions are shown where there is more than one, or one with a name.
+const VERSION_COLUMNS = [
+  ["version", (one) => one.version || one.pool],
+  ["for", (one) => (one.share === null ? one.role : `${one.role} ${number(100 * one.share, 0)} %`)],
+  ["state", (one) => one.state],
+  ["robots", (one) => (one.robots === null ? "–" : String(one.robots))],
+  ["requests", (one) => String(one.requests)],
+  ["failed", (one) => String(one.errors)],
+  ["late", (one) => String(one.deadline_misses)],
+  ["median, ms", (one) => number(one.latency_ms, 1)],
+  ["apart", (one) => one.difference_mean.map((mean) => mean.toPrecision(2)).join(", ")],
+];
+function showVersions(table, versions) {
+  if (versions.length < 2 && !versions[0]?.version) {
+    table.replaceChildren();
+    return;
+  }
+  if (!table.tHead) {
+    const head = table.createTHead().insertRow();
+    for (const [title] of VERSION_COLUMNS) {
+      const cell = make("th", title);
+      cell.scope = "col";
+      head.append(cell);
+    }
+    table.createTBody();
+  }
+  const body = table.tBodies[0];
+  while (body.rows.length < versions.length) {
+    const row = body.insertRow();
+    for (let index = 0; index < VERSION_COLUMNS.length; index += 1) row.insertCell();
+  }
+  while (body.rows.length > versions.length) body.deleteRow(-1);
+  for (const [index, version] of versions.entries()) {
+    const row = body.rows[index];
+    row.title = version.why;
+    for (const [column, [, text]] of VERSION_COLUMNS.entries()) setText(row.cells[column], text(version));
   }
 }
 
@@ -298,7 +343,9 @@ function takeBatches(status) {
   }
   lanes.clear();
   for (const model of status.models) {
-    for (const replica of model.replicas) lanes.set(`${model.model_id}\n${replica.name}`, lanes.size);
+    const [pool = model.model_id, ...others] = model.versions.map((version) => version.pool).filter(Boolean);
+    for (const replica of model.replicas) lanes.set(`${pool}\n${replica.name}`, lanes.size);
+    for (const other of others) lanes.set(`${other}\n`, lanes.size);
   }
 }
 const lanes = new Map();
@@ -334,7 +381,7 @@ function draw() {
     pen.fillText(`${second} s`, x + 4, height - 9);
   }
   for (const batch of batches.values()) {
-    const row = lanes.get(`${batch.model_id}\n${batch.replica}`);
+    const row = lanes.get(`${batch.model_id}\n${batch.replica}`) ?? lanes.get(`${batch.model_id}\n`);
     if (row === undefined) continue;
     const left = place(batch.started_s);
     const right = Math.min(place(batch.ended_s ?? now), width);
