@@ -104,6 +104,31 @@ async def test_the_shadow_is_compared_and_never_sent(serve: Serve) -> None:
     assert shadow.difference_max == [1.0, 1.0]
 
 
+async def test_no_robot_waits_for_the_shadow_and_it_has_one_call_at_a_time(serve: Serve, place: Path) -> None:
+    (place / "hang").touch()
+    hanging = two(shadow="b")
+    hanging["versions"]["b"] = policy(name="b", hangs="hang")
+    server = await serve(m=hanging)
+    await until(lambda: ask_ok(server))
+
+    async def drive(client_id: str) -> None:
+        async with AsyncConnection(server.address, client_id) as connection:
+            model = connection.model("m", 5000.0)
+            for _ in range(10):
+                result = await model.infer(20_000, state=np.ones(2, np.float32))
+                assert result is not None
+                assert result.model_version == "a"
+
+    await asyncio.gather(*(drive(f"arm-{number}") for number in range(4)))
+    (shadow,) = [one for one in server.status().models[0].versions if one.role == "shadow"]
+    assert (shadow.compared, shadow.waiting) == (0, 0)
+    (place / "hang").unlink()
+    await until(lambda: any(one.compared for one in server.status().models[0].versions))
+    await drive("arm")
+    (shadow,) = [one for one in server.status().models[0].versions if one.role == "shadow"]
+    assert shadow.compared == 1  # after a slow call it is not asked for long
+
+
 @pytest.mark.parametrize("swap", ["beside", "in_place"])
 async def test_a_changed_model_takes_over_and_no_request_is_lost(serve: Serve, swap: str) -> None:
     server = await serve(m={**policy(name="old"), "swap": swap})
