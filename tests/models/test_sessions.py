@@ -205,6 +205,32 @@ async def test_a_robot_gets_to_know_that_its_state_was_lost(serve: Serve, place:
     assert (place / "resets").read_text() == "arm 0\n" * 3
 
 
+async def test_a_robot_keeps_its_version_and_state_until_its_episode_ends(serve: Serve) -> None:
+    def versions(**more: Any) -> dict[str, Any]:
+        found = {name: model(args={"version": name}) for name in "ab"}
+        return {"versions": found, "active": "a", **more}
+
+    server = await serve(m=versions(rollout={"b": {"clients": ["other"]}}))
+    await until(lambda: all(one.state == "ready" for one in server.status().models[0].versions))
+    assert (await ask(server, "other")).model_version == "b"  # it is new, and has nothing to lose
+    async with AsyncConnection(server.address, "arm") as connection:
+        handle = connection.model("m", 5000.0)
+
+        async def step() -> tuple[str, int, str]:
+            result = await handle.infer(20_000, state=np.ones(1))
+            assert result is not None
+            return result.model_version, int(result["steps"]), result.session
+
+        assert await step() == ("a", 1, "")
+        server.reconfigure(settings(m=versions(rollout={"b": {"clients": ["other", "arm"]}})))
+        assert await step() == ("a", 2, "")
+        server.reconfigure(settings(m=versions() | {"active": "b"}))
+        assert await step() == ("a", 3, "")
+        await handle.reset()
+        assert await step() == ("b", 1, "")
+        await until(lambda: [one.version for one in server.status().models[0].versions if one.pool] == ["b"])
+
+
 async def test_an_observation_under_which_its_process_died_is_not_run_again(serve: Serve) -> None:
     server: Server = await serve(m=model())
     async with AsyncConnection(server.address, "arm") as connection:

@@ -80,8 +80,11 @@ class ResultWriter:
                 session = "restarted"
         else:
             values, model_version = as_values(outcome), self.version_of(request.pool)
-        if self.named and (named := self.named.get(request.pool)) is not None and not (named[1] and model_version):
-            model_version = named[0]
+        if self.named:
+            # Where replicas keep state each is a pool of its own, named after the whole.
+            whole = request.pool.partition("%")[0] if request.keeps_state else request.pool
+            if (named := self.named.get(whole)) is not None and not (named[1] and model_version):
+                model_version = named[0]
         if STRUCTURE_KEY in values and STRUCTURE_KEY not in (request.metadata or ()):
             values = {key: value for key, value in values.items() if key != STRUCTURE_KEY}
         if self.checks is not None:

@@ -35,6 +35,10 @@ class Placement:
             replica = self._replicas[key] = min(up, key=counts.__getitem__)
         return f"{pool}{SEPARATOR}{replica or '0'}"
 
+    def knows(self, pool: str, client_id: str) -> bool:
+        """Returns whether a replica of a pool has the state of a robot."""
+        return (pool, client_id) in self._replicas
+
     def parts(self, pool: str) -> list[str]:
         """Returns the ids of the pools that robots of a pool were placed on."""
         names = {replica for (other, _), replica in self._replicas.items() if other == pool}

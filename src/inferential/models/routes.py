@@ -17,7 +17,7 @@ from inferential.models.holding import failing_refusal, gone_refusal
 from inferential.models.lineup import Lineup, Pool
 from inferential.models.placement import Placement, whole
 from inferential.models.readiness import Readiness
-from inferential.models.routing import PATIENCE_S, Router
+from inferential.models.routing import PATIENCE_S, STATE_PATIENCE_S, Router
 from inferential.replica.condition import HUNG_AFTER_S
 from inferential.scheduler.request import QUEUED, InferenceRequest, Refusal, family_of
 from inferential.scheduler.running import Capacity
@@ -55,7 +55,7 @@ class Routes(Readiness):
         self._routes: dict[str, str] = {}  # of models whose requests all go to one pool
         self._placement = Placement()
         self._stateful: frozenset[str] = frozenset()  # pools whose replicas keep state of robots
-        self._leaving: dict[tuple[str, str], float] = {}  # versions that only robots in a chunk still have, since when
+        self._leaving: dict[tuple[str, str], float] = {}  # versions that only robots in a chunk still have, until when
         self._drains: dict[str, float] = {}  # pools that drain, by when they end whatever runs
         self._steady = False
         self._unsettled = False
@@ -103,7 +103,10 @@ class Routes(Readiness):
             self._leaving.pop(key, None)
             return False
         now = time.monotonic()
-        return now - self._leaving.setdefault(key, now) < PATIENCE_S
+        return now < self._leaving.setdefault(key, now + self._patience_s(model_id, version))
+
+    def _patience_s(self, model_id: str, version: str) -> float:
+        return STATE_PATIENCE_S if self.lineup.pool(model_id, version) in self._stateful else PATIENCE_S
 
     def settle(self) -> None:
         """Lets versions take over that are ready, and ends what has drained."""
@@ -128,7 +131,7 @@ class Routes(Readiness):
         self.lineup.settle()
         self._route_anew()
         now = time.monotonic()
-        self._leaving = {key: since for key, since in self._leaving.items() if now - since < PATIENCE_S}
+        self._leaving = {key: until for key, until in self._leaving.items() if now < until}
         draining = {pool.pool_id: pool for pool in self.lineup.draining()}
         self._drains = {
             pool_id: self._drains.get(pool_id, now + self._drain_s(pool)) for pool_id, pool in draining.items()
@@ -268,7 +271,19 @@ class Routes(Readiness):
         if router is None:
             pool = self._routes.get(model_id, model_id)
         else:
-            version = router.version_of(client_id, client_type, episode=episode, between_chunks=between_chunks, now=now)
+            patience_s = PATIENCE_S
+            if self._stateful:
+                own = self.lineup.pool(model_id, router.version_now(client_id) or router.active)
+                if own in self._stateful:
+                    between_chunks, patience_s = not self._placement.knows(own, client_id), STATE_PATIENCE_S
+            version = router.version_of(
+                client_id,
+                client_type,
+                episode=episode,
+                between_chunks=between_chunks,
+                now=now,
+                patience_s=patience_s,
+            )
             pool = self.lineup.pool(model_id, version) or self.lineup.pool(model_id) or model_id
         if pool in self.unready:
             pool = self._fallback(pool) or pool
@@ -312,8 +327,7 @@ class Routes(Readiness):
 
     def due_at(self) -> float | None:
         """Returns when `expire` next has something to do; None: not by itself."""
-        leaving = [since + PATIENCE_S for since in self._leaving.values()]
-        times = [super().due_at(), min(self._drains.values(), default=None), min(leaving, default=None)]
+        times = [super().due_at(), *self._drains.values(), *self._leaving.values()]
         return min((at for at in times if at is not None), default=None)
 
     def expire(self, now: float) -> None:

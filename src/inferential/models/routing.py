@@ -17,6 +17,9 @@ from dataclasses import dataclass
 PATIENCE_S = 10.0
 """After so long a robot changes its version, if no episode and no chunk of its has ended meanwhile."""
 
+STATE_PATIENCE_S = 300.0
+"""The same of a model that keeps state, which a robot loses when it changes within an episode."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trial:
@@ -69,14 +72,24 @@ class Router:
         """Sets which versions besides the active one can answer; robots of the others go to the active one at once."""
         self._available = frozenset(versions)
 
-    def version_of(self, client_id: str, client_type: str, *, episode: int, between_chunks: bool, now: float) -> str:
+    def version_of(
+        self,
+        client_id: str,
+        client_type: str,
+        *,
+        episode: int,
+        between_chunks: bool,
+        now: float,
+        patience_s: float = PATIENCE_S,
+    ) -> str:
         """Returns the version that answers a robot's next request.
 
         Args:
             client_id, client_type: the robot.
             episode: the number of its episode.
-            between_chunks: whether it has no action of an earlier answer left to play.
+            between_chunks: whether it has no action of an earlier answer left to play, nor a state to lose.
             now: seconds.
+            patience_s: after so long it changes anyway.
         """
         robot = self._robots.get(client_id)
         if robot is None:
@@ -99,7 +112,7 @@ class Router:
         if wanted != robot.wanted:
             robot.wanted, robot.wanted_since = wanted, now
         must = robot.version != self.active and robot.version not in self._available
-        if must or began or between_chunks or now - robot.wanted_since >= PATIENCE_S:
+        if must or began or between_chunks or now - robot.wanted_since >= patience_s:
             robot.version = wanted
         return robot.version
 
