@@ -326,7 +326,7 @@ class Dispatcher(ABC):
         started = time.monotonic()
         for request in requests:
             request.dispatched_at = started
-        if self._suspects and len(requests) > 1:
+        if len(requests) > 1 and self._suspects.known:
             outcomes = await self._suspects.run(requests, lambda some: self.outcomes(some, replica))
         else:
             outcomes = await self.outcomes(requests, replica)

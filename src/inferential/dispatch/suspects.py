@@ -45,27 +45,25 @@ class Suspects:
     """Robots of models that keep state whose last call has failed as a whole: each goes alone until it succeeds."""
 
     def __init__(self) -> None:
-        self._known: set[tuple[str, str]] = set()  # pool and robot
-
-    def __len__(self) -> int:
-        return len(self._known)
+        self.known: set[tuple[str, str]] = set()
+        """Pool and robot of each."""
 
     async def run(self, requests: Sequence[InferenceRequest], run: Run) -> Sequence[Any]:
         """Runs requests of one pool, those of suspects alone; returns an outcome for each."""
-        return await _apart(requests, [(one.pool, one.client_id) in self._known for one in requests], run)
+        return await _apart(requests, [(one.pool, one.client_id) in self.known for one in requests], run)
 
     def note(self, requests: Sequence[InferenceRequest], outcomes: Sequence[Any]) -> None:
         """Takes the outcomes of requests of one pool."""
         for request, outcome in zip(requests, outcomes, strict=True):
             if isinstance(outcome, BatchFailedError):
-                self._known.add((request.pool, request.client_id))
+                self.known.add((request.pool, request.client_id))
             elif not isinstance(outcome, Exception):
-                self._known.discard((request.pool, request.client_id))
+                self.known.discard((request.pool, request.client_id))
 
     def forget(self, client_id: str) -> None:
         """Forgets a robot that is gone."""
-        if self._known:
-            self._known = {one for one in self._known if one[1] != client_id}
+        if self.known:
+            self.known = {one for one in self.known if one[1] != client_id}
 
 
 def after_loss(request: InferenceRequest, error: ReplicaLost) -> Exception:
