@@ -168,14 +168,13 @@ async def test_a_change_that_cannot_be_made_changes_nothing(serve: Serve) -> Non
 @pytest.mark.parametrize(
     "known",
     [
-        {"m@1": policy()},
         {"m": {**two(), "versions": {"a#1": policy()}, "active": "a#1"}},
         {"m": two(shadow="a")},
         {"m": two(rollout={"c": {"share": 0.5}})},
         {"m": two(rollout={"b": {"share": 0.5}}) | {"active": "c"}},
         {"m": {**policy(), "fallback": "m"}},
     ],
-    ids=["id", "name", "active in the shadow", "unknown on trial", "unknown active", "its own fallback"],
+    ids=["name", "active in the shadow", "unknown on trial", "unknown active", "its own fallback"],
 )
 def test_versions_that_cannot_be_are_refused(known: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"expected|answers already"):

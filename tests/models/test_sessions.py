@@ -231,6 +231,40 @@ async def test_a_robot_keeps_its_version_and_state_until_its_episode_ends(serve:
         await until(lambda: [one.version for one in server.status().models[0].versions if one.pool] == ["b"])
 
 
+@pytest.mark.parametrize("run", ["process", "thread"])
+async def test_a_robot_that_comes_back_to_a_version_begins_anew_there(serve: Serve, run: str) -> None:
+    def versions(*clients: str) -> dict[str, Any]:
+        found = {name: model(args={"version": name}) for name in "abc"}
+        return {"versions": found, "active": "a", "rollout": {"b": {"clients": ["", *clients]}}}
+
+    run_of = {"run": run}
+    server = await serve(m=run_of | versions())
+    await until(lambda: {one.state for one in server.status().models[0].versions} == {"ready"})
+    async with AsyncConnection(server.address, "arm") as connection:
+        handle = connection.model("m", 5000.0)
+        seen = []
+        for clients in ((), ("arm",), ()):
+            server.reconfigure(settings(m=run_of | versions(*clients)))
+            if seen:
+                await handle.reset()
+            for _ in range(2):
+                result = await handle.infer(20_000, state=np.ones(1))
+                assert result is not None
+                seen.append((result.model_version, int(result["steps"])))
+    assert seen == [("a", 1), ("a", 2), ("b", 1), ("b", 2), ("a", 1), ("a", 2)]
+
+
+@pytest.mark.parametrize("run", ["process", "thread"])
+async def test_a_model_with_memory_may_be_in_the_shadow(serve: Serve, run: str) -> None:
+    versions = {name: model(args={"version": name}) for name in "ab"}
+    server = await serve(m={"run": run, "versions": versions, "active": "a", "shadow": "b"})
+    await until(lambda: {one.state for one in server.status().models[0].versions} == {"ready"})
+    assert (await ask(server))["steps"] == 1
+    (shadow,) = [one for one in server.status().models[0].versions if one.role == "shadow"]
+    await until(lambda: any(one.compared for one in server.status().models[0].versions))
+    assert shadow.errors == 0
+
+
 async def test_an_observation_under_which_its_process_died_is_not_run_again(serve: Serve) -> None:
     server: Server = await serve(m=model())
     async with AsyncConnection(server.address, "arm") as connection:

@@ -149,8 +149,6 @@ class ModelsConfig(Section):
     @model_validator(mode="after")
     def _check_fallbacks(self) -> Self:
         for model_id, model in self.known.items():
-            if model.wanted_target() is not None and set(model_id) & RESERVED:
-                raise ValueError(f"known: expected a model id without any of {_RESERVED_TEXT}, got {model_id!r}")
             if model.fallback is not None and (model.fallback == model_id or model.fallback not in self.known):
                 raise ValueError(f"known.{model_id}.fallback: expected the id of another model, got {model.fallback!r}")
         return self

@@ -260,6 +260,9 @@ class Dispatcher(ABC):
         self._results.forget(client_id)
         self._suspects.forget(client_id)
 
+    def leave_session(self, model_id: str, client_id: str) -> None:  # noqa: B027 (a backend without sessions)
+        """Ends the session of a robot on one model, or one replica of it, as another one answers it from now on."""
+
     def name_version(self, model_id: str, version: str, *, unless_said: bool = False) -> None:
         """Sets the version that results of a model carry; with `unless_said` only where the model says none."""
         self._results.named[model_id] = version, unless_said

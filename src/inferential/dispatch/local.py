@@ -19,7 +19,9 @@ from inferential.dispatch.loading import LoadedReplica
 from inferential.dispatch.local_replica import (
     Replica,
     begin,
+    check,
     end_calls,
+    end_sessions,
     keeps_state,
     lost,
     measured,
@@ -125,15 +127,12 @@ class LocalDispatcher(Dispatcher):
         self._on_change()
 
     def check_model(self, model_id: str, model: Any) -> None:
-        """Raises ValueError for a name on Ray Serve."""
-        if isinstance(model, str):
-            raise ValueError(
-                f"model {model_id!r}: ray:{model} is for a server of models on Ray Serve; start one for it"
-            )
+        """As in `Dispatcher`."""
+        check(model_id, model)
 
     def end_calls(self, model_id: str) -> None:
-        """Ends the processes of a model that have calls; a call in a thread cannot be ended."""
-        list(map(end_calls, self._of(model_id)))
+        """As in `Dispatcher`."""
+        end_calls(self._of(model_id))
 
     def unregister_model(self, model_id: str) -> None:
         """Removes a model; calls that run end, and its processes with them."""
@@ -187,7 +186,7 @@ class LocalDispatcher(Dispatcher):
         self._on_change()
 
     def allocate(self, length: int) -> memoryview | None:
-        """Returns memory that the models' processes see without a copy; None where there are none."""
+        """As in `Dispatcher`."""
         return None if self._inbox is None else self._inbox.allocate(length)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
@@ -252,13 +251,15 @@ class LocalDispatcher(Dispatcher):
         return any(map(keeps_state, self._of(model_id)))
 
     def end_session(self, client_id: str) -> None:
-        """Ends the sessions of a robot that is gone."""
+        """As in `Dispatcher`."""
         super().end_session(client_id)
-        for one in chain.from_iterable(self._models.values()):
-            if isinstance(one, WorkerProcess):
-                one.end_session(client_id)
-            elif one.sessions is not None and self._running:
-                self._in_background(one.end_session(client_id))
+        for model_id in self._models:
+            self.leave_session(model_id, client_id)
+
+    def leave_session(self, model_id: str, client_id: str) -> None:
+        """As in `Dispatcher`."""
+        for work in end_sessions(self._of(model_id), client_id) if self._running else ():
+            self._in_background(work)
 
     def _of(self, model_id: str) -> list[Replica]:
         """Returns the replicas of a model, or of `MODEL%N` its replica N alone."""
@@ -279,8 +280,7 @@ class LocalDispatcher(Dispatcher):
 
     def problems(self) -> Mapping[str, ModelProblem]:
         """Returns, by model id, which processes do not run, or how many slots calls over their time have taken."""
-        found = ((model_id, problem_of(models)) for model_id, models in self._models.items())
-        return {model_id: problem for model_id, problem in found if problem is not None}
+        return {one: problem for one, models in self._models.items() if (problem := problem_of(models)) is not None}
 
     async def model_metadata(self, model_id: str) -> Mapping[str, Any]:
         """Returns the `metadata` of the model's first replica that is up."""
@@ -291,7 +291,7 @@ class LocalDispatcher(Dispatcher):
         return [use for model_id, models in self._models.items() for use in uses_of(model_id, models)]
 
     def nodes(self) -> list[NodeUse]:
-        """Returns this machine with its GPUs, where it has any and the extra `gpu` is installed."""
+        """Returns this machine with its GPUs, where the extra `gpu` is installed."""
         gpus = self._gpus.latest()
         return [NodeUse("", platform.node(), cpu_percent=None, memory_used_mb=None, gpus=gpus)] if gpus else []
 

@@ -23,7 +23,7 @@ from inferential.proto.messages import ResponseTiming, write_response
 from inferential.proto.structure import STRUCTURE_KEY
 from inferential.replica.failures import words_of
 from inferential.replica.values import as_values
-from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, episode_key, family_of
+from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, episode_key, family_of, is_of
 from inferential.scheduler.time.execution_horizon import execution_horizon
 from inferential.tracking.action_horizon import horizon_of
 
@@ -183,8 +183,7 @@ def _horizon(request: InferenceRequest, values: Mapping[str, Any], now: float) -
 
 def _other_model(request: InferenceRequest) -> str:
     """Returns the model that answers in place of the one that was asked; "" where it is the same."""
-    family = family_of(request.pool)
-    return "" if request.model_id in (family, request.pool) else family
+    return "" if is_of(request.pool, request.model_id) else family_of(request.pool)
 
 
 def _where(error: Exception) -> str:

@@ -20,7 +20,7 @@ from inferential.models.probes import Probes
 from inferential.models.routes import Routes
 from inferential.models.trials import Outcome, Trials
 from inferential.replica.condition import HUNG_AFTER_S, Condition, ModelState
-from inferential.scheduler.request import InferenceRequest, Refusal, family_of
+from inferential.scheduler.request import InferenceRequest, Refusal
 from inferential.scheduler.running import Batch, Capacity
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class ModelManager(Routes):
         if not self.trials.observe and all(one.refusal is None for one in results):
             return
         pool = whole(batch.model_id) if self._stateful else batch.model_id
-        model_id = family_of(pool)
+        model_id = self.model_of(pool)
         plan = self.lineup.plans.get(model_id)
         if plan is not None and plan.shadow is not None and pool == self.lineup.pool(model_id):
             self._shadow(model_id, plan.shadow, results, now)
@@ -209,7 +209,7 @@ class ModelManager(Routes):
             self.refresh()
 
     def _note_running(self, pool: str, running_s: float) -> None:
-        model_id = family_of(pool)
+        model_id = self.model_of(pool)
         plan = self.lineup.plans.get(model_id)
         version = None if plan is None or not plan.trials else self._version_of(pool)
         if plan is None or version is None:
@@ -283,10 +283,10 @@ class ModelManager(Routes):
         return self._engine.availability.colocated_models(pool)
 
     def _on_compared(self, pool: str, active: DispatchResult, shadow: DispatchResult) -> None:
-        comparison = self.trials.comparison(family_of(pool))
+        comparison = self.trials.comparison(self.model_of(pool))
         apart = None if comparison is None else compare(comparison, active, shadow)
         if apart is not None:
-            self._on_difference(family_of(pool), apart)
+            self._on_difference(self.model_of(pool), apart)
 
     def due_at(self) -> float | None:
         """Returns when `expire` next has something to do; None: not by itself."""

@@ -110,6 +110,7 @@ class Probes:
         self._shadow_at[pool] = now + min(pause_s, LONGEST_PAUSE_S)
 
     async def _call(self, request: InferenceRequest) -> DispatchResult:
+        request.keeps_state = self._dispatcher.keeps_state(request.pool)
         replica = next(iter(self._dispatcher.replicas(request.pool)), "")
         (result,) = await self._dispatcher.dispatch([request], replica)
         return result
@@ -132,4 +133,6 @@ def copy_of(request: InferenceRequest, pool: str, client_id: str) -> InferenceRe
         slots=request.slots,
         metadata=None if request.metadata is None else dict(request.metadata),
         pool=pool,
+        episode=request.episode,
+        client_type=request.client_type,
     )

@@ -19,7 +19,7 @@ from inferential.models.placement import Placement, whole
 from inferential.models.readiness import Readiness
 from inferential.models.routing import PATIENCE_S, STATE_PATIENCE_S, Router
 from inferential.replica.condition import HUNG_AFTER_S
-from inferential.scheduler.request import QUEUED, InferenceRequest, Refusal, family_of
+from inferential.scheduler.request import QUEUED, InferenceRequest, Refusal, family_of, is_of
 from inferential.scheduler.running import Capacity
 
 if TYPE_CHECKING:
@@ -150,6 +150,10 @@ class Routes(Readiness):
         parts = self.parts_of(pool_id)
         return sum(map(self._engine.waiting, parts)), sum(map(self._engine.inflight, parts))
 
+    def model_of(self, pool: str) -> str:
+        """Returns the model that a pool is of."""
+        return next((one.model_id for one in self.lineup.pools() if is_of(pool, one.pool_id)), family_of(pool))
+
     def pools_of(self, model_id: str) -> list[str]:
         """Returns all pools of a model, with those of replicas; the model's own where it has no other."""
         pools = [pool.pool_id for pool in self.lineup.pools() if pool.model_id == model_id] or [model_id]
@@ -242,6 +246,8 @@ class Routes(Readiness):
     def _place(self, request: InferenceRequest, pool: str) -> None:
         """Gives a waiting request to a pool, or to the replica of it that has its robot's state."""
         request.keeps_state = pool in self._stateful
+        if self._stateful:
+            self._leave_state(request.model_id, request.client_id, pool)
         request.pool = self._part(pool, request.client_id) if request.keeps_state else pool
         if request.keeps_state:
             request.pace_s = math.inf
@@ -251,7 +257,7 @@ class Routes(Readiness):
 
     def _fallback(self, pool: str) -> str | None:
         """Returns the pool that answers for one that cannot: of its model's fallback, or of that one's, and so on."""
-        model_id = family_of(pool)
+        model_id = self.model_of(pool)
         tried = {model_id}
         while (plan := self.lineup.plans.get(model_id)) is not None and plan.fallback is not None:
             model_id = plan.fallback
@@ -287,9 +293,16 @@ class Routes(Readiness):
             pool = self.lineup.pool(model_id, version) or self.lineup.pool(model_id) or model_id
         if pool in self.unready:
             pool = self._fallback(pool) or pool
-        if pool in self._stateful:
-            return self._part(pool, client_id)
-        return pool
+        if not self._stateful:
+            return pool
+        self._leave_state(model_id, client_id, pool)
+        return self._part(pool, client_id) if pool in self._stateful else pool
+
+    def _leave_state(self, model_id: str, client_id: str, pool: str) -> None:
+        """Ends a robot's session where another pool answers it now: what it comes back to would not be its state."""
+        former = self._placement.moved(model_id, client_id, pool if pool in self._stateful else None)
+        if former is not None:
+            self._dispatcher.leave_session(former, client_id)
 
     def keeps_state(self, pool: str) -> bool:
         """Returns whether a pool that `route` gave is a replica of a model that keeps state."""
@@ -314,7 +327,7 @@ class Routes(Readiness):
         if plan is None or request.keeps_state:
             return False  # what a model with state has begun with is not run again
         active = self.lineup.pool(request.model_id)
-        other = active if request.pool != active and family_of(request.pool) == request.model_id else None
+        other = active if request.pool != active and is_of(request.pool, request.model_id) else None
         if other is None and request.pool in self.unready:
             other = self._fallback(request.pool)
         if other is None or other == request.pool or other in self._conditions.down:

@@ -80,7 +80,9 @@ class Trials:
         counts = by_version.setdefault(version, Counts(window))
         for one in outcomes:
             counts.note(one.latency_ms, missed=one.missed, error=one.error)
-        if version == active or plan.limits is None or (model_id, version) in self.aborted:
+        if version == active or version not in plan.trials or plan.limits is None:
+            return None  # such as the one before, which some robots have still
+        if (model_id, version) in self.aborted:
             return None
         why = verdict(plan.limits, counts, by_version.setdefault(active, Counts(window)))
         if why is not None:

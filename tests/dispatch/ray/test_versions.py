@@ -67,7 +67,7 @@ def scaled(cluster: Any) -> Any:
         "remembers": deployment(Scaled).bind(1.0),
     }
     for name, app in apps.items():
-        serve.run(app, name=name, route_prefix=None, _blocking=False)
+        serve.run(app, name=name, route_prefix=None)
     yield
     for name in apps:
         serve.delete(name)

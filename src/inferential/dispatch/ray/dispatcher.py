@@ -148,16 +148,15 @@ class RayDispatcher(Dispatcher):
         self._retired.clear()
         for table in (self._links, self._listed, self._by_path, self._handles, self._resolved, self._tasks):
             table.clear()
-        loop = asyncio.get_running_loop()
         if self._context is not None:
-            await loop.run_in_executor(None, self._context.term)
+            await asyncio.to_thread(self._context.term)
             self._context = None
         if self._started_ray:
             self._started_ray = False
-            await loop.run_in_executor(None, ray.shutdown)
+            await asyncio.to_thread(ray.shutdown)
 
     def check_model(self, model_id: str, model: Any) -> None:
-        """Raises ValueError for what is not on Ray Serve, or where all that is there is served anyway."""
+        """As in `Dispatcher`."""
         if self._models is None:
             raise ValueError("models: this backend serves all that Serve runs")
         if not isinstance(model, str):
@@ -174,9 +173,8 @@ class RayDispatcher(Dispatcher):
 
     def unregister_model(self, model_id: str) -> None:
         """Serves a model no more; its deployment goes on."""
-        if self._models is not None:
-            self._models.pop(model_id, None)
-        self._resolved.pop(model_id, None)
+        for table in (self._models or {}, self._resolved):
+            table.pop(model_id, None)
         self._on_change()
 
     # What there is
@@ -224,16 +222,19 @@ class RayDispatcher(Dispatcher):
 
     def keeps_state(self, model_id: str) -> bool:
         """Returns whether a replica with an endpoint takes the robots' sessions."""
-        found = self._target(model_id)
-        if found is None or not self._is_direct(found):
-            return False
-        return any(self._greeting(name).keeps_state for name in self._up(found))
+        names = self._links.keys() & set(self.replicas(model_id))
+        return any(self._links[name].up and self._greeting(name).keeps_state for name in names)
 
     def end_session(self, client_id: str) -> None:
         """Ends the sessions of a robot that is gone."""
         super().end_session(client_id)
         for link in self._links.values():
             link.end_session(client_id)
+
+    def leave_session(self, model_id: str, client_id: str) -> None:
+        """As in `Dispatcher`."""
+        for name in self._links.keys() & set(self.replicas(model_id)):
+            self._links[name].end_session(client_id)
 
     def _target(self, model_id: str) -> Deployment | None:
         if model_id not in self._resolved and "%" in model_id:
