@@ -29,7 +29,7 @@ from inferential.sim.robots import CartPole
 
 ROBOTS = 16
 _LEAST_S = 8.0
-_TURNS = 5
+_TURNS = 3
 _SETTLES_S = 1.0
 _AFTER_S = 2.0  # what happens, happens then
 _TARGET = "bench.rollout_models:Policy"
@@ -53,7 +53,7 @@ class _Seen:
 def run(seconds: float) -> dict[str, Any]:
     """What each trial has cost the robots."""
     length_s = max(seconds, _LEAST_S)
-    return {**asyncio.run(_run(length_s)), "chunks": asyncio.run(rollout_chunks.run(2 * length_s))}
+    return {**asyncio.run(_run(length_s)), "chunks": asyncio.run(rollout_chunks.run(1.5 * length_s))}
 
 
 async def _run(length_s: float) -> dict[str, Any]:
