@@ -49,7 +49,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def settings(**known: Any) -> InferentialConfig:
-    return InferentialConfig.model_validate({"server": {"ready_wait_s": 20.0}, "models": {"known": known}})
+    return InferentialConfig.model_validate(
+        {"server": {"ready_wait_s": 30.0}, "scheduling": {"request_ttl_ms": 30_000}, "models": {"known": known}}
+    )
 
 
 def policy(**args: Any) -> dict[str, Any]:
@@ -81,11 +83,11 @@ async def ask(
     server: Server, client_id: str = "arm", model_id: str = "m", client_type: str = "", **options: Any
 ) -> Any:
     async with AsyncConnection(server.address, client_id, client_type) as connection:
-        model = connection.model(model_id, 5000.0, **options)
-        return await model.infer(20_000, state=np.ones(2, np.float32))
+        model = connection.model(model_id, 30_000.0, **options)
+        return await model.infer(30_000, state=np.ones(2, np.float32))
 
 
-async def until(what: Callable[[], Any], timeout_s: float = 20.0) -> None:
+async def until(what: Callable[[], Any], timeout_s: float = 30.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not what():  # noqa: ASYNC110 (of another process)
             await asyncio.sleep(0.01)
