@@ -234,7 +234,7 @@ async def test_a_robot_keeps_its_version_and_state_until_its_episode_ends(serve:
 @pytest.mark.parametrize("run", ["process", "thread"])
 async def test_a_robot_that_comes_back_to_a_version_begins_anew_there(serve: Serve, run: str) -> None:
     def versions(*clients: str) -> dict[str, Any]:
-        found = {name: model(args={"version": name}) for name in "abc"}
+        found = {name: model(args={"version": name}) for name in "ab"}
         return {"versions": found, "active": "a", "rollout": {"b": {"clients": ["", *clients]}}}
 
     run_of = {"run": run}

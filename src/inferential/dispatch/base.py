@@ -80,6 +80,7 @@ class WorkerUse:
         pid: of the process.
         memory_mb: resident memory.
         cpu_s: CPU time since it started.
+        gpu_memory_mb: memory of all GPUs; None where that is not known.
     """
 
     model_id: str
@@ -87,6 +88,7 @@ class WorkerUse:
     pid: int
     memory_mb: float
     cpu_s: float
+    gpu_memory_mb: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

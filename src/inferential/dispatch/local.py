@@ -167,9 +167,8 @@ class LocalDispatcher(Dispatcher):
             return [loaded]
         if not isinstance(model, ModelProcess):
             return [InProcessReplica(model_id, model, self._on_change)]
-        if self._inbox is None:
-            with contextlib.suppress(OSError):  # the platform has none, and payloads are copied
-                self._inbox = Inbox()
+        with contextlib.suppress(OSError):  # the platform has none, and payloads are copied
+            self._inbox = self._inbox or Inbox()
         envs = model.environments()
         names = [str(number) for number in range(len(envs))] if len(envs) > 1 else [""]
         workers = [
@@ -288,7 +287,8 @@ class LocalDispatcher(Dispatcher):
 
     def workers(self) -> list[WorkerUse]:
         """As in `Dispatcher`."""
-        return [use for model_id, models in self._models.items() for use in uses_of(model_id, models)]
+        self._gpus.latest()
+        return [use for one, models in self._models.items() for use in uses_of(one, models, self._gpus.memory_mb)]
 
     def nodes(self) -> list[NodeUse]:
         """Returns this machine with its GPUs, where the extra `gpu` is installed."""
