@@ -27,6 +27,7 @@ COMMANDS = {
     "models": "Show the models, their versions and how these compare.",
     "why": "Say why a robot's actions are late.",
     "replay": "Ask anew what robots asked, and compare the answers.",
+    "export": "Make a dataset to train policies on from recordings.",
     "check": "Validate a configuration and explain it.",
     "keys": "Make, list and revoke the keys of server and robots.",
     "profile": "Measure how long a model's calls take.",
