@@ -107,5 +107,6 @@ def test_this_software_and_others_drive_the_same_robots(peer: str) -> None:
     assert ["deadline_aware" in row for row in rows] == [True, False] * 2
     assert all(peer in row for row in rows[1::2])
     assert "4/4" in rows[0]
-    assert "0/4" not in rows[1]  # whether a peer keeps all of them up is what is measured
+    # How many 1.4.0 keeps up is what is measured: three of them at times, since this comparison was first run.
+    assert "4/4" in rows[1] or (peer == "1.4.0" and "0/4" not in rows[1])
     assert (saved.read_bytes() if saved.exists() else None) == before

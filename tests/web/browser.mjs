@@ -24,7 +24,7 @@ const commands = {
     await page.goto(url);
   },
   evaluate: ({ script }) => page.evaluate(script),
-  async wait({ script, timeout = 20000 }) {  // waitForFunction would be stopped by the page's content security policy
+  async wait({ script, timeout = 60000 }) {  // waitForFunction would be stopped by the page's content security policy
     const until = Date.now() + timeout;
     while (!(await page.evaluate(script).catch(() => false))) {
       if (Date.now() > until) throw new Error(`never true: ${script}`);

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -17,7 +18,7 @@ import aiohttp
 
 from inferential.dispatch.base import RemoteModelError
 from inferential.errors import InvalidObservation
-from inferential.policies.batching import stack
+from inferential.policies.batching import result_of, stack
 from inferential.policies.tensors import Array, TensorSpec, pick
 from inferential.proto.open_inference import HEADER_LENGTH, dtype_of, read_infer, write_infer
 
@@ -61,11 +62,7 @@ class KServeModel:
             ConnectionError: the server cannot be reached, or ended the connection during the call.
             TimeoutError: it did not answer within `timeout_s`.
         """
-        outcome = (await self.infer_batch([observation]))[0]
-        if isinstance(outcome, Exception):
-            raise outcome
-        found: dict[str, Any] = outcome
-        return found
+        return result_of((await self.infer_batch([observation]))[0])
 
     async def infer_batch(self, observations: Sequence[Mapping[str, Any]]) -> list[Any]:
         """Returns for each observation the outputs, or the error of one that does not fit.
@@ -73,21 +70,15 @@ class KServeModel:
         Raises:
             RemoteModelError, ConnectionError, TimeoutError: as `infer`.
         """
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                described = await self._describe()
-                if not described.max_batch_size:
-                    return await asyncio.gather(*(self._ask_alone(described, one) for one in observations))
-                outcomes, batches = stack(described.inputs, observations, described.max_batch_size)
-                answers = await asyncio.gather(*(self._ask(described, batch.arrays) for batch in batches))
-                for batch, answer in zip(batches, answers, strict=True):
-                    batch.put(answer, outcomes)
-                return outcomes
-        except TimeoutError:
-            raise TimeoutError(f"{self._url} did not answer within {self._timeout_s:g} s") from None
-        except aiohttp.ClientError as error:
-            self._described = None  # what serves there next may be another model
-            raise ConnectionError(f"{self._url} cannot be reached: {error}") from error
+        async with self._asking():
+            described = await self._describe()
+            if not described.max_batch_size:
+                return await asyncio.gather(*(self._ask_alone(described, one) for one in observations))
+            outcomes, batches = stack(described.inputs, observations, described.max_batch_size)
+            answers = await asyncio.gather(*(self._ask(described, batch.arrays) for batch in batches))
+            for batch, answer in zip(batches, answers, strict=True):
+                batch.put(answer, outcomes)
+            return outcomes
 
     async def metadata(self) -> Mapping[str, Any]:
         """Returns inputs and outputs, as the server says.
@@ -95,13 +86,8 @@ class KServeModel:
         Raises:
             RemoteModelError, ConnectionError, TimeoutError: as `infer`.
         """
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                described = await self._describe()
-        except TimeoutError:
-            raise TimeoutError(f"{self._url} did not answer within {self._timeout_s:g} s") from None
-        except aiohttp.ClientError as error:
-            raise ConnectionError(f"{self._url} cannot be reached: {error}") from error
+        async with self._asking():
+            described = await self._describe()
         return {
             "platform": described.platform,
             "max_batch_size": described.max_batch_size or 1,
@@ -115,6 +101,18 @@ class KServeModel:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+
+    @asynccontextmanager
+    async def _asking(self) -> AsyncIterator[None]:
+        """Holds to `timeout_s`, and names the server in what goes wrong with the connection."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                yield
+        except TimeoutError:
+            raise TimeoutError(f"{self._url} did not answer within {self._timeout_s:g} s") from None
+        except aiohttp.ClientError as error:
+            self._described = None  # what serves there next may be another model
+            raise ConnectionError(f"{self._url} cannot be reached: {error}") from error
 
     async def _ask_alone(self, described: _Described, observation: Mapping[str, Any]) -> Any:
         try:

@@ -7,13 +7,11 @@ import contextlib
 import itertools
 import logging
 import secrets
-import socket
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
 from http import HTTPStatus
 from typing import Any, ClassVar, TypeVar
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -25,8 +23,8 @@ from inferential.config.tokens import KnownTokens
 from inferential.errors import InferentialError
 from inferential.gateway.base import Gateway, GatewayClient, describe_error
 from inferential.server import Server
+from inferential.server.http_listener import HttpListener
 from inferential.server.inprocess import InProcessConnection
-from inferential.server.tls import check_tls
 
 logger = logging.getLogger("inferential.gateway.http")
 
@@ -83,9 +81,7 @@ class HttpGateway(Gateway):
         super().__init__(server, config)
         self._config: HttpGatewayConfig = config
         self._tokens = KnownTokens(f"gateways.{self.name}.token", config.token)
-        self._socket: socket.socket | None = None
-        self._uvicorn: _Uvicorn | None = None
-        self._serving: asyncio.Task[None] | None = None
+        self._listener = HttpListener(f"gateways.{self.name}", config, limit_concurrency=_MAX_AT_ONCE)
         self._clients: dict[str, list[HttpClient]] = {}
         self._names = map(f"{self.name}-{secrets.token_hex(3)}-%d".__mod__, itertools.count(1))
 
@@ -100,52 +96,20 @@ class HttpGateway(Gateway):
     @property
     def address(self) -> str:
         """As http://HOST:PORT, or https:// with TLS; RuntimeError while it does not listen."""
-        if self._socket is None:
+        address = self._listener.address
+        if address is None:
             raise RuntimeError(f"the {self._config.title} does not listen; its address is known between start and stop")
-        host, port = self._socket.getsockname()[:2]
-        scheme = "http" if self._config.tls_certificate is None else "https"
-        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+        return address
 
     async def start(self) -> None:
         """Begins to listen; OSError if the address cannot be bound, or a file of TLS cannot be read."""
-        config = self._config
-        check_tls(f"gateways.{self.name}", config.tls_certificate, config.tls_key)
-        listening = socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET, socket.SOCK_STREAM)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind((config.host, config.port))
-            listening.listen(128)
-        except OSError as error:
-            listening.close()
-            where = f"{config.host}:{config.port}"
-            text = f"gateways.{self.name}: cannot listen on {where}: {error.strerror}"
-            raise OSError(error.errno, text) from error
-        self._socket = listening
-        self._uvicorn = _Uvicorn(
-            uvicorn.Config(
-                Starlette(routes=self.routes()),
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                timeout_graceful_shutdown=1,
-                limit_concurrency=_MAX_AT_ONCE,
-                ws="none",
-                ssl_certfile=config.tls_certificate,
-                ssl_keyfile=config.tls_key,
-            )
-        )
-        self._serving = asyncio.get_running_loop().create_task(self._uvicorn.serve([listening]))
+        await self._listener.start(Starlette(routes=self.routes()))
 
     async def stop(self) -> None:
         """Ends all connections. Idempotent."""
-        if self._socket is None or self._uvicorn is None or self._serving is None:
-            return
         for client in [one for group in self._clients.values() for one in group]:
             self.forget(client)
-        self._uvicorn.should_exit = True
-        await self._serving
-        self._socket.close()
-        self._socket = None
+        await self._listener.stop()
 
     def answering(self, answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
         """Returns an endpoint that answers every request: what `answer` returns, or the error that it raised."""
@@ -323,11 +287,3 @@ async def _left(request: Request) -> None:
     """Returns when the client has closed its connection."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-class _Uvicorn(uvicorn.Server):
-    """Leaves signals to the policy server."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield

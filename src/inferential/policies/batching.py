@@ -34,6 +34,23 @@ def run_rows(
     return outcomes
 
 
+def run_row(specs: Sequence[TensorSpec], observation: Mapping[str, Any], run: Run) -> dict[str, Any]:
+    """Returns the result of one observation, which runs alone.
+
+    Raises:
+        InvalidObservation: it does not fit the inputs.
+        ValueError: an output has not one row.
+    """
+    return result_of(run_rows(specs, [observation], run)[0])
+
+
+def result_of(outcome: dict[str, Any] | Exception) -> dict[str, Any]:
+    """Returns the outcome of an observation where it is a result; raises it where it is an error."""
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Observations of one form.

@@ -1,9 +1,10 @@
-"""What can be wrong with a policy's file before anything reads it."""
+"""What can be wrong with a policy's file and options before anything reads it."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from inferential.errors import InferentialError
 
@@ -23,6 +24,16 @@ def policy_file(path: str) -> str:
         what = "is a folder" if found.is_dir() else "does not exist"
         raise PolicyFileError(f"{path} {what}: expected a file, from {Path.cwd()} or by its whole path")
     return str(found)
+
+
+def check_count(name: str, value: Any) -> None:
+    """Checks an option that counts something.
+
+    Raises:
+        ValueError: naming it, where it is no whole number above 0.
+    """
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{name}: expected a whole number above 0, got {value!r}")
 
 
 def missing_package(error: ModuleNotFoundError, wanted: str) -> PolicyFileError:

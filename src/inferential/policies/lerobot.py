@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from inferential.errors import InvalidObservation
-from inferential.policies.files import PolicyFileError, missing_package
+from inferential.policies.batching import result_of
+from inferential.policies.files import PolicyFileError, check_count, missing_package
 from inferential.policies.tensors import Array, TensorSpec, pick
 
 DEFAULT_MAX_BATCH_SIZE = 8
@@ -53,8 +54,7 @@ def open_lerobot(
         PolicyFileError: there is no such policy, or LeRobot cannot load it.
         ValueError: naming the argument.
     """
-    if type(max_batch_size) is not int or max_batch_size < 1:
-        raise ValueError(f"max_batch_size: expected a whole number above 0, got {max_batch_size!r}")
+    check_count("max_batch_size", max_batch_size)
     folder = Path(path).expanduser()
     if not (folder / "config.json").is_file():
         raise PolicyFileError(f"{path} has no config.json: expected a folder of a policy's save_pretrained()")
@@ -255,7 +255,7 @@ class LeRobotPolicy(_SavedPolicy):
 
     def infer(self, observation: Mapping[str, Any]) -> Any:
         """Returns one robot's chunk; raises InvalidObservation where the observation does not fit the inputs."""
-        return _or_raise(self.answers([observation], [None])[0])
+        return result_of(self.answers([observation], [None])[0])
 
     def infer_batch(self, observations: Sequence[Mapping[str, Any]]) -> list[Any]:
         """Returns for each observation a chunk of actions, or the error of one that does not fit."""
@@ -267,17 +267,11 @@ class LeRobotHistoryPolicy(_SavedPolicy):
 
     def infer(self, observation: Mapping[str, Any], session: Any) -> Any:
         """Returns one robot's chunk; raises InvalidObservation where the observation does not fit the inputs."""
-        return _or_raise(self.answers([observation], [session])[0])
+        return result_of(self.answers([observation], [session])[0])
 
     def infer_batch(self, observations: Sequence[Mapping[str, Any]], sessions: Sequence[Any]) -> list[Any]:
         """Returns for each observation a chunk of actions, or the error of one that does not fit."""
         return self.answers(observations, sessions)
-
-
-def _or_raise(outcome: Any) -> Any:
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome
 
 
 def _resized(image: Array, height: int, width: int) -> Any:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from inferential.policies.batching import run_rows
-from inferential.policies.files import PolicyFileError, missing_package, policy_file
+from inferential.policies.batching import run_row, run_rows
+from inferential.policies.files import PolicyFileError, check_count, missing_package, policy_file
 from inferential.policies.tensors import TEXT, Array, TensorSpec, pick
 
 if TYPE_CHECKING:
@@ -51,10 +51,9 @@ def open_onnx(
         PolicyFileError: there is no such file, onnxruntime cannot read it, or it has inputs that no robot sends.
         ValueError: naming the argument.
     """
-    if type(max_batch_size) is not int or max_batch_size < 1:
-        raise ValueError(f"max_batch_size: expected a whole number above 0, got {max_batch_size!r}")
-    if threads is not None and (type(threads) is not int or threads < 1):
-        raise ValueError(f"threads: expected a whole number above 0, got {threads!r}")
+    check_count("max_batch_size", max_batch_size)
+    if threads is not None:
+        check_count("threads", threads)
     session = _session(path, threads, providers)
     first = [one.shape[0] if one.shape else None for one in session.get_inputs()]
     scalar = any(not one.shape for one in session.get_inputs())
@@ -121,10 +120,7 @@ class OnnxPolicy:
             InvalidObservation: it does not fit the inputs.
         """
         if self._has_batch_axis:
-            outcome = run_rows(self.inputs, [observation], self._run)[0]
-            if isinstance(outcome, Exception):
-                raise outcome
-            return outcome
+            return run_row(self.inputs, observation, self._run)
         return dict(self._run(pick(self.inputs, observation)))
 
     def _run(self, arrays: dict[str, Array]) -> dict[str, Array]:

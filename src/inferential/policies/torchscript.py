@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inferential.policies.batching import run_rows
-from inferential.policies.files import PolicyFileError, missing_package, policy_file
+from inferential.policies.batching import run_row, run_rows
+from inferential.policies.files import PolicyFileError, check_count, missing_package, policy_file
 from inferential.policies.tensors import Array, TensorSpec, specs_of
 
 if TYPE_CHECKING:
@@ -45,16 +45,14 @@ def open_torchscript(
         PolicyFileError: there is no such file, or torch cannot read it.
         ValueError: naming the argument.
     """
-    if type(max_batch_size) is not int or max_batch_size < 1:
-        raise ValueError(f"max_batch_size: expected a whole number above 0, got {max_batch_size!r}")
+    check_count("max_batch_size", max_batch_size)
     try:
         import torch
     except ModuleNotFoundError as error:
         raise missing_package(error, "torch") from error
     file = policy_file(path)
     if threads is not None:
-        if type(threads) is not int or threads < 1:
-            raise ValueError(f"threads: expected a whole number above 0, got {threads!r}")
+        check_count("threads", threads)
         torch.set_num_threads(threads)
     try:
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -120,10 +118,7 @@ class TorchScriptPolicy:
         Raises:
             InvalidObservation: it does not fit the inputs.
         """
-        outcome = run_rows(self.inputs, [observation], self._run)[0]
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
+        return run_row(self.inputs, observation, self._run)
 
     def infer_batch(self, observations: Sequence[Mapping[str, Any]]) -> list[Any]:
         """Returns for each observation the outputs, or the error of one that does not fit."""

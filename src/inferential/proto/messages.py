@@ -170,7 +170,7 @@ def write_response(
     Raises:
         TypeError, ValueError: the wire cannot carry a value; the message names its key.
     """
-    tensors, metadata, signature = content_of(values)
+    tensors, metadata, signature = arrays_alone(values) or mixed_content(values)
     message = pb.ModelResponse()
     message.response_id = response_id
     message.timestamp_ns = timestamp_ns

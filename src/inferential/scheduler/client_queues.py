@@ -173,7 +173,9 @@ class ClientQueues:
 
     def _enter(self, request: InferenceRequest, rank: int, now: float, *, retried: bool = False) -> None:
         key = request.connection or request.client_id, request.pool
-        queue = self._client_queues.setdefault(key, ClientQueue())
+        queue = self._client_queues.get(key)
+        if queue is None:
+            queue = self._client_queues[key] = ClientQueue()
         self._ages.push(request, request.received_at, request.arrival)
         self._ranks[request] = rank
         self._held_bytes += len(request.payload)

@@ -39,12 +39,14 @@ class ClientQueue:
 
     Attributes:
         since: when the client began to wait.
+        turns: the order in which its turn stands; None: in none, as while its request is passed over.
     """
 
-    __slots__ = ("late", "live", "since")
+    __slots__ = ("late", "live", "since", "turns")
 
     def __init__(self, since: float) -> None:
         self.since: float = since
+        self.turns: LazyHeap[ClientQueue] | None = None
         self.live: OrderedDict[InferenceRequest, None] = OrderedDict()
         self.late: OrderedDict[InferenceRequest, None] = OrderedDict()
 
@@ -214,7 +216,7 @@ class SloLane(Lane):
     def pass_over(self, request: InferenceRequest) -> None:
         """Hides a live request, and its client's turn, from the orders until `end_of_choice`."""
         self._live.discard(request)
-        self._turns.discard(self._client_queues[request.client_id])
+        self._hide(self._client_queues[request.client_id])
         self._passed_over.append(request)
 
     def end_of_choice(self) -> None:
@@ -228,9 +230,14 @@ class SloLane(Lane):
         request = queue.first()
         weight = weight_of(request) if self._weighted else 1.0
         turn = queue.since + (request.deadline - request.received_at) / 2 + self._starvation_s * (1 - weight / 2)
-        self._turns.discard(queue)
-        self._all_late.discard(queue)
-        (self._turns if queue.live else self._all_late).push(queue, turn, request.arrival)
+        self._hide(queue)
+        queue.turns = self._turns if queue.live else self._all_late
+        queue.turns.push(queue, turn, request.arrival)
+
+    def _hide(self, queue: ClientQueue) -> None:
+        if queue.turns is not None:
+            queue.turns.discard(queue)
+            queue.turns = None
 
     def _remove(self, request: InferenceRequest) -> None:
         queue = self._client_queues[request.client_id]
@@ -241,12 +248,12 @@ class SloLane(Lane):
         else:
             del queue.late[request]
             self._late.discard(request)
-            self._infeasible_from.discard(request)
+            if request.late == "refuse":
+                self._infeasible_from.discard(request)
 
     def _drop(self, client_id: str, queue: ClientQueue) -> None:
         del self._client_queues[client_id]
-        self._turns.discard(queue)
-        self._all_late.discard(queue)
+        self._hide(queue)
 
 
 def _just_after(instant: float) -> float:

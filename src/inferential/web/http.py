@@ -5,16 +5,12 @@ The content is made in `feed` and `telemetry.prometheus`.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
-import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from importlib import resources
 from typing import Any, ClassVar
 from urllib.parse import parse_qs
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
@@ -25,8 +21,8 @@ from inferential.config.exposure import is_loopback
 from inferential.config.services import HttpConfig, ServiceConfig
 from inferential.config.tokens import KnownToken
 from inferential.server import Server
+from inferential.server.http_listener import HttpListener
 from inferential.server.service import Service
-from inferential.server.tls import check_tls
 from inferential.telemetry.prometheus import CONTENT_TYPE, Exporter
 from inferential.web.feed import Feed
 
@@ -61,18 +57,15 @@ class HttpServer(Service):
         super().__init__(server, config)
         self._feed = Feed(server)
         self._exporter = Exporter(server)
-        self._socket: socket.socket | None = None
-        self._uvicorn: _Uvicorn | None = None
-        self._serving: asyncio.Task[None] | None = None
+        self._listener = HttpListener("http", config)
 
     @property
     def address(self) -> str:
         """Its URL, as http://HOST:PORT, or https:// with TLS; raises RuntimeError while it does not listen."""
-        if self._socket is None:
+        address = self._listener.address
+        if address is None:
             raise RuntimeError("the page is not served: its address is known from start() to stop()")
-        host, port = self._socket.getsockname()[:2]
-        scheme = "http" if self._config.tls_certificate is None else "https"
-        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+        return address
 
     def announcement(self) -> str:
         """Returns its URL."""
@@ -84,46 +77,17 @@ class HttpServer(Service):
         Raises:
             OSError: the address cannot be bound, or a file of TLS cannot be read.
         """
+        await self._listener.start(self._app())
         config = self._config
-        check_tls("http", config.tls_certificate, config.tls_key)
-        family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-        listening = socket.socket(family, socket.SOCK_STREAM)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind((config.host, config.port))
-            listening.listen(128)  # from here on connections are accepted
-        except OSError as error:
-            listening.close()
-            where = f"{config.host}:{config.port}"
-            raise OSError(error.errno, f"http: cannot listen on {where}: {error.strerror}") from error
         if config.token is None and not is_loopback(config.host):
             logger.warning(
                 "http.host: any client that reaches %s can read the page; set http.token to restrict it", config.host
             )
-        self._socket = listening
-        self._uvicorn = _Uvicorn(
-            uvicorn.Config(
-                self._app(),
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                timeout_graceful_shutdown=1,
-                ws="none",
-                ssl_certfile=config.tls_certificate,
-                ssl_keyfile=config.tls_key,
-            )
-        )
-        self._serving = asyncio.get_running_loop().create_task(self._uvicorn.serve([listening]))
 
     async def stop(self) -> None:
         """Closes all connections; does nothing if it is stopped already."""
-        if self._socket is None or self._uvicorn is None or self._serving is None:
-            return
         self._feed.close()
-        self._uvicorn.should_exit = True
-        await self._serving
-        self._socket.close()
-        self._socket = None
+        await self._listener.stop()
 
     def _app(self) -> ASGIApp:
         routes = [
@@ -226,11 +190,3 @@ class _Guarded:
 def _bearer(request: Request) -> str:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
-
-
-class _Uvicorn(uvicorn.Server):
-    """Leaves signals to the policy server."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield

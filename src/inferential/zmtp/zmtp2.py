@@ -38,6 +38,7 @@ class Zmtp2Handshake:
         if number >= len(_SOCKET_TYPES):
             raise ProtocolError(f"peer has socket type {number}, which ZMTP 2 does not know")
         self._peer_type = _SOCKET_TYPES[number]
+        self._ready(b"")  # the wrong type is refused at once, not when it has sent its identity
         return bytes((_SOCKET_TYPES.index(self._socket_type),)) + b"\0\0"  # an empty identity, as a frame
 
     def receive(self, command: bytes) -> bytes:
@@ -47,11 +48,14 @@ class Zmtp2Handshake:
         """Takes the peer's first message, which is its identity.
 
         Raises:
-            ProtocolError: it has more frames, or the peer's socket type cannot connect to this end's.
+            ProtocolError: it has more frames, or is not an identity.
         """
         if len(frames) != 1:
             raise ProtocolError(f"expected the identity as one frame, as ZMTP 2 has it, got {len(frames)}")
-        self.peer = ready_of({b"socket-type": self._peer_type, b"identity": bytes(frames[0])}, self._socket_type)
+        self.peer = self._ready(bytes(frames[0]))
+
+    def _ready(self, identity: bytes) -> Ready:
+        return ready_of({b"socket-type": self._peer_type, b"identity": identity}, self._socket_type)
 
     def wire(self, max_frame_bytes: int | None, max_frames: int) -> Wire | None:
         return None

@@ -42,13 +42,14 @@ class CachedEnvelope(Generic[Slot]):
         policy: for the reader of these observations, to keep what follows from the constant fields.
     """
 
-    __slots__ = ("_parts", "_size", "constant", "payload_end", "policy", "slots")
+    __slots__ = ("_parts", "_size", "_stamp_at", "constant", "payload_end", "policy", "slots")
 
     def __init__(
         self, parts: list[bytes], size: int, constant: ConstantFields, slots: Sequence[Slot], payload_end: int
     ) -> None:
         self._parts = parts
         self._size = size
+        self._stamp_at = slice(size + len(_STAMP_TAG), size + len(_STAMP_TAG) + STAMP_BYTES)
         self.constant: ConstantFields = constant
         self.slots: Sequence[Slot] = slots
         self.payload_end: int = payload_end
@@ -99,8 +100,7 @@ class CachedEnvelope(Generic[Slot]):
     def varying(self, envelope: bytes) -> pb.Observation | None:
         """Returns the varying fields of an envelope; None where its constant part is another."""
         size = self._size
-        stamp = envelope[size + 1 : size + 1 + STAMP_BYTES]
-        if stamp.join(self._parts) != envelope[:size]:
+        if envelope[self._stamp_at].join(self._parts) != envelope[:size]:
             return None
         sent = envelope[size:]
         try:
