@@ -37,6 +37,7 @@ _OWN = {
     },
     SERVICES: {
         "recording": "inferential.recording.recorder:Recorder",
+        "foxglove": "inferential.recording.live:FoxgloveServer",
         "otlp": "inferential.telemetry.otlp:Telemetry",
         "http": "inferential.web.http:HttpServer",
     },

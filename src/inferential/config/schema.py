@@ -20,6 +20,7 @@ from inferential.config.addresses import Bind, ListenAddress, listen_addresses
 from inferential.config.clients import ClientDefaults as ClientDefaults  # names of this module for its users
 from inferential.config.clients import ClientEntry as ClientEntry
 from inferential.config.clients import ClientsConfig as ClientsConfig
+from inferential.config.foxglove import FoxgloveConfig
 from inferential.config.gateways import ActConfig, KServeConfig, LeRobotConfig
 from inferential.config.models import ModelConfig as ModelConfig
 from inferential.config.models import ModelsConfig as ModelsConfig
@@ -286,6 +287,8 @@ class InferentialConfig(Section):
     """Keys and encryption."""
     recording: Annotated[RecordingConfig | None, Effect.LIVE] = None
     """What robots send and are answered, as MCAP files; off unless the section is present."""
+    foxglove: Annotated[FoxgloveConfig | None, Effect.ON_RESTART] = None
+    """What robots send and are answered, live in Foxglove; off unless the section is present."""
     http: Annotated[HttpConfig | None, Effect.ON_RESTART] = None
     """The live page, metrics and health over HTTP; off unless the section is present."""
     otlp: Annotated[OtlpConfig | None, Effect.ON_RESTART] = None
