@@ -22,7 +22,9 @@ models:
         c: {target: "policies:make_with_options", args: {scale: 3}}
       active: a
       shadow: b
-    n: {target: "policies:echo"}
+    n:
+      target: "policies:echo"
+      inputs: {state: {dtype: float32, shape: [-1]}, task: {dtype: string}}
 """
 
 
@@ -39,11 +41,14 @@ def test_models_and_their_versions_are_shown(start: Start, place: Path, run: Any
         time.sleep(0.05)
     for words in (("m", "a", "active", "ready"), ("m", "b", "shadow"), ("m", "c", "idle", "stopped"), ("n", "active")):
         assert any(all(word in line.split() for word in words) for line in shown.out.splitlines()), (words, shown.out)
+    assert re.search(r"n +state: float32 \[\*\], task: string of any shape", shown.out)
     compared = run("models", url[0], "--diff")
     assert compared.code == 0
     assert "median ms" in compared.out
     found = json.loads(run("models", url[0], "--json").out)
     assert [one["version"] for one in found[0]["versions"]] == ["a", "b", "c"]
+    assert found[1]["inputs"][0] == {"name": "state", "dtype": "float32", "shape": [-1]}
+    assert found[1]["outputs"] == []
 
 
 def test_no_page_is_an_error(run: Any) -> None:

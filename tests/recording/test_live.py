@@ -132,7 +132,7 @@ async def test_the_fleet_has_a_topic_of_its_own() -> None:
     assert [client["client_id"] for client in fleet["clients"]] == ["arm-01"]
 
 
-async def test_nobody_who_looks_costs_no_copy() -> None:
+async def test_without_a_subscription_no_payload_is_copied() -> None:
     async with shown() as (server, live, viewer):
         async with asking(server):
             await viewer.wait_for(f"{ROBOT}/answer")

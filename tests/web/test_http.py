@@ -92,6 +92,12 @@ async def test_status_is_that_of_the_server(opened: Open) -> None:
     assert reported["sizes"]["clients"] == 1
 
 
+async def test_models_say_what_they_take(opened: Open) -> None:
+    async with opened() as (_, page):
+        code, _, body = await get(page, "/api/models")
+    assert (code, json.loads(body)) == (200, {name: {"inputs": [], "outputs": []} for name in ("arm", "leg")})
+
+
 async def test_the_stream_tells_the_status_and_then_what_is_new(opened: Open) -> None:
     async with opened() as (server, _):
         await drive(server, "robot-1")

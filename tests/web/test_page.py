@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -22,6 +22,9 @@ TIMEOUT_S = 3.0  # until a silent robot is gone; a busy browser is to see it ove
 
 class Policy:
     max_batch_size = 8
+    metadata: ClassVar[dict[str, Any]] = {
+        "inputs": [{"name": "state", "dtype": "float32", "shape": [7]}, {"name": "task", "dtype": "string"}]
+    }
 
     def infer_batch(self, observations: list[dict[str, Any]]) -> list[Any]:
         return [{"actions": np.zeros((10, 7), np.float32)} for _ in observations]
@@ -117,6 +120,8 @@ def test_it_shows_the_fleet_live_and_a_robot_that_stops_as_overdue_and_then_gone
     assert browser.evaluate(f"{STATE_OF_0}.cells[3].textContent") == "50"
     assert browser.evaluate("document.querySelector('#models h3').textContent") == "arm"
     browser.wait("document.querySelectorAll('.sizes tbody tr').length > 0")
+    takes = "takes state: float32 [7], task: string of any shape"
+    browser.wait(f"document.querySelector('.tensors').textContent === '{takes}'")
     robots.stop()
     browser.wait(f"{STATE_OF_0}.dataset.state === 'overdue'")
     browser.wait(f"{STATE_OF_0}.dataset.state === 'gone'")

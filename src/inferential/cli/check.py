@@ -12,7 +12,7 @@ import typer
 from pydantic_core import PydanticUndefined
 
 from inferential.cli.errors import CliError
-from inferential.cli.output import print_json, print_line, print_rows
+from inferential.cli.output import print_json, print_line, print_rows, tensors_text
 from inferential.cli.preflight import listeners, missing_packages, preflight, strategy_problem
 from inferential.cli.settings import targets
 from inferential.cli.targets import RAY, try_model
@@ -76,7 +76,7 @@ def check(
     else:
         _print(subject, problems, explained, listening)
         if models and not problems:
-            rows = [(one, _tensors(said["inputs"]), _tensors(said["outputs"])) for one, said in models.items()]
+            rows = [(one, tensors_text(said["inputs"]), tensors_text(said["outputs"])) for one, said in models.items()]
             print_rows(("model", "takes", "gives"), rows)
         for warning in [] if problems else warnings:
             print_line(f"warning: {warning}", "yellow")
@@ -98,18 +98,6 @@ def _import(loaded: Loaded, models: dict[str, dict[str, Any]]) -> list[Problem]:
             source = loaded.source_of(("models", "known", model_id, "target"))
             problems.append(Problem(f"models.known.{model_id}.target", str(error), source))
     return problems
-
-
-def _tensors(described: list[Any]) -> str:
-    """Returns tensors as "state: float32 [3]", whatever form a model of one's own gives them."""
-    texts = []
-    for one in described:
-        if not isinstance(one, dict) or "name" not in one:
-            return str(described)
-        shape = one.get("shape")
-        sizes = "any shape" if shape is None else f"[{', '.join('*' if size == -1 else str(size) for size in shape)}]"
-        texts.append(f"{one['name']}: {one.get('dtype') or 'any dtype'} {sizes}")
-    return ", ".join(texts)
 
 
 def _explained(loaded: Loaded) -> list[dict[str, Any]]:

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from inferential.cli.output import print_rows, printable
-from inferential.cli.page import CERTIFICATE_HELP, TOKEN_HELP, Page, read_status
+from inferential.cli.output import print_rows, printable, tensors_text
+from inferential.cli.page import CERTIFICATE_HELP, TOKEN_HELP, Page, read_status, read_tensors
 
 EXAMPLES = (
     "inferential models",
@@ -37,12 +37,16 @@ def models(
 ) -> None:
     """Show the models, their versions and how these compare.
 
-    State, since when, and why.
+    State, since when, and why; and what each takes and gives, where it says it.
 
     With --diff also what became of each version's requests, and how far the
     actions of the one in the shadow are from those that robots got.
     """
-    found = read_status(Page(url, token, certificate))["models"]
+    page = Page(url, token, certificate)
+    found = read_status(page)["models"]
+    said = read_tensors(page)
+    for model in found:
+        model.update(said.get(model["model_id"], {"inputs": [], "outputs": []}))
     if as_json:
         print(json.dumps(found))
         return
@@ -57,6 +61,12 @@ def models(
                     print_rows(("dimension", "mean difference", "largest"), _dimensions(version))
         return
     print_rows(_STATES, [row for model in found for row in _states(model)])
+    if typed := [one for one in found if one["inputs"] or one["outputs"]]:
+        rows = [
+            tuple(map(printable, (one["model_id"], tensors_text(one["inputs"]), tensors_text(one["outputs"]))))
+            for one in typed
+        ]
+        print_rows(("model", "takes", "gives"), rows)
 
 
 _STATES = ("model", "version", "role", "state", "for", "robots", "why")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from inferential.cli.errors import CliError
+from inferential.policies.tensors import read_specs
 
 logger: logging.Logger = logging.getLogger("inferential")
 
@@ -29,6 +30,11 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """Does the same for text that may have several lines, and tabs in them."""
     return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
+
+
+def tensors_text(said: list[Any]) -> str:
+    """Returns inputs or outputs of a model's metadata as "state: float32 [3]", whatever form a model gives them."""
+    return ", ".join(map(str, read_specs(said))) or (str(said) if said else "")
 
 
 def wants_rich() -> bool:

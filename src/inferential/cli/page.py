@@ -29,6 +29,10 @@ class Page:
     certificate: Path | None
 
 
+class _NotFound(CliError):
+    """There is a page, without what was asked for."""
+
+
 def read_status(page: Page) -> dict[str, Any]:
     """Returns the status now.
 
@@ -38,6 +42,21 @@ def read_status(page: Page) -> dict[str, Any]:
     connection, response = _get(page, "/api/status")
     with closing(connection):
         return _read(page.url, response.read())
+
+
+def read_tensors(page: Page) -> dict[str, Any]:
+    """Returns {"inputs", "outputs"} by model id, of models that are ready; {} of a server that does not tell.
+
+    Raises:
+        CliError: there is no page, or it asks for something else.
+    """
+    try:
+        connection, response = _get(page, "/api/models")
+    except _NotFound:
+        return {}
+    with closing(connection):
+        found: dict[str, Any] = json.loads(response.read())
+        return found
 
 
 def stream_status(page: Page) -> Iterator[dict[str, Any]]:
@@ -106,4 +125,5 @@ def _get(page: Page, path: str) -> tuple[http.client.HTTPConnection, http.client
     connection.close()
     if response.status == 401:
         raise CliError(f"{url} asks for a token: --token TOKEN, or INFERENTIAL_TOKEN")
-    raise CliError(f"{url}: HTTP {response.status} {body}")
+    kind = _NotFound if response.status == 404 else CliError
+    raise kind(f"{url}: HTTP {response.status} {body}")

@@ -16,6 +16,7 @@ from inferential.cli.errors import CliError
 from inferential.config.backends import scheme_of
 from inferential.config.extensions import BACKENDS, extension_names, load_extension
 from inferential.config.schema import ModelConfig
+from inferential.config.tensors import with_declared
 from inferential.dispatch.local import LocalDispatcher
 from inferential.replica.outcomes import ModelLoadError
 from inferential.replica.spec import ModelInline, ModelLoader, ModelProcess, ModelThread
@@ -108,7 +109,8 @@ def try_model(model_id: str, target: str, config: ModelConfig | None) -> Mapping
         dispatcher = LocalDispatcher({model_id: load_model(model_id, target, config)})
         await dispatcher.start()
         try:
-            return {} if scheme_of(target) is not None else await dispatcher.model_metadata(model_id)
+            said = {} if scheme_of(target) is not None else await dispatcher.model_metadata(model_id)
+            return said if config is None else with_declared(said, config.inputs, config.outputs)
         finally:
             await dispatcher.close()
 

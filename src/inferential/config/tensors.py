@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
@@ -26,3 +27,22 @@ class TensorConfig(Section):
     def declared(self) -> dict[str, Any]:
         """Returns it as `policies.tensors.specs_of` takes it."""
         return {"dtype": self.dtype, "shape": self.shape}
+
+
+def with_declared(
+    metadata: Mapping[str, Any], inputs: Mapping[str, TensorConfig], outputs: Mapping[str, TensorConfig]
+) -> dict[str, Any]:
+    """Returns what a model says of itself, with the tensors that a configuration declares in place of its own.
+
+    Args:
+        metadata: of the model.
+        inputs, outputs: as declared, by name; empty: what the model says holds.
+    """
+    found = dict(metadata)
+    for key, declared in (("inputs", inputs), ("outputs", outputs)):
+        if declared:
+            specs = specs_of({name: one.declared() for name, one in declared.items()}, key)
+            found[key] = [one.as_dict() for one in specs]
+    if outputs:
+        found.pop("output_names", None)  # of a file's outputs
+    return found

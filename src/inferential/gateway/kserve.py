@@ -24,7 +24,6 @@ from inferential.errors import InvalidObservation
 from inferential.gateway.base import GatewayAnswer
 from inferential.gateway.http import HttpClient, HttpGateway, RequestRefused
 from inferential.gateway.kserve_models import ServedModel, Statistics
-from inferential.policies.tensors import specs_of
 from inferential.proto.open_inference import HEADER_LENGTH, InferMessage, read_infer, write_infer
 from inferential.server import Server
 
@@ -145,11 +144,7 @@ class KServeGateway(HttpGateway):
         return model
 
     async def _described(self, model_id: str) -> ServedModel:
-        known = self._server.config.models.known.get(model_id)
-        inputs = {} if known is None else {name: one.declared() for name, one in known.inputs.items()}
-        outputs = {} if known is None else {name: one.declared() for name, one in known.outputs.items()}
-        declared = specs_of(inputs, f"models.known.{model_id}.inputs"), specs_of(outputs, "outputs")
-        return ServedModel.of(model_id, await self._server.model_metadata(model_id), declared)
+        return ServedModel.of(model_id, await self._server.model_metadata(model_id))
 
     # Inference
 
@@ -231,10 +226,6 @@ def _response(model: ServedModel, asked: InferMessage, answers: list[GatewayAnsw
     if length is None:
         return Response(body, media_type="application/json")
     return Response(body, headers={HEADER_LENGTH: str(length)}, media_type="application/octet-stream")
-
-
-def _has_name(output: Any) -> bool:
-    return isinstance(output, Mapping) and isinstance(output.get("name"), str)
 
 
 def _header_length(request: Request) -> int | None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from inferential.errors import InvalidObservation
-from inferential.policies.tensors import TEXT, Array, TensorSpec
+from inferential.policies.tensors import TEXT, Array, TensorSpec, read_specs
 from inferential.proto.messages import ResponseTiming
 from inferential.proto.open_inference import datatype_of
 
@@ -43,25 +43,18 @@ class ServedModel:
     max_batch_size: int
 
     @classmethod
-    def of(
-        cls,
-        name: str,
-        metadata: Mapping[str, Any],
-        declared: tuple[Sequence[TensorSpec], Sequence[TensorSpec]],
-    ) -> ServedModel:
-        """Returns a model by what it says of itself and what a configuration declares, which outranks that.
+    def of(cls, name: str, metadata: Mapping[str, Any]) -> ServedModel:
+        """Returns a model by what it says of itself, as `Server.model_metadata` returns it.
 
         Args:
             name: its id.
             metadata: of the model; with `max_batch_size` it takes several robots' rows in one request.
-            declared: inputs and outputs.
         """
-        inputs = declared[0] or _specs(metadata.get("inputs"))
-        outputs = declared[1] or _specs(metadata.get("outputs"))
+        inputs, outputs = read_specs(metadata.get("inputs")), read_specs(metadata.get("outputs"))
         keys = {one.name: one.name for one in outputs}
         largest = metadata.get("max_batch_size")
         names = metadata.get("output_names")
-        if not declared[1] and isinstance(names, list) and len(names) == len(outputs):  # the file's own
+        if isinstance(names, list) and len(names) == len(outputs):  # the file's own
             keys = {str(name): one.name for name, one in zip(names, outputs, strict=True)}
             outputs = [TensorSpec(str(name), one.dtype, one.shape) for name, one in zip(names, outputs, strict=True)]
         return cls(
@@ -253,18 +246,6 @@ class Statistics:
                 for size, (count, ns) in sorted(calls.items())
             ],
         }
-
-
-def _specs(described: Any) -> list[TensorSpec]:
-    """Returns what a model's metadata lists; empty where it does not say it in that form."""
-    specs = []
-    for one in described if isinstance(described, list) else []:
-        if not isinstance(one, Mapping) or not isinstance(one.get("name"), str):
-            return []
-        shape = one.get("shape")
-        sizes = None if shape is None else tuple(None if int(size) < 0 else int(size) for size in shape)
-        specs.append(TensorSpec(one["name"], str(one.get("dtype") or ""), sizes))
-    return specs
 
 
 def _sizes(spec: TensorSpec) -> list[int]:

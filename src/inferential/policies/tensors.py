@@ -78,6 +78,23 @@ def specs_of(declared: Mapping[str, Any], argument: str) -> list[TensorSpec]:
     return specs
 
 
+def read_specs(said: Any) -> list[TensorSpec]:
+    """Returns what a model's metadata lists as inputs or outputs; empty where it does not say it in that form.
+
+    Args:
+        said: maps as `TensorSpec.as_dict` makes them.
+    """
+    specs = []
+    for one in said if isinstance(said, list) else []:
+        shape = one.get("shape") if isinstance(one, Mapping) else ()
+        is_shape = shape is None or (isinstance(shape, list) and all(type(size) is int for size in shape))
+        if not isinstance(one, Mapping) or not isinstance(one.get("name"), str) or not is_shape:
+            return []
+        sizes = None if shape is None else tuple(None if size < 0 else size for size in shape)
+        specs.append(TensorSpec(one["name"], str(one.get("dtype") or ""), sizes))
+    return specs
+
+
 def pick(specs: Sequence[TensorSpec], observation: Mapping[str, Any]) -> dict[str, Array]:
     """Returns the tensors that a policy takes of an observation, in its dtypes and in native byte order.
 

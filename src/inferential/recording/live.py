@@ -1,6 +1,6 @@
 """Shows what robots send and are answered live in Foxglove: the topics of a recording, and the state of the fleet.
 
-A topic costs something only while somebody looks at it: the event loop copies its payloads then, and a thread encodes
+A topic costs something only while a client subscribes to it: the event loop copies its payloads then, and a thread encodes
 them. Who looks gets what the network carries; requests that wait for the thread are bounded, and dropped beyond.
 """
 
@@ -42,7 +42,7 @@ class FoxgloveServer(EntryMaker):
         config: where to listen.
 
     Attributes:
-        shown: requests so far that somebody looked at.
+        shown: requests so far that a client subscribed to.
     """
 
     Config: ClassVar[type[ServiceConfig]] = FoxgloveConfig

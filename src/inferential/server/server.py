@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from inferential.config.exposure import exposure
 from inferential.config.schema import InferentialConfig, ModelConfig
+from inferential.config.tensors import with_declared
 from inferential.dispatch.base import Dispatcher
 from inferential.metrics.callbacks import MetricCallback
 from inferential.scheduler.request import InferenceRequest
@@ -288,8 +289,13 @@ class Server(ServerView):
         return any(request.request_id == request_id and request.client_id == client_id for request in running)
 
     async def model_metadata(self, model_id: str) -> Mapping[str, Any]:
-        """Returns what a model says of itself, as an openpi policy or the policy server behind it does; else {}."""
-        return await self._core.dispatcher.model_metadata(model_id)
+        """Returns what a model says of itself, as an openpi policy or the policy server behind it does; else {}.
+
+        `inputs` and `outputs` are those of `models.known.<id>` where it declares them.
+        """
+        said = await self._core.dispatcher.model_metadata(self._core.models.pool_of(model_id))
+        known = self.config.models.known.get(model_id)
+        return said if known is None else with_declared(said, known.inputs, known.outputs)
 
     def _submit_inprocess(self, received: Received) -> None:
         if self._run is None:

@@ -26,7 +26,7 @@ class RequestWatcher(Protocol):
 
 
 def each(callbacks: Sequence[Callable[[_What], None]]) -> Callable[[_What], None] | None:
-    """Returns what calls all of them; None for none, so that who has nobody to call pays nothing."""
+    """Returns what calls all of them; None for none, which costs the caller nothing."""
     if len(callbacks) <= 1:
         return callbacks[0] if callbacks else None
 

@@ -5,8 +5,10 @@ The content is made in `feed` and `telemetry.prometheus`.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from importlib import resources
 from typing import Any, ClassVar
 from urllib.parse import parse_qs
@@ -20,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from inferential.config.exposure import is_loopback
 from inferential.config.services import HttpConfig, ServiceConfig
 from inferential.config.tokens import KnownToken
+from inferential.policies.tensors import read_specs
 from inferential.server import Server
 from inferential.server.http_listener import HttpListener
 from inferential.server.service import Service
@@ -30,6 +33,7 @@ logger: logging.Logger = logging.getLogger("inferential.web")
 
 _STATIC = {"/": "index.html", "/app.js": "app.js", "/style.css": "style.css"}
 _TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
+_ASK_S = 5.0  # how long a model may take to say what it takes; one behind another server is asked there
 _COOKIE = "inferential_token"
 _HEADERS = {
     # Nothing from elsewhere is loaded, framed or sent to.
@@ -42,7 +46,8 @@ _HEADERS = {
 
 
 class HttpServer(Service):
-    """Serves the page, `/api/status`, `/api/stream`, `/metrics`, `/healthz` and `/readyz`; a context manager.
+    """Serves the page, `/api/status`, `/api/stream`, `/api/models`, `/metrics`, `/healthz`, `/readyz`; a context
+    manager.
 
     It runs on the event loop of the server that it shows.
 
@@ -94,6 +99,7 @@ class HttpServer(Service):
             *(Route(path, _file(name)) for path, name in _STATIC.items()),
             Route("/api/status", self._status),
             Route("/api/stream", self._stream),
+            Route("/api/models", self._models),
             Route("/metrics", self._metrics),
             Route("/healthz", self._healthz),
             Route("/readyz", self._readyz),
@@ -104,6 +110,19 @@ class HttpServer(Service):
 
     async def _status(self, request: Request) -> Response:
         return Response(self._feed.now(), media_type="application/json")
+
+    async def _models(self, request: Request) -> Response:
+        ready = [model_id for model_id in self._server.model_states() if self._server.is_ready(model_id)]
+        said = await asyncio.gather(*map(self._tensors, ready))
+        return JSONResponse(dict(zip(ready, said, strict=True)))
+
+    async def _tensors(self, model_id: str) -> dict[str, Any]:
+        """Returns what a model takes and gives; empty lists where it does not say, or cannot be asked."""
+        said: Mapping[str, Any] = {}
+        with contextlib.suppress(Exception):  # a user's model, or a server that is away
+            async with asyncio.timeout(_ASK_S):
+                said = await self._server.model_metadata(model_id)
+        return {key: [one.as_dict() for one in read_specs(said.get(key))] for key in ("inputs", "outputs")}
 
     async def _stream(self, request: Request) -> Response:
         async def events() -> AsyncIterator[str]:

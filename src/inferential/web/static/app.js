@@ -161,9 +161,11 @@ function showModels(models, workers, now) {
       error.className = "error";
       const processes = make("table");
       processes.className = "sizes";
-      element.append(make("h3", model.model_id), list, sizes, processes, error);
+      const tensors = make("p");
+      tensors.className = "tensors";
+      element.append(make("h3", model.model_id), list, sizes, processes, tensors, error);
       byId("models").append(element);
-      card = { element, facts, sizes, processes, error, cpu: new Map() };
+      card = { element, facts, sizes, processes, tensors, error, cpu: new Map() };
       cards.set(model.model_id, card);
     }
     setText(card.facts.state, model.state);
@@ -187,6 +189,24 @@ function showModels(models, workers, now) {
     }
   }
 }
+
+// What models take and give, asked for whenever one has become another.
+let shownStates = "";
+async function showTensors(models) {
+  const states = models.map((model) => `${model.model_id} ${model.state} ${model.since}`).join("\n");
+  if (states === shownStates) return;
+  shownStates = states;
+  const response = await fetch("api/models").catch(() => null);
+  const said = response?.ok ? await response.json() : {};
+  for (const [id, card] of cards) {
+    const { inputs, outputs } = said[id] ?? { inputs: [], outputs: [] };
+    const lines = [["takes", inputs], ["gives", outputs]].filter(([, tensors]) => tensors.length);
+    setText(card.tensors, lines.map(([verb, tensors]) => `${verb} ${tensors.map(tensorText).join(", ")}`).join("\n"));
+  }
+}
+
+const tensorText = ({ name, dtype, shape }) =>
+  `${name}: ${dtype || "any dtype"} ${shape ? `[${shape.map((size) => (size < 0 ? "*" : size)).join(", ")}]` : "of any shape"}`;
 
 // CPU time is given as a sum: its growth over a second or more is the share of a core.
 const CPU_OVER_S = 1;
@@ -390,6 +410,7 @@ stream.onmessage = (event) => {
   showWarnings(status.warnings);
   takeBatches(status);
   showModels(status.models, status.workers, status.uptime_s);
+  showTensors(status.models);
   showFleet(status.clients);
   if (!drawing) animate();
 };
