@@ -1,7 +1,7 @@
 """Shows what robots send and are answered live in Foxglove: the topics of a recording, and the state of the fleet.
 
-A topic costs something only while a client subscribes to it: the event loop copies its payloads then, and a thread encodes
-them. Who looks gets what the network carries; requests that wait for the thread are bounded, and dropped beyond.
+A topic costs something only while a client subscribes to it: the event loop copies its payloads then, and a thread
+encodes them. Requests that wait for the thread are bounded, and dropped beyond.
 """
 
 from __future__ import annotations
