@@ -9,7 +9,7 @@ from inferential.config.services import ListenerConfig
 
 
 class FoxgloveConfig(ListenerConfig):
-    """What robots send and are answered, live in Foxglove; whoever reaches the port sees it."""
+    """What robots send and are answered, live in Foxglove; any client that reaches the port sees it."""
 
     package: ClassVar[str] = "foxglove"
     extra: ClassVar[str] = "foxglove"
