@@ -308,15 +308,18 @@ class Server(ServerView):
         Raises:
             RuntimeError: the server does not run.
         """
+        self._require_run()
         self._set_watchers([*self._watchers, watcher])
 
     def unwatch(self, watcher: RequestWatcher) -> None:
-        """Calls a watcher no more; does nothing if it is not called."""
+        """Calls a watcher no more; does nothing if it is not called, or the server has ended."""
         self._set_watchers([one for one in self._watchers if one is not watcher])
 
     def _set_watchers(self, watchers: list[RequestWatcher]) -> None:
-        egress = self._require_run().executor.egress
         self._watchers = watchers
+        if self._run is None:
+            return
+        egress = self._run.executor.egress
         self._core.accounting.on_dispatch = each([one.dispatched for one in watchers])
         egress.on_result = each([one.answered for one in watchers])
         egress.on_end = each([one.ended for one in watchers])
