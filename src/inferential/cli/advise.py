@@ -97,5 +97,5 @@ def _show(found: Advice) -> None:
         for name, shares in found.shares.items()
     ]
     print_rows(columns, [("as it was", f"{found.was:.1%}", "", ""), *rows])
-    print_line(f"answers in time, of {found.requests} requests in {found.seconds:.0f} s")
+    print_line(f"observations answered in time, of {found.requests} in {found.seconds:.0f} s")
     print_line(found.sentence())

@@ -81,7 +81,7 @@ def test_latencies_by_batch_size_and_calls_at_once_are_read() -> None:
     assert model.spread == pytest.approx(0, abs=1e-6)
 
 
-def test_robots_that_want_every_answer_are_told_from_those_that_want_the_newest() -> None:
+def test_robots_that_want_every_answer_differ_from_those_that_want_the_newest() -> None:
     crowded = fleet(8, 0.05, 5.0, seconds=2.0, latest=False)
     run = simulate([MODEL], crowded, "deadline_aware", seconds=20.0, seed=0)
     assert not any(outcome.arrival.latest for outcome in run_of(happened_in(run)).outcomes)

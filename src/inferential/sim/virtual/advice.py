@@ -15,7 +15,7 @@ LOADS: Final = (1.0, 1.5, 2.0)
 """How many times as many robots are simulated, for the table."""
 _FURTHER: Final = (3.0, 4.0, 6.0, 8.0)
 GOOD: Final = 0.98
-"""Share of answers in time with which robots are carried."""
+"""Share of the observations answered in time with which robots are carried."""
 _MUCH = 0.01  # difference of shares that is worth a change
 
 
@@ -25,8 +25,8 @@ class Advice:
 
     Attributes:
         robots, requests, seconds: what there was.
-        was: share of the answers in time that the server gave.
-        shares: by strategy, the share of answers in time at each of LOADS.
+        was: share of the observations that the server answered in time.
+        shares: by strategy, that share at each of LOADS.
         in_force: the strategy that the server goes by; None: not known.
         best: the strategy to take: the one in force unless another is better by more than 1 %.
         carried: robots that `best` carries with GOOD of the answers in time; 0: not even those that there were.
@@ -53,13 +53,13 @@ class Advice:
         """Returns what to do, in words."""
         share = self.shares[self.best][0]
         if self.in_force is None:
-            first = f"{self.best} answers {share:.1%} in time, where the server gave {self.was:.1%}"
+            first = f"{self.best} answers {share:.1%} of the observations in time, where the server gave {self.was:.1%}"
         elif self.best == self.in_force:
-            first = f"{self.best}, which is in force, answers {share:.1%} in time, and no other strategy more"
+            first = f"{self.best}, which is in force, answers {share:.1%} of the observations in time, and none more"
         else:
             first = (
-                f"set scheduling.strategy: {self.best}: it answers {share:.1%} in time, and {self.in_force}, which is "
-                f"in force, {self.shares[self.in_force][0]:.1%}"
+                f"set scheduling.strategy: {self.best}: it answers {share:.1%} of the observations in time, and "
+                f"{self.in_force}, which is in force, {self.shares[self.in_force][0]:.1%}"
             )
         model, busy = self.busiest
         if self.carried:
@@ -105,7 +105,7 @@ def advise(
         return measure(found, {model.model_id: model.max_inflight for model in specs})
 
     measured = {strategy: [tried(strategy, load) for load in LOADS] for strategy in strategies}
-    shares = {name: tuple(1 - one.overall.miss_rate for one in found) for name, found in measured.items()}
+    shares = {name: tuple(in_time(one) for one in found) for name, found in measured.items()}
     best = max(strategies, key=lambda name: (round(shares[name][0], 2), sum(shares[name])))
     if (
         in_force in shares
@@ -121,8 +121,8 @@ def advise(
             replace(model, max_inflight=model.max_inflight + 1) if model.model_id == busiest[0] else model
             for model in models
         ]
-        with_more = 1 - tried(best, 1.0, more).overall.miss_rate
-    was = 1 - measure(run).overall.miss_rate
+        with_more = in_time(tried(best, 1.0, more))
+    was = in_time(measure(run))
     return Advice(robots, len(arrivals), run.seconds, was, shares, in_force, best, carried, busiest, with_more)
 
 
@@ -132,6 +132,13 @@ def simulations(strategies: int) -> int:
 
 
 _HALVINGS = 3
+
+
+def in_time(measures: Measures) -> float:
+    """Returns the share of the observations that were answered in time: one that gave way to a newer one was not."""
+    group = measures.overall
+    due = group.offered - group.ends.get("open", 0)
+    return group.in_time / due if due else 1.0
 
 
 def _carried(best: str, shares: tuple[float, ...], robots: int, tried: Callable[[str, float], Measures]) -> int:
@@ -146,13 +153,13 @@ def _carried(best: str, shares: tuple[float, ...], robots: int, tried: Callable[
         holds = load
     if not fails:
         for load in _FURTHER:
-            if 1 - tried(best, load).overall.miss_rate < GOOD:
+            if in_time(tried(best, load)) < GOOD:
                 fails = load
                 break
             holds = load
     for _ in range(_HALVINGS if fails else 0):
         middle = (holds + fails) / 2
-        if 1 - tried(best, middle).overall.miss_rate >= GOOD:
+        if in_time(tried(best, middle)) >= GOOD:
             holds = middle
         else:
             fails = middle

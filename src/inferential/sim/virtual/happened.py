@@ -147,7 +147,7 @@ def _calls(happened: Iterable[Happened]) -> list[tuple[float, float, list[Happen
     found: list[tuple[float, float, list[Happened]]] = []
     for (_, inference_ms, size), rows in calls.items():
         rows.sort(key=_began)
-        # Two calls that took the same to the microsecond are told apart by when they began.
+        # Two calls that took the same to the microsecond differ in when they began.
         part: list[Happened] = []
         for one in rows:
             if part and (len(part) == size or _began(one) - _began(part[0]) > 1e-3):
