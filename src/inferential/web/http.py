@@ -33,7 +33,8 @@ from inferential.web.requests import RequestStream
 
 logger: logging.Logger = logging.getLogger("inferential.web")
 
-_STATIC = {"/": "index.html", "/app.js": "app.js", "/style.css": "style.css"}
+_SCRIPTS = ("app.js", "page.js", "fleet.js", "robot.js", "models.js", "timeline.js")
+_STATIC = {"/": "index.html", "/style.css": "style.css", **{f"/{name}": name for name in _SCRIPTS}}
 _TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
 _ASK_S = 5.0  # how long a model may take to say what it takes; one behind another server is asked there
 _LONGEST_S = 3600.0  # of watching requests
@@ -49,8 +50,7 @@ _HEADERS = {
 
 
 class HttpServer(Service):
-    """Serves the page, `/api/status`, `/api/stream`, `/api/models`, `/api/requests`, `/metrics`, `/healthz`,
-    `/readyz`; a context manager.
+    """Serves the page, its `/api`, `/metrics`, `/healthz` and `/readyz`; a context manager.
 
     It runs on the event loop of the server that it shows.
 
@@ -104,6 +104,7 @@ class HttpServer(Service):
             Route("/api/stream", self._stream),
             Route("/api/models", self._models),
             Route("/api/requests", self._requests),
+            Route("/api/robots/{client_id:path}", self._robot),
             Route("/metrics", self._metrics),
             Route("/healthz", self._healthz),
             Route("/readyz", self._readyz),
@@ -113,7 +114,7 @@ class HttpServer(Service):
         return _Guarded(Starlette(routes=routes), token, only_local=is_loopback(self._config.host))
 
     async def _status(self, request: Request) -> Response:
-        return Response(self._feed.now(), media_type="application/json")
+        return Response(await self._feed.now(), media_type="application/json")
 
     async def _models(self, request: Request) -> Response:
         ready = [model_id for model_id in self._server.model_states() if self._server.is_ready(model_id)]
@@ -143,6 +144,12 @@ class HttpServer(Service):
         if not 0 < seconds <= _LONGEST_S:
             return PlainTextResponse(f"seconds: expected above 0, at most {_LONGEST_S:g}\n", 400)
         return StreamingResponse(RequestStream(self._server).lines(seconds), media_type="application/jsonl")
+
+    async def _robot(self, request: Request) -> Response:
+        found = self._feed.robot(request.path_params["client_id"])
+        if found is None:
+            return JSONResponse({"error": "no robot of that id"}, status_code=404)
+        return Response(found, media_type="application/json")
 
     async def _metrics(self, request: Request) -> Response:
         return Response(self._exporter.text(), headers={"Content-Type": CONTENT_TYPE})
