@@ -251,17 +251,37 @@ class ChunkLane:
         facts = rows[: values.TURN + 1, chosen].T.tolist()
         for request, of_request in zip(batch, facts, strict=True):
             self._serve(request.client_id, of_request, answered_at, now)
-        for request in batch:
-            self.discard(request)
+        self._discard_all(chosen)
         for request in batch:
             if request.client_id in self._of_client:
                 self._cover(request, now)
         return batch
 
+    def _discard_all(self, places: list[int]) -> None:
+        """Removes the requests at these places; those at the end take the places that become free."""
+        requests, left, gone = self._requests, len(self._requests) - len(places), set(places)
+        for place in places:
+            request = requests[place]
+            del self._places[request]
+            if self._of_client[request.client_id] == 1:
+                del self._of_client[request.client_id]
+            else:
+                self._of_client[request.client_id] -= 1
+        freed = [place for place in places if place < left]
+        moved = [place for place in range(left, len(requests)) if place not in gone]
+        if freed:
+            self._rows[:, freed] = self._rows[:, moved]
+            for place, former in zip(freed, moved, strict=True):
+                request = requests[place] = requests[former]
+                self._places[request] = place
+        del requests[left:]
+        self._limits = None
+
     def _serve(self, client_id: str, facts: list[float], answered_at: float, now: float) -> None:
         """Notes that a client is served, whose request has these values up to TURN."""
         runs_out_at, covers_until, lasts_s, _, _, _, _, _, since, turn = facts
-        self._comes_at.pop(client_id, None)
+        if self._comes_at:
+            self._comes_at.pop(client_id, None)
         client = self._served.get(client_id)
         if client is None:
             client = self._served[client_id] = _Served(since)
