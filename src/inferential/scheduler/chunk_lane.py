@@ -251,30 +251,30 @@ class ChunkLane:
         facts = rows[: values.TURN + 1, chosen].T.tolist()
         for request, of_request in zip(batch, facts, strict=True):
             self._serve(request.client_id, of_request, answered_at, now)
-        self._discard_all(chosen)
+        self._discard_all(batch)
         for request in batch:
             if request.client_id in self._of_client:
                 self._cover(request, now)
         return batch
 
-    def _discard_all(self, places: list[int]) -> None:
-        """Removes the requests at these places; those at the end take the places that become free."""
-        requests, left, gone = self._requests, len(self._requests) - len(places), set(places)
-        for place in places:
-            request = requests[place]
-            del self._places[request]
-            if self._of_client[request.client_id] == 1:
-                del self._of_client[request.client_id]
+    def _discard_all(self, batch: Sequence[InferenceRequest]) -> None:
+        """Does what `discard` does for each, but moves their rows at once."""
+        requests, comes_from = self._requests, dict[int, int]()
+        for request in batch:
+            place = self._places.pop(request)
+            last = requests.pop()
+            end = len(requests)
+            if last is request:
+                comes_from.pop(end, None)
             else:
-                self._of_client[request.client_id] -= 1
-        freed = [place for place in places if place < left]
-        moved = [place for place in range(left, len(requests)) if place not in gone]
-        if freed:
-            self._rows[:, freed] = self._rows[:, moved]
-            for place, former in zip(freed, moved, strict=True):
-                request = requests[place] = requests[former]
-                self._places[request] = place
-        del requests[left:]
+                requests[place] = last
+                self._places[last] = place
+                comes_from[place] = comes_from.pop(end, end)
+            self._of_client[request.client_id] -= 1
+            if not self._of_client[request.client_id]:
+                del self._of_client[request.client_id]
+        if comes_from:
+            self._rows[:, list(comes_from)] = self._rows[:, list(comes_from.values())]
         self._limits = None
 
     def _serve(self, client_id: str, facts: list[float], answered_at: float, now: float) -> None:
