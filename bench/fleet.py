@@ -43,7 +43,11 @@ AGREEMENT = 0.10
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One strategy, live or simulated: shares of control steps without an action, and executed actions a second."""
+    """One strategy, live or simulated: shares of control steps without an action, and executed actions a second.
+
+    Attributes:
+        observations_per_chunk: how many observations the robots sent for each chunk that they were sent.
+    """
 
     strategy: str
     starved: float
@@ -51,6 +55,7 @@ class Row:
     longest_gap_s: float
     executed_per_s: float
     chunks_per_s: float
+    observations_per_chunk: float
 
 
 class Chunks:
@@ -83,6 +88,7 @@ def fleet(overhead: tuple[float, float] = (0.0, 0.0)) -> Fleet:
         "kind": "chunked",
         "rate_hz": RATE_HZ,
         "horizon_steps": HORIZON_STEPS,
+        "index": "executed",
         "delay_ms": around_ms / 2,
     }
     described = {
@@ -105,7 +111,7 @@ def run_quick(seconds: float = 5.0) -> dict[str, Any]:
 def _compared(strategies: Sequence[str], seconds: float) -> dict[str, Any]:
     rows = []
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for title in ("strategy", "", "starved", "worst", "gap s", "actions/s", "chunks/s", "apart"):
+    for title in ("strategy", "", "starved", "worst", "gap s", "actions/s", "chunks/s", "sent", "apart"):
         table.add_column(title, justify="left" if title in ("strategy", "") else "right")
     for strategy in strategies:
         live, overhead = run_live(strategy, seconds)
@@ -133,6 +139,7 @@ def _cells(row: Row) -> list[str]:
         f"{row.longest_gap_s:.2f}",
         f"{row.executed_per_s:.0f}",
         f"{row.chunks_per_s:.1f}",
+        f"{row.observations_per_chunk:.1f}",
     ]
 
 
@@ -145,7 +152,7 @@ class _Robot(threading.Thread):
         self._address = address
         self._begins_at = begins_at
         self._seconds = seconds
-        self.steps = self.starved = self.longest_starved = self.chunks = 0
+        self.steps = self.starved = self.longest_starved = self.chunks = self.asked = 0
 
     def run(self) -> None:
         robot = self._robot
@@ -157,7 +164,7 @@ class _Robot(threading.Thread):
             runtime.run(lambda: state, self._act, seconds=self._seconds - robot.starts_at)
         self.starved = runtime.stats.starved_steps
         self.longest_starved = runtime.stats.longest_starved_steps
-        self.chunks = runtime.stats.chunks
+        self.chunks, self.asked = runtime.stats.chunks, runtime.stats.asked
         if not self.steps:
             self.steps = self.starved = self.longest_starved = runtime.stats.steps
 
@@ -192,13 +199,15 @@ def run_live(strategy: str, seconds: float) -> tuple[Row, tuple[float, float]]:
         for robot in robots:
             robot.join()
     steps, starved = sum(robot.steps for robot in robots), sum(robot.starved for robot in robots)
+    chunks = sum(robot.chunks for robot in robots)
     row = Row(
         strategy,
         starved=round(starved / steps, 4),
         starved_worst=round(max(robot.starved / robot.steps for robot in robots), 4),
         longest_gap_s=round(max(robot.longest_starved for robot in robots) / RATE_HZ, 3),
         executed_per_s=round((steps - starved) / seconds, 1),
-        chunks_per_s=round(sum(robot.chunks for robot in robots) / seconds, 1),
+        chunks_per_s=round(chunks / seconds, 1),
+        observations_per_chunk=round(sum(robot.asked for robot in robots) / max(chunks, 1), 2),
     )
     return row, overhead
 
@@ -215,11 +224,13 @@ def run_simulated(strategy: str, seconds: float, overhead: tuple[float, float]) 
     )
     play = play_of(done)
     assert play is not None
+    rows = sum(call.rows for call in done.calls)
     return Row(
         strategy,
         starved=round(play.starved, 4),
         starved_worst=round(play.starved_worst, 4),
         longest_gap_s=round(play.longest_gap_s, 3),
         executed_per_s=round(play.executed_per_s, 1),
-        chunks_per_s=round(sum(call.rows for call in done.calls) / seconds, 1),
+        chunks_per_s=round(rows / seconds, 1),
+        observations_per_chunk=round(len(done.outcomes) / rows, 2),
     )

@@ -7,6 +7,7 @@ Cells take turns, so that other load on the machine affects all.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -52,6 +53,12 @@ class Options:
     strategies: tuple[str, ...] = (*scheduler_names(), *PEERS)
     rounds: int = 1
     robots: int = ROBOTS
+
+
+PEERS_OPTIONS = Options(
+    seconds=5.0, loads=(0.2, 0.7, 1.5, 3.0, 6.0), tasks=("balance",), strategies=("deadline_aware", *PEERS)
+)
+"""Other servers beside this one, with its default strategy."""
 
 
 def run(seconds: float) -> dict[str, Any]:
@@ -136,9 +143,11 @@ def _of_ours(plan: Plan) -> dict[str, Any]:
 
 def _of_peer(name: str, python: Path, plan: Plan) -> dict[str, Any]:
     """1.4.0 logs an error for each robot that has left before its answer: printed only where the run fails."""
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}  # it may lead to this package
     with tempfile.TemporaryFile("w+") as errors:
         done = subprocess.run(
             [str(python), str(environment.program(name))],
+            env=env,
             input=json.dumps(asdict(plan)),
             stdout=subprocess.PIPE,
             stderr=errors,

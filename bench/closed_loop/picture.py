@@ -1,11 +1,11 @@
-"""Robots kept up against load, as a picture: a panel for each task, a line for each strategy.
+"""Robots kept up against load, as a picture: a panel for each task, a line for each strategy; and peers beside us.
 
 It needs matplotlib and no display.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 PATH = Path(__file__).parents[2] / "docs" / "images" / "closed-loop"
+PEERS_PATH = PATH.with_name("closed-loop-peers")
 _MARKERS = "osv^D<>X"
 
 
@@ -28,6 +29,36 @@ def save(cells: Sequence[dict[str, Any]], path: Path = PATH) -> list[Path]:
         axes.set_title(task)
     figure.axes[0].set_ylabel("robots that never fell, %")
     figure.axes[-1].legend(fontsize=8)
+    return _write(figure, path)
+
+
+def save_peers(cells: Sequence[dict[str, Any]], path: Path = PEERS_PATH) -> list[Path]:
+    """Draws a panel each for robots that never fell, the age of actions and their number, a line for each software."""
+    figure = Figure(figsize=(14.4, 3.9), layout="constrained")
+    FigureCanvasAgg(figure)
+    first, second, third = figure.subplots(1, 3)
+    names = dict.fromkeys(cell["software"] for cell in cells)
+    panels: tuple[tuple[Any, str, Callable[[dict[str, Any]], float | None]], ...] = (
+        (first, "robots that never fell, %", lambda cell: 100 * cell["kept_up"] / cell["robots"]),
+        (second, "median age of the action in use, ms", lambda cell: cell["age_p50_ms"]),
+        (third, "new actions per second, all robots", lambda cell: cell["actions_per_s"]),
+    )
+    for axes, title, value in panels:
+        for number, name in enumerate(names):
+            mine = sorted((cell for cell in cells if cell["software"] == name), key=lambda cell: cell["load"])
+            loads, values = [cell["load"] for cell in mine], np.array([value(cell) for cell in mine], float)
+            label = "Inferential" if name == "this" else f"Inferential {name}" if name[0].isdigit() else name
+            style = "-" if name == "this" else "--"
+            axes.plot(loads, values, style, marker=_MARKERS[number], color=f"C{number}", linewidth=1.5, label=label)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("load: 1 is what batches on the accelerator can just do", fontsize=9)
+        axes.grid(alpha=0.3)
+        axes.set_ylim(bottom=-4 if axes is first else 0)
+    first.legend(fontsize=8)
+    return _write(figure, path)
+
+
+def _write(figure: Figure, path: Path) -> list[Path]:
     written = [path.with_suffix(suffix) for suffix in (".png", ".svg")]
     path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context({"svg.hashsalt": "closed-loop"}):  # the same figures give the same file

@@ -148,3 +148,12 @@ def test_the_verdict_names_the_best_other_rule_and_the_sums() -> None:
         "64 H50: slo_aware 30.0%, behind edf_full 20.0%; worst robot 60.0%, least of others 20.0% (lookahead)"
     )
     assert last == "sum of 1 cells: starved 0.30, best others 0.20; worst robot 0.60, best others 0.20"
+
+
+def test_with_foresight_a_call_waits_for_what_comes_and_leaves_out_what_would_cost_others() -> None:
+    from bench.fleet_rules.foresight import most_in_time
+
+    assert most_in_time([0.0, 0.04, 0.08], 0.15, [0.1, 0.11], [1.0, 1.0]) == 2
+    assert most_in_time([0.0, 0.03, 0.1], 0.15, [0.1, 0.11], [1.0, 1.0]) == 3
+    assert most_in_time([0.0, 0.03, 0.1], 0.15, [0.1, 0.11], [1.0, 1.2]) == 2
+    assert most_in_time([], 0.1, [0.1], [1.0]) == 0

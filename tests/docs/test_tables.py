@@ -44,9 +44,10 @@ def section(page: str, heading: str) -> str:
     return found[1]
 
 
-def test_the_table_of_metrics_is_up_to_date() -> None:
+@pytest.mark.parametrize("script", ["generate_metric_docs.py", "generate_bench_docs.py"])
+def test_tables_that_a_script_writes_are_up_to_date(script: str) -> None:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "generate_metric_docs.py"), "--check"],
+        [sys.executable, str(ROOT / "scripts" / script), "--check"],
         capture_output=True,
         text=True,
         check=False,

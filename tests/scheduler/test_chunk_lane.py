@@ -200,7 +200,7 @@ def test_a_call_is_worth_it_for_robots_that_starve_or_gain_much(
     lane.push(ask("starves", age_s=0.45))
     lane.push(ask("gains much", left_s=0.3))
     lane.push(ask("covered", left_s=0.49))
-    assert lane.worth_a_call(NOW + 0.1) == 2
+    assert lane.worth_a_call(NOW + 0.1, 9) == 2
 
 
 def test_memory_of_clients_is_bounded(lane: ChunkLane, ask: Callable[..., InferenceRequest]) -> None:
@@ -247,3 +247,72 @@ def test_no_client_is_abandoned(
             lane.push(observation(robot))
         assert now - min(served) <= bound_s
         assert len(lane) == robots
+
+
+def test_a_robot_that_starved_more_than_others_goes_before_them(
+    lane: ChunkLane, ask: Callable[..., InferenceRequest], profile: LatencyProfile
+) -> None:
+    """Both were served at the same time; one was without an action for long before."""
+    lane.push(ask("unlucky", age_s=0.0, left_s=-2.0))
+    lane.push(ask("lucky", left_s=0.4))
+    assert len(lane.take(profile, 8, NOW)) == 2
+    for client in ("lucky", "unlucky"):
+        lane.push(ask(client))
+    assert names(lane.take(profile, 1, NOW + 0.01)) == ["unlucky"]
+
+
+def whole(ask: Callable[..., InferenceRequest], client: str, left_s: float) -> InferenceRequest:
+    """A robot that plays 0.5 s of whatever chunk comes."""
+    request = ask(client, waiting_since=NOW)
+    request.chunk = ChunkTime(NOW + left_s, math.inf, 0.5, 5.0)
+    return request
+
+
+def test_a_call_is_smaller_where_robots_would_stand_for_a_larger_one(
+    lane: ChunkLane, ask: Callable[..., InferenceRequest], profile: LatencyProfile
+) -> None:
+    for number in range(4):
+        lane.push(whole(ask, f"soon {number}", left_s=0.11))
+    for number in range(4):
+        lane.push(whole(ask, f"later {number}", left_s=0.4))
+    assert sorted(names(lane.take(profile, 8, NOW))) == [f"soon {number}" for number in range(4)]
+
+
+@pytest.mark.parametrize("waiting", [12, 40])
+def test_calls_are_the_most_efficient_ones_where_more_starve_than_they_take(
+    waiting: int, lane: ChunkLane, ask: Callable[..., InferenceRequest]
+) -> None:
+    """16 rows are the most, and 8 the most efficient; the same with and without arrays."""
+    steep = LatencyProfile()
+    for rows in range(1, 17):
+        steep.load(rows, 0.1 + 0.005 * rows + 0.05 * max(rows - 8, 0), 0.9)
+    for number in range(waiting):
+        lane.push(whole(ask, str(number), left_s=-0.1))
+    assert len(lane.take(steep, 16 if waiting > 16 else 12, NOW)) == 8
+
+
+ODD = [math.nan, math.inf, -math.inf, -1.0, 0.0, 1e-300, 1e300]
+
+
+@given(data=st.data(), limit=st.sampled_from([1, 8, 40]))
+@settings(max_examples=60, deadline=None)
+def test_whatever_robots_say_every_request_is_served_once(
+    ask: Callable[..., InferenceRequest], profile: LatencyProfile, data: Any, limit: int
+) -> None:
+    lane = ChunkLane(0.5, weighted=True)
+    odd = st.one_of(st.floats(-0.5, 0.5), st.sampled_from(ODD))
+    requests = []
+    for number in range(data.draw(st.integers(1, 30))):
+        request = ask(str(number % 20), urgency=data.draw(st.sampled_from([0.0, *ODD])))
+        left_s, covers_s, lasts_s, most_s, lead_s = (data.draw(odd) for _ in range(5))
+        request.chunk = ChunkTime(NOW + left_s, NOW + covers_s, lasts_s, most_s, True, lead_s)
+        requests.append(request)
+        lane.push(request, NOW + data.draw(odd), NOW + data.draw(odd))
+    slots = [ReplicaSlot("m", "0", limit, profile, NOW + data.draw(odd))]
+    lane.take_outdated(NOW, slots)
+    served: list[InferenceRequest] = []
+    while len(lane):
+        batch = lane.take(profile, limit, NOW)
+        assert 1 <= len(batch) <= limit
+        served += batch
+    assert sorted(map(id, served)) == sorted(map(id, requests))

@@ -27,6 +27,8 @@ MakeRequest = Callable[..., InferenceRequest]
 STRATEGIES = ["batch_optimized", "deadline_aware", "model_deadline", "priority_tiered", "round_robin", "slo_aware"]
 TTL_S = 5.0
 RETRY_S = 0.00987654321  # unlike any time that a strategy would name by itself
+ODD = [math.nan, math.inf, -math.inf, -1.0, 0.0, 1e-300, 1e300]
+"""Numbers that a broken clock, a profile of a stranger or a robot's mistake may give."""
 
 
 class Plain(Scheduler):
@@ -184,7 +186,11 @@ class ProgressMachine(RuleBasedStateMachine):
                 total_ms = 0.0
                 for size in data.draw(st.sampled_from([(), (1,), (rows,), tuple(range(1, rows + 1))])):
                     total_ms += data.draw(st.floats(0.1, 80.0))
-                    profiles.of(model, name).load(size, total_ms / 1e3, total_ms * data.draw(st.floats(1, 1.5)) / 1e3)
+                    high_ms = total_ms * data.draw(st.one_of(st.floats(1, 1.5), st.sampled_from(ODD)))
+                    profiles.of(model, name).load(size, total_ms / 1e3, high_ms / 1e3)
+                if data.draw(st.integers(0, 3)) == 0:
+                    profiles.of(model, name).load(rows, data.draw(st.sampled_from(ODD)), 0.1)
+        self.profiles = profiles
         self.engine = Engine(config, scheduler, self.capacity.__getitem__, profiles)
         self.offered: list[InferenceRequest] = []
         self.running: list[Batch] = []
@@ -205,14 +211,17 @@ class ProgressMachine(RuleBasedStateMachine):
         latest=st.booleans(),
         refuse=st.booleans(),
         priority=st.integers(0, 3),
-        time_ms=st.one_of(st.floats(-50, 400), st.sampled_from([0.0, 1e-9, 1e9])),
+        urgency=st.sampled_from([0.0, 1.0, *ODD]),
+        time_ms=st.one_of(st.floats(-50, 400), st.sampled_from([0.0, 1e-9, 1e9, *ODD])),
         chunk=st.one_of(
             st.none(),
             st.tuples(
-                st.floats(-0.1, 0.4),
-                st.sampled_from([-1.0, 0.2, 0.5, 1e9]),
+                st.one_of(st.floats(-0.1, 0.4), st.sampled_from(ODD)),
+                st.sampled_from([-1.0, 0.2, 0.5, 1e9, *ODD]),
                 st.booleans(),
-                st.sampled_from([0.0, 0.03, 0.2, 1e9]),
+                st.sampled_from([0.0, 0.03, 0.2, 1e9, *ODD]),
+                st.sampled_from([0.5, 0.5, *ODD]),
+                st.sampled_from([0.5, *ODD]),
             ),
         ),
     )
@@ -223,9 +232,14 @@ class ProgressMachine(RuleBasedStateMachine):
         latest: bool,
         refuse: bool,
         priority: int,
+        urgency: float,
         time_ms: float,
-        chunk: tuple[float, float, bool, float] | None,
+        chunk: tuple[float, float, bool, float, float, float] | None,
     ) -> None:
+        made = None
+        if chunk is not None:
+            left_s, covers_s, renews, lead_s, lasts_s, most_s = chunk
+            made = ChunkTime(self.now + left_s, self.now + covers_s, lasts_s, most_s, renews, lead_s)
         request = InferenceRequest(
             client,
             model,
@@ -233,7 +247,7 @@ class ProgressMachine(RuleBasedStateMachine):
             b"",
             b"",
             self.now,
-            0.0,
+            urgency,
             None,
             0.1,
             max(time_ms, 0.001),
@@ -241,7 +255,7 @@ class ProgressMachine(RuleBasedStateMachine):
             takes_latest=latest,
             late="refuse" if refuse else "serve",
             deadline=self.now + time_ms / 1e3,
-            chunk=None if chunk is None else ChunkTime(self.now + chunk[0], self.now + chunk[1], 0.5, 0.5, *chunk[2:]),
+            chunk=made,
         )
         self.offered.append(request)
         self.engine.offer(request, self.now)
@@ -271,6 +285,11 @@ class ProgressMachine(RuleBasedStateMachine):
                 request.move(RequestState.ANSWERED)
         self.settled = False
 
+    @rule(model=st.sampled_from("mn"), rows=st.integers(1, 4), latency_s=st.sampled_from(ODD))
+    def a_clock_jumps(self, model: str, rows: int, latency_s: float) -> None:
+        self.profiles.of(model, self.names[0]).note(rows, latency_s)
+        self.settled = False
+
     @rule(seconds=st.one_of(st.floats(0, 0.3), st.floats(0, 1e-6)))
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
@@ -289,8 +308,8 @@ class ProgressMachine(RuleBasedStateMachine):
     ) -> None:
         """Clients ask one after the other while calls run; so demand grows, and batches are worth a wait."""
         for number in range(count):
-            chunk = (time_ms / 1e3, 0.5, refuse) if with_chunks else None
-            self.offer("abcdefghijkl"[number % 12], "m", True, refuse, 1, time_ms, chunk)
+            chunk = (time_ms / 1e3, 0.5, refuse, 0.03, 0.5, 0.5) if with_chunks else None
+            self.offer("abcdefghijkl"[number % 12], "m", True, refuse, 1, 0.0, time_ms, chunk)
             self.all_that_is_due_was_done()
             until = self.now + gap_ms / 1e3
             while (at := self.engine.wake_at()) is not None and at <= until:

@@ -65,7 +65,7 @@ def test_at_low_load_no_call_waits_for_more_rows(clock: Any, make_request: MakeR
     assert all(run.ended[request] - request.received_at == pytest.approx(0.01) for _, request in arrivals)
 
 
-def test_a_batch_waits_for_more_rows_only_where_small_ones_do_not_carry_the_load(
+def test_batches_fill_while_calls_run_where_small_ones_do_not_carry_the_load(
     clock: Any, make_request: MakeRequest, bench: Any
 ) -> None:
     run = bench(clock, [10.0, 10.5, 11.0, 11.5])
@@ -77,6 +77,19 @@ def test_a_batch_waits_for_more_rows_only_where_small_ones_do_not_carry_the_load
     settled = [batch for batch in run.batches if batch.started_at > 101.0]
     assert sum(len(batch.requests) for batch in settled) / len(settled) > 3.5
     assert all(run.in_time(request) for _, request in arrivals if request.received_at > 100.2)
+
+
+def test_a_call_of_the_only_replica_waits_for_no_more_rows_at_high_load(
+    clock: Any, make_request: MakeRequest, bench: Any
+) -> None:
+    run = bench(clock, [10.0, 10.5, 11.0, 11.5])
+    arrivals = [
+        at(make_request, clock, f"robot-{number % 16}", number * 3.125, number * 3.125 + 60) for number in range(320)
+    ]
+    last = arrivals[-1][0] + 0.05
+    arrivals.append(at(make_request, clock, "alone", (last - clock.now) * 1e3, (last - clock.now) * 1e3 + 60))
+    run.run(arrivals)
+    assert run.ended[arrivals[-1][1]] == pytest.approx(last + 0.01)
 
 
 # Being refused
@@ -247,6 +260,25 @@ def test_a_robot_that_renews_is_asked_once_for_a_newer_observation_and_keeps_its
     (ended,) = engine.ended()
     assert ended.refusal.kind is RefusalKind.SUPERSEDED
     assert newer.waiting_since == begin
+
+
+def test_no_robot_is_asked_for_a_newer_observation_when_a_call_is_about_to_begin(
+    clock: Any, make_request: MakeRequest, bench: Any
+) -> None:
+    """Three wait for a replica that becomes free, with observations that have aged; none could be renewed in time."""
+    run = bench(clock, [100.0, 110.0])
+    engine = run.engine
+    (first,) = [chunk_at(make_request, clock, "first", 0)[1]]
+    engine.offer(first, clock.now)
+    (call,) = engine.work(clock.now)
+    for client in "abc":
+        engine.offer(chunk_at(make_request, clock, client, 0, renews=True, takes_latest=True)[1], clock.now)
+        assert engine.work(clock.now) == []
+    clock.now += 0.1
+    engine.finished(call, clock.now)
+    (batch,) = engine.work(clock.now)
+    assert len(batch.requests) == 2
+    assert engine.outdated() == []
 
 
 def test_a_request_that_is_to_be_refused_late_is_once_no_action_would_be_left(

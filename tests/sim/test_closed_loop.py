@@ -66,10 +66,12 @@ def test_a_machine_that_was_too_busy_is_reported(monkeypatch: pytest.MonkeyPatch
     assert warning.startswith("hopper, load 1x, a: 20% of all control periods began late")
 
 
-def test_the_same_figures_give_the_same_picture(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    picture = module("picture", monkeypatch)
-    cells = [cell("a", load, 4) for load in (0.5, 2.0)] + [cell("1.4.0", 2.0, 1, software="1.4.0")]
-    written = [picture.save(cells, tmp_path / name / "shown") for name in ("first", "second")]
+@pytest.mark.parametrize("draw", ["save", "save_peers"])
+def test_the_same_figures_give_the_same_picture(draw: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    save = getattr(module("picture", monkeypatch), draw)
+    cells = [cell("a", load, 4) for load in (0.5, 2.0)]
+    cells += [cell("1.4.0", 2.0, 1, software="1.4.0", age_p50_ms=None)]  # no action came
+    written = [save(cells, tmp_path / name / "shown") for name in ("first", "second")]
     assert [path.name for path in written[0]] == ["shown.png", "shown.svg"]
     assert written[0][1].read_bytes() == written[1][1].read_bytes()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -153,3 +154,12 @@ def test_chunks_under_way_are_bounded(mirror: ActionHorizonTracker) -> None:
     mirror.on_dispatch("a", "m", 1, 0.0)
     mirror.on_no_answer("a", "m", 1)
     assert len(mirror) == 1
+
+
+def test_a_rate_so_low_that_its_period_is_infinite_gives_a_time_all_the_same() -> None:
+    horizon = ActionHorizonTracker()
+    horizon.on_answer("a", "m", 10, 4.0)
+    assert horizon.on_request("a", "m", 0, math.inf, 5.0) is not None
+    queue = horizon.queue_of("a", "m", 0, 5.0)
+    assert queue is not None
+    assert all(math.isfinite(value) for value in (queue.runs_out_at, queue.lasts_s, queue.period_s))

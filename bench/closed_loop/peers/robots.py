@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -194,6 +195,46 @@ def cost_of(models: dict[str, Any]) -> dict[str, float]:
     """Returns the cost of a call on the accelerator of these models."""
     cost = next(iter(models.values())).cost
     return {"fixed_ms": cost.fixed_ms, "per_row_ms": cost.per_row_ms}
+
+
+def main_over_http(program: str, path: str) -> None:
+    """Runs the plan on standard input over a server that robots ask by POST, and prints its summary.
+
+    Args:
+        program: the server's file, as `served_by` takes it.
+        path: of the POST.
+    """
+    add_package()
+    from inferential.sim.link import Software
+
+    # Functions of this module: the fleet's processes are spawned, and unpickle them.
+    main(Software(functools.partial(_serve_over_http, program, path), functools.partial(_http_link, path)))
+
+
+def _http_link(path: str, robot: Any, name: str, server: str) -> HttpLink:
+    """A robot's connection."""
+    return HttpLink(robot.model_id, server, path)
+
+
+@asynccontextmanager
+async def _serve_over_http(
+    program: str, path: str, strategy: str, models: dict[str, Any]
+) -> AsyncIterator[tuple[str, Any]]:
+    """A server in its own processes."""
+    from inferential.sim.link import Served
+
+    async with served_by(program, models, functools.partial(_probe, path)) as address:
+        yield address, Served()
+
+
+async def _probe(path: str, address: str) -> None:
+    """Asks once."""
+    one = HttpLink("", address, path)
+    await one.connect()
+    try:
+        await one.ask({"x": np.zeros(1)})
+    finally:
+        await one.disconnect()
 
 
 @asynccontextmanager

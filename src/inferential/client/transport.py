@@ -10,8 +10,9 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
+from inferential.client.backoff import LinkTimeouts
 from inferential.client.keys import HandshakeMaker
-from inferential.client.link import Link, LinkTimeouts
+from inferential.client.link import Link
 from inferential.client.mailbox import Mailbox
 from inferential.client.session import Frames, Session
 from inferential.zmtp.delivery import Delivery

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from inferential.metrics import names
 from inferential.metrics.collector import MetricsCollector
 from inferential.metrics.store import LabelSet
-from inferential.scheduler.request import CLIENT_GONE, QUEUE_FULL, InferenceRequest, RefusalKind
+from inferential.scheduler.request import CANCELLED, CLIENT_GONE, QUEUE_FULL, InferenceRequest, RefusalKind
 
 _REFUSED = {
     RefusalKind.REJECTED: names.REQUESTS_REJECTED,
@@ -21,6 +21,7 @@ _REFUSED = {
     RefusalKind.MODEL_FAILING: names.REQUESTS_REJECTED,
     RefusalKind.BATCH_FAILED: names.DISPATCH_ERRORS,
 }
+_OF_ROBOT = frozenset({CLIENT_GONE, CANCELLED.cause})
 _WITHOUT_CAUSE = frozenset({RefusalKind.EXPIRED})
 
 
@@ -53,6 +54,7 @@ class Recorder:
         self._superseded = metrics.group(names.REQUESTS_SUPERSEDED)
         self._overtaken = metrics.group(names.PAYLOAD_SIZE_BYTES, names.REQUESTS_SUPERSEDED)
         self._miss = metrics.group(names.DEADLINE_MISSES)
+        self._unanswered = metrics.group(names.DEADLINE_MISSES, names.REQUESTS_UNANSWERED)
         self._use = metrics.group(names.ACTION_AGE_MS, names.ACTION_UNREAD_MS)
         self._use_of_known = metrics.group(names.ACTION_AGE_MS, names.ACTION_UNREAD_MS, names.NETWORK_MS)
         self._late = metrics.group(names.LATE_ACTIONS)
@@ -143,21 +145,23 @@ class Recorder:
         if is_late:
             self._add(self._miss, request.received_at, key, (1.0,))
 
-    def refused(self, request: InferenceRequest) -> None:
-        """Records a request that ended without a result."""
+    def refused(self, request: InferenceRequest, *, is_miss: bool) -> None:
+        """Records a request that ended without a result; `is_miss`: it expired, or its robot gets nothing at all."""
         assert request.refusal is not None
+        if is_miss:
+            self._add(self._unanswered, time.monotonic(), _key(request), (1.0, 1.0))
         kind, cause = request.refusal.kind, request.refusal.cause
         if kind is RefusalKind.SUPERSEDED:
             self._add(self._superseded, time.monotonic(), _key(request), (1.0,))
             return
+        if cause not in _OF_ROBOT:
+            self._record(names.REQUESTS_REFUSED, 1.0, {names.MODEL: request.model_id})
         labels = _labels_of(request)
         if cause == CLIENT_GONE:
             del labels[names.CLIENT]  # the label is dropped when the client disconnects
         if cause == CLIENT_GONE or kind not in _WITHOUT_CAUSE:
             labels[names.ERROR] = cause
         self._record(names.QUEUE_FULL_DROPS if cause == QUEUE_FULL else _REFUSED[kind], 1.0, labels)
-        if kind is RefusalKind.EXPIRED:
-            self._record(names.DEADLINE_MISSES, 1.0, labels)
 
     def retried(self, request: InferenceRequest) -> None:
         """Records a failed request that is queued again."""

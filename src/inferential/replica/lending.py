@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from inferential.proto.tensors import Buffer
 from inferential.replica.inbox import INBOX_AT, Inbox
-from inferential.replica.shared import Place, ServersMemory
+from inferential.replica.shared import SHARED_FROM_BYTES, Place, ServersMemory
 
 
 class Lending:
@@ -24,6 +24,8 @@ class Lending:
 
     def lend(self, payload: Buffer) -> Place | None:
         """Returns where the worker finds a payload, which it says when it no longer needs; None: it must be sent."""
+        if len(payload) < SHARED_FROM_BYTES:
+            return None
         place = None if self._inbox is None else self._inbox.place_of(payload)
         # Of one that the model looks at still, a second view would show what it has written there.
         if place is not None and place.offset not in self._lent:

@@ -44,6 +44,7 @@ from inferential.replica.shared import Place
 HELLO, CALL, RESULT, FAILED, FREE, GOODBYE = b"H", b"C", b"R", b"X", b"F", b"G"
 WARMING, SESSIONS, GONE = b"W", b"S", b"E"
 NO_CALL = bytes(8)
+_WAITING = struct.Struct("<I")
 
 
 class InvalidRow(InferentialError):
@@ -89,7 +90,7 @@ class Greeting:
 
 def write_head(waiting: int, places: Sequence[Place | None]) -> bytes:
     """The head of a call; `places` of its rows' payloads, None where it is a frame."""
-    head = struct.pack("<I", min(waiting, 2**32 - 1))
+    head = _WAITING.pack(min(waiting, 2**32 - 1))
     if not any(places):
         return head
     return head + b"".join(struct.pack("<qq", place.offset, place.length) if place else bytes(16) for place in places)
@@ -99,8 +100,10 @@ def read_head(head: Buffer, rows: int) -> tuple[int, list[Place | None]]:
     """What `write_head` was given; ValueError where it is no head of so many rows."""
     if len(head) not in (4, 4 + 16 * rows):
         raise ValueError(f"a head of {len(head)} bytes for {rows} rows")
-    places = [Place(*numbers) if numbers[1] else None for numbers in struct.iter_unpack("<qq", head[4:])]
-    return struct.unpack_from("<I", head)[0], places or [None] * rows
+    (waiting,) = _WAITING.unpack_from(head)
+    if len(head) == 4:
+        return waiting, [None] * rows
+    return waiting, [Place(*numbers) if numbers[1] else None for numbers in struct.iter_unpack("<qq", head[4:])]
 
 
 def write_offsets(offsets: Sequence[int]) -> bytes:

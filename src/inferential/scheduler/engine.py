@@ -157,6 +157,8 @@ class Engine:
         self._running.begin_decision()
         if queues.held:
             queues.release(now)
+        if queues.perishes:
+            queues.expire(now)  # the timer may be late
         queues.refuse_infeasible(now)
         shared: dict[str, list[str]] = {}
         for model_id in queues.models():

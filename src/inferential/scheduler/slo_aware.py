@@ -12,7 +12,8 @@ delay the others (early drop: Clockwork, Nexus), and are served after them or re
     batch          in order, each request that the batch so far still leaves in time, until the tightest member would
                    miss by one row more
     waiting        if fewer wait than the needed size, and more clients are there to ask, until the latest start of
-                   the tightest (deferred batching: Symphony); at low load the needed size is 1: no wait
+                   the tightest (deferred batching: Symphony); not at low load, where the needed size is 1, nor for a
+                   model with one replica on a device of its own
 
 Requests of robots that play chunks and say how many actions they have left are chosen by robot time instead, as
 `chunk_lane` says (`objective`); where both kinds wait for a model, each has calls in proportion to how many wait.
@@ -38,8 +39,8 @@ from inferential.scheduler.chunk_lane import WAKE_S, ChunkLane, limits_of
 from inferential.scheduler.queued import QueueScheduler
 from inferential.scheduler.request import InferenceRequest
 from inferential.scheduler.slo_lane import SloLane
-from inferential.scheduler.slo_model import ModelState, alternating, smallest_sufficient
-from inferential.scheduler.time.availability import ALWAYS_AVAILABLE, Availability, ReplicaSlot
+from inferential.scheduler.slo_model import ModelState, alternating, is_alone, smallest_sufficient, why_infeasible
+from inferential.scheduler.time.availability import ALWAYS_AVAILABLE, FREE, Availability, ReplicaSlot
 from inferential.scheduler.time.robot_time import ChunkTime
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ CALM_S = 1.0
 """Seconds after its last sign until overload is over."""
 LATE_SHARE = 16
 """One in this many calls of a model may begin with a client that cannot be in time although others can."""
+CAUTION = 0.1
+"""Where demand asks for batches: how far from the median to the high quantile a call may take for one more row."""
 PROBE_S = 1.0
 """Seconds without a call after which a model is tried with an infeasible request: its speed may have changed."""
 _NEED_HOLDS_S = 0.01  # demand changes slowly; it is not computed at every decision
@@ -168,7 +171,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         if chunks is not None and model.is_turn_of_chunks(len(lane)):
             return chunks.take(slot.profile, limit, now)
         overloaded = self._is_overloaded(slot.model_id, now)
-        largest_within = slot.profile.largest_within
+        largest_within, caution = slot.profile.largest_within, CAUTION if model.needed > 1 else 1.0
         batch: list[InferenceRequest] = []
         if model.calls_since_late >= LATE_SHARE and (starving := lane.starving(now)) is not None:
             model.calls_since_late = 0
@@ -178,7 +181,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
             request = lane.next_in_turn() if overloaded else lane.earliest()
             if request is None:
                 break
-            rows = largest_within(request.deadline - now, limit)
+            rows = largest_within(request.deadline - now, limit, caution)
             if rows < limit and rows < self._wanted(request, slot):
                 if self._misses(request, now):
                     self._is_late(lane, request, now)
@@ -225,6 +228,8 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         if live >= needed or live >= model.demand.clients(now) or (self._any_chunks and len(lane) >= needed):
             return -math.inf
         slots = self._availability.slots(slot.model_id)
+        if is_alone(slot.model_id, self._availability):
+            return -math.inf
         free = [other.profile.high(live + 1) for other in slots if other.free_at == -math.inf]
         latest_start = first.deadline - min(free, default=slot.profile.high(live + 1)) - WAKE_S
         # Not the present rate, which falls while nothing comes, so that the end of the wait would move away from it.
@@ -295,7 +300,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
                     lane.serve_late(request)
                     continue
                 self.remove(request)
-                infeasible.append((request, self._why(request, now)))
+                infeasible.append((request, why_infeasible(request, self._availability.slots(model_id), now)))
         return infeasible
 
     def take_outdated(self) -> list[InferenceRequest]:
@@ -303,8 +308,15 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         if not self._any_chunks:
             return []
         now, slots = time.monotonic(), self._availability.slots
-        chunks = [(lane.chunks, slots(name)) for name, lane in self._lanes.items() if lane.chunks]
-        return [request for lane, of_model in chunks for request in lane.take_outdated(now, of_model)]
+        chunks = [(lane.chunks, slots(name)) for name, lane in self._lanes.items() if self._may_renew(lane, name, now)]
+        return [request for lane, of_model in chunks if lane for request in lane.take_outdated(now, of_model)]
+
+    def _may_renew(self, lane: SloLane, model_id: str, now: float) -> bool:
+        """Returns whether newer observations could still come before a call: not where one is to begin now."""
+        if not lane.chunks:
+            return False
+        free = [slot for slot in self._availability.slots(model_id) if slot.free_at == FREE]
+        return not free or self._waits_until(lane, free[0], now) > now
 
     def infeasible_at(self) -> float | None:
         """Returns when the next late request that wants to be refused becomes infeasible; None: there is none."""
@@ -313,16 +325,6 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
             slots = self._availability.slots
             at = min([at, *(one.chunks.due_at(slots(name)) for name, one in self._lanes.items() if one.chunks)])
         return at if at < math.inf else None
-
-    def _why(self, request: InferenceRequest, now: float) -> str:
-        finish = min(slot.expected_finish(now, 1) for slot in self._availability.slots(request.pool))
-        if finish == math.inf:
-            return "it cannot be in time: no replica of its model is there"
-        left_ms, needs_ms = (request.deadline - now) * 1e3, (finish - now) * 1e3
-        return (
-            f"it cannot be in time: {left_ms:.0f} ms were left of {(request.deadline - request.received_at) * 1e3:.0f}"
-            f" ms, and an answer takes {needs_ms:.0f} ms, those that go first not counted"
-        )
 
     def _note_late(self, lane: SloLane, now: float) -> None:
         """Makes live requests late whose latest start has passed."""
@@ -353,6 +355,9 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         """Returns the batch size that must fit before its deadline: the needed one, or what half of its time allows."""
         needed = min(self._model(request.pool).needed, slot.max_batch_size)
         if needed == 1:
+            return 1
+        carries_more = needed < slot.max_batch_size and needed < slot.profile.explored()
+        if carries_more and is_alone(request.pool, self._availability):
             return 1
         return max(1, slot.profile.largest_within((request.deadline - request.received_at) / 2, needed))
 

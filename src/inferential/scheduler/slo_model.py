@@ -8,7 +8,8 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
 from inferential.scheduler.chunk_lane import ChunkLane
-from inferential.scheduler.time.availability import ReplicaSlot
+from inferential.scheduler.request import InferenceRequest
+from inferential.scheduler.time.availability import Availability, ReplicaSlot
 from inferential.scheduler.time.demand import Demand
 
 _MAX_UNSERVED = 4096  # clients of a model; beyond it, those remembered longest are forgotten
@@ -41,6 +42,27 @@ def smallest_sufficient(
         return largest
     # Larger batches carry more, so that the sizes which do not suffice come first.
     return bisect_left(range(1, largest), True, key=lambda size: load(size) <= utilisation) + 1
+
+
+def is_alone(model_id: str, availability: Availability) -> bool:
+    """Returns whether a model has one replica, on a device of its own: then no call waits.
+
+    Nothing else could run meanwhile, and what comes while it runs is the next batch. Nor is a request late that a small
+    call could answer, as long as larger ones carry the demand.
+    """
+    return len(availability.slots(model_id)) == 1 and len(availability.colocated_models(model_id)) == 1
+
+
+def why_infeasible(request: InferenceRequest, slots: Sequence[ReplicaSlot], now: float) -> str:
+    """Returns in words why a request cannot be in time."""
+    finish = min(slot.expected_finish(now, 1) for slot in slots)
+    if finish == math.inf:
+        return "it cannot be in time: no replica of its model is there"
+    left_ms, needs_ms = (request.deadline - now) * 1e3, (finish - now) * 1e3
+    return (
+        f"it cannot be in time: {left_ms:.0f} ms were left of {(request.deadline - request.received_at) * 1e3:.0f}"
+        f" ms, and an answer takes {needs_ms:.0f} ms, those that go first not counted"
+    )
 
 
 def alternating(begins: Mapping[str, float], called_at: Mapping[str, float], until: float) -> list[str]:

@@ -8,6 +8,7 @@ have changed reads it through this class, which writes deferred records first.
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -16,7 +17,14 @@ from inferential.dispatch.base import DispatchResult
 from inferential.metrics.recorder import Recorder
 from inferential.proto import PROTOCOL_VERSION, Applied
 from inferential.scheduler.engine import Engine
-from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
+from inferential.scheduler.request import (
+    CANCELLED,
+    CLIENT_GONE,
+    NEW_EPISODE,
+    InferenceRequest,
+    Refusal,
+    RefusalKind,
+)
 from inferential.scheduler.running import Batch
 from inferential.scheduler.time.deadline import deadline_of
 from inferential.scheduler.time.fair_share import FairShares
@@ -35,6 +43,7 @@ _SHARES_EACH_S = 0.001
 
 _WAITED_S = 1e-3  # for less than that it is not asked what a request waited for
 _REMEMBERED_CALLS = 64
+_ENDED_BY_ROBOT = frozenset({CANCELLED.cause, CLIENT_GONE, NEW_EPISODE.cause})
 _MAX_LEAD_S = 0.5  # a robot is not asked for a newer observation earlier before its turn
 
 
@@ -260,7 +269,10 @@ class Accounting:
         received_at, dispatched_at = request.received_at, request.dispatched_at
         first_call_at = dispatched_at
         if dispatched_at - received_at > _WAITED_S:
-            first_call_at = next((at for at in self._calls.get(request.pool, ()) if at >= received_at), dispatched_at)
+            for at in reversed(self._calls.get(request.pool, ())):  # mostly one of the newest
+                if at < received_at:
+                    break
+                first_call_at = at
         alone_ms = inference_ms
         if request.rows > 1:
             alone_ms = self._engine.profiles.of(request.pool).typical(1) * 1e3 or inference_ms
@@ -269,15 +281,21 @@ class Accounting:
     def refused(self, request: InferenceRequest, refusal: Refusal) -> None:
         """Records a request that ended without a result."""
         self.flush()
-        self._recorder.refused(request)
-        if request.steps_remaining is not None:
-            self._fleet.action_horizon.on_no_answer(request.client_id, request.model_id, request.request_id)
+        now, kind = time.monotonic(), refusal.kind
+        is_miss = kind is RefusalKind.EXPIRED
         counts = self._counts(request)
         if counts is not None:
-            if refusal.kind is RefusalKind.SUPERSEDED:
+            if kind is RefusalKind.SUPERSEDED:
                 counts.superseded += 1
             else:
                 counts.refused += 1
+                counts.on_refused(kind.value, refusal.cause, refusal.reason, now)
+            if refusal.cause not in _ENDED_BY_ROBOT:
+                budget_s = request.deadline - request.received_at
+                is_miss |= counts.on_no_answer(request.received_at, budget_s, now)
+        self._recorder.refused(request, is_miss=is_miss)
+        if request.steps_remaining is not None:
+            self._fleet.action_horizon.on_no_answer(request.client_id, request.model_id, request.request_id)
         self.invalidated(request, refusal)
 
     def overtaken(self, overtaken: Overtaken, now: float) -> float:

@@ -27,6 +27,7 @@ _SAMPLES = 5  # of the control period, whose median is taken
 _MIN_SAMPLES = 3
 
 _MAX_HORIZONS = 1024  # models
+_LONGEST_PERIOD_S = 1e3  # a rate so low that its period is infinite is a positive number, too
 _LAG_ALPHA = 0.2
 _MAX_UNDER_WAY = 16  # chunks of one robot and model; beyond it, the oldest is forgotten
 
@@ -107,7 +108,7 @@ class ActionHorizonTracker:
         """
         state = self._state_of(client_id, model_id)
         if control_period_s is not None:
-            state.stated_period_s = control_period_s
+            state.stated_period_s = min(control_period_s, _LONGEST_PERIOD_S)
         if steps_remaining is not None and state.steps is not None and not state.answered:
             played = state.steps - steps_remaining
             if played > 0 and now > state.at:

@@ -1,19 +1,47 @@
-"""What is asked of a stream socket of any family: a look at what is unread, and a close that loses nothing."""
+"""What is asked of a stream socket of any family: what the system knows of it, and how it is closed."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
+import struct
+from typing import Any
+
+from inferential.zmtp import tcp
 
 _LAST_READS, _LAST_READ_BYTES = 64, 64 * 1024  # on closing, of data that is discarded
 
 
-def has_unread(connected: socket.socket) -> bool:
-    """Returns whether the system has bytes of the peer that were not read; the socket does not block."""
-    try:
-        return bool(connected.recv(1, socket.MSG_PEEK))
-    except OSError:
-        return False
+class Connected:
+    """A connected socket that does not block, and what the system knows of it."""
+
+    _socket: socket.socket
+
+    def fileno(self) -> int:
+        """Returns the descriptor, for a selector."""
+        return self._socket.fileno()
+
+    def has_unread(self) -> bool:
+        """Returns whether the system has bytes of the peer that were not read."""
+        try:
+            return bool(self._socket.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
+
+    def limit_unsent(self, size: int) -> None:
+        """Has the system hold about so many bytes at most beyond those that are under way; the rest is `unsent`."""
+        tcp.limit_unsent(self._socket, size)
+
+    def received_s_ago(self) -> float:
+        """Returns how long ago the system received the newest data, as `tcp.received_s_ago`."""
+        return tcp.received_s_ago(self._socket)
+
+    def stuck_at(self) -> tuple[int, Any] | None:
+        """Returns the peer's address while the network seems to be away, see `tcp.is_stuck`; else None."""
+        try:
+            return (self._socket.family, self._socket.getpeername()) if tcp.is_stuck(self._socket) else None
+        except OSError:
+            return None  # it has ended
 
 
 def close(connected: socket.socket) -> None:
@@ -23,4 +51,11 @@ def close(connected: socket.socket) -> None:
         for _ in range(_LAST_READS):  # closing with unread data would discard data that is being sent
             if not connected.recv(_LAST_READ_BYTES):
                 break
+    connected.close()
+
+
+def abort(connected: socket.socket) -> None:
+    """Closes a socket by a reset, which waits for no data."""
+    with contextlib.suppress(OSError):
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connected.close()

@@ -12,7 +12,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from inferential.zmtp import sockets, tcp, zmtp2
+from inferential.zmtp import tcp, zmtp2
 from inferential.zmtp.handshake import Handshake, HandshakeError, NullHandshake
 from inferential.zmtp.protocol import (
     GREETING_BYTES,
@@ -28,12 +28,14 @@ from inferential.zmtp.protocol import (
     Ready,
     check_greeting,
     command,
+    greeting,
     message,
     pong_body,
     supports_heartbeats,
     ttl_s,
 )
 from inferential.zmtp.reader import Allocate, Reader
+from inferential.zmtp.sockets import Connected, abort, close
 from inferential.zmtp.wire import FrameReader
 from inferential.zmtp.zmtp2 import Zmtp2Handshake
 
@@ -45,11 +47,12 @@ few hundred."""
 _HANDSHAKE_BYTES = 1024  # of a frame before the handshake is complete
 _MAX_BUFFERS = 64  # of one sendmsg, far below the limit of any system
 _MAX_READS = 32  # without a message, before the caller gets a turn; `drained` is False then
+_SMALL_READ = 8  # so many of these are one that holds commands, which take longer than the bytes of a frame
 MAX_BODY_READ_BYTES = 1024 * 1024
 """Bytes of a large frame that are read in one go, so that other connections get a turn meanwhile."""
 
 
-class Stream:
+class Stream(Connected):
     """A connection, from the greeting on.
 
     Args:
@@ -74,6 +77,7 @@ class Stream:
         tcp.prepare(connected)
         self._handshake: Handshake = NullHandshake(socket_type, identity) if handshake is None else handshake
         self._greeting: bytearray | None = bytearray()  # None: it was whole
+        self._presumed = False  # nothing was heard of the peer yet, or its greeting alone
         self._supports_heartbeats = False
         self._limits = max_frame_bytes, max_frames
         # A peer that is not known yet gets no memory for more than the commands of a handshake.
@@ -96,18 +100,6 @@ class Stream:
         """The time to live of the peer's last PING: if it is not heard of for so long, it is gone. 0: not given."""
         self._send([self._handshake.greeting()])
 
-    def limit_unsent(self, size: int) -> None:
-        """Has the system hold about so many bytes at most beyond those that are under way; the rest is `unsent`."""
-        tcp.limit_unsent(self._socket, size)
-
-    def received_s_ago(self) -> float:
-        """Returns how long ago the system received the newest data, as `tcp.received_s_ago`."""
-        return tcp.received_s_ago(self._socket)
-
-    def fileno(self) -> int:
-        """Returns the descriptor, for a selector."""
-        return self._socket.fileno()
-
     @property
     def answers_pings(self) -> bool:
         """Whether the peer answers `ping` by ZMTP 3.1."""
@@ -117,9 +109,18 @@ class Stream:
         """Returns whether `next` may return something without another `read`."""
         return self._reader.buffered
 
-    def has_unread(self) -> bool:
-        """Returns whether the system has bytes of the peer that `read` has not taken."""
-        return sockets.has_unread(self._socket)
+    def presume(self, peer: Ready) -> None:
+        """Goes on as if the peer had said what it said by a connection without keys just before.
+
+        Two round trips sooner than after its greeting and READY, messages may be sent; what it says is checked as it
+        comes.
+
+        Raises:
+            ConnectionEnded: the connection was closed.
+        """
+        self._answer(self._handshake.greeted(greeting()))
+        self.peer, self._presumed = peer, True
+        self._establish()
 
     def handshake(self) -> bool:
         """Continues the handshake as far as data was received; returns True once it is complete.
@@ -236,8 +237,9 @@ class Stream:
             return b""
         self._supports_heartbeats = supports_heartbeats(bytes(self._greeting))
         rest = bytes(self._greeting[size:])
-        greeting, self._greeting = bytes(self._greeting), None
-        self._answer(self._handshake.greeted(greeting))
+        whole, self._greeting = bytes(self._greeting), None
+        answer = self._handshake.greeted(whole)
+        self._answer(b"" if self._presumed else answer)
         return rest
 
     def next(self) -> list[Buffer] | Discarded | None:
@@ -265,7 +267,7 @@ class Stream:
         found = self.next() if self._reader.buffered else None
         reads = 0
         while found is None:
-            reads += 1
+            reads += _SMALL_READ if self._reader.space is None else 1
             if reads > _MAX_READS or not self.read():
                 return None
             found = self.next()
@@ -283,6 +285,9 @@ class Stream:
                 pings.append(following)
             elif self.on_pong is not None and following.startswith(PONG):
                 self.on_pong(following[len(PONG) :])
+            elif self._presumed:
+                self._handshake.receive(following)
+                self.peer, self._presumed = self._handshake.peer, False
             following = self._reader.next()
         if pings and self._unsent:
             self._owed = pings[-1]  # a peer that does not read gets one answer, when it has read
@@ -385,4 +390,10 @@ class Stream:
         """Closes the connection. Data that was handed to the system still arrives. Closing twice does nothing."""
         self._unsent.clear()
         self.unsent = 0
-        sockets.close(self._socket)
+        close(self._socket)
+
+    def abort(self) -> None:
+        """Closes the connection so that the peer learns of it at once, though data be stuck: what is unsent is lost."""
+        self._unsent.clear()
+        self.unsent = 0
+        abort(self._socket)

@@ -82,3 +82,8 @@ def test_without_classes_nothing_changes() -> None:
         shares.note("a", "m", 1.0, "unnamed")
         shares.update([("a", "m", 0.001), ("b", "m", 0.02)])
     assert plain.interval_ms("a", "m") == configured.interval_ms("a", "m") > 0
+
+
+def test_a_model_whose_latency_is_not_known_yet_costs_nothing_and_gets_what_it_asks() -> None:
+    requests = [*asked("arm", 2, 50), *asked("safety", 1, 20, "new")]
+    assert planned(requests, {"m": 0.02, "new": 0.0}, CLASSES, 0.9) == pytest.approx([22.5, 22.5, 20])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -162,3 +163,31 @@ def test_the_successor_of_a_models_last_replica_begins_as_that_was() -> None:
     profiles.forget("m", "first")
     assert profiles.replicas("m") == []
     assert profiles.of("m", "second").typical(4) == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf, -1.0, 1e300])
+def test_what_is_no_duration_teaches_nothing(odd: float) -> None:
+    profile = LatencyProfile()
+    profile.load(2, odd, 0.1)
+    profile.note(2, odd)
+    assert not profile.known
+    profile.load(2, 0.02, odd)
+    assert (profile.typical(2), profile.high(2)) == (0.02, 0.02)
+    assert profile.largest_within(0.02, 2) == 2
+
+
+def test_a_row_more_is_taken_by_the_median_where_a_risk_is_allowed() -> None:
+    profile = LatencyProfile()
+    for rows, latency_s in ((1, 0.01), (2, 0.02)):
+        profile.load(rows, latency_s, latency_s + 0.01)
+    assert [profile.largest_within(0.025, 2, caution) for caution in (1.0, 0.6, 0.4, 0.0)] == [1, 1, 2, 2]
+
+
+def test_many_sizes_are_compared_at_some_of_them() -> None:
+    profile = LatencyProfile()
+    profile.load(100, 0.1, 0.1)
+    sizes, latency_s, efficient = profile.sizes_up_to(100, 10)
+    assert (len(sizes), sizes[0], sizes[-1], efficient) == (10, 1, 100, 100)
+    assert latency_s.tolist() == [profile.typical(int(size)) for size in sizes]
+    profile.note(1, 0.001)
+    assert profile.sizes_up_to(100, 10)[1][0] == pytest.approx(0.001)

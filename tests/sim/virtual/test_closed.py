@@ -62,6 +62,16 @@ def test_the_runtimes_own_rule_asks_by_its_round_trips() -> None:
     assert 20 <= played.issued <= 35
 
 
+def test_a_runtime_that_stood_plays_its_late_chunk_from_where_it_stands() -> None:
+    # A call takes longer than a chunk lasts, so that nothing of one that is aligned by time would be left.
+    slow = ModelSpec("m", (0.6,))
+    robot = replace(ROBOT, ask="runtime")
+    (by_time,) = run(robot, model=slow).played
+    (as_it_does,) = run(replace(robot, index="executed"), model=slow).played
+    assert by_time.executed == 0
+    assert as_it_does.executed / as_it_does.steps == pytest.approx(10 / 22, abs=0.05)
+
+
 def test_the_network_delays_each_way() -> None:
     # 40 ms and 40 ms around a call of 90: the answer comes 170 ms after the observation, in time for the fourth step.
     (played,) = run(replace(ROBOT, delay_s=0.04)).played

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+_LEAST_COST_S = 1e-9  # of a model whose latency is not known yet, which costs nothing
 LEAST_RATE_HZ = 0.2
 """Answers a second that a robot of any class is due."""
 
@@ -75,7 +76,7 @@ def planned(
         level = filled(asked, capacity)
         return [min(rate, level * one.weight) for rate, one in zip(least, requests, strict=True)]
     rates, left = list(least), capacity - needed
-    worth = [classes.get(one.robot_class, PLAIN).value / costs[one.model_id] for one in requests]
+    worth = [classes.get(one.robot_class, PLAIN).value / max(costs[one.model_id], _LEAST_COST_S) for one in requests]
     for value in sorted(set(worth), reverse=True):
         places = [place for place, one in enumerate(worth) if one == value]
         more = [

@@ -28,14 +28,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 WINDOW = 64
 FORGET_AFTER = 256
+LONGEST_S = 1e6
+"""Seconds beyond which a latency is a mistake."""
 WARM_AFTER = 3
 """Calls after which a profile counts enough to refuse by it."""
 DEFAULT_QUANTILE = 0.95
 _ODD = 3.0
 _ODD_IN_A_ROW = 3
 _LOADED_CALLS = 20  # what a loaded figure weighs
+_REMEMBERED_LIMITS = 64
+_LEAST_S = 1e-9  # that a call takes, so that it can be divided by
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,7 @@ class LatencyProfile:
         self._explored = 1
         self._typical: list[float] = []  # by batch size - 1, computed when asked for
         self._high: list[float] = []
+        self._sizes_up_to: dict[int, tuple[Array, Array, int]] = {}
 
     @property
     def known(self) -> bool:
@@ -82,10 +91,12 @@ class LatencyProfile:
     def set_quantile(self, quantile: float) -> None:
         """Sets which quantile is the high one from now on."""
         self.quantile = quantile
-        self._typical, self._high = [], []
+        self._forget_curves()
 
     def note(self, batch_size: int, latency_s: float) -> None:
-        """Learns from one call of `batch_size` requests, which took `latency_s` seconds."""
+        """Learns from one call of `batch_size` requests, which took `latency_s` seconds, unless that is no duration."""
+        if not 0 <= latency_s <= LONGEST_S:
+            return
         self.calls += 1
         window = self._windows.get(batch_size)
         if window is None:
@@ -109,16 +120,46 @@ class LatencyProfile:
             self._draw(batch_size)
         return self._high[batch_size - 1]
 
-    def largest_within(self, seconds: float, limit: int) -> int:
-        """Returns how many rows, `limit` at most, one call answers within `seconds` by the high quantile; 0: none."""
+    def largest_within(self, seconds: float, limit: int, caution: float = 1.0) -> int:
+        """Returns how many rows, `limit` at most, one call answers within `seconds`; 0: none.
+
+        Args:
+            seconds: how long it may take.
+            limit: the most rows.
+            caution: by which latency, from 0, the median, to 1, the high quantile.
+        """
         limit = min(limit, self._explored)
         if limit > len(self._high):
             self._draw(limit)
-        return bisect_right(self._high, seconds, 0, limit)
+        rows = bisect_right(self._high, seconds, 0, limit)
+        if caution < 1:
+            typical, high = self._typical, self._high
+            while rows < limit and typical[rows] + caution * (high[rows] - typical[rows]) <= seconds:
+                rows += 1
+        return rows
 
     def explored(self) -> int:
         """Returns the largest batch worth trying: twice the largest known one; 1 while nothing is known."""
         return self._explored
+
+    def sizes_up_to(self, limit: int, most: int) -> tuple[Array, Array, int]:
+        """Returns batch sizes from 1 to `limit`, `most` of them at most, their latencies, and the most efficient size.
+
+        Latencies are medians in seconds.
+
+        The same arrays until another call is known: not to be changed.
+        """
+        found = self._sizes_up_to.get(limit)
+        if found is None:
+            if len(self._sizes_up_to) >= _REMEMBERED_LIMITS:
+                self._sizes_up_to.clear()
+            sizes = np.arange(1, limit + 1)
+            if limit > most:
+                sizes = np.unique(np.linspace(1, limit, most).astype(int))
+            self.typical(limit)
+            latency_s = np.maximum(np.array(self._typical)[sizes - 1], _LEAST_S)
+            found = self._sizes_up_to[limit] = sizes, latency_s, int(sizes[(sizes / latency_s).argmax()])
+        return found
 
     def rate(self, batch_size: int) -> float:
         """Returns rows per second in calls of that size one after another; infinite while nothing is known."""
@@ -133,7 +174,10 @@ class LatencyProfile:
         ]
 
     def load(self, batch_size: int, median_s: float, high_s: float) -> None:
-        """Takes figures from elsewhere as if they had been measured in 20 calls."""
+        """Takes figures from elsewhere as if they had been measured in 20 calls; not a median that is no duration."""
+        if not 0 <= median_s <= LONGEST_S:
+            return
+        high_s = high_s if median_s <= high_s <= LONGEST_S else median_s
         window = self._windows[batch_size] = _Window()
         rare = max(1, round((1 - self.quantile) * _LOADED_CALLS))
         for latency_s in [median_s] * (_LOADED_CALLS - rare) + [high_s] * rare:
@@ -145,7 +189,11 @@ class LatencyProfile:
     def _changed(self) -> None:
         """Marks the curves as out of date; they are computed again when they are read."""
         self._explored = 2 * max(self._windows)
+        self._forget_curves()
+
+    def _forget_curves(self) -> None:
         self._typical, self._high = [], []
+        self._sizes_up_to.clear()
 
     def _forget(self) -> None:
         oldest = self.calls - FORGET_AFTER

@@ -71,7 +71,10 @@ class RobotLoop:
 
     def __init__(self, robot: ChunkedRobot, begins_at: float) -> None:
         self.robot = robot
-        self.player: Player = Player(1 / robot.period_s, index="time")
+        # A runtime aligns late chunks by itself; of other robots, those steps count that their own index counts.
+        self._follows = robot.ask == "runtime" and robot.index == "executed"
+        self._by_time = robot.index == "time" or self._follows
+        self.player: Player = Player(1 / robot.period_s, index="executed" if self._follows else "time")
         self._starts_at = begins_at + robot.starts_at
         self.next_tick_at: float = self._starts_at
         self.stops_at: float = begins_at + robot.stops_at
@@ -136,7 +139,7 @@ class RobotLoop:
         self.player.answered(number, self._chunk[: after - observation.step], now)
         is_in_slo = at <= observation.ask.slo_at + 1e-9
         if self.player.stats.chunks > chunks:
-            self._end = after
+            self._end = self._step + self.player.actions_left() if self._follows else after
             self._observed_at = observation.at
             self._qualifies = is_in_slo
         if known:
@@ -174,8 +177,6 @@ class RobotLoop:
         left = self._end - self._step
         if robot.ask == "threshold":
             return left <= robot.ask_at_steps
-        if robot.index == "executed":
-            return left <= self.player.delay_steps() + 1  # its own count of steps would not let it ask twice at one
         return self.player.wants_chunk(now)
 
     def _give_up(self, now: float) -> bool:
@@ -209,7 +210,7 @@ class RobotLoop:
     def _play(self, now: float) -> None:
         robot = self.robot
         has_action = self._step < self._end
-        if has_action or robot.index == "time":
+        if has_action or self._by_time:
             self.player.play()
             self._step += 1
         if not has_action:
@@ -292,12 +293,12 @@ class RobotLoop:
     def _step_at(self, observation: Observation, arrives_at: float) -> int:
         """Returns the index of the next action when an answer arrives."""
         step = observation.step + math.ceil((arrives_at - observation.at) / self.robot.period_s - 1e-9)
-        return step if self.robot.index == "time" else min(step, max(self._end, observation.step))
+        return step if self._by_time else min(step, max(self._end, observation.step))
 
     def runs_out_at(self) -> float:
         """Returns when its actions run out, those on their way included; in the past where it has none."""
         end = self._end_with_coming()
-        if self.robot.index == "time":
+        if self._by_time:
             return self._starts_at + end * self.robot.period_s
         if end == self._step:
             return self._starved_since
@@ -311,7 +312,7 @@ class RobotLoop:
         arrives_at = answered_at + self.robot.delay_s
         begins_at = max(self.runs_out_at(), arrives_at)
         end = self._end_of(observation, self._step_at(observation, arrives_at))
-        if self.robot.index == "time":
+        if self._by_time:
             ends_at = self._starts_at + end * self.robot.period_s
         else:
             ends_at = begins_at + max(end - self._end_with_coming(), 0) * self.robot.period_s

@@ -276,7 +276,7 @@ class _Simulation:
         runs_out_at = now + observation.steps_remaining * robot.period_s
         lasts_s = robot.horizon_steps * robot.period_s
         whole_s = (robot.chunk_steps or robot.horizon_steps) * robot.period_s
-        if robot.index == "time":
+        if robot.index == "time" or robot.ask == "runtime":  # how a runtime aligns a chunk, a server does not know
             lead_s = 2 * robot.delay_s + robot.period_s if robot.renews else 0.0
             return ChunkTime(runs_out_at, now + whole_s, lasts_s, renews=robot.renews, lead_s=lead_s)
         return ChunkTime(runs_out_at, math.inf, lasts_s, whole_s - observation.steps_remaining * robot.period_s)

@@ -87,7 +87,8 @@ class ChunkedRobot:
             reaches it after the request was dispatched.
         renews: whether it observes anew when its observation is refused as outdated, as `ChunkRuntime` does.
         index: which action of a chunk is played first: by "time", those whose steps passed since the observation are
-            skipped; by "executed" actions, only those are skipped that were executed since.
+            skipped; by "executed" actions, only those are skipped that were executed since; with "runtime", as
+            `ChunkRuntime` decides by default.
         delay_s, delay_jitter_s: of the network, each way: mean and standard deviation. Messages stay in order.
         loss: share of the messages that are lost, each way.
         interval_s: the shortest time between two requests; 0: no limit.

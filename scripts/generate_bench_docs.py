@@ -1,0 +1,126 @@
+"""Writes the tables of docs/performance.md and docs/demo.md that show what is in bench/results.
+
+python scripts/generate_bench_docs.py          write them
+python scripts/generate_bench_docs.py --check  exit code 1 if one is out of date
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
+_PEERS = {
+    "raw": "raw ZeroMQ",
+    "ours:function_process": "function, `process`",
+    "ours:batch_process": "`infer_batch`, `process`",
+    "ours:function_thread": "function, `thread`",
+    "ours:batch_thread": "`infer_batch`, `thread`",
+    "ours:function_inline": "function, `inline`",
+    "openpi": "openpi-server",
+    "inferential_1_4:function": "1.4.0, function",
+    "litserve": "LitServe",
+}
+_ONE = ("1 client, 64 B", "1 client, 150 kB", "1 client, 1 MB")
+_EIGHT = "8 clients, 64 B"
+
+
+def main() -> int:
+    stale = 0
+    for page in (ROOT / "docs" / "performance.md", ROOT / "docs" / "demo.md"):
+        text = page.read_text(encoding="utf-8")
+        new = updated(text)
+        if "--check" in sys.argv[1:]:
+            if new != text:
+                print(f"{page} is out of date: python {sys.argv[0]}", file=sys.stderr)
+                stale = 1
+        else:
+            page.write_text(new, encoding="utf-8")
+    return stale
+
+
+def updated(page: str) -> str:
+    """Returns a page with the tables that it has places for, as the results are now."""
+    for name, (file, table) in TABLES.items():
+        begin, end = f"<!-- {name}: written by scripts/generate_bench_docs.py -->\n", f"<!-- end of {name} -->\n"
+        if begin in page:
+            before, _, rest = page.partition(begin)
+            path = RESULTS / f"{file}.json"
+            lines = table(json.loads(path.read_text())) if path.exists() else ["Not measured yet."]
+            shown = "".join(f"{line}\n" for line in lines)
+            page = f"{before}{begin}\n{shown}\n{end}{rest.partition(end)[2]}"
+    return page
+
+
+def coroutine_stages(result: dict[str, Any]) -> Iterator[str]:
+    """Yields the budget of a coroutine on the event loop."""
+    yield from ("| stage | us |", "|---|---|")
+    yield from (f"| {stage} | {us:.0f} |" for stage, us in result["stages"].items())
+    yield f"| **the round trip** | **{result['round_trip']:.0f}** |"
+
+
+def process_stages(result: dict[str, Any]) -> Iterator[str]:
+    """Yields that of a function in a process."""
+    if "process" in result:
+        yield from coroutine_stages(result["process"])
+    else:
+        yield "Not measured yet."
+
+
+def functions(result: dict[str, Any]) -> Iterator[str]:
+    """Yields round trips and answers by peer."""
+    jobs = result["jobs"]
+    yield f"| | {' | '.join(_ONE)} | {_EIGHT}: answers/s | times 1.4.0's |"
+    yield "|---|---|---|---|---|---|"
+    former = jobs[_EIGHT].get("inferential_1_4:function")
+    for name, title in _PEERS.items():
+        if name not in jobs[_EIGHT]:
+            continue
+        trips = [jobs[job][name] for job in _ONE]
+        cells = [f"{one['p50_us']:,.0f} / {one['p99_us']:,.0f} ({one['p50_us_ratio']:.2f})" for one in trips]
+        many = jobs[_EIGHT][name]
+        times = f"{many['per_second'] / former['per_second']:.1f}" if former else "-"
+        share = f"{many['per_second']:,.0f} ({many['per_second_ratio']:.2f})"
+        yield f"| {title} | {' | '.join(cells)} | {share} | {times} |"
+
+
+def isolation(result: dict[str, Any]) -> Iterator[str]:
+    """Yields what models that hold the interpreter's lock cost an idle one."""
+    if "beside_models_that_hold_the_lock" not in result:
+        yield "Not measured yet."
+        return
+    yield from ("| all models in | alone | beside one | beside two |", "|---|---|---|---|")
+    for place, found in result["beside_models_that_hold_the_lock"].items():
+        beside = [found[f"beside_{number}"] for number in range(3)]
+        cells = [f"{one['p50_ms']:.2f} / {one['p99_ms']:.1f}" for one in beside]
+        yield f"| {place} | {' | '.join(cells)} |"
+
+
+def peers(result: dict[str, Any]) -> Iterator[str]:
+    """Yields a row for each server and load."""
+    yield "| load | server | never fell | falls | age p50, p95 ms | in time | actions/s | batch |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for cell in result["cells"]:
+        name = "this" if cell["software"] == "this" else cell["software"]
+        age = "-" if cell["age_p50_ms"] is None else f"{cell['age_p50_ms']:.0f}, {cell['age_p95_ms']:.0f}"
+        batch = f"{cell['mean_batch_size']:.1f}" if cell["mean_batch_size"] else "-"
+        fell = f"{cell['kept_up']} of {cell['robots']} | {cell['falls']}"
+        share, rate = f"{cell['on_time']:.1%}", f"{cell['actions_per_s']:.0f}"
+        yield f"| {cell['load']:g}x | {name} | {fell} | {age} | {share} | {rate} | {batch} |"
+
+
+TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Iterator[str]]]] = {
+    "stages": ("stages", coroutine_stages),
+    "stages of a process": ("stages", process_stages),
+    "functions": ("functions", functions),
+    "isolation": ("isolation", isolation),
+    "peers": ("closed_loop_peers", peers),
+}
+"""By name: the file of bench/results, and the lines of its table."""
+
+if __name__ == "__main__":
+    sys.exit(main())
