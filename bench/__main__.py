@@ -30,6 +30,7 @@ NAMES = (
     "rollout",
     "network",
     "policies",
+    "recording",
 )
 SHOW_THEMSELVES = (
     "overhead",

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import threading
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,16 @@ from inferential.config.services import HttpConfig  # noqa: E402
 from inferential.web import HttpServer  # noqa: E402
 
 SHOTS = (
-    ("light", {"scheme": "light", "width": 1280, "height": 860}),
-    ("dark", {"scheme": "dark", "width": 1280, "height": 860}),
-    ("phone", {"scheme": "light", "width": 375, "height": 760}),
+    ("light", "", {"scheme": "light", "width": 1280, "height": 860}),
+    ("dark", "", {"scheme": "dark", "width": 1280, "height": 860}),
+    ("phone", "", {"scheme": "light", "width": 375, "height": 760}),
+    ("robot", "arm-03", {"scheme": "light", "width": 1280, "height": 860}),
 )
+"""Name of the picture, the robot that is opened in it, and the browser's window."""
 FLEET = (("humanoid", "pi0", 8, 50.0, 12), ("arm", "act", 10, 30.0, 6), ("rover", "vlm", 4, 4.0, 1))
 """Kind, model, robots, control rate in Hz, and control periods between observations."""
+SLOW = {"arm-03": (0.02, 0.12)}
+"""Robots whose network takes so many seconds each way, at least and at most."""
 
 
 class Policy:
@@ -45,9 +51,34 @@ class Policy:
         return [{"actions": np.zeros((20, 7), np.float32)} for _ in observations]
 
 
+@contextlib.asynccontextmanager
+async def network(address: str, name: str) -> AsyncIterator[str]:
+    """Yields the address by which a robot reaches the server."""
+    if name not in SLOW:
+        yield address
+        return
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    loop, random = asyncio.get_running_loop(), np.random.default_rng(1)
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        last = 0.0
+        while data := await reader.read(65536):
+            last = max(last, loop.time() + random.uniform(*SLOW[name]))
+            loop.call_at(last, writer.write, data)
+        writer.close()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection(host, int(port))
+        with contextlib.suppress(ConnectionError):
+            await asyncio.gather(pass_on(reader, there[1]), pass_on(there[0], writer))
+
+    async with await asyncio.start_server(connected, "127.0.0.1", 0) as proxy:
+        yield f"tcp://127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
+
+
 async def robot(address: str, name: str, kind: str, model_id: str, rate_hz: float, every: int, stop: float) -> None:
     """Observes every so many control periods, until it stops."""
-    async with AsyncConnection(address, name, kind) as connection:
+    async with network(address, name) as reached, AsyncConnection(reached, name, kind) as connection:
         model = connection.model(model_id, control_rate_hz=rate_hz)
         await asyncio.sleep(np.random.default_rng(hash(name) % 1000).uniform(0, every / rate_hz))
         while time.monotonic() < stop:
@@ -69,7 +100,7 @@ async def main() -> None:
         now = time.monotonic()
         drivers = [
             asyncio.create_task(
-                robot(server.address, f"{kind}-{number:02}", kind, model_id, rate, every, now + (14 if number else 9))
+                robot(server.address, f"{kind}-{number:02}", kind, model_id, rate, every, now + (120 if number else 9))
             )
             for kind, model_id, count, rate, every in FLEET
             for number in range(count)
@@ -78,18 +109,29 @@ async def main() -> None:
         loop = asyncio.get_running_loop()
 
         def photograph() -> None:
+            try:
+                take_all()
+            finally:
+                loop.call_soon_threadsafe(done.set)
+
+        def take_all() -> None:
             with Browser() as browser:
                 time.sleep(10)  # until the first of each kind is overdue
-                for name, options in SHOTS:
+                for name, opened, options in SHOTS:
                     browser.open(page.address, **options)
-                    browser.wait("batches.size > 20")
+                    browser.wait("import('/timeline.js').then((timeline) => timeline.batches.size > 20)")
+                    if opened:
+                        row = f"[...document.querySelectorAll('.opens')].find((one) => one.textContent === '{opened}')"
+                        browser.evaluate(f"{row}.click(), {row}.scrollIntoView({{block: 'start'}}); true")
+                        browser.wait("document.querySelectorAll('.answers tbody tr').length > 5")
                     time.sleep(0.8)
                     browser.do("screenshot", path=str(ROOT / "docs" / "images" / f"page-{name}.png"))
-            loop.call_soon_threadsafe(done.set)
 
         threading.Thread(target=photograph).start()
         await done.wait()
-        await asyncio.gather(*drivers)
+        for driver in drivers:
+            driver.cancel()
+        await asyncio.gather(*drivers, return_exceptions=True)
 
 
 asyncio.run(main())

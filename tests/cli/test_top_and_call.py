@@ -301,3 +301,24 @@ def test_a_logged_exception_is_part_of_its_object() -> None:
     assert result["message"] == "failed: x"
     assert "ValueError: no cup" in result["exception"]
     assert result["time"].endswith("+00:00")
+
+
+def test_a_model_that_hangs_and_robots_without_answers_come_first() -> None:
+    use = {"model_id": "arm", "cadence_ms": 50.0, "age_ms": 20.0, "answered": 90, "in_time": 90, "missed": 10}
+    counts = {"superseded": 0, "refused": 0}
+    clients = [
+        {"client_id": f"{name}-1", "state": "active", "models": [{**use, **counts, "condition": condition}]}
+        for name, condition in (("well", "good"), ("slow", "late"), ("without", "unanswered"))
+    ]
+    model = {"model_id": "arm", "state": "hung", "since": 1e9, "why": "a call takes longer than 500 ms; " + "x" * 200}
+    model |= {"waiting": 3, "in_flight": 1, "replicas": ["a"], "max_inflight": 1, "calls": 100, "answers": 90}
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(view(status_of(*clients, models=[{**model, "latency": []}]), 24))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80
+    (served,) = [line.split() for line in lines if line.startswith("arm ") and "is hung" not in line]
+    assert served == ["arm", "hung", "3", "1", "1", "90"]
+    assert any(line.startswith("arm is hung since ") and ": a call takes longer" in line for line in lines)
+    robots = [line.split() for line in lines if "-1 " in line]
+    assert [robot[0] for robot in robots] == ["without-1", "slow-1", "well-1"]
+    assert robots[1][1:6] == ["late", "arm", "50.0", "20.0", "90.0"]

@@ -209,7 +209,7 @@ def test_all_problems_are_reported_each_on_its_line_with_its_source(write: Write
         "transport.bind: expected an address like tcp://*:5555 or ipc:///run/robots.sock, got a table "
         "(INFERENTIAL_TRANSPORT__BIND__PORT)",
         "x: unknown key; there is: server, transport, scheduling, models, clients, response_tracking, observations, "
-        f"metrics, gateways, security, recording, http, otlp, ray ({path})",
+        f"metrics, gateways, security, recording, alerts, http, otlp, ray ({path})",
     ]
 
 
@@ -229,6 +229,8 @@ def test_an_error_has_its_problems_as_fields_and_can_be_pickled(write: Write) ->
 
 def _values(node: Node) -> st.SearchStrategy[Any]:
     """Any valid value for a place of the schema, as a file would hold it."""
+    if node.path == "alerts":  # it needs a webhook, which is a secret
+        return st.none()
     if node.path.endswith(".actions"):
         return st.sampled_from([{}, {"shape": [7], "low": -1.0, "high": [0.5] * 7, "on_bad": "clip"}])
     if node.section is not None:

@@ -30,6 +30,10 @@ class Nvml:
             raise RuntimeError("not supported")
         return SimpleNamespace(used=2_500_000_000)
 
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: int) -> Any:
+        own = SimpleNamespace(pid=7, usedGpuMemory=[1_500_000_000, 500_000_000][handle])
+        return [own, SimpleNamespace(pid=8, usedGpuMemory=None)]
+
 
 def test_devices_are_read_and_what_one_does_not_say_is_none() -> None:
     gpus = Gpus(Nvml)
@@ -37,6 +41,12 @@ def test_devices_are_read_and_what_one_does_not_say_is_none() -> None:
     first, second = gpus.latest()
     assert (first.index, first.name, first.utilisation_percent, first.memory_used_mb) == (0, "NVIDIA H200", 37, 2500)
     assert (second.name, second.utilisation_percent, second.memory_used_mb) == ("NVIDIA A30", None, None)
+
+
+def test_the_memory_of_a_process_is_that_on_all_devices_and_none_where_it_is_not_known() -> None:
+    gpus = Gpus(Nvml)
+    gpus.read()
+    assert [gpus.memory_mb(pid) for pid in (7, 8, 9)] == [2000.0, None, None]
 
 
 def test_a_library_that_is_missing_is_asked_once() -> None:

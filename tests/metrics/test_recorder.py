@@ -37,9 +37,9 @@ def everything_happens(recorder: Recorder) -> None:
     recorder.answered(request(), 8.0, 1.02)
     recorder.answered(request(), 8.0, 1.2)
     for kind in RefusalKind:
-        recorder.refused(refused(kind, "cause"))
-    recorder.refused(refused(RefusalKind.REJECTED, QUEUE_FULL))
-    recorder.refused(refused(RefusalKind.REJECTED, CLIENT_GONE))
+        recorder.refused(refused(kind, "cause"), is_miss=True)
+    recorder.refused(refused(RefusalKind.REJECTED, QUEUE_FULL), is_miss=False)
+    recorder.refused(refused(RefusalKind.REJECTED, CLIENT_GONE), is_miss=False)
     recorder.retried(request())
     recorder.observation_error("robot", "invalid")
     recorder.send_error("robot", "result", "no route")
@@ -72,7 +72,7 @@ def test_a_late_result_and_an_expired_request_miss_their_deadline(
     recorder.answered(request(), 8.0, 1.04)
     assert collector.get_latest(names.DEADLINE_MISSES) is None
     recorder.answered(request(), 8.0, 1.06)
-    recorder.refused(refused(RefusalKind.EXPIRED, "ttl"))
+    recorder.refused(refused(RefusalKind.EXPIRED, "ttl"), is_miss=True)
     assert len(collector.snapshot().metrics[names.DEADLINE_MISSES]) == 2
 
 
@@ -93,6 +93,6 @@ def test_a_request_that_ends_after_its_client_is_counted_under_its_model(
     recorder: Recorder, collector: MetricsCollector
 ) -> None:
     recorder.disconnected(["robot"])
-    recorder.refused(refused(RefusalKind.REJECTED, CLIENT_GONE))
+    recorder.refused(refused(RefusalKind.REJECTED, CLIENT_GONE), is_miss=False)
     (point,) = collector.snapshot().metrics[names.REQUESTS_REJECTED]
     assert point["labels"] == {"model": "m", "error": CLIENT_GONE}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
+import numpy as np
 import pytest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from inferential import LocalDispatcher, Server
+from inferential import InferenceError, LocalDispatcher, Server
 from inferential.dispatch.base import GpuUse, NodeUse
 from inferential.telemetry.prometheus import MAX_VALUES, OTHER, Exporter
 
@@ -94,3 +97,33 @@ async def test_gpus_are_gauges_as_far_as_they_are_known() -> None:
     assert 'inferential_gpu_utilization{gpu="0",node="gpu-1"} 0.37' in lines
     assert 'inferential_gpu_memory_bytes{gpu="1",node="gpu-1"} 1e+07' in lines
     assert not any(line.startswith('inferential_gpu_utilization{gpu="1"') for line in lines)
+
+
+async def test_the_counters_of_a_model_begin_at_0_so_that_a_rate_sees_its_first_event() -> None:
+    async with Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"arm": lambda observation: 1.0})) as server:
+        lines = Exporter(server).text().decode().splitlines()
+    for name in ("responses_served", "deadline_misses", "requests_unanswered"):
+        assert f'inferential_{name}_total{{model="arm"}} 0.0' in lines
+
+
+async def test_robots_that_get_nothing_at_all_are_misses() -> None:
+    def fails(observation: dict[str, Any]) -> Any:
+        raise RuntimeError("no weights")
+
+    async with Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"arm": fails})) as server:
+        exporter, robot = Exporter(server), server.connect("robot-1")
+        model = robot.model("arm", latency_budget_ms=50.0)
+        asked = 0
+        line = ""
+        while not line and asked < 1000:  # its requests fail at once, for a second and more
+            asked += 1
+            with pytest.raises(InferenceError):
+                await model.infer(10_000, state=np.zeros(1))
+            await asyncio.sleep(0.02)
+            found = [
+                one for one in exporter.text().decode().splitlines() if one.startswith("inferential_deadline_misses")
+            ]
+            line = next((one for one in found if 'model="arm"' in one and not one.endswith(" 0.0")), "")
+        assert line
+        assert server.status().clients[0].models[0].condition == "unanswered"
+        robot.close()

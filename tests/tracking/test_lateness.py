@@ -142,3 +142,63 @@ def test_answers_that_a_robot_did_not_use_are_no_actions() -> None:
     summary = counts.ages.summary(101.0)
     assert summary is not None
     assert (summary.actions, summary.late) == (1, 0)
+
+
+def test_a_robot_is_late_while_a_tenth_of_its_newest_actions_are_and_ten_seconds_longer_at_most() -> None:
+    ages = ActionAges()
+    for number in range(60):
+        ages.note(100 + number / 20, times(at=100 + number / 20), 20.0, 0.0)
+    assert not ages.is_late(103.0)
+    for number in range(6):
+        ages.note(103 + number / 20, times(at=103 + number / 20), 80.0, 0.0)
+    assert not ages.is_late(103.4)  # 6 of 64
+    ages.note(103.4, times(at=103.4), 80.0, 0.0)
+    assert ages.is_late(103.5)
+    assert ages.last_cause == "network"
+    assert ages.is_late(113.0)
+    assert not ages.is_late(113.5)
+
+
+def test_one_late_action_of_a_robot_that_has_few_makes_it_not_late() -> None:
+    ages = ActionAges()
+    for _ in range(2):
+        ages.note(100.0, times(), 80.0, 0.0)
+    assert not ages.is_late(100.0)
+    ages.note(100.0, times(), math.nan, 0.0)
+    assert not ages.is_late(100.0)
+
+
+def test_the_last_actions_have_their_parts_budgets_and_causes() -> None:
+    ages = ActionAges()
+    ages.note(100.0, times(budget_ms=math.inf), 500.0, 0.0)
+    ages.note(101.0, times(20.0), 80.0, 5.0)
+    free, late = ages.actions(102.0)
+    assert (free.ago_s, free.budget_ms, free.cause) == (2.0, None, None)
+    assert late.cause == "network"
+    assert dict(zip(CAUSES, late.parts, strict=True))["unread"] == 5.0
+    assert ages.actions(100.0 + 2 * WINDOW_S) == []
+
+
+def test_who_gets_nothing_for_a_second_and_its_budget_misses_and_an_answer_ends_that() -> None:
+    counts = OutcomeCounts()
+    assert not counts.on_no_answer(100.0, 0.05, 100.05)  # a newer one takes its place
+    assert not counts.on_no_answer(100.9, 0.05, 101.0)
+    assert counts.on_no_answer(101.0, 0.05, 101.05)
+    assert counts.nothing_since() == 100.0
+    counts.on_answer(1, times(), reports=False)
+    assert counts.nothing_since() is None
+    assert not counts.on_no_answer(101.1, 0.05, 101.2)
+    assert not counts.on_no_answer(101.1, 5.0, 103.0)  # it may take five
+    assert counts.missed == 1
+
+
+def test_refusals_in_a_row_for_one_cause_are_one_error_with_its_newest_reason() -> None:
+    counts = OutcomeCounts()
+    for number in range(3):
+        counts.on_refused("model_failed", "ValueError", f"row {number}", 100.0 + number)
+    for number in range(20):
+        counts.on_refused("rejected", f"cause-{number}", "", 200.0)
+    counts.on_refused("rejected", "cause-19", "again", 201.0)
+    assert len(counts.refusals) == 8
+    newest = counts.refusals[-1]
+    assert (newest.count, newest.reason, newest.first_at, newest.last_at) == (2, "again", 200.0, 201.0)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 HOME = Path(__file__).parents[2] / ".venv" / "browser"
-_CORE = "playwright-core@1.64.1"
+_PACKAGES = {"playwright-core": "1.64.1", "axe-core": "4.14.1"}
 
 
 class NoBrowser(Exception):
@@ -27,9 +27,10 @@ def executables() -> tuple[str, Path, str]:
     if node is None or npm is None:
         raise NoBrowser("no browser tests: node and npm are not installed")
     core = HOME / "node_modules" / "playwright-core"
-    if not core.exists():
+    wanted = [f"{name}@{number}" for name, number in _PACKAGES.items() if not (core.parent / name).exists()]
+    if wanted:
         HOME.mkdir(parents=True, exist_ok=True)
-        _run([npm, "install", "--prefix", str(HOME), "--no-audit", "--no-fund", "--silent", _CORE])
+        _run([npm, "install", "--prefix", str(HOME), "--no-audit", "--no-fund", "--silent", *wanted])
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         apt = shutil.which("apt-get")
@@ -95,6 +96,16 @@ class Browser:
     def wait(self, script: str) -> None:
         """Until an expression is true."""
         self.do("wait", script=script)
+
+    def axe(self) -> list[str]:
+        """What axe-core finds wrong with the page as it is now: rules, and where."""
+        source = (HOME / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
+        self.evaluate(f"{source}; true")
+        found: list[str] = self.evaluate(
+            "axe.run().then((all) => all.violations.flatMap((one) => "
+            "one.nodes.map((node) => `${one.id}: ${node.target}: ${node.failureSummary}`)))"
+        )
+        return found
 
     def problems(self) -> list[str]:
         """What the console and the network complained of."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
+import pytest
 from tests.turns import Turns
 
-from inferential import LocalDispatcher, Server
+from inferential import LocalDispatcher, ModelFailed, Server
 from inferential.config import InferentialConfig
 from inferential.web.feed import CLIENTS_AT_ONCE, Feed
 
@@ -24,7 +26,7 @@ async def test_an_event_has_every_client_and_leaves_the_loop_to_robots_between_t
         async with Turns() as turns:
             event = json.loads(await feed.next_event())
         assert turns.count >= 3
-        whole = json.loads(feed.now())
+        whole = json.loads(await feed.now())
         assert event.keys() == whole.keys()
         shown = [client["client_id"] for client in event["clients"]]
         assert shown == [client["client_id"] for client in whole["clients"]]
@@ -39,3 +41,36 @@ async def test_readiness_asks_no_client() -> None:
     async with Server("tcp://127.0.0.1:0", dispatcher=dispatcher) as server:
         server.status = lambda: 1 / 0  # type: ignore[assignment,method-assign,return-value]
         assert server.readiness() == []
+
+
+async def test_one_robot_is_shown_in_full_and_the_stream_has_no_more_of_it_than_a_row_shows() -> None:
+    def fails_on_nan(observation: dict[str, Any]) -> Any:
+        if np.isnan(observation["state"]).any():
+            raise ValueError("not a number")
+        return observation["state"]
+
+    dispatcher = LocalDispatcher({"m": fails_on_nan})
+    async with Server("tcp://127.0.0.1:0", dispatcher=dispatcher) as server:
+        feed = Feed(server)
+        robot = server.connect("arm/1")
+        model = robot.model("m")
+        for _ in range(5):
+            await model.infer(10_000, state=np.ones(1))
+        with pytest.raises(ModelFailed):
+            await model.infer(10_000, state=np.full(1, np.nan))
+        text = feed.robot("arm/1")
+        assert text is not None
+        found = json.loads(text)
+        (use,) = found["models"]
+        assert len(use["actions"]) == 5
+        assert set(use["actions"][0]) == {"ago_s", "parts", "budget_ms", "cause"}
+        assert use["text"].startswith("arm/1: ")
+        assert [(error["kind"], error["count"]) for error in use["errors"]] == [("model_failed", 1)]
+        assert "not a number" in use["errors"][0]["reason"]
+        assert found["client"]["models"][0]["lateness"]["actions"] == 5
+        (row,) = json.loads(await feed.next_event())["clients"]
+        assert row["models"][0]["lateness"] is None
+        assert feed.robot("leg") is None
+        status = server.status()
+        assert (status.models[0].calls, status.models[0].answers) == (6, 5)
+        robot.close()

@@ -33,8 +33,9 @@ class Policy:
 class Site:
     """A server with a page, in a thread of its own."""
 
-    def __init__(self, bind: str = "tcp://127.0.0.1:0") -> None:
+    def __init__(self, bind: str = "tcp://127.0.0.1:0", models: dict[str, Any] | None = None) -> None:
         self._bind = bind
+        self._models = models or {"arm": Policy()}
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))
         self._thread.start()
@@ -46,7 +47,7 @@ class Site:
         )
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         async with (
-            Server(self._bind, config=config, dispatcher=LocalDispatcher({"arm": Policy()})) as server,
+            Server(self._bind, config=config, dispatcher=LocalDispatcher(self._models)) as server,
             HttpServer(server, HttpConfig(port=0)) as page,
         ):
             self.address, self.url = server.address, page.address
@@ -145,10 +146,61 @@ def test_what_is_open_to_the_whole_network_is_said_above_all_else(browser: Brows
         exposed.close()
 
 
+def test_a_row_opens_into_its_robot_and_only_that_one_is_asked_for(
+    browser: Browser, site: Site, robots: Robots
+) -> None:
+    browser.open(site.url)
+    browser.wait(f"Number({STATE_OF_0}?.cells[8].textContent) > 5")
+    browser.evaluate(f"{STATE_OF_0}.querySelector('button').click()")
+    browser.wait("document.querySelectorAll('.answers tbody tr').length > 5")
+    assert browser.evaluate(f"{STATE_OF_0}.querySelector('button').getAttribute('aria-expanded')") == "true"
+    assert browser.evaluate("document.querySelector('.sentence').textContent").startswith("robot-0: ")
+    assert browser.evaluate("document.querySelectorAll('.ages polygon').length") == 6
+    widths = "[...document.querySelector('.answers .bar').children].map((part) => parseFloat(part.style.width) || 0)"
+    assert 0 < sum(browser.evaluate(widths)[:6]) <= 100.1
+    browser.evaluate("[...document.querySelectorAll('.opens')].find((one) => one.textContent === 'robot-1').click()")
+    browser.wait("document.querySelector('.sentence')?.textContent.startsWith('robot-1: ')")
+    assert browser.evaluate("document.querySelectorAll('tr.details').length") == 1
+    robots.stop()
+    browser.wait("document.querySelector('.sentence').textContent.includes('robot-1 is gone')")
+    browser.evaluate("document.querySelector('.opens[aria-expanded=true]').click()")
+    assert browser.evaluate("document.querySelectorAll('tr.details').length") == 0
+    loaded = browser.evaluate("performance.getEntriesByType('resource').map((one) => one.name)")
+    assert {one.rpartition("/")[2] for one in loaded if "/api/robots/" in one} == {"robot-0", "robot-1"}
+    assert browser.problems() == []
+
+
+class Failing:
+    def infer(self, observation: dict[str, Any]) -> Any:
+        raise RuntimeError("the gripper has no policy")
+
+
+def test_robots_that_get_no_answers_and_their_model_are_red(browser: Browser) -> None:
+    site = Site(models={"arm": Failing()})
+    robots = Robots(site.address, 2)
+    try:
+        browser.open(site.url)
+        browser.wait("document.querySelectorAll('#robots tr[data-state=unanswered]').length === 2")
+        facts = "[...document.querySelectorAll('.card dl div')].map((one) => one.textContent)"
+        assert "answers0" in browser.evaluate(facts)
+        browser.wait("document.querySelector('.card').dataset.state === 'down'")
+        assert browser.evaluate("document.querySelector('.condition').textContent").startswith("failing since ")
+        assert "the gripper has no policy" in browser.evaluate("document.querySelector('.card').textContent")
+        browser.evaluate("document.querySelector('.opens').click()")
+        browser.wait("document.querySelectorAll('.errors tbody tr').length > 0")
+        assert "gripper" in browser.evaluate("document.querySelector('.errors').textContent")
+        assert "gets no answer" in browser.evaluate("document.querySelector('.sentence').textContent")
+        assert browser.evaluate(CONTRAST) == []
+    finally:
+        robots.stop()
+        site.close()
+
+
 def test_batches_are_drawn_on_the_timeline(browser: Browser, site: Site, robots: Robots) -> None:
     browser.open(site.url)
-    browser.wait("batches.size > 3")
+    browser.wait("import('/timeline.js').then((timeline) => timeline.batches.size > 3)")
     painted = """(() => {
+      const canvas = document.getElementById('timeline');
       const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
       const wanted = getComputedStyle(document.documentElement).getPropertyValue('--bar').trim();
       const [r, g, b] = [1, 3, 5].map((at) => parseInt(wanted.slice(at, at + 2), 16));
@@ -192,6 +244,16 @@ def test_all_text_can_be_read_in_both_schemes(browser: Browser, site: Site, robo
     assert browser.evaluate(CONTRAST) == []
     browser.wait(f"{STATE_OF_0}.dataset.state === 'gone'")
     assert browser.evaluate(CONTRAST) == []
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 375)])
+def test_axe_finds_nothing(browser: Browser, site: Site, robots: Robots, scheme: str, width: int) -> None:
+    browser.open(site.url, scheme=scheme, width=width)
+    browser.wait("document.querySelectorAll('.sizes tbody tr').length > 0")
+    assert browser.axe() == []
+    browser.evaluate("document.querySelector('.opens').click()")
+    browser.wait("document.querySelectorAll('.answers tbody tr').length > 0")
+    assert browser.axe() == []
 
 
 def test_it_is_usable_with_the_keyboard_alone(browser: Browser, site: Site, robots: Robots) -> None:

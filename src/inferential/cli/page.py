@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from inferential.cli.errors import CliError
 
@@ -59,6 +59,20 @@ def read_tensors(page: Page) -> dict[str, Any]:
         return found
 
 
+def read_robot(page: Page, client_id: str) -> dict[str, Any] | None:
+    """Returns one robot in full; None: the server does not know it.
+
+    Raises:
+        CliError: there is no page, or it asks for something else.
+    """
+    found = _open(page, f"/api/robots/{quote(client_id, safe='')}", missing=True)
+    if found is None:
+        return None
+    connection, response = found
+    with closing(connection):
+        return _read(page.url, response.read(), "client")
+
+
 def stream_status(page: Page) -> Iterator[dict[str, Any]]:
     """Yields the status whenever the page has a new one, until the server ends.
 
@@ -75,12 +89,12 @@ def stream_status(page: Page) -> Iterator[dict[str, Any]]:
             return
 
 
-def _read(url: str, body: bytes) -> dict[str, Any]:
+def _read(url: str, body: bytes, key: str = "clients") -> dict[str, Any]:
     try:
         status = json.loads(body)
     except ValueError:
         status = None
-    if not isinstance(status, dict) or "clients" not in status:
+    if not isinstance(status, dict) or key not in status:
         raise CliError(f"what answers at {url} is no page of `inferential serve --http`")
     return status
 
@@ -93,6 +107,15 @@ def _trusting(certificate: Path | None) -> ssl.SSLContext:
 
 
 def _get(page: Page, path: str) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+    found = _open(page, path, missing=False)
+    assert found is not None
+    return found
+
+
+def _open(
+    page: Page, path: str, *, missing: bool
+) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse] | None:
+    """Returns the answer of the page; None where it is 404 and `missing` allows that."""
     url = page.url
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
@@ -123,6 +146,8 @@ def _get(page: Page, path: str) -> tuple[http.client.HTTPConnection, http.client
         return connection, response
     body = response.read(200).decode(errors="replace").strip()
     connection.close()
+    if response.status == 404 and missing and body.startswith("{"):
+        return None
     if response.status == 401:
         raise CliError(f"{url} asks for a token: --token TOKEN, or INFERENTIAL_TOKEN")
     kind = _NotFound if response.status == 404 else CliError

@@ -192,7 +192,7 @@ async def _ask_server(
                 if speed:
                     await asyncio.sleep(began + (one.received_ns - first_ns) / 1e9 / speed - time.monotonic())
                 handle = connection.model(one.model_id, queue="all", late="serve")
-                await _compare(compared, one, handle.infer(_TIMEOUT_MS, **one.observation))
+                await _compare(compared, one, handle.infer(_TIMEOUT_MS, observation=one.observation))
 
     async with asyncio.TaskGroup() as asking:
         for client_id in robots:

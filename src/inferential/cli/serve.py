@@ -27,6 +27,7 @@ from inferential.cli.targets import RAY, model_later
 from inferential.config.backends import scheme_of
 from inferential.config.extensions import ExtensionError
 from inferential.config.fields import format_path
+from inferential.config.gateways import ANY_MODEL
 from inferential.config.loading import Loaded, load
 from inferential.config.problems import ConfigError
 from inferential.config.schema import InferentialConfig
@@ -306,7 +307,7 @@ def _wanted(loaded: Loaded, path: Path | None) -> dict[str, str]:
     for model_id in sorted(loaded.config.models.known.keys() - wanted):
         logger.warning("models.known.%s has settings but no target: it is not served", model_id)
     for where, section in services(loaded.config):
-        if isinstance(section, GatewayConfig) and section.model not in wanted:
+        if isinstance(section, GatewayConfig) and section.model not in (*wanted, ANY_MODEL):
             key = format_path((*where, "model"))
             logger.warning("%s: %r is not served: its robots will be refused", key, section.model)
     return wanted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,8 +31,10 @@ _WORDS = {"robot", "state", "model", "median ms by rows"}
 _SHRINKING = {"robot", "model", "median ms by rows"}
 """Columns that are cut with an ellipsis where the terminal is narrow; counts are always whole."""
 _WARNING_LINES = 5  # of a warning, at 80 columns
-_STATES = {"ready": "green", "failing": "red", "hung": "red"}
-_STYLES = {"active": "green", "overdue": "yellow", "gone": "dim"}
+_STATES = {"ready": "green", "failing": "red", "hung": "red", "stopped": "red"}
+_STYLES = {"active": "green", "late": "yellow", "no answer": "red", "overdue": "yellow", "gone": "dim"}
+_ORDER = {"no answer": 0, "late": 1, "overdue": 2, "active": 4, "gone": 5}  # what needs a look comes first
+_WHY_LINES = 2  # of a model that is not ready, at 80 columns
 
 
 def top(
@@ -65,7 +68,7 @@ def top(
 
 
 def view(status: dict[str, Any], height: int) -> Group:
-    """Returns the tables, at most 80 columns wide; overdue robots first, as many as fit `height` lines."""
+    """Returns the tables, at most 80 columns wide; robots that need a look first, as many as fit `height` lines."""
     status = _printable(status)
     head = Text.assemble(
         ("Inferential ", "bold"),
@@ -78,20 +81,32 @@ def view(status: dict[str, Any], height: int) -> Group:
     causes = ", ".join(f"{cause} {count}" for cause, count in late)
     lateness = [Text(f"late actions by cause: {causes} (inferential why ROBOT)", "yellow")] if late else []
     models = _table(_MODEL_COLUMNS)
+    whys = []
     for model in status["models"]:
         sizes = "  ".join(f"{size['batch_size']}: {size['median_ms']:.1f}" for size in model["latency"])
         replicas = str(len(model["replicas"])) if model["max_inflight"] else "none up"
-        counts = (model["waiting"], model["in_flight"], replicas, model["calls"])
+        counts = (model["waiting"], model["in_flight"], replicas, model.get("answers", model["calls"]))
         state = model.get("state", "ready")  # servers of before do not say
         shown = Text(state, _STATES.get(state, "yellow"))
+        if state != "ready" and (why := model.get("why") or model.get("last_error")):
+            whys.append(_why(model, state, why))
         models.add_row(_name(model["model_id"]), shown, *map(Text, map(str, counts)), _name(sizes))
     robots = _table(_ROBOT_COLUMNS)
     rows = _rows(status)
-    fit = max(height - len(status["models"]) - 7 - _WARNING_LINES * len(warnings) - len(lateness), 3)
+    above = len(status["models"]) + _WARNING_LINES * len(warnings) + len(lateness) + _WHY_LINES * len(whys)
+    fit = max(height - 7 - above, 3)
     for state, cells in rows[:fit]:
         robots.add_row(_name(cells[0]), Text(state, _STYLES.get(state, "")), _name(cells[1]), *map(Text, cells[2:]))
     left = Text(f"and {len(rows) - fit} more", "dim") if len(rows) > fit else Text("")
-    return Group(head, *warnings, *lateness, Text(""), models, Text(""), robots, left)
+    return Group(head, *warnings, *lateness, Text(""), models, *whys, Text(""), robots, left)
+
+
+def _why(model: dict[str, Any], state: str, why: str) -> Text:
+    """Returns since when and why a model is not ready, in about two lines."""
+    since = model.get("since")
+    from_then = "" if since is None else f" since {time.strftime('%H:%M:%S', time.localtime(since))}"
+    text = f"{model['model_id']} is {state}{from_then}: {why}"
+    return Text(text if len(text) <= 158 else f"{text[:157]}…", _STATES.get(state, "yellow"))
 
 
 def _table(columns: Sequence[str]) -> Table:
@@ -115,19 +130,26 @@ def _printable(value: Any) -> Any:
 
 
 def _rows(status: dict[str, Any]) -> list[tuple[str, list[str]]]:
-    order = {"overdue": 0, "active": 1, "gone": 2}
-    clients = sorted(status["clients"], key=lambda client: (order.get(client["state"], -1), client["client_id"]))
-    return [
-        (client["state"], [client["client_id"], *_cells(use)])
-        for client in clients
+    rows = [
+        (_state(client, use), [client["client_id"], *_cells(use)])
+        for client in status["clients"]
         for use in client["models"] or [None]
     ]
+    return sorted(rows, key=lambda row: (_ORDER.get(row[0], 3), row[1][0]))
+
+
+def _state(client: dict[str, Any], use: dict[str, Any] | None) -> str:
+    """Returns how a robot is with a model: one that asks is as its own figures are."""
+    if client["state"] != "active" or use is None:
+        return str(client["state"])
+    return {"late": "late", "unanswered": "no answer"}.get(use.get("condition", "good"), "active")
 
 
 def _cells(use: dict[str, Any] | None) -> list[str]:
     if use is None:
         return ["-"] * 7
-    met = f"{100 * use['in_time'] / use['answered']:.1f}" if use["answered"] else "-"
+    due = use["answered"] + use.get("missed", 0)
+    met = f"{100 * use['in_time'] / due:.1f}" if due else "-"
     return [
         use["model_id"],
         _number(use["cadence_ms"]),

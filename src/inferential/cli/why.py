@@ -13,7 +13,7 @@ import typer
 
 from inferential.cli.errors import CliError
 from inferential.cli.output import print_json, print_line
-from inferential.cli.page import CERTIFICATE_HELP, TOKEN_HELP, Page, read_status
+from inferential.cli.page import CERTIFICATE_HELP, TOKEN_HELP, Page, read_robot, read_status
 from inferential.tracking.lateness import Lateness, Quantiles, sentence
 
 EXAMPLES = (
@@ -37,19 +37,20 @@ def why(
     One line for each model that it asks: the share of late actions of the last
     minute, what made most of them late, and what has not changed.
     """
-    status = read_status(Page(url, token, certificate))
-    found = [client for client in status["clients"] if client["client_id"] == robot]
-    if not found:
-        known = ", ".join(sorted(client["client_id"] for client in status["clients"])[:20]) or "none"
+    page = Page(url, token, certificate)
+    found = read_robot(page, robot)
+    if found is None:
+        clients = read_status(page)["clients"]
+        known = ", ".join(sorted(client["client_id"] for client in clients)[:20]) or "none"
         raise CliError(f"no robot {robot!r} at {url}; there is: {known}")
-    uses = found[0]["models"]
+    uses = found["client"]["models"]
     if as_json:
         print_json({use["model_id"]: {**(use["lateness"] or {}), "text": _text(robot, use, len(uses))} for use in uses})
         return
     for use in uses:
         print_line(_text(robot, use, len(uses)))
     if not uses:
-        print_line(f"{robot} is {found[0]['state']}, and asks no model")
+        print_line(f"{robot} is {found['client']['state']}, and asks no model")
 
 
 def _text(robot: str, use: dict[str, Any], models: int) -> str:

@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from inferential.config.gateways import ActConfig, KServeConfig, LeRobotConfig
+from inferential.config.gateways import ActConfig, KServeConfig, KServeGrpcConfig, LeRobotConfig
 from inferential.config.schema import Gr00tConfig, InferentialConfig, OpenPiConfig
 from inferential.config.services import HttpConfig, ServiceConfig, services
 
@@ -90,5 +90,6 @@ _TOKENS: tuple[tuple[type[ServiceConfig], str, str], ...] = (
     (OpenPiConfig, "gateways.openpi", "api_keys"),
     (Gr00tConfig, "gateways.gr00t", "api_token"),
     (ActConfig, "gateways.act", "token"),
+    (KServeGrpcConfig, "gateways.kserve_grpc", "token"),  # before the section that it extends
     (KServeConfig, "gateways.kserve", "token"),
 )

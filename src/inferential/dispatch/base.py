@@ -79,6 +79,7 @@ class WorkerUse:
         pid: of the process.
         memory_mb: resident memory.
         cpu_s: CPU time since it started.
+        gpu_memory_mb: memory of all GPUs; None where that is not known.
     """
 
     model_id: str
@@ -86,6 +87,7 @@ class WorkerUse:
     pid: int
     memory_mb: float
     cpu_s: float
+    gpu_memory_mb: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

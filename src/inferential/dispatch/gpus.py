@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from inferential.dispatch.base import GpuUse
@@ -36,6 +36,7 @@ class Gpus:
         self._start = start or _start
         self._nvml: Any = None
         self._found: tuple[GpuUse, ...] = ()
+        self._by_process: dict[int, float] = {}
         self._read_at: float | None = None
         self._is_reading = self._is_missing = False
 
@@ -48,14 +49,20 @@ class Gpus:
             self._start(self.read)
         return found
 
+    def memory_mb(self, pid: int) -> float | None:
+        """Returns what a process uses of all GPUs, as far as `latest` has read it; None: nothing, or not known."""
+        return self._by_process.get(pid)
+
     def read(self) -> None:
         """Asks the library, and waits for it."""
         try:
             if self._nvml is None:
                 self._nvml = self._load()
-            self._found = tuple(_use_of(self._nvml, at) for at in range(self._nvml.nvmlDeviceGetCount()))
+            devices = range(self._nvml.nvmlDeviceGetCount())
+            self._found = tuple(_use_of(self._nvml, at) for at in devices)
+            self._by_process = _by_process(self._nvml, devices)
         except Exception:  # the package, the driver or the device is missing, or has gone
-            self._found = ()
+            self._found, self._by_process = (), {}
             self._is_missing = self._nvml is None
         self._read_at = self._clock()
         self._is_reading = False
@@ -82,3 +89,13 @@ def _use_of(nvml: Any, index: int) -> GpuUse:
     with contextlib.suppress(Exception):
         used_mb = nvml.nvmlDeviceGetMemoryInfo(handle).used / 1e6
     return GpuUse(index, name.decode() if isinstance(name, bytes) else str(name), percent, used_mb)
+
+
+def _by_process(nvml: Any, devices: Iterable[int]) -> dict[int, float]:
+    found: dict[int, float] = {}
+    for index in devices:
+        with contextlib.suppress(Exception):  # a device, or a driver, that does not say
+            for one in nvml.nvmlDeviceGetComputeRunningProcesses(nvml.nvmlDeviceGetHandleByIndex(index)):
+                if one.usedGpuMemory is not None:
+                    found[one.pid] = found.get(one.pid, 0.0) + one.usedGpuMemory / 1e6
+    return found

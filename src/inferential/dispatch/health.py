@@ -14,6 +14,7 @@ class EndpointHealth:
         avg_latency_ms: moving average of the latency of its calls, in milliseconds.
         error_rate: moving average of the share of calls that failed, 0 to 1.
         total_requests: calls so far.
+        failures: calls so far that failed.
         last_error: text of the latest failure; None if there was none.
     """
 
@@ -21,6 +22,7 @@ class EndpointHealth:
     avg_latency_ms: float = 0.0
     error_rate: float = 0.0
     total_requests: int = 0
+    failures: int = 0
     last_error: str | None = None
     _alpha: float = field(default=0.2, repr=False)
 
@@ -39,5 +41,6 @@ class EndpointHealth:
             if self.error_rate:
                 self.error_rate -= weight * self.error_rate
         else:
+            self.failures += 1
             self.error_rate += weight * (1.0 - self.error_rate)
             self.last_error = error or f"call {self.total_requests} failed"

@@ -279,7 +279,9 @@ class LocalDispatcher(Dispatcher):
 
     def workers(self) -> list[WorkerUse]:
         """Returns what each process that takes calls uses, read from the system now."""
-        return [use for model_id, models in self._models.items() for use in uses_of(model_id, models)]
+        self._gpus.latest()
+        on_gpu = self._gpus.memory_mb
+        return [use for model_id, models in self._models.items() for use in uses_of(model_id, models, on_gpu)]
 
     def nodes(self) -> list[NodeUse]:
         """Returns this machine with its GPUs, where it has any and the extra `gpu` is installed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from inferential.dispatch.base import ModelProblem, WorkerUse
 from inferential.dispatch.inprocess import InProcessReplica
@@ -68,13 +68,18 @@ def problem_of(replicas: Sequence[Replica]) -> ModelProblem | None:
     return None
 
 
-def uses_of(model_id: str, replicas: Sequence[Replica]) -> list[WorkerUse]:
-    """Returns what each process of a model that takes calls uses, read from the system now."""
+def uses_of(
+    model_id: str, replicas: Sequence[Replica], on_gpu: Callable[[int], float | None] = lambda pid: None
+) -> list[WorkerUse]:
+    """Returns what each process of a model that takes calls uses, read from the system now.
+
+    `on_gpu` returns how many megabytes of GPUs' memory a process uses; None: none, or not known.
+    """
     found = []
     for number, one in enumerate(replicas):
         pid = one.pid if isinstance(one, WorkerProcess) and one.up else None
         use = None if pid is None else use_of(pid)
         if pid is not None and use is not None:
             replica = str(number) if len(replicas) > 1 else ""
-            found.append(WorkerUse(model_id, replica, pid, use.memory_mb, use.cpu_s))
+            found.append(WorkerUse(model_id, replica, pid, use.memory_mb, use.cpu_s, on_gpu(pid)))
     return found

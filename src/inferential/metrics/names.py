@@ -134,13 +134,26 @@ REQUESTS_OUTDATED = declare(
 RESULTS_REPLACED = declare(
     "results_replaced", "1", _BOTH, "a result that waited for its robot's link was replaced by a newer one, unsent"
 )
+REQUESTS_REFUSED = declare(
+    "requests_refused",
+    "1",
+    (MODEL,),
+    "a request ended without a result, and not as a newer one took its place or its robot left; each is counted by "
+    "its cause too, in one of the metrics around this one",
+)
 DISPATCH_ERRORS = declare("dispatch_errors", "1", _ALL, "the model failed or is unknown")
 DISPATCH_RETRIES = declare("dispatch_retries", "1", _BOTH, "a failed request was queued again")
 DEADLINE_MISSES = declare(
     "deadline_misses",
     "1",
     _BOTH,
-    "a result was sent, or applied by its robot, after its deadline, or the request expired",
+    "a result was sent, or applied by its robot, after its deadline, or none was sent (`requests_unanswered`)",
+)
+REQUESTS_UNANSWERED = declare(
+    "requests_unanswered",
+    "1",
+    _BOTH,
+    "a request expired, or ended without a result while its robot had got none for a second and its budget",
 )
 RESPONSES_SERVED = declare("responses_served", "1", _BOTH, "a result was sent")
 INVALIDATION_COUNT = declare(

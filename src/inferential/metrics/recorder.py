@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from inferential.metrics import names
 from inferential.metrics.collector import MetricsCollector
 from inferential.metrics.store import LabelSet
-from inferential.scheduler.request import CLIENT_GONE, QUEUE_FULL, InferenceRequest, RefusalKind
+from inferential.scheduler.request import CANCELLED, CLIENT_GONE, QUEUE_FULL, InferenceRequest, RefusalKind
 
 _REFUSED = {
     RefusalKind.REJECTED: names.REQUESTS_REJECTED,
@@ -21,6 +21,7 @@ _REFUSED = {
     RefusalKind.MODEL_FAILING: names.REQUESTS_REJECTED,
     RefusalKind.BATCH_FAILED: names.DISPATCH_ERRORS,
 }
+_OF_ROBOT = frozenset({CLIENT_GONE, CANCELLED.cause})
 _WITHOUT_CAUSE = frozenset({RefusalKind.EXPIRED})
 
 
@@ -53,6 +54,7 @@ class Recorder:
         self._superseded = metrics.group(names.REQUESTS_SUPERSEDED)
         self._overtaken = metrics.group(names.PAYLOAD_SIZE_BYTES, names.REQUESTS_SUPERSEDED)
         self._miss = metrics.group(names.DEADLINE_MISSES)
+        self._unanswered = metrics.group(names.DEADLINE_MISSES, names.REQUESTS_UNANSWERED)
         self._use = metrics.group(names.ACTION_AGE_MS, names.ACTION_UNREAD_MS)
         self._use_of_known = metrics.group(names.ACTION_AGE_MS, names.ACTION_UNREAD_MS, names.NETWORK_MS)
         self._late = metrics.group(names.LATE_ACTIONS)
@@ -94,6 +96,13 @@ class Recorder:
             self._record(names.LEARNED_CADENCE_MS, learned_cadence_s * 1e3, labels)
             self._record(names.TIME_UNTIL_NEXT_MS, request.time_until_next * 1e3, labels)
 
+    def turned_away(self, request: InferenceRequest, cause: str) -> None:
+        """Records an observation that is refused on its arrival: without it more requests would end than arrive."""
+        labels = _labels_of(request)
+        if cause == CLIENT_GONE:
+            del labels[names.CLIENT]
+        self._record(names.PAYLOAD_SIZE_BYTES, float(len(request.payload)), labels)
+
     def flawed(
         self, request: InferenceRequest, misalignment_ms: float, *, is_stale: bool, staleness_ms: float | None = None
     ) -> None:
@@ -108,10 +117,10 @@ class Recorder:
         if misalignment_ms:
             self._record(names.OBSERVATION_MISALIGNMENT_MS, misalignment_ms, _labels_of(request))
 
-    def overtaken(self, client_id: str, model_id: str, payload_bytes: Sequence[float], now: float) -> None:
+    def overtaken(self, client_id: str, model_id: str, payload_bytes: Sequence[int], now: float) -> None:
         """Records observations, by their sizes, that a newer one superseded before they were read whole."""
         key = (names.CLIENT, client_id), (names.MODEL, model_id)
-        self._metrics.add_all(self._overtaken, now, key, [(size, 1.0) for size in payload_bytes])
+        self._metrics.add_all(self._overtaken, now, key, [(float(size), 1.0) for size in payload_bytes])
 
     def dispatched(self, model_id: str, requests: list[InferenceRequest], queue_depth: int, now: float) -> None:
         """Records a batch that was handed to its model at `now`."""
@@ -143,21 +152,23 @@ class Recorder:
         if is_late:
             self._add(self._miss, request.received_at, key, (1.0,))
 
-    def refused(self, request: InferenceRequest) -> None:
-        """Records a request that ended without a result."""
+    def refused(self, request: InferenceRequest, *, is_miss: bool) -> None:
+        """Records a request that ended without a result; `is_miss`: it expired, or its robot gets nothing at all."""
         assert request.refusal is not None
+        if is_miss:
+            self._add(self._unanswered, time.monotonic(), _key(request), (1.0, 1.0))
         kind, cause = request.refusal.kind, request.refusal.cause
         if kind is RefusalKind.SUPERSEDED:
             self._add(self._superseded, time.monotonic(), _key(request), (1.0,))
             return
+        if cause not in _OF_ROBOT:
+            self._record(names.REQUESTS_REFUSED, 1.0, {names.MODEL: request.model_id})
         labels = _labels_of(request)
         if cause == CLIENT_GONE:
             del labels[names.CLIENT]  # the label is dropped when the client disconnects
         if cause == CLIENT_GONE or kind not in _WITHOUT_CAUSE:
             labels[names.ERROR] = cause
         self._record(names.QUEUE_FULL_DROPS if cause == QUEUE_FULL else _REFUSED[kind], 1.0, labels)
-        if kind is RefusalKind.EXPIRED:
-            self._record(names.DEADLINE_MISSES, 1.0, labels)
 
     def retried(self, request: InferenceRequest) -> None:
         """Records a failed request that is queued again."""

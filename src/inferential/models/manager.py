@@ -258,6 +258,14 @@ class ModelManager(Readiness):
         router = self._routers.get(model_id)
         return None if router is None else router.counts()
 
+    def version_for(self, model_id: str, client_id: str) -> str:
+        """Returns the version of a model that answers a robot; "" where it has none, or that is not known here."""
+        router = self._routers.get(model_id)
+        if router is not None and (seen := router.seen(client_id)) is not None:
+            return seen[0]
+        plan = self.lineup.plans.get(model_id)
+        return "" if plan is None else plan.active
+
     def forget_client(self, client_id: str) -> None:
         """Forgets a robot that is gone."""
         for router in self._routers.values():

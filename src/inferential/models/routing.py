@@ -96,6 +96,11 @@ class Router:
             robot.version = wanted
         return robot.version
 
+    def seen(self, client_id: str) -> tuple[str, int] | None:
+        """Returns the version that answers a robot and the number of its episode; None before its first request."""
+        robot = self._robots.get(client_id)
+        return None if robot is None else (robot.version, robot.episode)
+
     def _wanted(self, client_id: str, client_type: str) -> str:
         for version, trial in self.trials.items():
             if version not in self._available:

@@ -18,6 +18,7 @@ from mcap.exceptions import McapError
 from mcap.records import Channel, Message, Schema
 from mcap.stream_reader import StreamReader
 
+from inferential.dtype_names import named_dtype
 from inferential.errors import InferentialError
 from inferential.recording.schemas import ANSWER, IMAGE, NAMES, OBSERVATION, message_class
 
@@ -131,17 +132,8 @@ def _recorded(parts: list[tuple[str, Any]]) -> Recorded:
 def _values(message: Any) -> dict[str, Any]:
     values: dict[str, Any] = {text.key: text.value for text in message.texts}
     for array in message.arrays:
-        values[array.key] = np.frombuffer(array.data, _dtype(array.dtype)).reshape(tuple(array.shape)).copy()
+        values[array.key] = np.frombuffer(array.data, named_dtype(array.dtype)).reshape(tuple(array.shape)).copy()
     return values
-
-
-def _dtype(name: str) -> np.dtype[Any]:
-    if name == "bfloat16":
-        import ml_dtypes
-
-        found: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-        return found
-    return np.dtype(name)
 
 
 def _pixels(data: bytes, shape: tuple[int, ...]) -> Any:

@@ -58,6 +58,15 @@ class Condition:
         """The state and why: "it is failing: no weights"."""
         return f"it is {self.state.value}" + (f": {self.why}" if self.why else "")
 
+    def since_unix(self, now: float, now_unix: float) -> float | None:
+        """Returns since when, in seconds since 1970; None: since the server started.
+
+        Args:
+            now: seconds of `time.monotonic()`.
+            now_unix: the same moment, in seconds since 1970.
+        """
+        return now_unix - (now - self.since) if math.isfinite(self.since) else None
+
     def in_words(self, now: float) -> str:
         """Returns the state, for how long, and why: "loading for 12 s: its process was killed"."""
         text = f"{self.state.value} for {max(now - self.since, 0.0):.0f} s"

@@ -8,6 +8,7 @@ have changed reads it through this class, which writes deferred records first.
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -16,7 +17,14 @@ from inferential.dispatch.base import DispatchResult
 from inferential.metrics.recorder import Recorder
 from inferential.proto import PROTOCOL_VERSION, Applied
 from inferential.scheduler.engine import Engine
-from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
+from inferential.scheduler.request import (
+    CANCELLED,
+    CLIENT_GONE,
+    NEW_EPISODE,
+    InferenceRequest,
+    Refusal,
+    RefusalKind,
+)
 from inferential.scheduler.running import Batch
 from inferential.scheduler.time.deadline import deadline_of
 from inferential.scheduler.time.fair_share import FairShares
@@ -34,7 +42,10 @@ _SHARES_EACH_S = 0.001
 
 
 _WAITED_S = 1e-3  # for less than that it is not asked what a request waited for
+_CALLS_WAITED, _WAITED_BESIDE_S = 3, 5e-3
+"""Calls and seconds that a request may wait beside a flood before less is shared with that."""
 _REMEMBERED_CALLS = 64
+_ENDED_BY_ROBOT = frozenset({CANCELLED.cause, CLIENT_GONE, NEW_EPISODE.cause})
 _MAX_LEAD_S = 0.5  # a robot is not asked for a newer observation earlier before its turn
 
 
@@ -191,8 +202,10 @@ class Accounting:
         if incoming.is_stale or incoming.misalignment_ms:
             self._recorder.flawed(request, incoming.misalignment_ms, is_stale=incoming.is_stale)
 
-    def refused_on_arrival(self, incoming: IncomingRequest) -> None:
-        """Records what an observation that is refused says of its age; its refusal is recorded by `refused`."""
+    def refused_on_arrival(self, incoming: IncomingRequest, refusal: Refusal) -> None:
+        """Records that an observation arrived which is refused at once; its refusal is recorded by `refused`."""
+        if refusal.kind is not RefusalKind.UNKNOWN_MODEL:  # whose names are as many as clients make up
+            self._recorder.turned_away(incoming.request, refusal.cause)
         if incoming.is_stale or incoming.misalignment_ms:
             self.flush()
             self._recorder.flawed(
@@ -272,15 +285,21 @@ class Accounting:
     def refused(self, request: InferenceRequest, refusal: Refusal) -> None:
         """Records a request that ended without a result."""
         self.flush()
-        self._recorder.refused(request)
-        if request.steps_remaining is not None:
-            self._fleet.action_horizon.on_no_answer(request.client_id, request.model_id, request.request_id)
+        now, kind = time.monotonic(), refusal.kind
+        is_miss = kind is RefusalKind.EXPIRED
         counts = self._counts(request)
         if counts is not None:
-            if refusal.kind is RefusalKind.SUPERSEDED:
+            if kind is RefusalKind.SUPERSEDED:
                 counts.superseded += 1
             else:
                 counts.refused += 1
+                counts.on_refused(kind.value, refusal.cause, refusal.reason, now)
+            if refusal.cause not in _ENDED_BY_ROBOT:
+                budget_s = request.deadline - request.received_at
+                is_miss |= counts.on_no_answer(request.received_at, budget_s, now)
+        self._recorder.refused(request, is_miss=is_miss)
+        if request.steps_remaining is not None:
+            self._fleet.action_horizon.on_no_answer(request.client_id, request.model_id, request.request_id)
         self.invalidated(request, refusal)
 
     def overtaken(self, overtaken: Overtaken, now: float) -> float:
@@ -334,10 +353,21 @@ class Accounting:
         changes = fleet.sweep(now, waits)
         if now >= self._shares_due_at:
             self._shares_due_at = now + _SHARES_EACH_S * fleet.active_count
-            self._shares.update(fleet.periods())
+            self._shares.update(fleet.periods(now), self._pressed(now))
         for client_id, model_id in changes.overdue:
             self._recorder.overdue(client_id, model_id)
         return changes
+
+    def _pressed(self, now: float) -> set[str]:
+        """Returns the pools for which clients wait long that do not flood them, beside ones that do."""
+        pressed: set[str] = set()
+        if self._shares.finds_floods:
+            for request in self._engine.waiting_requests():
+                if not request.pace_s and request.pool not in pressed:
+                    most_s = _CALLS_WAITED * self._engine.profiles.of(request.pool).typical(1) + _WAITED_BESIDE_S
+                    if now - request.received_at > most_s:
+                        pressed.add(request.pool)
+        return pressed
 
     def disconnected(self, client_ids: list[str]) -> None:
         """Records that clients have disconnected and drops their metrics; call it once their requests have ended."""

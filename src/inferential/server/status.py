@@ -21,9 +21,10 @@ from inferential.server.capacities import Capacities
 from inferential.server.history import BatchStatus, History
 from inferential.tracking.fleet import Fleet
 from inferential.tracking.lateness import Lateness
-from inferential.tracking.outcome_counts import OutcomeCounts
+from inferential.tracking.outcome_counts import NOTHING_S, OutcomeCounts
 
 ClientState = Literal["active", "overdue", "gone"]
+UseCondition = Literal["good", "late", "unanswered"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,12 @@ class ModelUse:
         age_ms: age of the observation behind the last result when the robot applied it, or when it was sent where the
             robot does not say; None before the first.
         unread_ms: how long that result had waited unread on the robot; None where the robot does not say.
-        lateness: its actions of the last minute: ages, their parts, and what made them late; None: there were none.
+        lateness: its actions of the last minute: ages, their parts, and what made them late; None: there were none, or
+            it was not asked for.
+        condition: "late": a tenth or more of its newest actions were; "unanswered": its requests have ended without a
+            result for a second and more.
+        late_cause: what made its last late action late; None before the first.
+        missed: requests that ended without a result while it got nothing.
         serve_interval_ms: the shortest interval at which it can be served; 0: no limit.
     """
 
@@ -54,6 +60,9 @@ class ModelUse:
     serve_interval_ms: float
     unread_ms: float | None = None
     lateness: Lateness | None = None
+    condition: UseCondition = "good"
+    late_cause: str | None = None
+    missed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +115,7 @@ class ModelStatus:
         replicas: the replicas with their running calls.
         latency: by batch size, of the replica that was called most.
         calls: requests that its backend ran.
+        answers: those of them that got a result.
         error_rate: moving average of the share that failed, 0 to 1.
         last_error: text of the last failure; None if there was none.
         problem: why it has fewer replicas or slots than it should; None if it has all.
@@ -132,6 +142,7 @@ class ModelStatus:
     since: float | None = None
     why: str = ""
     versions: list[VersionStatus] = field(default_factory=list)
+    answers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +246,9 @@ def status_of(
     )
 
 
-def some_clients(fleet: Fleet, shares: FairShares, now: float, client_ids: Iterable[str]) -> list[ClientStatus]:
+def some_clients(
+    fleet: Fleet, shares: FairShares, now: float, client_ids: Iterable[str], *, with_lateness: bool = True
+) -> list[ClientStatus]:
     """Returns those of these clients that are connected or disconnected lately; the connected ones first."""
     connected, gone = [], []
     for client_id in client_ids:
@@ -245,14 +258,19 @@ def some_clients(fleet: Fleet, shares: FairShares, now: float, client_ids: Itera
                 seen_s_ago = now - former.last_seen
                 gone.append(ClientStatus(client_id, former.client_type, "gone", seen_s_ago, former.total_requests))
             continue
-        models = [_use(fleet, shares, now, client_id, model_id) for model_id in sorted(client.model_ids)]
+        models = [
+            _use(fleet, shares, now, client_id, model_id, with_lateness=with_lateness)
+            for model_id in sorted(client.model_ids)
+        ]
         state: ClientState = "overdue" if fleet.is_overdue(client_id) else "active"
         seen_s_ago = now - client.last_seen
         connected.append(ClientStatus(client_id, client.client_type, state, seen_s_ago, client.total_requests, models))
     return connected + gone
 
 
-def _use(fleet: Fleet, shares: FairShares, now: float, client_id: str, model_id: str) -> ModelUse:
+def _use(
+    fleet: Fleet, shares: FairShares, now: float, client_id: str, model_id: str, *, with_lateness: bool
+) -> ModelUse:
     counts = fleet.outcomes.models(client_id).get(model_id) or OutcomeCounts()
     cadence_s = fleet.cadence.learned_cadence(client_id, model_id)
     period_s = fleet.action_horizon.period_s(client_id, model_id)
@@ -267,8 +285,19 @@ def _use(fleet: Fleet, shares: FairShares, now: float, client_id: str, model_id:
         age_ms=counts.age_ms,
         serve_interval_ms=shares.interval_ms(client_id, model_id),
         unread_ms=counts.unread_ms,
-        lateness=counts.ages.summary(now),
+        lateness=counts.ages.summary(now) if with_lateness else None,
+        condition=_condition(counts, now),
+        late_cause=counts.ages.last_cause,
+        missed=counts.missed,
     )
+
+
+def _condition(counts: OutcomeCounts, now: float) -> UseCondition:
+    nothing_since = counts.nothing_since()
+    usual_s = 2 * (counts.age_ms or 0.0) / 1e3  # of answers that come, and late
+    if nothing_since is not None and now - nothing_since > max(NOTHING_S, usual_s):
+        return "unanswered"
+    return "late" if counts.ages.is_late(now) else "good"
 
 
 def model_of(
@@ -302,6 +331,7 @@ def model_of(
         since=None if ago_s is None else time.time() - ago_s,
         why=condition.why,
         versions=versions or [],
+        answers=0 if health is None else health.total_requests - health.failures,
     )
 
 

@@ -104,6 +104,8 @@ class Exporter:
 
     def collect(self) -> Iterator[Metric]:
         """Yields all families as they are now."""
+        if self._server.running:
+            self._begin_counters()
         for name, counts in self._counters.items():
             metric = names.METRICS[name]
             counter = CounterMetricFamily(_PREFIX + name, metric.description, labels=self._labels[name])
@@ -120,6 +122,16 @@ class Exporter:
         yield from self._custom_families()
         if self._server.running:
             yield from self._gauges()
+
+    def _begin_counters(self) -> None:
+        """Has counters, those of every model, begin at 0: a rate needs a value from before the first event."""
+        models = [self._bounded(names.MODEL, model_id) for model_id in self._server.model_ids]
+        for name, counts in self._counters.items():
+            if not self._labels[name]:
+                counts.setdefault((), 0.0)
+            elif self._labels[name] == (names.MODEL,):
+                for model_id in models:
+                    counts.setdefault((model_id,), 0.0)
 
     def _custom_families(self) -> Iterator[Metric]:
         for name, by_labels in self._custom.items():
@@ -158,12 +170,17 @@ class Exporter:
         memory = GaugeMetricFamily(
             f"{_PREFIX}worker_memory_bytes", "resident memory of a model's process", labels=_WORKER
         )
+        on_gpu = GaugeMetricFamily(
+            f"{_PREFIX}worker_gpu_memory_bytes", "GPU memory of a model's process", labels=_WORKER
+        )
         cpu = CounterMetricFamily(f"{_PREFIX}worker_cpu_seconds", "CPU time of a model's process", labels=_WORKER)
         for worker in status.workers[:MAX_VALUES]:
             labels = [worker.model_id, worker.replica]
             memory.add_metric(labels, worker.memory_mb * 1e6)
             cpu.add_metric(labels, worker.cpu_s)
-        yield from (memory, cpu)
+            if worker.gpu_memory_mb is not None:
+                on_gpu.add_metric(labels, worker.gpu_memory_mb * 1e6)
+        yield from (memory, cpu, on_gpu)
         busy = GaugeMetricFamily(f"{_PREFIX}gpu_utilization", "share of time that a GPU computes", labels=_GPU)
         used = GaugeMetricFamily(f"{_PREFIX}gpu_memory_bytes", "memory of a GPU that is used", labels=_GPU)
         for node in status.nodes[:MAX_VALUES]:

@@ -36,6 +36,10 @@ _KEPT_S = 1.0
 _PAUSE_S = 10.0  # without a late action, after which lateness begins anew
 _SAME = 1.5  # a part that has grown by no more than this factor, or a millisecond, is unchanged
 _WORTH_SAYING = 0.1  # share of the late actions
+LATE_SHARE = 0.1
+"""A robot is late at present if so many of its newest actions were."""
+_LATELY = 64  # the newest actions, of which that is asked
+_ENOUGH = 3  # late actions: one that is late by chance is none to look at
 _FEW = 3  # actions in time, below which there is nothing to compare with
 
 
@@ -128,15 +132,34 @@ class Lateness:
     unchanged: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One action.
+
+    Attributes:
+        ago_s: how long ago it was applied, or sent where the robot does not say.
+        parts: of its age, in milliseconds, in the order of `CAUSES`.
+        budget_ms: how old it was allowed to be; None: no limit.
+        cause: what made it late; None: it was in time.
+    """
+
+    ago_s: float
+    parts: list[float]
+    budget_ms: float | None
+    cause: str | None
+
+
 @dataclass(slots=True)
 class ActionAges:
     """Remembers the newest actions of one robot and model.
 
     Attributes:
         late_by_cause: late actions so far, by cause.
+        last_cause: of the last late action; None before the first.
     """
 
     late_by_cause: dict[str, int] = field(default_factory=dict)
+    last_cause: str | None = None
     _rows: array[float] = field(default_factory=lambda: array("d"))
     _late_since: float = math.nan
     _late_at: float = -math.inf
@@ -165,10 +188,35 @@ class ActionAges:
         if cause is None:  # by a rounding error
             return None
         self.late_by_cause[cause] = self.late_by_cause.get(cause, 0) + 1
+        self.last_cause = cause
         if now - self._late_at > _PAUSE_S:
             self._late_since = now
         self._late_at = now
         return cause
+
+    @property
+    def last_sent_at(self) -> float:
+        """When the newest of these actions was sent, in seconds of `time.monotonic()`; -inf: there was none."""
+        return self._rows[5 - _WIDTH] if self._rows else -math.inf
+
+    def is_late(self, now: float) -> bool:
+        """Returns whether actions are late at present: some of the last ten seconds, and a tenth of the newest ones."""
+        if now - self._late_at > _PAUSE_S:
+            return False
+        newest = np.array(self._rows[-_LATELY * _WIDTH :], np.float64).reshape(-1, _WIDTH)
+        newest = newest[newest[:, 0] >= now - WINDOW_S]
+        late = int(_are_late(newest).sum())
+        return late >= _ENOUGH and late >= LATE_SHARE * len(newest)
+
+    def actions(self, now: float) -> list[Action]:
+        """Returns the actions of the window, oldest first."""
+        rows = np.array(self._rows, np.float64).reshape(-1, _WIDTH)
+        rows = rows[rows[:, 0] >= now - WINDOW_S]
+        budgets = (rows[:, 6] - rows[:, 3]) * 1e3
+        return [
+            Action(now - at, parts, budget if math.isfinite(budget) else None, cause_of(parts, budget))
+            for at, parts, budget in zip(rows[:, 0].tolist(), _split_all(rows).tolist(), budgets.tolist(), strict=True)
+        ]
 
     def summary(self, now: float) -> Lateness | None:
         """Returns what the newest actions were like; None where there was none in the window.
@@ -218,6 +266,11 @@ def _split_all(rows: _Floats) -> _Floats:
     encode_ms = np.maximum(server_ms - waited_ms - model_ms, 0.0)
     company_ms = batch_ms + model_ms - alone_ms
     return np.stack([beyond_ms - unread_ms, waited_ms - batch_ms, company_ms, alone_ms, encode_ms, unread_ms], axis=1)
+
+
+def _are_late(rows: _Floats) -> npt.NDArray[np.bool_]:
+    took_s = np.fmax(rows[:, 5] - rows[:, 3], rows[:, 1] / 1e3)  # fmax: the age is NaN where the robot does not say
+    return took_s > rows[:, 6] - rows[:, 3]
 
 
 def _unchanged(good: _Floats, late: _Floats) -> list[str]:

@@ -3,13 +3,36 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from inferential.tracking.lateness import ActionAges, ServerTimes
 from inferential.tracking.limits import MAX_MODELS
 
+NOTHING_S = 1.0
+"""A robot that asks for longer than this, and than its answers may take, without an answer gets nothing."""
+_KEPT_REFUSALS = 8
 _MAX_OPEN = 8  # answers of which the robot may still say when it used them
+
+
+@dataclass(slots=True)
+class Refused:
+    """Requests in a row that ended without a result for the same cause.
+
+    Attributes:
+        kind, cause: those of their refusals.
+        reason: in words, of the last of them.
+        count: how many.
+        first_at, last_at: in seconds of `time.monotonic()`.
+    """
+
+    kind: str
+    cause: str
+    reason: str
+    count: int
+    first_at: float
+    last_at: float
 
 
 @dataclass(slots=True)
@@ -25,6 +48,8 @@ class OutcomeCounts:
         applied_age_ms: the same when the robot applied it, by the robot's clock; None where it does not say.
         unread_ms: how long that result had waited on the robot until it was read; None where it does not say.
         ages: the parts of its actions' ages.
+        missed: requests that ended without a result while their robot got nothing.
+        refusals: the newest ones that were no superseding, oldest first.
     """
 
     answered: int = 0
@@ -35,12 +60,47 @@ class OutcomeCounts:
     applied_age_ms: float | None = None
     unread_ms: float | None = None
     ages: ActionAges = field(default_factory=ActionAges)
+    missed: int = 0
+    refusals: deque[Refused] = field(default_factory=lambda: deque(maxlen=_KEPT_REFUSALS))
+    _nothing_since: float = math.nan
+    _answered_then: int = -1
     _open: dict[int, ServerTimes] = field(default_factory=dict)  # by request id, of answers that may be used yet
 
     @property
     def age_ms(self) -> float | None:
         """The age of the last action: as the robot says, else when it was sent."""
         return self.sent_age_ms if self.applied_age_ms is None else self.applied_age_ms
+
+    def nothing_since(self) -> float | None:
+        """Returns when the first of its newest requests that ended without a result arrived; None: the last got one."""
+        return self._nothing_since if self._answered_then == self.answered else None
+
+    def session(self) -> str:
+        """Returns what the ids of its newest answered requests begin with; "" while that is not known."""
+        newest = next(reversed(self._open), 0)
+        return f"{newest >> 32:x}" if newest else ""
+
+    def on_no_answer(self, received_at: float, budget_s: float, now: float) -> bool:
+        """Takes a request that ended without a result; returns whether it is a miss.
+
+        It is where its robot has had no answer for longer than `budget_s` and `NOTHING_S`: a newer observation that
+        takes the place of one that waits is none, unless that goes on and on.
+        """
+        if self._answered_then != self.answered:
+            self._answered_then, self._nothing_since = self.answered, received_at
+        if now - self._nothing_since <= max(budget_s, NOTHING_S):
+            return False
+        self.missed += 1
+        return True
+
+    def on_refused(self, kind: str, cause: str, reason: str, now: float) -> None:
+        """Remembers why a request got no result."""
+        last = self.refusals[-1] if self.refusals else None
+        if last is not None and (last.kind, last.cause) == (kind, cause):
+            last.reason, last.last_at = reason, now
+            last.count += 1
+        else:
+            self.refusals.append(Refused(kind, cause, reason, 1, now, now))
 
     def on_answer(self, request_id: int, times: ServerTimes, *, reports: bool) -> str | None:
         """Counts a result that was sent.

@@ -31,7 +31,8 @@ from inferential.web.feed import Feed
 
 logger: logging.Logger = logging.getLogger("inferential.web")
 
-_STATIC = {"/": "index.html", "/app.js": "app.js", "/style.css": "style.css"}
+_SCRIPTS = ("app.js", "page.js", "fleet.js", "robot.js", "models.js", "timeline.js")
+_STATIC = {"/": "index.html", "/style.css": "style.css", **{f"/{name}": name for name in _SCRIPTS}}
 _TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
 _ASK_S = 5.0  # how long a model may take to say what it takes; one behind another server is asked there
 _COOKIE = "inferential_token"
@@ -46,8 +47,7 @@ _HEADERS = {
 
 
 class HttpServer(Service):
-    """Serves the page, `/api/status`, `/api/stream`, `/api/models`, `/metrics`, `/healthz`, `/readyz`; a context
-    manager.
+    """Serves the page, its `/api`, `/metrics`, `/healthz` and `/readyz`; a context manager.
 
     It runs on the event loop of the server that it shows.
 
@@ -100,6 +100,7 @@ class HttpServer(Service):
             Route("/api/status", self._status),
             Route("/api/stream", self._stream),
             Route("/api/models", self._models),
+            Route("/api/robots/{client_id:path}", self._robot),
             Route("/metrics", self._metrics),
             Route("/healthz", self._healthz),
             Route("/readyz", self._readyz),
@@ -109,7 +110,7 @@ class HttpServer(Service):
         return _Guarded(Starlette(routes=routes), token, only_local=is_loopback(self._config.host))
 
     async def _status(self, request: Request) -> Response:
-        return Response(self._feed.now(), media_type="application/json")
+        return Response(await self._feed.now(), media_type="application/json")
 
     async def _models(self, request: Request) -> Response:
         ready = [model_id for model_id in self._server.model_states() if self._server.is_ready(model_id)]
@@ -130,6 +131,12 @@ class HttpServer(Service):
                 yield f"data: {event}\n\n"
 
         return StreamingResponse(events(), media_type="text/event-stream")
+
+    async def _robot(self, request: Request) -> Response:
+        found = self._feed.robot(request.path_params["client_id"])
+        if found is None:
+            return JSONResponse({"error": "no robot of that id"}, status_code=404)
+        return Response(found, media_type="application/json")
 
     async def _metrics(self, request: Request) -> Response:
         return Response(self._exporter.text(), headers={"Content-Type": CONTENT_TYPE})

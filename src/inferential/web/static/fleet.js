@@ -1,0 +1,165 @@
+// The fleet: a row for each robot and model, kept as long as the status lists the robot. A row opens into its robot.
+import { announce, byId, make, number, setText } from "./page.js";
+import { closeRobot, openRobot } from "./robot.js";
+
+// Name, heading, value of a row, digits of a number.
+const COLUMNS = [
+  ["robot", "Robot", (row) => row.client.client_id],
+  ["state", "State", (row) => stateOf(row) + (stateOf(row) === "late" && row.use.late_cause ? `, ${row.use.late_cause}` : "")],
+  ["model", "Model", (row) => row.use?.model_id ?? "–"],
+  ["rate", "Control rate, Hz", (row) => row.use?.control_rate_hz ?? null, 0],
+  ["cadence", "Cadence, ms", (row) => row.use?.cadence_ms ?? null, 1],
+  ["age", "Action age, ms", (row) => row.use?.age_ms ?? null, 1],
+  ["unread", "Unread, ms", (row) => row.use?.unread_ms ?? null, 1],
+  ["hits", "Deadlines met, %", (row) => met(row.use), 1],
+  ["answered", "Answers", (row) => row.use?.answered ?? null, 0],
+  ["superseded", "Superseded", (row) => row.use?.superseded ?? null, 0],
+  ["refused", "Refused", (row) => row.use?.refused ?? null, 0],
+  ["seen", "Seen, s ago", (row) => row.client.seen_s_ago, 1],
+];
+const STATES = ["active", "late", "unanswered", "overdue", "gone"];
+
+// A robot that asks is as its own figures are: it is green only where its answers come, and in time.
+function stateOf(row) {
+  if (row.client.state !== "active" || !row.use || row.use.condition === "good") return row.client.state;
+  return row.use.condition;
+}
+
+function met(use) {
+  const due = use ? use.answered + use.missed : 0;
+  return due ? 100 * use.in_time / due : null;
+}
+
+let sorting = { column: 0, descending: false };
+const rows = new Map();
+let open = null;
+
+for (const [index, [, title]] of COLUMNS.entries()) {
+  const head = make("th");
+  head.scope = "col";
+  const button = make("button", title);
+  button.type = "button";
+  button.addEventListener("click", () => {
+    sorting = { column: index, descending: sorting.column === index ? !sorting.descending : index > 2 };
+    showSorting();
+    order();
+  });
+  head.append(button);
+  byId("columns").append(head);
+}
+function showSorting() {
+  for (const [index, head] of [...byId("columns").children].entries()) {
+    if (index === sorting.column) head.setAttribute("aria-sort", sorting.descending ? "descending" : "ascending");
+    else head.removeAttribute("aria-sort");
+  }
+}
+showSorting();
+byId("filter").addEventListener("input", order);
+
+export function showFleet(clients) {
+  const seen = new Set();
+  for (const client of clients) {
+    for (const use of client.models.length ? client.models : [null]) {
+      const key = `${client.client_id}\n${use?.model_id ?? ""}`;
+      seen.add(key);
+      let row = rows.get(key);
+      if (!row) rows.set(key, (row = newRow()));
+      row.client = client;
+      row.use = use;
+      showRow(row);
+    }
+  }
+  for (const [key, row] of rows) {
+    if (!seen.has(key)) {
+      if (row === open) {
+        const same = [...rows].find(([other, one]) => seen.has(other) && one.client.client_id === row.client.client_id);
+        toggle(same ? same[1] : row);
+      }
+      row.element.remove();
+      rows.delete(key);
+    }
+  }
+  const counts = new Map(STATES.map((state) => [state, 0]));
+  for (const row of rows.values()) counts.set(stateOf(row), counts.get(stateOf(row)) + 1);
+  const shown = [...counts].filter(([state, count]) => count || !["late", "unanswered"].includes(state));
+  setText(byId("counts"), shown.map(([state, count]) => `${count} ${state}`).join(", "));
+  byId("empty").hidden = clients.length > 0;
+  order();
+}
+
+function newRow() {
+  const row = { element: make("tr"), cells: COLUMNS.map(() => make("td")), button: make("button"), details: null };
+  row.button.type = "button";
+  row.button.className = "opens";
+  row.button.setAttribute("aria-expanded", "false");
+  row.button.addEventListener("click", () => toggle(row));
+  row.cells[0].append(row.button);
+  row.cells[1].className = "state";
+  row.element.append(...row.cells);
+  return row;
+}
+
+function showRow(row) {
+  const state = stateOf(row);
+  if (row.element.dataset.state !== state) {
+    if (row.element.dataset.state) announce(`${row.client.client_id} is ${state}`);
+    row.element.dataset.state = state;
+  }
+  for (const [index, [name, , get, digits]] of COLUMNS.entries()) {
+    const value = get(row);
+    setText(index ? row.cells[index] : row.button, digits === undefined ? value : number(value, digits));
+    if (name === "hits") row.cells[index].classList.toggle("low", value !== null && value < 90);
+  }
+}
+
+// Opens or closes a row; one is open at a time, so that only one robot is asked for.
+function toggle(row) {
+  const was = open;
+  if (was) {
+    closeRobot();
+    was.details.remove();
+    was.details = null;
+    was.button.setAttribute("aria-expanded", "false");
+    was.button.removeAttribute("aria-controls");
+    open = null;
+  }
+  if (was === row) return;
+  open = row;
+  row.details = make("tr");
+  row.details.className = "details";
+  const cell = row.details.insertCell();
+  cell.colSpan = COLUMNS.length;
+  const inside = make("div", undefined, "robot");
+  inside.id = "robot";
+  cell.append(inside);
+  row.button.setAttribute("aria-expanded", "true");
+  row.button.setAttribute("aria-controls", "robot");
+  row.element.after(row.details);
+  openRobot(inside, row.client.client_id, row.use?.model_id);
+}
+
+function order() {
+  const get = COLUMNS[sorting.column][2];
+  const sign = sorting.descending ? -1 : 1;
+  const wanted = byId("filter").value.trim().toLowerCase();
+  const compare = (a, b) => {
+    const [x, y] = [get(a), get(b)];
+    if (x === null || y === null) return (x === null) - (y === null);
+    const order = typeof x === "string" ? x.localeCompare(y, undefined, { numeric: true }) : x - y;
+    return sign * order || a.client.client_id.localeCompare(b.client.client_id, undefined, { numeric: true });
+  };
+  const body = byId("robots");
+  const focused = document.activeElement;
+  let at = body.firstElementChild;
+  for (const row of [...rows.values()].sort(compare)) {
+    const text = `${row.client.client_id} ${row.client.client_type} ${stateOf(row)} ${row.use?.model_id ?? ""}`;
+    row.element.hidden = wanted !== "" && !text.toLowerCase().includes(wanted);
+    if (row.details) row.details.hidden = row.element.hidden;
+    for (const element of row.details ? [row.element, row.details] : [row.element]) {
+      if (element === at) at = at.nextElementSibling;
+      else body.insertBefore(element, at);
+    }
+  }
+  // What is moved loses the focus.
+  if (focused !== document.activeElement && body.contains(focused)) focused.focus({ preventScroll: true });
+}

@@ -1,0 +1,73 @@
+// What the parts of the page share: making elements, changing text in place, saying what changed.
+
+export const byId = (id) => document.getElementById(id);
+
+export function make(tag, text, className) {
+  const element = document.createElement(tag);
+  if (text !== undefined) element.textContent = text;
+  if (className) element.className = className;
+  return element;
+}
+
+export function drawn(tag, attributes = {}, text) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  if (text !== undefined) element.textContent = text;
+  return element;
+}
+
+export const setText = (element, text) => { if (element.textContent !== text) element.textContent = text; };
+
+export const number = (value, digits = 0) => value === null || value === undefined ? "–" : value.toFixed(digits);
+
+export function duration(seconds) {
+  const parts = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, Math.floor(seconds) % 60];
+  return parts.map((part) => String(part).padStart(2, "0")).join(":");
+}
+
+// Returns a time of day, with the date where that is not today's.
+export function clock(seconds) {
+  const at = new Date(seconds * 1000);
+  const today = at.toDateString() === new Date().toDateString();
+  return today ? at.toLocaleTimeString() : at.toLocaleString();
+}
+
+// Writes a table of texts in place: its rows are kept.
+export function fill(table, titles, rows) {
+  if (!rows.length) {
+    table.replaceChildren();
+    return;
+  }
+  if (!table.tHead) {
+    const head = table.createTHead().insertRow();
+    for (const title of titles) {
+      const cell = title ? make("th", title) : make("td");
+      if (title) cell.scope = "col";
+      head.append(cell);
+    }
+    table.createTBody();
+  }
+  const body = table.tBodies[0];
+  while (body.rows.length < rows.length) {
+    const row = body.insertRow();
+    for (const _ of titles) row.insertCell();
+  }
+  while (body.rows.length > rows.length) body.deleteRow(-1);
+  for (const [at, texts] of rows.entries()) {
+    for (const [index, text] of texts.entries()) if (text !== null) setText(body.rows[at].cells[index], text);
+  }
+}
+
+// What changed is said, not too often.
+
+const changes = [];
+let saying = 0;
+export function announce(text) {
+  changes.push(text);
+  if (saying) return;
+  saying = setTimeout(() => {
+    saying = 0;
+    byId("announcer").textContent = changes.length > 3 ? `${changes.length} robots changed state` : changes.join(", ");
+    changes.length = 0;
+  }, 2000);
+}
