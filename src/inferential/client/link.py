@@ -38,7 +38,7 @@ CONNECT_S = 10.0
 _NEXT_ADDRESS_S = 0.25
 """How long an address has before the server's next one is tried beside it (RFC 8305, section 5)."""
 _FRAMES = 3  # empty, envelope, payload
-_SILENCE = "no answer to heartbeats"
+_SILENCE, _NO_HANDSHAKE = "no answer to heartbeats", "no answer to the handshake"
 _MAX_WARNINGS = 8  # different ones, of one outage
 
 _LEAST_UNSENT_BYTES, _MOST_UNSENT_BYTES = 16 * 1024, 256 * 1024
@@ -76,7 +76,8 @@ class Link:
         self._identity = identity
         self._timeouts = timeouts
         self._selector = selector
-        self._make_handshake = make_handshake
+        self._make_handshake = make_handshake or (lambda life: NullHandshake(b"DEALER", identity, life=life))
+        self.life: bytes = b""  # said to the server, which keeps for the same life what it owes to this robot
         self._addresses: list[Address] = []  # of the server, not tried yet
         self._finder = AddressFinder(address, selector)
         self._tried: list[Address] = []  # and those that were, which are tried again while none answers
@@ -96,6 +97,8 @@ class Link:
         """Whether the connection was found closed; `poll` handles it."""
         self.last_error: str | None = "connecting"
         """Why there is no connection, in words; None while connected."""
+        self.silent: bool = False  # nothing was heard of the server, which may live and be busy
+        self.keeps_answers: bool = False  # so that a robot that comes back gets what it is owed
         self._warned: set[str] = set()  # what was logged since it was connected
         self._give_up_at = 0.0
         self._former: Ready | None = None  # what the server said before the network was away
@@ -229,6 +232,7 @@ class Link:
         stood = self.connected
         code = error.errno if isinstance(error, OSError) else None
         self.close()
+        self.silent = code in NO_WAY or str(error) == _NO_HANDSHAKE
         self._note_failure((error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__)
         if stood:
             self._begin_outage(now)
@@ -268,7 +272,7 @@ class Link:
         self.next_poll_at = min(self._give_up_at, self._next_attempt_at)
 
     def _use(self, connected: socket.socket, now: float) -> None:
-        handshake = None if self._make_handshake is None else self._make_handshake()
+        handshake = self._make_handshake(self.life)
         try:
             stream = Stream(connected, b"DEALER", self._identity, max_frames=_FRAMES, handshake=handshake)
         except ConnectionEnded:
@@ -281,7 +285,7 @@ class Link:
         self.next_poll_at = self._give_up_at = now + CONNECT_S
         former, self._former = self._former, None
         # libzmq leaves a message that came with the handshake until more comes.
-        ours = former is not None and former.extensions and (handshake is None or isinstance(handshake, NullHandshake))
+        ours = former is not None and former.extensions and isinstance(handshake, NullHandshake)
         if former is not None and ours:
             stream.presume(former)
         self._advance(stream, now)
@@ -296,11 +300,12 @@ class Link:
         if not self.connected:
             if not stream.handshake():
                 if now >= self._give_up_at:
-                    raise ConnectionEnded("no answer to the handshake")
+                    raise ConnectionEnded(_NO_HANDSHAKE)
                 return
             self.connected = True
             self.writable = not self._writing
             self.last_error = None
+            self.keeps_answers = stream.peer is not None and stream.peer.keeps_answers
             if self._warned:
                 self._warned.clear()
                 logger.warning("connected to %s", self.address)
@@ -379,6 +384,7 @@ class Link:
         self._selector.unregister(stream)
         stream.abort()
         self._former, self._stream, self.delivery = stream.peer, None, Delivery()
+        self.silent = True
         self.connected = self.writable = self._writing = False
         self._begin_outage(now)
 

@@ -338,9 +338,9 @@ class ClientQueues:
         """Returns the waiting requests that came by a connection."""
         return [request for backlog in self._backlogs.values() for request in backlog.of(connection)]
 
-    def waits(self, connection: int) -> bool:
-        """Returns whether a request of a connection waits."""
-        return any(connection in backlog for backlog in self._backlogs.values())
+    def waits(self, connection: int) -> int:
+        """Returns how many requests of a connection wait."""
+        return sum([backlog.count(connection) for backlog in self._backlogs.values()])
 
     def clear(self, reason: str, cause: str, now: float) -> None:
         """Refuses all that waits."""

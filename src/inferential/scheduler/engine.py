@@ -81,6 +81,10 @@ class Engine:
         """Returns the requests that wait or run."""
         return [*self._admission.queues.requests(), *self._running.requests()]
 
+    def waiting_requests(self) -> list[InferenceRequest]:
+        """Returns the requests that wait."""
+        return self._admission.queues.requests()
+
     def running(self) -> list[InferenceRequest]:
         """Returns the requests that are dispatched."""
         return self._running.requests()
@@ -262,6 +266,10 @@ class Engine:
         """Ends what waits of a connection that has ended, whichever connection uses its client's id now."""
         self._admission.queues.forget_connection(connection, now)
 
+    def waiting_of(self, connection: int) -> list[InferenceRequest]:
+        """Returns the waiting requests that came by a connection."""
+        return self._admission.queues.of_connection(connection)
+
     def cancel(self, connection: int, request_ids: Collection[int], now: float) -> None:
         """Ends those requests of a connection that wait still, as the robot takes them back."""
         queues = self._admission.queues
@@ -269,8 +277,8 @@ class Engine:
             if request.request_id in request_ids:
                 queues.end(request, CANCELLED, now)
 
-    def waits(self, connection: int) -> bool:
-        """Returns whether a request of a connection waits."""
+    def waits(self, connection: int) -> int:
+        """Returns how many requests of a connection wait."""
         return self._admission.waits(connection)
 
     def swap(self, config: SchedulingConfig, scheduler: Scheduler, now: float) -> None:

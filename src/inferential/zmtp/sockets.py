@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import struct
+import sys
 from typing import Any
 
 from inferential.zmtp import tcp
@@ -28,6 +30,10 @@ class Connected:
         except OSError:
             return False
 
+    def has_hung_up(self) -> bool:
+        """Returns whether the peer has closed the connection, even if data of it are still to be read."""
+        return has_hung_up(self._socket)
+
     def limit_unsent(self, size: int) -> None:
         """Has the system hold about so many bytes at most beyond those that are under way; the rest is `unsent`."""
         tcp.limit_unsent(self._socket, size)
@@ -42,6 +48,20 @@ class Connected:
             return (self._socket.family, self._socket.getpeername()) if tcp.is_stuck(self._socket) else None
         except OSError:
             return None  # it has ended
+
+
+def has_hung_up(connected: socket.socket) -> bool:
+    """Returns whether the peer has closed the connection, whatever it had sent before; the socket does not block."""
+    try:
+        if sys.platform == "linux":
+            poll = select.poll()
+            poll.register(connected, select.POLLRDHUP)
+            return bool(poll.poll(0))
+        return not connected.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def close(connected: socket.socket) -> None:

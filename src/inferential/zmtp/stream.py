@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from inferential.zmtp import tcp, zmtp2
-from inferential.zmtp.handshake import Handshake, HandshakeError, NullHandshake
+from inferential.zmtp.handshake import Handshake, HandshakeError, NullHandshake, cut_short
 from inferential.zmtp.protocol import (
     GREETING_BYTES,
     PING,
@@ -42,8 +42,7 @@ from inferential.zmtp.zmtp2 import Zmtp2Handshake
 JOIN_BELOW_BYTES = 32 * 1024
 """Smaller frames are copied into one buffer with their headers, which is faster than a vector of buffers."""
 READ_BYTES = 4 * 1024
-"""One read takes dozens of small messages, copies little of a large one twice, and bounds a flood of heartbeats to a
-few hundred."""
+"""One read takes dozens of small messages, copies little of a large one twice, and bounds a flood of heartbeats."""
 _HANDSHAKE_BYTES = 1024  # of a frame before the handshake is complete
 _MAX_BUFFERS = 64  # of one sendmsg, far below the limit of any system
 _MAX_READS = 32  # without a message, before the caller gets a turn; `drained` is False then
@@ -90,8 +89,7 @@ class Stream(Connected):
         """Messages that are not completely handed to the system yet."""
         self.peer: Ready | None = None
         """The peer's socket type, identity and key; None until the handshake is complete."""
-        self.on_pong: Callable[[bytes], None] | None = None
-        """Called with the context of each PONG."""
+        self.on_pong: Callable[[bytes], None] | None = None  # called with the context of each PONG
         self._owed: bytes | None = None  # the newest PING that is to be answered once everything is sent
         self.alive: bool = True
         """Whether since the last `ping` something was received, or unsent data could be sent."""
@@ -150,8 +148,7 @@ class Stream(Connected):
         except ProtocolError:
             raise
         except ConnectionEnded as error:
-            hint = self._handshake.cut_short()
-            raise ConnectionEnded(f"{error} during the handshake; {hint}" if hint else str(error)) from error
+            raise cut_short(self._handshake, error) from error
         self._establish()
         return True
 
@@ -256,6 +253,10 @@ class Stream(Connected):
         if found is None and reader.space is not None and not self.drained and self.read():
             found = reader.next()
         return self._handle_commands(found) if isinstance(found, bytes) else found
+
+    def burst(self) -> list[tuple[bytes, Buffer, int, int]]:
+        """Returns small messages that were read already and follow each other, see `reader.Reader.burst`."""
+        return self._reader.burst() if self._reader.buffered else []
 
     def receive(self) -> list[Buffer] | Discarded | None:
         """Returns what `next` does, and reads where none is complete yet. By `buffered` and `drained` the caller sees

@@ -120,3 +120,25 @@ def test_robots_of_versions_share_the_pools_that_answer_them() -> None:
         shares.interval_ms("one", "m@a") == shares.model_interval_ms("one", "m") == pytest.approx(2 * 10 / UTILISATION)
     )
     assert shares.model_interval_ms("three", "m") == pytest.approx(20 / UTILISATION)
+
+
+def test_what_a_flood_gets_shrinks_while_others_wait_and_comes_back() -> None:
+    shares = FairShares(Models({"m": 0.01}))
+    asked = [("flooder", "m", 1e-4), ("slow", "m", 0.1), ("calm", "m", 0.1)]
+    shares.update(asked)
+    assert shares.finds_floods
+    usual_s = shares.pace_s("flooder", "m")
+    for _ in range(4):
+        shares.update(asked, pressed={"m"})
+    assert shares.pace_s("flooder", "m") > 2 * usual_s
+    assert shares.pace_s("slow", "m") == 0.0
+    for _ in range(60):
+        shares.update(asked, pressed={"another"})
+    assert shares.pace_s("flooder", "m") == pytest.approx(usual_s)
+
+
+def test_a_flood_is_held_back_where_the_model_is_too_slow_for_the_others_too() -> None:
+    shares = FairShares(Models({"m": 1.0}))
+    shares.update([("flooder", "m", 1e-3), *((str(number), "m", 0.2) for number in range(4))])
+    assert shares.pace_s("flooder", "m") == pytest.approx(5 / UTILISATION)
+    assert all(shares.pace_s(str(number), "m") == 0.0 for number in range(4))
