@@ -27,9 +27,9 @@ MODEST = 0.2
 """Where fewer of the clients ask for less than their share, the model is too slow, and no client floods it."""
 RISE = 1.25
 """The most by which a level rises from one update to the next."""
-FAR = 10.0
+FAR = 50.0
 """Times what a good part of the others ask for, by which a client floods a model that is too slow for all of them."""
-FALL, _REGAIN, _LEAST = 0.8, 1.03, 0.1
+FALL, _REGAIN, _LEAST = 0.8, 1.03, 0.3
 """How what is shared falls while a flood keeps others waiting, rises again, and its least part of the capacity: a busy
 machine serves less than the latency of single calls promises."""
 _SHORTEST_S = 1e-6  # a period learned from requests that came at once
