@@ -1,147 +1,91 @@
-"""Policies from files behind the scheduler, beside calling them directly in a loop: batched rows per second.
+"""Policies from files behind the scheduler, beside their own libraries called in a loop: batched rows per second.
 
-16 robots ask an ONNX policy whose batch of 8 takes about 5 ms, as fast as they are answered. Beside it: onnxruntime
-called in a loop with batches of 8 of the same rows, in a process of its own. Both use one thread for the model, and
-take turns.
+16 robots ask a policy as fast as they are answered; an ONNX policy whose batch of 8 takes about 5 ms, the same network
+as TorchScript, and a small ACT policy of LeRobot. Beside each: its library called in a loop with batches of 8 of the
+same rows, in a process of its own. Both use one thread for the model, and take turns. TorchScript and LeRobot are
+measured where TORCH_PYTHON and LEROBOT_PYTHON name interpreters that have them.
 """
 
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from onnx import TensorProto, helper, numpy_helper, save
-
 from bench.harness import serving
+from bench.policy_backends import BATCH, Backend, layers_of, lerobot_backend, onnx_backend, torchscript_backend
 from inferential import AsyncConnection, ModelProcess
-from inferential.policies.onnx import BatchedOnnxPolicy, open_onnx
 
 ROBOTS = 16
-BATCH = 8
-_WANTED_MS = 5.0
-_TURNS = 4
-_INPUT, _ACTIONS = 64, 32
-_OPTIONS = {"threads": 1, "max_batch_size": BATCH}
+_TURNS = 3
 
 
 def run(seconds: float) -> dict[str, Any]:
-    """Rows per second of both; `seconds` for each, over all turns."""
-    with tempfile.TemporaryDirectory() as folder:
-        path, batch_ms = _sized_policy(Path(folder))
-        ours: list[float] = []
-        direct: list[float] = []
-        for _ in range(_TURNS):
-            direct.append(_in_a_process(path, seconds / _TURNS))
-            with serving(_Models(path)) as address:
-                ours.append(asyncio.run(_robots(address, seconds / _TURNS)))
+    """Rows per second of both, for each backend; `seconds` for each, over all turns."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        onnx = onnx_backend(folder)
+        made = {
+            "onnx": onnx,
+            "torchscript": torchscript_backend(folder, layers_of(onnx)),
+            "lerobot": lerobot_backend(folder),
+        }
+        return {"robots": ROBOTS, **{kind: _measured(one, seconds) for kind, one in made.items() if one is not None}}
+
+
+def _measured(backend: Backend, seconds: float) -> dict[str, Any]:
+    served: list[float] = []
+    direct: list[float] = []
+    rows: list[float] = []
+    for _ in range(_TURNS):
+        direct.append(backend.rows_per_s(seconds / _TURNS))
+        with serving(_Models(backend), ready_s=90.0) as address:
+            rows_per_s, mean_batch = asyncio.run(_robots(address, backend, seconds / _TURNS))
+        served.append(rows_per_s)
+        rows.append(mean_batch)
     return {
-        "robots": ROBOTS,
-        "batch_of_8_ms": round(batch_ms, 2),
-        "onnxruntime_rows_per_s": round(statistics.median(direct)),
-        "served_rows_per_s": round(statistics.median(ours)),
-        "share": round(statistics.median(ours) / statistics.median(direct), 3),
-        "onnxruntime_turns": [round(one) for one in direct],
-        "served_turns": [round(one) for one in ours],
+        "batch_of_8_ms": round(BATCH / statistics.median(direct) * 1e3, 2),
+        "library_rows_per_s": round(statistics.median(direct)),
+        "served_rows_per_s": round(statistics.median(served)),
+        "share": round(statistics.median(ours / theirs for ours, theirs in zip(served, direct, strict=True)), 3),
+        "rows_of_a_batch": round(statistics.mean(rows), 2),
+        "library_turns": [round(one) for one in direct],
+        "served_turns": [round(one) for one in served],
     }
 
 
 class _Models:
     """Makes the models in the server's process; a function within a function cannot be sent there."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, backend: Backend) -> None:
+        self._target, self._args = backend.target, backend.args
+        self._python, self._env = backend.python, backend.env
 
     def __call__(self) -> dict[str, Any]:
-        return {"arm": ModelProcess(f"onnx:{self._path}", args=_OPTIONS)}
+        return {"policy": ModelProcess(self._target, args=self._args, python=self._python, env=self._env)}
 
 
-def _sized_policy(folder: Path) -> tuple[Path, float]:
-    """Writes a network of so many layers that a batch of 8 takes about 5 ms here; returns its file and that time."""
-    layers = 4
-    while True:
-        path = _write(folder / f"layers-{layers}.onnx", layers)
-        batch_ms = _batch_ms(path)
-        if batch_ms >= 0.8 * _WANTED_MS or layers > 400:
-            return path, batch_ms
-        layers = max(layers + 1, round(layers * _WANTED_MS / batch_ms))
-
-
-def _write(path: Path, layers: int, width: int = 512) -> Path:
-    chance = np.random.default_rng(0)
-    nodes, weights, value, size = [], [], "state", _INPUT
-    for number in range(layers):
-        out = _ACTIONS if number == layers - 1 else width
-        weight = chance.normal(0, size**-0.5, (size, out)).astype(np.float32)
-        weights.append(numpy_helper.from_array(weight, f"w{number}"))
-        nodes.append(helper.make_node("MatMul", [value, f"w{number}"], [f"m{number}"]))
-        nodes.append(helper.make_node("Tanh", [f"m{number}"], [f"t{number}"]))
-        value, size = f"t{number}", out
-    graph = helper.make_graph(
-        [*nodes, helper.make_node("Identity", [value], ["actions"])],
-        "policy",
-        [helper.make_tensor_value_info("state", TensorProto.FLOAT, ["robots", _INPUT])],
-        [helper.make_tensor_value_info("actions", TensorProto.FLOAT, ["robots", _ACTIONS])],
-        weights,
-    )
-    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), str(path))
-    return path
-
-
-def _batch_ms(path: Path) -> float:
-    policy = open_onnx(str(path), **_OPTIONS)
-    assert isinstance(policy, BatchedOnnxPolicy)
-    rows = [{"state": np.ones(_INPUT, np.float32)}] * BATCH
-    took = []
-    for _ in range(15):
-        began = time.perf_counter()
-        policy.infer_batch(rows)
-        took.append(time.perf_counter() - began)
-    return statistics.median(took) * 1e3
-
-
-def _in_a_process(path: Path, seconds: float) -> float:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_direct, (path, seconds))
-
-
-def _direct(path: Path, seconds: float) -> float:
-    """Returns rows per second of onnxruntime alone: the session, without this package around it."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    batch = np.ones((BATCH, _INPUT), np.float32)
-    for _ in range(5):
-        session.run(None, {"state": batch})
-    calls, began = 0, time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        session.run(None, {"state": batch})
-        calls += 1
-    return calls * BATCH / (time.perf_counter() - began)
-
-
-async def _robots(address: str, seconds: float) -> float:
-    answered = 0
+async def _robots(address: str, backend: Backend, seconds: float) -> tuple[float, float]:
+    """Returns the rows that were answered per second, and how many ran in one call."""
+    batches: list[int] = []
     is_counted = False
 
     async def robot(number: int) -> None:
-        nonlocal answered
         async with AsyncConnection(address, f"robot-{number}") as connection:
-            model = connection.model("arm", latency_budget_ms=100)
-            state = np.full(_INPUT, number, np.float32)
+            model = connection.model("policy", latency_budget_ms=100)
+            observation = backend.observation(number)
             while True:
-                if await model.infer(5000, state=state) is not None and is_counted:
-                    answered += 1
+                result = await model.infer(60_000, observation=observation)
+                if is_counted and result is not None and result.timing is not None:
+                    batches.append(result.timing.batch_size)
 
     robots = [asyncio.create_task(robot(number)) for number in range(ROBOTS)]
-    await asyncio.sleep(1.0)  # connected, and the profile learned
+    async with AsyncConnection(address, "first") as connection:  # until the model has loaded
+        await connection.model("policy").infer(120_000, observation=backend.observation(0))
+    await asyncio.sleep(1.0)  # the profile is learned
     is_counted, began = True, time.perf_counter()
     await asyncio.sleep(seconds)
     took = time.perf_counter() - began
@@ -149,4 +93,4 @@ async def _robots(address: str, seconds: float) -> float:
     for one in robots:
         one.cancel()
     await asyncio.gather(*robots, return_exceptions=True)
-    return answered / took
+    return len(batches) / took, statistics.mean(batches)

@@ -164,7 +164,8 @@ _SERVE = ("serve", "-m", "arm=policies:Doubler", "-m", "echo=policies:echo", "-m
 _SERVE += ("--bind", "tcp://127.0.0.1:0", "--http", "0")
 
 
-def _announced(process: subprocess.Popen[str]) -> tuple[str, str]:
+def announced(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Returns the address and the page that a server prints."""
     assert process.stdout is not None
     address = process.stdout.readline().split()[2].rstrip(",")
     return address, process.stdout.readline().split()[-1]
@@ -185,7 +186,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]
         command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:
         try:
-            yield _announced(process)
+            yield announced(process)
         finally:
             process.kill()
 
@@ -193,7 +194,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]
 @pytest.fixture
 def served_anew(start: Callable[..., subprocess.Popen[str]]) -> tuple[str, str]:
     """The same of a server that has answered nothing yet."""
-    return _announced(start(*_SERVE))
+    return announced(start(*_SERVE))
 
 
 @pytest.fixture

@@ -92,7 +92,8 @@ def test_the_environment_sets_fields_of_an_installed_gateway(package: Path) -> N
 
 def test_a_gateway_that_no_package_has_is_an_unknown_key_beside_the_names_there_are(package: Path) -> None:
     assert problems(gateways={"zmodem": {}}) == [
-        "gateways.zmodem: unknown key; there is: act, broken, gr00t, kserve, lerobot, line, nothing, openpi"
+        "gateways.zmodem: unknown key; there is: act, broken, gr00t, kserve, kserve_grpc, lerobot, line, nothing, "
+        "openpi"
     ]
     assert problems(gateways={"lines": {}}) == ["gateways.lines: unknown key; did you mean gateways.line?"]
 
@@ -138,7 +139,17 @@ def test_a_section_that_changes_takes_effect_at_the_next_start(package: Path) ->
 
 
 def test_names_are_listed_without_importing_anything(package: Path) -> None:
-    assert extension_names(GATEWAYS) == ["act", "broken", "gr00t", "kserve", "lerobot", "line", "nothing", "openpi"]
+    assert extension_names(GATEWAYS) == [
+        "act",
+        "broken",
+        "gr00t",
+        "kserve",
+        "kserve_grpc",
+        "lerobot",
+        "line",
+        "nothing",
+        "openpi",
+    ]
     assert extension_names(BACKENDS) == ["kserve", "kserve+https", "openpi", "openpi+wss", "scale"]
     with pytest.raises(ExtensionError, match="cannot be imported"):
         load_extension(GATEWAYS, "broken")

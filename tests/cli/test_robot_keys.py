@@ -2,29 +2,55 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.cli.conftest import POLICIES, announced
 
-Start = Callable[..., "subprocess.Popen[str]"]
 CERTIFICATE = Path(__file__).parent.parent / "server" / "localhost.pem"
 TOKEN = "long and random"
 
 
-@pytest.fixture
-def secure(run: Any, start: Start, place: Path) -> tuple[str, str]:
-    """Address and page of a server that requires keys; those of three robots are in keys/clients."""
-    printed = run("keys", "new", "server").out
-    run("keys", "new", "client", "arm-01", "arm-02", "arm-03")
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str, str]]:
+    """Folder, address and page of a server that requires keys, one for all tests of this file."""
+    folder = tmp_path_factory.mktemp("secured")
+    (folder / "policies.py").write_text(POLICIES)
+    env = {name: value for name, value in os.environ.items() if not name.upper().startswith("INFERENTIAL_")}
+    command = [sys.executable, "-m", "inferential.cli.main"]
+
+    def keys(*args: str) -> str:
+        made = subprocess.run(
+            [*command, "keys", "new", *args], cwd=folder, env=env, capture_output=True, text=True, check=False
+        )
+        assert made.returncode == 0, made.stderr
+        return made.stdout
+
+    printed = keys("server")
+    keys("client", "arm-01", "arm-02", "arm-03")
     page = f"http: {{port: 0, token: {TOKEN}, tls_certificate: {CERTIFICATE}}}\n"
-    (place / "fleet.yaml").write_text(printed[printed.index("security:") :] + page)
-    process = start("serve", "fleet.yaml", "-m", "arm=policies:Doubler", "--bind", "tcp://127.0.0.1:0")
-    assert process.stdout is not None
-    address = process.stdout.readline().split()[2].rstrip(",")
-    return address, process.stdout.readline().split()[-1]
+    (folder / "fleet.yaml").write_text(printed[printed.index("security:") :] + page)
+    command += ["serve", "fleet.yaml", "-m", "arm=policies:Doubler", "--bind", "tcp://127.0.0.1:0"]
+    with subprocess.Popen(
+        command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        try:
+            yield folder, *announced(process)
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def secure(secured: tuple[Path, str, str], place: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """Its address and page; the keys of three robots are in keys/clients."""
+    folder, address, page = secured
+    monkeypatch.chdir(folder)
+    return address, page
 
 
 KEYS = ("--server-key", "keys/server.key", "--secret-key")

@@ -288,10 +288,14 @@ def test_settings_without_a_target_are_logged(start: Start, place: Path) -> None
 
 
 def test_a_gateway_to_a_model_that_is_not_served_is_logged(start: Start, place: Path) -> None:
-    (place / "f.yaml").write_text("gateways: {openpi: {model: amr, port: 0}}")
-    process = start("serve", "f.yaml", "-m", "arm=policies:echo", "--bind", "tcp://127.0.0.1:0")
-    line_with("gateways.openpi.model: 'amr' is not served: its robots will be refused", process.stderr)
+    (place / "f.yaml").write_text("gateways: {kserve: {port: 0}, openpi: {model: amr, port: 0}}")
+    args = ("-m", "arm=policies:echo", "--bind", "tcp://127.0.0.1:0", "--log-level", "warning")
+    process = start("serve", "f.yaml", *args)
     address(process)
+    process.send_signal(signal.SIGTERM)
+    warned = process.communicate(timeout=60)[1]
+    assert warned.count("WARNING") == 1
+    assert "gateways.openpi.model: 'amr' is not served: its robots will be refused" in warned
 
 
 @pytest.mark.parametrize(

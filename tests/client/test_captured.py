@@ -135,9 +135,10 @@ def test_times_are_taken_out_of_the_values_and_not_out_of_those_of_observation()
 def test_the_keys_of_nested_maps_may_have_times() -> None:
     hints: dict[str, Any] = {}
     now = time.monotonic_ns()
-    handle().content({"camera": {"left": STATE}, "gripper": 0.5, "timestamps": {"camera/left": now}}, hints)
+    values = {"observation": {"camera": {"left": STATE}, "gripper": 0.5}}
+    handle().content({**values, "timestamps": {"camera/left": now}}, hints)
     assert list(hints["captured"].tensor_ages_ms) == ["camera/left"]
-    handle().content({"camera": {"left": STATE}, "gripper": 0.5, "timestamps": {"gripper": now, "camera": now}}, hints)
+    handle().content({**values, "timestamps": {"gripper": now, "camera": now}}, hints)
 
 
 def held(session: Session, hints: dict[str, Any], at: float) -> Callable[[float], bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -354,15 +355,27 @@ async def test_infer_that_is_not_answered_in_time_is_none_and_leaves_nothing_beh
 # What cannot be said
 
 
+@pytest.mark.parametrize("value", [1, 0.5, True, None, b"x", [1.0], (1, 2), {"a": 1}, np.float32(1), object()])
+async def test_a_value_that_is_no_array_and_no_string_is_a_type_error_that_names_the_key(
+    value: Any, connect: Connect, peer: Any
+) -> None:
+    model = connect().model("m")
+    for more in ({}, {"observation": {"gripper": 0.5}}, {"captured_at": time.monotonic()}):
+        with pytest.raises(TypeError, match=r"^joints: expected np\.ndarray .* or str .*observation={...}"):
+            await model.observe(ok=np.zeros(1), joints=value, **more)
+        with pytest.raises(TypeError, match=r"^joints"):
+            await model.infer(0, joints=value, **more)
+
+
 @pytest.mark.parametrize("value", [object(), {1, 2}, [object()], {"a": 1j}, {"a": {"b": object()}}])
 async def test_a_value_that_cannot_be_sent_is_a_type_error_that_names_the_key(
     value: Any, connect: Connect, peer: Any
 ) -> None:
     model = connect().model("m")
     with pytest.raises(TypeError, match=r"^joints.*: expected an array, a number, .* got"):
-        await model.observe(ok=np.zeros(1), joints=value)
+        await model.observe(ok=np.zeros(1), observation={"joints": value})
     with pytest.raises(TypeError, match=r"^joints"):
-        await model.infer(0, joints=value)
+        await model.infer(0, observation={"joints": value})
 
 
 async def test_a_dtype_that_the_wire_does_not_have_is_named_by_its_key(connect: Connect) -> None:

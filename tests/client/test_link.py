@@ -14,7 +14,8 @@ import pytest
 from tests.zmtp.conftest import fill, read_exactly
 
 from inferential.client import link as module
-from inferential.client.link import CONNECT_S, Link, LinkTimeouts
+from inferential.client.backoff import LinkTimeouts
+from inferential.client.link import CONNECT_S, Link
 from inferential.zmtp import protocol as p
 
 PATIENCE = LinkTimeouts(reconnect_s=0.1, reconnect_max_s=1.0, heartbeat_s=1.0, silence_s=5.0)
@@ -342,7 +343,7 @@ def test_connecting_to_an_unreachable_server_times_out(make_robot: Make) -> None
             one.connect_ex(listener.getsockname())
         robot = make_robot(f"tcp://127.0.0.1:{listener.getsockname()[1]}")
         robot.poll(0.0)
-        assert robot.link.next_poll_at == CONNECT_S
+        assert robot.link.next_poll_at == 1.0  # to ask again, beside
         robot.poll(CONNECT_S - 0.1)
         assert not robot.is_away
         robot.poll(CONNECT_S)
@@ -458,8 +459,9 @@ def test_a_server_that_gives_no_sign_of_life_after_a_heartbeat_is_lost(server: S
     assert not robot.poll(1.0)
     assert pinged(end)
     assert not robot.poll(2.0)
+    assert robot.link.next_poll_at == 2.05  # to see whether the network is away
+    assert not robot.poll(5.96)
     assert robot.link.next_poll_at == 6.0
-    assert not robot.poll(5.9)
     assert robot.poll(6.0)
     assert robot.is_away
 
@@ -476,6 +478,17 @@ def test_any_sign_of_life_will_do(sign: bytes, server: Server, robot: Robot) -> 
             read_exactly(end, len(p.command(p.PONG)))
         while robot.link.next() is not None:
             pass
+
+
+def test_a_heartbeat_of_an_idle_robot_does_not_end_the_measuring_of_its_link(server: Server, robot: Robot) -> None:
+    """Its PONG is as empty as that of a peer which cannot say what it answers."""
+    end = robot.connect(server)
+    assert not robot.poll(1.0)
+    assert pinged(end)
+    end.sendall(p.command(p.PONG))
+    robot.next()
+    robot.link.try_send((b"", b"e", bytes(150_000)))
+    assert robot.link.delivery.outstanding_bytes == 150_001
 
 
 def test_a_robot_that_slept_and_was_answered_meanwhile_is_still_connected(server: Server, robot: Robot) -> None:

@@ -561,3 +561,13 @@ def test_that_a_newer_observation_is_asked_for_is_delivered_and_the_request_stay
     talk.session.receive(notice.SerializeToString(), b"", 1.0)
     assert mailbox.take() is None
     assert talk.session.stats.unmatched == 1
+
+
+def test_of_what_a_server_says_again_and_again_of_one_request_the_last_counts(talk: Any) -> None:
+    mailbox = talk.mailbox()
+    ids = [observed(talk.session, mailbox, renews=True).request_id for _ in range(3)]
+    for request_id in ids[:2] * 2000 + ids[2:] * 2000:
+        notice = ModelResponse(request_id=request_id, model_id="m", status=Status.OUTDATED)
+        talk.session.receive(notice.SerializeToString(), b"", 1.0)
+    assert len(mailbox.unread) == MAX_UNREAD
+    assert [request_id for request_id, _ in mailbox.unread].count(ids[2]) == 1

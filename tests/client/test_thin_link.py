@@ -13,7 +13,7 @@ import pytest
 
 from inferential import AsyncConnection, Connection, LocalDispatcher, Server
 from inferential.client import transport
-from inferential.client.link import LinkTimeouts
+from inferential.client.backoff import LinkTimeouts
 from inferential.sim.network import EmulatedNetwork, NetworkProfile
 
 IMAGE = np.zeros(150_000, np.uint8)

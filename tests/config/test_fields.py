@@ -75,7 +75,7 @@ def test_only_sockets_gateways_and_backends_take_a_restart() -> None:
         "gateways.lerobot.skip_similar",
         *(
             f"gateways.{gateway}.{name}"
-            for gateway in ("act", "kserve")
+            for gateway in ("act", "kserve", "kserve_grpc")
             for name in ("model", "host", "port", "token", "timeout_ms", "tls_certificate", "tls_key")
         ),
         "gateways.act.dt_ms",

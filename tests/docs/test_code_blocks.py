@@ -31,7 +31,7 @@ import sys
 import textwrap
 import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -105,6 +105,8 @@ def _examples(source: Path) -> Iterator[Block]:
         yield Block(source, text.count("\n", 0, match.start()) + 1, "python", textwrap.dedent(match[2]))
 
 
+COMMON = Block(PAGES[0], 0, "python", SERVER_OF_THE_TESTS)
+"""The tests' own server, which all pages without one share."""
 BLOCKS = [block for page in PAGES for block in _blocks(page)]
 BLOCKS += [block for source in sorted((ROOT / "src").rglob("*.py")) for block in _examples(source)]
 
@@ -139,7 +141,7 @@ def commands() -> list[Block]:
 def servers(page: Path) -> list[Block]:
     """The page's own servers; that of the tests where it has none."""
     own = [block for block in (*programs(), *commands()) if block.page == page and block.serves]
-    return own or [Block(page, 0, "python", SERVER_OF_THE_TESTS)]
+    return own or [COMMON]
 
 
 def asks(block: Block) -> bool:
@@ -148,6 +150,8 @@ def asks(block: Block) -> bool:
 
 
 CLIENTS = [block for block in (*programs(), *commands()) if asks(block)]
+PAIRS = [(server, client) for client in CLIENTS for server in servers(client.page)]
+PAIRS.sort(key=lambda pair: str(pair[0]))
 ALONE = [block for block in programs() if PORT not in block.text and not asks(block)]
 RUN = [
     block
@@ -177,12 +181,38 @@ def ports() -> Ports:
     return free_ports()
 
 
+class Running:
+    """The server that a test needs: that of the test before it, where it is the same.
+
+    A server that is not needed any more is ended, and must end well; `tests/conftest.py` gives the clients of one
+    server to one process.
+    """
+
+    def __init__(self, folders: pytest.TempPathFactory) -> None:
+        self._folders = folders
+        self._running = ExitStack()
+        self._last: tuple[Block, Path, Ports] | None = None
+
+    def of(self, server: Block) -> tuple[Path, Ports]:
+        """Returns where a server runs, with the files of its page, and the ports that it has."""
+        if self._last is None or self._last[0] != server:
+            self.end()
+            directory, ports = self._folders.mktemp("server"), free_ports()
+            prepare(server.page, directory, ports)
+            self._running.enter_context(running(server, directory, ports))
+            self._last = server, directory, ports
+        return self._last[1:]
+
+    def end(self) -> None:
+        self._last = None
+        self._running.close()
+
+
 @pytest.fixture(scope="module")
-def common(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
-    """Those of the tests' own server, which all pages without one share."""
-    ports = free_ports()
-    with running(Block(PAGES[0], 0, "python", SERVER_OF_THE_TESTS), tmp_path_factory.mktemp("common"), ports):
-        yield ports
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    served = Running(tmp_path_factory)
+    yield served
+    served.end()
 
 
 def write_files(page: Path, directory: Path, ports: Ports) -> None:
@@ -249,7 +279,7 @@ def running(server: Block, directory: Path, ports: Ports) -> Iterator[None]:
                 pytest.fail(f"{server} did not answer within 60 s")
         yield
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
+        assert process.wait(60) == 0, f"{server} did not end well"
     finally:
         process.kill()
         process.wait()
@@ -282,20 +312,13 @@ def test_every_program_that_serves_for_good_tells_where() -> None:
     assert [str(block) for block in silent] == []
 
 
-@pytest.mark.parametrize(
-    ("server", "client"), [(server, client) for client in CLIENTS for server in servers(client.page)], ids=str
-)
-def test_a_client_runs_against_a_server(
-    server: Block, client: Block, ports: Ports, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    if server.text == SERVER_OF_THE_TESTS:
-        ports = replace(ports, server=request.getfixturevalue("common").server)
-        prepare(client.page, tmp_path, ports)
-        run(client, tmp_path, ports)
-        return
-    prepare(client.page, tmp_path, ports)
-    with running(server, tmp_path, ports):
-        run(client, tmp_path, ports)
+@pytest.mark.parametrize(("server", "client"), PAIRS, ids=str)
+def test_a_client_runs_against_a_server(server: Block, client: Block, served: Running, tmp_path: Path) -> None:
+    directory, ports = served.of(server)
+    if server == COMMON:  # its folder has not the files of the client's page
+        directory = tmp_path
+        prepare(client.page, directory, ports)
+    run(client, directory, ports)
 
 
 @pytest.mark.parametrize("program", ALONE, ids=str)

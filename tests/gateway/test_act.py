@@ -246,7 +246,7 @@ async def test_a_robot_that_leaves_frees_its_place(act: Open) -> None:
 
 
 async def test_a_silent_robot_is_forgotten(act: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inferential.gateway.http.FORGET_S", 0.01)
+    monkeypatch.setattr("inferential.gateway.clients.FORGET_S", 0.01)
     async with act(Recorder()) as (server, gateway):
         await post(gateway, OPENVLA)
         while server.status().sizes["inprocess_clients"]:  # noqa: ASYNC110 (there is no event for it)

@@ -144,7 +144,10 @@ async def test_only_the_outputs_asked_for_come_each_in_its_form(served: Served) 
     status, answer = await served.infer("arm", {"state": state}, outputs=asked)
     assert (status, answer["outputs"][0]["data"]) == (200, [2.0, 2.0, 2.0])
     status, answer = await served.infer("arm", {"state": state}, outputs=[{"name": "force"}])
-    assert (status, answer["error"]) == (400, "unexpected output 'force': model 'arm' gives action")
+    assert (status, answer["error"]) == (
+        400,
+        "InvalidObservation: unexpected output 'force': model 'arm' gives action",
+    )
 
 
 async def test_texts_and_arrays_of_models_that_declare_nothing_pass_as_they_are(served: Served) -> None:
@@ -182,6 +185,71 @@ async def test_what_does_not_fit_is_400_with_the_reason(
     served: Served, model: str, tensors: dict[str, Any], text: str
 ) -> None:
     status, answer = await served.infer(model, tensors)
+    assert status == 400
+    assert text in answer["error"]
+
+
+@pytest.mark.parametrize(
+    ("datatype", "data", "text"),
+    [
+        ("INT32", [1.5], "data: expected INT32, got numbers with fractions"),
+        ("INT8", [300], "data: a value out of the range of INT8"),
+        ("UINT8", [-1], "data: a value out of the range of UINT8"),
+        ("BOOL", [2], "data: expected BOOL, got whole numbers"),
+        ("BOOL", ["false"], "data: expected BOOL, got texts"),
+        ("FP32", [None], "data: expected FP32, got other values"),
+        ("FP32", [True], "data: expected FP32, got true or false"),
+        ("FP32", [["1"]], "data: expected FP32, got texts"),
+        ("FP32", [1e39], "data: overflow encountered in cast"),
+        ("BYTES", [1], "data: expected BYTES, got other values"),
+        ("FP16", [1], "FP16 travels as binary data only"),
+    ],
+)
+async def test_numbers_in_json_never_change(served: Served, datatype: str, data: list[Any], text: str) -> None:
+    asked = {"inputs": [{"name": "x", "datatype": datatype, "shape": [1], "data": data}]}
+    status, answer = await served.post("/v2/models/free/infer", json.dumps(asked).encode())
+    assert (status, answer["error"]) == (400, f"ValueError: 'x': {text}")
+
+
+async def test_what_json_has_no_form_for_is_an_error_and_travels_as_bytes(served: Served) -> None:
+    state = {"x": np.array([np.nan, 1], np.float32)}
+    status, answer = await served.infer("free", state)
+    assert (status, answer["error"]) == (
+        500,
+        "output 'x': NaN and infinite numbers have no form in JSON: ask for it as binary data",
+    )
+    status, message = await served.infer("free", state, parameters={"binary_data_output": True})
+    np.testing.assert_array_equal(message.tensors["x"], state["x"])
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("/v2/systemsharedmemory/status", "shared memory is not served"),
+        ("/v2/cudasharedmemory/region/frames/register", "shared memory is not served"),
+        ("/v2/repository/models/arm/load", "models are not loaded or unloaded by clients"),
+        ("/v2/trace/setting", "traces and logs are not set by clients"),
+    ],
+)
+async def test_extensions_that_are_not_served_say_so(served: Served, path: str, text: str) -> None:
+    status, answer = await served.post(path, b"{}")
+    assert status == 501
+    assert answer["error"].startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "fields", "text"),
+    [
+        ({"parameters": {"shared_memory_region": "frames"}}, {}, "'x': shared memory is not served"),
+        ({}, {"outputs": [{"name": "x", "parameters": {"classification": 2}}]}, "'x': classification is not served"),
+        ({}, {"parameters": {"sequence_id": 7}}, "sequences are not served"),
+    ],
+)
+async def test_a_request_for_them_is_refused_with_the_reason(
+    served: Served, tensor: dict[str, Any], fields: dict[str, Any], text: str
+) -> None:
+    asked = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [1], **tensor}], **fields}
+    status, answer = await served.post("/v2/models/free/infer", json.dumps(asked).encode())
     assert status == 400
     assert text in answer["error"]
 

@@ -1,4 +1,4 @@
-"""tritonclient from PyPI, unmodified, at the gateway of the Open Inference Protocol."""
+"""tritonclient from PyPI, unmodified, at the gateways of the Open Inference Protocol."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from tests.peers.conftest import run_client, with_tritonclient
 from tests.policies import onnx_files
 
 from inferential import LocalDispatcher, Server
-from inferential.config.gateways import KServeConfig
+from inferential.config.gateways import KServeConfig, KServeGrpcConfig
 from inferential.gateway.kserve import KServeGateway
+from inferential.gateway.kserve.rpc import KServeGrpcGateway
 from inferential.policies.onnx import open_onnx
 
 pytestmark = pytest.mark.peer
@@ -76,3 +77,76 @@ async def test_tritonclient_is_served_as_by_triton(tmp_path: Path) -> None:
     assert found["async"] == [doubled] * 8
     assert found["error"] == ["400", "InvalidObservation: input 'state': expected FP32 [*, 3], got FP32 [1, 4]"]
     assert found["statistics"] == 12
+
+
+GRPC_CLIENT = """
+import json, queue, sys
+import numpy as np
+import tritonclient.grpc as triton
+
+client = triton.InferenceServerClient(sys.argv[1])
+stats = lambda: client.get_inference_statistics("arm", as_json=True)["model_stats"][0]["inference_stats"]
+found = {
+    "up": [client.is_server_live(), client.is_server_ready(), client.is_model_ready("arm")],
+    "server": client.get_server_metadata().name,
+    "metadata": client.get_model_metadata("arm", as_json=True)["inputs"],
+    "config": client.get_model_config("arm", as_json=True)["config"],
+    "index": client.get_model_repository_index(as_json=True)["models"][0]["state"],
+}
+state = np.arange(6, dtype=np.float32).reshape(2, 3)
+tensor = triton.InferInput("state", state.shape, "FP32")
+tensor.set_data_from_numpy(state)
+action = triton.InferRequestedOutput("action")
+result = client.infer("arm", [tensor], outputs=[action], request_id="7", priority=1, timeout=2_000_000)
+found["infer"] = [result.as_numpy("action").tolist(), result.get_response().id]
+answers = queue.Queue()
+keep = lambda result, error: answers.put(error.message() if error else result.as_numpy("action").tolist())
+waiting = [client.async_infer("arm", [tensor], keep) for _ in range(8)]
+found["async"] = [answers.get(timeout=30) for _ in waiting]
+client.start_stream(keep)
+for model in ("arm", "leg", "arm"):
+    client.async_stream_infer(model, [tensor])
+found["stream"] = [answers.get(timeout=30) for _ in range(3)]
+client.stop_stream()
+errors = {
+    "wrong": lambda: client.infer("arm", [triton.InferInput("state", [1, 4], "FP32").set_data_from_numpy(
+        np.ones((1, 4), np.float32))]),
+    "model": lambda: client.infer("leg", [tensor]),
+    "memory": lambda: client.get_system_shared_memory_status(),
+    "load": lambda: client.load_model("arm"),
+}
+for name, call in errors.items():
+    try:
+        call()
+    except triton.InferenceServerException as error:
+        found[name] = [error.status(), error.message()]
+found["statistics"] = stats()["success"]["count"]
+client.close()
+print(json.dumps(found))
+"""
+
+
+async def test_tritonclient_over_grpc_is_served_as_by_triton(tmp_path: Path) -> None:
+    models = {"arm": open_onnx(str(onnx_files.doubling(tmp_path / "double.onnx")))}
+    async with (
+        Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher(models)) as server,
+        KServeGrpcGateway(server, KServeGrpcConfig(port=0)) as gateway,
+    ):
+        found = await run_client(with_tritonclient(), GRPC_CLIENT, gateway.address)
+    doubled = [[0.0, 2.0, 4.0], [6.0, 8.0, 10.0]]
+    assert (found["up"], found["server"], found["index"]) == ([True] * 3, "inferential", "READY")
+    assert found["metadata"] == [{"name": "state", "datatype": "FP32", "shape": ["-1", "3"]}]
+    assert (found["config"]["max_batch_size"], found["config"]["input"]) == (
+        8,
+        [{"name": "state", "data_type": "TYPE_FP32", "dims": ["3"]}],
+    )
+    assert found["infer"] == [doubled, "7"]
+    assert found["async"] == [doubled] * 8
+    assert found["stream"] == [doubled, "no model 'leg'; there is: arm", doubled]
+    assert found["wrong"] == [
+        "StatusCode.INVALID_ARGUMENT",
+        "InvalidObservation: input 'state': expected FP32 [*, 3], got FP32 [1, 4]",
+    ]
+    assert found["model"] == ["StatusCode.NOT_FOUND", "no model 'leg'; there is: arm"]
+    assert [found[name][0] for name in ("memory", "load")] == ["StatusCode.UNIMPLEMENTED"] * 2
+    assert found["statistics"] == "11"

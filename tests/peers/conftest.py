@@ -56,8 +56,8 @@ def with_yam() -> Path:
 
 
 def with_tritonclient() -> Path:
-    """The interpreter of an environment with Triton's HTTP client."""
-    return python_of("tritonclient-2.73.0", "tritonclient[http]==2.73.0")
+    """The interpreter of an environment with Triton's clients over HTTP and gRPC."""
+    return python_of("tritonclient-2.73.0-grpc", "tritonclient[grpc,http]==2.73.0")
 
 
 def with_lerobot() -> Path:

@@ -35,7 +35,7 @@ address = sys.argv[1]
 seen = {"python": "%d.%d" % sys.version_info[:2], "numpy": np.__version__, "from": inferential.__file__, "errors": []}
 with Connection(address, client_id="robot", client_type="arm") as connection:
     model = connection.model("double")
-    model.observe(state=np.arange(4, dtype=np.float32), note="go", nested={"a": [1, 2.5, None]})
+    model.observe(state=np.arange(4, dtype=np.float32), note="go", observation={"nested": {"a": [1, 2.5, None]}})
     result = model.get_result(timeout_ms=20_000)
     seen["double"] = result["actions"].tolist()
     large = np.arange(200_000, dtype=np.uint8).reshape(400, 500)
@@ -118,7 +118,7 @@ def bare() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
-@pytest.fixture(params=sorted(OLDEST))
+@pytest.fixture(scope="module", params=sorted(OLDEST))
 def installed(request: pytest.FixtureRequest, wheel: Path) -> Path:
     """An interpreter with the wheel, without extras, and the oldest packages."""
     python = environment(request.param, *OLDEST[request.param])

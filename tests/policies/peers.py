@@ -39,7 +39,7 @@ def run(python: str, code: str, *args: str) -> Any:
         program = Path(folder) / "program.py"  # torch.jit.script reads the source
         program.write_text(_LEND + code)
         done = subprocess.run(
-            [python, program, *args], capture_output=True, text=True, check=False, timeout=110, env=environment
+            [python, program, *args], capture_output=True, text=True, check=False, timeout=500, env=environment
         )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])

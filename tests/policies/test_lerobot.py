@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -110,28 +111,84 @@ for robot in range(robots):
     with torch.inference_mode():
         chunk = after(theirs.predict_action_chunk(ready, **noise)).numpy()[0]
     widest = max(widest, float(np.abs(chunk - answers[robot]["actions"]).max()))
-print(json.dumps([widest, list(answers[0]["actions"].shape)]))
+
+def alone(session, observation):
+    torch.manual_seed(5)
+    return ours.answers([observation], [session])[0]["actions"]
+
+older, fresh = Session(), Session()
+alone(older, seen[0][0])
+of_history = alone(older, seen[1][0]) - alone(fresh, seen[1][0])
+older.state = None  # its episode begins anew
+of_reset = alone(older, seen[1][0]) - alone(Session(), seen[1][0])
+differences = [float(np.abs(one).max()) for one in (of_history, of_reset)]
+print(json.dumps([widest, list(answers[0]["actions"].shape), differences]))
+"""
+
+REFUSED = """
+import json
+from pathlib import Path
+from inferential.policies.lerobot import open_lerobot
+
+folder = Path(sys.argv[1])
+config = json.loads((folder / "config.json").read_text())
+weights = (folder / "model.safetensors").read_bytes()
+
+def refused(**options):
+    try:
+        open_lerobot(str(folder), **{"device": "cpu", **options})
+    except ValueError as error:
+        return str(error)
+
+found = [refused(rtc={"execution_horizon": 5}), refused(device="cuda:99"), refused(overrides={"stepz": 1})]
+(folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+found.append(refused())
+for text in (json.dumps({**config, "type": "levitation"}), json.dumps({**config, "stepz": 1}), "{"):
+    (folder / "config.json").write_text(text)
+    found.append(refused())
+print(json.dumps(found))
 """
 
 
-@pytest.fixture
-def python(tmp_path: Path) -> str:
-    found = peers.interpreter("lerobot")
-    peers.run(found, SAVE, str(tmp_path))
-    return found
+pytestmark = pytest.mark.timeout(600)  # importing lerobot alone takes half a minute on a slow machine
+
+
+@pytest.fixture(scope="module")
+def python() -> str:
+    return peers.interpreter("lerobot")
+
+
+@pytest.fixture(scope="module")
+def saved(python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    peers.run(python, SAVE, str(folder))
+    return folder
 
 
 @pytest.mark.parametrize("kind", ["act", "diffusion"])
-def test_a_batch_of_robots_gets_what_each_would_get_alone_from_lerobot(python: str, tmp_path: Path, kind: str) -> None:
-    if not (tmp_path / kind).exists():
+def test_a_batch_of_robots_gets_what_each_would_get_alone_from_lerobot(python: str, saved: Path, kind: str) -> None:
+    if not (saved / kind).exists():
         pytest.skip(f"the interpreter lacks what a {kind} policy needs")
-    widest, shape = peers.run(python, COMPARE, str(tmp_path / kind), kind)
+    widest, shape, (of_history, of_reset) = peers.run(python, COMPARE, str(saved / kind), kind)
     assert widest < 1e-3
     assert shape[1] == 6
+    assert (of_history > 1e-3) == (kind == "diffusion")
+    assert of_reset == 0
 
 
-async def test_it_is_served_from_its_own_environment(python: str, tmp_path: Path) -> None:
-    model = ModelProcess(f"lerobot:{tmp_path}/act", python=python, env={"HF_HUB_OFFLINE": "1"})
+def test_what_cannot_be_loaded_is_named(python: str, saved: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(saved / "act", tmp_path / "act")
+    found = peers.run(python, REFUSED, str(folder))
+    assert found[0] == "rtc: policies of type act have no real-time chunking"
+    assert found[1].startswith("device: 'cuda:99': ")
+    assert found[2] == "overrides: ACTConfig has no field 'stepz'"
+    for one in found[3:]:
+        assert one.startswith(f"LeRobot cannot load {folder}: ")
+    assert "levitation" in found[4]
+
+
+async def test_it_is_served_from_its_own_environment(python: str, saved: Path) -> None:
+    model = ModelProcess(f"lerobot:{saved}/act", python=python, env={"HF_HUB_OFFLINE": "1"})
     async with (
         Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"act": model})) as server,
         AsyncConnection(server.address) as connection,
@@ -147,10 +204,10 @@ async def test_it_is_served_from_its_own_environment(python: str, tmp_path: Path
         assert (await server.model_metadata("act"))["policy_type"] == "act"
 
 
-async def test_each_robot_has_its_own_history(python: str, tmp_path: Path) -> None:
-    if not (tmp_path / "diffusion").exists():
+async def test_each_robot_has_its_own_history(python: str, saved: Path) -> None:
+    if not (saved / "diffusion").exists():
         pytest.skip("the interpreter lacks what a diffusion policy needs")
-    model = ModelProcess(f"lerobot:{tmp_path}/diffusion", python=python, env={"HF_HUB_OFFLINE": "1"})
+    model = ModelProcess(f"lerobot:{saved}/diffusion", python=python, env={"HF_HUB_OFFLINE": "1"})
     image = np.zeros((64, 96, 3), np.uint8)
     async with Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"policy": model})) as server:
         await server.model_ready("policy")

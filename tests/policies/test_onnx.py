@@ -62,6 +62,28 @@ def test_a_file_without_a_batch_axis_gets_arrays_as_they_are(tmp_path: Path) -> 
     assert policy.infer({"state": np.ones((2, 3))})["actions"].shape == (2, 3)
 
 
+def test_an_input_without_axes_is_one_for_the_call_of_a_robot(tmp_path: Path) -> None:
+    path = onnx_files.write(
+        tmp_path / "weighted.onnx",
+        [("Mul", ["observation.state", "weight"], ["action"])],
+        {"observation.state": (FLOAT, ["n", 2]), "weight": (FLOAT, [])},
+        {"action": (FLOAT, ["n", 2])},
+    )
+    policy = open_onnx(str(path))
+    assert not hasattr(policy, "infer_batch")
+    assert policy.infer({"observation.state": np.ones(2), "weight": 3})["actions"].tolist() == [3, 3]
+
+
+def test_where_one_input_is_for_one_robot_all_are(tmp_path: Path) -> None:
+    path = onnx_files.write(
+        tmp_path / "mixed.onnx",
+        [("Add", ["state", "goal"], ["action"])],
+        {"state": (FLOAT, ["n", 2]), "goal": (FLOAT, [1, 2])},
+        {"action": (FLOAT, ["n", 2])},
+    )
+    assert open_onnx(str(path)).infer({"state": np.ones(2), "goal": np.ones(2)})["actions"].tolist() == [2, 2]
+
+
 def test_several_outputs_keep_their_names(tmp_path: Path) -> None:
     path = onnx_files.write(
         tmp_path / "two.onnx",
@@ -113,6 +135,8 @@ def test_texts_are_inputs_too(tmp_path: Path) -> None:
         ({"threads": 0}, "threads: expected a whole number above 0, got 0"),
         ({"max_batch_size": 0}, "max_batch_size: expected a whole number above 0, got 0"),
         ({"providers": ["TPU"]}, "providers: expected of "),
+        ({"providers": "CPUExecutionProvider"}, "providers: expected a list, got 'CPUExecutionProvider'"),
+        ({"batched": "no"}, "batched: expected true or false, got 'no'"),
     ],
 )
 def test_options_that_cannot_be_are_named(tmp_path: Path, options: dict[str, Any], text: str) -> None:

@@ -42,12 +42,16 @@ def test_a_batch_axis_of_one_robot_is_taken_off() -> None:
 
 
 def test_numbers_that_are_no_arrays_fit_a_tensor_without_axes() -> None:
-    assert fitted(TensorSpec("gain", "float32", ()), 2).tolist() == 2.0
+    for value in (2, np.array([2], np.float32)):
+        seen = fitted(TensorSpec("gain", "float32", ()), value)
+        assert isinstance(seen, np.ndarray)
+        assert seen.tolist() == 2.0
 
 
 def test_a_text_fits_a_tensor_of_texts() -> None:
     assert fitted(TensorSpec("task", "string", ()), "pick").tolist() == "pick"
     assert fitted(TensorSpec("task", "string", (1,)), "pick").tolist() == ["pick"]
+    assert fitted(TensorSpec("tasks", "string", (2,)), np.array([b"pick", b"place"])).tolist() == ["pick", "place"]
 
 
 @pytest.mark.parametrize(
@@ -63,6 +67,11 @@ def test_a_text_fits_a_tensor_of_texts() -> None:
         (IMAGE, np.full((4, 4, 3), 300), "'image': expected uint8 [*, *, 3], got the value 300"),
         (IMAGE, np.full((4, 4, 3), -1), "'image': expected uint8 [*, *, 3], got the value -1"),
         (TensorSpec("task", "string", ()), np.ones(1), "'task': expected string [], got float64 [1]"),
+        (TensorSpec("task", "string", (2,)), np.array(["a", 1], object), "'task': expected string [2], got int [2]"),
+        (TensorSpec("task", "string", ()), b"\xff", "'task': expected string [], got bytes that are no UTF-8"),
+        (STATE, [[1], [2, 3]], "'state': expected float32 [3], got lists of unequal lengths"),
+        (STATE, None, "'state': expected float32 [3], got NoneType []"),
+        (TensorSpec("free"), np.array([1, None]), "'free': expected any dtype of any shape, got int [2]"),
         (TensorSpec("open", "bool", (1,)), np.ones(1), "'open': expected bool [1], got float64 [1]"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from inferential import AsyncConnection, InvalidObservation, LocalDispatcher, Mo
 
 WRITE = """
 import json, sys, torch
+from typing import Dict, List
 
 class Reach(torch.nn.Module):
     def forward(self, state, goal):
@@ -22,10 +24,23 @@ class Two(torch.nn.Module):
     def forward(self, state):
         return state + 1, state.sum(dim=1, keepdim=True)
 
+class Mapped(torch.nn.Module):
+    def forward(self, seen: Dict[str, torch.Tensor], gain: float = 2.0):
+        return seen["observation.state"] * gain
+
+class Odd(torch.nn.Module):
+    def forward(self, state, names: List[str]):
+        return state
+
+torch.jit.save(torch.jit.script(Mapped()), sys.argv[1] + "/mapped.pt")
+torch.jit.save(torch.jit.script(Odd()), sys.argv[1] + "/odd.pt")
 torch.jit.save(torch.jit.script(Reach()), sys.argv[1] + "/reach.pt")
 torch.jit.save(torch.jit.script(Two()), sys.argv[1] + "/two.pt")
 print(json.dumps(torch.__version__))
 """
+
+
+pytestmark = pytest.mark.timeout(600)  # importing torch takes long on a slow machine
 
 
 @pytest.fixture
@@ -40,6 +55,9 @@ async def test_robots_share_calls_and_get_each_their_row(python: str, tmp_path: 
     models = {
         "reach": ModelProcess(f"torchscript:{tmp_path}/reach.pt", args={"inputs": inputs}, python=python),
         "two": ModelProcess(f"torchscript:{tmp_path}/two.pt", args={"outputs": ["arm", "sum"]}, python=python),
+        "mapped": ModelProcess(
+            f"torchscript:{tmp_path}/mapped.pt", args={"inputs": {"observation.state": {"shape": [3]}}}, python=python
+        ),
         "free": ModelProcess(f"torchscript:{tmp_path}/two.pt", python=python),
     }
     async with (
@@ -58,6 +76,40 @@ async def test_robots_share_calls_and_get_each_their_row(python: str, tmp_path: 
         two = await connection.model("two").infer(20_000, state=np.arange(3, dtype=np.float32))
         assert two is not None
         assert (two["arm"].tolist(), two["sum"].tolist()) == ([1, 2, 3], [3])
+        mapped = await connection.model("mapped").infer(20_000, observation={"observation.state": np.ones(3)})
+        assert mapped is not None
+        assert mapped["actions"].tolist() == [2, 2, 2]
         free = await connection.model("free").infer(20_000, state=np.arange(3, dtype=np.float32))
         assert free is not None
         assert free["output_0"].tolist() == [1, 2, 3]
+
+
+REFUSED = """
+import json
+from inferential.policies.torchscript import open_torchscript
+
+found = []
+for file, options in json.loads(sys.argv[2]):
+    try:
+        open_torchscript(f"{sys.argv[1]}/{file}", **options)
+    except ValueError as error:
+        found.append(str(error).replace(sys.argv[1], ""))
+print(json.dumps(found))
+"""
+
+
+def test_what_cannot_be_a_policy_is_named(python: str, tmp_path: Path) -> None:
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "reach.pt").read_bytes()[:200])
+    asked: list[tuple[str, dict[str, object]]] = [
+        ("odd.pt", {}),
+        ("mapped.pt", {}),
+        ("reach.pt", {"inputs": {"state": {}}}),
+        ("reach.pt", {"device": "cuda:99"}),
+        ("cut.pt", {}),
+    ]
+    found = peers.run(python, REFUSED, str(tmp_path), json.dumps(asked))
+    assert found[0] == "/odd.pt: forward(state: Tensor, names: List[str]): names: expected tensors, or a map of them"
+    assert found[1].startswith("inputs: expected those of the map in forward(seen: Dict[str, Tensor], gain: float)")
+    assert found[2] == "inputs: expected those of forward(state: Tensor, goal: Tensor), got state"
+    assert found[3].startswith("device: 'cuda:99': ")
+    assert found[4].startswith("torch cannot read /cut.pt as TorchScript: ")

@@ -49,7 +49,7 @@ def one(**fields: Any) -> bytes:
         (b"{}", 7, "Inference-Header-Content-Length: expected at most 2, the length of the body, got 7"),
         (one(), None, "'x': expected data or binary_data_size"),
         (one(data=[1]), None, "'x': cannot reshape"),
-        (one(data=[1, "2"]), None, "'x': expected numbers, got a text"),
+        (one(data=[1, "2"]), None, "'x': data: expected FP32, got texts"),
         (one(data=[1, None], datatype="INT32"), None, "'x': "),
         (one(data=[[1], [2, 3]]), None, "'x': "),
         (one(data=[1, 2], datatype="FP99"), None, "'x': expected a datatype as FP32, got 'FP99'"),
@@ -57,7 +57,7 @@ def one(**fields: Any) -> bytes:
         (one(data=[1, 2], datatype="FP16"), None, "'x': FP16 travels as binary data only"),
         (one(data=[1, 2], shape=[-1]), None, "'x': shape: expected sizes, got [-1]"),
         (one(data=[1, 2], shape=2), None, "'x': shape: expected sizes, got 2"),
-        (one(data=[1, 2], datatype="BYTES"), None, "'x': expected texts"),
+        (one(data=[1, 2], datatype="BYTES"), None, "'x': data: expected BYTES, got other values"),
         (one(data=[300, 1], datatype="UINT8"), None, "'x': "),
     ],
 )
@@ -87,3 +87,10 @@ def test_a_name_comes_once() -> None:
     described = {"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}
     with pytest.raises(ValueError, match="there are two named 'x'"):
         read_infer(json.dumps({"inputs": [described, described]}).encode(), None, "inputs")
+
+
+def test_any_byte_but_zero_is_true() -> None:
+    described = {"name": "x", "datatype": "BOOL", "shape": [3], "parameters": {"binary_data_size": 3}}
+    head = json.dumps({"inputs": [described]}).encode()
+    seen = read_infer(head + b"\x00\x01\x07", len(head), "inputs").tensors["x"]
+    assert seen.view(np.uint8).tolist() == [0, 1, 1]

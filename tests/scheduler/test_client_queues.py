@@ -438,3 +438,22 @@ def test_a_full_queue_that_rejects_the_newest_does_so_by_bytes_too(
     assert queues.ended() == [requests[1]]
     assert take(queues, "m", 1, clock.now) == [requests[0]]
     assert queues.sizes()["queue_bytes"] == 0
+
+
+def test_an_observation_that_becomes_stale_while_it_waits_is_refused_then(
+    clock: Any, make_queues: Callable[..., ClientQueues], make_request: MakeRequest
+) -> None:
+    queues = make_queues(request_ttl_ms=5000)
+    first, second = make_request("a"), make_request("b")
+    second.stale_at = clock.now + 0.3
+    for request in (first, second):
+        queues.offer(request, clock.now)
+    assert queues.expires_at() == pytest.approx(clock.now + 0.3)
+    queues.expire(clock.now + 0.29)
+    assert len(queues) == 2
+    queues.expire(clock.now + 0.31)
+    (ended,) = queues.ended()
+    assert (ended, ended.refusal and ended.refusal.cause) == (second, "stale")
+    assert queues.expires_at() == pytest.approx(clock.now + 5.0)
+    queues.expire(clock.now + 5.0)
+    assert [request.refusal.cause for request in queues.ended() if request.refusal] == ["ttl"]

@@ -57,6 +57,9 @@ class FakeEgress(Egress):
         self.log = log
         self.on_answer: Callable[[], None] = lambda: None
 
+    def look_again(self, requests: Iterable[InferenceRequest]) -> None:
+        pass
+
     def answer(self, results: Iterable[DispatchResult]) -> None:
         for result in results:
             result.request.move(RequestState.ANSWERED)

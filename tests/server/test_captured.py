@@ -259,3 +259,24 @@ async def test_a_robot_of_a_gateway_may_have_values_of_these_names(serve: Serve)
         result = await inside.infer(model, values, 5000)
         assert result is not None
         assert {"timestamps", "captured_at", "clock", "renews"} <= result.keys()
+
+
+async def test_an_observation_that_becomes_stale_in_the_queue_is_refused(serve: Serve) -> None:
+    entered, leave = asyncio.Event(), asyncio.Event()
+
+    async def slow(seen: dict[str, Any]) -> dict[str, Any]:
+        entered.set()
+        await leave.wait()
+        return {"actions": seen["state"]}
+
+    async with (
+        serve({"m": slow}, {"observations": {"max_staleness_ms": 300, "stale": "refuse"}}) as server,
+        AsyncConnection(server.address) as first,
+        AsyncConnection(server.address) as second,
+    ):
+        running = asyncio.create_task(first.model("m").infer(10_000, **seconds_ago(0.0)))
+        await asyncio.wait_for(entered.wait(), 10)
+        with pytest.raises(RequestRejected, match="while it waited it became older"):
+            await second.model("m").infer(10_000, **seconds_ago(0.2))
+        leave.set()
+        assert await running is not None  # it was young enough when it began

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -47,3 +49,27 @@ async def test_errors_of_the_server_are_counted_by_type() -> None:
 async def test_an_answer_without_actions_ends_the_drive() -> None:
     with pytest.raises(KeyError, match="actions"):
         await driven(lambda observation: {"forces": np.zeros(1)}, 10.0)
+
+
+class MissesCancellation:
+    """A link whose `receive` goes on as if nothing had come where it is cancelled."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        pass
+
+    async def observe(self, observation: Any) -> None:
+        pass
+
+    async def receive(self) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+
+
+@pytest.mark.timeout(20)
+async def test_a_drive_ends_though_its_link_misses_the_cancellation() -> None:
+    driver = Driver(CartPole(seed=0), "cartpole-00", MissesCancellation())
+    await driver.run(time.monotonic(), 0.1)
+    assert driver.report().periods == 4

@@ -200,3 +200,24 @@ def test_a_client_that_asks_irregularly_is_hardly_ever_overdue_and_a_regular_one
         tracker.on_request("arm", now=0.1 * number)
     assert tracker.confidence("arm") > 0.99
     assert tracker.is_overdue("arm", now=4.9 + 0.151)
+
+
+def test_of_requests_that_come_in_bursts_it_is_known_how_many_they_are() -> None:
+    tracker = CadenceTracker()
+    rhythm, _, _ = tracker.note("flooder", "m", 0.0)
+    known_s = [0.0]
+    for burst in range(40):
+        at = 0.1 * burst
+        for number in range(20):
+            tracker.note("flooder", "m", at + number * 1e-4)
+        known_s.append(rhythm.asked_every_s(at))
+    assert known_s[-1] == pytest.approx(0.1 / 20, rel=0.2)
+
+
+def test_a_robot_that_asks_steadily_asks_as_often_as_was_learned() -> None:
+    tracker = CadenceTracker()
+    rhythm, _, _ = tracker.note("robot", "m", 0.0)
+    for number in range(1, 40):
+        tracker.note("robot", "m", 0.2 * number)
+        asked_every_s = rhythm.asked_every_s(0.2 * number)
+    assert asked_every_s == pytest.approx(0.2)

@@ -26,9 +26,10 @@ class Waiting:
 
     def __init__(self) -> None:
         self.numbers: set[int] = set()
+        self.requests = 1
 
-    def __call__(self, number: int) -> bool:
-        return number in self.numbers
+    def __call__(self, number: int) -> int:
+        return self.requests if number in self.numbers else 0
 
 
 @pytest.fixture
@@ -105,7 +106,8 @@ async def test_of_messages_that_came_together_the_newest_is_first_and_none_is_lo
         while 499 not in seen:
             _, newest = await next_of(transport)
             older, transport.overtaken = transport.overtaken, []
-            seen += [*(int(bytes(each[1])) for each in older), newest]
+            assert all(end - start == 10 for _, _, start, end in older)
+            seen += [*(int(each[0]) for each in older), newest]
         assert seen == list(range(1, 500))
 
 
@@ -130,6 +132,24 @@ async def test_a_connection_that_floods_is_parked_for_longer(
             while await next_of(transport) != (transport.connection_of(b"good"), number):
                 pass
             assert transport.parked == 1
+
+
+async def test_a_connection_with_many_requests_that_wait_is_parked_for_longer(
+    transport: ZmqTransport, waits: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parking, "PARKED_S", 0.0)
+    monkeypatch.setattr(parking, "FLOOD_PARKED_S", 1000.0)
+    waits.requests = parking.FLOOD_MESSAGES
+    with call(transport, b"flood", message(0, 10)) as flood:
+        number, _ = await next_of(transport)
+        waits.numbers.add(number)
+        async with asyncio.timeout(10):
+            while not transport.parked:
+                flood.sendall(message(0, 10))
+                transport.receive()
+                await asyncio.sleep(0)
+        flood.sendall(message(1, 10))
+        assert all(transport.receive() is None for _ in range(20))
 
 
 async def test_many_parked_connections_are_parked_for_longer(

@@ -144,6 +144,13 @@ async def until(condition: Callable[[], Any]) -> None:
 # Unidentified connections
 
 
+async def test_a_robot_that_presumes_what_the_server_will_say_is_heard(heard: Heard, call: Call) -> None:
+    """It sends its first messages with its part of the handshake, since it was connected just before."""
+    robot = call(hello() + message(b"first") + message(b"second"))
+    assert [bytes((await heard.get()).envelope) for _ in range(2)] == [b"first", b"second"]
+    assert await robot.hear(len(GREETING)) == GREETING
+
+
 @pytest.mark.parametrize(
     "said",
     [

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from inferential import LocalDispatcher, ModelFailed, Server
+from inferential import AsyncConnection, LocalDispatcher, ModelFailed, Server
 from inferential.config import InferentialConfig
 from inferential.config.services import HttpConfig
+from inferential.sim.network import EmulatedNetwork, NetworkProfile
 from inferential.telemetry.prometheus import MAX_VALUES, OTHER
 from inferential.web import HttpServer
 from inferential.web.feed import Feed
@@ -90,6 +91,26 @@ async def test_status_is_that_of_the_server(opened: Open) -> None:
     assert [model["model_id"] for model in reported["models"]] == ["arm", "leg"]
     assert reported["batches"][0]["rows"] == 1
     assert reported["sizes"]["clients"] == 1
+
+
+async def test_the_page_has_the_ages_that_the_robot_itself_sees(opened: Open) -> None:
+    """Not what the server alone knows of: a robot far away has old actions, however quick the server is."""
+    async with (
+        opened() as (server, page),
+        EmulatedNetwork(server.address, NetworkProfile(rtt_ms=60.0)) as network,
+        AsyncConnection(network.address, client_id="far") as robot,
+    ):
+        model, ages = robot.model("arm", latency_budget_ms=50.0), []
+        for _ in range(4):
+            result = await model.infer(5000, state=np.zeros(3, np.float32))
+            assert result is not None
+            result.applied()
+            ages.append(result.age_ms)
+        (client,) = json.loads((await get(page, "/api/status"))[2])["clients"]
+        (use,) = client["models"]
+        assert min(ages[:-1]) - 1 <= use["age_ms"] <= max(ages[:-1]) + 1  # of the last one it has not said anything yet
+        assert min(ages) >= 60.0
+        assert (use["answered"], use["in_time"]) == (4, 1)
 
 
 async def test_models_say_what_they_take(opened: Open) -> None:

@@ -146,6 +146,17 @@ def test_a_heartbeat_that_will_get_no_answer_of_its_own_holds_nothing_up() -> No
     assert delivery.clear_at == 0.0
 
 
+def test_a_heartbeat_without_a_mark_has_an_empty_answer_and_only_further_ones_say_that_marks_get_none() -> None:
+    delivery = Delivery()
+    assert delivery.plain_ping() == b""
+    delivery.unmarked = 150_000
+    delivery.send(150_000, 0.0)
+    delivery.pong(b"", 0.1)
+    assert delivery.mark_every < math.inf
+    delivery.pong(b"", 0.2)
+    assert delivery.mark_every == math.inf
+
+
 def test_a_mark_is_answered_and_the_link_is_known() -> None:
     delivery = Delivery()
     delivery.unmarked = 150_000

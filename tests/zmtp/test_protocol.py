@@ -51,6 +51,34 @@ def read_all(data: bytes, cuts: list[int], max_frame_bytes: int | None = None, m
     return found
 
 
+@given(
+    st.lists(st.tuples(st.integers(0, 270), st.sampled_from([0, 5, 40, 300, 5000])), max_size=8),
+    st.integers(1, 4096),
+)
+def test_a_burst_is_what_the_reader_would_return_one_by_one(sizes: list[tuple[int, int]], cut: int) -> None:
+    data = b"".join(wire(b"", body_of(envelope, 1), body_of(payload, 2)) for envelope, payload in sizes)
+    expected = plain(read_all(data, [cut]))
+    reader, found = Reader(None, 3), []
+    for piece in (data[:cut], data[cut:]):
+        rest = piece
+        while rest:
+            if reader.space is not None:
+                size = min(len(rest), len(reader.space))
+                reader.space[:size] = rest[:size]
+                reader.filled(size)
+            else:
+                size = len(rest)
+                reader.feed(rest)
+            rest = rest[size:]
+            while True:
+                found += [[b"", each[0], bytes(each[1][each[2] : each[3]])] for each in reader.burst()]
+                one = reader.next()
+                if one is None:
+                    break
+                found += plain([one])
+    assert found == expected
+
+
 def plain(found: list[Any]) -> list[Any]:
     return [[bytes(one) for one in item] if isinstance(item, list) else item for item in found]
 

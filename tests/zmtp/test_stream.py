@@ -282,6 +282,15 @@ def test_a_flood_of_heartbeats_is_answered_gulp_by_gulp(played: tuple[Stream, so
     assert plain(received(stream)) == [b"", b"e", b"p"]
 
 
+def test_a_flood_of_commands_leaves_the_caller_its_turn(played: tuple[Stream, socket.socket]) -> None:
+    stream, end = played
+    end.sendall(p.command(p.PONG) * 10_000)
+    readable(stream)
+    assert stream.receive() is None
+    assert not stream.drained
+    assert stream.has_unread()
+
+
 # libzmq on the other end
 
 

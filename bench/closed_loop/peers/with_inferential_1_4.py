@@ -44,6 +44,7 @@ def lend(name: str, file: Path, *folders: Path) -> None:
 
 
 lend("inferential.errors", OURS / "errors.py")
+lend("inferential.dtype_names", OURS / "dtype_names.py")
 lend("inferential.policies", OURS / "policies" / "__init__.py", OURS / "policies")
 lend("inferential.sim", OURS / "sim" / "__init__.py", OURS / "sim")
 

@@ -65,7 +65,7 @@ def call(
             handle = connection.model(model, queue="all", **budget)
             for _ in range(repeat):
                 began = time.perf_counter()
-                result = handle.infer(timeout_ms, **sent)
+                result = handle.infer(timeout_ms, observation=sent)
                 if result is None:
                     _fail(as_json, "Timeout", no_answer(server, f"{timeout_ms:g} ms", connection))
                     return 1

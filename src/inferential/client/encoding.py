@@ -87,19 +87,37 @@ class EncodingRules:
         self.control: QualityControl | None = QualityControl(budget_ms, scales) if autos else None
 
     def apply(self, values: Mapping[str, Any]) -> Content:
-        """Returns what is sent, with images compressed where a rule or a wrapper asks for it.
+        """Returns what is sent of arrays and strings, with images compressed where a rule or a wrapper asks for it.
 
         Raises:
-            TypeError: naming the key of a value that cannot be sent, or of a wrapper around what is no array.
+            TypeError: naming the key of a value that is none, or of a wrapper around what is no array.
             ImageError: (a ValueError) naming the key of an array that is no image of that format.
         """
         content = None if self._rules else arrays_alone(values)
         if content is not None:
             return content
-        values = self._compressed(values) if self.control is None else self._adapted(values, self.control)
-        if not all(isinstance(value, _ON_THE_WIRE) for value in values.values()):
-            values = _flattened(values)
-        return mixed_content(values)
+        encoded = self._encoded(values)
+        try:
+            return mixed_content(encoded)
+        except TypeError as error:
+            raise TypeError(f"{error}; numbers, lists and maps go by observation={{...}}") from None
+
+    def apply_to_nested(self, values: Mapping[str, Any], nested: Mapping[str, Any]) -> Content:
+        """Returns what is sent of values as for `apply`, and of others, which may be numbers, lists and maps too.
+
+        Raises:
+            TypeError, ImageError: as `apply`.
+        """
+        for key, value in values.items():
+            if not isinstance(value, (*_ON_THE_WIRE, Jpeg, Png)):
+                self.apply({key: value})
+        both = self._encoded({**nested, **values})
+        if not all(isinstance(value, _ON_THE_WIRE) for value in both.values()):
+            both = _flattened(both)
+        return mixed_content(both)
+
+    def _encoded(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        return self._compressed(values) if self.control is None else self._adapted(values, self.control)
 
     def _compressed(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         changed: dict[str, Any] = {}

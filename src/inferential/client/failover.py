@@ -21,8 +21,9 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from inferential.client.arguments import addresses_of
+from inferential.client.backoff import LinkTimeouts
 from inferential.client.keys import HandshakeMaker, RobotKeys
-from inferential.client.link import Link, LinkTimeouts
+from inferential.client.link import Link
 from inferential.client.mailbox import Mailbox
 from inferential.client.session import MAX_OPEN, Frames, Session
 from inferential.client.transport import ClientTransport, SingleServer, fd_of, link_timeouts, normalize_address, receive

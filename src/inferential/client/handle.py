@@ -92,9 +92,9 @@ class Handle:
             del rest["observation"]
             if twice := rest.keys() & more.keys():
                 raise ValueError(f"observation: the key {min(twice)!r} is given beside it too; give it once")
-            rest = {**more, **rest}
-        content = self.rules.apply(rest)
-        found = captured_of(captured, rest.keys() | content[0].keys()) if captured else None
+        content = self.rules.apply(rest) if more is None else self.rules.apply_to_nested(rest, more)
+        keys = rest.keys() | content[0].keys() | (more or {}).keys()
+        found = captured_of(captured, keys) if captured else None
         if found is not None:
             hints["captured"] = found
         return content

@@ -21,7 +21,8 @@ SERVER_KEY, SECRET_KEY = "INFERENTIAL_SERVER_KEY", "INFERENTIAL_SECRET_KEY"
 """The environment variables that are read where an argument is None."""
 _KEY_CHARACTERS = 40
 
-HandshakeMaker = Callable[[], Handshake]
+HandshakeMaker = Callable[[bytes], Handshake]
+"""Makes a handshake that says this life, see `zmtp.protocol.LIFE`; b"": none."""
 """Makes the handshake of one attempt to connect.
 
 Raises:
@@ -73,9 +74,9 @@ class RobotKeys:
         return [self._maker(identity, key) for key in keys]
 
     def _maker(self, identity: bytes, server_key: str) -> HandshakeMaker:
-        def make() -> Handshake:
+        def make(life: bytes) -> Handshake:
             try:
-                return self._handshake(b"DEALER", identity, self._own(), _public(server_key))
+                return self._handshake(b"DEALER", identity, self._own(), _public(server_key), life)
             except CertificateError as error:
                 raise ConnectionEnded(str(error)) from error
 

@@ -4,12 +4,14 @@ It never sleeps: its owner calls `poll` with the time whenever the selector that
 `next_poll_at`. It does not look into messages.
 
     away, until `next_poll_at`  ->  connecting  ->  shaking hands  ->  connected
-          ^                        |                |                 |
-          +------------------------+----------------+-----------------+   the wait doubles, until it was connected
+          ^                        |                |      ^          |
+          +------------------------+----------------+------|----------+   the wait doubles, until it was connected
+                                                           +----------+   a fresh connection overtakes a stuck one
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import math
@@ -19,14 +21,15 @@ import selectors
 import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+from inferential.client.attempts import Attempts, every_s
+from inferential.client.backoff import NO_WAY, Backoff, LinkTimeouts
 from inferential.client.keys import HandshakeMaker
-from inferential.client.resolver import Address, Resolver, find_addresses
+from inferential.client.resolver import Address, AddressFinder
 from inferential.zmtp import ConnectionEnded, Stream
 from inferential.zmtp.delivery import Delivery
-from inferential.zmtp.ipc import socket_path
-from inferential.zmtp.protocol import Buffer, Discarded, Frame
+from inferential.zmtp.handshake import NullHandshake
+from inferential.zmtp.protocol import Buffer, Discarded, Frame, Ready
 
 logger: logging.Logger = logging.getLogger("inferential.client")
 
@@ -34,30 +37,12 @@ CONNECT_S = 10.0
 """Longest time that connecting and the handshake may take before the next attempt."""
 _NEXT_ADDRESS_S = 0.25
 """How long an address has before the server's next one is tried beside it (RFC 8305, section 5)."""
-_AT_ONCE = frozenset({errno.ECONNREFUSED, errno.ENOENT})  # errors by which a machine says that no server is there
-_REFUSED_WAIT_S = 0.7
-"""The longest wait, without its jitter of as much, after one of these: of 300 robots one tries every 4 ms."""
-_SHORTEST_WAIT_S = 1e-3
 _FRAMES = 3  # empty, envelope, payload
+_SILENCE, _NO_HANDSHAKE = "no answer to heartbeats", "no answer to the handshake"
 _MAX_WARNINGS = 8  # different ones, of one outage
 
 _LEAST_UNSENT_BYTES, _MOST_UNSENT_BYTES = 16 * 1024, 256 * 1024
 """Bounds of what the system may hold of a robot's data beyond what is under way; about a round trip of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class LinkTimeouts:
-    """The times of a link, in seconds."""
-
-    reconnect_s: float
-    """Before the first attempt to reconnect."""
-    reconnect_max_s: float
-    """Between attempts, at most."""
-    heartbeat_s: float = 1.0
-    """Between heartbeats, so that a robot out of reach notices within seconds, not when TCP gives up."""
-    silence_s: float = 5.0
-    """After a heartbeat without an answer the connection counts as lost; while a large message is sent, its progress
-    counts as an answer."""
 
 
 class Link:
@@ -91,12 +76,14 @@ class Link:
         self._identity = identity
         self._timeouts = timeouts
         self._selector = selector
-        self._jitter = jitter
-        self._make_handshake = make_handshake
+        self._make_handshake = make_handshake or (lambda life: NullHandshake(b"DEALER", identity, life=life))
+        self.life: bytes = b""  # said to the server, which keeps for the same life what it owes to this robot
         self._addresses: list[Address] = []  # of the server, not tried yet
-        self._resolver: Resolver | None = None
-        self._attempts: dict[socket.socket, None] = {}  # connections that are being made, the oldest first
+        self._finder = AddressFinder(address, selector)
+        self._tried: list[Address] = []  # and those that were, which are tried again while none answers
+        self._attempts = Attempts(selector)
         self._next_attempt_at = 0.0
+        self._heard_at = -math.inf  # when the outage began, about
         self._stream: Stream | None = None
         self.delivery: Delivery = Delivery()
         """What the connection carries, and what is under way."""
@@ -110,26 +97,29 @@ class Link:
         """Whether the connection was found closed; `poll` handles it."""
         self.last_error: str | None = "connecting"
         """Why there is no connection, in words; None while connected."""
+        self.silent: bool = False  # nothing was heard of the server, which may live and be busy
+        self.keeps_answers: bool = False  # so that a robot that comes back gets what it is owed
         self._warned: set[str] = set()  # what was logged since it was connected
         self._give_up_at = 0.0
-        self._wait_s = timeouts.reconnect_s
+        self._former: Ready | None = None  # what the server said before the network was away
+        self._backoff = Backoff(timeouts, jitter)
 
     def poll(self, now: float) -> bool:
         """Connects, continues the handshake, sends data and heartbeats; returns True where a connection was lost.
 
         Messages that were received before are still to be read: call `next` until it returns None, then `poll`.
         """
-        stood = self.connected
+        stood = self._stream if self.connected else None
         try:
             if self._stream is not None:
                 self._advance(self._stream, now)
             elif self._attempts:
                 self._continue_connecting(now)
-            elif now >= self.next_poll_at or self._resolver is not None:
+            elif now >= self.next_poll_at or self._finder.is_busy:
                 self._begin(now)
         except (ConnectionEnded, OSError) as error:
             self._failed(now, error)
-        return stood and not self.connected
+        return stood is not None and self._stream is not stood
 
     def try_send(self, frames: Sequence[Frame]) -> bool:
         """Sends a message; returns False while the server is away or an earlier message is not sent completely."""
@@ -199,12 +189,8 @@ class Link:
         """Closes the connection. Closing twice does nothing."""
         self.connected = self.writable = self._writing = self.ended = False
         self.delivery = Delivery()
-        if self._resolver is not None:
-            self._selector.unregister(self._resolver.done)
-            self._resolver.close()
-            self._resolver = None
-        for attempt in list(self._attempts):
-            self._end_attempt(attempt)
+        self._finder.close()
+        self._attempts.close()
         if self._stream is not None:
             self._selector.unregister(self._stream)
             self._stream.close()
@@ -215,27 +201,24 @@ class Link:
     def _begin(self, now: float) -> None:
         """Connects to the server's next address; resolves its name first."""
         if not self._addresses:
-            self._addresses = self._found()
+            self._addresses = self._finder.find()
             if not self._addresses:
                 self.next_poll_at = now + CONNECT_S
                 return  # the resolver wakes the selector
+            self._tried.clear()
         self._give_up_at = now + CONNECT_S
         self._try_next(now)
         self._continue_connecting(now)
 
     def _try_next(self, now: float) -> None:
         """Begins a connection to the next address, beside those that are being made."""
-        family, place = self._addresses.pop(0)
-        attempt = socket.socket(family, socket.SOCK_STREAM)
-        attempt.setblocking(False)
-        code = attempt.connect_ex(place)
-        if code not in (0, errno.EINPROGRESS):
-            attempt.close()
-            self._fail_attempt(OSError(code, os.strerror(code)), now)
-            return
-        self._attempts[attempt] = None
-        self._selector.register(attempt, selectors.EVENT_WRITE)
-        self._next_attempt_at = now + _NEXT_ADDRESS_S
+        address = self._addresses.pop(0) if self._addresses else self._tried.pop(0)
+        self._tried.append(address)
+        self._next_attempt_at = now + (_NEXT_ADDRESS_S if self._addresses else every_s(now - self._heard_at))
+        try:
+            self._attempts.begin(address)
+        except OSError as error:
+            self._fail_attempt(error, now)
 
     def _fail_attempt(self, error: OSError, now: float) -> None:
         """Goes on with the next address at once; raises the error where nothing else is being tried."""
@@ -244,86 +227,72 @@ class Link:
         if self._addresses:
             self._try_next(now)
 
-    def _end_attempt(self, attempt: socket.socket) -> None:
-        del self._attempts[attempt]
-        self._selector.unregister(attempt)
-        attempt.close()
-
-    def _found(self) -> list[Address]:
-        """Returns the server's addresses; none while its name is being resolved, which may take seconds."""
-        kind, _, name = self.address.partition("://")
-        if kind == "ipc":
-            return [(socket.AF_UNIX, socket_path(name))]
-        if self._resolver is not None:
-            found, finder = self._resolver.places, self._resolver
-            if found is None:
-                return []
-            self._selector.unregister(finder.done)
-            finder.close()
-            self._resolver = None
-            if not found:
-                raise OSError(errno.EHOSTUNREACH, f"cannot resolve {name}")
-            return found
-        host, _, port = name.rpartition(":")
-        host = host.strip("[]")
-        try:
-            return find_addresses(host, port, 0 if host == "localhost" else socket.AI_NUMERICHOST)
-        except socket.gaierror:
-            self._resolver = Resolver(host, port)
-            self._selector.register(self._resolver.done, selectors.EVENT_READ)
-            return []
-
     def _failed(self, now: float, error: Exception) -> None:
         """Closes the connection and sets the time of the next attempt."""
         stood = self.connected
+        code = error.errno if isinstance(error, OSError) else None
         self.close()
-        self.last_error = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
-        if self.last_error not in self._warned and len(self._warned) < _MAX_WARNINGS:
-            self._warned.add(self.last_error)
-            logger.warning("cannot connect to %s (%s); retrying with backoff", self.address, self.last_error)
+        self.silent = code in NO_WAY or str(error) == _NO_HANDSHAKE
+        self._note_failure((error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__)
         if stood:
-            self._wait_s = self._timeouts.reconnect_s
-            self._addresses.clear()  # its address may have changed
+            self._begin_outage(now)
         if self._addresses:
             self.next_poll_at = now
             return
-        wait_s, spread_s = self._wait_s, self._timeouts.reconnect_s
-        if isinstance(error, OSError) and error.errno in _AT_ONCE and wait_s > _REFUSED_WAIT_S:
-            # The machine says that no server listens: asking again costs nothing, and the robots wait for its restart.
-            wait_s = spread_s = _REFUSED_WAIT_S
-        self.next_poll_at = now + max(wait_s + self._jitter() * spread_s, _SHORTEST_WAIT_S)
-        self._wait_s = max(min(2 * self._wait_s, self._timeouts.reconnect_max_s), self._wait_s)
+        if code not in NO_WAY:
+            self._former = None
+        self.next_poll_at = now + self._backoff.next_s(code, now - self._heard_at)
+
+    def _begin_outage(self, now: float) -> None:
+        self._backoff.reset()
+        self._addresses.clear()  # its address may have changed
+        self._heard_at = now
+
+    def _note_failure(self, reason: str) -> None:
+        self.last_error = reason
+        if reason not in self._warned and len(self._warned) < _MAX_WARNINGS:
+            self._warned.add(reason)
+            logger.warning("cannot connect to %s (%s); retrying with backoff", self.address, reason)
 
     # Connecting and handshake
 
     def _continue_connecting(self, now: float) -> None:
         """Uses the first connection that was made, and begins another where the others take long."""
-        for attempt in list(self._attempts):
-            code = attempt.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if code:
-                self._end_attempt(attempt)
-                self._fail_attempt(OSError(code, os.strerror(code)), now)
-            elif _is_connected(attempt):
-                self._use(attempt, now)
-                return
+        connected, errors = self._attempts.advance()
+        if connected is not None:
+            self._use(connected, now)
+            return
+        for error in errors:
+            self._fail_attempt(error, now)
         if now >= self._give_up_at:
+            self._addresses.clear()  # all were tried
             raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-        if self._addresses and now >= self._next_attempt_at:
+        if now >= self._next_attempt_at:
             self._try_next(now)
-        self.next_poll_at = min(self._give_up_at, self._next_attempt_at) if self._addresses else self._give_up_at
+        self.next_poll_at = min(self._give_up_at, self._next_attempt_at)
 
     def _use(self, connected: socket.socket, now: float) -> None:
-        handshake = None if self._make_handshake is None else self._make_handshake()
-        stream = Stream(connected, b"DEALER", self._identity, max_frames=_FRAMES, handshake=handshake)
-        del self._attempts[connected]
-        for attempt in list(self._attempts):
-            self._end_attempt(attempt)
+        handshake = self._make_handshake(self.life)
+        try:
+            stream = Stream(connected, b"DEALER", self._identity, max_frames=_FRAMES, handshake=handshake)
+        except ConnectionEnded:
+            self._discard(connected)
+            raise
         self._selector.modify(connected, selectors.EVENT_READ)
         self._stream = stream
         self.delivery, self._limited = Delivery(), False
         stream.on_pong = self._on_pong
         self.next_poll_at = self._give_up_at = now + CONNECT_S
+        former, self._former = self._former, None
+        # libzmq leaves a message that came with the handshake until more comes.
+        ours = former is not None and former.extensions and isinstance(handshake, NullHandshake)
+        if former is not None and ours:
+            stream.presume(former)
         self._advance(stream, now)
+
+    def _discard(self, connected: socket.socket) -> None:
+        self._selector.unregister(connected)
+        connected.close()
 
     # Connected
 
@@ -331,19 +300,23 @@ class Link:
         if not self.connected:
             if not stream.handshake():
                 if now >= self._give_up_at:
-                    raise ConnectionEnded("no answer to the handshake")
+                    raise ConnectionEnded(_NO_HANDSHAKE)
                 return
             self.connected = True
             self.writable = not self._writing
             self.last_error = None
+            self.keeps_answers = stream.peer is not None and stream.peer.keeps_answers
             if self._warned:
                 self._warned.clear()
                 logger.warning("connected to %s", self.address)
-            self._wait_s = self._timeouts.reconnect_s
+            self._backoff.reset()
             self.next_poll_at = now + self._timeouts.heartbeat_s
             return
         if self.ended:
             raise ConnectionEnded("connection closed")
+        if self._attempts:
+            self._continue_race(stream, now)
+            return
         if self._writing:
             stream.flush()
             self._watch_writability(stream)
@@ -351,14 +324,69 @@ class Link:
             return
         if not stream.alive:
             if now >= self._give_up_at:
-                raise ConnectionEnded("no answer to heartbeats")
+                self._give_up(stream, now)
+                return
             self.delivery.stall()
-            self.next_poll_at = self._give_up_at
+            self._race(stream, now)
         else:
-            stream.ping(self.delivery.ping(now) if not stream.unsent and self.delivery.uncertain else b"")
+            if not stream.unsent:
+                delivery = self.delivery
+                stream.ping(delivery.ping(now) if delivery.uncertain else delivery.plain_ping())
+            else:
+                stream.ping()  # sends nothing
             self._watch_writability(stream)
             self._give_up_at = now + self._timeouts.silence_s
             self.next_poll_at = now + self._timeouts.heartbeat_s
+
+    def _race(self, stream: Stream, now: float) -> None:
+        """Begins a fresh connection beside one whose data the system sends again and again, in vain.
+
+        It would go on with that only after as long as the network was away, once more. Nothing is sent meanwhile.
+        """
+        self.next_poll_at = min(self._give_up_at, now + every_s(0.0))
+        address = stream.stuck_at()
+        if address is None:
+            return
+        self._tried = [address]
+        with contextlib.suppress(OSError):  # the network is away
+            self._attempts.begin(address)
+        self.writable = self.writable and not self._attempts
+
+    def _continue_race(self, stream: Stream, now: float) -> None:
+        """Goes on with whichever connection comes through first."""
+        fresh, _ = self._attempts.advance()
+        if stream.alive:
+            self._attempts.close()
+            if fresh is not None:
+                self._discard(fresh)
+            self.writable = not self._writing
+            self.next_poll_at = now
+        elif fresh is not None:
+            logger.info("the connection to %s is stuck; a fresh one takes its place", self.address)
+            self._leave(stream, now)
+            self._use(fresh, now)
+        elif now >= self._give_up_at:
+            self._give_up(stream, now)
+        elif now >= self.next_poll_at:
+            self._race(stream, now)
+
+    def _give_up(self, stream: Stream, now: float) -> None:
+        """Ends a connection by which nothing is heard; fresh ones that are being made go on."""
+        self._leave(stream, now)
+        if not self._attempts:
+            raise OSError(errno.ETIMEDOUT, _SILENCE)
+        self._note_failure(_SILENCE)
+        self._give_up_at = now + CONNECT_S
+        self._continue_connecting(now)
+
+    def _leave(self, stream: Stream, now: float) -> None:
+        """Ends a connection by which nothing comes through."""
+        self._selector.unregister(stream)
+        stream.abort()
+        self._former, self._stream, self.delivery = stream.peer, None, Delivery()
+        self.silent = True
+        self.connected = self.writable = self._writing = False
+        self._begin_outage(now)
 
     def _note_end(self) -> None:
         self.ended, self.writable = True, False
@@ -366,14 +394,6 @@ class Link:
     def _watch_writability(self, stream: Stream) -> None:
         if self._writing != bool(stream.unsent):
             self._writing = bool(stream.unsent)
-            self.writable = self.connected and not self._writing and not self.ended
+            self.writable = self.connected and not (self._writing or self.ended or self._attempts)
             events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._writing else 0)
             self._selector.modify(stream, events)
-
-
-def _is_connected(attempt: socket.socket) -> bool:
-    try:
-        attempt.getpeername()
-    except OSError:
-        return False
-    return True

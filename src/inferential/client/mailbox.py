@@ -73,15 +73,24 @@ class Mailbox:
             self._newest_result = max(self._newest_result, request_id)
             self._stats.outdated += sum(isinstance(unread, Result) for _, unread in self.unread)
             self.unread.clear()
+        self._append(request_id, outcome)
+
+    def _append(self, request_id: int, outcome: Outcome) -> None:
         self.unread.append((request_id, outcome))
         if len(self.unread) > MAX_UNREAD:
             self.unread.popleft()
             self._stats.outdated += 1
 
     def outdated(self, notice: ObservationOutdated) -> None:
-        """Puts where `take` finds it that a newer observation is asked for; the request stays open."""
-        if notice.request_id not in self._kept:
-            self.unread.append((notice.request_id, notice))
+        """Puts where `take` finds it that a newer observation is asked for; the request stays open.
+
+        Of several of the newest request the last one counts.
+        """
+        if notice.request_id in self._kept:
+            return
+        if self.unread and self.unread[-1][0] == notice.request_id:
+            self.unread.pop()
+        self._append(notice.request_id, notice)
 
     def take(self) -> Outcome | None:
         """Returns the next unread outcome, None where there is none."""

@@ -47,11 +47,11 @@ class Model:
             urgency: 0 to 1.
             steps_remaining: actions that the robot still has to play.
             priority: 0 is the highest; None: that of the handle.
-            values: by key, np.ndarray of any shape and memory order (a tensor), `Jpeg(...)` or `Png(...)` of one, str
-                (metadata), numbers, lists, None, and maps of all these. `observation={...}` gives values whose keys
-                are names of arguments. `captured_at`, a time, and `timestamps`, times by key, say when the values were
-                seen: seconds as a float or nanoseconds as an int, of `time.monotonic()`, or with `clock="wall"` of
-                `time.time()`.
+            values: by key, np.ndarray of any shape and memory order (a tensor), `Jpeg(...)` or `Png(...)` of one, or
+                str (metadata). `observation={...}` gives values whose keys are names of arguments, and numbers,
+                lists, None, and maps of all these. `captured_at`, a time, and `timestamps`, times by key, say when the
+                values were seen: seconds as a float or nanoseconds as an int, of `time.monotonic()`, or with
+                `clock="wall"` of `time.time()`.
 
         Returns:
             The request id; the result and any error carry it.

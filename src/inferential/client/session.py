@@ -262,12 +262,12 @@ class Session:
         self.stats.cancelled += len(ended)
         return len(ended), sent
 
-    def cancellation(self, request_ids: Sequence[int]) -> Frames:
-        """Returns the frames of a message that takes requests back.
+    def cancellation(self, request_ids: Sequence[int], awaited_ids: Sequence[int] = ()) -> Frames:
+        """Returns the frames of a message that takes requests back, or asks for those of a former connection.
 
         It names no model, so that a server that does not know it takes it for a broken observation and runs nothing.
         """
-        message = Cancellation(protocol_version=PROTOCOL_VERSION, request_ids=request_ids)
+        message = Cancellation(protocol_version=PROTOCOL_VERSION, request_ids=request_ids, awaited_ids=awaited_ids)
         message.client.id = self.client_id
         return b"", message.SerializeToString(), b""
 
@@ -330,7 +330,11 @@ class Session:
 
     def lost_all(self, reason: str) -> int:
         """Ends all open requests that were sent; returns their number."""
-        return self.lost([request_id for request_id in self._owners if request_id not in self._unsent], reason)
+        return self.lost(self.sent_ids(), reason)
+
+    def sent_ids(self) -> list[int]:
+        """Returns the ids of the open requests that were sent."""
+        return [request_id for request_id in self._owners if request_id not in self._unsent]
 
     def lost(self, request_ids: Iterable[int], reason: str) -> int:
         """Ends those of the requests that are still open; returns their number."""

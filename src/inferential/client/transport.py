@@ -10,9 +10,11 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
+from inferential.client.backoff import LinkTimeouts
 from inferential.client.keys import HandshakeMaker
-from inferential.client.link import Link, LinkTimeouts
+from inferential.client.link import Link
 from inferential.client.mailbox import Mailbox
+from inferential.client.returning import Returning
 from inferential.client.session import Frames, Session
 from inferential.zmtp.delivery import Delivery
 from inferential.zmtp.ipc import MAX_PATH_BYTES
@@ -146,6 +148,7 @@ class SingleServer:
         self.fd: int = fd_of(self._selector)
         self.closed: bool = False
         self._held = False  # an observation waits until the link is clear
+        self._returning = Returning(self._link)
         self._link.poll(time.monotonic())
 
     def next_poll_at(self) -> float:
@@ -191,7 +194,9 @@ class SingleServer:
         now = time.monotonic()
         if self._held or not link.writable or now >= link.next_poll_at:
             if link.poll(now):
-                ended += session.lost_all(f"the connection to {link.address} was lost before the answer came")
+                ended += self._returning.lost(session, now)
+            if self._returning.awaited:
+                ended += self._returning.settle(session, now)
             send_held(link, session, now)
             self._held = session.has_unsent()
             ended += receive(link, session)

@@ -6,7 +6,8 @@ import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from inferential.config.gateways import ActConfig, KServeConfig, LeRobotConfig
+from inferential.config.foxglove import FoxgloveConfig
+from inferential.config.gateways import ActConfig, KServeConfig, KServeGrpcConfig, LeRobotConfig
 from inferential.config.schema import Gr00tConfig, InferentialConfig, OpenPiConfig
 from inferential.config.services import HttpConfig, ServiceConfig, services
 
@@ -80,6 +81,8 @@ def without_protection(section: ServiceConfig) -> Unprotected | None:
         if getattr(section, token) or getattr(section, "tls_certificate", None) is not None:
             return None
         return Unprotected(path, f"set {path}.{token}")
+    if isinstance(section, FoxgloveConfig) and not is_loopback(section.host):
+        return Unprotected("foxglove", "set foxglove.host to 127.0.0.1: its protocol has no password")
     if isinstance(section, LeRobotConfig):
         return Unprotected("gateways.lerobot", "serve its robots, whose protocol has no key, by a server of their own")
     return None
@@ -90,5 +93,6 @@ _TOKENS: tuple[tuple[type[ServiceConfig], str, str], ...] = (
     (OpenPiConfig, "gateways.openpi", "api_keys"),
     (Gr00tConfig, "gateways.gr00t", "api_token"),
     (ActConfig, "gateways.act", "token"),
+    (KServeGrpcConfig, "gateways.kserve_grpc", "token"),  # before the section that it extends
     (KServeConfig, "gateways.kserve", "token"),
 )

@@ -28,6 +28,7 @@ _OWN = {
         "lerobot": "inferential.gateway.lerobot:LeRobotGateway",
         "act": "inferential.gateway.act:ActGateway",
         "kserve": "inferential.gateway.kserve:KServeGateway",
+        "kserve_grpc": "inferential.gateway.kserve.rpc:KServeGrpcGateway",
     },
     BACKENDS: {
         "openpi": "inferential.cli.targets:open_policy_server",
@@ -37,6 +38,7 @@ _OWN = {
     },
     SERVICES: {
         "recording": "inferential.recording.recorder:Recorder",
+        "foxglove": "inferential.recording.live:FoxgloveServer",
         "alerts": "inferential.telemetry.alerts:Alerts",
         "otlp": "inferential.telemetry.otlp:Telemetry",
         "http": "inferential.web.http:HttpServer",

@@ -80,3 +80,15 @@ class KServeConfig(HttpGatewayConfig):
     def purpose(self) -> str:
         """Returns the title and the models."""
         return f"{self.title}, {'every model' if self.model == ANY_MODEL else f'model {self.model}'}"
+
+
+class KServeGrpcConfig(KServeConfig):
+    """Clients of the Open Inference Protocol over gRPC (inference.GRPCInferenceService)."""
+
+    title: ClassVar[str] = "KServe gateway over gRPC"
+    scheme: ClassVar[str] = "grpc"
+    package: ClassVar[str] = "grpc"
+    extra: ClassVar[str] = "kserve"
+
+    port: Port = 8204
+    """Port to listen on; 0 for a free one."""

@@ -21,7 +21,8 @@ from inferential.config.alerts import AlertsConfig
 from inferential.config.clients import ClientDefaults as ClientDefaults  # names of this module for its users
 from inferential.config.clients import ClientEntry as ClientEntry
 from inferential.config.clients import ClientsConfig as ClientsConfig
-from inferential.config.gateways import ActConfig, KServeConfig, LeRobotConfig
+from inferential.config.foxglove import FoxgloveConfig
+from inferential.config.gateways import ActConfig, KServeConfig, KServeGrpcConfig, LeRobotConfig
 from inferential.config.models import ModelConfig as ModelConfig
 from inferential.config.models import ModelsConfig as ModelsConfig
 from inferential.config.recording import RecordingConfig
@@ -148,8 +149,9 @@ class ObservationConfig(Section):
     """Limits that an observation must keep to be accepted."""
 
     max_staleness_ms: Positive = 1000.0
-    """How old an observation may be on arrival, by its robot's `captured_at`, before it is stale; one whose robot does
-    not give that is logged where it is older by the robot's wall clock."""
+    """How old an observation may be on arrival, by its robot's `captured_at`, before it is stale; one that is to be
+    refused then also is where it becomes as old while it waits. One whose robot does not give that is logged where it
+    is older by the robot's wall clock."""
     stale: Literal["count", "refuse"] = "count"
     """What becomes of a stale observation: it is counted (`observations_stale`), or refused too."""
     temporal_alignment_threshold_ms: Positive = 20.0
@@ -252,7 +254,9 @@ class GatewaysConfig(Section):
     act: ActConfig | None = None
     """Robots that ask by POST /act in JSON."""
     kserve: KServeConfig | None = None
-    """Clients of the Open Inference Protocol, as tritonclient."""
+    """Clients of the Open Inference Protocol over HTTP, as tritonclient."""
+    kserve_grpc: KServeGrpcConfig | None = None
+    """Clients of the Open Inference Protocol over gRPC."""
 
     @model_validator(mode="wrap")
     @classmethod
@@ -287,6 +291,8 @@ class InferentialConfig(Section):
     """Keys and encryption."""
     recording: Annotated[RecordingConfig | None, Effect.LIVE] = None
     """What robots send and are answered, as MCAP files; off unless the section is present."""
+    foxglove: Annotated[FoxgloveConfig | None, Effect.ON_RESTART] = None
+    """What robots send and are answered, live in Foxglove; off unless the section is present."""
     alerts: Annotated[AlertsConfig | None, Effect.LIVE] = None
     """Changes that are posted to a webhook; off unless the section is present."""
     http: Annotated[HttpConfig | None, Effect.ON_RESTART] = None

@@ -42,12 +42,14 @@ HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$"), Expected("
 
 
 class Section(BaseModel):
-    """One table of the configuration: unknown keys are errors, assignments are checked."""
+    """One table of the configuration: unknown keys are errors, assignments are checked.
+
+    The string under a field is its description (`fields.descriptions`).
+    """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
         extra="forbid",
         validate_assignment=True,
-        use_attribute_docstrings=True,
         protected_namespaces=(),  # pydantic before 2.10 warns of `model_deadline`
     )
 

@@ -20,8 +20,9 @@ from starlette.routing import BaseRoute, Route
 from inferential.config.gateways import ActConfig
 from inferential.config.services import GatewayConfig
 from inferential.gateway.base import GatewayAnswer
-from inferential.gateway.http import HttpGateway, RequestRefused
+from inferential.gateway.http import HttpGateway
 from inferential.gateway.json_numpy import dumps, loads
+from inferential.gateway.refusals import RequestRefused
 from inferential.server import Server
 
 

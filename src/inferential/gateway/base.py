@@ -162,18 +162,19 @@ class StreamingClient(GatewayClient):
             model_id, queue="latest", late="serve", control_rate_hz=control_rate_hz
         )
 
-    def observe(self, values: Mapping[str, Any], steps_remaining: int) -> int:
+    def observe(self, values: Mapping[str, Any], steps_remaining: int, captured_at: float | None = None) -> int:
         """Sends an observation, flat arrays and strings by key; returns the request id.
 
         Args:
             values: what the model sees.
             steps_remaining: actions that the robot still has to play.
+            captured_at: when it was seen, in seconds of `time.monotonic()`; None: not known.
 
         Raises:
             TypeError, ValueError: naming a value that cannot be sent.
             ConnectionError: the connection was closed.
         """
-        return self._connection.observe(self._stream, values, steps_remaining)
+        return self._connection.observe(self._stream, values, steps_remaining, captured_at)
 
     async def next_answer(self, timeout_s: float) -> tuple[int, GatewayAnswer] | None:
         """Returns the newest answer and the id of its request; None where none comes in time.

@@ -96,6 +96,13 @@ class Recorder:
             self._record(names.LEARNED_CADENCE_MS, learned_cadence_s * 1e3, labels)
             self._record(names.TIME_UNTIL_NEXT_MS, request.time_until_next * 1e3, labels)
 
+    def turned_away(self, request: InferenceRequest, cause: str) -> None:
+        """Records an observation that is refused on its arrival: without it more requests would end than arrive."""
+        labels = _labels_of(request)
+        if cause == CLIENT_GONE:
+            del labels[names.CLIENT]
+        self._record(names.PAYLOAD_SIZE_BYTES, float(len(request.payload)), labels)
+
     def flawed(
         self, request: InferenceRequest, misalignment_ms: float, *, is_stale: bool, staleness_ms: float | None = None
     ) -> None:
@@ -110,10 +117,10 @@ class Recorder:
         if misalignment_ms:
             self._record(names.OBSERVATION_MISALIGNMENT_MS, misalignment_ms, _labels_of(request))
 
-    def overtaken(self, client_id: str, model_id: str, payload_bytes: Sequence[float], now: float) -> None:
+    def overtaken(self, client_id: str, model_id: str, payload_bytes: Sequence[int], now: float) -> None:
         """Records observations, by their sizes, that a newer one superseded before they were read whole."""
         key = (names.CLIENT, client_id), (names.MODEL, model_id)
-        self._metrics.add_all(self._overtaken, now, key, [(size, 1.0) for size in payload_bytes])
+        self._metrics.add_all(self._overtaken, now, key, [(float(size), 1.0) for size in payload_bytes])
 
     def dispatched(self, model_id: str, requests: list[InferenceRequest], queue_depth: int, now: float) -> None:
         """Records a batch that was handed to its model at `now`."""

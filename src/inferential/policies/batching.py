@@ -84,7 +84,7 @@ def stack(
         largest: rows of a batch at most; None: any number.
     """
     outcomes: list[Any] = [None] * len(observations)
-    forms: dict[tuple[tuple[int, ...], ...], list[tuple[int, dict[str, Array]]]] = {}
+    forms: dict[tuple[tuple[str, tuple[int, ...]], ...], list[tuple[int, dict[str, Array]]]] = {}
     for number, observation in enumerate(observations):
         try:
             row = pick(specs, observation)
@@ -92,7 +92,7 @@ def stack(
             outcomes[number] = error
         else:
             # Sizes that may vary make no batch where they do.
-            forms.setdefault(tuple(array.shape for array in row.values()), []).append((number, row))
+            forms.setdefault(tuple((name, array.shape) for name, array in row.items()), []).append((number, row))
     step = largest or max(len(observations), 1)
     return outcomes, [_batch(rows[at : at + step]) for rows in forms.values() for at in range(0, len(rows), step)]
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ import numpy as np
 from inferential.errors import InvalidObservation
 from inferential.policies.batching import result_of
 from inferential.policies.files import PolicyFileError, check_count, missing_package
+from inferential.policies.lerobot_rtc import LeftOver, rtc_of
 from inferential.policies.tensors import Array, TensorSpec, pick
+from inferential.policies.torch_device import torch_device
 
 DEFAULT_MAX_BATCH_SIZE = 8
 TASK = "task"
@@ -39,6 +42,7 @@ def open_lerobot(
     rename: Mapping[str, str] | None = None,
     resize_images: bool = True,
     overrides: Mapping[str, Any] | None = None,
+    rtc: Mapping[str, Any] | None = None,
 ) -> LeRobotPolicy | LeRobotHistoryPolicy:
     """Returns the policy in a folder.
 
@@ -49,6 +53,7 @@ def open_lerobot(
         rename: keys of the policy's inputs by the keys that robots send.
         resize_images: whether images of another size are resized, as LeRobot's own server does; else they are refused.
         overrides: fields of the policy's configuration to change, as `{num_inference_steps: 10}`.
+        rtc: fields of LeRobot's RTCConfig to change, as `{execution_horizon: 10}`, of a policy with real-time chunking.
 
     Raises:
         PolicyFileError: there is no such policy, or LeRobot cannot load it.
@@ -59,16 +64,15 @@ def open_lerobot(
     if not (folder / "config.json").is_file():
         raise PolicyFileError(f"{path} has no config.json: expected a folder of a policy's save_pretrained()")
     try:
-        import torch
         from lerobot.configs.policies import PreTrainedConfig
         from lerobot.policies.factory import get_policy_class, make_pre_post_processors
     except ModuleNotFoundError as error:
         raise missing_package(error, "lerobot") from error
+    chosen = str(torch_device(device))
     try:
-        chosen = str(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
-    except RuntimeError as error:
-        raise ValueError(f"device: {str(error).splitlines()[0]}") from None
-    config = PreTrainedConfig.from_pretrained(str(folder))
+        config = PreTrainedConfig.from_pretrained(str(folder))
+    except Exception as error:  # draccus, huggingface_hub and json have no common base but this
+        raise _unreadable(path, error) from error
     if config.type in _QUEUED:
         raise PolicyFileError(f"{path}: a {config.type} policy keeps its steps in queues that all robots would share")
     config.device = chosen
@@ -78,17 +82,32 @@ def open_lerobot(
         if not hasattr(config, name):
             raise ValueError(f"overrides: {type(config).__name__} has no field {name!r}")
         setattr(config, name, value)
-    policy = get_policy_class(config.type).from_pretrained(str(folder), config=config)
-    policy.eval()
-    processors = make_pre_post_processors(
-        config,
-        pretrained_path=str(folder),
-        preprocessor_overrides={"device_processor": {"device": chosen}},
-        postprocessor_overrides={"device_processor": {"device": "cpu"}} if _moves(folder) else {},
-    )
+    try:
+        policy = get_policy_class(config.type).from_pretrained(str(folder), config=config)
+        processors = make_pre_post_processors(
+            config,
+            pretrained_path=str(folder),
+            preprocessor_overrides={"device_processor": {"device": chosen}},
+            postprocessor_overrides={"device_processor": {"device": "cpu"}} if _moves(folder) else {},
+        )
+    except Exception as error:  # of the policy's own kind
+        raise _unreadable(path, error) from error
+    policy.eval().requires_grad_(False)
     sees_history = int(getattr(config, "n_obs_steps", 1) or 1) > 1
     made = LeRobotHistoryPolicy if sees_history else LeRobotPolicy
-    return made(policy, config, processors, max_batch_size, rename or {}, resize_images)
+    return made(policy, config, processors, max_batch_size, rename or {}, resize_images, rtc)
+
+
+def _unreadable(path: str, error: Exception) -> PolicyFileError:
+    return PolicyFileError(f"LeRobot cannot load {path}: {type(error).__name__}: {' '.join(str(error).split())[:500]}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A robot's inputs, and what it has left of its chunk."""
+
+    inputs: dict[str, Any]
+    left: LeftOver | None
 
 
 class _SavedPolicy:
@@ -101,6 +120,7 @@ class _SavedPolicy:
         max_batch_size: rows in one call.
         rename: keys of the policy's inputs by those that robots send.
         resize_images: whether images of another size are resized.
+        rtc: options of real-time chunking.
     """
 
     def __init__(
@@ -111,6 +131,7 @@ class _SavedPolicy:
         max_batch_size: int,
         rename: Mapping[str, str],
         resize_images: bool,
+        rtc: Mapping[str, Any] | None,
     ) -> None:
         self._policy = policy
         self._type = str(config.type)
@@ -130,6 +151,7 @@ class _SavedPolicy:
             known = ", ".join([*self._images, *(one.name for one in self._states)])
             raise ValueError(f"rename: the policy has no input {sorted(unknown)[0]!r}; it has {known}")
         self._outputs = {key: tuple(feature.shape) for key, feature in config.output_features.items()}
+        self._rtc = rtc_of(policy, rtc, next(iter(self._outputs.get("action", ())), None))
         self.max_batch_size = max_batch_size
 
     @property
@@ -141,7 +163,15 @@ class _SavedPolicy:
             "platform": "lerobot",
             "max_batch_size": self.max_batch_size,
             "policy_type": self._type,
-            "inputs": [one.as_dict() for one in (*self._states, *images, TensorSpec(TASK, "string", ()))],
+            "inputs": [
+                one.as_dict()
+                for one in (
+                    *self._states,
+                    *images,
+                    TensorSpec(TASK, "string", (), optional=True),
+                    *(self._rtc.inputs if self._rtc is not None else ()),
+                )
+            ],
             "outputs": [TensorSpec("actions", "float32", (None, *dimensions)).as_dict()],
             "n_obs_steps": self._steps,
         }
@@ -156,21 +186,21 @@ class _SavedPolicy:
             sessions: the robots', whose `state` keeps what a robot has shown before; None: nothing is kept.
         """
         outcomes: list[Any] = [None] * len(observations)
-        rows: list[tuple[int, dict[str, Any]]] = []
+        calls: dict[int, list[tuple[int, _Row]]] = {}
         for number, observation in enumerate(observations):
             try:
                 row = self._row(observation)
             except InvalidObservation as error:
                 outcomes[number] = error
             else:
-                rows.append((number, row))
-        if rows:
+                calls.setdefault(0 if row.left is None else len(row.left.actions), []).append((number, row))
+        for rows in calls.values():
             sound = [sessions[number] for number, _ in rows]
             for (number, _), actions in zip(rows, self._run([row for _, row in rows], sound), strict=True):
                 outcomes[number] = {"actions": actions}
         return outcomes
 
-    def _row(self, observation: Mapping[str, Any]) -> dict[str, Any]:
+    def _row(self, observation: Mapping[str, Any]) -> _Row:
         """Returns a robot's inputs: float32 states, images (3, H, W) of 0 to 1, and the task."""
         named = {self._rename.get(str(key), str(key)): value for key, value in observation.items()}
         states = pick(self._states, self._by_full_name(named, [one.name for one in self._states]))
@@ -180,7 +210,7 @@ class _SavedPolicy:
             row[key] = self._image(key, shape, images, named)
         task = named.get(TASK, named.get("prompt", named.get("instruction", "")))
         row[TASK] = task if isinstance(task, str) else str(np.asarray(task).reshape(-1)[0])
-        return row
+        return _Row(row, None if self._rtc is None else self._rtc.left_over(named))
 
     @staticmethod
     def _by_full_name(named: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
@@ -215,19 +245,25 @@ class _SavedPolicy:
         scaled: Array = np.ascontiguousarray(image, np.float32)
         return scaled / np.float32(255) if image.dtype == np.uint8 else scaled
 
-    def _run(self, rows: Sequence[dict[str, Any]], sessions: Sequence[Any]) -> list[Array]:
+    def _run(self, rows: Sequence[_Row], sessions: Sequence[Any]) -> list[Array]:
+        """Returns the chunks of rows that have as many steps left of theirs."""
         import torch
 
-        with torch.inference_mode():
-            batch: dict[str, Any] = {TASK: [row[TASK] for row in rows]}
+        # Guidance by what is left takes gradients, which tensors of the inference mode never have.
+        with torch.inference_mode() if self._rtc is None else torch.no_grad():
+            batch: dict[str, Any] = {TASK: [row.inputs[TASK] for row in rows]}
             for spec in self._states:
-                batch[spec.name] = torch.from_numpy(np.stack([row[spec.name] for row in rows]))
+                batch[spec.name] = torch.from_numpy(np.stack([row.inputs[spec.name] for row in rows]))
             for key, (_, height, width) in self._images.items():
-                batch[key] = torch.stack([_resized(row[key], height, width) for row in rows])
-            ready = self._before(batch)
+                batch[key] = torch.stack([_resized(row.inputs[key], height, width) for row in rows])
+            lefts = [row.left for row in rows if row.left is not None]
+            if lefts:
+                batch["action"] = torch.from_numpy(np.stack([left.actions for left in lefts]))
+            ready = dict(self._before(batch))
+            guidance = self._rtc.arguments(ready, lefts) if self._rtc is not None and lefts else {}
             if self._steps > 1:
                 ready = self._with_history(ready, sessions)
-            chunk = self._after(self._policy.predict_action_chunk(ready))
+            chunk = self._after(self._policy.predict_action_chunk(ready, **guidance))
         actions: Array = chunk.to("cpu", torch.float32).numpy()
         return list(actions)
 

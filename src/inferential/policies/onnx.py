@@ -22,7 +22,6 @@ _DTYPES = {
     "tensor(float16)": "float16",
     "tensor(float)": "float32",
     "tensor(double)": "float64",
-    "tensor(bfloat16)": "bfloat16",
     "tensor(bool)": "bool",
     "tensor(string)": TEXT,
     **{f"tensor({kind}{bits})": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
@@ -54,19 +53,21 @@ def open_onnx(
     check_count("max_batch_size", max_batch_size)
     if threads is not None:
         check_count("threads", threads)
+    if batched is not None and type(batched) is not bool:
+        raise ValueError(f"batched: expected true or false, got {batched!r}")
     session = _session(path, threads, providers)
-    first = [one.shape[0] if one.shape else None for one in session.get_inputs()]
-    scalar = any(not one.shape for one in session.get_inputs())
-    if batched is None:
-        batched = bool(first) and not scalar and (all(_varies(size) for size in first) or all(s == 1 for s in first))
-    elif batched and (scalar or not all(_varies(size) or size == 1 for size in first)):
+    first = [one.shape[0] for one in session.get_inputs() if one.shape]
+    counts_robots = bool(first) and all(_varies(size) or size == 1 for size in first)
+    if batched and not counts_robots:
         raise ValueError(
             f"batched: {path}: expected inputs whose first axis varies or is 1, got "
             + ", ".join(f"{one.name} {one.shape}" for one in session.get_inputs())
         )
-    if batched and all(map(_varies, first)):
+    has_batch_axis = counts_robots if batched is None else batched
+    # An input without axes, as a guidance weight, is one for all robots of a call.
+    if has_batch_axis and all(map(_varies, first)) and len(first) == len(session.get_inputs()):
         return BatchedOnnxPolicy(path, session, has_batch_axis=True, max_batch_size=max_batch_size)
-    return OnnxPolicy(path, session, has_batch_axis=batched)
+    return OnnxPolicy(path, session, has_batch_axis=has_batch_axis)
 
 
 class OnnxPolicy:
@@ -90,6 +91,7 @@ class OnnxPolicy:
         self._has_batch_axis = has_batch_axis
         self.inputs: list[TensorSpec] = [_spec(path, one, has_batch_axis) for one in session.get_inputs()]
         """What it takes of an observation."""
+        self._shared = {one.name for one in session.get_inputs() if has_batch_axis and not one.shape}
         outputs = [_spec(path, one, has_batch_axis) for one in session.get_outputs()]
         self._names = [one.name for one in outputs]
         self._keys = ["actions"] if len(outputs) == 1 else self._names
@@ -124,6 +126,8 @@ class OnnxPolicy:
         return dict(self._run(pick(self.inputs, observation)))
 
     def _run(self, arrays: dict[str, Array]) -> dict[str, Array]:
+        if self._shared:  # one row's, and without the axis
+            arrays = {name: array.reshape(()) if name in self._shared else array for name, array in arrays.items()}
         return dict(zip(self._keys, self._session.run(self._names, arrays), strict=True))
 
 
@@ -163,6 +167,8 @@ def _session(path: str, threads: int | None, providers: Sequence[str] | None) ->
     if providers is None:
         # Of what is there, what can run any file, and TensorRT would compile for minutes.
         providers = [one for one in ("CUDAExecutionProvider", "ROCMExecutionProvider", _CPU) if one in available]
+    elif isinstance(providers, str):
+        raise ValueError(f"providers: expected a list, got {providers!r}")
     elif missing := [one for one in providers if one not in available]:
         raise ValueError(f"providers: expected of {', '.join(available)}, got {missing[0]!r}")
     try:
@@ -174,7 +180,9 @@ def _session(path: str, threads: int | None, providers: Sequence[str] | None) ->
 def _spec(path: str, node: Any, has_batch_axis: bool) -> TensorSpec:
     dtype = _DTYPES.get(node.type)
     if dtype is None:
-        raise PolicyFileError(f"{path}: {node.name}: expected a tensor of numbers or strings, got {node.type}")
+        raise PolicyFileError(
+            f"{path}: {node.name}: expected a tensor of numbers or strings that numpy has, got {node.type}"
+        )
     sizes = tuple(None if _varies(size) else int(size) for size in node.shape)
     return TensorSpec(node.name, dtype, sizes[1:] if has_batch_axis else sizes)
 

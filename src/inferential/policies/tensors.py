@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from inferential.dtype_names import named_dtype
 from inferential.errors import InvalidObservation
 
 Array = npt.NDArray[Any]
@@ -30,11 +31,13 @@ class TensorSpec:
         name: the key in an observation or a result.
         dtype: numpy's name of it; "string" for texts; "" where the file does not say.
         shape: sizes; None where a size may vary. None for all where the file does not say.
+        optional: whether an observation may lack it.
     """
 
     name: str
     dtype: str = ""
     shape: tuple[int | None, ...] | None = None
+    optional: bool = False
 
     def __str__(self) -> str:
         return f"{self.name}: {self.form}"
@@ -47,7 +50,8 @@ class TensorSpec:
     def as_dict(self) -> dict[str, Any]:
         """Returns it for JSON; -1 where a size may vary, as in the Open Inference Protocol."""
         shape = None if self.shape is None else [-1 if size is None else size for size in self.shape]
-        return {"name": self.name, "dtype": self.dtype, "shape": shape}
+        described = {"name": self.name, "dtype": self.dtype, "shape": shape}
+        return {**described, "optional": True} if self.optional else described
 
 
 def specs_of(declared: Mapping[str, Any], argument: str) -> list[TensorSpec]:
@@ -91,7 +95,7 @@ def read_specs(said: Any) -> list[TensorSpec]:
         if not isinstance(one, Mapping) or not isinstance(one.get("name"), str) or not is_shape:
             return []
         sizes = None if shape is None else tuple(None if size < 0 else size for size in shape)
-        specs.append(TensorSpec(one["name"], str(one.get("dtype") or ""), sizes))
+        specs.append(TensorSpec(one["name"], str(one.get("dtype") or ""), sizes, one.get("optional") is True))
     return specs
 
 
@@ -108,7 +112,11 @@ def pick(specs: Sequence[TensorSpec], observation: Mapping[str, Any]) -> dict[st
     Raises:
         InvalidObservation: naming the key, what came and what was expected.
     """
-    return {spec.name: _fitted(spec, _value(spec, specs, observation)) for spec in specs}
+    return {
+        spec.name: _fitted(spec, _value(spec, specs, observation))
+        for spec in specs
+        if not spec.optional or spec.name in observation
+    }
 
 
 def _value(spec: TensorSpec, specs: Sequence[TensorSpec], observation: Mapping[str, Any]) -> Any:
@@ -123,17 +131,16 @@ def _value(spec: TensorSpec, specs: Sequence[TensorSpec], observation: Mapping[s
 
 
 def _fitted(spec: TensorSpec, value: Any) -> Array:
-    if isinstance(value, str):
-        array: Array = np.array(value, dtype=object)
-        came = TEXT
-    else:
-        array = np.asarray(value)
-        came = TEXT if array.dtype.kind in "OSU" else array.dtype.name
-    if (came == TEXT) != (spec.dtype == TEXT) and (came == TEXT or spec.dtype == TEXT):
+    if type(value) is np.ndarray and value.shape == spec.shape and spec.dtype not in ("", TEXT):
+        same: Array = value
+        if same.dtype == named_dtype(spec.dtype):  # in native byte order: the usual case
+            return same
+    array, came = _read(spec, value)
+    if (came == TEXT) != (spec.dtype == TEXT) or (came != TEXT and array.dtype.hasobject):
         raise _unfit(spec, came, array.shape)
     if spec.shape is not None:
         if array.ndim == len(spec.shape) + 1 and array.shape[0] == 1:
-            array = array[0]
+            array = array.reshape(array.shape[1:])  # not array[0], which is no array where it has no other axis
         elif came == TEXT and array.ndim == 0 and spec.shape in ((1,), (None,)):
             array = array.reshape(1)
         if len(spec.shape) != array.ndim or any(
@@ -145,8 +152,29 @@ def _fitted(spec: TensorSpec, value: Any) -> Array:
     return _cast(spec, array)
 
 
+def _read(spec: TensorSpec, value: Any) -> tuple[Array, str]:
+    """Returns a value as an array, texts as str objects, and the name of its dtype."""
+    if isinstance(value, str):
+        return np.array(value, dtype=object), TEXT
+    try:
+        array: Array = np.asarray(value)
+    except ValueError:
+        raise InvalidObservation(f"{spec.name!r}: expected {spec.form}, got lists of unequal lengths") from None
+    if array.dtype.kind not in "OSU":
+        return array, array.dtype.name
+    texts = np.empty(array.shape, object)
+    for place, one in np.ndenumerate(array):
+        try:
+            texts[place] = one.decode() if isinstance(one, bytes) else one
+        except UnicodeDecodeError:
+            raise InvalidObservation(f"{spec.name!r}: expected {spec.form}, got bytes that are no UTF-8") from None
+        if not isinstance(texts[place], str):
+            return array, type(one).__name__
+    return texts, TEXT
+
+
 def _cast(spec: TensorSpec, array: Array) -> Array:
-    wanted = np.dtype(array.dtype.name) if not spec.dtype else _dtype(spec.dtype)
+    wanted = np.dtype(array.dtype.name) if not spec.dtype else named_dtype(spec.dtype)
     if array.dtype == wanted:  # in native byte order
         return array
     from_float = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
@@ -165,15 +193,6 @@ def _cast(spec: TensorSpec, array: Array) -> Array:
     except FloatingPointError:
         largest = np.abs(array).max()
         raise InvalidObservation(f"{spec.name!r}: expected {spec.form}, got the value {largest:g}") from None
-
-
-def _dtype(name: str) -> np.dtype[Any]:
-    if name == "bfloat16":
-        import ml_dtypes
-
-        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-        return bfloat16
-    return np.dtype(name)
 
 
 def _unfit(spec: TensorSpec, dtype: str, shape: tuple[int, ...]) -> InvalidObservation:

@@ -14,6 +14,7 @@ import numpy as np
 from inferential.policies.batching import run_row, run_rows
 from inferential.policies.files import PolicyFileError, check_count, missing_package, policy_file
 from inferential.policies.tensors import Array, TensorSpec, specs_of
+from inferential.policies.torch_device import torch_device
 
 if TYPE_CHECKING:
     import torch
@@ -54,10 +55,7 @@ def open_torchscript(
     if threads is not None:
         check_count("threads", threads)
         torch.set_num_threads(threads)
-    try:
-        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise ValueError(f"device: {str(error).splitlines()[0]}") from None
+    chosen = torch_device(device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of torch.jit altogether, from torch 2.11 on
         try:
@@ -65,15 +63,35 @@ def open_torchscript(
         except RuntimeError as error:
             raise PolicyFileError(f"torch cannot read {path} as TorchScript: {str(error).splitlines()[0]}") from error
         module.eval()
-        arguments = [one.name for one in module.forward.schema.arguments if one.name != "self"]
-    if not arguments:
-        raise PolicyFileError(f"{path}: its forward() takes no argument, expected the tensors of an observation")
-    specs = [TensorSpec(name) for name in arguments]
-    if inputs is not None:
-        specs = specs_of(inputs, "inputs")
-        if len(specs) > len(arguments) or not specs:
-            raise ValueError(f"inputs: expected those of forward({', '.join(arguments)}), got {', '.join(inputs)}")
-    return TorchScriptPolicy(module, chosen, specs, outputs, max_batch_size)
+        arguments = module.forward.schema.arguments[1:]  # of the first, self
+    specs, takes_map = _inputs(path, arguments, inputs)
+    return TorchScriptPolicy(module, chosen, specs, outputs, max_batch_size, takes_map=takes_map)
+
+
+def _inputs(path: str, arguments: Sequence[Any], declared: Mapping[str, Any] | None) -> tuple[list[TensorSpec], bool]:
+    """Returns the inputs of a module, and whether its forward() takes them as one map by name.
+
+    Arguments that have defaults keep these where no input is declared for them.
+
+    Raises:
+        PolicyFileError: it takes what is no tensor.
+        ValueError: it does not take what is declared, or has to be declared.
+    """
+    form = f"forward({', '.join(f'{one.name}: {one.type}' for one in arguments)})"
+    needed = [one for one in arguments if not one.has_default_value()]
+    if not needed:
+        raise PolicyFileError(f"{path}: its {form} needs no argument, expected the tensors of an observation")
+    takes_map = len(needed) == 1 and str(needed[0].type) == "Dict[str, Tensor]"
+    if not takes_map and (odd := [one for one in needed if str(one.type) != "Tensor"]):
+        raise PolicyFileError(f"{path}: {form}: {odd[0].name}: expected tensors, or a map of them")
+    if declared is None:
+        if takes_map:
+            raise ValueError(f"inputs: expected those of the map in {form}, by name")
+        return [TensorSpec(one.name) for one in needed], False
+    specs = specs_of(declared, "inputs")
+    if not specs or not (takes_map or len(needed) <= len(specs) <= len(arguments)):
+        raise ValueError(f"inputs: expected those of {form}, got {', '.join(declared) or 'none'}")
+    return specs, takes_map
 
 
 class TorchScriptPolicy:
@@ -85,6 +103,7 @@ class TorchScriptPolicy:
         inputs: what it takes of an observation.
         outputs: names of what it returns in a tuple.
         max_batch_size: rows in one call.
+        takes_map: whether it takes its inputs as one map by name.
     """
 
     def __init__(
@@ -94,8 +113,11 @@ class TorchScriptPolicy:
         inputs: Sequence[TensorSpec],
         outputs: Sequence[str] | None,
         max_batch_size: int,
+        *,
+        takes_map: bool = False,
     ) -> None:
         self._module = module
+        self._takes_map = takes_map
         self._device = device
         self._names = None if outputs is None else list(outputs)
         self.inputs: list[TensorSpec] = list(inputs)
@@ -128,8 +150,8 @@ class TorchScriptPolicy:
         import torch
 
         with torch.inference_mode():
-            given = [_tensor(array).to(self._device, non_blocking=True) for array in arrays.values()]
-            returned = self._module(*given)
+            given = {name: _tensor(array).to(self._device, non_blocking=True) for name, array in arrays.items()}
+            returned = self._module(given) if self._takes_map else self._module(*given.values())
         if isinstance(returned, Mapping):
             return {str(name): _array(value) for name, value in returned.items()}
         several = returned if isinstance(returned, tuple | list) else (returned,)

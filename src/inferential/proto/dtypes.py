@@ -5,11 +5,11 @@ bfloat16 is `ml_dtypes.bfloat16`: numpy has none of its own, and float16 is anot
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
 
+from inferential.dtype_names import named_dtype
 from inferential.proto import inferential_pb2 as pb
 
 _PAIRS: tuple[tuple[pb.DType, np.dtype[Any]], ...] = (
@@ -33,18 +33,6 @@ _ENCODINGS: dict[str, pb.Encoding] = {"raw": pb.RAW, "jpeg": pb.JPEG, "png": pb.
 _ENCODING_NAMES: dict[int, str] = {number: name for name, number in _ENCODINGS.items()}
 
 
-@cache
-def _bfloat16() -> np.dtype[Any]:
-    try:
-        import ml_dtypes
-    except ImportError:
-        raise ValueError(
-            "No numpy dtype for BFLOAT16: ml_dtypes is not installed (pip install 'inferential[bfloat16]')"
-        ) from None
-    found: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-    return found
-
-
 def dtype_to_numpy(dtype: int) -> np.dtype[Any]:
     """Returns the little-endian numpy dtype of a wire DType.
 
@@ -55,7 +43,7 @@ def dtype_to_numpy(dtype: int) -> np.dtype[Any]:
     if found is not None:
         return found
     if dtype == pb.BFLOAT16:
-        return _bfloat16()
+        return named_dtype("bfloat16")
     raise ValueError(f"Unknown DType {dtype}; known: {', '.join(pb.DType.keys()[1:])}")
 
 

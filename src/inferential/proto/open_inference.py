@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from inferential.dtype_names import named_dtype
 from inferential.proto.tensors import Buffer
 
 Array = npt.NDArray[Any]
@@ -37,6 +38,7 @@ _DATATYPES = {
     **{f"{kind}{bits}": f"{kind.upper()}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
 }
 _DTYPES = {datatype: dtype for dtype, datatype in _DATATYPES.items()}
+NO_SHARED_MEMORY = "shared memory is not served: send the tensors in the request"
 _BINARY_ONLY = ("FP16", "BF16")
 
 
@@ -124,12 +126,16 @@ def _read_tensor(described: Any, rest: memoryview) -> tuple[str, Array, int]:
         if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
             raise ValueError(f"shape: expected sizes, got {shape!r}")
         parameters = described.get("parameters") or {}
-        size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
+        if not isinstance(parameters, dict):
+            raise ValueError(f"parameters: expected a map, got {type(parameters).__name__}")
+        if "shared_memory_region" in parameters:
+            raise ValueError(NO_SHARED_MEMORY)
+        size = parameters.get("binary_data_size")
         if size is None:
             return name, _from_json(described, dtype, shape), 0
         if type(size) is not int or not 0 <= size <= len(rest):
             raise ValueError(f"binary_data_size: expected at most {len(rest)}, got {size!r}")
-        return name, _from_bytes(rest[:size], dtype, shape), size
+        return name, array_from_bytes(rest[:size], dtype, shape), size
     except ValueError as error:
         raise ValueError(f"{name!r}: {error}") from None
 
@@ -141,20 +147,42 @@ def _from_json(described: Mapping[str, Any], dtype: str, shape: Sequence[int]) -
     if described["datatype"] in _BINARY_ONLY:
         raise ValueError(f"{described['datatype']} travels as binary data only")
     try:
-        if dtype == "string":
-            array = np.array(data, dtype=object)
-            if not all(isinstance(one, str) for one in array.reshape(-1)):
-                raise ValueError("expected texts")
-        else:
-            array = np.array(data, dtype=dtype)
-            if dtype != "bool" and any(isinstance(one, str) for one in data):
-                raise ValueError("expected numbers, got a text")
+        given = np.array(data, dtype=object if dtype == "string" else None)
+        if given.size and not _fits(given, dtype):
+            raise ValueError(f"data: expected {described['datatype']}, got {_in_words(given)}")
+        with np.errstate(over="raise"):
+            array = given.astype(object if dtype == "string" else dtype)
+            if given.size and array.dtype.kind in "iu" and not np.array_equal(array, given):
+                raise ValueError(f"data: a value out of the range of {described['datatype']}")
         return array.reshape(shape)
-    except (TypeError, OverflowError) as error:
-        raise ValueError(str(error)) from None
+    except (TypeError, OverflowError, FloatingPointError) as error:
+        raise ValueError(f"data: {error}") from None
 
 
-def _from_bytes(data: memoryview, dtype: str, shape: Sequence[int]) -> Array:
+def _fits(given: Array, dtype: str) -> bool:
+    """Returns whether numbers, truth values or texts of JSON become a dtype without changing."""
+    if dtype == "string":
+        return all(isinstance(one, str) for one in given.flat)
+    kinds = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}
+    return given.dtype.kind in kinds[np.dtype(dtype).kind]
+
+
+def _in_words(given: Array) -> str:
+    words = {"b": "true or false", "i": "whole numbers", "u": "whole numbers", "f": "numbers with fractions"}
+    return words.get(given.dtype.kind, "texts" if given.dtype.kind == "U" else "other values")
+
+
+def array_from_bytes(data: memoryview, dtype: str, shape: Sequence[int]) -> Array:
+    """Returns the array whose bytes a message has, a view of them; texts as str objects.
+
+    Args:
+        data: the bytes.
+        dtype: numpy's name, "string" for texts.
+        shape: sizes.
+
+    Raises:
+        ValueError: it has another number of bytes.
+    """
     count = math.prod(shape)
     if dtype == "string":
         texts = list(_texts(data))
@@ -163,9 +191,12 @@ def _from_bytes(data: memoryview, dtype: str, shape: Sequence[int]) -> Array:
         array = np.empty(count, dtype=object)
         array[:] = texts
         return array.reshape(shape)
-    kind = _numpy_dtype(dtype)
+    kind = named_dtype(dtype).newbyteorder("<")
     if len(data) != count * kind.itemsize:
         raise ValueError(f"expected {count * kind.itemsize} bytes for shape {list(shape)}, got {len(data)}")
+    if dtype == "bool":  # any byte but 0 is true; numpy would keep a 7, which compares as neither
+        truths: Array = np.frombuffer(data, np.uint8) != 0
+        return truths.reshape(shape)
     return np.frombuffer(data, dtype=kind).reshape(shape)
 
 
@@ -181,6 +212,17 @@ def _texts(data: memoryview) -> Iterable[str]:
         at += 4 + length
 
 
+def bytes_of(array: Array) -> tuple[str, bytes]:
+    """Returns the datatype and the bytes of an array.
+
+    Raises:
+        ValueError: the protocol does not have its dtype.
+    """
+    if array.dtype.kind in "OUS":
+        return BYTES, _text_bytes(array)
+    return datatype_of(array.dtype.name), np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+
+
 def write_infer(
     fields: Mapping[str, Any], key: str, tensors: Mapping[str, Array], binary: Mapping[str, bool]
 ) -> tuple[bytes, int | None]:
@@ -193,7 +235,7 @@ def write_infer(
         binary: whether each travels as bytes; true where it is not said.
 
     Raises:
-        ValueError: naming an array whose dtype the protocol does not have.
+        ValueError: naming an array that the protocol, or JSON, has no form for.
     """
     described: list[dict[str, Any]] = []
     parts: list[bytes] = []
@@ -211,6 +253,8 @@ def write_infer(
             parts.append(data)
             one["parameters"] = {"binary_data_size": len(data)}
         else:
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise ValueError(f"{name!r}: NaN and infinite numbers have no form in JSON: ask for it as binary data")
             one["data"] = array.reshape(-1).tolist()
         described.append(one)
     head = json.dumps({**fields, key: described}).encode()
@@ -222,14 +266,3 @@ def write_infer(
 def _text_bytes(array: Array) -> bytes:
     texts = [str(one).encode("utf-8", "surrogateescape") for one in array.reshape(-1)]
     return b"".join(struct.pack("<I", len(text)) + text for text in texts)
-
-
-def _numpy_dtype(name: str) -> np.dtype[Any]:
-    if name == "bfloat16":
-        try:
-            import ml_dtypes
-        except ModuleNotFoundError:
-            raise ValueError("BF16 needs ml_dtypes: pip install 'inferential[bfloat16]'") from None
-        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-        return bfloat16
-    return np.dtype(name).newbyteorder("<")

@@ -61,8 +61,8 @@ class Admission:
             return len(self._queues) + (sum(map(len, self.staged.values())) if self.staged else 0)
         return self._queues.waiting(model_id) + len(self.staged.get(model_id, ()))
 
-    def waits(self, connection: int) -> bool:
-        """Returns whether a request of a connection waits; staged ones, which are about to be dispatched, do not."""
+    def waits(self, connection: int) -> int:
+        """Returns how many requests of a connection wait; staged ones, which are about to be dispatched, do not."""
         return self._queues.waits(connection)
 
     def sizes(self) -> dict[str, int]:

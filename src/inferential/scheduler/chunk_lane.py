@@ -251,17 +251,37 @@ class ChunkLane:
         facts = rows[: values.TURN + 1, chosen].T.tolist()
         for request, of_request in zip(batch, facts, strict=True):
             self._serve(request.client_id, of_request, answered_at, now)
-        for request in batch:
-            self.discard(request)
+        self._discard_all(batch)
         for request in batch:
             if request.client_id in self._of_client:
                 self._cover(request, now)
         return batch
 
+    def _discard_all(self, batch: Sequence[InferenceRequest]) -> None:
+        """Does what `discard` does for each, but moves their rows at once."""
+        requests, comes_from = self._requests, dict[int, int]()
+        for request in batch:
+            place = self._places.pop(request)
+            last = requests.pop()
+            end = len(requests)
+            if last is request:
+                comes_from.pop(end, None)
+            else:
+                requests[place] = last
+                self._places[last] = place
+                comes_from[place] = comes_from.pop(end, end)
+            self._of_client[request.client_id] -= 1
+            if not self._of_client[request.client_id]:
+                del self._of_client[request.client_id]
+        if comes_from:
+            self._rows[:, list(comes_from)] = self._rows[:, list(comes_from.values())]
+        self._limits = None
+
     def _serve(self, client_id: str, facts: list[float], answered_at: float, now: float) -> None:
         """Notes that a client is served, whose request has these values up to TURN."""
         runs_out_at, covers_until, lasts_s, _, _, _, _, _, since, turn = facts
-        self._comes_at.pop(client_id, None)
+        if self._comes_at:
+            self._comes_at.pop(client_id, None)
         client = self._served.get(client_id)
         if client is None:
             client = self._served[client_id] = _Served(since)

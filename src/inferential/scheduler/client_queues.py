@@ -30,6 +30,7 @@ from inferential.scheduler.request import (
     NEW_EPISODE,
     QUEUE_FULL,
     QUEUED,
+    STALE,
     SUPERSEDED,
     InferenceRequest,
     Refusal,
@@ -66,7 +67,7 @@ class ClientQueues:
         self._ages: LazyHeap[InferenceRequest] = LazyHeap()
         self._backlogs: dict[int, Backlog] = {}
         self._ranks: dict[InferenceRequest, int] = {}
-        self._held_bytes = 0
+        self._held_bytes, self.perishes = 0, False  # whether any request of lately may become stale
         self._ended: list[InferenceRequest] = []
         self._outdated: list[InferenceRequest] = []
         self._configure(config, scheduler)
@@ -176,7 +177,10 @@ class ClientQueues:
         queue = self._client_queues.get(key)
         if queue is None:
             queue = self._client_queues[key] = ClientQueue()
-        self._ages.push(request, request.received_at, request.arrival)
+        since = request.received_at
+        if request.stale_at is not None:
+            since, self.perishes = min(since, request.stale_at - self._ttl_s), True
+        self._ages.push(request, since, request.arrival)
         self._ranks[request] = rank
         self._held_bytes += len(request.payload)
         backlog = self._backlogs.get(rank)
@@ -301,13 +305,13 @@ class ClientQueues:
         self._order.tick()
 
     def expire(self, now: float) -> None:
-        """Refuses what has waited longer than its time to live."""
+        """Refuses what has waited longer than its time to live, or until it was stale."""
         while self._ages:
-            received_at, request = self._ages.top()
-            if now < received_at + self._ttl_s:
+            since, request = self._ages.top()
+            if now < since + self._ttl_s:
                 break
-            reason = f"it waited {self._ttl_s * 1e3:g} ms in the queue"
-            self.end(request, Refusal(RefusalKind.EXPIRED, reason, "ttl"), now)
+            expired = Refusal(RefusalKind.EXPIRED, f"it waited {self._ttl_s * 1e3:g} ms in the queue", "ttl")
+            self.end(request, STALE if since < request.received_at else expired, now)
 
     def expires_at(self) -> float | None:
         """Returns when `expire` next has something to do; None: nothing waits."""
@@ -334,9 +338,9 @@ class ClientQueues:
         """Returns the waiting requests that came by a connection."""
         return [request for backlog in self._backlogs.values() for request in backlog.of(connection)]
 
-    def waits(self, connection: int) -> bool:
-        """Returns whether a request of a connection waits."""
-        return any(connection in backlog for backlog in self._backlogs.values())
+    def waits(self, connection: int) -> int:
+        """Returns how many requests of a connection wait."""
+        return sum([backlog.count(connection) for backlog in self._backlogs.values()])
 
     def clear(self, reason: str, cause: str, now: float) -> None:
         """Refuses all that waits."""

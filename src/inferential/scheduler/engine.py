@@ -81,6 +81,10 @@ class Engine:
         """Returns the requests that wait or run."""
         return [*self._admission.queues.requests(), *self._running.requests()]
 
+    def waiting_requests(self) -> list[InferenceRequest]:
+        """Returns the requests that wait."""
+        return self._admission.queues.requests()
+
     def running(self) -> list[InferenceRequest]:
         """Returns the requests that are dispatched."""
         return self._running.requests()
@@ -157,6 +161,8 @@ class Engine:
         self._running.begin_decision()
         if queues.held:
             queues.release(now)
+        if queues.perishes:
+            queues.expire(now)  # the timer may be late
         queues.refuse_infeasible(now)
         shared: dict[str, list[str]] = {}
         for model_id in queues.models():
@@ -256,6 +262,10 @@ class Engine:
         """Ends what waits of a connection that has ended, whichever connection uses its client's id now."""
         self._admission.queues.forget_connection(connection, now)
 
+    def waiting_of(self, connection: int) -> list[InferenceRequest]:
+        """Returns the waiting requests that came by a connection."""
+        return self._admission.queues.of_connection(connection)
+
     def cancel(self, connection: int, request_ids: Collection[int], now: float) -> None:
         """Ends those requests of a connection that wait still, as the robot takes them back."""
         queues = self._admission.queues
@@ -263,8 +273,8 @@ class Engine:
             if request.request_id in request_ids:
                 queues.end(request, CANCELLED, now)
 
-    def waits(self, connection: int) -> bool:
-        """Returns whether a request of a connection waits."""
+    def waits(self, connection: int) -> int:
+        """Returns how many requests of a connection wait."""
         return self._admission.waits(connection)
 
     def swap(self, config: SchedulingConfig, scheduler: Scheduler, now: float) -> None:

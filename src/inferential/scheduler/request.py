@@ -85,6 +85,7 @@ CLIENT_GONE = "client_gone"
 NEW_EPISODE = Refusal(RefusalKind.SUPERSEDED, "its robot began a new episode", "episode")
 SUPERSEDED = Refusal(RefusalKind.SUPERSEDED, "a newer observation took its place", "newer")
 """Ends a request whose place a newer one of the same client and model takes while it waits."""
+STALE = Refusal(RefusalKind.REJECTED, "while it waited it became older than observations.max_staleness_ms", "stale")
 CANCELLED = Refusal(RefusalKind.REJECTED, "its robot cancelled it", "cancelled")
 CLIENT_LEFT = Refusal(RefusalKind.REJECTED, "the client is gone", CLIENT_GONE)
 """Ends the requests of a connection that has ended."""
@@ -159,6 +160,7 @@ class InferenceRequest:
         pool: which replicas may run it, see `models`: those of one version of its model; the model id where that has no
             versions. What is called a model in this package, in capacities, profiles and backends is such a pool.
         seen: when its values were seen; None where its robot did not say.
+        stale_at: when it is too old to be served by what its robot says of its age; None: never.
         turn_at: when its robot was asked for a newer observation, when its turn comes; NaN: it was not asked.
         waiting_since: since when it waits in its own right; later than `received_at` where an older
             request of the same client and model stood before it.
@@ -203,6 +205,7 @@ class InferenceRequest:
     keeps_state: bool = False
     pool: str = ""
     seen: Seen | None = None
+    stale_at: float | None = None
     turn_at: float = field(default=float("nan"), repr=False)
     waiting_since: float = field(default=float("nan"), repr=False)
     dispatched_at: float = field(default=0.0, repr=False)

@@ -225,11 +225,10 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
             return -math.inf
         needed = min(self._need(slot.model_id, now), slot.max_batch_size)
         model = self._model(slot.model_id)
-        if live >= needed or live >= model.demand.clients(now) or (self._any_chunks and len(lane) >= needed):
+        enough = live >= min(needed, model.demand.clients(now)) or (self._any_chunks and len(lane) >= needed)
+        if enough or is_alone(slot.model_id, self._availability):
             return -math.inf
         slots = self._availability.slots(slot.model_id)
-        if is_alone(slot.model_id, self._availability):
-            return -math.inf
         free = [other.profile.high(live + 1) for other in slots if other.free_at == -math.inf]
         latest_start = first.deadline - min(free, default=slot.profile.high(live + 1)) - WAKE_S
         # Not the present rate, which falls while nothing comes, so that the end of the wait would move away from it.
@@ -307,16 +306,13 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         """Returns waiting requests whose robots are to be asked for a newer observation, each of them once."""
         if not self._any_chunks:
             return []
-        now, slots = time.monotonic(), self._availability.slots
-        chunks = [(lane.chunks, slots(name)) for name, lane in self._lanes.items() if self._may_renew(lane, name, now)]
-        return [request for lane, of_model in chunks if lane for request in lane.take_outdated(now, of_model)]
-
-    def _may_renew(self, lane: SloLane, model_id: str, now: float) -> bool:
-        """Returns whether newer observations could still come before a call: not where one is to begin now."""
-        if not lane.chunks:
-            return False
-        free = [slot for slot in self._availability.slots(model_id) if slot.free_at == FREE]
-        return not free or self._waits_until(lane, free[0], now) > now
+        now, outdated = time.monotonic(), list[InferenceRequest]()
+        for model_id, lane in self._lanes.items():
+            slots = self._availability.slots(model_id)
+            free = next((slot for slot in slots if slot.free_at == FREE), None)
+            if lane.chunks and (free is None or self._waits_until(lane, free, now) > now):  # else a call begins now
+                outdated += lane.chunks.take_outdated(now, slots)
+        return outdated
 
     def infeasible_at(self) -> float | None:
         """Returns when the next late request that wants to be refused becomes infeasible; None: there is none."""

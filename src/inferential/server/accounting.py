@@ -42,6 +42,8 @@ _SHARES_EACH_S = 0.001
 
 
 _WAITED_S = 1e-3  # for less than that it is not asked what a request waited for
+_CALLS_WAITED, _WAITED_BESIDE_S = 3, 5e-3
+"""Calls and seconds that a request may wait beside a flood before less is shared with that."""
 _REMEMBERED_CALLS = 64
 _ENDED_BY_ROBOT = frozenset({CANCELLED.cause, CLIENT_GONE, NEW_EPISODE.cause})
 _MAX_LEAD_S = 0.5  # a robot is not asked for a newer observation earlier before its turn
@@ -200,8 +202,10 @@ class Accounting:
         if incoming.is_stale or incoming.misalignment_ms:
             self._recorder.flawed(request, incoming.misalignment_ms, is_stale=incoming.is_stale)
 
-    def refused_on_arrival(self, incoming: IncomingRequest) -> None:
-        """Records what an observation that is refused says of its age; its refusal is recorded by `refused`."""
+    def refused_on_arrival(self, incoming: IncomingRequest, refusal: Refusal) -> None:
+        """Records that an observation arrived which is refused at once; its refusal is recorded by `refused`."""
+        if refusal.kind is not RefusalKind.UNKNOWN_MODEL:  # whose names are as many as clients make up
+            self._recorder.turned_away(incoming.request, refusal.cause)
         if incoming.is_stale or incoming.misalignment_ms:
             self.flush()
             self._recorder.flawed(
@@ -349,10 +353,21 @@ class Accounting:
         changes = fleet.sweep(now, waits)
         if now >= self._shares_due_at:
             self._shares_due_at = now + _SHARES_EACH_S * fleet.active_count
-            self._shares.update(fleet.periods())
+            self._shares.update(fleet.periods(now), self._pressed(now))
         for client_id, model_id in changes.overdue:
             self._recorder.overdue(client_id, model_id)
         return changes
+
+    def _pressed(self, now: float) -> set[str]:
+        """Returns the pools for which clients wait long that do not flood them, beside ones that do."""
+        pressed: set[str] = set()
+        if self._shares.finds_floods:
+            for request in self._engine.waiting_requests():
+                if not request.pace_s and request.pool not in pressed:
+                    most_s = _CALLS_WAITED * self._engine.profiles.of(request.pool).typical(1) + _WAITED_BESIDE_S
+                    if now - request.received_at > most_s:
+                        pressed.add(request.pool)
+        return pressed
 
     def disconnected(self, client_ids: list[str]) -> None:
         """Records that clients have disconnected and drops their metrics; call it once their requests have ended."""

@@ -59,6 +59,8 @@ class CaptureChecks:
             request.seen = ages.seen(request.received_at)
             incoming.staleness_ms = ages.observation_ms
             incoming.is_stale = ages.observation_ms > self._max_staleness_ms
+            if self._refuses_stale:
+                request.stale_at = request.seen.captured_at + self._max_staleness_ms / 1e3
             spread_ms = ages.spread_ms([slot.key for slot in slots])
             misalignment_ms = self._validator.misalignment_ms(request.client_id, spread_ms)
         incoming.misalignment_ms = misalignment_ms

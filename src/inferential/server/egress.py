@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from inferential.dispatch.base import DispatchResult
 from inferential.metrics.recorder import Recorder
@@ -28,11 +29,14 @@ from inferential.server.accounting import Accounting
 from inferential.server.callbacks import Callbacks
 from inferential.server.ingress import Overtaken
 from inferential.server.inprocess import InProcessClients
+from inferential.transport.returns import KeptAnswer
 from inferential.transport.zmq_transport import GONE, ZmqTransport
 
 logger: logging.Logger = logging.getLogger("inferential")
 
 _MAX_REASON = 2048
+_NOT_ARRIVED = "the connection was lost before it arrived, or with its answer on the way"
+_SUPERSEDED = SUPERSEDED.kind.name
 _UNREAD = frozenset({CLIENT_GONE, CANCELLED.cause})  # causes of refusals that have no reader
 
 
@@ -56,6 +60,7 @@ class Egress:
         self._accounting = accounting
         self._callbacks = callbacks
         self._notices = Notices(logger)
+        transport.on_lost = self._on_lost
         self.on_result: Callable[[DispatchResult], None] | None = None
         """Called with each result that was sent, once it is accounted for."""
         self.on_end: Callable[[InferenceRequest], None] | None = None
@@ -90,7 +95,7 @@ class Egress:
         if self._transport.backlogged and request.takes_latest and request.connection in self._transport.backlogged:
             posted = self._post_newest(request, result.envelope, result.payload)
         else:
-            posted = self._post(request.connection, request.client_id, result.envelope, result.payload)
+            posted = self._post(request, result.envelope, result.payload)
         if not posted:
             request.refuse(Refusal(RefusalKind.REJECTED, "the client cannot be reached", CLIENT_GONE))
             return None
@@ -101,7 +106,7 @@ class Egress:
     def _post_newest(self, request: InferenceRequest, envelope: bytes, payload: Buffer) -> bool:
         """Sends a result over a connection that has more to send than it takes; a newer one replaces an older."""
         if request.protocol_version < PROTOCOL_VERSION:  # its client knows no answer but a result
-            return self._post(request.connection, request.client_id, envelope, payload)
+            return self._post(request, envelope, payload)
         try:
             old = self._transport.post_newest(request, envelope, payload)
         except OSError as error:
@@ -169,11 +174,11 @@ class Egress:
                 client_id=overtaken.client_id,
                 model_id=overtaken.model_id,
                 request_ids=overtaken.request_ids,
-                status=SUPERSEDED.kind.name,
+                status=_SUPERSEDED,
                 reason=SUPERSEDED.reason,
                 serve_interval_ms=interval_ms,
             )
-            self._post_refusal(connection, overtaken.client_id, *refusals)
+            self._post_refusal(connection, overtaken.client_id, *refusals, late=True)
 
     @property
     def watched(self) -> bool:
@@ -217,25 +222,66 @@ class Egress:
         if self._callbacks:
             self._callbacks.fire(request)
 
-    def _post(self, connection: int, client_id: str, envelope: bytes, payload: Buffer) -> bool:
+    def _post(self, request: InferenceRequest, envelope: bytes, payload: Buffer) -> bool:
         """Sends a result without waiting; counts and returns False if that is not possible."""
+        connection, client_id = request.connection, request.client_id
         if connection < 0:
             return self._hand_over(connection, client_id, "result", envelope, payload)
         try:
             self._transport.post(connection, envelope, payload)
         except OSError as error:
+            kept = KeptAnswer(client_id, request.request_id, envelope, payload)
+            if error.errno == errno.EHOSTUNREACH and self._transport.keep_answer(connection, kept):
+                return True
             self._recorder.send_error(client_id, "result", error.strerror or "unknown")
             return False
         return True
 
-    def _post_refusal(self, connection: int, client_id: str, *envelopes: bytes) -> None:
-        """Sends refusals at the end of this turn, with the others for the connection; counts those that cannot be."""
+    def look_again(self, requests: Iterable[InferenceRequest]) -> None:
+        """Notices which robots have given up their connections meanwhile; before answers to calls that took long."""
+        self._transport.find_ended([request.connection for request in requests])
+
+    def _on_lost(self, answer: KeptAnswer) -> None:
+        self._recorder.send_error(answer.client_id, "kept result", "the client did not come back")
+
+    def tell_rest(self, connection: int, client_id: str, awaited: Sequence[int]) -> None:
+        """Refuses those requests of a robot's former connections that this server does not have.
+
+        Args:
+            connection: the robot's now.
+            client_id: the robot's.
+            awaited: the requests that it waits for.
+        """
+        known = self._transport.answered_late.get(connection, set())
+        place = self._transport.place
+        known |= {one.request_id for one in self._accounting.engine.requests() if place(one.connection) == connection}
+        missing = [request_id for request_id in awaited if request_id not in known]
+        if missing:
+            refusals = write_refusals(
+                client_id=client_id,
+                model_id="",
+                request_ids=missing,
+                status=RefusalKind.REJECTED.name,
+                reason=_NOT_ARRIVED,
+                serve_interval_ms=0.0,
+            )
+            self._post_refusal(connection, client_id, *refusals)
+
+    def _post_refusal(self, connection: int, client_id: str, *envelopes: bytes, late: bool = False) -> None:
+        """Sends refusals at the end of this turn, with the others for the connection; counts those that cannot be.
+
+        Args:
+            connection: its number.
+            client_id: whose requests they are of.
+            envelopes: of the refusals.
+            late: they may go with the next answer, if there is one within moments.
+        """
         if connection < 0:
             for envelope in envelopes:
                 self._hand_over(connection, client_id, "refusal", envelope, b"")
             return
         try:
-            self._transport.cork(connection, envelopes)
+            self._transport.cork(connection, envelopes, late=late)
         except OSError as error:
             for _ in envelopes:
                 self._recorder.send_error(client_id, "refusal", error.strerror or "unknown")

@@ -15,6 +15,8 @@ from inferential.server.tls import check_tls
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+_DATE_S = 1.0
+
 
 class HttpAddress(Protocol):
     """What a section of the configuration says of where to listen, and with which certificate."""
@@ -88,14 +90,29 @@ class HttpListener:
         """Closes all connections; does nothing if it is stopped already."""
         if self._socket is None or self._uvicorn is None or self._serving is None:
             return
-        self._uvicorn.should_exit = True
+        self._uvicorn.end()
         await self._serving
         self._socket.close()
         self._socket = None
 
 
 class _Uvicorn(uvicorn.Server):
-    """Leaves signals to the policy server."""
+    """Leaves signals to the policy server, and sleeps until it is to end: uvicorn itself looks ten times a second."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ending = asyncio.Event()
+
+    def end(self) -> None:
+        """Makes `serve` close all connections and return."""
+        self.should_exit = True
+        self._ending.set()
+
+    async def main_loop(self) -> None:
+        while not await self.on_tick(0):  # which writes the date of answers
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_DATE_S):
+                    await self._ending.wait()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

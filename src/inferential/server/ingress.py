@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from google.protobuf.message import DecodeError
 
 from inferential.config.client_policy import ClientPolicies, ClientRights
-from inferential.observation.assembler import ObservationAssembler
+from inferential.observation.assembler import CachedObservation, ObservationAssembler
 from inferential.observation.slots import ObservationError, SlotInfo
 from inferential.proto import LATE_REFUSE, LATE_SERVE, PROTOCOL_VERSION, QUEUE_LATEST, Applied, Cancellation
 from inferential.proto.cache import CacheCounts
@@ -25,7 +25,7 @@ from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
 from inferential.server.capture_checks import CaptureChecks
 from inferential.server.rate_limits import RateLimits
 from inferential.server.rights import Claim, hold_to
-from inferential.transport.messages import Received
+from inferential.transport.messages import Received, Skimmed
 
 if TYPE_CHECKING:
     from inferential.config.schema import InferentialConfig
@@ -106,7 +106,7 @@ class Overtaken:
     model_id: str
     protocol_version: int
     request_ids: list[int] = field(default_factory=list)
-    payload_bytes: list[float] = field(default_factory=list)
+    payload_bytes: list[int] = field(default_factory=list)
 
 
 class Ingress:
@@ -133,6 +133,9 @@ class Ingress:
         """Returns whether a client id belongs to a key, so that only the connection with that key may use it."""
         self.models: ModelManager | None = None
         """Which pool answers a request; None: that of its model's name."""
+        self._looked_up: tuple[Buffer, CachedObservation | None] | None = (
+            None  # the newest of a connection, for `receive`
+        )
         self._clocks_off = 0  # before the configuration changed
         self.assembler: ObservationAssembler = ObservationAssembler(config.observations)
         self.configure(config)
@@ -155,7 +158,11 @@ class Ingress:
         Raises:
             ObservationError: it breaks a rule of the wire format or a limit, or its sender may not use its client id.
         """
-        found = self.assembler.lookup(envelope, payload)
+        looked_up, self._looked_up = self._looked_up, None
+        if looked_up is not None and looked_up[0] is envelope:
+            found = looked_up[1]
+        else:
+            found = self.assembler.lookup(envelope, payload)
         policy: ResolvedPolicy
         misalignment_ms = 0.0
         if found is not None:
@@ -178,7 +185,7 @@ class Ingress:
             self._capture_checks.apply(incoming, varying.captured, slots, misalignment_ms)
         return incoming
 
-    def overtaken(self, older: Sequence[Received], newest: Received) -> tuple[Overtaken | None, Sequence[Received]]:
+    def overtaken(self, older: Sequence[Skimmed], newest: Received) -> tuple[Overtaken | None, Sequence[Skimmed]]:
         """Returns what becomes of messages that came together with a newer one of the same connection.
 
         Observations of the same form as the newest, whose place that takes, are read as far as needed to refuse them: a
@@ -186,6 +193,7 @@ class Ingress:
         """
         identity, envelope, payload, _, _ = newest
         found = self.assembler.lookup(envelope, payload)
+        self._looked_up = envelope, found
         cached = None if found is None else found[0]
         policy: ResolvedPolicy | None = None if cached is None else cached.policy
         served = policy is not None and policy.takes_latest and policy.refusal is None
@@ -197,22 +205,23 @@ class Ingress:
             return None, older
         constant = cached.constant
         overtaken, others = Overtaken(constant.client_id, constant.model_id, constant.protocol_version), []
-        varying_of, ids, sizes = cached.varying, overtaken.request_ids, overtaken.payload_bytes
+        request_id_of, ids, sizes = cached.request_id_of, overtaken.request_ids, overtaken.payload_bytes
         for message in older:
-            varying = varying_of(message[1]) if isinstance(message[1], bytes) else None
-            if varying is None:
+            request_id = request_id_of(message[0])
+            if request_id is None:
                 others.append(message)
             else:
-                ids.append(varying.request_id)
-                sizes.append(float(len(message[2])))
+                ids.append(request_id)
+                sizes.append(message[3] - message[2])
         return overtaken if ids else None, others
 
-    def cancelled(self, envelope: Buffer) -> list[int]:
-        """Returns the request ids that a message takes back which is no observation; none where it is another."""
+    def cancellation(self, envelope: Buffer) -> Cancellation | None:
+        """Returns the message that takes requests back, or asks for those of a former connection; None: it is none."""
         try:
-            return list(Cancellation.FromString(bytes(envelope)).request_ids)
+            found = Cancellation.FromString(bytes(envelope))
         except DecodeError:
-            return []
+            return None
+        return found if found.request_ids or found.awaited_ids else None
 
     @property
     def cache_counts(self) -> CacheCounts:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from inferential.client.handle import ObservationHints
 from inferential.client.handles import AsyncHandles, AsyncModel
 from inferential.client.mailbox import Mailbox
 from inferential.client.result import Result
@@ -95,9 +96,17 @@ class InProcessConnection(AsyncHandles):
         """Does what `AsyncModel.infer` does, for values whose keys may be the names of its own arguments."""
         return await self._infer(model._mailbox, {"observation": values}, {}, timeout_ms)
 
-    def observe(self, model: AsyncModel, values: Mapping[str, Any], steps_remaining: int | None) -> int:
+    def observe(
+        self,
+        model: AsyncModel,
+        values: Mapping[str, Any],
+        steps_remaining: int | None,
+        captured_at: float | None = None,
+    ) -> int:
         """Does what `AsyncModel.observe` does, for values whose keys may be the names of its own arguments."""
-        return self._observe(model._mailbox, {"observation": values}, {"steps_remaining": steps_remaining}, False)
+        times = {} if captured_at is None else {"captured_at": captured_at}
+        hints: ObservationHints = {"steps_remaining": steps_remaining}
+        return self._observe(model._mailbox, {"observation": values, **times}, hints, False)
 
     def _post(self, mailbox: Mailbox, request_id: int, frames: Frames) -> None:
         assert self._number is not None

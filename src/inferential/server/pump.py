@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from inferential.models.manager import ModelManager
 from inferential.models.unmanaged import AllReady
@@ -21,16 +21,16 @@ from inferential.scheduler.running import Batch
 from inferential.server.accounting import Accounting
 from inferential.server.egress import Egress
 from inferential.server.executor import Executor
-from inferential.server.ingress import IncomingRequest, Ingress
+from inferential.server.ingress import IncomingRequest, Ingress, Overtaken
 from inferential.server.renewals import Renewals
-from inferential.transport.messages import Received
+from inferential.transport.messages import Received, Skimmed
 from inferential.transport.zmq_transport import GONE, MalformedMessage, ZmqTransport
 
 logger: logging.Logger = logging.getLogger("inferential")
 
 _READ_SLICE_S = 0.001
 """How long messages are read in one turn of the loop, so that calls can end and answers leave."""
-_LONGEST_SLICE_S = 0.005
+_LONGEST_SLICE_S = 0.002
 """How long at most, where other programs have the processor meanwhile and less than `_READ_SLICE_S` was worked."""
 _WORK_SLICE_S = 0.001
 """How long calls are begun in one turn of the loop where models complete inline, or as long as was read before."""
@@ -85,14 +85,15 @@ class EventPump:
         """Receives from now on, and runs model calls by this executor."""
         self._executor = executor
         self._running = True
+        self._transport.on_inherited = self._on_inherited
         self._transport.watch(self._on_readable, self.on_closed, self._may_park)
 
-    def _may_park(self, connection: int) -> bool:
-        """Returns whether a connection may be read later, as its requests wait.
+    def _may_park(self, connection: int) -> int:
+        """Returns for how many waiting requests a connection may be read later; 0: it is read at once.
 
         What a robot sends while it waits because it was asked for a newer observation is wanted at once.
         """
-        return connection not in self._renewing and self._engine.waits(connection)
+        return 0 if connection in self._renewing else self._engine.waits(connection)
 
     @property
     def timer_set(self) -> bool:
@@ -160,13 +161,12 @@ class EventPump:
     def _refuse_overtaken(self, newest: Received) -> None:
         """Ends the older messages that came together with one of the same connection, as far as it supersedes them."""
         older, self._transport.overtaken = self._transport.overtaken, []
-        if self.draining or self._egress.watched:
-            for message in older:
-                self.receive(message)
-            return
-        overtaken, others = self._ingress.overtaken(older, newest)
-        for message in others:
-            self.receive(message)
+        overtaken: Overtaken | None = None
+        others: Sequence[Skimmed] = older
+        if not self.draining and not self._egress.watched:
+            overtaken, others = self._ingress.overtaken(older, newest)
+        for envelope, data, start, end in others:
+            self.receive((newest[0], envelope, bytearray(data[start:end]), newest[3], newest[4]))
         if overtaken is not None:
             self._egress.refuse_overtaken(overtaken, newest[4], newest[3])
 
@@ -176,8 +176,27 @@ class EventPump:
         self._renewals.forget(connection)
         if not self._running:
             return
+        if self._transport.is_away(connection):
+            waiting = self._engine.waiting_of(connection)
+            for request in waiting:
+                message = (request.identity, request.envelope, request.payload, request.received_at, connection)
+                self._transport.keep_waiting(message)
+            place = self._transport.place
+            if not waiting and all(place(request.connection) != connection for request in self._engine.running()):
+                self._transport.owe_nothing(connection)
         self._engine.connection_gone(connection, time.monotonic())
         self._send_refusals()
+
+    def _take_inherited(self) -> None:
+        """Takes the messages of connections that have ended, whose robots have come back or will not."""
+        messages, self._transport.inherited = self._transport.inherited, []
+        for message in messages:
+            self.receive(message)
+
+    def _on_inherited(self) -> None:
+        if self._running:
+            self._take_inherited()
+            self.work(self._executor.run_inline)
 
     def receive_inprocess(self, received: Received) -> None:
         """Takes a message of a client in this process.
@@ -195,9 +214,12 @@ class EventPump:
         try:
             incoming = self._ingress.receive(*received)
         except ObservationError as error:
-            if cancelled := self._ingress.cancelled(received[1]):
-                self._engine.cancel(received[4], cancelled, time.monotonic())
+            if (cancellation := self._ingress.cancellation(received[1])) is not None:
+                self._engine.cancel(received[4], cancellation.request_ids, time.monotonic())
                 self._send_refusals()
+                if cancellation.awaited_ids:
+                    self._take_inherited()
+                    self._egress.tell_rest(received[4], cancellation.client.id, cancellation.awaited_ids)
                 return
             self._egress.reject_malformed(received[0], received[4], error)
             return
@@ -207,7 +229,7 @@ class EventPump:
         if objection is not None:
             refusal = CLIENT_LEFT if objection is GONE else Refusal(RefusalKind.REJECTED, objection, "id_in_use")
         if refusal is not None:
-            self._accounting.refused_on_arrival(incoming)
+            self._accounting.refused_on_arrival(incoming, refusal)
             self._egress.refuse(request, refusal)
             return
         if incoming.renews:
@@ -233,6 +255,7 @@ class EventPump:
         request, models = incoming.request, self._models
         self._accounting.arrived(incoming)  # a robot that asks is there, whatever it gets
         if (refusal := models.refusal(request)) is not None:
+            self._accounting.refused_on_arrival(incoming, refusal)
             self._egress.refuse(request, refusal)
             return
         self._engine.offer(request, request.received_at)

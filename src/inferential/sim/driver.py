@@ -62,6 +62,7 @@ class Driver:
         self._observed_at = -math.inf  # of the observation behind the action in force
         self._report = RobotReport(name, robot.kind, robot.control_rate_hz, robot.deadline_ms)
         self._refused: Counter[str] = Counter()
+        self._over = False
 
     async def run(self, start: float, seconds: float) -> None:
         """Drives the robot from `start` (seconds of `time.monotonic()`) for so long."""
@@ -74,6 +75,7 @@ class Driver:
                     receiving.result()  # it ends by an error only
                 control.result()
             finally:
+                self._over = True  # a link may miss the cancellation: asyncio.wait_for before Python 3.12 does at times
                 control.cancel()
                 receiving.cancel()
                 await asyncio.gather(control, receiving, return_exceptions=True)
@@ -122,7 +124,7 @@ class Driver:
             self._report.ages_ms.append(age_ms)
 
     async def _receive(self) -> None:
-        while True:
+        while not self._over:
             try:
                 received = await self._link.receive()
             except Refused as error:

@@ -8,6 +8,7 @@ connection, in the order in which connections come.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import socket
 import struct
@@ -141,7 +142,11 @@ class EmulatedNetwork:
             writer.transport.abort()
 
     async def _carry(self, robot: asyncio.StreamReader, to_robot: asyncio.StreamWriter) -> None:
-        """Carries one connection until either end has closed it."""
+        """Carries one connection until either end has closed it, or the network ends."""
+        with contextlib.suppress(asyncio.CancelledError):  # asyncio would log it
+            await self._carry_on(robot, to_robot)
+
+    async def _carry_on(self, robot: asyncio.StreamReader, to_robot: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)

@@ -36,6 +36,9 @@ _FASTER = 3  # short intervals; two or more arrive together after a network stal
 _USUAL = 0.3  # of the period, the spread that a robot's network may cause
 _IRREGULAR = 0.4  # of the period, the spread of intervals above which no next one is expected
 _SPREADS = 3.0  # how many times the spread an interval exceeds the period before it is overdue
+_BURSTS = 3.0  # times the learned period, the mean interval of a client that asks in bursts
+_FIRST_COUNTED_S, _COUNTED_S = 0.2, 1.0  # how long irregular requests are counted for their mean interval
+STEADY_AFTER = 3  # intervals: a confidence of 0.3, below which a cadence is not relied on
 _CONFIDENT_AFTER = 10  # intervals after which the confidence is 1
 
 
@@ -54,6 +57,10 @@ class Rhythm:
     short: int = 0
     spread: float = 0.0
     """How far intervals are from the period on average, either way."""
+    counted: int = 0
+    counted_at: float = math.nan
+    mean: float = math.nan
+    """The mean interval when it was last counted, and up to which interval and when that was."""
 
     @property
     def confidence(self) -> float:
@@ -66,6 +73,21 @@ class Rhythm:
     def is_irregular(self) -> bool:
         """Whether the intervals differ so much that their mean says nothing about the next one."""
         return self.spread > _IRREGULAR * self.period
+
+    def asked_every_s(self, now: float) -> float:
+        """Returns the seconds between requests, as learned or, of a client that asks irregularly or in bursts, their
+        mean lately; nan while too little is known.
+
+        The mean says how much is asked, though nothing about the next request: one that floods is read in bursts.
+        """
+        if math.isnan(self.counted_at):
+            self.counted, self.counted_at = self.intervals, now
+        elif now - self.counted_at >= (_FIRST_COUNTED_S if math.isnan(self.mean) else _COUNTED_S):
+            count = self.intervals - self.counted
+            self.mean = (now - self.counted_at) / count if count else math.nan
+            self.counted, self.counted_at = self.intervals, now
+        steady = self.intervals >= STEADY_AFTER and not self.is_irregular
+        return self.period if steady and not self.mean > _BURSTS * self.period else self.mean
 
     def overdue_from(self, multiplier: float) -> float:
         """Returns when the next request is overdue; infinite where the intervals are too irregular to tell."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from inferential.tracking.action_horizon import ActionHorizonTracker
-from inferential.tracking.cadence import CadenceTracker, Rhythm
+from inferential.tracking.cadence import STEADY_AFTER, CadenceTracker, Rhythm
 from inferential.tracking.outcome_counts import OutcomeTable
 from inferential.tracking.response import ResponseTracker
 from inferential.tracking.robots import ClientRegistry, ClientState
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 SWEEP_S = 0.25
 """Interval of sweeps while clients are connected, in seconds; a short disconnect time-out shortens it."""
 MAX_DEPARTED = 64
-_STEADY_AFTER = 3  # intervals: a confidence of 0.3, below which a cadence is not relied on
 
 
 @dataclass(slots=True)
@@ -144,7 +143,7 @@ class Fleet:
             0.0 if learned is None else learned,
             learned,
             None if before is None or interval is None else interval - before,
-            learned if rhythm.intervals >= _STEADY_AFTER and not rhythm.is_irregular else None,
+            learned if rhythm.intervals >= STEADY_AFTER and not rhythm.is_irregular else None,
             self.action_horizon.on_request(client_id, model_id, steps_remaining, control_period_s, now),
         )
 
@@ -154,16 +153,18 @@ class Fleet:
         rhythm = self.cadence.rhythms(client_id).get(model_id)
         if rhythm is None:
             return
-        last, interval = rhythm.last, (now - rhythm.last) / (count + 1)
-        for number in range(1, count + 1):
-            self.cadence.note(client_id, model_id, last + number * interval)
+        interval, alpha = (now - rhythm.last) / (count + 1), self.cadence.alpha
+        for _ in range(count):
+            rhythm.learn(interval, alpha)
+        rhythm.last = now - interval
 
-    def periods(self) -> Iterator[tuple[str, str, float]]:
-        """Yields client, model and learned period in seconds, of the cadences that are known well enough to rely on."""
+    def periods(self, now: float) -> Iterator[tuple[str, str, float]]:
+        """Yields client, model and the seconds between its requests, where that is known: as learned, or their mean
+        where they are irregular."""
         for client_id in self.registry.all_clients:
             for model_id, rhythm in self.cadence.rhythms(client_id).items():
-                if rhythm.intervals >= _STEADY_AFTER and not rhythm.is_irregular:
-                    yield client_id, model_id, rhythm.period
+                if not math.isnan(period_s := rhythm.asked_every_s(now)):
+                    yield client_id, model_id, period_s
 
     def next_sweep_at(self) -> float | None:
         """Returns when to call `sweep` next; None while no client is connected and no response is open."""
@@ -223,7 +224,7 @@ class Fleet:
 
     def _overdue_from(self, rhythm: Rhythm) -> float:
         """Returns from when on a client is overdue for a model; infinite while its cadence is not known well enough."""
-        if rhythm.intervals < _STEADY_AFTER:
+        if rhythm.intervals < STEADY_AFTER:
             return math.inf
         return rhythm.overdue_from(self.cadence.overdue_multiplier)
 

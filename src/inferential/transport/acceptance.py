@@ -81,6 +81,10 @@ class Acceptance:
         self._handshake_timer: asyncio.TimerHandle | None = None
         self._retry_timer: asyncio.TimerHandle | None = None
         self._notices = Notices(logger)
+        self.on_return: Callable[[ClientConnection], None] | None = None
+        """Called with a connection whose robot has made another one; it is to read the rest of it, and to end it."""
+        self.on_registered: Callable[[ClientConnection], None] | None = None
+        """Called with each connection that has an identity which its robot has chosen."""
         # Given up for a moment where there is no other: to accept a connection, and close it, needs one.
         self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._accept_again()
@@ -222,12 +226,18 @@ class Acceptance:
         connections = self._connections
         client.number = next(self._numbers)
         client.identity = peer.identity or b"\0" + client.number.to_bytes(8)
+        client.life = peer.life if peer.identity else b""
         client.stream.limit_unsent(UNSENT_BYTES)
         del connections.handshaking[client]
         connections.by_number[client.number] = client
         former = connections.by_identity.get(client.identity)
+        if former is not None and self.on_return is not None and client.life and former.life == client.life:
+            self.on_return(former)
+            former = connections.by_identity.get(client.identity)
         if former is None:
             connections.by_identity[client.identity] = client
+            if peer.identity and self.on_registered is not None:
+                self.on_registered(client)
             return
         client.rival = True
         # It is not read before it is known whether it has the identity.

@@ -43,6 +43,7 @@ class ClientConnection:
         asked: a message of it was received.
         rival: it has the identity of another connection that stands, which keeps it.
         host: its address as HOST:PORT; "" of a local client.
+        life: of its robot, see `zmtp.protocol.LIFE`; b"" where it says none.
         gone: it is closed; messages that were received before may remain to be returned.
     """
 
@@ -57,6 +58,7 @@ class ClientConnection:
             "held_bytes",
             "host",
             "identity",
+            "life",
             "newest_only",
             "number",
         ),
@@ -68,6 +70,7 @@ class ClientConnection:
         self.handshake_deadline = handshake_deadline
         self.host = host
         self.identity = b""  # until the handshake is done
+        self.life = b""
         self.number = 0
         self.events = READ
         self.asked = False

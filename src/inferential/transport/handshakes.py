@@ -8,11 +8,12 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from inferential.notices import Notices
 from inferential.transport.client_keys import ClientKeys
 from inferential.zmtp import ProtocolError
 from inferential.zmtp.certificates import CertificateError, read_certificate
 from inferential.zmtp.handshake import Handshake, HandshakeError, NullHandshake
-from inferential.zmtp.protocol import Ready
+from inferential.zmtp.protocol import CutShort, Ready
 
 if TYPE_CHECKING:
     from inferential.config.addresses import SecurityMode
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 
 logger: logging.Logger = logging.getLogger("inferential.transport")
 
-LOG_EVERY_S = 60.0
-"""Time between two log lines about failures of one peer."""
+_KEY = 100  # characters of a reason by which it is the same as another
 MAX_FAILURES = 100
 """Failed handshakes of one peer, until further connections of it are closed as soon as they are made."""
 FAILURES_PER_S = 10.0
@@ -37,13 +37,11 @@ TOO_MANY = "too_many"
 class _Peer:
     """Failures of one address."""
 
-    __slots__ = ("at", "failures", "logged_at", "unlogged")
+    __slots__ = ("at", "failures")
 
     def __init__(self) -> None:
         self.failures = 0.0
         self.at = 0.0
-        self.logged_at = float("-inf")
-        self.unlogged = 0
 
 
 class HandshakeGuard:
@@ -65,6 +63,7 @@ class HandshakeGuard:
         self._mode: SecurityMode = "off"
         self._server_keys: dict[SecurityMode, ServerKeys] = {}
         self._peers: OrderedDict[str, _Peer] = OrderedDict()
+        self._notices = Notices(logger)
         if config is not None and config.mode != "off":
             self._load(config)
 
@@ -154,27 +153,25 @@ class HandshakeGuard:
         return False
 
     def failed(self, host: str, error: Exception, now: float) -> None:
-        """Counts a handshake that failed, and logs it once per peer and minute.
+        """Counts a handshake that failed, and logs it once per peer, reason and minute.
 
         A peer that only closes its connection, as health checks do, broke no rule.
         """
         if not isinstance(error, ProtocolError):
+            if isinstance(error, CutShort):
+                self._notices.say((host, "cut short"), "handshake with %s failed: %s", host or "a local client", error)
             return
         self._count(error.cause if isinstance(error, HandshakeError) else "protocol")
-        peer = _Peer()
-        for name, factor in reversed(_names(host)):  # the address itself last: it is the one that is logged
+        for name, factor in _names(host):
             peer = self._peers.get(name) or _Peer()
             self._peers[name] = peer
             self._peers.move_to_end(name)
             peer.failures, peer.at = _left(peer, factor, now) + 1, now
         while len(self._peers) > MAX_PEERS:
             self._peers.popitem(last=False)
-        if now - peer.logged_at < LOG_EVERY_S:
-            peer.unlogged += 1
-            return
-        more = f" (and {peer.unlogged} more failed since the last line)" if peer.unlogged else ""
-        peer.logged_at, peer.unlogged = now, 0
-        logger.warning("handshake with %s failed: %s%s", host or "a local client", error, more)
+        said = str(error)
+        text = "handshake with %s failed: %s"
+        self._notices.say((host, said[:_KEY]), text, host or "a local client", said, level=logging.WARNING)
 
     def _count(self, cause: str) -> None:
         self.failures += 1

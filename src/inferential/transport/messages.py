@@ -11,6 +11,11 @@ Received = tuple[bytes, Buffer, Buffer, float, int]
 used again. Creating the frozen dataclass takes half a microsecond."""
 
 
+Skimmed = tuple[bytes, Buffer, int, int]
+"""A message that came together with a newer one: its envelope, the buffer that has its payload, and where in it.
+It is copied only where it is needed."""
+
+
 @dataclass(frozen=True, slots=True)
 class IncomingObservation:
     """A message of a client, not validated yet.

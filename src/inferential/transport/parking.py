@@ -19,6 +19,8 @@ RESUME_EACH_S = 0.0005
 the cost of what comes one by one, and 2,000 readings a second leave most of the time to requests that are served."""
 FLOOD_PARKED_S = 0.4
 """The same of one that floods: at each reading a good part of it is spent on refusing what it sent meanwhile."""
+FLOOD_MESSAGES = 16
+"""Of one connection, messages that came together, or requests that wait, by which it counts as one that floods."""
 _READS_WHILE_WAITING = 2  # of a connection whose requests wait, before it is parked
 
 
@@ -28,11 +30,11 @@ class Parking:
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._waits: Callable[[int], bool] | None = None
+        self._waits: Callable[[int], int] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    def start(self, loop: asyncio.AbstractEventLoop, waits: Callable[[int], bool] | None) -> None:
-        """Parks from now on; `waits` returns whether requests of the connection with a number wait."""
+    def start(self, loop: asyncio.AbstractEventLoop, waits: Callable[[int], int] | None) -> None:
+        """Parks from now on; `waits` returns how many requests of the connection with a number wait."""
         self._loop, self._waits = loop, waits
 
     def stop(self) -> None:
@@ -50,12 +52,14 @@ class Parking:
             client: the connection.
             pressed: more connections are readable than are read in one go.
         """
-        if self._waits is None or not client.number or not self._waits(client.number):
+        if self._waits is None or not client.number or not (waiting := self._waits(client.number)):
             client.reads = 0
             return False
         client.reads += 1
         if client.reads <= _READS_WHILE_WAITING and not pressed:
             return False
+        if not client.newest_only:  # else it is known how many messages came together
+            client.floods = waiting >= FLOOD_MESSAGES
         client.parked_at = time.monotonic()
         (self._connections.parked_floods if client.floods else self._connections.parked)[client] = None
         self._connections.update_events(client)

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 from inferential.transport.acceptance import Acceptance
 from inferential.transport.budget import ByteBudget
 from inferential.transport.connections import ClientConnection, Connections, MalformedMessage, is_well_formed, malformed
+from inferential.transport.corking import Corks
 from inferential.transport.handshakes import HandshakeGuard
 from inferential.transport.heartbeats import Heartbeats
 from inferential.transport.listening import listen_on_all
-from inferential.transport.messages import Received
-from inferential.transport.parking import Parking
+from inferential.transport.messages import Received, Skimmed
+from inferential.transport.parking import FLOOD_MESSAGES, Parking
 from inferential.transport.poller import READ, WRITE
 from inferential.transport.stalls import StallWatch
 from inferential.zmtp import ConnectionEnded
@@ -39,7 +40,6 @@ _POLL_AT_ONCE = 32  # connections that are read between two messages, at most
 POLL_AFTER = 16
 """Messages that are returned between two polls of all connections."""
 _MAX_DIRECT_READS = 16  # reads from an only client between two polls of all connections
-_FLOOD_MESSAGES = 16  # of one connection that came together
 _MAX_CATCH_UP_READS = 1  # in one turn, of a connection whose newest message is looked for
 
 
@@ -85,8 +85,8 @@ class RouterSocket:
             self._connections, listeners, max_message_bytes, self._on_admitted, guard, allocate
         )
         self._ready: deque[ClientConnection] = deque()  # clients that may have a message, in the order of their turns
-        self._corked: list[ClientConnection] = []  # connections with corked refusals
-        self.overtaken: list[Received] = []
+        self._corks = Corks(lambda client: self._note_unsent(client), self._connections.drop)
+        self.overtaken: list[Skimmed] = []
         """Older messages of the connection whose newest was just returned; the caller takes them out."""
         self._malformed: MalformedMessage | None = None  # came after a message that was returned first
         self._returned = 0  # messages since the last poll
@@ -102,14 +102,14 @@ class RouterSocket:
         self,
         on_readable: Callable[[], None],
         on_closed: Callable[[int], None] | None = None,
-        waits: Callable[[int], bool] | None = None,
+        waits: Callable[[int], int] | None = None,
     ) -> None:
         """Makes the running event loop call back.
 
         Args:
             on_readable: called whenever there may be a message to receive.
             on_closed: called with the number of a connection that has ended.
-            waits: returns whether requests of a connection wait, in which case it is read less than others.
+            waits: returns how many requests of a connection wait; if any do, it is read less than others.
         """
         self._loop = asyncio.get_running_loop()
         self._acceptance.start(self._loop)
@@ -176,9 +176,15 @@ class RouterSocket:
         In an overload the system's buffers hold seconds of observations, which would be served in their order, each
         long out of date.
         """
-        stream, now, reads = client.stream, time.monotonic(), _MAX_CATCH_UP_READS if client.floods else 0
+        stream, overtaken, reads = client.stream, self.overtaken, _MAX_CATCH_UP_READS if client.floods else 0
         client.floods = False
         while True:
+            if burst := stream.burst():
+                overtaken.append((bytes(frames[1]), frames[2], 0, len(frames[2])))
+                envelope, data, start, end = burst.pop()
+                overtaken += burst
+                client.floods = len(overtaken) >= FLOOD_MESSAGES
+                frames = [b"", envelope, bytearray(data[start:end])]
             try:
                 following = stream.next()
                 if following is None:
@@ -193,8 +199,8 @@ class RouterSocket:
                 if self._malformed is None:
                     continue
                 return frames
-            self.overtaken.append((client.identity, frames[1], frames[2], now, client.number))
-            client.floods = len(self.overtaken) >= _FLOOD_MESSAGES
+            overtaken.append((bytes(frames[1]), frames[2], 0, len(frames[2])))
+            client.floods = len(overtaken) >= FLOOD_MESSAGES
             frames = following
 
     def prefer_newest(self, number: int) -> None:
@@ -346,40 +352,29 @@ class RouterSocket:
         """
         client = self._writable(number, len(payload))
         try:
-            client.stream.send((b"", envelope, payload))
+            if client.corked:
+                self._corks.send_with(client, envelope, payload)
+            else:
+                client.stream.send((b"", envelope, payload))
         except ConnectionEnded as error:
             self._connections.drop(client, str(error))
             raise OSError(errno.EHOSTUNREACH, f"the client disconnected: {error}") from error
         if client.stream.unsent:
             self._note_unsent(client)
 
-    def cork(self, number: int, envelopes: Sequence[bytes]) -> None:
+    def cork(self, number: int, envelopes: Sequence[bytes], *, late: bool = False) -> None:
         """Sends messages without payload in the event loop's next turn, in one write with others for the connection.
+
+        Args:
+            number: of the connection.
+            envelopes: of the messages.
+            late: they go with the next answer, or after moments: in an overload that halves the number of writes.
 
         Raises:
             OSError: as `post`, as far as it is known by now.
         """
         client = self._writable(number, sum(map(len, envelopes)))
-        if not self._corked:
-            (self._loop or asyncio.get_running_loop()).call_soon(self._uncork)
-        if not client.corked:
-            self._corked.append(client)
-        client.corked += envelopes
-
-    def _uncork(self) -> None:
-        """Sends what was corked: one write for each connection."""
-        corked, self._corked = self._corked, []
-        for client in corked:
-            envelopes, client.corked = client.corked, []
-            if client.gone:
-                continue
-            try:
-                client.stream.send_together([(b"", envelope, b"") for envelope in envelopes])
-            except ConnectionEnded as error:
-                self._connections.drop(client, str(error))
-                continue
-            if client.stream.unsent:
-                self._note_unsent(client)
+        self._corks.add(client, envelopes, self._loop or asyncio.get_running_loop(), late=late)
 
     def _note_unsent(self, client: ClientConnection) -> None:
         self._connections.update_events(client)

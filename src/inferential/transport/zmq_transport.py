@@ -11,8 +11,9 @@ from inferential.proto.tensors import Buffer
 from inferential.transport.acceptance import HANDSHAKE_S
 from inferential.transport.connections import ClientConnection, MalformedMessage, send_buffered
 from inferential.transport.held import SLOW_UNSENT_BYTES, HeldAnswer, HeldAnswers, T
+from inferential.transport.keeping import KeepingRouter
 from inferential.transport.messages import IncomingObservation, OutgoingResponse
-from inferential.transport.router import GONE, RouterSocket
+from inferential.transport.router import GONE
 from inferential.zmtp import ConnectionEnded
 
 __all__ = ["GONE", "HANDSHAKE_S", "LINGER_MS", "MalformedMessage", "ZmqTransport"]
@@ -23,7 +24,7 @@ SEND_WAIT_S = 1.0
 """How long `send` waits for connections in their handshake, if its client is not connected yet."""
 
 
-class ZmqTransport(RouterSocket):
+class ZmqTransport(KeepingRouter):
     """A bound ROUTER socket with messages to await, and with answers that newer ones replace."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -131,7 +132,7 @@ class ZmqTransport(RouterSocket):
         if self._closed:
             return
         self._closed = True
-        self._uncork()
+        self._corks.send_all()
         for number, held in list(self.backlogged.items()):
             self._release(self._connections.by_number[number], held)
         if self._loop is not None:
@@ -139,6 +140,7 @@ class ZmqTransport(RouterSocket):
         self._parking.stop()
         self._stalls.stop()
         self._heartbeats.stop()
+        self._stop_keeping()
         self._tell_closed = None
         self._acceptance.close()
         unsent = [client for client in self._connections.by_number.values() if client.stream.unsent]

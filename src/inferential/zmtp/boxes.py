@@ -124,6 +124,10 @@ class BoxReader:
             if self._dropped >= _MAX_DISCARDED:
                 return Discarded.PART
 
+    def burst(self) -> list[tuple[bytes, Buffer, int, int]]:
+        """Returns nothing: each message is in a box of its own."""
+        return []
+
     def _complete(self) -> int:
         """Returns the size of the next box and moves to its end; 0 where it is not complete."""
         data, at, end = self._data, self._at, len(self._data)

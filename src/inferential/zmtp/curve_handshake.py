@@ -16,6 +16,7 @@ from inferential.zmtp.handshake import CURVE, NULL, TAKES_NO_KEYS, HandshakeErro
 from inferential.zmtp.protocol import (
     ERROR,
     EXTENSIONS,
+    LIFE,
     VERSION_BYTES,
     ProtocolError,
     Ready,
@@ -44,11 +45,17 @@ class ClientCurveHandshake:
         socket_type, identity: sent to the server.
         keys: the client's.
         server_key: the public key that the server must hold.
+        life: sent to the server, see `protocol.LIFE`; b"": not sent.
     """
 
-    def __init__(self, socket_type: bytes, identity: bytes, keys: KeyPair, server_key: bytes) -> None:
+    def __init__(
+        self, socket_type: bytes, identity: bytes, keys: KeyPair, server_key: bytes, life: bytes = b""
+    ) -> None:
+        self.accepting = False
         self._socket_type = socket_type
-        named = ((b"Socket-Type", socket_type), (b"Identity", identity), (_REFUSABLE, b"1"))
+        named = [(b"Socket-Type", socket_type), (b"Identity", identity), (_REFUSABLE, b"1")]
+        if life:
+            named.append((LIFE, life))
         self._curve = CurveClient(keys, server_key, properties(*named), os.urandom)
         self.peer: Ready | None = None
 
@@ -108,6 +115,7 @@ class ServerCurveHandshake:
     """
 
     def __init__(self, socket_type: bytes, server_keys: ServerKeys) -> None:
+        self.accepting = True
         self._socket_type = socket_type
         self._server_keys = server_keys
         self._null: NullHandshake | None = None
@@ -147,7 +155,7 @@ class ServerCurveHandshake:
                 raise HandshakeError(str(error), "hello") from error
         answer = command(self._curve.receive(body))
         ready = ready_of(read_properties(self._curve.peer_metadata), self._socket_type)
-        self.peer = Ready(ready.socket_type, self._name.encode(), self._curve.client_key)
+        self.peer = Ready(ready.socket_type, self._name.encode(), self._curve.client_key, life=ready.life)
         return answer
 
     def wire(self, max_frame_bytes: int | None, max_frames: int) -> Wire | None:
@@ -162,7 +170,7 @@ class ServerCurveHandshake:
         return Zmtp2Handshake(self._socket_type)
 
     def cut_short(self) -> str:
-        return ""
+        return "" if self._null is None else self._null.cut_short()
 
     def _authorize(self, client_key: bytes) -> None:
         name = self._server_keys.name_of(client_key)

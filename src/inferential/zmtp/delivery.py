@@ -77,6 +77,7 @@ class Delivery:
             "_last",
             "_last_size",
             "_marks",
+            "_plain",
         ),
         *("_position", "_probed_at", "_serial", "_suspicious", "_took", "_trips"),
         *("clear_at", "mark_every", "rate_bytes_s", "round_trip_s", "unmarked"),
@@ -104,6 +105,7 @@ class Delivery:
         self._clean_trip_s = 0.0  # one in three is shorter: systems and jitter make many longer than the link does
         self._probed_at = -math.inf
         self._suspicious = False
+        self._plain = 0  # heartbeats without a context that have no PONG yet
 
     @property
     def outstanding_bytes(self) -> int:
@@ -146,6 +148,11 @@ class Delivery:
         """Returns the context of a PING that is sent for another reason, as a heartbeat."""
         return self._mark(now)
 
+    def plain_ping(self) -> bytes:
+        """Returns the context of a heartbeat while nothing is under way: none, and its PONG says nothing."""
+        self._plain += 1
+        return b""
+
     def stall(self) -> None:
         """Lets nothing leave until a PONG comes, as a heartbeat has none: what left now would arrive out of date."""
         if self._marks and self.mark_every != math.inf:
@@ -154,7 +161,10 @@ class Delivery:
     def pong(self, context: bytes, now: float) -> None:
         """Notes a PONG; one that answers no mark is ignored."""
         if not context:
-            self._give_up()
+            if self._plain:
+                self._plain -= 1
+            else:
+                self._give_up()
             return
         serial = int.from_bytes(context, "big")
         if len(context) != _SERIAL_BYTES or not self._marks or not self._marks[0].serial <= serial <= self._serial:

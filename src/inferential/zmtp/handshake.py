@@ -13,6 +13,8 @@ from typing import Protocol
 
 from inferential.zmtp.protocol import (
     VERSION_BYTES,
+    ConnectionEnded,
+    CutShort,
     ProtocolError,
     Ready,
     greeting,
@@ -42,6 +44,9 @@ class HandshakeError(ProtocolError):
 
 class Handshake(Protocol):
     """One end of a handshake."""
+
+    accepting: bool
+    """Whether this end accepts the connection."""
 
     peer: Ready | None
     """What was found out of the peer; None until the handshake is complete."""
@@ -83,31 +88,42 @@ class Handshake(Protocol):
         ...
 
 
+def cut_short(handshake: Handshake, error: ConnectionEnded) -> ConnectionEnded:
+    """Returns the error for a connection that the peer has closed during its handshake, with what that may mean."""
+    hint = handshake.cut_short()
+    if not hint:
+        return ConnectionEnded(str(error))
+    kind = CutShort if handshake.accepting else ConnectionEnded
+    return kind(f"{error} during the handshake; {hint}")
+
+
 class NullHandshake:
     """The handshake of a connection without keys.
 
     Args:
         socket_type, identity: sent to the peer.
         accepting: whether this end waits for the client's mechanism before it sends its own.
+        life: sent to the peer, see `protocol.LIFE`; b"": not sent.
     """
 
-    def __init__(self, socket_type: bytes, identity: bytes, *, accepting: bool = False) -> None:
+    def __init__(self, socket_type: bytes, identity: bytes, *, accepting: bool = False, life: bytes = b"") -> None:
         self._socket_type = socket_type
         self._identity = identity
-        self._accepting = accepting
+        self.accepting = accepting
+        self._life = life
         self._greeted = False
         self.peer: Ready | None = None
 
     def greeting(self) -> bytes:
-        return greeting()[:VERSION_BYTES] if self._accepting else greeting()
+        return greeting()[:VERSION_BYTES] if self.accepting else greeting()
 
     def greeted(self, peer_greeting: bytes) -> bytes:
         self._greeted = True
         mechanism = mechanism_of(peer_greeting)
         if mechanism != NULL:
             raise HandshakeError(self._wrong(mechanism), "mechanism")
-        rest = greeting()[VERSION_BYTES:] if self._accepting else b""
-        return rest + ready(self._socket_type, self._identity)
+        rest = greeting()[VERSION_BYTES:] if self.accepting else b""
+        return rest + ready(self._socket_type, self._identity, self._life)
 
     def receive(self, command: bytes) -> bytes:
         self.peer = read_ready(command, self._socket_type)
@@ -117,21 +133,24 @@ class NullHandshake:
         return None
 
     def older(self) -> Zmtp2Handshake | None:
-        return Zmtp2Handshake(self._socket_type) if self._accepting else None
+        return Zmtp2Handshake(self._socket_type) if self.accepting else None
 
     def cut_short(self) -> str:
-        if self._accepting or self._greeted:
-            return ""
-        return NEEDS_KEYS
+        if self.accepting:
+            return _OTHER_SOCKET if self._greeted else ""
+        return "" if self._greeted else NEEDS_KEYS
 
     def _wrong(self, mechanism: str) -> str:
         if mechanism != CURVE:
             return f"peer requires mechanism {mechanism}; NULL and CURVE are supported"
-        if self._accepting:
+        if self.accepting:
             return "the client has keys, and this server takes none: set security.mode, or leave its keys out"
         return NEEDS_KEYS
 
 
+_OTHER_SOCKET = (
+    "sockets other than DEALER, REQ and ROUTER do so when they read that this is a ROUTER, and robots that gave up"
+)
 NEEDS_KEYS = (
     "the server accepts no client without keys (security.mode: required): give server_key= and secret_key=, or "
     "INFERENTIAL_SERVER_KEY and INFERENTIAL_SECRET_KEY; `inferential keys new client NAME` makes them"

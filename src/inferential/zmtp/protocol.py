@@ -39,8 +39,13 @@ PING, PONG, READY, ERROR = b"\4PING", b"\4PONG", b"\5READY", b"\5ERROR"
 PING_BODY = PING + b"\0\0"
 _HTTP = re.compile(rb"[A-Z]{3,7} [/*h]")
 
-EXTENSIONS = b"X-Inferential-Cancels", b"1"
-"""A property of READY by which a server says that it understands cancellations; other peers skip it."""
+EXTENSIONS = b"X-Inferential-Cancels", b"2"
+"""A property of READY by which a server says that it understands cancellations (1), and that it keeps what it owes to a
+robot which comes back within the same life (2); other peers skip it."""
+LIFE = b"X-Inferential-Life"
+"""A property of READY by which a robot says that it is the same as before: random bytes, drawn once for each
+`Connection`. One that restarted has others, so that it never gets what was for its former life."""
+LIFE_BYTES = 16
 
 COMPATIBLE_SOCKETS = {
     b"ROUTER": frozenset({b"DEALER", b"REQ", b"ROUTER"}),
@@ -51,6 +56,10 @@ COMPATIBLE_SOCKETS = {
 
 class ConnectionEnded(InferentialError):
     """The peer closed the connection, or it broke."""
+
+
+class CutShort(ConnectionEnded):
+    """The peer closed the connection during the handshake, after it had read what this end is."""
 
 
 class ProtocolError(ConnectionEnded):
@@ -66,12 +75,19 @@ class Ready:
         identity: as the peer says; of a client with a key, the name of the key.
         key: the client's long-term public key, which it has proven to hold; b"" without encryption.
         extensions: the value of `EXTENSIONS`; b"" of a peer that has none.
+        life: the value of `LIFE`; b"" of a peer that has none.
     """
 
     socket_type: bytes
     identity: bytes
     key: bytes = b""
     extensions: bytes = field(default=b"", compare=False)
+    life: bytes = field(default=b"", compare=False)
+
+    @property
+    def keeps_answers(self) -> bool:
+        """Whether the peer is a server that keeps what it owes to a robot of the same life."""
+        return self.extensions >= b"2"
 
 
 class Discarded(enum.Enum):
@@ -128,9 +144,9 @@ def supports_heartbeats(data: bytes) -> bool:
     return data[10:12] >= b"\3\1"
 
 
-def ready(socket_type: bytes, identity: bytes) -> bytes:
+def ready(socket_type: bytes, identity: bytes, life: bytes = b"") -> bytes:
     """Returns the READY command, which ends the handshake."""
-    extra = (EXTENSIONS,) if socket_type == b"ROUTER" else ()
+    extra = ((LIFE, life),) if life else (EXTENSIONS,) if socket_type == b"ROUTER" else ()
     return command(READY + properties((b"Socket-Type", socket_type), (b"Identity", identity), *extra))
 
 
@@ -163,7 +179,9 @@ def ready_of(properties: Mapping[bytes, bytes], own_type: bytes) -> Ready:
         raise ProtocolError(f"peer is a {shown} socket, which cannot connect to a {own_type.decode()}")
     if len(identity) > _MAX_IDENTITY_BYTES:
         raise ProtocolError(f"identity of {len(identity)} bytes; at most {_MAX_IDENTITY_BYTES} are allowed")
-    return Ready(socket_type, identity, extensions=properties.get(EXTENSIONS[0].lower(), b""))
+    life = properties.get(LIFE.lower(), b"")
+    extensions = properties.get(EXTENSIONS[0].lower(), b"")
+    return Ready(socket_type, identity, extensions=extensions, life=life if len(life) == LIFE_BYTES else b"")
 
 
 def properties(*named: tuple[bytes, bytes]) -> bytes:

@@ -108,6 +108,27 @@ class Reader:
         self.buffered = self._at < end
         return found
 
+    def burst(self) -> list[tuple[bytes, Buffer, int, int]]:
+        """Takes the complete messages [empty, short envelope, short payload] that follow each other here, all at once.
+
+        Returns:
+            Of each its envelope, and the buffer that has its payload, from where to where: at a third of the cost of
+            `next`, where most of them are only looked at.
+        """
+        data, at, end = self._data, self._at, len(self._data)
+        found: list[tuple[bytes, Buffer, int, int]] = []
+        if self.space is not None or self._body is not None or self._frames or not self._common_fits:
+            return found
+        while end - at >= _COMMON_BYTES and data.startswith(_COMMON_START, at):
+            flags_at = at + 4 + data[at + 3]
+            start = flags_at + 2
+            if start > end or data[flags_at] or (stop := start + data[flags_at + 1]) > end:
+                break
+            found.append((data[at + 4 : flags_at], data, start, stop))
+            at = stop
+        self._at, self.buffered = at, at < end
+        return found
+
     def _found(self, data: bytes, at: int, end: int) -> list[Buffer] | bytes | Discarded | None:
         """Returns the next message or command, of any form."""
         dropped = 0

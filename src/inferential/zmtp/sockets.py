@@ -1,19 +1,67 @@
-"""What is asked of a stream socket of any family: a look at what is unread, and a close that loses nothing."""
+"""What is asked of a stream socket of any family: what the system knows of it, and how it is closed."""
 
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
+import struct
+import sys
+from typing import Any
+
+from inferential.zmtp import tcp
 
 _LAST_READS, _LAST_READ_BYTES = 64, 64 * 1024  # on closing, of data that is discarded
 
 
-def has_unread(connected: socket.socket) -> bool:
-    """Returns whether the system has bytes of the peer that were not read; the socket does not block."""
+class Connected:
+    """A connected socket that does not block, and what the system knows of it."""
+
+    _socket: socket.socket
+
+    def fileno(self) -> int:
+        """Returns the descriptor, for a selector."""
+        return self._socket.fileno()
+
+    def has_unread(self) -> bool:
+        """Returns whether the system has bytes of the peer that were not read."""
+        try:
+            return bool(self._socket.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
+
+    def has_hung_up(self) -> bool:
+        """Returns whether the peer has closed the connection, even if data of it are still to be read."""
+        return has_hung_up(self._socket)
+
+    def limit_unsent(self, size: int) -> None:
+        """Has the system hold about so many bytes at most beyond those that are under way; the rest is `unsent`."""
+        tcp.limit_unsent(self._socket, size)
+
+    def received_s_ago(self) -> float:
+        """Returns how long ago the system received the newest data, as `tcp.received_s_ago`."""
+        return tcp.received_s_ago(self._socket)
+
+    def stuck_at(self) -> tuple[int, Any] | None:
+        """Returns the peer's address while the network seems to be away, see `tcp.is_stuck`; else None."""
+        try:
+            return (self._socket.family, self._socket.getpeername()) if tcp.is_stuck(self._socket) else None
+        except OSError:
+            return None  # it has ended
+
+
+def has_hung_up(connected: socket.socket) -> bool:
+    """Returns whether the peer has closed the connection, whatever it had sent before; the socket does not block."""
     try:
-        return bool(connected.recv(1, socket.MSG_PEEK))
-    except OSError:
+        if sys.platform == "linux":
+            poll = select.poll()
+            poll.register(connected, select.POLLRDHUP)
+            return bool(poll.poll(0))
+        return not connected.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
         return False
+    except OSError:
+        return True
 
 
 def close(connected: socket.socket) -> None:
@@ -23,4 +71,11 @@ def close(connected: socket.socket) -> None:
         for _ in range(_LAST_READS):  # closing with unread data would discard data that is being sent
             if not connected.recv(_LAST_READ_BYTES):
                 break
+    connected.close()
+
+
+def abort(connected: socket.socket) -> None:
+    """Closes a socket by a reset, which waits for no data."""
+    with contextlib.suppress(OSError):
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connected.close()

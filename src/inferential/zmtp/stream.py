@@ -12,8 +12,8 @@ import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from inferential.zmtp import sockets, tcp, zmtp2
-from inferential.zmtp.handshake import Handshake, HandshakeError, NullHandshake
+from inferential.zmtp import tcp, zmtp2
+from inferential.zmtp.handshake import Handshake, HandshakeError, NullHandshake, cut_short
 from inferential.zmtp.protocol import (
     GREETING_BYTES,
     PING,
@@ -28,28 +28,30 @@ from inferential.zmtp.protocol import (
     Ready,
     check_greeting,
     command,
+    greeting,
     message,
     pong_body,
     supports_heartbeats,
     ttl_s,
 )
 from inferential.zmtp.reader import Allocate, Reader
+from inferential.zmtp.sockets import Connected, abort, close
 from inferential.zmtp.wire import FrameReader
 from inferential.zmtp.zmtp2 import Zmtp2Handshake
 
 JOIN_BELOW_BYTES = 32 * 1024
 """Smaller frames are copied into one buffer with their headers, which is faster than a vector of buffers."""
 READ_BYTES = 4 * 1024
-"""One read takes dozens of small messages, copies little of a large one twice, and bounds a flood of heartbeats to a
-few hundred."""
+"""One read takes dozens of small messages, copies little of a large one twice, and bounds a flood of heartbeats."""
 _HANDSHAKE_BYTES = 1024  # of a frame before the handshake is complete
 _MAX_BUFFERS = 64  # of one sendmsg, far below the limit of any system
 _MAX_READS = 32  # without a message, before the caller gets a turn; `drained` is False then
+_SMALL_READ = 8  # so many of these are one that holds commands, which take longer than the bytes of a frame
 MAX_BODY_READ_BYTES = 1024 * 1024
 """Bytes of a large frame that are read in one go, so that other connections get a turn meanwhile."""
 
 
-class Stream:
+class Stream(Connected):
     """A connection, from the greeting on.
 
     Args:
@@ -74,6 +76,7 @@ class Stream:
         tcp.prepare(connected)
         self._handshake: Handshake = NullHandshake(socket_type, identity) if handshake is None else handshake
         self._greeting: bytearray | None = bytearray()  # None: it was whole
+        self._presumed = False  # nothing was heard of the peer yet, or its greeting alone
         self._supports_heartbeats = False
         self._limits = max_frame_bytes, max_frames
         # A peer that is not known yet gets no memory for more than the commands of a handshake.
@@ -86,8 +89,7 @@ class Stream:
         """Messages that are not completely handed to the system yet."""
         self.peer: Ready | None = None
         """The peer's socket type, identity and key; None until the handshake is complete."""
-        self.on_pong: Callable[[bytes], None] | None = None
-        """Called with the context of each PONG."""
+        self.on_pong: Callable[[bytes], None] | None = None  # called with the context of each PONG
         self._owed: bytes | None = None  # the newest PING that is to be answered once everything is sent
         self.alive: bool = True
         """Whether since the last `ping` something was received, or unsent data could be sent."""
@@ -95,18 +97,6 @@ class Stream:
         self.ttl_s: float = 0.0
         """The time to live of the peer's last PING: if it is not heard of for so long, it is gone. 0: not given."""
         self._send([self._handshake.greeting()])
-
-    def limit_unsent(self, size: int) -> None:
-        """Has the system hold about so many bytes at most beyond those that are under way; the rest is `unsent`."""
-        tcp.limit_unsent(self._socket, size)
-
-    def received_s_ago(self) -> float:
-        """Returns how long ago the system received the newest data, as `tcp.received_s_ago`."""
-        return tcp.received_s_ago(self._socket)
-
-    def fileno(self) -> int:
-        """Returns the descriptor, for a selector."""
-        return self._socket.fileno()
 
     @property
     def answers_pings(self) -> bool:
@@ -117,9 +107,18 @@ class Stream:
         """Returns whether `next` may return something without another `read`."""
         return self._reader.buffered
 
-    def has_unread(self) -> bool:
-        """Returns whether the system has bytes of the peer that `read` has not taken."""
-        return sockets.has_unread(self._socket)
+    def presume(self, peer: Ready) -> None:
+        """Goes on as if the peer had said what it said by a connection without keys just before.
+
+        Two round trips sooner than after its greeting and READY, messages may be sent; what it says is checked as it
+        comes.
+
+        Raises:
+            ConnectionEnded: the connection was closed.
+        """
+        self._answer(self._handshake.greeted(greeting()))
+        self.peer, self._presumed = peer, True
+        self._establish()
 
     def handshake(self) -> bool:
         """Continues the handshake as far as data was received; returns True once it is complete.
@@ -149,8 +148,7 @@ class Stream:
         except ProtocolError:
             raise
         except ConnectionEnded as error:
-            hint = self._handshake.cut_short()
-            raise ConnectionEnded(f"{error} during the handshake; {hint}" if hint else str(error)) from error
+            raise cut_short(self._handshake, error) from error
         self._establish()
         return True
 
@@ -236,8 +234,9 @@ class Stream:
             return b""
         self._supports_heartbeats = supports_heartbeats(bytes(self._greeting))
         rest = bytes(self._greeting[size:])
-        greeting, self._greeting = bytes(self._greeting), None
-        self._answer(self._handshake.greeted(greeting))
+        whole, self._greeting = bytes(self._greeting), None
+        answer = self._handshake.greeted(whole)
+        self._answer(b"" if self._presumed else answer)
         return rest
 
     def next(self) -> list[Buffer] | Discarded | None:
@@ -255,6 +254,10 @@ class Stream:
             found = reader.next()
         return self._handle_commands(found) if isinstance(found, bytes) else found
 
+    def burst(self) -> list[tuple[bytes, Buffer, int, int]]:
+        """Returns small messages that were read already and follow each other, see `reader.Reader.burst`."""
+        return self._reader.burst() if self._reader.buffered else []
+
     def receive(self) -> list[Buffer] | Discarded | None:
         """Returns what `next` does, and reads where none is complete yet. By `buffered` and `drained` the caller sees
         whether there may be another.
@@ -265,7 +268,7 @@ class Stream:
         found = self.next() if self._reader.buffered else None
         reads = 0
         while found is None:
-            reads += 1
+            reads += _SMALL_READ if self._reader.space is None else 1
             if reads > _MAX_READS or not self.read():
                 return None
             found = self.next()
@@ -283,6 +286,9 @@ class Stream:
                 pings.append(following)
             elif self.on_pong is not None and following.startswith(PONG):
                 self.on_pong(following[len(PONG) :])
+            elif self._presumed:
+                self._handshake.receive(following)
+                self.peer, self._presumed = self._handshake.peer, False
             following = self._reader.next()
         if pings and self._unsent:
             self._owed = pings[-1]  # a peer that does not read gets one answer, when it has read
@@ -385,4 +391,10 @@ class Stream:
         """Closes the connection. Data that was handed to the system still arrives. Closing twice does nothing."""
         self._unsent.clear()
         self.unsent = 0
-        sockets.close(self._socket)
+        close(self._socket)
+
+    def abort(self) -> None:
+        """Closes the connection so that the peer learns of it at once, though data be stuck: what is unsent is lost."""
+        self._unsent.clear()
+        self.unsent = 0
+        abort(self._socket)

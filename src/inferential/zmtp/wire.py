@@ -21,6 +21,8 @@ class FrameReader(Protocol):
 
     def next(self) -> list[Buffer] | bytes | Discarded | None: ...
 
+    def burst(self) -> list[tuple[bytes, Buffer, int, int]]: ...
+
 
 class Wire(Protocol):
     """Both directions of a connection."""

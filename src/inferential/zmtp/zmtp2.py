@@ -26,6 +26,7 @@ class Zmtp2Handshake:
     """
 
     def __init__(self, socket_type: bytes) -> None:
+        self.accepting = True
         self._socket_type = socket_type
         self._peer_type = b""
         self.peer: Ready | None = None

@@ -90,6 +90,11 @@ class Loop:
     def act(self, action: np.ndarray | None) -> None:
         self.played.append(action)
 
+    def is_right_now(self) -> bool:
+        """Whether the last action was that of its step."""
+        last = self.played[-1]
+        return last is not None and float(last[0]) == len(self.played) - 1
+
     def wrong(self) -> list[int]:
         """The steps at which an action was played that was not theirs."""
         return [at for at, one in enumerate(self.played) if one is not None and float(one[0]) != at]
@@ -102,7 +107,7 @@ async def test_a_robot_plays_the_action_of_each_step_while_the_policy_takes_its_
         runtime = AsyncChunkRuntime(connection.model("policy", control_rate_hz=RATE_HZ), RATE_HZ)
         await runtime.run(loop.observe, loop.act, seconds=1.5)
         stats = runtime.stats
-        assert stats.steps == 75
+        assert stats.steps - stats.skipped_steps <= 75 <= stats.steps  # a late last step may skip some past the end
         assert stats.chunks >= 2
         # A machine that is busy elsewhere may cause either: a starved robot holds its last action and is blended in for
         # as long, and one that skipped a step is ahead of the count kept here until its next chunk.
@@ -132,8 +137,10 @@ async def test_steps_remaining_and_control_rate_reach_the_server() -> None:
         async with AsyncConnection(server.address) as connection:
             loop = Loop()
             runtime = AsyncChunkRuntime(connection.model("policy", control_rate_hz=RATE_HZ), RATE_HZ)
-            await runtime.run(loop.observe, loop.act, seconds=1.0)
-        later = [request for request in seen if request.steps_remaining]
+            for _ in range(20):  # while the machine is busy elsewhere, the robot has played all when it asks
+                await runtime.run(loop.observe, loop.act, seconds=0.5)
+                if later := [request for request in seen if request.steps_remaining]:
+                    break
         assert later
         for request in later:
             due_s = request.deadline - request.received_at
@@ -142,8 +149,9 @@ async def test_steps_remaining_and_control_rate_reach_the_server() -> None:
 
 async def test_a_policy_that_inpaints_makes_chunks_agree() -> None:
     def jumps(played: list[np.ndarray | None]) -> float:
+        """The mean of the largest, one for each chunk: a busy machine's delay is not the one that the policy got."""
         values = np.array([float(one[0]) for one in played if one is not None])
-        return float(np.abs(np.diff(values)).max())
+        return float(np.sort(np.abs(np.diff(values)))[-8:].mean())
 
     largest = {}
     for rtc in (False, True):
@@ -155,7 +163,7 @@ async def test_a_policy_that_inpaints_makes_chunks_agree() -> None:
         largest[rtc] = jumps(loop.played)
         assert bool(policy.inputs) is rtc
     assert all(left > 0 and 0 < delay <= left and executed > 0 for left, delay, executed in policy.inputs)
-    assert largest[True] < largest[False]
+    assert largest[True] < largest[False], largest
 
 
 async def test_refusals_are_counted_and_do_not_end_the_loop() -> None:
@@ -188,9 +196,12 @@ async def test_a_server_that_comes_back_is_asked_again() -> None:
     await runtime.run(loop.observe, loop.act, seconds=0.6)
     assert runtime.stats.starved_steps > 0
     async with serving(Ramp(0.01), address):
-        await runtime.run(loop.observe, loop.act, seconds=2.0)
+        for _ in range(20):  # a machine that is busy elsewhere makes the robot skip steps, which its count here lacks
+            await runtime.run(loop.observe, loop.act, seconds=0.5)
+            if runtime.stats.chunks > before and loop.is_right_now():
+                break
         assert runtime.stats.chunks > before
-        assert float(loop.played[-1][0]) == len(loop.played) - 1  # type: ignore[index]
+        assert loop.is_right_now()
     connection.close()
 
 
@@ -269,8 +280,9 @@ async def test_a_robot_whose_observation_waits_is_asked_for_a_newer_one_and_that
 @pytest.mark.parametrize(("follows", "most"), [(True, 40), (False, 8)])
 async def test_a_runtime_plays_as_much_of_a_chunk_as_the_model_trusts(follows: bool, most: int) -> None:
     async with serving(Doubtful()) as server, AsyncConnection(server.address) as connection:
-        model = connection.model("policy", control_rate_hz=RATE_HZ)
-        runtime = AsyncChunkRuntime(model, RATE_HZ, follow_horizon=follows)
+        # So few a second that no round trip takes more than a step: a robot asks earlier by those that one takes.
+        model = connection.model("policy", control_rate_hz=1.0)
+        runtime = AsyncChunkRuntime(model, 1.0, follow_horizon=follows)
         for _ in range(100):
             await runtime.step({"step": np.zeros(1)})
             await asyncio.sleep(0.002)

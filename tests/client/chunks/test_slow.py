@@ -158,6 +158,28 @@ def test_while_the_network_is_cut_observations_stay_fresh_and_the_answer_to_the_
     assert arm.player.stats.lost == 0
 
 
+def test_of_what_an_outage_has_held_up_nothing_is_played_however_much_it_is() -> None:
+    """So many old answers must not make old ones usual."""
+    player = Player(50.0)
+    for number in range(1, 6):  # quick ones
+        player.asked(number, 1.0 * number)
+        player.answered(number, np.full((50, 1), float(number)), 1.0 * number + 0.1, server_ms=30.0)
+        for _ in range(50):
+            player.play()
+    for number in range(10, 40):
+        player.asked(number, 6.0 + 0.1 * (number - 10))
+        for _ in range(5):
+            player.play()
+    back_at = 11.0
+    played = [
+        player.answered(number, np.full((50, 1), 100.0), back_at + 0.01 * (number - 10), server_ms=30.0)
+        for number in range(10, 40)
+    ]
+    assert not any(played)
+    player.asked(50, back_at + 0.4)
+    assert player.answered(50, np.full((50, 1), 7.0), back_at + 0.6, server_ms=30.0)
+
+
 # Stopping and resuming
 
 

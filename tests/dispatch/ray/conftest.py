@@ -11,6 +11,7 @@ import pytest
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of a change to come
 
 ray = pytest.importorskip("ray")
+pytest.importorskip("ray.serve")
 CPUS = 2
 
 

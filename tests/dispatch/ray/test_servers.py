@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.dispatch.ray.test_serving import Doubles, deployment
+from tests.dispatch.ray.deployments import Doubles, deployment
 
 from inferential import AsyncConnection, InferenceError
 from inferential.client.failover import rendezvous_order

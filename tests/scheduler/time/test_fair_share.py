@@ -108,3 +108,25 @@ def test_the_intervals_fill_the_capacity_and_no_more(clients: list[tuple[float, 
         served += min(1 / period_s, 1e3 / interval_ms if interval_ms else 1e9)
     asked = sum(1 / period_s for period_s, _ in clients)
     assert served == pytest.approx(min(asked, UTILISATION / seconds))
+
+
+def test_what_a_flood_gets_shrinks_while_others_wait_and_comes_back() -> None:
+    shares = FairShares(Models({"m": 0.01}))
+    asked = [("flooder", "m", 1e-4), ("slow", "m", 0.1), ("calm", "m", 0.1)]
+    shares.update(asked)
+    assert shares.finds_floods
+    usual_s = shares.pace_s("flooder", "m")
+    for _ in range(4):
+        shares.update(asked, pressed={"m"})
+    assert shares.pace_s("flooder", "m") > 2 * usual_s
+    assert shares.pace_s("slow", "m") == 0.0
+    for _ in range(60):
+        shares.update(asked, pressed={"another"})
+    assert shares.pace_s("flooder", "m") == pytest.approx(usual_s)
+
+
+def test_a_flood_is_held_back_where_the_model_is_too_slow_for_the_others_too() -> None:
+    shares = FairShares(Models({"m": 1.0}))
+    shares.update([("flooder", "m", 1e-3), *((str(number), "m", 0.2) for number in range(4))])
+    assert shares.pace_s("flooder", "m") == pytest.approx(5 / UTILISATION)
+    assert all(shares.pace_s(str(number), "m") == 0.0 for number in range(4))

@@ -112,6 +112,7 @@ class Player:
         self._index: Index = index
         self._trips = RoundTrips()
         self._transits = RoundTrips()  # without the time on the server
+        self._stale_at = -math.inf  # when the last answer came that was too long on the network
         self._step = 0
         self._begin()
 
@@ -175,7 +176,7 @@ class Player:
         is_newest = asked.step > self._chunk_step
         passed, stood = self._step - asked.step, self._stood - asked.stood
         is_late = self._first_action(len(actions), passed, stood) < passed
-        if self._is_stale(now - asked.at, server_ms, is_late=is_late):
+        if self._is_stale(now - asked.at, server_ms, now, is_late=is_late):
             self.stats.outdated += 1
             return False
         self._note_trip(now - asked.at)
@@ -227,14 +228,18 @@ class Player:
             return passed if not self._motion.has_begun and passed <= steps / 3 else 0
         return passed if steps - passed >= max(self._usual_steps(), 1) else passed - stood
 
-    def _is_stale(self, trip_s: float, server_ms: float, *, is_late: bool) -> bool:
+    def _is_stale(self, trip_s: float, server_ms: float, now: float, *, is_late: bool) -> bool:
         """Returns whether a chunk was so much longer on the network than usual that a new observation is better."""
         if server_ms != server_ms:
             return False
         transit_s = max(trip_s - server_ms / 1e3, 0.0)
         usual_s = self._transits.quantile(0.5) if len(self._transits) else 0.0
-        self._transits.note(transit_s)
-        return is_late and transit_s > max(_STALE_S, _STALE_TRANSITS * usual_s)
+        is_stale = is_late and transit_s > max(_STALE_S, _STALE_TRANSITS * usual_s)
+        if not is_stale or now - trip_s >= self._stale_at:  # what an outage has held up comes all at once
+            self._transits.note(transit_s)
+        if is_stale:
+            self._stale_at = now
+        return is_stale
 
     def outdated(self, request_id: int, now: float = 0.0, turn_in_ms: float | None = None) -> None:
         """Notes that the server asks for an observation in place of this one, to be there when its turn comes."""

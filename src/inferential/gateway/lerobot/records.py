@@ -48,12 +48,14 @@ class TimedObservation:
         timestep: the action that the robot played last.
         values: numbers by motor, images by camera, the task.
         must_go: the robot has no actions left, and asks for an answer in any case.
+        captured_at: the time of `timestamp` in seconds of the server's `time.monotonic()`; None: not known yet.
     """
 
     timestamp: float
     timestep: int
     values: Values = field(repr=False)
     must_go: bool
+    captured_at: float | None = None
 
 
 def instructions_of(message: Any) -> PolicyInstructions:

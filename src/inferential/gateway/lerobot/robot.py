@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from inferential.errors import InferenceError, InferentialError
 from inferential.gateway.base import StreamingClient
+from inferential.gateway.lerobot.clock import RobotClock
 from inferential.gateway.lerobot.messages import MAX_MESSAGE_BYTES
 from inferential.gateway.lerobot.pickles import write_actions
 from inferential.gateway.lerobot.records import (
@@ -58,6 +60,7 @@ class Robot:
         connection = server.connect(name, "lerobot")
         self._client = StreamingClient(connection, config.model, config.timeout_ms, config.fps)
         self._asking = asyncio.Lock()
+        self._clock = RobotClock()
         self._is_shared = False
         self._reset()
 
@@ -93,6 +96,8 @@ class Robot:
         """
         if self._is_shared:
             raise SharedConnection(_SHARED)
+        captured_at = self._clock.captured_at(observation.timestamp, time.monotonic())
+        observation = replace(observation, captured_at=captured_at)
         if self._is_needless(observation, instructions):
             self._skip("similar")
             return
@@ -171,7 +176,7 @@ class Robot:
 
     def _send(self, observation: TimedObservation, instructions: PolicyInstructions) -> None:
         left = 0 if observation.must_go else max(0, self._last_timestep - observation.timestep)
-        request_id = self._client.observe(model_values(observation, instructions), left)
+        request_id = self._client.observe(model_values(observation, instructions), left, observation.captured_at)
         self._must_answer |= observation.must_go
         if not self._open:
             self._open_since = asyncio.get_running_loop().time()

@@ -17,7 +17,6 @@ import contextlib
 import itertools
 import logging
 import secrets
-import socket
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, ClassVar
@@ -35,6 +34,7 @@ from inferential.config.gateways import LeRobotConfig
 from inferential.config.services import GatewayConfig
 from inferential.errors import InferentialError
 from inferential.gateway.base import Gateway, describe_error
+from inferential.gateway.grpc_listening import listen
 from inferential.gateway.lerobot.messages import (
     MAX_MESSAGE_BYTES,
     SERVICE,
@@ -118,7 +118,6 @@ class LeRobotGateway(Gateway):
 
     async def start(self) -> None:
         """Begins to listen; OSError if the address cannot be bound."""
-        host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
         listening = grpc.aio.server(
             options=(
                 ("grpc.so_reuseport", 0),  # else a second server shares the port, and robots reach either
@@ -138,12 +137,9 @@ class LeRobotGateway(Gateway):
             "GetActions": grpc.unary_unary_rpc_method_handler(self._ending(self._get_actions), *_codec(Empty, Actions)),
         }
         listening.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, calls),))
-        try:
-            port = listening.add_insecure_port(f"{host}:{self._config.port}")
-        except RuntimeError as error:
-            raise _cannot_listen(self._config.host, self._config.port) from error
+        self._address = listen(listening, "gateways.lerobot", self._config)
         await listening.start()
-        self._grpc, self._address = listening, f"{host}:{port}"
+        self._grpc = listening
 
     async def stop(self) -> None:
         """Ends all connections. Idempotent."""
@@ -259,15 +255,3 @@ class LeRobotGateway(Gateway):
 
 def _codec(request: Any, response: Any) -> tuple[Callable[[bytes], Any], Callable[[Any], bytes]]:
     return request.FromString, response.SerializeToString
-
-
-def _cannot_listen(host: str, port: int) -> OSError:
-    """Returns the error of an address that gRPC could not bind; gRPC does not say why, a socket does."""
-    why, number = "gRPC cannot bind it", None
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.bind(address)
-    except OSError as error:
-        why, number = error.strerror or str(error), error.errno
-    return OSError(number, f"gateways.lerobot: cannot listen on {host}:{port}: {why}")

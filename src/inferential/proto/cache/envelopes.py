@@ -113,6 +113,23 @@ class CachedEnvelope(Generic[Slot]):
             return None
         return message if message.timestamp_ns in STAMPS else None
 
+    def request_id_of(self, envelope: bytes) -> int | None:
+        """Returns the request id of an envelope that is superseded unread; None where its constant part is another.
+
+        What else it says does not matter any more, and is not checked.
+        """
+        size, parts = self._size, self._parts
+        last = parts[-1]
+        if len(parts) > 2:
+            if envelope[size + 1 : size + 1 + STAMP_BYTES].join(parts) != envelope[:size]:
+                return None
+        elif not envelope.startswith(parts[0]) or not envelope.startswith(last, size - len(last)):
+            return None
+        try:
+            return VaryingMessage.FromString(envelope[size:]).request_id
+        except DecodeError:
+            return None
+
 
 class EnvelopeCache(Generic[Slot]):
     """The envelopes that were read last, by client; its size is bounded, however many clients there are."""

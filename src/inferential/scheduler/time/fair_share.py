@@ -1,8 +1,9 @@
 """Fair shares: the interval at which each client can be served, sent with answers so that a fleet can follow it.
 
 It limits no client that asks for about as much as the others. One that asks for more than FLOOD times its share of a
-model, while a good part of the others (MODEST) ask for less than theirs, is served at that share only (`pace_s`): it
-finds the model busy anyway, and the others find it free as often as UTILISATION says.
+model, while a good part of the others (MODEST) ask for less than theirs, or for FAR times less than that client, is
+served at that share only (`pace_s`): it finds the model busy anyway, and the others find it free as often as
+UTILISATION says.
 
 The models of one device, or a model alone, have one capacity, and a level `w` (answers per second): a client that asks
 r times a second is served min(r, g w) times, g being its weight. While more is asked than UTILISATION of the capacity,
@@ -15,7 +16,7 @@ Where classes of clients are configured, `planned_rates` says in place of one le
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from inferential.scheduler.time.availability import Availability
 from inferential.scheduler.time.planned_rates import ClassRate, RateRequest, filled, planned
@@ -26,6 +27,11 @@ MODEST = 0.2
 """Where fewer of the clients ask for less than their share, the model is too slow, and no client floods it."""
 RISE = 1.25
 """The most by which a level rises from one update to the next."""
+FAR = 50.0
+"""Times what a good part of the others ask for, by which a client floods a model that is too slow for all of them."""
+FALL, _REGAIN, _LEAST = 0.8, 1.03, 0.3
+"""How what is shared falls while a flood keeps others waiting, rises again, and its least part of the capacity: a busy
+machine serves less than the latency of single calls promises."""
 _SHORTEST_S = 1e-6  # a period learned from requests that came at once
 _FREE = 4.0  # a level this many times above what every client asks for is none
 
@@ -40,6 +46,7 @@ class FairShares:
     def __init__(self, availability: Availability) -> None:
         self._availability = availability
         self._levels: dict[str, float] = {}  # by the first model of a device
+        self._factors: dict[str, float] = {}  # the same; of the capacity, how much is shared
         self._intervals_ms: dict[tuple[str, str], float] = {}
         self._paces_s: dict[tuple[str, str], float] = {}
         self._weights: dict[tuple[str, str], tuple[float, str]] = {}
@@ -62,11 +69,17 @@ class FairShares:
         """Returns how long after a call a client is not served again that floods a model, in s; 0: it does not."""
         return self._paces_s.get((client_id, model_id), 0.0)
 
-    def update(self, periods: Iterable[tuple[str, str, float]]) -> None:
+    @property
+    def finds_floods(self) -> bool:
+        """Whether any client is held back that floods a model."""
+        return bool(self._paces_s)
+
+    def update(self, periods: Iterable[tuple[str, str, float]], pressed: Collection[str] = ()) -> None:
         """Computes the shares of the clients that ask now, and forgets the others.
 
         Args:
             periods: (client id, model id, seconds between requests) of each.
+            pressed: models for which clients wait that do not flood them: there is less to share than is known.
         """
         groups: dict[str, list[RateRequest]] = {}
         weights = {}
@@ -75,6 +88,7 @@ class FairShares:
             request = RateRequest(client_id, model_id, 1 / max(period_s, _SHORTEST_S), *known)
             groups.setdefault(min(self._availability.colocated_models(model_id)), []).append(request)
         self._weights = weights
+        self._adjust(groups, pressed)
         due: dict[RateRequest, float] = {}
         plans: list[Mapping[RateRequest, float]] = []
         self._levels = {group: self._level(group, asked) for group, asked in groups.items()}
@@ -91,10 +105,24 @@ class FairShares:
         self._paces_s = {}
         for asked in groups.values():
             shares = [(request, request.per_second / due[request]) for request in asked if request in due]
-            if sum(part <= 1 for _, part in shares) >= MODEST * len(shares):
-                for request, part in shares:
-                    if part > FLOOD:
-                        self._paces_s[request.client_id, request.model_id] = 1 / due[request]
+            rates = sorted(request.per_second / request.weight for request, _ in shares)
+            modest = rates[int(MODEST * len(rates))] if rates else 0.0
+            enough = sum(part <= 1 for _, part in shares) >= MODEST * len(shares)
+            for request, part in shares:
+                if part > FLOOD and (enough or request.per_second / request.weight > FAR * modest):
+                    self._paces_s[request.client_id, request.model_id] = 1 / due[request]
+
+    def _adjust(self, groups: Mapping[str, list[RateRequest]], pressed: Collection[str]) -> None:
+        """Shares less of a model while a flood keeps others waiting, and more again in time."""
+        held = {model_id for _, model_id in self._paces_s}
+        factors = {}
+        for group, asked in groups.items():
+            model_ids = {request.model_id for request in asked}
+            factor = self._factors.get(group, 1.0)
+            if not model_ids.isdisjoint(held):
+                factor = max(factor * FALL, _LEAST) if not model_ids.isdisjoint(pressed) else factor * _REGAIN
+                factors[group] = min(factor, 1.0)
+        self._factors = factors
 
     def _plan(self, requests: Sequence[RateRequest]) -> Mapping[RateRequest, float]:
         """Returns the answers per second that each request is due; {} where none is limited."""
@@ -109,12 +137,13 @@ class FairShares:
         return {request: rate * rise for request, rate in zip(requests, before, strict=True) if rate < math.inf}
 
     def _level(self, group: str, requests: Sequence[RateRequest]) -> float:
+        utilisation = UTILISATION * self._factors.get(group, 1.0)
         costs = {model_id: self._cost_s(model_id) for model_id in {request.model_id for request in requests}}
         asked = sum(request.per_second * costs[request.model_id] for request in requests)
-        if asked > UTILISATION:
+        if asked > utilisation:
             rows = [(request.per_second, request.weight, costs[request.model_id]) for request in requests]
-            return filled(rows, UTILISATION)
-        level = self._levels.get(group, math.inf) * min(RISE, UTILISATION / asked if asked > 0 else RISE)
+            return filled(rows, utilisation)
+        level = self._levels.get(group, math.inf) * min(RISE, utilisation / asked if asked > 0 else RISE)
         return math.inf if all(level * request.weight > _FREE * request.per_second for request in requests) else level
 
     def _cost_s(self, model_id: str) -> float:

@@ -1,4 +1,4 @@
-"""What the Open Inference Protocol says of a model: metadata, configuration, statistics, and rows of its batches.
+"""What the Open Inference Protocol says of a model: metadata, configuration, and rows of its batches.
 
 No I/O. A model that batches has the axis of the batch in front of its inputs and outputs, as Triton has it: a request
 of several rows is several observations.
@@ -7,14 +7,13 @@ of several rows is several observations.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from inferential.errors import InvalidObservation
 from inferential.policies.tensors import TEXT, Array, TensorSpec, read_specs
-from inferential.proto.messages import ResponseTiming
 from inferential.proto.open_inference import datatype_of
 
 VERSION = "1"
@@ -106,6 +105,7 @@ class ServedModel:
             "name": spec.name,
             "data_type": f"TYPE_{'STRING' if datatype == 'BYTES' else datatype}",
             "dims": _sizes(spec),
+            **({"optional": True} if spec.optional else {}),
         }
 
     def rows(self, tensors: Mapping[str, Array]) -> list[dict[str, Any]]:
@@ -118,6 +118,8 @@ class ServedModel:
             return [{name: _value(array) for name, array in tensors.items()}]
         for spec in self.inputs:
             if spec.name not in tensors:
+                if spec.optional:
+                    continue
                 came = ", ".join(sorted(tensors)) or "none"
                 raise InvalidObservation(f"input {spec.name!r} is missing: expected {spec.form}, got {came}")
             self._check(spec, tensors[spec.name])
@@ -151,6 +153,20 @@ class ServedModel:
             came = f"{datatype_of(dtype)} {list(array.shape)}"
             raise InvalidObservation(f"input {spec.name!r}: expected {expected}, got {came}")
 
+    def check_outputs(self, wanted: Sequence[str] | None) -> None:
+        """Checks the outputs that a request asks for, as far as the model says what it gives.
+
+        Raises:
+            InvalidObservation: naming one that it does not give.
+        """
+        known = {**{key: key for key in self.output_keys.values()}, **self.output_keys}  # also by the key of a result
+        for name in wanted or () if known else ():
+            if name not in known:
+                raise self._unexpected(name, self.output_keys)
+
+    def _unexpected(self, name: str, known: Mapping[str, Any]) -> InvalidObservation:
+        return InvalidObservation(f"unexpected output {name!r}: model {self.name!r} gives {', '.join(known)}")
+
     def outputs_of(self, results: Sequence[Mapping[str, Any]], wanted: Sequence[str] | None) -> dict[str, Array]:
         """Returns the outputs of a request by name, rows stacked.
 
@@ -159,14 +175,15 @@ class ServedModel:
             wanted: the outputs asked for; None: all.
 
         Raises:
-            ValueError: naming an output that the model does not have, or of which rows differ in shape.
+            InvalidObservation: naming an output that is asked for and that the model does not have.
+            ValueError: naming an output that it declares and did not give, or of which rows differ in shape.
         """
         keys = dict(self.output_keys) or {key: key for key in results[0]}
         if wanted is not None:
             known = {**{key: key for key in results[0]}, **keys}  # also by the key of a result
             for name in wanted:
                 if known.get(name) not in results[0]:
-                    raise ValueError(f"unexpected output {name!r}: model {self.name!r} gives {', '.join(keys)}")
+                    raise self._unexpected(name, keys)
             keys = {name: known[name] for name in wanted}
         outputs: dict[str, Array] = {}
         for name, key in keys.items():
@@ -177,75 +194,6 @@ class ServedModel:
                 raise ValueError(f"output {name!r}: rows of different shapes: {[row.shape for row in rows]}")
             outputs[name] = np.stack(rows) if self.max_batch_size else rows[0]
         return outputs
-
-
-@dataclass(slots=True)
-class Statistics:
-    """What `GET /v2/models/M/stats` counts of one model; durations in nanoseconds."""
-
-    rows: int = 0
-    requests: int = 0
-    failures: int = 0
-    failed_ns: int = 0
-    success_ns: int = 0
-    queue_ns: int = 0
-    infer_ns: int = 0
-    last_ms: int = 0
-    by_batch: dict[int, tuple[int, int]] = field(default_factory=dict)
-
-    def note(self, timings: Sequence[ResponseTiming], took_ns: int, now_ms: int) -> None:
-        """Counts an answered request.
-
-        Args:
-            timings: of its rows.
-            took_ns: how long it took.
-            now_ms: in milliseconds since 1970.
-        """
-        self.requests += 1
-        self.rows += len(timings)
-        self.success_ns += took_ns
-        self.last_ms = now_ms
-        for one in timings:
-            self.queue_ns += int(one.queue_ms * 1e6)
-            self.infer_ns += int(one.inference_ms * 1e6)
-            count, ns = self.by_batch.get(one.batch_size, (0, 0))
-            self.by_batch[one.batch_size] = count + 1, ns + int(one.inference_ms * 1e6)
-
-    def note_failure(self, took_ns: int) -> None:
-        """Counts a request that ended in an error."""
-        self.failures += 1
-        self.failed_ns += took_ns
-
-    def as_dict(self, model: ServedModel) -> dict[str, Any]:
-        """Returns the entry of `model_stats`."""
-        nothing = {"count": 0, "ns": 0}
-        calls = {size: (-(-count // size), ns // size) for size, (count, ns) in self.by_batch.items() if size}
-        return {
-            "name": model.name,
-            "version": model.version,
-            "last_inference": self.last_ms,
-            "inference_count": self.rows,
-            "execution_count": sum(count for count, _ in calls.values()),
-            "inference_stats": {
-                "success": {"count": self.requests, "ns": self.success_ns},
-                "fail": {"count": self.failures, "ns": self.failed_ns},
-                "queue": {"count": self.rows, "ns": self.queue_ns},
-                "compute_input": {"count": self.rows, "ns": 0},
-                "compute_infer": {"count": self.rows, "ns": self.infer_ns},
-                "compute_output": {"count": self.rows, "ns": 0},
-                "cache_hit": nothing,
-                "cache_miss": nothing,
-            },
-            "batch_stats": [
-                {
-                    "batch_size": size,
-                    "compute_input": {"count": count, "ns": 0},
-                    "compute_infer": {"count": count, "ns": ns},
-                    "compute_output": {"count": count, "ns": 0},
-                }
-                for size, (count, ns) in sorted(calls.items())
-            ],
-        }
 
 
 def _sizes(spec: TensorSpec) -> list[int]:

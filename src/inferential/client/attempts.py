@@ -1,0 +1,89 @@
+"""Connections to a server that are being made, several at once: the first one that stands is used.
+
+A system asks a machine that does not answer again after 1, 2, 4, ... s. So a network that was away for long is found
+again late by one attempt, and soon by a fresh one every twentieth of a second. What a connection sends again after an
+outage comes as late, wherefore a fresh connection may overtake one that stands. It never sleeps.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import selectors
+import socket
+
+from inferential.client.resolver import Address
+
+_MOST, _PATIENT = 16, 4
+"""Attempts at a time, and how many of them stay, for round trips of seconds; of the others the oldest gives way."""
+_LEAST_EVERY_S, _MOST_EVERY_S = 0.05, 1.0
+_EVERY_SHARE = 0.01  # of the outage
+
+
+def every_s(outage_s: float) -> float:
+    """Returns the time between two attempts in seconds: robots of a server that is away for long ask less often."""
+    return min(max(outage_s * _EVERY_SHARE, _LEAST_EVERY_S), _MOST_EVERY_S)
+
+
+class Attempts:
+    """Connections that are being made, the oldest first; their sockets are registered with the selector."""
+
+    def __init__(self, selector: selectors.BaseSelector) -> None:
+        self._selector = selector
+        self._sockets: dict[socket.socket, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._sockets)
+
+    def begin(self, address: Address) -> None:
+        """Begins a connection.
+
+        Raises:
+            OSError: the system refuses at once.
+        """
+        family, place = address
+        attempt = socket.socket(family, socket.SOCK_STREAM)
+        attempt.setblocking(False)
+        code = attempt.connect_ex(place)
+        if code not in (0, errno.EINPROGRESS):
+            attempt.close()
+            raise OSError(code, os.strerror(code))
+        if len(self._sockets) == _MOST:
+            self._end(list(self._sockets)[_PATIENT])
+        self._sockets[attempt] = None
+        self._selector.register(attempt, selectors.EVENT_WRITE)
+
+    def advance(self) -> tuple[socket.socket | None, list[OSError]]:
+        """Returns the first connection that stands, which is the caller's from now on, and why others failed.
+
+        It stays registered with the selector. The others end with it.
+        """
+        errors = []
+        for attempt in list(self._sockets):
+            code = attempt.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code:
+                self._end(attempt)
+                errors.append(OSError(code, os.strerror(code)))
+            elif _is_connected(attempt):
+                del self._sockets[attempt]
+                self.close()
+                return attempt, errors
+        return None, errors
+
+    def close(self) -> None:
+        """Ends all attempts."""
+        for attempt in list(self._sockets):
+            self._end(attempt)
+
+    def _end(self, attempt: socket.socket) -> None:
+        del self._sockets[attempt]
+        self._selector.unregister(attempt)
+        attempt.close()
+
+
+def _is_connected(attempt: socket.socket) -> bool:
+    try:
+        attempt.getpeername()
+    except OSError:
+        return False
+    return True

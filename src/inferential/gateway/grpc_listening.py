@@ -1,0 +1,49 @@
+"""Binds servers of gRPC, and says why where that fails, which gRPC does not."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from inferential.config.services import ListenerConfig
+from inferential.server.tls import check_tls
+
+
+def listen(server: Any, section: str, config: ListenerConfig) -> str:
+    """Adds the port of a section to a server, with TLS where it has a certificate; returns HOST:PORT.
+
+    Args:
+        server: of grpc.aio, not started yet.
+        section: its name, for errors.
+        config: host and port; `tls_certificate` and `tls_key` where it has such.
+
+    Raises:
+        OSError: it cannot be bound, or a file of TLS cannot be read.
+    """
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    certificate = getattr(config, "tls_certificate", None)
+    key = getattr(config, "tls_key", None)
+    check_tls(section, certificate, key)
+    try:
+        if certificate is None:
+            port = server.add_insecure_port(f"{host}:{config.port}")
+        else:
+            pair = Path(key or certificate).read_bytes(), Path(certificate).read_bytes()
+            port = server.add_secure_port(f"{host}:{config.port}", grpc.ssl_server_credentials([pair]))
+    except RuntimeError as error:
+        raise _cannot_listen(section, config.host, config.port) from error
+    return f"{host}:{port}"
+
+
+def _cannot_listen(section: str, host: str, port: int) -> OSError:
+    why, number = "gRPC cannot bind it", None
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.bind(address)
+    except OSError as error:
+        why, number = error.strerror or str(error), error.errno
+    return OSError(number, f"{section}: cannot listen on {host}:{port}: {why}")

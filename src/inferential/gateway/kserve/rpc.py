@@ -1,0 +1,252 @@
+"""The Open Inference Protocol over gRPC: `inference.GRPCInferenceService`, as `tritonclient.grpc` asks for it.
+
+As over HTTP; outputs travel as raw bytes, the only form that Triton's client reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+try:
+    import grpc
+    import grpc.aio
+except ModuleNotFoundError as _error:
+    raise ModuleNotFoundError(
+        "gateways.kserve_grpc needs grpcio: pip install 'inferential[kserve]'", name="grpc"
+    ) from _error
+from google.protobuf.json_format import ParseDict
+
+from inferential.config.gateways import KServeGrpcConfig
+from inferential.config.services import GatewayConfig
+from inferential.gateway.base import Gateway
+from inferential.gateway.clients import CLIENT_ID_HEADER, Clients
+from inferential.gateway.grpc_listening import listen
+from inferential.gateway.kserve.inference import UNSERVED, Inference
+from inferential.gateway.kserve.messages import SERVICE, message_class
+from inferential.gateway.kserve.rpc_tensors import asked_of, response_of
+from inferential.gateway.refusals import RequestRefused, refusal_of
+from inferential.server import Server
+
+logger: logging.Logger = logging.getLogger("inferential.gateway.kserve")
+
+_AT_ONCE = 32
+"""Requests of one stream that are answered at the same time."""
+_Code = grpc.StatusCode
+_CODES: dict[HTTPStatus, grpc.StatusCode] = {
+    HTTPStatus.BAD_REQUEST: _Code.INVALID_ARGUMENT,
+    HTTPStatus.UNAUTHORIZED: _Code.UNAUTHENTICATED,
+    HTTPStatus.FORBIDDEN: _Code.PERMISSION_DENIED,
+    HTTPStatus.NOT_FOUND: _Code.NOT_FOUND,
+    HTTPStatus.NOT_IMPLEMENTED: _Code.UNIMPLEMENTED,
+    HTTPStatus.INTERNAL_SERVER_ERROR: _Code.INTERNAL,
+    HTTPStatus.SERVICE_UNAVAILABLE: _Code.UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT: _Code.DEADLINE_EXCEEDED,
+}
+_UNSERVED = {
+    "memory": [
+        f"{kind}SharedMemory{verb}" for kind in ("System", "Cuda") for verb in ("Status", "Register", "Unregister")
+    ],
+    "repository": ["RepositoryModelLoad", "RepositoryModelUnload"],
+    "settings": ["TraceSetting", "LogSettings"],
+}
+
+_Handler = Callable[[Any, Any], Awaitable[Any]]
+
+
+class KServeGrpcGateway(Gateway):
+    """Serves the models to clients of the protocol over gRPC.
+
+    A client is a client of the server by the metadata `x-client-id`; without it by its machine.
+
+    Args:
+        server: a running server.
+        config: address, models and token.
+    """
+
+    Config: ClassVar[type[GatewayConfig]] = KServeGrpcConfig
+    name: ClassVar[str] = "kserve_grpc"
+
+    def __init__(self, server: Server, config: KServeGrpcConfig) -> None:
+        super().__init__(server, config)
+        self._settings = config
+        self._inference = Inference(server, config)
+        self._clients = Clients(server, self.name, config)
+        self._grpc: grpc.aio.Server | None = None
+        self._address = ""
+
+    @property
+    def address(self) -> str:
+        """As HOST:PORT, which tritonclient takes; RuntimeError while it does not listen."""
+        if self._grpc is None:
+            raise RuntimeError(f"the {self._config.title} does not listen; its address is known between start and stop")
+        return self._address
+
+    def announcement(self) -> str:
+        """Returns its title, address and models."""
+        return f"{self._config.title} on {self.address}, {self._inference.models_served}"
+
+    async def start(self) -> None:
+        """Begins to listen; OSError if the address cannot be bound, or a file of TLS cannot be read."""
+        limit = 2 * self._server.config.observations.max_payload_bytes
+        listening = grpc.aio.server(
+            options=(
+                ("grpc.so_reuseport", 0),  # else a second server shares the port, and clients reach either
+                ("grpc.max_receive_message_length", limit),
+                ("grpc.max_send_message_length", -1),
+            )
+        )
+        listening.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._handlers()),))
+        self._address = listen(listening, f"gateways.{self.name}", self._settings)
+        await listening.start()
+        self._grpc = listening
+
+    async def stop(self) -> None:
+        """Ends all connections. Idempotent."""
+        listening, self._grpc = self._grpc, None
+        if listening is not None:
+            await listening.stop(None)
+            self._clients.close()
+
+    def _handlers(self) -> dict[str, Any]:
+        calls: dict[str, _Handler] = {
+            "ServerLive": self._live,
+            "ServerReady": self._ready,
+            "ServerMetadata": self._server_metadata,
+            "ModelReady": self._model_ready,
+            "ModelMetadata": self._metadata,
+            "ModelConfig": self._model_config,
+            "ModelStatistics": self._statistics,
+            "RepositoryIndex": self._index,
+            "ModelInfer": self._infer,
+        }
+        handlers = {
+            name: grpc.unary_unary_rpc_method_handler(
+                self._ending(call),
+                message_class(f"{name}Request").FromString,
+                message_class(f"{name}Response").SerializeToString,
+            )
+            for name, call in calls.items()
+        }
+        handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
+            self._stream,
+            message_class("ModelInferRequest").FromString,
+            message_class("ModelStreamInferResponse").SerializeToString,
+        )
+        for why, names in _UNSERVED.items():
+            for name in names:
+                handlers[name] = grpc.unary_unary_rpc_method_handler(self._ending(_refusing(UNSERVED[why])))
+        return handlers
+
+    def _ending(self, handler: _Handler) -> Callable[[Any, Any], Awaitable[Any]]:
+        """Returns a handler of gRPC that ends each call with an answer, or with a code and a text."""
+
+        async def handle(request: Any, context: Any) -> Any:
+            try:
+                self._client_id(context)
+                return await handler(request, context)
+            except Exception as error:
+                status, text = refusal_of(error, context.peer())
+            logger.info("%s: %s", context.peer(), text)
+            return await context.abort(_CODES.get(status, _Code.UNKNOWN), text[:2000])
+
+        return handle
+
+    def _client_id(self, context: Any) -> str:
+        shown = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        return self._clients.id_of(shown.get("authorization", ""), shown.get(CLIENT_ID_HEADER.lower(), ""))
+
+    # What there is
+
+    async def _live(self, request: Any, context: Any) -> Any:
+        return message_class("ServerLiveResponse")(live=True)
+
+    async def _ready(self, request: Any, context: Any) -> Any:
+        return message_class("ServerReadyResponse")(ready=not self._inference.waiting())
+
+    async def _server_metadata(self, request: Any, context: Any) -> Any:
+        return message_class("ServerMetadataResponse")(**self._inference.server_metadata())
+
+    async def _model_ready(self, request: Any, context: Any) -> Any:
+        model = await self._inference.model(request.name, request.version)
+        return message_class("ModelReadyResponse")(ready=self._inference.is_ready(model.name))
+
+    async def _metadata(self, request: Any, context: Any) -> Any:
+        model = await self._inference.model(request.name, request.version)
+        return _message("ModelMetadataResponse", model.metadata())
+
+    async def _model_config(self, request: Any, context: Any) -> Any:
+        model = await self._inference.model(request.name, request.version)
+        return _message("ModelConfigResponse", {"config": model.config()})
+
+    async def _statistics(self, request: Any, context: Any) -> Any:
+        found = await self._inference.statistics(request.name, request.version)
+        return _message("ModelStatisticsResponse", {"model_stats": found})
+
+    async def _index(self, request: Any, context: Any) -> Any:
+        return _message("RepositoryIndexResponse", {"models": await self._inference.index(only_ready=request.ready)})
+
+    # Inference
+
+    async def _infer(self, request: Any, context: Any) -> Any:
+        model = await self._inference.model(request.model_name, request.model_version)
+        with self._inference.counted(model) as timings:
+            asked = asked_of(request)
+            with self._clients.client(self._client_id(context), _host(context.peer())) as client:
+                answers = await self._inference.infer(client, model, asked)
+            timings += [one.timing for one in answers]
+            try:
+                return response_of(request.id, model, self._inference.outputs(model, asked, answers))
+            except ValueError as error:  # what the model gave has no datatype
+                raise RequestRefused(HTTPStatus.INTERNAL_SERVER_ERROR, str(error)) from error
+
+    async def _stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        """Answers the requests of a stream in their order, several at once; an error ends its request alone."""
+        answers: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue(_AT_ONCE)
+
+        async def read() -> None:
+            async for request in requests:
+                await answers.put(asyncio.create_task(self._answer(request, context)))
+            await answers.put(None)
+
+        reading = asyncio.create_task(read())
+        try:
+            while (answer := await answers.get()) is not None:
+                yield await answer
+        finally:
+            reading.cancel()
+            while not answers.empty():
+                if (left := answers.get_nowait()) is not None:
+                    left.cancel()
+
+    async def _answer(self, request: Any, context: Any) -> Any:
+        response = message_class("ModelStreamInferResponse")
+        try:
+            found = await self._infer(request, context)
+            found.parameters["triton_final_response"].bool_param = True
+            return response(infer_response=found)
+        except Exception as error:
+            _, text = refusal_of(error, context.peer())
+            logger.info("%s: %s", context.peer(), text)
+            return response(
+                error_message=text[:2000], infer_response=message_class("ModelInferResponse")(id=request.id)
+            )
+
+
+def _refusing(text: str) -> _Handler:
+    async def refuse(request: Any, context: Any) -> Any:
+        raise RequestRefused(HTTPStatus.NOT_IMPLEMENTED, text)
+
+    return refuse
+
+
+def _message(name: str, content: Mapping[str, Any]) -> Any:
+    return ParseDict(dict(content), message_class(name)(), ignore_unknown_fields=True)
+
+
+def _host(peer: str) -> str:
+    """Returns the machine of a peer like `ipv4:127.0.0.1:40000`."""
+    return peer.rpartition(":")[0]

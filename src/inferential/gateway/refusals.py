@@ -1,0 +1,49 @@
+"""What a request that gets no result is answered with: a text, and a status of HTTP, or what is like it elsewhere."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+
+from inferential import errors
+from inferential.errors import InferentialError
+from inferential.gateway.base import describe_error
+
+logger = logging.getLogger("inferential.gateway")
+
+_STATUS: dict[type[BaseException], HTTPStatus] = {
+    errors.InvalidObservation: HTTPStatus.BAD_REQUEST,
+    errors.UnknownModel: HTTPStatus.NOT_FOUND,
+    errors.RequestRejected: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.RequestExpired: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.RequestSuperseded: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.ModelFailed: HTTPStatus.INTERNAL_SERVER_ERROR,
+    TimeoutError: HTTPStatus.GATEWAY_TIMEOUT,
+    ConnectionError: HTTPStatus.SERVICE_UNAVAILABLE,
+    TypeError: HTTPStatus.BAD_REQUEST,
+    ValueError: HTTPStatus.BAD_REQUEST,
+}
+
+
+class RequestRefused(InferentialError):
+    """Ends a request with a status and a text."""
+
+    def __init__(self, status: HTTPStatus, text: str) -> None:
+        self.status = status
+        super().__init__(text)
+
+
+def refusal_of(error: Exception, client: object) -> tuple[HTTPStatus, str]:
+    """Returns the status and the text that a request's error is answered with; logs what was not foreseen.
+
+    Args:
+        error: that ended the request.
+        client: where it came from, for the log.
+    """
+    if isinstance(error, RequestRefused):
+        return error.status, str(error)
+    for kind, status in _STATUS.items():
+        if isinstance(error, kind):
+            return status, describe_error(error)
+    logger.error("a request of the client at %s failed", client, exc_info=error)
+    return HTTPStatus.INTERNAL_SERVER_ERROR, "internal error of the server; its log has more"

@@ -1,0 +1,187 @@
+"""A network that is away for a while: a fresh connection overtakes one whose data is stuck."""
+
+from __future__ import annotations
+
+import errno
+import selectors
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+from tests.client.test_link import HELLO, PATIENCE, Robot, Server, message, pinged
+from tests.zmtp.conftest import read_exactly
+
+from inferential.client.attempts import Attempts, every_s
+from inferential.client.backoff import Backoff, LinkTimeouts
+from inferential.zmtp import protocol as p
+from inferential.zmtp import tcp
+
+OURS = p.greeting() + p.ready(b"DEALER", b"robot")
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    opened = Server()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def robot(server: Server) -> Iterator[Robot]:
+    made = Robot(server.address)
+    yield made
+    made.link.close()
+    assert not made.selector.get_map()
+    made.selector.close()
+
+
+@pytest.fixture
+def cut(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From its call on what was sent is stuck; on loopback nothing ever is."""
+    return lambda: monkeypatch.setattr(tcp, "is_stuck", lambda _: True)
+
+
+def stalled(robot: Robot, server: Server) -> socket.socket:
+    """A connection whose heartbeat has got no answer for a second, and a fresh one beside it; the server's end."""
+    end = robot.connect(server)
+    assert not robot.poll(1.0)
+    assert pinged(end)
+    assert not robot.poll(2.0)
+    return end
+
+
+def until(robot: Robot, condition: Callable[[], bool]) -> bool:
+    """Wakes until the condition holds; returns whether the connection was lost."""
+    lost = False
+    while not condition():
+        assert robot.selector.select(10)
+        lost = robot.poll() or lost
+    return lost
+
+
+def test_a_fresh_connection_takes_the_place_of_a_stuck_one(
+    robot: Robot, server: Server, cut: Callable[[], None]
+) -> None:
+    cut()
+    old = stalled(robot, server)
+    assert robot.link.connected
+    assert not robot.link.writable  # what is sent now would come out of date
+    assert not robot.link.try_send((b"", b"e", b"stale"))
+    assert until(robot, lambda: robot.link.writable)  # and so its requests are lost
+    with pytest.raises(ConnectionResetError):
+        old.recv(1)
+    assert robot.link.try_send((b"", b"e", b"new"))  # before the server has said anything
+    fresh = server.accept()
+    assert read_exactly(fresh, len(OURS)) == OURS
+    assert read_exactly(fresh, len(message(b"new"))) == message(b"new")
+    fresh.sendall(HELLO + message(b"answer"))
+    received = robot.next()
+    assert bytes(received[2]) == b"answer"
+    assert robot.link.last_error is None
+    robot.poll(robot.link.next_poll_at)
+    assert b"PING" in fresh.recv(100)
+
+
+def test_the_old_connection_stays_where_it_comes_through_first(
+    robot: Robot, server: Server, cut: Callable[[], None]
+) -> None:
+    cut()
+    old = stalled(robot, server)
+    old.sendall(p.command(p.PONG) + message(b"answer"))
+    while (received := robot.link.next()) is None:
+        assert robot.selector.select(10)
+    assert bytes(received[2]) == b"answer"  # type: ignore[index,arg-type]
+    assert not robot.poll()
+    assert robot.link.writable
+    assert robot.link.try_send((b"", b"e", b"more"))
+    assert read_exactly(old, len(message(b"more"))) == message(b"more")
+
+
+def test_a_server_that_is_only_slow_keeps_its_connection(robot: Robot, server: Server) -> None:
+    end = stalled(robot, server)
+    assert not robot.poll(5.9)
+    assert robot.link.writable
+    assert len(robot.selector.get_map()) == 1
+    end.sendall(p.command(p.PONG))
+    assert robot.next() is None
+    assert not robot.poll(7.0)
+
+
+def test_fresh_connections_outlast_the_old_one(
+    robot: Robot, server: Server, cut: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut()
+    stalled(robot, server)
+    with monkeypatch.context() as patch:
+        patch.setattr(Attempts, "advance", lambda self: (None, []))  # the network is away for them too
+        assert robot.poll(6.0)
+        assert robot.link.last_error == "no answer to heartbeats"
+    assert not until(robot, lambda: robot.link.writable)
+    fresh = server.accept()
+    assert read_exactly(fresh, len(OURS)) == OURS
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"HTTP/1.1 400 Bad Request\r\n", p.greeting() + p.ready(b"PUB", b""), p.greeting("CURVE")],
+    ids=["http", "another socket", "keys"],
+)
+def test_another_server_in_its_place_is_found_out(
+    said: bytes, robot: Robot, server: Server, cut: Callable[[], None]
+) -> None:
+    cut()
+    stalled(robot, server)
+    until(robot, lambda: robot.link.writable)
+    server.accept().sendall(said)
+    while robot.link.next() is None and not robot.link.ended:
+        assert robot.selector.select(10)
+    assert robot.poll()
+    assert robot.is_away
+    robot.poll(robot.link.next_poll_at)  # and from then on it waits for what that says
+    fresh = server.accept()
+    robot.poll()
+    assert read_exactly(fresh, len(p.greeting())) == p.greeting()
+    assert not robot.link.connected
+
+
+# Attempts
+
+
+def test_attempts_become_rarer_with_the_outage() -> None:
+    assert [every_s(outage) for outage in (0.0, 5.0, 30.0, 3600.0)] == [0.05, 0.05, 0.3, 1.0]
+
+
+def test_of_many_attempts_the_first_ones_and_the_newest_go_on() -> None:
+    """So that a round trip of seconds is served, and a network that is back is found soon."""
+    selector = selectors.DefaultSelector()
+    attempts = Attempts(selector)
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        keys = []
+        for _ in range(24):
+            attempts.begin((socket.AF_INET, deaf.getsockname()))
+            keys.append(max(selector.get_map()))
+        assert len(attempts) == len(selector.get_map()) == 16
+        attempts.close()
+        assert not selector.get_map()
+    selector.close()
+
+
+def test_while_the_network_is_away_the_wait_follows_the_outage_and_not_the_count_of_attempts() -> None:
+    backoff = Backoff(LinkTimeouts(0.1, 5.0), lambda: 0.0)
+    assert [backoff.next_s(errno.ENETUNREACH, 5.0) for _ in range(8)] == [0.1] * 8
+    assert backoff.next_s(errno.EHOSTUNREACH, 3600.0) == 1.0
+    assert backoff.next_s(None, 3600.0) == 5.0
+    slow = Backoff(LinkTimeouts(2.0, 5.0), lambda: 0.0)
+    assert slow.next_s(errno.ENETUNREACH, 5.0) == 2.0  # as it was configured
+
+
+def test_the_system_is_asked_whether_a_connection_is_stuck() -> None:
+    assert PATIENCE.heartbeat_s == 1.0
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as end:
+        tcp.prepare(end)
+        assert not tcp.is_stuck(end)
+    first, second = socket.socketpair()
+    with first, second:
+        assert not tcp.is_stuck(first)

@@ -1,0 +1,156 @@
+"""The Open Inference Protocol over gRPC: forms of tensors, what is refused, tokens, and who a client is."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+from tests.policies import onnx_files
+
+from inferential import LocalDispatcher, ModelInline, Server
+from inferential.config.gateways import KServeGrpcConfig
+from inferential.gateway.kserve.messages import SERVICE, message_class
+from inferential.gateway.kserve.rpc import KServeGrpcGateway
+from inferential.policies.onnx import open_onnx
+
+Request = message_class("ModelInferRequest")
+Parameter = message_class("InferParameter")
+Tensor = message_class("InferTensor")
+
+
+class Caller:
+    """Calls one gateway."""
+
+    def __init__(self, gateway: KServeGrpcGateway) -> None:
+        self._channel = grpc.aio.insecure_channel(gateway.address)
+
+    async def call(self, name: str, request: Any, **metadata: str) -> Any:
+        """Returns the response, or the code and the text of the error."""
+        read = message_class(name + "Response").FromString
+        send = self._channel.unary_unary(f"/{SERVICE}/{name}", lambda one: one.SerializeToString(), read)
+        try:
+            return await send(request, metadata=[(key.replace("_", "-"), value) for key, value in metadata.items()])
+        except grpc.aio.AioRpcError as error:
+            return error.code().name, error.details()
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[tuple[Server, Caller]]:
+    models = {
+        "arm": open_onnx(str(onnx_files.doubling(tmp_path / "double.onnx"))),
+        "free": ModelInline(lambda observation: dict(observation)),
+        "app/free": ModelInline(lambda observation: dict(observation)),
+    }
+    async with (
+        Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher(models)) as server,
+        KServeGrpcGateway(server, KServeGrpcConfig(port=0)) as gateway,
+    ):
+        caller = Caller(gateway)
+        yield server, caller
+        await caller.close()
+
+
+@pytest.mark.parametrize(
+    ("datatype", "field", "values"),
+    [
+        ("BOOL", "bool_contents", [True, False]),
+        ("INT8", "int_contents", [-1, 2]),
+        ("UINT16", "uint_contents", [1, 2]),
+        ("INT64", "int64_contents", [-1, 2**60]),
+        ("UINT64", "uint64_contents", [1, 2**63]),
+        ("FP32", "fp32_contents", [0.5, 2]),
+        ("FP64", "fp64_contents", [0.1, 2]),
+        ("BYTES", "bytes_contents", [b"pick", b"place"]),
+    ],
+)
+async def test_tensors_come_as_lists_too_and_go_as_raw_bytes(
+    served: tuple[Server, Caller], datatype: str, field: str, values: list[Any]
+) -> None:
+    contents = message_class("InferTensorContents")(**{field: values})
+    asked = Request(model_name="free", inputs=[Tensor(name="x", datatype=datatype, shape=[2], contents=contents)])
+    answer = await served[1].call("ModelInfer", asked)
+    assert (answer.outputs[0].datatype, list(answer.outputs[0].shape)) == (datatype, [2])
+    assert len(answer.raw_output_contents) == 1
+
+
+def state(shape: list[int], raw: bytes | None = None, **fields: Any) -> Any:
+    contents = {} if raw is None else {"raw_input_contents": [raw]}
+    return Request(model_name="arm", inputs=[Tensor(name="state", datatype="FP32", shape=shape)], **contents, **fields)
+
+
+ONES = np.ones((1, 3), "<f4").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("request_", "text"),
+    [
+        (state([1, 3], ONES[:-1]), "'state': expected 12 bytes for shape [1, 3], got 11"),
+        (state([-1, 3], ONES), "'state': shape: expected sizes, got [-1, 3]"),
+        (state([2**40, 3], ONES), "'state': expected 13194139533312 bytes"),
+        (state([1, 3]), "'state': cannot reshape array of size 0 into shape (1,3)"),
+        (
+            Request(model_name="arm", raw_input_contents=[ONES]),
+            "raw_input_contents: expected 0, one for each input, got 1",
+        ),
+        (Request(model_name="arm"), "input 'state' is missing"),
+        (
+            Request(model_name="arm", inputs=[Tensor(name="state", datatype="FP16", shape=[1, 3])]),
+            "'state': FP16 travels in raw_input_contents only",
+        ),
+        (
+            Request(model_name="arm", inputs=[Tensor(name="state", datatype="F4", shape=[1, 3])]),
+            "'state': expected a datatype as FP32, got 'F4'",
+        ),
+        (
+            state([1, 3], ONES, outputs=[message_class("InferRequestedOutput")(name="force")]),
+            "unexpected output 'force': model 'arm' gives action",
+        ),
+        (
+            state([1, 3], ONES, parameters={"priority": Parameter(string_param="high")}),
+            "priority: expected a whole number",
+        ),
+        (state([1, 3], ONES, parameters={"sequence_id": Parameter(int64_param=7)}), "sequences are not served"),
+    ],
+)
+async def test_what_does_not_fit_is_an_invalid_argument_with_the_reason(
+    served: tuple[Server, Caller], request_: Any, text: str
+) -> None:
+    code, details = await served[1].call("ModelInfer", request_)
+    assert code == "INVALID_ARGUMENT"
+    assert text in details
+
+
+async def test_ids_with_slashes_and_versions_are_found(served: tuple[Server, Caller]) -> None:
+    found = await served[1].call("ModelMetadata", message_class("ModelMetadataRequest")(name="app/free", version="1"))
+    assert found.name == "app/free"
+    code, text = await served[1].call("ModelInfer", state([1, 3], ONES, model_version="2"))
+    assert (code, text) == ("NOT_FOUND", "model 'arm' has the version '1', asked for was '2'")
+
+
+async def test_a_client_is_known_by_its_metadata(served: tuple[Server, Caller]) -> None:
+    server, caller = served
+    answer = await caller.call("ModelInfer", state([1, 3], ONES, id="7"), x_client_id="arm-07")
+    assert (answer.id, np.frombuffer(answer.raw_output_contents[0], "<f4").tolist()) == ("7", [2.0] * 3)
+    assert server.connected_robots == ["arm-07"]
+
+
+async def test_a_token_is_asked_for(tmp_path: Path) -> None:
+    models = {"arm": open_onnx(str(onnx_files.doubling(tmp_path / "double.onnx")))}
+    config = KServeGrpcConfig.model_validate({"port": 0, "token": "secret"})
+    async with (
+        Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher(models)) as server,
+        KServeGrpcGateway(server, config) as gateway,
+    ):
+        caller = Caller(gateway)
+        live = message_class("ServerLiveRequest")()
+        assert (await caller.call("ServerLive", live))[0] == "UNAUTHENTICATED"
+        assert (await caller.call("ServerLive", live, authorization="Bearer secret")).live
+        await caller.close()

@@ -1,0 +1,136 @@
+"""A robot that has given up a connection as nothing answered gets by the next one what it is owed; another life does
+not."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import zmq
+from tests.server.conftest import Gate
+
+from inferential import Connection, LocalDispatcher, Server
+from inferential.client import transport
+from inferential.config import InferentialConfig
+from inferential.proto import Cancellation, Client, ModelResponse, Status
+from inferential.server import executor
+
+WAIT_MS = 20_000
+
+
+class StandingStill:
+    """A model that holds the server's event loop, as one does that never lets the interpreter's lock go."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.goes_on = threading.Event()
+
+    async def __call__(self, observation: dict[str, Any]) -> Any:
+        self.entered.set()
+        assert self.goes_on.wait(20)
+        return observation
+
+
+@contextmanager
+def served(model: Any, **config: Any) -> Iterator[Server]:
+    """A server on an event loop of its own, in a thread."""
+    started, stop, box = threading.Event(), asyncio.Event(), []
+
+    async def run() -> None:
+        server = Server(
+            "tcp://127.0.0.1:0", config=InferentialConfig(**config), dispatcher=LocalDispatcher({"m": model})
+        )
+        async with server:
+            box.extend([server, asyncio.get_running_loop()])
+            started.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(run(),))
+    thread.start()
+    assert started.wait(20)
+    try:
+        yield box[0]
+    finally:
+        box[1].call_soon_threadsafe(stop.set)
+        thread.join()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Robots give up after moments, and for the server a call of moments is long."""
+    timeouts = transport.link_timeouts
+    monkeypatch.setattr(
+        transport,
+        "link_timeouts",
+        lambda first, most: replace(timeouts(first, most), heartbeat_s=0.05, silence_s=0.2),
+    )
+    monkeypatch.setattr(executor, "STOOD_S", 0.1)
+
+
+def until(condition: Callable[[], Any]) -> None:
+    for _ in range(2000):
+        if condition():
+            return
+        threading.Event().wait(0.01)
+    raise TimeoutError
+
+
+@pytest.mark.parametrize("asked_before", [1, 4])
+def test_a_robot_that_connects_anew_gets_the_answers_of_a_server_that_stood_still(
+    impatient: None, asked_before: int
+) -> None:
+    model = StandingStill()
+    with served(model) as server, Connection(server.address, "arm") as arm:
+        handle = arm.model("m", queue="all")
+        asked = [handle.observe(n=np.array(0))]
+        assert model.entered.wait(20)
+        asked += [handle.observe(n=np.array(number)) for number in range(1, asked_before)]
+        until(lambda: handle.get_result(10) is None and arm.last_error is not None)
+        model.goes_on.set()
+        results = [handle.get_result(WAIT_MS) for _ in asked]
+        assert [(result.request_id, int(result["n"])) for result in results if result is not None] == [
+            (request_id, number) for number, request_id in enumerate(asked)
+        ]
+        assert arm.stats.refused == 0
+
+
+async def test_a_restarted_robot_gets_nothing_of_its_former_life(serve: Any, gate: Gate) -> None:
+    async with serve({"m": gate}) as server:
+        with Connection(server.address, "arm") as old:
+            old.model("m").observe(n=np.array(1))
+            await gate.wait_entered()
+        await asyncio.to_thread(until, lambda: server.status().sizes["robots_away"] == 1)
+        gate.let()
+        await asyncio.to_thread(until, lambda: server.status().sizes["robots_away_bytes"] > 0)
+        with Connection(server.address, "arm") as new:
+            handle = new.model("m")
+            gate.let()
+            asked = await asyncio.to_thread(handle.observe, n=np.array(2))
+            result = await asyncio.to_thread(handle.get_result, WAIT_MS)
+            assert result is not None
+            assert (result.request_id, int(result["n"])) == (asked, 2)
+            assert (new.stats.unmatched, server.status().sizes["robots_away_bytes"]) == (0, 0)
+        points = server.metrics.snapshot().metrics["send_errors"]
+        assert [point["labels"]["error"] for point in points] == ["the client did not come back"]
+
+
+async def test_what_never_arrived_is_refused_when_its_robot_asks_for_it(serve: Any) -> None:
+    async with serve({"m": lambda observation: np.ones(1)}) as server:
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        with context.socket(zmq.DEALER) as socket:
+            socket.setsockopt(zmq.RCVTIMEO, WAIT_MS)
+            socket.connect(server.address)
+            message = Cancellation(client=Client(id="arm"), protocol_version=2, awaited_ids=[7, 8])
+            socket.send_multipart([b"", message.SerializeToString(), b""])
+            for number in (7, 8):
+                frames = await asyncio.to_thread(socket.recv_multipart)
+                response = ModelResponse.FromString(frames[1])
+                assert (response.request_id, response.status) == (number, Status.REJECTED)
+                assert "was lost before it arrived" in response.reason
+        context.term()
