@@ -90,7 +90,9 @@ async def _robot(
     random = np.random.default_rng(number)
     texture = random.integers(0, 256, (28, 28, 3), np.uint8).repeat(8, 0).repeat(8, 1)
     async with AsyncConnection(address, f"robot-{number}", "arm") as connection:
-        model = connection.model("policy", queue="all", latency_budget_ms=10_000.0, encode={"left": encoding, "right": encoding})
+        model = connection.model(
+            "policy", queue="all", latency_budget_ms=10_000.0, encode={"left": encoding, "right": encoding}
+        )
         await asyncio.sleep(number / ROBOTS / RATE_HZ)
         step = 0
         while turn[0] >= 0:

@@ -158,8 +158,13 @@ def test_a_row_opens_into_its_robot_and_only_that_one_is_asked_for(
     assert browser.evaluate(f"{STATE_OF_0}.querySelector('button').getAttribute('aria-expanded')") == "true"
     assert browser.evaluate("document.querySelector('.sentence').textContent").startswith("robot-0: ")
     assert browser.evaluate("document.querySelectorAll('.ages polygon').length") == 6
-    widths = "[...document.querySelector('.answers .bar').children].map((part) => parseFloat(part.style.width) || 0)"
+    widths = "[...document.querySelector('.waterfall').children].map((part) => parseFloat(part.style.width) || 0)"
     assert 0 < sum(browser.evaluate(widths)[:6]) <= 100.1
+    boxes = (
+        "[...document.querySelector('.waterfall').querySelectorAll('i')].map((part) => part.getBoundingClientRect())"
+    )
+    tops = browser.evaluate(f"{boxes}.filter((box) => box.width > 0 && box.height > 5).map((box) => box.top)")
+    assert len(set(tops)) == 1  # the parts stand beside one another
     browser.evaluate("[...document.querySelectorAll('.opens')].find((one) => one.textContent === 'robot-1').click()")
     browser.wait("document.querySelector('.sentence')?.textContent.startsWith('robot-1: ')")
     assert browser.evaluate("document.querySelectorAll('tr.details').length") == 1
