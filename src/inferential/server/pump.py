@@ -379,6 +379,7 @@ class EventPump:
         at = self._accounting.next_sweep_at()
         if at is None or at > now:
             return
+        self._models.look(now)
         changes = self._accounting.sweep(now, self._egress.reaches, self._egress.has_unread)
         for client_id in changes.gone:
             logger.info("client %s disconnected: nothing received within the time-out", client_id)
