@@ -1,8 +1,9 @@
-"""Models that change under robots: swapped, crashed, slowed, shadowed and killed, with 16 robots in closed loop.
+"""Models that change under robots: swapped, crashed, slowed, hung, shadowed and killed, with 16 robots in closed loop.
 
 Each trial has 16 poles to balance at 50 Hz, over real sockets, by policies in processes of their own. What is counted:
 falls, requests that ended in an error or in nothing, results that another version made than they say or that come back
-to a version which their robot had left, and after how many requests and seconds a bad version was taken back.
+to a version which their robot had left, and after how many requests and seconds a bad version was taken back. Then the
+ages of results with and without a version in the shadow, by turns, and chunks of two versions (`rollout_chunks`).
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 import numpy as np
 
+from bench import rollout_chunks
 from inferential import AsyncConnection, InferenceError, LocalDispatcher, RequestSuperseded, Server
 from inferential.cli.targets import model_later
 from inferential.config import InferentialConfig
@@ -26,6 +29,8 @@ from inferential.sim.robots import CartPole
 
 ROBOTS = 16
 _LEAST_S = 8.0
+_TURNS = 3
+_SETTLES_S = 1.0
 _AFTER_S = 2.0  # what happens, happens then
 _TARGET = "bench.rollout_models:Policy"
 
@@ -42,12 +47,13 @@ class _Seen:
     falls: int = 0
     restarted: int = 0
     lost_why: list[str] = field(default_factory=list)
+    ages_ms: list[float] = field(default_factory=list)
 
 
 def run(seconds: float) -> dict[str, Any]:
     """What each trial has cost the robots."""
     length_s = max(seconds, _LEAST_S)
-    return asyncio.run(_run(length_s))
+    return {**asyncio.run(_run(length_s)), "chunks": asyncio.run(rollout_chunks.run(1.5 * length_s))}
 
 
 async def _run(length_s: float) -> dict[str, Any]:
@@ -65,11 +71,35 @@ async def _run(length_s: float) -> dict[str, Any]:
     found = {
         "swap under load": await _trial({"target": _TARGET, "args": {"name": "old"}}, _to(swapped), length_s),
         "crash of the new version at 25 %": await _trial(before, _to(tried(dies_after=20)), length_s),
+        "new version at 25 % that fails after a while": await _trial(before, _to(tried(fails_after=300)), length_s),
+        "new version at 25 % that hangs": await _trial(before, _to(tried(hangs_after=100)), length_s),
         "slow new version at 25 %": await _trial(before, _to(tried(slow_s=0.015)), length_s),
         "other action scale, in the shadow": await _trial(before, _to({**shadowed, "shadow": "b"}), length_s),
         "worker with state killed": await _trial(memory, _kill, length_s),
     }
-    return {"robots": ROBOTS, "seconds": length_s, "trials": found}
+    shadow = await _shadow_cost(before, {**before, "versions": {"a": good, "b": good}, "shadow": "b"}, length_s)
+    return {"robots": ROBOTS, "seconds": length_s, "trials": found, "shadow": shadow}
+
+
+async def _shadow_cost(without: dict[str, Any], beside: dict[str, Any], length_s: float) -> dict[str, Any]:
+    """Compares the ages of results without a version in the shadow and with one, by turns; the medians of all turns."""
+    kinds = {"without": without, "with": beside}
+    turns: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
+    compared = 0
+    for _ in range(_TURNS):
+        for kind, model in kinds.items():
+            found = await _trial(model, lambda server: None, length_s)
+            turns[kind].append((found["age_p50_ms"], found["age_p99_ms"]))
+            compared += found.get("compared", 0)
+    p50 = {kind: median(one for one, _ in rows) for kind, rows in turns.items()}
+    p99 = {kind: median(one for _, one in rows) for kind, rows in turns.items()}
+    return {
+        "p50_ms": p50,
+        "p99_ms": p99,
+        "p99_of_each_turn_ms": {kind: [one for _, one in rows] for kind, rows in turns.items()},
+        "p99_ratio": p99["with"] / p99["without"],
+        "compared": compared,
+    }
 
 
 def _settings(model: dict[str, Any]) -> InferentialConfig:
@@ -112,6 +142,8 @@ async def _trial(model: dict[str, Any], change: Callable[[Server], None], length
         **({"restarted": seen.restarted} if seen.restarted else {}),
         **taken_back,
         **({"compared": shadow[0].compared} if shadow else {}),
+        "age_p50_ms": float(np.percentile(seen.ages_ms, 50)),
+        "age_p99_ms": float(np.percentile(seen.ages_ms, 99)),
         "difference_mean": next((one.difference_mean for one in status.versions if one.difference_mean), []),
     }
 
@@ -169,6 +201,8 @@ async def _robot(address: str, number: int, start: float, length_s: float, seen:
                 if result is None:
                     continue
                 seen.results += 1
+                if time.monotonic() - start > _SETTLES_S:
+                    seen.ages_ms.append(result.age_ms)
                 seen.restarted += result.session == "restarted"
                 open_ids.difference_update([one for one in open_ids if one <= result.request_id])
                 version = result.model_version

@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from inferential.sim.policies import BalancePolicy
 
 
@@ -16,12 +18,23 @@ class Policy(BalancePolicy):
     Args:
         name: sent with every result.
         dies_after: rows after which the process ends; 0: never.
+        fails_after: rows after which every call fails; 0: never.
+        hangs_after: rows after which a call never ends; 0: never.
         slow_s: how much longer a call takes.
         scale: of the actions.
     """
 
-    def __init__(self, name: str, dies_after: int = 0, slow_s: float = 0.0, scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        name: str,
+        dies_after: int = 0,
+        slow_s: float = 0.0,
+        scale: float = 1.0,
+        fails_after: int = 0,
+        hangs_after: int = 0,
+    ) -> None:
         super().__init__()
+        self._fails_after, self._hangs_after = fails_after, hangs_after
         self._name, self._dies_after, self._slow_s, self._scale = name, dies_after, slow_s, scale
         self._rows = 0
 
@@ -30,6 +43,10 @@ class Policy(BalancePolicy):
         self._rows += len(observations)
         if 0 < self._dies_after < self._rows:
             os._exit(3)
+        if 0 < self._fails_after < self._rows:
+            raise RuntimeError("it has turned bad")
+        while 0 < self._hangs_after < self._rows:
+            time.sleep(1.0)
         time.sleep(self._slow_s)
         return [
             {"actions": result["actions"] * self._scale, "name": self._name}
@@ -51,3 +68,18 @@ class Remembers(BalancePolicy):
             session.state += 1
             results.append({**result, "name": "", "steps": session.state, "pid": os.getpid()})
         return results
+
+
+class Chunks:
+    """Answers with chunks of which every action is its number.
+
+    Args:
+        number: which.
+    """
+
+    def __init__(self, number: float) -> None:
+        self._number = number
+
+    def infer(self, observation: Any) -> dict[str, Any]:
+        """Returns 20 actions of 6 joints."""
+        return {"actions": np.full((20, 6), self._number, np.float32)}

@@ -26,8 +26,9 @@ from inferential.sim.network import EmulatedNetwork, NetworkProfile
 
 INFERENCE_S = 0.03
 CUT_S = 5.0
-WARM_S = 5.0
+WARM_S = 2.0
 AFTER_S = 11.0
+_LOOK_S = 0.01
 NETWORKS = {
     "rtt 50 +- 30 ms": (NetworkProfile(rtt_ms=50, jitter_ms=30), 2_000),
     "rtt 100 +- 60 ms, 5 % loss": (NetworkProfile(rtt_ms=100, jitter_ms=60, loss=0.05), 2_000),
@@ -64,21 +65,24 @@ async def _policy(observation: dict[str, Any]) -> dict[str, Any]:
     return {"actions": robots.chunk()}
 
 
-async def drive_openpi(address: str, image: Any, until: float, seen: Seen) -> None:
+async def drive_openpi(address: str, image: Any, seconds: float, seen: Seen) -> None:
     """Runs openpi's own client in an environment of its own."""
     program = Path(__file__).parent / "peers" / "with_openpi.py"
-    await _drive_program([str(OPENPI.python()), str(program)], address, image, until, seen)
+    await _drive_program([str(OPENPI.python()), str(program)], address, image, seconds, seen)
 
 
-async def drive_lerobot(address: str, image: Any, until: float, seen: Seen) -> None:
+async def drive_lerobot(address: str, image: Any, seconds: float, seen: Seen) -> None:
     """Runs a robot by LeRobot's rules in a process of its own: gRPC's threads are those of the whole process."""
-    await _drive_program([sys.executable, "-m", "bench.network.lerobot"], address, image, until, seen)
+    await _drive_program([sys.executable, "-m", "bench.network.lerobot"], address, image, seconds, seen)
 
 
-async def _drive_program(program: Sequence[str], address: str, image: Any, until: float, seen: Seen) -> None:
+async def _drive_program(program: Sequence[str], address: str, image: Any, seconds: float, seen: Seen) -> None:
     host, _, port = address.removeprefix("tcp://").rpartition(":")
-    command = [*program, host, port, str(until), str(image.size)]
+    command = [*program, host, port, str(seconds), str(image.size)]
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    if await process.stdout.readline():
+        seen.start()
     output, _ = await process.communicate()
     found = json.loads(output)
     seen.answers += [tuple(one) for one in found["answers"]]
@@ -121,10 +125,11 @@ async def run_emulated(cell: Cell) -> dict[str, Any]:
 
 
 async def _run(cell: Cell, address: str, size: int, network: Any) -> dict[str, Any]:
-    seen, started = Seen(), time.monotonic()
-    until = started + WARM_S + cell.seconds + CUT_S + AFTER_S
+    seen, seconds = Seen(), WARM_S + cell.seconds + CUT_S + AFTER_S
     image = np.random.default_rng(0).integers(0, 255, size, np.uint8)
-    driving = asyncio.ensure_future(_DRIVES[cell.robot](address, image, until, seen))
+    driving = asyncio.ensure_future(_DRIVES[cell.robot](address, image, seconds, seen))
+    while not seen.started_at:  # noqa: ASYNC110 (programs of others take their time to begin)
+        await asyncio.sleep(_LOOK_S)
     await asyncio.sleep(WARM_S + cell.seconds)
     network.cut()
     cut_at = time.monotonic()
@@ -132,7 +137,7 @@ async def _run(cell: Cell, address: str, size: int, network: Any) -> dict[str, A
     network.mend()
     back_at = time.monotonic()
     await driving
-    return summary(seen, started + WARM_S, cut_at, back_at)
+    return summary(seen, seen.started_at + WARM_S, cut_at, back_at)
 
 
 def run_packets(cell: Cell) -> dict[str, Any]:

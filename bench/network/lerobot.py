@@ -27,7 +27,7 @@ _OLD, _NEW = 0.3, 0.7
 _AGAIN_S = 0.1
 
 
-async def drive(address: str, image: Any, until: float, seen: Seen) -> None:
+async def drive(address: str, image: Any, seconds: float, seen: Seen) -> None:
     """Runs the robot at HOST:PORT; a call that fails is made again, as the client does."""
     channel_options = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_reconnect_backoff_ms", 1000))
     async with grpc.aio.insecure_channel(address, channel_options) as channel:
@@ -35,8 +35,9 @@ async def drive(address: str, image: Any, until: float, seen: Seen) -> None:
         await robot.begin(_instructions(image))
         client = _Client(robot, image, seen)
         receiving = asyncio.create_task(client.receive())
-        due = time.monotonic()
-        while due < until:
+        due = seen.start()
+        print("ready", flush=True)
+        while due < seen.started_at + seconds:
             seen.steps.append((due, client.play()))
             await client.observe()
             due += 1 / CHUNK_HZ
@@ -96,10 +97,13 @@ class _Client:
 
 
 def main() -> None:
-    """Runs a robot: `python -m bench.network.lerobot HOST PORT UNTIL BYTES`; prints what it saw as JSON."""
-    host, port, until, size = sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
+    """Runs a robot: `python -m bench.network.lerobot HOST PORT SECONDS BYTES`.
+
+    It prints a line when it begins, and what it saw as JSON.
+    """
+    host, port, seconds, size = sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
     image, seen = np.random.default_rng(0).integers(0, 255, size, np.uint8).reshape(-1, 10, 1), Seen()
-    asyncio.run(drive(f"{host}:{port}", image, until, seen))
+    asyncio.run(drive(f"{host}:{port}", image, seconds, seen))
     print(json.dumps({"answers": seen.answers, "steps": seen.steps}))
 
 

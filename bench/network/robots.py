@@ -17,11 +17,11 @@ CHUNK_HZ = 50.0
 _BUDGET_MS = 200.0
 
 
-async def ask_and_wait(address: str, image: Any, until: float, seen: Seen) -> None:
+async def ask_and_wait(address: str, image: Any, seconds: float, seen: Seen) -> None:
     """Asks before each step, and waits."""
     async with AsyncConnection(address) as connection:
-        model, due = connection.model("policy", latency_budget_ms=_BUDGET_MS), time.monotonic()
-        while due < until:
+        model, due = connection.model("policy", latency_budget_ms=_BUDGET_MS), seen.start()
+        while due < seen.started_at + seconds:
             observed_at, found = time.monotonic(), False
             try:
                 if await model.infer(timeout_ms=2000, image=image) is not None:
@@ -37,11 +37,11 @@ async def ask_and_wait(address: str, image: Any, until: float, seen: Seen) -> No
             await asyncio.sleep(due - time.monotonic())
 
 
-async def go_on_observing(address: str, image: Any, until: float, seen: Seen) -> None:
+async def go_on_observing(address: str, image: Any, seconds: float, seen: Seen) -> None:
     """Observes at each step, and takes the newest answer that is there at its end."""
     async with AsyncConnection(address) as connection:
-        model, due = connection.model("policy", latency_budget_ms=_BUDGET_MS), time.monotonic()
-        while due < until:
+        model, due = connection.model("policy", latency_budget_ms=_BUDGET_MS), seen.start()
+        while due < seen.started_at + seconds:
             found = False
             try:
                 await model.observe(image=image)
@@ -69,13 +69,13 @@ class _Noting(AsyncChunkRuntime):
             self.seen.answers.append((now, now - result.age_ms / 1e3))
 
 
-async def play_chunks(address: str, image: Any, until: float, seen: Seen) -> None:
+async def play_chunks(address: str, image: Any, seconds: float, seen: Seen) -> None:
     """Plays chunks as `ChunkRuntime` does."""
     async with AsyncConnection(address) as connection:
         model = connection.model("policy", latency_budget_ms=_BUDGET_MS, control_rate_hz=CHUNK_HZ)
-        runtime, due = _Noting(model, CHUNK_HZ), time.monotonic()
+        runtime, due = _Noting(model, CHUNK_HZ), seen.start()
         runtime.seen = seen
-        while due < until:
+        while due < seen.started_at + seconds:
             starved = runtime.stats.starved_steps
             action = await runtime.step({"image": image})
             seen.steps.append((due, action is not None and runtime.stats.starved_steps == starved))

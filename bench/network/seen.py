@@ -1,7 +1,8 @@
-"""What a robot saw, and the figures of it. No clock, no I/O."""
+"""What a robot saw, and the figures of it."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,10 +18,17 @@ class Seen:
     Attributes:
         answers: when each came that it could use, and when its observation was made.
         steps: when each control step was due, and whether it had an action.
+        started_at: when its first step was due; 0: it has not begun.
     """
 
     answers: list[tuple[float, float]] = field(default_factory=list)
     steps: list[tuple[float, bool]] = field(default_factory=list)
+    started_at: float = 0.0
+
+    def start(self) -> float:
+        """Notes that the robot begins, and returns when."""
+        self.started_at = time.monotonic()
+        return self.started_at
 
 
 def summary(seen: Seen, began: float, cut_at: float, back_at: float) -> dict[str, Any]:

@@ -151,10 +151,10 @@ def chunked(tally: Tally, places: Places, stop: threading.Event, rng: random.Ran
         runtime = ChunkRuntime(handle, control_rate_hz=20)
         for _ in _paced(stop, 20, rng):
             runtime.step(lambda: {"state": STATE})
-        stats, superseded = runtime.stats, connection.stats.superseded
+        stats, superseded, older = runtime.stats, connection.stats.superseded, connection.stats.outdated
     tally.sent = stats.asked
-    tally.ends += Counter(result=stats.chunks, outdated=stats.outdated, timeout=stats.lost, superseded=superseded)
-    tally.ends += stats.refused
+    tally.ends += Counter(result=stats.chunks, outdated=stats.outdated, timeout=stats.lost) + stats.refused
+    tally.ends += Counter(superseded=superseded, older=older)
     tally.ends["under way"] = min(max(tally.sent - sum(tally.ends.values()), 0), 1)  # when it was stopped
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from inferential.config.schema import GatewaysConfig, InferentialConfig
+from inferential.config.schema import GatewaysConfig, InferentialConfig, ModelConfig
 from inferential.config.services import ListenerConfig, services
 from inferential.dispatch.ray.dispatcher import RayDispatcher
 from inferential.server import Server
@@ -30,6 +30,7 @@ from inferential.transport.listening import LARGEST_PORT
 
 logger: logging.Logger = logging.getLogger("inferential.cluster")
 
+_RAY = "ray:"  # begins targets on Ray Serve
 _STOP_S = 5.0  # beyond the time that a server may drain
 
 
@@ -41,9 +42,10 @@ class _Actor:
         self._page: str | None = None
         self._stop = asyncio.Event()
 
-    async def serve(self, config: InferentialConfig, models: Mapping[str, str]) -> None:
+    async def serve(self, config: InferentialConfig) -> None:
         """Serves until `stop`; Ray calls it again if the actor's process died."""
-        server = Server(config=config, dispatcher=RayDispatcher({"address": "auto"}, models))
+        server = Server(config=config, dispatcher=RayDispatcher({"address": "auto"}, {}))
+        server.manage_models(lambda model_id, settings: (settings.target or "").removeprefix(_RAY))
         async with contextlib.AsyncExitStack() as after, server, contextlib.AsyncExitStack() as beside:
             for place, section in services(config):
                 kind = service_class(place)
@@ -81,7 +83,7 @@ class ServerGroup:
         config: of each server; its gateways are left out. The first server has the ports of `transport.bind` and
             `http`, the others those that follow; port 0 gives each a free port. If `transport.bind` is every interface
             (`*`) the servers are spread over the cluster's nodes, otherwise all run on this node.
-        models: names on Ray Serve by the ids that robots use.
+        models: names on Ray Serve by the ids that robots use, of those for which the configuration has no target.
         count: number of servers, at least 1.
 
     Raises:
@@ -92,8 +94,13 @@ class ServerGroup:
     def __init__(self, config: InferentialConfig, models: Mapping[str, str], count: int) -> None:
         if count < 1:
             raise ValueError(f"servers: expected 1 or more, got {count}")
-        self._config = config.model_copy(deep=True)
-        self._models = dict(models)
+        known = config.models.known
+        self._models = {
+            model_id: name
+            for model_id, name in models.items()
+            if model_id not in known or known[model_id].wanted_target() is None
+        }
+        self._config = self._with_models(config)
         self._binds = binds_for(config.transport.bind, count)
         for place, section in services(config):
             if isinstance(section, ListenerConfig) and section.port + count - 1 > LARGEST_PORT:
@@ -158,7 +165,7 @@ class ServerGroup:
             self._actors.append(options.remote())
             configs.append(config_of_one(self._config, bind, number))
         self._calls = [
-            asyncio.create_task(_ended(actor.serve.remote(config, self._models)))
+            asyncio.create_task(_ended(actor.serve.remote(config)))
             for actor, config in zip(self._actors, configs, strict=True)
         ]
         found = [await self._addresses(number) for number in range(len(self._actors))]
@@ -197,12 +204,21 @@ class ServerGroup:
 
     async def reconfigure(self, config: InferentialConfig) -> None:
         """Makes each server take on a new configuration; fields that need a restart keep their values."""
-        calls = [actor.reconfigure.remote(_without_gateways(config)) for actor in self._actors]
+        own = _without_gateways(self._with_models(config))
+        calls = [actor.reconfigure.remote(own) for actor in self._actors]
         for error in await asyncio.gather(*calls, return_exceptions=True):
             if isinstance(error, BaseException):
                 logger.error(
                     "the new configuration is rejected, the old one stays: %s", getattr(error, "cause", None) or error
                 )
+
+    def _with_models(self, config: InferentialConfig) -> InferentialConfig:
+        """Returns a copy of a configuration in which all models have targets."""
+        own = config.model_copy(deep=True)
+        for model_id, name in self._models.items():
+            known = own.models.known.get(model_id, ModelConfig())
+            own.models.known[model_id] = known.model_copy(update={"target": f"{_RAY}{name}"})
+        return own
 
     async def status(self) -> list[dict[str, Any] | None]:
         """Returns the `ServerStatus` of each as plain values; None for one that is restarting or lost."""

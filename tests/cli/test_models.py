@@ -42,6 +42,9 @@ def test_models_and_their_versions_are_shown(start: Start, place: Path, run: Any
     for words in (("m", "a", "active", "ready"), ("m", "b", "shadow"), ("m", "c", "idle", "stopped"), ("n", "active")):
         assert any(all(word in line.split() for word in words) for line in shown.out.splitlines()), (words, shown.out)
     assert re.search(r"n +state: float32 \[\*\], task: string of any shape", shown.out)
+    seen = run("top", url[0], "--once").out.splitlines()
+    for words in (("m@a", "active", "ready"), ("m@b", "shadow", "ready")):
+        assert any(all(word in line.split() for word in words) for line in seen), (words, seen)
     compared = run("models", url[0], "--diff")
     assert compared.code == 0
     assert "median ms" in compared.out

@@ -22,12 +22,15 @@ import numpy as np
 
 class Policy:
     max_batch_size = 4
-    def __init__(self, name="", scale=1.0, fails="", slow_s=0.0, go="", dies=False):
+    def __init__(self, name="", scale=1.0, fails="", slow_s=0.0, go="", dies=False, hangs=""):
         while go and not os.path.exists(go):
             time.sleep(0.01)
         self.name, self.scale, self.fails, self.slow_s, self.dies = name, scale, fails, slow_s, dies
+        self.hangs = hangs
     def infer_batch(self, rows):
         time.sleep(self.slow_s)
+        while self.hangs and os.path.exists(self.hangs):
+            time.sleep(0.01)
         if self.dies:
             os._exit(3)
         if self.fails and os.path.exists(self.fails):
@@ -46,7 +49,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def settings(**known: Any) -> InferentialConfig:
-    return InferentialConfig.model_validate({"server": {"ready_wait_s": 20.0}, "models": {"known": known}})
+    return InferentialConfig.model_validate(
+        {"server": {"ready_wait_s": 30.0}, "scheduling": {"request_ttl_ms": 30_000}, "models": {"known": known}}
+    )
 
 
 def policy(**args: Any) -> dict[str, Any]:
@@ -65,8 +70,9 @@ Serve = Callable[..., Any]
 async def serve(place: Path) -> AsyncIterator[Serve]:
     async with AsyncExitStack() as stack:
 
-        async def start(**known: Any) -> Server:
-            server = Server("tcp://127.0.0.1:0", config=settings(**known), dispatcher=LocalDispatcher({}))
+        async def start(config: InferentialConfig | None = None, **known: Any) -> Server:
+            found = settings(**known) if config is None else config
+            server = Server("tcp://127.0.0.1:0", config=found, dispatcher=LocalDispatcher({}))
             server.manage_models(model_later)
             return await stack.enter_async_context(server)
 
@@ -77,11 +83,11 @@ async def ask(
     server: Server, client_id: str = "arm", model_id: str = "m", client_type: str = "", **options: Any
 ) -> Any:
     async with AsyncConnection(server.address, client_id, client_type) as connection:
-        model = connection.model(model_id, 5000.0, **options)
-        return await model.infer(20_000, state=np.ones(2, np.float32))
+        model = connection.model(model_id, 30_000.0, **options)
+        return await model.infer(30_000, state=np.ones(2, np.float32))
 
 
-async def until(what: Callable[[], Any], timeout_s: float = 20.0) -> None:
+async def until(what: Callable[[], Any], timeout_s: float = 30.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not what():  # noqa: ASYNC110 (of another process)
             await asyncio.sleep(0.01)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ from inferential import AsyncConnection, LocalDispatcher, ModelFailed, ModelLoad
 from inferential.config import InferentialConfig
 from inferential.replica.outcomes import ModelLoadError
 from inferential.replica.spec import ModelLoader
+from inferential.replica.targets import TargetError
+from inferential.replica.warming import load_observations
 
 MODELS = """
 import os, time
@@ -170,3 +173,21 @@ async def test_ready_is_awaited(place: Path) -> None:
         (place / "go").touch()
         await asyncio.wait_for(waiting, 20)
         assert state(server) == "ready"
+
+
+@pytest.mark.parametrize(
+    ("source", "content", "why"),
+    [
+        ("gone.npz", None, "No such file"),
+        ("empty.json", "[]", "expected an observation"),
+        ("list.json", "[1, 2]", "expected an object"),
+        ("cut.json", "{", "JSONDecodeError"),
+        ("loading_models:broken", None, "has no 'broken'"),
+        ("os:getpid", None, "'int' object is not iterable"),
+    ],
+)
+def test_a_warm_up_that_cannot_be_read_is_named(place: Path, source: str, content: str | None, why: str) -> None:
+    if content is not None:
+        (place / source).write_text(content)
+    with pytest.raises(TargetError, match=re.escape(f"warm_up {source!r}: ") + f".*{why}"):
+        load_observations(source)

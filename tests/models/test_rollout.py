@@ -42,6 +42,19 @@ async def test_a_share_of_the_robots_tries_a_version_and_stays_with_it(serve: Se
     }
 
 
+async def test_versions_and_their_shares_are_in_the_status(serve: Serve) -> None:
+    server = await serve(m=two(rollout={"b": {"share": 0.25}}))
+    await until(lambda: all(one.state == "ready" for one in server.status().models[0].versions))
+    await versions(server)
+    (status,) = server.status().models
+    assert [(one.version, one.role, one.share, one.robots) for one in status.versions] == [
+        ("a", "active", None, 6),
+        ("b", "rollout", 0.25, 2),
+    ]
+    assert status.calls == 16
+    assert sum(one.requests for one in status.versions) == 16
+
+
 async def test_robots_are_named_for_a_trial_by_id_and_by_type(serve: Serve) -> None:
     server = await serve(m=two(rollout={"b": {"clients": ["arm-1"], "client_types": ["so101"]}}))
     assert (await ask(server, "arm-0")).model_version == "a"
@@ -68,7 +81,7 @@ async def test_a_version_that_fails_is_taken_back_and_no_request_is_lost(
     assert (await ask(server)).model_version == "a"
     server.reconfigure(settings(m=model))
     await until(lambda: any(one.version == "b" and one.state == "ready" for one in server.status().models[0].versions))
-    assert (await ask(server)).model_version == "b"
+    assert (await ask(server)).model_version == "b#3"  # not the one that was taken back
 
 
 def ask_ok(server: Server) -> bool:
@@ -89,6 +102,31 @@ async def test_the_shadow_is_compared_and_never_sent(serve: Serve) -> None:
     assert shadow.compared > 0
     assert shadow.difference_mean == [1.0, 1.0]
     assert shadow.difference_max == [1.0, 1.0]
+
+
+async def test_no_robot_waits_for_the_shadow_and_it_has_one_call_at_a_time(serve: Serve, place: Path) -> None:
+    (place / "hang").touch()
+    hanging = two(shadow="b")
+    hanging["versions"]["b"] = policy(name="b", hangs="hang")
+    server = await serve(m=hanging)
+    await until(lambda: ask_ok(server))
+
+    async def drive(client_id: str) -> None:
+        async with AsyncConnection(server.address, client_id) as connection:
+            model = connection.model("m", 5000.0)
+            for _ in range(10):
+                result = await model.infer(20_000, state=np.ones(2, np.float32))
+                assert result is not None
+                assert result.model_version == "a"
+
+    await asyncio.gather(*(drive(f"arm-{number}") for number in range(4)))
+    (shadow,) = [one for one in server.status().models[0].versions if one.role == "shadow"]
+    assert (shadow.compared, shadow.waiting) == (0, 0)
+    (place / "hang").unlink()
+    await until(lambda: any(one.compared for one in server.status().models[0].versions))
+    await drive("arm")
+    (shadow,) = [one for one in server.status().models[0].versions if one.role == "shadow"]
+    assert shadow.compared == 1  # after a slow call it is not asked for long
 
 
 @pytest.mark.parametrize("swap", ["beside", "in_place"])

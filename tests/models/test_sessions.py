@@ -42,6 +42,12 @@ class Counts(Memory):
         who = f"{session.client_id} {session.client_type}"
         return {"steps": session.state["steps"], "who": who, "pid": os.getpid(), "number": observation["state"]}
 
+class Fussy(Counts):
+    def reset(self, session):
+        if session.episode and not os.path.exists("reset works"):
+            raise RuntimeError("no reset")
+        super().reset(session)
+
 class Together(Memory):
     max_batch_size = 8
     def infer_batch(self, observations, sessions):
@@ -106,6 +112,11 @@ async def test_a_robot_stays_on_the_replica_with_its_state_and_its_rows_run_in_o
     found = await asyncio.gather(*(drive(f"arm-{number}") for number in range(4)))
     assert all(len(pids) == 1 for pids in found)
     assert len(set.union(*found)) == 2
+    (status,) = server.status().models
+    assert status.calls == 80
+    assert status.latency
+    assert {batch.model_id for batch in server.status().batches} == {"m"}
+    assert {batch.replica for batch in server.status().batches} == {"0", "1"}
 
 
 @pytest.mark.parametrize("run", ["process", "thread"])
@@ -129,6 +140,49 @@ async def test_no_row_of_a_failed_batch_runs_twice(serve: Serve, run: str) -> No
             assert result["steps"] == 3
 
 
+async def test_a_robot_that_breaks_its_calls_goes_alone_and_the_others_are_served(serve: Serve) -> None:
+    server = await serve(m=model("Together"))
+    stop, good = asyncio.Event(), 0
+
+    async def drive(client_id: str, **more: Any) -> None:
+        nonlocal good
+        async with AsyncConnection(server.address, client_id) as connection:
+            handle = connection.model("m", 5000.0)
+            failures = 0
+            while not stop.is_set():
+                try:
+                    assert await handle.infer(20_000, state=np.ones(1), **more) is not None
+                except ModelFailed:
+                    failures += 1
+                else:
+                    good += 1
+            # Each but the one that is broken fails with that one once, and once more if it was in a call meanwhile.
+            assert more or failures <= 2
+
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(3):
+            tasks.create_task(drive(f"arm-{number}"))
+        tasks.create_task(drive("broken", do="raise"))
+        await until(lambda: good > 30)
+        stop.set()
+
+
+@pytest.mark.parametrize("run", ["process", "thread"])
+async def test_an_episode_whose_reset_has_failed_is_begun_again(serve: Serve, place: Path, run: str) -> None:
+    server = await serve(m=model("Fussy", run=run))
+    async with AsyncConnection(server.address, "arm") as connection:
+        handle = connection.model("m", 5000.0)
+        assert await handle.infer(20_000, state=np.ones(1)) is not None
+        await handle.reset()
+        for _ in range(2):
+            with pytest.raises(ModelFailed, match="no reset"):
+                await handle.infer(20_000, state=np.ones(1))
+        (place / "reset works").touch()
+        result = await handle.infer(20_000, state=np.ones(1))
+        assert result is not None
+        assert (result["steps"], result.session) == (1, "")
+
+
 async def test_a_robot_gets_to_know_that_its_state_was_lost(serve: Serve, place: Path) -> None:
     server = await serve(m=model())
     async with AsyncConnection(server.address, "arm") as connection:
@@ -149,6 +203,66 @@ async def test_a_robot_gets_to_know_that_its_state_was_lost(serve: Serve, place:
         assert result is not None
         assert (result["steps"], result.session) == (1, "restarted")
     assert (place / "resets").read_text() == "arm 0\n" * 3
+
+
+async def test_a_robot_keeps_its_version_and_state_until_its_episode_ends(serve: Serve) -> None:
+    def versions(**more: Any) -> dict[str, Any]:
+        found = {name: model(args={"version": name}) for name in "ab"}
+        return {"versions": found, "active": "a", **more}
+
+    server = await serve(m=versions(rollout={"b": {"clients": ["other"]}}))
+    await until(lambda: all(one.state == "ready" for one in server.status().models[0].versions))
+    assert (await ask(server, "other")).model_version == "b"  # it is new, and has nothing to lose
+    async with AsyncConnection(server.address, "arm") as connection:
+        handle = connection.model("m", 5000.0)
+
+        async def step() -> tuple[str, int, str]:
+            result = await handle.infer(20_000, state=np.ones(1))
+            assert result is not None
+            return result.model_version, int(result["steps"]), result.session
+
+        assert await step() == ("a", 1, "")
+        server.reconfigure(settings(m=versions(rollout={"b": {"clients": ["other", "arm"]}})))
+        assert await step() == ("a", 2, "")
+        server.reconfigure(settings(m=versions() | {"active": "b"}))
+        assert await step() == ("a", 3, "")
+        await handle.reset()
+        assert await step() == ("b", 1, "")
+        await until(lambda: [one.version for one in server.status().models[0].versions if one.pool] == ["b"])
+
+
+@pytest.mark.parametrize("run", ["process", "thread"])
+async def test_a_robot_that_comes_back_to_a_version_begins_anew_there(serve: Serve, run: str) -> None:
+    def versions(*clients: str) -> dict[str, Any]:
+        found = {name: model(args={"version": name}) for name in "ab"}
+        return {"versions": found, "active": "a", "rollout": {"b": {"clients": ["", *clients]}}}
+
+    run_of = {"run": run}
+    server = await serve(m=run_of | versions())
+    await until(lambda: {one.state for one in server.status().models[0].versions} == {"ready"})
+    async with AsyncConnection(server.address, "arm") as connection:
+        handle = connection.model("m", 5000.0)
+        seen = []
+        for clients in ((), ("arm",), ()):
+            server.reconfigure(settings(m=run_of | versions(*clients)))
+            if seen:
+                await handle.reset()
+            for _ in range(2):
+                result = await handle.infer(20_000, state=np.ones(1))
+                assert result is not None
+                seen.append((result.model_version, int(result["steps"])))
+    assert seen == [("a", 1), ("a", 2), ("b", 1), ("b", 2), ("a", 1), ("a", 2)]
+
+
+@pytest.mark.parametrize("run", ["process", "thread"])
+async def test_a_model_with_memory_may_be_in_the_shadow(serve: Serve, run: str) -> None:
+    versions = {name: model(args={"version": name}) for name in "ab"}
+    server = await serve(m={"run": run, "versions": versions, "active": "a", "shadow": "b"})
+    await until(lambda: {one.state for one in server.status().models[0].versions} == {"ready"})
+    assert (await ask(server))["steps"] == 1
+    (shadow,) = [one for one in server.status().models[0].versions if one.role == "shadow"]
+    await until(lambda: any(one.compared for one in server.status().models[0].versions))
+    assert shadow.errors == 0
 
 
 async def test_an_observation_under_which_its_process_died_is_not_run_again(serve: Serve) -> None:

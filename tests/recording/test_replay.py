@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("mcap")
 
 from tests.recording.test_recorder import ask, files, policy, recording
 
-from inferential import LocalDispatcher, Server
+from inferential import AsyncConnection, LocalDispatcher, Server
 from inferential.cli.app import run
 from inferential.cli.errors import CliError
+from inferential.config import InferentialConfig
+from inferential.config.recording import RecordingConfig
+from inferential.recording.recorder import Recorder
 
 POLICIES = """
 import numpy as np
@@ -35,6 +40,12 @@ def broken(observation):
     state = observation["state"] + 1
     state[0] = np.nan
     return {"actions": np.stack([state, state])}
+
+class Counting:
+    def infer(self, observation, session):
+        session.state = (session.state or 0) + 1
+        state = observation["state"] + session.state
+        return {"actions": np.stack([state, state])}
 
 def failing(observation):
     raise ValueError("no cup")
@@ -82,6 +93,14 @@ async def test_answers_that_cannot_be_compared_fail(
     assert text in capsys.readouterr().out
 
 
+async def test_a_policy_with_memory_gets_each_recorded_session_as_one(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await asyncio.to_thread(replayed, path, "Counting", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["compared"], found["max_difference"]) == (6, 2)  # three of each robot: it adds 1, 2 and 3
+
+
 async def test_nan_in_place_of_a_number_is_no_small_difference(path: Path) -> None:
     assert await asyncio.to_thread(replayed, path, "broken", "--max-difference", "1e9") == 1
 
@@ -92,6 +111,39 @@ async def test_a_server_is_asked_as_the_fleet_asked(path: Path, capsys: pytest.C
         assert not await asyncio.to_thread(run, arguments)
         assert set(server.known_clients) == {"arm-01", "arm-02"}
     assert "6 answers compared" in capsys.readouterr().out
+
+
+async def test_what_a_robot_asked_at_once_is_asked_at_once_again(tmp_path: Path) -> None:
+    at_once = 0
+
+    async def slow(observation: dict[str, Any]) -> dict[str, Any]:
+        nonlocal at_once
+        asked.append(None)
+        if len(asked) == 3:
+            every.set()
+        await asyncio.wait_for(every.wait(), 20)
+        return {"actions": observation["state"]}
+
+    for _ in range(2):  # recorded, then replayed
+        asked: list[None] = []
+        every = asyncio.Event()
+        config = InferentialConfig.model_validate(
+            {"models": {"known": {"pi0": {"max_inflight": 3}}}, "server": {"drain_timeout_s": 0.0}}
+        )
+        async with Server("tcp://127.0.0.1:0", config=config, dispatcher=LocalDispatcher({"pi0": slow})) as server:
+            if not at_once:
+                async with (
+                    Recorder(server, RecordingConfig(path=str(tmp_path))),
+                    AsyncConnection(server.address, "arm-01") as connection,
+                ):
+                    model = connection.model("pi0", queue="all", latency_budget_ms=10_000.0)
+                    await asyncio.gather(*(model.infer(20_000, state=np.zeros(3)) for _ in range(3)))
+            else:
+                (found,) = files(tmp_path)
+                arguments = ["replay", str(found), "--server", server.address, "--max-difference", "0"]
+                assert await asyncio.to_thread(run, arguments) == 0
+        at_once += len(asked)
+    assert at_once == 6
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         "link_timeouts",
         lambda first, most: replace(timeouts(first, most), heartbeat_s=0.05, silence_s=0.2),
     )
-    monkeypatch.setattr(executor, "_STOOD_S", 0.1)
+    monkeypatch.setattr(executor, "STOOD_S", 0.1)
 
 
 def until(condition: Callable[[], Any]) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from tests.web.browser import Browser, NoBrowser
 
-from inferential import Connection, LocalDispatcher, Server
+from inferential import Connection, InferenceError, LocalDispatcher, Server
+from inferential.cli.targets import model_later
 from inferential.config import InferentialConfig
 from inferential.config.services import HttpConfig
 from inferential.web import HttpServer
@@ -33,9 +35,15 @@ class Policy:
 class Site:
     """A server with a page, in a thread of its own."""
 
-    def __init__(self, bind: str = "tcp://127.0.0.1:0", models: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        bind: str = "tcp://127.0.0.1:0",
+        models: dict[str, Any] | None = None,
+        known: Mapping[str, Any] | None = None,
+    ) -> None:
         self._bind = bind
-        self._models = models or {"arm": Policy()}
+        self._known = known
+        self._models = models or ({} if known else {"arm": Policy()})
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))
         self._thread.start()
@@ -43,11 +51,16 @@ class Site:
 
     async def _main(self) -> None:
         config = InferentialConfig(
-            server={"drain_timeout_s": 0.0}, response_tracking={"disconnect_timeout_s": TIMEOUT_S}
+            server={"drain_timeout_s": 0.0},
+            response_tracking={"disconnect_timeout_s": TIMEOUT_S},
+            models={"known": self._known or {}},
         )
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        served = Server(self._bind, config=config, dispatcher=LocalDispatcher(self._models))
+        if self._known:
+            served.manage_models(model_later)
         async with (
-            Server(self._bind, config=config, dispatcher=LocalDispatcher(self._models)) as server,
+            served as server,
             HttpServer(server, HttpConfig(port=0)) as page,
         ):
             self.address, self.url = server.address, page.address
@@ -73,7 +86,8 @@ class Robots:
         while not self._stop.wait(period_s):
             for model in models:
                 model.observe(steps_remaining=5, state=np.zeros(7, np.float32))
-                model.get_result(0)
+                with contextlib.suppress(InferenceError):  # a model that fails
+                    model.get_result(0)
         for connection in connections:
             connection.close()
 
@@ -104,6 +118,37 @@ def robots(site: Site) -> Iterator[Robots]:
     robots = Robots(site.address, 3)
     yield robots
     robots.stop()
+
+
+def test_it_shows_versions_with_their_shares_and_draws_their_calls(browser: Browser) -> None:
+    version = {"target": "tests.web.test_page:Policy"}
+    known = {
+        "arm": {
+            "run": "thread",
+            "versions": {"a": version, "b": version, "c": version},
+            "active": "a",
+            "rollout": {"b": {"share": 0.5}},
+            "shadow": "c",
+        }
+    }
+    site = Site(known=known)
+    robots = Robots(site.address, 4)
+    try:
+        browser.open(site.url)
+        texts = "(row) => [...row.cells].map((cell) => cell.textContent)"
+        rows = f"[...document.querySelectorAll('.versions tbody tr')].map({texts})"
+        browser.wait(f"{rows}.length === 3 && {rows}.every((row) => row[2] === 'ready')")
+        browser.wait(f"{rows}.slice(0, 2).every((row) => row[3] === '2')")
+        assert browser.evaluate(f"{rows}.map((row) => row.slice(0, 2).join(' '))") == [
+            "a active",
+            "b rollout 50 %",
+            "c shadow",
+        ]
+        browser.wait(f"Number({rows}[1][4]) > 5 && {rows}[2][8].startsWith('0.0, ')")
+        assert browser.problems() == []
+    finally:
+        robots.stop()
+        site.close()
 
 
 STATE_OF_0 = "[...document.querySelectorAll('#robots tr')].find((row) => row.cells[0].textContent === 'robot-0')"
@@ -156,8 +201,13 @@ def test_a_row_opens_into_its_robot_and_only_that_one_is_asked_for(
     assert browser.evaluate(f"{STATE_OF_0}.querySelector('button').getAttribute('aria-expanded')") == "true"
     assert browser.evaluate("document.querySelector('.sentence').textContent").startswith("robot-0: ")
     assert browser.evaluate("document.querySelectorAll('.ages polygon').length") == 6
-    widths = "[...document.querySelector('.answers .bar').children].map((part) => parseFloat(part.style.width) || 0)"
+    widths = "[...document.querySelector('.waterfall').children].map((part) => parseFloat(part.style.width) || 0)"
     assert 0 < sum(browser.evaluate(widths)[:6]) <= 100.1
+    boxes = (
+        "[...document.querySelector('.waterfall').querySelectorAll('i')].map((part) => part.getBoundingClientRect())"
+    )
+    tops = browser.evaluate(f"{boxes}.filter((box) => box.width > 0 && box.height > 5).map((box) => box.top)")
+    assert len(set(tops)) == 1  # the parts stand beside one another
     browser.evaluate("[...document.querySelectorAll('.opens')].find((one) => one.textContent === 'robot-1').click()")
     browser.wait("document.querySelector('.sentence')?.textContent.startsWith('robot-1: ')")
     assert browser.evaluate("document.querySelectorAll('tr.details').length") == 1

@@ -1,7 +1,7 @@
 """A robot with openpi's own client: `ActionChunkBroker` around `WebsocketClientPolicy`, in its control loop.
 
-It runs in an environment of its own: python with_openpi.py HOST PORT UNTIL BYTES; it prints when answers came and steps
-were due, as JSON.
+It runs in an environment of its own: python with_openpi.py HOST PORT SECONDS BYTES; it prints a line when it
+begins, and when answers came and steps were due, as JSON.
 """
 
 from __future__ import annotations
@@ -56,11 +56,13 @@ class Noting:
 
 def main() -> None:
     """Runs the control loop."""
-    host, port, until, size = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
+    host, port, seconds, size = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
     noting, steps = Noting(host, port), []
     broker = ActionChunkBroker(noting, HORIZON)
     image = np.random.default_rng(0).integers(0, 255, size, np.uint8)
     due = time.monotonic()
+    until = due + seconds
+    print("ready", flush=True)
     while due < until:
         broker.infer({"image": image})
         steps.append((due, True))

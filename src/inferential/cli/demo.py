@@ -25,7 +25,7 @@ from rich.live import Live
 from inferential.cli.errors import CliError, missing
 from inferential.cli.interrupts import INTERRUPTED
 from inferential.cli.output import make_folder, print_json, wants_rich
-from inferential.cli.settings import COMMAND_LINE, http_section
+from inferential.cli.settings import COMMAND_LINE, listener_section
 from inferential.config.loading import load
 from inferential.config.problems import ConfigError
 from inferential.scheduler import get_scheduler, scheduler_names
@@ -174,7 +174,7 @@ def _with_page(http: str) -> Software:
     """Runs the demo's server with its live page."""
 
     try:
-        config = load(overrides={"http": http_section(http)}, overrides_name=COMMAND_LINE).config.http
+        config = load(overrides={"http": listener_section("--http", http)}, overrides_name=COMMAND_LINE).config.http
     except ConfigError as error:
         raise CliError(str(error)) from error
     assert config is not None

@@ -80,7 +80,7 @@ def _states(model: dict[str, Any]) -> list[tuple[str, ...]]:
         (
             printable(model["model_id"]),
             printable(one["version"]) or _ABSENT,
-            one["role"],
+            one["role"] if one.get("share") is None else f"{one['role']} {100 * one['share']:.0f} %",
             one["state"],
             _age(one["since"]),
             _number(one["robots"]),

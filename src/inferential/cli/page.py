@@ -6,7 +6,7 @@ import http.client
 import json
 import os
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +87,26 @@ def stream_status(page: Page) -> Iterator[dict[str, Any]]:
                     yield _read(page.url, line[len(b"data: ") :])
         except (OSError, http.client.HTTPException):
             return
+
+
+def read_requests(page: Page, seconds: float, advance: Callable[[], None]) -> list[dict[str, Any]]:
+    """Returns how requests end in the next seconds; calls `advance` four times a second.
+
+    Raises:
+        CliError: there is no page, or it asks for something else.
+    """
+    connection, response = _get(page, f"/api/requests?seconds={seconds:g}")
+    found = []
+    with closing(connection):
+        try:
+            for line in response:
+                if line.strip():
+                    found.append(json.loads(line))
+                else:
+                    advance()
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise CliError(f"{page.url}: the server ended while its requests were read: {error}") from error
+    return found
 
 
 def _read(url: str, body: bytes, key: str = "clients") -> dict[str, Any]:

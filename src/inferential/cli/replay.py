@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -160,16 +161,22 @@ def _read(files: list[Path], only: str | None) -> list[Any]:
 
 
 async def _ask_model(recorded: list[Any], target: str) -> Compared:
-    """Asks as a gateway does, within the process: one observation after another."""
+    """Asks as a gateway does, within the process: one observation after another, each session a client of its own."""
     compared = Compared()
     config = InferentialConfig.model_validate({"server": {"drain_timeout_s": 0.0}})
     dispatcher = LocalDispatcher(load_models({"replayed": target}))
     try:
-        async with Server("ipc://*", config=config, dispatcher=dispatcher) as running:
+        async with Server("ipc://*", config=config, dispatcher=dispatcher) as running, AsyncExitStack() as open_ones:
+            robots: dict[tuple[str, str], Any] = {}  # a session each, as policies with memory keep state of it
             for one in recorded:
-                async with running.connect() as connection:
-                    handle = connection.model("replayed", queue="all", late="serve")
-                    await _compare(compared, one, connection.infer(handle, one.observation, _TIMEOUT_MS))
+                session = one.client_id, one.session
+                connection = robots.get(session)
+                if connection is None:
+                    connection = robots[session] = await open_ones.enter_async_context(
+                        running.connect(f"{one.client_id} {one.session}", one.client_type)
+                    )
+                handle = connection.model("replayed", queue="all", late="serve")
+                await _compare(compared, one, connection.infer(handle, one.observation, _TIMEOUT_MS))
     except ValueError as error:
         raise CliError(str(error)) from error
     return compared
@@ -187,12 +194,19 @@ async def _ask_server(
 
     async def drive(client_id: str) -> None:
         name = "" if secret_key else client_id  # else that of the key
-        async with AsyncConnection(address, name, "replay", server_key=server_key, secret_key=secret_key) as connection:
+        async with (
+            AsyncConnection(address, name, "replay", server_key=server_key, secret_key=secret_key) as connection,
+            asyncio.TaskGroup() as answers,
+        ):
             for one in (own for own in recorded if own.client_id == client_id):
-                if speed:
-                    await asyncio.sleep(began + (one.received_ns - first_ns) / 1e9 / speed - time.monotonic())
                 handle = connection.model(one.model_id, queue="all", late="serve")
-                await _compare(compared, one, handle.infer(_TIMEOUT_MS, observation=one.observation))
+                comparing = _compare(compared, one, handle.infer(_TIMEOUT_MS, observation=one.observation))
+                if not speed:
+                    await comparing
+                    continue
+                # The next is sent at its time, whether or not this one is answered by then.
+                answers.create_task(comparing)
+                await asyncio.sleep(began + (one.received_ns - first_ns) / 1e9 / speed - time.monotonic())
 
     async with asyncio.TaskGroup() as asking:
         for client_id in robots:

@@ -22,7 +22,7 @@ from inferential.cli.logs import LogFormat, LogLevel, set_up_logging
 from inferential.cli.output import announce
 from inferential.cli.preflight import preflight, strategy_problem
 from inferential.cli.reloads import Reloads
-from inferential.cli.settings import COMMAND_LINE, http_section, targets
+from inferential.cli.settings import COMMAND_LINE, listener_section, targets
 from inferential.cli.targets import RAY, model_later
 from inferential.config.backends import scheme_of
 from inferential.config.extensions import ExtensionError
@@ -83,6 +83,9 @@ def serve(
     record: Annotated[
         bool, typer.Option("--record", help="Record what robots send and are answered, to the folder recordings.")
     ] = False,
+    foxglove: Annotated[
+        str | None, typer.Option(metavar="[HOST:]PORT", help="Show them live in Foxglove, as 8765 on this machine.")
+    ] = None,
     otlp: Annotated[
         str | None, typer.Option(metavar="URL", help="Export traces and metrics there (OpenTelemetry, OTLP over HTTP).")
     ] = None,
@@ -107,7 +110,7 @@ def serve(
     """
     set_up_logging(log_level, log_format)
     with signals_before_the_loop():
-        overrides = _overrides(model or [], bind or [], strategy, http, otlp, record=record)
+        overrides = _overrides(model or [], bind or [], strategy, http, otlp, foxglove, record=record)
         _serve(config, overrides, servers)
 
 
@@ -373,7 +376,14 @@ async def _watch(watcher: ConfigWatcher) -> None:
 
 
 def _overrides(
-    models: list[str], bind: list[str], strategy: str | None, http: str | None, otlp: str | None, *, record: bool
+    models: list[str],
+    bind: list[str],
+    strategy: str | None,
+    http: str | None,
+    otlp: str | None,
+    foxglove: str | None,
+    *,
+    record: bool,
 ) -> dict[str, Any]:
     known: dict[str, dict[str, str]] = {}
     for option in models:
@@ -389,7 +399,9 @@ def _overrides(
     if strategy is not None:
         overrides["scheduling"] = {"strategy": strategy}
     if http is not None:
-        overrides["http"] = http_section(http)
+        overrides["http"] = listener_section("--http", http)
+    if foxglove is not None:
+        overrides["foxglove"] = listener_section("--foxglove", foxglove)
     if record:
         overrides["recording"] = {}
     if otlp is not None:

@@ -19,13 +19,13 @@ def targets(config: InferentialConfig) -> dict[str, str]:
     return {model_id: target for model_id, target in found.items() if target is not None}
 
 
-def http_section(address: str) -> dict[str, Any]:
-    """Returns what `--http [HOST:]PORT` sets of the section http.
+def listener_section(option: str, address: str) -> dict[str, Any]:
+    """Returns what an option `[HOST:]PORT` sets of its section.
 
     Raises:
         CliError: it has no port.
     """
     host, _, port = address.rpartition(":")
     if not port.isdecimal():
-        raise CliError(f"--http: expected PORT or HOST:PORT, got {address!r}")
+        raise CliError(f"{option}: expected PORT or HOST:PORT, got {address!r}")
     return {"port": int(port), **({"host": host.strip("[]")} if host else {})}

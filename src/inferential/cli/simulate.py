@@ -16,21 +16,24 @@ from rich.table import Table
 
 from inferential.cli.errors import CliError, missing
 from inferential.cli.output import make_folder, print_json, printable, wants_rich
+from inferential.cli.recorded import read_happened
 from inferential.config.problems import ConfigError
 from inferential.scheduler import get_scheduler, scheduler_names
 from inferential.sim.virtual import generate
 from inferential.sim.virtual.bound import upper_bound
 from inferential.sim.virtual.fleet_file import Fleet, example, example_names, load_fleet
+from inferential.sim.virtual.happened import models_of, multiplied, run_of
 from inferential.sim.virtual.measures import Group, Measures, measure
 from inferential.sim.virtual.simulation import simulate as run_strategy
 from inferential.sim.virtual.starvation import Play, play_by_class, play_of
 from inferential.sim.virtual.trace import load_trace, save_trace
-from inferential.sim.virtual.world import Arrival, ChunkedRobot, Run
+from inferential.sim.virtual.world import Arrival, ChunkedRobot, ModelSpec, Run
 
 EXAMPLES = (
     "inferential simulate fleet.yaml",
     "inferential simulate --example mixed --compare all --load 2",
     "inferential simulate fleet.yaml --trace-in recorded.jsonl --json",
+    "inferential simulate --trace-in run.mcap --compare all",
 )
 _EXAMPLE = "mixed"
 
@@ -58,7 +61,10 @@ def simulate(
     seconds: Annotated[float, typer.Option(min=0.1, max=86400, help="Virtual time.")] = 60.0,
     seed: Annotated[int, typer.Option(min=0, help="Of phases, gaps and latencies.")] = 0,
     trace_in: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Recorded arrivals in place of the file's robots.")
+        Path | None,
+        typer.Option(
+            dir_okay=False, help="Recorded arrivals in place of the file's robots: JSON lines, or a recording (MCAP)."
+        ),
     ] = None,
     trace_out: Annotated[Path | None, typer.Option(dir_okay=False, help="Where the arrivals are kept.")] = None,
     out: Annotated[Path | None, typer.Option(file_okay=False, help="Where summary and pictures are saved.")] = None,
@@ -71,22 +77,34 @@ def simulate(
     share of their control steps without an action. Open streams of requests are compared with a bound that no schedule
     can exceed, even one that knows the future.
     """
-    described = _fleet(fleet, shipped)
     names = _strategies(strategy, compare)
-    robots = [] if trace_in is not None else generate.chunked_robots(described, seed=seed, load=load)
-    arrivals = _arrivals(described, trace_in, seconds, seed, load)
+    if trace_in is not None and trace_in.suffix == ".mcap":
+        happened = read_happened([trace_in], "inferential simulate --trace-in")
+        was = run_of(happened)
+        models = models_of(happened) if fleet is None and shipped is None else generate.models(_fleet(fleet, shipped))
+        seconds = was.seconds
+        robots: list[ChunkedRobot] = []
+        arrivals = multiplied([outcome.arrival for outcome in was.outcomes], load, seconds)
+        _check_models(arrivals, models)
+    else:
+        described = _fleet(fleet, shipped)
+        was = None
+        models = generate.models(described)
+        robots = [] if trace_in is not None else generate.chunked_robots(described, seed=seed, load=load)
+        arrivals = _arrivals(described, models, trace_in, seconds, seed, load)
     if trace_out is not None and not robots:
         _keep(arrivals, trace_out)
     if out is not None:
         make_folder(out)
-    models = generate.models(described)
-    runs = _run(described, arrivals, robots, names, seconds, seed)
+    runs = _run(models, arrivals, robots, names, seconds, seed, profiled=was is not None)
     if trace_out is not None and robots:
         _keep([outcome.arrival for outcome in runs[0].outcomes], trace_out)
     # What robots in closed loop ask differs from run to run, so that there is no one bound.
     asked = [arrival for arrival in arrivals if arrival.at < seconds]
     bound = None if robots else upper_bound(models, asked, seconds)
     replicas = {model.model_id: len(model.speeds) for model in models}
+    if was is not None and load == 1:
+        runs.insert(0, was)
     measured = [measure(run, replicas) for run in runs]
     summary = [
         {"bound": bound, "load": load, "seed": seed, **one.as_dict(), **_closed_loop(run)}
@@ -94,7 +112,7 @@ def simulate(
     ]
     saved = [] if out is None else _save(summary, runs, out)
     if as_json:
-        print_json(summary if compare else summary[0])
+        print_json(summary if len(summary) > 1 else summary[0])
         return
     console = Console(width=None if wants_rich() else 140, highlight=False, markup=False)
     console.print(_table(measured, bound))
@@ -132,17 +150,24 @@ def _strategies(strategy: str, compare: str | None) -> list[str]:
     return names
 
 
-def _arrivals(fleet: Fleet, trace: Path | None, seconds: float, seed: int, load: float) -> list[Arrival]:
+def _arrivals(
+    fleet: Fleet, models: Sequence[ModelSpec], trace: Path | None, seconds: float, seed: int, load: float
+) -> list[Arrival]:
     if trace is None:
         return generate.arrivals(fleet, seconds=seconds, seed=seed, load=load)
     try:
         arrivals = load_trace(trace)
     except ConfigError as error:
         raise CliError(str(error)) from error
-    unknown = sorted({arrival.model_id for arrival in arrivals} - fleet.models.keys())
-    if unknown:
-        raise CliError(f"--trace-in: model {unknown[0]!r} is not among the fleet's: {', '.join(fleet.models)}")
+    _check_models(arrivals, models)
     return arrivals
+
+
+def _check_models(arrivals: Sequence[Arrival], models: Sequence[ModelSpec]) -> None:
+    known = [model.model_id for model in models]
+    unknown = sorted({arrival.model_id for arrival in arrivals}.difference(known))
+    if unknown:
+        raise CliError(f"--trace-in: model {unknown[0]!r} is not among those that answered: {', '.join(known)}")
 
 
 def _keep(arrivals: Sequence[Arrival], path: Path) -> None:
@@ -161,14 +186,15 @@ def _closed_loop(run: Run) -> dict[str, Any]:
 
 
 def _run(
-    fleet: Fleet,
+    models: Sequence[ModelSpec],
     arrivals: Sequence[Arrival],
     robots: Sequence[ChunkedRobot],
     names: Sequence[str],
     seconds: float,
     seed: int,
+    *,
+    profiled: bool,
 ) -> list[Run]:
-    models = generate.models(fleet)
     console = Console(stderr=True)
     runs = []
     with Progress(console=console, transient=True) if console.is_terminal else nullcontext() as progress:
@@ -177,7 +203,16 @@ def _run(
             if progress is not None:
                 task = progress.add_task(name, total=seconds)
                 advance = lambda at, task=task: progress.update(task, completed=at)  # noqa: E731
-            run = run_strategy(models, arrivals, name, seconds=seconds, seed=seed, robots=robots, progress=advance)
+            run = run_strategy(
+                models,
+                arrivals,
+                name,
+                seconds=seconds,
+                seed=seed,
+                robots=robots,
+                profiled=profiled,
+                progress=advance,
+            )
             runs.append(run)
     return runs
 

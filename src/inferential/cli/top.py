@@ -27,8 +27,9 @@ _MODEL_COLUMNS = ("model", "state", "waiting", "in flight", "replicas", "answers
 _ROBOT_COLUMNS = (
     "robot", "state", "model", "cadence\nms", "age\nms", "met\n%", "answers", "super-\nseded", "refused"
 )  # fmt: skip
-_WORDS = {"robot", "state", "model", "median ms by rows"}
-_SHRINKING = {"robot", "model", "median ms by rows"}
+_VERSION_COLUMNS = ("version", "for", "state", "robots", "requests", "failed", "late", "median\nms", "apart")
+_WORDS = {"robot", "state", "model", "version", "for", "median ms by rows"}
+_SHRINKING = {"robot", "model", "version", "apart", "median ms by rows"}
 """Columns that are cut with an ellipsis where the terminal is narrow; counts are always whole."""
 _WARNING_LINES = 5  # of a warning, at 80 columns
 _STATES = {"ready": "green", "failing": "red", "hung": "red", "stopped": "red"}
@@ -91,14 +92,17 @@ def view(status: dict[str, Any], height: int) -> Group:
         if state != "ready" and (why := model.get("why") or model.get("last_error")):
             whys.append(_why(model, state, why))
         models.add_row(_name(model["model_id"]), shown, *map(Text, map(str, counts)), _name(sizes))
+    versions = [cells for model in status["models"] for cells in _versions(model)]
     robots = _table(_ROBOT_COLUMNS)
     rows = _rows(status)
-    above = len(status["models"]) + _WARNING_LINES * len(warnings) + len(lateness) + _WHY_LINES * len(whys)
+    shown_versions: list[Text | Table] = [Text(""), _version_table(versions)] if versions else []
+    above = len(status["models"]) + (len(versions) + 3 if versions else 0)
+    above += _WARNING_LINES * len(warnings) + len(lateness) + _WHY_LINES * len(whys)
     fit = max(height - 7 - above, 3)
     for state, cells in rows[:fit]:
         robots.add_row(_name(cells[0]), Text(state, _STYLES.get(state, "")), _name(cells[1]), *map(Text, cells[2:]))
     left = Text(f"and {len(rows) - fit} more", "dim") if len(rows) > fit else Text("")
-    return Group(head, *warnings, *lateness, Text(""), models, *whys, Text(""), robots, left)
+    return Group(head, *warnings, *lateness, Text(""), models, *whys, *shown_versions, Text(""), robots, left)
 
 
 def _why(model: dict[str, Any], state: str, why: str) -> Text:
@@ -107,6 +111,36 @@ def _why(model: dict[str, Any], state: str, why: str) -> Text:
     from_then = "" if since is None else f" since {time.strftime('%H:%M:%S', time.localtime(since))}"
     text = f"{model['model_id']} is {state}{from_then}: {why}"
     return Text(text if len(text) <= 158 else f"{text[:157]}…", _STATES.get(state, "yellow"))
+
+
+def _versions(model: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Returns a row for each version that is loaded, where there is more than one or it has a name."""
+    loaded = [one for one in model.get("versions", ()) if one["pool"]]
+    if len(loaded) < 2 and not any(one["version"] for one in loaded):
+        return []
+    return [
+        (
+            one["pool"],
+            one["role"] if one.get("share") is None else f"{one['role']} {100 * one['share']:.0f} %",
+            one["state"],
+            "-" if one["robots"] is None else str(one["robots"]),
+            str(one["requests"]),
+            str(one["errors"]),
+            str(one["deadline_misses"]),
+            _number(one["latency_ms"]),
+            " ".join(f"{mean:.2g}" for mean in one["difference_mean"]),
+        )
+        for one in loaded
+    ]
+
+
+def _version_table(rows: Sequence[Sequence[str]]) -> Table:
+    table = _table(_VERSION_COLUMNS)
+    for pool, role, state, *counts, apart in rows:
+        table.add_row(
+            _name(pool), Text(role), Text(state, _STATES.get(state, "yellow")), *map(Text, counts), _name(apart)
+        )
+    return table
 
 
 def _table(columns: Sequence[str]) -> Table:

@@ -284,7 +284,7 @@ class Link:
         stream.on_pong = self._on_pong
         self.next_poll_at = self._give_up_at = now + CONNECT_S
         former, self._former = self._former, None
-        # libzmq leaves a message that came with the handshake until more comes.
+        # libzmq (4.3.5) never hears a connection whose first message comes in one read with the handshake.
         ours = former is not None and former.extensions and isinstance(handshake, NullHandshake)
         if former is not None and ours:
             stream.presume(former)

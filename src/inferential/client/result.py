@@ -135,6 +135,11 @@ class Result(dict[str, Any]):
         """The version of the model that made the result; empty where the server does not know it."""
         return self._model_version
 
+    @property
+    def made_by(self) -> str:
+        """What made the result: its version, and the model where another one answered. Actions of two do not mix."""
+        return f"{self.fallback} {self.model_version}" if self.fallback else self.model_version
+
     # A message cannot be pickled itself: protobuf looks for its class under a module name that does not exist.
 
     def __getstate__(self) -> tuple[bytes, str, int, float]:

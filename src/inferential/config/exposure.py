@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from inferential.config.foxglove import FoxgloveConfig
 from inferential.config.gateways import ActConfig, KServeConfig, KServeGrpcConfig, LeRobotConfig
 from inferential.config.schema import Gr00tConfig, InferentialConfig, OpenPiConfig
 from inferential.config.services import HttpConfig, ServiceConfig, services
@@ -80,6 +81,8 @@ def without_protection(section: ServiceConfig) -> Unprotected | None:
         if getattr(section, token) or getattr(section, "tls_certificate", None) is not None:
             return None
         return Unprotected(path, f"set {path}.{token}")
+    if isinstance(section, FoxgloveConfig) and not is_loopback(section.host):
+        return Unprotected("foxglove", "set foxglove.host to 127.0.0.1: its protocol has no password")
     if isinstance(section, LeRobotConfig):
         return Unprotected("gateways.lerobot", "serve its robots, whose protocol has no key, by a server of their own")
     return None

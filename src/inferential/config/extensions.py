@@ -38,6 +38,7 @@ _OWN = {
     },
     SERVICES: {
         "recording": "inferential.recording.recorder:Recorder",
+        "foxglove": "inferential.recording.live:FoxgloveServer",
         "alerts": "inferential.telemetry.alerts:Alerts",
         "otlp": "inferential.telemetry.otlp:Telemetry",
         "http": "inferential.web.http:HttpServer",

@@ -12,6 +12,10 @@ from inferential.config.section import Count, Expected, Positive, Secret, Sectio
 from inferential.config.tensors import TensorConfig
 from inferential.config.versions import AbortConfig, BreakerConfig, Target, TrialConfig, VersionConfig
 
+RESERVED = frozenset("@#%")
+"""In the name of a pool, before a version, its generation, and a replica."""
+_RESERVED_TEXT = ", ".join(sorted(RESERVED))
+
 
 class ModelConfig(Section):
     """What is known of one model."""
@@ -69,7 +73,8 @@ class ModelConfig(Section):
     rollout: dict[str, TrialConfig] = Field(default_factory=dict)
     """Which robots try which other versions."""
     shadow: str | None = None
-    """A version that gets copies of observations when there is room; its answers are compared, and never sent."""
+    """A version that gets copies of observations when there is room, for half a percent of the time; its answers are
+    compared, and never sent."""
     abort: AbortConfig | None = None
     """When a version on trial is taken back by the server itself; never by default."""
     every_observation: bool = False
@@ -77,7 +82,8 @@ class ModelConfig(Section):
     breaker: BreakerConfig = Field(default_factory=BreakerConfig)
     """When the model is not asked for a while, as it fails."""
     fallback: str | None = None
-    """The model that answers while this one fails or cannot be reached; results say so (`result.fallback`)."""
+    """The model that answers while this one fails or cannot be reached, or that one's own fallback where it cannot
+    either; results say which (`result.fallback`)."""
     late: Literal["serve", "refuse"] = "serve"
     """What becomes of a request that slo_aware cannot answer in time, where the client does not say: it is answered
     after those that can be, or refused as soon as that is known."""
@@ -101,6 +107,8 @@ class ModelConfig(Section):
         if self.versions and self.active is None:
             raise ValueError(f"active: expected the version that answers, one of {', '.join(self.versions)}")
         for name, version_config in self.versions.items():
+            if not name or set(name) & RESERVED:
+                raise ValueError(f"versions: expected a name without any of {_RESERVED_TEXT}, got {name!r}")
             if version_config.target is None and self.target is None:
                 raise ValueError(f"versions.{name}.target: expected a target, as the model itself has none")
         if self.active in self.rollout or (self.shadow is not None and self.shadow == self.active):

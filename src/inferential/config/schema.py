@@ -21,6 +21,7 @@ from inferential.config.alerts import AlertsConfig
 from inferential.config.clients import ClientDefaults as ClientDefaults  # names of this module for its users
 from inferential.config.clients import ClientEntry as ClientEntry
 from inferential.config.clients import ClientsConfig as ClientsConfig
+from inferential.config.foxglove import FoxgloveConfig
 from inferential.config.gateways import ActConfig, KServeConfig, KServeGrpcConfig, LeRobotConfig
 from inferential.config.models import ModelConfig as ModelConfig
 from inferential.config.models import ModelsConfig as ModelsConfig
@@ -290,6 +291,8 @@ class InferentialConfig(Section):
     """Keys and encryption."""
     recording: Annotated[RecordingConfig | None, Effect.LIVE] = None
     """What robots send and are answered, as MCAP files; off unless the section is present."""
+    foxglove: Annotated[FoxgloveConfig | None, Effect.ON_RESTART] = None
+    """What robots send and are answered, live in Foxglove; off unless the section is present."""
     alerts: Annotated[AlertsConfig | None, Effect.LIVE] = None
     """Changes that are posted to a webhook; off unless the section is present."""
     http: Annotated[HttpConfig | None, Effect.ON_RESTART] = None

@@ -48,7 +48,7 @@ class TrialConfig(Section):
     """Which robots try a version."""
 
     share: Share = 0.0
-    """Share of the robots that are not named, 0 to 1; always the same ones, and more of them where it grows."""
+    """Share of the robots that no trial names, 0 to 1; always the same ones, and more of them where it grows."""
     clients: list[str] = Field(default_factory=list)
     """Ids of robots that try it."""
     client_types: list[str] = Field(default_factory=list)
@@ -65,7 +65,8 @@ class AbortConfig(Section):
     latency_ratio: Positive | None = 1.5
     """Its median latency over that of the active version; null: any."""
     min_requests: Count = 200
-    """Requests after which it is judged; before, only where these cannot change the verdict any more."""
+    """Requests after which it is judged; before, only where these cannot change the verdict any more. One that was good
+    for longer is judged by the newest so many, too, of which twice the share may not fail or be late."""
 
 
 class BreakerConfig(Section):
@@ -74,5 +75,5 @@ class BreakerConfig(Section):
     failures: Count | None = 10
     """Requests in a row that fail, of every robot that asks; null: it is always asked."""
     pause_ms: Positive = 1000.0
-    """From then to the first probe, which asks the model once with an observation that failed; twice as long after each
-    probe that fails, up to 30 s."""
+    """From then to the first probe, which asks the model once with the newest observation that it was to answer; twice
+    as long after each probe that fails, up to 30 s."""

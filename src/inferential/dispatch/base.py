@@ -26,6 +26,7 @@ from inferential.dispatch.outcomes import (
 )
 from inferential.dispatch.results import ResultWriter
 from inferential.dispatch.runner import Runner
+from inferential.dispatch.suspects import Suspects
 from inferential.observation.slots import ObservationError
 from inferential.replica.condition import Condition
 from inferential.replica.values import Observation
@@ -119,6 +120,7 @@ class Dispatcher(ABC):
     def __init__(self) -> None:
         self._max_retries: Callable[[], int | None] = _none
         self._results = ResultWriter()
+        self._suspects = Suspects()
         self._runner = Runner(lambda *call: self.infer_on(*call), self._may_retry)
 
     @abstractmethod
@@ -241,6 +243,16 @@ class Dispatcher(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} cannot remove a model while it runs")
 
+    def check_model(self, model_id: str, model: Any) -> None:  # noqa: B027 (a backend that takes any)
+        """Checks what `register_model` is to be given, before anything is changed.
+
+        Raises:
+            ValueError: the backend cannot run it.
+        """
+
+    def end_calls(self, model_id: str) -> None:  # noqa: B027 (a backend whose calls cannot be ended)
+        """Ends the calls that run on a model which is about to be removed, where the backend can; they fail as lost."""
+
     def keeps_state(self, model_id: str) -> bool:
         """Returns whether a model keeps state of its robots: its methods take their sessions."""
         return False
@@ -248,6 +260,10 @@ class Dispatcher(ABC):
     def end_session(self, client_id: str) -> None:
         """Ends the sessions of a robot that is gone."""
         self._results.forget(client_id)
+        self._suspects.forget(client_id)
+
+    def leave_session(self, model_id: str, client_id: str) -> None:  # noqa: B027 (a backend without sessions)
+        """Ends the session of a robot on one model, or one replica of it, as another one answers it from now on."""
 
     def name_version(self, model_id: str, version: str, *, unless_said: bool = False) -> None:
         """Sets the version that results of a model carry; with `unless_said` only where the model says none."""
@@ -315,7 +331,12 @@ class Dispatcher(ABC):
         started = time.monotonic()
         for request in requests:
             request.dispatched_at = started
-        outcomes = await self.outcomes(requests, replica)
+        if len(requests) > 1 and self._suspects.known:
+            outcomes = await self._suspects.run(requests, lambda some: self.outcomes(some, replica))
+        else:
+            outcomes = await self.outcomes(requests, replica)
+        if requests[0].keeps_state:
+            self._suspects.note(requests, outcomes)
         latency_ms = (time.monotonic() - started) * 1e3
         if len(requests) == 1:
             return [self._results.write(requests[0], outcomes[0], latency_ms, 1)]

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import platform
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from inferential.dispatch.base import Dispatcher, ModelProblem, NodeUse, Observation, UnknownModelError, WorkerUse
@@ -18,9 +19,13 @@ from inferential.dispatch.loading import LoadedReplica
 from inferential.dispatch.local_replica import (
     Replica,
     begin,
+    check,
+    end_calls,
+    end_sessions,
     keeps_state,
     lost,
     measured,
+    metadata_of,
     problem_of,
     sees_timestamps,
     takes_calls,
@@ -121,12 +126,19 @@ class LocalDispatcher(Dispatcher):
         self._retire(replaced)
         self._on_change()
 
+    def check_model(self, model_id: str, model: Any) -> None:
+        """As in `Dispatcher`."""
+        check(model_id, model)
+
+    def end_calls(self, model_id: str) -> None:
+        """As in `Dispatcher`."""
+        end_calls(self._of(model_id))
+
     def unregister_model(self, model_id: str) -> None:
         """Removes a model; calls that run end, and its processes with them."""
-        former = self._models.pop(model_id, [])
         self._runners.pop(model_id, None)
         self._completes_inline.discard(model_id)
-        self._retire(former)
+        self._retire(self._models.pop(model_id, []))
         self._on_change()
 
     def _retire(self, former: Sequence[Replica]) -> None:
@@ -155,9 +167,8 @@ class LocalDispatcher(Dispatcher):
             return [loaded]
         if not isinstance(model, ModelProcess):
             return [InProcessReplica(model_id, model, self._on_change)]
-        if self._inbox is None:
-            with contextlib.suppress(OSError):  # the platform has none, and payloads are copied
-                self._inbox = Inbox()
+        with contextlib.suppress(OSError):  # the platform has none, and payloads are copied
+            self._inbox = self._inbox or Inbox()
         envs = model.environments()
         names = [str(number) for number in range(len(envs))] if len(envs) > 1 else [""]
         workers = [
@@ -174,7 +185,7 @@ class LocalDispatcher(Dispatcher):
         self._on_change()
 
     def allocate(self, length: int) -> memoryview | None:
-        """Returns memory that the models' processes see without a copy; None where there are none."""
+        """As in `Dispatcher`."""
         return None if self._inbox is None else self._inbox.allocate(length)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
@@ -185,6 +196,9 @@ class LocalDispatcher(Dispatcher):
         task = asyncio.get_running_loop().create_task(run())
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
+
+    def _workers(self) -> list[WorkerProcess]:
+        return [one for models in self._models.values() for one in models if isinstance(one, WorkerProcess)]
 
     def _on_change(self) -> None:
         if self._notify is not None:
@@ -236,14 +250,15 @@ class LocalDispatcher(Dispatcher):
         return any(map(keeps_state, self._of(model_id)))
 
     def end_session(self, client_id: str) -> None:
-        """Ends the sessions of a robot that is gone."""
+        """As in `Dispatcher`."""
         super().end_session(client_id)
-        for models in self._models.values():
-            for one in models:
-                if isinstance(one, WorkerProcess):
-                    one.end_session(client_id)
-                elif one.sessions is not None and self._running:
-                    self._in_background(one.end_session(client_id))
+        for model_id in self._models:
+            self.leave_session(model_id, client_id)
+
+    def leave_session(self, model_id: str, client_id: str) -> None:
+        """As in `Dispatcher`."""
+        for work in end_sessions(self._of(model_id), client_id) if self._running else ():
+            self._in_background(work)
 
     def _of(self, model_id: str) -> list[Replica]:
         """Returns the replicas of a model, or of `MODEL%N` its replica N alone."""
@@ -255,7 +270,7 @@ class LocalDispatcher(Dispatcher):
         return [models[int(number)]] if number.isdigit() and int(number) < len(models) else []
 
     def conditions(self) -> Mapping[str, Sequence[Condition]]:
-        """Returns, by model id, what each replica is at."""
+        """As in `Dispatcher`."""
         return {model_id: [one.condition() for one in models] for model_id, models in self._models.items()}
 
     def measured(self, model_id: str) -> Sequence[tuple[int, float]]:
@@ -264,41 +279,32 @@ class LocalDispatcher(Dispatcher):
 
     def problems(self) -> Mapping[str, ModelProblem]:
         """Returns, by model id, which processes do not run, or how many slots calls over their time have taken."""
-        found = {model_id: problem_of(models) for model_id, models in self._models.items()}
-        return {model_id: problem for model_id, problem in found.items() if problem is not None}
+        return {one: problem for one, models in self._models.items() if (problem := problem_of(models)) is not None}
 
     async def model_metadata(self, model_id: str) -> Mapping[str, Any]:
-        """Returns the `metadata` of the model's first replica that is up; a process sends it when it has loaded."""
-        models = self._models.get(model_id, ())
-        for model in models:
-            if model.up:
-                if isinstance(model, InProcessReplica):
-                    return await model.metadata()
-                return {} if model.greeting is None else model.greeting.metadata
-        return {}
+        """Returns the `metadata` of the model's first replica that is up."""
+        return await metadata_of(self._models.get(model_id, ()))
 
     def workers(self) -> list[WorkerUse]:
-        """Returns what each process that takes calls uses, read from the system now."""
+        """As in `Dispatcher`."""
         self._gpus.latest()
-        on_gpu = self._gpus.memory_mb
-        return [use for model_id, models in self._models.items() for use in uses_of(model_id, models, on_gpu)]
+        return [use for one, models in self._models.items() for use in uses_of(one, models, self._gpus.memory_mb)]
 
     def nodes(self) -> list[NodeUse]:
-        """Returns this machine with its GPUs, where it has any and the extra `gpu` is installed."""
+        """Returns this machine with its GPUs, where the extra `gpu` is installed."""
         gpus = self._gpus.latest()
         return [NodeUse("", platform.node(), cpu_percent=None, memory_used_mb=None, gpus=gpus)] if gpus else []
 
     def process_ids(self, model_id: str) -> list[int]:
         """Returns the ids of a model's processes that take calls."""
-        models = self._models.get(model_id, ())
+        models = self._of(model_id)
         return [one.pid for one in models if isinstance(one, WorkerProcess) and one.up and one.pid is not None]
 
     async def begin(self) -> None:
         """Begins to load the models, side by side; one that cannot be loaded is tried again."""
         self._running = True
-        for models in self._models.values():
-            for one in models:
-                begin(one)
+        for one in chain.from_iterable(self._models.values()):
+            begin(one)
 
     async def start(self) -> None:
         """Starts the models' processes, side by side, and waits until all are loaded.
@@ -319,9 +325,6 @@ class LocalDispatcher(Dispatcher):
         if failed is not None:
             await self._close_workers()
             raise failed
-
-    def _workers(self) -> list[WorkerProcess]:
-        return [one for models in self._models.values() for one in models if isinstance(one, WorkerProcess)]
 
     async def _close_workers(self) -> None:
         self._running = False
@@ -391,8 +394,7 @@ class LocalDispatcher(Dispatcher):
         """Ends the models' processes, and lets threads end when their calls do."""
         await super().close()
         await self._close_workers()
-        for models in self._models.values():
-            for model in models:
-                if isinstance(model, InProcessReplica):
-                    model.close()
-                    await model.aclose()
+        for model in chain.from_iterable(self._models.values()):
+            if isinstance(model, InProcessReplica):
+                model.close()
+                await model.aclose()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from typing import Any
 
 from inferential.dispatch.base import ModelProblem, WorkerUse
 from inferential.dispatch.inprocess import InProcessReplica
@@ -30,6 +31,38 @@ def begin(replica: Replica) -> None:
         replica.begin()
     elif isinstance(replica, LoadedReplica):
         replica.load()
+
+
+def check(model_id: str, model: Any) -> None:
+    """Raises ValueError for a name on Ray Serve."""
+    if isinstance(model, str):
+        raise ValueError(f"model {model_id!r}: ray:{model} is for a server of models on Ray Serve; start one for it")
+
+
+def end_calls(replicas: Sequence[Replica]) -> None:
+    """Ends the processes that have calls; a call in a thread cannot be ended."""
+    for one in replicas:
+        if isinstance(one, WorkerProcess):
+            one.end_calls("it was replaced, and its call did not end")
+
+
+def end_sessions(replicas: Sequence[Replica], client_id: str) -> Iterator[Coroutine[Any, Any, None]]:
+    """Ends the sessions of a robot on replicas; yields what is to be awaited for those in this process."""
+    for one in replicas:
+        if isinstance(one, WorkerProcess):
+            one.end_session(client_id)
+        elif one.sessions is not None:
+            yield one.end_session(client_id)
+
+
+async def metadata_of(replicas: Sequence[Replica]) -> Mapping[str, Any]:
+    """Returns what the model of the first replica that is up says of itself; {} where none is."""
+    for one in replicas:
+        if one.up:
+            if isinstance(one, InProcessReplica):
+                return await one.metadata()
+            return {} if one.greeting is None else one.greeting.metadata
+    return {}
 
 
 def keeps_state(replica: Replica) -> bool:

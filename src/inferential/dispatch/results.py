@@ -23,7 +23,7 @@ from inferential.proto.messages import ResponseTiming, write_response
 from inferential.proto.structure import STRUCTURE_KEY
 from inferential.replica.failures import words_of
 from inferential.replica.values import as_values
-from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, episode_key, family_of
+from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, episode_key, family_of, is_of
 from inferential.scheduler.time.execution_horizon import execution_horizon
 from inferential.tracking.action_horizon import horizon_of
 
@@ -80,8 +80,11 @@ class ResultWriter:
                 session = "restarted"
         else:
             values, model_version = as_values(outcome), self.version_of(request.pool)
-        if self.named and (named := self.named.get(request.pool)) is not None and not (named[1] and model_version):
-            model_version = named[0]
+        if self.named:
+            # Where replicas keep state each is a pool of its own, named after the whole.
+            whole = request.pool.partition("%")[0] if request.keeps_state else request.pool
+            if (named := self.named.get(whole)) is not None and not (named[1] and model_version):
+                model_version = named[0]
         if STRUCTURE_KEY in values and STRUCTURE_KEY not in (request.metadata or ()):
             values = {key: value for key, value in values.items() if key != STRUCTURE_KEY}
         if self.checks is not None:
@@ -180,8 +183,7 @@ def _horizon(request: InferenceRequest, values: Mapping[str, Any], now: float) -
 
 def _other_model(request: InferenceRequest) -> str:
     """Returns the model that answers in place of the one that was asked; "" where it is the same."""
-    family = family_of(request.pool)
-    return "" if request.model_id in (family, request.pool) else family
+    return "" if is_of(request.pool, request.model_id) else family_of(request.pool)
 
 
 def _where(error: Exception) -> str:

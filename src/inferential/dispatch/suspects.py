@@ -1,4 +1,8 @@
-"""Requests under which a replica has died go alone: if one is the reason, it takes no others with it."""
+"""Requests under which a replica has died go alone: if one is the reason, it takes no others with it.
+
+So do robots whose call has failed as a whole, of a model that keeps state: as none of it is run again, one whose
+observations are broken would otherwise end those of the others call after call.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +27,43 @@ async def run_apart(requests: Sequence[InferenceRequest], run: Run) -> Sequence[
     """
     if len(requests) == 1 or not any(request.replicas_lost for request in requests):
         return await run(requests)
-    others = [request for request in requests if not request.replicas_lost]
+    return await _apart(requests, [bool(request.replicas_lost) for request in requests], run)
+
+
+async def _apart(requests: Sequence[InferenceRequest], alone: Sequence[bool], run: Run) -> Sequence[Any]:
+    others = [request for request, apart in zip(requests, alone, strict=True) if not apart]
     groups = [others] if others else []
-    groups += [[request] for request in requests if request.replicas_lost]
+    groups += [[request] for request, apart in zip(requests, alone, strict=True) if apart]
     outcomes: dict[int, Any] = {}
     for group in groups:
         for request, outcome in zip(group, await run(group), strict=True):
             outcomes[id(request)] = outcome
     return [outcomes[id(request)] for request in requests]
+
+
+class Suspects:
+    """Robots of models that keep state whose last call has failed as a whole: each goes alone until it succeeds."""
+
+    def __init__(self) -> None:
+        self.known: set[tuple[str, str]] = set()
+        """Pool and robot of each."""
+
+    async def run(self, requests: Sequence[InferenceRequest], run: Run) -> Sequence[Any]:
+        """Runs requests of one pool, those of suspects alone; returns an outcome for each."""
+        return await _apart(requests, [(one.pool, one.client_id) in self.known for one in requests], run)
+
+    def note(self, requests: Sequence[InferenceRequest], outcomes: Sequence[Any]) -> None:
+        """Takes the outcomes of requests of one pool."""
+        for request, outcome in zip(requests, outcomes, strict=True):
+            if isinstance(outcome, BatchFailedError):
+                self.known.add((request.pool, request.client_id))
+            elif not isinstance(outcome, Exception):
+                self.known.discard((request.pool, request.client_id))
+
+    def forget(self, client_id: str) -> None:
+        """Forgets a robot that is gone."""
+        if self.known:
+            self.known = {one for one in self.known if one[1] != client_id}
 
 
 def after_loss(request: InferenceRequest, error: ReplicaLost) -> Exception:

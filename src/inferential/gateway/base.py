@@ -67,10 +67,12 @@ class GatewayAnswer:
     Attributes:
         values: what the model returned, nested as it was; arrays without axes are numbers.
         timing: where the time went on the server.
+        made_by: which model and version made it, as a name to compare; "" of the only one that there is.
     """
 
     values: dict[str, Any]
     timing: ResponseTiming
+    made_by: str = ""
 
 
 class GatewayClient:
@@ -191,7 +193,8 @@ def _answer(result: Result) -> GatewayAnswer:
     values = {key: value for key, value in result.items() if key not in RESULT_FIELDS}
     timing = result.timing
     assert timing is not None  # the server is of this version
-    return GatewayAnswer({key: _plain(value) for key, value in restore(values).items()}, timing)
+    plain = {key: _plain(value) for key, value in restore(values).items()}
+    return GatewayAnswer(plain, timing, result.made_by)
 
 
 def _plain(value: Any) -> Any:

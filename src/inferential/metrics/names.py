@@ -89,6 +89,9 @@ NETWORK_MS = declare(
 RECORDING_DROPS = declare(
     "recording_drops", "1", (), "a request was not recorded: its disk is slower than requests come, or not writable"
 )
+FOXGLOVE_DROPS = declare(
+    "foxglove_drops", "1", (), "a request was not shown in Foxglove: requests come faster than they can be encoded"
+)
 LATE_ACTIONS = declare(
     "late_actions",
     "1",

@@ -120,7 +120,7 @@ def code_stamp(target: str) -> list[tuple[str, int, int]]:
         files = [Path(rest)] if Path(rest).is_file() else sorted(Path(rest).rglob("*"))
         return _stamps(files)
     top = module.partition(".")[0]
-    if not colon or not top.isidentifier() or target.partition("://")[1]:
+    if not colon or not top.isidentifier() or target.partition("://")[1] or module == "ray":
         return []
     try:
         known = sys.modules.get(top)

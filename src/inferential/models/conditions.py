@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
-from inferential.replica.condition import UNKNOWN, Condition, ModelState, best_of
+from inferential.replica.condition import HUNG_AFTER_S, UNKNOWN, Condition, ModelState, best_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,11 @@ class Conditions:
         self._sort()
 
     def update(
-        self, replicas: Mapping[str, Sequence[Condition]], answering: Mapping[str, bool], now: float
+        self,
+        replicas: Mapping[str, Sequence[Condition]],
+        answering: Mapping[str, bool],
+        now: float,
+        hung: Mapping[str, float] = MappingProxyType({}),
     ) -> list[Transition]:
         """Takes what replicas are at now; returns which pools have changed.
 
@@ -74,11 +79,14 @@ class Conditions:
             replicas: the condition of each replica, by pool, where the backend says it.
             answering: by pool, for all pools there are: whether a call can begin on it.
             now: seconds.
+            hung: pools of which no call ends any more, by when the first of them began.
         """
         changes = []
         for pool, takes_calls in answering.items():
             former = self._pools.get(pool)
             current = self._folded(pool, replicas.get(pool), takes_calls, now)
+            if current.answers and pool in hung:
+                current = Condition(ModelState.HUNG, hung[pool], f"a call has run for more than {HUNG_AFTER_S:.0f} s")
             self._pools[pool] = current
             if current.answers:
                 self.up_before.add(pool)

@@ -19,6 +19,11 @@ def failing_refusal(model_id: str, condition: Condition, now: float) -> Refusal:
     return Refusal(RefusalKind.MODEL_FAILING, f"model {model_id!r} is {condition.in_words(now)}", "model_failing")
 
 
+def gone_refusal(model_id: str) -> Refusal:
+    """Returns the end of a request whose model was removed while it waited."""
+    return Refusal(RefusalKind.UNKNOWN_MODEL, f"model {model_id!r} is not served any more", "unknown_model")
+
+
 _WAITING = (NEW, QUEUED)  # a new one is about to be queued
 
 

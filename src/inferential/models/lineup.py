@@ -47,7 +47,11 @@ class Backend(Protocol):
         ...
 
     def is_idle(self, pool_id: str) -> bool:
-        """Returns whether no request waits for or runs on a pool."""
+        """Returns whether a pool that drains may end: no request waits for or runs on it, or it has had its time."""
+        ...
+
+    def is_used(self, model_id: str, version: str) -> bool:
+        """Returns whether robots still have a version that the plan does not want any more."""
         ...
 
 
@@ -73,10 +77,17 @@ class Lineup:
 
     @property
     def changing(self) -> bool:
-        """Whether `settle` may have something to do."""
-        return bool(self._coming or self._draining) or any(
-            self.active.get(model_id) != plan.active for model_id, plan in self.plans.items()
-        )
+        """Whether `settle` may have something to do though no pool comes to another state: some drain, or are left."""
+        return bool(self._draining) or any(not self._is_wanted(key) for key in self._current)
+
+    def versions(self, model_id: str) -> list[str]:
+        """Returns the versions of a model that are loaded or load, without the active one."""
+        active = self.active.get(model_id)
+        return [version for one, version in self._current if one == model_id and version != active]
+
+    def draining(self) -> list[Pool]:
+        """Returns the pools that end once they have nothing to do any more."""
+        return list(self._draining.values())
 
     def pool(self, model_id: str, version: str | None = None) -> str | None:
         """Returns the pool of a version, of the active one by default; None where it is not loaded."""
@@ -101,17 +112,17 @@ class Lineup:
         return "shadow" if plan is not None and pool.version == plan.shadow else "coming"
 
     def apply(self, plans: Mapping[str, Plan]) -> None:
-        """Takes other plans: begins to load what they want, and to end what they do not want any more."""
+        """Takes other plans and begins to load what they want; `settle` ends what they do not want any more."""
         self.plans = dict(plans)
         for model_id, plan in self.plans.items():
             if model_id not in self.active or plan.in_place:
                 self.active[model_id] = plan.active
+        for model_id, plan in self.plans.items():
             for version, wanted in plan.versions.items():
                 self._want((model_id, version), wanted, plan)
         for model_id in self.active.keys() - self.plans.keys():
             del self.active[model_id]
             self._say(f"model {model_id} is not served any more")
-        self.settle()
 
     def _want(self, key: Key, wanted: Wanted, plan: Plan) -> None:
         current, coming = self._current.get(key), self._coming.get(key)
@@ -151,6 +162,22 @@ class Lineup:
         pool_id = base if generation == 1 else f"{base}#{generation}"
         return Pool(pool_id, model_id, version, wanted, generation)
 
+    def _is_wanted(self, key: Key) -> bool:
+        plan = self.plans.get(key[0])
+        return plan is not None and (key[1] in plan.versions or key[1] == self.active.get(key[0]))
+
+    def _is_left_slowly(self, key: Key) -> bool:
+        """Returns whether a version stays until its robots have ended their chunks or episodes."""
+        plan = self.plans.get(key[0])
+        if (
+            plan is None
+            or plan.in_place
+            or key in self._coming
+            or not self._backend.is_ready(self._current[key].pool_id)
+        ):
+            return False
+        return self._backend.is_used(*key)
+
     def drop(self, model_id: str, version: str) -> None:
         """Ends a version, whatever the plan says."""
         for table in (self._coming, self._current):
@@ -184,9 +211,7 @@ class Lineup:
                     self.active[model_id] = plan.active
                     self._say(f"model {model_id}: version {plan.active or next_pool.pool_id} is active now")
         for key in list(self._current):
-            plan_of_it = self.plans.get(key[0])
-            needed = plan_of_it is not None and (key[1] in plan_of_it.versions or key[1] == self.active.get(key[0]))
-            if not needed:
+            if not self._is_wanted(key) and not self._is_left_slowly(key):
                 self.drop(*key)
         for pool_id, pool in list(self._draining.items()):
             if self._backend.is_idle(pool_id):

@@ -6,7 +6,6 @@ It runs on the server's event loop and reads the clock where it is called from o
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,16 +13,14 @@ from typing import TYPE_CHECKING, Any
 from inferential.dispatch.base import REPLICA_LOST, Dispatcher, DispatchResult
 from inferential.models.catalog import Plan, plans_of
 from inferential.models.conditions import Transition
-from inferential.models.holding import failing_refusal
-from inferential.models.lineup import Lineup, Pool
+from inferential.models.lineup import Pool
 from inferential.models.outcomes import compare, outcomes_of
-from inferential.models.placement import Placement, whole
+from inferential.models.placement import whole
 from inferential.models.probes import Probes
-from inferential.models.readiness import Readiness
-from inferential.models.routing import Router
+from inferential.models.routes import Routes
 from inferential.models.trials import Outcome, Trials
-from inferential.replica.condition import Condition, ModelState
-from inferential.scheduler.request import QUEUED, InferenceRequest, Refusal, family_of
+from inferential.replica.condition import HUNG_AFTER_S, Condition, ModelState
+from inferential.scheduler.request import InferenceRequest, Refusal
 from inferential.scheduler.running import Batch, Capacity
 
 if TYPE_CHECKING:
@@ -33,7 +30,7 @@ if TYPE_CHECKING:
 logger: logging.Logger = logging.getLogger("inferential.models")
 
 
-class ModelManager(Readiness):
+class ModelManager(Routes):
     """What a server does about its models while it runs.
 
     Args:
@@ -65,16 +62,7 @@ class ModelManager(Readiness):
         self.build: Callable[[str, ModelConfig], Any] | None = None
         """Makes what a dispatcher registers of a model's settings; None: the models are the dispatcher's own."""
         self.trials: Trials = Trials()
-        self.lineup: Lineup = Lineup(self, lambda text: logger.info("%s", text))
         self._wanted: dict[str, Plan] = {}  # as configured, whatever was taken back
-        self._routers: dict[str, Router] = {}
-        self._routes: dict[str, str] = {}  # of models whose requests all go to one pool
-        self._placement = Placement()
-        self._stateful: frozenset[str] = frozenset()  # pools whose replicas keep state of robots
-        self.changing: bool = False
-        """Whether `settle` may have something to do."""
-        self.routes: bool = False
-        """Whether requests may go to a pool that is not named as their model is."""
         self._probes = Probes(dispatcher, engine, self._on_probed, self._on_compared)
 
     # The models that there should be
@@ -88,20 +76,35 @@ class ModelManager(Readiness):
         """Returns the ids of the models of the configuration."""
         return list(self.lineup.plans)
 
+    def is_taken_back(self, model_id: str, version: str) -> bool:
+        """Returns whether a version was taken back."""
+        return (model_id, version) in self.trials.aborted
+
+    def check(self, config: ModelsConfig) -> dict[str, Plan]:
+        """Returns the plans of a configuration's models, each of which can be made.
+
+        Raises:
+            ValueError: settings of a model do not fit its target, or the backend cannot run it.
+        """
+        if self.build is None:
+            return {}
+        plans = plans_of(config)
+        for model_id, plan in plans.items():
+            for wanted in plan.versions.values():
+                self._dispatcher.check_model(model_id, self.build(model_id, wanted.settings))
+        return plans
+
     def configure(self, config: ModelsConfig) -> None:
         """Takes the models of a configuration; what has changed is loaded anew, and takes over when it is ready.
 
         Raises:
-            ValueError: settings of a model do not fit its target; nothing is changed then.
+            ValueError: as `check`; nothing is changed then.
         """
+        plans = self.check(config)
         for model_id, known in config.known.items():
             self.trials.limit(model_id, known.breaker.failures, known.breaker.pause_ms / 1e3)
         if self.build is None:
             return
-        plans = plans_of(config)
-        for model_id, plan in plans.items():
-            for wanted in plan.versions.values():
-                self.build(model_id, wanted.settings)  # to see that it can be
         former, self._wanted = self._wanted, dict(plans)
         for model_id, plan in self._wanted.items():
             anew = model_id in former and former[model_id] != plan
@@ -110,9 +113,9 @@ class ModelManager(Readiness):
             plans[model_id] = plan.without(aborted)
         for model_id in former.keys() - plans.keys():
             self.trials.forget(model_id)
-            self._routers.pop(model_id, None)
-        self.lineup.apply(plans)
-        self.refresh()
+        with self._held():
+            self.lineup.apply(plans)
+            self.refresh()
         self.settle()
 
     # What the lineup asks of its backend
@@ -121,182 +124,99 @@ class ModelManager(Readiness):
         """Begins to load a pool."""
         assert self.build is not None
         if pool.version:
-            self._dispatcher.name_version(pool.pool_id, pool.version)
+            again = f"#{pool.generation}" if pool.generation > 1 else ""  # it is not what its name was before
+            self._dispatcher.name_version(pool.pool_id, pool.version + again)
         elif pool.generation > 1:
             self._dispatcher.name_version(pool.pool_id, f"#{pool.generation}", unless_said=True)
         self._dispatcher.register_model(pool.pool_id, self.build(pool.model_id, pool.wanted.settings))
 
     def end(self, pool: Pool) -> None:
-        """Ends a pool that has nothing to do any more."""
+        """Ends a pool that has nothing to do any more, or whose time to drain is over: what runs is run elsewhere."""
+        if self._is_busy(pool.pool_id):
+            logger.warning("model %s: its calls do not end, and it is ended", pool.pool_id)
+            self._empty(pool, time.monotonic())
+            self._dispatcher.end_calls(pool.pool_id)
         self._dispatcher.unregister_model(pool.pool_id)
         self.trials.drop_pool(pool.pool_id)
+        self._probes.forget(pool.pool_id)
+        for part in self.parts_of(pool.pool_id):
+            for replica in self._engine.profiles.replicas(part):
+                self._engine.profiles.forget(part, replica)
         self._placement.forget_pool(pool.pool_id)
-        for replica in self._engine.profiles.replicas(pool.pool_id):
-            self._engine.profiles.forget(pool.pool_id, replica)
-
-    def is_ready(self, pool_id: str) -> bool:
-        """Returns whether a pool answers."""
-        return self._conditions.knows(pool_id) and self._conditions.of(pool_id).answers
-
-    def is_idle(self, pool_id: str) -> bool:
-        """Returns whether no request waits for or runs on a pool."""
-        parts = [pool_id, *self._placement.parts(pool_id)]
-        return not any(self._engine.waiting(part) or self._engine.inflight(part) for part in parts)
-
-    def settle(self) -> None:
-        """Lets versions take over that are ready, and ends what has drained."""
-        self.lineup.settle()
-        self._route_anew()
-        self.changing = self.lineup.changing
-
-    def _on_changes(self) -> None:
-        known = self._stateful
-        self._stateful = frozenset(pool for pool in self.pools() if pool in known or self._dispatcher.keeps_state(pool))
-        if new := self._stateful - known:
-            self._engine.move(
-                lambda request: self._place(request, request.pool) if request.pool in new else None, time.monotonic()
-            )
-        if self.managed:
-            self.settle()
-        else:
-            self.routes = bool(self._stateful)
-
-    def _route_anew(self) -> None:
-        """Works out anew which pools answer, after they have changed."""
-        self._routes = {}
-        now = time.monotonic()
-        for model_id, plan in self.lineup.plans.items():
-            active = self.lineup.active[model_id]
-            trials = {version: one for version, one in plan.trials.items() if version != active}
-            pool = self.lineup.pool(model_id)
-            if not trials:
-                self._routers.pop(model_id, None)
-                if pool is not None and pool != model_id:
-                    self._routes[model_id] = pool
-                continue
-            router = self._routers.get(model_id)
-            if router is None:
-                router = self._routers[model_id] = Router(active, trials)
-            elif router.active != active or router.trials != trials:
-                router.configure(active, trials)
-            pools = {version: self.lineup.pool(model_id, version) for version in trials}
-            ready = [version for version, one in pools.items() if one is not None and self.is_ready(one)]
-            router.offer(ready)
-            gone = [one for version, one in pools.items() if one is not None and version not in ready]
-            if pool is not None:
-                self._move(gone, pool, now)
-        for pool in self.unready:
-            self._leave(pool, now)
-        self.routes = bool(self._routes or self._routers or self._stateful or (self.unready and self.managed))
-
-    def _leave(self, pool: str, now: float) -> None:
-        """Has what waits for a pool that is not to be asked answered by its model's fallback, or refused."""
-        other = self._fallback(pool)
-        if other is not None:
-            self._move([pool], other, now)
-        elif self._conditions.is_overridden(pool):
-            for request in self._engine.requests():
-                if request.pool == pool and request.state is QUEUED:
-                    self._engine.refuse(request, failing_refusal(request.model_id, self._conditions.of(pool), now), now)
-
-    def _move(self, pools: Sequence[str], other: str, now: float) -> None:
-        former = {
-            part
-            for pool in pools
-            if pool != other
-            for part in (pool, *self._placement.parts(pool))
-            if self._engine.waiting(part)
-        }
-        if not former:
-            return
-
-        def move(request: InferenceRequest) -> None:
-            if request.pool in former:
-                self._place(request, other)
-
-        self._engine.move(move, now)
-
-    def _place(self, request: InferenceRequest, pool: str) -> None:
-        """Gives a waiting request to a pool, or to the replica of it that has its robot's state."""
-        request.keeps_state = pool in self._stateful
-        request.pool = self._part(pool, request.client_id) if request.keeps_state else pool
-        if request.keeps_state:
-            request.pace_s = math.inf
-
-    def _part(self, pool: str, client_id: str) -> str:
-        return self._placement.place(pool, client_id, self._dispatcher.replicas(pool))
-
-    def _fallback(self, pool: str) -> str | None:
-        plan = self.lineup.plans.get(family_of(pool))
-        if plan is None or plan.fallback is None:
-            return None
-        other = self.lineup.pool(plan.fallback)
-        return other if other is not None and other not in self.unready else None
-
-    def route(
-        self, model_id: str, client_id: str, client_type: str, *, episode: int, between_chunks: bool, now: float
-    ) -> str:
-        """Returns the pool that a robot's next request goes to; the arguments are those of `Router.version_of`."""
-        router = self._routers.get(model_id)
-        if router is None:
-            pool = self._routes.get(model_id, model_id)
-        else:
-            version = router.version_of(client_id, client_type, episode=episode, between_chunks=between_chunks, now=now)
-            pool = self.lineup.pool(model_id, version) or model_id
-        if pool in self.unready:
-            pool = self._fallback(pool) or pool
-        if pool in self._stateful:
-            return self._part(pool, client_id)
-        return pool
-
-    def keeps_state(self, pool: str) -> bool:
-        """Returns whether a pool that `route` gave is a replica of a model that keeps state."""
-        return whole(pool) in self._stateful
-
-    def robots(self, model_id: str) -> dict[str, int] | None:
-        """Returns how many robots each version answers; None where one answers all."""
-        router = self._routers.get(model_id)
-        return None if router is None else router.counts()
-
-    def version_for(self, model_id: str, client_id: str) -> str:
-        """Returns the version of a model that answers a robot; "" where it has none, or that is not known here."""
-        router = self._routers.get(model_id)
-        if router is not None and (seen := router.seen(client_id)) is not None:
-            return seen[0]
-        plan = self.lineup.plans.get(model_id)
-        return "" if plan is None else plan.active
-
-    def forget_client(self, client_id: str) -> None:
-        """Forgets a robot that is gone."""
-        for router in self._routers.values():
-            router.forget(client_id)
-        if self._stateful:
-            self._placement.forget_client(client_id)
-            self._dispatcher.end_session(client_id)
 
     # What becomes of requests
 
     def note_call(self, batch: Batch, results: Sequence[DispatchResult], now: float) -> None:
         """Counts the outcomes of a call: for its version's trial, and for its breaker."""
+        if self._hung:
+            self.look(now)
         if not self.trials.observe and all(one.refusal is None for one in results):
             return
         pool = whole(batch.model_id) if self._stateful else batch.model_id
-        model_id = family_of(pool)
+        model_id = self.model_of(pool)
         plan = self.lineup.plans.get(model_id)
+        if plan is not None and plan.shadow is not None and pool == self.lineup.pool(model_id):
+            self._shadow(model_id, plan.shadow, results, now)
         is_tried = plan is not None and bool(plan.trials)
-        if not is_tried and self.trials.breaker(pool) is None and all(one.refusal is None for one in results):
-            if plan is not None and plan.shadow is not None and not self._engine.waiting():
-                self._shadow(model_id, plan, results)
+        if not is_tried and not self.trials.any_breakers and all(one.refusal is None for one in results):
             return
         outcomes = outcomes_of(results, now)
         if plan is not None and is_tried:
             self._note_trial(model_id, plan, pool, outcomes)
-            if plan.shadow is not None and not self._engine.waiting():
-                self._shadow(model_id, plan, results)
+        self._note_fallback(results)
         lost = any(one.refusal is not None and one.refusal.cause == REPLICA_LOST for one in results)
-        if not lost and self.trials.note_pool(pool, model_id, outcomes, now, lambda: self._clients_lately(model_id)):
+        if not lost and self.trials.note_pool(pool, model_id, outcomes, now, lambda: self._lately(model_id, pool)):
             failed = [one.request for one in results if one.refusal is not None]
             self._open(pool, failed[-1], now)
+
+    def _lately(self, model_id: str, pool: str) -> Collection[str]:
+        """Returns the robots that have asked a pool lately."""
+        router, found = self._routers.get(model_id), self._clients_lately(model_id)
+        if router is None:
+            return found
+        version = self._version_of(pool)
+        return [client_id for client_id in found if router.version_now(client_id) == version]
+
+    def _version_of(self, pool: str) -> str | None:
+        return next((one.version for one in self.lineup.pools() if one.pool_id == pool), None)
+
+    def _note_fallback(self, results: Sequence[DispatchResult]) -> None:
+        """Keeps what another pool has answered for one that is not asked, for the next probe."""
+        if not self.trials.open_breakers():
+            return
+        for one in results:
+            asked = self.lineup.pool(one.request.model_id)
+            if asked is not None and self._conditions.is_overridden(asked) and whole(one.request.pool) != asked:
+                self._probes.remember(asked, one.request)
+
+    def refusal(self, request: InferenceRequest) -> Refusal | None:
+        """As `Readiness`; what a pool that is not asked was to answer is what it is probed with next."""
+        if self._conditions.is_overridden(pool := whole(request.pool)):
+            self._probes.remember(pool, request)
+        return super().refusal(request)
+
+    def look(self, now: float) -> None:
+        """Looks for calls that do not end; to be called now and then while robots are connected."""
+        hung: dict[str, float] = {}
+        for pool, starts in self._engine.running_since().items():
+            capacity = self._capacity(pool)
+            overdue = [at for at in starts if now - at > HUNG_AFTER_S]
+            if overdue and len(overdue) >= capacity.max_inflight * len(capacity.replicas):
+                hung[pool] = min(overdue)
+            self._note_running(whole(pool), now - min(starts))
+        if hung.keys() != self._hung.keys():
+            self._hung = hung
+            self.refresh()
+
+    def _note_running(self, pool: str, running_s: float) -> None:
+        model_id = self.model_of(pool)
+        plan = self.lineup.plans.get(model_id)
+        version = None if plan is None or not plan.trials else self._version_of(pool)
+        if plan is None or version is None:
+            return
+        why = self.trials.note_running(model_id, version, plan, running_s, self.lineup.active[model_id])
+        if why is not None:
+            self._take_back(model_id, version, why)
 
     def _note(self, change: Transition) -> None:
         super()._note(change)
@@ -319,27 +239,12 @@ class ModelManager(Readiness):
         self.settle()
 
     def _note_trial(self, model_id: str, plan: Plan, pool: str, outcomes: Sequence[Outcome]) -> None:
-        version = next((one.version for one in self.lineup.pools() if one.pool_id == pool), None)
+        version = self._version_of(pool)
         if version is None:
             return
         why = self.trials.note(model_id, version, plan, outcomes, self.lineup.active[model_id])
         if why is not None:
             self._take_back(model_id, version, why)
-
-    def second_chance(self, request: InferenceRequest, refusal: Refusal) -> bool:
-        """Returns whether a request that its pool has failed is to be tried on another one, which it has then."""
-        plan = self.lineup.plans.get(request.model_id)
-        if plan is None or request.keeps_state:
-            return False  # what a model with state has begun with is not run again
-        active = self.lineup.pool(request.model_id)
-        other = active if request.pool != active and family_of(request.pool) == request.model_id else None
-        if other is None and request.pool in self.unready:
-            other = self._fallback(request.pool)
-        if other is None or other == request.pool or other in self.unready:
-            return False
-        request.pool = other
-        request.replicas_lost = 0
-        return True
 
     def _open(self, pool: str, failed: InferenceRequest, now: float) -> None:
         breaker = self.trials.breaker(pool)
@@ -361,22 +266,27 @@ class ModelManager(Readiness):
             logger.info("model %s answers again", pool)
             self._on_state(pool, ModelState.READY.value)
             self._sort()
-            self._route_anew()
+            self.settle()
         self.on_work()
 
-    def _shadow(self, model_id: str, plan: Plan, results: Sequence[DispatchResult]) -> None:
-        pool = None if plan.shadow is None else self.lineup.pool(model_id, plan.shadow)
-        answered = next((one for one in results if one.values is not None), None)
-        if pool is None or answered is None or answered.request.pool == pool or not self.is_ready(pool):
+    def _shadow(self, model_id: str, version: str, results: Sequence[DispatchResult], now: float) -> None:
+        """Gives the version in the shadow what the active one has answered, if nothing waits for what it takes."""
+        pool = self.lineup.pool(model_id, version)
+        if pool is None or not self._probes.may_shadow(pool, now) or self._engine.waiting() or not self.is_ready(pool):
             return
-        if not self._engine.inflight(pool):
+        answered = next((one for one in results if one.values is not None), None)
+        if answered is not None and not any(map(self._engine.inflight, self._colocated(pool))):
             self._probes.shadow(pool, answered)
 
+    def _colocated(self, pool: str) -> Collection[str]:
+        """Returns the pools that share a device with one, itself included."""
+        return self._engine.availability.colocated_models(pool)
+
     def _on_compared(self, pool: str, active: DispatchResult, shadow: DispatchResult) -> None:
-        comparison = self.trials.comparison(family_of(pool))
+        comparison = self.trials.comparison(self.model_of(pool))
         apart = None if comparison is None else compare(comparison, active, shadow)
         if apart is not None:
-            self._on_difference(family_of(pool), apart)
+            self._on_difference(self.model_of(pool), apart)
 
     def due_at(self) -> float | None:
         """Returns when `expire` next has something to do; None: not by itself."""
@@ -395,7 +305,3 @@ class ModelManager(Readiness):
             return sorted(pool.pool_id for pool in self.lineup.pools())
         known = self._model_ids()
         return sorted(self._engine.profiles.models() if known is None else known)
-
-    def pool_of(self, model_id: str) -> str:
-        """Returns the pool that answers for a model."""
-        return self.lineup.pool(model_id) or model_id

@@ -20,7 +20,7 @@ def outcomes_of(results: Sequence[DispatchResult], now: float) -> list[Outcome]:
             one.latency_ms,
         )
         for one in results
-        if one.refusal is None or one.refusal.kind is RefusalKind.MODEL_FAILED
+        if one.refusal is None or one.refusal.kind in (RefusalKind.MODEL_FAILED, RefusalKind.BATCH_FAILED)
     ]
 
 

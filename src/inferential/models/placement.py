@@ -13,6 +13,7 @@ class Placement:
 
     def __init__(self) -> None:
         self._replicas: dict[tuple[str, str], str] = {}  # by pool and robot
+        self._homes: dict[tuple[str, str], str] = {}  # the pool that has a robot's state, by model and robot
 
     def __len__(self) -> int:
         return len(self._replicas)
@@ -35,6 +36,29 @@ class Placement:
             replica = self._replicas[key] = min(up, key=counts.__getitem__)
         return f"{pool}{SEPARATOR}{replica or '0'}"
 
+    def knows(self, pool: str, client_id: str) -> bool:
+        """Returns whether a replica of a pool has the state of a robot."""
+        return (pool, client_id) in self._replicas
+
+    def moved(self, model_id: str, client_id: str, pool: str | None) -> str | None:
+        """Notes which pool answers a robot for a model; returns the id of the replica that had its state before.
+
+        Args:
+            model_id: the model that the robot asks.
+            client_id: the robot.
+            pool: where its state is from now on; None: nowhere, as what answers keeps none.
+        """
+        key = model_id, client_id
+        former = self._homes.get(key)
+        if former == pool:
+            return None
+        if pool is None:
+            self._homes.pop(key, None)
+        else:
+            self._homes[key] = pool
+        replica = None if former is None else self._replicas.pop((former, client_id), None)
+        return None if replica is None else f"{former}{SEPARATOR}{replica or '0'}"
+
     def parts(self, pool: str) -> list[str]:
         """Returns the ids of the pools that robots of a pool were placed on."""
         names = {replica for (other, _), replica in self._replicas.items() if other == pool}
@@ -42,13 +66,15 @@ class Placement:
 
     def forget_client(self, client_id: str) -> None:
         """Forgets a robot that is gone."""
-        for key in [key for key in self._replicas if key[1] == client_id]:
-            del self._replicas[key]
+        for table in (self._replicas, self._homes):
+            for key in [key for key in table if key[1] == client_id]:
+                del table[key]
 
     def forget_pool(self, pool: str) -> None:
         """Forgets a pool that has ended."""
         for key in [key for key in self._replicas if key[0] == pool]:
             del self._replicas[key]
+        self._homes = {key: home for key, home in self._homes.items() if home != pool}
 
 
 def whole(pool: str) -> str:

@@ -6,6 +6,7 @@ They go past the engine: at most one for a pool, and only where the caller has f
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -14,6 +15,16 @@ from inferential.dispatch.base import Dispatcher, DispatchResult
 from inferential.scheduler.engine import Engine
 from inferential.scheduler.request import InferenceRequest
 
+logger: logging.Logger = logging.getLogger("inferential.models")
+
+SHADOW_SHARE = 0.005
+"""Share of the time that calls in the shadow, and those of robots beside them, take at most.
+
+Where both have one accelerator or one processor they slow each other: so few of the robots' calls are met by one that
+their 99th percentile stays what it is.
+"""
+LONGEST_PAUSE_S = 60.0
+"""Between two calls in the shadow, however slow they are."""
 PROBE = "inferential-probe"
 """Client id of a probe, for models that ask."""
 
@@ -41,10 +52,16 @@ class Probes:
         self._on_compared = on_compared
         self._rows: dict[str, InferenceRequest] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._shadow_at: dict[str, float] = {}  # by pool in the shadow, when it may be asked next
 
-    def remember(self, pool: str, failed: InferenceRequest) -> None:
-        """Keeps an observation that a pool has failed on, to be asked again."""
-        self._rows[pool] = copy_of(failed, pool, PROBE)
+    def remember(self, pool: str, request: InferenceRequest) -> None:
+        """Keeps the newest observation that a pool was to answer: the one that it failed on may be broken itself."""
+        self._rows[pool] = request
+
+    def forget(self, pool: str) -> None:
+        """Forgets a pool that has ended."""
+        self._rows.pop(pool, None)
+        self._shadow_at.pop(pool, None)
 
     def probe(self, pool: str) -> None:
         """Asks a pool once."""
@@ -53,6 +70,10 @@ class Probes:
             self._on_probed(pool, None if row is None else "a call still runs")
             return
         self._start(pool, self._probe(pool, copy_of(row, pool, PROBE)))
+
+    def may_shadow(self, pool: str, now: float) -> bool:
+        """Returns whether a pool in the shadow may be asked: it is not, and was not too lately for robots to notice."""
+        return pool not in self._tasks and now >= self._shadow_at.get(pool, 0.0)
 
     def shadow(self, pool: str, answered: DispatchResult) -> None:
         """Asks a pool what a robot has been answered; does nothing while it is busy with another one."""
@@ -66,16 +87,30 @@ class Probes:
         task.add_done_callback(lambda _: self._tasks.pop(pool, None))
 
     async def _probe(self, pool: str, request: InferenceRequest) -> None:
-        result = await self._call(request)
+        try:
+            result = await self._call(request)
+        except Exception as error:  # of a backend of another package
+            why: str | None = f"{type(error).__name__}: {error}"
+        else:
+            why = None if result.refusal is None else result.refusal.reason
         self._tasks.pop(pool, None)
-        if result.refusal is None:
+        self._dispatcher.end_session(PROBE)
+        if why is None:
             self._rows.pop(pool, None)
-        self._on_probed(pool, None if result.refusal is None else result.refusal.reason)
+        self._on_probed(pool, why)
 
     async def _compare(self, pool: str, answered: DispatchResult, request: InferenceRequest) -> None:
-        self._on_compared(pool, answered, await self._call(request))
+        began = time.monotonic()
+        try:
+            self._on_compared(pool, answered, await self._call(request))
+        except Exception:  # of a backend of another package
+            logger.exception("model %s, in the shadow", pool)
+        now = time.monotonic()
+        pause_s = (now - began + answered.latency_ms / 1e3) / SHADOW_SHARE
+        self._shadow_at[pool] = now + min(pause_s, LONGEST_PAUSE_S)
 
     async def _call(self, request: InferenceRequest) -> DispatchResult:
+        request.keeps_state = self._dispatcher.keeps_state(request.pool)
         replica = next(iter(self._dispatcher.replicas(request.pool)), "")
         (result,) = await self._dispatcher.dispatch([request], replica)
         return result
@@ -98,4 +133,6 @@ def copy_of(request: InferenceRequest, pool: str, client_id: str) -> InferenceRe
         slots=request.slots,
         metadata=None if request.metadata is None else dict(request.metadata),
         pool=pool,
+        episode=request.episode,
+        client_type=request.client_type,
     )

@@ -57,6 +57,7 @@ class Readiness(ABC):
         self._waiters: dict[str, list[asyncio.Future[None]]] = {}
         self._settling: list[asyncio.Future[None]] = []
         self._starting = False  # a replica loads or warms up
+        self._hung: dict[str, float] = {}  # pools whose calls do not end, by when the first of them began
         self.unready: frozenset[str] = frozenset()
         """Pools that do not answer now; requests for them are given to `hold`."""
 
@@ -85,7 +86,7 @@ class Readiness(ABC):
         replicas = self._dispatcher.conditions()
         self._starting = any(one.starts for group in replicas.values() for one in group)
         answering = {pool: self._capacity(pool).max_inflight > 0 for pool in self.pools()}
-        changes = self._conditions.update(replicas, answering, now)
+        changes = self._conditions.update(replicas, answering, now, self._hung)
         for change in changes:
             self._note(change)
         self._sort()

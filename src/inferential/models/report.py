@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from inferential.models.lineup import Pool
@@ -23,6 +23,8 @@ class VersionStatus:
         role: active, rollout, shadow, coming (it loads, to take over), former (it ends), or idle (it is not loaded).
         state, since, why: what it is at, as for the model.
         robots: robots that it answers; None where it answers all.
+        share: of the robots that no trial names, what its trial is to have; None where it is not on trial.
+        waiting, in_flight: requests in the queue for it, and its running calls.
         requests, errors, deadline_misses: of its trial so far.
         latency_ms: median of its calls in its trial or in the shadow; None before the first.
         compared: answers that were compared with those of the active version.
@@ -43,6 +45,9 @@ class VersionStatus:
     compared: int = 0
     difference_mean: list[float] = field(default_factory=list)
     difference_max: list[float] = field(default_factory=list)
+    share: float | None = None
+    waiting: int = 0
+    in_flight: int = 0
 
 
 def versions_of(models: ModelManager, model_id: str) -> list[VersionStatus]:
@@ -86,21 +91,17 @@ def _of(models: ModelManager, pool: Pool) -> VersionStatus:
         latency_ms=None if counts is None else counts.latency_ms,
     )
     plan = models.lineup.plans.get(pool.model_id)
+    trial = None if plan is None or role != "rollout" else plan.trials.get(pool.version)
+    waiting, in_flight = models.load_of(pool.pool_id)
+    status = replace(status, share=None if trial is None else trial.share, waiting=waiting, in_flight=in_flight)
     if comparison is None or plan is None or pool.version not in (plan.shadow, plan.active):
         return status
     is_shadow = pool.version == plan.shadow
     side = comparison.shadow if is_shadow else comparison.active
-    return VersionStatus(
-        pool.version,
-        pool.pool_id,
-        role,
-        condition.state.value,
-        since,
-        why,
-        robots=status.robots,
+    return replace(
+        status,
         requests=status.requests or side.requests,
         errors=status.errors or side.errors,
-        deadline_misses=status.deadline_misses,
         latency_ms=status.latency_ms or side.latency_ms,
         compared=comparison.compared,
         difference_mean=comparison.mean() if is_shadow else [],

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from inferential.models.breaker import Breaker, BreakerLimits
 from inferential.models.catalog import Plan
-from inferential.models.guard import Counts, verdict
+from inferential.models.guard import Counts, stuck, verdict
 from inferential.models.shadow import Comparison
 
 
@@ -76,15 +76,25 @@ class Trials:
         by_version = self._counts.get(model_id)
         if by_version is None:
             return None
-        counts = by_version.setdefault(version, Counts())
+        window = 200 if plan.limits is None else plan.limits.min_requests
+        counts = by_version.setdefault(version, Counts(window))
         for one in outcomes:
             counts.note(one.latency_ms, missed=one.missed, error=one.error)
-        if version == active or plan.limits is None or (model_id, version) in self.aborted:
+        if version == active or version not in plan.trials or plan.limits is None:
+            return None  # such as the one before, which some robots have still
+        if (model_id, version) in self.aborted:
             return None
-        why = verdict(plan.limits, counts, by_version.setdefault(active, Counts()))
+        why = verdict(plan.limits, counts, by_version.setdefault(active, Counts(window)))
         if why is not None:
             self.aborted[model_id, version] = why
         return why
+
+    def note_running(self, model_id: str, version: str, plan: Plan, running_s: float, active: str) -> str | None:
+        """Takes for how long a call of a version runs; returns why it is to be taken back, None if it is not."""
+        counts = self.counts(model_id, active)
+        if plan.limits is None or counts is None or version not in plan.trials:
+            return None
+        return stuck(plan.limits, running_s, counts)
 
     # Breakers, by pool
 
@@ -131,6 +141,11 @@ class Trials:
             if at is not None and at <= now:
                 breaker.probe_begun()
                 yield pool
+
+    @property
+    def any_breakers(self) -> bool:
+        """Whether a pool has failed lately."""
+        return bool(self._breakers)
 
     def open_breakers(self) -> dict[str, Breaker]:
         """Returns the breakers of the pools that are not asked."""

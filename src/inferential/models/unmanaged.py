@@ -28,6 +28,9 @@ class AllReady:
     def expire(self, now: float) -> None:
         """Does nothing."""
 
+    def look(self, now: float) -> None:
+        """Does nothing."""
+
     def explain(self, request: InferenceRequest) -> None:
         """Does nothing."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -81,19 +81,44 @@ class Record(NamedTuple):
     data: bytes
 
 
-def records_of(entry: Entry, images: Images) -> Iterator[Record]:
-    """Yields the messages of a request.
+def topics_of(client_id: str, model_id: str, cameras: Iterable[str]) -> dict[str, str]:
+    """Returns the topics of a robot at a model, each with the name of its schema."""
+    base = _base(client_id, model_id)
+    images = {f"{base}/image/{_segment(key)}": IMAGE for key in cameras}
+    return {f"{base}/observation": OBSERVATION, **images, f"{base}/answer": ANSWER}
+
+
+def cameras_of(envelope: Buffer, payload_size: int) -> list[str]:
+    """Returns the keys of an observation's pictures.
 
     Raises:
         ValueError: its frames cannot be read.
     """
-    base = f"/robots/{_segment(entry.common['client_id'])}/{_segment(entry.common['model_id'])}"
+    return [slot.key for slot in read_slots(envelope, payload_size)[0] if _is_image(slot)]
+
+
+def records_of(entry: Entry, images: Images, is_wanted: Callable[[str], bool] = lambda topic: True) -> Iterator[Record]:
+    """Yields the messages of a request.
+
+    Args:
+        entry: the request.
+        images: what becomes of pictures.
+        is_wanted: whether a topic's messages are; what is not is not encoded.
+
+    Raises:
+        ValueError: its frames cannot be read.
+    """
+    base = _base(entry.common["client_id"], entry.common["model_id"])
     if entry.envelope is not None:
         message = _Observation(**entry.common, **entry.observation)
         message.timestamp.FromNanoseconds(entry.received_ns)
         slots, texts = read_slots(entry.envelope, len(entry.payload))
         _add_texts(message, texts)
         for slot in slots:
+            topic = f"{base}/image/{_segment(slot.key)}"
+            if _is_image(slot) and not is_wanted(topic):
+                message.images.add(key=slot.key, dtype=slot.numpy_dtype.name, shape=slot.shape)
+                continue
             image = _image_of(slot, entry.payload, images)
             if image is None:
                 if images.kind != "none" or not _is_image(slot):
@@ -103,8 +128,11 @@ def records_of(entry: Entry, images: Images) -> Iterator[Record]:
             message.images.add(key=slot.key, dtype=slot.numpy_dtype.name, shape=slot.shape)
             picture = _Image(frame_id=slot.key, data=image[0], format=image[1])
             picture.timestamp.FromNanoseconds(entry.received_ns)
-            yield Record(f"{base}/image/{_segment(slot.key)}", IMAGE, entry.received_ns, picture.SerializeToString())
-        yield Record(f"{base}/observation", OBSERVATION, entry.received_ns, message.SerializeToString())
+            yield Record(topic, IMAGE, entry.received_ns, picture.SerializeToString())
+        if is_wanted(f"{base}/observation"):
+            yield Record(f"{base}/observation", OBSERVATION, entry.received_ns, message.SerializeToString())
+    if not is_wanted(f"{base}/answer"):
+        return
     message = _Answer(**entry.common, **entry.answer)
     message.timestamp.FromNanoseconds(entry.ended_ns)
     if entry.result_envelope is not None:
@@ -161,6 +189,10 @@ def _add_array(arrays: Any, key: str, value: Any) -> None:
 def _add_texts(message: Any, texts: Mapping[str, str]) -> None:
     for key, value in texts.items():
         message.texts.add(key=key, value=value)
+
+
+def _base(client_id: str, model_id: str) -> str:
+    return f"/robots/{_segment(client_id)}/{_segment(model_id)}"
 
 
 def _segment(name: str) -> str:

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -27,6 +27,30 @@ class RecordingError(InferentialError, ValueError):
     """A file is no recording."""
 
 
+class EncodedImage(NamedTuple):
+    """An image as it is in the file.
+
+    Attributes:
+        shape, dtype: of its pixels in the model's eyes.
+        data: JPEG or PNG.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    data: bytes
+
+    def pixels(self) -> Any:
+        """Returns the pixels, of `shape`.
+
+        Raises:
+            ValueError: the image cannot be decoded, or has another shape.
+        """
+        import PIL.Image
+
+        with PIL.Image.open(io.BytesIO(self.data)) as image:
+            return np.array(image).reshape(self.shape)
+
+
 @dataclass(slots=True)
 class Recorded:
     """One request of a recording.
@@ -34,7 +58,7 @@ class Recorded:
     Attributes:
         client_id, client_type, model_id, session, request_id: whose it is.
         received_ns: when it came, by the server's wall clock.
-        observation: arrays and texts by key; None where it was not recorded.
+        observation: arrays and texts by key, and EncodedImage where asked for; None where it was not recorded.
         answer: the same of the result; None where there was none.
         end: answered, or the kind of refusal.
         fields: what else was recorded of it: times in milliseconds, version, reason.
@@ -56,8 +80,12 @@ _TIMES = ("queue_ms", "inference_ms", "server_ms", "budget_ms", "batch_size", "l
 _SENT = ("latency_budget_ms", "steps_remaining", "priority", "urgency")
 
 
-def read_recording(path: Path) -> Iterator[Recorded]:
+def read_recording(path: Path, images: Literal["pixels", "encoded"] = "pixels") -> Iterator[Recorded]:
     """Yields the requests of a file, in the order of their ends.
+
+    Args:
+        path: the file.
+        images: "encoded" leaves them as they are in the file, as EncodedImage.
 
     Raises:
         RecordingError: it is no MCAP file, or none of this package.
@@ -76,7 +104,7 @@ def read_recording(path: Path) -> Iterator[Recorded]:
             continue
         parts.setdefault(message.sequence, []).append((schema, decoded))
         if schema == ANSWER:
-            yield _recorded(parts.pop(message.sequence))
+            yield _recorded(parts.pop(message.sequence), images)
     if not known:
         raise RecordingError(f"{path}: no message of a recording is in it")
 
@@ -106,7 +134,7 @@ def _messages(path: Path) -> Iterator[tuple[str, Channel, Message]]:
                 yield schemas.get(channel.schema_id, ""), channel, record
 
 
-def _recorded(parts: list[tuple[str, Any]]) -> Recorded:
+def _recorded(parts: list[tuple[str, Any]], as_what: Literal["pixels", "encoded"]) -> Recorded:
     answer = next(message for schema, message in parts if schema == ANSWER)
     observed = next((message for schema, message in parts if schema == OBSERVATION), None)
     images = {message.frame_id: message for schema, message in parts if schema == IMAGE}
@@ -125,7 +153,8 @@ def _recorded(parts: list[tuple[str, Any]]) -> Recorded:
         found.observation = _values(observed)
         for image in observed.images:
             if image.key in images:
-                found.observation[image.key] = _pixels(images[image.key].data, tuple(image.shape))
+                encoded = EncodedImage(tuple(image.shape), image.dtype, images[image.key].data)
+                found.observation[image.key] = encoded if as_what == "encoded" else encoded.pixels()
     return found
 
 
@@ -134,10 +163,3 @@ def _values(message: Any) -> dict[str, Any]:
     for array in message.arrays:
         values[array.key] = np.frombuffer(array.data, named_dtype(array.dtype)).reshape(tuple(array.shape)).copy()
     return values
-
-
-def _pixels(data: bytes, shape: tuple[int, ...]) -> Any:
-    import PIL.Image
-
-    with PIL.Image.open(io.BytesIO(data)) as image:
-        return np.array(image).reshape(shape)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import json
 import logging
 import os
@@ -19,19 +18,17 @@ import sys
 import threading
 import time
 from queue import SimpleQueue
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from inferential.config.recording import RecordingConfig
 from inferential.config.services import ServiceConfig
-from inferential.dispatch.base import DispatchResult
 from inferential.metrics import names
 from inferential.notices import Notices
 from inferential.recording.entries import Entry, images_of
+from inferential.recording.making import EntryMaker
 from inferential.recording.process import HEAD
 from inferential.scheduler.request import InferenceRequest, RefusalKind
-from inferential.scheduler.running import Batch
 from inferential.server import Server
-from inferential.server.service import Service
 
 logger: logging.Logger = logging.getLogger("inferential.recording")
 
@@ -39,7 +36,7 @@ RETRY_S = 5.0
 """After an error of the disk, entries are dropped for so long."""
 
 
-class Recorder(Service):
+class Recorder(EntryMaker):
     """Records while it is entered; an async context manager.
 
     Args:
@@ -62,8 +59,6 @@ class Recorder(Service):
         self._queue: SimpleQueue[Entry | None] = SimpleQueue()
         self._held = 0  # bytes in the queue
         self._lock = threading.Lock()
-        self._payloads: dict[InferenceRequest, bytes] = {}  # of running requests, as they were sent
-        self._numbers = itertools.count(1)
         self._notices = Notices(logger)
         self._thread: threading.Thread | None = None
         self._writable_at = 0.0
@@ -79,7 +74,7 @@ class Recorder(Service):
 
     async def start(self) -> None:
         """Begins to record. A folder that cannot be written is an error in the log, and tried again."""
-        self._server.record(self._dispatched, self._answered, self._ended)
+        self._server.watch(self)
         self._thread = threading.Thread(target=self._write, name="recording", daemon=True)
         self._thread.start()
 
@@ -88,7 +83,7 @@ class Recorder(Service):
         thread, self._thread = self._thread, None
         if thread is None:
             return
-        self._server.record(None, None, None)
+        self._server.unwatch(self)
         self._queue.put(None)
         await asyncio.get_running_loop().run_in_executor(None, thread.join)
 
@@ -110,80 +105,13 @@ class Recorder(Service):
             not self._models or request.model_id in self._models
         )
 
-    def _dispatched(self, batch: Batch) -> None:
-        """Copies payloads before the model gets them: arrays are its own, and it may write into them."""
-        for request in batch.requests:
-            if request not in self._payloads and self._wants(request):
-                self._payloads[request] = bytes(request.payload)
-
-    def _answered(self, result: DispatchResult) -> None:
-        request = result.request
-        payload = self._payloads.pop(request, None)
-        if payload is None:
-            return
-        now = time.monotonic()
-        late = now > request.deadline
-        if self._config.only == "failed" or (self._config.only == "late" and not late):
-            return
-        answer = {"end": "answered", "late": late}
-        self._put(request, answer, payload, bytes(request.envelope), result.envelope, bytes(result.payload), now)
-
-    def _ended(self, request: InferenceRequest) -> None:
-        """Records a request that got no result."""
-        if request.refusal is None:
-            return
-        payload = self._payloads.pop(request, None)
-        if not self._wants(request):
-            return
-        refusal = request.refusal
-        superseded, expired = refusal.kind is RefusalKind.SUPERSEDED, refusal.kind is RefusalKind.EXPIRED
+    def _ends(self, refusal: RefusalKind | None, *, is_late: bool) -> bool:
         only = self._config.only
-        if (only == "late" and not expired) or (only == "failed" and superseded):
-            return
-        answer = {"end": refusal.kind.name.lower(), "reason": refusal.reason, "late": expired}
-        envelope = None if superseded else bytes(request.envelope)  # of those it is enough to know when they came
-        if envelope is not None and payload is None:
-            payload = bytes(request.payload)
-        self._put(request, answer, payload or b"", envelope, None, b"", time.monotonic())
+        if only == "late":
+            return is_late
+        return only == "all" or refusal not in (None, RefusalKind.SUPERSEDED)
 
-    def _put(
-        self,
-        request: InferenceRequest,
-        answer: dict[str, Any],
-        payload: bytes,
-        envelope: Any,
-        result_envelope: bytes | None,
-        result_payload: Any,
-        now: float,
-    ) -> None:
-        now_ns = time.time_ns()
-        steps = request.steps_remaining
-        answer["server_ms"] = (now - request.received_at) * 1e3
-        answer["budget_ms"] = min((request.deadline - request.received_at) * 1e3, 1e12)
-        client = self._server.client_type(request.client_id)
-        entry = Entry(
-            now_ns - int((now - request.received_at) * 1e9),
-            now_ns,
-            next(self._numbers) & 0xFFFF_FFFF,
-            {
-                "client_id": request.client_id,
-                "client_type": client,
-                "model_id": request.model_id,
-                "session": f"{request.connection}-{request.episode}",
-                "request_id": request.request_id,
-            },
-            {
-                "latency_budget_ms": request.latency_budget_ms,
-                "steps_remaining": -1 if steps is None else steps,
-                "priority": request.priority,
-                "urgency": request.urgency,
-            },
-            answer,
-            envelope,
-            payload,
-            result_envelope,
-            result_payload,
-        )
+    def _take(self, entry: Entry, now: float) -> None:
         size = entry.bytes_held
         if self._held + size > self._config.queue_mb * 1e6 or now < self._writable_at:
             self._drop()

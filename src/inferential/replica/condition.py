@@ -7,6 +7,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+HUNG_AFTER_S = 60.0
+"""A call of a model without `call_timeout_ms` that runs for so long makes it count as hung."""
+
 
 class ModelState(enum.Enum):
     """The states, from the most to the least that can be expected of a model in it."""

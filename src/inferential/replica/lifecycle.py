@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import math
 
-from inferential.replica.condition import Condition, ModelState
+from inferential.replica.condition import HUNG_AFTER_S, Condition, ModelState
 
 FIRST_DELAY_S = 0.1
 LONGEST_DELAY_S = 30.0
 FORGIVEN_AFTER_S = 60.0
 """A process that was up for so long is started again as if it had never failed."""
-HUNG_AFTER_S = 60.0
-"""A call of a model without `call_timeout_ms` that runs for so long makes it count as hung."""
 
 
 class Lifecycle:
@@ -39,7 +37,7 @@ class Lifecycle:
         """Returns what the process is at."""
         began = self._call_began_at
         if self._condition.answers and began is not None and now - began > HUNG_AFTER_S:
-            return Condition(ModelState.HUNG, began, f"a call has run for {now - began:.0f} s")
+            return Condition(ModelState.HUNG, began, f"a call has run for more than {HUNG_AFTER_S:.0f} s")
         return self._condition
 
     def started(self, now: float) -> None:

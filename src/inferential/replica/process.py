@@ -135,6 +135,11 @@ class WorkerProcess(WorkerView):
             await self._idle.wait()
         await self.close()
 
+    def end_calls(self, why: str) -> None:
+        """Ends the process where calls run; they are lost."""
+        if self._calls:
+            self._kill(why)
+
     async def close(self) -> None:
         """Ends the process; what runs is lost. Twice is fine."""
         self._closed = True

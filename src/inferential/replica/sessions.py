@@ -71,6 +71,7 @@ class SessionStore:
         self._reset: Callable[[Session], Any] | None = _taking_one(model, "reset")
         self._close: Callable[[Session], Any] | None = _taking_one(model, "close")
         self._sessions: OrderedDict[str, tuple[str, Session]] = OrderedDict()
+        self._unreported: set[str] = set()  # robots whose session began with a row that has no result yet
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -82,18 +83,38 @@ class SessionStore:
         if known is not None and known[0] == row.key:
             session = known[1]
         else:
-            row.fresh = known is None
+            if known is None:
+                self._unreported.add(row.client_id)
             session = Session(row.client_id, row.client_type, row.episode, time.time())
-            self._sessions[row.client_id] = row.key, session
+            self._sessions.pop(row.client_id, None)
             if self._reset is not None:
                 pending.append(self._reset(session))
+            self._sessions[row.client_id] = row.key, session  # not where its reset failed: it is tried again
         self._sessions.move_to_end(row.client_id)
+        row.fresh = row.client_id in self._unreported
         while len(self._sessions) > MAX_SESSIONS:
             pending.append(self.end(next(iter(self._sessions))))
         return session, [one for one in pending if inspect.isawaitable(one)]
 
+    async def begin(self, row: SessionRow) -> Session:
+        """Does what `enter` does, and awaits it."""
+        session, pending = self.enter(row)
+        try:
+            for one in pending:
+                await one
+        except BaseException:
+            self._sessions.pop(row.client_id, None)
+            raise
+        return session
+
+    def reported(self, *rows: SessionRow) -> None:
+        """Notes that rows have results, which say of a session that it is a fresh one."""
+        if self._unreported:
+            self._unreported.difference_update(row.client_id for row in rows)
+
     def end(self, client_id: str) -> Any:
         """Ends a robot's session; returns what `close` returned, which may be awaitable."""
+        self._unreported.discard(client_id)
         known = self._sessions.pop(client_id, None)
         return None if known is None or self._close is None else self._close(known[1])
 
@@ -118,17 +139,19 @@ def _each(single: Any, store: SessionStore) -> Any:
     if _is_async(single):
 
         async def run_async(row: SessionRow) -> Any:
-            session, pending = store.enter(row)
-            for one in pending:
-                await one
-            return await (single(row.observation, session=session) if takes else single(row.observation))
+            session = await store.begin(row)
+            result = await (single(row.observation, session=session) if takes else single(row.observation))
+            store.reported(row)
+            return result
 
         return run_async
 
     def run(row: SessionRow) -> Any:
         session, pending = store.enter(row)
         _refuse(pending)
-        return single(row.observation, session=session) if takes else single(row.observation)
+        result = single(row.observation, session=session) if takes else single(row.observation)
+        store.reported(row)
+        return result
 
     return run
 
@@ -138,14 +161,11 @@ def _together(batch: Any, store: SessionStore) -> Any:
     if _is_async(batch):
 
         async def run_async(rows: Sequence[SessionRow]) -> Any:
-            sessions = []
-            for row in rows:
-                session, pending = store.enter(row)
-                for one in pending:
-                    await one
-                sessions.append(session)
+            sessions = [await store.begin(row) for row in rows]
             observations = [row.observation for row in rows]
-            return await (batch(observations, sessions=sessions) if takes else batch(observations))
+            results = await (batch(observations, sessions=sessions) if takes else batch(observations))
+            store.reported(*rows)
+            return results
 
         return run_async
 
@@ -156,7 +176,9 @@ def _together(batch: Any, store: SessionStore) -> Any:
             _refuse(pending)
             sessions.append(session)
         observations = [row.observation for row in rows]
-        return batch(observations, sessions=sessions) if takes else batch(observations)
+        results = batch(observations, sessions=sessions) if takes else batch(observations)
+        store.reported(*rows)
+        return results
 
     return run
 

@@ -43,13 +43,14 @@ def load_observations(source: str) -> list[Observation]:
                 return [{key: _value(archive[key]) for key in archive.files}]
         if source.endswith(".json"):
             found = json.loads(Path(source).read_text())
-            return [_of_json(one) for one in (found if isinstance(found, list) else [found])]
-        found = find_target(source)()
+            found = [_of_json(one) for one in (found if isinstance(found, list) else [found])]
+        else:
+            found = find_target(source)()
+        rows = [found] if isinstance(found, Mapping) else list(found)
     except TargetError as error:
         raise TargetError(f"warm_up {source!r}: {error}") from error
     except Exception as error:
         raise TargetError(f"warm_up {source!r}: {type(error).__name__}: {error}") from error
-    rows = [found] if isinstance(found, Mapping) else list(found)
     if not rows or not all(isinstance(row, Mapping) for row in rows):
         raise TargetError(f"warm_up {source!r}: expected an observation, or a list of some, got {found!r:.200}")
     return [dict(row) for row in rows]

@@ -97,6 +97,10 @@ class Engine:
         """Returns how many calls of a model run on each replica that runs any."""
         return self._running.by_replica(model_id)
 
+    def running_since(self) -> dict[str, list[float]]:
+        """Returns when the running calls of each model began."""
+        return self._running.since()
+
     def ended(self) -> list[InferenceRequest]:
         """Returns the requests that were refused since the last call."""
         return self._admission.ended()

@@ -108,6 +108,13 @@ class Running:
         """Returns how many calls of a model run on each replica that runs any."""
         return {replica: len(batches) for replica, batches in self._models.get(model_id, {}).items()}
 
+    def since(self) -> dict[str, list[float]]:
+        """Returns when the running calls of each model that has any began."""
+        return {
+            model_id: [batch.started_at for batches in calls.values() for batch in batches]
+            for model_id, calls in self._models.items()
+        }
+
     def begin(self, batch: Batch, device: str | None) -> None:
         """Adds a call that was dispatched; `device` is the one that it occupies, if its model shares one."""
         if self._slots:

@@ -190,7 +190,7 @@ class Accounting:
         )
         if request.steps_remaining is not None and incoming.explicit_budget_ms is None:
             request.chunk = self._chunk_of(incoming)
-        self._shares.note(client_id, request.pool, self._weight_of(request), incoming.client_type)
+        self._shares.note(client_id, model_id, self._weight_of(request), incoming.client_type, request.pool)
         request.serve_interval_ms = self._shares.interval_ms(client_id, request.pool)
         # A robot that is asked for newer observations sends several for each answer, and floods nothing by that.
         if request.serve_interval_ms and not incoming.renews and not request.keeps_state:
@@ -309,7 +309,7 @@ class Accounting:
         if self.fleet.client(client_id) is not None:
             self._fleet.outcomes.of(client_id, model_id).superseded += count
             self._fleet.on_overtaken(client_id, model_id, count, now)
-        return self._shares.interval_ms(client_id, model_id)
+        return self._shares.model_interval_ms(client_id, model_id)
 
     def retried(self, request: InferenceRequest) -> None:
         """Records a failed request that is queued again; it has its deadline from here on."""

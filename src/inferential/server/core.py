@@ -117,6 +117,7 @@ class Core:
         """Does what `Server.reconfigure` describes."""
         old, self.config = self.config, in_force(self.config, config)
         try:
+            self.models.check(self.config.models)  # before anything is changed
             if config.scheduling == self._configured_scheduling:
                 self.config.scheduling = old.scheduling  # with what `use_scheduler` has changed since
             else:

@@ -22,7 +22,7 @@ from inferential.server.history import History
 
 logger: logging.Logger = logging.getLogger("inferential")
 
-_STOOD_S = 1.0
+STOOD_S = 1.0
 """During a call of this length the event loop may have stood still, and robots may have given up their connections."""
 _NO_RESULT = Refusal(RefusalKind.MODEL_FAILED, "the backend gave no result", "no_result")
 
@@ -136,7 +136,7 @@ class Executor:
             results = [DispatchResult(request, 0.0, refusal=refusal) for request in batch.requests]
         finally:
             now = time.monotonic()
-            if now - batch.started_at > _STOOD_S:
+            if now - batch.started_at > STOOD_S:
                 self._egress.look_again(batch.requests)
             try:
                 self._finish(batch, results)  # first: robots wait for it

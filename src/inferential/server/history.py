@@ -17,7 +17,7 @@ class BatchStatus:
 
     Attributes:
         number: sequence number; the newest call has the highest.
-        model_id: the model that was called.
+        model_id: the model that was called, or the pool of its version.
         replica: the replica that ran it; "" where the model has only one.
         rows: requests in the batch.
         started_s: when it was dispatched.
@@ -86,6 +86,7 @@ class History:
         ok: bool,
         clients: list[str],
     ) -> BatchStatus:
+        model_id, _, part = model_id.partition("%")  # where replicas keep state each is a pool of its own
         started_s = started_at - self.started_at
         ended_s = None if ended_at is None else ended_at - self.started_at
-        return BatchStatus(number, model_id, replica, len(clients), started_s, ended_s, ok, tuple(clients))
+        return BatchStatus(number, model_id, replica or part, len(clients), started_s, ended_s, ok, tuple(clients))

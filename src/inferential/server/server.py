@@ -17,7 +17,7 @@ from typing import Any, Self
 from inferential.config.exposure import exposure
 from inferential.config.schema import InferentialConfig, ModelConfig
 from inferential.config.tensors import with_declared
-from inferential.dispatch.base import Dispatcher, DispatchResult
+from inferential.dispatch.base import Dispatcher
 from inferential.metrics.callbacks import MetricCallback
 from inferential.scheduler.request import InferenceRequest
 from inferential.scheduler.running import Batch
@@ -32,6 +32,7 @@ from inferential.server.key_watch import KeyWatch
 from inferential.server.process import Endable, frozen_garbage, stop_on_signals
 from inferential.server.pump import EventPump
 from inferential.server.view import Run, ServerView
+from inferential.server.watching import RequestWatcher, each
 from inferential.transport.handshakes import HandshakeGuard
 from inferential.transport.memory import raise_mmap_threshold
 from inferential.transport.messages import Received
@@ -94,6 +95,7 @@ class Server(ServerView):
             dispatcher = ray_dispatcher(settings.ray, models)
         super().__init__(Core(settings, dispatcher, None if models is None else frozenset(models)))
         self._request_callbacks: Callbacks[InferenceRequest] = Callbacks("request")
+        self._watchers: list[RequestWatcher] = []
         self._batch_callbacks: Callbacks[Batch, float] = Callbacks("batch")
         self._stop = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None  # of `run`
@@ -300,25 +302,27 @@ class Server(ServerView):
             raise ConnectionError("the server does not run")
         self._run.pump.receive_inprocess(received)
 
-    def record(
-        self,
-        on_dispatch: Callable[[Batch], None] | None,
-        on_result: Callable[[DispatchResult], None] | None,
-        on_end: Callable[[InferenceRequest], None] | None,
-    ) -> None:
-        """Calls a recorder of what robots send and are answered, from now on; None: no more.
-
-        Args:
-            on_dispatch: called with each batch before its model gets it.
-            on_result: called with each result that was sent, and its frames.
-            on_end: called with each request that has ended.
+    def watch(self, watcher: RequestWatcher) -> None:
+        """Calls a watcher for what robots send and are answered, until `unwatch`; each may be added once.
 
         Raises:
             RuntimeError: the server does not run.
         """
-        egress = self._require_run().executor.egress
-        self._core.accounting.on_dispatch = on_dispatch
-        egress.on_result, egress.on_end = on_result, on_end
+        self._require_run()
+        self._set_watchers([*self._watchers, watcher])
+
+    def unwatch(self, watcher: RequestWatcher) -> None:
+        """Calls a watcher no more; does nothing if it is not called, or the server has ended."""
+        self._set_watchers([one for one in self._watchers if one is not watcher])
+
+    def _set_watchers(self, watchers: list[RequestWatcher]) -> None:
+        self._watchers = watchers
+        if self._run is None:
+            return
+        egress = self._run.executor.egress
+        self._core.accounting.on_dispatch = each([one.dispatched for one in watchers])
+        egress.on_result = each([one.answered for one in watchers])
+        egress.on_end = each([one.ended for one in watchers])
 
     def client_type(self, client_id: str) -> str:
         """Returns what a connected client says it is; "" for others."""

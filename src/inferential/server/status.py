@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any, Literal
@@ -110,11 +111,11 @@ class ModelStatus:
         model_id: the model.
         max_batch_size: largest number of requests in a call.
         max_inflight: calls that each replica runs at once; 0: no replica is available.
-        waiting: requests in the queue.
-        in_flight: running calls.
+        waiting: requests in the queue, for any of its versions.
+        in_flight: running calls of the active version.
         replicas: the replicas with their running calls.
         latency: by batch size, of the replica that was called most.
-        calls: requests that its backend ran.
+        calls: requests that its backend ran, of any version.
         answers: those of them that got a result.
         error_rate: moving average of the share that failed, 0 to 1.
         last_error: text of the last failure; None if there was none.
@@ -228,11 +229,12 @@ def status_of(
                 model_id,
                 capacities.of(models.pool_of(model_id)),
                 engine,
-                dispatcher.endpoint_health(models.pool_of(model_id)),
+                _health(dispatcher, models.pools_of(model_id)),
                 problems.get(models.pool_of(model_id)),
                 models.condition(model_id),
-                models.pool_of(model_id),
+                models.parts_of(models.pool_of(model_id)),
                 versions_of(models, model_id),
+                sum(map(engine.waiting, models.pools_of(model_id))),
             )
             for model_id in sorted(served)
         ],
@@ -283,7 +285,7 @@ def _use(
         superseded=counts.superseded,
         refused=counts.refused,
         age_ms=counts.age_ms,
-        serve_interval_ms=shares.interval_ms(client_id, model_id),
+        serve_interval_ms=shares.model_interval_ms(client_id, model_id),
         unread_ms=counts.unread_ms,
         lateness=counts.ages.summary(now) if with_lateness else None,
         condition=_condition(counts, now),
@@ -307,21 +309,30 @@ def model_of(
     health: EndpointHealth | None,
     problem: ModelProblem | None = None,
     condition: Condition = UNKNOWN,
-    pool: str = "",
+    pools: Sequence[str] = (),
     versions: list[VersionStatus] | None = None,
+    waiting: int | None = None,
 ) -> ModelStatus:
-    """Returns the status of one model with this capacity; `health` is None before its first request."""
-    pool = pool or model_id
-    in_flight = engine.inflight_by_replica(pool)
+    """Returns the status of one model with this capacity; `health` is None before its first request.
+
+    `pools` are that of its active version, and those of its replicas where they keep state; `waiting` counts the
+    requests of all versions.
+    """
+    pools = pools or [model_id]
+    in_flight: Counter[str] = Counter()
+    for pool in pools:
+        part = pool[len(pools[0]) + 1 :] if len(capacity.replicas) > 1 else ""
+        for name, count in engine.inflight_by_replica(pool).items():
+            in_flight[part or name] += count
     ago_s = time.monotonic() - condition.since if math.isfinite(condition.since) else None
     return ModelStatus(
         model_id,
         max_batch_size=capacity.max_batch_size,
         max_inflight=capacity.max_inflight,
-        waiting=engine.waiting(pool),
+        waiting=sum(map(engine.waiting, pools)) if waiting is None else waiting,
         in_flight=sum(in_flight.values()),
         replicas=[ReplicaStatus(name, in_flight.get(name, 0)) for name in capacity.replicas],
-        latency=_latency(engine.profiles, pool),
+        latency=next(filter(None, (_latency(engine.profiles, pool) for pool in reversed(pools))), []),
         calls=0 if health is None else health.total_requests,
         error_rate=0.0 if health is None else health.error_rate,
         last_error=None if health is None else health.last_error,
@@ -333,6 +344,18 @@ def model_of(
         versions=versions or [],
         answers=0 if health is None else health.total_requests - health.failures,
     )
+
+
+def _health(dispatcher: Dispatcher, pools: Sequence[str]) -> EndpointHealth | None:
+    """Returns the health of a model's calls, whichever of its pools had them; None before the first."""
+    found = [one for one in map(dispatcher.endpoint_health, pools) if one is not None]
+    if len(found) < 2:
+        return found[0] if found else None
+    calls = sum(one.total_requests for one in found)
+    rate = sum(one.error_rate * one.total_requests for one in found) / calls
+    failed = max(found, key=lambda one: one.error_rate)
+    failures = sum(one.failures for one in found)
+    return EndpointHealth(found[0].model_id, found[0].avg_latency_ms, rate, calls, failures, failed.last_error)
 
 
 def _latency(profiles: Profiles, model_id: str) -> list[BatchLatency]:

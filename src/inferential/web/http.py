@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import AsyncIterator, Mapping
 from importlib import resources
 from typing import Any, ClassVar
@@ -28,6 +29,7 @@ from inferential.server.http_listener import HttpListener
 from inferential.server.service import Service
 from inferential.telemetry.prometheus import CONTENT_TYPE, Exporter
 from inferential.web.feed import Feed
+from inferential.web.requests import RequestStream
 
 logger: logging.Logger = logging.getLogger("inferential.web")
 
@@ -35,6 +37,7 @@ _SCRIPTS = ("app.js", "page.js", "fleet.js", "robot.js", "models.js", "timeline.
 _STATIC = {"/": "index.html", "/style.css": "style.css", **{f"/{name}": name for name in _SCRIPTS}}
 _TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
 _ASK_S = 5.0  # how long a model may take to say what it takes; one behind another server is asked there
+_LONGEST_S = 3600.0  # of watching requests
 _COOKIE = "inferential_token"
 _HEADERS = {
     # Nothing from elsewhere is loaded, framed or sent to.
@@ -100,6 +103,7 @@ class HttpServer(Service):
             Route("/api/status", self._status),
             Route("/api/stream", self._stream),
             Route("/api/models", self._models),
+            Route("/api/requests", self._requests),
             Route("/api/robots/{client_id:path}", self._robot),
             Route("/metrics", self._metrics),
             Route("/healthz", self._healthz),
@@ -131,6 +135,15 @@ class HttpServer(Service):
                 yield f"data: {event}\n\n"
 
         return StreamingResponse(events(), media_type="text/event-stream")
+
+    async def _requests(self, request: Request) -> Response:
+        try:
+            seconds = float(request.query_params.get("seconds", "20"))
+        except ValueError:
+            seconds = math.nan
+        if not 0 < seconds <= _LONGEST_S:
+            return PlainTextResponse(f"seconds: expected above 0, at most {_LONGEST_S:g}\n", 400)
+        return StreamingResponse(RequestStream(self._server).lines(seconds), media_type="application/jsonl")
 
     async def _robot(self, request: Request) -> Response:
         found = self._feed.robot(request.path_params["client_id"])

@@ -110,6 +110,18 @@ def test_the_intervals_fill_the_capacity_and_no_more(clients: list[tuple[float, 
     assert served == pytest.approx(min(asked, UTILISATION / seconds))
 
 
+def test_robots_of_versions_share_the_pools_that_answer_them() -> None:
+    shares = FairShares(Models({"m@a": 0.01, "m@b": 0.02}))
+    pools = {"one": "m@a", "two": "m@a", "three": "m@b"}
+    for client_id, pool in pools.items():
+        shares.note(client_id, "m", 1.0, pool=pool)
+    shares.update([(client_id, "m", 0.005) for client_id in pools])
+    assert (
+        shares.interval_ms("one", "m@a") == shares.model_interval_ms("one", "m") == pytest.approx(2 * 10 / UTILISATION)
+    )
+    assert shares.model_interval_ms("three", "m") == pytest.approx(20 / UTILISATION)
+
+
 def test_what_a_flood_gets_shrinks_while_others_wait_and_comes_back() -> None:
     shares = FairShares(Models({"m": 0.01}))
     asked = [("flooder", "m", 1e-4), ("slow", "m", 0.1), ("calm", "m", 0.1)]

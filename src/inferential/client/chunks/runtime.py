@@ -97,7 +97,7 @@ class _Runtime(Generic[ModelT]):
         server_ms = math.nan if timing is None else timing.server_ms
         try:
             chunk = self._chunk(result)
-            if self._player.answered(result.request_id, chunk, now, result.model_version, server_ms):
+            if self._player.answered(result.request_id, chunk, now, result.made_by, server_ms):
                 result.applied()
         except BadActions as bad:
             error = InvalidChunk(str(bad), request_id=result.request_id, model_id=self._model.model_id)

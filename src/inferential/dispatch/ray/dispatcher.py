@@ -148,18 +148,24 @@ class RayDispatcher(Dispatcher):
         self._retired.clear()
         for table in (self._links, self._listed, self._by_path, self._handles, self._resolved, self._tasks):
             table.clear()
-        loop = asyncio.get_running_loop()
         if self._context is not None:
-            await loop.run_in_executor(None, self._context.term)
+            await asyncio.to_thread(self._context.term)
             self._context = None
         if self._started_ray:
             self._started_ray = False
-            await loop.run_in_executor(None, ray.shutdown)
+            await asyncio.to_thread(ray.shutdown)
+
+    def check_model(self, model_id: str, model: Any) -> None:
+        """As in `Dispatcher`."""
+        if self._models is None:
+            raise ValueError("models: this backend serves all that Serve runs")
+        if not isinstance(model, str):
+            raise ValueError(f"model {model_id!r}: this server's models are on Ray Serve: make it ray:APPLICATION")
 
     def register_model(self, model_id: str, model: Any) -> None:
         """Serves one more model: an application, `app/deployment`, or a deployment's name that is unique."""
-        if self._models is None:
-            raise ValueError("models: this backend serves all that Serve runs")
+        self.check_model(model_id, model)
+        assert self._models is not None
         self._models[model_id] = str(model)
         self._resolved.pop(model_id, None)
         self._take_deployments(list(self._deployments))
@@ -167,9 +173,8 @@ class RayDispatcher(Dispatcher):
 
     def unregister_model(self, model_id: str) -> None:
         """Serves a model no more; its deployment goes on."""
-        if self._models is not None:
-            self._models.pop(model_id, None)
-        self._resolved.pop(model_id, None)
+        for table in (self._models or {}, self._resolved):
+            table.pop(model_id, None)
         self._on_change()
 
     # What there is
@@ -217,16 +222,19 @@ class RayDispatcher(Dispatcher):
 
     def keeps_state(self, model_id: str) -> bool:
         """Returns whether a replica with an endpoint takes the robots' sessions."""
-        found = self._target(model_id)
-        if found is None or not self._is_direct(found):
-            return False
-        return any(self._greeting(name).keeps_state for name in self._up(found))
+        names = self._links.keys() & set(self.replicas(model_id))
+        return any(self._links[name].up and self._greeting(name).keeps_state for name in names)
 
     def end_session(self, client_id: str) -> None:
         """Ends the sessions of a robot that is gone."""
         super().end_session(client_id)
         for link in self._links.values():
             link.end_session(client_id)
+
+    def leave_session(self, model_id: str, client_id: str) -> None:
+        """As in `Dispatcher`."""
+        for name in self._links.keys() & set(self.replicas(model_id)):
+            self._links[name].end_session(client_id)
 
     def _target(self, model_id: str) -> Deployment | None:
         if model_id not in self._resolved and "%" in model_id:

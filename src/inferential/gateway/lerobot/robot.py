@@ -6,10 +6,10 @@ import asyncio
 import time
 from collections import OrderedDict
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from inferential.errors import InferenceError, InferentialError
-from inferential.gateway.base import StreamingClient
+from inferential.gateway.base import GatewayAnswer, StreamingClient
 from inferential.gateway.lerobot.clock import RobotClock
 from inferential.gateway.lerobot.messages import MAX_MESSAGE_BYTES
 from inferential.gateway.lerobot.pickles import write_actions
@@ -71,6 +71,8 @@ class Robot:
         self._must_answer = False
         self._answered: TimedObservation | None = None
         self._last_timestep = -1
+        self._made_by = ""
+        self._not_before = 0  # a step: those before have actions of another version
 
     async def begin(self) -> None:
         """Begins an episode.
@@ -156,22 +158,29 @@ class Robot:
                 self._check_time_out(loop.time())
                 return None
             observation = self._take(found[0])
-            if observation is not None:
-                return self._written(observation, found[1].values)
+            if observation is not None and (data := self._written(observation, found[1])) is not None:
+                return data
 
-    def _written(self, observation: TimedObservation, values: dict[str, Any]) -> bytes:
+    def _written(self, observation: TimedObservation, answer: GatewayAnswer) -> bytes | None:
         assert self.instructions is not None  # it was sent with them
         try:
-            actions = actions_in(values, self.instructions.actions_per_chunk)
+            actions = actions_in(answer.values, self.instructions.actions_per_chunk)
         except ValueError as error:
             raise UnusableAnswer(f"model {self._config.model!r}: {error}") from error
-        timestamps = (observation.timestamp + step / self._config.fps for step in range(len(actions)))
-        data = write_actions(actions, timestamps, observation.timestep)
+        if answer.made_by != self._made_by:
+            # The robot averages actions for one step; those of two versions follow each other instead.
+            self._made_by, self._not_before = answer.made_by, self._last_timestep + 1
+        first = 0 if observation.must_go else max(self._not_before - observation.timestep, 0)
+        if first >= len(actions):
+            return None
+        actions = actions[first:]
+        timestamps = (observation.timestamp + (first + step) / self._config.fps for step in range(len(actions)))
+        data = write_actions(actions, timestamps, observation.timestep + first)
         if len(data) > MAX_MESSAGE_BYTES - 64:
             text = f"{len(actions)} actions take {len(data)} bytes, more than a message: lower actions_per_chunk"
             raise UnusableAnswer(text)
         self._answered, self._must_answer = observation, False
-        self._last_timestep = max(self._last_timestep, observation.timestep + len(actions) - 1)
+        self._last_timestep = max(self._last_timestep, observation.timestep + first + len(actions) - 1)
         return data
 
     def _send(self, observation: TimedObservation, instructions: PolicyInstructions) -> None:

@@ -27,9 +27,9 @@ MODEST = 0.2
 """Where fewer of the clients ask for less than their share, the model is too slow, and no client floods it."""
 RISE = 1.25
 """The most by which a level rises from one update to the next."""
-FAR = 10.0
+FAR = 50.0
 """Times what a good part of the others ask for, by which a client floods a model that is too slow for all of them."""
-FALL, _REGAIN, _LEAST = 0.8, 1.03, 0.1
+FALL, _REGAIN, _LEAST = 0.8, 1.03, 0.3
 """How what is shared falls while a flood keeps others waiting, rises again, and its least part of the capacity: a busy
 machine serves less than the latency of single calls promises."""
 _SHORTEST_S = 1e-6  # a period learned from requests that came at once
@@ -51,19 +51,28 @@ class FairShares:
         self._paces_s: dict[tuple[str, str], float] = {}
         self._weights: dict[tuple[str, str], tuple[float, str]] = {}
         self._classes: Mapping[str, ClassRate] = {}
+        self._pools: dict[tuple[str, str], str] = {}  # by client and model, where it is not named as that
         self._planned: dict[tuple[str, str], float] = {}  # answers per second, of groups with a configured class
 
     def configure(self, classes: Mapping[str, ClassRate]) -> None:
         """Sets what classes of clients are due, by name."""
         self._classes = classes
 
-    def note(self, client_id: str, model_id: str, weight: float, robot_class: str = "") -> None:
-        """Notes the weight, above 0, of a client's share of a model, and the client's class."""
+    def note(self, client_id: str, model_id: str, weight: float, robot_class: str = "", pool: str = "") -> None:
+        """Notes the weight, above 0, of a client's share of a model, its class, and the pool that answers it."""
         self._weights[client_id, model_id] = weight, robot_class
+        if pool and pool != model_id:
+            self._pools[client_id, model_id] = pool
+        elif self._pools:
+            self._pools.pop((client_id, model_id), None)
 
-    def interval_ms(self, client_id: str, model_id: str) -> float:
-        """Returns the shortest interval at which a client can be served, in ms; 0 where no limit is known."""
-        return self._intervals_ms.get((client_id, model_id), 0.0)
+    def interval_ms(self, client_id: str, pool: str) -> float:
+        """Returns the shortest interval at which a client can be served by a pool, in ms; 0 where no limit is known."""
+        return self._intervals_ms.get((client_id, pool), 0.0)
+
+    def model_interval_ms(self, client_id: str, model_id: str) -> float:
+        """Returns the same of the pool that answers a client for a model."""
+        return self.interval_ms(client_id, self._pools.get((client_id, model_id), model_id))
 
     def pace_s(self, client_id: str, model_id: str) -> float:
         """Returns how long after a call a client is not served again that floods a model, in s; 0: it does not."""
@@ -82,12 +91,15 @@ class FairShares:
             pressed: models for which clients wait that do not flood them: there is less to share than is known.
         """
         groups: dict[str, list[RateRequest]] = {}
-        weights = {}
+        weights, pools = {}, {}
         for client_id, model_id, period_s in periods:
-            known = weights[client_id, model_id] = self._weights.get((client_id, model_id), (1.0, ""))
-            request = RateRequest(client_id, model_id, 1 / max(period_s, _SHORTEST_S), *known)
-            groups.setdefault(min(self._availability.colocated_models(model_id)), []).append(request)
-        self._weights = weights
+            key = client_id, model_id
+            known = weights[key] = self._weights.get(key, (1.0, ""))
+            if (pool := self._pools.get(key, model_id)) != model_id:
+                pools[key] = pool
+            request = RateRequest(client_id, pool, 1 / max(period_s, _SHORTEST_S), *known)
+            groups.setdefault(min(self._availability.colocated_models(pool)), []).append(request)
+        self._weights, self._pools = weights, pools
         self._adjust(groups, pressed)
         due: dict[RateRequest, float] = {}
         plans: list[Mapping[RateRequest, float]] = []

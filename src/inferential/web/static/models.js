@@ -12,7 +12,7 @@ export function showModels(models, workers, now) {
       cards.set(model.model_id, (card = newCard(model.model_id)));
       byId("models").append(card.element);
     }
-    showCard(card, model, workers.filter((worker) => worker.model_id === model.model_id), now);
+    showCard(card, model, workers.filter((worker) => modelOf(worker.model_id) === model.model_id), now);
   }
   const known = new Set(models.map((model) => model.model_id));
   for (const [id, card] of cards) {
@@ -23,9 +23,13 @@ export function showModels(models, workers, now) {
   }
 }
 
+// The model whose version, or whose replica, a pool is.
+const modelOf = (pool) => pool.split(/[@#%]/, 1)[0];
+
 function newCard(id) {
   const card = {
     element: make("article", undefined, "card"), state: make("p", undefined, "condition"), facts: {},
+    versions: make("table", undefined, "sizes versions"),
     sizes: make("table", undefined, "sizes"), processes: make("table", undefined, "sizes"),
     tensors: make("p", undefined, "tensors"), error: make("p", undefined, "error"), cpu: new Map(),
   };
@@ -36,7 +40,7 @@ function newCard(id) {
     group.append(make("dt", name), card.facts[name]);
     list.append(group);
   }
-  card.element.append(make("h3", id), card.state, list, card.sizes, card.processes, card.tensors, card.error);
+  card.element.append(make("h3", id), card.state, list, card.versions, card.sizes, card.processes, card.tensors, card.error);
   return card;
 }
 
@@ -49,12 +53,31 @@ function showCard(card, model, workers, now) {
   setText(card.facts["in flight"], String(model.in_flight));
   setText(card.facts.replicas, model.max_inflight ? String(model.replicas.length) : "none up");
   setText(card.facts.answers, String(model.answers));
+  showVersions(card.versions, model.versions);
   showSizes(card.sizes, model.latency);
   showProcesses(card, workers, now);
   const failing = model.error_rate > 0.005 && model.last_error;
   const failures = failing ? `${(100 * model.error_rate).toFixed(0)} % fail: ${model.last_error}` : "";
   const problem = model.problem && !model.why.includes(model.problem) ? model.problem : "";
   setText(card.error, [problem, failures].filter(Boolean).join("; "));
+}
+
+// Versions are shown where there is more than one, or one with a name.
+const VERSIONS = ["version", "for", "state", "robots", "requests", "failed", "late", "median, ms", "apart"];
+function showVersions(table, versions) {
+  const shown = versions.length > 1 || versions[0]?.version ? versions : [];
+  fill(table, VERSIONS, shown.map((one) => [
+    one.version || one.pool,
+    one.share === null ? one.role : `${one.role} ${number(100 * one.share, 0)} %`,
+    one.state,
+    one.robots === null ? "–" : String(one.robots),
+    String(one.requests),
+    String(one.errors),
+    String(one.deadline_misses),
+    number(one.latency_ms, 1),
+    one.difference_mean.map((mean) => mean.toPrecision(2)).join(", "),
+  ]));
+  for (const [index, one] of shown.entries()) table.tBodies[0].rows[index].title = one.why;
 }
 
 // What models take and give, asked for whenever one has become another.

@@ -19,8 +19,10 @@ export function takeBatches(status) {
   lanes.clear();
   hung.clear();
   for (const model of status.models) {
-    if (model.state === "hung") hung.add(model.model_id);
-    for (const replica of model.replicas) lanes.set(`${model.model_id}\n${replica.name}`, lanes.size);
+    const [pool = model.model_id, ...others] = model.versions.map((version) => version.pool).filter(Boolean);
+    if (model.state === "hung") hung.add(pool);
+    for (const replica of model.replicas) lanes.set(`${pool}\n${replica.name}`, lanes.size);
+    for (const other of others) lanes.set(`${other}\n`, lanes.size);
   }
 }
 const lanes = new Map();
@@ -57,7 +59,7 @@ function draw() {
     pen.fillText(`${second} s`, x + 4, height - 9);
   }
   for (const batch of batches.values()) {
-    const row = lanes.get(`${batch.model_id}\n${batch.replica}`);
+    const row = lanes.get(`${batch.model_id}\n${batch.replica}`) ?? lanes.get(`${batch.model_id}\n`);
     if (row === undefined) continue;
     const left = place(batch.started_s);
     const right = Math.min(place(batch.ended_s ?? now), width);

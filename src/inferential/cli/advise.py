@@ -1,0 +1,101 @@
+"""`inferential advise`: what a running server was asked, through every strategy in virtual time."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from inferential.cli.errors import CliError
+from inferential.cli.output import print_json, print_line, print_rows
+from inferential.cli.page import CERTIFICATE_HELP, TOKEN_HELP, Page, read_requests, read_status
+from inferential.cli.recorded import read_happened
+from inferential.scheduler import get_scheduler, scheduler_names
+from inferential.sim.virtual.advice import LOADS, Advice, simulations
+from inferential.sim.virtual.advice import advise as find_advice
+from inferential.sim.virtual.happened import Happened
+
+EXAMPLES = (
+    "inferential advise localhost:8080",
+    "inferential advise localhost:8080 --seconds 120 --json",
+    "inferential advise recordings/*.mcap",
+)
+
+
+def advise(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="URL|FILE...", help="The server's page, or recordings (MCAP).")
+    ],
+    seconds: Annotated[
+        float, typer.Option(min=1, max=3600, help="Of a server, how long its requests are watched.")
+    ] = 20.0,
+    strategies: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Strategies to try; all by default.")
+    ] = None,
+    token: Annotated[str | None, typer.Option(envvar="INFERENTIAL_TOKEN", help=TOKEN_HELP)] = None,
+    certificate: Annotated[Path | None, typer.Option(dir_okay=False, help=CERTIFICATE_HELP)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Say which strategy fits a server's robots, and how many more it carries.
+
+    Watches the requests of a running server for some seconds, or reads
+    recordings; then simulates the same requests by every strategy in virtual
+    time, for 1, 1.5 and 2 times the robots, with the latencies that were seen.
+    """
+    tried = _strategies(strategies)
+    happened, in_force = _gather(sources, seconds, Page(sources[0], token, certificate), shown=not as_json)
+    if in_force is not None and in_force not in tried:
+        tried.append(in_force)
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True) if console.is_terminal and not as_json else nullcontext() as bar:
+        task = None if bar is None else bar.add_task("simulating", total=simulations(len(tried)))
+        advance = (lambda: None) if bar is None or task is None else (lambda: bar.advance(task))
+        try:
+            found = find_advice(happened, tried, in_force, advance=advance)
+        except ValueError as error:
+            raise CliError(f"{error}: {len(happened)} requests in {seconds:g} s; do robots ask?") from error
+    if as_json:
+        print_json(found.as_dict())
+    else:
+        _show(found)
+
+
+def _strategies(given: str | None) -> list[str]:
+    names = [name.strip() for name in (given or "").split(",") if name.strip()] or list(scheduler_names())
+    for name in names:
+        try:
+            get_scheduler(name)
+        except ValueError as error:
+            raise CliError(str(error)) from error
+    return names
+
+
+def _gather(sources: list[str], seconds: float, page: Page, *, shown: bool) -> tuple[list[Happened], str | None]:
+    """Returns the requests, and the strategy in force where a server says it."""
+    files = [Path(source) for source in sources]
+    if all(path.suffix == ".mcap" for path in files):
+        return read_happened(files, "inferential advise"), None
+    if len(sources) > 1:
+        raise CliError(f"URL|FILE...: expected one URL, or recordings that end in .mcap, got {' '.join(sources)}")
+    strategy: str = read_status(page)["strategy"]
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True) if console.is_terminal and shown else nullcontext() as bar:
+        task = None if bar is None else bar.add_task("watching", total=seconds * 4)
+        advance = (lambda: None) if bar is None or task is None else (lambda: bar.advance(task))
+        requests = read_requests(page, seconds, advance)
+    return [Happened(**one) for one in requests], strategy
+
+
+def _show(found: Advice) -> None:
+    columns = ("strategy", *(f"{load:g} x {found.robots} robots" for load in LOADS))
+    rows = [
+        (f"{name} (in force)" if name == found.in_force else name, *(f"{share:.1%}" for share in shares))
+        for name, shares in found.shares.items()
+    ]
+    print_rows(columns, [("as it was", f"{found.was:.1%}", "", ""), *rows])
+    print_line(f"observations answered in time, of {found.requests} in {found.seconds:.0f} s")
+    print_line(found.sentence())

@@ -1,0 +1,362 @@
+"""Which pool a request goes to: by its robot's version, by the state that a replica keeps, or as its own cannot answer.
+
+It runs on the server's event loop and reads the clock where it is called from outside; the parts that it asks decide.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from inferential.dispatch.base import Dispatcher
+from inferential.models.holding import failing_refusal, gone_refusal
+from inferential.models.lineup import Lineup, Pool
+from inferential.models.placement import Placement, whole
+from inferential.models.readiness import Readiness
+from inferential.models.routing import PATIENCE_S, STATE_PATIENCE_S, Router
+from inferential.replica.condition import HUNG_AFTER_S
+from inferential.scheduler.request import QUEUED, InferenceRequest, Refusal, family_of, is_of
+from inferential.scheduler.running import Capacity
+
+if TYPE_CHECKING:
+    from inferential.scheduler.engine import Engine
+
+logger: logging.Logger = logging.getLogger("inferential.models")
+
+_ABORTED_DRAINS_S = 1.0
+
+
+class Routes(Readiness):
+    """The pools that answer, and which of them each robot has.
+
+    Args:
+        dispatcher: the backend.
+        engine: where requests wait.
+        capacity: returns how much a pool takes.
+        on_state: called with model id and state whenever a model comes to another state.
+        ttl_s: returns how long a request may wait at most.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        engine: Engine,
+        capacity: Callable[[str], Capacity],
+        on_state: Callable[[str, str], None],
+        ttl_s: Callable[[], float],
+    ) -> None:
+        super().__init__(dispatcher, engine, capacity, on_state, ttl_s)
+        self.lineup: Lineup = Lineup(self, lambda text: logger.info("%s", text))
+        self._routers: dict[str, Router] = {}
+        self._routes: dict[str, str] = {}  # of models whose requests all go to one pool
+        self._placement = Placement()
+        self._stateful: frozenset[str] = frozenset()  # pools whose replicas keep state of robots
+        self._leaving: dict[tuple[str, str], float] = {}  # versions that only robots in a chunk still have, until when
+        self._drains: dict[str, float] = {}  # pools that drain, by when they end whatever runs
+        self._steady = False
+        self._unsettled = False
+        self.changing: bool = False
+        """Whether `settle` may have something to do."""
+        self.routes: bool = False
+        """Whether requests may go to a pool that is not named as their model is."""
+
+    @property
+    def managed(self) -> bool:
+        """Whether the models are those of the configuration."""
+        raise NotImplementedError
+
+    def is_taken_back(self, model_id: str, version: str) -> bool:
+        """Returns whether a version was taken back."""
+        raise NotImplementedError
+
+    # What the lineup asks of its backend
+
+    def load(self, pool: Pool) -> None:
+        """Begins to load a pool."""
+        raise NotImplementedError
+
+    def end(self, pool: Pool) -> None:
+        """Ends a pool that has nothing to do any more, or whose time to drain is over."""
+        raise NotImplementedError
+
+    def is_ready(self, pool_id: str) -> bool:
+        """Returns whether a pool answers."""
+        return self._conditions.knows(pool_id) and self._conditions.of(pool_id).answers
+
+    def is_idle(self, pool_id: str) -> bool:
+        """Returns whether no request waits for or runs on a pool, or it has had its time to end them."""
+        return not self._is_busy(pool_id) or self._drains.get(pool_id, math.inf) <= time.monotonic()
+
+    def _is_busy(self, pool_id: str) -> bool:
+        parts = self.parts_of(pool_id)
+        return any(self._engine.waiting(part) or self._engine.inflight(part) for part in parts)
+
+    def is_used(self, model_id: str, version: str) -> bool:
+        """Returns whether robots still play what a version has answered, which they did not leave yet."""
+        router = self._routers.get(model_id)
+        key = model_id, version
+        if router is None or not router.has(version) or self.is_taken_back(model_id, version):
+            self._leaving.pop(key, None)
+            return False
+        now = time.monotonic()
+        return now < self._leaving.setdefault(key, now + self._patience_s(model_id, version))
+
+    def _patience_s(self, model_id: str, version: str) -> float:
+        return STATE_PATIENCE_S if self.lineup.pool(model_id, version) in self._stateful else PATIENCE_S
+
+    def settle(self) -> None:
+        """Lets versions take over that are ready, and ends what has drained."""
+        if self._steady:  # it loads or ends pools, of which the backend tells before all is done
+            self._unsettled = True
+            return
+        with self._held():
+            self._settle()
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Has `settle` wait until what is done within is done."""
+        self._steady, self._unsettled = True, False
+        try:
+            yield
+        finally:
+            self._steady = False
+        while self._unsettled:
+            self.settle()
+
+    def _settle(self) -> None:
+        self.lineup.settle()
+        self._route_anew()
+        now = time.monotonic()
+        self._leaving = {key: until for key, until in self._leaving.items() if now < until}
+        draining = {pool.pool_id: pool for pool in self.lineup.draining()}
+        self._drains = {
+            pool_id: self._drains.get(pool_id, now + self._drain_s(pool)) for pool_id, pool in draining.items()
+        }
+        self.changing = self.lineup.changing
+
+    def _drain_s(self, pool: Pool) -> float:
+        return _ABORTED_DRAINS_S if self.is_taken_back(pool.model_id, pool.version) else HUNG_AFTER_S
+
+    def parts_of(self, pool_id: str) -> list[str]:
+        """Returns a pool, and those of its replicas that keep state of robots."""
+        return [pool_id, *self._placement.parts(pool_id)]
+
+    def load_of(self, pool_id: str) -> tuple[int, int]:
+        """Returns how many requests wait for a pool, and how many calls of it run, with those of its replicas."""
+        parts = self.parts_of(pool_id)
+        return sum(map(self._engine.waiting, parts)), sum(map(self._engine.inflight, parts))
+
+    def model_of(self, pool: str) -> str:
+        """Returns the model that a pool is of."""
+        return next((one.model_id for one in self.lineup.pools() if is_of(pool, one.pool_id)), family_of(pool))
+
+    def pools_of(self, model_id: str) -> list[str]:
+        """Returns all pools of a model, with those of replicas; the model's own where it has no other."""
+        pools = [pool.pool_id for pool in self.lineup.pools() if pool.model_id == model_id] or [model_id]
+        return [part for pool in pools for part in self.parts_of(pool)]
+
+    def _on_changes(self) -> None:
+        known = self._stateful
+        self._stateful = frozenset(pool for pool in self.pools() if pool in known or self._dispatcher.keeps_state(pool))
+        if new := self._stateful - known:
+            self._engine.move(
+                lambda request: self._place(request, request.pool) if request.pool in new else None, time.monotonic()
+            )
+        if self.managed:
+            self.settle()
+        else:
+            self.routes = bool(self._stateful)
+
+    def _route_anew(self) -> None:
+        """Works out anew which pools answer, after they have changed."""
+        self._routes = {}
+        now = time.monotonic()
+        for model_id, plan in self.lineup.plans.items():
+            active = self.lineup.active[model_id]
+            trials = {version: one for version, one in plan.trials.items() if version != active}
+            pool = self.lineup.pool(model_id)
+            router = self._routers.get(model_id)
+            if router is None and not trials and plan.active == active:
+                if pool is not None and pool != model_id:
+                    self._routes[model_id] = pool
+                continue
+            if router is None:
+                router = self._routers[model_id] = Router(active, trials)
+            elif router.active != active or router.trials != trials:
+                router.configure(active, trials)
+            others = {version: self.lineup.pool(model_id, version) for version in self.lineup.versions(model_id)}
+            ready = {version for version, one in others.items() if one is not None and self.is_ready(one)}
+            router.offer(ready)
+            if pool is not None:
+                gone = [one for version, one in others.items() if one is not None and version not in ready]
+                self._move([one for one in gone if one != pool], pool, now)
+            if not trials and plan.active == active and not set(router.counts()) - {active}:
+                del self._routers[model_id]  # every robot has come over
+                if pool is not None and pool != model_id:
+                    self._routes[model_id] = pool
+        for model_id in self._routers.keys() - self.lineup.plans.keys():
+            del self._routers[model_id]
+        for unready in self.unready:
+            self._leave(unready, now)
+        for former in self.lineup.draining():
+            self._empty(former, now)
+        self.routes = bool(self._routes or self._routers or self._stateful or (self.unready and self.managed))
+
+    def _leave(self, pool: str, now: float) -> None:
+        """Has what waits for a pool that is not to be asked answered by its model's fallback, or refused."""
+        other = self._fallback(pool)
+        if other is not None:
+            self._move([pool], other, now)
+        elif self._conditions.is_overridden(pool):
+            for request in self._waiting_for(pool):
+                self._engine.refuse(request, failing_refusal(request.model_id, self._conditions.of(pool), now), now)
+
+    def _empty(self, former: Pool, now: float) -> None:
+        """Has what waits for a pool that ends, and cannot answer it, answered by what has taken its place."""
+        pool_id = former.pool_id
+        if self.is_ready(pool_id) and self._drains.get(pool_id, math.inf) > now:
+            return  # it answers what it has
+        current = self.lineup.pool(former.model_id)
+        if current is not None:
+            self._move([pool_id], current, now)
+            return
+        for request in self._waiting_for(pool_id):
+            self._engine.refuse(request, gone_refusal(request.model_id), now)
+
+    def _waiting_for(self, pool: str) -> Iterator[InferenceRequest]:
+        parts = {part for part in self.parts_of(pool) if self._engine.waiting(part)}
+        if parts:
+            yield from [one for one in self._engine.requests() if one.pool in parts and one.state is QUEUED]
+
+    def _move(self, pools: Sequence[str], other: str, now: float) -> None:
+        former = {part for pool in pools if pool != other for part in self.parts_of(pool) if self._engine.waiting(part)}
+        if not former:
+            return
+
+        def move(request: InferenceRequest) -> None:
+            if request.pool in former:
+                self._place(request, other)
+
+        self._engine.move(move, now)
+
+    def _place(self, request: InferenceRequest, pool: str) -> None:
+        """Gives a waiting request to a pool, or to the replica of it that has its robot's state."""
+        request.keeps_state = pool in self._stateful
+        if self._stateful:
+            self._leave_state(request.model_id, request.client_id, pool)
+        request.pool = self._part(pool, request.client_id) if request.keeps_state else pool
+        if request.keeps_state:
+            request.pace_s = math.inf
+
+    def _part(self, pool: str, client_id: str) -> str:
+        return self._placement.place(pool, client_id, self._dispatcher.replicas(pool))
+
+    def _fallback(self, pool: str) -> str | None:
+        """Returns the pool that answers for one that cannot: of its model's fallback, or of that one's, and so on."""
+        model_id = self.model_of(pool)
+        tried = {model_id}
+        while (plan := self.lineup.plans.get(model_id)) is not None and plan.fallback is not None:
+            model_id = plan.fallback
+            if model_id in tried:
+                return None
+            tried.add(model_id)
+            other = self.lineup.pool(model_id)
+            if other is not None and other not in self.unready:
+                return other
+        return None
+
+    def route(
+        self, model_id: str, client_id: str, client_type: str, *, episode: int, between_chunks: bool, now: float
+    ) -> str:
+        """Returns the pool that a robot's next request goes to; the arguments are those of `Router.version_of`."""
+        router = self._routers.get(model_id)
+        if router is None:
+            pool = self._routes.get(model_id, model_id)
+        else:
+            patience_s = PATIENCE_S
+            if self._stateful:
+                own = self.lineup.pool(model_id, router.version_now(client_id) or router.active)
+                if own in self._stateful:
+                    between_chunks, patience_s = not self._placement.knows(own, client_id), STATE_PATIENCE_S
+            version = router.version_of(
+                client_id,
+                client_type,
+                episode=episode,
+                between_chunks=between_chunks,
+                now=now,
+                patience_s=patience_s,
+            )
+            pool = self.lineup.pool(model_id, version) or self.lineup.pool(model_id) or model_id
+        if pool in self.unready:
+            pool = self._fallback(pool) or pool
+        if not self._stateful:
+            return pool
+        self._leave_state(model_id, client_id, pool)
+        return self._part(pool, client_id) if pool in self._stateful else pool
+
+    def _leave_state(self, model_id: str, client_id: str, pool: str) -> None:
+        """Ends a robot's session where another pool answers it now: what it comes back to would not be its state."""
+        former = self._placement.moved(model_id, client_id, pool if pool in self._stateful else None)
+        if former is not None:
+            self._dispatcher.leave_session(former, client_id)
+
+    def keeps_state(self, pool: str) -> bool:
+        """Returns whether a pool that `route` gave is a replica of a model that keeps state."""
+        return whole(pool) in self._stateful
+
+    def robots(self, model_id: str) -> dict[str, int] | None:
+        """Returns how many robots each version answers; None where one answers all."""
+        router = self._routers.get(model_id)
+        return None if router is None else router.counts()
+
+    def version_for(self, model_id: str, client_id: str) -> str:
+        """Returns the version of a model that answers a robot; "" where it has none, or that is not known here."""
+        router = self._routers.get(model_id)
+        if router is not None and (seen := router.seen(client_id)) is not None:
+            return seen[0]
+        plan = self.lineup.plans.get(model_id)
+        return "" if plan is None else plan.active
+
+    def forget_client(self, client_id: str) -> None:
+        """Forgets a robot that is gone."""
+        for router in self._routers.values():
+            router.forget(client_id)
+        if self._stateful:
+            self._placement.forget_client(client_id)
+            self._dispatcher.end_session(client_id)
+
+    def second_chance(self, request: InferenceRequest, refusal: Refusal) -> bool:
+        """Returns whether a request that its pool has failed is to be tried on another one, which it has then."""
+        plan = self.lineup.plans.get(request.model_id)
+        if plan is None or request.keeps_state:
+            return False  # what a model with state has begun with is not run again
+        active = self.lineup.pool(request.model_id)
+        other = active if request.pool != active and is_of(request.pool, request.model_id) else None
+        if other is None and request.pool in self.unready:
+            other = self._fallback(request.pool)
+        if other is None or other == request.pool or other in self._conditions.down:
+            return False
+        self._place(request, other)
+        request.replicas_lost = 0
+        if other in self.unready:
+            self.hold(request, explicit=False)  # it loads, in place of the one that has ended
+        return True
+
+    def due_at(self) -> float | None:
+        """Returns when `expire` next has something to do; None: not by itself."""
+        times = [super().due_at(), *self._drains.values(), *self._leaving.values()]
+        return min((at for at in times if at is not None), default=None)
+
+    def expire(self, now: float) -> None:
+        """Ends what has had its time to drain, and refuses requests that have waited until their deadlines."""
+        if self.changing:
+            self.settle()
+        super().expire(now)
+
+    def pool_of(self, model_id: str) -> str:
+        """Returns the pool that answers for a model."""
+        return self.lineup.pool(model_id) or model_id

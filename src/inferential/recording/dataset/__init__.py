@@ -1,0 +1,1 @@
+"""Datasets to train policies on, made of recordings."""

@@ -1,0 +1,249 @@
+"""Decides what of recordings becomes a dataset: its episodes, their frames at a fixed rate, and its features.
+
+An episode is one robot at one model in one session, without a pause. Robots ask at uneven times and a dataset has a
+fixed rate: each step has the observation nearest to it in time.
+"""
+
+from __future__ import annotations
+
+import statistics
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from inferential.errors import InferentialError
+from inferential.recording.reading import EncodedImage, Recorded
+
+TASKS: Final = ("prompt", "task", "instruction", "language_instruction")
+"""Texts of observations that say what the robot is to do, the first one first."""
+_IMAGES = "observation.images."
+_FASTEST_HZ = 1000
+
+
+class DatasetError(InferentialError, ValueError):
+    """No dataset can be made of these recordings, or not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """A column of the dataset.
+
+    Attributes:
+        name: as in the dataset: observation.state, observation.images.front, action.
+        keys: of the observation, or of the answer for the action, whose values stand there one after another.
+        kind: array or image.
+        dtype: as numpy names it; uint8 for images.
+        shape: of one frame; (H, W, 3) for images.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    kind: Literal["array", "image"]
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Episode:
+    """What one robot did in one session without a pause.
+
+    Attributes:
+        client_id, client_type, model_id, session: whose it is.
+        asked: its answered requests: when each came, in ns since 1970, and its id, in the order in which they came.
+        steps: for each frame of the dataset the one of these requests that it shows.
+    """
+
+    client_id: str
+    client_type: str
+    model_id: str
+    session: str
+    asked: list[tuple[int, int]] = field(default_factory=list)
+    steps: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """The robot, model and session."""
+        return self.client_id, self.model_id, self.session
+
+
+@dataclass(slots=True)
+class Plan:
+    """What becomes of recordings.
+
+    Attributes:
+        episodes: in the order in which they began.
+        features: observations first, the action last.
+        fps: frames per second.
+        left_out: values that are in no feature, with the reason.
+    """
+
+    episodes: list[Episode]
+    features: list[Feature]
+    fps: int
+    left_out: dict[str, str]
+
+    @property
+    def frames(self) -> int:
+        """Of all episodes."""
+        return sum(len(episode.steps) for episode in self.episodes)
+
+
+def make_plan(
+    recorded: Iterable[Recorded],
+    *,
+    models: frozenset[str] = frozenset(),
+    robots: frozenset[str] = frozenset(),
+    fps: int | None = None,
+    pause_s: float = 1.0,
+    names: dict[str, str] | None = None,
+) -> Plan:
+    """Returns the plan of a dataset.
+
+    Args:
+        recorded: the requests, with their images encoded.
+        models, robots: those that take part; none: all.
+        fps: frames per second of the dataset; None: the usual rate of the robots, 1 at least.
+        pause_s: seconds without an observation that end an episode.
+        names: what a value of the observation is called in the dataset, by its key.
+
+    Raises:
+        DatasetError: nothing was answered, or robots whose values do not fit one dataset are among them.
+    """
+    episodes: dict[tuple[str, str, str], Episode] = {}
+    shapes: dict[tuple[Feature, ...], str] = {}
+    left_out: dict[str, str] = {}
+    for one in recorded:
+        if one.observation is None or one.answer is None:
+            continue
+        if (models and one.model_id not in models) or (robots and one.client_id not in robots):
+            continue
+        shapes.setdefault(_features(one, names or {}, left_out), f"{one.client_id} at {one.model_id}")
+        episode = Episode(one.client_id, one.client_type, one.model_id, one.session)
+        episodes.setdefault(episode.key, episode).asked.append((one.received_ns, one.request_id))
+    if not shapes:
+        raise DatasetError("no answered observation is in the recordings" + (" for these" if models or robots else ""))
+    if len(shapes) > 1:
+        raise DatasetError(_unlike(shapes))
+    (features,) = shapes
+    for episode in episodes.values():
+        episode.asked.sort()
+    split = [part for episode in episodes.values() for part in _without_pauses(episode, pause_s)]
+    split.sort(key=lambda episode: (episode.asked[0][0], episode.key))
+    rate = fps or _usual_rate(split)
+    for episode in split:
+        episode.steps = _steps(episode.asked, rate)
+    return Plan(split, list(features), rate, left_out)
+
+
+def _features(one: Recorded, names: dict[str, str], left_out: dict[str, str]) -> tuple[Feature, ...]:
+    """Returns the features of a request, and notes what is in none."""
+    assert one.observation is not None
+    assert one.answer is not None
+    arrays: list[str] = []
+    found: list[Feature] = []
+    for key, value in sorted(one.observation.items()):
+        if isinstance(value, str):
+            if key not in TASKS:
+                left_out[key] = "a text that is no task"
+        elif isinstance(value, EncodedImage) and value.dtype != "uint8":
+            left_out[key] = f"a picture of {value.dtype}"
+        elif isinstance(value, EncodedImage):
+            name = names.get(key) or _IMAGES + _plain(key.removeprefix(_IMAGES).removeprefix("camera/"))
+            found.append(Feature(name, (key,), "image", "uint8", (*value.shape[:2], 3)))
+        else:
+            arrays.append(key)
+    for key in arrays:
+        alone = len(arrays) == 1 and not key.startswith("observation.")
+        name = names.get(key) or (
+            "observation.state" if alone else f"observation.{_plain(key.removeprefix('observation.'))}"
+        )
+        value = one.observation[key]
+        found.append(Feature(name, (key,), "array", _dtype(value), value.shape or (1,)))
+    action = _action(one.answer, left_out)
+    twice = [name for name, times in Counter(feature.name for feature in (*found, action)).items() if times > 1]
+    if twice:
+        raise DatasetError(f"two values would be called {twice[0]!r}: name one otherwise (--name KEY=NAME)")
+    return (*sorted(found, key=lambda feature: feature.name), action)
+
+
+def _action(answer: dict[str, Any], left_out: dict[str, str]) -> Feature:
+    """Returns the feature of the actions, which may stand in several arrays of the answer."""
+    arrays = {key: value for key, value in answer.items() if isinstance(value, np.ndarray) and value.size}
+    keys = [key for key in arrays if key in ("action", "actions") or key.startswith(("action.", "actions."))]
+    if not keys and len(arrays) == 1:
+        keys = list(arrays)
+    left_out |= {key: "of the answer, and no action" for key in answer if key not in keys}
+    if not keys:
+        raise DatasetError(
+            f"which array of the answer is the action? It has {', '.join(sorted(arrays)) or 'none'}; expected action, "
+            f"actions or action.PART"
+        )
+    rows = [first_action(arrays[key]) for key in keys]
+    return Feature("action", tuple(keys), "array", _dtype(np.concatenate(rows)), (sum(map(len, rows)),))
+
+
+def first_action(values: Any) -> Any:
+    """Returns the first action, of shape (D,), of what a policy answers: (D,), (T, D) or (1, T, D)."""
+    return values.reshape(-1, values.shape[-1])[0] if values.ndim else values.reshape(1)
+
+
+def _dtype(values: Any) -> str:
+    """Returns the dtype of a column: numpy's name; float32 for those that a dataset has no name for."""
+    name = str(values.dtype.name)
+    return "float32" if name in ("bfloat16", "float16") else name
+
+
+def _plain(key: str) -> str:
+    """Returns a key as part of a feature's name, which has no slash."""
+    return key.strip("/").replace("/", ".")
+
+
+def _unlike(shapes: dict[tuple[Feature, ...], str]) -> str:
+    """Says how the features differ between robots or over time."""
+    (one, who), (other, other_who) = list(shapes.items())[:2]
+    mine, its = ({feature.name: feature for feature in features} for features in (one, other))
+    name = min(name for name in mine.keys() | its.keys() if mine.get(name) != its.get(name))
+    described = " and ".join(
+        f"{owner} has {'none' if feature is None else f'{feature.dtype} {feature.shape}'}"
+        for owner, feature in ((who, mine.get(name)), (other_who, its.get(name)))
+    )
+    return f"one dataset has one kind of robot: of {name} {described} (choose with --model or --robot)"
+
+
+def _without_pauses(episode: Episode, pause_s: float) -> list[Episode]:
+    """Returns the episode's parts between pauses."""
+    parts: list[Episode] = []
+    before_ns = -(10**18)
+    for asked in episode.asked:
+        if asked[0] - before_ns > pause_s * 1e9:
+            parts.append(Episode(episode.client_id, episode.client_type, episode.model_id, episode.session))
+        parts[-1].asked.append(asked)
+        before_ns = asked[0]
+    return parts
+
+
+def _usual_rate(episodes: list[Episode]) -> int:
+    """Returns the median rate of the requests in whole Hz."""
+    gaps = [after - before for episode in episodes for (before, _), (after, _) in pairwise(episode.asked)]
+    usual_ns = statistics.median(gaps) if gaps else 1e9
+    return max(1, min(round(1e9 / max(usual_ns, 1.0)), _FASTEST_HZ))
+
+
+def _steps(asked: list[tuple[int, int]], fps: int) -> list[tuple[int, int]]:
+    """Returns for each step of 1/fps, from the first request to the last, the request that is nearest in time."""
+    times = [received_ns for received_ns, _ in asked]
+    period_ns = 1e9 / fps
+    count = round((times[-1] - times[0]) / period_ns) + 1
+    steps: list[tuple[int, int]] = []
+    for step in range(count):
+        at = times[0] + step * period_ns
+        after = min(bisect_left(times, at), len(times) - 1)
+        before = max(after - 1, 0)
+        nearest = before if at - times[before] <= times[after] - at else after
+        steps.append(asked[nearest])
+    return steps

@@ -1,0 +1,113 @@
+"""Makes an entry of every request of a running server, for what records or shows requests."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from abc import abstractmethod
+from typing import Any
+
+from inferential.config.services import ServiceConfig
+from inferential.dispatch.base import DispatchResult
+from inferential.recording.entries import Entry
+from inferential.scheduler.request import InferenceRequest, RefusalKind
+from inferential.scheduler.running import Batch
+from inferential.server import Server
+from inferential.server.service import Service
+
+
+class EntryMaker(Service):
+    """Makes entries while it watches its server, on the event loop; copies only what is wanted."""
+
+    def __init__(self, server: Server, config: ServiceConfig) -> None:
+        super().__init__(server, config)
+        self._payloads: dict[InferenceRequest, bytes] = {}  # of running requests, as they were sent
+        self._numbers = itertools.count(1)
+
+    @abstractmethod
+    def _wants(self, request: InferenceRequest) -> bool:
+        """Returns whether this robot's requests to this model are wanted now."""
+
+    @abstractmethod
+    def _ends(self, refusal: RefusalKind | None, *, is_late: bool) -> bool:
+        """Returns whether requests with this end are wanted; None: an answer."""
+
+    @abstractmethod
+    def _take(self, entry: Entry, now: float) -> None:
+        """Takes an entry over."""
+
+    def dispatched(self, batch: Batch) -> None:
+        """Copies payloads before the model gets them: arrays are its own, and it may write into them."""
+        for request in batch.requests:
+            if request not in self._payloads and self._wants(request):
+                self._payloads[request] = bytes(request.payload)
+
+    def answered(self, result: DispatchResult) -> None:
+        """Makes the entry of an answer."""
+        request = result.request
+        payload = self._payloads.pop(request, None)
+        if payload is None:
+            return
+        now = time.monotonic()
+        late = now > request.deadline
+        if not self._ends(None, is_late=late):
+            return
+        answer = {"end": "answered", "late": late}
+        self._make(request, answer, payload, bytes(request.envelope), result.envelope, bytes(result.payload), now)
+
+    def ended(self, request: InferenceRequest) -> None:
+        """Makes the entry of a request that got no result."""
+        if request.refusal is None:
+            return
+        payload = self._payloads.pop(request, None)
+        if not self._wants(request):
+            return
+        refusal = request.refusal
+        late = refusal.kind is RefusalKind.EXPIRED
+        if not self._ends(refusal.kind, is_late=late):
+            return
+        answer = {"end": refusal.kind.name.lower(), "reason": refusal.reason, "late": late}
+        # Of those that a newer one replaced it is enough to know when they came.
+        envelope = None if refusal.kind is RefusalKind.SUPERSEDED else bytes(request.envelope)
+        if envelope is not None and payload is None:
+            payload = bytes(request.payload)
+        self._make(request, answer, payload or b"", envelope, None, b"", time.monotonic())
+
+    def _make(
+        self,
+        request: InferenceRequest,
+        answer: dict[str, Any],
+        payload: bytes,
+        envelope: Any,
+        result_envelope: bytes | None,
+        result_payload: Any,
+        now: float,
+    ) -> None:
+        now_ns = time.time_ns()
+        steps = request.steps_remaining
+        answer["server_ms"] = (now - request.received_at) * 1e3
+        answer["budget_ms"] = min((request.deadline - request.received_at) * 1e3, 1e12)
+        entry = Entry(
+            now_ns - int((now - request.received_at) * 1e9),
+            now_ns,
+            next(self._numbers) & 0xFFFF_FFFF,
+            {
+                "client_id": request.client_id,
+                "client_type": self._server.client_type(request.client_id),
+                "model_id": request.model_id,
+                "session": f"{request.connection}-{request.episode}",
+                "request_id": request.request_id,
+            },
+            {
+                "latency_budget_ms": request.latency_budget_ms,
+                "steps_remaining": -1 if steps is None else steps,
+                "priority": request.priority,
+                "urgency": request.urgency,
+            },
+            answer,
+            envelope,
+            payload,
+            result_envelope,
+            result_payload,
+        )
+        self._take(entry, now)

@@ -1,0 +1,166 @@
+"""Says which strategy fits what a server was asked, how many more robots it carries, and what else would help."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+from inferential.sim.virtual.happened import Happened, models_of, multiplied, run_of
+from inferential.sim.virtual.measures import Measures, measure
+from inferential.sim.virtual.simulation import simulate
+from inferential.sim.virtual.world import ModelSpec
+
+LOADS: Final = (1.0, 1.5, 2.0)
+"""How many times as many robots are simulated, for the table."""
+_FURTHER: Final = (3.0, 4.0, 6.0, 8.0)
+GOOD: Final = 0.98
+"""Share of the observations answered in time with which robots are carried."""
+_MUCH = 0.01  # difference of shares that is worth a change
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What was found.
+
+    Attributes:
+        robots, requests, seconds: what there was.
+        was: share of the observations that the server answered in time.
+        shares: by strategy, that share at each of LOADS.
+        in_force: the strategy that the server goes by; None: not known.
+        best: the strategy to take: the one in force unless another is better by more than 1 %.
+        carried: robots that `best` carries with GOOD of the answers in time; 0: not even those that there were.
+        busiest: the model whose replicas are busy most, and which share of the time.
+        with_more: the share in time of `best` at load 1 if that model ran one more call at once; None: not needed.
+    """
+
+    robots: int
+    requests: int
+    seconds: float
+    was: float
+    shares: dict[str, tuple[float, ...]]
+    in_force: str | None
+    best: str
+    carried: int
+    busiest: tuple[str, float]
+    with_more: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns plain values, for JSON; `advice` is the sentence."""
+        return {**asdict(self), "loads": LOADS, "advice": self.sentence()}
+
+    def sentence(self) -> str:
+        """Returns what to do, in words."""
+        share = self.shares[self.best][0]
+        if self.in_force is None:
+            first = f"{self.best} answers {share:.1%} of the observations in time, where the server gave {self.was:.1%}"
+        elif self.best == self.in_force:
+            first = f"{self.best}, which is in force, answers {share:.1%} of the observations in time, and none more"
+        else:
+            first = (
+                f"set scheduling.strategy: {self.best}: it answers {share:.1%} of the observations in time, and "
+                f"{self.in_force}, which is in force, {self.shares[self.in_force][0]:.1%}"
+            )
+        model, busy = self.busiest
+        if self.carried:
+            more = self.carried - self.robots
+            return f"{first}; {GOOD:.0%} hold up to about {self.carried} robots, {more or 'no'} more than now"
+        fewer = f"{first}; {GOOD:.0%} are out of reach for {self.robots} robots: {model} is busy {busy:.0%} of the time"
+        if self.with_more is None:
+            return fewer
+        return f"{fewer}, and with one more replica {self.with_more:.1%} would be in time"
+
+
+def advise(
+    happened: Sequence[Happened],
+    strategies: Sequence[str],
+    in_force: str | None = None,
+    *,
+    seed: int = 0,
+    advance: Callable[[], None] = lambda: None,
+) -> Advice:
+    """Returns advice from what a server had to do.
+
+    Args:
+        happened: its requests over some time.
+        strategies: those to try, with the one in force.
+        in_force: the one that it went by; None: not known.
+        seed: of the latencies.
+        advance: called after each of the simulations, `simulations(...)` at most.
+
+    Raises:
+        ValueError: nothing was answered.
+    """
+    models, run = models_of(happened), run_of(happened)
+    if not models:
+        raise ValueError("nothing was answered")
+    served = {model.model_id for model in models}
+    arrivals = [outcome.arrival for outcome in run.outcomes if outcome.arrival.model_id in served]
+    robots = len({arrival.client_id for arrival in arrivals})
+
+    def tried(strategy: str, load: float, specs: Sequence[ModelSpec] = models) -> Measures:
+        asked = arrivals if load == 1 else multiplied(arrivals, load, run.seconds)
+        found = simulate(specs, asked, strategy, seconds=run.seconds, seed=seed, profiled=True)
+        advance()
+        return measure(found, {model.model_id: model.max_inflight for model in specs})
+
+    measured = {strategy: [tried(strategy, load) for load in LOADS] for strategy in strategies}
+    shares = {name: tuple(in_time(one) for one in found) for name, found in measured.items()}
+    best = max(strategies, key=lambda name: (round(shares[name][0], 2), sum(shares[name])))
+    if (
+        in_force in shares
+        and shares[best][0] - shares[in_force][0] <= _MUCH
+        and sum(shares[best]) - sum(shares[in_force]) <= _MUCH * len(LOADS)
+    ):
+        best = in_force
+    use = measured[best][0].utilisation
+    busiest = max(use.items(), key=lambda item: item[1], default=(models[0].model_id, 0.0))
+    carried, with_more = _carried(best, shares[best], robots, tried), None
+    if not carried:
+        more = [
+            replace(model, max_inflight=model.max_inflight + 1) if model.model_id == busiest[0] else model
+            for model in models
+        ]
+        with_more = in_time(tried(best, 1.0, more))
+    was = in_time(measure(run))
+    return Advice(robots, len(arrivals), run.seconds, was, shares, in_force, best, carried, busiest, with_more)
+
+
+def simulations(strategies: int) -> int:
+    """Returns how many simulations `advise` runs at most, for a progress bar."""
+    return strategies * len(LOADS) + len(_FURTHER) + _HALVINGS
+
+
+_HALVINGS = 3
+
+
+def in_time(measures: Measures) -> float:
+    """Returns the share of the observations that were answered in time: one that gave way to a newer one was not."""
+    group = measures.overall
+    due = group.offered - group.ends.get("open", 0)
+    return group.in_time / due if due else 1.0
+
+
+def _carried(best: str, shares: tuple[float, ...], robots: int, tried: Callable[[str, float], Measures]) -> int:
+    """Returns how many robots a strategy carries with GOOD of their answers in time; 0: not those that there are."""
+    if shares[0] < GOOD:
+        return 0
+    holds, fails = 1.0, 0.0
+    for load, share in zip(LOADS, shares, strict=True):
+        if share < GOOD:
+            fails = load
+            break
+        holds = load
+    if not fails:
+        for load in _FURTHER:
+            if in_time(tried(best, load)) < GOOD:
+                fails = load
+                break
+            holds = load
+    for _ in range(_HALVINGS if fails else 0):
+        middle = (holds + fails) / 2
+        if in_time(tried(best, middle)) >= GOOD:
+            holds = middle
+        else:
+            fails = middle
+    return int(robots * holds + 1e-9)

@@ -1,0 +1,139 @@
+"""`inferential advise` and `simulate --trace-in FILE.mcap`: a real server's requests through every strategy."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mcap")
+
+from tests.recording.test_recorder import files
+
+from inferential import AsyncConnection, LocalDispatcher, Server
+from inferential.cli.app import run
+from inferential.cli.errors import CliError
+from inferential.config import InferentialConfig
+from inferential.config.recording import RecordingConfig
+from inferential.config.services import HttpConfig
+from inferential.recording.recorder import Recorder
+from inferential.web import HttpServer
+
+STATE = np.zeros(3, np.float32)
+
+
+def policy(observation: dict[str, Any]) -> dict[str, Any]:
+    time.sleep(0.004)
+    return {"action": STATE}
+
+
+@asynccontextmanager
+async def asked(folder: Path) -> AsyncIterator[HttpServer]:
+    """A server that three robots ask all the time, and whose requests are recorded."""
+    config = InferentialConfig.model_validate({"server": {"drain_timeout_s": 0.0}})
+
+    async def robot(server: Server, name: str) -> None:
+        async with AsyncConnection(server.address, name, "arm") as connection:
+            model = connection.model("pi0", latency_budget_ms=5000.0)
+            while True:
+                await model.infer(5000, state=STATE)
+                await asyncio.sleep(0.01)
+
+    async with (
+        Server("tcp://127.0.0.1:0", config=config, dispatcher=LocalDispatcher({"pi0": policy})) as server,
+        HttpServer(server, HttpConfig(port=0)) as page,
+        Recorder(server, RecordingConfig(path=str(folder))),
+    ):
+        robots = [asyncio.create_task(robot(server, f"arm-{number}")) for number in range(3)]
+        yield page
+        for one in robots:
+            one.cancel()
+        await asyncio.wait(robots)
+
+
+async def test_a_running_server_is_watched_and_advised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with asked(tmp_path) as page:
+        arguments = ["advise", page.address, "--seconds", "1", "--strategies", "slo_aware", "--json"]
+        await asyncio.to_thread(run, arguments)
+    found = json.loads(capsys.readouterr().out)
+    assert (found["robots"], found["in_force"]) == (3, "deadline_aware")
+    assert set(found["shares"]) == {"slo_aware", "deadline_aware"}
+    assert found["requests"] > 3
+    assert found["was"] > 0.9
+    assert found["advice"]
+
+
+@pytest.fixture
+async def recorded(tmp_path: Path) -> Path:
+    async with asked(tmp_path):
+        await asyncio.sleep(0.5)
+    (path,) = files(tmp_path)
+    return path
+
+
+async def test_recordings_are_advised_on(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    await asyncio.to_thread(run, ["advise", str(recorded), "--strategies", "deadline_aware,slo_aware"])
+    text = capsys.readouterr().out
+    assert "1 x 3 robots" in text
+    assert "as it was" in text
+    assert "where the server gave" in text
+
+
+async def test_a_recording_is_simulated_beside_what_happened(
+    recorded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await asyncio.to_thread(run, ["simulate", "--trace-in", str(recorded), "--compare", "slo_aware", "--json"])
+    was, simulated = json.loads(capsys.readouterr().out)
+    assert (was["strategy"], simulated["strategy"]) == ("as it was", "slo_aware")
+    assert was["overall"]["offered"] == simulated["overall"]["offered"] > 3
+    assert simulated["overall"]["in_time"] > 0.8 * simulated["overall"]["offered"]
+
+
+async def test_more_robots_than_recorded_have_no_run_beside_them(
+    recorded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await asyncio.to_thread(run, ["simulate", "--trace-in", str(recorded), "--load", "2", "--json"])
+    assert json.loads(capsys.readouterr().out)["overall"]["robots"] == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["a.mcap"], r"a\.mcap: No such file"),
+        (["localhost:1", "a.mcap"], r"expected one URL, or recordings that end in \.mcap"),
+        (["localhost:1", "--strategies", "best"], "best"),
+    ],
+)
+def test_mistakes_are_explained(arguments: list[str], problem: str) -> None:
+    with pytest.raises(CliError, match=problem):
+        run(["advise", *arguments])
+
+
+async def test_a_server_without_robots_is_said(tmp_path: Path) -> None:
+    async with (
+        Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"pi0": policy})) as server,
+        HttpServer(server, HttpConfig(port=0)) as page,
+    ):
+        with pytest.raises(CliError, match="nothing was answered: 0 requests in 1 s; do robots ask"):
+            await asyncio.to_thread(run, ["advise", page.address, "--seconds", "1"])
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "1e9", "soon", "nan"])
+async def test_a_page_watches_for_a_while_and_no_longer(seconds: str) -> None:
+    import urllib.error
+    import urllib.request
+
+    async with (
+        Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"pi0": policy})) as server,
+        HttpServer(server, HttpConfig(port=0)) as page,
+    ):
+        url = f"{page.address}/api/requests?seconds={seconds}"
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            await asyncio.to_thread(urllib.request.urlopen, url)

@@ -1,0 +1,103 @@
+"""What a server did, as models, arrivals and a run; simulated again, it comes out as it was."""
+
+from __future__ import annotations
+
+import pytest
+
+from inferential.sim.virtual.happened import STRATEGY, Happened, models_of, multiplied, run_of
+from inferential.sim.virtual.measures import measure
+from inferential.sim.virtual.simulation import simulate
+from inferential.sim.virtual.world import Arrival, ModelSpec, Run
+
+
+def happened_in(run: Run, clock: float = 1000.0) -> list[Happened]:
+    """Returns what a recording of a simulated run would have."""
+    sizes = {(call.model_id, call.started_at): (call.rows, call.ended_at) for call in run.calls}
+    found = []
+    for one in run.outcomes:
+        arrival, started = one.arrival, one.started_at
+        ran = one.end == "answered" and started is not None
+        rows, ended = sizes[arrival.model_id, started] if ran and started is not None else (0, 0.0)
+        found.append(
+            Happened(
+                clock + arrival.at,
+                arrival.client_id,
+                arrival.robot_class,
+                arrival.model_id,
+                one.end,
+                (one.ended_at - arrival.at) * 1e3,
+                (started - arrival.at) * 1e3 if ran and started is not None else 0.0,
+                (ended - started) * 1e3 if ran and started is not None else 0.0,
+                rows,
+                (arrival.deadline - arrival.at) * 1e3,
+            )
+        )
+    return found
+
+
+def fleet(robots: int, period_s: float, budget_s: float, seconds: float = 10.0, latest: bool = True) -> list[Arrival]:
+    return sorted(
+        (
+            Arrival(at, f"arm-{robot}", "pi0", "arm", at + budget_s, latest=latest)
+            for robot in range(robots)
+            for step in range(int(seconds / period_s))
+            for at in [period_s * (step + robot / robots)]
+        ),
+        key=lambda arrival: arrival.at,
+    )
+
+
+MODEL = ModelSpec("pi0", (0.02, 0.024, 0.028, 0.032))
+
+
+@pytest.mark.parametrize("strategy", ["deadline_aware", "batch_optimized"])
+def test_what_happened_is_measured_as_it_was(strategy: str) -> None:
+    run = simulate([MODEL], fleet(6, 0.1, 0.08), strategy, seconds=10.0, seed=0)
+    again = run_of(happened_in(run))
+    assert again.strategy == STRATEGY
+    was, found = measure(run).overall, measure(again).overall
+    assert (found.offered, found.ends, found.in_time) == (was.offered, was.ends, was.in_time)
+    assert found.age_ms == pytest.approx(was.age_ms)
+    assert sorted(call.rows for call in again.calls) == sorted(call.rows for call in run.calls)
+
+
+def test_the_same_strategy_in_virtual_time_does_what_it_did() -> None:
+    run = simulate([MODEL], fleet(6, 0.1, 0.08), "deadline_aware", seconds=10.0, seed=0)
+    happened = happened_in(run)
+    arrivals = [outcome.arrival for outcome in run_of(happened).outcomes]
+    again = simulate(models_of(happened), arrivals, "deadline_aware", seconds=10.0, seed=0)
+    was, found = measure(run).overall, measure(again).overall
+    assert found.in_time == pytest.approx(was.in_time, rel=0.02)
+    assert found.age_ms[0] == pytest.approx(was.age_ms[0], rel=0.1)
+
+
+def test_latencies_by_batch_size_and_calls_at_once_are_read() -> None:
+    run = simulate(
+        [ModelSpec("pi0", (0.02, 0.03), max_inflight=2)], fleet(9, 0.1, 1.0), "deadline_aware", seconds=10.0, seed=0
+    )
+    (model,) = models_of(happened_in(run))
+    assert model.max_inflight == 2
+    assert model.latency_s[0] == pytest.approx(0.02, abs=1e-6)
+    assert model.spread == pytest.approx(0, abs=1e-6)
+
+
+def test_robots_that_want_every_answer_differ_from_those_that_want_the_newest() -> None:
+    crowded = fleet(8, 0.05, 5.0, seconds=2.0, latest=False)
+    run = simulate([MODEL], crowded, "deadline_aware", seconds=20.0, seed=0)
+    assert not any(outcome.arrival.latest for outcome in run_of(happened_in(run)).outcomes)
+    newest = simulate([MODEL], fleet(8, 0.05, 5.0, seconds=2.0), "deadline_aware", seconds=20.0, seed=0)
+    assert all(outcome.arrival.latest for outcome in run_of(happened_in(newest)).outcomes)
+
+
+@pytest.mark.parametrize(("load", "robots"), [(0.5, 3), (1.0, 6), (1.5, 9), (2.0, 12)])
+def test_more_robots_ask_as_often_as_those_that_there_were(load: float, robots: int) -> None:
+    arrivals = fleet(6, 0.1, 0.08)
+    found = multiplied(arrivals, load, 10.0)
+    assert len({arrival.client_id for arrival in found}) == robots
+    assert len(found) == len(arrivals) * robots // 6
+    assert all(0 <= arrival.at < 10 and arrival.deadline - arrival.at == pytest.approx(0.08) for arrival in found)
+
+
+def test_of_nothing_there_is_nothing() -> None:
+    assert models_of([]) == []
+    assert list(run_of([]).outcomes) == []
