@@ -20,7 +20,6 @@ import numpy as np
 
 from bench.harness import percentiles_ms
 from inferential import AsyncConnection, InferenceError, LocalDispatcher, Server
-from inferential.client import Jpeg
 from inferential.config import InferentialConfig
 from inferential.config.recording import RecordingConfig
 from inferential.recording.recorder import Recorder
@@ -31,7 +30,7 @@ CAMERA = (224, 224, 3)
 TURN_S = 2.0
 PAUSE_S = 0.5
 """Between two turns, in which what waits to be written is."""
-IMAGES = {"JPEG": Jpeg(85), "raw": None}
+IMAGES = {"JPEG": "jpeg:85", "raw": "raw"}
 MODELS_MS = {"no model time": 0.0, "a model of 20 ms": 20.0}
 
 
@@ -85,14 +84,15 @@ def _serving(takes_ms: float, folder: str | None, counts: dict[str, int]) -> Ite
 
 
 async def _robot(
-    address: str, number: int, encoding: Any, turn: list[int], trips: list[list[float]], which: int
+    address: str, number: int, encoding: str, turn: list[int], trips: list[list[float]], which: int
 ) -> None:
     """Asks while it is the turn of its server, with a new image each time."""
     random = np.random.default_rng(number)
     texture = random.integers(0, 256, (28, 28, 3), np.uint8).repeat(8, 0).repeat(8, 1)
-    encode = {} if encoding is None else {"left": encoding, "right": encoding}
     async with AsyncConnection(address, f"robot-{number}", "arm") as connection:
-        model = connection.model("policy", queue="all", latency_budget_ms=10_000.0, encode=encode)
+        model = connection.model(
+            "policy", queue="all", latency_budget_ms=10_000.0, encode={"left": encoding, "right": encoding}
+        )
         await asyncio.sleep(number / ROBOTS / RATE_HZ)
         step = 0
         while turn[0] >= 0:
@@ -108,7 +108,7 @@ async def _robot(
             await asyncio.sleep(max(1 / RATE_HZ - (time.perf_counter() - began), 0))
 
 
-async def _drive(addresses: tuple[str, str], encoding: Any, seconds: float) -> list[list[float]]:
+async def _drive(addresses: tuple[str, str], encoding: str, seconds: float) -> list[list[float]]:
     turn, trips = [0], [[], []]
     robots = [
         asyncio.create_task(_robot(address, number, encoding, turn, trips, which))

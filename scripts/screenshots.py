@@ -122,7 +122,7 @@ async def main() -> None:
                     browser.wait("import('/timeline.js').then((timeline) => timeline.batches.size > 20)")
                     if opened:
                         row = f"[...document.querySelectorAll('.opens')].find((one) => one.textContent === '{opened}')"
-                        browser.evaluate(f"{row}.click(), {row}.scrollIntoView({{block: 'start'}}); true")
+                        browser.evaluate(f"{row}.click(), {row}.closest('tr').scrollIntoView({{block: 'start'}}); true")
                         browser.wait("document.querySelectorAll('.answers tbody tr').length > 5")
                     time.sleep(0.8)
                     browser.do("screenshot", path=str(ROOT / "docs" / "images" / f"page-{name}.png"))

@@ -26,6 +26,8 @@ OWN = (
     "top",
     "models",
     "why",
+    "advise",
+    "export",
     "replay",
     "check",
     "keys",

@@ -99,4 +99,4 @@ def test_an_error_is_one_line(run: Any, args: list[str], problem: str) -> None:
 def test_a_trace_of_other_models_is_an_error(run: Any, place: Path) -> None:
     (place / "trace.jsonl").write_text('{"at": 0, "client": "a", "model": "m", "deadline_ms": 5}\n')
     ran = run("simulate", "--trace-in", "trace.jsonl")
-    assert "--trace-in: model 'm' is not among the fleet's: control, chunks, vlm" in ran.err
+    assert "--trace-in: model 'm' is not among those of the simulation: control, chunks, vlm" in ran.err

@@ -80,6 +80,7 @@ def test_only_sockets_gateways_and_backends_take_a_restart() -> None:
         ),
         "gateways.act.dt_ms",
         "recording.path",
+        *(f"foxglove.{name}" for name in ("host", "port")),
         *(f"otlp.{name}" for name in ("endpoint", "headers", "service_name", "traces", "metrics")),
         *(f"otlp.{name}" for name in ("sample_ratio", "metrics_interval_s")),
     }

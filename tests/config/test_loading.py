@@ -209,7 +209,7 @@ def test_all_problems_are_reported_each_on_its_line_with_its_source(write: Write
         "transport.bind: expected an address like tcp://*:5555 or ipc:///run/robots.sock, got a table "
         "(INFERENTIAL_TRANSPORT__BIND__PORT)",
         "x: unknown key; there is: server, transport, scheduling, models, clients, response_tracking, observations, "
-        f"metrics, gateways, security, recording, alerts, http, otlp, ray ({path})",
+        f"metrics, gateways, security, recording, foxglove, alerts, http, otlp, ray ({path})",
     ]
 
 

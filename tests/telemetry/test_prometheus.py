@@ -125,5 +125,7 @@ async def test_robots_that_get_nothing_at_all_are_misses() -> None:
             ]
             line = next((one for one in found if 'model="arm"' in one and not one.endswith(" 0.0")), "")
         assert line
-        assert server.status().clients[0].models[0].condition == "unanswered"
+        client = server.status().clients[0]
+        assert client.models[0].condition == "unanswered"
+        assert client.requests == asked  # those for a model that is not asked for now are signs of life too
         robot.close()

@@ -40,7 +40,7 @@ def advise(
     certificate: Annotated[Path | None, typer.Option(dir_okay=False, help=CERTIFICATE_HELP)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Say which strategy fits a server's robots, and how many more it carries.
+    """Say which strategy fits a server's robots.
 
     Watches the requests of a running server for some seconds, or reads
     recordings; then simulates the same requests by every strategy in virtual

@@ -26,7 +26,7 @@ COMMANDS = {
     "top": "Show the fleet, the models and what waits, live.",
     "models": "Show the models, their versions and how these compare.",
     "why": "Say why a robot's actions are late.",
-    "advise": "Say which strategy fits a server's robots, and how many more it carries.",
+    "advise": "Say which strategy fits a server's robots.",
     "replay": "Ask anew what robots asked, and compare the answers.",
     "export": "Make a dataset to train policies on from recordings.",
     "check": "Validate a configuration and explain it.",

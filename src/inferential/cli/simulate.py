@@ -167,7 +167,7 @@ def _check_models(arrivals: Sequence[Arrival], models: Sequence[ModelSpec]) -> N
     known = [model.model_id for model in models]
     unknown = sorted({arrival.model_id for arrival in arrivals}.difference(known))
     if unknown:
-        raise CliError(f"--trace-in: model {unknown[0]!r} is not among those that answered: {', '.join(known)}")
+        raise CliError(f"--trace-in: model {unknown[0]!r} is not among those of the simulation: {', '.join(known)}")
 
 
 def _keep(arrivals: Sequence[Arrival], path: Path) -> None:

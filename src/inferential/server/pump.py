@@ -253,11 +253,11 @@ class EventPump:
     def _receive_early(self, incoming: IncomingRequest) -> None:
         """Takes a request for a model that does not answer yet, or not any more."""
         request, models = incoming.request, self._models
+        self._accounting.arrived(incoming)  # a robot that asks is there, whatever it gets
         if (refusal := models.refusal(request)) is not None:
             self._accounting.refused_on_arrival(incoming, refusal)
             self._egress.refuse(request, refusal)
             return
-        self._accounting.arrived(incoming)
         self._engine.offer(request, request.received_at)
         models.hold(request, explicit=incoming.explicit_budget_ms is not None)
         self._send_refusals()

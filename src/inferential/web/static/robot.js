@@ -7,7 +7,7 @@ const PARTS = [
   ["network", "network, both ways"], ["queue", "queue"], ["batch", "batch and company"],
   ["model", "model"], ["encode", "encode and decode"], ["unread", "unread on the robot"],
 ];
-const WIDE = 720, TALL = 180, LEFT = 46, BELOW = 18;
+const WIDE = 720, TALL = 180, LEFT = 58, BELOW = 18;
 let shown = null;
 let timer = 0;
 
@@ -156,7 +156,7 @@ function showAnswers(table, actions) {
 }
 
 function newBar(cell) {
-  const bar = make("div", undefined, "bar");
+  const bar = make("div", undefined, "waterfall");
   for (const [name] of PARTS) {
     const part = make("i");
     part.dataset.part = name;
