@@ -139,8 +139,8 @@ async def test_a_model_that_hangs_is_replaced_and_what_it_had_runs_again(
 async def test_a_version_whose_call_does_not_end_is_taken_back_and_its_requests_answered(
     serve: Serve, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("inferential.models.guard._STUCK_S", 0.1)
-    monkeypatch.setattr("inferential.models.routes._ABORTED_DRAINS_S", 0.1)
+    monkeypatch.setattr("inferential.models.guard.STUCK_S", 0.1)
+    monkeypatch.setattr("inferential.models.routes.ABORTED_DRAINS_S", 0.1)
     (place / "hang").touch()
     bad = two(rollout={"b": {"clients": ["arm-1"]}}, abort={"min_requests": 20})
     bad["versions"]["b"] = policy(name="b", hangs="hang")

@@ -9,7 +9,8 @@ from statistics import median, quantiles
 LONGEST_WINDOW = 1000
 """The newest requests of a version by which it is judged however long it was good: `min_requests`, or so many."""
 _EARLY = 20  # answers of each, before a version can be called slow ahead of its last request
-_STUCK_S = 1.0
+STUCK_S = 1.0
+"""A call that runs for less is never taken for one that hangs."""
 _STUCK_RATIO = 20.0
 
 
@@ -177,7 +178,7 @@ def stuck(limits: Limits, running_s: float, active: Counts) -> str | None:
     if limits.latency_ratio is None and limits.deadline_misses is None:
         return None
     usual_ms = active.latency_ms
-    if usual_ms is None or running_s < max(_STUCK_S, _STUCK_RATIO * usual_ms / 1e3):
+    if usual_ms is None or running_s < max(STUCK_S, _STUCK_RATIO * usual_ms / 1e3):
         return None
     return f"a call has not ended after {running_s:.1f} s, and those of the active version take {usual_ms:.1f} ms"
 

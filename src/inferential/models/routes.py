@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 logger: logging.Logger = logging.getLogger("inferential.models")
 
-_ABORTED_DRAINS_S = 1.0
+ABORTED_DRAINS_S = 1.0
+"""How long calls of a version that was taken back may still run."""
 
 
 class Routes(Readiness):
@@ -139,7 +140,7 @@ class Routes(Readiness):
         self.changing = self.lineup.changing
 
     def _drain_s(self, pool: Pool) -> float:
-        return _ABORTED_DRAINS_S if self.is_taken_back(pool.model_id, pool.version) else HUNG_AFTER_S
+        return ABORTED_DRAINS_S if self.is_taken_back(pool.model_id, pool.version) else HUNG_AFTER_S
 
     def parts_of(self, pool_id: str) -> list[str]:
         """Returns a pool, and those of its replicas that keep state of robots."""
