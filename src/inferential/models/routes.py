@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger: logging.Logger = logging.getLogger("inferential.models")
 
 ABORTED_DRAINS_S = 1.0
-"""How long calls of a version that was taken back may still run."""
+"""So long the calls of a version that was taken back may still take; then they are run again by the active one."""
 
 
 class Routes(Readiness):
