@@ -1,4 +1,4 @@
-"""Writes the tables of docs/performance.md and docs/demo.md that show what is in bench/results.
+"""Writes the tables of docs/performance.md, docs/demo.md and docs/networks.md that show what is in bench/results.
 
 python scripts/generate_bench_docs.py          write them
 python scripts/generate_bench_docs.py --check  exit code 1 if one is out of date
@@ -31,7 +31,7 @@ _EIGHT = "8 clients, 64 B"
 
 def main() -> int:
     stale = 0
-    for page in (ROOT / "docs" / "performance.md", ROOT / "docs" / "demo.md"):
+    for page in (ROOT / "docs" / name for name in ("performance.md", "demo.md", "networks.md")):
         text = page.read_text(encoding="utf-8")
         new = updated(text)
         if "--check" in sys.argv[1:]:
@@ -113,12 +113,46 @@ def peers(result: dict[str, Any]) -> Iterator[str]:
         yield f"| {cell['load']:g}x | {name} | {fell} | {age} | {share} | {rate} | {batch} |"
 
 
+_ROBOTS = {
+    "sync": "asks and waits",
+    "async": "goes on observing",
+    "chunks": "`ChunkRuntime`",
+    "openpi": "openpi's client",
+    "lerobot": "LeRobot's rules",
+}
+
+
+def networks(kind: str) -> Callable[[dict[str, Any]], Iterator[str]]:
+    """Returns a function that yields what robots see over networks of one kind."""
+
+    def lines(result: dict[str, Any]) -> Iterator[str]:
+        if kind not in result:
+            yield "Not measured: it needs root on Linux."
+            return
+        yield "| network | robot | answers/s | age, ms: p50 / p99 / most | starved | back | oldest | then starved |"
+        yield "|---|---|---|---|---|---|---|---|"
+        for network, robots in result[kind].items():
+            for robot, row in robots.items():
+                ages = " / ".join(_ms(row.get(f"age_{name}_ms")) for name in ("p50", "p99", "max"))
+                back, oldest = _ms(row.get("back_after_ms")), _ms(row.get("oldest_after_ms"))
+                cells = [network, _ROBOTS[robot], row.get("answers_per_s"), ages, row.get("starved"), back, oldest]
+                yield "| " + " | ".join(map(str, [*cells, row.get("starved_after")])) + " |"
+
+    return lines
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Iterator[str]]]] = {
     "stages": ("stages", coroutine_stages),
     "stages of a process": ("stages", process_stages),
     "functions": ("functions", functions),
     "isolation": ("isolation", isolation),
     "peers": ("closed_loop_peers", peers),
+    "emulated networks": ("network", networks("emulated")),
+    "networks of packets": ("network", networks("packets")),
 }
 """By name: the file of bench/results, and the lines of its table."""
 
