@@ -10,11 +10,7 @@ LONGEST_WINDOW = 1000
 """The newest requests of a version by which it is judged however long it was good: `min_requests`, or so many."""
 _EARLY = 20  # answers of each, before a version can be called slow ahead of its last request
 STUCK_S = 1.0
-<<<<<<< HEAD
-"""A call that runs for less is never taken for one that hangs."""
-=======
 """A call of a version on trial that runs for longer, and far longer than those of the active one, is the end of it."""
->>>>>>> main
 _STUCK_RATIO = 20.0
 
 
