@@ -30,6 +30,8 @@ CAMERA = (224, 224, 3)
 TURN_S = 2.0
 PAUSE_S = 0.5
 """Between two turns, in which what waits to be written is."""
+COUNTS = ("loop_cpu_ms", "server_cpu_ms", "recorded", "dropped")
+"""CPU time of the event loop and of the whole server for each answer, and how many requests were recorded or not."""
 IMAGES = {"JPEG": "jpeg:85", "raw": "raw"}
 MODELS_MS = {"no model time": 0.0, "a model of 20 ms": 20.0}
 
@@ -57,16 +59,22 @@ def _serve(takes_ms: float, folder: str | None, pipe: Pipe) -> None:
             recorder = None if folder is None else Recorder(server, RecordingConfig(path=folder))
             async with recorder or contextlib.nullcontext():
                 pipe.send(server.address)
+                loop_s, process_s = time.thread_time(), time.process_time()
                 closed = asyncio.Event()
                 asyncio.get_running_loop().add_reader(pipe.fileno(), closed.set)
                 await closed.wait()
-            pipe.send((0, 0) if recorder is None else (recorder.recorded, recorder.dropped))
+                answers = max(server.status().models[0].answers, 1)
+                used = (
+                    (time.thread_time() - loop_s) * 1e3 / answers,
+                    (time.process_time() - process_s) * 1e3 / answers,
+                )
+            pipe.send((*used, *((0, 0) if recorder is None else (recorder.recorded, recorder.dropped))))
 
     asyncio.run(main())
 
 
 @contextmanager
-def _serving(takes_ms: float, folder: str | None, counts: dict[str, int]) -> Iterator[str]:
+def _serving(takes_ms: float, folder: str | None, counts: dict[str, float]) -> Iterator[str]:
     """Yields the address of a server in a process of its own; then puts in `counts` what it has recorded."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -75,7 +83,7 @@ def _serving(takes_ms: float, folder: str | None, counts: dict[str, int]) -> Ite
     try:
         yield ours.recv()
         ours.send("end")
-        counts["recorded"], counts["dropped"] = ours.recv()
+        counts.update(zip(COUNTS, ours.recv(), strict=True))
     finally:
         process.join(10)
         if process.is_alive():
@@ -135,19 +143,20 @@ def run(seconds: float) -> dict[str, Any]:
     results: dict[str, Any] = {"robots": ROBOTS, "rate_hz": RATE_HZ, "cameras": [list(CAMERA)] * 2, "cases": {}}
     for model, takes_ms in MODELS_MS.items():
         for images, encoding in IMAGES.items():
-            folder, counts = tempfile.mkdtemp(prefix="bench-recording-"), {}
+            folder = tempfile.mkdtemp(prefix="bench-recording-")
+            counts_off: dict[str, float] = {}
+            counts_on: dict[str, float] = {}
             try:
-                with _serving(takes_ms, None, {}) as off, _serving(takes_ms, folder, counts) as on:
+                with _serving(takes_ms, None, counts_off) as off, _serving(takes_ms, folder, counts_on) as on:
                     without, recorded = asyncio.run(_drive((off, on), encoding, 2 * seconds))
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
             one, other = percentiles_ms(without), percentiles_ms(recorded)
             results["cases"][f"{images}, {model}"] = {
-                "off": one,
-                "on": other,
+                "off": one | {name: round(counts_off[name], 3) for name in COUNTS[:2]},
+                "on": other | {name: round(value, 3) for name, value in counts_on.items()},
                 "ratio_p50": round(other["p50_ms"] / one["p50_ms"], 3),
                 "ratio_p99": round(other["p99_ms"] / one["p99_ms"], 3),
                 "ratio_mean": round(float(np.mean(recorded) / np.mean(without)), 3),
-                **counts,
             }
     return results

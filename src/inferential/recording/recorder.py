@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -32,6 +33,7 @@ from inferential.server import Server
 
 logger: logging.Logger = logging.getLogger("inferential.recording")
 
+_PIPE_BYTES = 1 << 20  # what Linux lets any user have
 RETRY_S = 5.0
 """After an error of the disk, entries are dropped for so long."""
 
@@ -161,6 +163,10 @@ class Recorder(EntryMaker):
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, env=_environment()
         )
+        assert process.stdin is not None
+        if hasattr(fcntl, "F_SETPIPE_SZ"):  # Linux: an image passes in one piece, not in turns of 64 kB
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(process.stdin, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         reader = threading.Thread(target=self._read, args=(process,), name="recording-reports", daemon=True)
         self._readers = [one for one in self._readers if one.is_alive()] + [reader]
         reader.start()
