@@ -22,7 +22,7 @@ from inferential.cli.logs import LogFormat, LogLevel, set_up_logging
 from inferential.cli.output import announce
 from inferential.cli.preflight import preflight, strategy_problem
 from inferential.cli.reloads import Reloads
-from inferential.cli.settings import COMMAND_LINE, listener_section, targets
+from inferential.cli.settings import COMMAND_LINE, overrides_of, targets
 from inferential.cli.targets import RAY, model_later
 from inferential.config.backends import scheme_of
 from inferential.config.extensions import ExtensionError
@@ -110,7 +110,7 @@ def serve(
     """
     set_up_logging(log_level, log_format)
     with signals_before_the_loop():
-        overrides = _overrides(model or [], bind or [], strategy, http, otlp, foxglove, record=record)
+        overrides = overrides_of(model or [], bind or [], strategy, http, otlp, foxglove, record=record)
         _serve(config, overrides, servers)
 
 
@@ -373,37 +373,3 @@ async def _watch(watcher: ConfigWatcher) -> None:
         await watcher.watch()
     except Exception:
         logger.exception("the configuration is no longer watched")
-
-
-def _overrides(
-    models: list[str],
-    bind: list[str],
-    strategy: str | None,
-    http: str | None,
-    otlp: str | None,
-    foxglove: str | None,
-    *,
-    record: bool,
-) -> dict[str, Any]:
-    known: dict[str, dict[str, str]] = {}
-    for option in models:
-        model_id, equals, target = option.partition("=")
-        if not (equals and model_id and target):
-            raise CliError(f"--model: expected ID=module:object, got {option!r}")
-        if model_id in known:
-            raise CliError(f"--model: {model_id!r} is given twice")
-        known[model_id] = {"target": target}
-    overrides: dict[str, Any] = {"models": {"known": known}}
-    if bind:
-        overrides["transport"] = {"bind": bind if len(bind) > 1 else bind[0]}
-    if strategy is not None:
-        overrides["scheduling"] = {"strategy": strategy}
-    if http is not None:
-        overrides["http"] = listener_section("--http", http)
-    if foxglove is not None:
-        overrides["foxglove"] = listener_section("--foxglove", foxglove)
-    if record:
-        overrides["recording"] = {}
-    if otlp is not None:
-        overrides["otlp"] = {"endpoint": otlp}
-    return overrides

@@ -29,3 +29,42 @@ def listener_section(option: str, address: str) -> dict[str, Any]:
     if not port.isdecimal():
         raise CliError(f"{option}: expected PORT or HOST:PORT, got {address!r}")
     return {"port": int(port), **({"host": host.strip("[]")} if host else {})}
+
+
+def overrides_of(
+    models: list[str],
+    bind: list[str],
+    strategy: str | None,
+    http: str | None,
+    otlp: str | None,
+    foxglove: str | None,
+    *,
+    record: bool,
+) -> dict[str, Any]:
+    """Returns what the options of `inferential serve` set in place of the file.
+
+    Raises:
+        CliError: an option is malformed.
+    """
+    known: dict[str, dict[str, str]] = {}
+    for option in models:
+        model_id, equals, target = option.partition("=")
+        if not (equals and model_id and target):
+            raise CliError(f"--model: expected ID=module:object, got {option!r}")
+        if model_id in known:
+            raise CliError(f"--model: {model_id!r} is given twice")
+        known[model_id] = {"target": target}
+    overrides: dict[str, Any] = {"models": {"known": known}}
+    if bind:
+        overrides["transport"] = {"bind": bind if len(bind) > 1 else bind[0]}
+    if strategy is not None:
+        overrides["scheduling"] = {"strategy": strategy}
+    if http is not None:
+        overrides["http"] = listener_section("--http", http)
+    if foxglove is not None:
+        overrides["foxglove"] = listener_section("--foxglove", foxglove)
+    if record:
+        overrides["recording"] = {}
+    if otlp is not None:
+        overrides["otlp"] = {"endpoint": otlp}
+    return overrides
