@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-ROOMS = ("client", "errors", "notices", "old_python", "policies", "proto", "replica", "zmtp")
+ROOMS = ("client", "dtype_names", "errors", "notices", "old_python", "policies", "proto", "replica", "zmtp")
 """Modules and packages of `inferential` that run on Python 3.10, where ROS 2 Humble has it."""
 
 
