@@ -33,6 +33,7 @@ ALONE = (
     "tests/policies/test_lerobot.py",
     "tests/policies/test_torchscript.py",
     "tests/sim/test_closed_loop.py",
+    "tests/sim/test_demo.py",
     "tests/web/test_page.py",
 )
 """They drive robots in real time or start many processes; of these one runs at a time."""
