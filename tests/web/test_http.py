@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import http.client
 import json
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -275,3 +277,18 @@ async def test_a_port_that_is_taken_is_sent(opened: Open) -> None:
         port = int(page.address.rpartition(":")[2])
         with pytest.raises(OSError, match="http: cannot listen on"):
             await HttpServer(server, HttpConfig(port=port)).start()
+
+
+async def test_an_answer_leaves_at_once_and_waits_for_no_acknowledgement(opened: Open) -> None:
+    async with opened() as (_, page):
+        host, _, port = page.address.removeprefix("http://").rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        mine = writer.get_extra_info("sockname")
+        transports = [found for found in gc.get_objects() if isinstance(found, asyncio.Transport)]
+        (accepted,) = [found for found in transports if found.get_extra_info("peername") == mine]
+        sends_at_once = accepted.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        writer.close()
+        await writer.wait_closed()
+    assert sends_at_once
