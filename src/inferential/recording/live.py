@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import logging
 import threading
 from dataclasses import asdict
 from queue import Full, Queue
@@ -21,11 +22,14 @@ from foxglove.websocket import WebSocketServer
 from inferential.config.foxglove import FoxgloveConfig
 from inferential.config.services import ServiceConfig
 from inferential.metrics import names
+from inferential.notices import Notices
 from inferential.recording.entries import Entry, Images, cameras_of, records_of, topics_of
 from inferential.recording.making import EntryMaker
 from inferential.recording.schemas import descriptor_set
 from inferential.scheduler.request import InferenceRequest, RefusalKind
 from inferential.server import Server
+
+logger: logging.Logger = logging.getLogger("inferential.recording")
 
 _WAITING = 64  # entries, of which each may have a few pictures
 _FLEET_S = 0.5
@@ -53,6 +57,7 @@ class FoxgloveServer(EntryMaker):
         self._context = foxglove.Context()
         self._channels: dict[str, foxglove.Channel] = {}
         self._topics: dict[tuple[str, str], list[str]] = {}  # of each robot at each model
+        self._notices = Notices(logger)
         self._queue: Queue[Entry | None] = Queue(_WAITING)
         self._websocket: WebSocketServer | None = None
         self._thread: threading.Thread | None = None
@@ -161,10 +166,14 @@ class FoxgloveServer(EntryMaker):
 
     def _encode(self) -> None:
         while (entry := self._queue.get()) is not None:
-            for record in records_of(entry, _PICTURES, self._is_watched):
-                channel = self._channels.get(record.topic)
-                if channel is not None:
-                    channel.log(record.data, log_time=record.time_ns)
+            try:
+                for record in records_of(entry, _PICTURES, self._is_watched):
+                    channel = self._channels.get(record.topic)
+                    if channel is not None:
+                        channel.log(record.data, log_time=record.time_ns)
+            except ValueError as error:
+                text = "a request of %s cannot be shown in Foxglove: %s"
+                self._notices.say("frames", text, entry.common["client_id"], error, level=logging.WARNING)
 
 
 def _json(value: Any) -> bytes:
