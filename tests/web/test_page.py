@@ -172,7 +172,7 @@ def test_it_shows_the_fleet_live_and_a_robot_that_stops_as_overdue_and_then_gone
     # A robot that a busy machine makes irregular is never overdue by its rhythm.
     browser.wait(f"['overdue', 'gone'].includes({STATE_OF_0}.dataset.state)")
     browser.wait(f"{STATE_OF_0}.dataset.state === 'gone'")
-    browser.wait("document.getElementById('announcer').textContent !== ''")
+    browser.wait("document.getElementById('announcer').textContent.includes('robot')")
     assert browser.problems() == []
 
 
