@@ -14,7 +14,7 @@ from inferential.cli.errors import CliError
 from inferential.cli.output import print_json, print_line, print_rows
 from inferential.cli.page import CERTIFICATE_HELP, TOKEN_HELP, Page, read_requests, read_status
 from inferential.cli.recorded import read_happened
-from inferential.scheduler import get_scheduler, scheduler_names
+from inferential.cli.strategies import read_strategies
 from inferential.sim.virtual.advice import LOADS, Advice, simulations
 from inferential.sim.virtual.advice import advise as find_advice
 from inferential.sim.virtual.happened import Happened
@@ -46,7 +46,7 @@ def advise(
     recordings; then simulates the same requests by every strategy in virtual
     time, for 1, 1.5 and 2 times the robots, with the latencies that were seen.
     """
-    tried = _strategies(strategies)
+    tried = read_strategies("--strategies", strategies or "all")
     happened, in_force = _gather(sources, seconds, Page(sources[0], token, certificate), shown=not as_json)
     if in_force is not None and in_force not in tried:
         tried.append(in_force)
@@ -62,16 +62,6 @@ def advise(
         print_json(found.as_dict())
     else:
         _show(found)
-
-
-def _strategies(given: str | None) -> list[str]:
-    names = [name.strip() for name in (given or "").split(",") if name.strip()] or list(scheduler_names())
-    for name in names:
-        try:
-            get_scheduler(name)
-        except ValueError as error:
-            raise CliError(str(error)) from error
-    return names
 
 
 def _gather(sources: list[str], seconds: float, page: Page, *, shown: bool) -> tuple[list[Happened], str | None]:

@@ -26,9 +26,9 @@ from inferential.cli.errors import CliError, missing
 from inferential.cli.interrupts import INTERRUPTED
 from inferential.cli.output import make_folder, print_json, wants_rich
 from inferential.cli.settings import COMMAND_LINE, listener_section
+from inferential.cli.strategies import compared_strategies
 from inferential.config.loading import load
 from inferential.config.problems import ConfigError
-from inferential.scheduler import get_scheduler, scheduler_names
 from inferential.sim import table
 from inferential.sim.fleet import Plan, Report, robot_names, run
 from inferential.sim.link import INFERENTIAL, Software, serve
@@ -96,7 +96,7 @@ def demo(
     """
     plans = [
         Plan(task=task.value, robots=robots, seconds=seconds, load=load, strategy=name, seed=seed)
-        for name in _strategies(strategy, compare)
+        for name in compared_strategies(strategy, compare)
     ]
     software = INFERENTIAL if http is None else _with_page(http)
     _check_packages()
@@ -151,23 +151,6 @@ def _show(watches: Sequence[Watch], saved: Sequence[Path], *, as_json: bool, sev
         console.print(f"warning: {warning}", soft_wrap=True)
     for path in saved:
         console.print(f"saved {path}")
-
-
-def _strategies(strategy: str, compare: str | None) -> list[str]:
-    if compare is None:
-        names = [strategy]
-    elif compare == "all":
-        names = scheduler_names()
-    else:
-        names = [name.strip() for name in compare.split(",") if name.strip()]
-        if not names:
-            raise CliError(f"--compare: expected strategies separated by commas, or `all`, got {compare!r}")
-    for name in names:
-        try:
-            get_scheduler(name)
-        except ValueError as error:
-            raise CliError(str(error)) from error
-    return names
 
 
 def _with_page(http: str) -> Software:

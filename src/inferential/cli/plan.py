@@ -15,8 +15,8 @@ from rich.table import Table
 
 from inferential.cli.errors import CliError, missing
 from inferential.cli.output import make_folder, print_json, printable, wants_rich
+from inferential.cli.strategies import check_strategy
 from inferential.config.problems import ConfigError
-from inferential.scheduler import get_scheduler
 from inferential.sim.virtual.fleet_file import Fleet, example, example_names, load_fleet
 from inferential.sim.virtual.planning.search import TRIED, Plan, Search
 
@@ -63,10 +63,7 @@ def plan(
     the server's own scheduling, and the best of these is printed; then how many robots fewer devices carry.
     """
     described = _fleet(fleet, shipped)
-    try:
-        get_scheduler(strategy)
-    except ValueError as error:
-        raise CliError(str(error)) from error
+    check_strategy(strategy)
     if out is not None:
         make_folder(out)
     counts = _counts(devices)

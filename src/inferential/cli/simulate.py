@@ -17,8 +17,8 @@ from rich.table import Table
 from inferential.cli.errors import CliError, missing
 from inferential.cli.output import make_folder, print_json, printable, wants_rich
 from inferential.cli.recorded import read_happened
+from inferential.cli.strategies import compared_strategies
 from inferential.config.problems import ConfigError
-from inferential.scheduler import get_scheduler, scheduler_names
 from inferential.sim.virtual import generate
 from inferential.sim.virtual.bound import upper_bound
 from inferential.sim.virtual.fleet_file import Fleet, example, example_names, load_fleet
@@ -77,7 +77,7 @@ def simulate(
     share of their control steps without an action. Open streams of requests are compared with a bound that no schedule
     can exceed, even one that knows the future.
     """
-    names = _strategies(strategy, compare)
+    names = compared_strategies(strategy, compare)
     if trace_in is not None and trace_in.suffix == ".mcap":
         happened = read_happened([trace_in], "inferential simulate --trace-in")
         was = run_of(happened)
@@ -131,23 +131,6 @@ def _fleet(path: Path | None, shipped: str | None) -> Fleet:
         return load_fleet(path) if path is not None else example(shipped or _EXAMPLE)
     except ConfigError as error:
         raise CliError(str(error)) from error
-
-
-def _strategies(strategy: str, compare: str | None) -> list[str]:
-    if compare is None:
-        names = [strategy]
-    elif compare == "all":
-        names = scheduler_names()
-    else:
-        names = [name.strip() for name in compare.split(",") if name.strip()]
-    for name in names:
-        try:
-            get_scheduler(name)
-        except ValueError as error:
-            raise CliError(str(error)) from error
-    if not names:
-        raise CliError(f"--compare: expected strategies separated by commas, or `all`, got {compare!r}")
-    return names
 
 
 def _arrivals(
