@@ -23,6 +23,7 @@ from tests.web.browser import Browser  # noqa: E402
 
 from inferential import AsyncConnection, InferenceError, LocalDispatcher, Server  # noqa: E402
 from inferential.config.services import HttpConfig  # noqa: E402
+from inferential.sim.network import EmulatedNetwork, NetworkProfile  # noqa: E402
 from inferential.web import HttpServer  # noqa: E402
 
 SHOTS = (
@@ -34,8 +35,8 @@ SHOTS = (
 """Name of the picture, the robot that is opened in it, and the browser's window."""
 FLEET = (("humanoid", "pi0", 8, 50.0, 12), ("arm", "act", 10, 30.0, 6), ("rover", "vlm", 4, 4.0, 1))
 """Kind, model, robots, control rate in Hz, and control periods between observations."""
-SLOW = {"arm-03": (0.02, 0.12)}
-"""Robots whose network takes so many seconds each way, at least and at most."""
+SLOW = {"arm-03": NetworkProfile(rtt_ms=140.0, jitter_ms=100.0)}
+"""Robots whose network takes 20 to 120 ms each way."""
 
 
 class Policy:
@@ -57,23 +58,8 @@ async def network(address: str, name: str) -> AsyncIterator[str]:
     if name not in SLOW:
         yield address
         return
-    host, _, port = address.removeprefix("tcp://").rpartition(":")
-    loop, random = asyncio.get_running_loop(), np.random.default_rng(1)
-
-    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        last = 0.0
-        while data := await reader.read(65536):
-            last = max(last, loop.time() + random.uniform(*SLOW[name]))
-            loop.call_at(last, writer.write, data)
-        writer.close()
-
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there = await asyncio.open_connection(host, int(port))
-        with contextlib.suppress(ConnectionError):
-            await asyncio.gather(pass_on(reader, there[1]), pass_on(there[0], writer))
-
-    async with await asyncio.start_server(connected, "127.0.0.1", 0) as proxy:
-        yield f"tcp://127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
+    async with EmulatedNetwork(address, SLOW[name]) as slow:
+        yield slow.address
 
 
 async def robot(address: str, name: str, kind: str, model_id: str, rate_hz: float, every: int, stop: float) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
 from inferential.cli.errors import CliError
-from inferential.cli.output import print_json, print_line, print_rows
+from inferential.cli.output import print_json, print_line, print_rows, progress_bar
 from inferential.cli.page import CERTIFICATE_HELP, TOKEN_HELP, Page, read_requests, read_status
 from inferential.cli.recorded import read_happened
 from inferential.cli.strategies import read_strategies
@@ -50,10 +47,7 @@ def advise(
     happened, in_force = _gather(sources, seconds, Page(sources[0], token, certificate), shown=not as_json)
     if in_force is not None and in_force not in tried:
         tried.append(in_force)
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True) if console.is_terminal and not as_json else nullcontext() as bar:
-        task = None if bar is None else bar.add_task("simulating", total=simulations(len(tried)))
-        advance = (lambda: None) if bar is None or task is None else (lambda: bar.advance(task))
+    with progress_bar("simulating", simulations(len(tried)), shown=not as_json) as advance:
         try:
             found = find_advice(happened, tried, in_force, advance=advance)
         except ValueError as error:
@@ -72,10 +66,7 @@ def _gather(sources: list[str], seconds: float, page: Page, *, shown: bool) -> t
     if len(sources) > 1:
         raise CliError(f"URL|FILE...: expected one URL, or recordings that end in .mcap, got {' '.join(sources)}")
     strategy: str = read_status(page)["strategy"]
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True) if console.is_terminal and shown else nullcontext() as bar:
-        task = None if bar is None else bar.add_task("watching", total=seconds * 4)
-        advance = (lambda: None) if bar is None or task is None else (lambda: bar.advance(task))
+    with progress_bar("watching", seconds * 4, shown=shown) as advance:
         requests = read_requests(page, seconds, advance)
     return [Happened(**one) for one in requests], strategy
 

@@ -12,6 +12,7 @@ import typer
 
 from inferential.cli.errors import CliError, missing
 from inferential.cli.output import print_json, print_line, print_rows
+from inferential.cli.recorded import read_recordings
 
 EXAMPLES = (
     "inferential export recordings/*.mcap --lerobot datasets/kitchen",
@@ -51,12 +52,11 @@ def export(
     try:
         from inferential.recording.dataset.plan import DatasetError, make_plan
         from inferential.recording.dataset.spool import Spool
-        from inferential.recording.reading import RecordingError, read_recording
 
         part = _make_part(lerobot)
         try:
             with Spool(part.parent) as spool, _Progress(files) as progress:
-                requests = (one for path in files for one in progress.over(path, read_recording(path, "encoded")))
+                requests = (one for path in files for one in progress.over(path))
                 plan = make_plan(
                     spool.keep(requests),
                     models=frozenset(model or ()),
@@ -71,7 +71,7 @@ def export(
             shutil.rmtree(part, ignore_errors=True)
     except ModuleNotFoundError as error:
         raise missing("inferential export", error, "export") from error
-    except (DatasetError, RecordingError) as error:
+    except DatasetError as error:
         raise CliError(str(error)) from error
     except OSError as error:
         raise CliError(f"{error.filename or lerobot}: {error.strerror or error}") from error
@@ -126,10 +126,10 @@ class _Progress:
         self._bar = Progress(console=Console(stderr=True), transient=True)
         self._task = self._bar.add_task("reading", total=len(files))
 
-    def over(self, path: Path, requests: Iterator[Any]) -> Iterator[Any]:
+    def over(self, path: Path) -> Iterator[Any]:
         """Yields the requests of a file, and shows that it is read."""
         self._bar.update(self._task, description=f"reading {path.name}")
-        yield from requests
+        yield from read_recordings([path], "inferential export", "encoded")
         self._bar.advance(self._task)
 
     def begin(self, what: str, total: int) -> None:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from inferential.cli.errors import CliError, missing
-from inferential.cli.output import make_folder, print_json, printable, wants_rich
+from inferential.cli.output import make_folder, print_json, printable, progress_bar, wants_rich
 from inferential.cli.strategies import check_strategy
 from inferential.config.problems import ConfigError
 from inferential.sim.virtual.fleet_file import Fleet, example, example_names, load_fleet
@@ -67,11 +65,8 @@ def plan(
     if out is not None:
         make_folder(out)
     counts = _counts(devices)
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True) if console.is_terminal and not as_json else nullcontext() as shown:
-        total = 2 * TRIED + 2 * len(described.models) + _PER_POINT * len(counts)
-        task = None if shown is None else shown.add_task("simulating", total=total)
-        advance = (lambda: None) if shown is None or task is None else (lambda: shown.advance(task))
+    total = 2 * TRIED + 2 * len(described.models) + _PER_POINT * len(counts)
+    with progress_bar("simulating", total, shown=not as_json) as advance:
         search = Search(described, strategy, seconds=seconds, seed=seed, progress=advance)
         try:
             found = search.best(devices, load)

@@ -17,8 +17,9 @@ import numpy as np
 import typer
 
 from inferential import AsyncConnection, InferenceError, LocalDispatcher, Server
-from inferential.cli.errors import CliError, missing
+from inferential.cli.errors import CliError
 from inferential.cli.output import print_json, print_line, print_rows
+from inferential.cli.recorded import read_recordings
 from inferential.cli.robot_keys import SecretKey, ServerKey
 from inferential.cli.targets import load_models
 from inferential.config.schema import InferentialConfig
@@ -139,16 +140,7 @@ def replay(
 
 
 def _read(files: list[Path], only: str | None) -> list[Any]:
-    try:
-        from inferential.recording.reading import RecordingError, read_recording
-    except ModuleNotFoundError as error:
-        raise missing("inferential replay", error, "record") from error
-    try:
-        everything = [one for path in files for one in read_recording(path)]
-    except RecordingError as error:
-        raise CliError(str(error)) from error
-    except OSError as error:
-        raise CliError(f"{error.filename}: {error.strerror}") from error
+    everything = list(read_recordings(files, "inferential replay"))
     found = [
         one
         for one in everything
