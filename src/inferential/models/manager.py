@@ -10,22 +10,22 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
-from inferential.dispatch.base import REPLICA_LOST, Dispatcher, DispatchResult
+from inferential.dispatch.base import REPLICA_LOST, DispatchResult
 from inferential.models.catalog import Plan, plans_of
 from inferential.models.conditions import Transition
 from inferential.models.lineup import Pool
 from inferential.models.outcomes import compare, outcomes_of
 from inferential.models.placement import whole
 from inferential.models.probes import Probes
+from inferential.models.readiness import Surroundings
 from inferential.models.routes import Routes
 from inferential.models.trials import Outcome, Trials
 from inferential.replica.condition import HUNG_AFTER_S, Condition, ModelState
 from inferential.scheduler.request import InferenceRequest, Refusal
-from inferential.scheduler.running import Batch, Capacity
+from inferential.scheduler.running import Batch
 
 if TYPE_CHECKING:
     from inferential.config.schema import ModelConfig, ModelsConfig
-    from inferential.scheduler.engine import Engine
 
 logger: logging.Logger = logging.getLogger("inferential.models")
 
@@ -34,26 +34,18 @@ class ModelManager(Routes):
     """What a server does about its models while it runs.
 
     Args:
-        dispatcher: the backend.
-        engine: where requests wait.
-        capacity: returns how much a pool takes.
+        surroundings: what they are managed amid.
         model_ids: returns the ids of the models that are served; None if every id may be one.
-        on_state: called with model id and state whenever a model comes to another state.
-        ttl_s: returns how long a request may wait at most.
     """
 
     def __init__(
         self,
-        dispatcher: Dispatcher,
-        engine: Engine,
-        capacity: Callable[[str], Capacity],
+        surroundings: Surroundings,
         model_ids: Callable[[], Collection[str] | None],
-        on_state: Callable[[str, str], None],
-        ttl_s: Callable[[], float],
         on_difference: Callable[[str, list[float]], None] = lambda model_id, apart: None,
         clients_lately: Callable[[str], Collection[str]] = lambda model_id: (),
     ) -> None:
-        super().__init__(dispatcher, engine, capacity, on_state, ttl_s)
+        super().__init__(surroundings)
         self._model_ids = model_ids
         self.on_work: Callable[[], None] = lambda: None
         """Called when the server may have something to dispatch."""
@@ -63,7 +55,7 @@ class ModelManager(Routes):
         """Makes what a dispatcher registers of a model's settings; None: the models are the dispatcher's own."""
         self.trials: Trials = Trials()
         self._wanted: dict[str, Plan] = {}  # as configured, whatever was taken back
-        self._probes = Probes(dispatcher, engine, self._on_probed, self._on_compared)
+        self._probes = Probes(self._dispatcher, self._engine, self._on_probed, self._on_compared)
 
     # The models that there should be
 

@@ -10,6 +10,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from inferential.dispatch.base import Dispatcher
@@ -28,10 +29,11 @@ logger: logging.Logger = logging.getLogger("inferential.models")
 _LEVELS = {ModelState.FAILING: logging.ERROR, ModelState.HUNG: logging.ERROR}
 
 
-class Readiness(ABC):
-    """What each pool is at.
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What models are managed amid.
 
-    Args:
+    Attributes:
         dispatcher: the backend.
         engine: where requests wait.
         capacity: returns how much a pool takes.
@@ -39,19 +41,22 @@ class Readiness(ABC):
         ttl_s: returns how long a request may wait at most.
     """
 
-    def __init__(
-        self,
-        dispatcher: Dispatcher,
-        engine: Engine,
-        capacity: Callable[[str], Capacity],
-        on_state: Callable[[str, str], None],
-        ttl_s: Callable[[], float],
-    ) -> None:
-        self._dispatcher = dispatcher
-        self._engine = engine
-        self._capacity = capacity
-        self._on_state = on_state
-        self._ttl_s = ttl_s
+    dispatcher: Dispatcher
+    engine: Engine
+    capacity: Callable[[str], Capacity]
+    on_state: Callable[[str, str], None]
+    ttl_s: Callable[[], float]
+
+
+class Readiness(ABC):
+    """What each pool is at."""
+
+    def __init__(self, surroundings: Surroundings) -> None:
+        self._dispatcher = surroundings.dispatcher
+        self._engine = surroundings.engine
+        self._capacity = surroundings.capacity
+        self._on_state = surroundings.on_state
+        self._ttl_s = surroundings.ttl_s
         self._conditions = Conditions()
         self._holding = Holding()
         self._waiters: dict[str, list[asyncio.Future[None]]] = {}

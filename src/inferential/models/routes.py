@@ -8,22 +8,20 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from inferential.dispatch.base import Dispatcher
 from inferential.models.holding import failing_refusal, gone_refusal
 from inferential.models.lineup import Lineup, Pool
 from inferential.models.placement import Placement, whole
-from inferential.models.readiness import Readiness
+from inferential.models.readiness import Readiness, Surroundings
 from inferential.models.routing import PATIENCE_S, STATE_PATIENCE_S, Router
 from inferential.replica.condition import HUNG_AFTER_S
 from inferential.scheduler.request import QUEUED, InferenceRequest, Refusal, family_of, is_of
-from inferential.scheduler.running import Capacity
 
 if TYPE_CHECKING:
-    from inferential.scheduler.engine import Engine
+    pass
 
 logger: logging.Logger = logging.getLogger("inferential.models")
 
@@ -32,25 +30,10 @@ ABORTED_DRAINS_S = 1.0
 
 
 class Routes(Readiness):
-    """The pools that answer, and which of them each robot has.
+    """The pools that answer, and which of them each robot has."""
 
-    Args:
-        dispatcher: the backend.
-        engine: where requests wait.
-        capacity: returns how much a pool takes.
-        on_state: called with model id and state whenever a model comes to another state.
-        ttl_s: returns how long a request may wait at most.
-    """
-
-    def __init__(
-        self,
-        dispatcher: Dispatcher,
-        engine: Engine,
-        capacity: Callable[[str], Capacity],
-        on_state: Callable[[str, str], None],
-        ttl_s: Callable[[], float],
-    ) -> None:
-        super().__init__(dispatcher, engine, capacity, on_state, ttl_s)
+    def __init__(self, surroundings: Surroundings) -> None:
+        super().__init__(surroundings)
         self.lineup: Lineup = Lineup(self, lambda text: logger.info("%s", text))
         self._routers: dict[str, Router] = {}
         self._routes: dict[str, str] = {}  # of models whose requests all go to one pool

@@ -15,6 +15,7 @@ from inferential.dispatch.limits import ActionChecks
 from inferential.metrics.collector import MetricsCollector
 from inferential.metrics.recorder import Recorder
 from inferential.models.manager import ModelManager
+from inferential.models.readiness import Surroundings
 from inferential.scheduler import create_scheduler
 from inferential.scheduler.engine import Engine
 from inferential.scheduler.options import with_options
@@ -70,12 +71,14 @@ class Core:
         self.ingress: Ingress = Ingress(config, self._owner, self.model_ids)
         dispatcher.use_actions(ActionChecks(config.models.known))
         self.models: ModelManager = ModelManager(
-            dispatcher,
-            self.engine,
-            self.capacities.of,
+            Surroundings(
+                dispatcher,
+                self.engine,
+                self.capacities.of,
+                self.recorder.model_state,
+                lambda: self.config.scheduling.request_ttl_ms / 1e3,
+            ),
             self.model_ids,
-            self.recorder.model_state,
-            lambda: self.config.scheduling.request_ttl_ms / 1e3,
             self.recorder.shadow_difference,
             self._clients_lately,
         )
