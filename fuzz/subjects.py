@@ -46,22 +46,27 @@ def _ending(error: Exception) -> str:
     return text + mark
 
 
+def feed(reader: Any, piece: bytes) -> Iterator[None]:
+    """Gives bytes to a reader of frames as a stream does; yields after each part, when it may have something."""
+    while piece:
+        if reader.space is not None:
+            size = min(len(piece), len(reader.space))
+            reader.space[:size] = piece[:size]
+            reader.filled(size)
+        else:
+            size = len(piece)
+            reader.feed(piece)
+        piece = piece[size:]
+        yield
+
+
 def zmtp_events(pieces: Sequence[bytes], max_frame_bytes: int, max_frames: int) -> Events:
     """Returns messages and commands that come out of these pieces; the text of an error is the last."""
     reader = Reader(max_frame_bytes, max_frames)
     events: Events = []
     try:
         for piece in pieces:
-            rest = piece
-            while rest:
-                if reader.space is not None:
-                    size = min(len(rest), len(reader.space))
-                    reader.space[:size] = rest[:size]
-                    reader.filled(size)
-                else:
-                    size = len(rest)
-                    reader.feed(rest)
-                rest = rest[size:]
+            for _ in feed(reader, piece):
                 while (found := reader.next()) is not None:
                     _note(found, events)
     except ProtocolError as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import zmq
 import zmq.auth
+from fuzz.subjects import feed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from zmq.utils import z85
@@ -276,16 +277,7 @@ def test_boxes_are_read_the_same_however_their_bytes_come(messages: list[list[by
     found: list[object] = []
     edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
     for start, stop in itertools.pairwise(edges):
-        rest = data[start:stop]
-        while rest:
-            if reader.space is not None:
-                size = min(len(rest), len(reader.space))
-                reader.space[:size] = rest[:size]
-                reader.filled(size)
-            else:
-                size = len(rest)
-                reader.feed(rest)
-            rest = rest[size:]
+        for _ in feed(reader, data[start:stop]):
             while (one := reader.next()) is not None:
                 found.append([bytes(frame) for frame in one] if isinstance(one, list) else one)
     expected: list[object] = []

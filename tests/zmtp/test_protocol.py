@@ -6,6 +6,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from fuzz.subjects import feed
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,15 +38,7 @@ def read_all(data: bytes, cuts: list[int], max_frame_bytes: int | None = None, m
     for edge in edges:
         piece = data[at:edge]
         at = edge
-        while piece:
-            if reader.space is not None:
-                size = min(len(piece), len(reader.space))
-                reader.space[:size] = piece[:size]
-                reader.filled(size)
-            else:
-                size = len(piece)
-                reader.feed(piece)
-            piece = piece[size:]
+        for _ in feed(reader, piece):
             while (one := reader.next()) is not None:
                 found.append(one)
     return found
@@ -60,16 +53,7 @@ def test_a_burst_is_what_the_reader_would_return_one_by_one(sizes: list[tuple[in
     expected = plain(read_all(data, [cut]))
     reader, found = Reader(None, 3), []
     for piece in (data[:cut], data[cut:]):
-        rest = piece
-        while rest:
-            if reader.space is not None:
-                size = min(len(rest), len(reader.space))
-                reader.space[:size] = rest[:size]
-                reader.filled(size)
-            else:
-                size = len(rest)
-                reader.feed(rest)
-            rest = rest[size:]
+        for _ in feed(reader, piece):
             while True:
                 found += [[b"", each[0], bytes(each[1][each[2] : each[3]])] for each in reader.burst()]
                 one = reader.next()
