@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from inferential.dispatch.base import REPLICA_LOST, DispatchResult
 from inferential.models.catalog import Plan, plans_of
 from inferential.models.conditions import Transition
+from inferential.models.handing_over import HandingOver
 from inferential.models.lineup import Pool
 from inferential.models.outcomes import compare, outcomes_of
 from inferential.models.placement import whole
 from inferential.models.probes import Probes
 from inferential.models.readiness import Surroundings
-from inferential.models.routes import Routes
 from inferential.models.trials import Outcome, Trials
 from inferential.replica.condition import HUNG_AFTER_S, Condition, ModelState
 from inferential.scheduler.request import InferenceRequest, Refusal
@@ -30,12 +30,14 @@ if TYPE_CHECKING:
 logger: logging.Logger = logging.getLogger("inferential.models")
 
 
-class ModelManager(Routes):
+class ModelManager(HandingOver):
     """What a server does about its models while it runs.
 
     Args:
         surroundings: what they are managed amid.
         model_ids: returns the ids of the models that are served; None if every id may be one.
+        on_difference: called with a model and the differences of an answer in the shadow, by action dimension.
+        clients_lately: returns the robots that have asked a model lately.
     """
 
     def __init__(
@@ -142,6 +144,9 @@ class ModelManager(Routes):
         """Counts the outcomes of a call: for its version's trial, and for its breaker."""
         if self._hung:
             self.look(now)
+        if batch.handed_over:
+            self.note_late_end(batch)
+            return
         if not self.trials.observe and all(one.refusal is None for one in results):
             return
         pool = whole(batch.model_id) if self._stateful else batch.model_id
@@ -229,6 +234,15 @@ class ModelManager(Routes):
         if former is not None and active is not None:
             self._move([former], active, time.monotonic())
         self.settle()
+
+    def _hand_over(self, batch: Batch, now: float) -> None:
+        super()._hand_over(batch, now)
+        pool = whole(batch.model_id)
+        model_id = self.model_of(pool)
+        plan = self.lineup.plans.get(model_id)
+        if plan is not None and plan.trials:
+            late = [Outcome(one.client_id, None, True, None) for one in batch.requests]
+            self._note_trial(model_id, plan, pool, late)
 
     def _note_trial(self, model_id: str, plan: Plan, pool: str, outcomes: Sequence[Outcome]) -> None:
         version = self._version_of(pool)
