@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -63,6 +64,7 @@ class Floor:
         self, model: dict[str, Any], stateful: Sequence[str] = (), up: Mapping[str, tuple[str, ...]] | None = None
     ) -> None:
         self.now = 100.0
+        self.expected_in_s = math.inf  # until the next observation of a robot
         config = InferentialConfig.model_validate({"models": {"known": {"m": model}}})
         self.backend = Backend()
         self.backend.stateful, self.backend.up = set(stateful), dict(up or {})
@@ -71,6 +73,7 @@ class Floor:
         self.models = ModelManager(
             Surroundings(self.backend, self.engine, self._capacity, lambda pool, state: None, lambda: 30.0),
             lambda: self.backend.pools,
+            expects=lambda now, within_s: self.expected_in_s < within_s,
         )
         self.models.build = lambda model_id, settings: settings
         self.models.on_overdue = lambda batch, moved: self.engine.hand_over(batch, moved, self.now)

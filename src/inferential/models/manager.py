@@ -38,6 +38,7 @@ class ModelManager(HandingOver):
         model_ids: returns the ids of the models that are served; None if every id may be one.
         on_difference: called with a model and the differences of an answer in the shadow, by action dimension.
         clients_lately: returns the robots that have asked a model lately.
+        expects: returns whether a robot is expected to ask, at a time, within so many seconds.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class ModelManager(HandingOver):
         model_ids: Callable[[], Collection[str] | None],
         on_difference: Callable[[str, list[float]], None] = lambda model_id, apart: None,
         clients_lately: Callable[[str], Collection[str]] = lambda model_id: (),
+        expects: Callable[[float, float], bool] = lambda now, within_s: False,
     ) -> None:
         super().__init__(surroundings)
         self._model_ids = model_ids
@@ -53,6 +55,7 @@ class ModelManager(HandingOver):
         """Called when the server may have something to dispatch."""
         self._on_difference: Callable[[str, list[float]], None] = on_difference
         self._clients_lately = clients_lately
+        self._expects = expects
         self.build: Callable[[str, ModelConfig], Any] | None = None
         """Makes what a dispatcher registers of a model's settings; None: the models are the dispatcher's own."""
         self.trials: Trials = Trials()
@@ -276,12 +279,15 @@ class ModelManager(HandingOver):
         self.on_work()
 
     def _shadow(self, model_id: str, version: str, results: Sequence[DispatchResult], now: float) -> None:
-        """Gives the version in the shadow what the active one has answered, if nothing waits for what it takes."""
+        """Gives the version in the shadow what the active one has answered, if no robot is to meet its call."""
         pool = self.lineup.pool(model_id, version)
         if pool is None or not self._probes.may_shadow(pool, now) or self._engine.waiting() or not self.is_ready(pool):
             return
         answered = next((one for one in results if one.values is not None), None)
-        if answered is not None and not any(map(self._engine.inflight, self._colocated(pool))):
+        if answered is None or any(map(self._engine.inflight, self._colocated(pool))):
+            return
+        free_s = self._probes.room_s(pool, answered)
+        if self._probes.is_impatient(pool, now) or (self._engine.idle and not self._expects(now, free_s)):
             self._probes.shadow(pool, answered)
 
     def _colocated(self, pool: str) -> Collection[str]:
