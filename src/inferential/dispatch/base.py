@@ -121,6 +121,8 @@ class Dispatcher(ABC):
         self._max_retries: Callable[[], int | None] = _none
         self._results = ResultWriter()
         self._suspects = Suspects()
+        self.on_returned: Callable[[Sequence[InferenceRequest]], None] = _nothing
+        """Called with the requests of a call that has a result for each, before these are written."""
         self._runner = Runner(lambda *call: self.infer_on(*call), self._may_retry)
 
     @abstractmethod
@@ -304,6 +306,10 @@ class Dispatcher(ABC):
         """Returns whether `dispatch` of these requests completes without waiting, so that it needs no task."""
         return False
 
+    def hands_over(self, requests: Sequence[InferenceRequest]) -> bool:
+        """Returns whether the first step of `dispatch` hands these requests to another process, and then waits."""
+        return False
+
     def dispatch(
         self, requests: Sequence[InferenceRequest], replica: str = ""
     ) -> Coroutine[Any, Any, list[DispatchResult]]:
@@ -338,6 +344,8 @@ class Dispatcher(ABC):
         if requests[0].keeps_state:
             self._suspects.note(requests, outcomes)
         latency_ms = (time.monotonic() - started) * 1e3
+        if not any(isinstance(outcome, Exception) for outcome in outcomes):
+            self.on_returned(requests)
         if len(requests) == 1:
             return [self._results.write(requests[0], outcomes[0], latency_ms, 1)]
         rows = sum(not isinstance(outcome, ObservationError) for outcome in outcomes)
@@ -356,3 +364,7 @@ class Dispatcher(ABC):
 
 def _none() -> None:
     return None
+
+
+def _nothing(requests: Sequence[InferenceRequest]) -> None:
+    pass
