@@ -173,19 +173,19 @@ async def test_a_cancelled_call_refuses_its_requests(bench: Bench) -> None:
 
 
 class Echo(Dispatcher):
-    """Returns what it is asked, or `fails`, after a turn of the loop; or hands over and never returns."""
+    """Returns what it is asked, or `fails`, after a turn of the loop."""
 
-    def __init__(self, fails: Exception | None = None, *, hands_over: bool = False) -> None:
+    def __init__(self, fails: Exception | None = None, *, begins_elsewhere: bool = False) -> None:
         super().__init__()
         self.fails = fails
-        self._hands_over = hands_over
+        self._begins_elsewhere = begins_elsewhere
 
     async def infer(self, model_id: str, observations: Sequence[Any]) -> Sequence[Any]:
         await asyncio.sleep(0)
         return [self.fails or np.zeros(1)] * len(observations)
 
-    def hands_over(self, requests: Sequence[InferenceRequest]) -> bool:
-        return self._hands_over
+    def begins_elsewhere(self, requests: Sequence[InferenceRequest]) -> bool:
+        return self._begins_elsewhere
 
 
 async def test_the_next_call_begins_before_the_answers_of_one_are_written(bench: Bench) -> None:
@@ -207,11 +207,11 @@ async def test_answers_are_sent_though_no_call_could_follow(bench: Bench) -> Non
     assert [str(error) for error in errors] == ["of a strategy"]
 
 
-async def test_a_call_of_several_requests_is_handed_to_another_process_within_the_turn(bench: Bench) -> None:
+async def test_a_call_of_several_requests_begins_in_another_process_within_the_turn(bench: Bench) -> None:
     other = InferenceRequest("leg", "m", b"leg", b"", b"", time.monotonic(), 0.0, None, 0.0, 50.0, 1)
     other.move(RequestState.DISPATCHED)
     bench.batch.requests.append(other)
-    executor = bench.run(Echo(hands_over=True))
+    executor = bench.run(Echo(begins_elsewhere=True))
     assert executor.inline_calls == 1
     assert bench.request.dispatched_at
     await over(executor)

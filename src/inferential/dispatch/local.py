@@ -384,7 +384,7 @@ class LocalDispatcher(Dispatcher):
                 return False
         return True
 
-    def hands_over(self, requests: Sequence[InferenceRequest]) -> bool:
+    def begins_elsewhere(self, requests: Sequence[InferenceRequest]) -> bool:
         """As in `Dispatcher`: True of a model in a process."""
         return self._is_plain and requests[0].pool in self._runners
 

@@ -68,7 +68,7 @@ class Executor:
         self._history = history
         self._callbacks = callbacks
         self._max_retries = max_retries
-        dispatcher.use_retries(max_retries)
+        dispatcher.use_retries(max_retries, self._models.is_replaceable)
         self._on_end = on_end
         self._on_returned = on_returned
         dispatcher.on_returned = self._returned
@@ -96,8 +96,8 @@ class Executor:
         """Runs a call within the current turn if it is a single request of a model that never waits; else submits it.
 
         For a small request a task and a turn of the loop cost as much as its checks do. Several requests share that
-        cost, and those that arrive during the turn form the next batch. A call of a model in another process is handed
-        over within the turn, however many requests it has. Must not be called from a task: a client in a tight loop
+        cost, and those that arrive during the turn form the next batch. A call of a model in another process begins
+        within the turn, however many requests it has. Must not be called from a task: a client in a tight loop
         would then keep every other task from running.
         """
         if not self.completes_inline(batch):
@@ -119,15 +119,22 @@ class Executor:
                 self._tasks[batch] = rest
                 self._unreturned[id(batch.requests)] = batch
 
+    def hand_over(self, batch: Batch, moved: Callable[[InferenceRequest], object]) -> None:
+        """Has another pool, which `moved` gives each of them, answer the requests of a running call."""
+        for request in batch.requests:
+            if request.state is DISPATCHED:
+                self._accounting.handed_over(request)
+        self._engine.hand_over(batch, moved, time.monotonic())
+
     def completes_inline(self, batch: Batch) -> bool:
-        """Returns whether `run_inline` runs a call within the turn, or hands it to another process."""
+        """Returns whether `run_inline` runs a call within the turn, or begins it in another process."""
         if len(batch.requests) == 1:
             return self._dispatcher.completes_inline(batch.requests)
-        return self._dispatcher.hands_over(batch.requests)
+        return self._dispatcher.begins_elsewhere(batch.requests)
 
-    def hands_over(self, batch: Batch) -> bool:
-        """Returns whether `run_inline` hands a call to another process."""
-        return self._dispatcher.hands_over(batch.requests)
+    def begins_elsewhere(self, batch: Batch) -> bool:
+        """Returns whether `run_inline` begins a call in another process."""
+        return self._dispatcher.begins_elsewhere(batch.requests)
 
     async def cancel(self) -> None:
         """Cancels every running call and waits for its end."""
@@ -181,7 +188,10 @@ class Executor:
         self._history.ended(batch, now, ok=ok)
 
     def _finish(self, batch: Batch, results: list[DispatchResult]) -> None:
-        """Answers, retries or refuses every request of a call."""
+        """Answers, retries or refuses every request of a call that is still its own."""
+        if batch.handed_over:
+            self._accounting.dropped(batch.requests[0].model_id, sum(result.refusal is None for result in results))
+            return
         self._egress.answer([result for result in results if result.refusal is None])
         for result in results:
             if result.refusal is not None and result.request.state is DISPATCHED:

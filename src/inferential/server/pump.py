@@ -294,7 +294,8 @@ class EventPump:
         self._send_refusals()
         if self.draining and not engine.waiting() and not engine.running():
             self._idle.set()
-        if waiting or self._timer is None:  # else the timer is set already, for the fleet's next sweep
+        # Else the timer is set already, for the fleet's next sweep.
+        if waiting or self._timer is None or self._models.replaceable:
             self._set_timer(now)
         if accounting.pending and self._executor.task_calls == tasks:
             accounting.flush()  # these calls run already, and a turn of the loop costs more
@@ -336,7 +337,9 @@ class EventPump:
 
     def _run_next(self, batch: Batch) -> None:
         """Begins a call from within another: one that completes inline has the next turn of the loop."""
-        if self._executor.hands_over(batch) and asyncio.current_task() is None:  # else it would run within that task
+        if (
+            self._executor.begins_elsewhere(batch) and asyncio.current_task() is None
+        ):  # else it would run within that task
             self._executor.run_inline(batch)
         elif self._executor.completes_inline(batch):
             self._loop.call_soon(self._run_inline, batch)
