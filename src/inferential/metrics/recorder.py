@@ -182,6 +182,15 @@ class Recorder:
         """Records a failed request that is queued again."""
         self._record(names.DISPATCH_RETRIES, 1.0, _labels_of(request))
 
+    def handed_over(self, request: InferenceRequest) -> None:
+        """Records a request that another version was given, as its call took too long."""
+        self._record(names.REQUESTS_HANDED_OVER, 1.0, _labels_of(request))
+
+    def dropped(self, model_id: str, results: int) -> None:
+        """Records results that came after another version was given their requests."""
+        for _ in range(results):
+            self._record(names.RESULTS_DROPPED, 1.0, {names.MODEL: model_id})
+
     def observation_error(self, client_id: str, error: str) -> None:
         """Records a malformed message."""
         self._record(names.OBSERVATION_ERRORS, 1.0, {names.CLIENT: client_id, names.ERROR: error})

@@ -66,7 +66,7 @@ class Executor:
         self._history = history
         self._callbacks = callbacks
         self._max_retries = max_retries
-        dispatcher.use_retries(max_retries)
+        dispatcher.use_retries(max_retries, self._models.is_replaceable)
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[Batch, asyncio.Task[None] | Resumed] = {}
@@ -111,6 +111,13 @@ class Executor:
             if rest is not None:
                 self._tasks[batch] = rest
 
+    def hand_over(self, batch: Batch, moved: Callable[[InferenceRequest], object]) -> None:
+        """Has another pool, which `moved` gives each of them, answer the requests of a running call."""
+        for request in batch.requests:
+            if request.state is DISPATCHED:
+                self._accounting.handed_over(request)
+        self._engine.hand_over(batch, moved, time.monotonic())
+
     def completes_inline(self, batch: Batch) -> bool:
         """Returns whether `run_inline` runs a call within the turn."""
         return len(batch.requests) == 1 and self._dispatcher.completes_inline(batch.requests)
@@ -152,7 +159,10 @@ class Executor:
             self._on_end()
 
     def _finish(self, batch: Batch, results: list[DispatchResult]) -> None:
-        """Answers, retries or refuses every request of a call."""
+        """Answers, retries or refuses every request of a call that is still its own."""
+        if batch.handed_over:
+            self._accounting.dropped(batch.requests[0].model_id, sum(result.refusal is None for result in results))
+            return
         self._egress.answer([result for result in results if result.refusal is None])
         for result in results:
             if result.refusal is not None and result.request.state is DISPATCHED:

@@ -294,7 +294,8 @@ class EventPump:
         self._send_refusals()
         if self.draining and not engine.waiting() and not engine.running():
             self._idle.set()
-        if waiting or self._timer is None:  # else the timer is set already, for the fleet's next sweep
+        # Else the timer is set already, for the fleet's next sweep.
+        if waiting or self._timer is None or self._models.replaceable:
             self._set_timer(now)
         if accounting.pending and self._executor.task_calls == tasks:
             accounting.flush()  # these calls run already, and a turn of the loop costs more

@@ -162,7 +162,7 @@ class Server(ServerView):
             pump.on_call_ended,
             core.models,
         )
-        core.models.on_work = pump.work
+        core.models.on_work, core.models.on_overdue = pump.work, executor.hand_over
         keys = KeyWatch(guard, transport, config.security.clients)
         self._run = Run(asyncio.get_running_loop(), transport, pump, executor, history, keys)
         core.inprocess.on_closed = pump.on_closed
