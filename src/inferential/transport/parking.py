@@ -25,7 +25,7 @@ FLOOD_MESSAGES = 16
 _READS_WHILE_WAITING = 2  # of a connection whose requests wait, before it is parked
 DIRECT_FROM = 32
 """Where so many connections are parked, each is read when its request is dispatched, and stays parked while the next
-one waits: the poller need not be told twice for every answer. Fewer are read by what the poller says, several times
+one waits: that spares two calls to the poller for every answer. Fewer are read by what the poller says, several times
 while a request waits, so that what is served is newer."""
 
 
