@@ -238,3 +238,29 @@ def test_observations_that_were_overtaken_count_for_the_rhythm_as_if_spread_over
     learned = subject.cadence.learned_cadence("robot", "m")
     assert learned is not None
     assert abs(learned - 0.1) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("after_s", "within_s", "expected"),
+    [
+        (0.001, 0.01, False),
+        (0.001, 0.03, True),
+        (0.015, 0.01, True),
+        (0.025, 0.001, True),  # it is late
+        (0.04, 0.001, False),  # it is overdue, and nothing tells when it comes
+    ],
+)
+def test_an_observation_is_expected_by_the_steady_cadence_of_its_client(
+    after_s: float, within_s: float, expected: bool
+) -> None:
+    subject = fleet()
+    last = rhythmic(subject)
+    assert subject.expects(last + after_s, within_s) is expected
+
+
+def test_no_observation_is_expected_of_a_client_without_a_cadence() -> None:
+    subject = fleet()
+    assert not subject.expects(0.0, 10.0)
+    for at in (0.0, 0.01, 0.5, 0.52, 1.4):
+        subject.on_observation("robot", "m", "arm", b"robot", at)
+    assert not subject.expects(1.41, 10.0)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SWEEP_S = 0.25
 """Interval of sweeps while clients are connected, in seconds; a short disconnect time-out shortens it."""
 MAX_DEPARTED = 64
+_EARLY = 2.0  # times the spread of its intervals, an observation may come before it is due
 
 
 @dataclass(slots=True)
@@ -165,6 +166,20 @@ class Fleet:
             for model_id, rhythm in self.cadence.rhythms(client_id).items():
                 if not math.isnan(period_s := rhythm.asked_every_s(now)):
                     yield client_id, model_id, period_s
+
+    def expects(self, now: float, within_s: float) -> bool:
+        """Returns whether an observation of any client is due within so many seconds, as far as cadences are steady.
+
+        One that is late is due now, until its client is overdue. The first that is found ends the search.
+        """
+        until, multiplier = now + within_s, self.cadence.overdue_multiplier
+        for client_id in self.registry.all_clients:
+            for rhythm in self.cadence.rhythms(client_id).values():
+                if rhythm.intervals < STEADY_AFTER or rhythm.last + rhythm.period - _EARLY * rhythm.spread >= until:
+                    continue
+                if now < rhythm.overdue_from(multiplier) < math.inf:
+                    return True
+        return False
 
     def next_sweep_at(self) -> float | None:
         """Returns when to call `sweep` next; None while no client is connected and no response is open."""
