@@ -1,4 +1,4 @@
-"""How many bytecodes a whole server runs for one request: what `opcodes` counts of single parts, added up by the server.
+"""How many bytecodes a whole server runs for one request; `opcodes` has those of single parts.
 
 A robot asks one request after another; its thread is not counted, and neither is asyncio. The clock stands still
 meanwhile, as counting takes so much longer than the work itself that the server would go by it.
