@@ -135,13 +135,13 @@ class MetricsCollector:
             with self._lock:
                 self._flush(group.overlapping)
 
-    def add_all(self, group: MetricGroup, at: float, labels: LabelSet, values: Sequence[tuple[float, ...]]) -> None:
-        """Records events of one moment and one set of labels, as `add` does each of them."""
+    def add_rows(self, group: MetricGroup, rows: Sequence[Row]) -> None:
+        """Records several events, as `add` does each of them."""
         if self._has_callbacks or not self._enabled:
-            for row in values:
-                self.add(group, at, labels, row)
+            for row in rows:
+                self.add(group, *row)
             return
-        group.rows.extend([(at, labels, row) for row in values])
+        group.rows.extend(rows)
         if len(group.rows) >= group.flush_at:
             with self._lock:
                 self._flush(group.overlapping)

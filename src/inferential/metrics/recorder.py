@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from inferential.metrics import names
-from inferential.metrics.collector import MetricsCollector
+from inferential.metrics.collector import MetricsCollector, Row
 from inferential.metrics.store import LabelSet
 from inferential.scheduler.request import CANCELLED, CLIENT_GONE, QUEUE_FULL, InferenceRequest, RefusalKind
 
@@ -23,6 +23,7 @@ _REFUSED = {
 }
 _OF_ROBOT = frozenset({CLIENT_GONE, CANCELLED.cause})
 _WITHOUT_CAUSE = frozenset({RefusalKind.EXPIRED})
+_ONCE = (1.0,)
 
 
 def _labels_of(request: InferenceRequest) -> dict[str, str]:
@@ -39,6 +40,7 @@ class Recorder:
     def __init__(self, metrics: MetricsCollector) -> None:
         self._record = metrics.record
         self._add = metrics.add
+        self._add_rows = metrics.add_rows
         self._metrics = metrics
         self._arrival = metrics.group(names.OBSERVATION_STALENESS_MS, names.PAYLOAD_SIZE_BYTES)
         self._arrival_with_cadence = metrics.group(
@@ -120,20 +122,26 @@ class Recorder:
     def overtaken(self, client_id: str, model_id: str, payload_bytes: Sequence[int], now: float) -> None:
         """Records observations, by their sizes, that a newer one superseded before they were read whole."""
         key = (names.CLIENT, client_id), (names.MODEL, model_id)
-        self._metrics.add_all(self._overtaken, now, key, [(float(size), 1.0) for size in payload_bytes])
+        self._add_rows(self._overtaken, [(now, key, (float(size), 1.0)) for size in payload_bytes])
 
     def dispatched(self, model_id: str, requests: list[InferenceRequest], queue_depth: int, now: float) -> None:
         """Records a batch that was handed to its model at `now`."""
         self._add(self._batch, now, ((names.MODEL, model_id),), (float(queue_depth), float(len(requests))))
-        for request in requests:
-            self._add(self._departure, now, _key(request), ((now - request.received_at) * 1e3,))
+        waits = [(now, _key(request), ((now - request.received_at) * 1e3,)) for request in requests]
+        self._add_rows(self._departure, waits)
 
-    def answered(self, request: InferenceRequest, inference_ms: float, now: float) -> None:
-        """Records a result that was sent at `now`."""
-        key = _key(request)
-        self._add(self._answer, now, key, (inference_ms, (now - request.received_at) * 1e3, 1.0))
-        if now > request.deadline:
-            self._add(self._miss, now, key, (1.0,))
+    def answered(self, sent: Sequence[tuple[InferenceRequest, float, float]]) -> None:
+        """Records results: of each its request, its model's latency in milliseconds, and when it was sent."""
+        answers: list[Row] = []
+        misses: list[Row] = []
+        for request, inference_ms, now in sent:
+            key = _key(request)
+            answers.append((now, key, (inference_ms, (now - request.received_at) * 1e3, 1.0)))
+            if now > request.deadline:
+                misses.append((now, key, _ONCE))
+        self._add_rows(self._answer, answers)
+        if misses:
+            self._add_rows(self._miss, misses)
 
     def late(self, request: InferenceRequest, cause: str, now: float) -> None:
         """Records an action that was late, by its cause."""
@@ -173,6 +181,15 @@ class Recorder:
     def retried(self, request: InferenceRequest) -> None:
         """Records a failed request that is queued again."""
         self._record(names.DISPATCH_RETRIES, 1.0, _labels_of(request))
+
+    def handed_over(self, request: InferenceRequest) -> None:
+        """Records a request that another version was given, as its call took too long."""
+        self._record(names.REQUESTS_HANDED_OVER, 1.0, _labels_of(request))
+
+    def dropped(self, model_id: str, results: int) -> None:
+        """Records results that came after another version was given their requests."""
+        for _ in range(results):
+            self._record(names.RESULTS_DROPPED, 1.0, {names.MODEL: model_id})
 
     def observation_error(self, client_id: str, error: str) -> None:
         """Records a malformed message."""

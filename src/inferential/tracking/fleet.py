@@ -166,6 +166,19 @@ class Fleet:
                 if not math.isnan(period_s := rhythm.asked_every_s(now)):
                     yield client_id, model_id, period_s
 
+    def expects(self, now: float, within_s: float) -> bool:
+        """Returns whether an observation of any client may come within so many seconds, as far as its cadence is known.
+
+        One that is late is due now, until its client is overdue; a client whose intervals are irregular may ask at any
+        time until then. The first that is found ends the search.
+        """
+        until = now + within_s
+        for client_id in self.registry.all_clients:
+            for rhythm in self.cadence.rhythms(client_id).values():
+                if rhythm.intervals >= STEADY_AFTER and rhythm.may_come(now, until, self.cadence.overdue_multiplier):
+                    return True
+        return False
+
     def next_sweep_at(self) -> float | None:
         """Returns when to call `sweep` next; None while no client is connected and no response is open."""
         return self.responses.expires_at() if self._next_sweep_at is None else self._next_sweep_at
