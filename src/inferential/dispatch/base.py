@@ -122,6 +122,8 @@ class Dispatcher(ABC):
         self._elsewhere: Callable[[str], bool] = lambda model_id: False
         self._results = ResultWriter()
         self._suspects = Suspects()
+        self.on_returned: Callable[[Sequence[InferenceRequest]], None] = _nothing
+        """Called with the requests of a call that has a result for each, before these are written."""
         self._runner = Runner(lambda *call: self.infer_on(*call), self._may_retry)
 
     @abstractmethod
@@ -309,6 +311,10 @@ class Dispatcher(ABC):
         """Returns whether `dispatch` of these requests completes without waiting, so that it needs no task."""
         return False
 
+    def begins_elsewhere(self, requests: Sequence[InferenceRequest]) -> bool:
+        """Returns whether the first step of `dispatch` sends these requests to another process, and then waits."""
+        return False
+
     def dispatch(
         self, requests: Sequence[InferenceRequest], replica: str = ""
     ) -> Coroutine[Any, Any, list[DispatchResult]]:
@@ -345,6 +351,8 @@ class Dispatcher(ABC):
         latency_ms = (time.monotonic() - started) * 1e3
         if requests[0].pool != pool:  # another one was given them meanwhile, and these are no answers to them
             return [self._results.unwritten(*one, latency_ms) for one in zip(requests, outcomes, strict=True)]
+        if not any(isinstance(outcome, Exception) for outcome in outcomes):
+            self.on_returned(requests)
         if len(requests) == 1:
             return [self._results.write(requests[0], outcomes[0], latency_ms, 1)]
         rows = sum(not isinstance(outcome, ObservationError) for outcome in outcomes)
@@ -363,3 +371,7 @@ class Dispatcher(ABC):
 
 def _none() -> None:
     return None
+
+
+def _nothing(requests: Sequence[InferenceRequest]) -> None:
+    pass

@@ -110,6 +110,8 @@ class Runner:
                 return [error]
             if requests[0].keeps_state:
                 return [not_again(f"{type(error).__name__}: {error}", len(requests)) for _ in requests]
+            if isinstance(error, ConnectionError | TimeoutError):  # the fault of no observation, and each would wait
+                return [error] * len(requests)
             # One client's observation may have failed the call for all; alone, only that one fails.
             logger.info("model %s failed on %d observations, trying each alone: %s", model_id, len(requests), error)
             return [(await self.run([request], replica))[0] for request in requests]

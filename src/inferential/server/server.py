@@ -160,6 +160,7 @@ class Server(ServerView):
             self._batch_callbacks,
             lambda: None if pump.draining else core.config.scheduling.max_retries,
             pump.on_call_ended,
+            pump.on_call_returned,
             core.models,
         )
         core.models.on_work, core.models.on_overdue = pump.work, executor.hand_over
