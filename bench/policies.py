@@ -1,9 +1,10 @@
 """Policies from files behind the scheduler, beside their own libraries called in a loop: batched rows per second.
 
 16 robots ask a policy as fast as they are answered; an ONNX policy whose batch of 8 takes about 5 ms, the same network
-as TorchScript, and a small ACT policy of LeRobot. Beside each: its library called in a loop with batches of 8 of the
-same rows, in a process of its own. Both use one thread for the model, and take turns. TorchScript and LeRobot are
-measured where TORCH_PYTHON and LEROBOT_PYTHON name interpreters that have them.
+as TorchScript, and a small ACT policy of LeRobot. Beside each: its library called in a loop with batches of 8, and of
+as many rows as the fleet's batches had, in a process of its own. Both use one thread for the model, and take turns. In
+the worker it is measured how long a call takes and what lies between two. TorchScript and LeRobot are measured where
+TORCH_PYTHON and LEROBOT_PYTHON name interpreters that have them.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bench.harness import serving
 from bench.policy_backends import BATCH, Backend, layers_of, lerobot_backend, onnx_backend, torchscript_backend
+from bench.policy_times import Times, new_times
 from inferential import AsyncConnection, ModelProcess
 
 ROBOTS = 16
@@ -33,43 +37,66 @@ def run(seconds: float) -> dict[str, Any]:
             "torchscript": torchscript_backend(folder, layers_of(onnx)),
             "lerobot": lerobot_backend(folder),
         }
-        return {"robots": ROBOTS, **{kind: _measured(one, seconds) for kind, one in made.items() if one is not None}}
+        return {
+            "robots": ROBOTS,
+            **{kind: _measured(one, folder, seconds) for kind, one in made.items() if one is not None},
+        }
 
 
-def _measured(backend: Backend, seconds: float) -> dict[str, Any]:
+def _measured(backend: Backend, folder: Path, seconds: float) -> dict[str, Any]:
     served: list[float] = []
     direct: list[float] = []
+    alike: list[float] = []
     rows: list[float] = []
-    for _ in range(_TURNS):
+    sums = np.zeros(len(Times._fields))
+    for turn in range(_TURNS):
         direct.append(backend.rows_per_s(seconds / _TURNS))
-        with serving(_Models(backend), ready_s=90.0) as address:
-            rows_per_s, mean_batch = asyncio.run(_robots(address, backend, seconds / _TURNS))
+        path = folder / f"times-{turn}"
+        times = new_times(path)
+        with serving(_Models(backend, path), ready_s=90.0) as address:
+            rows_per_s, mean_batch, spent = asyncio.run(_robots(address, backend, seconds / _TURNS, times))
         served.append(rows_per_s)
         rows.append(mean_batch)
+        sums += spent
+        size = round(mean_batch)
+        alike.append(direct[-1] if size == BATCH else backend.rows_per_s(seconds / _TURNS, size))
+    total = Times(*sums)
     return {
         "batch_of_8_ms": round(BATCH / statistics.median(direct) * 1e3, 2),
         "library_rows_per_s": round(statistics.median(direct)),
         "served_rows_per_s": round(statistics.median(served)),
-        "share": round(statistics.median(ours / theirs for ours, theirs in zip(served, direct, strict=True)), 3),
+        "share": _share(served, direct),
+        "share_of_like_batches": _share(served, alike),
         "rows_of_a_batch": round(statistics.mean(rows), 2),
+        "call_ms": round(total.running / total.calls * 1e3, 2),
+        "call_cpu_ms": round(total.cpu / total.calls * 1e3, 2),
+        "between_calls_ms": round(total.between / total.calls * 1e3, 2),
         "library_turns": [round(one) for one in direct],
         "served_turns": [round(one) for one in served],
     }
 
 
+def _share(served: list[float], direct: list[float]) -> float:
+    return round(statistics.median(ours / theirs for ours, theirs in zip(served, direct, strict=True)), 3)
+
+
 class _Models:
     """Makes the models in the server's process; a function within a function cannot be sent there."""
 
-    def __init__(self, backend: Backend) -> None:
-        self._target, self._args = backend.target, backend.args
-        self._python, self._env = backend.python, backend.env
+    def __init__(self, backend: Backend, times: Path) -> None:
+        self._args = {"target": backend.target, "times": str(times), **backend.args}
+        self._python, self._env = backend.python, {**backend.env, "PYTHONPATH": str(Path(__file__).parents[1])}
 
     def __call__(self) -> dict[str, Any]:
-        return {"policy": ModelProcess(self._target, args=self._args, python=self._python, env=self._env)}
+        return {
+            "policy": ModelProcess(
+                "bench.policy_times:TimedPolicy", args=self._args, python=self._python, env=self._env
+            )
+        }
 
 
-async def _robots(address: str, backend: Backend, seconds: float) -> tuple[float, float]:
-    """Returns the rows that were answered per second, and how many ran in one call."""
+async def _robots(address: str, backend: Backend, seconds: float, times: Any) -> tuple[float, float, Any]:
+    """Returns the rows that were answered per second, how many ran in one call, and the worker's `times` of that."""
     batches: list[int] = []
     is_counted = False
 
@@ -87,10 +114,12 @@ async def _robots(address: str, backend: Backend, seconds: float) -> tuple[float
         await connection.model("policy").infer(120_000, observation=backend.observation(0))
     await asyncio.sleep(1.0)  # the profile is learned
     is_counted, began = True, time.perf_counter()
+    before = np.array(times)
     await asyncio.sleep(seconds)
     took = time.perf_counter() - began
     is_counted = False
+    spent = np.array(times) - before
     for one in robots:
         one.cancel()
     await asyncio.gather(*robots, return_exceptions=True)
-    return len(batches) / took, statistics.mean(batches)
+    return len(batches) / took, statistics.mean(batches), spent

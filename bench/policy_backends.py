@@ -1,6 +1,6 @@
 """What `bench.policies` serves: a policy's file of each kind, and how its own library is called in a loop.
 
-Each is called in an interpreter of its own, one thread for the model, with batches of 8 of the same rows.
+Each is called in an interpreter of its own, one thread for the model, with batches of the same rows.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class Backend:
     direct: str
     env: dict[str, str] = field(default_factory=lambda: dict(_ONE_THREAD))
 
-    def rows_per_s(self, seconds: float) -> float:
-        """Returns how many rows per second the library alone runs."""
+    def rows_per_s(self, seconds: float, rows: int = BATCH) -> float:
+        """Returns how many rows per second the library alone runs, in batches of `rows`."""
         path = self.target.partition(":")[2]
-        return float(_run(self.python, self.direct + _LOOP, path, str(seconds)))
+        return float(_run(self.python, self.direct + _LOOP, path, str(seconds), str(rows)))
 
 
 def onnx_backend(folder: Path) -> Backend:
@@ -129,7 +129,7 @@ def _write_onnx(path: Path, layers: int) -> Path:
     return path
 
 
-_LOOP = f"""
+_LOOP = """
 import time
 
 for _ in range(5):
@@ -138,7 +138,7 @@ calls, began, seconds = 0, time.perf_counter(), float(sys.argv[2])
 while time.perf_counter() - began < seconds:
     call()
     calls += 1
-print(calls * {BATCH} / (time.perf_counter() - began))
+print(calls * rows / (time.perf_counter() - began))
 """
 
 _ONNX = f"""
@@ -149,7 +149,8 @@ import onnxruntime
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = 1
 session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
-batch = np.ones(({BATCH}, {INPUT}), np.float32)
+rows = int(sys.argv[3])
+batch = np.ones((rows, {INPUT}), np.float32)
 
 def call():
     session.run(None, {{"state": batch}})
@@ -173,7 +174,8 @@ import torch
 
 torch.set_num_threads(1)
 module = torch.jit.load(sys.argv[1]).eval()
-batch = torch.ones({BATCH}, {INPUT})
+rows = int(sys.argv[3])
+batch = torch.ones(rows, {INPUT})
 
 def call():
     with torch.inference_mode():
@@ -205,7 +207,7 @@ for one in (policy, *make_pre_post_processors(config, dataset_stats=stats)):
 print("saved")
 """
 
-_LEROBOT = f"""
+_LEROBOT = """
 import sys
 import numpy as np
 import torch
@@ -216,14 +218,15 @@ config = PreTrainedConfig.from_pretrained(sys.argv[1])
 config.device, config.pretrained_backbone_weights = "cpu", None
 policy = get_policy_class(config.type).from_pretrained(sys.argv[1], config=config).eval()
 before, after = make_pre_post_processors(config, pretrained_path=sys.argv[1])
-images = np.zeros(({BATCH}, 96, 128, 3), np.uint8)
+rows = int(sys.argv[3])
+images = np.zeros((rows, 96, 128, 3), np.uint8)
 
 def call():
     with torch.inference_mode():
-        batch = {{
-            "observation.state": torch.zeros({BATCH}, 6),
+        batch = {
+            "observation.state": torch.zeros(rows, 6),
             "observation.images.top": torch.from_numpy(images).permute(0, 3, 1, 2) / 255.0,
-            "task": ["pick"] * {BATCH},
-        }}
+            "task": ["pick"] * rows,
+        }
         return after(policy.predict_action_chunk(before(batch))).numpy()
 """

@@ -1,4 +1,4 @@
-"""Writes the tables of docs/performance.md, docs/demo.md and docs/networks.md that show what is in bench/results.
+"""Writes the tables of pages of docs that show what is in bench/results.
 
 python scripts/generate_bench_docs.py          write them
 python scripts/generate_bench_docs.py --check  exit code 1 if one is out of date
@@ -31,7 +31,7 @@ _EIGHT = "8 clients, 64 B"
 
 def main() -> int:
     stale = 0
-    for page in (ROOT / "docs" / name for name in ("performance.md", "demo.md", "networks.md")):
+    for page in (ROOT / "docs" / name for name in ("performance.md", "demo.md", "networks.md", "recording.md")):
         text = page.read_text(encoding="utf-8")
         new = updated(text)
         if "--check" in sys.argv[1:]:
@@ -100,6 +100,18 @@ def isolation(result: dict[str, Any]) -> Iterator[str]:
         yield f"| {place} | {' | '.join(cells)} |"
 
 
+def recording(result: dict[str, Any]) -> Iterator[str]:
+    """Yields what a robot pays where its server records."""
+    yield "| cameras, and the model | p50 / p99 ms | with recording | times: p50, mean | loop's CPU, ms | lost |"
+    yield "|---|---|---|---|---|---|"
+    for name, row in result["cases"].items():
+        off, on = row["off"], row["on"]
+        ages = [f"{one['p50_ms']:.1f} / {one['p99_ms']:.1f}" for one in (off, on)]
+        times = f"{row['ratio_p50']:.2f}, {row['ratio_mean']:.2f}"
+        loop = f"{off['loop_cpu_ms']:.2f}, {on['loop_cpu_ms']:.2f}"
+        yield f"| {name} | {' | '.join(ages)} | {times} | {loop} | {on['dropped']} |"
+
+
 def peers(result: dict[str, Any]) -> Iterator[str]:
     """Yields a row for each server and load."""
     yield "| load | server | never fell | falls | age p50, p95 ms | in time | actions/s | batch |"
@@ -150,6 +162,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Iterator[str]]]] = {
     "stages of a process": ("stages", process_stages),
     "functions": ("functions", functions),
     "isolation": ("isolation", isolation),
+    "recording": ("recording", recording),
     "peers": ("closed_loop_peers", peers),
     "emulated networks": ("network", networks("emulated")),
     "networks of packets": ("network", networks("packets")),

@@ -1,17 +1,14 @@
-"""Environments with other software and what the robots need, under .venv/peers; each is made once, in a minute.
+"""Environments with other software; the robots and what both need comes from ours.
 
-The tests' own environment of 1.4.0 is another one: it has nothing beside it.
+The environment of 1.4.0 alone is another one: it has nothing beside it.
 """
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from importlib.metadata import version
 from pathlib import Path
 
-HOME = Path(__file__).parents[2] / ".venv" / "peers"
-_ROBOTS = ("mujoco", "gymnasium", "onnxruntime")
+from bench.environments import made
+
 PEERS = {
     "1.4.0": ("with_inferential_1_4.py", ("inferential==1.4.0",)),
     "LitServe": ("with_litserve.py", ("litserve==0.2.19", "protobuf")),
@@ -31,19 +28,7 @@ def python(name: str) -> Path:
         RuntimeError: pip could not install what is needed.
     """
     _, requirements = PEERS[name]
-    home = HOME / f"{requirements[0].replace('[serve]', '').replace('==', '-')}-robots"
-    python = home / "bin" / "python"
-    pinned = [f"{package}=={version(package)}" for package in _ROBOTS]
-    wanted = [*requirements, "numpy", *pinned]  # which numpy is theirs to say
-    ready = home / ".ready"
-    if not ready.exists() or ready.read_text().split() != wanted:
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
-        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted]
-        done = subprocess.run(pip, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"cannot install {' '.join(wanted)}: {done.stderr[-2000:]}")
-        ready.write_text("\n".join(wanted))
-    return python
+    return made(f"{requirements[0].replace('[serve]', '').replace('==', '-')}-robots", *requirements, beside_ours=True)
 
 
 def program(name: str) -> Path:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-HOME = Path(__file__).parents[2] / ".venv" / "peers"
+from bench.environments import made
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +35,7 @@ class Peer:
             raise RuntimeError(f"{self.needs} is not installed")
         if not self.requirements:
             return Path(sys.executable)
-        home = HOME / self.environment
-        python, ready = home / "bin" / "python", home / ".ready"
-        if not ready.exists():
-            subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
-            pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *self.requirements]
-            done = subprocess.run(pip, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise RuntimeError(f"cannot install {' '.join(self.requirements)}: {done.stderr[-500:]}")
-            ready.touch()
-        return python
+        return made(self.environment, *self.requirements)
 
 
 PEERS = {

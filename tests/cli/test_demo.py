@@ -31,7 +31,13 @@ def test_a_comparison_that_is_interrupted_is_reported_as_far_as_it_came(
 
 
 @pytest.mark.slow
-def test_robots_with_keys_are_driven_as_those_without(run: Any, place: Path) -> None:
-    ran = run("demo", "--secure", "--robots", "2", "--seconds", "1", "--json", "--out", "out")
+def test_robots_with_keys_are_driven_as_those_without_and_recorded(run: Any, place: Path) -> None:
+    pytest.importorskip("mcap")
+    from inferential.recording.reading import read_recording
+
+    options = ("--secure", "--robots", "2", "--seconds", "1", "--json", "--out", "out", "--record", "recordings")
+    ran = run("demo", *options)
     assert ran.code == 0, ran.err
     assert json.loads(ran.out)["served"] > 10
+    (path,) = (place / "recordings").iterdir()
+    assert sum(one.end == "answered" for one in read_recording(path)) > 10

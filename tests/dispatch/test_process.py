@@ -6,7 +6,6 @@ import asyncio
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bench.environments import made
 from tests.dispatch.conftest import Serving, load, robot, until
 from tests.dispatch.conftest import ask_robot as ask
 
@@ -493,14 +493,8 @@ def worker_python(request: pytest.FixtureRequest) -> Path:
     python = PYTHONS / request.param / "bin" / "python"
     if not python.exists():
         pytest.skip(f"{python} is not there")
-    home = Path(__file__).parents[2] / ".venv" / "workers" / request.param
-    if not (home / ".ready").exists():
-        subprocess.run([python, "-m", "venv", "--clear", home], check=True)
-        packages = ["numpy==1.26.4", "protobuf>=6.31.1,<8"]
-        if subprocess.run([home / "bin" / "python", "-m", "pip", "install", "-q", *packages], check=False).returncode:
-            pytest.skip("numpy and protobuf cannot be installed")
-        (home / ".ready").touch()
-    return home / "bin" / "python"
+    packages = ["numpy==1.26.4", "protobuf>=6.31.1,<8"]
+    return made(f"worker-{request.param}", *packages, interpreter=str(python))
 
 
 @pytest.mark.slow

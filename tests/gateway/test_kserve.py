@@ -42,8 +42,10 @@ def free(observation: dict[str, Any]) -> Any:
 class Served:
     """A gateway and a session of HTTP."""
 
-    def __init__(self, server: Server, gateway: KServeGateway, session: aiohttp.ClientSession) -> None:
-        self.server, self.gateway, self.session = server, gateway, session
+    def __init__(
+        self, server: Server, dispatcher: LocalDispatcher, gateway: KServeGateway, session: aiohttp.ClientSession
+    ) -> None:
+        self.server, self.dispatcher, self.gateway, self.session = server, dispatcher, gateway, session
 
     async def get(self, path: str) -> tuple[int, Any]:
         async with self.session.get(self.gateway.address + path) as response:
@@ -77,12 +79,13 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
         "declared": ModelInline(declared),
         "free": ModelInline(free),
     }
+    dispatcher = LocalDispatcher(models)
     async with (
-        Server(config=config, dispatcher=LocalDispatcher(models)) as server,
+        Server(config=config, dispatcher=dispatcher) as server,
         KServeGateway(server, KServeConfig(port=0)) as gateway,
         aiohttp.ClientSession() as session,
     ):
-        yield Served(server, gateway, session)
+        yield Served(server, dispatcher, gateway, session)
 
 
 async def test_it_says_what_there_is(served: Served) -> None:
@@ -229,6 +232,7 @@ async def test_what_json_has_no_form_for_is_an_error_and_travels_as_bytes(served
         ("/v2/cudasharedmemory/region/frames/register", "shared memory is not served"),
         ("/v2/repository/models/arm/load", "models are not loaded or unloaded by clients"),
         ("/v2/trace/setting", "traces and logs are not set by clients"),
+        ("/v2/models/arm/trace/setting", "traces and logs are not set by clients"),
     ],
 )
 async def test_extensions_that_are_not_served_say_so(served: Served, path: str, text: str) -> None:
@@ -280,6 +284,35 @@ async def test_what_cannot_be_read_is_refused(
     found, answer = await served.post("/v2/models/arm/infer", body, **headers)
     assert found == status, answer
     assert answer["error"]
+
+
+async def test_texts_keep_the_form_of_their_tensor(served: Served) -> None:
+    texts = np.array([["pick", "place"], ["open", "close"]], object)
+    seen: list[Any] = []
+    served.dispatcher.register_model("free", ModelInline(lambda observation: seen.append(observation["task"]) or 0.0))
+    assert (await served.infer("free", {"task": texts}))[0] == 200
+    assert seen == [texts.tolist()]
+
+
+async def test_texts_that_are_no_utf_8_are_400_with_the_input(served: Served) -> None:
+    status, answer = await served.infer("free", {"task": np.array(["\udcff"], object)})
+    assert (status, answer["error"]) == (
+        400,
+        "InvalidObservation: input 'task': expected texts in UTF-8; other bytes are sent as UINT8",
+    )
+
+
+async def test_the_time_out_that_is_over_is_named(served: Served) -> None:
+    state = {"state": np.ones((1, 3), np.float32)}
+    status, answer = await served.infer("arm", state, parameters={"timeout": 1})
+    assert (status, answer["error"]) == (
+        504,
+        "TimeoutError: model 'arm' gave no answer within 0.001 ms, the request's timeout",
+    )
+
+
+async def test_an_inference_that_is_not_posted_is_405(served: Served) -> None:
+    assert (await served.get("/v2/models/arm/infer"))[0] == 405
 
 
 async def test_priority_and_timeout_are_the_requests(served: Served) -> None:

@@ -135,6 +135,12 @@ async def test_ids_with_slashes_and_versions_are_found(served: tuple[Server, Cal
     assert (code, text) == ("NOT_FOUND", "model 'arm' has the version '1', asked for was '2'")
 
 
+@pytest.mark.parametrize("named", [{"name": "leg"}, {"name": "arm", "version": "2"}])
+async def test_a_model_that_is_not_there_is_not_ready(served: tuple[Server, Caller], named: dict[str, str]) -> None:
+    found = await served[1].call("ModelReady", message_class("ModelReadyRequest")(**named))
+    assert found.ready is False
+
+
 async def test_a_client_is_known_by_its_metadata(served: tuple[Server, Caller]) -> None:
     server, caller = served
     answer = await caller.call("ModelInfer", state([1, 3], ONES, id="7"), x_client_id="arm-07")

@@ -34,8 +34,8 @@ def refused(kind: RefusalKind, cause: str, client_id: str = "robot") -> Inferenc
 def everything_happens(recorder: Recorder) -> None:
     recorder.observed(request(), 1.0, 0.02, 0.001)
     recorder.dispatched("m", [request()], 3, 1.01)
-    recorder.answered(request(), 8.0, 1.02)
-    recorder.answered(request(), 8.0, 1.2)
+    recorder.answered([(request(), 8.0, 1.02)])
+    recorder.answered([(request(), 8.0, 1.2)])
     for kind in RefusalKind:
         recorder.refused(refused(kind, "cause"), is_miss=True)
     recorder.refused(refused(RefusalKind.REJECTED, QUEUE_FULL), is_miss=False)
@@ -69,9 +69,9 @@ def test_every_declared_metric_is_recorded_somewhere() -> None:
 def test_a_late_result_and_an_expired_request_miss_their_deadline(
     recorder: Recorder, collector: MetricsCollector
 ) -> None:
-    recorder.answered(request(), 8.0, 1.04)
+    recorder.answered([(request(), 8.0, 1.04)])
     assert collector.get_latest(names.DEADLINE_MISSES) is None
-    recorder.answered(request(), 8.0, 1.06)
+    recorder.answered([(request(), 8.0, 1.06)])
     recorder.refused(refused(RefusalKind.EXPIRED, "ttl"), is_miss=True)
     assert len(collector.snapshot().metrics[names.DEADLINE_MISSES]) == 2
 

@@ -222,3 +222,47 @@ async def test_another_model_answers_meanwhile_and_the_result_says_so(serve: Ser
             await ask(server)
     result = await ask(server)
     assert (result["name"], result.fallback, result["model_id"]) == ("n", "n", "m")
+
+
+async def test_what_a_version_on_trial_does_not_answer_in_time_the_active_one_does_and_the_late_answer_is_dropped(
+    serve: Serve, place: Path
+) -> None:
+    model = two(rollout={"b": {"clients": ["arm"]}})
+    model["versions"]["b"] = policy(name="b", scale=2.0, hangs="hang")
+    server = await serve(m=model)
+    await until(lambda: ask_ok(server))
+    dropped: list[float] = []
+    server.on_metric(lambda name, value, labels: dropped.append(value) if name == "results_dropped" else None)
+    await ask(server, "other")
+    (place / "hang").touch()
+    async with AsyncConnection(server.address, "arm") as connection:
+        handle = connection.model("m", 100.0)
+        results = [await handle.infer(20_000, state=np.ones(2, np.float32)) for _ in range(2)]
+        assert [one.model_version for one in results if one is not None] == ["a", "a"]
+        assert not dropped
+        (place / "hang").unlink()
+        await until(lambda: dropped)
+        result = await handle.infer(20_000, state=np.ones(2, np.float32))
+        assert result is not None
+        assert result.model_version == "b"
+    assert dropped == [1.0]
+
+
+async def test_the_active_version_sees_what_the_robot_sent_whatever_another_has_made_of_it(
+    serve: Serve, place: Path
+) -> None:
+    file = place / "policies.py"
+    file.write_text(
+        file.read_text()
+        + "\nclass Spoils:\n    def infer(self, row):\n        row['state'] *= 0\n        raise RuntimeError('no')\n"
+    )
+    model = two(rollout={"b": {"clients": ["arm"]}}, run="thread")
+    model["versions"]["b"] = {"target": "policies:Spoils"}
+    server = await serve(m=model)
+    await until(lambda: ask_ok(server))
+    for state in (np.ones(2, np.float32), np.ones(100_000, np.float32)):
+        async with AsyncConnection(server.address, "arm") as connection:
+            result = await connection.model("m", 5000.0).infer(20_000, state=state)
+            assert result is not None
+            assert result.model_version == "a"
+            assert result["actions"].min() == 1.0

@@ -6,58 +6,41 @@ import asyncio
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-PEERS = Path(__file__).parents[2] / ".venv" / "peers"
-
-
-def python_of(name: str, *requirements: str, interpreter: str = sys.executable) -> Path:
-    home = PEERS / name
-    python = home / "bin" / "python"
-    ready = home / ".ready"
-    if not ready.exists():
-        subprocess.run([interpreter, "-m", "venv", "--clear", str(home)], check=True)
-        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements]
-        done = subprocess.run(pip, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.fail(f"cannot install {' '.join(requirements)}: {done.stderr[-2000:]}")
-        ready.touch()
-    return python
+from bench.environments import HOME, made
 
 
 def with_openpi_client() -> Path:
     """The interpreter of an environment with openpi's client; it needs an older numpy than we have."""
-    return python_of("openpi-client", "openpi-client==0.1.2", "typing_extensions", "numpy<2")
+    return made("openpi-client", "openpi-client==0.1.2", "typing_extensions", "numpy<2")
 
 
 def with_openpi_server() -> Path:
     """The interpreter of an environment with openpi's policy server, which needs the client's codec."""
-    return python_of("openpi-server-0.1.0", "openpi-server==0.1.0", "openpi-client==0.1.2", "typing_extensions")
+    return made("openpi-server-0.1.0", "openpi-server==0.1.0", "openpi-client==0.1.2", "typing_extensions")
 
 
 def with_franka() -> Path:
     """The interpreter of an environment with a Franka robot's policy adapter, which asks over openpi's client."""
-    return python_of("franka-0.1.0", "inspect-robots-franka==0.1.0", "openpi-client==0.1.2", "typing_extensions")
+    return made("franka-0.1.0", "inspect-robots-franka==0.1.0", "openpi-client==0.1.2", "typing_extensions")
 
 
 def with_unitree_g1() -> Path:
     """The interpreter of an environment with a Unitree G1's GR00T client and what it asks for at run time."""
-    return python_of("unitree-g1-0.1.1", "inspect-robots-unitree-g1==0.1.1", "pyzmq", "msgpack", "msgpack-numpy")
+    return made("unitree-g1-0.1.1", "inspect-robots-unitree-g1==0.1.1", "pyzmq", "msgpack", "msgpack-numpy")
 
 
 def with_yam() -> Path:
     """The interpreter of an environment with a YAM robot's client of POST /act, json-numpy and requests."""
-    return python_of("yam-0.37.0", "inspect-robots-yam==0.37.0")
+    return made("yam-0.37.0", "inspect-robots-yam==0.37.0")
 
 
 def with_tritonclient() -> Path:
     """The interpreter of an environment with Triton's clients over HTTP and gRPC."""
-    return python_of("tritonclient-2.73.0-grpc", "tritonclient[grpc,http]==2.73.0")
+    return made("tritonclient-2.73.0-grpc", "tritonclient[grpc,http]==2.73.0")
 
 
 def with_lerobot() -> Path:
@@ -68,9 +51,9 @@ def with_lerobot() -> Path:
     interpreter = os.environ.get("LEROBOT_PYTHON")
     if not interpreter:
         pytest.skip("installs 5.5 GB: set LEROBOT_PYTHON to an interpreter of Python 3.12 to run it")
-    if not (PEERS / "lerobot-0.6.1" / ".ready").exists() and shutil.disk_usage(PEERS.parent).free < 20e9:
+    if not (HOME / "lerobot-0.6.1" / ".ready").exists() and shutil.disk_usage(HOME.parent).free < 20e9:
         pytest.skip("needs 20 GB of free disk")
-    return python_of("lerobot-0.6.1", "lerobot[async,dataset]==0.6.1", interpreter=interpreter)
+    return made("lerobot-0.6.1", "lerobot[async,dataset]==0.6.1", interpreter=interpreter)
 
 
 async def run_client(python: Path, script: str, *args: str) -> Any:
@@ -86,4 +69,4 @@ async def run_client(python: Path, script: str, *args: str) -> Any:
 @pytest.fixture(scope="session")
 def inferential_1_4() -> Path:
     """The Python interpreter of an environment with inferential 1.4.0 from PyPI."""
-    return python_of("inferential-1.4.0", "inferential==1.4.0")
+    return made("inferential-1.4.0", "inferential==1.4.0")

@@ -7,7 +7,7 @@ import sys
 import tarfile
 
 import pytest
-from tests.peers.conftest import PEERS
+from bench.environments import HOME
 
 pytestmark = pytest.mark.peer
 
@@ -15,7 +15,7 @@ COUNT = 85
 
 
 def test_the_tests_of_0_1_0_pass_as_they_are() -> None:
-    home = PEERS / "inferential-0.1.0-sdist"
+    home = HOME / "inferential-0.1.0-sdist"
     tests = home / "inferential-0.1.0" / "tests"
     if not tests.exists():
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bench.environments import made, pip
 from tests.peers.pythons import interpreter
 from tests.wheels import build_wheel
 
 from inferential import Connection, LocalDispatcher, ModelProcess, Server
 
-PEERS = Path(__file__).parents[2] / ".venv" / "peers"
 # The oldest that the project allows, or that has a wheel for that Python.
 OLDEST = {
     "3.10": ("numpy==1.26.0", "protobuf==6.31.1"),
@@ -95,24 +95,6 @@ def found(version: str) -> str:
     return python
 
 
-def environment(version: str, *packages: str) -> Path:
-    """Returns the interpreter of an environment with these packages, made once."""
-    base = found(version)
-    home = PEERS / f"oldest-{version}"
-    python, ready = home / "bin" / "python", home / ".ready"
-    if not ready.exists() or ready.read_text() != " ".join(packages):
-        subprocess.run([base, "-m", "venv", "--clear", home], check=True)
-        pip(python, *packages)
-        ready.write_text(" ".join(packages))
-    return python
-
-
-def pip(python: Path, *what: str) -> None:
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *what]
-    done = subprocess.run(install, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
 def bare() -> dict[str, str]:
     """The environment of a program that has the installed package, not these sources."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -121,10 +103,9 @@ def bare() -> dict[str, str]:
 @pytest.fixture(scope="module", params=sorted(OLDEST))
 def installed(request: pytest.FixtureRequest, wheel: Path) -> Path:
     """An interpreter with the wheel, without extras, and the oldest packages."""
-    python = environment(request.param, *OLDEST[request.param])
-    pip(python, "--force-reinstall", "--no-deps", "--no-index", str(wheel))
-    check = subprocess.run([python, "-m", "pip", "check"], capture_output=True, text=True, check=False)
-    assert check.returncode == 0, check.stdout
+    python = made(f"oldest-{request.param}", *OLDEST[request.param], interpreter=found(request.param))
+    pip(python, "install", "--quiet", "--force-reinstall", "--no-deps", "--no-index", str(wheel))
+    pip(python, "check")
     return python
 
 

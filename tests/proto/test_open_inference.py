@@ -34,6 +34,13 @@ def test_tensors_come_back_as_they_were(given: dict[str, tuple[np.ndarray[Any, A
         np.testing.assert_array_equal(message.tensors[name], array)
 
 
+@pytest.mark.parametrize("value", [[0, 2**63], [2**64 - 1, 0], [[1, 2**63], [2**63, 2]]])
+def test_whole_numbers_on_both_sides_of_int64_stay_exact(value: list[Any]) -> None:
+    array = np.array(value, np.uint64)
+    body, length = write_infer({}, "inputs", {"x": array}, {"x": False})
+    np.testing.assert_array_equal(read_infer(body, length, "inputs").tensors["x"], array)
+
+
 def one(**fields: Any) -> bytes:
     return json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [2], **fields}]}).encode()
 
@@ -49,6 +56,9 @@ def one(**fields: Any) -> bytes:
         (b"{}", 7, "Inference-Header-Content-Length: expected at most 2, the length of the body, got 7"),
         (one(), None, "'x': expected data or binary_data_size"),
         (one(data=[1]), None, "'x': cannot reshape"),
+        (one(data=[-1, 2**63], datatype="UINT64"), None, "'x': data: "),
+        (one(data=[-1, 2**63], datatype="INT64"), None, "'x': data: "),
+        (one(data=[0.5, 2**63], datatype="UINT64"), None, "'x': data: expected UINT64, got numbers with fractions"),
         (one(data=[1, "2"]), None, "'x': data: expected FP32, got texts"),
         (one(data=[1, None], datatype="INT32"), None, "'x': "),
         (one(data=[[1], [2, 3]]), None, "'x': "),

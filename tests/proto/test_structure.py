@@ -59,6 +59,11 @@ def test_any_tree_comes_back_as_it_was(tree: dict[str, Any]) -> None:
     assert same(restore(wire(tree)), tree)
 
 
+@pytest.mark.parametrize("value", [[0, 2**63], [-1, 2**63], [[1, 2**64 - 1], [2**63, 0]], [2**63, 2**63], [2**64, 1]])
+def test_whole_numbers_on_both_sides_of_int64_stay_whole(value: list[Any]) -> None:
+    assert same(restore(wire({"n": value})), {"n": value})
+
+
 def test_what_is_flat_needs_no_structure() -> None:
     values, structure = flatten({"observation/state": np.zeros(3), "prompt": "pick"})
     assert structure == ""

@@ -70,7 +70,7 @@ async def shown() -> AsyncIterator[tuple[Server, FoxgloveServer, Viewer]]:
     async with (
         Server("tcp://127.0.0.1:0", config=config, dispatcher=LocalDispatcher({"pi0": policy})) as server,
         FoxgloveServer(server, FoxgloveConfig(port=0)) as live,
-        websockets.connect(live.address, subprotocols=[PROTOCOL], max_size=None) as socket,
+        websockets.connect(live.address, subprotocols=[PROTOCOL], max_size=None, max_queue=None) as socket,
     ):
         yield server, live, Viewer(socket)
 

@@ -205,6 +205,9 @@ async def test_a_folder_that_cannot_be_written_is_said_once_and_serving_goes_on(
                     break
                 await asyncio.sleep(0.01)
             assert (recorder.recorded, recorder.dropped) == (0, 3)
+            drops = server.metrics.get_stats("recording_drops")
+            assert drops is not None
+            assert drops.count == 3
             stats = server.metrics.get_stats("responses_served")
             assert stats is not None
             assert stats.count == 3

@@ -16,9 +16,11 @@ from tests.recording.test_recorder import ask, files, policy, recording
 
 from inferential import AsyncConnection, LocalDispatcher, Server
 from inferential.cli.app import run
+from inferential.cli.compared import Compared
 from inferential.cli.errors import CliError
 from inferential.config import InferentialConfig
 from inferential.config.recording import RecordingConfig
+from inferential.recording.reading import Recorded, read_recording
 from inferential.recording.recorder import Recorder
 
 POLICIES = """
@@ -101,8 +103,32 @@ async def test_a_policy_with_memory_gets_each_recorded_session_as_one(
     assert (found["compared"], found["max_difference"]) == (6, 2)  # three of each robot: it adds 1, 2 and 3
 
 
-async def test_nan_in_place_of_a_number_is_no_small_difference(path: Path) -> None:
-    assert await asyncio.to_thread(replayed, path, "broken", "--max-difference", "1e9") == 1
+async def test_nan_in_place_of_a_number_is_no_small_difference(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert await asyncio.to_thread(replayed, path, "broken", "--max-difference", "1e9", "--json") == 1
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert (found["compared"], found["max_difference"], found["passed"]) == (6, None, False)
+
+
+async def test_figures_and_a_picture_of_them_are_saved(path: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for model in ("newer", "broken", "shorter"):
+        out = tmp_path / model
+        assert await asyncio.to_thread(replayed, path, model, "--max-difference", "0.1", "--out", str(out)) == 1
+        assert (out / "differences.png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in (out / "differences.svg").read_text()
+        assert json.loads((out / "replay.json").read_text())["compared"] == (0 if model == "shorter" else 6)
+
+
+def test_models_with_arrays_of_one_name_are_compared_apart() -> None:
+    compared = Compared(0)
+    for model, size in (("small", 2), ("large", 5)):
+        one = Recorded("arm", "", model, "1", 1, 0, answer={"actions": np.zeros(size), "note": "ok"})
+        compared.add(one, {"actions": np.arange(size)})
+    assert [(row.model, row.dimension, row.largest) for row in compared.rows()] == [
+        *(("small", number, number) for number in range(2)),
+        *(("large", number, number) for number in range(5)),
+    ]
+    assert compared.worst == 4
 
 
 async def test_a_server_is_asked_as_the_fleet_asked(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,6 +137,25 @@ async def test_a_server_is_asked_as_the_fleet_asked(path: Path, capsys: pytest.C
         assert not await asyncio.to_thread(run, arguments)
         assert set(server.known_clients) == {"arm-01", "arm-02"}
     assert "6 answers compared" in capsys.readouterr().out
+
+
+async def test_a_robot_that_came_later_comes_later_again(tmp_path: Path) -> None:
+    async with recording(tmp_path) as (server, _):
+        for number in range(2):
+            await ask(server, f"arm-{number}", state=np.full(7, number, np.float32))
+    (path,) = files(tmp_path)
+    found = list(read_recording(path))
+    later_s = (found[3].received_ns - found[0].received_ns) / 1e9
+    asked: list[int] = []
+
+    def noting(observation: dict[str, Any]) -> dict[str, Any]:
+        asked.append(int(observation["state"][0]))
+        return {"actions": observation["state"]}
+
+    async with Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"pi0": noting})) as server:
+        arguments = ["replay", str(path), "--server", server.address, "--speed", str(later_s)]  # so it is a second
+        await asyncio.to_thread(run, arguments)
+    assert asked == [0, 0, 0, 1, 1, 1]
 
 
 async def test_what_a_robot_asked_at_once_is_asked_at_once_again(tmp_path: Path) -> None:

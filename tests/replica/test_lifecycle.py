@@ -46,4 +46,14 @@ def test_a_process_that_was_up_for_long_is_started_again_at_once() -> None:
         life.ended(0.0)
     life.started(0.0)
     life.loaded(1.0)
-    assert life.ended(1.0 + FORGIVEN_AFTER_S) == FIRST_DELAY_S
+    assert life.ended(1.0 + FORGIVEN_AFTER_S) == 0.0
+
+
+def test_a_process_that_ends_for_the_first_time_is_started_again_at_once_and_then_not() -> None:
+    life = Lifecycle(10.0, None)
+    delays = []
+    for at in (0.0, 2.0, 4.0):
+        life.started(at)
+        life.loaded(at + 1.0)
+        delays.append(life.ended(at + 1.5))
+    assert delays == [0.0, 2 * FIRST_DELAY_S, 4 * FIRST_DELAY_S]

@@ -130,7 +130,7 @@ def test_a_deferred_arrival_is_written_before_its_answer(ledger: Ledger) -> None
     assert ledger.accounting.defer(first)
     ledger.accounting.dispatched(ledger.run(first), 0)
     ledger.now += 0.03  # past its deadline, which is its cadence
-    ledger.accounting.answered(result(first), ledger.now)
+    ledger.accounting.answered([(result(first), ledger.now)])
     active = ledger.fleet.responses.get_active("arm", "policy")
     assert active is not None
     assert active.response_id == first.request.response_id
@@ -148,7 +148,7 @@ def test_a_deferred_arrival_does_not_consume_an_answer_that_was_sent_after_it(
     ledger.accounting.arrived(first)
     ledger.run(first)
     assert ledger.accounting.defer(second)
-    ledger.accounting.answered(result(first), ledger.now)
+    ledger.accounting.answered([(result(first), ledger.now)])
     ledger.accounting.flush()
     active = ledger.fleet.responses.get_active("arm", "policy")
     assert active is not None
@@ -214,7 +214,7 @@ def test_an_answer_to_a_disconnected_client_leaves_no_record(ledger: Ledger) -> 
     ledger.run(arrival)
     ledger.now += 3600
     assert ledger.fleet.sweep(ledger.now).gone == ["arm"]
-    ledger.accounting.answered(result(arrival), ledger.now)
+    ledger.accounting.answered([(result(arrival), ledger.now)])
     assert ledger.fleet.client("arm") is None
     ledger.known(times=1)
     assert ledger.fleet.outcomes.of("arm", "policy").answered == 0
@@ -225,7 +225,7 @@ def test_an_answered_chunk_updates_the_action_horizon(ledger: Ledger) -> None:
     ledger.fleet.action_horizon.on_answer = lambda *outcome: heard.append(outcome)  # type: ignore[method-assign]
     arrival = ledger.arrival()
     ledger.accounting.arrived(arrival)
-    ledger.accounting.answered(result(arrival, {"actions": np.zeros((16, 7), np.float32)}), ledger.now)
+    ledger.accounting.answered([(result(arrival, {"actions": np.zeros((16, 7), np.float32)}), ledger.now)])
     assert heard == [("arm", "policy", 16, START, 0, START)]
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.server.fakes import FakeAccounting, FakeBackend, FakeEgress, FakeEngine, FakeHistory
 
-from inferential.dispatch.base import ReplicaLost
+from inferential.dispatch.base import Dispatcher, ReplicaLost
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, RequestState
 from inferential.scheduler.running import Batch
 from inferential.server.callbacks import Callbacks
@@ -33,13 +34,15 @@ class Bench:
         self.request.move(RequestState.QUEUED)
         self.request.move(RequestState.DISPATCHED)
         self.batch = Batch("m", [self.request])
+        self.on_returned: Callable[[], None] = lambda: self.log.append("next")
 
     def run(
         self, gives: Any, max_retries: Callable[[], int | None] = lambda: 0, *, completes_inline: bool = False
     ) -> Executor:
         """Runs the call by a backend that gives this."""
+        backend = gives if isinstance(gives, Dispatcher) else FakeBackend(gives, completes_inline=completes_inline)
         executor = Executor(
-            FakeBackend(gives, completes_inline=completes_inline),
+            backend,
             self.engine,
             self.egress,
             self.accounting,
@@ -47,6 +50,7 @@ class Bench:
             Callbacks[Batch, float]("batch"),
             max_retries,
             lambda: self.log.append("over"),
+            lambda: self.on_returned(),
         )
         executor.run_inline(self.batch)
         return executor
@@ -166,3 +170,50 @@ async def test_a_cancelled_call_refuses_its_requests(bench: Bench) -> None:
     await executor.cancel()
     assert not executor
     assert bench.request.state is RequestState.REFUSED
+
+
+class Echo(Dispatcher):
+    """Returns what it is asked, or `fails`, after a turn of the loop."""
+
+    def __init__(self, fails: Exception | None = None, *, begins_elsewhere: bool = False) -> None:
+        super().__init__()
+        self.fails = fails
+        self._begins_elsewhere = begins_elsewhere
+
+    async def infer(self, model_id: str, observations: Sequence[Any]) -> Sequence[Any]:
+        await asyncio.sleep(0)
+        return [self.fails or np.zeros(1)] * len(observations)
+
+    def begins_elsewhere(self, requests: Sequence[InferenceRequest]) -> bool:
+        return self._begins_elsewhere
+
+
+async def test_the_next_call_begins_before_the_answers_of_one_are_written(bench: Bench) -> None:
+    await over(bench.run(Echo()))
+    assert bench.log == ["dispatched", ("finished", True), "next", "answer", "over"]
+
+
+async def test_no_call_goes_before_requests_that_may_be_retried(bench: Bench) -> None:
+    await over(bench.run(Echo(ValueError("no")), lambda: 1))
+    assert bench.log == ["dispatched", "retried", "retry", ("finished", False), "over"]
+
+
+async def test_answers_are_sent_though_no_call_could_follow(bench: Bench) -> None:
+    errors: list[Exception] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context["exception"]))
+    bench.on_returned = fail_with(RuntimeError("of a strategy"))
+    await over(bench.run(Echo()))
+    assert bench.log == ["dispatched", ("finished", True), "answer", "over"]
+    assert [str(error) for error in errors] == ["of a strategy"]
+
+
+async def test_a_call_of_several_requests_begins_in_another_process_within_the_turn(bench: Bench) -> None:
+    other = InferenceRequest("leg", "m", b"leg", b"", b"", time.monotonic(), 0.0, None, 0.0, 50.0, 1)
+    other.move(RequestState.DISPATCHED)
+    bench.batch.requests.append(other)
+    executor = bench.run(Echo(begins_elsewhere=True))
+    assert executor.inline_calls == 1
+    assert bench.request.dispatched_at
+    await over(executor)
+    assert bench.request.over
+    assert other.over

@@ -238,3 +238,39 @@ def test_observations_that_were_overtaken_count_for_the_rhythm_as_if_spread_over
     learned = subject.cadence.learned_cadence("robot", "m")
     assert learned is not None
     assert abs(learned - 0.1) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("after_s", "within_s", "expected"),
+    [
+        (0.001, 0.01, False),
+        (0.001, 0.03, True),
+        (0.015, 0.01, True),
+        (0.025, 0.001, True),  # it is late
+        (0.04, 0.001, False),  # it is overdue, and nothing tells when it comes
+    ],
+)
+def test_an_observation_is_expected_by_the_steady_cadence_of_its_client(
+    after_s: float, within_s: float, expected: bool
+) -> None:
+    subject = fleet()
+    last = rhythmic(subject)
+    assert subject.expects(last + after_s, within_s) is expected
+
+
+def test_a_client_with_irregular_intervals_may_ask_at_any_time_until_it_is_overdue() -> None:
+    subject = fleet()
+    at = 0.0
+    for number in range(20):
+        at += (0.01, 0.03)[number % 2]
+        subject.on_observation("robot", "m", "arm", b"robot", at)
+    assert subject.expects(at + 0.001, 0.001)
+    assert not subject.expects(at + 0.2, 0.1)
+
+
+def test_no_observation_is_expected_of_clients_that_have_hardly_asked() -> None:
+    subject = fleet()
+    assert not subject.expects(0.0, 10.0)
+    for at in (0.0, 0.01, 0.5):
+        subject.on_observation("robot", "m", "arm", b"robot", at)
+    assert not subject.expects(0.501, 10.0)

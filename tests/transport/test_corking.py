@@ -86,3 +86,36 @@ async def test_what_waits_is_sent_before_the_end(
     transport.cork(transport.connection_of(b"arm"), [b"1"], late=True)
     await transport.close()
     assert await heard(robot, 1) == [b"1"]
+
+
+async def test_refusals_of_many_connections_wait_longer_for_the_answers_that_they_go_with(
+    transport: ZmqTransport, robot: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corking, "LATE_S", 0.001)
+    monkeypatch.setattr(corking, "LATE_EACH_S", 1000.0)
+    monkeypatch.setattr(corking, "LATEST_S", 1000.0)
+    number = transport.connection_of(b"arm")
+    transport.cork(number, [b"1"], late=True)
+    await asyncio.sleep(0.01)
+    transport.post(number, b"2", b"")
+    assert await heard(robot, 2) == [b"1", b"2"]
+
+
+async def test_refusals_of_many_connections_do_not_wait_for_ever(
+    transport: ZmqTransport, robot: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corking, "LATE_EACH_S", 1000.0)
+    monkeypatch.setattr(corking, "LATEST_S", 0.02)
+    transport.cork(transport.connection_of(b"arm"), [b"1"], late=True)
+    assert await heard(robot, 1) == [b"1"]
+
+
+async def test_a_connection_with_very_many_refusals_gets_them_at_once(
+    transport: ZmqTransport, robot: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corking, "LATE_S", 1000.0)
+    number = transport.connection_of(b"arm")
+    sent = [b"%d" % at for at in range(100)]
+    for envelope in sent:
+        transport.cork(number, [envelope], late=True)
+    assert await heard(robot, len(sent)) == sent

@@ -171,3 +171,105 @@ async def test_many_parked_connections_are_parked_for_longer(
             while await next_of(transport) != (transport.connection_of(b"good"), number):
                 pass
             assert transport.parked == 1
+
+
+@pytest.fixture
+def many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if many connections were parked."""
+    monkeypatch.setattr(parking, "DIRECT_FROM", 1)
+    monkeypatch.setattr(parking, "PARKED_S", 1000.0)
+
+
+async def arrived(transport: ZmqTransport, name: bytes) -> None:
+    """Waits until what a robot has sent has arrived."""
+    async with asyncio.timeout(10):
+        while not transport.has_unread(name):  # noqa: ASYNC110 (a socket of another thread)
+            await asyncio.sleep(0)
+
+
+async def park(transport: ZmqTransport, waits: Waiting, robot: socket.socket, name: bytes) -> int:
+    """Has the connection of a robot parked, with one message of it unread; returns its number."""
+    number = transport.connection_of(name)
+    waits.numbers.add(number)
+    while not transport.parked:
+        robot.sendall(message(0, 10))
+        await arrived(transport, name)
+        while transport.has_unread(name) and not transport.parked:
+            transport.receive()
+    return number
+
+
+async def unparked(transport: ZmqTransport) -> None:
+    """Receives until no connection is parked."""
+    async with asyncio.timeout(10):
+        while transport.receive() is not None or transport.parked:  # noqa: ASYNC110 (sockets of another thread)
+            await asyncio.sleep(0)
+
+
+@pytest.mark.usefixtures("many")
+async def test_one_of_many_parked_connections_is_read_on_dispatch_and_parked_while_the_next_request_waits(
+    transport: ZmqTransport, waits: Waiting
+) -> None:
+    with call(transport, b"busy", message(0, 10)) as busy, call(transport, b"good", message(0, 10)):
+        await next_of(transport)
+        await next_of(transport)
+        number = await park(transport, waits, busy, b"busy")
+        for at in range(1, 4):
+            busy.sendall(message(at, 10))
+            await arrived(transport, b"busy")
+            assert transport.receive() is None
+            waits.numbers.clear()
+            transport.resume(number)
+            assert (await next_of(transport))[0] == number
+            waits.numbers.add(number)
+            while transport.receive() is not None:
+                pass
+            assert transport.parked == 1  # its next request waits
+
+
+@pytest.mark.usefixtures("many")
+async def test_one_of_many_parked_connections_without_a_request_is_read_by_what_the_poller_says_again(
+    transport: ZmqTransport, waits: Waiting
+) -> None:
+    with call(transport, b"busy", message(0, 10)) as busy, call(transport, b"good", message(0, 10)):
+        await next_of(transport)
+        await next_of(transport)
+        number = await park(transport, waits, busy, b"busy")
+        waits.numbers.clear()
+        transport.resume(number)
+        await unparked(transport)
+        busy.sendall(message(7, 10))
+        while (found := await next_of(transport)) != (number, 7):
+            assert found == (number, 0)
+
+
+@pytest.mark.usefixtures("many")
+async def test_one_of_many_parked_connections_that_sent_half_a_message_is_read_when_the_rest_comes(
+    transport: ZmqTransport, waits: Waiting
+) -> None:
+    with call(transport, b"busy", message(0, 10)) as busy, call(transport, b"good", message(0, 10)):
+        await next_of(transport)
+        await next_of(transport)
+        number = await park(transport, waits, busy, b"busy")
+        whole = message(7, 10)
+        busy.sendall(whole[:-3])
+        waits.numbers.clear()
+        transport.resume(number)
+        await unparked(transport)
+        busy.sendall(whole[-3:])
+        assert await next_of(transport) == (number, 7)
+
+
+@pytest.mark.usefixtures("many")
+async def test_one_of_many_parked_connections_that_ends_is_noticed(transport: ZmqTransport, waits: Waiting) -> None:
+    with call(transport, b"busy", message(0, 10)) as busy, call(transport, b"good", message(0, 10)):
+        await next_of(transport)
+        await next_of(transport)
+        number = await park(transport, waits, busy, b"busy")
+        transport.resume(number)
+        busy.close()
+        async with asyncio.timeout(10):
+            while transport.has_client(b"busy"):
+                transport.receive()
+                await asyncio.sleep(0)
+        assert transport.parked == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
@@ -16,6 +17,7 @@ from inferential import Connection, InferenceError, LocalDispatcher, Server
 from inferential.cli.targets import model_later
 from inferential.config import InferentialConfig
 from inferential.config.services import HttpConfig
+from inferential.replica.spec import ModelThread
 from inferential.web import HttpServer
 
 pytestmark = [pytest.mark.slow]
@@ -172,7 +174,7 @@ def test_it_shows_the_fleet_live_and_a_robot_that_stops_as_overdue_and_then_gone
     # A robot that a busy machine makes irregular is never overdue by its rhythm.
     browser.wait(f"['overdue', 'gone'].includes({STATE_OF_0}.dataset.state)")
     browser.wait(f"{STATE_OF_0}.dataset.state === 'gone'")
-    browser.wait("document.getElementById('announcer').textContent.includes('robot')")
+    browser.wait("document.getElementById('announcer').textContent.includes('is gone')")
     assert browser.problems() == []
 
 
@@ -226,23 +228,41 @@ class Failing:
         raise RuntimeError("the gripper has no policy")
 
 
-def test_robots_that_get_no_answers_and_their_model_are_red(browser: Browser) -> None:
-    site = Site(models={"arm": Failing()})
+class Hanging:
+    def __init__(self) -> None:
+        self.released = threading.Event()
+
+    def infer(self, observation: dict[str, Any]) -> Any:
+        self.released.wait(60)
+        return np.zeros(7, np.float32)
+
+
+def test_robots_that_get_no_answers_and_their_models_are_red(browser: Browser) -> None:
+    hanging = Hanging()
+    site = Site(models={"arm": Failing(), "slow": ModelThread(hanging, call_timeout_ms=200)})
     robots = Robots(site.address, 2)
     try:
+        with Connection(site.address, "slow-robot") as slow, pytest.raises(InferenceError):
+            slow.model("slow").infer(20_000, state=np.zeros(7, np.float32))
         browser.open(site.url)
-        browser.wait("document.querySelectorAll('#robots tr[data-state=unanswered]').length === 2")
+        browser.wait("document.querySelectorAll('#robots tr[data-state=unanswered]').length >= 2")
         facts = "[...document.querySelectorAll('.card dl div')].map((one) => one.textContent)"
         assert "answers0" in browser.evaluate(facts)
         browser.wait("document.querySelector('.card').dataset.state === 'down'")
         assert browser.evaluate("document.querySelector('.condition').textContent").startswith("failing since ")
         assert "the gripper has no policy" in browser.evaluate("document.querySelector('.card').textContent")
+        browser.wait("document.querySelectorAll('.card')[1].dataset.state === 'down'")
+        hung = browser.evaluate("document.querySelectorAll('.condition')[1].textContent")
+        assert re.match("hung since .*: 1 call.* took longer than call_timeout_ms", hung)
+        red = "getComputedStyle(document.querySelectorAll('.condition')[{}]).color"
+        assert browser.evaluate(red.format(0)) == browser.evaluate(red.format(1))
         browser.evaluate("document.querySelector('.opens').click()")
         browser.wait("document.querySelectorAll('.errors tbody tr').length > 0")
         assert "gripper" in browser.evaluate("document.querySelector('.errors').textContent")
         assert "gets no answer" in browser.evaluate("document.querySelector('.sentence').textContent")
         assert browser.evaluate(CONTRAST) == []
     finally:
+        hanging.released.set()
         robots.stop()
         site.close()
 

@@ -15,8 +15,6 @@ from robots import MAX_BATCH_SIZE, Models, add_package, unpack
 from starlette.requests import Request
 from starlette.responses import Response
 
-BATCH_WAIT_S = 0.002
-
 
 class Policies:
     """All policies; batches of different models are run one after another, in a thread."""
@@ -24,8 +22,10 @@ class Policies:
     def __init__(self, cost: dict[str, float]) -> None:
         add_package()
         self._models = Models(cost)
+        # It closes a batch by this time-out, though the one before still runs: with a short one rows go alone.
+        self.infer.set_batch_wait_timeout_s(cost["fixed_ms"] / 1e3)
 
-    @serve.batch(max_batch_size=MAX_BATCH_SIZE, batch_wait_timeout_s=BATCH_WAIT_S)
+    @serve.batch(max_batch_size=MAX_BATCH_SIZE)
     async def infer(self, asked: list[Any]) -> list[bytes]:
         """Returns actions; an unknown model is the probe's."""
         actions = iter(await asyncio.to_thread(self._models.infer_batch, [each for each in asked if each[0]]))

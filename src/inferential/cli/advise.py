@@ -19,13 +19,14 @@ from inferential.sim.virtual.happened import Happened
 EXAMPLES = (
     "inferential advise localhost:8080",
     "inferential advise localhost:8080 --seconds 120 --json",
-    "inferential advise recordings/*.mcap",
+    "inferential advise recordings",
 )
 
 
 def advise(
     sources: Annotated[
-        list[str], typer.Argument(metavar="URL|FILE...", help="The server's page, or recordings (MCAP).")
+        list[str],
+        typer.Argument(metavar="URL|FILE...", help="The server's page, or recordings (MCAP) and folders of them."),
     ],
     seconds: Annotated[
         float, typer.Option(min=1, max=3600, help="Of a server, how long its requests are watched.")
@@ -51,7 +52,8 @@ def advise(
         try:
             found = find_advice(happened, tried, in_force, advance=advance)
         except ValueError as error:
-            raise CliError(f"{error}: {len(happened)} requests in {seconds:g} s; do robots ask?") from error
+            where = "in the recordings" if in_force is None else f"in {seconds:g} s; do robots ask?"
+            raise CliError(f"{error}: {len(happened)} requests {where}") from error
     if as_json:
         print_json(found.as_dict())
     else:
@@ -61,10 +63,12 @@ def advise(
 def _gather(sources: list[str], seconds: float, page: Page, *, shown: bool) -> tuple[list[Happened], str | None]:
     """Returns the requests, and the strategy in force where a server says it."""
     files = [Path(source) for source in sources]
-    if all(path.suffix == ".mcap" for path in files):
+    if all(path.suffix == ".mcap" or path.is_dir() for path in files):
         return read_happened(files, "inferential advise"), None
     if len(sources) > 1:
-        raise CliError(f"URL|FILE...: expected one URL, or recordings that end in .mcap, got {' '.join(sources)}")
+        raise CliError(
+            f"URL|FILE...: expected one URL, or recordings (.mcap) and folders of them, got {' '.join(sources)}"
+        )
     strategy: str = read_status(page)["strategy"]
     with progress_bar("watching", seconds * 4, shown=shown) as advance:
         requests = read_requests(page, seconds, advance)

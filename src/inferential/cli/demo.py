@@ -42,6 +42,7 @@ EXAMPLES = (
     "inferential demo --compare all --load 2 --seconds 10",
     "inferential demo --task hopper --load 4",
     "inferential demo --http 8080 --seconds 600",
+    "inferential demo --record recordings --seconds 10",
     "inferential demo --secure",
 )
 _PLAIN_LINE_S = 1.0
@@ -78,6 +79,9 @@ def demo(
         str | None,
         typer.Option(metavar="[HOST:]PORT", help="Serve the live page there meanwhile; the default host is 127.0.0.1."),
     ] = None,
+    record: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Record what robots send and are answered, as MCAP, there.")
+    ] = None,
     secure: Annotated[
         bool, typer.Option("--secure", help="Give the server and every robot keys, made for the run, and encrypt.")
     ] = False,
@@ -98,9 +102,11 @@ def demo(
         Plan(task=task.value, robots=robots, seconds=seconds, load=load, strategy=name, seed=seed)
         for name in compared_strategies(strategy, compare)
     ]
-    software = INFERENTIAL if http is None else _with_page(http)
+    software = INFERENTIAL if http is None and record is None else _with_services(http, record)
     _check_packages()
     make_folder(out)
+    if record is not None:
+        make_folder(record, "--record")
     with _encrypted(software, plans[0]) if secure else nullcontext(software) as chosen:
         watches = _run_all(plans, chosen, quiet=as_json, live=wants_rich() and not plain)
     interrupted = watches[-1].interrupted
@@ -153,15 +159,29 @@ def _show(watches: Sequence[Watch], saved: Sequence[Path], *, as_json: bool, sev
         console.print(f"saved {path}")
 
 
-def _with_page(http: str) -> Software:
-    """Runs the demo's server with its live page."""
-
+def _with_services(http: str | None, record: Path | None) -> Software:
+    """Runs the demo's server with its live page, and recorded."""
+    sections: dict[str, Any] = {}
+    if http is not None:
+        sections["http"] = listener_section("--http", http)
+    if record is not None:
+        sections["recording"] = {"path": str(record)}
     try:
-        config = load(overrides={"http": listener_section("--http", http)}, overrides_name=COMMAND_LINE).config.http
+        config = load(overrides=sections, overrides_name=COMMAND_LINE).config
     except ConfigError as error:
         raise CliError(str(error)) from error
-    assert config is not None
-    return replace(INFERENTIAL, serve=partial(serve, page=partial(HttpServer, config=config)))
+    services: dict[str, Any] = {}
+    if config.http is not None:
+        services["page"] = partial(HttpServer, config=config.http)
+    if config.recording is not None:
+        try:
+            import mcap  # noqa: F401
+
+            from inferential.recording.recorder import Recorder
+        except ModuleNotFoundError as error:
+            raise missing("--record", error, "record") from error
+        services["recorder"] = partial(Recorder, config=config.recording)
+    return replace(INFERENTIAL, serve=partial(serve, **services))
 
 
 def _check_packages() -> None:

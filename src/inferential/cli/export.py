@@ -12,17 +12,17 @@ import typer
 
 from inferential.cli.errors import CliError, missing
 from inferential.cli.output import print_json, print_line, print_rows
-from inferential.cli.recorded import read_recordings
+from inferential.cli.recorded import read_recordings, recordings_in
 
 EXAMPLES = (
-    "inferential export recordings/*.mcap --lerobot datasets/kitchen",
+    "inferential export recordings --lerobot datasets/kitchen",
     "inferential export run.mcap --lerobot kitchen --model pi0 --fps 10 --task 'fold the towel'",
     "inferential export run.mcap --lerobot kitchen --name joints=observation.state --images png",
 )
 
 
 def export(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recordings (MCAP).")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recordings (MCAP), or folders of them.")],
     lerobot: Annotated[
         Path, typer.Option(metavar="FOLDER", help="Write a LeRobotDataset v3.0 there; it must not be there yet.")
     ],
@@ -53,10 +53,11 @@ def export(
         from inferential.recording.dataset.plan import DatasetError, make_plan
         from inferential.recording.dataset.spool import Spool
 
+        recordings = [one for path in files for one in recordings_in(path)]
         part = _make_part(lerobot)
         try:
-            with Spool(part.parent) as spool, _Progress(files) as progress:
-                requests = (one for path in files for one in progress.over(path))
+            with Spool(part.parent) as spool, _Progress(recordings) as progress:
+                requests = (one for path in recordings for one in progress.over(path))
                 plan = make_plan(
                     spool.keep(requests),
                     models=frozenset(model or ()),

@@ -43,8 +43,8 @@ def wants_rich() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def make_folder(out: Path) -> None:
-    """Makes the folder of `--out`, before anything runs.
+def make_folder(out: Path, option: str = "--out") -> None:
+    """Makes the folder of an option, before anything runs.
 
     Raises:
         CliError: it cannot be made.
@@ -52,7 +52,7 @@ def make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CliError(f"--out: cannot write to {out}: {error.strerror or error}") from error
+        raise CliError(f"{option}: cannot write to {out}: {error.strerror or error}") from error
 
 
 def announce(line: str) -> None:

@@ -19,7 +19,7 @@ def read_recordings(
     """Yields the requests of recordings.
 
     Args:
-        files: recordings (MCAP).
+        files: recordings (MCAP), and folders with such.
         what: the command that needs them, for errors.
         images: as `read_recording` takes it.
 
@@ -32,11 +32,26 @@ def read_recordings(
         raise missing(what, error, "record") from error
     try:
         for path in files:
-            yield from read_recording(path, images)
+            for one in recordings_in(path):
+                yield from read_recording(one, images)
     except RecordingError as error:
         raise CliError(str(error)) from error
     except OSError as error:
         raise CliError(f"{error.filename}: {error.strerror}") from error
+
+
+def recordings_in(path: Path) -> list[Path]:
+    """Returns a recording itself, or those of a folder in the order of their names, which is that of their times.
+
+    Raises:
+        CliError: a folder has none.
+    """
+    if not path.is_dir():
+        return [path]
+    found = sorted(path.glob("*.mcap"))
+    if not found:
+        raise CliError(f"{path}: no recording (*.mcap) is in this folder")
+    return found
 
 
 def read_happened(files: Iterable[Path], what: str) -> list[Happened]:

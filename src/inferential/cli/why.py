@@ -6,6 +6,7 @@ The server has found it; here it is read over HTTP, as the live page is, and put
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,8 @@ import typer
 from inferential.cli.errors import CliError
 from inferential.cli.output import print_json, print_line
 from inferential.cli.page import CERTIFICATE_HELP, TOKEN_HELP, Page, read_robot, read_status
-from inferential.tracking.lateness import Lateness, Quantiles, sentence
+from inferential.tracking.lateness import WINDOW_S, Lateness, Quantiles, sentence
+from inferential.tracking.outcome_counts import NOTHING_S
 
 EXAMPLES = (
     "inferential why arm-03",
@@ -35,7 +37,8 @@ def why(
     """Say why a robot's actions are late.
 
     One line for each model that it asks: the share of late actions of the last
-    minute, what made most of them late, and what has not changed.
+    minute, what made most of them late, and what has not changed; then why
+    requests got no answer.
     """
     page = Page(url, token, certificate)
     found = read_robot(page, robot)
@@ -44,22 +47,49 @@ def why(
         known = ", ".join(sorted(client["client_id"] for client in clients)[:20]) or "none"
         raise CliError(f"no robot {robot!r} at {url}; there is: {known}")
     uses = found["client"]["models"]
+    models = {one["model_id"]: one for one in found["models"]}
     if as_json:
-        print_json({use["model_id"]: {**(use["lateness"] or {}), "text": _text(robot, use, len(uses))} for use in uses})
+        print_json(
+            {
+                use["model_id"]: {
+                    **(use["lateness"] or {}),
+                    "text": _text(robot, use, len(uses)),
+                    "nothing_for_s": models[use["model_id"]]["nothing_for_s"],
+                    "errors": models[use["model_id"]]["errors"],
+                }
+                for use in uses
+            }
+        )
         return
     for use in uses:
         print_line(_text(robot, use, len(uses)))
+        for line in _without_answer(_name(robot, use, len(uses)), models[use["model_id"]]):
+            print_line(line)
     if not uses:
         print_line(f"{robot} is {found['client']['state']}, and asks no model")
 
 
+def _name(robot: str, use: dict[str, Any], models: int) -> str:
+    return robot if models == 1 else f"{robot}, model {use['model_id']}"
+
+
 def _text(robot: str, use: dict[str, Any], models: int) -> str:
-    name = robot if models == 1 else f"{robot}, model {use['model_id']}"
     lateness = _lateness_of(use["lateness"])
     since = None
     if lateness is not None and lateness.late_s_ago is not None:
         since = time.strftime("%H:%M", time.localtime(time.time() - lateness.late_s_ago))
-    return sentence(name, lateness, since)
+    return sentence(_name(robot, use, models), lateness, since)
+
+
+def _without_answer(name: str, model: dict[str, Any]) -> Iterator[str]:
+    """Yields lines about requests of the last minute that got none: of actions alone, all may look well."""
+    if (nothing_for_s := model["nothing_for_s"]) is not None and nothing_for_s > NOTHING_S:
+        yield f"{name}: gets no answer, for {nothing_for_s:.0f} s"
+    for error in model["errors"]:
+        if error["last_s_ago"] <= WINDOW_S:
+            requests = "1 request" if error["count"] == 1 else f"{error['count']} requests"
+            when, kind = f"the last {error['last_s_ago']:.0f} s ago", error["kind"].replace("_", " ")
+            yield f"{name}: {requests} without an answer, {when} ({kind}): {error['reason']}"
 
 
 def _lateness_of(values: dict[str, Any] | None) -> Lateness | None:

@@ -33,9 +33,9 @@ class RecordingConfig(ServiceConfig):
     images: Annotated[str, AfterValidator(_images), Expected("keep, none or jpeg:QUALITY")] = "keep"
     """How images are recorded: keep (as they came, raw ones as PNG), jpeg:QUALITY (1 to 100) or none."""
     split_mb: Positive = 1024.0
-    """A file that has grown beyond so many megabytes is finished, and a new one begun."""
+    """A file that has grown beyond so many megabytes, or half of `keep_gb`, is finished, and a new one begun."""
     keep_gb: Positive = 50.0
-    """The oldest files of the folder are deleted while all take more gigabytes."""
+    """The oldest recordings of the folder are deleted before all take more gigabytes."""
     only: Literal["all", "late", "failed"] = "all"
     """Which requests are recorded: all, those whose answer was too late, or those that got none."""
     queue_mb: Positive = 64.0

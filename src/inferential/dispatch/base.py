@@ -119,8 +119,11 @@ class Dispatcher(ABC):
 
     def __init__(self) -> None:
         self._max_retries: Callable[[], int | None] = _none
+        self._elsewhere: Callable[[str], bool] = lambda model_id: False
         self._results = ResultWriter()
         self._suspects = Suspects()
+        self.on_returned: Callable[[Sequence[InferenceRequest]], None] = _nothing
+        """Called with the requests of a call that has a result for each, before these are written."""
         self._runner = Runner(lambda *call: self.infer_on(*call), self._may_retry)
 
     @abstractmethod
@@ -186,20 +189,24 @@ class Dispatcher(ABC):
         """
         return None
 
-    def use_retries(self, max_retries: Callable[[], int | None]) -> None:
+    def use_retries(
+        self, max_retries: Callable[[], int | None], elsewhere: Callable[[str], bool] = lambda model_id: False
+    ) -> None:
         """Sets how often the server tries a failed request again; a model then gets copies of what may be needed again.
 
         Args:
             max_retries: returns `scheduling.max_retries`, or None while there are no retries.
+            elsewhere: returns whether another model, or version, may be given a request that a model has begun with.
         """
         self._max_retries = max_retries
+        self._elsewhere = elsewhere
 
     def use_actions(self, checks: ActionChecks) -> None:
         """Sets what results are checked by before they are sent."""
         self._results.checks = checks
 
-    def _may_retry(self) -> bool:
-        return bool(self._max_retries())
+    def _may_retry(self, model_id: str) -> bool:
+        return bool(self._max_retries()) or self._elsewhere(model_id)
 
     def watch(  # noqa: B027 (most backends never change)
         self, on_change: Callable[[], None], waiting: Callable[[str], int]
@@ -304,6 +311,10 @@ class Dispatcher(ABC):
         """Returns whether `dispatch` of these requests completes without waiting, so that it needs no task."""
         return False
 
+    def begins_elsewhere(self, requests: Sequence[InferenceRequest]) -> bool:
+        """Returns whether the first step of `dispatch` sends these requests to another process, and then waits."""
+        return False
+
     def dispatch(
         self, requests: Sequence[InferenceRequest], replica: str = ""
     ) -> Coroutine[Any, Any, list[DispatchResult]]:
@@ -328,16 +339,20 @@ class Dispatcher(ABC):
     async def _dispatch_batch(self, requests: Sequence[InferenceRequest], replica: str = "") -> list[DispatchResult]:
         if not requests:
             return []
-        started = time.monotonic()
+        started, pool = time.monotonic(), requests[0].pool
         for request in requests:
             request.dispatched_at = started
         if len(requests) > 1 and self._suspects.known:
             outcomes = await self._suspects.run(requests, lambda some: self.outcomes(some, replica))
         else:
             outcomes = await self.outcomes(requests, replica)
-        if requests[0].keeps_state:
+        if requests[0].keeps_state and requests[0].pool == pool:
             self._suspects.note(requests, outcomes)
         latency_ms = (time.monotonic() - started) * 1e3
+        if requests[0].pool != pool:  # another one was given them meanwhile, and these are no answers to them
+            return [self._results.unwritten(*one, latency_ms) for one in zip(requests, outcomes, strict=True)]
+        if not any(isinstance(outcome, Exception) for outcome in outcomes):
+            self.on_returned(requests)
         if len(requests) == 1:
             return [self._results.write(requests[0], outcomes[0], latency_ms, 1)]
         rows = sum(not isinstance(outcome, ObservationError) for outcome in outcomes)
@@ -356,3 +371,7 @@ class Dispatcher(ABC):
 
 def _none() -> None:
     return None
+
+
+def _nothing(requests: Sequence[InferenceRequest]) -> None:
+    pass

@@ -129,9 +129,15 @@ class KServeModel:
         async with self._opened().post(f"{self._url}/infer", data=body, headers=headers) as response:
             answer = await response.read()
             if response.status != 200:
+                self._described = None  # it may have another model of that name by now
                 raise RemoteModelError(_error_text(answer, response.status))
             header = response.headers.get(HEADER_LENGTH)
-        message = read_infer(bytearray(answer), None if header is None else int(header), "outputs")
+        try:
+            message = read_infer(bytearray(answer), None if header is None else int(header), "outputs")
+        except ValueError as error:
+            raise RemoteModelError(f"{self._url} gave an answer that cannot be read: {error}") from error
+        if not message.tensors:
+            raise RemoteModelError(f"{self._url} gave an answer without outputs")
         if len(described.output_names) == 1 and len(message.tensors) == 1:
             return {"actions": next(iter(message.tensors.values()))}
         return dict(message.tensors)
@@ -183,8 +189,8 @@ class _Described:
 
     def __init__(self, metadata: Mapping[str, Any], config: Mapping[str, Any]) -> None:
         self.platform = str(metadata.get("platform", ""))
-        self.max_batch_size = int(config.get("max_batch_size", 0) or 0)
         try:
+            self.max_batch_size = int(config.get("max_batch_size", 0) or 0)
             self.inputs = [self._spec(one) for one in metadata["inputs"]]
             outputs = [self._spec(one) for one in metadata.get("outputs", [])]
         except (KeyError, TypeError, ValueError) as error:

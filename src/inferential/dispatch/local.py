@@ -373,22 +373,20 @@ class LocalDispatcher(Dispatcher):
         return infer(chosen, observations) if isinstance(chosen, WorkerProcess) else chosen.run(observations)
 
     def completes_inline(self, requests: Sequence[InferenceRequest]) -> bool:
-        """Returns whether the model never waits, and no image has to be decoded first.
-
-        A model in a process is begun at once, too: the first step hands the requests over, and the task that waits is
-        made while the model runs.
-        """
-        if not self._is_plain:
-            return False
+        """Returns whether the model never waits, and no image has to be decoded first; True of a model in a process."""
         model_id = requests[0].pool
         if model_id in self._runners:
-            return True
-        if model_id not in self._completes_inline:
+            return self._is_plain
+        if model_id not in self._completes_inline or not self._is_plain:
             return False
         for request in requests:  # noqa: SIM110 (half the price of `any`)
             if is_encoded(request.slots):
                 return False
         return True
+
+    def begins_elsewhere(self, requests: Sequence[InferenceRequest]) -> bool:
+        """As in `Dispatcher`: True of a model in a process."""
+        return self._is_plain and requests[0].pool in self._runners
 
     async def close(self) -> None:
         """Ends the models' processes, and lets threads end when their calls do."""

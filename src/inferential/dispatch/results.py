@@ -72,6 +72,11 @@ class ResultWriter:
             self._log(request, refusal.reason, outcome)
         return DispatchResult(request, latency_ms, refusal=refusal)
 
+    def unwritten(self, request: InferenceRequest, outcome: Any, latency_ms: float) -> DispatchResult:
+        """Returns what a request would have got that is answered elsewhere: nothing is sent, noted or logged."""
+        failed = isinstance(outcome, Exception)
+        return DispatchResult(request, latency_ms, refusal=_refusal(request.model_id, outcome) if failed else None)
+
     def _response(self, request: InferenceRequest, outcome: Any, latency_ms: float, batch_size: int) -> DispatchResult:
         session = ""
         if isinstance(outcome, Answer):

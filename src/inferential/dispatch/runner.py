@@ -29,10 +29,10 @@ class Runner:
 
     Args:
         infer: runs the model.
-        may_retry: returns whether a request that fails may be run again later.
+        may_retry: returns whether a request of a model may be run again later, or elsewhere.
     """
 
-    def __init__(self, infer: Infer, may_retry: Callable[[], bool]) -> None:
+    def __init__(self, infer: Infer, may_retry: Callable[[str], bool]) -> None:
         self._infer = infer
         self._may_retry = may_retry
         self._image_pool: Executor | None = None
@@ -50,7 +50,7 @@ class Runner:
     def run(self, requests: Sequence[InferenceRequest], replica: str) -> Coroutine[Any, Any, Sequence[Any]]:
         """Returns results and exceptions of one call, one for each request; raises nothing."""
         if len(requests) == 1 and not is_encoded(requests[0].slots):
-            observation = read(requests[0], own=self._may_retry())
+            observation = read(requests[0], own=self._may_retry(requests[0].pool))
             if requests[0].seen is not None:
                 self._add_times(requests[0], observation)
             if not isinstance(observation, Exception):  # without a layer of coroutines, which costs as much as reading
@@ -71,7 +71,7 @@ class Runner:
     async def _read(self, requests: Sequence[InferenceRequest]) -> list[Observation | Exception]:
         """Returns the observations; images are decoded side by side in threads, the rest is read in place."""
         loop = asyncio.get_running_loop()
-        own = len(requests) > 1 or self._may_retry()
+        own = len(requests) > 1 or self._may_retry(requests[0].pool)
         jobs: list[Any] = []
         for request in requests:
             if is_encoded(request.slots):
@@ -110,6 +110,8 @@ class Runner:
                 return [error]
             if requests[0].keeps_state:
                 return [not_again(f"{type(error).__name__}: {error}", len(requests)) for _ in requests]
+            if isinstance(error, ConnectionError | TimeoutError):  # the fault of no observation, and each would wait
+                return [error] * len(requests)
             # One client's observation may have failed the call for all; alone, only that one fails.
             logger.info("model %s failed on %d observations, trying each alone: %s", model_id, len(requests), error)
             return [(await self.run([request], replica))[0] for request in requests]

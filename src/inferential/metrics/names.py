@@ -146,6 +146,12 @@ REQUESTS_REFUSED = declare(
 )
 DISPATCH_ERRORS = declare("dispatch_errors", "1", _ALL, "the model failed or is unknown")
 DISPATCH_RETRIES = declare("dispatch_retries", "1", _BOTH, "a failed request was queued again")
+REQUESTS_HANDED_OVER = declare(
+    "requests_handed_over", "1", _BOTH, "the active version was given a request, as the call of another took too long"
+)
+RESULTS_DROPPED = declare(
+    "results_dropped", "1", (MODEL,), "a call ended with a result after another version had been given its request"
+)
 DEADLINE_MISSES = declare(
     "deadline_misses",
     "1",

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -173,22 +173,29 @@ class MetricSeries:
             self.extend(older, values[: len(older.indexes)])
             self.extend(newer, values[len(older.indexes) :])
             return
+        series_indexes = self._indexes_of(rows.label_sets)
+        indexes, column = array("i", map(series_indexes.__getitem__, rows.indexes)), array("d", values)
+        self._latest.update(zip(indexes, column, strict=True))
+        self._append(rows.times, column, indexes)
+
+    def _indexes_of(self, label_sets: Sequence[LabelSet]) -> list[int]:
+        """Returns the index of each label set, which are the last to be evicted now; new ones get theirs."""
         known = self._indexes
-        if not all(map(known.__contains__, rows.label_sets)):
-            for key in rows.label_sets:
-                if key in known:
-                    known.move_to_end(key)  # so that a new label set of these rows does not evict it
-        series_indexes = []
-        for key in rows.label_sets:
+        found = list(map(known.get, label_sets))
+        if None not in found:  # mostly: by two calls of C for each
+            deque(map(known.move_to_end, label_sets), maxlen=0)
+            return cast("list[int]", found)
+        for key in filter(known.__contains__, label_sets):
+            known.move_to_end(key)  # so that a new label set of these rows does not evict it
+        indexes = []
+        for key in label_sets:
             index = known.get(key)
             if index is None:
                 index = self._index_of(key)
             else:
                 known.move_to_end(key)
-            series_indexes.append(index)
-        indexes, column = array("i", map(series_indexes.__getitem__, rows.indexes)), array("d", values)
-        self._latest.update(zip(indexes, column, strict=True))
-        self._append(rows.times, column, indexes)
+            indexes.append(index)
+        return indexes
 
     def _append(self, times: array[float], values: array[float], sets: array[int]) -> None:
         done, count = 0, len(times)
@@ -251,6 +258,8 @@ class MetricSeries:
     def _index_of(self, key: LabelSet) -> int:
         # The same labels in another order are the same label set.
         known = tuple(sorted(key))
+        if known == key:
+            known = key  # the same object is found sooner
         index = self._indexes.get(known)
         if index is not None:
             self._indexes.move_to_end(known)

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from inferential.dispatch.base import REPLICA_LOST, DispatchResult
 from inferential.models.catalog import Plan, plans_of
 from inferential.models.conditions import Transition
+from inferential.models.handing_over import HandingOver
 from inferential.models.lineup import Pool
 from inferential.models.outcomes import compare, outcomes_of
 from inferential.models.placement import whole
 from inferential.models.probes import Probes
 from inferential.models.readiness import Surroundings
-from inferential.models.routes import Routes
 from inferential.models.trials import Outcome, Trials
 from inferential.replica.condition import HUNG_AFTER_S, Condition, ModelState
 from inferential.scheduler.request import InferenceRequest, Refusal
@@ -30,12 +30,15 @@ if TYPE_CHECKING:
 logger: logging.Logger = logging.getLogger("inferential.models")
 
 
-class ModelManager(Routes):
+class ModelManager(HandingOver):
     """What a server does about its models while it runs.
 
     Args:
         surroundings: what they are managed amid.
         model_ids: returns the ids of the models that are served; None if every id may be one.
+        on_difference: called with a model and the differences of an answer in the shadow, by action dimension.
+        clients_lately: returns the robots that have asked a model lately.
+        expects: returns whether a robot is expected to ask, at a time, within so many seconds.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class ModelManager(Routes):
         model_ids: Callable[[], Collection[str] | None],
         on_difference: Callable[[str, list[float]], None] = lambda model_id, apart: None,
         clients_lately: Callable[[str], Collection[str]] = lambda model_id: (),
+        expects: Callable[[float, float], bool] = lambda now, within_s: False,
     ) -> None:
         super().__init__(surroundings)
         self._model_ids = model_ids
@@ -51,6 +55,7 @@ class ModelManager(Routes):
         """Called when the server may have something to dispatch."""
         self._on_difference: Callable[[str, list[float]], None] = on_difference
         self._clients_lately = clients_lately
+        self._expects = expects
         self.build: Callable[[str, ModelConfig], Any] | None = None
         """Makes what a dispatcher registers of a model's settings; None: the models are the dispatcher's own."""
         self.trials: Trials = Trials()
@@ -142,6 +147,9 @@ class ModelManager(Routes):
         """Counts the outcomes of a call: for its version's trial, and for its breaker."""
         if self._hung:
             self.look(now)
+        if batch.handed_over:
+            self.note_late_end(batch)
+            return
         if not self.trials.observe and all(one.refusal is None for one in results):
             return
         pool = whole(batch.model_id) if self._stateful else batch.model_id
@@ -230,6 +238,15 @@ class ModelManager(Routes):
             self._move([former], active, time.monotonic())
         self.settle()
 
+    def _hand_over(self, batch: Batch, now: float) -> None:
+        super()._hand_over(batch, now)
+        pool = whole(batch.model_id)
+        model_id = self.model_of(pool)
+        plan = self.lineup.plans.get(model_id)
+        if plan is not None and plan.trials:
+            late = [Outcome(one.client_id, None, True, None) for one in batch.requests]
+            self._note_trial(model_id, plan, pool, late)
+
     def _note_trial(self, model_id: str, plan: Plan, pool: str, outcomes: Sequence[Outcome]) -> None:
         version = self._version_of(pool)
         if version is None:
@@ -262,12 +279,15 @@ class ModelManager(Routes):
         self.on_work()
 
     def _shadow(self, model_id: str, version: str, results: Sequence[DispatchResult], now: float) -> None:
-        """Gives the version in the shadow what the active one has answered, if nothing waits for what it takes."""
+        """Gives the version in the shadow what the active one has answered, if no robot is to meet its call."""
         pool = self.lineup.pool(model_id, version)
         if pool is None or not self._probes.may_shadow(pool, now) or self._engine.waiting() or not self.is_ready(pool):
             return
         answered = next((one for one in results if one.values is not None), None)
-        if answered is not None and not any(map(self._engine.inflight, self._colocated(pool))):
+        if answered is None or any(map(self._engine.inflight, self._colocated(pool))):
+            return
+        free_s = self._probes.room_s(pool, answered)
+        if self._probes.is_impatient(pool, now) or (self._engine.idle and not self._expects(now, free_s)):
             self._probes.shadow(pool, answered)
 
     def _colocated(self, pool: str) -> Collection[str]:

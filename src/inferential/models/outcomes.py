@@ -16,7 +16,7 @@ def outcomes_of(results: Sequence[DispatchResult], now: float) -> list[Outcome]:
         Outcome(
             one.request.client_id,
             None if one.refusal is None else one.refusal.reason,
-            now > one.request.deadline,
+            now > one.request.deadline and not one.request.retry_count,  # another version may have made it late
             one.latency_ms,
         )
         for one in results

@@ -14,6 +14,7 @@ class Placement:
     def __init__(self) -> None:
         self._replicas: dict[tuple[str, str], str] = {}  # by pool and robot
         self._homes: dict[tuple[str, str], str] = {}  # the pool that has a robot's state, by model and robot
+        self._used: dict[str, set[str]] = {}  # names of the replicas of a pool that robots were placed on
 
     def __len__(self) -> int:
         return len(self._replicas)
@@ -34,6 +35,7 @@ class Placement:
                 if other == pool and one in counts:
                     counts[one] += 1
             replica = self._replicas[key] = min(up, key=counts.__getitem__)
+            self._used.setdefault(pool, set()).add(replica)
         return f"{pool}{SEPARATOR}{replica or '0'}"
 
     def knows(self, pool: str, client_id: str) -> bool:
@@ -60,9 +62,13 @@ class Placement:
         return None if replica is None else f"{former}{SEPARATOR}{replica or '0'}"
 
     def parts(self, pool: str) -> list[str]:
-        """Returns the ids of the pools that robots of a pool were placed on."""
-        names = {replica for (other, _), replica in self._replicas.items() if other == pool}
-        return [f"{pool}{SEPARATOR}{name or '0'}" for name in sorted(names)]
+        """Returns the ids of the pools that robots of a pool were placed on, whether or not any is there still."""
+        return [f"{pool}{SEPARATOR}{name or '0'}" for name in sorted(self._used.get(pool, ()))]
+
+    def forget_part(self, part: str) -> None:
+        """Forgets a replica that is gone, by the id of its pool."""
+        pool, _, name = part.rpartition(SEPARATOR)
+        self._used.get(pool, set()).discard(name)
 
     def forget_client(self, client_id: str) -> None:
         """Forgets a robot that is gone."""
@@ -72,6 +78,7 @@ class Placement:
 
     def forget_pool(self, pool: str) -> None:
         """Forgets a pool that has ended."""
+        self._used.pop(pool, None)
         for key in [key for key in self._replicas if key[0] == pool]:
             del self._replicas[key]
         self._homes = {key: home for key, home in self._homes.items() if home != pool}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -25,6 +26,11 @@ their 99th percentile stays what it is.
 """
 LONGEST_PAUSE_S = 60.0
 """Between two calls in the shadow, however slow they are."""
+ROOM = 2.0
+"""Times what a call in the shadow takes, no robot must be expected to ask, for one to begin."""
+PATIENCE_S = 10.0
+"""After so long one begins without, where robots are so many that always one is expected."""
+_REMEMBERED = 8
 PROBE = "inferential-probe"
 """Client id of a probe, for models that ask."""
 
@@ -53,6 +59,8 @@ class Probes:
         self._rows: dict[str, InferenceRequest] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._shadow_at: dict[str, float] = {}  # by pool in the shadow, when it may be asked next
+        self._wanted_since: dict[str, float] = {}  # since when it may be asked, and no moment was found
+        self._took_s: dict[str, deque[float]] = {}  # its latest calls
 
     def remember(self, pool: str, request: InferenceRequest) -> None:
         """Keeps the newest observation that a pool was to answer: the one that it failed on may be broken itself."""
@@ -62,6 +70,8 @@ class Probes:
         """Forgets a pool that has ended."""
         self._rows.pop(pool, None)
         self._shadow_at.pop(pool, None)
+        self._wanted_since.pop(pool, None)
+        self._took_s.pop(pool, None)
 
     def probe(self, pool: str) -> None:
         """Asks a pool once."""
@@ -75,9 +85,19 @@ class Probes:
         """Returns whether a pool in the shadow may be asked: it is not, and was not too lately for robots to notice."""
         return pool not in self._tasks and now >= self._shadow_at.get(pool, 0.0)
 
+    def room_s(self, pool: str, answered: DispatchResult) -> float:
+        """Returns for how long no robot should ask, so that none meets a call in the shadow."""
+        took_s = self._took_s.get(pool)
+        return ROOM * (max(took_s) if took_s else answered.latency_ms / 1e3)
+
+    def is_impatient(self, pool: str, now: float) -> bool:
+        """Returns whether no moment was found for so long that any will do."""
+        return now - self._wanted_since.setdefault(pool, now) >= PATIENCE_S
+
     def shadow(self, pool: str, answered: DispatchResult) -> None:
         """Asks a pool what a robot has been answered; does nothing while it is busy with another one."""
         if pool not in self._tasks:
+            self._wanted_since.pop(pool, None)
             request = answered.request
             self._start(pool, self._compare(pool, answered, copy_of(request, pool, request.client_id)))
 
@@ -106,6 +126,7 @@ class Probes:
         except Exception:  # of a backend of another package
             logger.exception("model %s, in the shadow", pool)
         now = time.monotonic()
+        self._took_s.setdefault(pool, deque(maxlen=_REMEMBERED)).append(now - began)
         pause_s = (now - began + answered.latency_ms / 1e3) / SHADOW_SHARE
         self._shadow_at[pool] = now + min(pause_s, LONGEST_PAUSE_S)
 

@@ -10,18 +10,15 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
+from inferential.dispatch.outcomes import REPLICA_LOST
 from inferential.models.holding import failing_refusal, gone_refusal
 from inferential.models.lineup import Lineup, Pool
-from inferential.models.placement import Placement, whole
+from inferential.models.placement import SEPARATOR, Placement, whole
 from inferential.models.readiness import Readiness, Surroundings
 from inferential.models.routing import PATIENCE_S, STATE_PATIENCE_S, Router
 from inferential.replica.condition import HUNG_AFTER_S
 from inferential.scheduler.request import QUEUED, InferenceRequest, Refusal, family_of, is_of
-
-if TYPE_CHECKING:
-    pass
 
 logger: logging.Logger = logging.getLogger("inferential.models")
 
@@ -173,7 +170,7 @@ class Routes(Readiness):
             elif router.active != active or router.trials != trials:
                 router.configure(active, trials)
             others = {version: self.lineup.pool(model_id, version) for version in self.lineup.versions(model_id)}
-            ready = {version for version, one in others.items() if one is not None and self.is_ready(one)}
+            ready = {version for version, one in others.items() if one is not None and self._is_asked(one)}
             router.offer(ready)
             if pool is not None:
                 gone = [one for version, one in others.items() if one is not None and version not in ready]
@@ -190,6 +187,10 @@ class Routes(Readiness):
             self._empty(former, now)
         self.routes = bool(self._routes or self._routers or self._stateful or (self.unready and self.managed))
 
+    def _is_asked(self, pool_id: str) -> bool:
+        """Returns whether robots are to ask a pool that has a place in a model."""
+        return self.is_ready(pool_id)
+
     def _leave(self, pool: str, now: float) -> None:
         """Has what waits for a pool that is not to be asked answered by its model's fallback, or refused."""
         other = self._fallback(pool)
@@ -202,7 +203,7 @@ class Routes(Readiness):
     def _empty(self, former: Pool, now: float) -> None:
         """Has what waits for a pool that ends, and cannot answer it, answered by what has taken its place."""
         pool_id = former.pool_id
-        if self.is_ready(pool_id) and self._drains.get(pool_id, math.inf) > now:
+        if self._is_asked(pool_id) and self._drains.get(pool_id, math.inf) > now:
             return  # it answers what it has
         current = self.lineup.pool(former.model_id)
         if current is not None:
@@ -210,6 +211,19 @@ class Routes(Readiness):
             return
         for request in self._waiting_for(pool_id):
             self._engine.refuse(request, gone_refusal(request.model_id), now)
+
+    def refresh(self) -> None:
+        """As in `Readiness`; what waits for a replica that has gone is answered by the one that its robot has now."""
+        super().refresh()
+        for pool in self._stateful:
+            up = self._dispatcher.replicas(pool)
+            if up[0]:  # else it has only one, which comes back
+                parts = self._placement.parts(pool)
+                gone = [one for one in parts if one.rpartition(SEPARATOR)[2] not in up]
+                self._move(gone, pool, time.monotonic())
+                for part in gone:
+                    if not self._engine.inflight(part):
+                        self._placement.forget_part(part)
 
     def _waiting_for(self, pool: str) -> Iterator[InferenceRequest]:
         parts = {part for part in self.parts_of(pool) if self._engine.waiting(part)}
@@ -229,6 +243,8 @@ class Routes(Readiness):
 
     def _place(self, request: InferenceRequest, pool: str) -> None:
         """Gives a waiting request to a pool, or to the replica of it that has its robot's state."""
+        if request.keeps_state:
+            request.pace_s = 0.0  # what it was held for is over with the pool that it leaves
         request.keeps_state = pool in self._stateful
         if self._stateful:
             self._leave_state(request.model_id, request.client_id, pool)
@@ -315,9 +331,13 @@ class Routes(Readiness):
 
     def second_chance(self, request: InferenceRequest, refusal: Refusal) -> bool:
         """Returns whether a request that its pool has failed is to be tried on another one, which it has then."""
-        plan = self.lineup.plans.get(request.model_id)
-        if plan is None or request.keeps_state:
+        if request.keeps_state:
+            if refusal.cause == REPLICA_LOST:  # it may be tried again, by the replica that its robot has now
+                self._place(request, whole(request.pool))
             return False  # what a model with state has begun with is not run again
+        plan = self.lineup.plans.get(request.model_id)
+        if plan is None:
+            return False
         active = self.lineup.pool(request.model_id)
         other = active if request.pool != active and is_of(request.pool, request.model_id) else None
         if other is None and request.pool in self.unready:

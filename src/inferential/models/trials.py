@@ -22,13 +22,13 @@ class Outcome:
         client_id: whose.
         error: why the model failed; None where it answered.
         missed: whether it ended after its deadline.
-        latency_ms: of the call.
+        latency_ms: of the call; None where it has not ended.
     """
 
     client_id: str
     error: str | None
     missed: bool
-    latency_ms: float
+    latency_ms: float | None
 
 
 class Trials:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from inferential.dispatch.base import DispatchResult
 from inferential.scheduler.request import InferenceRequest, Refusal
@@ -13,6 +14,7 @@ class AllReady:
     """What a pump goes by where nothing observes the models."""
 
     unready: frozenset[str] = frozenset()
+    replaceable: Mapping[str, str] = MappingProxyType({})
 
     def refusal(self, request: InferenceRequest) -> Refusal | None:
         """Returns None: every model answers."""
@@ -39,6 +41,10 @@ class AllReady:
 
     def note_call(self, batch: Batch, results: Sequence[DispatchResult], now: float) -> None:
         """Does nothing."""
+
+    def is_replaceable(self, pool: str) -> bool:
+        """Returns False: there is no other version."""
+        return False
 
     def second_chance(self, request: InferenceRequest, refusal: Refusal) -> bool:
         """Returns False: there is no other version."""

@@ -148,6 +148,8 @@ def _from_json(described: Mapping[str, Any], dtype: str, shape: Sequence[int]) -
         raise ValueError(f"{described['datatype']} travels as binary data only")
     try:
         given = np.array(data, dtype=object if dtype == "string" else None)
+        if given.dtype.kind == "f" and np.dtype(dtype).kind in "iu":
+            given = _whole(given, data)
         if given.size and not _fits(given, dtype):
             raise ValueError(f"data: expected {described['datatype']}, got {_in_words(given)}")
         with np.errstate(over="raise"):
@@ -157,6 +159,14 @@ def _from_json(described: Mapping[str, Any], dtype: str, shape: Sequence[int]) -
         return array.reshape(shape)
     except (TypeError, OverflowError, FloatingPointError) as error:
         raise ValueError(f"data: {error}") from None
+
+
+def _whole(given: Array, data: list[Any]) -> Array:
+    """Returns numbers that are all whole as such: numpy makes floats of them where some are above int64, others not."""
+    exact = np.array(data, dtype=object)
+    if not exact.size or not all(type(one) is int for one in exact.flat):
+        return given
+    return exact.astype(np.int64 if any(one < 0 for one in exact.flat) else np.uint64)
 
 
 def _fits(given: Array, dtype: str) -> bool:

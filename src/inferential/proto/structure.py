@@ -163,7 +163,7 @@ class _Flattening:
         types = set(_leaf_types(items))
         if len(types) == 1 and types <= {bool, int, float}:
             numbers = _rectangular(items)
-            if numbers is not None:
+            if numbers is not None and not (types == {int} and numbers.dtype.kind == "f"):
                 return ["numbers", self._put(path, numbers)]
         if len(items) == 1:
             return ["list", [self._node(items[0], path, depth + 1)]]  # the text in [["text"]] has the list's own key
@@ -196,7 +196,10 @@ def _leaf_types(items: Sequence[Any], depth: int = 0) -> Iterator[type]:
 
 
 def _rectangular(items: Sequence[Any]) -> np.ndarray[Any, Any] | None:
-    """Returns lists of numbers as an array; None for ragged ones and for ints of more than 64 bits."""
+    """Returns lists of numbers as an array; None for ragged ones and for ints of more than 64 bits.
+
+    Of ints of which some are above int64 and others not numpy makes floats, which are not the same numbers.
+    """
     try:
         numbers = np.asarray(items)
     except ValueError:

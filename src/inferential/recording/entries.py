@@ -46,7 +46,8 @@ class Entry:
     """One request and its end.
 
     Attributes:
-        received_ns, ended_ns: by the wall clock, since 1970.
+        received_ns, ended_ns: by the monotonic clock, whose times are in order.
+        clock_ns: what the wall clock, since 1970, was ahead of it when the request ended.
         sequence: of the recording; the same for all messages of a request.
         common: the fields that observation and answer share.
         observation: further fields of the observation.
@@ -57,6 +58,7 @@ class Entry:
 
     received_ns: int
     ended_ns: int
+    clock_ns: int
     sequence: int
     common: dict[str, Any]
     observation: dict[str, Any]
@@ -97,21 +99,30 @@ def cameras_of(envelope: Buffer, payload_size: int) -> list[str]:
     return [slot.key for slot in read_slots(envelope, payload_size)[0] if _is_image(slot)]
 
 
-def records_of(entry: Entry, images: Images, is_wanted: Callable[[str], bool] = lambda topic: True) -> Iterator[Record]:
+def records_of(
+    entry: Entry,
+    images: Images,
+    is_wanted: Callable[[str], bool] = lambda topic: True,
+    *,
+    clock_ns: int | None = None,
+) -> Iterator[Record]:
     """Yields the messages of a request.
 
     Args:
         entry: the request.
         images: what becomes of pictures.
         is_wanted: whether a topic's messages are; what is not is not encoded.
+        clock_ns: what to take the wall clock as ahead by; None: what it was.
 
     Raises:
         ValueError: its frames cannot be read.
     """
     base = _base(entry.common["client_id"], entry.common["model_id"])
+    ahead_ns = entry.clock_ns if clock_ns is None else clock_ns
+    received_ns, ended_ns = entry.received_ns + ahead_ns, entry.ended_ns + ahead_ns
     if entry.envelope is not None:
         message = _Observation(**entry.common, **entry.observation)
-        message.timestamp.FromNanoseconds(entry.received_ns)
+        message.timestamp.FromNanoseconds(received_ns)
         slots, texts = read_slots(entry.envelope, len(entry.payload))
         _add_texts(message, texts)
         for slot in slots:
@@ -127,14 +138,14 @@ def records_of(entry: Entry, images: Images, is_wanted: Callable[[str], bool] = 
                 continue
             message.images.add(key=slot.key, dtype=slot.numpy_dtype.name, shape=slot.shape)
             picture = _Image(frame_id=slot.key, data=image[0], format=image[1])
-            picture.timestamp.FromNanoseconds(entry.received_ns)
-            yield Record(topic, IMAGE, entry.received_ns, picture.SerializeToString())
+            picture.timestamp.FromNanoseconds(received_ns)
+            yield Record(topic, IMAGE, received_ns, picture.SerializeToString())
         if is_wanted(f"{base}/observation"):
-            yield Record(f"{base}/observation", OBSERVATION, entry.received_ns, message.SerializeToString())
+            yield Record(f"{base}/observation", OBSERVATION, received_ns, message.SerializeToString())
     if not is_wanted(f"{base}/answer"):
         return
     message = _Answer(**entry.common, **entry.answer)
-    message.timestamp.FromNanoseconds(entry.ended_ns)
+    message.timestamp.FromNanoseconds(ended_ns)
     if entry.result_envelope is not None:
         response = read_response(entry.result_envelope, entry.result_payload)
         message.model_version = response.model_version
@@ -146,7 +157,7 @@ def records_of(entry: Entry, images: Images, is_wanted: Callable[[str], bool] = 
         for key, value in response.values.items():
             if not isinstance(value, str):
                 _add_array(message.arrays, key, value)
-    yield Record(f"{base}/answer", ANSWER, entry.ended_ns, message.SerializeToString())
+    yield Record(f"{base}/answer", ANSWER, ended_ns, message.SerializeToString())
 
 
 def _is_image(slot: SlotInfo) -> bool:

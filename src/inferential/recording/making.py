@@ -23,6 +23,7 @@ class EntryMaker(Service):
         super().__init__(server, config)
         self._payloads: dict[InferenceRequest, bytes] = {}  # of running requests, as they were sent
         self._numbers = itertools.count(1)
+        self._run = f"{int(time.time()):x}"  # as the numbers of connections begin anew with each server
 
     @abstractmethod
     def _wants(self, request: InferenceRequest) -> bool:
@@ -83,19 +84,20 @@ class EntryMaker(Service):
         result_payload: Any,
         now: float,
     ) -> None:
-        now_ns = time.time_ns()
+        now_ns = time.monotonic_ns()
         steps = request.steps_remaining
         answer["server_ms"] = (now - request.received_at) * 1e3
         answer["budget_ms"] = min((request.deadline - request.received_at) * 1e3, 1e12)
         entry = Entry(
             now_ns - int((now - request.received_at) * 1e9),
             now_ns,
+            time.time_ns() - now_ns,
             next(self._numbers) & 0xFFFF_FFFF,
             {
                 "client_id": request.client_id,
                 "client_type": self._server.client_type(request.client_id),
                 "model_id": request.model_id,
-                "session": f"{request.connection}-{request.episode}",
+                "session": f"{self._run}-{request.connection}-{request.episode}",
                 "request_id": request.request_id,
             },
             {

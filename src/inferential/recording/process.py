@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import signal
 import struct
 import sys
 import time
 from pathlib import Path
 from typing import BinaryIO
 
-from inferential.recording.entries import Entry, Images, records_of
+from inferential.errors import InferentialError
+from inferential.recording.entries import Entry, Images
 from inferential.recording.files import RecordingFiles
 
 HEAD = struct.Struct("<Q")
@@ -30,20 +32,26 @@ class _Report:
         self.recorded = self.dropped = 0
         self._said_at = 0.0
 
-    def say(self, problem: str = "") -> None:
-        """Prints the counts since the last time, at once where there is a problem."""
+    def say(self, problem: str = "", *, unread: str = "", at_once: bool = False) -> None:
+        """Prints the counts since the last time; at once where there is something to tell.
+
+        Args:
+            problem: why nothing can be written at present.
+            unread: why one request could not be recorded, or not whole.
+            at_once: whether to print it in any case.
+        """
         now = time.monotonic()
-        if not problem and now - self._said_at < REPORT_S:
+        if not (problem or unread or at_once) and now - self._said_at < REPORT_S:
             return
         self._said_at = now
-        line = {"recorded": self.recorded, "dropped": self.dropped, "problem": problem}
+        line = {"recorded": self.recorded, "dropped": self.dropped, "problem": problem, "unread": unread}
         print(json.dumps(line), flush=True)
         self.recorded = self.dropped = 0
 
 
 def write(source: BinaryIO, folder: Path) -> None:
     """Writes all entries of a stream, until it ends."""
-    files, report = RecordingFiles(folder, 0, 0), _Report()
+    files, report = RecordingFiles(folder), _Report()
     while len(head := source.read(HEAD.size)) == HEAD.size:
         (size,) = HEAD.unpack(head)
         data = source.read(size)
@@ -51,23 +59,41 @@ def write(source: BinaryIO, folder: Path) -> None:
             break  # the server is gone
         entry: Entry
         images: Images
-        entry, images, files.split_bytes, files.keep_bytes = pickle.loads(data)
+        entry, images, split_bytes, keep_bytes = pickle.loads(data)
+        files.limit(split_bytes, keep_bytes)
+        before = files.unwritten
         try:
-            for record in records_of(entry, images):
-                files.write(record, entry.sequence)
-            report.recorded += 1
-            report.say()
+            unread = _write(files, entry, images)
+            report.recorded += before + 1 - files.unwritten
+            report.say(unread=unread)
         except OSError as error:
-            report.dropped += 1
+            report.recorded += before + 1 - files.lost
+            report.dropped += files.lost
             report.say(error.strerror or str(error))
         except Exception as error:
             report.dropped += 1
-            report.say(f"a request of {entry.common['client_id']} cannot be recorded: {error}")
+            report.say(unread=f"{entry.common['client_id']}: {error}")
+    before = files.unwritten
     try:
         files.close()
+        report.recorded += before
     except OSError as error:
+        report.dropped += files.lost
         report.say(f"the last file is not finished: {error.strerror or error}")
-    report.say(" ")
+    report.say(at_once=True)
+
+
+def _write(files: RecordingFiles, entry: Entry, images: Images) -> str:
+    """Writes an entry; without its observation where that cannot be read. Returns why it could not be, or ""."""
+    try:
+        files.write(entry, images)
+    except (InferentialError, ValueError) as error:
+        if entry.envelope is None:
+            raise
+        entry.envelope = None
+        files.write(entry, images)
+        return f"{entry.common['client_id']}: its observation cannot be read: {error}"
+    return ""
 
 
 _NICE = 10
@@ -76,4 +102,7 @@ _NICE = 10
 if __name__ == "__main__":
     if hasattr(os, "nice"):
         os.nice(_NICE)
+    # A signal to all processes of a service ends the server, which then ends this one: so the last file is finished.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     write(sys.stdin.buffer, Path(sys.argv[1]))

@@ -5,8 +5,7 @@ A file that was cut short, by a power failure or while it is written, is read up
 
 from __future__ import annotations
 
-import io
-import struct
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +13,17 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from google.protobuf.message import DecodeError
-from mcap.exceptions import McapError
 from mcap.records import Channel, Message, Schema
 from mcap.stream_reader import StreamReader
 
 from inferential.dtype_names import named_dtype
 from inferential.errors import InferentialError
+from inferential.proto import JPEG, PNG
+from inferential.proto.images import decode
+from inferential.proto.structure import STRUCTURE_KEY, restore
 from inferential.recording.schemas import ANSWER, IMAGE, NAMES, OBSERVATION, message_class
+
+logger: logging.Logger = logging.getLogger("inferential.recording")
 
 
 class RecordingError(InferentialError, ValueError):
@@ -45,10 +48,8 @@ class EncodedImage(NamedTuple):
         Raises:
             ValueError: the image cannot be decoded, or has another shape.
         """
-        import PIL.Image
-
-        with PIL.Image.open(io.BytesIO(self.data)) as image:
-            return np.array(image).reshape(self.shape)
+        encoding = JPEG if self.data.startswith(b"\xff\xd8") else PNG
+        return decode(self.data, encoding, named_dtype(self.dtype), self.shape)
 
 
 @dataclass(slots=True)
@@ -58,10 +59,12 @@ class Recorded:
     Attributes:
         client_id, client_type, model_id, session, request_id: whose it is.
         received_ns: when it came, by the server's wall clock.
-        observation: arrays and texts by key, and EncodedImage where asked for; None where it was not recorded.
+        observation: arrays and texts by key, and EncodedImage where asked for or where an image is broken; None where
+            it was not recorded.
         answer: the same of the result; None where there was none.
         end: answered, or the kind of refusal.
         fields: what else was recorded of it: times in milliseconds, version, reason.
+        structure: how the values of the observation are nested, see `proto.structure`; "" where they are not.
     """
 
     client_id: str
@@ -74,8 +77,23 @@ class Recorded:
     answer: dict[str, Any] | None = None
     end: str = ""
     fields: dict[str, Any] = field(default_factory=dict)
+    structure: str = ""
+
+    def seen(self) -> dict[str, Any]:
+        """Returns the observation as the model saw it: nested where it was sent so, images decoded.
+
+        Raises:
+            ValueError: it was not recorded, or not whole, or an image is broken.
+        """
+        if self.observation is None:
+            raise ValueError("the observation was not recorded")
+        values = {
+            key: value.pixels() if isinstance(value, EncodedImage) else value for key, value in self.observation.items()
+        }
+        return restore({**values, STRUCTURE_KEY: self.structure}) if self.structure else values
 
 
+_MAGIC = b"\x89MCAP0\r\n"
 _TIMES = ("queue_ms", "inference_ms", "server_ms", "budget_ms", "batch_size", "late", "reason", "model_version")
 _SENT = ("latency_budget_ms", "steps_remaining", "priority", "urgency")
 
@@ -94,44 +112,52 @@ def read_recording(path: Path, images: Literal["pixels", "encoded"] = "pixels") 
     classes = {name: message_class(name) for name in NAMES}
     parts: dict[int, list[tuple[str, Any]]] = {}
     known = False
-    for schema, _, message in _messages(path):
-        if schema not in classes:
-            continue
-        known = True
-        try:
-            decoded = classes[schema].FromString(message.data)
-        except DecodeError:
-            continue
-        parts.setdefault(message.sequence, []).append((schema, decoded))
-        if schema == ANSWER:
-            yield _recorded(parts.pop(message.sequence), images)
+    try:
+        for schema, message in _messages(path):
+            if schema not in classes:
+                continue
+            known = True
+            try:
+                decoded = classes[schema].FromString(message.data)
+            except DecodeError:
+                continue
+            parts.setdefault(message.sequence, []).append((schema, decoded))
+            if schema == ANSWER:
+                yield _recorded(parts.pop(message.sequence), images)
+    except _CutShortError as error:
+        logger.warning("%s is read up to where it is cut short, still written or damaged: %s", path, error)
+        return
     if not known:
         raise RecordingError(f"{path}: no message of a recording is in it")
 
 
-def _messages(path: Path) -> Iterator[tuple[str, Channel, Message]]:
+class _CutShortError(Exception):
+    """A file ends before its end; the text says how that was seen."""
+
+
+def _messages(path: Path) -> Iterator[tuple[str, Message]]:
+    """Yields the messages of a file, each with the name of its schema."""
     schemas: dict[int, str] = {}
-    channels: dict[int, Channel] = {}
+    channels: dict[int, str] = {}
     with path.open("rb") as file:
-        if not file.read(8).startswith(b"\x89MCAP0"):
+        magic = file.read(len(_MAGIC))
+        if not _MAGIC.startswith(magic):
             raise RecordingError(f"{path}: not an MCAP file")
         file.seek(0)
-        reader = StreamReader(file)
-        records = iter(reader.records)
+        records = iter(StreamReader(file, validate_crcs=True).records)
         while True:
             try:
                 record = next(records, None)
-            except (McapError, struct.error, EOFError, io.UnsupportedOperation, ValueError):
-                return  # cut short
+            except Exception as error:  # a dozen types, of the reader and of what decompresses
+                raise _CutShortError(str(error) or type(error).__name__) from error
             if record is None:
                 return
             if isinstance(record, Schema):
                 schemas[record.id] = record.name
             elif isinstance(record, Channel):
-                channels[record.id] = record
+                channels[record.id] = schemas.get(record.schema_id, "")
             elif isinstance(record, Message) and record.channel_id in channels:
-                channel = channels[record.channel_id]
-                yield schemas.get(channel.schema_id, ""), channel, record
+                yield channels[record.channel_id], record
 
 
 def _recorded(parts: list[tuple[str, Any]], as_what: Literal["pixels", "encoded"]) -> Recorded:
@@ -147,15 +173,24 @@ def _recorded(parts: list[tuple[str, Any]], as_what: Literal["pixels", "encoded"
     found.fields = {name: getattr(answer, name) for name in _TIMES}
     if answer.end == "answered":
         found.answer = _values(answer)
+        found.answer.pop(STRUCTURE_KEY, None)
     if observed is not None:
         found.received_ns = observed.timestamp.ToNanoseconds()
         found.fields |= {name: getattr(observed, name) for name in _SENT}
         found.observation = _values(observed)
+        found.structure = found.observation.pop(STRUCTURE_KEY, "")
         for image in observed.images:
             if image.key in images:
                 encoded = EncodedImage(tuple(image.shape), image.dtype, images[image.key].data)
-                found.observation[image.key] = encoded if as_what == "encoded" else encoded.pixels()
+                found.observation[image.key] = encoded if as_what == "encoded" else _decoded(encoded)
     return found
+
+
+def _decoded(image: EncodedImage) -> Any:
+    try:
+        return image.pixels()
+    except ValueError:  # of a request that was refused for it
+        return image
 
 
 def _values(message: Any) -> dict[str, Any]:

@@ -8,14 +8,7 @@ Where the queue is full an entry is dropped and counted: recording costs no acti
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
-import json
 import logging
-import os
-import pickle
-import subprocess
-import sys
 import threading
 import time
 from queue import SimpleQueue
@@ -27,15 +20,17 @@ from inferential.metrics import names
 from inferential.notices import Notices
 from inferential.recording.entries import Entry, images_of
 from inferential.recording.making import EntryMaker
-from inferential.recording.process import HEAD
+from inferential.recording.writer import Report, Writer
 from inferential.scheduler.request import InferenceRequest, RefusalKind
 from inferential.server import Server
 
 logger: logging.Logger = logging.getLogger("inferential.recording")
 
-_PIPE_BYTES = 1 << 20  # what Linux lets any user have
 RETRY_S = 5.0
 """After an error of the disk, entries are dropped for so long."""
+STOP_S = 30.0
+"""The end of the server waits so long for a disk that takes what waits."""
+_KILLED_S = 5.0  # a process that waits for a disk may not even be killed
 
 
 class Recorder(EntryMaker):
@@ -57,12 +52,13 @@ class Recorder(EntryMaker):
         self.recorded: int = 0
         self.dropped: int = 0
         self._take_on(config)
-        self._readers: list[threading.Thread] = []
         self._queue: SimpleQueue[Entry | None] = SimpleQueue()
         self._held = 0  # bytes in the queue
         self._lock = threading.Lock()
         self._notices = Notices(logger)
         self._thread: threading.Thread | None = None
+        self._writer: Writer | None = None
+        self._hung = False
         self._writable_at = 0.0
 
     @property
@@ -87,7 +83,12 @@ class Recorder(EntryMaker):
             return
         self._server.unwatch(self)
         self._queue.put(None)
-        await asyncio.get_running_loop().run_in_executor(None, thread.join)
+        await asyncio.get_running_loop().run_in_executor(None, thread.join, STOP_S)
+        if thread.is_alive() and self._writer is not None:
+            self._hung = True
+            logger.error("recording: %s takes nothing for %g s; its last file is not finished", self.address, STOP_S)
+            self._writer.kill()
+            await asyncio.get_running_loop().run_in_executor(None, thread.join, _KILLED_S)
 
     # On the event loop
 
@@ -123,8 +124,7 @@ class Recorder(EntryMaker):
         self._queue.put(entry)
 
     def _drop(self) -> None:
-        self.dropped += 1
-        self._server.metrics.record(names.RECORDING_DROPS, 1.0)
+        self._count_dropped(1)
         self._notices.say(
             "dropped", "requests are not recorded: the disk is slower than they come, or cannot be written",
             level=logging.WARNING,
@@ -132,63 +132,47 @@ class Recorder(EntryMaker):
 
     # In threads
 
+    def _count_dropped(self, count: int) -> None:
+        with self._lock:
+            self.dropped += count
+        for _ in range(count):
+            self._server.metrics.record(names.RECORDING_DROPS, 1.0)
+
     def _write(self) -> None:
         """Hands entries to the process, which is started anew where it has ended."""
-        process: subprocess.Popen[bytes] | None = None
         while (entry := self._queue.get()) is not None:
             try:
-                if process is None or process.poll() is not None:
-                    process = self._start_process()
-                assert process.stdin is not None
-                data = pickle.dumps((entry, self._images, self._split_bytes, self._keep_bytes), 5)
-                process.stdin.write(HEAD.pack(len(data)))
-                process.stdin.write(data)
-                process.stdin.flush()
+                self._hand_over(entry)
             except OSError as error:
-                self.dropped += 1
+                self._count_dropped(1)
                 self._fail(error.strerror or str(error))
             with self._lock:
                 self._held -= entry.bytes_held
-        if process is not None:
-            assert process.stdin is not None
-            with contextlib.suppress(OSError):
-                process.stdin.close()
-            process.wait()
-            for reader in self._readers:
-                reader.join()
+        if self._writer is not None:
+            self._writer.finish()
 
-    def _start_process(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "inferential.recording.process", str(self._config.path)]
-        # In a session of its own: Ctrl-C ends the server, which then lets this one finish its file.
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, env=_environment()
-        )
-        assert process.stdin is not None
-        if hasattr(fcntl, "F_SETPIPE_SZ"):  # Linux: an image passes in one piece, not in turns of 64 kB
-            with contextlib.suppress(OSError):
-                fcntl.fcntl(process.stdin, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        reader = threading.Thread(target=self._read, args=(process,), name="recording-reports", daemon=True)
-        self._readers = [one for one in self._readers if one.is_alive()] + [reader]
-        reader.start()
-        return process
+    def _hand_over(self, entry: Entry) -> None:
+        if self._writer is not None and self._writer.has_ended():
+            self._writer.release()
+            self._writer = None
+        if self._hung or (self._writer is None and time.monotonic() < self._writable_at):
+            self._count_dropped(1)
+            return
+        if self._writer is None:
+            self._writer = Writer(str(self._config.path), self._take_report)
+        self._writer.send((entry, self._images, self._split_bytes, self._keep_bytes))
 
-    def _read(self, process: subprocess.Popen[bytes]) -> None:
-        """Takes what the process says of what it wrote."""
-        assert process.stdout is not None
-        with process.stdout as lines:
-            for line in lines:
-                found = json.loads(line)
-                self.recorded += found["recorded"]
-                self.dropped += found["dropped"]
-                if found["problem"].strip():
-                    self._fail(found["problem"])
+    def _take_report(self, report: Report) -> None:
+        with self._lock:
+            self.recorded += report.recorded
+        self._count_dropped(report.dropped)
+        if report.problem:
+            self._fail(report.problem)
+        if report.unread:
+            text = "a request is not recorded, or not whole: %s"
+            self._notices.say("unread", text, report.unread, level=logging.WARNING)
 
     def _fail(self, reason: str) -> None:
         self._writable_at = time.monotonic() + RETRY_S
         text = "cannot record to %s: %s; tried again every %g s, and serving goes on"
         self._notices.say("disk", text, self.address, reason, RETRY_S, level=logging.ERROR)
-
-
-def _environment() -> dict[str, str]:
-    """Returns the environment of a process that finds the same packages."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

@@ -12,7 +12,7 @@ from inferential.replica.condition import HUNG_AFTER_S, Condition, ModelState
 FIRST_DELAY_S = 0.1
 LONGEST_DELAY_S = 30.0
 FORGIVEN_AFTER_S = 60.0
-"""A process that was up for so long is started again as if it had never failed."""
+"""A process that was up for so long is started again at once, as one is that fails for the first time."""
 
 
 class Lifecycle:
@@ -61,11 +61,12 @@ class Lifecycle:
         """The process has ended; returns after how many seconds to start another one."""
         if self._up_at is not None and now - self._up_at >= FORGIVEN_AFTER_S:
             self._failures = 0
+        at_once = self._up_at is not None and not self._failures  # robots wait for it
         self._up_at, self._load_by, self._call_began_at = None, math.inf, None
         self._why = why
         if self._condition.state is not ModelState.STOPPED:
             self._condition = Condition(ModelState.HUNG if hung else ModelState.FAILING, now, why)
-        delay = min(FIRST_DELAY_S * 2.0**self._failures, LONGEST_DELAY_S)
+        delay = 0.0 if at_once else min(FIRST_DELAY_S * 2.0**self._failures, LONGEST_DELAY_S)
         self._failures = min(self._failures + 1, 64)
         return delay
 

@@ -132,23 +132,24 @@ class ClientQueues:
         """Takes a new request, or refuses it; others may be refused for its sake."""
         queue = self._client_queues.get((request.connection or request.client_id, request.pool))
         if queue is not None:
-            older = queue.latest
-            if older is not None and older.client_id == request.client_id:
-                request.waiting_since, request.arrival = older.waiting_since, older.arrival
-                self.end(older, SUPERSEDED, now)
+            self._supersede(queue, request, now)
             if queue.episode != request.episode:
                 for former in queue.former_episodes(request):
                     self.end(former, NEW_EPISODE, now)
         rank = self._order.eviction_rank(request)
-        if len(self._ages) >= self._max_queue_size and not self._make_room(rank, now):
+        full = len(self._ages) >= self._max_queue_size and not self._make_room(rank, now)
+        while not full and self._held_bytes + len(request.payload) > MAX_BYTES:
+            full = not self._make_room(rank, now)
+        if full:
             self._refuse(request, Refusal(RefusalKind.REJECTED, self._full(), QUEUE_FULL))
             return
-        while self._held_bytes + len(request.payload) > MAX_BYTES:
-            if not self._make_room(rank, now):
-                self._refuse(request, Refusal(RefusalKind.REJECTED, self._full(), QUEUE_FULL))
-                return
         request.move(QUEUED)
         self._enter(request, rank, now)
+
+    def _supersede(self, queue: ClientQueue, request: InferenceRequest, now: float) -> None:
+        if (older := queue.latest) is not None and older.client_id == request.client_id:
+            request.waiting_since, request.arrival = older.waiting_since, older.arrival
+            self.end(older, SUPERSEDED, now)
 
     def retry(self, request: InferenceRequest, now: float) -> None:
         """Takes a dispatched request again, past the size limit and before its client's others."""
@@ -183,10 +184,9 @@ class ClientQueues:
         self._ages.push(request, since, request.arrival)
         self._ranks[request] = rank
         self._held_bytes += len(request.payload)
-        backlog = self._backlogs.get(rank)
-        if backlog is None:
-            backlog = self._backlogs[rank] = Backlog()
-        backlog.add(request)
+        if rank not in self._backlogs:
+            self._backlogs[rank] = Backlog()
+        self._backlogs[rank].add(request)
         self._waiting[request.pool] = self._waiting.get(request.pool, 0) + 1
         if request.takes_latest:
             queue.latest = request
@@ -196,7 +196,7 @@ class ClientQueues:
         ):
             self._show(request, queue, now, retried=retried)
         else:
-            queue.behind[request] = None
+            queue.hold_back(request)
 
     def _has_room(self, queue: ClientQueue) -> bool:
         return (window := 1 if queue.serial else self._order.window) is None or len(queue.shown) < window
@@ -215,9 +215,9 @@ class ClientQueues:
         """Notes a call of a request whose client asks more than its share: its next one is held back for a while."""
         self._holds.begin((request.connection or request.client_id, request.pool), now + request.pace_s, now)
 
-    def released(self, request: InferenceRequest, now: float) -> None:
-        """Notes the end of a call of a request whose robot's next one had to wait for it."""
-        key = request.connection or request.client_id, request.pool
+    def released(self, request: InferenceRequest, model_id: str, now: float) -> None:
+        """Notes the end of a call of a model with a request whose robot's next one had to wait for it."""
+        key = request.connection or request.client_id, model_id
         self._holds.end(key)
         if (queue := self._client_queues.get(key)) is not None:
             self._move_up(queue, key, now)
@@ -231,7 +231,7 @@ class ClientQueues:
             else:
                 self._order.resubmit(request)
         except QueueFullError:
-            queue.behind[request] = None
+            queue.hold_back(request)
             self.end(request, Refusal(RefusalKind.REJECTED, "the scheduler takes no more requests", QUEUE_FULL), now)
         else:
             queue.shown[request] = None
@@ -306,10 +306,8 @@ class ClientQueues:
 
     def expire(self, now: float) -> None:
         """Refuses what has waited longer than its time to live, or until it was stale."""
-        while self._ages:
-            since, request = self._ages.top()
-            if now < since + self._ttl_s:
-                break
+        while self._ages and now >= (top := self._ages.top())[0] + self._ttl_s:
+            since, request = top
             expired = Refusal(RefusalKind.EXPIRED, f"it waited {self._ttl_s * 1e3:g} ms in the queue", "ttl")
             self.end(request, STALE if since < request.received_at else expired, now)
 
@@ -359,6 +357,9 @@ class ClientQueues:
         self._configure(config, scheduler)
         for request in requests:
             moved(request)
+            key = request.connection or request.client_id, request.pool
+            if request.takes_latest and (queue := self._client_queues.get(key)) is not None:
+                self._supersede(queue, request, now)
             self._enter(request, self._order.eviction_rank(request), now)
 
     def client_connected(self, client_id: str) -> None:
@@ -376,10 +377,8 @@ class ClientQueues:
         self._held_bytes -= len(request.payload)
         if not self._backlogs[rank].discard(request):
             del self._backlogs[rank]
-        count = self._waiting[request.pool] - 1
-        if count:
-            self._waiting[request.pool] = count
-        else:
+        self._waiting[request.pool] -= 1
+        if not self._waiting[request.pool]:
             del self._waiting[request.pool]
         key = request.connection or request.client_id, request.pool
         queue = self._client_queues[key]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from inferential.scheduler.admission import Admission
 from inferential.scheduler.base import Scheduler
 from inferential.scheduler.client_queues import ClientQueues
-from inferential.scheduler.request import CANCELLED, InferenceRequest, Refusal
+from inferential.scheduler.request import CANCELLED, DISPATCHED, InferenceRequest, Refusal
 from inferential.scheduler.running import Batch, Capacity, Running
 from inferential.scheduler.time.availability import Availability
 from inferential.scheduler.time.profile import Profiles
@@ -89,6 +89,11 @@ class Engine:
         """Returns the requests that are dispatched."""
         return self._running.requests()
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing runs."""
+        return not self._running.any and not self._admission.waiting(None)
+
     def inflight(self, model_id: str) -> int:
         """Returns how many calls of a model run."""
         return self._running.count(model_id)
@@ -96,6 +101,10 @@ class Engine:
     def inflight_by_replica(self, model_id: str) -> dict[str, int]:
         """Returns how many calls of a model run on each replica that runs any."""
         return self._running.by_replica(model_id)
+
+    def running_calls(self, model_id: str) -> list[Batch]:
+        """Returns the running calls of a model."""
+        return self._running.calls(model_id)
 
     def running_since(self) -> dict[str, list[float]]:
         """Returns when the running calls of each model began."""
@@ -215,15 +224,28 @@ class Engine:
             measured: whether to learn from its duration; False where it says nothing, as when the model failed.
         """
         self._running.end(batch, now, measured=measured)
-        if batch.requests[0].keeps_state:
+        if batch.requests[0].keeps_state and not batch.handed_over:
             for request in batch.requests:
-                self._admission.queues.released(request, now)
+                self._admission.queues.released(request, batch.model_id, now)
 
     def retry(self, request: InferenceRequest, now: float) -> None:
         """Takes a dispatched request again whose model failed."""
         self._decided_at = -math.inf
         request.retry_count += 1
         self._admission.queues.retry(request, now)
+
+    def hand_over(self, batch: Batch, moved: Callable[[InferenceRequest], object], now: float) -> None:
+        """Takes the requests of a running call again, once `moved` has changed the pool of each.
+
+        The call keeps its slot until it is `finished`; what it ends in is no answer to them any more.
+        """
+        batch.handed_over = True
+        for request in batch.requests:
+            if request.state is DISPATCHED:
+                if request.keeps_state:
+                    self._admission.queues.released(request, batch.model_id, now)
+                moved(request)
+                self.retry(request, now)
 
     def refuse(self, request: InferenceRequest, refusal: Refusal, now: float) -> None:
         """Ends a waiting request; `ended` returns it."""

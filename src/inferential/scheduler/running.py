@@ -48,12 +48,14 @@ class Batch:
         requests: one for each row.
         replica: name of the replica that runs it.
         started_at: when it was dispatched, in seconds of `time.monotonic()`.
+        handed_over: whether another pool was given its requests, so that what it ends in is no answer to them.
     """
 
     model_id: str
     requests: list[InferenceRequest]
     replica: str = ""
     started_at: float = 0.0
+    handed_over: bool = False
 
 
 _Calls = dict[str, dict[Batch, None]]
@@ -97,8 +99,18 @@ class Running:
             for calls in self._models.values()
             for batches in calls.values()
             for batch in batches
+            if not batch.handed_over
             for request in batch.requests
         ]
+
+    def calls(self, model_id: str) -> list[Batch]:
+        """Returns the running calls of a model."""
+        return [batch for batches in self._models.get(model_id, {}).values() for batch in batches]
+
+    @property
+    def any(self) -> bool:
+        """Whether a call runs."""
+        return bool(self._models)
 
     def count(self, model_id: str) -> int:
         """Returns how many calls of a model run."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import time
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from inferential.dispatch.base import DispatchResult
@@ -244,43 +245,60 @@ class Accounting:
             most_s = max(found.lasts_s - (found.runs_out_at - request.received_at), 0.0)
             return ChunkTime(found.runs_out_at, math.inf, found.lasts_s, most_s)
         renews = incoming.renews and request.protocol_version >= PROTOCOL_VERSION
-        covers_until = request.received_at + found.lasts_s - found.lag_s
-        lead_s = min(found.lag_s + found.period_s, _MAX_LEAD_S) if renews else 0.0
-        return ChunkTime(found.runs_out_at - found.lag_s, covers_until, found.lasts_s, renews=renews, lead_s=lead_s)
+        # As times at which an answer is sent, not played.
+        transit_s = found.transit_s or 0.0
+        return ChunkTime(
+            found.runs_out_at - transit_s,
+            request.received_at + found.lasts_s - transit_s,
+            found.lasts_s,
+            renews=renews,
+            lead_s=min(found.lag_s, _MAX_LEAD_S) if renews else 0.0,
+            steps_at=request.received_at - transit_s,
+            step_s=found.period_s,
+        )
 
-    def answered(self, result: DispatchResult, now: float) -> None:
-        """Records a result that was sent at `now`."""
+    def answered(self, sent: Sequence[tuple[DispatchResult, float]]) -> None:
+        """Records results, each with when it was sent."""
         fleet = self.fleet
-        request, latency_ms = result.request, result.latency_ms
-        client_id, model_id = request.client_id, request.model_id
-        fleet.responses.on_response_sent(client_id, result.response_id, latency_ms, model_id, now)
-        self._recorder.answered(request, latency_ms, now)
-        counts = self._counts(request)
-        if counts is not None:
-            reports = request.protocol_version >= PROTOCOL_VERSION and request.connection >= 0
-            cause = counts.on_answer(request.request_id, self._times_of(request, latency_ms, now), reports=reports)
-            if cause is not None:
-                self._late(request, cause, now)
-        horizon = horizon_of(result.values)
-        if horizon is not None:
-            fleet.action_horizon.on_answer(client_id, model_id, horizon, request.received_at, request.request_id, now)
+        self._recorder.answered([(result.request, result.latency_ms, now) for result, now in sent])
+        alone_ms: dict[str, float] = {}
+        for result, now in sent:
+            request, latency_ms = result.request, result.latency_ms
+            client_id, model_id = request.client_id, request.model_id
+            fleet.responses.on_response_sent(client_id, result.response_id, latency_ms, model_id, now)
+            counts = self._counts(request)
+            if counts is not None:
+                reports = request.protocol_version >= PROTOCOL_VERSION and request.connection >= 0
+                times = self._times_of(request, latency_ms, now, alone_ms)
+                cause = counts.on_answer(request.request_id, times, reports=reports)
+                if cause is not None:
+                    self._late(request, cause, now)
+            horizon = horizon_of(result.values)
+            if horizon is not None:
+                observed_at, request_id = request.received_at, request.request_id
+                fleet.action_horizon.on_answer(client_id, model_id, horizon, observed_at, request_id, now)
 
     def _late(self, request: InferenceRequest, cause: str, now: float) -> None:
         self.late_by_cause[cause] = self.late_by_cause.get(cause, 0) + 1
         self._recorder.late(request, cause, now)
 
-    def _times_of(self, request: InferenceRequest, inference_ms: float, sent_at: float) -> ServerTimes:
-        received_at, dispatched_at = request.received_at, request.dispatched_at
+    def _times_of(
+        self, request: InferenceRequest, inference_ms: float, sent_at: float, alone_ms: dict[str, float]
+    ) -> ServerTimes:
+        """Returns the times of an answer; `alone_ms` has what was found for others of the same moment, by pool."""
+        received_at, dispatched_at, pool = request.received_at, request.dispatched_at, request.pool
         first_call_at = dispatched_at
         if dispatched_at - received_at > _WAITED_S:
-            for at in reversed(self._calls.get(request.pool, ())):  # mostly one of the newest
-                if at < received_at:
-                    break
-                first_call_at = at
-        alone_ms = inference_ms
+            calls = self._calls.get(pool, ())
+            first = bisect_left(calls, received_at)
+            if first < len(calls):
+                first_call_at = calls[first]
+        alone = inference_ms
         if request.rows > 1:
-            alone_ms = self._engine.profiles.of(request.pool).typical(1) * 1e3 or inference_ms
-        return ServerTimes(received_at, dispatched_at, sent_at, request.deadline, first_call_at, inference_ms, alone_ms)
+            if pool not in alone_ms:
+                alone_ms[pool] = self._engine.profiles.of(pool).typical(1) * 1e3
+            alone = alone_ms[pool] or inference_ms
+        return ServerTimes(received_at, dispatched_at, sent_at, request.deadline, first_call_at, inference_ms, alone)
 
     def refused(self, request: InferenceRequest, refusal: Refusal) -> None:
         """Records a request that ended without a result."""
@@ -317,6 +335,15 @@ class Accounting:
         self._recorder.retried(request)
         if request.steps_remaining is not None:
             self._fleet.action_horizon.on_no_answer(request.client_id, request.model_id, request.request_id)
+
+    def handed_over(self, request: InferenceRequest) -> None:
+        """Records a request that another version is given, as the call that it is in takes too long."""
+        self._recorder.handed_over(request)
+        self.retried(request)
+
+    def dropped(self, model_id: str, results: int) -> None:
+        """Records the results of a call whose requests another version was given."""
+        self._recorder.dropped(model_id, results)
 
     def invalidated(self, request: InferenceRequest, refusal: Refusal) -> None:
         """Records that the response to a request will never be used."""

@@ -81,6 +81,7 @@ class Core:
             self.model_ids,
             self.recorder.shadow_difference,
             self._clients_lately,
+            lambda now, within_s: self.accounting.fleet.expects(now, within_s),
         )
         self.models.configure(config.models)
         self.ingress.models = self.models

@@ -78,15 +78,14 @@ class Egress:
                     at = self._send_result(result)
                     sent.append((result, at))
         finally:
+            self._accounting.answered([(result, at) for result, at in sent if at is not None])
             for result, at in sent:
                 request = result.request
-                if at is not None:
-                    self._accounting.answered(result, at)
-                    if self.on_result is not None:
-                        self.on_result(result)
-                else:
+                if at is None:
                     assert request.refusal is not None
                     self._accounting.invalidated(request, request.refusal)
+                elif self.on_result is not None:
+                    self.on_result(result)
                 self._notify(request)
 
     def _send_result(self, result: DispatchResult) -> float | None:
@@ -148,7 +147,8 @@ class Egress:
                 reason=_short(refusal.reason),
                 serve_interval_ms=request.serve_interval_ms,
             )
-            self._post_refusal(request.connection, request.client_id, envelope)
+            late = refusal.kind is RefusalKind.SUPERSEDED  # what took its place is answered soon
+            self._post_refusal(request.connection, request.client_id, envelope, late=late)
         self._notify(request)
 
     def ask_anew(self, request: InferenceRequest) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import copy_context
 
 from inferential.dispatch.base import MAX_REPLICAS_LOST, REPLICA_LOST, Dispatcher, DispatchResult
@@ -38,6 +38,7 @@ class Executor:
         callbacks: called with each call that has ended.
         max_retries: returns how often a failed request is retried; None: never, whatever the failure.
         on_end: called when a call that ran as a task has ended.
+        on_returned: called when the slot of such a call is free and its answers are still to be written.
         models: notified of each call, and asked for another version where one fails; None: there is none.
 
     Attributes:
@@ -54,6 +55,7 @@ class Executor:
         callbacks: Callbacks[Batch, float],
         max_retries: Callable[[], int | None],
         on_end: Callable[[], None],
+        on_returned: Callable[[], None],
         models: ModelManager | None = None,
     ) -> None:
         self._models = models or AllReady()
@@ -66,10 +68,13 @@ class Executor:
         self._history = history
         self._callbacks = callbacks
         self._max_retries = max_retries
-        dispatcher.use_retries(max_retries)
+        dispatcher.use_retries(max_retries, self._models.is_replaceable)
         self._on_end = on_end
+        self._on_returned = on_returned
+        dispatcher.on_returned = self._returned
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[Batch, asyncio.Task[None] | Resumed] = {}
+        self._unreturned: dict[int, Batch] = {}  # of the tasks; by the id of their requests
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -83,6 +88,7 @@ class Executor:
         """Starts a call as a task, which runs from the event loop's next turn on."""
         self.task_calls += 1
         self._tasks[batch] = self._loop.create_task(self._run(batch))
+        self._unreturned[id(batch.requests)] = batch
         self._accounting.dispatched(batch, self._engine.waiting(batch.model_id))
         self._history.began(batch)
 
@@ -90,8 +96,9 @@ class Executor:
         """Runs a call within the current turn if it is a single request of a model that never waits; else submits it.
 
         For a small request a task and a turn of the loop cost as much as its checks do. Several requests share that
-        cost, and those that arrive during the turn form the next batch. Must not be called from a task: a client in a
-        tight loop would then keep every other task from running.
+        cost, and those that arrive during the turn form the next batch. A call of a model in another process begins
+        within the turn, however many requests it has. Must not be called from a task: a client in a tight loop
+        would then keep every other task from running.
         """
         if not self.completes_inline(batch):
             self.submit(batch)
@@ -110,10 +117,24 @@ class Executor:
         else:
             if rest is not None:
                 self._tasks[batch] = rest
+                self._unreturned[id(batch.requests)] = batch
+
+    def hand_over(self, batch: Batch, moved: Callable[[InferenceRequest], object]) -> None:
+        """Has another pool, which `moved` gives each of them, answer the requests of a running call."""
+        for request in batch.requests:
+            if request.state is DISPATCHED:
+                self._accounting.handed_over(request)
+        self._engine.hand_over(batch, moved, time.monotonic())
 
     def completes_inline(self, batch: Batch) -> bool:
-        """Returns whether `run_inline` runs a call within the turn."""
-        return len(batch.requests) == 1 and self._dispatcher.completes_inline(batch.requests)
+        """Returns whether `run_inline` runs a call within the turn, or begins it in another process."""
+        if len(batch.requests) == 1:
+            return self._dispatcher.completes_inline(batch.requests)
+        return self._dispatcher.begins_elsewhere(batch.requests)
+
+    def begins_elsewhere(self, batch: Batch) -> bool:
+        """Returns whether `run_inline` begins a call in another process."""
+        return self._dispatcher.begins_elsewhere(batch.requests)
 
     async def cancel(self) -> None:
         """Cancels every running call and waits for its end."""
@@ -141,18 +162,36 @@ class Executor:
             try:
                 self._finish(batch, results)  # first: robots wait for it
             finally:
-                succeeded = any(result.refusal is None for result in results)
                 task = self._tasks.pop(batch, None)
-                self._engine.finished(batch, now, measured=succeeded)
-                self._history.ended(batch, now, ok=succeeded)
+                if task is None or self._unreturned.pop(id(batch.requests), None) is not None:
+                    self._free(batch, now, ok=any(result.refusal is None for result in results))
                 self._models.note_call(batch, results, now)
                 if self._callbacks:
                     self._callbacks.fire(batch, now)
         if task is not None:
             self._on_end()
 
+    def _returned(self, requests: Sequence[InferenceRequest]) -> None:
+        """Has what waits for the slot of a call begun first: its model would stand idle while answers are written."""
+        batch = self._unreturned.pop(id(requests), None)
+        if batch is None:
+            return
+        self._free(batch, time.monotonic(), ok=True)
+        try:
+            self._on_returned()
+        except Exception as error:  # of a strategy, for instance; the answers are there all the same
+            details = {"message": f"no call followed one of model {batch.model_id!r}", "exception": error}
+            self._loop.call_exception_handler(details)
+
+    def _free(self, batch: Batch, now: float, *, ok: bool) -> None:
+        self._engine.finished(batch, now, measured=ok)
+        self._history.ended(batch, now, ok=ok)
+
     def _finish(self, batch: Batch, results: list[DispatchResult]) -> None:
-        """Answers, retries or refuses every request of a call."""
+        """Answers, retries or refuses every request of a call that is still its own."""
+        if batch.handed_over:
+            self._accounting.dropped(batch.requests[0].model_id, sum(result.refusal is None for result in results))
+            return
         self._egress.answer([result for result in results if result.refusal is None])
         for result in results:
             if result.refusal is not None and result.request.state is DISPATCHED:

@@ -255,7 +255,6 @@ class EventPump:
         request, models = incoming.request, self._models
         self._accounting.arrived(incoming)  # a robot that asks is there, whatever it gets
         if (refusal := models.refusal(request)) is not None:
-            self._accounting.refused_on_arrival(incoming, refusal)
             self._egress.refuse(request, refusal)
             return
         self._engine.offer(request, request.received_at)
@@ -294,7 +293,8 @@ class EventPump:
         self._send_refusals()
         if self.draining and not engine.waiting() and not engine.running():
             self._idle.set()
-        if waiting or self._timer is None:  # else the timer is set already, for the fleet's next sweep
+        # Else the timer is set already, for the fleet's next sweep.
+        if waiting or self._timer is None or self._models.replaceable:
             self._set_timer(now)
         if accounting.pending and self._executor.task_calls == tasks:
             accounting.flush()  # these calls run already, and a turn of the loop costs more
@@ -329,9 +329,18 @@ class EventPump:
         if self.draining or self._timer is None or self._engine.waiting() or self._models.changing:
             self.work(self._run_next)
 
+    def on_call_returned(self) -> None:
+        """Begins what waits for the slot of a call whose answers are still to be written; `on_call_ended` follows."""
+        if self._running and not self.draining and not self._models.changing and self._engine.waiting():
+            self._begin_calls(self._run_next, time.monotonic(), _WORK_SLICE_S)
+
     def _run_next(self, batch: Batch) -> None:
-        """Begins a call from within the task of another: one that completes inline has the next turn of the loop."""
-        if self._executor.completes_inline(batch):
+        """Begins a call from within another: one that completes inline has the next turn of the loop."""
+        if (
+            self._executor.begins_elsewhere(batch) and asyncio.current_task() is None
+        ):  # else it would run within that task
+            self._executor.run_inline(batch)
+        elif self._executor.completes_inline(batch):
             self._loop.call_soon(self._run_inline, batch)
         else:
             self._executor.submit(batch)

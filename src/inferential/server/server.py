@@ -160,9 +160,10 @@ class Server(ServerView):
             self._batch_callbacks,
             lambda: None if pump.draining else core.config.scheduling.max_retries,
             pump.on_call_ended,
+            pump.on_call_returned,
             core.models,
         )
-        core.models.on_work = pump.work
+        core.models.on_work, core.models.on_overdue = pump.work, executor.hand_over
         keys = KeyWatch(guard, transport, config.security.clients)
         self._run = Run(asyncio.get_running_loop(), transport, pump, executor, history, keys)
         core.inprocess.on_closed = pump.on_closed

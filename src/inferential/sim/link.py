@@ -127,6 +127,7 @@ async def serve(
     strategy: str,
     models: dict[str, AcceleratedModel],
     page: Callable[[Server], Page] | None = None,
+    recorder: Callable[[Server], AbstractAsyncContextManager[Any]] | None = None,
     security: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[tuple[str, Served]]:
     """Starts the server of this package, which knows that the models share the accelerator.
@@ -135,6 +136,7 @@ async def serve(
         strategy: by which it schedules.
         models: by id.
         page: makes what shows the server meanwhile.
+        recorder: makes what records it, to its last request.
         security: that section of the server's configuration.
 
     Raises:
@@ -160,7 +162,9 @@ async def serve(
         if name == "batch_size":
             served.batches.append(int(value))
 
-    async with server, AsyncExitStack() as beside:
+    async with AsyncExitStack() as after, server, AsyncExitStack() as beside:
+        if recorder is not None:
+            await after.enter_async_context(recorder(server))
         if page is not None:
             served.page = (await beside.enter_async_context(page(server))).address
         yield server.address, served

@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
+from inferential.sim.figures import new_figure, save_figure
 from inferential.sim.watch import Watch
 
 
 def save(watches: Sequence[Watch], path: Path) -> None:
     """Draws runs, a row of three panels for each, and writes the picture to `path` (png, svg, pdf)."""
-    figure = Figure(figsize=(13, 3.4 * len(watches)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(13, 3.4 * len(watches))
     grid = figure.subplots(len(watches), 3, squeeze=False)
     for watch, (ages, up, server) in zip(watches, grid, strict=True):
         _ages(watch, ages)
@@ -27,7 +25,7 @@ def save(watches: Sequence[Watch], path: Path) -> None:
         _server(watch, server)
     plan = watches[0].plan
     figure.suptitle(f"{plan.robots} robots, load {plan.load:g}x, {plan.seconds:g} s")
-    figure.savefig(path, dpi=110)
+    save_figure(figure, [path])
 
 
 def _ages(watch: Watch, axes: Any) -> None:

@@ -9,7 +9,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from inferential.tracking.action_horizon import ActionHorizonTracker
 from inferential.tracking.cadence import STEADY_AFTER, CadenceTracker, Rhythm
@@ -25,8 +25,7 @@ SWEEP_S = 0.25
 MAX_DEPARTED = 64
 
 
-@dataclass(slots=True)
-class ClientUpdate:
+class ClientUpdate(NamedTuple):
     """What is known of a client after an observation.
 
     Attributes:
@@ -165,6 +164,19 @@ class Fleet:
             for model_id, rhythm in self.cadence.rhythms(client_id).items():
                 if not math.isnan(period_s := rhythm.asked_every_s(now)):
                     yield client_id, model_id, period_s
+
+    def expects(self, now: float, within_s: float) -> bool:
+        """Returns whether an observation of any client may come within so many seconds, as far as its cadence is known.
+
+        One that is late is due now, until its client is overdue; a client whose intervals are irregular may ask at any
+        time until then. The first that is found ends the search.
+        """
+        until = now + within_s
+        for client_id in self.registry.all_clients:
+            for rhythm in self.cadence.rhythms(client_id).values():
+                if rhythm.intervals >= STEADY_AFTER and rhythm.may_come(now, until, self.cadence.overdue_multiplier):
+                    return True
+        return False
 
     def next_sweep_at(self) -> float | None:
         """Returns when to call `sweep` next; None while no client is connected and no response is open."""

@@ -37,6 +37,7 @@ class ClientConnection:
         queued: messages that were read wait in the transport for their turn.
         floods: so many messages came together when it was last read that it sends far more than is served.
         reads: how often it was read since its requests began to wait.
+        due: it is parked, and is to be read next.
         parked_at: since when it is not read because its requests wait, in seconds of `time.monotonic()`; 0: it is read.
         corked: envelopes of refusals that leave together.
         held_bytes: of answers that wait until it takes more.
@@ -51,6 +52,7 @@ class ClientConnection:
         *(
             "asked",
             "corked",
+            "due",
             "events",
             "floods",
             "gone",
@@ -79,6 +81,7 @@ class ClientConnection:
         self.queued = False
         self.reads = 0
         self.rival = False
+        self.due = False
         self.parked_at: float = 0.0
         self.corked: list[bytes] = []
         self.held_bytes = 0

@@ -9,22 +9,21 @@ is an error (ZMQ_ROUTER_MANDATORY).
 from __future__ import annotations
 
 import asyncio
-import errno
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from inferential.transport.acceptance import Acceptance
 from inferential.transport.budget import ByteBudget
-from inferential.transport.connections import ClientConnection, Connections, MalformedMessage, is_well_formed, malformed
-from inferential.transport.corking import Corks
+from inferential.transport.connections import ClientConnection, MalformedMessage, is_well_formed, malformed
 from inferential.transport.handshakes import HandshakeGuard
 from inferential.transport.heartbeats import Heartbeats
 from inferential.transport.listening import listen_on_all
 from inferential.transport.messages import Received, Skimmed
 from inferential.transport.parking import FLOOD_MESSAGES, Parking
 from inferential.transport.poller import READ, WRITE
+from inferential.transport.sending import Sender
 from inferential.transport.stalls import StallWatch
 from inferential.zmtp import ConnectionEnded
 from inferential.zmtp.protocol import Buffer
@@ -43,7 +42,7 @@ _MAX_DIRECT_READS = 16  # reads from an only client between two polls of all con
 _MAX_CATCH_UP_READS = 1  # in one turn, of a connection whose newest message is looked for
 
 
-class RouterSocket:
+class RouterSocket(Sender):
     """A bound ROUTER socket.
 
     Args:
@@ -68,15 +67,11 @@ class RouterSocket:
         listeners = [(listener, one.security) for listener, one in zip(opened, addresses, strict=True)]
         self.addresses: list[str] = [listener.address for listener in opened]
         self.address: str = self.addresses[0]
-        self._send_hwm = config.send_hwm
         self._max_frame_bytes = max_message_bytes
-        # One descriptor for the event loop, however many clients are connected: all messages that have arrived are read
-        # in one turn of the loop, and can go into one batch.
-        self._connections = Connections()
+        # A message of the largest size, and one that is sent meanwhile; the frames of a message count together.
+        super().__init__(config.send_hwm, ByteBudget(None if max_message_bytes is None else 2 * max_message_bytes))
         self._connections.on_closed.append(self._on_closed)
         self._parking = Parking(self._connections)
-        # A message of the largest size, and one that is sent meanwhile; the frames of a message count together.
-        self._budget = ByteBudget(None if max_message_bytes is None else 2 * max_message_bytes)
         self._stalls = StallWatch(self._budget, self._end)
         self._heartbeats = Heartbeats(self._connections)
         self._connections.on_closed.append(self._budget.closed)
@@ -85,14 +80,14 @@ class RouterSocket:
             self._connections, listeners, max_message_bytes, self._on_admitted, guard, allocate
         )
         self._ready: deque[ClientConnection] = deque()  # clients that may have a message, in the order of their turns
-        self._corks = Corks(lambda client: self._note_unsent(client), self._connections.drop)
         self.overtaken: list[Skimmed] = []
         """Older messages of the connection whose newest was just returned; the caller takes them out."""
         self._malformed: MalformedMessage | None = None  # came after a message that was returned first
+        self._unsettled: ClientConnection | None = None  # parked, and read all the same
+        self._woken = False  # `_on_woken` is scheduled
         self._returned = 0  # messages since the last poll
         self._more = False  # the last poll found as many connections as it may, or left some unread
         self._direct_reads = 0  # since the last poll of all connections
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._on_readable: Callable[[], None] | None = None
         self._tell_closed: Callable[[int], None] | None = None
         self._readable: asyncio.Event | None = None
@@ -128,6 +123,9 @@ class RouterSocket:
             MalformedMessage: the next message has the wrong frames; it is dropped, and the next call returns the one
                 after it.
         """
+        if self._unsettled is not None:  # what became of its message is known by now
+            self._parking.settle(self._unsettled)
+            self._unsettled = None
         if self._malformed is not None:
             error, self._malformed = self._malformed, None
             raise error
@@ -148,11 +146,16 @@ class RouterSocket:
                 self._connections.update_events(client)  # a reply to its heartbeat
             if frames is None:
                 client.queued = False
+                if client.parked_at:
+                    self._parking.settle(client)
                 if stream.ttl_s:  # of a PING that was just read
                     self._heartbeats.heard(client, self._loop)
                 continue
-            if client.newest_only and not client.gone and is_well_formed(frames):
-                frames = self._newest(client, frames)
+            received: Received | None = None
+            if is_well_formed(frames):
+                if client.newest_only and not client.gone:
+                    frames = self._newest(client, frames)
+                received = client.identity, frames[1], frames[2], time.monotonic(), client.number
             if stream.buffered():
                 if client.gone:
                     self._ready.appendleft(client)  # these are older than the messages of its successor
@@ -160,12 +163,14 @@ class RouterSocket:
                     self._ready.append(client)
             else:
                 client.queued = False
+                if client.parked_at:
+                    self._unsettled = client
             self._returned += 1
             client.asked = True
             if self._budget.used:
                 self._budget.received(client)
-            if is_well_formed(frames):
-                return client.identity, frames[1], frames[2], time.monotonic(), client.number
+            if received is not None:
+                return received
             if (wrong := malformed(client, frames)) is not None:
                 raise wrong
         return None
@@ -185,6 +190,8 @@ class RouterSocket:
                 overtaken += burst
                 client.floods = len(overtaken) >= FLOOD_MESSAGES
                 frames = [b"", envelope, bytearray(data[start:end])]
+            if stream.drained and not stream.buffered():
+                return frames
             try:
                 following = stream.next()
                 if following is None:
@@ -219,8 +226,17 @@ class RouterSocket:
         self._direct_reads = 0
         if self.parked:
             self._parking.resume_some()
+            for due in self._parking.take_due(_POLL_AT_ONCE):
+                if due.parked_at and not due.gone:  # else the poller says when it is readable
+                    self._handle_events(due, READ)
+                due.due = False
+                if not due.queued:
+                    self._parking.settle(due)
         found = self._connections.poller.poll(_POLL_AT_ONCE)
         self._more = len(found) == _POLL_AT_ONCE
+        if self._parking.due:
+            self._more = True
+            self._wake()
         for client, events in found:
             if client is None:
                 self._acceptance.accept()
@@ -231,7 +247,9 @@ class RouterSocket:
         """Reads a connection again that may have been parked: its requests do not wait any longer."""
         client = self._connections.by_number.get(number)
         if client is not None:
-            self._connections.resume(client)
+            self._parking.resume(client)
+            if client.due:
+                self._wake()
 
     @property
     def parked(self) -> int:
@@ -292,13 +310,23 @@ class RouterSocket:
             self._stalls.start(self._loop)
         if client.stream.ttl_s:
             self._heartbeats.heard(client, self._loop)
-        if received and not client.parked_at:
+        if received and (client.due or not client.parked_at):
             self._queue(client)
 
     def _on_admitted(self, client: ClientConnection) -> None:
-        self._queue(client)
-        if self._loop is not None and self._on_readable is not None:
-            self._loop.call_soon(self._on_readable)  # what it sent may have been read before
+        self._queue(client)  # what it sent may have been read before
+        self._wake()
+
+    def _wake(self) -> None:
+        """Has the caller receive in the loop's next turn, whatever the poller says."""
+        if not self._woken and self._loop is not None:
+            self._woken = True
+            self._loop.call_soon(self._on_woken)
+
+    def _on_woken(self) -> None:
+        self._woken = False
+        if self._on_readable is not None:
+            self._on_readable()
 
     def _queue(self, client: ClientConnection) -> None:
         """Gives a connection its turn, as soon as messages of it may have been received."""
@@ -314,8 +342,6 @@ class RouterSocket:
         if self._tell_closed is not None:
             self._tell_closed(client.number)
 
-    # Sending
-
     def objection(self, number: int) -> str | None:
         """Returns why requests of the connection with this number are refused, `GONE` if it has ended; None: they are
         not."""
@@ -327,65 +353,3 @@ class RouterSocket:
     def drop_revoked(self) -> None:
         """Ends the connections of clients whose keys are not accepted any more."""
         self._acceptance.drop_revoked()
-
-    def has_client(self, identity: bytes) -> bool:
-        """Returns whether a client with this identity is connected."""
-        return identity in self._connections.by_identity
-
-    def connection_of(self, identity: bytes) -> int:
-        """Returns the number of the connection that has an identity now.
-
-        Raises:
-            OSError: there is none (EHOSTUNREACH).
-        """
-        client = self._connections.by_identity.get(identity)
-        if client is None:
-            raise OSError(errno.EHOSTUNREACH, "the client is not connected")
-        return client.number
-
-    def post(self, number: int, envelope: Buffer, payload: Buffer) -> None:
-        """Sends a message by a connection, without waiting; what the system does not take at once is buffered.
-
-        Raises:
-            OSError: the connection has ended (EHOSTUNREACH), or its client does not read and `send_hwm` messages are
-                buffered for it (EAGAIN).
-        """
-        client = self._writable(number, len(payload))
-        try:
-            if client.corked:
-                self._corks.send_with(client, envelope, payload)
-            else:
-                client.stream.send((b"", envelope, payload))
-        except ConnectionEnded as error:
-            self._connections.drop(client, str(error))
-            raise OSError(errno.EHOSTUNREACH, f"the client disconnected: {error}") from error
-        if client.stream.unsent:
-            self._note_unsent(client)
-
-    def cork(self, number: int, envelopes: Sequence[bytes], *, late: bool = False) -> None:
-        """Sends messages without payload in the event loop's next turn, in one write with others for the connection.
-
-        Args:
-            number: of the connection.
-            envelopes: of the messages.
-            late: they go with the next answer, or after moments: in an overload that halves the number of writes.
-
-        Raises:
-            OSError: as `post`, as far as it is known by now.
-        """
-        client = self._writable(number, sum(map(len, envelopes)))
-        self._corks.add(client, envelopes, self._loop or asyncio.get_running_loop(), late=late)
-
-    def _note_unsent(self, client: ClientConnection) -> None:
-        self._connections.update_events(client)
-        self._budget.sending(client)
-
-    def _writable(self, number: int, size: int) -> ClientConnection:
-        client = self._connections.by_number.get(number)
-        if client is None:
-            raise OSError(errno.EHOSTUNREACH, "the client is not connected")
-        if client.stream.unsent >= self._send_hwm:
-            raise OSError(errno.EAGAIN, f"the client does not read: {self._send_hwm} messages are buffered for it")
-        if client.stream.unsent and not self._budget.may_send(client, size):
-            raise OSError(errno.EAGAIN, f"the client does not read: {client.stream.unsent_bytes} bytes wait for it")
-        return client

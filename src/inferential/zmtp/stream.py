@@ -319,7 +319,7 @@ class Stream(Connected):
         Raises:
             ConnectionEnded: the connection was closed.
         """
-        self._send([b"".join(part for frames in messages for part in self._message(frames, JOIN_BELOW_BYTES))])
+        self._send([b"".join([part for frames in messages for part in self._message(frames, JOIN_BELOW_BYTES)])])
 
     def ping(self, context: bytes = b"") -> None:
         """Sends a heartbeat and resets `alive`; while data is unsent, sending some of it counts as an answer.

@@ -267,7 +267,7 @@ class Player:
         self.stats.lost += self._open.give_up(now, max(least_s, _TIMEOUT_ROUND_TRIPS * usual_s))
         if self._asked_step == self._step:
             return False
-        if self._renews and now + self.period_s > self._renew_by:  # the last step from which it arrives in time
+        if self._renews and in_flight and now + self.period_s > self._renew_by:  # the last step to arrive in time
             return True
         if in_flight and now - self._asked_at >= self._refresh_s - _ROUNDING_S:
             self.stats.refreshed += 1

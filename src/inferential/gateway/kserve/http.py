@@ -71,6 +71,8 @@ class KServeGateway(HttpGateway):
                 Route(f"{prefix}/config", self.answering(self._model_config)),
                 Route(f"{prefix}/stats", self.answering(self._statistics)),
                 Route(f"{prefix}/infer", self.answering(self._infer), methods=["POST"]),
+                Route(f"{prefix}/infer", self.answering(self._only_posted), methods=["GET"]),
+                Route(f"{prefix}/trace/setting", self.answering(self._unserved), methods=["GET", "POST"]),
                 Route(prefix, self.answering(self._metadata)),
             ]
         routes.append(Route("/{path:path}", self.answering(self._unknown), methods=["GET", "POST"]))
@@ -118,8 +120,12 @@ class KServeGateway(HttpGateway):
 
     async def _unserved(self, request: Request) -> Response:
         path = request.url.path
-        found = next(why for known, why in _UNSERVED.items() if path.startswith(known.partition("{")[0]))
+        known = (why for known, why in _UNSERVED.items() if path.startswith(known.partition("{")[0]))
+        found = next(known, "settings")  # those of one model
         raise RequestRefused(HTTPStatus.NOT_IMPLEMENTED, UNSERVED[found])
+
+    async def _only_posted(self, request: Request) -> Response:
+        raise RequestRefused(HTTPStatus.METHOD_NOT_ALLOWED, f"{request.url.path} is asked by POST")
 
     async def _unknown(self, request: Request) -> Response:
         raise RequestRefused(HTTPStatus.NOT_FOUND, f"nothing is served at {request.url.path}")

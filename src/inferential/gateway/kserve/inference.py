@@ -13,7 +13,7 @@ from typing import Any
 
 from inferential.config.gateways import ANY_MODEL, KServeConfig
 from inferential.errors import InvalidObservation
-from inferential.gateway.base import GatewayAnswer
+from inferential.gateway.base import GatewayAnswer, GatewayClient
 from inferential.gateway.clients import ServedClient
 from inferential.gateway.kserve.models import ServedModel
 from inferential.gateway.kserve.statistics import Statistics
@@ -157,6 +157,16 @@ class Inference:
             arguments["latency_budget_ms"] = timeout_ms
         wait_ms = min(self._timeout_ms, timeout_ms or self._timeout_ms)
         robot = client.robot(model.name, wait_ms, **arguments)
+        try:
+            return await self._answers(robot, rows)
+        except TimeoutError as error:
+            if timeout_ms != wait_ms:
+                raise
+            text = f"model {model.name!r} gave no answer within {timeout_ms:g} ms, the request's timeout"
+            raise TimeoutError(text) from error
+
+    @staticmethod
+    async def _answers(robot: GatewayClient, rows: Sequence[Mapping[str, Any]]) -> list[GatewayAnswer]:
         if len(rows) == 1:
             return [await robot.infer(rows[0])]
         outcomes = await asyncio.gather(*map(robot.infer, rows), return_exceptions=True)

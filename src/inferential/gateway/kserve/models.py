@@ -115,7 +115,7 @@ class ServedModel:
             InvalidObservation: naming the tensor, what came and what was expected.
         """
         if not self.inputs:
-            return [{name: _value(array) for name, array in tensors.items()}]
+            return [{name: _value(name, array) for name, array in tensors.items()}]
         for spec in self.inputs:
             if spec.name not in tensors:
                 if spec.optional:
@@ -127,14 +127,14 @@ class ServedModel:
             names = ", ".join(one.name for one in self.inputs)
             raise InvalidObservation(f"unexpected input {unknown[0]!r}: model {self.name!r} takes {names}")
         if not self.max_batch_size:
-            return [{name: _value(array) for name, array in tensors.items()}]
+            return [{name: _value(name, array) for name, array in tensors.items()}]
         counts = {name: len(array) for name, array in tensors.items()}
         count = next(iter(counts.values()))
         if any(other != count for other in counts.values()):
             raise InvalidObservation(f"inputs of different numbers of rows: {counts}")
         if not 1 <= count <= self.max_batch_size:
             raise InvalidObservation(f"expected 1 to {self.max_batch_size} rows, got {count}")
-        return [{name: _value(array[row]) for name, array in tensors.items()} for row in range(count)]
+        return [{name: _value(name, array[row]) for name, array in tensors.items()} for row in range(count)]
 
     def _check(self, spec: TensorSpec, array: Array) -> None:
         dtype = TEXT if array.dtype.kind == "O" else array.dtype.name
@@ -200,16 +200,19 @@ def _sizes(spec: TensorSpec) -> list[int]:
     return [-1] if spec.shape is None else [-1 if size is None else size for size in spec.shape]
 
 
-def _value(array: Any) -> Any:
-    """Returns what a model sees: texts as str."""
-    if isinstance(array, str):
-        return array
+def _value(name: str, array: Any) -> Any:
+    """Returns what a model sees: texts as str, several as lists in the form of their array.
+
+    Raises:
+        InvalidObservation: it has texts that are no UTF-8.
+    """
     array = np.asarray(array)
-    if array.dtype.kind == "O":
-        if array.size == 1:
-            return str(array.reshape(-1)[0])
-        return [str(one) for one in array.reshape(-1)]
-    return array
+    if array.dtype.kind != "O":
+        return array
+    for text in array.flat:
+        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise InvalidObservation(f"input {name!r}: expected texts in UTF-8; other bytes are sent as UINT8")
+    return array.reshape(-1)[0] if array.size == 1 else array.tolist()
 
 
 def _array(value: Any) -> Array:

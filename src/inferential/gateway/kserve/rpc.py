@@ -171,8 +171,11 @@ class KServeGrpcGateway(Gateway):
         return message_class("ServerMetadataResponse")(**self._inference.server_metadata())
 
     async def _model_ready(self, request: Any, context: Any) -> Any:
-        model = await self._inference.model(request.name, request.version)
-        return message_class("ModelReadyResponse")(ready=self._inference.is_ready(model.name))
+        try:
+            await self._inference.model(request.name, request.version)
+        except RequestRefused:  # what is not there is not ready, as Triton has it
+            return message_class("ModelReadyResponse")(ready=False)
+        return message_class("ModelReadyResponse")(ready=self._inference.is_ready(request.name))
 
     async def _metadata(self, request: Any, context: Any) -> Any:
         model = await self._inference.model(request.name, request.version)

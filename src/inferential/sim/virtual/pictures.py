@@ -10,14 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
+from inferential.sim.figures import COLOURS, new_figure, save_figure
 from inferential.sim.virtual.starvation import starved_share
 from inferential.sim.virtual.world import Run
 
-# Okabe and Ito's colours, which colour-blind readers can distinguish; slo_aware has the first.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 _MARKS = "osD^vP*X"
 _TIMELINE_S = 1.0
 
@@ -29,7 +26,7 @@ def save_goodput(curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]
         curves: by fleet, by strategy (or "bound"), pairs of load and answers in time per second.
         paths: files to write; the extension gives the format.
     """
-    figure = _figure(5.2 * len(curves), 4.8)
+    figure = new_figure(5.2 * len(curves), 4.8)
     for number, (fleet, strategies) in enumerate(curves.items()):
         axes = figure.add_subplot(1, len(curves), number + 1)
         for strategy, points in strategies.items():
@@ -46,13 +43,13 @@ def save_goodput(curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]
     # In one row below: strategies that do equally well hide behind each other, wherever a legend inside would be.
     lines, names = figure.axes[-1].get_legend_handles_labels()
     figure.legend(lines, names, fontsize=8, loc="outside lower center", ncols=len(names))
-    _save(figure, paths)
+    save_figure(figure, paths)
 
 
 def save_ages(runs: Sequence[Run], paths: Sequence[Path]) -> None:
     """Draws how old answers were, a panel for each class of robots, a line for each run."""
     classes = sorted({outcome.arrival.robot_class for run in runs for outcome in run.outcomes})
-    figure = _figure(4.4 * len(classes), 3.8)
+    figure = new_figure(4.4 * len(classes), 3.8)
     for number, name in enumerate(classes):
         axes = figure.add_subplot(1, len(classes), number + 1)
         times_ms = [
@@ -75,13 +72,13 @@ def save_ages(runs: Sequence[Run], paths: Sequence[Path]) -> None:
         axes.set_ylabel("share of what was not superseded" if number == 0 else "")
         axes.grid(alpha=0.25)
     figure.axes[0].legend(fontsize=8, loc="lower right")
-    _save(figure, paths)
+    save_figure(figure, paths)
 
 
 def save_starved(runs: Sequence[Run], paths: Sequence[Path]) -> None:
     """Draws each robot's share of control steps without an action, robots in order of it, a line for each run."""
     classes = sorted({played.robot.robot_class for run in runs for played in run.played})
-    figure = _figure(4.4 * len(classes), 3.8)
+    figure = new_figure(4.4 * len(classes), 3.8)
     for number, name in enumerate(classes):
         axes = figure.add_subplot(1, len(classes), number + 1)
         for run in runs:
@@ -93,7 +90,7 @@ def save_starved(runs: Sequence[Run], paths: Sequence[Path]) -> None:
         axes.set_ylabel("control steps without an action" if number == 0 else "")
         axes.grid(alpha=0.25)
     figure.axes[0].legend(fontsize=8, loc="upper left")
-    _save(figure, paths)
+    save_figure(figure, paths)
 
 
 def save_plan(
@@ -107,10 +104,10 @@ def save_plan(
         target: the share of its control steps with an action that each class of robots has.
         wanted: robots that are to be carried, as a dashed line; None: none.
     """
-    figure = _figure(6.4, 4.2)
+    figure = new_figure(6.4, 4.2)
     axes = figure.add_subplot()
     for number, (name, robots) in enumerate(curves.items()):
-        colour, mark = _COLOURS[number % len(_COLOURS)], _MARKS[number % len(_MARKS)]
+        colour, mark = COLOURS[number % len(COLOURS)], _MARKS[number % len(_MARKS)]
         axes.plot(list(robots), list(robots.values()), color=colour, marker=mark, linewidth=2, label=name)
     if wanted is not None:
         axes.axhline(wanted, color="#444444", linestyle="--", linewidth=1)
@@ -121,7 +118,7 @@ def save_plan(
     axes.grid(alpha=0.25)
     if any(curves):
         axes.legend(fontsize=8, loc="upper left")
-    _save(figure, paths)
+    save_figure(figure, paths)
 
 
 def save_timeline(run: Run, paths: Sequence[Path], *, begin_s: float, models: Sequence[str]) -> None:
@@ -130,7 +127,7 @@ def save_timeline(run: Run, paths: Sequence[Path], *, begin_s: float, models: Se
     calls = [call for call in calls if call.started_at < begin_s + _TIMELINE_S]
     places = sorted({(call.model_id, call.replica) for call in calls}, reverse=True)
     most = max((call.rows for call in calls), default=1)
-    figure = _figure(11.0, 0.9 + 0.55 * max(len(places), 1))
+    figure = new_figure(11.0, 0.9 + 0.55 * max(len(places), 1))
     axes = figure.add_subplot()
     for call in calls:
         row = places.index((call.model_id, call.replica))
@@ -161,28 +158,16 @@ def save_timeline(run: Run, paths: Sequence[Path], *, begin_s: float, models: Se
         title=f"calls of {run.strategy}, with their rows",
     )
     axes.set_yticks(range(len(places)), [f"{model_id} {replica}" for model_id, replica in places])
-    _save(figure, paths)
+    save_figure(figure, paths)
 
 
 def _style(strategy: str, strategies: Sequence[str]) -> dict[str, Any]:
     others = [name for name in strategies if name not in ("slo_aware", "bound")]
-    number = 0 if strategy == "slo_aware" else 1 + others.index(strategy) % (len(_COLOURS) - 1)
+    number = 0 if strategy == "slo_aware" else 1 + others.index(strategy) % (len(COLOURS) - 1)
     return {
-        "color": _COLOURS[number],
+        "color": COLOURS[number],
         "marker": _MARKS[number],
         "markersize": 5,
         "linewidth": 2.4 if number == 0 else 1.3,
         "zorder": 3 if number == 0 else 2,
     }
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _save(figure: Figure, paths: Sequence[Path]) -> None:
-    for path in paths:
-        # Without the date, so that the same runs give the same file.
-        figure.savefig(path, dpi=110, metadata={"Date": None} if path.suffix == ".svg" else None)

@@ -17,7 +17,7 @@ const COLUMNS = [
   ["refused", "Refused", (row) => row.use?.refused ?? null, 0],
   ["seen", "Seen, s ago", (row) => row.client.seen_s_ago, 1],
 ];
-const STATES = ["active", "late", "unanswered", "overdue", "gone"];
+const STATES = ["active", "late", "unanswered", "overdue", "gone"]; // from good to bad
 
 // A robot that asks is as its own figures are: it is green only where its answers come, and in time.
 function stateOf(row) {
@@ -32,6 +32,7 @@ function met(use) {
 
 let sorting = { column: 0, descending: false };
 const rows = new Map();
+const said = new Map(); // the state of each robot, the worst where it asks several models
 let open = null;
 
 for (const [index, [, title]] of COLUMNS.entries()) {
@@ -79,12 +80,28 @@ export function showFleet(clients) {
       rows.delete(key);
     }
   }
+  announceChanges();
   const counts = new Map(STATES.map((state) => [state, 0]));
   for (const row of rows.values()) counts.set(stateOf(row), counts.get(stateOf(row)) + 1);
   const shown = [...counts].filter(([state, count]) => count || !["late", "unanswered"].includes(state));
   setText(byId("counts"), shown.map(([state, count]) => `${count} ${state}`).join(", "));
   byId("empty").hidden = clients.length > 0;
   order();
+}
+
+// Robots are compared and not rows: one that is gone has a row of its own, without a model.
+function announceChanges() {
+  const states = new Map();
+  for (const row of rows.values()) {
+    const [id, state] = [row.client.client_id, stateOf(row)];
+    if (!states.has(id) || STATES.indexOf(state) > STATES.indexOf(states.get(id))) states.set(id, state);
+  }
+  for (const [id, before] of said) {
+    const state = states.get(id) ?? "gone"; // the server lists those that left only for a while
+    if (state !== before) announce("robots", id, state);
+    if (!states.has(id)) said.delete(id);
+  }
+  for (const [id, state] of states) said.set(id, state);
 }
 
 function newRow() {
@@ -101,10 +118,7 @@ function newRow() {
 
 function showRow(row) {
   const state = stateOf(row);
-  if (row.element.dataset.state !== state) {
-    if (row.element.dataset.state) announce(`${row.client.client_id} is ${state}`);
-    row.element.dataset.state = state;
-  }
+  if (row.element.dataset.state !== state) row.element.dataset.state = state;
   for (const [index, [name, , get, digits]] of COLUMNS.entries()) {
     const value = get(row);
     setText(index ? row.cells[index] : row.button, digits === undefined ? value : number(value, digits));

@@ -1,5 +1,5 @@
 // The models: a card each, with its state, its latencies and its processes.
-import { byId, clock, fill, make, number, setText } from "./page.js";
+import { announce, byId, clock, fill, make, number, setText } from "./page.js";
 
 const FACTS = ["waiting", "in flight", "replicas", "answers"];
 const DOWN = ["failing", "hung", "stopped"];
@@ -46,6 +46,8 @@ function newCard(id) {
 
 function showCard(card, model, workers, now) {
   const down = DOWN.includes(model.state);
+  if (card.said && card.said !== model.state) announce("models", model.model_id, model.state);
+  card.said = model.state;
   card.element.dataset.state = down ? "down" : model.state === "ready" ? "ready" : "starting";
   const since = model.since && model.state !== "ready" ? ` since ${clock(model.since)}` : "";
   setText(card.state, `${model.state}${since}${model.why && model.state !== "ready" ? `: ${model.why}` : ""}`);

@@ -58,16 +58,19 @@ export function fill(table, titles, rows) {
   }
 }
 
-// What changed is said, not too often.
+// What changed is said, not too often, and of each robot or model only what it has become. Models are few, and are named.
 
-const changes = [];
+const changes = { robots: new Map(), models: new Map() };
 let saying = 0;
-export function announce(text) {
-  changes.push(text);
+export function announce(kind, name, state) {
+  changes[kind].set(name, state);
   if (saying) return;
   saying = setTimeout(() => {
     saying = 0;
-    byId("announcer").textContent = changes.length > 3 ? `${changes.length} robots changed state` : changes.join(", ");
-    changes.length = 0;
+    const models = [...changes.models].map(([model, is]) => `model ${model} is ${is}`);
+    let robots = [...changes.robots].map(([robot, is]) => `${robot} is ${is}`);
+    if (robots.length > 3) robots = [`${robots.length} robots changed state`];
+    byId("announcer").textContent = [...models, ...robots].join(", ");
+    for (const some of Object.values(changes)) some.clear();
   }, 2000);
 }

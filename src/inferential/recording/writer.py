@@ -1,0 +1,129 @@
+"""The process that writes a recording, as the recorder sees it: entries go in, and what became of them comes back."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from inferential.recording.process import HEAD
+
+_PIPE_BYTES = 1 << 20  # what Linux lets any user have
+
+
+class Report(NamedTuple):
+    """What became of entries since the report before.
+
+    Attributes:
+        recorded: how many are in a file.
+        dropped: how many are lost.
+        problem: why nothing can be written at present; "" where it can.
+        unread: why an entry could not be recorded, or not whole; "" for none.
+    """
+
+    recorded: int = 0
+    dropped: int = 0
+    problem: str = ""
+    unread: str = ""
+
+
+class Writer:
+    """Starts the process; used by one thread, but for `kill`.
+
+    Args:
+        folder: of the files.
+        take: called with each report, in a thread.
+
+    Raises:
+        OSError: no process can be started.
+    """
+
+    def __init__(self, folder: str, take: Callable[[Report], None]) -> None:
+        # In a session of its own: Ctrl-C ends the server, which then lets this one finish its file.
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "inferential.recording.process", folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+            env=_environment(),
+        )
+        self._take = take
+        self._lock = threading.Lock()
+        self._open = 0  # entries of which it has not said what became of them
+        self._settled = False
+        self._finishing = False
+        assert self._process.stdin is not None
+        if hasattr(fcntl, "F_SETPIPE_SZ"):  # Linux: an image passes in one piece, not in turns of 64 kB
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(self._process.stdin, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        self._reader = threading.Thread(target=self._read, name="recording-reports", daemon=True)
+        self._reader.start()
+
+    def has_ended(self) -> bool:
+        """Returns whether the process has ended."""
+        return self._process.poll() is not None
+
+    def send(self, entry: Any) -> None:
+        """Hands over an entry, with how to write it; waits while the process is behind.
+
+        Raises:
+            OSError: the process has ended, and the entry is lost.
+        """
+        assert self._process.stdin is not None
+        data = pickle.dumps(entry, 5)
+        with self._lock:
+            self._open += 1
+        try:
+            self._process.stdin.write(HEAD.pack(len(data)))
+            self._process.stdin.write(data)
+            self._process.stdin.flush()
+        except OSError:
+            with self._lock:
+                if self._settled:
+                    return  # it was reported among those that were lost
+                self._open -= 1
+            raise
+
+    def finish(self) -> None:
+        """Lets the process write what it has and finish its file, and waits for that."""
+        self._finishing = True
+        self.release()
+
+    def release(self) -> None:
+        """Sends no more, and waits until the process has ended and all that it said is taken."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        self._process.wait()
+        self._reader.join()
+
+    def kill(self) -> None:
+        """Ends the process at once."""
+        self._finishing = True
+        self._process.kill()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                report = Report(**json.loads(line))
+                with self._lock:
+                    self._open -= report.recorded + report.dropped
+                self._take(report)
+        status = self._process.wait()
+        with self._lock:
+            lost, self._settled = self._open, True
+        problem = "" if self._finishing else f"the process that writes has ended with status {status}"
+        self._take(Report(dropped=lost, problem=problem))
+
+
+def _environment() -> dict[str, str]:
+    """Returns the environment of a process that finds the same packages."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

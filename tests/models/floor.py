@@ -1,0 +1,148 @@
+"""Models, their queues and robots by a made-up clock: what decides is real, and calls end when the test says so."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from inferential.config import InferentialConfig
+from inferential.dispatch.base import Dispatcher, DispatchResult
+from inferential.models.manager import ModelManager
+from inferential.models.readiness import Surroundings
+from inferential.replica.condition import Condition, ModelState
+from inferential.scheduler import create_scheduler
+from inferential.scheduler.engine import Batch, Capacity, Engine
+from inferential.scheduler.request import ANSWERED, DISPATCHED, InferenceRequest, Refusal, RefusalKind
+
+
+class Backend(Dispatcher):
+    """Has every model that it is given, in these replicas."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pools: dict[str, Any] = {}
+        self.up: dict[str, tuple[str, ...]] = {}
+        self.stateful: set[str] = set()
+        self.ran: list[str] = []  # calls past the queues: of a shadow
+
+    async def infer(self, model_id: str, observations: Sequence[Any]) -> Sequence[Any]:
+        self.ran.append(model_id)
+        return [{"actions": np.ones(2)} for _ in observations]
+
+    def register_model(self, model_id: str, model: Any) -> None:
+        self.pools[model_id] = model
+
+    def unregister_model(self, model_id: str) -> None:
+        self.pools.pop(model_id, None)
+
+    def conditions(self) -> Mapping[str, Sequence[Condition]]:
+        return {pool: [Condition(ModelState.READY, 0.0)] for pool in self.pools}
+
+    def replicas(self, model_id: str) -> Sequence[str]:
+        return self.up.get(model_id, ("",))
+
+    def keeps_state(self, model_id: str) -> bool:
+        return model_id.partition("%")[0] in self.stateful
+
+
+class Floor:
+    """One model "m" of some versions, and the requests of its robots.
+
+    Args:
+        model: its settings.
+        stateful: pools that keep state.
+        up: replicas of pools that have several.
+    """
+
+    def __init__(
+        self, model: dict[str, Any], stateful: Sequence[str] = (), up: Mapping[str, tuple[str, ...]] | None = None
+    ) -> None:
+        self.now = 100.0
+        self.expected_in_s = math.inf  # until the next observation of a robot
+        config = InferentialConfig.model_validate({"models": {"known": {"m": model}}})
+        self.backend = Backend()
+        self.backend.stateful, self.backend.up = set(stateful), dict(up or {})
+        scheduling = config.scheduling
+        self.engine = Engine(scheduling, create_scheduler(scheduling), self._capacity)
+        self.models = ModelManager(
+            Surroundings(self.backend, self.engine, self._capacity, lambda pool, state: None, lambda: 30.0),
+            lambda: self.backend.pools,
+            expects=lambda now, within_s: self.expected_in_s < within_s,
+        )
+        self.models.build = lambda model_id, settings: settings
+        self.models.on_overdue = lambda batch, moved: self.engine.hand_over(batch, moved, self.now)
+        with self.clock():
+            self.models.configure(config.models)
+            self.models.refresh()
+
+    def _capacity(self, pool: str) -> Capacity:
+        # As `Capacities` has it: a replica with state is a pool of its own, which is there while it is up.
+        base, _, replica = pool.partition("%")
+        up = self.backend.up.get(base, ("0",))
+        taken = 0 if replica and replica not in up else 1
+        return Capacity(taken, 4, ("",) if replica else tuple(self.backend.replicas(base)))
+
+    @contextmanager
+    def clock(self) -> Iterator[None]:
+        with patch.object(time, "monotonic", side_effect=lambda: self.now):
+            yield
+
+    def ask(self, client_id: str, budget_ms: float = 100.0, **fields: Any) -> InferenceRequest:
+        """Offers an observation of a robot."""
+        fields = {"takes_latest": True} | fields
+        pool = self.models.route("m", client_id, "", episode=0, between_chunks=True, now=self.now)
+        request = InferenceRequest(
+            client_id, "m", client_id.encode(), b"", b"", self.now, 0.0, None, 0.0, budget_ms, 1, pool=pool, **fields
+        )
+        if self.models.keeps_state(pool):
+            request.keeps_state, request.pace_s = True, float("inf")
+        self.engine.offer(request, self.now)
+        return request
+
+    def work(self) -> dict[str, Batch]:
+        """Begins calls; returns them by pool."""
+        with self.clock():
+            return {batch.model_id: batch for batch in self.engine.work(self.now)}
+
+    def end(self, batch: Batch, error: str | None = None) -> list[InferenceRequest]:
+        """Ends a call with results, or fails it, as the executor does; returns the requests that have ended by it."""
+        ended = []
+        refusal = None if error is None else Refusal(RefusalKind.MODEL_FAILED, error, "RuntimeError")
+        values = {"actions": np.ones(2)} if error is None else None
+        with self.clock():
+            latency_ms = (self.now - batch.started_at) * 1e3
+            results = [DispatchResult(one, latency_ms, values=values, refusal=refusal) for one in batch.requests]
+            for request in batch.requests if not batch.handed_over else ():
+                if request.state is not DISPATCHED:
+                    continue
+                if refusal is not None and self.models.second_chance(request, refusal):
+                    self.engine.retry(request, self.now)
+                    continue
+                ended.append(request)
+                if refusal is None:
+                    request.move(ANSWERED)
+                else:
+                    request.refuse(refusal)
+            self.engine.finished(batch, self.now)
+            self.models.note_call(batch, results, self.now)
+        return ended
+
+    def serve(self, client_id: str, takes_s: float, times: int = 1) -> None:
+        """Has a robot asked and answered, by calls of this length."""
+        for _ in range(times):
+            self.ask(client_id)
+            (batch,) = self.work().values()
+            self.now += takes_s
+            self.end(batch)
+
+    def expire(self) -> None:
+        """Does what the timer does."""
+        with self.clock():
+            self.models.expire(self.now)
+            self.models.look(self.now)

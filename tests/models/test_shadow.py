@@ -1,0 +1,67 @@
+"""When a version in the shadow is asked: where no robot is to meet its call, by a made-up clock."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.models.floor import Floor
+
+from inferential.models.probes import PATIENCE_S, ROOM, SHADOW_SHARE
+
+SHADOWED = {"versions": {"a": {"target": "p:A"}, "b": {"target": "p:B"}}, "active": "a", "shadow": "b"}
+TAKES_S = 0.002
+
+
+class Shadowed(Floor):
+    """A floor with a version in the shadow."""
+
+    async def runs(self) -> bool:
+        """Serves a robot; returns whether the shadow was asked by it."""
+        before = len(self.backend.ran)
+        with self.clock():
+            self.serve("arm", TAKES_S)
+            for _ in range(5):
+                await asyncio.sleep(0)
+        return len(self.backend.ran) > before
+
+
+async def test_the_shadow_is_asked_only_while_no_robot_is_expected() -> None:
+    floor = Shadowed(SHADOWED)
+    floor.expected_in_s = 0.9 * ROOM * TAKES_S
+    assert not await floor.runs()
+    floor.expected_in_s = 1.1 * ROOM * TAKES_S
+    assert await floor.runs()
+    comparison = floor.models.trials.comparison("m")
+    assert comparison is not None
+    assert comparison.compared == 1
+
+
+async def test_the_shadow_is_not_asked_while_another_call_runs() -> None:
+    floor = Shadowed(SHADOWED)
+    floor.ask("arm")
+    batch = floor.work()["m@a"]
+    floor.ask("other")
+    with floor.clock():
+        floor.now += TAKES_S
+        floor.end(batch)
+        await asyncio.sleep(0)
+    assert floor.backend.ran == []
+
+
+async def test_the_shadow_waits_after_each_call_for_its_share_of_the_time() -> None:
+    floor = Shadowed(SHADOWED)
+    assert await floor.runs()
+    asked_at = floor.now
+    while not await floor.runs():
+        floor.now += 0.01
+        assert floor.now < asked_at + 60.0
+    assert floor.now - asked_at >= TAKES_S / SHADOW_SHARE
+
+
+async def test_where_a_robot_is_always_expected_the_shadow_is_asked_at_last() -> None:
+    floor = Shadowed(SHADOWED)
+    floor.expected_in_s = 0.0
+    assert not await floor.runs()
+    floor.now += PATIENCE_S
+    assert await floor.runs()
+    assert not await floor.runs()

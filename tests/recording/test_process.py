@@ -1,0 +1,141 @@
+"""The process that writes: one request that cannot be read, its own end, and a disk that takes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import pickle
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("mcap")
+
+from tests.recording.test_files import KEEP, Requests
+from tests.recording.test_recorder import ask, recorded, recording
+
+from inferential.recording import process, recorder
+from inferential.recording.entries import Entry
+from inferential.recording.reading import read_recording
+from inferential.server import Server
+
+
+def written(folder: Path, entries: list[Entry], capsys: pytest.CaptureFixture[str]) -> dict[str, str | int]:
+    """Returns the sums, and the texts, of what the process says of these entries."""
+    stream = io.BytesIO()
+    for entry in entries:
+        data = pickle.dumps((entry, KEEP, 1 << 30, 1 << 40))
+        stream.write(process.HEAD.pack(len(data)) + data)
+    stream.seek(0)
+    process.write(stream, folder)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    counts = {name: sum(line[name] for line in lines) for name in ("recorded", "dropped")}
+    return {
+        **counts,
+        **{name: "\n".join(filter(None, (line[name] for line in lines))) for name in ("problem", "unread")},
+    }
+
+
+def test_an_observation_that_cannot_be_read_is_reported_and_is_no_fault_of_the_disk(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    requests = Requests(10)
+    entries = [requests.next(), requests.next("leg", envelope=b"\xff\xff"), requests.next()]
+    said = written(tmp_path, entries, capsys)
+    assert (said["recorded"], said["dropped"], said["problem"]) == (3, 0, "")
+    assert str(said["unread"]).startswith("leg: its observation cannot be read: Failed to decode")
+    (path,) = tmp_path.iterdir()
+    assert [(one.client_id, one.observation is None) for one in read_recording(path)] == [
+        ("arm", False),
+        ("leg", True),
+        ("arm", False),
+    ]
+
+
+def test_an_answer_that_cannot_be_read_is_dropped_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    requests = Requests(10)
+    bad = requests.next()
+    bad.result_envelope = b"\xff\xff"
+    said = written(tmp_path, [requests.next(), bad, requests.next()], capsys)
+    assert (said["recorded"], said["dropped"], said["problem"]) == (2, 1, "")
+    assert "arm: " in str(said["unread"])
+
+
+def test_a_stream_that_ends_within_an_entry_finishes_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = pickle.dumps((Requests(10).next(), KEEP, 1 << 30, 1 << 40))
+    stream = io.BytesIO(process.HEAD.pack(len(data)) + data + process.HEAD.pack(len(data)) + data[:50])
+    process.write(stream, tmp_path)
+    (path,) = tmp_path.iterdir()
+    assert len(list(read_recording(path))) == 1
+
+
+def writer_pid() -> int:
+    """The process that writes, which is a child of this one."""
+    for children in Path("/proc/self/task").glob("*/children"):
+        for pid in children.read_text().split():
+            if b"inferential.recording.process" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return int(pid)
+    raise AssertionError("none writes")
+
+
+async def until(is_so: Callable[[], Any]) -> None:
+    for _ in range(3000):
+        if is_so():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never came")
+
+
+def drops(server: Server) -> int:
+    stats = server.metrics.get_stats("recording_drops")
+    return 0 if stats is None else stats.count
+
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="Linux only")
+
+
+async def test_a_process_that_is_killed_is_reported_and_every_request_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(recorder, "RETRY_S", 0.0)
+    async with recording(tmp_path) as (server, found):
+        await ask(server, times=3)
+        await until(lambda: list(tmp_path.iterdir()))
+        os.kill(writer_pid(), signal.SIGKILL)
+        await until(lambda: found.dropped)
+        await ask(server, times=4)
+    assert caplog.text.count("cannot record to") == 1
+    assert found.dropped == drops(server) > 0
+    assert found.recorded == len(recorded(tmp_path)) >= 4
+    assert found.recorded + found.dropped == 7
+
+
+async def test_an_end_of_all_processes_of_the_service_does_not_cut_the_file_short(tmp_path: Path) -> None:
+    async with recording(tmp_path) as (server, found):
+        await ask(server, times=1)
+        await until(lambda: list(tmp_path.iterdir()))
+        os.kill(writer_pid(), signal.SIGTERM)
+        await ask(server, times=2)
+    assert (found.recorded, found.dropped) == (3, 0)
+    assert len(recorded(tmp_path)) == 3
+
+
+async def test_a_disk_that_takes_nothing_does_not_keep_the_server_from_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(recorder, "STOP_S", 0.2)
+    async with recording(tmp_path) as (server, found):
+        await ask(server, times=1)
+        await until(lambda: list(tmp_path.iterdir()))
+        os.kill(writer_pid(), signal.SIGSTOP)
+        await ask(server, times=2)
+    assert "takes nothing for 0.2 s; its last file is not finished" in caplog.text
+    assert (found.recorded, found.dropped) == (0, 3)
+    assert drops(server) == 3
