@@ -1,4 +1,4 @@
-"""How many bytecodes the codec and the scheduler run for one request: exact where wall time is noise.
+"""How many bytecodes codec, scheduler and a whole server run for one request: exact where wall time is noise.
 
 The counts are the same in every run of one Python release; they see what Python runs, not what C does.
 """
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.served import served
 from inferential.client.encoding import EncodingRules
 from inferential.client.handle import Handle
 from inferential.client.session import Session
@@ -35,6 +36,7 @@ def run(seconds: float) -> dict[str, Any]:
     for strategy in ("deadline_aware", "batch_optimized", "slo_aware"):
         counts[f"straight, {strategy}"] = _schedule(strategy, waiting=0)
         counts[f"queued behind 1,000, {strategy}"] = _schedule(strategy, waiting=1000)
+    counts["served, coroutine"] = served()
     return {"python": ".".join(platform.python_version_tuple()[:2]), "bytecodes": counts}
 
 
