@@ -152,9 +152,8 @@ class Fleet:
         rhythm = self.cadence.rhythms(client_id).get(model_id)
         if rhythm is None:
             return
-        interval, alpha = (now - rhythm.last) / (count + 1), self.cadence.alpha
-        for _ in range(count):
-            rhythm.learn(interval, alpha)
+        interval = (now - rhythm.last) / (count + 1)
+        rhythm.learn_all(interval, self.cadence.alpha, count)
         rhythm.last = now - interval
 
     def periods(self, now: float) -> Iterator[tuple[str, str, float]]:
