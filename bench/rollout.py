@@ -141,7 +141,7 @@ async def _trial(
             loop.call_later(_AFTER_S, change, server)
             seen = await loop.run_in_executor(pool, _drive, server.address, time.monotonic() + 0.3, length_s)
         (status,) = server.status().models
-    shadow = [one for one in status.versions if one.compared]
+    shadow = [one for one in status.versions if one.role == "shadow"]
     return {
         "requests": seen.requests,
         "results": seen.results,
@@ -154,7 +154,7 @@ async def _trial(
         **({"restarted": seen.restarted} if seen.restarted else {}),
         **watched.taken_back,
         **({"dropped": watched.dropped} if watched.dropped else {}),
-        **({"compared": shadow[0].compared, "calls_beside_it": watched.met()} if shadow else {}),
+        **({"compared": shadow[0].compared, "calls_beside_it": watched.met(shadow[0].latency_ms)} if shadow else {}),
         "age_p50_ms": float(np.percentile(seen.ages_ms, 50)),
         "age_p99_ms": float(np.percentile(seen.ages_ms, 99)),
         "difference_mean": next((one.difference_mean for one in status.versions if one.difference_mean), []),
@@ -205,9 +205,8 @@ class _Watched:
                 "why": b.why,
             }
 
-    def met(self) -> int:
-        """Returns how many calls of robots ran while a version in the shadow did."""
-        (latency_ms,) = [one.latency_ms for one in self._server.status().models[0].versions if one.compared]
+    def met(self, latency_ms: float | None) -> int:
+        """Returns how many calls of robots ran while a version in the shadow did, whose calls take so long."""
         shadow = [(at - (latency_ms or 0.0) / 1e3, at) for at in self._shadow_ended]
         return sum(any(began < end and at < ended for at, end in shadow) for began, ended in self._calls)
 

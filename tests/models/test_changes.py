@@ -230,6 +230,18 @@ async def test_a_robot_that_was_wrong_and_mended_is_heard_again(serve: Serve) ->
         assert result is not None
 
 
+async def test_what_a_failing_model_refuses_has_arrived_once(serve: Serve) -> None:
+    server = await serve(m={**policy(name="m"), "breaker": {"failures": 1, "pause_ms": 60_000}})
+    async with AsyncConnection(server.address, "arm") as connection:
+        model = connection.model("m", 5000.0)
+        for expected in (ModelFailed, ModelFailing, ModelFailing):
+            with pytest.raises(expected):
+                await model.infer(20_000, joints=np.ones(2))
+    arrived = server.metrics.get_stats("payload_size_bytes")
+    assert arrived is not None
+    assert arrived.count == 3
+
+
 async def test_fallbacks_are_followed_as_far_as_one_answers_and_round_a_circle_once(serve: Serve, place: Path) -> None:
     def falling(name: str, fallback: str) -> dict[str, Any]:
         return {**policy(name=name, fails=f"{name} fails"), "breaker": {"failures": 1}, "fallback": fallback}

@@ -258,9 +258,19 @@ def test_an_observation_is_expected_by_the_steady_cadence_of_its_client(
     assert subject.expects(last + after_s, within_s) is expected
 
 
-def test_no_observation_is_expected_of_a_client_without_a_cadence() -> None:
+def test_a_client_with_irregular_intervals_may_ask_at_any_time_until_it_is_overdue() -> None:
+    subject = fleet()
+    at = 0.0
+    for number in range(20):
+        at += (0.01, 0.03)[number % 2]
+        subject.on_observation("robot", "m", "arm", b"robot", at)
+    assert subject.expects(at + 0.001, 0.001)
+    assert not subject.expects(at + 0.2, 0.1)
+
+
+def test_no_observation_is_expected_of_clients_that_have_hardly_asked() -> None:
     subject = fleet()
     assert not subject.expects(0.0, 10.0)
-    for at in (0.0, 0.01, 0.5, 0.52, 1.4):
+    for at in (0.0, 0.01, 0.5):
         subject.on_observation("robot", "m", "arm", b"robot", at)
-    assert not subject.expects(1.41, 10.0)
+    assert not subject.expects(0.501, 10.0)

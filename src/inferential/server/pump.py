@@ -255,7 +255,6 @@ class EventPump:
         request, models = incoming.request, self._models
         self._accounting.arrived(incoming)  # a robot that asks is there, whatever it gets
         if (refusal := models.refusal(request)) is not None:
-            self._accounting.refused_on_arrival(incoming, refusal)
             self._egress.refuse(request, refusal)
             return
         self._engine.offer(request, request.received_at)

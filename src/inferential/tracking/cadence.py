@@ -35,6 +35,7 @@ _SLOWER = 2  # long intervals in a row that make a new rhythm
 _FASTER = 3  # short intervals; two or more arrive together after a network stall
 _USUAL = 0.3  # of the period, the spread that a robot's network may cause
 _IRREGULAR = 0.4  # of the period, the spread of intervals above which no next one is expected
+_EARLY = 2.0  # times the spread, a request may come before the period is over
 _SPREADS = 3.0  # how many times the spread an interval exceeds the period before it is overdue
 _BURSTS = 3.0  # times the learned period, the mean interval of a client that asks in bursts
 _FIRST_COUNTED_S, _COUNTED_S = 0.2, 1.0  # how long irregular requests are counted for their mean interval
@@ -91,15 +92,26 @@ class Rhythm:
 
     def overdue_from(self, multiplier: float) -> float:
         """Returns when the next request is overdue; infinite where the intervals are too irregular to tell."""
-        if self.is_irregular:
-            return math.inf
+        return math.inf if self.is_irregular else self._latest(multiplier)
+
+    def _latest(self, multiplier: float) -> float:
         return self.last + max(multiplier * self.period, self.period + _SPREADS * self.spread)
+
+    def may_come(self, now: float, until: float, multiplier: float) -> bool:
+        """Returns whether the next request may come from now until then; one that is overdue is not waited for."""
+        earliest = self.last if self.is_irregular else self.last + self.period - _EARLY * self.spread
+        return earliest < until and now < self._latest(multiplier)
 
     def learn(self, interval: float, alpha: float) -> None:
         """Updates the period with an interval, by the table above."""
+        period = self.period
         if self.intervals == 0:
             self.period = interval
-        elif interval > PAUSE * self.period:
+        elif interval <= PAUSE * period and interval * PAUSE >= period:  # first, as most are
+            self.regular, self.long, self.short = self.regular + 1, 0, 0
+            self.spread += alpha * (abs(interval - period) - self.spread)
+            self.period = period + alpha * (interval - period)
+        elif interval > period:
             paused = self.regular >= _SETTLED
             self.long, self.short, self.regular = self.long + 1, 0, 0
             if self.long >= _SLOWER:
@@ -107,18 +119,14 @@ class Rhythm:
             elif paused:
                 return
             else:
-                self.spread += alpha * ((PAUSE - 1) * self.period - self.spread)
-                self.period += alpha * (PAUSE - 1) * self.period
-        elif interval * PAUSE < self.period:
+                self.spread += alpha * ((PAUSE - 1) * period - self.spread)
+                self.period = period + alpha * (PAUSE - 1) * period
+        else:
             self.short, self.long, self.regular = self.short + 1, 0, 0
             if self.short >= _FASTER:
                 self.period, self.short, self.spread = interval, 0, 0.0
             else:
-                self.period += alpha * (interval - self.period)
-        else:
-            self.regular, self.long, self.short = self.regular + 1, 0, 0
-            self.spread += alpha * (abs(interval - self.period) - self.spread)
-            self.period += alpha * (interval - self.period)
+                self.period = period + alpha * (interval - period)
         self.intervals += 1
 
 

@@ -9,7 +9,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from inferential.tracking.action_horizon import ActionHorizonTracker
 from inferential.tracking.cadence import STEADY_AFTER, CadenceTracker, Rhythm
@@ -23,11 +23,9 @@ if TYPE_CHECKING:
 SWEEP_S = 0.25
 """Interval of sweeps while clients are connected, in seconds; a short disconnect time-out shortens it."""
 MAX_DEPARTED = 64
-_EARLY = 2.0  # times the spread of its intervals, an observation may come before it is due
 
 
-@dataclass(slots=True)
-class ClientUpdate:
+class ClientUpdate(NamedTuple):
     """What is known of a client after an observation.
 
     Attributes:
@@ -168,16 +166,15 @@ class Fleet:
                     yield client_id, model_id, period_s
 
     def expects(self, now: float, within_s: float) -> bool:
-        """Returns whether an observation of any client is due within so many seconds, as far as cadences are steady.
+        """Returns whether an observation of any client may come within so many seconds, as far as its cadence is known.
 
-        One that is late is due now, until its client is overdue. The first that is found ends the search.
+        One that is late is due now, until its client is overdue; a client whose intervals are irregular may ask at any
+        time until then. The first that is found ends the search.
         """
-        until, multiplier = now + within_s, self.cadence.overdue_multiplier
+        until = now + within_s
         for client_id in self.registry.all_clients:
             for rhythm in self.cadence.rhythms(client_id).values():
-                if rhythm.intervals < STEADY_AFTER or rhythm.last + rhythm.period - _EARLY * rhythm.spread >= until:
-                    continue
-                if now < rhythm.overdue_from(multiplier) < math.inf:
+                if rhythm.intervals >= STEADY_AFTER and rhythm.may_come(now, until, self.cadence.overdue_multiplier):
                     return True
         return False
 
