@@ -563,6 +563,17 @@ def test_that_a_newer_observation_is_asked_for_is_delivered_and_the_request_stay
     assert talk.session.stats.unmatched == 1
 
 
+@pytest.mark.parametrize(("status", "kind"), [("OUTDATED", ObservationOutdated), ("EXPIRED", RequestExpired)])
+def test_an_answer_leaves_unread_what_is_said_of_a_newer_request(status: str, kind: type, talk: Any) -> None:
+    mailbox = talk.mailbox()
+    first, second = (talk.observe(mailbox, n) for n in range(2))
+    said = ModelResponse(request_id=second.request_id, model_id="m", status=Status.Value(status))
+    talk.session.receive(said.SerializeToString(), b"", 1.0)
+    talk.answer(first)
+    assert isinstance(mailbox.take(), kind)
+    assert numbers(mailbox) == [0]
+
+
 def test_of_what_a_server_says_again_and_again_of_one_request_the_last_counts(talk: Any) -> None:
     mailbox = talk.mailbox()
     ids = [observed(talk.session, mailbox, renews=True).request_id for _ in range(3)]

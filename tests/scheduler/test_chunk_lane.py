@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inferential.scheduler import InferenceRequest
-from inferential.scheduler.chunk_lane import OWN_SHARE, ChunkLane
+from inferential.scheduler.chunk_lane import OWN_SHARE, WAKE_S, ChunkLane, limits_of
 from inferential.scheduler.time.availability import ReplicaSlot
 from inferential.scheduler.time.profile import LatencyProfile
 from inferential.scheduler.time.robot_time import ChunkTime
@@ -124,7 +124,7 @@ def test_robots_with_short_chunks_do_not_starve_for_those_with_long_ones(
 def test_a_robot_is_asked_once_for_a_newer_observation_and_waits_on(
     lane: ChunkLane, ask: Callable[..., InferenceRequest]
 ) -> None:
-    lane.push(first := ask("a"), NOW + 0.2)
+    lane.push(first := ask("a"), NOW + 0.2, NOW + 0.2)
     lane.push(ask("b"))
     assert lane.due_at(FREE) == NOW + 0.2
     assert lane.take_outdated(NOW + 0.1, FREE) == []
@@ -147,13 +147,13 @@ def test_robots_are_asked_before_the_call_that_is_theirs_and_no_others(
     busy = [ReplicaSlot("m", "0", 2, profile, NOW + 0.1), ReplicaSlot("m", "1", 2, profile, NOW + 0.15)]
     for client, since in (("a", 0.4), ("b", 0.3), ("c", 0.2)):
         lane.push(renewing(ask, client, 0.03, age_s=0.2, waiting_since=NOW - since), NOW)
-    assert lane.due_at(busy) == pytest.approx(NOW + 0.07)
+    assert lane.due_at(busy) == pytest.approx(NOW + 0.07 - WAKE_S)
     assert lane.take_outdated(NOW + 0.05, busy) == []
     first = lane.take_outdated(NOW + 0.075, busy)
     assert sorted(names(first)) == ["a", "b"]
     assert [request.turn_at for request in first] == [NOW + 0.1] * 2
     assert lane.take_outdated(NOW + 0.08, busy) == []
-    assert lane.due_at(busy) == pytest.approx(NOW + 0.12)
+    assert lane.due_at(busy) == pytest.approx(NOW + 0.12 - WAKE_S)
     for request in first:  # their observations come, and the call begins
         lane.discard(request)
         lane.push(renewing(ask, request.client_id, 0.03, waiting_since=request.waiting_since), NOW + 0.2)
@@ -169,6 +169,42 @@ def test_an_observation_that_is_new_enough_is_not_asked_for_again(
     busy = [ReplicaSlot("m", "0", 2, profile, NOW + 0.1)]
     lane.push(renewing(ask, "a", 0.03), NOW + 0.2)
     assert lane.take_outdated(NOW + 0.09, busy) == []
+
+
+def test_a_call_has_a_new_observation_of_a_robot_that_has_actions_left(
+    lane: ChunkLane, ask: Callable[..., InferenceRequest], profile: LatencyProfile
+) -> None:
+    """Its actions last beyond the call, so that no call would begin for it alone; but this one takes it."""
+    busy = [ReplicaSlot("m", "0", 2, profile, NOW + 0.1)]
+    request = renewing(ask, "a", 0.03, age_s=0.2, left_s=0.2)
+    old_from, renewed_from, _ = limits_of(request, request.chunk, busy)  # type: ignore[arg-type]
+    assert old_from < NOW + 0.1 < renewed_from
+    lane.push(request, old_from, renewed_from)
+    assert lane.take_outdated(NOW + 0.075, busy) == [request]
+
+
+def test_a_robot_is_not_asked_for_an_observation_that_cannot_come_before_the_call(
+    lane: ChunkLane, ask: Callable[..., InferenceRequest], profile: LatencyProfile
+) -> None:
+    """Its control steps are 0.2 s apart, the last one was 0.08 s before the call."""
+    busy = [ReplicaSlot("m", "0", 2, profile, NOW + 0.1)]
+    for client, step_s in (("slow", 0.2), ("fast", 0.02)):
+        request = renewing(ask, client, 0.03, age_s=-0.02)
+        request.chunk = replace(request.chunk, steps_at=NOW + 0.02, step_s=step_s)  # type: ignore[type-var]
+        lane.push(request, NOW)
+    assert names(lane.take_outdated(NOW + 0.075, busy)) == ["fast"]
+
+
+def test_an_answer_that_comes_just_before_a_control_step_goes_first(
+    lane: ChunkLane, ask: Callable[..., InferenceRequest], profile: LatencyProfile
+) -> None:
+    """Of two that are alike, one plays the answer when it comes, and the other has to wait for most of a step."""
+    for client, before_s in (("waits", 0.01), ("plays", -0.01)):
+        request = ask(client)
+        steps_at = NOW + profile.typical(1) - before_s
+        request.chunk = replace(request.chunk, steps_at=steps_at, step_s=0.1)  # type: ignore[type-var]
+        lane.push(request)
+    assert names(lane.take(profile, 1, NOW)) == ["plays"]
 
 
 @pytest.mark.parametrize("ends_at", [-math.inf, NOW - 5.0, NOW, NOW + 1e9, math.inf])
@@ -187,7 +223,7 @@ def test_turns_end_whatever_the_times_of_slots_are(
 
 
 def test_a_request_is_too_late_from_when_its_caller_says(lane: ChunkLane, ask: Callable[..., InferenceRequest]) -> None:
-    lane.push(first := ask("a"), math.inf, NOW + 0.2)
+    lane.push(first := ask("a"), refused_from=NOW + 0.2)
     lane.push(ask("b"))
     assert lane.due_at(FREE) == NOW + 0.2
     assert lane.too_late(NOW + 0.1) == []

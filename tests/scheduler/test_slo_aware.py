@@ -11,6 +11,7 @@ import pytest
 from tests.scheduler.slo_bench import Bench, at
 
 from inferential.scheduler import InferenceRequest
+from inferential.scheduler.chunk_lane import WAKE_S
 from inferential.scheduler.engine import Capacity
 from inferential.scheduler.request import RefusalKind, RequestState
 from inferential.scheduler.time.robot_time import ChunkTime
@@ -250,7 +251,7 @@ def test_a_robot_that_renews_is_asked_once_for_a_newer_observation_and_keeps_its
         engine.work(clock.now)
     assert engine.outdated() == []
     clock.now = engine.wake_at()
-    assert clock.now == pytest.approx(begin + 0.07)  # the call ends after 100 ms, and a robot needs 30
+    assert clock.now == pytest.approx(begin + 0.07 - WAKE_S)  # the call ends after 100 ms, and a robot needs 30
     assert engine.work(clock.now) == []
     assert [request.client_id for request in engine.outdated()] == ["a", "b"]
     assert engine.wake_at() > clock.now + 1.0

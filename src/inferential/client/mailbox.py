@@ -72,7 +72,10 @@ class Mailbox:
                 return
             self._newest_result = max(self._newest_result, request_id)
             self._stats.outdated += sum(isinstance(unread, Result) for _, unread in self.unread)
+            # How a newer request ended, or that its robot is asked for another observation, is news still.
+            newer = [one for one in self.unread if one[0] > request_id > 0]
             self.unread.clear()
+            self.unread.extend(newer)
         self._append(request_id, outcome)
 
     def _append(self, request_id: int, outcome: Outcome) -> None:

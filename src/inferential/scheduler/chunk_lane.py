@@ -7,7 +7,8 @@ While only requests wait that gain less than WORTH_SHARE of a chunk, no call beg
 
 A robot that renews observations is asked for one when its own has aged (`limits_of`); the new one takes its place.
 While all replicas are busy, only those are asked that the next calls would take, were their observations new, and so
-long before the call as their observations travel: their turn comes then.
+long before the call as their observations travel: their turn comes then. Not asked is one whose next control step comes
+too late for it.
 
 No client is abandoned, whatever the load and the weights: a client whose turn has come,
 
@@ -36,7 +37,7 @@ from inferential.scheduler.weight import weight_of
 RENEW_SHARE = 0.95
 """The share of what an answer to a new observation could give a robot, below which a robot is asked for one."""
 WAKE_S = 0.002
-"""Seconds before its latest start at which a call that waits begins, as waking up takes time."""
+"""Seconds before its latest start at which a call begins that waits, and robots are asked, as waking up takes time."""
 WORTH_SHARE = 0.25
 """The share of a chunk that a robot with actions left must gain, so that a call begins for it before it must."""
 OWN_SHARE = 16
@@ -77,10 +78,13 @@ class ChunkLane:
         self._rows = np.zeros((values.COLUMNS, 16))
         self._served: OrderedDict[str, _Served] = OrderedDict()  # by client
         self._calls_since_turn = OWN_SHARE
+        self._size = 0  # of the last call that had a choice
         self._comes_at: dict[str, float] = {}  # by client that knows its turn, when that comes
         self._planned: dict[str, float] = {}  # by replica, the end of its call for which turns were planned
         self._starved = 0.0  # mean of what the clients starved lately
+        self._has_limits = False  # some request may be renewed or refused
         self._limits: tuple[float, float, float] | None = None  # as `_due` returns them; None: not known
+        self._worth: tuple[float, int, int] | None = None  # what `worth_a_call` was last asked, and returned
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -90,12 +94,19 @@ class ChunkLane:
 
     # Coming and going
 
-    def push(self, request: InferenceRequest, renewed_from: float = math.inf, refused_from: float = math.inf) -> None:
+    def push(
+        self,
+        request: InferenceRequest,
+        old_from: float = math.inf,
+        renewed_from: float = math.inf,
+        refused_from: float = math.inf,
+    ) -> None:
         """Adds a request.
 
         Args:
             request: which.
-            renewed_from: when its robot is to be asked for a newer observation.
+            old_from: when a call had better have a newer observation of its robot.
+            renewed_from: when its robot is to be asked for one though no call is to take it.
             refused_from: when it is to be refused.
         """
         chunk = request.chunk
@@ -118,11 +129,13 @@ class ChunkLane:
             since=client.since,
             turn=client.since + self._patience_s(request),
             starved=starved,
+            old_from=old_from,
             renewed_from=renewed_from,
             refused_from=refused_from,
             comes_at=self._comes_at.pop(client_id, -math.inf),
         )
-        self._limits = None
+        self._has_limits = self._has_limits or min(old_from, refused_from) < math.inf
+        self._changed()
         if len(self._served) > _MAX_CLIENTS + len(self._requests):
             self._served.popitem(last=False)
 
@@ -137,7 +150,10 @@ class ChunkLane:
             self._requests[place] = last
             self._places[last] = place
             self._rows[:, place] = self._rows[:, len(self._requests)]
-        self._limits = None
+        self._changed()
+
+    def _changed(self) -> None:
+        self._limits = self._worth = None
 
     def forget(self, client_id: str) -> None:
         """Forgets since when a client waits."""
@@ -161,7 +177,11 @@ class ChunkLane:
 
     def worth_a_call(self, answered_at: float, enough: int) -> int:
         """Returns how many requests, or `enough`, gain WORTH_SHARE of a chunk or would starve, if answered then."""
-        return values.worth(self._rows[:, : len(self._requests)], answered_at, WORTH_SHARE, enough)
+        known = self._worth
+        if known is None or known[0] != answered_at or known[1] != enough:
+            count = values.worth(self._rows[:, : len(self._requests)], answered_at, WORTH_SHARE, enough)
+            known = self._worth = answered_at, enough, count
+        return known[2]
 
     def waits_until(self, profile: LatencyProfile, enough: int, now: float) -> float:
         """Returns until when a call waits for more requests; -inf: `enough` are worth a call."""
@@ -169,13 +189,16 @@ class ChunkLane:
         return -math.inf if worth >= enough else self.runs_out_at() - profile.high(worth + 1) - WAKE_S
 
     def _due(self) -> tuple[float, float, float]:
-        """Returns when the first is to be refused, when renewed, and the longest lead of those to be renewed."""
+        """Returns when the first is to be refused, when renewed, and the longest lead of those that may be old."""
+        if not self._has_limits:
+            return math.inf, math.inf, 0.0
         if self._limits is None:
             rows = self._rows[:, : len(self._requests)]
-            renewed = rows[values.RENEWED]
-            renewed_at = float(renewed.min(initial=math.inf))
-            lead_s = float(rows[values.LEAD, renewed < math.inf].max()) if renewed_at < math.inf else 0.0
-            self._limits = float(rows[values.REFUSED].min(initial=math.inf)), renewed_at, lead_s
+            refused_at = float(rows[values.REFUSED].min(initial=math.inf))
+            renewed_at = float(rows[values.RENEWED].min(initial=math.inf))
+            lead_s = float(rows[values.LEAD].max(initial=0.0, where=rows[values.OLD] < math.inf))
+            self._limits = refused_at, renewed_at, lead_s + WAKE_S if lead_s else 0.0
+            self._has_limits = lead_s > 0 or min(refused_at, renewed_at) < math.inf
         return self._limits
 
     def due_at(self, slots: Sequence[ReplicaSlot]) -> float:
@@ -206,24 +229,27 @@ class ChunkLane:
                 self._planned.clear()
             self._planned[slot.replica] = slot.free_at
             begins_at = max(slot.free_at, now)
-            next_of = self._of_next_call(slot, begins_at, now)
-            is_old = rows[values.RENEWED, next_of] <= begins_at
+            renewed = values.renewed(rows, begins_at - WAKE_S)
+            next_of = self._of_next_call(slot, renewed, begins_at, now)
+            is_old = rows[values.OLD, next_of] <= begins_at
+            is_old &= renewed[values.COVERS, next_of] > rows[values.COVERS, next_of]  # else none comes in time
             is_old &= rows[values.COMES, next_of] != begins_at  # else it was renewed for this call
             asked += self._ask(next_of[is_old], begins_at)
             rows[values.COMES, next_of] = begins_at
         return asked
 
-    def _of_next_call(self, slot: ReplicaSlot, begins_at: float, now: float) -> npt.NDArray[np.intp]:
-        """Returns the places of the requests that a call would take, were all observations that can be renewed new."""
-        rows = values.renewed(self._rows[:, : len(self._requests)], begins_at)
+    def _of_next_call(
+        self, slot: ReplicaSlot, rows: values.Array, begins_at: float, now: float
+    ) -> npt.NDArray[np.intp]:
+        """Returns the places of the requests that a call would take, were the rows as given; it changes them."""
         comes_at = rows[values.COMES]
         of_others = (comes_at > now) & (comes_at < begins_at)  # which are of the call of another replica
         rows[values.WORTH, of_others] = rows[values.AGES, of_others] = 0.0
         limit = min(slot.max_batch_size, slot.profile.explored())
-        return np.array(values.choose(rows, slot.profile, limit, begins_at), np.intp)
+        return np.array(values.choose(rows, slot.profile, limit, begins_at, None, self._size), np.intp)
 
     def _ask(self, places: npt.NDArray[np.intp], turn_at: float) -> list[InferenceRequest]:
-        self._rows[values.RENEWED, places] = math.inf
+        self._rows[values.OLD, places] = self._rows[values.RENEWED, places] = math.inf
         self._limits = None
         asked = [self._requests[place] for place in places]
         for request in asked:
@@ -244,7 +270,9 @@ class ChunkLane:
         rows = self._rows[:, : len(self._requests)]
         turn = rows[values.TURN].argmin()
         is_due = rows[values.TURN, turn] <= now and (limit > 1 or self._calls_since_turn >= OWN_SHARE)
-        chosen = values.choose(rows, profile, limit, now, int(turn) if is_due else None)
+        chosen = values.choose(rows, profile, limit, now, int(turn) if is_due else None, self._size)
+        if len(chosen) < len(self._requests):
+            self._size = len(chosen)
         batch = [self._requests[place] for place in chosen]
         self._calls_since_turn += 1
         answered_at = now + profile.typical(len(batch))
@@ -275,11 +303,11 @@ class ChunkLane:
                 del self._of_client[request.client_id]
         if comes_from:
             self._rows[:, list(comes_from)] = self._rows[:, list(comes_from.values())]
-        self._limits = None
+        self._changed()
 
     def _serve(self, client_id: str, facts: list[float], answered_at: float, now: float) -> None:
         """Notes that a client is served, whose request has these values up to TURN."""
-        runs_out_at, covers_until, lasts_s, _, _, _, _, _, since, turn = facts
+        runs_out_at, covers_until, lasts_s, _, _, _, _, _, _, _, since, turn = facts
         if self._comes_at:
             self._comes_at.pop(client_id, None)
         client = self._served.get(client_id)
@@ -308,20 +336,20 @@ class ChunkLane:
                 covered_until = min(chunk.covers_until, now + chunk.lasts_s)
                 turn = client.since + self._patience_s(other)
                 values.serve(self._rows[:, place], covered_until, client.since, turn)
+        self._changed()
 
 
-def limits_of(request: InferenceRequest, chunk: ChunkTime, slots: Sequence[ReplicaSlot]) -> tuple[float, float]:
-    """Returns when a request's robot is to be asked for a newer observation, and when it is to be refused.
+def limits_of(request: InferenceRequest, chunk: ChunkTime, slots: Sequence[ReplicaSlot]) -> tuple[float, float, float]:
+    """Returns when an observation is old, when its robot is to be asked for a newer one, and when it is refused.
 
-    For a newer one: once an answer could give only RENEW_SHARE of what one to a new observation could, but not before a
-    call for it may begin. Refused, where it is to be if it is late: once no action would be left to play.
+    Old: once an answer could give only RENEW_SHARE of what one to a new observation could. Where no call is to take it,
+    its robot is asked then, but not before a call for it may begin. Refused, where it is to be if it is late: once no
+    action would be left to play.
     """
     if not (chunk.renews or request.late == "refuse") or not all(slot.profile.warm for slot in slots):
-        return math.inf, math.inf
+        return math.inf, math.inf, math.inf
     takes_s = min(slot.profile.typical(min(slot.max_batch_size, slot.profile.explored())) for slot in slots)
     could_give_s = max(chunk.covers_until - request.received_at - takes_s, 0.0)
-    renewed_from = chunk.covers_until - takes_s - RENEW_SHARE * could_give_s
-    return (
-        max(renewed_from, chunk.runs_out_at - takes_s) if chunk.renews else math.inf,
-        chunk.covers_until - takes_s if request.late == "refuse" else math.inf,
-    )
+    old_from = chunk.covers_until - takes_s - RENEW_SHARE * could_give_s if chunk.renews else math.inf
+    refused_from = chunk.covers_until - takes_s if request.late == "refuse" else math.inf
+    return old_from, max(old_from, chunk.runs_out_at - takes_s), refused_from

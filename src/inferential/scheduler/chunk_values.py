@@ -15,6 +15,10 @@ those with short ones. The best requests by value, as many as gain most per seco
 are the call. So of robots that waited alike the newest observation goes first, a robot with actions left waits while
 that costs it nothing, and calls are as large as their efficiency is worth.
 
+A robot plays an answer from its next control step on, and its observations are made at control steps too. Where these
+are known, times are taken to the step: of two robots that are alike otherwise, that one gains more whose step came just
+before the call begins, or comes just after it ends.
+
 A robot that plays a whole chunk whenever it comes loses no part of it by waiting. While no more starve than the most
 efficient call takes, calls are so large that robots stand least: the time that one stands is taken off its gain, and of
 one that has actions left only that counts which it would starve. While more starve, what a call takes longer keeps
@@ -44,20 +48,23 @@ MOST_S = 1e6
 """Seconds beyond which a time is as good as infinite."""
 MOST_STARVED = 100.0
 """Times of a chunk that a robot owes at most, by one wait."""
-_LEAST_GAIN = 2e-3  # of a chunk, so that requests without gain have an order too
+_LEAST_STEP_S = 1e-6  # between control steps: a robot of which they are not known plays an answer when it comes
+_LEAST_GAIN = 4e-3  # of a chunk, so that requests without gain have an order too
 _ALL_SIZES = 32  # larger calls are compared at so many sizes
 _ONE_BY_ONE = 12  # rows up to which a call's size is found without arrays
 _SORTED = 128  # rows that are sorted rather than parted first
 
 Array = npt.NDArray[Any]
-RUNS_OUT, COVERS, LASTS, MOST, LEAST = range(5)
-"""Rows: when actions run out, until when the answer covers, how long a chunk lasts, the most and the least gain."""
-WORTH, AGES, WEIGHT, SINCE, TURN = range(5, 10)
+RUNS_OUT, COVERS, LASTS, MOST, LEAST, BEGINS, STEP = range(7)
+"""Rows: when actions run out, until when the answer covers, how long a chunk lasts, the most and the least gain; one of
+the robot's control steps, and the time between two."""
+WORTH, AGES, WEIGHT, SINCE, TURN = range(7, 12)
 """The factor of the value, how it grows each second, the weight, since when it waits, from when on it goes first."""
-RENEWED, REFUSED, SPAN, LEAD, COMES = range(10, 15)
-"""When the robot is asked anew, when it is refused; the seconds from the observation to the end of its chunk, and from
-asking to the arrival; when the call begins that it was asked for."""
-COLUMNS = 15
+OLD, RENEWED, REFUSED, SPAN, LEAD, COMES = range(12, 18)
+"""When a new observation would be better, when its robot is asked for it though no call is to take it, when it is
+refused; the seconds from the observation to the end of its chunk, and from asking to the arrival; when the call begins
+that it was asked for."""
+COLUMNS = 18
 
 
 def column(
@@ -68,6 +75,7 @@ def column(
     since: float,
     turn: float,
     starved: float,
+    old_from: float,
     renewed_from: float,
     refused_from: float,
     comes_at: float,
@@ -81,25 +89,30 @@ def column(
         since: since when its client waits.
         turn: when its client goes before others.
         starved: times of a chunk that its robot starved lately.
-        renewed_from, refused_from: when its robot is asked for another observation, and when it is refused.
+        old_from, renewed_from, refused_from: when another observation would be better, when its robot is asked for it
+            though no call is to take it, and when it is refused.
         comes_at: when the call begins that it was renewed for; -inf: it was not.
     """
     runs_out_at, covers_until = _near(chunk.runs_out_at, observed_at), _near(chunk.covers_until, observed_at)
     lasts_s = min(max(chunk.lasts_s, LEAST_S), MOST_S) if chunk.lasts_s == chunk.lasts_s else LEAST_S
     most_s = min(chunk.most_s, MOST_S) if chunk.most_s == chunk.most_s else MOST_S
     lead_s = min(max(chunk.lead_s, 0.0), MOST_S) if chunk.lead_s == chunk.lead_s else 0.0
+    step_s = min(max(chunk.step_s, _LEAST_STEP_S), MOST_S) if chunk.step_s == chunk.step_s else _LEAST_STEP_S
     worth, ages = _urgency(weight, lasts_s, since, starved)
     return [
         runs_out_at,
         covers_until,
         lasts_s,
         most_s,
-        2 * lasts_s * _LEAST_GAIN,
+        lasts_s * _LEAST_GAIN,
+        _near(chunk.steps_at, observed_at),
+        step_s,
         worth,
         ages,
         weight,
         since,
         turn,
+        old_from if old_from == old_from else math.inf,
         renewed_from if renewed_from == renewed_from else math.inf,
         refused_from if refused_from == refused_from else math.inf,
         covers_until - observed_at,
@@ -141,13 +154,22 @@ def worth(rows: Array, answered_at: float, share: float, enough: int) -> int:
 def renewed(rows: Array, begins_at: float) -> Array:
     """Returns the rows as they would be, were all observations that can be renewed new when a call begins."""
     rows = rows.copy()
-    lead_s, covers = rows[LEAD], rows[COVERS]
-    fresh_until = begins_at - lead_s / 2 + rows[SPAN]
-    np.maximum(covers, fresh_until, out=covers, where=lead_s > 0)
+    lead_s, covers, step_s = rows[LEAD], rows[COVERS], rows[STEP]
+    observed_at = covers - rows[SPAN]
+    fresh_s = begins_at - observed_at
+    fresh_s -= np.where(step_s > _LEAST_STEP_S, fresh_s % step_s, lead_s / 2)
+    np.maximum(covers, covers + fresh_s, out=covers, where=lead_s > 0)
     return rows
 
 
-def choose(rows: Array, profile: LatencyProfile, limit: int, now: float, turn: int | None = None) -> list[int]:
+def choose(
+    rows: Array,
+    profile: LatencyProfile,
+    limit: int,
+    now: float,
+    turn: int | None = None,
+    size: int = 0,
+) -> list[int]:
     """Returns the places of the requests of a call that begins now, the most valuable first.
 
     Args:
@@ -156,15 +178,15 @@ def choose(rows: Array, profile: LatencyProfile, limit: int, now: float, turn: i
         limit: the most requests.
         now: seconds of `time.monotonic()`.
         turn: the place of the one that goes before all others; None: there is none.
+        size: how many the call will have, about: values are those of answers of such a call; 0: as many as it can.
     """
     count = rows.shape[1]
     limit = min(limit, count)
-    full_s = profile.typical(limit)
-    urgency = rows[AGES] * now
-    urgency += rows[WORTH]
-    value = _gains(rows[: LEAST + 1], now + full_s, full_s / 2)
-    value *= urgency
-    np.negative(value, out=value)
+    takes_s = profile.typical(min(size, limit) or limit)
+    value = _gains(rows[: STEP + 1], now + takes_s, takes_s / 2)
+    urgency = rows[AGES] * -now
+    urgency -= rows[WORTH]
+    value *= urgency  # negative: the most valuable first
     if count <= _SORTED:
         order = value.argsort(kind="stable")[:limit]
     else:
@@ -178,57 +200,65 @@ def choose(rows: Array, profile: LatencyProfile, limit: int, now: float, turn: i
     sizes, latency_s, efficient = profile.sizes_up_to(limit, _ALL_SIZES)
     stands_from = now if np.count_nonzero(rows[RUNS_OUT] <= now) <= efficient else None
     chosen = rows[: WEIGHT + 1, order]
-    factors = chosen[WEIGHT] / chosen[LASTS]
-    chosen = chosen[: LEAST + 1]
+    next_s = float(latency_s[-1]) / 2
     if limit <= _ONE_BY_ONE:
-        return places[: _best_size(chosen.T.tolist(), factors.tolist(), now, latency_s.tolist(), stands_from)]
-    each = _gains(chosen[:, np.newaxis, :], now + latency_s[:, np.newaxis], full_s / 2, stands_from)
-    each *= factors
+        return places[: _best_size(chosen.T.tolist(), now, latency_s.tolist(), next_s, stands_from)]
+    each = _gains(chosen[: STEP + 1, np.newaxis], now + latency_s[:, np.newaxis], next_s, stands_from)
+    each *= chosen[WEIGHT] / chosen[LASTS]
     totals = each.cumsum(axis=1)[np.arange(len(sizes)), sizes - 1]
     totals /= latency_s
     return places[: int(sizes[totals.argmax()])]
 
 
 def _best_size(
-    chosen: list[list[float]], urgency: list[float], now: float, latency_s: list[float], stands_from: float | None
+    chosen: list[list[float]], now: float, latency_s: list[float], next_s: float, stands_from: float | None
 ) -> int:
     """Returns what `choose` does with arrays; with a few requests it is faster so."""
-    best, most, next_s = 1, -1.0, latency_s[-1] / 2
-    for size, takes_s in enumerate(latency_s, 1):
-        answered_at, total = now + takes_s, 0.0
-        for (runs_out, covers, lasts_s, most_s, least_s), factor in zip(chosen[:size], urgency, strict=False):
-            begins_at = runs_out if runs_out > answered_at else answered_at
-            if stands_from is None or runs_out >= answered_at:
-                gain = answered_at + lasts_s
-            else:
-                gain = (runs_out if runs_out > stands_from else stands_from) + lasts_s
-            is_whole = gain <= covers
-            gain = (gain if is_whole else covers) - begins_at
+    ends = [now + takes_s for takes_s in latency_s]
+    totals = [0.0] * len(ends)
+    for place, (runs_out, covers, lasts_s, most_s, least_s, at, step_s, _, _, weight) in enumerate(chosen):
+        factor, whole_until = weight / lasts_s, covers - lasts_s
+        plays_whole = stands_from is not None and runs_out > stands_from
+        for size in range(place, len(ends)):
+            answered_at = at - (at - ends[size]) // step_s * step_s
+            begins_at = plays_at = answered_at
+            if runs_out > answered_at:
+                begins_at = runs_out
+            elif stands_from is not None:
+                plays_at = runs_out if plays_whole else stands_from
+            is_whole = plays_at <= whole_until
+            gain = (plays_at + lasts_s if is_whole else covers) - begins_at
             if gain > most_s:
                 gain = most_s
-            total += least_s * factor
-            if gain > 0:
-                lost = answered_at + next_s - begins_at
-                lost = 0.0 if lost < 0 else lost if lost < gain else gain
-                is_whole = is_whole and stands_from is not None and runs_out > stands_from
-                total += ((lost if is_whole else gain) + lost) * factor
-        if total > most * takes_s:
-            best, most = size, total / takes_s
-    return best
+            if gain < least_s:
+                gain = least_s
+            lost = answered_at + next_s - begins_at
+            if lost > gain:
+                lost = gain
+            elif lost < 0.0:
+                lost = 0.0
+            totals[size] += ((lost if is_whole and plays_whole else gain) + lost) * factor
+    rates = [total / takes_s for total, takes_s in zip(totals, latency_s, strict=True)]
+    return rates.index(max(rates)) + 1
 
 
-def _gains(rows: Array, answered_at: Array | float, next_s: float, stands_from: float | None = None) -> Array:
-    """Returns the gain of each, and what of it is lost if the answer comes `next_s` later, and the least.
+def _gains(rows: Array, ends_at: Array | float, next_s: float, stands_from: float | None = None) -> Array:
+    """Returns the gain of each, or the least, and what of it is lost if the answer comes `next_s` later.
 
     Args:
-        rows: up to LEAST, of any further shape that `answered_at` can be broadcast with.
-        answered_at: when the answers come.
+        rows: up to STEP, of any further shape that `ends_at` can be broadcast with.
+        ends_at: when the answers are sent.
         next_s: seconds.
         stands_from: from when on the time in which a robot stands counts, of those that play whole chunks; None: it
             does not.
     """
     is_whole: Array | bool = False
-    runs_out, covers, lasts_s, most_s, least_s = rows
+    runs_out, covers, lasts_s, most_s, least_s, steps_at, step_s = rows
+    answered_at: Array = ends_at - steps_at  # played from the next control step on
+    answered_at /= step_s
+    np.ceil(answered_at, out=answered_at)
+    answered_at *= step_s
+    answered_at += steps_at
     begins_at = np.maximum(runs_out, answered_at)
     if stands_from is None:
         gain: Array = answered_at + lasts_s
@@ -238,13 +268,14 @@ def _gains(rows: Array, answered_at: Array | float, next_s: float, stands_from: 
         is_whole = (gain <= covers) & (runs_out > stands_from)
     np.minimum(gain, covers, out=gain)
     gain -= begins_at
-    np.maximum(gain, 0.0, out=gain)
     np.minimum(gain, most_s, out=gain)
-    lost: Array = np.subtract(answered_at + next_s, begins_at, out=begins_at)
+    np.maximum(gain, least_s, out=gain)
+    lost = answered_at
+    lost += next_s
+    lost -= begins_at
     np.maximum(lost, 0.0, out=lost)
     np.minimum(lost, gain, out=lost)
     if stands_from is not None:
         np.copyto(gain, lost, where=is_whole)
     gain += lost
-    gain += least_s
     return gain

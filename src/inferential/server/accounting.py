@@ -245,9 +245,17 @@ class Accounting:
             most_s = max(found.lasts_s - (found.runs_out_at - request.received_at), 0.0)
             return ChunkTime(found.runs_out_at, math.inf, found.lasts_s, most_s)
         renews = incoming.renews and request.protocol_version >= PROTOCOL_VERSION
-        covers_until = request.received_at + found.lasts_s - found.lag_s
-        lead_s = min(found.lag_s + found.period_s, _MAX_LEAD_S) if renews else 0.0
-        return ChunkTime(found.runs_out_at - found.lag_s, covers_until, found.lasts_s, renews=renews, lead_s=lead_s)
+        # As times at which an answer is sent, not played.
+        transit_s = found.transit_s or 0.0
+        return ChunkTime(
+            found.runs_out_at - transit_s,
+            request.received_at + found.lasts_s - transit_s,
+            found.lasts_s,
+            renews=renews,
+            lead_s=min(found.lag_s, _MAX_LEAD_S) if renews else 0.0,
+            steps_at=request.received_at - transit_s,
+            step_s=found.period_s,
+        )
 
     def answered(self, sent: Sequence[tuple[DispatchResult, float]]) -> None:
         """Records results, each with when it was sent."""

@@ -10,7 +10,7 @@ The deadline that follows from it is set in `scheduler.deadline`.
 Of a robot that states its steps, its queue of actions is mirrored: chunks that are being made or on their way last
 longer than the steps that it stated (`queue_of`). A robot that acknowledges chunks (the newest that it has played an
 action of, and from which action on) says exactly which are on their way still, and how long after its departure an
-answer is played: the network and the rest of a control period.
+answer is played: the network and the rest of a control period, which the shortest of them has none of.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ _MIN_SAMPLES = 3
 
 _MAX_HORIZONS = 1024  # models
 _LONGEST_PERIOD_S = 1e3  # a rate so low that its period is infinite is a positive number, too
-_LAG_ALPHA = 0.2
+_LONGEST_LAG_S = 1.0
+_LAGS = 16  # the newest, of each robot and model
 _MAX_UNDER_WAY = 16  # chunks of one robot and model; beyond it, the oldest is forgotten
 
 _CHUNK_KEYS = ("actions", "action")
@@ -36,10 +37,13 @@ _CHUNK_KEYS = ("actions", "action")
 
 def horizon_of(values: Mapping[str, Any] | None) -> int | None:
     """Returns the length T of a result's [T, ...] array `actions` or `action`; None if it has no chunk."""
+    if values is None:
+        return None
     for key in _CHUNK_KEYS:
-        chunk = None if values is None else values.get(key)
-        if chunk is not None and not isinstance(chunk, str) and len(chunk.shape) > 1:
-            return int(chunk.shape[0])
+        if key in values:
+            chunk = values[key]
+            if not isinstance(chunk, str) and len(chunk.shape) > 1:
+                return int(chunk.shape[0])
     return None
 
 
@@ -50,14 +54,17 @@ class ActionQueue:
     Attributes:
         runs_out_at: when its actions run out, those under way included, in seconds of `time.monotonic()`.
         lasts_s: how long a chunk lasts.
-        lag_s: how long after its departure an answer is played.
         period_s: how long one action is played.
+        transit_s: how long an answer and an observation are on their way, together, where its control step comes just
+            in time; None: it does not acknowledge chunks.
+        lag_s: the same and the wait for its control step, at most.
     """
 
     runs_out_at: float
     lasts_s: float
-    lag_s: float
     period_s: float
+    transit_s: float | None
+    lag_s: float
 
 
 @dataclass(slots=True)
@@ -77,7 +84,7 @@ class _ActionHorizon:
     periods: deque[float] = field(default_factory=lambda: deque(maxlen=_SAMPLES))
     chunk_ends: tuple[float, int] | None = None  # when it was observed, and its horizon
     under_way: dict[int, _UnderWay] = field(default_factory=dict)  # by request id
-    lag_s: float = 0.0
+    lags_s: deque[float] = field(default_factory=lambda: deque(maxlen=_LAGS))
 
     def period_s(self) -> float | None:
         if self.stated_period_s is not None:
@@ -155,14 +162,21 @@ class ActionHorizonTracker:
             self._acknowledge(state, played_id, played_from, period_s)
         lasts_s = horizon * period_s
         ends = [one.observed_at + lasts_s for one in state.under_way.values()]
-        return ActionQueue(max([now + steps_remaining * period_s, *ends]), lasts_s, state.lag_s, period_s)
+        # What a robot that acknowledges chunks has left is left after the present action.
+        steps = steps_remaining + 1 if played_id is not None and steps_remaining else steps_remaining
+        runs_out_at = max([now + steps * period_s, *ends])
+        lags_s = sorted(state.lags_s) if played_id is not None else []
+        if not lags_s:
+            return ActionQueue(runs_out_at, lasts_s, period_s, None, period_s)
+        longest_s = max(lags_s[0] + period_s, lags_s[-2 if len(lags_s) > 2 else -1])  # one may have been held up
+        return ActionQueue(runs_out_at, lasts_s, period_s, lags_s[0], longest_s)
 
     @staticmethod
     def _acknowledge(state: _ActionHorizon, played_id: int, played_from: int | None, period_s: float) -> None:
         played = state.under_way.get(played_id)
         if played is not None and played.sent_at is not None and played_from is not None:
             lag_s = played_from * period_s - (played.sent_at - played.observed_at)
-            state.lag_s += _LAG_ALPHA * (min(max(lag_s, 0.0), 1.0) - state.lag_s)
+            state.lags_s.append(min(max(lag_s, 0.0), _LONGEST_LAG_S))
         # Ids grow within a connection, and chunks that came after a newer one are not played.
         state.under_way = {key: one for key, one in state.under_way.items() if key > played_id}
 

@@ -9,7 +9,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from inferential.tracking.action_horizon import ActionHorizonTracker
 from inferential.tracking.cadence import STEADY_AFTER, CadenceTracker, Rhythm
@@ -25,8 +25,7 @@ SWEEP_S = 0.25
 MAX_DEPARTED = 64
 
 
-@dataclass(slots=True)
-class ClientUpdate:
+class ClientUpdate(NamedTuple):
     """What is known of a client after an observation.
 
     Attributes:
@@ -153,9 +152,8 @@ class Fleet:
         rhythm = self.cadence.rhythms(client_id).get(model_id)
         if rhythm is None:
             return
-        interval, alpha = (now - rhythm.last) / (count + 1), self.cadence.alpha
-        for _ in range(count):
-            rhythm.learn(interval, alpha)
+        interval = (now - rhythm.last) / (count + 1)
+        rhythm.learn_all(interval, self.cadence.alpha, count)
         rhythm.last = now - interval
 
     def periods(self, now: float) -> Iterator[tuple[str, str, float]]:

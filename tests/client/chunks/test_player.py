@@ -264,6 +264,14 @@ def test_where_the_server_asks_for_it_an_observation_is_made_anew_at_the_next_st
     assert drive.asked == [0, 2]
 
 
+def test_no_observation_is_made_anew_once_the_one_that_waited_is_answered() -> None:
+    drive = Drive(horizon=20, latency=lambda number: 3)
+    drive.run(3)
+    drive.player.outdated(1000)  # says the server, whose answer comes at the same step
+    drive.run(12)
+    assert drive.asked == [0]
+
+
 def test_an_observation_is_refreshed_while_no_answer_comes() -> None:
     drive = Drive(horizon=20, latency=lambda number: 9 if number < 3 else 3, refresh_ms=60.0)
     drive.run(10)

@@ -100,6 +100,23 @@ def test_a_refreshed_observation_that_comes_after_its_turn_is_dropped() -> None:
     assert len(done.outcomes) == pytest.approx(done.played[0].issued, abs=1)
 
 
+def test_an_observation_that_a_robot_was_asked_for_and_comes_after_its_turn_is_a_request_of_its_own() -> None:
+    loop = RobotLoop(replace(ROBOT, ask="runtime", index="executed"), 100.0)
+    first = loop.tick(100.0, 1, 0.0)
+    assert first is not None
+    loop.deliver(100.04, "outdated", first)
+    second = loop.tick(100.05, 2, 0.0)
+    assert second is not None
+    assert second.ask is first.ask
+    loop.asks_again(second)  # on the server the first one runs by now
+    loop.deliver(100.09, "answered", first)
+    loop.tick(100.1, 3, 0.0)
+    loop.deliver(100.19, "answered", second)
+    loop.tick(100.2, 4, 0.0)
+    assert loop.played(100.2).issued == 2
+    assert loop.player.stats.chunks == 2
+
+
 def test_robots_and_open_arrivals_share_the_models(make_fleet: Callable[..., Fleet]) -> None:
     fleet = make_fleet(
         arm={"count": 2},

@@ -67,7 +67,7 @@ def test_models_share_the_only_device_and_get_their_own_where_there_are_two() ->
 
 def test_beyond_capacity_minimum_rates_are_kept_before_value_counts() -> None:
     described = fleet(
-        arm={**ARM, "count": 40, "value": 5}, watcher={**WATCHER, "count": 10, "value": 0.01, "min_rate_hz": 1.5}
+        arm={**ARM, "count": 56, "value": 5}, watcher={**WATCHER, "count": 10, "value": 0.01, "min_rate_hz": 1.5}
     )
     found = planned(described, 1)
     assert found.robots["watcher"].keeps_min_rate

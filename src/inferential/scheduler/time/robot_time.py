@@ -22,6 +22,8 @@ class ChunkTime:
         most_s: the most that an answer can add.
         lead_s: of a robot that renews observations, from the moment that it is asked for one to its arrival at most.
         renews: whether the robot observes anew, at once, where its observation is refused as outdated.
+        steps_at, step_s: one of its control steps, and the time between two: it plays an answer from the next one on;
+            `step_s` 0: not known, it plays an answer when it comes.
     """
 
     runs_out_at: float
@@ -30,9 +32,13 @@ class ChunkTime:
     most_s: float = math.inf
     renews: bool = False
     lead_s: float = 0.0
+    steps_at: float = 0.0
+    step_s: float = 0.0
 
     def gained_s(self, answered_at: float) -> float:
         """Returns the seconds of robot time that an answer at this moment adds."""
+        if self.step_s > 0:
+            answered_at = self.steps_at + math.ceil((answered_at - self.steps_at) / self.step_s) * self.step_s
         begins_at = max(self.runs_out_at, answered_at)
         ends_at = min(self.covers_until, answered_at + self.lasts_s)
         return min(max(ends_at - begins_at, 0.0), self.most_s)

@@ -32,7 +32,7 @@ class Ask:
         issued_at: when the robot asked.
         slo_at: until when an answer counts as in SLO.
         waiting: what the server made of the newest observation that reached it; while it waits, a newer one replaces
-            it, and later the server drops what comes.
+            it, and later the server drops what comes of a robot that sends one at each step.
     """
 
     issued_at: float
@@ -144,8 +144,19 @@ class RobotLoop:
             self._qualifies = is_in_slo
         if known:
             self._in_slo += is_in_slo
-            self._close([one.number for one in self._open.values() if one.ask is observation.ask], now)
+            # What a robot was asked for that comes too late for its call is a request of its own (`asks_again`).
+            others = [one for one in self._open.values() if one.ask is observation.ask]
+            self._close([one.number for one in others if self.robot.refresh or one.number < number], now)
             self._note_waited(now)
+
+    def asks_again(self, observation: Observation) -> None:
+        """Makes an observation a request of its own, as the one that it was to replace is dispatched."""
+        observation.ask = Ask(observation.at, observation.at + self._slo_s(observation.steps_remaining))
+        self._issued += 1
+
+    def _slo_s(self, remaining: int) -> float:
+        robot = self.robot
+        return robot.slo_s if robot.slo_s is not None else max(remaining, 1) * robot.period_s
 
     def _close(self, numbers: Sequence[int], now: float) -> None:
         """Forgets observations that are over; those that the answer of another one ended are under way no more."""
@@ -193,10 +204,9 @@ class RobotLoop:
         robot, remaining = self.robot, self.player.steps_remaining()
         renews, self._renews = self._renews, False
         if self._open and (robot.refresh or renews):
-            ask = next(iter(self._open.values())).ask
+            ask = next(reversed(self._open.values())).ask
         else:
-            slo_s = robot.slo_s if robot.slo_s is not None else max(remaining, 1) * robot.period_s
-            ask = Ask(now, now + slo_s)
+            ask = Ask(now, now + self._slo_s(remaining))
             self._issued += 1
             self._asked_at = now
             if self._waits_since is None:

@@ -214,10 +214,11 @@ class _Simulation:
             self._later(loop.next_tick_at, _TICKS, loop)
 
     def _reach(self, loop: RobotLoop, observation: Observation) -> None:
-        robot, now = loop.robot, self._clock.now
-        ask = observation.ask
-        if ask.waiting is not None and ask.waiting.state is not QUEUED:
-            return  # it was dispatched, or refused
+        robot, now, ask = loop.robot, self._clock.now, observation.ask
+        if ask.waiting is not None and ask.waiting.state is not QUEUED:  # it was dispatched, or refused
+            if robot.refresh:
+                return
+            loop.asks_again(observation)
         time_s = robot.budget_s if robot.budget_s is not None else max(observation.steps_remaining, 1) * robot.period_s
         arrival = Arrival(
             at=now - _BEGIN_S,
@@ -277,8 +278,18 @@ class _Simulation:
         lasts_s = robot.horizon_steps * robot.period_s
         whole_s = (robot.chunk_steps or robot.horizon_steps) * robot.period_s
         if robot.index == "time" or robot.ask == "runtime":  # how a runtime aligns a chunk, a server does not know
-            lead_s = 2 * robot.delay_s + robot.period_s if robot.renews else 0.0
-            return ChunkTime(runs_out_at, now + whole_s, lasts_s, renews=robot.renews, lead_s=lead_s)
+            network_s = 2 * robot.delay_s
+            if observation.steps_remaining:
+                runs_out_at += robot.period_s  # they are left after the present one
+            return ChunkTime(
+                runs_out_at - network_s,
+                now + whole_s - network_s,
+                lasts_s,
+                renews=robot.renews,
+                lead_s=network_s + robot.period_s if robot.renews else 0.0,
+                steps_at=now - network_s,
+                step_s=robot.period_s,
+            )
         return ChunkTime(runs_out_at, math.inf, lasts_s, whole_s - observation.steps_remaining * robot.period_s)
 
     def _work(self) -> None:
