@@ -156,13 +156,13 @@ def _devices(spans: dict[str, list[tuple[float, float]]]) -> dict[str, str]:
             len(spans[left]) * sum(ended - began for began, ended in spans[right]) / seconds
             for left, right in ((one, other), (other, one))
         )
-        if by_chance >= _TOLD_BY and _together(spans[one], spans[other]) <= _SELDOM * by_chance:
+        if by_chance >= _ENOUGH and _together(spans[one], spans[other]) <= _SELDOM * by_chance:
             shared, former = devices.setdefault(one, one), devices.setdefault(other, other)
             devices |= {name: shared for name, device in devices.items() if device == former}
     return devices
 
 
-_TOLD_BY = 20  # calls that would run beside another model's, from which on it says something that none does
+_ENOUGH = 20  # calls that would run beside another model's by chance, from which on it means something that none did
 _SELDOM = 0.05
 
 
