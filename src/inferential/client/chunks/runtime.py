@@ -219,7 +219,7 @@ class ChunkRuntime(_Runtime[Model]):
             self._take(result, now)
         if self._player.wants_chunk(now, self._model.serve_interval_ms / 1e3, self._model.heard_s_ago):
             self._player.asked(self._model.observe(**self._observation(observe)), now)
-        elif self._player.wants_nudge(now):
+        elif self._player.wants_nudge(now, self._model.heard_s_ago):
             self._model.nudge()
         return self._player.play()
 
@@ -268,7 +268,7 @@ class AsyncChunkRuntime(_Runtime[AsyncModel]):
             self._take(result, now)
         if self._player.wants_chunk(now, self._model.serve_interval_ms / 1e3, self._model.heard_s_ago):
             self._player.asked(await self._model.observe(**self._observation(observe)), now)
-        elif self._player.wants_nudge(now):
+        elif self._player.wants_nudge(now, self._model.heard_s_ago):
             self._model.nudge()
         return self._player.play()
 
