@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from inferential.proto.actions import ActionSpec, BadActions, read_chunk
+from inferential.proto.actions import ActionSpec, ActionSpecs, BadActions, read_chunk
 
 
 @pytest.mark.parametrize("dtype", ["V4", [("a", "f4"), ("b", "f4")], object, "U1", complex, "M8[s]"])
@@ -38,3 +38,9 @@ def test_limits_that_do_not_go_together_are_an_error_that_names_them() -> None:
         ActionSpec(low=[0, 0], high=[1, 1, 1])
     assert ActionSpec(low=0, high=[1, 1, 1])
     assert ActionSpec(low=[0, 0], high=1)
+
+
+def test_a_spec_of_a_key_that_is_not_there_is_told_as_it_would_check_nothing() -> None:
+    specs = ActionSpecs({"action.arn": {"high": 1.0}})
+    with pytest.raises(BadActions, match=r"expected actions at 'action.arn', as action_spec says, got action.arm"):
+        specs.read({"action.arm": np.zeros((5, 3))}, ["action.arm"])

@@ -176,8 +176,11 @@ class ActionSpecs:
         """Returns the arrays of a chunk by key, as `read_chunk`, and checks them.
 
         Raises:
-            BadActions: naming the key, what came and what was expected.
+            BadActions: naming the key, what came and what was expected. A spec whose key is not there checks nothing.
         """
+        missing = ", ".join(repr(key) for key in self._by_key if key not in keys)
+        if missing:
+            raise BadActions(f"result: expected actions at {missing}, as action_spec says, got {', '.join(keys)}")
         chunk = read_chunk(values, keys, self.axes_of(keys))
         for key, actions in chunk.items():
             if (spec := self.of(key)) is not None:

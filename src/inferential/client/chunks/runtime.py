@@ -130,6 +130,8 @@ class _Runtime(Generic[ModelT]):
 
     def _observation(self, observe: Observe | Mapping[str, Any]) -> dict[str, Any]:
         values = observe() if callable(observe) else observe
+        if not isinstance(values, Mapping):
+            raise TypeError(f"observe: expected a map of arrays and strings by key, got {type(values).__name__}")
         return {
             **values,
             **self._player.rtc_values(),
