@@ -20,7 +20,7 @@ from inferential.client.handle import Handle
 from inferential.client.session import Session
 from inferential.config import InferentialConfig
 from inferential.observation import ObservationAssembler
-from inferential.proto.cache.responses import ResponseReader
+from inferential.proto.cache.response_reader import ResponseReader
 from inferential.proto.messages import ResponseTiming, content_of, write_response
 from inferential.scheduler import create_scheduler
 from inferential.scheduler.engine import Capacity, Engine

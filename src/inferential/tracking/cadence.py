@@ -129,6 +129,21 @@ class Rhythm:
                 self.period = period + alpha * (interval - period)
         self.intervals += 1
 
+    def learn_all(self, interval: float, alpha: float, count: int) -> None:
+        """Does what `learn` does with the same interval again and again, in one step where that is of the rhythm."""
+        period = self.period
+        if not (self.intervals and interval <= PAUSE * period and interval * PAUSE >= period):
+            for _ in range(count):
+                self.learn(interval, alpha)
+            return
+        # What is left of the distance after each: 1 - alpha of it, which the spread follows one step behind.
+        left = (1 - alpha) ** count
+        before = (1 - alpha) ** (count - 1)
+        self.spread = left * self.spread + alpha * count * before * abs(interval - period)
+        self.period = interval + left * (period - interval)
+        self.regular, self.long, self.short = self.regular + count, 0, 0
+        self.intervals += count
+
 
 _NO_RHYTHMS: Mapping[str, Rhythm] = {}
 

@@ -30,6 +30,7 @@ from inferential.zmtp.protocol import (
     command,
     greeting,
     message,
+    messages_without_payload,
     pong_body,
     supports_heartbeats,
     ttl_s,
@@ -86,8 +87,7 @@ class Stream(Connected):
         # A peer that is not known yet gets no memory for more than the commands of a handshake.
         self._reader: FrameReader = Reader(_HANDSHAKE_BYTES, max_frames, allocate)
         # A connection with keys puts other functions here once it is established, so that one without has no branch.
-        self._message = message
-        self._command = command
+        self._message, self._command = message, command
         self._unsent: deque[tuple[memoryview, bool]] = deque()  # a buffer, and whether a message ends with it
         self.unsent: int = 0
         """Messages that are not completely handed to the system yet."""
@@ -230,8 +230,7 @@ class Stream(Connected):
         if len(self._greeting) < size:
             return b""
         self._supports_heartbeats = supports_heartbeats(bytes(self._greeting))
-        rest = bytes(self._greeting[size:])
-        whole, self._greeting = bytes(self._greeting), None
+        rest, whole, self._greeting = bytes(self._greeting[size:]), bytes(self._greeting), None
         answer = self._handshake.greeted(whole)
         self._answer(b"" if self._presumed else answer)
         return rest
@@ -313,13 +312,14 @@ class Stream(Connected):
         parts.append(self._command(PING_BODY + after))
         self._send(parts)
 
-    def send_together(self, messages: Sequence[Sequence[Frame]]) -> None:
-        """Sends small messages in one write; they count as one in `unsent`.
+    def send_together(self, envelopes: Sequence[bytes], last: Sequence[Frame] = ()) -> None:
+        """Sends messages [empty, envelope, empty], and a small last one, in one write; they count as one in `unsent`.
 
         Raises:
             ConnectionEnded: the connection was closed.
         """
-        self._send([b"".join([part for frames in messages for part in self._message(frames, JOIN_BELOW_BYTES)])])
+        parts = messages_without_payload(envelopes, self._message)
+        self._send([b"".join(parts + self._message(last, JOIN_BELOW_BYTES) if last else parts)])
 
     def ping(self, context: bytes = b"") -> None:
         """Sends a heartbeat and resets `alive`; while data is unsent, sending some of it counts as an answer.
