@@ -40,7 +40,7 @@ def test_limits_that_do_not_go_together_are_an_error_that_names_them() -> None:
     assert ActionSpec(low=[0, 0], high=1)
 
 
-def test_a_spec_of_a_key_that_is_not_there_is_told_as_it_would_check_nothing() -> None:
+def test_a_spec_of_a_key_that_is_not_there_is_an_error_as_it_would_check_nothing() -> None:
     specs = ActionSpecs({"action.arn": {"high": 1.0}})
     with pytest.raises(BadActions, match=r"expected actions at 'action.arn', as action_spec says, got action.arm"):
         specs.read({"action.arm": np.zeros((5, 3))}, ["action.arm"])
