@@ -92,7 +92,7 @@ class Ends(RuleBasedStateMachine):
 
 
 TestEnds = Ends.TestCase
-TestEnds.settings = settings(max_examples=12, stateful_step_count=25)
+TestEnds.settings = settings(max_examples=8, stateful_step_count=25)
 
 
 @pytest.mark.parametrize("asks", [True, False], ids=["it asks on", "it is silent"])
