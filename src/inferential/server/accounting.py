@@ -28,8 +28,8 @@ from inferential.scheduler.request import (
 from inferential.scheduler.running import Batch
 from inferential.scheduler.time.deadline import deadline_of
 from inferential.scheduler.time.fair_share import FairShares
-from inferential.scheduler.time.robot_time import ChunkTime
 from inferential.server.call_times import CallTimes
+from inferential.server.chunk_times import chunk_time
 from inferential.server.ingress import IncomingRequest, Overtaken
 from inferential.tracking.action_horizon import horizon_of
 from inferential.tracking.fleet import Fleet, FleetChanges
@@ -44,7 +44,6 @@ _SHARES_EACH_S = 0.001
 _CALLS_WAITED, _WAITED_BESIDE_S = 3, 5e-3
 """Calls and seconds that a request may wait beside a flood before less is shared with that."""
 _ENDED_BY_ROBOT = frozenset({CANCELLED.cause, CLIENT_GONE, NEW_EPISODE.cause})
-_MAX_LEAD_S = 0.5  # a robot is not asked for a newer observation earlier before its turn
 
 
 class Accounting:
@@ -184,7 +183,7 @@ class Accounting:
             default_budget_ms=request.latency_budget_ms,
         )
         if request.steps_remaining is not None and incoming.explicit_budget_ms is None:
-            request.chunk = self._chunk_of(incoming)
+            request.chunk = chunk_time(self._fleet.action_horizon, incoming)
         self._shares.note(client_id, model_id, self._weight_of(request), incoming.client_type, request.pool)
         request.serve_interval_ms = self._shares.interval_ms(client_id, request.pool)
         # A robot that is asked for newer observations sends several for each answer, and floods nothing by that.
@@ -220,36 +219,6 @@ class Accounting:
         self._recorder.applied(request, age_ms, unread_ms, found.network_ms, is_late=found.is_late)
         if found.cause is not None:
             self._late(request, found.cause, request.received_at)
-
-    def _chunk_of(self, incoming: IncomingRequest) -> ChunkTime | None:
-        """Returns what an answer adds to a robot that states its steps remaining; None while that is not known."""
-        request = incoming.request
-        assert request.steps_remaining is not None
-        found = self._fleet.action_horizon.queue_of(
-            request.client_id,
-            request.model_id,
-            request.steps_remaining,
-            request.received_at,
-            incoming.played_id,
-            incoming.played_from,
-        )
-        if found is None:
-            return None
-        if incoming.renews is None:  # how it aligns a chunk is not known: an old observation loses nothing for certain
-            most_s = max(found.lasts_s - (found.runs_out_at - request.received_at), 0.0)
-            return ChunkTime(found.runs_out_at, math.inf, found.lasts_s, most_s)
-        renews = incoming.renews and request.protocol_version >= PROTOCOL_VERSION
-        # As times at which an answer is sent, not played.
-        transit_s = found.transit_s or 0.0
-        return ChunkTime(
-            found.runs_out_at - transit_s,
-            request.received_at + found.lasts_s - transit_s,
-            found.lasts_s,
-            renews=renews,
-            lead_s=min(found.lag_s, _MAX_LEAD_S) if renews else 0.0,
-            steps_at=request.received_at - transit_s,
-            step_s=found.period_s,
-        )
 
     def answered(self, sent: Sequence[tuple[DispatchResult, float]]) -> None:
         """Records results, each with when it was sent."""
