@@ -1,4 +1,4 @@
-"""How many bytecodes the codec and the scheduler run for one request: exact where wall time is noise.
+"""How many bytecodes codec, scheduler and a whole server run for one request: exact where wall time is noise.
 
 The counts are the same in every run of one Python release; they see what Python runs, not what C does.
 """
@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from bench.served import served
 from inferential.client.encoding import EncodingRules
 from inferential.client.handle import Handle
 from inferential.client.session import Session
 from inferential.config import InferentialConfig
 from inferential.observation import ObservationAssembler
-from inferential.proto.cache.responses import ResponseReader
+from inferential.proto.cache.response_reader import ResponseReader
 from inferential.proto.messages import ResponseTiming, content_of, write_response
 from inferential.scheduler import create_scheduler
 from inferential.scheduler.engine import Capacity, Engine
@@ -35,6 +36,7 @@ def run(seconds: float) -> dict[str, Any]:
     for strategy in ("deadline_aware", "batch_optimized", "slo_aware"):
         counts[f"straight, {strategy}"] = _schedule(strategy, waiting=0)
         counts[f"queued behind 1,000, {strategy}"] = _schedule(strategy, waiting=1000)
+    counts["served, coroutine"] = served()
     return {"python": ".".join(platform.python_version_tuple()[:2]), "bytecodes": counts}
 
 

@@ -83,6 +83,7 @@ async def _run(length_s: float) -> dict[str, Any]:
         "slow new version at 25 %": await _trial(before, _to(tried(slow_s=0.015)), length_s),
         "other action scale, in the shadow": await _trial(before, _to({**shadowed, "shadow": "b"}), length_s),
         "worker with state killed": await _trial(memory, _kill, length_s),
+        "worker with state and a spare killed": await _trial({**memory, "spare": True}, _kill, length_s),
         "one of two workers with state killed": await _trial(two, _kill, length_s),
     }
     shadow = await _shadow_cost(before, {**before, "versions": {"a": good, "b": good}, "shadow": "b"}, length_s)

@@ -22,7 +22,7 @@ from inferential.observation import ObservationAssembler
 from inferential.observation.slots import ObservationError
 from inferential.observation.values import read_slots, to_values
 from inferential.proto import ModelResponse
-from inferential.proto.cache.responses import ResponseReader
+from inferential.proto.cache.response_reader import ResponseReader
 from inferential.proto.messages import Response, read_response
 from inferential.proto.msgpack_numpy import pack, unpack
 from inferential.proto.structure import STRUCTURE_KEY, flatten, restore

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import selectors
 import socket
@@ -17,6 +18,7 @@ from inferential.client import link as module
 from inferential.client.backoff import LinkTimeouts
 from inferential.client.link import CONNECT_S, Link
 from inferential.zmtp import protocol as p
+from inferential.zmtp.sockets import abort
 
 PATIENCE = LinkTimeouts(reconnect_s=0.1, reconnect_max_s=1.0, heartbeat_s=1.0, silence_s=5.0)
 HELLO = p.greeting() + p.ready(b"ROUTER", b"")
@@ -489,6 +491,43 @@ def test_a_heartbeat_of_an_idle_robot_does_not_end_the_measuring_of_its_link(ser
     robot.next()
     robot.link.try_send((b"", b"e", bytes(150_000)))
     assert robot.link.delivery.outstanding_bytes == 150_001
+
+
+def test_a_nudge_is_a_heartbeat_out_of_turn_and_the_next_one_comes_at_its_time(server: Server, robot: Robot) -> None:
+    robot.link.nudge(0.0)  # while it is away, nothing
+    end = robot.connect(server)
+    robot.poll(1.0)
+    assert pinged(end)
+    end.sendall(p.command(p.PONG))
+    assert robot.next() is None
+    robot.link.nudge(1.9)
+    assert pinged(end)
+    assert not robot.poll(robot.link.next_poll_at)
+    assert (robot.now, robot.link.next_poll_at) == (2.0, 3.0)  # the server was heard of since the last heartbeat
+    assert pinged(end)
+
+
+def test_nothing_is_nudged_while_data_is_unsent(server: Server, robot: Robot) -> None:
+    end = robot.connect(server)
+    robot.link.try_send((b"", b"e", LARGE))
+    robot.link.nudge(0.5)
+    received = len(end.recv(100_000))
+    while not robot.link.writable:
+        robot.poll()
+        received += len(end.recv(1_000_000))
+    end.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while data := end.recv(1_000_000):
+            received += len(data)
+    assert received <= len(message(LARGE)) + 2 * len(p.command(p.PING_BODY + bytes(8)))
+
+
+def test_a_nudge_may_find_that_the_connection_has_ended(server: Server, robot: Robot) -> None:
+    abort(robot.connect(server))
+    assert robot.selector.select(10)
+    robot.link.nudge(0.5)
+    assert robot.link.ended
+    assert robot.poll(0.6)
 
 
 def test_a_robot_that_slept_and_was_answered_meanwhile_is_still_connected(server: Server, robot: Robot) -> None:

@@ -47,6 +47,24 @@ def test_an_entry_that_is_gone_goes_back_to_its_defaults() -> None:
     assert changes(old, {}) == [Change("models.known.arm.max_inflight", 2, None, True)]
 
 
+def test_a_service_that_is_turned_on_or_off_is_one_change() -> None:
+    services = {"recording": {"only": "late"}, "http": {"port": 1}, "gateways": {"openpi": {"model": "arm"}}}
+    turned_on, turned_off = changes({}, services), changes(services, {})
+    assert {change.path: (change.old, change.new, change.live) for change in turned_on} == {
+        "gateways.openpi": ("off", "on", False),
+        "recording": ("off", "on", False),
+        "http": ("off", "on", False),
+    }
+    assert {change.path: (change.new, change.live) for change in turned_off} == {
+        "gateways.openpi": ("off", False),
+        "recording": ("off", True),
+        "http": ("off", False),
+    }
+    assert changes({"recording": {}}, {"recording": {"only": "late"}}) == [
+        Change("recording.only", "all", "late", True)
+    ]
+
+
 def test_a_list_is_one_change() -> None:
     known = [{"id": "a", "model": "m"}, {"id": "b", "model": "m"}]
     (change,) = changes({"clients": {"known": known[:1]}}, {"clients": {"known": known}})

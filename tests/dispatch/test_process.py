@@ -193,10 +193,11 @@ async def test_readiness_names_a_model_that_lacks_processes(serving: Serving, mo
     await until(lambda: bool(dispatcher.problems()))
     assert server.readiness() == []
     (impairment,) = server.impairments()
-    assert impairment.startswith("model 'm' is impaired: 1 of 2 processes do not run: its process was killed")
+    assert impairment.startswith("model 'm' is impaired: 1 of 2 processes do not run: its process ")
     (model,) = server.status().models
     assert model.problem is not None
-    os.kill(dispatcher.process_ids("m")[0], signal.SIGKILL)
+    for pid in dispatcher.process_ids("m"):  # the first may run again
+        os.kill(pid, signal.SIGKILL)
     await until(lambda: dispatcher.problems()["m"].is_down)
     assert server.impairments() == []
     (problem,) = server.readiness()

@@ -182,3 +182,22 @@ def test_flushing_a_group_leaves_groups_that_share_no_metric_with_it() -> None:
     for number in range(full.flush_at):
         collector.add(full, float(number), (), (0.0,))
     assert (len(full.rows), len(other.rows)) == (0, 1)
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_rows_that_are_added_together_are_recorded_as_one_by_one(watched: bool) -> None:
+    collectors = [MetricsCollector(), MetricsCollector()]
+    called: list[list[tuple[str, float]]] = [[], []]
+    rows = [(1.0 + at, (("client", f"arm-{at % 3}"),), (float(at), 1.0)) for at in range(200)]
+    for collector, calls in zip(collectors, called, strict=True):
+        if watched:
+            collector.on_metric(lambda name, value, labels, calls=calls: calls.append((name, value)))
+    together, one_by_one = collectors
+    group = together.group("size", "count")
+    together.add_rows(group, rows)
+    group = one_by_one.group("size", "count")
+    for row in rows:
+        one_by_one.add(group, *row)
+    assert together.snapshot() == one_by_one.snapshot()
+    assert called[0] == called[1]
+    assert len(called[0]) == (400 if watched else 0)

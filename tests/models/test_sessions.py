@@ -205,6 +205,37 @@ async def test_a_robot_gets_to_know_that_its_state_was_lost(serve: Serve, place:
     assert (place / "resets").read_text() == "arm 0\n" * 3
 
 
+@pytest.mark.parametrize("spare_ends_too", [False, True], ids=["the spare waits", "the spare has ended too"])
+async def test_a_spare_process_that_has_imported_the_model_follows_one_that_ends(
+    serve: Serve, place: Path, spare_ends_too: bool
+) -> None:
+    (place / "noted.py").write_text(
+        "import os\nfrom memory import Counts\n"
+        "with open('imported', 'a') as file:\n    file.write(f'{os.getpid()}\\n')\n"
+    )
+    server = await serve(m={"target": "noted:Counts", "spare": True})
+
+    def imported() -> list[int]:
+        return [int(line) for line in (place / "imported").read_text().splitlines()]
+
+    async with AsyncConnection(server.address, "arm") as connection:
+        handle = connection.model("m", 5000.0)
+        first = await handle.infer(20_000, state=np.ones(1))
+        await until(lambda: len(imported()) == 2)
+        assert first is not None
+        own, spare = imported()
+        assert own == first["pid"]
+        if spare_ends_too:
+            os.kill(spare, signal.SIGKILL)
+        os.kill(own, signal.SIGKILL)
+        await until(lambda: own not in server.dispatcher.process_ids("m"))
+        second = await handle.infer(20_000, state=np.ones(1))
+        assert second is not None
+        assert (second["steps"], second.session) == (1, "restarted")
+        assert (second["pid"] == spare) is not spare_ends_too
+        await until(lambda: len(imported()) == (4 if spare_ends_too else 3))  # the next one waits
+
+
 async def test_a_robot_keeps_its_version_and_state_until_its_episode_ends(serve: Serve) -> None:
     def versions(**more: Any) -> dict[str, Any]:
         found = {name: model(args={"version": name}) for name in "ab"}

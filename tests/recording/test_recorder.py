@@ -163,6 +163,22 @@ async def test_what_is_recorded_changes_with_the_configuration(tmp_path: Path) -
     assert [one.client_id for one in recorded(tmp_path)] == ["arm-01", "arm-02"]
 
 
+async def test_recording_stops_and_goes_on_with_its_section(tmp_path: Path) -> None:
+    section = {"path": str(tmp_path / "recordings")}
+    config = InferentialConfig.model_validate({"server": {"drain_timeout_s": 0.0}, "recording": section})
+    assert config.recording is not None
+    async with (
+        Server("tcp://127.0.0.1:0", config=config, dispatcher=LocalDispatcher({"pi0": policy})) as server,
+        Recorder(server, config.recording),
+    ):
+        for name, there in (("arm-01", True), ("arm-02", False), ("arm-03", True)):
+            elsewhere = {"path": str(tmp_path / "elsewhere")} if there else None  # takes a restart
+            server.reconfigure(InferentialConfig.model_validate({"recording": elsewhere}))
+            await ask(server, name, times=1)
+    assert [one.client_id for one in recorded(tmp_path / "recordings")] == ["arm-01", "arm-03"]
+    assert not (tmp_path / "elsewhere").exists()
+
+
 async def test_a_file_is_split_when_it_is_full_and_the_oldest_are_deleted(tmp_path: Path) -> None:
     noise = np.random.default_rng(1).integers(0, 256, 400_000, np.uint8)
     async with recording(tmp_path, split_mb=0.5, keep_gb=0.0015) as (server, recorder):

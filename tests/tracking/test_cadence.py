@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inferential.tracking import CadenceTracker
+from inferential.tracking.cadence import Rhythm
 
 
 def ask(tracker: CadenceTracker, *times: float, model: str = "") -> None:
@@ -221,3 +222,22 @@ def test_a_robot_that_asks_steadily_asks_as_often_as_was_learned() -> None:
         tracker.note("robot", "m", 0.2 * number)
         asked_every_s = rhythm.asked_every_s(0.2 * number)
     assert asked_every_s == pytest.approx(0.2)
+
+
+@given(
+    st.lists(st.floats(1e-4, 10.0), max_size=8), st.floats(1e-4, 10.0), st.integers(1, 30), st.sampled_from([0.1, 0.3])
+)
+def test_the_same_interval_many_times_is_learned_at_once_as_one_by_one(
+    before: list[float], interval: float, count: int, alpha: float
+) -> None:
+    at_once, one_by_one = Rhythm(0.0), Rhythm(0.0)
+    for rhythm in (at_once, one_by_one):
+        for earlier in before:
+            rhythm.learn(earlier, alpha)
+    at_once.learn_all(interval, alpha, count)
+    for _ in range(count):
+        one_by_one.learn(interval, alpha)
+    assert at_once.period == pytest.approx(one_by_one.period)
+    assert at_once.spread == pytest.approx(one_by_one.spread, abs=1e-9)
+    rest = [(rhythm.intervals, rhythm.regular, rhythm.long, rhythm.short) for rhythm in (at_once, one_by_one)]
+    assert rest[0] == rest[1]

@@ -342,3 +342,21 @@ def test_an_identity_has_at_most_255_bytes() -> None:
 )
 def test_a_heartbeat_is_answered_with_its_context(ping: bytes, context: bytes) -> None:
     assert p.pong(p.PING + ping) == p.command(p.PONG + context)
+
+
+@pytest.mark.parametrize("size", [0, 1, 255, 256, 9000])
+def test_messages_without_payload_are_written_as_others_are(size: int) -> None:
+    envelopes = [bytes(size), b"envelope"]
+    expected = [part for one in envelopes for part in p.message((b"", one, b""), 10_000)]
+    assert b"".join(p.messages_without_payload(envelopes, p.message)) == b"".join(expected)
+
+
+def test_messages_without_payload_of_a_connection_with_keys_are_written_by_its_own_function() -> None:
+    written: list[Any] = []
+
+    def write(frames: Any, join_below: int) -> list[p.Buffer]:
+        written.append(frames)
+        return [b"sealed"]
+
+    assert p.messages_without_payload([b"1", b"2"], write) == [b"sealed"] * 2
+    assert written == [(b"", b"1", b""), (b"", b"2", b"")]

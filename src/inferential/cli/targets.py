@@ -25,7 +25,7 @@ from inferential.replica.targets import TargetError, load_target
 RAY = "ray:"
 """Begins the target of a model on Ray Serve."""
 _OF_POLICY_SERVERS = ("timeout_ms", "api_key")
-_OF_PROCESSES = ("python", "env", "replicas", "load_timeout_s", "memory_limit_mb")
+_OF_PROCESSES = ("python", "env", "replicas", "load_timeout_s", "memory_limit_mb", "spare")
 
 
 def load_models(targets: Mapping[str, str], known: Mapping[str, ModelConfig] | None = None) -> dict[str, Any]:
@@ -170,5 +170,6 @@ def _process(target: str, config: ModelConfig) -> ModelProcess:
         load_timeout_s=config.load_timeout_s,
         call_timeout_ms=config.call_timeout_ms,
         memory_limit_mb=config.memory_limit_mb,
+        spare=config.spare,
         warm_up=config.warm_up,
     )

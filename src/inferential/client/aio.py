@@ -135,6 +135,10 @@ class AsyncConnection(AsyncHandles):
     def _heard_s_ago(self) -> float:
         return self._transport.received_s_ago()
 
+    def _nudge(self) -> None:
+        if not self._transport.closed:
+            self._transport.nudge()
+
     def _after_fork(self) -> None:
         """Leaves the connection to the parent: in the child nothing of it may be read, written or shut down."""
         self._forked = self._transport.closed = True

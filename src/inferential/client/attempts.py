@@ -75,10 +75,14 @@ class Attempts:
         for attempt in list(self._sockets):
             self._end(attempt)
 
+    def discard(self, connected: socket.socket) -> None:
+        """Ends a connection that `advance` returned."""
+        self._selector.unregister(connected)
+        connected.close()
+
     def _end(self, attempt: socket.socket) -> None:
         del self._sockets[attempt]
-        self._selector.unregister(attempt)
-        attempt.close()
+        self.discard(attempt)
 
 
 def _is_connected(attempt: socket.socket) -> bool:

@@ -194,6 +194,11 @@ class ServerFailover:
             if sent and server.link.takes_cancellations:
                 server.link.try_send(session.cancellation(sent))
 
+    def nudge(self) -> None:
+        server = self._first()
+        if server is not None:
+            server.link.nudge(time.monotonic())
+
     def close(self) -> None:
         self.closed = True
         for server in self._servers:

@@ -102,6 +102,9 @@ class AsyncHandles(ModelFactory["AsyncModel"]):
         """Returns how long ago anything came from the server; a server within the process is always there."""
         return 0.0
 
+    def _nudge(self) -> None:
+        """Sends the server a heartbeat out of turn; a server within the process needs none."""
+
     def _reset(self, model_id: str) -> None:
         self._start()
         self._session.reset(model_id)
@@ -213,6 +216,10 @@ class AsyncModel:
     def heard_s_ago(self) -> float:
         """Returns how long ago anything came from the server, as `Model.heard_s_ago`."""
         return self._connection._heard_s_ago()
+
+    def nudge(self) -> None:
+        """Sends the server a heartbeat out of turn, as `Model.nudge`."""
+        self._connection._nudge()
 
     def never_wait(self) -> None:
         """Does nothing: `observe` never waits. For code that works with handles of both kinds."""

@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from inferential.client.attempts import Attempts, every_s
 from inferential.client.backoff import NO_WAY, Backoff, LinkTimeouts
 from inferential.client.keys import HandshakeMaker
+from inferential.client.outage import OutageLog
 from inferential.client.resolver import Address, AddressFinder
 from inferential.zmtp import ConnectionEnded, Stream
 from inferential.zmtp.delivery import Delivery
@@ -39,10 +40,6 @@ _NEXT_ADDRESS_S = 0.25
 """How long an address has before the server's next one is tried beside it (RFC 8305, section 5)."""
 _FRAMES = 3  # empty, envelope, payload
 _SILENCE, _NO_HANDSHAKE = "no answer to heartbeats", "no answer to the handshake"
-_MAX_WARNINGS = 8  # different ones, of one outage
-
-_LEAST_UNSENT_BYTES, _MOST_UNSENT_BYTES = 16 * 1024, 256 * 1024
-"""Bounds of what the system may hold of a robot's data beyond what is under way; about a round trip of it."""
 
 
 class Link:
@@ -99,7 +96,7 @@ class Link:
         """Why there is no connection, in words; None while connected."""
         self.silent: bool = False  # nothing was heard of the server, which may live and be busy
         self.keeps_answers: bool = False  # so that a robot that comes back gets what it is owed
-        self._warned: set[str] = set()  # what was logged since it was connected
+        self._log = OutageLog(address)
         self._give_up_at = 0.0
         self._former: Ready | None = None  # what the server said before the network was away
         self._backoff = Backoff(timeouts, jitter)
@@ -147,9 +144,7 @@ class Link:
         if delivery.is_thin != self._limited and self._stream is not None:
             # What the system held would be out of date when it leaves; on a good link a low limit costs wakeups.
             self._limited = delivery.is_thin
-            window = (delivery.rate_bytes_s or 0.0) * (delivery.round_trip_s or 0.0)
-            least = _LEAST_UNSENT_BYTES if self._limited else _MOST_UNSENT_BYTES
-            self._stream.limit_unsent(round(min(max(window, least), _MOST_UNSENT_BYTES)))
+            self._stream.limit_unsent(delivery.unsent_bytes())
 
     def next(self) -> list[Buffer] | Discarded | None:
         """Returns the next message, None where none is complete."""
@@ -166,6 +161,18 @@ class Link:
                 self._watch_writability(stream)  # the answer to a heartbeat
         self.more = stream.buffered() or not stream.drained
         return found
+
+    def nudge(self, now: float) -> None:
+        """Sends a heartbeat out of turn, where everything was handed to the system."""
+        stream = self._stream
+        if stream is None or not self.writable or not stream.answers_pings:
+            return
+        alive = stream.alive
+        try:
+            self._ping(stream, now)
+        except ConnectionEnded:
+            self._note_end()
+        stream.alive = alive  # the server has as long to answer as after the last one
 
     def received_s_ago(self) -> float:
         """Returns how long ago the system received the newest data, in seconds.
@@ -250,9 +257,7 @@ class Link:
 
     def _note_failure(self, reason: str) -> None:
         self.last_error = reason
-        if reason not in self._warned and len(self._warned) < _MAX_WARNINGS:
-            self._warned.add(reason)
-            logger.warning("cannot connect to %s (%s); retrying with backoff", self.address, reason)
+        self._log.failed(reason)
 
     # Connecting and handshake
 
@@ -273,26 +278,21 @@ class Link:
 
     def _use(self, connected: socket.socket, now: float) -> None:
         handshake = self._make_handshake(self.life)
+        said, self._former = self._former, None
+        # libzmq (4.3.5) never hears a connection whose first message comes in one read with the handshake.
+        if said is not None and not (said.extensions and isinstance(handshake, NullHandshake)):
+            said = None
         try:
-            stream = Stream(connected, b"DEALER", self._identity, max_frames=_FRAMES, handshake=handshake)
+            stream = Stream(connected, b"DEALER", self._identity, None, _FRAMES, handshake, presumed=said)
         except ConnectionEnded:
-            self._discard(connected)
+            self._attempts.discard(connected)
             raise
         self._selector.modify(connected, selectors.EVENT_READ)
         self._stream = stream
         self.delivery, self._limited = Delivery(), False
         stream.on_pong = self._on_pong
         self.next_poll_at = self._give_up_at = now + CONNECT_S
-        former, self._former = self._former, None
-        # libzmq (4.3.5) never hears a connection whose first message comes in one read with the handshake.
-        ours = former is not None and former.extensions and isinstance(handshake, NullHandshake)
-        if former is not None and ours:
-            stream.presume(former)
         self._advance(stream, now)
-
-    def _discard(self, connected: socket.socket) -> None:
-        self._selector.unregister(connected)
-        connected.close()
 
     # Connected
 
@@ -306,9 +306,7 @@ class Link:
             self.writable = not self._writing
             self.last_error = None
             self.keeps_answers = stream.peer is not None and stream.peer.keeps_answers
-            if self._warned:
-                self._warned.clear()
-                logger.warning("connected to %s", self.address)
+            self._log.over()
             self._backoff.reset()
             self.next_poll_at = now + self._timeouts.heartbeat_s
             return
@@ -329,14 +327,13 @@ class Link:
             self.delivery.stall()
             self._race(stream, now)
         else:
-            if not stream.unsent:
-                delivery = self.delivery
-                stream.ping(delivery.ping(now) if delivery.uncertain else delivery.plain_ping())
-            else:
-                stream.ping()  # sends nothing
-            self._watch_writability(stream)
+            self._ping(stream, now)
             self._give_up_at = now + self._timeouts.silence_s
             self.next_poll_at = now + self._timeouts.heartbeat_s
+
+    def _ping(self, stream: Stream, now: float) -> None:
+        stream.ping(b"" if stream.unsent else self.delivery.heartbeat(now))  # with data unsent it sends nothing
+        self._watch_writability(stream)
 
     def _race(self, stream: Stream, now: float) -> None:
         """Begins a fresh connection beside one whose data the system sends again and again, in vain.
@@ -358,7 +355,7 @@ class Link:
         if stream.alive:
             self._attempts.close()
             if fresh is not None:
-                self._discard(fresh)
+                self._attempts.discard(fresh)
             self.writable = not self._writing
             self.next_poll_at = now
         elif fresh is not None:

@@ -136,6 +136,13 @@ class Model:
         """
         return self._connection._heard_s_ago()
 
+    def nudge(self) -> None:
+        """Sends the server a heartbeat out of turn, as its answer is late; nothing while it is away or data is unsent.
+
+        Where the answer or the observation was lost on the network, it is sent again sooner by that.
+        """
+        self._connection._nudge()
+
     def never_wait(self) -> None:
         """Makes `observe` of this handle wait for nothing, the first time neither: for control loops."""
         self._mailbox.waits = False

@@ -37,7 +37,7 @@ from inferential.errors import (
     UnknownModel,
 )
 from inferential.proto import Cancellation, Captured, ModelResponse, Observation, Status
-from inferential.proto.cache.responses import ResponseReader
+from inferential.proto.cache.response_reader import ResponseReader
 from inferential.proto.cache.templates import ObservationWriter
 from inferential.proto.fields import VARYING
 from inferential.proto.messages import PROTOCOL_VERSION, Content, put_metadata

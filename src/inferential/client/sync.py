@@ -177,6 +177,11 @@ class Connection(ModelFactory["Model"]):
         with self._lock:
             return self._transport.received_s_ago()
 
+    def _nudge(self) -> None:
+        with self._lock:
+            if not self._closed:
+                self._transport.nudge()
+
     def _cancel(self, mailbox: Mailbox) -> int:
         with self._lock:
             self._check_open()

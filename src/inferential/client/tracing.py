@@ -166,6 +166,10 @@ class TracedModel:
         """As `Model.heard_s_ago`."""
         return self._model.heard_s_ago()
 
+    def nudge(self) -> None:
+        """Does what `Model.nudge` does."""
+        self._model.nudge()
+
     def cancel(self) -> int:
         """Does what `Model.cancel` does."""
         return self._model.cancel()
@@ -240,6 +244,10 @@ class TracedAsyncModel:
     def heard_s_ago(self) -> float:
         """As `AsyncModel.heard_s_ago`."""
         return self._model.heard_s_ago()
+
+    def nudge(self) -> None:
+        """Does what `AsyncModel.nudge` does."""
+        self._model.nudge()
 
     def never_wait(self) -> None:
         """Does what `AsyncModel.never_wait` does."""

@@ -122,6 +122,10 @@ class ClientTransport(Protocol):
         """Takes sent requests back from the server; does nothing while it is away."""
         ...
 
+    def nudge(self) -> None:
+        """Sends the robot's server a heartbeat out of turn, if that can be done at once."""
+        ...
+
     def close(self) -> None:
         """Closes the connection."""
         ...
@@ -205,6 +209,9 @@ class SingleServer:
     def cancel(self, session: Session, request_ids: Sequence[int]) -> None:
         if request_ids and self._link.takes_cancellations:
             self._link.try_send(session.cancellation(request_ids))
+
+    def nudge(self) -> None:
+        self._link.nudge(time.monotonic())
 
     def close(self) -> None:
         self.closed = True

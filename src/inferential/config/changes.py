@@ -5,6 +5,7 @@ Which fields these are follows from the marks in the schema (`config.section.Eff
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,13 +38,36 @@ class Change:
 def diff(old: InferentialConfig, new: InferentialConfig) -> list[Change]:
     """Returns the fields that differ, in the order of the schema."""
     before, after = _by_key(old), _by_key(new)
+    switched = {change.path: change for change in _switched(old, new, ROOT)}
     changes = []
     for key, (node, _) in (before | after).items():
+        if (section := next((path for path in switched if f"{node.path}.".startswith(f"{path}.")), None)) is not None:
+            changes += [change] if (change := switched[section]) not in changes else []
+            continue
         was = before[key][1] if key in before else node.default
         now = after[key][1] if key in after else node.default
         if was != now:
             changes.append(Change(node.path, was, now, node.live))
     return changes
+
+
+def _switched(old: Section, new: Section, node: Node) -> Iterator[Change]:
+    """Yields the services that are turned on or off by the presence of their section.
+
+    What is not there at the start of a server is not started while it runs; what is there may stop by itself.
+    """
+    for child in node.children():
+        if child.section is None:
+            continue
+        before, after = getattr(old, str(child.key[-1])), getattr(new, str(child.key[-1]))
+        if before is not None and after is not None:
+            yield from _switched(before, after, child)
+        elif before is not after:
+            yield Change(child.path, _state(before), _state(after), child.live and after is None)
+
+
+def _state(section: Section | None) -> str:
+    return "off" if section is None else "on"
 
 
 def in_force(running: InferentialConfig, new: InferentialConfig) -> InferentialConfig:

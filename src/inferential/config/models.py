@@ -41,6 +41,9 @@ class ModelConfig(Section):
     and its slot is lost until the call returns."""
     memory_limit_mb: Positive | None = None
     """Resident memory from which on a process of the model is replaced."""
+    spare: bool = False
+    """Whether a process more waits beside each of the model's, its modules imported, to follow it if it ends: robots
+    then wait only as long as making the model takes."""
     max_inflight: Count | None = None
     """Calls of the model that may run at once; models.default_max_inflight by default."""
     max_batch_size: Count | None = None

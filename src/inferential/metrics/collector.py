@@ -66,7 +66,7 @@ class MetricsCollector:
         self._series: dict[str, MetricSeries] = {}
         self._lock = threading.Lock()  # held briefly: points are copied under it and evaluated outside
         self._callbacks = CallbackRegistry()
-        self._has_callbacks = False  # read by `add` four times a request
+        self._buffers = True  # enabled, and without callbacks; read by `add` several times a request
         self._sinks: list[Sink] = []
         self._enabled = True
         self._ring_buffer_size = _RING_BUFFER_SIZE
@@ -77,6 +77,7 @@ class MetricsCollector:
     def configure(self, config: MetricsConfig) -> None:
         """Applies changed limits; recorded points stay as far as they fit."""
         self._enabled = config.enabled
+        self._buffers = self._enabled and not self._callbacks
         bounds = (config.ring_buffer_size, config.max_label_sets)
         with self._lock:
             self._flush()
@@ -122,22 +123,22 @@ class MetricsCollector:
             labels: pairs of name and value.
             values: one float for each metric of the group.
         """
-        if not self._enabled:
-            return
-        rows = group.rows
-        rows.append((at, labels, values))
-        if self._has_callbacks:
+        if self._buffers:
+            rows = group.rows
+            rows.append((at, labels, values))
+            if len(rows) >= group.flush_at:
+                with self._lock:
+                    self._flush(group.overlapping)
+        elif self._enabled:
+            group.rows.append((at, labels, values))
             with self._lock:
                 self._flush()
             for name, value in zip(group.names, values, strict=True):
                 self._callbacks.fire(name, value, dict(labels))
-        elif len(rows) >= group.flush_at:
-            with self._lock:
-                self._flush(group.overlapping)
 
     def add_rows(self, group: MetricGroup, rows: Sequence[Row]) -> None:
         """Records several events, as `add` does each of them."""
-        if self._has_callbacks or not self._enabled:
+        if not self._buffers:
             for row in rows:
                 self.add(group, *row)
             return
@@ -211,7 +212,7 @@ class MetricsCollector:
             TypeError: it is a coroutine function.
         """
         self._callbacks.register(callback)
-        self._has_callbacks = True
+        self._buffers = False
         return callback
 
     def add_sink(self, sink: Sink) -> None:

@@ -24,14 +24,11 @@ _REFUSED = {
 _OF_ROBOT = frozenset({CLIENT_GONE, CANCELLED.cause})
 _WITHOUT_CAUSE = frozenset({RefusalKind.EXPIRED})
 _ONCE = (1.0,)
+_MAX_CLIENTS, _MAX_MODELS = 8192, 64  # whose labels are kept
 
 
 def _labels_of(request: InferenceRequest) -> dict[str, str]:
     return {names.CLIENT: request.client_id, names.MODEL: request.model_id}
-
-
-def _key(request: InferenceRequest) -> LabelSet:
-    return (names.CLIENT, request.client_id), (names.MODEL, request.model_id)
 
 
 class Recorder:
@@ -42,6 +39,7 @@ class Recorder:
         self._add = metrics.add
         self._add_rows = metrics.add_rows
         self._metrics = metrics
+        self._keys: dict[str, dict[str, LabelSet]] = {}
         self._arrival = metrics.group(names.OBSERVATION_STALENESS_MS, names.PAYLOAD_SIZE_BYTES)
         self._arrival_with_cadence = metrics.group(
             names.OBSERVATION_STALENESS_MS,
@@ -60,6 +58,20 @@ class Recorder:
         self._use = metrics.group(names.ACTION_AGE_MS, names.ACTION_UNREAD_MS)
         self._use_of_known = metrics.group(names.ACTION_AGE_MS, names.ACTION_UNREAD_MS, names.NETWORK_MS)
         self._late = metrics.group(names.LATE_ACTIONS)
+
+    def _key(self, client_id: str, model_id: str) -> LabelSet:
+        """Returns the labels of a client and a model: the same object each time, which is found in half the time."""
+        models = self._keys.get(client_id)
+        if models is None:
+            if len(self._keys) >= _MAX_CLIENTS:
+                self._keys.clear()
+            models = self._keys[client_id] = {}
+        key = models.get(model_id)
+        if key is None:
+            if len(models) >= _MAX_MODELS:
+                models.clear()
+            key = models[model_id] = (names.CLIENT, client_id), (names.MODEL, model_id)
+        return key
 
     def model_state(self, model_id: str, state: str) -> None:
         """Records that a model has come to another state."""
@@ -86,7 +98,7 @@ class Recorder:
         cadence_deviation_s: float | None,
     ) -> None:
         """Records a valid observation."""
-        at, key, size = request.received_at, _key(request), float(len(request.payload))
+        at, key, size = request.received_at, self._key(request.client_id, request.model_id), float(len(request.payload))
         if learned_cadence_s is not None and cadence_deviation_s is not None:
             cadence_ms, deviation_ms = learned_cadence_s * 1e3, cadence_deviation_s * 1e3
             values = (staleness_ms, size, cadence_ms, request.time_until_next * 1e3, deviation_ms)
@@ -121,13 +133,16 @@ class Recorder:
 
     def overtaken(self, client_id: str, model_id: str, payload_bytes: Sequence[int], now: float) -> None:
         """Records observations, by their sizes, that a newer one superseded before they were read whole."""
-        key = (names.CLIENT, client_id), (names.MODEL, model_id)
+        key = self._key(client_id, model_id)
         self._add_rows(self._overtaken, [(now, key, (float(size), 1.0)) for size in payload_bytes])
 
     def dispatched(self, model_id: str, requests: list[InferenceRequest], queue_depth: int, now: float) -> None:
         """Records a batch that was handed to its model at `now`."""
         self._add(self._batch, now, ((names.MODEL, model_id),), (float(queue_depth), float(len(requests))))
-        waits = [(now, _key(request), ((now - request.received_at) * 1e3,)) for request in requests]
+        key_of, waits = self._key, []
+        for request in requests:
+            key = key_of(request.client_id, request.model_id)
+            waits.append((now, key, ((now - request.received_at) * 1e3,)))
         self._add_rows(self._departure, waits)
 
     def answered(self, sent: Sequence[tuple[InferenceRequest, float, float]]) -> None:
@@ -135,7 +150,7 @@ class Recorder:
         answers: list[Row] = []
         misses: list[Row] = []
         for request, inference_ms, now in sent:
-            key = _key(request)
+            key = self._key(request.client_id, request.model_id)
             answers.append((now, key, (inference_ms, (now - request.received_at) * 1e3, 1.0)))
             if now > request.deadline:
                 misses.append((now, key, _ONCE))
@@ -145,14 +160,14 @@ class Recorder:
 
     def late(self, request: InferenceRequest, cause: str, now: float) -> None:
         """Records an action that was late, by its cause."""
-        key = (names.CAUSE, cause), *_key(request)
+        key = (names.CAUSE, cause), *self._key(request.client_id, request.model_id)
         self._add(self._late, now, key, (1.0,))
 
     def applied(
         self, request: InferenceRequest, age_ms: float, unread_ms: float, network_ms: float | None, *, is_late: bool
     ) -> None:
         """Records what the robot says, with a request, of the last result that it has used."""
-        key = _key(request)
+        key = self._key(request.client_id, request.model_id)
         if network_ms is None:
             self._add(self._use, request.received_at, key, (age_ms, unread_ms))
         else:
@@ -164,10 +179,10 @@ class Recorder:
         """Records a request that ended without a result; `is_miss`: it expired, or its robot gets nothing at all."""
         assert request.refusal is not None
         if is_miss:
-            self._add(self._unanswered, time.monotonic(), _key(request), (1.0, 1.0))
+            self._add(self._unanswered, time.monotonic(), self._key(request.client_id, request.model_id), (1.0, 1.0))
         kind, cause = request.refusal.kind, request.refusal.cause
         if kind is RefusalKind.SUPERSEDED:
-            self._add(self._superseded, time.monotonic(), _key(request), (1.0,))
+            self._add(self._superseded, time.monotonic(), self._key(request.client_id, request.model_id), (1.0,))
             return
         if cause not in _OF_ROBOT:
             self._record(names.REQUESTS_REFUSED, 1.0, {names.MODEL: request.model_id})
@@ -186,10 +201,9 @@ class Recorder:
         """Records a request that another version was given, as its call took too long."""
         self._record(names.REQUESTS_HANDED_OVER, 1.0, _labels_of(request))
 
-    def dropped(self, model_id: str, results: int) -> None:
-        """Records results that came after another version was given their requests."""
-        for _ in range(results):
-            self._record(names.RESULTS_DROPPED, 1.0, {names.MODEL: model_id})
+    def dropped(self, model_id: str) -> None:
+        """Records a result that came after another version was given its request."""
+        self._record(names.RESULTS_DROPPED, 1.0, {names.MODEL: model_id})
 
     def observation_error(self, client_id: str, error: str) -> None:
         """Records a malformed message."""
@@ -219,4 +233,5 @@ class Recorder:
         """Records clients that have disconnected; what was measured of them stays, without their labels."""
         self._metrics.forget(*({names.CLIENT: client_id} for client_id in client_ids))
         for client_id in client_ids:
+            self._keys.pop(client_id, None)
             self._record(names.CLIENT_DISCONNECTED, 1.0, {names.CLIENT: client_id})

@@ -258,6 +258,8 @@ class MetricSeries:
     def _index_of(self, key: LabelSet) -> int:
         # The same labels in another order are the same label set.
         known = tuple(sorted(key))
+        if known == key:
+            known = key  # the same object is found sooner
         index = self._indexes.get(known)
         if index is not None:
             self._indexes.move_to_end(known)

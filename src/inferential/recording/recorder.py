@@ -51,6 +51,8 @@ class Recorder(EntryMaker):
         super().__init__(server, config)
         self.recorded: int = 0
         self.dropped: int = 0
+        self._folder = str(config.path)
+        self._is_configured = server.config.recording is not None  # else it was made by a program
         self._take_on(config)
         self._queue: SimpleQueue[Entry | None] = SimpleQueue()
         self._held = 0  # bytes in the queue
@@ -64,7 +66,7 @@ class Recorder(EntryMaker):
     @property
     def address(self) -> str:
         """The folder of its files."""
-        return str(self._config.path)
+        return self._folder
 
     def announcement(self) -> str:
         """Returns the folder, and how much of it is kept."""
@@ -102,6 +104,8 @@ class Recorder(EntryMaker):
 
     def _wants(self, request: InferenceRequest) -> bool:
         config = self._server.config.recording
+        if config is None and self._is_configured:  # turned off while the server runs
+            return False
         if config is not None and config is not self._config:
             self._take_on(config)
         return (not self._clients or request.client_id in self._clients) and (
@@ -159,7 +163,7 @@ class Recorder(EntryMaker):
             self._count_dropped(1)
             return
         if self._writer is None:
-            self._writer = Writer(str(self._config.path), self._take_report)
+            self._writer = Writer(self._folder, self._take_report)
         self._writer.send((entry, self._images, self._split_bytes, self._keep_bytes))
 
     def _take_report(self, report: Report) -> None:

@@ -12,7 +12,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from inferential.proto import inferential_pb2 as pb
@@ -28,6 +28,7 @@ from inferential.replica.pace import Pace
 from inferential.replica.pending import Pending
 from inferential.replica.rows import RowReader, read_outcomes
 from inferential.replica.shared import ALL_ROWS
+from inferential.replica.spare import Spare
 from inferential.replica.spawn import Spawned, resident_mb, spawn
 from inferential.replica.spec import ModelProcess
 from inferential.replica.stream import Frame
@@ -108,6 +109,7 @@ class WorkerProcess(WorkerView):
         self._killed_for: tuple[str, bool] | None = None  # why, and whether it is for a call's time
         self._first: asyncio.Future[None] | None = None
         self._starting: asyncio.Task[None] | None = None
+        self._spare = Spare(self._start, spec.settings()) if spec.spare else None
         self._again: asyncio.TimerHandle | None = None
         self._gone = asyncio.Event()  # set while there is no process
         self._idle = asyncio.Event()  # set when the last call ends
@@ -126,6 +128,8 @@ class WorkerProcess(WorkerView):
     def begin(self) -> None:
         """Starts the process, and another one whenever it cannot load its model."""
         self._closed = False
+        if not self._broken:
+            self._problem = "its process is loading"  # and later ones are, for what ended the one before
         self._begin()
 
     async def retire(self) -> None:
@@ -150,6 +154,8 @@ class WorkerProcess(WorkerView):
         if self._starting is not None:
             with contextlib.suppress(Exception):
                 await self._starting
+        if self._spare is not None:
+            await self._spare.close()
         process = self._process
         if process is None:
             return
@@ -271,16 +277,18 @@ class WorkerProcess(WorkerView):
         self._life.started(time.monotonic())
         self._starting = asyncio.get_running_loop().create_task(self._spawn())
 
+    def _start(self) -> Coroutine[Any, Any, Spawned]:
+        python = None if self._spec.python is None else str(self._spec.python)
+        return spawn(python, self._env, -1 if self._inbox is None else self._inbox.fd)
+
     async def _spawn(self) -> None:
         loop = asyncio.get_running_loop()
         self._killed_for, self._numbers, self._pace = None, 0, Pace()
-        self._problem = self._problem if self._broken else "its process is loading"
         self._gone.clear()
-        python = None if self._spec.python is None else str(self._spec.python)
         try:
-            spawned = await spawn(python, self._env, -1 if self._inbox is None else self._inbox.fd)
+            spawned = await (self._start() if self._spare is None else self._spare.take())
         except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no thread can be started
-            self._over(f"its interpreter {python or sys.executable} cannot be started: {error}")
+            self._over(f"its interpreter {self._spec.python or sys.executable} cannot be started: {error}")
             return
         finally:
             self._starting = None
@@ -303,6 +311,8 @@ class WorkerProcess(WorkerView):
             self._timer.cancel()
             self._timer = None
         logger.info("%s is up in process %s", self._label, self.pid)
+        if self._spare is not None:
+            self._spare.prepare()
         if self._first is not None and not self._first.done():
             self._first.set_result(None)
         self._on_change()

@@ -62,6 +62,25 @@ class Spawned:
                 with contextlib.suppress(OSError):
                     os.setpriority(os.PRIO_PROCESS, int(thread), os.getpriority(os.PRIO_PROCESS, 0) + _NICER_BY)
 
+    def give_room(self) -> None:
+        """Has it interrupt nothing that runs when it has something to do (SCHED_BATCH), until `take_room`."""
+        self._schedule("SCHED_BATCH")
+
+    def take_room(self) -> None:
+        """Has it run as others do."""
+        self._schedule("SCHED_OTHER")
+
+    def _schedule(self, policy: str) -> None:
+        with contextlib.suppress(OSError, AttributeError):  # the platform has no such thing
+            for thread in os.listdir(f"/proc/{self.pid}/task"):
+                os.sched_setscheduler(int(thread), getattr(os, policy), os.sched_param(0))
+
+    def discard(self) -> None:
+        """Ends it, where it has no model yet, and closes all that ties it to its server."""
+        self.reap()
+        self.connected.close()
+        self.close()
+
     def kill(self) -> None:
         """Ends it and all that it started."""
         with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -39,6 +39,7 @@ class ModelProcess:
         memory_limit_mb: resident memory (RSS) above which a process is ended, and another one started.
         warm_up: what is run before the model answers: a file of observations (.npz, .json), `module:function` which
             returns some, or "last": the newest that a robot has sent for the model.
+        spare: whether a process more waits beside each, its modules imported, to follow it if it ends.
 
     Raises:
         TypeError, ValueError: naming the argument.
@@ -60,6 +61,7 @@ class ModelProcess:
     call_timeout_ms: float | None = None
     memory_limit_mb: float | None = None
     warm_up: str | None = None
+    spare: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.target, str):

@@ -58,10 +58,26 @@ def load_target(target: str, args: Mapping[str, Any]) -> Any:
     return found
 
 
-def find_target(target: str) -> Any:
-    module_name, _, names = target.partition(":")
+def import_module_of(target: str) -> None:
+    """Imports the module that a target is in, or the one that reads its file.
+
+    Raises:
+        ImportError: there is none.
+        Exception: whatever the module raises.
+    """
+    file = split_target(target)
+    _find_here()
+    importlib.import_module((target if file is None else KINDS[file[0]]).partition(":")[0])
+
+
+def _find_here() -> None:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
+
+
+def find_target(target: str) -> Any:
+    module_name, _, names = target.partition(":")
+    _find_here()
     try:
         found = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

@@ -5,6 +5,7 @@ No I/O: over ZeroMQ (`zmq_socket.py`) frames travel to replicas on Ray, over a s
 Frames, beside the identity that ROUTER puts in front; a call number is 8 bytes, 0 where it is about no call:
 
     to the replica    0, HELLO, JSON of an `Offer` of shared memory or nothing
+                      0, PREPARE, JSON of a part of that: to a worker process in waiting, which imports its modules
                       number, CALL, a head, then for each row: the observation's envelope and payload, as the robot
                       sent them; nothing where the head tells the payload's place in shared memory
                       0, SESSIONS, JSON of the rows of the next call: client id and type, episode and its key; to a
@@ -42,7 +43,7 @@ from inferential.proto.tensors import Buffer, pack
 from inferential.replica.shared import Place
 
 HELLO, CALL, RESULT, FAILED, FREE, GOODBYE = b"H", b"C", b"R", b"X", b"F", b"G"
-WARMING, SESSIONS, GONE = b"W", b"S", b"E"
+WARMING, SESSIONS, GONE, PREPARE = b"W", b"S", b"E", b"I"
 NO_CALL = bytes(8)
 _WAITING = struct.Struct("<I")
 

@@ -7,6 +7,7 @@ with its server, however that one ends.
 from __future__ import annotations
 
 import base64
+import contextlib
 import gc
 import inspect
 import json
@@ -14,7 +15,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from inferential.replica.sessions import NO_ROBOT, SessionRow, SessionStore
 from inferential.replica.shared import ALL_ROWS, Place, ReplicasMemory
 from inferential.replica.stream import Frame, MessageReader, write_message
 from inferential.replica.structured import rows_of
-from inferential.replica.targets import TargetError, load_target
+from inferential.replica.targets import TargetError, import_module_of, load_target
 from inferential.replica.warming import LAST, Measured, load_observations, warmed
 from inferential.replica.wire import (
     CALL,
@@ -41,6 +42,7 @@ from inferential.replica.wire import (
     GONE,
     HELLO,
     NO_CALL,
+    PREPARE,
     RESULT,
     SESSIONS,
     WARMING,
@@ -122,12 +124,14 @@ class Worker:
                 return False
             self._messages.feed(data)
             for frames in self._messages.take():
-                settings = json.loads(bytes(frames[2]))
+                given = json.loads(bytes(frames[2]))
+                if frames[1] == PREPARE:
+                    self._prepare(given)
+                else:
+                    settings = given
         self._model_id = settings["model_id"]
         self._failures = FailureLog(self._model_id)
-        for path in settings["path"]:
-            if path not in sys.path:
-                sys.path.append(path)
+        self._add_path(settings)
         try:
             self._model = load_target(settings["target"], settings["args"])
             methods = methods_of(self._model_id, self._model)
@@ -149,6 +153,17 @@ class Worker:
         gc.collect()
         gc.freeze()  # collections do not look at the model again, which takes tens of milliseconds
         return True
+
+    def _add_path(self, settings: Mapping[str, Any]) -> None:
+        for path in settings["path"]:
+            if path not in sys.path:
+                sys.path.append(path)
+
+    def _prepare(self, settings: Mapping[str, Any]) -> None:
+        """Imports the module of a target, ahead of the model's turn; what is wrong with it shows then."""
+        self._add_path(settings)
+        with contextlib.suppress(BaseException):  # a module that calls sys.exit, for example
+            import_module_of(settings["target"])
 
     def _warm_up(self, settings: dict[str, Any], largest: int) -> Measured:
         source = settings.get("warm_up")

@@ -34,7 +34,9 @@ class Backlog:
     def add(self, request: InferenceRequest) -> None:
         """Adds a waiting request."""
         source = request.connection or request.client_id
-        requests = self._by_source.setdefault(source, OrderedDict())
+        requests = self._by_source.get(source)
+        if requests is None:
+            requests = self._by_source[source] = OrderedDict()
         requests[request] = None
         self._move(source, len(requests) - 1, len(requests))
 
@@ -75,7 +77,9 @@ class Backlog:
             if not sources:
                 del self._by_count[before]
         if after:
-            self._by_count.setdefault(after, OrderedDict())[source] = None
+            if after not in self._by_count:
+                self._by_count[after] = OrderedDict()
+            self._by_count[after][source] = None
         if after > self._most:
             self._most = after
         elif self._most not in self._by_count:

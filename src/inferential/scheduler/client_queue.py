@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
 from itertools import takewhile
 
 from inferential.scheduler.request import InferenceRequest
 
+_NOTHING: OrderedDict[InferenceRequest, None] = OrderedDict()  # what waits behind in almost all of them
 
-@dataclass(slots=True)
+
 class ClientQueue:
-    """The waiting requests of one client, or one connection whatever client ids it uses, for one model."""
+    """The waiting requests of one client, or one connection whatever client ids it uses, for one model.
 
-    shown: dict[InferenceRequest, None] = field(default_factory=dict)
-    """Submitted to the strategy."""
-    behind: OrderedDict[InferenceRequest, None] = field(default_factory=OrderedDict)
-    """Waiting behind those."""
-    latest: InferenceRequest | None = None
-    """The request that a newer observation supersedes; None: none of the waiting ones."""
-    episode: int = 0
-    """Of the newest request."""
-    serial: bool = False
-    """Whether the strategy sees one request at a time, as their model keeps state of the robot."""
+    Attributes:
+        shown: submitted to the strategy.
+        behind: waiting behind those; added to by `hold_back`.
+        latest: the request that a newer observation supersedes; None: none of the waiting ones.
+        episode: of the newest request.
+        serial: whether the strategy sees one request at a time, as their model keeps state of the robot.
+    """
+
+    __slots__ = ("behind", "episode", "latest", "serial", "shown")
+
+    def __init__(self) -> None:
+        self.shown: dict[InferenceRequest, None] = {}
+        self.behind = _NOTHING
+        self.latest: InferenceRequest | None = None
+        self.episode = 0
+        self.serial = False
+
+    def hold_back(self, request: InferenceRequest) -> None:
+        """Has a request wait behind the others."""
+        if self.behind is _NOTHING:
+            self.behind = OrderedDict()
+        self.behind[request] = None
 
     def former_episodes(self, request: InferenceRequest) -> list[InferenceRequest]:
         """Returns the waiting requests that a new one ends because its client has begun another episode since."""

@@ -196,7 +196,7 @@ class ClientQueues:
         ):
             self._show(request, queue, now, retried=retried)
         else:
-            queue.behind[request] = None
+            queue.hold_back(request)
 
     def _has_room(self, queue: ClientQueue) -> bool:
         return (window := 1 if queue.serial else self._order.window) is None or len(queue.shown) < window
@@ -231,7 +231,7 @@ class ClientQueues:
             else:
                 self._order.resubmit(request)
         except QueueFullError:
-            queue.behind[request] = None
+            queue.hold_back(request)
             self.end(request, Refusal(RefusalKind.REJECTED, "the scheduler takes no more requests", QUEUE_FULL), now)
         else:
             queue.shown[request] = None

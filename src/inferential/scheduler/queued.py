@@ -44,7 +44,6 @@ class QueueScheduler(ModelAwareScheduler, Generic[LaneT]):
         self._ttl_s = config.request_ttl_ms / 1000
         self._drops_oldest = config.overflow_policy == "drop_oldest"
         self._lanes: dict[str, LaneT] = {}
-        self._clients: dict[str, set[InferenceRequest]] = {}
         self._ages: LazyHeap[InferenceRequest] = LazyHeap()
         # Without ranks the first to expire is the first to be evicted, and one heap tells both.
         ranked = type(self).eviction_rank is not ModelAwareScheduler.eviction_rank
@@ -85,7 +84,6 @@ class QueueScheduler(ModelAwareScheduler, Generic[LaneT]):
         if self._victims is not self._ages:
             rank = self.eviction_rank(request)
             self._victims.push(request, -rank, request.received_at, request.arrival)
-        self._clients.setdefault(request.client_id, set()).add(request)
         lane = self._lanes.get(request.pool)
         if lane is None:
             lane = self._lanes[request.pool] = self.new_lane()
@@ -130,7 +128,7 @@ class QueueScheduler(ModelAwareScheduler, Generic[LaneT]):
 
     def on_client_disconnected(self, client_id: str) -> None:
         """Removes the client's waiting requests."""
-        for request in list(self._clients.get(client_id, ())):
+        for request in [request for request in self._ages if request.client_id == client_id]:
             self.remove(request)
 
     def _leave_lane(self, request: InferenceRequest) -> None:
@@ -144,10 +142,6 @@ class QueueScheduler(ModelAwareScheduler, Generic[LaneT]):
         self._ages.discard(request)
         if self._victims is not self._ages:
             self._victims.discard(request)
-        others = self._clients[request.client_id]
-        others.discard(request)
-        if not others:
-            del self._clients[request.client_id]
 
     # Looking
 

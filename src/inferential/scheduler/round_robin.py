@@ -48,4 +48,4 @@ class RoundRobinScheduler(QueueScheduler[RotationLane]):
 
     def status(self) -> dict[str, Any]:
         """Returns what every strategy does, and how many clients have requests waiting."""
-        return super().status() | {"active_clients": len(self._clients)}
+        return super().status() | {"active_clients": len({request.client_id for request in self._ages})}

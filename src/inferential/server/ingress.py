@@ -22,7 +22,7 @@ from inferential.proto.cache import CacheCounts
 from inferential.proto.fields import ConstantFields, VaryingFields
 from inferential.proto.tensors import Buffer
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
-from inferential.server.capture_checks import CaptureChecks
+from inferential.server.age_limits import AgeLimits
 from inferential.server.rate_limits import RateLimits
 from inferential.server.rights import Claim, hold_to
 from inferential.transport.messages import Received, Skimmed
@@ -144,7 +144,7 @@ class Ingress:
         """Applies a changed configuration to the messages that follow; cached envelopes are dropped."""
         self._clocks_off = self.clocks_off
         self.assembler = ObservationAssembler(config.observations)
-        self._capture_checks = CaptureChecks(config.observations, self.assembler.validator)
+        self._age_limits = AgeLimits(config.observations, self.assembler.validator)
         self._clients = ClientPolicies(config.clients)
         self._default_budget_ms = self._clients.default_budget_ms
         self._supersede = config.scheduling.supersede
@@ -182,7 +182,7 @@ class Ingress:
             constant, varying, staleness_ms, slots, policy, identity, envelope, payload, received_at, connection
         )
         if varying.captured.age_ms or misalignment_ms:
-            self._capture_checks.apply(incoming, varying.captured, slots, misalignment_ms)
+            self._age_limits.apply(incoming, varying.captured, slots, misalignment_ms)
         return incoming
 
     def overtaken(self, older: Sequence[Skimmed], newest: Received) -> tuple[Overtaken | None, Sequence[Skimmed]]:
@@ -196,14 +196,11 @@ class Ingress:
         self._looked_up = envelope, found
         cached = None if found is None else found[0]
         policy: ResolvedPolicy | None = None if cached is None else cached.policy
-        served = policy is not None and policy.takes_latest and policy.refusal is None
-        if (
-            cached is None
-            or not served
-            or identity not in (cached.policy.identity, self._owner(cached.constant.client_id))
-        ):
+        if cached is None or policy is None or not policy.takes_latest or policy.refusal is not None:
             return None, older
         constant = cached.constant
+        if identity != policy.identity and identity != self._owner(constant.client_id):
+            return None, older
         overtaken, others = Overtaken(constant.client_id, constant.model_id, constant.protocol_version), []
         request_id_of, ids, sizes = cached.request_id_of, overtaken.request_ids, overtaken.payload_bytes
         for message in older:

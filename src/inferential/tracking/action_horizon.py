@@ -37,10 +37,13 @@ _CHUNK_KEYS = ("actions", "action")
 
 def horizon_of(values: Mapping[str, Any] | None) -> int | None:
     """Returns the length T of a result's [T, ...] array `actions` or `action`; None if it has no chunk."""
+    if values is None:
+        return None
     for key in _CHUNK_KEYS:
-        chunk = None if values is None else values.get(key)
-        if chunk is not None and not isinstance(chunk, str) and len(chunk.shape) > 1:
-            return int(chunk.shape[0])
+        if key in values:
+            chunk = values[key]
+            if not isinstance(chunk, str) and len(chunk.shape) > 1:
+                return int(chunk.shape[0])
     return None
 
 

@@ -104,9 +104,14 @@ class Rhythm:
 
     def learn(self, interval: float, alpha: float) -> None:
         """Updates the period with an interval, by the table above."""
+        period = self.period
         if self.intervals == 0:
             self.period = interval
-        elif interval > PAUSE * self.period:
+        elif interval <= PAUSE * period and interval * PAUSE >= period:  # first, as most are
+            self.regular, self.long, self.short = self.regular + 1, 0, 0
+            self.spread += alpha * (abs(interval - period) - self.spread)
+            self.period = period + alpha * (interval - period)
+        elif interval > period:
             paused = self.regular >= _SETTLED
             self.long, self.short, self.regular = self.long + 1, 0, 0
             if self.long >= _SLOWER:
@@ -114,19 +119,30 @@ class Rhythm:
             elif paused:
                 return
             else:
-                self.spread += alpha * ((PAUSE - 1) * self.period - self.spread)
-                self.period += alpha * (PAUSE - 1) * self.period
-        elif interval * PAUSE < self.period:
+                self.spread += alpha * ((PAUSE - 1) * period - self.spread)
+                self.period = period + alpha * (PAUSE - 1) * period
+        else:
             self.short, self.long, self.regular = self.short + 1, 0, 0
             if self.short >= _FASTER:
                 self.period, self.short, self.spread = interval, 0, 0.0
             else:
-                self.period += alpha * (interval - self.period)
-        else:
-            self.regular, self.long, self.short = self.regular + 1, 0, 0
-            self.spread += alpha * (abs(interval - self.period) - self.spread)
-            self.period += alpha * (interval - self.period)
+                self.period = period + alpha * (interval - period)
         self.intervals += 1
+
+    def learn_all(self, interval: float, alpha: float, count: int) -> None:
+        """Does what `learn` does with the same interval again and again, in one step where that is of the rhythm."""
+        period = self.period
+        if not (self.intervals and interval <= PAUSE * period and interval * PAUSE >= period):
+            for _ in range(count):
+                self.learn(interval, alpha)
+            return
+        # What is left of the distance after each: 1 - alpha of it, which the spread follows one step behind.
+        left = (1 - alpha) ** count
+        before = (1 - alpha) ** (count - 1)
+        self.spread = left * self.spread + alpha * count * before * abs(interval - period)
+        self.period = interval + left * (period - interval)
+        self.regular, self.long, self.short = self.regular + count, 0, 0
+        self.intervals += count
 
 
 _NO_RHYTHMS: Mapping[str, Rhythm] = {}

@@ -61,13 +61,12 @@ class Corks:
         Raises:
             ConnectionEnded: the connection was closed.
         """
-        messages = [(b"", refusal, b"") for refusal in client.corked]
-        client.corked = []
+        refusals, client.corked = client.corked, []
         self._late.pop(client, None)
         if len(payload) < JOIN_BELOW_BYTES:
-            client.stream.send_together([*messages, (b"", envelope, payload)])
+            client.stream.send_together(refusals, (b"", envelope, payload))
         else:
-            client.stream.send_together(messages)
+            client.stream.send_together(refusals)
             client.stream.send((b"", envelope, payload))
 
     def send_all(self) -> None:
@@ -97,7 +96,7 @@ class Corks:
             if client.gone or not envelopes:
                 continue
             try:
-                client.stream.send_together([(b"", envelope, b"") for envelope in envelopes])
+                client.stream.send_together(envelopes)
             except ConnectionEnded as error:
                 self._drop(client, str(error))
                 continue

@@ -151,8 +151,11 @@ class RouterSocket(Sender):
                 if stream.ttl_s:  # of a PING that was just read
                     self._heartbeats.heard(client, self._loop)
                 continue
-            if client.newest_only and not client.gone and is_well_formed(frames):
-                frames = self._newest(client, frames)
+            received: Received | None = None
+            if is_well_formed(frames):
+                if client.newest_only and not client.gone:
+                    frames = self._newest(client, frames)
+                received = client.identity, frames[1], frames[2], time.monotonic(), client.number
             if stream.buffered():
                 if client.gone:
                     self._ready.appendleft(client)  # these are older than the messages of its successor
@@ -166,8 +169,8 @@ class RouterSocket(Sender):
             client.asked = True
             if self._budget.used:
                 self._budget.received(client)
-            if is_well_formed(frames):
-                return client.identity, frames[1], frames[2], time.monotonic(), client.number
+            if received is not None:
+                return received
             if (wrong := malformed(client, frames)) is not None:
                 raise wrong
         return None
@@ -187,6 +190,8 @@ class RouterSocket(Sender):
                 overtaken += burst
                 client.floods = len(overtaken) >= FLOOD_MESSAGES
                 frames = [b"", envelope, bytearray(data[start:end])]
+            if stream.drained and not stream.buffered():
+                return frames
             try:
                 following = stream.next()
                 if following is None:

@@ -39,6 +39,8 @@ _JITTERS = 1.5  # how much longer than the jitter of round trips a sample of the
 _TRIED_ALONE = 8  # messages on an idle link of which the fastest counts
 _SERIAL_BYTES = 8
 _LEAST_S = 1e-6
+_LEAST_UNSENT_BYTES, _MOST_UNSENT_BYTES = 16 * 1024, 256 * 1024
+"""Bounds of what the system may hold of a robot's data beyond what is under way; about a round trip of it."""
 _THIN_BYTES_S = 50e6
 """A link that carries less is thin: what the system held for it would wait for long."""
 
@@ -128,6 +130,12 @@ class Delivery:
         """Whether the link is known to carry little."""
         return self.rate_bytes_s is not None and self.rate_bytes_s < _THIN_BYTES_S
 
+    def unsent_bytes(self) -> int:
+        """Returns how much the system may hold beyond what is under way."""
+        window = (self.rate_bytes_s or 0.0) * (self.round_trip_s or 0.0)
+        least = _LEAST_UNSENT_BYTES if self.is_thin else _MOST_UNSENT_BYTES
+        return round(min(max(window, least), _MOST_UNSENT_BYTES))
+
     def send(self, size: int, now: float) -> tuple[bytes | None, bytes]:
         """Notes a message of `size` bytes, which are the newest of `unmarked`.
 
@@ -144,12 +152,19 @@ class Delivery:
         self._plan(now)
         return before, after
 
+    def heartbeat(self, now: float) -> bytes:
+        """Returns the context of a PING that is sent for another reason than data: a mark while anything is under way.
+
+        Otherwise there is none, and its PONG says nothing.
+        """
+        return self.ping(now) if self.uncertain else self.plain_ping()
+
     def ping(self, now: float) -> bytes:
-        """Returns the context of a PING that is sent for another reason, as a heartbeat."""
+        """Returns the context of a PING that tells when what was sent before has arrived."""
         return self._mark(now)
 
     def plain_ping(self) -> bytes:
-        """Returns the context of a heartbeat while nothing is under way: none, and its PONG says nothing."""
+        """Returns the context of a PING that tells nothing."""
         self._plain += 1
         return b""
 

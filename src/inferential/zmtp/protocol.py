@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from inferential.errors import InferentialError
@@ -241,6 +241,7 @@ def _head(flags: int, size: int) -> bytes:
 
 
 _LAST_HEADS = [_head(0, size) for size in range(SHORT_BYTES + 1)]
+_NO_PAYLOAD = _LAST_HEADS[0]
 _MORE_HEADS = [_head(MORE, size) for size in range(SHORT_BYTES + 1)]
 _COMMON_HEADS = [_head(MORE, 0) + head for head in _MORE_HEADS]  # an empty frame, and the head of one after it
 
@@ -269,6 +270,20 @@ def message(frames: Sequence[Frame], join_below: int) -> list[Buffer]:
     small.append(_LAST_HEADS[size] if size <= SHORT_BYTES else _head(0, size))
     _add(last, parts, small, join_below)
     _join(small, parts)
+    return parts
+
+
+def messages_without_payload(
+    envelopes: Sequence[bytes], write: Callable[[Sequence[Frame], int], list[Buffer]]
+) -> list[Buffer]:
+    """Returns messages [empty, envelope, empty] as buffers to send one after another; `write` is `message`, or what a
+    connection with keys has in its place."""
+    parts: list[Buffer] = []
+    for envelope in envelopes:
+        if len(envelope) <= SHORT_BYTES and write is message:  # the same bytes at a quarter of the cost
+            parts += (_COMMON_HEADS[len(envelope)], envelope, _NO_PAYLOAD)
+        else:
+            parts += write((b"", envelope, b""), SHORT_BYTES)
     return parts
 
 

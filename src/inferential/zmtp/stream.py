@@ -30,6 +30,7 @@ from inferential.zmtp.protocol import (
     command,
     greeting,
     message,
+    messages_without_payload,
     pong_body,
     supports_heartbeats,
     ttl_s,
@@ -43,6 +44,7 @@ JOIN_BELOW_BYTES = 32 * 1024
 """Smaller frames are copied into one buffer with their headers, which is faster than a vector of buffers."""
 READ_BYTES = 4 * 1024
 """One read takes dozens of small messages, copies little of a large one twice, and bounds a flood of heartbeats."""
+_WITH_NEXT = getattr(socket, "MSG_MORE", 0)  # in one packet with what follows within 200 ms: fewer can be lost
 _HANDSHAKE_BYTES = 1024  # of a frame before the handshake is complete
 _MAX_BUFFERS = 64  # of one sendmsg, far below the limit of any system
 _MAX_READS = 32  # without a message, before the caller gets a turn; `drained` is False then
@@ -59,6 +61,8 @@ class Stream(Connected):
         socket_type, identity: sent to the peer in READY.
         max_frame_bytes, max_frames, allocate: see `reader.Reader`.
         handshake: of another mechanism than NULL; it has socket type and identity itself then.
+        presumed: what a peer of ZMTP 3.1 said by a connection without keys just before. Messages may be sent at once
+            then, two round trips sooner than after its greeting and READY; what it says is checked as it comes.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class Stream(Connected):
         max_frames: int = 3,
         handshake: Handshake | None = None,
         allocate: Allocate | None = None,
+        presumed: Ready | None = None,
     ) -> None:
         self._socket = connected
         connected.setblocking(False)
@@ -82,8 +87,7 @@ class Stream(Connected):
         # A peer that is not known yet gets no memory for more than the commands of a handshake.
         self._reader: FrameReader = Reader(_HANDSHAKE_BYTES, max_frames, allocate)
         # A connection with keys puts other functions here once it is established, so that one without has no branch.
-        self._message = message
-        self._command = command
+        self._message, self._command = message, command
         self._unsent: deque[tuple[memoryview, bool]] = deque()  # a buffer, and whether a message ends with it
         self.unsent: int = 0
         """Messages that are not completely handed to the system yet."""
@@ -96,7 +100,13 @@ class Stream(Connected):
         self.drained: bool = False
         self.ttl_s: float = 0.0
         """The time to live of the peer's last PING: if it is not heard of for so long, it is gone. 0: not given."""
-        self._send([self._handshake.greeting()])
+        hello, flags = self._handshake.greeting(), 0
+        if presumed is not None:
+            hello += self._handshake.greeted(greeting())
+            self.peer, flags = presumed, _WITH_NEXT
+            self._presumed = self._supports_heartbeats = True
+            self._establish()
+        self._send([hello], flags)
 
     @property
     def answers_pings(self) -> bool:
@@ -106,19 +116,6 @@ class Stream(Connected):
     def buffered(self) -> bool:
         """Returns whether `next` may return something without another `read`."""
         return self._reader.buffered
-
-    def presume(self, peer: Ready) -> None:
-        """Goes on as if the peer had said what it said by a connection without keys just before.
-
-        Two round trips sooner than after its greeting and READY, messages may be sent; what it says is checked as it
-        comes.
-
-        Raises:
-            ConnectionEnded: the connection was closed.
-        """
-        self._answer(self._handshake.greeted(greeting()))
-        self.peer, self._presumed = peer, True
-        self._establish()
 
     def handshake(self) -> bool:
         """Continues the handshake as far as data was received; returns True once it is complete.
@@ -233,8 +230,7 @@ class Stream(Connected):
         if len(self._greeting) < size:
             return b""
         self._supports_heartbeats = supports_heartbeats(bytes(self._greeting))
-        rest = bytes(self._greeting[size:])
-        whole, self._greeting = bytes(self._greeting), None
+        rest, whole, self._greeting = bytes(self._greeting[size:]), bytes(self._greeting), None
         answer = self._handshake.greeted(whole)
         self._answer(b"" if self._presumed else answer)
         return rest
@@ -316,13 +312,14 @@ class Stream(Connected):
         parts.append(self._command(PING_BODY + after))
         self._send(parts)
 
-    def send_together(self, messages: Sequence[Sequence[Frame]]) -> None:
-        """Sends small messages in one write; they count as one in `unsent`.
+    def send_together(self, envelopes: Sequence[bytes], last: Sequence[Frame] = ()) -> None:
+        """Sends messages [empty, envelope, empty], and a small last one, in one write; they count as one in `unsent`.
 
         Raises:
             ConnectionEnded: the connection was closed.
         """
-        self._send([b"".join(part for frames in messages for part in self._message(frames, JOIN_BELOW_BYTES))])
+        parts = messages_without_payload(envelopes, self._message)
+        self._send([b"".join(parts + self._message(last, JOIN_BELOW_BYTES) if last else parts)])
 
     def ping(self, context: bytes = b"") -> None:
         """Sends a heartbeat and resets `alive`; while data is unsent, sending some of it counts as an answer.
@@ -340,11 +337,11 @@ class Stream(Connected):
         if not self._unsent:
             self._send([self._command(PING_BODY + context)])
 
-    def _send(self, parts: list[Buffer]) -> None:
+    def _send(self, parts: list[Buffer], flags: int = 0) -> None:
         sent = 0
         if not self._unsent:
             try:
-                sent = self._socket.send(parts[0])
+                sent = self._socket.send(parts[0], flags)
                 if sent == len(parts[0]):
                     if len(parts) == 1:
                         return

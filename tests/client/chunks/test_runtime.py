@@ -130,6 +130,44 @@ async def test_the_sync_runtime_does_the_same() -> None:
         assert len(loop.wrong()) <= 2 * runtime.stats.starved_steps + HORIZON * runtime.stats.skipped_steps
 
 
+class Dawdles(Ramp):
+    """A policy that once takes far longer than it says: as if the network had lost its answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    async def infer(self, observation: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
+        self.calls += 1
+        await asyncio.sleep(0.4 if self.calls == 3 else 0.0)
+        return super().infer(observation)
+
+
+@pytest.mark.parametrize("kind", ["threads", "asyncio"])
+async def test_a_late_answer_is_nudged(kind: str) -> None:
+    nudged: list[int] = []
+
+    def drive(address: str) -> ChunkRuntime:
+        with Connection(address) as connection:
+            loop, model = Loop(), connection.model("policy")
+            nudge, model.nudge = model.nudge, lambda: (nudged.append(len(loop.played)), nudge())[1]  # type: ignore[method-assign]
+            runtime = ChunkRuntime(model, RATE_HZ, execution_horizon=5)
+            runtime.run(loop.observe, loop.act, seconds=0.8)
+            return runtime
+
+    async with serving(Dawdles()) as server:
+        if kind == "threads":
+            runtime = await asyncio.to_thread(drive, server.address)
+        else:
+            async with AsyncConnection(server.address) as connection:
+                loop, model = Loop(), connection.model("policy")
+                nudge, model.nudge = model.nudge, lambda: (nudged.append(len(loop.played)), nudge())[1]  # type: ignore[method-assign]
+                runtime = AsyncChunkRuntime(model, RATE_HZ, execution_horizon=5)
+                await runtime.run(loop.observe, loop.act, seconds=0.8)
+    assert nudged
+    assert runtime.stats.chunks >= 3
+
+
 async def test_steps_remaining_and_control_rate_reach_the_server() -> None:
     async with serving(Ramp(0.02), scheduling={"strategy": "slo_aware"}) as server:
         seen: list[InferenceRequest] = []

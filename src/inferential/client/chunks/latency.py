@@ -1,4 +1,10 @@
-"""Quantiles of the newest round trips, from an observation to the arrival of its chunk. No clock."""
+"""What the newest round trips took, from an observation to the arrival of its chunk. No clock.
+
+The next chunk is requested by how long a round trip may take. Of a busy server a high quantile tells that: a few late
+chunks cost less than a fleet that asks early. A network is another matter: a lost packet holds up all behind it for
+200 ms or more, in few of the round trips, so that the longest time on the network lately counts, and what is usual on
+the server with it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +15,11 @@ from itertools import islice
 
 WINDOW = 64
 LATELY = 5
+_STALE_S = 1.0
+_STALE_TRANSITS = 4
+_LOSS_TIMES, _LOSS_S = 2.0, 0.05  # of what is usual, and beyond it: by jitter alone none takes so long
+_NUDGE_SHARE = 0.4  # of the usual time on the network
+_LATE_TIMES = 1.25
 
 
 class RoundTrips:
@@ -38,3 +49,56 @@ class RoundTrips:
         """Returns the median of the newest few, in seconds; nan before the first."""
         newest = sorted(islice(reversed(self._newest), LATELY))
         return newest[(len(newest) - 1) // 2] if newest else math.nan
+
+
+class Latency:
+    """What round trips took, and how much of that was the network's, in seconds."""
+
+    def __init__(self) -> None:
+        self.trips: RoundTrips = RoundTrips()
+        self._networks = RoundTrips()  # of the same round trips, without the time on the server
+        self._servers = RoundTrips()
+        self._transits = RoundTrips()  # on the network, those of chunks that were too late to be played included
+        self._stale_at = -math.inf  # when the last of these came
+
+    def note(self, trip_s: float, server_s: float) -> None:
+        """Adds a measured round trip, and how much of it was on the server; nan where that is not known."""
+        self.trips.note(trip_s)
+        if server_s == server_s:
+            self._networks.note(max(trip_s - server_s, 0.0))
+            self._servers.note(server_s)
+
+    def lead(self, quantile: float) -> float:
+        """Returns how long a round trip may take in seconds: this quantile, and no less than the longest time on the
+        network and what is usual on the server together; nan before the first.
+        """
+        lead_s = self.trips.quantile(quantile)
+        if not len(self._networks):
+            return lead_s
+        return max(lead_s, self._networks.quantile(1.0) + self._servers.quantile(0.5))
+
+    def nudge_s(self) -> tuple[float, float]:
+        """Returns when an open request is nudged for the first time, in seconds after it was sent, and how often then.
+
+        On a network that has lost something lately: all the time. Else: as soon as the answer is so late that it, or
+        its observation, was probably lost. Infinite where nothing is known.
+        """
+        if not len(self._networks):
+            return math.inf, math.inf
+        usual_s, longest_s = self._networks.quantile(0.5), self._networks.quantile(1.0)
+        if longest_s > _LOSS_TIMES * usual_s and longest_s > usual_s + _LOSS_S:
+            return usual_s * _NUDGE_SHARE, usual_s * _NUDGE_SHARE
+        return self._servers.quantile(0.95) + _LATE_TIMES * usual_s, usual_s / 2
+
+    def is_stale(self, trip_s: float, server_s: float, now: float, *, is_late: bool) -> bool:
+        """Returns whether a chunk was so much longer on the network than usual that a new observation is better."""
+        if server_s != server_s:
+            return False
+        transit_s = max(trip_s - server_s, 0.0)
+        usual_s = self._transits.quantile(0.5) if len(self._transits) else 0.0
+        is_stale = is_late and transit_s > max(_STALE_S, _STALE_TRANSITS * usual_s)
+        if not is_stale or now - trip_s >= self._stale_at:  # what an outage has held up comes all at once
+            self._transits.note(transit_s)
+        if is_stale:
+            self._stale_at = now
+        return is_stale

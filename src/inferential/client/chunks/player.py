@@ -7,8 +7,9 @@ one included, are as few as a round trip may take:
 
     left <= ceil(q(round trips) * control rate) + 1
 
-with q a high quantile of the newest round trips, not their mean: with the mean, every other chunk would be late. One
-request is in flight at a time, except with "ensemble", which averages many chunks: one per step.
+with q a high quantile of the newest round trips, not their mean: with the mean, every other chunk would be late; and of
+their time on the network the longest (see `latency`). One request is in flight at a time, except with "ensemble", which
+averages many chunks: one per step.
 
 Slow policies. Action i of a chunk belongs to the control step of its observation plus i. Where a chunk comes so late
 that fewer of its steps are left by that than a usual round trip takes, the steps in which the robot had nothing to play
@@ -40,7 +41,7 @@ from typing import Literal
 
 import numpy as np
 
-from inferential.client.chunks.latency import RoundTrips
+from inferential.client.chunks.latency import Latency
 from inferential.client.chunks.motion import Action, Motion, OnStarved, Starved
 from inferential.client.chunks.open_requests import Asked, OpenRequests
 from inferential.client.chunks.plan import EnsemblePlan, Merge, new_plan
@@ -55,8 +56,7 @@ _ANSWER_TIMEOUT_S = 30.0  # where the link says when the server was heard of
 _TIMEOUT_ROUND_TRIPS = 10
 _ROUNDING_S = 1e-9
 _MAX_IN_FLIGHT = 8  # of "ensemble"
-_STALE_S = 1.0
-_STALE_TRANSITS = 4
+_MOST_NUDGES = 8  # of a request
 
 Index = Literal["executed", "time"]
 """Which action of a late chunk is played first: the first that was not executed, or that of the present step."""
@@ -110,9 +110,7 @@ class Player:
         self._follow_rate = follow_rate
         self._refresh_s = math.inf if refresh_ms is None else refresh_ms / 1e3
         self._index: Index = index
-        self._trips = RoundTrips()
-        self._transits = RoundTrips()  # without the time on the server
-        self._stale_at = -math.inf  # when the last answer came that was too long on the network
+        self._latency = Latency()
         self._step = 0
         self._begin()
 
@@ -131,6 +129,8 @@ class Player:
         self._stood = 0  # steps without an action
         self._asked_step = -1
         self._asked_at = -math.inf
+        self._nudged_at = -math.inf
+        self._nudges = 0  # since then
         self._renews = False
         self._renew_by = -math.inf
 
@@ -176,10 +176,10 @@ class Player:
         is_newest = asked.step > self._chunk_step
         passed, stood = self._step - asked.step, self._stood - asked.stood
         is_late = self._first_action(len(actions), passed, stood) < passed
-        if self._is_stale(now - asked.at, server_ms, now, is_late=is_late):
+        if self._latency.is_stale(now - asked.at, server_ms / 1e3, now, is_late=is_late):
             self.stats.outdated += 1
             return False
-        self._note_trip(now - asked.at)
+        self._note_trip(now - asked.at, server_ms / 1e3)
         first = self._first_action(len(actions), passed, stood)
         if first >= len(actions) or not (is_newest or self._many):
             self.stats.outdated += 1
@@ -207,10 +207,11 @@ class Player:
         if self._motion.layout is None:
             self._motion.layout, self._motion.max_change = layout, self.specs.max_change(parts)
 
-    def _note_trip(self, seconds: float) -> None:
-        self._trips.note(seconds)
-        self.stats.round_trip_p50_ms = self._trips.quantile(0.5) * 1e3
-        self.stats.round_trip_p95_ms = self._trips.quantile(0.95) * 1e3
+    def _note_trip(self, seconds: float, server_s: float) -> None:
+        self._latency.note(seconds, server_s)
+        trips = self._latency.trips
+        self.stats.round_trip_p50_ms = trips.quantile(0.5) * 1e3
+        self.stats.round_trip_p95_ms = trips.quantile(0.95) * 1e3
 
     def _first_action(self, steps: int, passed: int, stood: int) -> int:
         """Returns the index of the action to play now, of a chunk whose observation is `passed` steps old.
@@ -227,19 +228,6 @@ class Player:
         if stood == passed:  # it stands where it was observed
             return passed if not self._motion.has_begun and passed <= steps / 3 else 0
         return passed if steps - passed >= max(self._usual_steps(), 1) else passed - stood
-
-    def _is_stale(self, trip_s: float, server_ms: float, now: float, *, is_late: bool) -> bool:
-        """Returns whether a chunk was so much longer on the network than usual that a new observation is better."""
-        if server_ms != server_ms:
-            return False
-        transit_s = max(trip_s - server_ms / 1e3, 0.0)
-        usual_s = self._transits.quantile(0.5) if len(self._transits) else 0.0
-        is_stale = is_late and transit_s > max(_STALE_S, _STALE_TRANSITS * usual_s)
-        if not is_stale or now - trip_s >= self._stale_at:  # what an outage has held up comes all at once
-            self._transits.note(transit_s)
-        if is_stale:
-            self._stale_at = now
-        return is_stale
 
     def outdated(self, request_id: int, now: float = 0.0, turn_in_ms: float | None = None) -> None:
         """Notes that the server asks for an observation in place of this one, to be there when its turn comes."""
@@ -274,7 +262,8 @@ class Player:
         in_flight = self._open.in_flight
         silence_s = self._silence_s(now, heard_s_ago)
         least_s = _MIN_TIMEOUT_S if silence_s != silence_s else _ANSWER_TIMEOUT_S
-        usual_s = self._trips.quantile(self._quantile) if len(self._trips) else 0.0
+        trips = self._latency.trips
+        usual_s = trips.quantile(self._quantile) if len(trips) else 0.0
         self.stats.lost += self._open.give_up(now, max(least_s, _TIMEOUT_ROUND_TRIPS * usual_s))
         if self._asked_step == self._step:
             return False
@@ -329,7 +318,7 @@ class Player:
     def asked(self, request_id: int, now: float) -> None:
         """Notes that an observation was sent."""
         self._open.add(request_id, Asked(self._step, now, self._stood))
-        self._asked_step, self._asked_at, self._renews = self._step, now, False
+        self._asked_step, self._asked_at, self._renews, self._nudges = self._step, now, False, 0
         self.stats.asked += 1
 
     @property
@@ -338,12 +327,12 @@ class Player:
         return len(self._open)
 
     def delay_steps(self) -> int:
-        """Returns the control steps that a round trip may take, by the quantile; 0 before the first."""
-        return self._steps_of(self._trips.quantile(self._quantile))
+        """Returns the control steps that a round trip may take, see `Latency.lead`; 0 before the first."""
+        return self._steps_of(self._latency.lead(self._quantile))
 
     def _usual_steps(self) -> int:
         """Returns the control steps that a round trip takes lately."""
-        return self._steps_of(self._trips.lately())
+        return self._steps_of(self._latency.trips.lately())
 
     def _steps_of(self, seconds: float) -> int:
         return math.ceil(seconds / self.period_s - 1e-9) if seconds == seconds else 0
@@ -353,6 +342,27 @@ class Player:
         if heard_s_ago is None or not self._open.in_flight:
             return math.nan
         return 0.0 if now - self._asked_at < _SILENT_REFRESH_S - _ROUNDING_S else heard_s_ago()
+
+    def wants_nudge(self, now: float, heard_s_ago: Callable[[], float] | None = None) -> bool:
+        """Returns whether to send the server a sign of life, so that what may be lost is sent again soon.
+
+        Whatever comes after lost data tells the system that sent it so; with nothing behind it, it waits for its timer,
+        twice as long each time (RFC 8985), and a robot that asks twice a second sends nothing else. While nothing is
+        heard at all the network is away, and what it held would arrive in one heap.
+
+        Args:
+            now: seconds of a monotonic clock.
+            heard_s_ago: as for `wants_chunk`.
+        """
+        if not self._open.in_flight or self._nudges == _MOST_NUDGES:
+            return False
+        first_s, every_s = self._latency.nudge_s()
+        if now - self._asked_at < first_s - _ROUNDING_S or now - self._nudged_at < every_s - _ROUNDING_S:
+            return False
+        if self._silence_s(now, heard_s_ago) > _SILENCE_S:
+            return False
+        self._nudges, self._nudged_at = self._nudges + 1, now
+        return True
 
     # Playing
 

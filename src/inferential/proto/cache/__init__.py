@@ -5,7 +5,7 @@ is a cache in front of a slow path that gives the same, with a test that both ag
 
 - `templates`: a robot writes observations;
 - `envelopes`: a server reads observations;
-- `responses`: a robot reads responses.
+- `response_reader`: a robot reads responses.
 
 Concatenated protobuf messages are one message (proto3: the last value of a field wins, repeated fields append). So an
 envelope can be written as a constant part, serialized once, and the serialization of what is new.

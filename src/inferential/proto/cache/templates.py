@@ -24,6 +24,7 @@ STAMP_BYTES = 9
 STAMPS = range(2**56, 2**63)
 """The timestamps of that length, in nanoseconds."""
 _REQUEST_ID_TAG = b"\x80\x01"  # of a response: field 16, a varint
+_TWO_BYTES = 2**14 - 1  # the largest number that takes two bytes as a varint
 _MAX_TEMPLATES = 16  # of one handle: a robot's observations have one form, or a few
 
 
@@ -67,14 +68,20 @@ def refusal_part(status: str, reason: str, serve_interval_ms: float) -> bytes:
 
 def request_id_field(request_id: int) -> bytes:
     """Returns a response's field `request_id` as protobuf writes it; nothing where it is 0."""
-    if not request_id:
-        return b""
-    field = bytearray(_REQUEST_ID_TAG)
-    while request_id > 0x7F:
-        field.append(request_id & 0x7F | 0x80)
-        request_id >>= 7
-    field.append(request_id)
-    return bytes(field)
+    if request_id > _TWO_BYTES:  # of a robot's ids all but the lowest bits stay the same for a while
+        low = bytes((request_id & 0x7F | 0x80, request_id >> 7 & 0x7F | 0x80))
+        return _REQUEST_ID_TAG + low + _varint(request_id >> 14)
+    return _REQUEST_ID_TAG + _varint(request_id) if request_id else b""
+
+
+@lru_cache(maxsize=4096)
+def _varint(value: int) -> bytes:
+    found = bytearray()
+    while value > 0x7F:
+        found.append(value & 0x7F | 0x80)
+        value >>= 7
+    found.append(value)
+    return bytes(found)
 
 
 class ObservationTemplate:

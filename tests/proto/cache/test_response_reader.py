@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from inferential.proto import JPEG, Client, ModelResponse, Status, Tensor
 from inferential.proto.cache import CacheCounts
-from inferential.proto.cache.responses import ResponseReader
+from inferential.proto.cache.response_reader import ResponseReader
 from inferential.proto.images import encode
 from inferential.proto.messages import Response, ResponseTiming, read_response, write_refusal, write_response
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from inferential.server.ingress import IncomingRequest
 
 
-class CaptureChecks:
+class AgeLimits:
     """Holds observations to the limits of a configuration on their ages.
 
     Args:
