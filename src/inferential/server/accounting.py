@@ -281,15 +281,6 @@ class Accounting:
         if request.steps_remaining is not None:
             self._fleet.action_horizon.on_no_answer(request.client_id, request.model_id, request.request_id)
 
-    def handed_over(self, request: InferenceRequest) -> None:
-        """Records a request that another version is given, as the call that it is in takes too long."""
-        self._recorder.handed_over(request)
-        self.retried(request)
-
-    def dropped(self, model_id: str, results: int) -> None:
-        """Records the results of a call whose requests another version was given."""
-        self._recorder.dropped(model_id, results)
-
     def invalidated(self, request: InferenceRequest, refusal: Refusal) -> None:
         """Records that the response to a request will never be used."""
         responses = self.fleet.responses
