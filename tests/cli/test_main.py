@@ -208,6 +208,18 @@ def test_a_terminal_gets_colour_and_headings(place: Path, monkeypatch: pytest.Mo
     assert "\x1b[" in _on_a_terminal(["--help"])
 
 
+def test_on_a_narrow_terminal_help_fills_its_lines_and_check_cuts_no_value(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert "environment variable) and what it means" in _on_a_terminal(["check", "--help"], COLUMNS="80")
+    (place / "a-fleet-with-a-name.yaml").write_text("transport:\n  bind: tcp://127.0.0.1:5555\n")
+    written = _on_a_terminal(["check", "a-fleet-with-a-name.yaml"], COLUMNS="80")
+    assert "tcp://127.0.0.1:5555" in written.partition("listens on")[0]
+    assert "a-fleet-with-a-name.yaml:2:3" in written
+    assert "\u2026" not in written
+
+
 @pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
 def test_a_terminal_that_wants_none_gets_plain_lines(place: Path, run: Any, env: dict[str, str]) -> None:
     assert _on_a_terminal(["schedulers"], **env).replace("\r\n", "\n") == run("schedulers").out
@@ -219,7 +231,7 @@ def test_rich_output_shows_texts_as_they_are(run: Any, place: Path, monkeypatch:
     monkeypatch.setenv("COLUMNS", "200")
     ran = run("check", "f.yaml")
     assert 'models.known."[red]arm".max_inflight' in ran.out
-    assert "meaning" in ran.out
+    assert "\n    Calls of" in ran.out
 
 
 def test_every_command_in_the_table_is_a_function_of_its_module_or_its_commands() -> None:

@@ -347,5 +347,7 @@ def test_an_address_in_use_is_one_line_and_exit_code_2(run_apart: Any, place: Pa
         bind = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
         ran = run_apart("serve", "-m", "arm=policies:echo", "--bind", bind)
     assert ran.code == 2
-    assert ran.err.startswith(f"error: transport.bind: cannot listen on '{bind}': Address already in use")
-    assert ran.err.count("\n") == 1
+    assert ran.err == (
+        f"error: transport.bind: cannot listen on '{bind}': Address already in use (end the "
+        "program that listens there, or choose another port)\n"
+    )

@@ -16,6 +16,15 @@ def test_strategies_are_compared_by_their_share_of_the_bound(run: Any) -> None:
     assert "slo_aware" in ran.out
     assert "round_robin" in ran.out
     assert "can be answered in time at best" in ran.out
+    assert "slo_aware: " in ran.out
+    assert "mean rows of a call: " in ran.out
+
+
+@pytest.mark.parametrize("example", ["mixed", "chunks"])
+def test_its_tables_fit_a_terminal_of_80_columns(run: Any, example: str) -> None:
+    ran = run("simulate", "--example", example, "--seconds", "1", "--strategy", "deadline_aware", "--load", "2")
+    assert max(map(len, ran.out.splitlines())) <= 80
+    assert "\u2026" not in ran.out
 
 
 def test_json_is_the_whole_summary_and_the_same_each_time(run: Any) -> None:
@@ -43,7 +52,7 @@ def test_robots_in_closed_loop_are_measured_by_their_steps(run: Any, place: Path
     )
     ran = run("simulate", "fleet.yaml", "--seconds", "5", "--strategy", "round_robin")
     assert ran.code == 0, ran.err
-    assert "6 in closed loop" in ran.out
+    assert "6 robots in closed loop" in ran.out
     assert "starved" in ran.out
     found = run(
         *("simulate", "fleet.yaml", "--seconds", "5", "--strategy", "round_robin", "--json"),

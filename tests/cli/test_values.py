@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -31,6 +32,10 @@ def test_a_key_that_is_given_twice_is_an_error() -> None:
         observation(["state=1", "state:int32=2"])
 
 
+def test_text_that_begins_like_a_list_stands_in_quotes() -> None:
+    assert observation(['prompt="[pick] it up"'])["prompt"] == "[pick] it up"
+
+
 @pytest.mark.parametrize("key", ["urgency", "priority", "steps_remaining", "timeout_ms", "self"])
 def test_a_key_that_the_sdk_cannot_send_is_an_error(key: str) -> None:
     with pytest.raises(CliError, match=rf"^{key}: cannot be a key, it is an argument of the SDK's infer"):
@@ -48,6 +53,7 @@ def test_no_arguments_are_no_values() -> None:
         ("=1", "expected KEY=VALUE"),
         ("a:floaty=1", "a: no dtype 'floaty'"),
         ("a=[1,[2]]", "a: "),
+        ("a=[1, 2", "a: expected a list in JSON, got '[1, 2' (Expecting ',' delimiter"),
         ("a:(2,3=1", "a: no dtype"),
         ("a=@empty.npy", "a: cannot read empty.npy"),
         ("a=" + "[" * 100_000, "a: nested too deeply"),
@@ -57,7 +63,7 @@ def test_no_arguments_are_no_values() -> None:
 )
 def test_invalid_values_are_reported_by_key(place: Path, given: str, text: str) -> None:
     (place / "empty.npy").touch()
-    with pytest.raises(CliError, match=text.replace("[", r"\[")):
+    with pytest.raises(CliError, match=re.escape(text)):
         parse(given)
 
 

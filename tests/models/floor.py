@@ -12,7 +12,7 @@ from unittest.mock import patch
 import numpy as np
 
 from inferential.config import InferentialConfig
-from inferential.dispatch.base import Dispatcher, DispatchResult
+from inferential.dispatch.base import REPLICA_LOST, Dispatcher, DispatchResult
 from inferential.models.manager import ModelManager
 from inferential.models.readiness import Surroundings
 from inferential.replica.condition import Condition, ModelState
@@ -30,6 +30,7 @@ class Backend(Dispatcher):
         self.up: dict[str, tuple[str, ...]] = {}
         self.stateful: set[str] = set()
         self.ran: list[str] = []  # calls past the queues: of a shadow
+        self.down: set[str] = set()
 
     async def infer(self, model_id: str, observations: Sequence[Any]) -> Sequence[Any]:
         self.ran.append(model_id)
@@ -42,7 +43,8 @@ class Backend(Dispatcher):
         self.pools.pop(model_id, None)
 
     def conditions(self) -> Mapping[str, Sequence[Condition]]:
-        return {pool: [Condition(ModelState.READY, 0.0)] for pool in self.pools}
+        states = {pool: ModelState.FAILING if pool in self.down else ModelState.READY for pool in self.pools}
+        return {pool: [Condition(state, 0.0, state.value)] for pool, state in states.items()}
 
     def replicas(self, model_id: str) -> Sequence[str]:
         return self.up.get(model_id, ("",))
@@ -64,8 +66,9 @@ class Floor:
         self, model: dict[str, Any], stateful: Sequence[str] = (), up: Mapping[str, tuple[str, ...]] | None = None
     ) -> None:
         self.now = 100.0
+        self.requests: list[InferenceRequest] = []
         self.expected_in_s = math.inf  # until the next observation of a robot
-        config = InferentialConfig.model_validate({"models": {"known": {"m": model}}})
+        config = _config(model)
         self.backend = Backend()
         self.backend.stateful, self.backend.up = set(stateful), dict(up or {})
         scheduling = config.scheduling
@@ -85,7 +88,9 @@ class Floor:
         # As `Capacities` has it: a replica with state is a pool of its own, which is there while it is up.
         base, _, replica = pool.partition("%")
         up = self.backend.up.get(base, ("0",))
-        taken = 0 if replica and replica not in up else 1
+        taken = (
+            0 if (replica and replica not in up) or base in self.backend.down or base not in self.backend.pools else 1
+        )
         return Capacity(taken, 4, ("",) if replica else tuple(self.backend.replicas(base)))
 
     @contextmanager
@@ -101,8 +106,16 @@ class Floor:
             client_id, "m", client_id.encode(), b"", b"", self.now, 0.0, None, 0.0, budget_ms, 1, pool=pool, **fields
         )
         if self.models.keeps_state(pool):
-            request.keeps_state, request.pace_s = True, float("inf")
-        self.engine.offer(request, self.now)
+            request.keeps_state, request.pace_s = True, math.inf
+        self.requests.append(request)
+        with self.clock():
+            early = pool in self.models.unready
+            if early and (refusal := self.models.refusal(request)) is not None:
+                request.refuse(refusal)
+                return request
+            self.engine.offer(request, self.now)
+            if early:
+                self.models.hold(request, explicit=True)
         return request
 
     def work(self) -> dict[str, Batch]:
@@ -110,10 +123,21 @@ class Floor:
         with self.clock():
             return {batch.model_id: batch for batch in self.engine.work(self.now)}
 
-    def end(self, batch: Batch, error: str | None = None) -> list[InferenceRequest]:
+    def configure(self, model: dict[str, Any]) -> None:
+        """Gives the model other settings."""
+        with self.clock():
+            self.models.configure(_config(model).models)
+            self.models.refresh()
+
+    def looks(self) -> None:
+        """Does what follows when the backend has changed."""
+        with self.clock():
+            self.models.refresh()
+
+    def end(self, batch: Batch, error: str | None = None, cause: str = "RuntimeError") -> list[InferenceRequest]:
         """Ends a call with results, or fails it, as the executor does; returns the requests that have ended by it."""
         ended = []
-        refusal = None if error is None else Refusal(RefusalKind.MODEL_FAILED, error, "RuntimeError")
+        refusal = None if error is None else Refusal(RefusalKind.MODEL_FAILED, error, cause)
         values = {"actions": np.ones(2)} if error is None else None
         with self.clock():
             latency_ms = (self.now - batch.started_at) * 1e3
@@ -121,7 +145,7 @@ class Floor:
             for request in batch.requests if not batch.handed_over else ():
                 if request.state is not DISPATCHED:
                     continue
-                if refusal is not None and self.models.second_chance(request, refusal):
+                if refusal is not None and (self.models.second_chance(request, refusal) or cause == REPLICA_LOST):
                     self.engine.retry(request, self.now)
                     continue
                 ended.append(request)
@@ -146,3 +170,7 @@ class Floor:
         with self.clock():
             self.models.expire(self.now)
             self.models.look(self.now)
+
+
+def _config(model: dict[str, Any]) -> InferentialConfig:
+    return InferentialConfig.model_validate({"models": {"known": {"m": model}}})

@@ -184,8 +184,9 @@ async def test_a_new_version_becomes_active_when_it_is_ready(serve: Serve, place
     server.reconfigure(settings(m={**slow, "active": "b"}))
     assert (await ask(server)).model_version == "a"
     (place / "go").touch()
-    await until(lambda: list(server.dispatcher.conditions()) == ["m@b"])
+    await until(lambda: ask_ok(server))
     assert (await ask(server)).model_version == "b"
+    await until(lambda: list(server.dispatcher.conditions()) == ["m@b"])
 
 
 async def test_a_model_that_fails_is_not_asked_until_a_probe_is_answered(serve: Serve, place: Path) -> None:

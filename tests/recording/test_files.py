@@ -190,7 +190,7 @@ def test_a_step_of_the_clock_begins_a_new_file_and_times_in_each_are_in_order(tm
 def test_many_robots_with_ids_of_their_own_take_more_than_one_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files_module, "_MOST_CHANNELS", 10)
+    monkeypatch.setattr(files_module, "MOST_CHANNELS", 10)
     files, requests = files_of(tmp_path), Requests(10)
     for number in range(12):
         files.write(requests.next(f"robot-{number}"), KEEP)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -274,3 +274,20 @@ def test_no_observation_is_expected_of_clients_that_have_hardly_asked() -> None:
     for at in (0.0, 0.01, 0.5):
         subject.on_observation("robot", "m", "arm", b"robot", at)
     assert not subject.expects(0.501, 10.0)
+
+
+@given(st.lists(st.tuples(st.floats(0.001, 3.0), st.booleans()), min_size=4, max_size=30))
+def test_a_client_is_reported_when_it_becomes_overdue_whatever_its_rhythm_was(
+    steps: list[tuple[float, bool]],
+) -> None:
+    subject, now = fleet(), 100.0
+    subject.on_observation("robot", "m", "arm", b"robot", now)
+    for interval, swept in steps:
+        if swept:
+            subject.sweep(now + interval / 2)
+        now += interval
+        subject.on_observation("robot", "m", "arm", b"robot", now)
+    due = subject.cadence.overdue_from("robot", "m")
+    silent_until = min(due, now + 9.0)
+    assert subject.sweep(silent_until - 1e-6).overdue == []
+    assert subject.sweep(silent_until).overdue == ([("robot", "m")] if due == silent_until else [])

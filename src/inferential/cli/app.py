@@ -7,6 +7,7 @@ A command is a module of its own, imported only when it runs: `inferential versi
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -105,10 +106,19 @@ def _loaded(name: str) -> Any:
     if group is not None:
         group.info.name, group.info.help, group.info.epilog = name, COMMANDS[name], epilog
         group.rich_markup_mode = _markup()
-        return typer.main.get_group(group)
+        return _unwrapped(typer.main.get_group(group))
     app = typer.Typer(rich_markup_mode=_markup(), add_completion=False)
     app.command(name, epilog=epilog, context_settings=_SETTINGS)(getattr(module, name))
-    return typer.main.get_command(app)
+    return _unwrapped(typer.main.get_command(app))
+
+
+def _unwrapped(command: Any) -> Any:
+    # Rich keeps the line ends of the source, and a terminal is narrower.
+    paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
+    command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    for child in getattr(command, "commands", {}).values():
+        _unwrapped(child)
+    return command
 
 
 def _global_options(

@@ -12,7 +12,7 @@ import typer
 from pydantic_core import PydanticUndefined
 
 from inferential.cli.errors import CliError
-from inferential.cli.output import print_json, print_line, print_rows, tensors_text
+from inferential.cli.output import print_described, print_json, print_line, print_rows, tensors_text
 from inferential.cli.preflight import listeners, missing_packages, preflight, strategy_problem
 from inferential.cli.settings import targets
 from inferential.cli.targets import RAY, try_model
@@ -134,5 +134,5 @@ def _print(
             (one["path"], f"{format_value(one['value'])} {one['unit']}".rstrip(), one["source"], one["description"])
             for one in explained
         ]
-        print_rows(("field", "value", "from", "meaning"), rows)
+        print_described(("field", "value", "from", "meaning"), rows)
     print_rows(("listens on", "for"), listening)

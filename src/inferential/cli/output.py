@@ -98,6 +98,27 @@ def print_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
+def print_described(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints rows that end with a sentence or more: on a terminal that stands, wrapped, beneath the others.
+
+    Args:
+        columns: the headings, which a terminal does not show.
+        rows: a name, its value, where it comes from, what it means.
+    """
+    if not wants_rich():
+        print_rows(columns, rows)
+        return
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    for row in rows:
+        name, value, source, meaning = map(printable, row)
+        console.print(Text.assemble((name, "bold"), f" = {value}  ", (f"({source})", "dim")), soft_wrap=True)
+        console.print(Padding(Text(meaning), (0, 0, 0, 4)))
+
+
 def print_line(text: str, style: str = "") -> None:
     """Prints a line, in a rich style where that can be seen."""
     text = printable(text)

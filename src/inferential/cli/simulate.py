@@ -117,8 +117,11 @@ def simulate(
     console = Console(width=None if wants_rich() else 140, highlight=False, markup=False)
     console.print(_table(measured, bound))
     if bound is not None:
-        console.print(f"bound: {bound} of {measured[0].overall.offered} can be answered in time at best")
+        console.print(f"\nbound: {bound} of {measured[0].overall.offered} can be answered in time at best")
+    for one in measured[len(measured) - len(names) :]:  # not as it was, which took no decision here
+        console.print(_calls(one), soft_wrap=True)
     if robots:
+        console.print(f"\n{len(robots)} robots in closed loop:")
         console.print(_play_table(runs))
     for path in saved:
         console.print(f"saved {path}", soft_wrap=True)
@@ -201,21 +204,28 @@ def _run(
 
 
 def _table(measured: Sequence[Measures], bound: int | None) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for title in ("strategy", "robots"):
-        table.add_column(title)
-    for title in (
-        *("offered", "in time", "of bound", "missed", "age ms (p50, p95, p99)", "fair", "wait s (p95, worst)"),
-        *("batch", "decision us"),
-    ):
-        table.add_column(title, justify="right")
+    """Returns the requests of each strategy's robots, in 80 columns; its classes below each strategy."""
+    table = _narrow("offered", "in\ntime", "of\nbound", "missed", "age ms\np50 p95 p99", "fair", "wait s\np95 worst")
     for one in measured:
         share = f"{one.overall.in_time / bound:.1%}" if bound else "-"
-        batches = " ".join(f"{size:.1f}" for size in one.batch_size.values())
-        table.add_row(one.strategy, "all", *_cells(one.overall, share), batches, f"{one.decision_us[0]:.0f}")
+        table.add_row(one.strategy, *_cells(one.overall, share))
         for name, group in one.classes.items():
-            table.add_row("", f"{group.robots} {printable(name)}", *_cells(group, ""), "", "")
+            table.add_row(f"  {group.robots} {printable(name)}", *_cells(group, ""))
     return table
+
+
+def _narrow(*titles: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0, collapse_padding=True)
+    table.add_column("robots", overflow="fold")
+    for title in titles:
+        table.add_column(title, justify="right", no_wrap=True)
+    return table
+
+
+def _calls(one: Measures) -> str:
+    """Returns what a strategy's decisions took, and how full its calls were."""
+    rows = ", ".join(f"{printable(model_id)} {size:.1f}" for model_id, size in one.batch_size.items())
+    return f"{one.strategy}: {one.decision_us[0]:.0f} us a decision; mean rows of a call: {rows or '-'}"
 
 
 def _cells(group: Group, share: str) -> Sequence[str]:
@@ -231,22 +241,18 @@ def _cells(group: Group, share: str) -> Sequence[str]:
 
 
 def _play_table(runs: Sequence[Run]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for title in ("strategy", "robots"):
-        table.add_column(title)
-    for title in (
-        *("starved", "worst", "gap s", "actions/s", "age ms (p50, p95)", "fair"),
-        *("in SLO", "qualified/s", "task s"),
-    ):
-        table.add_column(title, justify="right")
+    """Returns what robots in closed loop did, in 80 columns."""
+    table = _narrow(
+        *("starved", "worst", "gap\ns", "actions\n/s", "age ms\np50 p95", "fair"),
+        *("in\nSLO", "quali-\nfied/s", "task\ns"),
+    )
     for run in runs:
         play, classes = play_of(run), play_by_class(run)
         if play is None:
             continue
-        table.add_row(run.strategy, f"{play.robots} in closed loop", *_play_cells(play))
-        if len(classes) > 1:
-            for name, one in classes.items():
-                table.add_row("", f"{one.robots} {printable(name)}", *_play_cells(one))
+        table.add_row(run.strategy, *_play_cells(play))
+        for name, one in classes.items() if len(classes) > 1 else ():
+            table.add_row(f"  {one.robots} {printable(name)}", *_play_cells(one))
     return table
 
 

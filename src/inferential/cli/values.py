@@ -56,9 +56,13 @@ def parse(argument: str) -> tuple[str, Any]:
         value = json.loads(text)
     except RecursionError:
         raise CliError(f"{key}: nested too deeply") from None
-    except ValueError:
+    except ValueError as error:
         if dtype_name:
             raise CliError(f"{key}: expected JSON numbers for {dtype_name}, got {text!r}") from None
+        if text.startswith("["):
+            raise CliError(
+                f"{key}: expected a list in JSON, got {text!r} ({error}); text that begins so stands in double quotes"
+            ) from None
         return key, text
     if isinstance(value, str | dict) or value is None:
         return key, value if isinstance(value, str) else text

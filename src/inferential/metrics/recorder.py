@@ -201,10 +201,9 @@ class Recorder:
         """Records a request that another version was given, as its call took too long."""
         self._record(names.REQUESTS_HANDED_OVER, 1.0, _labels_of(request))
 
-    def dropped(self, model_id: str, results: int) -> None:
-        """Records results that came after another version was given their requests."""
-        for _ in range(results):
-            self._record(names.RESULTS_DROPPED, 1.0, {names.MODEL: model_id})
+    def dropped(self, model_id: str) -> None:
+        """Records a result that came after another version was given its request."""
+        self._record(names.RESULTS_DROPPED, 1.0, {names.MODEL: model_id})
 
     def observation_error(self, client_id: str, error: str) -> None:
         """Records a malformed message."""

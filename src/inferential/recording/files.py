@@ -20,7 +20,7 @@ logger: logging.Logger = logging.getLogger("inferential.recording")
 
 _CHUNK_BYTES = 256 * 1024
 """What a power failure may cost: messages are written chunk by chunk."""
-_MOST_CHANNELS = 10_000  # of a file, which can number 65,535: robots choose their ids, and each is kept in memory
+MOST_CHANNELS = 10_000  # of a file, which can number 65,535: robots choose their ids, and each is kept in memory
 _STEP_NS = 1_000_000_000
 """A step of the wall clock by more than this begins a new file, so that within each file times are in order."""
 SUFFIX = ".mcap"
@@ -87,7 +87,7 @@ class RecordingFiles:
                     self._file.flush()
                     self._written_bytes = self._file.tell()
                     self.unwritten = int(record is not records[-1])
-            if self._written_bytes >= self._split_bytes or len(self._channels) >= _MOST_CHANNELS:
+            if self._written_bytes >= self._split_bytes or len(self._channels) >= MOST_CHANNELS:
                 self._finish()
         except OSError:
             self._give_up()

@@ -22,7 +22,7 @@ from abc import abstractmethod
 from inferential.scheduler.heap import LazyHeap
 from inferential.scheduler.lanes import Lane
 from inferential.scheduler.request import InferenceRequest
-from inferential.scheduler.score import GuardedPolicy, Weights, line_of, score_of
+from inferential.scheduler.score import GuardedPolicy, Weights, line_of, score_of, standing_of
 
 TIE = 1e-6
 """Scores that lie closer are equal, and the first to arrive goes first. It is worth 2 ns of being overdue; the floats
@@ -47,7 +47,7 @@ class KineticLane(ScoredLane):
     def __init__(self, weights: Weights) -> None:
         self._weights = weights
         self._by_slope: dict[float, LazyHeap[InferenceRequest]] = {}  # by slope; none is empty
-        self._slopes: dict[InferenceRequest, float] = {}
+        self._slopes: dict[InferenceRequest, tuple[float, float]] = {}  # and the part of the score that stays
         self._changes: LazyHeap[InferenceRequest] = LazyHeap()
         self._now = -math.inf
 
@@ -56,8 +56,9 @@ class KineticLane(ScoredLane):
 
     def push(self, request: InferenceRequest, now: float) -> None:
         self._now = max(self._now, now)
-        request.score = score_of(request, now, self._weights)
-        self._enter(request, now)
+        standing = standing_of(request, self._weights)
+        request.score = score_of(request, now, self._weights, standing)
+        self._enter(request, now, standing)
 
     def discard(self, request: InferenceRequest) -> None:
         self._leave(request)
@@ -79,7 +80,7 @@ class KineticLane(ScoredLane):
                 best = max(best, score)
         equals = [request for score, request in tops if score >= best - TIE]
         first = min(equals, key=_arrival) if len(equals) > 1 else equals[0]
-        first.score = score_of(first, now, self._weights)
+        first.score = score_of(first, now, self._weights, self._slopes[first][1])
         return first
 
     def take(self, limit: int, now: float) -> list[InferenceRequest]:
@@ -92,35 +93,36 @@ class KineticLane(ScoredLane):
 
     def _advance(self, now: float) -> None:
         if now < self._now:  # the clock was set back, as only tests and replays do: begin anew
-            waiting = list(self._slopes)
+            waiting = self._slopes
             self._by_slope, self._slopes, self._changes = {}, {}, LazyHeap()
-            for request in waiting:
-                self._enter(request, now)
+            for request, (_, standing) in waiting.items():
+                self._enter(request, now, standing)
         self._now = now
         while self._changes:
             at, request = self._changes.top()
             if at > now:
                 break
             self._changes.pop()
-            self._leave(request)
-            self._enter(request, now)
+            self._enter(request, now, self._leave(request))
 
-    def _enter(self, request: InferenceRequest, now: float) -> None:
-        slope, value, until = line_of(request, now, self._weights)
+    def _enter(self, request: InferenceRequest, now: float, standing: float) -> None:
+        slope, value, until = line_of(request, now, self._weights, standing)
         heap = self._by_slope.get(slope)
         if heap is None:
             heap = self._by_slope[slope] = LazyHeap()
         heap.push(request, -value, request.arrival)
-        self._slopes[request] = slope
+        self._slopes[request] = slope, standing
         if until < math.inf:
             self._changes.push(request, until)
 
-    def _leave(self, request: InferenceRequest) -> None:
-        slope = self._slopes.pop(request)
+    def _leave(self, request: InferenceRequest) -> float:
+        """Takes a request out of the heap of its slope; returns the part of its score that stays."""
+        slope, standing = self._slopes.pop(request)
         heap = self._by_slope[slope]
         heap.discard(request)
         if not heap:
             del self._by_slope[slope]
+        return standing
 
 
 class PolicyLane(ScoredLane):

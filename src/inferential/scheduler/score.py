@@ -55,9 +55,9 @@ class Weights:
         )
 
 
-def score_of(request: InferenceRequest, now: float, weights: Weights) -> float:
-    """Returns the score at the instant `now`."""
-    score = _standing(request, weights)
+def score_of(request: InferenceRequest, now: float, weights: Weights, standing: float | None = None) -> float:
+    """Returns the score at the instant `now`; `standing` is what `standing_of` returns, where that is known."""
+    score = standing_of(request, weights) if standing is None else standing
     waited = now - request.waiting_since
     overdue = waited - request.time_until_next
     if overdue > 0:
@@ -67,13 +67,15 @@ def score_of(request: InferenceRequest, now: float, weights: Weights) -> float:
     return score
 
 
-def line_of(request: InferenceRequest, now: float, weights: Weights) -> tuple[float, float, float]:
+def line_of(
+    request: InferenceRequest, now: float, weights: Weights, standing: float | None = None
+) -> tuple[float, float, float]:
     """Returns the line that the score follows from `now` on: slope in 1/s, value at time 0, and until when.
 
     All that goes into slope and value are the request's own numbers, never `now`: requests that are alike have
     exactly the same line, whenever it is computed.
     """
-    slope, value, until = 0.0, _standing(request, weights), math.inf
+    slope, value, until = 0.0, standing_of(request, weights) if standing is None else standing, math.inf
     due = request.waiting_since + request.time_until_next
     if now >= due:
         slope += weights.overdue_per_s
@@ -94,7 +96,7 @@ def line_of(request: InferenceRequest, now: float, weights: Weights) -> tuple[fl
     return slope, value, until
 
 
-def _standing(request: InferenceRequest, weights: Weights) -> float:
+def standing_of(request: InferenceRequest, weights: Weights) -> float:
     """Returns the part that does not change while the request waits."""
     score = weights.priority * (10 - min(request.priority, 10)) / 10
     if request.urgency == request.urgency:  # not NaN

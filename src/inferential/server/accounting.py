@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import time
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -29,11 +28,11 @@ from inferential.scheduler.request import (
 from inferential.scheduler.running import Batch
 from inferential.scheduler.time.deadline import deadline_of
 from inferential.scheduler.time.fair_share import FairShares
-from inferential.scheduler.time.robot_time import ChunkTime
+from inferential.server.call_times import CallTimes
+from inferential.server.chunk_times import chunk_time
 from inferential.server.ingress import IncomingRequest, Overtaken
 from inferential.tracking.action_horizon import horizon_of
 from inferential.tracking.fleet import Fleet, FleetChanges
-from inferential.tracking.lateness import ServerTimes
 
 if TYPE_CHECKING:
     from inferential.tracking.outcome_counts import OutcomeCounts
@@ -42,12 +41,9 @@ _SHARES_EACH_S = 0.001
 """For each client, the time until shares are computed again: a thousandth of it is spent on that, however many ask."""
 
 
-_WAITED_S = 1e-3  # for less than that it is not asked what a request waited for
 _CALLS_WAITED, _WAITED_BESIDE_S = 3, 5e-3
 """Calls and seconds that a request may wait beside a flood before less is shared with that."""
-_REMEMBERED_CALLS = 64
 _ENDED_BY_ROBOT = frozenset({CANCELLED.cause, CLIENT_GONE, NEW_EPISODE.cause})
-_MAX_LEAD_S = 0.5  # a robot is not asked for a newer observation earlier before its turn
 
 
 class Accounting:
@@ -82,7 +78,7 @@ class Accounting:
         """Called with each batch before its model gets it."""
         self.late_by_cause: dict[str, int] = {}
         """Late actions of all robots so far, by cause."""
-        self._calls: dict[str, deque[float]] = {}  # when the newest calls of each model began
+        self._call_times = CallTimes(engine.profiles)
 
     # Reading: deferred records are written first
 
@@ -154,10 +150,7 @@ class Accounting:
             batch, queue_depth = self._batches.popleft()
             rows = len(batch.requests)
             self._recorder.dispatched(batch.requests[0].model_id, batch.requests, queue_depth, batch.started_at)
-            calls = self._calls.get(batch.model_id)
-            if calls is None:
-                calls = self._calls[batch.model_id] = deque(maxlen=_REMEMBERED_CALLS)
-            calls.append(batch.started_at)
+            self._call_times.began(batch)
             for request in batch.requests:
                 if rows > 1:
                     request.rows = rows
@@ -190,7 +183,7 @@ class Accounting:
             default_budget_ms=request.latency_budget_ms,
         )
         if request.steps_remaining is not None and incoming.explicit_budget_ms is None:
-            request.chunk = self._chunk_of(incoming)
+            request.chunk = chunk_time(self._fleet.action_horizon, incoming)
         self._shares.note(client_id, model_id, self._weight_of(request), incoming.client_type, request.pool)
         request.serve_interval_ms = self._shares.interval_ms(client_id, request.pool)
         # A robot that is asked for newer observations sends several for each answer, and floods nothing by that.
@@ -227,36 +220,6 @@ class Accounting:
         if found.cause is not None:
             self._late(request, found.cause, request.received_at)
 
-    def _chunk_of(self, incoming: IncomingRequest) -> ChunkTime | None:
-        """Returns what an answer adds to a robot that states its steps remaining; None while that is not known."""
-        request = incoming.request
-        assert request.steps_remaining is not None
-        found = self._fleet.action_horizon.queue_of(
-            request.client_id,
-            request.model_id,
-            request.steps_remaining,
-            request.received_at,
-            incoming.played_id,
-            incoming.played_from,
-        )
-        if found is None:
-            return None
-        if incoming.renews is None:  # how it aligns a chunk is not known: an old observation loses nothing for certain
-            most_s = max(found.lasts_s - (found.runs_out_at - request.received_at), 0.0)
-            return ChunkTime(found.runs_out_at, math.inf, found.lasts_s, most_s)
-        renews = incoming.renews and request.protocol_version >= PROTOCOL_VERSION
-        # As times at which an answer is sent, not played.
-        transit_s = found.transit_s or 0.0
-        return ChunkTime(
-            found.runs_out_at - transit_s,
-            request.received_at + found.lasts_s - transit_s,
-            found.lasts_s,
-            renews=renews,
-            lead_s=min(found.lag_s, _MAX_LEAD_S) if renews else 0.0,
-            steps_at=request.received_at - transit_s,
-            step_s=found.period_s,
-        )
-
     def answered(self, sent: Sequence[tuple[DispatchResult, float]]) -> None:
         """Records results, each with when it was sent."""
         fleet = self.fleet
@@ -269,7 +232,7 @@ class Accounting:
             counts = self._counts(request)
             if counts is not None:
                 reports = request.protocol_version >= PROTOCOL_VERSION and request.connection >= 0
-                times = self._times_of(request, latency_ms, now, alone_ms)
+                times = self._call_times.of(request, latency_ms, now, alone_ms)
                 cause = counts.on_answer(request.request_id, times, reports=reports)
                 if cause is not None:
                     self._late(request, cause, now)
@@ -281,24 +244,6 @@ class Accounting:
     def _late(self, request: InferenceRequest, cause: str, now: float) -> None:
         self.late_by_cause[cause] = self.late_by_cause.get(cause, 0) + 1
         self._recorder.late(request, cause, now)
-
-    def _times_of(
-        self, request: InferenceRequest, inference_ms: float, sent_at: float, alone_ms: dict[str, float]
-    ) -> ServerTimes:
-        """Returns the times of an answer; `alone_ms` has what was found for others of the same moment, by pool."""
-        received_at, dispatched_at, pool = request.received_at, request.dispatched_at, request.pool
-        first_call_at = dispatched_at
-        if dispatched_at - received_at > _WAITED_S:
-            calls = self._calls.get(pool, ())
-            first = bisect_left(calls, received_at)
-            if first < len(calls):
-                first_call_at = calls[first]
-        alone = inference_ms
-        if request.rows > 1:
-            if pool not in alone_ms:
-                alone_ms[pool] = self._engine.profiles.of(pool).typical(1) * 1e3
-            alone = alone_ms[pool] or inference_ms
-        return ServerTimes(received_at, dispatched_at, sent_at, request.deadline, first_call_at, inference_ms, alone)
 
     def refused(self, request: InferenceRequest, refusal: Refusal) -> None:
         """Records a request that ended without a result."""
@@ -335,15 +280,6 @@ class Accounting:
         self._recorder.retried(request)
         if request.steps_remaining is not None:
             self._fleet.action_horizon.on_no_answer(request.client_id, request.model_id, request.request_id)
-
-    def handed_over(self, request: InferenceRequest) -> None:
-        """Records a request that another version is given, as the call that it is in takes too long."""
-        self._recorder.handed_over(request)
-        self.retried(request)
-
-    def dropped(self, model_id: str, results: int) -> None:
-        """Records the results of a call whose requests another version was given."""
-        self._recorder.dropped(model_id, results)
 
     def invalidated(self, request: InferenceRequest, refusal: Refusal) -> None:
         """Records that the response to a request will never be used."""

@@ -151,6 +151,16 @@ class Egress:
             self._post_refusal(request.connection, request.client_id, envelope, late=late)
         self._notify(request)
 
+    def count_handed_over(self, request: InferenceRequest) -> None:
+        """Counts a request that another version is given, as the call that it is in takes too long."""
+        self._recorder.handed_over(request)
+
+    def drop(self, results: Sequence[DispatchResult]) -> None:
+        """Counts the results of a call whose requests another version was given, and sends none."""
+        for result in results:
+            if result.refusal is None:
+                self._recorder.dropped(result.request.model_id)
+
     def ask_anew(self, request: InferenceRequest) -> None:
         """Asks the robot of a request that waits for a newer observation."""
         self._recorder.outdated(request)

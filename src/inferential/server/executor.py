@@ -123,7 +123,8 @@ class Executor:
         """Has another pool, which `moved` gives each of them, answer the requests of a running call."""
         for request in batch.requests:
             if request.state is DISPATCHED:
-                self._accounting.handed_over(request)
+                self._egress.count_handed_over(request)
+                self._accounting.retried(request)
         self._engine.hand_over(batch, moved, time.monotonic())
 
     def completes_inline(self, batch: Batch) -> bool:
@@ -190,7 +191,7 @@ class Executor:
     def _finish(self, batch: Batch, results: list[DispatchResult]) -> None:
         """Answers, retries or refuses every request of a call that is still its own."""
         if batch.handed_over:
-            self._accounting.dropped(batch.requests[0].model_id, sum(result.refusal is None for result in results))
+            self._egress.drop(results)
             return
         self._egress.answer([result for result in results if result.refusal is None])
         for result in results:

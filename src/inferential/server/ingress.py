@@ -196,14 +196,11 @@ class Ingress:
         self._looked_up = envelope, found
         cached = None if found is None else found[0]
         policy: ResolvedPolicy | None = None if cached is None else cached.policy
-        served = policy is not None and policy.takes_latest and policy.refusal is None
-        if (
-            cached is None
-            or not served
-            or identity not in (cached.policy.identity, self._owner(cached.constant.client_id))
-        ):
+        if cached is None or policy is None or not policy.takes_latest or policy.refusal is not None:
             return None, older
         constant = cached.constant
+        if identity != policy.identity and identity != self._owner(constant.client_id):
+            return None, older
         overtaken, others = Overtaken(constant.client_id, constant.model_id, constant.protocol_version), []
         request_id_of, ids, sizes = cached.request_id_of, overtaken.request_ids, overtaken.payload_bytes
         for message in older:

@@ -72,7 +72,8 @@ class Fleet:
         """Clients that disconnected lately and have not returned, longest gone first."""
         self._timeout_s = config.disconnect_timeout_s
         self._overdue: dict[str, set[str]] = {}
-        # Until when a client may be silent without becoming overdue or gone: for most, a sweep is one comparison.
+        # Until when a client is neither overdue nor gone, whatever it sends: it may be so for longer, which a sweep
+        # finds out. So most observations and most sweeps are a comparison each.
         self._quiet_until: dict[str, float] = {}
         self._next_sweep_at: float | None = None
 
@@ -133,7 +134,10 @@ class Fleet:
             overdue.discard(model_id)
         if self._next_sweep_at is None:
             self._next_sweep_at = now + self._sweep_s()
-        self._quiet_until[client_id] = self._next_change(client_id, now)
+        until = self._quiet_until.get(client_id, math.inf)
+        soonest = now + self.cadence.overdue_multiplier * rhythm.period  # NaN while the period is unknown
+        if not until <= soonest or until > now + self._timeout_s:
+            self._quiet_until[client_id] = self._next_change(client_id, now)
         learned = rhythm.period if rhythm.intervals else None
         return ClientUpdate(
             is_new,
@@ -193,6 +197,9 @@ class Fleet:
         for client_id in silent:
             state = self.registry.get(client_id)
             assert state is not None
+            if (until := self._next_change(client_id, state.last_seen)) > now:
+                self._quiet_until[client_id] = until
+                continue
             gone = now - state.last_seen >= self._timeout_s and not waits(client_id)
             self._find_overdue(client_id, now, changes, certain=gone)
             if gone:

@@ -67,7 +67,9 @@ def listen_on_all(binds: Iterable[str]) -> list[Listener]:
         except OSError as error:
             for one in opened:
                 one.close()
-            reason = error.strerror or str(error)
+            reason = (error.strerror or str(error)).partition(" (while attempting")[0]  # which says the address again
+            if error.errno == errno.EADDRINUSE:
+                reason += " (end the program that listens there, or choose another port)"
             raise OSError(error.errno, f"transport.bind: cannot listen on {bind!r}: {reason}") from error
     return opened
 

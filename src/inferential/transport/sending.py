@@ -86,8 +86,10 @@ class Sender:
         client = self._connections.by_number.get(number)
         if client is None:
             raise OSError(errno.EHOSTUNREACH, "the client is not connected")
-        if client.stream.unsent >= self._send_hwm:
+        if not (unsent := client.stream.unsent):
+            return client
+        if unsent >= self._send_hwm:
             raise OSError(errno.EAGAIN, f"the client does not read: {self._send_hwm} messages are buffered for it")
-        if client.stream.unsent and not self._budget.may_send(client, size):
+        if not self._budget.may_send(client, size):
             raise OSError(errno.EAGAIN, f"the client does not read: {client.stream.unsent_bytes} bytes wait for it")
         return client

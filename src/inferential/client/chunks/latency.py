@@ -18,7 +18,7 @@ LATELY = 5
 _STALE_S = 1.0
 _STALE_TRANSITS = 4
 _LOSS_TIMES, _LOSS_S = 2.0, 0.05  # of what is usual, and beyond it: by jitter alone none takes so long
-_NUDGE_SHARE = 0.3  # of the usual time on the network
+_NUDGE_SHARE = 0.4  # of the usual time on the network
 _LATE_TIMES = 1.25
 
 
