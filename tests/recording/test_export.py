@@ -150,7 +150,10 @@ def test_the_usual_rate_of_the_robots_is_the_datasets(
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (("--robot", "leg"), "no answered observation is in the recordings for these"),
+        (
+            ("--robot", "leg"),
+            "no answered observation is in the recordings for these robots and models; there is: arm-01 at pi0",
+        ),
         (("--name", "state"), "--name: expected KEY=NAME"),
         (("--name", "state=a/b"), "--name: expected KEY=NAME with a name without slashes"),
     ],

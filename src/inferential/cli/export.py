@@ -56,7 +56,7 @@ def export(
         recordings = [one for path in files for one in recordings_in(path)]
         part = _make_part(lerobot)
         try:
-            with Spool(part.parent) as spool, _Progress(recordings) as progress:
+            with Spool(part.parent) as spool, _Progress(recordings, shown=not as_json) as progress:
                 requests = (one for path in recordings for one in progress.over(path))
                 plan = make_plan(
                     spool.keep(requests),
@@ -120,11 +120,12 @@ def _write(part: Path, plan: Any, spool: Any, images: str, task: str | None, pro
 class _Progress:
     """A bar on standard error, where a person sees it."""
 
-    def __init__(self, files: list[Path]) -> None:
+    def __init__(self, files: list[Path], *, shown: bool) -> None:
         from rich.console import Console
         from rich.progress import Progress
 
-        self._bar = Progress(console=Console(stderr=True), transient=True)
+        console = Console(stderr=True)
+        self._bar = Progress(console=console, transient=True, disable=not (shown and console.is_terminal))
         self._task = self._bar.add_task("reading", total=len(files))
 
     def over(self, path: Path) -> Iterator[Any]:

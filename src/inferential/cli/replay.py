@@ -126,7 +126,9 @@ class _Asking:
 
     async def ask_model(self, target: str) -> None:
         """Asks as a gateway does, within the process: one observation after another, each session a client."""
-        config = InferentialConfig.model_validate({"server": {"drain_timeout_s": 0.0}})
+        # Every observation is asked, however many fail before it.
+        models = {"known": {"replayed": {"breaker": {"failures": None}}}}
+        config = InferentialConfig.model_validate({"server": {"drain_timeout_s": 0.0}, "models": models})
         dispatcher = LocalDispatcher(load_models({"replayed": target}))
         try:
             async with (

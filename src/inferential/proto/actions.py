@@ -51,9 +51,11 @@ class ActionSpec:
     def __post_init__(self) -> None:
         if self.shape is not None:
             shape = (self.shape,) if isinstance(self.shape, int) else tuple(self.shape)
-            if not all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in shape):
+            if not all(
+                isinstance(size, int | np.integer) and not isinstance(size, bool) and size > 0 for size in shape
+            ):
                 raise ValueError(f"action_spec.shape: expected whole numbers above 0, got {self.shape!r}")
-            object.__setattr__(self, "shape", shape)
+            object.__setattr__(self, "shape", tuple(map(int, shape)))
         for name in ("low", "high", "max_change"):
             value = getattr(self, name)
             if value is None:
@@ -69,7 +71,10 @@ class ActionSpec:
                     f"action_spec.{name}: expected a number or one for each of shape {self.shape}, got {value!r}"
                 )
             object.__setattr__(self, name, bound)
-        if self.low is not None and self.high is not None and np.any(np.asarray(self.low) > np.asarray(self.high)):
+        low, high = np.asarray(self.low), np.asarray(self.high)
+        if self.low is not None and self.high is not None and not _fits_either(low, high):
+            raise ValueError(f"action_spec.low: expected as many numbers as in high, {high.shape}, got {low.shape}")
+        if self.low is not None and self.high is not None and np.any(low > high):
             raise ValueError(f"action_spec.low: expected at most high ({self.high}), got {self.low}")
         if self.max_change is not None and np.any(np.asarray(self.max_change) <= 0):
             raise ValueError(f"action_spec.max_change: expected numbers above 0, got {self.max_change}")
@@ -171,8 +176,11 @@ class ActionSpecs:
         """Returns the arrays of a chunk by key, as `read_chunk`, and checks them.
 
         Raises:
-            BadActions: naming the key, what came and what was expected.
+            BadActions: naming the key, what came and what was expected. A spec whose key is not there checks nothing.
         """
+        missing = ", ".join(repr(key) for key in self._by_key if key not in keys)
+        if missing:
+            raise BadActions(f"result: expected actions at {missing}, as action_spec says, got {', '.join(keys)}")
         chunk = read_chunk(values, keys, self.axes_of(keys))
         for key, actions in chunk.items():
             if (spec := self.of(key)) is not None:
@@ -207,6 +215,10 @@ def _fits(bound: Array, shape: tuple[int, ...]) -> bool:
         return np.broadcast_shapes(bound.shape, shape) == shape
     except ValueError:
         return False
+
+
+def _fits_either(one: Array, other: Array) -> bool:
+    return _fits(one, other.shape) or _fits(other, one.shape)
 
 
 def action_keys(values: Mapping[str, Any], key: str | Sequence[str] | None = None) -> list[str]:
@@ -254,11 +266,11 @@ def read_chunk(
     chunk = {key: _actions(key, values[key], (axes or {}).get(key)) for key in keys}
     lengths = {key: len(actions) for key, actions in chunk.items()}
     if len(set(lengths.values())) > 1:
-        # Of a key with one number a step, [T] is T actions where the others have as many.
+        # Of a key with one number a step, [T] or [1, T] is T actions where the others have as many.
         length = max(lengths.values())
         for key in keys:
-            if values[key].shape == (length,) and (axes or {}).get(key, 0) == 0:
-                chunk[key], lengths[key] = values[key], length
+            if values[key].shape in ((length,), (1, length)) and (axes or {}).get(key, 0) == 0:
+                chunk[key], lengths[key] = values[key].reshape(length), length
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{length} at {key!r}" for key, length in lengths.items())
         raise BadActions(f"result: expected as many actions at each key, got {found}")
@@ -274,10 +286,20 @@ def is_finite(actions: Array) -> bool:
     return actions.dtype.kind in "biu" or bool(np.isfinite(actions).all())
 
 
+def _is_number(dtype: np.dtype[Any]) -> bool:
+    """Returns whether values are numbers; types beyond numpy's own, as bfloat16, are of kind V as plain bytes are."""
+    try:
+        np.isfinite(np.empty(0, dtype))
+    except TypeError:
+        return False
+    return True
+
+
 def _actions(key: str, array: Array, axes: int | None) -> Array:
     """Returns an array as [T, ...]."""
     wanted = 1 if axes is None else axes
-    if array.dtype.kind not in "biufV":
+    kind = array.dtype.kind
+    if kind not in "biufV" or (kind == "V" and not _is_number(array.dtype)):
         raise BadActions(f"result {key!r}: expected numbers, got dtype {array.dtype}")
     expected = "expected a chunk [T, action_dim]"
     if array.ndim == 0 or not array.size:

@@ -38,7 +38,7 @@ import numpy.typing as npt
 from inferential.scheduler.time.profile import LatencyProfile
 from inferential.scheduler.time.robot_time import ChunkTime
 
-AGING = 2.0
+AGING = 1.0
 """By how much of itself a request's value grows while its robot waits for the time of one chunk."""
 OWING = 2.0
 """By how much of itself it grows for each time of a chunk that its robot starved in the last seconds."""
@@ -217,27 +217,27 @@ def _best_size(
     ends = [now + takes_s for takes_s in latency_s]
     totals = [0.0] * len(ends)
     for place, (runs_out, covers, lasts_s, most_s, least_s, at, step_s, _, _, weight) in enumerate(chosen):
-        factor, whole_until = weight / lasts_s, covers - lasts_s
-        plays_whole = stands_from is not None and runs_out > stands_from
-        for size in range(place, len(ends)):
-            answered_at = at - (at - ends[size]) // step_s * step_s
-            begins_at = plays_at = answered_at
+        factor, plays_whole = weight / lasts_s, stands_from is not None and runs_out > stands_from
+        for size, ends_at in enumerate(ends[place:], place):
+            answered_at = at - (at - ends_at) // step_s * step_s
+            covered_until = answered_at + lasts_s
+            lost = next_s
             if runs_out > answered_at:
-                begins_at = runs_out
-            elif stands_from is not None:
-                plays_at = runs_out if plays_whole else stands_from
-            is_whole = plays_at <= whole_until
-            gain = (plays_at + lasts_s if is_whole else covers) - begins_at
+                gain = (covered_until if covered_until < covers else covers) - runs_out
+                lost -= runs_out - answered_at
+            else:
+                if stands_from is not None:
+                    covered_until = (runs_out if plays_whole else stands_from) + lasts_s
+                gain = (covered_until if covered_until < covers else covers) - answered_at
             if gain > most_s:
                 gain = most_s
             if gain < least_s:
                 gain = least_s
-            lost = answered_at + next_s - begins_at
             if lost > gain:
                 lost = gain
             elif lost < 0.0:
                 lost = 0.0
-            totals[size] += ((lost if is_whole and plays_whole else gain) + lost) * factor
+            totals[size] += (lost + lost if plays_whole and covered_until <= covers else gain + lost) * factor
     rates = [total / takes_s for total, takes_s in zip(totals, latency_s, strict=True)]
     return rates.index(max(rates)) + 1
 

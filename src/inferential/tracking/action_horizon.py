@@ -29,7 +29,7 @@ _MIN_SAMPLES = 3
 _MAX_HORIZONS = 1024  # models
 _LONGEST_PERIOD_S = 1e3  # a rate so low that its period is infinite is a positive number, too
 _LONGEST_LAG_S = 1.0
-_LAGS = 16  # the newest, of each robot and model
+_LAGS = 32  # the newest, of each robot and model
 _MAX_UNDER_WAY = 16  # chunks of one robot and model; beyond it, the oldest is forgotten
 
 _CHUNK_KEYS = ("actions", "action")

@@ -76,7 +76,7 @@ def test_a_late_answer_is_nudged_again_and_again_but_not_without_end() -> None:
     nudged = nudges(asking(0.13, 0.13, 0.13), 10.0)
     assert nudged[0] == pytest.approx(0.16)  # what the server takes, and one and a quarter of what the network does
     assert np.diff(nudged) == pytest.approx(0.06)  # half of what the network takes, by whole steps
-    assert len(nudged) == 16
+    assert len(nudged) == 8
 
 
 def test_where_something_was_lost_lately_an_observation_is_followed_at_once() -> None:
@@ -91,5 +91,13 @@ def test_what_is_in_time_is_not_nudged_where_nothing_was_lost(trips_s: tuple[flo
     assert not nudges(asking(*trips_s), 0.14)
 
 
-def test_a_network_without_delay_never_seems_to_lose() -> None:
-    assert not nudges(asking(0.031, 0.031, 0.036), 0.03)
+def test_while_nothing_is_heard_at_all_nothing_is_nudged() -> None:
+    player = asking(0.13)
+    assert not player.wants_nudge(100.5, lambda: 1.6)
+    assert player.wants_nudge(100.5, lambda: 1.4)
+
+
+def test_on_a_quick_network_a_late_answer_is_nudged_rarely() -> None:
+    nudged = nudges(asking(0.031, 0.031, 0.036), 10.0)
+    assert nudged[0] == pytest.approx(0.08)  # two steps after what the server takes
+    assert np.diff(nudged) == pytest.approx(0.04)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inferential.client.chunks.plan import EnsemblePlan, MergedPlan, average, new_plan, replace
+from inferential.proto.actions import BadActions
 
 
 def chunk(first: float, steps: int = 4) -> np.ndarray:
@@ -54,6 +55,15 @@ def test_a_users_merge_sees_the_actions_that_both_have() -> None:
     plan.add(1, chunk(10, steps=2))
     assert seen == [([1, 2], [10, 11])]
     assert plan.end() == 3
+
+
+def test_a_merge_that_gives_no_finite_numbers_changes_nothing() -> None:
+    plan = MergedPlan(lambda old, new: old / 0.0 if new[0, 0] else new)
+    plan.add(0, chunk(0))
+    with pytest.raises(BadActions, match="merge: expected finite numbers"), np.errstate(all="ignore"):
+        plan.add(2, chunk(100))
+    assert played(plan, range(2, 5)) == [2, 3, None]
+    assert plan.add(2, chunk(0))
 
 
 def test_an_older_chunk_changes_nothing_but_in_an_ensemble() -> None:

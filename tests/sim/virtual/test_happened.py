@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from inferential.sim.virtual.happened import STRATEGY, Happened, models_of, multiplied, run_of
@@ -101,3 +103,34 @@ def test_more_robots_ask_as_often_as_those_that_there_were(load: float, robots: 
 def test_of_nothing_there_is_nothing() -> None:
     assert models_of([]) == []
     assert list(run_of([]).outcomes) == []
+
+
+@pytest.mark.parametrize(
+    ("devices", "found"),
+    [
+        ((None, None, None), [None, None, None]),
+        (("gpu", "gpu", None), ["a", "a", None]),
+        ((None, "gpu", "gpu"), [None, "b", "b"]),
+        (("gpu", "gpu", "gpu"), ["a", "a", "a"]),
+    ],
+)
+def test_models_whose_calls_never_ran_at_once_share_a_device(
+    devices: tuple[str | None, ...], found: list[str | None]
+) -> None:
+    names = ("a", "b", "c")
+    models = [ModelSpec(name, (0.02,), 0.1, device=device) for name, device in zip(names, devices, strict=True)]
+    arrivals = [
+        replace(one, model_id=name, client_id=f"{name}-{one.client_id}")
+        for number, name in enumerate(names)
+        for one in fleet(2, 0.13 + 0.011 * number, 0.5)
+    ]
+    arrivals.sort(key=lambda arrival: arrival.at)
+    run = simulate(models, arrivals, "deadline_aware", seconds=10.0, seed=0)
+    assert [model.device for model in models_of(happened_in(run))] == found
+
+
+def test_models_that_were_seldom_asked_are_not_known_to_share_a_device() -> None:
+    arrivals = [replace(one, model_id=name) for name in ("a", "b") for one in fleet(1, 1.0, 0.5)]
+    models = [ModelSpec("a", (0.02,), device="gpu"), ModelSpec("b", (0.02,), device="gpu")]
+    run = simulate(models, arrivals, "deadline_aware", seconds=10.0, seed=0)
+    assert [model.device for model in models_of(happened_in(run))] == [None, None]

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from inferential.proto.actions import Array
+from inferential.proto.actions import Array, BadActions, is_finite
 
 Merge = Callable[[Array, Array], Array]
 """Returns the actions to play from the old and the new ones of the same steps, each [K, action_dim]."""
@@ -35,6 +35,10 @@ class Plan(ABC):
             first_step: the control step of its first action.
             actions: its actions.
             order: the control step of its observation, by which the newer of two chunks is known; None: `first_step`.
+
+        Raises:
+            BadActions: the merged actions are not finite numbers; nothing changes then.
+            ValueError: the merge function returned another shape.
         """
 
     @abstractmethod
@@ -68,7 +72,6 @@ class MergedPlan(Plan):
         order = first_step if order is None else order
         if order <= self._newest:
             return False
-        self._newest = order
         old = self._actions
         if old is not None and self.end() > first_step >= self._begin:
             both = min(self.end() - first_step, len(actions))
@@ -76,8 +79,10 @@ class MergedPlan(Plan):
             merged = np.asarray(self._merge(before, actions[:both]))
             if merged.shape != before.shape:
                 raise ValueError(f"merge: expected actions of shape {before.shape}, got {merged.shape}")
+            if not is_finite(merged):
+                raise BadActions("merge: expected finite numbers")
             actions = np.concatenate([merged, actions[both:]])
-        self._begin, self._actions = first_step, actions
+        self._newest, self._begin, self._actions = order, first_step, actions
         return True
 
     def end(self) -> int:

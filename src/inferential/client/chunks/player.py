@@ -56,7 +56,7 @@ _ANSWER_TIMEOUT_S = 30.0  # where the link says when the server was heard of
 _TIMEOUT_ROUND_TRIPS = 10
 _ROUNDING_S = 1e-9
 _MAX_IN_FLIGHT = 8  # of "ensemble"
-_MOST_NUDGES = 16  # of a request
+_MOST_NUDGES = 8  # of a request
 
 Index = Literal["executed", "time"]
 """Which action of a late chunk is played first: the first that was not executed, or that of the present step."""
@@ -343,16 +343,23 @@ class Player:
             return math.nan
         return 0.0 if now - self._asked_at < _SILENT_REFRESH_S - _ROUNDING_S else heard_s_ago()
 
-    def wants_nudge(self, now: float) -> bool:
+    def wants_nudge(self, now: float, heard_s_ago: Callable[[], float] | None = None) -> bool:
         """Returns whether to send the server a sign of life, so that what may be lost is sent again soon.
 
         Whatever comes after lost data tells the system that sent it so; with nothing behind it, it waits for its timer,
-        twice as long each time (RFC 8985), and a robot that asks twice a second sends nothing else.
+        twice as long each time (RFC 8985), and a robot that asks twice a second sends nothing else. While nothing is
+        heard at all the network is away, and what it held would arrive in one heap.
+
+        Args:
+            now: seconds of a monotonic clock.
+            heard_s_ago: as for `wants_chunk`.
         """
         if not self._open.in_flight or self._nudges == _MOST_NUDGES:
             return False
         first_s, every_s = self._latency.nudge_s()
         if now - self._asked_at < first_s - _ROUNDING_S or now - self._nudged_at < every_s - _ROUNDING_S:
+            return False
+        if self._silence_s(now, heard_s_ago) > _SILENCE_S:
             return False
         self._nudges, self._nudged_at = self._nudges + 1, now
         return True

@@ -130,6 +130,8 @@ class _Runtime(Generic[ModelT]):
 
     def _observation(self, observe: Observe | Mapping[str, Any]) -> dict[str, Any]:
         values = observe() if callable(observe) else observe
+        if not isinstance(values, Mapping):
+            raise TypeError(f"observe: expected a map of arrays and strings by key, got {type(values).__name__}")
         return {
             **values,
             **self._player.rtc_values(),
@@ -219,7 +221,7 @@ class ChunkRuntime(_Runtime[Model]):
             self._take(result, now)
         if self._player.wants_chunk(now, self._model.serve_interval_ms / 1e3, self._model.heard_s_ago):
             self._player.asked(self._model.observe(**self._observation(observe)), now)
-        elif self._player.wants_nudge(now):
+        elif self._player.wants_nudge(now, self._model.heard_s_ago):
             self._model.nudge()
         return self._player.play()
 
@@ -268,7 +270,7 @@ class AsyncChunkRuntime(_Runtime[AsyncModel]):
             self._take(result, now)
         if self._player.wants_chunk(now, self._model.serve_interval_ms / 1e3, self._model.heard_s_ago):
             self._player.asked(await self._model.observe(**self._observation(observe)), now)
-        elif self._player.wants_nudge(now):
+        elif self._player.wants_nudge(now, self._model.heard_s_ago):
             self._model.nudge()
         return self._player.play()
 

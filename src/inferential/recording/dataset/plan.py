@@ -23,6 +23,7 @@ TASKS: Final = ("prompt", "task", "instruction", "language_instruction")
 """Texts of observations that say what the robot is to do, the first one first."""
 _IMAGES = "observation.images."
 _FASTEST_HZ = 1000
+_NAMED = 10  # robots, in an error
 
 
 class DatasetError(InferentialError, ValueError):
@@ -117,16 +118,20 @@ def make_plan(
     episodes: dict[tuple[str, str, str], Episode] = {}
     shapes: dict[tuple[Feature, ...], str] = {}
     left_out: dict[str, str] = {}
+    asked: set[tuple[str, str]] = set()
     for one in recorded:
         if one.observation is None or one.answer is None:
             continue
+        asked.add((one.client_id, one.model_id))
         if (models and one.model_id not in models) or (robots and one.client_id not in robots):
             continue
         shapes.setdefault(_features(one, names or {}, left_out), f"{one.client_id} at {one.model_id}")
         episode = Episode(one.client_id, one.client_type, one.model_id, one.session)
         episodes.setdefault(episode.key, episode).asked.append((one.received_ns, one.request_id))
     if not shapes:
-        raise DatasetError("no answered observation is in the recordings" + (" for these" if models or robots else ""))
+        there = ", ".join(f"{robot} at {model}" for robot, model in sorted(asked)[:_NAMED])
+        others = f" for these robots and models; there is: {there}" if asked else ""
+        raise DatasetError(f"no answered observation is in the recordings{others}")
     if len(shapes) > 1:
         raise DatasetError(_unlike(shapes))
     (features,) = shapes

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import defaultdict
+from bisect import bisect_right
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 from inferential.sim.virtual.fleet_file import FleetModel, SizeFigures
 from inferential.sim.virtual.generate import latencies_s
@@ -52,13 +54,18 @@ class Happened:
 def models_of(happened: Iterable[Happened]) -> list[ModelSpec]:
     """Returns the models that answered, with the latencies, batch sizes and calls at once that were seen.
 
+    Models whose calls never ran at once, although many would have by chance, share a device.
+
     A model that could take larger batches than were seen, or more calls, is not known to.
     """
     rows: dict[str, list[Happened]] = defaultdict(list)
     for one in happened:
         if one.end == "answered" and one.batch_size:
             rows[one.model_id].append(one)
-    return [_model(model_id, found) for model_id, found in sorted(rows.items())]
+    models = [_model(model_id, found) for model_id, found in sorted(rows.items())]
+    spans = {model.model_id: [(began, ended) for began, ended, _ in _calls(rows[model.model_id])] for model in models}
+    devices = _devices({model.model_id: spans[model.model_id] for model in models if model.max_inflight == 1})
+    return [replace(model, device=devices.get(model.model_id)) for model in models]
 
 
 def run_of(happened: Sequence[Happened]) -> Run:
@@ -138,6 +145,38 @@ def _model(model_id: str, answered: list[Happened]) -> ModelSpec:
     return ModelSpec(model_id, latencies_s(FleetModel(profile=profile)), spread, max_inflight=at_once)
 
 
+def _devices(spans: dict[str, list[tuple[float, float]]]) -> dict[str, str]:
+    """Returns the device of each model that shares one, by when its calls began and ended: the first of its models."""
+    devices: dict[str, str] = {}
+    ends = [ended for own in spans.values() for _, ended in own]
+    begins = [began for own in spans.values() for began, _ in own]
+    seconds = max(max(ends, default=0.0) - min(begins, default=0.0), 1e-9)
+    for one, other in combinations(spans, 2):
+        by_chance = sum(
+            len(spans[left]) * sum(ended - began for began, ended in spans[right]) / seconds
+            for left, right in ((one, other), (other, one))
+        )
+        if by_chance >= _ENOUGH and _together(spans[one], spans[other]) <= _SELDOM * by_chance:
+            shared, former = devices.setdefault(one, one), devices.setdefault(other, other)
+            devices |= {name: shared for name, device in devices.items() if device == former}
+    return devices
+
+
+_ENOUGH = 20  # calls that would run beside another model's by chance, from which on it means something that none did
+_SELDOM = 0.05
+
+
+def _together(some: list[tuple[float, float]], others: list[tuple[float, float]]) -> int:
+    """Returns how many calls begin while one of the other model runs, but for the last tenth of it."""
+    count = 0
+    for these, those in ((some, others), (others, some)):
+        begins = [began for began, _ in those]
+        for at, _ in these:
+            number = bisect_right(begins, at) - 1
+            count += number >= 0 and at < those[number][0] + 0.9 * (those[number][1] - those[number][0])
+    return count
+
+
 def _calls(happened: Iterable[Happened]) -> list[tuple[float, float, list[Happened]]]:
     """Returns the calls that ran: when each began and ended, and its requests; in order of their beginning."""
     calls: dict[tuple[str, float, int], list[Happened]] = defaultdict(list)
@@ -167,13 +206,17 @@ def _in_time(one: Happened) -> bool:
 
 
 def _most_at_once(spans: list[tuple[float, float]]) -> int:
-    """Returns how many of the spans overlap at most; those that touch within a tenth do not."""
+    """Returns how many of the spans overlap at most; those that touch within a tenth do not.
+
+    What one in a hundred alone does is a slip of the clock's, as a server that was held up notes times late.
+    """
     edges = [edge for began, ended in spans for edge in ((began, 1), (began + 0.9 * (ended - began), -1))]
-    running = most = 0
+    running, begun = 0, Counter[int]()
     for _, change in sorted(edges):
         running += change
-        most = max(most, running)
-    return max(most, 1)
+        if change > 0:
+            begun[running] += 1
+    return max((level for level, count in begun.items() if count > len(spans) / 100), default=1)
 
 
 def _keeping_all(ordered: Iterable[Happened]) -> set[tuple[str, str]]:
