@@ -68,9 +68,10 @@ def new_client(
         print_json([{"name": name, "public": str(public), "secret": str(secret)} for name, public, secret in made])
         return
     server = folder / f"server{PUBLIC_SUFFIX}"
-    for name, public, secret in made:
-        print_line(f"{name}: move {secret} to the robot, and copy {server} there; {public} stays here", "green")
-    print_line("For a robot:")
+    for name, _, secret in made:
+        print_line(f"{name}: move {secret} to the robot", "green")
+    print_line(f"Copy {server} to each robot too; {folder / 'clients'} stays here.")
+    print_line("In the program of a robot:" if len(made) == 1 else f"In the program of {made[0][0]}:")
     print_line(f"Connection(server, server_key={server.name!r}, secret_key={made[0][2].name!r})")
 
 

@@ -128,16 +128,16 @@ def _models(found: Plan) -> Table:
 
 
 def _robots(found: Plan) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for title in ("robots", "model"):
         table.add_column(title)
     for title in (
-        "answers/s each",
-        "at least every ms",
-        "actions of a chunk",
-        "with an action",
+        "answers\n/s each",
+        "at least\nevery ms",
+        "actions of\na chunk",
+        "with an\naction",
         "worst",
-        "minimum rate",
+        "minimum\nrate",
     ):
         table.add_column(title, justify="right")
     for name, one in found.robots.items():

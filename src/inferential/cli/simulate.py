@@ -118,7 +118,7 @@ def simulate(
     console.print(_table(measured, bound))
     if bound is not None:
         console.print(f"\nbound: {bound} of {measured[0].overall.offered} can be answered in time at best")
-    for one in measured:
+    for one in measured[len(measured) - len(names) :]:  # not as it was, which took no decision here
         console.print(_calls(one), soft_wrap=True)
     if robots:
         console.print(f"\n{len(robots)} robots in closed loop:")

@@ -96,7 +96,7 @@ class Conditions:
             former = self._pools.pop(pool)
             self.up_before.discard(pool)
             self._overrides.pop(pool, None)
-            changes.append(Transition(pool, former, Condition(ModelState.STOPPED, now, "it was removed")))
+            changes.append(Transition(pool, former, Condition(ModelState.STOPPED, now, "it is out of use")))
         self._sort()
         return changes
 
