@@ -16,7 +16,7 @@ from inferential.zmtp.stream import JOIN_BELOW_BYTES
 
 LATE_S = 0.01
 """How long refusals wait for an answer to go with."""
-LATE_EACH_S, LATEST_S = 0.0005, 0.25
+LATE_EACH_S, LATEST_S = 0.0005, 0.5
 """For each connection whose refusals wait, how much longer they may, and the most: of many robots each gets its next
 answer later, and one write for it and its refusals in place of two is what makes that sooner."""
 _MOST_CORKED = 64  # refusals of one connection, which wait no longer then
