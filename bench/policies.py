@@ -3,16 +3,21 @@
 16 robots ask a policy as fast as they are answered; an ONNX policy whose batch of 8 takes about 5 ms, the same network
 as TorchScript, and a small ACT policy of LeRobot. Beside each: its library called in a loop with batches of 8, and of
 as many rows as the fleet's batches had, in a process of its own. Both use one thread for the model, and take turns. In
-the worker it is measured how long a call takes and what lies between two. TorchScript and LeRobot are measured where
-TORCH_PYTHON and LEROBOT_PYTHON name interpreters that have them.
+the worker it is measured how long a call takes and what lies between two. As server and robots keep another core busy,
+which may be half of the model's own, the library is called beside a busy core too. TorchScript and LeRobot are measured
+where TORCH_PYTHON and LEROBOT_PYTHON name interpreters that have them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +52,7 @@ def _measured(backend: Backend, folder: Path, seconds: float) -> dict[str, Any]:
     served: list[float] = []
     direct: list[float] = []
     alike: list[float] = []
+    beside: list[float] = []
     rows: list[float] = []
     sums = np.zeros(len(Times._fields))
     for turn in range(_TURNS):
@@ -60,13 +66,17 @@ def _measured(backend: Backend, folder: Path, seconds: float) -> dict[str, Any]:
         sums += spent
         size = round(mean_batch)
         alike.append(direct[-1] if size == BATCH else backend.rows_per_s(seconds / _TURNS, size))
-    total = Times(*sums)
+        with _busy_core():
+            beside.append(backend.rows_per_s(seconds / _TURNS))
+    total = Times(*sums.tolist())
     return {
         "batch_of_8_ms": round(BATCH / statistics.median(direct) * 1e3, 2),
         "library_rows_per_s": round(statistics.median(direct)),
+        "library_beside_a_busy_core_rows_per_s": round(statistics.median(beside)),
         "served_rows_per_s": round(statistics.median(served)),
         "share": _share(served, direct),
         "share_of_like_batches": _share(served, alike),
+        "share_beside_a_busy_core": _share(served, beside),
         "rows_of_a_batch": round(statistics.mean(rows), 2),
         "call_ms": round(total.running / total.calls * 1e3, 2),
         "call_cpu_ms": round(total.cpu / total.calls * 1e3, 2),
@@ -74,6 +84,17 @@ def _measured(backend: Backend, folder: Path, seconds: float) -> dict[str, Any]:
         "library_turns": [round(one) for one in direct],
         "served_turns": [round(one) for one in served],
     }
+
+
+@contextmanager
+def _busy_core() -> Iterator[None]:
+    """Keeps one core busy with what shares no memory with the library: a loop in Python."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 def _share(served: list[float], direct: list[float]) -> float:

@@ -136,6 +136,20 @@ def test_nothing_leaves_while_a_heartbeat_has_no_answer() -> None:
     assert delivery.clear_at == 0.0
 
 
+@pytest.mark.parametrize(("size", "clear_at"), [(2_000, 0.0), (150_000, math.inf)])
+def test_after_a_stall_small_messages_leave_by_the_first_sign_of_life(size: int, clear_at: float) -> None:
+    delivery = Delivery()
+    delivery.unmarked = size
+    if size == 150_000:
+        delivery.send(size, 0.5)
+    delivery.ping(now=1.0)
+    delivery.heard()
+    delivery.stall()
+    assert delivery.clear_at == math.inf
+    delivery.heard()
+    assert delivery.clear_at == clear_at  # a large one may be in the link still
+
+
 def test_a_heartbeat_that_will_get_no_answer_of_its_own_holds_nothing_up() -> None:
     delivery = Delivery()
     delivery.stall()

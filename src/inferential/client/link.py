@@ -315,6 +315,8 @@ class Link:
         if self._attempts:
             self._continue_race(stream, now)
             return
+        if stream.alive:
+            self.delivery.heard()
         if self._writing:
             stream.flush()
             self._watch_writability(stream)

@@ -81,7 +81,7 @@ class Delivery:
             "_marks",
             "_plain",
         ),
-        *("_position", "_probed_at", "_serial", "_suspicious", "_took", "_trips"),
+        *("_position", "_probed_at", "_serial", "_stalled", "_suspicious", "_took", "_trips"),
         *("clear_at", "mark_every", "rate_bytes_s", "round_trip_s", "unmarked"),
     )
 
@@ -106,7 +106,7 @@ class Delivery:
         self._trips: deque[float] = deque(maxlen=_ROUND_TRIPS)
         self._clean_trip_s = 0.0  # one in three is shorter: systems and jitter make many longer than the link does
         self._probed_at = -math.inf
-        self._suspicious = False
+        self._suspicious = self._stalled = False
         self._plain = 0  # heartbeats without a context that have no PONG yet
 
     @property
@@ -169,9 +169,15 @@ class Delivery:
         return b""
 
     def stall(self) -> None:
-        """Lets nothing leave until a PONG comes, as a heartbeat has none: what left now would arrive out of date."""
+        """Lets nothing leave until something comes, as a heartbeat has no PONG: what left now would be late."""
         if self._marks and self.mark_every != math.inf:
-            self.clear_at = math.inf
+            self.clear_at, self._stalled = math.inf, True
+
+    def heard(self) -> None:
+        """Notes that the peer was heard of: after a stall small messages may leave before the PONG comes."""
+        if self._stalled:
+            self._stalled = False
+            self.clear_at = self.clear_at if self._large else 0.0
 
     def pong(self, context: bytes, now: float) -> None:
         """Notes a PONG; one that answers no mark is ignored."""
@@ -187,7 +193,7 @@ class Delivery:
         mark = self._marks.popleft()
         while mark.serial < serial:
             mark = self._marks.popleft()
-        trip_s = now - mark.sent_at
+        trip_s, self._stalled = now - mark.sent_at, False
         if mark.idle:
             self._trips.append(trip_s)
             self.round_trip_s = median(self._trips)

@@ -97,5 +97,7 @@ def test_while_nothing_is_heard_at_all_nothing_is_nudged() -> None:
     assert player.wants_nudge(100.5, lambda: 1.4)
 
 
-def test_a_network_without_delay_never_seems_to_lose() -> None:
-    assert not nudges(asking(0.031, 0.031, 0.036), 0.03)
+def test_on_a_quick_network_a_late_answer_is_nudged_rarely() -> None:
+    nudged = nudges(asking(0.031, 0.031, 0.036), 10.0)
+    assert nudged[0] == pytest.approx(0.08)  # two steps after what the server takes
+    assert np.diff(nudged) == pytest.approx(0.04)

@@ -17,8 +17,9 @@ WINDOW = 64
 LATELY = 5
 _STALE_S = 1.0
 _STALE_TRANSITS = 4
-_LOSS_TIMES, _LOSS_S = 2.0, 0.05  # of what is usual, and beyond it: by jitter alone none takes so long
+_LOSS_TIMES, _LOSS_S = 2.0, 0.1  # of what is usual, and beyond it: by jitter alone none takes so long
 _NUDGE_SHARE = 0.4  # of the usual time on the network
+_LEAST_NUDGE_S = 0.04  # a system sends again after 0.2 s by itself, and a busy server is to have little of it
 _LATE_TIMES = 1.25
 
 
@@ -87,8 +88,10 @@ class Latency:
             return math.inf, math.inf
         usual_s, longest_s = self._networks.quantile(0.5), self._networks.quantile(1.0)
         if longest_s > _LOSS_TIMES * usual_s and longest_s > usual_s + _LOSS_S:
-            return usual_s * _NUDGE_SHARE, usual_s * _NUDGE_SHARE
-        return self._servers.quantile(0.95) + _LATE_TIMES * usual_s, usual_s / 2
+            every_s = max(usual_s * _NUDGE_SHARE, _LEAST_NUDGE_S)
+            return every_s, every_s
+        every_s = max(usual_s / 2, _LEAST_NUDGE_S)
+        return self._servers.quantile(0.95) + max(_LATE_TIMES * usual_s, every_s), every_s
 
     def is_stale(self, trip_s: float, server_s: float, now: float, *, is_late: bool) -> bool:
         """Returns whether a chunk was so much longer on the network than usual that a new observation is better."""
