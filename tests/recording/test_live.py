@@ -149,8 +149,8 @@ async def test_a_port_that_is_taken_is_an_error() -> None:
 
 
 async def test_robots_whose_ids_give_one_topic_may_both_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live_module, "_FLEET_S", 0.02)
-    monkeypatch.setattr(live_module, "_FORGET_EVERY", 1)
+    monkeypatch.setattr(live_module, "FLEET_S", 0.02)
+    monkeypatch.setattr(live_module, "FORGET_EVERY", 1)
     async with shown() as (server, _, viewer):
         await ask(server, "arm/1", times=1)
         await ask(server, "arm_1", times=1)

@@ -33,8 +33,10 @@ from inferential.server import Server
 logger: logging.Logger = logging.getLogger("inferential.recording")
 
 _WAITING = 64  # entries, of which each may have a few pictures
-_FLEET_S = 0.5
-_FORGET_EVERY = 20  # of these periods
+FLEET_S = 0.5
+"""Time between two states of the fleet."""
+FORGET_EVERY = 20
+"""After so many of them the topics of robots that are gone are taken back."""
 _FLEET_TOPIC = "/fleet"
 _PICTURES = Images("jpeg", 80)  # raw ones; what comes compressed is shown as it is
 
@@ -156,9 +158,9 @@ class FoxgloveServer(EntryMaker):
         for period in itertools.count(1):
             if fleet.has_sinks():
                 fleet.log(_json(asdict(self._server.status())))
-            if period % _FORGET_EVERY == 0:
+            if period % FORGET_EVERY == 0:
                 self._forget_gone()
-            await asyncio.sleep(_FLEET_S)
+            await asyncio.sleep(FLEET_S)
 
     def _forget_gone(self) -> None:
         """Takes back the topics of robots that are gone."""
