@@ -66,6 +66,7 @@ setup: $(READY)
 
 $(READY): pyproject.toml hatch_build.py src/inferential/proto/inferential.proto
 	$(NEW_ENOUGH)
+	@echo "setting up $(VENV) with all that the tests need, for some minutes"
 	$(MAKE_VENV)
 	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev]'
 	touch $(DEMO_READY) $@
@@ -73,6 +74,7 @@ $(READY): pyproject.toml hatch_build.py src/inferential/proto/inferential.proto
 # Of what the tests need, the demo needs a part.
 $(DEMO_READY): pyproject.toml hatch_build.py src/inferential/proto/inferential.proto
 	$(NEW_ENOUGH)
+	@echo "setting up $(VENV) with what the demo needs, for a minute or so"
 	$(MAKE_VENV)
 	$(BIN)/python -m pip install --quiet --no-compile --editable '.[demo]'
 	touch $@

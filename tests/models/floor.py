@@ -101,7 +101,8 @@ class Floor:
     def ask(self, client_id: str, budget_ms: float = 100.0, **fields: Any) -> InferenceRequest:
         """Offers an observation of a robot."""
         fields = {"takes_latest": True} | fields
-        pool = self.models.route("m", client_id, "", episode=0, between_chunks=True, now=self.now)
+        episode = fields.get("episode", 0)
+        pool = self.models.route("m", client_id, "", episode=episode, between_chunks=True, now=self.now)
         request = InferenceRequest(
             client_id, "m", client_id.encode(), b"", b"", self.now, 0.0, None, 0.0, budget_ms, 1, pool=pool, **fields
         )

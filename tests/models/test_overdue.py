@@ -8,6 +8,7 @@ import pytest
 from tests.models.floor import Floor
 
 from inferential.models.overdue import LEAST_S, MOST_S, overdue_at
+from inferential.models.routing import PATIENCE_S
 from inferential.scheduler.request import ANSWERED, DISPATCHED, QUEUED, REFUSED, InferenceRequest, RefusalKind
 from inferential.scheduler.running import Batch
 from inferential.scheduler.time.profile import LatencyProfile
@@ -75,7 +76,7 @@ def test_a_hanging_call_of_a_version_on_trial_is_answered_by_the_active_one_in_t
     assert request.state is ANSWERED
 
 
-def test_robots_go_to_the_active_version_while_a_call_hangs_and_back_when_it_has_ended() -> None:
+def test_robots_go_to_the_active_version_while_a_call_hangs_and_back_with_their_next_episode() -> None:
     floor = tried()
     floor.ask("arm-b")
     hanging = floor.work()["m@b"]
@@ -89,6 +90,22 @@ def test_robots_go_to_the_active_version_while_a_call_hangs_and_back_when_it_has
     assert floor.ask("arm-c").pool == "m@a"
     floor.now += 0.5
     floor.end(hanging)
+    assert floor.ask("arm-b").pool == "m@a"  # it would change back and forth
+    assert floor.ask("arm-b", episode=1).pool == "m@b"
+    assert floor.ask("arm-c").pool == "m@a"
+    floor.now += PATIENCE_S
+    assert floor.ask("arm-c").pool == "m@b"
+
+
+def test_a_robot_that_was_handed_over_goes_on_to_another_version_that_becomes_active() -> None:
+    floor = tried()
+    floor.ask("arm-b")
+    hanging = floor.work()["m@b"]
+    floor.now += 0.11
+    floor.expire()
+    floor.end(floor.work()["m@a"])
+    floor.end(hanging)
+    floor.configure({**TRIED, "active": "b", "rollout": {}})
     assert floor.ask("arm-b").pool == "m@b"
 
 
@@ -131,8 +148,8 @@ def test_a_version_whose_call_hangs_is_taken_back_and_its_robots_stay() -> None:
 
 def test_what_was_handed_over_counts_as_late_for_its_version_and_not_for_the_active_one() -> None:
     floor = tried(abort=ABORT)
-    for _ in range(3):
-        floor.ask("arm-b")
+    for episode in range(3):
+        floor.ask("arm-b", episode=episode)
         hanging = floor.work()["m@b"]
         floor.now += 0.3  # the timer was late, and so is the answer
         floor.expire()

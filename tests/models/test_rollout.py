@@ -243,6 +243,7 @@ async def test_what_a_version_on_trial_does_not_answer_in_time_the_active_one_do
         assert not dropped
         (place / "hang").unlink()
         await until(lambda: dropped)
+        await handle.reset()
         result = await handle.infer(20_000, state=np.ones(2, np.float32))
         assert result is not None
         assert result.model_version == "b"

@@ -204,6 +204,17 @@ async def test_mistakes_are_explained(arguments: list[str], problem: str, path: 
         await asyncio.to_thread(run, ["replay", str(path), *arguments])
 
 
+async def test_a_server_that_is_not_there_is_an_error_at_once(path: Path, unused_tcp_port: int) -> None:
+    with pytest.raises(CliError, match=f"--server: nothing listens at localhost:{unused_tcp_port}: "):
+        await asyncio.to_thread(run, ["replay", str(path), "--server", f"localhost:{unused_tcp_port}"])
+
+
+async def test_every_observation_is_asked_however_many_fail(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["replay", *[str(path)] * 3, "--model", "replayed_policies:failing", "--json"]
+    assert await asyncio.to_thread(run, asked) == 1
+    assert json.loads(capsys.readouterr().out)["failed"] == {"ModelFailed: ValueError: no cup": 18}
+
+
 async def test_a_file_that_is_not_there_is_an_error(path: Path) -> None:
     with pytest.raises(CliError, match=r"no\.mcap: No such file"):
         await asyncio.to_thread(run, ["replay", "no.mcap", "--model", "m:o"])

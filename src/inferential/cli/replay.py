@@ -34,6 +34,7 @@ EXAMPLES = (
     "inferential replay run.mcap --server localhost:5555 --speed 1",
 )
 _TIMEOUT_MS = 60_000.0
+_CONNECT_S = 10.0
 _DIMENSIONS = 32  # in the table
 
 
@@ -157,6 +158,7 @@ class _Asking:
         if secret_key and len(sessions) > 1:
             robots = ", ".join(list(sessions)[:5])
             raise CliError(f"--secret-key is one robot's, and the recording has {len(sessions)}: {robots}")
+        await _check_listens(address)
         began, first_ns = time.monotonic(), self.recorded[0].received_ns
 
         async def wait_for(one: Recorded) -> None:
@@ -208,6 +210,19 @@ class _Asking:
             else:
                 self.compared.add(one, answer)
         self.advance()
+
+
+async def _check_listens(address: str) -> None:
+    """Sees that something listens at an address, rather than wait a minute for each answer; of TCP alone."""
+    host, colon, port = address.removeprefix("tcp://").rpartition(":")
+    if "://" in host or not colon or not port.isdecimal():
+        return  # what connects says what is wrong
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(host.strip("[]"), int(port)), _CONNECT_S)
+    except (OSError, TimeoutError) as error:
+        why = f"no connection within {_CONNECT_S:g} s" if isinstance(error, TimeoutError) else error.strerror or error
+        raise CliError(f"--server: nothing listens at {address}: {why}") from error
+    writer.close()
 
 
 def _save(summary: dict[str, Any], compared: Compared, allowed: float | None, out: Path) -> list[Path]:

@@ -37,6 +37,8 @@ class _Robot:
     episode: int
     wanted: str = ""
     wanted_since: float = math.inf
+    stays_until: float = -math.inf
+    """Within an episode, with the active version, as another one had a call that took too long."""
 
 
 class Router:
@@ -105,6 +107,8 @@ class Router:
             self._tried = None
         began = robot.episode != episode
         robot.episode = episode
+        if began:
+            robot.stays_until = -math.inf
         wanted = self._wanted(client_id)
         if wanted == robot.version:
             robot.wanted = wanted
@@ -112,9 +116,17 @@ class Router:
         if wanted != robot.wanted:
             robot.wanted, robot.wanted_since = wanted, now
         must = robot.version != self.active and robot.version not in self._available
+        if robot.version == self.active and now < robot.stays_until:
+            return robot.version
         if must or began or between_chunks or now - robot.wanted_since >= patience_s:
             robot.version = wanted
         return robot.version
+
+    def leave(self, version: str, now: float) -> None:
+        """Has the robots of a version go to the active one, and stay within their episodes, for PATIENCE_S at most."""
+        for robot in self._robots.values():
+            if robot.version == version:
+                robot.version, robot.stays_until = self.active, now + PATIENCE_S
 
     def seen(self, client_id: str) -> tuple[str, int] | None:
         """Returns the version that answers a robot and the number of its episode; None before its first request."""

@@ -12,7 +12,7 @@ from inferential.replica.condition import HUNG_AFTER_S, Condition, ModelState
 FIRST_DELAY_S = 0.1
 LONGEST_DELAY_S = 30.0
 FORGIVEN_AFTER_S = 60.0
-"""A process that was up for so long is started again at once, as one is that fails for the first time."""
+"""A process that was up for so long is started again at once, as one that was up at all is for the first time."""
 
 
 class Lifecycle:
