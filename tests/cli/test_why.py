@@ -162,7 +162,7 @@ async def test_of_a_robot_that_is_gone_it_says_when_to_ask(capsys: pytest.Captur
     async with serving(fast, gone_after_s=0.1) as (server, page):
         await drive(server.address, "arm", 1)
         async with asyncio.timeout(10):
-            while server.status().clients[0].state != "gone":
+            while server.status().clients[0].state != "gone":  # noqa: ASYNC110 (no event is set)
                 await asyncio.sleep(0.02)
         await asyncio.to_thread(run, ["why", "arm", page.address])
     assert capsys.readouterr().out == "arm is gone; its figures went with it: ask while it is connected\n"
