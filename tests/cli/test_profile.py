@@ -46,7 +46,10 @@ def test_strings_and_scalars_are_part_of_an_observation(run: Any) -> None:
         (["policies:echo", "-i", "state=complex64:3"], "'complex64' is not a dtype of the wire"),
         (["policies:echo", "--text", "prompt"], "--text: expected KEY=STRING, got 'prompt'"),
         (["policies:Batcher", "--batch-sizes", "9"], "--batch-sizes: expected whole numbers from 1 to 4"),
-        (["policies:Doubler"], "model 'policies:Doubler' failed: KeyError: 'state'"),
+        (
+            ["policies:Doubler"],
+            "model 'policies:Doubler' failed: KeyError: 'state' (the observation had nothing; --input KEY=DTYPE",
+        ),
         (["policies:Batcher", "--out", "no/such/place.json", "-i", "state=float32:7"], "--out: cannot write to"),
         (["policies:nothing"], "policies has no 'nothing'"),
     ],

@@ -90,9 +90,10 @@ def test_pictures_and_summary_are_saved(run: Any, place: Path) -> None:
     ("args", "problem"),
     [
         (["none.yaml"], "none.yaml: cannot be read"),
-        (["--example", "none"], "--example: expected one of chunks, cluster, mixed"),
+        (["--example", "none"], "--example: expected one of chunks, cluster, mixed, mixed-all, shared, got 'none'\n"),
         (["fleet.yaml", "--example", "mixed"], "FLEET: a file and --example were given"),
-        (["--strategy", "none"], "Unknown scheduler strategy 'none'"),
+        (["--strategy", "none"], "--strategy: Unknown scheduler strategy 'none'"),
+        (["--compare", "slo_aware,none"], "--compare: Unknown scheduler strategy 'none'"),
         (["--compare", ","], "--compare: expected strategies separated by commas"),
         (["--trace-in", "none.jsonl"], "none.jsonl: cannot be read"),
         (["--trace-out", "no/such/place.jsonl"], "--trace-out: cannot write to"),

@@ -51,8 +51,9 @@ class Batches:
 
 
 @asynccontextmanager
-async def serving(model: Any) -> AsyncIterator[tuple[Server, HttpServer]]:
-    config = InferentialConfig.model_validate({"server": {"drain_timeout_s": 0.0}})
+async def serving(model: Any, gone_after_s: float = 10.0) -> AsyncIterator[tuple[Server, HttpServer]]:
+    tracking = {"disconnect_timeout_s": gone_after_s}
+    config = InferentialConfig.model_validate({"server": {"drain_timeout_s": 0.0}, "response_tracking": tracking})
     async with (
         Server("tcp://127.0.0.1:0", config=config, dispatcher=LocalDispatcher({"m": model})) as server,
         HttpServer(server, HttpConfig(port=0)) as page,
@@ -155,6 +156,16 @@ async def test_a_robot_that_is_not_there_is_an_error_that_names_those_that_are()
         await alone(server)
         with pytest.raises(CliError, match=r"no robot 'leg' at .*; there is: arm"):
             await asyncio.to_thread(run, ["why", "leg", page.address])
+
+
+async def test_of_a_robot_that_is_gone_it_says_when_to_ask(capsys: pytest.CaptureFixture[str]) -> None:
+    async with serving(fast, gone_after_s=0.1) as (server, page):
+        await drive(server.address, "arm", 1)
+        async with asyncio.timeout(10):
+            while server.status().clients[0].state != "gone":
+                await asyncio.sleep(0.02)
+        await asyncio.to_thread(run, ["why", "arm", page.address])
+    assert capsys.readouterr().out == "arm is gone; its figures went with it: ask while it is connected\n"
 
 
 async def test_json_has_the_figures_and_the_sentence(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,12 +15,13 @@ import pytest
 pytest.importorskip("foxglove")
 
 import websockets
-from tests.recording.test_recorder import CAMERA, STATE, policy
+from tests.recording.test_recorder import CAMERA, STATE, ask, policy
 
 from inferential import AsyncConnection, LocalDispatcher, Server
 from inferential.config import InferentialConfig
 from inferential.config.foxglove import FoxgloveConfig
 from inferential.metrics import names
+from inferential.recording import live as live_module
 from inferential.recording.live import FoxgloveServer
 from inferential.recording.schemas import ANSWER, IMAGE, OBSERVATION, message_class
 
@@ -145,3 +146,17 @@ async def test_a_port_that_is_taken_is_an_error() -> None:
         port = int(live.address.rpartition(":")[2])
         with pytest.raises(OSError, match=f"foxglove: cannot listen on ws://127.0.0.1:{port}"):
             await FoxgloveServer(server, FoxgloveConfig(port=port)).start()
+
+
+async def test_robots_whose_ids_give_one_topic_may_both_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_module, "FLEET_S", 0.02)
+    monkeypatch.setattr(live_module, "FORGET_EVERY", 1)
+    async with shown() as (server, _, viewer):
+        await ask(server, "arm/1", times=1)
+        await ask(server, "arm_1", times=1)
+        await viewer.subscribe("/fleet")
+        monkeypatch.setattr(Server, "known_clients", property(lambda self: []))
+        while json.loads((await viewer.message())[1])["clients"]:
+            pass
+        for _ in range(3):
+            assert (await viewer.message())[0] == "/fleet"

@@ -85,6 +85,11 @@ def profile(
         print(f"saved {out}")
 
 
+def _had(observation: dict[str, Any]) -> str:
+    keys = ", ".join(observation) or "nothing"
+    return f"the observation had {keys}; --input KEY=DTYPE:SHAPE and --text KEY=STRING say what it has"
+
+
 def _rate(size: dict[str, float]) -> str:
     return f"{size['batch_size'] / size['median_ms'] * 1e3:.0f}"
 
@@ -170,12 +175,12 @@ async def _measure(
                     try:
                         results = await dispatcher.infer(model, [observation] * size)
                     except Exception as error:
-                        raise CliError(
-                            f"model {model!r} failed on {size} rows: {type(error).__name__}: {error}"
-                        ) from error
+                        what = f"model {model!r} failed on {size} rows: {type(error).__name__}: {error}"
+                        raise CliError(f"{what} ({_had(observation)})") from error
                     failed = next((result for result in results if isinstance(result, Exception)), None)
                     if failed is not None:
-                        raise CliError(f"model {model!r} failed: {type(failed).__name__}: {failed}") from failed
+                        what = f"model {model!r} failed: {type(failed).__name__}: {failed}"
+                        raise CliError(f"{what} ({_had(observation)})") from failed
                     if number:  # the first may compile
                         learned.note(size, time.perf_counter() - started)
                     progress.advance(task)

@@ -6,12 +6,12 @@ from inferential.cli.errors import CliError
 from inferential.scheduler import get_scheduler, scheduler_names
 
 
-def check_strategy(name: str) -> None:
-    """Raises CliError where there is no strategy of that name."""
+def check_strategy(name: str, option: str = "--strategy") -> None:
+    """Raises CliError, which names the option, where there is no strategy of that name."""
     try:
         get_scheduler(name)
     except ValueError as error:
-        raise CliError(str(error)) from error
+        raise CliError(f"{option}: {error}") from error
 
 
 def read_strategies(option: str, given: str) -> list[str]:
@@ -22,7 +22,7 @@ def read_strategies(option: str, given: str) -> list[str]:
     """
     names = scheduler_names() if given == "all" else [name.strip() for name in given.split(",") if name.strip()]
     for name in names:
-        check_strategy(name)
+        check_strategy(name, option)
     if not names:
         raise CliError(f"{option}: expected strategies separated by commas, or `all`, got {given!r}")
     return list(names)

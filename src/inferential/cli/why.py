@@ -66,7 +66,9 @@ def why(
         for line in _without_answer(_name(robot, use, len(uses)), models[use["model_id"]]):
             print_line(line)
     if not uses:
-        print_line(f"{robot} is {found['client']['state']}, and asks no model")
+        state = found["client"]["state"]
+        what = "its figures went with it: ask while it is connected" if state == "gone" else "it asks no model"
+        print_line(f"{robot} is {state}; {what}")
 
 
 def _name(robot: str, use: dict[str, Any], models: int) -> str:

@@ -34,7 +34,7 @@ class Problem:
     Attributes:
         path: the place in the configuration, '' where it is about a whole file.
         message: what is wrong there, and what was expected.
-        source: the file, the environment variable or the argument that it came from.
+        source: the file, the environment variable or the argument that it came from; '' where the path says it.
     """
 
     path: str
@@ -42,7 +42,9 @@ class Problem:
     source: str
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.message} ({self.source})" if self.path else f"{self.source}: {self.message}"
+        if not self.path:
+            return f"{self.source}: {self.message}"
+        return f"{self.path}: {self.message}" + (f" ({self.source})" if self.source else "")
 
 
 class ConfigError(InferentialError, ValueError):

@@ -21,6 +21,7 @@ from foxglove.websocket import WebSocketServer
 
 from inferential.config.foxglove import FoxgloveConfig
 from inferential.config.services import ServiceConfig
+from inferential.errors import InferentialError
 from inferential.metrics import names
 from inferential.notices import Notices
 from inferential.recording.entries import Entry, Images, cameras_of, records_of, topics_of
@@ -32,8 +33,10 @@ from inferential.server import Server
 logger: logging.Logger = logging.getLogger("inferential.recording")
 
 _WAITING = 64  # entries, of which each may have a few pictures
-_FLEET_S = 0.5
-_FORGET_EVERY = 20  # of these periods
+FLEET_S = 0.5
+"""Time between two states of the fleet."""
+FORGET_EVERY = 20
+"""After so many of them the topics of robots that are gone are taken back."""
 _FLEET_TOPIC = "/fleet"
 _PICTURES = Images("jpeg", 80)  # raw ones; what comes compressed is shown as it is
 
@@ -123,7 +126,11 @@ class FoxgloveServer(EntryMaker):
 
     def _declare(self, key: tuple[str, str], request: InferenceRequest) -> list[str]:
         """Offers the topics of a robot at a model: those of its first observation."""
-        topics = topics_of(*key, cameras_of(request.envelope, len(request.payload)))
+        try:
+            cameras = cameras_of(request.envelope, len(request.payload))
+        except (InferentialError, ValueError):  # of a request that was refused for it
+            cameras = []
+        topics = topics_of(*key, cameras)
         for topic, schema in topics.items():
             if topic not in self._channels:
                 self._offer(topic, foxglove.Schema(name=schema, encoding="protobuf", data=descriptor_set()), "protobuf")
@@ -151,16 +158,18 @@ class FoxgloveServer(EntryMaker):
         for period in itertools.count(1):
             if fleet.has_sinks():
                 fleet.log(_json(asdict(self._server.status())))
-            if period % _FORGET_EVERY == 0:
+            if period % FORGET_EVERY == 0:
                 self._forget_gone()
-            await asyncio.sleep(_FLEET_S)
+            await asyncio.sleep(FLEET_S)
 
     def _forget_gone(self) -> None:
         """Takes back the topics of robots that are gone."""
         known = frozenset(self._server.known_clients)
-        for key in [key for key in self._topics if key[0] not in known]:
-            for topic in self._topics.pop(key):
-                self._channels.pop(topic).close()
+        left = {
+            topic for key in [key for key in self._topics if key[0] not in known] for topic in self._topics.pop(key)
+        }
+        for topic in left.difference(*self._topics.values()):  # ids that differ in a slash have one topic
+            self._channels.pop(topic).close()
 
     # In a thread
 

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 @register_scheduler("round_robin")
 class RoundRobinScheduler(QueueScheduler[RotationLane]):
-    """Serves clients in rotation: one rotation for each model, and one over all models for `next_batch`."""
+    """Serves clients in rotation, each model's apart.
+
+    `next_batch`, which takes of all models, has a rotation of its own.
+    """
 
     strategy = "round_robin"
     may_defer = False

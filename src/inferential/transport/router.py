@@ -226,7 +226,8 @@ class RouterSocket(Sender):
         self._direct_reads = 0
         if self.parked:
             self._parking.resume_some()
-            for due in self._parking.take_due(_POLL_AT_ONCE):
+            # As late as possible: what is sent after that is not seen before the next dispatch.
+            for due in self._parking.take_due(_POLL_AT_ONCE - len(self._ready)):
                 if due.parked_at and not due.gone:  # else the poller says when it is readable
                     self._handle_events(due, READ)
                 due.due = False
