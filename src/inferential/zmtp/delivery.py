@@ -20,7 +20,7 @@ from statistics import median
 _FIRST_MARK_BYTES = 32 * 1024
 """Bytes before the first mark: a robot of small observations on a good network never sends one but its heartbeats."""
 _LEAST_MARK_BYTES = 1024
-_MOST_MARK_BYTES = 1024 * 1024
+_MOST_MARK_BYTES = 4 * 1024 * 1024  # as much as the system holds: each mark wakes both ends once more
 _MARK_S = 5e-3
 """A mark follows what the link carries in this time; backlogs below it are not worth waiting for."""
 _SUSPICIOUS_S = 20e-3
