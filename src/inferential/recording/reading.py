@@ -131,7 +131,7 @@ def read_recording(path: Path, images: Literal["pixels", "encoded"] = "pixels") 
         raise RecordingError(f"{path}: no message of a recording is in it")
 
 
-class _CutShortError(Exception):
+class _CutShortError(InferentialError):
     """A file ends before its end; the text says how that was seen."""
 
 
