@@ -210,14 +210,14 @@ def chunk_at(make_request: MakeRequest, clock: Any, client: str, received: float
     return at(make_request, clock, client, received, received + 20, chunk=chunk, **fields)
 
 
-def test_by_robot_time_robots_that_starve_are_served_together_those_that_wait_longest_first(
+def test_by_robot_time_robots_that_starve_are_served_together_of_those_that_waited_alike_the_newest_first(
     clock: Any, make_request: MakeRequest, bench: Any
 ) -> None:
     arrivals = [chunk_at(make_request, clock, f"c{number}", 10 * number) for number in range(6)]
     run = bench(clock, [76.0, 86.0, 97.0])
     run.run(arrivals)
     called = [sorted(request.client_id for request in batch.requests) for batch in run.batches]
-    assert called == [["c0"], ["c1", "c2", "c3"], ["c4", "c5"]]
+    assert called == [["c0"], ["c3", "c4", "c5"], ["c1", "c2"]]
 
 
 def test_by_answers_they_are_served_as_all_others(clock: Any, make_request: MakeRequest, bench: Any) -> None:
