@@ -71,6 +71,30 @@ def process_stages(result: dict[str, Any]) -> Iterator[str]:
         yield "Not measured yet."
 
 
+_BESIDE = {
+    "raw": "raw ZeroMQ",
+    "ours": "Inferential",
+    "inferential_1_4": "Inferential 1.4.0",
+    "openpi": "openpi-server",
+    "grpc_echo": "gRPC unary",
+}
+
+
+def overhead(result: dict[str, Any]) -> Iterator[str]:
+    """Yields round trips, or answers of clients in closed loops, by kind of load."""
+    yield f"| | {' | '.join(_BESIDE.values())} |"
+    yield "|---" * (1 + len(_BESIDE)) + "|"
+    for job, found in result["jobs"].items():
+        rate = job.startswith("8 clients")
+        cells = [
+            f"{one['per_second']:,.0f} ({one['per_second_ratio']:.2f})"
+            if rate
+            else f"{one['p50_us']:,.0f} / {one['p99_us']:,.0f} ({one['p50_us_ratio']:.2f})"
+            for one in (found[name] for name in _BESIDE)
+        ]
+        yield f"| {job}{', answers/s' * rate} | {' | '.join(cells)} |"
+
+
 def functions(result: dict[str, Any]) -> Iterator[str]:
     """Yields round trips and answers by peer."""
     jobs = result["jobs"]
@@ -160,6 +184,7 @@ def _ms(value: float | None) -> str:
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Iterator[str]]]] = {
     "stages": ("stages", coroutine_stages),
     "stages of a process": ("stages", process_stages),
+    "overhead": ("overhead", overhead),
     "functions": ("functions", functions),
     "isolation": ("isolation", isolation),
     "recording": ("recording", recording),
