@@ -206,7 +206,7 @@ async def test_a_robot_gets_to_know_that_its_state_was_lost(serve: Serve, place:
 
 
 def has_ended(pid: int) -> bool:
-    """Whether a process has ended; it is still there until somebody asks how."""
+    """Whether a process has ended; it is still there until its parent asks how."""
     try:
         return not Path(f"/proc/{pid}/cmdline").read_bytes()
     except FileNotFoundError:
