@@ -109,18 +109,20 @@ async def test_status_tells_of_batches_and_models(serve: Serve) -> None:
         assert ended.as_dict()["models"][0]["model_id"] == "m"
 
 
-async def test_a_silent_client_turns_overdue_and_then_gone(serve: Serve) -> None:
-    config = {"response_tracking": {"disconnect_timeout_s": 1.5}}
+async def test_a_silent_client_is_gone_in_the_end(serve: Serve) -> None:
+    config = {"response_tracking": {"disconnect_timeout_s": 0.6}}
     async with serve({"m": echo}, config) as server, server.connect("robot-1") as connection:
         model = connection.model("m")
         for _ in range(8):
             await model.infer(2000, state=np.zeros(1))
-            await asyncio.sleep(0.05)  # long beside what a busy machine adds: an irregular robot is not overdue
-        seen = {server.status().clients[0].state}
-        while "gone" not in seen:
             await asyncio.sleep(0.02)
-            seen.add(server.status().clients[0].state)
-        assert seen == {"active", "overdue", "gone"}
+        seen = [server.status().clients[0].state]
+        while seen[-1] != "gone":
+            await asyncio.sleep(0.02)
+            if (state := server.status().clients[0].state) != seen[-1]:
+                seen.append(state)
+    # On a busy machine its rhythm may be too irregular to be called overdue: tests/tracking has that, with a clock.
+    assert seen in (["active", "overdue", "gone"], ["active", "gone"])
 
 
 async def test_a_failing_request_callback_affects_no_request(serve: Serve) -> None:
