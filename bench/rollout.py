@@ -32,7 +32,7 @@ from inferential.sim.robots import CartPole
 
 ROBOTS = 16
 _LEAST_S = 8.0
-_TURNS = 3
+_TURNS = 6
 _SETTLES_S = 1.0
 _AFTER_S = 2.0  # what happens, happens then
 _TARGET = "bench.rollout_models:Policy"
