@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -123,6 +124,10 @@ class Running:
         raise RuntimeError(f"{' '.join(self._command)} ended: {process.stderr.read()[-2000:]}")
 
     def _close(self) -> None:
+        started: list[psutil.Process] = []
+        for process in self._processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                started += psutil.Process(process.pid).children(recursive=True)
         for process in reversed(self._processes):
             assert process.stdin is not None
             process.stdin.close()
@@ -132,3 +137,6 @@ class Running:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        for one in started:  # LitServe leaves its workers
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
