@@ -336,9 +336,8 @@ class EventPump:
 
     def _run_next(self, batch: Batch) -> None:
         """Begins a call from within another: one that completes inline has the next turn of the loop."""
-        if (
-            self._executor.begins_elsewhere(batch) and asyncio.current_task() is None
-        ):  # else it would run within that task
+        # Not from a task: the first step of the call would run within that.
+        if self._executor.begins_elsewhere(batch) and asyncio.current_task() is None:
             self._executor.run_inline(batch)
         elif self._executor.completes_inline(batch):
             self._loop.call_soon(self._run_inline, batch)
