@@ -93,6 +93,12 @@ async def until(is_so: Callable[[], Any]) -> None:
     raise AssertionError("it never came")
 
 
+async def signal_writer(folder: Path, number: int) -> None:
+    """Signals the process that writes, once it has begun a file."""
+    await until(lambda: list(folder.iterdir()))
+    os.kill(writer_pid(), number)
+
+
 def drops(server: Server) -> int:
     stats = server.metrics.get_stats("recording_drops")
     return 0 if stats is None else stats.count
@@ -107,8 +113,7 @@ async def test_a_process_that_is_killed_is_reported_and_every_request_counted(
     monkeypatch.setattr(recorder, "RETRY_S", 0.0)
     async with recording(tmp_path) as (server, found):
         await ask(server, times=3)
-        await until(lambda: list(tmp_path.iterdir()))
-        os.kill(writer_pid(), signal.SIGKILL)
+        await signal_writer(tmp_path, signal.SIGKILL)
         await until(lambda: found.dropped)
         await ask(server, times=4)
     assert caplog.text.count("cannot record to") == 1
@@ -120,8 +125,7 @@ async def test_a_process_that_is_killed_is_reported_and_every_request_counted(
 async def test_an_end_of_all_processes_of_the_service_does_not_cut_the_file_short(tmp_path: Path) -> None:
     async with recording(tmp_path) as (server, found):
         await ask(server, times=1)
-        await until(lambda: list(tmp_path.iterdir()))
-        os.kill(writer_pid(), signal.SIGTERM)
+        await signal_writer(tmp_path, signal.SIGTERM)
         await ask(server, times=2)
     assert (found.recorded, found.dropped) == (3, 0)
     assert len(recorded(tmp_path)) == 3
@@ -133,8 +137,7 @@ async def test_a_disk_that_takes_nothing_does_not_keep_the_server_from_ending(
     monkeypatch.setattr(recorder, "STOP_S", 0.2)
     async with recording(tmp_path) as (server, found):
         await ask(server, times=1)
-        await until(lambda: list(tmp_path.iterdir()))
-        os.kill(writer_pid(), signal.SIGSTOP)
+        await signal_writer(tmp_path, signal.SIGSTOP)
         await ask(server, times=2)
     assert "takes nothing for 0.2 s; its last file is not finished" in caplog.text
     assert (found.recorded, found.dropped) == (0, 3)

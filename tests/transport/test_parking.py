@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -187,16 +188,20 @@ async def arrived(transport: ZmqTransport, name: bytes) -> None:
             await asyncio.sleep(0)
 
 
-async def park(transport: ZmqTransport, waits: Waiting, robot: socket.socket, name: bytes) -> int:
-    """Has the connection of a robot parked, with one message of it unread; returns its number."""
-    number = transport.connection_of(name)
-    waits.numbers.add(number)
-    while not transport.parked:
-        robot.sendall(message(0, 10))
-        await arrived(transport, name)
-        while transport.has_unread(name) and not transport.parked:
-            transport.receive()
-    return number
+@asynccontextmanager
+async def one_parked(transport: ZmqTransport, waits: Waiting) -> AsyncIterator[tuple[socket.socket, int]]:
+    """A robot "busy" whose connection is parked, with one message of it unread, and its number; another is not."""
+    with call(transport, b"busy", message(0, 10)) as busy, call(transport, b"good", message(0, 10)):
+        await next_of(transport)
+        await next_of(transport)
+        number = transport.connection_of(b"busy")
+        waits.numbers.add(number)
+        while not transport.parked:
+            busy.sendall(message(0, 10))
+            await arrived(transport, b"busy")
+            while transport.has_unread(b"busy") and not transport.parked:
+                transport.receive()
+        yield busy, number
 
 
 async def unparked(transport: ZmqTransport) -> None:
@@ -210,10 +215,7 @@ async def unparked(transport: ZmqTransport) -> None:
 async def test_one_of_many_parked_connections_is_read_on_dispatch_and_parked_while_the_next_request_waits(
     transport: ZmqTransport, waits: Waiting
 ) -> None:
-    with call(transport, b"busy", message(0, 10)) as busy, call(transport, b"good", message(0, 10)):
-        await next_of(transport)
-        await next_of(transport)
-        number = await park(transport, waits, busy, b"busy")
+    async with one_parked(transport, waits) as (busy, number):
         for at in range(1, 4):
             busy.sendall(message(at, 10))
             await arrived(transport, b"busy")
@@ -231,10 +233,7 @@ async def test_one_of_many_parked_connections_is_read_on_dispatch_and_parked_whi
 async def test_one_of_many_parked_connections_without_a_request_is_read_by_what_the_poller_says_again(
     transport: ZmqTransport, waits: Waiting
 ) -> None:
-    with call(transport, b"busy", message(0, 10)) as busy, call(transport, b"good", message(0, 10)):
-        await next_of(transport)
-        await next_of(transport)
-        number = await park(transport, waits, busy, b"busy")
+    async with one_parked(transport, waits) as (busy, number):
         waits.numbers.clear()
         transport.resume(number)
         await unparked(transport)
@@ -247,10 +246,7 @@ async def test_one_of_many_parked_connections_without_a_request_is_read_by_what_
 async def test_one_of_many_parked_connections_that_sent_half_a_message_is_read_when_the_rest_comes(
     transport: ZmqTransport, waits: Waiting
 ) -> None:
-    with call(transport, b"busy", message(0, 10)) as busy, call(transport, b"good", message(0, 10)):
-        await next_of(transport)
-        await next_of(transport)
-        number = await park(transport, waits, busy, b"busy")
+    async with one_parked(transport, waits) as (busy, number):
         whole = message(7, 10)
         busy.sendall(whole[:-3])
         waits.numbers.clear()
@@ -262,10 +258,7 @@ async def test_one_of_many_parked_connections_that_sent_half_a_message_is_read_w
 
 @pytest.mark.usefixtures("many")
 async def test_one_of_many_parked_connections_that_ends_is_noticed(transport: ZmqTransport, waits: Waiting) -> None:
-    with call(transport, b"busy", message(0, 10)) as busy, call(transport, b"good", message(0, 10)):
-        await next_of(transport)
-        await next_of(transport)
-        number = await park(transport, waits, busy, b"busy")
+    async with one_parked(transport, waits) as (busy, number):
         transport.resume(number)
         busy.close()
         async with asyncio.timeout(10):
