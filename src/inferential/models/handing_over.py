@@ -76,9 +76,9 @@ class HandingOver(Routes):
             len(batch.requests),
         )
         self._overdue.add(pool)
-        one = next((one for one in self.lineup.pools() if one.pool_id == pool), None)
-        if one is not None and (router := self._routers.get(one.model_id)) is not None:
-            router.leave(one.version, now)  # else they would change back and forth, as it is slow now and then
+        version, router = self._version_of(pool), self._routers.get(self.model_of(pool))
+        if version is not None and router is not None:
+            router.leave(version, now)  # else they would change back and forth, as it is slow now and then
         self.on_overdue(batch, lambda request: self._place(request, other))
         self._route_anew()  # then: what waits is newer
 

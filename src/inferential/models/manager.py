@@ -177,9 +177,6 @@ class ModelManager(HandingOver):
         version = self._version_of(pool)
         return [client_id for client_id in found if router.version_now(client_id) == version]
 
-    def _version_of(self, pool: str) -> str | None:
-        return next((one.version for one in self.lineup.pools() if one.pool_id == pool), None)
-
     def _note_fallback(self, results: Sequence[DispatchResult]) -> None:
         """Keeps what another pool has answered for one that is not asked, for the next probe."""
         if not self.trials.open_breakers():

@@ -135,6 +135,9 @@ class Routes(Readiness):
         """Returns the model that a pool is of."""
         return next((one.model_id for one in self.lineup.pools() if is_of(pool, one.pool_id)), family_of(pool))
 
+    def _version_of(self, pool: str) -> str | None:
+        return next((one.version for one in self.lineup.pools() if one.pool_id == pool), None)
+
     def pools_of(self, model_id: str) -> list[str]:
         """Returns all pools of a model, with those of replicas; the model's own where it has no other."""
         pools = [pool.pool_id for pool in self.lineup.pools() if pool.model_id == model_id] or [model_id]
