@@ -24,7 +24,7 @@ from rich.live import Live
 
 from inferential.cli.errors import CliError, missing
 from inferential.cli.interrupts import INTERRUPTED
-from inferential.cli.output import make_folder, print_json, wants_rich
+from inferential.cli.output import make_folder, print_json, wants_rich, writing_to
 from inferential.cli.settings import COMMAND_LINE, listener_section
 from inferential.cli.strategies import compared_strategies
 from inferential.config.loading import load
@@ -230,7 +230,7 @@ def _run_plain(watch: Watch, reports: Iterator[list[Report]], *, quiet: bool) ->
 def _save(watches: Sequence[Watch], out: Path) -> list[Path]:
     from inferential.sim import plot
 
-    try:
+    with writing_to(out):
         picture, screen, summary = out / "demo.png", out / "demo.svg", out / "summary.json"
         plot.save(watches, picture)
         recorder = Console(record=True, width=96, file=io.StringIO(), force_terminal=True)
@@ -239,6 +239,4 @@ def _save(watches: Sequence[Watch], out: Path) -> list[Path]:
         drawn = re.sub(r"@font-face \{.*?\}", "", recorder.export_svg(title="inferential demo"), flags=re.DOTALL)
         screen.write_text(drawn, encoding="utf-8")
         summary.write_text(json.dumps([watch.summary() for watch in watches], indent=2) + "\n")
-    except OSError as error:
-        raise CliError(f"--out: cannot write to {out}: {error.strerror or error}") from error
     return [picture, screen, summary]

@@ -49,10 +49,21 @@ def make_folder(out: Path, option: str = "--out") -> None:
     Raises:
         CliError: it cannot be made.
     """
-    try:
+    with writing_to(out, option):
         out.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def writing_to(place: Path, option: str = "--out") -> Iterator[None]:
+    """Says of what cannot be written in its block which option named the place.
+
+    Raises:
+        CliError: it cannot be written.
+    """
+    try:
+        yield
     except OSError as error:
-        raise CliError(f"{option}: cannot write to {out}: {error.strerror or error}") from error
+        raise CliError(f"{option}: cannot write to {place}: {error.strerror or error}") from error
 
 
 def announce(line: str) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from inferential.cli.errors import CliError, missing
-from inferential.cli.output import make_folder, print_json, printable, progress_bar, wants_rich
+from inferential.cli.output import make_folder, print_json, printable, progress_bar, wants_rich, writing_to
 from inferential.cli.strategies import check_strategy
 from inferential.config.problems import ConfigError
 from inferential.sim.virtual.fleet_file import Fleet, example, example_names, load_fleet
@@ -160,10 +160,8 @@ def _save(summary: dict[str, Any], carried: dict[int, int], found: Plan, target:
     except ModuleNotFoundError as error:
         raise missing("--out", error, "demo") from error
     saved = [out / "plan.json", out / "plan.png", out / "plan.svg"]
-    try:
+    with writing_to(out):
         saved[0].write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         needed = sum(one.robots for one in found.robots.values())
         pictures.save_plan({"": carried}, saved[1:], target=target, wanted=needed)
-    except OSError as error:
-        raise CliError(f"--out: cannot write to {out}: {error.strerror or error}") from error
     return saved

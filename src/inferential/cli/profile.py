@@ -16,7 +16,7 @@ import numpy as np
 import typer
 
 from inferential.cli.errors import CliError
-from inferential.cli.output import print_json, print_rows
+from inferential.cli.output import print_json, print_rows, writing_to
 from inferential.cli.settings import COMMAND_LINE, targets
 from inferential.cli.targets import load_model
 from inferential.config.loading import load
@@ -69,10 +69,8 @@ def profile(
     asyncio.run(_measure(dispatcher, model, observation, batch_sizes, calls, profiles, model_id))
     figures = profiles.as_dict()
     if out is not None:
-        try:
+        with writing_to(out):
             save_profiles(figures, out)
-        except OSError as error:
-            raise CliError(f"--out: cannot write to {out}: {error.strerror or error}") from error
     if as_json:
         print_json(figures)
         return

@@ -19,7 +19,7 @@ import typer
 from inferential import AsyncConnection, InferenceError, LocalDispatcher, Server
 from inferential.cli.compared import Compared
 from inferential.cli.errors import CliError, missing
-from inferential.cli.output import make_folder, print_json, print_line, print_rows, progress_bar
+from inferential.cli.output import make_folder, print_json, print_line, print_rows, progress_bar, writing_to
 from inferential.cli.recorded import read_recordings
 from inferential.cli.robot_keys import SecretKey, ServerKey
 from inferential.cli.targets import load_models
@@ -231,11 +231,9 @@ def _save(summary: dict[str, Any], compared: Compared, allowed: float | None, ou
     except ModuleNotFoundError as error:
         raise missing("--out", error, "demo") from error
     saved = [out / "replay.json", out / "differences.png", out / "differences.svg"]
-    try:
+    with writing_to(out):
         saved[0].write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         save_differences(compared, saved[1:], allowed=allowed)
-    except OSError as error:
-        raise CliError(f"--out: cannot write to {out}: {error.strerror or error}") from error
     return saved
 
 

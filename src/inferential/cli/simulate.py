@@ -15,7 +15,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from inferential.cli.errors import CliError, missing
-from inferential.cli.output import make_folder, print_json, printable, wants_rich
+from inferential.cli.output import make_folder, print_json, printable, wants_rich, writing_to
 from inferential.cli.recorded import read_happened
 from inferential.cli.strategies import compared_strategies
 from inferential.config.problems import ConfigError
@@ -157,10 +157,8 @@ def _check_models(arrivals: Sequence[Arrival], models: Sequence[ModelSpec]) -> N
 
 
 def _keep(arrivals: Sequence[Arrival], path: Path) -> None:
-    try:
+    with writing_to(path, "--trace-out"):
         save_trace(arrivals, path)
-    except OSError as error:
-        raise CliError(f"--trace-out: cannot write to {path}: {error.strerror or error}") from error
 
 
 def _closed_loop(run: Run) -> dict[str, Any]:
@@ -275,7 +273,7 @@ def _save(summary: list[dict[str, Any]], runs: Sequence[Run], out: Path) -> list
         from inferential.sim.virtual import pictures
     except ModuleNotFoundError as error:
         raise missing("--out", error, "demo") from error
-    try:
+    with writing_to(out):
         path = out / "summary.json"
         path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         saved = [path, out / "ages.png", out / "ages.svg"]
@@ -289,6 +287,4 @@ def _save(summary: list[dict[str, Any]], runs: Sequence[Run], out: Path) -> list
             models = sorted({call.model_id for call in run.calls})
             pictures.save_timeline(run, drawn, begin_s=begin_s, models=models)
             saved += drawn
-    except OSError as error:
-        raise CliError(f"--out: cannot write to {out}: {error.strerror or error}") from error
     return saved
