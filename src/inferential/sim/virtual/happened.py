@@ -20,6 +20,8 @@ from inferential.sim.virtual.world import Arrival, Call, ModelSpec, Outcome, Run
 
 STRATEGY = "as it was"
 """Stands for the strategy in the run of what happened."""
+_ENOUGH = 20  # calls that would run beside another model's by chance, from which on it means something that none did
+_SELDOM = 0.05  # of those by chance, so few at most did
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +162,6 @@ def _devices(spans: dict[str, list[tuple[float, float]]]) -> dict[str, str]:
             shared, former = devices.setdefault(one, one), devices.setdefault(other, other)
             devices |= {name: shared for name, device in devices.items() if device == former}
     return devices
-
-
-_ENOUGH = 20  # calls that would run beside another model's by chance, from which on it means something that none did
-_SELDOM = 0.05
 
 
 def _together(some: list[tuple[float, float]], others: list[tuple[float, float]]) -> int:
