@@ -18,8 +18,7 @@ from bench.network import robots, tunnel
 from bench.network.seen import Seen, summary
 from bench.overhead.environment import Peer
 from inferential import LocalDispatcher, Server
-from inferential.config.gateways import LeRobotConfig
-from inferential.config.schema import OpenPiConfig
+from inferential.config.gateways import LeRobotConfig, OpenPiConfig
 from inferential.gateway import OpenPiGateway
 from inferential.gateway.lerobot import LeRobotGateway
 from inferential.sim.network import EmulatedNetwork, NetworkProfile
