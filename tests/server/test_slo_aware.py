@@ -161,13 +161,13 @@ async def test_a_response_has_the_rate_at_which_the_robot_can_be_served(serve: A
             clients = {one.client_id: one.models[0].serve_interval_ms for one in server.status().clients}
             return [clients[name] for name in names]
 
-        told: list[float] = [0.0]
+        sent: list[float] = [0.0]
         async with asyncio.timeout(60):
-            while not (all(told) and told == pytest.approx(shared(), rel=1e-4)):
+            while not (all(sent) and sent == pytest.approx(shared(), rel=1e-4)):
                 await asyncio.gather(*map(drive, models))
-                told = [model.serve_interval_ms for model in models]
-        assert max(told) == pytest.approx(min(told))  # robots that are alike
-        assert min(told) > 70  # a quarter of 90% of what calls of 20 ms carry; on a busy machine they take longer
+                sent = [model.serve_interval_ms for model in models]
+        assert max(sent) == pytest.approx(min(sent))  # robots that are alike
+        assert min(sent) > 70  # a quarter of 90% of what calls of 20 ms carry; on a busy machine they take longer
 
 
 async def test_a_server_begins_with_the_profiles_of_a_file(tmp_path: Path) -> None:
