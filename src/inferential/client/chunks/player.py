@@ -359,7 +359,7 @@ class Player:
         first_s, every_s = self._latency.nudge_s()
         if now - self._asked_at < first_s - _ROUNDING_S or now - self._nudged_at < every_s - _ROUNDING_S:
             return False
-        if self._silence_s(now, heard_s_ago) > _SILENCE_S:
+        if heard_s_ago is not None and heard_s_ago() > _SILENCE_S:
             return False
         self._nudges, self._nudged_at = self._nudges + 1, now
         return True
