@@ -176,10 +176,12 @@ class Player:
         is_newest = asked.step > self._chunk_step
         passed, stood = self._step - asked.step, self._stood - asked.stood
         is_late = self._first_action(len(actions), passed, stood) < passed
-        if self._latency.is_stale(now - asked.at, server_ms / 1e3, now, is_late=is_late):
+        trip_s = now - asked.at
+        server_s = min(max(server_ms / 1e3, 0.0), trip_s)  # whatever the server says; nan stays nan
+        if self._latency.is_stale(trip_s, server_s, now, is_late=is_late):
             self.stats.outdated += 1
             return False
-        self._note_trip(now - asked.at, server_ms / 1e3)
+        self._note_trip(trip_s, server_s)
         first = self._first_action(len(actions), passed, stood)
         if first >= len(actions) or not (is_newest or self._many):
             self.stats.outdated += 1
