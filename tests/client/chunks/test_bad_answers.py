@@ -117,3 +117,14 @@ def test_the_first_step_waits_for_no_connection(monkeypatch: pytest.MonkeyPatch)
         runtime = ChunkRuntime(connection.model("policy"), RATE_HZ)
         for _ in range(3):
             assert runtime.step(STATE) is None
+
+
+@pytest.mark.parametrize("key", ["steps_remaining", "renews", "played_id", "played_from"])
+def test_a_value_whose_key_the_runtime_uses_itself_is_an_error_and_goes_by_observation(key: str) -> None:
+    with Connection("tcp://127.0.0.1:1", client_id="arm") as connection:
+        runtime = ChunkRuntime(connection.model("policy"), RATE_HZ)
+        with pytest.raises(ValueError, match=rf"^observe: expected no '{key}', .* observation=\{{...\}}"):
+            runtime.step({key: np.ones(3)})
+        assert runtime.stats.asked == 0
+        assert runtime.step({"observation": {key: np.ones(3)}}) is None
+        assert runtime.stats.asked == 1

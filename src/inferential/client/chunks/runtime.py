@@ -30,6 +30,8 @@ Observe = Callable[[], Mapping[str, Any]]
 Act = Callable[[Action | None], object]
 """Takes an action: an array, or arrays by key; None before the first chunk."""
 
+_OWN_KEYS = frozenset({"steps_remaining", "renews", "played_id", "played_from"})
+"""What the runtime says with its observations itself, beside the values for real-time chunking."""
 READ_S = 2e-3
 """How long one step reads answers at most, in seconds: a server that floods the robot does not hold it up."""
 
@@ -132,9 +134,15 @@ class _Runtime(Generic[ModelT]):
         values = observe() if callable(observe) else observe
         if not isinstance(values, Mapping):
             raise TypeError(f"observe: expected a map of arrays and strings by key, got {type(values).__name__}")
+        rtc = self._player.rtc_values()
+        if taken := values.keys() & (_OWN_KEYS | rtc.keys()):
+            raise ValueError(
+                f"observe: expected no {min(taken)!r}, which the runtime sends itself; "
+                "a value of your own of that key goes by observation={...}"
+            )
         return {
             **values,
-            **self._player.rtc_values(),
+            **rtc,
             **self._player.acknowledgement(),
             "steps_remaining": self._player.steps_remaining(),
             "renews": self._renew,
@@ -200,13 +208,15 @@ class ChunkRuntime(_Runtime[Model]):
         It does not wait for the network, the first one neither, whatever the server sends or answers.
 
         Args:
-            observe: returns the observation; called only where a chunk is requested. Or the observation itself.
+            observe: returns the observation, the arguments of `Model.observe` by key; called only where a chunk is
+                requested. Or the observation itself.
 
         Returns:
             [action_dim], or such arrays by key; None before the first chunk (see `stop_action`).
 
         Raises:
             TypeError: the observation holds something else than arrays and strings.
+            ValueError: it holds a key that the runtime sends itself, or a value that cannot be sent.
             ConnectionError: the connection was closed.
         """
         now = time.monotonic()
