@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
+ENDED_S = 0.1
+"""How old a request is at least when it is known that no answer comes: runtimes that replace one another's requests, as
+those of one model on one connection do, are not to observe at every step."""
 _MAX_OPEN = 64
 _MAX_LOST = 16
 _MOST_PATIENT = 6  # doublings
@@ -57,6 +61,20 @@ class OpenRequests:
         if not each_is_answered:
             for older in [key for key, one in self.in_flight.items() if one.step <= asked.step]:
                 del self.in_flight[older]
+
+    def drop_ended(self, now: float, awaits: Callable[[int], bool] | None) -> int:
+        """Forgets requests whose answer will not come, once the newest is one of them; returns how many were awaited.
+
+        That is at most one: the others had been replaced by it.
+        """
+        if awaits is None or not self.in_flight:
+            return 0
+        request_id = next(reversed(self.in_flight))
+        if now - self.in_flight[request_id].at < ENDED_S or awaits(request_id):
+            return 0
+        for ended in [one for one in self.in_flight if not awaits(one)]:
+            del self.in_flight[ended]
+        return 1
 
     def give_up(self, now: float, patience_s: float) -> int:
         """Gives up requests that are older than that, twice as old with each loss; returns their number."""

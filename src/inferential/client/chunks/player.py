@@ -19,9 +19,9 @@ be requested too early as well: what is executed until it is there is lost to it
 steps it is requested when T/2 are left, which gives the most actions; with one of T or more, when none is left, from
 where the robot stands.
 
-While nothing is heard of the server for longer than its link would let it be silent, observations are made anew all the
-time: where the link holds the newest only, that leaves first when the network is back. A request that is not answered
-for far longer than usual is given up (its answer is used nevertheless); each time the player is more patient.
+While nothing is heard of the server for longer than its link would let it be silent, observations are made anew: where
+the link holds the newest only, that leaves first when the network is back. A request that is not answered for far
+longer than usual is given up (its answer is used nevertheless); each time the player is more patient.
 
 Real-time chunking (RTC: Black, Galliker and Levine, 2025, arXiv:2506.07339): a policy that freezes what will have been
 executed by the time its chunk arrives, and inpaints the rest to agree with it, gets with each observation
@@ -127,10 +127,8 @@ class Player:
         self._chunk_steps = 0  # its actions
         self._is_late = False  # it was not played by time
         self._stood = 0  # steps without an action
-        self._asked_step = -1
-        self._asked_at = -math.inf
-        self._nudged_at = -math.inf
-        self._nudges = 0  # since then
+        self._asked_step, self._asked_at = -1, -math.inf
+        self._nudged_at, self._nudges = -math.inf, 0  # and how many since then
         self._renews = False
         self._renew_by = -math.inf
 
@@ -252,7 +250,11 @@ class Player:
     # Requests
 
     def wants_chunk(
-        self, now: float, serve_interval_s: float = 0.0, heard_s_ago: Callable[[], float] | None = None
+        self,
+        now: float,
+        serve_interval_s: float = 0.0,
+        heard_s_ago: Callable[[], float] | None = None,
+        awaits: Callable[[int], bool] | None = None,
     ) -> bool:
         """Returns whether to send an observation now, before this step's action is played.
 
@@ -260,7 +262,9 @@ class Player:
             now: seconds of a monotonic clock.
             serve_interval_s: the shortest interval at which the server can serve this robot; 0: no limit.
             heard_s_ago: returns how long ago the server was last heard of; None, or nan: not known.
+            awaits: returns whether the answer to a request may still come; None: to each.
         """
+        self.stats.lost += self._open.drop_ended(now, awaits)
         in_flight = self._open.in_flight
         silence_s = self._silence_s(now, heard_s_ago)
         least_s = _MIN_TIMEOUT_S if silence_s != silence_s else _ANSWER_TIMEOUT_S

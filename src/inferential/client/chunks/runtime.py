@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
+from weakref import WeakKeyDictionary, ref
 
 from inferential.client.aio import AsyncModel
 from inferential.client.chunks.motion import Action, OnStarved, Starved
@@ -37,6 +38,8 @@ READ_S = 2e-3
 
 
 ModelT = TypeVar("ModelT", Model, AsyncModel)
+_PLAYS: WeakKeyDictionary[Any, ref[Any]] = WeakKeyDictionary()
+"""The runtime that plays a handle: each would take the answers to the other's observations."""
 
 
 class _Runtime(Generic[ModelT]):
@@ -85,12 +88,31 @@ class _Runtime(Generic[ModelT]):
         self._key = key
         self._on_error = on_error
         self._notices = Notices(logger)
+        self._itself = ref(self)
+        self._began = False
         model.never_wait()
 
     @property
     def stats(self) -> ChunkStats:
         """Counts of what was played so far; live, not a copy."""
         return self._player.stats
+
+    def _handle(self) -> ModelT:
+        """Returns the handle, which this runtime plays from here on.
+
+        Raises:
+            RuntimeError: another one plays it since.
+        """
+        plays = _PLAYS.get(self._model)
+        if plays is not self._itself:
+            if self._began and plays is not None and plays() is not None:
+                raise RuntimeError(
+                    f"another ChunkRuntime plays the handle of model {self._model.model_id!r} since; "
+                    "give each runtime a handle of its own"
+                )
+            _PLAYS[self._model] = self._itself
+        self._began = True
+        return self._model
 
     def _take(self, result: Result, now: float) -> None:
         if self._follow_horizon:
@@ -218,21 +240,22 @@ class ChunkRuntime(_Runtime[Model]):
             TypeError: the observation holds something else than arrays and strings.
             ValueError: it holds a key that the runtime sends itself, or a value that cannot be sent.
             ConnectionError: the connection was closed.
+            RuntimeError: another runtime plays the same handle since.
         """
-        now = time.monotonic()
+        model, now = self._handle(), time.monotonic()
         while time.monotonic() - now < READ_S:
             try:
-                result = self._model.get_result(timeout_ms=0)
+                result = model.get_result(timeout_ms=0)
             except InferenceError as error:
                 self._note_error(error)
                 continue
             if result is None:
                 break
             self._take(result, now)
-        if self._player.wants_chunk(now, self._model.serve_interval_ms / 1e3, self._model.heard_s_ago):
-            self._player.asked(self._model.observe(**self._observation(observe)), now)
-        elif self._player.wants_nudge(now, self._model.heard_s_ago):
-            self._model.nudge()
+        if self._player.wants_chunk(now, model.serve_interval_ms / 1e3, model.heard_s_ago, model.awaits):
+            self._player.asked(model.observe(**self._observation(observe)), now)
+        elif self._player.wants_nudge(now, model.heard_s_ago):
+            model.nudge()
         return self._player.play()
 
     def reset(self) -> None:
@@ -268,20 +291,20 @@ class AsyncChunkRuntime(_Runtime[AsyncModel]):
 
     async def step(self, observe: Observe | Mapping[str, Any]) -> Action | None:
         """Takes one control step, as `ChunkRuntime.step`."""
-        now = time.monotonic()
+        model, now = self._handle(), time.monotonic()
         while time.monotonic() - now < READ_S:
             try:
-                result = await self._model.get_result(timeout_ms=0)
+                result = await model.get_result(timeout_ms=0)
             except InferenceError as error:
                 self._note_error(error)
                 continue
             if result is None:
                 break
             self._take(result, now)
-        if self._player.wants_chunk(now, self._model.serve_interval_ms / 1e3, self._model.heard_s_ago):
-            self._player.asked(await self._model.observe(**self._observation(observe)), now)
-        elif self._player.wants_nudge(now, self._model.heard_s_ago):
-            self._model.nudge()
+        if self._player.wants_chunk(now, model.serve_interval_ms / 1e3, model.heard_s_ago, model.awaits):
+            self._player.asked(await model.observe(**self._observation(observe)), now)
+        elif self._player.wants_nudge(now, model.heard_s_ago):
+            model.nudge()
         return self._player.play()
 
     async def reset(self) -> None:
