@@ -320,7 +320,7 @@ EVENTS = ["step", "step", "step", "answer", "answer", "bad", "fail", "wait", "sk
 
 
 def test_nothing_of_the_last_episode_is_played_in_the_next() -> None:
-    player = Player(RATE_HZ, stop_action=np.array([7.0]))
+    player = Player(RATE_HZ)
     for request_id in (1, 2):
         player.asked(request_id, 0.0)
         player.answered(request_id, np.ones((20, 1)), 0.0)
@@ -330,7 +330,7 @@ def test_nothing_of_the_last_episode_is_played_in_the_next() -> None:
     assert player.wants_chunk(0.0)
     player.asked(4, 0.0)
     assert not player.answered(3, np.ones((20, 1)), 0.1)
-    assert player.play() == 7.0
+    assert player.play() is None
     assert player.acknowledgement() == {}
     assert player.steps_remaining() == 0
     assert player.answered(4, np.full((20, 3), 2.0), 0.1)  # it may have another form, too

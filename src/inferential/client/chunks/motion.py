@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
 
 from inferential.client.chunks.stats import ChunkStats
-from inferential.proto.actions import Array, Layout, is_finite
+from inferential.proto.actions import Array, BadActions, Layout, is_finite
 
 Action = Any
 """An array, or arrays by key where a chunk is spread over several keys."""
@@ -80,6 +80,28 @@ class Motion:
         """Forgets what was played: the next chunk is the first."""
         self.layout = self.max_change = self._last = self._output = self._blends_from = self._own_change = None
         self._starved_steps = self._blended = self._to_blend = 0
+
+    def layout_of(self, chunk: Mapping[str, Array], *, is_spread: bool) -> Layout:
+        """Returns how the values of a chunk lie side by side: as before, or by its keys where it is the first.
+
+        Raises:
+            BadActions: it is the first, and its actions are of another form than the stop action.
+        """
+        if self.layout is not None:
+            return self.layout
+        layout, stop = Layout(chunk, is_spread=is_spread), self._stop_action
+        if stop is None:
+            return layout
+        try:
+            layout.flat(stop)
+        except BadActions:
+            shapes = (
+                {key: np.shape(value) for key, value in stop.items()} if isinstance(stop, Mapping) else np.shape(stop)
+            )
+            raise BadActions(
+                f"result: expected actions as stop_action, of shape {shapes}, got {layout.shapes}"
+            ) from None
+        return layout
 
     @property
     def has_begun(self) -> bool:

@@ -161,14 +161,14 @@ class Player:
             Whether its actions are played.
 
         Raises:
-            BadActions: its actions have another shape than those before; call `refused` then.
+            BadActions: its actions have another form than those before, or than `stop_action`; call `failed` then.
         """
         asked = self._open.get(request_id)
         if asked is None:
             self.stats.outdated += 1  # of the last episode, or forgotten
             return False
         parts = chunk if isinstance(chunk, Mapping) else {"actions": chunk}
-        layout = self._motion.layout or Layout(parts, is_spread=isinstance(chunk, Mapping))
+        layout = self._motion.layout_of(parts, is_spread=isinstance(chunk, Mapping))
         actions = layout.join(parts)
         self._open.answered(request_id, asked, each_is_answered=self._many)
         is_newest = asked.step > self._chunk_step
