@@ -245,7 +245,7 @@ class Player:
     def failed(self, request_id: int, error: str) -> None:
         """Notes that a request ended in an error of this type, or in a chunk that must not be played."""
         self.stats.refused[error] += 1
-        self._open.remove(request_id)
+        self._open.failed(request_id, error)
 
     # Requests
 
@@ -282,6 +282,8 @@ class Player:
             self.stats.refreshed += 1
             return True
         if in_flight and not (self._many and len(in_flight) < _MAX_IN_FLIGHT):
+            return False
+        if now - self._asked_at < self._open.pause_s() - _ROUNDING_S:
             return False
         left = self._plan.end() - self._step
         if left <= self._ask_at():
@@ -353,8 +355,7 @@ class Player:
         """Returns whether to send the server a sign of life, so that what may be lost is sent again soon.
 
         Whatever comes after lost data tells the system that sent it so; with nothing behind it, it waits for its timer,
-        twice as long each time (RFC 8985), and a robot that asks twice a second sends nothing else. While nothing is
-        heard at all the network is away, and what it held would arrive in one heap.
+        twice as long each time (RFC 8985). While nothing is heard at all the network is away: it would be one heap.
 
         Args:
             now: seconds of a monotonic clock.
