@@ -88,7 +88,7 @@ class _Runtime(Generic[ModelT]):
         self._key = key
         self._on_error = on_error
         self._notices = Notices(logger)
-        self._itself = ref(self)
+        self._itself: ref[Any] = ref(self)
         self._began = False
         model.never_wait()
 
