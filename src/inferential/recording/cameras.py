@@ -26,7 +26,7 @@ from inferential.proto.tensors import Buffer, view
 _SHORTEST_SIDE = 8
 _CHANNELS = (3, 4)
 _MAGIC = {b"\xff\xd8\xff": "jpeg", b"\x89PNG\r\n\x1a\n": "png"}
-ENCODINGS: Final = {"16UC1": np.dtype("<u2"), "32FC1": np.dtype("<f4")}
+ENCODINGS: Final[dict[str, np.dtype[Any]]] = {"16UC1": np.dtype("<u2"), "32FC1": np.dtype("<f4")}
 """Of depth, by the names that viewers have for them: millimetres and metres, as a rule."""
 
 
