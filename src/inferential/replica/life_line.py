@@ -41,7 +41,7 @@ def _pass(number: int, frame: FrameType | None) -> None: ...
 
 
 def _as_usual() -> None:
-    usual = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
-    for number, handler in usual.items():
-        if signal.getsignal(number) is _pass:  # and the model has none of its own
-            signal.signal(number, handler)
+    if signal.getsignal(signal.SIGTERM) is _pass:  # and the model has no handler of its own
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is _pass:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
