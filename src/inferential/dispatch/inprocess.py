@@ -20,6 +20,7 @@ from inferential.replica.condition import Condition, ModelState
 from inferential.replica.model import Method, is_async, methods_of
 from inferential.replica.pace import SHARED_ROWS, Pace
 from inferential.replica.pending import Pending
+from inferential.replica.sessions import SessionRow
 from inferential.replica.spec import ModelInline, ModelThread
 from inferential.replica.structured import rows_of
 from inferential.replica.values import Observation
@@ -180,8 +181,8 @@ class InProcessReplica:
 
     def _abandon(self, rows: Sequence[Observation]) -> None:
         """Ends the sessions of rows that a thread still runs: their robots' next ones run beside them."""
-        if self.sessions is not None:
-            for row in rows:
+        for row in rows:
+            if self.sessions is not None and isinstance(row, SessionRow):
                 self.sessions.abandon(row)
 
     async def _in_thread(self, function: Callable[[Any], Any], argument: Any) -> Any:
