@@ -80,7 +80,7 @@ def clients(count: int, period_s: float | None, model_ms: float = 10.0) -> list[
 
 @pytest.mark.parametrize("model_ms", [0.1, 10.0])
 def test_clients_that_ask_again_as_soon_as_they_are_answered_are_no_load_to_advise_on(model_ms: float) -> None:
-    with pytest.raises(ValueError, match="whoever asks does so again as soon as it is answered"):
+    with pytest.raises(ValueError, match="every client asks again as soon as it is answered"):
         advise(clients(1, None, model_ms), STRATEGIES)
 
 

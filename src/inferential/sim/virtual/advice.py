@@ -117,7 +117,7 @@ def advise(
         raise ValueError("nothing was answered")
     if not run.outcomes:
         raise ValueError(
-            "nothing to advise on: whoever asks does so again as soon as it is answered, as a benchmark does"
+            "nothing to advise on: every client asks again as soon as it is answered, as a benchmark does"
         )
     served = {model.model_id for model in models}
     arrivals = [outcome.arrival for outcome in run.outcomes if outcome.arrival.model_id in served]
