@@ -116,9 +116,7 @@ def advise(
     if not models:
         raise ValueError("nothing was answered")
     if not run.outcomes:
-        raise ValueError(
-            "nothing to advise on: every client asks again as soon as it is answered, as a benchmark does"
-        )
+        raise ValueError("nothing to advise on: every client asks again as soon as it is answered, as a benchmark does")
     served = {model.model_id for model in models}
     arrivals = [outcome.arrival for outcome in run.outcomes if outcome.arrival.model_id in served]
     robots = len({arrival.client_id for arrival in arrivals})
