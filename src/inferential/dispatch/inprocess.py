@@ -22,7 +22,7 @@ from inferential.replica.pace import SHARED_ROWS, Pace
 from inferential.replica.pending import Pending
 from inferential.replica.spec import ModelInline, ModelThread
 from inferential.replica.structured import rows_of
-from inferential.replica.values import Observation
+from inferential.replica.values import Observation, own
 
 logger: logging.Logger = logging.getLogger("inferential.dispatch")
 
@@ -168,7 +168,7 @@ class InProcessReplica:
             self._on_change()
         for number, outcome in enumerate(outcomes):
             if inspect.isawaitable(outcome):
-                outcomes[number] = (await _run_each(_awaited, [outcome]))[0]
+                outcomes[number] = own((await _run_each(_awaited, [outcome]))[0])
         return outcomes
 
     async def _in_thread(self, function: Callable[[Any], Any], argument: Any) -> Any:
@@ -213,7 +213,8 @@ def _run_rows(form: Method, outcomes: list[Any], rows: Sequence[Observation]) ->
     began = time.perf_counter()
     for row in rows:
         try:
-            outcomes.append(form(row))
+            result = form(row)
+            outcomes.append(result if len(rows) == 1 else own(result))
         except BaseException as error:
             outcomes.append(carriable(error))
     return time.perf_counter() - began
@@ -238,7 +239,8 @@ async def _run_each(form: Callable[[Any], Awaitable[Any]], observations: Sequenc
     results = []
     for observation in observations:
         try:
-            results.append(await form(observation))
+            result = await form(observation)
+            results.append(result if len(observations) == 1 else own(result))
         except (asyncio.CancelledError, SystemExit) as error:
             if _cancels_the_call(error):
                 raise
@@ -263,7 +265,9 @@ async def _run_each_inline(form: Method, observations: Sequence[Observation]) ->
     for observation in observations:
         try:
             result = form(observation)
-            results.append(await result if inspect.isawaitable(result) else result)
+            if inspect.isawaitable(result):
+                result = await result
+            results.append(result if len(observations) == 1 else own(result))
         except (asyncio.CancelledError, SystemExit) as error:
             if _cancels_the_call(error):
                 raise

@@ -13,6 +13,7 @@ Observation = dict[str, Any]
 """What a model sees: np.ndarray by key (tensors) and str by key (metadata)."""
 
 _NUMBERS = frozenset("biufc")  # kinds of dtypes, the plain ones
+_IMMUTABLE = (str, bytes, int, float, complex, np.generic, BaseException)
 
 
 def as_values(result: Any) -> dict[str, Any]:
@@ -33,6 +34,24 @@ def as_values(result: Any) -> dict[str, Any]:
         }
     except TypeError:
         return structured(result, _as_array)
+
+
+def own(result: Any) -> Any:
+    """Returns a result that the next call of its model does not change, should that write into the same array."""
+    if result is None or isinstance(result, _IMMUTABLE):
+        return result
+    if isinstance(result, np.ndarray):
+        return result.copy()
+    if isinstance(result, dict):
+        return {key: own(value) for key, value in result.items()}
+    if type(result) in (list, tuple):
+        return type(result)(map(own, result))
+    if hasattr(result, "__array__"):  # a tensor of torch or jax
+        try:
+            return np.array(result)
+        except Exception:  # it fails again where it is sent, which says why
+            return result
+    return result
 
 
 def _as_array(key: str, value: Any) -> np.ndarray[Any, Any]:
