@@ -4,7 +4,7 @@ A sync model of 50 ms has 20 clients in a closed loop; another model, which cost
 meanwhile, and before that without the crowd.
 
 And what models that hold the interpreter's lock cost an idle one: its client's round trips alone, beside one such model
-and beside two, with all models in threads, and in processes of their own. Beside that, what a bare process gets which is
+and beside two, with all models in threads, and in processes of their own. Beside that, what a bare process gets that is
 woken as often over a pipe, without this software, beside processes that compute as much at the priority that a worker
 with long calls has: that is the system's share.
 """
