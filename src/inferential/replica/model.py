@@ -77,7 +77,7 @@ def _check_takes_one(model_id: str, method: Method | None, what: str) -> None:
     try:
         # Not of what it wraps: that may take more, which a decorator adds.
         signature = inspect.signature(method, follow_wrapped=False)  # type: ignore[arg-type]
-    except (TypeError, ValueError):  # there is none, or it is not known, as of some built-in functions
+    except (TypeError, ValueError):  # some built-in functions have none
         return
     try:
         signature.bind(None)
