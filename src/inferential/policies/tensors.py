@@ -64,6 +64,8 @@ def specs_of(declared: Mapping[str, Any], argument: str) -> list[TensorSpec]:
     Raises:
         ValueError: naming the entry that says something else.
     """
+    if not isinstance(declared, Mapping):
+        raise ValueError(f"{argument}: expected a map of names to dtype and shape, got {declared!r}")
     specs = []
     for name, one in declared.items():
         if not isinstance(one, Mapping) or not one.keys() <= {"dtype", "shape"}:
@@ -141,7 +143,7 @@ def _fitted(spec: TensorSpec, value: Any) -> Array:
     if spec.shape is not None:
         if array.ndim == len(spec.shape) + 1 and array.shape[0] == 1:
             array = array.reshape(array.shape[1:])  # not array[0], which is no array where it has no other axis
-        elif came == TEXT and array.ndim == 0 and spec.shape in ((1,), (None,)):
+        elif array.ndim == 0 and spec.shape in ((1,), (None,)):
             array = array.reshape(1)
         if len(spec.shape) != array.ndim or any(
             size is not None and size != got for size, got in zip(spec.shape, array.shape, strict=True)
@@ -191,7 +193,7 @@ def _cast(spec: TensorSpec, array: Array) -> Array:
         with np.errstate(over="raise"):
             return array.astype(wanted)
     except FloatingPointError:
-        largest = np.abs(array).max()
+        largest = np.abs(array[np.isfinite(array)]).max()
         raise InvalidObservation(f"{spec.name!r}: expected {spec.form}, got the value {largest:g}") from None
 
 
