@@ -68,20 +68,32 @@ def specs_of(declared: Mapping[str, Any], argument: str) -> list[TensorSpec]:
         raise ValueError(f"{argument}: expected a map of names to dtype and shape, got {declared!r}")
     specs = []
     for name, one in declared.items():
-        if not isinstance(one, Mapping) or not one.keys() <= {"dtype", "shape"}:
-            raise ValueError(f"{argument}: {name!r}: expected a map with dtype and shape, got {one!r}")
-        dtype, shape = one.get("dtype", ""), one.get("shape")
-        if dtype not in ("", TEXT, "bfloat16"):
-            try:
-                dtype = np.dtype(dtype).name
-            except TypeError:
-                raise ValueError(f"{argument}: {name!r}: expected a dtype as float32, got {dtype!r}") from None
-        if shape is not None:
-            if not isinstance(shape, Sequence) or not all(type(size) is int and size >= -1 for size in shape):
-                raise ValueError(f"{argument}: {name!r}: expected sizes, -1 where one may vary, got {shape!r}")
-            shape = tuple(None if size == -1 else size for size in shape)
-        specs.append(TensorSpec(name, dtype, shape))
+        try:
+            specs.append(spec_of(name, one))
+        except ValueError as error:
+            raise ValueError(f"{argument}: {name!r}: {error}") from None
     return specs
+
+
+def spec_of(name: str, declared: Any) -> TensorSpec:
+    """Returns what a configuration declares of one tensor: `{dtype: float32, shape: [3, -1]}`.
+
+    Raises:
+        ValueError: it says something else.
+    """
+    if not isinstance(declared, Mapping) or not declared.keys() <= {"dtype", "shape"}:
+        raise ValueError(f"expected a map with dtype and shape, got {declared!r}")
+    dtype, shape = declared.get("dtype", ""), declared.get("shape")
+    if dtype not in ("", TEXT, "bfloat16"):
+        try:
+            dtype = np.dtype(dtype).name
+        except TypeError:
+            raise ValueError(f"expected a dtype as float32, got {dtype!r}") from None
+    if shape is not None:
+        if not isinstance(shape, Sequence) or not all(type(size) is int and size >= -1 for size in shape):
+            raise ValueError(f"expected sizes, -1 where one may vary, got {shape!r}")
+        shape = tuple(None if size == -1 else size for size in shape)
+    return TensorSpec(name, dtype, shape)
 
 
 def read_specs(said: Any) -> list[TensorSpec]:
