@@ -159,8 +159,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
             model.empty_until[slot.replica] = lane.overdue_at()
         if not lane:
             del self._lanes[slot.model_id]
-        for request in batch:
-            self._forget(request)
+        self._forget_all(batch)
         return batch
 
     def _choose(self, lane: SloLane, slot: ReplicaSlot, now: float) -> list[InferenceRequest]:
@@ -216,11 +215,11 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
 
     def _waits_until(self, lane: SloLane, slot: ReplicaSlot, now: float) -> float:
         """Returns until when a call waits for more rows, alike for all free replicas; -inf: it does not wait."""
-        first, live = lane.earliest(), lane.live_count
-        if lane.chunks is not None and len(lane.chunks):
+        if lane.chunks:
             model = self._model(slot.model_id)
             enough = min(self._need(slot.model_id, now), slot.max_batch_size, model.demand.clients(now))
             return lane.chunks.waits_until(slot.profile, enough, now) if len(lane.chunks) == len(lane) else -math.inf
+        first, live = lane.earliest(), lane.live_count
         if first is None:
             return -math.inf
         needed = min(self._need(slot.model_id, now), slot.max_batch_size)
@@ -308,18 +307,22 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
             return []
         now, outdated = time.monotonic(), list[InferenceRequest]()
         for model_id, lane in self._lanes.items():
+            if lane.chunks is None or not lane.chunks.may_be_due:
+                continue
             slots = self._availability.slots(model_id)
             free = next((slot for slot in slots if slot.free_at == FREE), None)
-            if lane.chunks and (free is None or self._waits_until(lane, free, now) > now):  # else a call begins now
-                outdated += lane.chunks.take_outdated(now, slots)
+            if free is not None and (lane.chunks.due_at(slots) > now or self._waits_until(lane, free, now) <= now):
+                continue  # a call begins now
+            outdated += lane.chunks.take_outdated(now, slots)
         return outdated
 
     def infeasible_at(self) -> float | None:
         """Returns when the next late request that wants to be refused becomes infeasible; None: there is none."""
         at = min([lane.infeasible_at() for lane in self._lanes.values()], default=math.inf)
         if self._any_chunks:
-            slots = self._availability.slots
-            at = min([at, *(one.chunks.due_at(slots(name)) for name, one in self._lanes.items() if one.chunks)])
+            for model_id, lane in self._lanes.items():
+                if lane.chunks is not None and lane.chunks.may_be_due:
+                    at = min(at, lane.chunks.due_at(self._availability.slots(model_id)))
         return at if at < math.inf else None
 
     def _note_late(self, lane: SloLane, now: float) -> None:

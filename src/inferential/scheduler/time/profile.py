@@ -62,6 +62,30 @@ class SizeProfile:
     high_ms: float
 
 
+@dataclass(frozen=True, slots=True)
+class BatchSizes:
+    """Batch sizes to compare, and how long calls of each take; the arrays are shared and not to be changed.
+
+    Attributes:
+        rows: the sizes, ascending.
+        seconds, latency_s: of a call of each, the median.
+        longest_s: of a call of the largest size.
+        efficient: the size with most rows per second.
+        columns, latency_of_each: of a flattened table [sizes, rows], which row it is, and how long a call of the size
+            takes.
+        totals: where the sum over a size's rows stands, in such a table that was summed up along the rows.
+    """
+
+    rows: list[int]
+    seconds: list[float]
+    latency_s: Array
+    longest_s: float
+    efficient: int
+    columns: npt.NDArray[np.intp]
+    latency_of_each: Array
+    totals: npt.NDArray[np.intp]
+
+
 class LatencyProfile:
     """One model on one replica.
 
@@ -76,7 +100,7 @@ class LatencyProfile:
         self._explored = 1
         self._typical: list[float] = []  # by batch size - 1, computed when asked for
         self._high: list[float] = []
-        self._sizes_up_to: dict[int, tuple[Array, Array, int]] = {}
+        self._sizes_up_to: dict[int, BatchSizes] = {}
 
     @property
     def known(self) -> bool:
@@ -142,13 +166,8 @@ class LatencyProfile:
         """Returns the largest batch worth trying: twice the largest known one; 1 while nothing is known."""
         return self._explored
 
-    def sizes_up_to(self, limit: int, most: int) -> tuple[Array, Array, int]:
-        """Returns batch sizes from 1 to `limit`, `most` of them at most, their latencies, and the most efficient size.
-
-        Latencies are medians in seconds.
-
-        The same arrays until another call is known: not to be changed.
-        """
+    def sizes_up_to(self, limit: int, most: int) -> BatchSizes:
+        """Returns sizes from 1 to `limit`, `most` of them at most; the same object until another call is known."""
         found = self._sizes_up_to.get(limit)
         if found is None:
             if len(self._sizes_up_to) >= _REMEMBERED_LIMITS:
@@ -158,7 +177,16 @@ class LatencyProfile:
                 sizes = np.unique(np.linspace(1, limit, most).astype(int))
             self.typical(limit)
             latency_s = np.maximum(np.array(self._typical)[sizes - 1], _LEAST_S)
-            found = self._sizes_up_to[limit] = sizes, latency_s, int(sizes[(sizes / latency_s).argmax()])
+            found = self._sizes_up_to[limit] = BatchSizes(
+                sizes.tolist(),
+                latency_s.tolist(),
+                latency_s,
+                float(latency_s[-1]),
+                int(sizes[(sizes / latency_s).argmax()]),
+                np.tile(np.arange(limit), len(sizes)),
+                np.repeat(latency_s, limit),
+                np.arange(len(sizes)) * limit + sizes - 1,
+            )
         return found
 
     def rate(self, batch_size: int) -> float:
