@@ -12,8 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fleet_tables
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
+PAGES = ("performance", "demo", "networks", "recording", "schedulers", "simulator")
 _PEERS = {
     "raw": "raw ZeroMQ",
     "ours:function_process": "function, `process`",
@@ -31,7 +34,7 @@ _EIGHT = "8 clients, 64 B"
 
 def main() -> int:
     stale = 0
-    for page in (ROOT / "docs" / name for name in ("performance.md", "demo.md", "networks.md", "recording.md")):
+    for page in (ROOT / "docs" / f"{name}.md" for name in PAGES):
         text = page.read_text(encoding="utf-8")
         new = updated(text)
         if "--check" in sys.argv[1:]:
@@ -191,6 +194,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Iterator[str]]]] = {
     "peers": ("closed_loop_peers", peers),
     "emulated networks": ("network", networks("emulated")),
     "networks of packets": ("network", networks("packets")),
+    **fleet_tables.TABLES,
 }
 """By name: the file of bench/results, and the lines of its table."""
 
