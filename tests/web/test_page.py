@@ -167,6 +167,8 @@ def test_it_shows_the_fleet_live_and_a_robot_that_stops_as_overdue_and_then_gone
     assert browser.evaluate(f"{STATE_OF_0}.cells[2].textContent") == "arm"
     assert browser.evaluate(f"{STATE_OF_0}.cells[3].textContent") == "50"
     assert browser.evaluate("document.querySelector('#models h3').textContent") == "arm"
+    table = "document.querySelector('.scroll')"
+    assert browser.evaluate(f"{table}.scrollWidth <= {table}.clientWidth")
     browser.wait("document.querySelectorAll('.sizes tbody tr').length > 0")
     takes = "takes state: float32 [7], task: string of any shape"
     browser.wait(f"document.querySelector('.tensors').textContent === '{takes}'")

@@ -19,8 +19,9 @@ NEAR = 0.25
 """The share of a call's time that requests may be off the expected moment, on average, so that calls are planned."""
 PLANNED_CALLS = 3
 """For the time of so many of the largest calls what is expected is planned."""
-MOST_PLANNED = 160
-"""Requests times rows of a call that are planned; the time that it takes grows with them."""
+MOST_PLANNED_PER_S = 3000.0
+"""Requests times rows of a call that are planned, for each second that a call takes: planning takes time with them, and
+less than a hundredth of the call's so."""
 _MAX_UNSERVED = 4096  # clients of a model; beyond it, those remembered longest are forgotten
 
 
@@ -146,7 +147,7 @@ def planned_call(
     horizon_s = PLANNED_CALLS * latency_s[-1]
     requests += [(Planned(at, deadline), None) for at, deadline in expected.coming(now, now + horizon_s)]
     requests.sort(key=lambda one: one[0].deadline)
-    if len(requests) * limit > MOST_PLANNED or not expected.are_alike():
+    if len(requests) * limit > MOST_PLANNED_PER_S * latency_s[0] or not expected.are_alike():
         return None
     call = next_call([planned for planned, _ in requests], now, latency_s)
     if call is None:
