@@ -13,7 +13,7 @@ delay the others (early drop: Clockwork, Nexus), and are served after them or re
                    miss by one row more
     waiting        if fewer wait than the needed size, and more clients are there to ask, until the latest start of
                    the tightest (deferred batching: Symphony); not at low load, where the needed size is 1. A model
-                   with one replica on a device of its own goes by who is expected to ask (`lookahead`), if that is known
+                   with one replica on a device of its own plans by who is expected to ask, if known (`lookahead`)
 
 Requests of robots that play chunks and say how many actions they have left are chosen by robot time instead, as
 `chunk_lane` says (`objective`); where both kinds wait for a model, each has calls in proportion to how many wait.
