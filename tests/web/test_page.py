@@ -269,8 +269,9 @@ def test_robots_that_get_no_answers_and_their_models_are_red(browser: Browser) -
         site.close()
 
 
-def test_batches_are_drawn_on_the_timeline(browser: Browser, site: Site, robots: Robots) -> None:
-    browser.open(site.url)
+@pytest.mark.parametrize("motion", ["no-preference", "reduce"])
+def test_batches_are_drawn_on_the_timeline(browser: Browser, site: Site, robots: Robots, motion: str) -> None:
+    browser.open(site.url, motion=motion)
     browser.wait("import('/timeline.js').then((timeline) => timeline.batches.size > 3)")
     painted = """(() => {
       const canvas = document.getElementById('timeline');

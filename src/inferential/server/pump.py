@@ -310,7 +310,7 @@ class EventPump:
                 if transport.parked:
                     for request in batch.requests:
                         # A client that floods is read when it has been parked for its time.
-                        if not request.pace_s or request.keeps_state:
+                        if not request.pace_s or request.in_order:
                             transport.resume(request.connection)
             if executor.inline_calls == inline:
                 break  # their slots are taken until these calls end
@@ -356,7 +356,7 @@ class EventPump:
                 self._models.explain(request)
             self._egress.send_refusal(request)
             # What a newer one has superseded leaves that waiting.
-            paced = request.pace_s and not request.keeps_state
+            paced = request.pace_s and not request.in_order
             if self._transport.parked and not paced and not self._engine.waits(request.connection):
                 self._transport.resume(request.connection)
 
