@@ -128,7 +128,7 @@ def planned_call(
 
     Args:
         lane: what waits.
-        expected: who asks next.
+        expected: when clients ask next.
         slot: the model's only replica.
         now: seconds of `time.monotonic()`.
         caution: by which latency, from 0, the median, to 1, the high quantile.
