@@ -35,7 +35,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inferential.scheduler.time.profile import BatchSizes, LatencyProfile
+from inferential.scheduler.time.batch_sizes import BatchSizes
+from inferential.scheduler.time.profile import LatencyProfile
 from inferential.scheduler.time.robot_time import ChunkTime
 
 AGING = 1.0

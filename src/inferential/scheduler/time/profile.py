@@ -28,8 +28,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+from inferential.scheduler.time.batch_sizes import BatchSizes, batch_sizes
 
 WINDOW = 64
 FORGET_AFTER = 256
@@ -42,8 +41,6 @@ _ODD = 3.0
 _ODD_IN_A_ROW = 3
 _LOADED_CALLS = 20  # what a loaded figure weighs
 _REMEMBERED_LIMITS = 64
-_LEAST_S = 1e-9  # that a call takes, so that it can be divided by
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,30 +57,6 @@ class SizeProfile:
     calls: int
     median_ms: float
     high_ms: float
-
-
-@dataclass(frozen=True, slots=True)
-class BatchSizes:
-    """Batch sizes to compare, and how long calls of each take; the arrays are shared and not to be changed.
-
-    Attributes:
-        rows: the sizes, ascending.
-        seconds, latency_s: of a call of each, the median.
-        longest_s: of a call of the largest size.
-        efficient: the size with most rows per second.
-        columns, latency_of_each: of a flattened table [sizes, rows], which row it is, and how long a call of the size
-            takes.
-        totals: where the sum over a size's rows stands, in such a table that was summed up along the rows.
-    """
-
-    rows: list[int]
-    seconds: list[float]
-    latency_s: Array
-    longest_s: float
-    efficient: int
-    columns: npt.NDArray[np.intp]
-    latency_of_each: Array
-    totals: npt.NDArray[np.intp]
 
 
 class LatencyProfile:
@@ -172,21 +145,8 @@ class LatencyProfile:
         if found is None:
             if len(self._sizes_up_to) >= _REMEMBERED_LIMITS:
                 self._sizes_up_to.clear()
-            sizes = np.arange(1, limit + 1)
-            if limit > most:
-                sizes = np.unique(np.linspace(1, limit, most).astype(int))
             self.typical(limit)
-            latency_s = np.maximum(np.array(self._typical)[sizes - 1], _LEAST_S)
-            found = self._sizes_up_to[limit] = BatchSizes(
-                sizes.tolist(),
-                latency_s.tolist(),
-                latency_s,
-                float(latency_s[-1]),
-                int(sizes[(sizes / latency_s).argmax()]),
-                np.tile(np.arange(limit), len(sizes)),
-                np.repeat(latency_s, limit),
-                np.arange(len(sizes)) * limit + sizes - 1,
-            )
+            found = self._sizes_up_to[limit] = batch_sizes(self._typical[:limit], most)
         return found
 
     def rate(self, batch_size: int) -> float:
