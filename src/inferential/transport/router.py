@@ -25,7 +25,7 @@ from inferential.transport.parking import FLOOD_MESSAGES, Parking
 from inferential.transport.poller import READ, WRITE
 from inferential.transport.sending import Sender
 from inferential.transport.stalls import StallWatch
-from inferential.zmtp import ConnectionEnded
+from inferential.zmtp import ConnectionEnded, ProtocolError
 from inferential.zmtp.protocol import Buffer
 from inferential.zmtp.reader import Allocate
 
@@ -72,6 +72,7 @@ class RouterSocket(Sender):
         super().__init__(config.send_hwm, ByteBudget(None if max_message_bytes is None else 2 * max_message_bytes))
         self._connections.on_closed.append(self._on_closed)
         self._parking = Parking(self._connections)
+        self._budget.end = self._end_greedy
         self._stalls = StallWatch(self._budget, self._end)
         self._heartbeats = Heartbeats(self._connections)
         self._connections.on_closed.append(self._budget.closed)
@@ -279,6 +280,10 @@ class RouterSocket(Sender):
         """Closes a connection that has broken, or broke a rule, and says why."""
         self._acceptance.failed(client, error)
         self._connections.drop(client, str(error))
+
+    def _end_greedy(self, client: ClientConnection) -> None:
+        missing = client.stream.missing_bytes
+        self._end(client, ProtocolError(f"{missing} bytes of a frame are still to come, and others need the room"))
 
     def _read_only_client(self) -> bool:
         """Reads directly from the client if it is the only one; returns whether it had a message.
