@@ -222,6 +222,11 @@ class Egress:
             return self._inprocess.receiver(connection) is not None
         return self._transport.objection(connection) != GONE
 
+    def is_connected(self, identity: bytes) -> bool:
+        """Returns whether a robot has a connection that stands."""
+        stands = self._inprocess.connected(identity)
+        return self._transport.has_client(identity) if stands is None else stands
+
     def has_unread(self, identity: bytes) -> bool:
         """Returns whether a connected robot has sent something that was not looked at yet."""
         return self._transport.has_unread(identity)

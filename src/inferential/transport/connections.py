@@ -21,9 +21,10 @@ _FRAMES = 3  # empty, envelope, payload
 class MalformedMessage(InferentialError):
     """A message that is not [identity, "", envelope, payload]."""
 
-    def __init__(self, identity: bytes, reason: str) -> None:
+    def __init__(self, identity: bytes, reason: str, connection: int = 0) -> None:
         self.identity = identity
         self.reason = reason
+        self.connection = connection
         super().__init__(reason)
 
 
@@ -187,7 +188,8 @@ def malformed(client: ClientConnection, frames: list[Buffer] | Discarded) -> Mal
     """
     if isinstance(frames, list) and len(frames) == 1 and not len(frames[0]):
         return None
-    return MalformedMessage(client.identity, f"expected frames [empty, envelope, payload], got {_found(frames)}")
+    reason = f"expected frames [empty, envelope, payload], got {_found(frames)}"
+    return MalformedMessage(client.identity, reason, client.number)
 
 
 def _found(frames: list[Buffer] | Discarded) -> str:
