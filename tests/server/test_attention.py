@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tests.transport.test_budget import HELLO
 
+from inferential import Server
 from inferential.proto import Cancellation, Client, Observation
 from inferential.server import attention as attention_module
 from inferential.server.attention import REFUSED_BURST, REFUSED_PER_S, Attention
@@ -60,6 +61,24 @@ def observation(**fields: Any) -> bytes:
     return Observation(**{**given, **fields}).SerializeToString()
 
 
+async def _parked(server: Server, flood: bytes) -> bool:
+    """Sends this over and over; returns whether the connection is parked at last."""
+    host, _, port = server.address.removeprefix("tcp://").rpartition(":")
+    with socket.create_connection((host, int(port))) as robot:
+        robot.sendall(HELLO)
+        robot.setblocking(False)
+        for _ in range(400):
+            try:
+                robot.send(flood)
+                robot.recv(1 << 20)
+            except BlockingIOError:
+                pass
+            await asyncio.sleep(0.005)
+            if server.status().sizes["connections_parked"]:
+                return True
+    return False
+
+
 REFUSED = {
     "of a model that there is not": [b"", observation(model_id="n"), b""],
     "that makes no observation": [b"", b"\xff\xff", b""],
@@ -72,22 +91,7 @@ REFUSED = {
 async def test_a_flood_of_what_is_refused_on_arrival_is_parked(kind: str, serve: Any) -> None:
     flood = b"".join(bytes(part) for part in p.message(REFUSED[kind], 1000)) * 400
     async with serve({"m": lambda observation: observation}, {"clients": {"accept_unknown": False}}) as server:
-        host, _, port = server.address.removeprefix("tcp://").rpartition(":")
-        with socket.create_connection((host, int(port))) as robot:
-            robot.sendall(HELLO)
-            robot.setblocking(False)
-            parked = 0
-            for _ in range(400):
-                if parked:
-                    break
-                try:
-                    robot.send(flood)
-                    robot.recv(1 << 20)
-                except BlockingIOError:
-                    pass
-                await asyncio.sleep(0.005)
-                parked = server.status().sizes["connections_parked"]
-            assert parked == 1
+        assert await _parked(server, flood)
 
 
 @pytest.mark.parametrize("field", ["request_ids", "awaited_ids"])
@@ -103,3 +107,13 @@ async def test_no_message_takes_back_or_asks_for_more_requests_than_a_robot_has(
                 if errors:
                     break
             assert errors
+
+
+NOTHING = {"heartbeats": p.command(p.PING + b"\0\0") * 400, "empty messages": b"\0\0" * 1500}
+
+
+@pytest.mark.parametrize("kind", NOTHING)
+async def test_a_flood_of_what_asks_for_nothing_is_parked(kind: str, serve: Any) -> None:
+    async with serve({"m": lambda observation: observation}) as server:
+        assert await _parked(server, NOTHING[kind])
+        assert server.metrics.get_latest("observation_errors") is None

@@ -140,8 +140,9 @@ class EventPump:
             try:
                 received = self._transport.receive()
             except MalformedMessage as error:
-                self._egress.count_wrong_frames(error.identity, error.reason)
-                self._attention.refused(error.connection, now)
+                self._attention.refused(error.connection, now, error.count)
+                if error.reason:
+                    self._egress.count_wrong_frames(error.identity, error.reason)
                 continue
             if received is None:
                 break
