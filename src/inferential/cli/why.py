@@ -14,7 +14,7 @@ import typer
 
 from inferential.cli.errors import CliError
 from inferential.cli.output import print_json, print_line
-from inferential.cli.page import CERTIFICATE_HELP, TOKEN_HELP, Page, read_robot, read_status
+from inferential.cli.page_reader import CERTIFICATE_HELP, TOKEN_HELP, Page, read_robot, read_status
 from inferential.tracking.lateness import WINDOW_S, Lateness, Quantiles, sentence
 from inferential.tracking.outcome_counts import NOTHING_S
 

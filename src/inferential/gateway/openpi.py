@@ -22,7 +22,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from inferential.config.schema import OpenPiConfig
+from inferential.config.gateways import OpenPiConfig
 from inferential.config.services import GatewayConfig
 from inferential.config.tokens import KnownTokens
 from inferential.errors import InferenceError
