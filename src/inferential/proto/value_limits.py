@@ -79,6 +79,9 @@ def check_json(text: str | bytes | bytearray, most: int = MAX_JSON_VALUES) -> No
     """
     if len(text) <= _SMALL_BYTES:
         return
-    signs = (",", "[", "{") if isinstance(text, str) else (b",", b"[", b"{")
-    if sum(text.count(sign) for sign in signs) > most:  # type: ignore[arg-type]
+    if isinstance(text, str):
+        count = sum(text.count(sign) for sign in ",[{")
+    else:
+        count = sum(text.count(sign) for sign in b",[{")
+    if count > most:
         raise ValueError(f"more than {most} values: send numbers as arrays, which are one each")
