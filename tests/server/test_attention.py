@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +15,7 @@ from tests.transport.test_budget import HELLO
 from inferential import Server
 from inferential.proto import Cancellation, Client, Observation
 from inferential.server import attention as attention_module
-from inferential.server.attention import REFUSED_BURST, REFUSED_PER_S, Attention
+from inferential.server.attention import CHARGED_BURST, CHARGED_PER_S, Attention
 from inferential.server.ingress import MAX_CANCELLED
 from inferential.zmtp import protocol as p
 
@@ -28,8 +30,8 @@ def test_a_connection_is_read_at_once_as_long_as_little_of_it_is_refused(engine:
     monkeypatch.setattr(attention_module, "time", clock)
     attention, now = Attention(engine), 0.0
     for step in range(1000):
-        now = step / REFUSED_PER_S
-        attention.refused(1, now)
+        now = step / CHARGED_PER_S
+        attention.charge(1, now)
         assert attention.waits(1) == 0
 
 
@@ -40,7 +42,7 @@ def test_one_that_floods_is_read_later_and_within_a_second_of_its_last_message_a
     monkeypatch.setattr(attention_module, "time", clock)
     attention, now = Attention(engine), 5.0
     for _ in range(10_000):
-        attention.refused(1, now)
+        attention.charge(1, now)
     assert attention.waits(1) > 0
     assert attention.waits(2) == 0
     now += 1.01
@@ -49,9 +51,9 @@ def test_one_that_floods_is_read_later_and_within_a_second_of_its_last_message_a
 
 def test_clients_of_this_process_are_not_counted_and_what_ended_is_forgotten(engine: Any) -> None:
     attention = Attention(engine)
-    for _ in range(2 * REFUSED_BURST):
-        attention.refused(-1, 0.0)
-        attention.refused(1, 0.0)
+    for _ in range(2 * CHARGED_BURST):
+        attention.charge(-1, 0.0)
+        attention.charge(1, 0.0)
     attention.forget(1)
     assert (attention.waits(-1), attention.waits(1)) == (0, 0)
 
@@ -61,20 +63,20 @@ def observation(**fields: Any) -> bytes:
     return Observation(**{**given, **fields}).SerializeToString()
 
 
-async def _parked(server: Server, flood: bytes) -> bool:
+async def _parked(server: Server, flood: Callable[[], bytes], hello: bytes = HELLO) -> bool:
     """Sends this over and over; returns whether the connection is parked at last."""
     host, _, port = server.address.removeprefix("tcp://").rpartition(":")
     with socket.create_connection((host, int(port))) as robot:
-        robot.sendall(HELLO)
+        robot.sendall(hello)
         robot.setblocking(False)
         for _ in range(400):
             try:
-                robot.send(flood)
+                robot.send(flood())
                 robot.recv(1 << 20)
             except BlockingIOError:
                 pass
             await asyncio.sleep(0.005)
-            if server.status().sizes["connections_parked"]:
+            if server.overview().sizes["connections_parked"]:
                 return True
     return False
 
@@ -91,7 +93,7 @@ REFUSED = {
 async def test_a_flood_of_what_is_refused_on_arrival_is_parked(kind: str, serve: Any) -> None:
     flood = b"".join(bytes(part) for part in p.message(REFUSED[kind], 1000)) * 400
     async with serve({"m": lambda observation: observation}, {"clients": {"accept_unknown": False}}) as server:
-        assert await _parked(server, flood)
+        assert await _parked(server, lambda: flood)
 
 
 @pytest.mark.parametrize("field", ["request_ids", "awaited_ids"])
@@ -109,11 +111,25 @@ async def test_no_message_takes_back_or_asks_for_more_requests_than_a_robot_has(
             assert errors
 
 
+async def test_a_connection_that_uses_ever_new_client_ids_is_parked(serve: Any) -> None:
+    async def model(observation: dict[str, Any]) -> dict[str, Any]:
+        return observation
+
+    numbers = itertools.count()
+
+    def flood() -> bytes:
+        made_up = (observation(client=Client(id=f"made-up-{number}")) for number in itertools.islice(numbers, 300))
+        return b"".join(bytes(part) for one in made_up for part in p.message([b"", one, b""], 1000))
+
+    async with serve({"m": model}) as server:
+        assert await _parked(server, flood, p.greeting() + p.ready(b"DEALER", b""))
+
+
 NOTHING = {"heartbeats": p.command(p.PING + b"\0\0") * 400, "empty messages": b"\0\0" * 1500}
 
 
 @pytest.mark.parametrize("kind", NOTHING)
 async def test_a_flood_of_what_asks_for_nothing_is_parked(kind: str, serve: Any) -> None:
     async with serve({"m": lambda observation: observation}) as server:
-        assert await _parked(server, NOTHING[kind])
+        assert await _parked(server, lambda: NOTHING[kind])
         assert server.metrics.get_latest("observation_errors") is None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import Callable, Sequence
 
@@ -17,7 +16,7 @@ from inferential.models.unmanaged import AllReady
 from inferential.observation.slots import ObservationError
 from inferential.proto import Cancellation
 from inferential.scheduler.engine import Engine
-from inferential.scheduler.request import CLIENT_LEFT, Refusal, RefusalKind
+from inferential.scheduler.request import CLIENT_LEFT, InferenceRequest, Refusal, RefusalKind
 from inferential.scheduler.running import Batch
 from inferential.server.accounting import Accounting
 from inferential.server.attention import Attention
@@ -26,8 +25,6 @@ from inferential.server.executor import Executor
 from inferential.server.ingress import IncomingRequest, Ingress, Overtaken
 from inferential.transport.messages import Received, Skimmed
 from inferential.transport.zmq_transport import GONE, MalformedMessage, ZmqTransport
-
-logger: logging.Logger = logging.getLogger("inferential")
 
 _READ_SLICE_S = 0.001
 """How long messages are read in one turn of the loop, so that calls can end and answers leave."""
@@ -140,7 +137,7 @@ class EventPump:
             try:
                 received = self._transport.receive()
             except MalformedMessage as error:
-                self._attention.refused(error.connection, now, error.count)
+                self._attention.charge(error.connection, now, error.count)
                 if error.reason:
                     self._egress.count_wrong_frames(error.identity, error.reason)
                 continue
@@ -208,7 +205,7 @@ class EventPump:
         try:
             incoming = self._ingress.receive(*received)
         except ObservationError as error:
-            self._attention.refused(received[4], received[3])
+            self._attention.charge(received[4], received[3])
             if (cancellation := self._ingress.cancellation(received[1])) is not None:
                 self._cancel(cancellation, received[4])
             else:
@@ -220,7 +217,7 @@ class EventPump:
         if objection is not None:
             refusal = CLIENT_LEFT if objection is GONE else Refusal(RefusalKind.REJECTED, objection, "id_in_use")
         if refusal is not None:
-            self._attention.refused(request.connection, request.received_at)
+            self._attention.charge(request.connection, request.received_at)
             self._accounting.refused_on_arrival(incoming, refusal)
             self._egress.refuse(request, refusal)
             return
@@ -232,10 +229,11 @@ class EventPump:
         if self._engine.can_bypass(request) and self._accounting.defer(incoming):
             self._engine.stage(request)
             return
-        self._accounting.arrived(incoming)
+        if self._accounting.arrived(incoming):
+            self._attention.charge(request.connection, request.received_at)
         self._engine.offer(request, request.received_at)
         if request.refusal is not None:  # the queue is full
-            self._attention.refused(request.connection, request.received_at)
+            self._attention.charge(request.connection, request.received_at)
         if request.takes_latest and request.connection > 0 and not incoming.renews:
             self._transport.prefer_newest(request.connection)
         self._send_refusals()
@@ -251,9 +249,10 @@ class EventPump:
     def _receive_early(self, incoming: IncomingRequest) -> None:
         """Takes a request for a model that does not answer yet, or not any more."""
         request, models = incoming.request, self._models
-        self._accounting.arrived(incoming)  # a robot that asks is there, whatever it gets
+        if self._accounting.arrived(incoming):  # a robot that asks is there, whatever it gets
+            self._attention.charge(request.connection, request.received_at)
         if (refusal := models.refusal(request)) is not None:
-            self._attention.refused(request.connection, request.received_at)
+            self._attention.charge(request.connection, request.received_at)
             self._egress.refuse(request, refusal)
             return
         self._engine.offer(request, request.received_at)
@@ -308,9 +307,7 @@ class EventPump:
                 (run or executor.submit)(batch)
                 if transport.parked:
                     for request in batch.requests:
-                        # A client that floods is read when it has been parked for its time.
-                        if not request.pace_s or request.keeps_state:
-                            transport.resume(request.connection)
+                        self._resume(request)
             if executor.inline_calls == inline:
                 break  # their slots are taken until these calls end
             now = time.monotonic()
@@ -355,9 +352,14 @@ class EventPump:
                 self._models.explain(request)
             self._egress.send_refusal(request)
             # What a newer one has superseded leaves that waiting.
-            paced = request.pace_s and not request.keeps_state
-            if self._transport.parked and not paced and not self._engine.waits(request.connection):
-                self._transport.resume(request.connection)
+            if self._transport.parked and not self._engine.waits(request.connection):
+                self._resume(request)
+
+    def _resume(self, request: InferenceRequest) -> None:
+        """Has a connection read whose request waits no more; one that floods is once it was parked for its time."""
+        paced = request.pace_s and not request.keeps_state
+        if not paced and not self._attention.excess(request.connection):
+            self._transport.resume(request.connection)
 
     # Timers: the engine or the fleet asked to be called at a time
 
@@ -389,9 +391,7 @@ class EventPump:
         self._models.look(now)
         changes = self._accounting.sweep(now, self._egress.reaches, self._egress.has_unread)
         for client_id in changes.gone:
-            stands = self._egress.is_connected(changes.identities[client_id])
-            why = "nothing was received within the time-out" if stands else "it has left"
-            logger.info("client %s disconnected: %s", client_id, why)
+            self._egress.say_gone(client_id, changes.identities[client_id])
             self._accounting.engine.client_gone(client_id, now)
         self._send_refusals()
         if changes.gone:
