@@ -131,7 +131,7 @@ class Accounting:
         if self._fleet.owner(request.client_id) != request.identity:
             return False
         request.serve_interval_ms = self._shares.interval_ms(request.client_id, request.pool)
-        if request.serve_interval_ms and not incoming.renews and not request.keeps_state:
+        if request.serve_interval_ms and not incoming.renews and not request.in_order:
             request.pace_s = self._shares.pace_s(request.client_id, request.pool)
         self._arrivals.append(incoming)
         return True
@@ -187,7 +187,7 @@ class Accounting:
         self._shares.note(client_id, model_id, self._weight_of(request), incoming.client_type, request.pool)
         request.serve_interval_ms = self._shares.interval_ms(client_id, request.pool)
         # A robot that is asked for newer observations sends several for each answer, and floods nothing by that.
-        if request.serve_interval_ms and not incoming.renews and not request.keeps_state:
+        if request.serve_interval_ms and not incoming.renews and not request.in_order:
             request.pace_s = self._shares.pace_s(client_id, request.pool)
         if incoming.applied is not None and incoming.applied.request_id:
             self._applied(request, incoming.applied)

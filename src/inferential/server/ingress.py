@@ -6,7 +6,6 @@ Checks the observation, who sent it, and what the configuration allows its clien
 from __future__ import annotations
 
 import itertools
-import math
 import secrets
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -330,8 +329,8 @@ class Ingress:
             pool=pool,
             client_type=sender.client_type,
         )
-        if pool and self.models is not None and self.models.keeps_state(pool):
-            request.keeps_state, request.pace_s = True, math.inf  # its robot's next one waits for its end
+        if pool and self.models is not None:
+            self.models.keep_order(request)
         return IncomingRequest(
             request,
             sender.client_type,

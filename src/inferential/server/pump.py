@@ -357,7 +357,7 @@ class EventPump:
 
     def _resume(self, request: InferenceRequest) -> None:
         """Has a connection read whose request waits no more; one that floods is once it was parked for its time."""
-        paced = request.pace_s and not request.keeps_state
+        paced = request.pace_s and not request.in_order
         if not paced and not self._attention.excess(request.connection):
             self._transport.resume(request.connection)
 
