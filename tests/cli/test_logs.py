@@ -27,7 +27,7 @@ def test_lines_are_written_in_order_and_flushing_waits_for_them() -> None:
     assert stream.getvalue().splitlines() == [f"line {number}" for number in range(1000)]
 
 
-def test_a_reader_that_does_not_read_holds_up_nobody_and_learns_what_it_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_does_not_read_holds_up_no_robot_and_learns_what_it_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "MAX_WAITING", 50)
     monkeypatch.setattr(logs, "_LAST_S", 0.01)
     reader, writer = os.pipe()
@@ -52,7 +52,7 @@ def test_a_reader_that_does_not_read_holds_up_nobody_and_learns_what_it_missed(m
     os.close(reader)
     lines = found.decode().splitlines()
     assert lines[-1] == "the last one"
-    lost = sum(int(line.split()[0]) for line in lines if "lines were lost here, as nobody read them" in line)
+    lost = sum(int(line.split()[0]) for line in lines if "lines were lost here, as none were read" in line)
     assert lost + sum(line == "x" * 1000 for line in lines) == 400
     assert lost > 200
 

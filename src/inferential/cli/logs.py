@@ -108,7 +108,7 @@ class BackgroundHandler(logging.Handler):
                 self._lost += 1
                 return
             if self._lost:
-                text = f"{self._lost} lines were lost here, as nobody read them\n{text}"
+                text = f"{self._lost} lines were lost here, as none were read\n{text}"
                 self._lost = 0
             self._lines.append(text)
             if self._thread is None:

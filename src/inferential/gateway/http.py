@@ -27,7 +27,7 @@ from inferential.server.http_listener import HttpListener
 
 logger = logging.getLogger("inferential.gateway.http")
 
-_MAX_TEXT = 2048  # of what a client is told
+_MAX_TEXT = 2048  # of what a client is sent
 _UNPACK_BYTES = 1024 * 1024  # at once; between two such the event loop is left to others
 _MAX_AT_ONCE = 1024  # connections and requests; uvicorn answers 503 to more
 
