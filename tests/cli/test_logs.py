@@ -27,7 +27,9 @@ def test_lines_are_written_in_order_and_flushing_waits_for_them() -> None:
     assert stream.getvalue().splitlines() == [f"line {number}" for number in range(1000)]
 
 
-def test_a_reader_that_does_not_read_holds_up_no_robot_and_learns_what_it_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_does_not_read_holds_up_no_robot_and_learns_what_it_missed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(logs, "MAX_WAITING", 50)
     monkeypatch.setattr(logs, "_LAST_S", 0.01)
     reader, writer = os.pipe()

@@ -135,7 +135,7 @@ class BackgroundHandler(logging.Handler):
 
 
 def _write_to(stream: TextIO, text: str) -> None:
-    """Writes past the stream's buffer, whose lock would keep the interpreter from ending while nobody reads."""
+    """Writes past the stream's buffer, whose lock would keep the interpreter from ending while it is not read."""
     try:
         fd = stream.fileno()
     except (OSError, AttributeError):  # one in memory
