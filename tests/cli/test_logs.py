@@ -31,14 +31,14 @@ def test_a_reader_that_does_not_read_holds_up_no_robot_and_learns_what_it_missed
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(logs, "MAX_WAITING", 50)
-    monkeypatch.setattr(logs, "_LAST_S", 0.01)
+    monkeypatch.setattr(logs, "LAST_S", 0.01)
     reader, writer = os.pipe()
     with os.fdopen(writer, "w") as stream:
         handler = BackgroundHandler(stream)
         for _ in range(400):
             handler.emit(record("x" * 1000))  # the pipe takes 64 KiB
         handler.flush()
-        monkeypatch.setattr(logs, "_LAST_S", 10.0)
+        monkeypatch.setattr(logs, "LAST_S", 10.0)
         found = bytearray()
 
         def read_all() -> None:

@@ -65,7 +65,7 @@ async def test_of_bodies_that_arrive_the_largest_is_refused_and_others_are_answe
 
 
 async def test_a_packed_body_is_unpacked_in_steps(act: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_module, "_UNPACK_BYTES", 1000)
+    monkeypatch.setattr(http_module, "UNPACK_BYTES", 1000)
     turns = 0
 
     async def counted() -> None:

@@ -63,7 +63,7 @@ def count_of(value: Any) -> int:
 def test_each_value_counts_once(value: Any) -> None:
     data, count = msgpack.packb(value), count_of(value)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(value_limits, "_SMALL_BYTES", 0)
+        patched.setattr(value_limits, "SMALL_BYTES", 0)
         check_msgpack(data, count)
         with pytest.raises(ValueError, match="more than"):
             check_msgpack(data, count - 1)
@@ -71,7 +71,7 @@ def test_each_value_counts_once(value: Any) -> None:
 
 @pytest.mark.parametrize("value", [b"\xc7\x05\x01hello", b"\xd6\x01four", b"\xd8\x01" + bytes(16), b"\xc8\0\1\1x"])
 def test_extensions_are_one_value(value: bytes, monkeypatch: Any) -> None:
-    monkeypatch.setattr(value_limits, "_SMALL_BYTES", 0)
+    monkeypatch.setattr(value_limits, "SMALL_BYTES", 0)
     check_msgpack(b"\x92" + value + b"\x01", 3)
     with pytest.raises(ValueError, match="more than 2"):
         check_msgpack(b"\x92" + value + b"\x01", 2)

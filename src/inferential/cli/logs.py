@@ -77,7 +77,8 @@ def _escaped(found: re.Match[str]) -> str:
 
 MAX_WAITING = 10_000
 """Lines that wait to be written; later ones are lost, and counted."""
-_LAST_S = 1.0  # at the end, how long is waited for who reads
+LAST_S = 1.0
+"""How long the end waits for who reads."""
 
 
 class BackgroundHandler(logging.Handler):
@@ -119,7 +120,7 @@ class BackgroundHandler(logging.Handler):
     def flush(self) -> None:
         """Waits until all is written, for a second at most."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._lines and not self._writing, _LAST_S)
+            self._changed.wait_for(lambda: not self._lines and not self._writing, LAST_S)
 
     def _write(self) -> None:
         while True:

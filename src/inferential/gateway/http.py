@@ -28,7 +28,8 @@ from inferential.server.http_listener import HttpListener
 logger = logging.getLogger("inferential.gateway.http")
 
 _MAX_TEXT = 2048  # of what a client is sent
-_UNPACK_BYTES = 1024 * 1024  # at once; between two such the event loop is left to others
+UNPACK_BYTES = 1024 * 1024
+"""Of a packed body at once; between two such the event loop is left to others."""
 _MAX_AT_ONCE = 1024  # connections and requests; uvicorn answers 503 to more
 
 _AnswerT = TypeVar("_AnswerT")
@@ -140,7 +141,7 @@ class HttpGateway(Gateway):
         """
         limit = self._largest
         while piece:
-            unpacked, piece = unpack(piece, _UNPACK_BYTES)
+            unpacked, piece = unpack(piece, UNPACK_BYTES)
             body += unpacked
             if len(body) > limit:
                 text = f"a body of more than {limit} bytes (twice observations.max_payload_bytes)"

@@ -12,7 +12,8 @@ MAX_MSGPACK_VALUES = 250_000
 """Of one message: a tenth of a second of work. An image as a list of numbers has fewer, if it is small."""
 MAX_JSON_VALUES = 2_000_000
 """The same of JSON, where lists of numbers are what others send too."""
-_SMALL_BYTES = 64 * 1024  # whatever it has, it is not too much
+SMALL_BYTES = 64 * 1024
+"""A message of this size has not too many values, whatever it is."""
 
 _NONE, _BYTES, _LIST, _MAP = range(4)
 _Form = tuple[int, int, int, int]
@@ -53,7 +54,7 @@ def check_msgpack(data: bytes | bytearray | memoryview, most: int = MAX_MSGPACK_
     Raises:
         ValueError: there are more than `most`.
     """
-    if len(data) <= _SMALL_BYTES:
+    if len(data) <= SMALL_BYTES:
         return
     view, end, at, seen, left = memoryview(data).cast("B"), len(data), 0, 0, 1
     while left and at < end:
@@ -77,7 +78,7 @@ def check_json(text: str | bytes | bytearray, most: int = MAX_JSON_VALUES) -> No
     Raises:
         ValueError: there are more than `most`.
     """
-    if len(text) <= _SMALL_BYTES:
+    if len(text) <= SMALL_BYTES:
         return
     if isinstance(text, str):
         count = sum(text.count(sign) for sign in ",[{")
