@@ -29,6 +29,7 @@ NAMES = (
     "curve",
     "rollout",
     "network",
+    "outages",
     "policies",
     "recording",
 )

@@ -21,8 +21,7 @@ from inferential import AsyncConnection, LocalDispatcher, Server
 from inferential.cli.targets import model_later
 from inferential.client import AsyncChunkRuntime
 from inferential.config import InferentialConfig
-from inferential.config.gateways import LeRobotConfig
-from inferential.config.schema import OpenPiConfig
+from inferential.config.gateways import LeRobotConfig, OpenPiConfig
 from inferential.dispatch.openpi import OpenPiModel
 from inferential.gateway.lerobot import LeRobotGateway
 from inferential.gateway.openpi import OpenPiGateway

@@ -10,10 +10,14 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
+
+import fleet_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
+PAGES = ("performance", "demo", "networks", "recording", "schedulers", "simulator")
 _PEERS = {
     "raw": "raw ZeroMQ",
     "ours:function_process": "function, `process`",
@@ -31,7 +35,7 @@ _EIGHT = "8 clients, 64 B"
 
 def main() -> int:
     stale = 0
-    for page in (ROOT / "docs" / name for name in ("performance.md", "demo.md", "networks.md", "recording.md")):
+    for page in (ROOT / "docs" / f"{name}.md" for name in PAGES):
         text = page.read_text(encoding="utf-8")
         new = updated(text)
         if "--check" in sys.argv[1:]:
@@ -177,6 +181,34 @@ def networks(kind: str) -> Callable[[dict[str, Any]], Iterator[str]]:
     return lines
 
 
+def outages(result: dict[str, Any]) -> Iterator[str]:
+    """Yields what robots that play chunks have after an outage, beside the least that their networks allow."""
+    yield "| | network | back, ms: least | measured | steps until then: least | measured | later |"
+    yield "|---|---|---|---|---|---|---|"
+    for kind in ("emulated", "packets"):
+        for network, cases in result.get(kind, {}).items():
+            least, runs = cases["least"], [row for row in cases["runs"] if "failed" not in row]
+            later = [int(row["starved_after"].split()[0]) - row["starved_until_back"] for row in runs]
+            yield "| " + " | ".join(
+                [
+                    kind,
+                    network,
+                    *(_spread(least, "back_{}_ms"), _medians([row["back_after_ms"] for row in runs])),
+                    *(_spread(least, "steps_{}"), _medians([row["starved_until_back"] for row in runs])),
+                    ", ".join(map(str, later)) + " |",
+                ]
+            )
+
+
+def _spread(least: dict[str, float], name: str) -> str:
+    p10, p50, p90 = (least[name.format(share)] for share in ("p10", "p50", "p90"))
+    return f"{p50:,.0f} ({p10:,.0f} to {p90:,.0f})"
+
+
+def _medians(values: list[float]) -> str:
+    return f"{median(values):,.0f} ({min(values):,.0f} to {max(values):,.0f})"
+
+
 def _ms(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}"
 
@@ -191,6 +223,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Iterator[str]]]] = {
     "peers": ("closed_loop_peers", peers),
     "emulated networks": ("network", networks("emulated")),
     "networks of packets": ("network", networks("packets")),
+    "outages": ("outages", outages),
+    **fleet_tables.TABLES,
 }
 """By name: the file of bench/results, and the lines of its table."""
 

@@ -18,8 +18,7 @@ from bench.network import robots, tunnel
 from bench.network.seen import Seen, summary
 from bench.overhead.environment import Peer
 from inferential import LocalDispatcher, Server
-from inferential.config.gateways import LeRobotConfig
-from inferential.config.schema import OpenPiConfig
+from inferential.config.gateways import LeRobotConfig, OpenPiConfig
 from inferential.gateway import OpenPiGateway
 from inferential.gateway.lerobot import LeRobotGateway
 from inferential.sim.network import EmulatedNetwork, NetworkProfile
@@ -52,12 +51,14 @@ class Cell:
         network: a name of NETWORKS.
         robot: one of ROBOTS.
         seconds: before the cut.
+        seed: of the network's draws.
     """
 
     kind: str
     network: str
     robot: str
     seconds: float
+    seed: int = 1
 
 
 async def _policy(observation: dict[str, Any]) -> dict[str, Any]:
@@ -119,7 +120,7 @@ async def run_emulated(cell: Cell) -> dict[str, Any]:
     profile, size = NETWORKS[cell.network]
     async with (
         serving(cell.robot, "127.0.0.1") as target,
-        EmulatedNetwork(target, profile, seed=1) as network,
+        EmulatedNetwork(target, profile, seed=cell.seed) as network,
     ):
         return await _run(cell, network.address, size, network)
 
@@ -144,7 +145,7 @@ def run_packets(cell: Cell) -> dict[str, Any]:
     """Runs a cell over a link of IP packets: server and robot in network namespaces of their own."""
     profile, size = NETWORKS[cell.network]
     with (
-        tunnel.Tunnel(replace(profile, queue_ms=100.0), seed=1) as link,
+        tunnel.Tunnel(replace(profile, queue_ms=100.0), seed=cell.seed) as link,
         link.server_side(lambda: serving(cell.robot, tunnel.SERVER)) as target,
     ):
         return link.on_robot(lambda: asyncio.run(_run(cell, target, size, link)))

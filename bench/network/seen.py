@@ -43,7 +43,8 @@ def summary(seen: Seen, began: float, cut_at: float, back_at: float) -> dict[str
     after = [(at, seen_at) for at, seen_at in seen.answers if at > back_at]
     fresh = [at for at, seen_at in after if seen_at > back_at - _FRESH_S]
     steps = [has for at, has in seen.steps if began < at <= cut_at]
-    steps_after = [has for at, has in seen.steps if at > back_at][:_STEPS_AFTER]
+    steps_after = [(at, has) for at, has in seen.steps if at > back_at][:_STEPS_AFTER]
+    without = [at for at, has in steps_after if not has]
     return {
         "answers_per_s": round(len(before) / (cut_at - began), 1),
         "age_p50_ms": round(before[len(before) // 2], 1) if before else None,
@@ -52,5 +53,6 @@ def summary(seen: Seen, began: float, cut_at: float, back_at: float) -> dict[str
         "starved": f"{steps.count(False)} of {len(steps)}",
         "back_after_ms": round((fresh[0] - back_at) * 1e3, 1) if fresh else None,
         "oldest_after_ms": round(max((at - seen_at) * 1e3 for at, seen_at in after), 1) if after else None,
-        "starved_after": f"{steps_after.count(False)} of {len(steps_after)}",
+        "starved_after": f"{len(without)} of {len(steps_after)}",
+        "starved_until_back": sum(at <= fresh[0] for at in without) if fresh else None,
     }

@@ -21,7 +21,8 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from inferential.config.schema import GatewaysConfig, InferentialConfig, ModelConfig
+from inferential.config.gateways import GatewaysConfig
+from inferential.config.schema import InferentialConfig, ModelConfig
 from inferential.config.services import ListenerConfig, services
 from inferential.dispatch.ray.dispatcher import RayDispatcher
 from inferential.server import Server

@@ -71,6 +71,22 @@ def test_check_says_where_an_installed_gateway_will_listen(package: Path, run: A
     assert {"address": "tcp://127.0.0.1:7000", "what": "line gateway, model arm"} in listens
 
 
+def test_beside_a_server_that_requires_keys_an_installed_gateway_must_name_its_token(package: Path, run: Any) -> None:
+    run("keys", "new", "server")
+    security = "security: {mode: required, server_key: keys/server.key_secret, clients: keys/clients}\n"
+    (package / "fleet.yaml").write_text(security + "gateways: {line: {model: arm}}\n")
+    assert "gateways.line: has neither a token nor TLS, and security.mode is required" in run("check", "fleet.yaml").out
+    source = package / "line_gateway.py"
+    source.write_text(
+        source.read_text().replace(
+            "    port: int", '    token_field = "password"\n    password: str = ""\n    port: int'
+        )
+    )
+    sys.modules.pop("line_gateway", None)
+    (package / "fleet.yaml").write_text(security + "gateways: {line: {model: arm, password: secret}}\n")
+    assert "has neither" not in run("check", "fleet.yaml").out
+
+
 def test_a_port_that_an_installed_gateway_shares_is_a_problem(package: Path, run: Any) -> None:
     (package / "fleet.yaml").write_text("http: {port: 7000}\ngateways: {line: {model: arm}}\n")
     assert "a port of its own, got 7000" in run("check", "fleet.yaml").out

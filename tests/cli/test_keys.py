@@ -92,6 +92,9 @@ def test_two_names_for_one_key_are_a_problem(folder: Path, capsys: pytest.Captur
         ("http: {port: 8080}", "http"),
         ("gateways: {openpi: {model: m}}", "gateways.openpi"),
         ("gateways: {gr00t: {model: m}}", "gateways.gr00t"),
+        ("gateways: {act: {model: m}}", "gateways.act"),
+        ("gateways: {kserve: {}}", "gateways.kserve"),
+        ("foxglove: {host: 0.0.0.0}", "foxglove"),
     ],
 )
 def test_a_page_or_gateway_without_token_keeps_a_server_that_requires_keys_from_starting(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from inferential.config.schema import Gr00tConfig, OpenPiConfig
+from inferential.config.gateways import Gr00tConfig, OpenPiConfig
 from inferential.config.tokens import KnownToken, KnownTokens
 
 _text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)

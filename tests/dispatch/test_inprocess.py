@@ -12,7 +12,7 @@ import pytest
 
 from inferential import LocalDispatcher, ModelInline, ModelThread
 from inferential.dispatch.runner import read
-from inferential.proto import PNG
+from inferential.proto import PNG, ModelResponse
 from inferential.proto.images import encode
 from inferential.replica.pace import SHARED_ROWS
 from inferential.scheduler.request import InferenceRequest, RefusalKind
@@ -131,6 +131,44 @@ async def test_rows_behind_one_that_hangs_are_run_all_the_same(
     results = await finish(dispatcher.dispatch(requests))
     assert [result.success for result in results] == [True, False, True, True]
     model.release.set()
+
+
+class HangsAndRemembers(Hangs):
+    """As `Hangs`, and keeps state of its robots."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, int]] = []
+
+    def infer(self, observation: dict[str, Any], session: Any) -> Any:
+        session.state = (session.state or 0) + 1
+        self.seen.append((session.client_id, session.state))
+        return self(observation)
+
+
+async def test_none_of_them_runs_twice_and_the_state_of_the_one_that_hangs_is_lost(
+    serve: Serve, request_of: MakeRequest, finish: Any
+) -> None:
+    model = HangsAndRemembers()
+    dispatcher = serve(m=ModelThread(model, call_timeout_ms=50))
+
+    async def run(**numbers: float) -> list[Any]:
+        requests = [request_of(values={"state": np.array([n])}, client_id=one) for one, n in numbers.items()]
+        for request in requests:
+            request.keeps_state = True
+        found: list[Any] = await finish(dispatcher.dispatch(requests))
+        return found
+
+    await run(a=1.0, b=1.0, c=1.0)
+    results = await run(a=1.0, b=-1.0, c=1.0)
+    assert [result.success for result in results] == [True, False, True]
+    (again,) = await run(b=1.0)
+    changed = asyncio.Event()
+    dispatcher.watch(changed.set, lambda model_id: 0)
+    model.release.set()
+    await finish(changed.wait())
+    assert sorted(model.seen) == [("a", 1), ("a", 2), ("b", 1), ("b", 1), ("b", 2), ("c", 1), ("c", 2)]
+    assert ModelResponse.FromString(again.envelope).session == "restarted"
 
 
 async def test_a_replica_with_a_lost_slot_gets_no_calls_while_another_has_none(

@@ -12,8 +12,7 @@ import pytest
 
 from inferential import LocalDispatcher, Server
 from inferential.config import InferentialConfig
-from inferential.config.gateways import ActConfig, LeRobotConfig
-from inferential.config.schema import Gr00tConfig, OpenPiConfig
+from inferential.config.gateways import ActConfig, Gr00tConfig, LeRobotConfig, OpenPiConfig
 from inferential.gateway import ActGateway, Gateway, Gr00tGateway, OpenPiGateway
 from inferential.gateway.lerobot import LeRobotGateway
 

@@ -15,8 +15,8 @@ pytest.importorskip("mcap")
 from tests.recording.test_recorder import ask, files, policy, recording
 
 from inferential import AsyncConnection, LocalDispatcher, Server
+from inferential.cli.answer_differences import Compared
 from inferential.cli.app import run
-from inferential.cli.compared import Compared
 from inferential.cli.errors import CliError
 from inferential.config import InferentialConfig
 from inferential.config.recording import RecordingConfig

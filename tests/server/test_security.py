@@ -20,8 +20,7 @@ import zmq.auth
 
 from inferential import AsyncConnection, Connection, InvalidObservation, LocalDispatcher, RequestRejected, Server
 from inferential.config import InferentialConfig
-from inferential.config.gateways import ActConfig
-from inferential.config.schema import Gr00tConfig, OpenPiConfig
+from inferential.config.gateways import ActConfig, Gr00tConfig, OpenPiConfig
 from inferential.config.services import HttpConfig
 from inferential.gateway import ActGateway, Gr00tGateway, OpenPiGateway
 from inferential.web import HttpServer

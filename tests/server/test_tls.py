@@ -18,8 +18,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from inferential import LocalDispatcher, Server
-from inferential.config.gateways import ActConfig
-from inferential.config.schema import OpenPiConfig
+from inferential.config.gateways import ActConfig, OpenPiConfig
 from inferential.config.services import HttpConfig
 from inferential.dispatch.openpi import OpenPiModel
 from inferential.gateway.act import ActGateway

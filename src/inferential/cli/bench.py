@@ -21,9 +21,9 @@ from rich.table import Table
 
 from inferential import Connection, InferenceError
 from inferential.cli.errors import CliError, no_answer
+from inferential.cli.observation import observation
 from inferential.cli.output import print_json
 from inferential.cli.robot_keys import ServerKey, secret_keys
-from inferential.cli.values import observation
 from inferential.sim.load import CLIENT_TYPE, Driver, Load, Tally
 
 EXAMPLES = (

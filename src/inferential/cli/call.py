@@ -18,9 +18,9 @@ from rich.text import Text
 
 from inferential import Connection, InferenceError
 from inferential.cli.errors import CliError, no_answer
+from inferential.cli.observation import observation
 from inferential.cli.output import printable, printable_lines
 from inferential.cli.robot_keys import SecretKey, ServerKey
-from inferential.cli.values import observation
 
 EXAMPLES = (
     "inferential call localhost:5555 arm state=[0,0.5,1]",

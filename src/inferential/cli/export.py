@@ -12,7 +12,7 @@ import typer
 
 from inferential.cli.errors import CliError, missing
 from inferential.cli.output import print_json, print_line, print_rows
-from inferential.cli.recorded import read_recordings, recordings_in
+from inferential.cli.recordings import read_recordings, recordings_in
 
 EXAMPLES = (
     "inferential export recordings --lerobot datasets/kitchen",

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from inferential.cli.output import print_rows, printable, tensors_text
-from inferential.cli.page import CERTIFICATE_HELP, TOKEN_HELP, Page, read_status, read_tensors
+from inferential.cli.page_reader import CERTIFICATE_HELP, TOKEN_HELP, Page, read_status, read_tensors
 
 EXAMPLES = (
     "inferential models",

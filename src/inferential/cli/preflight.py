@@ -179,9 +179,8 @@ def _unusable_keys(loaded: Loaded) -> Iterator[Problem]:
 
 
 def _unprotected(loaded: Loaded) -> Iterator[Problem]:
-    for one in unprotected(loaded.config):
-        message = f"{NEITHER}: {one.remedy}, or leave the section out"
-        yield _problem(loaded, tuple(one.path.split(".")), message)
+    for place, remedy in unprotected(loaded.config):
+        yield _problem(loaded, place, f"{NEITHER}: {remedy}, or leave the section out")
 
 
 def _target(model_id: str) -> Key:

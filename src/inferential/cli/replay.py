@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inferential import AsyncConnection, InferenceError, LocalDispatcher, Server
-from inferential.cli.compared import Compared
+from inferential.cli.answer_differences import Compared
 from inferential.cli.errors import CliError, missing
 from inferential.cli.output import make_folder, print_json, print_line, print_rows, progress_bar, writing_to
-from inferential.cli.recorded import read_recordings
+from inferential.cli.recordings import read_recordings
 from inferential.cli.robot_keys import SecretKey, ServerKey
 from inferential.cli.targets import load_models
 from inferential.config.schema import InferentialConfig

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from inferential.cli.compared import Compared, Difference, Row
+from inferential.cli.answer_differences import Compared, Difference, Row
 from inferential.sim.figures import COLOURS, new_figure, save_figure
 
 _ARRAYS = 8  # those that differ most

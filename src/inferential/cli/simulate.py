@@ -16,7 +16,7 @@ from rich.table import Table
 
 from inferential.cli.errors import CliError, missing
 from inferential.cli.output import make_folder, print_json, printable, wants_rich, writing_to
-from inferential.cli.recorded import read_happened
+from inferential.cli.recordings import read_happened
 from inferential.cli.strategies import compared_strategies
 from inferential.config.problems import ConfigError
 from inferential.sim.virtual import generate

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from inferential.cli.errors import CliError
 from inferential.cli.output import printable
-from inferential.cli.page import CERTIFICATE_HELP, TOKEN_HELP, Page, read_status, stream_status
+from inferential.cli.page_reader import CERTIFICATE_HELP, TOKEN_HELP, Page, read_status, stream_status
 
 EXAMPLES = (
     "inferential top",

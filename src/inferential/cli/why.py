@@ -14,7 +14,7 @@ import typer
 
 from inferential.cli.errors import CliError
 from inferential.cli.output import print_json, print_line
-from inferential.cli.page import CERTIFICATE_HELP, TOKEN_HELP, Page, read_robot, read_status
+from inferential.cli.page_reader import CERTIFICATE_HELP, TOKEN_HELP, Page, read_robot, read_status
 from inferential.tracking.lateness import WINDOW_S, Lateness, Quantiles, sentence
 from inferential.tracking.outcome_counts import NOTHING_S
 
@@ -77,6 +77,8 @@ def _name(robot: str, use: dict[str, Any], models: int) -> str:
 
 def _text(robot: str, use: dict[str, Any], models: int) -> str:
     lateness = _lateness_of(use["lateness"])
+    if lateness is None and use["answered"] == 1:
+        return f"{_name(robot, use, models)}: answered once; how late that was it says with its next observation"
     since = None
     if lateness is not None and lateness.late_s_ago is not None:
         since = time.strftime("%H:%M", time.localtime(time.time() - lateness.late_s_ago))

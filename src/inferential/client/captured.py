@@ -19,6 +19,11 @@ TOLERANCE_MS = 50.0
 LONGEST_AGE_MS = 30 * 86_400e3
 """What is older was given in another unit or by another clock."""
 
+_OTHER_UNIT_MS = 1e3
+_BEGINNING = 1 / 500
+"""Of what the monotonic clock says: what is older than a second and was seen so soon after that clock began, when no
+robot observed, are whole seconds, milliseconds or microseconds."""
+
 _CLOCKS: dict[str, str] = {"monotonic": "monotonic_ns", "wall": "time_ns"}  # functions of `time`
 _LEAST_MS = 1e-6  # an age of 0 says nothing on the wire
 
@@ -80,4 +85,8 @@ def _age_ms(name: str, at: Any, now_ns: int, clock: str) -> float:
         raise ValueError(f"{expected}, got {at!r}, which is {-age_ms / 1e3:.3f} s in the future; {hint}")
     if age_ms > LONGEST_AGE_MS:
         raise ValueError(f"{expected}, got {at!r}, which is {age_ms / 86_400e3:.0f} days ago; {hint}")
+    if clock == "monotonic" and age_ms > max(now_ns / 1e6 * (1 - _BEGINNING), _OTHER_UNIT_MS):
+        raise ValueError(
+            f"{expected}, got {at!r}, which is {age_ms / 1e3:.0f} s ago, as long as that clock goes; {hint}"
+        )
     return max(age_ms, 0.0)

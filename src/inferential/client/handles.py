@@ -213,6 +213,10 @@ class AsyncModel:
         hints = {"urgency": urgency, "steps_remaining": steps_remaining, "priority": priority}
         return await self._connection._infer(self._mailbox, values, hints, timeout_ms)
 
+    def awaits(self, request_id: int) -> bool:
+        """Returns whether the outcome of a request may still come, as `Model.awaits`."""
+        return self._mailbox.awaits(request_id)
+
     def heard_s_ago(self) -> float:
         """Returns how long ago anything came from the server, as `Model.heard_s_ago`."""
         return self._connection._heard_s_ago()

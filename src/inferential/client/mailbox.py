@@ -95,6 +95,10 @@ class Mailbox:
             self.unread.pop()
         self._append(notice.request_id, notice)
 
+    def awaits(self, request_id: int) -> bool:
+        """Returns whether the outcome of a request is still to come, or to be taken."""
+        return request_id in self.open or any(one[0] == request_id for one in self.unread)
+
     def take(self) -> Outcome | None:
         """Returns the next unread outcome, None where there is none."""
         return self.unread.popleft()[1] if self.unread else None

@@ -129,6 +129,14 @@ class Model:
         hints = {"urgency": urgency, "steps_remaining": steps_remaining, "priority": priority}
         return self._connection._infer(self._mailbox, values, hints, timeout_ms)
 
+    def awaits(self, request_id: int) -> bool:
+        """Returns whether `get_result` may still return or raise the outcome of a request.
+
+        It does not where that was read already, where a newer observation of the same model replaced it, and where it
+        was taken back, or is of a former episode.
+        """
+        return self._connection._awaits(self._mailbox, request_id)
+
     def heard_s_ago(self) -> float:
         """Returns how long ago anything came from the server, in seconds: answers, or its signs of life every second.
 

@@ -173,6 +173,10 @@ class Connection(ModelFactory["Model"]):
         with self._lock:
             return self._send(mailbox, content, hints, now, timestamp_ns, keep=False)
 
+    def _awaits(self, mailbox: Mailbox, request_id: int) -> bool:
+        with self._lock:
+            return mailbox.awaits(request_id)
+
     def _heard_s_ago(self) -> float:
         with self._lock:
             return self._transport.received_s_ago()

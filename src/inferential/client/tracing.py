@@ -162,6 +162,10 @@ class TracedModel:
         with use_span(self._spans.begin(values), end_on_exit=True) as span:
             return _answered(span, self._model.infer(timeout_ms, urgency, steps_remaining, priority, **values))
 
+    def awaits(self, request_id: int) -> bool:
+        """As `Model.awaits`."""
+        return self._model.awaits(request_id)
+
     def heard_s_ago(self) -> float:
         """As `Model.heard_s_ago`."""
         return self._model.heard_s_ago()
@@ -240,6 +244,10 @@ class TracedAsyncModel:
         """Does what `AsyncModel.infer` does, in a span."""
         with use_span(self._spans.begin(values), end_on_exit=True) as span:
             return _answered(span, await self._model.infer(timeout_ms, urgency, steps_remaining, priority, **values))
+
+    def awaits(self, request_id: int) -> bool:
+        """As `AsyncModel.awaits`."""
+        return self._model.awaits(request_id)
 
     def heard_s_ago(self) -> float:
         """As `AsyncModel.heard_s_ago`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -78,3 +79,13 @@ def _checked(value: Any) -> Any:
 
 Bind = Annotated[str | list[str | dict[str, str]], PlainValidator(_checked), Expected(_EXPECTED)]
 """What `transport.bind` takes."""
+
+
+def is_loopback(host: str) -> bool:
+    """Returns whether a host name or address means this machine alone."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -23,7 +23,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from inferential.config.extensions import GATEWAYS, ExtensionError, extension_names
-from inferential.config.schema import GatewaysConfig, InferentialConfig
+from inferential.config.gateways import GatewaysConfig
+from inferential.config.schema import InferentialConfig
 from inferential.config.section import Effect, Expected, Section
 from inferential.config.services import gateway_section
 

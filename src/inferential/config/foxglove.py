@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from inferential.config.addresses import is_loopback
 from inferential.config.section import Port
 from inferential.config.services import ListenerConfig
 
@@ -23,3 +24,7 @@ class FoxgloveConfig(ListenerConfig):
     def purpose(self) -> str:
         """Returns what shows it."""
         return "live topics for Foxglove (no password)"
+
+    def protection(self) -> str:
+        """Returns what to do where other machines can reach it."""
+        return "" if is_loopback(self.host) else "set host to 127.0.0.1: its protocol has no password"

@@ -1,18 +1,60 @@
-"""The tables of gateways for LeRobot's client and for JSON over HTTP; those of openpi and GR00T are in `schema`."""
+"""The tables of the gateways: one of each protocol, and `gateways`, which has them all."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, model_validator
 
-from inferential.config.section import NotNegative, Port, Positive
+from inferential.config.section import NotNegative, Port, Positive, Section
 from inferential.config.security import FilePath
-from inferential.config.services import GatewayConfig
-from inferential.config.tokens import RobotTokens
+from inferential.config.services import GatewayConfig, with_installed_gateways
+from inferential.config.tokens import RobotKeys, RobotTokens
 
 ANY_MODEL = "*"
 """In place of a model: every model."""
+
+
+class OpenPiConfig(GatewayConfig):
+    """Robots that speak openpi's websocket policy protocol."""
+
+    title: ClassVar[str] = "openpi gateway"
+    scheme: ClassVar[str] = "ws"
+    token_field: ClassVar[str] = "api_keys"
+
+    port: Port = 8000
+    """Port to listen on; 0 for a free one."""
+    api_keys: RobotKeys = Field(default_factory=list)
+    """Keys that are accepted in the header Authorization: Api-Key KEY, or their hashes as sha256:HEX; none: every robot
+    is served. A map {id, key} is the key of one robot, which has that id and its rights."""
+    tls_certificate: FilePath | None = None
+    """PEM file of the certificate, with those between it and its root; with it robots connect to wss://."""
+    tls_key: FilePath | None = None
+    """PEM file of the certificate's key; None: it is in the same file."""
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    """Sent to each robot when it connects, over the metadata of the model itself."""
+    timeout_ms: Positive = 120_000.0
+    """How long a robot waits for an answer, a model's slow first call included; then its connection ends."""
+
+
+class Gr00tConfig(GatewayConfig):
+    """Robots that speak GR00T's ZeroMQ policy protocol."""
+
+    title: ClassVar[str] = "GR00T gateway"
+    every_interface: ClassVar[str] = "*"
+    token_field: ClassVar[str] = "api_token"
+
+    host: str = "127.0.0.1"
+    """Address to listen on; * for every interface."""
+    port: Port = 5556
+    """Port to listen on; 0 for a free one."""
+    api_token: RobotTokens = None
+    """Token that each request must carry as api_token, or its hash as sha256:HEX, or a list of tokens; none: every
+    robot is served. A map {id, key} is the token of one robot, which has that id and its rights."""
+    modality_config: dict[str, Any] = Field(default_factory=dict)
+    """Answer of the endpoint get_modality_config; each modality config in it gets the markers of N1.6 and N1.7."""
+    timeout_ms: Positive = 120_000.0
+    """How long an answer may take, a model's slow first call included; then the robot gets an error."""
 
 
 class LeRobotConfig(GatewayConfig):
@@ -42,6 +84,7 @@ class HttpGatewayConfig(GatewayConfig):
     """A gateway over HTTP."""
 
     scheme: ClassVar[str] = "http"
+    token_field: ClassVar[str] = "token"
 
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for every interface, which wants a token."""
@@ -92,3 +135,30 @@ class KServeGrpcConfig(KServeConfig):
 
     port: Port = 8204
     """Port to listen on; 0 for a free one."""
+
+
+class GatewaysConfig(Section):
+    """Other clients' protocols; each is off unless its section is present.
+
+    Gateways of installed packages have sections too, by the names of their entry points (`config.extensions`).
+    """
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow")
+
+    openpi: OpenPiConfig | None = None
+    """Robots that speak openpi's websocket policy protocol."""
+    gr00t: Gr00tConfig | None = None
+    """Robots that speak GR00T's ZeroMQ policy protocol."""
+    lerobot: LeRobotConfig | None = None
+    """Robots that run LeRobot's `RobotClient`."""
+    act: ActConfig | None = None
+    """Robots that ask by POST /act in JSON."""
+    kserve: KServeConfig | None = None
+    """Clients of the Open Inference Protocol over HTTP, as tritonclient."""
+    kserve_grpc: KServeGrpcConfig | None = None
+    """Clients of the Open Inference Protocol over gRPC."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _check_installed(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        return with_installed_gateways(cls, value, handler)

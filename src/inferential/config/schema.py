@@ -5,16 +5,9 @@ Nothing here reads a file or the environment: that is `config.loading`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    ConfigDict,
-    Field,
-    ModelWrapValidatorHandler,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationInfo, field_validator
 
 from inferential.config.addresses import Bind, ListenAddress, listen_addresses
 from inferential.config.alerts import AlertsConfig
@@ -22,7 +15,7 @@ from inferential.config.clients import ClientDefaults as ClientDefaults  # names
 from inferential.config.clients import ClientEntry as ClientEntry
 from inferential.config.clients import ClientsConfig as ClientsConfig
 from inferential.config.foxglove import FoxgloveConfig
-from inferential.config.gateways import ActConfig, KServeConfig, KServeGrpcConfig, LeRobotConfig
+from inferential.config.gateways import GatewaysConfig
 from inferential.config.models import ModelConfig as ModelConfig
 from inferential.config.models import ModelsConfig as ModelsConfig
 from inferential.config.recording import RecordingConfig
@@ -30,14 +23,12 @@ from inferential.config.section import (
     Count,
     Effect,
     NotNegative,
-    Port,
     Positive,
     Section,
     SocketCount,
 )
-from inferential.config.security import FilePath, SecurityConfig
-from inferential.config.services import GatewayConfig, HttpConfig, OtlpConfig, with_installed_gateways
-from inferential.config.tokens import RobotKeys, RobotTokens
+from inferential.config.security import SecurityConfig
+from inferential.config.services import HttpConfig, OtlpConfig
 
 
 class TransportConfig(Section):
@@ -195,73 +186,6 @@ class ServerConfig(Section):
     """On shutdown, how long requests that the server already has may still be served."""
     ready_wait_s: NotNegative = 2.0
     """How long the start waits for models to be ready; the addresses are open meanwhile, and robots may ask."""
-
-
-class OpenPiConfig(GatewayConfig):
-    """Robots that speak openpi's websocket policy protocol."""
-
-    title: ClassVar[str] = "openpi gateway"
-    scheme: ClassVar[str] = "ws"
-
-    port: Port = 8000
-    """Port to listen on; 0 for a free one."""
-    api_keys: RobotKeys = Field(default_factory=list)
-    """Keys that are accepted in the header Authorization: Api-Key KEY, or their hashes as sha256:HEX; none: every robot
-    is served. A map {id, key} is the key of one robot, which has that id and its rights."""
-    tls_certificate: FilePath | None = None
-    """PEM file of the certificate, with those between it and its root; with it robots connect to wss://."""
-    tls_key: FilePath | None = None
-    """PEM file of the certificate's key; None: it is in the same file."""
-    metadata: dict[str, Any] = Field(default_factory=dict)
-    """Sent to each robot when it connects, over the metadata of the model itself."""
-    timeout_ms: Positive = 120_000.0
-    """How long a robot waits for an answer, a model's slow first call included; then its connection ends."""
-
-
-class Gr00tConfig(GatewayConfig):
-    """Robots that speak GR00T's ZeroMQ policy protocol."""
-
-    title: ClassVar[str] = "GR00T gateway"
-    every_interface: ClassVar[str] = "*"
-
-    host: str = "127.0.0.1"
-    """Address to listen on; * for every interface."""
-    port: Port = 5556
-    """Port to listen on; 0 for a free one."""
-    api_token: RobotTokens = None
-    """Token that each request must carry as api_token, or its hash as sha256:HEX, or a list of tokens; none: every
-    robot is served. A map {id, key} is the token of one robot, which has that id and its rights."""
-    modality_config: dict[str, Any] = Field(default_factory=dict)
-    """Answer of the endpoint get_modality_config; each modality config in it gets the markers of N1.6 and N1.7."""
-    timeout_ms: Positive = 120_000.0
-    """How long an answer may take, a model's slow first call included; then the robot gets an error."""
-
-
-class GatewaysConfig(Section):
-    """Other clients' protocols; each is off unless its section is present.
-
-    Gateways of installed packages have sections too, by the names of their entry points (`config.extensions`).
-    """
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow")
-
-    openpi: OpenPiConfig | None = None
-    """Robots that speak openpi's websocket policy protocol."""
-    gr00t: Gr00tConfig | None = None
-    """Robots that speak GR00T's ZeroMQ policy protocol."""
-    lerobot: LeRobotConfig | None = None
-    """Robots that run LeRobot's `RobotClient`."""
-    act: ActConfig | None = None
-    """Robots that ask by POST /act in JSON."""
-    kserve: KServeConfig | None = None
-    """Clients of the Open Inference Protocol over HTTP, as tritonclient."""
-    kserve_grpc: KServeGrpcConfig | None = None
-    """Clients of the Open Inference Protocol over gRPC."""
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _check_installed(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        return with_installed_gateways(cls, value, handler)
 
 
 class InferentialConfig(Section):

@@ -49,6 +49,10 @@ class ServiceConfig(Section):
         """Returns where the service will be reached, as far as the configuration says."""
         raise NotImplementedError
 
+    def protection(self) -> str:
+        """Returns what to do so that it lets in no stranger; empty if it lets in none."""
+        return ""
+
 
 class ListenerConfig(ServiceConfig):
     """The section of a service that listens on a TCP port.
@@ -56,10 +60,12 @@ class ListenerConfig(ServiceConfig):
     Attributes:
         scheme: what its address begins with.
         every_interface: the `host` that means every interface.
+        token_field: the field with what its clients must show; empty if their protocol has no such thing.
     """
 
     scheme: ClassVar[str] = "tcp"
     every_interface: ClassVar[str] = "0.0.0.0"
+    token_field: ClassVar[str] = ""
 
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for every interface."""
@@ -75,6 +81,13 @@ class ListenerConfig(ServiceConfig):
         host = f"[{self.host}]" if ":" in self.host else self.host
         url = f"{self.scheme}://{host}:{self.port or 'a free port'}"
         return ServiceAddress(url, self.purpose(), (self.host, self.port))
+
+    def protection(self) -> str:
+        """Returns what to do so that it lets in no stranger; empty where it has a token, or TLS."""
+        if not self.token_field:
+            return "its protocol has no key: serve its robots by a server of their own"
+        protected = getattr(self, self.token_field) or getattr(self, "tls_certificate", None) is not None
+        return "" if protected else f"set {self.token_field}"
 
 
 class GatewayConfig(ListenerConfig):
@@ -99,6 +112,7 @@ class HttpConfig(ListenerConfig):
     """The live page, metrics and health over HTTP."""
 
     scheme: ClassVar[str] = "http"
+    token_field: ClassVar[str] = "token"
 
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for every interface, which wants a token."""

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import zmq
 import zmq.asyncio
 
-from inferential.config.schema import Gr00tConfig
+from inferential.config.gateways import Gr00tConfig
 from inferential.config.services import GatewayConfig
 from inferential.config.tokens import KnownTokens
 from inferential.errors import InferenceError

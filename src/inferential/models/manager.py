@@ -141,6 +141,13 @@ class ModelManager(HandingOver):
                 self._engine.profiles.forget(part, replica)
         self._placement.forget_pool(pool.pool_id)
 
+    def _part(self, pool: str, client_id: str) -> str:
+        former = self._placement.part(pool, client_id)
+        part = super()._part(pool, client_id)
+        if pool in self._probes.shadowed and part != former:
+            self._dispatcher.leave_session(part, client_id)  # it has seen in the shadow some of what the robot sent
+        return part
+
     # What becomes of requests
 
     def note_call(self, batch: Batch, results: Sequence[DispatchResult], now: float) -> None:

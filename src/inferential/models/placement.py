@@ -38,6 +38,11 @@ class Placement:
             self._used.setdefault(pool, set()).add(replica)
         return f"{pool}{SEPARATOR}{replica or '0'}"
 
+    def part(self, pool: str, client_id: str) -> str | None:
+        """Returns the id of the pool that is the replica with a robot's state; None: none has it."""
+        replica = self._replicas.get((pool, client_id))
+        return None if replica is None else f"{pool}{SEPARATOR}{replica or '0'}"
+
     def knows(self, pool: str, client_id: str) -> bool:
         """Returns whether a replica of a pool has the state of a robot."""
         return (pool, client_id) in self._replicas

@@ -18,7 +18,7 @@ class Comparison:
     Attributes:
         compared: answers that were compared.
         active, shadow: what became of the same observations in each version.
-        last_problem: why two answers could not be compared, the latest.
+        last_problem: why the latest two answers could not be compared; "" where they could.
     """
 
     def __init__(self) -> None:
@@ -53,6 +53,7 @@ class Comparison:
         self._max = np.maximum(self._max, apart.max(axis=0))
         self._steps += len(apart)
         self.compared += 1
+        self.last_problem = ""
         return apart.mean(axis=0)
 
     def mean(self) -> list[float]:

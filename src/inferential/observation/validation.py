@@ -36,9 +36,8 @@ class ObservationValidator:
 
     def __init__(self, config: ObservationConfig) -> None:
         self._config = config
-        self.max_payload_bytes: int = (
-            config.max_payload_bytes
-        )  # an attribute of a pydantic model takes as long as a call
+        # Kept here: an attribute of a pydantic model takes as long as a call.
+        self.max_payload_bytes: int = config.max_payload_bytes
         self.max_staleness_ms: float = config.max_staleness_ms
         self.max_envelope_bytes: int = (
             _ENVELOPE_BASE_BYTES

@@ -325,6 +325,12 @@ class Layout:
         self._parts = {key: (actions.shape[1:], actions.dtype) for key, actions in chunk.items()}
         self._is_spread = is_spread
 
+    @property
+    def shapes(self) -> Any:
+        """The shape of an action, or the shapes by key."""
+        shapes = {key: shape for key, (shape, _) in self._parts.items()}
+        return shapes if self._is_spread else next(iter(shapes.values()))
+
     def join(self, chunk: Mapping[str, Array]) -> Array:
         """Returns the arrays of another chunk side by side.
 

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
-from inferential.config.exposure import NEITHER, without_protection
+from inferential.config.exposure import NEITHER
 from inferential.config.extensions import GATEWAYS, SERVICES, load_extension
 from inferential.config.services import ServiceConfig
 
@@ -64,10 +64,8 @@ class Service(ABC):
             OSError: as `start`.
             ValueError: `security.mode` is required, and it would let in any client.
         """
-        if self._server.config.security.mode == "required":
-            found = without_protection(self._config)
-            if found is not None:
-                raise ValueError(f"{found.path}: {NEITHER}: {found.remedy}")
+        if self._server.config.security.mode == "required" and (remedy := self._config.protection()):
+            raise ValueError(f"{self._config.address().purpose}: {NEITHER}: {remedy}")
         await self.start()
         return self
 

@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from inferential.config.exposure import is_loopback
+from inferential.config.addresses import is_loopback
 from inferential.config.services import HttpConfig, ServiceConfig
 from inferential.config.tokens import KnownToken
 from inferential.policies.tensors import read_specs

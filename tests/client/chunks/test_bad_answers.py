@@ -58,6 +58,29 @@ async def test_a_chunk_against_the_spec_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    ("answer", "stop", "problem"),
+    [
+        (GOOD, np.zeros(2), r"expected actions as stop_action, of shape \(2,\), got \(3,\)"),
+        (GOOD, 0.0, r"of shape \(\), got \(3,\)"),
+        (
+            {"action.arm": GOOD, "action.hand": GOOD},
+            np.zeros(3),
+            r"\(3,\), got {'action.arm': \(3,\), 'action.hand': .*}",
+        ),
+        (GOOD, {"action.arm": np.zeros(3)}, r"of shape {'action.arm': \(3,\)}, got \(3,\)"),
+    ],
+)
+async def test_chunks_that_are_no_actions_as_the_stop_action_is_are_refused(
+    answer: Any, stop: Any, problem: str
+) -> None:
+    runtime, actions, errors = await played(answer, stop_action=stop)
+    assert all(action is stop for action in actions)
+    assert runtime.stats.refused["InvalidChunk"] == len(errors) >= 1
+    with pytest.raises(InvalidChunk, match=problem):
+        raise errors[0]
+
+
+@pytest.mark.parametrize(
     "answer", [GOOD, GOOD[np.newaxis], GOOD[0], {"action": GOOD[np.newaxis], "state": np.zeros(9)}]
 )
 async def test_a_batch_of_one_and_a_single_action_are_played(answer: Any) -> None:
@@ -117,3 +140,14 @@ def test_the_first_step_waits_for_no_connection(monkeypatch: pytest.MonkeyPatch)
         runtime = ChunkRuntime(connection.model("policy"), RATE_HZ)
         for _ in range(3):
             assert runtime.step(STATE) is None
+
+
+@pytest.mark.parametrize("key", ["steps_remaining", "renews", "played_id", "played_from"])
+def test_a_value_whose_key_the_runtime_uses_itself_is_an_error_and_goes_by_observation(key: str) -> None:
+    with Connection("tcp://127.0.0.1:1", client_id="arm") as connection:
+        runtime = ChunkRuntime(connection.model("policy"), RATE_HZ)
+        with pytest.raises(ValueError, match=rf"^observe: expected no '{key}', .* observation=\{{...\}}"):
+            runtime.step({key: np.ones(3)})
+        assert runtime.stats.asked == 0
+        assert runtime.step({"observation": {key: np.ones(3)}}) is None
+        assert runtime.stats.asked == 1

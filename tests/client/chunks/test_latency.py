@@ -97,6 +97,19 @@ def test_while_nothing_is_heard_at_all_nothing_is_nudged() -> None:
     assert player.wants_nudge(100.5, lambda: 1.4)
 
 
+def test_observations_that_are_made_anew_in_a_silence_are_not_nudged_either() -> None:
+    player = asking(0.13, 0.13, 0.43)  # something was lost lately
+    nudged = 0
+    for number in range(101, 251):
+        now = 100.0 + 0.02 * (number - 100)
+        if player.wants_chunk(now, heard_s_ago=lambda: 1.6):
+            player.asked(number, now)
+        nudged += player.wants_nudge(now, lambda: 1.6)
+        player.play()
+    assert player.stats.refreshed > 10
+    assert not nudged
+
+
 def test_on_a_quick_network_a_late_answer_is_nudged_rarely() -> None:
     nudged = nudges(asking(0.031, 0.031, 0.036), 10.0)
     assert nudged[0] == pytest.approx(0.08)  # two steps after what the server takes

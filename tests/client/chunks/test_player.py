@@ -182,6 +182,29 @@ def test_errors_are_counted_and_the_next_step_asks_again() -> None:
     assert player.stats.refused == {"RequestExpired": 3}
 
 
+@pytest.mark.parametrize("error", ["InvalidChunk", "ModelFailed", "UnknownModel", "InvalidObservation", "ModelFailing"])
+def test_where_each_request_fails_it_asks_ever_more_rarely_and_goes_on_when_one_does_not(error: str) -> None:
+    player, asked_at = Player(RATE_HZ), list[float]()
+    for step in range(250):
+        now = 100.0 + step / RATE_HZ
+        if player.wants_chunk(now):
+            asked_at.append(now)
+            player.asked(len(asked_at), now)
+            player.failed(len(asked_at), error)
+        player.play()
+    assert np.diff(asked_at).tolist() == pytest.approx([0.02, 0.04, 0.08, 0.16, 0.32, *[0.5] * (len(asked_at) - 6)])
+    now += 0.5
+    assert player.wants_chunk(now)
+    player.asked(100, now)
+    player.answered(100, np.ones((1, 1)), now)
+    player.play()
+    assert player.wants_chunk(now + 0.02)
+    player.asked(101, now + 0.02)
+    player.failed(101, error)
+    player.play()
+    assert player.wants_chunk(now + 0.04)
+
+
 def test_a_request_without_an_answer_is_lost_after_a_second() -> None:
     drive = Drive(horizon=20, latency=lambda number: 1 if number else None)
     drive.run(60)

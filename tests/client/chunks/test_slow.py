@@ -266,13 +266,61 @@ def test_max_change_bounds_every_step_that_is_played() -> None:
     assert arm.largest_step() <= 1.5 + 1e-5
 
 
+@pytest.mark.parametrize("merge", ["replace", "average", "ensemble"])
+def test_chunks_of_booleans_are_played_and_not_blended(merge: str) -> None:
+    player = Player(RATE_HZ, merge=merge)
+    opened, played = np.array([[True, False]] * 3), []
+    for number, chunk in ((1, opened), (2, ~opened)):
+        player.asked(number, float(number))
+        player.answered(number, chunk, number + 0.02)
+        played += [player.play().tolist() for _ in range(10)]
+    assert played == [[True, False]] * 10 + [[False, True]] * 10
+
+
+def test_whole_numbers_without_a_sign_go_on_where_the_robot_stands() -> None:
+    player = Player(RATE_HZ)
+    for number, chunk in ((1, np.full((3, 1), 9, np.uint8)), (2, np.arange(8, 0, -1, dtype=np.uint8)[:, np.newaxis])):
+        player.asked(number, float(number))
+        player.answered(number, chunk, number + 0.02)
+        played = [int(player.play()[0]) for _ in range(8)]
+    assert played == [8, 7, 6, 5, 4, 3, 2, 1]
+
+
+@pytest.mark.parametrize("options", [{}, {"action_spec": {"max_change": 1.0}}])
+@pytest.mark.parametrize("chosen", [np.array([np.nan]), np.array([np.inf]), np.array(["brake"])])
+def test_what_is_no_number_of_on_starved_reaches_the_robot_and_no_action_after_it(
+    chosen: Any, options: dict[str, Any]
+) -> None:
+    player = Player(RATE_HZ, on_starved=lambda last, steps: chosen, **options)
+    player.asked(1, 0.0)
+    player.answered(1, np.ones((5, 1)), 0.0)
+    starved = [player.play() for _ in range(30)]
+    assert starved[-1] is chosen
+    player.asked(2, 1.0)
+    player.answered(2, np.ones((5, 1)), 1.0)
+    assert player.play() == 1.0
+
+
+@pytest.mark.parametrize("server_ms", [math.inf, -math.inf, 1e300, -1e300])
+def test_a_time_on_the_server_that_is_none_harms_nothing(server_ms: float) -> None:
+    player = Player(RATE_HZ)
+    for number in range(1, 4):
+        now = float(number)
+        assert player.wants_chunk(now)
+        player.asked(number, now)
+        assert player.answered(number, np.ones((50, 1)), now + 0.1, server_ms=server_ms)
+        played = [player.play() for _ in range(50)]
+        assert all(action == 1.0 for action in played[:44])
+    assert player.delay_steps() == 5
+
+
 # Episodes, and everything together
 
 EVENTS = ["step", "step", "step", "answer", "answer", "bad", "fail", "wait", "skip", "reset"]
 
 
 def test_nothing_of_the_last_episode_is_played_in_the_next() -> None:
-    player = Player(RATE_HZ, stop_action=np.array([7.0]))
+    player = Player(RATE_HZ)
     for request_id in (1, 2):
         player.asked(request_id, 0.0)
         player.answered(request_id, np.ones((20, 1)), 0.0)
@@ -282,7 +330,7 @@ def test_nothing_of_the_last_episode_is_played_in_the_next() -> None:
     assert player.wants_chunk(0.0)
     player.asked(4, 0.0)
     assert not player.answered(3, np.ones((20, 1)), 0.1)
-    assert player.play() == 7.0
+    assert player.play() is None
     assert player.acknowledgement() == {}
     assert player.steps_remaining() == 0
     assert player.answered(4, np.full((20, 3), 2.0), 0.1)  # it may have another form, too

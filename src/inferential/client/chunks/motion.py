@@ -5,20 +5,20 @@ No clock and no I/O; the player says for each control step whether there is an a
 Without an action the robot repeats its last one, or what `starved` says, for `hold_ms`; then `on_starved` stops it.
 Where a chunk then begins farther from there than it moves itself in a step, its first actions are blended in, over as
 many steps as the robot was without, less one, and at most `BLEND_S`: from where it stands towards what the chunk has
-for each step. With `max_change` no value ever changes by more in one step.
+for each step; booleans are not. With `max_change` no value ever changes by more in one step.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
 
 from inferential.client.chunks.stats import ChunkStats
-from inferential.proto.actions import Array, BadActions, Layout
+from inferential.proto.actions import Array, BadActions, Layout, is_finite
 
 Action = Any
 """An array, or arrays by key where a chunk is spread over several keys."""
@@ -81,6 +81,28 @@ class Motion:
         self.layout = self.max_change = self._last = self._output = self._blends_from = self._own_change = None
         self._starved_steps = self._blended = self._to_blend = 0
 
+    def layout_of(self, chunk: Mapping[str, Array], *, is_spread: bool) -> Layout:
+        """Returns how the values of a chunk lie side by side: as before, or by its keys where it is the first.
+
+        Raises:
+            BadActions: it is the first, and its actions are of another form than the stop action.
+        """
+        if self.layout is not None:
+            return self.layout
+        layout, stop = Layout(chunk, is_spread=is_spread), self._stop_action
+        if stop is None:
+            return layout
+        try:
+            layout.flat(stop)
+        except BadActions:
+            shapes = (
+                {key: np.shape(value) for key, value in stop.items()} if isinstance(stop, Mapping) else np.shape(stop)
+            )
+            raise BadActions(
+                f"result: expected actions as stop_action, of shape {shapes}, got {layout.shapes}"
+            ) from None
+        return layout
+
     @property
     def has_begun(self) -> bool:
         """Whether an action of a chunk was played."""
@@ -107,7 +129,11 @@ class Motion:
 
     def _goes_on(self, action: Array) -> bool:
         own, before = self._own_change, self._output
-        return own is not None and before is not None and bool((np.abs(action - before) <= own * 1.001).all())
+        if action.dtype == bool:
+            return True  # there is nothing between the two
+        if own is None or before is None:
+            return False
+        return bool((np.abs(action.astype(np.float64) - before) <= own * 1.001).all())
 
     def _blend(self, action: Array) -> Array:
         begin = self._blends_from
@@ -146,7 +172,10 @@ class Motion:
         try:
             assert self.layout is not None
             flat = self.layout.flat(output)
-        except BadActions:  # of a function: it is the user's to know what to play
+            is_action = is_finite(flat)
+        except TypeError:  # BadActions: of another shape; or no numbers
+            is_action = False
+        if not is_action:  # of a function: it is the user's to know what to play
             self._output = None
             return output
         self._output = self._limited(flat)

@@ -19,9 +19,9 @@ be requested too early as well: what is executed until it is there is lost to it
 steps it is requested when T/2 are left, which gives the most actions; with one of T or more, when none is left, from
 where the robot stands.
 
-While nothing is heard of the server for longer than its link would let it be silent, observations are made anew all the
-time: where the link holds the newest only, that leaves first when the network is back. A request that is not answered
-for far longer than usual is given up (its answer is used nevertheless); each time the player is more patient.
+While nothing is heard of the server for longer than its link would let it be silent, observations are made anew: where
+the link holds the newest only, that leaves first when the network is back. A request that is not answered for far
+longer than usual is given up (its answer is used nevertheless); each time the player is more patient.
 
 Real-time chunking (RTC: Black, Galliker and Levine, 2025, arXiv:2506.07339): a policy that freezes what will have been
 executed by the time its chunk arrives, and inpaints the rest to agree with it, gets with each observation
@@ -127,10 +127,8 @@ class Player:
         self._chunk_steps = 0  # its actions
         self._is_late = False  # it was not played by time
         self._stood = 0  # steps without an action
-        self._asked_step = -1
-        self._asked_at = -math.inf
-        self._nudged_at = -math.inf
-        self._nudges = 0  # since then
+        self._asked_step, self._asked_at = -1, -math.inf
+        self._nudged_at, self._nudges = -math.inf, 0  # and how many since then
         self._renews = False
         self._renew_by = -math.inf
 
@@ -163,23 +161,25 @@ class Player:
             Whether its actions are played.
 
         Raises:
-            BadActions: its actions have another shape than those before; call `refused` then.
+            BadActions: its actions have another form than those before, or than `stop_action`; call `failed` then.
         """
         asked = self._open.get(request_id)
         if asked is None:
             self.stats.outdated += 1  # of the last episode, or forgotten
             return False
         parts = chunk if isinstance(chunk, Mapping) else {"actions": chunk}
-        layout = self._motion.layout or Layout(parts, is_spread=isinstance(chunk, Mapping))
+        layout = self._motion.layout_of(parts, is_spread=isinstance(chunk, Mapping))
         actions = layout.join(parts)
         self._open.answered(request_id, asked, each_is_answered=self._many)
         is_newest = asked.step > self._chunk_step
         passed, stood = self._step - asked.step, self._stood - asked.stood
         is_late = self._first_action(len(actions), passed, stood) < passed
-        if self._latency.is_stale(now - asked.at, server_ms / 1e3, now, is_late=is_late):
+        trip_s = now - asked.at
+        server_s = min(max(server_ms / 1e3, 0.0), trip_s)  # whatever the server says; nan stays nan
+        if self._latency.is_stale(trip_s, server_s, now, is_late=is_late):
             self.stats.outdated += 1
             return False
-        self._note_trip(now - asked.at, server_ms / 1e3)
+        self._note_trip(trip_s, server_s)
         first = self._first_action(len(actions), passed, stood)
         if first >= len(actions) or not (is_newest or self._many):
             self.stats.outdated += 1
@@ -245,12 +245,16 @@ class Player:
     def failed(self, request_id: int, error: str) -> None:
         """Notes that a request ended in an error of this type, or in a chunk that must not be played."""
         self.stats.refused[error] += 1
-        self._open.remove(request_id)
+        self._open.failed(request_id, error)
 
     # Requests
 
     def wants_chunk(
-        self, now: float, serve_interval_s: float = 0.0, heard_s_ago: Callable[[], float] | None = None
+        self,
+        now: float,
+        serve_interval_s: float = 0.0,
+        heard_s_ago: Callable[[], float] | None = None,
+        awaits: Callable[[int], bool] | None = None,
     ) -> bool:
         """Returns whether to send an observation now, before this step's action is played.
 
@@ -258,7 +262,9 @@ class Player:
             now: seconds of a monotonic clock.
             serve_interval_s: the shortest interval at which the server can serve this robot; 0: no limit.
             heard_s_ago: returns how long ago the server was last heard of; None, or nan: not known.
+            awaits: returns whether the answer to a request may still come; None: to each.
         """
+        self.stats.lost += self._open.drop_ended(now, awaits)
         in_flight = self._open.in_flight
         silence_s = self._silence_s(now, heard_s_ago)
         least_s = _MIN_TIMEOUT_S if silence_s != silence_s else _ANSWER_TIMEOUT_S
@@ -276,6 +282,8 @@ class Player:
             self.stats.refreshed += 1
             return True
         if in_flight and not (self._many and len(in_flight) < _MAX_IN_FLIGHT):
+            return False
+        if now - self._asked_at < self._open.pause_s() - _ROUNDING_S:
             return False
         left = self._plan.end() - self._step
         if left <= self._ask_at():
@@ -347,8 +355,7 @@ class Player:
         """Returns whether to send the server a sign of life, so that what may be lost is sent again soon.
 
         Whatever comes after lost data tells the system that sent it so; with nothing behind it, it waits for its timer,
-        twice as long each time (RFC 8985), and a robot that asks twice a second sends nothing else. While nothing is
-        heard at all the network is away, and what it held would arrive in one heap.
+        twice as long each time (RFC 8985). While nothing is heard at all the network is away: it would be one heap.
 
         Args:
             now: seconds of a monotonic clock.
@@ -359,7 +366,7 @@ class Player:
         first_s, every_s = self._latency.nudge_s()
         if now - self._asked_at < first_s - _ROUNDING_S or now - self._nudged_at < every_s - _ROUNDING_S:
             return False
-        if self._silence_s(now, heard_s_ago) > _SILENCE_S:
+        if heard_s_ago is not None and heard_s_ago() > _SILENCE_S:
             return False
         self._nudges, self._nudged_at = self._nudges + 1, now
         return True

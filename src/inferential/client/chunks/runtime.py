@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
+from weakref import WeakKeyDictionary, ref
 
 from inferential.client.aio import AsyncModel
 from inferential.client.chunks.motion import Action, OnStarved, Starved
@@ -30,11 +31,15 @@ Observe = Callable[[], Mapping[str, Any]]
 Act = Callable[[Action | None], object]
 """Takes an action: an array, or arrays by key; None before the first chunk."""
 
+_OWN_KEYS = frozenset({"steps_remaining", "renews", "played_id", "played_from"})
+"""What the runtime says with its observations itself, beside the values for real-time chunking."""
 READ_S = 2e-3
 """How long one step reads answers at most, in seconds: a server that floods the robot does not hold it up."""
 
 
 ModelT = TypeVar("ModelT", Model, AsyncModel)
+_PLAYS: WeakKeyDictionary[Any, ref[Any]] = WeakKeyDictionary()
+"""The runtime that plays a handle: each would take the answers to the other's observations."""
 
 
 class _Runtime(Generic[ModelT]):
@@ -83,12 +88,31 @@ class _Runtime(Generic[ModelT]):
         self._key = key
         self._on_error = on_error
         self._notices = Notices(logger)
+        self._itself: ref[Any] = ref(self)
+        self._began = False
         model.never_wait()
 
     @property
     def stats(self) -> ChunkStats:
         """Counts of what was played so far; live, not a copy."""
         return self._player.stats
+
+    def _handle(self) -> ModelT:
+        """Returns the handle, which this runtime plays from here on.
+
+        Raises:
+            RuntimeError: another one plays it since.
+        """
+        plays = _PLAYS.get(self._model)
+        if plays is not self._itself:
+            if self._began and plays is not None and plays() is not None:
+                raise RuntimeError(
+                    f"another ChunkRuntime plays the handle of model {self._model.model_id!r} since; "
+                    "give each runtime a handle of its own"
+                )
+            _PLAYS[self._model] = self._itself
+        self._began = True
+        return self._model
 
     def _take(self, result: Result, now: float) -> None:
         if self._follow_horizon:
@@ -132,9 +156,15 @@ class _Runtime(Generic[ModelT]):
         values = observe() if callable(observe) else observe
         if not isinstance(values, Mapping):
             raise TypeError(f"observe: expected a map of arrays and strings by key, got {type(values).__name__}")
+        rtc = self._player.rtc_values()
+        if taken := values.keys() & (_OWN_KEYS | rtc.keys()):
+            raise ValueError(
+                f"observe: expected no {min(taken)!r}, which the runtime sends itself; "
+                "a value of your own of that key goes by observation={...}"
+            )
         return {
             **values,
-            **self._player.rtc_values(),
+            **rtc,
             **self._player.acknowledgement(),
             "steps_remaining": self._player.steps_remaining(),
             "renews": self._renew,
@@ -200,29 +230,32 @@ class ChunkRuntime(_Runtime[Model]):
         It does not wait for the network, the first one neither, whatever the server sends or answers.
 
         Args:
-            observe: returns the observation; called only where a chunk is requested. Or the observation itself.
+            observe: returns the observation, the arguments of `Model.observe` by key; called only where a chunk is
+                requested. Or the observation itself.
 
         Returns:
             [action_dim], or such arrays by key; None before the first chunk (see `stop_action`).
 
         Raises:
             TypeError: the observation holds something else than arrays and strings.
+            ValueError: it holds a key that the runtime sends itself, or a value that cannot be sent.
             ConnectionError: the connection was closed.
+            RuntimeError: another runtime plays the same handle since.
         """
-        now = time.monotonic()
+        model, now = self._handle(), time.monotonic()
         while time.monotonic() - now < READ_S:
             try:
-                result = self._model.get_result(timeout_ms=0)
+                result = model.get_result(timeout_ms=0)
             except InferenceError as error:
                 self._note_error(error)
                 continue
             if result is None:
                 break
             self._take(result, now)
-        if self._player.wants_chunk(now, self._model.serve_interval_ms / 1e3, self._model.heard_s_ago):
-            self._player.asked(self._model.observe(**self._observation(observe)), now)
-        elif self._player.wants_nudge(now, self._model.heard_s_ago):
-            self._model.nudge()
+        if self._player.wants_chunk(now, model.serve_interval_ms / 1e3, model.heard_s_ago, model.awaits):
+            self._player.asked(model.observe(**self._observation(observe)), now)
+        elif self._player.wants_nudge(now, model.heard_s_ago):
+            model.nudge()
         return self._player.play()
 
     def reset(self) -> None:
@@ -258,20 +291,20 @@ class AsyncChunkRuntime(_Runtime[AsyncModel]):
 
     async def step(self, observe: Observe | Mapping[str, Any]) -> Action | None:
         """Takes one control step, as `ChunkRuntime.step`."""
-        now = time.monotonic()
+        model, now = self._handle(), time.monotonic()
         while time.monotonic() - now < READ_S:
             try:
-                result = await self._model.get_result(timeout_ms=0)
+                result = await model.get_result(timeout_ms=0)
             except InferenceError as error:
                 self._note_error(error)
                 continue
             if result is None:
                 break
             self._take(result, now)
-        if self._player.wants_chunk(now, self._model.serve_interval_ms / 1e3, self._model.heard_s_ago):
-            self._player.asked(await self._model.observe(**self._observation(observe)), now)
-        elif self._player.wants_nudge(now, self._model.heard_s_ago):
-            self._model.nudge()
+        if self._player.wants_chunk(now, model.serve_interval_ms / 1e3, model.heard_s_ago, model.awaits):
+            self._player.asked(await model.observe(**self._observation(observe)), now)
+        elif self._player.wants_nudge(now, model.heard_s_ago):
+            model.nudge()
         return self._player.play()
 
     async def reset(self) -> None:

@@ -25,7 +25,8 @@ class ChunkStats:
     late_steps: int = 0
     """Steps that played actions of chunks that came after the robot had stopped, and went on where it stood."""
     lost: int = 0
-    """Requests without an answer for so long that another observation was sent."""
+    """Requests without an answer for so long that another observation was sent, and those that ended without the
+    runtime: taken back, replaced by another handle of the model, or read by others."""
     renewed: int = 0
     """Observations that were made anew because the server asked for it."""
     refreshed: int = 0

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from inferential.cli.errors import CliError
-from inferential.cli.values import observation, parse
+from inferential.cli.observation import observation, parse
 
 
 def test_numbers_text_and_files_are_distinguished(place: Path) -> None:
