@@ -44,7 +44,7 @@ def load_policy(policy_class: Any, folder: Path, config: Any) -> Any:
         given.update(name for name, one in state_dict.items() if name in own and own[name].shape == one.shape)
         return policy_class.load_state_dict(self, state_dict, *args, **options)
 
-    watched = type(policy_class.__name__, (policy_class,), {"load_state_dict": load_state_dict})
+    watched: Any = type(policy_class.__name__, (policy_class,), {"load_state_dict": load_state_dict})
     policy = watched.from_pretrained(str(folder), config=config)
     # A policy with a loader of its own may leave out what it gets elsewhere, as a frozen backbone.
     has_own_loader = policy_class._load_as_safetensor.__func__ is not PreTrainedPolicy._load_as_safetensor.__func__
