@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 log: logging.Logger = logging.getLogger("inferential.scheduler")
 
 ASIDE_S = 2.0
-"""For how long a request of a client that floods (`time.fair_share`) lets those of the others go first: its score is less
-by what so many seconds overdue are worth. Its learned cadence is so short that it were overdue, and first, at once."""
+"""For how long a request of a client that floods (`time.fair_share`) lets those of the others go first: its score is
+less by what so many seconds overdue are worth. Its cadence is so short that it would be overdue, and first, at once."""
 # A latency budget comes from the client. Shorter ones count as this, so that no slope is infinite.
 _MIN_BUDGET_MS = 0.001
 
