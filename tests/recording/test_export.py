@@ -185,6 +185,30 @@ async def test_an_image_of_odd_sides_and_one_channel_is_a_video_too(tmp_path: Pa
     assert abs(float(np.mean(seen[0])) - 90) < 4
 
 
+async def test_pictures_of_any_form_are_pictures_and_depth_is_a_column(tmp_path: Path) -> None:
+    pixels = picture(3)
+    file = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(file, "png")
+    depth = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64)
+    values = {
+        "camera": np.moveaxis(pixels / np.float32(255), -1, 0)[None].astype(np.float32),
+        "camera/file": np.frombuffer(file.getvalue(), np.uint8),
+        "camera/grey": pixels[..., 0][None],
+        "depth": depth,
+    }
+    async with recording(tmp_path / "recorded") as (server, _):
+        await ask(server, **values)
+    (path,) = files(tmp_path / "recorded")
+    info = await asyncio.to_thread(export, path, tmp_path / "set", "--images", "png")
+    rows = table(tmp_path / "set/data/chunk-000/file-000.parquet").to_pydict()
+    for name in ("camera", "file", "grey"):
+        assert info["features"][f"observation.images.{name}"]["shape"] == [48, 64, 3]
+        with PIL.Image.open(io.BytesIO(rows[f"observation.images.{name}"][0]["bytes"])) as seen:
+            np.testing.assert_array_equal(np.array(seen), pixels)
+    assert info["features"]["observation.depth"] == {"dtype": "uint16", "shape": [48, 64], "names": None}
+    np.testing.assert_array_equal(np.array(rows["observation.depth"][0]), depth)
+
+
 READ = """
 import sys
 from ledataset.datasets.lerobot_dataset import LeRobotDataset

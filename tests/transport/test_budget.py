@@ -79,6 +79,24 @@ async def test_all_connections_together_hold_no_more_than_the_total(transport: Z
     await until(transport, connections=0, bytes_held=0)
 
 
+@pytest.mark.usefixtures("small_total")
+async def test_a_robot_finds_room_for_its_frame_though_others_have_announced_more_than_there_is(
+    transport: ZmqTransport,
+) -> None:
+    greedy = [call(transport, p.greeting() + p.ready(b"DEALER", b"%d" % number) + half(LIMIT, 10)) for number in (1, 2)]
+    await until(transport, connections=2, bytes_held=2 * LIMIT)
+    observation = b"".join(bytes(part) for part in p.message([b"", b"e", bytes(100_000)], 0))
+    with call(transport, HELLO + observation[:5000]) as robot:
+        await until(transport, connections=2, bytes_held=LIMIT + 100_000)
+        robot.sendall(observation[5000:])
+        async with asyncio.timeout(10):
+            while (received := transport.receive()) is None:  # noqa: ASYNC110 (no event is set)
+                await asyncio.sleep(0.001)
+        assert (received[0], len(received[2])) == (b"robot", 100_000)
+    for one in greedy:
+        one.close()
+
+
 async def test_answers_that_are_not_read_are_bounded_in_bytes_not_in_number(transport: ZmqTransport) -> None:
     with call(transport, HELLO):
         await until(transport, connections=1)

@@ -76,7 +76,8 @@ def _gather(sources: list[str], seconds: float, page: Page, *, shown: bool) -> t
 
 
 def _show(found: Advice) -> None:
-    columns = ("strategy", *(f"{load:g} x {found.robots} robots" for load in LOADS))
+    counts = zip(LOADS, found.robots_at, strict=True)
+    columns = ("strategy", *(f"{count} robots ({load:g} x)" for load, count in counts))
     rows = [
         (f"{name} (in force)" if name == found.in_force else name, *(f"{share:.1%}" for share in shares))
         for name, shares in found.shares.items()

@@ -117,10 +117,10 @@ class Accounting:
 
     # Writing
 
-    def arrived(self, incoming: IncomingRequest) -> None:
-        """Records an arrival and sets the request's deadline."""
+    def arrived(self, incoming: IncomingRequest) -> bool:
+        """Records an arrival and sets the request's deadline; returns whether its client is new."""
         self.flush()
-        self._arrived(incoming)
+        return self._arrived(incoming)
 
     def defer(self, incoming: IncomingRequest) -> bool:
         """Defers the record of an arrival until `flush`; False if it must be recorded at once.
@@ -159,7 +159,7 @@ class Accounting:
                         request.client_id, request.model_id, request.request_id, request.received_at
                     )
 
-    def _arrived(self, incoming: IncomingRequest) -> None:
+    def _arrived(self, incoming: IncomingRequest) -> bool:
         request = incoming.request
         client_id, model_id, now = request.client_id, request.model_id, request.received_at
         update = self._fleet.on_observation(
@@ -195,6 +195,7 @@ class Accounting:
         self._recorder.observed(request, incoming.staleness_ms, update.learned_cadence_s, update.cadence_deviation_s)
         if incoming.is_stale or incoming.misalignment_ms:
             self._recorder.flawed(request, incoming.misalignment_ms, is_stale=incoming.is_stale)
+        return update.is_new
 
     def refused_on_arrival(self, incoming: IncomingRequest, refusal: Refusal) -> None:
         """Records that an observation arrived which is refused at once; its refusal is recorded by `refused`."""

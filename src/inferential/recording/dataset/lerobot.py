@@ -66,7 +66,7 @@ def frame_of(one: Recorded, features: Iterable[Feature], task: str | None) -> Fr
             encoded = one.observation[feature.keys[0]]
             assert isinstance(encoded, EncodedImage)
             try:
-                images[feature.name] = pictures.to_rgb(encoded.pixels())
+                images[feature.name] = pictures.to_rgb(encoded.picture())
             except (OSError, ValueError) as error:  # what Pillow raises
                 raise DatasetError(
                     f"{feature.keys[0]} of {one.client_id}, request {one.request_id}: {error}"
@@ -135,7 +135,7 @@ class DatasetWriter:
         self._rows.append(self._episode_row(number, rows, levels, tasks))
         self._frames += length
         for name, values in rows.items():
-            self._columns.setdefault(name, []).append(values)
+            self._columns.setdefault(name, []).append(statistics.counted(values))
         for name, counted in levels.items():
             self._levels[name].append(counted)
 
@@ -147,7 +147,7 @@ class DatasetWriter:
         (self._folder / _EPISODES_PATH).parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist(self._rows), self._folder / _EPISODES_PATH)
         pq.write_table(_tasks_table(list(self._tasks)), meta / "tasks.parquet")
-        whole = {name: statistics.of_rows(np.concatenate(parts)) for name, parts in self._columns.items()}
+        whole = {name: self._stated(np.concatenate(parts), self._frames) for name, parts in self._columns.items()}
         whole |= {name: statistics.Levels.sum_of(parts).statistics() for name, parts in self._levels.items()}
         stats = {
             name: {one: value.tolist() for one, value in sorted(found.items())} for name, found in sorted(whole.items())
@@ -211,11 +211,15 @@ class DatasetWriter:
         for key in self._video_paths(number):
             row |= {f"videos/{key}/{name}": value for name, value in _place(number).items()}
             row |= {f"videos/{key}/from_timestamp": 0.0, f"videos/{key}/to_timestamp": len(tasks) / self._plan.fps}
-        found = {name: statistics.of_rows(values) for name, values in rows.items()}
+        found = {name: self._stated(statistics.counted(values), len(tasks)) for name, values in rows.items()}
         found |= {name: counted.statistics() for name, counted in levels.items()}
         for name, stats in found.items():
             row |= {f"stats/{name}/{one}": np.atleast_1d(value).tolist() for one, value in stats.items()}
         return row | {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
+
+    @staticmethod
+    def _stated(counted: Any, frames: int) -> dict[str, Any]:
+        return statistics.of_rows(counted) | {"count": np.array([frames])}
 
     def _info(self) -> dict[str, Any]:
         plan = self._plan
@@ -285,10 +289,12 @@ def _column(values: Any, kind: Any) -> Any:
     """Returns an array of shape (frames, ...) as a column; one of (frames, 1) as one of numbers."""
     if not pa.types.is_nested(kind):
         return pa.array(values.reshape(-1), kind)
-    flat = pa.array(values.reshape(-1))
+    column = pa.array(values.reshape(-1))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.FixedSizeListArray.from_arrays(column, values.shape[1])
     for size in reversed(values.shape[1:]):
-        flat = pa.FixedSizeListArray.from_arrays(flat, size)
-    return flat if pa.types.is_fixed_size_list(kind) else pa.array(flat.to_pylist(), kind)
+        column = pa.ListArray.from_arrays(np.arange(0, len(column) + 1, size, dtype=np.int32), column)
+    return column
 
 
 def _schema(plan: Plan, inline: list[Feature]) -> Any:

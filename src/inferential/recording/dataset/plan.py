@@ -155,11 +155,12 @@ def _features(one: Recorded, names: dict[str, str], left_out: dict[str, str]) ->
         if isinstance(value, str):
             if key not in TASKS:
                 left_out[key] = "a text that is no task"
-        elif isinstance(value, EncodedImage) and value.dtype != "uint8":
-            left_out[key] = f"a picture of {value.dtype}"
         elif isinstance(value, EncodedImage):
             name = names.get(key) or _IMAGES + _plain(key.removeprefix(_IMAGES).removeprefix("camera/"))
-            found.append(Feature(name, (key,), "image", "uint8", (*value.shape[:2], 3)))
+            try:
+                found.append(Feature(name, (key,), "image", "uint8", (*value.size(), 3)))
+            except ValueError as error:
+                raise DatasetError(f"{key} of {one.client_id}, request {one.request_id}: {error}") from error
         else:
             arrays.append(key)
     for key in arrays:
