@@ -87,7 +87,7 @@ async def managed(gone: Path) -> AsyncIterator[Callable[[InferentialConfig], Any
         yield start
 
 
-async def told(model: Any, count: int, first: int = 0) -> list[Any]:
+async def outcomes_of(model: Any, count: int, first: int = 0) -> list[Any]:
     """Sends so many observations at once; returns what came back, in the order in which it came."""
     for number in range(first, first + count):
         await model.observe(number=np.array(number))
@@ -108,10 +108,10 @@ async def test_robots_stay_on_their_replicas_in_order_and_their_sessions_end_whe
     async def drive(client_id: str) -> set[int]:
         async with AsyncConnection(server.address, client_id) as connection:
             model = connection.model("m", 20_000.0, queue="all")
-            results = await told(model, 10)
+            results = await outcomes_of(model, 10)
             assert [(int(one["number"]), int(one["steps"])) for one in results] == [(n, n + 1) for n in range(10)]
             await model.reset()
-            results += await told(model, 1)
+            results += await outcomes_of(model, 1)
             assert (results[-1]["steps"], results[-1].session) == (1, "")
             return {int(one["pid"]) for one in results}
 
@@ -126,8 +126,8 @@ async def test_a_robot_whose_replica_has_died_learns_of_it_and_goes_on_in_order_
     server = await managed(settings(target="ray:remembers-a"))
     async with AsyncConnection(server.address, "arm") as connection:
         model = connection.model("m", 20_000.0, queue="all")
-        (before,) = await told(model, 1)
-        sent = asyncio.create_task(told(model, 60, first=1))
+        (before,) = await outcomes_of(model, 1)
+        sent = asyncio.create_task(outcomes_of(model, 60, first=1))
         await asyncio.sleep(0.01)
         os.kill(int(before["pid"]), signal.SIGKILL)
         outcomes = await sent
@@ -148,10 +148,10 @@ async def test_a_robot_changes_its_version_at_the_end_of_its_episode(managed: An
     server = await managed(settings(versions=versions, active="a", rollout={"b": {"clients": ["other"]}}))
     async with AsyncConnection(server.address, "arm") as connection:
         model = connection.model("m", 20_000.0, queue="all")
-        seen = await told(model, 1)
+        seen = await outcomes_of(model, 1)
         server.reconfigure(settings(versions=versions, active="a", rollout={"b": {"share": 1.0}}))
-        seen += await told(model, 2)
+        seen += await outcomes_of(model, 2)
         await model.reset()
-        seen += await told(model, 2)
+        seen += await outcomes_of(model, 2)
     shown = [(one.model_version, int(one["steps"]), one.session) for one in seen]
     assert shown == [("a", 1, ""), ("a", 2, ""), ("a", 3, ""), ("b", 1, ""), ("b", 2, "")]
