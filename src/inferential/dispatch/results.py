@@ -87,11 +87,8 @@ class ResultWriter:
                 session = "restarted"
         else:
             values, model_version = as_values(outcome), self.version_of(request.pool)
-        if self.named:
-            # Where replicas keep state each is a pool of its own, named after the whole.
-            whole = request.pool.partition("%")[0] if request.keeps_state else request.pool
-            if (named := self.named.get(whole)) is not None and not (named[1] and model_version):
-                model_version = named[0]
+        if self.named and (named := self.named.get(_whole(request))) is not None and not (named[1] and model_version):
+            model_version = named[0]
         if STRUCTURE_KEY in values and STRUCTURE_KEY not in (request.metadata or ()):
             values = {key: value for key, value in values.items() if key != STRUCTURE_KEY}
         if self.checks is not None:
@@ -140,7 +137,7 @@ class ResultWriter:
 
     def _log(self, request: InferenceRequest, reason: str, error: Exception) -> None:
         """Logs a model's failure, at most once a second: a broken model may fail with every request."""
-        model_id, now = request.pool, time.monotonic()
+        model_id, now = _whole(request), time.monotonic()
         logged_at, unlogged = self._logged.get(model_id, (-math.inf, 0))
         if now - logged_at < _LOG_EVERY_S:
             self._logged[model_id] = logged_at, unlogged + 1
@@ -149,6 +146,11 @@ class ResultWriter:
         more = f" (and {unlogged} times more since the last line)" if unlogged else ""
         logger.error("model %s failed for client %s: %s%s%s", model_id, request.client_id, reason, _where(error), more)
         logger.debug("where model %s failed", model_id, exc_info=error)
+
+
+def _whole(request: InferenceRequest) -> str:
+    """Returns a request's pool; where replicas keep state, and each is a pool of its own, that of all."""
+    return request.pool.partition("%")[0] if request.keeps_state else request.pool
 
 
 def widened(values: Mapping[str, Any]) -> dict[str, Any]:

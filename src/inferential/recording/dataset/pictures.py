@@ -1,4 +1,4 @@
-"""Images of a dataset: as video, where an encoder is there, else as PNG within the table."""
+"""Images of a dataset: as video, where an encoder is there, else as PNG within the table; depth as TIFF there."""
 
 from __future__ import annotations
 
@@ -54,6 +54,15 @@ def to_png(pixels: Any) -> bytes:
 
     file = io.BytesIO()
     PIL.Image.fromarray(pixels).save(file, "png", compress_level=1)
+    return file.getvalue()
+
+
+def to_tiff(depth: Any) -> bytes:
+    """Returns the TIFF file of depth of shape (H, W), uint16 or float32, whose values it keeps."""
+    import PIL.Image
+
+    file = io.BytesIO()
+    PIL.Image.fromarray(depth).save(file, "tiff")
     return file.getvalue()
 
 
