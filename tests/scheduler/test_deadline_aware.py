@@ -134,7 +134,7 @@ def test_a_client_that_floods_goes_after_the_others_for_a_while(
     clock.now += ASIDE_S
     second = make_request("robot", time_until_next=0.2)
     scheduler.submit(second)
-    assert scheduler.next_batch() == [flood]  # by then it is its turn, whoever waits
+    assert scheduler.next_batch() == [flood]  # by then it is its turn, however many wait
     assert scheduler.next_batch() == [second]
 
 
