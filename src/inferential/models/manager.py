@@ -202,12 +202,15 @@ class ModelManager(HandingOver):
     def look(self, now: float) -> None:
         """Looks for calls that do not end; to be called now and then while robots are connected."""
         hung: dict[str, float] = {}
-        for pool, starts in self._engine.running_since().items():
+        running: dict[str, list[float]] = {}  # of all replicas, each of which is a pool of its own where they keep state
+        for part, began in self._engine.running_since().items():
+            running.setdefault(whole(part) if self._stateful else part, []).extend(began)
+        for pool, starts in running.items():
             capacity = self._capacity(pool)
             overdue = [at for at in starts if now - at > HUNG_AFTER_S]
             if overdue and len(overdue) >= capacity.max_inflight * len(capacity.replicas):
                 hung[pool] = min(overdue)
-            self._note_running(whole(pool), now - min(starts))
+            self._note_running(pool, now - min(starts))
         if hung.keys() != self._hung.keys():
             self._hung = hung
             self.refresh()
