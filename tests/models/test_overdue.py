@@ -9,7 +9,6 @@ from tests.models.floor import Floor
 
 from inferential.models.overdue import LEAST_S, MOST_S, overdue_at
 from inferential.models.routing import PATIENCE_S
-from inferential.replica.condition import HUNG_AFTER_S, ModelState
 from inferential.scheduler.request import ANSWERED, DISPATCHED, QUEUED, REFUSED, InferenceRequest, RefusalKind
 from inferential.scheduler.running import Batch
 from inferential.scheduler.time.profile import LatencyProfile
@@ -199,22 +198,6 @@ def test_a_robot_whose_state_is_lost_with_a_hanging_version_is_served_on_by_the_
     assert floor.work() == {}  # the end of the call that hung is not that of this one
     assert floor.end(answering) == [first]
     assert floor.work()["m@a%0"].requests == [second]
-
-
-def test_a_model_with_state_hangs_when_a_call_of_each_of_its_replicas_does() -> None:
-    floor = Floor({"target": "p:A"}, stateful=["m"], up={"m": ("0", "1")})
-    floor.ask("arm")
-    (first,) = floor.begin()
-    floor.now += HUNG_AFTER_S / 2
-    floor.ask("other")
-    (second,) = floor.begin()
-    assert {first.model_id, second.model_id} == {"m%0", "m%1"}
-    floor.now += HUNG_AFTER_S / 2 + 1
-    floor.expire()
-    assert floor.models.condition("m").state is ModelState.READY
-    floor.now += HUNG_AFTER_S / 2
-    floor.expire()
-    assert floor.models.condition("m").state is ModelState.HUNG
 
 
 def test_a_robot_that_leaves_a_version_with_state_for_one_without_is_held_up_no_longer() -> None:
