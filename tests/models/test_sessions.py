@@ -411,12 +411,15 @@ async def test_a_robot_that_was_silent_within_its_episode_gets_to_know_that_its_
         assert (result["steps"], result.session) == (1, "restarted")
 
 
-async def test_an_observation_under_which_its_process_died_is_not_run_again(serve: Serve) -> None:
+async def test_an_observation_under_which_its_process_died_is_not_run_again(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
     server: Server = await serve(m=model())
     async with AsyncConnection(server.address, "arm") as connection:
         handle = connection.model("m", 5000.0)
         with pytest.raises(ModelFailed, match="not run again"):
             await handle.infer(20_000, state=np.ones(1), do="exit")
+        assert "model m failed for client arm" in caplog.text
         assert await handle.infer(20_000, state=np.ones(1)) is not None
 
 
