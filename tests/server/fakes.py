@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from typing import Any
 
 from inferential.config import InferentialConfig
@@ -38,6 +38,10 @@ class FakeEngine(Engine):
 
     def __init__(self, log: list[Any]) -> None:
         self.log = log
+
+    @property
+    def running_in_order(self) -> Sized:
+        return ()
 
     def waiting(self, model_id: str | None = None) -> int:
         return 0

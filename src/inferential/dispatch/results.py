@@ -23,7 +23,15 @@ from inferential.proto.messages import ResponseTiming, write_response
 from inferential.proto.structure import STRUCTURE_KEY
 from inferential.replica.failures import words_of
 from inferential.replica.values import as_values
-from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, episode_key, family_of, is_of
+from inferential.scheduler.request import (
+    InferenceRequest,
+    Refusal,
+    RefusalKind,
+    episode_key,
+    family_of,
+    is_of,
+    whole_pool,
+)
 from inferential.scheduler.time.execution_horizon import execution_horizon
 from inferential.tracking.action_horizon import horizon_of
 
@@ -87,7 +95,11 @@ class ResultWriter:
                 session = "restarted"
         else:
             values, model_version = as_values(outcome), self.version_of(request.pool)
-        if self.named and (named := self.named.get(_whole(request))) is not None and not (named[1] and model_version):
+        if (
+            self.named
+            and (named := self.named.get(whole_pool(request))) is not None
+            and not (named[1] and model_version)
+        ):
             model_version = named[0]
         if STRUCTURE_KEY in values and STRUCTURE_KEY not in (request.metadata or ()):
             values = {key: value for key, value in values.items() if key != STRUCTURE_KEY}
@@ -137,7 +149,7 @@ class ResultWriter:
 
     def _log(self, request: InferenceRequest, reason: str, error: Exception) -> None:
         """Logs a model's failure, at most once a second: a broken model may fail with every request."""
-        model_id, now = _whole(request), time.monotonic()
+        model_id, now = whole_pool(request), time.monotonic()
         logged_at, unlogged = self._logged.get(model_id, (-math.inf, 0))
         if now - logged_at < _LOG_EVERY_S:
             self._logged[model_id] = logged_at, unlogged + 1
@@ -146,11 +158,6 @@ class ResultWriter:
         more = f" (and {unlogged} times more since the last line)" if unlogged else ""
         logger.error("model %s failed for client %s: %s%s%s", model_id, request.client_id, reason, _where(error), more)
         logger.debug("where model %s failed", model_id, exc_info=error)
-
-
-def _whole(request: InferenceRequest) -> str:
-    """Returns a request's pool; where replicas keep state, and each is a pool of its own, that of all."""
-    return request.pool.partition("%")[0] if request.keeps_state else request.pool
 
 
 def widened(values: Mapping[str, Any]) -> dict[str, Any]:
