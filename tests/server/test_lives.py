@@ -133,7 +133,7 @@ async def test_a_robot_that_restarts_takes_over_from_a_connection_that_answers_n
 ) -> None:
     async with serve({"m": lambda observation: np.ones(1)}) as server:
         host, _, port = server.address.removeprefix("tcp://").rpartition(":")
-        with socket.create_connection((host, int(port))) as dead:  # as of a robot whose machine lost its power
+        with socket.create_connection((host, int(port))) as dead:  # like that of a robot which lost its power
             dead.sendall(HELLO)
             await until(lambda: server.status().sizes["connections"])
             with robot(server, "robot") as restarted:
