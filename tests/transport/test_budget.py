@@ -14,6 +14,7 @@ import pytest
 from inferential.config import TransportConfig
 from inferential.transport import ZmqTransport, router, stalls
 from inferential.transport.budget import ByteBudget
+from inferential.zmtp import Stream
 from inferential.zmtp import protocol as p
 
 LIMIT = 1_000_000
@@ -94,6 +95,26 @@ async def test_a_robot_finds_room_for_its_frame_though_others_have_announced_mor
                 await asyncio.sleep(0.001)
         assert (received[0], len(received[2])) == (b"robot", 100_000)
     for one in greedy:
+        one.close()
+
+
+async def test_a_connection_for_whose_message_no_memory_is_left_ends_and_no_other(
+    transport: ZmqTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Stream.read
+
+    def without_memory(self: Stream) -> bool:
+        if self.peer is not None and self.peer.identity == b"greedy":
+            raise MemoryError
+        return read(self)
+
+    greedy, other = (call(transport, p.greeting() + p.ready(b"DEALER", name)) for name in (b"greedy", b"other"))
+    await until(transport, connections=2)
+    monkeypatch.setattr(Stream, "read", without_memory)
+    greedy.sendall(b"\0\1x")
+    await until(transport, connections=1)
+    assert transport.has_client(b"other")
+    for one in (greedy, other):
         one.close()
 
 

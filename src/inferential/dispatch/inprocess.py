@@ -20,7 +20,7 @@ from inferential.replica.condition import Condition, ModelState
 from inferential.replica.model import Method, is_async, methods_of
 from inferential.replica.pace import SHARED_ROWS, Pace
 from inferential.replica.pending import Pending
-from inferential.replica.sessions import SessionRow
+from inferential.replica.sessions import SessionRow, SessionStore
 from inferential.replica.spec import ModelInline, ModelThread
 from inferential.replica.structured import rows_of
 from inferential.replica.values import Observation, own
@@ -63,7 +63,7 @@ class InProcessReplica:
         self._shares = methods.batch is None and not is_async(methods.single)
         self._pace.quick = runs_inline  # else it would have no reason to run so
         self._aclose = methods.aclose
-        self.sessions = methods.sessions
+        self.sessions: SessionStore | None = methods.sessions
         """Those of its robots; `run` takes `SessionRow`s then. None: the model keeps no state."""
         self.sees_timestamps: bool = bool(getattr(model, "sees_timestamps", False))
         """Whether it wants to know when its observations were seen."""

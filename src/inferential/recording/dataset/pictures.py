@@ -10,6 +10,9 @@ from typing import Any, BinaryIO, Final
 
 import numpy as np
 
+from inferential.proto import PNG
+from inferential.proto.images import encode
+
 CODECS: Final = ("libsvtav1", "libx264", "libopenh264")
 """Encoders, the best one first: AV1 is what LeRobot writes, H.264 what everything reads."""
 _OPTIONS = {
@@ -50,11 +53,7 @@ def to_rgb(pixels: Any) -> Any:
 
 def to_png(pixels: Any) -> bytes:
     """Returns the PNG file of pixels of shape (H, W, 3)."""
-    import PIL.Image
-
-    file = io.BytesIO()
-    PIL.Image.fromarray(pixels).save(file, "png", compress_level=1)
-    return file.getvalue()
+    return bytes(encode(pixels, PNG).data)
 
 
 def to_tiff(depth: Any) -> bytes:
