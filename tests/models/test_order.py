@@ -173,7 +173,7 @@ class Order(RuleBasedStateMachine):
     @initialize(
         stateful=st.sampled_from([POOLS, POOLS[:-1], ["m", "m@a", "n"], ["m#2", "m@b"]]),
         several=st.sets(st.sampled_from(POOLS)),
-        inflight=st.integers(1, 2),
+        inflight=st.sampled_from([1, 2, 2]),
         plan=st.sampled_from(PLANS),
     )
     def begins(self, stateful: list[str], several: set[str], inflight: int, plan: dict[str, Any]) -> None:
@@ -192,6 +192,11 @@ class Order(RuleBasedStateMachine):
             episode = self.episodes.get(client_id, 0)
             request = asks_all(self.floor, client_id, episode=episode, connection=2 * robot + connection)
             self.numbers[request] = len(self.numbers)
+
+    @rule()
+    def all_ask(self) -> None:
+        for robot in (2, 1, 0):
+            self.asks(robot, 1, 1)
 
     @rule(robot=st.integers(0, 2))
     def begins_an_episode(self, robot: int) -> None:

@@ -25,10 +25,10 @@ class ClientQueue:
 
     def __init__(self) -> None:
         self.shown: dict[InferenceRequest, None] = {}
-        self.behind = _NOTHING
+        self.behind: OrderedDict[InferenceRequest, None] = _NOTHING
         self.latest: InferenceRequest | None = None
-        self.episode = 0
-        self.serial = False
+        self.episode: int = 0
+        self.serial: bool = False
 
     def hold_back(self, request: InferenceRequest) -> None:
         """Has a request wait behind the others."""

@@ -64,9 +64,9 @@ class ClientQueues(Waiting):
         self._availability = availability
         self._holds: Holds[Key] = Holds()
         self._not_before = self._holds.not_before
-        self.held = self._holds.queue  # queues whose next request is not shown yet
-        self.running_in_order = self._holds.running
-        self.perishes = False  # whether any request of lately may become stale
+        self.held: list[tuple[float, Key]] = self._holds.queue  # queues whose next request is not shown yet
+        self.running_in_order: dict[Key, object] = self._holds.running
+        self.perishes: bool = False  # whether any request of lately may become stale
         self._ended: list[InferenceRequest] = []
         self._outdated: list[InferenceRequest] = []
         self._configure(config, scheduler)
