@@ -39,7 +39,7 @@ lint: $(READY)  ## style, types, the import table and plain words
 	$(BIN)/python scripts/check_words.py
 
 types: $(READY)  ## fails where less than TYPED percent of the public names have a full type, as users of the package see it
-	$(BIN)/pyright --pythonpath $(BIN)/python --ignoreexternal --verifytypes inferential | tee .typed | tail -25
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pyright --ignoreexternal --verifytypes inferential | tee .typed | tail -25
 	$(BIN)/python -c 'import re; share = float(re.search(r"completeness score: ([\d.]+)%", open(".typed").read())[1]); raise SystemExit(share < $(TYPED) and f"{share} %, expected $(TYPED)")'
 
 bench: $(READY)  ## figures of this machine, written to bench/results

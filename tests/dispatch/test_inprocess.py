@@ -213,3 +213,57 @@ async def test_rows_that_are_tried_alone_are_what_the_robots_sent(
     results = await finish(serve(m=way(Model())).dispatch(requests))
     assert [result.success for result in results] == [True, False, True]
     assert [results[at].values["actions"][0] for at in (0, 2)] == [2.0, 4.0]
+
+
+class Reusing:
+    """Writes each result into the same memory, as a preallocated output or a captured CUDA graph does."""
+
+    def __init__(self, form: Callable[[Any], Any] = lambda result: result) -> None:
+        self._actions = np.zeros(2)
+        self._form = form
+
+    def infer(self, observation: dict[str, Any]) -> Any:
+        np.multiply(observation["state"], 2.0, out=self._actions)
+        return self._form(self._actions)
+
+
+class ReusingCoroutine(Reusing):
+    async def infer(self, observation: dict[str, Any]) -> Any:
+        return super().infer(observation)
+
+
+class ReusingWhenAlone(Reusing):
+    def infer_batch(self, observations: list[dict[str, Any]]) -> Any:
+        raise ValueError("a batch fails")
+
+
+class Tensor:
+    """Memory of another library, which numpy sees without a copy."""
+
+    def __init__(self, actions: np.ndarray[Any, Any]) -> None:
+        self._actions = actions
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        return self._actions.copy() if copy else self._actions
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        ModelThread(Reusing()),
+        ModelInline(Reusing()),
+        ReusingCoroutine(),
+        ReusingWhenAlone(),
+        ModelThread(Reusing(lambda actions: {"actions": actions, "stop": 0})),
+        ModelThread(Reusing(lambda actions: {"actions": {"arm": actions}})),
+        ModelThread(Reusing(Tensor)),
+    ],
+    ids=["thread", "inline", "coroutine", "row by row", "dict", "nested", "tensor"],
+)
+async def test_each_robot_gets_its_own_actions_of_a_model_that_reuses_its_memory(
+    model: Any, serve: Serve, request_of: MakeRequest, finish: Any
+) -> None:
+    requests = [request_of(values={"state": np.full(2, n, float)}) for n in range(3)]
+    results = await finish(serve(m=model).dispatch(requests))
+    found = [next(iter(one.values.values()))[0] for one in results]
+    assert found == [0.0, 2.0, 4.0]

@@ -32,6 +32,7 @@ class Backend(Dispatcher):
         self.ran: list[str] = []  # calls past the queues: of a shadow
         self.answer = {"actions": np.ones(2)}
         self.down: set[str] = set()
+        self.latencies: list[tuple[int, float]] = []  # of a warm-up
 
     async def infer(self, model_id: str, observations: Sequence[Any]) -> Sequence[Any]:
         self.ran.append(model_id)
@@ -48,6 +49,9 @@ class Backend(Dispatcher):
         return {
             pool: [Condition(state, 0.0, "it is down" if pool in self.down else "")] for pool, state in states.items()
         }
+
+    def measured(self, model_id: str) -> Sequence[tuple[int, float]]:
+        return self.latencies
 
     def replicas(self, model_id: str) -> Sequence[str]:
         return self.up.get(model_id, ("",))
@@ -118,7 +122,7 @@ class Floor:
         self.models.keep_order(request)
         self.requests.append(request)
         with self.clock():
-            early = pool in self.models.unready
+            early = self.models.is_unready(request)
             if early and (refusal := self.models.refusal(request)) is not None:
                 request.refuse(refusal)
                 return request

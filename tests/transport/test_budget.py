@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from inferential.config import TransportConfig
-from inferential.transport import ZmqTransport, router, stalls
+from inferential.transport import ZmqTransport, acceptance, router, stalls
 from inferential.transport.budget import ByteBudget
+from inferential.zmtp import Stream
 from inferential.zmtp import protocol as p
 
 LIMIT = 1_000_000
@@ -47,7 +48,10 @@ async def until(transport: ZmqTransport, **sizes: Any) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_before_the_handshake_a_frame_has_a_kilobyte_at_most(transport: ZmqTransport) -> None:
+async def test_before_the_handshake_a_frame_has_a_kilobyte_at_most(
+    transport: ZmqTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acceptance, "HANDSHAKE_S", 1000.0)  # it is not by that that it ends
     with call(transport, p.greeting() + half(LIMIT // 2, 100)):
         await until(transport, connections_handshaking=1)
         await until(transport, connections_handshaking=0, connections=0, bytes_held=0)
@@ -94,6 +98,26 @@ async def test_a_robot_finds_room_for_its_frame_though_others_have_announced_mor
                 await asyncio.sleep(0.001)
         assert (received[0], len(received[2])) == (b"robot", 100_000)
     for one in greedy:
+        one.close()
+
+
+async def test_a_connection_for_whose_message_no_memory_is_left_ends_and_no_other(
+    transport: ZmqTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Stream.read
+
+    def without_memory(self: Stream) -> bool:
+        if self.peer is not None and self.peer.identity == b"greedy":
+            raise MemoryError
+        return read(self)
+
+    greedy, other = (call(transport, p.greeting() + p.ready(b"DEALER", name)) for name in (b"greedy", b"other"))
+    await until(transport, connections=2)
+    monkeypatch.setattr(Stream, "read", without_memory)
+    greedy.sendall(b"\0\1x")
+    await until(transport, connections=1)
+    assert transport.has_client(b"other")
+    for one in (greedy, other):
         one.close()
 
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from inferential.cli.errors import CliError
 from inferential.cli.output import print_json, print_line
-from inferential.cli.page_reader import CERTIFICATE_HELP, TOKEN_HELP, Page, read_robot, read_status
+from inferential.cli.page_reader import DEFAULT_URL, Certificate, Page, Token, Url, read_robot, read_status
 from inferential.tracking.lateness import WINDOW_S, Lateness, Quantiles, sentence
 from inferential.tracking.outcome_counts import NOTHING_S
 
@@ -27,12 +26,10 @@ EXAMPLES = (
 
 def why(
     robot: Annotated[str, typer.Argument(help="Its client id.")],
-    url: Annotated[str, typer.Argument(help="Where the server's page is (inferential serve --http).")] = (
-        "http://127.0.0.1:8080"
-    ),
+    url: Url = DEFAULT_URL,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
-    token: Annotated[str | None, typer.Option(envvar="INFERENTIAL_TOKEN", help=TOKEN_HELP)] = None,
-    certificate: Annotated[Path | None, typer.Option(metavar="FILE", help=CERTIFICATE_HELP)] = None,
+    token: Token = None,
+    certificate: Certificate = None,
 ) -> None:
     """Say why a robot's actions are late.
 

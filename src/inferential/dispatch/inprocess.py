@@ -20,10 +20,10 @@ from inferential.replica.condition import Condition, ModelState
 from inferential.replica.model import Method, is_async, methods_of
 from inferential.replica.pace import SHARED_ROWS, Pace
 from inferential.replica.pending import Pending
-from inferential.replica.sessions import SessionRow
+from inferential.replica.sessions import SessionRow, SessionStore
 from inferential.replica.spec import ModelInline, ModelThread
 from inferential.replica.structured import rows_of
-from inferential.replica.values import Observation
+from inferential.replica.values import Observation, own
 
 logger: logging.Logger = logging.getLogger("inferential.dispatch")
 
@@ -63,7 +63,7 @@ class InProcessReplica:
         self._shares = methods.batch is None and not is_async(methods.single)
         self._pace.quick = runs_inline  # else it would have no reason to run so
         self._aclose = methods.aclose
-        self.sessions = methods.sessions
+        self.sessions: SessionStore | None = methods.sessions
         """Those of its robots; `run` takes `SessionRow`s then. None: the model keeps no state."""
         self.sees_timestamps: bool = bool(getattr(model, "sees_timestamps", False))
         """Whether it wants to know when its observations were seen."""
@@ -176,7 +176,7 @@ class InProcessReplica:
             self._on_change()
         for number, outcome in enumerate(outcomes):
             if inspect.isawaitable(outcome):
-                outcomes[number] = (await _run_each(_awaited, [outcome]))[0]
+                outcomes[number] = own((await _run_each(_awaited, [outcome]))[0])
         return outcomes
 
     def _abandon(self, rows: Sequence[Observation]) -> None:
@@ -242,7 +242,8 @@ class _Rows:
             if self.stopped:
                 break
             try:
-                self.outcomes.append(self._form(row))
+                result = self._form(row)
+                self.outcomes.append(result if len(rows) == 1 else own(result))
             except BaseException as error:
                 self.outcomes.append(carriable(error))
         return time.perf_counter() - began
@@ -267,7 +268,8 @@ async def _run_each(form: Callable[[Any], Awaitable[Any]], observations: Sequenc
     results = []
     for observation in observations:
         try:
-            results.append(await form(observation))
+            result = await form(observation)
+            results.append(result if len(observations) == 1 else own(result))
         except (asyncio.CancelledError, SystemExit) as error:
             if _cancels_the_call(error):
                 raise
@@ -292,7 +294,9 @@ async def _run_each_inline(form: Method, observations: Sequence[Observation]) ->
     for observation in observations:
         try:
             result = form(observation)
-            results.append(await result if inspect.isawaitable(result) else result)
+            if inspect.isawaitable(result):
+                result = await result
+            results.append(result if len(observations) == 1 else own(result))
         except (asyncio.CancelledError, SystemExit) as error:
             if _cancels_the_call(error):
                 raise

@@ -44,7 +44,7 @@ class KServeModel:
         >>> model = KServeModel("kserve://127.0.0.1:8000/arm")
     """
 
-    max_batch_size = DEFAULT_MAX_BATCH_SIZE
+    max_batch_size: int = DEFAULT_MAX_BATCH_SIZE
 
     def __init__(self, target: str, api_key: str | None = None, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         self._url = _model_url(target)

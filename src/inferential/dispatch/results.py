@@ -23,7 +23,15 @@ from inferential.proto.messages import ResponseTiming, write_response
 from inferential.proto.structure import STRUCTURE_KEY
 from inferential.replica.failures import words_of
 from inferential.replica.values import as_values
-from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, episode_key, family_of, is_of
+from inferential.scheduler.request import (
+    InferenceRequest,
+    Refusal,
+    RefusalKind,
+    episode_key,
+    family_of,
+    is_of,
+    whole_pool,
+)
 from inferential.scheduler.time.execution_horizon import execution_horizon
 from inferential.tracking.action_horizon import horizon_of
 
@@ -87,11 +95,12 @@ class ResultWriter:
                 session = "restarted"
         else:
             values, model_version = as_values(outcome), self.version_of(request.pool)
-        if self.named:
-            # Where replicas keep state each is a pool of its own, named after the whole.
-            whole = request.pool.partition("%")[0] if request.keeps_state else request.pool
-            if (named := self.named.get(whole)) is not None and not (named[1] and model_version):
-                model_version = named[0]
+        if (
+            self.named
+            and (named := self.named.get(whole_pool(request))) is not None
+            and not (named[1] and model_version)
+        ):
+            model_version = named[0]
         if STRUCTURE_KEY in values and STRUCTURE_KEY not in (request.metadata or ()):
             values = {key: value for key, value in values.items() if key != STRUCTURE_KEY}
         if self.checks is not None:
@@ -140,7 +149,7 @@ class ResultWriter:
 
     def _log(self, request: InferenceRequest, reason: str, error: Exception) -> None:
         """Logs a model's failure, at most once a second: a broken model may fail with every request."""
-        model_id, now = request.pool, time.monotonic()
+        model_id, now = whole_pool(request), time.monotonic()
         logged_at, unlogged = self._logged.get(model_id, (-math.inf, 0))
         if now - logged_at < _LOG_EVERY_S:
             self._logged[model_id] = logged_at, unlogged + 1

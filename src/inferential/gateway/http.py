@@ -25,7 +25,7 @@ from inferential.notices import Notices
 from inferential.server import Server
 from inferential.server.http_listener import HttpListener
 
-logger = logging.getLogger("inferential.gateway.http")
+logger: logging.Logger = logging.getLogger("inferential.gateway.http")
 
 _MAX_TEXT = 2048  # of what a client is sent
 UNPACK_BYTES = 1024 * 1024

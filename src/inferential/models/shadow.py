@@ -22,10 +22,10 @@ class Comparison:
     """
 
     def __init__(self) -> None:
-        self.compared = 0
-        self.active = Counts()
-        self.shadow = Counts()
-        self.last_problem = ""
+        self.compared: int = 0
+        self.active: Counts = Counts()
+        self.shadow: Counts = Counts()
+        self.last_problem: str = ""
         self._sums: Any = None
         self._max: Any = None
         self._steps = 0

@@ -83,13 +83,26 @@ def kind_of(slot: SlotInfo, payload: Buffer) -> Kind | None:
         return Kind.DEPTH if dtype == np.uint16 else Kind.COLOUR
     if len(slot.shape) == 1 and dtype == np.uint8:
         return Kind.FILE if _format_of(memoryview(payload)[slot.byte_offset :][: slot.byte_length]) else None
-    is_float = dtype.kind == "f" or dtype.name == "bfloat16"
-    if len(shape) == 2 and min(shape) >= _SHORTEST_SIDE:
-        if dtype == np.uint16 or (is_float and "depth" in slot.key.lower()):
-            return Kind.DEPTH
-        return Kind.COLOUR if dtype == np.uint8 or (is_float and slot.shape[-1] == 1) else None
-    has_channels = _has_channels_last(shape) or _has_channels_first(shape)
-    return Kind.COLOUR if has_channels and (dtype == np.uint8 or is_float) else None
+    if depth_sides(slot.key, dtype, slot.shape) is not None:
+        return Kind.DEPTH
+    if len(shape) == 2:
+        is_picture = min(shape) >= _SHORTEST_SIDE and (dtype == np.uint8 or (_is_float(dtype) and slot.shape[-1] == 1))
+    else:
+        is_picture = _has_channels_last(shape) or _has_channels_first(shape)
+    return Kind.COLOUR if is_picture and (dtype == np.uint8 or _is_float(dtype)) else None
+
+
+def depth_sides(key: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[int, int] | None:
+    """Returns the height and width of an array that is depth; None: it is none."""
+    plain = _without_ones(shape)
+    if len(plain) != 2 or min(plain) < _SHORTEST_SIDE:
+        return None
+    is_depth = dtype == np.uint16 or (_is_float(dtype) and "depth" in key.lower())
+    return (plain[0], plain[1]) if is_depth else None
+
+
+def _is_float(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind == "f" or dtype.name == "bfloat16"
 
 
 def picture_of(slot: SlotInfo, payload: Buffer, kind: Kind, images: Images) -> Picture | None:

@@ -114,6 +114,12 @@ def family_of(pool: str) -> str:
     return pool.partition("%")[0].partition("#")[0].partition("@")[0] or pool
 
 
+def whole_pool(request: InferenceRequest) -> str:
+    """Returns the pool of a request; where replicas keep state, and each is a pool of its own, that of all of them."""
+    # One for a probe, or for the shadow, is of no replica.
+    return (request.keeps_state and request.pool.rpartition("%")[0]) or request.pool
+
+
 def is_of(pool: str, model_id: str) -> bool:
     """Returns whether a pool is of a version of a model, or of its only one."""
     return pool == model_id or (pool.startswith(model_id) and pool[len(model_id)] in "@#%")

@@ -309,15 +309,16 @@ class Accounting:
             nonlocal waiting
             if waiting is None:
                 waiting = {request.client_id for request in self._engine.requests() if stands(request.connection)}
-            if client_id in waiting:
-                return True
+            return client_id in waiting or is_behind(client_id)
+
+        def is_behind(client_id: str) -> bool:
             client = fleet.client(client_id)
             return client is not None and has_unread(client.identity)
 
         changes = fleet.sweep(now, waits)
         if now >= self._shares_due_at:
             self._shares_due_at = now + _SHARES_EACH_S * fleet.active_count
-            self._shares.update(fleet.periods(now), self._pressed(now))
+            self._shares.update(fleet.periods(now), self._pressed(now), is_behind)
         for client_id, model_id in changes.overdue:
             self._recorder.overdue(client_id, model_id)
         return changes

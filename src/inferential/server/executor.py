@@ -177,6 +177,8 @@ class Executor:
 
     def _returned(self, requests: Sequence[InferenceRequest]) -> None:
         """Has what waits for the slot of a call begun first: its model would stand idle while answers are written."""
+        if not self._engine.waiting():
+            return  # the answers come first
         batch = self._unreturned.pop(id(requests), None)
         if batch is None:
             return

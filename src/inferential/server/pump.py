@@ -223,7 +223,7 @@ class EventPump:
             return
         if incoming.renews:
             self._attention.look_at(incoming)
-        if self._models.unready and request.pool in self._models.unready:
+        if self._models.unready and self._models.is_unready(request):
             self._receive_early(incoming)
             return
         if self._engine.can_bypass(request) and self._accounting.defer(incoming):

@@ -31,7 +31,7 @@ class MalformedMessage(InferentialError):
         self.identity = identity
         self.reason = reason
         self.connection = connection
-        self.count = 1
+        self.count: int = 1
         super().__init__(reason)
 
 
@@ -40,7 +40,8 @@ class AsksNothing(MalformedMessage):
 
     def __init__(self, client: ClientConnection) -> None:
         super().__init__(client.identity, "", client.number)
-        self.count, client.stream.commands = client.stream.commands, 0
+        self.count = client.stream.commands
+        client.stream.commands = 0
 
 
 class ClientConnection:

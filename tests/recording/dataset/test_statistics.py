@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from inferential.recording.dataset.statistics import QUANTILES, Levels, counted, of_rows
+from inferential.recording.dataset.statistics import QUANTILES, Levels, counted, of_rows, sampled
 
 
 def test_rows_have_the_statistics_of_each_place() -> None:
@@ -63,6 +63,7 @@ def test_large_frames_have_one_statistic_for_all_places() -> None:
 
 def test_frames_without_a_number_have_statistics_too() -> None:
     assert of_rows(counted(np.full((3, 48, 64), np.nan)))["max"].tolist() == [[0.0]]
+    assert of_rows(sampled(np.full((48, 64), np.inf)))["max"].tolist() == [[[0.0]]]
 
 
 def test_of_small_frames_everything_counts() -> None:

@@ -15,6 +15,7 @@ _LEVELS = 256
 _PIXELS = 65_536  # of an image, at most, that count
 _LARGE = 1024  # values of one frame, beyond which all of them have one statistic
 _SAMPLED = 8192  # of an episode's, at most, that count then
+_OF_DEPTH = 256  # values of one image of depth, at most, that count
 
 
 def of_rows(rows: Any) -> dict[str, Any]:
@@ -43,9 +44,19 @@ def counted(rows: Any) -> Any:
     places = max(_SAMPLED // len(rows), 1)
     frames = rows[:: -(-len(rows) // _SAMPLED)].reshape(-1, rows[0].size)
     offsets = np.linspace(0, rows[0].size - 1, places).astype(np.int64)
-    found = frames[:, offsets].ravel()
-    found = found[np.isfinite(found)]
-    return (found if found.size else np.zeros(1, rows.dtype)).reshape(-1, *(1,) * (rows.ndim - 1))
+    return _finite(frames[:, offsets].ravel()).reshape(-1, *(1,) * (rows.ndim - 1))
+
+
+def _finite(values: Any) -> Any:
+    """Returns the finite ones of values; a zero where there are none, as statistics need one."""
+    found = values[np.isfinite(values)]
+    return found if found.size else np.zeros(1, values.dtype)
+
+
+def sampled(depth: Any) -> Any:
+    """Returns evenly spread finite values of one image of depth, of shape (values, 1, 1, 1): those of a channel."""
+    values = depth.ravel()[np.linspace(0, depth.size - 1, min(depth.size, _OF_DEPTH)).astype(np.int64)]
+    return _finite(values).reshape(-1, 1, 1, 1)
 
 
 class Levels:
