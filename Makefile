@@ -8,7 +8,8 @@ OLDEST := .venv-oldest
 EXTRAS := edge demo otel bfloat16 lerobot
 COVERED ?= 85
 TYPED ?= 100
-JOBS ?= 2
+# One a core and one more: of two groups of tests most of the time is waiting (REAL_TIME and RAY in tests/conftest.py).
+JOBS ?= 3
 # The pip of Python 3.11 takes three times as long as today's. Modules are compiled when they are first imported, which few are.
 MAKE_VENV = test -x $(BIN)/python || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --upgrade pip; }
 NEW_ENOUGH = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "the server and its tests need Python >= 3.11; try make PYTHON=python3.12")'
@@ -38,7 +39,7 @@ lint: $(READY)  ## style, types, the import table and plain words
 	$(BIN)/python scripts/check_words.py
 
 types: $(READY)  ## fails where less than TYPED percent of the public names have a full type, as users of the package see it
-	$(BIN)/pyright --pythonpath $(BIN)/python --ignoreexternal --verifytypes inferential | tee .typed | tail -25
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pyright --ignoreexternal --verifytypes inferential | tee .typed | tail -25
 	$(BIN)/python -c 'import re; share = float(re.search(r"completeness score: ([\d.]+)%", open(".typed").read())[1]); raise SystemExit(share < $(TYPED) and f"{share} %, expected $(TYPED)")'
 
 bench: $(READY)  ## figures of this machine, written to bench/results

@@ -4,15 +4,21 @@ A sync model of 50 ms has 20 clients in a closed loop; another model, which cost
 meanwhile, and before that without the crowd.
 
 And what models that hold the interpreter's lock cost an idle one: its client's round trips alone, beside one such model
-and beside two, with all models in threads, and in processes of their own.
+and beside two, with all models in threads, and in processes of their own. Beside that, what a bare process gets that is
+woken as often over a pipe, without this software, beside processes that compute as much at the priority that a worker
+with long calls has: that is the system's share.
 """
 
 from __future__ import annotations
 
 import functools
+import multiprocessing
+import os
 import sys
 import threading
 import time
+from multiprocessing.connection import Connection as Pipe
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +30,9 @@ from inferential import Connection
 PLAIN = Path(__file__).parent / "overhead" / "models"
 CROWD = 20
 SLOW_S = 0.05
+HOLD_S = 0.03  # as `plain_policies.holding`
+NICER_BY = 5  # as workers whose calls are long
+_EACH_S = 0.002  # a robot that asks now and then, not a load
 
 
 def models() -> dict[str, Any]:
@@ -53,6 +62,7 @@ def holders(place: str) -> dict[str, Any]:
 def run(seconds: float) -> dict[str, Any]:
     """Both cases."""
     beside_holders = {place: _beside_holders(place, seconds) for place in ("thread", "process")}
+    beside_holders["bare process"] = _bare(seconds)
     return {**_beside_crowd(seconds), "beside_models_that_hold_the_lock": beside_holders}
 
 
@@ -78,6 +88,57 @@ def _beside_holders(place: str, seconds: float) -> dict[str, Any]:
             found[f"beside_{count}"] = percentiles_ms(taken)
             p99.append(float(np.percentile(taken, 99)))
     return {**found, "p99_ratios": [round(each / p99[0], 2) for each in p99]}
+
+
+def _bare(seconds: float) -> dict[str, Any]:
+    """Round trips of a process that returns what it is sent, beside none, one and two that compute."""
+    context = multiprocessing.get_context("spawn")
+    found: dict[str, Any] = {}
+    p99 = []
+    ours, theirs = context.Pipe()
+    echo = context.Process(target=_echo, args=(theirs,), daemon=True)
+    computing: list[BaseProcess] = []
+    echo.start()
+    try:
+        for count in range(3):
+            if count:
+                computing.append(context.Process(target=_compute, daemon=True))
+                computing[-1].start()
+            _round_trips(ours, 0.5)  # until the new process computes
+            taken = _round_trips(ours, seconds)
+            found[f"beside_{count}"] = percentiles_ms(taken)
+            p99.append(float(np.percentile(taken, 99)))
+    finally:
+        for process in (echo, *computing):
+            process.kill()
+            process.join()
+    return {**found, "p99_ratios": [round(each / p99[0], 2) for each in p99]}
+
+
+def _round_trips(pipe: Pipe, seconds: float) -> list[float]:
+    taken: list[float] = []
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        began = time.perf_counter()
+        pipe.send_bytes(b"observation")
+        pipe.recv_bytes()
+        taken.append(time.perf_counter() - began)
+        time.sleep(_EACH_S)
+    return taken
+
+
+def _echo(pipe: Pipe) -> None:
+    while True:
+        pipe.send_bytes(pipe.recv_bytes())
+
+
+def _compute() -> None:
+    os.nice(NICER_BY)
+    while True:
+        until = time.perf_counter() + HOLD_S
+        while time.perf_counter() < until:
+            pass
+        time.sleep(0.0005)  # until the next robot asks
 
 
 def _beside_crowd(seconds: float) -> dict[str, Any]:
@@ -115,7 +176,7 @@ def _ask(address: str, name: str, seconds: float) -> list[float]:
             if model.infer(1000, state=state) is None:
                 raise TimeoutError("the idle model did not answer within 1 s")
             taken.append(time.perf_counter() - began)
-            time.sleep(0.002)  # a robot that asks now and then, not a load
+            time.sleep(_EACH_S)
     return taken
 
 

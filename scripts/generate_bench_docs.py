@@ -13,8 +13,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import fleet_tables
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
+PAGES = ("performance", "demo", "networks", "recording", "schedulers", "simulator")
 _PEERS = {
     "raw": "raw ZeroMQ",
     "ours:function_process": "function, `process`",
@@ -32,7 +35,7 @@ _EIGHT = "8 clients, 64 B"
 
 def main() -> int:
     stale = 0
-    for page in (ROOT / "docs" / name for name in ("performance.md", "demo.md", "networks.md", "recording.md")):
+    for page in (ROOT / "docs" / f"{name}.md" for name in PAGES):
         text = page.read_text(encoding="utf-8")
         new = updated(text)
         if "--check" in sys.argv[1:]:
@@ -221,6 +224,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Iterator[str]]]] = {
     "emulated networks": ("network", networks("emulated")),
     "networks of packets": ("network", networks("packets")),
     "outages": ("outages", outages),
+    **fleet_tables.TABLES,
 }
 """By name: the file of bench/results, and the lines of its table."""
 

@@ -23,13 +23,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("any machine", deadline=None)  # how busy it is decides no test
 settings.load_profile("any machine")
 
-ALONE = (
+REAL_TIME = (
     "tests/bench/test_fleet.py",
     "tests/bench/test_soak.py",
     "tests/bench/test_stages.py",
     "tests/cli/test_demo.py",
     "tests/client/chunks/test_runtime.py",
-    "tests/dispatch/ray/",
     "tests/gateway/test_act_peers.py",
     "tests/gateway/test_kserve_peers.py",
     "tests/gateway/test_lerobot_peers.py",
@@ -42,15 +41,19 @@ ALONE = (
     "tests/web/test_page.py",
 )
 """They drive robots in real time or start many processes; of these one runs at a time."""
+RAY = ("tests/dispatch/ray/",)
+"""They share one Ray, and mostly wait for it."""
 
 
-def is_alone(nodeid: str) -> bool:
-    """Whether a test is one of these, or of a page that starts Ray."""
-    return nodeid.startswith(ALONE) or "[ray.md" in nodeid or "[with-ray.md" in nodeid
+def group_of(nodeid: str) -> str:
+    """Returns what a test shares with others that must run in the same process, one after another; "": nothing.
 
-
-def server_of(nodeid: str) -> str:
-    """Returns the server that a test shares with others: its file, or the block of a page that starts it; "": none."""
+    That is real time, Ray, a server of its file, or the block of a page that starts one.
+    """
+    if nodeid.startswith(REAL_TIME):
+        return "real time"
+    if nodeid.startswith(RAY) or "[ray.md" in nodeid or "[with-ray.md" in nodeid:
+        return "Ray"
     if nodeid.startswith("tests/cli/test_robot_keys.py"):
         return "tests/cli/test_robot_keys.py"
     found = re.search(r"^tests/docs/.*against_a_server\[(.*:\d+)-", nodeid)
@@ -59,7 +62,7 @@ def server_of(nodeid: str) -> str:
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Gives all of these to one process, first of all, and the rest to whichever is free.
+    """Gives each group to one process, the largest first of all, and the rest to whichever is free.
 
     pytest-xdist's own groups (3.8) have no effect with pytest 9.2: they are put into ids, which no longer change.
     """
@@ -67,7 +70,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class OneAtATime(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "alone" if is_alone(nodeid) else server_of(nodeid) or nodeid
+            return group_of(nodeid) or nodeid
 
     return OneAtATime(config, log)
 

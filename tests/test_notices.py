@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from inferential import notices
-from inferential.notices import MAX_LINES, PERIOD_S, Notices
+from inferential.notices import MAX_LINES, PERIOD_S, LineQuota, Notices
 
 logger = logging.getLogger("inferential.test_notices")
 
@@ -61,3 +61,13 @@ def test_what_is_remembered_is_bounded(clock: Clock) -> None:
         clock.now += PERIOD_S
         said.say(number, "again")
     assert len(said) <= 1024
+
+
+def test_a_quota_of_lines_says_how_many_were_left_out(clock: Clock, caplog: Any) -> None:
+    said = LineQuota(logger, 3)
+    for number in range(10):
+        said.say("client %d connected", number)
+    assert caplog.messages == ["client 0 connected", "client 1 connected", "client 2 connected"]
+    clock.now += PERIOD_S
+    said.say("client %d connected", 11)
+    assert caplog.messages[3:] == ["client 11 connected [7 such lines were left out before]"]

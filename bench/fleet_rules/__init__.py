@@ -33,7 +33,8 @@ from inferential.sim.virtual.world import Run
 SEEDS = (0, 1, 2)
 SECONDS = 8.0
 QUICK_SECONDS = 6.0
-OURS = ("slo_aware", "deadline_aware", "round_robin")
+OURS = ("slo_aware", "slo_aware:answers", "deadline_aware", "round_robin")
+"""After a colon: the objective."""
 RULES = (*OURS, *rules.NAMES)
 DRAWN = "64 H25"
 DRAWN_RULES = ("slo_aware", "deadline_aware", "robot_time", "rosa_rate")
@@ -150,13 +151,15 @@ def _measured(job: Job) -> Row:
 
 def _run(fleet: Fleet, job: Job, load: float) -> Run:
     rules.register()  # here, since a pool runs it in another process
+    strategy, _, objective = job.rule.partition(":")
     return simulate(
         generate.models(fleet),
         generate.arrivals(fleet, seconds=job.seconds, seed=job.seed, load=load),
-        job.rule,
+        strategy,
         seconds=job.seconds,
         seed=job.seed,
         robots=generate.chunked_robots(fleet, seed=job.seed, load=load),
+        options={"objective": objective} if objective else {},
         profiled=True,
     )
 

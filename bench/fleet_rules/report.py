@@ -72,17 +72,17 @@ def verdict(cells: Sequence[Cell], rows: Sequence[Row]) -> Iterator[str]:
     for cell in cells:
         own = next((row for row in rows if row.cell == cell.name and row.rule == OURS), None)
         others = [
-            row for row in rows if row.cell == cell.name and row.rule != OURS and figure_of(row, cell) is not None
+            row
+            for row in rows
+            if row.cell == cell.name and row.rule.partition(":")[0] != OURS and figure_of(row, cell) is not None
         ]
-        if own is None or not others:
+        if own is None or figure_of(own, cell) is None or not others:
             continue
         low = cell.measure == "starved"
         best = sorted(others, key=lambda row: (figure_of(row, cell) or 0.0) * (1 if low else -1))[0]
         value, bar = figure_of(own, cell), figure_of(best, cell)
+        assert value is not None
         assert bar is not None
-        if value is None:
-            yield f"{cell.name}: {OURS} has no figure ({own.error}), {best.rule} {_figure(bar, cell)}"
-            continue
         is_behind = value > bar + 1e-9 if low else value < bar - 1e-9
         sign = "behind" if is_behind else "ahead of"
         line = f"{cell.name}: {OURS} {_figure(value, cell)}, {sign} {best.rule} {_figure(bar, cell)}"

@@ -13,6 +13,7 @@ from bench.overload import crowd, flood, watched
 CASES = {
     "crowd": crowd.run,
     "flood": flood.run,
+    "apart": flood.run_apart,
     "nameless": flood.run_nameless,
     "page": watched.run_page,
     "restart": watched.run_restart,

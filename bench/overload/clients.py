@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import select
 import time
 from array import array
@@ -34,6 +35,8 @@ class Plan:
         queue: "latest" or "all".
         prefix: of their ids.
         renames: each message has a new client id, and the connections have no identity.
+        cpu: the core that their process is kept to; None: any.
+        nice: how much their process gives way to others on its core, 19 the most.
     """
 
     server: str
@@ -46,6 +49,8 @@ class Plan:
     queue: str = "latest"
     prefix: str = "robot"
     renames: bool = False
+    cpu: int | None = None
+    nice: int = 0
 
 
 @dataclass(slots=True)
@@ -57,6 +62,7 @@ class Outcome:
         answered: results that came, also those of observations of the warm-up.
         refused: refusals that came, by the name of the status.
         ms: how old the observations were whose results came.
+        server_ms: how long each of these was on the server, from when it was read.
         longest_gap_s: the longest time that any client was without a result.
         ended: connections that the server ended.
         slip_ms: the longest delay of this process's own loop.
@@ -67,6 +73,7 @@ class Outcome:
     answered: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     ms: array[float] = field(default_factory=lambda: array("d"))
+    server_ms: array[float] = field(default_factory=lambda: array("d"))
     longest_gap_s: float = 0.0
     ended: int = 0
     slip_ms: float = 0.0
@@ -86,6 +93,7 @@ class Outcome:
         if self.ms:
             p50, p99, most = map(float, np.percentile(np.frombuffer(self.ms), [50, 99, 100]))
             reported |= {"p50_ms": round(p50, 2), "p99_ms": round(p99, 2), "max_ms": round(most, 1)}
+            reported["server_p99_ms"] = round(float(np.percentile(np.frombuffer(self.server_ms), 99)), 2)
         return reported
 
 
@@ -107,6 +115,9 @@ class _Client:
 
 def drive(plan: Plan) -> Outcome:
     """Runs the plan; returns what became of it."""
+    if plan.cpu is not None:
+        os.sched_setaffinity(0, {plan.cpu})
+    os.nice(plan.nice)
     return _Drive(plan).run()
 
 
@@ -212,6 +223,7 @@ class _Drive:
         elif sent_at is not None:
             self.outcome.answered += 1
             self.outcome.ms.append((now - sent_at) * 1e3)
+            self.outcome.server_ms.append(response.timing.server_ms)
             self._gap(client, now)
             client.answered_at = now
 

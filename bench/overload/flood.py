@@ -1,8 +1,14 @@
-"""What connections that flood the server cost ten robots that do not."""
+"""What connections that flood the server cost ten robots that do not.
+
+On a machine with few cores a flood costs twice: the server's work on it, and the CPU of the processes that make it.
+`run` has both. `run_apart` has the first alone: the server has a core for itself, and the robots go before the flooders
+on the other one, as if those were on another machine.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from bench.overload.clients import Outcome, Plan
@@ -14,19 +20,23 @@ ROBOTS, ROBOT_HZ = 10, 5.0
 FLOODS = {"one": (1, 19_000.0), "ten": (10, 4_000.0)}
 NAMELESS_HZ = 5_000.0
 WARM_S = 2.0
+_SERVER_CPU, _CLIENTS_CPU, _LAST = 0, 1, 19
 
 
-def run(seconds: float) -> dict[str, Any]:
+def run(seconds: float, *, apart: bool = False) -> dict[str, Any]:
     """Returns, for each model and queue, the robots' round trips alone, beside one flooder and beside ten."""
     result: dict[str, Any] = {}
     for model in MODELS:
         for queue in ("latest", "all"):
-            found = {"alone": beside(model, queue, None, seconds)}
+            found = {"alone": beside(model, queue, None, seconds, apart=apart)}
             for name, (clients, rate_hz) in FLOODS.items():
                 plan = Plan("", model, clients, rate_hz, 0.0, 0.0, WARM_S + seconds, queue, "flooder")
-                found[name] = beside(model, queue, plan, seconds)
+                found[name] = beside(model, queue, plan, seconds, apart=apart)
             result[f"{model}, {queue}"] = found | {"ratios": _ratios(found)}
     return result
+
+
+run_apart = partial(run, apart=True)
 
 
 def run_nameless(seconds: float) -> dict[str, Any]:
@@ -39,15 +49,16 @@ def run_nameless(seconds: float) -> dict[str, Any]:
     return result
 
 
-def beside(model: str, queue: str, flood: Plan | None, seconds: float) -> dict[str, Any]:
+def beside(model: str, queue: str, flood: Plan | None, seconds: float, *, apart: bool = False) -> dict[str, Any]:
     """Returns the figures of the robots, with those of the flood, on a server of its own."""
-    with Serving(MODELS) as serving:
-        plans = [Plan(serving.address, model, ROBOTS, ROBOT_HZ, 0.0, WARM_S, seconds, queue)]
+    cpu = _CLIENTS_CPU if apart else None
+    with Serving(MODELS, cpu=_SERVER_CPU if apart else None) as serving:
+        plans = [Plan(serving.address, model, ROBOTS, ROBOT_HZ, 0.0, WARM_S, seconds, queue, cpu=cpu)]
         if flood is not None:
-            plans.append(replace(flood, server=serving.address))
-        with Cpu(serving.process) as cpu:
+            plans.append(replace(flood, server=serving.address, cpu=cpu, nice=_LAST if apart else 0))
+        with Cpu(serving.process) as used:
             outcomes = together(plans)
-        result: dict[str, Any] = {**outcomes[0].as_dict(), **cpu.figures()}
+        result: dict[str, Any] = {**outcomes[0].as_dict(), **used.figures()}
         if flood is not None:
             result["flood"] = _short(outcomes[1])
         return result

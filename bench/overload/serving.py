@@ -38,17 +38,21 @@ class Serving:
     Args:
         models: targets by model id, as `module:object`.
         log: where its standard error goes; a temporary file where it is not given.
+        cpu: the core that it is kept to; None: any.
         config: other tables of its configuration file.
 
     Raises:
         RuntimeError: on entering, it ended before it listened.
     """
 
-    def __init__(self, models: Mapping[str, str], log: Path | None = None, **config: Any) -> None:
+    def __init__(
+        self, models: Mapping[str, str], log: Path | None = None, cpu: int | None = None, **config: Any
+    ) -> None:
         config = {"transport": {"bind": "tcp://127.0.0.1:0"}, **config}
         config["models"] = {**config.get("models", {}), "known": {name: {"target": at} for name, at in models.items()}}
         self._config = config
         self._folder = tempfile.TemporaryDirectory(prefix="inferential-load-")
+        self._cpu = cpu
         self._log = log or Path(self._folder.name) / "log"
         self.places: dict[str, str] = {}
 
@@ -81,7 +85,10 @@ class Serving:
         paths = os.pathsep.join([str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")])
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, "serve", str(path), "--log-level", "warning"],
+                [
+                    *([] if self._cpu is None else ["taskset", "-c", str(self._cpu)]),
+                    *(sys.executable, "-c", _PROGRAM, "serve", str(path), "--log-level", "warning"),
+                ],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 cwd=ROOT,

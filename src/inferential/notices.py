@@ -6,6 +6,7 @@ What clients do wrong is said where an operator sees it, and a thousand clients 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Hashable
@@ -68,3 +69,33 @@ class Notices:
         if len(self._since) > _MAX_KEYS:
             self._since.popitem(last=False)
         self._logger.log(level, "%s", text)
+
+
+class LineQuota:
+    """Says all of one kind, up to a number of lines in a period; the next one says how many were left out.
+
+    Args:
+        logger: where they are logged.
+        most: lines in a period.
+    """
+
+    def __init__(self, logger: logging.Logger, most: int) -> None:
+        self._logger = logger
+        self._most = most
+        self._period_at = -math.inf
+        self._lines = 0
+        self._left_out = 0
+
+    def say(self, message: str, *args: object) -> None:
+        """Logs a message at INFO, unless there were too many."""
+        now = time.monotonic()
+        if now - self._period_at >= PERIOD_S:
+            self._period_at, self._lines = now, 0
+        if self._lines >= self._most:
+            self._left_out += 1
+            return
+        self._lines += 1
+        if self._left_out:
+            message += f" [{self._left_out} such lines were left out before]"
+            self._left_out = 0
+        self._logger.info(message, *args)

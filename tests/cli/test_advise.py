@@ -81,7 +81,7 @@ async def recorded(tmp_path: Path) -> Path:
 async def test_recordings_are_advised_on(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
     await asyncio.to_thread(run, ["advise", str(recorded), "--strategies", "deadline_aware,slo_aware"])
     text = capsys.readouterr().out
-    assert "1 x 3 robots" in text
+    assert "3 robots (1 x)" in text
     assert "as it was" in text
     assert "where the server gave" in text
 
@@ -123,6 +123,18 @@ async def test_a_server_without_robots_is_said(tmp_path: Path) -> None:
     ):
         with pytest.raises(CliError, match="nothing was answered: 0 requests in 1 s; do robots ask"):
             await asyncio.to_thread(run, ["advise", page.address, "--seconds", "1"])
+
+
+async def test_a_client_that_asks_all_the_time_is_no_fleet_to_advise_on() -> None:
+    async with (
+        Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"pi0": policy})) as server,
+        HttpServer(server, HttpConfig(port=0)) as page,
+    ):
+        address = server.address.removeprefix("tcp://")
+        calling = asyncio.to_thread(run, ["call", address, "pi0", "state=[1]", "--repeat", "300", "--json"])
+        advising = asyncio.to_thread(run, ["advise", page.address, "--seconds", "1"])
+        with pytest.raises(CliError, match=r"as soon as it is answered, .*: \d+ requests in 1 s; do robots ask"):
+            await asyncio.gather(advising, calling)
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "1e9", "soon", "nan"])

@@ -314,3 +314,34 @@ def test_what_a_policy_from_a_file_takes_and_gives_is_shown(run: Any, place: Pat
     shown = run("check", "--import", "fleet.yaml").out
     assert "state: float32 [3]" in shown
     assert "actions: float32 [3]" in shown
+
+
+@pytest.mark.parametrize(
+    ("declared", "text"),
+    [
+        ("{stat: {}}", "inputs: the model takes no 'stat'; it takes state"),
+        ("{state: {shape: [4]}}", "inputs: 'state': declared as any dtype [4], the model takes float32 [3]"),
+        ("{state: {shape: [-1, 3]}}", "inputs: 'state': declared as any dtype [*, 3], the model takes float32 [3]"),
+    ],
+)
+def test_inputs_that_are_declared_and_are_not_those_of_the_file_are_named(
+    run: Any, place: Path, declared: str, text: str
+) -> None:
+    onnx_files.doubling(place / "arm.onnx")
+    model = f"{{target: 'onnx:arm.onnx', inputs: {declared}}}"
+    (place / "fleet.yaml").write_text(f"models: {{known: {{arm: {model}}}}}")
+    ran = run("check", "--import", "fleet.yaml")
+    assert ran.code == 1
+    assert text in ran.out
+
+
+def test_inputs_that_are_declared_as_the_file_has_them_are_shown(run: Any, place: Path) -> None:
+    onnx_files.doubling(place / "arm.onnx", size="n")
+    model = "{target: 'onnx:arm.onnx', inputs: {state: {dtype: float64, shape: [7]}}}"
+    (place / "fleet.yaml").write_text(f"models: {{known: {{arm: {model}}}}}")
+    assert "state: float64 [7]" in run("check", "--import", "fleet.yaml").out
+
+
+def test_a_dtype_that_there_is_not_is_named_once(run: Any, place: Path) -> None:
+    (place / "fleet.yaml").write_text("models: {known: {arm: {inputs: {state: {dtype: flot}}}}}")
+    assert "models.known.arm.inputs.state: expected a dtype as float32, got 'flot'" in run("check", "fleet.yaml").out

@@ -153,6 +153,31 @@ def fetched(url: str) -> tuple[int, Any]:
         return error.code, json.load(error)
 
 
+def test_a_gateway_opens_when_its_model_is_ready(start: Start, place: Path) -> None:
+    (place / "slowly.py").write_text(
+        "import os, time\nfrom policies import Doubler\nwhile not os.path.exists('go'):\n    time.sleep(0.01)\n"
+    )
+    (place / "fleet.yaml").write_text(
+        "transport: {bind: 'tcp://127.0.0.1:0'}\n"
+        "server: {ready_wait_s: 0.01}\n"
+        "models: {known: {arm: {target: 'slowly:Doubler'}, echo: {target: 'policies:echo'}}}\n"
+        "gateways: {openpi: {port: 0, model: arm}}\n"
+        "http: {port: 0}\n"
+    )
+    process = start("serve", "fleet.yaml")
+    address(process)
+    page = line_with("page on", process.stdout).split()[-1]
+    assert fetched(f"{page}/readyz/arm")[0] == 503
+    line_with("gateways.openpi: waits for model arm", process.stderr)
+    while fetched(f"{page}/readyz/echo")[0] != 200:
+        assert process.poll() is None
+    (place / "go").touch()
+    with connect(line_with("openpi", process.stdout).split()[3].rstrip(",")) as robot:
+        robot.recv()
+        robot.send(pack({"state": STATE}))
+        np.testing.assert_array_equal(unpack(robot.recv())["actions"], STATE * 2)
+
+
 def test_while_it_drains_robots_of_gateways_are_answered_and_readiness_says_so(start: Start, place: Path) -> None:
     (place / "fleet.yaml").write_text(
         "transport: {bind: 'tcp://127.0.0.1:0'}\n"
@@ -296,6 +321,14 @@ def test_a_gateway_to_a_model_that_is_not_served_is_logged(start: Start, place: 
     warned = process.communicate(timeout=60)[1]
     assert warned.count("WARNING") == 1
     assert "gateways.openpi.model: 'amr' is not served: its robots will be refused" in warned
+
+
+def test_a_model_behind_another_server_is_not_said_to_fail_while_the_server_starts(start: Start) -> None:
+    args = ("-m", "far=kserve://127.0.0.1:1/arm", "--bind", "tcp://127.0.0.1:0", "--log-level", "warning")
+    process = start("serve", *args)
+    address(process)
+    process.send_signal(signal.SIGTERM)
+    assert "failing" not in process.communicate(timeout=60)[1]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -21,6 +21,10 @@ from inferential.config import InferentialConfig
 from inferential.config.services import HttpConfig
 from inferential.web import HttpServer
 
+Drive = Callable[[int], Awaitable[None]]
+Again = Callable[[Drive], Awaitable[None]]
+"""Has a robot driven for so many actions, once or in parts."""
+Stage = Callable[[Server, Again], Awaitable[None]]
 STATE = np.zeros(3, np.float32)
 BUDGET_MS = 30.0
 ACTIONS = 12
@@ -82,80 +86,162 @@ async def delayed(address: str, delay_s: float) -> AsyncIterator[str]:
 
 
 async def drive(address: str, name: str, actions: int = ACTIONS) -> None:
-    async with AsyncConnection(address, name) as connection:
+    async with AsyncConnection(address, name, "arm") as connection:
         model = connection.model("m", latency_budget_ms=BUDGET_MS, late="serve")
         for _ in range(actions + 1):
             with contextlib.suppress(InferenceError):
                 await model.infer(5000, state=STATE)
 
 
-async def slow_network(server: Server) -> None:
+async def slow_network(server: Server, again: Again) -> None:
     async with delayed(server.address, 0.03) as address:
-        await drive(address, "arm")
+        await again(lambda actions: drive(address, "arm", actions))
 
 
-async def alone(server: Server) -> None:
-    await drive(server.address, "arm")
+async def alone(server: Server, again: Again) -> None:
+    await again(lambda actions: drive(server.address, "arm", actions))
 
 
-async def among_others(server: Server) -> None:
-    await asyncio.gather(
-        drive(server.address, "arm"), *(drive(server.address, f"other-{number}", 20) for number in range(8))
-    )
+async def among_others(server: Server, again: Again) -> None:
+    await asyncio.gather(alone(server, again), *(drive(server.address, f"other-{number}", 20) for number in range(8)))
 
 
-async def alone_then_among_others(server: Server) -> None:
+async def alone_then_among_others(server: Server, again: Again) -> None:
     await drive(server.address, "other", 5)
-    await among_others(server)
+    await among_others(server, again)
 
 
-async def reads_late(server: Server) -> None:
-    def control() -> None:
-        with Connection(server.address, "arm") as connection:
+async def reads_late(server: Server, again: Again) -> None:
+    def control(actions: int) -> None:
+        with Connection(server.address, "arm", "arm") as connection:
             model = connection.model("m", latency_budget_ms=BUDGET_MS)
-            for _ in range(5):
+            for _ in range(actions // 2):
                 model.observe(state=STATE)
                 time.sleep(0.09)
                 model.get_result(5000)
             model.infer(5000, state=STATE)
 
-    await asyncio.to_thread(control)
+    await again(lambda actions: asyncio.to_thread(control, actions))
 
 
-@pytest.mark.parametrize(
-    ("model", "stage", "cause"),
-    [
-        (fast, slow_network, "network"),
-        (slow, alone, "model"),
-        (busy, among_others, "queue"),
-        (Batches(), alone_then_among_others, "batch"),
-        (fast, reads_late, "unread on the robot"),
-    ],
-)
-async def test_each_staged_cause_is_named(
-    model: Any,
-    stage: Callable[[Server], Coroutine[Any, Any, None]],
-    cause: str,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+CAUSES = [
+    (fast, slow_network, "network"),
+    (slow, alone, "model"),
+    (busy, among_others, "queue"),
+    (Batches(), alone_then_among_others, "batch"),
+    (fast, reads_late, "unread on the robot"),
+]
+
+
+async def said_of(model: Any, stage: Stage, again: Again, capsys: pytest.CaptureFixture[str], cause: str) -> str:
+    """Returns what is said of the robot after a stage, and sees that the counts agree."""
     async with serving(model) as (server, page):
-        await stage(server)
+        await stage(server, again)
         await asyncio.to_thread(run, ["why", "arm", page.address])
-        said = capsys.readouterr().out
         counts = server.status().late_by_cause
         metric = server.metrics.get_stats("late_actions")
+    assert max(counts, key=lambda one: counts[one]) == cause.split()[0]
+    assert metric is not None
+    return capsys.readouterr().out
+
+
+async def once(drive: Drive) -> None:
+    await drive(ACTIONS)
+
+
+@pytest.mark.parametrize(("model", "stage", "cause"), CAUSES)
+async def test_each_staged_cause_is_named(
+    model: Any, stage: Stage, cause: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = await said_of(model, stage, once, capsys, cause)
     assert said.startswith("arm: ")
     assert "% late since " in said
     assert f" {cause} (p95 " in said, said
-    assert max(counts, key=lambda one: counts[one]) == cause.split()[0]
-    assert metric is not None
+
+
+@pytest.mark.parametrize("step_s", [-3600.0, 3600.0])
+@pytest.mark.parametrize(("model", "stage", "cause"), CAUSES)
+async def test_a_robot_that_restarts_and_a_clock_that_is_set_change_no_cause(
+    model: Any,
+    stage: Stage,
+    cause: str,
+    step_s: float,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def twice(drive: Drive) -> None:
+        await drive(ACTIONS // 2)
+        clock, clock_ns = time.time, time.time_ns
+        monkeypatch.setattr("time.time", lambda: clock() + step_s)
+        monkeypatch.setattr("time.time_ns", lambda: clock_ns() + int(step_s * 1e9))
+        await drive(ACTIONS // 2)
+
+    said = await said_of(model, stage, twice, capsys, cause)
+    assert f" {cause} (p95 " in said, said
+    age_ms = float(re.findall(r" of (\d+) ms", said)[0])
+    assert BUDGET_MS < age_ms < 10_000
+
+
+async def test_of_two_robots_of_one_type_the_one_with_the_bad_network_is_late(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with serving(fast) as (server, page):
+        await asyncio.gather(slow_network(server, once), drive(server.address, "twin"))
+        for robot in ("arm", "twin"):
+            await asyncio.to_thread(run, ["why", robot, page.address])
+    late, in_time = capsys.readouterr().out.splitlines()
+    assert " network (p95 " in late
+    assert in_time.startswith("twin: ")
+    assert "network (p95" not in in_time
+
+
+@pytest.mark.parametrize(
+    ("model", "others", "cause"), [(slow, 0, "model"), (busy, 8, "queue"), (Batches(), 8, "batch")]
+)
+async def test_causes_on_the_server_are_named_of_a_robot_behind_a_gateway_too(
+    model: Any, others: int, cause: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    websockets = pytest.importorskip("websockets.asyncio.client")
+    from inferential.config.schema import OpenPiConfig
+    from inferential.gateway import OpenPiGateway
+    from inferential.proto.msgpack_numpy import pack
+
+    async with (
+        serving(model) as (server, page),
+        OpenPiGateway(server, OpenPiConfig(port=0, model="m")) as gateway,
+    ):
+
+        async def robot(actions: int) -> str:
+            async with websockets.connect(gateway.address, compression=None) as socket:
+                await socket.recv()
+                for _ in range(actions):
+                    await socket.send(pack({"state": STATE}))
+                    await socket.recv()
+                return next(one.client_id for one in server.status().clients if one.models)
+
+        if others:
+            await robot(5)
+        names = await asyncio.gather(*(robot(ACTIONS) for _ in range(others + 1)))
+        late = max(server.status().clients, key=lambda one: one.models[0].lateness.late if one.models else 0)
+        await asyncio.to_thread(run, ["why", late.client_id, page.address])
+    said = capsys.readouterr().out
+    assert f" {cause} (p95 " in said, (said, names)
 
 
 async def test_a_robot_that_is_not_there_is_an_error_that_names_those_that_are() -> None:
     async with serving(fast) as (server, page):
-        await alone(server)
+        await alone(server, once)
         with pytest.raises(CliError, match=r"no robot 'leg' at .*; there is: arm"):
             await asyncio.to_thread(run, ["why", "leg", page.address])
+
+
+async def test_of_a_robot_answered_once_it_says_why_nothing_is_known(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with serving(fast) as (server, page), AsyncConnection(server.address, "arm") as connection:
+        await connection.model("m").infer(5000, state=STATE)
+        await asyncio.to_thread(run, ["why", "arm", page.address])
+    assert capsys.readouterr().out == "arm: answered once; how late that was it says with its next observation\n"
 
 
 async def test_of_a_robot_that_is_gone_it_says_when_to_ask(capsys: pytest.CaptureFixture[str]) -> None:
@@ -170,7 +256,7 @@ async def test_of_a_robot_that_is_gone_it_says_when_to_ask(capsys: pytest.Captur
 
 async def test_json_has_the_figures_and_the_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     async with serving(slow) as (server, page):
-        await alone(server)
+        await alone(server, once)
         await asyncio.to_thread(run, ["why", "arm", page.address, "--json"])
     found = json.loads(capsys.readouterr().out)["m"]
     assert found["late"] == found["actions"] >= ACTIONS

@@ -152,6 +152,22 @@ def test_the_source_of_every_value_is_known(write: Write) -> None:
         ),
         ("metrics: {enabled: yes}", "metrics.enabled: expected true or false, got the string 'yes'", 1),
         ("metrics: 5", "metrics: expected a table, got 5", 1),
+        ("http: 8080", "http: expected a table or null, got 8080; did you mean http.port?", 1),
+        (
+            "gateways: {openpi: 8000}",
+            "gateways.openpi: expected a table or null, got 8000; did you mean gateways.openpi.port?",
+            1,
+        ),
+        (
+            "scheduling: round_robin",
+            "scheduling: expected a table, got the string 'round_robin'; did you mean scheduling.strategy?",
+            1,
+        ),
+        (
+            "models: {known: {arm: 'policies:Arm'}}",
+            "models.known.arm: expected a table, got the string 'policies:Arm'; did you mean models.known.arm.target?",
+            1,
+        ),
         ("models: {known: [a]}", "models.known: expected a table, got a list", 1),
         (
             "models: {known: {pi0.5: {target: pi}}}",

@@ -105,6 +105,17 @@ async def test_a_change_before_watching_began_is_not_lost(path: Path) -> None:
         assert await next_strategy(reloads) == "b"
 
 
+async def test_a_pipe_in_the_place_of_the_file_is_not_waited_for(path: Path, logged: asyncio.Queue[str]) -> None:
+    async with watched(ConfigWatcher(path, env={})) as reloads:
+        path.unlink()
+        os.mkfifo(path)
+        async with asyncio.timeout(10):
+            assert "the old configuration stays" in await logged.get()
+        path.unlink()
+        path.write_text(text("b"))
+        assert await next_strategy(reloads) == "b"
+
+
 async def test_swapped_links_beside_the_file_are_followed(tmp_path: Path) -> None:
     """As Kubernetes mounts a ConfigMap: fleet.yaml -> ..data/fleet.yaml, ..data -> a directory of its own."""
     mounted = tmp_path / "mounted"

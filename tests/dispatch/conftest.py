@@ -24,6 +24,8 @@ from inferential.scheduler.request import InferenceRequest
 MakeRequest = Callable[..., InferenceRequest]
 Serve = Callable[..., LocalDispatcher]
 Serving = Callable[..., Any]
+PAUSE_S = 0.002
+"""Of robots between an answer and their next request: without one they would keep a core busy, and nothing else."""
 
 
 def make_request(
@@ -170,6 +172,7 @@ async def load(server: Server, model_id: str, robots: int = 3, gain: float = 1.0
                 else:
                     ends["none" if result is None else "answered"] += 1
                     assert result is None or result["actions"][0] == gain * number
+                await asyncio.sleep(PAUSE_S)
 
     tasks = [asyncio.create_task(ask(number)) for number in range(robots)]
     try:

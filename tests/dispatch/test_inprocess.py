@@ -12,7 +12,7 @@ import pytest
 
 from inferential import LocalDispatcher, ModelInline, ModelThread
 from inferential.dispatch.runner import read
-from inferential.proto import PNG
+from inferential.proto import PNG, ModelResponse
 from inferential.proto.images import encode
 from inferential.replica.pace import SHARED_ROWS
 from inferential.scheduler.request import InferenceRequest, RefusalKind
@@ -133,6 +133,44 @@ async def test_rows_behind_one_that_hangs_are_run_all_the_same(
     model.release.set()
 
 
+class HangsAndRemembers(Hangs):
+    """As `Hangs`, and keeps state of its robots."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, int]] = []
+
+    def infer(self, observation: dict[str, Any], session: Any) -> Any:
+        session.state = (session.state or 0) + 1
+        self.seen.append((session.client_id, session.state))
+        return self(observation)
+
+
+async def test_none_of_them_runs_twice_and_the_state_of_the_one_that_hangs_is_lost(
+    serve: Serve, request_of: MakeRequest, finish: Any
+) -> None:
+    model = HangsAndRemembers()
+    dispatcher = serve(m=ModelThread(model, call_timeout_ms=50))
+
+    async def run(**numbers: float) -> list[Any]:
+        requests = [request_of(values={"state": np.array([n])}, client_id=one) for one, n in numbers.items()]
+        for request in requests:
+            request.keeps_state = True
+        found: list[Any] = await finish(dispatcher.dispatch(requests))
+        return found
+
+    await run(a=1.0, b=1.0, c=1.0)
+    results = await run(a=1.0, b=-1.0, c=1.0)
+    assert [result.success for result in results] == [True, False, True]
+    (again,) = await run(b=1.0)
+    changed = asyncio.Event()
+    dispatcher.watch(changed.set, lambda model_id: 0)
+    model.release.set()
+    await finish(changed.wait())
+    assert sorted(model.seen) == [("a", 1), ("a", 2), ("b", 1), ("b", 1), ("b", 2), ("c", 1), ("c", 2)]
+    assert ModelResponse.FromString(again.envelope).session == "restarted"
+
+
 async def test_a_replica_with_a_lost_slot_gets_no_calls_while_another_has_none(
     serve: Serve, request_of: MakeRequest, finish: Any
 ) -> None:
@@ -175,3 +213,57 @@ async def test_rows_that_are_tried_alone_are_what_the_robots_sent(
     results = await finish(serve(m=way(Model())).dispatch(requests))
     assert [result.success for result in results] == [True, False, True]
     assert [results[at].values["actions"][0] for at in (0, 2)] == [2.0, 4.0]
+
+
+class Reusing:
+    """Writes each result into the same memory, as a preallocated output or a captured CUDA graph does."""
+
+    def __init__(self, form: Callable[[Any], Any] = lambda result: result) -> None:
+        self._actions = np.zeros(2)
+        self._form = form
+
+    def infer(self, observation: dict[str, Any]) -> Any:
+        np.multiply(observation["state"], 2.0, out=self._actions)
+        return self._form(self._actions)
+
+
+class ReusingCoroutine(Reusing):
+    async def infer(self, observation: dict[str, Any]) -> Any:
+        return super().infer(observation)
+
+
+class ReusingWhenAlone(Reusing):
+    def infer_batch(self, observations: list[dict[str, Any]]) -> Any:
+        raise ValueError("a batch fails")
+
+
+class Tensor:
+    """Memory of another library, which numpy sees without a copy."""
+
+    def __init__(self, actions: np.ndarray[Any, Any]) -> None:
+        self._actions = actions
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        return self._actions.copy() if copy else self._actions
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        ModelThread(Reusing()),
+        ModelInline(Reusing()),
+        ReusingCoroutine(),
+        ReusingWhenAlone(),
+        ModelThread(Reusing(lambda actions: {"actions": actions, "stop": 0})),
+        ModelThread(Reusing(lambda actions: {"actions": {"arm": actions}})),
+        ModelThread(Reusing(Tensor)),
+    ],
+    ids=["thread", "inline", "coroutine", "row by row", "dict", "nested", "tensor"],
+)
+async def test_each_robot_gets_its_own_actions_of_a_model_that_reuses_its_memory(
+    model: Any, serve: Serve, request_of: MakeRequest, finish: Any
+) -> None:
+    requests = [request_of(values={"state": np.full(2, n, float)}) for n in range(3)]
+    results = await finish(serve(m=model).dispatch(requests))
+    found = [next(iter(one.values.values()))[0] for one in results]
+    assert found == [0.0, 2.0, 4.0]

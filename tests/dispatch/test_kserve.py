@@ -31,16 +31,20 @@ class Odd:
         self.calls = 0
         self.target = ""
         self.config: Any = {"max_batch_size": 4}
+        self.more: list[dict[str, Any]] = []
+        self.asked: list[dict[str, Any]] = []
 
     async def metadata(self, request: web.Request) -> web.Response:
         inputs = [{"name": "state", "datatype": "FP32", "shape": [-1, self.size]}]
-        return web.json_response({"name": "arm", "inputs": inputs, "outputs": inputs})
+        return web.json_response({"name": "arm", "inputs": [*inputs, *self.more], "outputs": inputs})
 
     async def described(self, request: web.Request) -> web.Response:
         return web.json_response(self.config)
 
     async def infer(self, request: web.Request) -> web.StreamResponse:
         self.calls += 1
+        body = await request.read()
+        self.asked.append(json.loads(body[: int(request.headers[HEADER_LENGTH])]))
         return await self.answer(request)
 
 
@@ -189,3 +193,14 @@ async def test_a_configuration_that_cannot_be_read_says_so(odd: tuple[Odd, KServ
     server.config = {"max_batch_size": "many"}
     with pytest.raises(RemoteModelError, match="its metadata cannot be read"):
         await model.infer(STATE)
+
+
+async def test_an_input_that_is_optional_may_be_left_out(odd: tuple[Odd, KServeModel]) -> None:
+    server, model = odd
+    server.more = [{"name": "gain", "datatype": "FP32", "shape": [-1, 1]}]
+    server.config = {"max_batch_size": 4, "input": [{"name": "state"}, {"name": "gain", "optional": True}]}
+    answers = await model.infer_batch([STATE, {**STATE, "gain": 2.0}, STATE])
+    assert [one["actions"].tolist() for one in answers] == [[1.0] * 3] * 3
+    shapes = [{one["name"]: one["shape"] for one in asked["inputs"]} for asked in server.asked]
+    assert sorted(shapes, key=len) == [{"state": [2, 3]}, {"state": [1, 3], "gain": [1, 1]}]
+    assert (await model.metadata())["inputs"][1]["optional"] is True

@@ -156,6 +156,45 @@ def test_what_is_no_model_is_refused_by_name(model: Any) -> None:
         LocalDispatcher({"m": model})
 
 
+def by_keys(**observation: Any) -> Any:
+    return observation["state"]
+
+
+def of_two(image: Any, state: Any) -> Any:
+    return state
+
+
+def with_needed(observation: Any, *, gain: float) -> Any:
+    return gain
+
+
+class TakesNothing:
+    def infer_batch(self) -> Any:
+        return []
+
+
+@pytest.mark.parametrize("model", [by_keys, of_two, with_needed, TakesNothing()])
+def test_what_cannot_be_called_with_the_observation_alone_is_refused_by_its_name(model: Any) -> None:
+    name = getattr(model, "__name__", "infer_batch")
+    with pytest.raises(TypeError, match=f"model 'm': expected a function of the observations? alone, .* got {name}"):
+        LocalDispatcher({"m": model})
+
+
+def given_gain(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        return function(*args, gain=2.0)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "model", [given_gain(with_needed), functools.partial(with_needed, gain=1.0), lambda obs, gain=1.0: gain, max]
+)
+def test_what_can_be_called_with_the_observation_alone_is_a_model(model: Any) -> None:
+    LocalDispatcher({"m": model})
+
+
 @pytest.mark.parametrize("kind", [Infers, InfersAsync, InfersBatches])
 def test_the_class_of_a_model_is_not_taken_for_a_model(kind: type) -> None:
     with pytest.raises(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -32,6 +33,40 @@ def test_a_map_of_stacked_arrays_is_one_result_for_each_observation() -> None:
 def test_results_in_order_stay_what_they_are() -> None:
     assert rows_of(({"a": 1}, {"a": 2}), 2) == [{"a": 1}, {"a": 2}]
     assert [row.tolist() for row in rows_of(np.zeros((2, 1)), 2)] == [[0.0], [0.0]]
+
+
+@pytest.mark.parametrize("results", [None, 1.0, "text"])
+def test_what_is_no_row_for_each_observation_is_said(results: Any) -> None:
+    with pytest.raises(TypeError, match="infer_batch: expected 2 results, one for each observation, got"):
+        rows_of(results, 2)
+
+
+class Named(NamedTuple):
+    actions: Any
+    value: float
+
+
+@dataclass
+class Fields:
+    actions: Any
+    value: float
+
+
+@pytest.mark.parametrize("form", [Named, Fields])
+def test_fields_of_a_named_tuple_or_a_dataclass_are_keys(form: Any) -> None:
+    values = as_values(form(np.arange(2), 0.5))
+    assert {key: value.tolist() for key, value in values.items()} == {"actions": [0, 1], "value": 0.5}
+
+
+def test_an_array_that_is_a_dataclass_stays_an_array() -> None:
+    @dataclass
+    class Pose:
+        x: float
+
+        def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+            return np.array([self.x])
+
+    assert as_values(Pose(2.0))["actions"].tolist() == [2.0]
 
 
 @pytest.mark.parametrize("rows", [1, 3])

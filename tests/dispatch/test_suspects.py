@@ -28,6 +28,14 @@ def test_a_request_that_did_not_run_there_is_not_blamed(request_of: MakeRequest)
     assert request.replicas_lost == 0
 
 
+def test_a_request_that_a_model_with_state_may_have_begun_with_is_not_run_again(request_of: MakeRequest) -> None:
+    request = request_of()
+    request.keeps_state = True
+    outcome = after_loss(request, ReplicaLost("replica r1 ended its connection", ran=True))
+    assert isinstance(outcome, RemoteModelError)
+    assert "replica r1 ended its connection while it ran this observation, which is not run again" in str(outcome)
+
+
 async def test_suspects_go_alone_and_after_the_others(request_of: MakeRequest) -> None:
     requests = [request_of(request_id=number) for number in range(5)]
     requests[1].replicas_lost = requests[3].replicas_lost = 1

@@ -29,6 +29,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import time
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -263,6 +264,16 @@ def run(block: Block, directory: Path, ports: Ports) -> None:
     assert done.returncode == 0, f"{block}\n{done.stdout}{done.stderr}"
 
 
+def wait_for_gateway(server: Block, process: subprocess.Popen[bytes], directory: Path, ports: Ports) -> None:
+    """Until the page's gateway takes connections, where there is one: it opens once its model is ready."""
+    texts = [server.text, *(path.read_text() for path in directory.glob("*.yaml"))]
+    while any("openpi: {" in text for text in texts) and process.poll() is None:
+        with socket.socket() as probe:
+            if not probe.connect_ex(("127.0.0.1", ports.openpi)):
+                break
+        time.sleep(0.02)
+
+
 @contextmanager
 def running(server: Block, directory: Path, ports: Ports) -> Iterator[None]:
     process = subprocess.Popen(command_of(server, ports), cwd=directory, env=environment(), stdout=subprocess.DEVNULL)
@@ -277,6 +288,7 @@ def running(server: Block, directory: Path, ports: Ports) -> Iterator[None]:
                     break
             else:
                 pytest.fail(f"{server} did not answer within 60 s")
+        wait_for_gateway(server, process, directory, ports)
         yield
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0, f"{server} did not end well"

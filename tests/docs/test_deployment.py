@@ -148,6 +148,23 @@ def test_the_units_commands_check_serve_reload_and_end_in_time(place: Path, star
     assert float(settings["TimeoutStopSec"]) > DRAIN_S
 
 
+def test_a_stop_that_reaches_every_process_of_the_unit_answers_the_robots_that_wait(place: Path, start: Start) -> None:
+    served = start(command(shlex.split(unit()["ExecStart"])))
+    with Connection(served.address) as connection:
+        model = connection.model("arm")
+        model.observe(state=np.ones(1), wait="yes")
+        while connection.stats.observed and not _runs(served):
+            pass
+        for process in psutil.Process(served.process.pid).children(recursive=True):  # KillMode=control-group
+            process.terminate()
+        served.process.terminate()
+        (place / "go").touch()
+        result = model.get_result(10_000)
+        assert result is not None
+        assert result["actions"] == 2.0
+    assert served.process.wait(30) == 0
+
+
 def probes() -> dict[str, dict[str, Any]]:
     """The three probes of the container."""
     spec = YAML(typ="safe").load(PODS)["spec"]

@@ -106,8 +106,9 @@ async def test_it_says_what_there_is(served: Served) -> None:
     )
     assert (await served.get("/v2/models/declared"))[1]["inputs"] == [
         {"name": "state", "datatype": "FP32", "shape": [2]},
-        {"name": "task", "datatype": "BYTES", "shape": []},
+        {"name": "task", "datatype": "BYTES", "shape": [1]},  # tools of Triton send none without axes
     ]
+    assert (await served.get("/v2/models/declared/config"))[1]["input"][1]["dims"] == [1]
     index = (await served.post("/v2/repository/index", b"{}"))[1]
     assert [(one["name"], one["state"]) for one in index] == [(name, "READY") for name in ("arm", "declared", "free")]
 
@@ -130,6 +131,15 @@ async def test_rows_of_a_request_are_observations_and_come_back_stacked(served: 
     stats = (await served.get("/v2/models/arm/stats"))[1]["model_stats"][0]
     assert (stats["inference_count"], stats["inference_stats"]["success"]["count"]) == (3, 1)
     assert stats["inference_stats"]["compute_infer"]["ns"] > 0
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+async def test_an_input_without_axes_may_come_with_the_one_it_is_described_with(
+    served: Served, shape: tuple[int, ...]
+) -> None:
+    task = np.full(shape, "pick", dtype=object)
+    status, answer = await served.infer("declared", {"state": np.ones(2, np.float32), "task": task})
+    assert (status, answer["outputs"][0]["data"]) == (200, [2, 2])
 
 
 async def test_json_is_answered_in_json_and_gzip_is_read(served: Served) -> None:

@@ -30,11 +30,13 @@ class Backend(Dispatcher):
         self.up: dict[str, tuple[str, ...]] = {}
         self.stateful: set[str] = set()
         self.ran: list[str] = []  # calls past the queues: of a shadow
+        self.answer = {"actions": np.ones(2)}
         self.down: set[str] = set()
+        self.latencies: list[tuple[int, float]] = []  # of a warm-up
 
     async def infer(self, model_id: str, observations: Sequence[Any]) -> Sequence[Any]:
         self.ran.append(model_id)
-        return [{"actions": np.ones(2)} for _ in observations]
+        return [self.answer for _ in observations]
 
     def register_model(self, model_id: str, model: Any) -> None:
         self.pools[model_id] = model
@@ -44,7 +46,12 @@ class Backend(Dispatcher):
 
     def conditions(self) -> Mapping[str, Sequence[Condition]]:
         states = {pool: ModelState.FAILING if pool in self.down else ModelState.READY for pool in self.pools}
-        return {pool: [Condition(state, 0.0, state.value)] for pool, state in states.items()}
+        return {
+            pool: [Condition(state, 0.0, "it is down" if pool in self.down else "")] for pool, state in states.items()
+        }
+
+    def measured(self, model_id: str) -> Sequence[tuple[int, float]]:
+        return self.latencies
 
     def replicas(self, model_id: str) -> Sequence[str]:
         return self.up.get(model_id, ("",))
@@ -60,15 +67,23 @@ class Floor:
         model: its settings.
         stateful: pools that keep state.
         up: replicas of pools that have several.
+        inflight: calls that a replica runs at once.
+        others: settings of models beside it, by id.
     """
 
     def __init__(
-        self, model: dict[str, Any], stateful: Sequence[str] = (), up: Mapping[str, tuple[str, ...]] | None = None
+        self,
+        model: dict[str, Any],
+        stateful: Sequence[str] = (),
+        up: Mapping[str, tuple[str, ...]] | None = None,
+        inflight: int = 1,
+        **others: dict[str, Any],
     ) -> None:
         self.now = 100.0
+        self._others, self._inflight = others, inflight
         self.requests: list[InferenceRequest] = []
         self.expected_in_s = math.inf  # until the next observation of a robot
-        config = _config(model)
+        config = self._config(model)
         self.backend = Backend()
         self.backend.stateful, self.backend.up = set(stateful), dict(up or {})
         scheduling = config.scheduling
@@ -88,10 +103,8 @@ class Floor:
         # As `Capacities` has it: a replica with state is a pool of its own, which is there while it is up.
         base, _, replica = pool.partition("%")
         up = self.backend.up.get(base, ("0",))
-        taken = (
-            0 if (replica and replica not in up) or base in self.backend.down or base not in self.backend.pools else 1
-        )
-        return Capacity(taken, 4, ("",) if replica else tuple(self.backend.replicas(base)))
+        is_gone = (replica and replica not in up) or base in self.backend.down or base not in self.backend.pools
+        return Capacity(0 if is_gone else self._inflight, 4, ("",) if replica else tuple(self.backend.replicas(base)))
 
     @contextmanager
     def clock(self) -> Iterator[None]:
@@ -106,11 +119,10 @@ class Floor:
         request = InferenceRequest(
             client_id, "m", client_id.encode(), b"", b"", self.now, 0.0, None, 0.0, budget_ms, 1, pool=pool, **fields
         )
-        if self.models.keeps_state(pool):
-            request.keeps_state, request.pace_s = True, math.inf
+        self.models.keep_order(request)
         self.requests.append(request)
         with self.clock():
-            early = pool in self.models.unready
+            early = self.models.is_unready(request)
             if early and (refusal := self.models.refusal(request)) is not None:
                 request.refuse(refusal)
                 return request
@@ -121,13 +133,19 @@ class Floor:
 
     def work(self) -> dict[str, Batch]:
         """Begins calls; returns them by pool."""
+        return {batch.model_id: batch for batch in self.begin()}
+
+    def begin(self) -> list[Batch]:
+        """Begins calls."""
         with self.clock():
-            return {batch.model_id: batch for batch in self.engine.work(self.now)}
+            if self.models.changing:
+                self.models.settle()
+            return self.engine.work(self.now)
 
     def configure(self, model: dict[str, Any]) -> None:
         """Gives the model other settings."""
         with self.clock():
-            self.models.configure(_config(model).models)
+            self.models.configure(self._config(model).models)
             self.models.refresh()
 
     def looks(self) -> None:
@@ -155,6 +173,7 @@ class Floor:
                 else:
                     request.refuse(refusal)
             self.engine.finished(batch, self.now)
+            self.engine.release(batch, self.now)
             self.models.note_call(batch, results, self.now)
         return ended
 
@@ -172,6 +191,5 @@ class Floor:
             self.models.expire(self.now)
             self.models.look(self.now)
 
-
-def _config(model: dict[str, Any]) -> InferentialConfig:
-    return InferentialConfig.model_validate({"models": {"known": {"m": model}}})
+    def _config(self, model: dict[str, Any]) -> InferentialConfig:
+        return InferentialConfig.model_validate({"models": {"known": {"m": model, **self._others}}})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -173,12 +174,35 @@ async def test_a_change_that_cannot_be_made_changes_nothing(serve: Serve) -> Non
         {"m": two(rollout={"c": {"share": 0.5}})},
         {"m": two(rollout={"b": {"share": 0.5}}) | {"active": "c"}},
         {"m": {**policy(), "fallback": "m"}},
+        {"m": {**policy(), "fallback": "n"}, "n": {"max_inflight": 1}},
+        {"m": {**two(), "versions": {"a\n": policy()}, "active": "a\n"}},
+        {"m": {**two(), "versions": {"a": policy() | {"warm_up": "rows"}}}},
+        {"m": two(), "m@a": policy()},
     ],
-    ids=["name", "active in the shadow", "unknown on trial", "unknown active", "its own fallback"],
+    ids=[
+        "name",
+        "active in the shadow",
+        "unknown on trial",
+        "unknown active",
+        "its own fallback",
+        "a fallback that is not served",
+        "a name of two lines",
+        "warm-up",
+        "a model with the name of a version of another",
+    ],
 )
 def test_versions_that_cannot_be_are_refused(known: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"expected|answers already"):
+    with pytest.raises(ValueError, match=r"expected|answers already|should match"):
         settings(**known)
+
+
+@pytest.mark.parametrize(("share", "fits"), [(0.05, True), (0.0501, False)])
+def test_shares_of_many_versions_are_at_most_all_robots(share: float, fits: bool) -> None:
+    names = [str(number) for number in range(20)]  # 20 times 0.05 is more than 1 in floating point
+    versions = {name: policy() for name in ["active", *names]}
+    rollout = {name: {"share": share} for name in names}
+    with contextlib.nullcontext() if fits else pytest.raises(ValueError, match="at most 1"):
+        settings(m={"versions": versions, "active": "active", "rollout": rollout})
 
 
 async def test_a_promoted_version_takes_robots_over_at_the_ends_of_their_chunks(serve: Serve) -> None:

@@ -137,6 +137,7 @@ async def test_a_robot_of_lerobot_has_nothing_to_average_of_two_versions(serve: 
                 queue.take(await robot.actions())
                 for _ in range(5):
                     queue.play()
+                await asyncio.sleep(0.005)  # a robot plays for as long at least
                 if not changed and 1.0 in queue.played:
                     server.reconfigure(settings(m=after))
                     changed = True

@@ -58,6 +58,9 @@ class Together(Memory):
         if any(one.get("do") == "raise" for one in observations):
             raise RuntimeError("one is broken")
         return [{"steps": session.state["steps"], "pid": os.getpid()} for session in sessions]
+
+def rows():
+    return [{"state": np.ones(1)}]
 """
 
 
@@ -97,6 +100,24 @@ async def test_close_is_called_when_a_robot_is_gone(serve: Serve, place: Path, r
     assert (place / "closed").read_text() == "arm 1\n"
 
 
+async def test_calls_of_its_processes_begin_within_the_turn_as_those_of_other_models(serve: Serve) -> None:
+    server = await serve(m=model())
+    async with AsyncConnection(server.address, "arm") as connection:
+        handle = connection.model("m", 5000.0)
+        for _ in range(3):
+            assert await handle.infer(20_000, state=np.ones(1)) is not None
+    assert server.status().counters["calls_inline"] == 3
+
+
+@pytest.mark.parametrize("name", ["Counts", "Together"])
+@pytest.mark.parametrize("run", ["process", "thread"])
+async def test_a_warm_up_is_of_no_robot(serve: Serve, place: Path, run: str, name: str) -> None:
+    server = await serve(m=model(name, run=run, warm_up="memory:rows"))
+    result = await ask(server)
+    assert (result["steps"], result.session) == (1, "")
+    assert (place / "resets").read_text().split() == ["0", "arm", "0"]  # the first of no robot
+
+
 async def test_a_robot_stays_on_the_replica_with_its_state_and_its_rows_run_in_order(serve: Serve) -> None:
     server = await serve(m=model(replicas=2, every_observation=True))
 
@@ -117,6 +138,46 @@ async def test_a_robot_stays_on_the_replica_with_its_state_and_its_rows_run_in_o
     assert status.latency
     assert {batch.model_id for batch in server.status().batches} == {"m"}
     assert {batch.replica for batch in server.status().batches} == {"0", "1"}
+
+
+async def test_where_a_replica_is_killed_its_robots_go_on_in_order(serve: Serve) -> None:
+    server = await serve(m=model(replicas=2, every_observation=True))
+    begun, killed = asyncio.Event(), asyncio.Event()
+
+    async def drive(client_id: str) -> None:
+        async with AsyncConnection(server.address, client_id) as connection:
+            handle = connection.model("m", 5000.0, queue="all")
+            for number in range(20):
+                await handle.observe(state=np.full(1, number))
+            sent, numbers, steps = 20, [], 0
+            lost: list[str] = []
+            while len(numbers) + len(lost) < sent:
+                if not killed.is_set():
+                    await handle.observe(state=np.full(1, sent))
+                    sent += 1
+                try:
+                    result = await handle.get_result(20_000)
+                except ModelFailed as error:
+                    lost.append(str(error))
+                    continue
+                assert result is not None
+                begun.set()
+                numbers.append(int(result["number"][0]))
+                steps = 1 if result.session == "restarted" else steps + 1
+                assert result["steps"] == steps
+            assert numbers == sorted(set(numbers))
+            assert len(lost) <= 3
+            assert all("not run again" in one for one in lost)
+
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(8):
+            tasks.create_task(drive(f"arm-{number}"))
+        await begun.wait()
+        for _ in range(3):
+            await asyncio.sleep(0.05)
+            await until(lambda: len(server.dispatcher.process_ids("m")) == 2)
+            os.kill(server.dispatcher.process_ids("m")[0], signal.SIGKILL)
+        killed.set()
 
 
 @pytest.mark.parametrize("run", ["process", "thread"])
@@ -305,12 +366,69 @@ async def test_a_model_with_memory_may_be_in_the_shadow(serve: Serve, run: str) 
     assert shadow.errors == 0
 
 
-async def test_an_observation_under_which_its_process_died_is_not_run_again(serve: Serve) -> None:
+@pytest.mark.parametrize("run", ["process", "thread"])
+async def test_what_a_version_saw_in_the_shadow_is_no_state_of_a_robot_that_it_answers(
+    serve: Serve, place: Path, run: str
+) -> None:
+    def versions(**more: Any) -> dict[str, Any]:
+        found = {name: model(args={"version": name}) for name in "ab"}
+        return {"run": run, "versions": found, "active": "a", **more}
+
+    server = await serve(m=versions(shadow="b"))
+    await until(lambda: {one.state for one in server.status().models[0].versions} == {"ready"})
+    async with AsyncConnection(server.address, "arm") as connection:
+        handle = connection.model("m", 5000.0)
+        await handle.infer(20_000, state=np.ones(1))
+        await until(lambda: any(one.compared for one in server.status().models[0].versions))
+        server.reconfigure(settings(m=versions(active="b", swap="in_place")))  # within its episode
+        result = None
+        while result is None or result.model_version != "b":
+            result = await handle.infer(20_000, state=np.ones(1))
+        assert (result["steps"], result.session) == (1, "restarted")
+
+
+async def test_a_robot_gets_to_know_of_lost_state_whatever_was_asked_in_the_shadow(serve: Serve) -> None:
+    versions = {name: model(args={"version": name}) for name in "ab"}
+    server = await serve(m={"versions": versions, "active": "a", "shadow": "b"})
+    await until(lambda: {one.state for one in server.status().models[0].versions} == {"ready"})
+    async with AsyncConnection(server.address, "arm") as connection:
+        handle = connection.model("m", 5000.0)
+        result = await handle.infer(20_000, state=np.ones(1))
+        assert result is not None
+        await until(lambda: any(one.compared for one in server.status().models[0].versions))
+        os.kill(int(result["pid"]), signal.SIGKILL)
+        await until(lambda: server.status().models[0].state != "ready")
+        result = await handle.infer(20_000, state=np.ones(1))
+        assert result is not None
+        assert (result["steps"], result.session) == (1, "restarted")
+
+
+@pytest.mark.parametrize("run", ["process", "thread"])
+async def test_a_robot_that_was_silent_within_its_episode_gets_to_know_that_its_state_was_let_go(
+    serve: Serve, place: Path, run: str
+) -> None:
+    server = await serve(m=model(run=run))
+    config = settings(m=model(run=run))
+    config.response_tracking.disconnect_timeout_s = 0.1
+    server.reconfigure(config)
+    async with AsyncConnection(server.address, "arm") as connection:
+        handle = connection.model("m", 5000.0)
+        assert await handle.infer(20_000, state=np.ones(1)) is not None
+        await until(lambda: (place / "closed").exists())
+        result = await handle.infer(20_000, state=np.ones(1))
+        assert result is not None
+        assert (result["steps"], result.session) == (1, "restarted")
+
+
+async def test_an_observation_under_which_its_process_died_is_not_run_again(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
     server: Server = await serve(m=model())
     async with AsyncConnection(server.address, "arm") as connection:
         handle = connection.model("m", 5000.0)
         with pytest.raises(ModelFailed, match="not run again"):
             await handle.infer(20_000, state=np.ones(1), do="exit")
+        assert "model m failed for client arm" in caplog.text
         assert await handle.infer(20_000, state=np.ones(1)) is not None
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import numpy as np
 from tests.models.floor import Floor
 
 from inferential.models.probes import PATIENCE_S, ROOM, SHADOW_SHARE
+from inferential.models.report import versions_of
 
 SHADOWED = {"versions": {"a": {"target": "p:A"}, "b": {"target": "p:B"}}, "active": "a", "shadow": "b"}
 TAKES_S = 0.002
@@ -34,6 +36,14 @@ async def test_the_shadow_is_asked_only_while_no_robot_is_expected() -> None:
     comparison = floor.models.trials.comparison("m")
     assert comparison is not None
     assert comparison.compared == 1
+
+
+async def test_answers_that_cannot_be_compared_say_why() -> None:
+    floor = Shadowed(SHADOWED)
+    floor.backend.answer = {"actions": np.ones(3)}
+    assert await floor.runs()
+    (shadow,) = [one for one in versions_of(floor.models, "m") if one.role == "shadow"]
+    assert (shadow.compared, shadow.why) == (0, "not comparable: 'actions': shape (2,) and shape (3,)")
 
 
 async def test_the_shadow_is_not_asked_while_another_call_runs() -> None:

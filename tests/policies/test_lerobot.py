@@ -1,4 +1,4 @@
-"""Policies saved by LeRobot as models, with the real lerobot: ACT and diffusion, small and untrained."""
+"""Policies saved by LeRobot as models, with the real lerobot: ACT, diffusion and VQ-BeT, small and untrained."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import json, sys, torch
 from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.policies.act.configuration_act import ACTConfig
 from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+from lerobot.policies.vqbet.configuration_vqbet import VQBeTConfig
 
 features = {
     "input_features": {
@@ -32,7 +33,13 @@ stats = {
 }
 small = {"dim_model": 32, "n_heads": 2, "dim_feedforward": 64, "n_encoder_layers": 1, "use_vae": False}
 common = {**features, "pretrained_backbone_weights": None, "device": "cpu"}
-configs = [ACTConfig(**common, **small, chunk_size=12, n_action_steps=12)]
+configs = [
+    ACTConfig(**common, **small, chunk_size=12, n_action_steps=12),
+    VQBeTConfig(
+        **common, crop_shape=(48, 80), n_obs_steps=3, gpt_n_layer=1, gpt_n_head=2, gpt_hidden_dim=32, gpt_input_dim=32,
+        gpt_output_dim=32, vqvae_embedding_dim=16, vqvae_enc_hidden_dim=16,
+    ),
+]
 try:
     import diffusers
     from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
@@ -125,6 +132,56 @@ differences = [float(np.abs(one).max()) for one in (of_history, of_reset)]
 print(json.dumps([widest, list(answers[0]["actions"].shape), differences]))
 """
 
+COMPARE_QUEUED = """
+import json, numpy as np, torch
+from inferential.policies.lerobot import open_lerobot
+from lerobot.configs.policies import PreTrainedConfig
+from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+from lerobot.policies.utils import populate_queues
+
+path = sys.argv[1]
+config = PreTrainedConfig.from_pretrained(path)
+config.device, config.pretrained_backbone_weights = "cpu", None
+theirs = get_policy_class(config.type).from_pretrained(path, config=config).eval()
+before, after = make_pre_post_processors(config, pretrained_path=path)
+ours = open_lerobot(path, device="cpu")
+
+class Session:
+    def __init__(self):
+        self.state = None
+
+chance = np.random.default_rng(1)
+seen = [
+    [
+        {"state": chance.uniform(-1, 3, 6).astype(np.float32), "top": chance.integers(0, 256, (64, 96, 3), np.uint8)}
+        for _ in range(3)
+    ]
+    for _ in range(4)
+]
+sessions = [Session() for _ in range(3)]
+for observations in seen:
+    torch.manual_seed(5)
+    answers = ours.infer_batch(observations, sessions)
+    images = np.stack([one["top"] for one in observations])
+    ready = before({
+        "observation.state": torch.from_numpy(np.stack([one["state"] for one in observations])),
+        "observation.images.top": torch.from_numpy(images).permute(0, 3, 1, 2) / 255.0,
+        "task": [""] * 3,
+    })
+    ready["observation.images"] = torch.stack([ready["observation.images.top"]], dim=-4)
+    ready = {key: value for key, value in ready.items() if key in theirs._queues and key != "action"}
+    theirs._queues = populate_queues(theirs._queues, ready)
+torch.manual_seed(5)
+chunks = after(theirs.predict_action_chunk(ready)).numpy()
+torch.manual_seed(5)
+fresh = ours.infer_batch(seen[-1], [Session() for _ in range(3)])
+print(json.dumps([
+    float(np.abs(np.stack([one["actions"] for one in answers]) - chunks).max()),
+    float(np.abs(np.stack([one["actions"] for one in fresh]) - chunks).max()),
+    list(answers[0]["actions"].shape),
+]))
+"""
+
 REFUSED = """
 import json
 from pathlib import Path
@@ -146,6 +203,9 @@ found.append(refused())
 for text in (json.dumps({**config, "type": "levitation"}), json.dumps({**config, "stepz": 1}), "{"):
     (folder / "config.json").write_text(text)
     found.append(refused())
+(folder / "model.safetensors").write_bytes(weights)
+(folder / "config.json").write_text(json.dumps({**config, "n_decoder_layers": 3}))
+found.append(refused())
 print(json.dumps(found))
 """
 
@@ -176,15 +236,23 @@ def test_a_batch_of_robots_gets_what_each_would_get_alone_from_lerobot(python: s
     assert of_reset == 0
 
 
+def test_a_policy_of_queues_gets_the_steps_of_each_robot(python: str, saved: Path) -> None:
+    widest, of_history, shape = peers.run(python, COMPARE_QUEUED, str(saved / "vqbet"))
+    assert shape == [5, 6]
+    assert widest < 1e-4 < of_history
+
+
 def test_what_cannot_be_loaded_is_named(python: str, saved: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(saved / "act", tmp_path / "act")
     found = peers.run(python, REFUSED, str(folder))
     assert found[0] == "rtc: policies of type act have no real-time chunking"
     assert found[1].startswith("device: 'cuda:99': ")
     assert found[2] == "overrides: ACTConfig has no field 'stepz'"
-    for one in found[3:]:
+    for one in found[3:-1]:
         assert one.startswith(f"LeRobot cannot load {folder}: ")
     assert "levitation" in found[4]
+    assert found[-1].startswith(f"{folder}/model.safetensors lacks ")
+    assert "model.decoder.layers.1." in found[-1]
 
 
 async def test_it_is_served_from_its_own_environment(python: str, saved: Path) -> None:

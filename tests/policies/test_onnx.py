@@ -84,6 +84,42 @@ def test_where_one_input_is_for_one_robot_all_are(tmp_path: Path) -> None:
     assert open_onnx(str(path)).infer({"state": np.ones(2), "goal": np.ones(2)})["actions"].tolist() == [2, 2]
 
 
+def folding(path: Path, size: Any) -> str:
+    """A file that makes one row of all robots' rows, as the file says or does not say."""
+    nodes = [("Constant", [], ["form"], {"value_ints": [1, -1]}), ("Reshape", ["x", "form"], ["y"])]
+    return str(onnx_files.write(path, nodes, {"x": (FLOAT, ["n", 2])}, {"y": (FLOAT, [size, "m"])}))
+
+
+def test_a_file_whose_outputs_are_one_row_runs_one_robot_a_call(tmp_path: Path) -> None:
+    policy = open_onnx(folding(tmp_path / "folding.onnx", 1))
+    assert not hasattr(policy, "infer_batch")
+    assert policy.infer({"x": np.ones(2)})["actions"].tolist() == [1, 1]
+
+
+def test_a_file_whose_outputs_have_another_size_gets_arrays_as_they_are(tmp_path: Path) -> None:
+    path = onnx_files.write(
+        tmp_path / "history.onnx",
+        [("ReduceMean", ["seen"], ["action"], {"axes": [0, 1], "keepdims": 0})],
+        {"seen": (FLOAT, ["steps", 4, 7])},
+        {"action": (FLOAT, [7])},
+    )
+    policy = open_onnx(str(path))
+    assert policy.infer({"seen": np.ones((5, 4, 7))})["actions"].shape == (7,)
+
+
+def test_batched_says_it_where_an_exporter_left_its_example_in_the_outputs(tmp_path: Path) -> None:
+    path = onnx_files.write(
+        tmp_path / "stale.onnx", [("Neg", ["x"], ["y"])], {"x": (FLOAT, ["n", 2])}, {"y": (FLOAT, [1, 2])}
+    )
+    assert not hasattr(open_onnx(str(path)), "infer_batch")
+    policy = open_onnx(str(path), batched=True)
+    assert isinstance(policy, BatchedOnnxPolicy)
+    assert [one["actions"].tolist() for one in policy.infer_batch([{"x": np.full(2, n)} for n in (1, 2)])] == [
+        [-1, -1],
+        [-2, -2],
+    ]
+
+
 def test_several_outputs_keep_their_names(tmp_path: Path) -> None:
     path = onnx_files.write(
         tmp_path / "two.onnx",

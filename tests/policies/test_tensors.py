@@ -48,6 +48,11 @@ def test_numbers_that_are_no_arrays_fit_a_tensor_without_axes() -> None:
         assert seen.tolist() == 2.0
 
 
+def test_a_number_fits_an_axis_of_one() -> None:
+    for shape in ((1,), (None,)):
+        assert fitted(TensorSpec("gain", "float32", shape), 2).tolist() == [2]
+
+
 def test_a_text_fits_a_tensor_of_texts() -> None:
     assert fitted(TensorSpec("task", "string", ()), "pick").tolist() == "pick"
     assert fitted(TensorSpec("task", "string", (1,)), "pick").tolist() == ["pick"]
@@ -63,6 +68,7 @@ def test_a_text_fits_a_tensor_of_texts() -> None:
         (STATE, "up", "'state': expected float32 [3], got string []"),
         (STATE, np.ones(3, np.complex64), "'state': expected float32 [3], got complex64 [3]"),
         (STATE, np.full(3, 1e39), "'state': expected float32 [3], got the value 1e+39"),
+        (STATE, np.array([np.nan, 1e39, np.inf]), "'state': expected float32 [3], got the value 1e+39"),
         (IMAGE, np.ones((4, 4, 3), np.float32), "'image': expected uint8 [*, *, 3], got float32 [4, 4, 3]"),
         (IMAGE, np.full((4, 4, 3), 300), "'image': expected uint8 [*, *, 3], got the value 300"),
         (IMAGE, np.full((4, 4, 3), -1), "'image': expected uint8 [*, *, 3], got the value -1"),

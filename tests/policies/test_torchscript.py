@@ -14,7 +14,7 @@ from inferential import AsyncConnection, InvalidObservation, LocalDispatcher, Mo
 
 WRITE = """
 import json, sys, torch
-from typing import Dict, List
+from typing import Dict, List, NamedTuple, Optional
 
 class Reach(torch.nn.Module):
     def forward(self, state, goal):
@@ -32,6 +32,32 @@ class Odd(torch.nn.Module):
     def forward(self, state, names: List[str]):
         return state
 
+class Said(NamedTuple):
+    arm: torch.Tensor
+    gripper: torch.Tensor
+
+class Named(torch.nn.Module):
+    def forward(self, state, goal: Optional[torch.Tensor]):
+        if goal is not None:
+            state = state + goal
+        return Said(state, state[:, 0])
+
+class Summed(torch.nn.Module):
+    def forward(self, state):
+        return state.sum()
+
+class Nested(torch.nn.Module):
+    def forward(self, state):
+        return state, (state, state)
+
+class Headless(torch.nn.Module):
+    @torch.jit.export
+    def act(self, state: torch.Tensor):
+        return state
+
+for module in (Named(), Summed(), Nested(), Headless()):
+    torch.jit.save(torch.jit.script(module), f"{sys.argv[1]}/{type(module).__name__.lower()}.pt")
+torch.save(torch.nn.Linear(3, 2).state_dict(), sys.argv[1] + "/weights.pt")
 torch.jit.save(torch.jit.script(Mapped()), sys.argv[1] + "/mapped.pt")
 torch.jit.save(torch.jit.script(Odd()), sys.argv[1] + "/odd.pt")
 torch.jit.save(torch.jit.script(Reach()), sys.argv[1] + "/reach.pt")
@@ -106,6 +132,10 @@ def test_what_cannot_be_a_policy_is_named(python: str, tmp_path: Path) -> None:
         ("reach.pt", {"inputs": {"state": {}}}),
         ("reach.pt", {"device": "cuda:99"}),
         ("cut.pt", {}),
+        ("weights.pt", {}),
+        ("headless.pt", {}),
+        ("reach.pt", {"inputs": ["state", "goal"]}),
+        ("two.pt", {"outputs": "arm"}),
     ]
     found = peers.run(python, REFUSED, str(tmp_path), json.dumps(asked))
     assert found[0] == "/odd.pt: forward(state: Tensor, names: List[str]): names: expected tensors, or a map of them"
@@ -113,3 +143,36 @@ def test_what_cannot_be_a_policy_is_named(python: str, tmp_path: Path) -> None:
     assert found[2] == "inputs: expected those of forward(state: Tensor, goal: Tensor), got state"
     assert found[3].startswith("device: 'cuda:99': ")
     assert found[4].startswith("torch cannot read /cut.pt as TorchScript: ")
+    assert found[5].startswith(
+        "torch cannot read /weights.pt as TorchScript: expected what torch.jit.save wrote, no state_"
+    )
+    assert found[6] == "/headless.pt: expected a module with forward(), got Headless without it"
+    assert found[7] == "inputs: expected a map of names to dtype and shape, got ['state', 'goal']"
+    assert found[8] == "outputs: expected a list of names, got 'arm'"
+
+
+CALLED = """
+import json, numpy as np
+from inferential.policies.torchscript import open_torchscript
+
+found = []
+state = {"state": np.arange(3, dtype=np.float32), "goal": np.ones(3, np.float32)}
+for file in ("named", "summed", "nested", "reach"):
+    seen = {**state, "goal": np.ones(2, np.float32)} if file == "reach" else state
+    try:
+        answers = open_torchscript(f"{sys.argv[1]}/{file}.pt").infer_batch([seen])
+    except (ValueError, RuntimeError) as error:
+        found.append(str(error))
+    else:
+        found.append({key: value.tolist() for key, value in answers[0].items()})
+print(json.dumps(found))
+"""
+
+
+def test_outputs_are_tensors_with_a_row_for_each_robot(python: str, tmp_path: Path) -> None:
+    named, summed, nested, unfit = peers.run(python, CALLED, str(tmp_path))
+    assert named == {"arm": [1, 2, 3], "gripper": 1}
+    assert summed == "output 'actions': expected 1 rows, one for each observation, got ()"
+    assert nested == "output 'output_1': expected a tensor of forward(), got tuple"
+    assert unfit.startswith("The size of tensor a (2) must match the size of tensor b (3)")
+    assert unfit.endswith("(forward() was given state float32 [1, 3], goal float32 [1, 2])")

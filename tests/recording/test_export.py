@@ -185,6 +185,39 @@ async def test_an_image_of_odd_sides_and_one_channel_is_a_video_too(tmp_path: Pa
     assert abs(float(np.mean(seen[0])) - 90) < 4
 
 
+async def test_pictures_of_any_form_are_pictures_and_so_is_depth(tmp_path: Path) -> None:
+    pixels = picture(3)
+    file = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(file, "png")
+    depth = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64)
+    metres = np.where(depth % 7, depth / np.float32(1000), np.inf).astype(np.float32)
+    values = {
+        "camera": np.moveaxis(pixels / np.float32(255), -1, 0)[None].astype(np.float32),
+        "camera/file": np.frombuffer(file.getvalue(), np.uint8),
+        "camera/grey": pixels[..., 0][None],
+        "depth": depth,
+        "depth_m": metres[None],
+    }
+    async with recording(tmp_path / "recorded") as (server, _):
+        await ask(server, **values)
+    (path,) = files(tmp_path / "recorded")
+    info = await asyncio.to_thread(export, path, tmp_path / "set", "--images", "png")
+    rows = table(tmp_path / "set/data/chunk-000/file-000.parquet").to_pydict()
+    for name in ("camera", "file", "grey"):
+        assert info["features"][f"observation.images.{name}"]["shape"] == [48, 64, 3]
+        with PIL.Image.open(io.BytesIO(rows[f"observation.images.{name}"][0]["bytes"])) as seen:
+            np.testing.assert_array_equal(np.array(seen), pixels)
+    for name, sent, unit in (("depth", depth, "mm"), ("depth_m", metres, "m")):
+        feature = info["features"][f"observation.images.{name}"]
+        assert (feature["dtype"], feature["shape"]) == ("image", [48, 64, 1])
+        assert feature["info"] == {"is_depth_map": True, "depth_unit": unit}
+        with PIL.Image.open(io.BytesIO(rows[f"observation.images.{name}"][0]["bytes"])) as seen:
+            np.testing.assert_array_equal(np.array(seen), sent)
+    stats = json.loads((tmp_path / "set/meta/stats.json").read_text())["observation.images.depth_m"]
+    assert np.shape(stats["mean"]) == (1, 1, 1)
+    assert 0.9 < stats["mean"][0][0][0] < 2.1
+
+
 READ = """
 import sys
 from ledataset.datasets.lerobot_dataset import LeRobotDataset

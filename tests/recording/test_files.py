@@ -16,7 +16,8 @@ pytest.importorskip("mcap")
 from inferential.observation.slots import ObservationError
 from inferential.proto import Observation
 from inferential.recording import files as files_module
-from inferential.recording.entries import Entry, Images
+from inferential.recording.cameras import Images
+from inferential.recording.entries import Entry
 from inferential.recording.files import RecordingFiles
 from inferential.recording.reading import Recorded, read_recording
 

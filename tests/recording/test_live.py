@@ -14,7 +14,9 @@ import pytest
 
 pytest.importorskip("foxglove")
 
+import foxglove.messages
 import websockets
+from google.protobuf import descriptor_pb2
 from tests.recording.test_recorder import CAMERA, STATE, ask, policy
 
 from inferential import AsyncConnection, LocalDispatcher, Server
@@ -23,7 +25,7 @@ from inferential.config.foxglove import FoxgloveConfig
 from inferential.metrics import names
 from inferential.recording import live as live_module
 from inferential.recording.live import FoxgloveServer
-from inferential.recording.schemas import ANSWER, IMAGE, OBSERVATION, message_class
+from inferential.recording.schemas import ANSWER, IMAGE, OBSERVATION, RAW_IMAGE, message_class
 
 PROTOCOL: Any = "foxglove.sdk.v1"
 HEAD = struct.Struct("<BIQ")  # opcode, subscription, time
@@ -121,6 +123,16 @@ async def test_topics_explain_themselves() -> None:
     async with shown() as (server, _, viewer), asking(server):
         channel = await viewer.wait_for(f"{ROBOT}/image/camera")
     assert (channel["encoding"], channel["schemaName"]) == ("protobuf", "foxglove.CompressedImage")
+
+
+@pytest.mark.parametrize("name", [IMAGE, RAW_IMAGE])
+def test_images_are_foxgloves_own_messages(name: str) -> None:
+    theirs = getattr(foxglove.messages, name.rpartition(".")[2]).get_schema()
+    files = descriptor_pb2.FileDescriptorSet.FromString(theirs.data).file
+    fields = next(one.field for file in files for one in file.message_type if f"{file.package}.{one.name}" == name)
+    ours = message_class(name).DESCRIPTOR.fields
+    assert theirs.name == name
+    assert {(one.name, one.number, one.type) for one in fields} == {(one.name, one.number, one.type) for one in ours}
 
 
 async def test_the_fleet_has_a_topic_of_its_own() -> None:

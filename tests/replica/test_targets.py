@@ -50,7 +50,10 @@ def test_a_model_is_taken_as_it_is(module: str) -> None:
     [
         ("nowhere:x", "no module 'nowhere'"),
         ("{module}:Polcy", "has no 'Polcy'; did you mean 'Policy'"),
-        ("{module}:breaks", "calling it to make the model failed: RuntimeError: no weights"),
+        (
+            "{module}:breaks",
+            r"failed \(it has no parameter for an observation\): RuntimeError: no weights",
+        ),
     ],
 )
 def test_a_target_that_leads_nowhere_says_why(target: str, text: str, module: str) -> None:

@@ -352,3 +352,31 @@ def test_whatever_robots_say_every_request_is_served_once(
         assert 1 <= len(batch) <= limit
         served += batch
     assert sorted(map(id, served)) == sorted(map(id, requests))
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_what_is_known_of_a_request_stays_with_it(
+    ask: Callable[..., InferenceRequest], profile: LatencyProfile, data: st.DataObject
+) -> None:
+    """Requests come and go in any order, one at a time and in calls, and the others take their places."""
+    lane, waiting, serial = ChunkLane(1.0, weighted=True), dict[InferenceRequest, float](), 0
+    for _ in range(data.draw(st.integers(1, 12))):
+        for _ in range(data.draw(st.integers(1, 9))):
+            serial += 1
+            request = ask(f"c{data.draw(st.integers(0, 6))}", left_s=data.draw(st.floats(-1, 1)))
+            waiting[request] = NOW + 1 + serial
+            lane.push(request, refused_from=waiting[request])
+        if data.draw(st.booleans()):
+            gone = data.draw(st.sampled_from(list(waiting)))
+            lane.discard(gone)
+            del waiting[gone]
+        else:
+            for gone in lane.take(profile, data.draw(st.integers(1, 8)), NOW):
+                del waiting[gone]
+        assert len(lane) == len(waiting)
+        assert all(request in lane for request in waiting)
+        middle = NOW + 1 + serial / 2
+        assert {*lane.too_late(middle)} == {one for one, refused_from in waiting.items() if refused_from <= middle}
+        if waiting:
+            assert lane.runs_out_at() >= min(request.chunk.runs_out_at for request in waiting)  # type: ignore[union-attr]

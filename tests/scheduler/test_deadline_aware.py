@@ -10,6 +10,7 @@ import pytest
 
 from inferential.config.schema import SchedulingConfig
 from inferential.scheduler import DeadlineAwareScheduler, InferenceRequest, ModelDeadlineScheduler, register_policy
+from inferential.scheduler.score import ASIDE_S
 
 MakeRequest = Callable[..., InferenceRequest]
 
@@ -118,3 +119,29 @@ def test_an_unknown_policy_is_an_error(scheduler: DeadlineAwareScheduler) -> Non
     with pytest.raises(ValueError, match="Unknown policy 'test_nope'"):
         scheduler.use_policy("test_nope")
     assert scheduler.status()["policy"] is None
+
+
+def test_a_client_that_floods_goes_after_the_others_for_a_while(
+    scheduler: DeadlineAwareScheduler | ModelDeadlineScheduler, clock: Any, make_request: MakeRequest
+) -> None:
+    flood = make_request("flood", time_until_next=0.0001)
+    flood.pace_s = 0.1
+    scheduler.submit(flood)
+    clock.now += ASIDE_S / 2
+    first = make_request("robot", time_until_next=0.2)
+    scheduler.submit(first)
+    assert scheduler.next_batch() == [first]
+    clock.now += ASIDE_S
+    second = make_request("robot", time_until_next=0.2)
+    scheduler.submit(second)
+    assert scheduler.next_batch() == [flood]  # by then it is its turn, however many wait
+    assert scheduler.next_batch() == [second]
+
+
+def test_a_request_that_is_held_back_to_keep_an_order_is_not_set_aside(clock: Any, make_request: MakeRequest) -> None:
+    scheduler = DeadlineAwareScheduler(SchedulingConfig())
+    ordered, robot = make_request("ordered", time_until_next=-0.1), make_request("robot")
+    ordered.pace_s, ordered.in_order = float("inf"), ("robot", "m")
+    for one in (robot, ordered):
+        scheduler.submit(one)
+    assert scheduler.next_batch() == [ordered]

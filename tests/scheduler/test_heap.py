@@ -12,6 +12,7 @@ ops = st.lists(
     st.one_of(
         st.tuples(st.just("push"), st.integers(0, 20), st.integers(-3, 3)),
         st.tuples(st.just("discard"), st.integers(0, 20), st.just(0)),
+        st.tuples(st.just("discard_all"), st.integers(0, 20), st.integers(0, 5)),
         st.tuples(st.just("pop"), st.just(0), st.just(0)),
     ),
     max_size=200,
@@ -28,6 +29,10 @@ def test_it_gives_what_a_sorted_list_gives(ops: list[tuple[str, int, int]]) -> N
             oracle[item] = (key, item)
         elif op == "discard":
             assert heap.discard(item) == (oracle.pop(item, None) is not None)
+        elif op == "discard_all":
+            heap.discard_all(range(item, item + key))
+            for gone in range(item, item + key):
+                oracle.pop(gone, None)
         elif op == "pop" and oracle:
             smallest = min(oracle, key=oracle.__getitem__)
             assert heap.top() == (oracle[smallest][0], smallest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from typing import Any
 
 from inferential.config import InferentialConfig
@@ -34,13 +34,18 @@ def make_accounting(
 
 
 class FakeEngine(Engine):
-    """Notes retries and finished calls."""
+    """Notes retries and finished calls; `waits` is how many requests wait."""
 
     def __init__(self, log: list[Any]) -> None:
         self.log = log
+        self.waits = 0
+
+    @property
+    def running_in_order(self) -> Sized:
+        return ()
 
     def waiting(self, model_id: str | None = None) -> int:
-        return 0
+        return self.waits
 
     def finished(self, batch: Batch, now: float, *, measured: bool = True) -> None:
         self.log.append(("finished", measured))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -79,6 +80,27 @@ async def test_a_silent_client_is_overdue_then_disconnected_once_and_counted_out
         assert server.metrics.get_latest("active_clients") == 0
         assert await model.infer(WAIT_MS, state=STATE) is not None
         assert server.metrics.get_latest("active_clients") == 1
+
+
+async def test_the_log_says_of_who_is_gone_whether_it_has_left_or_is_silent(
+    serve: Any, connect: Connect, caplog: Any
+) -> None:
+    caplog.set_level(logging.INFO, "inferential")
+    async with serve({"m": lambda obs: obs}, {"response_tracking": {"disconnect_timeout_s": 0.2}}) as server:
+        gone = emptied(server)
+        inside = server.connect("inside")
+        silent, left = connect(server, "silent"), connect(server, "left")
+        for robot in (inside, silent, left):
+            assert await robot.model("m").infer(WAIT_MS, state=STATE) is not None
+        left.close()
+        await asyncio.wait_for(gone.wait(), 20)
+        inside.close()
+    said = {line for line in caplog.messages if "disconnected" in line}
+    assert said == {
+        "client silent disconnected: nothing was received within the time-out",
+        "client inside disconnected: nothing was received within the time-out",
+        "client left disconnected: it has left",
+    }
 
 
 async def test_the_waiting_requests_of_a_client_that_is_gone_go_with_it(

@@ -188,7 +188,13 @@ class Echo(Dispatcher):
         return self._begins_elsewhere
 
 
+async def test_the_answers_of_a_call_come_first_where_none_waits(bench: Bench) -> None:
+    await over(bench.run(Echo()))
+    assert bench.log == ["dispatched", "answer", ("finished", True), "over"]
+
+
 async def test_the_next_call_begins_before_the_answers_of_one_are_written(bench: Bench) -> None:
+    bench.engine.waits = 1
     await over(bench.run(Echo()))
     assert bench.log == ["dispatched", ("finished", True), "next", "answer", "over"]
 
@@ -202,6 +208,7 @@ async def test_answers_are_sent_though_no_call_could_follow(bench: Bench) -> Non
     errors: list[Exception] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context["exception"]))
     bench.on_returned = fail_with(RuntimeError("of a strategy"))
+    bench.engine.waits = 1
     await over(bench.run(Echo()))
     assert bench.log == ["dispatched", ("finished", True), "answer", "over"]
     assert [str(error) for error in errors] == ["of a strategy"]

@@ -237,10 +237,11 @@ async def test_random_frames_affect_no_other_client(serve: Any, connect: Connect
                         sent += 1
                     await asyncio.sleep(0)
                 # What was sent before this has been dealt with when this is answered.
-                socket.send_multipart([b"", seed, bytes(8)])
+                last = bytes(range(8))
+                socket.send_multipart([b"", seed, last])
                 while True:
                     frames = await asyncio.to_thread(socket.recv_multipart)
-                    if ModelResponse.FromString(frames[1]).status == Status.OK and len(frames[2]) == 8:
+                    if ModelResponse.FromString(frames[1]).status == Status.OK and frames[2] == last:
                         break
         errors = server.metrics.get_stats("observation_errors")
         assert errors is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import zmq
 from tests.server.conftest import Gate
+from tests.transport.test_budget import HELLO
 
 from inferential import Server
 from inferential.proto import QUEUE_ALL, Client, ModelResponse, Observation, Status
@@ -22,8 +24,8 @@ _numbers = itertools.count(1)
 class Robot:
     """A DEALER that asks for the model m."""
 
-    def __init__(self, socket: zmq.Socket[bytes], name: str) -> None:
-        self._socket = socket
+    def __init__(self, opened: zmq.Socket[bytes], name: str) -> None:
+        self._socket = opened
         self._name = name
 
     def ask(self) -> int:
@@ -52,16 +54,16 @@ def robot() -> Callable[..., Any]:
     @contextmanager
     def connected(server: Server, name: str, identity: bytes | None = b"") -> Iterator[Robot]:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        socket = context.socket(zmq.DEALER)
+        opened = context.socket(zmq.DEALER)
         if identity is not None:
-            socket.setsockopt(zmq.IDENTITY, identity or name.encode())
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.RCVTIMEO, 10_000)
-        socket.connect(server.address)
+            opened.setsockopt(zmq.IDENTITY, identity or name.encode())
+        opened.setsockopt(zmq.LINGER, 0)
+        opened.setsockopt(zmq.RCVTIMEO, 10_000)
+        opened.connect(server.address)
         try:
-            yield Robot(socket, name)
+            yield Robot(opened, name)
         finally:
-            socket.close()
+            opened.close()
             context.term()
 
     return connected
@@ -124,6 +126,20 @@ async def test_of_two_live_robots_with_one_id_the_second_is_refused_with_the_rea
                 first.ask()
                 assert (await first.hear()).status == Status.OK
             assert counted(server, "requests_rejected", error="id_in_use") == 1
+
+
+async def test_a_robot_that_restarts_takes_over_from_a_connection_that_answers_no_heartbeat(
+    serve: Any, robot: Any
+) -> None:
+    async with serve({"m": lambda observation: np.ones(1)}) as server:
+        host, _, port = server.address.removeprefix("tcp://").rpartition(":")
+        with socket.create_connection((host, int(port))) as dead:  # like that of a robot which lost its power
+            dead.sendall(HELLO)
+            await until(lambda: server.status().sizes["connections"])
+            with robot(server, "robot") as restarted:
+                number = restarted.ask()
+                response = await restarted.hear()
+                assert (response.request_id, response.status) == (number, Status.OK)
 
 
 async def test_a_client_in_this_process_that_closes_leaves_nothing_waiting(serve: Any, gate: Gate) -> None:

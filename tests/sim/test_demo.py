@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from inferential.cli.demo import TaskName
+from inferential.cli.main import main
 from inferential.sim.fleet import Plan, run
 from inferential.sim.tasks import TASKS
 from inferential.sim.watch import Watch
@@ -182,8 +183,10 @@ def test_a_port_of_the_page_that_is_taken_is_one_clear_line(tmp_path: Path) -> N
         (["--out", f"{__file__}/out"], "--out: cannot write"),
     ],
 )
-def test_a_wrong_option_is_one_clear_line(args: list[str], message: str) -> None:
-    done = demo(*args)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_wrong_option_is_one_clear_line(args: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["demo", *args])
+    assert ended.value.code == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert "Traceback" not in errors

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from inferential.config import TransportConfig
-from inferential.transport import ZmqTransport, router, stalls
+from inferential.transport import ZmqTransport, acceptance, router, stalls
 from inferential.transport.budget import ByteBudget
+from inferential.zmtp import Stream
 from inferential.zmtp import protocol as p
 
 LIMIT = 1_000_000
@@ -47,7 +48,10 @@ async def until(transport: ZmqTransport, **sizes: Any) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_before_the_handshake_a_frame_has_a_kilobyte_at_most(transport: ZmqTransport) -> None:
+async def test_before_the_handshake_a_frame_has_a_kilobyte_at_most(
+    transport: ZmqTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acceptance, "HANDSHAKE_S", 1000.0)  # it is not by that that it ends
     with call(transport, p.greeting() + half(LIMIT // 2, 100)):
         await until(transport, connections_handshaking=1)
         await until(transport, connections_handshaking=0, connections=0, bytes_held=0)
@@ -77,6 +81,44 @@ async def test_all_connections_together_hold_no_more_than_the_total(transport: Z
     for robot in robots:
         robot.close()
     await until(transport, connections=0, bytes_held=0)
+
+
+@pytest.mark.usefixtures("small_total")
+async def test_a_robot_finds_room_for_its_frame_though_others_have_announced_more_than_there_is(
+    transport: ZmqTransport,
+) -> None:
+    greedy = [call(transport, p.greeting() + p.ready(b"DEALER", b"%d" % number) + half(LIMIT, 10)) for number in (1, 2)]
+    await until(transport, connections=2, bytes_held=2 * LIMIT)
+    observation = b"".join(bytes(part) for part in p.message([b"", b"e", bytes(100_000)], 0))
+    with call(transport, HELLO + observation[:5000]) as robot:
+        await until(transport, connections=2, bytes_held=LIMIT + 100_000)
+        robot.sendall(observation[5000:])
+        async with asyncio.timeout(10):
+            while (received := transport.receive()) is None:  # noqa: ASYNC110 (no event is set)
+                await asyncio.sleep(0.001)
+        assert (received[0], len(received[2])) == (b"robot", 100_000)
+    for one in greedy:
+        one.close()
+
+
+async def test_a_connection_for_whose_message_no_memory_is_left_ends_and_no_other(
+    transport: ZmqTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Stream.read
+
+    def without_memory(self: Stream) -> bool:
+        if self.peer is not None and self.peer.identity == b"greedy":
+            raise MemoryError
+        return read(self)
+
+    greedy, other = (call(transport, p.greeting() + p.ready(b"DEALER", name)) for name in (b"greedy", b"other"))
+    await until(transport, connections=2)
+    monkeypatch.setattr(Stream, "read", without_memory)
+    greedy.sendall(b"\0\1x")
+    await until(transport, connections=1)
+    assert transport.has_client(b"other")
+    for one in (greedy, other):
+        one.close()
 
 
 async def test_answers_that_are_not_read_are_bounded_in_bytes_not_in_number(transport: ZmqTransport) -> None:

@@ -28,6 +28,13 @@ async def robot(transport: ZmqTransport) -> Any:
         yield opened
 
 
+def heard(robot: Any, data: bytes) -> None:
+    """Until the server has sent this."""
+    said = b""
+    while data not in said:
+        said += robot.recv(4096)
+
+
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 (sockets of another thread)
@@ -54,3 +61,18 @@ async def test_one_that_gives_no_time_or_takes_it_back_may_be_silent(
     await asyncio.sleep(0.05)
     await asyncio.sleep(0.05)
     assert transport.sizes()["connections"] == 1
+
+
+async def test_one_whose_heartbeat_is_there_and_not_read_yet_is_not_let_go(
+    transport: ZmqTransport, robot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeats, "GRACE_S", 0.02)
+    robot.sendall(ping(0.1))
+    await asyncio.to_thread(heard, robot, b"\4PONG")
+    with monkeypatch.context() as busy:  # as where a server was stopped and goes on, with a thousand robots to read
+        busy.setattr(transport, "receive", lambda: None)
+        robot.sendall(ping(0.1))
+        for _ in range(6):
+            await asyncio.sleep(0.04)
+        assert transport.sizes()["connections"] == 1
+    await until(lambda: transport.sizes()["connections"] == 0)

@@ -13,7 +13,7 @@ let page = null;
 let problems = [];
 
 const commands = {
-  async open({ url, width = 1280, height = 900, scheme = "light", motion = "no-preference" }) {
+  async open({ url, width = 1280, height = 900, scheme = "light", motion = "reduce" }) {
     if (page) await page.context().close();
     const context = await browser.newContext({ viewport: { width, height }, colorScheme: scheme, reducedMotion: motion });
     page = await context.newPage();

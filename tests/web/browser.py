@@ -86,7 +86,7 @@ class Browser:
         return answer["value"]
 
     def open(self, url: str, **options: Any) -> None:
-        """A page of its own: width, height, scheme (light, dark)."""
+        """A page of its own: width, height, scheme (light, dark), motion ("no-preference": each frame is drawn)."""
         self.do("open", url=url, **options)
 
     def evaluate(self, script: str) -> Any:

@@ -167,6 +167,8 @@ def test_it_shows_the_fleet_live_and_a_robot_that_stops_as_overdue_and_then_gone
     assert browser.evaluate(f"{STATE_OF_0}.cells[2].textContent") == "arm"
     assert browser.evaluate(f"{STATE_OF_0}.cells[3].textContent") == "50"
     assert browser.evaluate("document.querySelector('#models h3').textContent") == "arm"
+    table = "document.querySelector('.scroll')"
+    assert browser.evaluate(f"{table}.scrollWidth <= {table}.clientWidth")
     browser.wait("document.querySelectorAll('.sizes tbody tr').length > 0")
     takes = "takes state: float32 [7], task: string of any shape"
     browser.wait(f"document.querySelector('.tensors').textContent === '{takes}'")
@@ -267,8 +269,9 @@ def test_robots_that_get_no_answers_and_their_models_are_red(browser: Browser) -
         site.close()
 
 
-def test_batches_are_drawn_on_the_timeline(browser: Browser, site: Site, robots: Robots) -> None:
-    browser.open(site.url)
+@pytest.mark.parametrize("motion", ["no-preference", "reduce"])
+def test_batches_are_drawn_on_the_timeline(browser: Browser, site: Site, robots: Robots, motion: str) -> None:
+    browser.open(site.url, motion=motion)
     browser.wait("import('/timeline.js').then((timeline) => timeline.batches.size > 3)")
     painted = """(() => {
       const canvas = document.getElementById('timeline');

@@ -9,7 +9,7 @@ import typer
 
 from inferential.cli.errors import CliError
 from inferential.cli.output import print_json, print_line, print_rows, progress_bar
-from inferential.cli.page_reader import CERTIFICATE_HELP, TOKEN_HELP, Page, read_requests, read_status
+from inferential.cli.page_reader import Certificate, Page, Token, read_requests, read_status
 from inferential.cli.recordings import read_happened
 from inferential.cli.strategies import read_strategies
 from inferential.sim.virtual.advice import LOADS, Advice, simulations
@@ -34,8 +34,8 @@ def advise(
     strategies: Annotated[
         str | None, typer.Option(metavar="A,B,...", help="Strategies to try; all by default.")
     ] = None,
-    token: Annotated[str | None, typer.Option(envvar="INFERENTIAL_TOKEN", help=TOKEN_HELP)] = None,
-    certificate: Annotated[Path | None, typer.Option(dir_okay=False, help=CERTIFICATE_HELP)] = None,
+    token: Token = None,
+    certificate: Certificate = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Say which strategy fits a server's robots.
@@ -76,7 +76,8 @@ def _gather(sources: list[str], seconds: float, page: Page, *, shown: bool) -> t
 
 
 def _show(found: Advice) -> None:
-    columns = ("strategy", *(f"{load:g} x {found.robots} robots" for load in LOADS))
+    counts = zip(LOADS, found.robots_at, strict=True)
+    columns = ("strategy", *(f"{count} robots ({load:g} x)" for load, count in counts))
     rows = [
         (f"{name} (in force)" if name == found.in_force else name, *(f"{share:.1%}" for share in shares))
         for name, shares in found.shares.items()

@@ -1,15 +1,22 @@
 """What a command logs, to standard error: as text for people, or as JSON for collectors of logs.
 
-What is logged is each module's own business.
+What is logged is each module's own business. It is written by a thread, so that no robot waits for who reads it: a pipe
+that is full, a terminal that was stopped by Ctrl-S.
 """
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
 import logging
+import os
 import re
+import sys
+import threading
+from collections import deque
 from datetime import UTC, datetime
+from typing import TextIO
 
 from inferential.cli.output import printable_lines
 
@@ -34,11 +41,16 @@ _NOT_ASCII = re.compile(r"[^\x20-\x7e]")
 
 
 class TextFormatter(logging.Formatter):
-    """For people: what a terminal would act on, in words of robots or models, is escaped; lines stay lines."""
+    """For people: what a terminal would act on, in words of robots or models, is escaped. Lines stay lines, and those
+    of a message behind the first are indented, so that none can be taken for a message of its own."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns the text of a record."""
         return printable_lines(super().format(record))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Returns its first part, without an exception."""
+        return super().formatMessage(record).replace("\n", "\n    ")
 
 
 class JsonFormatter(logging.Formatter):
@@ -63,9 +75,81 @@ def _escaped(found: re.Match[str]) -> str:
     return found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1]
 
 
+MAX_WAITING = 10_000
+"""Lines that wait to be written; later ones are lost, and counted."""
+LAST_S = 1.0
+"""How long the end waits for who reads."""
+
+
+class BackgroundHandler(logging.Handler):
+    """Writes what is logged by a thread of its own.
+
+    Args:
+        stream: where to; None: standard error.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        super().__init__()
+        self._stream = stream
+        self._lines: deque[str] = deque()
+        self._lost = 0
+        self._changed = threading.Condition()
+        self._writing = False
+        self._thread: threading.Thread | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Has a record written soon."""
+        try:
+            text = self.format(record)
+        except Exception:
+            self.handleError(record)
+            return
+        with self._changed:
+            if len(self._lines) >= MAX_WAITING:
+                self._lost += 1
+                return
+            if self._lost:
+                text = f"{self._lost} lines were lost here, as none were read\n{text}"
+                self._lost = 0
+            self._lines.append(text)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._write, name="inferential-log", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def flush(self) -> None:
+        """Waits until all is written, for a second at most."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._lines and not self._writing, LAST_S)
+
+    def _write(self) -> None:
+        while True:
+            with self._changed:
+                self._writing = False
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._lines)
+                lines, self._writing = list(self._lines), True
+                self._lines.clear()
+            # The disk is full, or the reader is gone: there is no other place to say so.
+            with contextlib.suppress(OSError, ValueError):
+                _write_to(self._stream or sys.stderr, "".join(f"{line}\n" for line in lines))
+
+
+def _write_to(stream: TextIO, text: str) -> None:
+    """Writes past the stream's buffer, whose lock would keep the interpreter from ending while it is not read."""
+    try:
+        fd = stream.fileno()
+    except (OSError, AttributeError):  # one in memory
+        stream.write(text)
+        return
+    rest = text.encode("utf-8", "backslashreplace")
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
 def set_up_logging(level: LogLevel, form: LogFormat) -> None:
     """Has all that is logged written to standard error."""
-    handler = logging.StreamHandler()
+    handler = BackgroundHandler()
     if form is LogFormat.json:
         handler.setFormatter(JsonFormatter())
     else:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from inferential.cli.output import print_rows, printable, tensors_text
-from inferential.cli.page_reader import CERTIFICATE_HELP, TOKEN_HELP, Page, read_status, read_tensors
+from inferential.cli.page_reader import DEFAULT_URL, Certificate, Page, Token, Url, read_status, read_tensors
 
 EXAMPLES = (
     "inferential models",
@@ -22,18 +21,13 @@ _ABSENT = "-"
 
 
 def models(
-    url: Annotated[str, typer.Argument(help="Where the server's page is (inferential serve --http).")] = (
-        "http://127.0.0.1:8080"
-    ),
+    url: Url = DEFAULT_URL,
     diff: Annotated[
         bool, typer.Option("--diff", help="Compare versions with the active one: errors, lateness, latency, actions.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the models as JSON.")] = False,
-    token: Annotated[str | None, typer.Option(envvar="INFERENTIAL_TOKEN", help=TOKEN_HELP)] = None,
-    certificate: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help=CERTIFICATE_HELP),
-    ] = None,
+    token: Token = None,
+    certificate: Certificate = None,
 ) -> None:
     """Show the models, their versions and how these compare.
 

@@ -10,13 +10,20 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote, urlsplit
+
+import typer
 
 from inferential.cli.errors import CliError
 
-TOKEN_HELP = "The page's token, where it asks for one."
-CERTIFICATE_HELP = "Certificate to trust (PEM), where the page has one of its own (https://)."
+DEFAULT_URL = "http://127.0.0.1:8080"
+Url = Annotated[str, typer.Argument(help="Where the server's page is (inferential serve --http).")]
+Token = Annotated[str | None, typer.Option(envvar="INFERENTIAL_TOKEN", help="The page's token, where it asks for one.")]
+Certificate = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Certificate to trust (PEM), where the page has one of its own (https://)."),
+]
 _TIMEOUT_S = 10.0
 
 

@@ -16,7 +16,7 @@ from inferential.cli.errors import CliError
 from inferential.config.backends import scheme_of
 from inferential.config.extensions import BACKENDS, extension_names, load_extension
 from inferential.config.schema import ModelConfig
-from inferential.config.tensors import with_declared
+from inferential.config.tensors import check_declared, with_declared
 from inferential.dispatch.local import LocalDispatcher
 from inferential.replica.outcomes import ModelLoadError
 from inferential.replica.spec import ModelInline, ModelLoader, ModelProcess, ModelThread
@@ -110,6 +110,8 @@ def try_model(model_id: str, target: str, config: ModelConfig | None) -> Mapping
         await dispatcher.start()
         try:
             said = {} if scheme_of(target) is not None else await dispatcher.model_metadata(model_id)
+            if config is not None:
+                check_declared(said, config.inputs)
             return said if config is None else with_declared(said, config.inputs, config.outputs)
         finally:
             await dispatcher.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,7 +15,7 @@ from rich.text import Text
 
 from inferential.cli.errors import CliError
 from inferential.cli.output import printable
-from inferential.cli.page_reader import CERTIFICATE_HELP, TOKEN_HELP, Page, read_status, stream_status
+from inferential.cli.page_reader import DEFAULT_URL, Certificate, Page, Token, Url, read_status, stream_status
 
 EXAMPLES = (
     "inferential top",
@@ -39,16 +38,11 @@ _WHY_LINES = 2  # of a model that is not ready, at 80 columns
 
 
 def top(
-    url: Annotated[str, typer.Argument(help="Where the server's page is (inferential serve --http).")] = (
-        "http://127.0.0.1:8080"
-    ),
+    url: Url = DEFAULT_URL,
     once: Annotated[bool, typer.Option("--once", help="Show it once; so it does without a terminal.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the status as JSON, once.")] = False,
-    token: Annotated[str | None, typer.Option(envvar="INFERENTIAL_TOKEN", help=TOKEN_HELP)] = None,
-    certificate: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help=CERTIFICATE_HELP),
-    ] = None,
+    token: Token = None,
+    certificate: Certificate = None,
 ) -> None:
     """Show the fleet, the models and what waits, live.
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from inferential.cli.errors import CliError
 from inferential.cli.output import print_json, print_line
-from inferential.cli.page_reader import CERTIFICATE_HELP, TOKEN_HELP, Page, read_robot, read_status
+from inferential.cli.page_reader import DEFAULT_URL, Certificate, Page, Token, Url, read_robot, read_status
 from inferential.tracking.lateness import WINDOW_S, Lateness, Quantiles, sentence
 from inferential.tracking.outcome_counts import NOTHING_S
 
@@ -27,12 +26,10 @@ EXAMPLES = (
 
 def why(
     robot: Annotated[str, typer.Argument(help="Its client id.")],
-    url: Annotated[str, typer.Argument(help="Where the server's page is (inferential serve --http).")] = (
-        "http://127.0.0.1:8080"
-    ),
+    url: Url = DEFAULT_URL,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
-    token: Annotated[str | None, typer.Option(envvar="INFERENTIAL_TOKEN", help=TOKEN_HELP)] = None,
-    certificate: Annotated[Path | None, typer.Option(metavar="FILE", help=CERTIFICATE_HELP)] = None,
+    token: Token = None,
+    certificate: Certificate = None,
 ) -> None:
     """Say why a robot's actions are late.
 
@@ -77,6 +74,8 @@ def _name(robot: str, use: dict[str, Any], models: int) -> str:
 
 def _text(robot: str, use: dict[str, Any], models: int) -> str:
     lateness = _lateness_of(use["lateness"])
+    if lateness is None and use["answered"] == 1:
+        return f"{_name(robot, use, models)}: answered once; how late that was it says with its next observation"
     since = None
     if lateness is not None and lateness.late_s_ago is not None:
         since = time.strftime("%H:%M", time.localtime(time.time() - lateness.late_s_ago))

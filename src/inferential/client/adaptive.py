@@ -64,8 +64,8 @@ class QualityControl:
     """
 
     def __init__(self, budget_ms: float, scales: bool) -> None:
-        self.level = 2.0
-        self.rest_ms = 0.0
+        self.level: float = 2.0
+        self.rest_ms: float = 0.0
         self._budget_ms = budget_ms
         self._lowest = 0.0 if scales else 1.0
         self._images, self._others = 0, 0  # bytes of the newest observation

@@ -20,7 +20,9 @@ class Resolver:
     def __init__(self, host: str, port: str) -> None:
         self.places: list[Address] | None = None
         """The addresses, empty where there are none; None until the name is resolved."""
-        self.done, self._tell = socket.socketpair()  # readable when done
+        self.done: socket.socket
+        """Readable when done."""
+        self.done, self._tell = socket.socketpair()
         threading.Thread(target=self._find, args=(host, port), name="inferential-find-host", daemon=True).start()
 
     def _find(self, host: str, port: str) -> None:

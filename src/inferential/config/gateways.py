@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, model_validator
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.functional_validators import ModelWrapValidatorHandler  # which pydantic 2.7 does not offer at its top
 
 from inferential.config.section import NotNegative, Port, Positive, Section
 from inferential.config.security import FilePath

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -10,11 +11,12 @@ from inferential.config.actions import ActionsConfig
 from inferential.config.backends import backend_options, check_scheme
 from inferential.config.section import Count, Expected, Positive, Secret, Section
 from inferential.config.tensors import TensorConfig
-from inferential.config.versions import AbortConfig, BreakerConfig, Target, TrialConfig, VersionConfig
+from inferential.config.versions import AbortConfig, BreakerConfig, Target, TrialConfig, VersionConfig, WarmUp
 
 RESERVED = frozenset("@#%")
 """In the name of a pool, before a version, its generation, and a replica."""
 _RESERVED_TEXT = ", ".join(sorted(RESERVED))
+_ROUNDING = 1e-9
 
 
 class ModelConfig(Section):
@@ -50,10 +52,7 @@ class ModelConfig(Section):
     """Rows in one call of infer_batch; the model's own max_batch_size, else 8, by default."""
     device: Annotated[str, Field(min_length=1)] | None = None
     """What it runs on, by any name: models of one device run one call at a time among them."""
-    warm_up: Annotated[
-        Annotated[str, Field(pattern=r"^(last|.+\.(npz|json)|\w+(\.\w+)*:\w+(\.\w+)*)$")] | None,
-        Expected("FILE.npz, FILE.json, module:function or last"),
-    ] = None
+    warm_up: WarmUp | None = None
     """What a model runs before it answers: observations of a file, those that a function returns, or the last one that
     a robot sent. Its latencies are what the schedulers begin with."""
     inputs: dict[str, TensorConfig] = Field(default_factory=dict)
@@ -110,13 +109,13 @@ class ModelConfig(Section):
         if self.versions and self.active is None:
             raise ValueError(f"active: expected the version that answers, one of {', '.join(self.versions)}")
         for name, version_config in self.versions.items():
-            if not name or set(name) & RESERVED:
-                raise ValueError(f"versions: expected a name without any of {_RESERVED_TEXT}, got {name!r}")
+            if not name or not name.isprintable() or set(name) & RESERVED:
+                raise ValueError(f"versions: expected a name in one line without any of {_RESERVED_TEXT}, got {name!r}")
             if version_config.target is None and self.target is None:
                 raise ValueError(f"versions.{name}.target: expected a target, as the model itself has none")
         if self.active in self.rollout or (self.shadow is not None and self.shadow == self.active):
             raise ValueError(f"active: {self.active!r} answers already; leave it out of rollout and shadow")
-        if sum(trial.share for trial in self.rollout.values()) > 1:
+        if math.fsum(trial.share for trial in self.rollout.values()) > 1 + _ROUNDING:
             raise ValueError("rollout: expected shares of at most 1 in all")
         return self
 
@@ -150,8 +149,12 @@ class ModelsConfig(Section):
     """File of latencies by model and batch size, as `inferential profile` writes it: what slo_aware begins with."""
 
     @model_validator(mode="after")
-    def _check_fallbacks(self) -> Self:
+    def _check_ids(self) -> Self:
+        served = {model_id for model_id, model in self.known.items() if model.wanted_target() is not None}
         for model_id, model in self.known.items():
-            if model.fallback is not None and (model.fallback == model_id or model.fallback not in self.known):
-                raise ValueError(f"known.{model_id}.fallback: expected the id of another model, got {model.fallback!r}")
+            if model.fallback is not None and model.fallback not in served - {model_id}:
+                wanted = "the id of another model that has a target"
+                raise ValueError(f"known.{model_id}.fallback: expected {wanted}, got {model.fallback!r}")
+            if model_id in served and set(model_id) & RESERVED:
+                raise ValueError(f"known: expected an id without any of {_RESERVED_TEXT}, got {model_id!r}")
         return self

@@ -25,6 +25,8 @@ _GONE = {
 _ELSEWHERE = {
     "robots": "unknown key; a file with robots is a fleet for `inferential simulate`, no server's configuration"
 }
+_IN_SHORT = {int: ("port",), str: ("bind", "target", "strategy", "mode", "endpoint", "folder")}
+"""Fields of tables that a value is likely to be for which stands in the place of the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,16 @@ def _bad_value(key: Key, found: ErrorDetails) -> str:
     node = find(key)
     if node is None or node.annotation is Any:  # inside a table that the schema does not describe
         return found["msg"][:1].lower() + found["msg"][1:]
-    return f"expected {node.expected}, got {'nothing' if found['type'] == 'missing' else _got(found['input'], node)}"
+    got = "nothing" if found["type"] == "missing" else _got(found["input"], node)
+    return f"expected {node.expected}, got {got}{_field_meant(key, node, found['input'])}"
+
+
+def _field_meant(key: Key, table: Node, value: Any) -> str:
+    """Returns `; did you mean ...?` where a value that stands for a table is one of its fields, as `http: 8080`."""
+    if table.section is None:
+        return ""
+    name = next((name for name in _IN_SHORT.get(type(value), ()) if name in table.names()), None)
+    return "" if name is None else f"; did you mean {format_path((*key, name))}?"
 
 
 def _unknown_key(key: Key, layer: Layer) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from inferential.config.section import Section
-from inferential.policies.tensors import specs_of
+from inferential.policies.tensors import read_specs, spec_of, specs_of
 
 
 class TensorConfig(Section):
@@ -21,12 +21,36 @@ class TensorConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        specs_of({"": self.declared()}, "tensor")
+        spec_of("", self.declared())
         return self
 
     def declared(self) -> dict[str, Any]:
         """Returns it as `policies.tensors.specs_of` takes it."""
         return {"dtype": self.dtype, "shape": self.shape}
+
+
+def check_declared(metadata: Mapping[str, Any], inputs: Mapping[str, TensorConfig]) -> None:
+    """Checks that a model takes what a configuration declares; one that does not say what it takes may take anything.
+
+    Args:
+        metadata: of the model.
+        inputs: as declared, by name.
+
+    Raises:
+        ValueError: naming an input that it does not take, or takes in another shape.
+    """
+    taken = {one.name: one for one in read_specs(metadata.get("inputs"))}
+    for one in specs_of({name: one.declared() for name, one in inputs.items()} if taken else {}, "inputs"):
+        model = taken.get(one.name)
+        if model is None:
+            raise ValueError(f"inputs: the model takes no {one.name!r}; it takes {', '.join(taken)}")
+        if one.shape is None or model.shape is None:
+            continue
+        if len(one.shape) != len(model.shape) or any(
+            size not in (None, wanted) and wanted is not None
+            for size, wanted in zip(one.shape, model.shape, strict=True)
+        ):
+            raise ValueError(f"inputs: {one.name!r}: declared as {one.form}, the model takes {model.form}")
 
 
 def with_declared(

@@ -19,6 +19,11 @@ Target = Annotated[
     Expected("module:object, onnx:FILE, ray:application, or openpi://HOST:PORT"),
 ]
 Share = Annotated[float, Field(ge=0, le=1)]
+WarmUp = Annotated[
+    str,
+    Field(pattern=r"^(last|.+\.(npz|json)|\w+(\.\w+)*:\w+(\.\w+)*)$"),
+    Expected("FILE.npz, FILE.json, module:function or last"),
+]
 
 
 class VersionConfig(Section):
@@ -34,7 +39,7 @@ class VersionConfig(Section):
     """Environment variables that are added for its processes."""
     replicas: Annotated[Count | list[dict[str, str]] | None, Expected("a number above 0, or a list of maps")] = None
     """How many processes it has; or, for each of them, environment variables that are added."""
-    warm_up: str | None = None
+    warm_up: WarmUp | None = None
     """What it runs before it answers."""
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import signal
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -136,10 +137,15 @@ class ConfigWatcher:
         return combine(file, env=self._env, overrides=self._overrides, overrides_name=self._overrides_name).config
 
     def _content(self) -> bytes | None:
-        """Returns the content of the file; None if there is no file or only blanks."""
+        """Returns the content of the file; None if there is no file or only blanks.
+
+        A pipe is none: opening it would wait for who writes to it, and it can be read only once.
+        """
         if self._path is None:
             return None
         try:
+            if not stat.S_ISREG(self._path.stat().st_mode):
+                return None
             content = self._path.read_bytes()
         except OSError:
             return None

@@ -266,7 +266,6 @@ class Dispatcher(ABC):
 
     def end_session(self, client_id: str) -> None:
         """Ends the sessions of a robot that is gone."""
-        self._results.forget(client_id)
         self._suspects.forget(client_id)
 
     def leave_session(self, model_id: str, client_id: str) -> None:  # noqa: B027 (a backend without sessions)

@@ -20,9 +20,10 @@ from inferential.replica.condition import Condition, ModelState
 from inferential.replica.model import Method, is_async, methods_of
 from inferential.replica.pace import SHARED_ROWS, Pace
 from inferential.replica.pending import Pending
+from inferential.replica.sessions import SessionRow, SessionStore
 from inferential.replica.spec import ModelInline, ModelThread
 from inferential.replica.structured import rows_of
-from inferential.replica.values import Observation
+from inferential.replica.values import Observation, own
 
 logger: logging.Logger = logging.getLogger("inferential.dispatch")
 
@@ -62,7 +63,7 @@ class InProcessReplica:
         self._shares = methods.batch is None and not is_async(methods.single)
         self._pace.quick = runs_inline  # else it would have no reason to run so
         self._aclose = methods.aclose
-        self.sessions = methods.sessions
+        self.sessions: SessionStore | None = methods.sessions
         """Those of its robots; `run` takes `SessionRow`s then. None: the model keeps no state."""
         self.sees_timestamps: bool = bool(getattr(model, "sees_timestamps", False))
         """Whether it wants to know when its observations were seen."""
@@ -151,25 +152,38 @@ class InProcessReplica:
     # In threads
 
     async def _run_batch_in_thread(self, form: Method, rows: list[Observation]) -> Sequence[Any]:
-        results = await self._in_thread(form, rows)
+        try:
+            results = await self._in_thread(form, rows)
+        except CallTimeout:
+            self._abandon(rows)
+            raise
         if inspect.isawaitable(results):  # a plain function may return one, as a partial of a coroutine function does
             results = await results
         return results if isinstance(results, (list, Sequence)) else rows_of(results, len(rows))
 
     async def _run_each_in_thread(self, form: Method, rows: Sequence[Observation]) -> Sequence[Any]:
-        outcomes: list[Any] = []
+        run = _Rows(form)
+        outcomes = run.outcomes
         try:
-            took_s = await self._in_thread(functools.partial(_run_rows, form, outcomes), rows)
+            took_s = await self._in_thread(run, rows)
         except CallTimeout as error:
+            run.stopped = True  # what is left is run elsewhere, and must not be run twice
             ended = [*outcomes, error]  # the thread may still append
+            self._abandon(rows[len(ended) - 1 : len(ended)])
             left = rows[len(ended) :]
             return [*ended[: len(rows)], *(await self._run_each_in_thread(form, left) if left else ())]
         if self._shares and self._pace.note(took_s / len(rows)):
             self._on_change()
         for number, outcome in enumerate(outcomes):
             if inspect.isawaitable(outcome):
-                outcomes[number] = (await _run_each(_awaited, [outcome]))[0]
+                outcomes[number] = own((await _run_each(_awaited, [outcome]))[0])
         return outcomes
+
+    def _abandon(self, rows: Sequence[Observation]) -> None:
+        """Ends the sessions of rows that a thread still runs: their robots' next ones run beside them."""
+        for row in rows:
+            if self.sessions is not None and isinstance(row, SessionRow):
+                self.sessions.abandon(row)
 
     async def _in_thread(self, function: Callable[[Any], Any], argument: Any) -> Any:
         future = self._threads.call(function, argument)
@@ -208,15 +222,31 @@ class InProcessReplica:
         self._on_change()
 
 
-def _run_rows(form: Method, outcomes: list[Any], rows: Sequence[Observation]) -> float:
-    """Runs rows one after another, in a thread; returns how many seconds they took."""
-    began = time.perf_counter()
-    for row in rows:
-        try:
-            outcomes.append(form(row))
-        except BaseException as error:
-            outcomes.append(carriable(error))
-    return time.perf_counter() - began
+class _Rows:
+    """Runs rows one after another, in a thread.
+
+    Attributes:
+        outcomes: of those that have ended.
+        stopped: whether it begins none any more.
+    """
+
+    def __init__(self, form: Method) -> None:
+        self._form = form
+        self.outcomes: list[Any] = []
+        self.stopped = False
+
+    def __call__(self, rows: Sequence[Observation]) -> float:
+        """Runs rows; returns how many seconds they took."""
+        began = time.perf_counter()
+        for row in rows:
+            if self.stopped:
+                break
+            try:
+                result = self._form(row)
+                self.outcomes.append(result if len(rows) == 1 else own(result))
+            except BaseException as error:
+                self.outcomes.append(carriable(error))
+        return time.perf_counter() - began
 
 
 # On the event loop. Each layer of coroutines costs as much as reading a small observation: there is one around the
@@ -238,7 +268,8 @@ async def _run_each(form: Callable[[Any], Awaitable[Any]], observations: Sequenc
     results = []
     for observation in observations:
         try:
-            results.append(await form(observation))
+            result = await form(observation)
+            results.append(result if len(observations) == 1 else own(result))
         except (asyncio.CancelledError, SystemExit) as error:
             if _cancels_the_call(error):
                 raise
@@ -263,7 +294,9 @@ async def _run_each_inline(form: Method, observations: Sequence[Observation]) ->
     for observation in observations:
         try:
             result = form(observation)
-            results.append(await result if inspect.isawaitable(result) else result)
+            if inspect.isawaitable(result):
+                result = await result
+            results.append(result if len(observations) == 1 else own(result))
         except (asyncio.CancelledError, SystemExit) as error:
             if _cancels_the_call(error):
                 raise

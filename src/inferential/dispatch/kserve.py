@@ -44,7 +44,7 @@ class KServeModel:
         >>> model = KServeModel("kserve://127.0.0.1:8000/arm")
     """
 
-    max_batch_size = DEFAULT_MAX_BATCH_SIZE
+    max_batch_size: int = DEFAULT_MAX_BATCH_SIZE
 
     def __init__(self, target: str, api_key: str | None = None, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         self._url = _model_url(target)
@@ -191,19 +191,19 @@ class _Described:
         self.platform = str(metadata.get("platform", ""))
         try:
             self.max_batch_size = int(config.get("max_batch_size", 0) or 0)
-            self.inputs = [self._spec(one) for one in metadata["inputs"]]
+            optional = {one["name"] for one in config.get("input", []) if one.get("optional")}  # metadata has it not
+            self.inputs = [self._spec(one, one["name"] in optional) for one in metadata["inputs"]]
             outputs = [self._spec(one) for one in metadata.get("outputs", [])]
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RemoteModelError(f"its metadata cannot be read: {type(error).__name__}: {error}") from error
         self.output_names = [one.name for one in outputs]
         keys = ["actions"] if len(outputs) == 1 else self.output_names
         self.outputs = [TensorSpec(key, one.dtype, one.shape) for key, one in zip(keys, outputs, strict=True)]
 
-    def _spec(self, described: Mapping[str, Any]) -> TensorSpec:
+    def _spec(self, described: Mapping[str, Any], is_optional: bool = False) -> TensorSpec:
         sizes = tuple(None if int(size) < 0 else int(size) for size in described["shape"])
-        return TensorSpec(
-            described["name"], dtype_of(described["datatype"]), sizes[1:] if self.max_batch_size else sizes
-        )
+        shape = sizes[1:] if self.max_batch_size else sizes
+        return TensorSpec(described["name"], dtype_of(described["datatype"]), shape, is_optional)
 
 
 def _model_url(target: str) -> str:

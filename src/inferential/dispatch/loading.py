@@ -14,10 +14,11 @@ from inferential.dispatch.inprocess import InProcessReplica
 from inferential.dispatch.threads import carriable
 from inferential.proto import inferential_pb2 as pb
 from inferential.replica.condition import Condition, ModelState
-from inferential.replica.model import methods_of
+from inferential.replica.model import ModelMethods, methods_of
 from inferential.replica.outcomes import ModelLoadError
 from inferential.replica.process import Row
 from inferential.replica.rows import RowReader
+from inferential.replica.sessions import NO_ROBOT, SessionRow
 from inferential.replica.spec import ModelLoader
 from inferential.replica.targets import TargetError
 from inferential.replica.warming import LAST, Measured, load_observations, warmed
@@ -79,6 +80,8 @@ class LoadedReplica(InProcessReplica):
                 rows = newest if source == LAST else load_observations(source)
                 if rows:
                     measured = warmed(rows, lambda batch: _run(methods, batch), methods.max_batch_size)
+                if rows and methods.sessions is not None:
+                    _finished(methods.sessions.end(NO_ROBOT[0]))
         except BaseException as raised:  # a module that calls sys.exit, for example
             error = carriable(raised)
         try:
@@ -126,10 +129,13 @@ def _read(row: Row) -> Any:
     return RowReader(pb.Observation).layout(description).values(bytearray(payload))  # type: ignore[union-attr]
 
 
-def _run(methods: Any, rows: Sequence[Any]) -> None:
+def _run(methods: ModelMethods, rows: Sequence[Any]) -> None:
+    if methods.sessions is not None:
+        rows = [SessionRow(row, *NO_ROBOT) for row in rows]
     if methods.batch is not None and (len(rows) > 1 or methods.single is None):
         _finished(methods.batch(list(rows)))
         return
+    assert methods.single is not None
     for row in rows:
         _finished(methods.single(row))
 

@@ -55,7 +55,7 @@ class CallTimeout(InferentialError):
     """A call took longer than `call_timeout_ms`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which would double the time that it takes to make one
 class Answer:
     """A result whose origin is known.
 

@@ -23,7 +23,15 @@ from inferential.proto.messages import ResponseTiming, write_response
 from inferential.proto.structure import STRUCTURE_KEY
 from inferential.replica.failures import words_of
 from inferential.replica.values import as_values
-from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, episode_key, family_of, is_of
+from inferential.scheduler.request import (
+    InferenceRequest,
+    Refusal,
+    RefusalKind,
+    episode_key,
+    family_of,
+    is_of,
+    whole_pool,
+)
 from inferential.scheduler.time.execution_horizon import execution_horizon
 from inferential.tracking.action_horizon import horizon_of
 
@@ -32,6 +40,7 @@ logger: logging.Logger = logging.getLogger("inferential.dispatch")
 CONFIDENCE_KEY = "confidence"
 """Where a result says how far its chunk can be trusted: a number from 0 to 1, or one for each action."""
 _LOG_EVERY_S = 1.0
+_MAX_EPISODES = 10_000
 _PACKAGE = str(Path(__file__).parents[1])
 # The dtypes that this line added, and which dtype of the 1.x line holds their values.
 _WIDER = {"int8": "int32", "int16": "int32", "uint16": "int32", "uint32": "int64", "uint64": "int64"}
@@ -46,7 +55,8 @@ class ResultWriter:
         self.health: dict[str, EndpointHealth] = {}
         self.version_of: Callable[[str], str] = lambda pool: ""
         """Returns the version of a pool whose results do not have it."""
-        self._episodes: dict[tuple[str, str], str] = {}  # by model and robot, of models that keep state
+        # By model and robot, of models that keep state; of robots that are gone, too: one may be back in its episode.
+        self._episodes: dict[tuple[str, str], str] = {}
         self.named: dict[str, tuple[str, bool]] = {}
         """The names of versions, by pool, and whether they stand back behind what the model says."""
         # By model: when a failure was logged last, and how many were not logged since.
@@ -85,11 +95,12 @@ class ResultWriter:
                 session = "restarted"
         else:
             values, model_version = as_values(outcome), self.version_of(request.pool)
-        if self.named:
-            # Where replicas keep state each is a pool of its own, named after the whole.
-            whole = request.pool.partition("%")[0] if request.keeps_state else request.pool
-            if (named := self.named.get(whole)) is not None and not (named[1] and model_version):
-                model_version = named[0]
+        if (
+            self.named
+            and (named := self.named.get(whole_pool(request))) is not None
+            and not (named[1] and model_version)
+        ):
+            model_version = named[0]
         if STRUCTURE_KEY in values and STRUCTURE_KEY not in (request.metadata or ()):
             values = {key: value for key, value in values.items() if key != STRUCTURE_KEY}
         if self.checks is not None:
@@ -124,16 +135,11 @@ class ResultWriter:
         """Returns whether the state of a robot was lost within its episode, whose results so far it has."""
         key = request.model_id, request.client_id
         episode = episode_key(request)
-        known = self._episodes.get(key)
-        if known != episode:
-            self._episodes[key] = episode
-            return False
-        return fresh
-
-    def forget(self, client_id: str) -> None:
-        """Forgets the episodes of a robot that is gone."""
-        for key in [key for key in self._episodes if key[1] == client_id]:
-            del self._episodes[key]
+        known = self._episodes.pop(key, None)
+        self._episodes[key] = episode  # those that were answered longest ago are the first
+        if len(self._episodes) > _MAX_EPISODES:
+            del self._episodes[next(iter(self._episodes))]
+        return fresh and known == episode
 
     def _note(self, model_id: str, latency_ms: float, error: str | None) -> None:
         health = self.health.get(model_id)
@@ -143,7 +149,7 @@ class ResultWriter:
 
     def _log(self, request: InferenceRequest, reason: str, error: Exception) -> None:
         """Logs a model's failure, at most once a second: a broken model may fail with every request."""
-        model_id, now = request.pool, time.monotonic()
+        model_id, now = whole_pool(request), time.monotonic()
         logged_at, unlogged = self._logged.get(model_id, (-math.inf, 0))
         if now - logged_at < _LOG_EVERY_S:
             self._logged[model_id] = logged_at, unlogged + 1

@@ -15,7 +15,7 @@ from inferential.dispatch.outcomes import Answer, ReplicaLost, UnknownModelError
 from inferential.dispatch.suspects import after_loss, not_again, session_of
 from inferential.observation.values import is_encoded, read_slots, to_values
 from inferential.replica.sessions import SessionRow
-from inferential.replica.values import Observation, as_values
+from inferential.replica.values import Observation, as_values, own
 from inferential.scheduler.request import InferenceRequest
 
 logger: logging.Logger = logging.getLogger("inferential.dispatch")
@@ -114,7 +114,7 @@ class Runner:
                 return [error] * len(requests)
             # One client's observation may have failed the call for all; alone, only that one fails.
             logger.info("model %s failed on %d observations, trying each alone: %s", model_id, len(requests), error)
-            return [(await self.run([request], replica))[0] for request in requests]
+            return [own((await self.run([request], replica))[0]) for request in requests]
         if requests[0].keeps_state:
             version = self.version_of(model_id)
             return [_with_session(row, result, version) for row, result in zip(rows, results, strict=True)]

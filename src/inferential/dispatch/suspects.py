@@ -70,6 +70,9 @@ def after_loss(request: InferenceRequest, error: ReplicaLost) -> Exception:
     """Returns what a lost replica means for a request that was sent there, and counts the loss against it."""
     if not error.ran:
         return error
+    if request.keeps_state:
+        request.replicas_lost = MAX_REPLICAS_LOST
+        return RemoteModelError(f"ReplicaLost: {error} while it ran this observation, which is not run again")
     request.replicas_lost += 1
     if request.replicas_lost < MAX_REPLICAS_LOST:
         return error

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from http import HTTPStatus
 from typing import ClassVar, TypeVar
 
@@ -18,17 +19,21 @@ from starlette.routing import BaseRoute
 from inferential.config.gateways import HttpGatewayConfig
 from inferential.gateway.base import Gateway
 from inferential.gateway.clients import CLIENT_ID_HEADER, Clients, ServedClient
+from inferential.gateway.receiving import RECEIVE_S, Receiving
 from inferential.gateway.refusals import RequestRefused, refusal_of
+from inferential.notices import Notices
 from inferential.server import Server
 from inferential.server.http_listener import HttpListener
 
-logger = logging.getLogger("inferential.gateway.http")
+logger: logging.Logger = logging.getLogger("inferential.gateway.http")
 
-RECEIVE_S = 30.0
-"""How long the body of a request may take."""
+_MAX_TEXT = 2048  # of what a client is sent
+UNPACK_BYTES = 1024 * 1024
+"""Of a packed body at once; between two such the event loop is left to others."""
 _MAX_AT_ONCE = 1024  # connections and requests; uvicorn answers 503 to more
 
 _AnswerT = TypeVar("_AnswerT")
+_Unpack = Callable[[bytes, int], tuple[bytes, bytes]]
 
 
 class HttpGateway(Gateway):
@@ -51,6 +56,8 @@ class HttpGateway(Gateway):
         super().__init__(server, config)
         self._config: HttpGatewayConfig = config
         self._clients = Clients(server, self.name, config)
+        self._received = Receiving(self._largest)
+        self._notices = Notices(logger)
         self._listener = HttpListener(f"gateways.{self.name}", config, limit_concurrency=_MAX_AT_ONCE)
 
     def routes(self) -> list[BaseRoute]:
@@ -90,8 +97,9 @@ class HttpGateway(Gateway):
                 return await answer(request)
             except Exception as error:
                 status, text = refusal_of(error, request.client)
-            logger.info("%s: %s", request.client, text)
-            return self.refusal(status, text)
+            host = request.client.host if request.client else ""
+            self._notices.say((host, text[:80]), "%s: %s", host, text)
+            return self.refusal(status, text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}...")
 
         return endpoint
 
@@ -102,22 +110,44 @@ class HttpGateway(Gateway):
             RequestRefused: it is larger, takes longer than `RECEIVE_S`, or its encoding is not known.
             ConnectionError: the client has left.
         """
-        limit = 2 * self._server.config.observations.max_payload_bytes
         unpack = _unpacker(request.headers.get("Content-Encoding", "identity").lower())
         body = bytearray()
         try:
-            async with asyncio.timeout(RECEIVE_S):
+            async with asyncio.timeout(RECEIVE_S) as within:
                 async for piece in request.stream():
-                    body += unpack(piece, limit + 1 - len(body))
-                    if len(body) > limit:
-                        text = f"a body of more than {limit} bytes (twice observations.max_payload_bytes)"
-                        raise RequestRefused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text)
+                    await self._add(body, piece, unpack)
+                    self._received.note(request, len(body), partial(within.reschedule, 0.0))
         except TimeoutError as error:
+            if within.when() == 0.0:
+                text = "too much arrives from others at once: send it again"
+                raise RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, text) from error
             text = f"the body has not arrived within {RECEIVE_S:g} s"
             raise RequestRefused(HTTPStatus.REQUEST_TIMEOUT, text) from error
         except ClientDisconnect as error:
             raise ConnectionError("the client has left") from error
+        finally:
+            self._received.done(request)
         return body
+
+    @property
+    def _largest(self) -> int:
+        return 2 * self._server.config.observations.max_payload_bytes
+
+    async def _add(self, body: bytearray, piece: bytes, unpack: _Unpack) -> None:
+        """Adds a piece, unpacked, to a body.
+
+        Raises:
+            RequestRefused: the body is too large.
+        """
+        limit = self._largest
+        while piece:
+            unpacked, piece = unpack(piece, UNPACK_BYTES)
+            body += unpacked
+            if len(body) > limit:
+                text = f"a body of more than {limit} bytes (twice observations.max_payload_bytes)"
+                raise RequestRefused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text)
+            if piece:
+                await asyncio.sleep(0)
 
     @contextlib.contextmanager
     def client(self, request: Request) -> Iterator[ServedClient]:
@@ -145,18 +175,19 @@ class HttpGateway(Gateway):
             leaving.cancel()
 
 
-def _unpacker(encoding: str) -> Callable[[bytes, int], bytes]:
-    """Returns a function of a piece of a body and of how many bytes it may become at most."""
+def _unpacker(encoding: str) -> _Unpack:
+    """Returns a function of a piece of a body and of how many bytes it may become at most, which returns these and what
+    is left of the piece."""
     if encoding in ("", "identity"):
-        return lambda piece, _: piece
+        return lambda piece, _: (piece, b"")
     if encoding not in ("gzip", "deflate"):
         text = f"Content-Encoding: expected gzip, deflate or none, got {encoding!r}"
         raise RequestRefused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, text)
     inflating = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # either header
 
-    def unpack(piece: bytes, most: int) -> bytes:
+    def unpack(piece: bytes, most: int) -> tuple[bytes, bytes]:
         try:
-            return inflating.decompress(piece, most)
+            return inflating.decompress(piece, most), inflating.unconsumed_tail
         except zlib.error as error:
             raise RequestRefused(HTTPStatus.BAD_REQUEST, f"Content-Encoding: {error}") from error
 

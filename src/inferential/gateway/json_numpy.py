@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from inferential.proto.structure import narrow_float_as_float32
+from inferential.proto.value_limits import check_json
 
 _KINDS = "biufMmUS"  # dtypes that bytes alone describe: no objects, structs or complex numbers
 
@@ -25,8 +26,9 @@ def loads(text: str | bytes | bytearray) -> Any:
     """Returns the value; its arrays are read-only.
 
     Raises:
-        ValueError: it is not JSON, or an array in it is malformed or not allowed.
+        ValueError: it is not JSON, has too many values, or an array in it is malformed or not allowed.
     """
+    check_json(text)
     try:
         return json.loads(text, object_hook=_decoded)
     except RecursionError as error:

@@ -14,6 +14,7 @@ import os
 import secrets
 import time
 from collections.abc import Mapping
+from functools import partial
 from http import HTTPStatus
 from typing import Any, ClassVar
 
@@ -27,8 +28,12 @@ from inferential.config.services import GatewayConfig
 from inferential.config.tokens import KnownTokens
 from inferential.errors import InferenceError
 from inferential.gateway.base import Gateway, GatewayClient, describe_error
+from inferential.gateway.receiving import Receiving
+from inferential.gateway.websocket import BoundedConnection
+from inferential.notices import Notices
 from inferential.proto.msgpack_numpy import pack, unpack
 from inferential.server import Server
+from inferential.server.http_listener import ACCEPT_AT_ONCE, BACKLOG
 from inferential.server.tls import check_tls
 from inferential.transport.keepalive import enable_keepalive
 
@@ -40,6 +45,8 @@ CLIENT_ID_HEADER = "X-Client-Id"
 ANSWER_S = 0.4
 """How long the connection of a robot has to answer when the robot connects again."""
 _INTERNAL_ERROR = 1011
+_websockets_logger = logging.getLogger("inferential.gateway.openpi.websockets")
+_websockets_logger.setLevel(logging.WARNING)  # it has a line for each connection that comes and goes
 
 
 class OpenPiGateway(Gateway):
@@ -70,7 +77,7 @@ class OpenPiGateway(Gateway):
 
     async def start(self) -> None:
         """Begins to listen; OSError if the address cannot be bound, or a file of TLS cannot be read."""
-        config = self._config
+        config, largest = self._config, 2 * self._server.config.observations.max_payload_bytes
         tls = check_tls("gateways.openpi", config.tls_certificate, config.tls_key)
         try:
             self._listening = await serve(
@@ -81,9 +88,15 @@ class OpenPiGateway(Gateway):
                 process_request=self._admit,
                 compression=None,
                 ping_timeout=None,  # a robot that is busy, or a process that was, is not gone; TCP finds out who is
-                max_size=2 * self._server.config.observations.max_payload_bytes,
-                logger=logging.getLogger("inferential.gateway.openpi.websockets"),
+                max_size=largest,
+                max_queue=1,
+                create_connection=partial(BoundedConnection, Receiving(largest)),  # type: ignore[arg-type]
+                logger=_websockets_logger,
+                backlog=ACCEPT_AT_ONCE,
             )
+            for one in self._listening.sockets:
+                with one.dup() as listening:
+                    listening.listen(BACKLOG)
         except OSError as error:
             where = f"{config.host}:{config.port}"
             # asyncio's own text repeats the address.
@@ -212,7 +225,10 @@ def _map(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+_notices = Notices(logger)
+
+
 async def _fail(websocket: ServerConnection, text: str) -> None:
-    logger.info("%s: %s", websocket.remote_address, text)
+    _notices.say((websocket.remote_address[0], text[:80]), "%s: %s", websocket.remote_address, text)
     await websocket.send(text)
     await websocket.close(_INTERNAL_ERROR, "Internal server error. Traceback included in previous frame.")

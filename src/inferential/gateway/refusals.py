@@ -9,7 +9,7 @@ from inferential import errors
 from inferential.errors import InferentialError
 from inferential.gateway.base import describe_error
 
-logger = logging.getLogger("inferential.gateway")
+logger: logging.Logger = logging.getLogger("inferential.gateway")
 
 _STATUS: dict[type[BaseException], HTTPStatus] = {
     errors.InvalidObservation: HTTPStatus.BAD_REQUEST,

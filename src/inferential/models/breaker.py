@@ -39,7 +39,7 @@ class Breaker:
 
     def __init__(self, limits: BreakerLimits) -> None:
         self.limits = limits
-        self.why = ""
+        self.why: str = ""
         self.opened_at: float | None = None
         self._run = 0
         self._failing: set[str] = set()

@@ -39,8 +39,8 @@ class Recent:
 
     def __init__(self, window: int) -> None:
         self._outcomes: deque[tuple[bool, bool]] = deque(maxlen=window)
-        self.errors = 0
-        self.misses = 0
+        self.errors: int = 0
+        self.misses: int = 0
 
     def __len__(self) -> int:
         return len(self._outcomes)

@@ -46,11 +46,11 @@ class Holding:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
 
-    def expired(self, now: float, is_ready: Callable[[str], bool]) -> list[InferenceRequest]:
+    def expired(self, now: float, is_ready: Callable[[InferenceRequest], bool]) -> list[InferenceRequest]:
         """Takes the requests whose time is over, and returns those of pools that are not ready yet."""
         found = []
         while (due := self.due_at()) is not None and due <= now:
             request = heapq.heappop(self._heap)[2]
-            if not is_ready(request.pool):
+            if not is_ready(request):
                 found.append(request)
         return found

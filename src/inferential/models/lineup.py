@@ -98,6 +98,15 @@ class Lineup:
         """Returns all pools, those that load or drain included."""
         return [*self._current.values(), *self._coming.values(), *self._draining.values()]
 
+    def fallbacks(self, model_id: str) -> list[str]:
+        """Returns the models that answer for one that cannot, in this order."""
+        found: list[str] = []
+        plan = self.plans.get(model_id)
+        while plan is not None and plan.fallback is not None and plan.fallback not in (model_id, *found):
+            found.append(plan.fallback)
+            plan = self.plans.get(plan.fallback)
+        return found
+
     def role(self, pool: Pool) -> str:
         """Returns what a pool is for: active, rollout, shadow, coming or former."""
         if pool.pool_id in self._draining:

@@ -21,7 +21,7 @@ from inferential.models.probes import Probes
 from inferential.models.readiness import Surroundings
 from inferential.models.trials import Outcome, Trials
 from inferential.replica.condition import HUNG_AFTER_S, Condition, ModelState
-from inferential.scheduler.request import InferenceRequest, Refusal
+from inferential.scheduler.request import InferenceRequest, Refusal, whole_pool
 from inferential.scheduler.running import Batch
 
 if TYPE_CHECKING:
@@ -136,10 +136,18 @@ class ModelManager(HandingOver):
         self._dispatcher.unregister_model(pool.pool_id)
         self.trials.drop_pool(pool.pool_id)
         self._probes.forget(pool.pool_id)
-        for part in self.parts_of(pool.pool_id):
-            for replica in self._engine.profiles.replicas(part):
-                self._engine.profiles.forget(part, replica)
+        profiles = self._engine.profiles
+        for part in [one for one in profiles.models() if whole(one) == pool.pool_id]:
+            for replica in profiles.replicas(part):
+                profiles.forget(part, replica)
         self._placement.forget_pool(pool.pool_id)
+
+    def _part(self, pool: str, client_id: str) -> str:
+        former = self._placement.part(pool, client_id)
+        part = super()._part(pool, client_id)
+        if pool in self._probes.shadowed and part != former:
+            self._dispatcher.leave_session(part, client_id)  # it has seen in the shadow some of what the robot sent
+        return part
 
     # What becomes of requests
 
@@ -188,19 +196,24 @@ class ModelManager(HandingOver):
 
     def refusal(self, request: InferenceRequest) -> Refusal | None:
         """As `Readiness`; what a pool that is not asked was to answer is what it is probed with next."""
-        if self._conditions.is_overridden(pool := whole(request.pool)):
+        if self._conditions.is_overridden(pool := whole_pool(request)):
             self._probes.remember(pool, request)
         return super().refusal(request)
 
     def look(self, now: float) -> None:
         """Looks for calls that do not end; to be called now and then while robots are connected."""
         hung: dict[str, float] = {}
-        for pool, starts in self._engine.running_since().items():
+        running: dict[
+            str, list[float]
+        ] = {}  # of all replicas, each of which is a pool of its own where they keep state
+        for part, began in self._engine.running_since().items():
+            running.setdefault(whole(part) if self._stateful else part, []).extend(began)
+        for pool, starts in running.items():
             capacity = self._capacity(pool)
             overdue = [at for at in starts if now - at > HUNG_AFTER_S]
             if overdue and len(overdue) >= capacity.max_inflight * len(capacity.replicas):
                 hung[pool] = min(overdue)
-            self._note_running(whole(pool), now - min(starts))
+            self._note_running(pool, now - min(starts))
         if hung.keys() != self._hung.keys():
             self._hung = hung
             self.refresh()

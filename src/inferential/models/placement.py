@@ -36,7 +36,12 @@ class Placement:
                     counts[one] += 1
             replica = self._replicas[key] = min(up, key=counts.__getitem__)
             self._used.setdefault(pool, set()).add(replica)
-        return f"{pool}{SEPARATOR}{replica or '0'}"
+        return part_of(pool, replica)
+
+    def part(self, pool: str, client_id: str) -> str | None:
+        """Returns the id of the pool that is the replica with a robot's state; None: none has it."""
+        replica = self._replicas.get((pool, client_id))
+        return None if replica is None else part_of(pool, replica)
 
     def knows(self, pool: str, client_id: str) -> bool:
         """Returns whether a replica of a pool has the state of a robot."""
@@ -59,11 +64,11 @@ class Placement:
         else:
             self._homes[key] = pool
         replica = None if former is None else self._replicas.pop((former, client_id), None)
-        return None if replica is None else f"{former}{SEPARATOR}{replica or '0'}"
+        return None if former is None or replica is None else part_of(former, replica)
 
     def parts(self, pool: str) -> list[str]:
         """Returns the ids of the pools that robots of a pool were placed on, whether or not any is there still."""
-        return [f"{pool}{SEPARATOR}{name or '0'}" for name in sorted(self._used.get(pool, ()))]
+        return [part_of(pool, name) for name in sorted(self._used.get(pool, ()))]
 
     def forget_part(self, part: str) -> None:
         """Forgets a replica that is gone, by the id of its pool."""
@@ -82,6 +87,11 @@ class Placement:
         for key in [key for key in self._replicas if key[0] == pool]:
             del self._replicas[key]
         self._homes = {key: home for key, home in self._homes.items() if home != pool}
+
+
+def part_of(pool: str, replica: str) -> str:
+    """Returns the id of the pool that one replica of a pool is."""
+    return f"{pool}{SEPARATOR}{replica or '0'}"
 
 
 def whole(pool: str) -> str:

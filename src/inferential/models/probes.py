@@ -61,6 +61,8 @@ class Probes:
         self._shadow_at: dict[str, float] = {}  # by pool in the shadow, when it may be asked next
         self._wanted_since: dict[str, float] = {}  # since when it may be asked, and no moment was found
         self._took_s: dict[str, deque[float]] = {}  # its latest calls
+        self.shadowed: set[str] = set()
+        """Pools that were asked in the shadow, so that what they have of a robot may not be its state."""
 
     def remember(self, pool: str, request: InferenceRequest) -> None:
         """Keeps the newest observation that a pool was to answer: the one that it failed on may be broken itself."""
@@ -72,6 +74,7 @@ class Probes:
         self._shadow_at.pop(pool, None)
         self._wanted_since.pop(pool, None)
         self._took_s.pop(pool, None)
+        self.shadowed.discard(pool)
 
     def probe(self, pool: str) -> None:
         """Asks a pool once."""
@@ -98,6 +101,7 @@ class Probes:
         """Asks a pool what a robot has been answered; does nothing while it is busy with another one."""
         if pool not in self._tasks:
             self._wanted_since.pop(pool, None)
+            self.shadowed.add(pool)
             request = answered.request
             self._start(pool, self._compare(pool, answered, copy_of(request, pool, request.client_id)))
 
@@ -154,6 +158,7 @@ def copy_of(request: InferenceRequest, pool: str, client_id: str) -> InferenceRe
         slots=request.slots,
         metadata=None if request.metadata is None else dict(request.metadata),
         pool=pool,
+        request_id=request.request_id,  # with it the episode is that of the robot
         episode=request.episode,
         client_type=request.client_type,
     )

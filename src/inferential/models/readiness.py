@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 from inferential.dispatch.base import Dispatcher
 from inferential.models.conditions import Conditions, Transition
 from inferential.models.holding import Holding, failing_refusal, loading_refusal
+from inferential.models.placement import part_of
 from inferential.replica.condition import Condition, ModelState
 from inferential.replica.outcomes import ModelLoadError
-from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
+from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, whole_pool
 from inferential.scheduler.running import Capacity
 
 if TYPE_CHECKING:
@@ -121,12 +122,11 @@ class Readiness(ABC):
 
     def _load_profile(self, pool: str) -> None:
         """Has a pool's profile begin with what its warm-up measured, unless calls of robots were measured already."""
-        measured = self._dispatcher.measured(pool)
-        if measured and not any(
-            self._engine.profiles.of(pool, replica).known for replica in self._dispatcher.replicas(pool)
-        ):
-            for replica in self._dispatcher.replicas(pool):
-                profile = self._engine.profiles.of(pool, replica)
+        measured, replicas = self._dispatcher.measured(pool), self._dispatcher.replicas(pool)
+        parts = [part_of(pool, one) for one in replicas] if self._dispatcher.keeps_state(pool) else [pool]
+        profiles = [self._engine.profiles.of(one, name) for one in parts for name in self._dispatcher.replicas(one)]
+        if measured and not any(profile.known for profile in profiles):
+            for profile in profiles:
                 for rows, latency_s in measured:
                     profile.load(rows, latency_s, latency_s)
 
@@ -157,14 +157,19 @@ class Readiness(ABC):
 
     # Requests for models that do not answer
 
+    def is_unready(self, request: InferenceRequest) -> bool:
+        """Returns whether the pool of a request is among `unready`."""
+        return whole_pool(request) in self.unready
+
     def refusal(self, request: InferenceRequest) -> Refusal | None:
         """Returns why a new request for a pool among `unready` is refused at once; None: it may wait."""
-        if request.pool not in self._conditions.down:
+        pool = whole_pool(request)
+        if pool not in self._conditions.down:
             return None
-        if self._capacity(request.pool).max_inflight and not self._conditions.is_overridden(request.pool):
+        if self._capacity(pool).max_inflight and not self._conditions.is_overridden(pool):
             return None  # a process that cannot be loaded says why with each call
-        condition = self._conditions.of(request.pool)
-        if request.pool in self._conditions.up_before and not self._conditions.is_overridden(request.pool):
+        condition = self._conditions.of(pool)
+        if pool in self._conditions.up_before and not self._conditions.is_overridden(pool):
             return None  # it was up, and is being started again
         return failing_refusal(request.model_id, condition, time.monotonic())
 
@@ -176,7 +181,7 @@ class Readiness(ABC):
             explicit: whether its deadline follows from a latency budget that was stated.
         """
         until = request.received_at + self._ttl_s()
-        if explicit and request.pool not in self._conditions.up_before and request.protocol_version >= 2:
+        if explicit and whole_pool(request) not in self._conditions.up_before and request.protocol_version >= 2:
             until = min(until, request.deadline)
         self._holding.add(request, until)
 
@@ -186,17 +191,17 @@ class Readiness(ABC):
 
     def expire(self, now: float) -> None:
         """Refuses the requests that have waited until their deadlines for a model that is not ready."""
-        for request in self._holding.expired(now, lambda pool: pool not in self.unready):
+        for request in self._holding.expired(now, lambda one: not self.is_unready(one)):
             self._engine.refuse(request, self._why(request, now), now)
 
     def explain(self, request: InferenceRequest) -> None:
         """Gives a request that has expired in the queue the reason that its model was not ready, if that is so."""
         refusal = request.refusal
-        if refusal is not None and refusal.kind is RefusalKind.EXPIRED and request.pool in self.unready:
+        if refusal is not None and refusal.kind is RefusalKind.EXPIRED and self.is_unready(request):
             request.refusal = self._why(request, time.monotonic())
 
     def _why(self, request: InferenceRequest, now: float) -> Refusal:
-        condition = self._conditions.of(request.pool)
-        if condition.starts or request.pool in self._conditions.up_before:
+        condition = self._conditions.of(whole_pool(request))
+        if condition.starts or whole_pool(request) in self._conditions.up_before:
             return loading_refusal(request.model_id, condition, now)
         return failing_refusal(request.model_id, condition, now)

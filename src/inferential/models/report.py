@@ -21,7 +21,7 @@ class VersionStatus:
         version: its name; "" of a model without versions.
         pool: its name in the log and in `Server.profiles`.
         role: active, rollout, shadow, coming (it loads, to take over), former (it ends), or idle (it is not loaded).
-        state, since, why: what it is at, as for the model.
+        state, since, why: what it is at, as for the model, or why answers in the shadow are not comparable.
         robots: robots that it answers; None where it answers all.
         share: of the robots that no trial names, what its trial is to have; None where it is not on trial.
         waiting, in_flight: requests in the queue for it, and its running calls.
@@ -97,6 +97,8 @@ def _of(models: ModelManager, pool: Pool) -> VersionStatus:
     if comparison is None or plan is None or pool.version not in (plan.shadow, plan.active):
         return status
     is_shadow = pool.version == plan.shadow
+    if is_shadow and comparison.last_problem and not status.why:
+        status = replace(status, why=f"not comparable: {comparison.last_problem}")
     side = comparison.shadow if is_shadow else comparison.active
     return replace(
         status,

@@ -36,6 +36,7 @@ class Routes(Readiness):
         self._routes: dict[str, str] = {}  # of models whose requests all go to one pool
         self._placement = Placement()
         self._stateful: frozenset[str] = frozenset()  # pools whose replicas keep state of robots
+        self._ordered: frozenset[str] = frozenset()  # models whose requests may go to such a pool
         self._leaving: dict[tuple[str, str], float] = {}  # versions that only robots in a chunk still have, until when
         self._drains: dict[str, float] = {}  # pools that drain, by when they end whatever runs
         self._steady = False
@@ -146,18 +147,39 @@ class Routes(Readiness):
     def _on_changes(self) -> None:
         known = self._stateful
         self._stateful = frozenset(pool for pool in self.pools() if pool in known or self._dispatcher.keeps_state(pool))
+        if self._stateful != known:
+            self._find_ordered()
         if new := self._stateful - known:
-            self._engine.move(
-                lambda request: self._place(request, request.pool) if request.pool in new else None, time.monotonic()
-            )
+
+            def move(request: InferenceRequest) -> None:
+                if request.pool in new:
+                    self._place(request, request.pool)
+                else:
+                    self.keep_order(request)
+
+            self._engine.move(move, time.monotonic())
         if self.managed:
             self.settle()
         else:
             self.routes = bool(self._stateful)
 
+    def _find_ordered(self) -> None:
+        ordered = {self.model_of(pool) if self.managed else pool for pool in self._stateful}
+        for model_id in self.lineup.plans if ordered else ():
+            if ordered.intersection(self.lineup.fallbacks(model_id)):
+                ordered.add(model_id)
+        self._ordered = frozenset(ordered)
+
+    def keep_order(self, request: InferenceRequest) -> None:
+        """Has a new request run after those of its robot before it, if a pool of its model keeps state."""
+        if request.model_id in self._ordered:
+            request.in_order, request.pace_s = _robot(request.model_id, request.client_id), math.inf
+            request.keeps_state = whole(request.pool) in self._stateful
+
     def _route_anew(self) -> None:
         """Works out anew which pools answer, after they have changed."""
         self._routes = {}
+        self._find_ordered()
         now = time.monotonic()
         for model_id, plan in self.lineup.plans.items():
             active = self.lineup.active[model_id]
@@ -246,27 +268,18 @@ class Routes(Readiness):
 
     def _place(self, request: InferenceRequest, pool: str) -> None:
         """Gives a waiting request to a pool, or to the replica of it that has its robot's state."""
-        if request.keeps_state:
-            request.pace_s = 0.0  # what it was held for is over with the pool that it leaves
-        request.keeps_state = pool in self._stateful
         if self._stateful:
             self._leave_state(request.model_id, request.client_id, pool)
-        request.pool = self._part(pool, request.client_id) if request.keeps_state else pool
-        if request.keeps_state:
-            request.pace_s = math.inf
+        request.pool = self._part(pool, request.client_id) if pool in self._stateful else pool
+        request.keeps_state = False
+        self.keep_order(request)
 
     def _part(self, pool: str, client_id: str) -> str:
         return self._placement.place(pool, client_id, self._dispatcher.replicas(pool))
 
     def _fallback(self, pool: str) -> str | None:
         """Returns the pool that answers for one that cannot: of its model's fallback, or of that one's, and so on."""
-        model_id = self.model_of(pool)
-        tried = {model_id}
-        while (plan := self.lineup.plans.get(model_id)) is not None and plan.fallback is not None:
-            model_id = plan.fallback
-            if model_id in tried:
-                return None
-            tried.add(model_id)
+        for model_id in self.lineup.fallbacks(self.model_of(pool)):
             other = self.lineup.pool(model_id)
             if other is not None and other not in self.unready:
                 return other
@@ -305,11 +318,9 @@ class Routes(Readiness):
         """Ends a robot's session where another pool answers it now: what it comes back to would not be its state."""
         former = self._placement.moved(model_id, client_id, pool if pool in self._stateful else None)
         if former is not None:
+            robot = _robot(model_id, client_id)  # what waits there would find no state any more, and goes with it
+            self._engine.move_robot(robot, lambda request: self._place(request, pool), time.monotonic())
             self._dispatcher.leave_session(former, client_id)
-
-    def keeps_state(self, pool: str) -> bool:
-        """Returns whether a pool that `route` gave is a replica of a model that keeps state."""
-        return whole(pool) in self._stateful
 
     def robots(self, model_id: str) -> dict[str, int] | None:
         """Returns how many robots each version answers; None where one answers all."""
@@ -336,7 +347,7 @@ class Routes(Readiness):
         """Returns whether a request that its pool has failed is to be tried on another one, which it has then."""
         if request.keeps_state:
             if refusal.cause == REPLICA_LOST:  # it may be tried again, by the replica that its robot has now
-                self._place(request, whole(request.pool))
+                self._place(request, self._pool_now(request))
             return False  # what a model with state has begun with is not run again
         plan = self.lineup.plans.get(request.model_id)
         if plan is None:
@@ -353,6 +364,15 @@ class Routes(Readiness):
             self.hold(request, explicit=False)  # it loads, in place of the one that has ended
         return True
 
+    def _pool_now(self, request: InferenceRequest) -> str:
+        """Returns the pool that its robot's next request would go to, if its robot does not change its version."""
+        router = self._routers.get(request.model_id)
+        version = None if router is None else router.version_now(request.client_id)
+        pool = self.lineup.pool(request.model_id, version) or self.lineup.pool(request.model_id)
+        if pool is None:  # the models are not those of a configuration, or this one is served no longer
+            return whole(request.pool)
+        return (self._fallback(pool) or pool) if pool in self.unready else pool
+
     def due_at(self) -> float | None:
         """Returns when `expire` next has something to do; None: not by itself."""
         times = [super().due_at(), *self._drains.values(), *self._leaving.values()]
@@ -367,3 +387,8 @@ class Routes(Readiness):
     def pool_of(self, model_id: str) -> str:
         """Returns the pool that answers for a model."""
         return self.lineup.pool(model_id) or model_id
+
+
+def _robot(model_id: str, client_id: str) -> tuple[str, str]:
+    """Returns what requests of a robot that run in order have in common."""
+    return client_id, f"{model_id}{SEPARATOR}"

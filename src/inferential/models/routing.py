@@ -60,7 +60,7 @@ class Router:
     def configure(self, active: str, trials: Mapping[str, Trial]) -> None:
         """Takes another plan; robots change as `version_of` says."""
         self.active = active
-        self.trials = dict(trials)
+        self.trials: dict[str, Trial] = dict(trials)
         self._tried = None
         self._named = {}
         self._ranked = {

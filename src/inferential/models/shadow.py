@@ -18,14 +18,14 @@ class Comparison:
     Attributes:
         compared: answers that were compared.
         active, shadow: what became of the same observations in each version.
-        last_problem: why two answers could not be compared, the latest.
+        last_problem: why the latest two answers could not be compared; "" where they could.
     """
 
     def __init__(self) -> None:
-        self.compared = 0
-        self.active = Counts()
-        self.shadow = Counts()
-        self.last_problem = ""
+        self.compared: int = 0
+        self.active: Counts = Counts()
+        self.shadow: Counts = Counts()
+        self.last_problem: str = ""
         self._sums: Any = None
         self._max: Any = None
         self._steps = 0
@@ -53,6 +53,7 @@ class Comparison:
         self._max = np.maximum(self._max, apart.max(axis=0))
         self._steps += len(apart)
         self.compared += 1
+        self.last_problem = ""
         return apart.mean(axis=0)
 
     def mean(self) -> list[float]:

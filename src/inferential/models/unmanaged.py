@@ -16,6 +16,10 @@ class AllReady:
     unready: frozenset[str] = frozenset()
     replaceable: Mapping[str, str] = MappingProxyType({})
 
+    def is_unready(self, request: InferenceRequest) -> bool:
+        """Returns False: every model answers."""
+        return False
+
     def refusal(self, request: InferenceRequest) -> Refusal | None:
         """Returns None: every model answers."""
         return None

@@ -22,6 +22,7 @@ from inferential.errors import InvalidObservation
 from inferential.policies.batching import result_of
 from inferential.policies.files import PolicyFileError, check_count, missing_package
 from inferential.policies.lerobot_rtc import LeftOver, rtc_of
+from inferential.policies.lerobot_weights import load_policy
 from inferential.policies.tensors import Array, TensorSpec, pick
 from inferential.policies.torch_device import torch_device
 
@@ -30,8 +31,12 @@ TASK = "task"
 """The key of an observation's instruction, a string; none is an empty one."""
 _IMAGES = "observation.images."
 _STATE = "observation.state"
-_QUEUED = ("vqbet", "tdmpc")
-"""Policies whose predict_action_chunk reads queues that only select_action fills."""
+_EMPTY_CAMERA = _IMAGES + "empty_camera_"
+"""How LeRobot names inputs that stand for cameras which no robot has (`empty_cameras` of VLAs)."""
+_QUEUED = ("vqbet", "multi_task_dit")
+"""Policies whose predict_action_chunk reads queues, which its select_action would fill for one robot."""
+_PLANS = "tdmpc"
+"""A policy that begins each plan with its last one, of whichever robot."""
 
 
 def open_lerobot(
@@ -73,8 +78,8 @@ def open_lerobot(
         config = PreTrainedConfig.from_pretrained(str(folder))
     except Exception as error:  # draccus, huggingface_hub and json have no common base but this
         raise _unreadable(path, error) from error
-    if config.type in _QUEUED:
-        raise PolicyFileError(f"{path}: a {config.type} policy keeps its steps in queues that all robots would share")
+    if config.type == _PLANS:
+        raise PolicyFileError(f"{path}: a {_PLANS} policy keeps its last plan, which all robots would share")
     config.device = chosen
     if hasattr(config, "pretrained_backbone_weights"):
         config.pretrained_backbone_weights = None  # else LeRobot downloads weights that the file replaces
@@ -83,13 +88,15 @@ def open_lerobot(
             raise ValueError(f"overrides: {type(config).__name__} has no field {name!r}")
         setattr(config, name, value)
     try:
-        policy = get_policy_class(config.type).from_pretrained(str(folder), config=config)
+        policy = load_policy(get_policy_class(config.type), folder, config)
         processors = make_pre_post_processors(
             config,
             pretrained_path=str(folder),
             preprocessor_overrides={"device_processor": {"device": chosen}},
             postprocessor_overrides={"device_processor": {"device": "cpu"}} if _moves(folder) else {},
         )
+    except PolicyFileError:
+        raise
     except Exception as error:  # of the policy's own kind
         raise _unreadable(path, error) from error
     policy.eval().requires_grad_(False)
@@ -142,6 +149,8 @@ class _SavedPolicy:
         self._images: dict[str, tuple[int, int, int]] = {}
         self._states: list[TensorSpec] = []
         for key, feature in config.input_features.items():
+            if key.startswith(_EMPTY_CAMERA):
+                continue
             if feature.type.name == "VISUAL":
                 self._images[key] = tuple(feature.shape)
             else:
@@ -261,8 +270,10 @@ class _SavedPolicy:
                 batch["action"] = torch.from_numpy(np.stack([left.actions for left in lefts]))
             ready = dict(self._before(batch))
             guidance = self._rtc.arguments(ready, lefts) if self._rtc is not None and lefts else {}
-            if self._steps > 1:
+            if self._steps > 1 or self._type in _QUEUED:
                 ready = self._with_history(ready, sessions)
+            if self._type in _QUEUED:
+                ready = self._queue(ready)
             chunk = self._after(self._policy.predict_action_chunk(ready, **guidance))
         actions: Array = chunk.to("cpu", torch.float32).numpy()
         return list(actions)
@@ -284,6 +295,19 @@ class _SavedPolicy:
             histories.append(history)
         stacked = {key: torch.stack([torch.stack([step[key] for step in one]) for one in histories]) for key in keys}
         return {**ready, **stacked}
+
+    def _queue(self, ready: dict[str, Any]) -> dict[str, Any]:
+        """Puts the robots' steps, (B, T, ...), in the policy's queues, as a queue of batches."""
+        import torch
+
+        whole = {key: value for key, value in ready.items() if value is not None}  # its action is None
+        if self._images:
+            whole["observation.images"] = torch.stack([ready[key] for key in self._images], dim=-4)
+        self._policy.reset()
+        for key, queue in self._policy._queues.items():
+            if key in whole:
+                queue.extend(whole[key].unbind(1))
+        return whole
 
 
 class LeRobotPolicy(_SavedPolicy):

@@ -44,7 +44,7 @@ def open_onnx(
         threads: of one operation (`intra_op_num_threads`); by default one for each core. They never spin while idle.
         providers: of onnxruntime, in order of preference; by default those that are installed, devices first.
         batched: whether the first axis of inputs and outputs counts robots; by default it does where its size may vary
-            or is 1 in all inputs.
+            or is 1 in all inputs and outputs.
 
     Raises:
         PolicyFileError: there is no such file, onnxruntime cannot read it, or it has inputs that no robot sends.
@@ -56,16 +56,19 @@ def open_onnx(
     if batched is not None and type(batched) is not bool:
         raise ValueError(f"batched: expected true or false, got {batched!r}")
     session = _session(path, threads, providers)
-    first = [one.shape[0] for one in session.get_inputs() if one.shape]
-    counts_robots = bool(first) and all(_varies(size) or size == 1 for size in first)
+    inputs = session.get_inputs()
+    first = first_of_inputs = [one.shape[0] for one in inputs if one.shape]
+    if batched is None:  # an exporter may leave outputs the size of its example, and some fold the robots into one row
+        first = first_of_inputs + [one.shape[0] for one in session.get_outputs() if one.shape]
+    counts_robots = bool(first_of_inputs) and all(_varies(size) or size == 1 for size in first)
     if batched and not counts_robots:
         raise ValueError(
             f"batched: {path}: expected inputs whose first axis varies or is 1, got "
-            + ", ".join(f"{one.name} {one.shape}" for one in session.get_inputs())
+            + (", ".join(f"{one.name} {one.shape}" for one in inputs) or "none")
         )
     has_batch_axis = counts_robots if batched is None else batched
     # An input without axes, as a guidance weight, is one for all robots of a call.
-    if has_batch_axis and all(map(_varies, first)) and len(first) == len(session.get_inputs()):
+    if has_batch_axis and all(map(_varies, first)) and len(first_of_inputs) == len(inputs):
         return BatchedOnnxPolicy(path, session, has_batch_axis=True, max_batch_size=max_batch_size)
     return OnnxPolicy(path, session, has_batch_axis=has_batch_axis)
 

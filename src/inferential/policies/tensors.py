@@ -64,22 +64,36 @@ def specs_of(declared: Mapping[str, Any], argument: str) -> list[TensorSpec]:
     Raises:
         ValueError: naming the entry that says something else.
     """
+    if not isinstance(declared, Mapping):
+        raise ValueError(f"{argument}: expected a map of names to dtype and shape, got {declared!r}")
     specs = []
     for name, one in declared.items():
-        if not isinstance(one, Mapping) or not one.keys() <= {"dtype", "shape"}:
-            raise ValueError(f"{argument}: {name!r}: expected a map with dtype and shape, got {one!r}")
-        dtype, shape = one.get("dtype", ""), one.get("shape")
-        if dtype not in ("", TEXT, "bfloat16"):
-            try:
-                dtype = np.dtype(dtype).name
-            except TypeError:
-                raise ValueError(f"{argument}: {name!r}: expected a dtype as float32, got {dtype!r}") from None
-        if shape is not None:
-            if not isinstance(shape, Sequence) or not all(type(size) is int and size >= -1 for size in shape):
-                raise ValueError(f"{argument}: {name!r}: expected sizes, -1 where one may vary, got {shape!r}")
-            shape = tuple(None if size == -1 else size for size in shape)
-        specs.append(TensorSpec(name, dtype, shape))
+        try:
+            specs.append(spec_of(name, one))
+        except ValueError as error:
+            raise ValueError(f"{argument}: {name!r}: {error}") from None
     return specs
+
+
+def spec_of(name: str, declared: Any) -> TensorSpec:
+    """Returns what a configuration declares of one tensor: `{dtype: float32, shape: [3, -1]}`.
+
+    Raises:
+        ValueError: it says something else.
+    """
+    if not isinstance(declared, Mapping) or not declared.keys() <= {"dtype", "shape"}:
+        raise ValueError(f"expected a map with dtype and shape, got {declared!r}")
+    dtype, shape = declared.get("dtype", ""), declared.get("shape")
+    if dtype not in ("", TEXT, "bfloat16"):
+        try:
+            dtype = np.dtype(dtype).name
+        except TypeError:
+            raise ValueError(f"expected a dtype as float32, got {dtype!r}") from None
+    if shape is not None:
+        if not isinstance(shape, Sequence) or not all(type(size) is int and size >= -1 for size in shape):
+            raise ValueError(f"expected sizes, -1 where one may vary, got {shape!r}")
+        shape = tuple(None if size == -1 else size for size in shape)
+    return TensorSpec(name, dtype, shape)
 
 
 def read_specs(said: Any) -> list[TensorSpec]:
@@ -141,7 +155,7 @@ def _fitted(spec: TensorSpec, value: Any) -> Array:
     if spec.shape is not None:
         if array.ndim == len(spec.shape) + 1 and array.shape[0] == 1:
             array = array.reshape(array.shape[1:])  # not array[0], which is no array where it has no other axis
-        elif came == TEXT and array.ndim == 0 and spec.shape in ((1,), (None,)):
+        elif array.ndim == 0 and spec.shape in ((1,), (None,)):
             array = array.reshape(1)
         if len(spec.shape) != array.ndim or any(
             size is not None and size != got for size, got in zip(spec.shape, array.shape, strict=True)
@@ -191,7 +205,7 @@ def _cast(spec: TensorSpec, array: Array) -> Array:
         with np.errstate(over="raise"):
             return array.astype(wanted)
     except FloatingPointError:
-        largest = np.abs(array).max()
+        largest = np.abs(array[np.isfinite(array)]).max()
         raise InvalidObservation(f"{spec.name!r}: expected {spec.form}, got the value {largest:g}") from None
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import torch
 
 DEFAULT_MAX_BATCH_SIZE = 8
+_INTERPRETER = "The following operation failed in the TorchScript interpreter"
+"""How torch begins an error inside a module; the whole stack follows, and what is wrong in the last line."""
 
 
 def open_torchscript(
@@ -37,7 +39,8 @@ def open_torchscript(
         path: of the file.
         inputs: dtype and shape by name, as `{state: {dtype: float32, shape: [7]}}`, in the order of its arguments;
             without them the file's argument names, in any dtype and shape.
-        outputs: names of the outputs, where it returns a tuple; an only output is `actions`.
+        outputs: names of the outputs, where it returns a tuple; an only output is `actions`. Without them those of a
+            named tuple.
         device: as torch names it; "cuda" where there is one, else "cpu", by default.
         max_batch_size: rows in one call.
         threads: that one operation may use on the CPU.
@@ -47,6 +50,8 @@ def open_torchscript(
         ValueError: naming the argument.
     """
     check_count("max_batch_size", max_batch_size)
+    if isinstance(outputs, str):
+        raise ValueError(f"outputs: expected a list of names, got {outputs!r}")
     try:
         import torch
     except ModuleNotFoundError as error:
@@ -61,8 +66,13 @@ def open_torchscript(
         try:
             module = torch.jit.load(file, map_location=chosen)
         except RuntimeError as error:
-            raise PolicyFileError(f"torch cannot read {path} as TorchScript: {str(error).splitlines()[0]}") from error
+            raise PolicyFileError(
+                f"torch cannot read {path} as TorchScript: expected what torch.jit.save wrote, no state_dict, pickled"
+                f" module or exported program (.pt2): {str(error).splitlines()[0].partition('. ')[0]}"
+            ) from error
         module.eval()
+        if not hasattr(module, "forward"):
+            raise PolicyFileError(f"{path}: expected a module with forward(), got {module.original_name} without it")
         arguments = module.forward.schema.arguments[1:]  # of the first, self
     specs, takes_map = _inputs(path, arguments, inputs)
     return TorchScriptPolicy(module, chosen, specs, outputs, max_batch_size, takes_map=takes_map)
@@ -82,7 +92,7 @@ def _inputs(path: str, arguments: Sequence[Any], declared: Mapping[str, Any] | N
     if not needed:
         raise PolicyFileError(f"{path}: its {form} needs no argument, expected the tensors of an observation")
     takes_map = len(needed) == 1 and str(needed[0].type) == "Dict[str, Tensor]"
-    if not takes_map and (odd := [one for one in needed if str(one.type) != "Tensor"]):
+    if not takes_map and (odd := [one for one in needed if str(one.type) not in ("Tensor", "Optional[Tensor]")]):
         raise PolicyFileError(f"{path}: {form}: {odd[0].name}: expected tensors, or a map of them")
     if declared is None:
         if takes_map:
@@ -151,14 +161,26 @@ class TorchScriptPolicy:
 
         with torch.inference_mode():
             given = {name: _tensor(array).to(self._device, non_blocking=True) for name, array in arrays.items()}
-            returned = self._module(given) if self._takes_map else self._module(*given.values())
+            try:
+                returned = self._module(given) if self._takes_map else self._module(*given.values())
+            except RuntimeError as error:
+                if not str(error).startswith(_INTERPRETER):
+                    raise
+                what = str(error).strip().splitlines()[-1].removeprefix("RuntimeError: ")
+                came = ", ".join(f"{name} {array.dtype.name} {list(array.shape)}" for name, array in arrays.items())
+                raise RuntimeError(f"{what} (forward() was given {came})") from error
+        return {name: _array(name, value) for name, value in self._named(returned).items()}
+
+    def _named(self, returned: Any) -> Mapping[str, Any]:
+        """Returns what forward() returned by name."""
         if isinstance(returned, Mapping):
-            return {str(name): _array(value) for name, value in returned.items()}
+            return {str(name): value for name, value in returned.items()}
         several = returned if isinstance(returned, tuple | list) else (returned,)
-        names = self._names or (["actions"] if len(several) == 1 else [f"output_{at}" for at in range(len(several))])
+        own = getattr(returned, "_fields", None) or [f"output_{at}" for at in range(len(several))]
+        names = self._names or (["actions"] if len(several) == 1 else own)
         if len(names) != len(several):
             raise ValueError(f"outputs: {len(names)} names for the {len(several)} tensors that forward() returned")
-        return {name: _array(value) for name, value in zip(names, several, strict=True)}
+        return dict(zip(names, several, strict=True))
 
 
 def _tensor(array: Array) -> torch.Tensor:
@@ -169,9 +191,11 @@ def _tensor(array: Array) -> torch.Tensor:
     return torch.from_numpy(array)
 
 
-def _array(tensor: torch.Tensor) -> Array:
+def _array(name: str, value: Any) -> Array:
     import torch
 
-    tensor = tensor.detach().cpu()
-    array: Array = (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
-    return np.ascontiguousarray(array)
+    if not isinstance(value, torch.Tensor):
+        raise ValueError(f"output {name!r}: expected a tensor of forward(), got {type(value).__name__}")
+    tensor = value.detach().cpu()
+    array: Array = (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).contiguous().numpy()
+    return array

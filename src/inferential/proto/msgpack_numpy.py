@@ -17,6 +17,7 @@ import msgpack
 import numpy as np
 
 from inferential.proto.structure import narrow_float_as_float32
+from inferential.proto.value_limits import check_msgpack
 
 _KINDS = "biufMmUS"  # dtypes that bytes alone describe: no objects, structs or complex numbers
 
@@ -47,8 +48,9 @@ def unpack_with(decode: Callable[[dict[Any, Any]], Any], data: bytes | bytearray
     """Returns the value of a msgpack message, in which `decode` makes arrays of the maps that stand for them.
 
     Raises:
-        ValueError: it is not msgpack, or it names the key of a map that `decode` refuses.
+        ValueError: it is not msgpack, has too many values, or it names the key of a map that `decode` refuses.
     """
+    check_msgpack(data)
     try:
         return msgpack.unpackb(data, object_hook=decode, strict_map_key=False)
     except (msgpack.exceptions.UnpackException, ValueError, TypeError, RecursionError) as error:

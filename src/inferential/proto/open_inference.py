@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from inferential.dtype_names import named_dtype
 from inferential.proto.tensors import Buffer
+from inferential.proto.value_limits import check_json
 
 Array = npt.NDArray[Any]
 
@@ -96,8 +97,10 @@ def read_infer(body: Buffer, header_length: int | None, key: str) -> InferMessag
     length = len(view) if header_length is None else header_length
     if not 0 <= length <= len(view):
         raise ValueError(f"{HEADER_LENGTH}: expected at most {len(view)}, the length of the body, got {length}")
+    text = bytes(view[:length])
+    check_json(text)
     try:
-        parsed = json.loads(bytes(view[:length]))
+        parsed = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"expected JSON: {error}") from None
     listed = parsed.get(key) if isinstance(parsed, dict) else None

@@ -2,43 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from inferential.observation.slots import SlotInfo
 from inferential.observation.values import read_slots
-from inferential.proto import inferential_pb2 as pb
-from inferential.proto.images import ImageError, encode
 from inferential.proto.messages import read_response
 from inferential.proto.tensors import Buffer, view
-from inferential.recording.schemas import ANSWER, IMAGE, OBSERVATION, message_class
+from inferential.recording.cameras import ENCODINGS, Images, Kind, Picture, kind_of, picture_of
+from inferential.recording.schemas import ANSWER, IMAGE, OBSERVATION, RAW_IMAGE, message_class
 
 _PLOTTED = 64  # values of an array, at most, that are there as numbers too
-_Observation, _Answer, _Image = message_class(OBSERVATION), message_class(ANSWER), message_class(IMAGE)
-
-
-class Images(NamedTuple):
-    """How images are recorded: as they came, else lossless (keep); as JPEG of a quality; or not at all (none)."""
-
-    kind: Literal["keep", "jpeg", "none"] = "keep"
-    quality: int = 0
-
-
-def images_of(text: str) -> Images:
-    """Returns what `recording.images` says.
-
-    Raises:
-        ValueError: it is none of keep, none and jpeg:QUALITY.
-    """
-    kind, colon, quality = text.partition(":")
-    if kind in ("keep", "none") and not colon:
-        return Images(kind)  # type: ignore[arg-type]
-    if kind == "jpeg" and quality.isascii() and quality.isdecimal() and 1 <= int(quality) <= 100:
-        return Images("jpeg", int(quality))
-    raise ValueError(f"expected keep, none or jpeg:QUALITY with 1 to 100, got {text!r}")
+_Observation, _Answer = message_class(OBSERVATION), message_class(ANSWER)
+_Image, _RawImage = message_class(IMAGE), message_class(RAW_IMAGE)
 
 
 @dataclass(slots=True)
@@ -83,20 +61,23 @@ class Record(NamedTuple):
     data: bytes
 
 
-def topics_of(client_id: str, model_id: str, cameras: Iterable[str]) -> dict[str, str]:
+def topics_of(client_id: str, model_id: str, cameras: Mapping[str, Kind]) -> dict[str, str]:
     """Returns the topics of a robot at a model, each with the name of its schema."""
     base = _base(client_id, model_id)
-    images = {f"{base}/image/{_segment(key)}": IMAGE for key in cameras}
+    images = {
+        f"{base}/image/{_segment(key)}": RAW_IMAGE if kind is Kind.DEPTH else IMAGE for key, kind in cameras.items()
+    }
     return {f"{base}/observation": OBSERVATION, **images, f"{base}/answer": ANSWER}
 
 
-def cameras_of(envelope: Buffer, payload_size: int) -> list[str]:
-    """Returns the keys of an observation's pictures.
+def cameras_of(envelope: Buffer, payload: Buffer) -> dict[str, Kind]:
+    """Returns the kinds of an observation's pictures, by key.
 
     Raises:
         ValueError: its frames cannot be read.
     """
-    return [slot.key for slot in read_slots(envelope, payload_size)[0] if _is_image(slot)]
+    kinds = {slot.key: kind_of(slot, payload) for slot in read_slots(envelope, len(payload))[0]}
+    return {key: kind for key, kind in kinds.items() if kind is not None}
 
 
 def records_of(
@@ -126,20 +107,18 @@ def records_of(
         slots, texts = read_slots(entry.envelope, len(entry.payload))
         _add_texts(message, texts)
         for slot in slots:
-            topic = f"{base}/image/{_segment(slot.key)}"
-            if _is_image(slot) and not is_wanted(topic):
+            topic, kind = f"{base}/image/{_segment(slot.key)}", kind_of(slot, entry.payload)
+            if kind is not None and images.kind == "none":
+                continue
+            skipped = kind is not None and not is_wanted(topic)
+            picture = None if kind is None or skipped else picture_of(slot, entry.payload, kind, images)
+            if picture is not None or skipped:
                 message.images.add(key=slot.key, dtype=slot.numpy_dtype.name, shape=slot.shape)
-                continue
-            image = _image_of(slot, entry.payload, images)
-            if image is None:
-                if images.kind != "none" or not _is_image(slot):
-                    data = view(entry.payload, slot.numpy_dtype, slot.shape, slot.byte_offset, slot.byte_length)
-                    _add_array(message.arrays, slot.key, data)
-                continue
-            message.images.add(key=slot.key, dtype=slot.numpy_dtype.name, shape=slot.shape)
-            picture = _Image(frame_id=slot.key, data=image[0], format=image[1])
-            picture.timestamp.FromNanoseconds(received_ns)
-            yield Record(topic, IMAGE, received_ns, picture.SerializeToString())
+            if picture is not None:
+                yield _image_record(topic, slot.key, received_ns, picture)
+            if not skipped and (picture is None or not picture.is_exact):
+                data = view(entry.payload, slot.numpy_dtype, slot.shape, slot.byte_offset, slot.byte_length)
+                _add_array(message.arrays, slot.key, data)
         if is_wanted(f"{base}/observation"):
             yield Record(f"{base}/observation", OBSERVATION, received_ns, message.SerializeToString())
     if not is_wanted(f"{base}/answer"):
@@ -160,34 +139,16 @@ def records_of(
     yield Record(f"{base}/answer", ANSWER, ended_ns, message.SerializeToString())
 
 
-def _is_image(slot: SlotInfo) -> bool:
-    """Returns whether a tensor is a picture: compressed, or uint8 of (H, W, 1 or 3) with sides of 8 and more."""
-    if slot.encoding != "raw":
-        return True
-    shape = slot.shape
-    return slot.numpy_dtype == np.uint8 and len(shape) == 3 and shape[2] in (1, 3) and min(shape[:2]) >= 8
-
-
-def _image_of(slot: SlotInfo, payload: bytes, images: Images) -> tuple[bytes, str] | None:
-    """Returns a tensor's picture and its format; None where it is none, or pictures are not recorded."""
-    if images.kind == "none" or not _is_image(slot):
-        return None
-    raw = memoryview(payload)[slot.byte_offset : slot.byte_offset + slot.byte_length]
-    if slot.encoding != "raw" and (images.kind == "keep" or slot.encoding == "jpeg"):
-        return bytes(raw), slot.encoding
-    try:
-        if slot.encoding == "raw":
-            pixels = view(payload, slot.numpy_dtype, slot.shape, slot.byte_offset, slot.byte_length)
-        else:
-            from inferential.proto import encoding_from_string
-            from inferential.proto.images import decode
-
-            pixels = decode(raw, encoding_from_string(slot.encoding), slot.numpy_dtype, slot.shape)
-        if images.kind == "jpeg":
-            return bytes(encode(pixels, pb.JPEG, images.quality).data), "jpeg"
-        return bytes(encode(pixels, pb.PNG).data), "png"
-    except ImageError:
-        return None if slot.encoding == "raw" else (bytes(raw), slot.encoding)  # what the format cannot hold
+def _image_record(topic: str, key: str, time_ns: int, picture: Picture) -> Record:
+    """Returns the message of a picture: Foxglove's own types, by which viewers show it."""
+    if picture.form in ENCODINGS:
+        schema, step = RAW_IMAGE, picture.width * ENCODINGS[picture.form].itemsize
+        sides = {"width": picture.width, "height": picture.height, "step": step}
+        message = _RawImage(frame_id=key, data=picture.data, encoding=picture.form, **sides)
+    else:
+        schema, message = IMAGE, _Image(frame_id=key, data=picture.data, format=picture.form)
+    message.timestamp.FromNanoseconds(time_ns)
+    return Record(topic, schema, time_ns, message.SerializeToString())
 
 
 def _add_array(arrays: Any, key: str, value: Any) -> None:

@@ -13,7 +13,8 @@ from typing import BinaryIO
 
 from mcap.writer import CompressionType, Writer
 
-from inferential.recording.entries import Entry, Images, Record, records_of
+from inferential.recording.cameras import Images
+from inferential.recording.entries import Entry, Record, records_of
 from inferential.recording.schemas import NAMES, descriptor_set
 
 logger: logging.Logger = logging.getLogger("inferential.recording")

@@ -24,7 +24,8 @@ from inferential.config.services import ServiceConfig
 from inferential.errors import InferentialError
 from inferential.metrics import names
 from inferential.notices import Notices
-from inferential.recording.entries import Entry, Images, cameras_of, records_of, topics_of
+from inferential.recording.cameras import Images
+from inferential.recording.entries import Entry, cameras_of, records_of, topics_of
 from inferential.recording.making import EntryMaker
 from inferential.recording.schemas import descriptor_set
 from inferential.scheduler.request import InferenceRequest, RefusalKind
@@ -127,9 +128,9 @@ class FoxgloveServer(EntryMaker):
     def _declare(self, key: tuple[str, str], request: InferenceRequest) -> list[str]:
         """Offers the topics of a robot at a model: those of its first observation."""
         try:
-            cameras = cameras_of(request.envelope, len(request.payload))
+            cameras = cameras_of(request.envelope, request.payload)
         except (InferentialError, ValueError):  # of a request that was refused for it
-            cameras = []
+            cameras = {}
         topics = topics_of(*key, cameras)
         for topic, schema in topics.items():
             if topic not in self._channels:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from inferential.errors import InferentialError
-from inferential.recording.entries import Entry, Images
+from inferential.recording.cameras import Images
+from inferential.recording.entries import Entry
 from inferential.recording.files import RecordingFiles
 
 HEAD = struct.Struct("<Q")

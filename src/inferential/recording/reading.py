@@ -18,12 +18,12 @@ from mcap.stream_reader import StreamReader
 
 from inferential.dtype_names import named_dtype
 from inferential.errors import InferentialError
-from inferential.proto import JPEG, PNG
-from inferential.proto.images import decode
 from inferential.proto.structure import STRUCTURE_KEY, restore
-from inferential.recording.schemas import ANSWER, IMAGE, NAMES, OBSERVATION, message_class
+from inferential.recording.cameras import pixels_in, size_of, values_of
+from inferential.recording.schemas import ANSWER, IMAGE, NAMES, OBSERVATION, RAW_IMAGE, message_class
 
 logger: logging.Logger = logging.getLogger("inferential.recording")
+_RawImage: Any = message_class(RAW_IMAGE)
 
 
 class RecordingError(InferentialError, ValueError):
@@ -34,7 +34,7 @@ class EncodedImage(NamedTuple):
     """An image as it is in the file.
 
     Attributes:
-        shape, dtype: of its pixels in the model's eyes.
+        shape, dtype: of what the model saw: its pixels, floats of them, or the bytes of a file.
         data: JPEG or PNG.
     """
 
@@ -43,13 +43,28 @@ class EncodedImage(NamedTuple):
     data: bytes
 
     def pixels(self) -> Any:
-        """Returns the pixels, of `shape`.
+        """Returns what the model saw, of `shape`.
 
         Raises:
             ValueError: the image cannot be decoded, or has another shape.
         """
-        encoding = JPEG if self.data.startswith(b"\xff\xd8") else PNG
-        return decode(self.data, encoding, named_dtype(self.dtype), self.shape)
+        return values_of(self.data, "", named_dtype(self.dtype), self.shape)
+
+    def picture(self) -> Any:
+        """Returns what a person sees: uint8 of (H, W) or (H, W, C).
+
+        Raises:
+            ValueError: the image cannot be decoded.
+        """
+        return pixels_in(self.data)
+
+    def size(self) -> tuple[int, int]:
+        """Returns the height and width of the picture.
+
+        Raises:
+            ValueError: it does not begin as one.
+        """
+        return size_of(self.data, self.shape)
 
 
 @dataclass(slots=True)
@@ -163,7 +178,7 @@ def _messages(path: Path) -> Iterator[tuple[str, Message]]:
 def _recorded(parts: list[tuple[str, Any]], as_what: Literal["pixels", "encoded"]) -> Recorded:
     answer = next(message for schema, message in parts if schema == ANSWER)
     observed = next((message for schema, message in parts if schema == OBSERVATION), None)
-    images = {message.frame_id: message for schema, message in parts if schema == IMAGE}
+    images = {message.frame_id: message for schema, message in parts if schema in (IMAGE, RAW_IMAGE)}
     server_ns = int(answer.server_ms * 1e6)
     received_ns = answer.timestamp.ToNanoseconds() - server_ns
     found = Recorded(
@@ -180,13 +195,19 @@ def _recorded(parts: list[tuple[str, Any]], as_what: Literal["pixels", "encoded"
         found.observation = _values(observed)
         found.structure = found.observation.pop(STRUCTURE_KEY, "")
         for image in observed.images:
-            if image.key in images:
-                encoded = EncodedImage(tuple(image.shape), image.dtype, images[image.key].data)
-                found.observation[image.key] = encoded if as_what == "encoded" else _decoded(encoded)
+            if image.key in images and (as_what == "encoded" or image.key not in found.observation):
+                found.observation[image.key] = _image(image, images[image.key], as_what)
     return found
 
 
-def _decoded(image: EncodedImage) -> Any:
+def _image(what: Any, message: Any, as_what: Literal["pixels", "encoded"]) -> Any:
+    """Returns an image as asked for; depth, which is not compressed, as the model saw it in any case."""
+    shape = tuple(what.shape)
+    if isinstance(message, _RawImage):
+        return values_of(message.data, message.encoding, named_dtype(what.dtype), shape)
+    image = EncodedImage(shape, what.dtype, message.data)
+    if as_what == "encoded" and what.dtype != "uint16":
+        return image
     try:
         return image.pixels()
     except ValueError:  # of a request that was refused for it

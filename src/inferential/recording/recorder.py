@@ -18,7 +18,8 @@ from inferential.config.recording import RecordingConfig
 from inferential.config.services import ServiceConfig
 from inferential.metrics import names
 from inferential.notices import Notices
-from inferential.recording.entries import Entry, images_of
+from inferential.recording.cameras import images_of
+from inferential.recording.entries import Entry
 from inferential.recording.making import EntryMaker
 from inferential.recording.writer import Report, Writer
 from inferential.scheduler.request import InferenceRequest, RefusalKind

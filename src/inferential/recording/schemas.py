@@ -1,7 +1,7 @@
 """The messages of a recording, as protobuf types that are made here, so that a reader needs nothing but the file.
 
     /robots/ID/MODEL/observation    Observation: arrays and texts as the model got them, without images
-    /robots/ID/MODEL/image/KEY      foxglove.CompressedImage
+    /robots/ID/MODEL/image/KEY      foxglove.CompressedImage, of depth foxglove.RawImage
     /robots/ID/MODEL/answer         Answer: how the request ended, its times, and the arrays of the result
 
 Messages of one request have the same sequence number. Values of small arrays are there as numbers too, to be plotted.
@@ -9,6 +9,7 @@ Messages of one request have the same sequence number. Values of small arrays ar
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, timestamp_pb2
@@ -18,6 +19,7 @@ _PACKAGE = "inferential.recording"
 OBSERVATION: Final = f"{_PACKAGE}.Observation"
 ANSWER: Final = f"{_PACKAGE}.Answer"
 IMAGE: Final = "foxglove.CompressedImage"
+RAW_IMAGE: Final = "foxglove.RawImage"
 
 _TIMESTAMP = ".google.protobuf.Timestamp"
 _ARRAYS = f".{_PACKAGE}.Array"
@@ -27,6 +29,7 @@ _KINDS = {
     "double": _FIELD.TYPE_DOUBLE,
     "uint64": _FIELD.TYPE_UINT64,
     "uint32": _FIELD.TYPE_UINT32,
+    "fixed32": _FIELD.TYPE_FIXED32,
     "int64": _FIELD.TYPE_INT64,
     "bool": _FIELD.TYPE_BOOL,
 }
@@ -68,9 +71,29 @@ _MESSAGES: dict[str, tuple[tuple[str, str], ...]] = {
 }
 
 
-def _add(file: descriptor_pb2.FileDescriptorProto, name: str, fields: tuple[tuple[str, str], ...]) -> None:
+# Foxglove's own types, which viewers know by their names; the numbers of the fields are those of its schemas.
+_FOXGLOVE: dict[str, tuple[tuple[int, str, str], ...]] = {
+    "CompressedImage": (
+        (1, "timestamp", _TIMESTAMP),
+        (4, "frame_id", "string"),
+        (2, "data", "bytes"),
+        (3, "format", "string"),
+    ),
+    "RawImage": (
+        (1, "timestamp", _TIMESTAMP),
+        (7, "frame_id", "string"),
+        (2, "width", "fixed32"),
+        (3, "height", "fixed32"),
+        (4, "encoding", "string"),
+        (5, "step", "fixed32"),
+        (6, "data", "bytes"),
+    ),
+}
+
+
+def _add(file: descriptor_pb2.FileDescriptorProto, name: str, fields: Iterable[tuple[int, str, str]]) -> None:
     message = file.message_type.add(name=name)
-    for number, (field_name, kind) in enumerate(fields, 1):
+    for number, field_name, kind in fields:
         field = message.field.add(name=field_name, number=number, json_name=field_name)
         repeated = kind.startswith("*")
         field.label = _FIELD.LABEL_REPEATED if repeated else _FIELD.LABEL_OPTIONAL
@@ -81,25 +104,21 @@ def _add(file: descriptor_pb2.FileDescriptorProto, name: str, fields: tuple[tupl
             field.type, field.type_name = _FIELD.TYPE_MESSAGE, kind
 
 
+def _foxglove_file(name: str, fields: Iterable[tuple[int, str, str]]) -> descriptor_pb2.FileDescriptorProto:
+    file = descriptor_pb2.FileDescriptorProto(name=f"foxglove/{name}.proto", package="foxglove", syntax="proto3")
+    file.dependency.append("google/protobuf/timestamp.proto")
+    _add(file, name, fields)
+    return file
+
+
 def _files() -> list[descriptor_pb2.FileDescriptorProto]:
     timestamp = descriptor_pb2.FileDescriptorProto()
     timestamp_pb2.DESCRIPTOR.CopyToProto(timestamp)
     ours = descriptor_pb2.FileDescriptorProto(name="inferential/recording.proto", package=_PACKAGE, syntax="proto3")
     ours.dependency.append(timestamp.name)
     for name, fields in _MESSAGES.items():
-        _add(ours, name, fields)
-    image = descriptor_pb2.FileDescriptorProto(
-        name="foxglove/CompressedImage.proto", package="foxglove", syntax="proto3"
-    )
-    image.dependency.append(timestamp.name)
-    message = image.message_type.add(name="CompressedImage")
-    # The numbers are those of Foxglove's own schema, by which it knows the type.
-    for number, name, kind in ((1, "timestamp", _TIMESTAMP), (4, "frame_id", ""), (2, "data", "b"), (3, "format", "")):
-        field = message.field.add(name=name, number=number, label=_FIELD.LABEL_OPTIONAL, json_name=name)
-        field.type = _FIELD.TYPE_MESSAGE if kind == _TIMESTAMP else _FIELD.TYPE_BYTES if kind else _FIELD.TYPE_STRING
-        if kind == _TIMESTAMP:
-            field.type_name = kind
-    return [timestamp, ours, image]
+        _add(ours, name, ((number, *field) for number, field in enumerate(fields, 1)))
+    return [timestamp, ours, *(_foxglove_file(name, fields) for name, fields in _FOXGLOVE.items())]
 
 
 FILES: Final = _files()
@@ -107,7 +126,7 @@ _POOL = descriptor_pool.DescriptorPool()
 for _file in FILES:
     _POOL.Add(_file)
 
-NAMES: Final = (OBSERVATION, ANSWER, IMAGE)
+NAMES: Final = (OBSERVATION, ANSWER, IMAGE, RAW_IMAGE)
 
 
 def message_class(name: str) -> Any:

@@ -43,7 +43,7 @@ def methods_of(model_id: str, model: Any) -> ModelMethods:
         model: a callable of one observation, or an object with `infer` or `infer_batch`.
 
     Raises:
-        TypeError: it is none of these, or the class of one.
+        TypeError: it is none of these, the class of one, or needs other arguments.
         ValueError: its `max_batch_size` is not a whole number above 0.
     """
     if isinstance(model, type) and any(map(inspect.isfunction, _static_methods(model))):
@@ -59,6 +59,8 @@ def methods_of(model_id: str, model: Any) -> ModelMethods:
     max_batch_size = 1 if batch is None else _max_batch_size(model_id, model)
     aclose = getattr(model, "aclose", None)
     if not keeps_state(single, batch):
+        _check_takes_one(model_id, single, "observation")
+        _check_takes_one(model_id, batch, "observations")
         return ModelMethods(single, batch, max_batch_size, aclose)
     sessions = SessionStore(model)
     return ModelMethods(*with_sessions(single, batch, sessions), max_batch_size, aclose, sessions)
@@ -69,6 +71,20 @@ def is_async(function: Any) -> bool:
     if inspect.iscoroutinefunction(function):
         return True
     return inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004 (its kind, not its presence)
+
+
+def _check_takes_one(model_id: str, method: Method | None, what: str) -> None:
+    try:
+        # Not of what it wraps: that may take more, which a decorator adds.
+        signature = inspect.signature(method, follow_wrapped=False)  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # some built-in functions have none
+        return
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        name = getattr(method, "__name__", type(method).__name__)
+        text = f"expected a function of the {what} alone, as {name}({what}), got {name}{signature}: {error}"
+        raise TypeError(f"model {model_id!r}: {text}") from error
 
 
 def _static_methods(model: type) -> list[Any]:

@@ -40,7 +40,7 @@ class Died:
     timed_out: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which would double the time that it takes to make one
 class Values:
     """A row's result.
 

@@ -55,7 +55,6 @@ Row = tuple[bytes, Buffer]
 
 _ENDS_WITHIN_S = 2.0
 _EXITS_WITHIN_S = 0.2  # after the end of its stream
-_QUICK_INFLIGHT = 2  # of a model whose calls are short: the next call is there when one ends
 
 
 class WorkerProcess(WorkerView):
@@ -251,8 +250,8 @@ class WorkerProcess(WorkerView):
         self._answered(number)  # not before all was read: what it has not answered ends with it
         if call.future.done():
             return
+        call.future.set_result(outcomes)  # first: a robot waits for it
         self._note_pace()
-        call.future.set_result(outcomes)
 
     def _answered(self, number: int) -> Call | None:
         call = self._calls.pop(number, None)

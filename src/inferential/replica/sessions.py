@@ -112,6 +112,10 @@ class SessionStore:
         if self._unreported:
             self._unreported.difference_update(row.client_id for row in rows)
 
+    def abandon(self, row: SessionRow) -> None:
+        """Forgets the session of a row that may run still: what its robot sends next begins another one."""
+        self._sessions.pop(row.client_id, None)
+
     def end(self, client_id: str) -> Any:
         """Ends a robot's session; returns what `close` returned, which may be awaitable."""
         self._unreported.discard(client_id)

@@ -61,9 +61,13 @@ def rows_of(results: Any, count: int) -> list[Any]:
     In maps within such a map, what has no row for each observation (a time in milliseconds) is given to all of them.
 
     Raises:
+        TypeError: they are neither.
         ValueError: naming the key of an array that has not `count` rows.
     """
     if not isinstance(results, Mapping):
+        if isinstance(results, str | bytes) or not hasattr(results, "__iter__"):
+            kind = type(results).__name__
+            raise TypeError(f"infer_batch: expected {count} results, one for each observation, got {kind}")
         return list(results)
     return [{key: _row(f"{key}", value, index, count) for key, value in results.items()} for index in range(count)]
 

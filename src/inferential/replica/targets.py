@@ -133,7 +133,8 @@ def _built(make: Callable[..., Any], args: Mapping[str, Any]) -> Any:
     try:
         model = make(**args)
     except Exception as error:
-        raise TargetError(f"calling it to make the model failed: {in_words(error)}") from error
+        takes = "" if args or isinstance(make, type) else " (it has no parameter for an observation)"
+        raise TargetError(f"calling it to make the model failed{takes}: {in_words(error)}") from error
     if inspect.iscoroutine(model):
         model.close()
         raise TargetError("it is an async function without parameters; what makes a model must not be async")

@@ -13,26 +13,58 @@ Observation = dict[str, Any]
 """What a model sees: np.ndarray by key (tensors) and str by key (metadata)."""
 
 _NUMBERS = frozenset("biufc")  # kinds of dtypes, the plain ones
+_IMMUTABLE = (str, bytes, int, float, complex, np.generic, BaseException)
 
 
 def as_values(result: Any) -> dict[str, Any]:
     """Returns a model's result as arrays and strings by key.
 
-    A dict keeps its keys; a bare string becomes `text`, and anything else `actions`. A dict with other values (maps,
-    None, lists of strings) has its structure beside them.
+    A dict keeps its keys, a dataclass or a named tuple its fields; a bare string becomes `text`, and anything else
+    `actions`. A dict with other values (maps, None, lists of strings) has its structure beside them.
 
     Raises:
         TypeError: naming the key of a value that is neither a string nor an array nor can become one.
     """
     # What most models return comes first: an abstract class is checked by a function of its own.
-    if isinstance(result, np.ndarray) or not isinstance(result, (dict, Mapping)):
-        return {"text": result} if isinstance(result, str) else {"actions": _as_array("actions", result)}
+    if isinstance(result, np.ndarray):
+        return {"actions": _as_array("actions", result)}
+    if not isinstance(result, (dict, Mapping)):
+        if isinstance(result, str):
+            return {"text": result}
+        if (result := _by_field(found := result)) is None:
+            return {"actions": _as_array("actions", found)}
     try:
         return {
             str(key): value if isinstance(value, str) else _as_array(str(key), value) for key, value in result.items()
         }
     except TypeError:
         return structured(result, _as_array)
+
+
+def _by_field(result: Any) -> dict[str, Any] | None:
+    """Returns the fields of a dataclass or a named tuple, which as an array would be one stacked on the other."""
+    names = getattr(type(result), "_fields", None) if isinstance(result, tuple) else None
+    if names is None and not hasattr(result, "__array__"):
+        names = getattr(type(result), "__dataclass_fields__", None)
+    return None if names is None else {name: getattr(result, name) for name in names}
+
+
+def own(result: Any) -> Any:
+    """Returns a result that the next call of its model does not change, should that write into the same array."""
+    if result is None or isinstance(result, _IMMUTABLE):
+        return result
+    if isinstance(result, np.ndarray):
+        return result.copy()
+    if isinstance(result, dict):
+        return {key: own(value) for key, value in result.items()}
+    if type(result) in (list, tuple):
+        return type(result)(map(own, result))
+    if hasattr(result, "__array__"):  # a tensor of torch or jax
+        try:
+            return np.array(result)
+        except Exception:  # it fails again where it is sent, which says why
+            return result
+    return result
 
 
 def _as_array(key: str, value: Any) -> np.ndarray[Any, Any]:

@@ -25,7 +25,7 @@ from inferential.proto import inferential_pb2 as pb
 from inferential.proto.images import ImageError
 from inferential.replica.failures import FailureLog, words_of
 from inferential.replica.inbox import INBOX_AT, InboxView
-from inferential.replica.life_line import end_with_server
+from inferential.replica.life_line import end_with_server, leave_signals_to_server
 from inferential.replica.metadata import metadata_of
 from inferential.replica.model import Method, methods_of
 from inferential.replica.results import ResultWriter
@@ -71,6 +71,7 @@ def main(socket_fd: int, life_fd: int, memory_fd: int, inbox_fd: int) -> None:
         inbox_fd: of the memory that the server receives into; -1: none.
     """
     end_with_server(life_fd)
+    leave_signals_to_server()
     for fd in (socket_fd, life_fd, memory_fd, inbox_fd):
         if fd >= 0:
             os.set_inheritable(fd, False)

@@ -8,6 +8,7 @@ the queues, so a staged request cannot be overlooked.
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from typing import TYPE_CHECKING
 
 from inferential.scheduler.base import Scheduler
@@ -29,6 +30,7 @@ class Admission:
 
     Attributes:
         staged: requests that may bypass the queues, by model and client; read it, and take by `take_staged`.
+        running_in_order: what runs that others of its robot wait for.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Admission:
     ) -> None:
         self._queues = ClientQueues(config, scheduler, availability)
         self.staged: dict[str, dict[str, InferenceRequest]] = {}
+        self.running_in_order: Sized = self._queues.running_in_order
 
     @property
     def scheduler(self) -> Scheduler:
@@ -53,6 +56,8 @@ class Admission:
         groups, self.staged = self.staged, {}
         for group in groups.values():
             for request in group.values():
+                if request.in_order:
+                    self._queues.released(request, request.received_at)
                 self._queues.offer(request, request.received_at)
 
     def waiting(self, model_id: str | None = None) -> int:
@@ -76,11 +81,15 @@ class Admission:
     def can_bypass(self, request: InferenceRequest) -> bool:
         """Returns whether nothing that waits could go before a new request, so that it may be staged."""
         group = self.staged.get(request.pool)
-        return self._queues.is_alone(request) if group is None else request.client_id not in group
+        if group is None:
+            return self._queues.is_alone(request)
+        return request.client_id not in group and (not request.pace_s or self._queues.may_follow(request))
 
     def stage(self, request: InferenceRequest) -> None:
         """Keeps a new request for which `can_bypass` is true, as others for the same model may follow at once."""
         self.staged.setdefault(request.pool, {})[request.client_id] = request
+        if request.in_order:
+            self._queues.dispatched(request, request.received_at)  # one for another pool would wait for it, too
 
     def take_staged(self, model_id: str) -> list[InferenceRequest]:
         """Takes all staged requests of a model and marks them as dispatched."""

@@ -21,7 +21,7 @@ one row. `since` is when it was last served; where its observation was too old t
 from __future__ import annotations
 
 import math
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
@@ -74,7 +74,7 @@ class ChunkLane:
         self._weighted = weighted
         self._requests: list[InferenceRequest] = []
         self._places: dict[InferenceRequest, int] = {}
-        self._of_client: Counter[str] = Counter()
+        self._of_client: dict[str, int] = {}  # how many requests of each client there are
         self._rows = np.zeros((values.COLUMNS, 16))
         self._served: OrderedDict[str, _Served] = OrderedDict()  # by client
         self._calls_since_turn = OWN_SHARE
@@ -116,7 +116,7 @@ class ChunkLane:
             self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)], axis=1)
         self._requests.append(request)
         self._places[request] = place
-        self._of_client[client_id] += 1
+        self._of_client[client_id] = self._of_client.get(client_id, 0) + 1
         client = self._served.get(client_id)
         if client is None:
             client = self._served[client_id] = _Served(request.waiting_since)
@@ -142,9 +142,8 @@ class ChunkLane:
     def discard(self, request: InferenceRequest) -> None:
         """Removes a request that waits in it."""
         place = self._places.pop(request)
-        self._of_client[request.client_id] -= 1
-        if not self._of_client[request.client_id]:
-            del self._of_client[request.client_id]
+        if others := self._of_client.pop(request.client_id) - 1:
+            self._of_client[request.client_id] = others
         last = self._requests.pop()
         if last is not request:
             self._requests[place] = last
@@ -201,6 +200,11 @@ class ChunkLane:
             self._has_limits = lead_s > 0 or min(refused_at, renewed_at) < math.inf
         return self._limits
 
+    @property
+    def may_be_due(self) -> bool:
+        """Whether a request waits that is to be refused, or whose robot is to be asked for another, at some time."""
+        return self._has_limits and bool(self._requests)
+
     def due_at(self, slots: Sequence[ReplicaSlot]) -> float:
         """Returns when `take_outdated` or `too_late` returns something next; infinite where they will not."""
         refused_at, renewed_at, lead_s = self._due()
@@ -246,7 +250,8 @@ class ChunkLane:
         of_others = (comes_at > now) & (comes_at < begins_at)  # which are of the call of another replica
         rows[values.WORTH, of_others] = rows[values.AGES, of_others] = 0.0
         limit = min(slot.max_batch_size, slot.profile.explored())
-        return np.array(values.choose(rows, slot.profile, limit, begins_at, None, self._size), np.intp)
+        places, _ = values.choose(rows, slot.profile, limit, begins_at, None, self._size)
+        return np.array(places, np.intp)
 
     def _ask(self, places: npt.NDArray[np.intp], turn_at: float) -> list[InferenceRequest]:
         self._rows[values.OLD, places] = self._rows[values.RENEWED, places] = math.inf
@@ -270,15 +275,13 @@ class ChunkLane:
         rows = self._rows[:, : len(self._requests)]
         turn = rows[values.TURN].argmin()
         is_due = rows[values.TURN, turn] <= now and (limit > 1 or self._calls_since_turn >= OWN_SHARE)
-        chosen = values.choose(rows, profile, limit, now, int(turn) if is_due else None, self._size)
+        chosen, facts = values.choose(rows, profile, limit, now, int(turn) if is_due else None, self._size)
         if len(chosen) < len(self._requests):
             self._size = len(chosen)
         batch = [self._requests[place] for place in chosen]
         self._calls_since_turn += 1
         answered_at = now + profile.typical(len(batch))
-        facts = rows[: values.TURN + 1, chosen].T.tolist()
-        for request, of_request in zip(batch, facts, strict=True):
-            self._serve(request.client_id, of_request, answered_at, now)
+        self._serve(batch, facts, answered_at, now)
         self._discard_all(batch)
         for request in batch:
             if request.client_id in self._of_client:
@@ -287,45 +290,52 @@ class ChunkLane:
 
     def _discard_all(self, batch: Sequence[InferenceRequest]) -> None:
         """Does what `discard` does for each, but moves their rows at once."""
-        requests, comes_from = self._requests, dict[int, int]()
+        requests, places, of_client = self._requests, self._places, self._of_client
+        comes_from = dict[int, int]()
         for request in batch:
-            place = self._places.pop(request)
-            last = requests.pop()
+            place, last = places.pop(request), requests.pop()
             end = len(requests)
             if last is request:
                 comes_from.pop(end, None)
             else:
                 requests[place] = last
-                self._places[last] = place
+                places[last] = place
                 comes_from[place] = comes_from.pop(end, end)
-            self._of_client[request.client_id] -= 1
-            if not self._of_client[request.client_id]:
-                del self._of_client[request.client_id]
+            if others := of_client.pop(request.client_id) - 1:
+                of_client[request.client_id] = others
         if comes_from:
-            self._rows[:, list(comes_from)] = self._rows[:, list(comes_from.values())]
+            self._rows[:, list(comes_from)] = self._rows.take(list(comes_from.values()), 1)
         self._changed()
 
-    def _serve(self, client_id: str, facts: list[float], answered_at: float, now: float) -> None:
-        """Notes that a client is served, whose request has these values up to TURN."""
-        runs_out_at, covers_until, lasts_s, _, _, _, _, _, _, _, since, turn = facts
-        if self._comes_at:
-            self._comes_at.pop(client_id, None)
-        client = self._served.get(client_id)
-        if client is None:
-            client = self._served[client_id] = _Served(since)
-        if turn <= now:
-            self._calls_since_turn = 0
-        ends_at = min(covers_until, answered_at + lasts_s)
-        gains = ends_at > answered_at and ends_at > runs_out_at
-        client.since = now if gains else max(client.since, now - (turn - since))
-        starved = answered_at - min(runs_out_at, client.lasts_until)
-        if starved > 0 or client.starved:
-            faded = client.starved * math.exp(min(client.starved_at - now, 0.0) / MEMORY_S)
-            client.starved = faded + min(max(starved, 0.0) / lasts_s, values.MOST_STARVED)
-            client.starved_at = now
-        self._starved += _MEAN_RATE * (client.starved - self._starved)
-        client.lasts_until = ends_at
-        self._served.move_to_end(client_id)
+    def _serve(
+        self, batch: Sequence[InferenceRequest], facts: Sequence[Sequence[float]], answered_at: float, now: float
+    ) -> None:
+        """Notes that the clients of a call are served, whose requests have these rows up to TURN."""
+        clients, comes_at, mean = self._served, self._comes_at, self._starved
+        for request, of_request in zip(batch, facts, strict=True):
+            runs_out_at, ends_at, lasts_s, _, _, _, _, _, _, _, since, turn = of_request
+            client_id = request.client_id
+            if comes_at:
+                comes_at.pop(client_id, None)
+            client = clients.get(client_id)
+            if client is None:
+                client = clients[client_id] = _Served(since)
+            if turn <= now:
+                self._calls_since_turn = 0
+            if ends_at > answered_at + lasts_s:
+                ends_at = answered_at + lasts_s
+            gains = ends_at > answered_at and ends_at > runs_out_at
+            client.since = now if gains else max(client.since, now - (turn - since))
+            starved = answered_at - min(runs_out_at, client.lasts_until)
+            if starved > 0 or client.starved:
+                if client.starved:
+                    client.starved *= math.exp(min(client.starved_at - now, 0.0) / MEMORY_S)
+                client.starved += min(max(starved, 0.0) / lasts_s, values.MOST_STARVED)
+                client.starved_at = now
+            mean += _MEAN_RATE * (client.starved - mean)
+            client.lasts_until = ends_at
+            clients.move_to_end(client_id)
+        self._starved = mean
 
     def _cover(self, served: InferenceRequest, now: float) -> None:
         """Notes in the other requests of a robot that one of them is served: they have its chunk by then."""

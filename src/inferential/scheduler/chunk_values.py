@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from inferential.scheduler.time.batch_sizes import BatchSizes
 from inferential.scheduler.time.profile import LatencyProfile
 from inferential.scheduler.time.robot_time import ChunkTime
 
@@ -51,7 +52,7 @@ MOST_STARVED = 100.0
 _LEAST_STEP_S = 1e-6  # between control steps: a robot of which they are not known plays an answer when it comes
 _LEAST_GAIN = 4e-3  # of a chunk, so that requests without gain have an order too
 _ALL_SIZES = 32  # larger calls are compared at so many sizes
-_ONE_BY_ONE = 12  # rows up to which a call's size is found without arrays
+_ONE_BY_ONE = 8  # rows up to which a call's size is found faster without arrays
 _SORTED = 128  # rows that are sorted rather than parted first
 
 Array = npt.NDArray[Any]
@@ -169,8 +170,8 @@ def choose(
     now: float,
     turn: int | None = None,
     size: int = 0,
-) -> list[int]:
-    """Returns the places of the requests of a call that begins now, the most valuable first.
+) -> tuple[list[int], list[list[float]]]:
+    """Returns the places of the requests of a call that begins now, the most valuable first, and their rows to TURN.
 
     Args:
         rows: all that wait.
@@ -192,54 +193,61 @@ def choose(
     else:
         best = value.argpartition(limit - 1)[:limit]
         order = best[value[best].argsort(kind="stable")]
-    if turn is not None:
-        order = np.concatenate([[turn], order[order != turn]])[:limit]
     places: list[int] = order.tolist()
-    if limit == 1 or not profile.known:
-        return places
-    sizes, latency_s, efficient = profile.sizes_up_to(limit, _ALL_SIZES)
-    stands_from = now if np.count_nonzero(rows[RUNS_OUT] <= now) <= efficient else None
-    chosen = rows[: WEIGHT + 1, order]
-    next_s = float(latency_s[-1]) / 2
-    if limit <= _ONE_BY_ONE:
-        return places[: _best_size(chosen.T.tolist(), now, latency_s.tolist(), next_s, stands_from)]
-    each = _gains(chosen[: STEP + 1, np.newaxis], now + latency_s[:, np.newaxis], next_s, stands_from)
-    each *= chosen[WEIGHT] / chosen[LASTS]
-    totals = each.cumsum(axis=1)[np.arange(len(sizes)), sizes - 1]
-    totals /= latency_s
-    return places[: int(sizes[totals.argmax()])]
+    if turn is not None:
+        places = [turn, *(place for place in places if place != turn)][:limit]
+    facts: list[list[float]] = rows[: TURN + 1].take(places, 1).T.tolist()
+    if limit > 1 and profile.known:
+        sizes = profile.sizes_up_to(limit, _ALL_SIZES)
+        stands_from = now if np.count_nonzero(rows[RUNS_OUT] <= now) <= sizes.efficient else None
+        if stands_from is None and limit <= _ONE_BY_ONE:
+            size = _best_size(facts, now, sizes)
+        else:
+            size = _best_size_of(rows[: WEIGHT + 1].take(places, 1), now, sizes, stands_from)
+        del places[size:], facts[size:]
+    return places, facts
 
 
-def _best_size(
-    chosen: list[list[float]], now: float, latency_s: list[float], next_s: float, stands_from: float | None
-) -> int:
-    """Returns what `choose` does with arrays; with a few requests it is faster so."""
-    ends = [now + takes_s for takes_s in latency_s]
+def _best_size(facts: list[list[float]], now: float, sizes: BatchSizes) -> int:
+    """Does what `_best_size_of` does where more starve than the most efficient call takes, for all sizes up to few."""
+    seconds, next_s = sizes.seconds, sizes.longest_s / 2
+    ends = [now + takes_s for takes_s in seconds]
     totals = [0.0] * len(ends)
-    for place, (runs_out, covers, lasts_s, most_s, least_s, at, step_s, _, _, weight) in enumerate(chosen):
-        factor, plays_whole = weight / lasts_s, stands_from is not None and runs_out > stands_from
-        for size, ends_at in enumerate(ends[place:], place):
+    for place, (runs_out, covers, lasts_s, most_s, least_s, at, step_s, _, _, weight, _, _) in enumerate(facts):
+        factor, size = weight / lasts_s, place
+        for ends_at in ends[place:]:
             answered_at = at - (at - ends_at) // step_s * step_s
-            covered_until = answered_at + lasts_s
-            lost = next_s
+            gain, lost = answered_at + lasts_s, next_s
+            if gain > covers:
+                gain = covers
             if runs_out > answered_at:
-                gain = (covered_until if covered_until < covers else covers) - runs_out
+                gain -= runs_out
                 lost -= runs_out - answered_at
+                if lost < 0.0:
+                    lost = 0.0
             else:
-                if stands_from is not None:
-                    covered_until = (runs_out if plays_whole else stands_from) + lasts_s
-                gain = (covered_until if covered_until < covers else covers) - answered_at
+                gain -= answered_at
             if gain > most_s:
                 gain = most_s
             if gain < least_s:
                 gain = least_s
             if lost > gain:
                 lost = gain
-            elif lost < 0.0:
-                lost = 0.0
-            totals[size] += (lost + lost if plays_whole and covered_until <= covers else gain + lost) * factor
-    rates = [total / takes_s for total, takes_s in zip(totals, latency_s, strict=True)]
+            totals[size] += (gain + lost) * factor
+            size += 1
+    rates = [total / takes_s for total, takes_s in zip(totals, seconds, strict=True)]
     return rates.index(max(rates)) + 1
+
+
+def _best_size_of(chosen: Array, now: float, sizes: BatchSizes, stands_from: float | None) -> int:
+    """Returns how many of these requests, from the first on, gain most per second of their call."""
+    most = chosen.shape[1]
+    each = chosen.take(sizes.columns, 1)
+    gains = _gains(each[: STEP + 1], now + sizes.latency_of_each, sizes.longest_s / 2, stands_from)
+    gains *= each[WEIGHT] / each[LASTS]
+    rates = gains.reshape(-1, most).cumsum(axis=1).take(sizes.totals)
+    rates /= sizes.latency_s
+    return sizes.rows[rates.argmax()]
 
 
 def _gains(rows: Array, ends_at: Array | float, next_s: float, stands_from: float | None = None) -> Array:

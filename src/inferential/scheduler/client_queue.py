@@ -25,16 +25,25 @@ class ClientQueue:
 
     def __init__(self) -> None:
         self.shown: dict[InferenceRequest, None] = {}
-        self.behind = _NOTHING
+        self.behind: OrderedDict[InferenceRequest, None] = _NOTHING
         self.latest: InferenceRequest | None = None
-        self.episode = 0
-        self.serial = False
+        self.episode: int = 0
+        self.serial: bool = False
 
     def hold_back(self, request: InferenceRequest) -> None:
         """Has a request wait behind the others."""
         if self.behind is _NOTHING:
             self.behind = OrderedDict()
         self.behind[request] = None
+
+    def take_back(self, request: InferenceRequest) -> None:
+        """Has a request wait behind again that was shown."""
+        del self.shown[request]
+        self.hold_back(request)
+
+    def sort(self) -> None:
+        """Puts what waits behind in the order in which it arrived."""
+        self.behind = OrderedDict.fromkeys(sorted(self.behind, key=lambda one: one.arrival))
 
     def former_episodes(self, request: InferenceRequest) -> list[InferenceRequest]:
         """Returns the waiting requests that a new one ends because its client has begun another episode since."""

@@ -4,8 +4,9 @@ Each client's queue for a model is first come, first served. The strategy sees o
 `window` says), and the next moves up when the head is taken. A request that moves up waits, for the strategy, since
 that moment and not since it was received: a client waits behind itself on its own time, and costs another one no more
 than one place, whatever it sends and whatever the order is. One that asks for much more than its share of a model while
-others ask for less than theirs is also held back after each of its calls (`time.fair_share`); and so is, until the end
-of the call, one whose model keeps state of it.
+others ask for less than theirs is also held back after each of its calls (`time.fair_share`). Where a model keeps state
+of its robots, a robot has one queue for the model, whichever pools and connections its requests have, and the next one
+moves up when the call of the former has ended.
 
 A newer observation takes the place of an older one that still waits (superseding), and its standing: were it sent to
 the end instead, a robot faster than the queue's cycle would never be served.
@@ -15,11 +16,11 @@ Requests that end here are returned by `ended` as refused; the caller sends the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from inferential.scheduler.adapter import SchedulerAdapter
-from inferential.scheduler.backlog import Backlog, Source
+from inferential.scheduler.backlog import Backlog
 from inferential.scheduler.base import ModelAwareScheduler, QueueFullError, Scheduler
 from inferential.scheduler.client_queue import ClientQueue
 from inferential.scheduler.heap import LazyHeap
@@ -37,6 +38,7 @@ from inferential.scheduler.request import (
     RefusalKind,
 )
 from inferential.scheduler.time.availability import ALWAYS_AVAILABLE, Availability, ReplicaSlot
+from inferential.scheduler.waiting import Key, Waiting
 
 if TYPE_CHECKING:
     from inferential.config.schema import SchedulingConfig
@@ -46,7 +48,7 @@ MAX_BYTES = 1024 * 1024 * 1024
 """Of the payloads of all waiting requests."""
 
 
-class ClientQueues:
+class ClientQueues(Waiting):
     """All queued requests, and the strategy that orders the heads of the queues.
 
     Args:
@@ -58,16 +60,13 @@ class ClientQueues:
     def __init__(
         self, config: SchedulingConfig, scheduler: Scheduler, availability: Availability = ALWAYS_AVAILABLE
     ) -> None:
+        super().__init__()
         self._availability = availability
-        self._client_queues: dict[tuple[Source, str], ClientQueue] = {}
-        self._holds: Holds[tuple[Source, str]] = Holds()
+        self._holds: Holds[Key] = Holds()
         self._not_before = self._holds.not_before
-        self.held = self._holds.queue  # queues whose next request is not shown yet
-        self._waiting: dict[str, int] = {}
-        self._ages: LazyHeap[InferenceRequest] = LazyHeap()
-        self._backlogs: dict[int, Backlog] = {}
-        self._ranks: dict[InferenceRequest, int] = {}
-        self._held_bytes, self.perishes = 0, False  # whether any request of lately may become stale
+        self.held: list[tuple[float, Key]] = self._holds.queue  # queues whose next request is not shown yet
+        self.running_in_order: dict[Key, object] = self._holds.running
+        self.perishes: bool = False  # whether any request of lately may become stale
         self._ended: list[InferenceRequest] = []
         self._outdated: list[InferenceRequest] = []
         self._configure(config, scheduler)
@@ -87,28 +86,6 @@ class ClientQueues:
         self._refuses = type(self._order).take_infeasible is not ModelAwareScheduler.take_infeasible
         self._order.bind(self._availability)
 
-    def __len__(self) -> int:
-        return len(self._ranks)  # one table further than `_ages` is, and `work` asks for every request
-
-    def sizes(self) -> dict[str, int]:
-        """Returns the number of rows in each table; all are 0 where nothing waits."""
-        names = ("requests", "clients", "models", "ranks", "backlogs")
-        tables: tuple[Sized, ...] = (self._ages, self._client_queues, self._waiting, self._ranks, self._backlogs)
-        counts = {f"queue_{name}": len(table) for name, table in zip(names, tables, strict=True)}
-        return counts | {"queue_bytes": self._held_bytes}
-
-    def waiting(self, model_id: str) -> int:
-        """Returns how many requests wait for a model."""
-        return self._waiting.get(model_id, 0)
-
-    def requests(self) -> list[InferenceRequest]:
-        """Returns the waiting requests."""
-        return list(self._ages)
-
-    def models(self) -> list[str]:
-        """Returns the ids of the models that requests wait for."""
-        return list(self._waiting)
-
     def ended(self) -> list[InferenceRequest]:
         """Returns the requests that were refused since the last call."""
         ended, self._ended = self._ended, []
@@ -122,15 +99,19 @@ class ClientQueues:
             self._straight_on
             and not self._order.may_defer
             and request.pool not in self._waiting
-            and (
-                not request.pace_s
-                or self._holds.until((request.connection or request.client_id, request.pool)) <= request.received_at
-            )
+            and (not request.pace_s or self.may_follow(request))
+        )
+
+    def may_follow(self, request: InferenceRequest) -> bool:
+        """Returns whether a new request need not wait for its pace, nor for an older one of its robot."""
+        key = request.in_order or (request.connection or request.client_id, request.pool)
+        return self._holds.until(key) <= request.received_at and (
+            not request.in_order or key not in self._client_queues
         )
 
     def offer(self, request: InferenceRequest, now: float) -> None:
         """Takes a new request, or refuses it; others may be refused for its sake."""
-        queue = self._client_queues.get((request.connection or request.client_id, request.pool))
+        queue = self._client_queues.get(request.in_order or (request.connection or request.client_id, request.pool))
         if queue is not None:
             self._supersede(queue, request, now)
             if queue.episode != request.episode:
@@ -153,11 +134,13 @@ class ClientQueues:
 
     def retry(self, request: InferenceRequest, now: float) -> None:
         """Takes a dispatched request again, past the size limit and before its client's others."""
-        queue = self._client_queues.get((request.connection or request.client_id, request.pool))
+        queue = self._client_queues.get(request.in_order or (request.connection or request.client_id, request.pool))
         if request.takes_latest and queue is not None and queue.latest is not None:
             self._refuse(request, Refusal(RefusalKind.SUPERSEDED, "a newer one came while it ran and failed", "newer"))
             return
         request.move(QUEUED)
+        if request.in_order:
+            self._holds.end(request.in_order, request)  # the next one waits for it still, in the queue
         self._enter(request, self._order.eviction_rank(request), now, retried=True)
 
     def _make_room(self, rank: int, now: float) -> bool:
@@ -174,7 +157,7 @@ class ClientQueues:
         return f"the queue is full ({self._held_bytes} bytes of observations wait, at most {MAX_BYTES} may)"
 
     def _enter(self, request: InferenceRequest, rank: int, now: float, *, retried: bool = False) -> None:
-        key = request.connection or request.client_id, request.pool
+        key = request.in_order or (request.connection or request.client_id, request.pool)
         queue = self._client_queues.get(key)
         if queue is None:
             queue = self._client_queues[key] = ClientQueue()
@@ -190,13 +173,24 @@ class ClientQueues:
         self._waiting[request.pool] = self._waiting.get(request.pool, 0) + 1
         if request.takes_latest:
             queue.latest = request
-        queue.episode, queue.serial = request.episode, request.keeps_state
-        if retried or (
+        queue.episode, queue.serial = request.episode, request.in_order is not None
+        if retried and request.in_order and (queue.shown or key in self.running_in_order):
+            self._return(request, queue, key, now)
+        elif retried or (
             not queue.behind and self._has_room(queue) and not (self._not_before and self._holds.stops(key, now))
         ):
             self._show(request, queue, now, retried=retried)
         else:
             queue.hold_back(request)
+
+    def _return(self, request: InferenceRequest, queue: ClientQueue, key: Key, now: float) -> None:
+        """Puts a request that is tried again to its place among others of its robot that were in calls as it was."""
+        for later in [one for one in queue.shown if one.arrival > request.arrival]:
+            self._order.remove(later)
+            queue.take_back(later)
+        queue.hold_back(request)
+        queue.sort()
+        self._move_up(queue, key, now)
 
     def _has_room(self, queue: ClientQueue) -> bool:
         return (window := 1 if queue.serial else self._order.window) is None or len(queue.shown) < window
@@ -212,14 +206,15 @@ class ClientQueues:
         return self.held[0][0] if self.held else None
 
     def dispatched(self, request: InferenceRequest, now: float) -> None:
-        """Notes a call of a request whose client asks more than its share: its next one is held back for a while."""
-        self._holds.begin((request.connection or request.client_id, request.pool), now + request.pace_s, now)
+        """Notes a call of a request whose client's next one is held back, until its end or for a while."""
+        if request.in_order:
+            self._holds.begin_call(request.in_order, request)
+        else:
+            self._holds.begin((request.connection or request.client_id, request.pool), now + request.pace_s, now)
 
-    def released(self, request: InferenceRequest, model_id: str, now: float) -> None:
-        """Notes the end of a call of a model with a request whose robot's next one had to wait for it."""
-        key = request.connection or request.client_id, model_id
-        self._holds.end(key)
-        if (queue := self._client_queues.get(key)) is not None:
+    def released(self, request: InferenceRequest, now: float) -> None:
+        """Notes that a request is over which its robot's next one had to wait for."""
+        if (key := request.in_order) and self._holds.end(key, request) and (queue := self._client_queues.get(key)):
             self._move_up(queue, key, now)
 
     def _show(self, request: InferenceRequest, queue: ClientQueue, now: float, *, retried: bool = False) -> None:
@@ -295,7 +290,8 @@ class ClientQueues:
 
     def end(self, request: InferenceRequest, refusal: Refusal, now: float) -> None:
         """Refuses a waiting request."""
-        if request in self._client_queues[request.connection or request.client_id, request.pool].shown:
+        key = request.in_order or (request.connection or request.client_id, request.pool)
+        if request in self._client_queues[key].shown:
             self._order.remove(request)
         self._leave(request, now)
         self._refuse(request, refusal)
@@ -332,14 +328,6 @@ class ClientQueues:
         for request in self.of_connection(connection):
             self.end(request, CLIENT_LEFT, now)
 
-    def of_connection(self, connection: int) -> list[InferenceRequest]:
-        """Returns the waiting requests that came by a connection."""
-        return [request for backlog in self._backlogs.values() for request in backlog.of(connection)]
-
-    def waits(self, connection: int) -> int:
-        """Returns how many requests of a connection wait."""
-        return sum([backlog.count(connection) for backlog in self._backlogs.values()])
-
     def clear(self, reason: str, cause: str, now: float) -> None:
         """Refuses all that waits."""
         for request in list(self._ages):
@@ -357,9 +345,22 @@ class ClientQueues:
         self._configure(config, scheduler)
         for request in requests:
             moved(request)
-            key = request.connection or request.client_id, request.pool
+            key = request.in_order or (request.connection or request.client_id, request.pool)
             if request.takes_latest and (queue := self._client_queues.get(key)) is not None:
                 self._supersede(queue, request, now)
+            self._enter(request, self._order.eviction_rank(request), now)
+
+    def move_queue(self, key: Key, moved: Moved, now: float) -> None:
+        """Has `moved` change the pools of the requests of one queue, which stay in it."""
+        if (queue := self._client_queues.get(key)) is None:
+            return
+        requests = [*queue.shown, *queue.behind]
+        for request in reversed(requests):
+            if request in queue.shown:
+                self._order.remove(request)
+            self._leave(request, now)
+        for request in requests:
+            moved(request)
             self._enter(request, self._order.eviction_rank(request), now)
 
     def client_connected(self, client_id: str) -> None:
@@ -380,7 +381,7 @@ class ClientQueues:
         self._waiting[request.pool] -= 1
         if not self._waiting[request.pool]:
             del self._waiting[request.pool]
-        key = request.connection or request.client_id, request.pool
+        key = request.in_order or (request.connection or request.client_id, request.pool)
         queue = self._client_queues[key]
         if queue.latest is request:
             queue.latest = None
@@ -392,7 +393,7 @@ class ClientQueues:
         if not queue.shown and not queue.behind:
             self._client_queues.pop(key, None)
 
-    def _move_up(self, queue: ClientQueue, key: tuple[Source, str], now: float) -> None:
+    def _move_up(self, queue: ClientQueue, key: Key, now: float) -> None:
         while queue.behind and self._has_room(queue) and not self._holds.stops(key, now):
             following, _ = queue.behind.popitem(last=False)
             following.waiting_since = max(following.waiting_since, now)

@@ -14,13 +14,13 @@ Progress is the engine's own guarantee: after `work(now)`, `wake_at()` is later 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence, Sized
 from typing import TYPE_CHECKING
 
 from inferential.scheduler.admission import Admission
 from inferential.scheduler.base import Scheduler
 from inferential.scheduler.client_queues import ClientQueues
-from inferential.scheduler.request import CANCELLED, DISPATCHED, InferenceRequest, Refusal
+from inferential.scheduler.request import CANCELLED, DISPATCHED, QUEUED, InferenceRequest, Refusal
 from inferential.scheduler.running import Batch, Capacity, Running
 from inferential.scheduler.time.availability import Availability
 from inferential.scheduler.time.profile import Profiles
@@ -88,6 +88,11 @@ class Engine:
     def running(self) -> list[InferenceRequest]:
         """Returns the requests that are dispatched."""
         return self._running.requests()
+
+    @property
+    def running_in_order(self) -> Sized:
+        """What runs that others of its robot wait for; always the same object."""
+        return self._admission.running_in_order
 
     @property
     def idle(self) -> bool:
@@ -224,9 +229,17 @@ class Engine:
             measured: whether to learn from its duration; False where it says nothing, as when the model failed.
         """
         self._running.end(batch, now, measured=measured)
-        if batch.requests[0].keeps_state and not batch.handed_over:
+
+    def release(self, batch: Batch, now: float) -> None:
+        """Lets what `in_order` has wait for a call's requests follow; to be called once each has ended or waits again.
+
+        It has nothing to do while `running_in_order` is empty.
+        """
+        if not batch.handed_over:
+            queues = self._admission.queues
             for request in batch.requests:
-                self._admission.queues.released(request, batch.model_id, now)
+                if request.state is not QUEUED:
+                    queues.released(request, now)
 
     def retry(self, request: InferenceRequest, now: float) -> None:
         """Takes a dispatched request again whose model failed."""
@@ -242,10 +255,10 @@ class Engine:
         batch.handed_over = True
         for request in batch.requests:
             if request.state is DISPATCHED:
-                if request.keeps_state:
-                    self._admission.queues.released(request, batch.model_id, now)
                 moved(request)
                 self.retry(request, now)
+                if request.state is not QUEUED:  # a newer one is there
+                    self._admission.queues.released(request, now)
 
     def refuse(self, request: InferenceRequest, refusal: Refusal, now: float) -> None:
         """Ends a waiting request; `ended` returns it."""
@@ -313,6 +326,11 @@ class Engine:
         """Has `moved` change the pools of waiting requests."""
         self._decided_at = -math.inf
         self._admission.queues.swap(self._config, self.scheduler, now, moved)
+
+    def move_robot(self, robot: tuple[str, str], moved: Callable[[InferenceRequest], object], now: float) -> None:
+        """Has `moved` change the pools of a robot's waiting requests for a model, as `InferenceRequest.in_order`."""
+        self._decided_at = -math.inf
+        self._admission.queues.move_queue(robot, moved, now)
 
     def clear(self, reason: str, cause: str, now: float) -> None:
         """Refuses all that waits.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T", bound=Hashable)
@@ -59,9 +59,21 @@ class LazyHeap(Generic[T]):
             return False
         entry[-1] = None
         if len(self._heap) > 2 * len(self._entries) + _SLACK:
-            self._heap = list(self._entries.values())
-            heapq.heapify(self._heap)
+            self._rebuild()
         return True
+
+    def discard_all(self, items: Iterable[T]) -> None:
+        """Removes the items that are in."""
+        entries = self._entries
+        for item in items:
+            if (entry := entries.pop(item, None)) is not None:
+                entry[-1] = None
+        if len(self._heap) > 2 * len(self._entries) + _SLACK:
+            self._rebuild()
+
+    def _rebuild(self) -> None:
+        self._heap = list(self._entries.values())
+        heapq.heapify(self._heap)
 
     def top(self) -> tuple[float, T]:
         """Returns the first part of the smallest key, and its item, which stays. Raises IndexError if empty."""

@@ -1,4 +1,4 @@
-"""Queues whose next requests the strategy does not see for a while, as their clients ask for more than their share."""
+"""Queues whose next requests the strategy does not see for a while: they wait for the end of one, or for their pace."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ _MAX_HOLDS = 4096  # before those that are over are looked for
 class Holds(Generic[Key]):
     """Until when each queue is held back; times are those of `time.monotonic()`, in seconds.
 
-    Its two tables stay the same objects, so that a caller may keep them to look at.
+    Its tables stay the same objects, so that a caller may keep them to look at.
     """
 
-    __slots__ = ("not_before", "queue")
+    __slots__ = ("not_before", "queue", "running")
 
     def __init__(self) -> None:
         self.not_before: dict[Key, float] = {}
         """By queue; infinity: until `end`. Some may be over."""
+        self.running: dict[Key, object] = {}
+        """By queue, what its next request waits for the end of."""
         self.queue: list[tuple[float, Key]] = []
         """A heap of the queues that have requests which were stopped, by when these go on."""
 
@@ -30,15 +32,23 @@ class Holds(Generic[Key]):
         """Returns until when a queue is held back; minus infinity where it is not."""
         return self.not_before.get(key, -math.inf)
 
+    def begin_call(self, key: Key, call: object) -> None:
+        """Holds a queue back until `end`, of the same call."""
+        self.not_before[key] = math.inf
+        self.running[key] = call
+
     def begin(self, key: Key, until: float, now: float) -> None:
-        """Holds a queue back; `until` is infinity where `end` says when it is over."""
+        """Holds a queue back until then."""
         if len(self.not_before) >= _MAX_HOLDS:
             self._drop(lambda at: at <= now)
         self.not_before[key] = until
 
-    def end(self, key: Key) -> None:
-        """Holds a queue back no longer."""
-        self.not_before.pop(key, None)
+    def end(self, key: Key, call: object) -> bool:
+        """Holds a queue back no longer, if it was for this call; returns whether it was."""
+        if self.running.get(key) is not call:
+            return False
+        del self.running[key], self.not_before[key]
+        return True
 
     def stops(self, key: Key, now: float) -> bool:
         """Returns whether the next request of a queue has to wait, and notes until when it has."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from inferential.scheduler.base import ModelAwareScheduler, QueueFullError
@@ -142,6 +143,11 @@ class QueueScheduler(ModelAwareScheduler, Generic[LaneT]):
         self._ages.discard(request)
         if self._victims is not self._ages:
             self._victims.discard(request)
+
+    def _forget_all(self, requests: Sequence[InferenceRequest]) -> None:
+        self._ages.discard_all(requests)
+        if self._victims is not self._ages:
+            self._victims.discard_all(requests)
 
     # Looking
 

@@ -114,6 +114,12 @@ def family_of(pool: str) -> str:
     return pool.partition("%")[0].partition("#")[0].partition("@")[0] or pool
 
 
+def whole_pool(request: InferenceRequest) -> str:
+    """Returns the pool of a request; where replicas keep state, and each is a pool of its own, that of all of them."""
+    # One for a probe, or for the shadow, is of no replica.
+    return (request.keeps_state and request.pool.rpartition("%")[0]) or request.pool
+
+
 def is_of(pool: str, model_id: str) -> bool:
     """Returns whether a pool is of a version of a model, or of its only one."""
     return pool == model_id or (pool.startswith(model_id) and pool[len(model_id)] in "@#%")
@@ -154,14 +160,15 @@ class InferenceRequest:
             process; 0: none.
         control_period_s: how long its robot plays one action of a chunk; None where it did not say.
         pace_s: seconds from its call to its connection's next one for the model, as its client asks for much more than
-            its share; 0: no such limit.
+            its share; 0: no such limit; infinity: the next one waits for its end, see `in_order`.
         episode: how often its robot has begun a new episode with the model, see `proto.fields`. A connection numbers
             its episodes anew, and another one's request ids differ in their upper 32 bits.
         late: whether it is still served where it cannot be in time, after all that can, or refused at once.
         chunk: what an answer adds to a robot that plays chunks; None: not known.
         client_type: what kind of robot its client is, as that says.
-        keeps_state: whether its model keeps state of its robot: it runs when the former one of its robot has ended, and
-            not again once the model has begun with it.
+        keeps_state: whether its pool keeps state of its robot: it does not run again once the model has begun with it.
+        in_order: where its model has pools that keep state, robot and model: it runs when the former one of both has
+            ended, whichever pools they have. None: nothing waits for its end.
         pool: which replicas may run it, see `models`: those of one version of its model; the model id where that has no
             versions. What is called a model in this package, in capacities, profiles and backends is such a pool.
         seen: when its values were seen; None where its robot did not say.
@@ -208,6 +215,7 @@ class InferenceRequest:
     chunk: ChunkTime | None = None
     client_type: str = ""
     keeps_state: bool = False
+    in_order: tuple[str, str] | None = None
     pool: str = ""
     seen: Seen | None = None
     stale_at: float | None = None

@@ -12,8 +12,8 @@ delay the others (early drop: Clockwork, Nexus), and are served after them or re
     batch          in order, each request that the batch so far still leaves in time, until the tightest member would
                    miss by one row more
     waiting        if fewer wait than the needed size, and more clients are there to ask, until the latest start of
-                   the tightest (deferred batching: Symphony); not at low load, where the needed size is 1, nor for a
-                   model with one replica on a device of its own
+                   the tightest (deferred batching: Symphony); not at low load, where the needed size is 1. A model
+                   with one replica on a device of its own plans by who is expected to ask, if known (`lookahead`)
 
 Requests of robots that play chunks and say how many actions they have left are chosen by robot time instead, as
 `chunk_lane` says (`objective`); where both kinds wait for a model, each has calls in proportion to how many wait.
@@ -39,9 +39,20 @@ from inferential.scheduler.chunk_lane import WAKE_S, ChunkLane, limits_of
 from inferential.scheduler.queued import QueueScheduler
 from inferential.scheduler.request import InferenceRequest
 from inferential.scheduler.slo_lane import SloLane
-from inferential.scheduler.slo_model import ModelState, alternating, is_alone, smallest_sufficient, why_infeasible
+from inferential.scheduler.slo_model import (
+    ModelState,
+    alternating,
+    infeasible_from,
+    is_alone,
+    is_crowded_out,
+    planned_call,
+    rows_wanted,
+    smallest_sufficient,
+    why_infeasible,
+)
 from inferential.scheduler.time.availability import ALWAYS_AVAILABLE, FREE, Availability, ReplicaSlot
 from inferential.scheduler.time.robot_time import ChunkTime
+from inferential.scheduler.weight import weight_of
 
 if TYPE_CHECKING:
     from inferential.config.schema import SchedulingConfig
@@ -93,41 +104,30 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         if self._by_robot_time and request.chunk is not None:
             self._push_chunk(lane, model, request, request.chunk)
             return
+        if model.plans:
+            time_s = request.deadline - request.received_at
+            model.expected.note(request.client_id, now, request.time_until_next, time_s, weight_of(request))
         if request.waiting_since < request.received_at:
             model.overloaded_at = now  # the request that it superseded was not served
         since = min(model.unserved.pop(request.client_id, math.inf), request.waiting_since)
         lane.enter(request, request.deadline - self._needed_s(request), since)
         if self._misses(request, now):
-            self._is_late(lane, request, now)
-        elif request.late == "refuse" and self._is_crowded_out(lane, request, now):
+            lane.is_late(request, infeasible_from(request, self._availability.slots(request.pool), now))
+        elif request.late == "refuse" and is_crowded_out(
+            request, lane, self._availability, self._need(request.pool, now), now
+        ):
             lane.is_late(request, -math.inf)
 
     def _push_chunk(self, lane: SloLane, model: ModelState, request: InferenceRequest, chunk: ChunkTime) -> None:
         if model.chunks is None:
             model.chunks = ChunkLane(self._starvation_s, weighted=self._weighted)
-        lane.chunks = model.chunks
-        self._any_chunks = True
+        lane.chunks, self._any_chunks = model.chunks, True
         model.chunks.push(request, *limits_of(request, chunk, self._availability.slots(request.pool)))
 
     def _misses(self, request: InferenceRequest, now: float) -> bool:
         """Returns whether no replica can answer it in time, even if it begins as soon as one is free."""
-        return all(
-            slot.finish(now, self._wanted(request, slot)) > request.deadline
-            for slot in self._availability.slots(request.pool)
-        )
-
-    def _is_crowded_out(self, lane: SloLane, request: InferenceRequest, now: float) -> bool:
-        """Returns whether those that go before it leave it no time, by the latency of calls of the needed size."""
         slots = self._availability.slots(request.pool)
-        needed = self._need(request.pool, now)
-        per_second = sum(slot.profile.rate(min(needed, slot.max_batch_size)) for slot in slots)
-        start = min(max(now, slot.free_at) for slot in slots)
-        last = min(slot.profile.typical(1) for slot in slots)
-        room = (request.deadline - last - start) * per_second
-        if lane.live_count - 1 <= room or not all(slot.profile.warm for slot in slots):
-            return False
-        before = sum(other.deadline < request.deadline and other.priority <= request.priority for other in lane.live())
-        return before > room
+        return all(slot.finish(now, self._wanted(request, slot)) > request.deadline for slot in slots)
 
     # Leaving
 
@@ -148,10 +148,13 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         if lane is None or filled:
             return []
         now = time.monotonic()
-        model = self._model(slot.model_id)
-        if self._waits_until(lane, slot, now) > now:
+        begins_at, batch = self._planned(lane, slot, now)
+        if begins_at > now:
             return []
-        batch = self._choose(lane, slot, now)
+        model = self._model(slot.model_id)
+        for request in batch:
+            lane.served(request, now)
+        batch = batch or self._choose(lane, slot, now)
         if batch:
             model.called_at = now
             model.calls_since_late += 1
@@ -159,8 +162,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
             model.empty_until[slot.replica] = lane.overdue_at()
         if not lane:
             del self._lanes[slot.model_id]
-        for request in batch:
-            self._forget(request)
+        self._forget_all(batch)
         return batch
 
     def _choose(self, lane: SloLane, slot: ReplicaSlot, now: float) -> list[InferenceRequest]:
@@ -184,7 +186,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
             rows = largest_within(request.deadline - now, limit, caution)
             if rows < limit and rows < self._wanted(request, slot):
                 if self._misses(request, now):
-                    self._is_late(lane, request, now)
+                    lane.is_late(request, infeasible_from(request, self._availability.slots(request.pool), now))
                     model.overloaded_at = now
                 else:
                     lane.pass_over(request)  # another replica can answer it in time
@@ -212,15 +214,25 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         if lane is None:
             return None
         empty_until = self._model(slot.model_id).empty_until.get(slot.replica, -math.inf)
-        return max(self._waits_until(lane, slot, time.monotonic()), empty_until)
+        return max(self._planned(lane, slot, time.monotonic())[0], empty_until)
+
+    def _planned(self, lane: SloLane, slot: ReplicaSlot, now: float) -> tuple[float, list[InferenceRequest]]:
+        """Returns when the next call begins, and its requests if they are planned, by who is expected to ask."""
+        model = self._model(slot.model_id)
+        if model.plans and self._need(slot.model_id, now) > 1 and not lane.chunks:
+            is_for_late = model.calls_since_late >= LATE_SHARE and lane.starving(now) is not None
+            planned = None if is_for_late else planned_call(lane, model.expected, slot, now, CAUTION)
+            if planned is not None:
+                return planned
+        return self._waits_until(lane, slot, now), []
 
     def _waits_until(self, lane: SloLane, slot: ReplicaSlot, now: float) -> float:
         """Returns until when a call waits for more rows, alike for all free replicas; -inf: it does not wait."""
-        first, live = lane.earliest(), lane.live_count
-        if lane.chunks is not None and len(lane.chunks):
+        if lane.chunks:
             model = self._model(slot.model_id)
             enough = min(self._need(slot.model_id, now), slot.max_batch_size, model.demand.clients(now))
             return lane.chunks.waits_until(slot.profile, enough, now) if len(lane.chunks) == len(lane) else -math.inf
+        first, live = lane.earliest(), lane.live_count
         if first is None:
             return -math.inf
         needed = min(self._need(slot.model_id, now), slot.max_batch_size)
@@ -267,6 +279,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         super().on_client_disconnected(client_id)
         for model in self._models.values():
             model.unserved.pop(client_id, None)
+            model.expected.forget(client_id)
             if model.chunks is not None:
                 model.chunks.forget(client_id)
 
@@ -308,18 +321,22 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
             return []
         now, outdated = time.monotonic(), list[InferenceRequest]()
         for model_id, lane in self._lanes.items():
+            if lane.chunks is None or not lane.chunks.may_be_due:
+                continue
             slots = self._availability.slots(model_id)
             free = next((slot for slot in slots if slot.free_at == FREE), None)
-            if lane.chunks and (free is None or self._waits_until(lane, free, now) > now):  # else a call begins now
-                outdated += lane.chunks.take_outdated(now, slots)
+            if free is not None and (lane.chunks.due_at(slots) > now or self._waits_until(lane, free, now) <= now):
+                continue  # a call begins now
+            outdated += lane.chunks.take_outdated(now, slots)
         return outdated
 
     def infeasible_at(self) -> float | None:
         """Returns when the next late request that wants to be refused becomes infeasible; None: there is none."""
         at = min([lane.infeasible_at() for lane in self._lanes.values()], default=math.inf)
         if self._any_chunks:
-            slots = self._availability.slots
-            at = min([at, *(one.chunks.due_at(slots(name)) for name, one in self._lanes.items() if one.chunks)])
+            for model_id, lane in self._lanes.items():
+                if lane.chunks is not None and lane.chunks.may_be_due:
+                    at = min(at, lane.chunks.due_at(self._availability.slots(model_id)))
         return at if at < math.inf else None
 
     def _note_late(self, lane: SloLane, now: float) -> None:
@@ -329,17 +346,8 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
             if latest_start >= now:
                 lane.starts_again(request, latest_start)
             else:
-                self._is_late(lane, request, now)
+                lane.is_late(request, infeasible_from(request, self._availability.slots(request.pool), now))
                 self._model(request.pool).overloaded_at = now
-
-    def _is_late(self, lane: SloLane, request: InferenceRequest, now: float) -> None:
-        slots = self._availability.slots(request.pool)
-        if not all(slot.profile.warm for slot in slots):
-            lane.is_late(request, request.deadline)  # too little is known to refuse it before
-        elif min(slot.expected_finish(now, 1) for slot in slots) > request.deadline:
-            lane.is_late(request, -math.inf)
-        else:
-            lane.is_late(request, request.deadline - min(slot.profile.typical(1) for slot in slots))
 
     # What calls take
 
@@ -348,34 +356,26 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         return min(slot.profile.high(self._wanted(request, slot)) for slot in self._availability.slots(request.pool))
 
     def _wanted(self, request: InferenceRequest, slot: ReplicaSlot) -> int:
-        """Returns the batch size that must fit before its deadline: the needed one, or what half of its time allows."""
+        """Returns the batch size that must fit before its deadline."""
         needed = min(self._model(request.pool).needed, slot.max_batch_size)
-        if needed == 1:
-            return 1
-        carries_more = needed < slot.max_batch_size and needed < slot.profile.explored()
-        if carries_more and is_alone(request.pool, self._availability):
-            return 1
-        return max(1, slot.profile.largest_within((request.deadline - request.received_at) / 2, needed))
+        return 1 if needed == 1 else rows_wanted(request, slot, needed, self._availability)
 
     def _need(self, model_id: str, now: float) -> int:
         """Returns the smallest batch size that carries the demand for the model and those on its device."""
         model = self._model(model_id)
         if now - model.needed_since >= _NEED_HOLDS_S:
             model.needed_since = now
-            model.needed = self._smallest_sufficient(model_id, now)
+            colocated_models = [
+                (self._model(other).demand.per_second(now), self._availability.slots(other))
+                for other in self._availability.colocated_models(model_id)
+            ]
+            model.needed = smallest_sufficient(self._availability.slots(model_id), colocated_models, UTILISATION)
+            model.plans = model.needed > 1 and is_alone(model_id, self._availability)
         return model.needed
 
-    def _smallest_sufficient(self, model_id: str, now: float) -> int:
-        colocated_models = [
-            (self._model(other).demand.per_second(now), self._availability.slots(other))
-            for other in self._availability.colocated_models(model_id)
-        ]
-        return smallest_sufficient(self._availability.slots(model_id), colocated_models, UTILISATION)
-
     def _is_overloaded(self, model_id: str, now: float) -> bool:
-        return any(
-            now - self._model(other).overloaded_at < CALM_S for other in self._availability.colocated_models(model_id)
-        )
+        others = self._availability.colocated_models(model_id)
+        return any(now - self._model(other).overloaded_at < CALM_S for other in others)
 
     def _model(self, model_id: str) -> ModelState:
         model = self._models.get(model_id)

@@ -8,10 +8,20 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
 from inferential.scheduler.chunk_lane import ChunkLane
+from inferential.scheduler.lookahead import Planned, next_call
 from inferential.scheduler.request import InferenceRequest
+from inferential.scheduler.slo_lane import SloLane
 from inferential.scheduler.time.availability import Availability, ReplicaSlot
 from inferential.scheduler.time.demand import Demand
+from inferential.scheduler.time.expected import Expected
 
+NEAR = 0.25
+"""The share of a call's time that requests may be off the expected moment, on average, so that calls are planned."""
+PLANNED_CALLS = 3
+"""For the time of so many of the largest calls what is expected is planned."""
+MOST_PLANNED_PER_S = 3000.0
+"""Requests times rows of a call that are planned, for each second that a call takes: planning takes time with them, and
+less than a hundredth of the call's so."""
 _MAX_UNSERVED = 4096  # clients of a model; beyond it, those remembered longest are forgotten
 
 
@@ -79,6 +89,73 @@ def alternating(begins: Mapping[str, float], called_at: Mapping[str, float], unt
     return soon + sorted(begins.keys() - set(soon), key=begins.__getitem__)
 
 
+def rows_wanted(request: InferenceRequest, slot: ReplicaSlot, needed: int, availability: Availability) -> int:
+    """Returns the batch size that must fit before a deadline: the needed one, or what half of its time allows."""
+    carries_more = needed < slot.max_batch_size and needed < slot.profile.explored()
+    if carries_more and is_alone(request.pool, availability):
+        return 1
+    return max(1, slot.profile.largest_within((request.deadline - request.received_at) / 2, needed))
+
+
+def infeasible_from(request: InferenceRequest, slots: Sequence[ReplicaSlot], now: float) -> float:
+    """Returns from when on a late request is refused that wants to be."""
+    if not all(slot.profile.warm for slot in slots):
+        return request.deadline  # too little is known to refuse it before
+    if min(slot.expected_finish(now, 1) for slot in slots) > request.deadline:
+        return -math.inf
+    return request.deadline - min(slot.profile.typical(1) for slot in slots)
+
+
+def is_crowded_out(
+    request: InferenceRequest, lane: SloLane, availability: Availability, needed: int, now: float
+) -> bool:
+    """Returns whether those that go before it leave it no time, by the latency of calls of the needed size."""
+    slots = availability.slots(request.pool)
+    per_second = sum(slot.profile.rate(min(needed, slot.max_batch_size)) for slot in slots)
+    start = min(max(now, slot.free_at) for slot in slots)
+    last = min(slot.profile.typical(1) for slot in slots)
+    room = (request.deadline - last - start) * per_second
+    if lane.live_count - 1 <= room or not all(slot.profile.warm for slot in slots):
+        return False
+    before = sum(other.deadline < request.deadline and other.priority <= request.priority for other in lane.live())
+    return before > room
+
+
+def planned_call(
+    lane: SloLane, expected: Expected, slot: ReplicaSlot, now: float, caution: float
+) -> tuple[float, list[InferenceRequest]] | None:
+    """Returns when the next call had better begin and with which requests, by who is expected to ask.
+
+    Args:
+        lane: what waits.
+        expected: when clients ask next.
+        slot: the model's only replica.
+        now: seconds of `time.monotonic()`.
+        caution: by which latency, from 0, the median, to 1, the high quantile.
+
+    Returns:
+        None where there is too much to plan or too little is known of it, where clients are not alike, and where the
+        turn of one has come.
+    """
+    limit, profile = min(slot.max_batch_size, slot.profile.explored()), slot.profile
+    if expected.off_s > NEAR * profile.typical(1) or not lane.live_count or lane.first_turn() <= now:
+        return None
+    latency_s = [profile.typical(n) + caution * (profile.high(n) - profile.typical(n)) for n in range(1, limit + 1)]
+    requests: list[tuple[Planned, InferenceRequest | None]] = [
+        (Planned(now, request.deadline), request) for request in lane.live()
+    ]
+    horizon_s = PLANNED_CALLS * latency_s[-1]
+    requests += [(Planned(at, deadline), None) for at, deadline in expected.coming(now, now + horizon_s)]
+    requests.sort(key=lambda one: one[0].deadline)
+    if len(requests) * limit > MOST_PLANNED_PER_S * latency_s[0] or not expected.are_alike():
+        return None
+    call = next_call([planned for planned, _ in requests], now, latency_s)
+    if call is None:
+        return None
+    chosen = requests[call.first : call.first + call.rows]
+    return call.begins_at, [request for _, request in chosen if request is not None]
+
+
 class ModelState:
     """State of one model, whether anything waits for it or not.
 
@@ -93,14 +170,19 @@ class ModelState:
         "chunks",
         "demand",
         "empty_until",
+        "expected",
         "needed",
         "needed_since",
         "overloaded_at",
+        "plans",
         "unserved",
     )
 
     def __init__(self, calls_since_late: int) -> None:
         self.demand: Demand = Demand()
+        self.expected: Expected = Expected()
+        self.plans: bool = False
+        """Whether its calls are planned by who is expected, so that requests are noted there."""
         self.overloaded_at: float = -math.inf
         self.called_at: float = -math.inf
         self.calls_since_late: int = calls_since_late

@@ -117,10 +117,10 @@ class Accounting:
 
     # Writing
 
-    def arrived(self, incoming: IncomingRequest) -> None:
-        """Records an arrival and sets the request's deadline."""
+    def arrived(self, incoming: IncomingRequest) -> bool:
+        """Records an arrival and sets the request's deadline; returns whether its client is new."""
         self.flush()
-        self._arrived(incoming)
+        return self._arrived(incoming)
 
     def defer(self, incoming: IncomingRequest) -> bool:
         """Defers the record of an arrival until `flush`; False if it must be recorded at once.
@@ -131,7 +131,7 @@ class Accounting:
         if self._fleet.owner(request.client_id) != request.identity:
             return False
         request.serve_interval_ms = self._shares.interval_ms(request.client_id, request.pool)
-        if request.serve_interval_ms and not incoming.renews and not request.keeps_state:
+        if request.serve_interval_ms and not incoming.renews and not request.in_order:
             request.pace_s = self._shares.pace_s(request.client_id, request.pool)
         self._arrivals.append(incoming)
         return True
@@ -159,7 +159,7 @@ class Accounting:
                         request.client_id, request.model_id, request.request_id, request.received_at
                     )
 
-    def _arrived(self, incoming: IncomingRequest) -> None:
+    def _arrived(self, incoming: IncomingRequest) -> bool:
         request = incoming.request
         client_id, model_id, now = request.client_id, request.model_id, request.received_at
         update = self._fleet.on_observation(
@@ -187,7 +187,7 @@ class Accounting:
         self._shares.note(client_id, model_id, self._weight_of(request), incoming.client_type, request.pool)
         request.serve_interval_ms = self._shares.interval_ms(client_id, request.pool)
         # A robot that is asked for newer observations sends several for each answer, and floods nothing by that.
-        if request.serve_interval_ms and not incoming.renews and not request.keeps_state:
+        if request.serve_interval_ms and not incoming.renews and not request.in_order:
             request.pace_s = self._shares.pace_s(client_id, request.pool)
         if incoming.applied is not None and incoming.applied.request_id:
             self._applied(request, incoming.applied)
@@ -195,6 +195,7 @@ class Accounting:
         self._recorder.observed(request, incoming.staleness_ms, update.learned_cadence_s, update.cadence_deviation_s)
         if incoming.is_stale or incoming.misalignment_ms:
             self._recorder.flawed(request, incoming.misalignment_ms, is_stale=incoming.is_stale)
+        return update.is_new
 
     def refused_on_arrival(self, incoming: IncomingRequest, refusal: Refusal) -> None:
         """Records that an observation arrived which is refused at once; its refusal is recorded by `refused`."""
@@ -308,15 +309,16 @@ class Accounting:
             nonlocal waiting
             if waiting is None:
                 waiting = {request.client_id for request in self._engine.requests() if stands(request.connection)}
-            if client_id in waiting:
-                return True
+            return client_id in waiting or is_behind(client_id)
+
+        def is_behind(client_id: str) -> bool:
             client = fleet.client(client_id)
             return client is not None and has_unread(client.identity)
 
         changes = fleet.sweep(now, waits)
         if now >= self._shares_due_at:
             self._shares_due_at = now + _SHARES_EACH_S * fleet.active_count
-            self._shares.update(fleet.periods(now), self._pressed(now))
+            self._shares.update(fleet.periods(now), self._pressed(now), is_behind)
         for client_id, model_id in changes.overdue:
             self._recorder.overdue(client_id, model_id)
         return changes

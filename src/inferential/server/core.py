@@ -16,6 +16,7 @@ from inferential.metrics.collector import MetricsCollector
 from inferential.metrics.recorder import Recorder
 from inferential.models.manager import ModelManager
 from inferential.models.readiness import Surroundings
+from inferential.notices import LineQuota
 from inferential.scheduler import create_scheduler
 from inferential.scheduler.engine import Engine
 from inferential.scheduler.options import with_options
@@ -32,6 +33,8 @@ from inferential.tracking.fleet import Fleet
 
 logger: logging.Logger = logging.getLogger("inferential")
 
+MAX_COMINGS = 2000
+"""Lines a minute about clients that come; a fleet has fewer, and one that makes up ids must not fill a disk."""
 _LATELY_S = 5.0
 
 
@@ -62,6 +65,7 @@ class Core:
         self.engine: Engine = Engine(
             config.scheduling, create_scheduler(config.scheduling), self.capacities.of, profiles
         )
+        self._comings = LineQuota(logger, MAX_COMINGS)
         self.shares: FairShares = FairShares(self.engine.availability)
         self.shares.configure(_class_rates(config))
         fleet = Fleet(config.response_tracking)
@@ -83,6 +87,7 @@ class Core:
             self._clients_lately,
             lambda now, within_s: self.accounting.fleet.expects(now, within_s),
         )
+        self.capacities.begin(False)  # else models of this process would be up, and then down until the server starts
         self.models.configure(config.models)
         self.ingress.models = self.models
 
@@ -181,7 +186,7 @@ class Core:
         }
 
     def _on_connected(self, client_id: str) -> None:
-        logger.info("client %s connected", client_id)
+        self._comings.say("client %s connected", client_id)
         self.engine.client_connected(client_id)
 
     def _weight_of(self, request: InferenceRequest) -> float:

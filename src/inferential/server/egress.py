@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from inferential.dispatch.base import DispatchResult
 from inferential.metrics.recorder import Recorder
-from inferential.notices import Notices
+from inferential.notices import LineQuota, Notices
 from inferential.observation.slots import ObservationError
 from inferential.proto import PROTOCOL_VERSION
 from inferential.proto.messages import write_refusal, write_refusals
@@ -35,6 +35,7 @@ from inferential.transport.zmq_transport import GONE, ZmqTransport
 logger: logging.Logger = logging.getLogger("inferential")
 
 _MAX_REASON = 2048
+_MAX_GOINGS = 2000  # lines a minute
 _NOT_ARRIVED = "the connection was lost before it arrived, or with its answer on the way"
 _SUPERSEDED = SUPERSEDED.kind.name
 _UNREAD = frozenset({CLIENT_GONE, CANCELLED.cause})  # causes of refusals that have no reader
@@ -60,6 +61,7 @@ class Egress:
         self._accounting = accounting
         self._callbacks = callbacks
         self._notices = Notices(logger)
+        self._goings = LineQuota(logger, _MAX_GOINGS)
         transport.on_lost = self._on_lost
         self.on_result: Callable[[DispatchResult], None] | None = None
         """Called with each result that was sent, once it is accounted for."""
@@ -221,6 +223,15 @@ class Egress:
         if connection < 0:
             return self._inprocess.receiver(connection) is not None
         return self._transport.objection(connection) != GONE
+
+    def say_gone(self, client_id: str, identity: bytes) -> None:
+        """Logs that a client is gone, and whether its connection is too."""
+        stands = self._inprocess.connected(identity)
+        if self._transport.has_client(identity) if stands is None else stands:
+            why = "nothing was received within the time-out"
+        else:
+            why = "it has left"
+        self._goings.say("client %s disconnected: %s", client_id, why)
 
     def has_unread(self, identity: bytes) -> bool:
         """Returns whether a connected robot has sent something that was not looked at yet."""

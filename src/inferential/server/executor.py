@@ -63,6 +63,7 @@ class Executor:
         self.task_calls: int = 0
         self._dispatcher = dispatcher
         self._engine = engine
+        self._running_in_order = engine.running_in_order
         self._egress = egress
         self._accounting = accounting
         self._history = history
@@ -166,6 +167,8 @@ class Executor:
                 task = self._tasks.pop(batch, None)
                 if task is None or self._unreturned.pop(id(batch.requests), None) is not None:
                     self._free(batch, now, ok=any(result.refusal is None for result in results))
+                if self._running_in_order:
+                    self._engine.release(batch, now)
                 self._models.note_call(batch, results, now)
                 if self._callbacks:
                     self._callbacks.fire(batch, now)
@@ -174,6 +177,8 @@ class Executor:
 
     def _returned(self, requests: Sequence[InferenceRequest]) -> None:
         """Has what waits for the slot of a call begun first: its model would stand idle while answers are written."""
+        if not self._engine.waiting():
+            return  # the answers come first
         batch = self._unreturned.pop(id(requests), None)
         if batch is None:
             return

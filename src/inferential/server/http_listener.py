@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import uvicorn
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+from inferential.notices import Notices
+from inferential.server.descriptors import is_scarce
 from inferential.server.tls import check_tls
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+logger: logging.Logger = logging.getLogger("inferential.server.http")
+
+HEAD_S = 10.0
+"""How long the head of a request may take, from the connection or from its first byte on."""
+BACKLOG = 128
+"""Connections that may wait until they are accepted."""
+ACCEPT_AT_ONCE = 1
+"""In one turn of the event loop: asyncio's `backlog`, which goes to the system too, so that `listen(BACKLOG)` must
+follow. Where no descriptor is left, asyncio logs, and sets a timer to try again, as often as that for each turn."""
 _DATE_S = 1.0
 
 
@@ -68,7 +81,7 @@ class HttpListener:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((config.host, config.port))
-            listening.listen(128)
+            listening.listen(BACKLOG)
         except OSError as error:
             listening.close()
             where = f"{config.host}:{config.port}"
@@ -77,6 +90,8 @@ class HttpListener:
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
                 app,
+                http=_TimedProtocol,
+                backlog=ACCEPT_AT_ONCE,
                 lifespan="off",
                 log_config=None,
                 access_log=False,
@@ -99,12 +114,84 @@ class HttpListener:
         self._socket = None
 
 
+class _Once(logging.Filter):
+    """Lets warnings through once a minute, and none about what `send_400_response` says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._notices = Notices(logger)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno > logging.WARNING:
+            return True
+        text = record.getMessage()
+        if not text.startswith("Invalid HTTP request"):
+            self._notices.say(text, "%s", text, level=record.levelno)
+        return False
+
+
+_uvicorn_logger = logging.getLogger("inferential.server.http.uvicorn")
+_uvicorn_logger.addFilter(_Once())
+
+
+class _TimedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+    """Ends connections on which no request comes, or half of one, and takes none where descriptors are needed for
+    robots."""
+
+    _notices = Notices(logger)
+    _overdue: asyncio.TimerHandle | None = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.logger = _uvicorn_logger
+
+    def send_400_response(self, msg: str) -> None:
+        host = self.client[0] if self.client else ""
+        self._notices.say((host, msg), "%s: what came is no HTTP/1.1 request", host)
+        super().send_400_response(msg)
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        accepted = transport.get_extra_info("socket")
+        if accepted is not None and is_scarce(accepted.fileno()):
+            text = "connections to %s:%d are closed: few file descriptors are left (ulimit -n), which robots need"
+            self._notices.say("scarce", text, *accepted.getsockname()[:2], level=logging.WARNING)
+            transport.abort()
+            return
+        self._expect_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is None or self.cycle.response_complete:
+            self._expect_head()
+        else:
+            self._stop_expecting()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_expecting()
+        super().connection_lost(exc)
+
+    def _expect_head(self) -> None:
+        if self._overdue is None:
+            self._overdue = self.loop.call_later(HEAD_S, self.transport.abort)
+
+    def _stop_expecting(self) -> None:
+        if self._overdue is not None:
+            self._overdue.cancel()
+            self._overdue = None
+
+
 class _Uvicorn(uvicorn.Server):
     """Leaves signals to the policy server, and sleeps until it is to end: uvicorn itself looks ten times a second."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self._ending = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for one in sockets or ():
+            one.listen(BACKLOG)  # uvicorn has set it to what is accepted at once
 
     def end(self) -> None:
         """Makes `serve` close all connections and return."""

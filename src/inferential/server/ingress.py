@@ -6,7 +6,6 @@ Checks the observation, who sent it, and what the configuration allows its clien
 from __future__ import annotations
 
 import itertools
-import math
 import secrets
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +30,9 @@ if TYPE_CHECKING:
     from inferential.config.schema import InferentialConfig
     from inferential.models.manager import ModelManager
 
+MAX_CANCELLED = 4096
+"""Requests that one message may take back or ask for; a robot has fewer open. Each may be answered by a refusal."""
+_MAX_CANCELLATION_BYTES = 64 * 1024
 _LATE: dict[int, Literal["serve", "refuse"]] = {LATE_SERVE: "serve", LATE_REFUSE: "refuse"}
 
 
@@ -214,11 +216,13 @@ class Ingress:
 
     def cancellation(self, envelope: Buffer) -> Cancellation | None:
         """Returns the message that takes requests back, or asks for those of a former connection; None: it is none."""
+        if len(envelope) > _MAX_CANCELLATION_BYTES:
+            return None
         try:
             found = Cancellation.FromString(bytes(envelope))
         except DecodeError:
             return None
-        return found if found.request_ids or found.awaited_ids else None
+        return found if 0 < len(found.request_ids) + len(found.awaited_ids) <= MAX_CANCELLED else None
 
     @property
     def cache_counts(self) -> CacheCounts:
@@ -325,8 +329,8 @@ class Ingress:
             pool=pool,
             client_type=sender.client_type,
         )
-        if pool and self.models is not None and self.models.keeps_state(pool):
-            request.keeps_state, request.pace_s = True, math.inf  # its robot's next one waits for its end
+        if pool and self.models is not None:
+            self.models.keep_order(request)
         return IncomingRequest(
             request,
             sender.client_type,

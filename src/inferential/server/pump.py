@@ -8,25 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import Callable, Sequence
 
 from inferential.models.manager import ModelManager
 from inferential.models.unmanaged import AllReady
 from inferential.observation.slots import ObservationError
+from inferential.proto import Cancellation
 from inferential.scheduler.engine import Engine
-from inferential.scheduler.request import CLIENT_LEFT, Refusal, RefusalKind
+from inferential.scheduler.request import CLIENT_LEFT, InferenceRequest, Refusal, RefusalKind
 from inferential.scheduler.running import Batch
 from inferential.server.accounting import Accounting
+from inferential.server.attention import Attention
 from inferential.server.egress import Egress
 from inferential.server.executor import Executor
 from inferential.server.ingress import IncomingRequest, Ingress, Overtaken
-from inferential.server.renewals import Renewals
 from inferential.transport.messages import Received, Skimmed
 from inferential.transport.zmq_transport import GONE, MalformedMessage, ZmqTransport
-
-logger: logging.Logger = logging.getLogger("inferential")
 
 _READ_SLICE_S = 0.001
 """How long messages are read in one turn of the loop, so that calls can end and answers leave."""
@@ -74,8 +72,7 @@ class EventPump:
         self._idle = asyncio.Event()
         self._running = False
         self._continues = False  # `_continue` is scheduled
-        self._renewing: set[int] = set()  # connections of robots that are asked for newer observations
-        self._renewals = Renewals()
+        self._attention = Attention(engine)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0  # in the loop's time
 
@@ -86,14 +83,7 @@ class EventPump:
         self._executor = executor
         self._running = True
         self._transport.on_inherited = self._on_inherited
-        self._transport.watch(self._on_readable, self.on_closed, self._may_park)
-
-    def _may_park(self, connection: int) -> int:
-        """Returns for how many waiting requests a connection may be read later; 0: it is read at once.
-
-        What a robot sends while it waits because it was asked for a newer observation is wanted at once.
-        """
-        return 0 if connection in self._renewing else self._engine.waits(connection)
+        self._transport.watch(self._on_readable, self.on_closed, self._attention.waits)
 
     @property
     def timer_set(self) -> bool:
@@ -147,7 +137,9 @@ class EventPump:
             try:
                 received = self._transport.receive()
             except MalformedMessage as error:
-                self._egress.count_wrong_frames(error.identity, error.reason)
+                self._attention.charge(error.connection, now, error.count)
+                if error.reason:
+                    self._egress.count_wrong_frames(error.identity, error.reason)
                 continue
             if received is None:
                 break
@@ -172,8 +164,7 @@ class EventPump:
 
     def on_closed(self, connection: int) -> None:
         """Ends the waiting requests of a connection that has ended."""
-        self._renewing.discard(connection)
-        self._renewals.forget(connection)
+        self._attention.forget(connection)
         if not self._running:
             return
         if self._transport.is_away(connection):
@@ -214,14 +205,11 @@ class EventPump:
         try:
             incoming = self._ingress.receive(*received)
         except ObservationError as error:
+            self._attention.charge(received[4], received[3])
             if (cancellation := self._ingress.cancellation(received[1])) is not None:
-                self._engine.cancel(received[4], cancellation.request_ids, time.monotonic())
-                self._send_refusals()
-                if cancellation.awaited_ids:
-                    self._take_inherited()
-                    self._egress.tell_rest(received[4], cancellation.client.id, cancellation.awaited_ids)
-                return
-            self._egress.reject_malformed(received[0], received[4], error)
+                self._cancel(cancellation, received[4])
+            else:
+                self._egress.reject_malformed(received[0], received[4], error)
             return
         request = incoming.request
         refusal = _DRAINING if self.draining else incoming.refusal
@@ -229,32 +217,42 @@ class EventPump:
         if objection is not None:
             refusal = CLIENT_LEFT if objection is GONE else Refusal(RefusalKind.REJECTED, objection, "id_in_use")
         if refusal is not None:
+            self._attention.charge(request.connection, request.received_at)
             self._accounting.refused_on_arrival(incoming, refusal)
             self._egress.refuse(request, refusal)
             return
         if incoming.renews:
-            if self._renewals.accepts(request.connection, request.received_at):
-                self._renewing.add(request.connection)
-            else:
-                incoming.renews = False
-                self._renewing.discard(request.connection)
-        if self._models.unready and request.pool in self._models.unready:
+            self._attention.look_at(incoming)
+        if self._models.unready and self._models.is_unready(request):
             self._receive_early(incoming)
             return
         if self._engine.can_bypass(request) and self._accounting.defer(incoming):
             self._engine.stage(request)
             return
-        self._accounting.arrived(incoming)
+        if self._accounting.arrived(incoming):
+            self._attention.charge(request.connection, request.received_at)
         self._engine.offer(request, request.received_at)
+        if request.refusal is not None:  # the queue is full
+            self._attention.charge(request.connection, request.received_at)
         if request.takes_latest and request.connection > 0 and not incoming.renews:
             self._transport.prefer_newest(request.connection)
         self._send_refusals()
 
+    def _cancel(self, cancellation: Cancellation, connection: int) -> None:
+        """Ends the requests that a robot takes back, and tells it of those of its former connections."""
+        self._engine.cancel(connection, frozenset(cancellation.request_ids), time.monotonic())
+        self._send_refusals()
+        if cancellation.awaited_ids:
+            self._take_inherited()
+            self._egress.tell_rest(connection, cancellation.client.id, cancellation.awaited_ids)
+
     def _receive_early(self, incoming: IncomingRequest) -> None:
         """Takes a request for a model that does not answer yet, or not any more."""
         request, models = incoming.request, self._models
-        self._accounting.arrived(incoming)  # a robot that asks is there, whatever it gets
+        if self._accounting.arrived(incoming):  # a robot that asks is there, whatever it gets
+            self._attention.charge(request.connection, request.received_at)
         if (refusal := models.refusal(request)) is not None:
+            self._attention.charge(request.connection, request.received_at)
             self._egress.refuse(request, refusal)
             return
         self._engine.offer(request, request.received_at)
@@ -309,9 +307,7 @@ class EventPump:
                 (run or executor.submit)(batch)
                 if transport.parked:
                     for request in batch.requests:
-                        # A client that floods is read when it has been parked for its time.
-                        if not request.pace_s or request.keeps_state:
-                            transport.resume(request.connection)
+                        self._resume(request)
             if executor.inline_calls == inline:
                 break  # their slots are taken until these calls end
             now = time.monotonic()
@@ -356,9 +352,14 @@ class EventPump:
                 self._models.explain(request)
             self._egress.send_refusal(request)
             # What a newer one has superseded leaves that waiting.
-            paced = request.pace_s and not request.keeps_state
-            if self._transport.parked and not paced and not self._engine.waits(request.connection):
-                self._transport.resume(request.connection)
+            if self._transport.parked and not self._engine.waits(request.connection):
+                self._resume(request)
+
+    def _resume(self, request: InferenceRequest) -> None:
+        """Has a connection read whose request waits no more; one that floods is once it was parked for its time."""
+        paced = request.pace_s and not request.in_order
+        if not paced and not self._attention.excess(request.connection):
+            self._transport.resume(request.connection)
 
     # Timers: the engine or the fleet asked to be called at a time
 
@@ -390,7 +391,7 @@ class EventPump:
         self._models.look(now)
         changes = self._accounting.sweep(now, self._egress.reaches, self._egress.has_unread)
         for client_id in changes.gone:
-            logger.info("client %s disconnected: nothing received within the time-out", client_id)
+            self._egress.say_gone(client_id, changes.identities[client_id])
             self._accounting.engine.client_gone(client_id, now)
         self._send_refusals()
         if changes.gone:

@@ -57,6 +57,8 @@ class FleetChanges:
     """Clients and models that are overdue by their cadence; reported once for each silence."""
     gone: list[str] = field(default_factory=list)
     """Clients that were silent for the disconnect time-out; they have been removed."""
+    identities: dict[str, bytes] = field(default_factory=dict)
+    """Of those that are gone, which connections they had, by client id."""
 
 
 class Fleet:
@@ -204,6 +206,7 @@ class Fleet:
             self._find_overdue(client_id, now, changes, certain=gone)
             if gone:
                 changes.gone.append(client_id)
+                changes.identities[client_id] = state.identity
             else:
                 # One that waits is looked at with each sweep.
                 self._quiet_until[client_id] = max(self._next_change(client_id, state.last_seen), now)

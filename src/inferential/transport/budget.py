@@ -31,12 +31,16 @@ class ByteBudget:
         self._sending: dict[ClientConnection, int] = {}
         self.used: int = 0
         """Bytes that are reserved now."""
+        self.end: Callable[[ClientConnection], None] | None = None
+        """Ends a connection whose half-received message is in the way of smaller ones of others."""
 
     def reserve(self, client: ClientConnection) -> Callable[[int], bool]:
         """Returns what reserves so many bytes for a frame of a connection, and returns False where there is no room."""
 
         def reserve(size: int) -> bool:
             held = self._received.get(client, 0) + size
+            while self.used + size > self._total and self._make_room(client, held):
+                pass
             if self._exceeds(held, size):
                 return False
             self._received[client] = held
@@ -44,6 +48,16 @@ class ByteBudget:
             return True
 
         return reserve
+
+    def _make_room(self, client: ClientConnection, held: int) -> bool:
+        """Ends the connection that has the most half received, where that is as much as `client` is to have; of several
+        the one that began first. Who announces much and sends little must not keep others from sending."""
+        others = (one for one in self._received if one is not client)
+        largest = max(others, key=self._received.__getitem__, default=None)
+        if largest is None or self._received[largest] < held or self.end is None:
+            return False
+        self.end(largest)
+        return largest not in self._received
 
     def received(self, client: ClientConnection) -> None:
         """Frees what a connection has reserved, as its message is whole."""

@@ -19,12 +19,29 @@ _FRAMES = 3  # empty, envelope, payload
 
 
 class MalformedMessage(InferentialError):
-    """A message that is not [identity, "", envelope, payload]."""
+    """A message that is not [identity, "", envelope, payload].
 
-    def __init__(self, identity: bytes, reason: str) -> None:
+    Attributes:
+        identity, connection: of its sender, and of what it came by.
+        reason: what is wrong; "" where nothing is (`AsksNothing`).
+        count: of how many such there were.
+    """
+
+    def __init__(self, identity: bytes, reason: str, connection: int = 0) -> None:
         self.identity = identity
         self.reason = reason
+        self.connection = connection
+        self.count: int = 1
         super().__init__(reason)
+
+
+class AsksNothing(MalformedMessage):
+    """Many messages that ask for nothing: heartbeats, and empty ones as ZMQ_PROBE_ROUTER sends them on connecting."""
+
+    def __init__(self, client: ClientConnection) -> None:
+        super().__init__(client.identity, "", client.number)
+        self.count = client.stream.commands
+        client.stream.commands = 0
 
 
 class ClientConnection:
@@ -186,8 +203,10 @@ def malformed(client: ClientConnection, frames: list[Buffer] | Discarded) -> Mal
     None for an empty one, which ZMQ_PROBE_ROUTER sends on connecting and which asks for nothing.
     """
     if isinstance(frames, list) and len(frames) == 1 and not len(frames[0]):
+        client.stream.commands += 1
         return None
-    return MalformedMessage(client.identity, f"expected frames [empty, envelope, payload], got {_found(frames)}")
+    reason = f"expected frames [empty, envelope, payload], got {_found(frames)}"
+    return MalformedMessage(client.identity, reason, client.number)
 
 
 def _found(frames: list[Buffer] | Discarded) -> str:

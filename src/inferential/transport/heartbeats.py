@@ -31,27 +31,27 @@ class Heartbeats:
         now = time.monotonic()
         self._heard_at[client] = now
         if self._timer is None and loop is not None:
-            self._timer = loop.call_later(client.stream.ttl_s, self._look, loop, now)
+            self._timer = loop.call_later(client.stream.ttl_s, self._look, loop)
 
     def stop(self) -> None:
         """Looks no more."""
         if self._timer is not None:
             self._timer.cancel()
 
-    def _look(self, loop: asyncio.AbstractEventLoop, looked_at: float) -> None:
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         """Ends the connections that are silent for too long, and sets the timer for the next."""
         now, soonest = time.monotonic(), float("inf")
         for client, heard_at in list(self._heard_at.items()):
             ttl_s = client.stream.ttl_s
             if not ttl_s:  # the peer has taken it back
                 del self._heard_at[client]
-            elif client.queued or client.parked_at:
-                soonest = now + GRACE_S  # it has sent something that is not looked at yet
             elif now < heard_at + ttl_s + GRACE_S:
                 soonest = min(soonest, heard_at + ttl_s + GRACE_S)
+            elif client.queued or client.parked_at or client.stream.has_unread():
+                soonest = now + GRACE_S  # it has sent something that is not looked at yet
             else:
                 self._connections.drop(client, f"nothing came for the {ttl_s:g} s that its PING said")
-        self._timer = loop.call_later(max(soonest - now, GRACE_S), self._look, loop, now) if self._heard_at else None
+        self._timer = loop.call_later(max(soonest - now, GRACE_S), self._look, loop) if self._heard_at else None
 
     def _on_closed(self, client: ClientConnection) -> None:
         self._heard_at.pop(client, None)

@@ -86,9 +86,9 @@ class Delivery:
     )
 
     def __init__(self) -> None:
-        self.unmarked = 0
+        self.unmarked: int = 0
         self.mark_every: float = _FIRST_MARK_BYTES
-        self.clear_at = 0.0
+        self.clear_at: float = 0.0
         self.rate_bytes_s: float | None = None
         self.round_trip_s: float | None = None
         self._serial = 0

@@ -98,6 +98,7 @@ class Stream(Connected):
         self.alive: bool = True
         """Whether since the last `ping` something was received, or unsent data could be sent."""
         self.drained: bool = False
+        self.commands: int = 0  # that were handled since the last `read`
         self.ttl_s: float = 0.0
         """The time to live of the peer's last PING: if it is not heard of for so long, it is gone. 0: not given."""
         hello, flags = self._handshake.greeting(), 0
@@ -185,6 +186,7 @@ class Stream(Connected):
             ConnectionEnded: the connection was closed.
         """
         try:
+            self.commands = 0
             if self._reader.space is not None:
                 return self._read_body()
             data = self._socket.recv(READ_BYTES)
@@ -277,6 +279,7 @@ class Stream(Connected):
         pings = []
         following: list[Buffer] | bytes | Discarded | None = found
         while isinstance(following, bytes):
+            self.commands += 1
             if following.startswith(PING):
                 self.ttl_s = ttl_s(following)
                 pings.append(following)

@@ -21,7 +21,11 @@ def cluster() -> Iterator[Any]:
     from ray import serve
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": CPUS, "include_dashboard": False})
+    settings = {
+        "health_check_period_ms": 500
+    }  # as often a node is asked that has gone; one that is slow has 10 s to answer
+    head = {"num_cpus": CPUS, "include_dashboard": False, "_system_config": settings}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         ray.init(address=cluster.address, log_to_driver=False, namespace="tests")
         serve.start(proxy_location="Disabled")
@@ -34,7 +38,7 @@ def cluster() -> Iterator[Any]:
 
 @pytest.fixture
 def run(cluster: Any) -> Iterator[Any]:
-    """Deploys an application and waits until it is up; it is deleted after the test."""
+    """Deploys an application and waits until it is up; it is deleted after the test, which nothing waits for."""
     from ray import serve
 
     names: list[str] = []
@@ -46,4 +50,4 @@ def run(cluster: Any) -> Iterator[Any]:
 
     yield _run
     for name in names:
-        serve.delete(name)
+        serve.delete(name, _blocking=False)

@@ -29,6 +29,12 @@ pytestmark = [pytest.mark.slow]
 ROBOTS = 12
 
 
+@pytest.fixture(autouse=True)
+def own_cluster(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes "auto" mean this cluster, not whichever was started last on this machine."""
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+
+
 @pytest.fixture(scope="module")
 def doubles(cluster: Any) -> Iterator[None]:
     """The application "doubles", of one replica, for all tests that leave it as it is."""

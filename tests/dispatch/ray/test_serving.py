@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.dispatch.conftest import PAUSE_S
 from tests.dispatch.ray.deployments import Doubles, HangsOnce, Plain, PlainBatches, PlainSlow, deployment
 
 from inferential import AsyncConnection, InferenceError, ModelFailed, Server, UnknownModel
@@ -59,6 +60,7 @@ async def load(connection: AsyncConnection, model_id: str, stop: asyncio.Event, 
             ends[type(error).__name__] += 1
         else:
             ends["none" if result is None else str(result["by"])] += 1
+        await asyncio.sleep(PAUSE_S)
     return ends
 
 
@@ -105,10 +107,10 @@ async def test_requests_wait_for_a_model_that_is_not_up_yet(run: Any, serving: S
 
 
 async def test_a_name_of_two_applications_is_refused_at_the_start(run: Any, serving: Serving) -> None:
-    run(deployment(Plain).bind(), "one")
-    run(deployment(Plain).bind(), "two")
-    with pytest.raises(ValueError, match=r"one/Plain, two/Plain"):
-        await serving("Plain")
+    for app in ("one", "two"):
+        run(deployment(Plain).options(name="Same").bind(), app)
+    with pytest.raises(ValueError, match=r"one/Same, two/Same"):
+        await serving("Same")
 
 
 async def test_what_runs_goes_to_all_replicas_and_no_more_than_they_take(run: Any, serving: Serving) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from inferential.recording.dataset.statistics import QUANTILES, Levels, of_rows
+from inferential.recording.dataset.statistics import QUANTILES, Levels, counted, of_rows, sampled
 
 
 def test_rows_have_the_statistics_of_each_place() -> None:
@@ -46,3 +46,26 @@ def test_of_a_large_image_a_grid_of_pixels_counts() -> None:
     counted = Levels()
     counted.add(np.full((2000, 1000, 3), 51, np.uint8))
     assert counted.statistics()["q50"].ravel().tolist() == [0.2, 0.2, 0.2]
+
+
+def test_large_frames_have_one_statistic_for_all_places() -> None:
+    depth = np.random.default_rng(2).uniform(0.5, 4.0, (50, 48, 64)).astype(np.float32)
+    depth[:, 5, :] = np.nan
+    depth[:, :, 9] = np.inf
+    values = counted(depth)
+    assert values.shape[1:] == (1, 1)
+    assert 1000 < len(values) <= 8192
+    found = of_rows(values)
+    assert found["mean"].shape == (1, 1)
+    assert 2.1 < found["mean"].item() < 2.4
+    assert 0.5 <= found["q01"].item() < 0.7
+
+
+def test_frames_without_a_number_have_statistics_too() -> None:
+    assert of_rows(counted(np.full((3, 48, 64), np.nan)))["max"].tolist() == [[0.0]]
+    assert of_rows(sampled(np.full((48, 64), np.inf)))["max"].tolist() == [[[0.0]]]
+
+
+def test_of_small_frames_everything_counts() -> None:
+    rows = np.zeros((5, 7))
+    assert counted(rows) is rows

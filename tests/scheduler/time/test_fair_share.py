@@ -142,3 +142,17 @@ def test_a_flood_is_held_back_where_the_model_is_too_slow_for_the_others_too() -
     shares.update([("flooder", "m", 1e-3), *((str(number), "m", 0.2) for number in range(4))])
     assert shares.pace_s("flooder", "m") == pytest.approx(5 / UTILISATION)
     assert all(shares.pace_s(str(number), "m") == 0.0 for number in range(4))
+
+
+def test_a_client_that_floods_and_is_read_less_for_that_floods_until_all_of_it_is_read() -> None:
+    shares = FairShares(Models({"m": 0.005}))
+    robots = [(f"robot-{number}", "m", 0.2) for number in range(10)]
+    flooding, as_it_is_read = ("flooder", "m", 1e-4), ("flooder", "m", 0.011)
+    shares.update([flooding, *robots])
+    pace_s = shares.pace_s("flooder", "m")
+    assert pace_s > 0
+    for _ in range(20):
+        shares.update([as_it_is_read, *robots], is_behind=lambda client_id: client_id == "flooder")
+        assert shares.pace_s("flooder", "m") == pytest.approx(pace_s)
+    shares.update([as_it_is_read, *robots])
+    assert shares.pace_s("flooder", "m") == 0.0

@@ -186,8 +186,9 @@ def test_a_row_more_is_taken_by_the_median_where_a_risk_is_allowed() -> None:
 def test_many_sizes_are_compared_at_some_of_them() -> None:
     profile = LatencyProfile()
     profile.load(100, 0.1, 0.1)
-    sizes, latency_s, efficient = profile.sizes_up_to(100, 10)
-    assert (len(sizes), sizes[0], sizes[-1], efficient) == (10, 1, 100, 100)
-    assert latency_s.tolist() == [profile.typical(int(size)) for size in sizes]
+    sizes = profile.sizes_up_to(100, 10)
+    assert (len(sizes.rows), sizes.rows[0], sizes.rows[-1], sizes.efficient) == (10, 1, 100, 100)
+    assert sizes.seconds == [profile.typical(size) for size in sizes.rows]
+    assert sizes.longest_s == profile.typical(100)
     profile.note(1, 0.001)
-    assert profile.sizes_up_to(100, 10)[1][0] == pytest.approx(0.001)
+    assert profile.sizes_up_to(100, 10).seconds[0] == pytest.approx(0.001)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from tests.sim.virtual.test_happened import fleet, happened_in
 
 from inferential.sim.virtual.advice import GOOD, LOADS, Advice, advise, simulations
-from inferential.sim.virtual.happened import Happened
+from inferential.sim.virtual.happened import Happened, asking_at_once
 from inferential.sim.virtual.simulation import simulate
 from inferential.sim.virtual.world import ModelSpec
 
@@ -59,3 +62,49 @@ def test_figures_are_plain_values_and_count_their_work() -> None:
 def test_without_an_answer_there_is_no_advice(happened: list[Happened]) -> None:
     with pytest.raises(ValueError, match="nothing was answered"):
         advise(happened, STRATEGIES)
+
+
+def clients(count: int, period_s: float | None, model_ms: float = 10.0) -> list[Happened]:
+    """Returns what robots ask of a model alone for a while, at a rate; None: again as soon as they are answered."""
+    random = np.random.default_rng(4)
+    found = []
+    for number in range(count):
+        at = 0.03 * number
+        for _ in range(100):
+            took_ms = model_ms * random.uniform(0.9, 1.3)
+            times = (took_ms, 0.1 * took_ms, 0.8 * took_ms, 1, 2 * took_ms)
+            found.append(Happened(at, f"arm-{number}", "arm", "pi0", "answered", *times))
+            at += took_ms / 1e3 + random.uniform(2e-4, 4e-4) if period_s is None else period_s
+    return found
+
+
+@pytest.mark.parametrize("model_ms", [0.1, 10.0])
+def test_clients_that_ask_again_as_soon_as_they_are_answered_are_no_load_to_advise_on(model_ms: float) -> None:
+    with pytest.raises(ValueError, match="every client asks again as soon as it is answered"):
+        advise(clients(1, None, model_ms), STRATEGIES)
+
+
+def test_beside_robots_such_clients_are_left_out_and_named() -> None:
+    fast = [replace(one, client_id="bench", at=one.at + 0.002) for one in clients(1, None)]
+    found = advise([*clients(2, 0.2), *fast], STRATEGIES, "deadline_aware")
+    assert (found.robots, found.requests, found.left_out) == (2, 200, ("bench",))
+    assert found.sentence().endswith("; without bench, which asked again as soon as it was answered")
+
+
+@pytest.mark.parametrize("period_s", [0.012, 0.02, 0.1])
+def test_robots_that_keep_a_rate_are_none_of_them_however_short_their_pauses_are(period_s: float) -> None:
+    assert asking_at_once(clients(1, period_s, 9.0)) == set()
+
+
+def test_a_strategy_that_helps_with_more_robots_alone_is_said_to() -> None:
+    shares = {"deadline_aware": (1.0, 0.5, 0.4), "slo_aware": (1.0, 0.9, 0.6)}
+    found = Advice(4, 100, 10.0, 1.0, (4, 6, 8), shares, "deadline_aware", "slo_aware", 5, ("pi0", 0.5), None)
+    assert found.sentence() == (
+        "set scheduling.strategy: slo_aware: it answers 90.0% of the observations in time with 6 robots, and "
+        "deadline_aware, which is in force, 50.0%; 98% hold up to about 5 robots, 1 more than now"
+    )
+
+
+def test_robots_are_counted_as_they_are_simulated() -> None:
+    assert advise(clients(1, 0.2), STRATEGIES).robots_at == (1, 2, 2)
+    assert advise(clients(3, 0.2), STRATEGIES).robots_at == (3, 4, 6)

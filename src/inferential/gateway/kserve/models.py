@@ -7,7 +7,7 @@ of several rows is several observations.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,7 @@ class ServedModel:
             "name": self.name,
             "versions": [self.version],
             "platform": self.platform,
-            "inputs": [self._described(one) for one in self.inputs],
+            "inputs": [self._described(_with_axis(one)) for one in self.inputs],
             "outputs": [self._described(one) for one in self.outputs],
         }
 
@@ -84,7 +84,7 @@ class ServedModel:
             "backend": self.platform,
             "version_policy": {"latest": {"num_versions": 1}},
             "max_batch_size": self.max_batch_size,
-            "input": [self._configured(one) for one in self.inputs],
+            "input": [self._configured(_with_axis(one)) for one in self.inputs],
             "output": [self._configured(one) for one in self.outputs],
             "instance_group": [],
             "dynamic_batching": {},
@@ -122,7 +122,7 @@ class ServedModel:
                     continue
                 came = ", ".join(sorted(tensors)) or "none"
                 raise InvalidObservation(f"input {spec.name!r} is missing: expected {spec.form}, got {came}")
-            self._check(spec, tensors[spec.name])
+            tensors = {**tensors, spec.name: self._fitted(spec, tensors[spec.name])}
         if unknown := sorted(tensors.keys() - {one.name for one in self.inputs}):
             names = ", ".join(one.name for one in self.inputs)
             raise InvalidObservation(f"unexpected input {unknown[0]!r}: model {self.name!r} takes {names}")
@@ -136,10 +136,13 @@ class ServedModel:
             raise InvalidObservation(f"expected 1 to {self.max_batch_size} rows, got {count}")
         return [{name: _value(name, array[row]) for name, array in tensors.items()} for row in range(count)]
 
-    def _check(self, spec: TensorSpec, array: Array) -> None:
+    def _fitted(self, spec: TensorSpec, array: Array) -> Array:
+        """Returns the tensor of an input; raises InvalidObservation where it does not fit."""
         dtype = TEXT if array.dtype.kind == "O" else array.dtype.name
         batch = ("*",) if self.max_batch_size else ()
         sizes = spec.shape
+        if sizes == () and array.ndim == len(batch) + 1 and array.shape[-1] == 1:
+            array = array.reshape(array.shape[:-1])  # as it is described
         is_fit = not spec.dtype or dtype == spec.dtype
         if sizes is not None:
             wanted = (*([None] if batch else []), *sizes)
@@ -152,6 +155,7 @@ class ServedModel:
             expected = f"{datatype_of(spec.dtype) if spec.dtype else 'any datatype'} [{', '.join(map(str, shown))}]"
             came = f"{datatype_of(dtype)} {list(array.shape)}"
             raise InvalidObservation(f"input {spec.name!r}: expected {expected}, got {came}")
+        return array
 
     def check_outputs(self, wanted: Sequence[str] | None) -> None:
         """Checks the outputs that a request asks for, as far as the model says what it gives.
@@ -194,6 +198,11 @@ class ServedModel:
                 raise ValueError(f"output {name!r}: rows of different shapes: {[row.shape for row in rows]}")
             outputs[name] = np.stack(rows) if self.max_batch_size else rows[0]
         return outputs
+
+
+def _with_axis(spec: TensorSpec) -> TensorSpec:
+    """Returns an input without axes with one of size 1, as Triton's models have: its tools send none without axes."""
+    return replace(spec, shape=(1,)) if spec.shape == () else spec
 
 
 def _sizes(spec: TensorSpec) -> list[int]:

@@ -44,8 +44,15 @@ Observation: Any = _class_of("Observation")
 Actions: Any = _class_of("Actions")
 
 
-async def assembled(pieces: AsyncIterator[Any], limit: int) -> bytearray:
+async def assembled(
+    pieces: AsyncIterator[Any], limit: int, note: Callable[[int], object] = lambda size: None
+) -> bytearray:
     """Returns the bytes of one observation.
+
+    Args:
+        pieces: of it.
+        limit: of its bytes.
+        note: called with how many there are, with each piece.
 
     Raises:
         ValueError: the stream ended early, a piece is out of turn, or there are too many bytes.
@@ -60,6 +67,7 @@ async def assembled(pieces: AsyncIterator[Any], limit: int) -> bytearray:
         if len(data) + len(piece.data) > limit:
             raise ValueError(f"an observation of more than {limit} bytes (observations.max_payload_bytes)")
         data += piece.data
+        note(len(data))
         if state == TRANSFER_END:
             return data
     raise ValueError(f"the stream of an observation ended after {len(data)} bytes, before its last piece")

@@ -19,6 +19,7 @@ import logging
 import secrets
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any, ClassVar
 
 try:
@@ -52,12 +53,12 @@ from inferential.gateway.lerobot.records import (
     observation_of,
 )
 from inferential.gateway.lerobot.robot import Robot, SharedConnection, UnusableAnswer
+from inferential.gateway.receiving import RECEIVE_S, Receiving
+from inferential.notices import Notices
 from inferential.server import Server
 
 logger: logging.Logger = logging.getLogger("inferential.gateway.lerobot")
 
-RECEIVE_S = 30.0
-"""How long all pieces of one observation may take."""
 FORGET_S = 60.0
 """After this long without a call a robot is forgotten; a robot that is there asks for actions all the time."""
 _MAX_ROBOTS = 4096
@@ -106,7 +107,8 @@ class LeRobotGateway(Gateway):
         self._address = ""
         self._robots: dict[str, Robot] = {}
         self._instructions: OrderedDict[tuple[str, frozenset[str]], PolicyInstructions] = OrderedDict()
-        self._last_refusal = ("", "")
+        self._received = Receiving(server.config.observations.max_payload_bytes)
+        self._notices = Notices(logger)
         self._names = map(f"lerobot-{secrets.token_hex(3)}-%d".__mod__, itertools.count(1))
 
     @property
@@ -172,12 +174,21 @@ class LeRobotGateway(Gateway):
                 raise _CallRefused(_Code.RESOURCE_EXHAUSTED, "this robot is sending another observation")
             robot.is_sending = True
             try:
-                async with asyncio.timeout(RECEIVE_S):
-                    data = await assembled(pieces, self._server.config.observations.max_payload_bytes)
+                async with asyncio.timeout(RECEIVE_S) as within:
+                    make_room = partial(within.reschedule, 0.0)
+                    data = await assembled(
+                        pieces,
+                        self._server.config.observations.max_payload_bytes,
+                        lambda size: self._received.note(peer, size, make_room),
+                    )
             except TimeoutError as error:
+                if within.when() == 0.0:
+                    text = "too much arrives from other robots at once: send it again"
+                    raise _CallRefused(_Code.RESOURCE_EXHAUSTED, text) from error
                 raise ValueError(f"the stream of an observation has not ended within {RECEIVE_S:g} s") from error
             finally:
                 robot.is_sending = False
+                self._received.done(peer)
             observation = observation_of(read(data))
             robot.observe(observation, self._instructions_for(robot, peer, observation))
         return Empty()
@@ -202,9 +213,7 @@ class LeRobotGateway(Gateway):
                 logger.exception("a call of the LeRobot robot at %s failed", peer)
                 code, text = _Code.INTERNAL, "internal error of the server; its log has more"
             # A robot that is refused tries again in each control step; its log has all.
-            level = logging.DEBUG if self._last_refusal == (peer, text) else logging.INFO
-            self._last_refusal = (peer, text)
-            logger.log(level, "%s: %s", peer, text)
+            self._notices.say((peer.rpartition(":")[0], text[:80]), "%s: %s", peer, text)
             return await context.abort(code, text[:2000])
 
         return handle

@@ -39,11 +39,13 @@ class Frame(NamedTuple):
     Attributes:
         arrays: by the feature's name.
         images: pixels of shape (H, W, 3), by the feature's name.
+        depths: of shape (H, W), by the feature's name.
         task: what the robot was to do.
     """
 
     arrays: dict[str, Any]
     images: dict[str, Any]
+    depths: dict[str, Any]
     task: str
 
 
@@ -60,24 +62,26 @@ def frame_of(one: Recorded, features: Iterable[Feature], task: str | None) -> Fr
     """
     assert one.observation is not None
     assert one.answer is not None
-    arrays, images = {}, {}
+    arrays, images, depths = {}, {}, {}
     for feature in features:
         if feature.kind == "image":
             encoded = one.observation[feature.keys[0]]
             assert isinstance(encoded, EncodedImage)
             try:
-                images[feature.name] = pictures.to_rgb(encoded.pixels())
+                images[feature.name] = pictures.to_rgb(encoded.picture())
             except (OSError, ValueError) as error:  # what Pillow raises
                 raise DatasetError(
                     f"{feature.keys[0]} of {one.client_id}, request {one.request_id}: {error}"
                 ) from error
+        elif feature.kind == "depth":
+            depths[feature.name] = one.observation[feature.keys[0]].astype(feature.dtype).reshape(feature.shape[:2])
         elif feature.name == "action":
             action = np.concatenate([first_action(one.answer[key]) for key in feature.keys])
             arrays[feature.name] = action.astype(feature.dtype)
         else:
             arrays[feature.name] = one.observation[feature.keys[0]].astype(feature.dtype).reshape(feature.shape)
     given = next((one.observation[key] for key in TASKS if one.observation.get(key)), None)
-    return Frame(arrays, images, str(given or task or one.model_id))
+    return Frame(arrays, images, depths, str(given or task or one.model_id))
 
 
 class DatasetWriter:
@@ -93,6 +97,7 @@ class DatasetWriter:
         self._folder, self._plan, self._codec = folder, plan, codec
         self._arrays = [feature for feature in plan.features if feature.kind == "array"]
         self._images = [feature for feature in plan.features if feature.kind == "image"]
+        self._depths = [feature for feature in plan.features if feature.kind == "depth"]
         self._schema = _schema(plan, self._inline_images())
         self._data: pq.ParquetWriter | None = None
         self._data_path = Path()
@@ -115,6 +120,7 @@ class DatasetWriter:
         columns: dict[str, list[Any]] = {feature.name: [] for feature in self._arrays}
         inline: dict[str, list[dict[str, Any]]] = {feature.name: [] for feature in self._inline_images()}
         levels = {feature.name: statistics.Levels() for feature in self._images}
+        samples: dict[str, list[Any]] = {feature.name: [] for feature in self._depths}
         tasks: list[int] = []
         stride = -(-length // _STATED_IMAGES)
         with _Videos(self._video_paths(number), self._codec, self._plan) as videos:
@@ -129,15 +135,21 @@ class DatasetWriter:
                         inline[name].append({"bytes": pictures.to_png(pixels), "path": f"frame-{step:06d}.png"})
                     else:
                         videos.add(name, pixels)
+                for name, depth in frame.depths.items():
+                    if step % stride == 0:
+                        samples[name].append(statistics.sampled(depth))
+                    inline[name].append({"bytes": pictures.to_tiff(depth), "path": f"frame-{step:06d}.tiff"})
                 advance()
         rows = {name: np.stack(values) for name, values in columns.items()} | self._index_columns(number, tasks)
         self._write_rows(rows, inline)
-        self._rows.append(self._episode_row(number, rows, levels, tasks))
+        counted = {name: statistics.counted(values) for name, values in rows.items()}
+        counted |= {name: np.concatenate(parts) for name, parts in samples.items()}
+        self._rows.append(self._episode_row(number, counted, levels, tasks))
         self._frames += length
-        for name, values in rows.items():
+        for name, values in counted.items():
             self._columns.setdefault(name, []).append(values)
-        for name, counted in levels.items():
-            self._levels[name].append(counted)
+        for name, seen in levels.items():
+            self._levels[name].append(seen)
 
     def finish(self) -> None:
         """Writes what a reader looks at first; the dataset is whole then."""
@@ -147,7 +159,7 @@ class DatasetWriter:
         (self._folder / _EPISODES_PATH).parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist(self._rows), self._folder / _EPISODES_PATH)
         pq.write_table(_tasks_table(list(self._tasks)), meta / "tasks.parquet")
-        whole = {name: statistics.of_rows(np.concatenate(parts)) for name, parts in self._columns.items()}
+        whole = {name: self._stated(np.concatenate(parts), self._frames) for name, parts in self._columns.items()}
         whole |= {name: statistics.Levels.sum_of(parts).statistics() for name, parts in self._levels.items()}
         stats = {
             name: {one: value.tolist() for one, value in sorted(found.items())} for name, found in sorted(whole.items())
@@ -156,7 +168,7 @@ class DatasetWriter:
         (meta / "info.json").write_text(json.dumps(self._info(), indent=4))
 
     def _inline_images(self) -> list[Feature]:
-        return [] if self._codec else self._images
+        return self._depths if self._codec else [*self._images, *self._depths]
 
     def _video_paths(self, number: int) -> dict[str, Path]:
         """Returns where the videos of an episode go: each has files of its own."""
@@ -195,7 +207,7 @@ class DatasetWriter:
         self._data.write_table(pa.table(columns, schema=self._schema))
 
     def _episode_row(
-        self, number: int, rows: dict[str, Any], levels: dict[str, statistics.Levels], tasks: list[int]
+        self, number: int, counted: dict[str, Any], levels: dict[str, statistics.Levels], tasks: list[int]
     ) -> dict[str, Any]:
         names = list(self._tasks)
         data = _place(self._files)
@@ -211,11 +223,15 @@ class DatasetWriter:
         for key in self._video_paths(number):
             row |= {f"videos/{key}/{name}": value for name, value in _place(number).items()}
             row |= {f"videos/{key}/from_timestamp": 0.0, f"videos/{key}/to_timestamp": len(tasks) / self._plan.fps}
-        found = {name: statistics.of_rows(values) for name, values in rows.items()}
-        found |= {name: counted.statistics() for name, counted in levels.items()}
+        found = {name: self._stated(values, len(tasks)) for name, values in counted.items()}
+        found |= {name: seen.statistics() for name, seen in levels.items()}
         for name, stats in found.items():
             row |= {f"stats/{name}/{one}": np.atleast_1d(value).tolist() for one, value in stats.items()}
         return row | {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
+
+    @staticmethod
+    def _stated(counted: Any, frames: int) -> dict[str, Any]:
+        return statistics.of_rows(counted) | {"count": np.array([frames])}
 
     def _info(self) -> dict[str, Any]:
         plan = self._plan
@@ -227,6 +243,9 @@ class DatasetWriter:
                 if self._codec:
                     shape = pictures.even(feature.shape)
                     described |= {"shape": list(shape), "info": pictures.describe(self._codec, plan.fps, shape)}
+            elif feature.kind == "depth":  # as LeRobot 0.6 has it
+                info = {"is_depth_map": True, "depth_unit": "mm" if feature.dtype == "uint16" else "m"}
+                described |= {"dtype": "image", "info": info}
             features[feature.name] = described
         features |= {name: {"dtype": dtype, "shape": [1], "names": None} for name, dtype in _INDEXES.items()}
         return {
@@ -273,7 +292,7 @@ def _place(number: int) -> dict[str, int]:
 
 
 def _names(feature: Feature) -> list[str] | None:
-    if feature.kind == "image":
+    if feature.kind in ("image", "depth"):
         return ["height", "width", "channels"]
     if len(feature.shape) > 1:
         return None
@@ -285,10 +304,12 @@ def _column(values: Any, kind: Any) -> Any:
     """Returns an array of shape (frames, ...) as a column; one of (frames, 1) as one of numbers."""
     if not pa.types.is_nested(kind):
         return pa.array(values.reshape(-1), kind)
-    flat = pa.array(values.reshape(-1))
+    column = pa.array(values.reshape(-1))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.FixedSizeListArray.from_arrays(column, values.shape[1])
     for size in reversed(values.shape[1:]):
-        flat = pa.FixedSizeListArray.from_arrays(flat, size)
-    return flat if pa.types.is_fixed_size_list(kind) else pa.array(flat.to_pylist(), kind)
+        column = pa.ListArray.from_arrays(np.arange(0, len(column) + 1, size, dtype=np.int32), column)
+    return column
 
 
 def _schema(plan: Plan, inline: list[Feature]) -> Any:
@@ -296,7 +317,7 @@ def _schema(plan: Plan, inline: list[Feature]) -> Any:
     fields: list[Any] = []
     described: dict[str, dict[str, Any]] = {}
     for feature in plan.features:
-        if feature.kind == "image":
+        if feature.kind in ("image", "depth"):
             if feature in inline:
                 fields.append(pa.field(feature.name, pa.struct([("bytes", pa.binary()), ("path", pa.string())])))
                 described[feature.name] = {"_type": "Image"}

@@ -1,4 +1,4 @@
-"""Images of a dataset: as video, where an encoder is there, else as PNG within the table."""
+"""Images of a dataset: as video, where an encoder is there, else as PNG within the table; depth as TIFF there."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import numpy as np
+
+from inferential.proto import PNG
+from inferential.proto.images import encode
 
 CODECS: Final = ("libsvtav1", "libx264", "libopenh264")
 """Encoders, the best one first: AV1 is what LeRobot writes, H.264 what everything reads."""
@@ -50,10 +53,15 @@ def to_rgb(pixels: Any) -> Any:
 
 def to_png(pixels: Any) -> bytes:
     """Returns the PNG file of pixels of shape (H, W, 3)."""
+    return bytes(encode(pixels, PNG).data)
+
+
+def to_tiff(depth: Any) -> bytes:
+    """Returns the TIFF file of depth of shape (H, W), uint16 or float32, whose values it keeps."""
     import PIL.Image
 
     file = io.BytesIO()
-    PIL.Image.fromarray(pixels).save(file, "png", compress_level=1)
+    PIL.Image.fromarray(depth).save(file, "tiff")
     return file.getvalue()
 
 

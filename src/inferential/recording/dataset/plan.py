@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from inferential.errors import InferentialError
+from inferential.recording.cameras import depth_sides
 from inferential.recording.reading import EncodedImage, Recorded
 
 TASKS: Final = ("prompt", "task", "instruction", "language_instruction")
@@ -37,14 +38,14 @@ class Feature:
     Attributes:
         name: as in the dataset: observation.state, observation.images.front, action.
         keys: of the observation, or of the answer for the action, whose values stand there one after another.
-        kind: array or image.
-        dtype: as numpy names it; uint8 for images.
-        shape: of one frame; (H, W, 3) for images.
+        kind: array, image or depth.
+        dtype: as numpy names it; uint8 for images, uint16 (millimetres) or float32 (metres) for depth.
+        shape: of one frame; (H, W, 3) for images, (H, W, 1) for depth.
     """
 
     name: str
     keys: tuple[str, ...]
-    kind: Literal["array", "image"]
+    kind: Literal["array", "image", "depth"]
     dtype: str
     shape: tuple[int, ...]
 
@@ -155,11 +156,14 @@ def _features(one: Recorded, names: dict[str, str], left_out: dict[str, str]) ->
         if isinstance(value, str):
             if key not in TASKS:
                 left_out[key] = "a text that is no task"
-        elif isinstance(value, EncodedImage) and value.dtype != "uint8":
-            left_out[key] = f"a picture of {value.dtype}"
         elif isinstance(value, EncodedImage):
-            name = names.get(key) or _IMAGES + _plain(key.removeprefix(_IMAGES).removeprefix("camera/"))
-            found.append(Feature(name, (key,), "image", "uint8", (*value.shape[:2], 3)))
+            try:
+                found.append(Feature(names.get(key) or _image_name(key), (key,), "image", "uint8", (*value.size(), 3)))
+            except ValueError as error:
+                raise DatasetError(f"{key} of {one.client_id}, request {one.request_id}: {error}") from error
+        elif (sides := depth_sides(key, value.dtype, value.shape)) is not None:
+            dtype = "uint16" if value.dtype == np.uint16 else "float32"
+            found.append(Feature(names.get(key) or _image_name(key), (key,), "depth", dtype, (*sides, 1)))
         else:
             arrays.append(key)
     for key in arrays:
@@ -201,6 +205,10 @@ def _dtype(values: Any) -> str:
     """Returns the dtype of a column: numpy's name; float32 for those that a dataset has no name for."""
     name = str(values.dtype.name)
     return "float32" if name in ("bfloat16", "float16") else name
+
+
+def _image_name(key: str) -> str:
+    return _IMAGES + _plain(key.removeprefix(_IMAGES).removeprefix("camera/"))
 
 
 def _plain(key: str) -> str:

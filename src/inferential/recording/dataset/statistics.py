@@ -13,6 +13,9 @@ import numpy as np
 QUANTILES: Final = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
 _LEVELS = 256
 _PIXELS = 65_536  # of an image, at most, that count
+_LARGE = 1024  # values of one frame, beyond which all of them have one statistic
+_SAMPLED = 8192  # of an episode's, at most, that count then
+_OF_DEPTH = 256  # values of one image of depth, at most, that count
 
 
 def of_rows(rows: Any) -> dict[str, Any]:
@@ -28,6 +31,32 @@ def of_rows(rows: Any) -> dict[str, Any]:
     return found | {
         name: np.quantile(values, share, axis=0, method="inverted_cdf") for name, share in QUANTILES.items()
     }
+
+
+def counted(rows: Any) -> Any:
+    """Returns what counts of an array of shape (frames, ...).
+
+    All of it; of large frames, such as depth, evenly spread finite values, as an array of shape (values, 1, ...): what
+    a policy scales by is then one number for all places, as it is for the pixels of an image.
+    """
+    if rows[0].size <= _LARGE:
+        return rows
+    places = max(_SAMPLED // len(rows), 1)
+    frames = rows[:: -(-len(rows) // _SAMPLED)].reshape(-1, rows[0].size)
+    offsets = np.linspace(0, rows[0].size - 1, places).astype(np.int64)
+    return _finite(frames[:, offsets].ravel()).reshape(-1, *(1,) * (rows.ndim - 1))
+
+
+def _finite(values: Any) -> Any:
+    """Returns the finite ones of values; a zero where there are none, as statistics need one."""
+    found = values[np.isfinite(values)]
+    return found if found.size else np.zeros(1, values.dtype)
+
+
+def sampled(depth: Any) -> Any:
+    """Returns evenly spread finite values of one image of depth, of shape (values, 1, 1, 1): those of a channel."""
+    values = depth.ravel()[np.linspace(0, depth.size - 1, min(depth.size, _OF_DEPTH)).astype(np.int64)]
+    return _finite(values).reshape(-1, 1, 1, 1)
 
 
 class Levels:

@@ -16,7 +16,7 @@ Where classes of clients are configured, `planned_rates` says in place of one le
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from inferential.scheduler.time.availability import Availability
 from inferential.scheduler.time.planned_rates import ClassRate, RateRequest, filled, planned
@@ -49,6 +49,7 @@ class FairShares:
         self._factors: dict[str, float] = {}  # the same; of the capacity, how much is shared
         self._intervals_ms: dict[tuple[str, str], float] = {}
         self._paces_s: dict[tuple[str, str], float] = {}
+        self._flood_rates: dict[tuple[str, str], float] = {}  # of the same, how much they asked, per second
         self._weights: dict[tuple[str, str], tuple[float, str]] = {}
         self._classes: Mapping[str, ClassRate] = {}
         self._pools: dict[tuple[str, str], str] = {}  # by client and model, where it is not named as that
@@ -83,12 +84,19 @@ class FairShares:
         """Whether any client is held back that floods a model."""
         return bool(self._paces_s)
 
-    def update(self, periods: Iterable[tuple[str, str, float]], pressed: Collection[str] = ()) -> None:
+    def update(
+        self,
+        periods: Iterable[tuple[str, str, float]],
+        pressed: Collection[str] = (),
+        is_behind: Callable[[str], bool] = lambda client_id: False,
+    ) -> None:
         """Computes the shares of the clients that ask now, and forgets the others.
 
         Args:
             periods: (client id, model id, seconds between requests) of each.
             pressed: models for which clients wait that do not flood them: there is less to share than is known.
+            is_behind: returns whether a client has sent more than was read of it. One that floods is read less, and
+                seems to ask for less then: it counts as asking for what it did.
         """
         groups: dict[str, list[RateRequest]] = {}
         weights, pools = {}, {}
@@ -97,7 +105,10 @@ class FairShares:
             known = weights[key] = self._weights.get(key, (1.0, ""))
             if (pool := self._pools.get(key, model_id)) != model_id:
                 pools[key] = pool
-            request = RateRequest(client_id, pool, 1 / max(period_s, _SHORTEST_S), *known)
+            rate = 1 / max(period_s, _SHORTEST_S)
+            if (flood_rate := self._flood_rates.get((client_id, pool), 0.0)) > rate and is_behind(client_id):
+                rate = flood_rate
+            request = RateRequest(client_id, pool, rate, *known)
             groups.setdefault(min(self._availability.colocated_models(pool)), []).append(request)
         self._weights, self._pools = weights, pools
         self._adjust(groups, pressed)
@@ -114,7 +125,7 @@ class FairShares:
             (request.client_id, request.model_id): rate for plan in plans for request, rate in plan.items()
         }
         self._intervals_ms = {(request.client_id, request.model_id): 1e3 / rate for request, rate in due.items()}
-        self._paces_s = {}
+        self._paces_s, self._flood_rates = {}, {}
         for asked in groups.values():
             shares = [(request, request.per_second / due[request]) for request in asked if request in due]
             rates = sorted(request.per_second / request.weight for request, _ in shares)
@@ -122,7 +133,8 @@ class FairShares:
             enough = sum(part <= 1 for _, part in shares) >= MODEST * len(shares)
             for request, part in shares:
                 if part > FLOOD and (enough or request.per_second / request.weight > FAR * modest):
-                    self._paces_s[request.client_id, request.model_id] = 1 / due[request]
+                    key = request.client_id, request.model_id
+                    self._paces_s[key], self._flood_rates[key] = 1 / due[request], request.per_second
 
     def _adjust(self, groups: Mapping[str, list[RateRequest]], pressed: Collection[str]) -> None:
         """Shares less of a model while a flood keeps others waiting, and more again in time."""

@@ -28,8 +28,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+from inferential.scheduler.time.batch_sizes import BatchSizes, batch_sizes
 
 WINDOW = 64
 FORGET_AFTER = 256
@@ -42,8 +41,6 @@ _ODD = 3.0
 _ODD_IN_A_ROW = 3
 _LOADED_CALLS = 20  # what a loaded figure weighs
 _REMEMBERED_LIMITS = 64
-_LEAST_S = 1e-9  # that a call takes, so that it can be divided by
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +73,7 @@ class LatencyProfile:
         self._explored = 1
         self._typical: list[float] = []  # by batch size - 1, computed when asked for
         self._high: list[float] = []
-        self._sizes_up_to: dict[int, tuple[Array, Array, int]] = {}
+        self._sizes_up_to: dict[int, BatchSizes] = {}
 
     @property
     def known(self) -> bool:
@@ -142,23 +139,14 @@ class LatencyProfile:
         """Returns the largest batch worth trying: twice the largest known one; 1 while nothing is known."""
         return self._explored
 
-    def sizes_up_to(self, limit: int, most: int) -> tuple[Array, Array, int]:
-        """Returns batch sizes from 1 to `limit`, `most` of them at most, their latencies, and the most efficient size.
-
-        Latencies are medians in seconds.
-
-        The same arrays until another call is known: not to be changed.
-        """
+    def sizes_up_to(self, limit: int, most: int) -> BatchSizes:
+        """Returns sizes from 1 to `limit`, `most` of them at most; the same object until another call is known."""
         found = self._sizes_up_to.get(limit)
         if found is None:
             if len(self._sizes_up_to) >= _REMEMBERED_LIMITS:
                 self._sizes_up_to.clear()
-            sizes = np.arange(1, limit + 1)
-            if limit > most:
-                sizes = np.unique(np.linspace(1, limit, most).astype(int))
             self.typical(limit)
-            latency_s = np.maximum(np.array(self._typical)[sizes - 1], _LEAST_S)
-            found = self._sizes_up_to[limit] = sizes, latency_s, int(sizes[(sizes / latency_s).argmax()])
+            found = self._sizes_up_to[limit] = batch_sizes(self._typical[:limit], most)
         return found
 
     def rate(self, batch_size: int) -> float:

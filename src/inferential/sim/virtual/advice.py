@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from inferential.sim.virtual.happened import Happened, models_of, multiplied, run_of
+from inferential.sim.virtual.happened import Happened, asking_at_once, models_of, multiplied, robots_at, run_of
 from inferential.sim.virtual.measures import Measures, measure
 from inferential.sim.virtual.simulation import simulate
 from inferential.sim.virtual.world import ModelSpec
@@ -26,24 +26,28 @@ class Advice:
     Attributes:
         robots, requests, seconds: what there was.
         was: share of the observations that the server answered in time.
+        robots_at: how many robots there are at each of LOADS.
         shares: by strategy, that share at each of LOADS.
         in_force: the strategy that the server goes by; None: not known.
         best: the strategy to take: the one in force unless another is better by more than 1 %.
         carried: robots that `best` carries with GOOD of the answers in time; 0: not even those that there were.
         busiest: the model whose replicas are busy most, and which share of the time.
         with_more: the share in time of `best` at load 1 if that model ran one more call at once; None: not needed.
+        left_out: clients that ask again as soon as they are answered, which are no load of a size.
     """
 
     robots: int
     requests: int
     seconds: float
     was: float
+    robots_at: tuple[int, ...]
     shares: dict[str, tuple[float, ...]]
     in_force: str | None
     best: str
     carried: int
     busiest: tuple[str, float]
     with_more: float | None
+    left_out: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain values, for JSON; `advice` is the sentence."""
@@ -51,24 +55,40 @@ class Advice:
 
     def sentence(self) -> str:
         """Returns what to do, in words."""
-        share = self.shares[self.best][0]
+        text = f"{self._which()}; {self._how_many()}"
+        if not self.left_out:
+            return text
+        more = f" and {len(self.left_out) - 1} more" if len(self.left_out) > 1 else ""
+        return f"{text}; without {self.left_out[0]}{more}, which asked again as soon as it was answered"
+
+    def _which(self) -> str:
+        shares, what = self.shares[self.best], "of the observations in time"
         if self.in_force is None:
-            first = f"{self.best} answers {share:.1%} of the observations in time, where the server gave {self.was:.1%}"
-        elif self.best == self.in_force:
-            first = f"{self.best}, which is in force, answers {share:.1%} of the observations in time, and none more"
-        else:
-            first = (
-                f"set scheduling.strategy: {self.best}: it answers {share:.1%} of the observations in time, and "
-                f"{self.in_force}, which is in force, {self.shares[self.in_force][0]:.1%}"
-            )
+            return f"{self.best} answers {shares[0]:.1%} {what}, where the server gave {self.was:.1%}"
+        if self.best == self.in_force:
+            return f"{self.best}, which is in force, answers {shares[0]:.1%} {what}, and none more"
+        before = self.shares[self.in_force]
+        gains = [share - was for share, was in zip(shares, before, strict=True)]
+        at = 0 if gains[0] > _MUCH else gains.index(max(gains))  # with the robots of now, if it helps there
+        when = f" with {self.robots_at[at]} robots" if at else ""
+        return (
+            f"set scheduling.strategy: {self.best}: it answers {shares[at]:.1%} {what}{when}, and "
+            f"{self.in_force}, which is in force, {before[at]:.1%}"
+        )
+
+    def _how_many(self) -> str:
         model, busy = self.busiest
         if self.carried:
             more = self.carried - self.robots
-            return f"{first}; {GOOD:.0%} hold up to about {self.carried} robots, {more or 'no'} more than now"
-        fewer = f"{first}; {GOOD:.0%} are out of reach for {self.robots} robots: {model} is busy {busy:.0%} of the time"
+            return f"{GOOD:.0%} hold up to about {_robots(self.carried)}, {more or 'no'} more than now"
+        fewer = f"{GOOD:.0%} are out of reach for {_robots(self.robots)}: {model} is busy {busy:.0%} of the time"
         if self.with_more is None:
             return fewer
         return f"{fewer}, and with one more replica {self.with_more:.1%} would be in time"
+
+
+def _robots(count: int) -> str:
+    return "1 robot" if count == 1 else f"{count} robots"
 
 
 def advise(
@@ -89,11 +109,14 @@ def advise(
         advance: called after each of the simulations, `simulations(...)` at most.
 
     Raises:
-        ValueError: nothing was answered.
+        ValueError: nothing was answered, or none but clients asked that ask again as soon as they are answered.
     """
-    models, run = models_of(happened), run_of(happened)
+    left_out = asking_at_once(happened)
+    models, run = models_of(happened), run_of([one for one in happened if one.client_id not in left_out])
     if not models:
         raise ValueError("nothing was answered")
+    if not run.outcomes:
+        raise ValueError("nothing to advise on: every client asks again as soon as it is answered, as a benchmark does")
     served = {model.model_id for model in models}
     arrivals = [outcome.arrival for outcome in run.outcomes if outcome.arrival.model_id in served]
     robots = len({arrival.client_id for arrival in arrivals})
@@ -123,7 +146,21 @@ def advise(
         ]
         with_more = in_time(tried(best, 1.0, more))
     was = in_time(measure(run))
-    return Advice(robots, len(arrivals), run.seconds, was, shares, in_force, best, carried, busiest, with_more)
+    counts = tuple(robots_at(arrivals, load) for load in LOADS)
+    return Advice(
+        robots,
+        len(arrivals),
+        run.seconds,
+        was,
+        counts,
+        shares,
+        in_force,
+        best,
+        carried,
+        busiest,
+        with_more,
+        tuple(sorted(left_out)),
+    )
 
 
 def simulations(strategies: int) -> int:

@@ -15,7 +15,7 @@ const COLUMNS = [
   ["answered", "Answers", (row) => row.use?.answered ?? null, 0],
   ["superseded", "Superseded", (row) => row.use?.superseded ?? null, 0],
   ["refused", "Refused", (row) => row.use?.refused ?? null, 0],
-  ["seen", "Seen, s ago", (row) => row.client.seen_s_ago, 1],
+  ["seen", "Seen, s\u00a0ago", (row) => row.client.seen_s_ago, 1],
 ];
 const STATES = ["active", "late", "unanswered", "overdue", "gone"]; // from good to bad
 

@@ -1,0 +1,77 @@
+"""A websocket that bounds what it has received of a message which is not whole."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from websockets.asyncio.server import ServerConnection
+
+from inferential.gateway.receiving import RECEIVE_S, Receiving
+from inferential.notices import Notices
+from inferential.server.descriptors import is_scarce
+
+logger: logging.Logger = logging.getLogger("inferential.gateway.websocket")
+
+_NOTED_FROM = 64 * 1024
+"""Bytes of a message that is not whole; what is smaller is not worth to be noted."""
+_notices = Notices(logger)
+
+
+class BoundedConnection(ServerConnection):
+    """A connection that ends where a message takes long to arrive, or is the largest of too many that arrive.
+
+    Args:
+        received: of all connections of the gateway.
+        arguments, options: as for `websockets`.
+    """
+
+    def __init__(self, received: Receiving, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._received = received
+        self._overdue: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Takes no connection where descriptors are needed for robots."""
+        super().connection_made(transport)
+        accepted = transport.get_extra_info("socket")
+        if accepted is not None and is_scarce(accepted.fileno()):
+            text = "connections to %s:%d are closed: few file descriptors are left (ulimit -n)"
+            _notices.say("scarce", text, *accepted.getsockname()[:2], level=logging.WARNING)
+            self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Notes how much there is of a message."""
+        super().data_received(data)
+        size = len(self.protocol.reader.buffer) + (_fragments_bytes(self.protocol) or 0)
+        if size < _NOTED_FROM:
+            self._whole()
+            return
+        if self._overdue is None:
+            self._overdue = self.loop.call_later(RECEIVE_S, self._end, "a message has not arrived in time")
+        self._received.note(self, size, self._make_room)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forgets what has arrived."""
+        self._whole()
+        super().connection_lost(exc)
+
+    def _whole(self) -> None:
+        if self._overdue is not None:
+            self._overdue.cancel()
+            self._overdue = None
+            self._received.done(self)
+
+    def _make_room(self) -> None:
+        self._end("its message takes the room of others")
+
+    def _end(self, why: str) -> None:
+        _notices.say((self.remote_address[0], why), "%s: connection ended: %s", self.remote_address, why)
+        self.transport.abort()
+
+
+def _fragments_bytes(protocol: Any) -> int | None:
+    """Returns the bytes of a message in several frames so far; websockets 15 has another name for it."""
+    size: int | None = getattr(protocol, "current_size", getattr(protocol, "cur_size", None))
+    return size

@@ -1,0 +1,88 @@
+"""Bounds how many values a message of msgpack or JSON makes, before it makes them.
+
+An empty list is one byte of msgpack and 64 bytes of memory, so a message of a few megabytes could fill a machine, and
+take the event loop for minutes. Arrays are a value each, however large they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+MAX_MSGPACK_VALUES = 250_000
+"""Of one message: a tenth of a second of work. An image as a list of numbers has fewer, if it is small."""
+MAX_JSON_VALUES = 2_000_000
+"""The same of JSON, where lists of numbers are what others send too."""
+SMALL_BYTES = 64 * 1024
+"""A message of this size has not too many values, whatever it is."""
+
+_NONE, _BYTES, _LIST, _MAP = range(4)
+_Form = tuple[int, int, int, int]
+"""How values go on that begin with a byte: how many bytes they have at least; how many of these, behind the first, are
+a length; of what; and the length where none follows."""
+
+
+def _forms() -> Iterator[tuple[range, _Form]]:
+    # (msgpack, "spec.md", formats)
+    yield range(0x00, 0x80), (1, 0, _NONE, 0)
+    for first in range(16):
+        yield range(0x80 + first, 0x81 + first), (1, 0, _MAP, first)
+        yield range(0x90 + first, 0x91 + first), (1, 0, _LIST, first)
+    for first in range(32):
+        yield range(0xA0 + first, 0xA1 + first), (1 + first, 0, _NONE, 0)
+    yield range(0xC0, 0xC4), (1, 0, _NONE, 0)
+    for power in range(3):
+        size = 1 << power
+        yield range(0xC4 + power, 0xC5 + power), (1 + size, size, _BYTES, 0)  # bin
+        yield range(0xC7 + power, 0xC8 + power), (2 + size, size, _BYTES, 0)  # ext
+        yield range(0xD9 + power, 0xDA + power), (1 + size, size, _BYTES, 0)  # str
+    for first, sizes in ((0xCA, (4, 8)), (0xCC, (1, 2, 4, 8)), (0xD0, (1, 2, 4, 8)), (0xD4, (2, 3, 5, 9, 17))):
+        for number, size in enumerate(sizes):
+            yield range(first + number, first + number + 1), (1 + size, 0, _NONE, 0)
+    for power in (1, 2):
+        size = 1 << power
+        yield range(0xDB + power, 0xDC + power), (1 + size, size, _LIST, 0)
+        yield range(0xDD + power, 0xDE + power), (1 + size, size, _MAP, 0)
+    yield range(0xE0, 0x100), (1, 0, _NONE, 0)
+
+
+_FORMS = [form for _, form in sorted((byte, form) for bytes_, form in _forms() for byte in bytes_)]
+
+
+def check_msgpack(data: bytes | bytearray | memoryview, most: int = MAX_MSGPACK_VALUES) -> None:
+    """Counts the values of a msgpack message; what is not msgpack is left to who reads it.
+
+    Raises:
+        ValueError: there are more than `most`.
+    """
+    if len(data) <= SMALL_BYTES:
+        return
+    view, end, at, seen, left = memoryview(data).cast("B"), len(data), 0, 0, 1
+    while left and at < end:
+        size, length_bytes, kind, count = _FORMS[view[at]]
+        if length_bytes:
+            count = int.from_bytes(view[at + 1 : at + 1 + length_bytes], "big")
+        if kind == _BYTES:
+            at += count
+        elif kind:
+            left += count if kind == _LIST else 2 * count
+        at += size
+        seen += 1
+        left -= 1
+        if seen + left > most:
+            raise ValueError(f"more than {most} values: send numbers as arrays, which are one each")
+
+
+def check_json(text: str | bytes | bytearray, most: int = MAX_JSON_VALUES) -> None:
+    """Counts the values of a JSON message, by the signs between them; those within strings count too.
+
+    Raises:
+        ValueError: there are more than `most`.
+    """
+    if len(text) <= SMALL_BYTES:
+        return
+    if isinstance(text, str):
+        count = sum(text.count(sign) for sign in ",[{")
+    else:
+        count = sum(text.count(sign) for sign in b",[{")
+    if count > most:
+        raise ValueError(f"more than {most} values: send numbers as arrays, which are one each")

@@ -1,0 +1,55 @@
+"""The tables of the waiting requests, and what can be asked of them; `client_queues` fills them."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+
+from inferential.scheduler.backlog import Backlog, Source
+from inferential.scheduler.client_queue import ClientQueue
+from inferential.scheduler.heap import LazyHeap
+from inferential.scheduler.request import InferenceRequest
+
+Key = tuple[Source, str]
+"""Of a queue: a connection or client and a pool, or where requests run in order a robot and a model."""
+
+
+class Waiting:
+    """All waiting requests: by queue, pool, age, rank and source."""
+
+    def __init__(self) -> None:
+        self._client_queues: dict[Key, ClientQueue] = {}
+        self._waiting: dict[str, int] = {}
+        self._ages: LazyHeap[InferenceRequest] = LazyHeap()
+        self._backlogs: dict[int, Backlog] = {}
+        self._ranks: dict[InferenceRequest, int] = {}
+        self._held_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._ranks)  # one table further than `_ages` is, and `work` asks for every request
+
+    def sizes(self) -> dict[str, int]:
+        """Returns the number of rows in each table; all are 0 where nothing waits."""
+        names = ("requests", "clients", "models", "ranks", "backlogs")
+        tables: tuple[Sized, ...] = (self._ages, self._client_queues, self._waiting, self._ranks, self._backlogs)
+        counts = {f"queue_{name}": len(table) for name, table in zip(names, tables, strict=True)}
+        return counts | {"queue_bytes": self._held_bytes}
+
+    def waiting(self, model_id: str) -> int:
+        """Returns how many requests wait for a model."""
+        return self._waiting.get(model_id, 0)
+
+    def requests(self) -> list[InferenceRequest]:
+        """Returns the waiting requests."""
+        return list(self._ages)
+
+    def models(self) -> list[str]:
+        """Returns the ids of the models that requests wait for."""
+        return list(self._waiting)
+
+    def of_connection(self, connection: int) -> list[InferenceRequest]:
+        """Returns the waiting requests that came by a connection."""
+        return [request for backlog in self._backlogs.values() for request in backlog.of(connection)]
+
+    def waits(self, connection: int) -> int:
+        """Returns how many requests of a connection wait."""
+        return sum([backlog.count(connection) for backlog in self._backlogs.values()])

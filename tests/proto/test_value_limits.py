@@ -1,0 +1,90 @@
+"""A small message that stands for very many values is refused before they are made."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inferential.gateway.gr00t_messages import unpack as unpack_gr00t
+from inferential.gateway.json_numpy import loads
+from inferential.proto import value_limits
+from inferential.proto.msgpack_numpy import pack, unpack
+from inferential.proto.open_inference import read_infer
+from inferential.proto.value_limits import check_json, check_msgpack
+
+MANY = 1_000_000
+LISTS = b"\xdd" + MANY.to_bytes(4) + b"\x90" * MANY
+MESSAGES = {
+    "empty lists": LISTS,
+    "empty maps": b"\xdd" + MANY.to_bytes(4) + b"\x80" * MANY,
+    "short texts": b"\xdd" + MANY.to_bytes(4) + b"\xa2ab" * MANY,
+    "lists of lists": b"\xdc\x03\xe8" + (b"\xdc\x03\xe8" + b"\x90" * 1000) * 1000,
+    "pairs": b"\xdf" + MANY.to_bytes(4) + b"\xcd\x01\x02\x90" * MANY,
+    "a map in a map": b"\x81\xa4data" + b"\x81\xa1a" + LISTS,
+}
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+@pytest.mark.parametrize("read", [unpack, unpack_gr00t])
+def test_msgpack_of_too_many_values_is_refused_before_they_are_made(name: str, read: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(msgpack, "unpackb", lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(ValueError, match="more than 250000 values: send numbers as arrays"):
+        read(MESSAGES[name])
+
+
+def test_large_arrays_and_what_is_no_msgpack_are_left_to_the_reader() -> None:
+    observation = {"image": np.zeros((1000, 1000, 3), np.uint8), "text": "x" * 100_000, "numbers": [1.5] * 10_000}
+    read = unpack(pack(observation))
+    assert read["image"].shape == (1000, 1000, 3)
+    check_msgpack(b"\xc1" * 100_000)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.integers(-100, 2**40), inner),
+    max_leaves=60,
+)
+
+
+def count_of(value: Any) -> int:
+    if isinstance(value, dict):
+        return 1 + sum(count_of(key) + count_of(inner) for key, inner in value.items())
+    return 1 + (sum(map(count_of, value)) if isinstance(value, list) else 0)
+
+
+@settings(deadline=None)
+@given(VALUES)
+def test_each_value_counts_once(value: Any) -> None:
+    data, count = msgpack.packb(value), count_of(value)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(value_limits, "SMALL_BYTES", 0)
+        check_msgpack(data, count)
+        with pytest.raises(ValueError, match="more than"):
+            check_msgpack(data, count - 1)
+
+
+@pytest.mark.parametrize("value", [b"\xc7\x05\x01hello", b"\xd6\x01four", b"\xd8\x01" + bytes(16), b"\xc8\0\1\1x"])
+def test_extensions_are_one_value(value: bytes, monkeypatch: Any) -> None:
+    monkeypatch.setattr(value_limits, "SMALL_BYTES", 0)
+    check_msgpack(b"\x92" + value + b"\x01", 3)
+    with pytest.raises(ValueError, match="more than 2"):
+        check_msgpack(b"\x92" + value + b"\x01", 2)
+
+
+def test_json_of_too_many_values_is_refused_before_they_are_made(monkeypatch: Any) -> None:
+    text = b'{"inputs": [' + b"[]," * 2_100_000 + b"[]]}"
+    monkeypatch.setattr(json, "loads", lambda *_, **__: pytest.fail("it was read"))
+    for read in (loads, lambda body: read_infer(body, None, "inputs")):
+        with pytest.raises(ValueError, match="more than 2000000 values"):
+            read(text)
+
+
+def test_json_with_much_text_is_read() -> None:
+    assert len(loads(json.dumps({"text": "x" * 3_000_000, "numbers": [1.5] * 100_000}))["numbers"]) == 100_000
+    check_json("[" * 100)

@@ -1,0 +1,135 @@
+"""Connections that send over and over what is refused on arrival are read less."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tests.transport.test_budget import HELLO
+
+from inferential import Server
+from inferential.proto import Cancellation, Client, Observation
+from inferential.server import attention as attention_module
+from inferential.server.attention import CHARGED_BURST, CHARGED_PER_S, Attention
+from inferential.server.ingress import MAX_CANCELLED
+from inferential.zmtp import protocol as p
+
+
+@pytest.fixture
+def engine() -> Any:
+    return SimpleNamespace(waits=lambda connection: 0)
+
+
+def test_a_connection_is_read_at_once_as_long_as_little_of_it_is_refused(engine: Any, monkeypatch: Any) -> None:
+    clock = SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr(attention_module, "time", clock)
+    attention, now = Attention(engine), 0.0
+    for step in range(1000):
+        now = step / CHARGED_PER_S
+        attention.charge(1, now)
+        assert attention.waits(1) == 0
+
+
+def test_one_that_floods_is_read_later_and_within_a_second_of_its_last_message_at_once(
+    engine: Any, monkeypatch: Any
+) -> None:
+    clock = SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr(attention_module, "time", clock)
+    attention, now = Attention(engine), 5.0
+    for _ in range(10_000):
+        attention.charge(1, now)
+    assert attention.waits(1) > 0
+    assert attention.waits(2) == 0
+    now += 1.01
+    assert attention.waits(1) == 0
+
+
+def test_clients_of_this_process_are_not_counted_and_what_ended_is_forgotten(engine: Any) -> None:
+    attention = Attention(engine)
+    for _ in range(2 * CHARGED_BURST):
+        attention.charge(-1, 0.0)
+        attention.charge(1, 0.0)
+    attention.forget(1)
+    assert (attention.waits(-1), attention.waits(1)) == (0, 0)
+
+
+def observation(**fields: Any) -> bytes:
+    given: dict[str, Any] = {"model_id": "m", "client": Client(id="robot"), "request_id": 1, "protocol_version": 2}
+    return Observation(**{**given, **fields}).SerializeToString()
+
+
+async def _parked(server: Server, flood: Callable[[], bytes], hello: bytes = HELLO) -> bool:
+    """Sends this over and over; returns whether the connection is parked at last."""
+    host, _, port = server.address.removeprefix("tcp://").rpartition(":")
+    with socket.create_connection((host, int(port))) as robot:
+        robot.sendall(hello)
+        robot.setblocking(False)
+        for _ in range(400):
+            try:
+                robot.send(flood())
+                robot.recv(1 << 20)
+            except BlockingIOError:
+                pass
+            await asyncio.sleep(0.005)
+            if server.overview().sizes["connections_parked"]:
+                return True
+    return False
+
+
+REFUSED = {
+    "of a model that there is not": [b"", observation(model_id="n"), b""],
+    "that makes no observation": [b"", b"\xff\xff", b""],
+    "of other frames": [b"what", b"is this"],
+    "of one that is not accepted": [b"", observation(), b""],
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+async def test_a_flood_of_what_is_refused_on_arrival_is_parked(kind: str, serve: Any) -> None:
+    flood = b"".join(bytes(part) for part in p.message(REFUSED[kind], 1000)) * 400
+    async with serve({"m": lambda observation: observation}, {"clients": {"accept_unknown": False}}) as server:
+        assert await _parked(server, lambda: flood)
+
+
+@pytest.mark.parametrize("field", ["request_ids", "awaited_ids"])
+async def test_no_message_takes_back_or_asks_for_more_requests_than_a_robot_has(field: str, serve: Any) -> None:
+    message = Cancellation(client=Client(id="robot"), protocol_version=2, **{field: range(1, MAX_CANCELLED + 2)})
+    async with serve({"m": lambda observation: observation}) as server:
+        host, _, port = server.address.removeprefix("tcp://").rpartition(":")
+        with socket.create_connection((host, int(port))) as robot:
+            robot.sendall(HELLO + b"".join(map(bytes, p.message([b"", message.SerializeToString(), b""], 1000))))
+            for _ in range(1000):
+                await asyncio.sleep(0.001)
+                errors = server.metrics.get_latest("observation_errors")
+                if errors:
+                    break
+            assert errors
+
+
+async def test_a_connection_that_uses_ever_new_client_ids_is_parked(serve: Any) -> None:
+    async def model(observation: dict[str, Any]) -> dict[str, Any]:
+        return observation
+
+    numbers = itertools.count()
+
+    def flood() -> bytes:
+        made_up = (observation(client=Client(id=f"made-up-{number}")) for number in itertools.islice(numbers, 300))
+        return b"".join(bytes(part) for one in made_up for part in p.message([b"", one, b""], 1000))
+
+    async with serve({"m": model}) as server:
+        assert await _parked(server, flood, p.greeting() + p.ready(b"DEALER", b""))
+
+
+NOTHING = {"heartbeats": p.command(p.PING + b"\0\0") * 400, "empty messages": b"\0\0" * 1500}
+
+
+@pytest.mark.parametrize("kind", NOTHING)
+async def test_a_flood_of_what_asks_for_nothing_is_parked(kind: str, serve: Any) -> None:
+    async with serve({"m": lambda observation: observation}) as server:
+        assert await _parked(server, lambda: NOTHING[kind])
+        assert server.metrics.get_latest("observation_errors") is None

@@ -1,0 +1,119 @@
+"""Connections to the page and to gateways over HTTP that ask nothing are let go, and take no robot's place."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from inferential import LocalDispatcher, Server
+from inferential.config.services import HttpConfig
+from inferential.server import descriptors, http_listener
+from inferential.web import HttpServer
+
+HALF = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Long: "
+REST = b"x\r\n\r\n"
+
+
+@pytest.fixture
+async def page() -> AsyncIterator[HttpServer]:
+    server = Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"arm": lambda observation: observation}))
+    async with server, HttpServer(server, HttpConfig(port=0)) as opened:
+        yield opened
+
+
+async def call(page: HttpServer) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection("127.0.0.1", int(page.address.rpartition(":")[2]))
+
+
+@pytest.mark.parametrize(("said", "answered"), [(b"", False), (HALF, False), (HALF, True)])
+async def test_a_connection_on_which_no_request_comes_is_ended(
+    said: bytes, answered: bool, page: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_listener, "HEAD_S", 0.1)
+    reader, writer = await call(page)
+    if answered:
+        writer.write(HALF + REST)
+        await reader.readuntil(b"OK\n")
+    writer.write(said)
+    async with asyncio.timeout(10):
+        assert await reader.read() == b""
+    writer.close()
+
+
+async def test_a_request_that_comes_in_pieces_is_answered_and_its_answer_may_take_long(
+    page: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_listener, "HEAD_S", 0.2)
+    reader, writer = await call(page)
+    writer.write(HALF)
+    await asyncio.sleep(0.02)
+    writer.write(REST)
+    assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+    stream, asked = await call(page)
+    asked.write(b"GET /api/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    for _ in range(8):
+        await asyncio.sleep(0.04)
+    assert not stream.at_eof()
+    asked.write_eof()
+    for one in (writer, asked):
+        one.close()
+
+
+async def test_few_descriptors_are_left_to_robots(
+    page: HttpServer, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.setattr(descriptors, "SHARE", 0.0)
+    for _ in range(3):
+        reader, writer = await call(page)
+        assert await reader.read() == b""
+        writer.close()
+    assert [line for line in caplog.messages if "few file descriptors are left (ulimit -n), which robots need" in line]
+    monkeypatch.undo()
+    reader, writer = await call(page)
+    writer.write(HALF + REST)
+    assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+    writer.close()
+
+
+async def test_where_no_descriptor_is_left_a_turn_of_the_event_loop_tries_once(
+    page: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, tries = asyncio.get_running_loop(), []
+    loop.set_exception_handler(lambda loop, context: tries.append(context["message"]))
+    accept = asyncio.trsock.socket.socket.accept
+
+    def none_left(self: Any) -> Any:
+        if self.getsockname()[1] == int(page.address.rpartition(":")[2]):
+            raise OSError(24, "Too many open files")
+        return accept(self)
+
+    with monkeypatch.context() as exhausted:
+        exhausted.setattr("socket.socket.accept", none_left)
+        _, writer = await call(page)
+        for _ in range(5):
+            await asyncio.sleep(0.01)
+    assert tries == ["socket.accept() out of system resource"]
+    writer.close()
+
+
+async def test_what_is_no_http_is_answered_and_logged_once_a_minute(page: HttpServer, caplog: Any) -> None:
+    caplog.set_level("INFO")
+    for _ in range(5):
+        reader, writer = await call(page)
+        writer.write(b"\x16\x03\x01 hello\r\n\r\n")
+        assert b" 400 " in await reader.readline()
+        writer.close()
+    assert caplog.messages == ["127.0.0.1: what came is no HTTP/1.1 request"]
+
+
+def test_scarce_is_counted_from_the_lowest_free_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = SimpleNamespace(RLIMIT_NOFILE=7, RLIM_INFINITY=-1, getrlimit=lambda _: (limit, 4096))
+    monkeypatch.setattr(descriptors, "resource", limits)
+    limit = 100
+    assert (descriptors.is_scarce(74), descriptors.is_scarce(75)) == (False, True)
+    limit = -1
+    assert not descriptors.is_scarce(10**6)
