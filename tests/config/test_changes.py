@@ -65,6 +65,15 @@ def test_a_service_that_is_turned_on_or_off_is_one_change() -> None:
     ]
 
 
+def test_a_service_that_was_on_at_the_start_goes_on_without_a_restart() -> None:
+    began = InferentialConfig.model_validate({"recording": {}, "http": {}})
+    without = InferentialConfig()
+    assert [(change.path, change.live) for change in diff(without, began, began)] == [
+        ("recording", True),
+        ("http", False),
+    ]
+
+
 def test_a_list_is_one_change() -> None:
     known = [{"id": "a", "model": "m"}, {"id": "b", "model": "m"}]
     (change,) = changes({"clients": {"known": known[:1]}}, {"clients": {"known": known}})

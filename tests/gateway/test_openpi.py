@@ -335,7 +335,10 @@ async def test_a_robot_that_returns_is_served_although_its_old_connection_is_hal
         host, _, port = gateway.address.removeprefix("ws://").rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(UPGRADE.encode())
-        assert b"101" in await reader.readline()  # it reads no more, so it answers no ping
+        assert b"101" in await reader.readline()
+        sent = pack(observation())
+        writer.write(b"\x82" + bytes((0x80 | 126,)) + len(sent).to_bytes(2) + bytes(4) + sent)
+        await reader.readuntil(b"actions")  # it reads no more, so it answers no ping
         for _ in range(2):
             assert "actions" in await answered_as("arm", gateway.address)
         writer.close()

@@ -168,4 +168,5 @@ def _show(plan: Any, folder: Path, as_json: bool) -> None:
     print_rows(("feature", "from", "dtype", "shape"), rows)
     for key, why in plan.left_out.items():
         print_line(f"left out: {key} ({why})")
-    print_line(f"{folder}: {len(plan.episodes)} episodes, {plan.frames} frames at {plan.fps} Hz")
+    episodes = "1 episode" if len(plan.episodes) == 1 else f"{len(plan.episodes)} episodes"
+    print_line(f"{folder}: {episodes}, {plan.frames} frames at {plan.fps} Hz")

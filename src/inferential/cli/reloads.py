@@ -23,11 +23,12 @@ class Reloads:
 
     def __init__(self, server: Server) -> None:
         self._server = server
+        self._began = server.config
         self._said: dict[str, Any] = {}
 
     def take_on(self, new: InferentialConfig) -> None:
         """Applies a configuration."""
-        changes = diff(self._server.config, new)
+        changes = diff(self._server.config, new, self._began)
         try:
             self._server.reconfigure(new)
         except (ValueError, CliError) as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -220,7 +221,9 @@ async def _check_listens(address: str) -> None:
     try:
         _, writer = await asyncio.wait_for(asyncio.open_connection(host.strip("[]"), int(port)), _CONNECT_S)
     except (OSError, TimeoutError) as error:
-        why = f"no connection within {_CONNECT_S:g} s" if isinstance(error, TimeoutError) else error.strerror or error
+        # asyncio's own text repeats the address.
+        refused = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
+        why = f"no connection within {_CONNECT_S:g} s" if isinstance(error, TimeoutError) else refused
         raise CliError(f"--server: nothing listens at {address}: {why}") from error
     writer.close()
 

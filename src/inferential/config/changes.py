@@ -35,10 +35,16 @@ class Change:
         return f"{self.path}: {_short(self.old)} -> {_short(self.new)}{restart}"
 
 
-def diff(old: InferentialConfig, new: InferentialConfig) -> list[Change]:
-    """Returns the fields that differ, in the order of the schema."""
+def diff(old: InferentialConfig, new: InferentialConfig, began: InferentialConfig | None = None) -> list[Change]:
+    """Returns the fields that differ, in the order of the schema.
+
+    Args:
+        old: the configuration before.
+        new: the one after.
+        began: with which the server started; None: with the old one. What was on then and stopped by itself goes on.
+    """
     before, after = _by_key(old), _by_key(new)
-    switched = {change.path: change for change in _switched(old, new, ROOT)}
+    switched = {change.path: change for change in _switched(old, new, began or old, ROOT)}
     changes = []
     for key, (node, _) in (before | after).items():
         if (section := next((path for path in switched if f"{node.path}.".startswith(f"{path}.")), None)) is not None:
@@ -51,7 +57,7 @@ def diff(old: InferentialConfig, new: InferentialConfig) -> list[Change]:
     return changes
 
 
-def _switched(old: Section, new: Section, node: Node) -> Iterator[Change]:
+def _switched(old: Section, new: Section, began: Section | None, node: Node) -> Iterator[Change]:
     """Yields the services that are turned on or off by the presence of their section.
 
     What is not there at the start of a server is not started while it runs; what is there may stop by itself.
@@ -59,11 +65,11 @@ def _switched(old: Section, new: Section, node: Node) -> Iterator[Change]:
     for child in node.children():
         if child.section is None:
             continue
-        before, after = getattr(old, str(child.key[-1])), getattr(new, str(child.key[-1]))
+        before, after, first = (getattr(one, str(child.key[-1]), None) for one in (old, new, began))
         if before is not None and after is not None:
-            yield from _switched(before, after, child)
+            yield from _switched(before, after, first, child)
         elif before is not after:
-            yield Change(child.path, _state(before), _state(after), child.live and after is None)
+            yield Change(child.path, _state(before), _state(after), child.live and (after is None or first is not None))
 
 
 def _state(section: Section | None) -> str:
