@@ -323,6 +323,14 @@ def test_a_gateway_to_a_model_that_is_not_served_is_logged(start: Start, place: 
     assert "gateways.openpi.model: 'amr' is not served: its robots will be refused" in warned
 
 
+def test_a_model_behind_another_server_is_not_said_to_fail_while_the_server_starts(start: Start) -> None:
+    args = ("-m", "far=kserve://127.0.0.1:1/arm", "--bind", "tcp://127.0.0.1:0", "--log-level", "warning")
+    process = start("serve", *args)
+    address(process)
+    process.send_signal(signal.SIGTERM)
+    assert "failing" not in process.communicate(timeout=60)[1]
+
+
 @pytest.mark.parametrize(
     ("args", "error"),
     [
