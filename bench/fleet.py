@@ -1,7 +1,8 @@
 """Robots that play chunks over real sockets, in real time, beside the same robots in the simulator.
 
 20 `ChunkRuntime`s at 20 Hz with chunks of 12 actions; a server in a process of its own with two replicas of a model
-that takes 73 to 317 ms for 1 to 8 rows. Both count the control steps without an action.
+that takes 73 to 317 ms for 1 to 8 rows. Both count the control steps without an action. What live calls took longer
+than they should, simulated ones take longer too.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.harness import serving
-from inferential import Connection
+from inferential import Connection, Model
+from inferential.client import Result
 from inferential.client.chunks import ChunkRuntime
 from inferential.sim.accelerator import AcceleratedModel, Accelerator, MeasuredCost
 from inferential.sim.virtual import generate
@@ -34,7 +36,7 @@ ROBOTS = 20
 RATE_HZ = 20
 HORIZON_STEPS = 12
 ALONE = 25
-"""Round trips of one client alone, from which the simulated network's delay and the calls' overhead are taken."""
+"""Round trips of one client alone, from which the simulated network's delay is taken."""
 STRATEGIES = ("deadline_aware", "round_robin", "slo_aware")
 SECONDS = 20.0
 AGREEMENT = 0.10
@@ -153,12 +155,14 @@ class _Robot(threading.Thread):
         self._begins_at = begins_at
         self._seconds = seconds
         self.steps = self.starved = self.longest_starved = self.chunks = self.asked = 0
+        self.calls: list[tuple[int, float]] = []  # of each answer, the rows of its call and how long it took, in ms
 
     def run(self) -> None:
         robot = self._robot
         state = {"state": np.zeros(7, np.float32)}
         with Connection(self._address, robot.client_id) as connection:
             model = connection.model(robot.model_id, control_rate_hz=1 / robot.period_s)
+            self._note_calls(model)
             runtime = ChunkRuntime(model, 1 / robot.period_s)
             time.sleep(max(self._begins_at + robot.starts_at - time.monotonic(), 0.0))
             runtime.run(lambda: state, self._act, seconds=self._seconds - robot.starts_at)
@@ -171,27 +175,44 @@ class _Robot(threading.Thread):
     def _act(self, action: Any) -> None:
         self.steps += action is not None
 
+    def _note_calls(self, model: Model) -> None:
+        """Has each answer that is read add the rows and milliseconds of its call to `calls`."""
+        read = model.get_result
 
-def _overhead(address: str) -> tuple[float, float]:
-    """Means of what a call of one client alone takes longer than it should, and of the round trip around it, in ms."""
+        def get_result(timeout_ms: float = 100) -> Result | None:
+            result = read(timeout_ms)
+            if result is not None and result.timing is not None:
+                self.calls.append((result.timing.batch_size, result.timing.inference_ms))
+            return result
+
+        model.get_result = get_result  # type: ignore[method-assign]
+
+
+def in_call_ms(calls: Sequence[tuple[int, float]]) -> float:
+    """Returns what calls took longer than they should, on average; each is there as often as it had rows."""
+    longer_ms = sum((took_ms - BY_ROWS_MS[rows - 1]) / rows for rows, took_ms in calls)
+    return max(longer_ms / sum(1 / rows for rows, _ in calls), 0.0)
+
+
+def _around_ms(address: str) -> float:
+    """Returns what the round trip of one client alone takes around its call, on average."""
     with Connection(address, "alone") as connection:
         model = connection.model("policy")
         state = np.zeros(7, np.float32)
-        calls_ms, trips_ms = [], []
+        around_ms = []
         for _ in range(ALONE):
             began = time.perf_counter()
             result = model.infer(timeout_ms=5000, state=state)
-            trips_ms.append((time.perf_counter() - began) * 1e3)
+            trip_ms = (time.perf_counter() - began) * 1e3
             assert result is not None
             assert result.timing is not None
-            calls_ms.append(result.timing.inference_ms)
-    in_call_ms = float(np.mean(calls_ms[1:]))
-    return max(in_call_ms - BY_ROWS_MS[0], 0.0), max(float(np.mean(trips_ms[1:])) - in_call_ms, 0.0)
+            around_ms.append(trip_ms - result.timing.inference_ms)
+    return max(float(np.mean(around_ms[1:])), 0.0)
 
 
 def run_live(strategy: str, seconds: float) -> tuple[Row, tuple[float, float]]:
     with serving(models, scheduling={"strategy": strategy}) as address:
-        overhead = _overhead(address)
+        around_ms = _around_ms(address)
         begins_at = time.monotonic() + 0.5
         robots = [_Robot(robot, address, begins_at, seconds) for robot in generate.chunked_robots(fleet(), seed=0)]
         for robot in robots:
@@ -209,7 +230,7 @@ def run_live(strategy: str, seconds: float) -> tuple[Row, tuple[float, float]]:
         chunks_per_s=round(chunks / seconds, 1),
         observations_per_chunk=round(sum(robot.asked for robot in robots) / max(chunks, 1), 2),
     )
-    return row, overhead
+    return row, (in_call_ms([call for robot in robots for call in robot.calls]), around_ms)
 
 
 def run_simulated(strategy: str, seconds: float, overhead: tuple[float, float]) -> Row:

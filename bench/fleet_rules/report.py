@@ -72,7 +72,9 @@ def verdict(cells: Sequence[Cell], rows: Sequence[Row]) -> Iterator[str]:
     for cell in cells:
         own = next((row for row in rows if row.cell == cell.name and row.rule == OURS), None)
         others = [
-            row for row in rows if row.cell == cell.name and row.rule != OURS and figure_of(row, cell) is not None
+            row
+            for row in rows
+            if row.cell == cell.name and row.rule.partition(":")[0] != OURS and figure_of(row, cell) is not None
         ]
         if own is None or figure_of(own, cell) is None or not others:
             continue

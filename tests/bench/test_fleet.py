@@ -18,6 +18,12 @@ def test_the_overhead_is_added_to_calls_and_to_the_network() -> None:
     assert robots[0].delay_s == pytest.approx(0.0015)
 
 
+def test_what_calls_take_longer_is_their_mean_however_many_rows_they_have() -> None:
+    one, four = fleet.BY_ROWS_MS[0] + 1.0, fleet.BY_ROWS_MS[3] + 3.0
+    assert fleet.in_call_ms([(1, one), *[(4, four)] * 4]) == pytest.approx(2.0)
+    assert fleet.in_call_ms([(1, fleet.BY_ROWS_MS[0] - 1.0)]) == 0.0
+
+
 @pytest.mark.slow
 def test_robots_over_real_sockets_are_measured_as_the_simulated_ones_are() -> None:
     live, overhead = fleet.run_live("round_robin", 3.0)

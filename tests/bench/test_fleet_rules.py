@@ -140,6 +140,7 @@ def test_the_verdict_names_the_best_other_rule_and_the_sums() -> None:
     cell: Cell = CELLS[0]
     rows = [
         Row(cell.name, "slo_aware", starved=0.3, starved_worst=0.6),
+        Row(cell.name, "slo_aware:answers", starved=0.1, starved_worst=0.1),
         Row(cell.name, "edf_full", starved=0.2, starved_worst=0.25),
         Row(cell.name, "lookahead", starved=0.25, starved_worst=0.2),
     ]

@@ -137,12 +137,12 @@ async def test_a_full_queue_ends_no_session_before_the_time_out(openpi: Open, mo
 async def test_a_robot_that_finds_no_room_within_the_time_out_gets_an_error(
     openpi: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("inferential.gateway.base.RETRY_PAUSES_S", (0.001,))
+    monkeypatch.setattr("inferential.gateway.base.RETRY_PAUSES_S", (0.05, 10.0))  # the second does not fit
 
     async def never(one: dict[str, Any]) -> Any:
         await asyncio.Event().wait()
 
-    async with openpi(never, {"scheduling": FULL}, timeout_ms=300.0) as (_, gateway):
+    async with openpi(never, {"scheduling": FULL}, timeout_ms=1000.0) as (_, gateway):
         answers = await asyncio.gather(*(asked(gateway.address) for _ in range(3)))
     assert sum(answer.startswith(("RequestRejected: the queue is full", "TimeoutError: ")) for answer in answers) == 3
     assert any(answer.startswith("RequestRejected: ") for answer in answers)
@@ -335,7 +335,10 @@ async def test_a_robot_that_returns_is_served_although_its_old_connection_is_hal
         host, _, port = gateway.address.removeprefix("ws://").rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(UPGRADE.encode())
-        assert b"101" in await reader.readline()  # it reads no more, so it answers no ping
+        assert b"101" in await reader.readline()
+        sent = pack(observation())
+        writer.write(b"\x82" + bytes((0x80 | 126,)) + len(sent).to_bytes(2) + bytes(4) + sent)
+        await reader.readuntil(b"actions")  # it reads no more, so it answers no ping
         for _ in range(2):
             assert "actions" in await answered_as("arm", gateway.address)
         writer.close()

@@ -100,6 +100,15 @@ async def test_close_is_called_when_a_robot_is_gone(serve: Serve, place: Path, r
     assert (place / "closed").read_text() == "arm 1\n"
 
 
+async def test_calls_of_its_processes_begin_within_the_turn_as_those_of_other_models(serve: Serve) -> None:
+    server = await serve(m=model())
+    async with AsyncConnection(server.address, "arm") as connection:
+        handle = connection.model("m", 5000.0)
+        for _ in range(3):
+            assert await handle.infer(20_000, state=np.ones(1)) is not None
+    assert server.status().counters["calls_inline"] == 3
+
+
 @pytest.mark.parametrize("name", ["Counts", "Together"])
 @pytest.mark.parametrize("run", ["process", "thread"])
 async def test_a_warm_up_is_of_no_robot(serve: Serve, place: Path, run: str, name: str) -> None:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import pytest
 from tests.models.floor import Floor
 
 from inferential.replica.condition import HUNG_AFTER_S, ModelState
-from inferential.scheduler.request import REFUSED, RefusalKind
+from inferential.scheduler.request import REFUSED, RefusalKind, whole_pool
 
 A = {"target": "p:A"}
+
+
+@pytest.mark.parametrize(
+    ("pool", "keeps_state", "whole"),
+    [("m@a%0", True, "m@a"), ("m%app#M#r1", True, "m"), ("m@a", True, "m@a"), ("m%x", False, "m%x"), ("m", False, "m")],
+)
+def test_the_pool_of_a_request_is_that_of_all_replicas(pool: str, keeps_state: bool, whole: str) -> None:
+    floor = Floor(A)
+    request = floor.ask("arm")
+    request.pool, request.keeps_state = pool, keeps_state
+    assert whole_pool(request) == whole
 
 
 def test_it_hangs_when_a_call_of_each_replica_does() -> None:

@@ -100,6 +100,16 @@ async def test_where_no_descriptor_is_left_a_turn_of_the_event_loop_tries_once(
     writer.close()
 
 
+async def test_what_is_no_http_is_answered_and_logged_once_a_minute(page: HttpServer, caplog: Any) -> None:
+    caplog.set_level("INFO")
+    for _ in range(5):
+        reader, writer = await call(page)
+        writer.write(b"\x16\x03\x01 hello\r\n\r\n")
+        assert b" 400 " in await reader.readline()
+        writer.close()
+    assert caplog.messages == ["127.0.0.1: what came is no HTTP/1.1 request"]
+
+
 def test_scarce_is_counted_from_the_lowest_free_number(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = SimpleNamespace(RLIMIT_NOFILE=7, RLIM_INFINITY=-1, getrlimit=lambda _: (limit, 4096))
     monkeypatch.setattr(descriptors, "resource", limits)

@@ -39,7 +39,7 @@ from inferential.replica.outcomes import ModelLoadError
 from inferential.replica.process import Row, WorkerProcess
 from inferential.replica.spec import ModelLoader, ModelProcess
 from inferential.replica.warming import LAST
-from inferential.scheduler.request import InferenceRequest, family_of
+from inferential.scheduler.request import InferenceRequest, family_of, whole_pool
 
 _ON_THE_WAY = ("dispatch", "outcomes", "infer_on")  # to a model
 
@@ -378,7 +378,7 @@ class LocalDispatcher(Dispatcher):
         if model_id in self._runners:
             return self._is_plain
         if model_id not in self._completes_inline or not self._is_plain:
-            return False
+            return requests[0].keeps_state and self.begins_elsewhere(requests)
         for request in requests:  # noqa: SIM110 (half the price of `any`)
             if is_encoded(request.slots):
                 return False
@@ -386,7 +386,7 @@ class LocalDispatcher(Dispatcher):
 
     def begins_elsewhere(self, requests: Sequence[InferenceRequest]) -> bool:
         """As in `Dispatcher`: True of a model in a process."""
-        return self._is_plain and requests[0].pool in self._runners
+        return self._is_plain and whole_pool(requests[0]) in self._runners
 
     async def close(self) -> None:
         """Ends the models' processes, and lets threads end when their calls do."""

@@ -15,12 +15,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
 import secrets
 from collections import OrderedDict
 from typing import Any, ClassVar
-
-import zmq
-import zmq.asyncio
 
 from inferential.config.gateways import Gr00tConfig
 from inferential.config.services import GatewayConfig
@@ -28,8 +26,10 @@ from inferential.config.tokens import KnownTokens
 from inferential.errors import InferenceError
 from inferential.gateway.base import Gateway, GatewayClient, describe_error
 from inferential.gateway.gr00t_messages import ArrayForm, pack, token_of, unpack, with_modality_markers
+from inferential.gateway.req_router import ReqPeer, ReqRouter
 from inferential.notices import Notices
 from inferential.server import Server
+from inferential.transport.listening import listen
 
 logger: logging.Logger = logging.getLogger("inferential.gateway.gr00t")
 
@@ -53,13 +53,9 @@ class Gr00tGateway(Gateway):
     def __init__(self, server: Server, config: Gr00tConfig) -> None:
         super().__init__(server, config)
         self._tokens = KnownTokens("gateways.gr00t.api_token", config.api_token)
-        self._context: zmq.asyncio.Context | None = None
-        self._socket: zmq.asyncio.Socket | None = None
-        self._listening: asyncio.Task[None] | None = None
+        self._router: ReqRouter | None = None
         self._answering: set[asyncio.Task[None]] = set()
         self._busy: dict[bytes, int] = {}  # by identity, the bytes of the request that is being answered
-        self._room = asyncio.Event()
-        self._room.set()
         self._notices = Notices(logger)
         self._clients: OrderedDict[bytes, GatewayClient] = OrderedDict()  # by id of a token, else by identity
         self._names = map(f"gr00t-{secrets.token_hex(3)}-%d".__mod__, itertools.count(1))
@@ -67,75 +63,60 @@ class Gr00tGateway(Gateway):
     @property
     def address(self) -> str:
         """As tcp://HOST:PORT; RuntimeError while it does not listen."""
-        if self._socket is None:
+        if self._router is None:
             raise RuntimeError("the GR00T gateway does not listen; its address is known between start() and stop()")
-        endpoint = self._socket.getsockopt(zmq.LAST_ENDPOINT)
-        assert isinstance(endpoint, bytes)
-        return endpoint.rstrip(b"\0").decode()
+        return self._router.address
 
     async def start(self) -> None:
         """Begins to listen; OSError if the address cannot be bound."""
-        context = zmq.asyncio.Context()
-        socket = context.socket(zmq.ROUTER)
-        socket.setsockopt(zmq.LINGER, 500)
-        socket.setsockopt(zmq.RCVHWM, 2)  # of each robot; a REQ socket has one request under way
-        socket.setsockopt(zmq.MAXMSGSIZE, 2 * self._server.config.observations.max_payload_bytes)
-        port = "*" if self._config.port == 0 else str(self._config.port)
+        where = f"{self._config.host}:{self._config.port}"
         try:
-            socket.bind(f"tcp://{self._config.host}:{port}")
-        except zmq.ZMQError as error:
-            socket.close(linger=0)
-            context.term()
-            where = f"{self._config.host}:{port}"
-            raise OSError(error.errno, f"gateways.gr00t: cannot listen on {where}: {error.strerror}") from error
-        self._context, self._socket = context, socket
-        self._listening = asyncio.create_task(self._listen(socket))
+            listener = listen(f"tcp://{where}")
+        except OSError as error:
+            why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+            raise OSError(error.errno, f"gateways.gr00t: cannot listen on {where}: {why}") from error
+        largest = 2 * self._server.config.observations.max_payload_bytes
+        self._router = ReqRouter(listener, largest, self._on_message)
 
     async def stop(self) -> None:
         """Ends all connections. Idempotent."""
-        if self._socket is None or self._context is None or self._listening is None:
+        router, self._router = self._router, None
+        if router is None:
             return
-        self._listening.cancel()
         for client in self._clients.values():
             client.close()
-        await asyncio.gather(self._listening, *self._answering, return_exceptions=True)
+        await asyncio.gather(*self._answering, return_exceptions=True)
         self._clients.clear()
-        socket, self._socket = self._socket, None
-        socket.close()
-        await asyncio.get_running_loop().run_in_executor(None, self._context.term)
+        await router.close()
 
-    async def _listen(self, socket: zmq.asyncio.Socket) -> None:
-        while True:
-            await self._room.wait()  # what is not received stays with libzmq, and in the end with the robots
-            frames = await socket.recv_multipart()
-            if len(frames) != 3 or frames[1]:
-                self._notices.say("frames", "dropped a message of %d frames: it is not from a REQ socket", len(frames))
-                continue
-            identity, _, message = frames
-            if identity in self._busy:
-                self._notices.say(identity, "%s: more than one request at a time", identity.hex())
-                reply = pack({"error": "ValueError: one request at a time, as REQ sockets have it"}, ArrayForm.NPY)
-                await socket.send_multipart((identity, b"", reply))
-                continue
-            self._busy[identity] = len(message)
-            self._look_for_room()
-            task = asyncio.create_task(self._serve(socket, identity, message))
-            self._answering.add(task)
-            task.add_done_callback(self._answering.discard)
+    def _on_message(self, peer: ReqPeer, message: bytes) -> None:
+        assert self._router is not None
+        if peer.identity in self._busy:
+            self._notices.say(peer.identity, "%s: more than one request at a time", peer.identity.hex())
+            text = "ValueError: one request at a time, as REQ sockets have it"
+            self._router.reply(peer, pack({"error": text}, ArrayForm.NPY))
+            return
+        self._busy[peer.identity] = len(message)
+        self._look_for_room()
+        task = asyncio.create_task(self._serve(self._router, peer, message))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
 
     def _look_for_room(self) -> None:
+        if self._router is None:
+            return
         if sum(self._busy.values()) < MAX_HELD_BYTES:
-            self._room.set()
+            self._router.resume()
         else:
-            self._room.clear()
+            self._router.pause()
 
-    async def _serve(self, socket: zmq.asyncio.Socket, identity: bytes, message: bytes) -> None:
+    async def _serve(self, router: ReqRouter, peer: ReqPeer, message: bytes) -> None:
         try:
-            reply = await self._reply(identity, message)
+            reply = await self._reply(peer.identity, message)
         finally:
-            del self._busy[identity]
+            del self._busy[peer.identity]
             self._look_for_room()
-        await socket.send_multipart((identity, b"", reply))
+        router.reply(peer, reply)
 
     async def _reply(self, identity: bytes, message: bytes) -> bytes:
         form = ArrayForm.NPY

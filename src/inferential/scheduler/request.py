@@ -116,7 +116,8 @@ def family_of(pool: str) -> str:
 
 def whole_pool(request: InferenceRequest) -> str:
     """Returns the pool of a request; where replicas keep state, and each is a pool of its own, that of all of them."""
-    return request.pool.rpartition("%")[0] if request.keeps_state else request.pool
+    # One for a probe, or for the shadow, is of no replica.
+    return (request.keeps_state and request.pool.rpartition("%")[0]) or request.pool
 
 
 def is_of(pool: str, model_id: str) -> bool:

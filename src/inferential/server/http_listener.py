@@ -114,12 +114,41 @@ class HttpListener:
         self._socket = None
 
 
+class _Once(logging.Filter):
+    """Lets warnings through once a minute, and none about what `send_400_response` says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._notices = Notices(logger)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno > logging.WARNING:
+            return True
+        text = record.getMessage()
+        if not text.startswith("Invalid HTTP request"):
+            self._notices.say(text, "%s", text, level=record.levelno)
+        return False
+
+
+_uvicorn_logger = logging.getLogger("inferential.server.http.uvicorn")
+_uvicorn_logger.addFilter(_Once())
+
+
 class _TimedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     """Ends connections on which no request comes, or half of one, and takes none where descriptors are needed for
     robots."""
 
     _notices = Notices(logger)
     _overdue: asyncio.TimerHandle | None = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.logger = _uvicorn_logger
+
+    def send_400_response(self, msg: str) -> None:
+        host = self.client[0] if self.client else ""
+        self._notices.say((host, msg), "%s: what came is no HTTP/1.1 request", host)
+        super().send_400_response(msg)
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
