@@ -1,39 +1,57 @@
 """The price of recording: round trips of 16 robots with two cameras each, with recording on and off by turns.
 
-Two servers run side by side, of which one records; the robots ask one and then the other, a few seconds each.
+Four servers run side by side; the robots ask each for some seconds, round after round, and in a round at the same
+moments. One records. Two record nothing: what they differ by is chance. Beside the fourth, which records nothing
+either, a process does for each answer what writing it takes: what that costs is the machine's, which has a processor
+less for so long.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import multiprocessing
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection as Pipe
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from bench.harness import percentiles_ms
-from inferential import AsyncConnection, InferenceError, LocalDispatcher, Server
+from inferential import AsyncConnection, AsyncModel, InferenceError, LocalDispatcher, Server
 from inferential.config import InferentialConfig
 from inferential.config.recording import RecordingConfig
+from inferential.proto import JPEG, Observation
+from inferential.proto.images import encode
+from inferential.proto.tensors import pack
+from inferential.recording.cameras import Images
+from inferential.recording.entries import Entry
+from inferential.recording.files import RecordingFiles
+from inferential.recording.process import stand_back
 from inferential.recording.recorder import Recorder
 
 ROBOTS = 16
 RATE_HZ = 5.0
 CAMERA = (224, 224, 3)
-TURN_S = 2.0
-PAUSE_S = 0.5
+TURNS = 10
+"""Observations of a robot before the next server is asked."""
+PAUSE_S = 0.4
 """Between two turns, in which what waits to be written is."""
+SERVERS = ("off", "on", "again", "beside")
+"""Which records, and which do not."""
 COUNTS = ("loop_cpu_ms", "server_cpu_ms", "recorded", "dropped")
 """CPU time of the event loop and of the whole server for each answer, and how many requests were recorded or not."""
 IMAGES = {"JPEG": "jpeg:85", "raw": "raw"}
 MODELS_MS = {"no model time": 0.0, "a model of 20 ms": 20.0}
+
+
+Image = npt.NDArray[np.uint8]
 
 
 class Policy:
@@ -51,13 +69,65 @@ class Policy:
         return [{"actions": np.zeros((16, 7), np.float32)} for _ in observations]
 
 
-def _serve(takes_ms: float, folder: str | None, pipe: Pipe) -> None:
+class _Beside:
+    """Has a process write a request of its own for each answer, as long as it is entered."""
+
+    def __init__(self, server: Server, folder: str, encoding: str) -> None:
+        self._server = server
+        context = multiprocessing.get_context("spawn")
+        theirs, self._pipe = context.Pipe(duplex=False)
+        self._process = context.Process(target=_write, args=(theirs, folder, encoding), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def dispatched(self, batch: object) -> None:
+        """Does nothing."""
+
+    def answered(self, result: object) -> None:
+        """Lets the process write."""
+        self._pipe.send_bytes(b"x")
+
+    def ended(self, request: object) -> None:
+        """Does nothing."""
+
+    async def __aenter__(self) -> None:
+        self._server.watch(self)
+
+    async def __aexit__(self, *error: object) -> None:
+        self._server.unwatch(self)
+        self._pipe.close()
+        self._process.join()
+
+
+def _write(pipe: Pipe, folder: str, encoding: str) -> None:
+    stand_back()
+    observation, images = Observation(model_id="policy"), [_texture(), _texture()]
+    values = {str(axis): image if encoding == "raw" else encode(image, JPEG, 85) for axis, image in enumerate(images)}
+    payload = bytes(pack(observation.tensors, values))
+    files = RecordingFiles(Path(folder))
+    common = {"client_id": "robot", "client_type": "arm", "model_id": "policy", "session": "1", "request_id": 1}
+    with contextlib.suppress(EOFError):
+        for number in itertools.count(1):
+            pipe.recv_bytes()
+            at_ns = time.monotonic_ns()
+            answer = {"end": "answered"}
+            frames = (observation.SerializeToString(), payload, None, b"")
+            files.write(Entry(at_ns, at_ns, 0, number, common, {}, answer, *frames), Images())
+
+
+def _texture() -> Image:
+    random = np.random.default_rng(7)
+    return random.integers(0, 256, (CAMERA[0] // 8, CAMERA[1] // 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+
+
+def _serve(takes_ms: float, which: str, encoding: str, folder: str, pipe: Pipe) -> None:
     async def main() -> None:
         config = InferentialConfig.model_validate({"server": {"drain_timeout_s": 0.0}})
         dispatcher = LocalDispatcher({"policy": Policy(takes_ms)})
         async with Server("tcp://127.0.0.1:0", config=config, dispatcher=dispatcher) as server:
-            recorder = None if folder is None else Recorder(server, RecordingConfig(path=folder))
-            async with recorder or contextlib.nullcontext():
+            recorder = Recorder(server, RecordingConfig(path=folder)) if which == "on" else None
+            beside = _Beside(server, folder, encoding) if which == "beside" else contextlib.nullcontext()
+            async with recorder or beside:
                 pipe.send(server.address)
                 loop_s, process_s = time.thread_time(), time.process_time()
                 closed = asyncio.Event()
@@ -74,11 +144,13 @@ def _serve(takes_ms: float, folder: str | None, pipe: Pipe) -> None:
 
 
 @contextmanager
-def _serving(takes_ms: float, folder: str | None, counts: dict[str, float]) -> Iterator[str]:
+def _serving(takes_ms: float, which: str, encoding: str, folder: str, counts: dict[str, float]) -> Iterator[str]:
     """Yields the address of a server in a process of its own; then puts in `counts` what it has recorded."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(takes_ms, folder, theirs), daemon=True)
+    process = context.Process(
+        target=_serve, args=(takes_ms, which, encoding, folder, theirs)
+    )  # has processes of its own
     process.start()
     try:
         yield ours.recv()
@@ -91,72 +163,74 @@ def _serving(takes_ms: float, folder: str | None, counts: dict[str, float]) -> I
             process.join()
 
 
-async def _robot(
-    address: str, number: int, encoding: str, turn: list[int], trips: list[list[float]], which: int
-) -> None:
-    """Asks while it is the turn of its server, with a new image each time."""
-    random = np.random.default_rng(number)
-    texture = random.integers(0, 256, (28, 28, 3), np.uint8).repeat(8, 0).repeat(8, 1)
-    async with AsyncConnection(address, f"robot-{number}", "arm") as connection:
-        model = connection.model(
-            "policy", queue="all", latency_budget_ms=10_000.0, encode={"left": encoding, "right": encoding}
-        )
-        await asyncio.sleep(number / ROBOTS / RATE_HZ)
-        step = 0
-        while turn[0] >= 0:
-            step += 1
-            if turn[0] != which:
-                await asyncio.sleep(1 / RATE_HZ)
-                continue
-            left, right = np.roll(texture, step, 0), np.roll(texture, step, 1)
-            began = time.perf_counter()
-            with contextlib.suppress(InferenceError):
-                if await model.infer(10_000, state=np.zeros(14, np.float32), left=left, right=right) is not None:
-                    trips[which].append(time.perf_counter() - began)
-            await asyncio.sleep(max(1 / RATE_HZ - (time.perf_counter() - began), 0))
+async def _turn(model: AsyncModel, images: list[Image], begins_at: float, times: int = TURNS) -> list[float]:
+    """Asks at a robot's rate from a moment on, with a new image each time; returns the times of the answers."""
+    found: list[float] = []
+    clock = asyncio.get_running_loop().time
+    for step in range(times):
+        await asyncio.sleep(max(begins_at + step / RATE_HZ - clock(), 0))
+        left, right = (np.roll(image, step, axis) for axis, image in enumerate(images))
+        began = time.perf_counter()
+        with contextlib.suppress(InferenceError):
+            if await model.infer(10_000, state=np.zeros(14, np.float32), left=left, right=right) is not None:
+                found.append(time.perf_counter() - began)
+    return found
 
 
-async def _drive(addresses: tuple[str, str], encoding: str, seconds: float) -> list[list[float]]:
-    turn, trips = [0], [[], []]
-    robots = [
-        asyncio.create_task(_robot(address, number, encoding, turn, trips, which))
-        for which, address in enumerate(addresses)
-        for number in range(ROBOTS)
-    ]
-    for warming in (True, False):
-        for _ in range(1 if warming else max(round(seconds / TURN_S), 1)):
-            for which in (0, 1):
-                turn[0] = which
-                await asyncio.sleep(TURN_S)
-                turn[0] = 2
+async def _drive(addresses: dict[str, str], encoding: str, rounds: int) -> dict[str, list[float]]:
+    """Has all robots ask one server after the other; returns the times of the answers by the server's name."""
+    trips: dict[str, list[float]] = {name: [] for name in addresses}
+    random = np.random.default_rng(7)
+    texture, names = _texture(), list(addresses)
+    async with contextlib.AsyncExitStack() as stack:
+        models: dict[str, list[AsyncModel]] = {name: [] for name in names}
+        for name, address in addresses.items():
+            for number in range(ROBOTS):
+                connection = await stack.enter_async_context(AsyncConnection(address, f"robot-{number}", "arm"))
+                models[name].append(
+                    connection.model(
+                        "policy", queue="all", latency_budget_ms=10_000.0, encode={"left": encoding, "right": encoding}
+                    )
+                )
+        for name in names:  # all connect, and what is loaded with the first request is
+            await asyncio.gather(*(_turn(model, [texture] * 2, 0.0, 1) for model in models[name]))
+        for number in range(rounds):
+            phases = random.uniform(0, 1 / RATE_HZ, ROBOTS)  # the same for all servers: batches come of them
+            for name in names[number % len(names) :] + names[: number % len(names)]:
+                begins_at = asyncio.get_running_loop().time() + phases
+                turns = [_turn(*one) for one in zip(models[name], [[texture] * 2] * ROBOTS, begins_at, strict=True)]
+                found = await asyncio.gather(*turns)
+                trips[name] += [trip for turn in found for trip in turn]
                 await asyncio.sleep(PAUSE_S)
-        if warming:
-            trips[0].clear()
-            trips[1].clear()
-    turn[0] = -1
-    await asyncio.gather(*robots)
     return trips
 
 
 def run(seconds: float) -> dict[str, Any]:
     """Round trips without and with recording, by kind of image and time of the model."""
     results: dict[str, Any] = {"robots": ROBOTS, "rate_hz": RATE_HZ, "cameras": [list(CAMERA)] * 2, "cases": {}}
+    rounds = max(round(seconds / (TURNS / RATE_HZ)), 1)
     for model, takes_ms in MODELS_MS.items():
         for images, encoding in IMAGES.items():
-            folder = tempfile.mkdtemp(prefix="bench-recording-")
-            counts_off: dict[str, float] = {}
-            counts_on: dict[str, float] = {}
-            try:
-                with _serving(takes_ms, None, counts_off) as off, _serving(takes_ms, folder, counts_on) as on:
-                    without, recorded = asyncio.run(_drive((off, on), encoding, 2 * seconds))
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-            one, other = percentiles_ms(without), percentiles_ms(recorded)
-            results["cases"][f"{images}, {model}"] = {
-                "off": one | {name: round(counts_off[name], 3) for name in COUNTS[:2]},
-                "on": other | {name: round(value, 3) for name, value in counts_on.items()},
-                "ratio_p50": round(other["p50_ms"] / one["p50_ms"], 3),
-                "ratio_p99": round(other["p99_ms"] / one["p99_ms"], 3),
-                "ratio_mean": round(float(np.mean(recorded) / np.mean(without)), 3),
-            }
+            counts: dict[str, dict[str, float]] = {name: {} for name in SERVERS}
+            with tempfile.TemporaryDirectory(prefix="bench-recording-") as folder, contextlib.ExitStack() as stack:
+                addresses = {
+                    name: stack.enter_context(_serving(takes_ms, name, encoding, f"{folder}/{name}", counts[name]))
+                    for name in SERVERS
+                }
+                trips = asyncio.run(_drive(addresses, encoding, rounds))
+            results["cases"][f"{images}, {model}"] = _case(trips, counts)
     return results
+
+
+def _case(trips: dict[str, list[float]], counts: dict[str, dict[str, float]]) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        name: percentiles_ms(trips[name])
+        | {"mean_ms": round(float(np.mean(trips[name])) * 1e3, 3)}
+        | {key: round(value, 3) for key, value in counts[name].items() if name == "on" or key in COUNTS[:2]}
+        for name in trips
+    }
+    for key in ("p50_ms", "p99_ms", "mean_ms"):
+        short = key.removesuffix("_ms")
+        for name, what in {"on": "ratio", "again": "again", "beside": "beside"}.items():
+            found[f"{what}_{short}"] = round(found[name][key] / found["off"][key], 3)
+    return found
