@@ -354,6 +354,9 @@ def test_a_model_behind_another_server_is_not_said_to_fail_while_the_server_star
         (("-m", "arm=policies.py:echo"), "; of a file it is the name without .py: policies"),
         (("-m", "arm=policies:echo", "--strategy", "x"), "scheduling.strategy: expected one of batch_optimized, "),
         (("-m", "arm=policies:echo", "--bind", "robots"), "transport.bind: expected an address like tcp://*:5555 or "),
+        (("-m", "arm=policies:echo", "--http", "page"), "--http: expected PORT or HOST:PORT, got 'page'"),
+        (("-m", "arm=policies:echo", "--foxglove", "0.0.0.0:99999"), "foxglove.port"),
+        (("-m", "arm=policies:echo", "--otlp", "collector"), "otlp.endpoint"),
     ],
 )
 def test_what_cannot_be_served_is_one_line_and_exit_code_2(
