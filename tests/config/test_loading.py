@@ -279,7 +279,8 @@ def _values(node: Node) -> st.SearchStrategy[Any]:
             return st.lists(entries, max_size=3)
         if node.is_list:
             return st.lists(entries, max_size=4, unique_by=lambda entry: (entry["id"], entry["model"]))
-        return st.dictionaries(_text, entries, max_size=4)
+        names = _text.filter(lambda name: not set(name) & set("#%@")) if node.path == "models.known" else _text
+        return st.dictionaries(names, entries, max_size=4)
     return _leaf(node)
 
 
