@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_READY := $(VENV)/.demo-ready
 OLDEST := .venv-oldest
-EXTRAS := edge demo otel bfloat16 lerobot
-COVERED ?= 85
+EXTRAS := edge demo otel bfloat16 lerobot kserve record
+COVERED ?= 91
 TYPED ?= 100
 # One a core and one more: of two groups of tests most of the time is waiting (REAL_TIME and RAY in tests/conftest.py).
 JOBS ?= 3
@@ -86,7 +86,7 @@ $(OLDEST)/.ready: pyproject.toml
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
 	$(OLDEST)/bin/uv pip compile --quiet --resolution lowest-direct --python $(OLDEST)/bin/python $(EXTRAS:%=--extra %) pyproject.toml -o $(OLDEST)/oldest.txt
-	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --constraint $(OLDEST)/oldest.txt --editable '.[edge,demo,otel,bfloat16,lerobot,test]'
+	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --constraint $(OLDEST)/oldest.txt --editable '.[edge,demo,otel,bfloat16,lerobot,kserve,record,test]'
 	touch $@
 
 clean:

@@ -1,4 +1,8 @@
-"""`python -m bench [NAME ...]`: runs the benchmarks and writes bench/results/NAME.json."""
+"""`python -m bench [NAME ...]`: runs the benchmarks and writes bench/results/NAME.json.
+
+Of one that has cases some can be chosen: `python -m bench overload flood`. Where `SAVES_CASES` is true, their results
+take the place of their former ones.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +50,7 @@ SHOW_THEMSELVES = (
 
 def main() -> None:
     """Runs what is asked for."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which ones; all by default: {', '.join(NAMES)}")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of each measurement (default 5)")
     parser.add_argument("--quick", action="store_true", help="less of what takes minutes; nothing is saved")
@@ -63,7 +67,10 @@ def main() -> None:
         title = f"{name}: {(module.__doc__ or '').splitlines()[0]}"
         with nullcontext() if name in SHOW_THEMSELVES else console.status(title):
             result = {case: module.CASES[case](args.seconds) for case in cases} if cases else run(args.seconds)
-        path = None if args.quick or cases else save(name, result)
+        if args.quick or (cases and not getattr(module, "SAVES_CASES", False)):
+            path = None
+        else:
+            path = save(name, result, keep_others=bool(cases))
         if args.json:
             print(json.dumps({name: result}))
         else:
@@ -73,12 +80,11 @@ def main() -> None:
 
 
 def _cases_of(names: list[str]) -> list[str]:
-    """Returns what follows the name of the one benchmark that has cases to choose from: `overload flood`."""
-    if len(names) < 2 or names[0] != "overload":
+    """Returns what follows the name of a benchmark that has cases to choose from."""
+    if len(names) < 2 or names[0] not in NAMES:
         return []
-    from bench.overload import CASES
-
-    return [name for name in names[1:] if name in CASES]
+    cases = getattr(importlib.import_module(f"bench.{names[0]}"), "CASES", {})
+    return [name for name in names[1:] if name in cases]
 
 
 if __name__ == "__main__":

@@ -41,11 +41,18 @@ def percentiles_ms(seconds: Sequence[float]) -> dict[str, float]:
     return {"p50_ms": round(p50, 3), "p99_ms": round(p99, 3), "max_ms": round(most, 3), "count": len(seconds)}
 
 
-def save(name: str, result: dict[str, Any]) -> Path:
-    """Writes a result, with the machine it is from, to bench/results."""
+def save(name: str, result: dict[str, Any], *, keep_others: bool = False) -> Path:
+    """Writes a result, with the machine it is from, to bench/results.
+
+    Args:
+        name: of the file.
+        result: figures by case.
+        keep_others: whether cases of the former result that are not in this one stay.
+    """
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"machine": machine(), **result}, indent=2) + "\n")
+    former = json.loads(path.read_text()) if keep_others and path.exists() else {}
+    path.write_text(json.dumps({**former, "machine": machine(), **result}, indent=2) + "\n")
     return path
 
 

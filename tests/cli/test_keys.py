@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zmq.auth
@@ -77,6 +78,42 @@ def test_revoking_what_is_not_there_names_what_is(folder: Path) -> None:
     run(["keys", "new", "client", "arm-01"])
     with pytest.raises(CliError, match="no key of 'arm-02' in keys/clients; there is: arm-01"):
         run(["keys", "revoke", "arm-02"])
+
+
+def test_json_names_each_file_that_was_made_or_moved(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def printed(*args: str) -> Any:
+        assert run(["keys", *args, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    made = printed("new", "server")
+    assert [Path(made[name]).exists() for name in ("public", "secret", "clients")] == [True] * 3
+    (client,) = printed("new", "client", "arm-01")
+    assert client == {
+        "name": "arm-01",
+        "public": "keys/clients/arm-01.key",
+        "secret": "keys/clients/arm-01.key_secret",
+    }
+    assert printed("revoke", "arm-01") == {"name": "arm-01", "revoked": "keys/clients/arm-01.key.revoked"}
+
+
+@pytest.mark.parametrize(
+    ("args", "problem"),
+    [
+        (["list"], "`inferential keys new server` makes it"),
+        (["show", "none.key"], "none.key"),
+        (["show", "fleet.yaml"], "fleet.yaml"),
+        (["new", "client", "arm-01"], "revoke it, or move it away, first"),
+        (["new", "client", "arm-02", "--dir", "fleet.yaml/keys"], "cannot make the folder fleet.yaml/keys"),
+        (["revoke", "arm-01", "--dir", "fleet.yaml"], "dir 'fleet.yaml' is a file"),
+    ],
+)
+def test_what_keys_cannot_do_is_said_with_the_file(folder: Path, args: list[str], problem: str) -> None:
+    Path("fleet.yaml").write_text("metrics: {}")
+    if "arm-01" in args and "new" in args:
+        run(["keys", *args])
+    with pytest.raises(CliError) as raised:
+        run(["keys", *args])
+    assert problem in str(raised.value)
 
 
 def test_two_names_for_one_key_are_a_problem(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

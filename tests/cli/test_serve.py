@@ -323,6 +323,14 @@ def test_a_gateway_to_a_model_that_is_not_served_is_logged(start: Start, place: 
     assert "gateways.openpi.model: 'amr' is not served: its robots will be refused" in warned
 
 
+def test_a_model_behind_another_server_is_not_said_to_fail_while_the_server_starts(start: Start) -> None:
+    args = ("-m", "far=kserve://127.0.0.1:1/arm", "--bind", "tcp://127.0.0.1:0", "--log-level", "warning")
+    process = start("serve", *args)
+    address(process)
+    process.send_signal(signal.SIGTERM)
+    assert "failing" not in process.communicate(timeout=60)[1]
+
+
 @pytest.mark.parametrize(
     ("args", "error"),
     [
@@ -346,6 +354,9 @@ def test_a_gateway_to_a_model_that_is_not_served_is_logged(start: Start, place: 
         (("-m", "arm=policies.py:echo"), "; of a file it is the name without .py: policies"),
         (("-m", "arm=policies:echo", "--strategy", "x"), "scheduling.strategy: expected one of batch_optimized, "),
         (("-m", "arm=policies:echo", "--bind", "robots"), "transport.bind: expected an address like tcp://*:5555 or "),
+        (("-m", "arm=policies:echo", "--http", "page"), "--http: expected PORT or HOST:PORT, got 'page'"),
+        (("-m", "arm=policies:echo", "--foxglove", "0.0.0.0:99999"), "foxglove.port"),
+        (("-m", "arm=policies:echo", "--otlp", "collector"), "otlp.endpoint"),
     ],
 )
 def test_what_cannot_be_served_is_one_line_and_exit_code_2(

@@ -18,6 +18,7 @@ from pydantic_core import PydanticUndefined
 from inferential.config import ConfigError, InferentialConfig, SchedulingConfig, load_config
 from inferential.config.fields import ROOT, Node
 from inferential.config.loading import load
+from inferential.config.models import RESERVED
 
 Write = Callable[[str, str], Path]
 
@@ -279,12 +280,12 @@ def _values(node: Node) -> st.SearchStrategy[Any]:
             return st.lists(entries, max_size=3)
         if node.is_list:
             return st.lists(entries, max_size=4, unique_by=lambda entry: (entry["id"], entry["model"]))
-        names = _text.filter(lambda name: not set(name) & set("#%@")) if node.path == "models.known" else _text
-        return st.dictionaries(names, entries, max_size=4)
+        return st.dictionaries(_model_ids if node.path == "models.known" else _text, entries, max_size=4)
     return _leaf(node)
 
 
 _text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+_model_ids = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="".join(RESERVED)), max_size=20)
 _SPECIAL = {
     "endpoint": ["http://localhost:4318", "https://otel.lab:443/in"],
     "bind": ["tcp://*:5555", "ipc:///tmp/x y.sock"],

@@ -137,12 +137,12 @@ async def test_a_full_queue_ends_no_session_before_the_time_out(openpi: Open, mo
 async def test_a_robot_that_finds_no_room_within_the_time_out_gets_an_error(
     openpi: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("inferential.gateway.base.RETRY_PAUSES_S", (0.001,))
+    monkeypatch.setattr("inferential.gateway.base.RETRY_PAUSES_S", (0.05, 10.0))  # the second does not fit
 
     async def never(one: dict[str, Any]) -> Any:
         await asyncio.Event().wait()
 
-    async with openpi(never, {"scheduling": FULL}, timeout_ms=300.0) as (_, gateway):
+    async with openpi(never, {"scheduling": FULL}, timeout_ms=1000.0) as (_, gateway):
         answers = await asyncio.gather(*(asked(gateway.address) for _ in range(3)))
     assert sum(answer.startswith(("RequestRejected: the queue is full", "TimeoutError: ")) for answer in answers) == 3
     assert any(answer.startswith("RequestRejected: ") for answer in answers)

@@ -87,6 +87,15 @@ def test_the_share_of_errors_is_of_the_requests_that_it_is_judged_by(
     assert (verdict(limits, trial, active) is not None) == expected
 
 
+@pytest.mark.parametrize(("own_ms", "other_ms", "slow"), [(2.8, 1.7, False), (4.0, 1.7, True), (28.0, 17.0, True)])
+def test_a_version_is_slow_where_robots_could_notice(own_ms: float, other_ms: float, slow: bool) -> None:
+    trial, active = Counts(), Counts()
+    for _ in range(200):
+        trial.note(own_ms, missed=False)
+        active.note(other_ms, missed=False)
+    assert (verdict(Limits(latency_ratio=1.5), trial, active) is not None) is slow
+
+
 def test_a_call_that_does_not_end_is_measured_by_those_of_the_active_version() -> None:
     active = Counts()
     assert stuck(Limits(0.02, 0.05, 1.5), 100.0, active) is None  # nothing to compare it with

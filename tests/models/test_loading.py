@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import sys
 import threading
@@ -15,6 +16,7 @@ import pytest
 
 from inferential import AsyncConnection, LocalDispatcher, ModelFailed, ModelLoading, ModelProcess, Server
 from inferential.config import InferentialConfig
+from inferential.metrics.names import MODEL_STATE_CHANGES
 from inferential.replica.outcomes import ModelLoadError
 from inferential.replica.spec import ModelLoader
 from inferential.replica.targets import TargetError
@@ -86,7 +88,10 @@ def process(**options: Any) -> ModelProcess:
     return ModelProcess("loading_models:Slow", {"go": "go"}, **options)
 
 
-async def test_ports_are_open_while_a_model_loads_and_robots_get_to_know(place: Path) -> None:
+async def test_ports_are_open_while_a_model_loads_and_robots_get_to_know(
+    place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "inferential.models")
     async with served({"m": process(), "quick": ModelProcess("loading_models:echo")}) as server:
         assert state(server) == "loading"
         assert (await ask(server, "quick")) is not None
@@ -98,6 +103,10 @@ async def test_ports_are_open_while_a_model_loads_and_robots_get_to_know(place: 
         assert (await waiting)["actions"].tolist() == [2.0, 2.0]
         assert state(server) == "ready"
         assert server.readiness() == []
+        points = server.metrics.snapshot().metrics[MODEL_STATE_CHANGES]
+        seen = [one["labels"]["state"] for one in points if one["labels"]["model"] == "m"]
+        assert seen == ["loading", "ready"]
+        assert [f"model m is {one}" for one in seen] == [one for one in caplog.messages if one.startswith("model m is")]
 
 
 async def test_a_model_of_the_servers_process_is_made_in_a_thread_while_it_listens() -> None:

@@ -155,6 +155,27 @@ def test_what_a_replaced_version_had_not_begun_is_run_by_its_successor() -> None
     assert goes_on(floor, *floor.begin()) == [first, second]
 
 
+@pytest.mark.parametrize("lost", [[0, 1], [1, 0]])
+@pytest.mark.parametrize("begins_between", [True, False])
+def test_what_one_without_state_had_not_begun_runs_in_order_on_its_successor(
+    lost: list[int], begins_between: bool
+) -> None:
+    floor = Floor(A, stateful=["m#2"], inflight=2)
+    asked, batches = [], []
+    for _ in range(2):
+        asked.append(asks_all(floor))
+        batches += floor.begin()
+    floor.configure({"target": "p:A2"})
+    running: list[Batch] = []
+    for which in lost:
+        floor.end(batches[which], "its process ended", REPLICA_LOST)
+        running += floor.begin() if begins_between else []
+    running += floor.begin()
+    assert [len(batch.requests) for batch in running] == [1]
+    begun = [asked[which] for which in lost] if begins_between else asked
+    assert goes_on(floor, *running) == begun
+
+
 PLANS: list[dict[str, Any]] = [
     A,
     {"target": "p:A2"},
@@ -183,6 +204,7 @@ class Order(RuleBasedStateMachine):
         self.numbers: dict[InferenceRequest, int] = {}
         self.begun: dict[str, int] = {}  # by robot, the newest that a model has begun with
         self.answered: dict[str, int] = {}  # and the newest that was answered
+        self.early: set[InferenceRequest] = set()  # that a pool had begun with when none kept state
         self.episodes: dict[str, int] = {}
 
     @rule(robot=st.integers(0, 2), times=st.integers(1, 3), connection=st.integers(1, 2))
@@ -207,18 +229,20 @@ class Order(RuleBasedStateMachine):
         for batch in self.floor.begin():
             for request in batch.requests:
                 if request.in_order is None:
-                    continue  # none of the model's pools keeps state now
+                    self.early.add(request)  # none of the model's pools keeps state now
+                    continue
                 calls = [call for call in self.running if not call.handed_over] + [batch]
                 beside = [one for call in calls for one in call.requests if one is not request and not one.over]
                 assert all(one.client_id != request.client_id for one in beside if one.in_order)
-                assert self.numbers[request] >= self.begun.get(request.client_id, -1)
-                self.begun[request.client_id] = self.numbers[request]
+                if request not in self.early:
+                    assert self.numbers[request] >= self.begun.get(request.client_id, -1)
+                    self.begun[request.client_id] = self.numbers[request]
             self.running.append(batch)
 
     def ends(self, batch: Batch, error: str | None = None, cause: str = "RuntimeError") -> None:
         self.running.remove(batch)
         for request in self.floor.end(batch, error, cause):
-            if request.state is ANSWERED and request.in_order:
+            if request.state is ANSWERED and request.in_order and request not in self.early:
                 assert self.numbers[request] > self.answered.get(request.client_id, -1)
                 self.answered[request.client_id] = self.numbers[request]
 

@@ -63,7 +63,8 @@ def test_the_message_of_varying_fields_has_their_numbers_and_types() -> None:
     assert {field.name for field in VaryingMessage.DESCRIPTOR.fields} == set(VARYING)
     for field in VaryingMessage.DESCRIPTOR.fields:
         original = Observation.DESCRIPTOR.fields_by_name[field.name]
-        assert (field.number, field.type, field.label) == (original.number, original.type, original.label)
+        assert (field.number, field.type) == (original.number, original.type)
+        assert (field.is_repeated, field.has_presence) == (original.is_repeated, original.has_presence)
 
 
 @given(OBSERVATIONS)

@@ -166,6 +166,20 @@ def test_mistakes_are_explained_and_leave_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_recordings_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.mcap").write_text("no recording")
+    problems = {
+        "empty": r"empty: no recording \(\*\.mcap\) is in this folder",
+        "none.mcap": r"none\.mcap: No such file or directory",
+        "text.mcap": r"text\.mcap",
+    }
+    for name, problem in problems.items():
+        with pytest.raises(CliError, match=problem):
+            run(["export", str(tmp_path / name), "--lerobot", str(tmp_path / "set")])
+        assert not (tmp_path / "set").exists()
+
+
 def test_a_dataset_that_is_there_stays(recorded: Path, tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set/mine").write_text("x")

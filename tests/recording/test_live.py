@@ -79,14 +79,14 @@ async def shown() -> AsyncIterator[tuple[Server, FoxgloveServer, Viewer]]:
 
 
 @asynccontextmanager
-async def asking(server: Server, name: str = "arm-01") -> AsyncIterator[None]:
+async def asking(server: Server, name: str = "arm-01", **values: Any) -> AsyncIterator[None]:
     """A robot that asks all the time."""
 
     async def ask() -> None:
         async with AsyncConnection(server.address, name, "arm") as connection:
             model = connection.model("pi0", latency_budget_ms=10_000.0)
             while True:
-                await model.infer(5000, state=STATE, camera=CAMERA, prompt="pick")
+                await model.infer(5000, state=STATE, camera=CAMERA, prompt="pick", **values)
 
     task = asyncio.create_task(ask())
     try:
@@ -111,6 +111,18 @@ async def test_a_robot_is_shown_with_what_it_sees_and_is_answered() -> None:
     np.testing.assert_allclose(answer.arrays[0].values, [*(STATE + 1), *(STATE + 1)])
     image = message_class(IMAGE).FromString(found[f"{ROBOT}/image/camera"])
     assert (image.format, image.data[:2]) == ("jpeg", b"\xff\xd8")
+
+
+async def test_depth_is_shown_as_rows_of_numbers() -> None:
+    metres = np.linspace(0.5, 4.0, 48 * 64, dtype=np.float32).reshape(1, 48, 64)
+    topic = f"{ROBOT}/image/depth"
+    async with shown() as (server, _, viewer), asking(server, depth=metres):
+        assert (await viewer.wait_for(topic))["schemaName"] == RAW_IMAGE
+        await viewer.subscribe(topic)
+        _, data = await viewer.message()
+    image = message_class(RAW_IMAGE).FromString(data)
+    assert (image.encoding, image.width, image.height, image.step) == ("32FC1", 64, 48, 256)
+    np.testing.assert_array_equal(np.frombuffer(image.data, np.float32), metres.ravel())
 
 
 async def test_only_what_is_looked_at_is_sent() -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.scheduler.slo_bench import Bench, at
 
 from inferential.scheduler import InferenceRequest
+from inferential.scheduler.engine import Batch
 from inferential.scheduler.request import RequestState
 
 MakeRequest = Callable[..., InferenceRequest]
@@ -83,3 +87,45 @@ def test_no_robot_is_left_out_for_long_where_there_are_too_many(
         ]
         times = [begin, *sorted(answered), begin + 8.0]
         assert max(later - sooner for sooner, later in itertools.pairwise(times)) < 2.0
+
+
+@given(
+    phases_ms=st.lists(st.floats(0, 100), min_size=2, max_size=8),
+    latencies_ms=st.lists(st.floats(5, 60), min_size=2, max_size=4),
+    off_ms=st.sampled_from([0.0, 1.0, 8.0]),
+    missing=st.sampled_from([0.0, 0.1]),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=30, deadline=None)
+def test_all_that_is_asked_ends_and_nothing_is_woken_for_the_same_moment_again(
+    stopped_clock: Any,
+    make_request: MakeRequest,
+    bench: Any,
+    phases_ms: list[float],
+    latencies_ms: list[float],
+    off_ms: float,
+    missing: float,
+    seed: int,
+) -> None:
+    """Robots come about when they are expected, or stay away."""
+    chance = random.Random(seed)
+    with stopped_clock() as clock:
+        run, begin = bench(clock, list(itertools.accumulate(latencies_ms))), clock.now
+        arrivals = []
+        for at_s, request in periodic(make_request, clock, phases_ms, 1.5, time_until_next=(0.1,) * len(phases_ms)):
+            if chance.random() >= missing:
+                request.received_at = request.waiting_since = max(at_s + chance.gauss(0, off_ms / 1e3), begin)
+                arrivals.append((request.received_at, request))
+        work, works = run.engine.work, itertools.count()
+
+        def checked(now: float) -> list[Batch]:
+            batches: list[Batch] = work(now)
+            at_s = run.engine.wake_at()
+            assert at_s is None or at_s > now
+            assert next(works) < 50 * len(phases_ms) * 15
+            return batches
+
+        run.engine.work = checked
+        run.run(sorted(arrivals, key=lambda arrival: arrival[0]))
+        assert all(request.over for _, request in arrivals)
+        assert run.engine.idle

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from prometheus_client.parser import text_string_to_metric_families
+from ruamel.yaml import YAML
 
 from inferential import LocalDispatcher, Server
 from inferential.telemetry.prometheus import Exporter
@@ -21,7 +21,7 @@ _OF_PROMETHEUS = {"instance", "job", "alertname"}
 
 @pytest.fixture
 def rules() -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = yaml.safe_load(RULES.read_text())["groups"][0]["rules"]
+    found: list[dict[str, Any]] = YAML(typ="safe").load(RULES)["groups"][0]["rules"]
     return found
 
 

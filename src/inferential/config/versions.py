@@ -68,7 +68,7 @@ class AbortConfig(Section):
     deadline_misses: Share | None = 0.05
     """Share of its answers that may come after their deadlines, if the active version does better; null: any."""
     latency_ratio: Positive | None = 1.5
-    """Its median latency over that of the active version; null: any."""
+    """Its median latency over that of the active version, if that is 2 ms more at least; null: any."""
     min_requests: Count = 200
     """Requests after which it is judged; before, only where these cannot change the verdict any more. One that was good
     for longer is judged by the newest so many, too, of which twice the share may not fail or be late."""

@@ -1,4 +1,4 @@
-"""Clients of the server for protocols whose requests are alone: who a request's client is, and how long it is known."""
+"""Clients of protocols without a session, as HTTP: which client sent a request, and when a client is forgotten."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _MAX_HANDLES = 16
 class Clients:
     """The clients of one gateway.
 
-    A client is known by its id. Without one each of its requests at one time is answered as one of the clients that
-    its machine has.
+    A client is known by its id. Requests without one are distinguished by their machine; of those that one machine has
+    open at a time, each is answered as another client.
 
     Args:
         server: a running server.

@@ -9,6 +9,8 @@ from statistics import median, quantiles
 LONGEST_WINDOW = 1000
 """The newest requests of a version by which it is judged however long it was good: `min_requests`, or so many."""
 _EARLY = 20  # answers of each, before a version can be called slow ahead of its last request
+LEAST_SLOWER_MS = 2.0
+"""A version that is slower by less is not called slow: calls differ by as much where one finds its caches cold."""
 STUCK_S = 1.0
 """A call of a version on trial that runs for longer, and far longer than those of the active one, is the end of it."""
 _STUCK_RATIO = 20.0
@@ -20,7 +22,7 @@ class Limits:
 
     Attributes:
         error_rate, deadline_misses: shares of its requests, 0 to 1.
-        latency_ratio: its median latency over that of the active version.
+        latency_ratio: its median latency over that of the active version, where it is LEAST_SLOWER_MS more at least.
         min_requests: it is judged after so many; or before, where these cannot change the verdict any more.
     """
 
@@ -185,7 +187,7 @@ def stuck(limits: Limits, running_s: float, active: Counts) -> str | None:
 
 def _slowness(limits: Limits, trial: Counts, active: Counts, *, done: bool) -> str | None:
     ratio, own, other = limits.latency_ratio, trial.latency_ms, active.latency_ms
-    if ratio is None or own is None or other is None or own <= ratio * other:
+    if ratio is None or own is None or other is None or own <= ratio * other or own - other < LEAST_SLOWER_MS:
         return None
     if not done:
         if min(len(trial.latencies_ms), len(active.latencies_ms)) < _EARLY:

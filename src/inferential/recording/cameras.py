@@ -12,6 +12,8 @@ picture. Sides have 8 pixels and more.
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from enum import Enum
 from typing import Any, Final, Literal, NamedTuple
 
@@ -25,7 +27,10 @@ from inferential.proto.tensors import Buffer, view
 
 _SHORTEST_SIDE = 8
 _CHANNELS = (3, 4)
-_MAGIC = {b"\xff\xd8\xff": "jpeg", b"\x89PNG\r\n\x1a\n": "png"}
+_PNG = b"\x89PNG\r\n\x1a\n"
+_MAGIC = {b"\xff\xd8\xff": "jpeg", _PNG: "png"}
+_UP = 2  # PNG, 9.2: the filter of a row
+_COLOUR_TYPES = {1: 0, 3: 2, 4: 6}  # PNG, 11.2.2, by the number of channels
 ENCODINGS: Final[dict[str, np.dtype[Any]]] = {"16UC1": np.dtype("<u2"), "32FC1": np.dtype("<f4")}
 """Of depth, by the names that viewers have for them: millimetres and metres, as a rule."""
 
@@ -149,7 +154,28 @@ def _colour(values: Any, images: Images) -> Picture | None:
     pixels = _rows_first(levels)
     if images.kind == "jpeg" and (pixels.ndim == 2 or pixels.shape[2] == 3):
         return Picture("jpeg", bytes(encode(pixels, pb.JPEG, images.quality).data), is_exact=is_exact)
-    return Picture("png", bytes(encode(pixels, pb.PNG).data), is_exact=is_exact)
+    return Picture("png", _png(pixels), is_exact=is_exact)
+
+
+def _png(pixels: Any) -> bytes:
+    """Returns the PNG file of uint8 pixels of (H, W) or (H, W, C).
+
+    Each row is stored as its difference to the one above, and not compressed: that is left to the file that it is
+    written into, whose zstd takes a tenth of the time of zlib and as little room.
+    """
+    height, width = pixels.shape[:2]
+    levels = pixels.reshape(height, -1)
+    rows = np.empty((height, 1 + levels.shape[1]), np.uint8)
+    rows[:, 0] = _UP
+    rows[0, 1:] = levels[0]
+    np.subtract(levels[1:], levels[:-1], out=rows[1:, 1:])
+    kind = _COLOUR_TYPES[pixels.shape[2] if pixels.ndim == 3 else 1]
+    head = struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0)
+    return _PNG + _chunk(b"IHDR", head) + _chunk(b"IDAT", zlib.compress(rows.tobytes(), 0)) + _chunk(b"IEND", b"")
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
 
 
 def pixels_in(data: bytes) -> Any:

@@ -98,11 +98,16 @@ def _write(files: RecordingFiles, entry: Entry, images: Images) -> str:
 
 
 _NICE = 10
-"""How far it stands back where processors are scarce: what a robot waits for comes first, and drops are counted."""
 
-if __name__ == "__main__":
+
+def stand_back() -> None:
+    """Has this process stand back where processors are scarce: what a robot waits for comes first."""
     if hasattr(os, "nice"):
         os.nice(_NICE)
+
+
+if __name__ == "__main__":
+    stand_back()
     # A signal to all processes of a service ends the server, which then ends this one: so the last file is finished.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

@@ -17,6 +17,7 @@ from typing import Any
 
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.tensors import Buffer
+from inferential.replica.busy_polling import BusyPolling
 from inferential.replica.calls import Call, end_lost
 from inferential.replica.channel import Stream
 from inferential.replica.inbox import Inbox
@@ -94,6 +95,7 @@ class WorkerProcess(WorkerView):
         self._calls: dict[int, Call] = {}
         self._numbers = 0
         self._pace = Pace()
+        self._polling = BusyPolling(lambda: bool(self._calls))
         self._reader = RowReader(pb.ModelResponse)
         self._process: Spawned | None = None
         self._lending = Lending(None, None)
@@ -197,6 +199,8 @@ class WorkerProcess(WorkerView):
         if self._spec.call_timeout_ms is not None and self._timer is None:
             self._set_timer(loop)
         self._memory_limit.watch()
+        if self._pace.quick:
+            self._polling.begin(loop)
         return future
 
     def end_session(self, client_id: str) -> None:

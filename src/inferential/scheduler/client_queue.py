@@ -36,6 +36,15 @@ class ClientQueue:
             self.behind = OrderedDict()
         self.behind[request] = None
 
+    def take_back(self, request: InferenceRequest) -> None:
+        """Has a request wait behind again that was shown."""
+        del self.shown[request]
+        self.hold_back(request)
+
+    def sort(self) -> None:
+        """Puts what waits behind in the order in which it arrived."""
+        self.behind = OrderedDict.fromkeys(sorted(self.behind, key=lambda one: one.arrival))
+
     def former_episodes(self, request: InferenceRequest) -> list[InferenceRequest]:
         """Returns the waiting requests that a new one ends because its client has begun another episode since."""
 

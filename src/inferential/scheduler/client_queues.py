@@ -174,12 +174,23 @@ class ClientQueues(Waiting):
         if request.takes_latest:
             queue.latest = request
         queue.episode, queue.serial = request.episode, request.in_order is not None
-        if retried or (
+        if retried and request.in_order and (queue.shown or key in self.running_in_order):
+            self._return(request, queue, key, now)
+        elif retried or (
             not queue.behind and self._has_room(queue) and not (self._not_before and self._holds.stops(key, now))
         ):
             self._show(request, queue, now, retried=retried)
         else:
             queue.hold_back(request)
+
+    def _return(self, request: InferenceRequest, queue: ClientQueue, key: Key, now: float) -> None:
+        """Puts a request that is tried again to its place among others of its robot that were in calls as it was."""
+        for later in [one for one in queue.shown if one.arrival > request.arrival]:
+            self._order.remove(later)
+            queue.take_back(later)
+        queue.hold_back(request)
+        queue.sort()
+        self._move_up(queue, key, now)
 
     def _has_room(self, queue: ClientQueue) -> bool:
         return (window := 1 if queue.serial else self._order.window) is None or len(queue.shown) < window

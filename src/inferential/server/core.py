@@ -87,6 +87,7 @@ class Core:
             self._clients_lately,
             lambda now, within_s: self.accounting.fleet.expects(now, within_s),
         )
+        self.capacities.begin(False)  # else models of this process would be up, and then down until the server starts
         self.models.configure(config.models)
         self.ingress.models = self.models
 

@@ -158,6 +158,19 @@ def test_while_the_network_is_cut_observations_stay_fresh_and_the_answer_to_the_
     assert arm.player.stats.lost == 0
 
 
+def test_in_a_silence_no_observation_is_older_than_a_tenth_of_a_second_though_steps_come_a_little_early() -> None:
+    player, asked_at = Player(RATE_HZ), [100.0]
+    player.asked(0, 100.0)
+    for step in range(1, 500):
+        player.play()
+        now = 100.0 + step * 0.0199
+        if player.wants_chunk(now, heard_s_ago=lambda: 1.6):
+            player.asked(step, now)
+            asked_at.append(now)
+    assert np.diff(asked_at).max() <= 0.1
+    assert np.diff(asked_at).min() >= 0.08
+
+
 def test_of_what_an_outage_has_held_up_nothing_is_played_however_much_it_is() -> None:
     """So many old answers must not make old ones usual."""
     player = Player(50.0)

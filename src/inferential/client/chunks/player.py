@@ -349,7 +349,7 @@ class Player:
         """Returns for how long nothing was heard of the server that has a request; nan where that is not known."""
         if heard_s_ago is None or not self._open.in_flight:
             return math.nan
-        return 0.0 if now - self._asked_at < _SILENT_REFRESH_S - _ROUNDING_S else heard_s_ago()
+        return 0.0 if now - self._asked_at < _SILENT_REFRESH_S - self.period_s / 2 else heard_s_ago()
 
     def wants_nudge(self, now: float, heard_s_ago: Callable[[], float] | None = None) -> bool:
         """Returns whether to send the server a sign of life, so that what may be lost is sent again soon.
