@@ -21,7 +21,7 @@ from typing import Any
 from bench.network import tunnel
 from bench.network.cell import NETWORKS, OPENPI, ROBOTS, Cell
 
-_AT_ONCE = 6
+_AT_ONCE = 12
 """Cells that run side by side: each takes less than a tenth of a core."""
 
 

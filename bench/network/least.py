@@ -6,7 +6,8 @@ leaves by it: one and a half round trips. Of *packets* what was sent in the outa
 is the first that comes through: its SYN leaves within `every_s` of the network's return, and the observation with the
 answer to that: two round trips. The action is then played at the next control step.
 
-A lost packet of data costs a round trip more at least, as TCP learns of it by what comes behind it.
+Each packet has jitter of its own and none overtakes another, so that of several the slowest counts. A lost packet of
+data costs a round trip more at least, as TCP learns of it by what comes behind it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from inferential.sim.network import SEGMENT_BYTES, NetworkProfile
 
 _DRAWS = 2000
 _COMMAND_BYTES = 17
+_HEADER_BYTES = 52  # of IP and TCP, with timestamps
 _ENVELOPE_BYTES = 125  # of an observation or an answer, with its frames
 
 
@@ -51,8 +53,10 @@ def _back_s(kind: str, profile: NetworkProfile, size: int, draws: random.Random)
 
 
 def _carried_s(profile: NetworkProfile, size: int, draws: random.Random) -> float:
-    lost = any(draws.random() < profile.loss for _ in range(-(-size // SEGMENT_BYTES)))
-    return _serial_s(profile, size) + _one_way_s(profile, draws) + lost * profile.rtt_ms / 1e3
+    segments = -(-size // SEGMENT_BYTES)
+    lost = any(draws.random() < profile.loss for _ in range(segments))
+    slowest_s = max(_one_way_s(profile, draws) for _ in range(segments))
+    return _serial_s(profile, size + segments * _HEADER_BYTES) + slowest_s + lost * profile.rtt_ms / 1e3
 
 
 def _one_way_s(profile: NetworkProfile, draws: random.Random) -> float:

@@ -74,3 +74,17 @@ async def test_one_robot_is_shown_in_full_and_the_stream_has_no_more_of_it_than_
         status = server.status()
         assert (status.models[0].calls, status.models[0].answers) == (6, 5)
         robot.close()
+
+
+async def test_an_event_has_the_calls_that_are_new_since_the_one_before() -> None:
+    dispatcher = LocalDispatcher({"m": lambda observation: observation["state"]})
+    async with Server("tcp://127.0.0.1:0", dispatcher=dispatcher) as server:
+        feed, robot = Feed(server), server.connect("arm")
+        numbers = []
+        for calls in (3, 2, 0, 1):
+            for _ in range(calls):
+                await robot.model("m").infer(10_000, state=np.ones(1))
+            numbers.append([batch["number"] for batch in json.loads(await feed.next_event())["batches"]])
+        assert numbers == [[1, 2, 3], [4, 5], [], [6]]
+        assert len(server.overview().batches) == 6
+        robot.close()

@@ -68,9 +68,9 @@ class History:
             (self._running.pop(batch), batch.model_id, batch.replica, batch.started_at, now, ok, clients)
         )
 
-    def batches(self) -> list[BatchStatus]:
-        """Returns the finished calls, oldest first, then the running ones."""
-        found = [self._status(*call) for call in self._finished]
+    def batches(self, after: int = 0) -> list[BatchStatus]:
+        """Returns the finished calls with a number above `after`, oldest first, then the running ones."""
+        found = [self._status(*call) for call in self._finished if call[0] > after]
         for batch, number in self._running.items():
             clients = [request.client_id for request in batch.requests]
             found.append(self._status(number, batch.model_id, batch.replica, batch.started_at, None, True, clients))

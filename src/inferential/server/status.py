@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -189,6 +190,11 @@ class ServerStatus:
         return asdict(self)
 
 
+@cache
+def _version() -> str:
+    return version("inferential")
+
+
 def status_of(
     *,
     address: str,
@@ -207,16 +213,18 @@ def status_of(
     counters: dict[str, int],
     sizes: dict[str, int],
     late_by_cause: dict[str, int],
+    after_batch: int = 0,
 ) -> ServerStatus:
     """Returns the status of a server from its parts, with these of its clients.
 
-    `model_ids` is None if every id may be a model's.
+    `model_ids` is None if every id may be a model's; of the calls that have ended there are those with a number above
+    `after_batch`.
     """
     now = time.monotonic()
     served = engine.profiles.models() if model_ids is None else model_ids
     problems = dispatcher.problems()
     return ServerStatus(
-        version=version("inferential"),
+        version=_version(),
         address=address,
         strategy=strategy,
         uptime_s=now - history.started_at,
@@ -238,7 +246,7 @@ def status_of(
             )
             for model_id in sorted(served)
         ],
-        batches=history.batches(),
+        batches=history.batches(after_batch),
         nodes=list(dispatcher.nodes()),
         workers=list(dispatcher.workers()),
         warnings=warnings,

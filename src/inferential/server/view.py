@@ -129,9 +129,12 @@ class ServerView:
         served = self._core.model_ids()
         return sorted(self.profiles.models() if served is None else served)
 
-    def overview(self) -> ServerStatus:
-        """Returns the status without clients, whose number may be large; `client_status` has them, some at a time."""
-        return self._status(())
+    def overview(self, after_batch: int = 0) -> ServerStatus:
+        """Returns the status without clients, whose number may be large; `client_status` has them, some at a time.
+
+        Of the calls that have ended it has those with a number above `after_batch`.
+        """
+        return self._status((), after_batch)
 
     def client_status(self, client_ids: Iterable[str], *, with_lateness: bool = True) -> list[ClientStatus]:
         """Returns the status of those of these clients that are connected, or disconnected lately.
@@ -153,10 +156,11 @@ class ServerView:
             return None
         return robot_of(found[0], self._core.accounting.fleet, self._core.models, time.monotonic())
 
-    def _status(self, client_ids: Iterable[str]) -> ServerStatus:
+    def _status(self, client_ids: Iterable[str], after_batch: int = 0) -> ServerStatus:
         run, core = self._require_run(), self._core
         return status_of(
             client_ids=client_ids,
+            after_batch=after_batch,
             address=run.transport.address,
             strategy=core.config.scheduling.strategy,
             draining=run.pump.draining,
