@@ -202,7 +202,7 @@ async def test_causes_on_the_server_are_named_of_a_robot_behind_a_gateway_too(
     model: Any, others: int, cause: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     websockets = pytest.importorskip("websockets.asyncio.client")
-    from inferential.config.schema import OpenPiConfig
+    from inferential.config.gateways import OpenPiConfig
     from inferential.gateway import OpenPiGateway
     from inferential.proto.msgpack_numpy import pack
 

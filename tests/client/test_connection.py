@@ -492,6 +492,19 @@ async def test_an_asyncio_connection_is_an_async_context_manager(peer: Any) -> N
         await model.observe()
 
 
+@pytest.mark.parametrize("in_loop", [True, False])
+async def test_an_asyncio_connection_connects_before_anything_is_asked(peer: Any, in_loop: bool) -> None:
+    peer.stop()  # else the handshake may be over before the loop has a turn
+    connection = AsyncConnection(peer.address) if in_loop else await asyncio.to_thread(AsyncConnection, peer.address)
+    if not in_loop:
+        await connection.__aenter__()
+    peer.start()
+    async with asyncio.timeout(10):
+        while connection.last_error is not None:
+            await asyncio.sleep(0.01)
+    connection.close()
+
+
 def test_an_asyncio_connection_belongs_to_one_event_loop(peer: Any) -> None:
     connection = AsyncConnection(peer.address, "robot")
     model = connection.model("m")

@@ -67,6 +67,11 @@ class AsyncConnection(AsyncHandles):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None  # for what there is to do though nothing comes
         self._timer_at = math.inf
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return  # it goes on when it is first used
+        self._start()  # a server ends a connection whose handshake stands still, as while the robot sets up its cameras
 
     @property
     def last_error(self) -> str | None:

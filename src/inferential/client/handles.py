@@ -83,6 +83,7 @@ class AsyncHandles(ModelFactory["AsyncModel"]):
         return AsyncModel(self, self._session.mailbox(handle))
 
     async def __aenter__(self) -> Self:
+        self._start()
         return self
 
     async def __aexit__(
