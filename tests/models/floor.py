@@ -79,6 +79,7 @@ class Floor:
         inflight: int = 1,
         **others: dict[str, Any],
     ) -> None:
+        self.output = np.ones(2)  # what the models write their actions into
         self.now = 100.0
         self._others, self._inflight = others, inflight
         self.requests: list[InferenceRequest] = []
@@ -157,7 +158,7 @@ class Floor:
         """Ends a call with results, or fails it, as the executor does; returns the requests that have ended by it."""
         ended = []
         refusal = None if error is None else Refusal(RefusalKind.MODEL_FAILED, error, cause)
-        values = {"actions": np.ones(2)} if error is None else None
+        values = {"actions": self.output} if error is None else None
         with self.clock():
             latency_ms = (self.now - batch.started_at) * 1e3
             results = [DispatchResult(one, latency_ms, values=values, refusal=refusal) for one in batch.requests]

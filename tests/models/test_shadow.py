@@ -38,6 +38,18 @@ async def test_the_shadow_is_asked_only_while_no_robot_is_expected() -> None:
     assert comparison.compared == 1
 
 
+async def test_an_answer_is_compared_as_the_robot_got_it_though_its_model_goes_on_in_the_same_memory() -> None:
+    floor = Shadowed(SHADOWED)
+    with floor.clock():
+        floor.serve("arm", TAKES_S)
+        floor.output[:] = 100.0
+        for _ in range(5):
+            await asyncio.sleep(0)
+    comparison = floor.models.trials.comparison("m")
+    assert comparison is not None
+    assert comparison.max() == [0.0, 0.0]
+
+
 async def test_answers_that_cannot_be_compared_say_why() -> None:
     floor = Shadowed(SHADOWED)
     floor.backend.answer = {"actions": np.ones(3)}

@@ -10,9 +10,11 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 from inferential.dispatch.base import Dispatcher, DispatchResult
+from inferential.replica.values import own
 from inferential.scheduler.engine import Engine
 from inferential.scheduler.request import InferenceRequest
 
@@ -103,6 +105,8 @@ class Probes:
             self._wanted_since.pop(pool, None)
             self.shadowed.add(pool)
             request = answered.request
+            # Its model may write its next result into the same memory before the shadow has answered.
+            answered = replace(answered, values=own(answered.values))
             self._start(pool, self._compare(pool, answered, copy_of(request, pool, request.client_id)))
 
     def _start(self, pool: str, work: Coroutine[Any, Any, None]) -> None:
