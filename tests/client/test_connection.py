@@ -500,7 +500,7 @@ async def test_an_asyncio_connection_connects_before_anything_is_asked(peer: Any
         await connection.__aenter__()
     peer.start()
     async with asyncio.timeout(10):
-        while connection.last_error is not None:
+        while connection.last_error is not None:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     connection.close()
 
