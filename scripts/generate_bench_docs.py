@@ -17,7 +17,7 @@ import fleet_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
-PAGES = ("performance", "demo", "networks", "recording", "schedulers", "simulator")
+PAGES = ("performance", "demo", "networks", "recording", "schedulers", "simulator", "tutorials/new-version")
 _PEERS = {
     "raw": "raw ZeroMQ",
     "ours:function_process": "function, `process`",
@@ -140,6 +140,16 @@ def recording(result: dict[str, Any]) -> Iterator[str]:
         yield f"| {name} | {' | '.join(ages)} | {times} | {loop} | {on['dropped']} |"
 
 
+def rollout(result: dict[str, Any]) -> Iterator[str]:
+    yield "| 16 robots at 50 Hz | falls | lost | of another version | taken back after | longest without an action, s |"
+    yield "|---|---|---|---|---|---|"
+    for name, trial in result["trials"].items():
+        requests = trial.get("taken_back_after_requests")
+        back = "" if requests is None else f"{requests} requests, {trial['taken_back_after_s']:.2f} s"
+        gap = f"{trial['longest_gap_s']:.2f}"
+        yield f"| {name} | {trial['falls']} | {trial['lost']} | {trial['mixed']} | {back} | {gap} |"
+
+
 def peers(result: dict[str, Any]) -> Iterator[str]:
     """Yields a row for each server and load."""
     yield "| load | server | never fell | falls | age p50, p95 ms | in time | actions/s | batch |"
@@ -224,6 +234,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Iterator[str]]]] = {
     "emulated networks": ("network", networks("emulated")),
     "networks of packets": ("network", networks("packets")),
     "outages": ("outages", outages),
+    "versions under load": ("rollout", rollout),
     **fleet_tables.TABLES,
 }
 """By name: the file of bench/results, and the lines of its table."""
