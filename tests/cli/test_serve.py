@@ -363,7 +363,8 @@ def test_what_cannot_be_served_is_one_line_and_exit_code_2(
     run: Any, place: Path, args: tuple[str, ...], error: str
 ) -> None:
     (place / "f.yaml").write_text("metrics: {enabled: true}")
-    ran = run("serve", *args)
+    free = () if "--bind" in args else ("--bind", "tcp://127.0.0.1:0")  # another test may listen at the default address
+    ran = run("serve", *args, *free)
     assert ran.code == 2
     assert ran.err.startswith("error: ")
     assert error in ran.err
