@@ -32,6 +32,15 @@ def interpreter(package: str) -> str:
     return found
 
 
+def vla_interpreter(extra: str) -> str:
+    """Returns that of lerobot with what policies of vision and language need, which this extra of it brings."""
+    found = interpreter("lerobot")
+    look = "import importlib.util; print('true' if importlib.util.find_spec('transformers') else 'false')"
+    if not run(found, look):
+        pytest.skip(f"the interpreter lacks what such a policy needs: lerobot[{extra}]")
+    return found
+
+
 def run(python: str, code: str, *args: str) -> Any:
     """Runs code there, with this package as a worker has it; returns what it prints last, as JSON."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}

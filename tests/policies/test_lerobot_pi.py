@@ -185,11 +185,7 @@ pytestmark = pytest.mark.timeout(600)  # importing lerobot alone takes half a mi
 
 @pytest.fixture(scope="module")
 def python() -> str:
-    found = peers.interpreter("lerobot")
-    look = "import importlib.util; print('true' if importlib.util.find_spec('transformers') else 'false')"
-    if not peers.run(found, look):
-        pytest.skip("the interpreter lacks what a pi0 policy needs: lerobot[pi]")
-    return found
+    return peers.vla_interpreter("pi")
 
 
 @pytest.fixture(scope="module")

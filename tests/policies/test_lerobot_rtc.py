@@ -124,11 +124,7 @@ pytestmark = pytest.mark.timeout(600)  # importing lerobot alone takes half a mi
 
 @pytest.fixture(scope="module")
 def python() -> str:
-    found = peers.interpreter("lerobot")
-    look = "import importlib.util; print('true' if importlib.util.find_spec('transformers') else 'false')"
-    if not peers.run(found, look):
-        pytest.skip("the interpreter lacks what a SmolVLA policy needs: lerobot[smolvla]")
-    return found
+    return peers.vla_interpreter("smolvla")
 
 
 @pytest.fixture(scope="module")
