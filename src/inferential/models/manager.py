@@ -203,9 +203,8 @@ class ModelManager(HandingOver):
     def look(self, now: float) -> None:
         """Looks for calls that do not end; to be called now and then while robots are connected."""
         hung: dict[str, float] = {}
-        running: dict[
-            str, list[float]
-        ] = {}  # of all replicas, each of which is a pool of its own where they keep state
+        # Of all replicas, each of which is a pool of its own where they keep state.
+        running: dict[str, list[float]] = {}
         for part, began in self._engine.running_since().items():
             running.setdefault(whole(part) if self._stateful else part, []).extend(began)
         for pool, starts in running.items():
