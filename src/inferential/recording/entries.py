@@ -13,6 +13,7 @@ from inferential.proto.messages import read_response
 from inferential.proto.tensors import Buffer, view
 from inferential.recording.cameras import ENCODINGS, Images, Kind, Picture, kind_of, picture_of
 from inferential.recording.schemas import ANSWER, IMAGE, OBSERVATION, RAW_IMAGE, message_class
+from inferential.replica.shared import Place
 
 _PLOTTED = 64  # values of an array, at most, that are there as numbers too
 _Observation, _Answer = message_class(OBSERVATION), message_class(ANSWER)
@@ -32,6 +33,7 @@ class Entry:
         answer: those of the answer.
         envelope, payload: the observation's frames; None: it is not recorded.
         result_envelope, result_payload: the answer's; None: there is none.
+        place: where the payload lies in memory that is shared with what writes; None: it is `payload`.
     """
 
     received_ns: int
@@ -42,14 +44,16 @@ class Entry:
     observation: dict[str, Any]
     answer: dict[str, Any]
     envelope: Buffer | None
-    payload: bytes
+    payload: Buffer
     result_envelope: bytes | None
     result_payload: Buffer
+    place: Place | None = None
 
     @property
     def bytes_held(self) -> int:
         """What it takes while it waits, about."""
-        return 1024 + len(self.payload) + len(self.result_payload) + len(self.envelope or b"")
+        payload = len(self.payload) if self.place is None else self.place.length
+        return 1024 + payload + len(self.result_payload) + len(self.envelope or b"")
 
 
 class Record(NamedTuple):
