@@ -176,6 +176,16 @@ def test_floats_and_channels_in_front_are_recorded_as_asked(images: str, tmp_pat
     np.testing.assert_array_equal(one.observation["depth"], METRES)
 
 
+def test_pictures_of_one_topic_may_be_of_two_kinds(tmp_path: Path) -> None:
+    sent: dict[str, Any] = {"wrist/left": LEVELS, "wrist_left": MILLIMETRES}
+    path = record(tmp_path, **sent)
+    found = shown(path)
+    np.testing.assert_array_equal(pixels(found["wrist/left"]), LEVELS)
+    assert found["wrist_left"].encoding == "16UC1"
+    for key, value in sent.items():
+        assert_seen(path, key, value)
+
+
 def test_a_dataset_is_given_what_a_person_sees(tmp_path: Path) -> None:
     path = record(tmp_path, chw=first(UNIT)[None], file=COLOUR["the bytes of a PNG"], depth=METRES)
     (one,) = read_recording(path, "encoded")
