@@ -65,13 +65,11 @@ class Record(NamedTuple):
     data: bytes
 
 
-def topics_of(client_id: str, model_id: str, cameras: Mapping[str, Kind]) -> dict[str, str]:
+def topics_of(client_id: str, model_id: str, cameras: Mapping[str, Kind]) -> list[tuple[str, str]]:
     """Returns the topics of a robot at a model, each with the name of its schema."""
     base = _base(client_id, model_id)
-    images = {
-        f"{base}/image/{_segment(key)}": RAW_IMAGE if kind is Kind.DEPTH else IMAGE for key, kind in cameras.items()
-    }
-    return {f"{base}/observation": OBSERVATION, **images, f"{base}/answer": ANSWER}
+    images = [(f"{base}/image/{_segment(key)}", _schema_of(kind)) for key, kind in cameras.items()]
+    return [(f"{base}/observation", OBSERVATION), *images, (f"{base}/answer", ANSWER)]
 
 
 def cameras_of(envelope: Buffer, payload: Buffer) -> dict[str, Kind]:
@@ -87,7 +85,7 @@ def cameras_of(envelope: Buffer, payload: Buffer) -> dict[str, Kind]:
 def records_of(
     entry: Entry,
     images: Images,
-    is_wanted: Callable[[str], bool] = lambda topic: True,
+    is_wanted: Callable[[str, str], bool] = lambda topic, schema: True,
     *,
     clock_ns: int | None = None,
 ) -> Iterator[Record]:
@@ -96,7 +94,7 @@ def records_of(
     Args:
         entry: the request.
         images: what becomes of pictures.
-        is_wanted: whether a topic's messages are; what is not is not encoded.
+        is_wanted: whether a topic's messages of a schema are; what is not is not encoded.
         clock_ns: what to take the wall clock as ahead by; None: what it was.
 
     Raises:
@@ -114,7 +112,7 @@ def records_of(
             topic, kind = f"{base}/image/{_segment(slot.key)}", kind_of(slot, entry.payload)
             if kind is not None and images.kind == "none":
                 continue
-            skipped = kind is not None and not is_wanted(topic)
+            skipped = kind is not None and not is_wanted(topic, _schema_of(kind))
             picture = None if kind is None or skipped else picture_of(slot, entry.payload, kind, images)
             if picture is not None or skipped:
                 message.images.add(key=slot.key, dtype=slot.numpy_dtype.name, shape=slot.shape)
@@ -123,9 +121,9 @@ def records_of(
             if not skipped and (picture is None or not picture.is_exact):
                 data = view(entry.payload, slot.numpy_dtype, slot.shape, slot.byte_offset, slot.byte_length)
                 _add_array(message.arrays, slot.key, data)
-        if is_wanted(f"{base}/observation"):
+        if is_wanted(f"{base}/observation", OBSERVATION):
             yield Record(f"{base}/observation", OBSERVATION, received_ns, message.SerializeToString())
-    if not is_wanted(f"{base}/answer"):
+    if not is_wanted(f"{base}/answer", ANSWER):
         return
     message = _Answer(**entry.common, **entry.answer)
     message.timestamp.FromNanoseconds(ended_ns)
@@ -141,6 +139,10 @@ def records_of(
             if not isinstance(value, str):
                 _add_array(message.arrays, key, value)
     yield Record(f"{base}/answer", ANSWER, ended_ns, message.SerializeToString())
+
+
+def _schema_of(kind: Kind) -> str:
+    return RAW_IMAGE if kind is Kind.DEPTH else IMAGE
 
 
 def _image_record(topic: str, key: str, time_ns: int, picture: Picture) -> Record:
