@@ -154,9 +154,10 @@ def test_other_arrays_are_no_pictures(key: str, tmp_path: Path) -> None:
 
 def test_floats_between_two_levels_are_read_back_whole_beside_their_picture(tmp_path: Path) -> None:
     sent = {"camera": RANDOM.random((3, 24, 32), np.float32), "depth": RANDOM.random((24, 32))}
-    path = record(tmp_path, **sent)
+    path = record(tmp_path, **sent, black=-0.0 * UNIT)
     for key, value in sent.items():
         assert_seen(path, key, value)
+    assert np.signbit(read(path).seen()["black"]).all()
     seen = np.moveaxis(pixels(shown(path)["camera"]), -1, 0) / 255.0
     assert np.abs(seen - sent["camera"]).max() <= 0.5 / 255 + 1e-6
 
