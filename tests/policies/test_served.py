@@ -101,7 +101,7 @@ async def test_a_model_of_ones_own_may_refuse_an_observation(
         ),
         ("onnx:{path}", {"threads": 0}, "threads: expected a whole number above 0"),
         ("lerobot:{path}", {}, "has no config.json: expected a folder of a policy's save_pretrained"),
-        ("lerobot:nobody/act", {}, "as hf download nobody/act --local-dir FOLDER makes one of a policy on the Hub"),
+        ("lerobot:someone/act", {}, "as hf download someone/act --local-dir FOLDER makes one of a policy on the Hub"),
     ],
 )
 def test_what_cannot_be_loaded_says_why(path: Path, target: str, args: dict[str, object], text: str) -> None:

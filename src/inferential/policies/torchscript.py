@@ -243,7 +243,7 @@ class StatefulTorchScriptPolicy(_Module):
 
 
 def _returned(module: torch.jit.ScriptModule) -> list[str]:
-    """Returns the names of what forward() returns; none where its type does not tell, as of a map or named tuple."""
+    """Returns the names of what forward() returns; none where its type does not tell them (a map, a named tuple)."""
     kind = module.forward.schema.returns[0].type
     if kind.kind() == "TupleType" and str(kind).startswith("Tuple["):
         return [f"output_{at}" for at in range(len(kind.elements()))]
