@@ -78,7 +78,8 @@ class HttpGateway(Gateway):
 
     async def start(self) -> None:
         """Begins to listen; OSError if the address cannot be bound, or a file of TLS cannot be read."""
-        await self._listener.start(Starlette(routes=self.routes()))
+        refused = {HTTPStatus.METHOD_NOT_ALLOWED: self._refuse_method}
+        await self._listener.start(Starlette(routes=self.routes(), exception_handlers=refused))
 
     async def stop(self) -> None:
         """Ends all connections. Idempotent."""
@@ -103,6 +104,9 @@ class HttpGateway(Gateway):
 
         return endpoint
 
+    async def _refuse_method(self, request: Request, _: Exception) -> Response:
+        return self.refusal(HTTPStatus.METHOD_NOT_ALLOWED, f"{request.url.path} is not asked by {request.method}")
+
     async def body(self, request: Request) -> bytearray:
         """Returns the body of a request, of twice `observations.max_payload_bytes` at most, also once it is unpacked.
 
@@ -110,7 +114,7 @@ class HttpGateway(Gateway):
             RequestRefused: it is larger, takes longer than `RECEIVE_S`, or its encoding is not known.
             ConnectionError: the client has left.
         """
-        unpack = _unpacker(request.headers.get("Content-Encoding", "identity").lower())
+        unpack, is_whole = _unpacker(request.headers.get("Content-Encoding", "identity").lower())
         body = bytearray()
         try:
             async with asyncio.timeout(RECEIVE_S) as within:
@@ -127,6 +131,8 @@ class HttpGateway(Gateway):
             raise ConnectionError("the client has left") from error
         finally:
             self._received.done(request)
+        if not is_whole():
+            raise RequestRefused(HTTPStatus.BAD_REQUEST, "Content-Encoding: the packed body is cut off")
         return body
 
     @property
@@ -175,11 +181,14 @@ class HttpGateway(Gateway):
             leaving.cancel()
 
 
-def _unpacker(encoding: str) -> _Unpack:
-    """Returns a function of a piece of a body and of how many bytes it may become at most, which returns these and what
-    is left of the piece."""
+def _unpacker(encoding: str) -> tuple[_Unpack, Callable[[], bool]]:
+    """Returns what unpacks a body, and what says whether it was whole.
+
+    The first is a function of a piece of it and of how many bytes that may become at most, which returns these and what
+    is left of the piece.
+    """
     if encoding in ("", "identity"):
-        return lambda piece, _: (piece, b"")
+        return lambda piece, _: (piece, b""), lambda: True
     if encoding not in ("gzip", "deflate"):
         text = f"Content-Encoding: expected gzip, deflate or none, got {encoding!r}"
         raise RequestRefused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, text)
@@ -191,7 +200,7 @@ def _unpacker(encoding: str) -> _Unpack:
         except zlib.error as error:
             raise RequestRefused(HTTPStatus.BAD_REQUEST, f"Content-Encoding: {error}") from error
 
-    return unpack
+    return unpack, lambda: inflating.eof
 
 
 async def _left(request: Request) -> None:
