@@ -15,8 +15,10 @@ from typing import Any
 
 from inferential.dispatch.inline import completes_inline
 from inferential.dispatch.outcomes import CallTimeout
-from inferential.dispatch.threads import CallThreads, carriable
+from inferential.dispatch.raised import carriable, failure_of
+from inferential.dispatch.threads import CallThreads
 from inferential.replica.condition import Condition, ModelState
+from inferential.replica.failures import words_of
 from inferential.replica.model import Method, is_async, methods_of
 from inferential.replica.pace import SHARED_ROWS, Pace
 from inferential.replica.pending import Pending
@@ -128,8 +130,10 @@ class InProcessReplica:
                 ended = self.sessions.end(client_id)
             if inspect.isawaitable(ended):
                 await ended
-        except Exception as error:
-            logger.error("model %s: close failed: %s: %s", self._model_id, type(error).__name__, error)
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            logger.error("model %s: close failed: %s", self._model_id, words_of(failure_of(error)))
 
     def close(self) -> None:
         """Ends the threads when their calls do."""
@@ -158,7 +162,7 @@ class InProcessReplica:
             self._abandon(rows)
             raise
         if inspect.isawaitable(results):  # a plain function may return one, as a partial of a coroutine function does
-            results = await results
+            return await _awaited_rows(results, len(rows))
         return results if isinstance(results, (list, Sequence)) else rows_of(results, len(rows))
 
     async def _run_each_in_thread(self, form: Method, rows: Sequence[Observation]) -> Sequence[Any]:
@@ -256,10 +260,10 @@ class _Rows:
 async def _run_batch(form: Callable[[Any], Awaitable[Any]], rows: list[Observation]) -> Sequence[Any]:
     try:
         results = await form(rows)
-    except (asyncio.CancelledError, SystemExit) as error:
-        if _cancels_the_call(error):
-            raise
-        raise _failure(error) from error
+    except (Exception, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise failure_of(error) from error
     # The list first: an abstract class is checked by a function of its own.
     return results if isinstance(results, (list, Sequence)) else rows_of(results, len(rows))
 
@@ -270,22 +274,20 @@ async def _run_each(form: Callable[[Any], Awaitable[Any]], observations: Sequenc
         try:
             result = await form(observation)
             results.append(result if len(observations) == 1 else own(result))
-        except (asyncio.CancelledError, SystemExit) as error:
-            if _cancels_the_call(error):
-                raise
-            results.append(_failure(error))
-        except Exception as error:
-            results.append(error)
+        except GeneratorExit:  # the coroutine is closed
+            raise
+        except BaseException as error:
+            results.append(failure_of(error))
     return results
 
 
 async def _run_batch_inline(form: Method, rows: list[Observation]) -> Sequence[Any]:
     try:
         results = form(rows)
-    except (asyncio.CancelledError, SystemExit) as error:
-        raise _failure(error) from error
+    except BaseException as error:
+        raise failure_of(error) from error
     if inspect.isawaitable(results):
-        results = await results
+        return await _awaited_rows(results, len(rows))
     return results if isinstance(results, (list, Sequence)) else rows_of(results, len(rows))
 
 
@@ -295,27 +297,22 @@ async def _run_each_inline(form: Method, observations: Sequence[Observation]) ->
         try:
             result = form(observation)
             if inspect.isawaitable(result):
-                result = await result
+                (result,) = await _run_each(_awaited, [result])
             results.append(result if len(observations) == 1 else own(result))
-        except (asyncio.CancelledError, SystemExit) as error:
-            if _cancels_the_call(error):
-                raise
-            results.append(_failure(error))
-        except Exception as error:
-            results.append(error)
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            results.append(failure_of(error))
     return results
+
+
+async def _awaited_rows(awaitable: Awaitable[Any], rows: int) -> Sequence[Any]:
+    """Returns the results that an awaitable gives, which a function has returned for so many rows."""
+    (results,) = await _run_each(_awaited, [awaitable])
+    if isinstance(results, Exception):
+        raise results
+    return results if isinstance(results, (list, Sequence)) else rows_of(results, rows)
 
 
 async def _awaited(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
-
-
-def _cancels_the_call(error: BaseException) -> bool:
-    """Returns whether the call itself is cancelled, and not something that the model awaits."""
-    task = asyncio.current_task()
-    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
-
-
-def _failure(error: BaseException) -> RuntimeError:
-    """Returns what a model meant for itself alone, as a failure of its call."""
-    return RuntimeError(f"{type(error).__name__}: {error}")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from inferential.dispatch.inprocess import InProcessReplica
-from inferential.dispatch.threads import carriable
+from inferential.dispatch.raised import carriable
 from inferential.proto import inferential_pb2 as pb
 from inferential.replica.condition import Condition, ModelState
 from inferential.replica.model import ModelMethods, methods_of

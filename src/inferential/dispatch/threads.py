@@ -12,6 +12,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
+from inferential.dispatch.raised import carriable
 from inferential.replica.pending import Pending
 
 _Job = tuple[Pending[Any], Callable[[Any], Any], Any]
@@ -95,12 +96,3 @@ class CallThreads:
             future.set_result(result)
         else:
             future.set_exception(error)
-
-
-def carriable(raised: BaseException) -> Exception:
-    """Returns what a model raised as an exception that concerns its call alone."""
-    if isinstance(raised, Exception) and not isinstance(raised, StopIteration):
-        return raised
-    error = RuntimeError(f"{type(raised).__name__}: {raised}")
-    error.__cause__ = raised
-    return error
