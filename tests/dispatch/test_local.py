@@ -488,7 +488,7 @@ class WaitsInBatches(NeverWaits):
         (WaitsInBatches(), False),
         ([NeverWaits(), WaitsInBatches()], False),
         (coroutine, False),
-        (plain, False),
+        ([plain, coroutine], False),
     ],
 )
 async def test_a_model_never_waits_where_none_of_its_forms_does(
@@ -499,6 +499,13 @@ async def test_a_model_never_waits_where_none_of_its_forms_does(
     assert dispatcher.completes_inline([request]) is completes_inline
     dispatcher.register_model("m", coroutine if completes_inline else NeverWaits())
     assert dispatcher.completes_inline([request]) is not completes_inline
+
+
+async def test_a_call_in_a_thread_begins_at_once(serve: Serve, request_of: MakeRequest) -> None:
+    dispatcher = serve(m=plain)
+    requests = [request_of("m", slots_known=True) for _ in range(2)]
+    assert dispatcher.completes_inline(requests[:1])
+    assert dispatcher.begins_elsewhere(requests)
 
 
 async def test_images_are_waited_for_and_an_unknown_model_may_be(serve: Serve, request_of: MakeRequest) -> None:

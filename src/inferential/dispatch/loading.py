@@ -41,7 +41,7 @@ class LoadedReplica(InProcessReplica):
 
     def __init__(self, model_id: str, loader: ModelLoader, on_change: Callable[[], None]) -> None:
         super().__init__(model_id, _not_loaded, on_change)
-        self.completes_inline = False
+        self.completes_inline = self.runs_in_thread = False
         self.measured: Measured = []
         self.newest: Callable[[], Row | None] = lambda: None
         self._loader = loader
