@@ -93,6 +93,13 @@ def test_several_arrays_keep_their_names_and_may_get_others() -> None:
     assert named["observation.grip"] == (("force",), "int32", (1,))
 
 
+def test_arrays_of_more_axes_than_a_column_may_have_are_flat() -> None:
+    one = asked(0, observation={"history": np.zeros((1, 2, 1, 2, 1, 3)), "window": np.zeros((1, 2, 1, 2, 1))})
+    found = features(one)
+    assert found["observation.history"][2] == (12,)
+    assert found["observation.window"][2] == (1, 2, 1, 2, 1)
+
+
 @pytest.mark.parametrize(
     ("answer", "keys", "shape"),
     [

@@ -24,6 +24,7 @@ TASKS: Final = ("prompt", "task", "instruction", "language_instruction")
 """Texts of observations that say what the robot is to do, the first one first."""
 _IMAGES = "observation.images."
 _FASTEST_HZ = 1000
+_MOST_AXES = 5  # Array5D of the package `datasets`
 _NAMED = 10  # robots, in an error
 
 
@@ -190,7 +191,7 @@ def _features(
             "observation.state" if alone else f"observation.{_plain(key.removeprefix('observation.'))}"
         )
         value = one.observation[key]
-        found.append(Feature(name, (key,), "array", _dtype(value), value.shape or (1,)))
+        found.append(Feature(name, (key,), "array", _dtype(value), _shape(value)))
     action = _action(one.answer, left_out)
     twice = [name for name, times in Counter(feature.name for feature in (*found, action)).items() if times > 1]
     if twice:
@@ -227,6 +228,11 @@ def _dtype(values: Any) -> str:
     """Returns the dtype of a column: numpy's name; float32 for those that a dataset has no name for."""
     name = str(values.dtype.name)
     return "float32" if name in ("bfloat16", "float16") else name
+
+
+def _shape(values: Any) -> tuple[int, ...]:
+    """Returns the shape in a column, whose type has no more than so many axes."""
+    return values.shape or (1,) if values.ndim <= _MOST_AXES else (values.size,)
 
 
 def _image_name(key: str) -> str:
