@@ -5,6 +5,8 @@ The latter carry what a program needs to react: which request, of which model, a
 
 from __future__ import annotations
 
+import os
+
 
 class InferentialError(Exception):
     """The base class of every error that this package defines.
@@ -21,12 +23,15 @@ class InferenceError(InferentialError):
         request_id: what `observe` returned for the request; 0 where it is not known.
         model_id: the model that was asked.
         reason: why, in words: the server's, or those of this end where the request was never sent.
+        cause: why, in one word, for programs, as "draining": the server's; empty where this end gave up, and from a
+            server that does not say it.
     """
 
-    def __init__(self, reason: str, *, request_id: int = 0, model_id: str = "") -> None:
+    def __init__(self, reason: str, *, request_id: int = 0, model_id: str = "", cause: str = "") -> None:
         self.request_id = request_id
         self.model_id = model_id
         self.reason = reason
+        self.cause = cause
         super().__init__(reason)
 
     def __str__(self) -> str:
@@ -34,7 +39,7 @@ class InferenceError(InferentialError):
         return f"{self.model_id or 'request'}: {self.reason}{request}"
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), self.reason, self.request_id, self.model_id))
+        return (_rebuild, (type(self), self.reason, self.request_id, self.model_id, self.cause))
 
 
 class RequestRejected(InferenceError):
@@ -96,5 +101,13 @@ class InvalidChunk(InferenceError):
     """
 
 
-def _rebuild(kind: type[InferenceError], reason: str, request_id: int, model_id: str) -> InferenceError:
-    return kind(reason, request_id=request_id, model_id=model_id)
+def system_reason(error: OSError) -> str:
+    """Returns why the system refused, in its own words: asyncio's text has the address in it, and errors of host names
+    have numbers below 0."""
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return error.strerror or str(error)
+
+
+def _rebuild(kind: type[InferenceError], reason: str, request_id: int, model_id: str, cause: str) -> InferenceError:
+    return kind(reason, request_id=request_id, model_id=model_id, cause=cause)
