@@ -21,10 +21,22 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from inferential.cli import page_reader
 from inferential.cli.logs import JsonFormatter, TextFormatter
 from inferential.cli.top import view
 
 Start = Callable[..., "subprocess.Popen[str]"]
+
+
+def test_a_stream_that_has_some_robots_of_many_at_once_is_put_together(monkeypatch: Any) -> None:
+    def event(*client_ids: str, **more: Any) -> bytes:
+        return b"data: " + json.dumps({"clients": [{"client_id": one} for one in client_ids]} | more).encode()
+
+    events = [event("a", "b", "c"), b"", event("b", left=[]), event("d", left=["a"]), event("a")]
+    monkeypatch.setattr(page_reader, "_get", lambda page, path: (io.BytesIO(), iter(events)))
+    statuses = page_reader.stream_status(page_reader.Page("", None, None))
+    shown = ["".join(client["client_id"] for client in status["clients"]) for status in statuses]
+    assert shown == ["abc", "abc", "bcd", "a"]
 
 
 def test_a_call_shows_the_answer_and_where_its_time_went(run: Any, served: tuple[str, str]) -> None:

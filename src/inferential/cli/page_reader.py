@@ -87,11 +87,18 @@ def stream_status(page: Page) -> Iterator[dict[str, Any]]:
         CliError: there is no page, or it asks for something else.
     """
     connection, response = _get(page, "/api/stream")
+    clients: dict[str, Any] = {}
     with closing(connection):
         try:
             for line in response:
                 if line.startswith(b"data: "):
-                    yield _read(page.url, line[len(b"data: ") :])
+                    status = _read(page.url, line[len(b"data: ") :])
+                    if "left" not in status:  # it has every robot, those that follow have some of many
+                        clients.clear()
+                    for client_id in status.get("left", ()):
+                        clients.pop(client_id, None)
+                    clients |= {client["client_id"]: client for client in status["clients"]}
+                    yield status | {"clients": list(clients.values())}
         except (OSError, http.client.HTTPException):
             return
 

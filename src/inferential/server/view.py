@@ -16,7 +16,7 @@ from inferential.scheduler.base import Scheduler
 from inferential.scheduler.time.profile import Profiles
 from inferential.server.core import Core
 from inferential.server.executor import Executor
-from inferential.server.history import History
+from inferential.server.history import MAX_FINISHED_CALLS, History
 from inferential.server.key_watch import KeyWatch
 from inferential.server.pump import EventPump
 from inferential.server.robot import RobotStatus, robot_of
@@ -129,12 +129,13 @@ class ServerView:
         served = self._core.model_ids()
         return sorted(self.profiles.models() if served is None else served)
 
-    def overview(self, after_batch: int = 0) -> ServerStatus:
+    def overview(self, after_batch: int = 0, most_batches: int = MAX_FINISHED_CALLS) -> ServerStatus:
         """Returns the status without clients, whose number may be large; `client_status` has them, some at a time.
 
-        Of the calls that have ended it has those with a number above `after_batch`.
+        Of the calls that have ended it has those with a number above `after_batch`; of more than `most_batches` so
+        many or fewer, at even distances.
         """
-        return self._status((), after_batch)
+        return self._status((), after_batch, most_batches)
 
     def client_status(self, client_ids: Iterable[str], *, with_lateness: bool = True) -> list[ClientStatus]:
         """Returns the status of those of these clients that are connected, or disconnected lately.
@@ -156,11 +157,14 @@ class ServerView:
             return None
         return robot_of(found[0], self._core.accounting.fleet, self._core.models, time.monotonic())
 
-    def _status(self, client_ids: Iterable[str], after_batch: int = 0) -> ServerStatus:
+    def _status(
+        self, client_ids: Iterable[str], after_batch: int = 0, most_batches: int = MAX_FINISHED_CALLS
+    ) -> ServerStatus:
         run, core = self._require_run(), self._core
         return status_of(
             client_ids=client_ids,
             after_batch=after_batch,
+            most_batches=most_batches,
             address=run.transport.address,
             strategy=core.config.scheduling.strategy,
             draining=run.pump.draining,
