@@ -195,13 +195,20 @@ class ServerView:
         )
 
     def readiness(self) -> list[str]:
-        """Returns why robots should not be sent here; empty if they may. Asks no client: it takes microseconds."""
+        """Returns why robots should not be sent here; empty if they may. Asks no client: it takes microseconds.
+
+        A model that fails or hangs keeps no robots away while another one answers: what it fails with may be what the
+        robots send, and would be everywhere.
+        """
         problems = ["the server is draining"] if self._require_run().pump.draining else []
         faults, without = self._faults(), set(self._core.without_replica())
         down = without | {model_id for model_id, fault in faults.items() if fault.is_down}
         for model_id in sorted(down):
             reason = f": {faults[model_id].reason}" if model_id in faults else ""
             problems.append(f"model {model_id!r} has no replica{reason}")
+        silent = self._silent(down)
+        if silent and len(down.union(silent)) == len(self.model_ids):
+            problems += silent.values()
         return problems
 
     def is_ready(self, model_id: str) -> bool:
@@ -221,13 +228,26 @@ class ServerView:
         return found
 
     def impairments(self) -> list[str]:
-        """Returns which models have fewer replicas or slots than they should, and still answer."""
-        without = set(self._core.without_replica())
+        """Returns which models fail, or have fewer replicas or slots than they should, where that keeps none away."""
+        without, faults = set(self._core.without_replica()), self._faults()
+        silent = self._silent(without | {model_id for model_id, fault in faults.items() if fault.is_down})
         return [
-            f"model {model_id!r} is impaired: {fault.reason}"
-            for model_id, fault in sorted(self._faults().items())
-            if not fault.is_down and model_id not in without
+            *silent.values(),
+            *(
+                f"model {model_id!r} is impaired: {fault.reason}"
+                for model_id, fault in sorted(faults.items())
+                if not fault.is_down and model_id not in without and model_id not in silent
+            ),
         ]
+
+    def _silent(self, down: set[str]) -> dict[str, str]:
+        """Returns the models that have replicas and do not answer, besides these, and what each is at."""
+        conditions = {model_id: self._core.models.condition(model_id) for model_id in self.model_ids}
+        return {
+            model_id: f"model {model_id!r}: {condition.brief}"
+            for model_id, condition in conditions.items()
+            if model_id not in down and not condition.answers
+        }
 
     def _faults(self) -> dict[str, ModelProblem]:
         """Returns the problems of the pools that answer, by the ids of their models."""
